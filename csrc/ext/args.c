@@ -1,0 +1,82 @@
+#include "args.h"
+
+#include "walk.h"
+
+static int refuse(const char *what) {
+    PyErr_Format(PyExc_ValueError, "qnumpy._core: %s.", what);
+    return -1;
+}
+
+int qn_arg_count(const char *function, Py_ssize_t given, Py_ssize_t wanted) {
+    if (given == wanted) return 0;
+    PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: takes %zd arguments; got %zd.", function, wanted, given);
+    return -1;
+}
+
+int qn_arg_i64(PyObject *argument, int64_t *value) {
+    *value = PyLong_AsLongLong(argument);
+    return *value == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+int qn_arg_int(PyObject *argument, int low, int high, int *value) {
+    int64_t wide;
+    if (qn_arg_i64(argument, &wide)) return -1;
+    if (wide < low || wide > high) return refuse("an integer argument is out of range");
+    *value = (int)wide;
+    return 0;
+}
+
+int64_t qn_source_elements(const qn_source *source) {
+    int64_t n = 1;
+    for (int d = 0; d < source->ndim; d++) n *= source->shape[d];
+    return n;
+}
+
+int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source) {
+    int number;
+    if (qn_arg_int(type, 0, QN_TYPE_COUNT - 1, &number)) return -1;
+    if (!PyArray_Check(argument)) return refuse("an input is not an array");
+    PyArrayObject *array = (PyArrayObject *)argument;
+    if ((size_t)PyArray_ITEMSIZE(array) != qn_itemsize((qn_type)number) || PyDataType_REFCHK(PyArray_DESCR(array)))
+        return refuse("an input has another item size than its type");
+    if (PyArray_NDIM(array) > QN_MAX_DIMS) return refuse("an input has too many dimensions");
+    source->data = PyArray_BYTES(array);
+    source->type = (qn_type)number;
+    source->itemsize = (size_t)PyArray_ITEMSIZE(array);
+    source->ndim = PyArray_NDIM(array);
+    for (int d = 0; d < source->ndim; d++) {
+        source->shape[d] = PyArray_DIM(array, d);
+        source->strides[d] = PyArray_STRIDE(array, d);
+    }
+    source->swapped = PyArray_ISBYTESWAPPED(array);
+    source->direct = PyArray_IS_C_CONTIGUOUS(array) && PyArray_ISALIGNED(array) && !source->swapped;
+    return 0;
+}
+
+int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid) {
+    if (qn_arg_i64(four[0], &grid->outer) || qn_arg_i64(four[1], &grid->channels) || qn_arg_i64(four[2], &grid->inner) ||
+        qn_arg_i64(four[3], &grid->block))
+        return -1;
+    int64_t product;
+    if (grid->outer < 0 || grid->channels < 0 || grid->inner < 0 || grid->block < 0 ||
+        __builtin_mul_overflow(grid->outer, grid->channels, &product) ||
+        __builtin_mul_overflow(product, grid->inner, &product) || product != elements)
+        return refuse("the grid does not fit the array");
+    return 0;
+}
+
+void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize) {
+    if (!PyArray_Check(argument)) return refuse("an output is not an array"), NULL;
+    PyArrayObject *array = (PyArrayObject *)argument;
+    if (!PyArray_ISCARRAY(array) || (size_t)PyArray_ITEMSIZE(array) != itemsize || PyArray_SIZE(array) != elements)
+        return refuse("an output is not writable, C-contiguous, aligned and of the right size"), NULL;
+    return PyArray_DATA(array);
+}
+
+const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number) {
+    if (!PyArray_Check(argument)) return refuse("a parameter is not an array"), NULL;
+    PyArrayObject *array = (PyArrayObject *)argument;
+    if (!PyArray_ISCARRAY_RO(array) || PyArray_TYPE(array) != type_number || PyArray_SIZE(array) != elements)
+        return refuse("a parameter is not C-contiguous or not of the right type and size"), NULL;
+    return PyArray_DATA(array);
+}

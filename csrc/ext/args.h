@@ -1,0 +1,31 @@
+/* The guard: unwraps arrays and refuses what could corrupt memory. What would only be wrong is refused in Python. */
+#ifndef QN_ARGS_H
+#define QN_ARGS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define PY_ARRAY_UNIQUE_SYMBOL qnumpy_ARRAY_API
+#ifndef QN_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include "qn_types.h"
+
+/* Calls below this many elements keep the GIL: releasing it costs more than they do. */
+enum { QN_GIL_ELEMENTS = 1 << 14 };
+
+typedef PyObject *const *qn_args;
+
+/* Each returns -1 with an exception set when the argument is not what it must be. */
+int qn_arg_count(const char *function, Py_ssize_t given, Py_ssize_t wanted);
+int qn_arg_i64(PyObject *argument, int64_t *value);
+int qn_arg_int(PyObject *argument, int low, int high, int *value);
+int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source);
+int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid);
+void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);        /* NULL on error */
+const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number);  /* C-contiguous, exactly this long */
+int64_t qn_source_elements(const qn_source *source);
+
+#endif

@@ -1,0 +1,145 @@
+/* quantize, dequantize, fake_quantize, requantize: each (input, type, parameters..., output, type, grid..., ...) -> None. */
+#include "bindings.h"
+
+#include "walk.h"
+
+static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p) {
+    int64_t n = qn_grid_params(grid);
+    p->scale = qn_arg_vector(scale, n, NPY_FLOAT32);
+    p->zero_point = p->scale ? qn_arg_vector(zero_point, n, NPY_INT32) : NULL;
+    return p->zero_point ? 0 : -1;
+}
+
+static int code_range(PyObject *qmin, PyObject *qmax, qn_affine *p) {
+    int low, high;
+    if (qn_arg_int(qmin, INT16_MIN, UINT16_MAX, &low) || qn_arg_int(qmax, low, UINT16_MAX, &high)) return -1;
+    p->qmin = low, p->qmax = high;
+    return 0;
+}
+
+static int output(PyObject *array, PyObject *type, int64_t elements, void **data, qn_type *out_type) {
+    int number;
+    if (qn_arg_int(type, 0, QN_TYPE_COUNT - 1, &number)) return -1;
+    *out_type = (qn_type)number;
+    *data = qn_arg_output(array, elements, qn_itemsize(*out_type));
+    return *data ? 0 : -1;
+}
+
+typedef void (*operation)(const qn_source *, void *, qn_type, const qn_grid *, const qn_affine *);
+
+static PyObject *perform(operation operate, const qn_source *in, void *out, qn_type type, const qn_grid *grid,
+                         const qn_affine *p, int64_t elements) {
+    if (elements < QN_GIL_ELEMENTS) {
+        operate(in, out, type, grid, p);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        operate(in, out, type, grid, p);
+        Py_END_ALLOW_THREADS;
+    }
+    Py_RETURN_NONE;
+}
+
+/* (x, type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, qmax, convention) */
+static PyObject *quantizing(const char *name, operation operate, qn_args a, Py_ssize_t count) {
+    qn_source x;
+    qn_grid grid;
+    qn_affine p = {0};
+    void *out;
+    qn_type type;
+    int convention;
+    if (qn_arg_count(name, count, 13) || qn_arg_source(a[0], a[1], &x)) return NULL;
+    int64_t n = qn_source_elements(&x);
+    if (x.type > QN_BF16 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p) ||
+        output(a[4], a[5], n, &out, &type) || code_range(a[10], a[11], &p) ||
+        qn_arg_int(a[12], 0, QN_CONVENTION_COUNT - 1, &convention))
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input is not real.", name);
+    p.convention = (qn_convention)convention;
+    return perform(operate, &x, out, type, &grid, &p, n);
+}
+
+static PyObject *quantize(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    return quantizing("quantize", qn_quantize, a, count);
+}
+
+static PyObject *fake_quantize(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    return quantizing("fake_quantize", qn_fake_quantize, a, count);
+}
+
+static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source q;
+    qn_grid grid;
+    qn_affine p = {0};
+    void *out;
+    qn_type type;
+    (void)self;
+    if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
+    int64_t n = qn_source_elements(&q);
+    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p) || output(a[4], a[5], n, &out, &type))
+        return NULL;
+    return perform(qn_dequantize, &q, out, type, &grid, &p, n);
+}
+
+static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source acc;
+    qn_grid grid;
+    qn_affine p = {0};
+    void *out;
+    qn_type type;
+    int method;
+    (void)self;
+    if (qn_arg_count("requantize", count, 15) || qn_arg_source(a[0], a[1], &acc)) return NULL;
+    int64_t n = qn_source_elements(&acc);
+    if (acc.type != QN_I32) return PyErr_Format(PyExc_TypeError, "qnumpy._core.requantize: the input is not int32.");
+    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p) || output(a[4], a[5], n, &out, &type) ||
+        code_range(a[10], a[11], &p) || qn_arg_int(a[12], 0, QN_METHOD_COUNT - 1, &method))
+        return NULL;
+    p.method = (qn_method)method;
+    if (p.method != QN_FLOAT) {
+        int64_t params = qn_grid_params(&grid);
+        p.multiplier = qn_arg_vector(a[13], params, NPY_INT32);
+        p.shift = p.multiplier ? qn_arg_vector(a[14], params, NPY_INT32) : NULL;
+        if (!p.shift) return NULL;
+    }
+    return perform(qn_requantize, &acc, out, type, &grid, &p, n);
+}
+
+static PyObject *first_bad_scale(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    if (qn_arg_count("first_bad_scale", count, 1)) return NULL;
+    int64_t n = PyArray_Check(a[0]) ? PyArray_SIZE((PyArrayObject *)a[0]) : 0;
+    const float *scale = qn_arg_vector(a[0], n, NPY_FLOAT32);
+    if (!scale) return NULL;
+    for (int64_t i = 0; i < n; i++)
+        if (!(scale[i] >= 0x1p-126f && scale[i] <= 0x1.fffffep127f)) return PyLong_FromLongLong(i);
+    return PyLong_FromLong(-1);
+}
+
+static PyObject *first_outside(PyObject *self, qn_args a, Py_ssize_t count) {
+    int64_t low, high;
+    (void)self;
+    if (qn_arg_count("first_outside", count, 3) || qn_arg_i64(a[1], &low) || qn_arg_i64(a[2], &high)) return NULL;
+    int64_t n = PyArray_Check(a[0]) ? PyArray_SIZE((PyArrayObject *)a[0]) : 0;
+    const int32_t *codes = qn_arg_vector(a[0], n, NPY_INT32);
+    if (!codes) return NULL;
+    for (int64_t i = 0; i < n; i++)
+        if (codes[i] < low || codes[i] > high) return PyLong_FromLongLong(i);
+    return PyLong_FromLong(-1);
+}
+
+PyMethodDef qn_quantize_methods[] = {
+    QN_METHOD(quantize, "quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, "
+                        "qmax, convention, /)\n--\n\nFill out with codes."),
+    QN_METHOD(fake_quantize, "fake_quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, "
+                             "block, qmin, qmax, convention, /)\n--\n\nFill out with dequantized codes."),
+    QN_METHOD(dequantize, "dequantize(q, q_type, scale, zero_point, out, out_type, outer, channels, inner, block, "
+                          "/)\n--\n\nFill out with real values."),
+    QN_METHOD(requantize, "requantize(acc, acc_type, scale, zero_point, out, out_type, outer, channels, inner, block, "
+                          "qmin, qmax, method, multiplier, shift, /)\n--\n\nFill out with codes."),
+    QN_METHOD(first_bad_scale, "first_bad_scale(scale, /)\n--\n\nIndex of the first scale that is not positive, finite "
+                               "and normal, or -1."),
+    QN_METHOD(first_outside, "first_outside(codes, low, high, /)\n--\n\nIndex of the first int32 outside [low, high], "
+                             "or -1."),
+    QN_END,
+};

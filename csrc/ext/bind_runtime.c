@@ -1,0 +1,92 @@
+/* ISA rows, threads, and the numbers of the types. */
+#include "bindings.h"
+
+#include "dispatch.h"
+#include "threads.h"
+
+static PyObject *isas(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self, (void)a;
+    if (qn_arg_count("isas", count, 0)) return NULL;
+    PyObject *list = PyList_New(0);
+    for (int isa = 0; list && isa < qn_isa_count(); isa++) {
+        PyObject *row = Py_BuildValue("(sN)", qn_isa_name(isa), PyBool_FromLong(qn_isa_supported(isa)));
+        if (!row || PyList_Append(list, row)) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
+static PyObject *isa(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self, (void)a;
+    if (qn_arg_count("isa", count, 0)) return NULL;
+    return PyUnicode_FromString(qn_isa_name(qn_isa_active()));
+}
+
+static PyObject *set_isa(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    if (qn_arg_count("set_isa", count, 1)) return NULL;
+    for (int k = 0; k < qn_isa_count(); k++)
+        if (PyUnicode_Check(a[0]) && PyUnicode_CompareWithASCIIString(a[0], qn_isa_name(k)) == 0 && qn_isa_supported(k)) {
+            qn_isa_select(k);
+            Py_RETURN_TRUE;
+        }
+    Py_RETURN_FALSE;
+}
+
+static PyObject *kernels(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self, (void)a;
+    if (qn_arg_count("kernels", count, 0)) return NULL;
+    PyObject *dict = PyDict_New();
+    for (int k = 0; dict && k < QN_KERNEL_COUNT; k++) {
+        PyObject *row = PyUnicode_FromString(qn_kernel_row(k));
+        if (!row || PyDict_SetItemString(dict, qn_kernel_name(k), row)) Py_CLEAR(dict);
+        Py_XDECREF(row);
+    }
+    return dict;
+}
+
+static PyObject *num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self, (void)a;
+    if (qn_arg_count("num_threads", count, 0)) return NULL;
+    return PyLong_FromLong(qn_num_threads());
+}
+
+static PyObject *set_num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
+    int threads;
+    (void)self;
+    if (qn_arg_count("set_num_threads", count, 1) || qn_arg_int(a[0], 1, QN_MAX_THREADS, &threads)) return NULL;
+    qn_set_num_threads(threads);
+    Py_RETURN_NONE;
+}
+
+int qn_runtime_constants(PyObject *module) {
+    static const struct {
+        const char *name;
+        qn_type type;
+    } types[] = {
+        {"float32", QN_F32}, {"float64", QN_F64}, {"float16", QN_F16}, {"bfloat16", QN_BF16}, {"int8", QN_I8},
+        {"uint8", QN_U8},    {"int16", QN_I16},   {"uint16", QN_U16},  {"int32", QN_I32},     {"int4", QN_I4},
+        {"uint4", QN_U4},    {"int2", QN_I2},     {"uint2", QN_U2},
+    };
+    _Static_assert(sizeof types / sizeof *types == QN_TYPE_COUNT, "every type has its name");
+    PyObject *dict = PyDict_New();
+    for (size_t k = 0; dict && k < QN_TYPE_COUNT; k++) {
+        PyObject *number = PyLong_FromLong(types[k].type);
+        if (!number || PyDict_SetItemString(dict, types[k].name, number)) Py_CLEAR(dict);
+        Py_XDECREF(number);
+    }
+    int failed = !dict || PyModule_AddObjectRef(module, "TYPES", dict) ||
+                 PyModule_AddIntConstant(module, "MAX_THREADS", QN_MAX_THREADS);
+    Py_XDECREF(dict);
+    return failed ? -1 : 0;
+}
+
+PyMethodDef qn_runtime_methods[] = {
+    QN_METHOD(isas, "isas()\n--\n\nRows of this build, low to high, with whether this CPU has them."),
+    QN_METHOD(isa, "isa()\n--\n\nName of the active row."),
+    QN_METHOD(set_isa, "set_isa(name, /)\n--\n\nSelect a row; False when this CPU does not have it."),
+    QN_METHOD(kernels, "kernels()\n--\n\nWhich row serves which kernel."),
+    QN_METHOD(num_threads, "num_threads()\n--\n\nThreads a large call may use."),
+    QN_METHOD(set_num_threads, "set_num_threads(threads, /)\n--\n\nSet them."),
+    QN_END,
+};

@@ -1,0 +1,47 @@
+#include "cpu.h"
+
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* XCR0 says which registers the OS saves on a context switch: a CPU with AVX-512 under an OS without it must not use it. */
+static unsigned long saved_registers(void) {
+    unsigned eax, edx;
+    __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    return eax;
+}
+
+static void detect_isa(qn_cpu *cpu) {
+    enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29, AVX = 1 << 28 };              /* leaf 1, ECX */
+    enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 };     /* leaf 7, EBX */
+    const unsigned avx512vl = 1u << 31, ymm_state = 0x6, zmm_state = 0xE6;
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE) || !(c & AVX)) return;
+    unsigned long saved = saved_registers();
+    if ((saved & ymm_state) != ymm_state) return;
+    cpu->fma = c & FMA;
+    cpu->f16c = c & F16C;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    cpu->avx2 = b & AVX2;
+    cpu->avx512 = (saved & zmm_state) == zmm_state && (b & AVX512F) && (b & AVX512DQ) && (b & AVX512BW) && (b & avx512vl);
+}
+#else
+static void detect_isa(qn_cpu *cpu) {
+#if defined(__aarch64__)
+    cpu->neon = true; /* part of the base architecture */
+#else
+    (void)cpu;
+#endif
+}
+#endif
+
+qn_cpu qn_cpu_detect(void) {
+    qn_cpu cpu = {0};
+    detect_isa(&cpu);
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    cpu.l3_bytes = bytes > 0 ? bytes : 0;
+#endif
+    return cpu;
+}

@@ -1,0 +1,113 @@
+/* AVX-512 F, BW, DQ, VL: sixteen float32 lanes. */
+#include "qn_kernels.h"
+
+#if defined(__x86_64__)
+#ifdef QN_AVX512_HEADER /* the tests compile this file against an emulation */
+#include QN_AVX512_HEADER
+#else
+#include <immintrin.h>
+#endif
+#include <math.h>
+#include <string.h>
+
+#define QN_PRAGMA(text) _Pragma(#text)
+#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
+#pragma GCC push_options
+QN_TARGET_PRAGMA(QN_TARGET_avx512)
+
+#define QN_ROW qn_row_avx512
+#define V_LANES 16
+#define V_FUSED_INVERSE 1
+#define V_INLINE static inline __attribute__((always_inline))
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef struct {
+    __m512i z, lo, hi;     /* int32 lanes */
+    __m512i z16, lo8, hi8; /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
+} v_narrow;
+
+V_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
+V_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+V_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+V_INLINE void vf_stream(float *p, vf v) { _mm512_stream_ps(p, v); }
+V_INLINE void v_fence(void) { _mm_sfence(); }
+V_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+V_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+V_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+V_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+V_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+V_INLINE vf vf_zero_nan(vf x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x); }
+V_INLINE vf vf_clamp_abs(vf x, vf bound) { return _mm512_range_ps(x, bound, 2); } /* smaller magnitude, sign of x */
+V_INLINE vf vf_copysign(vf magnitude, vf from) {
+    return _mm512_or_ps(magnitude, _mm512_and_ps(from, _mm512_set1_ps(-0.0f)));
+}
+V_INLINE vi vi_round(vf x) { return _mm512_cvtps_epi32(x); }
+V_INLINE vi vi_truncate(vf x) { return _mm512_cvttps_epi32(x); }
+V_INLINE vf vf_from_vi(vi x) { return _mm512_cvtepi32_ps(x); }
+V_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
+V_INLINE vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+V_INLINE void vi_store(int32_t *p, vi v) { _mm512_storeu_si512(p, v); }
+V_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+V_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+V_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
+V_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+V_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+V_INLINE vi vi_load_i16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
+V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
+V_INLINE vi vi_low_signed(vi a, int bits) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(a, (unsigned)(32 - bits)), (unsigned)(32 - bits));
+}
+V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32((1 << bits) - 1)); }
+V_INLINE void vi_store_i8(int8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
+V_INLINE void vi_store_u8(uint8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
+V_INLINE void vi_store_i16(int16_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(v)); }
+V_INLINE void vi_store_u16(uint16_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(v)); }
+
+V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) {
+    return (v_narrow){
+        _mm512_set1_epi32(z),          _mm512_set1_epi32(lo),      _mm512_set1_epi32(hi),
+        _mm512_set1_epi16((int16_t)z), _mm512_set1_epi8((char)lo), _mm512_set1_epi8((char)hi),
+    };
+}
+
+/* As in isa_avx2.c: saturating packs in 128-bit lanes, Z added in int16, one permutation at the end. */
+V_INLINE __m512i pair16(vi a, vi b, const v_narrow *n) { return _mm512_adds_epi16(_mm512_packs_epi32(a, b), n->z16); }
+V_INLINE __m512i in_order(__m512i v) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
+}
+V_INLINE void put(void *p, __m512i v, bool stream) {
+    if (stream) _mm512_stream_si512(p, v);
+    else _mm512_storeu_si512(p, v);
+}
+V_INLINE void vi_store4_i8(int8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    __m512i v = in_order(_mm512_packs_epi16(pair16(a, b, n), pair16(c, d, n)));
+    put(p, _mm512_min_epi8(_mm512_max_epi8(v, n->lo8), n->hi8), stream);
+}
+V_INLINE void vi_store4_u8(uint8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    __m512i v = in_order(_mm512_packus_epi16(pair16(a, b, n), pair16(c, d, n)));
+    put(p, _mm512_min_epu8(_mm512_max_epu8(v, n->lo8), n->hi8), stream);
+}
+V_INLINE vi narrow1(vi c, const v_narrow *n) { return vi_min(vi_max(vi_add(c, n->z), n->lo), n->hi); }
+V_INLINE __m512i pair_i16(vi a, vi b) {
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packs_epi32(a, b));
+}
+V_INLINE __m512i pair_u16(vi a, vi b) {
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32(a, b));
+}
+V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    put(p, pair_i16(narrow1(a, n), narrow1(b, n)), stream), put(p + 32, pair_i16(narrow1(c, n), narrow1(d, n)), stream);
+}
+V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    put(p, pair_u16(narrow1(a, n), narrow1(b, n)), stream), put(p + 32, pair_u16(narrow1(c, n), narrow1(d, n)), stream);
+}
+
+V_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+V_INLINE void vf_store_f16(uint16_t *p, vf v) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+#include "bodies.h"
+#pragma GCC pop_options
+#endif

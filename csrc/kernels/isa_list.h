@@ -1,0 +1,22 @@
+/* The list of ISA rows, low to high. One line here and one isa_<name>.c make an ISA.
+ *
+ * QN_ISA(name, target string, detector)
+ *   target    what the row's file is compiled for; isa_<name>.c repeats it in its pragma through QN_TARGET_<name>
+ *   detector  an expression over `const qn_cpu *cpu`; true only when the OS saves the registers too
+ * A row inherits every kernel it leaves NULL from the row above it in this list.
+ */
+#define QN_TARGET_avx2 "avx2,fma,f16c"
+#define QN_TARGET_avx512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+
+#if defined(__x86_64__)
+#define QN_ISA_LIST(QN_ISA)                                                                                            \
+    QN_ISA(scalar, "", 1)                                                                                              \
+    QN_ISA(avx2, QN_TARGET_avx2, cpu->avx2 && cpu->fma && cpu->f16c)                                                   \
+    QN_ISA(avx512, QN_TARGET_avx512, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512)
+#elif defined(__aarch64__)
+#define QN_ISA_LIST(QN_ISA)                                                                                            \
+    QN_ISA(scalar, "", 1)                                                                                              \
+    QN_ISA(neon, "", cpu->neon)
+#else
+#define QN_ISA_LIST(QN_ISA) QN_ISA(scalar, "", 1)
+#endif

@@ -1,0 +1,96 @@
+/* NEON, part of every aarch64: four float32 lanes. */
+#include "qn_kernels.h"
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#include <math.h>
+#include <string.h>
+
+#define QN_ROW qn_row_neon
+#define V_LANES 4
+#define V_FUSED_INVERSE 1
+#define V_INLINE static inline __attribute__((always_inline))
+
+typedef float32x4_t vf;
+typedef int32x4_t vi;
+typedef struct {
+    int32x4_t z, lo, hi;
+} v_narrow;
+
+V_INLINE vf vf_set1(float x) { return vdupq_n_f32(x); }
+V_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
+V_INLINE void vf_store(float *p, vf v) { vst1q_f32(p, v); }
+V_INLINE void vf_stream(float *p, vf v) { vst1q_f32(p, v); }
+V_INLINE void v_fence(void) {}
+V_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+V_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+V_INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
+V_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+V_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
+V_INLINE vf vf_zero_nan(vf x) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vceqq_f32(x, x)));
+}
+V_INLINE vf vf_clamp_abs(vf x, vf bound) { return vmaxq_f32(vminq_f32(x, bound), vnegq_f32(bound)); }
+V_INLINE vf vf_copysign(vf magnitude, vf sign) { return vbslq_f32(vdupq_n_u32(0x80000000), sign, magnitude); }
+V_INLINE vi vi_round(vf x) { return vcvtnq_s32_f32(x); }
+V_INLINE vi vi_truncate(vf x) { return vcvtq_s32_f32(x); }
+V_INLINE vf vf_from_vi(vi x) { return vcvtq_f32_s32(x); }
+V_INLINE vi vi_set1(int32_t x) { return vdupq_n_s32(x); }
+V_INLINE vi vi_load(const int32_t *p) { return vld1q_s32(p); }
+V_INLINE void vi_store(int32_t *p, vi v) { vst1q_s32(p, v); }
+V_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
+V_INLINE vi vi_sub(vi a, vi b) { return vsubq_s32(a, b); }
+V_INLINE vi vi_min(vi a, vi b) { return vminq_s32(a, b); }
+V_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
+V_INLINE uint8x8_t four_bytes(const void *p) {
+    uint32_t bits;
+    memcpy(&bits, p, 4);
+    return vcreate_u8(bits);
+}
+V_INLINE vi vi_load_i8(const int8_t *p) { return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(four_bytes(p))))); }
+V_INLINE vi vi_load_u8(const uint8_t *p) {
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(four_bytes(p)))));
+}
+V_INLINE vi vi_load_i16(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
+V_INLINE vi vi_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
+V_INLINE vi vi_low_signed(vi a, int bits) {
+    return vshlq_s32(vshlq_s32(a, vdupq_n_s32(32 - bits)), vdupq_n_s32(bits - 32));
+}
+V_INLINE vi vi_low_unsigned(vi a, int bits) { return vandq_s32(a, vdupq_n_s32((1 << bits) - 1)); }
+V_INLINE int16x4_t low16(vi v) { return vmovn_s32(v); }
+V_INLINE void four_out(void *p, int16x4_t v) {
+    uint32_t bits = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(v, v))), 0);
+    memcpy(p, &bits, 4);
+}
+V_INLINE void vi_store_i8(int8_t *p, vi v) { four_out(p, low16(v)); }
+V_INLINE void vi_store_u8(uint8_t *p, vi v) { four_out(p, low16(v)); }
+V_INLINE void vi_store_i16(int16_t *p, vi v) { vst1_s16(p, low16(v)); }
+V_INLINE void vi_store_u16(uint16_t *p, vi v) { vst1_u16(p, vreinterpret_u16_s16(low16(v))); }
+
+V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) {
+    return (v_narrow){vdupq_n_s32(z), vdupq_n_s32(lo), vdupq_n_s32(hi)};
+}
+V_INLINE int16x8_t pair16(vi a, vi b, const v_narrow *n) {
+    vi c = vi_min(vi_max(vi_add(a, n->z), n->lo), n->hi), d = vi_min(vi_max(vi_add(b, n->z), n->lo), n->hi);
+    return vcombine_s16(low16(c), low16(d));
+}
+V_INLINE void vi_store4_i8(int8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    (void)stream;
+    vst1q_s8(p, vcombine_s8(vmovn_s16(pair16(a, b, n)), vmovn_s16(pair16(c, d, n))));
+}
+V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    (void)stream;
+    vst1q_s16(p, pair16(a, b, n)), vst1q_s16(p + 8, pair16(c, d, n));
+}
+V_INLINE void vi_store4_u8(uint8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    vi_store4_i8((int8_t *)p, a, b, c, d, n, stream);
+}
+V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
+    vi_store4_i16((int16_t *)p, a, b, c, d, n, stream);
+}
+
+V_INLINE vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+V_INLINE void vf_store_f16(uint16_t *p, vf v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+
+#include "bodies.h"
+#endif

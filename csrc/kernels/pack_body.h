@@ -1,0 +1,36 @@
+/* 4- and 2-bit codes to and from bytes; the first code lies in the low bits, as ONNX packs them. */
+
+static void pack_4(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
+    for (int64_t i = 0; i < n / 2; i++) bytes[i] = (uint8_t)((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
+    if (n & 1) bytes[n / 2] = codes[n - 1] & 15;
+}
+
+static void pack_2(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
+    for (int64_t i = 0; i < n / 4; i++) {
+        const uint8_t *c = codes + 4 * i;
+        bytes[i] = (uint8_t)((c[0] & 3) | (c[1] & 3) << 2 | (c[2] & 3) << 4 | c[3] << 6);
+    }
+    if (n & 3) bytes[n / 4] = 0;
+    for (int64_t i = n & ~(int64_t)3; i < n; i++) bytes[i / 4] |= (uint8_t)((codes[i] & 3) << 2 * (i & 3));
+}
+
+/* (x ^ sign) - sign extends the sign bit of a field; sign 0 leaves it as it is. */
+V_INLINE void unpack_4(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
+    for (int64_t i = 0; i < n / 2; i++) {
+        codes[2 * i] = (uint8_t)(((bytes[i] & 15) ^ sign) - sign);
+        codes[2 * i + 1] = (uint8_t)(((bytes[i] >> 4) ^ sign) - sign);
+    }
+    if (n & 1) codes[n - 1] = (uint8_t)(((bytes[n / 2] & 15) ^ sign) - sign);
+}
+
+V_INLINE void unpack_2(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
+    for (int64_t i = 0; i < n / 4; i++)
+        for (int k = 0; k < 4; k++) codes[4 * i + k] = (uint8_t)(((bytes[i] >> 2 * k & 3) ^ sign) - sign);
+    for (int64_t i = n & ~(int64_t)3; i < n; i++)
+        codes[i] = (uint8_t)(((bytes[i / 4] >> 2 * (i & 3) & 3) ^ sign) - sign);
+}
+
+static void unpack_i4(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_4(bytes, codes, n, 8); }
+static void unpack_u4(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_4(bytes, codes, n, 0); }
+static void unpack_i2(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_2(bytes, codes, n, 2); }
+static void unpack_u2(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_2(bytes, codes, n, 0); }

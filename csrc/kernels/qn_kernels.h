@@ -1,0 +1,59 @@
+/* The contract of every kernel, and the table made from kernel_list.h.
+ *
+ * Common to all: pointers and element counts, no Python, no allocation, no state. Inputs and outputs do not overlap.
+ * n may be 0. Pointers need no more than the alignment of their type. The caller has set round-to-nearest-even and
+ * cleared flush-to-zero (qn_fp_begin). Every row gives the same bits as the scalar row.
+ *
+ * quantize_f32_<T>(x[n], q[n], p)
+ *   NaN -> Z. Otherwise, by p->convention, with / and * in float32 and rne = round half to even:
+ *     ONNX    saturate(rne(x / S) + Z)           ONNX QuantizeLinear
+ *     GUIDE   saturate(rne(x / S + Z))           x / S rounded, then + Z rounded, then rne
+ *     TORCH   saturate(rne(x * (1 / S)) + Z)     PyTorch quantize_per_tensor
+ *     TFLITE  saturate(away(x / S) + Z)          away = round half away from zero
+ *   saturate = clamp to [p->qmin, p->qmax]; infinities saturate. |Z| <= 65535.
+ *   With p->exact_inverse the ONNX and TFLITE quotient is  q0 = x * i, fma(fma(-q0, S, x), i, q0), i = 1/S, |x| clamped to
+ *   1024 S: equal to the division after rounding for every scale mantissa and every 8-bit boundary
+ *   (csrc/tests/prove_division.c tries them all).
+ * quantize_f64_i32: the same in float64; codes stay int32.
+ * narrow_i32_<T>: int32 codes already in range to T.
+ * dequantize_<T>_f32(q[n], x[n], p): (float)(q - Z) * S, one float32 rounding (two for |q - Z| > 2^24).
+ *   i4, u4, i2, u2: one code to a byte; only the low 4 or 2 bits are read.
+ * fake_quantize_f32: dequantize(quantize(x)), bit for bit.
+ * requantize_i32_<T>(acc[n], q[n], p): saturate(rne((float)acc * M) + Z), M = p->scale.
+ * requantize_fixed_i32: M = m * 2^-s, m = p->multiplier in [2^30, 2^31), s = p->shift in 1..62; codes stay int32
+ *     FIXED         saturate(((acc * m + 2^(s-1)) >> s) + Z) in 64 bits, one rounding, ties toward +infinity
+ *     FIXED_DOUBLE  gemmlowp: high = round((acc << left) * m / 2^31), then a rounding right shift, ties away from zero
+ * min_max_<f>(x[n], r): extends r by the finite elements; counts NaN and infinities instead of taking them.
+ * min_max_columns_<f>(x, rows, stride, n, r[n]): the same for each of n columns of x[rows][stride].
+ * widen_*: exact; a signalling NaN may become quiet. narrow_*: round half to even, overflow to infinity,
+ *   NaN to the quiet NaN of the same sign with the top payload bits.
+ * pack_4, pack_2: 2 or 4 codes to a byte, first code in the low bits, the last byte padded with zero bits.
+ * unpack_*: the inverse; i4 and i2 sign-extend into the byte.
+ */
+#ifndef QN_KERNELS_H
+#define QN_KERNELS_H
+
+#include "isa_list.h"
+#include "kernel_list.h"
+#include "qn_types.h"
+
+typedef struct {
+#define QN_MEMBER(name, arguments) void(*name) arguments;
+    QN_KERNEL_LIST(QN_MEMBER)
+#undef QN_MEMBER
+} qn_table;
+
+enum {
+#define QN_COUNT(name, arguments) QN_INDEX_##name,
+    QN_KERNEL_LIST(QN_COUNT)
+#undef QN_COUNT
+        QN_KERNEL_COUNT
+};
+
+_Static_assert(sizeof(qn_table) == QN_KERNEL_COUNT * sizeof(void (*)(void)), "one pointer a kernel, nothing else");
+
+#define QN_DECLARE(name, target, detector) extern const qn_table qn_row_##name;
+QN_ISA_LIST(QN_DECLARE)
+#undef QN_DECLARE
+
+#endif

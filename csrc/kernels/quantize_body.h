@@ -1,0 +1,407 @@
+/* Quantize, dequantize, fake-quantize, requantize: element loops over spans of contiguous elements.
+ *
+ * Every loop has the shape: four vectors at a time (one full store of 8-bit codes), then single vectors, then the last few
+ * elements through a padded copy. `each` is a compile-time constant: false = one parameter for the whole piece, true =
+ * parameter arrays that advance with the elements.
+ */
+
+enum { QN_WIDEST_CODE = 1 << 18, QN_WIDEST_8BIT = 1 << 10 }; /* clamp before the conversion to int32; beyond any code */
+
+typedef struct {
+    const float *scale, *inverse;
+    const int32_t *zero_point;
+    vf s, i, bound, zf; /* the parameters as vectors when they are the same for all elements */
+    vi z;
+} v_params;
+
+V_INLINE v_params v_params_set(float scale, float inverse, int32_t zero_point) {
+    return (v_params){
+        .s = vf_set1(scale),
+        .i = vf_set1(inverse),
+        .bound = vf_set1(scale * (float)QN_WIDEST_8BIT),
+        .zf = vf_set1((float)zero_point),
+        .z = vi_set1(zero_point),
+    };
+}
+
+V_INLINE vf v_scale(const v_params *p, int64_t i, bool each) { return each ? vf_load(p->scale + i) : p->s; }
+V_INLINE vi v_zero(const v_params *p, int64_t i, bool each) { return each ? vi_load(p->zero_point + i) : p->z; }
+
+/* x / S, or for 8-bit codes its equal by the corrected reciprocal; already clamped to what int32 holds. */
+V_INLINE vf v_quotient(vf x, const v_params *p, int64_t i, bool each, bool fused) {
+    vf scale = v_scale(p, i, each);
+    if (!fused) return vf_clamp_abs(vf_div(x, scale), vf_set1((float)QN_WIDEST_CODE));
+    vf inverse = each ? vf_load(p->inverse + i) : p->i;
+    x = vf_clamp_abs(x, each ? vf_mul(scale, vf_set1((float)QN_WIDEST_8BIT)) : p->bound);
+    vf estimate = vf_mul(x, inverse);
+    return vf_fma(vf_fnma(estimate, scale, x), inverse, estimate);
+}
+
+/* round(x / S) by the convention, before Z is added; GUIDE returns round(x / S + Z) - Z. */
+V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool each, qn_convention convention, bool fused) {
+    vf widest = vf_set1((float)QN_WIDEST_CODE);
+    x = vf_zero_nan(x);
+    if (convention == QN_TORCH)
+        return vi_round(vf_clamp_abs(vf_mul(x, each ? vf_load(p->inverse + i) : p->i), widest));
+    vf v = v_quotient(x, p, i, each, fused);
+    if (convention == QN_GUIDE) {
+        vi z = v_zero(p, i, each);
+        return vi_sub(vi_round(vf_add(v, each ? vf_from_vi(z) : p->zf)), z);
+    }
+    if (convention == QN_TFLITE) /* the largest float below a half: v + it, truncated, is v rounded half away from zero */
+        return vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v)));
+    return vi_round(v);
+}
+
+V_INLINE vi v_saturate(vi code, vi zero, int32_t lo, int32_t hi) {
+    return vi_min(vi_max(vi_add(code, zero), vi_set1(lo)), vi_set1(hi));
+}
+
+/* How many elements stand before `p` is aligned for a streaming store. */
+V_INLINE int64_t v_misaligned(const void *p, size_t itemsize, int64_t n) {
+    int64_t head = (int64_t)((-(uintptr_t)p & 63) / itemsize);
+    return head < n ? head : n;
+}
+
+V_INLINE void v_prefetch(const void *p, int64_t bytes) {
+    for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch((const char *)p + k);
+}
+
+/* The parameters for the tail of a piece, padded so that whole vectors can be read. */
+typedef struct {
+    float scale[V_LANES], inverse[V_LANES];
+    int32_t zero_point[V_LANES];
+} v_tail;
+
+V_INLINE v_params v_tail_set(v_tail *t, const v_params *p, int64_t i, int64_t count) {
+    for (int k = 0; k < V_LANES; k++) t->scale[k] = t->inverse[k] = 1.0f, t->zero_point[k] = 0;
+    memcpy(t->scale, p->scale + i, (size_t)count * sizeof(float));
+    if (p->inverse) memcpy(t->inverse, p->inverse + i, (size_t)count * sizeof(float));
+    memcpy(t->zero_point, p->zero_point + i, (size_t)count * sizeof(int32_t));
+    v_params tail = *p;
+    tail.scale = t->scale, tail.inverse = t->inverse, tail.zero_point = t->zero_point;
+    return tail;
+}
+
+/* The pieces of a span: the whole of it when every element has its own parameters, else run by run. */
+typedef struct {
+    v_params v;
+    int64_t at, count, next, k;
+    int32_t z;
+} v_piece;
+
+V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
+    int64_t at = piece->next;
+    if (at >= n) return false;
+    piece->at = at;
+    if (p->run == 0) {
+        piece->v = (v_params){.scale = p->scale, .inverse = p->inverse, .zero_point = p->zero_point};
+        piece->count = n;
+        piece->z = 0;
+    } else {
+        int64_t k = at == 0 ? p->phase / p->run : piece->k + 1;
+        int64_t left = at == 0 ? p->run - p->phase % p->run : p->run;
+        piece->k = k;
+        piece->count = left < n - at ? left : n - at;
+        piece->z = p->zero_point[k];
+        piece->v = v_params_set(p->scale[k], 1.0f / p->scale[k], p->zero_point[k]);
+    }
+    piece->next = at + piece->count;
+    return true;
+}
+
+/* Quantize a piece of f32 to T. */
+#define QUANTIZE(tag, type)                                                                                            \
+    V_INLINE void quantize_some_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,       \
+                                      int64_t at, bool each, qn_convention convention, bool fused) {                   \
+        float in[V_LANES] = {0};                                                                                       \
+        int32_t out[V_LANES];                                                                                          \
+        v_tail t;                                                                                                      \
+        memcpy(in, x, (size_t)n * sizeof *in);                                                                         \
+        v_params tail = each ? v_tail_set(&t, v, at, n) : *v;                                                          \
+        vi c = v_code(vf_load(in), &tail, 0, each, convention, fused);                                                 \
+        vi_store(out, v_saturate(c, v_zero(&tail, 0, each), p->qmin, p->qmax));                                        \
+        for (int64_t k = 0; k < n; k++) q[k] = (type)out[k];                                                           \
+    }                                                                                                                  \
+    V_INLINE void quantize_piece_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,      \
+                                       int32_t z, bool each, qn_convention convention, bool fused) {                   \
+        const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
+        int64_t i = 0, ahead = p->ahead;                                                                               \
+        if (p->stream)                                                                                                 \
+            for (int64_t head = v_misaligned(q, sizeof *q, n); i < head;) {                                            \
+                int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
+                quantize_some_##tag(x + i, q + i, count, p, v, i, each, convention, fused);                            \
+                i += count;                                                                                            \
+            }                                                                                                          \
+        for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
+            vi c[4];                                                                                                   \
+            v_prefetch(x + i + ahead, 16 * V_LANES);                                                                   \
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {                                                      \
+                int64_t j = i + k * V_LANES;                                                                           \
+                c[k] = v_code(vf_load(x + j), v, j, each, convention, fused);                                          \
+                if (each) c[k] = vi_add(c[k], v_zero(v, j, each));                                                     \
+            }                                                                                                          \
+            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, p->stream);                                        \
+        }                                                                                                              \
+        for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
+            vi c = v_code(vf_load(x + i), v, i, each, convention, fused);                                              \
+            vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                                \
+        }                                                                                                              \
+        if (i < n) quantize_some_##tag(x + i, q + i, n - i, p, v, i, each, convention, fused);                         \
+    }                                                                                                                  \
+    V_INLINE void quantize_span_##tag(const float *x, type *q, int64_t n, const qn_affine *p,                          \
+                                      qn_convention convention, bool fused) {                                          \
+        for (v_piece s = {.next = 0}; v_next(&s, n, p);)                                                               \
+            if (p->run == 0) quantize_piece_##tag(x, q, n, p, &s.v, 0, true, convention, fused);                       \
+            else quantize_piece_##tag(x + s.at, q + s.at, s.count, p, &s.v, s.z, false, convention, fused);            \
+    }                                                                                                                  \
+    static void quantize_f32_##tag(const float *x, type *q, int64_t n, const qn_affine *p) {                           \
+        bool fused = V_FUSED_INVERSE && p->exact_inverse && sizeof(type) == 1;                                         \
+        switch (p->convention) {                                                                                       \
+        case QN_GUIDE: quantize_span_##tag(x, q, n, p, QN_GUIDE, false); break;                                        \
+        case QN_TORCH: quantize_span_##tag(x, q, n, p, QN_TORCH, false); break;                                        \
+        case QN_TFLITE: quantize_span_##tag(x, q, n, p, QN_TFLITE, false); break;                                      \
+        default:                                                                                                       \
+            if (fused) quantize_span_##tag(x, q, n, p, QN_ONNX, true);                                                 \
+            else quantize_span_##tag(x, q, n, p, QN_ONNX, false);                                                      \
+        }                                                                                                              \
+        if (p->stream) v_fence();                                                                                      \
+    }
+
+QN_CODES(QUANTIZE)
+
+/* float64: plain C, one division in float64. */
+V_INLINE int32_t code_f64(double x, float scale, int32_t z, const qn_affine *p, qn_convention convention) {
+    const double widest = QN_WIDEST_CODE, magic = 0x1.8p52; /* adding 1.5 * 2^52 rounds half to even at the units */
+    if (x != x) return z;
+    double v = convention == QN_TORCH ? x * (1.0 / (double)scale) : x / (double)scale;
+    if (convention == QN_GUIDE) v += z;
+    v = v > widest ? widest : v < -widest ? -widest : v;
+    double r = convention == QN_TFLITE ? trunc(v + copysign(0x1.fffffffffffffp-2, v)) : (v + magic) - magic;
+    int32_t code = (int32_t)r + (convention == QN_GUIDE ? 0 : z);
+    return code < p->qmin ? p->qmin : code > p->qmax ? p->qmax : code;
+}
+
+V_INLINE void quantize_span_f64(const double *x, int32_t *q, int64_t n, const qn_affine *p, qn_convention convention) {
+    if (p->run == 0) {
+        for (int64_t i = 0; i < n; i++) q[i] = code_f64(x[i], p->scale[i], p->zero_point[i], p, convention);
+        return;
+    }
+    int64_t k = p->phase / p->run, left = p->run - p->phase % p->run;
+    for (int64_t at = 0; at < n; k++, left = p->run) {
+        int64_t end = left < n - at ? at + left : n;
+        for (; at < end; at++) q[at] = code_f64(x[at], p->scale[k], p->zero_point[k], p, convention);
+    }
+}
+
+static void quantize_f64_i32(const double *x, int32_t *q, int64_t n, const qn_affine *p) {
+    switch (p->convention) {
+    case QN_GUIDE: quantize_span_f64(x, q, n, p, QN_GUIDE); break;
+    case QN_TORCH: quantize_span_f64(x, q, n, p, QN_TORCH); break;
+    case QN_TFLITE: quantize_span_f64(x, q, n, p, QN_TFLITE); break;
+    default: quantize_span_f64(x, q, n, p, QN_ONNX);
+    }
+}
+
+#define NARROW(tag, type)                                                                                              \
+    static void narrow_i32_##tag(const int32_t *restrict x, type *restrict q, int64_t n) {                             \
+        for (int64_t i = 0; i < n; i++) q[i] = (type)x[i];                                                             \
+    }
+QN_CODES(NARROW)
+
+/* Dequantize: LOAD_<tag> gives one vector of codes as int32. */
+V_INLINE void put_f32(float *p, vf v, bool stream) {
+    if (stream) vf_stream(p, v);
+    else vf_store(p, v);
+}
+
+#define DEQUANTIZE(tag, type)                                                                                          \
+    V_INLINE vf dequantize_one_##tag(const type *q, const v_params *v, int64_t i, bool each) {                         \
+        return vf_mul(vf_from_vi(vi_sub(LOAD_##tag(q), v_zero(v, i, each))), v_scale(v, i, each));                     \
+    }                                                                                                                  \
+    V_INLINE void dequantize_some_##tag(const type *q, float *x, int64_t n, const v_params *v, int64_t at, bool each) { \
+        type in[V_LANES] = {0};                                                                                        \
+        float out[V_LANES];                                                                                            \
+        v_tail t;                                                                                                      \
+        memcpy(in, q, (size_t)n * sizeof *in);                                                                         \
+        v_params tail = each ? v_tail_set(&t, v, at, n) : *v;                                                          \
+        vf_store(out, dequantize_one_##tag(in, &tail, 0, each));                                                       \
+        memcpy(x, out, (size_t)n * sizeof *out);                                                                       \
+    }                                                                                                                  \
+    V_INLINE void dequantize_piece_##tag(const type *q, float *x, int64_t n, const qn_affine *p, const v_params *v,    \
+                                         bool each) {                                                                  \
+        int64_t i = 0, ahead = p->ahead;                                                                               \
+        if (p->stream)                                                                                                 \
+            for (int64_t head = v_misaligned(x, sizeof *x, n); i < head;) {                                            \
+                int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
+                dequantize_some_##tag(q + i, x + i, count, v, i, each);                                                \
+                i += count;                                                                                            \
+            }                                                                                                          \
+        for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
+            v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q);                                               \
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {                                                      \
+                int64_t j = i + k * V_LANES;                                                                           \
+                put_f32(x + j, dequantize_one_##tag(q + j, v, j, each), p->stream);                                    \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (; i + V_LANES <= n; i += V_LANES) put_f32(x + i, dequantize_one_##tag(q + i, v, i, each), p->stream);     \
+        if (i < n) dequantize_some_##tag(q + i, x + i, n - i, v, i, each);                                             \
+    }                                                                                                                  \
+    static void dequantize_##tag##_f32(const type *q, float *x, int64_t n, const qn_affine *p) {                       \
+        for (v_piece s = {.next = 0}; v_next(&s, n, p);)                                                               \
+            if (p->run == 0) dequantize_piece_##tag(q, x, n, p, &s.v, true);                                           \
+            else dequantize_piece_##tag(q + s.at, x + s.at, s.count, p, &s.v, false);                                  \
+        if (p->stream) v_fence();                                                                                      \
+    }
+
+#define LOAD_i8(p) vi_load_i8(p)
+#define LOAD_u8(p) vi_load_u8(p)
+#define LOAD_i16(p) vi_load_i16(p)
+#define LOAD_u16(p) vi_load_u16(p)
+#define LOAD_i32(p) vi_load(p)
+#define LOAD_i4(p) vi_low_signed(vi_load_u8(p), 4)
+#define LOAD_u4(p) vi_low_unsigned(vi_load_u8(p), 4)
+#define LOAD_i2(p) vi_low_signed(vi_load_u8(p), 2)
+#define LOAD_u2(p) vi_low_unsigned(vi_load_u8(p), 2)
+QN_CODES_IN(DEQUANTIZE)
+
+/* Fake-quantize: the codes of quantize, saturated, and at once the dequantization; never stored as integers. */
+V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool each, const qn_affine *p, qn_convention convention, bool fused) {
+    vi z = v_zero(v, i, each), code = v_saturate(v_code(x, v, i, each, convention, fused), z, p->qmin, p->qmax);
+    return vf_mul(vf_from_vi(vi_sub(code, z)), v_scale(v, i, each));
+}
+
+V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, int64_t at, bool each,
+                        qn_convention convention, bool fused) {
+    float in[V_LANES] = {0}, out[V_LANES];
+    v_tail t;
+    memcpy(in, x, (size_t)n * sizeof *in);
+    v_params tail = each ? v_tail_set(&t, v, at, n) : *v;
+    vf_store(out, fake_one(vf_load(in), &tail, 0, each, p, convention, fused));
+    memcpy(y, out, (size_t)n * sizeof *out);
+}
+
+V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, bool each,
+                         qn_convention convention, bool fused) {
+    int64_t i = 0, ahead = p->ahead;
+    if (p->stream)
+        for (int64_t head = v_misaligned(y, sizeof *y, n); i < head;) {
+            int64_t count = head - i < V_LANES ? head - i : V_LANES;
+            fake_some(x + i, y + i, count, p, v, i, each, convention, fused);
+            i += count;
+        }
+    for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {
+        v_prefetch(x + i + ahead, 16 * V_LANES);
+        _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+            int64_t j = i + k * V_LANES;
+            put_f32(y + j, fake_one(vf_load(x + j), v, j, each, p, convention, fused), p->stream);
+        }
+    }
+    for (; i + V_LANES <= n; i += V_LANES)
+        put_f32(y + i, fake_one(vf_load(x + i), v, i, each, p, convention, fused), p->stream);
+    if (i < n) fake_some(x + i, y + i, n - i, p, v, i, each, convention, fused);
+}
+
+V_INLINE void fake_span(const float *x, float *y, int64_t n, const qn_affine *p, qn_convention convention, bool fused) {
+    for (v_piece s = {.next = 0}; v_next(&s, n, p);)
+        if (p->run == 0) fake_piece(x, y, n, p, &s.v, true, convention, fused);
+        else fake_piece(x + s.at, y + s.at, s.count, p, &s.v, false, convention, fused);
+}
+
+static void fake_quantize_f32(const float *x, float *y, int64_t n, const qn_affine *p) {
+    switch (p->convention) {
+    case QN_GUIDE: fake_span(x, y, n, p, QN_GUIDE, false); break;
+    case QN_TORCH: fake_span(x, y, n, p, QN_TORCH, false); break;
+    case QN_TFLITE: fake_span(x, y, n, p, QN_TFLITE, false); break;
+    default:
+        if (V_FUSED_INVERSE && p->exact_inverse) fake_span(x, y, n, p, QN_ONNX, true);
+        else fake_span(x, y, n, p, QN_ONNX, false);
+    }
+    if (p->stream) v_fence();
+}
+
+/* Requantize, method "float": M stands in the scale. */
+V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
+    return vi_round(vf_clamp_abs(vf_mul(vf_from_vi(acc), v_scale(v, i, each)), vf_set1((float)QN_WIDEST_CODE)));
+}
+
+#define REQUANTIZE(tag, type)                                                                                          \
+    V_INLINE void requantize_some_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p, const v_params *v, \
+                                        int64_t at, bool each) {                                                       \
+        int32_t in[V_LANES] = {0}, out[V_LANES];                                                                       \
+        v_tail t;                                                                                                      \
+        memcpy(in, acc, (size_t)n * sizeof *in);                                                                       \
+        v_params tail = each ? v_tail_set(&t, v, at, n) : *v;                                                          \
+        vi c = requantize_one(vi_load(in), &tail, 0, each);                                                            \
+        vi_store(out, v_saturate(c, v_zero(&tail, 0, each), p->qmin, p->qmax));                                        \
+        for (int64_t k = 0; k < n; k++) q[k] = (type)out[k];                                                           \
+    }                                                                                                                  \
+    V_INLINE void requantize_piece_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p, const v_params *v, \
+                                         int32_t z, bool each) {                                                       \
+        const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
+        int64_t i = 0, ahead = p->ahead;                                                                               \
+        if (p->stream)                                                                                                 \
+            for (int64_t head = v_misaligned(q, sizeof *q, n); i < head;) {                                            \
+                int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
+                requantize_some_##tag(acc + i, q + i, count, p, v, i, each);                                           \
+                i += count;                                                                                            \
+            }                                                                                                          \
+        for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
+            vi c[4];                                                                                                   \
+            v_prefetch(acc + i + ahead, 16 * V_LANES);                                                                 \
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {                                                      \
+                int64_t j = i + k * V_LANES;                                                                           \
+                c[k] = requantize_one(vi_load(acc + j), v, j, each);                                                   \
+                if (each) c[k] = vi_add(c[k], v_zero(v, j, each));                                                     \
+            }                                                                                                          \
+            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, p->stream);                                        \
+        }                                                                                                              \
+        for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
+            vi c = requantize_one(vi_load(acc + i), v, i, each);                                                       \
+            vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                                \
+        }                                                                                                              \
+        if (i < n) requantize_some_##tag(acc + i, q + i, n - i, p, v, i, each);                                        \
+    }                                                                                                                  \
+    static void requantize_i32_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p) {                     \
+        for (v_piece s = {.next = 0}; v_next(&s, n, p);)                                                               \
+            if (p->run == 0) requantize_piece_##tag(acc, q, n, p, &s.v, 0, true);                                      \
+            else requantize_piece_##tag(acc + s.at, q + s.at, s.count, p, &s.v, s.z, false);                           \
+        if (p->stream) v_fence();                                                                                      \
+    }
+QN_CODES(REQUANTIZE)
+
+/* Requantize by integers. gemmlowp's form doubles and takes the high half, then shifts, rounding twice. */
+V_INLINE int32_t fixed_one(int32_t acc, int32_t m, int32_t shift, int32_t z, const qn_affine *p, bool twice) {
+    int64_t code;
+    if (!twice) {
+        code = ((int64_t)acc * m + ((int64_t)1 << (shift - 1))) >> shift;
+    } else {
+        int left = shift < 31 ? 31 - shift : 0, right = shift > 31 ? shift - 31 : 0;
+        int64_t shifted = (int64_t)acc << left; /* saturates to int32 first, as its int32 arithmetic must */
+        shifted = shifted > INT32_MAX ? INT32_MAX : shifted < INT32_MIN ? INT32_MIN : shifted;
+        int64_t product = shifted * m, nudge = product >= 0 ? (int64_t)1 << 30 : 1 - ((int64_t)1 << 30);
+        int64_t high = (product + nudge) / ((int64_t)1 << 31);
+        int64_t mask = ((int64_t)1 << right) - 1, rest = high & mask;
+        code = (high >> right) + (rest > (mask >> 1) + (high < 0));
+    }
+    code += z;
+    return (int32_t)(code < p->qmin ? p->qmin : code > p->qmax ? p->qmax : code);
+}
+
+V_INLINE void fixed_span(const int32_t *acc, int32_t *q, int64_t n, const qn_affine *p, bool twice) {
+    if (p->run == 0) {
+        for (int64_t i = 0; i < n; i++)
+            q[i] = fixed_one(acc[i], p->multiplier[i], p->shift[i], p->zero_point[i], p, twice);
+        return;
+    }
+    int64_t k = p->phase / p->run, left = p->run - p->phase % p->run;
+    for (int64_t at = 0; at < n; k++, left = p->run) {
+        int64_t end = left < n - at ? at + left : n;
+        for (; at < end; at++) q[at] = fixed_one(acc[at], p->multiplier[k], p->shift[k], p->zero_point[k], p, twice);
+    }
+}
+
+static void requantize_fixed_i32(const int32_t *acc, int32_t *q, int64_t n, const qn_affine *p) {
+    if (p->method == QN_FIXED_DOUBLE) fixed_span(acc, q, n, p, true);
+    else fixed_span(acc, q, n, p, false);
+}

@@ -1,0 +1,166 @@
+#define _GNU_SOURCE
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define relax() _mm_pause()
+#elif defined(__aarch64__)
+#define relax() __asm__ volatile("yield")
+#else
+#define relax() (void)0
+#endif
+
+enum {
+    SPINS_BEFORE_SLEEP = 2000, /* 40 to 80 microseconds: long enough to meet the next call of a loop */
+    PIECES_A_THREAD = 4,       /* a late worker finds less to do, the caller never waits for one that sleeps */
+    OPEN = 1 << 20,
+};
+
+static struct {
+    pthread_mutex_t busy;  /* held by the one caller that uses the pool */
+    pthread_mutex_t sleep; /* guards the condition */
+    pthread_cond_t wake;
+    _Atomic int workers;
+    _Atomic unsigned generation; /* one up for each job */
+    _Atomic int asleep;
+    _Atomic int state; /* OPEN while workers may join, plus how many are inside */
+    /* the job */
+    qn_part part;
+    void *context;
+    int64_t n, piece;
+    int helpers; /* how many workers may join: the thread count may have been lowered since the pool grew */
+    _Atomic int64_t next;
+} pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static _Atomic int wanted = 1;
+static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
+
+/* The child of a fork has none of our threads; locks may have been held by them. */
+static void forget_workers(void) {
+    pthread_mutex_init(&pool.busy, NULL);
+    pthread_mutex_init(&pool.sleep, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+    pool.workers = 0;
+    atomic_store(&pool.asleep, 0);
+    atomic_store(&pool.state, 0);
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_workers); }
+
+static void take_pieces(void) {
+    for (;;) {
+        int64_t begin = atomic_fetch_add(&pool.next, pool.piece);
+        if (begin >= pool.n) return;
+        int64_t end = begin + pool.piece < pool.n ? begin + pool.piece : pool.n;
+        pool.part(pool.context, begin, end);
+    }
+}
+
+static bool join(void) {
+    int state = atomic_load(&pool.state);
+    while ((state & OPEN) && (state & ~OPEN) < pool.helpers)
+        if (atomic_compare_exchange_weak(&pool.state, &state, state + 1)) return true;
+    return false;
+}
+
+static void *worker(void *seen_at_start) {
+    unsigned seen = (unsigned)(uintptr_t)seen_at_start;
+    for (;;) {
+        int spins = 0;
+        while (atomic_load(&pool.generation) == seen) {
+            relax();
+            if (++spins < SPINS_BEFORE_SLEEP) continue;
+            pthread_mutex_lock(&pool.sleep);
+            atomic_fetch_add(&pool.asleep, 1);
+            while (atomic_load(&pool.generation) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
+            atomic_fetch_sub(&pool.asleep, 1);
+            pthread_mutex_unlock(&pool.sleep);
+        }
+        seen = atomic_load(&pool.generation);
+        if (join()) {
+            take_pieces();
+            atomic_fetch_sub(&pool.state, 1);
+        }
+    }
+    return NULL;
+}
+
+static void grow_pool(int workers) {
+    pthread_once(&fork_handler, watch_forks);
+    sigset_t all, before;
+    sigfillset(&all); /* signals belong to Python's main thread */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    while (pool.workers < workers) {
+        pthread_t thread;
+        void *seen = (void *)(uintptr_t)atomic_load(&pool.generation);
+        if (pthread_create(&thread, &attributes, worker, seen)) break; /* fewer workers, same result */
+        pool.workers++;
+    }
+    pthread_attr_destroy(&attributes);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_part part, void *context) {
+    int threads = qn_num_threads();
+    bool awake = pool.workers && atomic_load(&pool.asleep) == 0;
+    if (threads == 1 || n <= grain || bytes < (awake ? QN_PARALLEL_BYTES_AWAKE : QN_PARALLEL_BYTES_ASLEEP) ||
+        pthread_mutex_trylock(&pool.busy)) {
+        if (n > 0) part(context, 0, n);
+        return;
+    }
+    grow_pool(threads - 1);
+    int64_t pieces = (int64_t)threads * PIECES_A_THREAD, grains = (n + grain - 1) / grain;
+    pool.part = part;
+    pool.context = context;
+    pool.n = n;
+    pool.helpers = threads - 1;
+    pool.piece = (grains + pieces - 1) / pieces * grain;
+    atomic_store(&pool.next, 0);
+    atomic_store(&pool.state, OPEN);
+    atomic_fetch_add(&pool.generation, 1);
+    if (atomic_load(&pool.asleep)) {
+        pthread_mutex_lock(&pool.sleep);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.sleep);
+    }
+    take_pieces();
+    atomic_fetch_and(&pool.state, ~OPEN); /* late workers stay out */
+    for (int spins = 0; atomic_load(&pool.state); spins++) {
+        relax();
+        if (spins > SPINS_BEFORE_SLEEP) sched_yield();
+    }
+    pthread_mutex_unlock(&pool.busy);
+}
+
+int qn_num_threads(void) { return atomic_load_explicit(&wanted, memory_order_relaxed); }
+
+void qn_set_num_threads(int threads) { atomic_store(&wanted, threads); }
+
+#if defined(__x86_64__)
+uint64_t qn_fp_begin(void) {
+    unsigned saved = _mm_getcsr();
+    _mm_setcsr(0x1F80); /* the power-on state: all exceptions masked, round to nearest even, no FTZ, no DAZ */
+    return saved;
+}
+void qn_fp_end(uint64_t saved) { _mm_setcsr((unsigned)saved); }
+#elif defined(__aarch64__)
+uint64_t qn_fp_begin(void) {
+    uint64_t saved;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" ::"r"((uint64_t)0));
+    return saved;
+}
+void qn_fp_end(uint64_t saved) { __asm__ volatile("msr fpcr, %0" ::"r"(saved)); }
+#else
+uint64_t qn_fp_begin(void) { return 0; }
+void qn_fp_end(uint64_t saved) { (void)saved; }
+#endif

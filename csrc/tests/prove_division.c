@@ -1,0 +1,86 @@
+/* Proves that the quotient of the 8-bit kernels rounds as the division does:
+ *
+ *     q0 = x * i,  q = fma(fma(-q0, S, x), i, q0),  i = 1/S        rounds like        x / S
+ *
+ * half to even and half away from zero. Tried are every scale mantissa (2^23) and, for each half-integer h at which two 8-bit
+ * codes meet (h = 0.5 .. 255.5: a code less a zero point is at most 255), every x within 4 ulps of h * S.
+ *
+ * Why that is all of them: i and q0 carry a relative error of 2^-24 each, the inner fma is the remainder but for its last bit,
+ * so q lies within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. The two can round to different integers only
+ * when h lies between them; then x is less than 2 ulps from h * S. Negative x mirror positive ones. Another exponent of S
+ * scales x and the remainder by a power of two, exactly, as long as nothing leaves the normal numbers or, for the remainder,
+ * the subnormal ones: the remainder is a multiple of 2^-24 * 2^-23 S, so S >= 2^-90 is safe by far.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MANTISSAS = 1 << 23, BLOCK = 1024, BOUNDARIES = 256, ULPS = 4, PROCESSES = 2 };
+
+typedef struct {
+    uint64_t tried, differ, reciprocal; /* the last: how often x * i alone is wrong, to show that the test can see it */
+} result;
+
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+static inline float away(float v) { return truncf(v + 0x1.fffffep-2f); } /* as the kernels do, v >= 0 */
+
+#if defined(__x86_64__)
+__attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#endif
+void try_block(uint32_t first, result *r) {
+    float s[BLOCK], inverse[BLOCK];
+    uint32_t differ = 0, reciprocal = 0;
+    for (uint32_t k = 0; k < BLOCK; k++) s[k] = float_of(0x3F800000 | (first + k)), inverse[k] = 1.0f / s[k];
+    for (int code = 0; code < BOUNDARIES; code++)
+        for (int ulps = -ULPS; ulps <= ULPS; ulps++) {
+            float h = (float)code + 0.5f;
+            for (uint32_t k = 0; k < BLOCK; k++) {
+                float x = float_of(bits_of(h * s[k]) + (uint32_t)ulps), i = inverse[k];
+                float q0 = x * i, q = fmaf(fmaf(-q0, s[k], x), i, q0), exact = x / s[k];
+                differ += (nearbyintf(q) != nearbyintf(exact)) | (away(q) != away(exact));
+                reciprocal += nearbyintf(q0) != nearbyintf(exact);
+            }
+        }
+    r->tried += (uint64_t)BLOCK * BOUNDARIES * (2 * ULPS + 1);
+    r->differ += differ;
+    r->reciprocal += reciprocal;
+}
+
+int main(void) {
+    int ends[2];
+    if (pipe(ends)) return perror("pipe"), 2;
+    for (int process = 0; process < PROCESSES; process++) {
+        pid_t child = fork();
+        if (child < 0) return perror("fork"), 2;
+        if (child == 0) {
+            result r = {0};
+            for (int block = process; block < MANTISSAS / BLOCK; block += PROCESSES)
+                try_block((uint32_t)block * BLOCK, &r);
+            _exit(write(ends[1], &r, sizeof r) == sizeof r ? 0 : 2);
+        }
+    }
+    result total = {0}, r;
+    for (int process = 0; process < PROCESSES; process++) {
+        int status;
+        wait(&status);
+        if (status || read(ends[0], &r, sizeof r) != sizeof r) return fprintf(stderr, "a process failed\n"), 2;
+        total.tried += r.tried, total.differ += r.differ, total.reciprocal += r.reciprocal;
+    }
+    printf("%llu quotients tried, %llu round otherwise than the division (by the reciprocal alone: %llu)\n",
+           (unsigned long long)total.tried, (unsigned long long)total.differ, (unsigned long long)total.reciprocal);
+    return total.differ != 0 || total.reciprocal == 0 ||
+           total.tried != (uint64_t)MANTISSAS * BOUNDARIES * (2 * ULPS + 1);
+}

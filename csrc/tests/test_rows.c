@@ -1,0 +1,472 @@
+/* Every ISA row against the scalar row, bit for bit, called through the tables.
+ *
+ * Each kernel runs over sizes 0..70 (every tail of every vector length, several whole strides) and some larger, random and
+ * edge values, every convention, one parameter for each run and one for each element, streamed and not, with outputs at
+ * several alignments between guard bytes. Inputs are exact copies on the heap, so a sanitizer sees a read past the end.
+ *
+ *     test_rows [SEED]
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "qn_kernels.h"
+
+#ifdef QN_TEST_EMULATED /* this build carries the row's instructions as plain code: run it whatever the CPU has */
+#define QN_EMULATED 1
+#else
+#define QN_EMULATED 0
+#endif
+
+static const int64_t larger[] = {96, 127, 128, 129, 255, 256, 1000, 1023, 1025, 4099};
+enum {
+    SMALL = 71,
+    SIZES = SMALL + sizeof larger / sizeof *larger,
+    GUARD = 64,
+    GUARD_BYTE = 0xA5,
+    SHOWN = 20, /* failures printed in full */
+};
+
+static int64_t size_at(int i) { return i < SMALL ? i : larger[i - SMALL]; }
+
+/* ---- random values ---------------------------------------------------------------------------------------------- */
+
+static uint64_t state;
+
+static uint64_t random_bits(void) { /* splitmix64 */
+    uint64_t z = state += 0x9E3779B97F4A7C15;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
+    z = (z ^ z >> 27) * 0x94D049BB133111EB;
+    return z ^ z >> 31;
+}
+static int32_t random_int(int32_t lo, int32_t hi) { /* both ends included */
+    return (int32_t)(lo + (int64_t)(random_bits() % (uint64_t)((int64_t)hi - lo + 1)));
+}
+static double random_unit(void) { return (double)(random_bits() >> 11) * 0x1p-53; }
+
+static float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+static double double_of(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static const uint32_t edges[] = {
+    0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000,
+    0xFF800000, 0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFBFFFFF, 0x7FFFFFFF, 0x3F000000, 0xBF000000, 0x3EFFFFFF,
+    0x3F000001, 0x3FC00000, 0x40200000, 0x4F000000, 0xCF000000, 0x4B000000, 0x477FF000, 0x477FEFFF, 0x38800000,
+    0x387FFFFF, 0x33000000, 0x33000001, 0x32FFFFFF, 0x7F7F8000, 0x3F808000, 0x3F818000,
+};
+static float edge(void) { return float_of(edges[random_bits() % (sizeof edges / sizeof *edges)]); }
+
+/* ---- parameters ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    float *scale, *inverse;
+    int32_t *zero_point, *multiplier, *shift;
+    qn_affine p;
+} parameters;
+
+static const int64_t runs[][2] = {{1 << 20, 0}, {0, 0}, {1, 0}, {3, 2}, {17, 5}, {64, 63}}; /* run, phase */
+enum { RUNS = sizeof runs / sizeof *runs };
+
+static float scale_at(const parameters *s, int64_t i) { return s->scale[s->p.run ? (s->p.phase + i) / s->p.run : i]; }
+static int32_t zero_at(const parameters *s, int64_t i) {
+    return s->zero_point[s->p.run ? (s->p.phase + i) / s->p.run : i];
+}
+
+/* Positive and normal; of exponents for which the corrected reciprocal is exact when `plain`. */
+static float random_scale(bool plain) {
+    uint32_t mantissa = (uint32_t)random_bits() & 0x7FFFFF;
+    if (random_bits() % 8 == 0) mantissa = random_bits() % 2 ? 0 : 0x7FFFFF;
+    int exponent = random_bits() % 2 ? random_int(-10, 2) : plain ? random_int(-90, 89) : random_int(-126, 127);
+    return float_of((uint32_t)(exponent + 127) << 23 | mantissa);
+}
+
+static void *array(size_t count, size_t itemsize) { /* an empty one still has an address */
+    void *p = malloc(count * itemsize + (count == 0));
+    if (!p) abort();
+    return p;
+}
+
+static parameters parameters_make(int64_t n, int run, int32_t qmin, int32_t qmax, bool plain) {
+    parameters s = {.p = {.run = runs[run][0], .phase = runs[run][1], .qmin = qmin, .qmax = qmax}};
+    size_t count = (size_t)(s.p.run ? (s.p.phase + n) / s.p.run + 1 : n);
+    s.scale = array(count, sizeof *s.scale);
+    s.inverse = array(count, sizeof *s.inverse);
+    s.zero_point = array(count, sizeof *s.zero_point);
+    s.multiplier = array(count, sizeof *s.multiplier);
+    s.shift = array(count, sizeof *s.shift);
+    bool no_zero = random_bits() % 4 == 0;
+    for (size_t k = 0; k < count; k++) {
+        s.scale[k] = random_scale(plain);
+        s.inverse[k] = 1.0f / s.scale[k];
+        s.zero_point[k] = no_zero ? 0 : random_int(qmin, qmax);
+        s.multiplier[k] = random_int(1 << 30, INT32_MAX);
+        s.shift[k] = random_int(1, 62);
+    }
+    s.p.scale = s.scale;
+    s.p.inverse = s.p.run ? NULL : s.inverse; /* the contract: read only when run == 0 */
+    s.p.zero_point = s.zero_point;
+    s.p.multiplier = s.multiplier;
+    s.p.shift = s.shift;
+    s.p.ahead = random_bits() % 2 ? 512 : 0;
+    s.p.exact_inverse = plain && qmax - qmin <= 255;
+    return s;
+}
+
+static void parameters_free(parameters *s) {
+    free(s->scale), free(s->inverse), free(s->zero_point), free(s->multiplier), free(s->shift);
+}
+
+/* ---- inputs ----------------------------------------------------------------------------------------------------- */
+
+/* Fills `in` with n elements; `s` is NULL for kernels without parameters. */
+typedef void (*filler)(void *in, int64_t n, const parameters *s);
+
+/* Edges, any bits, values in range, and values within some ulps of where two codes meet. */
+static double random_real(const parameters *s, int64_t i, int mantissa_bits) {
+    double scale = s ? (double)scale_at(s, i) : 1.0, code = s ? random_int(s->p.qmin - 2, s->p.qmax + 2) : 1.0;
+    if (s) code -= zero_at(s, i);
+    switch (random_bits() % 4) {
+    case 0: return (double)edge();
+    case 1: return (code + random_unit() - 0.5) * scale;
+    default: return (code + 0.5) * scale * (1.0 + random_int(-4, 4) * ldexp(1.0, -mantissa_bits));
+    }
+}
+static void fill_f32(void *in, int64_t n, const parameters *s) {
+    float *x = in;
+    for (int64_t i = 0; i < n; i++)
+        x[i] = random_bits() % 8 ? (float)random_real(s, i, 24) : float_of((uint32_t)random_bits());
+}
+static void fill_f64(void *in, int64_t n, const parameters *s) {
+    double *x = in;
+    for (int64_t i = 0; i < n; i++) x[i] = random_bits() % 8 ? random_real(s, i, 53) : double_of(random_bits());
+}
+static void fill_any(void *in, size_t bytes) {
+    unsigned char *b = in;
+    for (size_t i = 0; i < bytes; i++) b[i] = (unsigned char)random_bits();
+}
+static void fill_8(void *in, int64_t n, const parameters *s) { (void)s, fill_any(in, (size_t)n); }
+static void fill_16(void *in, int64_t n, const parameters *s) { (void)s, fill_any(in, (size_t)n * 2); }
+static void fill_32(void *in, int64_t n, const parameters *s) { /* accumulators: small ones too, and the ends */
+    int32_t *x = in;
+    (void)s;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t any = (int32_t)random_bits();
+        x[i] = any >> random_int(0, 24);
+        if (random_bits() % 16 == 0) x[i] = random_bits() % 2 ? INT32_MIN : INT32_MAX;
+    }
+}
+#define FILL_CODES(tag, lo, hi)                                                                                        \
+    static void fill_codes_##tag(void *in, int64_t n, const parameters *s) {                                           \
+        int32_t *x = in;                                                                                               \
+        (void)s;                                                                                                       \
+        for (int64_t i = 0; i < n; i++) x[i] = random_int(lo, hi);                                                     \
+    }
+FILL_CODES(i8, -128, 127)
+FILL_CODES(u8, 0, 255)
+FILL_CODES(i16, -32768, 32767)
+FILL_CODES(u16, 0, 65535)
+
+/* ---- the kernels, as the test sees them -------------------------------------------------------------------------- */
+
+typedef void (*caller)(const qn_table *t, const void *in, void *out, int64_t n, const qn_affine *p);
+
+/* What varies besides sizes and values. */
+typedef enum { PLAIN, AFFINE, CONVENTIONS, METHODS } variety;
+
+typedef struct {
+    const char *name;
+    int index;
+    caller call;
+    filler fill;
+    size_t in_size, out_size; /* bytes */
+    int in_per, out_per;      /* elements that one item of input and output holds: 2 and 4 for packed bytes */
+    variety varies;
+    int32_t qmin, qmax; /* of the code type */
+} kernel;
+
+/* AFFINE_KERNELS(K): K(name, input, output, fill, variety, qmin, qmax) */
+#define AFFINE_KERNELS(K)                                                                                              \
+    K(quantize_f32_i8, float, int8_t, fill_f32, CONVENTIONS, -128, 127)                                                \
+    K(quantize_f32_u8, float, uint8_t, fill_f32, CONVENTIONS, 0, 255)                                                  \
+    K(quantize_f32_i16, float, int16_t, fill_f32, CONVENTIONS, -32768, 32767)                                          \
+    K(quantize_f32_u16, float, uint16_t, fill_f32, CONVENTIONS, 0, 65535)                                              \
+    K(quantize_f64_i32, double, int32_t, fill_f64, CONVENTIONS, -32768, 32767)                                         \
+    K(fake_quantize_f32, float, float, fill_f32, CONVENTIONS, -128, 127)                                               \
+    K(dequantize_i8_f32, int8_t, float, fill_8, AFFINE, -128, 127)                                                     \
+    K(dequantize_u8_f32, uint8_t, float, fill_8, AFFINE, 0, 255)                                                       \
+    K(dequantize_i16_f32, int16_t, float, fill_16, AFFINE, -32768, 32767)                                              \
+    K(dequantize_u16_f32, uint16_t, float, fill_16, AFFINE, 0, 65535)                                                  \
+    K(dequantize_i32_f32, int32_t, float, fill_32, AFFINE, -32768, 32767)                                              \
+    K(dequantize_i4_f32, uint8_t, float, fill_8, AFFINE, -8, 7)                                                        \
+    K(dequantize_u4_f32, uint8_t, float, fill_8, AFFINE, 0, 15)                                                        \
+    K(dequantize_i2_f32, uint8_t, float, fill_8, AFFINE, -2, 1)                                                        \
+    K(dequantize_u2_f32, uint8_t, float, fill_8, AFFINE, 0, 3)                                                         \
+    K(requantize_i32_i8, int32_t, int8_t, fill_32, AFFINE, -128, 127)                                                  \
+    K(requantize_i32_u8, int32_t, uint8_t, fill_32, AFFINE, 0, 255)                                                    \
+    K(requantize_i32_i16, int32_t, int16_t, fill_32, AFFINE, -32768, 32767)                                            \
+    K(requantize_i32_u16, int32_t, uint16_t, fill_32, AFFINE, 0, 65535)                                                \
+    K(requantize_fixed_i32, int32_t, int32_t, fill_32, METHODS, -32768, 32767)
+
+/* PLAIN_KERNELS(K): K(name, input, output, fill, in_per, out_per) */
+#define PLAIN_KERNELS(K)                                                                                               \
+    K(narrow_i32_i8, int32_t, int8_t, fill_codes_i8, 1, 1)                                                             \
+    K(narrow_i32_u8, int32_t, uint8_t, fill_codes_u8, 1, 1)                                                            \
+    K(narrow_i32_i16, int32_t, int16_t, fill_codes_i16, 1, 1)                                                          \
+    K(narrow_i32_u16, int32_t, uint16_t, fill_codes_u16, 1, 1)                                                         \
+    K(widen_f16_f32, uint16_t, float, fill_16, 1, 1)                                                                   \
+    K(widen_bf16_f32, uint16_t, float, fill_16, 1, 1)                                                                  \
+    K(narrow_f32_f16, float, uint16_t, fill_f32, 1, 1)                                                                 \
+    K(narrow_f32_bf16, float, uint16_t, fill_f32, 1, 1)                                                                \
+    K(pack_4, uint8_t, uint8_t, fill_8, 1, 2)                                                                          \
+    K(pack_2, uint8_t, uint8_t, fill_8, 1, 4)                                                                          \
+    K(unpack_i4, uint8_t, uint8_t, fill_8, 2, 1)                                                                       \
+    K(unpack_u4, uint8_t, uint8_t, fill_8, 2, 1)                                                                       \
+    K(unpack_i2, uint8_t, uint8_t, fill_8, 4, 1)                                                                       \
+    K(unpack_u2, uint8_t, uint8_t, fill_8, 4, 1)
+
+/* Reductions have a test of their own below. REDUCTIONS(K): K(tag, element, fill) */
+#define REDUCTIONS(K)                                                                                                  \
+    K(f32, float, fill_f32)                                                                                            \
+    K(f64, double, fill_f64)
+
+#define CALL_AFFINE(name, input, output, fill, varies, lo, hi)                                                         \
+    static void call_##name(const qn_table *t, const void *in, void *out, int64_t n, const qn_affine *p) {             \
+        t->name(in, out, n, p);                                                                                        \
+    }
+#define CALL_PLAIN(name, input, output, fill, in_per, out_per)                                                         \
+    static void call_##name(const qn_table *t, const void *in, void *out, int64_t n, const qn_affine *p) {             \
+        (void)p;                                                                                                       \
+        t->name(in, out, n);                                                                                           \
+    }
+AFFINE_KERNELS(CALL_AFFINE)
+PLAIN_KERNELS(CALL_PLAIN)
+
+static const kernel kernels[] = {
+#define ENTRY_AFFINE(name, input, output, fill, varies, lo, hi)                                                        \
+    {#name, QN_INDEX_##name, call_##name, fill, sizeof(input), sizeof(output), 1, 1, varies, lo, hi},
+#define ENTRY_PLAIN(name, input, output, fill, in_per, out_per)                                                        \
+    {#name, QN_INDEX_##name, call_##name, fill, sizeof(input), sizeof(output), in_per, out_per, PLAIN, 0, 0},
+    AFFINE_KERNELS(ENTRY_AFFINE) PLAIN_KERNELS(ENTRY_PLAIN)};
+enum { KERNELS = sizeof kernels / sizeof *kernels };
+
+/* ---- comparing -------------------------------------------------------------------------------------------------- */
+
+static long passed, failed;
+static bool covered[QN_KERNEL_COUNT];
+
+static void count(bool good, const char *row, const char *kernel, const char *what, int64_t n, const qn_affine *p) {
+    if (good) {
+        passed++;
+        return;
+    }
+    if (failed++ >= SHOWN) return;
+    printf("FAIL %s %s: %s, n=%lld", row, kernel, what, (long long)n);
+    if (p)
+        printf(", run=%lld phase=%lld codes=[%d, %d] convention=%d method=%d exact_inverse=%d stream=%d",
+               (long long)p->run, (long long)p->phase, p->qmin, p->qmax, (int)p->convention, (int)p->method,
+               p->exact_inverse, p->stream);
+    printf("\n");
+}
+
+/* An output of `bytes` bytes, `shift` bytes past a 64-byte boundary, guards on both sides. */
+typedef struct {
+    unsigned char *block, *data;
+    size_t bytes, total;
+} guarded;
+
+static guarded guarded_make(size_t bytes, size_t shift) {
+    guarded g = {.bytes = bytes};
+    g.total = (shift + bytes + 2 * GUARD + 63) / 64 * 64;
+    g.block = aligned_alloc(64, g.total);
+    if (!g.block) abort();
+    memset(g.block, GUARD_BYTE, g.total);
+    g.data = g.block + GUARD + shift;
+    return g;
+}
+static bool guarded_whole(const guarded *g) {
+    for (unsigned char *b = g->block; b < g->block + g->total; b++)
+        if ((b < g->data || b >= g->data + g->bytes) && *b != GUARD_BYTE) return false;
+    return true;
+}
+
+/* One call of the scalar row and one of `row` on the same input. */
+static void compare(const char *row_name, const qn_table *row, const kernel *k, int64_t n, parameters *s,
+                    size_t shift) {
+    size_t in_bytes = (size_t)((n + k->in_per - 1) / k->in_per) * k->in_size;
+    size_t out_bytes = (size_t)((n + k->out_per - 1) / k->out_per) * k->out_size;
+    void *in = array(in_bytes, 1), *before = array(in_bytes, 1);
+    guarded expected = guarded_make(out_bytes, 0), got = guarded_make(out_bytes, shift * k->out_size);
+    const qn_affine *p = s ? &s->p : NULL;
+    k->fill(in, k->in_per == 1 ? n : (n + k->in_per - 1) / k->in_per, s);
+    memcpy(before, in, in_bytes);
+    k->call(&qn_row_scalar, in, expected.data, n, p);
+    k->call(row, in, got.data, n, p);
+    bool same = memcmp(expected.data, got.data, out_bytes) == 0;
+    count(same, row_name, k->name, "differs from the scalar row", n, p);
+    if (!same && failed <= SHOWN)
+        for (size_t i = 0; i < out_bytes; i++)
+            if (expected.data[i] != got.data[i]) {
+                printf("     first at item %zu\n", i / k->out_size);
+                break;
+            }
+    count(guarded_whole(&expected), "scalar", k->name, "wrote outside its output", n, p);
+    count(guarded_whole(&got), row_name, k->name, "wrote outside its output", n, p);
+    count(memcmp(in, before, in_bytes) == 0, row_name, k->name, "changed its input", n, p);
+    free(in), free(before), free(expected.block), free(got.block);
+}
+
+static const int32_t code_ranges[][2] = {{-128, 127}, {0, 255}, {-127, 127}, {1, 255},       {-8, 7},
+                                         {0, 15},     {-2, 1},  {0, 3},      {-32768, 32767}};
+
+static void test_affine(const char *row_name, const qn_table *row, const kernel *k) {
+    bool quantizes = k->varies == CONVENTIONS;
+    int modes = quantizes ? QN_CONVENTION_COUNT : k->varies == METHODS ? 2 : 1;
+    for (int size = 0; size < SIZES; size++)
+        for (int run = 0; run < RUNS; run++)
+            for (int mode = 0; mode < modes; mode++)
+                for (int variant = 0; variant < 4; variant++) {
+                    int64_t n = size_at(size);
+                    int32_t lo = k->qmin, hi = k->qmax;
+                    if (variant & 1) { /* a narrower range of codes that this type can hold */
+                        const int32_t *r = code_ranges[random_bits() % (sizeof code_ranges / sizeof *code_ranges)];
+                        bool any = k->out_size == 4;
+                        if (any || (r[0] >= k->qmin && r[1] <= k->qmax)) lo = r[0], hi = r[1];
+                    }
+                    parameters s = parameters_make(n, run, lo, hi, quantizes ? variant & 2 : 0);
+                    s.p.stream = random_bits() % 3 == 0;
+                    if (quantizes) s.p.convention = (qn_convention)mode;
+                    else s.p.method = k->varies == METHODS ? (mode ? QN_FIXED_DOUBLE : QN_FIXED) : QN_FLOAT;
+                    compare(row_name, row, k, n, &s, random_bits() % 17);
+                    parameters_free(&s);
+                }
+}
+
+static void test_plain(const char *row_name, const qn_table *row, const kernel *k) {
+    for (int size = 0; size < SIZES; size++)
+        for (size_t shift = 0; shift < 8; shift++) compare(row_name, row, k, size_at(size), NULL, shift);
+}
+
+/* All 65,536 float16 and bfloat16 patterns, there and back. */
+static void test_all_halves(const char *row_name, const qn_table *row) {
+    enum { ALL = 1 << 16 };
+    uint16_t *all = array(ALL, 2), *expected = array(ALL, 2), *got = array(ALL, 2);
+    float *wide = array(ALL, 4), *wide_got = array(ALL, 4);
+    for (int i = 0; i < ALL; i++) all[i] = (uint16_t)i;
+#define HALF(tag)                                                                                                      \
+    qn_row_scalar.widen_##tag##_f32(all, wide, ALL);                                                                   \
+    qn_row_scalar.narrow_f32_##tag(wide, expected, ALL);                                                               \
+    if (row->widen_##tag##_f32) {                                                                                      \
+        row->widen_##tag##_f32(all, wide_got, ALL);                                                                    \
+        count(memcmp(wide, wide_got, ALL * 4) == 0, row_name, "widen_" #tag "_f32", "differs on all", ALL, NULL);      \
+    }                                                                                                                  \
+    if (row->narrow_f32_##tag) {                                                                                       \
+        row->narrow_f32_##tag(wide, got, ALL);                                                                         \
+        count(memcmp(expected, got, ALL * 2) == 0, row_name, "narrow_f32_" #tag, "differs on all", ALL, NULL);         \
+    }                                                                                                                  \
+    for (int i = 0; i < ALL; i++) /* a number comes back as it went */                                                 \
+        if (wide[i] == wide[i]) count(expected[i] == i, "scalar", "narrow_f32_" #tag, "lost a number", i, NULL);
+    HALF(f16)
+    HALF(bf16)
+    free(all), free(expected), free(got), free(wide), free(wide_got);
+}
+
+/* Ranges compare by value, and by the sign of a zero. */
+static bool same_ranges(const qn_range *a, const qn_range *b, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (memcmp(&a[i].min, &b[i].min, 8) || memcmp(&a[i].max, &b[i].max, 8) || a[i].nan != b[i].nan ||
+            a[i].infinite != b[i].infinite)
+            return false;
+    return true;
+}
+
+static qn_range random_range(void) { /* empty, or one that has seen something */
+    if (random_bits() % 2) return (qn_range){INFINITY, -INFINITY, 0, 0};
+    return (qn_range){-random_unit(), random_unit(), (int64_t)(random_bits() % 9), (int64_t)(random_bits() % 9)};
+}
+
+#define TEST_REDUCTION(tag, type, fill)                                                                                \
+    static void test_min_max_##tag(const char *row_name, const qn_table *row, bool finite) {                           \
+        const char *name = "min_max_" #tag, *columns = "min_max_columns_" #tag;                                        \
+        for (int size = 0; size < SIZES; size++)                                                                       \
+            for (int again = 0; again < 8; again++) {                                                                  \
+                int64_t n = size_at(size), rows = again * again + (again == 7) * 80, stride = n + random_int(0, 3);    \
+                if (n > SMALL && again > 3) continue;                                                                  \
+                int64_t total = rows ? (rows - 1) * stride + n : 0;                                                    \
+                if (total < n) total = n;                                                                              \
+                type *x = array((size_t)total, sizeof *x);                                                             \
+                fill(x, total, NULL);                                                                                  \
+                for (int64_t i = 0; finite && i < total; i++)                                                          \
+                    if (!isfinite(x[i])) x[i] = 0;                                                                     \
+                if (row->min_max_##tag) {                                                                              \
+                    qn_range a = random_range(), b = a;                                                                \
+                    qn_row_scalar.min_max_##tag(x, n, &a);                                                             \
+                    row->min_max_##tag(x, n, &b);                                                                      \
+                    count(same_ranges(&a, &b, 1), row_name, name, "differs from the scalar row", n, NULL);             \
+                }                                                                                                      \
+                if (row->min_max_columns_##tag) {                                                                      \
+                    size_t bytes = (size_t)n * sizeof(qn_range);                                                       \
+                    qn_range *a = array(bytes, 1);                                                                     \
+                    guarded g = guarded_make(bytes, 0);                                                                \
+                    for (int64_t i = 0; i < n; i++) a[i] = random_range();                                             \
+                    memcpy(g.data, a, bytes);                                                                          \
+                    qn_row_scalar.min_max_columns_##tag(x, rows, stride, n, a);                                        \
+                    row->min_max_columns_##tag(x, rows, stride, n, (qn_range *)g.data);                                \
+                    bool same = same_ranges(a, (qn_range *)g.data, n);                                                 \
+                    count(same, row_name, columns, "differs from the scalar row", n, NULL);                            \
+                    count(guarded_whole(&g), row_name, columns, "wrote outside its output", n, NULL);                  \
+                    free(a), free(g.block);                                                                            \
+                }                                                                                                      \
+                free(x);                                                                                               \
+            }                                                                                                          \
+        covered[QN_INDEX_min_max_##tag] = covered[QN_INDEX_min_max_columns_##tag] = true;                              \
+    }
+REDUCTIONS(TEST_REDUCTION)
+
+static void test_row(const char *name, const qn_table *row, bool can_run) {
+    if (!can_run) {
+        printf("%-8s skipped: this CPU lacks it\n", name);
+        return;
+    }
+    long before = passed + failed;
+    void (*own[QN_KERNEL_COUNT])(void);
+    memcpy(own, row, sizeof own);
+    for (int i = 0; i < KERNELS; i++) {
+        covered[kernels[i].index] = true;
+        if (!own[kernels[i].index]) continue; /* inherited from the row below */
+        if (kernels[i].varies == PLAIN) test_plain(name, row, &kernels[i]);
+        else test_affine(name, row, &kernels[i]);
+    }
+    test_all_halves(name, row);
+#define REDUCE_BOTH(tag, type, fill)                                                                                   \
+    test_min_max_##tag(name, row, true);                                                                               \
+    test_min_max_##tag(name, row, false);
+    REDUCTIONS(REDUCE_BOTH)
+    printf("%-8s %ld checks\n", name, passed + failed - before);
+}
+
+int main(int argc, char **argv) {
+    state = argc > 1 ? strtoull(argv[1], NULL, 0) : 20240229;
+    printf("seed %llu%s\n", (unsigned long long)state, QN_EMULATED ? ", avx512 emulated" : "");
+    qn_cpu detected = qn_cpu_detect();
+    if (QN_EMULATED) detected.avx512 = true;
+    const qn_cpu *cpu = &detected;
+    (void)cpu;
+    /* The scalar row runs against itself too: guards, inputs, and whatever a sanitizer sees. */
+#define TEST_ROW(name, target, detector) test_row(#name, &qn_row_##name, detector);
+    QN_ISA_LIST(TEST_ROW)
+    static const char *const names[] = {
+#define NAME(name, arguments) #name,
+        QN_KERNEL_LIST(NAME)};
+    for (int k = 0; k < QN_KERNEL_COUNT; k++) count(covered[k], "-", names[k], "has no test here", 0, NULL);
+    printf("%ld passed, %ld failed\n", passed, failed);
+    return failed != 0;
+}

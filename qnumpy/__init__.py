@@ -1,0 +1,46 @@
+"""qnumpy: exact, fast quantization for NumPy arrays."""
+
+from .errors import CalibrationError, FileFormatError, UnsupportedISAError
+from .granularity import PerChannel, PerGroup, PerTensor
+from .pack import pack, unpack
+from .qarray import QuantizedArray, choose_qparams, dequantize, quantize
+from .qparams import QParams
+from .quantize import (
+    dequantize_linear,
+    dynamic_quantize_linear,
+    fake_quantize,
+    quantize_linear,
+    requantize,
+)
+from .reduce import abs_max, min_max
+from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
+
+__all__ = [
+    "CalibrationError",
+    "FileFormatError",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "QParams",
+    "QuantizedArray",
+    "UnsupportedISAError",
+    "abs_max",
+    "choose_qparams",
+    "dequantize",
+    "dequantize_linear",
+    "dynamic_quantize_linear",
+    "fake_quantize",
+    "isa",
+    "min_max",
+    "num_threads",
+    "pack",
+    "quantize",
+    "quantize_linear",
+    "requantize",
+    "set_isa",
+    "set_num_threads",
+    "show_config",
+    "threads",
+    "unpack",
+]
+__version__ = "0.1.0"

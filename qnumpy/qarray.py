@@ -1,0 +1,299 @@
+"""QuantizedArray: codes with their parameters, and the functions between it and plain arrays."""
+
+import html
+from typing import Any
+
+import numpy as np
+
+from . import _args
+from ._args import Array
+from .errors import CalibrationError
+from .granularity import Granularity, PerChannel, PerGroup, PerTensor
+from .qparams import QParams
+from .quantize import dequantize_linear, quantize_linear
+from .reduce import ranges
+
+__all__ = ["QuantizedArray", "choose_qparams", "dequantize", "quantize"]
+
+
+def choose_qparams(
+    x: Any,
+    *,
+    dtype: Any = "int8",
+    granularity: Granularity | None = None,
+    symmetric: bool = True,
+    method: str = "minmax",
+) -> QParams:
+    """Choose scale and zero point from the data.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, any shape
+    dtype : str or dtype, default "int8"
+    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    symmetric : bool, default True
+    method : {"minmax"}
+        "minmax" covers every finite element; see QParams.from_range for the formulas.
+
+    Returns
+    -------
+    QParams
+
+    Raises
+    ------
+    TypeError
+        x is not real, dtype no code type, granularity none.
+    ValueError
+        The axis does not fit x, or method is unknown.
+    CalibrationError
+        x has elements, but none is finite.
+
+    Examples
+    --------
+    >>> choose_qparams(np.array([[1.0, -2.54], [0.5, 0.0]]), granularity=PerChannel(0)).scale
+    array([0.02      , 0.00393701], dtype=float32)
+    """
+    me = "choose_qparams"
+    code = _args.code(me, dtype)
+    _args.choice(me, "method", method, {"minmax": 0})
+    granularity = PerTensor() if granularity is None else granularity
+    low, high, nan, infinite = ranges(me, x, granularity)
+    empty = low > high
+    if empty.any():
+        if nan.any() or infinite.any():
+            where = "" if low.ndim == 0 else f" in {int(empty.sum())} of {low.size} channels or groups"
+            raise CalibrationError(_args.must(me, "x", "finite somewhere", f"only NaN and infinities{where}"))
+        low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
+    return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
+
+
+def quantize(
+    x: Any,
+    qparams: QParams | None = None,
+    *,
+    dtype: Any = "int8",
+    granularity: Granularity | None = None,
+    symmetric: bool = True,
+    method: str = "minmax",
+) -> "QuantizedArray":
+    """Quantize an array: with given parameters, or with those that choose_qparams finds.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, any shape
+    qparams : QParams, optional
+        Given parameters; dtype, granularity, symmetric and method are then not looked at.
+    dtype, granularity, symmetric, method
+        As in choose_qparams.
+
+    Returns
+    -------
+    QuantizedArray
+
+    Raises
+    ------
+    TypeError, ValueError, CalibrationError
+        As choose_qparams and quantize_linear; qparams is no QParams or does not fit x.
+
+    Examples
+    --------
+    >>> w = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    >>> quantize(w, granularity=PerChannel(0)).codes
+    array([[-127,  -76,  -25],
+           [  25,   76,  127]], dtype=int8)
+    """
+    me = "quantize"
+    source, _ = _args.real(me, "x", x)
+    if qparams is None:
+        params = choose_qparams(source, dtype=dtype, granularity=granularity, symmetric=symmetric, method=method)
+    else:
+        params = _args.qparams(me, qparams, source.shape)
+    axis, block_size = params.granularity.onnx
+    codes = quantize_linear(
+        source, params.scale, params.zero_point, dtype=params.dtype, axis=axis, block_size=block_size
+    )
+    code = params.code
+    if (params.qmin, params.qmax) != (code.qmin, code.qmax):
+        plain = codes.view(code.storage)
+        np.clip(plain, params.qmin, params.qmax, out=plain)
+    return QuantizedArray(codes, params)
+
+
+def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) -> Array:
+    """Turn a QuantizedArray back into reals; see QuantizedArray.dequantize.
+
+    Examples
+    --------
+    >>> dequantize(quantize(np.array([1.0, -1.0], np.float32)))
+    array([ 1., -1.], dtype=float32)
+    """
+    if not isinstance(q, QuantizedArray):
+        raise TypeError(_args.must("dequantize", "q", "a QuantizedArray", _args.typed(q)))
+    return q.dequantize(dtype, out)
+
+
+class QuantizedArray:
+    """An array of codes and the parameters that give them meaning.
+
+    Parameters
+    ----------
+    codes : ndarray
+        Of the dtype of `qparams`, inside its [qmin, qmax]; int4, uint4, int2 and uint2 one code to an element.
+    qparams : QParams
+
+    Raises
+    ------
+    TypeError
+        codes are of another dtype, or qparams is no QParams.
+    ValueError
+        The parameters do not fit the shape, or a code is outside [qmin, qmax].
+
+    Notes
+    -----
+    NumPy operators do not dequantize silently: ``q + 1`` raises. ``np.asarray(q)`` dequantizes, since it asks for it.
+
+    Examples
+    --------
+    >>> q = quantize(np.ones((4, 8), np.float32), granularity=PerChannel(0))
+    >>> q
+    QuantizedArray((4, 8), int8, per channel 0, scale=0.007874..0.007874 (4,), zero_point=0)
+    >>> q[1:3].scale.shape, q.nbytes
+    ((2,), 48)
+    """
+
+    __slots__ = ("codes", "qparams")
+    __array_ufunc__ = None  # x @ q reaches us, and nothing dequantizes by accident
+
+    codes: Array
+    qparams: QParams
+
+    def __init__(self, codes: Any, qparams: QParams) -> None:
+        me = "QuantizedArray"
+        array, code = _args.codes(me, "codes", codes)
+        params = _args.qparams(me, qparams, array.shape)
+        if code is not params.code:
+            raise TypeError(_args.must(me, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
+        plain = array.view(code.storage)
+        if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax) or code.bits < 8:
+            outside = plain.size and not (params.qmin <= plain.min() and plain.max() <= params.qmax)
+            if outside:
+                worst = plain.min() if plain.min() < params.qmin else plain.max()
+                raise ValueError(_args.must(me, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
+        self.codes = array
+        self.qparams = params
+
+    @property
+    def scale(self) -> Array:
+        return self.qparams.scale
+
+    @property
+    def zero_point(self) -> Array:
+        return self.qparams.zero_point
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.codes.ndim
+
+    @property
+    def size(self) -> int:
+        return self.codes.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file: codes at their bit width, scales and zero points."""
+        return -(-self.codes.size * self.qparams.code.bits // 8) + self.qparams.nbytes
+
+    def dequantize(self, dtype: Any = "float32", out: Any = None) -> Array:
+        """Return ``scale * (codes - zero_point)``.
+
+        Parameters
+        ----------
+        dtype : str or dtype, default "float32"
+            float32, float64, float16 or bfloat16.
+        out : ndarray, optional
+            Exact dtype and shape, C-contiguous, writable.
+
+        Returns
+        -------
+        ndarray
+            One float32 multiplication, rounded half to even; other dtypes convert that value.
+        """
+        axis, block_size = self.qparams.granularity.onnx
+        return dequantize_linear(
+            self.codes, self.scale, self.zero_point, axis=axis, block_size=block_size, dtype=dtype, out=out
+        )
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, key: Any) -> "QuantizedArray":
+        """Slice with integers and slices; the parameters follow."""
+        return QuantizedArray(self.codes[key], _sliced(self.qparams, self.shape, key))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("QuantizedArray: copy must be None or True; got False. Dequantizing always copies.")
+        values = self.dequantize()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"QuantizedArray({', '.join([str(self.shape), *self.qparams._describe()])})"
+
+    def _repr_html_(self) -> str:
+        first, *rest = self.qparams._describe()
+        rows = [("shape", str(self.shape)), ("dtype", first), ("parameters", ", ".join(rest))]
+        rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
+        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
+        return f"<table><caption>QuantizedArray</caption>{cells}</table>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QuantizedArray):
+            return NotImplemented
+        return self.qparams == other.qparams and np.array_equal(self.codes, other.codes)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        name = self.qparams.code.name  # as plain integers: pickles of ml_dtypes arrays depend on its version
+        return _unpickle, (self.codes.view(self.qparams.code.storage), name, self.qparams)
+
+
+def _unpickle(plain: Array, name: str, qparams: QParams) -> QuantizedArray:
+    return QuantizedArray(plain.view(_args.code("QuantizedArray", name).dtype), qparams)
+
+
+def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
+    """The parameters of a basic slice."""
+    keys = list(key if isinstance(key, tuple) else (key,))
+    if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
+        raise TypeError(_args.must("QuantizedArray", "index", "of integers, slices and ...", _args.typed(key)))
+    if Ellipsis in keys:
+        at = keys.index(Ellipsis)
+        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
+    keys += [slice(None)] * (len(shape) - len(keys))
+    granularity, scale, zero = params.granularity, params.scale, params.zero_point
+    axis = granularity.onnx[0]
+    if axis is not None:
+        axis %= len(shape)
+        before = sum(not isinstance(k, slice) for k in keys[:axis])
+        dropped = not isinstance(keys[axis], slice)
+        if isinstance(granularity, PerGroup):
+            size = granularity.group_size
+            own = keys[axis]
+            if own != slice(None):
+                start, stop, step = (own.indices(shape[axis]) if isinstance(own, slice) else (own, 0, 1))
+                whole = isinstance(own, slice) and step == 1 and start % size == 0
+                if not (whole and (stop % size == 0 or stop == shape[axis])):
+                    wanted = f"whole groups of {size} on axis {axis}"
+                    raise ValueError(_args.must("QuantizedArray", "index", wanted, _args.typed(own)))
+                keys[axis] = slice(start // size, -(-stop // size))
+            scale, zero = scale[tuple(keys)], zero[tuple(keys)]
+            granularity = PerGroup(size, axis - before - (len(shape) - sum(not isinstance(k, slice) for k in keys)))
+        else:
+            scale, zero = scale[keys[axis]], zero[keys[axis]]
+            granularity = PerTensor() if dropped else PerChannel(axis - before)
+    return QParams(scale, zero, params.dtype, granularity, params.qmin, params.qmax)

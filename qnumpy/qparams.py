@@ -1,0 +1,252 @@
+"""QParams: scale, zero point and code range of a quantized array, checked once and then immutable."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .dtypes import CodeType, code_type
+from .granularity import Granularity, PerChannel, PerTensor
+
+__all__ = ["QParams"]
+
+_TINY = float(np.finfo(np.float32).smallest_normal)
+_HUGE = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QParams:
+    """Parameters of ``x = scale * (q - zero_point)``.
+
+    Parameters
+    ----------
+    scale : float or array_like
+        Positive, finite, normal; stored as float32. Its shape is () per tensor, (channels,) per channel, and the
+        array's shape with the grouped axis divided by group_size (rounded up) per group.
+    zero_point : int or array_like
+        Codes that mean 0.0, inside the range of `dtype`; one, or as many as `scale` has. Stored as int32.
+    dtype : str or dtype, default "int8"
+        int8, uint8, int16, uint16, int4, uint4, int2 or uint2.
+    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    qmin, qmax : int, optional
+        Codes saturate here; the full range of `dtype` by default.
+
+    Raises
+    ------
+    TypeError
+        dtype is no code type, zero_point not integer, granularity no Granularity.
+    ValueError
+        scale not positive, finite and normal; zero_point or qmin, qmax out of range; shapes that do not fit.
+
+    References
+    ----------
+    ONNX QuantizeLinear and DequantizeLinear, opset 21.
+
+    Examples
+    --------
+    >>> QParams.from_range(-1.0, 3.0, dtype="uint8", symmetric=False)
+    QParams(uint8, per tensor, scale=0.01569, zero_point=64)
+    """
+
+    scale: np.ndarray[Any, np.dtype[np.float32]]
+    zero_point: np.ndarray[Any, np.dtype[np.int32]]
+    dtype: Any = "int8"
+    granularity: Granularity = PerTensor()  # noqa: RUF009 - frozen
+    qmin: int = None  # type: ignore[assignment]
+    qmax: int = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        code = code_type(self.dtype)
+        if code is None:
+            raise TypeError(f"QParams: dtype must be a code type such as 'int8' or 'uint4'; got {self.dtype!r}.")
+        if not isinstance(self.granularity, Granularity):
+            raise TypeError(
+                f"QParams: granularity must be PerTensor(), PerChannel(axis) or PerGroup(group_size); "
+                f"got {self.granularity!r}."
+            )
+        qmin = code.qmin if self.qmin is None else self.qmin
+        qmax = code.qmax if self.qmax is None else self.qmax
+        if not code.qmin <= qmin < qmax <= code.qmax:
+            raise ValueError(
+                f"QParams: qmin and qmax must satisfy {code.qmin} <= qmin < qmax <= {code.qmax}; "
+                f"got qmin={qmin}, qmax={qmax}."
+            )
+        given = np.asarray(self.scale)
+        scale = np.array(given, dtype=np.float32, order="C", copy=True)
+        bad = _core.first_bad_scale(scale)
+        if bad >= 0:
+            raise ValueError(
+                f"QParams: scale must be positive, finite and normal in float32; "
+                f"got {given.flat[bad]!r}{_where(bad, given)}."
+            )
+        zero = np.asarray(self.zero_point)
+        if zero.dtype.kind not in "iu" and code_type(zero.dtype) is None:
+            raise TypeError(f"QParams: zero_point must be an integer; got dtype {zero.dtype}.")
+        zero = zero.astype(np.int64)
+        if zero.size and not (qmin <= zero.min() and zero.max() <= qmax):
+            worst = zero[(zero < qmin) | (zero > qmax)].flat[0]
+            raise ValueError(f"QParams: zero_point must be in [{qmin}, {qmax}]; got {worst}.")
+        ndim = {PerTensor: 0, PerChannel: 1}.get(type(self.granularity))
+        if ndim is not None and scale.ndim != ndim:
+            raise ValueError(
+                f"QParams: scale must have {ndim} dimensions for {self.granularity}; got shape {scale.shape}."
+            )
+        if zero.shape not in ((), scale.shape):
+            raise ValueError(
+                f"QParams: zero_point must have shape () or scale's {scale.shape}; got shape {zero.shape}."
+            )
+        zero = np.array(np.broadcast_to(zero, scale.shape), dtype=np.int32, order="C", copy=True)
+        scale.flags.writeable = zero.flags.writeable = False
+        for name, value in (
+            ("scale", scale),
+            ("zero_point", zero),
+            ("dtype", code.dtype),
+            ("qmin", int(qmin)),
+            ("qmax", int(qmax)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_range(
+        cls,
+        min: Any,
+        max: Any,
+        *,
+        dtype: Any = "int8",
+        symmetric: bool = True,
+        granularity: Granularity | None = None,
+        include_zero: bool = True,
+    ) -> "QParams":
+        """Compute the parameters that map the range [min, max] onto the codes of `dtype`.
+
+        Affine: ``S = (max - min) / (qmax - qmin)``, ``Z = clip(round_half_even(qmin - min / S))``. Symmetric:
+        ``S = max(|min|, |max|) / ((qmax - qmin) / 2)`` with the codes [-127, 127] and Z = 0 for int8, [1, 255] and
+        Z = 128 for uint8, and likewise for the other widths. Computed in float64; S is rounded once to float32, Z
+        uses the rounded S.
+
+        Parameters
+        ----------
+        min, max : float or array_like
+            Ends of the range, finite, ``min <= max``; arrays of one shape give one parameter each.
+        dtype : str or dtype, default "int8"
+        symmetric : bool, default True
+        granularity : Granularity, optional
+            PerTensor() for scalars by default; required for arrays.
+        include_zero : bool, default True
+            Widen the range to hold 0, so that 0.0 has an exact code. Without it Z is clipped to the codes, and zero
+            may not be representable.
+
+        Returns
+        -------
+        QParams
+            An all-zero range gives S = 1; a range so small that S would be subnormal gives the smallest normal S.
+
+        Raises
+        ------
+        TypeError
+            dtype is no code type.
+        ValueError
+            An end is not finite, or min > max, or the range is too wide for a float32 scale.
+
+        Examples
+        --------
+        >>> QParams.from_range(-2.54, 1.0).scale
+        array(0.02, dtype=float32)
+        """
+        code = code_type(dtype)
+        if code is None:
+            raise TypeError(f"QParams.from_range: dtype must be a code type such as 'int8' or 'uint4'; got {dtype!r}.")
+        low, high = np.asarray(min, dtype=np.float64), np.asarray(max, dtype=np.float64)
+        if low.shape != high.shape:
+            raise ValueError(f"QParams.from_range: min and max must have one shape; got {low.shape} and {high.shape}.")
+        if granularity is None:
+            if low.ndim:
+                raise ValueError("QParams.from_range: granularity must be given for arrays of ranges; got None.")
+            granularity = PerTensor()
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+            raise ValueError("QParams.from_range: min and max must be finite with min <= max; got others.")
+        if include_zero or symmetric:
+            low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        if symmetric:
+            scale = _scale(np.maximum(-low, high), (code.qmax - code.symmetric_qmin) / 2)
+            zero = np.full(scale.shape, code.symmetric_zero_point, dtype=np.int32)
+            return cls(scale, zero, code.dtype, granularity, code.symmetric_qmin, code.qmax)
+        scale = _scale(high / 2 - low / 2, (code.qmax - code.qmin) / 2)
+        zero = np.clip(np.rint(code.qmin - low / scale), code.qmin, code.qmax).astype(np.int32)
+        return cls(scale, zero, code.dtype, granularity)
+
+    @property
+    def code(self) -> CodeType:
+        """The code type of `dtype`."""
+        found = code_type(self.dtype)
+        assert found is not None
+        return found
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether every zero point stands in the middle of the codes."""
+        return bool((self.zero_point == self.code.symmetric_zero_point).all())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that scale and zero point take in a file: 4 for a scale, the code's own bytes for a zero point."""
+        zero = 0 if not self.zero_point.any() else -(-self.zero_point.size * self.code.bits // 8)
+        return self.scale.nbytes + zero
+
+    def __repr__(self) -> str:
+        return f"QParams({', '.join(self._describe())})"
+
+    def _describe(self) -> list[str]:
+        parts = [self.code.name, describe(self.granularity)]
+        if self.scale.ndim == 0:
+            parts += [f"scale={float(self.scale):.4g}", f"zero_point={int(self.zero_point)}"]
+        elif self.scale.size:
+            parts += [
+                f"scale={float(self.scale.min()):.4g}..{float(self.scale.max()):.4g} {self.scale.shape}",
+                "zero_point=" + "..".join(map(str, sorted({int(self.zero_point.min()), int(self.zero_point.max())}))),
+            ]
+        else:
+            parts.append(f"scale {self.scale.shape}")
+        return parts
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QParams):
+            return NotImplemented
+        return (
+            (self.dtype, self.granularity, self.qmin, self.qmax)
+            == (other.dtype, other.granularity, other.qmin, other.qmax)
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.zero_point, other.zero_point)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        state = (self.scale, self.zero_point, self.code.name, self.granularity, self.qmin, self.qmax)
+        return QParams, state
+
+
+def describe(granularity: Granularity) -> str:
+    """Say a granularity in the words of the tables: "per tensor", "per channel 0", "per group 32"."""
+    axis, group = granularity.onnx
+    if axis is None:
+        return "per tensor"
+    if group is None:
+        return f"per channel {axis}"
+    return f"per group {group}" if axis == -1 else f"per group {group} on axis {axis}"
+
+
+def _scale(extent: Any, steps: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """extent / steps in float64, rounded once to float32; 1 for an empty extent, never subnormal or infinite."""
+    scale = np.asarray(extent / steps)
+    if (scale > _HUGE).any():
+        raise ValueError("QParams.from_range: the range must have a finite float32 scale; got one that overflows.")
+    return np.where(scale == 0, 1.0, np.maximum(scale, _TINY)).astype(np.float32)
+
+
+def _where(index: int, array: np.ndarray[Any, Any]) -> str:
+    if array.ndim == 0:
+        return ""
+    at = ", ".join(str(int(i)) for i in np.unravel_index(index, array.shape))
+    return f" at index ({at})" if array.ndim > 1 else f" at index {at}"
