@@ -29,6 +29,8 @@ _DIRECT_CODES = {
     for found in map(code_type, ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"))
     if found is not None
 }
+_TINY, _HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
+_SCALARS, _INTEGERS = (float, np.float32), (int, np.integer)
 CONVENTIONS = {"onnx": 0, "guide": 1, "torch": 2, "tflite": 3}
 METHODS = {"float": 0, "fixed": 1, "fixed_double": 2}
 
@@ -139,11 +141,15 @@ def layout(owner: str, shape: tuple[int, ...], axis: Any, block_size: Any) -> La
 
 def scales(owner: str, name: str, value: Any, where: Layout) -> Array:
     """Return scale as checked C-contiguous float32 of the parameters' shape; a scalar serves every channel."""
+    if type(value) in _SCALARS and where.axis is None and _TINY <= value <= _HUGE:  # the common case, without an array
+        return np.array(value, _F32)
     given = value if type(value) is np.ndarray else np.asarray(value)
     if given.dtype is _F32 and given.flags.c_contiguous:
         scale = given
+    elif given.dtype is _F32:
+        scale = np.ascontiguousarray(given)
     elif given.dtype.kind in "fiu" or float_type(given.dtype) is not None:
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore"):  # what overflows is refused below, by its own sentence
             scale = np.ascontiguousarray(given, dtype=_F32)
     else:
         raise TypeError(must(owner, name, "real", f"dtype {given.dtype}"))
@@ -155,6 +161,8 @@ def scales(owner: str, name: str, value: Any, where: Layout) -> Array:
 
 def zero_points(owner: str, value: Any, where: Layout, low: int, high: int) -> Array:
     """Return zero_point as checked C-contiguous int32 of the parameters' shape."""
+    if isinstance(value, _INTEGERS) and where.axis is None and low <= value <= high:  # the common case, without comparisons
+        return np.array(value, _I32)
     given = value if type(value) is np.ndarray else np.asarray(value)
     if given.dtype.kind not in "iu" and code_type(given.dtype) is None:
         raise TypeError(must(owner, "zero_point", "an integer", f"dtype {given.dtype}"))
