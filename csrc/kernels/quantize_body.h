@@ -267,8 +267,10 @@ QN_CODES_IN(DEQUANTIZE)
 
 /* Fake-quantize: the codes of quantize, saturated, and at once the dequantization; never stored as integers. */
 V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool each, const qn_affine *p, qn_convention convention, bool fused) {
-    vi z = v_zero(v, i, each), code = v_saturate(v_code(x, v, i, each, convention, fused), z, p->qmin, p->qmax);
-    return vf_mul(vf_from_vi(vi_sub(code, z)), v_scale(v, i, each));
+    vi z = v_zero(v, i, each); /* [qmin - Z, qmax - Z] is loop-invariant when Z is */
+    vi steps = v_code(x, v, i, each, convention, fused);
+    steps = vi_min(vi_max(steps, vi_sub(vi_set1(p->qmin), z)), vi_sub(vi_set1(p->qmax), z));
+    return vf_mul(vf_from_vi(steps), v_scale(v, i, each));
 }
 
 V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, int64_t at, bool each,

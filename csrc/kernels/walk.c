@@ -9,11 +9,13 @@
 
 enum {
     TILE = 2048,       /* elements staged at a time: 16 KiB of float64 at most */
-    STRIP = 1024,      /* columns whose parameters are kept in the L1 cache down the rows */
+    STRIP = 2048,      /* columns whose parameters are kept in the L1 cache down the rows */
     AHEAD = 1024,      /* prefetch distance in elements; one page of float32, where the hardware prefetcher stops */
     SHORT_RUN = 32,    /* channels with fewer neighbours are walked with one parameter for each element */
     GRAIN = 1 << 14,   /* elements below which a piece is not worth handing to another thread */
 };
+
+_Static_assert(STRIP <= TILE, "a strip of a row is staged in one tile");
 
 typedef struct walk walk;
 typedef void (*span_function)(const walk *w, int64_t start, int64_t n, const qn_affine *p);
