@@ -379,7 +379,7 @@ V_INLINE int32_t fixed_one(int32_t acc, int32_t m, int32_t shift, int32_t z, con
         code = ((int64_t)acc * m + ((int64_t)1 << (shift - 1))) >> shift;
     } else {
         int left = shift < 31 ? 31 - shift : 0, right = shift > 31 ? shift - 31 : 0;
-        int64_t shifted = (int64_t)acc << left; /* saturates to int32 first, as its int32 arithmetic must */
+        int64_t shifted = (int64_t)acc * ((int64_t)1 << left); /* saturates to int32 first, as its int32 arithmetic must */
         shifted = shifted > INT32_MAX ? INT32_MAX : shifted < INT32_MIN ? INT32_MIN : shifted;
         int64_t product = shifted * m, nudge = product >= 0 ? (int64_t)1 << 30 : 1 - ((int64_t)1 << 30);
         int64_t high = (product + nudge) / ((int64_t)1 << 31);

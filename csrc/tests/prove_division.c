@@ -2,12 +2,13 @@
  *
  *     q0 = x * i,  q = fma(fma(-q0, S, x), i, q0),  i = 1/S        rounds like        x / S
  *
- * half to even and half away from zero. Tried are every scale mantissa (2^23) and, for each half-integer h at which two 8-bit
- * codes meet (h = 0.5 .. 255.5: a code less a zero point is at most 255), every x within 4 ulps of h * S.
+ * in every convention, for q and x / S lie on the same side of every half-integer h, where two codes meet, or both on it.
+ * Tried are every mantissa of S (2^23) and, for each h = 0.5 .. 255.5 (an 8-bit code less its zero point is at most 255), every
+ * x within 4 ulps of h * S.
  *
  * Why that is all of them: i and q0 carry a relative error of 2^-24 each, the inner fma is the remainder but for its last bit,
- * so q lies within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. The two can round to different integers only
- * when h lies between them; then x is less than 2 ulps from h * S. Negative x mirror positive ones. Another exponent of S
+ * so q lies within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. The two can be parted only by an h between them;
+ * then x is less than 2 ulps from h * S. Negative x mirror positive ones. Another exponent of S
  * scales x and the remainder by a power of two, exactly, as long as nothing leaves the normal numbers or, for the remainder,
  * the subnormal ones: the remainder is a multiple of 2^-24 * 2^-23 S, so S >= 2^-90 is safe by far.
  */
@@ -35,28 +36,26 @@ static inline uint32_t bits_of(float x) {
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
-static inline float away(float v) { return truncf(v + 0x1.fffffep-2f); } /* as the kernels do, v >= 0 */
-
+/* One boundary, one distance from it, a block of scales: the loop that the compiler turns into vectors. */
 #if defined(__x86_64__)
-__attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+__attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #endif
-void try_block(uint32_t first, result *r) {
-    float s[BLOCK], inverse[BLOCK];
+static void try_block(const float *s, const float *inverse, float h, uint32_t ulps, result *r) {
     uint32_t differ = 0, reciprocal = 0;
+    for (int k = 0; k < BLOCK; k++) {
+        float x = float_of(bits_of(h * s[k]) + ulps), i = inverse[k];
+        float q0 = x * i, q = fmaf(fmaf(-q0, s[k], x), i, q0), exact = x / s[k];
+        differ += ((q < h) != (exact < h)) | ((q > h) != (exact > h));
+        reciprocal += ((q0 < h) != (exact < h)) | ((q0 > h) != (exact > h));
+    }
+    r->tried += BLOCK, r->differ += differ, r->reciprocal += reciprocal;
+}
+
+static void try_scales(uint32_t first, result *r) {
+    float s[BLOCK], inverse[BLOCK];
     for (uint32_t k = 0; k < BLOCK; k++) s[k] = float_of(0x3F800000 | (first + k)), inverse[k] = 1.0f / s[k];
     for (int code = 0; code < BOUNDARIES; code++)
-        for (int ulps = -ULPS; ulps <= ULPS; ulps++) {
-            float h = (float)code + 0.5f;
-            for (uint32_t k = 0; k < BLOCK; k++) {
-                float x = float_of(bits_of(h * s[k]) + (uint32_t)ulps), i = inverse[k];
-                float q0 = x * i, q = fmaf(fmaf(-q0, s[k], x), i, q0), exact = x / s[k];
-                differ += (nearbyintf(q) != nearbyintf(exact)) | (away(q) != away(exact));
-                reciprocal += nearbyintf(q0) != nearbyintf(exact);
-            }
-        }
-    r->tried += (uint64_t)BLOCK * BOUNDARIES * (2 * ULPS + 1);
-    r->differ += differ;
-    r->reciprocal += reciprocal;
+        for (int ulps = -ULPS; ulps <= ULPS; ulps++) try_block(s, inverse, (float)code + 0.5f, (uint32_t)ulps, r);
 }
 
 int main(void) {
@@ -68,7 +67,7 @@ int main(void) {
         if (child == 0) {
             result r = {0};
             for (int block = process; block < MANTISSAS / BLOCK; block += PROCESSES)
-                try_block((uint32_t)block * BLOCK, &r);
+                try_scales((uint32_t)block * BLOCK, &r);
             _exit(write(ends[1], &r, sizeof r) == sizeof r ? 0 : 2);
         }
     }
