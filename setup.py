@@ -15,9 +15,9 @@ def asked(name: str) -> bool:
     return os.environ.get(name) == "1"
 
 
-# No -ffast-math and no -march: results are the same on every machine, and ISA code asks for its own target.
-# -fno-trapping-math and -fno-math-errno change no result; they let the element loops vectorize.
-flags = ["-std=c11", "-O3", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden"]
+# No -ffast-math, no -march, no contraction of a * b + c: results are the same on every machine, and ISA code asks for
+# its own target. -fno-trapping-math and -fno-math-errno change no result; they let the element loops vectorize.
+flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden"]
 flags += ["-Wall", "-Wextra", "-pthread"]
 link = ["-pthread"]
 if asked("QNUMPY_WERROR"):

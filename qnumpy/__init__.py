@@ -2,6 +2,7 @@
 
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
+from .io import load, save
 from .pack import pack, unpack
 from .qarray import QuantizedArray, choose_qparams, dequantize, quantize
 from .qparams import QParams
@@ -13,6 +14,7 @@ from .quantize import (
     requantize,
 )
 from .reduce import abs_max, min_max
+from .report import Report, ReportTable, compare
 from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
 
 __all__ = [
@@ -23,20 +25,25 @@ __all__ = [
     "PerTensor",
     "QParams",
     "QuantizedArray",
+    "Report",
+    "ReportTable",
     "UnsupportedISAError",
     "abs_max",
     "choose_qparams",
+    "compare",
     "dequantize",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "fake_quantize",
     "isa",
+    "load",
     "min_max",
     "num_threads",
     "pack",
     "quantize",
     "quantize_linear",
     "requantize",
+    "save",
     "set_isa",
     "set_num_threads",
     "show_config",

@@ -76,6 +76,20 @@ def codes(owner: str, name: str, value: Any) -> tuple[Array, CodeType]:
     return array, found
 
 
+def plain(array: Array, code: CodeType) -> Array:
+    """Return codes as plain integers, a view where it can be.
+
+    Of a 4- or 2-bit code only the low bits count, and ml_dtypes' casts leave the others zero; here they hold the sign.
+    """
+    if code.bits >= 8:
+        return array
+    stored = array.view(code.storage)
+    if stored.size and not (code.qmin <= stored.min() and stored.max() <= code.qmax):
+        unused = 8 - code.bits
+        return stored << unused >> unused if code.signed else stored & code.qmax
+    return stored
+
+
 def code(owner: str, value: Any, name: str = "dtype") -> CodeType:
     found = code_type(value)
     if found is None:
@@ -161,12 +175,12 @@ def scales(owner: str, name: str, value: Any, where: Layout) -> Array:
 
 def zero_points(owner: str, value: Any, where: Layout, low: int, high: int) -> Array:
     """Return zero_point as checked C-contiguous int32 of the parameters' shape."""
-    if isinstance(value, _INTEGERS) and where.axis is None and low <= value <= high:  # the common case, without comparisons
+    if isinstance(value, _INTEGERS) and where.axis is None and low <= value <= high:  # the common case
         return np.array(value, _I32)
     given = value if type(value) is np.ndarray else np.asarray(value)
     if given.dtype.kind not in "iu" and code_type(given.dtype) is None:
         raise TypeError(must(owner, "zero_point", "an integer", f"dtype {given.dtype}"))
-    wide = np.ascontiguousarray(given, dtype=_I32 if given.dtype.itemsize < 8 else np.int64)
+    wide: Array = np.ascontiguousarray(given, dtype=_I32 if given.dtype.itemsize < 8 else np.int64)
     if given.dtype.itemsize >= 4:
         outside = wide[(wide < low) | (wide > high)]
         if outside.size or (given.size and given.dtype.kind == "u" and int(given.max()) > high):

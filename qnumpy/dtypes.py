@@ -4,6 +4,7 @@ A code type has a NumPy (or ml_dtypes) dtype, a number of bits and a range. ml_d
 to a byte; only files pack them.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -57,6 +58,15 @@ class CodeType:
     def symmetric_zero_point(self) -> int:
         return 0 if self.signed else (self.qmax + 1) // 2
 
+    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in a file: codes narrower than a byte are packed along the last axis, each row on its own."""
+        if self.bits >= 8:
+            return shape
+        return (*shape[:-1], -(-shape[-1] * self.bits // 8)) if shape else (1,)
+
+    def packed_nbytes(self, shape: tuple[int, ...]) -> int:
+        return math.prod(self.packed_shape(shape)) * self.storage.itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class FloatType:
@@ -98,7 +108,7 @@ _FLOATS = {
 
 
 @cache
-def _look_up(dtype: Any, kind: str) -> CodeType | FloatType | None:
+def _look_up(dtype: Any, kind: str) -> Any:
     table: dict[str, Any] = _CODES if kind == "code" else _FLOATS
     if isinstance(dtype, str) and dtype in table:
         return table[dtype]
@@ -117,7 +127,7 @@ def code_type(dtype: Any) -> CodeType | None:
     (-8, 255)
     """
     try:
-        return _look_up(dtype, "code")  # type: ignore[return-value]
+        return _look_up(dtype, "code")  # type: ignore[no-any-return]
     except TypeError:  # unhashable
         return None
 
@@ -131,6 +141,6 @@ def float_type(dtype: Any) -> FloatType | None:
     dtype('uint16')
     """
     try:
-        return _look_up(dtype, "float")  # type: ignore[return-value]
+        return _look_up(dtype, "float")  # type: ignore[no-any-return]
     except TypeError:
         return None

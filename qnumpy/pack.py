@@ -47,7 +47,7 @@ def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
         raise ValueError(_args.must("pack", "codes", "of one dimension or more", "a 0-d array"))
     if kind.bits > 8:
         raise TypeError(_args.must("pack", "codes", "of one byte each", f"dtype {given.dtype}"))
-    plain = given.view(kind.storage)
+    plain = _args.plain(given, kind)
     if kind is not code and plain.size and not (code.qmin <= plain.min() and plain.max() <= code.qmax):
         worst = plain.min() if plain.min() < code.qmin else plain.max()
         raise ValueError(_args.must("pack", "codes", f"in [{code.qmin}, {code.qmax}]", str(worst)))

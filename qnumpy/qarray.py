@@ -10,7 +10,7 @@ from ._args import Array
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .qparams import QParams
-from .quantize import dequantize_linear, quantize_linear
+from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
 
 __all__ = ["QuantizedArray", "choose_qparams", "dequantize", "quantize"]
@@ -105,18 +105,8 @@ def quantize(
     me = "quantize"
     source, _ = _args.real(me, "x", x)
     if qparams is None:
-        params = choose_qparams(source, dtype=dtype, granularity=granularity, symmetric=symmetric, method=method)
-    else:
-        params = _args.qparams(me, qparams, source.shape)
-    axis, block_size = params.granularity.onnx
-    codes = quantize_linear(
-        source, params.scale, params.zero_point, dtype=params.dtype, axis=axis, block_size=block_size
-    )
-    code = params.code
-    if (params.qmin, params.qmax) != (code.qmin, code.qmax):
-        plain = codes.view(code.storage)
-        np.clip(plain, params.qmin, params.qmax, out=plain)
-    return QuantizedArray(codes, params)
+        qparams = choose_qparams(source, dtype=dtype, granularity=granularity, symmetric=symmetric, method=method)
+    return QuantizedArray._made(codes_of(me, source, qparams), qparams)
 
 
 def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) -> Array:
@@ -173,14 +163,21 @@ class QuantizedArray:
         params = _args.qparams(me, qparams, array.shape)
         if code is not params.code:
             raise TypeError(_args.must(me, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
-        plain = array.view(code.storage)
-        if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax) or code.bits < 8:
-            outside = plain.size and not (params.qmin <= plain.min() and plain.max() <= params.qmax)
-            if outside:
-                worst = plain.min() if plain.min() < params.qmin else plain.max()
+        plain = _args.plain(array, code)
+        if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax):
+            low, high = int(plain.min()), int(plain.max())
+            if not params.qmin <= low <= high <= params.qmax:
+                worst = low if low < params.qmin else high
                 raise ValueError(_args.must(me, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
-        self.codes = array
+        self.codes = array if plain is array else plain.view(code.dtype)
         self.qparams = params
+
+    @classmethod
+    def _made(cls, codes: Array, qparams: QParams) -> "QuantizedArray":
+        """Join codes and parameters that are known to belong together."""
+        made = object.__new__(cls)
+        made.codes, made.qparams = codes, qparams
+        return made
 
     @property
     def scale(self) -> Array:
@@ -192,7 +189,7 @@ class QuantizedArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.codes.shape
+        return tuple(self.codes.shape)
 
     @property
     def ndim(self) -> int:
@@ -205,7 +202,7 @@ class QuantizedArray:
     @property
     def nbytes(self) -> int:
         """Bytes in a file: codes at their bit width, scales and zero points."""
-        return -(-self.codes.size * self.qparams.code.bits // 8) + self.qparams.nbytes
+        return self.qparams.code.packed_nbytes(self.shape) + self.qparams.nbytes
 
     def dequantize(self, dtype: Any = "float32", out: Any = None) -> Array:
         """Return ``scale * (codes - zero_point)``.
@@ -232,7 +229,7 @@ class QuantizedArray:
 
     def __getitem__(self, key: Any) -> "QuantizedArray":
         """Slice with integers and slices; the parameters follow."""
-        return QuantizedArray(self.codes[key], _sliced(self.qparams, self.shape, key))
+        return QuantizedArray._made(np.asarray(self.codes[key]), _sliced(self.qparams, self.shape, key))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -285,7 +282,7 @@ def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
             size = granularity.group_size
             own = keys[axis]
             if own != slice(None):
-                start, stop, step = (own.indices(shape[axis]) if isinstance(own, slice) else (own, 0, 1))
+                start, stop, step = own.indices(shape[axis]) if isinstance(own, slice) else (own, 0, 1)
                 whole = isinstance(own, slice) and step == 1 and start % size == 0
                 if not (whole and (stop % size == 0 or stop == shape[axis])):
                     wanted = f"whole groups of {size} on axis {axis}"

@@ -190,9 +190,8 @@ class QParams:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that scale and zero point take in a file: 4 for a scale, the code's own bytes for a zero point."""
-        zero = 0 if not self.zero_point.any() else -(-self.zero_point.size * self.code.bits // 8)
-        return self.scale.nbytes + zero
+        """Bytes in a file: 4 for a scale, those of a packed code for a zero point, none for symmetric ones."""
+        return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
 
     def __repr__(self) -> str:
         return f"QParams({', '.join(self._describe())})"

@@ -112,6 +112,24 @@ def quantize_linear(
     return result if order is None else _args.unpermuted(result, order)
 
 
+def codes_of(owner: str, x: Any, qparams: QParams) -> Array:
+    """Quantize with parameters that were checked when they were made."""
+    source, real = _args.real(owner, "x", x)
+    params = _args.qparams(owner, qparams, source.shape)
+    axis, block_size = params.granularity.onnx
+    order = _args.memory_order(source, None)
+    where = _args.layout(owner, source.shape, axis, block_size)
+    scale, zero = params.scale, params.zero_point
+    if order is not None:
+        source, where, scale, zero = _permuted(owner, source, where, scale, zero, order, block_size)
+    result = np.empty(source.shape, params.dtype)
+    _core.quantize(
+        _stored(source, real.storage), real.core, scale, zero, result, params.code.core, *where.grid,
+        params.qmin, params.qmax, _args.CONVENTIONS["onnx"],
+    )  # fmt: skip
+    return _args.unpermuted(result, order)
+
+
 def dequantize_linear(
     q: Any,
     scale: Any,
@@ -162,7 +180,7 @@ def dequantize_linear(
     """
     me = "dequantize_linear"
     given = q if type(q) is np.ndarray else np.asarray(q)
-    if given.dtype == _INT32:
+    if given.dtype.newbyteorder("=") == _INT32:
         source, storage, core, low, high = given, _INT32, _core.TYPES["int32"], 0, 0
     else:
         source, code = _args.codes(me, "q", q)
@@ -274,7 +292,7 @@ def quantize_multiplier(multiplier: Any) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    multiplier : array_like of floats in [2**-32, 2**30)
+    multiplier : array_like of floats in [2**-32, 2**30 - 0.5]
 
     Returns
     -------
@@ -292,10 +310,14 @@ def quantize_multiplier(multiplier: Any) -> tuple[Array, Array]:
     >>> int(m) / 2 ** int(shift)
     0.75
     """
+    return _split("quantize_multiplier", multiplier)
+
+
+def _split(owner: str, multiplier: Any) -> tuple[Array, Array]:
     given = np.asarray(multiplier, dtype=np.float64)
-    if not ((given >= 2.0**-32) & (given < 2.0**30)).all():
-        bad = given[~((given >= 2.0**-32) & (given < 2.0**30))].flat[0]
-        raise ValueError(_args.must("quantize_multiplier", "multiplier", "in [2**-32, 2**30)", str(bad)))
+    fits = (given >= 2.0**-32) & (given <= 2.0**30 - 0.5)
+    if not fits.all():
+        raise ValueError(_args.must(owner, "multiplier", "in [2**-32, 2**30 - 0.5]", str(given[~fits].flat[0])))
     fraction, exponent = np.frexp(given)
     m = np.rint(fraction * 2.0**31).astype(np.int64)
     carried = m == 2**31
@@ -358,7 +380,7 @@ def requantize(
     """
     me = "requantize"
     source = np.asarray(acc)
-    if source.dtype != np.int32:
+    if source.dtype.newbyteorder("=") != _INT32:
         raise TypeError(_args.must(me, "acc", "an array of int32", f"dtype {source.dtype}"))
     code = _args.code(me, dtype)
     number = _args.choice(me, "method", method, _args.METHODS)
@@ -368,12 +390,13 @@ def requantize(
     zero = _args.zero_points(me, zero_point, where, code.qmin, code.qmax)
     m = shift = None
     if method != "float":
-        m, shift = quantize_multiplier(np.broadcast_to(np.asarray(multiplier, np.float64), where.shape or scale.shape))
+        m, shift = _split(me, np.broadcast_to(np.asarray(multiplier, np.float64), where.shape or scale.shape))
     if order is not None:
         source, where, scale, zero = _permuted(me, source, where, scale, zero, order, None)
     result = _args.output(me, out, code.dtype, source.shape, source)
     _core.requantize(
-        source, _core.TYPES["int32"], scale, zero, result, code.core, *where.grid, code.qmin, code.qmax, number, m, shift
+        source, _core.TYPES["int32"], scale, zero, result, code.core, *where.grid, code.qmin, code.qmax, number,
+        m, shift,
     )  # fmt: skip
     return result if order is None else _args.unpermuted(result, order)
 

@@ -36,20 +36,14 @@ def min_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str
 
     Notes
     -----
-    Exact; one read of x, no copy. -0.0 counts as below +0.0.
+    Exact; one read of x, no copy. A zero is +0.0.
 
     Examples
     --------
     >>> min_max(np.array([[1.0, -2.0], [np.nan, 3.0]], np.float32))
     (array(-2.), array(3.))
     """
-    low, high, nan, infinite = ranges("min_max", x, granularity)
-    if _args.choice("min_max", "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1}):
-        counts = int(nan.sum()), int(infinite.sum())
-        if any(counts):
-            got = "{} NaN and {} infinities".format(*counts)
-            raise ValueError(_args.must("min_max", "x", 'finite when on_nonfinite is "raise"', got))
-    return low, high
+    return _finite_range("min_max", x, granularity, on_nonfinite)
 
 
 def abs_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str = "ignore") -> Array:
@@ -62,8 +56,17 @@ def abs_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str
     >>> abs_max(np.array([1.0, -2.0], np.float32))
     array(2.)
     """
-    low, high = min_max(x, granularity, on_nonfinite=on_nonfinite)
+    low, high = _finite_range("abs_max", x, granularity, on_nonfinite)
     return np.asarray(np.where(low > high, -np.inf, np.maximum(-low, high)))
+
+
+def _finite_range(owner: str, x: Any, granularity: Granularity | None, on_nonfinite: str) -> tuple[Array, Array]:
+    refuse = _args.choice(owner, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
+    low, high, nan, infinite = ranges(owner, x, granularity)
+    if refuse and (nan.any() or infinite.any()):
+        got = f"{int(nan.sum())} NaN and {int(infinite.sum())} infinities"
+        raise ValueError(_args.must(owner, "x", 'finite when on_nonfinite is "raise"', got))
+    return low, high
 
 
 def ranges(owner: str, x: Any, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:

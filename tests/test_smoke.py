@@ -28,7 +28,7 @@ def expected(x, scale, zero, low, high):
 def test_quantize_and_back(row, dtype, axis):
     rng = np.random.default_rng(0)
     code = code_type(dtype)
-    for n in [*range(0, 40), 70, 1000]:
+    for n in [*range(40), 70, 1000]:
         x = (rng.standard_normal((3, n, 5)) * 30).astype(np.float32)
         x.flat[::7] = np.round(x.flat[::7] * 2) / 2
         x.flat[3::50], x.flat[4::50], x.flat[5::50] = np.nan, np.inf, -1e38

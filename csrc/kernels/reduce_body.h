@@ -2,7 +2,8 @@
  *
  * A float's bits, with the lower 31 flipped when the sign is set, order as integers do: -inf < ... < -0 < +0 < ... < +inf,
  * NaN outside both infinities. So a block is reduced with integer min and max, which every ISA has and the compiler vectorises,
- * and only a block whose extremes reach an infinity is read again to count and leave out what is not finite.
+ * and only a block whose extremes reach an infinity is read again to count and leave out what is not finite. A result of -0
+ * becomes +0 (x + 0.0), because comparing doubles would let the order of the blocks choose the sign.
  */
 
 enum { REDUCE_BLOCK = 1024, REDUCE_ROWS = 64 };
@@ -24,7 +25,7 @@ enum { REDUCE_BLOCK = 1024, REDUCE_ROWS = 64 };
         return lo > (key_type)~(unsigned_type)INFINITE_BITS && hi < (key_type)INFINITE_BITS;                           \
     }                                                                                                                  \
     V_INLINE void extend_##tag(qn_range *r, key_type lo, key_type hi) {                                                \
-        double min = (double)value_##tag(lo), max = (double)value_##tag(hi);                                           \
+        double min = (double)value_##tag(lo) + 0.0, max = (double)value_##tag(hi) + 0.0;                               \
         if (min < r->min) r->min = min;                                                                                \
         if (max > r->max) r->max = max;                                                                                \
     }                                                                                                                  \

@@ -1,0 +1,84 @@
+"""Run every benchmark; write docs/performance.md and the speed table of README.
+
+Run: ``python -m benchmarks``
+"""
+
+import argparse
+from pathlib import Path
+
+from . import bench_cli, bench_overhead, bench_quantize, bench_reduce, harness
+
+ROOT = Path(__file__).parents[1]
+PAGE = """# Performance
+
+Made by `python -m benchmarks`, from the root of the repository, on: {machine}.
+
+The candidates of a row take turns in one run, on the same buffers, each result checked before the clock starts. **Of
+traffic**: our speed as a part of that of a loop that reads and writes as many bytes and computes nothing (AVX2 or
+AVX-512, plain or streaming stores, one or two threads: the fastest counts; `benchmarks/traffic.c`), best against best;
+**median of traffic** is the median over the rounds of the same ratio. For `min_max`, which writes nothing, the traffic
+is a pure read. **Over** a peer: its best time divided by ours. NumPy is the expression with a buffer for every step;
+ONNX Runtime a session of the same operators with bound buffers. Shared machines are noisy: ratios count, times do not.
+
+## Kernels
+
+`python -m benchmarks.bench_quantize --markdown`, `python -m benchmarks.bench_reduce --markdown`
+
+{kernels}
+
+## A call, the import
+
+`python -m benchmarks.bench_overhead --markdown`
+
+{overhead}
+
+## The whole job
+
+`python -m benchmarks.bench_cli --markdown`: each job is a process of its own; memory that is only mapped from the file
+counts as well.
+
+{cli}
+"""
+README = """One thread, per tensor, one run on: {machine}. "Of traffic": 1.0 is the speed of reading and writing the
+same bytes without computing anything. The rest, with two threads and channels, is in
+[docs/performance.md](docs/performance.md).
+
+{table}
+
+"""
+
+
+def short(rows: list[harness.Row]) -> str:
+    """The rows and columns that README shows."""
+    peers = [peer for peer in harness.PEERS if any(peer in row.samples for row in rows)]
+    body = []
+    for row in rows:
+        if row.threads == 1 and row.parameters == "per tensor":
+            speed = row.elements / min(row.samples["qnumpy"]) / 1e9
+            line = [row.operation, harness.size(row.elements), f"{speed:.1f}", harness.number(row.best(row.limit))]
+            body.append(line + [harness.number(row.best(peer), "x") for peer in peers])
+    head = ["operation", "elements", "10⁹ elements/s", "of traffic", *(f"over {peer}" for peer in peers)]
+    return harness.render(head, body, markdown=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    rows = [row for part in (bench_quantize, bench_reduce) for row in harness.run(part.cases, options.rounds)]
+    page = PAGE.format(
+        machine=harness.machine(),
+        kernels=harness.table(rows, markdown=True),
+        overhead=bench_overhead.table(options.rounds, markdown=True),
+        cli=bench_cli.table(None, min(options.rounds, 5), markdown=True),
+    )
+    (ROOT / "docs" / "performance.md").write_text(page, encoding="utf-8")
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition("## Speed\n\n")
+    after = rest[rest.index("## ") :]
+    speed = README.format(machine=harness.machine(), table=short(rows))
+    readme.write_text(f"{before}## Speed\n\n{speed}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

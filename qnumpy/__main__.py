@@ -1,0 +1,8 @@
+"""``python -m qnumpy`` is the command ``qnumpy``."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,483 @@
+"""The command line: ``qnumpy quantize | inspect | compare | info | demo``.
+
+Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from . import __version__, demo
+from .dtypes import float_type
+from .errors import CalibrationError, FileFormatError
+from .granularity import Granularity, PerChannel, PerGroup, PerTensor
+from .io import Reader, TensorSpec, Writer
+from .qarray import QuantizedArray, quantize
+from .qparams import describe
+from .report import Report, ReportTable, compare
+from .runtime import show_config
+
+__all__ = ["main"]
+
+FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
+
+_DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
+_OPTION = rf"(?:{'|'.join(_DTYPES)}|tensor|channel|group(?:=\d+)?|axis=-?\d+|(?:no-)?symmetric|keep)"
+_SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.DOTALL)
+
+
+class UsageError(Exception):
+    """What was asked cannot be done; nothing was written."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+    """
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said what is wrong, or printed the help
+        return int(stop.code or 0)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return _say(args, str(error), USAGE)
+    except BrokenPipeError:  # the reader of our output has gone; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _say(args, f"{what}.", BAD_FILE)
+    except FileFormatError as error:
+        return _say(args, str(error), BAD_FILE)
+    except KeyboardInterrupt:
+        return _say(args, "interrupted; no file was written.", INTERRUPTED)
+
+
+def _say(args: argparse.Namespace, text: str, code: int) -> int:
+    print(f"qnumpy {args.command}: {text}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qnumpy",
+        description="Quantize the arrays of .npz and .safetensors files.",
+        epilog="Exit codes: 0 fine, 1 quality gate failed, 2 usage, 3 bad file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"qnumpy {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    readable = "a .npz or .safetensors file, or the .safetensors.index.json of a sharded model"
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        made.set_defaults(run=run)
+        return made
+
+    q = command("quantize", _quantize, "Quantize a file and print a table of what it cost.")
+    q.add_argument("input", metavar="IN", help=readable)
+    q.add_argument("-o", "--output", metavar="OUT", help="the .npz or .safetensors file to write")
+    q.add_argument("--dtype", choices=_DTYPES, default="int8", help="code type (default: int8)")
+    q.add_argument(
+        "--per", choices=("tensor", "channel", "group"), help="granularity (default: channel; group with --group-size)"
+    )
+    q.add_argument("--axis", type=int, help="axis of the channels (default: 0) or groups (default: -1)")
+    q.add_argument("--group-size", type=int, metavar="N", help="neighbours that share a scale (default: 32)")
+    q.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="one zero point in the middle of the codes (default), or one that fits the range",
+    )
+    q.add_argument(
+        "--include", metavar="RE", action="append", default=[], help="quantize only names that match (repeatable)"
+    )
+    q.add_argument(
+        "--exclude", metavar="RE", action="append", default=[], help="keep names that match as they are (repeatable)"
+    )
+    q.add_argument(
+        "--set",
+        metavar="RE=OPTIONS",
+        action="append",
+        default=[],
+        help="other options for names that match, as 'embed=int4,group=32' (repeatable, the last one wins): "
+        "a dtype, tensor, channel, group=N, axis=K, symmetric, no-symmetric, keep",
+    )
+    q.add_argument("--dry-run", action="store_true", help="do everything but write")
+    q.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    q.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    i = command("inspect", _inspect, "List what is in a file.")
+    i.add_argument("input", metavar="FILE", help=readable)
+    i.add_argument("--json", action="store_true", help="print the list as JSON")
+
+    c = command("compare", _compare, "Compare a quantized file with its original.")
+    c.add_argument("reference", metavar="REF", help=readable)
+    c.add_argument("quantized", metavar="QUANT", help="the quantized file")
+    c.add_argument(
+        "--fail-below-sqnr",
+        metavar="DB",
+        type=float,
+        help="exit with 1 when a quantized tensor has a lower signal-to-quantization-noise ratio, in decibels, "
+        "or a kept one has changed",
+    )
+    c.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    n = command("info", _info, "Print versions, the CPU's instruction sets and which of them serves each kernel.")
+    n.add_argument("--json", action="store_true", help="print them as JSON")
+
+    command("demo", _demo, "Quantize a small classifier that comes with qnumpy and show what it costs.")
+    return parser
+
+
+# quantize
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """How a tensor is quantized; None stands for the default of the granularity."""
+
+    dtype: str
+    per: str | None
+    axis: int | None
+    group_size: int | None
+    symmetric: bool
+    keep: bool = False
+
+    def granularity(self, option: str) -> Granularity:
+        per = self.per or ("channel" if self.group_size is None else "group")
+        if self.group_size is not None and per != "group":
+            raise UsageError(f"{option} group size must be left out per {per}; got {self.group_size}.")
+        if per == "tensor":
+            if self.axis is not None:
+                raise UsageError(f"{option} axis must be left out per tensor; got {self.axis}.")
+            return PerTensor()
+        if per == "channel":
+            return PerChannel(0 if self.axis is None else self.axis)
+        size = 32 if self.group_size is None else self.group_size
+        if size < 1:
+            raise UsageError(f"{option} group size must be at least 1; got {size}.")
+        return PerGroup(size, -1 if self.axis is None else self.axis)
+
+    def changed(self, options: str) -> "_Scheme":
+        """Apply the right side of --set."""
+        new = self
+        for option in options.split(","):
+            key, _, value = option.partition("=")
+            if key in ("tensor", "channel", "group"):
+                # another granularity starts from its own defaults
+                new = replace(new, per=key, axis=None, group_size=int(value) if value else None)
+            elif key == "axis":
+                new = replace(new, axis=int(value))
+            elif key.endswith("symmetric"):
+                new = replace(new, symmetric=key == "symmetric")
+            else:
+                new = replace(new, keep=True) if key == "keep" else replace(new, dtype=key)
+        return new
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What becomes of one tensor: the spec to write, and how to get there or why not."""
+
+    spec: TensorSpec
+    kept: str = ""  # the reason
+    symmetric: bool = True
+
+
+def _pattern(option: str, text: str, names: Iterable[str]) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UsageError(f"{option} must be a regular expression; got {text!r}: {error}.") from error
+    if not any(map(pattern.search, names)):
+        raise UsageError(f"{option} must match the name of a tensor; {text!r} matches none.")
+    return pattern
+
+
+def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str, _Job]:
+    """Decide for each tensor; every complaint about the options is made here, before any work."""
+    include = [_pattern("--include", text, specs) for text in args.include]
+    exclude = [_pattern("--exclude", text, specs) for text in args.exclude]
+    base = _Scheme(args.dtype, args.per, args.axis, args.group_size, args.symmetric)
+    base.granularity("quantize:")
+    changes = []
+    for text in args.set:
+        split = _SET.fullmatch(text)
+        if split is None:
+            raise UsageError(
+                f"--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, "
+                f"no-symmetric or keep; got {text!r}."
+            )
+        base.changed(split["options"]).granularity("--set:")
+        changes.append((_pattern("--set", split["pattern"], specs), split["options"]))
+
+    jobs = {}
+    for name, spec in specs.items():
+        options = [options for pattern, options in changes if pattern.search(name)]
+        scheme = base.changed(options[-1]) if options else base
+        if any(pattern.search(name) for pattern in exclude):
+            why = "excluded"
+        elif scheme.keep:
+            why = "kept by --set"
+        elif spec.granularity is not None:
+            why = "already quantized"
+        elif float_type(spec.dtype) is None:
+            why = _no_float(spec.dtype)
+        elif not spec.shape or (len(spec.shape) < 2 and not options):
+            why = f"{len(spec.shape)}-D"
+        elif include and not options and not any(pattern.search(name) for pattern in include):
+            why = "not included"
+        else:
+            granularity = scheme.granularity("quantize:")
+            try:
+                granularity.params_shape(spec.shape)
+            except ValueError as error:
+                raise UsageError(f"tensor {name!r} of shape {spec.shape}: {error}") from error
+            made = TensorSpec.quantized(spec.shape, scheme.dtype, granularity, symmetric=scheme.symmetric)
+            jobs[name] = _Job(made, symmetric=scheme.symmetric)
+            continue
+        jobs[name] = _Job(spec, why)
+    return jobs
+
+
+def _no_float(dtype: np.dtype[Any]) -> str:
+    if dtype.kind in "iu" or "int" in dtype.name:
+        return "integer"
+    return dtype.name
+
+
+def _output(args: argparse.Namespace, reader: Reader) -> str | None:
+    """Refuse an output that would cost the user something."""
+    path: str | None = args.output
+    if path is None:
+        if args.dry_run:
+            return None
+        raise UsageError("-o OUT must be given; without it use --dry-run.")
+    if not path.endswith((".npz", ".safetensors")):
+        raise UsageError(f"-o must end in .npz or .safetensors; got {path!r}.")
+    if os.path.exists(path):
+        if any(os.path.samefile(path, source) for source in reader.paths):
+            raise UsageError(f"-o must be another file than the input; got {path!r} for both.")
+        if not os.path.isfile(path):
+            raise UsageError(f"-o must be a regular file; got {path!r}.")
+        if not args.force and not args.dry_run:
+            raise UsageError(f"-o must be a new file, or --force given to replace it; {path!r} exists.")
+    return path
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    reports = []
+    with _open(args.input) as reader:
+        path = _output(args, reader)
+        jobs = _jobs(args, reader.specs)
+        plan = {name: job.spec for name, job in jobs.items()}
+        writer: Any = contextlib.nullcontext()
+        if path is not None:
+            try:
+                planned = Writer(path, plan, reader.metadata)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{error} --exclude or --set 'RE=keep' leaves a tensor as it is.") from error
+            if not args.dry_run:
+                writer = planned
+        with writer as out:
+            for name in _progress(reader.specs, "quantize"):
+                value, report = _one(args, reader, name, jobs[name])
+                reports.append(report)
+                if out is not None:
+                    out.write(name, value)
+    _print_table(args, reports)
+    return FINE
+
+
+def _one(args: argparse.Namespace, reader: Reader, name: str, job: _Job) -> tuple[Any, Report]:
+    x = reader.read(name)
+    spec = job.spec
+    if job.kept:
+        return x, Report.kept(name, spec.shape, spec.dtype, spec.nbytes, job.kept)
+    try:
+        q = quantize(x, dtype=spec.dtype, granularity=spec.granularity, symmetric=job.symmetric)
+    except CalibrationError as error:
+        raise FileFormatError(f"{args.input}: tensor {name!r}: {error} --exclude keeps it as it is.") from error
+    return q, compare(x, q, name=name)
+
+
+def _open(path: str) -> Reader:
+    """Open for reading; a name that ends in nothing known is the user's slip, not a bad file."""
+    try:
+        return Reader(path)
+    except FileFormatError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error).removeprefix("load: ")) from error
+
+
+def _progress(specs: Mapping[str, TensorSpec], what: str) -> Iterator[str]:
+    """Go through the names; where a person is watching, with a bar on stderr that counts bytes."""
+    if not sys.stderr.isatty():
+        yield from specs
+        return
+    from tqdm import tqdm  # only when it is seen
+
+    total = sum(spec.nbytes for spec in specs.values())
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+        for name, spec in specs.items():
+            yield name
+            bar.update(spec.nbytes)
+
+
+def _print_table(args: argparse.Namespace, reports: list[Report]) -> None:
+    table = ReportTable(reports)
+    print(table.to_json() if args.json else table)
+
+
+# inspect
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    with _open(args.input) as reader:
+        specs, metadata = reader.specs, reader.metadata
+    records = [
+        {
+            "name": name,
+            "dtype": spec.dtype.name,
+            "shape": list(spec.shape),
+            "granularity": None if spec.granularity is None else describe(spec.granularity),
+            "nbytes": spec.nbytes,
+        }
+        for name, spec in specs.items()
+    ]
+    total = sum(spec.nbytes for spec in specs.values())
+    if args.json:
+        print(json.dumps({"tensors": records, "nbytes": total, "metadata": metadata}, indent=2))
+        return FINE
+    rows = [("tensor", "dtype", "shape", "granularity", "bytes")]
+    rows += [
+        (
+            name,
+            spec.dtype.name,
+            str(spec.shape),
+            describe(spec.granularity) if spec.granularity else "-",
+            f"{spec.nbytes:,}",
+        )
+        for name, spec in specs.items()
+    ]
+    elements = sum(math.prod(spec.shape) for spec in specs.values())
+    rows.append((f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"))
+    print(_aligned(rows))
+    return FINE
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns under their names, the last one flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for *cells, last in rows:
+        left = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+        lines.append("  ".join([*left, last.rjust(widths[-1])]).rstrip())
+    return "\n".join(lines)
+
+
+# compare
+
+
+def _compare(args: argparse.Namespace) -> int:
+    limit = args.fail_below_sqnr
+    if limit is not None and math.isnan(limit):
+        raise UsageError("--fail-below-sqnr must be a number of decibels; got nan.")
+    reports, failed = [], []
+    with _open(args.reference) as reference, _open(args.quantized) as quantized:
+        _same_tensors(args, reference, quantized)
+        for name in _progress(quantized.specs, "compare"):
+            x, q = reference.read(name), quantized.read(name)
+            spec = quantized.specs[name]
+            if isinstance(q, QuantizedArray) and not isinstance(x, QuantizedArray):
+                if float_type(x.dtype) is None:
+                    raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
+                report = compare(x, q, name=name)
+                reports.append(report)
+                if limit is not None and not report.sqnr_db >= limit:  # NaN fails too
+                    failed.append(f"{name!r} ({report.sqnr_db:.2f} dB)")
+            else:
+                same = _same(x, q)
+                reports.append(Report.kept(name, spec.shape, spec.dtype, spec.nbytes, "equal" if same else "CHANGED"))
+                if limit is not None and not same:
+                    failed.append(f"{name!r} (kept, but changed)")
+    _print_table(args, reports)
+    if failed:
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        return _say(
+            args, f"{len(failed)} of {len(reports)} below {limit:g} dB: {', '.join(failed[:5])}{more}.", GATE_FAILED
+        )
+    return FINE
+
+
+def _same_tensors(args: argparse.Namespace, reference: Reader, quantized: Reader) -> None:
+    for here, there, lacking in (
+        (reference, quantized, args.quantized),
+        (quantized, reference, args.reference),
+    ):
+        for name, spec in here.specs.items():
+            if name not in there.specs:
+                raise FileFormatError(f"{lacking}: tensor {name!r} of {here.path} is missing.")
+            if there.specs[name].shape != spec.shape:
+                raise FileFormatError(
+                    f"{lacking}: tensor {name!r} must have the shape {spec.shape} it has in {here.path}; "
+                    f"got {there.specs[name].shape}."
+                )
+
+
+def _same(x: Any, q: Any) -> bool:
+    """Bit for bit, so that NaN equals itself."""
+    if isinstance(x, QuantizedArray) or isinstance(q, QuantizedArray):
+        return bool(isinstance(x, QuantizedArray) and isinstance(q, QuantizedArray) and x == q)
+    return bool(x.dtype == q.dtype and x.tobytes() == q.tobytes())
+
+
+# info, demo
+
+
+def _info(args: argparse.Namespace) -> int:
+    about: dict[str, Any] = {
+        "qnumpy": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "ml_dtypes": ml_dtypes.__version__,
+        "machine": platform.machine(),
+        **show_config(),
+    }
+    if args.json:
+        print(json.dumps(about, indent=2))
+        return FINE
+    width = max(map(len, about))
+    for key, value in about.items():
+        if not isinstance(value, Mapping):
+            print(f"{key:<{width}}  {value}")
+            continue
+        inner = max(map(len, value), default=0)
+        print(key)
+        for name, said in value.items():
+            print(f"  {name:<{inner}}  {('yes' if said else 'no') if isinstance(said, bool) else said}")
+    return FINE
+
+
+def _demo(args: argparse.Namespace) -> int:
+    return int(demo.main())

@@ -1,0 +1,298 @@
+"""The slow twin of every kernel, in plain NumPy expressions and Python integers: the oracle of the tests.
+
+The functions have the names and arguments of qnumpy's own and give the same bits. They check nothing, and they share no
+code with the kernels: parameters are repeated until every element has its own, then the formula of docs/semantics.md
+stands on one line.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .dtypes import CodeType, code_type, float_type
+from .granularity import Granularity, PerTensor
+from .qparams import QParams
+
+__all__ = [
+    "dequantize_linear",
+    "dynamic_quantize_linear",
+    "fake_quantize",
+    "min_max",
+    "pack",
+    "quantize_linear",
+    "quantize_multiplier",
+    "requantize",
+    "spread",
+    "unpack",
+]
+
+Array = np.ndarray[Any, Any]
+
+
+def spread(params: Any, shape: tuple[int, ...], axis: int | None = None, block_size: int | None = None) -> Array:
+    """Repeat parameters until every element of an array of `shape` has its own.
+
+    Examples
+    --------
+    >>> spread([1, 2], (2, 3), axis=0)
+    array([[1, 1, 1],
+           [2, 2, 2]])
+    >>> spread([[1, 2]], (1, 5), axis=1, block_size=3)
+    array([[1, 1, 1, 2, 2]])
+    """
+    params = np.asarray(params)
+    if axis is None or params.ndim == 0:
+        return np.broadcast_to(params.reshape(()), shape)
+    axis %= len(shape)
+    if block_size is not None:
+        return np.repeat(params, block_size, axis).take(range(shape[axis]), axis)
+    after = math.prod(shape[axis + 1 :])
+    return np.broadcast_to(np.repeat(params, after).reshape(shape[axis:]), shape)
+
+
+def quantize_linear(
+    x: Any,
+    scale: Any,
+    zero_point: Any = None,
+    *,
+    dtype: Any = None,
+    axis: int | None = None,
+    block_size: int | None = None,
+    convention: str = "onnx",
+    qmin: int | None = None,
+    qmax: int | None = None,
+) -> Array:
+    """Quantize as qnumpy.quantize_linear does; the codes may be held to [qmin, qmax] besides.
+
+    Examples
+    --------
+    >>> quantize_linear(np.array([0.5, 1.5, np.nan, np.inf]), 1.0, 7, dtype="int8")
+    array([  7,   9,   7, 127], dtype=int8)
+    >>> quantize_linear(np.array([0.5, 1.5, np.nan, np.inf]), 1.0, 7, dtype="int8", convention="guide")
+    array([  8,   8,   7, 127], dtype=int8)
+    """
+    code = _code(dtype if dtype is not None else getattr(zero_point, "dtype", np.uint8))
+    x = np.asarray(x)
+    wide = np.float64 if x.dtype == np.float64 else np.float32
+    x = x.astype(wide)
+    s: Array = spread(np.asarray(scale, np.float32), x.shape, axis, block_size).astype(wide)
+    z = spread(_integers(0 if zero_point is None else zero_point), x.shape, axis, block_size)
+    with np.errstate(all="ignore"):
+        if convention == "onnx":
+            real = np.rint(x / s).astype(np.float64) + z
+        elif convention == "guide":
+            real = np.rint(x / s + z.astype(wide)).astype(np.float64)
+        elif convention == "torch":
+            real = np.rint(x * (1 / s)).astype(np.float64) + z
+        elif convention == "tflite":
+            real = _round_half_away(x / s).astype(np.float64) + z
+        else:
+            raise ValueError(f"quantize_linear: convention must be a name of docs/semantics.md; got {convention!r}.")
+    real = np.where(np.isnan(x), z, real)
+    codes = np.clip(real, code.qmin if qmin is None else qmin, code.qmax if qmax is None else qmax)
+    return _stored(codes.astype(np.int64), code)
+
+
+def dequantize_linear(
+    q: Any,
+    scale: Any,
+    zero_point: Any = None,
+    *,
+    axis: int | None = None,
+    block_size: int | None = None,
+    dtype: Any = "float32",
+) -> Array:
+    """Dequantize as qnumpy.dequantize_linear does.
+
+    Examples
+    --------
+    >>> dequantize_linear(np.array([-7, 3, 5], np.int8), 0.5, 3)
+    array([-5.,  0.,  1.], dtype=float32)
+    """
+    q = _integers(q)
+    s = spread(np.asarray(scale, np.float32), q.shape, axis, block_size)
+    z = spread(_integers(0 if zero_point is None else zero_point), q.shape, axis, block_size)
+    with np.errstate(all="ignore"):
+        return np.asarray(((q - z).astype(np.float32) * s).astype(_float(dtype)))
+
+
+def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
+    """Quantize as qnumpy.dynamic_quantize_linear does, everything in float32.
+
+    Examples
+    --------
+    >>> dynamic_quantize_linear(np.array([-1.0, 4.1], np.float32))
+    (array([  0, 255], dtype=uint8), np.float32(0.02), np.uint8(50))
+    """
+    x = np.asarray(x).astype(np.float32)
+    finite = x[np.isfinite(x)]
+    low, high = np.float32(min(finite.min(initial=0), 0)), np.float32(max(finite.max(initial=0), 0))
+    scale = np.float32(high - low) / np.float32(255) if high > low else np.float32(1)
+    scale = max(scale, np.finfo(np.float32).smallest_normal)
+    zero = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
+    return quantize_linear(x, scale, zero), scale, zero
+
+
+def fake_quantize(x: Any, qparams: QParams, *, convention: str = "onnx") -> Array:
+    """Quantize and dequantize as qnumpy.fake_quantize does, in those two steps.
+
+    Examples
+    --------
+    >>> fake_quantize(np.array([0.12, -3.0, np.nan], np.float32), QParams(0.1, 0))
+    array([ 0.1, -3. ,  0. ], dtype=float32)
+    """
+    x = np.asarray(x)
+    axis, block_size = qparams.granularity.onnx
+    where: dict[str, Any] = {"axis": axis, "block_size": block_size}
+    q = quantize_linear(
+        x, qparams.scale, qparams.zero_point, dtype=qparams.dtype, convention=convention,
+        qmin=qparams.qmin, qmax=qparams.qmax, **where,
+    )  # fmt: skip
+    return dequantize_linear(q, qparams.scale, qparams.zero_point, dtype=x.dtype, **where)
+
+
+def quantize_multiplier(multiplier: float) -> tuple[int, int]:
+    """Split a real multiplier into ``m * 2**-shift``, m an integer in [2**30, 2**31), rounded half to even.
+
+    Examples
+    --------
+    >>> quantize_multiplier(0.75)
+    (1610612736, 31)
+    """
+    fraction, exponent = math.frexp(multiplier)
+    m = round(math.ldexp(fraction, 31))  # the product is exact, Python rounds half to even
+    return (m, 31 - exponent) if m < 2**31 else (2**30, 30 - exponent)
+
+
+def requantize(
+    acc: Any,
+    multiplier: Any,
+    zero_point: Any = 0,
+    *,
+    dtype: Any = "int8",
+    axis: int | None = None,
+    method: str = "float",
+) -> Array:
+    """Requantize as qnumpy.requantize does; the two fixed methods in Python's integers, which cannot overflow.
+
+    Examples
+    --------
+    >>> [int(requantize(np.array(-3), 0.5, method=method)) for method in ("float", "fixed", "fixed_double")]
+    [-2, -1, -1]
+    """
+    code, acc = _code(dtype), np.asarray(acc)
+    z = spread(_integers(zero_point), acc.shape, axis)
+    if method == "float":
+        m = spread(np.asarray(multiplier, np.float32), acc.shape, axis)
+        with np.errstate(all="ignore"):
+            steps = np.rint(acc.astype(np.float32) * m).astype(np.float64)
+        return _stored(np.clip(steps + z, code.qmin, code.qmax).astype(np.int64), code)
+    scale = {"fixed": _fixed, "fixed_double": _fixed_double}[method]
+    real = spread(np.asarray(multiplier, np.float64), acc.shape, axis)
+    codes = [
+        min(max(scale(a, *quantize_multiplier(r)) + zero, code.qmin), code.qmax)
+        for a, r, zero in zip(acc.ravel().tolist(), real.ravel().tolist(), z.ravel().tolist(), strict=True)
+    ]
+    return _stored(np.array(codes, np.int64).reshape(acc.shape), code)
+
+
+def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Array, Array, Array]:
+    """Return the smallest and largest finite element, the NaN count and the infinity count of each parameter.
+
+    A zero is +0.0; +inf and -inf say that there is no finite element.
+
+    Examples
+    --------
+    >>> min_max(np.array([1.0, -2.0, np.nan, np.inf]))
+    (array(-2.), array(1.), array(1), array(1))
+    """
+    granularity = PerTensor() if granularity is None else granularity
+    x = np.asarray(x).astype(np.float64)
+    shape = granularity.params_shape(x.shape)
+    n = math.prod(shape)
+    index = spread(np.arange(n).reshape(shape), x.shape, *granularity.onnx)
+
+    def count(which: Array) -> Array:
+        return np.bincount(index[which], minlength=n).reshape(shape)
+
+    low, high, finite = np.full(n, np.inf), np.full(n, -np.inf), np.isfinite(x)
+    np.minimum.at(low, index[finite], x[finite])
+    np.maximum.at(high, index[finite], x[finite])
+    low, high = (np.asarray(bound.reshape(shape) + 0.0) for bound in (low, high))  # -0.0 becomes +0.0
+    return low, high, count(np.isnan(x)), count(np.isinf(x))
+
+
+def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
+    """Pack as qnumpy.pack does: the first code in the low bits.
+
+    Examples
+    --------
+    >>> pack(np.array([1, -1, 7]))
+    array([241,   7], dtype=uint8)
+    """
+    bits = _code(dtype).bits
+    rows = np.moveaxis(_integers(codes), axis, -1) & (2**bits - 1)
+    a_byte = 8 // bits
+    missing = -rows.shape[-1] % a_byte
+    rows = np.concatenate([rows, np.zeros((*rows.shape[:-1], missing), np.int64)], -1)
+    rows = rows.reshape(*rows.shape[:-1], rows.shape[-1] // a_byte, a_byte)
+    return np.moveaxis((rows << np.arange(0, 8, bits)).sum(-1).astype(np.uint8), -1, axis)
+
+
+def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Array:
+    """Unpack as qnumpy.unpack does.
+
+    Examples
+    --------
+    >>> unpack(np.array([241, 7], np.uint8), "int4", 3)
+    array([1, -1, 7], dtype=int4)
+    """
+    code = _code(dtype)
+    rows = np.moveaxis(np.asarray(packed).astype(np.int64), axis, -1)
+    fields = rows[..., None] >> np.arange(0, 8, code.bits) & (2**code.bits - 1)
+    fields = fields.reshape(*rows.shape[:-1], rows.shape[-1] * (8 // code.bits))[..., :n]
+    return np.moveaxis(_stored(np.where(fields > code.qmax, fields - 2**code.bits, fields), code), -1, axis)
+
+
+def _code(dtype: Any) -> CodeType:
+    found = code_type(dtype)
+    if found is None:
+        raise TypeError(f"qnumpy.testing: dtype must be a code type; got {dtype!r}.")
+    return found
+
+
+def _float(dtype: Any) -> np.dtype[Any]:
+    found = float_type(dtype)
+    if found is None:
+        raise TypeError(f"qnumpy.testing: dtype must be a floating type; got {dtype!r}.")
+    return found.dtype
+
+
+def _integers(codes: Any) -> Array:
+    return np.asarray(codes).astype(np.int64)
+
+
+def _stored(codes: Array, code: CodeType) -> Array:
+    """Narrow codes that are in range; a 4- or 2-bit code fills its byte with its sign."""
+    return codes.astype(code.storage).view(code.dtype)
+
+
+def _round_half_away(v: Array) -> Array:
+    """Round half away from zero; the fraction of a float is exact."""
+    magnitude = np.abs(v)
+    down = np.floor(magnitude)
+    return np.asarray(np.copysign(down + (magnitude - down >= 0.5), v))
+
+
+def _fixed(acc: int, m: int, shift: int) -> int:
+    """acc * m * 2**-shift, rounded once, ties up."""
+    return (2 * acc * m + (1 << shift)) >> (shift + 1)
+
+
+def _fixed_double(acc: int, m: int, shift: int) -> int:
+    """gemmlowp's two steps in int32: a doubling high multiplication, ties up, then a shift, ties away from zero."""
+    left, right = max(31 - shift, 0), max(shift - 31, 0)
+    high = min(max(acc << left, -(2**31)), 2**31 - 1) * m + 2**30 >> 31
+    magnitude = (2 * abs(high) + (1 << right)) >> (right + 1)
+    return magnitude if high >= 0 else -magnitude

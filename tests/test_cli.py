@@ -1,0 +1,437 @@
+"""The command line: what it writes, what it prints, how it ends, and that nothing is ever lost."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import qnumpy as qn
+from qnumpy import cli
+from qnumpy.io import Reader, load, save
+
+SUFFIXES = ["npz", "safetensors"]
+
+
+def reals(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A small model: two weights, an embedding in bfloat16, a norm, integers."""
+    arrays = {
+        "embed.weight": reals(40, 16).astype(ml_dtypes.bfloat16),
+        "fc.weight": reals(12, 16, seed=1),
+        "fc.bias": reals(12, seed=2),
+        "head.weight": reals(5, 12, seed=3),
+        "steps": np.arange(6).reshape(2, 3),
+    }
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*argv):
+        code = cli.main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+# quantize
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_quantize_writes_what_quantize_gives(run, model, tmp_path, suffix):
+    out = tmp_path / f"out.{suffix}"
+    code, table, err = run("quantize", model, "-o", out)
+    assert (code, err) == (0, "")
+    before, after = load(model), load(out)
+    assert set(after) == set(before)
+    for name, x in before.items():
+        if name.endswith("weight"):
+            assert after[name] == qn.quantize(x, granularity=qn.PerChannel(0))
+        else:
+            np.testing.assert_array_equal(after[name], x)
+        assert name in table
+    assert "1-D" in table
+    assert "integer" in table
+
+
+def test_every_option_reaches_the_arrays(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    options = ["--dtype=uint4", "--group-size=5", "--axis=0", "--no-symmetric", "--exclude=head"]
+    assert run("quantize", model, "-o", out, *options)[0] == 0
+    before, after = load(model), load(out)
+    for name in ("embed.weight", "fc.weight"):
+        expected = qn.quantize(before[name], dtype="uint4", granularity=qn.PerGroup(5, 0), symmetric=False)
+        assert after[name] == expected
+    np.testing.assert_array_equal(after["head.weight"], before["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "scheme"),
+    [
+        ("int4,group=8", {"dtype": "int4", "granularity": qn.PerGroup(8)}),
+        ("int4", {"dtype": "int4", "granularity": qn.PerChannel(0)}),
+        ("channel,axis=-1", {"granularity": qn.PerChannel(-1)}),
+        ("tensor,no-symmetric,uint8", {"dtype": "uint8", "granularity": qn.PerTensor(), "symmetric": False}),
+        ("group", {"granularity": qn.PerGroup(32)}),
+    ],
+)
+def test_set_changes_what_matches(run, model, tmp_path, options, scheme):
+    out = tmp_path / "out.safetensors"
+    assert run("quantize", model, "-o", out, "--set", f"fc={options}", "--set", r"fc\.bias=keep")[0] == 0
+    before, after = load(model), load(out)
+    assert after["fc.weight"] == qn.quantize(before["fc.weight"], **scheme)
+    assert after["head.weight"] == qn.quantize(before["head.weight"], granularity=qn.PerChannel(0))
+    assert isinstance(after["fc.bias"], np.ndarray)  # the last --set wins
+
+
+def test_set_may_quantize_one_dimension(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    assert run("quantize", model, "-o", out, "--set", "fc.bias=int8,tensor")[0] == 0
+    assert load(out)["fc.bias"] == qn.quantize(load(model)["fc.bias"])
+
+
+def test_include_keeps_the_rest(run, model, tmp_path):
+    code, table, _ = run("quantize", model, "-o", tmp_path / "out.npz", "--include", "fc", "--include", "head")
+    assert code == 0
+    assert "not included" in table
+    kinds = {name: type(value) for name, value in load(tmp_path / "out.npz").items()}
+    assert kinds["embed.weight"] is np.ndarray
+    assert kinds["fc.weight"] is kinds["head.weight"] is qn.QuantizedArray
+
+
+def test_metadata_and_order_survive(run, model, tmp_path):
+    out = tmp_path / "out.safetensors"
+    run("quantize", model, "-o", out)
+    with Reader(model) as before, Reader(out) as after:
+        assert after.metadata == before.metadata == {"format": "pt"}
+        assert list(after.specs) == list(before.specs)
+
+
+def test_quantizing_again_changes_nothing(run, model, tmp_path):
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    run("quantize", model, "-o", one)
+    code, table, _ = run("quantize", one, "-o", two)
+    assert code == 0
+    assert "already quantized" in table
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_float8_and_other_dtypes_pass_through(run, tmp_path):
+    arrays = {"f8": reals(4, 4).astype(ml_dtypes.float8_e4m3fn), "w": reals(4, 4), "b": np.ones((2, 2), bool)}
+    save(tmp_path / "a.safetensors", arrays)
+    code, table, _ = run("quantize", tmp_path / "a.safetensors", "-o", tmp_path / "out.safetensors")
+    assert code == 0
+    after = load(tmp_path / "out.safetensors")
+    assert after["f8"].tobytes() == arrays["f8"].tobytes()
+    assert after["f8"].dtype == ml_dtypes.float8_e4m3fn
+    assert "float8_e4m3fn" in table
+
+
+def test_shards_become_one_file(run, tmp_path):
+    arrays = {"a.weight": reals(4, 5), "b.weight": reals(6, 7)}
+    homes = {"a.weight": "model-1.safetensors", "b.weight": "model-2.safetensors"}
+    for name, shard in homes.items():
+        safetensors.numpy.save_file({name: arrays[name]}, tmp_path / shard)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": homes}))
+    assert run("quantize", index, "-o", tmp_path / "out.safetensors")[0] == 0
+    after = load(tmp_path / "out.safetensors")
+    assert after == {name: qn.quantize(x, granularity=qn.PerChannel(0)) for name, x in arrays.items()}
+    code, _, err = run("quantize", index, "-o", tmp_path / "model-1.safetensors", "--force")
+    assert code == 2
+    assert "another file than the input" in err
+
+
+def test_dry_run_writes_nothing_and_says_the_same(run, model, tmp_path):
+    code, table, err = run("quantize", model, "--dry-run")
+    assert (code, err) == (0, "")
+    assert run("quantize", model, "-o", tmp_path / "out.safetensors", "--dry-run")[1] == table
+    assert list(tmp_path.iterdir()) == [model]
+    assert run("quantize", model, "-o", tmp_path / "out.safetensors")[1] == table
+
+
+def test_json_is_json(run, model):
+    code, text, _ = run("quantize", model, "--dry-run", "--json")
+    assert code == 0
+    assert "fc.weight" in json.dumps(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--include", "("], "--include must be a regular expression; got '(': "),
+        (["--exclude", "[z-a]"], "--exclude must be a regular expression; got '[z-a]': "),
+        (["--set", "(=int4"], "--set must be a regular expression; got '(': "),
+        (["--include", "nowhere"], "--include must match the name of a tensor; 'nowhere' matches none."),
+        (["--exclude", "nowhere"], "--exclude must match the name of a tensor; 'nowhere' matches none."),
+        (["--set", "nowhere=int4"], "--set must match the name of a tensor; 'nowhere' matches none."),
+        (["--set", "fc"], "--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K"),
+        (["--set", "fc=int3"], "--set must be RE=OPTION[,OPTION...] with a dtype"),
+        (["--set", "fc=group=0"], "--set: group size must be at least 1; got 0."),
+        (["--set", "fc=tensor,axis=1"], "--set: axis must be left out per tensor; got 1."),
+        (["--group-size", "0"], "group size must be at least 1; got 0."),
+        (["--group-size", "8", "--per", "channel"], "group size must be left out per channel; got 8."),
+        (["--per", "tensor", "--axis", "0"], "axis must be left out per tensor; got 0."),
+        (["--axis", "2"], "tensor 'fc.weight' of shape (12, 16): PerChannel: axis must be in [-2, 1]; got 2."),
+    ],
+)
+def test_bad_options_are_one_sentence(run, model, tmp_path, argv, message):
+    code, out, err = run("quantize", model, "-o", tmp_path / "out.npz", *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("qnumpy quantize: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [model]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["nothing"], ["quantize"], ["quantize", "a.npz", "--dtype", "int3"], ["quantize", "a.npz", "--group-size=x"]],
+)
+def test_argparse_errors_are_usage(run, argv):
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "")
+    assert "error:" in err
+
+
+def test_help_and_version(run):
+    assert run("--help")[0] == run("quantize", "--help")[0] == 0
+    assert run("--version")[:2] == (0, f"qnumpy {qn.__version__}\n")
+
+
+def test_the_output_is_guarded(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    assert run("quantize", model)[::2] == (2, "qnumpy quantize: -o OUT must be given; without it use --dry-run.\n")
+    assert "must end in .npz or .safetensors" in run("quantize", model, "-o", tmp_path / "out.bin")[2]
+    out.write_bytes(b"precious")
+    code, _, err = run("quantize", model, "-o", out)
+    assert (code, err) == (
+        2,
+        f"qnumpy quantize: -o must be a new file, or --force given to replace it; {str(out)!r} exists.\n",
+    )
+    assert out.read_bytes() == b"precious"
+    assert run("quantize", model, "-o", out, "--force")[0] == 0
+    assert "fc.weight" in load(out)
+
+
+@pytest.mark.parametrize("link", [None, "symbolic", "hard"])
+def test_input_and_output_must_differ(run, model, tmp_path, link):
+    before, out = model.read_bytes(), model
+    if link:
+        out = tmp_path / "link.safetensors"
+        (os.symlink if link == "symbolic" else os.link)(model, out)
+    code, _, err = run("quantize", model, "-o", out, "--force")
+    assert code == 2
+    assert "-o must be another file than the input" in err
+    assert model.read_bytes() == before
+
+
+def test_names_that_collide(run, tmp_path):
+    save(tmp_path / "a.npz", {"w": reals(3, 4), "w.scale": reals(3)})
+    code, _, err = run("quantize", tmp_path / "a.npz", "-o", tmp_path / "out.npz")
+    assert code == 2
+    assert "got 'w' and 'w.scale', which both need the name 'w.scale'" in err
+    assert "--exclude" in err
+    assert run("quantize", tmp_path / "a.npz", "-o", tmp_path / "out.npz", "--exclude", "^w$")[0] == 0
+
+
+def test_bad_files(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    assert run("quantize", tmp_path / "none.npz", "-o", out)[::2] == (
+        3,
+        f"qnumpy quantize: {tmp_path / 'none.npz'}: No such file or directory.\n",
+    )
+    model.write_bytes(model.read_bytes()[:-1])
+    code, _, err = run("quantize", model, "-o", out)
+    assert code == 3
+    assert re.search(r"model\.safetensors: tensor '.*' ends at byte .*truncated", err)
+    assert run("inspect", tmp_path / "a.bin")[0] == 2
+    code, _, err = run("quantize", model, "-o", tmp_path / "none" / "out.npz")
+    assert code == 3
+    save(tmp_path / "nan.npz", {"w": np.full((2, 2), np.nan)})
+    code, _, err = run("quantize", tmp_path / "nan.npz", "-o", out)
+    assert code == 3
+    assert "tensor 'w'" in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (OSError(28, "No space left on device"), 3)])
+def test_trouble_in_the_middle_leaves_nothing(run, model, tmp_path, monkeypatch, suffix, error, code):
+    calls = []
+
+    def compare(*args, **named):
+        calls.append(args)
+        if len(calls) == 2:
+            raise error
+        return qn.report.compare(*args, **named)
+
+    monkeypatch.setattr(cli, "compare", compare)
+    got, out, err = run("quantize", model, "-o", tmp_path / f"out.{suffix}")
+    assert (got, out) == (code, "")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_full_disk(model, tmp_path):
+    """In a process that may write no file of more than 500 bytes."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    argv = [sys.executable, "-m", "qnumpy", "quantize", str(model), "-o", str(tmp_path / "out.safetensors")]
+    done = subprocess.run(argv, preexec_fn=limit, capture_output=True, text=True, check=False, env=with_path())
+    assert done.returncode == 3
+    assert re.fullmatch(r"qnumpy quantize: .*out\.safetensors: .*; no file was written\.\n", done.stderr)
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def with_path():
+    """Child processes import the same qnumpy as the tests."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_memory_follows_the_largest_tensor_not_the_file(tmp_path, suffix):
+    """The peak over the interpreter's own stays under half the file: tensors are read and written one by one."""
+    path = tmp_path / f"big.{suffix}"
+    save(path, {f"{i}.weight": reals(1024, 1024, seed=i) for i in range(24)})  # 24 x 4 MiB
+    script = (
+        "import resource, sys; from qnumpy import cli;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "before = peak(); code = cli.main(sys.argv[1:]); print(peak() - before, file=sys.stderr); sys.exit(code)"
+    )
+    argv = [sys.executable, "-c", script, "quantize", str(path), "-o", str(tmp_path / f"out.{suffix}")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=with_path())
+    assert int(done.stderr) < 48 * 1024  # KiB; 12 times the largest tensor
+
+
+def test_nothing_heavy_is_imported_for_a_plain_run(model, tmp_path):
+    script = (
+        "import sys; from qnumpy import cli; cli.main(sys.argv[1:]);"
+        "print(sorted({'tqdm', 'safetensors', 'onnx', 'torch'} & set(sys.modules)), file=sys.stderr)"
+    )
+    argv = [sys.executable, "-c", script, "quantize", str(model), "-o", str(tmp_path / "out.npz")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=with_path())
+    assert done.stderr == "[]\n"
+
+
+def test_progress_is_for_terminals(run, model, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    code, out, err = run("quantize", model, "--dry-run")
+    assert code == 0
+    assert "quantize:" in err
+    assert "quantize:" not in out
+
+
+# inspect
+
+
+def test_inspect_lists_every_tensor(run, model, tmp_path):
+    out = tmp_path / "out.safetensors"
+    run("quantize", model, "-o", out, "--dtype=int4", "--group-size=8")
+    code, text, _ = run("inspect", out)
+    assert code == 0
+    assert re.search(r"embed\.weight +int4 +\(40, 16\) +per group 8 +640\n", text)  # 320 bytes of codes, 80 scales
+    assert re.search(r"fc\.bias +float32 +\(12,\) +- +48\n", text)
+    listed = json.loads(run("inspect", out, "--json")[1])
+    assert [tensor["name"] for tensor in listed["tensors"]] == list(load(out))
+    assert listed["nbytes"] == sum(tensor["nbytes"] for tensor in listed["tensors"])
+    assert run("inspect", model)[0] == 0
+
+
+# compare
+
+
+def test_compare_and_its_gate(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    run("quantize", model, "-o", out)
+    code, text, err = run("compare", model, out)
+    assert (code, err) == (0, "")
+    assert "fc.weight" in text
+    # 8 bits give some 40 dB on normal weights: far from both limits
+    assert run("compare", model, out, "--fail-below-sqnr", "20")[0] == 0
+    code, text, err = run("compare", model, out, "--fail-below-sqnr", "60")
+    assert code == 1
+    assert "fc.weight" in text
+    assert re.fullmatch(r"qnumpy compare: 3 of 5 below 60 dB: ('\w+\.weight' \(4\d\.\d\d dB\)(, )?){3}\.\n", err)
+    assert run("compare", model, out, "--fail-below-sqnr", "nan")[0] == 2
+
+
+def test_a_kept_tensor_that_changed_fails_the_gate(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    run("quantize", model, "-o", out)
+    arrays = load(out)
+    arrays["fc.bias"][0] += 1
+    save(out, arrays)
+    code, text, _ = run("compare", model, out)
+    assert code == 0
+    assert "CHANGED" in text
+    code, _, err = run("compare", model, out, "--fail-below-sqnr", "0")
+    assert code == 1
+    assert "'fc.bias' (kept, but changed)" in err
+
+
+def test_compare_needs_the_same_tensors(run, model, tmp_path):
+    arrays = load(model)
+    save(tmp_path / "less.npz", {name: x for name, x in arrays.items() if name != "steps"})
+    save(tmp_path / "other.npz", {**arrays, "steps": np.arange(3)})
+    for pair in ([model, tmp_path / "less.npz"], [tmp_path / "less.npz", model]):
+        code, _, err = run("compare", *pair)
+        assert code == 3
+        assert err.startswith(f"qnumpy compare: {tmp_path / 'less.npz'}: tensor 'steps' of ")
+    code, _, err = run("compare", model, tmp_path / "other.npz")
+    assert code == 3
+    assert "tensor 'steps' must have the shape (2, 3)" in err
+
+
+# info, demo, the program itself
+
+
+def test_info(run):
+    code, text, _ = run("info")
+    assert code == 0
+    assert qn.isa() in text
+    about = json.loads(run("info", "--json")[1])
+    assert about["qnumpy"] == qn.__version__
+    assert about["kernels"]
+
+
+def test_demo(run):
+    code, text, _ = run("demo")
+    assert code == 0
+    assert text
+
+
+def test_the_module_runs(model):
+    argv = [sys.executable, "-m", "qnumpy", "inspect", str(model)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=with_path())
+    assert "fc.weight" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_closed_pipe_is_no_error(model):
+    script = f"{sys.executable} -m qnumpy inspect {model}"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(script.split(), stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=with_path())
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,100 @@
+"""pack and unpack: golden bytes, the twin, and there and back."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import LAYOUTS, SIZES, assert_same_bits
+
+import qnumpy as qn
+from qnumpy import testing as twin
+from qnumpy.dtypes import code_type
+
+NARROW = ["int4", "uint4", "int2", "uint2"]
+
+
+def random_codes(shape, name, seed=0):
+    kind = code_type(name)
+    plain = np.random.default_rng(seed).integers(kind.qmin, kind.qmax + 1, shape)
+    return plain.astype(kind.storage).view(kind.dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "codes", "packed"),
+    [
+        ("int4", [1, 2], [0x21]),
+        ("int4", [-1, 7, -8], [0x7F, 0x08]),
+        ("uint4", [0, 15, 3], [0xF0, 0x03]),
+        ("int2", [1, -1, -2, 0], [0b00_10_11_01]),
+        ("uint2", [0, 1, 2, 3, 3], [0b11_10_01_00, 0b11]),
+    ],
+)
+def test_golden_bytes(name, codes, packed):
+    kind = code_type(name)
+    codes = np.array(codes).astype(kind.storage).view(kind.dtype)
+    assert_same_bits(qn.pack(codes, name), np.array(packed, np.uint8))
+    assert_same_bits(qn.unpack(np.array(packed, np.uint8), name, len(codes)), codes)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_byte(name):
+    every = np.arange(256, dtype=np.uint8)
+    codes = qn.unpack(every, name)
+    assert_same_bits(codes, twin.unpack(every, name))
+    assert_same_bits(qn.pack(codes, name), every)
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+def test_every_axis_layout_and_size(name, axis):
+    for n in SIZES:
+        shape = [2, 3, 2]
+        shape[axis] = n
+        codes = random_codes(shape, name, n)
+        want = twin.pack(codes, name, axis)
+        for label, layout in LAYOUTS.items():
+            got = qn.pack(layout(codes), name, axis)
+            assert_same_bits(got, want, f"{label}, n = {n}")
+            back = qn.unpack(layout(want), name, n, axis)
+            assert_same_bits(back, codes, f"{label}, n = {n}")
+
+
+@given(st.sampled_from(NARROW), st.lists(st.integers(0, 40), min_size=1, max_size=3), st.integers(0, 2**32))
+def test_there_and_back(name, shape, seed):
+    for axis in range(len(shape)):
+        codes = random_codes(shape, name, seed)
+        packed = qn.pack(codes, name, axis)
+        assert packed.shape[axis] == -(-shape[axis] * code_type(name).bits // 8)
+        assert_same_bits(qn.unpack(packed, name, shape[axis], axis), codes)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_codes_may_be_plain_bytes(name):
+    kind = code_type(name)
+    plain = np.array([kind.qmin, kind.qmax, 0, 1], np.int8 if kind.signed else np.uint8)
+    assert_same_bits(qn.pack(plain, name), twin.pack(plain, name))
+    wide = np.array([kind.qmax + 1], np.int8)
+    low, high = kind.qmin, kind.qmax
+    with pytest.raises(ValueError, match=rf"^pack: codes must be in \[{low}, {high}\]; got {high + 1}\.$"):
+        qn.pack(wide, name)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_codes_as_ml_dtypes_makes_them(name):
+    """Its cast fills only the low bits of a byte; ours fills the byte with the sign. Both are the same code."""
+    kind = code_type(name)
+    codes = np.arange(kind.qmin, kind.qmax + 1).astype(kind.dtype)
+    assert_same_bits(qn.pack(codes, name), twin.pack(codes, name))
+    wider = {"int2": "int4", "uint2": "uint4"}.get(name)
+    if wider:
+        assert_same_bits(qn.pack(codes.astype(code_type(wider).dtype), name), twin.pack(codes, name))
+
+
+def test_the_padding_is_zero():
+    assert qn.pack(np.array([-1], np.int8), "int4").tolist() == [0x0F]
+    assert qn.pack(np.array([-1], np.int8), "int2").tolist() == [0x03]
+    assert qn.pack(np.full(5, 3, np.uint8), "uint2").tolist() == [0xFF, 0x03]
+
+
+def test_without_n_every_field_is_a_code():
+    assert qn.unpack(np.array([0x21, 0x03], np.uint8), "int4").astype(int).tolist() == [1, 2, 3, 0]

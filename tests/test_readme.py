@@ -1,0 +1,69 @@
+"""README keeps its word: every snippet runs, in order and in one folder, and prints what stands below it.
+
+A ``python`` block is executed; the ``text`` block that follows it is its output. In a ``console`` block each line that
+starts with ``$ qnumpy`` is run in this process; the lines below it are its output.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import qnumpy as qn
+from qnumpy import cli
+
+README = Path(__file__).parents[1] / "README.md"
+COMMANDS = [
+    "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qnumpy demo",
+    "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
+]
+
+
+def blocks():
+    """Yield (language, body) of every fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def lines(text):
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def test_the_first_two_commands():
+    assert [body.strip() for language, body in blocks() if language == "sh"][:2] == COMMANDS
+
+
+def test_every_snippet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = blocks()
+    names = {"__name__": "__main__"}
+    ran = []
+    for (language, body), (following, expected) in zip(found, [*found[1:], ("", "")], strict=True):
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(body, str(README), "exec"), names)
+            wanted = expected if following == "text" else ""
+            assert lines(printed.getvalue()) == lines(wanted), body
+            ran.append(language)
+        elif language == "console":
+            for command, wanted in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", body, re.MULTILINE):
+                program, *arguments = shlex.split(command)
+                assert program == "qnumpy", command
+                with contextlib.redirect_stdout(io.StringIO()) as printed:
+                    assert cli.main(arguments) == 0, command
+                assert lines(printed.getvalue()) == lines(wanted), command
+                ran.append(language)
+    assert {"python", "console"} <= set(ran)
+
+
+def test_the_feature_table_names_what_exists():
+    """Every `qn.name` in README is public, and every public function and class stands in it."""
+    text = README.read_text(encoding="utf-8")
+    mentioned = set(re.findall(r"\bqn\.(\w+)", text))
+    assert mentioned <= set(qn.__all__)
+    assert {name for name in qn.__all__ if not name.endswith("Error")} <= set(re.findall(r"\w+", text))
+
+
+def test_links_inside_the_repository():
+    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8")):
+        assert "://" in target or (README.parent / target).exists(), target
