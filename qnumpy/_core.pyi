@@ -10,24 +10,25 @@ TYPES: dict[str, int]
 MAX_THREADS: int
 
 def quantize(
-    x: _Array, x_type: int, scale: _Array, zero_point: _Array, out: _Array, out_type: int,
+    x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, block: int, qmin: int, qmax: int, convention: int, /,
 ) -> None: ...
 def fake_quantize(
-    x: _Array, x_type: int, scale: _Array, zero_point: _Array, out: _Array, out_type: int,
+    x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, block: int, qmin: int, qmax: int, convention: int, /,
 ) -> None: ...
 def dequantize(
-    q: _Array, q_type: int, scale: _Array, zero_point: _Array, out: _Array, out_type: int,
+    q: _Array, q_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, block: int, /,
 ) -> None: ...
 def requantize(
-    acc: _Array, acc_type: int, scale: _Array, zero_point: _Array, out: _Array, out_type: int,
+    acc: _Array, acc_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, block: int, qmin: int, qmax: int, method: int,
     multiplier: _Array | None, shift: _Array | None, /,
 ) -> None: ...
 def first_bad_scale(scale: _Array, /) -> int: ...
 def first_outside(codes: _Array, low: int, high: int, /) -> int: ...
+def overlap(a: _Array, b: _Array, /) -> bool: ...
 def min_max(
     x: _Array, x_type: int, outer: int, channels: int, inner: int, block: int, /
 ) -> tuple[_Array, _Array, _Array, _Array]: ...

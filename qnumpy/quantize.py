@@ -1,5 +1,6 @@
 """Quantize, dequantize, fake-quantize and requantize plain arrays; docs/semantics.md states the formulas."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ __all__ = [
 
 _UINT8 = np.dtype(np.uint8)
 _INT32 = np.dtype(np.int32)
-_ZERO = np.zeros((), np.int32)
 
 
 def quantize_linear(
@@ -97,7 +97,7 @@ def quantize_linear(
     where = _args.layout(me, source.shape, axis, block_size)
     scale_ = _args.scales(me, "scale", scale, where)
     if zero_point is None:
-        zero = _ZERO if where.axis is None else np.zeros(where.shape, np.int32)
+        zero = 0 if where.axis is None else np.zeros(where.shape, np.int32)
     else:
         zero = _args.zero_points(me, zero_point, where, code.qmin, code.qmax)
     if on_nan != "zero_point":
@@ -190,7 +190,7 @@ def dequantize_linear(
     where = _args.layout(me, source.shape, axis, block_size)
     scale_ = _args.scales(me, "scale", scale, where)
     if zero_point is None:
-        zero = _ZERO if where.axis is None else np.zeros(where.shape, np.int32)
+        zero = 0 if where.axis is None else np.zeros(where.shape, np.int32)
     else:
         zero = _args.zero_points(me, zero_point, where, low, high)
     if order is not None:
@@ -390,7 +390,8 @@ def requantize(
     zero = _args.zero_points(me, zero_point, where, code.qmin, code.qmax)
     m = shift = None
     if method != "float":
-        m, shift = _split(me, np.broadcast_to(np.asarray(multiplier, np.float64), where.shape or scale.shape))
+        given = np.asarray(multiplier, np.float64).reshape(-1)
+        m, shift = _split(me, np.broadcast_to(given, math.prod(where.shape)))
     if order is not None:
         source, where, scale, zero = _permuted(me, source, where, scale, zero, order, None)
     result = _args.output(me, out, code.dtype, source.shape, source)

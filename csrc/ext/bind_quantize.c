@@ -3,10 +3,23 @@
 
 #include "walk.h"
 
-static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p) {
+typedef struct {
+    float scale;
+    int32_t zero_point;
+} one_each; /* where parameters that come as Python numbers live */
+
+/* Arrays, or per tensor a float and an int: making an array would cost as much as a small call. */
+static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p, one_each *one) {
     int64_t n = qn_grid_params(grid);
-    p->scale = qn_arg_vector(scale, n, NPY_FLOAT32);
-    p->zero_point = p->scale ? qn_arg_vector(zero_point, n, NPY_INT32) : NULL;
+    if (n == 1 && PyFloat_CheckExact(scale)) one->scale = (float)PyFloat_AS_DOUBLE(scale), p->scale = &one->scale;
+    else p->scale = qn_arg_vector(scale, n, NPY_FLOAT32);
+    if (!p->scale) return -1;
+    if (n == 1 && PyLong_CheckExact(zero_point)) {
+        if (qn_arg_int(zero_point, INT16_MIN, UINT16_MAX, &one->zero_point)) return -1;
+        p->zero_point = &one->zero_point;
+    } else {
+        p->zero_point = qn_arg_vector(zero_point, n, NPY_INT32);
+    }
     return p->zero_point ? 0 : -1;
 }
 
@@ -44,12 +57,13 @@ static PyObject *quantizing(const char *name, operation operate, qn_args a, Py_s
     qn_source x;
     qn_grid grid;
     qn_affine p = {0};
+    one_each one;
     void *out;
     qn_type type;
     int convention;
     if (qn_arg_count(name, count, 13) || qn_arg_source(a[0], a[1], &x)) return NULL;
     int64_t n = qn_source_elements(&x);
-    if (x.type > QN_BF16 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p) ||
+    if (x.type > QN_BF16 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], n, &out, &type) || code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_CONVENTION_COUNT - 1, &convention))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input is not real.", name);
@@ -71,12 +85,13 @@ static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source q;
     qn_grid grid;
     qn_affine p = {0};
+    one_each one;
     void *out;
     qn_type type;
     (void)self;
     if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
     int64_t n = qn_source_elements(&q);
-    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p) || output(a[4], a[5], n, &out, &type))
+    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) || output(a[4], a[5], n, &out, &type))
         return NULL;
     return perform(qn_dequantize, &q, out, type, &grid, &p, n);
 }
@@ -85,6 +100,7 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source acc;
     qn_grid grid;
     qn_affine p = {0};
+    one_each one;
     void *out;
     qn_type type;
     int method;
@@ -92,7 +108,7 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     if (qn_arg_count("requantize", count, 15) || qn_arg_source(a[0], a[1], &acc)) return NULL;
     int64_t n = qn_source_elements(&acc);
     if (acc.type != QN_I32) return PyErr_Format(PyExc_TypeError, "qnumpy._core.requantize: the input is not int32.");
-    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p) || output(a[4], a[5], n, &out, &type) ||
+    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) || output(a[4], a[5], n, &out, &type) ||
         code_range(a[10], a[11], &p) || qn_arg_int(a[12], 0, QN_METHOD_COUNT - 1, &method))
         return NULL;
     p.method = (qn_method)method;
@@ -128,6 +144,27 @@ static PyObject *first_outside(PyObject *self, qn_args a, Py_ssize_t count) {
     return PyLong_FromLong(-1);
 }
 
+/* The bytes that an array lies in, gaps between its elements included. */
+static void extent(PyArrayObject *array, const char **low, const char **high) {
+    *low = PyArray_BYTES(array);
+    *high = *low + (PyArray_SIZE(array) ? PyArray_ITEMSIZE(array) : 0);
+    for (int d = 0; d < PyArray_NDIM(array) && *high > *low; d++) {
+        npy_intp reach = (PyArray_DIM(array, d) - 1) * PyArray_STRIDE(array, d);
+        *(reach < 0 ? low : high) += reach;
+    }
+}
+
+static PyObject *overlap(PyObject *self, qn_args a, Py_ssize_t count) {
+    const char *low[2], *high[2];
+    (void)self;
+    if (qn_arg_count("overlap", count, 2)) return NULL;
+    for (int k = 0; k < 2; k++) {
+        if (!PyArray_Check(a[k])) return PyErr_Format(PyExc_TypeError, "qnumpy._core.overlap: takes two arrays.");
+        extent((PyArrayObject *)a[k], low + k, high + k);
+    }
+    return PyBool_FromLong(low[0] < high[1] && low[1] < high[0]);
+}
+
 PyMethodDef qn_quantize_methods[] = {
     QN_METHOD(quantize, "quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, "
                         "qmax, convention, /)\n--\n\nFill out with codes."),
@@ -141,5 +178,6 @@ PyMethodDef qn_quantize_methods[] = {
                                "and normal, or -1."),
     QN_METHOD(first_outside, "first_outside(codes, low, high, /)\n--\n\nIndex of the first int32 outside [low, high], "
                              "or -1."),
+    QN_METHOD(overlap, "overlap(a, b, /)\n--\n\nWhether two arrays lie in the same bytes, gaps included."),
     QN_END,
 };

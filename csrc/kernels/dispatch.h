@@ -5,14 +5,14 @@
 #include "qn_kernels.h"
 
 void qn_dispatch_init(void);
-int qn_isa_count(void);                        /* rows this build has */
-const char *qn_isa_name(int isa);              /* low to high */
-bool qn_isa_supported(int isa);                /* by this CPU and OS */
+int qn_isa_count(void);           /* rows this build has */
+const char *qn_isa_name(int isa); /* low to high */
+bool qn_isa_supported(int isa);   /* by this CPU and OS */
 int qn_isa_active(void);
-void qn_isa_select(int isa);                   /* must be supported */
+void qn_isa_select(int isa); /* must be supported */
 const char *qn_kernel_name(int kernel);
-const char *qn_kernel_row(int kernel);         /* the row that serves it at the active level */
-const qn_table *qn_kernels(void);              /* the active table */
-int64_t qn_stream_bytes(void);                 /* outputs of at least this size are written around the caches */
+const char *qn_kernel_row(int kernel); /* the row that serves it at the active level */
+const qn_table *qn_kernels(void);      /* the active table */
+int64_t qn_stream_bytes(void);         /* outputs of at least this size are written around the caches */
 
 #endif

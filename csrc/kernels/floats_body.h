@@ -37,7 +37,8 @@ static void narrow_f32_bf16(const float *restrict x, uint16_t *restrict h, int64
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, x + i, 4);
-        uint32_t even = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16; /* half to even at bit 16; overflow carries to infinity */
+        uint32_t even =
+            (bits + 0x7FFF + (bits >> 16 & 1)) >> 16; /* half to even at bit 16; overflow carries to infinity */
         uint32_t quiet = bits >> 16 | 0x40;
         h[i] = (uint16_t)((bits & 0x7FFFFFFF) > 0x7F800000 ? quiet : even);
     }

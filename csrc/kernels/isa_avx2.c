@@ -19,8 +19,9 @@ QN_TARGET_PRAGMA(QN_TARGET_avx2)
 typedef __m256 vf;
 typedef __m256i vi;
 typedef struct {
-    __m256i z, lo, hi;         /* int32 lanes */
-    __m256i z16, lo8, hi8;     /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
+    __m256i z, lo, hi;     /* int32 lanes */
+    __m256i z16, lo8, hi8; /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
+    bool whole;            /* every 8-bit code is in range: the packs saturate */
 } v_narrow;
 
 V_INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
@@ -32,8 +33,6 @@ V_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-V_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
-V_INLINE vf vf_zero_nan(vf x) { return _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q)); }
 V_INLINE vf vf_clamp_abs(vf x, vf bound) {
     vf sign = _mm256_set1_ps(-0.0f);
     return _mm256_max_ps(_mm256_min_ps(x, bound), _mm256_xor_ps(bound, sign));
@@ -42,6 +41,9 @@ V_INLINE vf vf_copysign(vf magnitude, vf from) {
     return _mm256_or_ps(magnitude, _mm256_and_ps(from, _mm256_set1_ps(-0.0f)));
 }
 V_INLINE vi vi_round(vf x) { return _mm256_cvtps_epi32(x); }
+V_INLINE vi vi_zero_nan(vi code, vf x) {
+    return _mm256_and_si256(code, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_ORD_Q)));
+}
 V_INLINE vi vi_truncate(vf x) { return _mm256_cvttps_epi32(x); }
 V_INLINE vf vf_from_vi(vi x) { return _mm256_cvtepi32_ps(x); }
 V_INLINE vi vi_set1(int32_t x) { return _mm256_set1_epi32(x); }
@@ -59,34 +61,42 @@ V_INLINE vi vi_low_signed(vi a, int bits) { return _mm256_srai_epi32(_mm256_slli
 V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm256_and_si256(a, _mm256_set1_epi32((1 << bits) - 1)); }
 
 V_INLINE __m128i halves_i16(vi v) { return _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)); }
-V_INLINE __m128i halves_u16(vi v) { return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)); }
-V_INLINE void vi_store_i8(int8_t *p, vi v) { _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(halves_i16(v), halves_i16(v))); }
-V_INLINE void vi_store_u8(uint8_t *p, vi v) { _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(halves_i16(v), halves_i16(v))); }
+V_INLINE __m128i halves_u16(vi v) {
+    return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+V_INLINE void vi_store_i8(int8_t *p, vi v) {
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(halves_i16(v), halves_i16(v)));
+}
+V_INLINE void vi_store_u8(uint8_t *p, vi v) {
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(halves_i16(v), halves_i16(v)));
+}
 V_INLINE void vi_store_i16(int16_t *p, vi v) { _mm_storeu_si128((__m128i *)p, halves_i16(v)); }
 V_INLINE void vi_store_u16(uint16_t *p, vi v) { _mm_storeu_si128((__m128i *)p, halves_u16(v)); }
 
 V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) {
     return (v_narrow){
-        _mm256_set1_epi32(z),          _mm256_set1_epi32(lo),        _mm256_set1_epi32(hi),
-        _mm256_set1_epi16((int16_t)z), _mm256_set1_epi8((char)lo), _mm256_set1_epi8((char)hi),
+        _mm256_set1_epi32(z),       _mm256_set1_epi32(lo),      _mm256_set1_epi32(hi), _mm256_set1_epi16((int16_t)z),
+        _mm256_set1_epi8((char)lo), _mm256_set1_epi8((char)hi), hi - lo == 255,
     };
 }
 
 /* Two int32 vectors to int16, saturating, plus Z, saturating: right for every 8-bit code because |Z| <= 255. The packs
  * work in 128-bit lanes; one permutation at the end puts the eight groups of four codes back in order. */
 V_INLINE __m256i pair16(vi a, vi b, const v_narrow *n) { return _mm256_adds_epi16(_mm256_packs_epi32(a, b), n->z16); }
-V_INLINE __m256i in_order(__m256i v) { return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
+V_INLINE __m256i in_order(__m256i v) {
+    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
 V_INLINE void put(void *p, __m256i v, bool stream) {
     if (stream) _mm256_stream_si256(p, v);
     else _mm256_storeu_si256(p, v);
 }
 V_INLINE void vi_store4_i8(int8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     __m256i v = in_order(_mm256_packs_epi16(pair16(a, b, n), pair16(c, d, n)));
-    put(p, _mm256_min_epi8(_mm256_max_epi8(v, n->lo8), n->hi8), stream);
+    put(p, n->whole ? v : _mm256_min_epi8(_mm256_max_epi8(v, n->lo8), n->hi8), stream);
 }
 V_INLINE void vi_store4_u8(uint8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     __m256i v = in_order(_mm256_packus_epi16(pair16(a, b, n), pair16(c, d, n)));
-    put(p, _mm256_min_epu8(_mm256_max_epu8(v, n->lo8), n->hi8), stream);
+    put(p, n->whole ? v : _mm256_min_epu8(_mm256_max_epu8(v, n->lo8), n->hi8), stream);
 }
 V_INLINE vi narrow1(vi c, const v_narrow *n) { return vi_min(vi_max(vi_add(c, n->z), n->lo), n->hi); }
 V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
@@ -94,7 +104,8 @@ V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *
     put(p, _mm256_permute4x64_epi64(v, 0xD8), stream), put(p + 16, _mm256_permute4x64_epi64(w, 0xD8), stream);
 }
 V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
-    __m256i v = _mm256_packus_epi32(narrow1(a, n), narrow1(b, n)), w = _mm256_packus_epi32(narrow1(c, n), narrow1(d, n));
+    __m256i v = _mm256_packus_epi32(narrow1(a, n), narrow1(b, n)),
+            w = _mm256_packus_epi32(narrow1(c, n), narrow1(d, n));
     put(p, _mm256_permute4x64_epi64(v, 0xD8), stream), put(p + 16, _mm256_permute4x64_epi64(w, 0xD8), stream);
 }
 

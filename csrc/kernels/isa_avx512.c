@@ -25,6 +25,7 @@ typedef __m512i vi;
 typedef struct {
     __m512i z, lo, hi;     /* int32 lanes */
     __m512i z16, lo8, hi8; /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
+    bool whole;            /* every 8-bit code is in range: the packs saturate */
 } v_narrow;
 
 V_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
@@ -36,13 +37,12 @@ V_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-V_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
-V_INLINE vf vf_zero_nan(vf x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x); }
 V_INLINE vf vf_clamp_abs(vf x, vf bound) { return _mm512_range_ps(x, bound, 2); } /* smaller magnitude, sign of x */
 V_INLINE vf vf_copysign(vf magnitude, vf from) {
     return _mm512_or_ps(magnitude, _mm512_and_ps(from, _mm512_set1_ps(-0.0f)));
 }
 V_INLINE vi vi_round(vf x) { return _mm512_cvtps_epi32(x); }
+V_INLINE vi vi_zero_nan(vi code, vf x) { return _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), code); }
 V_INLINE vi vi_truncate(vf x) { return _mm512_cvttps_epi32(x); }
 V_INLINE vf vf_from_vi(vi x) { return _mm512_cvtepi32_ps(x); }
 V_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
@@ -67,8 +67,8 @@ V_INLINE void vi_store_u16(uint16_t *p, vi v) { _mm256_storeu_si256((__m256i *)p
 
 V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) {
     return (v_narrow){
-        _mm512_set1_epi32(z),          _mm512_set1_epi32(lo),      _mm512_set1_epi32(hi),
-        _mm512_set1_epi16((int16_t)z), _mm512_set1_epi8((char)lo), _mm512_set1_epi8((char)hi),
+        _mm512_set1_epi32(z),       _mm512_set1_epi32(lo),      _mm512_set1_epi32(hi), _mm512_set1_epi16((int16_t)z),
+        _mm512_set1_epi8((char)lo), _mm512_set1_epi8((char)hi), hi - lo == 255,
     };
 }
 
@@ -83,11 +83,11 @@ V_INLINE void put(void *p, __m512i v, bool stream) {
 }
 V_INLINE void vi_store4_i8(int8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     __m512i v = in_order(_mm512_packs_epi16(pair16(a, b, n), pair16(c, d, n)));
-    put(p, _mm512_min_epi8(_mm512_max_epi8(v, n->lo8), n->hi8), stream);
+    put(p, n->whole ? v : _mm512_min_epi8(_mm512_max_epi8(v, n->lo8), n->hi8), stream);
 }
 V_INLINE void vi_store4_u8(uint8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     __m512i v = in_order(_mm512_packus_epi16(pair16(a, b, n), pair16(c, d, n)));
-    put(p, _mm512_min_epu8(_mm512_max_epu8(v, n->lo8), n->hi8), stream);
+    put(p, n->whole ? v : _mm512_min_epu8(_mm512_max_epu8(v, n->lo8), n->hi8), stream);
 }
 V_INLINE vi narrow1(vi c, const v_narrow *n) { return vi_min(vi_max(vi_add(c, n->z), n->lo), n->hi); }
 V_INLINE __m512i pair_i16(vi a, vi b) {

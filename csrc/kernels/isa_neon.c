@@ -26,13 +26,10 @@ V_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
-V_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
-V_INLINE vf vf_zero_nan(vf x) {
-    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vceqq_f32(x, x)));
-}
 V_INLINE vf vf_clamp_abs(vf x, vf bound) { return vmaxq_f32(vminq_f32(x, bound), vnegq_f32(bound)); }
 V_INLINE vf vf_copysign(vf magnitude, vf sign) { return vbslq_f32(vdupq_n_u32(0x80000000), sign, magnitude); }
 V_INLINE vi vi_round(vf x) { return vcvtnq_s32_f32(x); }
+V_INLINE vi vi_zero_nan(vi code, vf x) { return vandq_s32(code, vreinterpretq_s32_u32(vceqq_f32(x, x))); }
 V_INLINE vi vi_truncate(vf x) { return vcvtq_s32_f32(x); }
 V_INLINE vf vf_from_vi(vi x) { return vcvtq_f32_s32(x); }
 V_INLINE vi vi_set1(int32_t x) { return vdupq_n_s32(x); }

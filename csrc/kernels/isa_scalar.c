@@ -24,11 +24,10 @@ V_INLINE vf vf_add(vf a, vf b) { return a + b; }
 V_INLINE vf vf_mul(vf a, vf b) { return a * b; }
 V_INLINE vf vf_div(vf a, vf b) { return a / b; }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return fmaf(a, b, c); }
-V_INLINE vf vf_fnma(vf a, vf b, vf c) { return fmaf(-a, b, c); }
-V_INLINE vf vf_zero_nan(vf x) { return x == x ? x : 0.0f; }
-V_INLINE vf vf_clamp_abs(vf x, vf bound) { return x > bound ? bound : x < -bound ? -bound : x; }
+V_INLINE vf vf_clamp_abs(vf x, vf bound) { return x < bound ? x > -bound ? x : -bound : bound; } /* NaN: the bound */
 V_INLINE vf vf_copysign(vf magnitude, vf sign) { return copysignf(magnitude, sign); }
 V_INLINE vi vi_round(vf x) { return (int32_t)lrintf(x); }
+V_INLINE vi vi_zero_nan(vi code, vf x) { return x == x ? code : 0; }
 V_INLINE vi vi_truncate(vf x) { return (int32_t)x; }
 V_INLINE vf vf_from_vi(vi x) { return (float)x; }
 V_INLINE vi vi_set1(int32_t x) { return x; }
@@ -57,7 +56,8 @@ V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
 #define STORE4(tag, type)                                                                                              \
     V_INLINE void vi_store4_##tag(type *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {                   \
         (void)stream;                                                                                                  \
-        p[0] = (type)narrow1(a, n), p[1] = (type)narrow1(b, n), p[2] = (type)narrow1(c, n), p[3] = (type)narrow1(d, n); \
+        p[0] = (type)narrow1(a, n), p[1] = (type)narrow1(b, n), p[2] = (type)narrow1(c, n),                            \
+        p[3] = (type)narrow1(d, n);                                                                                    \
     }
 QN_CODES(STORE4)
 

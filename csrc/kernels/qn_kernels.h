@@ -11,9 +11,8 @@
  *     TORCH   saturate(rne(x * (1 / S)) + Z)     PyTorch quantize_per_tensor
  *     TFLITE  saturate(away(x / S) + Z)          away = round half away from zero
  *   saturate = clamp to [p->qmin, p->qmax]; infinities saturate. |Z| <= 65535.
- *   With p->exact_inverse the ONNX and TFLITE quotient is  q0 = x * i, fma(fma(-q0, S, x), i, q0), i = 1/S, |x| clamped to
- *   1024 S: equal to the division after rounding for every scale mantissa and every 8-bit boundary
- *   (csrc/tests/prove_division.c tries them all).
+ *   With p->exact_inverse the ONNX quotient is fma(x, i, x * j), i + j = 1/S, |x| clamped to 1024 S: it rounds as the
+ *   division does for every scale mantissa and every 8-bit boundary (csrc/tests/prove_division.c tries them all).
  * quantize_f64_i32: the same in float64; codes stay int32.
  * narrow_i32_<T>: int32 codes already in range to T.
  * dequantize_<T>_f32(q[n], x[n], p): (float)(q - Z) * S, one float32 rounding (two for |q - Z| > 2^24).

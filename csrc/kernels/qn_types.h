@@ -36,18 +36,27 @@ typedef enum { QN_FLOAT, QN_FIXED, QN_FIXED_DOUBLE, QN_METHOD_COUNT } qn_method;
  */
 typedef struct {
     const float *scale;        /* [params] S, or the multiplier M of requantize */
-    const float *inverse;      /* [params] 1/S rounded to float32; read only when run == 0 */
+    const float *inverse;      /* [params] 1/S rounded to float32; this and the next two are read only when run == 0 */
+    const float *low;          /* [params] qn_low: what the rounding of 1/S lost */
+    const float *bound;        /* [params] QN_BOUND * S */
     const int32_t *zero_point; /* [params] Z */
     const int32_t *multiplier; /* [params] requantize_fixed: M = multiplier * 2^-shift */
     const int32_t *shift;      /* [params] 1..62 */
     int64_t run, phase;
-    int64_t ahead;        /* prefetch distance in elements: what the caller reads next */
-    int32_t qmin, qmax;   /* codes saturate here */
+    int64_t ahead;      /* prefetch distance in elements: what the caller reads next */
+    int32_t qmin, qmax; /* codes saturate here */
     qn_convention convention;
     qn_method method;
-    bool exact_inverse;   /* the fused form equals the division: 8-bit codes and 2^-90 <= S <= 2^90 */
-    bool stream;          /* write around the caches */
+    bool exact_inverse; /* the fused form rounds as the division: 8-bit codes and 2^-90 <= S <= 2^90 */
+    bool stream;        /* write around the caches */
 } qn_affine;
+
+enum { QN_BOUND = 1 << 10 }; /* beyond any 8-bit code less its zero point */
+
+/* 1/S - i for i = 1/S rounded to float32. The remainder 1 - i S is a float32, and exact here: i S has 48 bits. */
+static inline float qn_low(float scale, float inverse) {
+    return (float)(1.0 - (double)inverse * (double)scale) / scale;
+}
 
 /* Running minimum, maximum and counts. Empty: +inf, -inf, 0, 0. */
 typedef struct {
@@ -73,8 +82,8 @@ typedef struct {
     size_t itemsize;
     int ndim;
     int64_t shape[QN_MAX_DIMS], strides[QN_MAX_DIMS]; /* strides in bytes */
-    bool direct;  /* C-contiguous, aligned, native byte order: read in place */
-    bool swapped; /* the other byte order */
+    bool direct;                                      /* C-contiguous, aligned, native byte order: read in place */
+    bool swapped;                                     /* the other byte order */
 } qn_source;
 
 #endif

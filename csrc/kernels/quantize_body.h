@@ -5,20 +5,22 @@
  * parameter arrays that advance with the elements.
  */
 
-enum { QN_WIDEST_CODE = 1 << 18, QN_WIDEST_8BIT = 1 << 10 }; /* clamp before the conversion to int32; beyond any code */
+enum { QN_WIDEST_CODE = 1 << 18 }; /* clamp before the conversion to int32; beyond any code */
 
 typedef struct {
-    const float *scale, *inverse;
+    const float *scale, *inverse, *low, *bound;
     const int32_t *zero_point;
-    vf s, i, bound, zf; /* the parameters as vectors when they are the same for all elements */
+    vf s, i, j, b, zf; /* the parameters as vectors when they are the same for all elements */
     vi z;
 } v_params;
 
-V_INLINE v_params v_params_set(float scale, float inverse, int32_t zero_point) {
+V_INLINE v_params v_params_set(float scale, int32_t zero_point) {
+    float inverse = 1.0f / scale;
     return (v_params){
         .s = vf_set1(scale),
         .i = vf_set1(inverse),
-        .bound = vf_set1(scale * (float)QN_WIDEST_8BIT),
+        .j = vf_set1(V_FUSED_INVERSE ? qn_low(scale, inverse) : 0.0f),
+        .b = vf_set1(scale * (float)QN_BOUND),
         .zf = vf_set1((float)zero_point),
         .z = vi_set1(zero_point),
     };
@@ -27,30 +29,28 @@ V_INLINE v_params v_params_set(float scale, float inverse, int32_t zero_point) {
 V_INLINE vf v_scale(const v_params *p, int64_t i, bool each) { return each ? vf_load(p->scale + i) : p->s; }
 V_INLINE vi v_zero(const v_params *p, int64_t i, bool each) { return each ? vi_load(p->zero_point + i) : p->z; }
 
-/* x / S, or for 8-bit codes its equal by the corrected reciprocal; already clamped to what int32 holds. */
+/* x / S, or for 8-bit codes what rounds as it does, by the reciprocal in two parts; clamped to what int32 holds. */
 V_INLINE vf v_quotient(vf x, const v_params *p, int64_t i, bool each, bool fused) {
-    vf scale = v_scale(p, i, each);
-    if (!fused) return vf_clamp_abs(vf_div(x, scale), vf_set1((float)QN_WIDEST_CODE));
-    vf inverse = each ? vf_load(p->inverse + i) : p->i;
-    x = vf_clamp_abs(x, each ? vf_mul(scale, vf_set1((float)QN_WIDEST_8BIT)) : p->bound);
-    vf estimate = vf_mul(x, inverse);
-    return vf_fma(vf_fnma(estimate, scale, x), inverse, estimate);
+    if (!fused) return vf_clamp_abs(vf_div(x, v_scale(p, i, each)), vf_set1((float)QN_WIDEST_CODE));
+    x = vf_clamp_abs(x, each ? vf_load(p->bound + i) : p->b);
+    return vf_fma(x, each ? vf_load(p->inverse + i) : p->i, vf_mul(x, each ? vf_load(p->low + i) : p->j));
 }
 
-/* round(x / S) by the convention, before Z is added; GUIDE returns round(x / S + Z) - Z. */
+/* round(x / S) by the convention, before Z is added, 0 for NaN; GUIDE returns round(x / S + Z) - Z. */
 V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool each, qn_convention convention, bool fused) {
-    vf widest = vf_set1((float)QN_WIDEST_CODE);
-    x = vf_zero_nan(x);
-    if (convention == QN_TORCH)
-        return vi_round(vf_clamp_abs(vf_mul(x, each ? vf_load(p->inverse + i) : p->i), widest));
+    if (convention == QN_TORCH) {
+        vf v = vf_mul(x, each ? vf_load(p->inverse + i) : p->i);
+        return vi_zero_nan(vi_round(vf_clamp_abs(v, vf_set1((float)QN_WIDEST_CODE))), x);
+    }
     vf v = v_quotient(x, p, i, each, fused);
     if (convention == QN_GUIDE) {
         vi z = v_zero(p, i, each);
-        return vi_sub(vi_round(vf_add(v, each ? vf_from_vi(z) : p->zf)), z);
+        return vi_zero_nan(vi_sub(vi_round(vf_add(v, each ? vf_from_vi(z) : p->zf)), z), x);
     }
-    if (convention == QN_TFLITE) /* the largest float below a half: v + it, truncated, is v rounded half away from zero */
-        return vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v)));
-    return vi_round(v);
+    if (convention ==
+        QN_TFLITE) /* the largest float below a half: v + it, truncated, is v rounded half away from zero */
+        return vi_zero_nan(vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v))), x);
+    return vi_zero_nan(vi_round(v), x);
 }
 
 V_INLINE vi v_saturate(vi code, vi zero, int32_t lo, int32_t hi) {
@@ -69,17 +69,22 @@ V_INLINE void v_prefetch(const void *p, int64_t bytes) {
 
 /* The parameters for the tail of a piece, padded so that whole vectors can be read. */
 typedef struct {
-    float scale[V_LANES], inverse[V_LANES];
+    float scale[V_LANES], inverse[V_LANES], low[V_LANES], bound[V_LANES];
     int32_t zero_point[V_LANES];
 } v_tail;
 
 V_INLINE v_params v_tail_set(v_tail *t, const v_params *p, int64_t i, int64_t count) {
-    for (int k = 0; k < V_LANES; k++) t->scale[k] = t->inverse[k] = 1.0f, t->zero_point[k] = 0;
-    memcpy(t->scale, p->scale + i, (size_t)count * sizeof(float));
-    if (p->inverse) memcpy(t->inverse, p->inverse + i, (size_t)count * sizeof(float));
+    for (int k = 0; k < V_LANES; k++)
+        t->scale[k] = t->inverse[k] = t->low[k] = t->bound[k] = 1.0f, t->zero_point[k] = 0;
+    size_t size = (size_t)count * sizeof(float);
+    memcpy(t->scale, p->scale + i, size);
+    memcpy(t->inverse, p->inverse + i, size);
+    memcpy(t->low, p->low + i, size);
+    memcpy(t->bound, p->bound + i, size);
     memcpy(t->zero_point, p->zero_point + i, (size_t)count * sizeof(int32_t));
     v_params tail = *p;
-    tail.scale = t->scale, tail.inverse = t->inverse, tail.zero_point = t->zero_point;
+    tail.scale = t->scale, tail.inverse = t->inverse, tail.low = t->low, tail.bound = t->bound;
+    tail.zero_point = t->zero_point;
     return tail;
 }
 
@@ -95,7 +100,8 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
     if (at >= n) return false;
     piece->at = at;
     if (p->run == 0) {
-        piece->v = (v_params){.scale = p->scale, .inverse = p->inverse, .zero_point = p->zero_point};
+        piece->v = (v_params){
+            .scale = p->scale, .inverse = p->inverse, .low = p->low, .bound = p->bound, .zero_point = p->zero_point};
         piece->count = n;
         piece->z = 0;
     } else {
@@ -104,7 +110,7 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
         piece->k = k;
         piece->count = left < n - at ? left : n - at;
         piece->z = p->zero_point[k];
-        piece->v = v_params_set(p->scale[k], 1.0f / p->scale[k], p->zero_point[k]);
+        piece->v = v_params_set(p->scale[k], p->zero_point[k]);
     }
     piece->next = at + piece->count;
     return true;
@@ -126,8 +132,10 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
     V_INLINE void quantize_piece_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,      \
                                        int32_t z, bool each, qn_convention convention, bool fused) {                   \
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
-        int64_t i = 0, ahead = p->ahead;                                                                               \
-        if (p->stream)                                                                                                 \
+        const int64_t ahead = p->ahead;                                                                                \
+        const bool stream = p->stream;                                                                                 \
+        int64_t i = 0;                                                                                                 \
+        if (stream)                                                                                                    \
             for (int64_t head = v_misaligned(q, sizeof *q, n); i < head;) {                                            \
                 int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
                 quantize_some_##tag(x + i, q + i, count, p, v, i, each, convention, fused);                            \
@@ -141,7 +149,7 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
                 c[k] = v_code(vf_load(x + j), v, j, each, convention, fused);                                          \
                 if (each) c[k] = vi_add(c[k], v_zero(v, j, each));                                                     \
             }                                                                                                          \
-            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, p->stream);                                        \
+            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
         }                                                                                                              \
         for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
             vi c = v_code(vf_load(x + i), v, i, each, convention, fused);                                              \
@@ -215,11 +223,19 @@ V_INLINE void put_f32(float *p, vf v, bool stream) {
     else vf_store(p, v);
 }
 
+V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
+    if (stream)
+        for (int k = 0; k < 4; k++) vf_stream(p + k * V_LANES, v[k]);
+    else
+        for (int k = 0; k < 4; k++) vf_store(p + k * V_LANES, v[k]);
+}
+
 #define DEQUANTIZE(tag, type)                                                                                          \
     V_INLINE vf dequantize_one_##tag(const type *q, const v_params *v, int64_t i, bool each) {                         \
         return vf_mul(vf_from_vi(vi_sub(LOAD_##tag(q), v_zero(v, i, each))), v_scale(v, i, each));                     \
     }                                                                                                                  \
-    V_INLINE void dequantize_some_##tag(const type *q, float *x, int64_t n, const v_params *v, int64_t at, bool each) { \
+    V_INLINE void dequantize_some_##tag(const type *q, float *x, int64_t n, const v_params *v, int64_t at,             \
+                                        bool each) {                                                                   \
         type in[V_LANES] = {0};                                                                                        \
         float out[V_LANES];                                                                                            \
         v_tail t;                                                                                                      \
@@ -230,8 +246,10 @@ V_INLINE void put_f32(float *p, vf v, bool stream) {
     }                                                                                                                  \
     V_INLINE void dequantize_piece_##tag(const type *q, float *x, int64_t n, const qn_affine *p, const v_params *v,    \
                                          bool each) {                                                                  \
-        int64_t i = 0, ahead = p->ahead;                                                                               \
-        if (p->stream)                                                                                                 \
+        const int64_t ahead = p->ahead;                                                                                \
+        const bool stream = p->stream;                                                                                 \
+        int64_t i = 0;                                                                                                 \
+        if (stream)                                                                                                    \
             for (int64_t head = v_misaligned(x, sizeof *x, n); i < head;) {                                            \
                 int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
                 dequantize_some_##tag(q + i, x + i, count, v, i, each);                                                \
@@ -239,12 +257,12 @@ V_INLINE void put_f32(float *p, vf v, bool stream) {
             }                                                                                                          \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q);                                               \
-            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {                                                      \
-                int64_t j = i + k * V_LANES;                                                                           \
-                put_f32(x + j, dequantize_one_##tag(q + j, v, j, each), p->stream);                                    \
-            }                                                                                                          \
+            vf y[4];                                                                                                   \
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] =                                                 \
+                dequantize_one_##tag(q + i + k * V_LANES, v, i + k * V_LANES, each);                                   \
+            put4_f32(x + i, y, stream);                                                                                \
         }                                                                                                              \
-        for (; i + V_LANES <= n; i += V_LANES) put_f32(x + i, dequantize_one_##tag(q + i, v, i, each), p->stream);     \
+        for (; i + V_LANES <= n; i += V_LANES) put_f32(x + i, dequantize_one_##tag(q + i, v, i, each), stream);        \
         if (i < n) dequantize_some_##tag(q + i, x + i, n - i, v, i, each);                                             \
     }                                                                                                                  \
     static void dequantize_##tag##_f32(const type *q, float *x, int64_t n, const qn_affine *p) {                       \
@@ -266,15 +284,16 @@ V_INLINE void put_f32(float *p, vf v, bool stream) {
 QN_CODES_IN(DEQUANTIZE)
 
 /* Fake-quantize: the codes of quantize, saturated, and at once the dequantization; never stored as integers. */
-V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool each, const qn_affine *p, qn_convention convention, bool fused) {
+V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool each, const qn_affine *p, qn_convention convention,
+                     bool fused) {
     vi z = v_zero(v, i, each); /* [qmin - Z, qmax - Z] is loop-invariant when Z is */
     vi steps = v_code(x, v, i, each, convention, fused);
     steps = vi_min(vi_max(steps, vi_sub(vi_set1(p->qmin), z)), vi_sub(vi_set1(p->qmax), z));
     return vf_mul(vf_from_vi(steps), v_scale(v, i, each));
 }
 
-V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, int64_t at, bool each,
-                        qn_convention convention, bool fused) {
+V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, int64_t at,
+                        bool each, qn_convention convention, bool fused) {
     float in[V_LANES] = {0}, out[V_LANES];
     v_tail t;
     memcpy(in, x, (size_t)n * sizeof *in);
@@ -285,8 +304,10 @@ V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p,
 
 V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, bool each,
                          qn_convention convention, bool fused) {
-    int64_t i = 0, ahead = p->ahead;
-    if (p->stream)
+    const int64_t ahead = p->ahead;
+    const bool stream = p->stream;
+    int64_t i = 0;
+    if (stream)
         for (int64_t head = v_misaligned(y, sizeof *y, n); i < head;) {
             int64_t count = head - i < V_LANES ? head - i : V_LANES;
             fake_some(x + i, y + i, count, p, v, i, each, convention, fused);
@@ -294,13 +315,15 @@ V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p
         }
     for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {
         v_prefetch(x + i + ahead, 16 * V_LANES);
+        vf out[4];
         _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
             int64_t j = i + k * V_LANES;
-            put_f32(y + j, fake_one(vf_load(x + j), v, j, each, p, convention, fused), p->stream);
+            out[k] = fake_one(vf_load(x + j), v, j, each, p, convention, fused);
         }
+        put4_f32(y + i, out, stream);
     }
     for (; i + V_LANES <= n; i += V_LANES)
-        put_f32(y + i, fake_one(vf_load(x + i), v, i, each, p, convention, fused), p->stream);
+        put_f32(y + i, fake_one(vf_load(x + i), v, i, each, p, convention, fused), stream);
     if (i < n) fake_some(x + i, y + i, n - i, p, v, i, each, convention, fused);
 }
 
@@ -338,11 +361,13 @@ V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
         vi_store(out, v_saturate(c, v_zero(&tail, 0, each), p->qmin, p->qmax));                                        \
         for (int64_t k = 0; k < n; k++) q[k] = (type)out[k];                                                           \
     }                                                                                                                  \
-    V_INLINE void requantize_piece_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p, const v_params *v, \
-                                         int32_t z, bool each) {                                                       \
+    V_INLINE void requantize_piece_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p,                   \
+                                         const v_params *v, int32_t z, bool each) {                                    \
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
-        int64_t i = 0, ahead = p->ahead;                                                                               \
-        if (p->stream)                                                                                                 \
+        const int64_t ahead = p->ahead;                                                                                \
+        const bool stream = p->stream;                                                                                 \
+        int64_t i = 0;                                                                                                 \
+        if (stream)                                                                                                    \
             for (int64_t head = v_misaligned(q, sizeof *q, n); i < head;) {                                            \
                 int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
                 requantize_some_##tag(acc + i, q + i, count, p, v, i, each);                                           \
@@ -356,7 +381,7 @@ V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
                 c[k] = requantize_one(vi_load(acc + j), v, j, each);                                                   \
                 if (each) c[k] = vi_add(c[k], v_zero(v, j, each));                                                     \
             }                                                                                                          \
-            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, p->stream);                                        \
+            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
         }                                                                                                              \
         for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
             vi c = requantize_one(vi_load(acc + i), v, i, each);                                                       \
@@ -379,7 +404,8 @@ V_INLINE int32_t fixed_one(int32_t acc, int32_t m, int32_t shift, int32_t z, con
         code = ((int64_t)acc * m + ((int64_t)1 << (shift - 1))) >> shift;
     } else {
         int left = shift < 31 ? 31 - shift : 0, right = shift > 31 ? shift - 31 : 0;
-        int64_t shifted = (int64_t)acc * ((int64_t)1 << left); /* saturates to int32 first, as its int32 arithmetic must */
+        int64_t shifted =
+            (int64_t)acc * ((int64_t)1 << left); /* saturates to int32 first, as its int32 arithmetic must */
         shifted = shifted > INT32_MAX ? INT32_MAX : shifted < INT32_MIN ? INT32_MIN : shifted;
         int64_t product = shifted * m, nudge = product >= 0 ? (int64_t)1 << 30 : 1 - ((int64_t)1 << 30);
         int64_t high = (product + nudge) / ((int64_t)1 << 31);

@@ -12,7 +12,7 @@ enum { REDUCE_BLOCK = 1024, REDUCE_ROWS = 64 };
     V_INLINE key_type key_##tag(type x) {                                                                              \
         unsigned_type bits;                                                                                            \
         memcpy(&bits, &x, sizeof bits);                                                                                \
-        unsigned_type sign = (unsigned_type)((key_type)bits >> (8 * sizeof bits - 1)); /* all ones when negative */   \
+        unsigned_type sign = (unsigned_type)((key_type)bits >> (8 * sizeof bits - 1)); /* all ones when negative */    \
         return (key_type)(bits ^ sign >> 1);                                                                           \
     }                                                                                                                  \
     V_INLINE type value_##tag(key_type key) { /* its own inverse, but for the type */                                  \
@@ -22,7 +22,7 @@ enum { REDUCE_BLOCK = 1024, REDUCE_ROWS = 64 };
         return x;                                                                                                      \
     }                                                                                                                  \
     V_INLINE bool finite_##tag(key_type lo, key_type hi) {                                                             \
-        return lo > (key_type)~(unsigned_type)INFINITE_BITS && hi < (key_type)INFINITE_BITS;                           \
+        return lo > (key_type) ~(unsigned_type)INFINITE_BITS && hi < (key_type)INFINITE_BITS;                          \
     }                                                                                                                  \
     V_INLINE void extend_##tag(qn_range *r, key_type lo, key_type hi) {                                                \
         double min = (double)value_##tag(lo) + 0.0, max = (double)value_##tag(hi) + 0.0;                               \

@@ -8,11 +8,11 @@
 #include "threads.h"
 
 enum {
-    TILE = 2048,       /* elements staged at a time: 16 KiB of float64 at most */
-    STRIP = 2048,      /* columns whose parameters are kept in the L1 cache down the rows */
-    AHEAD = 1024,      /* prefetch distance in elements; one page of float32, where the hardware prefetcher stops */
-    SHORT_RUN = 32,    /* channels with fewer neighbours are walked with one parameter for each element */
-    GRAIN = 1 << 14,   /* elements below which a piece is not worth handing to another thread */
+    TILE = 2048,     /* elements staged at a time: 16 KiB of float64 at most */
+    STRIP = 2048,    /* columns whose parameters are kept in the L1 cache down the rows */
+    AHEAD = 1024,    /* prefetch distance in elements; one page of float32, where the hardware prefetcher stops */
+    SHORT_RUN = 32,  /* channels with fewer neighbours are walked with one parameter for each element */
+    GRAIN = 1 << 14, /* elements below which a piece is not worth handing to another thread */
 };
 
 _Static_assert(STRIP <= TILE, "a strip of a row is staged in one tile");
@@ -134,7 +134,7 @@ static qn_affine advanced(const qn_affine *p, int64_t by) {
         a.phase += by;
     } else {
         a.scale += by, a.zero_point += by;
-        if (a.inverse) a.inverse += by;
+        if (a.inverse) a.inverse += by, a.low += by, a.bound += by;
         if (a.multiplier) a.multiplier += by, a.shift += by;
     }
     return a;
@@ -346,7 +346,7 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
 
 /* Rows [r0, r1) of which all share the parameters at `offset`, strip by strip. */
 static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
-    float scale[STRIP], inverse[STRIP];
+    float scale[STRIP], inverse[STRIP], low[STRIP], bound[STRIP];
     int32_t zero[STRIP], multiplier[STRIP], shift[STRIP];
     int64_t repeat = w->grid.block ? 1 : w->grid.inner;
     for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += STRIP) {
@@ -360,10 +360,12 @@ static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
             int64_t k = offset + (c0 + i) / repeat;
             scale[i] = p.scale[k];
             inverse[i] = 1.0f / p.scale[k];
+            low[i] = qn_low(p.scale[k], inverse[i]);
+            bound[i] = p.scale[k] * (float)QN_BOUND;
             zero[i] = p.zero_point[k];
             if (p.multiplier) multiplier[i] = p.multiplier[k], shift[i] = p.shift[k];
         }
-        p.scale = scale, p.inverse = inverse, p.zero_point = zero;
+        p.scale = scale, p.inverse = inverse, p.low = low, p.bound = bound, p.zero_point = zero;
         if (p.multiplier) p.multiplier = multiplier, p.shift = shift;
         p.run = 0;
         p.ahead = count < w->row ? w->row : AHEAD; /* what is read next stands one row on */

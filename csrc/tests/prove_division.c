@@ -1,16 +1,15 @@
 /* Proves that the quotient of the 8-bit kernels rounds as the division does:
  *
- *     q0 = x * i,  q = fma(fma(-q0, S, x), i, q0),  i = 1/S        rounds like        x / S
+ *     q = fma(x, i, x * j),  i = 1/S,  j = qn_low(S, i) = 1/S - i        rounds like        x / S
  *
  * in every convention, for q and x / S lie on the same side of every half-integer h, where two codes meet, or both on it.
- * Tried are every mantissa of S (2^23) and, for each h = 0.5 .. 255.5 (an 8-bit code less its zero point is at most 255), every
- * x within 4 ulps of h * S.
+ * Tried are every mantissa of S (2^23) and, for each h = 0.5 .. 255.5 (an 8-bit code less its zero point is at most 255),
+ * every x within 4 ulps of h * S.
  *
- * Why that is all of them: i and q0 carry a relative error of 2^-24 each, the inner fma is the remainder but for its last bit,
- * so q lies within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. The two can be parted only by an h between them;
- * then x is less than 2 ulps from h * S. Negative x mirror positive ones. Another exponent of S
- * scales x and the remainder by a power of two, exactly, as long as nothing leaves the normal numbers or, for the remainder,
- * the subnormal ones: the remainder is a multiple of 2^-24 * 2^-23 S, so S >= 2^-90 is safe by far.
+ * Why that is all of them: j carries a relative error of 2^-24 and is at most 2^-24 i, and so does x * j, hence q lies
+ * within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. The two can be parted only by an h between them; then
+ * x is less than 2 ulps from h * S. Negative x mirror positive ones. Another exponent of S scales x, i and j by powers of
+ * two, exactly, as long as nothing leaves the normal numbers: 2^-90 <= S <= 2^90 is safe by far.
  */
 #include <math.h>
 #include <stdint.h>
@@ -19,6 +18,8 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "qn_types.h"
 
 enum { MANTISSAS = 1 << 23, BLOCK = 1024, BOUNDARIES = 256, ULPS = 4, PROCESSES = 2 };
 
@@ -40,11 +41,11 @@ static inline uint32_t bits_of(float x) {
 #if defined(__x86_64__)
 __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #endif
-static void try_block(const float *s, const float *inverse, float h, uint32_t ulps, result *r) {
+static void try_block(const float *s, const float *inverse, const float *low, float h, uint32_t ulps, result *r) {
     uint32_t differ = 0, reciprocal = 0;
     for (int k = 0; k < BLOCK; k++) {
         float x = float_of(bits_of(h * s[k]) + ulps), i = inverse[k];
-        float q0 = x * i, q = fmaf(fmaf(-q0, s[k], x), i, q0), exact = x / s[k];
+        float q0 = x * i, q = fmaf(x, i, x * low[k]), exact = x / s[k];
         differ += ((q < h) != (exact < h)) | ((q > h) != (exact > h));
         reciprocal += ((q0 < h) != (exact < h)) | ((q0 > h) != (exact > h));
     }
@@ -52,10 +53,14 @@ static void try_block(const float *s, const float *inverse, float h, uint32_t ul
 }
 
 static void try_scales(uint32_t first, result *r) {
-    float s[BLOCK], inverse[BLOCK];
-    for (uint32_t k = 0; k < BLOCK; k++) s[k] = float_of(0x3F800000 | (first + k)), inverse[k] = 1.0f / s[k];
+    float s[BLOCK], inverse[BLOCK], low[BLOCK];
+    for (uint32_t k = 0; k < BLOCK; k++) {
+        s[k] = float_of(0x3F800000 | (first + k));
+        inverse[k] = 1.0f / s[k];
+        low[k] = qn_low(s[k], inverse[k]);
+    }
     for (int code = 0; code < BOUNDARIES; code++)
-        for (int ulps = -ULPS; ulps <= ULPS; ulps++) try_block(s, inverse, (float)code + 0.5f, (uint32_t)ulps, r);
+        for (int ulps = -ULPS; ulps <= ULPS; ulps++) try_block(s, inverse, low, (float)code + 0.5f, (uint32_t)ulps, r);
 }
 
 int main(void) {

@@ -68,7 +68,7 @@ static float edge(void) { return float_of(edges[random_bits() % (sizeof edges / 
 /* ---- parameters ------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    float *scale, *inverse;
+    float *scale, *inverse, *low, *bound;
     int32_t *zero_point, *multiplier, *shift;
     qn_affine p;
 } parameters;
@@ -100,6 +100,8 @@ static parameters parameters_make(int64_t n, int run, int32_t qmin, int32_t qmax
     size_t count = (size_t)(s.p.run ? (s.p.phase + n) / s.p.run + 1 : n);
     s.scale = array(count, sizeof *s.scale);
     s.inverse = array(count, sizeof *s.inverse);
+    s.low = array(count, sizeof *s.low);
+    s.bound = array(count, sizeof *s.bound);
     s.zero_point = array(count, sizeof *s.zero_point);
     s.multiplier = array(count, sizeof *s.multiplier);
     s.shift = array(count, sizeof *s.shift);
@@ -107,12 +109,14 @@ static parameters parameters_make(int64_t n, int run, int32_t qmin, int32_t qmax
     for (size_t k = 0; k < count; k++) {
         s.scale[k] = random_scale(plain);
         s.inverse[k] = 1.0f / s.scale[k];
+        s.low[k] = qn_low(s.scale[k], s.inverse[k]);
+        s.bound[k] = s.scale[k] * (float)QN_BOUND;
         s.zero_point[k] = no_zero ? 0 : random_int(qmin, qmax);
         s.multiplier[k] = random_int(1 << 30, INT32_MAX);
         s.shift[k] = random_int(1, 62);
     }
     s.p.scale = s.scale;
-    s.p.inverse = s.p.run ? NULL : s.inverse; /* the contract: read only when run == 0 */
+    if (!s.p.run) s.p.inverse = s.inverse, s.p.low = s.low, s.p.bound = s.bound; /* the contract: read only then */
     s.p.zero_point = s.zero_point;
     s.p.multiplier = s.multiplier;
     s.p.shift = s.shift;
@@ -122,7 +126,8 @@ static parameters parameters_make(int64_t n, int run, int32_t qmin, int32_t qmax
 }
 
 static void parameters_free(parameters *s) {
-    free(s->scale), free(s->inverse), free(s->zero_point), free(s->multiplier), free(s->shift);
+    free(s->scale), free(s->inverse), free(s->low), free(s->bound), free(s->zero_point), free(s->multiplier),
+        free(s->shift);
 }
 
 /* ---- inputs ----------------------------------------------------------------------------------------------------- */
