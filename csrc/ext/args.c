@@ -54,8 +54,8 @@ int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source) {
 }
 
 int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid) {
-    if (qn_arg_i64(four[0], &grid->outer) || qn_arg_i64(four[1], &grid->channels) || qn_arg_i64(four[2], &grid->inner) ||
-        qn_arg_i64(four[3], &grid->block))
+    if (qn_arg_i64(four[0], &grid->outer) || qn_arg_i64(four[1], &grid->channels) ||
+        qn_arg_i64(four[2], &grid->inner) || qn_arg_i64(four[3], &grid->block))
         return -1;
     int64_t product;
     if (grid->outer < 0 || grid->channels < 0 || grid->inner < 0 || grid->block < 0 ||

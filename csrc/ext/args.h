@@ -24,8 +24,8 @@ int qn_arg_i64(PyObject *argument, int64_t *value);
 int qn_arg_int(PyObject *argument, int low, int high, int *value);
 int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source);
 int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid);
-void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);        /* NULL on error */
-const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number);  /* C-contiguous, exactly this long */
+void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);       /* NULL on error */
+const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number); /* C-contiguous, exactly this long */
 int64_t qn_source_elements(const qn_source *source);
 
 #endif

@@ -38,7 +38,8 @@ static PyObject *pack(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (rows_of("pack", a, count, true, &in, &out, &type, &rows, &codes, &bytes)) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    void (*kernel)(const uint8_t *, uint8_t *, int64_t) = bits_of(type) == 4 ? qn_kernels()->pack_4 : qn_kernels()->pack_2;
+    void (*kernel)(const uint8_t *, uint8_t *, int64_t) =
+        bits_of(type) == 4 ? qn_kernels()->pack_4 : qn_kernels()->pack_2;
     if (codes * bits_of(type) % 8 == 0) kernel(in, out, rows * codes);
     else
         for (int64_t r = 0; r < rows; r++) kernel(in + r * codes, out + r * bytes, codes);

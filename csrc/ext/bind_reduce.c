@@ -18,7 +18,8 @@ static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_min_max(&x, &grid, ranges);
     Py_END_ALLOW_THREADS;
     PyObject *min = PyArray_SimpleNew(1, &n, NPY_FLOAT64), *max = PyArray_SimpleNew(1, &n, NPY_FLOAT64);
-    PyObject *nan = PyArray_SimpleNew(1, &n, NPY_INT64), *infinite = PyArray_SimpleNew(1, &n, NPY_INT64), *result = NULL;
+    PyObject *nan = PyArray_SimpleNew(1, &n, NPY_INT64), *infinite = PyArray_SimpleNew(1, &n, NPY_INT64),
+             *result = NULL;
     if (min && max && nan && infinite) {
         for (npy_intp k = 0; k < n; k++) {
             ((double *)PyArray_DATA((PyArrayObject *)min))[k] = ranges[k].min;

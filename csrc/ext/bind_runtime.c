@@ -26,7 +26,8 @@ static PyObject *set_isa(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count("set_isa", count, 1)) return NULL;
     for (int k = 0; k < qn_isa_count(); k++)
-        if (PyUnicode_Check(a[0]) && PyUnicode_CompareWithASCIIString(a[0], qn_isa_name(k)) == 0 && qn_isa_supported(k)) {
+        if (PyUnicode_Check(a[0]) && PyUnicode_CompareWithASCIIString(a[0], qn_isa_name(k)) == 0 &&
+            qn_isa_supported(k)) {
             qn_isa_select(k);
             Py_RETURN_TRUE;
         }

@@ -25,7 +25,10 @@ static PyModuleDef_Slot slots[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "qnumpy._core", .m_doc = "The kernels of qnumpy; private.", .m_slots = slots,
+    PyModuleDef_HEAD_INIT,
+    .m_name = "qnumpy._core",
+    .m_doc = "The kernels of qnumpy; private.",
+    .m_slots = slots,
 };
 
 PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&definition); }

@@ -18,6 +18,7 @@ QN_TARGET_PRAGMA(QN_TARGET_avx2)
 
 typedef __m256 vf;
 typedef __m256i vi;
+typedef __m256 vm;
 typedef struct {
     __m256i z, lo, hi;     /* int32 lanes */
     __m256i z16, lo8, hi8; /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
@@ -29,6 +30,11 @@ V_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 V_INLINE void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
 V_INLINE void vf_stream(float *p, vf v) { _mm256_stream_ps(p, v); }
 V_INLINE void v_fence(void) { _mm_sfence(); }
+V_INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+V_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+V_INLINE vm vm_none(void) { return _mm256_setzero_ps(); }
+V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return _mm256_or_ps(m, _mm256_cmp_ps(a, b, _CMP_UNORD_Q)); }
+V_INLINE bool vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 V_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }

@@ -22,6 +22,7 @@ QN_TARGET_PRAGMA(QN_TARGET_avx512)
 
 typedef __m512 vf;
 typedef __m512i vi;
+typedef __mmask16 vm;
 typedef struct {
     __m512i z, lo, hi;     /* int32 lanes */
     __m512i z16, lo8, hi8; /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
@@ -33,6 +34,11 @@ V_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 V_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 V_INLINE void vf_stream(float *p, vf v) { _mm512_stream_ps(p, v); }
 V_INLINE void v_fence(void) { _mm_sfence(); }
+V_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+V_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+V_INLINE vm vm_none(void) { return 0; }
+V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m | _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+V_INLINE bool vm_any(vm m) { return m != 0; }
 V_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }

@@ -13,6 +13,7 @@
 
 typedef float32x4_t vf;
 typedef int32x4_t vi;
+typedef uint32x4_t vm;
 typedef struct {
     int32x4_t z, lo, hi;
 } v_narrow;
@@ -22,6 +23,13 @@ V_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
 V_INLINE void vf_store(float *p, vf v) { vst1q_f32(p, v); }
 V_INLINE void vf_stream(float *p, vf v) { vst1q_f32(p, v); }
 V_INLINE void v_fence(void) {}
+V_INLINE vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
+V_INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+V_INLINE vm vm_none(void) { return vdupq_n_u32(0); }
+V_INLINE vm vm_or_unordered(vm m, vf a, vf b) {
+    return vorrq_u32(m, vmvnq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))));
+}
+V_INLINE bool vm_any(vm m) { return vmaxvq_u32(m) != 0; }
 V_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }

@@ -11,6 +11,7 @@
 
 typedef float vf;
 typedef int32_t vi;
+typedef bool vm;
 typedef struct {
     int32_t z, lo, hi;
 } v_narrow;
@@ -20,6 +21,11 @@ V_INLINE vf vf_load(const float *p) { return *p; }
 V_INLINE void vf_store(float *p, vf v) { *p = v; }
 V_INLINE void vf_stream(float *p, vf v) { *p = v; }
 V_INLINE void v_fence(void) {}
+V_INLINE vf vf_min(vf a, vf b) { return a < b ? a : b; }
+V_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
+V_INLINE vm vm_none(void) { return false; }
+V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m || a != a || b != b; }
+V_INLINE bool vm_any(vm m) { return m; }
 V_INLINE vf vf_add(vf a, vf b) { return a + b; }
 V_INLINE vf vf_mul(vf a, vf b) { return a * b; }
 V_INLINE vf vf_div(vf a, vf b) { return a / b; }

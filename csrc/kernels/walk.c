@@ -346,8 +346,8 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
 
 /* Rows [r0, r1) of which all share the parameters at `offset`, strip by strip. */
 static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
-    float scale[STRIP], inverse[STRIP], low[STRIP], bound[STRIP];
-    int32_t zero[STRIP], multiplier[STRIP], shift[STRIP];
+    _Alignas(64) float scale[STRIP], inverse[STRIP], low[STRIP], bound[STRIP];
+    _Alignas(64) int32_t zero[STRIP], multiplier[STRIP], shift[STRIP];
     int64_t repeat = w->grid.block ? 1 : w->grid.inner;
     for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += STRIP) {
         int64_t count = w->columns_end - c0 < STRIP ? w->columns_end - c0 : STRIP;
