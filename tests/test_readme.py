@@ -1,7 +1,10 @@
 """README keeps its word: every snippet runs, in order and in one folder, and prints what stands below it.
 
-A ``python`` block is executed; the ``text`` block that follows it is its output. In a ``console`` block each line that
-starts with ``$ qnumpy`` is run in this process; the lines below it are its output.
+The first two ``sh`` blocks are run by .ci/run, from a fresh copy in a fresh environment; here only their form is
+checked (plain ``pytest`` tests the installed package; ``python -m pytest`` would put the checkout before it). A
+``python`` block is executed; the ``text`` block that follows it is its output. In a ``console`` block each line that
+starts with ``$ qnumpy`` is run in this process; the lines below it are its output. Links and file names are right,
+here and in the other pages.
 """
 
 import contextlib
@@ -10,10 +13,14 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 import qnumpy as qn
 from qnumpy import cli
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted(path for folder in (".", "csrc", "docs") for path in (ROOT / folder).glob("*.md"))
 COMMANDS = [
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qnumpy demo",
     "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
@@ -64,6 +71,16 @@ def test_the_feature_table_names_what_exists():
     assert {name for name in qn.__all__ if not name.endswith("Error")} <= set(re.findall(r"\w+", text))
 
 
-def test_links_inside_the_repository():
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8")):
-        assert "://" in target or (README.parent / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_inside_the_repository(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    folders = (ROOT / folder for folder in ("csrc", "qnumpy", "tests", "benchmarks", "docs"))
+    files = [f"/{path.relative_to(ROOT)}" for folder in folders for path in folder.rglob("*.*")]
+    files += [f"/{path.name}" for path in ROOT.glob("*.*")]
+    for name in re.findall(r"`([\w./]+\.(?:c|h|py|pyi|md|toml))`", page.read_text(encoding="utf-8")):
+        assert any(file.endswith(f"/{name}") for file in files), name

@@ -1,0 +1,629 @@
+"""Bad input: the type and the whole message of every error, and the guard below that no argument gets past."""
+
+import os
+import re
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import qnumpy as qn
+from qnumpy import _core
+
+X = np.linspace(-1, 1, 6).astype(np.float32).reshape(2, 3)
+Q = np.arange(6, dtype=np.int8).reshape(2, 3)
+ACC = np.arange(6, dtype=np.int32).reshape(2, 3)
+BYTES = np.arange(6, dtype=np.uint8).reshape(2, 3)
+PARAMS = qn.QParams(0.5, 0)
+
+CODES = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2"
+NARROW = "int4, uint4, int2 or uint2"
+REALS = "float32, float64, float16 or bfloat16"
+MASK = "an array without a mask; got a MaskedArray. Use x.filled(...) first"
+
+# What each public function does with its data, its scale, its zero point and its axis; all else is fine.
+DATA = {
+    "quantize_linear": lambda x: qn.quantize_linear(x, 0.5),
+    "dynamic_quantize_linear": qn.dynamic_quantize_linear,
+    "fake_quantize": lambda x: qn.fake_quantize(x, PARAMS),
+    "min_max": qn.min_max,
+    "abs_max": qn.abs_max,
+    "quantize": qn.quantize,
+    "choose_qparams": qn.choose_qparams,
+    "dequantize_linear": lambda q: qn.dequantize_linear(q, 0.5),
+    "pack": qn.pack,
+    "QuantizedArray": lambda codes: qn.QuantizedArray(codes, PARAMS),
+    "requantize": lambda acc: qn.requantize(acc, 0.5),
+    "unpack": lambda packed: qn.unpack(packed, "int4"),
+}
+NAME = {"dequantize_linear": "q", "pack": "codes", "QuantizedArray": "codes", "requantize": "acc", "unpack": "packed"}
+KIND = {"dequantize_linear": CODES, "pack": CODES, "QuantizedArray": CODES, "requantize": "int32", "unpack": "uint8"}
+SCALE = {
+    "quantize_linear": lambda s, **k: qn.quantize_linear(X, s, **k),
+    "dequantize_linear": lambda s, **k: qn.dequantize_linear(Q, s, **k),
+    "requantize": lambda s, **k: qn.requantize(ACC, s, **k),
+    "QParams": lambda s, **k: qn.QParams(s, 0, **k),
+}
+ZERO = {
+    "quantize_linear": lambda z, **k: qn.quantize_linear(X, 0.5, z, dtype="int8", **k),
+    "dequantize_linear": lambda z, **k: qn.dequantize_linear(Q, 0.5, z, **k),
+    "requantize": lambda z, **k: qn.requantize(ACC, 0.5, z, **k),
+    "QParams": lambda z: qn.QParams(0.5, z),
+}
+AXIS = {
+    "quantize_linear": lambda axis: qn.quantize_linear(X, 0.5, axis=axis),
+    "dequantize_linear": lambda axis: qn.dequantize_linear(Q, 0.5, axis=axis),
+    "requantize": lambda axis: qn.requantize(ACC, 0.5, axis=axis),
+    "pack": lambda axis: qn.pack(Q, axis=axis),
+    "unpack": lambda axis: qn.unpack(BYTES, "int4", axis=axis),
+    "PerChannel": qn.PerChannel,
+    "PerGroup": lambda axis: qn.PerGroup(2, axis),
+}
+DTYPE = {
+    "quantize_linear": lambda dtype: qn.quantize_linear(X, 0.5, dtype=dtype),
+    "requantize": lambda dtype: qn.requantize(ACC, 0.5, dtype=dtype),
+    "choose_qparams": lambda dtype: qn.choose_qparams(X, dtype=dtype),
+    "pack": lambda dtype: qn.pack(Q, dtype),
+    "unpack": lambda dtype: qn.unpack(BYTES, dtype),
+    "QParams": lambda dtype: qn.QParams(1, 0, dtype),
+    "QParams.from_range": lambda dtype: qn.QParams.from_range(-1, 1, dtype=dtype),
+}
+
+
+def masked(value):
+    return np.ma.masked_array(value, mask=np.zeros(np.shape(value), bool))
+
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def rows():
+    """(call, exception, message without the last full stop)"""
+    yield from data_rows()
+    yield from scale_rows()
+    yield from zero_point_rows()
+    yield from axis_rows()
+    yield from dtype_rows()
+    yield from name_rows()
+    yield from out_rows()
+    yield from qparams_rows()
+    yield from pack_rows()
+
+
+def data_rows():
+    bad = {
+        "object": np.ones(2, object),
+        "complex128": np.ones(2, complex),
+        "<U1": np.array(["a", "b"]),
+        "|S1": b"a",
+        "datetime64[s]": np.array("2020", "M8[s]"),
+        "float8_e4m3fn": np.ones(2, ml_dtypes.float8_e4m3fn),
+        "[('a', '<f4')]": np.zeros(2, [("a", "<f4")]),
+        "int64": np.ones(2, np.int64),
+        "bool": np.ones(2, bool),
+    }
+    for owner, call in DATA.items():
+        name, kind = NAME.get(owner, "x"), KIND.get(owner, REALS)
+        for dtype, value in bad.items():
+            yield (
+                lambda c=call, v=value: c(v),
+                TypeError,
+                f"{owner}: {name} must be an array of {kind}; got dtype {dtype}",
+            )
+        yield lambda c=call: c(None), TypeError, f"{owner}: {name} must be an array of {kind}; got dtype object"
+        hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if kind == CODES else X))
+        yield lambda c=call, v=hidden: c(v), TypeError, f"{owner}: {name} must be {MASK}"
+    yield (
+        lambda: qn.dequantize_linear(masked(ACC), 0.5),
+        TypeError,
+        f"dequantize_linear: q must be {MASK}",
+    )
+    for value, got in ((None, "None"), (X, "an array of float32 with shape (2, 3)"), ("q" * 99, f"'{'q' * 56}...")):
+        yield lambda v=value: qn.dequantize(v), TypeError, f"dequantize: q must be a QuantizedArray; got {got}"
+    hot = np.array([[np.nan, np.inf], [1.0, 2.0]])
+    only = "choose_qparams: x must be finite somewhere; got only NaN and infinities"
+    yield lambda: qn.quantize(hot[0]), qn.CalibrationError, only
+    where = f"{only} in 1 of 2 channels or groups"
+    yield lambda: qn.choose_qparams(hot, granularity=qn.PerChannel(0)), qn.CalibrationError, where
+    raising = 'must be without NaN when on_nan is "raise"; got 1 of 4 NaN'
+    yield lambda: qn.quantize_linear(hot, 1.0, on_nan="raise"), ValueError, f"quantize_linear: x {raising}"
+    wide = "dynamic_quantize_linear: x must have a range that float32 can hold; got -3e+38 to 3e+38"
+    yield lambda: qn.dynamic_quantize_linear(np.array([3e38, -3e38], np.float32)), ValueError, wide
+
+
+def scale_rows():
+    numbers = [0.0, -0.0, -1.0, np.nan, np.inf, -np.inf, 1e-45, 1e-39, 1e39]
+    kinds = {
+        "bool": True,
+        "complex128": 1 + 2j,
+        "<U3": "0.5",
+        "object": None,
+        "datetime64[s]": np.array("2020", "M8[s]"),
+    }
+    for owner, call in SCALE.items():
+        name = "multiplier" if owner == "requantize" else "scale"
+        fine = f"{owner}: {name} must be positive, finite and normal in float32; got"
+        for value in numbers:
+            yield lambda c=call, v=value: c(v), ValueError, f"{fine} {value}"
+        for dtype, value in kinds.items():
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be real; got dtype {dtype}"
+        yield lambda c=call: c(masked(0.5)), TypeError, f"{owner}: {name} must be {MASK}"
+        if owner == "QParams":
+            continue
+        shape = f"{owner}: {name} must be of shape () when axis is None; got shape"
+        yield lambda c=call: c(np.ones(3)), ValueError, f"{shape} (3,)"
+        yield lambda c=call: c(np.ones((1, 0))), ValueError, f"{shape} (1, 0)"
+        shape = f"{owner}: {name} must be of shape () or (3,); got shape"
+        for wrong in ((2,), (1,), (1, 3), (0,)):
+            yield lambda c=call, w=wrong: c(np.ones(w), axis=1), ValueError, f"{shape} {wrong}"
+        yield lambda c=call: c([1, 0, 1], axis=1), ValueError, f"{fine} 0"
+        if owner != "requantize":
+            shape = f"{owner}: {name} must be of shape () or (2, 2); got shape (2, 3)"
+            yield lambda c=call: c(np.ones((2, 3)), axis=1, block_size=2), ValueError, shape
+    fine = "QParams: scale must be positive, finite and normal in float32; got"
+    yield lambda: qn.QParams([1, 0], 0, "int8", qn.PerChannel(0)), ValueError, f"{fine} 0 at index 1"
+    yield lambda: qn.QParams([[1, 1], [1, -2]], 0, "int8", qn.PerGroup(2)), ValueError, f"{fine} -2 at index (1, 1)"
+
+
+def zero_point_rows():
+    big = [-129, 128, 2**31, -(2**40), 2**64 - 1, np.uint64(2**63), -(2**70)]
+    kinds = {"float64": 1.0, "float32": np.float32(1), "<U1": "1", "bool": True, "complex128": 1j, "object": object()}
+    for owner, call in ZERO.items():
+        fine = f"{owner}: zero_point must be in [-128, 127]; got"
+        for value in big:
+            yield lambda c=call, v=value: c(v), ValueError, f"{fine} {value}"
+        for dtype, value in kinds.items():
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: zero_point must be an integer; got dtype {dtype}"
+        yield lambda c=call: c(masked(1)), TypeError, f"{owner}: zero_point must be {MASK}"
+        if owner != "QParams":
+            yield lambda c=call: c([0, 128, 0], axis=1), ValueError, f"{fine} 128"
+            shape = f"{owner}: zero_point must be of shape () or (3,); got shape (2,)"
+            yield lambda c=call: c([1, 2], axis=1), ValueError, shape
+            shape = f"{owner}: zero_point must be of shape () when axis is None; got shape (2,)"
+            yield lambda c=call: c([1, 2]), ValueError, shape
+    for code, low, high in (("uint8", 0, 255), ("int4", -8, 7), ("uint2", 0, 3), ("uint16", 0, 65535)):
+        for value in (low - 1, high + 1):
+            fine = f"quantize_linear: zero_point must be in [{low}, {high}]; got {value}"
+            yield lambda v=value, c=code: qn.quantize_linear(X, 1.0, v, dtype=c), ValueError, fine
+
+
+def axis_rows():
+    for owner, call in AXIS.items():
+        for value in (1.0, "0", True, (0,), np.float32(1)):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: axis must be an integer; got {value!r}"
+        if owner in ("PerChannel", "PerGroup"):
+            continue
+        for value in (2, -3, 2**80):
+            yield lambda c=call, v=value: c(v), ValueError, f"{owner}: axis must be in [-2, 1]; got {value}"
+    for value in (2, -3):
+        fine = f"axis must be in [-2, 1]; got {value}"
+        for granularity in (qn.PerChannel(value), qn.PerGroup(2, value)):
+            yield lambda g=granularity: qn.min_max(X, g), ValueError, f"min_max: {fine}"
+            yield lambda g=granularity: qn.abs_max(X, g), ValueError, f"abs_max: {fine}"
+            yield lambda g=granularity: qn.choose_qparams(X, granularity=g), ValueError, f"choose_qparams: {fine}"
+    none = "axis must be left out for a 0-d array; got 0"
+    yield lambda: qn.quantize_linear(1.0, 0.5, axis=0), ValueError, f"quantize_linear: {none}"
+    yield lambda: qn.min_max(1.0, qn.PerChannel(0)), ValueError, f"min_max: {none}"
+    lonely = "axis must be given with block_size; got None"
+    yield lambda: qn.quantize_linear(X, 0.5, block_size=2), ValueError, f"quantize_linear: {lonely}"
+    yield lambda: qn.dequantize_linear(Q, 0.5, block_size=2), ValueError, f"dequantize_linear: {lonely}"
+    sized = {
+        "quantize_linear: block_size": lambda n: qn.quantize_linear(X, 0.5, axis=1, block_size=n),
+        "dequantize_linear: block_size": lambda n: qn.dequantize_linear(Q, 0.5, axis=1, block_size=n),
+        "PerGroup: group_size": qn.PerGroup,
+    }
+    for start, call in sized.items():
+        for value in (0, -1, -(2**80)):
+            yield lambda c=call, v=value: c(v), ValueError, f"{start} must be at least 1; got {value}"
+        for value in (1.5, 2.0, "2", True, np.float64(2)):
+            yield lambda c=call, v=value: c(v), TypeError, f"{start} must be an integer; got {value!r}"
+
+
+def dtype_rows():
+    for owner, call in DTYPE.items():
+        wanted = "a code type such as 'int8' or 'uint4'" if owner.startswith("QParams") else CODES
+        for value in ("int3", "float32", np.int32, 3, [], "", bool):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: dtype must be {wanted}; got {value!r}"
+        if owner in ("pack", "unpack"):
+            yield lambda c=call: c("int8"), TypeError, f"{owner}: dtype must be {NARROW}; got 'int8'"
+    for value in ("int8", np.int32, 3, "", None, "float8_e4m3fn"):
+        fine = f"dequantize_linear: dtype must be {REALS}; got {value!r}"
+        yield lambda v=value: qn.dequantize_linear(Q, 0.5, dtype=v), TypeError, fine
+        yield lambda v=value: qn.quantize(X).dequantize(v), TypeError, fine
+
+
+def name_rows():
+    conventions, methods = "'onnx', 'guide', 'torch', 'tflite'", "'float', 'fixed', 'fixed_double'"
+    calls = {
+        ("quantize_linear", "convention", conventions): lambda v: qn.quantize_linear(X, 0.5, convention=v),
+        ("fake_quantize", "convention", conventions): lambda v: qn.fake_quantize(X, PARAMS, convention=v),
+        ("quantize_linear", "on_nan", "'zero_point', 'raise'"): lambda v: qn.quantize_linear(X, 0.5, on_nan=v),
+        ("requantize", "method", methods): lambda v: qn.requantize(ACC, 0.5, method=v),
+        ("choose_qparams", "method", "'minmax'"): lambda v: qn.choose_qparams(X, method=v),
+        ("min_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.min_max(X, on_nonfinite=v),
+        ("abs_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.abs_max(X, on_nonfinite=v),
+    }
+    for (owner, name, names), call in calls.items():
+        for value in ("ONNX", "", None, 0, ["onnx"]):
+            yield lambda c=call, v=value: c(v), ValueError, f"{owner}: {name} must be one of {names}; got {value!r}"
+    granular = {
+        "min_max": lambda g: qn.min_max(X, g),
+        "abs_max": lambda g: qn.abs_max(X, g),
+        "choose_qparams": lambda g: qn.choose_qparams(X, granularity=g),
+        "QParams": lambda g: qn.QParams(1, 0, "int8", g),
+    }
+    for owner, call in granular.items():
+        for value in ("tensor", 0, qn.PerTensor):
+            wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: granularity must be {wanted}; got {value!r}"
+
+
+def out_rows():
+    raw = np.zeros(4 * 64, np.uint8)
+    calls = {
+        "quantize_linear": (lambda out: qn.quantize_linear(X, 0.5, dtype="int8", out=out), np.int8),
+        "dequantize_linear": (lambda out: qn.dequantize_linear(Q, 0.5, out=out), np.float32),
+        "fake_quantize": (lambda out: qn.fake_quantize(X, PARAMS, out=out), np.float32),
+        "requantize": (lambda out: qn.requantize(ACC, 0.5, out=out), np.int8),
+    }
+    for owner, (call, dtype) in calls.items():
+        good, start = np.zeros((2, 3), dtype), f"{owner}: out must be"
+        name, size = good.dtype.name, good.itemsize
+        for value in ("out", [0], good.tolist()):
+            yield lambda c=call, v=value: c(v), TypeError, f"{start} an array; got {value!r}"
+        for other in (np.uint8, np.int16, np.float64, object):
+            got = np.dtype(other)
+            yield lambda c=call, g=got: c(np.zeros((2, 3), g)), TypeError, f"{start} of dtype {name}; got dtype {got}"
+        for shape in ((3, 2), (6,), (1, 2, 3), (0,)):
+            wrong = np.zeros(shape, dtype)
+            yield lambda c=call, w=wrong: c(w), ValueError, f"{start} of shape (2, 3); got shape {shape}"
+        for wrong in (np.zeros((2, 6), dtype)[:, ::2], np.zeros((3, 2), dtype).T, good[:, ::-1]):
+            contiguous = f"{start} C-contiguous and aligned; got strides {wrong.strides}"
+            yield lambda c=call, w=wrong: c(w), ValueError, contiguous
+        frozen = read_only(good)
+        yield lambda c=call, w=frozen: c(w), ValueError, f"{start} writable; got a read-only array"
+        if size > 1:
+            swapped = np.zeros((2, 3), good.dtype.newbyteorder(">"))
+            yield lambda c=call, s=swapped: c(s), TypeError, f"{start} of dtype {name}; got dtype {swapped.dtype}"
+            crooked = raw[1 : 1 + 6 * size].view(dtype).reshape(2, 3)
+            aligned = f"{start} C-contiguous and aligned; got strides {crooked.strides}"
+            yield lambda c=call, w=crooked: c(w), ValueError, aligned
+    apart = "out must be apart from the input in memory; got an array that overlaps it"
+    x = raw[:32].view(np.float32)
+    yield lambda: qn.fake_quantize(x, PARAMS, out=x), ValueError, f"fake_quantize: {apart}"
+    yield lambda: qn.fake_quantize(x[::-1], PARAMS, out=x), ValueError, f"fake_quantize: {apart}"
+    codes = raw[28:36].view(np.int8)
+    yield lambda: qn.quantize_linear(x, 0.5, dtype="int8", out=codes), ValueError, f"quantize_linear: {apart}"
+    yield lambda: qn.dequantize_linear(codes, 0.5, out=x), ValueError, f"dequantize_linear: {apart}"
+    acc = raw[:32].view(np.int32)
+    yield lambda: qn.requantize(acc, 0.5, out=codes), ValueError, f"requantize: {apart}"
+    # A parameter that is overwritten while it is in use gives wrong codes just as silently.
+    scale, zero = raw[64:72].view(np.float32), raw[72:80].view(np.int32)
+    scale[:], zero[:] = 0.5, 1
+    over = raw[64:80].view(np.int8).reshape(2, 8)
+    rows = np.ones((2, 8), np.float32)
+    one = np.ones(2, np.float32)
+    yield (
+        lambda: qn.quantize_linear(rows, scale, dtype="int8", axis=0, out=over),
+        ValueError,
+        f"quantize_linear: {apart}",
+    )
+    yield (
+        lambda: qn.quantize_linear(rows, one, zero, dtype="int8", axis=0, out=over),
+        ValueError,
+        f"quantize_linear: {apart}",
+    )
+    yield lambda: qn.requantize(rows.astype(np.int32), scale, axis=0, out=over), ValueError, f"requantize: {apart}"
+
+
+def qparams_rows():
+    for owner, call in {
+        "fake_quantize": lambda p: qn.fake_quantize(X, p),
+        "quantize": lambda p: qn.quantize(X, p),
+        "QuantizedArray": lambda p: qn.QuantizedArray(Q, p),
+    }.items():
+        for value in (0.5, "int8", (0.5, 0)):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: qparams must be a QParams; got {value!r}"
+        for params, wanted in (
+            (qn.QParams(np.ones(2), 0, "int8", qn.PerChannel(1)), (3,)),
+            (qn.QParams(np.ones((2, 2)), 0, "int8", qn.PerGroup(1)), (2, 3)),
+        ):
+            got = params.scale.shape
+            fit = f"{owner}: qparams must be of scale shape {wanted} for an array of shape (2, 3); got {got}"
+            yield lambda c=call, p=params: c(p), ValueError, fit
+    make, channel = qn.QParams, qn.PerChannel(0)
+    ends = "QParams: qmin and qmax must satisfy -128 <= qmin < qmax <= 127; got"
+    for low, high in ((-200, 3), (3, 200), (5, 5), (6, 5)):
+        yield lambda a=low, b=high: make(1, 5, qmin=a, qmax=b), ValueError, f"{ends} qmin={low}, qmax={high}"
+    yield lambda: make(1, 0, qmax=200), ValueError, f"{ends} qmin=-128, qmax=200"
+    for value in (1.5, 1.0, "1", True):
+        yield lambda v=value: make(1, 2, qmin=v), TypeError, f"QParams: qmin must be an integer; got {value!r}"
+        yield lambda v=value: make(1, 0, qmax=v), TypeError, f"QParams: qmax must be an integer; got {value!r}"
+    yield lambda: make(1, 5, qmax=4), ValueError, "QParams: zero_point must be in [-128, 4]; got 5"
+    dims = "QParams: scale must have"
+    yield lambda: make(np.ones(3), 0), ValueError, f"{dims} 0 dimensions for PerTensor(); got shape (3,)"
+    yield lambda: make(1, 0, "int8", channel), ValueError, f"{dims} 1 dimensions for PerChannel(axis=0); got shape ()"
+    fits = "QParams: zero_point must have shape () or scale's (3,); got shape (2,)"
+    yield lambda: make(np.ones(3), [1, 2], "int8", channel), ValueError, fits
+    ranged, start = qn.QParams.from_range, "QParams.from_range:"
+    finite = f"{start} min and max must be finite with min <= max; got others"
+    for low, high in ((1, 0), (np.nan, 1), (0, np.inf), (-np.inf, 0)):
+        yield lambda a=low, b=high: ranged(a, b), ValueError, finite
+    yield lambda: ranged([1.0], 1.0), ValueError, f"{start} min and max must have one shape; got (1,) and ()"
+    given = f"{start} granularity must be given for arrays of ranges; got None"
+    yield lambda: ranged([1.0], [2.0]), ValueError, given
+    wide = f"{start} the range must have a finite float32 scale; got one that overflows"
+    for symmetric in (True, False):
+        yield lambda s=symmetric: ranged(-1e308, 1e308, symmetric=s), ValueError, wide
+    for dtype, value in {"<U1": "1", "complex128": 1 + 2j, "object": object()}.items():
+        yield lambda v=value: ranged(v, 1), TypeError, f"{start} min must be real; got dtype {dtype}"
+        yield lambda v=value: ranged(-1, v), TypeError, f"{start} max must be real; got dtype {dtype}"
+    wrong = "QuantizedArray: codes must be an array of int8; got dtype uint8"
+    yield lambda: qn.QuantizedArray(BYTES, PARAMS), TypeError, wrong
+    narrow = make(1, 0, qmin=-127, qmax=100)
+    outside = "QuantizedArray: codes must be in [-127, 100]; got"
+    yield lambda: qn.QuantizedArray(np.array([-128, 101], np.int8), narrow), ValueError, f"{outside} -128"
+    yield lambda: qn.QuantizedArray(np.array([0, 101], np.int8), narrow), ValueError, f"{outside} 101"
+
+
+def pack_rows():
+    yield lambda: qn.pack(np.int8(1)), ValueError, "pack: codes must be of one dimension or more; got a 0-d array"
+    flat = "unpack: packed must be of one dimension or more; got a 0-d array"
+    yield lambda: qn.unpack(np.uint8(1), "int4"), ValueError, flat
+    wide = "pack: codes must be of one byte each; got dtype int16"
+    yield lambda: qn.pack(np.ones(3, np.int16)), TypeError, wide
+    for values, got in (([1, 8], 8), ([1, -9], -9), ([8, -9], -9)):
+        yield lambda v=values: qn.pack(np.array(v, np.int8)), ValueError, f"pack: codes must be in [-8, 7]; got {got}"
+    yield lambda: qn.pack(BYTES, "uint2"), ValueError, "pack: codes must be in [0, 3]; got 5"
+    for n in (-1, 4, 7, 2**80):
+        yield lambda n=n: qn.unpack(BYTES, "int4", n), ValueError, f"unpack: n must be in [5, 6] for 3 bytes; got {n}"
+    yield lambda: qn.unpack(BYTES, "uint2", 8), ValueError, "unpack: n must be in [9, 12] for 3 bytes; got 8"
+    yield lambda: qn.unpack(BYTES[:, :0], "int4", 1), ValueError, "unpack: n must be in [0, 0] for 0 bytes; got 1"
+    for n in (1.5, "5", True):
+        yield lambda n=n: qn.unpack(BYTES, "int4", n), TypeError, f"unpack: n must be an integer; got {n!r}"
+
+
+ROWS = list(rows())
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "message"), ROWS, ids=[f"{k}-{row[2][:60]}" for k, row in enumerate(ROWS)]
+)
+def test_message(call, exception, message):
+    before = [array.copy() for array in (X, Q, ACC, BYTES)]
+    with pytest.raises(exception) as caught:
+        call()
+    assert str(caught.value) == f"{message}."
+    assert type(caught.value) is exception
+    for array, copy in zip((X, Q, ACC, BYTES), before, strict=True):
+        assert np.array_equal(array, copy)
+
+
+def test_an_error_leaves_out_untouched():
+    out = np.full((2, 3), 77, np.int8)
+    hot = np.where(X > 0.5, np.nan, X)
+    for call in (
+        lambda: qn.quantize_linear(X, 0.0, dtype="int8", out=out),
+        lambda: qn.quantize_linear(X, 1.0, 200, dtype="int8", out=out),
+        lambda: qn.quantize_linear(hot, 1.0, dtype="int8", on_nan="raise", out=out),
+        lambda: qn.requantize(ACC, 1e20, method="fixed", out=out),
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011 - the messages are above
+            call()
+        assert (out == 77).all()
+
+
+# ---- the guard ----
+# Private functions, with what the Python above them never passes: every wrong argument must raise, none may crash.
+
+T = _core.TYPES
+HUGE = [2**62, 2**63 - 1, -(2**63)]
+NO_INTEGERS = [None, "1", 1.5, 2**70, -(2**70), [1]]
+NO_ARRAYS = [None, 1, "x", [1.0], b"abc", object()]
+
+
+def crooked(array):
+    """The same elements at an address that is no multiple of their size."""
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    view = raw[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def wrong_vectors(dtype, length):
+    good = np.ones(length, dtype)
+    other = np.float64 if dtype == np.float32 else np.int64
+    shaped = [good[:-1], np.ones(length + 1, dtype), np.ones(2 * length, dtype)[::2], np.ones(0, dtype)]
+    return [
+        *NO_ARRAYS,
+        *shaped,
+        good.astype(other),
+        good.astype(object),
+        good.astype(good.dtype.newbyteorder()),
+        crooked(good),
+    ]
+
+
+def wrong_sources(dtype, length):
+    good = np.ones(length, dtype)
+    return [
+        *NO_ARRAYS,
+        good[:-1],
+        np.ones(length + 1, dtype),
+        good.astype(object),
+        good.astype(complex),
+        np.array(["ab"] * length),
+    ]
+
+
+def wrong_outputs(dtype, length):
+    good = np.ones(length, dtype)
+    wider = np.dtype(f"V{2 * good.itemsize}")
+    every = [*NO_ARRAYS, good[:-1], np.ones(length + 1, dtype), np.ones(2 * length, dtype)[::2], read_only(good)]
+    every += [np.zeros(length, wider), good[::-1]]
+    return every if good.itemsize == 1 else [*every, crooked(good), good.astype(good.dtype.newbyteorder())]
+
+
+GRID = [2, 3, 4, 0]
+WRONG_GRID = [[*NO_INTEGERS, *HUGE, -1, 0, 5]] * 3 + [[*NO_INTEGERS, -1, -(2**63)]]
+WRONG_TYPE = [*NO_INTEGERS, -1, 13, 2**32]
+
+
+def guarded():
+    """name, good arguments, wrong values for each"""
+    real, codes, acc = np.ones(24, np.float32), np.ones(24, np.int8), np.ones(24, np.int32)
+    scale, zero = np.ones(3, np.float32), np.zeros(3, np.int32)
+    params = [scale, zero], [wrong_vectors(np.float32, 3), wrong_vectors(np.int32, 3)]
+    ends = [[*NO_INTEGERS, *HUGE, 128, 2**31], [*NO_INTEGERS, *HUGE, -129, 65536]]
+
+    def kernel(x, x_type, out, out_type, tail, wrong_tail):
+        good = [x, T[x_type], *params[0], out, T[out_type], *GRID, *tail]
+        wrong = [
+            wrong_sources(x.dtype, 24), [*WRONG_TYPE, T["float64"], T["float16"]], *params[1],
+            wrong_outputs(out.dtype, 24), [*WRONG_TYPE, T["float64"], T["float16"]], *WRONG_GRID, *wrong_tail,
+        ]  # fmt: skip
+        return good, wrong
+
+    convention = [*NO_INTEGERS, -1, 4]
+    yield "quantize", *kernel(real, "float32", codes.copy(), "int8", [-128, 127, 0], [*ends, convention])
+    yield "fake_quantize", *kernel(real, "float32", real.copy(), "float32", [-128, 127, 0], [*ends, convention])
+    yield "dequantize", *kernel(codes, "int8", real.copy(), "float32", [], [])
+    each = [np.full(3, 2**30, np.int32), np.full(3, 30, np.int32)]
+    tail, wrong_tail = [-128, 127, 1, *each], [*ends, [*NO_INTEGERS, -1, 3], *[wrong_vectors(np.int32, 3)] * 2]
+    yield "requantize", *kernel(acc, "int32", codes.copy(), "int8", tail, wrong_tail)
+    yield "min_max", [real, T["float32"], *GRID], [wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID]
+    nibbles, packed = np.ones(24, np.uint8), np.zeros(12, np.uint8)
+    sizes = [[*NO_INTEGERS, *HUGE, -1, 0, 3]] * 2
+    no_nibbles = [*WRONG_TYPE, T["int8"], T["float32"]]
+    wide, narrow = wrong_vectors(np.uint8, 24)[:-2], wrong_vectors(np.uint8, 12)[:-2]  # a byte has no order or address
+    yield "pack", [nibbles, packed, T["int4"], 2, 12], [wide, wrong_outputs(np.uint8, 12), no_nibbles, *sizes]
+    yield "unpack", [packed, nibbles, T["uint4"], 2, 12], [narrow, wrong_outputs(np.uint8, 24), no_nibbles, *sizes]
+    scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
+    yield "first_bad_scale", [scale], [scales]
+    points = [*NO_ARRAYS, zero.astype(np.int64), np.ones(6, np.int32)[::2], crooked(zero), zero.astype(">i4")]
+    yield "first_outside", [zero, -128, 127], [points, NO_INTEGERS, NO_INTEGERS]
+    yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
+    yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
+
+
+REFUSALS = (TypeError, ValueError, OverflowError)
+
+
+@pytest.fixture
+def same_thread_count():
+    before = qn.num_threads()
+    yield
+    qn.set_num_threads(before)
+
+
+def refused(function, arguments):
+    try:
+        function(*arguments)
+    except REFUSALS:
+        return True
+    return False
+
+
+GUARDED = list(guarded())
+
+
+@pytest.mark.usefixtures("same_thread_count")
+@pytest.mark.parametrize(("name", "good", "wrong"), GUARDED, ids=[row[0] for row in GUARDED])
+def test_the_guard_refuses(name, good, wrong):
+    function = getattr(_core, name)
+    function(*good)
+    for k, values in enumerate(wrong):
+        for value in values:
+            assert refused(function, [*good[:k], value, *good[k + 1 :]]), f"argument {k} = {value!r}"
+    assert len(good) == len(wrong)
+    for arguments in ([], good[:-1], [*good, None]):
+        with pytest.raises(TypeError):
+            function(*arguments)
+    with pytest.raises(TypeError):
+        function(x=1)
+
+
+def test_every_function_that_takes_arguments_is_tried():
+    harmless = {"isa", "isas", "kernels", "num_threads", "set_isa"}
+    functions = {name for name in dir(_core) if callable(getattr(_core, name)) and not name.startswith("_")}
+    assert functions - harmless == {name for name, _, _ in GUARDED}
+
+
+def test_the_guard_needs_what_a_fixed_method_reads():
+    name, good, _ = next(row for row in GUARDED if row[0] == "requantize")
+    for missing in (-1, -2):
+        arguments = list(good)
+        arguments[missing] = None
+        with pytest.raises(ValueError, match=r"^qnumpy\._core: a parameter is not an array\.$"):
+            getattr(_core, name)(*arguments)
+    _core.requantize(*good[:-3], 0, None, None)  # "float" reads neither
+
+
+def test_random_arguments():
+    """Whatever comes, each call returns or raises."""
+    rng = np.random.default_rng(1)
+    table = [row for row in GUARDED if row[0] != "set_num_threads"]
+    refusals = 0
+    for _ in range(4000):
+        name, good, wrong = table[rng.integers(len(table))]
+        arguments = [
+            values[rng.integers(len(values))] if rng.random() < 0.2 else value
+            for value, values in zip(good, wrong, strict=True)
+        ]
+        refusals += refused(getattr(_core, name), arguments)
+    assert refusals > 1000
+
+
+# What would end the whole process is tried in one of its own.
+START = """
+import numpy as np, qnumpy as qn
+from qnumpy import _core
+T = _core.TYPES
+n = 4096
+x, q, scale, zero = np.ones(n, np.float32), np.ones(n, np.int8), np.ones((), np.float32), np.zeros((), np.int32)
+def refused(call, *exceptions):
+    try: call()
+    except exceptions or (TypeError, ValueError): return True
+    return False
+"""
+DANGEROUS = {
+    "fake_quantize writes no codes": """
+for name in ("int8", "uint8", "int16", "int32", "int4"):
+    out = np.zeros(n, {"int4": "int8"}.get(name, name))
+    assert refused(lambda: _core.fake_quantize(
+        x, T["float32"], scale, zero, out, T[name], 1, 1, n, 0, -128, 127, 0)), name
+""",
+    "dequantize writes no codes": """
+for name in ("int8", "uint8", "int16", "int32", "int4"):
+    out = np.zeros(n, {"int4": "int8"}.get(name, name))
+    assert refused(lambda: _core.dequantize(q, T["int8"], scale, zero, out, T[name], 1, 1, n, 0)), name
+""",
+    "more channels than memory": """
+empty = np.zeros(0, np.float32)
+for channels in (2**40, 2**58, 2**59, 2**60, 2**62, 2**63 - 1):
+    assert refused(lambda: _core.min_max(empty, T["float32"], 0, channels, 1, 0), ValueError, MemoryError)
+wide = np.zeros((0, 2**61), np.float16)
+assert refused(lambda: qn.min_max(wide, qn.PerChannel(1)), ValueError, MemoryError)
+""",
+    "blocks longer than any axis": """
+two = x.reshape(64, 64)
+for size in (65, 2**31, 2**62, 2**63 - 1, 2**63, 2**80):
+    for axis, shape in ((0, (1, 64)), (1, (64, 1))):
+        low, high = qn.min_max(two, qn.PerGroup(size, axis))
+        assert low.shape == high.shape == shape, (size, axis)
+        assert (qn.quantize_linear(two, 0.5, axis=axis, block_size=size) == 2).all(), (size, axis)
+""",
+}
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+def test_nothing_crashes_or_hangs(name):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    argv = [sys.executable, "-P", "-c", START + DANGEROUS[name] + "print('fine')"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout, re.sub(r"(?s).*\n(?=.)", "", done.stderr)) == (0, "fine\n", "")

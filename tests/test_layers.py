@@ -1,0 +1,134 @@
+"""What may import what, and what the package shows of itself.
+
+The order of the modules is a contract of import-linter in pyproject.toml (``lint-imports``). Here stands what it cannot
+see: the compiled module, the two floors of C, what an import loads, and the public names.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qnumpy as qn
+
+PACKAGE = Path(qn.__file__).parent
+CSRC = Path(__file__).parents[1] / "csrc"
+MODULES = sorted(found.name for found in pkgutil.iter_modules(qn.__path__) if not found.name.startswith("_"))
+
+# Who may call what of the extension. Computing belongs to the modules that are named after it.
+CHECKS = {"TYPES", "first_bad_scale", "first_outside"}
+CALLERS = {
+    "_args": CHECKS | {"overlap"},
+    "dtypes": CHECKS,
+    "qparams": CHECKS,
+    "pack": {"pack", "unpack"},
+    "quantize": CHECKS | {"quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
+    "reduce": {"min_max"},
+    "runtime": {"MAX_THREADS", "isa", "isas", "kernels", "num_threads", "set_isa", "set_num_threads"},
+}
+
+# Standard modules that cost more than a millisecond or belong to programs, not to libraries.
+HEAVY = {"argparse", "asyncio", "concurrent", "ctypes", "doctest", "email", "http", "logging", "multiprocessing"}
+HEAVY |= {"pickle", "sqlite3", "ssl", "subprocess", "tempfile", "unittest", "xml"}
+
+
+def loaded_by(statement):
+    """The modules that a statement adds to those of ``import numpy, ml_dtypes``, in a fresh interpreter."""
+    script = f"import sys, numpy, ml_dtypes; before = set(sys.modules); {statement}; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_loads_nothing_but_itself_and_the_standard_library():
+    added = loaded_by("import qnumpy")
+    top = {name.partition(".")[0] for name in added}
+    assert "qnumpy" in top
+    assert top - set(sys.stdlib_module_names) == {"qnumpy"}
+    assert not top & HEAVY
+    assert not added & {"qnumpy.cli", "qnumpy.demo", "qnumpy.testing"}
+
+
+@pytest.mark.parametrize("module", ["qnumpy.cli", "qnumpy.testing"])
+def test_other_modules_wait_for_their_dependencies(module):
+    """tqdm, safetensors and the extras are imported by the function that needs them."""
+    top = {name.partition(".")[0] for name in loaded_by(f"import {module}")}
+    assert top - set(sys.stdlib_module_names) == {"qnumpy"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_who_calls_the_extension(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "_core"
+    }
+    assert used <= CALLERS.get(path.stem, set())
+
+
+@pytest.mark.parametrize("path", sorted(CSRC.glob("*/*.[ch]")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_c_floors(path):
+    """kernels/ knows no Python, ext/ no arithmetic; tests/ know the kernels alone."""
+    included = set(re.findall(r'^#include ["<](\S+)[">]', path.read_text(encoding="utf-8"), re.MULTILINE))
+    intrinsics = {name for name in included if re.search(r"immintrin|arm_neon|simde", name)}
+    python = {name for name in included if re.search(r"Python\.h|numpy/|args\.h|bindings\.h", name)}
+    if path.parent.name == "ext":
+        assert not intrinsics
+        assert not {name for name in included if name.endswith("_body.h")} | included & {"bodies.h", "math.h"}
+    else:
+        assert not python
+
+
+def test_public_names():
+    """Complete and unique; ruff keeps them sorted."""
+    shown = [name for name, value in vars(qn).items() if not name.startswith("_") and not inspect.ismodule(value)]
+    assert sorted(qn.__all__) == sorted(shown)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_is_public(name):
+    module = importlib.import_module(f"qnumpy.{name}")
+    assert module.__doc__
+    assert all(hasattr(module, public) for public in module.__all__)
+
+
+FUNCTIONS = [name for name in qn.__all__ if inspect.isfunction(getattr(qn, name))]
+CLASSES = [name for name in qn.__all__ if inspect.isclass(getattr(qn, name))]
+
+
+def sections(text):
+    """Map the headings of a numpydoc docstring to their text; the first is ""."""
+    parts = re.split(r"^(\w+)\n-+$", text, flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_of_functions(name):
+    """Every parameter and the result are described, and an example shows them; what takes nothing needs only a line."""
+    function = getattr(qn, name)
+    doc = sections(inspect.getdoc(function))
+    assert re.match(r"[A-Z][^\n]*[.:]", doc[""]), "an imperative summary"
+    signature = inspect.signature(function)
+    listed = re.findall(r"^(\w[\w, ]*?)(?: :.*)?$", doc.get("Parameters", ""), re.MULTILINE)
+    described = [each for line in listed for each in line.split(", ")]
+    assert described == list(signature.parameters)
+    if signature.parameters and signature.return_annotation is not None and name != "threads":
+        assert "Returns" in doc
+        assert "Examples" in doc or name == "load"  # its example stands with save
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_docstrings_of_classes(name):
+    """A summary, and one for every public method; properties may speak by their names."""
+    found = getattr(qn, name)
+    assert inspect.getdoc(found)
+    for member, value in vars(found).items():
+        function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+        if not member.startswith("_") and inspect.isfunction(function):
+            assert inspect.getdoc(getattr(found, member)), member

@@ -1,0 +1,293 @@
+"""QParams: what it checks and keeps, and from_range against the formulas in exact fractions."""
+
+import copy
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import CODES, GRIDS, assert_same_bits, codes
+
+import qnumpy as qn
+from qnumpy.dtypes import code_type
+from qnumpy.io import TensorSpec
+
+TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
+
+
+def some(code="int8"):
+    kind = code_type(code)
+    return [
+        qn.QParams(0.5, kind.qmax, code),
+        qn.QParams(np.linspace(0.1, 1, 4), [kind.qmin, kind.qmax, 1, 1], code, qn.PerChannel(0)),
+        qn.QParams(np.linspace(0.1, 1, 6).reshape(2, 3), 1, code, qn.PerGroup(7, 0)),
+        qn.QParams(1.0, kind.qmin + 1, code, qmin=kind.qmin + 1, qmax=kind.qmax),
+        qn.QParams(np.zeros(0), 0, code, qn.PerChannel(1)),
+    ]
+
+
+# ---- fields ----
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_what_it_keeps(code):
+    kind = code_type(code)
+    params = qn.QParams([0.1, 0.2], 1, code, qn.PerChannel(-1))
+    assert_same_bits(params.scale, np.array([0.1, 0.2], np.float32))
+    assert_same_bits(params.zero_point, np.array([1, 1], np.int32))
+    assert (params.dtype, params.granularity) == (kind.dtype, qn.PerChannel(-1))
+    assert (params.qmin, params.qmax) == (kind.qmin, kind.qmax)
+    assert params.code is kind
+    for form in (kind.name, kind.dtype, kind.dtype.type):
+        assert qn.QParams(1, 0, form).dtype == kind.dtype
+
+
+def test_defaults():
+    params = qn.QParams(0.5, 3)
+    assert (params.dtype, params.granularity, params.scale.shape) == (np.int8, qn.PerTensor(), ())
+    assert (params.qmin, params.qmax) == (-128, 127)
+
+
+def test_parameters_of_many_types():
+    for scale in (1, np.float16(1), np.int64(1), np.array(1, ">f8"), [[1.0]]):
+        granularity = qn.PerGroup(1) if isinstance(scale, list) else qn.PerTensor()
+        assert qn.QParams(scale, 0, "int8", granularity).scale.dtype == np.float32
+    for zero in (3, np.uint8(3), np.int64(3), np.array(3, ">i2"), np.array(3).astype(code_type("int4").dtype)):
+        assert qn.QParams(1, zero).zero_point == 3
+
+
+def test_scales_are_rounded_to_float32():
+    for scale in (0.1, 1 / 3, TINY, HUGE, 2.0**-126 * (1 + 2.0**-23)):
+        assert qn.QParams(scale, 0).scale[()] == np.float32(scale)
+
+
+def test_immutable():
+    scale, zero = np.array([0.5, 1.0], np.float32), np.array([1, 2], np.int32)
+    params = qn.QParams(scale, zero, "int8", qn.PerChannel(0))
+    scale[:], zero[:] = 9, 9
+    assert (params.scale.tolist(), params.zero_point.tolist()) == ([0.5, 1.0], [1, 2])
+    for array in (params.scale, params.zero_point):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 7
+    for name in ("scale", "zero_point", "dtype", "granularity", "qmin", "qmax", "symmetric", "other"):
+        with pytest.raises((AttributeError, TypeError)):
+            setattr(params, name, 1)
+
+
+def test_equality():
+    for k, (one, same) in enumerate(zip(some(), some(), strict=True)):
+        assert one == same
+        assert (one != same) is False
+        assert all(one != other for m, other in enumerate(some()) if m != k)
+        assert one != some("int16")[k]
+    base = qn.QParams(0.5, 3)
+    for other in (
+        qn.QParams(np.nextafter(np.float32(0.5), np.float32(1)), 3),
+        qn.QParams(0.5, 4),
+        qn.QParams(0.5, 3, "uint8"),
+        qn.QParams(0.5, 3, qmin=-127),
+        qn.QParams(0.5, 3, qmax=100),
+        0.5,
+        None,
+    ):
+        assert base != other
+    with pytest.raises(TypeError, match=r"^unhashable type: 'QParams'$"):
+        hash(base)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_pickle_and_copies(code):
+    for params in some(code):
+        made = [pickle.loads(pickle.dumps(params, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+        for twin in (*made, copy.copy(params), copy.deepcopy(params)):
+            assert twin == params
+            assert twin.dtype == params.dtype
+            assert not twin.scale.flags.writeable
+            assert not twin.zero_point.flags.writeable
+
+
+def test_repr():
+    assert [repr(params) for params in some("uint4")] == [
+        "QParams(uint4, per tensor, scale=0.5, zero_point=15)",
+        "QParams(uint4, per channel 0, scale=0.1..1 (4,), zero_point=0..15)",
+        "QParams(uint4, per group 7 on axis 0, scale=0.1..1 (2, 3), zero_point=1)",
+        "QParams(uint4, per tensor, scale=1, zero_point=1)",
+        "QParams(uint4, per channel 1, scale (0,))",
+    ]
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_symmetric_and_nbytes(code, grid):
+    grid, kind = GRIDS[grid], code_type(code)
+    shape = grid.params_shape(20)
+    count = int(np.prod(shape))
+    middle = qn.QParams(np.ones(shape), kind.symmetric_zero_point, code, grid.granularity)
+    assert middle.symmetric
+    assert middle.nbytes == 4 * count  # no zero points to keep
+    other = qn.QParams(np.ones(shape), kind.qmin, code, grid.granularity)
+    assert not other.symmetric
+    rows, last = (count // shape[-1], shape[-1]) if shape else (1, 1)
+    assert other.nbytes == 4 * count + rows * -(-last * kind.bits // 8)
+
+
+# ---- from_range ----
+
+
+def nearly(value, exact, ulps):
+    """Whether |value - exact| is at most `ulps` units in the last place of a float32 at `exact`."""
+    return abs(Fraction(float(value)) - exact) <= ulps * Fraction(float(np.spacing(np.float32(float(exact)))))
+
+
+# Rounded to float32 once, half a unit; three roundings in float64 before it move the value by less than 2**-27 units.
+ONE_ROUNDING = Fraction(1, 2) + Fraction(1, 2**27)
+# qmin - min / S in float64: two roundings of numbers below 2**17, each off by at most 2**-37.
+NO_TIE = Fraction(1, 2**35)
+
+
+def affine(low, high, kind):
+    """S before rounding and, given S, Z before rounding."""
+    low, high = min(Fraction(low), 0), max(Fraction(high), 0)
+    return (high - low) / (kind.qmax - kind.qmin), lambda scale: kind.qmin - low / Fraction(float(scale))
+
+
+def check_affine(low, high, code):
+    kind, params = code_type(code), qn.QParams.from_range(low, high, dtype=code, symmetric=False)
+    exact, zero = affine(low, high, kind)
+    if exact == 0:
+        assert params.scale == 1
+    elif exact < TINY:
+        assert params.scale == np.float32(TINY)
+    else:
+        assert nearly(params.scale, exact, ONE_ROUNDING)
+    want = zero(params.scale)
+    got = int(params.zero_point)
+    clipped = min(max(want, kind.qmin), kind.qmax)
+    assert abs(got - clipped) <= Fraction(1, 2) + NO_TIE
+    if abs(abs(want - round(want)) - Fraction(1, 2)) > NO_TIE:
+        assert got == min(max(round(want), kind.qmin), kind.qmax)  # Python rounds half to even
+    assert (params.qmin, params.qmax) == (kind.qmin, kind.qmax)
+
+
+def check_symmetric(low, high, code):
+    kind, params = code_type(code), qn.QParams.from_range(low, high, dtype=code)
+    exact = max(-Fraction(low), Fraction(high), Fraction(0)) * 2 / (kind.qmax - kind.symmetric_qmin)
+    if exact == 0:
+        assert params.scale == 1
+    elif exact < TINY:
+        assert params.scale == np.float32(TINY)
+    else:
+        assert nearly(params.scale, exact, ONE_ROUNDING)
+    assert int(params.zero_point) == kind.symmetric_zero_point == (0 if kind.signed else 2 ** (kind.bits - 1))
+    assert (params.qmin, params.qmax) == (kind.qmin + 1, kind.qmax)
+    assert params.symmetric
+
+
+EDGES = [0.0, -0.0, 1.0, -1.0, 127.0, 255.0, -128.0, 3.4e38, -3.4e38, 1e-45, -1e-45, 1e-38, 1e-310, 0.1, -2.54, 1e-30]
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_from_range_edges(code):
+    for low in EDGES:
+        for high in EDGES:
+            if low <= high:
+                check_affine(low, high, code)
+                check_symmetric(low, high, code)
+
+
+ends = st.floats(-1e38, 1e38) | st.floats(-300, 300) | st.integers(-70000, 70000).map(float)
+
+
+@given(ends, ends, codes)
+def test_from_range(one, other, code):
+    check_affine(min(one, other), max(one, other), code)
+    check_symmetric(min(one, other), max(one, other), code)
+
+
+def test_affine_zero_points_that_are_ties_go_to_even():
+    for low, zero in ((-0.5, -128), (-1.5, -126), (-2.5, -126), (-3.5, -124)):
+        params = qn.QParams.from_range(low, low + 255, symmetric=False)
+        assert (float(params.scale), int(params.zero_point)) == (1.0, zero)
+
+
+@given(st.floats(0.001, 1000), st.floats(0.001, 1000), codes)
+def test_zero_has_an_exact_code_and_the_ends_are_reached(below, above, code):
+    for symmetric in (True, False):
+        params = qn.QParams.from_range(-below, above, dtype=code, symmetric=symmetric)
+        assert qn.quantize(np.zeros(1), params).dequantize()[0] == 0
+        for end in (-below, above):
+            back = float(qn.quantize(np.array([end]), params).dequantize()[0])
+            # Half a step, and what Z was rounded by, which shifts all codes of an affine range: half a step more.
+            assert abs(back - end) <= (0.5 if symmetric else 1) * float(params.scale) * (1 + 2.0**-20)
+
+
+@given(st.floats(0.5, 100), st.floats(0.5, 100), codes)
+def test_without_zero_the_range_is_kept(start, width, code):
+    kind = code_type(code)
+    params = qn.QParams.from_range(start, start + width, dtype=code, symmetric=False, include_zero=False)
+    exact = (Fraction(start + width) - Fraction(start)) / (kind.qmax - kind.qmin)
+    assume(exact > 0)
+    assert nearly(params.scale, exact, ONE_ROUNDING)
+    want = kind.qmin - Fraction(start) / Fraction(float(params.scale))
+    assert abs(int(params.zero_point) - max(want, kind.qmin)) <= Fraction(1, 2) + NO_TIE
+
+
+def test_include_zero_by_default():
+    assert qn.QParams.from_range(3, 5, symmetric=False) == qn.QParams.from_range(0, 5, symmetric=False)
+    assert qn.QParams.from_range(-5, -3, symmetric=False) == qn.QParams.from_range(-5, 0, symmetric=False)
+    assert qn.QParams.from_range(3, 5, include_zero=False) == qn.QParams.from_range(-5, 5)  # symmetric holds it anyway
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("code", CODES)
+def test_arrays_of_ranges(code, symmetric):
+    low, high = -np.linspace(0, 3, 6).reshape(2, 3), np.linspace(0, 7, 6).reshape(2, 3)
+    for shape, granularity in (((6,), qn.PerChannel(1)), ((2, 3), qn.PerGroup(4))):
+        every = qn.QParams.from_range(
+            low.reshape(shape), high.reshape(shape), dtype=code, symmetric=symmetric, granularity=granularity
+        )
+        assert (every.scale.shape, every.granularity) == (shape, granularity)
+        for k in range(6):
+            one = qn.QParams.from_range(low.flat[k], high.flat[k], dtype=code, symmetric=symmetric)
+            assert (every.scale.flat[k], every.zero_point.flat[k]) == (one.scale, one.zero_point)
+    empty = qn.QParams.from_range([], [], dtype=code, granularity=qn.PerChannel(0))
+    assert empty.scale.shape == (0,)
+
+
+# ---- choose_qparams ----
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_choose_qparams_is_from_range_of_the_range(grid, symmetric):
+    grid = GRIDS[grid]
+    x = np.random.default_rng(0).normal(1, 3, grid.of(37)).astype(np.float32)
+    low, high = qn.min_max(x, grid.granularity)
+    for code in CODES:
+        got = qn.choose_qparams(x, dtype=code, granularity=grid.granularity, symmetric=symmetric)
+        want = qn.QParams.from_range(low, high, dtype=code, symmetric=symmetric, granularity=grid.granularity)
+        assert got == want
+
+
+def test_choose_qparams_covers_every_finite_element():
+    x = np.array([[np.nan, -2.0, 1.0], [np.inf, 0.5, -np.inf]], np.float32)
+    assert qn.choose_qparams(x) == qn.QParams.from_range(-2, 1)
+    each = qn.QParams.from_range([-2, 0.5], [1, 0.5], granularity=qn.PerChannel(0))
+    assert qn.choose_qparams(x, granularity=qn.PerChannel(0)) == each
+
+
+def test_choose_qparams_of_nothing():
+    assert qn.choose_qparams([]).scale == 1
+    assert qn.choose_qparams(np.zeros((0, 3)), granularity=qn.PerChannel(1)).scale.tolist() == [1, 1, 1]
+    assert qn.choose_qparams(np.zeros((3, 0)), granularity=qn.PerGroup(4)).scale.shape == (3, 0)
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_nbytes_is_what_a_file_holds(code, symmetric):
+    x = np.random.default_rng(1).uniform(1, 3, (6, 21)).astype(np.float32)
+    for granularity in (qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(1), qn.PerGroup(4), qn.PerGroup(4, 0)):
+        q = qn.quantize(x, dtype=code, granularity=granularity, symmetric=symmetric)
+        assert q.nbytes == TensorSpec.of(q).nbytes
