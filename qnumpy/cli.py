@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from . import __version__, demo
-from .dtypes import float_type
+from .dtypes import CODE_TYPES, float_type
 from .errors import CalibrationError, FileFormatError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .io import Reader, TensorSpec, Writer
@@ -32,8 +32,7 @@ __all__ = ["main"]
 
 FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
-_DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
-_OPTION = rf"(?:{'|'.join(_DTYPES)}|tensor|channel|group(?:=\d+)?|axis=-?\d+|(?:no-)?symmetric|keep)"
+_OPTION = rf"(?:{'|'.join(CODE_TYPES)}|tensor|channel|group(?:=\d+)?|axis=-?\d+|(?:no-)?symmetric|keep)"
 _SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.DOTALL)
 
 
@@ -95,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     q = command("quantize", _quantize, "Quantize a file and print a table of what it cost.")
     q.add_argument("input", metavar="IN", help=readable)
     q.add_argument("-o", "--output", metavar="OUT", help="the .npz or .safetensors file to write")
-    q.add_argument("--dtype", choices=_DTYPES, default="int8", help="code type (default: int8)")
+    q.add_argument("--dtype", choices=list(CODE_TYPES), default="int8", help="code type (default: int8)")
     q.add_argument(
         "--per", choices=("tensor", "channel", "group"), help="granularity (default: channel; group with --group-size)"
     )

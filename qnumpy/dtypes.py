@@ -14,7 +14,7 @@ import numpy as np
 
 from . import _core
 
-__all__ = ["CodeType", "FloatType", "code_type", "float_type"]
+__all__ = ["CODE_TYPES", "FLOAT_TYPES", "CodeType", "FloatType", "code_type", "float_type"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def _code(name: str, dtype: Any, storage: Any, bits: int) -> CodeType:
     return CodeType(name, np.dtype(dtype), np.dtype(storage), bits, low, low + (1 << bits) - 1, _core.TYPES[name])
 
 
-_CODES = {
+CODE_TYPES = {
     code.name: code
     for code in (
         _code("int8", np.int8, np.int8, 8),
@@ -96,7 +96,7 @@ _CODES = {
         _code("uint2", ml_dtypes.uint2, np.uint8, 2),
     )
 }
-_FLOATS = {
+FLOAT_TYPES = {
     name: FloatType(name, np.dtype(dtype), np.dtype(storage), _core.TYPES[name])
     for name, dtype, storage in (
         ("float32", np.float32, np.float32),
@@ -109,7 +109,9 @@ _FLOATS = {
 
 @cache
 def _look_up(dtype: Any, kind: str) -> Any:
-    table: dict[str, Any] = _CODES if kind == "code" else _FLOATS
+    table: dict[str, Any] = CODE_TYPES if kind == "code" else FLOAT_TYPES
+    if dtype is None:  # NumPy would take it for float64
+        return None
     if isinstance(dtype, str) and dtype in table:
         return table[dtype]
     try:

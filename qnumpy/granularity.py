@@ -1,19 +1,10 @@
 """How many parameters an array has: one, one for each channel, or one for each group."""
 
-import operator
 from dataclasses import dataclass
-from typing import Any
+
+from ._check import integer, must
 
 __all__ = ["Granularity", "PerChannel", "PerGroup", "PerTensor"]
-
-
-def _integer(owner: str, name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{owner}: {name} must be an integer; got {value!r}.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +34,14 @@ class PerTensor(Granularity):
     ()
     """
 
+    @property
+    def axis(self) -> None:
+        return None
+
+    @property
+    def group_size(self) -> None:
+        return None
+
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return ()
 
@@ -69,7 +68,11 @@ class PerChannel(Granularity):
     axis: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "axis", _integer("PerChannel", "axis", self.axis))
+        object.__setattr__(self, "axis", integer("PerChannel", "axis", self.axis))
+
+    @property
+    def group_size(self) -> None:
+        return None
 
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[normalize_axis("PerChannel", self.axis, len(shape))],)
@@ -102,10 +105,10 @@ class PerGroup(Granularity):
     axis: int = -1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "group_size", _integer("PerGroup", "group_size", self.group_size))
-        object.__setattr__(self, "axis", _integer("PerGroup", "axis", self.axis))
+        object.__setattr__(self, "group_size", integer("PerGroup", "group_size", self.group_size))
+        object.__setattr__(self, "axis", integer("PerGroup", "axis", self.axis))
         if self.group_size < 1:
-            raise ValueError(f"PerGroup: group_size must be at least 1; got {self.group_size}.")
+            raise ValueError(must("PerGroup", "group_size", "at least 1", str(self.group_size)))
 
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         axis = normalize_axis("PerGroup", self.axis, len(shape))
@@ -120,5 +123,5 @@ def normalize_axis(owner: str, axis: int, ndim: int) -> int:
     """Return `axis` counted from the front; raise ValueError outside [-ndim, ndim)."""
     if not -ndim <= axis < ndim:
         where = f"in [{-ndim}, {ndim - 1}]" if ndim else "left out for a 0-d array"
-        raise ValueError(f"{owner}: axis must be {where}; got {axis}.")
+        raise ValueError(must(owner, "axis", where, str(axis)))
     return axis + ndim if axis < 0 else axis

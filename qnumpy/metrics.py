@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _args
+from . import _args, _check
 from ._args import Array
 from .granularity import Granularity, PerTensor
 from .qarray import QuantizedArray
@@ -263,7 +263,7 @@ def pair(owner: str, x: Any, q: Any) -> tuple[Array, Any]:
     source, _ = _args.real(owner, "x", x)
     values = q if isinstance(q, QuantizedArray) else _args.real(owner, "q", q)[0]
     if values.shape != source.shape:
-        raise ValueError(_args.must(owner, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
+        raise ValueError(_check.must(owner, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
     return source, values
 
 
@@ -371,5 +371,5 @@ def _one(values: Any) -> Any:
 
 def _quantized(owner: str, q: Any) -> QuantizedArray:
     if not isinstance(q, QuantizedArray):
-        raise TypeError(_args.must(owner, "q", "a QuantizedArray", _args.typed(q)))
+        raise TypeError(_check.must(owner, "q", "a QuantizedArray", _check.typed(q)))
     return q

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _args, _core
+from . import _args, _check, _core
 from ._args import Array
 from .dtypes import CodeType
 from .granularity import normalize_axis
@@ -44,14 +44,14 @@ def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
     code = _packable("pack", dtype)
     given, kind = _args.codes("pack", "codes", codes)
     if given.ndim == 0:
-        raise ValueError(_args.must("pack", "codes", "of one dimension or more", "a 0-d array"))
+        raise ValueError(_check.must("pack", "codes", "of one dimension or more", "a 0-d array"))
     if kind.bits > 8:
-        raise TypeError(_args.must("pack", "codes", "of one byte each", f"dtype {given.dtype}"))
+        raise TypeError(_check.must("pack", "codes", "of one byte each", f"dtype {given.dtype}"))
     plain = _args.plain(given, kind)
     if kind is not code and plain.size and not (code.qmin <= plain.min() and plain.max() <= code.qmax):
         worst = plain.min() if plain.min() < code.qmin else plain.max()
-        raise ValueError(_args.must("pack", "codes", f"in [{code.qmin}, {code.qmax}]", str(worst)))
-    rows = np.ascontiguousarray(np.moveaxis(plain, normalize_axis("pack", axis, given.ndim), -1))
+        raise ValueError(_check.must("pack", "codes", f"in [{code.qmin}, {code.qmax}]", str(worst)))
+    rows = np.ascontiguousarray(np.moveaxis(plain, _axis("pack", axis, given.ndim), -1))
     n = rows.shape[-1]
     out = np.empty((*rows.shape[:-1], -(-n * code.bits // 8)), np.uint8)
     _core.pack(rows.view(np.uint8), out, code.core, rows.size // n if n else 0, n)
@@ -88,25 +88,29 @@ def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Arr
     array([1, -1, 7], dtype=int4)
     """
     code = _packable("unpack", dtype)
-    given = np.asarray(packed)
+    given = _check.array("unpack", "packed", packed)
     if given.dtype != np.uint8:
-        raise TypeError(_args.must("unpack", "packed", "an array of uint8", f"dtype {given.dtype}"))
+        raise TypeError(_check.must("unpack", "packed", "an array of uint8", f"dtype {given.dtype}"))
     if given.ndim == 0:
-        raise ValueError(_args.must("unpack", "packed", "of one dimension or more", "a 0-d array"))
-    rows = np.ascontiguousarray(np.moveaxis(given, normalize_axis("unpack", axis, given.ndim), -1))
+        raise ValueError(_check.must("unpack", "packed", "of one dimension or more", "a 0-d array"))
+    rows = np.ascontiguousarray(np.moveaxis(given, _axis("unpack", axis, given.ndim), -1))
     length = rows.shape[-1]
     full = length * 8 // code.bits
-    count = full if n is None else _args.integer("unpack", "n", n)
+    count = full if n is None else _check.integer("unpack", "n", n)
     if count < 0 or -(-count * code.bits // 8) != length:
         least = full - 8 // code.bits + 1 if length else 0
-        raise ValueError(_args.must("unpack", "n", f"in [{least}, {full}] for {length} bytes", str(count)))
+        raise ValueError(_check.must("unpack", "n", f"in [{least}, {full}] for {length} bytes", str(count)))
     out = np.empty((*rows.shape[:-1], count), code.storage)
     _core.unpack(rows, out.view(np.uint8), code.core, rows.size // length if length else 0, count)
     return np.moveaxis(out.view(code.dtype), -1, axis)
 
 
+def _axis(owner: str, axis: Any, ndim: int) -> int:
+    return normalize_axis(owner, _check.integer(owner, "axis", axis), ndim)
+
+
 def _packable(owner: str, dtype: Any) -> CodeType:
     code = _args.code(owner, dtype)
     if code.bits >= 8:
-        raise TypeError(_args.must(owner, "dtype", "int4, uint4, int2 or uint2", _args.typed(dtype)))
+        raise TypeError(_check.must(owner, "dtype", "int4, uint4, int2 or uint2", _check.typed(dtype)))
     return code

@@ -1,11 +1,12 @@
 """QuantizedArray: codes with their parameters, and the functions between it and plain arrays."""
 
 import html
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from . import _args
+from . import _args, _check
 from ._args import Array
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
@@ -53,7 +54,10 @@ def choose_qparams(
     >>> choose_qparams(np.array([[1.0, -2.54], [0.5, 0.0]]), granularity=PerChannel(0)).scale
     array([0.02      , 0.00393701], dtype=float32)
     """
-    me = "choose_qparams"
+    return _chosen("choose_qparams", x, dtype, granularity, symmetric, method)
+
+
+def _chosen(me: str, x: Any, dtype: Any, granularity: Granularity | None, symmetric: bool, method: str) -> QParams:
     code = _args.code(me, dtype)
     _args.choice(me, "method", method, {"minmax": 0})
     granularity = PerTensor() if granularity is None else granularity
@@ -62,7 +66,7 @@ def choose_qparams(
     if empty.any():
         if nan.any() or infinite.any():
             where = "" if low.ndim == 0 else f" in {int(empty.sum())} of {low.size} channels or groups"
-            raise CalibrationError(_args.must(me, "x", "finite somewhere", f"only NaN and infinities{where}"))
+            raise CalibrationError(_check.must(me, "x", "finite somewhere", f"only NaN and infinities{where}"))
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
     return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
 
@@ -105,12 +109,24 @@ def quantize(
     me = "quantize"
     source, _ = _args.real(me, "x", x)
     if qparams is None:
-        qparams = choose_qparams(source, dtype=dtype, granularity=granularity, symmetric=symmetric, method=method)
+        qparams = _chosen(me, source, dtype, granularity, symmetric, method)
     return QuantizedArray._made(codes_of(me, source, qparams), qparams)
 
 
 def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) -> Array:
-    """Turn a QuantizedArray back into reals; see QuantizedArray.dequantize.
+    """Turn a QuantizedArray back into reals, as QuantizedArray.dequantize.
+
+    Parameters
+    ----------
+    q : QuantizedArray
+    dtype : str or dtype, default "float32"
+        float32, float64, float16 or bfloat16.
+    out : ndarray, optional
+        Exact dtype and shape, C-contiguous, writable.
+
+    Returns
+    -------
+    ndarray
 
     Examples
     --------
@@ -118,7 +134,7 @@ def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) 
     array([ 1., -1.], dtype=float32)
     """
     if not isinstance(q, QuantizedArray):
-        raise TypeError(_args.must("dequantize", "q", "a QuantizedArray", _args.typed(q)))
+        raise TypeError(_check.must("dequantize", "q", "a QuantizedArray", _check.typed(q)))
     return q.dequantize(dtype, out)
 
 
@@ -162,13 +178,13 @@ class QuantizedArray:
         array, code = _args.codes(me, "codes", codes)
         params = _args.qparams(me, qparams, array.shape)
         if code is not params.code:
-            raise TypeError(_args.must(me, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
+            raise TypeError(_check.must(me, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
         plain = _args.plain(array, code)
         if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax):
             low, high = int(plain.min()), int(plain.max())
             if not params.qmin <= low <= high <= params.qmax:
                 worst = low if low < params.qmin else high
-                raise ValueError(_args.must(me, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
+                raise ValueError(_check.must(me, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
         self.codes = array if plain is array else plain.view(code.dtype)
         self.qparams = params
 
@@ -227,6 +243,9 @@ class QuantizedArray:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def __iter__(self) -> Iterator["QuantizedArray"]:
+        return (self[k] for k in range(len(self)))
+
     def __getitem__(self, key: Any) -> "QuantizedArray":
         """Slice with integers and slices; the parameters follow."""
         return QuantizedArray._made(np.asarray(self.codes[key]), _sliced(self.qparams, self.shape, key))
@@ -267,7 +286,7 @@ def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
     """The parameters of a basic slice."""
     keys = list(key if isinstance(key, tuple) else (key,))
     if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
-        raise TypeError(_args.must("QuantizedArray", "index", "of integers, slices and ...", _args.typed(key)))
+        raise TypeError(_check.must("QuantizedArray", "index", "of integers, slices and ...", _check.typed(key)))
     if Ellipsis in keys:
         at = keys.index(Ellipsis)
         keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
@@ -275,6 +294,8 @@ def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
     granularity, scale, zero = params.granularity, params.scale, params.zero_point
     axis = granularity.onnx[0]
     if axis is not None:
+        # counted from the end if it was, so that the whole is equal to itself
+        from_end = sum(isinstance(k, slice) for k in keys) if axis < 0 else 0
         axis %= len(shape)
         before = sum(not isinstance(k, slice) for k in keys[:axis])
         dropped = not isinstance(keys[axis], slice)
@@ -286,11 +307,11 @@ def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
                 whole = isinstance(own, slice) and step == 1 and start % size == 0
                 if not (whole and (stop % size == 0 or stop == shape[axis])):
                     wanted = f"whole groups of {size} on axis {axis}"
-                    raise ValueError(_args.must("QuantizedArray", "index", wanted, _args.typed(own)))
+                    raise ValueError(_check.must("QuantizedArray", "index", wanted, _check.typed(own)))
                 keys[axis] = slice(start // size, -(-stop // size))
             scale, zero = scale[tuple(keys)], zero[tuple(keys)]
-            granularity = PerGroup(size, axis - before - (len(shape) - sum(not isinstance(k, slice) for k in keys)))
+            granularity = PerGroup(size, axis - before - from_end)
         else:
             scale, zero = scale[keys[axis]], zero[keys[axis]]
-            granularity = PerTensor() if dropped else PerChannel(axis - before)
+            granularity = PerTensor() if dropped else PerChannel(axis - before - from_end)
     return QParams(scale, zero, params.dtype, granularity, params.qmin, params.qmax)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _check
+from ._check import integer, must, typed
 from .dtypes import CodeType, code_type
 from .granularity import Granularity, PerChannel, PerTensor
 
@@ -57,46 +58,31 @@ class QParams:
     qmax: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        me = "QParams"
         code = code_type(self.dtype)
         if code is None:
-            raise TypeError(f"QParams: dtype must be a code type such as 'int8' or 'uint4'; got {self.dtype!r}.")
+            raise TypeError(must(me, "dtype", "a code type such as 'int8' or 'uint4'", typed(self.dtype)))
         if not isinstance(self.granularity, Granularity):
-            raise TypeError(
-                f"QParams: granularity must be PerTensor(), PerChannel(axis) or PerGroup(group_size); "
-                f"got {self.granularity!r}."
-            )
-        qmin = code.qmin if self.qmin is None else self.qmin
-        qmax = code.qmax if self.qmax is None else self.qmax
+            wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
+            raise TypeError(must(me, "granularity", wanted, typed(self.granularity)))
+        qmin = code.qmin if self.qmin is None else integer(me, "qmin", self.qmin)
+        qmax = code.qmax if self.qmax is None else integer(me, "qmax", self.qmax)
         if not code.qmin <= qmin < qmax <= code.qmax:
             raise ValueError(
                 f"QParams: qmin and qmax must satisfy {code.qmin} <= qmin < qmax <= {code.qmax}; "
                 f"got qmin={qmin}, qmax={qmax}."
             )
-        given = np.asarray(self.scale)
-        scale = np.array(given, dtype=np.float32, order="C", copy=True)
-        bad = _core.first_bad_scale(scale)
-        if bad >= 0:
-            raise ValueError(
-                f"QParams: scale must be positive, finite and normal in float32; "
-                f"got {given.flat[bad]!r}{_where(bad, given)}."
-            )
-        zero = np.asarray(self.zero_point)
-        if zero.dtype.kind not in "iu" and code_type(zero.dtype) is None:
-            raise TypeError(f"QParams: zero_point must be an integer; got dtype {zero.dtype}.")
-        zero = zero.astype(np.int64)
-        if zero.size and not (qmin <= zero.min() and zero.max() <= qmax):
-            worst = zero[(zero < qmin) | (zero > qmax)].flat[0]
-            raise ValueError(f"QParams: zero_point must be in [{qmin}, {qmax}]; got {worst}.")
+        scale = _check.scale(me, "scale", self.scale).copy()
+        zero = _check.zero_point(me, self.zero_point, qmin, qmax)
         ndim = {PerTensor: 0, PerChannel: 1}.get(type(self.granularity))
-        if ndim is not None and scale.ndim != ndim:
-            raise ValueError(
-                f"QParams: scale must have {ndim} dimensions for {self.granularity}; got shape {scale.shape}."
-            )
+        if scale.ndim != ndim if ndim is not None else scale.ndim == 0:
+            wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
+            raise ValueError(f"QParams: scale must have {wanted} for {self.granularity}; got shape {scale.shape}.")
         if zero.shape not in ((), scale.shape):
             raise ValueError(
                 f"QParams: zero_point must have shape () or scale's {scale.shape}; got shape {zero.shape}."
             )
-        zero = np.array(np.broadcast_to(zero, scale.shape), dtype=np.int32, order="C", copy=True)
+        zero = np.array(np.broadcast_to(zero, scale.shape), order="C")
         scale.flags.writeable = zero.flags.writeable = False
         for name, value in (
             ("scale", scale),
@@ -154,10 +140,11 @@ class QParams:
         >>> QParams.from_range(-2.54, 1.0).scale
         array(0.02, dtype=float32)
         """
+        me = "QParams.from_range"
         code = code_type(dtype)
         if code is None:
-            raise TypeError(f"QParams.from_range: dtype must be a code type such as 'int8' or 'uint4'; got {dtype!r}.")
-        low, high = np.asarray(min, dtype=np.float64), np.asarray(max, dtype=np.float64)
+            raise TypeError(must(me, "dtype", "a code type such as 'int8' or 'uint4'", typed(dtype)))
+        low, high = _check.reals(me, "min", min).astype(np.float64), _check.reals(me, "max", max).astype(np.float64)
         if low.shape != high.shape:
             raise ValueError(f"QParams.from_range: min and max must have one shape; got {low.shape} and {high.shape}.")
         if granularity is None:
@@ -169,10 +156,11 @@ class QParams:
         if include_zero or symmetric:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         if symmetric:
-            scale = _scale(np.maximum(-low, high), (code.qmax - code.symmetric_qmin) / 2)
+            widest = np.maximum(-low, high)
+            scale = _scale(-widest, widest, code.qmax - code.symmetric_qmin)
             zero = np.full(scale.shape, code.symmetric_zero_point, dtype=np.int32)
             return cls(scale, zero, code.dtype, granularity, code.symmetric_qmin, code.qmax)
-        scale = _scale(high / 2 - low / 2, (code.qmax - code.qmin) / 2)
+        scale = _scale(low, high, code.qmax - code.qmin)
         zero = np.clip(np.rint(code.qmin - low / scale), code.qmin, code.qmax).astype(np.int32)
         return cls(scale, zero, code.dtype, granularity)
 
@@ -236,16 +224,11 @@ def describe(granularity: Granularity) -> str:
     return f"per group {group}" if axis == -1 else f"per group {group} on axis {axis}"
 
 
-def _scale(extent: Any, steps: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """extent / steps in float64, rounded once to float32; 1 for an empty extent, never subnormal or infinite."""
-    scale = np.asarray(extent / steps)
+def _scale(low: Any, high: Any, steps: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(high - low) / steps in float64, rounded once to float32; 1 for an empty range, never subnormal or infinite."""
+    with np.errstate(over="ignore"):
+        extent = high - low
+    scale = np.where(np.isinf(extent), (high / 2 - low / 2) / (steps / 2), extent / steps)
     if (scale > _HUGE).any():
         raise ValueError("QParams.from_range: the range must have a finite float32 scale; got one that overflows.")
-    return np.where(scale == 0, 1.0, np.maximum(scale, _TINY)).astype(np.float32)
-
-
-def _where(index: int, array: np.ndarray[Any, Any]) -> str:
-    if array.ndim == 0:
-        return ""
-    at = ", ".join(str(int(i)) for i in np.unravel_index(index, array.shape))
-    return f" at index ({at})" if array.ndim > 1 else f" at index {at}"
+    return np.where(extent == 0, 1.0, np.maximum(scale, _TINY)).astype(np.float32)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _args, _core
+from . import _args, _check, _core
 from ._args import Array
 from .dtypes import code_type
 from .qparams import QParams
@@ -104,7 +104,7 @@ def quantize_linear(
         _refuse_nan(me, on_nan, source, real.core, real.storage)
     if order is not None:
         source, where, scale_, zero = _permuted(me, source, where, scale_, zero, order, block_size)
-    result = _args.output(me, out, code.dtype, source.shape, source)
+    result = _args.output(me, out, code.dtype, source.shape, source, scale_, zero)
     _core.quantize(
         source if source.dtype is real.storage else _stored(source, real.storage), real.core, scale_, zero,
         result, code.core, *where.grid, code.qmin, code.qmax, number,
@@ -179,7 +179,7 @@ def dequantize_linear(
     array([-5.,  0.,  1.], dtype=float32)
     """
     me = "dequantize_linear"
-    given = q if type(q) is np.ndarray else np.asarray(q)
+    given = _check.array(me, "q", q)
     if given.dtype.newbyteorder("=") == _INT32:
         source, storage, core, low, high = given, _INT32, _core.TYPES["int32"], 0, 0
     else:
@@ -195,7 +195,7 @@ def dequantize_linear(
         zero = _args.zero_points(me, zero_point, where, low, high)
     if order is not None:
         source, where, scale_, zero = _permuted(me, source, where, scale_, zero, order, block_size)
-    result = _args.output(me, out, real.dtype, source.shape, source)
+    result = _args.output(me, out, real.dtype, source.shape, source, scale_, zero)
     _core.dequantize(
         _stored(source, storage), core, scale_, zero, result.view(real.storage), real.core, *where.grid
     )  # fmt: skip
@@ -234,9 +234,13 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
     source, real = _args.real(me, "x", x)
     grid = _args.layout(me, source.shape, None, None).grid
     low, high, _, _ = _core.min_max(_stored(source, real.storage), real.core, *grid)
-    low32 = np.minimum(low.astype(np.float32)[0], np.float32(0))
-    high32 = np.maximum(high.astype(np.float32)[0], np.float32(0))
-    extent = np.float32(high32 - low32)
+    with np.errstate(over="ignore"):
+        low32 = np.minimum(low.astype(np.float32)[0], np.float32(0))
+        high32 = np.maximum(high.astype(np.float32)[0], np.float32(0))
+        extent = np.float32(high32 - low32)
+    if np.isinf(extent):
+        got = f"{low[0]:g} to {high[0]:g}"
+        raise ValueError(_check.must(me, "x", "of a range that float32 holds", got))
     scale = np.float32(1) if extent == 0 else max(np.float32(extent / np.float32(255)), np.finfo(np.float32).tiny)
     zero = np.uint8(np.clip(np.rint(np.float32(-low32) / scale), 0, 255))
     return quantize_linear(source, scale, zero), np.float32(scale), zero
@@ -317,7 +321,7 @@ def _split(owner: str, multiplier: Any) -> tuple[Array, Array]:
     given = np.asarray(multiplier, dtype=np.float64)
     fits = (given >= 2.0**-32) & (given <= 2.0**30 - 0.5)
     if not fits.all():
-        raise ValueError(_args.must(owner, "multiplier", "in [2**-32, 2**30 - 0.5]", str(given[~fits].flat[0])))
+        raise ValueError(_check.must(owner, "multiplier", "in [2**-32, 2**30 - 0.5]", str(given[~fits].flat[0])))
     fraction, exponent = np.frexp(given)
     m = np.rint(fraction * 2.0**31).astype(np.int64)
     carried = m == 2**31
@@ -379,9 +383,9 @@ def requantize(
     array([ 51, -49,   3], dtype=int8)
     """
     me = "requantize"
-    source = np.asarray(acc)
+    source = _check.array(me, "acc", acc)
     if source.dtype.newbyteorder("=") != _INT32:
-        raise TypeError(_args.must(me, "acc", "an array of int32", f"dtype {source.dtype}"))
+        raise TypeError(_check.must(me, "acc", "an array of int32", f"dtype {source.dtype}"))
     code = _args.code(me, dtype)
     number = _args.choice(me, "method", method, _args.METHODS)
     order = _args.memory_order(source, out)
@@ -394,7 +398,7 @@ def requantize(
         m, shift = _split(me, np.broadcast_to(given, math.prod(where.shape)))
     if order is not None:
         source, where, scale, zero = _permuted(me, source, where, scale, zero, order, None)
-    result = _args.output(me, out, code.dtype, source.shape, source)
+    result = _args.output(me, out, code.dtype, source.shape, source, scale, zero)
     _core.requantize(
         source, _core.TYPES["int32"], scale, zero, result, code.core, *where.grid, code.qmin, code.qmax, number,
         m, shift,
@@ -427,4 +431,4 @@ def _refuse_nan(owner: str, on_nan: str, source: Array, core: int, storage: np.d
     grid = _args.layout(owner, source.shape, None, None).grid
     count = int(_core.min_max(_stored(source, storage), core, *grid)[2][0])
     if count:
-        raise ValueError(_args.must(owner, "x", 'without NaN when on_nan is "raise"', f"{count} of {source.size} NaN"))
+        raise ValueError(_check.must(owner, "x", 'without NaN when on_nan is "raise"', f"{count} of {source.size} NaN"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _args, _core
+from . import _args, _check, _core
 from ._args import Array
 from .granularity import Granularity, PerTensor
 from .quantize import _permuted, _stored
@@ -49,7 +49,15 @@ def min_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str
 def abs_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str = "ignore") -> Array:
     """Return the largest magnitude among the finite elements of each tensor, channel or group.
 
-    Parameters, errors and speed are those of min_max; -inf where there is no finite element.
+    Parameters
+    ----------
+    x, granularity, on_nonfinite
+        As in min_max; so are errors and speed.
+
+    Returns
+    -------
+    ndarray of float64
+        Shape ``granularity.params_shape(x.shape)``; -inf where there is no finite element.
 
     Examples
     --------
@@ -65,7 +73,7 @@ def _finite_range(owner: str, x: Any, granularity: Granularity | None, on_nonfin
     low, high, nan, infinite = ranges(owner, x, granularity)
     if refuse and (nan.any() or infinite.any()):
         got = f"{int(nan.sum())} NaN and {int(infinite.sum())} infinities"
-        raise ValueError(_args.must(owner, "x", 'finite when on_nonfinite is "raise"', got))
+        raise ValueError(_check.must(owner, "x", 'finite when on_nonfinite is "raise"', got))
     return low, high
 
 
@@ -74,7 +82,7 @@ def ranges(owner: str, x: Any, granularity: Granularity | None) -> tuple[Array, 
     granularity = PerTensor() if granularity is None else granularity
     if not isinstance(granularity, Granularity):
         wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-        raise TypeError(_args.must(owner, "granularity", wanted, _args.typed(granularity)))
+        raise TypeError(_check.must(owner, "granularity", wanted, _check.typed(granularity)))
     source, real = _args.real(owner, "x", x)
     axis, block_size = granularity.onnx
     where = _args.layout(owner, source.shape, axis, block_size)

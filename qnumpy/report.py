@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _args
+from . import _check
 from ._args import Array
 from .granularity import PerChannel, PerTensor, normalize_axis
 from .metrics import Sums, measure, pair
@@ -73,12 +73,12 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
     """
     me = "compare"
     if not (name is None or isinstance(name, str)):
-        raise TypeError(_args.must(me, "name", "a string", _args.typed(name)))
+        raise TypeError(_check.must(me, "name", "a string", _check.typed(name)))
     source, values = pair(me, x, q)
     params = values.qparams if isinstance(values, QuantizedArray) else None
     granularity = params.granularity if params is not None else None
     own = granularity.axis if isinstance(granularity, PerChannel) else None
-    chosen = own if axis is None else _args.integer(me, "axis", axis)
+    chosen = own if axis is None else _check.integer(me, "axis", axis)
     along = None if chosen is None else normalize_axis(me, chosen, source.ndim)
     channels = None
     if per_channel:
@@ -405,7 +405,7 @@ class ReportTable:
         self.reports = tuple(reports)
         for report in self.reports:
             if not isinstance(report, Report):
-                raise TypeError(_args.must("ReportTable", "reports", "Report objects", _args.typed(report)))
+                raise TypeError(_check.must("ReportTable", "reports", "Report objects", _check.typed(report)))
 
     def __len__(self) -> int:
         return len(self.reports)

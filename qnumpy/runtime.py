@@ -49,19 +49,29 @@ def num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Set how many threads a large call may use; 1 means no worker at all.
 
+    Parameters
+    ----------
+    n : int
+        From 1 to 256.
+
     Raises
     ------
     ValueError
         n is not an integer from 1 to 256.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _core.MAX_THREADS:
+    if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= n <= _core.MAX_THREADS:
         raise ValueError(f"set_num_threads: n must be an integer from 1 to {_core.MAX_THREADS}; got {n!r}.")
-    _core.set_num_threads(n)
+    _core.set_num_threads(int(n))
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     """Limit the threads inside a ``with`` block.
+
+    Parameters
+    ----------
+    n : int
+        As in set_num_threads.
 
     Examples
     --------

@@ -126,13 +126,13 @@ def data_rows():
     for value, got in ((None, "None"), (X, "an array of float32 with shape (2, 3)"), ("q" * 99, f"'{'q' * 56}...")):
         yield lambda v=value: qn.dequantize(v), TypeError, f"dequantize: q must be a QuantizedArray; got {got}"
     hot = np.array([[np.nan, np.inf], [1.0, 2.0]])
-    only = "choose_qparams: x must be finite somewhere; got only NaN and infinities"
-    yield lambda: qn.quantize(hot[0]), qn.CalibrationError, only
-    where = f"{only} in 1 of 2 channels or groups"
+    only = "x must be finite somewhere; got only NaN and infinities"
+    yield lambda: qn.quantize(hot[0]), qn.CalibrationError, f"quantize: {only}"
+    where = f"choose_qparams: {only} in 1 of 2 channels or groups"
     yield lambda: qn.choose_qparams(hot, granularity=qn.PerChannel(0)), qn.CalibrationError, where
     raising = 'must be without NaN when on_nan is "raise"; got 1 of 4 NaN'
     yield lambda: qn.quantize_linear(hot, 1.0, on_nan="raise"), ValueError, f"quantize_linear: x {raising}"
-    wide = "dynamic_quantize_linear: x must have a range that float32 can hold; got -3e+38 to 3e+38"
+    wide = "dynamic_quantize_linear: x must be of a range that float32 holds; got -3e+38 to 3e+38"
     yield lambda: qn.dynamic_quantize_linear(np.array([3e38, -3e38], np.float32)), ValueError, wide
 
 
@@ -161,7 +161,7 @@ def scale_rows():
         shape = f"{owner}: {name} must be of shape () or (3,); got shape"
         for wrong in ((2,), (1,), (1, 3), (0,)):
             yield lambda c=call, w=wrong: c(np.ones(w), axis=1), ValueError, f"{shape} {wrong}"
-        yield lambda c=call: c([1, 0, 1], axis=1), ValueError, f"{fine} 0"
+        yield lambda c=call: c([1, 0, 1], axis=1), ValueError, f"{fine} 0 at index 1"
         if owner != "requantize":
             shape = f"{owner}: {name} must be of shape () or (2, 2); got shape (2, 3)"
             yield lambda c=call: c(np.ones((2, 3)), axis=1, block_size=2), ValueError, shape
@@ -505,8 +505,6 @@ def guarded():
     yield "unpack", [packed, nibbles, T["uint4"], 2, 12], [narrow, wrong_outputs(np.uint8, 24), no_nibbles, *sizes]
     scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
     yield "first_bad_scale", [scale], [scales]
-    points = [*NO_ARRAYS, zero.astype(np.int64), np.ones(6, np.int32)[::2], crooked(zero), zero.astype(">i4")]
-    yield "first_outside", [zero, -128, 127], [points, NO_INTEGERS, NO_INTEGERS]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
 

@@ -22,13 +22,12 @@ CSRC = Path(__file__).parents[1] / "csrc"
 MODULES = sorted(found.name for found in pkgutil.iter_modules(qn.__path__) if not found.name.startswith("_"))
 
 # Who may call what of the extension. Computing belongs to the modules that are named after it.
-CHECKS = {"TYPES", "first_bad_scale", "first_outside"}
 CALLERS = {
-    "_args": CHECKS | {"overlap"},
-    "dtypes": CHECKS,
-    "qparams": CHECKS,
+    "_args": {"overlap"},
+    "_check": {"first_bad_scale"},
+    "dtypes": {"TYPES"},
     "pack": {"pack", "unpack"},
-    "quantize": CHECKS | {"quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
+    "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},
     "runtime": {"MAX_THREADS", "isa", "isas", "kernels", "num_threads", "set_isa", "set_num_threads"},
 }

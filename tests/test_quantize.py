@@ -239,7 +239,7 @@ def test_scales_of_any_real_dtype_are_used_as_float32(form):
 
 @pytest.mark.parametrize("code", CODES)
 def test_extreme_scales(code):
-    """Where the vector kernels may not take the corrected reciprocal, and on both sides of that line."""
+    """Where the vector kernels may not take the reciprocal in two parts, and on both sides of that line."""
     rng = np.random.default_rng(1)
     tiny, huge = np.finfo(np.float32).smallest_normal, np.finfo(np.float32).max
     edges = [2.0**k for k in (-126, -125, -91, -90, -89, 89, 90, 91, 126, 127)]

@@ -30,9 +30,9 @@ static int code_range(PyObject *qmin, PyObject *qmax, qn_affine *p) {
     return 0;
 }
 
-static int output(PyObject *array, PyObject *type, int64_t elements, void **data, qn_type *out_type) {
-    int number;
-    if (qn_arg_int(type, 0, QN_TYPE_COUNT - 1, &number)) return -1;
+static int output(PyObject *array, PyObject *type, bool real, int64_t elements, void **data, qn_type *out_type) {
+    int number, first = real ? QN_F32 : QN_I8, last = real ? QN_BF16 : QN_TYPE_COUNT - 1;
+    if (qn_arg_int(type, first, last, &number)) return -1;
     *out_type = (qn_type)number;
     *data = qn_arg_output(array, elements, qn_itemsize(*out_type));
     return *data ? 0 : -1;
@@ -53,7 +53,7 @@ static PyObject *perform(operation operate, const qn_source *in, void *out, qn_t
 }
 
 /* (x, type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, qmax, convention) */
-static PyObject *quantizing(const char *name, operation operate, qn_args a, Py_ssize_t count) {
+static PyObject *quantizing(const char *name, operation operate, bool real, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
     qn_affine p = {0};
@@ -64,7 +64,7 @@ static PyObject *quantizing(const char *name, operation operate, qn_args a, Py_s
     if (qn_arg_count(name, count, 13) || qn_arg_source(a[0], a[1], &x)) return NULL;
     int64_t n = qn_source_elements(&x);
     if (x.type > QN_BF16 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
-        output(a[4], a[5], n, &out, &type) || code_range(a[10], a[11], &p) ||
+        output(a[4], a[5], real, n, &out, &type) || code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_CONVENTION_COUNT - 1, &convention))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input is not real.", name);
     p.convention = (qn_convention)convention;
@@ -73,12 +73,12 @@ static PyObject *quantizing(const char *name, operation operate, qn_args a, Py_s
 
 static PyObject *quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("quantize", qn_quantize, a, count);
+    return quantizing("quantize", qn_quantize, false, a, count);
 }
 
 static PyObject *fake_quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("fake_quantize", qn_fake_quantize, a, count);
+    return quantizing("fake_quantize", qn_fake_quantize, true, a, count);
 }
 
 static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -91,7 +91,8 @@ static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
     int64_t n = qn_source_elements(&q);
-    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) || output(a[4], a[5], n, &out, &type))
+    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
+        output(a[4], a[5], true, n, &out, &type))
         return NULL;
     return perform(qn_dequantize, &q, out, type, &grid, &p, n);
 }
@@ -108,8 +109,9 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     if (qn_arg_count("requantize", count, 15) || qn_arg_source(a[0], a[1], &acc)) return NULL;
     int64_t n = qn_source_elements(&acc);
     if (acc.type != QN_I32) return PyErr_Format(PyExc_TypeError, "qnumpy._core.requantize: the input is not int32.");
-    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) || output(a[4], a[5], n, &out, &type) ||
-        code_range(a[10], a[11], &p) || qn_arg_int(a[12], 0, QN_METHOD_COUNT - 1, &method))
+    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
+        output(a[4], a[5], false, n, &out, &type) || code_range(a[10], a[11], &p) ||
+        qn_arg_int(a[12], 0, QN_METHOD_COUNT - 1, &method))
         return NULL;
     p.method = (qn_method)method;
     if (p.method != QN_FLOAT) {
@@ -129,18 +131,6 @@ static PyObject *first_bad_scale(PyObject *self, qn_args a, Py_ssize_t count) {
     if (!scale) return NULL;
     for (int64_t i = 0; i < n; i++)
         if (!(scale[i] >= 0x1p-126f && scale[i] <= 0x1.fffffep127f)) return PyLong_FromLongLong(i);
-    return PyLong_FromLong(-1);
-}
-
-static PyObject *first_outside(PyObject *self, qn_args a, Py_ssize_t count) {
-    int64_t low, high;
-    (void)self;
-    if (qn_arg_count("first_outside", count, 3) || qn_arg_i64(a[1], &low) || qn_arg_i64(a[2], &high)) return NULL;
-    int64_t n = PyArray_Check(a[0]) ? PyArray_SIZE((PyArrayObject *)a[0]) : 0;
-    const int32_t *codes = qn_arg_vector(a[0], n, NPY_INT32);
-    if (!codes) return NULL;
-    for (int64_t i = 0; i < n; i++)
-        if (codes[i] < low || codes[i] > high) return PyLong_FromLongLong(i);
     return PyLong_FromLong(-1);
 }
 
@@ -176,8 +166,6 @@ PyMethodDef qn_quantize_methods[] = {
                           "qmin, qmax, method, multiplier, shift, /)\n--\n\nFill out with codes."),
     QN_METHOD(first_bad_scale, "first_bad_scale(scale, /)\n--\n\nIndex of the first scale that is not positive, finite "
                                "and normal, or -1."),
-    QN_METHOD(first_outside, "first_outside(codes, low, high, /)\n--\n\nIndex of the first int32 outside [low, high], "
-                             "or -1."),
     QN_METHOD(overlap, "overlap(a, b, /)\n--\n\nWhether two arrays lie in the same bytes, gaps included."),
     QN_END,
 };

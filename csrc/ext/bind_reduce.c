@@ -12,7 +12,8 @@ static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
         return NULL;
     if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.min_max: the input is not real.");
     npy_intp n = (npy_intp)qn_grid_params(&grid);
-    qn_range *ranges = PyMem_RawMalloc((size_t)(n ? n : 1) * sizeof *ranges);
+    qn_range *ranges = NULL;
+    if (n < PY_SSIZE_T_MAX / (npy_intp)sizeof *ranges) ranges = PyMem_RawMalloc((size_t)(n ? n : 1) * sizeof *ranges);
     if (!ranges) return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS;
     qn_min_max(&x, &grid, ranges);

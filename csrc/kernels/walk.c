@@ -421,7 +421,7 @@ static void walk_all(walk *w) {
     else qn_parallel_for(w->row, GRAIN, bytes, walk_columns, w);
 }
 
-/* The corrected reciprocal equals the division where neither can overflow or lose bits to underflow. */
+/* The reciprocal in two parts equals the division where neither can overflow or lose bits to underflow. */
 static bool scales_are_moderate(const float *scale, int64_t n) {
     bool all = true;
     for (int64_t i = 0; i < n; i++) all &= scale[i] >= 0x1p-90f && scale[i] <= 0x1p90f;

@@ -81,7 +81,7 @@ static int32_t zero_at(const parameters *s, int64_t i) {
     return s->zero_point[s->p.run ? (s->p.phase + i) / s->p.run : i];
 }
 
-/* Positive and normal; of exponents for which the corrected reciprocal is exact when `plain`. */
+/* Positive and normal; of exponents for which the reciprocal in two parts is exact when `plain`. */
 static float random_scale(bool plain) {
     uint32_t mantissa = (uint32_t)random_bits() & 0x7FFFFF;
     if (random_bits() % 8 == 0) mantissa = random_bits() % 2 ? 0 : 0x7FFFFF;

@@ -1,0 +1,88 @@
+"""Checks of one argument by itself, and the sentence of every error."""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .dtypes import code_type, float_type
+
+__all__: list[str] = []
+
+Array = np.ndarray[Any, Any]
+
+_F32, _I32 = np.dtype(np.float32), np.dtype(np.int32)
+
+
+def must(owner: str, name: str, requirement: str, got: str) -> str:
+    """Build the sentence of every error: who, which parameter, what it must be, what came."""
+    return f"{owner}: {name} must be {requirement}; got {got}."
+
+
+def typed(value: Any) -> str:
+    """Say a value as it was typed; an array by dtype and shape."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} with shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def array(owner: str, name: str, value: Any) -> Array:
+    """Return an array; a mask would be dropped silently."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(must(owner, name, "an array without a mask", "a MaskedArray") + " Use x.filled(...) first.")
+    return np.asarray(value)
+
+
+def integer(owner: str, name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(must(owner, name, "an integer", typed(value))) from None
+
+
+def reals(owner: str, name: str, value: Any) -> Array:
+    """Return an array of integers or floats."""
+    given = array(owner, name, value)
+    if given.dtype.kind not in "fiu" and float_type(given.dtype) is None:
+        raise TypeError(must(owner, name, "real", f"dtype {given.dtype}"))
+    return given
+
+
+def scale(owner: str, name: str, value: Any) -> Array:
+    """Return scales as C-contiguous, aligned float32, all positive, finite and normal."""
+    given = reals(owner, name, value)
+    with np.errstate(over="ignore", under="ignore"):  # what overflows is refused below
+        found = np.require(given, _F32, ["C", "A"])
+    bad = _core.first_bad_scale(found)
+    if bad >= 0:
+        got = f"{given.flat[bad]}{_where(bad, given)}"
+        raise ValueError(must(owner, name, "positive, finite and normal in float32", got))
+    return found
+
+
+def zero_point(owner: str, value: Any, low: int, high: int) -> Array:
+    """Return zero points as C-contiguous, aligned int32, all in [low, high]."""
+    given = array(owner, "zero_point", value)
+    if given.dtype == object and given.size and all(type(item) is int for item in given.flat):
+        outside = [item for item in given.flat if not low <= item <= high]  # beyond int64
+    elif given.dtype.kind not in "iu" and code_type(given.dtype) is None:
+        raise TypeError(must(owner, "zero_point", "an integer", f"dtype {given.dtype}"))
+    else:
+        wide = given.astype(np.int32) if given.dtype.itemsize < 4 else given
+        outside = wide[(wide < low) | (wide > high)].tolist()
+    if outside:
+        raise ValueError(must(owner, "zero_point", f"in [{low}, {high}]", str(outside[0])))
+    return np.require(given, _I32, ["C", "A"])
+
+
+def _where(index: int, given: Array) -> str:
+    if given.ndim == 0:
+        return ""
+    at = ", ".join(str(int(i)) for i in np.unravel_index(index, given.shape))
+    return f" at index ({at})" if given.ndim > 1 else f" at index {at}"
