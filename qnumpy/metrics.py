@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _args, _check
+from . import _args, _check, _core
 from ._args import Array
 from .granularity import Granularity, PerTensor
 from .qarray import QuantizedArray
@@ -215,6 +215,7 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
         source, values = source.reshape(1), _one(values)
     shape = () if axis is None else (source.shape[axis],)
     others = tuple(d for d in range(source.ndim) if d != axis)
+    plain = axis is None and not nonfinite and bounds is None and _single(source) and _single(values)
     total = {name: np.zeros(shape) for name in ("signal", "energy", "dot", "noise", "peak")}
     count = {name: np.zeros(shape, np.int64) for name in ("nan", "inf", "outside")}
     seen = _Seen(values, axis) if quantized else None
@@ -223,6 +224,15 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for tile in _tiles(source, granularity):
             at: Any = () if axis is None else tile[axis]
+            if seen is not None:
+                seen.add(values.codes[tile], tile)
+            if plain:
+                part = values[tile].dequantize() if quantized else values[tile]
+                sums = _core.error_sums(*(np.ascontiguousarray(a, np.float32) for a in (source[tile], part)))
+                for name, more in zip(("signal", "energy", "dot", "noise"), sums[:4], strict=True):
+                    total[name] += more
+                total["peak"] = np.maximum(total["peak"], sums[4] if math.isfinite(sums[3]) else math.inf)
+                continue
             real, approximate, scratch = buffers.shaped(tile)
             np.copyto(real, source[tile])
             np.copyto(approximate, values[tile].dequantize() if quantized else values[tile])
@@ -244,8 +254,6 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
             total["noise"][at] += np.add.reduce(np.square(error, out=scratch), axis=others)
             worst = np.maximum.reduce(np.abs(error, out=scratch), axis=others)  # propagates NaN
             total["peak"][at] = np.maximum(total["peak"][at], worst)
-            if seen is not None:
-                seen.add(values.codes[tile], tile)
     for name in ("noise", "peak"):  # NaN only where r is not finite and x is: no error is worse
         total[name] = np.where(np.isnan(total[name]), np.inf, total[name])
     per_channel = source.size // shape[0] if shape and shape[0] else source.size
@@ -265,6 +273,11 @@ def pair(owner: str, x: Any, q: Any) -> tuple[Array, Any]:
     if values.shape != source.shape:
         raise ValueError(_check.must(owner, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
     return source, values
+
+
+def _single(values: Any) -> bool:
+    """Whether float32 holds every value, so that the kernel may sum them."""
+    return isinstance(values, QuantizedArray) or values.dtype.itemsize <= 4
 
 
 class _Bounds(NamedTuple):
@@ -343,11 +356,19 @@ class _Seen:
         self.most = q.qparams.qmax - q.qparams.qmin + 1
         # 65,536 flags a channel would take more memory than the codes
         channels = 1 if axis is None else q.shape[axis]
-        self.flags = np.zeros((channels, self.levels), bool) if axis is None or code.bits <= 8 else None
+        self.flags: Array | None = None
+        self.bytes = axis is None and code.bits <= 8  # then a flag for each value of a byte, and a kernel sets them
+        if self.bytes:
+            self.flags = np.zeros((1, 256), np.uint8)
+        elif axis is None or code.bits <= 8:
+            self.flags = np.zeros((channels, self.levels), bool)
 
     def add(self, codes: Array, tile: Index) -> None:
         if self.flags is None or (self.axis is None and np.count_nonzero(self.flags) == self.most):
             return  # nothing new can come
+        if self.bytes:
+            _core.codes_seen(np.ascontiguousarray(codes.view(np.uint8)), self.flags)
+            return
         index = codes.view(self.storage).astype(np.intp)
         index -= self.low
         if self.axis is not None:

@@ -503,6 +503,8 @@ def guarded():
     wide, narrow = wrong_vectors(np.uint8, 24)[:-2], wrong_vectors(np.uint8, 12)[:-2]  # a byte has no order or address
     yield "pack", [nibbles, packed, T["int4"], 2, 12], [wide, wrong_outputs(np.uint8, 12), no_nibbles, *sizes]
     yield "unpack", [packed, nibbles, T["uint4"], 2, 12], [narrow, wrong_outputs(np.uint8, 24), no_nibbles, *sizes]
+    yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
+    yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
     scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
     yield "first_bad_scale", [scale], [scales]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]

@@ -36,6 +36,8 @@ V_INLINE void vf_stream(float *p, vf v) { _mm512_stream_ps(p, v); }
 V_INLINE void v_fence(void) { _mm_sfence(); }
 V_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 V_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+V_INLINE float vf_min_lanes(vf v) { return _mm512_reduce_min_ps(v); }
+V_INLINE float vf_max_lanes(vf v) { return _mm512_reduce_max_ps(v); }
 V_INLINE vm vm_none(void) { return 0; }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m | _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 V_INLINE bool vm_any(vm m) { return m != 0; }

@@ -23,6 +23,8 @@ V_INLINE void vf_stream(float *p, vf v) { *p = v; }
 V_INLINE void v_fence(void) {}
 V_INLINE vf vf_min(vf a, vf b) { return a < b ? a : b; }
 V_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
+V_INLINE float vf_min_lanes(vf v) { return v; }
+V_INLINE float vf_max_lanes(vf v) { return v; }
 V_INLINE vm vm_none(void) { return false; }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m || a != a || b != b; }
 V_INLINE bool vm_any(vm m) { return m; }

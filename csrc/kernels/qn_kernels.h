@@ -24,6 +24,9 @@
  *     FIXED_DOUBLE  gemmlowp: high = round((acc << left) * m / 2^31), then a rounding right shift, ties away from zero
  * min_max_<f>(x[n], r): extends r by the finite elements; counts NaN and infinities instead of taking them.
  * min_max_columns_<f>(x, rows, stride, n, r[n]): the same for each of n columns of x[rows][stride].
+ * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
+ *   the noise, not in the peak.
+ * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
  * widen_*: exact; a signalling NaN may become quiet. narrow_*: round half to even, overflow to infinity,
  *   NaN to the quiet NaN of the same sign with the top payload bits.
  * pack_4, pack_2: 2 or 4 codes to a byte, first code in the low bits, the last byte padded with zero bits.

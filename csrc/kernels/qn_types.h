@@ -64,6 +64,11 @@ typedef struct {
     int64_t nan, infinite;
 } qn_range;
 
+/* Sums over x and its approximation y, in float64. All 0 when empty. */
+typedef struct {
+    double signal, energy, dot, noise, peak; /* x^2, y^2, x y, (x - y)^2; the largest |x - y| */
+} qn_error;
+
 /* The one granularity idea: a C-contiguous array seen as [outer][channels][inner].
  * block == 0  one parameter for each channel:                [channels]
  * block > 0   channels are cut into blocks, the last may be short: [outer][ceil(channels / block)][inner]

@@ -46,13 +46,13 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
             }
             nan = vm_or_unordered(vm_or_unordered(nan, v[0], v[1]), v[2], v[3]);
         }
-        float each[2][V_LANES], low = INFINITY, high = -INFINITY;
-        vf_store(each[0], vf_min(vf_min(lo[0], lo[1]), vf_min(lo[2], lo[3])));
-        vf_store(each[1], vf_max(vf_max(hi[0], hi[1]), vf_max(hi[2], hi[3])));
-        for (int k = 0; k < V_LANES; k++) {
-            low = each[0][k] < low ? each[0][k] : low;
-            high = each[1][k] > high ? each[1][k] : high;
+        for (; i + V_LANES <= count; i += V_LANES) {
+            vf v = vf_load(b + i);
+            lo[0] = vf_min(v, lo[0]), hi[0] = vf_max(v, hi[0]);
+            nan = vm_or_unordered(nan, v, v);
         }
+        float low = vf_min_lanes(vf_min(vf_min(lo[0], lo[1]), vf_min(lo[2], lo[3])));
+        float high = vf_max_lanes(vf_max(vf_max(hi[0], hi[1]), vf_max(hi[2], hi[3])));
         bool finite = !vm_any(nan);
         for (; i < count; i++) {
             low = b[i] < low ? b[i] : low, high = b[i] > high ? b[i] : high;

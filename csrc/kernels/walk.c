@@ -285,12 +285,15 @@ static void min_max_tile(const walk *w, int64_t start, int64_t n, const qn_affin
     for (int64_t at = 0; at < n;) {
         int64_t pos = p->phase + at, k = pos / p->run, count = p->run - pos % p->run;
         if (count > n - at) count = n - at;
-        qn_range r = empty_range;
-        if (f64) qn_kernels()->min_max_f64((const double *)x + at, count, &r);
-        else qn_kernels()->min_max_f32((const float *)x + at, count, &r);
-        pthread_mutex_lock(w->merge);
-        merge(w, k, &r);
-        pthread_mutex_unlock(w->merge);
+        bool whole = count == p->run; /* then nobody else has a part of it */
+        qn_range part = empty_range, *r = whole ? w->ranges + k : &part;
+        if (f64) qn_kernels()->min_max_f64((const double *)x + at, count, r);
+        else qn_kernels()->min_max_f32((const float *)x + at, count, r);
+        if (!whole) {
+            pthread_mutex_lock(w->merge);
+            merge(w, k, &part);
+            pthread_mutex_unlock(w->merge);
+        }
         at += count;
     }
 }

@@ -436,6 +436,34 @@ static qn_range random_range(void) { /* empty, or one that has seen something */
     }
 REDUCTIONS(TEST_REDUCTION)
 
+static void test_metrics(const char *row_name, const qn_table *row) {
+    for (int size = 0; size < SIZES; size++) {
+        int64_t n = size_at(size);
+        float *x = array((size_t)n, sizeof *x), *y = array((size_t)n, sizeof *y);
+        uint8_t *codes = array((size_t)n, 1);
+        for (int64_t i = 0; i < n; i++) x[i] = (float)(random_unit() - 0.5), y[i] = x[i] * 1.01f;
+        fill_8(codes, n, NULL);
+        if (row->error_sums_f32) {
+            qn_error a = {1, 2, 3, 4, 0.001}, b = a;
+            qn_row_scalar.error_sums_f32(x, y, n, &a);
+            row->error_sums_f32(x, y, n, &b);
+            count(!memcmp(&a, &b, sizeof a), row_name, "error_sums_f32", "differs from the scalar row", n, NULL);
+        }
+        if (row->codes_seen_8) {
+            uint8_t a[256] = {[3] = 1};
+            guarded g = guarded_make(sizeof a, 0);
+            memcpy(g.data, a, sizeof a);
+            for (int64_t i = 0; i < n; i++) a[codes[i]] = 1;
+            row->codes_seen_8(codes, n, g.data);
+            count(!memcmp(a, g.data, sizeof a), row_name, "codes_seen_8", "differs from a plain loop", n, NULL);
+            count(guarded_whole(&g), row_name, "codes_seen_8", "wrote outside its output", n, NULL);
+            free(g.block);
+        }
+        free(x), free(y), free(codes);
+    }
+    covered[QN_INDEX_error_sums_f32] = covered[QN_INDEX_codes_seen_8] = true;
+}
+
 static void test_row(const char *name, const qn_table *row, bool can_run) {
     if (!can_run) {
         printf("%-8s skipped: this CPU lacks it\n", name);
@@ -451,6 +479,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
         else test_affine(name, row, &kernels[i]);
     }
     test_all_halves(name, row);
+    test_metrics(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);
