@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> tuple[float, int]:
     """Wall seconds and peak resident bytes of one Python process."""
     start = time.perf_counter()
     quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
-    process = os.posix_spawn(sys.executable, [sys.executable, *arguments], os.environ, file_actions=quiet)
+    process = os.posix_spawn(sys.executable, [sys.executable, *arguments], harness.ENVIRONMENT, file_actions=quiet)
     _, status, usage = os.wait4(process, 0)
     seconds = time.perf_counter() - start
     if status:

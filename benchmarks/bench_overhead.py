@@ -40,7 +40,10 @@ def call_times(rounds: int) -> dict[str, list[float]]:
 def import_times(rounds: int) -> list[float]:
     """Seconds that ``import qnumpy`` adds to ``import numpy, ml_dtypes``, each in a fresh interpreter."""
     run = [sys.executable, "-c", IMPORT]
-    return [float(subprocess.run(run, capture_output=True, text=True, check=True).stdout) for _ in range(rounds)]
+    return [
+        float(subprocess.run(run, capture_output=True, text=True, check=True, env=harness.ENVIRONMENT).stdout)
+        for _ in range(rounds)
+    ]
 
 
 def table(rounds: int, *, markdown: bool) -> str:
