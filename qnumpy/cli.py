@@ -25,7 +25,7 @@ from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .io import Reader, TensorSpec, Writer
 from .qarray import QuantizedArray, quantize
 from .qparams import describe
-from .report import Report, ReportTable, compare
+from .report import Report, ReportTable, aligned, compare
 from .runtime import show_config
 
 __all__ = ["main"]
@@ -368,31 +368,21 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"tensors": records, "nbytes": total, "metadata": metadata}, indent=2))
         return FINE
-    rows = [("tensor", "dtype", "shape", "granularity", "bytes")]
+    rows = [["tensor", "dtype", "shape", "granularity", "bytes"]]
     rows += [
-        (
+        [
             name,
             spec.dtype.name,
             str(spec.shape),
             describe(spec.granularity) if spec.granularity else "-",
             f"{spec.nbytes:,}",
-        )
+        ]
         for name, spec in specs.items()
     ]
     elements = sum(math.prod(spec.shape) for spec in specs.values())
-    rows.append((f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"))
-    print(_aligned(rows))
+    rows.append([f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"])
+    print("\n".join(aligned(rows, left=4)))
     return FINE
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns under their names, the last one flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for *cells, last in rows:
-        left = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-        lines.append("  ".join([*left, last.rjust(widths[-1])]).rstrip())
-    return "\n".join(lines)
 
 
 # compare

@@ -352,7 +352,7 @@ class Channels:
 
     def __str__(self) -> str:
         title, head, rows, more = self._rows()
-        lines = [title, *_aligned([head, *rows], left=0), *([more] if more else [])]
+        lines = [title, *aligned([head, *rows], left=0), *([more] if more else [])]
         return "\n".join(f"  {line}" for line in lines)
 
     __repr__ = __str__
@@ -448,7 +448,7 @@ class ReportTable:
 
     def __str__(self) -> str:
         rows = [_HEAD, *map(_row, self.reports), self._total_row()]
-        lines = _aligned(rows, left=_LEFT)
+        lines = aligned(rows, left=_LEFT)
         warnings = self._warnings()
         return "\n".join(lines + ([""] if warnings else []) + [f"warning: {sentence}" for sentence in warnings])
 
@@ -491,7 +491,7 @@ def _row(report: Report) -> list[str]:
     return [*first, report.reason] if report.reason is not None else [*first, *report._figures()]
 
 
-def _aligned(rows: list[list[str]], *, left: int) -> list[str]:
+def aligned(rows: list[list[str]], *, left: int) -> list[str]:
     """Pad cells to columns. The last cell of a row shorter than the first row spans the rest."""
     columns = len(rows[0])
     spanning = [len(row) < columns for row in rows]
