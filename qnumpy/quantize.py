@@ -114,20 +114,7 @@ def quantize_linear(
 
 def codes_of(owner: str, x: Any, qparams: QParams) -> Array:
     """Quantize with parameters that were checked when they were made."""
-    source, real = _args.real(owner, "x", x)
-    params = _args.qparams(owner, qparams, source.shape)
-    axis, block_size = params.granularity.onnx
-    order = _args.memory_order(source, None)
-    where = _args.layout(owner, source.shape, axis, block_size)
-    scale, zero = params.scale, params.zero_point
-    if order is not None:
-        source, where, scale, zero = _permuted(owner, source, where, scale, zero, order, block_size)
-    result = np.empty(source.shape, params.dtype)
-    _core.quantize(
-        _stored(source, real.storage), real.core, scale, zero, result, params.code.core, *where.grid,
-        params.qmin, params.qmax, _args.CONVENTIONS["onnx"],
-    )  # fmt: skip
-    return _args.unpermuted(result, order)
+    return _by_qparams(owner, x, qparams, "onnx", None, fake=False)
 
 
 def dequantize_linear(
@@ -273,22 +260,26 @@ def fake_quantize(x: Any, qparams: QParams, *, convention: str = "onnx", out: An
     >>> fake_quantize(np.array([0.12, -3.0], np.float32), QParams(0.1, 0))
     array([ 0.1, -3. ], dtype=float32)
     """
-    me = "fake_quantize"
-    source, real = _args.real(me, "x", x)
-    params = _args.qparams(me, qparams, source.shape)
-    number = _args.choice(me, "convention", convention, _args.CONVENTIONS)
+    return _by_qparams("fake_quantize", x, qparams, convention, out, fake=True)
+
+
+def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any, *, fake: bool) -> Array:
+    source, real = _args.real(owner, "x", x)
+    params = _args.qparams(owner, qparams, source.shape)
+    number = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     axis, block_size = params.granularity.onnx
     order = _args.memory_order(source, out)
-    where = _args.layout(me, source.shape, axis, block_size)
+    where = _args.layout(owner, source.shape, axis, block_size)
     scale, zero = params.scale, params.zero_point
     if order is not None:
-        source, where, scale, zero = _permuted(me, source, where, scale, zero, order, block_size)
-    result = _args.output(me, out, real.dtype, source.shape, source)
-    _core.fake_quantize(
-        _stored(source, real.storage), real.core, scale, zero, result.view(real.storage), real.core, *where.grid,
+        source, where, scale, zero = _permuted(owner, source, where, scale, zero, order, block_size)
+    kernel, kind = (_core.fake_quantize, real) if fake else (_core.quantize, params.code)
+    result = _args.output(owner, out, kind.dtype, source.shape, source)
+    kernel(
+        _stored(source, real.storage), real.core, scale, zero, result.view(kind.storage), kind.core, *where.grid,
         params.qmin, params.qmax, number,
     )  # fmt: skip
-    return result if order is None else _args.unpermuted(result, order)
+    return _args.unpermuted(result, order)
 
 
 def quantize_multiplier(multiplier: Any) -> tuple[Array, Array]:
