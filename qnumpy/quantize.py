@@ -166,11 +166,11 @@ def dequantize_linear(
     array([-5.,  0.,  1.], dtype=float32)
     """
     me = "dequantize_linear"
-    given = _check.array(me, "q", q)
-    if given.dtype.newbyteorder("=") == _INT32:
-        source, storage, core, low, high = given, _INT32, _core.TYPES["int32"], 0, 0
+    source = _check.array(me, "q", q)
+    if source.dtype is _INT32 or (source.dtype.kind == "i" and source.dtype.itemsize == 4):
+        storage, core, low, high = _INT32, _core.TYPES["int32"], 0, 0
     else:
-        source, code = _args.codes(me, "q", q)
+        source, code = _args.codes(me, "q", source)
         storage, core, low, high = code.storage, code.core, code.qmin, code.qmax
     real = _args.floating(me, dtype)
     order = _args.memory_order(source, out)
@@ -184,7 +184,8 @@ def dequantize_linear(
         source, where, scale_, zero = _permuted(me, source, where, scale_, zero, order, block_size)
     result = _args.output(me, out, real.dtype, source.shape, source, scale_, zero)
     _core.dequantize(
-        _stored(source, storage), core, scale_, zero, result.view(real.storage), real.core, *where.grid
+        source if source.dtype is storage else _stored(source, storage), core, scale_, zero,
+        result if result.dtype is real.storage else result.view(real.storage), real.core, *where.grid,
     )  # fmt: skip
     return result if order is None else _args.unpermuted(result, order)
 
@@ -276,10 +277,11 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
     kernel, kind = (_core.fake_quantize, real) if fake else (_core.quantize, params.code)
     result = _args.output(owner, out, kind.dtype, source.shape, source)
     kernel(
-        _stored(source, real.storage), real.core, scale, zero, result.view(kind.storage), kind.core, *where.grid,
+        source if source.dtype is real.storage else _stored(source, real.storage), real.core, scale, zero,
+        result if result.dtype is kind.storage else result.view(kind.storage), kind.core, *where.grid,
         params.qmin, params.qmax, number,
     )  # fmt: skip
-    return _args.unpermuted(result, order)
+    return result if order is None else _args.unpermuted(result, order)
 
 
 def quantize_multiplier(multiplier: Any) -> tuple[Array, Array]:

@@ -549,9 +549,29 @@ def test_the_guard_refuses(name, good, wrong):
 
 
 def test_every_function_that_takes_arguments_is_tried():
-    harmless = {"isa", "isas", "kernels", "num_threads", "set_isa"}
+    harmless = {"isa", "isas", "kernels", "num_threads", "output_fits", "set_isa"}
     functions = {name for name in dir(_core) if callable(getattr(_core, name)) and not name.startswith("_")}
     assert functions - harmless == {name for name, _, _ in GUARDED}
+
+
+def test_an_output_fits_or_not():
+    """Whatever is passed, the answer is a bool or a TypeError; True only where a kernel may write."""
+    real = np.dtype(np.float32)
+    out, x = np.zeros((2, 3), real), np.ones(6, real)
+    assert _core.output_fits(out, real, (2, 3), x, 0.5, None)
+    locked = out.copy()
+    locked.flags.writeable = False
+    for wrong in (None, [1.0], x, locked, out.T, out.astype(">f4"), out.astype(np.float64), crooked(out), out[:, ::2]):
+        assert not _core.output_fits(wrong, real, (2, 3), x)
+    for shape in ((3, 2), (6,), (2, 3, 1), (), (2, -3), (2, 2**62)):
+        assert not _core.output_fits(out, real, shape)
+    for given in (out, out[1:], out.T, out[:, ::-1], out.view(np.int32)[0]):
+        assert not _core.output_fits(out, real, (2, 3), x, given)
+    for arguments in ([], [out], [out, real], [out, real, [2, 3]], [out, real, (2, "3")], [out, real, (2, None)]):
+        with pytest.raises(TypeError):
+            _core.output_fits(*arguments)
+    with pytest.raises(OverflowError):
+        _core.output_fits(out, real, (2, 2**80))
 
 
 def test_the_guard_needs_what_a_fixed_method_reads():

@@ -23,7 +23,7 @@ MODULES = sorted(found.name for found in pkgutil.iter_modules(qn.__path__) if no
 
 # Who may call what of the extension. Computing belongs to the modules that are named after it.
 CALLERS = {
-    "_args": {"overlap"},
+    "_args": {"output_fits", "overlap"},
     "_check": {"first_bad_scale"},
     "dtypes": {"TYPES"},
     "metrics": {"error_sums", "codes_seen"},

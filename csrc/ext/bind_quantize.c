@@ -155,6 +155,28 @@ static PyObject *overlap(PyObject *self, qn_args a, Py_ssize_t count) {
     return PyBool_FromLong(low[0] < high[1] && low[1] < high[0]);
 }
 
+/* (out, dtype, shape, inputs...) -> bool. One call for what would take the seam eight; it asks again only to say what is wrong. */
+static PyObject *output_fits(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    if (count < 3 || !PyTuple_Check(a[2]))
+        return PyErr_Format(PyExc_TypeError, "qnumpy._core.output_fits: takes an output, a dtype, a shape and inputs.");
+    if (!PyArray_Check(a[0])) Py_RETURN_FALSE;
+    PyArrayObject *out = (PyArrayObject *)a[0];
+    bool fits =
+        (PyObject *)PyArray_DESCR(out) == a[1] && PyArray_ISCARRAY(out) && PyArray_NDIM(out) == PyTuple_GET_SIZE(a[2]);
+    for (int d = 0; fits && d < PyArray_NDIM(out); d++)
+        fits = PyLong_AsSsize_t(PyTuple_GET_ITEM(a[2], d)) == PyArray_DIM(out, d);
+    if (PyErr_Occurred()) return NULL;
+    const char *low, *high, *from, *to;
+    if (fits) extent(out, &low, &high);
+    for (Py_ssize_t k = 3; fits && k < count; k++) {
+        if (!PyArray_Check(a[k])) continue; /* a number */
+        extent((PyArrayObject *)a[k], &from, &to);
+        fits = high <= from || to <= low;
+    }
+    return PyBool_FromLong(fits);
+}
+
 PyMethodDef qn_quantize_methods[] = {
     QN_METHOD(quantize, "quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, "
                         "qmax, convention, /)\n--\n\nFill out with codes."),
@@ -166,6 +188,9 @@ PyMethodDef qn_quantize_methods[] = {
                           "qmin, qmax, method, multiplier, shift, /)\n--\n\nFill out with codes."),
     QN_METHOD(first_bad_scale, "first_bad_scale(scale, /)\n--\n\nIndex of the first scale that is not positive, finite "
                                "and normal, or -1."),
+    QN_METHOD(output_fits,
+              "output_fits(out, dtype, shape, /, *inputs)\n--\n\nWhether a kernel may write to out: of this very "
+              "dtype and shape, writable, contiguous, aligned, apart from the inputs."),
     QN_METHOD(overlap, "overlap(a, b, /)\n--\n\nWhether two arrays lie in the same bytes, gaps included."),
     QN_END,
 };

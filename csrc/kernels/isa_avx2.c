@@ -14,6 +14,7 @@ QN_TARGET_PRAGMA(QN_TARGET_avx2)
 #define QN_ROW qn_row_avx2
 #define V_LANES 8
 #define V_FUSED_INVERSE 1
+#define V_LOST_SHOWS 1
 #define V_INLINE static inline __attribute__((always_inline))
 
 typedef __m256 vf;
@@ -67,6 +68,11 @@ V_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 V_INLINE vi vi_min(vi a, vi b) { return _mm256_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) {
+    vi half = _mm256_set1_epi32(1 << 30);
+    vi ab = _mm256_or_si256(vi_add(a, half), vi_add(b, half)), cd = _mm256_or_si256(vi_add(c, half), vi_add(d, half));
+    return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_or_si256(ab, cd))) != 0;
+}
 V_INLINE vi vi_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)p)); }

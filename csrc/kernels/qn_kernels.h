@@ -2,7 +2,8 @@
  *
  * Common to all: pointers and element counts, no Python, no allocation, no state. Inputs and outputs do not overlap.
  * n may be 0. Pointers need no more than the alignment of their type. The caller has set round-to-nearest-even and
- * cleared flush-to-zero (qn_fp_begin). Every row gives the same bits as the scalar row.
+ * cleared flush-to-zero (qn_fp_begin). Every row gives the same bits as the scalar row. p->rows > 1 is for kernels whose
+ * reals are float32: not for quantize_f64_i32 and requantize_fixed_i32.
  *
  * quantize_f32_<T>(x[n], q[n], p)
  *   NaN -> Z. Otherwise, by p->convention, with / and * in float32 and rne = round half to even:
@@ -11,8 +12,8 @@
  *     TORCH   saturate(rne(x * (1 / S)) + Z)     PyTorch quantize_per_tensor
  *     TFLITE  saturate(away(x / S) + Z)          away = round half away from zero
  *   saturate = clamp to [p->qmin, p->qmax]; infinities saturate. |Z| <= 65535.
- *   With p->exact_inverse the ONNX quotient is fma(x, i, x * j), i + j = 1/S, |x| clamped to 1024 S: it rounds as the
- *   division does for every scale mantissa and every 8-bit boundary (csrc/tests/prove_division.c tries them all).
+ *   With p->exact_inverse the ONNX quotient of a run is fma(x, i, x * j), i + j = 1/S, |x| clamped to 1024 S: it rounds
+ *   as the division does for every scale mantissa and every 8-bit boundary (csrc/tests/prove_division.c tries them all).
  * quantize_f64_i32: the same in float64; codes stay int32.
  * narrow_i32_<T>: int32 codes already in range to T.
  * dequantize_<T>_f32(q[n], x[n], p): (float)(q - Z) * S, one float32 rounding (two for |q - Z| > 2^24).

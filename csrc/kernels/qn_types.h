@@ -32,26 +32,29 @@ typedef enum { QN_FLOAT, QN_FIXED, QN_FIXED_DOUBLE, QN_METHOD_COUNT } qn_method;
 /* Parameters of one span of contiguous elements.
  *
  * run > 0   element i uses parameter (phase + i) / run: one scale for each run of elements
- * run == 0  element i uses parameter i: one scale for each element (per-channel on the last axis)
+ * run == 0  element i uses parameter i: one scale for each element (per-channel on the last axis). There may be `rows` of
+ *           n elements each, `stride` elements apart in input and output, that share the parameters; when they are
+ *           streamed, the output of all of them is aligned alike
  */
 typedef struct {
     const float *scale;        /* [params] S, or the multiplier M of requantize */
-    const float *inverse;      /* [params] 1/S rounded to float32; this and the next two are read only when run == 0 */
-    const float *low;          /* [params] qn_low: what the rounding of 1/S lost */
-    const float *bound;        /* [params] QN_BOUND * S */
     const int32_t *zero_point; /* [params] Z */
     const int32_t *multiplier; /* [params] requantize_fixed: M = multiplier * 2^-shift */
     const int32_t *shift;      /* [params] 1..62 */
     int64_t run, phase;
-    int64_t ahead;      /* prefetch distance in elements: what the caller reads next */
-    int32_t qmin, qmax; /* codes saturate here */
+    int64_t rows, stride; /* read only when run == 0; at least one row */
+    int64_t ahead;        /* prefetch distance in elements: what the caller reads next */
+    int32_t qmin, qmax;   /* codes saturate here */
     qn_convention convention;
     qn_method method;
-    bool exact_inverse; /* the fused form rounds as the division: 8-bit codes and 2^-90 <= S <= 2^90 */
+    bool exact_inverse; /* run > 0: the fused form rounds as the division: 8-bit codes and 2^-90 <= S <= 2^90 */
     bool stream;        /* write around the caches */
 } qn_affine;
 
-enum { QN_BOUND = 1 << 10 }; /* beyond any 8-bit code less its zero point */
+enum {
+    QN_BOUND = 1 << 10, /* beyond any 8-bit code less its zero point */
+    QN_COLUMNS = 64,    /* of a rectangle that are worked on together, row under row: a cache line of 8-bit codes */
+};
 
 /* 1/S - i for i = 1/S rounded to float32. The remainder 1 - i S is a float32, and exact here: i S has 48 bits. */
 static inline float qn_low(float scale, float inverse) {

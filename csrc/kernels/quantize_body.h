@@ -8,7 +8,7 @@
 enum { QN_WIDEST_CODE = 1 << 18 }; /* clamp before the conversion to int32; beyond any code */
 
 typedef struct {
-    const float *scale, *inverse, *low, *bound;
+    const float *scale;
     const int32_t *zero_point;
     vf s, i, j, b, zf; /* the parameters as vectors when they are the same for all elements */
     vi z;
@@ -29,18 +29,21 @@ V_INLINE v_params v_params_set(float scale, int32_t zero_point) {
 V_INLINE vf v_scale(const v_params *p, int64_t i, bool each) { return each ? vf_load(p->scale + i) : p->s; }
 V_INLINE vi v_zero(const v_params *p, int64_t i, bool each) { return each ? vi_load(p->zero_point + i) : p->z; }
 
-/* x / S, or for 8-bit codes what rounds as it does, by the reciprocal in two parts; clamped to what int32 holds. */
+/* x by the reciprocal in two parts: for 8-bit codes it rounds as x / S does. */
+V_INLINE vf v_product(vf x, const v_params *p) { return vf_fma(x, p->i, vf_mul(x, p->j)); }
+
+V_INLINE vf v_limited(vf x) { return vf_clamp_abs(x, vf_set1((float)QN_WIDEST_CODE)); } /* to what int32 holds */
+
+/* x / S, or the product above. */
 V_INLINE vf v_quotient(vf x, const v_params *p, int64_t i, bool each, bool fused) {
-    if (!fused) return vf_clamp_abs(vf_div(x, v_scale(p, i, each)), vf_set1((float)QN_WIDEST_CODE));
-    x = vf_clamp_abs(x, each ? vf_load(p->bound + i) : p->b);
-    return vf_fma(x, each ? vf_load(p->inverse + i) : p->i, vf_mul(x, each ? vf_load(p->low + i) : p->j));
+    return fused ? v_product(vf_clamp_abs(x, p->b), p) : v_limited(vf_div(x, v_scale(p, i, each)));
 }
 
 /* round(x / S) by the convention, before Z is added, 0 for NaN; GUIDE returns round(x / S + Z) - Z. */
 V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool each, qn_convention convention, bool fused) {
     if (convention == QN_TORCH) {
-        vf v = vf_mul(x, each ? vf_load(p->inverse + i) : p->i);
-        return vi_zero_nan(vi_round(vf_clamp_abs(v, vf_set1((float)QN_WIDEST_CODE))), x);
+        vf inverse = each ? vf_div(vf_set1(1), v_scale(p, i, each)) : p->i;
+        return vi_zero_nan(vi_round(v_limited(vf_mul(x, inverse))), x);
     }
     vf v = v_quotient(x, p, i, each, fused);
     if (convention == QN_GUIDE) {
@@ -51,6 +54,28 @@ V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool each, qn_convention 
         QN_TFLITE) /* the largest float below a half: v + it, truncated, is v rounded half away from zero */
         return vi_zero_nan(vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v))), x);
     return vi_zero_nan(vi_round(v), x);
+}
+
+/* Four vectors of codes at x + i. By ONNX's convention they are tried without a clamp and without a look for NaN: where either
+ * would have mattered, the conversion to int32 shows it. From 2^18 to 2^30 a code saturates with the clamp and without. */
+V_INLINE void v_code4(vi c[4], const float *x, const v_params *p, int64_t i, bool each, qn_convention convention,
+                      bool fused) {
+    const bool quick = V_LOST_SHOWS && convention == QN_ONNX;
+    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+        int64_t j = i + k * V_LANES;
+        vf v = vf_load(x + j);
+        c[k] = quick ? vi_round(fused ? v_product(v, p) : vf_div(v, v_scale(p, j, each)))
+                     : v_code(v, p, j, each, convention, fused);
+    }
+    if (quick && __builtin_expect(vi_any_lost(c[0], c[1], c[2], c[3]), 0))
+        for (int k = 0; k < 4; k++) {
+            int64_t j = i + k * V_LANES;
+            c[k] = v_code(vf_load(x + j), p, j, each, convention, fused);
+        }
+}
+
+V_INLINE void v_add_zero4(vi c[4], const v_params *p, int64_t i) {
+    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) c[k] = vi_add(c[k], v_zero(p, i + k * V_LANES, true));
 }
 
 V_INLINE vi v_saturate(vi code, vi zero, int32_t lo, int32_t hi) {
@@ -69,51 +94,63 @@ V_INLINE void v_prefetch(const void *p, int64_t bytes) {
 
 /* The parameters for the tail of a piece, padded so that whole vectors can be read. */
 typedef struct {
-    float scale[V_LANES], inverse[V_LANES], low[V_LANES], bound[V_LANES];
+    float scale[V_LANES];
     int32_t zero_point[V_LANES];
 } v_tail;
 
 V_INLINE v_params v_tail_set(v_tail *t, const v_params *p, int64_t i, int64_t count) {
-    for (int k = 0; k < V_LANES; k++)
-        t->scale[k] = t->inverse[k] = t->low[k] = t->bound[k] = 1.0f, t->zero_point[k] = 0;
-    size_t size = (size_t)count * sizeof(float);
-    memcpy(t->scale, p->scale + i, size);
-    memcpy(t->inverse, p->inverse + i, size);
-    memcpy(t->low, p->low + i, size);
-    memcpy(t->bound, p->bound + i, size);
+    for (int k = 0; k < V_LANES; k++) t->scale[k] = 1.0f, t->zero_point[k] = 0;
+    memcpy(t->scale, p->scale + i, (size_t)count * sizeof(float));
     memcpy(t->zero_point, p->zero_point + i, (size_t)count * sizeof(int32_t));
     v_params tail = *p;
-    tail.scale = t->scale, tail.inverse = t->inverse, tail.low = t->low, tail.bound = t->bound;
-    tail.zero_point = t->zero_point;
+    tail.scale = t->scale, tail.zero_point = t->zero_point;
     return tail;
 }
 
-/* The pieces of a span: the whole of it when every element has its own parameters, else run by run. */
+/* The pieces of a span: run by run; or of a rectangle, whose elements each have their own parameters, QN_COLUMNS wide, a few
+ * rows under each other, so that the parameters of a piece come from the L1 cache however wide the rows are. `head` elements
+ * stand before the output is aligned: later pieces start there. */
 typedef struct {
     v_params v;
     int64_t at, count, next, k;
+    int64_t top, row, column;
     int32_t z;
 } v_piece;
 
-V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
+enum { V_ROWS = 8 };
+
+V_INLINE bool v_next_of_rectangle(v_piece *piece, int64_t n, const qn_affine *p, int64_t head) {
+    int64_t bottom = p->rows - piece->top < V_ROWS ? p->rows : piece->top + V_ROWS;
+    if (piece->count && ++piece->row == bottom) {
+        piece->row = piece->top, piece->column += piece->count;
+        if (piece->column == n) piece->column = 0, piece->row = piece->top = bottom;
+    }
+    if (piece->row == p->rows || n == 0) return false;
+    int64_t c = piece->column, wide = QN_COLUMNS + (c == 0 ? head : 0);
+    piece->count = p->rows == 1 || wide > n - c ? n - c : wide;
+    piece->at = piece->row * p->stride + c;
+    piece->v.scale = p->scale + c, piece->v.zero_point = p->zero_point + c;
+    return true;
+}
+
+V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p, int64_t head) {
+    if (p->run == 0) return v_next_of_rectangle(piece, n, p, head);
     int64_t at = piece->next;
     if (at >= n) return false;
+    int64_t k = at == 0 ? p->phase / p->run : piece->k + 1;
+    int64_t left = at == 0 ? p->run - p->phase % p->run : p->run;
     piece->at = at;
-    if (p->run == 0) {
-        piece->v = (v_params){
-            .scale = p->scale, .inverse = p->inverse, .low = p->low, .bound = p->bound, .zero_point = p->zero_point};
-        piece->count = n;
-        piece->z = 0;
-    } else {
-        int64_t k = at == 0 ? p->phase / p->run : piece->k + 1;
-        int64_t left = at == 0 ? p->run - p->phase % p->run : p->run;
-        piece->k = k;
-        piece->count = left < n - at ? left : n - at;
-        piece->z = p->zero_point[k];
-        piece->v = v_params_set(p->scale[k], p->zero_point[k]);
-    }
+    piece->k = k;
+    piece->count = left < n - at ? left : n - at;
+    piece->z = p->zero_point[k];
+    piece->v = v_params_set(p->scale[k], p->zero_point[k]);
     piece->next = at + piece->count;
     return true;
+}
+
+/* Where the first streaming store of a span goes. */
+V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_affine *p) {
+    return p->stream ? v_misaligned(out, itemsize, n) : 0;
 }
 
 /* Quantize a piece of f32 to T. */
@@ -144,11 +181,8 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             vi c[4];                                                                                                   \
             v_prefetch(x + i + ahead, 16 * V_LANES);                                                                   \
-            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {                                                      \
-                int64_t j = i + k * V_LANES;                                                                           \
-                c[k] = v_code(vf_load(x + j), v, j, each, convention, fused);                                          \
-                if (each) c[k] = vi_add(c[k], v_zero(v, j, each));                                                     \
-            }                                                                                                          \
+            v_code4(c, x, v, i, each, convention, fused);                                                              \
+            if (each) v_add_zero4(c, v, i);                                                                            \
             vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
         }                                                                                                              \
         for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
@@ -159,8 +193,8 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p) {
     }                                                                                                                  \
     V_INLINE void quantize_span_##tag(const float *x, type *q, int64_t n, const qn_affine *p,                          \
                                       qn_convention convention, bool fused) {                                          \
-        for (v_piece s = {.next = 0}; v_next(&s, n, p);)                                                               \
-            if (p->run == 0) quantize_piece_##tag(x, q, n, p, &s.v, 0, true, convention, fused);                       \
+        for (v_piece s = {0}; v_next(&s, n, p, v_head(q, sizeof *q, n, p));)                                           \
+            if (p->run == 0) quantize_piece_##tag(x + s.at, q + s.at, s.count, p, &s.v, 0, true, convention, false);   \
             else quantize_piece_##tag(x + s.at, q + s.at, s.count, p, &s.v, s.z, false, convention, fused);            \
     }                                                                                                                  \
     static void quantize_f32_##tag(const float *x, type *q, int64_t n, const qn_affine *p) {                           \
@@ -266,8 +300,8 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
         if (i < n) dequantize_some_##tag(q + i, x + i, n - i, v, i, each);                                             \
     }                                                                                                                  \
     static void dequantize_##tag##_f32(const type *q, float *x, int64_t n, const qn_affine *p) {                       \
-        for (v_piece s = {.next = 0}; v_next(&s, n, p);)                                                               \
-            if (p->run == 0) dequantize_piece_##tag(q, x, n, p, &s.v, true);                                           \
+        for (v_piece s = {0}; v_next(&s, n, p, v_head(x, sizeof *x, n, p));)                                           \
+            if (p->run == 0) dequantize_piece_##tag(q + s.at, x + s.at, s.count, p, &s.v, true);                       \
             else dequantize_piece_##tag(q + s.at, x + s.at, s.count, p, &s.v, false);                                  \
         if (p->stream) v_fence();                                                                                      \
     }
@@ -284,12 +318,15 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
 QN_CODES_IN(DEQUANTIZE)
 
 /* Fake-quantize: the codes of quantize, saturated, and at once the dequantization; never stored as integers. */
-V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool each, const qn_affine *p, qn_convention convention,
-                     bool fused) {
+V_INLINE vf fake_value(vi steps, const v_params *v, int64_t i, bool each, const qn_affine *p) {
     vi z = v_zero(v, i, each); /* [qmin - Z, qmax - Z] is loop-invariant when Z is */
-    vi steps = v_code(x, v, i, each, convention, fused);
     steps = vi_min(vi_max(steps, vi_sub(vi_set1(p->qmin), z)), vi_sub(vi_set1(p->qmax), z));
     return vf_mul(vf_from_vi(steps), v_scale(v, i, each));
+}
+
+V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool each, const qn_affine *p, qn_convention convention,
+                     bool fused) {
+    return fake_value(v_code(x, v, i, each, convention, fused), v, i, each, p);
 }
 
 V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, int64_t at,
@@ -315,11 +352,10 @@ V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p
         }
     for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {
         v_prefetch(x + i + ahead, 16 * V_LANES);
+        vi steps[4];
         vf out[4];
-        _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
-            int64_t j = i + k * V_LANES;
-            out[k] = fake_one(vf_load(x + j), v, j, each, p, convention, fused);
-        }
+        v_code4(steps, x, v, i, each, convention, fused);
+        _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) out[k] = fake_value(steps[k], v, i + k * V_LANES, each, p);
         put4_f32(y + i, out, stream);
     }
     for (; i + V_LANES <= n; i += V_LANES)
@@ -328,8 +364,8 @@ V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p
 }
 
 V_INLINE void fake_span(const float *x, float *y, int64_t n, const qn_affine *p, qn_convention convention, bool fused) {
-    for (v_piece s = {.next = 0}; v_next(&s, n, p);)
-        if (p->run == 0) fake_piece(x, y, n, p, &s.v, true, convention, fused);
+    for (v_piece s = {0}; v_next(&s, n, p, v_head(y, sizeof *y, n, p));)
+        if (p->run == 0) fake_piece(x + s.at, y + s.at, s.count, p, &s.v, true, convention, false);
         else fake_piece(x + s.at, y + s.at, s.count, p, &s.v, false, convention, fused);
 }
 
@@ -346,8 +382,23 @@ static void fake_quantize_f32(const float *x, float *y, int64_t n, const qn_affi
 }
 
 /* Requantize, method "float": M stands in the scale. */
+V_INLINE vf v_scaled(vi acc, const v_params *v, int64_t i, bool each) {
+    return vf_mul(vf_from_vi(acc), v_scale(v, i, each));
+}
+
 V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
-    return vi_round(vf_clamp_abs(vf_mul(vf_from_vi(acc), v_scale(v, i, each)), vf_set1((float)QN_WIDEST_CODE)));
+    return vi_round(v_limited(v_scaled(acc, v, i, each)));
+}
+
+/* Four vectors, without the clamp where it would not have mattered, as in v_code4. */
+V_INLINE void requantize4(vi c[4], const int32_t *acc, const v_params *v, int64_t i, bool each) {
+    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+        int64_t j = i + k * V_LANES;
+        vi a = vi_load(acc + j);
+        c[k] = V_LOST_SHOWS ? vi_round(v_scaled(a, v, j, each)) : requantize_one(a, v, j, each);
+    }
+    if (V_LOST_SHOWS && __builtin_expect(vi_any_lost(c[0], c[1], c[2], c[3]), 0))
+        for (int k = 0; k < 4; k++) c[k] = requantize_one(vi_load(acc + i + k * V_LANES), v, i + k * V_LANES, each);
 }
 
 #define REQUANTIZE(tag, type)                                                                                          \
@@ -376,11 +427,8 @@ V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             vi c[4];                                                                                                   \
             v_prefetch(acc + i + ahead, 16 * V_LANES);                                                                 \
-            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {                                                      \
-                int64_t j = i + k * V_LANES;                                                                           \
-                c[k] = requantize_one(vi_load(acc + j), v, j, each);                                                   \
-                if (each) c[k] = vi_add(c[k], v_zero(v, j, each));                                                     \
-            }                                                                                                          \
+            requantize4(c, acc, v, i, each);                                                                           \
+            if (each) v_add_zero4(c, v, i);                                                                            \
             vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
         }                                                                                                              \
         for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
@@ -390,8 +438,8 @@ V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
         if (i < n) requantize_some_##tag(acc + i, q + i, n - i, p, v, i, each);                                        \
     }                                                                                                                  \
     static void requantize_i32_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p) {                     \
-        for (v_piece s = {.next = 0}; v_next(&s, n, p);)                                                               \
-            if (p->run == 0) requantize_piece_##tag(acc, q, n, p, &s.v, 0, true);                                      \
+        for (v_piece s = {0}; v_next(&s, n, p, v_head(q, sizeof *q, n, p));)                                           \
+            if (p->run == 0) requantize_piece_##tag(acc + s.at, q + s.at, s.count, p, &s.v, 0, true);                  \
             else requantize_piece_##tag(acc + s.at, q + s.at, s.count, p, &s.v, s.z, false);                           \
         if (p->stream) v_fence();                                                                                      \
     }

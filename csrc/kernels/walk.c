@@ -9,8 +9,9 @@
 
 enum {
     TILE = 2048,     /* elements staged at a time: 16 KiB of float64 at most */
-    STRIP = 2048,    /* columns whose parameters are kept in the L1 cache down the rows */
-    AHEAD = 1024,    /* prefetch distance in elements; one page of float32, where the hardware prefetcher stops */
+    STRIP = 2048,    /* columns whose ranges are kept in the L1 cache down the rows */
+    WIDE = 4096,     /* columns whose parameters are laid out at a time */
+    AHEAD = 2048,    /* prefetch distance in elements: two pages of float32 */
     SHORT_RUN = 32,  /* channels with fewer neighbours are walked with one parameter for each element */
     GRAIN = 1 << 14, /* elements below which a piece is not worth handing to another thread */
 };
@@ -29,6 +30,7 @@ struct walk {
     char *out;
     size_t out_size;
     span_function span;
+    bool in_place;    /* the kernel reads the input and writes the output where they lie; else tile by tile */
     qn_range *ranges; /* min/max only */
     pthread_mutex_t *merge;
     int64_t row; /* elements after which the parameters start again or move on */
@@ -134,13 +136,12 @@ static qn_affine advanced(const qn_affine *p, int64_t by) {
         a.phase += by;
     } else {
         a.scale += by, a.zero_point += by;
-        if (a.inverse) a.inverse += by, a.low += by, a.bound += by;
         if (a.multiplier) a.multiplier += by, a.shift += by;
     }
     return a;
 }
 
-/* Calls function(w, start, n, p) on tiles of the span. */
+/* Calls function(w, start, n, p) on tiles of a span of one row. */
 static void by_tiles(const walk *w, int64_t start, int64_t n, const qn_affine *p, span_function function) {
     for (int64_t at = 0; at < n; at += TILE) {
         qn_affine a = advanced(p, at);
@@ -182,8 +183,7 @@ static void quantize_tile(const walk *w, int64_t start, int64_t n, const qn_affi
 }
 
 static void quantize_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    if (w->source->direct && w->source->type == QN_F32)
-        quantize_floats(w, (const float *)w->source->data + start, start, n, p);
+    if (w->in_place) quantize_floats(w, (const float *)w->source->data + start, start, n, p);
     else by_tiles(w, start, n, p, quantize_tile);
 }
 
@@ -211,7 +211,7 @@ static void dequantize_tile(const walk *w, int64_t start, int64_t n, const qn_af
 }
 
 static void dequantize_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    if (w->source->direct && w->out_type == QN_F32)
+    if (w->in_place)
         dequantize_codes(w->source->type, w->source->data + (size_t)start * w->source->itemsize,
                          (float *)w->out + start, n, p);
     else by_tiles(w, start, n, p, dequantize_tile);
@@ -232,7 +232,7 @@ static void fake_quantize_tile(const walk *w, int64_t start, int64_t n, const qn
 }
 
 static void fake_quantize_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    if (w->source->direct && w->source->type == QN_F32 && w->out_type == QN_F32)
+    if (w->in_place)
         qn_kernels()->fake_quantize_f32((const float *)w->source->data + start, (float *)w->out + start, n, p);
     else by_tiles(w, start, n, p, fake_quantize_tile);
 }
@@ -260,8 +260,7 @@ static void requantize_tile(const walk *w, int64_t start, int64_t n, const qn_af
 }
 
 static void requantize_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    if (w->source->direct && p->method == QN_FLOAT)
-        requantize_acc(w, (const int32_t *)w->source->data + start, start, n, p);
+    if (w->in_place) requantize_acc(w, (const int32_t *)w->source->data + start, start, n, p);
     else by_tiles(w, start, n, p, requantize_tile);
 }
 
@@ -349,11 +348,11 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
 
 /* Rows [r0, r1) of which all share the parameters at `offset`, strip by strip. */
 static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
-    _Alignas(64) float scale[STRIP], inverse[STRIP], low[STRIP], bound[STRIP];
-    _Alignas(64) int32_t zero[STRIP], multiplier[STRIP], shift[STRIP];
-    int64_t repeat = w->grid.block ? 1 : w->grid.inner;
-    for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += STRIP) {
-        int64_t count = w->columns_end - c0 < STRIP ? w->columns_end - c0 : STRIP;
+    _Alignas(64) float scale[WIDE];
+    _Alignas(64) int32_t zero[WIDE], multiplier[WIDE], shift[WIDE];
+    int64_t repeat = w->grid.block ? 1 : w->grid.inner, widest = w->ranges ? STRIP : WIDE;
+    for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += widest) {
+        int64_t count = w->columns_end - c0 < widest ? w->columns_end - c0 : widest;
         if (w->ranges) {
             min_max_rectangle(w, r0, r1, c0, count, offset);
             continue;
@@ -362,15 +361,18 @@ static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
         for (int64_t i = 0; i < count; i++) {
             int64_t k = offset + (c0 + i) / repeat;
             scale[i] = p.scale[k];
-            inverse[i] = 1.0f / p.scale[k];
-            low[i] = qn_low(p.scale[k], inverse[i]);
-            bound[i] = p.scale[k] * (float)QN_BOUND;
             zero[i] = p.zero_point[k];
             if (p.multiplier) multiplier[i] = p.multiplier[k], shift[i] = p.shift[k];
         }
-        p.scale = scale, p.inverse = inverse, p.low = low, p.bound = bound, p.zero_point = zero;
+        p.scale = scale, p.zero_point = zero;
         if (p.multiplier) p.multiplier = multiplier, p.shift = shift;
-        p.run = 0;
+        p.run = 0, p.rows = 1, p.stride = w->row;
+        bool alike = !p.stream || (size_t)w->row * w->out_size % 64 == 0; /* every row is aligned as the first one */
+        if (w->in_place && alike) {
+            p.rows = r1 - r0, p.ahead = QN_COLUMNS;
+            w->span(w, r0 * w->row + c0, count, &p);
+            continue;
+        }
         p.ahead = count < w->row ? w->row : AHEAD; /* what is read next stands one row on */
         for (int64_t r = r0; r < r1; r++) w->span(w, r * w->row + c0, count, &p);
     }
@@ -440,17 +442,20 @@ static walk new_walk(const qn_source *source, const qn_grid *grid, const qn_affi
 
 void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(x, grid, params, q, code, quantize_span);
+    w.in_place = x->direct && x->type == QN_F32;
     w.params.exact_inverse = itemsizes[code] == 1 && scales_are_moderate(params->scale, qn_grid_params(grid));
     walk_all(&w);
 }
 
 void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(q, grid, params, x, type, dequantize_span);
+    w.in_place = q->direct && type == QN_F32;
     walk_all(&w);
 }
 
 void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(x, grid, params, y, type, fake_quantize_span);
+    w.in_place = x->direct && x->type == QN_F32 && type == QN_F32;
     w.params.exact_inverse = params->qmin >= INT8_MIN && params->qmax <= UINT8_MAX &&
                              scales_are_moderate(params->scale, qn_grid_params(grid));
     walk_all(&w);
@@ -458,6 +463,7 @@ void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *
 
 void qn_requantize(const qn_source *acc, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(acc, grid, params, q, code, requantize_span);
+    w.in_place = acc->direct && params->method == QN_FLOAT;
     walk_all(&w);
 }
 

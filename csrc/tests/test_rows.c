@@ -68,7 +68,7 @@ static float edge(void) { return float_of(edges[random_bits() % (sizeof edges / 
 /* ---- parameters ------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    float *scale, *inverse, *low, *bound;
+    float *scale;
     int32_t *zero_point, *multiplier, *shift;
     qn_affine p;
 } parameters;
@@ -96,27 +96,20 @@ static void *array(size_t count, size_t itemsize) { /* an empty one still has an
 }
 
 static parameters parameters_make(int64_t n, int run, int32_t qmin, int32_t qmax, bool plain) {
-    parameters s = {.p = {.run = runs[run][0], .phase = runs[run][1], .qmin = qmin, .qmax = qmax}};
+    parameters s = {.p = {.run = runs[run][0], .phase = runs[run][1], .rows = 1, .qmin = qmin, .qmax = qmax}};
     size_t count = (size_t)(s.p.run ? (s.p.phase + n) / s.p.run + 1 : n);
     s.scale = array(count, sizeof *s.scale);
-    s.inverse = array(count, sizeof *s.inverse);
-    s.low = array(count, sizeof *s.low);
-    s.bound = array(count, sizeof *s.bound);
     s.zero_point = array(count, sizeof *s.zero_point);
     s.multiplier = array(count, sizeof *s.multiplier);
     s.shift = array(count, sizeof *s.shift);
     bool no_zero = random_bits() % 4 == 0;
     for (size_t k = 0; k < count; k++) {
         s.scale[k] = random_scale(plain);
-        s.inverse[k] = 1.0f / s.scale[k];
-        s.low[k] = qn_low(s.scale[k], s.inverse[k]);
-        s.bound[k] = s.scale[k] * (float)QN_BOUND;
         s.zero_point[k] = no_zero ? 0 : random_int(qmin, qmax);
         s.multiplier[k] = random_int(1 << 30, INT32_MAX);
         s.shift[k] = random_int(1, 62);
     }
     s.p.scale = s.scale;
-    if (!s.p.run) s.p.inverse = s.inverse, s.p.low = s.low, s.p.bound = s.bound; /* the contract: read only then */
     s.p.zero_point = s.zero_point;
     s.p.multiplier = s.multiplier;
     s.p.shift = s.shift;
@@ -125,10 +118,7 @@ static parameters parameters_make(int64_t n, int run, int32_t qmin, int32_t qmax
     return s;
 }
 
-static void parameters_free(parameters *s) {
-    free(s->scale), free(s->inverse), free(s->low), free(s->bound), free(s->zero_point), free(s->multiplier),
-        free(s->shift);
-}
+static void parameters_free(parameters *s) { free(s->scale), free(s->zero_point), free(s->multiplier), free(s->shift); }
 
 /* ---- inputs ----------------------------------------------------------------------------------------------------- */
 
@@ -355,6 +345,43 @@ static void test_affine(const char *row_name, const qn_table *row, const kernel 
                 }
 }
 
+/* A rectangle of `row` beside the scalar row called line by line; what lies between the lines stays as it was. */
+static void compare_rectangle(const char *row_name, const qn_table *row, const kernel *k, int64_t n, parameters *s,
+                              size_t shift) {
+    const int64_t rows = s->p.rows, stride = s->p.stride, total = (rows - 1) * stride + n;
+    char *in = array((size_t)total, k->in_size);
+    guarded expected = guarded_make((size_t)total * k->out_size, shift * k->out_size);
+    guarded got = guarded_make((size_t)total * k->out_size, shift * k->out_size);
+    for (int64_t r = 0; r < rows; r++) {
+        char *line = in + (size_t)(r * stride) * k->in_size;
+        k->fill(line, r < rows - 1 ? stride : n, NULL);
+        k->fill(line, n, s);
+    }
+    qn_affine line = s->p;
+    line.rows = 1;
+    for (int64_t r = 0; r < rows; r++)
+        k->call(&qn_row_scalar, in + (size_t)(r * stride) * k->in_size,
+                expected.data + (size_t)(r * stride) * k->out_size, n, &line);
+    k->call(row, in, got.data, n, &s->p);
+    count(memcmp(expected.block, got.block, got.total) == 0, row_name, k->name, "a rectangle differs", n, &s->p);
+    free(in), free(expected.block), free(got.block);
+}
+
+static void test_rectangles(const char *row_name, const qn_table *row, const kernel *k) {
+    if (k->varies == METHODS || k->index == QN_INDEX_quantize_f64_i32) return; /* these take one row */
+    for (int again = 0; again < 300; again++) {
+        int64_t n = again < SMALL ? again : random_int(SMALL, 300);
+        parameters s = parameters_make(n, 1, k->qmin, k->qmax, false);
+        s.p.rows = random_int(1, 40);
+        s.p.stream = again % 2;
+        s.p.stride = n + random_int(0, 70);
+        if (s.p.stream) s.p.stride = (s.p.stride + 63) / 64 * 64;
+        if (k->varies == CONVENTIONS) s.p.convention = (qn_convention)random_int(0, QN_CONVENTION_COUNT - 1);
+        compare_rectangle(row_name, row, k, n, &s, random_bits() % 17);
+        parameters_free(&s);
+    }
+}
+
 static void test_plain(const char *row_name, const qn_table *row, const kernel *k) {
     for (int size = 0; size < SIZES; size++)
         for (size_t shift = 0; shift < 8; shift++) compare(row_name, row, k, size_at(size), NULL, shift);
@@ -476,7 +503,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
         covered[kernels[i].index] = true;
         if (!own[kernels[i].index]) continue; /* inherited from the row below */
         if (kernels[i].varies == PLAIN) test_plain(name, row, &kernels[i]);
-        else test_affine(name, row, &kernels[i]);
+        else test_affine(name, row, &kernels[i]), test_rectangles(name, row, &kernels[i]);
     }
     test_all_halves(name, row);
     test_metrics(name, row);
