@@ -9,11 +9,10 @@ the peak resident set that the kernel reports, less that of an interpreter that 
 
 import argparse
 import importlib.util
-import os
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,16 +47,25 @@ def find(folder: Path) -> Path:
     return path
 
 
+# Of a process of its own, because a child's peak starts at what its parent holds, and this one may hold PyTorch.
+RUN = """
+import os, sys, time
+quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+start = time.perf_counter()
+process = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(process, 0)
+print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
+
+
 def run(arguments: Sequence[str]) -> tuple[float, int]:
     """Wall seconds and peak resident bytes of one Python process."""
-    start = time.perf_counter()
-    quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
-    process = os.posix_spawn(sys.executable, [sys.executable, *arguments], harness.ENVIRONMENT, file_actions=quiet)
-    _, status, usage = os.wait4(process, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise RuntimeError(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    command = [sys.executable, "-S", "-c", RUN, *arguments]
+    done = subprocess.run(command, env=harness.ENVIRONMENT, capture_output=True, text=True, check=True)
+    seconds, peak, code = done.stdout.split()
+    if code != "0":
+        raise RuntimeError(f"{' '.join(arguments)} ended with {code}")
+    return float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
 def table(file: Path | None, rounds: int, *, markdown: bool) -> str:
