@@ -1,4 +1,5 @@
 /* Compiles every element loop for the ISA whose file included this, and makes its row of the table. */
+#include "accumulate_body.h"
 #include "floats_body.h"
 #include "metrics_body.h"
 #include "pack_body.h"

@@ -29,6 +29,8 @@
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
  * widen_*: exact; a signalling NaN may become quiet. narrow_*: round half to even, overflow to infinity,
  *   NaN to the quiet NaN of the same sign with the top payload bits.
+ * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w), one rounding of the exact value, half to even, to T, kept as
+ *   float32; overflow to infinity; every NaN is the same one.
  * pack_4, pack_2: 2 or 4 codes to a byte, first code in the low bits, the last byte padded with zero bits.
  * unpack_*: the inverse; i4 and i2 sign-extend into the byte.
  */
