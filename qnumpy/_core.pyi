@@ -7,6 +7,7 @@ import numpy as np
 _Array = np.ndarray[Any, Any]
 
 TYPES: dict[str, int]
+FLOATS: dict[str, tuple[int, int, int, int, int, str]]  # type, bits, exponent, mantissa, bias, kind
 MAX_THREADS: int
 
 def quantize(
@@ -25,6 +26,9 @@ def requantize(
     acc: _Array, acc_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, block: int, qmin: int, qmax: int, method: int,
     multiplier: _Array | None, shift: _Array | None, /,
+) -> None: ...
+def cast(
+    x: _Array, x_type: int, out: _Array, out_type: int, saturate: bool, stochastic: bool, seed: int, /
 ) -> None: ...
 def first_bad_scale(scale: _Array, /) -> int: ...
 def overlap(a: _Array, b: _Array, /) -> bool: ...

@@ -29,15 +29,26 @@ struct walk {
     char *out;
     size_t out_size;
     span_function span;
-    qn_range *ranges; /* min/max only */
+    qn_range *ranges;    /* min/max only */
+    const qn_cast *cast; /* casts only */
     pthread_mutex_t *merge;
     int64_t row; /* elements after which the parameters start again or move on */
     int64_t columns_begin, columns_end;
 };
 
 static const size_t itemsizes[QN_TYPE_COUNT] = {
-    [QN_F32] = 4, [QN_F64] = 8, [QN_F16] = 2, [QN_BF16] = 2, [QN_I8] = 1, [QN_U8] = 1, [QN_I16] = 2,
-    [QN_U16] = 2, [QN_I32] = 4, [QN_I4] = 1,  [QN_U4] = 1,   [QN_I2] = 1, [QN_U2] = 1,
+#define ITEMSIZE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind) [QN_##NAME] = bits / 8,
+    QN_FLOATS(ITEMSIZE, _)
+#undef ITEMSIZE
+        [QN_I8] = 1,
+    [QN_U8] = 1,
+    [QN_I16] = 2,
+    [QN_U16] = 2,
+    [QN_I32] = 4,
+    [QN_I4] = 1,
+    [QN_U4] = 1,
+    [QN_I2] = 1,
+    [QN_U2] = 1,
 };
 
 size_t qn_itemsize(qn_type type) { return itemsizes[type]; }
@@ -113,19 +124,39 @@ static const void *raw(const walk *w, int64_t start, int64_t n, tile *t) {
     return t;
 }
 
-/* The same, widened to float32 where the type is a 16-bit float. */
+static void widen(qn_type type, const void *h, float *x, int64_t n, const qn_cast *p) {
+    switch (type) {
+#define WIDEN(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                                \
+    case QN_##NAME: qn_kernels()->widen_##tag##_f32(h, x, n, p); break;
+        QN_NARROW_FLOATS(WIDEN, _)
+#undef WIDEN
+    default: break;
+    }
+}
+
+static void narrow(qn_type type, const float *x, void *h, int64_t n, const qn_cast *p) {
+    switch (type) {
+#define NARROW(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                               \
+    case QN_##NAME: qn_kernels()->narrow_f32_##tag(x, h, n, p); break;
+        QN_NARROW_FLOATS(NARROW, _)
+#undef NARROW
+    default: break;
+    }
+}
+
+static const qn_cast plain_cast = {0};
+
+/* The same, widened to float32 where the type is narrower. */
 static const float *floats(const walk *w, int64_t start, int64_t n, tile *t, float *wide) {
     const void *x = raw(w, start, n, t);
-    if (w->source->type == QN_F16) return qn_kernels()->widen_f16_f32(x, wide, n), wide;
-    if (w->source->type == QN_BF16) return qn_kernels()->widen_bf16_f32(x, wide, n), wide;
-    return x;
+    if (w->source->type == QN_F32) return x;
+    widen(w->source->type, x, wide, n, &plain_cast);
+    return wide;
 }
 
 static void put_floats(const walk *w, int64_t start, int64_t n, const float *x) {
-    if (w->out_type == QN_F16) qn_kernels()->narrow_f32_f16(x, (uint16_t *)w->out + start, n);
-    else if (w->out_type == QN_BF16) qn_kernels()->narrow_f32_bf16(x, (uint16_t *)w->out + start, n);
-    else
-        for (int64_t i = 0; i < n; i++) ((double *)w->out)[start + i] = (double)x[i];
+    if (w->out_type == QN_F64) qn_kernels()->widen_f32_f64(x, (double *)w->out + start, n, &plain_cast);
+    else narrow(w->out_type, x, w->out + (size_t)start * w->out_size, n, &plain_cast);
 }
 
 static qn_affine advanced(const qn_affine *p, int64_t by) {
@@ -263,6 +294,52 @@ static void requantize_span(const walk *w, int64_t start, int64_t n, const qn_af
     if (w->source->direct && p->method == QN_FLOAT)
         requantize_acc(w, (const int32_t *)w->source->data + start, start, n, p);
     else by_tiles(w, start, n, p, requantize_tile);
+}
+
+/* ---- casts: all but float64 to itself by way of float32 ---- */
+
+static qn_cast cast_of(const walk *w, int64_t start, const qn_affine *p) {
+    qn_cast c = *w->cast;
+    c.index = start, c.ahead = p->ahead, c.stream = p->stream;
+    return c;
+}
+
+static void cast_floats(const walk *w, const float *x, int64_t start, int64_t n, const qn_cast *c) {
+    void *out = w->out + (size_t)start * w->out_size;
+    if (w->out_type == QN_F64) qn_kernels()->widen_f32_f64(x, out, n, c);
+    else if (w->out_type == QN_F32) qn_kernels()->copy_f32_f32(x, out, n, c);
+    else narrow(w->out_type, x, out, n, c);
+}
+
+static void cast_tile(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    tile t;
+    float wide[TILE];
+    const qn_cast c = cast_of(w, start, p);
+    const qn_table *k = qn_kernels();
+    void *out = w->out + (size_t)start * w->out_size;
+    if (w->source->type != QN_F64) {
+        cast_floats(w, floats(w, start, n, &t, wide), start, n, &c);
+        return;
+    }
+    const double *x = raw(w, start, n, &t);
+    if (w->out_type == QN_F64) k->copy_f64_f64(x, out, n, &c);
+    else if (w->out_type == QN_F32) k->narrow_f64_f32(x, out, n, &c);
+    else {
+        if (c.stochastic) k->narrow_f64_f32(x, wide, n, &c); /* by chance twice: the mean is still x */
+        else k->odd_f64_f32(x, wide, n);
+        narrow(w->out_type, wide, out, n, &c);
+    }
+}
+
+static void cast_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    const qn_source *s = w->source;
+    const qn_cast c = cast_of(w, start, p);
+    const void *x = s->data + (size_t)start * s->itemsize;
+    if (s->direct && s->type == QN_F32 && w->out_type != QN_F32 && w->out_type != QN_F64)
+        narrow(w->out_type, x, w->out + (size_t)start * w->out_size, n, &c);
+    else if (s->direct && s->type != QN_F32 && s->type != QN_F64 && w->out_type == QN_F32 && !c.saturate)
+        widen(s->type, x, (float *)w->out + start, n, &c);
+    else by_tiles(w, start, n, p, cast_tile);
 }
 
 /* ---- minimum and maximum ---- */
@@ -408,7 +485,7 @@ static void walk_all(walk *w) {
     if (w->total == 0) return;
     int64_t bytes = w->total * (int64_t)(w->source->itemsize + w->out_size);
     w->params.ahead = AHEAD;
-    bool staged = w->out_type == QN_F64 || w->out_type == QN_F16 || w->out_type == QN_BF16;
+    bool staged = w->out_type != QN_F32 && w->out_type < QN_I8 && !w->cast;
     w->params.stream = !staged && w->total * (int64_t)w->out_size >= qn_stream_bytes();
     if (g->block ? g->inner == 1 : g->inner >= SHORT_RUN || g->channels == 1) {
         w->params.run = g->block ? g->block : g->inner;
@@ -458,6 +535,15 @@ void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *
 
 void qn_requantize(const qn_source *acc, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(acc, grid, params, q, code, requantize_span);
+    walk_all(&w);
+}
+
+void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast) {
+    const qn_affine none = {0};
+    const qn_grid whole = {1, 1, 1, 0};
+    walk w = new_walk(x, &whole, &none, y, type, cast_span);
+    for (int d = 0; d < x->ndim; d++) w.grid.inner *= x->shape[d];
+    w.cast = cast;
     walk_all(&w);
 }
 
