@@ -1,6 +1,7 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
+from .floats import cast
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
 from .pack import pack, unpack
@@ -29,6 +30,7 @@ __all__ = [
     "ReportTable",
     "UnsupportedISAError",
     "abs_max",
+    "cast",
     "choose_qparams",
     "compare",
     "dequantize",

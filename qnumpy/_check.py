@@ -61,7 +61,7 @@ def scale(owner: str, name: str, value: Any) -> Array:
         found = np.require(given, _F32, ["C", "A"])
     bad = _core.first_bad_scale(found)
     if bad >= 0:
-        got = f"{given.flat[bad]}{_where(bad, given)}"
+        got = f"{given.flat[bad]}{where(bad, given)}"
         raise ValueError(must(owner, name, "positive, finite and normal in float32", got))
     return found
 
@@ -81,7 +81,7 @@ def zero_point(owner: str, value: Any, low: int, high: int) -> Array:
     return np.require(given, _I32, ["C", "A"])
 
 
-def _where(index: int, given: Array) -> str:
+def where(index: int, given: Array) -> str:
     if given.ndim == 0:
         return ""
     at = ", ".join(str(int(i)) for i in np.unravel_index(index, given.shape))

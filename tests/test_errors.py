@@ -471,7 +471,7 @@ def wrong_outputs(dtype, length):
 
 GRID = [2, 3, 4, 0]
 WRONG_GRID = [[*NO_INTEGERS, *HUGE, -1, 0, 5]] * 3 + [[*NO_INTEGERS, -1, -(2**63)]]
-WRONG_TYPE = [*NO_INTEGERS, -1, 13, 2**32]
+WRONG_TYPE = [*NO_INTEGERS, -1, len(T), 2**32]
 
 
 def guarded():
@@ -497,6 +497,10 @@ def guarded():
     tail, wrong_tail = [-128, 127, 1, *each], [*ends, [*NO_INTEGERS, -1, 3], *[wrong_vectors(np.int32, 3)] * 2]
     yield "requantize", *kernel(acc, "int32", codes.copy(), "int8", tail, wrong_tail)
     yield "min_max", [real, T["float32"], *GRID], [wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID]
+    flag, seed, floats = [*NO_INTEGERS, -1, 2], [*NO_INTEGERS, -1, 2**64], [*WRONG_TYPE, T["float64"], T["int8"]]
+    yield "cast", [real, T["float32"], np.ones(24, np.uint16), T["float16"], 0, 1, 7], [
+        wrong_sources(np.float32, 24), floats, wrong_outputs(np.uint16, 24), floats, flag, flag, seed,
+    ]  # fmt: skip
     nibbles, packed = np.ones(24, np.uint8), np.zeros(12, np.uint8)
     sizes = [[*NO_INTEGERS, *HUGE, -1, 0, 3]] * 2
     no_nibbles = [*WRONG_TYPE, T["int8"], T["float32"]]

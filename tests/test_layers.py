@@ -25,7 +25,8 @@ MODULES = sorted(found.name for found in pkgutil.iter_modules(qn.__path__) if no
 CALLERS = {
     "_args": {"overlap"},
     "_check": {"first_bad_scale"},
-    "dtypes": {"TYPES"},
+    "dtypes": {"FLOATS", "TYPES"},
+    "floats": {"cast", "min_max"},
     "metrics": {"error_sums", "codes_seen"},
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},

@@ -31,7 +31,7 @@ static int code_range(PyObject *qmin, PyObject *qmax, qn_affine *p) {
 }
 
 static int output(PyObject *array, PyObject *type, bool real, int64_t elements, void **data, qn_type *out_type) {
-    int number, first = real ? QN_F32 : QN_I8, last = real ? QN_BF16 : QN_TYPE_COUNT - 1;
+    int number, first = real ? QN_F32 : QN_I8, last = real ? QN_I8 - 1 : QN_TYPE_COUNT - 1;
     if (qn_arg_int(type, first, last, &number)) return -1;
     *out_type = (qn_type)number;
     *data = qn_arg_output(array, elements, qn_itemsize(*out_type));
@@ -63,7 +63,7 @@ static PyObject *quantizing(const char *name, operation operate, bool real, qn_a
     int convention;
     if (qn_arg_count(name, count, 13) || qn_arg_source(a[0], a[1], &x)) return NULL;
     int64_t n = qn_source_elements(&x);
-    if (x.type > QN_BF16 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
+    if (x.type >= QN_I8 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], real, n, &out, &type) || code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_CONVENTION_COUNT - 1, &convention))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input is not real.", name);

@@ -7,7 +7,7 @@
 #include "walk.h"
 
 /* A block of y stays in the L2 cache, its w in the L1 cache: every row of y uses what was read and widened once. */
-enum { ROWS = 8, STRIP = 2048, STEPS = 256, GRAIN = 64 };
+enum { ROWS = 8, STRIP = QN_TILE, STEPS = 256, GRAIN = 64 };
 
 typedef struct {
     const qn_source *x, *w;
@@ -24,23 +24,24 @@ static multiply_add kernel_of(qn_type type) {
 }
 
 static void put(const product *p, int64_t at, const float *y, int64_t n) {
-    if (p->type == QN_F16) qn_kernels()->narrow_f32_f16(y, (uint16_t *)p->y + at, n);
-    else if (p->type == QN_BF16) qn_kernels()->narrow_f32_bf16(y, (uint16_t *)p->y + at, n);
-    else memcpy((float *)p->y + at, y, (size_t)n * sizeof *y);
+    const qn_cast exact = {0};
+    if (p->type == QN_F32) memcpy((float *)p->y + at, y, (size_t)n * sizeof *y);
+    else qn_narrow(p->type, y, (uint16_t *)p->y + at, n, &exact);
 }
 
 /* Rows [r0, r0 + rows) of columns [c0, c0 + n). */
 static void block(const product *p, int64_t r0, int64_t rows, int64_t c0, int64_t n) {
-    float y[ROWS][STRIP], x[ROWS][STEPS], w[STRIP];
+    float y[ROWS][STRIP], x_wide[ROWS][STEPS], w_wide[STRIP];
+    const float *x[ROWS], *w;
     multiply_add add = kernel_of(p->type);
     int64_t together = n == p->columns && n < STRIP ? STRIP / n : 1; /* short rows of w are read several at a time */
     for (int64_t r = 0; r < rows; r++) memset(y[r], 0, (size_t)n * sizeof y[r][0]);
     for (int64_t k0 = 0; k0 < p->steps; k0 += STEPS) {
         int64_t steps = p->steps - k0 < STEPS ? p->steps - k0 : STEPS;
-        for (int64_t r = 0; r < rows; r++) qn_gather_floats(p->x, (r0 + r) * p->steps + k0, steps, x[r]);
+        for (int64_t r = 0; r < rows; r++) x[r] = qn_floats_at(p->x, (r0 + r) * p->steps + k0, steps, x_wide[r]);
         for (int64_t k = 0; k < steps; k += together) {
             int64_t count = steps - k < together ? steps - k : together;
-            qn_gather_floats(p->w, (k0 + k) * p->columns + c0, count * n, w);
+            w = qn_floats_at(p->w, (k0 + k) * p->columns + c0, count * n, w_wide);
             for (int64_t i = 0; i < count; i++)
                 for (int64_t r = 0; r < rows; r++) add(x[r][k + i], w + i * n, y[r], n);
         }

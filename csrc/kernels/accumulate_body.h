@@ -29,7 +29,8 @@ V_INLINE float narrow_to_odd(double s) {
     return f;
 }
 
-V_INLINE float from_body(uint32_t body, uint32_t sign) { /* one NaN for all: which one an addition gives differs by CPU */
+V_INLINE float from_body(uint32_t body,
+                         uint32_t sign) { /* one NaN for all: which one an addition gives differs by CPU */
     uint32_t bits = body > 0x7F800000 ? 0x7FC00000 : body | sign;
     float x;
     memcpy(&x, &bits, sizeof x);

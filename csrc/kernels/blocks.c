@@ -66,8 +66,8 @@ static void part(void *context, int64_t begin, int64_t end) {
     qn_fp_end(saved);
 }
 
-void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const qn_block_format *format, uint8_t *codes,
-                        uint8_t *scales) {
+void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const qn_block_format *format,
+                        uint8_t *codes, uint8_t *scales) {
     if (columns % format->block == 0) columns *= rows, rows = 1; /* then one long row is the same */
     blocks b = {x, format, columns, (columns + format->block - 1) / format->block, codes, scales};
     if (rows * columns == 0) return;

@@ -8,7 +8,7 @@ enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
                                   const qn_float_limits *limits, qn_float_error *e) {                                  \
         const type beyond = (type)limits->overflow;                                                                    \
         const float normal = limits->normal;                                                                           \
-        bits_type peak = 0, least = (bits_type)-1;                                                                     \
+        bits_type peak = 0, least = (bits_type) - 1;                                                                   \
         uint32_t worst = 0;                                                                                            \
         for (int64_t start = 0; start < n; start += ERROR_BLOCK) {                                                     \
             int64_t end = n - start < ERROR_BLOCK ? n : start + ERROR_BLOCK, relative = 0;                             \
@@ -19,7 +19,7 @@ enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
                 float result = fabsf(y[i]), share;                                                                     \
                 uint32_t share_bits;                                                                                   \
                 memcpy(&bits, x + i, sizeof bits);                                                                     \
-                bits &= (bits_type)-1 >> 1;                                                                            \
+                bits &= (bits_type) - 1 >> 1;                                                                          \
                 memcpy(&size, &bits, sizeof size);                                                                     \
                 bits_type finite = bits < infinite_bits, over = finite & (size >= beyond), some = result > 0;          \
                 bits_type keep = finite & (over ^ 1) & some, gone = finite & (over ^ 1) & (some ^ 1);                  \
@@ -43,7 +43,7 @@ enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
         }                                                                                                              \
         type peak_size, least_size;                                                                                    \
         float worst_share;                                                                                             \
-        least = least == (bits_type)-1 ? infinite_bits : least + 1;                                                    \
+        least = least == (bits_type) - 1 ? infinite_bits : least + 1;                                                  \
         memcpy(&peak_size, &peak, sizeof peak), memcpy(&least_size, &least, sizeof least);                             \
         memcpy(&worst_share, &worst, sizeof worst);                                                                    \
         if (peak_size > e->peak) e->peak = (double)peak_size;                                                          \

@@ -7,6 +7,7 @@
 #else
 #include <immintrin.h>
 #endif
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@ QN_TARGET_PRAGMA(QN_TARGET_avx512)
 #define QN_ROW qn_row_avx512
 #define V_LANES 16
 #define V_FUSED_INVERSE 1
+#define V_HALF 1
 #define V_INLINE static inline __attribute__((always_inline))
 
 typedef __m512 vf;
@@ -60,6 +62,16 @@ V_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 V_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+V_INLINE vi vi_from_bits(vf x) { return _mm512_castps_si512(x); }
+V_INLINE vf vf_from_bits(vi bits) { return _mm512_castsi512_ps(bits); }
+V_INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+V_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+V_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+V_INLINE vi vi_shl(vi a, int bits) { return _mm512_slli_epi32(a, (unsigned)bits); }
+V_INLINE vi vi_shr(vi a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
+V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) {
+    return _mm512_mask_mov_epi32(no, _mm512_cmpgt_epi32_mask(b, a), yes);
+}
 V_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
@@ -67,7 +79,7 @@ V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256
 V_INLINE vi vi_low_signed(vi a, int bits) {
     return _mm512_srai_epi32(_mm512_slli_epi32(a, (unsigned)(32 - bits)), (unsigned)(32 - bits));
 }
-V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32((1 << bits) - 1)); }
+V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32((int)((1u << bits) - 1))); }
 V_INLINE void vi_store_i8(int8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
 V_INLINE void vi_store_u8(uint8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
 V_INLINE void vi_store_i16(int16_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(v)); }
@@ -104,6 +116,12 @@ V_INLINE __m512i pair_i16(vi a, vi b) {
 V_INLINE __m512i pair_u16(vi a, vi b) {
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32(a, b));
 }
+V_INLINE void vi_put4_u8(uint8_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    put(p, in_order(_mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d))), stream);
+}
+V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    put(p, pair_u16(a, b), stream), put(p + 32, pair_u16(c, d), stream);
+}
 V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     put(p, pair_i16(narrow1(a, n), narrow1(b, n)), stream), put(p + 32, pair_i16(narrow1(c, n), narrow1(d, n)), stream);
 }
@@ -111,10 +129,8 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
     put(p, pair_u16(narrow1(a, n), narrow1(b, n)), stream), put(p + 32, pair_u16(narrow1(c, n), narrow1(d, n)), stream);
 }
 
-V_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-V_INLINE void vf_store_f16(uint16_t *p, vf v) {
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-}
+V_INLINE vi vi_half(vf x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code)); }
 
 #include "bodies.h"
 #pragma GCC pop_options

@@ -6,13 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Element types as the bindings name them. The floats come first; codes follow. */
+#include "float_list.h"
+
+/* Element types as the bindings name them. The floats come first; codes follow, from QN_I8. */
 typedef enum {
-    QN_F32,
-    QN_F64,
-    QN_F16,
-    QN_BF16,
-    QN_I8,
+#define QN_TYPE(C, tag, NAME, name, bits, exponent, mantissa, bias, kind) QN_##NAME,
+    QN_FLOATS(QN_TYPE, _)
+#undef QN_TYPE
+        QN_I8,
     QN_U8,
     QN_I16,
     QN_U16,
@@ -57,6 +58,16 @@ enum { QN_BOUND = 1 << 10 }; /* beyond any 8-bit code less its zero point */
 static inline float qn_low(float scale, float inverse) {
     return (float)(1.0 - (double)inverse * (double)scale) / scale;
 }
+
+/* How a span of reals is cast. */
+typedef struct {
+    uint64_t seed; /* of stochastic rounding: the random bits belong to (seed, index) */
+    int64_t index; /* of the first element, in C order */
+    int64_t ahead; /* prefetch distance in elements */
+    bool saturate; /* what is beyond the largest number becomes the largest, infinities too */
+    bool stochastic;
+    bool stream; /* write around the caches */
+} qn_cast;
 
 /* Running minimum, maximum and counts. Empty: +inf, -inf, 0, 0. */
 typedef struct {

@@ -1,8 +1,8 @@
 /* What codes that are floats need: quotients and products by a scale, and the largest magnitude of each block. Plain
  * loops: the compiler vectorizes them. */
 
-#define SCALE(name, operator)                                                                                          \
-    static void name##_f32(const float *restrict x, float *restrict y, int64_t n, const qn_affine *p) {                \
+#define SCALE(name, type, operator)                                                                                    \
+    static void name(const type *restrict x, type *restrict y, int64_t n, const qn_affine *p) {                        \
         if (p->run == 0)                                                                                               \
             for (int64_t i = 0; i < n; i++) y[i] = x[i] operator p->scale[i];                                          \
         for (int64_t at = 0; p->run && at < n;) {                                                                      \
@@ -13,8 +13,9 @@
             at += count;                                                                                               \
         }                                                                                                              \
     }
-SCALE(divide, /)
-SCALE(multiply, *)
+SCALE(divide_f32, float, /)
+SCALE(divide_f64, double, /)
+SCALE(multiply_f32, float, *)
 #undef SCALE
 
 /* Magnitudes compare as their bits do; the bits of a NaN are above all others. */
