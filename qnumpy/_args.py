@@ -20,11 +20,11 @@ Array = np.ndarray[Any, Any]
 Grid = tuple[int, int, int, int]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-_CODE_NAMES = _listed(list(CODE_TYPES))
+_CODE_NAMES = listed(list(CODE_TYPES))
 _CODES = {found.dtype: found for found in CODE_TYPES.values()}  # without a look-up by name
 _REALS = {found.dtype: found for found in REAL_TYPES.values()}
 _TINY, _HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
@@ -40,7 +40,7 @@ def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_T
     if found is None or found.name not in types:
         if given.dtype.kind in "iub" and type(value) is not np.ndarray and not isinstance(value, np.generic):
             return real(owner, name, given.astype(np.float64))  # a Python list or number
-        raise TypeError(must(owner, name, f"an array of {_listed(list(types))}", f"dtype {given.dtype}"))
+        raise TypeError(must(owner, name, f"an array of {listed(list(types))}", f"dtype {given.dtype}"))
     return given, found
 
 
@@ -77,7 +77,7 @@ def code(owner: str, value: Any, name: str = "dtype") -> CodeType:
 def floating(owner: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> FloatType:
     found = float_type(value)
     if found is None or found.name not in types:
-        raise TypeError(must(owner, "dtype", _listed(list(types)), typed(value)))
+        raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
     return found
 
 

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ._check import array, must
-from .dtypes import code_type
+from .dtypes import code_type, float_type
 from .report import aligned
 
 __all__ = ["Bits", "bits"]
@@ -56,6 +55,7 @@ def bits(x: Any) -> "Bits":
       exponent  10001       17 - 15 = 2
       mantissa  1010000000  1 + 640/1024 = 1.625
       value     -1 x 1.625 x 2^2
+    >>> import ml_dtypes
     >>> bits(np.array([0.1, 448, np.nan], ml_dtypes.float8_e4m3fn))
     float8_e4m3fn    bits      sign x mantissa x 2^exponent
     0.101562       0 0011 101  +1 x 1.625 x 2^-4
@@ -94,15 +94,10 @@ class _Layout:
 
 
 def _layout(dtype: np.dtype[Any]) -> _Layout | None:
-    try:
-        info = ml_dtypes.finfo(dtype)
-    except (TypeError, ValueError):
+    found = float_type(dtype)
+    if found is None:
         return None
-    if dtype.kind == "c" or dtype.itemsize > 8:
-        return None
-    unsigned = info.nmant == 0
-    bias = -int(info.minexp) if unsigned else 1 - int(info.minexp)
-    return _Layout(int(not unsigned), int(info.nexp), int(info.nmant), bias)
+    return _Layout(int(found.kind != "SCALE"), found.exponent_bits, found.mantissa_bits, found.bias)
 
 
 def _narrowest(values: Array) -> np.dtype[Any]:

@@ -12,6 +12,7 @@ from . import _args, _check, _core
 from ._args import Array
 from .dtypes import FLOAT_TYPES, FloatType
 from .granularity import PerGroup, PerTensor
+from .quantize import _stored
 from .reduce import ranges
 
 __all__ = ["MX_FORMATS", "MXArray", "MXFormat", "mx_format", "quantize_blocks"]
@@ -123,7 +124,7 @@ class MXArray:
         me = "MXArray"
         found = mx_format(format)
         if found is None:
-            raise ValueError(_check.must(me, "format", _listed(list(MX_FORMATS)), _check.typed(format)))
+            raise ValueError(_check.must(me, "format", _args.listed(list(MX_FORMATS)), _check.typed(format)))
         arrays = []
         for name, value, kind in (("codes", codes, found.element), ("scales", scales, found.scale)):
             array = _check.array(me, name, value)
@@ -230,17 +231,17 @@ class MXArray:
 
     def __getitem__(self, key: Any) -> "MXArray":
         """Slice with integers and slices; of the last axis whole blocks, and never a single element."""
+        codes = np.asarray(self.codes[key])
         keys = _check.basic_index("MXArray", key, self.ndim)
         last, length, block = keys[-1], self.shape[-1], self._format.block
         inner = slice(None)
         if last != slice(None):
-            start, stop, step = last.indices(length) if isinstance(last, slice) else (1, 0, 0)
-            if not (step == 1 and start % block == 0 and (stop % block == 0 or stop == length)):
+            start, stop, step = last.indices(length) if isinstance(last, slice) else (0, 0, 0)
+            if step != 1 or start % block or (stop % block and stop != length):
                 wanted = f"whole blocks of {block} on the last axis"
                 raise ValueError(_check.must("MXArray", "index", wanted, _check.typed(last)))
             inner = slice(start // block, -(-stop // block))
-        codes, scales = self.codes[tuple(keys)], self.scales[(*keys[:-1], inner)]
-        return MXArray._made(codes, scales, self._format, self.tensor_scale)
+        return MXArray._made(codes, self.scales[(*keys[:-1], inner)], self._format, self.tensor_scale)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -298,7 +299,7 @@ def quantize_blocks(owner: str, x: Any, found: MXFormat) -> MXArray:
     element = found.element
     emax = math.frexp(element.largest)[1] - 1
     _core.quantize_blocks(
-        _args.stored(source, real.storage), real.core, math.prod(source.shape[:-1]), source.shape[-1], element.core,
+        _stored(source, real.storage), real.core, math.prod(source.shape[:-1]), source.shape[-1], element.core,
         found.block, emax, element.largest, float(tensor_scale or 0), codes, scales,
     )  # fmt: skip
     return MXArray._made(codes.view(element.dtype), scales.view(found.scale.dtype), found, tensor_scale)
@@ -313,6 +314,3 @@ def _tensor_scale(owner: str, source: Array, found: MXFormat) -> np.float32:
         raise ValueError(_check.must(owner, "x", "of a range that float32 holds", f"{most:g}"))
     return np.float32(max(scale, _TINY) if most else 1.0)
 
-
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"

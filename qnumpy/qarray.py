@@ -10,6 +10,7 @@ from . import _args, _check
 from ._args import Array
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
+from .mx import MXArray, mx_format, quantize_blocks
 from .qparams import QParams
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
@@ -284,13 +285,7 @@ def _unpickle(plain: Array, name: str, qparams: QParams) -> QuantizedArray:
 
 def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
     """The parameters of a basic slice."""
-    keys = list(key if isinstance(key, tuple) else (key,))
-    if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
-        raise TypeError(_check.must("QuantizedArray", "index", "of integers, slices and ...", _check.typed(key)))
-    if Ellipsis in keys:
-        at = keys.index(Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
-    keys += [slice(None)] * (len(shape) - len(keys))
+    keys = _check.basic_index("QuantizedArray", key, len(shape))
     granularity, scale, zero = params.granularity, params.scale, params.zero_point
     axis = granularity.onnx[0]
     if axis is not None:
