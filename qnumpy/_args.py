@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _check, _core
 from ._check import array, integer, must, typed
-from .dtypes import CODE_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
+from .dtypes import CODE_TYPES, INTEGER_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import normalize_axis
 from .qparams import QParams
 
@@ -24,7 +24,6 @@ def listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-_CODE_NAMES = listed(list(CODE_TYPES))
 _CODES = {found.dtype: found for found in CODE_TYPES.values()}  # without a look-up by name
 _REALS = {found.dtype: found for found in REAL_TYPES.values()}
 _TINY, _HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
@@ -44,12 +43,14 @@ def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_T
     return given, found
 
 
-def codes(owner: str, name: str, value: Any) -> tuple[Array, CodeType]:
-    """Return an array of one of the code types and the type."""
+def codes(
+    owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_TYPES
+) -> tuple[Array, CodeType]:
+    """Return an array of one of `types` and the type."""
     given = array(owner, name, value)
     found = _CODES.get(given.dtype) or code_type(given.dtype)
-    if found is None:
-        raise TypeError(must(owner, name, f"an array of {_CODE_NAMES}", f"dtype {given.dtype}"))
+    if found is None or found.name not in types:
+        raise TypeError(must(owner, name, f"an array of {listed(list(types))}", f"dtype {given.dtype}"))
     return given, found
 
 
@@ -58,7 +59,7 @@ def plain(given: Array, code: CodeType) -> Array:
 
     Of a 4- or 2-bit code only the low bits count, and ml_dtypes' casts leave the others zero; here they hold the sign.
     """
-    if code.bits >= 8:
+    if code.bits >= 8 or code.real is not None:
         return given
     stored = given.view(code.storage)
     if stored.size and not (code.qmin <= stored.min() and stored.max() <= code.qmax):
@@ -67,10 +68,10 @@ def plain(given: Array, code: CodeType) -> Array:
     return stored
 
 
-def code(owner: str, value: Any, name: str = "dtype") -> CodeType:
+def code(owner: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> CodeType:
     found = code_type(value)
-    if found is None:
-        raise TypeError(must(owner, name, _CODE_NAMES, typed(value)))
+    if found is None or found.name not in types:
+        raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
     return found
 
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from . import _core
 
-__all__ = ["CODE_TYPES", "FLOAT_TYPES", "REAL_TYPES", "CodeType", "FloatType", "code_type", "float_type"]
+__all__ = ["CODE_TYPES", "FLOAT_TYPES", "INTEGER_TYPES", "REAL_TYPES", "CodeType", "FloatType", "code_type", "float_type"]
 
 
 @dataclass(frozen=True, slots=True)
 class CodeType:
-    """An integer code type.
+    """A type of codes: integers, or floats of 8 and 4 bits.
 
     Attributes
     ----------
@@ -32,9 +32,11 @@ class CodeType:
     bits : int
         Bits of one code.
     qmin, qmax : int
-        The full range.
+        The full range; of a float its largest number.
     core : int
         The kernels' number for the type.
+    real : FloatType or None
+        The format, when codes are floats. They have no zero point.
     """
 
     name: str
@@ -44,6 +46,12 @@ class CodeType:
     qmin: int
     qmax: int
     core: int
+    real: "FloatType | None" = None
+
+    @property
+    def levels(self) -> int:
+        """How many codes there are."""
+        return 1 << self.bits
 
     @property
     def signed(self) -> bool:
@@ -52,7 +60,12 @@ class CodeType:
     @property
     def symmetric_qmin(self) -> int:
         """The smallest code of a symmetric range: -127 of int8, 1 of uint8 (zero point 128)."""
-        return self.qmin + 1
+        return self.qmin + (self.real is None)
+
+    @property
+    def zero_points(self) -> tuple[int, int]:
+        """The range of zero points: that of the codes; floats have none but 0."""
+        return (0, 0) if self.real is not None else (self.qmin, self.qmax)
 
     @property
     def symmetric_zero_point(self) -> int:
@@ -148,19 +161,11 @@ def _code(name: str, dtype: Any, storage: Any, bits: int) -> CodeType:
     return CodeType(name, np.dtype(dtype), np.dtype(storage), bits, low, low + (1 << bits) - 1, _core.TYPES[name])
 
 
-CODE_TYPES = {
-    code.name: code
-    for code in (
-        _code("int8", np.int8, np.int8, 8),
-        _code("uint8", np.uint8, np.uint8, 8),
-        _code("int16", np.int16, np.int16, 16),
-        _code("uint16", np.uint16, np.uint16, 16),
-        _code("int4", ml_dtypes.int4, np.int8, 4),
-        _code("uint4", ml_dtypes.uint4, np.uint8, 4),
-        _code("int2", ml_dtypes.int2, np.int8, 2),
-        _code("uint2", ml_dtypes.uint2, np.uint8, 2),
-    )
-}
+def _float_code(kind: FloatType) -> CodeType:
+    most = int(kind.largest)
+    return CodeType(kind.name, kind.dtype, kind.storage, kind.bits, -most, most, kind.core, kind)
+
+
 FLOAT_TYPES = {
     name: FloatType(
         name,
@@ -175,6 +180,23 @@ FLOAT_TYPES = {
     for name, (core, bits, exponent, mantissa, bias, kind) in _core.FLOATS.items()
 }
 REAL_TYPES = {name: FLOAT_TYPES[name] for name in ("float32", "float64", "float16", "bfloat16")}
+INTEGER_TYPES = {
+    code.name: code
+    for code in (
+        _code("int8", np.int8, np.int8, 8),
+        _code("uint8", np.uint8, np.uint8, 8),
+        _code("int16", np.int16, np.int16, 16),
+        _code("uint16", np.uint16, np.uint16, 16),
+        _code("int4", ml_dtypes.int4, np.int8, 4),
+        _code("uint4", ml_dtypes.uint4, np.uint8, 4),
+        _code("int2", ml_dtypes.int2, np.int8, 2),
+        _code("uint2", ml_dtypes.uint2, np.uint8, 2),
+    )
+}
+CODE_TYPES = INTEGER_TYPES | {
+    name: _float_code(FLOAT_TYPES[name])
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn")
+}
 
 
 @cache

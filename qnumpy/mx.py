@@ -171,6 +171,16 @@ class MXArray:
         return PerGroup(self._format.block)
 
     @property
+    def element(self) -> FloatType:
+        """The type of the codes."""
+        return self._format.element
+
+    @property
+    def levels(self) -> int:
+        """How many codes may occur."""
+        return 1 << self._format.element.bits
+
+    @property
     def scale(self) -> Array:
         """The scale of each block as float32; of NVFP4 the product with the tensor's, rounded half to even."""
         scales = self.scales.astype(np.float32)

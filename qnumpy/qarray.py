@@ -80,7 +80,7 @@ def quantize(
     granularity: Granularity | None = None,
     symmetric: bool = True,
     method: str = "minmax",
-) -> "QuantizedArray":
+) -> "QuantizedArray | MXArray":
     """Quantize an array: with given parameters, or with those that choose_qparams finds.
 
     Parameters
@@ -89,11 +89,13 @@ def quantize(
     qparams : QParams, optional
         Given parameters; dtype, granularity, symmetric and method are then not looked at.
     dtype, granularity, symmetric, method
-        As in choose_qparams.
+        As in choose_qparams; or dtype is the name of a format of blocks along the last axis, "mxfp8_e4m3", "mxfp8_e5m2",
+        "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4", which leaves no choice of the others.
 
     Returns
     -------
     QuantizedArray
+        Or MXArray, of a format of blocks.
 
     Raises
     ------
@@ -108,18 +110,25 @@ def quantize(
            [  25,   76,  127]], dtype=int8)
     """
     me = "quantize"
+    blocks = mx_format(dtype) if qparams is None else None
+    if blocks is not None:
+        if granularity is not None or not symmetric or method != "minmax":
+            given = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
+            wanted = f"left at their defaults for {blocks.name}"
+            raise ValueError(_check.must(me, "granularity, symmetric and method", wanted, given))
+        return quantize_blocks(me, x, blocks)
     source, _ = _args.real(me, "x", x)
     if qparams is None:
         qparams = _chosen(me, source, dtype, granularity, symmetric, method)
     return QuantizedArray._made(codes_of(me, source, qparams), qparams)
 
 
-def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) -> Array:
-    """Turn a QuantizedArray back into reals, as QuantizedArray.dequantize.
+def dequantize(q: "QuantizedArray | MXArray", *, dtype: Any = "float32", out: Any = None) -> Array:
+    """Turn quantized codes back into reals, as the method of the same name.
 
     Parameters
     ----------
-    q : QuantizedArray
+    q : QuantizedArray or MXArray
     dtype : str or dtype, default "float32"
         float32, float64, float16 or bfloat16.
     out : ndarray, optional
@@ -134,8 +143,8 @@ def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) 
     >>> dequantize(quantize(np.array([1.0, -1.0], np.float32)))
     array([ 1., -1.], dtype=float32)
     """
-    if not isinstance(q, QuantizedArray):
-        raise TypeError(_check.must("dequantize", "q", "a QuantizedArray", _check.typed(q)))
+    if not isinstance(q, (QuantizedArray, MXArray)):
+        raise TypeError(_check.must("dequantize", "q", "a QuantizedArray or MXArray", _check.typed(q)))
     return q.dequantize(dtype, out)
 
 
@@ -145,7 +154,7 @@ class QuantizedArray:
     Parameters
     ----------
     codes : ndarray
-        Of the dtype of `qparams`, inside its [qmin, qmax]; int4, uint4, int2 and uint2 one code to an element.
+        Of the dtype of `qparams`, inside its [qmin, qmax]; int4, uint4, int2, uint2 and float4 one code to an element.
     qparams : QParams
 
     Raises
@@ -203,6 +212,15 @@ class QuantizedArray:
     @property
     def zero_point(self) -> Array:
         return self.qparams.zero_point
+
+    @property
+    def granularity(self) -> Granularity:
+        return self.qparams.granularity
+
+    @property
+    def levels(self) -> int:
+        """How many codes may occur."""
+        return self.qparams.levels
 
     @property
     def shape(self) -> tuple[int, ...]:
