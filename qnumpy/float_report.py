@@ -43,7 +43,7 @@ def float_report(x: Any, dtype: Any = "float16", *, name: str | None = None) -> 
     Notes
     -----
     Rounds as `cast` does, half to even, once from x. Relative errors are those of the numbers that neither overflow nor
-    become zero; their mean is exact to 1e-9. Equal bits on every ISA, thread count and memory layout.
+    become zero, each with the precision of float32. Equal bits on every ISA, thread count and memory layout.
 
     Examples
     --------

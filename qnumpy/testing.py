@@ -6,20 +6,25 @@ stands on one line.
 """
 
 import math
+from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from .dtypes import CodeType, code_type, float_type
+from .dtypes import CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, PerTensor
 from .qparams import QParams
 
 __all__ = [
+    "accumulate_dot",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "fake_quantize",
+    "float_error",
     "min_max",
     "pack",
+    "quantize_blocks",
     "quantize_linear",
     "quantize_multiplier",
     "requantize",
@@ -77,6 +82,9 @@ def quantize_linear(
     wide = np.float64 if x.dtype == np.float64 else np.float32
     x = x.astype(wide)
     s: Array = spread(np.asarray(scale, np.float32), x.shape, axis, block_size).astype(wide)
+    if code.real is not None:
+        with np.errstate(all="ignore"):
+            return _float_codes(x / s, code.real)
     z = spread(_integers(0 if zero_point is None else zero_point), x.shape, axis, block_size)
     with np.errstate(all="ignore"):
         if convention == "onnx":
@@ -110,6 +118,11 @@ def dequantize_linear(
     >>> dequantize_linear(np.array([-7, 3, 5], np.int8), 0.5, 3)
     array([-5.,  0.,  1.], dtype=float32)
     """
+    code = code_type(np.asarray(q).dtype)
+    if code is not None and code.real is not None:
+        s = spread(np.asarray(scale, np.float32), np.shape(q), axis, block_size)
+        with np.errstate(all="ignore"):
+            return np.asarray((np.asarray(q).astype(np.float32) * s).astype(_float(dtype)))
     q = _integers(q)
     s = spread(np.asarray(scale, np.float32), q.shape, axis, block_size)
     z = spread(_integers(0 if zero_point is None else zero_point), q.shape, axis, block_size)
@@ -253,6 +266,141 @@ def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Arr
     fields = rows[..., None] >> np.arange(0, 8, code.bits) & (2**code.bits - 1)
     fields = fields.reshape(*rows.shape[:-1], rows.shape[-1] * (8 // code.bits))[..., :n]
     return np.moveaxis(_stored(np.where(fields > code.qmax, fields - 2**code.bits, fields), code), -1, axis)
+
+
+def accumulate_dot(a: Any, b: Any, accumulate: Any) -> Array:
+    """Sum as qnumpy.accumulate_dot does, each step in Python's fractions.
+
+    Examples
+    --------
+    >>> float(accumulate_dot([2048, 1], [1, 1], "float16"))
+    2048.0
+    """
+    real = float_type(accumulate)
+    assert real is not None
+    a, b = np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64)
+    rows, columns = a.reshape(-1, a.shape[-1]), b.reshape(len(b), -1)
+    sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
+    return np.array(sums, np.float64).reshape(*a.shape[:-1], *b.shape[1:]).astype(real.dtype)
+
+
+def _summed(a: list[float], b: list[float], real: FloatType) -> float:
+    acc = 0.0
+    for x, y in zip(a, b, strict=True):
+        plain = acc + x * y  # of zeros and of what is not finite the sum is right already
+        if plain and math.isfinite(acc) and math.isfinite(x) and math.isfinite(y):
+            plain = _rounded(Fraction(acc) + Fraction(x) * Fraction(y), real)
+        acc = plain
+    return abs(acc) if math.isnan(acc) else acc
+
+
+def _rounded(x: Fraction, real: FloatType) -> float:
+    """The nearest number of a type that has infinities; Python rounds fractions half to even."""
+    size = abs(x)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    exponent -= size < Fraction(2) ** exponent
+    quantum = Fraction(2) ** (max(exponent, 1 - real.bias) - real.mantissa_bits)
+    nearest = round(size / quantum) * quantum
+    highest = Fraction(2) ** ((1 << real.exponent_bits) - 1 - real.bias)
+    return math.copysign(math.inf if nearest >= highest else float(nearest), x)
+
+
+def float_error(x: Any, dtype: Any) -> dict[str, Any]:
+    """Count as qnumpy.float_report does; the names are those of its result.
+
+    Examples
+    --------
+    >>> float_error(np.array([1e-12, 1e5]), "float16")["overflow"]
+    1
+    """
+    real = float_type(dtype)
+    assert real is not None
+    x = np.asarray(x).astype(np.float64).reshape(-1)
+    size = np.abs(x[np.isfinite(x)])
+    size = size[size > 0]
+    if real.name == "float32":
+        with np.errstate(over="ignore"):
+            y = size.astype(np.float32).astype(np.float64)
+    else:
+        y = np.append(_magnitudes(real), np.inf)[_nearest(size, real)]
+    kept = (y > 0) & np.isfinite(y)
+    relative = np.abs(size[kept] - y[kept]) / size[kept]
+    return {
+        "nan": int(np.isnan(x).sum()),
+        "inf": int(np.isinf(x).sum()),
+        "nonzero": size.size,
+        "overflow": int(np.isinf(y).sum()),
+        "underflow": int((y == 0).sum()),
+        "subnormal": int(((y > 0) & (y < real.smallest_normal)).sum()),
+        "max_relative_error": float(relative.max(initial=0)),
+        "mean_relative_error": float(relative.mean()) if relative.size else 0.0,
+        "largest": float(size.max(initial=0)),
+        "smallest": float(size.min()) if size.size else 0.0,
+    }
+
+
+def quantize_blocks(x: Any, element: Any, block: int, tensor_scale: Any = None) -> tuple[Array, Array]:
+    """Quantize as qnumpy.quantize does to a format of blocks, NVFP4 with `tensor_scale`; return codes and scales.
+
+    Examples
+    --------
+    >>> quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), "float4_e2m1fn", 32)
+    (array([0, 1.5, -4], dtype=float4_e2m1fn), array([2], dtype=float8_e8m0fnu))
+    """
+    real = float_type(element)
+    assert real is not None
+    x = np.asarray(x)
+    source, (*rows, columns) = x.astype(np.float64), x.shape
+    blocks = -(-columns // block)
+    padded = np.concatenate([source, np.zeros((*rows, blocks * block - columns))], -1).reshape(*rows, blocks, block)
+    size = np.abs(np.where(np.isinf(padded), 0, padded)).max(-1)
+    nan = np.isnan(size)
+    if tensor_scale is None:
+        exponent = np.frexp(np.where(nan | (size == 0), 2.0**-200, size))[1] - math.frexp(real.largest)[1]
+        field = np.where(nan, 255, np.clip(exponent + 127, 0, 254)).astype(np.uint8)
+        scales = field.view(ml_dtypes.float8_e8m0fnu)
+        each = np.where(nan, np.nan, np.ldexp(1.0, field.astype(int) - 127))
+        quotient = source / np.repeat(each, block, -1)[..., :columns]  # exact: powers of two
+    else:
+        unit, kind = np.float32(tensor_scale), float_type("float8_e4m3fn")
+        assert kind is not None
+        wanted = size.astype(np.float32) / np.float32(real.largest) / unit
+        scales = np.maximum(_float_codes(wanted, kind).view(np.uint8), 1).view(kind.dtype)
+        quotient = source.astype(np.float32) / np.repeat(scales.astype(np.float32) * unit, block, -1)[..., :columns]
+    return _float_codes(quotient, real), scales
+
+
+def _magnitudes(real: FloatType) -> Array:
+    """The finite numbers of a format from 0 up: the value of code k is element k."""
+    codes = np.arange(real.largest_code + 1).astype(f"u{real.dtype.itemsize}")
+    return np.asarray(codes.view(real.dtype).astype(np.float64))
+
+
+def _nearest(size: Array, real: FloatType) -> Array:
+    """The code nearest to each magnitude, of two the even one; one beyond the largest is an overflow."""
+    values = _magnitudes(real)
+    values = np.append(values, 2 * values[-1] - values[-2])  # where the next one would stand
+    above = np.clip(np.searchsorted(values, size), 1, len(values) - 1)
+    up, down = values[above] - size, size - values[above - 1]
+    return np.where((up < down) | ((up == down) & (above % 2 == 0)), above, above - 1)
+
+
+def _float_codes(x: Array, real: FloatType) -> Array:
+    """Round to codes of 8 bits or fewer, half to even, saturated."""
+    wide = np.asarray(x, np.float64)
+    nan = np.isnan(wide)
+    codes = np.minimum(_nearest(np.abs(np.where(nan, 0, wide)), real), real.largest_code)
+    negative = np.signbit(wide)
+    if real.kind == "FNUZ":
+        negative &= codes > 0
+    sign = 1 << (real.bits - 1)
+    above = {"IEEE": real.largest_code + 1 + (1 << real.mantissa_bits >> 1), "FN": real.largest_code + 1}
+    nans = np.where(negative, sign, 0) | above.get(real.kind, 0)
+    if real.kind == "FNUZ":
+        nans = np.full(wide.shape, sign)
+    if real.kind == "FINITE":
+        nans = np.where(np.signbit(wide), 0, sign)
+    return np.where(nan, nans, codes | np.where(negative, sign, 0)).astype(np.uint8).view(real.dtype)
 
 
 def _code(dtype: Any) -> CodeType:

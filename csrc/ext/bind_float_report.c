@@ -13,11 +13,11 @@ static PyObject *float_error(PyObject *self, qn_args a, Py_ssize_t count) {
         return NULL;
     if (x.type >= QN_I8 || type == QN_F64)
         return PyErr_Format(PyExc_TypeError, "qnumpy._core.float_error: the input is not real or the type too wide.");
-    const qn_float_limits limits = {PyFloat_AsDouble(a[3]), (float)PyFloat_AsDouble(a[4])};
+    double overflow = PyFloat_AsDouble(a[3]), normal = PyFloat_AsDouble(a[4]);
     if (PyErr_Occurred()) return NULL;
     qn_float_error e;
     Py_BEGIN_ALLOW_THREADS;
-    qn_find_float_error(&x, (qn_type)type, &limits, &e);
+    qn_find_float_error(&x, (qn_type)type, overflow, (float)normal, &e);
     Py_END_ALLOW_THREADS;
     return Py_BuildValue("KKKKKKKddd", e.nan, e.infinite, e.overflow, e.zero, e.subnormal, e.kept, e.relative, e.worst,
                          e.peak, e.least);

@@ -3,10 +3,10 @@
 
 enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
 
-#define FLOAT_ERROR(tag, type, bits_type, infinite_bits)                                                               \
+#define FLOAT_ERROR(tag, type, limit, bits_type, infinite_bits)                                                        \
     static void float_error_##tag(const type *restrict x, const float *restrict y, int64_t n,                          \
                                   const qn_float_limits *limits, qn_float_error *e) {                                  \
-        const type beyond = (type)limits->overflow;                                                                    \
+        const type beyond = limits->limit;                                                                             \
         const float normal = limits->normal;                                                                           \
         bits_type peak = 0, least = (bits_type) - 1;                                                                   \
         uint32_t worst = 0;                                                                                            \
@@ -50,6 +50,6 @@ enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
         if (least_size < e->least) e->least = (double)least_size;                                                      \
         if (worst_share > e->worst) e->worst = worst_share;                                                            \
     }
-FLOAT_ERROR(f32, float, uint32_t, 0x7F800000)
-FLOAT_ERROR(f64, double, uint64_t, 0x7FF0000000000000)
+FLOAT_ERROR(f32, float, overflow_f32, uint32_t, 0x7F800000)
+FLOAT_ERROR(f64, double, overflow, uint64_t, 0x7FF0000000000000)
 #undef FLOAT_ERROR

@@ -83,6 +83,7 @@ typedef struct {
 /* Where a float type ends: the smallest magnitude that overflows it, and its smallest normal number. */
 typedef struct {
     double overflow;
+    float overflow_f32; /* of float32 */
     float normal;
 } qn_float_limits;
 

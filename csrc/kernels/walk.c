@@ -631,10 +631,12 @@ void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cas
     walk_all(&w);
 }
 
-void qn_find_float_error(const qn_source *x, qn_type type, const qn_float_limits *limits, qn_float_error *sums) {
+void qn_find_float_error(const qn_source *x, qn_type type, double overflow, float normal, qn_float_error *sums) {
+    qn_float_limits limits = {overflow, (float)overflow, normal};
+    if ((double)limits.overflow_f32 < overflow) limits.overflow_f32 = nextafterf(limits.overflow_f32, INFINITY);
     const qn_affine none = {0};
     const qn_grid whole = {1, 1, elements(x), 0};
-    const float_error error = {type, limits, sums};
+    const float_error error = {type, &limits, sums};
     walk w = new_walk(x, &whole, &none, NULL, QN_F32, float_error_span);
     w.out_size = 0;
     w.error = &error;
