@@ -7,6 +7,8 @@
  * infinity or whatever code stands there.
  */
 
+#define V_APART static __attribute__((noinline)) /* rarely run: leaves the registers to the loops */
+
 typedef struct {
     int exponent, mantissa, bias;
     qn_float_kind kind;
@@ -91,11 +93,6 @@ V_INLINE vi v_scale_code(vi bits, bool saturate, bool stochastic, vi random, v_f
 V_INLINE vi v_to_code(vf x, vi random, v_format f, bool saturate, bool stochastic) {
     vi bits = vi_from_bits(x), body = vi_low_unsigned(bits, 31), infinity = vi_set1(V_INFINITY);
     if (f.kind == QN_SCALE) return v_scale_code(bits, saturate, stochastic, random, f);
-    if (f.kind == QN_IEEE && v_same_range(f) && !saturate &&
-        !stochastic) { /* bfloat16: the sign may stay where it is */
-        vi quiet = vi_or(bits, vi_set1(0x400000));
-        return vi_shr(vi_if_less(infinity, body, quiet, vi_add(bits, v_half(bits, f, 0))), v_drop(f));
-    }
     if (V_HALF && v_is_half(f) && !saturate && !stochastic) return vi_half(x);
     vi held = vi_min(body, vi_set1(v_limit(f, saturate)));
     vi code = stochastic ? v_random_code(held, random, f) : v_round_code(held, f);
@@ -111,6 +108,36 @@ V_INLINE vi v_to_code(vf x, vi random, v_format f, bool saturate, bool stochasti
     vi sign = vi_and(vi_shr(bits, 31 - v_width(f)), vi_set1(1 << v_width(f)));
     if (f.kind == QN_FNUZ) sign = vi_if_less(vi_low_unsigned(code, v_width(f)), vi_set1(1), vi_set1(0), sign);
     return vi_xor(code, sign);
+}
+
+/* ---- four vectors without a NaN: fewer steps, the same codes ---- */
+
+V_INLINE bool v_has_short_way(v_format f, bool saturate) {
+    return f.kind != QN_SCALE && !v_is_half(f) && !(v_same_range(f) && saturate);
+}
+
+/* The magnitude's code in the low byte. Adding a power of two whose last bit is the quantum of x rounds x to quanta, and
+ * leaves their number in the low bits; the power itself counts the octaves below. What both counts are too large by is
+ * taken off in the addend, modulo a byte; it is even, so that ties stay ties to even. */
+V_INLINE vi v_low_code(vf x, v_format f, bool saturate) {
+    const int32_t least = (128 - f.bias) * 0x800000, drop = v_drop(f) * 0x800000,
+                  surplus = (128 - f.bias) << f.mantissa;
+    vi held = vi_min(vi_low_unsigned(vi_from_bits(x), 31), vi_set1(v_limit(f, saturate)));
+    vi power = vi_max(vi_and(held, vi_set1(V_INFINITY)), vi_set1(least));
+    vf addend = vf_from_bits(vi_add(power, vi_set1(drop + (-surplus & 0xFF))));
+    return vi_add(vi_from_bits(vf_add(vf_from_bits(held), addend)), vi_shr(power, v_drop(f)));
+}
+
+V_INLINE void v_narrow4_8(uint8_t *h, const vf x[4], v_format f, bool saturate, bool stream) {
+    vi c[4], bits[4];
+    for (int k = 0; k < 4; k++) c[k] = v_low_code(x[k], f, saturate), bits[k] = vi_from_bits(x[k]);
+    vi_put4_signed(h, c, bits, 7 - v_width(f), f.kind == QN_FNUZ, stream);
+}
+V_INLINE void v_narrow4_16(uint16_t *h, const vf x[4], v_format f, bool saturate, bool stream) { /* bfloat16 */
+    vi c[4];
+    (void)saturate;
+    for (int k = 0; k < 4; k++) c[k] = vi_add(vi_from_bits(x[k]), v_half(vi_from_bits(x[k]), f, 0));
+    vi_put4_high(h, c, stream);
 }
 
 /* ---- a format to float32, exact ---- */
@@ -147,7 +174,7 @@ V_INLINE vf v_from_code(vi code, v_format f) {
  */
 enum { V_BLOCK = 64 };
 
-V_INLINE void v_random(uint64_t seed, int64_t block, uint32_t stream, uint32_t random[V_BLOCK]) {
+V_APART void v_random(uint64_t seed, int64_t block, uint32_t stream, uint32_t random[V_BLOCK]) {
     enum { COUNTERS = V_BLOCK / 4 };
     uint32_t c[4][COUNTERS], key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     for (uint32_t k = 0; k < COUNTERS; k++) {
@@ -167,20 +194,30 @@ V_INLINE void v_random(uint64_t seed, int64_t block, uint32_t stream, uint32_t r
 
 /* ---- loops ---- */
 
+V_INLINE bool v_any_nan(const vf v[4]) {
+    return vm_any(vm_or_unordered(vm_or_unordered(vm_none(), v[0], v[1]), v[2], v[3]));
+}
+
 #define FLOAT_LOOPS(_, tag, NAME, name, bits, exponent_, mantissa_, bias_, kind_)                                      \
     V_INLINE vi narrow_one_##tag(vf x, vi random, bool saturate, bool stochastic) {                                    \
         const v_format f = {exponent_, mantissa_, bias_, kind_};                                                       \
         return v_to_code(x, random, f, saturate, stochastic);                                                          \
     }                                                                                                                  \
-    V_INLINE void narrow_some_##tag(const float *x, uint##bits##_t *h, int64_t n, bool saturate) {                     \
+    V_APART void narrow_some_##tag(const float *x, uint##bits##_t *h, int64_t n, bool saturate) {                      \
         float in[V_LANES] = {0};                                                                                       \
         uint##bits##_t out[V_LANES];                                                                                   \
         memcpy(in, x, (size_t)n * sizeof *in);                                                                         \
         vi_store_u##bits(out, narrow_one_##tag(vf_load(in), vi_set1(0), saturate, false));                             \
         memcpy(h, out, (size_t)n * sizeof *out);                                                                       \
     }                                                                                                                  \
+    V_INLINE void narrow_four_##tag(const float *x, uint##bits##_t *h, bool saturate, bool stream) {                   \
+        vi c[4];                                                                                                       \
+        for (int k = 0; k < 4; k++) c[k] = narrow_one_##tag(vf_load(x + k * V_LANES), vi_set1(0), saturate, false);    \
+        vi_put4_u##bits(h, c[0], c[1], c[2], c[3], stream);                                                            \
+    }                                                                                                                  \
     V_INLINE void narrow_nearest_##tag(const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p,                 \
                                        bool saturate) {                                                                \
+        const v_format f = {exponent_, mantissa_, bias_, kind_};                                                       \
         const int64_t ahead = p->ahead, head = p->stream ? v_misaligned(h, sizeof *h, n) : 0;                          \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
@@ -189,11 +226,16 @@ V_INLINE void v_random(uint64_t seed, int64_t block, uint32_t stream, uint32_t r
             narrow_some_##tag(x + i, h + i, count, saturate);                                                          \
         }                                                                                                              \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
-            vi c[4];                                                                                                   \
+            for (; v_has_short_way(f, saturate) && i + 4 * V_LANES <= n; i += 4 * V_LANES) {                           \
+                vf v[4];                                                                                               \
+                v_prefetch(x + i + ahead, 16 * V_LANES);                                                               \
+                for (int k = 0; k < 4; k++) v[k] = vf_load(x + i + k * V_LANES);                                       \
+                if (v_any_nan(v)) break;                                                                               \
+                v_narrow4_##bits(h + i, v, f, saturate, stream);                                                       \
+            }                                                                                                          \
+            if (i + 4 * V_LANES > n) break;                                                                            \
             v_prefetch(x + i + ahead, 16 * V_LANES);                                                                   \
-            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) c[k] =                                                 \
-                narrow_one_##tag(vf_load(x + i + k * V_LANES), vi_set1(0), saturate, false);                           \
-            vi_put4_u##bits(h + i, c[0], c[1], c[2], c[3], stream);                                                    \
+            narrow_four_##tag(x + i, h + i, saturate, stream);                                                         \
         }                                                                                                              \
         for (int64_t count; i < n; i += count) {                                                                       \
             count = n - i < V_LANES ? n - i : V_LANES;                                                                 \
@@ -225,7 +267,7 @@ V_INLINE void v_random(uint64_t seed, int64_t block, uint32_t stream, uint32_t r
         const v_format f = {exponent_, mantissa_, bias_, kind_};                                                       \
         return v_from_code(code, f);                                                                                   \
     }                                                                                                                  \
-    V_INLINE void widen_some_##tag(const uint##bits##_t *h, float *x, int64_t n) {                                     \
+    V_APART void widen_some_##tag(const uint##bits##_t *h, float *x, int64_t n) {                                      \
         uint##bits##_t in[V_LANES] = {0};                                                                              \
         float out[V_LANES];                                                                                            \
         memcpy(in, h, (size_t)n * sizeof *in);                                                                         \

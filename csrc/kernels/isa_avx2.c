@@ -129,6 +129,19 @@ V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8), stream);
     put(p + 16, _mm256_permute4x64_epi64(_mm256_packus_epi32(c, d), 0xD8), stream);
 }
+/* The low bytes of c with the signs of x, moved down. */
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    __m256i low[4], byte = _mm256_set1_epi32(0xFF);
+    for (int k = 0; k < 4; k++) low[k] = _mm256_and_si256(c[k], byte);
+    __m256i codes = _mm256_packus_epi16(_mm256_packus_epi32(low[0], low[1]), _mm256_packus_epi32(low[2], low[3]));
+    __m256i signs = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+    signs = _mm256_and_si256(_mm256_srli_epi16(signs, down), _mm256_set1_epi8((char)(0x80 >> down)));
+    if (no_minus_zero) signs = _mm256_andnot_si256(_mm256_cmpeq_epi8(codes, _mm256_setzero_si256()), signs);
+    put(p, in_order(_mm256_or_si256(codes, signs)), stream);
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    vi_put4_u16(p, vi_shr(c[0], 16), vi_shr(c[1], 16), vi_shr(c[2], 16), vi_shr(c[3], 16), stream);
+}
 V_INLINE vi narrow1(vi c, const v_narrow *n) { return vi_min(vi_max(vi_add(c, n->z), n->lo), n->hi); }
 V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     __m256i v = _mm256_packs_epi32(narrow1(a, n), narrow1(b, n)), w = _mm256_packs_epi32(narrow1(c, n), narrow1(d, n));

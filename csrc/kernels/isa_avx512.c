@@ -116,6 +116,27 @@ V_INLINE __m512i pair_i16(vi a, vi b) {
 V_INLINE __m512i pair_u16(vi a, vi b) {
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32(a, b));
 }
+/* The low or the high halves of a, then of b. */
+V_INLINE __m512i halves_of(vi a, vi b, bool high) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i first = _mm512_set1_epi32(high ? 0x00030001 : 0x00020000);
+    __m512i index = _mm512_add_epi32(first, _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x00040004)));
+    return _mm512_permutex2var_epi16(a, index, b);
+}
+/* The low bytes of c with the signs of x, moved down. */
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    __m512i byte = _mm512_set1_epi16(0xFF), bit = _mm512_set1_epi8((char)(0x80 >> down));
+    __m512i first = _mm512_and_si512(halves_of(c[0], c[1], false), byte);
+    __m512i codes = _mm512_packus_epi16(first, _mm512_and_si512(halves_of(c[2], c[3], false), byte));
+    __m512i signs = _mm512_packs_epi16(halves_of(x[0], x[1], true), halves_of(x[2], x[3], true));
+    signs = _mm512_and_si512(_mm512_srli_epi16(signs, down), bit);
+    if (no_minus_zero) signs = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(codes, codes), signs);
+    __m512i quarters = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    put(p, _mm512_permutexvar_epi64(quarters, _mm512_or_si512(codes, signs)), stream);
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    put(p, halves_of(c[0], c[1], true), stream), put(p + 32, halves_of(c[2], c[3], true), stream);
+}
 V_INLINE void vi_put4_u8(uint8_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, in_order(_mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d))), stream);
 }

@@ -94,6 +94,22 @@ V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     (void)stream;
     vi_store_u16(p, a), vi_store_u16(p + 4, b), vi_store_u16(p + 8, c), vi_store_u16(p + 12, d);
 }
+/* The low bytes of c with the signs of x, moved down. */
+V_INLINE uint8x16_t bytes_of(const vi v[4], int shift) {
+    int32x4_t by = vdupq_n_s32(-shift);
+    int16x8_t ab = vcombine_s16(low16(vshlq_s32(v[0], by)), low16(vshlq_s32(v[1], by)));
+    int16x8_t cd = vcombine_s16(low16(vshlq_s32(v[2], by)), low16(vshlq_s32(v[3], by)));
+    return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(ab), vmovn_s16(cd)));
+}
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    (void)stream;
+    uint8x16_t codes = bytes_of(c, 0), signs = vandq_u8(bytes_of(x, 24 + down), vdupq_n_u8((uint8_t)(0x80 >> down)));
+    if (no_minus_zero) signs = vandq_u8(signs, vtstq_u8(codes, codes));
+    vst1q_u8(p, vorrq_u8(codes, signs));
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    vi_put4_u16(p, vi_shr(c[0], 16), vi_shr(c[1], 16), vi_shr(c[2], 16), vi_shr(c[3], 16), stream);
+}
 
 V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) {
     return (v_narrow){vdupq_n_s32(z), vdupq_n_s32(lo), vdupq_n_s32(hi)};

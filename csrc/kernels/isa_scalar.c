@@ -80,6 +80,17 @@ V_INLINE void vi_store_u16(uint16_t *p, vi v) { *p = (uint16_t)v; }
     }
 PUT4(8)
 PUT4(16)
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    (void)stream;
+    for (int k = 0; k < 4; k++) {
+        int32_t code = c[k] & 0xFF;
+        p[k] = (uint8_t)(code | (x[k] < 0 && !(no_minus_zero && code == 0) ? 0x80 >> down : 0));
+    }
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    (void)stream;
+    for (int k = 0; k < 4; k++) p[k] = (uint16_t)((uint32_t)c[k] >> 16);
+}
 V_INLINE vi vi_half(vf x) { return vi_from_bits(x); } /* not called: V_HALF */
 V_INLINE vf vf_half(vi code) { return vf_from_bits(code); }
 
