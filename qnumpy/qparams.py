@@ -197,12 +197,12 @@ class QParams:
     def _describe(self) -> list[str]:
         parts = [self.code.name, describe(self.granularity)]
         if self.scale.ndim == 0:
-            parts += [f"scale={float(self.scale):.4g}", f"zero_point={int(self.zero_point)}"]
+            parts += [f"scale={float(self.scale):.4g}"] + [f"zero_point={int(self.zero_point)}"] * (self.code.real is None)
         elif self.scale.size:
-            parts += [
-                f"scale={float(self.scale.min()):.4g}..{float(self.scale.max()):.4g} {self.scale.shape}",
-                "zero_point=" + "..".join(map(str, sorted({int(self.zero_point.min()), int(self.zero_point.max())}))),
-            ]
+            parts.append(f"scale={float(self.scale.min()):.4g}..{float(self.scale.max()):.4g} {self.scale.shape}")
+            if self.code.real is None:
+                ends = sorted({int(self.zero_point.min()), int(self.zero_point.max())})
+                parts.append("zero_point=" + "..".join(map(str, ends)))
         else:
             parts.append(f"scale {self.scale.shape}")
         return parts
