@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _check, _core
 from ._check import array, integer, must, typed
-from .dtypes import CODE_TYPES, INTEGER_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
+from .dtypes import CODE_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import normalize_axis
 from .qparams import QParams
 
@@ -43,9 +43,7 @@ def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_T
     return given, found
 
 
-def codes(
-    owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_TYPES
-) -> tuple[Array, CodeType]:
+def codes(owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> tuple[Array, CodeType]:
     """Return an array of one of `types` and the type."""
     given = array(owner, name, value)
     found = _CODES.get(given.dtype) or code_type(given.dtype)

@@ -14,7 +14,16 @@ import numpy as np
 
 from . import _core
 
-__all__ = ["CODE_TYPES", "FLOAT_TYPES", "INTEGER_TYPES", "REAL_TYPES", "CodeType", "FloatType", "code_type", "float_type"]
+__all__ = [
+    "CODE_TYPES",
+    "FLOAT_TYPES",
+    "INTEGER_TYPES",
+    "REAL_TYPES",
+    "CodeType",
+    "FloatType",
+    "code_type",
+    "float_type",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,10 @@ class FloatReport:
         to = self.type
         lines = [
             ("magnitudes", f"{_number(self.smallest)} to {_number(self.largest)}"),
-            ("type holds", f"{_number(to.smallest_subnormal)} to {to.largest:.6g}, normal from {to.smallest_normal:.3g}"),
+            (
+                "type holds",
+                f"{_number(to.smallest_subnormal)} to {to.largest:.6g}, normal from {to.smallest_normal:.3g}",
+            ),
             ("overflow", self._share(self.overflow)),
             ("underflow", self._share(self.underflow)),
             ("subnormal", self._share(self.subnormal)),

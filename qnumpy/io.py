@@ -211,7 +211,11 @@ def _schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bo
     """Write the JSON text for the tensors that are not kept as they are."""
     tensors: dict[str, Any] = {}
     for name, spec in specs.items():
-        about: dict[str, Any] = {"dtype": spec.format or spec.dtype.name, "shape": list(spec.shape), "granularity": None}
+        about: dict[str, Any] = {
+            "dtype": spec.format or spec.dtype.name,
+            "shape": list(spec.shape),
+            "granularity": None,
+        }
         if spec.format is not None:
             pass
         elif spec.granularity is not None:

@@ -323,4 +323,3 @@ def _tensor_scale(owner: str, source: Array, found: MXFormat) -> np.float32:
     if scale > _HUGE:
         raise ValueError(_check.must(owner, "x", "of a range that float32 holds", f"{most:g}"))
     return np.float32(max(scale, _TINY) if most else 1.0)
-

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -72,6 +72,21 @@ def _chosen(me: str, x: Any, dtype: Any, granularity: Granularity | None, symmet
     return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
 
 
+_Blocks = Literal["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4"]
+
+
+@overload
+def quantize(x: Any, qparams: None = None, *, dtype: _Blocks) -> MXArray: ...
+@overload
+def quantize(
+    x: Any,
+    qparams: QParams | None = None,
+    *,
+    dtype: Any = "int8",
+    granularity: Granularity | None = None,
+    symmetric: bool = True,
+    method: str = "minmax",
+) -> "QuantizedArray": ...
 def quantize(
     x: Any,
     qparams: QParams | None = None,
@@ -89,8 +104,8 @@ def quantize(
     qparams : QParams, optional
         Given parameters; dtype, granularity, symmetric and method are then not looked at.
     dtype, granularity, symmetric, method
-        As in choose_qparams; or dtype is the name of a format of blocks along the last axis, "mxfp8_e4m3", "mxfp8_e5m2",
-        "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4", which leaves no choice of the others.
+        As in choose_qparams; or dtype is the name of a format of blocks along the last axis, which leaves no choice of
+        the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------

@@ -197,7 +197,9 @@ class QParams:
     def _describe(self) -> list[str]:
         parts = [self.code.name, describe(self.granularity)]
         if self.scale.ndim == 0:
-            parts += [f"scale={float(self.scale):.4g}"] + [f"zero_point={int(self.zero_point)}"] * (self.code.real is None)
+            parts += [f"scale={float(self.scale):.4g}"] + [f"zero_point={int(self.zero_point)}"] * (
+                self.code.real is None
+            )
         elif self.scale.size:
             parts.append(f"scale={float(self.scale.min()):.4g}..{float(self.scale.max()):.4g} {self.scale.shape}")
             if self.code.real is None:

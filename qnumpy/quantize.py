@@ -275,7 +275,9 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
     axis, block_size = params.granularity.onnx
     if params.code.real is not None:
         if number:
-            raise ValueError(_check.must(owner, "convention", f'"onnx" for {params.code.name}', _check.typed(convention)))
+            raise ValueError(
+                _check.must(owner, "convention", f'"onnx" for {params.code.name}', _check.typed(convention))
+            )
         if fake:
             return _fake_floats(owner, source, params, real, out)
     order = _args.memory_order(source, out)
