@@ -449,7 +449,7 @@ def _inspect_floats(args: argparse.Namespace) -> int:
     table = FloatReportTable(reports)
     print(table.to_json() if args.json else table)
     if left_out and not args.json:
-        print(f"{left_out} tensors that are not plain floats are left out.")
+        print(f"{left_out} more {'is' if left_out == 1 else 'are'} left out: not plain floats.")
     if reports and not args.json:
         print(f"This CPU {reports[0].cpu}.")
     return FINE

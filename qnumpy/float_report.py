@@ -1,4 +1,4 @@
-"""Whether numbers survive in a narrower float type: overflow, underflow, rounding, and what the CPU makes of the type."""
+"""Whether numbers survive in a narrower float type, and what the CPU makes of the type."""
 
 import html
 import math

@@ -216,15 +216,13 @@ def _schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bo
             "shape": list(spec.shape),
             "granularity": None,
         }
-        if spec.format is not None:
-            pass
-        elif spec.granularity is not None:
+        if spec.granularity is not None and spec.format is None:
             axis, group = spec.granularity.onnx
             kind = "tensor" if axis is None else "channel" if group is None else "group"
             given = {"kind": kind, "group_size": group, "axis": axis}
             about["granularity"] = {key: value for key, value in given.items() if value is not None}
             about |= {"qmin": spec.qmin, "qmax": spec.qmax}
-        elif holds(spec.dtype):
+        elif spec.format is None and holds(spec.dtype):
             continue
         tensors[name] = about
     return json.dumps({"format_version": FORMAT_VERSION, "tensors": tensors}, ensure_ascii=False)

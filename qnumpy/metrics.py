@@ -297,7 +297,7 @@ def _bounds(q: Quantized, low: Array, high: Array) -> _Bounds | None:
     else:
         real = q.element if isinstance(q, MXArray) else q.qparams.code.real
         assert real is not None
-        steps = np.float64(-real.overflow), np.float64(real.overflow)
+        steps = np.asarray(-real.overflow), np.asarray(real.overflow)
     bounds = _Bounds(scale * steps[0], scale * steps[1])
     return bounds if ((low < bounds.low) | (high > bounds.high)).any() else None
 

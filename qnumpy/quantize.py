@@ -7,7 +7,7 @@ import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
-from .dtypes import INTEGER_TYPES, FloatType, code_type
+from .dtypes import INTEGER_TYPES, CodeType, FloatType, code_type
 from .qparams import QParams
 
 __all__ = [
@@ -96,8 +96,7 @@ def quantize_linear(
     else:
         code = code_type(getattr(zero_point, "dtype", _UINT8)) or _args.code(me, _UINT8)
     number = _args.choice(me, "convention", convention, _args.CONVENTIONS)
-    if number and code.real is not None:
-        raise ValueError(_check.must(me, "convention", f'"onnx" for {code.name}', _check.typed(convention)))
+    _no_other(me, convention, code)
     order = _args.memory_order(source, out)
     where = _args.layout(me, source.shape, axis, block_size)
     scale_ = _args.scales(me, "scale", scale, where)
@@ -273,13 +272,9 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
     params = _args.qparams(owner, qparams, source.shape)
     number = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     axis, block_size = params.granularity.onnx
-    if params.code.real is not None:
-        if number:
-            raise ValueError(
-                _check.must(owner, "convention", f'"onnx" for {params.code.name}', _check.typed(convention))
-            )
-        if fake:
-            return _fake_floats(owner, source, params, real, out)
+    _no_other(owner, convention, params.code)
+    if fake and params.code.real is not None:
+        return _fake_floats(owner, source, params, real, out)
     order = _args.memory_order(source, out)
     where = _args.layout(owner, source.shape, axis, block_size)
     scale, zero = params.scale, params.zero_point
@@ -292,6 +287,12 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
         params.qmin, params.qmax, number,
     )  # fmt: skip
     return _args.unpermuted(result, order)
+
+
+def _no_other(owner: str, convention: str, code: CodeType) -> None:
+    """Codes that are floats know one convention: the others differ in how they round to integers."""
+    if code.real is not None and convention != "onnx":
+        raise ValueError(_check.must(owner, "convention", f'"onnx" for {code.name}', _check.typed(convention)))
 
 
 def _fake_floats(owner: str, source: Array, params: QParams, real: FloatType, out: Any) -> Array:
