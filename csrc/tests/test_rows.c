@@ -219,7 +219,10 @@ typedef struct {
     K(requantize_i32_u8, int32_t, uint8_t, fill_32, AFFINE, 0, 255)                                                    \
     K(requantize_i32_i16, int32_t, int16_t, fill_32, AFFINE, -32768, 32767)                                            \
     K(requantize_i32_u16, int32_t, uint16_t, fill_32, AFFINE, 0, 65535)                                                \
-    K(requantize_fixed_i32, int32_t, int32_t, fill_32, METHODS, -32768, 32767)
+    K(requantize_fixed_i32, int32_t, int32_t, fill_32, METHODS, -32768, 32767)                                         \
+    K(divide_f32, float, float, fill_f32, AFFINE, -128, 127)                                                           \
+    K(divide_f64, double, double, fill_f64, AFFINE, -128, 127)                                                         \
+    K(multiply_f32, float, float, fill_f32, AFFINE, -128, 127)
 
 /* PLAIN_KERNELS(K): K(name, input, output, fill, in_per, out_per) */
 #define PLAIN_KERNELS(K)                                                                                               \
@@ -525,6 +528,83 @@ static void test_metrics(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_error_sums_f32] = covered[QN_INDEX_codes_seen_8] = true;
 }
 
+/* A float32 whose sums with others are often ties, subnormal or too large for the type. */
+static float hard(void) {
+    uint64_t bits = random_bits();
+    if (bits % 8 == 0) return edge();
+    float x = float_of((uint32_t)(bits >> 8) << 9 | ((uint32_t)random_int(100, 145) << 23 & 0x7F800000));
+    return bits >> 60 == 0 ? x * 0x1p-20f : x;
+}
+
+#define TEST_MULTIPLY_ADD(tag)                                                                                         \
+    if (row->multiply_add_##tag)                                                                                       \
+        for (int size = 0; size < SIZES; size++)                                                                       \
+            for (int again = 0; again < 8; again++) {                                                                  \
+                int64_t n = size_at(size);                                                                             \
+                size_t bytes = (size_t)n * sizeof(float);                                                              \
+                float a = hard(), *w = array((size_t)n, sizeof *w), *y = array((size_t)n, sizeof *y);                  \
+                guarded g = guarded_make(bytes, (size_t)again * sizeof(float));                                        \
+                for (int64_t i = 0; i < n; i++) w[i] = hard(), y[i] = hard();                                          \
+                memcpy(g.data, y, bytes);                                                                              \
+                qn_row_scalar.multiply_add_##tag(a, w, y, n);                                                          \
+                row->multiply_add_##tag(a, w, (float *)g.data, n);                                                     \
+                bool same = memcmp(y, g.data, bytes) == 0;                                                             \
+                count(same, row_name, "multiply_add_" #tag, "differs from the scalar row", n, NULL);                   \
+                count(guarded_whole(&g), row_name, "multiply_add_" #tag, "wrote outside its output", n, NULL);         \
+                free(w), free(y), free(g.block);                                                                       \
+            }                                                                                                          \
+    covered[QN_INDEX_multiply_add_##tag] = true;
+
+static void test_multiply_add(const char *row_name, const qn_table *row) {
+    TEST_MULTIPLY_ADD(f16)
+    TEST_MULTIPLY_ADD(bf16)
+    TEST_MULTIPLY_ADD(f32)
+}
+
+static void test_blocks(const char *row_name, const qn_table *row) {
+    for (int size = 0; row->block_max_f32 && size < SIZES; size++)
+        for (int again = 0; again < 8; again++) {
+            int64_t n = size_at(size), block = (int64_t[]){1, 2, 7, 16, 32, 33, 64, 5000}[again];
+            int64_t blocks = (n + block - 1) / block;
+            float *x = array((size_t)n, sizeof *x), *most = array((size_t)blocks, sizeof *most);
+            guarded g = guarded_make((size_t)blocks * sizeof *most, (size_t)again * sizeof(float));
+            fill_f32(x, n, NULL);
+            qn_row_scalar.block_max_f32(x, most, n, block);
+            row->block_max_f32(x, (float *)g.data, n, block);
+            bool same = memcmp(most, g.data, (size_t)blocks * sizeof *most) == 0;
+            count(same, row_name, "block_max_f32", "differs from the scalar row", n, NULL);
+            count(guarded_whole(&g), row_name, "block_max_f32", "wrote outside its output", n, NULL);
+            free(x), free(most), free(g.block);
+        }
+    covered[QN_INDEX_block_max_f32] = true;
+}
+
+/* y as some float16 of x would be, and now and then anything at all. */
+#define TEST_FLOAT_ERROR(tag, type, fill)                                                                              \
+    if (row->float_error_##tag)                                                                                        \
+        for (int size = 0; size < SIZES; size++)                                                                       \
+            for (int again = 0; again < 4; again++) {                                                                  \
+                int64_t n = size_at(size) * (again ? 1 : 5);                                                           \
+                type *x = array((size_t)n, sizeof *x);                                                                 \
+                float *y = array((size_t)n, sizeof *y);                                                                \
+                const qn_float_limits limits = {65520, 65520, 0x1p-14f};                                               \
+                fill(x, n, NULL);                                                                                      \
+                for (int64_t i = 0; i < n; i++)                                                                        \
+                    y[i] = fabs((double)x[i]) < 1e30 ? (float)x[i] * 1.001f : random_bits() % 2 ? INFINITY : NAN;      \
+                qn_float_error a = {.least = 3, .peak = 2, .nan = 1}, b = a;                                           \
+                qn_row_scalar.float_error_##tag(x, y, n, &limits, &a);                                                 \
+                row->float_error_##tag(x, y, n, &limits, &b);                                                          \
+                bool same = memcmp(&a, &b, sizeof a) == 0;                                                             \
+                count(same, row_name, "float_error_" #tag, "differs from the scalar row", n, NULL);                    \
+                free(x), free(y);                                                                                      \
+            }                                                                                                          \
+    covered[QN_INDEX_float_error_##tag] = true;
+
+static void test_float_error(const char *row_name, const qn_table *row) {
+    TEST_FLOAT_ERROR(f32, float, fill_f32)
+    TEST_FLOAT_ERROR(f64, double, fill_f64)
+}
+
 static void test_row(const char *name, const qn_table *row, bool can_run) {
     if (!can_run) {
         printf("%-8s skipped: this CPU lacks it\n", name);
@@ -542,6 +622,9 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_all_codes(name, row);
     test_casts(name, row);
     test_metrics(name, row);
+    test_multiply_add(name, row);
+    test_blocks(name, row);
+    test_float_error(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);
