@@ -1,5 +1,6 @@
 """Sums of products in a narrow accumulator: which type that is, and what it loses."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -103,12 +104,13 @@ def accumulate_dot(a: Any, b: Any, accumulate: Any = None) -> Array:
     if right.ndim not in (1, 2) or right.shape[0] != left.shape[-1]:
         wanted = f"of shape ({left.shape[-1]},) or ({left.shape[-1]}, N)"
         raise ValueError(_check.must(me, "b", wanted, f"shape {right.shape}"))
-    rows, shape = left.reshape(-1, left.shape[-1]), (*left.shape[:-1], *right.shape[1:])
+    count = math.prod(left.shape[:-1])
+    rows, shape = left.reshape(count, left.shape[-1]), (*left.shape[:-1], *right.shape[1:])
     out = np.empty(shape, kind.dtype)
     if right.ndim == 1:  # one row times the columns of rows.T: products commute
-        _accumulate(right[None], right_type, rows.T, left_type, out.reshape(1, -1), kind)
+        _accumulate(right[None], right_type, rows.T, left_type, out.reshape(1, count), kind)
     else:
-        _accumulate(rows, left_type, right, right_type, out.reshape(len(rows), -1), kind)
+        _accumulate(rows, left_type, right, right_type, out.reshape(count, right.shape[1]), kind)
     return out[()] if out.ndim == 0 else out
 
 

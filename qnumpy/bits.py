@@ -66,17 +66,17 @@ def bits(x: Any) -> "Bits":
     given = array(me, "x", x)
     if given.dtype == object:
         raise TypeError(must(me, "x", "of floats or integers", "integers beyond 64 bits or other objects"))
-    code = code_type(given.dtype)
-    if given.dtype.kind in "iu" or code is not None:
-        if not isinstance(x, (np.ndarray, np.generic)):
-            given = given.astype(_narrowest(given))
-        width = 8 * given.dtype.itemsize if code is None else code.bits
-        signed = given.dtype.kind == "i" or (code is not None and code.signed)
-        return Bits(_native(given), _Layout(int(signed), 0, width - signed))
-    layout = _layout(given.dtype)
-    if layout is None:
+    real, code = float_type(given.dtype), code_type(given.dtype)
+    if real is not None:
+        sign = int(real.kind != "SCALE")
+        return Bits(_native(given), _Layout(sign, real.exponent_bits, real.mantissa_bits, real.bias))
+    if given.dtype.kind not in "iu" and code is None:
         raise TypeError(must(me, "x", "of floats or integers", f"dtype {given.dtype}"))
-    return Bits(_native(given), layout)
+    if not isinstance(x, (np.ndarray, np.generic)):
+        given = given.astype(_narrowest(given))
+    width = 8 * given.dtype.itemsize if code is None else code.bits
+    signed = code.signed if code is not None else given.dtype.kind == "i"
+    return Bits(_native(given), _Layout(int(signed), 0, width - signed))
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,6 @@ class _Layout:
     @property
     def width(self) -> int:
         return self.sign + self.exponent + self.mantissa
-
-
-def _layout(dtype: np.dtype[Any]) -> _Layout | None:
-    found = float_type(dtype)
-    if found is None:
-        return None
-    return _Layout(int(found.kind != "SCALE"), found.exponent_bits, found.mantissa_bits, found.bias)
 
 
 def _narrowest(values: Array) -> np.dtype[Any]:

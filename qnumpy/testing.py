@@ -279,7 +279,7 @@ def accumulate_dot(a: Any, b: Any, accumulate: Any) -> Array:
     real = float_type(accumulate)
     assert real is not None
     a, b = np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64)
-    rows, columns = a.reshape(-1, a.shape[-1]), b.reshape(len(b), -1)
+    rows, columns = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b.reshape(len(b), math.prod(b.shape[1:]))
     sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
     return np.array(sums, np.float64).reshape(*a.shape[:-1], *b.shape[1:]).astype(real.dtype)
 
