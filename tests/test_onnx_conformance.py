@@ -43,7 +43,11 @@ def array(tensor):
     """A NumPy array; 4- and 2-bit codes fill their bytes with the sign, as qnumpy's results do."""
     code = code_type(type_name(tensor))
     values = onnx.numpy_helper.to_array(tensor) if isinstance(tensor, onnx.TensorProto) else np.asarray(tensor)
-    return values if code is None else values.astype(np.int64).astype(code.storage).view(code.dtype)
+    return (
+        values
+        if code is None or code.real is not None
+        else values.astype(np.int64).astype(code.storage).view(code.dtype)
+    )
 
 
 def output_type(attributes, parameter):
