@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _check, _core
 from ._check import array, integer, must, typed
-from .dtypes import CODE_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
+from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import normalize_axis
 from .qparams import QParams
 
@@ -25,7 +25,7 @@ def listed(names: list[str]) -> str:
 
 
 _CODES = {found.dtype: found for found in CODE_TYPES.values()}  # without a look-up by name
-_REALS = {found.dtype: found for found in REAL_TYPES.values()}
+_FLOATS = {found.dtype: found for found in FLOAT_TYPES.values()}
 _TINY, _HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 _SCALARS, _INTEGERS = {float, np.float32}, {int, np.int8, np.uint8, np.int32}
 CONVENTIONS = {"onnx": 0, "guide": 1, "torch": 2, "tflite": 3}
@@ -35,7 +35,7 @@ METHODS = {"float": 0, "fixed": 1, "fixed_double": 2}
 def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> tuple[Array, FloatType]:
     """Return an array of one of `types` and the type; Python numbers become float64."""
     given = array(owner, name, value)
-    found = _REALS.get(given.dtype) or float_type(given.dtype)
+    found = _FLOATS.get(given.dtype) or float_type(given.dtype)
     if found is None or found.name not in types:
         if given.dtype.kind in "iub" and type(value) is not np.ndarray and not isinstance(value, np.generic):
             return real(owner, name, given.astype(np.float64))  # a Python list or number

@@ -7,7 +7,6 @@ import numpy as np
 from . import _args, _check, _core
 from ._args import Array
 from .dtypes import FLOAT_TYPES, FloatType
-from .quantize import _stored
 
 __all__ = ["cast"]
 
@@ -84,25 +83,21 @@ def cast(
     me = "cast"
     source, real = _args.real(me, "x", x, FLOAT_TYPES)
     to = _args.floating(me, dtype, FLOAT_TYPES)
-    _args.choice(me, "overflow", overflow, _OVERFLOW)
+    saturate = _args.choice(me, "overflow", overflow, _OVERFLOW)
     stochastic = _args.choice(me, "rounding", rounding, _ROUNDING)
-    number = _seed(me, seed, bool(stochastic))
-    stored = given = _stored(source, real.storage)
-    order = None if stochastic else _args.memory_order(given, out)
-    if order is not None:
-        stored = given.transpose(order)
-    result = _args.output(me, out, to.dtype, stored.shape, given)
+    number = _seed(me, seed, stochastic) if stochastic or seed is not None else 0
+    order = None if stochastic else _args.memory_order(source, out)
+    stored = source if order is None else source.transpose(order)
+    result = _args.output(me, out, to.dtype, stored.shape, stored)
     if overflow == "raise":
-        _refuse(me, given, stored, real, to)
-    _core.cast(stored, real.core, result.view(to.storage), to.core, overflow == "saturate", bool(stochastic), number)
-    return _args.unpermuted(result, order)
+        _refuse(me, source, stored, real, to)
+    _core.cast(stored, real.core, result, to.core, saturate, stochastic, number)
+    return result if order is None else _args.unpermuted(result, order)
 
 
-def _seed(owner: str, seed: Any, stochastic: bool) -> int:
+def _seed(owner: str, seed: Any, stochastic: int) -> int:
     if not stochastic:
-        if seed is not None:
-            raise ValueError(_check.must(owner, "seed", 'None unless rounding is "stochastic"', _check.typed(seed)))
-        return 0
+        raise ValueError(_check.must(owner, "seed", 'None unless rounding is "stochastic"', _check.typed(seed)))
     if seed is None:
         raise ValueError(_check.must(owner, "seed", 'given when rounding is "stochastic"', "None"))
     number = _check.integer(owner, "seed", seed)
@@ -122,7 +117,7 @@ def _refuse(owner: str, given: Array, stored: Array, real: FloatType, to: FloatT
     for start in range(0, given.size, _CHUNK):
         part = given.flat[start : start + _CHUNK]
         wide = np.empty(part.shape, np.float64)
-        _core.cast(part, real.core, wide, _FLOAT64.core, False, False, 0)
+        _core.cast(part, real.core, wide, _FLOAT64.core, 0, 0, 0)
         bad = np.flatnonzero(_unfit(wide, to))
         if bad.size and not count:
             first, value = start + int(bad[0]), float(wide[bad[0]])

@@ -12,12 +12,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .dtypes import CodeType, FloatType, code_type, float_type
+from .dtypes import FLOAT_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, PerTensor
 from .qparams import QParams
 
 __all__ = [
     "accumulate_dot",
+    "cast",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "fake_quantize",
@@ -289,12 +290,12 @@ def _summed(a: list[float], b: list[float], real: FloatType) -> float:
     for x, y in zip(a, b, strict=True):
         plain = acc + x * y  # of zeros and of what is not finite the sum is right already
         if plain and math.isfinite(acc) and math.isfinite(x) and math.isfinite(y):
-            plain = _rounded(Fraction(acc) + Fraction(x) * Fraction(y), real)
+            plain = _nearest_fraction(Fraction(acc) + Fraction(x) * Fraction(y), real)
         acc = plain
     return abs(acc) if math.isnan(acc) else acc
 
 
-def _rounded(x: Fraction, real: FloatType) -> float:
+def _nearest_fraction(x: Fraction, real: FloatType) -> float:
     """The nearest number of a type that has infinities; Python rounds fractions half to even."""
     size = abs(x)
     exponent = size.numerator.bit_length() - size.denominator.bit_length()
@@ -386,21 +387,133 @@ def _nearest(size: Array, real: FloatType) -> Array:
 
 
 def _float_codes(x: Array, real: FloatType) -> Array:
-    """Round to codes of 8 bits or fewer, half to even, saturated."""
-    wide = np.asarray(x, np.float64)
-    nan = np.isnan(wide)
-    codes = np.minimum(_nearest(np.abs(np.where(nan, 0, wide)), real), real.largest_code)
-    negative = np.signbit(wide)
-    if real.kind == "FNUZ":
-        negative &= codes > 0
-    sign = 1 << (real.bits - 1)
-    above = {"IEEE": real.largest_code + 1 + (1 << real.mantissa_bits >> 1), "FN": real.largest_code + 1}
-    nans = np.where(negative, sign, 0) | above.get(real.kind, 0)
-    if real.kind == "FNUZ":
-        nans = np.full(wide.shape, sign)
-    if real.kind == "FINITE":
-        nans = np.where(np.signbit(wide), 0, sign)
-    return np.where(nan, nans, codes | np.where(negative, sign, 0)).astype(np.uint8).view(real.dtype)
+    return cast(np.asarray(x, np.float64), real.dtype, overflow="saturate")
+
+
+def cast(x: Any, dtype: Any, *, overflow: str = "inf", rounding: str = "nearest", seed: int | None = None) -> Array:
+    """Cast as qnumpy.cast does, by the definition of the formats; overflow="raise" is not its business.
+
+    Examples
+    --------
+    >>> cast(np.array([0.3, 2.5, -7.0]), "float4_e2m1fn").tolist()
+    [0.5, 2.0, -6.0]
+    """
+    x = np.asarray(x)
+    source, to = (FLOAT_TYPES[_float(kind).name] for kind in (x.dtype, dtype))
+    value, payload = _decoded(x, source)
+    if source is not to or to.bits < 32:  # not a mere copy
+        payload |= np.uint64(1 << 51)
+    if rounding == "stochastic" and source.name == "float64" and to.name != "float64":
+        value = _rounded(value, FLOAT_TYPES["float32"], 32, _philox(seed, x.size, 1).reshape(x.shape))
+    random = _philox(seed, x.size, 0).reshape(x.shape) if rounding == "stochastic" and to.bits < 32 else None
+    places = 23 - to.mantissa_bits
+    if to.kind == "SCALE":
+        return _encoded(_power_of_two(value, to, random, saturate=overflow == "saturate"), payload, to)
+    value = _rounded(value, to, places, random)
+    over = np.abs(value) > to.largest
+    if overflow == "saturate" or to.kind == "FINITE":
+        value = np.where(over, np.copysign(to.largest, value), value)
+    else:
+        value = np.where(over, np.copysign(np.inf if to.has_infinity else np.nan, value), value)
+        payload = np.where(over, 0, payload)
+    return _encoded(value, payload, to)
+
+
+def _decoded(x: Array, kind: FloatType) -> tuple[Array, Array]:
+    """Values as float64, and what a NaN carries besides its sign, as the 52 bits of a float64."""
+    bits = x.astype(x.dtype.newbyteorder("=")).view(f"u{x.dtype.itemsize}").astype(np.uint64)
+    width, m = kind.exponent_bits + kind.mantissa_bits, kind.mantissa_bits
+    code = bits & np.uint64((1 << width) - 1)
+    sign = np.where(bits >> np.uint64(width) & np.uint64(kind.kind != "SCALE"), -1.0, 1.0)
+    field, mantissa = (code >> np.uint64(m)).astype(np.int64), (code & np.uint64((1 << m) - 1)).astype(np.float64)
+    implicit = np.where((field > 0) | (kind.kind == "SCALE"), 2.0**m, 0.0)
+    exponent = np.where((field > 0) | (kind.kind == "SCALE"), field, 1) - kind.bias - m
+    with np.errstate(over="ignore"):  # the codes of infinity and NaN
+        value = np.copysign(np.ldexp(implicit + mantissa, exponent), sign)
+    over = code > np.uint64(kind.largest_code)
+    nan = over & ((code != np.uint64(kind.largest_code + 1)) | (not kind.has_infinity))
+    if kind.kind == "FNUZ":
+        nan = (code == 0) & (sign < 0)
+    value = np.where(nan, np.copysign(np.nan, sign), np.where(over, np.copysign(np.inf, sign), value))
+    payload = (mantissa * 2.0 ** (52 - m)).astype(np.uint64) if kind.has_infinity else np.zeros_like(bits)
+    return value, payload
+
+
+def _rounded(value: Array, to: FloatType, places: int, random: Array | None) -> Array:
+    """To the quanta of a format as if it had no largest number; by `random` where that lies below the largest."""
+    magnitude = np.where(np.isfinite(value), np.abs(value), 0.0)
+    exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - to.bias)
+    quanta = np.ldexp(magnitude, to.mantissa_bits - exponent)
+    found = np.rint(quanta)
+    if random is not None:
+        subnormal = (magnitude < to.smallest_normal) & (to.bits < 16 or to.bias != 127) & (places < 32)
+        read = np.where(subnormal, 30 - to.mantissa_bits, places)
+        fraction = np.floor(np.ldexp(quanta - np.floor(quanta), read))
+        if places == 32:  # float64 to float32: the fraction is compared as it is
+            up = np.ldexp(random.astype(np.float64), -32) < quanta - np.floor(quanta)
+        else:
+            up = fraction + (random >> (32 - read).astype(np.uint64)) >= np.ldexp(1.0, read)
+        found = np.where(magnitude <= to.largest, np.floor(quanta) + up, found)
+    with np.errstate(over="ignore"):
+        found = np.copysign(np.ldexp(found, exponent - to.mantissa_bits), value)
+    return np.where(np.isfinite(value), found, value)
+
+
+def _power_of_two(value: Array, to: FloatType, random: Array | None, *, saturate: bool) -> Array:
+    """A tie goes up; between the two smallest numbers everything does."""
+    fine = np.isfinite(value) & (value > 0)
+    fraction, exponent = np.frexp(np.where(fine, value, 1.0))
+    fraction, exponent = 2 * fraction - 1, exponent - 1
+    up = fraction >= 0.5
+    up |= (exponent == -to.bias) & (fraction > 0)
+    if random is not None:
+        drawn = np.ldexp(fraction, 23) + (random >> np.uint64(9)) >= 2.0**23
+        up = np.where(exponent < to.bias, drawn, up)
+    found = np.ldexp(1.0, np.maximum(exponent, -to.bias) + (up & (exponent >= -to.bias)))
+    found = np.where(fine & (found <= to.largest), found, np.nan)
+    if saturate:
+        found = np.where(value == 0, to.smallest_normal, found)
+        found = np.where((value > to.largest), to.largest, found)
+    return found
+
+
+def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
+    """The code of a number of the format, of an infinity, of a NaN."""
+    m, width = to.mantissa_bits, to.exponent_bits + to.mantissa_bits
+    fraction, exponent = np.frexp(np.where(np.isfinite(value), np.abs(value), 0.0))
+    field = np.maximum(np.where(fraction == 0, 0, exponent - 1 + to.bias), to.kind != "SCALE")
+    quanta = np.ldexp(fraction, exponent + m + to.bias - field).astype(np.uint64)
+    code = (field.astype(np.uint64) << np.uint64(m)) + quanta - np.uint64(1 << m)
+    top = np.uint64(to.largest_code + 1)
+    code = np.where(np.isinf(value), top, code)
+    code = np.where(np.isnan(value), top + (payload >> np.uint64(52 - m) if to.has_infinity else np.uint64(0)), code)
+    negative = np.signbit(value)
+    if to.kind == "FINITE":
+        code, negative = np.where(np.isnan(value), 0, code), negative ^ np.isnan(value)
+    if to.kind == "FNUZ":
+        negative &= (code != 0) & ~np.isnan(value)
+    if to.kind == "SCALE":
+        negative &= False
+    code = code + (negative.astype(np.uint64) << np.uint64(width))
+    return np.asarray(code.astype(f"u{to.dtype.itemsize}").view(to.dtype))
+
+
+def _philox(seed: int | None, n: int, stream: int) -> Array:
+    """The 32 random bits of each of n elements, in uint64: Philox4x32-10, one block of 64 elements from 16 counters."""
+    low = np.uint64(0xFFFFFFFF)
+    first = np.arange(-(-n // 64) * 16, dtype=np.uint64)
+    c = [first & low, first >> np.uint64(32), np.full_like(first, stream), np.zeros_like(first)]
+    key = [int(seed or 0) & 0xFFFFFFFF, int(seed or 0) >> 32]
+    for _ in range(10):
+        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [
+            b >> np.uint64(32) ^ c[1] ^ np.uint64(key[0]),
+            b & low,
+            a >> np.uint64(32) ^ c[3] ^ np.uint64(key[1]),
+            a & low,
+        ]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack([word.reshape(-1, 16) for word in c], 1).reshape(-1)[:n]
 
 
 def _code(dtype: Any) -> CodeType:

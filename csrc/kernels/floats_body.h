@@ -147,7 +147,10 @@ V_INLINE vf v_from_code(vi code, v_format f) {
         vi bits = vi_if_less(code, vi_set1(1), vi_set1(0x400000), vi_shl(code, 23));
         return vf_from_bits(vi_if_less(vi_set1(v_largest(f)), code, vi_set1(V_INFINITY | 0x400000), bits));
     }
-    if (v_same_range(f)) return vf_from_bits(vi_shl(code, v_drop(f)));
+    if (v_same_range(f)) {
+        vi bits = vi_shl(code, v_drop(f)), nan = vi_or(bits, vi_set1(0x400000));
+        return vf_from_bits(vi_if_less(vi_set1(V_INFINITY), vi_low_unsigned(bits, 31), nan, bits));
+    }
     if (V_HALF && v_is_half(f)) return vf_half(code);
     vf quantum = vf_from_bits(vi_set1((127 + 1 - f.bias - f.mantissa) * 0x800000));
     vi body = vi_low_unsigned(code, v_width(f)), shifted = vi_shl(body, v_drop(f));
@@ -169,27 +172,26 @@ V_INLINE vf v_from_code(vi code, v_format f) {
 
 /* ---- random bits ----
  *
- * Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011): element i of C order has word i % 4 of counter i / 4, under the key
- * `seed`; `stream` tells uses apart. The compiler makes vectors of the sixteen counters.
+ * Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) under the key `seed`. Of each 64 elements in C order, number j has word
+ * j / 16 of counter j % 16 of the 16 that belong to them; `stream` tells uses apart.
  */
-enum { V_BLOCK = 64 };
+enum { V_BLOCK = 64, V_COUNTERS = V_BLOCK / 4 };
 
-V_APART void v_random(uint64_t seed, int64_t block, uint32_t stream, uint32_t random[V_BLOCK]) {
-    enum { COUNTERS = V_BLOCK / 4 };
-    uint32_t c[4][COUNTERS], key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    for (uint32_t k = 0; k < COUNTERS; k++) {
-        uint64_t counter = (uint64_t)block * COUNTERS + k;
-        c[0][k] = (uint32_t)counter, c[1][k] = (uint32_t)(counter >> 32), c[2][k] = stream, c[3][k] = 0;
-    }
-    for (int round = 0; round < 10; round++) {
-        for (int k = 0; k < COUNTERS; k++) {
-            uint64_t a = (uint64_t)c[0][k] * 0xD2511F53, b = (uint64_t)c[2][k] * 0xCD9E8D57;
-            uint32_t first = (uint32_t)(b >> 32) ^ c[1][k] ^ key[0], third = (uint32_t)(a >> 32) ^ c[3][k] ^ key[1];
-            c[0][k] = first, c[1][k] = (uint32_t)b, c[2][k] = third, c[3][k] = (uint32_t)a;
+V_APART void v_random(uint64_t seed, int64_t block, int32_t stream, int32_t random[V_BLOCK]) {
+    const uint64_t first = (uint64_t)block * V_COUNTERS; /* no carry into the upper half: 16 divides 2^32 */
+    int32_t low[V_COUNTERS];
+    for (int k = 0; k < V_COUNTERS; k++) low[k] = (int32_t)((uint32_t)first + (uint32_t)k);
+    for (int k = 0; k < V_COUNTERS; k += V_LANES) {
+        vi c[4] = {vi_load(low + k), vi_set1((int32_t)(first >> 32)), vi_set1(stream), vi_set1(0)};
+        uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+        for (int round = 0; round < 10; round++, key[0] += 0x9E3779B9, key[1] += 0xBB67AE85) {
+            vi high[2], rest[2];
+            v_multiply(c[0], 0xD2511F53, &high[0], &rest[0]), v_multiply(c[2], 0xCD9E8D57, &high[1], &rest[1]);
+            c[0] = vi_xor(vi_xor(high[1], c[1]), vi_set1((int32_t)key[0])), c[1] = rest[1];
+            c[2] = vi_xor(vi_xor(high[0], c[3]), vi_set1((int32_t)key[1])), c[3] = rest[0];
         }
-        key[0] += 0x9E3779B9, key[1] += 0xBB67AE85;
+        for (int word = 0; word < 4; word++) vi_store(random + word * V_COUNTERS + k, c[word]);
     }
-    for (int k = 0; k < V_BLOCK; k++) random[k] = c[k % 4][k / 4];
 }
 
 /* ---- loops ---- */
@@ -246,15 +248,14 @@ V_INLINE bool v_any_nan(const vf v[4]) {
     V_INLINE void narrow_random_##tag(const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p) {                \
         float in[V_BLOCK] = {0};                                                                                       \
         uint##bits##_t out[V_BLOCK];                                                                                   \
-        uint32_t random[V_BLOCK];                                                                                      \
+        int32_t random[V_BLOCK];                                                                                       \
         for (int64_t i = 0, count; i < n; i += count) {                                                                \
             int64_t skip = (p->index + i) % V_BLOCK;                                                                   \
             count = V_BLOCK - skip < n - i ? V_BLOCK - skip : n - i;                                                   \
             v_random(p->seed, (p->index + i) / V_BLOCK, 0, random);                                                    \
             memcpy(in + skip, x + i, (size_t)count * sizeof *in);                                                      \
             for (int k = 0; k < V_BLOCK; k += V_LANES)                                                                 \
-                vi_store_u##bits(                                                                                      \
-                    out + k, narrow_one_##tag(vf_load(in + k), vi_load((int32_t *)random + k), p->saturate, true));    \
+                vi_store_u##bits(out + k, narrow_one_##tag(vf_load(in + k), vi_load(random + k), p->saturate, true));  \
             memcpy(h + i, out + skip, (size_t)count * sizeof *out);                                                    \
         }                                                                                                              \
     }                                                                                                                  \
@@ -331,13 +332,13 @@ V_INLINE float random_one_f64(double x, uint32_t random, bool saturate) {
 }
 
 static void narrow_f64_f32(const double *x, float *y, int64_t n, const qn_cast *p) {
-    uint32_t random[V_BLOCK];
+    int32_t random[V_BLOCK];
     if (!p->stochastic) nearest_f64_f32(x, y, n, p);
     else
         for (int64_t i = 0; i < n; i++) {
             int64_t at = p->index + i;
             if (i == 0 || at % V_BLOCK == 0) v_random(p->seed, at / V_BLOCK, 1, random);
-            y[i] = random_one_f64(x[i], random[at % V_BLOCK], p->saturate);
+            y[i] = random_one_f64(x[i], (uint32_t)random[at % V_BLOCK], p->saturate);
         }
 }
 

@@ -61,6 +61,12 @@ V_INLINE vi vi_shr(vi a, int bits) {
     return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-bits)));
 }
 V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return vbslq_s32(vcltq_s32(a, b), yes, no); }
+V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
+    uint32x4_t u = vreinterpretq_u32_s32(a), m = vdupq_n_u32(by);
+    uint32x4_t first = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(u), vget_low_u32(m)));
+    uint32x4_t second = vreinterpretq_u32_u64(vmull_high_u32(u, m));
+    *high = vreinterpretq_s32_u32(vuzp2q_u32(first, second)), *low = vreinterpretq_s32_u32(vuzp1q_u32(first, second));
+}
 V_INLINE uint8x8_t four_bytes(const void *p) {
     uint32_t bits;
     memcpy(&bits, p, 4);

@@ -62,6 +62,10 @@ V_INLINE vi vi_or(vi a, vi b) { return a | b; }
 V_INLINE vi vi_xor(vi a, vi b) { return a ^ b; }
 V_INLINE vi vi_shl(vi a, int bits) { return (int32_t)((uint32_t)a << bits); }
 V_INLINE vi vi_shr(vi a, int bits) { return (int32_t)((uint32_t)a >> bits); }
+V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
+    uint64_t product = (uint64_t)(uint32_t)a * by;
+    *high = (int32_t)(product >> 32), *low = (int32_t)product;
+}
 V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return a < b ? yes : no; }
 V_INLINE vi vi_load_i8(const int8_t *p) { return *p; }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return *p; }

@@ -37,7 +37,6 @@
  *                          0 too, but the smallest with p->saturate
  *     p->stochastic        up when the fraction exceeds random bits of (p->seed, p->index + i); below the smallest normal
  *                          number the fraction is read to 30 - mantissa places. Beyond the largest: to nearest.
- *   A signalling bfloat16 is widened as it is; all else becomes quiet.
  * narrow_f64_f32, widen_f32_f64, copy_<T>_<T>: the CPU's own conversion; p->saturate and p->stochastic (32 places) as above.
  * odd_f64_f32: inexact values become the neighbour with an odd last bit, which rounds on as the float64 would.
  * divide_<f>, multiply_f32(x[n], y[n], p): x / S and x * S, one IEEE operation each.
