@@ -282,7 +282,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
             why = "kept by --set"
         elif spec.granularity is not None:
             why = "already quantized"
-        elif float_type(spec.dtype) is None:
+        elif spec.dtype.name not in REAL_TYPES:
             why = _no_float(spec.dtype)
         elif scheme.dtype == spec.dtype.name:
             why = f"{spec.dtype.name} already"
@@ -469,7 +469,7 @@ def _compare(args: argparse.Namespace) -> int:
             x, q = reference.read(name), quantized.read(name)
             spec = quantized.specs[name]
             if not isinstance(x, Quantized) and (isinstance(q, Quantized) or _converted(x, q)):
-                if float_type(x.dtype) is None:
+                if x.dtype.name not in REAL_TYPES:
                     raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
                 report = compare(x, q, name=name)
                 reports.append(report)
