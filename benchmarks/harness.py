@@ -35,7 +35,14 @@ SAMPLE_SECONDS = 0.002  # a sample repeats a short call this long: 10,000 times 
 SETTLE_SECONDS = 0.002  # between candidates with threads: the workers of the one before have gone to sleep
 # A user's interpreter keeps compiled bytecode; a benchmark must not time its absence.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-SHAPES = {(4, 1): 0, (1, 4): 1, (1, 1): 2, (1, 0): 3}  # bytes read to bytes written -> loops of traffic.c
+SHAPES = {
+    (4, 1): 0,
+    (1, 4): 1,
+    (1, 1): 2,
+    (1, 0): 3,
+    (2, 1): 4,
+    (1, 2): 5,
+}  # bytes read to bytes written -> loops of traffic.c
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -78,7 +85,7 @@ def traffic(x: Array, out: Array | None, threads: int) -> dict[str, Call]:
     written = 0 if out is None else out.nbytes
     whole = min(x.nbytes, written) or x.nbytes
     shape = SHAPES[x.nbytes // whole, written // whole]
-    reads = {0: 4, 1: 1, 2: 4, 3: 8}[shape]
+    reads = {0: 4, 1: 1, 2: 4, 3: 8, 4: 4, 5: 2}[shape]
     calls: dict[str, Call] = {}
     row = 0
     while (name := library.traffic_name(row)) is not None:

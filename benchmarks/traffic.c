@@ -34,9 +34,12 @@ typedef void (*loop)(const char *in, char *out, size_t steps);
     LOOP(name, target, vector, load, store, end, 4, 1)                                                                 \
     LOOP(name, target, vector, load, store, end, 1, 4)                                                                 \
     LOOP(name, target, vector, load, store, end, 4, 4)                                                                 \
-    LOOP(name, target, vector, load, store, end, 8, 0)
+    LOOP(name, target, vector, load, store, end, 8, 0)                                                                 \
+    LOOP(name, target, vector, load, store, end, 4, 2)                                                                 \
+    LOOP(name, target, vector, load, store, end, 2, 4)
 
-#define ROW(name, vector) {#name, sizeof(vector), {name##_4_1, name##_1_4, name##_4_4, name##_8_0}}
+#define ROW(name, vector)                                                                                              \
+    {#name, sizeof(vector), {name##_4_1, name##_1_4, name##_4_4, name##_8_0, name##_4_2, name##_2_4}}
 
 #if defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2")))
@@ -54,7 +57,7 @@ LOOPS(vector_plain, , v16, LOAD, STORE, (void)0)
 static const struct {
     const char *name;
     size_t vector;
-    loop loops[4];
+    loop loops[6];
 } rows[] = {
 #if defined(__x86_64__)
     ROW(avx2_plain, __m256i),
@@ -78,5 +81,6 @@ int traffic_supported(int row) {
 #endif
 }
 
-/* shape: 0 reads 4 and writes 1, 1 reads 1 and writes 4, 2 reads 4 and writes 4, 3 reads 8. */
+/* shape: 0 reads 4 and writes 1, 1 reads 1 and writes 4, 2 reads 4 and writes 4, 3 reads 8, 4 reads 4 and writes 2,
+ * 5 reads 2 and writes 4. */
 void traffic_run(int row, int shape, const char *in, char *out, size_t steps) { rows[row].loops[shape](in, out, steps); }

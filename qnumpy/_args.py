@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _check, _core
 from ._check import array, integer, must, typed
-from .dtypes import CODE_TYPES, FLOAT_TYPES, CodeType, FloatType, code_type, float_type
+from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import normalize_axis
 from .qparams import QParams
 
@@ -21,11 +21,10 @@ Array = np.ndarray[Any, Any]
 Grid = tuple[int, int, int, int]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-_CODE_NAMES, _FLOAT_NAMES = _listed(list(CODE_TYPES)), _listed(list(FLOAT_TYPES))
 _CODES = {found.dtype: found for found in CODE_TYPES.values()}  # without a look-up by name
 _FLOATS = {found.dtype: found for found in FLOAT_TYPES.values()}
 _TINY, _HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
@@ -34,23 +33,23 @@ CONVENTIONS = {"onnx": 0, "guide": 1, "torch": 2, "tflite": 3}
 METHODS = {"float": 0, "fixed": 1, "fixed_double": 2}
 
 
-def real(owner: str, name: str, value: Any) -> tuple[Array, FloatType]:
-    """Return an array of one of the floating types and the type; Python numbers become float64."""
+def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> tuple[Array, FloatType]:
+    """Return an array of one of `types` and the type; Python numbers become float64."""
     given = array(owner, name, value)
     found = _FLOATS.get(given.dtype) or float_type(given.dtype)
-    if found is None:
+    if found is None or found.name not in types:
         if given.dtype.kind in "iub" and type(value) is not np.ndarray and not isinstance(value, np.generic):
             return real(owner, name, given.astype(np.float64))  # a Python list or number
-        raise TypeError(must(owner, name, f"an array of {_FLOAT_NAMES}", f"dtype {given.dtype}"))
+        raise TypeError(must(owner, name, f"an array of {listed(list(types))}", f"dtype {given.dtype}"))
     return given, found
 
 
-def codes(owner: str, name: str, value: Any) -> tuple[Array, CodeType]:
-    """Return an array of one of the code types and the type."""
+def codes(owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> tuple[Array, CodeType]:
+    """Return an array of one of `types` and the type."""
     given = array(owner, name, value)
     found = _CODES.get(given.dtype) or code_type(given.dtype)
-    if found is None:
-        raise TypeError(must(owner, name, f"an array of {_CODE_NAMES}", f"dtype {given.dtype}"))
+    if found is None or found.name not in types:
+        raise TypeError(must(owner, name, f"an array of {listed(list(types))}", f"dtype {given.dtype}"))
     return given, found
 
 
@@ -59,7 +58,7 @@ def plain(given: Array, code: CodeType) -> Array:
 
     Of a 4- or 2-bit code only the low bits count, and ml_dtypes' casts leave the others zero; here they hold the sign.
     """
-    if code.bits >= 8:
+    if code.bits >= 8 or code.real is not None:
         return given
     stored = given.view(code.storage)
     if stored.size and not (code.qmin <= stored.min() and stored.max() <= code.qmax):
@@ -68,17 +67,17 @@ def plain(given: Array, code: CodeType) -> Array:
     return stored
 
 
-def code(owner: str, value: Any, name: str = "dtype") -> CodeType:
+def code(owner: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> CodeType:
     found = code_type(value)
-    if found is None:
-        raise TypeError(must(owner, name, _CODE_NAMES, typed(value)))
+    if found is None or found.name not in types:
+        raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
     return found
 
 
-def floating(owner: str, value: Any) -> FloatType:
+def floating(owner: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> FloatType:
     found = float_type(value)
-    if found is None:
-        raise TypeError(must(owner, "dtype", _FLOAT_NAMES, typed(value)))
+    if found is None or found.name not in types:
+        raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
     return found
 
 

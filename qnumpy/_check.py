@@ -61,7 +61,7 @@ def scale(owner: str, name: str, value: Any) -> Array:
         found = np.require(given, _F32, ["C", "A"])
     bad = _core.first_bad_scale(found)
     if bad >= 0:
-        got = f"{given.flat[bad]}{_where(bad, given)}"
+        got = f"{given.flat[bad]}{where(bad, given)}"
         raise ValueError(must(owner, name, "positive, finite and normal in float32", got))
     return found
 
@@ -81,7 +81,18 @@ def zero_point(owner: str, value: Any, low: int, high: int) -> Array:
     return np.require(given, _I32, ["C", "A"])
 
 
-def _where(index: int, given: Array) -> str:
+def basic_index(owner: str, key: Any, ndim: int) -> list[Any]:
+    """Return a basic index as one integer or slice for each axis."""
+    keys = list(key if isinstance(key, tuple) else (key,))
+    if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
+        raise TypeError(must(owner, "index", "of integers, slices and ...", typed(key)))
+    if Ellipsis in keys:
+        at = keys.index(Ellipsis)
+        keys[at : at + 1] = [slice(None)] * (ndim - len(keys) + 1)
+    return keys + [slice(None)] * (ndim - len(keys))
+
+
+def where(index: int, given: Array) -> str:
     if given.ndim == 0:
         return ""
     at = ", ".join(str(int(i)) for i in np.unravel_index(index, given.shape))

@@ -19,11 +19,15 @@ import ml_dtypes
 import numpy as np
 
 from . import __version__, demo
-from .dtypes import CODE_TYPES, float_type
+from .dtypes import CODE_TYPES, REAL_TYPES, code_type, float_type
 from .errors import CalibrationError, FileFormatError
+from .float_report import TARGETS, FloatReportTable, float_report
+from .floats import cast
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
-from .io import Reader, TensorSpec, Writer
-from .qarray import QuantizedArray, quantize
+from .io import Reader, TensorSpec, Value, Writer
+from .metrics import Quantized
+from .mx import MX_FORMATS, mx_format
+from .qarray import quantize
 from .qparams import describe
 from .report import Report, ReportTable, aligned, compare
 from .runtime import show_config
@@ -32,7 +36,9 @@ __all__ = ["main"]
 
 FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
-_OPTION = rf"(?:{'|'.join(CODE_TYPES)}|tensor|channel|group(?:=\d+)?|axis=-?\d+|(?:no-)?symmetric|keep)"
+CASTS = ("float16", "bfloat16")  # a conversion without parameters, of tensors of any shape
+DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS]
+_OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d+)?|axis=-?\d+|(?:no-)?symmetric|keep)"
 _SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.DOTALL)
 
 
@@ -94,7 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     q = command("quantize", _quantize, "Quantize a file and print a table of what it cost.")
     q.add_argument("input", metavar="IN", help=readable)
     q.add_argument("-o", "--output", metavar="OUT", help="the .npz or .safetensors file to write")
-    q.add_argument("--dtype", choices=list(CODE_TYPES), default="int8", help="code type (default: int8)")
+    q.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="int8",
+        metavar="DTYPE",
+        help=f"{', '.join(CODE_TYPES)} (default: int8); {' or '.join(CASTS)}, a plain conversion of every floating "
+        f"tensor; or blocks along the last axis with a shared scale, {', '.join(MX_FORMATS)}",
+    )
     q.add_argument(
         "--per", choices=("tensor", "channel", "group"), help="granularity (default: channel; group with --group-size)"
     )
@@ -126,6 +139,10 @@ def _parser() -> argparse.ArgumentParser:
 
     i = command("inspect", _inspect, "List what is in a file.")
     i.add_argument("input", metavar="FILE", help=readable)
+    i.add_argument(
+        "--float", dest="float_type", metavar="TYPE", choices=list(TARGETS),
+        help=f"say of each floating tensor what it would lose in {', '.join(TARGETS)}",
+    )  # fmt: skip
     i.add_argument("--json", action="store_true", help="print the list as JSON")
 
     c = command("compare", _compare, "Compare a quantized file with its original.")
@@ -162,6 +179,16 @@ class _Scheme:
     keep: bool = False
 
     def granularity(self, option: str) -> Granularity:
+        """The granularity; of a type that leaves no choice none may be asked for, and what comes is not looked at."""
+        if self.dtype in CASTS or self.dtype in MX_FORMATS:
+            if (self.per, self.axis, self.group_size, self.symmetric) != (None, None, None, True):
+                raise UsageError(
+                    f"{option} granularity, axis, group size and symmetry must be left out for {self.dtype}."
+                )
+            return PerTensor()
+        code = code_type(self.dtype)
+        if code is not None and code.real is not None and not self.symmetric:
+            raise UsageError(f"{option} {self.dtype} must be symmetric: it has no zero point.")
         per = self.per or ("channel" if self.group_size is None else "group")
         if self.group_size is not None and per != "group":
             raise UsageError(f"{option} group size must be left out per {per}; got {self.group_size}.")
@@ -189,8 +216,24 @@ class _Scheme:
             elif key.endswith("symmetric"):
                 new = replace(new, symmetric=key == "symmetric")
             else:
-                new = replace(new, keep=True) if key == "keep" else replace(new, dtype=key)
+                new = replace(new, keep=True) if key == "keep" else new.retyped(key)
         return new
+
+    def retyped(self, dtype: str) -> "_Scheme":
+        """Of another type; one that leaves no choice drops what was asked of the others."""
+        if dtype in CASTS or dtype in MX_FORMATS:
+            return _Scheme(dtype, None, None, None, True)
+        return replace(self, dtype=dtype)
+
+    def spec(self, shape: tuple[int, ...]) -> TensorSpec:
+        """What a tensor of `shape` becomes."""
+        if self.dtype in CASTS:
+            kind = float_type(self.dtype)
+            assert kind is not None
+            return TensorSpec(kind.dtype, shape)
+        if mx_format(self.dtype) is not None:
+            return TensorSpec.blocks(shape, self.dtype)
+        return TensorSpec.quantized(shape, self.dtype, self.granularity("quantize:"), symmetric=self.symmetric)
 
 
 @dataclass(frozen=True)
@@ -199,7 +242,7 @@ class _Job:
 
     spec: TensorSpec
     kept: str = ""  # the reason
-    symmetric: bool = True
+    scheme: _Scheme | None = None
 
 
 def _pattern(option: str, text: str, names: Iterable[str]) -> re.Pattern[str]:
@@ -239,9 +282,11 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
             why = "kept by --set"
         elif spec.granularity is not None:
             why = "already quantized"
-        elif float_type(spec.dtype) is None:
+        elif spec.dtype.name not in REAL_TYPES:
             why = _no_float(spec.dtype)
-        elif not spec.shape or (len(spec.shape) < 2 and not options):
+        elif scheme.dtype == spec.dtype.name:
+            why = f"{spec.dtype.name} already"
+        elif scheme.dtype not in CASTS and (not spec.shape or (len(spec.shape) < 2 and not options)):
             why = f"{len(spec.shape)}-D"
         elif include and not options and not any(pattern.search(name) for pattern in include):
             why = "not included"
@@ -251,8 +296,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
                 granularity.params_shape(spec.shape)
             except ValueError as error:
                 raise UsageError(f"tensor {name!r} of shape {spec.shape}: {error}") from error
-            made = TensorSpec.quantized(spec.shape, scheme.dtype, granularity, symmetric=scheme.symmetric)
-            jobs[name] = _Job(made, symmetric=scheme.symmetric)
+            jobs[name] = _Job(scheme.spec(spec.shape), scheme=scheme)
             continue
         jobs[name] = _Job(spec, why)
     return jobs
@@ -309,12 +353,18 @@ def _quantize(args: argparse.Namespace) -> int:
 
 def _one(args: argparse.Namespace, reader: Reader, name: str, job: _Job) -> tuple[Any, Report]:
     x = reader.read(name)
-    spec = job.spec
-    if job.kept:
-        return x, Report.kept(name, spec.shape, spec.dtype, spec.nbytes, job.kept)
+    spec, scheme = job.spec, job.scheme
+    if scheme is None:
+        return x, Report.kept(name, spec.shape, spec.format or spec.dtype, spec.nbytes, job.kept)
+    q: Value
     try:
-        q = quantize(x, dtype=spec.dtype, granularity=spec.granularity, symmetric=job.symmetric)
-    except CalibrationError as error:
+        if scheme.dtype in CASTS:
+            q = cast(x, scheme.dtype, overflow="raise")
+        elif spec.format is not None:
+            q = quantize(x, dtype=spec.format)
+        else:
+            q = quantize(x, dtype=spec.dtype, granularity=spec.granularity, symmetric=scheme.symmetric)
+    except (CalibrationError, OverflowError) as error:
         raise FileFormatError(f"{args.input}: tensor {name!r}: {error} --exclude keeps it as it is.") from error
     return q, compare(x, q, name=name)
 
@@ -352,12 +402,14 @@ def _print_table(args: argparse.Namespace, reports: list[Report]) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    if args.float_type is not None:
+        return _inspect_floats(args)
     with _open(args.input) as reader:
         specs, metadata = reader.specs, reader.metadata
     records = [
         {
             "name": name,
-            "dtype": spec.dtype.name,
+            "dtype": spec.format or spec.dtype.name,
             "shape": list(spec.shape),
             "granularity": None if spec.granularity is None else describe(spec.granularity),
             "nbytes": spec.nbytes,
@@ -372,7 +424,7 @@ def _inspect(args: argparse.Namespace) -> int:
     rows += [
         [
             name,
-            spec.dtype.name,
+            spec.format or spec.dtype.name,
             str(spec.shape),
             describe(spec.granularity) if spec.granularity else "-",
             f"{spec.nbytes:,}",
@@ -382,6 +434,24 @@ def _inspect(args: argparse.Namespace) -> int:
     elements = sum(math.prod(spec.shape) for spec in specs.values())
     rows.append([f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"])
     print("\n".join(aligned(rows, left=4)))
+    return FINE
+
+
+def _inspect_floats(args: argparse.Namespace) -> int:
+    reports, left_out = [], 0
+    with _open(args.input) as reader:
+        for name in _progress(reader.specs, "inspect"):
+            spec = reader.specs[name]
+            if spec.granularity is None and float_type(spec.dtype) is not None:
+                reports.append(float_report(reader.read(name), args.float_type, name=name))
+            else:
+                left_out += 1
+    table = FloatReportTable(reports)
+    print(table.to_json() if args.json else table)
+    if left_out and not args.json:
+        print(f"{left_out} more {'is' if left_out == 1 else 'are'} left out: not plain floats.")
+    if reports and not args.json:
+        print(f"This CPU {reports[0].cpu}.")
     return FINE
 
 
@@ -398,8 +468,8 @@ def _compare(args: argparse.Namespace) -> int:
         for name in _progress(quantized.specs, "compare"):
             x, q = reference.read(name), quantized.read(name)
             spec = quantized.specs[name]
-            if isinstance(q, QuantizedArray) and not isinstance(x, QuantizedArray):
-                if float_type(x.dtype) is None:
+            if not isinstance(x, Quantized) and (isinstance(q, Quantized) or _converted(x, q)):
+                if x.dtype.name not in REAL_TYPES:
                     raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
                 report = compare(x, q, name=name)
                 reports.append(report)
@@ -407,7 +477,11 @@ def _compare(args: argparse.Namespace) -> int:
                     failed.append(f"{name!r} ({report.sqnr_db:.2f} dB)")
             else:
                 same = _same(x, q)
-                reports.append(Report.kept(name, spec.shape, spec.dtype, spec.nbytes, "equal" if same else "CHANGED"))
+                reports.append(
+                    Report.kept(
+                        name, spec.shape, spec.format or spec.dtype, spec.nbytes, "equal" if same else "CHANGED"
+                    )
+                )
                 if limit is not None and not same:
                     failed.append(f"{name!r} (kept, but changed)")
     _print_table(args, reports)
@@ -434,10 +508,15 @@ def _same_tensors(args: argparse.Namespace, reference: Reader, quantized: Reader
                 )
 
 
+def _converted(x: Any, q: Any) -> bool:
+    """Whether q is x in another of the types whose figures compare gives."""
+    return x.dtype != q.dtype and {x.dtype.name, q.dtype.name} <= set(REAL_TYPES)
+
+
 def _same(x: Any, q: Any) -> bool:
     """Bit for bit, so that NaN equals itself."""
-    if isinstance(x, QuantizedArray) or isinstance(q, QuantizedArray):
-        return bool(isinstance(x, QuantizedArray) and isinstance(q, QuantizedArray) and x == q)
+    if isinstance(x, Quantized) or isinstance(q, Quantized):
+        return bool(type(x) is type(q) and x == q)
     return bool(x.dtype == q.dtype and x.tobytes() == q.tobytes())
 
 

@@ -14,12 +14,21 @@ import numpy as np
 
 from . import _core
 
-__all__ = ["CODE_TYPES", "FLOAT_TYPES", "CodeType", "FloatType", "code_type", "float_type"]
+__all__ = [
+    "CODE_TYPES",
+    "FLOAT_TYPES",
+    "INTEGER_TYPES",
+    "REAL_TYPES",
+    "CodeType",
+    "FloatType",
+    "code_type",
+    "float_type",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class CodeType:
-    """An integer code type.
+    """A type of codes: integers, or floats of 8 and 4 bits.
 
     Attributes
     ----------
@@ -32,9 +41,11 @@ class CodeType:
     bits : int
         Bits of one code.
     qmin, qmax : int
-        The full range.
+        The full range; of a float its largest number.
     core : int
         The kernels' number for the type.
+    real : FloatType or None
+        The format, when codes are floats. They have no zero point.
     """
 
     name: str
@@ -44,6 +55,12 @@ class CodeType:
     qmin: int
     qmax: int
     core: int
+    real: "FloatType | None" = None
+
+    @property
+    def levels(self) -> int:
+        """How many codes there are."""
+        return 1 << self.bits
 
     @property
     def signed(self) -> bool:
@@ -52,7 +69,12 @@ class CodeType:
     @property
     def symmetric_qmin(self) -> int:
         """The smallest code of a symmetric range: -127 of int8, 1 of uint8 (zero point 128)."""
-        return self.qmin + 1
+        return self.qmin + (self.real is None)
+
+    @property
+    def zero_points(self) -> tuple[int, int]:
+        """The range of zero points: that of the codes; floats have none but 0."""
+        return (0, 0) if self.real is not None else (self.qmin, self.qmax)
 
     @property
     def symmetric_zero_point(self) -> int:
@@ -70,12 +92,77 @@ class CodeType:
 
 @dataclass(frozen=True, slots=True)
 class FloatType:
-    """A floating type that the kernels read or write. ``storage`` is the plain NumPy dtype with the same bytes."""
+    """A floating type that the kernels read or write: a row of csrc/kernels/float_list.h.
+
+    Attributes
+    ----------
+    name : str
+        ``"float16"``, ``"float8_e4m3fn"``, ...
+    dtype : numpy.dtype
+        The NumPy or ml_dtypes type.
+    storage : numpy.dtype
+        The plain NumPy dtype with the same bytes, which the kernels read and write.
+    core : int
+        The kernels' number for the type.
+    exponent_bits, mantissa_bits, bias : int
+        The fields: an exponent field E > 0 stands for ``2**(E - bias) * (1 + M / 2**mantissa_bits)``.
+    kind : str
+        What the codes at the top mean. ``"IEEE"``: infinity and NaN; ``"FN"``: NaN is all ones; ``"FNUZ"``: the code of
+        -0 is NaN; ``"FINITE"``: neither; ``"SCALE"``: powers of two alone, without sign or zero, NaN is all ones.
+    """
 
     name: str
     dtype: np.dtype[Any]
     storage: np.dtype[Any]
     core: int
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int
+    kind: str
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code, the sign among them."""
+        return (self.kind != "SCALE") + self.exponent_bits + self.mantissa_bits
+
+    @property
+    def has_infinity(self) -> bool:
+        return self.kind == "IEEE"
+
+    @property
+    def has_nan(self) -> bool:
+        return self.kind != "FINITE"
+
+    @property
+    def largest_code(self) -> int:
+        """The code of the largest finite number."""
+        if self.kind == "IEEE":
+            return (((1 << self.exponent_bits) - 1) << self.mantissa_bits) - 1
+        return (1 << (self.exponent_bits + self.mantissa_bits)) - (1 if self.kind in ("FNUZ", "FINITE") else 2)
+
+    @property
+    def largest(self) -> float:
+        exponent, mantissa = divmod(self.largest_code, 1 << self.mantissa_bits)
+        return math.ldexp((1 << self.mantissa_bits) + mantissa, exponent - self.bias - self.mantissa_bits)
+
+    @property
+    def overflow(self) -> float:
+        """The smallest magnitude that rounds beyond the largest number."""
+        tie = self.largest + math.ldexp(1.0, math.frexp(self.largest)[1] - self.mantissa_bits - 2)
+        return math.nextafter(tie, math.inf) if self.kind == "FN" else tie  # there the largest code is the even one
+
+    @property
+    def smallest_normal(self) -> float:
+        return math.ldexp(1.0, (self.kind != "SCALE") - self.bias)
+
+    @property
+    def smallest_subnormal(self) -> float:
+        return math.ldexp(self.smallest_normal, -self.mantissa_bits)
+
+    @property
+    def epsilon(self) -> float:
+        """The distance from 1 to the next number."""
+        return math.ldexp(1.0, -self.mantissa_bits)
 
 
 def _code(name: str, dtype: Any, storage: Any, bits: int) -> CodeType:
@@ -83,7 +170,26 @@ def _code(name: str, dtype: Any, storage: Any, bits: int) -> CodeType:
     return CodeType(name, np.dtype(dtype), np.dtype(storage), bits, low, low + (1 << bits) - 1, _core.TYPES[name])
 
 
-CODE_TYPES = {
+def _float_code(kind: FloatType) -> CodeType:
+    most = int(kind.largest)
+    return CodeType(kind.name, kind.dtype, kind.storage, kind.bits, -most, most, kind.core, kind)
+
+
+FLOAT_TYPES = {
+    name: FloatType(
+        name,
+        np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name)),
+        np.dtype(f"{'f' if bits >= 32 else 'u'}{bits // 8}"),
+        core,
+        exponent,
+        mantissa,
+        bias,
+        kind,
+    )
+    for name, (core, bits, exponent, mantissa, bias, kind) in _core.FLOATS.items()
+}
+REAL_TYPES = {name: FLOAT_TYPES[name] for name in ("float32", "float64", "float16", "bfloat16")}
+INTEGER_TYPES = {
     code.name: code
     for code in (
         _code("int8", np.int8, np.int8, 8),
@@ -96,14 +202,9 @@ CODE_TYPES = {
         _code("uint2", ml_dtypes.uint2, np.uint8, 2),
     )
 }
-FLOAT_TYPES = {
-    name: FloatType(name, np.dtype(dtype), np.dtype(storage), _core.TYPES[name])
-    for name, dtype, storage in (
-        ("float32", np.float32, np.float32),
-        ("float64", np.float64, np.float64),
-        ("float16", np.float16, np.uint16),
-        ("bfloat16", ml_dtypes.bfloat16, np.uint16),
-    )
+CODE_TYPES = INTEGER_TYPES | {
+    name: _float_code(FLOAT_TYPES[name])
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn")
 }
 
 

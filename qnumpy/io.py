@@ -8,7 +8,9 @@ them::
     {"format_version": 1, "tensors": {"w": {"dtype": "int4", "shape": [4096, 768],
      "granularity": {"kind": "group", "group_size": 32, "axis": -1}, "qmin": -7, "qmax": 7}}}
 
-A plain array whose dtype the container lacks is kept as bytes, with "granularity": null and no range.
+An MXArray has its scales, one byte each, as ``w.scale``, that of an NVFP4 tensor as ``w.tensor_scale``, and the name of
+its format as "dtype". A plain array whose dtype the container lacks is kept as bytes, with "granularity": null and no
+range.
 """
 
 import contextlib
@@ -30,6 +32,7 @@ import numpy as np
 from .dtypes import code_type
 from .errors import FileFormatError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
+from .mx import MXArray, mx_format
 from .pack import pack, unpack
 from .qarray import QuantizedArray
 from .qparams import QParams
@@ -40,6 +43,7 @@ FORMAT_VERSION = 1
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Path: TypeAlias = str | os.PathLike[str]
+Value: TypeAlias = Array | QuantizedArray | MXArray
 Stored: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # what a container holds: name -> dtype, shape
 
 _SCHEMA_ENTRY = "__qnumpy__"  # in an npz
@@ -93,6 +97,8 @@ class TensorSpec:
         Code range of a quantized array.
     zero_point : bool
         Whether the file holds zero points.
+    format : str, optional
+        Of an MXArray.
 
     Examples
     --------
@@ -106,14 +112,24 @@ class TensorSpec:
     qmin: int = 0
     qmax: int = 0
     zero_point: bool = False
+    format: str | None = None
 
     @classmethod
-    def of(cls, value: Array | QuantizedArray) -> Self:
+    def of(cls, value: Value) -> Self:
         """Describe an array that is there."""
+        if isinstance(value, MXArray):
+            return cls.blocks(value.shape, value.format)
         if not isinstance(value, QuantizedArray):
             return cls(value.dtype, value.shape)
         p = value.qparams
         return cls(p.code.dtype, value.shape, p.granularity, p.qmin, p.qmax, not p.symmetric)
+
+    @classmethod
+    def blocks(cls, shape: tuple[int, ...], format: str) -> Self:
+        """Describe what ``quantize`` will make of an array of `shape` in a format of blocks."""
+        found = mx_format(format)
+        assert found is not None
+        return cls(found.element.dtype, tuple(shape), PerGroup(found.block), format=found.name)
 
     @classmethod
     def quantized(cls, shape: tuple[int, ...], dtype: Any, granularity: Granularity, *, symmetric: bool) -> Self:
@@ -132,7 +148,12 @@ class TensorSpec:
     def stored(self, name: str) -> Stored:
         """Return the plain tensors that hold the array in a file."""
         parts: Stored = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
-        if self.granularity is not None:
+        found = mx_format(self.format)
+        if found is not None:
+            parts[f"{name}.scale"] = (found.scale.dtype, found.scales_shape(self.shape))
+            if found.has_tensor_scale:
+                parts[f"{name}.tensor_scale"] = (np.dtype("<f4"), ())
+        elif self.granularity is not None:
             shape = self.granularity.params_shape(self.shape)
             parts[f"{name}.scale"] = (np.dtype("<f4"), shape)
             if self.zero_point:
@@ -154,7 +175,9 @@ def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     code = code_type(dtype)
     if code is None:
         return dtype
-    return np.dtype(np.uint8) if code.bits < 8 else code.storage
+    if code.bits < 8:
+        return np.dtype(np.uint8)
+    return code.storage if code.real is None else code.dtype
 
 
 def _stored_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -166,13 +189,19 @@ def _encode(array: Array) -> Array:
     """Return what a file holds of `array`: packed bytes for narrow codes, else the array."""
     if _bits(array.dtype) >= 8:
         return array
-    return pack(array.reshape(array.shape or (1,)), array.dtype, axis=-1)
+    return pack(array.reshape(array.shape or (1,)).view(_as_integers(array.dtype)), _as_integers(array.dtype), axis=-1)
 
 
 def _decode(stored: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     if _bits(dtype) < 8:
-        stored = unpack(stored, dtype, shape[-1] if shape else 1, axis=-1)
+        stored = unpack(stored, _as_integers(dtype), shape[-1] if shape else 1, axis=-1).view(dtype)
     return stored.reshape(shape)
+
+
+def _as_integers(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Codes of 4 bits that are floats are packed as the integers of the same bits."""
+    code = code_type(dtype)
+    return np.dtype(ml_dtypes.uint4) if code is not None and code.real is not None else dtype
 
 
 # The schema
@@ -182,14 +211,18 @@ def _schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bo
     """Write the JSON text for the tensors that are not kept as they are."""
     tensors: dict[str, Any] = {}
     for name, spec in specs.items():
-        about: dict[str, Any] = {"dtype": spec.dtype.name, "shape": list(spec.shape), "granularity": None}
-        if spec.granularity is not None:
+        about: dict[str, Any] = {
+            "dtype": spec.format or spec.dtype.name,
+            "shape": list(spec.shape),
+            "granularity": None,
+        }
+        if spec.granularity is not None and spec.format is None:
             axis, group = spec.granularity.onnx
             kind = "tensor" if axis is None else "channel" if group is None else "group"
             given = {"kind": kind, "group_size": group, "axis": axis}
             about["granularity"] = {key: value for key, value in given.items() if value is not None}
             about |= {"qmin": spec.qmin, "qmax": spec.qmax}
-        elif holds(spec.dtype):
+        elif spec.format is None and holds(spec.dtype):
             continue
         tensors[name] = about
     return json.dumps({"format_version": FORMAT_VERSION, "tensors": tensors}, ensure_ascii=False)
@@ -228,8 +261,10 @@ def _read_schema(path: Path, text: str, held: Stored) -> dict[str, TensorSpec]:
 
 def _read_spec(name: str, about: Any, held: Stored) -> TensorSpec:
     named, shape, scheme = about["dtype"], about["shape"], about["granularity"]
-    code = code_type(named)
-    if code is not None:
+    code, found = code_type(named), mx_format(named)
+    if found is not None:
+        dtype = found.element.dtype
+    elif code is not None:
         dtype = code.dtype
     elif scheme is None and named in _OWN:
         dtype = _OWN[named]
@@ -238,6 +273,8 @@ def _read_spec(name: str, about: Any, held: Stored) -> TensorSpec:
     if not _is_shape(shape):
         raise ValueError(f"shape {shape!r} is no list of sizes.")
     shape = tuple(shape)
+    if found is not None:
+        return TensorSpec.blocks(shape, found.name)
     if scheme is None:
         return TensorSpec(dtype, shape)
     granularity: Granularity
@@ -548,7 +585,7 @@ class Reader:
                 raise FileFormatError(f"{lacks}: tensor {name!r} is missing; {os.path.basename(has)} has it here.")
             self._add(container, path)
 
-    def read(self, name: str, *, copy: bool = False) -> Array | QuantizedArray:
+    def read(self, name: str, *, copy: bool = False) -> Value:
         """Return one array; with `copy`, one that owns its memory and can be written to."""
         spec, container = self.specs[name], self._homes[name]
         stored = container.read(name, copy)
@@ -556,15 +593,28 @@ class Reader:
             if _own(spec.dtype) and _bits(spec.dtype) >= 8:  # bytes that carry a dtype of ml_dtypes
                 return stored.view(spec.dtype).reshape(spec.shape)
             return _decode(stored, spec.dtype, spec.shape)
+        if spec.format is not None:
+            return self._read_blocks(name, spec, stored, copy)
         code = code_type(spec.dtype)
         assert code is not None
-        codes = _decode(stored, code.dtype, spec.shape)
+        codes = _decode(stored, code.dtype, spec.shape).view(code.dtype)
         scale = container.read(f"{name}.scale", copy)
         zero: Any = code.symmetric_zero_point
         if spec.zero_point:
             zero = _decode(container.read(f"{name}.zero_point", copy), code.dtype, scale.shape).astype(np.int32)
         try:
             return QuantizedArray(codes, QParams(scale, zero, code.dtype, spec.granularity, spec.qmin, spec.qmax))
+        except (TypeError, ValueError) as error:
+            raise FileFormatError(f"{self.path}: tensor {name!r}: {error}") from error
+
+    def _read_blocks(self, name: str, spec: TensorSpec, stored: Array, copy: bool) -> MXArray:
+        container, found = self._homes[name], mx_format(spec.format)
+        assert found is not None
+        codes = _decode(stored, spec.dtype, spec.shape).view(spec.dtype)
+        scales = container.read(f"{name}.scale", copy).view(found.scale.dtype)
+        unit = container.read(f"{name}.tensor_scale", copy)[()] if found.has_tensor_scale else None
+        try:
+            return MXArray(codes, scales, found.name, unit)
         except (TypeError, ValueError) as error:
             raise FileFormatError(f"{self.path}: tensor {name!r}: {error}") from error
 
@@ -698,7 +748,7 @@ class Writer:
             raise
         return self
 
-    def write(self, name: str, value: Array | QuantizedArray) -> None:
+    def write(self, name: str, value: Value) -> None:
         """Write one array of the plan.
 
         Raises
@@ -714,7 +764,12 @@ class Writer:
         if name not in self._missing or has not in (spec, replace(spec, zero_point=False)):
             raise ValueError(f"save: {name!r} must be written once, as planned: {spec}; got {has}.")
         with self._told():
-            if isinstance(value, QuantizedArray):
+            if isinstance(value, MXArray):
+                self._out.write(name, _encode(value.codes).view(self._stored[name][0]))
+                self._out.write(f"{name}.scale", value.scales)
+                if value.tensor_scale is not None:
+                    self._out.write(f"{name}.tensor_scale", np.asarray(value.tensor_scale))
+            elif isinstance(value, QuantizedArray):
                 self._out.write(name, _encode(value.codes).view(self._stored[name][0]))
                 self._out.write(f"{name}.scale", value.scale)
                 if spec.zero_point:
@@ -768,6 +823,7 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
             raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {spec.dtype}.")
         # A quantized array claims both names, so that reading never has to guess.
         claims = [name] if spec.granularity is None else [name, f"{name}.scale", f"{name}.zero_point"]
+        claims += [part for part in spec.stored(name) if part not in claims]
         for claim in claims:
             if claim in owners:
                 raise ValueError(
@@ -797,7 +853,7 @@ def save(path: Path, arrays: Mapping[str, Any]) -> None:
     ----------
     path : str or path
         Ends in .npz or .safetensors; an existing file is replaced.
-    arrays : dict of str to QuantizedArray or array_like
+    arrays : dict of str to QuantizedArray, MXArray or array_like
 
     Raises
     ------
@@ -805,7 +861,7 @@ def save(path: Path, arrays: Mapping[str, Any]) -> None:
         arrays is no mapping, a name no text, or a dtype cannot be kept (objects; complex128 in .safetensors).
     ValueError
         The path ends in something else, or names collide: a quantized ``w`` also takes ``w.scale`` and
-        ``w.zero_point``.
+        ``w.zero_point`` (``w.tensor_scale`` if it is NVFP4).
     OSError
         The disk is full, or the file cannot be written.
 
@@ -821,17 +877,17 @@ def save(path: Path, arrays: Mapping[str, Any]) -> None:
     """
     if not isinstance(arrays, Mapping):
         raise TypeError(f"save: arrays must be a mapping of names to arrays; got {type(arrays).__name__}.")
-    values: dict[str, Array | QuantizedArray] = {}
+    values: dict[str, Value] = {}
     for name, value in arrays.items():
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"save: arrays[{name!r}] must be an array without a mask; got a masked array.")
-        values[name] = value if isinstance(value, QuantizedArray) else np.asarray(value)
+        values[name] = value if isinstance(value, (QuantizedArray, MXArray)) else np.asarray(value)
     with Writer(path, {name: TensorSpec.of(value) for name, value in values.items()}) as writer:
         for name, value in values.items():
             writer.write(name, value)
 
 
-def load(path: Path) -> dict[str, Array | QuantizedArray]:
+def load(path: Path) -> dict[str, Value]:
     """Load every array of a file.
 
     Files of other programs load too: all their tensors are plain arrays, bfloat16 and float8 ones with the dtypes of
@@ -844,7 +900,7 @@ def load(path: Path) -> dict[str, Array | QuantizedArray]:
 
     Returns
     -------
-    dict of str to QuantizedArray or numpy.ndarray
+    dict of str to QuantizedArray, MXArray or numpy.ndarray
         In the order of the file; the arrays own their memory.
 
     Raises

@@ -4,13 +4,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
+from .dtypes import CodeType
 from .granularity import Granularity, PerTensor
+from .mx import MXArray
 from .qarray import QuantizedArray
 from .reduce import ranges
 
@@ -19,6 +21,7 @@ __all__ = ["Sums", "clipped", "codes_used", "cosine", "max_abs_error", "measure"
 _TILE = 1 << 16  # elements: the few float64 arrays of a tile stay in the second-level cache
 
 Index = tuple[slice, ...]
+Quantized: TypeAlias = QuantizedArray | MXArray
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def mse(x: Any, q: Any) -> float:
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
         The reference.
-    q : QuantizedArray, or array_like of one of those types
+    q : QuantizedArray, MXArray, or array_like of one of those types
         Of the shape of `x`: its codes, or its values after dequantizing.
 
     Returns
@@ -150,11 +153,11 @@ def cosine(x: Any, q: Any) -> float:
     return float(measure("cosine", x, q).cosine)
 
 
-def clipped(x: Any, q: QuantizedArray) -> float:
+def clipped(x: Any, q: Quantized) -> float:
     """Return the share of the finite elements of x that lie more than half a step outside the range of q.
 
     The range is ``scale * (qmin - zero_point)`` to ``scale * (qmax - zero_point)``. Parameters and errors are those of
-    mse; q must be a QuantizedArray.
+    mse; q must be a QuantizedArray or an MXArray.
 
     Examples
     --------
@@ -166,17 +169,17 @@ def clipped(x: Any, q: QuantizedArray) -> float:
     return float(measure("clipped", x, _quantized("clipped", q)).clipped)
 
 
-def codes_used(q: QuantizedArray) -> int:
+def codes_used(q: Quantized) -> int:
     """Return how many different codes occur.
 
     Parameters
     ----------
-    q : QuantizedArray
+    q : QuantizedArray or MXArray
 
     Raises
     ------
     TypeError
-        q is no QuantizedArray.
+        q is neither.
 
     Examples
     --------
@@ -206,8 +209,8 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
         Sum for each index of this axis; counted from the front.
     """
     source, values = pair(owner, x, q)
-    quantized = isinstance(values, QuantizedArray)
-    granularity = values.qparams.granularity if quantized else PerTensor()
+    quantized = isinstance(values, Quantized)
+    granularity = values.granularity if quantized else PerTensor()
     low, high, nan, inf = ranges(owner, source, granularity)
     bounds = _bounds(values, low, high) if quantized else None
     nonfinite = bool(nan.any() or inf.any())
@@ -269,7 +272,7 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
 def pair(owner: str, x: Any, q: Any) -> tuple[Array, Any]:
     """Check x and q: real arrays, or real and quantized, of one shape."""
     source, _ = _args.real(owner, "x", x)
-    values = q if isinstance(q, QuantizedArray) else _args.real(owner, "q", q)[0]
+    values = q if isinstance(q, Quantized) else _args.real(owner, "q", q)[0]
     if values.shape != source.shape:
         raise ValueError(_check.must(owner, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
     return source, values
@@ -277,7 +280,7 @@ def pair(owner: str, x: Any, q: Any) -> tuple[Array, Any]:
 
 def _single(values: Any) -> bool:
     """Whether float32 holds every value, so that the kernel may sum them."""
-    return isinstance(values, QuantizedArray) or values.dtype.itemsize <= 4
+    return isinstance(values, Quantized) or values.dtype.itemsize <= 4
 
 
 class _Bounds(NamedTuple):
@@ -285,11 +288,17 @@ class _Bounds(NamedTuple):
     high: Array
 
 
-def _bounds(q: QuantizedArray, low: Array, high: Array) -> _Bounds | None:
+def _bounds(q: Quantized, low: Array, high: Array) -> _Bounds | None:
     """Half a step beyond the smallest and the largest value of each parameter; None when all of x lies within."""
-    params = q.qparams
-    scale = params.scale.astype(np.float64)  # the products are exact: 24 bits times at most 18
-    bounds = _Bounds(scale * (params.qmin - params.zero_point - 0.5), scale * (params.qmax - params.zero_point + 0.5))
+    scale = q.scale.astype(np.float64)  # the products are exact: 24 bits times at most 18
+    if isinstance(q, QuantizedArray) and q.qparams.code.real is None:
+        params = q.qparams
+        steps = params.qmin - params.zero_point - 0.5, params.qmax - params.zero_point + 0.5
+    else:
+        real = q.element if isinstance(q, MXArray) else q.qparams.code.real
+        assert real is not None
+        steps = np.asarray(-real.overflow), np.asarray(real.overflow)
+    bounds = _Bounds(scale * steps[0], scale * steps[1])
     return bounds if ((low < bounds.low) | (high > bounds.high)).any() else None
 
 
@@ -349,11 +358,12 @@ class _Buffers:
 class _Seen:
     """Which codes have occurred, per tensor or per channel."""
 
-    def __init__(self, q: QuantizedArray, axis: int | None) -> None:
-        code = q.qparams.code
-        self.axis, self.low, self.storage = axis, code.qmin, code.storage
+    def __init__(self, q: Quantized, axis: int | None) -> None:
+        code = q.element if isinstance(q, MXArray) else q.qparams.code
+        low = code.qmin if isinstance(code, CodeType) and code.real is None else 0
+        self.axis, self.low, self.storage = axis, low, code.storage
         self.levels = 1 << code.bits
-        self.most = q.qparams.qmax - q.qparams.qmin + 1
+        self.most = q.levels
         # 65,536 flags a channel would take more memory than the codes
         channels = 1 if axis is None else q.shape[axis]
         self.flags: Array | None = None
@@ -390,7 +400,7 @@ def _one(values: Any) -> Any:
     return values.reshape(1)
 
 
-def _quantized(owner: str, q: Any) -> QuantizedArray:
-    if not isinstance(q, QuantizedArray):
-        raise TypeError(_check.must(owner, "q", "a QuantizedArray", _check.typed(q)))
+def _quantized(owner: str, q: Any) -> Quantized:
+    if not isinstance(q, Quantized):
+        raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
     return q

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
-from .dtypes import CodeType
+from .dtypes import INTEGER_TYPES, CodeType
 from .granularity import normalize_axis
 
 __all__ = ["pack", "unpack"]
@@ -42,7 +42,7 @@ def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
     array([241,   7], dtype=uint8)
     """
     code = _packable("pack", dtype)
-    given, kind = _args.codes("pack", "codes", codes)
+    given, kind = _args.codes("pack", "codes", codes, INTEGER_TYPES)
     if given.ndim == 0:
         raise ValueError(_check.must("pack", "codes", "of one dimension or more", "a 0-d array"))
     if kind.bits > 8:
@@ -110,7 +110,7 @@ def _axis(owner: str, axis: Any, ndim: int) -> int:
 
 
 def _packable(owner: str, dtype: Any) -> CodeType:
-    code = _args.code(owner, dtype)
+    code = _args.code(owner, dtype, INTEGER_TYPES)
     if code.bits >= 8:
         raise TypeError(_check.must(owner, "dtype", "int4, uint4, int2 or uint2", _check.typed(dtype)))
     return code

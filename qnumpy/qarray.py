@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from . import _args, _check
 from ._args import Array
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
+from .mx import MXArray, mx_format, quantize_blocks
 from .qparams import QParams
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
@@ -71,6 +72,12 @@ def _chosen(me: str, x: Any, dtype: Any, granularity: Granularity | None, symmet
     return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
 
 
+_Blocks = Literal["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4"]
+
+
+@overload
+def quantize(x: Any, qparams: None = None, *, dtype: _Blocks) -> MXArray: ...
+@overload
 def quantize(
     x: Any,
     qparams: QParams | None = None,
@@ -79,7 +86,16 @@ def quantize(
     granularity: Granularity | None = None,
     symmetric: bool = True,
     method: str = "minmax",
-) -> "QuantizedArray":
+) -> "QuantizedArray": ...
+def quantize(
+    x: Any,
+    qparams: QParams | None = None,
+    *,
+    dtype: Any = "int8",
+    granularity: Granularity | None = None,
+    symmetric: bool = True,
+    method: str = "minmax",
+) -> "QuantizedArray | MXArray":
     """Quantize an array: with given parameters, or with those that choose_qparams finds.
 
     Parameters
@@ -88,11 +104,13 @@ def quantize(
     qparams : QParams, optional
         Given parameters; dtype, granularity, symmetric and method are then not looked at.
     dtype, granularity, symmetric, method
-        As in choose_qparams.
+        As in choose_qparams; or dtype is the name of a format of blocks along the last axis, which leaves no choice of
+        the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------
     QuantizedArray
+        Or MXArray, of a format of blocks.
 
     Raises
     ------
@@ -107,18 +125,25 @@ def quantize(
            [  25,   76,  127]], dtype=int8)
     """
     me = "quantize"
+    blocks = mx_format(dtype) if qparams is None else None
+    if blocks is not None:
+        if granularity is not None or not symmetric or method != "minmax":
+            given = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
+            wanted = f"left at their defaults for {blocks.name}"
+            raise ValueError(_check.must(me, "granularity, symmetric and method", wanted, given))
+        return quantize_blocks(me, x, blocks)
     source, _ = _args.real(me, "x", x)
     if qparams is None:
         qparams = _chosen(me, source, dtype, granularity, symmetric, method)
     return QuantizedArray._made(codes_of(me, source, qparams), qparams)
 
 
-def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) -> Array:
-    """Turn a QuantizedArray back into reals, as QuantizedArray.dequantize.
+def dequantize(q: "QuantizedArray | MXArray", *, dtype: Any = "float32", out: Any = None) -> Array:
+    """Turn quantized codes back into reals, as the method of the same name.
 
     Parameters
     ----------
-    q : QuantizedArray
+    q : QuantizedArray or MXArray
     dtype : str or dtype, default "float32"
         float32, float64, float16 or bfloat16.
     out : ndarray, optional
@@ -133,8 +158,8 @@ def dequantize(q: "QuantizedArray", *, dtype: Any = "float32", out: Any = None) 
     >>> dequantize(quantize(np.array([1.0, -1.0], np.float32)))
     array([ 1., -1.], dtype=float32)
     """
-    if not isinstance(q, QuantizedArray):
-        raise TypeError(_check.must("dequantize", "q", "a QuantizedArray", _check.typed(q)))
+    if not isinstance(q, (QuantizedArray, MXArray)):
+        raise TypeError(_check.must("dequantize", "q", "a QuantizedArray or MXArray", _check.typed(q)))
     return q.dequantize(dtype, out)
 
 
@@ -144,7 +169,7 @@ class QuantizedArray:
     Parameters
     ----------
     codes : ndarray
-        Of the dtype of `qparams`, inside its [qmin, qmax]; int4, uint4, int2 and uint2 one code to an element.
+        Of the dtype of `qparams`, inside its [qmin, qmax]; int4, uint4, int2, uint2 and float4 one code to an element.
     qparams : QParams
 
     Raises
@@ -202,6 +227,15 @@ class QuantizedArray:
     @property
     def zero_point(self) -> Array:
         return self.qparams.zero_point
+
+    @property
+    def granularity(self) -> Granularity:
+        return self.qparams.granularity
+
+    @property
+    def levels(self) -> int:
+        """How many codes may occur."""
+        return self.qparams.levels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -284,13 +318,7 @@ def _unpickle(plain: Array, name: str, qparams: QParams) -> QuantizedArray:
 
 def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
     """The parameters of a basic slice."""
-    keys = list(key if isinstance(key, tuple) else (key,))
-    if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
-        raise TypeError(_check.must("QuantizedArray", "index", "of integers, slices and ...", _check.typed(key)))
-    if Ellipsis in keys:
-        at = keys.index(Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
-    keys += [slice(None)] * (len(shape) - len(keys))
+    keys = _check.basic_index("QuantizedArray", key, len(shape))
     granularity, scale, zero = params.granularity, params.scale, params.zero_point
     axis = granularity.onnx[0]
     if axis is not None:

@@ -28,7 +28,8 @@ class QParams:
     zero_point : int or array_like
         Codes that mean 0.0, inside the range of `dtype`; one, or as many as `scale` has. Stored as int32.
     dtype : str or dtype, default "int8"
-        int8, uint8, int16, uint16, int4, uint4, int2 or uint2.
+        int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz,
+        float8_e5m2fnuz or float4_e2m1fn.
     granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
     qmin, qmax : int, optional
         Codes saturate here; the full range of `dtype` by default.
@@ -72,8 +73,10 @@ class QParams:
                 f"QParams: qmin and qmax must satisfy {code.qmin} <= qmin < qmax <= {code.qmax}; "
                 f"got qmin={qmin}, qmax={qmax}."
             )
+        if code.real is not None and (qmin, qmax) != (code.qmin, code.qmax):
+            raise ValueError(must(me, "qmin and qmax", f"left out for {code.name}", f"{self.qmin} and {self.qmax}"))
         scale = _check.scale(me, "scale", self.scale).copy()
-        zero = _check.zero_point(me, self.zero_point, qmin, qmax)
+        zero = _check.zero_point(me, self.zero_point, *((qmin, qmax) if code.real is None else code.zero_points))
         ndim = {PerTensor: 0, PerChannel: 1}.get(type(self.granularity))
         if scale.ndim != ndim if ndim is not None else scale.ndim == 0:
             wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
@@ -144,6 +147,8 @@ class QParams:
         code = code_type(dtype)
         if code is None:
             raise TypeError(must(me, "dtype", "a code type such as 'int8' or 'uint4'", typed(dtype)))
+        if code.real is not None and not symmetric:
+            raise ValueError(must(me, "symmetric", f"True for {code.name}, which has no zero point", "False"))
         low, high = _check.reals(me, "min", min).astype(np.float64), _check.reals(me, "max", max).astype(np.float64)
         if low.shape != high.shape:
             raise ValueError(f"QParams.from_range: min and max must have one shape; got {low.shape} and {high.shape}.")
@@ -172,6 +177,11 @@ class QParams:
         return found
 
     @property
+    def levels(self) -> int:
+        """How many codes may occur."""
+        return self.code.levels if self.code.real is not None else self.qmax - self.qmin + 1
+
+    @property
     def symmetric(self) -> bool:
         """Whether every zero point stands in the middle of the codes."""
         return bool((self.zero_point == self.code.symmetric_zero_point).all())
@@ -187,12 +197,14 @@ class QParams:
     def _describe(self) -> list[str]:
         parts = [self.code.name, describe(self.granularity)]
         if self.scale.ndim == 0:
-            parts += [f"scale={float(self.scale):.4g}", f"zero_point={int(self.zero_point)}"]
+            parts += [f"scale={float(self.scale):.4g}"] + [f"zero_point={int(self.zero_point)}"] * (
+                self.code.real is None
+            )
         elif self.scale.size:
-            parts += [
-                f"scale={float(self.scale.min()):.4g}..{float(self.scale.max()):.4g} {self.scale.shape}",
-                "zero_point=" + "..".join(map(str, sorted({int(self.zero_point.min()), int(self.zero_point.max())}))),
-            ]
+            parts.append(f"scale={float(self.scale.min()):.4g}..{float(self.scale.max()):.4g} {self.scale.shape}")
+            if self.code.real is None:
+                ends = sorted({int(self.zero_point.min()), int(self.zero_point.max())})
+                parts.append("zero_point=" + "..".join(map(str, ends)))
         else:
             parts.append(f"scale {self.scale.shape}")
         return parts

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
-from .dtypes import code_type
+from .dtypes import INTEGER_TYPES, CodeType, FloatType, code_type
 from .qparams import QParams
 
 __all__ = [
@@ -46,8 +46,9 @@ def quantize_linear(
     zero_point : array_like of integers, optional
         Shape () or that of `scale`; 0 by default.
     dtype : str or dtype, optional
-        int8, uint8, int16, uint16, int4, uint4, int2 or uint2. By default the dtype of `zero_point` when that is an
-        array or NumPy scalar of one of them, else uint8, as in ONNX.
+        int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz,
+        float8_e5m2fnuz or float4_e2m1fn. By default the dtype of `zero_point` when that is an array or NumPy scalar of
+        one of them, else uint8, as in ONNX.
     axis : int, optional
         The axis of the channels or blocks; None means per tensor.
     block_size : int, optional
@@ -57,7 +58,7 @@ def quantize_linear(
         ``x / scale + zero_point``; "torch" multiplies by the float32 reciprocal of the scale; "tflite" rounds half
         away from zero.
     on_nan : {"zero_point", "raise"}
-        A NaN becomes the zero point, or raises. Infinities saturate.
+        A NaN becomes the zero point, or raises; of a float type it stays NaN. Infinities saturate.
     out : ndarray, optional
         Receives the codes: exact dtype and shape, C-contiguous, writable, apart from `x`.
 
@@ -75,7 +76,9 @@ def quantize_linear(
 
     Notes
     -----
-    Rounds half to even, once. O(x.size), no copy of x. Equal bits on every ISA and thread count.
+    Rounds half to even, once. O(x.size), no copy of x. Equal bits on every ISA and thread count. Codes of a float type
+    are ``x / scale`` rounded to it, half to even, saturated; it takes no zero point but 0 and no other convention.
+    float4_e2m1fn has no NaN: it becomes 0.
 
     References
     ----------
@@ -93,13 +96,14 @@ def quantize_linear(
     else:
         code = code_type(getattr(zero_point, "dtype", _UINT8)) or _args.code(me, _UINT8)
     number = _args.choice(me, "convention", convention, _args.CONVENTIONS)
+    _no_other(me, convention, code)
     order = _args.memory_order(source, out)
     where = _args.layout(me, source.shape, axis, block_size)
     scale_ = _args.scales(me, "scale", scale, where)
     if zero_point is None:
         zero = 0 if where.axis is None else np.zeros(where.shape, np.int32)
     else:
-        zero = _args.zero_points(me, zero_point, where, code.qmin, code.qmax)
+        zero = _args.zero_points(me, zero_point, where, *code.zero_points)
     if on_nan != "zero_point":
         _refuse_nan(me, on_nan, source, real.core, real.storage)
     if order is not None:
@@ -131,8 +135,8 @@ def dequantize_linear(
 
     Parameters
     ----------
-    q : array_like of int8, uint8, int16, uint16, int4, uint4, int2, uint2 or int32, any shape
-        int32 (accumulators) takes no zero point.
+    q : array_like of a type that quantize_linear makes, or int32, any shape
+        int32 (accumulators) and floats take no zero point.
     scale, zero_point, axis, block_size
         As in quantize_linear.
     dtype : str or dtype, default "float32"
@@ -171,7 +175,7 @@ def dequantize_linear(
         storage, core, low, high = _INT32, _core.TYPES["int32"], 0, 0
     else:
         source, code = _args.codes(me, "q", source)
-        storage, core, low, high = code.storage, code.core, code.qmin, code.qmax
+        storage, core, (low, high) = code.storage, code.core, code.zero_points
     real = _args.floating(me, dtype)
     order = _args.memory_order(source, out)
     where = _args.layout(me, source.shape, axis, block_size)
@@ -269,6 +273,9 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
     params = _args.qparams(owner, qparams, source.shape)
     number = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     axis, block_size = params.granularity.onnx
+    _no_other(owner, convention, params.code)
+    if fake and params.code.real is not None:
+        return _fake_floats(owner, source, params, real, out)
     order = _args.memory_order(source, out)
     where = _args.layout(owner, source.shape, axis, block_size)
     scale, zero = params.scale, params.zero_point
@@ -282,6 +289,20 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
         params.qmin, params.qmax, number,
     )  # fmt: skip
     return result if order is None else _args.unpermuted(result, order)
+
+
+def _no_other(owner: str, convention: str, code: CodeType) -> None:
+    """Codes that are floats know one convention: the others differ in how they round to integers."""
+    if code.real is not None and convention != "onnx":
+        raise ValueError(_check.must(owner, "convention", f'"onnx" for {code.name}', _check.typed(convention)))
+
+
+def _fake_floats(owner: str, source: Array, params: QParams, real: FloatType, out: Any) -> Array:
+    """Codes that are floats go through memory: there is no kernel that leaves them out."""
+    _args.output(owner, out, real.dtype, source.shape, source)
+    axis, block_size = params.granularity.onnx
+    codes = codes_of(owner, source, params)
+    return dequantize_linear(codes, params.scale, axis=axis, block_size=block_size, dtype=real.dtype, out=out)
 
 
 def quantize_multiplier(multiplier: Any) -> tuple[Array, Array]:
@@ -379,7 +400,7 @@ def requantize(
     source = _check.array(me, "acc", acc)
     if source.dtype.newbyteorder("=") != _INT32:
         raise TypeError(_check.must(me, "acc", "an array of int32", f"dtype {source.dtype}"))
-    code = _args.code(me, dtype)
+    code = _args.code(me, dtype, INTEGER_TYPES)
     number = _args.choice(me, "method", method, _args.METHODS)
     order = _args.memory_order(source, out)
     where = _args.layout(me, source.shape, axis, None)

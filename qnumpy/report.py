@@ -12,7 +12,8 @@ import numpy as np
 from . import _check
 from ._args import Array
 from .granularity import PerChannel, PerTensor, normalize_axis
-from .metrics import Sums, measure, pair
+from .metrics import Quantized, Sums, measure, pair
+from .mx import MXArray
 from .qarray import QuantizedArray
 from .qparams import QParams, describe
 from .reduce import ranges
@@ -32,7 +33,7 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
         The reference.
-    q : QuantizedArray, or array_like of one of those types
+    q : QuantizedArray, MXArray, or array_like of one of those types
         Of the shape of `x`: codes with parameters, or values that were dequantized elsewhere.
     name : str, optional
         What tables call it.
@@ -76,7 +77,7 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
         raise TypeError(_check.must(me, "name", "a string", _check.typed(name)))
     source, values = pair(me, x, q)
     params = values.qparams if isinstance(values, QuantizedArray) else None
-    granularity = params.granularity if params is not None else None
+    granularity = values.granularity if isinstance(values, Quantized) else None
     own = granularity.axis if isinstance(granularity, PerChannel) else None
     chosen = own if axis is None else _check.integer(me, "axis", axis)
     along = None if chosen is None else normalize_axis(me, chosen, source.ndim)
@@ -89,11 +90,11 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
         name=name,
         shape=source.shape,
         source=source.dtype.name,
-        dtype=values.dtype.name if params is None else params.code.name,
+        dtype=_type_name(values),
         granularity=None if granularity is None else describe(granularity),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes,
-        levels=None if params is None else params.qmax - params.qmin + 1,
+        levels=values.levels if isinstance(values, Quantized) else None,
         sums=sums,
         channels=channels,
         warnings=tuple(_warnings(source, params, sums, along)),
@@ -521,6 +522,12 @@ def _html_list(sentences: Iterable[str]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
+def _type_name(values: Any) -> str:
+    if isinstance(values, MXArray):
+        return values.format
+    return values.qparams.code.name if isinstance(values, QuantizedArray) else str(values.dtype.name)
+
+
 def _name(report: Report) -> str:
     return "-" if report.name is None else report.name
 
@@ -603,7 +610,7 @@ def _warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) ->
         yield from _dead(widest, along)
         yield from _wide(widest, along)
         if params is not None and isinstance(params.granularity, PerTensor):
-            yield from _lost(widest, float(params.scale), along)
+            yield from _lost(widest, float(params.scale) * _smallest_step(params), along)
             best = max(best, (_gain_db(low, high, params, sums, x.size // len(low)), -along))
     gain, along = best[0], -best[1]
     if gain >= GAIN_DB:
@@ -641,10 +648,17 @@ def _lost(widest: Array, scale: float, axis: int) -> Iterator[str]:
 
 def _gain_db(low: Array, high: Array, params: QParams, sums: Sums, per_channel: int) -> float:
     """The noise there is against the noise of a scale for each channel, taken as uniform: step^2 / 12 an element."""
+    if params.code.real is not None:  # the step grows with the number, and one scale serves a wide range
+        return 0.0
     extent = 2 * np.maximum(-low, high) if params.symmetric else high - low
     steps = extent / (params.qmax - params.qmin)
     expected = per_channel * float(np.sum(steps**2)) / 12
     return 10 * math.log10(sums.noise / expected) if 0 < sums.noise < math.inf and 0 < expected < math.inf else 0.0
+
+
+def _smallest_step(params: QParams) -> float:
+    real = params.code.real
+    return 1.0 if real is None else real.smallest_subnormal
 
 
 def _some(found: Array, channels: int, axis: int, what: str) -> str:

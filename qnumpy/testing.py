@@ -6,20 +6,26 @@ stands on one line.
 """
 
 import math
+from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from .dtypes import CodeType, code_type, float_type
+from .dtypes import FLOAT_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, PerTensor
 from .qparams import QParams
 
 __all__ = [
+    "accumulate_dot",
+    "cast",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "fake_quantize",
+    "float_error",
     "min_max",
     "pack",
+    "quantize_blocks",
     "quantize_linear",
     "quantize_multiplier",
     "requantize",
@@ -77,6 +83,9 @@ def quantize_linear(
     wide = np.float64 if x.dtype == np.float64 else np.float32
     x = x.astype(wide)
     s: Array = spread(np.asarray(scale, np.float32), x.shape, axis, block_size).astype(wide)
+    if code.real is not None:
+        with np.errstate(all="ignore"):
+            return _float_codes(x / s, code.real)
     z = spread(_integers(0 if zero_point is None else zero_point), x.shape, axis, block_size)
     with np.errstate(all="ignore"):
         if convention == "onnx":
@@ -110,6 +119,11 @@ def dequantize_linear(
     >>> dequantize_linear(np.array([-7, 3, 5], np.int8), 0.5, 3)
     array([-5.,  0.,  1.], dtype=float32)
     """
+    code = code_type(np.asarray(q).dtype)
+    if code is not None and code.real is not None:
+        s = spread(np.asarray(scale, np.float32), np.shape(q), axis, block_size)
+        with np.errstate(all="ignore"):
+            return np.asarray((np.asarray(q).astype(np.float32) * s).astype(_float(dtype)))
     q = _integers(q)
     s = spread(np.asarray(scale, np.float32), q.shape, axis, block_size)
     z = spread(_integers(0 if zero_point is None else zero_point), q.shape, axis, block_size)
@@ -253,6 +267,253 @@ def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Arr
     fields = rows[..., None] >> np.arange(0, 8, code.bits) & (2**code.bits - 1)
     fields = fields.reshape(*rows.shape[:-1], rows.shape[-1] * (8 // code.bits))[..., :n]
     return np.moveaxis(_stored(np.where(fields > code.qmax, fields - 2**code.bits, fields), code), -1, axis)
+
+
+def accumulate_dot(a: Any, b: Any, accumulate: Any) -> Array:
+    """Sum as qnumpy.accumulate_dot does, each step in Python's fractions.
+
+    Examples
+    --------
+    >>> float(accumulate_dot([2048, 1], [1, 1], "float16"))
+    2048.0
+    """
+    real = float_type(accumulate)
+    assert real is not None
+    a, b = np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64)
+    rows, columns = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b.reshape(len(b), math.prod(b.shape[1:]))
+    sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
+    return np.array(sums, np.float64).reshape(*a.shape[:-1], *b.shape[1:]).astype(real.dtype)
+
+
+def _summed(a: list[float], b: list[float], real: FloatType) -> float:
+    acc = 0.0
+    for x, y in zip(a, b, strict=True):
+        plain = acc + x * y  # of zeros and of what is not finite the sum is right already
+        if plain and math.isfinite(acc) and math.isfinite(x) and math.isfinite(y):
+            plain = _nearest_fraction(Fraction(acc) + Fraction(x) * Fraction(y), real)
+        acc = plain
+    return abs(acc) if math.isnan(acc) else acc
+
+
+def _nearest_fraction(x: Fraction, real: FloatType) -> float:
+    """The nearest number of a type that has infinities; Python rounds fractions half to even."""
+    size = abs(x)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    exponent -= size < Fraction(2) ** exponent
+    quantum = Fraction(2) ** (max(exponent, 1 - real.bias) - real.mantissa_bits)
+    nearest = round(size / quantum) * quantum
+    highest = Fraction(2) ** ((1 << real.exponent_bits) - 1 - real.bias)
+    return math.copysign(math.inf if nearest >= highest else float(nearest), x)
+
+
+def float_error(x: Any, dtype: Any) -> dict[str, Any]:
+    """Count as qnumpy.float_report does; the names are those of its result.
+
+    Examples
+    --------
+    >>> float_error(np.array([1e-12, 1e5]), "float16")["overflow"]
+    1
+    """
+    real = float_type(dtype)
+    assert real is not None
+    x = np.asarray(x).astype(np.float64).reshape(-1)
+    size = np.abs(x[np.isfinite(x)])
+    size = size[size > 0]
+    if real.name == "float32":
+        with np.errstate(over="ignore"):
+            y = size.astype(np.float32).astype(np.float64)
+    else:
+        y = np.append(_magnitudes(real), np.inf)[_nearest(size, real)]
+    kept = (y > 0) & np.isfinite(y)
+    relative = np.abs(size[kept] - y[kept]) / size[kept]
+    return {
+        "nan": int(np.isnan(x).sum()),
+        "inf": int(np.isinf(x).sum()),
+        "nonzero": size.size,
+        "overflow": int(np.isinf(y).sum()),
+        "underflow": int((y == 0).sum()),
+        "subnormal": int(((y > 0) & (y < real.smallest_normal)).sum()),
+        "max_relative_error": float(relative.max(initial=0)),
+        "mean_relative_error": float(relative.mean()) if relative.size else 0.0,
+        "largest": float(size.max(initial=0)),
+        "smallest": float(size.min()) if size.size else 0.0,
+    }
+
+
+def quantize_blocks(x: Any, element: Any, block: int, tensor_scale: Any = None) -> tuple[Array, Array]:
+    """Quantize as qnumpy.quantize does to a format of blocks, NVFP4 with `tensor_scale`; return codes and scales.
+
+    Examples
+    --------
+    >>> quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), "float4_e2m1fn", 32)
+    (array([0, 1.5, -4], dtype=float4_e2m1fn), array([2], dtype=float8_e8m0fnu))
+    """
+    real = float_type(element)
+    assert real is not None
+    x = np.asarray(x)
+    source, (*rows, columns) = x.astype(np.float64), x.shape
+    blocks = -(-columns // block)
+    padded = np.concatenate([source, np.zeros((*rows, blocks * block - columns))], -1).reshape(*rows, blocks, block)
+    size = np.abs(np.where(np.isinf(padded), 0, padded)).max(-1)
+    nan = np.isnan(size)
+    if tensor_scale is None:
+        exponent = np.frexp(np.where(nan | (size == 0), 2.0**-200, size))[1] - math.frexp(real.largest)[1]
+        field = np.where(nan, 255, np.clip(exponent + 127, 0, 254)).astype(np.uint8)
+        scales = field.view(ml_dtypes.float8_e8m0fnu)
+        each = np.where(nan, np.nan, np.ldexp(1.0, field.astype(int) - 127))
+        quotient = source / np.repeat(each, block, -1)[..., :columns]  # exact: powers of two
+    else:
+        unit, kind = np.float32(tensor_scale), float_type("float8_e4m3fn")
+        assert kind is not None
+        wanted = size.astype(np.float32) / np.float32(real.largest) / unit
+        scales = np.maximum(_float_codes(wanted, kind).view(np.uint8), 1).view(kind.dtype)
+        quotient = source.astype(np.float32) / np.repeat(scales.astype(np.float32) * unit, block, -1)[..., :columns]
+    return _float_codes(quotient, real), scales
+
+
+def _magnitudes(real: FloatType) -> Array:
+    """The finite numbers of a format from 0 up: the value of code k is element k."""
+    codes = np.arange(real.largest_code + 1).astype(f"u{real.dtype.itemsize}")
+    return np.asarray(codes.view(real.dtype).astype(np.float64))
+
+
+def _nearest(size: Array, real: FloatType) -> Array:
+    """The code nearest to each magnitude, of two the even one; one beyond the largest is an overflow."""
+    values = _magnitudes(real)
+    values = np.append(values, 2 * values[-1] - values[-2])  # where the next one would stand
+    above = np.clip(np.searchsorted(values, size), 1, len(values) - 1)
+    up, down = values[above] - size, size - values[above - 1]
+    return np.where((up < down) | ((up == down) & (above % 2 == 0)), above, above - 1)
+
+
+def _float_codes(x: Array, real: FloatType) -> Array:
+    return cast(np.asarray(x, np.float64), real.dtype, overflow="saturate")
+
+
+def cast(x: Any, dtype: Any, *, overflow: str = "inf", rounding: str = "nearest", seed: int | None = None) -> Array:
+    """Cast as qnumpy.cast does, by the definition of the formats; overflow="raise" is not its business.
+
+    Examples
+    --------
+    >>> cast(np.array([0.3, 2.5, -7.0]), "float4_e2m1fn").tolist()
+    [0.5, 2.0, -6.0]
+    """
+    x = np.asarray(x)
+    source, to = (FLOAT_TYPES[_float(kind).name] for kind in (x.dtype, dtype))
+    value, payload = _decoded(x, source)
+    if source is not to or to.bits < 32:  # not a mere copy
+        payload |= np.uint64(1 << 51)
+    if rounding == "stochastic" and source.name == "float64" and to.name != "float64":
+        value = _rounded(value, FLOAT_TYPES["float32"], 32, _philox(seed, x.size, 1).reshape(x.shape))
+    random = _philox(seed, x.size, 0).reshape(x.shape) if rounding == "stochastic" and to.bits < 32 else None
+    places = 23 - to.mantissa_bits
+    if to.kind == "SCALE":
+        return _encoded(_power_of_two(value, to, random, saturate=overflow == "saturate"), payload, to)
+    value = _rounded(value, to, places, random)
+    over = np.abs(value) > to.largest
+    if overflow == "saturate" or to.kind == "FINITE":
+        value = np.where(over, np.copysign(to.largest, value), value)
+    else:
+        value = np.where(over, np.copysign(np.inf if to.has_infinity else np.nan, value), value)
+        payload = np.where(over, 0, payload)
+    return _encoded(value, payload, to)
+
+
+def _decoded(x: Array, kind: FloatType) -> tuple[Array, Array]:
+    """Values as float64, and what a NaN carries besides its sign, as the 52 bits of a float64."""
+    bits = x.astype(x.dtype.newbyteorder("=")).view(f"u{x.dtype.itemsize}").astype(np.uint64)
+    width, m = kind.exponent_bits + kind.mantissa_bits, kind.mantissa_bits
+    code = bits & np.uint64((1 << width) - 1)
+    sign = np.where(bits >> np.uint64(width) & np.uint64(kind.kind != "SCALE"), -1.0, 1.0)
+    field, mantissa = (code >> np.uint64(m)).astype(np.int64), (code & np.uint64((1 << m) - 1)).astype(np.float64)
+    implicit = np.where((field > 0) | (kind.kind == "SCALE"), 2.0**m, 0.0)
+    exponent = np.where((field > 0) | (kind.kind == "SCALE"), field, 1) - kind.bias - m
+    with np.errstate(over="ignore"):  # the codes of infinity and NaN
+        value = np.copysign(np.ldexp(implicit + mantissa, exponent), sign)
+    over = code > np.uint64(kind.largest_code)
+    nan = over & ((code != np.uint64(kind.largest_code + 1)) | (not kind.has_infinity))
+    if kind.kind == "FNUZ":
+        nan = (code == 0) & (sign < 0)
+    value = np.where(nan, np.copysign(np.nan, sign), np.where(over, np.copysign(np.inf, sign), value))
+    payload = (mantissa * 2.0 ** (52 - m)).astype(np.uint64) if kind.has_infinity else np.zeros_like(bits)
+    return value, payload
+
+
+def _rounded(value: Array, to: FloatType, places: int, random: Array | None) -> Array:
+    """To the quanta of a format as if it had no largest number; by `random` where that lies below the largest."""
+    magnitude = np.where(np.isfinite(value), np.abs(value), 0.0)
+    exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - to.bias)
+    quanta = np.ldexp(magnitude, to.mantissa_bits - exponent)
+    found = np.rint(quanta)
+    if random is not None:
+        subnormal = (magnitude < to.smallest_normal) & (to.bits < 16 or to.bias != 127) & (places < 32)
+        read = np.where(subnormal, 30 - to.mantissa_bits, places)
+        fraction = np.floor(np.ldexp(quanta - np.floor(quanta), read))
+        if places == 32:  # float64 to float32: the fraction is compared as it is
+            up = np.ldexp(random.astype(np.float64), -32) < quanta - np.floor(quanta)
+        else:
+            up = fraction + (random >> (32 - read).astype(np.uint64)) >= np.ldexp(1.0, read)
+        found = np.where(magnitude <= to.largest, np.floor(quanta) + up, found)
+    with np.errstate(over="ignore"):
+        found = np.copysign(np.ldexp(found, exponent - to.mantissa_bits), value)
+    return np.where(np.isfinite(value), found, value)
+
+
+def _power_of_two(value: Array, to: FloatType, random: Array | None, *, saturate: bool) -> Array:
+    """A tie goes up; between the two smallest numbers everything does."""
+    fine = np.isfinite(value) & (value > 0)
+    fraction, exponent = np.frexp(np.where(fine, value, 1.0))
+    fraction, exponent = 2 * fraction - 1, exponent - 1
+    up = fraction >= 0.5
+    up |= (exponent == -to.bias) & (fraction > 0)
+    if random is not None:
+        drawn = np.ldexp(fraction, 23) + (random >> np.uint64(9)) >= 2.0**23
+        up = np.where(exponent < to.bias, drawn, up)
+    found = np.ldexp(1.0, np.maximum(exponent, -to.bias) + (up & (exponent >= -to.bias)))
+    found = np.where(fine & (found <= to.largest), found, np.nan)
+    if saturate:
+        found = np.where(value == 0, to.smallest_normal, found)
+        found = np.where((value > to.largest), to.largest, found)
+    return found
+
+
+def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
+    """The code of a number of the format, of an infinity, of a NaN."""
+    m, width = to.mantissa_bits, to.exponent_bits + to.mantissa_bits
+    fraction, exponent = np.frexp(np.where(np.isfinite(value), np.abs(value), 0.0))
+    field = np.maximum(np.where(fraction == 0, 0, exponent - 1 + to.bias), to.kind != "SCALE")
+    quanta = np.ldexp(fraction, exponent + m + to.bias - field).astype(np.uint64)
+    code = (field.astype(np.uint64) << np.uint64(m)) + quanta - np.uint64(1 << m)
+    top = np.uint64(to.largest_code + 1)
+    code = np.where(np.isinf(value), top, code)
+    code = np.where(np.isnan(value), top + (payload >> np.uint64(52 - m) if to.has_infinity else np.uint64(0)), code)
+    negative = np.signbit(value)
+    if to.kind == "FINITE":
+        code, negative = np.where(np.isnan(value), 0, code), negative ^ np.isnan(value)
+    if to.kind == "FNUZ":
+        negative &= (code != 0) & ~np.isnan(value)
+    if to.kind == "SCALE":
+        negative &= False
+    code = code + (negative.astype(np.uint64) << np.uint64(width))
+    return np.asarray(code.astype(f"u{to.dtype.itemsize}").view(to.dtype))
+
+
+def _philox(seed: int | None, n: int, stream: int) -> Array:
+    """The 32 random bits of each of n elements, in uint64: Philox4x32-10, one block of 64 elements from 16 counters."""
+    low = np.uint64(0xFFFFFFFF)
+    first = np.arange(-(-n // 64) * 16, dtype=np.uint64)
+    c = [first & low, first >> np.uint64(32), np.full_like(first, stream), np.zeros_like(first)]
+    key = [int(seed or 0) & 0xFFFFFFFF, int(seed or 0) >> 32]
+    for _ in range(10):
+        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [
+            b >> np.uint64(32) ^ c[1] ^ np.uint64(key[0]),
+            b & low,
+            a >> np.uint64(32) ^ c[3] ^ np.uint64(key[1]),
+            a & low,
+        ]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack([word.reshape(-1, 16) for word in c], 1).reshape(-1)[:n]
 
 
 def _code(dtype: Any) -> CodeType:

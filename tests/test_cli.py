@@ -435,3 +435,88 @@ def test_a_closed_pipe_is_no_error(model):
     done = subprocess.run(script.split(), stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=with_path())
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# floats and blocks
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_conversion_takes_every_floating_tensor(run, model, tmp_path, dtype, suffix):
+    out = tmp_path / f"out.{suffix}"
+    code, table, err = run("quantize", model, "-o", out, "--dtype", dtype)
+    assert (code, err) == (0, "")
+    before, after = load(model), load(out)
+    for name, x in before.items():
+        want = x if name == "steps" else qn.cast(x, dtype)
+        assert after[name].dtype == want.dtype
+        assert after[name].tobytes() == want.tobytes()
+    assert ("bfloat16 already" in table) == (dtype == "bfloat16")
+    assert run("compare", model, out)[0] == 0
+    assert run("compare", model, out, "--fail-below-sqnr", 30)[0] == 0
+    assert run("compare", model, out, "--fail-below-sqnr", 200)[0] == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["mxfp8_e4m3", "mxfp6_e3m2", "mxfp4", "nvfp4", "float8_e4m3fn", "float4_e2m1fn"])
+def test_blocks_and_float_codes(run, model, tmp_path, dtype, suffix):
+    out = tmp_path / f"out.{suffix}"
+    code, table, err = run("quantize", model, "-o", out, "--dtype", dtype)
+    assert (code, err) == (0, "")
+    before, after = load(model), load(out)
+    for name in ("embed.weight", "fc.weight", "head.weight"):
+        options = {"granularity": qn.PerChannel(0)} if dtype.startswith("float") else {}
+        assert after[name] == qn.quantize(before[name], dtype=dtype, **options)
+    assert after["fc.bias"].dtype == np.float32
+    assert dtype in table
+    assert dtype in run("inspect", out)[1]
+    assert dtype in run("compare", model, out)[1]
+
+
+def test_set_may_name_any_type(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    options = ["--dtype=mxfp4", "--set", "embed=bfloat16", "--set", "head=int8,channel", "--set", "bias=float16"]
+    assert run("quantize", model, "-o", out, *options)[0] == 0
+    after = load(out)
+    assert {name: getattr(value, "format", None) for name, value in after.items()}["fc.weight"] == "mxfp4"
+    assert after["head.weight"].codes.dtype == np.int8
+    assert after["fc.bias"].dtype == np.float16
+    assert after["embed.weight"].dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("options", [["--per=tensor"], ["--group-size=8"], ["--axis=1"], ["--no-symmetric"]])
+@pytest.mark.parametrize("dtype", ["float16", "mxfp4"])
+def test_options_that_leave_no_choice(run, model, tmp_path, dtype, options):
+    code, _, err = run("quantize", model, "-o", tmp_path / "out.npz", "--dtype", dtype, *options)
+    assert code == 2
+    assert err.endswith(f"granularity, axis, group size and symmetry must be left out for {dtype}.\n")
+    code, _, err = run("quantize", model, "--dry-run", "--dtype=float8_e5m2", "--no-symmetric")
+    assert (code, err) == (2, "qnumpy quantize: quantize: float8_e5m2 must be symmetric: it has no zero point.\n")
+
+
+def test_a_number_that_float16_lacks_is_refused(run, tmp_path):
+    path, out = tmp_path / "wide.npz", tmp_path / "out.npz"
+    save(path, {"w": np.array([1.0, 7e4], np.float32), "b": np.ones(2, np.float32)})
+    code, _, err = run("quantize", path, "-o", out, "--dtype", "float16")
+    assert code == 3
+    assert "tensor 'w': cast: x must be in the range of float16" in err
+    assert err.endswith("--exclude keeps it as it is.\n")
+    assert not out.exists()
+    assert run("quantize", path, "-o", out, "--dtype", "float16", "--exclude", "w")[0] == 0
+    assert load(out)["b"].dtype == np.float16
+
+
+def test_inspect_says_what_a_float_type_would_lose(run, model, tmp_path):
+    code, table, err = run("inspect", model, "--float", "float16")
+    assert (code, err) == (0, "")
+    lines = table.splitlines()
+    assert lines[0].split()[:5] == ["tensor", "shape", "source", "type", "verdict"]
+    assert {line.split()[0] for line in lines[1:5]} == {"embed.weight", "fc.weight", "fc.bias", "head.weight"}
+    assert "1 more is left out: not plain floats." in lines
+    assert lines[-1].startswith("This CPU ")
+    path = tmp_path / "eps.npz"
+    save(path, {"eps": np.float32(1e-12), "w": np.array([[7e4]], np.float32)})
+    found = json.loads(run("inspect", path, "--float=float16", "--json")[1])
+    assert [tensor["verdict"] for tensor in found["tensors"]] == ["underflows", "overflows"]
+    assert found["totals"]["verdicts"] == {"overflows": 1, "underflows": 1}
+    assert run("inspect", path, "--float", "int8")[0] == 2

@@ -18,7 +18,10 @@ ACC = np.arange(6, dtype=np.int32).reshape(2, 3)
 BYTES = np.arange(6, dtype=np.uint8).reshape(2, 3)
 PARAMS = qn.QParams(0.5, 0)
 
-CODES = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2"
+INTEGERS = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2"
+CODES = (
+    f"{INTEGERS.replace(' or ', ', ')}, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn"
+)
 NARROW = "int4, uint4, int2 or uint2"
 REALS = "float32, float64, float16 or bfloat16"
 MASK = "an array without a mask; got a MaskedArray. Use x.filled(...) first"
@@ -39,7 +42,7 @@ DATA = {
     "unpack": lambda packed: qn.unpack(packed, "int4"),
 }
 NAME = {"dequantize_linear": "q", "pack": "codes", "QuantizedArray": "codes", "requantize": "acc", "unpack": "packed"}
-KIND = {"dequantize_linear": CODES, "pack": CODES, "QuantizedArray": CODES, "requantize": "int32", "unpack": "uint8"}
+KIND = {"dequantize_linear": CODES, "pack": INTEGERS, "QuantizedArray": CODES, "requantize": "int32", "unpack": "uint8"}
 SCALE = {
     "quantize_linear": lambda s, **k: qn.quantize_linear(X, s, **k),
     "dequantize_linear": lambda s, **k: qn.dequantize_linear(Q, s, **k),
@@ -89,6 +92,9 @@ def rows():
     yield from zero_point_rows()
     yield from axis_rows()
     yield from dtype_rows()
+    yield from float_code_rows()
+    yield from block_rows()
+    yield from float_rows()
     yield from name_rows()
     yield from out_rows()
     yield from qparams_rows()
@@ -102,7 +108,7 @@ def data_rows():
         "<U1": np.array(["a", "b"]),
         "|S1": b"a",
         "datetime64[s]": np.array("2020", "M8[s]"),
-        "float8_e4m3fn": np.ones(2, ml_dtypes.float8_e4m3fn),
+        "float8_e3m4": np.ones(2, ml_dtypes.float8_e3m4),
         "[('a', '<f4')]": np.zeros(2, [("a", "<f4")]),
         "int64": np.ones(2, np.int64),
         "bool": np.ones(2, bool),
@@ -116,7 +122,7 @@ def data_rows():
                 f"{owner}: {name} must be an array of {kind}; got dtype {dtype}",
             )
         yield lambda c=call: c(None), TypeError, f"{owner}: {name} must be an array of {kind}; got dtype object"
-        hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if kind == CODES else X))
+        hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if kind in (CODES, INTEGERS) else X))
         yield lambda c=call, v=hidden: c(v), TypeError, f"{owner}: {name} must be {MASK}"
     yield (
         lambda: qn.dequantize_linear(masked(ACC), 0.5),
@@ -124,7 +130,11 @@ def data_rows():
         f"dequantize_linear: q must be {MASK}",
     )
     for value, got in ((None, "None"), (X, "an array of float32 with shape (2, 3)"), ("q" * 99, f"'{'q' * 56}...")):
-        yield lambda v=value: qn.dequantize(v), TypeError, f"dequantize: q must be a QuantizedArray; got {got}"
+        yield (
+            lambda v=value: qn.dequantize(v),
+            TypeError,
+            f"dequantize: q must be a QuantizedArray or MXArray; got {got}",
+        )
     hot = np.array([[np.nan, np.inf], [1.0, 2.0]])
     only = "x must be finite somewhere; got only NaN and infinities"
     yield lambda: qn.quantize(hot[0]), qn.CalibrationError, f"quantize: {only}"
@@ -227,6 +237,7 @@ def axis_rows():
 def dtype_rows():
     for owner, call in DTYPE.items():
         wanted = "a code type such as 'int8' or 'uint4'" if owner.startswith("QParams") else CODES
+        wanted = INTEGERS if owner in ("requantize", "pack", "unpack") else wanted
         for value in ("int3", "float32", np.int32, 3, [], "", bool):
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: dtype must be {wanted}; got {value!r}"
         if owner in ("pack", "unpack"):
@@ -235,6 +246,114 @@ def dtype_rows():
         fine = f"dequantize_linear: dtype must be {REALS}; got {value!r}"
         yield lambda v=value: qn.dequantize_linear(Q, 0.5, dtype=v), TypeError, fine
         yield lambda v=value: qn.quantize(X).dequantize(v), TypeError, fine
+
+
+def float_code_rows():
+    """Codes that are floats: one convention, no zero point, no range of their own."""
+    fine = "convention must be \"onnx\" for float8_e5m2; got 'torch'"
+    e5m2 = qn.QParams(0.5, 0, "float8_e5m2")
+    yield (
+        lambda: qn.quantize_linear(X, 1.0, dtype="float8_e5m2", convention="torch"),
+        ValueError,
+        f"quantize_linear: {fine}",
+    )
+    yield lambda: qn.fake_quantize(X, e5m2, convention="torch"), ValueError, f"fake_quantize: {fine}"
+    none = "zero_point must be in [0, 0]; got 1"
+    yield lambda: qn.quantize_linear(X, 1.0, 1, dtype="float8_e4m3fn"), ValueError, f"quantize_linear: {none}"
+    yield lambda: qn.dequantize_linear(qn.quantize(X, e5m2).codes, 1.0, 1), ValueError, f"dequantize_linear: {none}"
+    yield lambda: qn.QParams(1, 1, "float8_e4m3fn"), ValueError, f"QParams: {none}"
+    out = "QParams: qmin and qmax must be left out for float8_e4m3fn; got -7 and None"
+    yield lambda: qn.QParams(1, 0, "float8_e4m3fn", qmin=-7), ValueError, out
+    symmetric = "QParams.from_range: symmetric must be True for float8_e5m2, which has no zero point; got False"
+    yield lambda: qn.quantize(X, dtype="float8_e5m2", symmetric=False), ValueError, symmetric
+
+
+def block_rows():
+    """MXArray and the formats of quantize."""
+    q = qn.quantize(np.ones((2, 64), np.float32), dtype="mxfp4")
+    names = "mxfp8_e4m3, mxfp8_e5m2, mxfp6_e2m3, mxfp6_e3m2, mxfp4 or nvfp4"
+    for value in ("mxfp5", None, 4, ["mxfp4"]):
+        fine = f"MXArray: format must be {names}; got {value!r}"
+        yield lambda v=value: qn.MXArray(q.codes, q.scales, v), ValueError, fine
+    fine = "MXArray: codes must be an array of float4_e2m1fn; got dtype int8"
+    yield lambda: qn.MXArray(Q, q.scales, "mxfp4"), TypeError, fine
+    fine = "MXArray: scales must be an array of float8_e8m0fnu; got dtype float32"
+    yield lambda: qn.MXArray(q.codes, q.scale, "mxfp4"), TypeError, fine
+    yield (
+        lambda: qn.MXArray(q.codes[0, 0], q.scales, "mxfp4"),
+        ValueError,
+        "MXArray: codes must be at least 1-D; got a 0-d array",
+    )
+    fine = "MXArray: scales must be of shape (2, 2); got shape (2,)"
+    yield lambda: qn.MXArray(q.codes, q.scales[0], "mxfp4"), ValueError, fine
+    fine = "MXArray: tensor_scale must be left out for mxfp4; got 1.0"
+    yield lambda: qn.MXArray(q.codes, q.scales, "mxfp4", 1.0), ValueError, fine
+    nv = qn.quantize(np.ones(32, np.float32), dtype="nvfp4")
+    fine = "MXArray: tensor_scale must be given for nvfp4; got None"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4"), ValueError, fine
+    fine = "MXArray: tensor_scale must be positive, finite and normal in float32; got 0"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4", 0), ValueError, fine
+    fine = "MXArray: tensor_scale must be one number; got shape (2,)"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4", [1, 1]), ValueError, fine
+    whole = "MXArray: index must be whole blocks of 32 on the last axis; got"
+    for key in (3, slice(1, 33), slice(0, 31), slice(None, None, 2)):
+        yield lambda k=key: q[:, k], ValueError, f"{whole} {key!r}"
+    yield lambda: q[[0, 1]], TypeError, "MXArray: index must be of integers, slices and ...; got [0, 1]"
+    yield lambda: q.dequantize("int8"), TypeError, f"MXArray.dequantize: dtype must be {REALS}; got 'int8'"
+    yield (
+        lambda: np.asarray(q, copy=False),
+        ValueError,
+        "MXArray: copy must be None or True; got False. Dequantizing always copies",
+    )
+    yield (
+        lambda: qn.quantize(1.0, dtype="mxfp4"),
+        ValueError,
+        "quantize: x must be at least 1-D for mxfp4; got a 0-d array",
+    )
+    yield lambda: qn.quantize(Q, dtype="nvfp4"), TypeError, f"quantize: x must be an array of {REALS}; got dtype int8"
+    for given in ({"granularity": qn.PerTensor()}, {"symmetric": False}):
+        got = {"granularity": None, "symmetric": True} | given
+        got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method='minmax'"
+        fine = f"quantize: granularity, symmetric and method must be left at their defaults for mxfp4; got {got}"
+        yield lambda g=given: qn.quantize(X, dtype="mxfp4", **g), ValueError, fine
+    fine = "quantize: x must be of a range that float32 holds; got 1e+300"
+    yield lambda: qn.quantize(np.array([1e300]), dtype="nvfp4"), ValueError, fine
+
+
+def float_rows():
+    """bits, float_report, accumulator, accumulate_dot."""
+    for value, got in ((["a"], "dtype <U1"), (1j, "dtype complex128"), (True, "dtype bool")):
+        yield lambda v=value: qn.bits(v), TypeError, f"bits: x must be of floats or integers; got {got}"
+    big = "bits: x must be of floats or integers; got integers beyond 64 bits or other objects"
+    yield lambda: qn.bits(2**70), TypeError, big
+    yield lambda: qn.bits(None), TypeError, big
+    narrow = (
+        "float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn"
+    )
+    for value in ("float64", "int8", "float8_e8m0fnu", None, 3):
+        fine = f"float_report: dtype must be float32, float16, bfloat16, {narrow}; got {value!r}"
+        yield lambda v=value: qn.float_report(X, v), TypeError, fine
+    yield lambda: qn.float_report(X, name=3), TypeError, "float_report: name must be a string; got 3"
+    fine = "FloatReportTable: reports must be FloatReport objects; got 3"
+    yield lambda: qn.FloatReportTable([3]), TypeError, fine
+    for value in ("float32", "uint8", None, "float8_e5m2", 3):
+        fine = f"accumulator: dtype must be float16, bfloat16, int16 or int8; got {value!r}"
+        yield lambda v=value: qn.accumulator(v), TypeError, fine
+    summed = "float16, bfloat16 or float32"
+    yield lambda: qn.accumulate_dot(Q, X), TypeError, f"accumulate_dot: a must be an array of {summed}; got dtype int8"
+    yield (
+        lambda: qn.accumulate_dot(X, [1.0] * 3),
+        TypeError,
+        f"accumulate_dot: b must be an array of {summed}; got dtype float64",
+    )
+    for value in ("int32", "float64", 3):
+        fine = f"accumulate_dot: accumulate must be {summed}; got {value!r}"
+        yield lambda v=value: qn.accumulate_dot(X, X[0], v), TypeError, fine
+    fine = "accumulate_dot: a must be at least 1-D; got a 0-d array"
+    yield lambda: qn.accumulate_dot(np.float32(1), X), ValueError, fine
+    for b in (X, X[0, :2], X[:, :, None], X[0, 0]):
+        fine = f"accumulate_dot: b must be of shape (3,) or (3, N); got shape {b.shape}"
+        yield lambda b=b: qn.accumulate_dot(X, b), ValueError, fine
 
 
 def name_rows():
@@ -471,7 +590,7 @@ def wrong_outputs(dtype, length):
 
 GRID = [2, 3, 4, 0]
 WRONG_GRID = [[*NO_INTEGERS, *HUGE, -1, 0, 5]] * 3 + [[*NO_INTEGERS, -1, -(2**63)]]
-WRONG_TYPE = [*NO_INTEGERS, -1, 13, 2**32]
+WRONG_TYPE = [*NO_INTEGERS, -1, len(T), 2**32]
 
 
 def guarded():
@@ -497,6 +616,29 @@ def guarded():
     tail, wrong_tail = [-128, 127, 1, *each], [*ends, [*NO_INTEGERS, -1, 3], *[wrong_vectors(np.int32, 3)] * 2]
     yield "requantize", *kernel(acc, "int32", codes.copy(), "int8", tail, wrong_tail)
     yield "min_max", [real, T["float32"], *GRID], [wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID]
+    flag, seed, floats = [*NO_INTEGERS, -1, 2], [*NO_INTEGERS, -1, 2**64], [*WRONG_TYPE, T["float64"], T["int8"]]
+    yield "cast", [real, T["float32"], np.ones(24, np.uint16), T["float16"], 0, 1, 7], [
+        wrong_sources(np.float32, 24), floats, wrong_outputs(np.uint16, 24), floats, flag, flag, seed,
+    ]  # fmt: skip
+    matrix, no_numbers = real.reshape(4, 6), ["0", None, [1]]
+    wrong_matrices = [*wrong_sources(np.float32, 24), real, matrix[:, :, None], matrix[:3, :5]]
+    floats = [*WRONG_TYPE, T["float64"], T["int8"], T["float8_e5m2"]]
+    yield "accumulate", [matrix, T["float32"], matrix.T, T["float32"], np.ones((4, 4), np.float16), T["float16"]], [
+        wrong_matrices, floats, wrong_matrices, floats, wrong_outputs(np.float16, 16), floats,
+    ]  # fmt: skip
+    elements = [*WRONG_TYPE, T["float32"], T["bfloat16"], T["int8"]]
+    bytes_out, count = wrong_outputs(np.uint8, 24), [*NO_INTEGERS, *HUGE, -1, 5]
+    yield "quantize_blocks", [
+        real, T["float32"], 2, 12, T["float4_e2m1fn"], 5, 2, 6.0, 0.0, np.ones(24, np.uint8), np.ones(6, np.uint8),
+    ], [
+        wrong_sources(np.float32, 24), [*WRONG_TYPE, T["float64"], T["int8"]], count, count, elements,
+        [*NO_INTEGERS, 0, 2**31], [*NO_INTEGERS, -1, 128], no_numbers, no_numbers, bytes_out,
+        wrong_outputs(np.uint8, 6),
+    ]  # fmt: skip
+    yield "float_error", [real, T["float32"], T["float16"], 65520.0, 2.0**-14], [
+        wrong_sources(np.float32, 24)[len(NO_ARRAYS) + 2 :] + NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int8"]],
+        [*WRONG_TYPE, T["float64"], T["int8"]], no_numbers, no_numbers,
+    ]  # fmt: skip
     nibbles, packed = np.ones(24, np.uint8), np.zeros(12, np.uint8)
     sizes = [[*NO_INTEGERS, *HUGE, -1, 0, 3]] * 2
     no_nibbles = [*WRONG_TYPE, T["int8"], T["float32"]]
@@ -549,7 +691,7 @@ def test_the_guard_refuses(name, good, wrong):
 
 
 def test_every_function_that_takes_arguments_is_tried():
-    harmless = {"isa", "isas", "kernels", "num_threads", "output_fits", "set_isa"}
+    harmless = {"float_features", "isa", "isas", "kernels", "num_threads", "output_fits", "set_isa"}
     functions = {name for name in dir(_core) if callable(getattr(_core, name)) and not name.startswith("_")}
     assert functions - harmless == {name for name, _, _ in GUARDED}
 

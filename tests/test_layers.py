@@ -25,8 +25,12 @@ MODULES = sorted(found.name for found in pkgutil.iter_modules(qn.__path__) if no
 CALLERS = {
     "_args": {"output_fits", "overlap"},
     "_check": {"first_bad_scale"},
-    "dtypes": {"TYPES"},
+    "accumulate": {"accumulate"},
+    "dtypes": {"FLOATS", "TYPES"},
+    "float_report": {"float_error", "float_features"},
+    "floats": {"cast", "min_max"},
     "metrics": {"error_sums", "codes_seen"},
+    "mx": {"dequantize", "quantize_blocks"},
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},

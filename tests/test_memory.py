@@ -38,6 +38,7 @@ def calls(grid, n, source):
         "QParams": (lambda s, z: qn.QParams(s, z, "int4", grid.granularity), scale, zero),
         "min_max": (lambda x: qn.min_max(x, grid.granularity), x),
         "abs_max": (lambda x: qn.abs_max(x, grid.granularity), x),
+        "cast": (lambda x: qn.cast(x, "float8_e4m3fn"), x),
         "pack": (qn.pack, q),
         "unpack": (lambda p: qn.unpack(p, "int2"), packed),
     }

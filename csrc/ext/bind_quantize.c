@@ -25,13 +25,14 @@ static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid
 
 static int code_range(PyObject *qmin, PyObject *qmax, qn_affine *p) {
     int low, high;
-    if (qn_arg_int(qmin, INT16_MIN, UINT16_MAX, &low) || qn_arg_int(qmax, low, UINT16_MAX, &high)) return -1;
+    if (qn_arg_int(qmin, -UINT16_MAX, UINT16_MAX, &low) || qn_arg_int(qmax, low, UINT16_MAX, &high)) return -1;
     p->qmin = low, p->qmax = high;
     return 0;
 }
 
-static int output(PyObject *array, PyObject *type, bool real, int64_t elements, void **data, qn_type *out_type) {
-    int number, first = real ? QN_F32 : QN_I8, last = real ? QN_BF16 : QN_TYPE_COUNT - 1;
+/* An output of type `first` or one after it in qn_type: floats for QN_F32, float or integer codes for QN_E4M3FN. */
+static int output(PyObject *array, PyObject *type, qn_type first, int64_t elements, void **data, qn_type *out_type) {
+    int number, last = first == QN_F32 ? QN_I8 - 1 : QN_TYPE_COUNT - 1;
     if (qn_arg_int(type, first, last, &number)) return -1;
     *out_type = (qn_type)number;
     *data = qn_arg_output(array, elements, qn_itemsize(*out_type));
@@ -53,7 +54,7 @@ static PyObject *perform(operation operate, const qn_source *in, void *out, qn_t
 }
 
 /* (x, type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, qmax, convention) */
-static PyObject *quantizing(const char *name, operation operate, bool real, qn_args a, Py_ssize_t count) {
+static PyObject *quantizing(const char *name, operation operate, qn_type first, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
     qn_affine p = {0};
@@ -63,8 +64,8 @@ static PyObject *quantizing(const char *name, operation operate, bool real, qn_a
     int convention;
     if (qn_arg_count(name, count, 13) || qn_arg_source(a[0], a[1], &x)) return NULL;
     int64_t n = qn_source_elements(&x);
-    if (x.type > QN_BF16 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
-        output(a[4], a[5], real, n, &out, &type) || code_range(a[10], a[11], &p) ||
+    if (x.type >= QN_I8 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
+        output(a[4], a[5], first, n, &out, &type) || code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_CONVENTION_COUNT - 1, &convention))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input is not real.", name);
     p.convention = (qn_convention)convention;
@@ -73,12 +74,12 @@ static PyObject *quantizing(const char *name, operation operate, bool real, qn_a
 
 static PyObject *quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("quantize", qn_quantize, false, a, count);
+    return quantizing("quantize", qn_quantize, QN_E4M3FN, a, count);
 }
 
 static PyObject *fake_quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("fake_quantize", qn_fake_quantize, true, a, count);
+    return quantizing("fake_quantize", qn_fake_quantize, QN_F32, a, count);
 }
 
 static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -92,7 +93,7 @@ static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
     if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
     int64_t n = qn_source_elements(&q);
     if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
-        output(a[4], a[5], true, n, &out, &type))
+        output(a[4], a[5], QN_F32, n, &out, &type))
         return NULL;
     return perform(qn_dequantize, &q, out, type, &grid, &p, n);
 }
@@ -110,7 +111,7 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     int64_t n = qn_source_elements(&acc);
     if (acc.type != QN_I32) return PyErr_Format(PyExc_TypeError, "qnumpy._core.requantize: the input is not int32.");
     if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
-        output(a[4], a[5], false, n, &out, &type) || code_range(a[10], a[11], &p) ||
+        output(a[4], a[5], QN_I8, n, &out, &type) || code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_METHOD_COUNT - 1, &method))
         return NULL;
     p.method = (qn_method)method;

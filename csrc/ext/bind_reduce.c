@@ -10,7 +10,7 @@ static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
     if (qn_arg_count("min_max", count, 6) || qn_arg_source(a[0], a[1], &x) ||
         qn_arg_grid(a + 2, qn_source_elements(&x), &grid))
         return NULL;
-    if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.min_max: the input is not real.");
+    if (x.type >= QN_I8) return PyErr_Format(PyExc_TypeError, "qnumpy._core.min_max: the input is not real.");
     npy_intp n = (npy_intp)qn_grid_params(&grid);
     qn_range *ranges = NULL;
     if (n < PY_SSIZE_T_MAX / (npy_intp)sizeof *ranges) ranges = PyMem_RawMalloc((size_t)(n ? n : 1) * sizeof *ranges);

@@ -65,9 +65,18 @@ int qn_runtime_constants(PyObject *module) {
         const char *name;
         qn_type type;
     } types[] = {
-        {"float32", QN_F32}, {"float64", QN_F64}, {"float16", QN_F16}, {"bfloat16", QN_BF16}, {"int8", QN_I8},
-        {"uint8", QN_U8},    {"int16", QN_I16},   {"uint16", QN_U16},  {"int32", QN_I32},     {"int4", QN_I4},
-        {"uint4", QN_U4},    {"int2", QN_I2},     {"uint2", QN_U2},
+#define NAME(_, tag, TYPE, name, bits, exponent, mantissa, bias, kind) {name, QN_##TYPE},
+        QN_FLOATS(NAME, _)
+#undef NAME
+            {"int8", QN_I8},
+        {"uint8", QN_U8},
+        {"int16", QN_I16},
+        {"uint16", QN_U16},
+        {"int32", QN_I32},
+        {"int4", QN_I4},
+        {"uint4", QN_U4},
+        {"int2", QN_I2},
+        {"uint2", QN_U2},
     };
     _Static_assert(sizeof types / sizeof *types == QN_TYPE_COUNT, "every type has its name");
     PyObject *dict = PyDict_New();

@@ -4,9 +4,10 @@
 
 #include "args.h"
 
-extern PyMethodDef qn_quantize_methods[], qn_reduce_methods[], qn_metrics_methods[], qn_pack_methods[],
-    qn_runtime_methods[];
+extern PyMethodDef qn_quantize_methods[], qn_floats_methods[], qn_reduce_methods[], qn_metrics_methods[],
+    qn_pack_methods[], qn_accumulate_methods[], qn_blocks_methods[], qn_float_report_methods[], qn_runtime_methods[];
 int qn_runtime_constants(PyObject *module); /* adds TYPES */
+int qn_floats_constants(PyObject *module);  /* adds FLOATS */
 
 #define QN_METHOD(name, text) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, text}
 #define QN_END {NULL, NULL, 0, NULL}

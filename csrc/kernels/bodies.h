@@ -1,9 +1,13 @@
 /* Compiles every element loop for the ISA whose file included this, and makes its row of the table. */
-#include "floats_body.h"
+#include "accumulate_body.h"
+#include "float_error_body.h"
 #include "metrics_body.h"
 #include "pack_body.h"
 #include "quantize_body.h"
 #include "reduce_body.h"
+#include "scale_body.h"
+
+#include "floats_body.h" /* after the loads, stores and prefetches of quantize_body.h */
 
 #define QN_ENTRY(name, arguments) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};

@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 
@@ -15,6 +18,7 @@ static unsigned long saved_registers(void) {
 static void detect_isa(qn_cpu *cpu) {
     enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29, AVX = 1 << 28 };          /* leaf 1, ECX */
     enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 }; /* leaf 7, EBX */
+    enum { AVX512_FP16 = 1 << 23, AVX512_BF16 = 1 << 5 };                              /* leaf 7, EDX; leaf 7.1, EAX */
     const unsigned avx512vl = 1u << 31, ymm_state = 0x6, zmm_state = 0xE6;
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE) || !(c & AVX)) return;
@@ -26,11 +30,15 @@ static void detect_isa(qn_cpu *cpu) {
     cpu->avx2 = b & AVX2;
     cpu->avx512 =
         (saved & zmm_state) == zmm_state && (b & AVX512F) && (b & AVX512DQ) && (b & AVX512BW) && (b & avx512vl);
+    cpu->avx512fp16 = cpu->avx512 && (d & AVX512_FP16);
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) cpu->avx512bf16 = cpu->avx512 && (a & AVX512_BF16);
 }
 #else
 static void detect_isa(qn_cpu *cpu) {
 #if defined(__aarch64__)
-    cpu->neon = true; /* part of the base architecture */
+    cpu->neon = true;                                  /* part of the base architecture */
+    cpu->neon_fp16 = getauxval(AT_HWCAP) & 1ul << 10;  /* HWCAP_ASIMDHP */
+    cpu->neon_bf16 = getauxval(AT_HWCAP2) & 1ul << 14; /* HWCAP2_BF16 */
 #else
     (void)cpu;
 #endif

@@ -2,6 +2,7 @@
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)
+#include <float.h>
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -15,6 +16,7 @@ QN_TARGET_PRAGMA(QN_TARGET_avx2)
 #define V_LANES 8
 #define V_FUSED_INVERSE 1
 #define V_LOST_SHOWS 1
+#define V_HALF 1
 #define V_INLINE static inline __attribute__((always_inline))
 
 typedef __m256 vf;
@@ -73,12 +75,26 @@ V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) {
     vi ab = _mm256_or_si256(vi_add(a, half), vi_add(b, half)), cd = _mm256_or_si256(vi_add(c, half), vi_add(d, half));
     return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_or_si256(ab, cd))) != 0;
 }
+V_INLINE vi vi_from_bits(vf x) { return _mm256_castps_si256(x); }
+V_INLINE vf vf_from_bits(vi bits) { return _mm256_castsi256_ps(bits); }
+V_INLINE vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+V_INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
+V_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
+V_INLINE vi vi_shl(vi a, int bits) { return _mm256_slli_epi32(a, bits); }
+V_INLINE vi vi_shr(vi a, int bits) { return _mm256_srli_epi32(a, bits); }
+V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return _mm256_blendv_epi8(no, yes, _mm256_cmpgt_epi32(b, a)); }
+V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
+    __m256i m = _mm256_set1_epi32((int)by), even = _mm256_mul_epu32(a, m);
+    __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), m);
+    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+}
 V_INLINE vi vi_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_low_signed(vi a, int bits) { return _mm256_srai_epi32(_mm256_slli_epi32(a, 32 - bits), 32 - bits); }
-V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm256_and_si256(a, _mm256_set1_epi32((1 << bits) - 1)); }
+V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm256_and_si256(a, _mm256_set1_epi32((int)((1u << bits) - 1))); }
 
 V_INLINE __m128i halves_i16(vi v) { return _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)); }
 V_INLINE __m128i halves_u16(vi v) {
@@ -118,6 +134,26 @@ V_INLINE void vi_store4_u8(uint8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n
     __m256i v = in_order(_mm256_packus_epi16(pair16(a, b, n), pair16(c, d, n)));
     put(p, n->whole ? v : _mm256_min_epu8(_mm256_max_epu8(v, n->lo8), n->hi8), stream);
 }
+V_INLINE void vi_put4_u8(uint8_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    put(p, in_order(_mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d))), stream);
+}
+V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    put(p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8), stream);
+    put(p + 16, _mm256_permute4x64_epi64(_mm256_packus_epi32(c, d), 0xD8), stream);
+}
+/* The low bytes of c with the signs of x, moved down. */
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    __m256i low[4], byte = _mm256_set1_epi32(0xFF);
+    for (int k = 0; k < 4; k++) low[k] = _mm256_and_si256(c[k], byte);
+    __m256i codes = _mm256_packus_epi16(_mm256_packus_epi32(low[0], low[1]), _mm256_packus_epi32(low[2], low[3]));
+    __m256i signs = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+    signs = _mm256_and_si256(_mm256_srli_epi16(signs, down), _mm256_set1_epi8((char)(0x80 >> down)));
+    if (no_minus_zero) signs = _mm256_andnot_si256(_mm256_cmpeq_epi8(codes, _mm256_setzero_si256()), signs);
+    put(p, in_order(_mm256_or_si256(codes, signs)), stream);
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    vi_put4_u16(p, vi_shr(c[0], 16), vi_shr(c[1], 16), vi_shr(c[2], 16), vi_shr(c[3], 16), stream);
+}
 V_INLINE vi narrow1(vi c, const v_narrow *n) { return vi_min(vi_max(vi_add(c, n->z), n->lo), n->hi); }
 V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     __m256i v = _mm256_packs_epi32(narrow1(a, n), narrow1(b, n)), w = _mm256_packs_epi32(narrow1(c, n), narrow1(d, n));
@@ -129,10 +165,8 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
     put(p, _mm256_permute4x64_epi64(v, 0xD8), stream), put(p + 16, _mm256_permute4x64_epi64(w, 0xD8), stream);
 }
 
-V_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
-V_INLINE void vf_store_f16(uint16_t *p, vf v) {
-    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-}
+V_INLINE vi vi_half(vf x) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+V_INLINE vf vf_half(vi code) { return _mm256_cvtph_ps(halves_u16(code)); }
 
 #include "bodies.h"
 #pragma GCC pop_options

@@ -7,6 +7,7 @@
 #else
 #include <immintrin.h>
 #endif
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@ QN_TARGET_PRAGMA(QN_TARGET_avx512)
 #define V_LANES 16
 #define V_FUSED_INVERSE 1
 #define V_LOST_SHOWS 1
+#define V_HALF 1
 #define V_INLINE static inline __attribute__((always_inline))
 
 typedef __m512 vf;
@@ -66,6 +68,22 @@ V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) {
     vi ab = _mm512_or_si512(vi_add(a, half), vi_add(b, half)), cd = _mm512_or_si512(vi_add(c, half), vi_add(d, half));
     return _mm512_movepi32_mask(_mm512_or_si512(ab, cd)) != 0;
 }
+V_INLINE vi vi_from_bits(vf x) { return _mm512_castps_si512(x); }
+V_INLINE vf vf_from_bits(vi bits) { return _mm512_castsi512_ps(bits); }
+V_INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+V_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+V_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+V_INLINE vi vi_shl(vi a, int bits) { return _mm512_slli_epi32(a, (unsigned)bits); }
+V_INLINE vi vi_shr(vi a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
+V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) {
+    return _mm512_mask_mov_epi32(no, _mm512_cmpgt_epi32_mask(b, a), yes);
+}
+V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
+    __m512i m = _mm512_set1_epi32((int)by), even = _mm512_mul_epu32(a, m);
+    __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
+    *high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd);
+    *low = _mm512_mask_mov_epi32(even, 0xAAAA, _mm512_slli_epi64(odd, 32));
+}
 V_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
@@ -73,7 +91,7 @@ V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256
 V_INLINE vi vi_low_signed(vi a, int bits) {
     return _mm512_srai_epi32(_mm512_slli_epi32(a, (unsigned)(32 - bits)), (unsigned)(32 - bits));
 }
-V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32((1 << bits) - 1)); }
+V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32((int)((1u << bits) - 1))); }
 V_INLINE void vi_store_i8(int8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
 V_INLINE void vi_store_u8(uint8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
 V_INLINE void vi_store_i16(int16_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(v)); }
@@ -110,6 +128,33 @@ V_INLINE __m512i pair_i16(vi a, vi b) {
 V_INLINE __m512i pair_u16(vi a, vi b) {
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32(a, b));
 }
+/* The low or the high halves of a, then of b. */
+V_INLINE __m512i halves_of(vi a, vi b, bool high) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i first = _mm512_set1_epi32(high ? 0x00030001 : 0x00020000);
+    __m512i index = _mm512_add_epi32(first, _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x00040004)));
+    return _mm512_permutex2var_epi16(a, index, b);
+}
+/* The low bytes of c with the signs of x, moved down. */
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    __m512i byte = _mm512_set1_epi16(0xFF), bit = _mm512_set1_epi8((char)(0x80 >> down));
+    __m512i first = _mm512_and_si512(halves_of(c[0], c[1], false), byte);
+    __m512i codes = _mm512_packus_epi16(first, _mm512_and_si512(halves_of(c[2], c[3], false), byte));
+    __m512i signs = _mm512_packs_epi16(halves_of(x[0], x[1], true), halves_of(x[2], x[3], true));
+    signs = _mm512_and_si512(_mm512_srli_epi16(signs, down), bit);
+    if (no_minus_zero) signs = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(codes, codes), signs);
+    __m512i quarters = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    put(p, _mm512_permutexvar_epi64(quarters, _mm512_or_si512(codes, signs)), stream);
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    put(p, halves_of(c[0], c[1], true), stream), put(p + 32, halves_of(c[2], c[3], true), stream);
+}
+V_INLINE void vi_put4_u8(uint8_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    put(p, in_order(_mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d))), stream);
+}
+V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    put(p, pair_u16(a, b), stream), put(p + 32, pair_u16(c, d), stream);
+}
 V_INLINE void vi_store4_i16(int16_t *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {
     put(p, pair_i16(narrow1(a, n), narrow1(b, n)), stream), put(p + 32, pair_i16(narrow1(c, n), narrow1(d, n)), stream);
 }
@@ -117,10 +162,8 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
     put(p, pair_u16(narrow1(a, n), narrow1(b, n)), stream), put(p + 32, pair_u16(narrow1(c, n), narrow1(d, n)), stream);
 }
 
-V_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-V_INLINE void vf_store_f16(uint16_t *p, vf v) {
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-}
+V_INLINE vi vi_half(vf x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code)); }
 
 #include "bodies.h"
 #pragma GCC pop_options

@@ -3,6 +3,7 @@
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #define V_LANES 4
 #define V_FUSED_INVERSE 1
 #define V_LOST_SHOWS 0
+#define V_HALF 1
 #define V_INLINE static inline __attribute__((always_inline))
 
 typedef float32x4_t vf;
@@ -50,6 +52,22 @@ V_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return vsubq_s32(a, b); }
 V_INLINE vi vi_min(vi a, vi b) { return vminq_s32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
+V_INLINE vi vi_from_bits(vf x) { return vreinterpretq_s32_f32(x); }
+V_INLINE vf vf_from_bits(vi bits) { return vreinterpretq_f32_s32(bits); }
+V_INLINE vi vi_and(vi a, vi b) { return vandq_s32(a, b); }
+V_INLINE vi vi_or(vi a, vi b) { return vorrq_s32(a, b); }
+V_INLINE vi vi_xor(vi a, vi b) { return veorq_s32(a, b); }
+V_INLINE vi vi_shl(vi a, int bits) { return vshlq_s32(a, vdupq_n_s32(bits)); }
+V_INLINE vi vi_shr(vi a, int bits) {
+    return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-bits)));
+}
+V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return vbslq_s32(vcltq_s32(a, b), yes, no); }
+V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
+    uint32x4_t u = vreinterpretq_u32_s32(a), m = vdupq_n_u32(by);
+    uint32x4_t first = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(u), vget_low_u32(m)));
+    uint32x4_t second = vreinterpretq_u32_u64(vmull_high_u32(u, m));
+    *high = vreinterpretq_s32_u32(vuzp2q_u32(first, second)), *low = vreinterpretq_s32_u32(vuzp1q_u32(first, second));
+}
 V_INLINE uint8x8_t four_bytes(const void *p) {
     uint32_t bits;
     memcpy(&bits, p, 4);
@@ -65,7 +83,7 @@ V_INLINE vi vi_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_
 V_INLINE vi vi_low_signed(vi a, int bits) {
     return vshlq_s32(vshlq_s32(a, vdupq_n_s32(32 - bits)), vdupq_n_s32(bits - 32));
 }
-V_INLINE vi vi_low_unsigned(vi a, int bits) { return vandq_s32(a, vdupq_n_s32((1 << bits) - 1)); }
+V_INLINE vi vi_low_unsigned(vi a, int bits) { return vandq_s32(a, vdupq_n_s32((int32_t)((1u << bits) - 1))); }
 V_INLINE int16x4_t low16(vi v) { return vmovn_s32(v); }
 V_INLINE void four_out(void *p, int16x4_t v) {
     uint32_t bits = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(v, v))), 0);
@@ -75,6 +93,31 @@ V_INLINE void vi_store_i8(int8_t *p, vi v) { four_out(p, low16(v)); }
 V_INLINE void vi_store_u8(uint8_t *p, vi v) { four_out(p, low16(v)); }
 V_INLINE void vi_store_i16(int16_t *p, vi v) { vst1_s16(p, low16(v)); }
 V_INLINE void vi_store_u16(uint16_t *p, vi v) { vst1_u16(p, vreinterpret_u16_s16(low16(v))); }
+V_INLINE void vi_put4_u8(uint8_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    (void)stream;
+    int16x8_t ab = vcombine_s16(low16(a), low16(b)), cd = vcombine_s16(low16(c), low16(d));
+    vst1q_u8(p, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(ab), vmovn_s16(cd))));
+}
+V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
+    (void)stream;
+    vi_store_u16(p, a), vi_store_u16(p + 4, b), vi_store_u16(p + 8, c), vi_store_u16(p + 12, d);
+}
+/* The low bytes of c with the signs of x, moved down. */
+V_INLINE uint8x16_t bytes_of(const vi v[4], int shift) {
+    int32x4_t by = vdupq_n_s32(-shift);
+    int16x8_t ab = vcombine_s16(low16(vshlq_s32(v[0], by)), low16(vshlq_s32(v[1], by)));
+    int16x8_t cd = vcombine_s16(low16(vshlq_s32(v[2], by)), low16(vshlq_s32(v[3], by)));
+    return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(ab), vmovn_s16(cd)));
+}
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    (void)stream;
+    uint8x16_t codes = bytes_of(c, 0), signs = vandq_u8(bytes_of(x, 24 + down), vdupq_n_u8((uint8_t)(0x80 >> down)));
+    if (no_minus_zero) signs = vandq_u8(signs, vtstq_u8(codes, codes));
+    vst1q_u8(p, vorrq_u8(codes, signs));
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    vi_put4_u16(p, vi_shr(c[0], 16), vi_shr(c[1], 16), vi_shr(c[2], 16), vi_shr(c[3], 16), stream);
+}
 
 V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) {
     return (v_narrow){vdupq_n_s32(z), vdupq_n_s32(lo), vdupq_n_s32(hi)};
@@ -98,8 +141,8 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
     vi_store4_i16((int16_t *)p, a, b, c, d, n, stream);
 }
 
-V_INLINE vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
-V_INLINE void vf_store_f16(uint16_t *p, vf v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+V_INLINE vi vi_half(vf x) { return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_f16(vcvt_f16_f32(x)))); }
+V_INLINE vf vf_half(vi code) { return vcvt_f32_f16(vreinterpret_f16_s16(low16(code))); }
 
 #include "bodies.h"
 #endif

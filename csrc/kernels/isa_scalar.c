@@ -1,4 +1,5 @@
 /* The scalar row: normative. Vectors of one lane, true division, plain C. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 #define V_LANES 1
 #define V_FUSED_INVERSE 0 /* without an FMA instruction the division is both simpler and faster */
 #define V_LOST_SHOWS 0
+#define V_HALF 0
 #define V_INLINE static inline __attribute__((always_inline))
 
 typedef float vf;
@@ -42,21 +44,61 @@ V_INLINE vf vf_from_vi(vi x) { return (float)x; }
 V_INLINE vi vi_set1(int32_t x) { return x; }
 V_INLINE vi vi_load(const int32_t *p) { return *p; }
 V_INLINE void vi_store(int32_t *p, vi v) { *p = v; }
-V_INLINE vi vi_add(vi a, vi b) { return a + b; }
+V_INLINE vi vi_add(vi a, vi b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
 V_INLINE vi vi_sub(vi a, vi b) { return (int32_t)((uint32_t)a - (uint32_t)b); }
 V_INLINE vi vi_min(vi a, vi b) { return a < b ? a : b; }
 V_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
 V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) { return (void)a, (void)b, (void)c, (void)d, true; } /* NaN gives 0 */
+V_INLINE vi vi_from_bits(vf x) {
+    vi bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+V_INLINE vf vf_from_bits(vi bits) {
+    vf x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+V_INLINE vi vi_and(vi a, vi b) { return a & b; }
+V_INLINE vi vi_or(vi a, vi b) { return a | b; }
+V_INLINE vi vi_xor(vi a, vi b) { return a ^ b; }
+V_INLINE vi vi_shl(vi a, int bits) { return (int32_t)((uint32_t)a << bits); }
+V_INLINE vi vi_shr(vi a, int bits) { return (int32_t)((uint32_t)a >> bits); }
+V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
+    uint64_t product = (uint64_t)(uint32_t)a * by;
+    *high = (int32_t)(product >> 32), *low = (int32_t)product;
+}
+V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return a < b ? yes : no; }
 V_INLINE vi vi_load_i8(const int8_t *p) { return *p; }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return *p; }
 V_INLINE vi vi_load_i16(const int16_t *p) { return *p; }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return *p; }
 V_INLINE vi vi_low_signed(vi a, int bits) { return (int32_t)((uint32_t)a << (32 - bits)) >> (32 - bits); }
-V_INLINE vi vi_low_unsigned(vi a, int bits) { return a & ((1 << bits) - 1); }
+V_INLINE vi vi_low_unsigned(vi a, int bits) { return a & (int32_t)((1u << bits) - 1); }
 V_INLINE void vi_store_i8(int8_t *p, vi v) { *p = (int8_t)v; }
 V_INLINE void vi_store_u8(uint8_t *p, vi v) { *p = (uint8_t)v; }
 V_INLINE void vi_store_i16(int16_t *p, vi v) { *p = (int16_t)v; }
 V_INLINE void vi_store_u16(uint16_t *p, vi v) { *p = (uint16_t)v; }
+#define PUT4(bits)                                                                                                     \
+    V_INLINE void vi_put4_u##bits(uint##bits##_t *p, vi a, vi b, vi c, vi d, bool stream) {                            \
+        (void)stream;                                                                                                  \
+        vi_store_u##bits(p, a), vi_store_u##bits(p + 1, b), vi_store_u##bits(p + 2, c), vi_store_u##bits(p + 3, d);    \
+    }
+PUT4(8)
+PUT4(16)
+V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
+    (void)stream;
+    for (int k = 0; k < 4; k++) {
+        int32_t code = c[k] & 0xFF;
+        p[k] = (uint8_t)(code | (x[k] < 0 && !(no_minus_zero && code == 0) ? 0x80 >> down : 0));
+    }
+}
+V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
+    (void)stream;
+    for (int k = 0; k < 4; k++) p[k] = (uint16_t)((uint32_t)c[k] >> 16);
+}
+V_INLINE vi vi_half(vf x) { return vi_from_bits(x); } /* not called: V_HALF */
+V_INLINE vf vf_half(vi code) { return vf_from_bits(code); }
 
 V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) { return (v_narrow){z, lo, hi}; }
 V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
@@ -70,42 +112,5 @@ V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
         p[3] = (type)narrow1(d, n);                                                                                    \
     }
 QN_CODES(STORE4)
-
-/* float16 by integers. Widening: a subnormal is its integer times 2^-24. */
-V_INLINE vf vf_load_f16(const uint16_t *p) {
-    uint32_t sign = (uint32_t)(*p & 0x8000) << 16, body = *p & 0x7FFF, bits;
-    float x;
-    if (body >= 0x7C00) {
-        bits = sign | 0x7F800000 | (body & 0x3FF) << 13 | (body > 0x7C00 ? 0x400000 : 0); /* infinity, quiet NaN */
-    } else if (body >= 0x400) {
-        bits = sign | ((body << 13) + ((127 - 15) << 23));
-    } else {
-        x = (float)body * 0x1p-24f;
-        memcpy(&bits, &x, 4);
-        bits |= sign;
-    }
-    memcpy(&x, &bits, 4);
-    return x;
-}
-
-V_INLINE void vf_store_f16(uint16_t *p, vf x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    uint32_t sign = bits >> 16 & 0x8000, body = bits & 0x7FFFFFFF;
-    if (body > 0x7F800000) { /* NaN: quiet, top payload bits kept */
-        *p = (uint16_t)(sign | 0x7E00 | (body >> 13 & 0x1FF));
-    } else if (body >= 0x477FF000) { /* 65520 and above round to infinity */
-        *p = (uint16_t)(sign | 0x7C00);
-    } else if (body < 0x38800000) { /* below 2^-14: the result is a multiple of 2^-24; adding 0.5 rounds it there */
-        float magnitude;
-        memcpy(&magnitude, &body, 4);
-        magnitude += 0.5f;
-        memcpy(&body, &magnitude, 4);
-        *p = (uint16_t)(sign | (body - 0x3F000000));
-    } else {
-        body += 0xFFF + (body >> 13 & 1); /* half to even at bit 13 */
-        *p = (uint16_t)(sign | (body - ((127 - 15) << 23)) >> 13);
-    }
-}
 
 #include "bodies.h"

@@ -5,6 +5,8 @@
 #ifndef QN_KERNEL_LIST_H
 #define QN_KERNEL_LIST_H
 
+#include "float_list.h"
+
 #define QN_CODES(X)                                                                                                    \
     X(i8, int8_t)                                                                                                      \
     X(u8, uint8_t)                                                                                                     \
@@ -19,6 +21,10 @@
     X(u4, uint8_t)                                                                                                     \
     X(i2, uint8_t)                                                                                                     \
     X(u2, uint8_t)
+
+#define QN_FLOAT_KERNELS(QN_KERNEL, tag, NAME, name, bits, exponent, mantissa, bias, kind)                             \
+    QN_KERNEL(widen_##tag##_f32, (const uint##bits##_t *h, float *x, int64_t n, const qn_cast *p))                     \
+    QN_KERNEL(narrow_f32_##tag, (const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p))
 
 #define QN_KERNEL_LIST(QN_KERNEL)                                                                                      \
     QN_KERNEL(quantize_f32_i8, (const float *x, int8_t *q, int64_t n, const qn_affine *p))                             \
@@ -51,10 +57,23 @@
     QN_KERNEL(min_max_columns_f64, (const double *x, int64_t rows, int64_t stride, int64_t n, qn_range *r))            \
     QN_KERNEL(error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e))                                \
     QN_KERNEL(codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen))                                          \
-    QN_KERNEL(widen_f16_f32, (const uint16_t *h, float *x, int64_t n))                                                 \
-    QN_KERNEL(widen_bf16_f32, (const uint16_t *h, float *x, int64_t n))                                                \
-    QN_KERNEL(narrow_f32_f16, (const float *x, uint16_t *h, int64_t n))                                                \
-    QN_KERNEL(narrow_f32_bf16, (const float *x, uint16_t *h, int64_t n))                                               \
+    QN_NARROW_FLOATS(QN_FLOAT_KERNELS, QN_KERNEL)                                                                      \
+    QN_KERNEL(narrow_f64_f32, (const double *x, float *y, int64_t n, const qn_cast *p))                                \
+    QN_KERNEL(odd_f64_f32, (const double *x, float *y, int64_t n))                                                     \
+    QN_KERNEL(widen_f32_f64, (const float *x, double *y, int64_t n, const qn_cast *p))                                 \
+    QN_KERNEL(copy_f32_f32, (const float *x, float *y, int64_t n, const qn_cast *p))                                   \
+    QN_KERNEL(copy_f64_f64, (const double *x, double *y, int64_t n, const qn_cast *p))                                 \
+    QN_KERNEL(divide_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                   \
+    QN_KERNEL(divide_f64, (const double *x, double *y, int64_t n, const qn_affine *p))                                 \
+    QN_KERNEL(multiply_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                 \
+    QN_KERNEL(block_max_f32, (const float *x, float *most, int64_t n, int64_t block))                                  \
+    QN_KERNEL(float_error_f32,                                                                                         \
+              (const float *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e))           \
+    QN_KERNEL(float_error_f64,                                                                                         \
+              (const double *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e))          \
+    QN_KERNEL(multiply_add_f16, (float a, const float *w, float *y, int64_t n))                                        \
+    QN_KERNEL(multiply_add_bf16, (float a, const float *w, float *y, int64_t n))                                       \
+    QN_KERNEL(multiply_add_f32, (float a, const float *w, float *y, int64_t n))                                        \
     QN_KERNEL(pack_4, (const uint8_t *codes, uint8_t *bytes, int64_t n))                                               \
     QN_KERNEL(pack_2, (const uint8_t *codes, uint8_t *bytes, int64_t n))                                               \
     QN_KERNEL(unpack_i4, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \

@@ -28,8 +28,24 @@
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
- * widen_*: exact; a signalling NaN may become quiet. narrow_*: round half to even, overflow to infinity,
- *   NaN to the quiet NaN of the same sign with the top payload bits.
+ * widen_<T>_f32(h[n], x[n], p), narrow_f32_<T>(x[n], h[n], n, p): T of float_list.h, one code to an element. Widening is
+ *   exact, bits above a code's are not read; only p->ahead and p->stream count. Narrowing rounds half to even, once.
+ *     beyond the largest   infinity; NaN where T has none; the largest where T has no NaN. p->saturate: the largest, for
+ *                          infinities too
+ *     NaN                  quiet, its sign and the top of its payload kept where T has them; FINITE: zero, sign flipped
+ *     zero                 keeps its sign but in FNUZ
+ *     SCALE (e8m0fnu)      a tie goes up; 0 < x <= 2^-127 is 2^-127, up to 1.5 * 2^-126 2^-126; negative numbers are NaN,
+ *                          0 too, but the smallest with p->saturate
+ *     p->stochastic        up when the fraction exceeds random bits of (p->seed, p->index + i); below the smallest normal
+ *                          number the fraction is read to 30 - mantissa places. Beyond the largest: to nearest.
+ * narrow_f64_f32, widen_f32_f64, copy_<T>_<T>: the CPU's own conversion; p->saturate and p->stochastic (32 places) as above.
+ * odd_f64_f32: inexact values become the neighbour with an odd last bit, which rounds on as the float64 would.
+ * divide_<f>, multiply_f32(x[n], y[n], p): x / S and x * S, one IEEE operation each.
+ * block_max_f32(x[n], most[ceil(n / block)]): the largest finite magnitude of each block, 0 if none; NaN if one is there.
+ * float_error_<f>(x[n], y[n], limits, e): extends e; y is x after conversion to another type and back. Exact but for the
+ *   relative errors, each rounded to 2^-30.
+ * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w), one rounding of the exact value, half to even, to T, kept as
+ *   float32; overflow to infinity; every NaN is the same one.
  * pack_4, pack_2: 2 or 4 codes to a byte, first code in the low bits, the last byte padded with zero bits.
  * unpack_*: the inverse; i4 and i2 sign-extend into the byte.
  */

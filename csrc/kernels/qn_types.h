@@ -6,13 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Element types as the bindings name them. The floats come first; codes follow. */
+#include "float_list.h"
+
+/* Element types as the bindings name them. The floats come first; codes follow, from QN_I8. */
 typedef enum {
-    QN_F32,
-    QN_F64,
-    QN_F16,
-    QN_BF16,
-    QN_I8,
+#define QN_TYPE(C, tag, NAME, name, bits, exponent, mantissa, bias, kind) QN_##NAME,
+    QN_FLOATS(QN_TYPE, _)
+#undef QN_TYPE
+        QN_I8,
     QN_U8,
     QN_I16,
     QN_U16,
@@ -61,6 +62,16 @@ static inline float qn_low(float scale, float inverse) {
     return (float)(1.0 - (double)inverse * (double)scale) / scale;
 }
 
+/* How a span of reals is cast. */
+typedef struct {
+    uint64_t seed; /* of stochastic rounding: the random bits belong to (seed, index) */
+    int64_t index; /* of the first element, in C order */
+    int64_t ahead; /* prefetch distance in elements */
+    bool saturate; /* what is beyond the largest number becomes the largest, infinities too */
+    bool stochastic;
+    bool stream; /* write around the caches */
+} qn_cast;
+
 /* Running minimum, maximum and counts. Empty: +inf, -inf, 0, 0. */
 typedef struct {
     double min, max;
@@ -71,6 +82,20 @@ typedef struct {
 typedef struct {
     double signal, energy, dot, noise, peak; /* x^2, y^2, x y, (x - y)^2; the largest |x - y| */
 } qn_error;
+
+/* Where a float type ends: the smallest magnitude that overflows it, and its smallest normal number. */
+typedef struct {
+    double overflow;
+    float overflow_f32; /* of float32 */
+    float normal;
+} qn_float_limits;
+
+/* What becomes of finite numbers in a float type, and how many are not finite. Empty: least is infinity, the rest 0. */
+typedef struct {
+    uint64_t nan, infinite, overflow, zero, subnormal, kept; /* zero: what is not zero and becomes it; kept: the rest */
+    uint64_t relative;                                       /* |x - y| / |x| of the kept, summed in units of 2^-30 */
+    double worst, peak, least; /* the largest of these; the largest and the smallest nonzero finite |x| */
+} qn_float_error;
 
 /* The one granularity idea: a C-contiguous array seen as [outer][channels][inner].
  * block == 0  one parameter for each channel:                [channels]

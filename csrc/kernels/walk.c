@@ -8,7 +8,7 @@
 #include "threads.h"
 
 enum {
-    TILE = 2048,     /* elements staged at a time: 16 KiB of float64 at most */
+    TILE = QN_TILE,
     STRIP = 2048,    /* columns whose ranges are kept in the L1 cache down the rows */
     WIDE = 4096,     /* columns whose parameters are laid out at a time */
     AHEAD = 2048,    /* prefetch distance in elements: two pages of float32 */
@@ -19,6 +19,11 @@ enum {
 _Static_assert(STRIP <= TILE, "a strip of a row is staged in one tile");
 
 typedef struct walk walk;
+typedef struct {
+    qn_type type;
+    const qn_float_limits *limits;
+    qn_float_error *sums;
+} float_error;
 typedef void (*span_function)(const walk *w, int64_t start, int64_t n, const qn_affine *p);
 
 struct walk {
@@ -30,16 +35,28 @@ struct walk {
     char *out;
     size_t out_size;
     span_function span;
-    bool in_place;    /* the kernel reads the input and writes the output where they lie; else tile by tile */
-    qn_range *ranges; /* min/max only */
+    bool in_place;       /* the kernel reads the input and writes the output where they lie; else tile by tile */
+    qn_range *ranges;    /* min/max only */
+    const qn_cast *cast; /* casts only */
+    const float_error *error;
     pthread_mutex_t *merge;
     int64_t row; /* elements after which the parameters start again or move on */
     int64_t columns_begin, columns_end;
 };
 
 static const size_t itemsizes[QN_TYPE_COUNT] = {
-    [QN_F32] = 4, [QN_F64] = 8, [QN_F16] = 2, [QN_BF16] = 2, [QN_I8] = 1, [QN_U8] = 1, [QN_I16] = 2,
-    [QN_U16] = 2, [QN_I32] = 4, [QN_I4] = 1,  [QN_U4] = 1,   [QN_I2] = 1, [QN_U2] = 1,
+#define ITEMSIZE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind) [QN_##NAME] = bits / 8,
+    QN_FLOATS(ITEMSIZE, _)
+#undef ITEMSIZE
+        [QN_I8] = 1,
+    [QN_U8] = 1,
+    [QN_I16] = 2,
+    [QN_U16] = 2,
+    [QN_I32] = 4,
+    [QN_I4] = 1,
+    [QN_U4] = 1,
+    [QN_I2] = 1,
+    [QN_U2] = 1,
 };
 
 size_t qn_itemsize(qn_type type) { return itemsizes[type]; }
@@ -115,19 +132,53 @@ static const void *raw(const walk *w, int64_t start, int64_t n, tile *t) {
     return t;
 }
 
-/* The same, widened to float32 where the type is a 16-bit float. */
+static void widen(qn_type type, const void *h, float *x, int64_t n, const qn_cast *p) {
+    switch (type) {
+#define WIDEN(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                                \
+    case QN_##NAME: qn_kernels()->widen_##tag##_f32(h, x, n, p); break;
+        QN_NARROW_FLOATS(WIDEN, _)
+#undef WIDEN
+    default: break;
+    }
+}
+
+void qn_narrow(qn_type type, const float *x, void *h, int64_t n, const qn_cast *p) {
+    switch (type) {
+#define NARROW(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                               \
+    case QN_##NAME: qn_kernels()->narrow_f32_##tag(x, h, n, p); break;
+        QN_NARROW_FLOATS(NARROW, _)
+#undef NARROW
+    default: break;
+    }
+}
+
+static const qn_cast plain_cast = {0};
+
+/* The same, widened to float32 where the type is narrower. */
 static const float *floats(const walk *w, int64_t start, int64_t n, tile *t, float *wide) {
     const void *x = raw(w, start, n, t);
-    if (w->source->type == QN_F16) return qn_kernels()->widen_f16_f32(x, wide, n), wide;
-    if (w->source->type == QN_BF16) return qn_kernels()->widen_bf16_f32(x, wide, n), wide;
-    return x;
+    if (w->source->type == QN_F32) return x;
+    widen(w->source->type, x, wide, n, &plain_cast);
+    return wide;
 }
 
 static void put_floats(const walk *w, int64_t start, int64_t n, const float *x) {
-    if (w->out_type == QN_F16) qn_kernels()->narrow_f32_f16(x, (uint16_t *)w->out + start, n);
-    else if (w->out_type == QN_BF16) qn_kernels()->narrow_f32_bf16(x, (uint16_t *)w->out + start, n);
-    else
-        for (int64_t i = 0; i < n; i++) ((double *)w->out)[start + i] = (double)x[i];
+    if (w->out_type == QN_F64) qn_kernels()->widen_f32_f64(x, (double *)w->out + start, n, &plain_cast);
+    else qn_narrow(w->out_type, x, w->out + (size_t)start * w->out_size, n, &plain_cast);
+}
+
+const float *qn_floats_at(const qn_source *source, int64_t start, int64_t n, float *buffer) {
+    tile t;
+    const walk w = {.source = source};
+    if (source->type == QN_F32) {
+        if (source->direct) return (const float *)source->data + start;
+        qn_gather(source, start, n, buffer);
+    } else {
+        const void *x = raw(&w, start, n, &t);
+        if (source->type == QN_F64) qn_kernels()->odd_f64_f32(x, buffer, n);
+        else widen(source->type, x, buffer, n, &plain_cast);
+    }
+    return buffer;
 }
 
 static qn_affine advanced(const qn_affine *p, int64_t by) {
@@ -160,8 +211,22 @@ static void put_codes(const walk *w, int64_t start, int64_t n, const int32_t *co
     }
 }
 
+static bool is_float(qn_type type) { return type < QN_I8; }
+
+/* Codes that are floats: the quotient, saturated. */
+static void narrow_quotient(const walk *w, const float *quotient, int64_t start, int64_t n) {
+    const qn_cast saturating = {.saturate = true};
+    qn_narrow(w->out_type, quotient, w->out + start, n, &saturating);
+}
+
 static void quantize_floats(const walk *w, const float *x, int64_t start, int64_t n, const qn_affine *p) {
     const qn_table *k = qn_kernels();
+    if (is_float(w->out_type)) { /* then n is at most a tile */
+        float quotient[TILE];
+        k->divide_f32(x, quotient, n, p);
+        narrow_quotient(w, quotient, start, n);
+        return;
+    }
     switch (w->out_type) {
     case QN_I16: k->quantize_f32_i16(x, (int16_t *)w->out + start, n, p); break;
     case QN_U16: k->quantize_f32_u16(x, (uint16_t *)w->out + start, n, p); break;
@@ -173,8 +238,13 @@ static void quantize_floats(const walk *w, const float *x, int64_t start, int64_
 static void quantize_tile(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
     tile t;
     float wide[TILE];
-    int32_t codes[TILE];
-    if (w->source->type == QN_F64) {
+    if (w->source->type == QN_F64 && is_float(w->out_type)) {
+        double quotient[TILE];
+        qn_kernels()->divide_f64(raw(w, start, n, &t), quotient, n, p);
+        qn_kernels()->odd_f64_f32(quotient, wide, n);
+        narrow_quotient(w, wide, start, n);
+    } else if (w->source->type == QN_F64) {
+        int32_t codes[TILE];
         qn_kernels()->quantize_f64_i32(raw(w, start, n, &t), codes, n, p);
         put_codes(w, start, n, codes);
     } else {
@@ -206,7 +276,12 @@ static void dequantize_tile(const walk *w, int64_t start, int64_t n, const qn_af
     tile t;
     float wide[TILE];
     float *x = w->out_type == QN_F32 ? (float *)w->out + start : wide;
-    dequantize_codes(w->source->type, raw(w, start, n, &t), x, n, p);
+    if (is_float(w->source->type)) {
+        float codes[TILE];
+        qn_kernels()->multiply_f32(floats(w, start, n, &t, codes), x, n, p);
+    } else {
+        dequantize_codes(w->source->type, raw(w, start, n, &t), x, n, p);
+    }
     if (x == wide) put_floats(w, start, n, wide);
 }
 
@@ -262,6 +337,87 @@ static void requantize_tile(const walk *w, int64_t start, int64_t n, const qn_af
 static void requantize_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
     if (w->in_place) requantize_acc(w, (const int32_t *)w->source->data + start, start, n, p);
     else by_tiles(w, start, n, p, requantize_tile);
+}
+
+/* ---- casts: all but float64 to itself by way of float32 ---- */
+
+static qn_cast cast_of(const walk *w, int64_t start, const qn_affine *p) {
+    qn_cast c = *w->cast;
+    c.index = start, c.ahead = p->ahead, c.stream = p->stream;
+    return c;
+}
+
+static void cast_floats(const walk *w, const float *x, int64_t start, int64_t n, const qn_cast *c) {
+    void *out = w->out + (size_t)start * w->out_size;
+    if (w->out_type == QN_F64) qn_kernels()->widen_f32_f64(x, out, n, c);
+    else if (w->out_type == QN_F32) qn_kernels()->copy_f32_f32(x, out, n, c);
+    else qn_narrow(w->out_type, x, out, n, c);
+}
+
+static void cast_tile(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    tile t;
+    float wide[TILE];
+    const qn_cast c = cast_of(w, start, p);
+    const qn_table *k = qn_kernels();
+    void *out = w->out + (size_t)start * w->out_size;
+    if (w->source->type != QN_F64) {
+        cast_floats(w, floats(w, start, n, &t, wide), start, n, &c);
+        return;
+    }
+    const double *x = raw(w, start, n, &t);
+    if (w->out_type == QN_F64) k->copy_f64_f64(x, out, n, &c);
+    else if (w->out_type == QN_F32) k->narrow_f64_f32(x, out, n, &c);
+    else {
+        if (c.stochastic) k->narrow_f64_f32(x, wide, n, &c); /* by chance twice: the mean is still x */
+        else k->odd_f64_f32(x, wide, n);
+        qn_narrow(w->out_type, wide, out, n, &c);
+    }
+}
+
+static void cast_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    const qn_source *s = w->source;
+    const qn_cast c = cast_of(w, start, p);
+    const void *x = s->data + (size_t)start * s->itemsize;
+    if (s->direct && s->type == QN_F32 && w->out_type != QN_F32 && w->out_type != QN_F64)
+        qn_narrow(w->out_type, x, w->out + (size_t)start * w->out_size, n, &c);
+    else if (s->direct && s->type != QN_F32 && s->type != QN_F64 && w->out_type == QN_F32 && !c.saturate)
+        widen(s->type, x, (float *)w->out + start, n, &c);
+    else by_tiles(w, start, n, p, cast_tile);
+}
+
+/* ---- what a float type does to numbers ---- */
+
+static void float_error_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    const qn_table *k = qn_kernels();
+    const qn_type type = w->error->type;
+    qn_float_error part = {.least = INFINITY}, *all = w->error->sums;
+    tile t, codes;
+    float wide[TILE], result[TILE];
+    (void)p;
+    for (int64_t end = start + n; start < end; start += TILE) {
+        int64_t count = end - start < TILE ? end - start : TILE;
+        bool f64 = w->source->type == QN_F64;
+        const void *x = f64 ? raw(w, start, count, &t) : floats(w, start, count, &t, wide);
+        const float *y = x;
+        if (type != QN_F32) {
+            if (f64) k->odd_f64_f32(x, wide, count);
+            qn_narrow(type, f64 ? wide : x, &codes, count, &plain_cast);
+            widen(type, &codes, result, count, &plain_cast);
+            y = result;
+        } else if (f64) {
+            k->narrow_f64_f32(x, result, count, &plain_cast);
+            y = result;
+        }
+        if (f64) k->float_error_f64(x, y, count, w->error->limits, &part);
+        else k->float_error_f32(x, y, count, w->error->limits, &part);
+    }
+    pthread_mutex_lock(w->merge);
+    all->nan += part.nan, all->infinite += part.infinite, all->overflow += part.overflow, all->zero += part.zero;
+    all->subnormal += part.subnormal, all->kept += part.kept, all->relative += part.relative;
+    if (part.worst > all->worst) all->worst = part.worst;
+    if (part.peak > all->peak) all->peak = part.peak;
+    if (part.least < all->least) all->least = part.least;
+    pthread_mutex_unlock(w->merge);
 }
 
 /* ---- minimum and maximum ---- */
@@ -410,7 +566,7 @@ static void walk_all(walk *w) {
     if (w->total == 0) return;
     int64_t bytes = w->total * (int64_t)(w->source->itemsize + w->out_size);
     w->params.ahead = AHEAD;
-    bool staged = w->out_type == QN_F64 || w->out_type == QN_F16 || w->out_type == QN_BF16;
+    bool staged = w->out_type != QN_F32 && is_float(w->out_type) && !w->cast;
     w->params.stream = !staged && w->total * (int64_t)w->out_size >= qn_stream_bytes();
     if (g->block ? g->inner == 1 : g->inner >= SHORT_RUN || g->channels == 1) {
         w->params.run = g->block ? g->block : g->inner;
@@ -442,14 +598,14 @@ static walk new_walk(const qn_source *source, const qn_grid *grid, const qn_affi
 
 void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(x, grid, params, q, code, quantize_span);
-    w.in_place = x->direct && x->type == QN_F32;
+    w.in_place = x->direct && x->type == QN_F32 && !is_float(code);
     w.params.exact_inverse = itemsizes[code] == 1 && scales_are_moderate(params->scale, qn_grid_params(grid));
     walk_all(&w);
 }
 
 void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(q, grid, params, x, type, dequantize_span);
-    w.in_place = q->direct && type == QN_F32;
+    w.in_place = q->direct && type == QN_F32 && !is_float(q->type);
     walk_all(&w);
 }
 
@@ -464,6 +620,33 @@ void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *
 void qn_requantize(const qn_source *acc, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
     walk w = new_walk(acc, grid, params, q, code, requantize_span);
     w.in_place = acc->direct && params->method == QN_FLOAT;
+    walk_all(&w);
+}
+
+static int64_t elements(const qn_source *x) {
+    int64_t n = 1;
+    for (int d = 0; d < x->ndim; d++) n *= x->shape[d];
+    return n;
+}
+
+void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast) {
+    const qn_affine none = {0};
+    const qn_grid whole = {1, 1, elements(x), 0};
+    walk w = new_walk(x, &whole, &none, y, type, cast_span);
+    w.cast = cast;
+    walk_all(&w);
+}
+
+void qn_find_float_error(const qn_source *x, qn_type type, double overflow, float normal, qn_float_error *sums) {
+    qn_float_limits limits = {overflow, (float)overflow, normal};
+    if ((double)limits.overflow_f32 < overflow) limits.overflow_f32 = nextafterf(limits.overflow_f32, INFINITY);
+    const qn_affine none = {0};
+    const qn_grid whole = {1, 1, elements(x), 0};
+    const float_error error = {type, &limits, sums};
+    walk w = new_walk(x, &whole, &none, NULL, QN_F32, float_error_span);
+    w.out_size = 0;
+    w.error = &error;
+    *sums = (qn_float_error){.least = INFINITY};
     walk_all(&w);
 }
 

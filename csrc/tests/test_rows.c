@@ -209,7 +209,10 @@ typedef struct {
     K(requantize_i32_u8, int32_t, uint8_t, fill_32, AFFINE, 0, 255)                                                    \
     K(requantize_i32_i16, int32_t, int16_t, fill_32, AFFINE, -32768, 32767)                                            \
     K(requantize_i32_u16, int32_t, uint16_t, fill_32, AFFINE, 0, 65535)                                                \
-    K(requantize_fixed_i32, int32_t, int32_t, fill_32, METHODS, -32768, 32767)
+    K(requantize_fixed_i32, int32_t, int32_t, fill_32, METHODS, -32768, 32767)                                         \
+    K(divide_f32, float, float, fill_f32, AFFINE, -128, 127)                                                           \
+    K(divide_f64, double, double, fill_f64, AFFINE, -128, 127)                                                         \
+    K(multiply_f32, float, float, fill_f32, AFFINE, -128, 127)
 
 /* PLAIN_KERNELS(K): K(name, input, output, fill, in_per, out_per) */
 #define PLAIN_KERNELS(K)                                                                                               \
@@ -217,10 +220,6 @@ typedef struct {
     K(narrow_i32_u8, int32_t, uint8_t, fill_codes_u8, 1, 1)                                                            \
     K(narrow_i32_i16, int32_t, int16_t, fill_codes_i16, 1, 1)                                                          \
     K(narrow_i32_u16, int32_t, uint16_t, fill_codes_u16, 1, 1)                                                         \
-    K(widen_f16_f32, uint16_t, float, fill_16, 1, 1)                                                                   \
-    K(widen_bf16_f32, uint16_t, float, fill_16, 1, 1)                                                                  \
-    K(narrow_f32_f16, float, uint16_t, fill_f32, 1, 1)                                                                 \
-    K(narrow_f32_bf16, float, uint16_t, fill_f32, 1, 1)                                                                \
     K(pack_4, uint8_t, uint8_t, fill_8, 1, 2)                                                                          \
     K(pack_2, uint8_t, uint8_t, fill_8, 1, 4)                                                                          \
     K(unpack_i4, uint8_t, uint8_t, fill_8, 2, 1)                                                                       \
@@ -387,28 +386,93 @@ static void test_plain(const char *row_name, const qn_table *row, const kernel *
         for (size_t shift = 0; shift < 8; shift++) compare(row_name, row, k, size_at(size), NULL, shift);
 }
 
-/* All 65,536 float16 and bfloat16 patterns, there and back. */
-static void test_all_halves(const char *row_name, const qn_table *row) {
-    enum { ALL = 1 << 16 };
-    uint16_t *all = array(ALL, 2), *expected = array(ALL, 2), *got = array(ALL, 2);
-    float *wide = array(ALL, 4), *wide_got = array(ALL, 4);
-    for (int i = 0; i < ALL; i++) all[i] = (uint16_t)i;
-#define HALF(tag)                                                                                                      \
-    qn_row_scalar.widen_##tag##_f32(all, wide, ALL);                                                                   \
-    qn_row_scalar.narrow_f32_##tag(wide, expected, ALL);                                                               \
-    if (row->widen_##tag##_f32) {                                                                                      \
-        row->widen_##tag##_f32(all, wide_got, ALL);                                                                    \
-        count(memcmp(wide, wide_got, ALL * 4) == 0, row_name, "widen_" #tag "_f32", "differs on all", ALL, NULL);      \
-    }                                                                                                                  \
-    if (row->narrow_f32_##tag) {                                                                                       \
-        row->narrow_f32_##tag(wide, got, ALL);                                                                         \
-        count(memcmp(expected, got, ALL * 2) == 0, row_name, "narrow_f32_" #tag, "differs on all", ALL, NULL);         \
-    }                                                                                                                  \
-    for (int i = 0; i < ALL; i++) /* a number comes back as it went */                                                 \
-        if (wide[i] == wide[i]) count(expected[i] == i, "scalar", "narrow_f32_" #tag, "lost a number", i, NULL);
-    HALF(f16)
-    HALF(bf16)
-    free(all), free(expected), free(got), free(wide), free(wide_got);
+/* ---- floats -------------------------------------------------------------------------------------------------------- */
+
+/* Values about the numbers of every format and their ties: few exponents, few mantissa bits, and some ulps. */
+static float float_near_a_tie(void) {
+    uint32_t exponent = (uint32_t)random_int(0, 255), mantissa = (uint32_t)random_bits() & 0x7FFFFF;
+    mantissa &= 0xFFFFFFFF << random_int(8, 23);
+    return float_of(((uint32_t)random_bits() & 0x80000000) + (exponent << 23) + mantissa + (uint32_t)random_int(-2, 2));
+}
+
+/* One call of both rows with the same options; `in` and the output are copies between guards as in compare(). */
+#define TEST_CAST(name, input, output, ...)                                                                            \
+    static void cast_##name(const char *row_name, const qn_table *row, const input *from, int64_t n,                   \
+                            const qn_cast *p) {                                                                        \
+        if (!row->name) return;                                                                                        \
+        size_t bytes = (size_t)n * sizeof(output);                                                                     \
+        input *in = array((size_t)n, sizeof *in);                                                                      \
+        guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, random_bits() % 17 * sizeof(output));     \
+        memcpy(in, from, (size_t)n * sizeof *in);                                                                      \
+        (void)p;                                                                                                       \
+        qn_row_scalar.name(in, (output *)expected.data, n __VA_ARGS__);                                                \
+        row->name(in, (output *)got.data, n __VA_ARGS__);                                                              \
+        count(!memcmp(expected.data, got.data, bytes), row_name, #name, "differs from the scalar row", n, NULL);       \
+        count(guarded_whole(&expected) && guarded_whole(&got), row_name, #name, "wrote outside its output", n, NULL);  \
+        count(!memcmp(in, from, (size_t)n * sizeof *in), row_name, #name, "changed its input", n, NULL);               \
+        free(in), free(expected.block), free(got.block);                                                               \
+    }
+#define TEST_FORMAT(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                          \
+    TEST_CAST(widen_##tag##_f32, uint##bits##_t, float, , p)                                                           \
+    TEST_CAST(narrow_f32_##tag, float, uint##bits##_t, , p)
+QN_NARROW_FLOATS(TEST_FORMAT, _)
+TEST_CAST(narrow_f64_f32, double, float, , p)
+TEST_CAST(odd_f64_f32, double, float)
+TEST_CAST(widen_f32_f64, float, double, , p)
+TEST_CAST(copy_f32_f32, float, float, , p)
+TEST_CAST(copy_f64_f64, double, double, , p)
+
+enum { ALL = 1 << 16 };
+
+/* All codes of a format, there and back: a number returns as it went. */
+#define TEST_ALL_CODES(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                       \
+    {                                                                                                                  \
+        const qn_cast plain = {0};                                                                                     \
+        const int width = (kind != QN_SCALE) + exponent + mantissa;                                                    \
+        for (int i = 0; i < ALL; i++) code##bits[i] = (uint##bits##_t)i;                                               \
+        cast_widen_##tag##_f32(row_name, row, code##bits, ALL, &plain);                                                \
+        qn_row_scalar.widen_##tag##_f32(code##bits, wide, ALL, &plain);                                                \
+        cast_narrow_f32_##tag(row_name, row, wide, ALL, &plain);                                                       \
+        qn_row_scalar.narrow_f32_##tag(wide, back##bits, ALL, &plain);                                                 \
+        for (int i = 0; i < 1 << width; i++)                                                                           \
+            if (wide[i] == wide[i]) count(back##bits[i] == i, "scalar", #tag, "lost a number", i, NULL);               \
+        covered[QN_INDEX_widen_##tag##_f32] = covered[QN_INDEX_narrow_f32_##tag] = true;                               \
+    }
+
+static void test_all_codes(const char *row_name, const qn_table *row) {
+    uint16_t *code16 = array(ALL, 2), *back16 = array(ALL, 2);
+    uint8_t *code8 = array(ALL, 1), *back8 = array(ALL, 1);
+    float *wide = array(ALL, sizeof *wide);
+    QN_NARROW_FLOATS(TEST_ALL_CODES, _)
+    free(code16), free(back16), free(code8), free(back8), free(wide);
+}
+
+#define CAST_FORMAT(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                          \
+    cast_widen_##tag##_f32(row_name, row, codes, n, &p);                                                               \
+    cast_narrow_f32_##tag(row_name, row, x, n, &p);
+
+static void test_casts(const char *row_name, const qn_table *row) {
+    for (int size = 0; size < SIZES; size++)
+        for (int mode = 0; mode < 8; mode++) {
+            int64_t n = size_at(size);
+            qn_cast p = {.saturate = mode & 1, .stochastic = mode & 2, .stream = mode & 4, .ahead = random_int(0, 512)};
+            p.seed = random_bits(), p.index = random_int(0, 999);
+            float *x = array((size_t)n, sizeof *x);
+            double *y = array((size_t)n, sizeof *y);
+            void *codes = array((size_t)n, sizeof(uint16_t));
+            fill_f32(x, n, NULL), fill_f64(y, n, NULL), fill_16(codes, n, NULL);
+            for (int64_t i = 0; i < n; i++) {
+                if (random_bits() % 4) x[i] = float_near_a_tie();
+                if (random_bits() % 4) y[i] = (double)x[i] * (1 + random_int(-1, 1) * 0x1p-52);
+            }
+            QN_NARROW_FLOATS(CAST_FORMAT, _)
+            cast_narrow_f64_f32(row_name, row, y, n, &p), cast_odd_f64_f32(row_name, row, y, n, &p);
+            cast_widen_f32_f64(row_name, row, x, n, &p);
+            cast_copy_f32_f32(row_name, row, x, n, &p), cast_copy_f64_f64(row_name, row, y, n, &p);
+            free(x), free(y), free(codes);
+        }
+    covered[QN_INDEX_narrow_f64_f32] = covered[QN_INDEX_odd_f64_f32] = covered[QN_INDEX_widen_f32_f64] = true;
+    covered[QN_INDEX_copy_f32_f32] = covered[QN_INDEX_copy_f64_f64] = true;
 }
 
 /* Ranges compare by value, and by the sign of a zero. */
@@ -491,6 +555,83 @@ static void test_metrics(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_error_sums_f32] = covered[QN_INDEX_codes_seen_8] = true;
 }
 
+/* A float32 whose sums with others are often ties, subnormal or too large for the type. */
+static float hard(void) {
+    uint64_t bits = random_bits();
+    if (bits % 8 == 0) return edge();
+    float x = float_of((uint32_t)(bits >> 8) << 9 | ((uint32_t)random_int(100, 145) << 23 & 0x7F800000));
+    return bits >> 60 == 0 ? x * 0x1p-20f : x;
+}
+
+#define TEST_MULTIPLY_ADD(tag)                                                                                         \
+    if (row->multiply_add_##tag)                                                                                       \
+        for (int size = 0; size < SIZES; size++)                                                                       \
+            for (int again = 0; again < 8; again++) {                                                                  \
+                int64_t n = size_at(size);                                                                             \
+                size_t bytes = (size_t)n * sizeof(float);                                                              \
+                float a = hard(), *w = array((size_t)n, sizeof *w), *y = array((size_t)n, sizeof *y);                  \
+                guarded g = guarded_make(bytes, (size_t)again * sizeof(float));                                        \
+                for (int64_t i = 0; i < n; i++) w[i] = hard(), y[i] = hard();                                          \
+                memcpy(g.data, y, bytes);                                                                              \
+                qn_row_scalar.multiply_add_##tag(a, w, y, n);                                                          \
+                row->multiply_add_##tag(a, w, (float *)g.data, n);                                                     \
+                bool same = memcmp(y, g.data, bytes) == 0;                                                             \
+                count(same, row_name, "multiply_add_" #tag, "differs from the scalar row", n, NULL);                   \
+                count(guarded_whole(&g), row_name, "multiply_add_" #tag, "wrote outside its output", n, NULL);         \
+                free(w), free(y), free(g.block);                                                                       \
+            }                                                                                                          \
+    covered[QN_INDEX_multiply_add_##tag] = true;
+
+static void test_multiply_add(const char *row_name, const qn_table *row) {
+    TEST_MULTIPLY_ADD(f16)
+    TEST_MULTIPLY_ADD(bf16)
+    TEST_MULTIPLY_ADD(f32)
+}
+
+static void test_blocks(const char *row_name, const qn_table *row) {
+    for (int size = 0; row->block_max_f32 && size < SIZES; size++)
+        for (int again = 0; again < 8; again++) {
+            int64_t n = size_at(size), block = (int64_t[]){1, 2, 7, 16, 32, 33, 64, 5000}[again];
+            int64_t blocks = (n + block - 1) / block;
+            float *x = array((size_t)n, sizeof *x), *most = array((size_t)blocks, sizeof *most);
+            guarded g = guarded_make((size_t)blocks * sizeof *most, (size_t)again * sizeof(float));
+            fill_f32(x, n, NULL);
+            qn_row_scalar.block_max_f32(x, most, n, block);
+            row->block_max_f32(x, (float *)g.data, n, block);
+            bool same = memcmp(most, g.data, (size_t)blocks * sizeof *most) == 0;
+            count(same, row_name, "block_max_f32", "differs from the scalar row", n, NULL);
+            count(guarded_whole(&g), row_name, "block_max_f32", "wrote outside its output", n, NULL);
+            free(x), free(most), free(g.block);
+        }
+    covered[QN_INDEX_block_max_f32] = true;
+}
+
+/* y as some float16 of x would be, and now and then anything at all. */
+#define TEST_FLOAT_ERROR(tag, type, fill)                                                                              \
+    if (row->float_error_##tag)                                                                                        \
+        for (int size = 0; size < SIZES; size++)                                                                       \
+            for (int again = 0; again < 4; again++) {                                                                  \
+                int64_t n = size_at(size) * (again ? 1 : 5);                                                           \
+                type *x = array((size_t)n, sizeof *x);                                                                 \
+                float *y = array((size_t)n, sizeof *y);                                                                \
+                const qn_float_limits limits = {65520, 65520, 0x1p-14f};                                               \
+                fill(x, n, NULL);                                                                                      \
+                for (int64_t i = 0; i < n; i++)                                                                        \
+                    y[i] = fabs((double)x[i]) < 1e30 ? (float)x[i] * 1.001f : random_bits() % 2 ? INFINITY : NAN;      \
+                qn_float_error a = {.least = 3, .peak = 2, .nan = 1}, b = a;                                           \
+                qn_row_scalar.float_error_##tag(x, y, n, &limits, &a);                                                 \
+                row->float_error_##tag(x, y, n, &limits, &b);                                                          \
+                bool same = memcmp(&a, &b, sizeof a) == 0;                                                             \
+                count(same, row_name, "float_error_" #tag, "differs from the scalar row", n, NULL);                    \
+                free(x), free(y);                                                                                      \
+            }                                                                                                          \
+    covered[QN_INDEX_float_error_##tag] = true;
+
+static void test_float_error(const char *row_name, const qn_table *row) {
+    TEST_FLOAT_ERROR(f32, float, fill_f32)
+    TEST_FLOAT_ERROR(f64, double, fill_f64)
+}
+
 static void test_row(const char *name, const qn_table *row, bool can_run) {
     if (!can_run) {
         printf("%-8s skipped: this CPU lacks it\n", name);
@@ -505,8 +646,12 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
         if (kernels[i].varies == PLAIN) test_plain(name, row, &kernels[i]);
         else test_affine(name, row, &kernels[i]), test_rectangles(name, row, &kernels[i]);
     }
-    test_all_halves(name, row);
+    test_all_codes(name, row);
+    test_casts(name, row);
     test_metrics(name, row);
+    test_multiply_add(name, row);
+    test_blocks(name, row);
+    test_float_error(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);
