@@ -16,6 +16,7 @@ from .quantize import (
 from .reduce import abs_max, min_max
 from .report import Report, ReportTable, compare
 from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
+from .saturation import Saturation, reduce_range, safe_weights, simulate_saturation
 
 __all__ = [
     "CalibrationError",
@@ -27,6 +28,7 @@ __all__ = [
     "QuantizedArray",
     "Report",
     "ReportTable",
+    "Saturation",
     "UnsupportedISAError",
     "abs_max",
     "choose_qparams",
@@ -42,11 +44,14 @@ __all__ = [
     "pack",
     "quantize",
     "quantize_linear",
+    "reduce_range",
     "requantize",
+    "safe_weights",
     "save",
     "set_isa",
     "set_num_threads",
     "show_config",
+    "simulate_saturation",
     "threads",
     "unpack",
 ]

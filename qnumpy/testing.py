@@ -23,6 +23,7 @@ __all__ = [
     "quantize_linear",
     "quantize_multiplier",
     "requantize",
+    "simulate_saturation",
     "spread",
     "unpack",
 ]
@@ -221,6 +222,25 @@ def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Arra
     np.maximum.at(high, index[finite], x[finite])
     low, high = (np.asarray(bound.reshape(shape) + 0.0) for bound in (low, high))  # -0.0 becomes +0.0
     return low, high, count(np.isnan(x)), count(np.isinf(x))
+
+
+def simulate_saturation(a: Any, b: Any) -> tuple[Array, Array, Array]:
+    """Return the product of qnumpy.simulate_saturation, its error and the saturated pairs of each column.
+
+    Examples
+    --------
+    >>> simulate_saturation(np.array([[200, 200]], np.uint8), np.array([[100], [100]], np.int8))
+    (array([[32767]]), array([[-7233]]), array([1]))
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    exact = _integers(a) @ _integers(b)
+    unsigned = _integers(a) + (128 if a.dtype == np.int8 else 0)
+    signed = _integers(b) - (128 if b.dtype == np.uint8 else 0)
+    terms = unsigned[:, :, None] * signed[None]
+    pairs = np.add.reduceat(terms, range(0, terms.shape[1], 2), axis=1) if terms.shape[1] else terms
+    clipped = np.clip(pairs, -(2**15), 2**15 - 1)
+    error = (clipped - pairs).sum(1)
+    return exact + error, error, (clipped != pairs).sum((0, 1))
 
 
 def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:

@@ -30,6 +30,7 @@ CALLERS = {
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},
+    "saturation": {"saturate", "unsafe_pairs"},
     "runtime": {"MAX_THREADS", "isa", "isas", "kernels", "num_threads", "set_isa", "set_num_threads"},
 }
 

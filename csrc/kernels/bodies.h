@@ -4,6 +4,7 @@
 #include "pack_body.h"
 #include "quantize_body.h"
 #include "reduce_body.h"
+#include "saturation_body.h"
 
 #define QN_ENTRY(name, arguments) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};

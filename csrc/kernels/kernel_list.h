@@ -51,6 +51,9 @@
     QN_KERNEL(min_max_columns_f64, (const double *x, int64_t rows, int64_t stride, int64_t n, qn_range *r))            \
     QN_KERNEL(error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e))                                \
     QN_KERNEL(codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen))                                          \
+    QN_KERNEL(saturate_pairs_u8s8, (const uint8_t *a, const int8_t *b, int64_t k, int64_t stride, int64_t n,           \
+                                    int32_t *sum, int32_t *error, int32_t *pairs))                                     \
+    QN_KERNEL(unsafe_pairs_i8, (const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *pairs))                \
     QN_KERNEL(widen_f16_f32, (const uint16_t *h, float *x, int64_t n))                                                 \
     QN_KERNEL(widen_bf16_f32, (const uint16_t *h, float *x, int64_t n))                                                \
     QN_KERNEL(narrow_f32_f16, (const float *x, uint16_t *h, int64_t n))                                                \

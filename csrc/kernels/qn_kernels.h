@@ -27,6 +27,10 @@
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
+ * saturate_pairs_u8s8(a[k], b[k][stride], k, stride, n, sum[n], error[n], pairs[n]): for each pair of neighbours in k and
+ *   each column j, e = a0 * b0[j] + a1 * b1[j] clamped to int16, as vpmaddubsw does; adds the clamped e to sum, clamped
+ *   minus exact to error, and counts in pairs where the two differ. An odd last element pairs with 0. k <= 65536.
+ * unsafe_pairs_i8(b[k][stride], k, stride, n, pairs[n]): counts the pairs that some a0, a1 in 0..255 would saturate.
  * widen_*: exact; a signalling NaN may become quiet. narrow_*: round half to even, overflow to infinity,
  *   NaN to the quiet NaN of the same sign with the top payload bits.
  * pack_4, pack_2: 2 or 4 codes to a byte, first code in the low bits, the last byte padded with zero bits.

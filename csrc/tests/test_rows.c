@@ -464,6 +464,40 @@ static void test_metrics(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_error_sums_f32] = covered[QN_INDEX_codes_seen_8] = true;
 }
 
+/* Full range, and both ends often: they are what saturates. */
+static void fill_extreme(uint8_t *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        static const uint8_t ends[] = {0, 255, 127, 128};
+        x[i] = random_bits() % 3 ? (uint8_t)random_bits() : ends[random_bits() % 4];
+    }
+}
+
+static void test_saturation(const char *row_name, const qn_table *row) {
+    for (int size = 0; size < SIZES; size++)
+        for (int64_t k = 0; k < 9; k++) {
+            int64_t n = size_at(size), stride = n + random_int(0, 3), total = k ? (k - 1) * stride + n : 0;
+            size_t bytes = 3 * (size_t)n * sizeof(int32_t);
+            uint8_t *a = array((size_t)k, 1), *b = array((size_t)total, 1);
+            fill_extreme(a, k), fill_extreme(b, total);
+            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, 0);
+            memset(expected.data, 1, bytes), memset(got.data, 1, bytes);
+            int32_t *e = (int32_t *)expected.data, *g = (int32_t *)got.data;
+            if (row->saturate_pairs_u8s8) {
+                qn_row_scalar.saturate_pairs_u8s8(a, (int8_t *)b, k, stride, n, e, e + n, e + 2 * n);
+                row->saturate_pairs_u8s8(a, (int8_t *)b, k, stride, n, g, g + n, g + 2 * n);
+                count(!memcmp(e, g, bytes), row_name, "saturate_pairs_u8s8", "differs from the scalar row", n, NULL);
+            }
+            if (row->unsafe_pairs_i8) {
+                qn_row_scalar.unsafe_pairs_i8((int8_t *)b, k, stride, n, e);
+                row->unsafe_pairs_i8((int8_t *)b, k, stride, n, g);
+                count(!memcmp(e, g, bytes), row_name, "unsafe_pairs_i8", "differs from the scalar row", n, NULL);
+            }
+            count(guarded_whole(&got), row_name, "saturate_pairs_u8s8", "wrote outside its output", n, NULL);
+            free(a), free(b), free(expected.block), free(got.block);
+        }
+    covered[QN_INDEX_saturate_pairs_u8s8] = covered[QN_INDEX_unsafe_pairs_i8] = true;
+}
+
 static void test_row(const char *name, const qn_table *row, bool can_run) {
     if (!can_run) {
         printf("%-8s skipped: this CPU lacks it\n", name);
@@ -480,6 +514,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     }
     test_all_halves(name, row);
     test_metrics(name, row);
+    test_saturation(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);
