@@ -205,7 +205,7 @@ def safe_weights(w: Any, *, axis: int = 0) -> Array:
         found = np.zeros(signed.shape[1], np.int64)
         _core.unsafe_pairs(signed, found, k, signed.shape[1])
         pairs[columns] = found
-    return pairs == 0
+    return np.asarray(pairs == 0)
 
 
 def reduce_range(qparams: QParams) -> QParams:
@@ -250,7 +250,7 @@ def reduce_range(qparams: QParams) -> QParams:
         low += 1
     scale = qparams.scale.astype(np.float64) * (qparams.qmax - qparams.qmin) / (high - low)
     zero = low + (qparams.zero_point.astype(np.float64) - qparams.qmin) * (high - low) / (qparams.qmax - qparams.qmin)
-    return QParams(scale, np.rint(zero).astype(np.int32), code.name, qparams.granularity, low, high)
+    return QParams(scale.astype(np.float32), np.rint(zero).astype(np.int32), code.name, qparams.granularity, low, high)
 
 
 def _bytes(owner: str, name: str, value: Any) -> Array:

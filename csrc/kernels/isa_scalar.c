@@ -106,4 +106,6 @@ V_INLINE void vf_store_f16(uint16_t *p, vf x) {
     }
 }
 
+#include "matmul4_plain.h"
+
 #include "bodies.h"

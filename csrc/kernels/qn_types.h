@@ -78,6 +78,26 @@ typedef struct {
     int64_t outer, channels, inner, block;
 } qn_grid;
 
+/* A packed 4-bit weight [k][n]; matmul4.h describes the bytes. */
+typedef struct {
+    int64_t k, n;
+    int64_t block;  /* 16, 32, 64 or 128 neighbours along k share a scale */
+    int64_t groups; /* ceil(k / block) */
+    int64_t record; /* bytes of a group of 16 columns */
+    bool half;      /* scales are float16, else float32 */
+    bool zeros;     /* every group has zero points, else all are QN_ZERO_4 */
+} qn_weight4;
+
+enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
+
+/* Rows of activations for it: codes of [-127, 127], 0 past k. */
+typedef struct {
+    const int8_t *codes; /* [rows][stride], stride = groups * block */
+    const float *scales; /* [rows][groups] */
+    const int32_t *sums; /* [rows][groups] of the codes */
+    int64_t rows, stride, groups;
+} qn_rows4;
+
 enum { QN_MAX_DIMS = 64 };
 
 /* An input array: any strides, alignment and byte order; element k in C order is found from shape and strides. */

@@ -1,0 +1,61 @@
+/* What matmul4_body.h is made of, in plain C: 16 columns are 16 lanes of an array. */
+
+typedef struct {
+    uint8_t lane[64]; /* [16 columns][4 neighbours in k] */
+} v4_codes;
+typedef struct {
+    int32_t lane[16];
+} v4_sums, v4_i32;
+typedef struct {
+    float lane[16];
+} v4_f32;
+
+enum { V4_ROWS = 4 };
+
+V_INLINE v4_codes v4_low(const uint8_t *p) {
+    v4_codes u;
+    for (int i = 0; i < 64; i++) u.lane[i] = p[i] & 15;
+    return u;
+}
+V_INLINE v4_codes v4_high(const uint8_t *p) {
+    v4_codes u;
+    for (int i = 0; i < 64; i++) u.lane[i] = p[i] >> 4;
+    return u;
+}
+V_INLINE v4_sums v4_none(void) { return (v4_sums){{0}}; }
+V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
+    for (int c = 0; c < 16; c++)
+        for (int k = 0; k < 4; k++) s.lane[c] += u.lane[4 * c + k] * a[k];
+    return s;
+}
+V_INLINE v4_i32 v4_widen(v4_i32 to, v4_sums s) {
+    for (int c = 0; c < 16; c++) to.lane[c] += s.lane[c];
+    return to;
+}
+V_INLINE v4_i32 v4_set1(int32_t x) {
+    v4_i32 v;
+    for (int c = 0; c < 16; c++) v.lane[c] = x;
+    return v;
+}
+V_INLINE v4_i32 v4_minus_zeros(int32_t sum, const uint8_t *zero) {
+    v4_i32 v;
+    for (int c = 0; c < 16; c++) v.lane[c] = -sum * zero[c];
+    return v;
+}
+V_INLINE v4_f32 v4_scales(const uint8_t *p, bool half) {
+    v4_f32 v;
+    uint16_t bits[16];
+    if (!half) {
+        memcpy(v.lane, p, sizeof v.lane);
+        return v;
+    }
+    memcpy(bits, p, sizeof bits);
+    for (int c = 0; c < 16; c += V_LANES) vf_store(v.lane + c, vf_load_f16(bits + c));
+    return v;
+}
+V_INLINE void v4_accumulate(float *y, v4_i32 sum, v4_f32 scale, float x_scale) {
+    for (int c = 0; c < 16; c++) {
+        float step = x_scale * scale.lane[c], term = (float)sum.lane[c] * step;
+        y[c] += term;
+    }
+}
