@@ -1,18 +1,17 @@
 #include "matmul4.h"
 
-#include <math.h>
 #include <string.h>
 
+#include "activations.h"
 #include "dispatch.h"
 #include "threads.h"
 
 enum {
     PANEL = 16,
-    ROWS = 128,            /* of x at a time: their codes stay in the L2 cache */
-    DEPTH = 2048,          /* of k at a time when there are many rows: that part of a panel stays in the L1 cache */
-    FEW_ROWS = 8,          /* up to which a panel is read once, from one end to the other */
-    PRODUCTS_A_BYTE = 8,   /* multiplications in the time that a byte of memory traffic takes */
-    QUANTIZED_A_PIECE = 4, /* rows */
+    ROWS = 128,          /* of x at a time: their codes stay in the L2 cache */
+    DEPTH = 2048,        /* of k at a time when there are many rows: that part of a panel stays in the L1 cache */
+    FEW_ROWS = 8,        /* up to which a panel is read once, from one end to the other */
+    PRODUCTS_A_BYTE = 8, /* multiplications in the time that a byte of memory traffic takes */
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -63,7 +62,7 @@ void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, 
     qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
 }
 
-/* ---- activations ---- */
+/* ---- the product ---- */
 
 typedef struct {
     const qn_weight4 *w;
@@ -71,51 +70,7 @@ typedef struct {
     const qn_product4 *p;
     int64_t row; /* the first of this pass */
     qn_rows4 x;
-    int8_t *codes;
-    float *scales;
-    int32_t *sums;
 } product;
-
-/* As qn.quantize(..., symmetric=True) finds it: NaN and infinities take no part. */
-static float scale_of(const float *x, int64_t n) {
-    qn_range r = {INFINITY, -INFINITY, 0, 0};
-    qn_kernels()->min_max_f32(x, n, &r);
-    double widest = fmax(fmax(-r.min, r.max), 0.0), scale = 2 * widest / 254;
-    return widest == 0 ? 1.0f : scale < 0x1p-126 ? 0x1p-126f : (float)scale;
-}
-
-static void quantize_row(const product *c, int64_t r) {
-    const qn_weight4 *w = c->w;
-    const float *x = c->p->x + (c->row + r) * w->k;
-    float *scales = c->scales + r * w->groups;
-    int8_t *codes = c->codes + r * c->x.stride;
-    float shared = c->p->scale != 0 ? c->p->scale : c->p->by_row ? scale_of(x, w->k) : 0;
-    bool moderate = true;
-    for (int64_t g = 0; g < w->groups; g++) {
-        int64_t first = g * w->block, n = w->k - first < w->block ? w->k - first : w->block;
-        scales[g] = shared != 0 ? shared : scale_of(x + first, n);
-        moderate &= scales[g] >= 0x1p-90f && scales[g] <= 0x1p90f;
-    }
-    int32_t zeros[1] = {0};
-    for (int64_t g = 0; g < w->groups; g++) {
-        int64_t first = g * w->block, n = w->k - first < w->block ? w->k - first : w->block;
-        qn_affine p = {.scale = scales + g, .zero_point = zeros, .run = n, .qmin = -127, .qmax = 127};
-        p.exact_inverse = moderate;
-        qn_kernels()->quantize_f32_i8(x + first, codes + first, n, &p);
-        int32_t sum = 0;
-        for (int64_t k = 0; k < n; k++) sum += codes[first + k];
-        c->sums[r * w->groups + g] = sum;
-    }
-    memset(codes + w->k, 0, (size_t)(c->x.stride - w->k));
-}
-
-static void quantize_rows(void *context, int64_t begin, int64_t end) {
-    uint64_t saved = qn_fp_begin();
-    for (int64_t r = begin; r < end; r++) quantize_row(context, r);
-    qn_fp_end(saved);
-}
-
-/* ---- the product ---- */
 
 static void put(const product *c, int64_t panel, const float *y) {
     const qn_product4 *p = c->p;
@@ -148,21 +103,25 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
 
 static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
 
+/* Codes, and a scale, a zero point and a sum for each group. */
 int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
     int64_t bytes;
-    return __builtin_mul_overflow(rows_at_once(m), w->groups * (w->block + 8), &bytes) ? -1 : bytes + 64;
+    return __builtin_mul_overflow(rows_at_once(m), w->groups * (w->block + 12), &bytes) ? -1 : bytes;
 }
 
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
-    int64_t most = rows_at_once(p->m);
-    float *scales = scratch;
-    int32_t *sums = (int32_t *)(scales + most * w->groups);
-    int8_t *codes = (int8_t *)(sums + most * w->groups);
+    int64_t most = rows_at_once(p->m), each = most * w->groups, stride = w->groups * w->block;
+    qn_activations a = {.x = p->x, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
+    a.sum_block = w->block, a.is_signed = a.symmetric = true, a.qmin = -127, a.qmax = 127, a.scale = p->scale;
+    a.scales = scratch, a.sums = (int32_t *)(a.scales + each), a.zero_points = a.sums + each;
+    a.codes = (uint8_t *)(a.zero_points + each);
     for (int64_t row = 0; row < p->m; row += most) {
         int64_t rows = p->m - row < most ? p->m - row : most;
-        product c = {w,     packed, p,   row, {codes, scales, sums, rows, w->groups * w->block, w->groups},
-                     codes, scales, sums};
-        qn_parallel_for(rows, QUANTIZED_A_PIECE, rows * w->k * 8, quantize_rows, &c);
+        a.x = p->x + row * w->k, a.rows = rows;
+        qn_quantize_activations(&a);
+        qn_rows4 x = {(int8_t *)a.codes,         a.scales,  a.sums, rows, stride, w->groups,
+                      p->by_row ? 1 : w->groups, !p->by_row};
+        product c = {w, packed, p, row, x};
         int64_t products = rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
         qn_parallel_for(panels(w), 1, products > bytes ? products : bytes, multiply_panels, &c);
     }

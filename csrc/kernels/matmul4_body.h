@@ -31,7 +31,7 @@ V_INLINE void v4_group(const qn_weight4 *w, const uint8_t *record, const qn_rows
     }
     v4_f32 scale = v4_scales(scales, w->half);
     _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
-        v4_accumulate(y + 16 * r, sum[r], scale, x->scales[(row + r) * x->groups + group]);
+        v4_accumulate(y + 16 * r, sum[r], scale, x->scales[(row + r) * x->scale_row + group * x->scale_step]);
 }
 
 static void matmul4_panel(const qn_weight4 *w, const uint8_t *panel, const qn_rows4 *x, int64_t first, int64_t last,
