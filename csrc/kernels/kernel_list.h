@@ -60,6 +60,16 @@
     QN_KERNEL(widen_bf16_f32, (const uint16_t *h, float *x, int64_t n))                                                \
     QN_KERNEL(narrow_f32_f16, (const float *x, uint16_t *h, int64_t n))                                                \
     QN_KERNEL(narrow_f32_bf16, (const float *x, uint16_t *h, int64_t n))                                               \
+    QN_KERNEL(divide_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                   \
+    QN_KERNEL(multiply_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                 \
+    QN_KERNEL(block_max_f32, (const float *x, float *most, int64_t n, int64_t block))                                  \
+    QN_KERNEL(float_error_f32,                                                                                         \
+              (const float *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e))           \
+    QN_KERNEL(float_error_f64,                                                                                         \
+              (const double *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e))          \
+    QN_KERNEL(multiply_add_f16, (float a, const float *w, float *y, int64_t n))                                        \
+    QN_KERNEL(multiply_add_bf16, (float a, const float *w, float *y, int64_t n))                                       \
+    QN_KERNEL(multiply_add_f32, (float a, const float *w, float *y, int64_t n))                                        \
     QN_KERNEL(pack_4, (const uint8_t *codes, uint8_t *bytes, int64_t n))                                               \
     QN_KERNEL(pack_2, (const uint8_t *codes, uint8_t *bytes, int64_t n))                                               \
     QN_KERNEL(unpack_i4, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \

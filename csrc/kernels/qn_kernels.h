@@ -36,6 +36,12 @@
  * unsafe_pairs_i8(b[k][stride], k, stride, n, pairs[n]): counts the pairs that some a0, a1 in 0..255 would saturate.
  * widen_*: exact; a signalling NaN may become quiet. narrow_*: round half to even, overflow to infinity,
  *   NaN to the quiet NaN of the same sign with the top payload bits.
+ * divide_f32, multiply_f32(x[n], y[n], p): x / S and x * S, one IEEE operation each.
+ * block_max_f32(x[n], most[ceil(n / block)]): the largest finite magnitude of each block, 0 if none; NaN if one is there.
+ * float_error_<f>(x[n], y[n], limits, e): extends e; y is x after conversion to another type and back. Exact but for the
+ *   relative errors, each rounded to 2^-30.
+ * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w), one rounding of the exact value, half to even, to T, kept as
+ *   float32; overflow to infinity; every NaN is the same one.
  * pack_4, pack_2: 2 or 4 codes to a byte, first code in the low bits, the last byte padded with zero bits.
  * unpack_*: the inverse; i4 and i2 sign-extend into the byte.
  */

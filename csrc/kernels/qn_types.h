@@ -69,6 +69,19 @@ typedef struct {
     double signal, energy, dot, noise, peak; /* x^2, y^2, x y, (x - y)^2; the largest |x - y| */
 } qn_error;
 
+/* Where a float type ends: the smallest magnitude that overflows it, and its smallest normal number. */
+typedef struct {
+    double overflow;
+    float normal;
+} qn_float_limits;
+
+/* What becomes of finite numbers in a float type, and how many are not finite. Empty: least is infinity, the rest 0. */
+typedef struct {
+    uint64_t nan, infinite, overflow, zero, subnormal, kept; /* zero: what is not zero and becomes it; kept: the rest */
+    uint64_t relative;                                       /* |x - y| / |x| of the kept, summed in units of 2^-30 */
+    double worst, peak, least; /* the largest of these; the largest and the smallest nonzero finite |x| */
+} qn_float_error;
+
 /* The one granularity idea: a C-contiguous array seen as [outer][channels][inner].
  * block == 0  one parameter for each channel:                [channels]
  * block > 0   channels are cut into blocks, the last may be short: [outer][ceil(channels / block)][inner]

@@ -128,6 +128,13 @@ static void put_floats(const walk *w, int64_t start, int64_t n, const float *x) 
         for (int64_t i = 0; i < n; i++) ((double *)w->out)[start + i] = (double)x[i];
 }
 
+void qn_gather_floats(const qn_source *source, int64_t start, int64_t n, float *to) {
+    tile t;
+    const walk w = {.source = source};
+    const float *x = floats(&w, start, n, &t, to);
+    if (x != to) memcpy(to, x, (size_t)n * sizeof *to);
+}
+
 static qn_affine advanced(const qn_affine *p, int64_t by) {
     qn_affine a = *p;
     if (a.run) {

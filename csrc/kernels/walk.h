@@ -16,4 +16,7 @@ int64_t qn_grid_params(const qn_grid *grid);
 size_t qn_itemsize(qn_type type);
 void qn_gather(const qn_source *source, int64_t start, int64_t n, void *tile); /* native byte order, C order */
 
+/* At most 2048 elements of a source of floats but float64, as float32, in C order. */
+void qn_gather_floats(const qn_source *source, int64_t start, int64_t n, float *to);
+
 #endif
