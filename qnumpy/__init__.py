@@ -3,6 +3,7 @@
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
+from .matmul import matmul_integer
 from .pack import pack, unpack
 from .qarray import QuantizedArray, choose_qparams, dequantize, quantize
 from .qparams import QParams
@@ -37,6 +38,7 @@ __all__ = [
     "fake_quantize",
     "isa",
     "load",
+    "matmul_integer",
     "min_max",
     "num_threads",
     "pack",

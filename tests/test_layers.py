@@ -26,6 +26,7 @@ CALLERS = {
     "_args": {"overlap"},
     "_check": {"first_bad_scale"},
     "dtypes": {"TYPES"},
+    "matmul": {"matmul_integer", "pack_weights", "packed_info", "packed_codes", "matmul_packed"},
     "metrics": {"error_sums", "codes_seen"},
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},

@@ -5,6 +5,8 @@
 #include "quantize_body.h"
 #include "reduce_body.h"
 
+#include "matmul_body.h" /* after quantize_body.h, whose clamp it shares */
+
 #define QN_ENTRY(name, arguments) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};
 #undef QN_ENTRY

@@ -128,6 +128,8 @@ V_INLINE void vf_store_f16(uint16_t *p, vf v) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+#include "matmul_avx2.h"
+
 #include "bodies.h"
 #pragma GCC pop_options
 #endif

@@ -116,6 +116,8 @@ V_INLINE void vf_store_f16(uint16_t *p, vf v) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+#include "matmul_avx2.h"
+
 #include "bodies.h"
 #pragma GCC pop_options
 #endif
