@@ -3,7 +3,10 @@
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
+from .lowprecision import matmul
+from .matmul import matmul_integer
 from .pack import pack, unpack
+from .packed import PackedWeight, qmatmul
 from .qarray import QuantizedArray, choose_qparams, dequantize, quantize
 from .qparams import QParams
 from .quantize import (
@@ -21,6 +24,7 @@ from .saturation import Saturation, reduce_range, safe_weights, simulate_saturat
 __all__ = [
     "CalibrationError",
     "FileFormatError",
+    "PackedWeight",
     "PerChannel",
     "PerGroup",
     "PerTensor",
@@ -39,9 +43,12 @@ __all__ = [
     "fake_quantize",
     "isa",
     "load",
+    "matmul",
+    "matmul_integer",
     "min_max",
     "num_threads",
     "pack",
+    "qmatmul",
     "quantize",
     "quantize_linear",
     "reduce_range",

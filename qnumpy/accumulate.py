@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _args, _check, _core
+from . import _check, _core
 from ._args import Array
 from .dtypes import FloatType, float_type
 

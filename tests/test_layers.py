@@ -26,10 +26,13 @@ CALLERS = {
     "_args": {"overlap"},
     "_check": {"first_bad_scale"},
     "dtypes": {"TYPES"},
+    "matmul": {"matmul_integer", "pack_weights", "packed_info", "packed_codes", "matmul_packed"},
     "metrics": {"error_sums", "codes_seen"},
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},
+    "packed": {"TYPES", "linear", "matmul4", "matmul_packed", "pack_weights", "packed_codes", "packed_info"}
+    | {"weight4_bytes", "weight4_pack"},
     "saturation": {"saturate", "unsafe_pairs"},
     "runtime": {"MAX_THREADS", "isa", "isas", "kernels", "num_threads", "set_isa", "set_num_threads"},
 }

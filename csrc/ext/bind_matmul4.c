@@ -53,16 +53,17 @@ static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_product4 p = {0};
     int64_t mk, mn;
     (void)self;
-    if (qn_arg_count("matmul4", count, 14) || layout(a + 1, PyObject_IsTrue(a[4]), PyObject_IsTrue(a[5]), &w) ||
-        qn_arg_i64(a[7], &p.m) || times(p.m, w.k, &mk) || times(p.m, w.n, &mn))
+    if (qn_arg_count("matmul4", count, 16) || layout(a + 1, PyObject_IsTrue(a[4]), PyObject_IsTrue(a[5]), &w) ||
+        qn_arg_i64(a[7], &p.m) || qn_arg_int(a[9], INT8_MIN, 0, &p.qmin) || qn_arg_int(a[10], 1, INT8_MAX, &p.qmax) ||
+        times(p.m, w.k, &mk) || times(p.m, w.n, &mn))
         return NULL;
-    p.scale = (float)PyFloat_AsDouble(a[8]), p.by_row = PyObject_IsTrue(a[9]);
-    p.lowest = (float)PyFloat_AsDouble(a[11]), p.highest = (float)PyFloat_AsDouble(a[12]);
+    p.scale = (float)PyFloat_AsDouble(a[8]), p.by_row = PyObject_IsTrue(a[11]);
+    p.lowest = (float)PyFloat_AsDouble(a[13]), p.highest = (float)PyFloat_AsDouble(a[14]);
     if (PyErr_Occurred()) return NULL;
     const uint8_t *packed = qn_arg_vector(a[0], qn_weight4_bytes(&w), NPY_UINT8);
     if (!packed || !(p.x = qn_arg_vector(a[6], mk, NPY_FLOAT32)) ||
-        (a[10] != Py_None && !(p.bias = qn_arg_vector(a[10], w.n, NPY_FLOAT32))) ||
-        !(p.y = qn_arg_output(a[13], mn, sizeof *p.y)))
+        (a[12] != Py_None && !(p.bias = qn_arg_vector(a[12], w.n, NPY_FLOAT32))) ||
+        !(p.y = qn_arg_output(a[15], mn, sizeof *p.y)))
         return NULL;
     int64_t bytes = qn_matmul4_scratch(&w, p.m);
     void *scratch = bytes < 0 ? NULL : PyMem_RawMalloc((size_t)bytes);
@@ -80,7 +81,9 @@ PyMethodDef qn_matmul4_methods[] = {
     QN_METHOD(weight4_bytes, "weight4_bytes(k, n, block, half, zeros, /)\n--\n\nBytes of a packed 4-bit weight."),
     QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, block, /)\n--\n\nPack a 4-bit "
                             "weight [k][n] with a scale for each block of k."),
-    QN_METHOD(matmul4, "matmul4(packed, k, n, block, half, zeros, x, m, scale, by_row, bias, lowest, highest, y, /)\n"
-                       "--\n\nQuantize x to int8 and multiply it by a packed 4-bit weight."),
+    QN_METHOD(
+        matmul4,
+        "matmul4(packed, k, n, block, half, zeros, x, m, scale, qmin, qmax, by_row, bias, lowest, highest, y, /)\n"
+        "--\n\nQuantize x to int8 and multiply it by a packed 4-bit weight."),
     QN_END,
 };

@@ -10,6 +10,8 @@
 #include "saturation_body.h"
 #include "scale_body.h"
 
+#include "matmul_body.h" /* after quantize_body.h, whose clamp it shares */
+
 #define QN_ENTRY(name, arguments) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};
 #undef QN_ENTRY

@@ -117,6 +117,7 @@ V_INLINE void vf_store_f16(uint16_t *p, vf v) {
 }
 
 #include "matmul4_avx512.h"
+#include "matmul_avx2.h"
 
 #include "bodies.h"
 #pragma GCC pop_options

@@ -112,7 +112,7 @@ int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
     int64_t most = rows_at_once(p->m), each = most * w->groups, stride = w->groups * w->block;
     qn_activations a = {.x = p->x, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
-    a.sum_block = w->block, a.is_signed = a.symmetric = true, a.qmin = -127, a.qmax = 127, a.scale = p->scale;
+    a.sum_block = w->block, a.is_signed = a.symmetric = true, a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale;
     a.scales = scratch, a.sums = (int32_t *)(a.scales + each), a.zero_points = a.sums + each;
     a.codes = (uint8_t *)(a.zero_points + each);
     for (int64_t row = 0; row < p->m; row += most) {

@@ -20,6 +20,7 @@ void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, 
 typedef struct {
     const float *x; /* [m][k] */
     int64_t m;
+    int32_t qmin, qmax;    /* of the codes of x */
     float scale;           /* of all of x, or 0: of each group or row, from its largest finite magnitude */
     bool by_row;           /* one scale for a row in place of one for a group */
     const float *bias;     /* [n] or NULL */

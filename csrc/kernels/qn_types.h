@@ -103,7 +103,7 @@ typedef struct {
 
 enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
 
-/* Rows of activations for it: codes of [-127, 127], 0 past k. */
+/* Rows of activations for it: int8 codes, 0 past k. */
 typedef struct {
     const int8_t *codes; /* [rows][stride], stride = groups * block */
     const float *scales; /* of row i and group g: scales[i * scale_row + g * scale_step] */
@@ -123,5 +123,64 @@ typedef struct {
     bool direct;                                      /* C-contiguous, aligned, native byte order: read in place */
     bool swapped;                                     /* the other byte order */
 } qn_source;
+
+/* ---- integer products; matmul.c says how they fit together ---- */
+
+enum {
+    QN_PANEL = 16, /* columns of a panel of the right matrix */
+    QN_SLIVER = 4, /* rows of a sliver of the left matrix */
+    QN_GROUP = 64, /* bytes of a group: the 16 columns of a panel x 4 bytes, which are 4 codes or 2 words */
+    QN_PANELS = 4, /* panels a tile may have side by side */
+};
+
+/* What a row of the table wants from the driver. */
+typedef struct {
+    bool pairs;         /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
+    int panels;         /* side by side in a tile */
+    int64_t block;      /* groups of a block of k that a tile keeps in the L1 cache */
+    int64_t block_rows; /* rows of the left matrix packed at a time: half of the L2 cache */
+    int64_t widen_rows; /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
+} qn_tiling;
+
+/* Rows of the left matrix to be packed: slivers of four rows. Rows past the end repeat the last one. */
+typedef struct {
+    const void *a;       /* [rows][k] codes, or words of the 16-bit products */
+    int64_t stride;      /* bytes from row to row */
+    bool is_signed;      /* int8, else uint8 */
+    const int32_t *zero; /* zero point of row i: zero[i * zero_step] */
+    int64_t zero_step;
+    int64_t rows, k, groups; /* k padded to groups */
+    void *packed;            /* [ceil(rows / 4)][groups][4 rows][8 or 4 bytes], 64-byte aligned */
+    int32_t *start;          /* [rows rounded up to 4] what the kernel's sums lack: 0 unless packed as pairs */
+    int32_t *sum;            /* [rows rounded up to 4] sum of a - zero */
+} qn_left;
+
+/* A tile: rows x panels of 16 columns. */
+typedef struct {
+    const void *left;     /* packed slivers, one after the other */
+    const uint8_t *right; /* groups of the first panel */
+    int64_t right_step;   /* bytes from panel to panel */
+    int64_t groups;       /* even */
+    int64_t rows;
+    int panels;
+    int32_t *c;
+    int64_t c_step;                          /* elements from row to row */
+    const int32_t *row_start, *column_start; /* [rows], [16 * panels] */
+    bool add;                                /* to what is in c */
+} qn_tile;
+
+/* The output stage of rows x columns finished sums. */
+typedef struct {
+    const int32_t *acc;
+    int64_t acc_step;
+    int64_t rows, columns;
+    void *out;
+    int64_t out_step;                      /* elements */
+    const float *row_scale, *column_scale; /* [rows], [columns] */
+    int64_t row_scale_step;                /* 0: one for all */
+    const float *bias;                     /* [columns] or NULL */
+    float lo, hi;                          /* bounds of float32 results */
+    int32_t zero_point, qmin, qmax;
+} qn_finish;
 
 #endif
