@@ -70,7 +70,7 @@ def matmul(a: Any, b: Any, *, accumulate: Any = None) -> Array:
     if chosen not in allowed:
         raise TypeError(_check.must(me, "accumulate", f"{' or '.join(allowed)} for {name}", _check.typed(accumulate)))
     if integers:
-        return matmul_integer(left, right)
+        return np.asarray(matmul_integer(left, right))
     return _stacked(me, left, right, np.dtype(chosen), _narrow if chosen == "float16" else _widened)
 
 

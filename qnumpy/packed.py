@@ -3,7 +3,7 @@
 import html
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,15 @@ GROUP_SIZES = (16, 32, 64, 128)
 _PER = {"row": 0, "tensor": 1, "group": 2}
 _FLOAT32, _INT8, _UINT8 = _core.TYPES["float32"], _core.TYPES["int8"], _core.TYPES["uint8"]
 _HALF = np.finfo(np.float16)
+_TINY = float(np.finfo(np.float32).smallest_normal)
 
 
 class PackedWeight:
     """A quantized weight, packed once; ``x @ packed`` multiplies reals by it.
 
     8-bit weights: x is quantized to 8 bits, the product of the codes is exact, and one pass over each tile of it makes
-    ``y = clip(float32(acc) * (Sx * Sw) + bias)``. 4-bit weights per group: x is quantized to int8 in the same groups, the sum
-    of each group is exact, and ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + bias)``.
+    ``y = clip(float32(acc) * (Sx * Sw) + bias)``. 4-bit weights in groups: x is quantized to int8 in the same groups,
+    the sum of each group is exact, and ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + bias)``.
 
     Parameters
     ----------
@@ -42,8 +43,8 @@ class PackedWeight:
     clip : (low, high), optional
         Bounds of y; None for no bound: ``(0, None)`` is a ReLU.
     per : {"row", "tensor", "group"}, optional
-        What shares a scale when x is quantized on the fly: "row" by default, for 4-bit groups "group", the only ones that
-        have it.
+        What shares a scale when x is quantized on the fly: "row" by default; for a weight in groups "group", which
+        others do not have.
     symmetric : bool, default True
         Quantize x to int8 around 0, or to uint8 with a zero point (not with 4-bit groups).
     activation_bits : {8, 7}
@@ -75,10 +76,11 @@ class PackedWeight:
     Notes
     -----
     x is used as float32 and rounded half to even, as ``quantize(x, granularity=...)`` does; NaN becomes 0 and takes no
-    part in the range. Every float32 operation is rounded once and none is fused, so y has the same bits on every ISA and
-    thread count. With x_qparams and out_qparams, 8-bit weights go from codes to codes in integers:
-    ``saturate(round_half_even(float32(acc + b) * (Sx * Sw / Sy)) + Zy)``, where b is ``bias / (Sx * Sw)`` rounded half to
-    even; otherwise y is quantized. Pickled by its codes; immutable, so threads may share it.
+    part in the range. Every float32 operation is rounded once and none is fused, so y has the same bits on every ISA
+    and thread count. With x_qparams and out_qparams, 8-bit weights go from codes to codes in integers:
+    ``saturate(round_half_even(float32(acc + b) * (Sx * Sw / Sy)) + Zy)``, where b is ``bias / (Sx * Sw)`` rounded half
+    to even; otherwise y is quantized. Groups: with G of them y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first
+    order, of the product of the dequantized values. Pickled by its codes; immutable, so threads may share it.
 
     Examples
     --------
@@ -123,12 +125,12 @@ class PackedWeight:
         if w.ndim != 2:
             raise ValueError(_check.must(me, "w", "2-D", f"shape {w.shape}"))
         codes, self.qparams = _oriented(w, normalize_axis(me, _check.integer(me, "axis", axis), 2))
-        self.shape = (k, n) = codes.shape
+        self.shape = codes.shape
         self._group = _group_size(me, self.qparams)
         self._half = _args.choice(me, "scale_dtype", np.dtype(scale_dtype).name, {"float32": 0, "float16": 1}) == 1
         if self._half and not self._group:
             raise ValueError(_check.must(me, "scale_dtype", "float32 unless w is in groups", "float16"))
-        self.bias = None if bias is None else _vector(me, "bias", bias, n)
+        self.bias = None if bias is None else _vector(me, "bias", bias, self.shape[1])
         self._clip = _bounds(me, clip)
         plain = _args.plain(codes, self.qparams.code)
         if self._group:
@@ -137,7 +139,7 @@ class PackedWeight:
             zero = None if not self.qparams.zero_point.any() else self.qparams.zero_point.reshape(-1)
             kind = _INT8 if plain.dtype == np.int8 else _UINT8
             self._packed = _core.pack_weights(plain, kind, zero)
-            self._scale = np.array(np.broadcast_to(self.qparams.scale, (n,)))
+            self._scale = np.array(np.broadcast_to(self.qparams.scale, self.shape[1:]))
 
     def _pack_groups(self, me: str, plain: Array) -> None:
         params, (k, n) = self.qparams, self.shape
@@ -159,7 +161,7 @@ class PackedWeight:
         self._packed = np.empty(nbytes, np.uint8)
         codes = np.ascontiguousarray(plain).view(np.uint8)
         _core.weight4_pack(codes, signed, np.ascontiguousarray(stored), zeros, self._packed, k, n, self._group)
-        self._scale = None
+        self._scale = np.empty(0, np.float32)  # each group has its own
 
     @property
     def ndim(self) -> int:
@@ -168,7 +170,7 @@ class PackedWeight:
     @property
     def nbytes(self) -> int:
         bias = 0 if self.bias is None else self.bias.nbytes
-        if self._scale is None:
+        if self._group:
             return int(self._packed.nbytes) + bias
         return int(_core.packed_info(self._packed)[2]) + self._scale.nbytes + bias
 
@@ -176,7 +178,7 @@ class PackedWeight:
         """Return the weight, of shape (K, N), as it was packed."""
         code, (k, n) = self.qparams.code, self.shape
         plain = np.empty((k, n), code.storage)
-        if self._scale is not None:
+        if not self._group:
             _core.packed_codes(self._packed, plain)
         elif plain.size:
             groups, panels, nibbles = -(-k // self._group), -(-n // 16), 8 * self._group
@@ -225,18 +227,19 @@ class PackedWeight:
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
         given_x = self._input.given(me, x32)
-        fused = self._output is not None and self._scale is not None and self._input.scale != 0
+        fused = self._output is not None and not self._group and self._input.scale != 0
         target = y if self._output is None or fused else np.empty(y.shape, np.float32)
-        if self._scale is None:
+        if self._group:
             _core.matmul4(
                 self._packed, *self.shape, self._group, self._half, not self.qparams.symmetric, x32, rows,
                 given_x.scale, given_x.qmin, given_x.qmax, self._input.per == "row", self.bias, *self._clip, target,
             )  # fmt: skip
         else:
-            column_scale, bias, acc_bias, end = self._stage(me, given_x.scale if fused else None)
+            stage = self._stage(me, given_x.scale if fused else None)
             fits = _core.linear(
                 x32, rows, given_x.core, given_x.symmetric, given_x.qmin, given_x.qmax, given_x.scale,
-                given_x.zero_point, self._packed, target, *end[:1], column_scale, bias, acc_bias, *self._clip, *end[1:],
+                given_x.zero_point, self._packed, target, stage.core, stage.scale, stage.bias, stage.acc_bias,
+                *self._clip, *stage.codes,
             )  # fmt: skip
             _fits(me, fits)
         return self._finished(me, target, y)
@@ -247,18 +250,19 @@ class PackedWeight:
         if params.code.bits != 8 or not (by_row or isinstance(params.granularity, PerTensor)):
             got = f"{params.code.name} {describe(params.granularity)}"
             raise TypeError(_check.must(me, "x", "of int8 or uint8 per tensor or per row", got))
-        if self._scale is None:
+        if self._group:
             raise TypeError(_check.must(me, "x", "an array of floats for a weight in groups", "a QuantizedArray"))
         rows = self._rows(me, x.shape)
         y = self._result(me, out, x.codes)
         fused = self._output is not None and not by_row
         target = y if self._output is None or fused else np.empty(y.shape, np.float32)
-        column_scale, bias, acc_bias, end = self._stage(me, float(params.scale) if fused else None)
+        stage = self._stage(me, float(params.scale) if fused else None)
         row_scale = np.ones(1, np.float32) if fused else params.scale.reshape(-1)
         zero = params.zero_point.reshape(-1) if params.zero_point.any() else None
         fits = _core.matmul_packed(
             x.codes.reshape(rows, self.shape[0]), params.code.core, zero, self._packed,
-            target.reshape(rows, self.shape[1]), *end[:1], row_scale, column_scale, bias, acc_bias, *self._clip, *end[1:],
+            target.reshape(rows, self.shape[1]), stage.core, row_scale, stage.scale, stage.bias, stage.acc_bias,
+            *self._clip, *stage.codes,
         )  # fmt: skip
         _fits(me, fits)
         return self._finished(me, target, y)
@@ -272,16 +276,11 @@ class PackedWeight:
         dtype = np.dtype(np.float32) if self._output is None else self._output.code.storage
         return _args.output(me, out, dtype, (*source.shape[:-1], self.shape[1]), source)
 
-    def _stage(self, me: str, x_scale: float | None) -> tuple[Any, ...]:
-        """What becomes of the sums: column scales, bias, integer bias, (type, zero point, lowest and highest code).
-
-        To float32 without x_scale; with it to codes, whose multiplier and bias hold it.
-        """
-        if x_scale is None:
-            return self._scale, self.bias, None, (_FLOAT32, 0, 0, 0)
+    def _stage(self, me: str, x_scale: float | None) -> "_Stage":
+        """What becomes of the sums: float32, or with the scale of x the codes of out_qparams."""
         out = self._output
-        assert out is not None
-        assert self._scale is not None
+        if out is None or x_scale is None:
+            return _Stage(_FLOAT32, self._scale, self.bias, None, (0, 0, 0))
         unit = np.float32(x_scale) * self._scale
         acc_bias = None
         if self.bias is not None:
@@ -290,8 +289,8 @@ class PackedWeight:
                 raise OverflowError(_check.must(me, "bias", "in the range of int32 in units of the sums", "more"))
             acc_bias = exact.astype(np.int32)
         low, high = quantize_linear(np.array(self._clip, np.float32), out.scale, out.zero_point, dtype=out.dtype)
-        codes = max(int(low), out.qmin), min(int(high), out.qmax)
-        return unit / out.scale, None, acc_bias, (out.code.core, int(out.zero_point), *codes)
+        codes = int(out.zero_point), max(int(low), out.qmin), min(int(high), out.qmax)
+        return _Stage(out.code.core, unit / out.scale, None, acc_bias, codes)
 
     def _finished(self, me: str, target: Array, y: Array) -> Any:
         out = self._output
@@ -370,6 +369,16 @@ def qmatmul(a: QuantizedArray, b: QuantizedArray, *, bias: Any = None, out_qpara
     return PackedWeight(b, bias=bias, out_qparams=out_qparams).matmul(a)
 
 
+class _Stage(NamedTuple):
+    """The output stage of the kernels."""
+
+    core: int
+    scale: Array  # of each column
+    bias: Array | None
+    acc_bias: Array | None  # in units of the sums
+    codes: tuple[int, int, int]  # zero point, the smallest and the largest code
+
+
 @dataclass(frozen=True, slots=True)
 class _Input:
     """How x becomes codes. scale 0: found on the fly."""
@@ -409,13 +418,13 @@ class _Input:
         """The same with a scale where all of x shares one; as QParams.from_range computes it."""
         if self.per != "tensor" or self.scale:
             return self
-        low, high, _, _ = (bound[()] for bound in ranges(me, x, PerTensor()))
-        low, high = min(low, 0.0), max(high, 0.0)
+        lowest, highest, _, _ = ranges(me, x, PerTensor())
+        low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
         extent = 2 * max(-low, high) if self.symmetric else high - low
         exact = extent / (self.qmax - self.qmin)
-        scale = np.float32(1 if extent == 0 else max(exact, np.finfo(np.float32).smallest_normal))
-        zero = 0 if self.symmetric else min(max(round(self.qmin - low / float(scale)), self.qmin), self.qmax)
-        return replace(self, scale=float(scale), zero_point=zero)
+        scale = float(np.float32(1 if extent == 0 else max(exact, _TINY)))
+        zero = 0 if self.symmetric else min(max(round(self.qmin - low / scale), self.qmin), self.qmax)
+        return replace(self, scale=scale, zero_point=zero)
 
     def options(self) -> dict[str, Any]:
         if self.qparams is not None:

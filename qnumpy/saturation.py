@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _args, _check, _core
+from . import _check, _core
 from ._args import Array
+from .granularity import normalize_axis
 from .qarray import QuantizedArray
 from .qparams import QParams
 
@@ -196,7 +197,7 @@ def safe_weights(w: Any, *, axis: int = 0) -> Array:
     """
     me = "safe_weights"
     given = _bytes(me, "w", w)
-    along = _args.normalize_axis(me, _check.integer(me, "axis", axis), 2)
+    along = normalize_axis(me, _check.integer(me, "axis", axis), 2)
     given = given if along == 0 else given.T
     k, n = given.shape
     pairs = np.zeros(n, np.int64)
