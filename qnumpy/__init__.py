@@ -1,5 +1,6 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
+from .conv import conv2d_integer
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
@@ -8,6 +9,7 @@ from .matmul import matmul_integer
 from .pack import pack, unpack
 from .packed import PackedWeight, qmatmul
 from .qarray import QuantizedArray, choose_qparams, dequantize, quantize
+from .qlinear import qlinear_conv2d, qlinear_matmul
 from .qparams import QParams
 from .quantize import (
     dequantize_linear,
@@ -37,6 +39,7 @@ __all__ = [
     "abs_max",
     "choose_qparams",
     "compare",
+    "conv2d_integer",
     "dequantize",
     "dequantize_linear",
     "dynamic_quantize_linear",
@@ -48,6 +51,8 @@ __all__ = [
     "min_max",
     "num_threads",
     "pack",
+    "qlinear_conv2d",
+    "qlinear_matmul",
     "qmatmul",
     "quantize",
     "quantize_linear",

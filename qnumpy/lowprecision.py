@@ -55,8 +55,8 @@ def matmul(a: Any, b: Any, *, accumulate: Any = None) -> Array:
     Examples
     --------
     >>> ones = np.ones((1, 4096), np.float16)
-    >>> matmul(ones, ones.T), matmul(ones, ones.T, accumulate="float32")
-    (array([[2048.]], dtype=float16), array([[4096.]], dtype=float32))
+    >>> matmul(ones, ones.T).item(), matmul(ones, ones.T, accumulate="float32").item()
+    (2048.0, 4096.0)
     """
     me = "matmul"
     left, right = _operand(me, "a", a), _operand(me, "b", b)
