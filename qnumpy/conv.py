@@ -120,9 +120,9 @@ def _convolved(
 
 def _group(x: Array, w: Array, x_zero: Array, w_zero: Array, steps: Any, gaps: Any, out: Array) -> None:
     """Fill out (M, oH, oW) from x (C, H, W) and w (M, C, kH, kW): w @ patches, some rows of the image at a time."""
-    (m, height, width), weight = out.shape, w.reshape(len(w), -1)
+    (m, height, width), weight = out.shape, w.reshape(len(w), math.prod(w.shape[1:]))
     if w.shape[2:] == (1, 1) and tuple(steps) == (1, 1) and x.flags.c_contiguous:
-        matmul_integer(weight, x.reshape(len(x), -1), w_zero, x_zero, out=out.reshape(m, -1))
+        matmul_integer(weight, x.reshape(len(x), height * width), w_zero, x_zero, out=out.reshape(m, height * width))
         return
     most = max(1, _PATCHES // max(weight.shape[1] * width, 1))
     for row in range(0, height, most):
@@ -131,7 +131,7 @@ def _group(x: Array, w: Array, x_zero: Array, w_zero: Array, steps: Any, gaps: A
         for i in range(w.shape[2]):
             for j in range(w.shape[3]):
                 patches[:, i, j] = _shifted(x, row, i, j, steps, gaps, rows, width)
-        product = matmul_integer(weight, patches.reshape(weight.shape[1], -1), w_zero, x_zero)
+        product = matmul_integer(weight, patches.reshape(weight.shape[1], rows * width), w_zero, x_zero)
         out[:, row : row + rows] = product.reshape(m, rows, width)
 
 

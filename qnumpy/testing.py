@@ -15,6 +15,7 @@ from .granularity import Granularity, PerTensor
 from .qparams import QParams
 
 __all__ = [
+    "conv2d_integer",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "fake_quantize",
@@ -222,6 +223,41 @@ def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Arra
     np.maximum.at(high, index[finite], x[finite])
     low, high = (np.asarray(bound.reshape(shape) + 0.0) for bound in (low, high))  # -0.0 becomes +0.0
     return low, high, count(np.isnan(x)), count(np.isinf(x))
+
+
+def conv2d_integer(
+    x: Any,
+    w: Any,
+    x_zero_point: Any = None,
+    w_zero_point: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilations: Any = 1,
+    groups: int = 1,
+) -> Array:
+    """Convolve as qnumpy.conv2d_integer does, in int64, one element of the result at a time.
+
+    Examples
+    --------
+    >>> conv2d_integer(np.ones((1, 1, 2, 2), int), np.ones((1, 1, 2, 2), int), padding=1)[0, 0]
+    array([[1, 2, 1],
+           [2, 4, 2],
+           [1, 2, 1]])
+    """
+    (sv, sh), (dv, dh) = (np.broadcast_to(each, 2) for each in (strides, dilations))
+    top, left, bottom, right = np.tile(padding, 2) if np.size(padding) == 2 else np.broadcast_to(padding, 4)
+    image = _integers(x) - _integers(0 if x_zero_point is None else x_zero_point)
+    image = np.pad(image, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    weight = _integers(w) - _integers(0 if w_zero_point is None else w_zero_point).reshape(-1, 1, 1, 1)
+    n, (m, depth, kv, kh) = len(image), weight.shape
+    height, width = image.shape[2] - dv * (kv - 1), image.shape[3] - dh * (kh - 1)
+    y = np.zeros((n, m, -(-height // sv), -(-width // sh)), np.int64)
+    for b, o, i, j in np.ndindex(y.shape):
+        first = o * groups // m * depth
+        patch = image[b, first : first + depth, i * sv : i * sv + dv * kv : dv, j * sh : j * sh + dh * kh : dh]
+        y[b, o, i, j] = (patch[:, :kv, :kh] * weight[o]).sum()
+    return y
 
 
 def simulate_saturation(a: Any, b: Any) -> tuple[Array, Array, Array]:

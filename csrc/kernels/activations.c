@@ -38,7 +38,7 @@ static int32_t sum_of(const qn_activations *a, const uint8_t *codes, int64_t n) 
 
 static void quantize_rows(void *context, int64_t begin, int64_t end) {
     const qn_activations *a = context;
-    int64_t blocks = a->k ? (a->k + a->block - 1) / a->block : 0;
+    int64_t blocks = a->k ? (a->k + a->block - 1) / a->block : 1; /* without codes there is still a scale */
     uint64_t saved = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
         for (int64_t i = 0, at = 0; i < blocks; i++, at += a->block) {

@@ -14,7 +14,7 @@ typedef struct {
     int32_t zero_point;
     uint8_t *codes;       /* [rows][stride], 0 past k */
     int64_t stride;       /* bytes from row to row, at least k */
-    float *scales;        /* [rows][blocks] */
+    float *scales;        /* [rows][blocks], at least one block */
     int32_t *zero_points; /* [rows][blocks] */
     int64_t sum_block;    /* neighbours along k of a sum */
     int32_t *sums;        /* [rows][ceil(k / sum_block)] sums of the codes, or NULL */

@@ -106,11 +106,11 @@ static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
 /* Codes, and a scale, a zero point and a sum for each group. */
 int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
     int64_t bytes;
-    return __builtin_mul_overflow(rows_at_once(m), w->groups * (w->block + 12), &bytes) ? -1 : bytes;
+    return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->block + 12), &bytes) ? -1 : bytes;
 }
 
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
-    int64_t most = rows_at_once(p->m), each = most * w->groups, stride = w->groups * w->block;
+    int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->block;
     qn_activations a = {.x = p->x, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
     a.sum_block = w->block, a.is_signed = a.symmetric = true, a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale;
     a.scales = scratch, a.sums = (int32_t *)(a.scales + each), a.zero_points = a.sums + each;
