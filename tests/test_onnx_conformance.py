@@ -1,4 +1,4 @@
-"""The node tests that ONNX itself ships for its three linear quantization operators, equal to the last bit."""
+"""The node tests that ONNX itself ships for its operators on quantized tensors, equal to the last bit."""
 
 from importlib import import_module
 
@@ -13,7 +13,8 @@ from qnumpy.dtypes import code_type, float_type
 onnx = pytest.importorskip("onnx")
 node = import_module("onnx.backend.test.case.node")
 
-OPERATORS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+OPERATORS = (*QUANTIZERS, "QLinearMatMul", "ConvInteger", "QLinearConv")
 
 
 def node_tests():
@@ -25,6 +26,7 @@ def node_tests():
 
 
 CASES = node_tests()
+CONVOLUTIONS = {"ConvInteger": qn.conv2d_integer, "QLinearConv": qn.qlinear_conv2d}
 
 
 def type_name(tensor):
@@ -56,6 +58,11 @@ def output_type(attributes, parameter):
 def run(operator, attributes, inputs, outputs):
     if operator == "DynamicQuantizeLinear":
         return qn.dynamic_quantize_linear(*inputs)
+    if operator == "QLinearMatMul":
+        return (qn.qlinear_matmul(*inputs),)
+    if operator in CONVOLUTIONS:
+        names = {"strides": "strides", "pads": "padding", "dilations": "dilations", "group": "groups"}
+        return (CONVOLUTIONS[operator](*inputs, **{names[k]: v for k, v in attributes.items() if k in names}),)
     x, scale, zero_point = [*inputs, None][:3]
     where = {"axis": attributes.get("axis", 1), "block_size": attributes.get("block_size") or None}
     if scale.ndim == 0:
@@ -86,7 +93,7 @@ def test_what_is_run_and_what_is_left_out(capsys):
         for name, foreign in left_out.items():
             print(f"    {name}: {', '.join(sorted(foreign))}")
     two_bit = hasattr(onnx.TensorProto, "INT2")  # four of the cases came with the type
-    assert run >= 18 + 4 * two_bit
+    assert run >= 18 + 4 * two_bit + 11
     for name, foreign in left_out.items():
         assert all(kind.startswith(("float8", "float4")) for kind in foreign), name
     assert {CASES[name].model.graph.node[0].op_type for name in set(CASES) - set(left_out)} == set(OPERATORS)

@@ -464,6 +464,49 @@ static void test_metrics(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_error_sums_f32] = covered[QN_INDEX_codes_seen_8] = true;
 }
 
+/* Any bytes are nibbles; the first record and row are all at the ends, where int16 sums come nearest to overflow. */
+static void test_matmul4(const char *row_name, const qn_table *row) {
+    static const int64_t depths[] = {16, 32, 64, 128};
+    covered[QN_INDEX_matmul4_panel] = true;
+    if (!row->matmul4_panel) return;
+    for (int variant = 0; variant < 16; variant++)
+        for (int64_t rows = 0; rows < 20; rows++) {
+            qn_weight4 w = {.block = depths[variant / 4], .groups = 3, .half = variant & 1, .zeros = variant & 2};
+            w.record = w.block * 8 + (w.half ? 32 : 64) + (w.zeros ? 16 : 0);
+            size_t stride = (size_t)(3 * w.block), bytes = (size_t)rows * 16 * sizeof(float);
+            uint8_t *panel = array((size_t)(3 * w.record), 1), *codes = array((size_t)rows * stride, 1);
+            float *scales = array((size_t)rows * 3, sizeof *scales);
+            int32_t *sums = array((size_t)rows * 3, sizeof *sums);
+            fill_any(panel, (size_t)(3 * w.record)), fill_any(codes, (size_t)rows * stride);
+            memset(panel, 0xFF, (size_t)w.block * 8);
+            if (rows) memset(codes, 0x80, stride);
+            for (int g = 0; g < 3; g++) {
+                uint8_t *to = panel + g * w.record + w.block * 8;
+                for (int c = 0; c < 16; c++) {
+                    float scale = random_scale(true);
+                    uint16_t half = (uint16_t)random_int(0x400, 0x7BFF); /* positive and normal */
+                    if (w.half) memcpy(to + 2 * c, &half, 2);
+                    else memcpy(to + 4 * c, &scale, 4);
+                    if (w.zeros) to[(w.half ? 32 : 64) + c] &= 15;
+                }
+            }
+            for (int64_t i = 0; i < rows * 3; i++) {
+                scales[i] = random_scale(true), sums[i] = 0;
+                for (int64_t k = 0; k < w.block; k++) sums[i] += (int8_t)codes[i * w.block + k];
+            }
+            qn_rows4 x = {(int8_t *)codes, scales, sums, rows, (int64_t)stride, 3, rows % 2 ? 3 : 1, rows % 2};
+            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(rows % 5) * 4);
+            memset(expected.data, 0, bytes), memset(got.data, 0, bytes);
+            qn_row_scalar.matmul4_panel(&w, panel, &x, 0, 3, (float *)expected.data);
+            row->matmul4_panel(&w, panel, &x, 0, 2, (float *)got.data); /* in two parts */
+            row->matmul4_panel(&w, panel, &x, 2, 3, (float *)got.data);
+            bool same = !memcmp(expected.data, got.data, bytes);
+            count(same, row_name, "matmul4_panel", "differs from the scalar row", rows, NULL);
+            count(guarded_whole(&got), row_name, "matmul4_panel", "wrote outside its output", rows, NULL);
+            free(panel), free(codes), free(scales), free(sums), free(expected.block), free(got.block);
+        }
+}
+
 /* Full range, and both ends often: they are what saturates. */
 static void fill_extreme(uint8_t *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
@@ -515,6 +558,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_all_halves(name, row);
     test_metrics(name, row);
     test_saturation(name, row);
+    test_matmul4(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);
