@@ -6,6 +6,7 @@
 
 typedef struct {
     bool avx2, fma, f16c, avx512; /* avx512 = F, BW, DQ and VL */
+    bool avxvnni, avx512vnni;
     bool neon;
     long l3_bytes; /* 0 when unknown */
 } qn_cpu;

@@ -131,79 +131,77 @@ static void add_outer(const int32_t *x, const int32_t *y, int64_t rows, int64_t 
 
 /* ---- the output stage ---- */
 
-/* The last columns of a row, padded to a vector. */
+/* Column by column of vectors: scale and bias stay in registers down the rows. The last columns are padded copies. */
 typedef struct {
     int32_t acc[V_LANES];
     float scale[V_LANES], bias[V_LANES];
 } v_finish_tail;
 
-V_INLINE v_finish_tail v_finish_tail_set(const qn_finish *f, const int32_t *acc, int64_t j) {
-    v_finish_tail t = {0};
-    size_t bytes = (size_t)(f->columns - j) * 4;
-    memcpy(t.acc, acc + j, bytes), memcpy(t.scale, f->column_scale + j, bytes);
-    if (f->bias) memcpy(t.bias, f->bias + j, bytes);
-    return t;
+V_INLINE vf v_scaled(const qn_finish *f, const int32_t *acc, int64_t r, vf scale, bool by_row) {
+    if (by_row) scale = vf_mul(vf_set1(f->row_scale[r]), scale);
+    return vf_mul(vf_from_vi(vi_load(acc)), scale);
 }
 
-V_INLINE vf v_scaled(const int32_t *acc, const float *scale, vf row_scale) {
-    return vf_mul(vf_from_vi(vi_load(acc)), vf_mul(row_scale, vf_load(scale)));
-}
-
-V_INLINE vf v_finished(const int32_t *acc, const float *scale, const float *bias, vf row_scale, vf lo, vf hi) {
-    vf x = v_scaled(acc, scale, row_scale);
-    if (bias) x = vf_add(x, vf_load(bias));
-    return vf_min(vf_max(x, lo), hi);
-}
-
-static void finish_f32(const qn_finish *f) {
+/* `by_row`, `biased` and `bounded` are constants. */
+V_INLINE void v_finish_f32(const qn_finish *f, bool by_row, bool biased, bool bounded) {
     const vf lo = vf_set1(f->lo), hi = vf_set1(f->hi);
-    for (int64_t r = 0; r < f->rows; r++) {
-        const vf row_scale = vf_set1(f->row_scale[r * f->row_scale_step]);
-        const int32_t *acc = f->acc + r * f->acc_step;
-        const float *scale = f->column_scale, *bias = f->bias;
-        float *out = (float *)f->out + r * f->out_step;
-        int64_t j = 0;
-        for (; j + V_LANES <= f->columns; j += V_LANES)
-            vf_store(out + j, v_finished(acc + j, scale + j, bias ? bias + j : NULL, row_scale, lo, hi));
-        if (j < f->columns) {
-            v_finish_tail t = v_finish_tail_set(f, acc, j);
-            float last[V_LANES];
-            vf_store(last, v_finished(t.acc, t.scale, bias ? t.bias : NULL, row_scale, lo, hi));
-            memcpy(out + j, last, (size_t)(f->columns - j) * 4);
+    for (int64_t j = 0; j < f->columns; j += V_LANES) {
+        size_t left = (size_t)(f->columns - j) * 4;
+        const bool whole = left >= V_LANES * 4;
+        v_finish_tail t = {0};
+        if (!whole) memcpy(t.scale, f->column_scale + j, left);
+        if (!whole && biased) memcpy(t.bias, f->bias + j, left);
+        vf scale = vf_load(whole ? f->column_scale + j : t.scale), bias = vf_set1(0.0f);
+        if (!by_row) scale = vf_mul(vf_set1(*f->row_scale), scale);
+        if (biased) bias = vf_load(whole ? f->bias + j : t.bias);
+        for (int64_t r = 0; r < f->rows; r++) {
+            const int32_t *acc = f->acc + r * f->acc_step + j;
+            float *out = (float *)f->out + r * f->out_step + j, last[V_LANES];
+            if (!whole) memcpy(t.acc, acc, left);
+            vf x = v_scaled(f, whole ? acc : t.acc, r, scale, by_row);
+            if (biased) x = vf_add(x, bias);
+            if (bounded) x = vf_min(vf_max(x, lo), hi);
+            vf_store(whole ? out : last, x);
+            if (!whole) memcpy(out, last, left);
         }
     }
 }
 
-V_INLINE vi v_finished_code(const int32_t *acc, const float *scale, vf row_scale) {
-    return vi_round(vf_clamp_abs(v_scaled(acc, scale, row_scale), vf_set1((float)QN_WIDEST_CODE)));
+static void finish_f32(const qn_finish *f) {
+    const bool by_row = f->row_scale_step, biased = f->bias, bounded = f->lo > -INFINITY || f->hi < INFINITY;
+    if (bounded) {
+        if (biased) by_row ? v_finish_f32(f, true, true, true) : v_finish_f32(f, false, true, true);
+        else by_row ? v_finish_f32(f, true, false, true) : v_finish_f32(f, false, false, true);
+    } else {
+        if (biased) by_row ? v_finish_f32(f, true, true, false) : v_finish_f32(f, false, true, false);
+        else by_row ? v_finish_f32(f, true, false, false) : v_finish_f32(f, false, false, false);
+    }
 }
 
 #define FINISH_CODES(tag, type)                                                                                        \
-    static void finish_##tag(const qn_finish *f) {                                                                     \
-        const v_narrow n = v_narrow_set(f->zero_point, f->qmin, f->qmax);                                              \
+    V_INLINE void v_finish_##tag(const qn_finish *f, bool by_row) {                                                    \
         const vi zero = vi_set1(f->zero_point);                                                                        \
-        for (int64_t r = 0; r < f->rows; r++) {                                                                        \
-            const vf row_scale = vf_set1(f->row_scale[r * f->row_scale_step]);                                         \
-            const int32_t *acc = f->acc + r * f->acc_step;                                                             \
-            const float *scale = f->column_scale;                                                                      \
-            type *out = (type *)f->out + r * f->out_step;                                                              \
-            int64_t j = 0;                                                                                             \
-            for (; j + 4 * V_LANES <= f->columns; j += 4 * V_LANES)                                                    \
-                vi_store4_##tag(out + j, v_finished_code(acc + j, scale + j, row_scale),                               \
-                                v_finished_code(acc + j + V_LANES, scale + j + V_LANES, row_scale),                    \
-                                v_finished_code(acc + j + 2 * V_LANES, scale + j + 2 * V_LANES, row_scale),            \
-                                v_finished_code(acc + j + 3 * V_LANES, scale + j + 3 * V_LANES, row_scale), &n,        \
-                                false);                                                                                \
-            for (; j + V_LANES <= f->columns; j += V_LANES)                                                            \
-                vi_store_##tag(out + j,                                                                                \
-                               v_saturate(v_finished_code(acc + j, scale + j, row_scale), zero, f->qmin, f->qmax));    \
-            if (j < f->columns) {                                                                                      \
-                v_finish_tail t = v_finish_tail_set(f, acc, j);                                                        \
-                type last[V_LANES];                                                                                    \
-                vi_store_##tag(last, v_saturate(v_finished_code(t.acc, t.scale, row_scale), zero, f->qmin, f->qmax));  \
-                memcpy(out + j, last, (size_t)(f->columns - j));                                                       \
+        const vf widest = vf_set1((float)QN_WIDEST_CODE);                                                              \
+        for (int64_t j = 0; j < f->columns; j += V_LANES) {                                                            \
+            size_t left = (size_t)(f->columns - j);                                                                    \
+            const bool whole = left >= V_LANES;                                                                        \
+            v_finish_tail t = {0};                                                                                     \
+            if (!whole) memcpy(t.scale, f->column_scale + j, left * 4);                                                \
+            vf scale = vf_load(whole ? f->column_scale + j : t.scale);                                                 \
+            if (!by_row) scale = vf_mul(vf_set1(*f->row_scale), scale);                                                \
+            for (int64_t r = 0; r < f->rows; r++) {                                                                    \
+                const int32_t *acc = f->acc + r * f->acc_step + j;                                                     \
+                type *out = (type *)f->out + r * f->out_step + j, last[V_LANES];                                       \
+                if (!whole) memcpy(t.acc, acc, left * 4);                                                              \
+                vf x = v_scaled(f, whole ? acc : t.acc, r, scale, by_row);                                             \
+                vi_store_##tag(whole ? out : last,                                                                     \
+                               v_saturate(vi_round(vf_clamp_abs(x, widest)), zero, f->qmin, f->qmax));                 \
+                if (!whole) memcpy(out, last, left);                                                                   \
             }                                                                                                          \
         }                                                                                                              \
+    }                                                                                                                  \
+    static void finish_##tag(const qn_finish *f) {                                                                     \
+        f->row_scale_step ? v_finish_##tag(f, true) : v_finish_##tag(f, false);                                        \
     }
 FINISH_CODES(i8, int8_t)
 FINISH_CODES(u8, uint8_t)
