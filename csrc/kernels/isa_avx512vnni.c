@@ -3,6 +3,8 @@
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
 
 #define QN_PRAGMA(text) _Pragma(#text)
 #define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
@@ -113,7 +115,14 @@ static void by_tiles(const qn_tile *t, const asm_function *one, const asm_functi
 static void multiply_u8(const qn_tile *t) { by_tiles(t, codes1_, codes2_); }
 static void multiply_words(const qn_tile *t) { by_tiles(t, words1_, words2_); }
 
+#define V_INLINE static inline __attribute__((always_inline))
+#define V4_VNNI 1
+#include "matmul4_avx512.h"
+
+#include "matmul4_body.h"
+
 const qn_table qn_row_avx512vnni = {
+    .matmul4_panel = matmul4_panel,
     .matmul_tiling = matmul_tiling,
     .multiply_u8 = multiply_u8,
     .multiply_u7 = multiply_u8,
