@@ -51,10 +51,11 @@ static void quantize_rows(void *context, int64_t begin, int64_t end) {
         }
         uint8_t *codes = a->codes + row * a->stride;
         memset(codes + a->k, 0, (size_t)(a->stride - a->k));
-        if (!a->sums) continue;
+        if (!a->minus_sums) continue;
         int64_t count = (a->k + a->sum_block - 1) / a->sum_block;
         for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_block)
-            a->sums[row * count + i] = sum_of(a, codes + at, a->k - at < a->sum_block ? a->k - at : a->sum_block);
+            a->minus_sums[row * count + i] =
+                -sum_of(a, codes + at, a->k - at < a->sum_block ? a->k - at : a->sum_block);
     }
     qn_fp_end(saved);
 }

@@ -17,7 +17,7 @@ typedef struct {
     float *scales;        /* [rows][blocks], at least one block */
     int32_t *zero_points; /* [rows][blocks] */
     int64_t sum_block;    /* neighbours along k of a sum */
-    int32_t *sums;        /* [rows][ceil(k / sum_block)] sums of the codes, or NULL */
+    int32_t *minus_sums;  /* [rows][ceil(k / sum_block)] sums of the codes, negated, or NULL */
 } qn_activations;
 
 /* The codes and parameters of qn.quantize(x, granularity=PerGroup(block)) with min-max parameters: NaN and infinities take

@@ -113,13 +113,13 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
     int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->block;
     qn_activations a = {.x = p->x, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
     a.sum_block = w->block, a.is_signed = a.symmetric = true, a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale;
-    a.scales = scratch, a.sums = (int32_t *)(a.scales + each), a.zero_points = a.sums + each;
+    a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + each), a.zero_points = a.minus_sums + each;
     a.codes = (uint8_t *)(a.zero_points + each);
     for (int64_t row = 0; row < p->m; row += most) {
         int64_t rows = p->m - row < most ? p->m - row : most;
         a.x = p->x + row * w->k, a.rows = rows;
         qn_quantize_activations(&a);
-        qn_rows4 x = {(int8_t *)a.codes,         a.scales,  a.sums, rows, stride, w->groups,
+        qn_rows4 x = {(int8_t *)a.codes,         a.scales,  a.minus_sums, rows, stride, w->groups,
                       p->by_row ? 1 : w->groups, !p->by_row};
         product c = {w, packed, p, row, x};
         int64_t products = rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);

@@ -22,26 +22,29 @@ V_INLINE v4_codes v4_high(const uint8_t *p) {
     for (int i = 0; i < 64; i++) u.lane[i] = p[i] >> 4;
     return u;
 }
-V_INLINE v4_sums v4_none(void) { return (v4_sums){{0}}; }
+V_INLINE v4_sums v4_begin(v4_i32 sum) { return sum; }
+V_INLINE v4_i32 v4_end(v4_i32 sum, v4_sums s) { return (void)sum, s; }
 V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
     for (int c = 0; c < 16; c++)
         for (int k = 0; k < 4; k++) s.lane[c] += u.lane[4 * c + k] * a[k];
     return s;
 }
-V_INLINE v4_i32 v4_widen(v4_i32 to, v4_sums s) {
-    for (int c = 0; c < 16; c++) to.lane[c] += s.lane[c];
-    return to;
-}
-V_INLINE v4_i32 v4_set1(int32_t x) {
+V_INLINE v4_i32 v4_eights(const int32_t *minus_sum) {
     v4_i32 v;
-    for (int c = 0; c < 16; c++) v.lane[c] = x;
+    for (int c = 0; c < 16; c++) v.lane[c] = QN_ZERO_4 * *minus_sum;
     return v;
 }
-V_INLINE v4_i32 v4_minus_zeros(int32_t sum, const uint8_t *zero) {
+V_INLINE v4_i32 v4_zeros(const int32_t *minus_sum, const uint8_t *zero) {
     v4_i32 v;
-    for (int c = 0; c < 16; c++) v.lane[c] = -sum * zero[c];
+    for (int c = 0; c < 16; c++) v.lane[c] = *minus_sum * zero[c];
     return v;
 }
+V_INLINE v4_f32 v4_load(const float *y) {
+    v4_f32 v;
+    memcpy(v.lane, y, sizeof v.lane);
+    return v;
+}
+V_INLINE void v4_store(float *y, v4_f32 v) { memcpy(y, v.lane, sizeof v.lane); }
 V_INLINE v4_f32 v4_scales(const uint8_t *p, bool half) {
     v4_f32 v;
     uint16_t bits[16];
@@ -53,9 +56,10 @@ V_INLINE v4_f32 v4_scales(const uint8_t *p, bool half) {
     for (int c = 0; c < 16; c += V_LANES) vf_store(v.lane + c, vf_load_f16(bits + c));
     return v;
 }
-V_INLINE void v4_accumulate(float *y, v4_i32 sum, v4_f32 scale, float x_scale) {
+V_INLINE v4_f32 v4_add(v4_f32 y, v4_i32 sum, v4_f32 scale, float x_scale) {
     for (int c = 0; c < 16; c++) {
         float step = x_scale * scale.lane[c], term = (float)sum.lane[c] * step;
-        y[c] += term;
+        y.lane[c] += term;
     }
+    return y;
 }

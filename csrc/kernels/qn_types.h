@@ -105,9 +105,9 @@ enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
 
 /* Rows of activations for it: int8 codes, 0 past k. */
 typedef struct {
-    const int8_t *codes; /* [rows][stride], stride = groups * block */
-    const float *scales; /* of row i and group g: scales[i * scale_row + g * scale_step] */
-    const int32_t *sums; /* [rows][groups] of the codes */
+    const int8_t *codes;       /* [rows][stride], stride = groups * block */
+    const float *scales;       /* of row i and group g: scales[i * scale_row + g * scale_step] */
+    const int32_t *minus_sums; /* [rows][groups] of the codes, negated */
     int64_t rows, stride, groups, scale_row, scale_step;
 } qn_rows4;
 

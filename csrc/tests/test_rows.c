@@ -492,7 +492,7 @@ static void test_matmul4(const char *row_name, const qn_table *row) {
             }
             for (int64_t i = 0; i < rows * 3; i++) {
                 scales[i] = random_scale(true), sums[i] = 0;
-                for (int64_t k = 0; k < w.block; k++) sums[i] += (int8_t)codes[i * w.block + k];
+                for (int64_t k = 0; k < w.block; k++) sums[i] -= (int8_t)codes[i * w.block + k];
             }
             qn_rows4 x = {(int8_t *)codes, scales, sums, rows, (int64_t)stride, 3, rows % 2 ? 3 : 1, rows % 2};
             guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(rows % 5) * 4);
