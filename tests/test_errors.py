@@ -505,10 +505,44 @@ def guarded():
     yield "unpack", [packed, nibbles, T["uint4"], 2, 12], [narrow, wrong_outputs(np.uint8, 24), no_nibbles, *sizes]
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
+    yield from guarded_products()
     scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
     yield "first_bad_scale", [scale], [scales]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
+
+
+def guarded_products():
+    size, flag = [*NO_INTEGERS, *HUGE, -1, 3], [*NO_INTEGERS, -1, 2]
+    number, code = [None, "1", [1], object()], [*NO_INTEGERS, *HUGE, -129, 256]
+    x, y, byte = np.ones((2, 4), np.float32), np.zeros((2, 5), np.float32), np.ones(20, np.uint8)
+    sums, pairs, signed = np.zeros((2, 5), np.int64), np.zeros(5, np.int64), np.ones(20, np.int8)
+    bytes_of = [wrong_vectors(dtype, length)[:-2] for dtype, length in ((np.uint8, 8), (np.int8, 20), (np.uint8, 20))]
+    long_sums = [wrong_outputs(np.int64, length) for length in (10, 10, 5)]
+    shape = [[*NO_INTEGERS, *HUGE, -1, 3]] * 3
+    yield "saturate", [byte[:8], signed, sums, sums.copy(), pairs, 2, 4, 5], [*bytes_of[:2], *long_sums, *shape]
+    yield "unsafe_pairs", [signed, pairs, 4, 5], [bytes_of[1], long_sums[2], *shape[:2]]
+    block = [*NO_INTEGERS, *HUGE, -16, 0, 8, 33, 256]
+    longest = [*NO_INTEGERS, -1, 2**63 - 1]
+    yield "weight4_bytes", [4, 5, 16, 0, 0], [longest, longest, block, flag, flag]
+    nbytes = _core.weight4_bytes(4, 5, 16, 0, 1)
+    packed, scale, zero = np.zeros(nbytes, np.uint8), np.ones(5, np.float32), np.full(5, 8, np.uint8)
+    wrong_zero = wrong_vectors(np.uint8, 5)[1:-2]  # None is right
+    good = [byte, 1, scale, zero, packed, 4, 5, 16]
+    wrong = [bytes_of[2], flag, wrong_vectors(np.float32, 5), wrong_zero, wrong_outputs(np.uint8, nbytes)]
+    yield "weight4_pack", good, [*wrong, *shape[:2], block]
+    real, wrong_bias = wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 5)[1:]
+    good = [packed, 4, 5, 16, 0, 1, x, 2, 0.0, -127, 127, 0, scale, -1.0, 1.0, y]
+    wrong = [wrong_vectors(np.uint8, nbytes)[:-2], [*size, 2**40], [*size, 2**40], block, [*flag, 1], [*flag, 0], real]
+    wrong += [size, number, [*code, 1], [*code, 0], flag, wrong_bias, number, number, wrong_outputs(np.float32, 10)]
+    yield "matmul4", good, wrong
+    weight = _core.pack_weights(signed.reshape(4, 5), T["int8"], None)
+    wrong_type = [*WRONG_TYPE, T["float32"], T["int16"]]
+    good = [x, 2, T["int8"], 1, -127, 127, 0.0, 0, weight, y, T["float32"], scale, scale, np.ones(5, np.int32)]
+    wrong = [real, size, wrong_type, flag, code, [*code, -127], number, code, [None, 1, "x", object()]]
+    wrong += [wrong_outputs(np.float32, 10), [*WRONG_TYPE, T["int8"], T["int32"]], wrong_vectors(np.float32, 5)]
+    wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
+    yield "linear", [*good, -1.0, 1.0, 0, -128, 127], wrong
 
 
 REFUSALS = (TypeError, ValueError, OverflowError)

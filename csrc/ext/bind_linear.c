@@ -3,11 +3,6 @@
 
 #include "linear.h"
 
-static int optional(PyObject *argument, int64_t elements, int type_number, const void **data) {
-    *data = argument == Py_None ? NULL : qn_arg_vector(argument, elements, type_number);
-    return argument != Py_None && !*data ? -1 : 0;
-}
-
 /* (x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, bias, acc_bias, lo, hi,
  * zero_point, qmin, qmax) */
 static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -18,10 +13,10 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     const void *column_scale, *bias, *acc_bias;
     (void)self;
     if (qn_arg_count("linear", count, 19) || qn_arg_i64(a[1], &x.m) || qn_arg_int(a[2], QN_I8, QN_U8, &x_type) ||
-        qn_arg_int(a[4], INT8_MIN, UINT8_MAX, &x_low) || qn_arg_int(a[5], x_low + 1, UINT8_MAX, &x_high) ||
-        qn_arg_int(a[7], INT8_MIN, UINT8_MAX, &x_zero) || qn_arg_int(a[10], 0, QN_TYPE_COUNT - 1, &type) ||
-        qn_arg_int(a[16], INT8_MIN, UINT8_MAX, &zero) || qn_arg_int(a[17], INT8_MIN, UINT8_MAX, &low) ||
-        qn_arg_int(a[18], INT8_MIN, UINT8_MAX, &high))
+        qn_arg_flag(a[3], &x.symmetric) || qn_arg_int(a[4], INT8_MIN, UINT8_MAX, &x_low) ||
+        qn_arg_int(a[5], x_low + 1, UINT8_MAX, &x_high) || qn_arg_int(a[7], INT8_MIN, UINT8_MAX, &x_zero) ||
+        qn_arg_int(a[10], 0, QN_TYPE_COUNT - 1, &type) || qn_arg_int(a[16], INT8_MIN, UINT8_MAX, &zero) ||
+        qn_arg_int(a[17], INT8_MIN, UINT8_MAX, &low) || qn_arg_int(a[18], INT8_MIN, UINT8_MAX, &high))
         return NULL;
     const qn_packed *b = PyCapsule_GetPointer(a[8], QN_PACKED_CAPSULE);
     if (!b) return NULL;
@@ -29,15 +24,16 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     x.scale = (float)PyFloat_AsDouble(a[6]);
     r.lo = (float)PyFloat_AsDouble(a[14]), r.hi = (float)PyFloat_AsDouble(a[15]);
     if (PyErr_Occurred()) return NULL;
-    if (x.m < 0 || __builtin_mul_overflow(x.m, qn_packed_rows(b), &mk) || __builtin_mul_overflow(x.m, n, &mn) ||
-        (type != QN_F32 && type != QN_I8 && type != QN_U8) || qn_packed_type(b) == QN_I16)
+    if (qn_arg_product(x.m, qn_packed_rows(b), &mk) || qn_arg_product(x.m, n, &mn)) return NULL;
+    if ((type != QN_F32 && type != QN_I8 && type != QN_U8) || qn_packed_type(b) == QN_I16)
         return PyErr_Format(PyExc_ValueError, "qnumpy._core: no product of this shape and type.");
     x.x = qn_arg_vector(a[0], mk, NPY_FLOAT32);
-    if (!x.x || optional(a[11], n, NPY_FLOAT32, &column_scale) || optional(a[12], n, NPY_FLOAT32, &bias) ||
-        optional(a[13], n, NPY_INT32, &acc_bias) || !(r.data = qn_arg_output(a[9], mn, type == QN_F32 ? 4 : 1)))
+    if (!x.x || qn_arg_optional(a[11], n, NPY_FLOAT32, &column_scale) ||
+        qn_arg_optional(a[12], n, NPY_FLOAT32, &bias) || qn_arg_optional(a[13], n, NPY_INT32, &acc_bias) ||
+        !(r.data = qn_arg_output(a[9], mn, type == QN_F32 ? 4 : 1)))
         return NULL;
     if (!column_scale) return PyErr_Format(PyExc_ValueError, "qnumpy._core: a product of reals needs scales.");
-    x.is_signed = x_type == QN_I8, x.symmetric = PyObject_IsTrue(a[3]);
+    x.is_signed = x_type == QN_I8;
     x.qmin = x_low, x.qmax = x_high, x.zero_point = x_zero;
     r.type = (qn_type)type, r.row_stride = n, r.column_scale = column_scale, r.bias = bias, r.acc_bias = acc_bias;
     r.zero_point = zero, r.qmin = low, r.qmax = high;

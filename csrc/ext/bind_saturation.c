@@ -3,17 +3,11 @@
 
 #include "saturation.h"
 
-static int product_of(int64_t a, int64_t b, int64_t *product) {
-    if (a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, product)) return 0;
-    PyErr_SetString(PyExc_ValueError, "qnumpy._core: the shape is too large.");
-    return -1;
-}
-
 static PyObject *saturate(PyObject *self, qn_args a, Py_ssize_t count) {
     int64_t m, k, n, mk, kn, mn;
     (void)self;
     if (qn_arg_count("saturate", count, 8) || qn_arg_i64(a[5], &m) || qn_arg_i64(a[6], &k) || qn_arg_i64(a[7], &n) ||
-        product_of(m, k, &mk) || product_of(k, n, &kn) || product_of(m, n, &mn))
+        qn_arg_product(m, k, &mk) || qn_arg_product(k, n, &kn) || qn_arg_product(m, n, &mn))
         return NULL;
     const uint8_t *left = qn_arg_vector(a[0], mk, NPY_UINT8);
     const int8_t *right = left ? qn_arg_vector(a[1], kn, NPY_INT8) : NULL;
@@ -29,7 +23,8 @@ static PyObject *saturate(PyObject *self, qn_args a, Py_ssize_t count) {
 static PyObject *unsafe_pairs(PyObject *self, qn_args a, Py_ssize_t count) {
     int64_t k, n, kn;
     (void)self;
-    if (qn_arg_count("unsafe_pairs", count, 4) || qn_arg_i64(a[2], &k) || qn_arg_i64(a[3], &n) || product_of(k, n, &kn))
+    if (qn_arg_count("unsafe_pairs", count, 4) || qn_arg_i64(a[2], &k) || qn_arg_i64(a[3], &n) ||
+        qn_arg_product(k, n, &kn))
         return NULL;
     const int8_t *b = qn_arg_vector(a[0], kn, NPY_INT8);
     int64_t *pairs = b ? qn_arg_output(a[1], n, 8) : NULL;
