@@ -66,8 +66,8 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
     array([[-255,  127],
            [1785,    4]], dtype=int32)
     >>> matmul_integer(a, b, a_zero_point=[1, 0], b_zero_point=128)
-    array([[ -381,   510],
-           [  889, -892]], dtype=int32)
+    array([[-381,  510],
+           [ 889, -892]], dtype=int32)
     """
     me = "matmul_integer"
     left, left_type = _operand(me, "a", a)

@@ -560,6 +560,39 @@ def guarded():
     yield "first_bad_scale", [scale], [scales]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
+    yield from guarded_matmul()
+
+
+def guarded_matmul():
+    a, b, product = np.ones((2, 4), np.int8), np.ones((4, 5), np.int8), np.zeros((2, 5), np.int32)
+    matrices = [*NO_ARRAYS, a[0], a[:, :3], a.astype(np.int16), a.astype(object)]
+    type_ = [*WRONG_TYPE, T["float32"], T["int32"], T["int16"], T["int4"]]
+    packed = _core.pack_weights(b, T["int8"], None)
+    capsules = [None, 1, "x", a, object()]
+
+    def zeros(length):
+        wrong = [1, "x", [1], 1.0, *wrong_vectors(np.int32, length)[6:]]
+        return [value for value in wrong if np.shape(value) != (1,)]  # one for all is right
+
+    good = [a, T["int8"], b, T["int8"], np.ones(2, np.int32), np.ones(5, np.int32), product]
+    yield (
+        "matmul_integer",
+        good,
+        [[*matrices, a[None]], type_, [*matrices, b[None]], type_, zeros(2), zeros(5), wrong_outputs(np.int32, 10)],
+    )
+    yield "pack_weights", [b, T["int8"], None], [matrices[:7], type_, zeros(5)]
+    yield "packed_info", [packed], [capsules]
+    yield "packed_codes", [packed, b.copy()], [capsules, wrong_outputs(np.int8, 20)]
+    real = np.zeros((2, 5), np.float32)
+    out = [*NO_ARRAYS, real[:1], real[0], real.T, real[:, ::-1], real[::-1], read_only(real), crooked(real)]
+    out += [np.zeros((2, 10), np.float32)[:, ::2], real.astype(">f4"), real.astype(np.float64)]
+    rows, columns = np.ones(2, np.float32), np.ones(5, np.float32)
+    numbers, codes = [None, "1", [1], object()], [*NO_INTEGERS, *HUGE, -129, 256]
+    good = [a, T["int8"], None, packed, real, T["float32"], rows, columns, columns, np.ones(5, np.int32), -1.0, 1.0]
+    wrong = [[*matrices, a[None]], type_, zeros(2), capsules, out, [*WRONG_TYPE, T["int8"], T["float64"]]]
+    wrong += [[None, *wrong_vectors(np.float32, 2)[8:]], wrong_vectors(np.float32, 5), wrong_vectors(np.float32, 5)[1:]]
+    wrong += [wrong_vectors(np.int32, 5)[1:], numbers, numbers, [*NO_INTEGERS, *HUGE, 65536], codes, codes]
+    yield "matmul_packed", [*good, 0, -128, 127], wrong
 
 
 REFUSALS = (TypeError, ValueError, OverflowError)
