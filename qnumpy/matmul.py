@@ -66,8 +66,8 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
     array([[-255,  127],
            [1785,    4]], dtype=int32)
     >>> matmul_integer(a, b, a_zero_point=[1, 0], b_zero_point=128)
-    array([[ -381,   510],
-           [  889, -892]], dtype=int32)
+    array([[-381,  510],
+           [ 889, -892]], dtype=int32)
     """
     me = "matmul_integer"
     left, left_type = _operand(me, "a", a)
@@ -87,16 +87,14 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
     shape = tuple(length for axis, length in enumerate((*batch, m, n), -len(batch) - 2) if axis not in drop)
     result = _args.output(me, out, _INT32, shape, left, right)
     full = result.reshape(*batch, m, n)
-    one_b = math.prod(columns.shape[:-2]) == 1 and (b_zero is None or b_zero.size == b_zero.shape[-1])
-    if (
-        batch
-        and one_b
-        and rows.flags.c_contiguous
-        and rows.shape[:-2] == batch
-        and (a_zero is None or a_zero.size == 1)
-    ):
-        rows, columns, full = rows.reshape(-1, rows.shape[-1]), columns.reshape(columns.shape[-2:]), full.reshape(-1, n)
-        batch = ()  # the stack is one tall matrix
+    if _is_tall(rows, columns, batch, a_zero, b_zero):
+        tall = math.prod(batch) * m
+        rows, columns, full = (
+            rows.reshape(tall, rows.shape[-1]),
+            columns[(0,) * (columns.ndim - 2)],
+            full.reshape(tall, n),
+        )
+        batch = ()
     rows, columns = (np.broadcast_to(each, (*batch, *each.shape[-2:])) for each in (rows, columns))
     a_zero, b_zero = (_spread(zeros, batch) for zeros in (a_zero, b_zero))
     if not _core.matmul_integer(rows, left_type.core, columns, right_type.core, a_zero, b_zero, full):
@@ -119,6 +117,13 @@ def _operand(owner: str, name: str, value: Any) -> tuple[Array, CodeType]:
 
 def _shapes(a: Array, b: Array) -> str:
     return f"shapes {a.shape} and {b.shape}"
+
+
+def _is_tall(rows: Array, columns: Array, batch: tuple[int, ...], a_zero: Array | None, b_zero: Array | None) -> bool:
+    """Whether the stack is one tall matrix times one b."""
+    one_b = math.prod(columns.shape[:-2]) == 1 and (b_zero is None or b_zero.size == b_zero.shape[-1])
+    one_a = rows.flags.c_contiguous and rows.shape[:-2] == batch and (a_zero is None or a_zero.size == 1)
+    return bool(batch) and one_a and one_b
 
 
 def _zeros(

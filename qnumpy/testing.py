@@ -19,6 +19,7 @@ __all__ = [
     "dequantize_linear",
     "dynamic_quantize_linear",
     "fake_quantize",
+    "matmul_integer",
     "min_max",
     "pack",
     "quantize_linear",
@@ -197,6 +198,17 @@ def requantize(
         for a, r, zero in zip(acc.ravel().tolist(), real.ravel().tolist(), z.ravel().tolist(), strict=True)
     ]
     return _stored(np.array(codes, np.int64).reshape(acc.shape), code)
+
+
+def matmul_integer(a: Any, b: Any, a_zero_point: Any = 0, b_zero_point: Any = 0) -> Array:
+    """Multiply as qnumpy.matmul_integer does, in int64 and without a check; zero points broadcast as arrays do.
+
+    Examples
+    --------
+    >>> matmul_integer([[1, 2]], [[3], [4]], b_zero_point=1)
+    array([[8]])
+    """
+    return np.matmul(_integers(a) - _integers(a_zero_point), _integers(b) - _integers(b_zero_point))
 
 
 def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Array, Array, Array]:

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 node = import_module("onnx.backend.test.case.node")
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-OPERATORS = (*QUANTIZERS, "QLinearMatMul", "ConvInteger", "QLinearConv")
+OPERATORS = (*QUANTIZERS, "MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv")
 
 
 def node_tests():
@@ -26,7 +26,12 @@ def node_tests():
 
 
 CASES = node_tests()
-CONVOLUTIONS = {"ConvInteger": qn.conv2d_integer, "QLinearConv": qn.qlinear_conv2d}
+PRODUCTS = {
+    "MatMulInteger": qn.matmul_integer,
+    "QLinearMatMul": qn.qlinear_matmul,
+    "ConvInteger": qn.conv2d_integer,
+    "QLinearConv": qn.qlinear_conv2d,
+}
 
 
 def type_name(tensor):
@@ -58,11 +63,9 @@ def output_type(attributes, parameter):
 def run(operator, attributes, inputs, outputs):
     if operator == "DynamicQuantizeLinear":
         return qn.dynamic_quantize_linear(*inputs)
-    if operator == "QLinearMatMul":
-        return (qn.qlinear_matmul(*inputs),)
-    if operator in CONVOLUTIONS:
+    if operator in PRODUCTS:
         names = {"strides": "strides", "pads": "padding", "dilations": "dilations", "group": "groups"}
-        return (CONVOLUTIONS[operator](*inputs, **{names[k]: v for k, v in attributes.items() if k in names}),)
+        return (PRODUCTS[operator](*inputs, **{names[k]: v for k, v in attributes.items() if k in names}),)
     x, scale, zero_point = [*inputs, None][:3]
     where = {"axis": attributes.get("axis", 1), "block_size": attributes.get("block_size") or None}
     if scale.ndim == 0:
@@ -93,7 +96,7 @@ def test_what_is_run_and_what_is_left_out(capsys):
         for name, foreign in left_out.items():
             print(f"    {name}: {', '.join(sorted(foreign))}")
     two_bit = hasattr(onnx.TensorProto, "INT2")  # four of the cases came with the type
-    assert run >= 18 + 4 * two_bit + 11
+    assert run >= 30 + 4 * two_bit
     for name, foreign in left_out.items():
         assert all(kind.startswith(("float8", "float4")) for kind in foreign), name
     assert {CASES[name].model.graph.node[0].op_type for name in set(CASES) - set(left_out)} == set(OPERATORS)

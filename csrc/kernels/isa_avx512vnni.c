@@ -14,7 +14,8 @@ QN_TARGET_PRAGMA(QN_TARGET_avx512vnni)
 enum { ROWS = 12, PANELS = 2 };
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){.pairs = false, .panels = PANELS, .block = 192, .block_rows = 384, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){
+        .pairs = false, .panels = PANELS, .block = 192, .block_rows = 384, .macs_a_byte = 16, .widen_rows = INT64_MAX};
 }
 
 /* In assembly, because GCC 12 stores every sum in every turn of the loop: zmm0-23 hold the tile, 24 and 25 the panels, 26

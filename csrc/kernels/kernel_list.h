@@ -90,6 +90,8 @@
     QN_KERNEL(multiply_u8, (const qn_tile *t))                                                                         \
     QN_KERNEL(multiply_u7, (const qn_tile *t))                                                                         \
     QN_KERNEL(multiply_words, (const qn_tile *t))                                                                      \
+    QN_KERNEL(sweep, (const qn_thin *t))                                                                               \
+    QN_KERNEL(dots, (const qn_thin *t))                                                                                \
     QN_KERNEL(add_outer,                                                                                               \
               (const int32_t *x, const int32_t *y, int64_t rows, int64_t columns, int32_t *c, int64_t c_step))         \
     QN_KERNEL(finish_f32, (const qn_finish *f))                                                                        \

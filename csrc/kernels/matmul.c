@@ -32,7 +32,6 @@ enum {
     FEW_ROWS = 48,    /* so few rows take long blocks of k: reading the panels in one go matters more */
     FEW_BLOCK = 1024, /* groups of such a block */
     HUGE_PAGE = 2 << 20,
-    MACS_A_BYTE = 8,     /* products that cost as much as a byte of traffic, for the threads' thresholds */
     PIECE_COLUMNS = 384, /* columns that pay for packing the left matrix again in another piece */
 };
 
@@ -545,12 +544,12 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
     job j = {.a = a, .za = za, .b = b, .out = out, .wide = wide, .each = most(each, 1)};
     int64_t m = a->rows, macs;
     if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
-    int64_t cost = most(b->k * b->n, macs / MACS_A_BYTE);
+    k->matmul_tiling(&j.tiling);
+    int64_t cost = most(b->k * b->n, macs / j.tiling.macs_a_byte);
     if (wide && INT32_MAX / j.each < SHORT_BLOCK) {
-        qn_parallel_for(m, 1, cost * MACS_A_BYTE, multiply_slowly, &j);
+        qn_parallel_for(m, 1, macs, multiply_slowly, &j);
         return (qn_outcome)atomic_load(&j.outcome);
     }
-    k->matmul_tiling(&j.tiling);
     j.pairs = b->form == FULL && j.tiling.pairs;
     j.multiply = b->form == WORDS    ? k->multiply_words
                  : b->form == NARROW ? k->multiply_u7
@@ -581,12 +580,73 @@ qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b,
 
 /* ---- raw matrices ---- */
 
+enum { THIN_ROWS = 16 }; /* with so few rows packing would cost more than the product */
+
+typedef struct {
+    const qn_matrix *b;
+    qn_zeros zb;
+    int64_t rows, a_step;
+    const int16_t *a;
+    const int32_t *sum; /* of each row of a */
+    int32_t *out;
+    bool turned; /* the columns of b lie one after the other */
+} thin;
+
+static void multiply_thin(void *context, int64_t begin, int64_t end) {
+    const thin *t = context;
+    const qn_matrix *b = t->b;
+    for (int64_t r = 0; r < t->rows; r++)
+        for (int64_t j = begin; j < end; j++) {
+            uint32_t zero = !t->zb.count ? 0 : (uint32_t)t->zb.values[t->zb.count == 1 ? 0 : j];
+            t->out[r * b->columns + j] = (int32_t)(0u - zero * (uint32_t)t->sum[r]);
+        }
+    const qn_thin k = {
+        .a = t->a,
+        .a_step = t->a_step,
+        .rows = (int)t->rows,
+        .b = (const uint8_t *)b->data + begin * b->column_stride,
+        .stride = t->turned ? b->column_stride : b->row_stride,
+        .is_signed = b->type == QN_I8,
+        .k = b->rows,
+        .columns = end - begin,
+        .c = t->out + begin,
+        .c_step = b->columns,
+    };
+    if (t->turned) qn_kernels()->dots(&k);
+    else qn_kernels()->sweep(&k);
+}
+
+static qn_outcome thin_product(const qn_matrix *a, qn_zeros za, const qn_matrix *b, qn_zeros zb, int32_t *out) {
+    thin t = {.b = b, .zb = zb, .rows = a->rows, .out = out, .turned = b->column_stride != 1};
+    t.a_step = round_up(a->columns, 16);
+    int32_t sum[THIN_ROWS] = {0};
+    int16_t *codes = allocate(t.a_step * a->rows, 2);
+    if (!codes) return QN_NO_MEMORY;
+    for (int64_t r = 0; r < a->rows; r++) {
+        int32_t zero = za.count ? za.values[za.count == 1 ? 0 : r] : 0;
+        int16_t *row = codes + r * t.a_step;
+        for (int64_t k = 0; k < a->columns; k++) row[k] = (int16_t)(code_at(a, r, k) - zero), sum[r] += row[k];
+        memset(row + a->columns, 0, (size_t)(t.a_step - a->columns) * 2);
+    }
+    t.a = codes, t.sum = sum;
+    int64_t threads = qn_num_threads(), unit = t.turned ? 4 : 64;
+    int64_t grain = round_up(most(1, (b->columns + threads - 1) / threads), unit);
+    qn_parallel_for(b->columns, grain, b->rows * b->columns, multiply_thin, &t);
+    free(codes);
+    return QN_DONE;
+}
+
 /* One product of a stack; `b` is packed already where the whole stack shares it. */
 static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matrix *b, qn_zeros zb,
                                   const qn_packed *packed, int32_t *out) {
     const qn_result result = {.type = QN_I32, .data = out, .row_stride = b->columns};
     if (packed) return qn_matmul_packed(a, za, packed, &result);
-    qn_packed *own = pack_right(b, zb, a->type == QN_I16 || b->type == QN_I16, false);
+    bool words = a->type == QN_I16 || b->type == QN_I16, in_place = b->column_stride == 1 || b->row_stride == 1;
+    if (a->rows <= THIN_ROWS && in_place && !words && b->rows > 0) {
+        int64_t each = magnitude_of(of_type(a->type), za) * magnitude_of(of_type(b->type), zb);
+        if (!may_overflow(each, b->rows, 0)) return thin_product(a, za, b, zb, out);
+    }
+    qn_packed *own = pack_right(b, zb, words, false);
     if (!own) return QN_NO_MEMORY;
     qn_outcome outcome = qn_matmul_packed(a, za, own, &result);
     qn_packed_free(own);
@@ -628,13 +688,14 @@ qn_outcome qn_matmul_integer(const qn_product *p) {
     if (count == 0 || p->a.rows == 0 || p->b.columns == 0) return QN_DONE;
     stack s = {.product = p};
     qn_packed *packed = NULL;
-    if (shared && count > 1) {
+    if (shared && count > 1 && p->a.rows > THIN_ROWS / 4) { /* packing pays from the second product on */
         packed = pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16, false);
         if (!packed) return QN_NO_MEMORY;
         s.packed = packed;
     }
-    int64_t cost = most(p->b.rows * p->b.columns,
-                        (int64_t)((double)p->a.rows * (double)p->b.rows * (double)p->b.columns / MACS_A_BYTE));
+    qn_tiling tiling;
+    qn_kernels()->matmul_tiling(&tiling);
+    int64_t size = p->b.rows * p->b.columns, cost = most(size, size / tiling.macs_a_byte * p->a.rows);
     if (count == 1 || cost > QN_PARALLEL_BYTES_ASLEEP) multiply_stack(&s, 0, count); /* each by all threads */
     else qn_parallel_for(count, 1, cost * count, multiply_stack, &s);
     qn_packed_free(packed);

@@ -8,7 +8,7 @@
 #define QN_OWN_TILES
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){.pairs = true, .panels = 1, .block = 128, .block_rows = 256, .widen_rows = 65};
+    *t = (qn_tiling){.pairs = true, .panels = 1, .block = 128, .block_rows = 256, .macs_a_byte = 8, .widen_rows = 65};
 }
 
 /* ---- packing ---- */
@@ -254,12 +254,12 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_PAIRS2(at) ASM_PAIRS1(at) ASM_PAIRS("8+" at, "ymm2", "ymm3")
 #define ASM_PAIRS3(at) ASM_PAIRS2(at) ASM_PAIRS("16+" at, "ymm4", "ymm5")
 #define ASM_PAIRS4(at) ASM_PAIRS3(at) ASM_PAIRS("24+" at, "ymm6", "ymm7")
-/* A panel widened before, or in the loop, where it comes from memory: 2 KiB ahead of it. */
+/* A panel widened before, or in the loop, where it comes from memory: 4 KiB ahead of it. */
 #define ASM_LOAD_WIDE(at)                                                                                              \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"                                              \
     "vmovdqa 64+" at "(%[b]), %%ymm10\n\tvmovdqa 96+" at "(%[b]), %%ymm11\n\t"
 #define ASM_LOAD(at)                                                                                                   \
-    "prefetcht0 2048+" at "(%[b])\n\t"                                                                                 \
+    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
     "vmovdqa " at "(%[b]), %%ymm9\n\tvmovdqa 32+" at "(%[b]), %%ymm11\n\t"                                             \
     "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
     "vpand (%[low]), %%ymm9, %%ymm9\n\tvpand (%[low]), %%ymm11, %%ymm11\n\t"
@@ -275,7 +275,7 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_NARROW3(at) ASM_NARROW2(at) ASM_NARROW("8+" at, "ymm4", "ymm5")
 #define ASM_NARROW4(at) ASM_NARROW3(at) ASM_NARROW("12+" at, "ymm6", "ymm7")
 #define ASM_LOAD_BYTES(at)                                                                                             \
-    "prefetcht0 2048+" at "(%[b])\n\t"                                                                                 \
+    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
 #define ASM_TILE(name, R, LOAD, MULTIPLY, a_turn, b_turn, before)                                                      \
@@ -366,4 +366,101 @@ static void multiply_words(const qn_tile *t) {
             default: v_words_tile(t, a, b, r, p * QN_PANEL, 4);
             }
         }
+}
+
+/* ---- thin products: the weights are read once, as they come ---- */
+
+#define QN_OWN_THIN
+
+/* 8 rows of B (the last ones zero in A if there are fewer) times up to 4 rows of A; sums stay in the caches. */
+V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows, const bool is_signed) {
+    __m256i a[QN_SLIVER][4];
+    const uint8_t *line[8];
+    for (int i = 0; i < 8; i++) line[i] = t->b + (k + i < t->k ? k + i : t->k - 1) * t->stride;
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < 4; i++) {
+            int32_t pair;
+            memcpy(&pair, t->a + (row + r) * t->a_step + k + 2 * i, sizeof pair);
+            a[r][i] = _mm256_set1_epi32(pair);
+        }
+    for (int64_t j = 0; j + 16 <= t->columns; j += 16) {
+        __m256i low[4], high[4];
+        for (int i = 0; i < 4; i++) {
+            __m128i even = _mm_loadu_si128((const __m128i *)(line[2 * i] + j));
+            __m128i odd = _mm_loadu_si128((const __m128i *)(line[2 * i + 1] + j));
+            __m128i l = _mm_unpacklo_epi8(even, odd), h = _mm_unpackhi_epi8(even, odd);
+            low[i] = is_signed ? _mm256_cvtepi8_epi16(l) : _mm256_cvtepu8_epi16(l);
+            high[i] = is_signed ? _mm256_cvtepi8_epi16(h) : _mm256_cvtepu8_epi16(h);
+        }
+        for (int r = 0; r < rows; r++) {
+            __m256i *c = (__m256i *)(t->c + (row + r) * t->c_step + j);
+            __m256i x = _mm256_loadu_si256(c), y = _mm256_loadu_si256(c + 1);
+            for (int i = 0; i < 4; i++) {
+                x = _mm256_add_epi32(x, _mm256_madd_epi16(a[r][i], low[i]));
+                y = _mm256_add_epi32(y, _mm256_madd_epi16(a[r][i], high[i]));
+            }
+            _mm256_storeu_si256(c, x), _mm256_storeu_si256(c + 1, y);
+        }
+    }
+}
+
+V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
+    for (int64_t k = 0; k < t->k; k += 8)
+        for (int r = 0; r < t->rows; r += QN_SLIVER) switch (t->rows - r) {
+            case 1: v_sweep_rows(t, k, r, 1, is_signed); break;
+            case 2: v_sweep_rows(t, k, r, 2, is_signed); break;
+            case 3: v_sweep_rows(t, k, r, 3, is_signed); break;
+            default: v_sweep_rows(t, k, r, 4, is_signed);
+            }
+}
+
+/* Both return the columns they have done. */
+static int64_t v_sweep(const qn_thin *t) {
+    if (t->is_signed) v_sweep_all(t, true);
+    else v_sweep_all(t, false);
+    return t->columns / 16 * 16;
+}
+
+/* 4 columns times 1 or 2 rows. */
+V_INLINE void v_dots_of(const qn_thin *t, int64_t column, int row, const int rows, const bool is_signed) {
+    __m256i sum[2][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) sum[r][c] = _mm256_setzero_si256();
+    for (int64_t k = 0; k < t->k; k += 16) {
+        for (int c = 0; c < 4; c++) {
+            const uint8_t *b = t->b + (column + c) * t->stride + k;
+            __m128i bytes;
+            if (k + 16 <= t->k) {
+                bytes = _mm_loadu_si128((const __m128i *)b);
+            } else {
+                uint8_t padded[16] = {0};
+                memcpy(padded, b, (size_t)(t->k - k));
+                bytes = _mm_loadu_si128((const __m128i *)padded);
+            }
+            __m256i w = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+            for (int r = 0; r < rows; r++) {
+                __m256i a = _mm256_loadu_si256((const __m256i *)(t->a + (row + r) * t->a_step + k));
+                sum[r][c] = _mm256_add_epi32(sum[r][c], _mm256_madd_epi16(a, w));
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) {
+            int32_t *to = t->c + (row + r) * t->c_step + column + c;
+            *to = (int32_t)((uint32_t)*to + (uint32_t)v_sum_lanes(sum[r][c]));
+        }
+}
+
+V_INLINE void v_dots_all(const qn_thin *t, const bool is_signed) {
+    for (int64_t j = 0; j + 4 <= t->columns; j += 4)
+        for (int r = 0; r < t->rows; r += 2) {
+            if (t->rows - r == 1) v_dots_of(t, j, r, 1, is_signed);
+            else v_dots_of(t, j, r, 2, is_signed);
+        }
+}
+
+static int64_t v_dots(const qn_thin *t) {
+    if (t->is_signed) v_dots_all(t, true);
+    else v_dots_all(t, false);
+    return t->columns / 4 * 4;
 }

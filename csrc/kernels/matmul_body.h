@@ -8,7 +8,8 @@ static void multiply_u8(const qn_tile *t);
 #ifndef QN_OWN_TILES
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){.pairs = false, .panels = 1, .block = 128, .block_rows = 256, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){
+        .pairs = false, .panels = 1, .block = 128, .block_rows = 256, .macs_a_byte = 1, .widen_rows = INT64_MAX};
 }
 
 /* Every byte as int8: a uint8 less 128. */
@@ -123,6 +124,28 @@ static void left_words(const qn_left *l) {
             l->sum[i + r] = (int32_t)(sum - l->k * l->zero[row * l->zero_step]);
         }
 }
+
+/* Columns [from, t->columns) of a thin product: of what the vectors leave over, or of everything. */
+V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64_t column_step) {
+    for (int r = 0; r < t->rows; r++)
+        for (int64_t j = from; j < t->columns; j++) {
+            const uint8_t *b = t->b + j * column_step;
+            uint32_t sum = (uint32_t)t->c[r * t->c_step + j];
+            for (int64_t k = 0; k < t->k; k++) {
+                int32_t code = t->is_signed ? (int8_t)b[k * k_step] : b[k * k_step];
+                sum += (uint32_t)(t->a[r * t->a_step + k] * code);
+            }
+            t->c[r * t->c_step + j] = (int32_t)sum;
+        }
+}
+
+#ifndef QN_OWN_THIN
+static void sweep(const qn_thin *t) { thin_columns(t, 0, t->stride, 1); }
+static void dots(const qn_thin *t) { thin_columns(t, 0, 1, t->stride); }
+#else
+static void sweep(const qn_thin *t) { thin_columns(t, v_sweep(t), t->stride, 1); }
+static void dots(const qn_thin *t) { thin_columns(t, v_dots(t), 1, t->stride); }
+#endif
 
 static void add_outer(const int32_t *x, const int32_t *y, int64_t rows, int64_t columns, int32_t *c, int64_t c_step) {
     for (int64_t r = 0; r < rows; r++, c += c_step)

@@ -135,11 +135,12 @@ enum {
 
 /* What a row of the table wants from the driver. */
 typedef struct {
-    bool pairs;         /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
-    int panels;         /* side by side in a tile */
-    int64_t block;      /* groups of a block of k that a tile keeps in the L1 cache */
-    int64_t block_rows; /* rows of the left matrix packed at a time: half of the L2 cache */
-    int64_t widen_rows; /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
+    bool pairs;          /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
+    int panels;          /* side by side in a tile */
+    int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
+    int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
+    int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
+    int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
 } qn_tiling;
 
 /* Rows of the left matrix to be packed: slivers of four rows. Rows past the end repeat the last one. */
@@ -168,6 +169,19 @@ typedef struct {
     const int32_t *row_start, *column_start; /* [rows], [16 * panels] */
     bool add;                                /* to what is in c */
 } qn_tile;
+
+/* A few rows times a right matrix that is not packed: c[rows][columns] += a b. */
+typedef struct {
+    const int16_t *a; /* [rows][k] codes less their zero points, k padded with zeros to a multiple of 16 */
+    int64_t a_step;   /* elements from row to row */
+    int rows;
+    const uint8_t *b; /* [k][columns] in sweep, [columns][k] in dots */
+    int64_t stride;   /* bytes from line to line of b */
+    bool is_signed;   /* int8, else uint8 */
+    int64_t k, columns;
+    int32_t *c;
+    int64_t c_step;
+} qn_thin;
 
 /* The output stage of rows x columns finished sums. */
 typedef struct {
