@@ -45,15 +45,18 @@ V_INLINE v4_f32 v4_load(const float *y) {
     return v;
 }
 V_INLINE void v4_store(float *y, v4_f32 v) { memcpy(y, v.lane, sizeof v.lane); }
+/* float16 scales are positive and normal, or 0 past the last column. */
 V_INLINE v4_f32 v4_scales(const uint8_t *p, bool half) {
     v4_f32 v;
-    uint16_t bits[16];
+    uint16_t halves[16];
+    uint32_t bits[16];
     if (!half) {
         memcpy(v.lane, p, sizeof v.lane);
         return v;
     }
-    memcpy(bits, p, sizeof bits);
-    for (int c = 0; c < 16; c += V_LANES) vf_store(v.lane + c, vf_load_f16(bits + c));
+    memcpy(halves, p, sizeof halves);
+    for (int c = 0; c < 16; c++) bits[c] = halves[c] ? ((uint32_t)halves[c] << 13) + ((127 - 15) << 23) : 0;
+    memcpy(v.lane, bits, sizeof bits);
     return v;
 }
 V_INLINE v4_f32 v4_add(v4_f32 y, v4_i32 sum, v4_f32 scale, float x_scale) {
