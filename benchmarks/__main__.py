@@ -28,9 +28,9 @@ ONNX Runtime a session of the same operators with bound buffers. Shared machines
 
 ## Packed weights
 
-`python -m benchmarks.bench_packed --markdown`: float32 in and out. int8: a whole layer, activations quantized on the fly;
-ONNX Runtime with uint8 weights, which its kernels multiply exactly; PyTorch's weights have 7 bits. int4: groups of 32; ONNX
-Runtime's MatMulNBits at accuracy level 4. "Of read": of a pure read of the packed weight, for a single row.
+`python -m benchmarks.bench_packed --markdown`: float32 in and out. int8: a whole layer, activations quantized on the
+fly; ONNX Runtime with uint8 weights, which its kernels multiply exactly; PyTorch's weights have 7 bits. int4: groups of
+32; ONNX Runtime's MatMulNBits at accuracy level 4. "Of read": of a pure read of the packed weight, for a single row.
 
 {packed}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _args, _check
+from . import _args, _check, _core
 from ._args import Array
 from .matmul import matmul_integer
 
@@ -13,6 +13,7 @@ __all__ = ["conv2d_integer"]
 
 _PATCHES = 4 << 20  # bytes of patches at a time
 _SAFE = (2**31 - 1) // 255**2  # products of 8-bit codes that fit in int32
+_NEAR = 1 << 15  # strides, dilations and padding of the kernel for depthwise convolutions
 _INT32 = np.dtype(np.int32)
 
 
@@ -62,8 +63,8 @@ def conv2d_integer(
 
     Notes
     -----
-    Exact, no rounding. Patches are laid out in tiles of 4 MiB, the padding around one image at a time. A correlation,
-    as in ONNX and PyTorch: the kernel is not flipped.
+    Exact, no rounding. Patches are laid out in tiles of 4 MiB, the padding around one image at a time; a depthwise
+    convolution needs neither. A correlation, as in ONNX and PyTorch: the kernel is not flipped.
 
     References
     ----------
@@ -103,12 +104,15 @@ def _convolved(
     shape = [(length - span) // step + 1 for length, span, step in zip(sizes, spans, steps, strict=True)]
     x_zero, w_zero = _zero(me, "x_zero_point", x_zero, image, 1), _zero(me, "w_zero_point", w_zero, weight, m)
     result = _args.output(me, out, _INT32, (n, m, *shape), image, weight)
-    own = depth == 1 and m == groups > 1 and math.prod(kernel) <= _SAFE
+    if depth == 1 and m == groups and math.prod(kernel) <= _SAFE and max(*steps, *gaps, *pads) <= _NEAR:
+        factors = np.ascontiguousarray(weight[:, 0].astype(np.int32) - w_zero[:, None, None])
+        _core.depthwise(
+            np.ascontiguousarray(image), image.dtype == np.int8, factors, int(x_zero[0]), result,
+            n, c, *size, *shape, *kernel, *steps, *gaps, *pads[:2],
+        )  # fmt: skip
+        return result
     for each, to in zip(image, result, strict=True):
         padded = _padded(each, pads, int(x_zero[0]))
-        if own:
-            _depthwise(padded, weight[:, 0], x_zero, w_zero, steps, gaps, to)
-            continue
         parts = (part.reshape(groups, len(part) // groups, *part.shape[1:]) for part in (padded, weight, w_zero, to))
         for inputs, kernels, zeros, outputs in zip(*parts, strict=True):
             try:
@@ -133,23 +137,6 @@ def _group(x: Array, w: Array, x_zero: Array, w_zero: Array, steps: Any, gaps: A
                 patches[:, i, j] = _shifted(x, row, i, j, steps, gaps, rows, width)
         product = matmul_integer(weight, patches.reshape(weight.shape[1], rows * width), w_zero, x_zero)
         out[:, row : row + rows] = product.reshape(m, rows, width)
-
-
-def _depthwise(x: Array, w: Array, x_zero: Array, w_zero: Array, steps: Any, gaps: Any, out: Array) -> None:
-    """Fill out (C, oH, oW) from x (C, H, W) and w (C, kH, kW): one multiplication for each element of the kernel."""
-    channels, height, width = out.shape
-    most = max(1, _PATCHES // max(4 * height * width, 1))
-    for first in range(0, channels, most):
-        some = slice(first, first + most)
-        codes = x[some].astype(np.int16) - x_zero.astype(np.int16)
-        factors = w[some].astype(np.int32) - w_zero[some, None, None]
-        acc, term = out[some], np.empty(out[some].shape, np.int32)
-        acc[...] = 0
-        for i in range(w.shape[1]):
-            for j in range(w.shape[2]):
-                shifted = _shifted(codes, 0, i, j, steps, gaps, height, width)
-                np.multiply(shifted, factors[:, i, j, None, None], out=term)
-                acc += term
 
 
 def _shifted(x: Array, row: int, i: int, j: int, steps: Any, gaps: Any, rows: int, width: int) -> Array:

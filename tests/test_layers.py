@@ -31,6 +31,7 @@ CALLERS = {
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},
+    "conv": {"depthwise"},
     "packed": {"TYPES", "linear", "matmul4", "matmul_packed", "pack_weights", "packed_codes", "packed_info"}
     | {"weight4_bytes", "weight4_pack"},
     "saturation": {"saturate", "unsafe_pairs"},

@@ -5,8 +5,8 @@
 #include "args.h"
 
 extern PyMethodDef qn_quantize_methods[], qn_reduce_methods[], qn_metrics_methods[], qn_pack_methods[],
-    qn_accumulate_methods[], qn_matmul_methods[], qn_linear_methods[], qn_matmul4_methods[], qn_saturation_methods[],
-    qn_runtime_methods[];
+    qn_accumulate_methods[], qn_matmul_methods[], qn_linear_methods[], qn_conv_methods[], qn_matmul4_methods[],
+    qn_saturation_methods[], qn_runtime_methods[];
 int qn_runtime_constants(PyObject *module); /* adds TYPES */
 
 #define QN_PACKED_CAPSULE "qnumpy.packed" /* holds a qn_packed of matmul.h */

@@ -1,5 +1,6 @@
 /* Compiles every element loop for the ISA whose file included this, and makes its row of the table. */
 #include "accumulate_body.h"
+#include "conv_body.h"
 #include "float_error_body.h"
 #include "floats_body.h"
 #include "matmul4_body.h"

@@ -51,6 +51,7 @@
     QN_KERNEL(min_max_columns_f64, (const double *x, int64_t rows, int64_t stride, int64_t n, qn_range *r))            \
     QN_KERNEL(error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e))                                \
     QN_KERNEL(codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen))                                          \
+    QN_KERNEL(depthwise_plane, (const qn_plane *p))                                                                    \
     QN_KERNEL(matmul4_panel,                                                                                           \
               (const qn_weight4 *w, const uint8_t *panel, const qn_rows4 *x, int64_t first, int64_t last, float *y))   \
     QN_KERNEL(saturate_pairs_u8s8, (const uint8_t *a, const int8_t *b, int64_t k, int64_t stride, int64_t n,           \

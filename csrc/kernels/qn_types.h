@@ -91,6 +91,19 @@ typedef struct {
     int64_t outer, channels, inner, block;
 } qn_grid;
 
+/* One channel of an image, its kernel and its result, each [height][width] without gaps. */
+typedef struct {
+    const void *x; /* int8 or uint8 */
+    bool is_signed;
+    int64_t height, width;
+    const int32_t *w; /* less its zero point: |w| <= 255 */
+    int64_t kernel_height, kernel_width;
+    int32_t *y;
+    int64_t out_height, out_width;
+    int64_t stride[2], dilation[2], top, left; /* padding above and to the left; the rest follows from y */
+    int32_t zero_point;                        /* of x, and what the padding holds */
+} qn_plane;
+
 /* A packed 4-bit weight [k][n]; matmul4.h describes the bytes. */
 typedef struct {
     int64_t k, n;

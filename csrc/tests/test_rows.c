@@ -464,6 +464,32 @@ static void test_metrics(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_error_sums_f32] = covered[QN_INDEX_codes_seen_8] = true;
 }
 
+static void test_depthwise(const char *row_name, const qn_table *row) {
+    covered[QN_INDEX_depthwise_plane] = true;
+    if (!row->depthwise_plane) return;
+    for (int size = 0; size < SMALL; size++)
+        for (int again = 0; again < 12; again++) {
+            qn_plane p = {.is_signed = again & 1, .height = random_int(1, 9), .width = size, .top = random_int(0, 3)};
+            p.left = random_int(0, 3), p.kernel_height = random_int(1, 3), p.kernel_width = random_int(1, 4);
+            for (int d = 0; d < 2; d++) p.stride[d] = random_int(1, 3), p.dilation[d] = random_int(1, 2);
+            p.out_height = random_int(0, 9), p.out_width = random_int(0, 75), p.zero_point = random_int(-128, 127);
+            uint8_t *x = array((size_t)(p.height * p.width), 1);
+            int32_t w[12];
+            fill_any(x, (size_t)(p.height * p.width));
+            for (int i = 0; i < 12; i++) w[i] = random_int(-255, 255);
+            size_t bytes = (size_t)(p.out_height * p.out_width) * sizeof(int32_t);
+            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
+            p.x = x, p.w = w, p.y = (int32_t *)expected.data;
+            qn_row_scalar.depthwise_plane(&p);
+            p.y = (int32_t *)got.data;
+            row->depthwise_plane(&p);
+            bool same = !memcmp(expected.data, got.data, bytes);
+            count(same, row_name, "depthwise_plane", "differs from the scalar row", size, NULL);
+            count(guarded_whole(&got), row_name, "depthwise_plane", "wrote outside its output", size, NULL);
+            free(x), free(expected.block), free(got.block);
+        }
+}
+
 /* Any bytes are nibbles; the first record and row are all at the ends, where int16 sums come nearest to overflow. */
 static void test_matmul4(const char *row_name, const qn_table *row) {
     static const int64_t depths[] = {16, 32, 64, 128};
@@ -559,6 +585,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_metrics(name, row);
     test_saturation(name, row);
     test_matmul4(name, row);
+    test_depthwise(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);
