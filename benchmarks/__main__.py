@@ -6,7 +6,7 @@ Run: ``python -m benchmarks``
 import argparse
 from pathlib import Path
 
-from . import bench_cli, bench_overhead, bench_quantize, bench_reduce, harness
+from . import bench_cli, bench_overhead, bench_packed, bench_quantize, bench_reduce, harness
 
 ROOT = Path(__file__).parents[1]
 PAGE = """# Performance
@@ -25,6 +25,14 @@ ONNX Runtime a session of the same operators with bound buffers. Shared machines
 `python -m benchmarks.bench_quantize --markdown`, `python -m benchmarks.bench_reduce --markdown`
 
 {kernels}
+
+## Packed weights
+
+`python -m benchmarks.bench_packed --markdown`: float32 in and out. int8: a whole layer, activations quantized on the
+fly; ONNX Runtime with uint8 weights, which its kernels multiply exactly; PyTorch's weights have 7 bits. int4: groups of
+32; ONNX Runtime's MatMulNBits at accuracy level 4. "Of read": of a pure read of the packed weight, for a single row.
+
+{packed}
 
 ## A call, the import
 
@@ -69,6 +77,7 @@ def main() -> None:
     page = PAGE.format(
         machine=harness.machine(),
         kernels=harness.table(rows, markdown=True),
+        packed=bench_packed.table(min(options.rounds, 9), markdown=True),
         overhead=bench_overhead.table(options.rounds, markdown=True),
         cli=bench_cli.table(None, min(options.rounds, 5), markdown=True),
     )

@@ -123,7 +123,12 @@ def _traffic_call(library: Any, row: int, shape: int, x: Array, out: Array | Non
 
 
 def onnx_session(
-    nodes: Sequence[Any], x: Array, parameters: dict[str, Array], outs: dict[str, Array], threads: int
+    nodes: Sequence[Any],
+    x: Array,
+    parameters: dict[str, Array],
+    outs: dict[str, Array],
+    threads: int,
+    fuse: bool = False,
 ) -> Call:
     """One call of ONNX Runtime that reads `x` and writes `outs` in place; ImportError where it is missing."""
     import onnx
@@ -140,11 +145,15 @@ def onnx_session(
         [info(name, array) for name, array in outs.items()],
         [numpy_helper.from_array(array, name) for name, array in parameters.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    domains = {"": 21, **{node.domain: 1 for node in nodes if node.domain}}
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid(*each) for each in domains.items()], ir_version=10
+    )
     onnx.checker.check_model(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the node as it stands
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fuse else levels.ORT_DISABLE_ALL  # else as they stand
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     binding.bind_input("x", "cpu", 0, x.dtype, x.shape, x.ctypes.data)

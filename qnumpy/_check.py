@@ -66,18 +66,18 @@ def scale(owner: str, name: str, value: Any) -> Array:
     return found
 
 
-def zero_point(owner: str, value: Any, low: int, high: int) -> Array:
+def zero_point(owner: str, value: Any, low: int, high: int, name: str = "zero_point") -> Array:
     """Return zero points as C-contiguous, aligned int32, all in [low, high]."""
-    given = array(owner, "zero_point", value)
+    given = array(owner, name, value)
     if given.dtype == object and given.size and all(type(item) is int for item in given.flat):
         outside = [item for item in given.flat if not low <= item <= high]  # beyond int64
     elif given.dtype.kind not in "iu" and code_type(given.dtype) is None:
-        raise TypeError(must(owner, "zero_point", "an integer", f"dtype {given.dtype}"))
+        raise TypeError(must(owner, name, "an integer", f"dtype {given.dtype}"))
     else:
         wide = given.astype(np.int32) if given.dtype.itemsize < 4 else given
         outside = wide[(wide < low) | (wide > high)].tolist()
     if outside:
-        raise ValueError(must(owner, "zero_point", f"in [{low}, {high}]", str(outside[0])))
+        raise ValueError(must(owner, name, f"in [{low}, {high}]", str(outside[0])))
     return np.require(given, _I32, ["C", "A"])
 
 

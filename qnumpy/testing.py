@@ -19,16 +19,19 @@ from .qparams import QParams
 __all__ = [
     "accumulate_dot",
     "cast",
+    "conv2d_integer",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "fake_quantize",
     "float_error",
+    "matmul_integer",
     "min_max",
     "pack",
     "quantize_blocks",
     "quantize_linear",
     "quantize_multiplier",
     "requantize",
+    "simulate_saturation",
     "spread",
     "unpack",
 ]
@@ -211,6 +214,17 @@ def requantize(
     return _stored(np.array(codes, np.int64).reshape(acc.shape), code)
 
 
+def matmul_integer(a: Any, b: Any, a_zero_point: Any = 0, b_zero_point: Any = 0) -> Array:
+    """Multiply as qnumpy.matmul_integer does, in int64 and without a check; zero points broadcast as arrays do.
+
+    Examples
+    --------
+    >>> matmul_integer([[1, 2]], [[3], [4]], b_zero_point=1)
+    array([[8]])
+    """
+    return np.matmul(_integers(a) - _integers(a_zero_point), _integers(b) - _integers(b_zero_point))
+
+
 def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Array, Array, Array]:
     """Return the smallest and largest finite element, the NaN count and the infinity count of each parameter.
 
@@ -235,6 +249,60 @@ def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Arra
     np.maximum.at(high, index[finite], x[finite])
     low, high = (np.asarray(bound.reshape(shape) + 0.0) for bound in (low, high))  # -0.0 becomes +0.0
     return low, high, count(np.isnan(x)), count(np.isinf(x))
+
+
+def conv2d_integer(
+    x: Any,
+    w: Any,
+    x_zero_point: Any = None,
+    w_zero_point: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilations: Any = 1,
+    groups: int = 1,
+) -> Array:
+    """Convolve as qnumpy.conv2d_integer does, in int64, one element of the result at a time.
+
+    Examples
+    --------
+    >>> conv2d_integer(np.ones((1, 1, 2, 2), int), np.ones((1, 1, 2, 2), int), padding=1)[0, 0]
+    array([[1, 2, 1],
+           [2, 4, 2],
+           [1, 2, 1]])
+    """
+    (sv, sh), (dv, dh) = (np.broadcast_to(each, 2) for each in (strides, dilations))
+    top, left, bottom, right = np.tile(padding, 2) if np.size(padding) == 2 else np.broadcast_to(padding, 4)
+    image = _integers(x) - _integers(0 if x_zero_point is None else x_zero_point)
+    image = np.pad(image, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    weight = _integers(w) - _integers(0 if w_zero_point is None else w_zero_point).reshape(-1, 1, 1, 1)
+    n, (m, depth, kv, kh) = len(image), weight.shape
+    height, width = image.shape[2] - dv * (kv - 1), image.shape[3] - dh * (kh - 1)
+    y = np.zeros((n, m, -(-height // sv), -(-width // sh)), np.int64)
+    for b, o, i, j in np.ndindex(y.shape):
+        first = o * groups // m * depth
+        patch = image[b, first : first + depth, i * sv : i * sv + dv * kv : dv, j * sh : j * sh + dh * kh : dh]
+        y[b, o, i, j] = (patch[:, :kv, :kh] * weight[o]).sum()
+    return y
+
+
+def simulate_saturation(a: Any, b: Any) -> tuple[Array, Array, Array]:
+    """Return the product of qnumpy.simulate_saturation, its error and the saturated pairs of each column.
+
+    Examples
+    --------
+    >>> simulate_saturation(np.array([[200, 200]], np.uint8), np.array([[100], [100]], np.int8))
+    (array([[32767]]), array([[-7233]]), array([1]))
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    exact = _integers(a) @ _integers(b)
+    unsigned = _integers(a) + (128 if a.dtype == np.int8 else 0)
+    signed = _integers(b) - (128 if b.dtype == np.uint8 else 0)
+    terms = unsigned[:, :, None] * signed[None]
+    pairs = np.add.reduceat(terms, range(0, terms.shape[1], 2), axis=1) if terms.shape[1] else terms
+    clipped = np.clip(pairs, -(2**15), 2**15 - 1)
+    error = (clipped - pairs).sum(1)
+    return exact + error, error, (clipped != pairs).sum((0, 1))
 
 
 def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:

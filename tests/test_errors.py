@@ -99,6 +99,57 @@ def rows():
     yield from out_rows()
     yield from qparams_rows()
     yield from pack_rows()
+    yield from matmul_rows()
+
+
+def matmul_rows():
+    """The operands, their shapes, their zero points, and a sum that does not fit."""
+    me, b = "matmul_integer", Q.T
+    integers = "an array of int8, uint8 or int16; got dtype"
+    hint = ". Quantize it first, or multiply floats with qnumpy.matmul or np.matmul"
+    for dtype in ("float32", "float16"):
+        for name, call in (("a", lambda x: qn.matmul_integer(x, b)), ("b", lambda x: qn.matmul_integer(Q, x.T))):
+            wrong = X.astype(dtype)
+            yield lambda c=call, w=wrong: c(w), TypeError, f"{me}: {name} must be {integers} {dtype}{hint}"
+    for dtype in ("int32", "uint16", "bool", "complex64"):
+        yield lambda d=dtype: qn.matmul_integer(Q.astype(d), b), TypeError, f"{me}: a must be {integers} {dtype}"
+    yield lambda: qn.matmul_integer(masked(Q), b), TypeError, f"{me}: a must be {MASK}"
+    scalar = "must be of one dimension or more; got a 0-d array"
+    yield lambda: qn.matmul_integer(Q, np.int8(1)), ValueError, f"{me}: b {scalar}"
+    inner = f"{me}: b must be of as many rows as a has columns, 3; got shapes (2, 3) and"
+    yield lambda: qn.matmul_integer(Q, Q), ValueError, f"{inner} (2, 3)"
+    yield lambda: qn.matmul_integer(Q, Q[0, :2]), ValueError, f"{inner} (2,)"
+    stacks = np.zeros((2, 2, 3), np.int8), np.zeros((3, 3, 2), np.int8)
+    shapes = "must be of a shape that broadcasts with a; got shapes (2, 2, 3) and (3, 3, 2)"
+    yield lambda: qn.matmul_integer(*stacks), ValueError, f"{me}: b {shapes}"
+    for side, length in (("a", "2"), ("b", "2")):
+        name = f"{side}_zero_point"
+        last = f"(..., {length}, 1)" if side == "a" else f"(..., 1, {length})"
+        for wrong in ((3,), (0,), (2, 2), (5, 2, 1), (2, 3)):
+            want = f"{me}: {name} must be of shape () or ({length},) or {last}; got shape {wrong}"
+            yield lambda n=name, w=wrong: qn.matmul_integer(Q, b, **{n: np.ones(w, np.int8)}), ValueError, want
+        for value in (-129, 128, 2**40):
+            want = f"{me}: {name} must be in [-128, 127]; got {value}"
+            yield lambda n=name, v=value: qn.matmul_integer(Q, b, **{n: v}), ValueError, want
+        want = f"{me}: {name} must be an integer; got dtype float64"
+        yield lambda n=name: qn.matmul_integer(Q, b, **{n: 1.0}), TypeError, want
+    out = f"{me}: out must be"
+    wrong_type = f"{out} of dtype int32; got dtype int64"
+    yield lambda: qn.matmul_integer(Q, b, out=np.zeros((2, 2), np.int64)), TypeError, wrong_type
+    wrong_shape = f"{out} of shape (2, 2); got shape (2, 3)"
+    yield lambda: qn.matmul_integer(Q, b, out=np.zeros((2, 3), np.int32)), ValueError, wrong_shape
+    shared = np.zeros(4, np.int32)
+    apart = f"{out} apart from the input in memory; got an array that overlaps it"
+    yield (
+        lambda: qn.matmul_integer(
+            shared.view(np.int8).reshape(2, 8), np.ones((8, 2), np.int8), out=shared.reshape(2, 2)
+        ),
+        ValueError,
+        apart,
+    )
+    long = np.full((1, 131072), -128, np.int8)
+    sums = f"{me}: every sum must fit int32; got one outside it. Split K, and add the parts in int64"
+    yield lambda: qn.matmul_integer(long, long.T), OverflowError, sums
 
 
 def data_rows():
@@ -647,10 +698,82 @@ def guarded():
     yield "unpack", [packed, nibbles, T["uint4"], 2, 12], [narrow, wrong_outputs(np.uint8, 24), no_nibbles, *sizes]
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
+    yield from guarded_products()
     scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
     yield "first_bad_scale", [scale], [scales]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
+    yield from guarded_matmul()
+
+
+def guarded_matmul():
+    a, b, product = np.ones((2, 4), np.int8), np.ones((4, 5), np.int8), np.zeros((2, 5), np.int32)
+    matrices = [*NO_ARRAYS, a[0], a[:, :3], a.astype(np.int16), a.astype(object)]
+    type_ = [*WRONG_TYPE, T["float32"], T["int32"], T["int16"], T["int4"]]
+    packed = _core.pack_weights(b, T["int8"], None)
+    capsules = [None, 1, "x", a, object()]
+
+    def zeros(length):
+        wrong = [1, "x", [1], 1.0, *wrong_vectors(np.int32, length)[6:]]
+        return [value for value in wrong if np.shape(value) != (1,)]  # one for all is right
+
+    good = [a, T["int8"], b, T["int8"], np.ones(2, np.int32), np.ones(5, np.int32), product]
+    yield (
+        "matmul_integer",
+        good,
+        [[*matrices, a[None]], type_, [*matrices, b[None]], type_, zeros(2), zeros(5), wrong_outputs(np.int32, 10)],
+    )
+    yield "pack_weights", [b, T["int8"], None], [matrices[:7], type_, zeros(5)]
+    yield "packed_info", [packed], [capsules]
+    yield "packed_codes", [packed, b.copy()], [capsules, wrong_outputs(np.int8, 20)]
+    real = np.zeros((2, 5), np.float32)
+    out = [*NO_ARRAYS, real[:1], real[0], real.T, real[:, ::-1], real[::-1], read_only(real), crooked(real)]
+    out += [np.zeros((2, 10), np.float32)[:, ::2], real.astype(">f4"), real.astype(np.float64)]
+    rows, columns = np.ones(2, np.float32), np.ones(5, np.float32)
+    numbers, codes = [None, "1", [1], object()], [*NO_INTEGERS, *HUGE, -129, 256]
+    good = [a, T["int8"], None, packed, real, T["float32"], rows, columns, columns, np.ones(5, np.int32), -1.0, 1.0]
+    wrong = [[*matrices, a[None]], type_, zeros(2), capsules, out, [*WRONG_TYPE, T["int8"], T["float64"]]]
+    wrong += [[None, *wrong_vectors(np.float32, 2)[8:]], wrong_vectors(np.float32, 5), wrong_vectors(np.float32, 5)[1:]]
+    wrong += [wrong_vectors(np.int32, 5)[1:], numbers, numbers, [*NO_INTEGERS, *HUGE, 65536], codes, codes]
+    yield "matmul_packed", [*good, 0, -128, 127], wrong
+
+
+def guarded_products():
+    size, flag = [*NO_INTEGERS, *HUGE, -1, 3], [*NO_INTEGERS, -1, 2]
+    number, code = [None, "1", [1], object()], [*NO_INTEGERS, *HUGE, -129, 256]
+    x, y, byte = np.ones((2, 4), np.float32), np.zeros((2, 5), np.float32), np.ones(20, np.uint8)
+    sums, pairs, signed = np.zeros((2, 5), np.int64), np.zeros(5, np.int64), np.ones(20, np.int8)
+    bytes_of = [wrong_vectors(dtype, length)[:-2] for dtype, length in ((np.uint8, 8), (np.int8, 20), (np.uint8, 20))]
+    long_sums = [wrong_outputs(np.int64, length) for length in (10, 10, 5)]
+    shape = [[*NO_INTEGERS, *HUGE, -1, 3]] * 3
+    yield "saturate", [byte[:8], signed, sums, sums.copy(), pairs, 2, 4, 5], [*bytes_of[:2], *long_sums, *shape]
+    yield "unsafe_pairs", [signed, pairs, 4, 5], [bytes_of[1], long_sums[2], *shape[:2]]
+    block = [*NO_INTEGERS, *HUGE, -16, 0, 8, 33, 256]
+    longest = [*NO_INTEGERS, -1, 2**63 - 1]
+    yield "weight4_bytes", [4, 5, 16, 0, 0], [longest, longest, block, flag, flag]
+    nbytes = _core.weight4_bytes(4, 5, 16, 0, 1)
+    packed, scale, zero = np.zeros(nbytes, np.uint8), np.ones(5, np.float32), np.full(5, 8, np.uint8)
+    wrong_zero = wrong_vectors(np.uint8, 5)[1:-2]  # None is right
+    good = [byte, 1, scale, zero, packed, 4, 5, 16]
+    wrong = [bytes_of[2], flag, wrong_vectors(np.float32, 5), wrong_zero, wrong_outputs(np.uint8, nbytes)]
+    yield "weight4_pack", good, [*wrong, *shape[:2], block]
+    real, wrong_bias = wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 5)[1:]
+    good = [packed, 4, 5, 16, 0, 1, x, 2, 0.0, -127, 127, 0, scale, -1.0, 1.0, y]
+    wrong = [wrong_vectors(np.uint8, nbytes)[:-2], [*size, 2**40], [*size, 2**40], block, [*flag, 1], [*flag, 0], real]
+    wrong += [size, number, [*code, 1], [*code, 0], flag, wrong_bias, number, number, wrong_outputs(np.float32, 10)]
+    yield "matmul4", good, wrong
+    image, kernel, sums = np.ones((1, 2, 3, 4), np.int8), np.ones((2, 2, 2), np.int32), np.ones((1, 2, 2, 3), np.int32)
+    far, pad = [*NO_INTEGERS, *HUGE, 0, 2**16], [*NO_INTEGERS, *HUGE, -1, 2**16]
+    wrong = [[*wrong_vectors(np.int8, 24)[:-2], BYTES], [*flag, 0], wrong_vectors(np.int32, 8), code]
+    wrong += [wrong_outputs(np.int32, 12), *[[*NO_INTEGERS, *HUGE, -1, 5]] * 8, *[far] * 4, pad, pad]
+    yield "depthwise", [image, 1, kernel, 0, sums, 1, 2, 3, 4, 2, 3, 2, 2, 1, 1, 1, 1, 0, 0], wrong
+    weight = _core.pack_weights(signed.reshape(4, 5), T["int8"], None)
+    wrong_type = [*WRONG_TYPE, T["float32"], T["int16"]]
+    good = [x, 2, T["int8"], 1, -127, 127, 0.0, 0, weight, y, T["float32"], scale, scale, np.ones(5, np.int32)]
+    wrong = [real, size, wrong_type, flag, code, [*code, -127], number, code, [None, 1, "x", object()]]
+    wrong += [wrong_outputs(np.float32, 10), [*WRONG_TYPE, T["int8"], T["int32"]], wrong_vectors(np.float32, 5)]
+    wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
+    yield "linear", [*good, -1.0, 1.0, 0, -128, 127], wrong
 
 
 REFUSALS = (TypeError, ValueError, OverflowError)

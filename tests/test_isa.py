@@ -52,7 +52,9 @@ def test_unknown_names(name):
     assert issubclass(qn.UnsupportedISAError, RuntimeError)
 
 
-@pytest.mark.parametrize("name", [name for name in ("avx2", "avx512", "neon") if name not in ROWS])
+@pytest.mark.parametrize(
+    "name", [name for name in ("avx2", "avxvnni", "avx512", "avx512vnni", "neon") if name not in ROWS]
+)
 def test_rows_this_cpu_lacks(name):
     want = f"set_isa: name must be one of {SUPPORTED} on this CPU; got {name!r}."
     with pytest.raises(qn.UnsupportedISAError, match=f"^{re.escape(want)}$"):

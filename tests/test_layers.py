@@ -29,11 +29,16 @@ CALLERS = {
     "dtypes": {"FLOATS", "TYPES"},
     "float_report": {"float_error", "float_features"},
     "floats": {"cast", "min_max"},
+    "matmul": {"matmul_integer", "pack_weights", "packed_info", "packed_codes", "matmul_packed"},
     "metrics": {"error_sums", "codes_seen"},
     "mx": {"dequantize", "quantize_blocks"},
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},
+    "conv": {"depthwise"},
+    "packed": {"TYPES", "linear", "matmul4", "matmul_packed", "pack_weights", "packed_codes", "packed_info"}
+    | {"weight4_bytes", "weight4_pack"},
+    "saturation": {"saturate", "unsafe_pairs"},
     "runtime": {"MAX_THREADS", "isa", "isas", "kernels", "num_threads", "set_isa", "set_num_threads"},
 }
 

@@ -1,4 +1,4 @@
-"""The node tests that ONNX itself ships for its linear quantization operators and Cast, equal to the last bit."""
+"""The node tests that ONNX itself ships for its operators on quantized tensors and Cast, equal to the last bit."""
 
 from importlib import import_module
 
@@ -13,7 +13,8 @@ from qnumpy.dtypes import FLOAT_TYPES, REAL_TYPES, code_type
 onnx = pytest.importorskip("onnx")
 node = import_module("onnx.backend.test.case.node")
 
-OPERATORS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+OPERATORS = (*QUANTIZERS, "MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv")
 
 
 def node_tests(*operators):
@@ -27,6 +28,12 @@ def node_tests(*operators):
 
 CASES = node_tests(*OPERATORS)
 CASTS = node_tests("Cast")
+PRODUCTS = {
+    "MatMulInteger": qn.matmul_integer,
+    "QLinearMatMul": qn.qlinear_matmul,
+    "ConvInteger": qn.conv2d_integer,
+    "QLinearConv": qn.qlinear_conv2d,
+}
 
 
 def type_name(tensor):
@@ -63,6 +70,9 @@ def output_type(attributes, parameter):
 def run(operator, attributes, inputs, outputs):
     if operator == "DynamicQuantizeLinear":
         return qn.dynamic_quantize_linear(*inputs)
+    if operator in PRODUCTS:
+        names = {"strides": "strides", "pads": "padding", "dilations": "dilations", "group": "groups"}
+        return (PRODUCTS[operator](*inputs, **{names[k]: v for k, v in attributes.items() if k in names}),)
     x, scale, zero_point = [*inputs, None][:3]
     where = {"axis": attributes.get("axis", 1), "block_size": attributes.get("block_size") or None}
     if scale.ndim == 0:
@@ -92,7 +102,8 @@ def test_every_node_test_is_run(capsys):
     with capsys.disabled():
         print(f"\nONNX {onnx.__version__}: {len(CASES)} node tests of {', '.join(OPERATORS)} run")
     assert left_out == {}
-    assert len(CASES) >= 26 + 4 * hasattr(onnx.TensorProto, "INT2")  # four of the cases came with the type
+    assert {case.model.graph.node[0].op_type for case in CASES.values()} == set(OPERATORS)
+    assert len(CASES) >= 30 + 4 * hasattr(onnx.TensorProto, "INT2")  # four of the cases came with the type
 
 
 # ---- Cast ----

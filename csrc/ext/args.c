@@ -26,6 +26,17 @@ int qn_arg_int(PyObject *argument, int low, int high, int *value) {
     return 0;
 }
 
+int qn_arg_flag(PyObject *argument, bool *value) {
+    int number;
+    if (qn_arg_int(argument, 0, 1, &number)) return -1;
+    *value = number;
+    return 0;
+}
+
+int qn_arg_product(int64_t a, int64_t b, int64_t *product) {
+    return a < 0 || b < 0 || __builtin_mul_overflow(a, b, product) ? refuse("a shape is negative or too large") : 0;
+}
+
 int64_t qn_source_elements(const qn_source *source) {
     int64_t n = 1;
     for (int d = 0; d < source->ndim; d++) n *= source->shape[d];
@@ -79,4 +90,9 @@ const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number)
     if (!PyArray_ISCARRAY_RO(array) || PyArray_TYPE(array) != type_number || PyArray_SIZE(array) != elements)
         return refuse("a parameter is not C-contiguous or not of the right type and size"), NULL;
     return PyArray_DATA(array);
+}
+
+int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data) {
+    *data = argument == Py_None ? NULL : qn_arg_vector(argument, elements, type_number);
+    return argument != Py_None && !*data ? -1 : 0;
 }

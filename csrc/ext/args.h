@@ -22,10 +22,13 @@ typedef PyObject *const *qn_args;
 int qn_arg_count(const char *function, Py_ssize_t given, Py_ssize_t wanted);
 int qn_arg_i64(PyObject *argument, int64_t *value);
 int qn_arg_int(PyObject *argument, int low, int high, int *value);
+int qn_arg_flag(PyObject *argument, bool *value);
+int qn_arg_product(int64_t a, int64_t b, int64_t *product); /* of two lengths */
 int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source);
 int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid);
 void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);       /* NULL on error */
 const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number); /* C-contiguous, exactly this long */
+int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data); /* such a one or None */
 int64_t qn_source_elements(const qn_source *source);
 
 #endif

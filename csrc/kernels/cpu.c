@@ -19,6 +19,8 @@ static void detect_isa(qn_cpu *cpu) {
     enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29, AVX = 1 << 28 };          /* leaf 1, ECX */
     enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 }; /* leaf 7, EBX */
     enum { AVX512_FP16 = 1 << 23, AVX512_BF16 = 1 << 5 };                              /* leaf 7, EDX; leaf 7.1, EAX */
+    enum { AVX512VNNI = 1 << 11 };                                                     /* leaf 7, ECX */
+    enum { AVXVNNI = 1 << 4 };                                                         /* leaf 7.1, EAX */
     const unsigned avx512vl = 1u << 31, ymm_state = 0x6, zmm_state = 0xE6;
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE) || !(c & AVX)) return;
@@ -31,7 +33,11 @@ static void detect_isa(qn_cpu *cpu) {
     cpu->avx512 =
         (saved & zmm_state) == zmm_state && (b & AVX512F) && (b & AVX512DQ) && (b & AVX512BW) && (b & avx512vl);
     cpu->avx512fp16 = cpu->avx512 && (d & AVX512_FP16);
-    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) cpu->avx512bf16 = cpu->avx512 && (a & AVX512_BF16);
+    cpu->avx512vnni = cpu->avx512 && (c & AVX512VNNI);
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+        cpu->avx512bf16 = cpu->avx512 && (a & AVX512_BF16);
+        cpu->avxvnni = a & AVXVNNI;
+    }
 }
 #else
 static void detect_isa(qn_cpu *cpu) {

@@ -6,13 +6,16 @@
  * A row inherits every kernel it leaves NULL from the row above it in this list.
  */
 #define QN_TARGET_avx2 "avx2,fma,f16c"
+#define QN_TARGET_avxvnni "avxvnni,avx2,fma,f16c"
 #define QN_TARGET_avx512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#define QN_TARGET_avx512vnni "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 
 #if defined(__x86_64__)
 #define QN_ISA_LIST(QN_ISA)                                                                                            \
     QN_ISA(scalar, "", 1)                                                                                              \
     QN_ISA(avx2, QN_TARGET_avx2, cpu->avx2 && cpu->fma && cpu->f16c)                                                   \
-    QN_ISA(avx512, QN_TARGET_avx512, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512)
+    QN_ISA(avx512, QN_TARGET_avx512, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512)                                \
+    QN_ISA(avx512vnni, QN_TARGET_avx512vnni, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512 && cpu->avx512vnni)
 #elif defined(__aarch64__)
 #define QN_ISA_LIST(QN_ISA)                                                                                            \
     QN_ISA(scalar, "", 1)                                                                                              \

@@ -63,6 +63,12 @@
     QN_KERNEL(widen_f32_f64, (const float *x, double *y, int64_t n, const qn_cast *p))                                 \
     QN_KERNEL(copy_f32_f32, (const float *x, float *y, int64_t n, const qn_cast *p))                                   \
     QN_KERNEL(copy_f64_f64, (const double *x, double *y, int64_t n, const qn_cast *p))                                 \
+    QN_KERNEL(depthwise_plane, (const qn_plane *p))                                                                    \
+    QN_KERNEL(matmul4_panel,                                                                                           \
+              (const qn_weight4 *w, const uint8_t *panel, const qn_rows4 *x, int64_t first, int64_t last, float *y))   \
+    QN_KERNEL(saturate_pairs_u8s8, (const uint8_t *a, const int8_t *b, int64_t k, int64_t stride, int64_t n,           \
+                                    int32_t *sum, int32_t *error, int32_t *pairs))                                     \
+    QN_KERNEL(unsafe_pairs_i8, (const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *pairs))                \
     QN_KERNEL(divide_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                   \
     QN_KERNEL(divide_f64, (const double *x, double *y, int64_t n, const qn_affine *p))                                 \
     QN_KERNEL(multiply_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                 \
@@ -79,6 +85,27 @@
     QN_KERNEL(unpack_i4, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
     QN_KERNEL(unpack_u4, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
     QN_KERNEL(unpack_i2, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
-    QN_KERNEL(unpack_u2, (const uint8_t *bytes, uint8_t *codes, int64_t n))
+    QN_KERNEL(unpack_u2, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
+    QN_KERNEL(matmul_tiling, (qn_tiling * t))                                                                          \
+    QN_KERNEL(left_pairs, (const qn_left *l))                                                                          \
+    QN_KERNEL(left_bytes, (const qn_left *l))                                                                          \
+    QN_KERNEL(left_words, (const qn_left *l))                                                                          \
+    QN_KERNEL(right_bytes, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels,            \
+                            uint8_t *packed, int64_t panel_step))                                                      \
+    QN_KERNEL(right_turned, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel))          \
+    QN_KERNEL(right_sums, (const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs))                        \
+    QN_KERNEL(right_widen, (const uint8_t *panel, int64_t groups, uint16_t *wide))                                     \
+    QN_KERNEL(multiply_pairs, (const qn_tile *t))                                                                      \
+    QN_KERNEL(multiply_pairs_wide, (const qn_tile *t))                                                                 \
+    QN_KERNEL(multiply_u8, (const qn_tile *t))                                                                         \
+    QN_KERNEL(multiply_u7, (const qn_tile *t))                                                                         \
+    QN_KERNEL(multiply_words, (const qn_tile *t))                                                                      \
+    QN_KERNEL(sweep, (const qn_thin *t))                                                                               \
+    QN_KERNEL(dots, (const qn_thin *t))                                                                                \
+    QN_KERNEL(add_outer,                                                                                               \
+              (const int32_t *x, const int32_t *y, int64_t rows, int64_t columns, int32_t *c, int64_t c_step))         \
+    QN_KERNEL(finish_f32, (const qn_finish *f))                                                                        \
+    QN_KERNEL(finish_i8, (const qn_finish *f))                                                                         \
+    QN_KERNEL(finish_u8, (const qn_finish *f))
 
 #endif

@@ -28,6 +28,15 @@
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
+ * depthwise_plane(p): y[r][c] = the sum over i, j of w[i][j] * (x[r * stride + i * dilation - top][likewise] - Z), exact
+ *   while the kernel has at most 33025 elements; elements outside x are left out.
+ * matmul4_panel(w, panel, x, first, last, y[rows][16]): for each row i, group g of [first, last), in this order, and column
+ *   j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32, s the exact sum over the group of
+ *   code_x * (code_w - zero_point). Fuses nothing.
+ * saturate_pairs_u8s8(a[k], b[k][stride], k, stride, n, sum[n], error[n], pairs[n]): for each pair of neighbours in k and
+ *   each column j, e = a0 * b0[j] + a1 * b1[j] clamped to int16, as vpmaddubsw does; adds the clamped e to sum, clamped
+ *   minus exact to error, and counts in pairs where the two differ. An odd last element pairs with 0. k <= 65536.
+ * unsafe_pairs_i8(b[k][stride], k, stride, n, pairs[n]): counts the pairs that some a0, a1 in 0..255 would saturate.
  * widen_<T>_f32(h[n], x[n], p), narrow_f32_<T>(x[n], h[n], n, p): T of float_list.h, one code to an element. Widening is
  *   exact, bits above a code's are not read; only p->ahead and p->stream count. Narrowing rounds half to even, once.
  *     beyond the largest   infinity; NaN where T has none; the largest where T has no NaN. p->saturate: the largest, for

@@ -106,6 +106,39 @@ typedef struct {
     int64_t outer, channels, inner, block;
 } qn_grid;
 
+/* One channel of an image, its kernel and its result, each [height][width] without gaps. */
+typedef struct {
+    const void *x; /* int8 or uint8 */
+    bool is_signed;
+    int64_t height, width;
+    const int32_t *w; /* less its zero point: |w| <= 255 */
+    int64_t kernel_height, kernel_width;
+    int32_t *y;
+    int64_t out_height, out_width;
+    int64_t stride[2], dilation[2], top, left; /* padding above and to the left; the rest follows from y */
+    int32_t zero_point;                        /* of x, and what the padding holds */
+} qn_plane;
+
+/* A packed 4-bit weight [k][n]; matmul4.h describes the bytes. */
+typedef struct {
+    int64_t k, n;
+    int64_t block;  /* 16, 32, 64 or 128 neighbours along k share a scale */
+    int64_t groups; /* ceil(k / block) */
+    int64_t record; /* bytes of a group of 16 columns */
+    bool half;      /* scales are float16, else float32 */
+    bool zeros;     /* every group has zero points, else all are QN_ZERO_4 */
+} qn_weight4;
+
+enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
+
+/* Rows of activations for it: int8 codes, 0 past k. */
+typedef struct {
+    const int8_t *codes;       /* [rows][stride], stride = groups * block */
+    const float *scales;       /* of row i and group g: scales[i * scale_row + g * scale_step] */
+    const int32_t *minus_sums; /* [rows][groups] of the codes, negated */
+    int64_t rows, stride, groups, scale_row, scale_step;
+} qn_rows4;
+
 enum { QN_MAX_DIMS = 64 };
 
 /* An input array: any strides, alignment and byte order; element k in C order is found from shape and strides. */
@@ -118,5 +151,78 @@ typedef struct {
     bool direct;                                      /* C-contiguous, aligned, native byte order: read in place */
     bool swapped;                                     /* the other byte order */
 } qn_source;
+
+/* ---- integer products; matmul.c says how they fit together ---- */
+
+enum {
+    QN_PANEL = 16, /* columns of a panel of the right matrix */
+    QN_SLIVER = 4, /* rows of a sliver of the left matrix */
+    QN_GROUP = 64, /* bytes of a group: the 16 columns of a panel x 4 bytes, which are 4 codes or 2 words */
+    QN_PANELS = 4, /* panels a tile may have side by side */
+};
+
+/* What a row of the table wants from the driver. */
+typedef struct {
+    bool pairs;          /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
+    int panels;          /* side by side in a tile */
+    int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
+    int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
+    int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
+    int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
+} qn_tiling;
+
+/* Rows of the left matrix to be packed: slivers of four rows. Rows past the end repeat the last one. */
+typedef struct {
+    const void *a;       /* [rows][k] codes, or words of the 16-bit products */
+    int64_t stride;      /* bytes from row to row */
+    bool is_signed;      /* int8, else uint8 */
+    const int32_t *zero; /* zero point of row i: zero[i * zero_step] */
+    int64_t zero_step;
+    int64_t rows, k, groups; /* k padded to groups */
+    void *packed;            /* [ceil(rows / 4)][groups][4 rows][8 or 4 bytes], 64-byte aligned */
+    int32_t *start;          /* [rows rounded up to 4] what the kernel's sums lack: 0 unless packed as pairs */
+    int32_t *sum;            /* [rows rounded up to 4] sum of a - zero */
+} qn_left;
+
+/* A tile: rows x panels of 16 columns. */
+typedef struct {
+    const void *left;     /* packed slivers, one after the other */
+    const uint8_t *right; /* groups of the first panel */
+    int64_t right_step;   /* bytes from panel to panel */
+    int64_t groups;       /* even */
+    int64_t rows;
+    int panels;
+    int32_t *c;
+    int64_t c_step;                          /* elements from row to row */
+    const int32_t *row_start, *column_start; /* [rows], [16 * panels] */
+    bool add;                                /* to what is in c */
+} qn_tile;
+
+/* A few rows times a right matrix that is not packed: c[rows][columns] += a b. */
+typedef struct {
+    const int16_t *a; /* [rows][k] codes less their zero points, k padded with zeros to a multiple of 16 */
+    int64_t a_step;   /* elements from row to row */
+    int rows;
+    const uint8_t *b; /* [k][columns] in sweep, [columns][k] in dots */
+    int64_t stride;   /* bytes from line to line of b */
+    bool is_signed;   /* int8, else uint8 */
+    int64_t k, columns;
+    int32_t *c;
+    int64_t c_step;
+} qn_thin;
+
+/* The output stage of rows x columns finished sums. */
+typedef struct {
+    const int32_t *acc;
+    int64_t acc_step;
+    int64_t rows, columns;
+    void *out;
+    int64_t out_step;                      /* elements */
+    const float *row_scale, *column_scale; /* [rows], [columns] */
+    int64_t row_scale_step;                /* 0: one for all */
+    const float *bias;                     /* [columns] or NULL */
+    float lo, hi;                          /* bounds of float32 results */
+    int32_t zero_point, qmin, qmax;
+} qn_finish;
 
 #endif

@@ -632,6 +632,109 @@ static void test_float_error(const char *row_name, const qn_table *row) {
     TEST_FLOAT_ERROR(f64, double, fill_f64)
 }
 
+static void test_depthwise(const char *row_name, const qn_table *row) {
+    covered[QN_INDEX_depthwise_plane] = true;
+    if (!row->depthwise_plane) return;
+    for (int size = 0; size < SMALL; size++)
+        for (int again = 0; again < 12; again++) {
+            qn_plane p = {.is_signed = again & 1, .height = random_int(1, 9), .width = size, .top = random_int(0, 3)};
+            p.left = random_int(0, 3), p.kernel_height = random_int(1, 3), p.kernel_width = random_int(1, 4);
+            for (int d = 0; d < 2; d++) p.stride[d] = random_int(1, 3), p.dilation[d] = random_int(1, 2);
+            p.out_height = random_int(0, 9), p.out_width = random_int(0, 75), p.zero_point = random_int(-128, 127);
+            uint8_t *x = array((size_t)(p.height * p.width), 1);
+            int32_t w[12];
+            fill_any(x, (size_t)(p.height * p.width));
+            for (int i = 0; i < 12; i++) w[i] = random_int(-255, 255);
+            size_t bytes = (size_t)(p.out_height * p.out_width) * sizeof(int32_t);
+            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
+            p.x = x, p.w = w, p.y = (int32_t *)expected.data;
+            qn_row_scalar.depthwise_plane(&p);
+            p.y = (int32_t *)got.data;
+            row->depthwise_plane(&p);
+            bool same = !memcmp(expected.data, got.data, bytes);
+            count(same, row_name, "depthwise_plane", "differs from the scalar row", size, NULL);
+            count(guarded_whole(&got), row_name, "depthwise_plane", "wrote outside its output", size, NULL);
+            free(x), free(expected.block), free(got.block);
+        }
+}
+
+/* Any bytes are nibbles; the first record and row are all at the ends, where int16 sums come nearest to overflow. */
+static void test_matmul4(const char *row_name, const qn_table *row) {
+    static const int64_t depths[] = {16, 32, 64, 128};
+    covered[QN_INDEX_matmul4_panel] = true;
+    if (!row->matmul4_panel) return;
+    for (int variant = 0; variant < 16; variant++)
+        for (int64_t rows = 0; rows < 20; rows++) {
+            qn_weight4 w = {.block = depths[variant / 4], .groups = 3, .half = variant & 1, .zeros = variant & 2};
+            w.record = w.block * 8 + (w.half ? 32 : 64) + (w.zeros ? 16 : 0);
+            size_t stride = (size_t)(3 * w.block), bytes = (size_t)rows * 16 * sizeof(float);
+            uint8_t *panel = array((size_t)(3 * w.record), 1), *codes = array((size_t)rows * stride, 1);
+            float *scales = array((size_t)rows * 3, sizeof *scales);
+            int32_t *sums = array((size_t)rows * 3, sizeof *sums);
+            fill_any(panel, (size_t)(3 * w.record)), fill_any(codes, (size_t)rows * stride);
+            memset(panel, 0xFF, (size_t)w.block * 8);
+            if (rows) memset(codes, 0x80, stride);
+            for (int g = 0; g < 3; g++) {
+                uint8_t *to = panel + g * w.record + w.block * 8;
+                for (int c = 0; c < 16; c++) {
+                    float scale = random_scale(true);
+                    uint16_t half = (uint16_t)random_int(0x400, 0x7BFF); /* positive and normal */
+                    if (w.half) memcpy(to + 2 * c, &half, 2);
+                    else memcpy(to + 4 * c, &scale, 4);
+                    if (w.zeros) to[(w.half ? 32 : 64) + c] &= 15;
+                }
+            }
+            for (int64_t i = 0; i < rows * 3; i++) {
+                scales[i] = random_scale(true), sums[i] = 0;
+                for (int64_t k = 0; k < w.block; k++) sums[i] -= (int8_t)codes[i * w.block + k];
+            }
+            qn_rows4 x = {(int8_t *)codes, scales, sums, rows, (int64_t)stride, 3, rows % 2 ? 3 : 1, rows % 2};
+            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(rows % 5) * 4);
+            memset(expected.data, 0, bytes), memset(got.data, 0, bytes);
+            qn_row_scalar.matmul4_panel(&w, panel, &x, 0, 3, (float *)expected.data);
+            row->matmul4_panel(&w, panel, &x, 0, 2, (float *)got.data); /* in two parts */
+            row->matmul4_panel(&w, panel, &x, 2, 3, (float *)got.data);
+            bool same = !memcmp(expected.data, got.data, bytes);
+            count(same, row_name, "matmul4_panel", "differs from the scalar row", rows, NULL);
+            count(guarded_whole(&got), row_name, "matmul4_panel", "wrote outside its output", rows, NULL);
+            free(panel), free(codes), free(scales), free(sums), free(expected.block), free(got.block);
+        }
+}
+
+/* Full range, and both ends often: they are what saturates. */
+static void fill_extreme(uint8_t *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        static const uint8_t ends[] = {0, 255, 127, 128};
+        x[i] = random_bits() % 3 ? (uint8_t)random_bits() : ends[random_bits() % 4];
+    }
+}
+
+static void test_saturation(const char *row_name, const qn_table *row) {
+    for (int size = 0; size < SIZES; size++)
+        for (int64_t k = 0; k < 9; k++) {
+            int64_t n = size_at(size), stride = n + random_int(0, 3), total = k ? (k - 1) * stride + n : 0;
+            size_t bytes = 3 * (size_t)n * sizeof(int32_t);
+            uint8_t *a = array((size_t)k, 1), *b = array((size_t)total, 1);
+            fill_extreme(a, k), fill_extreme(b, total);
+            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, 0);
+            memset(expected.data, 1, bytes), memset(got.data, 1, bytes);
+            int32_t *e = (int32_t *)expected.data, *g = (int32_t *)got.data;
+            if (row->saturate_pairs_u8s8) {
+                qn_row_scalar.saturate_pairs_u8s8(a, (int8_t *)b, k, stride, n, e, e + n, e + 2 * n);
+                row->saturate_pairs_u8s8(a, (int8_t *)b, k, stride, n, g, g + n, g + 2 * n);
+                count(!memcmp(e, g, bytes), row_name, "saturate_pairs_u8s8", "differs from the scalar row", n, NULL);
+            }
+            if (row->unsafe_pairs_i8) {
+                qn_row_scalar.unsafe_pairs_i8((int8_t *)b, k, stride, n, e);
+                row->unsafe_pairs_i8((int8_t *)b, k, stride, n, g);
+                count(!memcmp(e, g, bytes), row_name, "unsafe_pairs_i8", "differs from the scalar row", n, NULL);
+            }
+            count(guarded_whole(&got), row_name, "saturate_pairs_u8s8", "wrote outside its output", n, NULL);
+            free(a), free(b), free(expected.block), free(got.block);
+        }
+    covered[QN_INDEX_saturate_pairs_u8s8] = covered[QN_INDEX_unsafe_pairs_i8] = true;
+}
+
 static void test_row(const char *name, const qn_table *row, bool can_run) {
     if (!can_run) {
         printf("%-8s skipped: this CPU lacks it\n", name);
@@ -652,6 +755,9 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_multiply_add(name, row);
     test_blocks(name, row);
     test_float_error(name, row);
+    test_saturation(name, row);
+    test_matmul4(name, row);
+    test_depthwise(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);

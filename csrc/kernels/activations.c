@@ -1,0 +1,65 @@
+#include "activations.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "dispatch.h"
+#include "threads.h"
+
+enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* read twice, the second time from a cache */
+
+/* QParams.from_range: float64, the scale rounded once to float32. */
+static void choose(const qn_activations *a, const float *x, int64_t n, float *scale, int32_t *zero_point) {
+    qn_range r = {INFINITY, -INFINITY, 0, 0};
+    qn_kernels()->min_max_f32(x, n, &r);
+    double low = fmin(r.min, 0.0), high = fmax(r.max, 0.0), steps = a->qmax - a->qmin;
+    double extent = a->symmetric ? 2 * fmax(-low, high) : high - low, exact = extent / steps;
+    *scale = extent == 0 ? 1.0f : exact < 0x1p-126 ? 0x1p-126f : (float)exact;
+    *zero_point = a->zero_point;
+    if (!a->symmetric) *zero_point = (int32_t)fmin(fmax(rint(a->qmin - low / (double)*scale), a->qmin), a->qmax);
+}
+
+static void quantize(const qn_activations *a, const float *x, int64_t n, uint8_t *codes, const float *scale,
+                     const int32_t *zero_point) {
+    qn_affine p = {.scale = scale, .zero_point = zero_point, .run = n + 1, .qmin = a->qmin, .qmax = a->qmax};
+    p.exact_inverse = *scale >= 0x1p-90f && *scale <= 0x1p90f;
+    if (a->is_signed) qn_kernels()->quantize_f32_i8(x, (int8_t *)codes, n, &p);
+    else qn_kernels()->quantize_f32_u8(x, codes, n, &p);
+}
+
+static int32_t sum_of(const qn_activations *a, const uint8_t *codes, int64_t n) {
+    int32_t sum = 0;
+    if (a->is_signed)
+        for (int64_t k = 0; k < n; k++) sum += ((const int8_t *)codes)[k];
+    else
+        for (int64_t k = 0; k < n; k++) sum += codes[k];
+    return sum;
+}
+
+static void quantize_rows(void *context, int64_t begin, int64_t end) {
+    const qn_activations *a = context;
+    int64_t blocks = a->k ? (a->k + a->block - 1) / a->block : 1; /* without codes there is still a scale */
+    uint64_t saved = qn_fp_begin();
+    for (int64_t row = begin; row < end; row++) {
+        for (int64_t i = 0, at = 0; i < blocks; i++, at += a->block) {
+            const float *x = a->x + row * a->k + at;
+            uint8_t *codes = a->codes + row * a->stride + at;
+            int64_t n = a->k - at < a->block ? a->k - at : a->block, one = row * blocks + i;
+            a->scales[one] = a->scale, a->zero_points[one] = a->zero_point;
+            if (a->scale == 0) choose(a, x, n, a->scales + one, a->zero_points + one);
+            quantize(a, x, n, codes, a->scales + one, a->zero_points + one);
+        }
+        uint8_t *codes = a->codes + row * a->stride;
+        memset(codes + a->k, 0, (size_t)(a->stride - a->k));
+        if (!a->minus_sums) continue;
+        int64_t count = (a->k + a->sum_block - 1) / a->sum_block;
+        for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_block)
+            a->minus_sums[row * count + i] =
+                -sum_of(a, codes + at, a->k - at < a->sum_block ? a->k - at : a->sum_block);
+    }
+    qn_fp_end(saved);
+}
+
+void qn_quantize_activations(const qn_activations *a) {
+    qn_parallel_for(a->rows, ROWS_A_PIECE, a->rows * a->k * BYTES_AN_ELEMENT, quantize_rows, (void *)a);
+}

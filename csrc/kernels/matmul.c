@@ -1,0 +1,714 @@
+/* Integer products: blocks, packing, routes, threads.
+ *
+ * The right matrix is packed into panels of 16 columns. In a panel lies one group of k after the other, 64 bytes each:
+ * column 0 (k .. k+3), column 1, ...; words go two to a group. A byte u stands for the code b = u + base: int8 is stored
+ * as b ^ 0x80 with base -128, uint8 as it is with base 0, a narrow matrix (codes that span at most 128 values) with base =
+ * its smallest code. The left matrix is packed block by block into slivers of four rows; what they hold is the row's
+ * affair. With a' the left code as stored (int8; uint8 less 128), za' its zero point likewise, e = zb - base:
+ *
+ *   sum (a - za)(b - zb) = sum a' u  -  za' sum u  -  e sum (a - za)
+ *
+ * and rows that multiply by Winograd's pairs subtract za and 128 beforehand:
+ *
+ *   sum (a - za)(b - zb) = sum (a - za)(u - 128)  -  (e - 128) sum (a - za)
+ *
+ * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
+ * outer product. docs/matmul.md proves that no step overflows.
+ */
+#define _GNU_SOURCE
+#include "matmul.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "dispatch.h"
+#include "threads.h"
+
+enum {
+    TILE_ROWS = 48,   /* rows of a tile that goes through a buffer */
+    PACK_GROUPS = 64, /* groups packed at a time: their rows stay in the L1 cache and in the TLB */
+    FEW_ROWS = 48,    /* so few rows take long blocks of k: reading the panels in one go matters more */
+    FEW_BLOCK = 1024, /* groups of such a block */
+    HUGE_PAGE = 2 << 20,
+    PIECE_COLUMNS = 384, /* columns that pay for packing the left matrix again in another piece */
+};
+
+typedef enum { FULL, NARROW, WORDS } form;
+
+struct qn_packed {
+    int64_t k, n, groups, panels;
+    form form;
+    qn_type type;
+    int32_t base, pad; /* code of a stored 0; what is stored beyond k and n */
+    int64_t magnitude; /* no |b - zb| is larger */
+    bool uniform;      /* all columns have the zero point e[0] + base */
+    uint8_t *panel;    /* [panels][groups][64] */
+    int32_t *sum;      /* [panels * 16] sum of u over k */
+    int32_t *pairs;    /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
+    int32_t *e;        /* [panels * 16] zb - base */
+};
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* 64-byte aligned; huge pages for what is read as a stream. NULL also when the size overflows. */
+static void *allocate(int64_t count, int64_t size) {
+    int64_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > PTRDIFF_MAX - HUGE_PAGE) return NULL;
+    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : QN_GROUP;
+    void *p = aligned_alloc(align, (size_t)round_up(most(bytes, 1), (int64_t)align));
+#ifdef MADV_HUGEPAGE
+    if (p && bytes >= HUGE_PAGE) madvise(p, (size_t)bytes, MADV_HUGEPAGE);
+#endif
+    return p;
+}
+
+static int64_t ks_a_group(form f) { return f == WORDS ? 2 : 4; }
+static int64_t panel_bytes(const qn_packed *b) { return b->groups * QN_GROUP; }
+
+/* ---- staging: what the packers cannot read in place ---- */
+
+static int32_t code_at(const qn_matrix *m, int64_t row, int64_t column) {
+    const char *p = m->data + row * m->row_stride + column * m->column_stride;
+    if (m->type == QN_I8) return *(const int8_t *)p;
+    if (m->type == QN_U8) return *(const uint8_t *)p;
+    uint16_t word;
+    memcpy(&word, p, 2);
+    return (int16_t)(m->swapped ? __builtin_bswap16(word) : word);
+}
+
+/* rows x columns codes from (row, column) on into to[rows][step], `pad` where the matrix has ended. Words if `wide`. */
+static void stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad,
+                  bool wide, void *to, int64_t step) {
+    int64_t there = most(0, least(columns, m->columns - column));
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t count = row + r < m->rows ? there : 0;
+        int16_t *words = (int16_t *)to + r * step;
+        uint8_t *bytes = (uint8_t *)to + r * step;
+        const char *from = m->data + (row + r) * m->row_stride + column * m->column_stride;
+        if (wide) {
+            for (int64_t c = 0; c < count; c++) words[c] = (int16_t)code_at(m, row + r, column + c);
+            for (int64_t c = count; c < columns; c++) words[c] = (int16_t)pad;
+        } else {
+            if (m->column_stride == 1) memcpy(bytes, from, (size_t)count);
+            else
+                for (int64_t c = 0; c < count; c++) bytes[c] = (uint8_t)from[c * m->column_stride];
+            memset(bytes + count, pad, (size_t)(columns - count));
+        }
+    }
+}
+
+/* ---- packing the right matrix ---- */
+
+typedef struct {
+    qn_packed *to;
+    const qn_matrix *from;
+    uint8_t flip; /* XOR of the code's byte and the stored one */
+    uint8_t less; /* subtracted after it: narrow matrices */
+} packing;
+
+static void pack_words(const int16_t *b, int64_t groups, uint8_t *panel) {
+    int16_t *to = (int16_t *)(void *)panel;
+    for (int64_t k = 0; k < groups * 2; k++)
+        for (int j = 0; j < QN_PANEL; j++) to[k / 2 * 32 + j * 2 + k % 2] = b[k * QN_PANEL + j];
+}
+
+static void sum_words(const uint8_t *panel, int64_t groups, int32_t *sum) {
+    const int16_t *b = (const int16_t *)(const void *)panel;
+    for (int64_t g = 0; g < groups; g++, b += QN_GROUP / 2)
+        for (int j = 0; j < QN_PANEL; j++)
+            sum[j] = (int32_t)((uint32_t)sum[j] + (uint32_t)b[2 * j] + (uint32_t)b[2 * j + 1]);
+}
+
+/* Groups [g, g + groups) of `panels` panels from p on. */
+static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64_t groups) {
+    const qn_matrix *m = w->from;
+    qn_packed *b = w->to;
+    uint8_t *to = b->panel + p * panel_bytes(b) + g * QN_GROUP;
+    int64_t column = p * QN_PANEL, width = panels * QN_PANEL, k = g * 4;
+    bool inside = column + width <= b->n && k + groups * 4 <= b->k;
+    uint8_t staged[2 * QN_PANEL * PACK_GROUPS * 4] __attribute__((aligned(64)));
+    if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
+        const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1};
+        for (int i = 0; i < panels; i++, column += QN_PANEL, to += panel_bytes(b)) {
+            const uint8_t *from = (const uint8_t *)m->data + column * m->column_stride + k;
+            int64_t stride = m->column_stride;
+            if (!inside) {
+                stage(&turned, column, k, QN_PANEL, groups * 4, (b->pad + w->less) ^ w->flip, false, staged,
+                      groups * 4);
+                from = staged, stride = groups * 4;
+            }
+            qn_kernels()->right_turned(from, stride, w->flip, groups, to);
+        }
+        return;
+    }
+    const uint8_t *from = (const uint8_t *)m->data + k * m->row_stride + column;
+    int64_t stride = m->row_stride;
+    if (!inside || m->column_stride != 1) {
+        stage(m, k, column, groups * 4, width, (b->pad + w->less) ^ w->flip, false, staged, width);
+        from = staged, stride = width;
+    }
+    qn_kernels()->right_bytes(from, stride, w->flip, groups, panels, to, panel_bytes(b));
+}
+
+static void sum_panel(qn_packed *b, int64_t p, int64_t g, int64_t groups, int32_t *sum, int32_t *pairs) {
+    const uint8_t *panel = b->panel + p * panel_bytes(b) + g * QN_GROUP;
+    if (b->form == WORDS) sum_words(panel, groups, sum);
+    else qn_kernels()->right_sums(panel, groups, sum, pairs);
+}
+
+static void pack_panels(void *context, int64_t begin, int64_t end) {
+    const packing *w = context;
+    qn_packed *b = w->to;
+    for (int64_t p = begin; p < end; p += 2) {
+        int panels = (int)least(2, end - p);
+        memset(b->sum + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
+        memset(b->pairs + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
+        for (int64_t g = 0; g < b->groups; g += PACK_GROUPS) {
+            int64_t groups = least(PACK_GROUPS, b->groups - g);
+            if (b->form == WORDS) {
+                int16_t staged[QN_PANEL * PACK_GROUPS * 2];
+                for (int i = 0; i < panels; i++) {
+                    stage(w->from, g * 2, (p + i) * QN_PANEL, groups * 2, QN_PANEL, 0, true, staged, QN_PANEL);
+                    pack_words(staged, groups, b->panel + (p + i) * panel_bytes(b) + g * QN_GROUP);
+                }
+            } else {
+                pack_bytes(w, p, panels, g, groups);
+            }
+            for (int64_t i = p; i < p + panels; i++) {
+                uint8_t *panel = b->panel + i * panel_bytes(b) + g * QN_GROUP;
+                if (w->less)
+                    for (int64_t x = 0; x < groups * QN_GROUP; x++) panel[x] = (uint8_t)(panel[x] - w->less);
+                sum_panel(b, i, g, groups, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
+            }
+        }
+        int32_t padded = (int32_t)(b->groups * ks_a_group(b->form) - b->k) * b->pad;
+        for (int64_t j = p * QN_PANEL; j < (p + panels) * QN_PANEL; j++) b->sum[j] -= padded;
+    }
+}
+
+typedef struct {
+    int32_t lo, hi;
+} extremes;
+
+static extremes of_type(qn_type type) {
+    if (type == QN_I8) return (extremes){-128, 127};
+    return type == QN_U8 ? (extremes){0, 255} : (extremes){-32768, 32767};
+}
+
+static extremes of_matrix(const qn_matrix *m) {
+    extremes e = {INT32_MAX, INT32_MIN};
+    bool turned = m->row_stride == 1 || m->row_stride == 2; /* read along memory */
+    int64_t rows = turned ? m->columns : m->rows, columns = turned ? m->rows : m->columns;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            int32_t code = turned ? code_at(m, c, r) : code_at(m, r, c);
+            if (code < e.lo) e.lo = code;
+            if (code > e.hi) e.hi = code;
+        }
+    return e.lo <= e.hi ? e : (extremes){0, 0};
+}
+
+/* The largest |code - zero|. */
+static int64_t magnitude_of(extremes e, qn_zeros z) {
+    int64_t largest = z.count ? 0 : most(-(int64_t)e.lo, e.hi);
+    for (int64_t i = 0; i < z.count; i++)
+        largest = most(largest, most((int64_t)z.values[i] - e.lo, (int64_t)e.hi - z.values[i]));
+    return largest;
+}
+
+void qn_packed_free(qn_packed *b) {
+    if (!b) return;
+    free(b->panel), free(b->sum), free(b);
+}
+
+/* `weights`: for many products, so that it pays to look at the codes. */
+static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights) {
+    qn_packed *b = malloc(sizeof *b);
+    if (!b) return NULL;
+    extremes e = weights || words ? of_matrix(m) : of_type(m->type);
+    form f = words ? WORDS : weights && e.hi - e.lo < 128 ? NARROW : FULL;
+    *b = (qn_packed){.k = m->rows, .n = m->columns, .form = f, .type = m->type, .magnitude = magnitude_of(e, zb)};
+    b->groups = round_up(most(1, (m->rows + ks_a_group(f) - 1) / ks_a_group(f)), 2);
+    b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
+    if (f == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->pad = 128;
+    if (f == NARROW) b->base = e.lo;
+    b->panel = allocate(b->panels * QN_GROUP, b->groups);
+    b->sum = allocate(b->panels * QN_PANEL, 3 * 4);
+    if (!b->panel || !b->sum) return qn_packed_free(b), NULL;
+    b->pairs = b->sum + b->panels * QN_PANEL;
+    b->e = b->pairs + b->panels * QN_PANEL;
+    b->uniform = true;
+    for (int64_t j = 0; j < b->panels * QN_PANEL; j++) {
+        int32_t z = !zb.count ? 0 : zb.count == 1 ? zb.values[0] : zb.values[least(j, zb.count - 1)];
+        b->e[j] = z - b->base;
+        b->uniform = b->uniform && b->e[j] == b->e[0];
+    }
+    packing w = {.to = b, .from = m, .flip = f != WORDS && m->type == QN_I8 ? 0x80 : 0};
+    if (f == NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
+    qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
+    return b;
+}
+
+qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb) { return pack_right(b, zb, b->type == QN_I16, true); }
+
+qn_type qn_packed_type(const qn_packed *b) { return b->type; }
+int64_t qn_packed_rows(const qn_packed *b) { return b->k; }
+int64_t qn_packed_columns(const qn_packed *b) { return b->n; }
+int64_t qn_packed_bytes(const qn_packed *b) {
+    return (int64_t)sizeof *b + b->panels * panel_bytes(b) + b->panels * QN_PANEL * 3 * 4;
+}
+const char *qn_packed_form(const qn_packed *b) {
+    static const char *const names[] = {[FULL] = "full", [NARROW] = "narrow", [WORDS] = "words"};
+    return names[b->form];
+}
+
+/* ---- the product ---- */
+
+typedef struct {
+    const qn_matrix *a;
+    qn_zeros za;
+    const qn_packed *b;
+    const qn_result *out;
+    qn_tiling tiling;
+    int64_t each; /* no product of two codes is larger */
+    bool wide;    /* blocks of k are added in int64 */
+    bool pairs;   /* the kernel multiplies Winograd's pairs */
+    void (*multiply)(const qn_tile *t);
+    void (*left)(const qn_left *l);
+    int64_t left_bytes; /* of a group of a row, packed */
+    bool by_rows;
+    atomic_int outcome;
+} job;
+
+/* Buffers of one piece. */
+typedef struct {
+    void *block;
+    uint8_t *left;                               /* packed */
+    uint8_t *staged;                             /* [48][ks] */
+    int32_t *start, *sum;                        /* [rows] of packing */
+    int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
+    uint16_t *panel;                             /* widened */
+    int32_t *tile;                               /* [48][16 * panels] */
+    int32_t *part;                               /* [rows][columns] sums between blocks of k */
+    int64_t *wide;                               /* the same in int64 */
+} scratch;
+
+typedef struct {
+    int64_t rows, groups; /* of a block, both rounded so that all blocks are about equal */
+    int64_t columns;      /* of the piece, whole panels */
+    bool part, widen;
+} blocking;
+
+static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
+    const qn_packed *b = j->b;
+    blocking s = {.columns = panels * QN_PANEL};
+    s.widen = j->pairs && rows >= j->tiling.widen_rows;
+    int64_t most_groups = rows <= FEW_ROWS ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK : j->tiling.block;
+    if (j->wide) /* the sums of a block fit int32 */
+        most_groups = least(most_groups, most(INT32_MAX / j->each / ks_a_group(b->form) / 2 * 2, 2));
+    int64_t blocks = most(1, (b->groups + most_groups - 1) / most_groups);
+    s.groups = round_up((b->groups + blocks - 1) / blocks, 2);
+    int64_t row_blocks = most(1, (rows + j->tiling.block_rows - 1) / j->tiling.block_rows);
+    s.rows = round_up((rows + row_blocks - 1) / row_blocks, 12);
+    s.part = blocks > 1 && !j->wide && j->out->type != QN_I32;
+    return s;
+}
+
+static bool scratch_make(scratch *s, const job *j, const blocking *g) {
+    int64_t width = j->tiling.panels * QN_PANEL, ks = g->groups * ks_a_group(j->b->form);
+    int64_t sizes[] = {
+        g->rows * g->groups * j->left_bytes,
+        TILE_ROWS * ks * (j->b->form == WORDS ? 2 : 1),
+        g->rows * 4 * 5,
+        g->widen ? g->groups * QN_GROUP * 2 : 0,
+        TILE_ROWS * width * 4,
+        g->part ? g->rows * g->columns * 4 : 0,
+        j->wide ? g->rows * g->columns * 8 : 0,
+    };
+    enum { SIZES = sizeof sizes / sizeof *sizes };
+    int64_t at[SIZES], total = 0;
+    for (int i = 0; i < SIZES; i++) at[i] = total, total += round_up(sizes[i], QN_GROUP);
+    uint8_t *p = s->block = allocate(total, 1);
+    if (!p) return false;
+    s->left = p + at[0], s->staged = p + at[1], s->start = (int32_t *)(void *)(p + at[2]);
+    s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
+    s->minus_zero = s->minus_sum + g->rows;
+    s->panel = (uint16_t *)(void *)(p + at[3]), s->tile = (int32_t *)(void *)(p + at[4]);
+    s->part = g->part ? (int32_t *)(void *)(p + at[5]) : NULL;
+    s->wide = j->wide ? (int64_t *)(void *)(p + at[6]) : NULL;
+    return true;
+}
+
+static int32_t zero_of(const job *j, int64_t row) {
+    return j->za.count == 0 ? 0 : j->za.values[j->za.count == 1 ? 0 : row];
+}
+
+/* Packs rows [i0, i0 + rows) x groups [g0, g0 + groups). */
+static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_t groups, scratch *s) {
+    static const int32_t nothing = 0;
+    const qn_matrix *a = j->a;
+    int64_t per = ks_a_group(j->b->form), k0 = g0 * per, k = most(0, least(groups * per, j->b->k - k0));
+    bool words = j->b->form == WORDS, direct = !words && a->column_stride == 1;
+    qn_left l = {.is_signed = a->type != QN_U8, .k = k, .groups = groups, .zero = &nothing};
+    for (int64_t i = 0; i < rows; i += l.rows) {
+        l.rows = direct ? rows : least(TILE_ROWS, rows - i);
+        if (j->za.count) l.zero = j->za.values + (j->za.count == 1 ? 0 : i0 + i), l.zero_step = j->za.count > 1;
+        if (direct) {
+            l.a = a->data + (i0 + i) * a->row_stride + k0, l.stride = a->row_stride;
+        } else {
+            stage(a, i0 + i, k0, l.rows, k, 0, words, s->staged, k);
+            l.a = s->staged, l.stride = k * (words ? 2 : 1);
+        }
+        l.packed = s->left + i * groups * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
+        j->left(&l);
+    }
+}
+
+/* What a block of k contributes to the start values of its columns. */
+typedef struct {
+    int32_t start[QN_PANELS * QN_PANEL], sum[QN_PANELS * QN_PANEL];
+} columns;
+
+static void column_terms(const job *j, int64_t p, int panels, int64_t g0, int64_t groups, columns *t) {
+    const qn_packed *b = j->b;
+    const int32_t *sum = b->sum + p * QN_PANEL, *pairs = b->pairs + p * QN_PANEL;
+    int32_t own_pairs[QN_PANELS * QN_PANEL] = {0};
+    int count = panels * QN_PANEL;
+    memset(t, 0, sizeof *t);
+    if (j->wide) { /* each block by itself */
+        int64_t per = ks_a_group(b->form), padded = most(0, (g0 + groups) * per - most(b->k, g0 * per));
+        for (int i = 0; i < panels; i++) {
+            sum_panel((qn_packed *)(uintptr_t)b, p + i, g0, groups, t->sum + i * QN_PANEL, own_pairs + i * QN_PANEL);
+        }
+        for (int c = 0; c < count; c++) t->sum[c] -= (int32_t)padded * b->pad;
+        pairs = own_pairs;
+    } else if (g0 == 0) {
+        memcpy(t->sum, sum, (size_t)count * 4);
+    } else {
+        return;
+    }
+    if (j->pairs) memcpy(t->start, pairs, (size_t)count * 4);
+    else if (j->za.count < 2) {
+        uint32_t zero = (uint32_t)(zero_of(j, 0) - (j->a->type == QN_U8 && b->form != WORDS ? 128 : 0));
+        for (int c = 0; c < count; c++) t->start[c] = (int32_t)(0u - zero * (uint32_t)t->sum[c]);
+    }
+}
+
+/* The start values that belong to rows. */
+static void row_terms(const job *j, int64_t i0, int64_t rows, scratch *s) {
+    uint32_t e = j->b->uniform && j->b->panels ? (uint32_t)j->b->e[0] - (j->pairs ? 128u : 0u) : 0u;
+    int32_t offset = j->a->type == QN_U8 && j->b->form != WORDS ? 128 : 0;
+    for (int64_t r = 0; r < rows; r++) {
+        s->row_start[r] = (int32_t)((uint32_t)s->start[r] - e * (uint32_t)s->sum[r]);
+        s->minus_sum[r] = (int32_t)(0u - (uint32_t)s->sum[r]);
+        s->minus_zero[r] = offset - zero_of(j, i0 + r);
+    }
+}
+
+static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t row, int64_t rows, int64_t column,
+                   int64_t count) {
+    const qn_result *o = j->out;
+    if (o->type == QN_I32) {
+        for (int64_t r = 0; r < rows; r++)
+            memcpy((int32_t *)o->data + (row + r) * o->row_stride + column, acc + r * acc_step, (size_t)count * 4);
+        return;
+    }
+    qn_finish f = {.acc = acc, .acc_step = acc_step, .rows = rows, .columns = count, .out_step = o->row_stride};
+    int64_t at = row * o->row_stride + column;
+    f.out = o->type == QN_F32 ? (void *)((float *)o->data + at) : (void *)((uint8_t *)o->data + at);
+    f.row_scale_step = o->row_scales > 1, f.row_scale = o->row_scale + row * f.row_scale_step;
+    f.column_scale = o->column_scale + column, f.bias = o->bias ? o->bias + column : NULL;
+    f.lo = o->lo, f.hi = o->hi, f.zero_point = o->zero_point, f.qmin = o->qmin, f.qmax = o->qmax;
+    if (o->type == QN_F32) qn_kernels()->finish_f32(&f);
+    else if (o->type == QN_I8) qn_kernels()->finish_i8(&f);
+    else qn_kernels()->finish_u8(&f);
+}
+
+/* Adds a block's sums in int64; after the last block they go back, if they fit. */
+static void widen_sums(job *j, int32_t *tile, int64_t step, int64_t rows, int64_t column, int64_t count, int64_t *wide,
+                       int64_t wide_step, bool first, bool last) {
+    const int32_t *bias = j->out->acc_bias ? j->out->acc_bias + column : NULL;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < count; c++) {
+            int64_t *sum = wide + r * wide_step + c;
+            *sum = (!first ? *sum : bias ? bias[c] : 0) + tile[r * step + c];
+            if (!last) continue;
+            if (*sum < INT32_MIN || *sum > INT32_MAX) atomic_store(&j->outcome, QN_OVERFLOW);
+            tile[r * step + c] = (int32_t)*sum;
+        }
+}
+
+/* Rows [m0, m1) x panels [p0, p1). */
+static void multiply_piece(job *j, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+    const qn_packed *b = j->b;
+    const qn_result *o = j->out;
+    if (m0 >= m1 || p0 >= p1) return;
+    blocking g = blocking_of(j, m1 - m0, p1 - p0);
+    scratch s;
+    if (!scratch_make(&s, j, &g)) {
+        atomic_store(&j->outcome, QN_NO_MEMORY);
+        return;
+    }
+    const bool outer_b = !b->uniform, outer_a = !j->pairs && j->za.count > 1;
+    void (*const multiply)(const qn_tile *) = g.widen ? qn_kernels()->multiply_pairs_wide : j->multiply;
+    int32_t e[QN_PANELS * QN_PANEL];
+    columns terms;
+    for (int64_t i0 = m0; i0 < m1; i0 += g.rows) {
+        int64_t rows = least(g.rows, m1 - i0);
+        for (int64_t g0 = 0; g0 < b->groups; g0 += g.groups) {
+            int64_t groups = least(g.groups, b->groups - g0);
+            bool first = g0 == 0, last = g0 + groups == b->groups;
+            pack_left(j, i0, rows, g0, groups, &s);
+            row_terms(j, i0, rows, &s);
+            for (int64_t p = p0; p < p1; p += j->tiling.panels) {
+                qn_tile t = {.groups = groups, .right_step = panel_bytes(b), .column_start = terms.start};
+                t.panels = (int)least(j->tiling.panels, p1 - p);
+                t.right = b->panel + p * panel_bytes(b) + g0 * QN_GROUP;
+                if (g.widen) qn_kernels()->right_widen(t.right, groups, s.panel), t.right = (uint8_t *)s.panel;
+                column_terms(j, p, t.panels, g0, groups, &terms);
+                int64_t column = p * QN_PANEL, width = t.panels * QN_PANEL, count = least(width, b->n - column);
+                if (o->acc_bias && first && !j->wide)
+                    for (int64_t c = 0; c < count; c++) terms.start[c] += o->acc_bias[column + c];
+                for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - (j->pairs ? 128 : 0);
+                bool direct = o->type == QN_I32 && !j->wide && count == width;
+                for (int64_t i = 0; i < rows; i += t.rows) {
+                    t.rows = direct ? rows : least(TILE_ROWS, rows - i);
+                    t.left = s.left + i * groups * j->left_bytes, t.row_start = s.row_start + i;
+                    t.c = s.tile, t.c_step = width, t.add = !first && !j->wide;
+                    if (direct) t.c = (int32_t *)o->data + (i0 + i) * o->row_stride + column, t.c_step = o->row_stride;
+                    else if (s.part) t.c = s.part + i * g.columns + (column - p0 * QN_PANEL), t.c_step = g.columns;
+                    else if (t.add)
+                        for (int64_t r = 0; r < t.rows; r++)
+                            memcpy(t.c + r * width, (int32_t *)o->data + (i0 + i + r) * o->row_stride + column,
+                                   (size_t)count * 4);
+                    multiply(&t);
+                    if (outer_b) qn_kernels()->add_outer(s.minus_sum + i, e, t.rows, width, t.c, t.c_step);
+                    if (outer_a && (first || j->wide))
+                        qn_kernels()->add_outer(s.minus_zero + i, terms.sum, t.rows, width, t.c, t.c_step);
+                    if (j->wide)
+                        widen_sums(j, t.c, t.c_step, t.rows, column, count,
+                                   s.wide + i * g.columns + (column - p0 * QN_PANEL), g.columns, first, last);
+                    if (!direct && (j->wide || s.part ? last : true))
+                        finish(j, t.c, t.c_step, i0 + i, t.rows, column, count);
+                }
+            }
+        }
+    }
+    free(s.block);
+}
+
+static void multiply_part(void *context, int64_t begin, int64_t end) {
+    job *j = context;
+    uint64_t saved = qn_fp_begin();
+    int64_t rows = j->a->rows, panels = j->b->panels;
+    if (j->by_rows) multiply_piece(j, begin, end, 0, panels);
+    else multiply_piece(j, 0, rows, begin, end);
+    qn_fp_end(saved);
+}
+
+/* One row at a time, everything in int64: words so large that a short block of k may leave int32. */
+static void multiply_slowly(void *context, int64_t begin, int64_t end) {
+    job *j = context;
+    const qn_packed *b = j->b;
+    uint64_t saved = qn_fp_begin();
+    for (int64_t i = begin; i < end; i++)
+        for (int64_t p = 0; p < b->panels; p++) {
+            const int16_t *word = (const int16_t *)(const void *)(b->panel + p * panel_bytes(b));
+            const int32_t *e = b->e + p * QN_PANEL, *bias = j->out->acc_bias;
+            int64_t sum[QN_PANEL] = {0}, count = least(QN_PANEL, b->n - p * QN_PANEL);
+            int32_t acc[QN_PANEL];
+            for (int64_t k = 0; k < b->k; k++) {
+                int64_t a = code_at(j->a, i, k) - zero_of(j, i);
+                for (int c = 0; c < QN_PANEL; c++) sum[c] += a * (word[k / 2 * 32 + 2 * c + k % 2] - e[c]);
+            }
+            for (int64_t c = 0; c < count; c++) {
+                if (bias) sum[c] += bias[p * QN_PANEL + c];
+                if (sum[c] < INT32_MIN || sum[c] > INT32_MAX) atomic_store(&j->outcome, QN_OVERFLOW);
+                acc[c] = (int32_t)sum[c];
+            }
+            finish(j, acc, QN_PANEL, i, 1, p * QN_PANEL, count);
+        }
+    qn_fp_end(saved);
+}
+
+enum { SHORT_BLOCK = 64 }; /* ks for which a block in int32 is worth the trouble */
+
+/* `each` bounds the products of one k; `wide`: their sum may leave int32. */
+static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out, int64_t each,
+                           bool wide) {
+    const qn_table *k = qn_kernels();
+    job j = {.a = a, .za = za, .b = b, .out = out, .wide = wide, .each = most(each, 1)};
+    int64_t m = a->rows, macs;
+    if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
+    k->matmul_tiling(&j.tiling);
+    int64_t cost = most(b->k * b->n, macs / j.tiling.macs_a_byte);
+    if (wide && INT32_MAX / j.each < SHORT_BLOCK) {
+        qn_parallel_for(m, 1, macs, multiply_slowly, &j);
+        return (qn_outcome)atomic_load(&j.outcome);
+    }
+    j.pairs = b->form == FULL && j.tiling.pairs;
+    j.multiply = b->form == WORDS    ? k->multiply_words
+                 : b->form == NARROW ? k->multiply_u7
+                 : j.pairs           ? k->multiply_pairs
+                                     : k->multiply_u8;
+    j.left = b->form == WORDS ? k->left_words : j.pairs ? k->left_pairs : k->left_bytes;
+    j.left_bytes = j.pairs ? 8 : 4;
+    j.by_rows = m >= 2 * b->n && m >= 2 * QN_SLIVER;
+    int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels, unit = j.by_rows ? 12 : j.tiling.panels;
+    int64_t turns = most(1, least(4, extent * (j.by_rows ? 1 : QN_PANEL) / (threads * PIECE_COLUMNS)));
+    int64_t grain = round_up(most(1, (extent + threads * turns - 1) / (threads * turns)), unit);
+    qn_parallel_for(extent, grain, cost, multiply_part, &j);
+    return (qn_outcome)atomic_load(&j.outcome);
+}
+
+/* Whether some sum may leave int32, `extra` added. */
+static bool may_overflow(int64_t each, int64_t k, int64_t extra) {
+    int64_t bound;
+    return __builtin_mul_overflow(each, k, &bound) || bound > INT32_MAX - extra;
+}
+
+qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {
+    int64_t each = magnitude_of(of_type(a->type), za) * b->magnitude, extra = 0;
+    for (int64_t n = 0; out->acc_bias && n < b->n; n++) extra = most(extra, llabs((long long)out->acc_bias[n]));
+    if (b->form == WORDS && may_overflow(each, b->k, extra)) each = magnitude_of(of_matrix(a), za) * b->magnitude;
+    return multiply(a, za, b, out, each, may_overflow(each, b->k, extra));
+}
+
+/* ---- raw matrices ---- */
+
+enum { THIN_ROWS = 16 }; /* with so few rows packing would cost more than the product */
+
+typedef struct {
+    const qn_matrix *b;
+    qn_zeros zb;
+    int64_t rows, a_step;
+    const int16_t *a;
+    const int32_t *sum; /* of each row of a */
+    int32_t *out;
+    bool turned; /* the columns of b lie one after the other */
+} thin;
+
+static void multiply_thin(void *context, int64_t begin, int64_t end) {
+    const thin *t = context;
+    const qn_matrix *b = t->b;
+    for (int64_t r = 0; r < t->rows; r++)
+        for (int64_t j = begin; j < end; j++) {
+            uint32_t zero = !t->zb.count ? 0 : (uint32_t)t->zb.values[t->zb.count == 1 ? 0 : j];
+            t->out[r * b->columns + j] = (int32_t)(0u - zero * (uint32_t)t->sum[r]);
+        }
+    const qn_thin k = {
+        .a = t->a,
+        .a_step = t->a_step,
+        .rows = (int)t->rows,
+        .b = (const uint8_t *)b->data + begin * b->column_stride,
+        .stride = t->turned ? b->column_stride : b->row_stride,
+        .is_signed = b->type == QN_I8,
+        .k = b->rows,
+        .columns = end - begin,
+        .c = t->out + begin,
+        .c_step = b->columns,
+    };
+    if (t->turned) qn_kernels()->dots(&k);
+    else qn_kernels()->sweep(&k);
+}
+
+static qn_outcome thin_product(const qn_matrix *a, qn_zeros za, const qn_matrix *b, qn_zeros zb, int32_t *out) {
+    thin t = {.b = b, .zb = zb, .rows = a->rows, .out = out, .turned = b->column_stride != 1};
+    t.a_step = round_up(a->columns, 16);
+    int32_t sum[THIN_ROWS] = {0};
+    int16_t *codes = allocate(t.a_step * a->rows, 2);
+    if (!codes) return QN_NO_MEMORY;
+    for (int64_t r = 0; r < a->rows; r++) {
+        int32_t zero = za.count ? za.values[za.count == 1 ? 0 : r] : 0;
+        int16_t *row = codes + r * t.a_step;
+        for (int64_t k = 0; k < a->columns; k++) row[k] = (int16_t)(code_at(a, r, k) - zero), sum[r] += row[k];
+        memset(row + a->columns, 0, (size_t)(t.a_step - a->columns) * 2);
+    }
+    t.a = codes, t.sum = sum;
+    int64_t threads = qn_num_threads(), unit = t.turned ? 4 : 64;
+    int64_t grain = round_up(most(1, (b->columns + threads - 1) / threads), unit);
+    qn_parallel_for(b->columns, grain, b->rows * b->columns, multiply_thin, &t);
+    free(codes);
+    return QN_DONE;
+}
+
+/* One product of a stack; `b` is packed already where the whole stack shares it. */
+static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matrix *b, qn_zeros zb,
+                                  const qn_packed *packed, int32_t *out) {
+    const qn_result result = {.type = QN_I32, .data = out, .row_stride = b->columns};
+    if (packed) return qn_matmul_packed(a, za, packed, &result);
+    bool words = a->type == QN_I16 || b->type == QN_I16, in_place = b->column_stride == 1 || b->row_stride == 1;
+    if (a->rows <= THIN_ROWS && in_place && !words && b->rows > 0) {
+        int64_t each = magnitude_of(of_type(a->type), za) * magnitude_of(of_type(b->type), zb);
+        if (!may_overflow(each, b->rows, 0)) return thin_product(a, za, b, zb, out);
+    }
+    qn_packed *own = pack_right(b, zb, words, false);
+    if (!own) return QN_NO_MEMORY;
+    qn_outcome outcome = qn_matmul_packed(a, za, own, &result);
+    qn_packed_free(own);
+    return outcome;
+}
+
+typedef struct {
+    const qn_product *product;
+    const qn_packed *packed;
+    atomic_int outcome;
+} stack;
+
+static void multiply_stack(void *context, int64_t begin, int64_t end) {
+    stack *s = context;
+    const qn_product *p = s->product;
+    for (int64_t n = begin; n < end && !atomic_load(&s->outcome); n++) {
+        qn_matrix a = p->a, b = p->b;
+        qn_zeros za = p->za, zb = p->zb;
+        int64_t rest = n;
+        for (int d = p->ndim - 1; d >= 0; d--) {
+            int64_t at = rest % p->shape[d];
+            rest /= p->shape[d];
+            a.data += at * p->a_step[d], b.data += at * p->b_step[d];
+            if (za.values) za.values += at * p->za_step[d];
+            if (zb.values) zb.values += at * p->zb_step[d];
+        }
+        qn_outcome outcome = integer_product(&a, za, &b, zb, s->packed, p->out + n * a.rows * b.columns);
+        if (outcome) atomic_store(&s->outcome, outcome);
+    }
+}
+
+qn_outcome qn_matmul_integer(const qn_product *p) {
+    int64_t count = 1;
+    bool shared = true;
+    for (int d = 0; d < p->ndim; d++) {
+        count *= p->shape[d];
+        shared = shared && (p->shape[d] == 1 || (p->b_step[d] == 0 && p->zb_step[d] == 0));
+    }
+    if (count == 0 || p->a.rows == 0 || p->b.columns == 0) return QN_DONE;
+    stack s = {.product = p};
+    qn_packed *packed = NULL;
+    if (shared && count > 1 && p->a.rows > THIN_ROWS / 4) { /* packing pays from the second product on */
+        packed = pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16, false);
+        if (!packed) return QN_NO_MEMORY;
+        s.packed = packed;
+    }
+    qn_tiling tiling;
+    qn_kernels()->matmul_tiling(&tiling);
+    int64_t size = p->b.rows * p->b.columns, cost = most(size, size / tiling.macs_a_byte * p->a.rows);
+    if (count == 1 || cost > QN_PARALLEL_BYTES_ASLEEP) multiply_stack(&s, 0, count); /* each by all threads */
+    else qn_parallel_for(count, 1, cost * count, multiply_stack, &s);
+    qn_packed_free(packed);
+    return (qn_outcome)atomic_load(&s.outcome);
+}
+
+void qn_packed_codes(const qn_packed *b, void *codes) {
+    for (int64_t p = 0; p < b->panels; p++)
+        for (int64_t k = 0; k < b->k; k++)
+            for (int64_t c = 0; c < least(QN_PANEL, b->n - p * QN_PANEL); c++) {
+                const uint8_t *panel = b->panel + p * panel_bytes(b);
+                int64_t at = k * b->n + p * QN_PANEL + c;
+                if (b->form == WORDS) memcpy((int16_t *)codes + at, panel + k / 2 * QN_GROUP + c * 4 + k % 2 * 2, 2);
+                else ((uint8_t *)codes)[at] = (uint8_t)(panel[k / 4 * QN_GROUP + c * 4 + k % 4] + b->base);
+            }
+}

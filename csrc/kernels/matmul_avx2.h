@@ -1,0 +1,466 @@
+/* Tiles of 4 x 16 in AVX2. GCC 12 spills them when written with intrinsics, hence the assembly: ymm0-7 hold the tile,
+ * 8-11 the panel, 12-15 work.
+ *
+ * Full-range codes go by Winograd's pairs (1968), for each group of four k:
+ *   a0 b0 + a1 b1 + a2 b2 + a3 b3 = (a0 + b1)(a1 + b0) + (a2 + b3)(a3 + b2) - (a0 a1 + a2 a3) - (b0 b1 + b2 b3)
+ * One vpmaddwd makes the two products for 8 columns; the last two terms come out of packing as start values.
+ */
+#define QN_OWN_TILES
+
+static void matmul_tiling(qn_tiling *t) {
+    *t = (qn_tiling){.pairs = true, .panels = 1, .block = 128, .block_rows = 256, .macs_a_byte = 8, .widen_rows = 65};
+}
+
+/* ---- packing ---- */
+
+/* 16 codes as int16, zeros past the end; the zero point is subtracted from codes alone. */
+V_INLINE __m256i v_left_words(const uint8_t *a, int64_t left, bool is_signed, int32_t zero) {
+    __m128i bytes;
+    if (left >= 16) {
+        bytes = _mm_loadu_si128((const __m128i *)a);
+    } else {
+        uint8_t padded[16] = {0};
+        memcpy(padded, a, (size_t)(left > 0 ? left : 0));
+        bytes = _mm_loadu_si128((const __m128i *)padded);
+    }
+    __m256i w = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+    w = _mm256_sub_epi16(w, _mm256_set1_epi16((int16_t)zero));
+    if (left >= 16) return w;
+    const __m256i at = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm256_and_si256(w, _mm256_cmpgt_epi16(_mm256_set1_epi16((int16_t)(left > 0 ? left : 0)), at));
+}
+
+V_INLINE int32_t v_sum_lanes(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
+}
+
+/* For each group and row int16 (a0, a2, a1, a3), each a - zero - 128: the 128 that the stored byte of B has too much. */
+V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7,
+                                           8, 9, 12, 13, 10, 11, 14, 15);
+    const __m256i one = _mm256_set1_epi16(1), offset = _mm256_set1_epi16(128);
+    const __m256i once = _mm256_set1_epi64x(0xFFFFFFFF); /* each pair stands there twice */
+    for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
+        const uint8_t *row[QN_SLIVER];
+        int32_t zero[QN_SLIVER];
+        __m256i pairs[QN_SLIVER], sum[QN_SLIVER];
+        char *to = (char *)l->packed + i * l->groups * 8;
+        for (int r = 0; r < QN_SLIVER; r++) {
+            int64_t at = i + r < l->rows ? i + r : l->rows - 1;
+            row[r] = (const uint8_t *)l->a + at * l->stride, zero[r] = l->zero[at * l->zero_step];
+            pairs[r] = sum[r] = _mm256_setzero_si256();
+        }
+        for (int64_t k = 0; k < l->groups * 4; k += 16, to += 128) {
+            __m256i w[QN_SLIVER];
+            for (int r = 0; r < QN_SLIVER; r++) {
+                w[r] = _mm256_shuffle_epi8(v_left_words(row[r] + k, l->k - k, is_signed, zero[r]), order);
+                pairs[r] = _mm256_add_epi32(pairs[r], _mm256_madd_epi16(w[r], _mm256_shuffle_epi32(w[r], 0xB1)));
+                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(w[r], one));
+                w[r] = _mm256_sub_epi16(w[r], offset);
+            }
+            __m256i a = _mm256_unpacklo_epi64(w[0], w[1]), b = _mm256_unpackhi_epi64(w[0], w[1]);
+            __m256i c = _mm256_unpacklo_epi64(w[2], w[3]), d = _mm256_unpackhi_epi64(w[2], w[3]);
+            _mm256_store_si256((__m256i *)to, _mm256_permute2x128_si256(a, c, 0x20));
+            _mm256_store_si256((__m256i *)(to + 32), _mm256_permute2x128_si256(b, d, 0x20));
+            if (k + 8 >= l->groups * 4) break; /* groups come in twos */
+            _mm256_store_si256((__m256i *)(to + 64), _mm256_permute2x128_si256(a, c, 0x31));
+            _mm256_store_si256((__m256i *)(to + 96), _mm256_permute2x128_si256(b, d, 0x31));
+        }
+        for (int r = 0; r < QN_SLIVER; r++) {
+            l->start[i + r] = -v_sum_lanes(_mm256_and_si256(pairs[r], once));
+            l->sum[i + r] = v_sum_lanes(sum[r]);
+        }
+    }
+}
+
+static void left_pairs(const qn_left *l) {
+    if (l->is_signed) v_left_pairs(l, true);
+    else v_left_pairs(l, false);
+}
+
+/* For each group and row four bytes, int8: uint8 less 128. */
+static void left_bytes(const qn_left *l) {
+    const __m128i flip = _mm_set1_epi8(l->is_signed ? 0 : -128), one8 = _mm_set1_epi8(1), one = _mm_set1_epi16(1);
+    for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
+        const uint8_t *row[QN_SLIVER];
+        __m128i sum[QN_SLIVER];
+        char *to = (char *)l->packed + i * l->groups * 4;
+        for (int r = 0; r < QN_SLIVER; r++) {
+            row[r] = (const uint8_t *)l->a + (i + r < l->rows ? i + r : l->rows - 1) * l->stride;
+            sum[r] = _mm_setzero_si128();
+        }
+        for (int64_t k = 0; k < l->groups * 4; k += 16, to += 64) {
+            __m128i w[QN_SLIVER];
+            int64_t left = l->k - k;
+            for (int r = 0; r < QN_SLIVER; r++) {
+                if (left >= 16) {
+                    w[r] = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(row[r] + k)), flip);
+                } else {
+                    uint8_t padded[16];
+                    memset(padded, l->is_signed ? 0 : 128, sizeof padded);
+                    if (left > 0) memcpy(padded, row[r] + k, (size_t)left);
+                    w[r] = _mm_xor_si128(_mm_loadu_si128((const __m128i *)padded), flip);
+                }
+                sum[r] = _mm_add_epi32(sum[r], _mm_madd_epi16(_mm_maddubs_epi16(one8, w[r]), one));
+            }
+            __m128i a = _mm_unpacklo_epi32(w[0], w[1]), b = _mm_unpackhi_epi32(w[0], w[1]);
+            __m128i c = _mm_unpacklo_epi32(w[2], w[3]), d = _mm_unpackhi_epi32(w[2], w[3]);
+            _mm_store_si128((__m128i *)to, _mm_unpacklo_epi64(a, c));
+            _mm_store_si128((__m128i *)(to + 16), _mm_unpackhi_epi64(a, c));
+            if (k + 8 >= l->groups * 4) break;
+            _mm_store_si128((__m128i *)(to + 32), _mm_unpacklo_epi64(b, d));
+            _mm_store_si128((__m128i *)(to + 48), _mm_unpackhi_epi64(b, d));
+        }
+        for (int r = 0; r < QN_SLIVER; r++) {
+            int64_t at = i + r < l->rows ? i + r : l->rows - 1;
+            int32_t zero = l->zero[at * l->zero_step] - (l->is_signed ? 0 : 128);
+            l->start[i + r] = 0;
+            l->sum[i + r] = v_sum_lanes(_mm256_zextsi128_si256(sum[r])) - (int32_t)l->k * zero;
+        }
+    }
+}
+
+/* Four rows of 32 columns to eight vectors of four columns each... */
+V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
+    __m256i a = _mm256_unpacklo_epi8(r[0], r[1]), b = _mm256_unpackhi_epi8(r[0], r[1]);
+    __m256i c = _mm256_unpacklo_epi8(r[2], r[3]), d = _mm256_unpackhi_epi8(r[2], r[3]);
+    __m256i e = _mm256_unpacklo_epi16(a, c), f = _mm256_unpackhi_epi16(a, c);
+    __m256i g = _mm256_unpacklo_epi16(b, d), h = _mm256_unpackhi_epi16(b, d);
+    to[0] = _mm256_permute2x128_si256(e, f, 0x20), to[1] = _mm256_permute2x128_si256(g, h, 0x20);
+    to[2] = _mm256_permute2x128_si256(e, f, 0x31), to[3] = _mm256_permute2x128_si256(g, h, 0x31);
+}
+
+/* Two panels at a time; the last one alone reads its 16 columns only. */
+static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels, uint8_t *packed,
+                        int64_t panel_step) {
+    const __m256i x = _mm256_set1_epi8((char)flip);
+    for (int64_t p = 0; p < panels; p += 2) {
+        const uint8_t *from = b + p * QN_PANEL;
+        uint8_t *to = packed + p * panel_step;
+        bool two = p + 1 < panels;
+        for (int64_t g = 0; g < groups; g++, from += 4 * stride, to += QN_GROUP) {
+            __m256i r[4], w[4];
+            for (int k = 0; k < 4; k++) {
+                const __m128i *row = (const __m128i *)(from + k * stride);
+                r[k] = two ? _mm256_loadu_si256((const __m256i *)row) : _mm256_zextsi128_si256(_mm_loadu_si128(row));
+                r[k] = _mm256_xor_si256(r[k], x);
+            }
+            v_interleave(r, w);
+            _mm256_store_si256((__m256i *)to, w[0]), _mm256_store_si256((__m256i *)(to + 32), w[1]);
+            if (!two) continue;
+            _mm256_store_si256((__m256i *)(to + panel_step), w[2]);
+            _mm256_store_si256((__m256i *)(to + panel_step + 32), w[3]);
+        }
+    }
+}
+
+/* 8 x 8 elements of 32 bits. */
+V_INLINE void v_transpose8(__m256i r[8]) {
+    __m256i t[8], u[8];
+    for (int i = 0; i < 8; i += 2)
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]), u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]), u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++)
+        r[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20),
+        r[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
+}
+
+static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel) {
+    const __m256i x = _mm256_set1_epi8((char)flip);
+    int64_t g = 0;
+    for (; g + 8 <= groups; g += 8)
+        for (int half = 0; half < 2; half++) {
+            __m256i r[8];
+            for (int c = 0; c < 8; c++)
+                r[c] = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(b + (8 * half + c) * stride + g * 4)), x);
+            v_transpose8(r);
+            for (int k = 0; k < 8; k++) _mm256_store_si256((__m256i *)(panel + (g + k) * QN_GROUP + 32 * half), r[k]);
+        }
+    for (; g < groups; g++)
+        for (int c = 0; c < QN_PANEL; c++)
+            for (int k = 0; k < 4; k++) panel[g * QN_GROUP + c * 4 + k] = b[c * stride + g * 4 + k] ^ flip;
+}
+
+static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
+    const __m256i low = _mm256_set1_epi16(255), offset = _mm256_set1_epi16(128), one8 = _mm256_set1_epi8(1),
+                  one = _mm256_set1_epi16(1);
+    for (int half = 0; half < 2; half++) {
+        __m256i *s = (__m256i *)(sum + 8 * half), *p = (__m256i *)(pairs + 8 * half);
+        __m256i added = _mm256_loadu_si256(s), paired = _mm256_loadu_si256(p);
+        for (int64_t g = 0; g < groups; g++) {
+            __m256i u = _mm256_load_si256((const __m256i *)(panel + g * QN_GROUP + 32 * half));
+            __m256i odd = _mm256_sub_epi16(_mm256_srli_epi16(u, 8), offset);
+            __m256i even = _mm256_sub_epi16(_mm256_and_si256(u, low), offset);
+            paired = _mm256_sub_epi32(paired, _mm256_madd_epi16(odd, even));
+            added = _mm256_add_epi32(added, _mm256_madd_epi16(_mm256_maddubs_epi16(u, one8), one));
+        }
+        _mm256_storeu_si256(s, added), _mm256_storeu_si256(p, paired);
+    }
+}
+
+/* For each group: odd k of columns 0-7, even k, then of columns 8-15. */
+static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
+    const __m256i low = _mm256_set1_epi16(255);
+    for (int64_t h = 0; h < 2 * groups; h++) {
+        __m256i u = _mm256_load_si256((const __m256i *)(panel + 32 * h));
+        _mm256_store_si256((__m256i *)(wide + 32 * h), _mm256_srli_epi16(u, 8));
+        _mm256_store_si256((__m256i *)(wide + 32 * h + 16), _mm256_and_si256(u, low));
+    }
+}
+
+/* ---- tiles ---- */
+
+/* Four rows at most of one tile. Old C is fetched on entry and added at the end: loading it first costs 3 %. */
+typedef struct {
+    const void *a, *b;
+    int64_t turns; /* of two groups */
+    int32_t *c;
+    int64_t c_step; /* bytes */
+    const int32_t *row_start, *column_start;
+    int64_t add;
+} v_tile;
+typedef void (*v_tile_function)(const v_tile *t);
+
+#define ASM_START(r, at, c0, c1)                                                                                       \
+    "vpbroadcastd 4*" #r "(%[rows]), %%" c1 "\n\t"                                                                     \
+    "vpaddd (%[columns]), %%" c1 ", %%" c0 "\n\t"                                                                      \
+    "vpaddd 32(%[columns]), %%" c1 ", %%" c1 "\n\t"
+#define ASM_FETCH(r, at, c0, c1) "prefetcht0 " at "\n\t"
+#define ASM_ADD(r, at, c0, c1) "vpaddd " at ", %%" c0 ", %%" c0 "\n\tvpaddd 32+" at ", %%" c1 ", %%" c1 "\n\t"
+#define ASM_STORE(r, at, c0, c1) "vmovdqu %%" c0 ", " at "\n\tvmovdqu %%" c1 ", 32+" at "\n\t"
+#define ASM_ROWS1(F) F(0, "0(%[c])", "ymm0", "ymm1")
+#define ASM_ROWS2(F) ASM_ROWS1(F) F(1, "0(%[c],%[step])", "ymm2", "ymm3")
+#define ASM_ROWS3(F) ASM_ROWS2(F) F(2, "0(%[c],%[step],2)", "ymm4", "ymm5")
+#define ASM_ROWS4(F) ASM_ROWS3(F) F(3, "0(%[c],%[step3])", "ymm6", "ymm7")
+
+/* A row of a group: 2 additions, 2 products and 2 sums make 64 products. */
+#define ASM_PAIRS(at, c0, c1)                                                                                          \
+    "vpbroadcastd " at "(%[a]), %%ymm12\n\t"                                                                           \
+    "vpaddw %%ymm8, %%ymm12, %%ymm14\n\t"                                                                              \
+    "vpbroadcastd 4+" at "(%[a]), %%ymm13\n\t"                                                                         \
+    "vpaddw %%ymm9, %%ymm13, %%ymm15\n\t"                                                                              \
+    "vpaddw %%ymm10, %%ymm12, %%ymm12\n\t"                                                                             \
+    "vpmaddwd %%ymm14, %%ymm15, %%ymm15\n\t"                                                                           \
+    "vpaddw %%ymm11, %%ymm13, %%ymm13\n\t"                                                                             \
+    "vpaddd %%ymm15, %%" c0 ", %%" c0 "\n\t"                                                                           \
+    "vpmaddwd %%ymm12, %%ymm13, %%ymm13\n\t"                                                                           \
+    "vpaddd %%ymm13, %%" c1 ", %%" c1 "\n\t"
+#define ASM_PAIRS1(at) ASM_PAIRS(at, "ymm0", "ymm1")
+#define ASM_PAIRS2(at) ASM_PAIRS1(at) ASM_PAIRS("8+" at, "ymm2", "ymm3")
+#define ASM_PAIRS3(at) ASM_PAIRS2(at) ASM_PAIRS("16+" at, "ymm4", "ymm5")
+#define ASM_PAIRS4(at) ASM_PAIRS3(at) ASM_PAIRS("24+" at, "ymm6", "ymm7")
+/* A panel widened before, or in the loop, where it comes from memory: 4 KiB ahead of it. */
+#define ASM_LOAD_WIDE(at)                                                                                              \
+    "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"                                              \
+    "vmovdqa 64+" at "(%[b]), %%ymm10\n\tvmovdqa 96+" at "(%[b]), %%ymm11\n\t"
+#define ASM_LOAD(at)                                                                                                   \
+    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
+    "vmovdqa " at "(%[b]), %%ymm9\n\tvmovdqa 32+" at "(%[b]), %%ymm11\n\t"                                             \
+    "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
+    "vpand (%[low]), %%ymm9, %%ymm9\n\tvpand (%[low]), %%ymm11, %%ymm11\n\t"
+
+/* Codes of B in 0..127: vpmaddubsw cannot saturate, 2 * 127 * 128 < 32768. */
+#define ASM_NARROW(at, c0, c1)                                                                                         \
+    "vpbroadcastd " at "(%[a]), %%ymm12\n\t"                                                                           \
+    "vpmaddubsw %%ymm12, %%ymm8, %%ymm13\n\tvpmaddubsw %%ymm12, %%ymm9, %%ymm14\n\t"                                   \
+    "vpmaddwd %%ymm15, %%ymm13, %%ymm13\n\tvpmaddwd %%ymm15, %%ymm14, %%ymm14\n\t"                                     \
+    "vpaddd %%ymm13, %%" c0 ", %%" c0 "\n\tvpaddd %%ymm14, %%" c1 ", %%" c1 "\n\t"
+#define ASM_NARROW1(at) ASM_NARROW(at, "ymm0", "ymm1")
+#define ASM_NARROW2(at) ASM_NARROW1(at) ASM_NARROW("4+" at, "ymm2", "ymm3")
+#define ASM_NARROW3(at) ASM_NARROW2(at) ASM_NARROW("8+" at, "ymm4", "ymm5")
+#define ASM_NARROW4(at) ASM_NARROW3(at) ASM_NARROW("12+" at, "ymm6", "ymm7")
+#define ASM_LOAD_BYTES(at)                                                                                             \
+    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
+    "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
+
+#define ASM_TILE(name, R, LOAD, MULTIPLY, a_turn, b_turn, before)                                                      \
+    static void name##R(const v_tile *t) {                                                                             \
+        const void *a = t->a, *b = t->b;                                                                               \
+        int64_t n = t->turns;                                                                                          \
+        __asm__ volatile(                                                                                              \
+            ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                                       \
+            ".p2align 6\n1:\n\t" LOAD("0") MULTIPLY##R("0") LOAD(#b_turn "/2") MULTIPLY##R(                            \
+                #a_turn "/2") "add $" #a_turn ", %[a]\n\tadd $" #b_turn ", %[b]\n\tdec %[n]\n\tjnz 1b\n\t"             \
+                              "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_ROWS##R(ASM_STORE)  \
+            : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)                                                                    \
+            : [c] "r"(t->c), [step] "r"(t->c_step), [step3] "r"(3 * t->c_step), [rows] "r"(t->row_start),              \
+              [columns] "r"(t->column_start), [add] "r"(t->add), [low] "r"(v_words_255), [one] "r"(v_words_1)          \
+            : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",        \
+              "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc");                                                     \
+    }
+#define ASM_TILES(name, LOAD, MULTIPLY, a_turn, b_turn, before)                                                        \
+    ASM_TILE(name, 1, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
+    ASM_TILE(name, 2, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
+    ASM_TILE(name, 3, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
+    ASM_TILE(name, 4, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
+    static const v_tile_function name[QN_SLIVER] = {name##1, name##2, name##3, name##4};
+
+#define WORDS16(w) {w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w}
+static const int16_t v_words_255[16] __attribute__((aligned(32))) = WORDS16(255);
+static const int16_t v_words_1[16] __attribute__((aligned(32))) = WORDS16(1);
+ASM_TILES(v_pairs, ASM_LOAD, ASM_PAIRS, 64, 128, "")
+ASM_TILES(v_pairs_wide, ASM_LOAD_WIDE, ASM_PAIRS, 64, 256, "")
+ASM_TILES(v_narrow_bytes, ASM_LOAD_BYTES, ASM_NARROW, 32, 128, "vmovdqa (%[one]), %%ymm15\n\t")
+
+V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, int64_t left_bytes) {
+    for (int p = 0; p < t->panels; p++)
+        for (int64_t r = 0; r < t->rows; r += QN_SLIVER) {
+            int64_t rows = t->rows - r < QN_SLIVER ? t->rows - r : QN_SLIVER;
+            const v_tile v = {
+                .a = (const char *)t->left + r * t->groups * left_bytes,
+                .b = t->right + p * t->right_step,
+                .turns = t->groups / 2,
+                .c = t->c + r * t->c_step + p * QN_PANEL,
+                .c_step = t->c_step * 4,
+                .row_start = t->row_start + r,
+                .column_start = t->column_start + p * QN_PANEL,
+                .add = t->add,
+            };
+            functions[rows - 1](&v);
+        }
+}
+
+static void multiply_pairs(const qn_tile *t) { v_by_slivers(t, v_pairs, 8); }
+static void multiply_pairs_wide(const qn_tile *t) { v_by_slivers(t, v_pairs_wide, 8); }
+static void multiply_u7(const qn_tile *t) { v_by_slivers(t, v_narrow_bytes, 4); }
+
+/* Words: 4 x 16 again, a pair of k to a product. */
+V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b, int64_t r, int64_t column, int rows) {
+    __m256i sum[QN_SLIVER][2];
+    int32_t *c = t->c + r * t->c_step + column;
+    for (int i = 0; i < rows; i++)
+        for (int h = 0; h < 2; h++) {
+            sum[i][h] = _mm256_loadu_si256((const __m256i *)(t->column_start + column + 8 * h));
+            sum[i][h] = _mm256_add_epi32(sum[i][h], _mm256_set1_epi32(t->row_start[r + i]));
+            if (!t->add) continue;
+            sum[i][h] = _mm256_add_epi32(sum[i][h], _mm256_loadu_si256((const __m256i *)(c + i * t->c_step + 8 * h)));
+        }
+    for (int64_t g = 0; g < t->groups; g++, a += 8, b += QN_GROUP) {
+        __m256i low = _mm256_load_si256((const __m256i *)b), high = _mm256_load_si256((const __m256i *)(b + 32));
+        for (int i = 0; i < rows; i++) {
+            int32_t pair;
+            memcpy(&pair, a + 2 * i, 4);
+            __m256i both = _mm256_set1_epi32(pair);
+            sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_madd_epi16(both, low));
+            sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(both, high));
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(c + i * t->c_step + 8 * h), sum[i][h]);
+}
+
+static void multiply_words(const qn_tile *t) {
+    for (int p = 0; p < t->panels; p++)
+        for (int64_t r = 0; r < t->rows; r += QN_SLIVER) {
+            const int16_t *a = (const int16_t *)t->left + r * t->groups * 2;
+            const uint8_t *b = t->right + p * t->right_step;
+            switch (t->rows - r) {
+            case 1: v_words_tile(t, a, b, r, p * QN_PANEL, 1); break;
+            case 2: v_words_tile(t, a, b, r, p * QN_PANEL, 2); break;
+            case 3: v_words_tile(t, a, b, r, p * QN_PANEL, 3); break;
+            default: v_words_tile(t, a, b, r, p * QN_PANEL, 4);
+            }
+        }
+}
+
+/* ---- thin products: the weights are read once, as they come ---- */
+
+#define QN_OWN_THIN
+
+/* 8 rows of B (the last ones zero in A if there are fewer) times up to 4 rows of A; sums stay in the caches. */
+V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows, const bool is_signed) {
+    __m256i a[QN_SLIVER][4];
+    const uint8_t *line[8];
+    for (int i = 0; i < 8; i++) line[i] = t->b + (k + i < t->k ? k + i : t->k - 1) * t->stride;
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < 4; i++) {
+            int32_t pair;
+            memcpy(&pair, t->a + (row + r) * t->a_step + k + 2 * i, sizeof pair);
+            a[r][i] = _mm256_set1_epi32(pair);
+        }
+    for (int64_t j = 0; j + 16 <= t->columns; j += 16) {
+        __m256i low[4], high[4];
+        for (int i = 0; i < 4; i++) {
+            __m128i even = _mm_loadu_si128((const __m128i *)(line[2 * i] + j));
+            __m128i odd = _mm_loadu_si128((const __m128i *)(line[2 * i + 1] + j));
+            __m128i l = _mm_unpacklo_epi8(even, odd), h = _mm_unpackhi_epi8(even, odd);
+            low[i] = is_signed ? _mm256_cvtepi8_epi16(l) : _mm256_cvtepu8_epi16(l);
+            high[i] = is_signed ? _mm256_cvtepi8_epi16(h) : _mm256_cvtepu8_epi16(h);
+        }
+        for (int r = 0; r < rows; r++) {
+            __m256i *c = (__m256i *)(t->c + (row + r) * t->c_step + j);
+            __m256i x = _mm256_loadu_si256(c), y = _mm256_loadu_si256(c + 1);
+            for (int i = 0; i < 4; i++) {
+                x = _mm256_add_epi32(x, _mm256_madd_epi16(a[r][i], low[i]));
+                y = _mm256_add_epi32(y, _mm256_madd_epi16(a[r][i], high[i]));
+            }
+            _mm256_storeu_si256(c, x), _mm256_storeu_si256(c + 1, y);
+        }
+    }
+}
+
+V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
+    for (int64_t k = 0; k < t->k; k += 8)
+        for (int r = 0; r < t->rows; r += QN_SLIVER) switch (t->rows - r) {
+            case 1: v_sweep_rows(t, k, r, 1, is_signed); break;
+            case 2: v_sweep_rows(t, k, r, 2, is_signed); break;
+            case 3: v_sweep_rows(t, k, r, 3, is_signed); break;
+            default: v_sweep_rows(t, k, r, 4, is_signed);
+            }
+}
+
+/* Both return the columns they have done. */
+static int64_t v_sweep(const qn_thin *t) {
+    if (t->is_signed) v_sweep_all(t, true);
+    else v_sweep_all(t, false);
+    return t->columns / 16 * 16;
+}
+
+/* 4 columns times 1 or 2 rows. */
+V_INLINE void v_dots_of(const qn_thin *t, int64_t column, int row, const int rows, const bool is_signed) {
+    __m256i sum[2][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) sum[r][c] = _mm256_setzero_si256();
+    for (int64_t k = 0; k < t->k; k += 16) {
+        for (int c = 0; c < 4; c++) {
+            const uint8_t *b = t->b + (column + c) * t->stride + k;
+            __m128i bytes;
+            if (k + 16 <= t->k) {
+                bytes = _mm_loadu_si128((const __m128i *)b);
+            } else {
+                uint8_t padded[16] = {0};
+                memcpy(padded, b, (size_t)(t->k - k));
+                bytes = _mm_loadu_si128((const __m128i *)padded);
+            }
+            __m256i w = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+            for (int r = 0; r < rows; r++) {
+                __m256i a = _mm256_loadu_si256((const __m256i *)(t->a + (row + r) * t->a_step + k));
+                sum[r][c] = _mm256_add_epi32(sum[r][c], _mm256_madd_epi16(a, w));
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) {
+            int32_t *to = t->c + (row + r) * t->c_step + column + c;
+            *to = (int32_t)((uint32_t)*to + (uint32_t)v_sum_lanes(sum[r][c]));
+        }
+}
+
+V_INLINE void v_dots_all(const qn_thin *t, const bool is_signed) {
+    for (int64_t j = 0; j + 4 <= t->columns; j += 4)
+        for (int r = 0; r < t->rows; r += 2) {
+            if (t->rows - r == 1) v_dots_of(t, j, r, 1, is_signed);
+            else v_dots_of(t, j, r, 2, is_signed);
+        }
+}
+
+static int64_t v_dots(const qn_thin *t) {
+    if (t->is_signed) v_dots_all(t, true);
+    else v_dots_all(t, false);
+    return t->columns / 4 * 4;
+}

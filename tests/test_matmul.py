@@ -1,0 +1,306 @@
+"""matmul_integer and packed products against int64, on every row: types, sizes, layouts, zero points, threads."""
+
+import threading
+from itertools import product
+
+import numpy as np
+import pytest
+from strategies import ROWS
+
+import qnumpy as qn
+from qnumpy import _core
+from qnumpy.testing import matmul_integer as twin
+
+BYTES = ["int8", "uint8"]
+KINDS = ["random", "extreme", "alternating"]
+BLOCKS = [127, 128, 129, 511, 513, 768, 770, 1023, 1025, 2047, 3073, 4095, 4097, 4100]  # ks around the blocks
+
+
+@pytest.fixture(autouse=True)
+def put_back():
+    isa, threads = qn.isa(), qn.num_threads()
+    yield
+    qn.set_isa(isa)
+    qn.set_num_threads(threads)
+
+
+def codes(rng, dtype, shape, kind="random"):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if kind == "random":
+        return rng.integers(low, high + 1, shape).astype(dtype)
+    if kind == "extreme":
+        return np.full(shape, rng.choice([low, high]), dtype)
+    return np.where(np.indices(shape).sum(0) % 2, low, high).astype(dtype)
+
+
+def exact(a, b, a_zero=0, b_zero=0):
+    """The int64 product through float64, whose sums are exact below 2**53; BLAS makes it fast."""
+    left, right = (np.asarray(x, np.float64) - np.asarray(z, np.float64) for x, z in ((a, a_zero), (b, b_zero)))
+    return (left @ right).astype(np.int64)
+
+
+def zero_points(rng, dtype, length, axis):
+    """None, one, or one for each row or column, the ends of the range among them; and how they broadcast."""
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    choice = rng.integers(4)
+    if choice == 0:
+        return None, 0
+    if choice == 1:
+        zero = int(rng.choice([low, high, 3]))
+        return zero, zero
+    zeros = rng.integers(low, high + 1, length)
+    zeros[rng.random(length) < 0.3] = rng.choice([low, high])
+    if length == 1:
+        return zeros, zeros.item()
+    shaped = np.expand_dims(zeros, axis)
+    return (zeros if choice == 2 else shaped), shaped
+
+
+LAYOUTS = {
+    "C": lambda x: x,
+    "transposed": lambda x: np.ascontiguousarray(x.T).T,
+    "strided": lambda x: np.repeat(np.repeat(x, 2, 0), 3, 1)[::2, ::3],
+    "reversed": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
+    "read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(("left", "right"), list(product(BYTES, BYTES)))
+def test_every_m_n_and_k_to_70(row, left, right):
+    """Each length 0..70 of each axis, beside lengths of the others that walk through all residues."""
+    qn.set_isa(row)
+    rng = np.random.default_rng(7)
+    layouts = list(LAYOUTS.values())
+    for n in range(71):
+        for shape in ((n, 13 * n % 71, 29 * n % 71), (31 * n % 71, n, 17 * n % 71), (19 * n % 71, 23 * n % 71, n)):
+            kinds = rng.choice(KINDS, 2)
+            a, b = codes(rng, left, shape[:2], kinds[0]), codes(rng, right, shape[1:], kinds[1])
+            a_zero, a_shaped = zero_points(rng, left, shape[0], 1)
+            b_zero, b_shaped = zero_points(rng, right, shape[2], 0)
+            for_a, for_b = layouts[rng.integers(5)], layouts[rng.integers(5)]
+            got = qn.matmul_integer(for_a(a), for_b(b), a_zero, b_zero)
+            assert got.dtype == np.int32
+            np.testing.assert_array_equal(got, exact(a, b, a_shaped, b_shaped), f"{shape}")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_around_the_blocks(row):
+    qn.set_isa(row)
+    rng = np.random.default_rng(8)
+    for k in BLOCKS if row != "scalar" else BLOCKS[::3]:
+        for m, n in ((1, 33), (4, 16), (17, 40), (49, 15), (67, 50), (300, 17)):
+            left, right = rng.choice(BYTES, 2)
+            kinds = rng.choice(KINDS, 2)
+            a, b = codes(rng, left, (m, k), kinds[0]), codes(rng, right, (k, n), kinds[1])
+            a_zero, a_shaped = zero_points(rng, left, m, 1)
+            b_zero, b_shaped = zero_points(rng, right, n, 0)
+            got = qn.matmul_integer(a, b, a_zero, b_zero)
+            np.testing.assert_array_equal(got, exact(a, b, a_shaped, b_shaped), f"{m, k, n}")
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("left", BYTES)
+@pytest.mark.parametrize("right", BYTES)
+def test_all_pairs_of_codes_in_all_places_of_a_quad(row, left, right):
+    """65,536 pairs x 4 places, the other places at the extreme that a saturating kernel fails on."""
+    qn.set_isa(row)
+    every_a, every_b = (np.arange(256, dtype=np.uint8).view(t) for t in (left, right))
+    for place in range(4):
+        for others in (np.iinfo(left).min, np.iinfo(left).max):
+            a, b = np.full((256, 4), others, left), np.full((4, 256), np.iinfo(right).max, right)
+            a[:, place], b[place] = every_a, every_b
+            np.testing.assert_array_equal(qn.matmul_integer(a, b), exact(a, b))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_words(row):
+    """16-bit operands: small ones whose sums fit, and full-range ones that raise exactly when a sum does not."""
+    qn.set_isa(row)
+    rng = np.random.default_rng(9)
+    raised = 0
+    types = ("int16", "int16"), ("int8", "int16"), ("int16", "int8"), ("uint8", "int16")
+    for n, ((left, right), bound) in enumerate(product(types, [3, 200, 5000, 32768] * 4)):
+        m, k, columns = rng.integers(1, 70), rng.integers(0, 300 if bound < 32768 else 5), rng.integers(1, 70)
+        a, b = codes(rng, left, (m, k)), codes(rng, right, (k, columns))
+        a, b = (x if x.dtype.itemsize == 1 else np.clip(x, -bound, bound - 1) for x in (a, b))
+        if bound == 32768 and n % 3 == 0:
+            a[:], b[:] = np.iinfo(left).min, np.iinfo(right).min
+        zero = None if n % 2 else int(rng.integers(0, 100))
+        want = exact(a, b, 0 if zero is None else zero)
+        a = LAYOUTS[["C", "transposed", "reversed"][n % 3]](a.astype(a.dtype.newbyteorder(">" if n % 5 == 0 else "=")))
+        if np.abs(want + 0.5).max(initial=0) < 2**31:
+            np.testing.assert_array_equal(qn.matmul_integer(a, b, zero), want)
+        else:
+            raised += 1
+            with pytest.raises(OverflowError):
+                qn.matmul_integer(a, b, zero)
+    assert raised
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_where_int32_ends(row):
+    """One k too many raises; the last that fits is exact. Long sums that may not fit, but do, are exact too."""
+    qn.set_isa(row)
+    k = 131072  # x 128 x 128 = 2**31
+    low, high = np.full((1, k), -128, np.int8), np.full((1, k), 127, np.int8)
+    with pytest.raises(OverflowError, match=r"^matmul_integer: every sum must fit int32; got one outside it\."):
+        qn.matmul_integer(low, low.T)
+    assert qn.matmul_integer(low[:, :-1], low.T[:-1]) == 128 * 128 * (k - 1)
+    assert qn.matmul_integer(high, low.T) == -127 * 128 * k
+    bytes_ = np.full((1, 2 * k), 255, np.uint8)
+    bytes_[:, ::2] = 0
+    assert qn.matmul_integer(bytes_, bytes_.T, 255, 0) == 0  # all products are 0; no type says so
+    signs = np.tile(np.array([-128, 127], np.int8), k)  # partial sums leave int32 in between, the whole does not
+    ordered = np.sort(signs)[None, :]
+    assert qn.matmul_integer(ordered, np.full((2 * k, 1), 127, np.int8)) == -127 * k
+    rows = np.tile(low, (20, 1))
+    with pytest.raises(OverflowError):
+        qn.matmul_integer(rows, np.ones((k, 20), np.int8), 127, np.full(20, -127))
+
+
+SHAPES = [((3, 4, 5), (5, 6)), ((2, 1, 4, 5), (3, 5, 6)), ((5,), (5,)), ((5,), (2, 5, 3)), ((2, 3, 5), (5,))]
+SHAPES += [
+    ((0, 4, 5), (5, 6)),
+    ((7, 4, 5), (7, 5, 6)),
+    ((1, 1, 5), (2, 5, 1)),
+    ((3, 0, 5), (5, 2)),
+    ((2, 3, 0), (0, 4)),
+]
+
+
+@pytest.mark.parametrize(("left", "right"), SHAPES)
+def test_shapes_are_those_of_np_matmul(left, right):
+    rng = np.random.default_rng(10)
+    a, b = codes(rng, "uint8", left), codes(rng, "int8", right)
+    want, got = twin(a, b), qn.matmul_integer(a, b)
+    assert got.shape == want.shape
+    np.testing.assert_array_equal(got, want)
+    if got.ndim >= 2 and len(left) >= 2 <= len(right):
+        shape = want.shape
+        a_zero = rng.integers(0, 256, (*shape[:-1], 1))
+        b_zero = rng.integers(-128, 128, (*shape[:-2], 1, shape[-1]))
+        got = qn.matmul_integer(a, b, a_zero, b_zero)
+        stacks = (np.broadcast_to(x, (*shape[:-2], *x.shape[-2:])) for x in (a, b))
+        np.testing.assert_array_equal(got, twin(*stacks, a_zero, b_zero))
+        out = np.full(shape, 77, np.int32)
+        assert qn.matmul_integer(a, b, out=out) is out
+        np.testing.assert_array_equal(out, want)
+
+
+def test_threads_give_equal_bits():
+    rng = np.random.default_rng(11)
+    for m, k, n in ((1, 3000, 3000), (9, 2000, 1500), (200, 300, 700), (900, 400, 70), (130, 1300, 130)):
+        a, b = codes(rng, "uint8", (m, k)), codes(rng, "int8", (k, n))
+        zeros = rng.integers(0, 256, m), rng.integers(-128, 128, n)
+        want = exact(a, b, zeros[0][:, None], zeros[1])
+        for threads in (1, 2, 3, 8):
+            with qn.threads(threads):
+                np.testing.assert_array_equal(qn.matmul_integer(a, b, *zeros), want)
+                np.testing.assert_array_equal(qn.matmul_integer(a, np.asfortranarray(b), *zeros), want)
+
+
+def test_eight_python_threads_at_once():
+    rng = np.random.default_rng(12)
+    a, b = codes(rng, "int8", (150, 900)), codes(rng, "int8", (900, 400))
+    want, wrong = exact(a, b), []
+
+    def work():
+        for _ in range(5):
+            if not np.array_equal(qn.matmul_integer(a, b), want):
+                wrong.append(1)
+
+    with qn.threads(2):
+        workers = [threading.Thread(target=work) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert not wrong
+
+
+# ---- packed matrices and the output stage, as the extension offers them ----
+
+T = _core.TYPES
+
+
+def packed_product(a, packed, out, row_scale=None, column_scale=None, bias=None, acc_bias=None, **rest):
+    zero, lo, hi = rest.get("a_zero"), rest.get("lo", -np.inf), rest.get("hi", np.inf)
+    codes_ = (rest.get("zero_point", 0), *rest.get("range", (0, 0)))
+    fits = _core.matmul_packed(
+        a,
+        T[a.dtype.name],
+        zero,
+        packed,
+        out,
+        T[out.dtype.name],
+        row_scale,
+        column_scale,
+        bias,
+        acc_bias,
+        lo,
+        hi,
+        *codes_,
+    )
+    return out if fits else None
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("span", [256, 128, 60])
+def test_packed(row, span):
+    """int32, float32 with bias and bounds, codes with an int32 bias; each in the order of operations that is stated."""
+    qn.set_isa(row)
+    rng = np.random.default_rng(span)
+    sizes = [(1, 70, 33), (3, 4100, 20), (5, 515, 64), (48, 1029, 31), (67, 50, 130), (130, 1600, 47), (2, 0, 5)]
+    for m, k, n in sizes if row != "scalar" else sizes[:5]:
+        left, right = (str(t) for t in rng.choice(BYTES, 2))
+        low = np.iinfo(right).min + int(rng.integers(0, 257 - span))
+        a, b = codes(rng, left, (m, k)), rng.integers(low, low + span, (k, n)).astype(right)
+        a_zero = [None, np.array([5], np.int32), rng.integers(0, 100, m).astype(np.int32)][rng.integers(3)]
+        b_zero = [None, np.array([7], np.int32), rng.integers(0, 100, n).astype(np.int32)][rng.integers(3)]
+        acc = exact(a, b, 0 if a_zero is None else a_zero[:, None], 0 if b_zero is None else b_zero)
+        packed = _core.pack_weights(np.asfortranarray(b) if m % 2 else b, T[right], b_zero)
+        assert _core.packed_info(packed)[:2] == (k, n)
+        back = np.empty((k, n), right)
+        _core.packed_codes(packed, back)
+        np.testing.assert_array_equal(back, b)
+        np.testing.assert_array_equal(packed_product(a, packed, np.empty((m, n), np.int32), a_zero=a_zero), acc)
+        for each in (1, m):
+            rows = rng.random(each).astype(np.float32) * np.float32(1e-3)
+            columns, bias = rng.random(n).astype(np.float32), rng.normal(size=n).astype(np.float32)
+            scale = rows[:, None] * columns
+            want = acc.astype(np.float32) * scale + bias
+            out = packed_product(a, packed, np.empty((m, n), np.float32), rows, columns, bias, a_zero=a_zero)
+            np.testing.assert_array_equal(out, want)
+            wide = np.full((m, n + 3), 9, np.float32)  # rows that lie apart
+            packed_product(a, packed, wide[:, :n], rows, columns, bias, a_zero=a_zero, lo=-1.0, hi=2.0)
+            np.testing.assert_array_equal(wide[:, :n], np.clip(want, -1, 2))
+            assert (wide[:, n:] == 9).all()
+            extra = rng.integers(-999, 999, n).astype(np.int32)
+            for dtype, low_, high_ in (("int8", -128, 127), ("uint8", 3, 250)):
+                steps = np.rint((acc + extra).astype(np.float32) * scale).astype(np.int64)
+                out = np.empty((m, n), dtype)
+                packed_product(
+                    a, packed, out, rows, columns, acc_bias=extra, a_zero=a_zero, zero_point=7, range=(low_, high_)
+                )
+                np.testing.assert_array_equal(out, np.clip(steps + 7, low_, high_))
+
+
+def test_packed_says_what_does_not_fit():
+    k = 131072
+    low = np.full((1, k), -128, np.int8)
+    packed = _core.pack_weights(low.T, T["int8"], None)
+    assert packed_product(low, packed, np.empty((1, 1), np.int32)) is None
+    acc_bias = np.array([-1], np.int32)  # with it the sum fits again
+    assert packed_product(low, packed, np.empty((1, 1), np.int32), acc_bias=acc_bias).item() == 2**31 - 1
+
+
+def test_a_packed_matrix_serves_every_row():
+    rng = np.random.default_rng(13)
+    a, b = codes(rng, "int8", (70, 300)), codes(rng, "int8", (300, 50))
+    for row in ROWS:
+        qn.set_isa(row)
+        packed = _core.pack_weights(b, T["int8"], None)
+        for other in ROWS:
+            qn.set_isa(other)
+            np.testing.assert_array_equal(packed_product(a, packed, np.empty((70, 50), np.int32)), exact(a, b))

@@ -1,0 +1,398 @@
+"""PackedWeight and qmatmul: to the last bit the formulas of docs/semantics.md, written out in NumPy."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numpy as np
+import pytest
+from strategies import LAYOUTS, ROWS, assert_same_bits
+
+import qnumpy as qn
+from qnumpy import testing as twin
+from qnumpy.dtypes import code_type
+
+F32 = np.float32
+SHAPES = [(1, 1, 1), (1, 7, 5), (2, 33, 16), (3, 64, 17), (5, 31, 70), (4, 130, 33), (13, 100, 50), (70, 40, 18)]
+EMPTY = [(0, 5, 3), (3, 0, 4), (2, 5, 0)]
+WEIGHTS = {
+    "int8 per tensor": {"dtype": "int8"},
+    "int8 per channel": {"dtype": "int8", "granularity": qn.PerChannel(1)},
+    "uint8 affine": {"dtype": "uint8", "symmetric": False, "granularity": qn.PerChannel(1)},
+    "int4 per channel": {"dtype": "int4", "granularity": qn.PerChannel(-1)},
+}
+GROUPS = {
+    f"{dtype} {size}": {"dtype": dtype, "symmetric": dtype == "int4", "granularity": qn.PerGroup(size, 0)}
+    for dtype in ("int4", "uint4")
+    for size in (16, 32, 64, 128)
+}
+
+
+@pytest.fixture(params=ROWS)
+def row(request):
+    before = qn.isa()
+    qn.set_isa(request.param)
+    yield request.param
+    qn.set_isa(before)
+
+
+def reals(*shape, seed=0):
+    """Normal, with a wide row or column here and there."""
+    rng = np.random.default_rng([seed, *shape])
+    return (rng.standard_normal(shape) * rng.choice([0.1, 1, 30], (*shape[:-1], 1))).astype(F32)
+
+
+def bounds(bits, symmetric):
+    return (-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
+
+
+def found(x, bits, symmetric):
+    """Scale and zero point of a range, one for each row of x; in float64, rounded once."""
+    qmin, qmax = bounds(bits, symmetric)
+    finite = np.where(np.isfinite(x), x, 0).astype(np.float64)
+    low, high = finite.min(1, initial=0.0), finite.max(1, initial=0.0)
+    extent = 2 * np.maximum(-low, high) if symmetric else high - low
+    scale = np.where(extent == 0, 1, np.maximum(extent / (qmax - qmin), 2.0**-126)).astype(F32)
+    zero = np.zeros(len(x)) if symmetric else np.clip(np.rint(qmin - low / scale), qmin, qmax)
+    return scale, zero.astype(np.int64)
+
+
+def codes(x, scale, zero, bits, symmetric):
+    qmin, qmax = bounds(bits, symmetric)
+    kind = "int8" if symmetric else "uint8"
+    return twin.quantize_linear(x, scale, zero, dtype=kind, axis=0, qmin=qmin, qmax=qmax).astype(np.int64)
+
+
+def product(x, q, *, per="row", symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
+    """x @ PackedWeight(q) for 8-bit codes."""
+    scale, zero = found(x if per == "row" else x.reshape(1, -1), bits, symmetric)
+    scale, zero = np.resize(scale, len(x)), np.resize(zero, len(x))
+    acc = (codes(x, scale, zero, bits, symmetric) - zero[:, None]) @ (plain(q) - q.zero_point.astype(np.int64))
+    y = acc.astype(F32) * (scale[:, None] * np.broadcast_to(q.scale, q.shape[1:]))
+    y = y if bias is None else y + F32(bias)
+    return np.clip(y, *map(F32, clip))
+
+
+def grouped(x, q, *, per="group", bits=8, bias=None, clip=(-np.inf, np.inf)):
+    """The same for 4-bit groups: sums of groups are added one after the other."""
+    size, k = q.qparams.granularity.group_size, q.shape[0]
+    y = np.zeros((len(x), q.shape[1]), F32)
+    shared = found({"row": x, "tensor": x.reshape(1, -1)}.get(per, x[:, :1]), bits, True)[0]
+    for g, first in enumerate(range(0, k, size)):
+        part = slice(first, min(first + size, k))
+        scale = found(x[:, part], bits, True)[0] if per == "group" else np.resize(shared, len(x))
+        acc = codes(x[:, part], scale, 0 * scale.astype(int), bits, True) @ (plain(q)[part] - q.zero_point[g])
+        y = y + acc.astype(F32) * (scale[:, None] * q.scale[g])
+    y = y if bias is None else y + F32(bias)
+    return np.clip(y, *map(F32, clip))
+
+
+def plain(q):
+    return q.codes.view(code_type(q.codes.dtype).storage).astype(np.int64)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_eight_bits(weight, row):
+    for m, k, n in SHAPES + EMPTY:
+        x, w, bias = reals(m, k, seed=1), reals(k, n, seed=2), reals(n, seed=3)
+        q = qn.quantize(w, **WEIGHTS[weight])
+        for options in (
+            {},
+            {"per": "tensor"},
+            {"symmetric": False, "bias": bias},
+            {"symmetric": False, "per": "tensor"},
+            {"activation_bits": 7, "clip": (0, None)},
+            {"activation_bits": 7, "symmetric": False, "bias": bias, "clip": (-1, 2.5)},
+        ):
+            got = x @ qn.PackedWeight(q, **options)
+            want = {("bits" if name == "activation_bits" else name): value for name, value in options.items()}
+            if "clip" in want:
+                want["clip"] = [end if end is not None else np.inf for end in want["clip"]]
+            assert_same_bits(got, product(x, q, **want), f"{(m, k, n)} {options}")
+
+
+@pytest.mark.parametrize("scale_dtype", ["float32", "float16"])
+@pytest.mark.parametrize("weight", GROUPS)
+def test_groups(weight, scale_dtype, row):
+    for m, k, n in SHAPES + EMPTY:
+        x, w, bias = reals(m, k, seed=1), reals(k, n, seed=2), reals(n, seed=3)
+        packed = qn.PackedWeight(qn.quantize(w, **GROUPS[weight]), scale_dtype=scale_dtype)
+        q = packed.unpack()
+        assert_same_bits(x @ packed, grouped(x, q), f"{(m, k, n)}")
+        for options in ({"per": "row", "bias": bias}, {"per": "tensor"}, {"activation_bits": 7, "clip": (0, 6)}):
+            got = x @ qn.PackedWeight(q, **options)
+            want = {("bits" if name == "activation_bits" else name): value for name, value in options.items()}
+            assert_same_bits(got, grouped(x, q, **want), f"{(m, k, n)} {options}")
+
+
+@pytest.mark.parametrize("weight", GROUPS)
+def test_groups_are_within_the_bound(weight):
+    """Against float64: two roundings of each product and one for each of the G sums, u = 2^-24; 1.001 for u^2."""
+    x, w = reals(9, 1000, seed=4), reals(1000, 40, seed=5)
+    q = qn.quantize(w, **GROUPS[weight])
+    size = q.qparams.granularity.group_size
+    # dequantize would round; the float64 product of a code and a scale is exact
+    xq = qn.quantize(x, granularity=qn.PerGroup(size, 1))
+    real = xq.codes * twin.spread(xq.scale, x.shape, 1, size).astype(np.float64)
+    zero, scale = (twin.spread(p, q.shape, 0, size).astype(np.float64) for p in (q.zero_point, q.scale))
+    weights = (plain(q) - zero) * scale
+    bound = 1.001 * (-(-1000 // size) + 2) * 2.0**-24 * (np.abs(real) @ np.abs(weights))
+    error = np.abs(x @ qn.PackedWeight(q) - real @ weights)
+    assert (error <= bound).all()
+    assert error.max() > 0
+
+
+@pytest.mark.parametrize("weight", [*WEIGHTS, *GROUPS])
+def test_there_and_back(weight):
+    for k, n in [(1, 1), (33, 17), (130, 40), (0, 3), (3, 0)]:
+        q = qn.quantize(reals(k, n), **{**WEIGHTS, **GROUPS}[weight])
+        packed = qn.PackedWeight(q, bias=np.arange(n), clip=(None, 3), activation_bits=7)
+        assert packed.unpack() == q
+        assert packed.shape == (k, n)
+        again = pickle.loads(pickle.dumps(packed))
+        assert repr(again) == repr(packed)
+        assert again.nbytes == packed.nbytes
+        x = reals(4, k, seed=6)
+        assert_same_bits(x @ again, x @ packed)
+
+
+@pytest.mark.parametrize("weight", [*WEIGHTS, *GROUPS])
+def test_axis_1_is_the_transpose(weight):
+    options = {**WEIGHTS, **GROUPS}[weight]
+    w, x = reals(50, 21), reals(4, 50)
+    granularity = options.get("granularity", qn.PerTensor())
+    turned = {
+        qn.PerTensor: lambda: granularity,
+        qn.PerChannel: lambda: qn.PerChannel(0),
+        qn.PerGroup: lambda: qn.PerGroup(granularity.group_size, 1),
+    }[type(granularity)]()
+    q = qn.quantize(w, **options)
+    t = qn.quantize(np.ascontiguousarray(w.T), **{**options, "granularity": turned})
+    assert_same_bits(x @ qn.PackedWeight(t, axis=1), x @ qn.PackedWeight(q))
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_given_parameters(kind, row):
+    x, w = reals(6, 40, seed=7), reals(40, 19, seed=8)
+    given = qn.choose_qparams(x, dtype=kind, symmetric=False)
+    q = qn.quantize(w, granularity=qn.PerChannel(1))
+    xq = qn.quantize(x, given)
+    acc = (plain(xq) - int(given.zero_point)) @ plain(q)
+    want = acc.astype(F32) * (given.scale * q.scale)
+    assert_same_bits(x @ qn.PackedWeight(q, x_qparams=given), want)
+    assert_same_bits(xq @ qn.PackedWeight(q), want)
+    assert_same_bits(qn.qmatmul(xq, q), want)
+
+
+def test_given_parameters_of_groups(row):
+    """-128 is a code of x too."""
+    x, w = reals(6, 40, seed=7), reals(40, 19, seed=8)
+    given = qn.QParams(0.01, 0, "int8")
+    q = qn.quantize(w, dtype="int4", granularity=qn.PerGroup(32, 0))
+    xq = plain(qn.quantize(x, given))
+    assert xq.min() == -128
+    want = np.zeros((6, 19), F32)
+    for g, part in enumerate((slice(0, 32), slice(32, 40))):
+        want = want + (xq[:, part] @ plain(q)[part]).astype(F32) * (given.scale * q.scale[g])
+    assert_same_bits(x @ qn.PackedWeight(q, x_qparams=given), want)
+
+
+def test_rows_of_codes_with_a_scale_each(row):
+    x, w = reals(6, 40, seed=7), reals(40, 19, seed=8)
+    q = qn.quantize(w)
+    for options in ({"dtype": "int8"}, {"dtype": "uint8", "symmetric": False}):
+        xq = qn.quantize(x, granularity=qn.PerChannel(0), **options)
+        want = product(x, q, symmetric=options.get("symmetric", True))
+        assert_same_bits(qn.qmatmul(xq, q), want)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_from_codes_to_codes(bias, row):
+    """In integers where x has one scale; by float32 where each row has its own."""
+    x, w, b = reals(7, 40, seed=9), reals(40, 21, seed=10), reals(21, seed=11)
+    b = b if bias else None
+    given, out = qn.choose_qparams(x, dtype="uint8", symmetric=False), qn.QParams(0.7, 100, "uint8")
+    q = qn.quantize(w, granularity=qn.PerChannel(1))
+    xq = qn.quantize(x, given)
+    unit = given.scale * q.scale
+    acc = (plain(xq) - int(given.zero_point)) @ plain(q)
+    acc = acc if b is None else acc + np.rint(b.astype(np.float64) / unit).astype(np.int64)
+    want = twin.requantize(acc.astype(np.int32), unit / out.scale, 100, dtype="uint8", axis=1)
+    fused = qn.PackedWeight(q, bias=b, x_qparams=given, out_qparams=out)
+    for got in (x @ fused, xq @ fused, qn.qmatmul(xq, q, bias=b, out_qparams=out)):
+        assert got.qparams == out
+        assert_same_bits(got.codes, want)
+    relu = x @ qn.PackedWeight(q, bias=b, x_qparams=given, out_qparams=out, clip=(0, None))
+    assert_same_bits(relu.codes, np.maximum(want, 100).astype(np.uint8))
+    on_the_fly = x @ qn.PackedWeight(q, bias=b, out_qparams=out)
+    assert_same_bits(on_the_fly.codes, qn.quantize(product(x, q, bias=b), out).codes)
+
+
+@pytest.mark.parametrize("weight", ["int8 per channel", "int4 32"])
+def test_what_is_not_finite(weight, row):
+    """NaN becomes 0 and infinities saturate, each row by itself."""
+    x, w = reals(6, 70, seed=12), reals(70, 20, seed=13)
+    q = qn.quantize(w, **{**WEIGHTS, **GROUPS}[weight])
+    want = (grouped if "32" in weight else product)(np.array(x), q)
+    x[1, 3], x[2, 4], x[3, 5], x[4] = np.nan, np.inf, -np.inf, np.nan
+    with np.errstate(invalid="ignore"):
+        expected = (grouped if "32" in weight else product)(x, q)
+    got = x @ qn.PackedWeight(q)
+    assert_same_bits(got, expected)
+    assert_same_bits(got[[0, 5]], want[[0, 5]])
+    assert not got[4].any()
+
+
+@pytest.mark.parametrize("weight", ["int8 per channel", "uint4 32"])
+def test_layouts_types_and_shapes_of_x(weight):
+    q = qn.quantize(reals(24, 10), **{**WEIGHTS, **GROUPS}[weight])
+    packed = qn.PackedWeight(q)
+    x = reals(6, 24, seed=14)
+    want = x @ packed
+    for label, layout in LAYOUTS.items():
+        assert_same_bits(layout(x) @ packed, want, label)
+    assert_same_bits(x.astype(np.float64) @ packed, want)
+    assert_same_bits(x.tolist() @ packed, want)
+    for narrow in (np.float16, ml_dtypes.bfloat16):
+        assert_same_bits(x.astype(narrow) @ packed, x.astype(narrow).astype(F32) @ packed)
+    assert_same_bits(x[0] @ packed, want[0])
+    assert_same_bits(x.reshape(2, 3, 24) @ packed, want.reshape(2, 3, 10))
+    out = np.empty((6, 10), F32)
+    assert packed.matmul(x, out=out) is out
+    assert_same_bits(out, want)
+
+
+@pytest.mark.parametrize("weight", ["int8 per channel", "int4 32", "uint4 64"])
+def test_threads(weight):
+    """One result for every count of threads, and for eight Python threads at once."""
+    q = qn.quantize(reals(300, 700), **{**WEIGHTS, **GROUPS}[weight])
+    packed = qn.PackedWeight(q)
+    for m in (1, 5, 150):
+        x = reals(m, 300, seed=m)
+        with qn.threads(1):
+            want = x @ packed
+        for count in (2, 3, 8):
+            with qn.threads(count), ThreadPoolExecutor(8) as pool:
+                for got in pool.map(lambda _, x=x: x @ packed, range(8)):
+                    assert_same_bits(got, want)
+
+
+def test_many_rows_go_in_passes():
+    """More rows than the scratch of one pass holds; x is not changed."""
+    q8 = qn.quantize(reals(16, 3), granularity=qn.PerChannel(1))
+    q4 = qn.quantize(reals(16, 3), dtype="int4", granularity=qn.PerGroup(16, 0))
+    x = reals(300, 16)
+    x.flags.writeable = False
+    for q, formula in ((q8, product), (q4, grouped)):
+        assert_same_bits(x @ qn.PackedWeight(q), formula(x, q))
+    wide = np.ones((300, 40_000), F32)
+    ones = qn.QuantizedArray(np.ones((40_000, 2), np.int8), qn.QParams(0.5, 0))
+    assert_same_bits(wide @ qn.PackedWeight(ones), product(wide, ones))
+
+
+def test_a_sum_that_does_not_fit_raises():
+    k = 140_000
+    packed = qn.PackedWeight(qn.QuantizedArray(np.full((k, 2), 127, np.int8), qn.QParams(1.0, 0)))
+    with pytest.raises(OverflowError) as caught:
+        np.ones((1, k), F32) @ packed
+    assert str(caught.value) == (
+        "PackedWeight.matmul: every sum of codes must be in the range of int32; got one that is not."
+    )
+    with pytest.raises(OverflowError):
+        qn.quantize(np.ones((1, k), F32)) @ packed
+
+
+def test_what_it_says():
+    q = qn.quantize(reals(64, 32), dtype="int4", granularity=qn.PerGroup(32, 0))
+    packed = qn.PackedWeight(q, bias=np.zeros(32), scale_dtype="float16")
+    assert repr(packed) == "PackedWeight((64, 32), int4 per group 32 on axis 0, x int8 per group, bias)"
+    # two panels of two groups: 256 bytes of codes and 16 scales of two bytes each, and the bias
+    assert packed.nbytes == 2 * 2 * (256 + 32) + 128
+    assert packed.ndim == 2
+    assert "<caption>PackedWeight</caption>" in packed._repr_html_()
+    given = qn.PackedWeight(
+        qn.quantize(reals(8, 8)), x_qparams=qn.QParams(1.0, 0), out_qparams=qn.QParams(1.0, 0, "uint8")
+    )
+    assert repr(given) == "PackedWeight((8, 8), int8 per tensor, x int8 as given, -> uint8)"
+    assert 64 <= given.nbytes <= 4096
+
+
+W8 = qn.quantize(np.ones((4, 3), F32))
+W4 = qn.quantize(np.ones((4, 3), F32), dtype="int4", granularity=qn.PerGroup(16, 0))
+P8, P4 = qn.PackedWeight(W8), qn.PackedWeight(W4)
+X = np.ones((2, 4), F32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: qn.PackedWeight(np.ones((4, 3))), TypeError,
+         "PackedWeight: w must be a QuantizedArray; got an array of float64 with shape (4, 3)."),
+        (lambda: qn.PackedWeight(qn.quantize(np.ones(4))), ValueError, "PackedWeight: w must be 2-D; got shape (4,)."),
+        (lambda: qn.PackedWeight(W8, axis=2), ValueError, "PackedWeight: axis must be in [-2, 1]; got 2."),
+        (lambda: qn.PackedWeight(qn.quantize(X, granularity=qn.PerChannel(0))), ValueError,
+         "PackedWeight: w must be quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or "
+         "128 along K; got per channel 0."),
+        (lambda: qn.PackedWeight(qn.quantize(X, dtype="int4", granularity=qn.PerGroup(8, 0))), ValueError,
+         "PackedWeight: w must be quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or "
+         "128 along K; got per group 8 on axis 0."),
+        (lambda: qn.PackedWeight(qn.quantize(X, granularity=qn.PerGroup(16, 0))), TypeError,
+         "PackedWeight: w must be of int4 or uint4 in groups; got int8."),
+        (lambda: qn.PackedWeight(qn.quantize(X, dtype="int16")), TypeError,
+         "PackedWeight: w must be of int8, uint8, int4 or uint4; got int16."),
+        (lambda: qn.PackedWeight(W8, bias=np.ones(4)), ValueError,
+         "PackedWeight: bias must be of shape (3,); got shape (4,)."),
+        (lambda: qn.PackedWeight(W8, clip=3), TypeError,
+         "PackedWeight: clip must be two bounds, each a number or None; got 3."),
+        (lambda: qn.PackedWeight(W8, clip=(2, 1)), ValueError,
+         "PackedWeight: clip must be a low and a high bound, in this order; got (2, 1)."),
+        (lambda: qn.PackedWeight(W8, per="group"), ValueError,
+         "PackedWeight: per must be one of 'row', 'tensor'; got 'group'."),
+        (lambda: qn.PackedWeight(W4, symmetric=False), ValueError,
+         "PackedWeight: symmetric must be True for a weight in groups; got False."),
+        (lambda: qn.PackedWeight(W8, activation_bits=6), ValueError,
+         "PackedWeight: activation_bits must be 8 or 7; got 6."),
+        (lambda: qn.PackedWeight(W8, scale_dtype="float16"), ValueError,
+         "PackedWeight: scale_dtype must be float32 unless w is in groups; got float16."),
+        (lambda: qn.PackedWeight(W8, x_qparams=1), TypeError, "PackedWeight: x_qparams must be a QParams; got 1."),
+        (lambda: qn.PackedWeight(W8, out_qparams=qn.QParams(1.0, 0, "int4")), ValueError,
+         "PackedWeight: out_qparams must be of int8 or uint8 per tensor; got QParams(int4, per tensor, scale=1, "
+         "zero_point=0)."),
+        (lambda: qn.PackedWeight(W4, x_qparams=qn.QParams(1.0, 1)), ValueError,
+         "PackedWeight: x_qparams must be of int8 with zero_point 0 for a weight in groups; got QParams(int8, per "
+         "tensor, scale=1, zero_point=1)."),
+        (lambda: X[:, :3] @ P8, ValueError, "PackedWeight.matmul: x must be of shape (..., 4); got shape (2, 3)."),
+        (lambda: X.astype(np.int8) @ P8, TypeError,
+         "PackedWeight.matmul: x must be an array of floats or a QuantizedArray; got dtype int8. Use matmul_integer "
+         "for plain codes."),
+        (lambda: qn.quantize(X) @ P4, TypeError,
+         "PackedWeight.matmul: x must be an array of floats for a weight in groups; got a QuantizedArray."),
+        (lambda: qn.quantize(X, dtype="int16") @ P8, TypeError,
+         "PackedWeight.matmul: x must be of int8 or uint8 per tensor or per row; got int16 per tensor."),
+        (lambda: P8.matmul(X, out=np.empty((2, 3))), TypeError,
+         "PackedWeight.matmul: out must be of dtype float32; got dtype float64."),
+        (lambda: P8.matmul(X[:, :3] @ np.ones((3, 4), F32), out=np.empty((2, 4), F32)), ValueError,
+         "PackedWeight.matmul: out must be of shape (2, 3); got shape (2, 4)."),
+        (lambda: qn.qmatmul(X, W8), TypeError,
+         "qmatmul: a must be a QuantizedArray; got an array of float32 with shape (2, 4)."),
+        (lambda: qn.qmatmul(W8, X), TypeError,
+         "qmatmul: b must be a QuantizedArray; got an array of float32 with shape (2, 4)."),
+        (lambda: qn.PackedWeight(W8, bias=[1e30] * 3, x_qparams=qn.QParams(1.0, 0), out_qparams=qn.QParams(1.0, 0)
+                                 ).matmul(X), OverflowError,
+         "PackedWeight.matmul: bias must be in the range of int32 in units of the sums; got more."),
+        (lambda: qn.PackedWeight(qn.quantize(X * 1e-30, dtype="int4", granularity=qn.PerGroup(16, 0)),
+                                 scale_dtype="float16"), ValueError,
+         "PackedWeight: w must be of scales that float16 holds; got 1.42857e-31 to 1.42857e-31."),
+    ],
+)  # fmt: skip
+def test_errors(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_out_may_not_overlap_x():
+    square = qn.PackedWeight(qn.quantize(np.ones((4, 4), F32)))
+    x = np.ones((4, 4), F32)
+    with pytest.raises(ValueError, match=r"^PackedWeight\.matmul: out must be apart from the input in memory; got an "):
+        square.matmul(x, out=x)

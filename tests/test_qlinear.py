@@ -1,0 +1,153 @@
+"""qlinear_matmul and qlinear_conv2d: the formula, and ONNX Runtime where it is installed."""
+
+import itertools
+
+import numpy as np
+import pytest
+from strategies import assert_same_bits
+
+import qnumpy as qn
+from qnumpy import testing as twin
+
+F32 = np.float32
+KINDS = list(itertools.product(["uint8", "int8"], repeat=3))
+
+
+def codes(rng, shape, dtype):
+    info = np.iinfo(dtype)
+    return np.asarray(rng.integers(info.min, info.max + 1, shape), dtype)
+
+
+def scales(rng, shape=()):
+    return np.asarray(rng.uniform(0.001, 0.1, shape), F32)
+
+
+def runtime(operator, inputs, output, **attributes):
+    """One node in ONNX Runtime on one thread, as it stands."""
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    make = onnx.helper
+    kind = make.np_dtype_to_tensor_dtype
+    infos = [make.make_tensor_value_info(k, kind(v.dtype), v.shape) for k, v in inputs.items()]
+    y = make.make_tensor_value_info("y", kind(np.dtype(output)), None)
+    graph = make.make_graph([make.make_node(operator, list(inputs), ["y"], **attributes)], "one", infos, [y])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 21)], ir_version=10)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)[0]
+
+
+@pytest.mark.parametrize(("left", "right", "kind"), KINDS)
+def test_matmul(left, right, kind):
+    rng = np.random.default_rng(1)
+    for a_shape, b_shape in [((1, 1), (1, 1)), ((5, 33), (33, 7)), ((2, 4, 9), (9, 6)), ((3, 2, 4, 9), (2, 9, 5))]:
+        a, b = codes(rng, a_shape, left), codes(rng, b_shape, right)
+        az, yz = codes(rng, (), left), codes(rng, (), kind)
+        n, sa, sy = b_shape[-1], scales(rng), F32(0.7)
+        for sb, bz in ((scales(rng), codes(rng, (), right)), (scales(rng, n), codes(rng, n, right))):
+            acc = (a.astype(np.int64) - az) @ (b.astype(np.int64) - bz)
+            multiplier = np.broadcast_to(sa * sb / sy, n)
+            want = twin.requantize(acc, multiplier, yz, dtype=kind, axis=-1)
+            assert_same_bits(qn.qlinear_matmul(a, sa, az, b, sb, bz, sy, yz), want)
+
+
+def test_matmul_with_a_scale_for_each_row():
+    rng = np.random.default_rng(2)
+    a, b = codes(rng, (5, 20), "uint8"), codes(rng, (20, 6), "int8")
+    sa, sb, sy, az = scales(rng, 5), scales(rng, 6), F32(0.5), codes(rng, 5, "uint8")
+    acc = (a.astype(np.int64) - az[:, None]) @ b.astype(np.int64)
+    want = np.clip(np.rint(acc.astype(F32) * (sa[:, None] * sb / sy)) + 7, 0, 255).astype(np.uint8)
+    assert_same_bits(qn.qlinear_matmul(a, sa, az, b, sb, 0, sy, np.uint8(7)), want)
+    one = np.clip(np.rint(acc.astype(F32) * (sa[:, None] * sb[0] / sy)) + 7, 0, 255).astype(np.uint8)
+    assert_same_bits(qn.qlinear_matmul(a, sa, az, b, sb[0], 0, sy, np.uint8(7)), one)
+
+
+@pytest.mark.parametrize(("left", "right"), [("uint8", "uint8"), ("uint8", "int8"), ("int8", "int8")])
+def test_matmul_is_onnx_runtimes(left, right):
+    """Codes of b within 7 bits: on CPUs without VNNI its uint8 x int8 kernel saturates on more."""
+    rng = np.random.default_rng(3)
+    for m, k, n in [(1, 1, 1), (4, 40, 9), (17, 128, 33)]:
+        a = codes(rng, (m, k), left)
+        b = rng.integers(-64, 64, (k, n)).astype(np.int8) if right == "int8" else codes(rng, (k, n), right)
+        for shape in ((), (n,)):
+            sb, bz = scales(rng, shape), np.full(shape, 0 if shape else 3, right)
+            given = {
+                "a": a, "sa": scales(rng), "za": codes(rng, (), left), "b": b, "sb": sb, "zb": bz,
+                "sy": np.array(0.9, F32), "zy": codes(rng, (), left),
+            }  # fmt: skip
+            want = runtime("QLinearMatMul", given, left)
+            assert_same_bits(qn.qlinear_matmul(*given.values()), want, f"{(m, k, n)} {shape}")
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8"])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_conv(kind, per_channel, groups):
+    rng = np.random.default_rng(4)
+    x, w = codes(rng, (2, 4, 6, 7), "uint8"), codes(rng, (8, 4 // groups, 3, 2), "int8")
+    bias = rng.integers(-5000, 5000, 8).astype(np.int32)
+    sx, sw, sy = scales(rng), scales(rng, 8 if per_channel else ()), F32(0.7)
+    zx, zw = np.uint8(120), codes(rng, 8 if per_channel else (), "int8")
+    options = {"strides": (2, 1), "padding": (1, 0, 2, 1), "groups": groups}
+    acc = twin.conv2d_integer(x, w, zx, zw, **options)
+    for b in (None, bias):
+        summed = acc if b is None else acc + b[:, None, None]
+        multiplier = np.broadcast_to(sx * sw / sy, 8)
+        want = twin.requantize(summed, multiplier, 10, dtype=kind, axis=1)
+        got = qn.qlinear_conv2d(x, sx, zx, w, sw, zw, sy, np.dtype(kind).type(10), b, **options)
+        assert_same_bits(got, want)
+
+
+def test_conv_is_onnx_runtimes():
+    rng = np.random.default_rng(5)
+    for groups, per_channel in itertools.product((1, 4), (False, True)):
+        given = {
+            "x": codes(rng, (2, 4, 9, 8), "uint8"), "sx": scales(rng), "zx": np.array(17, np.uint8),
+            "w": rng.integers(-64, 64, (8, 4 // groups, 3, 3)).astype(np.int8),
+            "sw": scales(rng, 8 if per_channel else ()), "zw": np.zeros(8 if per_channel else (), np.int8),
+            "sy": np.array(0.8, F32), "zy": np.array(99, np.uint8), "b": rng.integers(-999, 999, 8).astype(np.int32),
+        }  # fmt: skip
+        want = runtime("QLinearConv", given, "uint8", group=groups, pads=[1, 0, 2, 1], strides=[1, 2], dilations=[2, 1])
+        options = {"groups": groups, "padding": (1, 0, 2, 1), "strides": (1, 2), "dilations": (2, 1)}
+        assert_same_bits(qn.qlinear_conv2d(*given.values(), **options), want)
+
+
+A, B = np.ones((2, 3), np.uint8), np.ones((3, 2), np.int8)
+X, W = np.ones((1, 1, 3, 3), np.uint8), np.ones((2, 1, 2, 2), np.int8)
+U8 = np.uint8(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: qn.qlinear_matmul(A, [1.0, 2.0, 3.0], 0, B, 1.0, 0, 1.0, U8), ValueError,
+         "qlinear_matmul: a_scale and b_scale must be of one for each row or column of (2, 2); got shapes (3,) "
+         "and ()."),
+        (lambda: qn.qlinear_matmul(A, 0.0, 0, B, 1.0, 0, 1.0, U8), ValueError,
+         "qlinear_matmul: a_scale must be positive, finite and normal in float32; got 0.0."),
+        (lambda: qn.qlinear_matmul(A, 1.0, 0, B, 1.0, 0, [1.0, 1.0], U8), ValueError,
+         "qlinear_matmul: y_scale must be one number; got shape (2,)."),
+        (lambda: qn.qlinear_matmul(A, 1.0, 0, B, 1.0, 0, 1.0, 0), TypeError,
+         "qlinear_matmul: y_zero_point must be an int8 or uint8 scalar; got 0."),
+        (lambda: qn.qlinear_matmul(A, 1.0, 0, B, 1.0, 0, 1.0, np.zeros(2, np.uint8)), ValueError,
+         "qlinear_matmul: y_zero_point must be one number; got shape (2,)."),
+        (lambda: qn.qlinear_matmul(A, 1e30, 0, B, 1e30, 0, 1.0, U8), ValueError,
+         "qlinear_matmul: the ratio of scales must be positive, finite and normal in float32; got inf."),
+        (lambda: qn.qlinear_conv2d(X, [1.0, 1.0], 0, W, 1.0, 0, 1.0, U8), ValueError,
+         "qlinear_conv2d: x_scale must be one number; got shape (2,)."),
+        (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, [1.0] * 3, 0, 1.0, U8), ValueError,
+         "qlinear_conv2d: w_scale must be of shape () or (2,); got shape (3,)."),
+        (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, 1.0, 0, 1.0, U8, [1]), ValueError,
+         "qlinear_conv2d: bias must be of shape (2,); got shape (1,)."),
+        (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, 1.0, 0, 1.0, U8, [1.0, 2.0]), TypeError,
+         "qlinear_conv2d: bias must be an array of int32; got dtype float64."),
+        (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, 1.0, 0, 1.0, U8, [2**31 - 2, 0]), OverflowError,
+         "qlinear_conv2d: every sum must be in the range of int32; got one that is not."),
+    ],
+)  # fmt: skip
+def test_errors(call, error, message):
+    with pytest.raises(error) as caught, np.errstate(over="ignore"):
+        call()
+    assert str(caught.value) == message
