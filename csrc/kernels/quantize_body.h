@@ -382,12 +382,12 @@ static void fake_quantize_f32(const float *x, float *y, int64_t n, const qn_affi
 }
 
 /* Requantize, method "float": M stands in the scale. */
-V_INLINE vf v_scaled(vi acc, const v_params *v, int64_t i, bool each) {
+V_INLINE vf requantize_value(vi acc, const v_params *v, int64_t i, bool each) {
     return vf_mul(vf_from_vi(acc), v_scale(v, i, each));
 }
 
 V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
-    return vi_round(v_limited(v_scaled(acc, v, i, each)));
+    return vi_round(v_limited(requantize_value(acc, v, i, each)));
 }
 
 /* Four vectors, without the clamp where it would not have mattered, as in v_code4. */
@@ -395,7 +395,7 @@ V_INLINE void requantize4(vi c[4], const int32_t *acc, const v_params *v, int64_
     _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
         int64_t j = i + k * V_LANES;
         vi a = vi_load(acc + j);
-        c[k] = V_LOST_SHOWS ? vi_round(v_scaled(a, v, j, each)) : requantize_one(a, v, j, each);
+        c[k] = V_LOST_SHOWS ? vi_round(requantize_value(a, v, j, each)) : requantize_one(a, v, j, each);
     }
     if (V_LOST_SHOWS && __builtin_expect(vi_any_lost(c[0], c[1], c[2], c[3]), 0))
         for (int k = 0; k < 4; k++) c[k] = requantize_one(vi_load(acc + i + k * V_LANES), v, i + k * V_LANES, each);
