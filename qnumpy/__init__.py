@@ -1,10 +1,11 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
+from .equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
 from .pack import pack, unpack
-from .qarray import QuantizedArray, choose_qparams, dequantize, quantize
+from .qarray import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
 from .qparams import QParams
 from .quantize import (
     dequantize_linear,
@@ -31,8 +32,11 @@ __all__ = [
     "abs_max",
     "choose_qparams",
     "compare",
+    "correct_bias",
+    "cross_layer_equalize",
     "dequantize",
     "dequantize_linear",
+    "dynamic_quantize",
     "dynamic_quantize_linear",
     "fake_quantize",
     "isa",
@@ -47,6 +51,8 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "show_config",
+    "smoothquant",
+    "smoothquant_alpha",
     "threads",
     "unpack",
 ]

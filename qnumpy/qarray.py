@@ -14,7 +14,7 @@ from .qparams import QParams
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
 
-__all__ = ["QuantizedArray", "choose_qparams", "dequantize", "quantize"]
+__all__ = ["QuantizedArray", "choose_qparams", "dequantize", "dynamic_quantize", "quantize"]
 
 
 def choose_qparams(
@@ -110,6 +110,50 @@ def quantize(
     source, _ = _args.real(me, "x", x)
     if qparams is None:
         qparams = _chosen(me, source, dtype, granularity, symmetric, method)
+    return QuantizedArray._made(codes_of(me, source, qparams), qparams)
+
+
+def dynamic_quantize(x: Any, *, per: str = "row", dtype: Any = "int8", symmetric: bool = True) -> "QuantizedArray":
+    """Quantize activations with parameters of their own: one for each row (token), or one for all.
+
+    No calibration comes before it: every call finds the range of what it is given, as quantize without `qparams` does.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, shape (..., features)
+    per : {"row", "tensor"}
+        One scale for each index of all axes but the last, or a single one.
+    dtype : str or dtype, default "int8"
+    symmetric : bool, default True
+
+    Returns
+    -------
+    QuantizedArray
+        Per row its granularity is ``PerTensor()`` for one axis, ``PerChannel(0)`` for two, and
+        ``PerGroup(features)`` for more: then scale has the shape (..., 1).
+
+    Raises
+    ------
+    TypeError
+        x is not real, or dtype no code type.
+    ValueError
+        per is unknown.
+    CalibrationError
+        A row has elements, but none is finite.
+
+    Examples
+    --------
+    >>> dynamic_quantize(np.array([[1.27, 0.5], [127.0, -3.0]])).codes
+    array([[127,  50],
+           [127,  -3]], dtype=int8)
+    """
+    me = "dynamic_quantize"
+    _args.choice(me, "per", per, {"row": 0, "tensor": 1})
+    source, _ = _args.real(me, "x", x)
+    granularity: Granularity = PerTensor()
+    if per == "row" and source.ndim > 1:
+        granularity = PerChannel(0) if source.ndim == 2 else PerGroup(max(source.shape[-1], 1))
+    qparams = _chosen(me, source, dtype, granularity, symmetric, "minmax")
     return QuantizedArray._made(codes_of(me, source, qparams), qparams)
 
 

@@ -31,6 +31,7 @@ DATA = {
     "min_max": qn.min_max,
     "abs_max": qn.abs_max,
     "quantize": qn.quantize,
+    "dynamic_quantize": qn.dynamic_quantize,
     "choose_qparams": qn.choose_qparams,
     "dequantize_linear": lambda q: qn.dequantize_linear(q, 0.5),
     "pack": qn.pack,
@@ -93,6 +94,7 @@ def rows():
     yield from out_rows()
     yield from qparams_rows()
     yield from pack_rows()
+    yield from equalize_rows()
 
 
 def data_rows():
@@ -386,6 +388,70 @@ def pack_rows():
     yield lambda: qn.unpack(BYTES[:, :0], "int4", 1), ValueError, "unpack: n must be in [0, 0] for 0 bytes; got 1"
     for n in (1.5, "5", True):
         yield lambda n=n: qn.unpack(BYTES, "int4", n), TypeError, f"unpack: n must be an integer; got {n!r}"
+
+
+def equalize_rows():
+    w1, w2, bias, real = X.astype(np.float64), np.ones((3, 4)), np.ones(3), f"must be an array of {REALS}; got dtype"
+    cross, correct, smooth, search = qn.cross_layer_equalize, qn.correct_bias, qn.smoothquant, qn.smoothquant_alpha
+    rows, q = np.ones((5, 2)), qn.quantize(w1)
+    for owner, name, call in (
+        ("cross_layer_equalize", "w1", lambda a: cross(a, w2)),
+        ("cross_layer_equalize", "w2", lambda a: cross(w1, a)),
+        ("cross_layer_equalize", "bias", lambda a: cross(w1, w2, a)),
+        ("correct_bias", "x", lambda a: correct(a, w1, q)),
+        ("correct_bias", "w", lambda a: correct(rows, a, q)),
+        ("correct_bias", "q", lambda a: correct(rows, w1, a)),
+        ("correct_bias", "bias", lambda a: correct(rows, w1, q, a)),
+        ("correct_bias", "xq", lambda a: correct(rows, w1, q, xq=a)),
+        ("smoothquant", "x", lambda a: smooth(a, w1)),
+        ("smoothquant", "w", lambda a: smooth(rows, a)),
+        ("smoothquant_alpha", "x", lambda a: search(a, w1)),
+        ("smoothquant_alpha", "w", lambda a: search(rows, a)),
+    ):
+        for dtype, value in (("int64", np.ones((2, 3), np.int64)), ("object", np.ones((2, 3), object))):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} {real} {dtype}"
+    for axis in (2, -3):
+        where = f"must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: cross(w1, w2, axis1=a), ValueError, f"cross_layer_equalize: axis1 {where}"
+        yield lambda a=axis: cross(w1, w2, axis2=a), ValueError, f"cross_layer_equalize: axis2 {where}"
+        yield lambda a=axis: correct(rows, w1, q, axis=a), ValueError, f"correct_bias: axis {where}"
+        yield lambda a=axis: smooth(rows, w1, axis=a), ValueError, f"smoothquant: axis {where}"
+    yield lambda: cross(w1, w2, axis1=0.0), TypeError, "cross_layer_equalize: axis1 must be an integer; got 0.0"
+    yield (
+        lambda: cross(w1, w2, axis2=1),
+        ValueError,
+        "cross_layer_equalize: w2 must be of 3 channels on axis 1, as w1 has on axis 1; got shape (3, 4)",
+    )
+    wrong = "cross_layer_equalize: bias must be of shape (3,); got shape (4,)"
+    yield lambda: cross(w1, w2, np.ones(4)), ValueError, wrong
+    yield lambda: correct(rows, w1, q, bias[:2]), ValueError, "correct_bias: bias must be of shape (3,); got shape (2,)"
+    yield lambda: correct(rows, bias, bias), ValueError, "correct_bias: w must be a matrix; got shape (3,)"
+    wrong = "correct_bias: q must be of the shape (2, 3) of w; got shape (3, 4)"
+    yield lambda: correct(rows, w1, w2), ValueError, wrong
+    for shape in ((), (3,), (2, 3)):
+        wrong = f"must be of shape (..., 2), as w has inputs; got shape {shape}"
+        x = np.ones(shape)
+        yield lambda v=x: correct(v, w1, q), ValueError, f"correct_bias: x {wrong}"
+        yield lambda v=x: correct(rows, w1, q, xq=v), ValueError, f"correct_bias: xq {wrong}"
+        yield lambda v=x: smooth(v, w1), ValueError, f"smoothquant: x {wrong}"
+        yield lambda v=x: search(v, w1), ValueError, f"smoothquant_alpha: x {wrong}"
+    hot = np.array([[1.0, np.nan], [1.0, 2.0]])
+    yield lambda: correct(hot, w1, q), ValueError, "correct_bias: x must be finite; got NaN or infinities"
+    for value in (-0.1, 1.5, np.nan, "1", None):
+        yield (
+            lambda v=value: smooth(rows, w1, alpha=v),
+            ValueError,
+            f"smoothquant: alpha must be in [0, 1]; got {value!r}",
+        )
+    wrong = "smoothquant_alpha: alphas must be in [0, 1]; got 2.0"
+    yield lambda: search(rows, w1, [0.5, 2.0]), ValueError, wrong
+    for value, shape in (([], (0,)), ([[0.5]], (1, 1))):
+        wrong = f"smoothquant_alpha: alphas must be a sequence of one number or more; got shape {shape}"
+        yield lambda v=value: search(rows, w1, v), ValueError, wrong
+    wrong = "dynamic_quantize: per must be one of 'row', 'tensor'; got 'token'"
+    yield lambda: qn.dynamic_quantize(X, per="token"), ValueError, wrong
+    wrong = "dynamic_quantize: x must be finite somewhere; got only NaN and infinities in 1 of 2 channels or groups"
+    yield lambda: qn.dynamic_quantize(np.array([[np.nan, np.nan], [1.0, 2.0]])), qn.CalibrationError, wrong
 
 
 ROWS = list(rows())
