@@ -4,6 +4,7 @@ from .equalize import correct_bias, cross_layer_equalize, smoothquant, smoothqua
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
+from .observers import MinMaxObserver, MovingAverageMinMaxObserver
 from .pack import pack, unpack
 from .qarray import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
 from .qparams import QParams
@@ -21,6 +22,8 @@ from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, th
 __all__ = [
     "CalibrationError",
     "FileFormatError",
+    "MinMaxObserver",
+    "MovingAverageMinMaxObserver",
     "PerChannel",
     "PerGroup",
     "PerTensor",

@@ -1,0 +1,6 @@
+"""Observers: what a stream of arrays teaches about the range its quantized form needs."""
+
+from .base import Observer
+from .minmax import MinMaxObserver, MovingAverageMinMaxObserver
+
+__all__ = ["MinMaxObserver", "MovingAverageMinMaxObserver", "Observer"]
