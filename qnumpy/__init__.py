@@ -1,5 +1,6 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
+from .calibrate import Calibration, calibrate, load_qparams, observing, save_qparams, tap
 from .equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
@@ -20,6 +21,7 @@ from .report import Report, ReportTable, compare
 from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
 
 __all__ = [
+    "Calibration",
     "CalibrationError",
     "FileFormatError",
     "MinMaxObserver",
@@ -33,6 +35,7 @@ __all__ = [
     "ReportTable",
     "UnsupportedISAError",
     "abs_max",
+    "calibrate",
     "choose_qparams",
     "compare",
     "correct_bias",
@@ -44,18 +47,22 @@ __all__ = [
     "fake_quantize",
     "isa",
     "load",
+    "load_qparams",
     "min_max",
     "num_threads",
+    "observing",
     "pack",
     "quantize",
     "quantize_linear",
     "requantize",
     "save",
+    "save_qparams",
     "set_isa",
     "set_num_threads",
     "show_config",
     "smoothquant",
     "smoothquant_alpha",
+    "tap",
     "threads",
     "unpack",
 ]
