@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ __all__ = ["Calibration", "calibrate", "load_qparams", "observing", "save_qparam
 Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer | None]
 
 _active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
+_State = TypeVar("_State", Observer, "Calibration")
 _WILD = frozenset("*?[")  # what makes a name a pattern
 
 
@@ -102,6 +103,32 @@ class Calibration(Mapping[str, QParams]):
         self.observers[name] = observer
         return self
 
+    def run(self, run: Callable[[Any], Any], batch: Any) -> Self:
+        """Call ``run(batch)`` and observe the arrays that it taps, and those of a dict that it returns.
+
+        Parameters
+        ----------
+        run : callable
+        batch : object
+
+        Returns
+        -------
+        Calibration
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An observer refuses an array; a note says the name. And whatever run raises.
+        """
+        with observing(self):
+            found = run(batch)
+        if isinstance(found, Mapping):
+            for name, x in found.items():
+                self.observe(name, x)
+        self.batches += 1
+        return self
+
     def merge(self, other: "Calibration") -> Self:
         """Learn what another calibration has learned, as if its batches had run here; it is left as it is.
 
@@ -124,7 +151,7 @@ class Calibration(Mapping[str, QParams]):
         if not isinstance(other, Calibration):
             raise TypeError(_check.must("Calibration.merge", "other", "a Calibration", _check.typed(other)))
         for name, observer in other.observers.items():
-            mine = self.observers[name] if name in self.observers else _fresh(observer)
+            mine = self.observers[name] if name in self.observers else fresh(observer)
             try:
                 self.observers[name] = mine.merge(observer)
             except (TypeError, ValueError) as error:
@@ -290,7 +317,7 @@ def calibrate(
     ValueError
         patience is below 1, tolerance negative, or an observer refuses an array.
     CalibrationError
-        There is no batch, run names no array in the first one, or observers has a name (no pattern) that never comes.
+        There is no batch, the first one brings no array, or observers has a name (no pattern) that never comes.
 
     Notes
     -----
@@ -320,28 +347,31 @@ def calibrate(
     calibration = Calibration(_checked(me, observers))
     still = 0
     total = len(batches) if isinstance(batches, Sized) else None
-    with observing(calibration), _shown(source, total, progress) as shown:
+    with _shown(source, total, progress) as shown:
         for batch in shown:
             before = None if patience is None else _ranges(calibration)
-            found = run(batch)
-            if isinstance(found, Mapping):
-                for name, x in found.items():
-                    calibration.observe(name, x)
-            calibration.batches += 1
+            calibration.run(run, batch)
             if not calibration:
-                what = "a function that taps arrays which observers take, or returns them in a dict"
-                raise CalibrationError(_check.must(me, "run", what, "none from the first batch"))
+                break
             if before is not None:
                 still = still + 1 if _close(before, _ranges(calibration), float(tolerance)) else 0
                 if still == patience:
                     calibration.settled = True
                     break
+    return complete(me, calibration, observers)
+
+
+def complete(owner: str, calibration: Calibration, observers: Observers | None) -> Calibration:
+    """Return a calibration that has seen what it was made for; refuse one that has not."""
     if not calibration.batches:
-        raise CalibrationError(_check.must(me, "batches", "one or more", "none"))
-    for name, wanted in observers.items() if isinstance(observers, Mapping) else ():
-        if wanted is not None and name not in calibration and not _WILD & set(name):
+        raise CalibrationError(_check.must(owner, "batches", "one or more", "none"))
+    if not calibration:
+        wanted = "a function that taps arrays which observers take, or returns them in a dict"
+        raise CalibrationError(_check.must(owner, "run", wanted, "no such array"))
+    for name, configured in observers.items() if isinstance(observers, Mapping) else ():
+        if configured is not None and name not in calibration and not _WILD & set(name):
             got = f"{name!r}, which never came"
-            raise CalibrationError(_check.must(me, "observers", "named as the arrays are", got))
+            raise CalibrationError(_check.must(owner, "observers", "named as the arrays are", got))
     return calibration
 
 
@@ -475,11 +505,14 @@ def _template(observers: Observers, name: str) -> Observer | None:
                     "Calibration", "observers", "a function that returns an observer or None", _check.typed(found)
                 )
             )
-    return None if found is None else _fresh(found)
+    return None if found is None else fresh(found)
 
 
-def _fresh(observer: Observer) -> Observer:
-    return type(observer).from_config(observer.get_config())
+def fresh(state: _State) -> _State:
+    """Return an observer or a calibration of the same configuration that has seen nothing."""
+    if isinstance(state, Calibration):
+        return type(state)(state._templates)
+    return type(state).from_config(state.get_config())
 
 
 def _ranges(calibration: Calibration) -> dict[str, tuple[Array, Array]]:
