@@ -5,7 +5,7 @@ from .equalize import correct_bias, cross_layer_equalize, smoothquant, smoothqua
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
-from .observers import MinMaxObserver, MovingAverageMinMaxObserver
+from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from .pack import pack, unpack
 from .qarray import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
 from .qparams import QParams
@@ -24,6 +24,7 @@ __all__ = [
     "Calibration",
     "CalibrationError",
     "FileFormatError",
+    "HistogramObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "PerChannel",

@@ -267,6 +267,96 @@ def test_pickle_reset_and_repr():
     assert repr(many) == "Calibration(7 tensors: 0, 1, 2, 3, 4, ...)"
 
 
+# --- the report
+
+
+def activations(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((50, 40)).astype(np.float32)
+    x[rng.random(x.shape) < 0.002] *= 10
+    return {"x": x, "relu": np.maximum(x, 0), "wide": x * np.float32([1] * 39 + [100])}
+
+
+REPORTED = {
+    "x": qn.HistogramObserver("mse", dtype="int4"),
+    "relu": qn.HistogramObserver("percentile", dtype="uint8", symmetric=False),
+    "wide": qn.HistogramObserver("mse", granularity=qn.PerChannel(1)),
+}
+
+
+def test_the_report_estimates_what_compare_measures():
+    found = qn.calibrate(activations, range(30), REPORTED)
+    report = found.report()
+    for name in REPORTED:
+        tensor, x = report[name], np.concatenate([activations(k)[name] for k in range(30)])
+        measured = qn.compare(x, qn.quantize(x, found[name]))
+        # values are taken as even inside a bin of the histogram, 1/128 (1/16 per channel) of a value wide
+        assert tensor.chosen.sqnr_db == pytest.approx(measured.sqnr_db, abs=0.15)
+        assert tensor.chosen.clipped == pytest.approx(measured.clipped, abs=3e-4)
+        assert (tensor.min, tensor.max, tensor.count) == (float(x.min()), float(x.max()), x.size)
+        assert [t.method for t in tensor.techniques] == ["minmax", "percentile", "entropy", "mse"]
+        for technique in tensor.techniques:
+            kind = {"dtype": tensor.dtype, "granularity": REPORTED[name].granularity}
+            params = qn.choose_qparams(x, method=technique.method, symmetric=REPORTED[name].symmetric, **kind)
+            measured = qn.compare(x, qn.quantize(x, params)).sqnr_db
+            assert technique.sqnr_db == pytest.approx(measured, abs=0.15)
+        assert tensor.best.sqnr_db == max(t.sqnr_db for t in tensor.techniques)
+    own = {name: next(t for t in report[name].techniques if t.method == REPORTED[name].method) for name in REPORTED}
+    for name in REPORTED:
+        assert (own[name].low, own[name].high) == (report[name].chosen.low, report[name].chosen.high)
+    assert report["x"].best.method == "mse"
+    gains = [line for line in str(report).splitlines() if " would gain about " in line]
+    assert [line.split()[1] for line in gains] == ["relu:"]
+
+
+def test_the_report_without_histograms():
+    x = np.array([[1.0, -2.0], [np.nan, np.inf]])
+    observers = {"a": qn.MinMaxObserver(), "b": qn.MovingAverageMinMaxObserver(), "n": qn.MinMaxObserver()}
+    found = qn.calibrate(lambda x: {"a": x, "b": x, "n": x[1:]}, [x], observers)
+    report = found.report()
+    assert str(report) == (
+        "tensor  type  granularity  observer             min  max  low  high  clipped %  SQNR dB\n"
+        "a       int8  per tensor   MinMax                -2    1   -2     2          0        -\n"
+        "b       int8  per tensor   MovingAverageMinMax   -2    1   -2     2          -        -\n"
+        "n       int8  per tensor   MinMax               nothing finite seen\n"
+        "\n"
+        "warning: a: 1 NaN and 1 infinite of 4 elements were left out.\n"
+        "warning: b: 1 NaN and 1 infinite of 4 elements were left out.\n"
+        "warning: n: 1 NaN and 1 infinite of 2 elements were left out.\n"
+        "warning: n: It has no parameters: nothing finite was seen in it, or in one of its channels or groups."
+    )
+    assert repr(report) == str(report)
+    assert (len(report), [tensor.name for tensor in report]) == (3, ["a", "b", "n"])
+    with pytest.raises(KeyError):
+        report["c"]
+
+
+def test_the_report_in_other_forms():
+    found = qn.calibrate(activations, range(3), {**REPORTED, "x": qn.MinMaxObserver()})
+    report = found.report()
+    content = json.loads(report.to_json())
+    assert (content["batches"], content["settled"]) == (3, False)
+    assert content["tensors"] == report.to_records()
+    first, second, _ = report.to_records()
+    assert list(first) == [
+        "name", "observer", "dtype", "granularity", "count", "nan", "inf", "min", "max", "low", "high", "clipped",
+        "sqnr_db", "best",
+    ]  # fmt: skip
+    assert (first["name"], first["observer"], first["best"]) == ("x", "MinMax", None)
+    assert second["observer"] == "Histogram percentile"
+    assert second["sqnr_db"] == second["sqnr_db_percentile"]
+    page = found._repr_html_()
+    assert page == report._repr_html_()
+    assert page.count("<tr>") == 4
+    assert "<b>" not in qn.Calibration().observe("<b>", W)._repr_html_()
+    many = qn.Calibration()
+    for k in range(25):
+        many.observe(f"t{k}", np.array([k, np.nan]))
+    assert "... and 5 more" in many._repr_html_()
+    assert "... and 5 more." in str(many.report())
+    assert str(qn.Calibration().report()).startswith("tensor")
+
+
 # --- files
 
 

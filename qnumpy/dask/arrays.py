@@ -12,9 +12,7 @@ from .. import _args, _check
 from .._args import Array
 from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
 from ..metrics import Sums, measure
-from ..observers import MinMaxObserver
-
-HistogramObserver: Any = None
+from ..observers import HistogramObserver, MinMaxObserver
 from ..qarray import QuantizedArray, _sliced
 from ..qarray import choose_qparams as choose_here
 from ..qparams import QParams, describe
