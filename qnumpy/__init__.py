@@ -3,7 +3,7 @@
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
 from .io import load, save
-from .observers import MinMaxObserver, MovingAverageMinMaxObserver
+from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from .pack import pack, unpack
 from .qarray import QuantizedArray, choose_qparams, dequantize, quantize
 from .qparams import QParams
@@ -21,6 +21,7 @@ from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, th
 __all__ = [
     "CalibrationError",
     "FileFormatError",
+    "HistogramObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "PerChannel",
