@@ -1,5 +1,6 @@
 /* Compiles every element loop for the ISA whose file included this, and makes its row of the table. */
 #include "floats_body.h"
+#include "histogram_body.h"
 #include "metrics_body.h"
 #include "pack_body.h"
 #include "quantize_body.h"

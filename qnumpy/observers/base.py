@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _args, _check
 from .._args import Array
+from ..dtypes import CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
 from ..qparams import QParams, describe
@@ -134,8 +135,7 @@ class Observer:
         CalibrationError
             Nothing was observed, or nothing finite.
         """
-        low, high = self._range(f"{type(self).__name__}.qparams")
-        return QParams.from_range(low, high, dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
+        return self._from_range(*self._range(f"{type(self).__name__}.qparams"))
 
     def range(self) -> tuple[Array, Array]:
         """Return the ends of the range that `qparams` maps onto the codes, as it was found in the data.
@@ -309,10 +309,6 @@ class Observer:
         """The range after one more batch."""
         return np.minimum(self.min_, batch.min), np.maximum(self.max_, batch.max)
 
-    def _chosen(self) -> tuple[Array, Array]:
-        """The range, where something finite was seen; the extremes hold every one."""
-        return self.min_, self.max_
-
     def _restore(self, state: dict[str, Array]) -> None:
         if state and set(state) != set(self._learned):
             raise ValueError("incomplete")
@@ -328,14 +324,25 @@ class Observer:
     def _seen(self) -> bool:
         return "min_" in vars(self)
 
-    def _range(self, me: str) -> tuple[Array, Array]:
+    @property
+    def _code(self) -> CodeType:
+        return _args.code(type(self).__name__, self.dtype)
+
+    def _check(self, me: str) -> None:
+        """Refuse where nothing finite was seen."""
         if not self._seen:
             raise CalibrationError(f"{me}: data must be observed first; got none. Call observe(x).")
         empty = self.count_ == 0
         if empty.any():
             where = "" if empty.ndim == 0 else f" in {int(empty.sum())} of {empty.size} channels or groups"
             raise CalibrationError(_check.must(me, "data", "finite somewhere", f"only NaN and infinities{where}"))
-        return self._chosen()
+
+    def _range(self, me: str) -> tuple[Array, Array]:
+        self._check(me)
+        return self.min_, self.max_
+
+    def _from_range(self, low: Array, high: Array) -> QParams:
+        return QParams.from_range(low, high, dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
 
     def _describe(self) -> list[tuple[str, str]]:
         lines = [("dtype", self.dtype), ("granularity", describe(self.granularity))]
