@@ -83,7 +83,7 @@ def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any
 def share_below(low: Array, high: Array, at: Any) -> Array:
     """The share of every bin that lies below a number; a bin of one value lies below it whole or not at all."""
     width = high - low
-    return np.where(width > 0, np.clip((at - low) / np.where(width > 0, width, 1.0), 0, 1), low < at)
+    return np.asarray(np.where(width > 0, np.clip((at - low) / np.where(width > 0, width, 1.0), 0, 1), low < at))
 
 
 def estimate(observer: HistogramObserver, params: QParams) -> Estimate:

@@ -21,9 +21,7 @@ import dask.bag as db  # noqa: E402
 
 import qnumpy.dask as qd  # noqa: E402
 
-OBSERVERS = {
-    "minmax": qn.MinMaxObserver,
-}
+OBSERVERS = {"minmax": qn.MinMaxObserver, "mse": qn.HistogramObserver}
 GRANULARITIES = [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1)]
 CHUNKS = [(200, 90), (64, 17), (29, (50, 1, 39)), ((13, 0, 187), 31)]
 
@@ -103,7 +101,7 @@ def model(x):
 @pytest.mark.usefixtures("scheduler")
 def test_calibrate_is_calibrate():
     batches = [noise(k + 1, 30, seed=k) for k in range(20)]
-    observers = {"x": qn.MinMaxObserver(granularity=qn.PerChannel(1)), "[yz]": qn.MinMaxObserver(symmetric=False)}
+    observers = {"x": qn.MinMaxObserver(granularity=qn.PerChannel(1)), "[yz]": qn.HistogramObserver("entropy")}
     found = qd.calibrate(model, db.from_sequence(batches, npartitions=7), observers)
     alone = qn.calibrate(model, batches, observers)
     assert dict(found) == dict(alone)

@@ -276,6 +276,12 @@ class Observer:
             raise ValueError(_check.must(me, "text", f"of a {cls.__name__}", kind.__name__))
         return made
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take arrays as they arrive from another process, which may be read-only or not aligned."""
+        for name, value in state.items():
+            array = isinstance(value, np.ndarray)
+            setattr(self, name, np.require(value, requirements=["C", "A", "W"]) if array else value)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(text for _, text in self._describe())})"
 
