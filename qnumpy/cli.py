@@ -26,8 +26,8 @@ from .estimate import METHODS
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .io import Reader, TensorSpec, Writer
 from .observers import HistogramObserver, MinMaxObserver, Observer
-from .qarray import QuantizedArray, choose_qparams, quantize
-from .qparams import describe
+from .qarray import QuantizedArray, quantize
+from .qparams import QParams, describe
 from .report import Report, ReportTable, aligned, compare
 from .runtime import show_config
 
@@ -498,10 +498,11 @@ def _plot(args: argparse.Namespace) -> int:
     ax = figure.subplots()
     try:
         if args.kind == "histogram":
-            named = {method: choose_qparams(x, method=method, **kind) for method in ("minmax", "mse")}
+            seen = HistogramObserver(**kind).observe(x)
+            named = {method: seen.qparams(method) for method in ("minmax", "mse")}
             if params is not None and params.scale.ndim == 0:
                 named = {"in the file": params}
-            plot.histogram(x, named, name=f"{args.tensor}, {next(iter(named.values())).code.name}", ax=ax)
+            plot.histogram(seen, named, name=f"{args.tensor}, {next(iter(named.values())).code.name}", ax=ax)
         elif args.kind == "channels":
             plot.channel_ranges(x, args.axis, name=args.tensor, ax=ax)
         elif args.kind == "threshold":
@@ -541,13 +542,17 @@ def _calibrate(args: argparse.Namespace) -> int:
     if not calibration:
         raise UsageError("DATA must hold floating arrays; got none.")
     if path is not None:
-        try:
-            save_qparams(path, calibration)
-        except CalibrationError as error:
-            raise FileFormatError(f"tensor {error.__notes__[0]} {error}") from error
+        save_qparams(path, {tensor: _params(calibration, tensor) for tensor in calibration})
     report = calibration.report()
     print(report.to_json() if args.json else report)
     return FINE
+
+
+def _params(calibration: Calibration, tensor: str) -> QParams:
+    try:
+        return calibration[tensor]
+    except CalibrationError as error:
+        raise FileFormatError(f"tensor {tensor!r}: {error}") from error
 
 
 def _new_file(args: argparse.Namespace, suffixes: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from .estimate import METHODS, Estimate, expected, share_below
 from .granularity import Granularity, PerChannel, PerTensor, normalize_axis
 from .observers import HistogramObserver, Observer
 from .observers.histogram import Bins
-from .qarray import choose_qparams, quantize
+from .qarray import quantize
 from .qparams import QParams, describe
 from .reduce import ranges
 from .report import compare
@@ -283,17 +283,15 @@ def error_by_bits(
     granularity = PerTensor() if granularity is None else granularity
     codes = [_args.code(me, dtype, "dtypes") for dtype in dtypes]
     bits = np.array([code.bits for code in codes])
+    found: dict[str, list[float]] = {method: [] for method in methods}
+    for code in codes:
+        observer = HistogramObserver(dtype=code.dtype, granularity=granularity, symmetric=symmetric).observe(source)
+        for method in methods:
+            found[method].append(float(compare(source, quantize(source, observer.qparams(method))).sqnr_db or np.nan))
     ax = _axes(ax)
-    best = -np.inf
-    for k, method in enumerate(methods):
-        sqnr = []
-        for code in codes:
-            params = choose_qparams(
-                source, dtype=code.dtype, granularity=granularity, symmetric=symmetric, method=method
-            )
-            sqnr.append(compare(source, quantize(source, params)).sqnr_db)
+    for k, (method, sqnr) in enumerate(found.items()):
         ax.plot(bits, sqnr, "o-", color=_color(method, k), label=method, linewidth=1.5, markersize=5)
-        best = max(best, float(sqnr[0] or -np.inf))
+    best = max((sqnr[0] for sqnr in found.values() if sqnr), default=np.nan)
     if np.isfinite(best):
         slope = 20 * np.log10(2)
         ax.plot(bits, best + slope * (bits - bits[0]), ":", color="black", linewidth=1, label="6.02 dB a bit")

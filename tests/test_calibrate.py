@@ -296,8 +296,7 @@ def test_the_report_estimates_what_compare_measures():
         assert (tensor.min, tensor.max, tensor.count) == (float(x.min()), float(x.max()), x.size)
         assert [t.method for t in tensor.techniques] == ["minmax", "percentile", "entropy", "mse"]
         for technique in tensor.techniques:
-            kind = {"dtype": tensor.dtype, "granularity": REPORTED[name].granularity}
-            params = qn.choose_qparams(x, method=technique.method, symmetric=REPORTED[name].symmetric, **kind)
+            params = found.observers[name].qparams(technique.method)
             measured = qn.compare(x, qn.quantize(x, params)).sqnr_db
             assert technique.sqnr_db == pytest.approx(measured, abs=0.15)
         assert tensor.best.sqnr_db == max(t.sqnr_db for t in tensor.techniques)

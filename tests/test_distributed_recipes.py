@@ -143,3 +143,22 @@ def test_a_moving_average_says_why_not():
     a, b = (qn.MovingAverageMinMaxObserver().observe(x) for x in batches(3)[1:])
     with pytest.raises(TypeError, match=r"depends on the order of the batches"):
         a.merge(b)
+
+
+@pytest.mark.parametrize("make", [qn.MinMaxObserver, qn.HistogramObserver])
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1)], ids=repr)
+def test_states_arrive_in_buffers_of_any_kind(make, granularity):
+    """Transports hand over slices of what they received: read-only, at addresses that are no multiple of eight."""
+
+    def sent(state):
+        buffers = []
+        body = pickle.dumps(state, protocol=5, buffer_callback=buffers.append)
+        crooked = [memoryview(b"\0" + bytes(buffer.raw()))[1:] for buffer in buffers]
+        assert crooked
+        return pickle.loads(body, buffers=crooked)
+
+    x, y = (np.random.default_rng(seed).standard_normal((50, 4)) for seed in (1, 2))
+    whole = make(granularity=granularity).observe(x).observe(y)
+    back = sent(make(granularity=granularity).observe(x)).merge(sent(make(granularity=granularity).observe(y)))
+    assert back.to_json() == whole.to_json()
+    assert sent(back).qparams() == whole.qparams()

@@ -178,9 +178,8 @@ def test_marks_stand_where_the_methods_chose(ax):
     x = weights()
     plot.error_by_threshold(x, ["minmax", "mse"], dtype="int4", points=30, ax=ax)
     marks = {line.get_label().partition(":")[0]: line.get_xdata()[0] for line in lines(ax, "None")}
-    assert marks == pytest.approx(
-        {m: 7 * float(qn.choose_qparams(x, dtype="int4", method=m).scale) for m in ("minmax", "mse")}
-    )
+    observer = qn.HistogramObserver(dtype="int4").observe(x)
+    assert marks == pytest.approx({method: 7 * float(observer.qparams(method).scale) for method in ("minmax", "mse")})
     ends, errors = next(line for line in ax.lines if line.get_label() == "both").get_data()
     assert marks["mse"] == pytest.approx(ends[errors.argmin()], rel=0.1)
 
@@ -190,9 +189,8 @@ def test_bits_are_measured(ax):
     plot.error_by_bits(x, ["minmax", "mse"], dtypes=["int4", "int8"], granularity=qn.PerChannel(0), name="w", ax=ax)
     for line in lines(ax, "-"):
         for bits, sqnr in zip(*line.get_data(), strict=True):
-            method = line.get_label()
-            q = qn.quantize(x, dtype=f"int{bits}", granularity=qn.PerChannel(0), method=method)
-            assert sqnr == qn.compare(x, q).sqnr_db
+            observer = qn.HistogramObserver(dtype=f"int{bits}", granularity=qn.PerChannel(0)).observe(x)
+            assert sqnr == qn.compare(x, qn.quantize(x, observer.qparams(line.get_label()))).sqnr_db
     assert labels(ax) == ["minmax", "mse", "6.02 dB a bit"]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["int4", "int8"]
 
