@@ -56,7 +56,7 @@ class Calibration(Mapping[str, QParams]):
         What observes an array of a name: one configuration for all; or a mapping from names and patterns (``"block*"``,
         as the shell's) to configurations, an exact name first, then the first pattern that matches; or a function from
         a name to a configuration. Names without one, or with None, are passed over. Observers given serve as
-        configurations only: every name gets a fresh one. MinMaxObserver() by default.
+        configurations only: every name gets a fresh one. HistogramObserver() by default.
 
     Attributes
     ----------
@@ -338,8 +338,12 @@ class CalibrationReport:
 
     Examples
     --------
-    >>> calibration = calibrate(lambda x: {"x": x}, [np.array([-1.0, 0.5, np.nan])])
+    >>> calibration = calibrate(lambda x: {"x": x}, [np.array([-1.0, 0.5, np.nan])], MinMaxObserver())
     >>> print(calibration.report())
+    tensor  type  granularity  observer  min  max  low  high  clipped %  SQNR dB
+    x       int8  per tensor   MinMax     -1  0.5   -1     1          0        -
+    <BLANKLINE>
+    warning: x: 1 NaN and 0 infinite of 3 elements were left out.
     """
 
     def __init__(self, tensors: tuple[CalibratedTensor, ...], batches: int, settled: bool) -> None:
@@ -465,7 +469,7 @@ def tap(name: str, x: Any) -> Any:
     --------
     >>> def layer(x, w):
     ...     return np.maximum(tap("layer.in", x) @ w, 0)
-    >>> with observing() as seen:
+    >>> with observing(MinMaxObserver()) as seen:
     ...     _ = layer(np.array([[1.0, -2.0]]), np.eye(2))
     >>> dict(seen)
     {'layer.in': QParams(int8, per tensor, scale=0.01575, zero_point=0)}
@@ -724,7 +728,7 @@ _FORMAT = "qnumpy qparams"
 def _checked(owner: str, observers: Any) -> Observers:
     """Refuse what cannot configure observers; None stands for the default."""
     if observers is None:
-        return MinMaxObserver()
+        return HistogramObserver()
     values = observers.values() if isinstance(observers, Mapping) else (observers,)
     fit = isinstance(observers, Observer) or (callable(observers) and not isinstance(observers, type))
     if isinstance(observers, Mapping):

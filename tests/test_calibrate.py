@@ -13,6 +13,7 @@ import pytest
 
 import qnumpy as qn
 
+MINMAX = qn.MinMaxObserver()
 U8 = qn.MinMaxObserver(dtype="uint8", symmetric=False)
 
 
@@ -45,7 +46,7 @@ def states(calibration):
 
 @pytest.mark.parametrize("run", [tapping, returning])
 def test_every_array_under_its_name(run):
-    found = qn.calibrate(run, batches())
+    found = qn.calibrate(run, batches(), MINMAX)
     x = np.concatenate(batches())
     assert isinstance(found, Mapping)
     assert dict(found) == found.qparams() == {name: qn.choose_qparams(v) for name, v in returning(x).items()}
@@ -70,7 +71,7 @@ def test_a_pipeline_that_does_both_is_observed_once_each():
 
 
 def test_batches_may_be_dicts_of_arrays():
-    found = qn.calibrate(dict, [{"a": noise(3), "b": noise(4)}, {"a": noise(5, seed=1)}])
+    found = qn.calibrate(dict, [{"a": noise(3), "b": noise(4)}, {"a": noise(5, seed=1)}], MINMAX)
     assert found["a"] == qn.choose_qparams(np.concatenate([noise(3), noise(5, seed=1)]))
 
 
@@ -83,6 +84,11 @@ def test_one_configuration_for_all_is_copied():
     found = qn.calibrate(tapping, batches(), given)
     assert given.to_json() == before
     assert found["x"] == qn.choose_qparams(np.concatenate(batches()), dtype="int4")
+
+
+def test_the_default_is_a_histogram():
+    found = qn.calibrate(tapping, batches())
+    assert states(found)["x"] == qn.HistogramObserver().observe(np.concatenate(batches())).to_json()
 
 
 def test_a_mapping_by_name_and_pattern():
@@ -183,7 +189,7 @@ def test_an_error_says_the_name():
 def test_it_stops_when_the_ranges_have_settled():
     ends = [1.0, 2.0, 2.1, 2.11, 2.115, 2.5, 2.5, 2.501, 2.5, 2.0, 9.0]  # widths: twice these
     source = iter([np.array([-end, end]) for end in ends])
-    found = qn.calibrate(lambda x: {"x": x}, source, patience=4, tolerance=0.01)
+    found = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=4, tolerance=0.01)
     # 2.1 to 2.11 moves an end by 0.0024 of the width; so does 2.115; 2.5 moves; four quiet ones follow
     assert (found.batches, found.settled) == (10, True)
     assert next(source)[1] == 9.0
@@ -244,7 +250,7 @@ def test_merge_takes_names_that_are_new_and_copies_them():
 
 
 def test_merge_refuses_what_does_not_belong_together():
-    a, b = qn.Calibration().observe("w", W), qn.Calibration(U8).observe("w", W)
+    a, b = qn.Calibration(MINMAX).observe("w", W), qn.Calibration(U8).observe("w", W)
     with pytest.raises(ValueError, match=r"^MinMaxObserver\.merge: other must be made with dtype") as caught:
         a.merge(b)
     assert caught.value.__notes__ == ["Observed as 'w'."]

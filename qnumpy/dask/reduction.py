@@ -148,7 +148,7 @@ def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[
     ...     qn.save(f"{folder}/b.safetensors", {"w": -np.ones((3, 2)), "steps": np.arange(3)})
     ...     calibration = calibrate(dict, from_safetensors([f"{folder}/a.safetensors", f"{folder}/b.safetensors"]))
     >>> calibration.observers["w"]
-    MinMaxObserver(int8, per tensor, symmetric, min=-1, max=1, 10 seen)
+    HistogramObserver(int8, per tensor, symmetric, method=mse, min=-1, max=1, 10 seen)
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not given:
