@@ -191,7 +191,7 @@ def error_by_threshold(
     TypeError
         x is not real, or dtype no code type.
     ValueError
-        A method is unknown, or points below 2.
+        A method is unknown, the observer not per tensor, or points below 2.
     CalibrationError
         x has no finite element.
 
@@ -204,6 +204,8 @@ def error_by_threshold(
     if _check.integer(me, "points", points) < 2:
         raise ValueError(_check.must(me, "points", "at least 2", str(points)))
     observer = _observer(me, x, dtype=dtype, symmetric=symmetric)
+    if observer.granularity != PerTensor():
+        raise ValueError(_check.must(me, "x", "an observer per tensor", describe(observer.granularity)))
     dtype, symmetric = observer.dtype, observer.symmetric
     found = observer.bins()
     first, last = min(float(observer.min_), 0.0), max(float(observer.max_), 0.0)

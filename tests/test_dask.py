@@ -228,6 +228,69 @@ print(sums.sum(), report.codes_used, report.sums.count)
     assert done.stdout.split() == [str(total), str(used), str(96 << 22)]
 
 
+# --- errors of arguments
+
+
+LAZY = da.ones((4, 6), chunks=2)
+PARAMS = qn.QParams(0.5, 0)
+MINMAX = qn.MinMaxObserver()
+WRONG = {
+    "observe: observer must be an observer; got 3.": (TypeError, lambda: qd.observe(LAZY, 3)),
+    "observe: x must be a dask array or bag; got [1.0].": (TypeError, lambda: qd.observe([1.0], MINMAX)),
+    "observe: split_every must be at least 2; got 1.": (ValueError, lambda: qd.observe(LAZY, MINMAX, split_every=1)),
+    "observe: split_every must be an integer; got None.": (
+        TypeError,
+        lambda: qd.observe(LAZY, MINMAX, split_every=None),
+    ),
+    "observe: axis must be in [-2, 1]; got 2.": (
+        ValueError,
+        lambda: qd.observe(LAZY, qn.MinMaxObserver(granularity=qn.PerChannel(2))),
+    ),
+    "observe: observer must be per tensor or per channel; got per group 2.": (
+        ValueError,
+        lambda: qd.observe(LAZY, qn.MinMaxObserver(granularity=qn.PerGroup(2))),
+    ),
+    "calibrate: run must be callable; got 3.": (TypeError, lambda: qd.calibrate(3, db.from_sequence([1]))),
+    "calibrate: batches must be a dask bag; got [1].": (TypeError, lambda: qd.calibrate(dict, [1])),
+    "calibrate: batches must be one or more; got none.": (
+        qn.CalibrationError,
+        lambda: qd.calibrate(dict, db.from_sequence([1]).filter(lambda x: False)),
+    ),
+    "from_safetensors: paths must be one or more; got none.": (ValueError, lambda: qd.from_safetensors([])),
+    "choose_qparams: x must be a dask array; got 3.": (TypeError, lambda: qd.choose_qparams(3)),
+    "quantize: x must be a dask array; got 3.": (TypeError, lambda: qd.quantize(3, PARAMS)),
+    "quantize: qparams must be a QParams; got 3.": (TypeError, lambda: qd.quantize(LAZY, 3)),
+    "quantize: qparams must be of scale shape (4,) for an array of shape (4, 6); got (2,).": (
+        ValueError,
+        lambda: qd.quantize(LAZY, qn.QParams([1.0, 1.0], 0, granularity=qn.PerChannel(0))),
+    ),
+    "dequantize: q must be a dask array; got 3.": (TypeError, lambda: qd.dequantize(3, PARAMS)),
+    "dequantize: q must be an array of int8; got dtype float64.": (TypeError, lambda: qd.dequantize(LAZY, PARAMS)),
+    "compare: q must be of the shape (4, 6) of x; got shape (6, 4).": (ValueError, lambda: qd.compare(LAZY, LAZY.T)),
+    "compare: q must be an array of int8; got dtype float64.": (TypeError, lambda: qd.compare(LAZY, LAZY, PARAMS)),
+    "compare: name must be a string; got 3.": (TypeError, lambda: qd.compare(LAZY, LAZY, name=3)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_messages(message):
+    exception, call = WRONG[message]
+    with dask.config.set(scheduler="synchronous"), pytest.raises(exception) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_dequantize_to_no_float():
+    with pytest.raises(TypeError, match=r"^dequantize: dtype must be float32, .*; got 'int8'\.$"):
+        qd.dequantize(LAZY.astype("int8"), PARAMS, dtype="int8")
+
+
+def test_a_moving_average_is_refused_before_anything_runs():
+    x = da.map_blocks(lambda: pytest.fail("a block was read"), chunks=((1,),), dtype=np.float32, meta=np.empty(0, "f4"))
+    with pytest.raises(TypeError, match="depends on the order of the batches"):
+        qd.observe(x, qn.MovingAverageMinMaxObserver())
+
+
 # --- a real cluster
 
 

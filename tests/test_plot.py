@@ -195,6 +195,56 @@ def test_bits_are_measured(ax):
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["int4", "int8"]
 
 
+# --- errors of arguments
+
+
+X = np.array([1.0, -2.0])
+CHANNELS = qn.QParams([1.0, 1.0], 0, granularity=qn.PerChannel(0))
+WRONG = {
+    "histogram: resolution must be at least 1; got 0.": (ValueError, lambda: plot.histogram(X, resolution=0)),
+    "histogram: qparams must be a QParams, or a mapping from names to QParams; got 3.": (
+        TypeError,
+        lambda: plot.histogram(X, 3),
+    ),
+    "histogram: qparams must be per tensor; got per channel 0.": (
+        ValueError,
+        lambda: plot.histogram(X, {"a": CHANNELS}),
+    ),
+    "channel_ranges: outlier must be positive; got 0.": (ValueError, lambda: plot.channel_ranges(X, outlier=0)),
+    "channel_ranges: x must be an observer per channel; got per tensor.": (
+        ValueError,
+        lambda: plot.channel_ranges(qn.MinMaxObserver().observe(X)),
+    ),
+    "channel_ranges: axis must be in [-1, 0]; got 1.": (ValueError, lambda: plot.channel_ranges(X, 1)),
+    "error_by_threshold: x must be an observer per tensor; got per channel 0.": (
+        ValueError,
+        lambda: plot.error_by_threshold(qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(X)),
+    ),
+    "error_by_threshold: points must be at least 2; got 1.": (ValueError, lambda: plot.error_by_threshold(X, points=1)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_messages(message):
+    exception, call = WRONG[message]
+    with pytest.raises(exception) as caught:
+        call()
+    assert str(caught.value) == message
+    assert pyplot.get_fignums() == []  # refused before anything is drawn
+
+
+def test_bits_of_no_type():
+    with pytest.raises(TypeError, match=r"^error_by_bits: dtypes must be int8, .*; got 'int3'\.$"):
+        plot.error_by_bits(X, dtypes=["int3"])
+
+
+@pytest.mark.parametrize("draw", [plot.histogram, plot.channel_ranges, plot.error_by_threshold, plot.error_by_bits])
+def test_data_that_is_not_real(draw):
+    with pytest.raises(TypeError, match=rf"^{draw.__name__}: x must be an array of float32"):
+        draw(np.arange(3))
+    assert pyplot.get_fignums() == []
+
+
 # --- without matplotlib
 
 
