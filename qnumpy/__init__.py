@@ -1,6 +1,6 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
-from .calibrate import Calibration, calibrate, load_qparams, observing, save_qparams, tap
+from .calibrate import Calibration, calibrate, observing, tap
 from .equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .granularity import PerChannel, PerGroup, PerTensor
@@ -9,6 +9,7 @@ from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObs
 from .pack import pack, unpack
 from .qarray import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
 from .qparams import QParams
+from .qparams_file import load_qparams, save_qparams
 from .quantize import (
     dequantize_linear,
     dynamic_quantize_linear,

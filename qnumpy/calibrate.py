@@ -4,13 +4,9 @@ What is observed is named by `tap` where it arises, or returned by the callable 
 """
 
 import contextlib
-import json
-import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Self, TypeVar
 
@@ -18,28 +14,16 @@ import numpy as np
 
 from . import _check
 from ._args import Array
-from .errors import CalibrationError, FileFormatError
-from .estimate import METHODS, estimate
-from .observers import HistogramObserver, MinMaxObserver, Observer
-from .qparams import QParams, describe
-from .report import MAX_ROWS, _html_list, _html_row, _json, _number, _texts, aligned
+from .calibration_report import CalibrationReport, calibrated
+from .errors import CalibrationError
+from .observers import HistogramObserver, Observer
+from .qparams import QParams
 
-__all__ = [
-    "CalibratedTensor",
-    "Calibration",
-    "CalibrationReport",
-    "Technique",
-    "calibrate",
-    "load_qparams",
-    "observing",
-    "save_qparams",
-    "tap",
-]
+__all__ = ["Calibration", "calibrate", "complete", "fresh", "observing", "tap"]
 
 Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer | None]
 
 _active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
-_GAIN_DB = 1.0  # what makes another technique worth a sentence
 _State = TypeVar("_State", Observer, "Calibration")
 _WILD = frozenset("*?[")  # what makes a name a pattern
 
@@ -200,7 +184,7 @@ class Calibration(Mapping[str, QParams]):
         """
         return dict(self)
 
-    def report(self) -> "CalibrationReport":
+    def report(self) -> CalibrationReport:
         """Say what was seen and what the parameters cost: ranges, clipped share, SQNR, NaN, the best technique.
 
         Returns
@@ -208,7 +192,7 @@ class Calibration(Mapping[str, QParams]):
         CalibrationReport
         """
         return CalibrationReport(
-            tuple(_row(name, observer) for name, observer in self.observers.items()), self.batches, self.settled
+            tuple(calibrated(name, observer) for name, observer in self.observers.items()), self.batches, self.settled
         )
 
     def _repr_html_(self) -> str:
@@ -235,216 +219,6 @@ class Calibration(Mapping[str, QParams]):
         names = ", ".join(list(self)[:5]) + (", ..." if len(self) > 5 else "")
         count = f"{len(self)} tensor{'' if len(self) == 1 else 's'}"
         return f"Calibration({count}{': ' if names else ''}{names})"
-
-
-@dataclass(frozen=True)
-class Technique:
-    """What one way to choose the range would give.
-
-    Attributes
-    ----------
-    method : str
-    low, high : float
-        The smallest and the largest value that a code stands for, over all channels.
-    clipped : float or None
-        Share of the elements that lie more than half a step outside.
-    sqnr_db : float or None
-        Signal-to-quantization-noise ratio in dB.
-    """
-
-    method: str
-    low: float
-    high: float
-    clipped: float | None
-    sqnr_db: float | None
-
-
-@dataclass(frozen=True)
-class CalibratedTensor:
-    """What an observer has seen of one tensor, and what its parameters cost.
-
-    Attributes
-    ----------
-    name, observer, dtype, granularity : str
-    count, nan, inf : int
-        Finite elements, NaN and infinities seen.
-    min, max : float or None
-        The range seen, over all channels.
-    chosen : Technique or None
-        The parameters; None when nothing finite was seen.
-    techniques : tuple of Technique
-        What every technique would give, where the observer keeps a histogram.
-    """
-
-    name: str
-    observer: str
-    dtype: str
-    granularity: str
-    count: int
-    nan: int
-    inf: int
-    min: float | None
-    max: float | None
-    chosen: Technique | None
-    techniques: tuple[Technique, ...] = ()
-
-    @property
-    def best(self) -> Technique | None:
-        """The technique of the highest SQNR; of equal ones the first."""
-        return max(self.techniques, key=lambda technique: technique.sqnr_db or 0.0, default=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures under their names, flat; ``sqnr_db_mse`` is what the technique "mse" would give."""
-        chosen = self.chosen
-        return {
-            "name": self.name, "observer": self.observer, "dtype": self.dtype, "granularity": self.granularity,
-            "count": self.count, "nan": self.nan, "inf": self.inf, "min": self.min, "max": self.max,
-            "low": None if chosen is None else chosen.low,
-            "high": None if chosen is None else chosen.high,
-            "clipped": None if chosen is None else chosen.clipped,
-            "sqnr_db": None if chosen is None else chosen.sqnr_db,
-            **{f"sqnr_db_{technique.method}": technique.sqnr_db for technique in self.techniques},
-            "best": None if self.best is None else self.best.method,
-        }  # fmt: skip
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is valid but surprising, one sentence each, with the number."""
-        found = []
-        if self.nan or self.inf:
-            total = self.count + self.nan + self.inf
-            found.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
-        if self.chosen is None:
-            found.append("It has no parameters: nothing finite was seen in it, or in one of its channels or groups.")
-        best, chosen = self.best, self.chosen
-        if best is not None and chosen is not None and best.sqnr_db is not None and chosen.sqnr_db is not None:
-            gain = best.sqnr_db - chosen.sqnr_db
-            if gain >= _GAIN_DB and math.isfinite(gain):
-                found.append(f"{best.method} would gain about {gain:.1f} dB.")
-        return found
-
-
-class CalibrationReport:
-    """The tensors of a calibration as one table: ranges, what is clipped, SQNR of every technique.
-
-    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin; a
-    range without a histogram has none, and min-max clips nothing.
-
-    Attributes
-    ----------
-    tensors : tuple of CalibratedTensor
-    batches : int
-    settled : bool
-
-    Examples
-    --------
-    >>> calibration = calibrate(lambda x: {"x": x}, [np.array([-1.0, 0.5, np.nan])], MinMaxObserver())
-    >>> print(calibration.report())
-    tensor  type  granularity  observer  min  max  low  high  clipped %  SQNR dB
-    x       int8  per tensor   MinMax     -1  0.5   -1     1          0        -
-    <BLANKLINE>
-    warning: x: 1 NaN and 0 infinite of 3 elements were left out.
-    """
-
-    def __init__(self, tensors: tuple[CalibratedTensor, ...], batches: int, settled: bool) -> None:
-        self.tensors, self.batches, self.settled = tensors, batches, settled
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def __iter__(self) -> Iterator[CalibratedTensor]:
-        return iter(self.tensors)
-
-    def __getitem__(self, name: str) -> CalibratedTensor:
-        for tensor in self.tensors:
-            if tensor.name == name:
-                return tensor
-        raise KeyError(name)
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one flat dict for each tensor, ready for a data frame."""
-        return [tensor.to_dict() for tensor in self.tensors]
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return JSON: "tensors", "batches" and "settled"; null stands for what is not finite or does not apply."""
-        content = {"tensors": self.to_records(), "batches": self.batches, "settled": self.settled}
-        return _json(content, indent)
-
-    def __str__(self) -> str:
-        lines = aligned([self._head(), *map(self._cells, self.tensors)], left=4)
-        warnings = self._warnings()
-        return "\n".join(lines + [""] * bool(warnings) + [f"warning: {sentence}" for sentence in warnings])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        head = self._head()
-        rows = [_html_row(self._cells(tensor), columns=len(head)) for tensor in self.tensors[:MAX_ROWS]]
-        if len(self) > MAX_ROWS:
-            rows.append(_html_row([f"... and {len(self) - MAX_ROWS:,} more"], columns=len(head)))
-        return (
-            f"<table><thead>{_html_row(head, 'th')}</thead><tbody>{''.join(rows)}</tbody></table>"
-            f"{_html_list(self._warnings())}"
-        )
-
-    def _methods(self) -> list[str]:
-        return list(dict.fromkeys(technique.method for tensor in self.tensors for technique in tensor.techniques))
-
-    def _head(self) -> list[str]:
-        methods = self._methods()
-        head = ["tensor", "type", "granularity", "observer", "min", "max", "low", "high", "clipped %", "SQNR dB"]
-        return head + [f"{method} dB" for method in methods] + (["best"] if methods else [])
-
-    def _cells(self, tensor: CalibratedTensor) -> list[str]:
-        words = [tensor.name, tensor.dtype, tensor.granularity, tensor.observer]
-        chosen = tensor.chosen
-        if chosen is None:
-            return [*words, "nothing finite seen"]
-        sqnr, _, _, clipped = _texts(chosen.sqnr_db, None, None, chosen.clipped)
-        row = [*words, *map(_number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
-        found = {technique.method: technique.sqnr_db for technique in tensor.techniques}
-        methods = self._methods()
-        best = "-" if tensor.best is None else tensor.best.method
-        return row + [_texts(found.get(method), None, None, None)[0] for method in methods] + [best] * bool(methods)
-
-    def _warnings(self) -> list[str]:
-        found = [f"{tensor.name}: {sentence}" for tensor in self.tensors for sentence in tensor.warnings]
-        left = len(found) - MAX_ROWS
-        return found if left <= 0 else [*found[:MAX_ROWS], f"... and {left:,} more."]
-
-
-def _row(name: str, observer: Observer) -> CalibratedTensor:
-    kind = type(observer).__name__
-    count = nan = inf = 0
-    low = high = own = None
-    techniques: tuple[Technique, ...] = ()
-    if hasattr(observer, "min_"):
-        count, nan, inf = (int(each.sum()) for each in (observer.count_, observer.nan_, observer.infinite_))
-        if count:
-            low, high = float(observer.min_.min()), float(observer.max_.max())
-    with contextlib.suppress(CalibrationError):
-        own = _technique("chosen", observer, observer.qparams())
-        techniques = tuple(_techniques(observer))
-    what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
-    what = what.replace("Observer", "")
-    granularity = describe(observer.granularity)
-    return CalibratedTensor(name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques)
-
-
-def _technique(method: str, observer: Observer, params: QParams) -> Technique:
-    low = params.scale.astype(np.float64) * (params.qmin - params.zero_point)
-    high = params.scale.astype(np.float64) * (params.qmax - params.zero_point)
-    clipped, sqnr = (0.0 if isinstance(observer, MinMaxObserver) else None), None
-    if isinstance(observer, HistogramObserver):
-        found = estimate(observer, params)
-        clipped, sqnr = found.clipped, found.sqnr_db
-    return Technique(method, float(low.min()), float(high.max()), clipped, sqnr)
-
-
-def _techniques(observer: Observer) -> Iterator[Technique]:
-    if isinstance(observer, HistogramObserver):
-        for method in METHODS:
-            yield _technique(method, observer, observer.qparams(method))
 
 
 def tap(name: str, x: Any) -> Any:
@@ -615,114 +389,6 @@ def complete(owner: str, calibration: Calibration, observers: Observers | None) 
             got = f"{name!r}, which never came"
             raise CalibrationError(_check.must(owner, "observers", "named as the arrays are", got))
     return calibration
-
-
-def save_qparams(path: str | os.PathLike[str], qparams: Mapping[str, QParams]) -> None:
-    """Save parameters by name as JSON: a calibration, or any mapping.
-
-    The file appears whole or not at all.
-
-    Parameters
-    ----------
-    path : str or path
-    qparams : mapping of str to QParams
-
-    Raises
-    ------
-    TypeError
-        qparams is no mapping of names to QParams.
-    CalibrationError
-        An observer of a calibration has seen nothing finite.
-    OSError
-        The file cannot be written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_qparams(f"{folder}/qparams.json", {"x": QParams(0.1, 0)})
-    ...     back = load_qparams(f"{folder}/qparams.json")
-    >>> back
-    {'x': QParams(int8, per tensor, scale=0.1, zero_point=0)}
-    """
-    me = "save_qparams"
-    if not isinstance(qparams, Mapping):
-        raise TypeError(_check.must(me, "qparams", "a mapping of names to QParams", _check.typed(qparams)))
-    stored = {}
-    for name, value in qparams.items():
-        if not (isinstance(name, str) and isinstance(value, QParams)):
-            got = f"{_check.typed(name)}: {_check.typed(value)}"
-            raise TypeError(_check.must(me, "qparams", "a mapping of names to QParams", got))
-        stored[name] = value.to_dict()
-    with replacing(path, "x") as file:
-        json.dump({"format": _FORMAT, "version": 1, "qparams": stored}, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
-    """Open a file that appears whole or not at all: written under another name, and renamed at the end."""
-    target = os.path.realpath(path)
-    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
-    try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}; no file was written", os.fspath(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-
-
-def load_qparams(path: str | os.PathLike[str]) -> dict[str, QParams]:
-    """Load what save_qparams has written.
-
-    Parameters
-    ----------
-    path : str or path
-
-    Returns
-    -------
-    dict of str to QParams
-        Equal to what was saved.
-
-    Raises
-    ------
-    FileFormatError
-        The file holds something else; names the file and the tensor.
-    OSError
-        The file cannot be read.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_qparams(f"{folder}/qparams.json", calibrate(lambda x: {"x": x}, [np.ones(3)]))
-    ...     print(load_qparams(f"{folder}/qparams.json")["x"].scale)
-    0.007874016
-    """
-    name = os.fspath(path)
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise FileFormatError(f"{name}: the file is not valid JSON: {error}.") from error
-    match content:
-        case {"format": format_, "version": 1, "qparams": dict(stored)} if format_ == _FORMAT:
-            pass
-        case _:
-            raise FileFormatError(f"{name}: the file must be one that save_qparams wrote, of version 1.")
-    found = {}
-    for tensor, about in stored.items():
-        try:
-            found[tensor] = QParams.from_dict(about)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{name}: tensor {tensor!r}: {error}") from error
-    return found
-
-
-_FORMAT = "qnumpy qparams"
 
 
 def _checked(owner: str, observers: Any) -> Observers:

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from . import __version__, demo, plot
-from .calibrate import Calibration, replacing, save_qparams
+from .calibrate import Calibration
 from .dtypes import CODE_TYPES, float_type
 from .errors import CalibrationError, FileFormatError
 from .estimate import METHODS
@@ -28,6 +28,7 @@ from .io import Reader, TensorSpec, Writer
 from .observers import HistogramObserver, MinMaxObserver, Observer
 from .qarray import QuantizedArray, quantize
 from .qparams import QParams, describe
+from .qparams_file import replacing, save_qparams
 from .report import Report, ReportTable, aligned, compare
 from .runtime import show_config
 
