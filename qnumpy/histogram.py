@@ -48,7 +48,7 @@ def _bits(granularity: Granularity) -> int:
 
 
 def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, tuple[Array, Array, Array, Array]]:
-    """Count the finite elements; min, max, NaN count and infinity count come as from reduce.ranges, in the same read."""
+    """Count the finite elements; in the same read min, max, NaN and infinity counts, as from reduce.ranges."""
     source, real = _args.real(owner, "x", x)
     axis, block_size = granularity.onnx
     where = _args.layout(owner, source.shape, axis, block_size)
@@ -72,7 +72,7 @@ def bin_ends(keys: Array, granularity: Granularity) -> tuple[Array, Array]:
     Examples
     --------
     >>> bin_ends(np.array([0xBF80, 0x407F], np.uint16), PerTensor())
-    (array([ 1.    , -1.0078125]), array([ 1.0078125, -1.       ]))
+    (array([ 1.       , -1.0078125]), array([ 1.0078125, -1.       ]))
     """
     wide = keys.astype(np.int64)
     negative = wide < 0x8000
@@ -87,13 +87,24 @@ def _reals(magnitudes: Array) -> Array:
     return np.where(magnitudes == 0x7F80, 2.0**128, real)
 
 
+_Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float]
+
+
 def _spec(
-    bins: Histogram, low: Array, high: Array, granularity: Granularity, qmin: int, qmax: int, symmetric: bool,
-    method: str, percentile: float,
-) -> tuple[Any, ...]:  # fmt: skip
-    ends = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
+    bins: Histogram,
+    low: Array,
+    high: Array,
+    granularity: Granularity,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    method: str,
+    percentile: float,
+) -> _Spec:
+    """What every search of _core begins with."""
+    first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
     return (
-        *bins, *ends, _bits(granularity), METHODS[method], int(symmetric), qmin, qmax, percentile / 100,
+        *bins, first, last, _bits(granularity), METHODS[method], int(symmetric), qmin, qmax, percentile / 100,
     )  # fmt: skip
 
 

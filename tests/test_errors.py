@@ -247,7 +247,7 @@ def name_rows():
         ("fake_quantize", "convention", conventions): lambda v: qn.fake_quantize(X, PARAMS, convention=v),
         ("quantize_linear", "on_nan", "'zero_point', 'raise'"): lambda v: qn.quantize_linear(X, 0.5, on_nan=v),
         ("requantize", "method", methods): lambda v: qn.requantize(ACC, 0.5, method=v),
-        ("choose_qparams", "method", "'minmax'"): lambda v: qn.choose_qparams(X, method=v),
+        ("choose_qparams", "method", "'minmax', 'mse', 'entropy', 'percentile'"): lambda v: qn.choose_qparams(X, method=v),
         ("min_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.min_max(X, on_nonfinite=v),
         ("abs_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.abs_max(X, on_nonfinite=v),
     }
@@ -618,12 +618,47 @@ def guarded():
     wide, narrow = wrong_vectors(np.uint8, 24)[:-2], wrong_vectors(np.uint8, 12)[:-2]  # a byte has no order or address
     yield "pack", [nibbles, packed, T["int4"], 2, 12], [wide, wrong_outputs(np.uint8, 12), no_nibbles, *sizes]
     yield "unpack", [packed, nibbles, T["uint4"], 2, 12], [narrow, wrong_outputs(np.uint8, 24), no_nibbles, *sizes]
+    yield "histogram", [real, T["float32"], *GRID, 4], [
+        wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID, [*NO_INTEGERS, *HUGE, 3, 8],
+    ]  # fmt: skip
+    yield from guarded_searches()
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
     scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
     yield "first_bad_scale", [scale], [scales]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
+
+
+def guarded_searches():
+    offsets, keys = np.array([0, 2, 3]), np.array([0x4000, 0xBF80, 0xC000], np.uint16)
+    bins = [offsets, keys, np.ones(3, np.int64)]
+    crossed = [np.array([0, 4, 3]), np.array([1, 2, 3]), np.array([0, 2, 4]), np.ones(0, np.int64)]
+    no_bins = [
+        [*NO_ARRAYS, *crossed, offsets.astype(np.int32), crooked(offsets)],
+        [*NO_ARRAYS, keys[:2], keys.astype(np.int32), np.repeat(keys, 2)[::2]],
+        wrong_vectors(np.int64, 3)[:-4] + [np.ones(3), crooked(np.ones(3, np.int64))],
+    ]
+    yield "merge_histograms", [*bins, *bins], no_bins * 2
+    ends = np.array([-3.0, -3.0]), np.array([3.0, 3.0])
+    spec = [7, 0, 1, -127, 127, 0.5]
+    wrong = [
+        [*NO_INTEGERS, 3, 8], [*NO_INTEGERS, -1, 3], [*NO_INTEGERS, -1, 2], [*NO_INTEGERS, *HUGE, 126, -32769],
+        [*NO_INTEGERS, *HUGE, -126, 65536], [None, "x", [1.0]],
+    ]  # fmt: skip
+    doubles = wrong_vectors(np.float64, 2)
+    no_bins[1] = [*no_bins[1], np.array([0x4000, 0xBF80, 0xFF80], np.uint16), np.array([0, 0xBF80, 0xBF80], np.uint16)]
+    yield "search_ranges", [*bins, *ends, *spec], [*no_bins, doubles, doubles, *wrong]
+    tried, error = [np.full(4, -1.0), np.ones(4)], np.empty(4)
+    four = wrong_vectors(np.float64, 4)
+    uneven = [value for value in four if not (isinstance(value, np.ndarray) and value.size in (0, 8))]
+    yield "range_errors", [*bins, *ends, *spec, *tried, error], [
+        *no_bins, doubles, doubles, *wrong, uneven, four, wrong_outputs(np.float64, 4),
+    ]  # fmt: skip
+    counts, out = np.ones(200), np.empty(201)
+    yield "entropy_bin", [counts, 8, 16, out], [
+        wrong_vectors(np.float64, 200), [*NO_INTEGERS, 0, 17], [*NO_INTEGERS, 7, 201], wrong_outputs(np.float64, 201),
+    ]  # fmt: skip
 
 
 REFUSALS = (TypeError, ValueError, OverflowError)

@@ -108,6 +108,9 @@ static int arg_search(qn_args a, qn_histogram *h, qn_search_spec *spec) {
         return -1;
     double share = PyFloat_AsDouble(a[10]);
     if (share == -1 && PyErr_Occurred()) return -1;
+    bool finite = true;
+    for (int64_t i = 0; i < h->offsets[h->params]; i++) finite &= h->keys[i] >= 0x80 && h->keys[i] < 0xFF80;
+    if (!finite) return PyErr_SetString(PyExc_ValueError, "qnumpy._core: the bins of a histogram must be finite."), -1;
     *spec = (qn_search_spec){(qn_criterion)criterion, symmetric, bits, qmin, qmax, share};
     h->ranges = PyMem_RawMalloc((size_t)h->params * sizeof *h->ranges + 1);
     if (!h->ranges) return PyErr_NoMemory(), -1;
@@ -143,7 +146,8 @@ static PyObject *range_errors(PyObject *self, qn_args a, Py_ssize_t count) {
     int failed;
     (void)self;
     if (qn_arg_count("range_errors", count, 14) || arg_search(a, &h, &spec)) return NULL;
-    int64_t total = PyArray_Check(a[11]) ? PyArray_SIZE((PyArrayObject *)a[11]) : 0, n = h.params ? total / h.params : 0;
+    int64_t total = PyArray_Check(a[11]) ? PyArray_SIZE((PyArrayObject *)a[11]) : 0,
+            n = h.params ? total / h.params : 0;
     const double *low = qn_arg_vector(a[11], n * h.params, NPY_FLOAT64);
     const double *high = low ? qn_arg_vector(a[12], total, NPY_FLOAT64) : NULL;
     double *error = high ? qn_arg_output(a[13], total, sizeof *error) : NULL;
@@ -184,8 +188,9 @@ PyMethodDef qn_observers_methods[] = {
                                 "\nBins of both."),
     QN_METHOD(search_ranges, "search_ranges(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, "
                              "share, /)\n--\n\nThe best range of every parameter and its error."),
-    QN_METHOD(range_errors, "range_errors(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, "
-                            "low, high, error, /)\n--\n\nThe errors of given ranges."),
+    QN_METHOD(range_errors,
+              "range_errors(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, "
+              "low, high, error, /)\n--\n\nThe errors of given ranges."),
     QN_METHOD(entropy_bin, "entropy_bin(counts, levels, first, divergence, /)\n--\n\nThe number of bins whose "
                            "quantized form diverges least."),
     QN_END,

@@ -7,8 +7,8 @@
 static int execute(PyObject *module) {
     if (PyArray_ImportNumPyAPI() < 0) return -1;
     qn_dispatch_init();
-    PyMethodDef *const tables[] = {qn_quantize_methods, qn_reduce_methods, qn_metrics_methods,
-                                   qn_observers_methods, qn_pack_methods, qn_runtime_methods};
+    PyMethodDef *const tables[] = {qn_quantize_methods,  qn_reduce_methods, qn_metrics_methods,
+                                   qn_observers_methods, qn_pack_methods,   qn_runtime_methods};
     for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
         if (PyModule_AddFunctions(module, tables[k])) return -1;
     return qn_runtime_constants(module);

@@ -14,15 +14,15 @@
 #define V_ALWAYS static inline __attribute__((always_inline))
 
 enum {
-    TILE = 4096,              /* elements whose extremes are found, then counted: 16 KiB stay in the L1 cache */
-    COLUMNS = 64,             /* columns counted together */
-    MANY = 1 << 17,           /* elements from which four counters a bin cost less than stores that wait */
-    PART = 1 << 14,           /* elements below which a part is not worth handing to another thread */
-    LARGEST_PART = 1 << 30,   /* 32-bit counters do not overflow */
-    SHORT_SORT = 48,          /* keys below which insertion beats counting bytes */
-    INFINITE = 0x7F80,        /* magnitudes from here on are not finite */
+    TILE = 4096,            /* elements whose extremes are found, then counted: 16 KiB stay in the L1 cache */
+    COLUMNS = 64,           /* columns counted together */
+    MANY = 1 << 17,         /* elements from which four counters a bin cost less than stores that wait */
+    PART = 1 << 14,         /* elements below which a part is not worth handing to another thread */
+    LARGEST_PART = 1 << 30, /* 32-bit counters do not overflow */
+    SHORT_SORT = 48,        /* keys below which insertion beats counting bytes */
+    INFINITE = 0x7F80,      /* magnitudes from here on are not finite */
     MAX_PARTS = 64,
-    TABLE = (1 << (9 + QN_CHANNEL_BITS)) + 13 * 16, /* of a column; 13 cache lines on, or all would share their sets */
+    APART = 13 * 16, /* counters between the tables of two columns, or all would share their cache sets */
 };
 
 /* Elements [o0, o1) x parameters [p0, p1) x [i0, i1): what one thread takes at a time. */
@@ -50,7 +50,7 @@ typedef struct bench {
     struct bench *next;
     const job *j;
     int shift, ways;
-    uint32_t *counters; /* [1 << (bits + 9)][ways], or [COLUMNS][TABLE], all 0 between two parameters */
+    uint32_t *counters; /* [1 << (bits + 9)][ways], or [COLUMNS][table_size], all 0 between two parameters */
     float wide[TILE];
     double raw[TILE];
     uint16_t keys[TILE], sorted[TILE];
@@ -119,6 +119,8 @@ static const float *read_run(bench *b, int64_t start, int64_t n, qn_range *r) {
     return x;
 }
 
+static int64_t table_size(const job *j) { return ((int64_t)1 << (9 + j->bits)) + APART; }
+
 static uint16_t ordered(uint32_t key) { return (uint16_t)(key & 0x8000 ? 0xFFFF - key : 0x8000 + key); }
 
 /* ---- few elements: sorted ---- */
@@ -153,7 +155,8 @@ static int64_t emit_keys(bench *b, int64_t n, part *p, int64_t used) {
     sort_keys(b, n);
     if (!reserve(p, used, n)) return p->failed = true, used;
     for (int64_t i = 0, next; i < n; i = next) {
-        for (next = i + 1; next < n && b->keys[next] == b->keys[i]; next++) {}
+        for (next = i + 1; next < n && b->keys[next] == b->keys[i]; next++) {
+        }
         int magnitude = b->keys[i] & 0x8000 ? b->keys[i] - 0x8000 : 0x7FFF - b->keys[i];
         if (magnitude >= INFINITE) continue;
         p->made.keys[used] = b->keys[i], p->made.counts[used++] = next - i;
@@ -268,6 +271,7 @@ static int64_t count_strip(bench *b, part *p, const strip *s, int64_t k, int64_t
     const qn_table *t = qn_kernels();
     const qn_source *source = b->j->source;
     qn_range *ranges = p->made.ranges + (k - p->p0);
+    const int64_t table = table_size(b->j);
     bool sort = s->rows * s->count <= TILE && s->rows <= sort_limit(b->j);
     uint16_t keys[TILE];
     if (!sort && source->direct && source->type == QN_F32) {
@@ -276,21 +280,21 @@ static int64_t count_strip(bench *b, part *p, const strip *s, int64_t k, int64_t
             const float *x = (const float *)source->data + s->start + r * s->stride;
             int64_t rows = s->rows - r < BAND ? s->rows - r : BAND;
             t->min_max_columns_f32(x, rows, s->stride, s->count, ranges);
-            t->count_columns_f32(x, rows, s->stride, s->count, b->shift, TABLE, b->counters);
+            t->count_columns_f32(x, rows, s->stride, s->count, b->shift, table, b->counters);
         }
     } else {
         for (int64_t r = 0; r < s->rows; r++) {
             const float *x = staged(b, s->start + r * s->stride, s->count);
             if (source->type == QN_F64) t->min_max_columns_f64(b->raw, 1, 0, s->count, ranges);
             else t->min_max_columns_f32(x, 1, 0, s->count, ranges);
-            if (!sort) t->count_columns_f32(x, 1, 0, s->count, b->shift, TABLE, b->counters);
+            if (!sort) t->count_columns_f32(x, 1, 0, s->count, b->shift, table, b->counters);
             else
                 for (int64_t c = 0; c < s->count; c++) take_keys(b, x + c, 1, 1, keys + c * s->rows + r);
         }
     }
     for (int64_t c = 0; c < s->count; c++) {
         if (sort) memcpy(b->keys, keys + c * s->rows, (size_t)s->rows * sizeof *keys);
-        used = sort ? emit_keys(b, s->rows, p, used) : emit_counters(b, b->counters + c * TABLE, ranges + c, p, used);
+        used = sort ? emit_keys(b, s->rows, p, used) : emit_counters(b, b->counters + c * table, ranges + c, p, used);
         p->made.offsets[k - p->p0 + c + 1] = used;
     }
     return used;
@@ -305,7 +309,8 @@ static bench *take_bench(job *j) {
     pthread_mutex_unlock(&j->mutex);
     if (b || !(b = malloc(sizeof *b))) return b;
     b->j = j, b->shift = 23 - j->bits, b->ways = j->ways;
-    b->counters = calloc(j->columns ? COLUMNS * TABLE : (size_t)j->ways << (9 + j->bits), sizeof *b->counters);
+    b->counters =
+        calloc((size_t)(j->columns ? COLUMNS * table_size(j) : (int64_t)j->ways << (9 + j->bits)), sizeof *b->counters);
     return b->counters ? b : (free(b), NULL);
 }
 

@@ -8,12 +8,12 @@
 #include "threads.h"
 
 enum {
-    OCTAVES = 40,         /* below the top: what is smaller rounds to zero on any grid that is tried */
-    GAP = 16,             /* octaves of nothing that set outliers apart: no grid of 16 bits holds both sides */
-    EXACT = 256,          /* levels of a side whose cells are summed one by one; the bins beyond are wider than a cell */
-    LINEAR = 2048,        /* bins of the entropy search */
-    FIRST = 128,          /* and the fewest it keeps */
-    STEPS = 16,           /* thresholds tried in an octave */
+    OCTAVES = 40,  /* below the top: what is smaller rounds to zero on any grid that is tried */
+    GAP = 16,      /* octaves of nothing that set outliers apart: no grid of 16 bits holds both sides */
+    EXACT = 256,   /* levels of a side whose cells are summed one by one; the bins beyond are wider than a cell */
+    LINEAR = 2048, /* bins of the entropy search */
+    FIRST = 128,   /* and the fewest it keeps */
+    STEPS = 16,    /* thresholds tried in an octave */
     SEARCH_BYTES = 1 << 18, /* traffic that a parameter's search weighs as */
 };
 static const double OUTLIERS = 1e-3; /* the largest share that may be set apart */
@@ -136,8 +136,8 @@ typedef struct {
 
 /* Magnitudes of one sign, or of both, scaled by 2^-exponent so that no square overflows. */
 typedef struct {
-    cell *cells;    /* [count + 2]: what lies below the first bin, the bins, what lies above the last */
-    int64_t base;   /* bits of a float64 >> shift, of the first bin */
+    cell *cells;  /* [count + 2]: what lies below the first bin, the bins, what lies above the last */
+    int64_t base; /* bits of a float64 >> shift, of the first bin */
     int64_t count;
     int shift;
     double top;
@@ -152,7 +152,7 @@ static side side_of(const row *r, bool symmetric, bool negative, int64_t cut, in
     bool sign;
     if (lowest < 128) lowest = 128;
     for (descent d = descent_of(r, symmetric, negative); descend(&d, &m, &count, &sign);)
-        if (m >= lowest && m <= cut) highest = m > highest ? m : highest, first = m;
+        if (m >= lowest && m <= cut) highest = m > highest ? m : highest, first = m < first ? m : first;
     if (highest < 0) first = highest = lowest;
     s.count = ((highest - first) >> drop) + 1;
     s.base = ((int64_t)((first >> 7) + 1023 - 127 - exponent) << r->bits) + ((first & 127) >> drop);
@@ -186,7 +186,7 @@ static const cell *cell_of(const side *s, double x) {
     int64_t bits, i;
     memcpy(&bits, &x, sizeof bits);
     i = (bits >> s->shift) - s->base + 1;
-    return s->cells + (i < 0 ? 0 : i);
+    return s->cells + (i < 0 ? 0 : i < s->count ? i : s->count); /* the last bin may reach beyond float32 */
 }
 
 /* The sum over x > t of (x - t)^2: what clipping at t costs. */
@@ -270,7 +270,7 @@ static grid grid_of(const qn_search_spec *p, double low, double high) {
         return (grid){most > 0 ? rounded(most / (double)levels) : 1, levels, levels};
     }
     double scale = high > low ? rounded((high - low) / steps) : 1, zero = rint(p->qmin - low / scale);
-    zero = zero < p->qmin ? p->qmin : zero > p->qmax ? p->qmax : zero;
+    zero = fmin(fmax(zero, p->qmin), p->qmax);
     return (grid){scale, (int64_t)zero - p->qmin, p->qmax - (int64_t)zero};
 }
 
@@ -488,7 +488,8 @@ static void search_window(const double *counts, const sums *s, int64_t levels, b
         }
 }
 
-static void search_entropy(const row *r, const qn_search_spec *p, room *space, double *low, double *high, double *error) {
+static void search_entropy(const row *r, const qn_search_spec *p, room *space, double *low, double *high,
+                           double *error) {
     int64_t codes = (int64_t)p->qmax - p->qmin + 1, levels = p->symmetric ? (codes + 1) / 2 : codes;
     *low = -extreme(r, true), *high = extreme(r, false), *error = 0;
     if (levels > LINEAR / 2 || fmax(-*low, *high) < FLT_MIN) return; /* as many codes as bins: nothing is lost */
@@ -544,11 +545,11 @@ static void search_row(const job *j, int64_t k, room *space) {
     }
 }
 
-static double entropy_error(const row *r, const qn_search_spec *p, const linear *l, const sums *s, const room *space,
-                            double low, double high) {
+static double entropy_error(const qn_search_spec *p, const linear *l, const sums *s, const room *space, double low,
+                            double high) {
     int64_t codes = (int64_t)p->qmax - p->qmin + 1, levels = p->symmetric ? (codes + 1) / 2 : codes;
-    int64_t below = (int64_t)fmin(rint(-low / l->width), LINEAR), above = (int64_t)fmin(rint(high / l->width), LINEAR);
-    (void)r;
+    int64_t below = (int64_t)fmax(fmin(rint(-low / l->width), LINEAR), 0);
+    int64_t above = (int64_t)fmax(fmin(rint(high / l->width), LINEAR), 0);
     if (levels > LINEAR / 2) return 0;
     if (p->symmetric) {
         int64_t most = below > above ? below : above;
@@ -577,7 +578,7 @@ static void errors_of_row(const job *j, int64_t k, room *space) {
         } else if (tiny) {
             j->error[i] = 0;
         } else if (p->criterion == QN_ENTROPY) {
-            j->error[i] = entropy_error(&r, p, &l, &sum, space, low, high);
+            j->error[i] = entropy_error(p, &l, &sum, space, low, high);
         } else {
             grid g = grid_of(p, low, high);
             double unit = ldexp(1, s.exponent);
@@ -605,8 +606,8 @@ int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, do
     return j.failed ? -1 : 0;
 }
 
-int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low, const double *high,
-                     double *error) {
+int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low,
+                     const double *high, double *error) {
     job j = {.h = h, .spec = spec, .n = n, .given_low = low, .given_high = high, .error = error};
     if (n) qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_part, &j);
     return j.failed ? -1 : 0;

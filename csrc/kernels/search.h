@@ -23,8 +23,8 @@ typedef struct {
 int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, double *high, double *error);
 
 /* The errors of given ranges, low[params][n] and high[params][n], low <= 0 <= high. */
-int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low, const double *high,
-                     double *error);
+int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low,
+                     const double *high, double *error);
 
 /* TensorRT's procedure on a histogram of [0, range) in equal bins: the number of bins kept that diverges least, the last of
  * equals, of `first` to `bins`. scratch[3 * (bins + 1)]. divergence[bins + 1], from `first` on, if not NULL. */

@@ -73,13 +73,9 @@ class Observer:
         on_nonfinite: str = "ignore",
     ) -> None:
         me = type(self).__name__
-        granularity = PerTensor() if granularity is None else granularity
-        if not isinstance(granularity, Granularity):
-            wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-            raise TypeError(_check.must(me, "granularity", wanted, _check.typed(granularity)))
         _args.choice(me, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
         self.dtype = _args.code(me, dtype).name
-        self.granularity = granularity
+        self.granularity = _args.granularity(me, PerTensor() if granularity is None else granularity)
         self.symmetric = bool(symmetric)
         self.on_nonfinite = on_nonfinite
 

@@ -7,7 +7,7 @@ import numpy as np
 from .. import _args, _check
 from .. import histogram as _histogram
 from .._args import Array
-from ..granularity import Granularity, PerTensor
+from ..granularity import Granularity
 from ..histogram import METHODS, Histogram
 from ..qparams import QParams
 from .base import Batch, Observer
@@ -50,8 +50,8 @@ class HistogramObserver(Observer):
 
     Notes
     -----
-    10 bytes for each occupied bin, 48 for a parameter: however many elements are seen, at most 653 KB for a tensor (some 50
-    KB in practice), 82 KB for a channel (some 4 KB), and never more than 10 bytes an element. One read of the data.
+    10 bytes for each occupied bin, 48 for a parameter: however many elements are seen, at most 653 KB for a tensor (some
+    40 KB in practice), 82 KB for a channel (some 4 KB), and never more than 10 bytes an element. One read of the data.
 
     References
     ----------
@@ -63,7 +63,7 @@ class HistogramObserver(Observer):
     >>> x[0] = 1e30
     >>> observer = HistogramObserver(dtype="int4").observe(x)
     >>> observer.qparams()
-    QParams(int4, per tensor, scale=0.3526, zero_point=0)
+    QParams(int4, per tensor, scale=0.3538, zero_point=0)
     >>> low, high = observer.range("percentile")
     >>> bool(3.8 < high < 4.0)
     True
@@ -171,8 +171,8 @@ class HistogramObserver(Observer):
     def coverage(self, method: str | None = None) -> Array:
         """Return the share of the elements inside the range.
 
-        A percentile is met exactly by an affine range that leaves out as many elements on either side; a symmetric range
-        meets it for the magnitudes only, and what bins hide is a part of one bin.
+        An affine range can leave out as many elements on either side as a percentile says. A symmetric one cannot: it
+        meets the percentile of the magnitudes, and how many that leaves out is told here.
 
         Parameters
         ----------
@@ -250,9 +250,9 @@ class HistogramObserver(Observer):
         Returns
         -------
         threshold, error : ndarrays of float64, shape (parameters' shape, n)
-            Thresholds grow by equal factors from 1/16 of the chosen range to all that was seen. A threshold t is the range
-            [-t, t] if symmetric; if affine, the seen range cut at -t and t. The error is the mean square, the divergence
-            (inf where fewer bins than levels remain) or the share outside.
+            Thresholds grow by equal factors from 1/16 of the chosen range to all that was seen. A threshold t is the
+            range [-t, t] if symmetric; if affine, the seen range cut at -t and t. The error is the mean square, the
+            divergence (inf where fewer bins than levels remain) or the share outside.
 
         Raises
         ------
