@@ -1,6 +1,5 @@
 """The report of a calibration: ranges seen and chosen, what is clipped, the SQNR that every technique would give."""
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CalibrationError
 from .estimate import METHODS, estimate
 from .observers import HistogramObserver, MinMaxObserver, Observer
 from .qparams import QParams, describe
@@ -53,9 +51,11 @@ class CalibratedTensor:
     min, max : float or None
         The range seen, over all channels.
     chosen : Technique or None
-        The parameters; None when nothing finite was seen.
+        The parameters; None when there are none.
     techniques : tuple of Technique
         What every technique would give, where the observer keeps a histogram.
+    reason : str or None
+        Why there are no parameters.
     """
 
     name: str
@@ -69,6 +69,7 @@ class CalibratedTensor:
     max: float | None
     chosen: Technique | None
     techniques: tuple[Technique, ...] = ()
+    reason: str | None = None
 
     @property
     def best(self) -> Technique | None:
@@ -87,6 +88,7 @@ class CalibratedTensor:
             "sqnr_db": None if chosen is None else chosen.sqnr_db,
             **{f"sqnr_db_{technique.method}": technique.sqnr_db for technique in self.techniques},
             "best": None if self.best is None else self.best.method,
+            "reason": self.reason,
         }  # fmt: skip
 
     @property
@@ -96,8 +98,8 @@ class CalibratedTensor:
         if self.nan or self.inf:
             total = self.count + self.nan + self.inf
             found.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
-        if self.chosen is None:
-            found.append("It has no parameters: nothing finite was seen in it, or in one of its channels or groups.")
+        if self.reason is not None:
+            found.append(f"There are no parameters. {self.reason}")
         best, chosen = self.best, self.chosen
         if best is not None and chosen is not None and best.sqnr_db is not None and chosen.sqnr_db is not None:
             gain = best.sqnr_db - chosen.sqnr_db
@@ -109,8 +111,8 @@ class CalibratedTensor:
 class CalibrationReport:
     """The tensors of a calibration as one table: ranges, what is clipped, SQNR of every technique.
 
-    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin; a
-    range without a histogram has none, and min-max clips nothing.
+    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin, and
+    outliers that no grid serves left out of the SQNR; a range without a histogram has none, and min-max clips nothing.
 
     Attributes
     ----------
@@ -182,7 +184,7 @@ class CalibrationReport:
         words = [tensor.name, tensor.dtype, tensor.granularity, tensor.observer]
         chosen = tensor.chosen
         if chosen is None:
-            return [*words, "nothing finite seen"]
+            return [*words, "no parameters"]
         sqnr, _, _, clipped = _texts(chosen.sqnr_db, None, None, chosen.clipped)
         row = [*words, *map(_number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
         found = {technique.method: technique.sqnr_db for technique in tensor.techniques}
@@ -200,19 +202,23 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
     """Say what an observer has seen and chosen."""
     kind = type(observer).__name__
     count = nan = inf = 0
-    low = high = own = None
+    low = high = own = reason = None
     techniques: tuple[Technique, ...] = ()
     if hasattr(observer, "min_"):
         count, nan, inf = (int(each.sum()) for each in (observer.count_, observer.nan_, observer.infinite_))
         if count:
             low, high = float(observer.min_.min()), float(observer.max_.max())
-    with contextlib.suppress(CalibrationError):
+    try:
         own = _technique("chosen", observer, observer.qparams())
         techniques = tuple(_techniques(observer))
+    except ValueError as error:  # nothing finite, or a range that no float32 scale covers
+        reason = str(error)
     what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
     what = what.replace("Observer", "")
     granularity = describe(observer.granularity)
-    return CalibratedTensor(name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques)
+    return CalibratedTensor(
+        name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques, reason
+    )
 
 
 def _technique(method: str, observer: Observer, params: QParams) -> Technique:
@@ -220,8 +226,7 @@ def _technique(method: str, observer: Observer, params: QParams) -> Technique:
     high = params.scale.astype(np.float64) * (params.qmax - params.zero_point)
     clipped, sqnr = (0.0 if isinstance(observer, MinMaxObserver) else None), None
     if isinstance(observer, HistogramObserver):
-        found = estimate(observer, params)
-        clipped, sqnr = found.clipped, found.sqnr_db
+        sqnr, clipped = estimate(observer, params)
     return Technique(method, float(low.min()), float(high.max()), clipped, sqnr)
 
 

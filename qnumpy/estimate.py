@@ -63,7 +63,13 @@ def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any
     >>> round(even.mse, 6), even.clipped  # a step spread evenly has the error 1/12
     (0.083333, 0.0)
     """
-    scale, zero = np.asarray(scale, np.float64), np.asarray(zero_point, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of float64 beyond float32
+        return _expected(
+            low, high, counts, np.asarray(scale, np.float64), np.asarray(zero_point, np.float64), qmin, qmax
+        )
+
+
+def _expected(low: Array, high: Array, counts: Array, scale: Array, zero: Array, qmin: int, qmax: int) -> Estimate:
     a, b = low / scale + zero, high / scale + zero
     na, nb = np.clip(np.rint(a), qmin, qmax), np.clip(np.rint(b), qmin, qmax)
     da, db = a - na, b - nb
@@ -86,8 +92,14 @@ def share_below(low: Array, high: Array, at: Any) -> Array:
     return np.asarray(np.where(width > 0, np.clip((at - low) / np.where(width > 0, width, 1.0), 0, 1), low < at))
 
 
-def estimate(observer: HistogramObserver, params: QParams) -> Estimate:
-    """Estimate what quantizing what the observer has seen with these parameters does."""
+def estimate(observer: HistogramObserver, params: QParams) -> tuple[float, float]:
+    """Estimate SQNR in dB and the share clipped, of quantizing what the observer has seen with these parameters.
+
+    Outliers that no grid serves count as clipped, and nothing else: as signal they would hide what becomes of the rest.
+    """
     low, high, counts, which = observer.bins()
     scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
-    return expected(low, high, counts, scale, zero, params.qmin, params.qmax)
+    clipped = expected(low, high, counts, scale, zero, params.qmin, params.qmax).clipped
+    elements = observer.count_
+    noise, signal = (float(np.sum(mean * elements)) for mean in (observer.mse(params), observer.mean_square()))
+    return Estimate(float(elements.sum()), signal, noise, 0.0).sqnr_db, clipped

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import qnumpy as qn
+from qnumpy.estimate import expected
 
 MINMAX = qn.MinMaxObserver()
 U8 = qn.MinMaxObserver(dtype="uint8", symmetric=False)
@@ -314,6 +315,41 @@ def test_the_report_estimates_what_compare_measures():
     assert [line.split()[1] for line in gains] == ["relu:"]
 
 
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1), qn.PerGroup(8)], ids=repr)
+@pytest.mark.parametrize(("dtype", "symmetric"), [("int8", True), ("int4", False), ("uint2", False)])
+def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
+    """The closed form of one bin at a time, and the search's sums over the codes."""
+    x = activations(3)["wide"]
+    observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric, granularity=granularity).observe(x)
+    for method in ("minmax", "percentile", "entropy", "mse"):
+        params = observer.qparams(method)
+        low, high, counts, which = observer.bins()
+        scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
+        found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
+        assert found.elements == x.size
+        # the search cancels digits of sums over a group, some 1e-8 of them
+        assert found.noise == pytest.approx(float((observer.mse(params) * observer.count_).sum()), rel=1e-6)
+
+
+def test_an_outlier_does_not_hide_the_rest():
+    x = activations(3)["x"]
+    x[0, 0] = 1e30
+    tensor = qn.calibrate(lambda x: {"x": x}, [x]).report()["x"]
+    by = {technique.method: technique for technique in tensor.techniques}
+    assert tensor.best.method == "mse"
+    assert by["mse"].sqnr_db > 30
+    assert by["minmax"].sqnr_db < 1
+    assert tensor.chosen.clipped == pytest.approx(1 / x.size, abs=1e-3)
+
+
+def test_a_range_that_no_scale_covers():
+    report = qn.calibrate(lambda x: {"x": x}, [np.array([1e300, -1.0])], MINMAX).report()
+    assert report["x"].chosen is None
+    assert report["x"].reason == (
+        "QParams.from_range: the range must have a finite float32 scale; got one that overflows."
+    )
+
+
 def test_the_report_without_histograms():
     x = np.array([[1.0, -2.0], [np.nan, np.inf]])
     observers = {"a": qn.MinMaxObserver(), "b": qn.MovingAverageMinMaxObserver(), "n": qn.MinMaxObserver()}
@@ -323,12 +359,13 @@ def test_the_report_without_histograms():
         "tensor  type  granularity  observer             min  max  low  high  clipped %  SQNR dB\n"
         "a       int8  per tensor   MinMax                -2    1   -2     2          0        -\n"
         "b       int8  per tensor   MovingAverageMinMax   -2    1   -2     2          -        -\n"
-        "n       int8  per tensor   MinMax               nothing finite seen\n"
+        "n       int8  per tensor   MinMax               no parameters\n"
         "\n"
         "warning: a: 1 NaN and 1 infinite of 4 elements were left out.\n"
         "warning: b: 1 NaN and 1 infinite of 4 elements were left out.\n"
         "warning: n: 1 NaN and 1 infinite of 2 elements were left out.\n"
-        "warning: n: It has no parameters: nothing finite was seen in it, or in one of its channels or groups."
+        "warning: n: There are no parameters. MinMaxObserver.qparams: data must be finite somewhere; "
+        "got only NaN and infinities."
     )
     assert repr(report) == str(report)
     assert (len(report), [tensor.name for tensor in report]) == (3, ["a", "b", "n"])
@@ -345,7 +382,7 @@ def test_the_report_in_other_forms():
     first, second, _ = report.to_records()
     assert list(first) == [
         "name", "observer", "dtype", "granularity", "count", "nan", "inf", "min", "max", "low", "high", "clipped",
-        "sqnr_db", "best",
+        "sqnr_db", "best", "reason",
     ]  # fmt: skip
     assert (first["name"], first["observer"], first["best"]) == ("x", "MinMax", None)
     assert second["observer"] == "Histogram percentile"
