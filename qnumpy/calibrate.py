@@ -87,8 +87,10 @@ class Calibration(Mapping[str, QParams]):
         Raises
         ------
         TypeError, ValueError
-            The observer refuses x; a note says the name.
+            name is no string, or the observer refuses x; then a note says the name.
         """
+        if not isinstance(name, str):
+            raise TypeError(_check.must("Calibration.observe", "name", "a string", _check.typed(name)))
         observer = self.observers.get(name)
         if observer is None:
             observer = _template(self._templates, name)
@@ -275,7 +277,7 @@ def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Ca
     Notes
     -----
     Inside another ``observing`` the inner one alone observes. Other threads are not observed: taps follow the context
-    (`contextvars`) of the block.
+    (`contextvars`) of the block. Observers are not locked; threads observe each on its own, and merge.
 
     Examples
     --------
@@ -395,10 +397,10 @@ def _checked(owner: str, observers: Any) -> Observers:
     """Refuse what cannot configure observers; None stands for the default."""
     if observers is None:
         return HistogramObserver()
-    values = observers.values() if isinstance(observers, Mapping) else (observers,)
-    fit = isinstance(observers, Observer) or (callable(observers) and not isinstance(observers, type))
     if isinstance(observers, Mapping):
-        fit = all(value is None or isinstance(value, Observer) for value in values)
+        fit = all(value is None or isinstance(value, Observer) for value in observers.values())
+    else:
+        fit = isinstance(observers, Observer) or (callable(observers) and not isinstance(observers, type))
     if not fit:
         wanted = "an observer, a mapping from names to observers, or a function of a name"
         raise TypeError(_check.must(owner, "observers", wanted, _check.typed(observers)))
@@ -415,11 +417,8 @@ def _template(observers: Observers, name: str) -> Observer | None:
     elif not isinstance(observers, Observer):
         found = observers(name)
         if not (found is None or isinstance(found, Observer)):
-            raise TypeError(
-                _check.must(
-                    "Calibration", "observers", "a function that returns an observer or None", _check.typed(found)
-                )
-            )
+            wanted = "a function that returns an observer or None"
+            raise TypeError(_check.must("Calibration", "observers", wanted, _check.typed(found)))
     return None if found is None else fresh(found)
 
 

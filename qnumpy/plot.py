@@ -232,8 +232,9 @@ def error_by_threshold(
     for k, (method, end, cost) in enumerate(marks):
         says = f"{method}: {end:.3g}, {cost.sqnr_db:.1f} dB"
         ax.plot([end], [cost.mse], "o", color=_color(method, k), label=says, zorder=3)
-    ax.set_yscale("log")
-    ax.set_ylim(total.min() / 10, 1.5 * total.max())
+    if total.min() > 0:  # all zero: no error at all
+        ax.set_yscale("log")
+        ax.set_ylim(total.min() / 10, 1.5 * total.max())
     _finish(ax, f"{name or 'Error'}, {dtype}", "largest value with a code", "mean squared error")
     _legend(ax, "best")
     return ax

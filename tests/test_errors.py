@@ -247,7 +247,9 @@ def name_rows():
         ("fake_quantize", "convention", conventions): lambda v: qn.fake_quantize(X, PARAMS, convention=v),
         ("quantize_linear", "on_nan", "'zero_point', 'raise'"): lambda v: qn.quantize_linear(X, 0.5, on_nan=v),
         ("requantize", "method", methods): lambda v: qn.requantize(ACC, 0.5, method=v),
-        ("choose_qparams", "method", "'minmax', 'mse', 'entropy', 'percentile'"): lambda v: qn.choose_qparams(X, method=v),
+        ("choose_qparams", "method", "'minmax', 'mse', 'entropy', 'percentile'"): lambda v: qn.choose_qparams(
+            X, method=v
+        ),
         ("min_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.min_max(X, on_nonfinite=v),
         ("abs_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.abs_max(X, on_nonfinite=v),
     }
@@ -490,6 +492,9 @@ def calibrate_rows():
     observers = {"x": qn.MinMaxObserver(), "z": qn.MinMaxObserver(), "w*": qn.MinMaxObserver(), "v": None}
     wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came"
     yield lambda: calibrate(run, [X], observers), qn.CalibrationError, wrong
+    for value in (3, None, ("x",)):
+        wrong = f"Calibration.observe: name must be a string; got {value!r}"
+        yield lambda v=value: calibrate(lambda x: {v: x}, [X]), TypeError, wrong
     wrong = "Calibration.merge: other must be a Calibration; got {}"
     yield lambda: qn.Calibration().merge({}), TypeError, wrong
     for value in (3, [PARAMS]):

@@ -195,6 +195,16 @@ def test_bits_are_measured(ax):
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["int4", "int8"]
 
 
+@pytest.mark.parametrize("x", [
+    np.zeros(50), np.full(9, 3.0), np.full(9, -1.0), np.array([2.5]), np.array([1e-42, -1e-45]), np.float16([6e4]),
+    np.array([np.nan, np.inf, 1, -1]), np.append(np.linspace(-1, 1, 999), 1e30),
+], ids=["zeros", "one value", "negative", "one", "subnormal", "float16", "not finite", "outlier"])  # fmt: skip
+@pytest.mark.parametrize("draw", [plot.histogram, plot.channel_ranges, plot.error_by_threshold, plot.error_by_bits])
+def test_data_of_every_kind_can_be_drawn(draw, x, ax):
+    draw(x, ax=ax)
+    ax.figure.canvas.draw()  # warnings are errors
+
+
 # --- errors of arguments
 
 

@@ -1,5 +1,6 @@
 """Quantization of dask arrays, block by block, with parameters for the whole."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,8 @@ from ..report import Report, merged
 from .reduction import observe
 
 __all__ = ["choose_qparams", "compare", "dequantize", "quantize"]
+
+_FAN = 8  # blocks whose sums are added at once
 
 
 def choose_qparams(
@@ -205,11 +208,11 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
     parts = [
         delayed(_measured)(a, b, None if params is None else _sliced(params, source.shape, at)) for at, a, b in blocks
     ]
-    found = compute(*parts)
-    sums = merged([part for part, _ in found])
+    while len(parts) > 1:
+        parts = [delayed(_together)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]
+    sums, seen = parts[0].compute()
     if params is not None:
-        used = set().union(*(seen for _, seen in found))
-        sums = replace(sums, used=len(used))
+        sums = replace(sums, used=len(seen))
     lost = f"{sums.nan:,} NaN and {sums.inf:,} infinite of {source.size:,} elements are left out of the figures."
     return Report(
         name=name,
@@ -288,9 +291,13 @@ def _reals_of_block(q: Array, scale: Array, zero: Array, *, kind: Any, real: Any
     return QuantizedArray(q, QParams(scale, zero, *kind)).dequantize(real)
 
 
-def _measured(x: Array, q: Array, params: QParams | None) -> tuple[Sums, set[int]]:
+def _measured(x: Array, q: Array, params: QParams | None) -> tuple[Sums, Array]:
     """Sums of a block and the codes that occur in it."""
     if params is None:
-        return measure("compare", x, q), set()
+        return measure("compare", x, q), np.empty(0, np.int32)
     values = QuantizedArray(q, params)
-    return measure("compare", x, values), set(np.unique(_args.plain(q, params.code)).tolist())
+    return measure("compare", x, values), np.unique(_args.plain(q, params.code))
+
+
+def _together(parts: Sequence[tuple[Sums, Array]]) -> tuple[Sums, Array]:
+    return merged([sums for sums, _ in parts]), np.unique(np.concatenate([seen for _, seen in parts]))
