@@ -67,6 +67,13 @@ def histogram(
     -----
     Counts are on a logarithmic axis: what is clipped lies in the tails. Clipped is what lies more than half a step
     outside the codes.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = histogram(np.linspace(-1, 1, 1000), QParams.from_range(-0.5, 0.5), ax=Figure().subplots())
+    >>> ax.get_legend().get_texts()[0].get_text()
+    '-0.5 to 0.5, 49.8 % clipped'
     """
     me = "histogram"
     if _check.integer(me, "resolution", resolution) < 1:
@@ -121,6 +128,15 @@ def channel_ranges(x: Any, axis: int = 0, *, outlier: float = 3.0, name: str = "
         x is not real.
     ValueError
         The axis does not fit x, the observer is not per channel, or outlier is not positive.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> w = np.ones((8, 4))
+    >>> w[5] = 100
+    >>> ax = channel_ranges(w, ax=Figure().subplots())
+    >>> ax.get_legend().get_texts()[0].get_text()
+    '1 of 8 above 3 times the median: 5'
     """
     me = "channel_ranges"
     if not outlier > 0:
@@ -199,6 +215,14 @@ def error_by_threshold(
     -----
     From a histogram of x, values taken as even inside a bin. Symmetric: the threshold is the end of the range. Affine:
     both ends shrink together, and the threshold is that of the larger one.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> x = np.random.default_rng(0).normal(size=10_000)
+    >>> ax = error_by_threshold(x, ["mse"], dtype="int4", ax=Figure().subplots())
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['both', 'rounding', 'clipping', 'mse: 2.41, 19.0 dB']
     """
     me = "error_by_threshold"
     if _check.integer(me, "points", points) < 2:
@@ -280,6 +304,14 @@ def error_by_bits(
     -----
     Measured: x is quantized with each method and dtype. A perfect quantizer gains 6.02 dB with every bit; the dotted
     line has that slope.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> x = np.random.default_rng(0).normal(size=1000)
+    >>> ax = error_by_bits(x, ["minmax", "mse"], ax=Figure().subplots())
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['minmax', 'mse', '6.02 dB a bit']
     """
     me = "error_by_bits"
     source, _ = _args.real(me, "x", x)
