@@ -294,7 +294,9 @@ def test_threads_and_many_channels(threads):
 @given(st.integers(0, 2**32 - 1), st.integers(-90, 90), st.sampled_from(["int8", "int4", "uint8"]), st.booleans())
 def test_a_power_of_two_scales_the_result(seed, exponent, dtype, symmetric):
     x = np.random.default_rng(seed).standard_t(3, 300)
-    one, two = (qn.choose_qparams(v, dtype=dtype, symmetric=symmetric, method="mse") for v in (x, np.ldexp(x, exponent)))
+    one, two = (
+        qn.choose_qparams(v, dtype=dtype, symmetric=symmetric, method="mse") for v in (x, np.ldexp(x, exponent))
+    )
     assert np.ldexp(one.scale, exponent) == two.scale
     assert one.zero_point == two.zero_point
 

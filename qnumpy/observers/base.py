@@ -297,9 +297,9 @@ class Observer:
         if not self._seen:
             self.min_, self.max_, self.count_, self.nan_, self.infinite_ = (np.array(part) for part in batch)
             return
-        self.min_, self.max_ = self._extended(batch)
-        self.count_, self.nan_ = self.count_ + batch.finite, self.nan_ + batch.nan
-        self.infinite_ = self.infinite_ + batch.infinite
+        self.min_, self.max_ = (np.asarray(end) for end in self._extended(batch))  # 0-d too, not a scalar
+        self.count_, self.nan_ = np.asarray(self.count_ + batch.finite), np.asarray(self.nan_ + batch.nan)
+        self.infinite_ = np.asarray(self.infinite_ + batch.infinite)
 
     def _extended(self, batch: Batch) -> tuple[Array, Array]:
         """The range after one more batch."""
