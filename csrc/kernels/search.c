@@ -12,6 +12,7 @@ enum {
     GAP = 16,      /* octaves of nothing that set outliers apart: no grid of 16 bits holds both sides */
     EXACT = 256,   /* levels of a side whose cells are summed one by one; the bins beyond are wider than a cell */
     LINEAR = 2048, /* bins of the entropy search */
+    STRIDE = 64,   /* the coarsest step of its ends */
     FIRST = 128,   /* and the fewest it keeps */
     STEPS = 16,    /* thresholds tried in an octave */
     SEARCH_BYTES = 1 << 18, /* traffic that a parameter's search weighs as */
@@ -25,6 +26,7 @@ typedef struct {
     const int64_t *counts;
     int64_t bins, zero; /* bins [0, zero) are negative */
     double min, max, total;
+    double least; /* no magnitude is smaller; 0 where both signs occur */
     int bits;
 } row;
 
@@ -32,6 +34,7 @@ static row row_of(const qn_histogram *h, const qn_search_spec *spec, int64_t k) 
     row r = {.keys = h->keys + h->offsets[k], .counts = h->counts + h->offsets[k], .bits = spec->bits};
     r.bins = h->offsets[k + 1] - h->offsets[k];
     r.min = fmax(h->ranges[k].min, -0x1p150), r.max = fmin(h->ranges[k].max, 0x1p150); /* beyond any float32 scale */
+    r.least = fmax(fmax(r.min, -r.max), 0);
     for (int64_t i = 0; i < r.bins; i++) {
         r.zero += r.keys[i] < QN_ZERO_BIN;
         r.total += (double)r.counts[i];
@@ -49,12 +52,11 @@ static double value(int64_t magnitude) {
 }
 
 /* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side. A bin never quite vanishes. */
-static void ends(int64_t m, int bits, double extreme, double *from, double *to) {
-    double end = value(m + (1 << (7 - bits)));
-    *from = value(m);
+static void ends(const row *r, int64_t m, double extreme, double *from, double *to) {
+    double start = value(m), end = value(m + (1 << (7 - r->bits))), narrowest = (end - start) * 0x1p-16;
+    *from = r->least > start ? r->least : start;
     *to = extreme < end || end == 0x1p128 ? extreme : end;
-    double least = (end - *from) * 0x1p-16;
-    if (!(*to - *from > least)) *to = *from + least;
+    if (!(*to - *from > narrowest)) *to = *from + narrowest;
 }
 
 static double extreme(const row *r, bool negative) {
@@ -62,7 +64,7 @@ static double extreme(const row *r, bool negative) {
     return x > 0 ? x : 0;
 }
 
-/* The i-th bin in falling order of magnitude, of both signs together. */
+/* Bins in falling order of magnitude; of two signs, those of one magnitude together. */
 typedef struct {
     const row *r;
     int64_t low, high; /* bins not yet taken: [low, high) */
@@ -73,9 +75,9 @@ static bool descend(descent *d, int64_t *m, double *count, bool *negative) {
     const row *r = d->r;
     int64_t at_low = d->low < r->zero ? magnitude(r->keys[d->low]) : -1;
     int64_t at_high = d->high > r->zero ? magnitude(r->keys[d->high - 1]) : -1;
-    *negative = at_low > at_high;
-    int64_t i = *negative ? d->low++ : --d->high;
-    *m = *negative ? at_low : at_high, *count = (double)r->counts[i];
+    *negative = at_low > at_high, *m = *negative ? at_low : at_high, *count = 0;
+    if (at_low == *m) *count += (double)r->counts[d->low++];
+    if (at_high == *m && d->low < d->high) *count += (double)r->counts[--d->high];
     return true;
 }
 
@@ -92,7 +94,7 @@ static double quantile(const row *r, bool symmetric, bool negative, double tail)
     for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
         if (seen + count < tail) continue;
         double from, to, top = symmetric ? fmax(extreme(r, false), extreme(r, true)) : extreme(r, sign);
-        ends(m, r->bits, top, &from, &to);
+        ends(r, m, top, &from, &to);
         double x = to - (tail - seen) / count * (to - from);
         return x < top ? x : top;
     }
@@ -107,7 +109,7 @@ static double beyond(const row *r, bool negative, double x) {
     if (x >= top) return 0;
     for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
         double from, to;
-        ends(m, r->bits, top, &from, &to);
+        ends(r, m, top, &from, &to);
         if (x >= to) break;
         if (x > from) return seen + count * (to - x) / (to - from);
     }
@@ -168,7 +170,7 @@ static side side_of(const row *r, bool symmetric, bool negative, int64_t cut, in
     room[0].p = n;
     for (int64_t i = 1; i <= s.count; i++) {
         double from, to, c = room[i].q;
-        ends(first + ((i - 1) << drop), r->bits, largest, &from, &to);
+        ends(r, first + ((i - 1) << drop), largest, &from, &to);
         from = ldexp(from, -exponent), to = ldexp(to, -exponent);
         double q = c / (to - from);
         room[i] = (cell){n - q * from, q, sum - q * from * from / 2, square - q * from * from * from / 3};
@@ -305,16 +307,21 @@ typedef struct {
     int64_t below;
 } affine;
 
+/* Zero is among the codes, and none lies a whole step beyond the data. */
+static bool fits(const sides *s, int64_t levels, const affine *a) {
+    return a->step > 0 && a->below >= 0 && a->below <= levels && (double)(a->below - 1) * a->step <= s->low.top &&
+           (double)(levels - a->below - 1) * a->step <= s->high.top;
+}
+
 /* Eight neighbours of step and zero point, the best taken until none is better; then half the distance. */
 static affine descend_affine(const sides *s, int64_t levels, affine a) {
-    int64_t shift = levels / 8 > 0 ? levels / 8 : 1, most = s->low.top > 0 ? levels : 0;
-    int64_t least = s->high.top > 0 ? 0 : levels;
+    int64_t shift = levels / 8 > 0 ? levels / 8 : 1;
     for (double octave = 0.25; octave > 1.0 / 1024;) {
         affine found = a;
         for (int i = -1; i <= 1; i++)
             for (int64_t d = -shift; d <= shift; d += shift) {
                 affine next = {a.step * exp2(i * octave), 0, a.below + d};
-                if ((i == 0 && d == 0) || next.below < least || next.below > most) continue;
+                if ((i == 0 && d == 0) || !fits(s, levels, &next)) continue;
                 next.error = grid_error(s, false, next.step, next.below, levels - next.below);
                 if (next.error < found.error) found = next;
             }
@@ -332,7 +339,8 @@ static affine start_affine(const sides *s, int64_t levels, double low, double hi
     return a;
 }
 
-/* Two starts: the whole range, and the best by the estimate "clipping on either side, step^2 / 12 inside". */
+/* Starts: the whole range; the best by the estimate "clipping on either side, step^2 / 12 inside"; near what that finds,
+ * grids with a code at an end. */
 static affine search_affine(const sides *s, int64_t levels) {
     affine whole = start_affine(s, levels, s->low.top, s->high.top);
     double cost_low[4 * OCTAVES], cost_high[4 * OCTAVES], best = INFINITY, low = s->low.top, high = s->high.top;
@@ -348,7 +356,18 @@ static affine search_affine(const sides *s, int64_t levels) {
         }
     affine a = descend_affine(s, levels, whole);
     affine b = descend_affine(s, levels, start_affine(s, levels, low, high));
-    return b.error < a.error ? b : a;
+    if (b.error < a.error) a = b;
+    for (int64_t below = a.below - 4, last = a.below + 4; below <= last; below++)
+        for (int end = 0; end < 2; end++) { /* a code just at the end, where many elements may lie */
+            int64_t codes = end ? levels - below : below;
+            if (codes <= 0) continue;
+            b = (affine){(end ? s->high.top : s->low.top) / (double)codes, 0, below};
+            if (!fits(s, levels, &b)) continue;
+            b.error = grid_error(s, false, b.step, below, levels - below);
+            if (b.error < 1.1 * a.error) b = descend_affine(s, levels, b);
+            if (b.error < a.error) a = b;
+        }
+    return a;
 }
 
 static void search_mse(const row *r, const qn_search_spec *p, room *space, double *low, double *high, double *error) {
@@ -367,6 +386,7 @@ static void search_mse(const row *r, const qn_search_spec *p, room *space, doubl
     affine a = search_affine(&s, p->qmax - p->qmin);
     double scale = rounded(a.step * unit); /* of a float32, the ends give back just this grid */
     *error = a.error / s.kept * unit * unit;
+    if (scale <= FLT_MIN) return;
     *low = -scale * (double)a.below, *high = scale * (double)(p->qmax - p->qmin - a.below);
 }
 
@@ -432,7 +452,7 @@ static double spread(const row *r, bool negative, double width, double *to, int 
     bool sign;
     for (int64_t m; descend(&d, &m, &count, &sign);) {
         double from, end;
-        ends(m, r->bits, top, &from, &end);
+        ends(r, m, top, &from, &end);
         double a = from / width, b = end / width, density = count / (b - a);
         if (a >= LINEAR) {
             tail += count;
@@ -467,23 +487,37 @@ static linear linear_of(const row *r, bool symmetric, room *space) {
     return l;
 }
 
+/* Bins of a window on one side without the empty ones at its end. */
+static int64_t filled(const double *counts, int64_t zero, int64_t bins, int64_t step) {
+    while (bins > 0 && counts[zero + (bins - 1) * step - (step < 0)] == 0) bins--;
+    return bins;
+}
+
 static double end_of(const linear *l, int64_t bins) { return bins == LINEAR ? l->whole : (double)bins * l->width; }
 
-/* One end after the other, in strides that become finer. */
+/* Both ends alike, then one after the other, in strides that become finer. */
 static void search_window(const double *counts, const sums *s, int64_t levels, bool two_sided[2], int64_t *below,
                           int64_t *above, double *least) {
     *below = two_sided[0] ? LINEAR : 0, *above = two_sided[1] ? LINEAR : 0;
     *least = divergence_of(counts, s, 2 * LINEAR, LINEAR - *below, LINEAR + *above, levels);
-    for (int64_t stride = LINEAR / 32, again = 0; stride > 0; stride = ++again % 2 ? stride : stride / 8)
+    for (int64_t v = LINEAR - STRIDE; two_sided[0] && two_sided[1] && v > 0; v -= STRIDE) {
+        int64_t a = filled(counts, LINEAR, v, -1), b = filled(counts, LINEAR, v, 1);
+        if (a + b < levels || a + b < FIRST) break;
+        double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, levels);
+        if (d < *least) *least = d, *below = a, *above = b;
+    }
+    for (int64_t stride = STRIDE, again = 0; stride > 0; stride = ++again % 2 ? stride : stride / 8)
         for (int side = 1; side >= 0; side--) {
             int64_t *moved = side ? above : below, center = *moved;
             if (!two_sided[side]) continue;
             int64_t reach = again < 2 ? LINEAR : 12 * stride;
             for (int64_t v = center - reach / stride * stride; v <= center + reach && v <= LINEAR; v += stride) {
                 int64_t a = side ? *below : v, b = side ? v : *above;
-                if (v < 0 || a + b < levels || a + b < FIRST) continue;
+                if (v < 0) continue;
+                a = filled(counts, LINEAR, a, -1), b = filled(counts, LINEAR, b, 1);
+                if (a + b < levels || a + b < FIRST) continue;
                 double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, levels);
-                if (d < *least) *least = d, *moved = v;
+                if (d < *least) *least = d, *moved = side ? b : a;
             }
         }
 }
@@ -552,9 +586,10 @@ static double entropy_error(const qn_search_spec *p, const linear *l, const sums
     int64_t above = (int64_t)fmax(fmin(rint(high / l->width), LINEAR), 0);
     if (levels > LINEAR / 2) return 0;
     if (p->symmetric) {
-        int64_t most = below > above ? below : above;
+        int64_t most = filled(space->counts, 0, below > above ? below : above, 1);
         return most < levels ? INFINITY : divergence_of(space->counts, s, LINEAR, 0, most, levels);
     }
+    below = filled(space->counts, LINEAR, below, -1), above = filled(space->counts, LINEAR, above, 1);
     if (below + above < levels) return INFINITY;
     return divergence_of(space->counts, s, 2 * LINEAR, LINEAR - below, LINEAR + above, levels);
 }

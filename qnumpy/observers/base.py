@@ -303,7 +303,7 @@ class Observer:
         if not self._seen:
             self.min_, self.max_, self.count_, self.nan_, self.infinite_ = (np.array(part) for part in batch)
             return
-        self.min_, self.max_ = map(np.asarray, self._extended(batch))  # of a tensor arrays too, not numbers
+        self.min_, self.max_ = (np.asarray(end) for end in self._extended(batch))  # 0-d too, not a scalar
         self.count_, self.nan_ = np.asarray(self.count_ + batch.finite), np.asarray(self.nan_ + batch.nan)
         self.infinite_ = np.asarray(self.infinite_ + batch.infinite)
 
