@@ -180,6 +180,16 @@ def test_blocks_are_the_whole(dtype, symmetric, granularity, chunks):
     assert report.mse == pytest.approx(whole.mse, rel=18_000 * 2.0**-53)
 
 
+@pytest.mark.parametrize("method", ["minmax", "mse", "entropy", "percentile"])
+@pytest.mark.parametrize("granularity", [*GRANULARITIES, qn.PerGroup(16)], ids=repr)
+@pytest.mark.parametrize("shape", [(60, 48), (0, 4)])
+def test_every_method_chooses_as_in_one_process(method, granularity, shape):
+    x = noise(*shape)
+    with dask.config.set(scheduler="synchronous"):
+        found = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), granularity=granularity, method=method)
+    assert found == qn.choose_qparams(x, granularity=granularity, method=method)
+
+
 def test_values_that_are_not_finite_are_counted():
     x = noise(200, 90)
     source = da.from_array(x, chunks=(30, 90))

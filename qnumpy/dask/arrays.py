@@ -72,6 +72,8 @@ def choose_qparams(
     source = _dask(me, "x", x)
     granularity = PerTensor() if granularity is None else granularity
     kind: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
+    if source.size == 0:  # nothing to observe, and yet parameters
+        return choose_here(np.empty(source.shape, source.dtype), **kind, method=method)
     if isinstance(granularity, PerGroup):
         return _of_groups(me, source, granularity, {**kind, "method": method})
     observer = MinMaxObserver(**kind) if method == "minmax" else HistogramObserver(method, **kind)
