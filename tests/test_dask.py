@@ -304,14 +304,20 @@ def test_a_moving_average_is_refused_before_anything_runs():
 
 
 @pytest.fixture(scope="module")
-def client():
+def cluster():
     distributed = pytest.importorskip("distributed")
     settings = {"distributed.worker.daemon": True, "distributed.comm.timeouts.connect": "30s"}
     with (
         dask.config.set(settings),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
-        distributed.Client(cluster) as client,
     ):
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    """The default scheduler while a test runs, and no longer."""
+    with cluster.get_client() as client:
         yield client
 
 
@@ -334,7 +340,12 @@ def test_a_cluster_gives_the_same_bits(client):
             assert found.to_json() == make(granularity=granularity).observe(x).to_json(), kind
     source = da.from_array(x, chunks=(64, 90))
     params = qd.choose_qparams(source, granularity=qn.PerChannel(1))
-    assert np.array_equal(qd.quantize(source, params).compute(), qn.quantize(x, params).codes)
+    codes = qd.quantize(source, params)
+    assert np.array_equal(codes.compute(), qn.quantize(x, params).codes)
+    report, whole = qd.compare(source, codes, params), qn.compare(x, qn.quantize(x, params))
+    assert (report.codes_used, report.nan, report.max_abs_error) == (whole.codes_used, 1, whole.max_abs_error)
+    back = qd.dequantize(codes, params)
+    assert qd.compare(source, back).max_abs_error == whole.max_abs_error
     batches = [noise(5, 30, seed=k) for k in range(12)]
     found = qd.calibrate(model, db.from_sequence(batches, npartitions=6))
     assert dict(found) == dict(qn.calibrate(model, batches))
