@@ -1,4 +1,4 @@
-"""Histograms and searches: against the NumPy twin, numpy.histogram, closed forms, brute force, and the peers' observers."""
+"""Histograms and searches against the NumPy twin, numpy.histogram, closed forms, brute force, and the peers."""
 
 import math
 
@@ -77,7 +77,7 @@ def test_all_16_bit_patterns():
 
 
 def test_float64_is_truncated():
-    """A float64 just below an edge stays below it, though float32 would round it up; beyond float32 it is the last bin."""
+    """A float64 just below an edge stays below, though float32 would round it up; beyond float32 is the last bin."""
     x = np.array([np.nextafter(1.0, 0), 1.0, 1e300, 1e-300, -np.nextafter(2.0, 0), 4.9e-324])
     (_, keys, counts), _ = histogram("histogram", x, qn.PerTensor())
     low, high = bin_ends(keys, qn.PerTensor())
@@ -227,7 +227,7 @@ def brute_force(x, dtype, symmetric):
     return min(error_of(x, qn.QParams.from_range(*end, dtype=dtype, symmetric=symmetric)) for end in ends)
 
 
-# A histogram does not know where inside a bin an element lies; of this many the error varies by less than half a percent.
+# A histogram does not know where inside a bin an element lies; of this many the error varies by less than 0.5 %.
 ENOUGH, NOISE = 100_000, 1.005
 
 
