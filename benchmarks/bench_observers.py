@@ -59,7 +59,7 @@ def histograms(threads: int) -> Iterator[tuple[str, int, dict[str, Call]]]:
         call = (lambda g: lambda: histogram("bench", square, g))(granularity)
         yield f"histogram, channels {axis}", square.size, {"qnumpy": call, **_reads(square, threads)}
     for name, g in (("tensor", qn.PerTensor()), ("channels 0", qn.PerChannel(0)), ("channels 1", qn.PerChannel(1))):
-        call = (lambda g: lambda: qn.MinMaxObserver(granularity=g).observe(square))(g)
+        call = (lambda where: lambda: qn.MinMaxObserver(granularity=where).observe(square))(g)
         yield f"MinMaxObserver, {name}", square.size, {"qnumpy": call, **_reads(square, threads)}
 
 

@@ -1,4 +1,4 @@
-"""Histograms of the bit patterns of floats, and the ranges that quantize best by them: minmax, mse, entropy, percentile.
+"""Histograms of the bit patterns of floats, and the ranges that quantize best by them.
 
 Both observers and `choose_qparams` stand on these functions. The bins, the criteria and the searches are defined in
 docs/semantics.md.
@@ -168,9 +168,9 @@ def errors(
 def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[int, Array]:
     """Choose how many bins to keep by TensorRT's entropy procedure.
 
-    For each i from `first` to the number of bins: p are the first i counts, those beyond added to the last of them; q the
-    first i counts merged into `levels` cells, each spread evenly over its filled bins; the i with the least KL(p || q)
-    wins, the last of equals.
+    For each i from `first` to the number of bins: p are the first i counts, those beyond added to the last of them; q
+    the first i counts merged into `levels` cells, each spread evenly over its filled bins; the i with the least
+    KL(p || q) wins, the last of equals.
 
     Parameters
     ----------

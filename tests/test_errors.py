@@ -642,7 +642,7 @@ def guarded_searches():
     no_bins = [
         [*NO_ARRAYS, *crossed, offsets.astype(np.int32), crooked(offsets)],
         [*NO_ARRAYS, keys[:2], keys.astype(np.int32), np.repeat(keys, 2)[::2]],
-        wrong_vectors(np.int64, 3)[:-4] + [np.ones(3), crooked(np.ones(3, np.int64))],
+        [*wrong_vectors(np.int64, 3)[:-4], np.ones(3), crooked(np.ones(3, np.int64))],
     ]
     yield "merge_histograms", [*bins, *bins], no_bins * 2
     ends = np.array([-3.0, -3.0]), np.array([3.0, 3.0])

@@ -271,7 +271,7 @@ def resident():
 
 @pytest.mark.parametrize("kind", ["minmax", "average", "mse"])
 def test_memory_of_ten_thousand_batches(kind):
-    """Bounded by the bins, however much is seen: 10 bytes each, some 2,000 of them. One kept batch in four would show."""
+    """Bounded by the bins, however much is seen: 10 bytes each, some 2,000. One kept batch in four would show."""
     rng = np.random.default_rng(7)
     batches = [rng.standard_normal(700, dtype=np.float32) for _ in range(10)]
     observer = KINDS[kind]()

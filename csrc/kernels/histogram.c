@@ -168,10 +168,10 @@ static int64_t emit_keys(bench *b, int64_t n, part *p, int64_t used) {
 
 enum { BLOCK = 64 }; /* counters looked at together */
 
-static bool block_is_empty(const uint32_t *block) {
-    uint32_t any = 0;
-    for (int k = 0; k < BLOCK; k++) any |= block[k];
-    return any == 0;
+static int64_t sum_of(const uint32_t *block) { /* below 2^32: a part has no more elements */
+    uint32_t sum = 0;
+    for (int k = 0; k < BLOCK; k++) sum += block[k];
+    return sum;
 }
 
 /* The bin of the largest magnitude on one side, counted from zero; no bin beyond it was touched. */
@@ -183,14 +183,25 @@ static int64_t last_bin(double magnitude, int shift) {
     return (bits < largest ? bits : largest) >> shift;
 }
 
+/* The lowest block above that of zero with one of n elements, found from above: most of the octaves below are empty. */
+static int64_t lowest_block(const uint32_t *above, const uint32_t *below, int64_t high, int64_t low, int64_t n) {
+    int64_t block = (high > low ? high : low) + 1;
+    n -= sum_of(above) + sum_of(below);
+    while (n > 0 && --block > 0) {
+        if (block <= high) n -= sum_of(above + block * BLOCK);
+        if (block <= low) n -= sum_of(below + block * BLOCK);
+    }
+    return block;
+}
+
 /* Appends the bins of one side, magnitudes away from zero or toward it, and empties the counters. */
-V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t last, int drop, int ways, bool negative, qn_histogram *h,
-                           int64_t used) {
-    const int64_t width = BLOCK / ways, blocks = last / width + 1;
+V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t lowest, int64_t last, int drop, int ways, bool negative,
+                           qn_histogram *h, int64_t used) {
+    const int64_t width = BLOCK / ways, blocks = last < lowest ? 1 : last - lowest + 2;
     for (int64_t step = 0; step < blocks; step++) {
-        int64_t first = (negative ? blocks - 1 - step : step) * width;
+        int64_t order = negative ? blocks - 1 - step : step, first = order ? (lowest + order - 1) * width : 0;
         uint32_t *c = counters + first * ways;
-        if (block_is_empty(c)) continue;
+        if (sum_of(c) == 0) continue;
         for (int64_t k = 0; k < width; k++) { /* an empty bin is written, too, and then overwritten */
             int64_t at = negative ? width - 1 - k : k, count = 0;
             for (int way = 0; way < ways; way++) count += c[at * ways + way];
@@ -204,21 +215,23 @@ V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t last, int drop, int ways,
     return used;
 }
 
-/* Appends the bins of a parameter with the range r in the order of their values, and leaves the counters empty. */
-static int64_t emit_counters(bench *b, uint32_t *counters, const qn_range *r, part *p, int64_t used) {
+/* Appends the bins of a parameter's n elements, of the range r, in the order of their values; leaves the counters empty. */
+static int64_t emit_counters(bench *b, uint32_t *counters, int64_t n, const qn_range *r, part *p, int64_t used) {
     const int drop = b->shift - 16, ways = b->ways;
     const int64_t half = ((QN_BINS / 2) >> drop) * ways, finite = (INFINITE >> drop) * ways;
+    uint32_t *below = counters + half;
     if (r->nan || r->infinite)
         for (int side = 0; side < 2; side++)
             memset(counters + side * half + finite, 0, (size_t)(half - finite) * sizeof *counters);
-    int64_t low = last_bin(-r->min, b->shift), high = last_bin(r->max, b->shift);
-    if (!reserve(p, used, low + high + 2 * BLOCK)) return p->failed = true, used;
+    int64_t low = last_bin(-r->min, b->shift) * ways / BLOCK, high = last_bin(r->max, b->shift) * ways / BLOCK;
+    int64_t lowest = lowest_block(counters, below, high, low, n - r->nan - r->infinite);
+    if (!reserve(p, used, (low + high + 4) * BLOCK)) return p->failed = true, used;
     if (ways == 1) {
-        used = emit_side(counters + half, low, drop, 1, true, &p->made, used);
-        return emit_side(counters, high, drop, 1, false, &p->made, used);
+        used = emit_side(below, lowest, low, drop, 1, true, &p->made, used);
+        return emit_side(counters, lowest, high, drop, 1, false, &p->made, used);
     }
-    used = emit_side(counters + half, low, drop, 4, true, &p->made, used);
-    return emit_side(counters, high, drop, 4, false, &p->made, used);
+    used = emit_side(below, lowest, low, drop, 4, true, &p->made, used);
+    return emit_side(counters, lowest, high, drop, 4, false, &p->made, used);
 }
 
 /* ---- runs of neighbours that share a parameter ---- */
@@ -242,11 +255,12 @@ static int64_t count_runs(bench *b, part *p, int64_t k, int64_t used) {
         for (int64_t i = p->i0; i < end; i += TILE) {
             int64_t m = end - i < TILE ? end - i : TILE;
             const float *x = read_run(b, from + i, m, r);
-            if (sort) take_keys(b, x, m, 1, b->keys + n), n += m;
+            if (sort) take_keys(b, x, m, 1, b->keys + n);
             else qn_kernels()->count_f32(x, m, b->shift, b->ways, b->counters);
+            n += m;
         }
     }
-    return sort ? emit_keys(b, n, p, used) : emit_counters(b, b->counters, r, p, used);
+    return sort ? emit_keys(b, n, p, used) : emit_counters(b, b->counters, n, r, p, used);
 }
 
 /* ---- columns: neighbours belong to different parameters ---- */
@@ -294,7 +308,8 @@ static int64_t count_strip(bench *b, part *p, const strip *s, int64_t k, int64_t
     }
     for (int64_t c = 0; c < s->count; c++) {
         if (sort) memcpy(b->keys, keys + c * s->rows, (size_t)s->rows * sizeof *keys);
-        used = sort ? emit_keys(b, s->rows, p, used) : emit_counters(b, b->counters + c * table, ranges + c, p, used);
+        used = sort ? emit_keys(b, s->rows, p, used)
+                    : emit_counters(b, b->counters + c * table, s->rows, ranges + c, p, used);
         p->made.offsets[k - p->p0 + c + 1] = used;
     }
     return used;

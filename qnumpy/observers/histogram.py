@@ -50,7 +50,7 @@ class HistogramObserver(Observer):
 
     Notes
     -----
-    10 bytes for each occupied bin, 48 for a parameter: however many elements are seen, at most 653 KB for a tensor (some
+    10 bytes for each occupied bin, 48 for a parameter: whatever and how much is seen, at most 653 KB for a tensor (some
     40 KB in practice), 82 KB for a channel (some 4 KB), and never more than 10 bytes an element. One read of the data.
 
     References
