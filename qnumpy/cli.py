@@ -1,4 +1,4 @@
-"""The command line: ``qnumpy quantize | inspect | compare | info | demo``.
+"""The command line: ``qnumpy quantize | inspect | compare | plot | calibrate | info | demo``.
 
 Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written.
 """
@@ -18,17 +18,21 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from . import __version__, demo
+from . import __version__, demo, plot
+from .calibrate import Calibration
 from .dtypes import CODE_TYPES, REAL_TYPES, code_type, float_type
 from .errors import CalibrationError, FileFormatError
+from .estimate import METHODS
 from .float_report import TARGETS, FloatReportTable, float_report
 from .floats import cast
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .io import Reader, TensorSpec, Value, Writer
 from .metrics import Quantized
-from .mx import MX_FORMATS, mx_format
-from .qarray import quantize
-from .qparams import describe
+from .mx import MX_FORMATS, MXArray, mx_format
+from .observers import HistogramObserver, MinMaxObserver, Observer
+from .qarray import QuantizedArray, quantize
+from .qparams import QParams, describe
+from .qparams_file import replacing, save_qparams
 from .report import Report, ReportTable, aligned, compare
 from .runtime import show_config
 
@@ -90,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"qnumpy {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    symmetric = "one zero point in the middle of the codes (default), or one that fits the range"
     readable = "a .npz or .safetensors file, or the .safetensors.index.json of a sharded model"
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -117,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         "--symmetric",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="one zero point in the middle of the codes (default), or one that fits the range",
+        help=symmetric,
     )
     q.add_argument(
         "--include", metavar="RE", action="append", default=[], help="quantize only names that match (repeatable)"
@@ -156,6 +161,36 @@ def _parser() -> argparse.ArgumentParser:
         "or a kept one has changed",
     )
     c.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    p = command("plot", _plot, "Draw a tensor: its distribution, its channels, or the error of quantizing it.")
+    p.add_argument("input", metavar="FILE", help=readable)
+    p.add_argument("tensor", metavar="TENSOR", help="the name of a tensor in it")
+    p.add_argument("-o", "--output", metavar="OUT", required=True, help="the .png, .svg or .pdf file to write")
+    p.add_argument(
+        "--kind",
+        choices=("histogram", "channels", "threshold", "bits"),
+        default="histogram",
+        help="the distribution with the ends of the range (default), the range of every channel, the error against "
+        "the end of the range, or against the bits of a code",
+    )
+    p.add_argument("--dtype", choices=list(CODE_TYPES), default="int8", help="code type (default: int8)")
+    p.add_argument("--axis", type=int, default=0, help="axis of the channels (default: 0)")
+    p.add_argument("--symmetric", action=argparse.BooleanOptionalAction, default=True, help=symmetric)
+    p.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+    a = command("calibrate", _calibrate, "Choose parameters for activations: arrays of one name are one tensor.")
+    a.add_argument("inputs", metavar="DATA", nargs="+", help=readable)
+    a.add_argument(
+        "-o", "--output", metavar="OUT", help="the .json file to write; without it only the table is printed"
+    )
+    a.add_argument("--method", choices=METHODS, default="mse", help="how the range is chosen (default: mse)")
+    a.add_argument("--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)")
+    a.add_argument("--dtype", choices=list(CODE_TYPES), default="int8", help="code type (default: int8)")
+    a.add_argument("--per", choices=("tensor", "channel"), default="tensor", help="granularity (default: tensor)")
+    a.add_argument("--axis", type=int, help="axis of the channels (default: the last)")
+    a.add_argument("--symmetric", action=argparse.BooleanOptionalAction, default=True, help=symmetric)
+    a.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    a.add_argument("--json", action="store_true", help="print the table as JSON")
 
     n = command("info", _info, "Print versions, the CPU's instruction sets and which of them serves each kernel.")
     n.add_argument("--json", action="store_true", help="print them as JSON")
@@ -518,6 +553,101 @@ def _same(x: Any, q: Any) -> bool:
     if isinstance(x, Quantized) or isinstance(q, Quantized):
         return bool(type(x) is type(q) and x == q)
     return bool(x.dtype == q.dtype and x.tobytes() == q.tobytes())
+
+
+# plot, calibrate
+
+
+def _plot(args: argparse.Namespace) -> int:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("matplotlib must be installed: pip install 'qnumpy[plot]'.") from error
+    path = _new_file(args, (".png", ".svg", ".pdf"))
+    with _open(args.input) as reader:
+        if args.tensor not in reader.specs:
+            raise UsageError(f"TENSOR must be one of {args.input}; got {args.tensor!r}.")
+        stored = reader.read(args.tensor)
+    x, params = stored, None
+    if isinstance(stored, QuantizedArray):
+        x, params = stored.dequantize(), stored.qparams
+    elif isinstance(stored, MXArray):
+        x = stored.dequantize()
+    elif float_type(stored.dtype) is None:
+        raise UsageError(f"TENSOR must be floating; got {args.tensor!r} of {stored.dtype}.")
+    kind: dict[str, Any] = {"dtype": args.dtype, "symmetric": args.symmetric}
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.subplots()
+    try:
+        if args.kind == "histogram":
+            seen = HistogramObserver(**kind).observe(x)
+            named = {method: seen.qparams(method) for method in ("minmax", "mse")}
+            if params is not None and params.scale.ndim == 0:
+                named = {"in the file": params}
+            plot.histogram(seen, named, name=f"{args.tensor}, {next(iter(named.values())).code.name}", ax=ax)
+        elif args.kind == "channels":
+            plot.channel_ranges(x, args.axis, name=args.tensor, ax=ax)
+        elif args.kind == "threshold":
+            plot.error_by_threshold(x, **kind, name=args.tensor, ax=ax)
+        else:
+            plot.error_by_bits(x, symmetric=args.symmetric, name=args.tensor, ax=ax)
+    except ValueError as error:  # nothing finite, or no such axis
+        raise UsageError(f"tensor {args.tensor!r}: {error}") from error
+    with replacing(path, "xb") as file:
+        figure.savefig(file, format=path.rpartition(".")[2], dpi=150)
+    return FINE
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    path = None if args.output is None else _new_file(args, (".json",))
+    granularity = PerTensor() if args.per == "tensor" else PerChannel(-1 if args.axis is None else args.axis)
+    if args.per == "tensor" and args.axis is not None:
+        raise UsageError(f"--axis must be left out per tensor; got {args.axis}.")
+    kind: dict[str, Any] = {"dtype": args.dtype, "granularity": granularity, "symmetric": args.symmetric}
+    try:
+        observer: Observer = MinMaxObserver(**kind)
+        if args.method != "minmax":
+            observer = HistogramObserver(args.method, percentile=args.percentile, **kind)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    calibration = Calibration(observer)
+    for name in args.inputs:
+        with _open(name) as reader:
+            for tensor in _progress(reader.specs, "calibrate"):
+                x = reader.read(tensor)
+                if isinstance(x, QuantizedArray | MXArray) or float_type(x.dtype) is None:
+                    continue
+                try:
+                    calibration.observe(tensor, x)
+                except ValueError as error:
+                    raise FileFormatError(f"{name}: tensor {tensor!r}: {error}") from error
+    if not calibration:
+        raise UsageError("DATA must hold floating arrays; got none.")
+    if path is not None:
+        save_qparams(path, {tensor: _params(calibration, tensor) for tensor in calibration})
+    report = calibration.report()
+    print(report.to_json() if args.json else report)
+    return FINE
+
+
+def _params(calibration: Calibration, tensor: str) -> QParams:
+    try:
+        return calibration[tensor]
+    except CalibrationError as error:
+        raise FileFormatError(f"tensor {tensor!r}: {error}") from error
+
+
+def _new_file(args: argparse.Namespace, suffixes: tuple[str, ...]) -> str:
+    """Refuse an output that would cost the user something."""
+    path: str = args.output
+    if not path.endswith(suffixes):
+        raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
+    if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise UsageError(f"-o must be a regular file; got {path!r}.")
+        if not args.force:
+            raise UsageError(f"-o must be a new file, or --force given to replace it; {path!r} exists.")
+    return path
 
 
 # info, demo

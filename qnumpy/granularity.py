@@ -119,6 +119,13 @@ class PerGroup(Granularity):
         return self.axis, self.group_size
 
 
+def from_onnx(axis: int | None, block_size: int | None) -> Granularity:
+    """Return the granularity whose `onnx` is (axis, block_size)."""
+    if axis is None:
+        return PerTensor()
+    return PerChannel(axis) if block_size is None else PerGroup(block_size, axis)
+
+
 def normalize_axis(owner: str, axis: int, ndim: int) -> int:
     """Return `axis` counted from the front; raise ValueError outside [-ndim, ndim)."""
     if not -ndim <= axis < ndim:

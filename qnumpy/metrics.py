@@ -231,7 +231,7 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
                 seen.add(values.codes[tile], tile)
             if plain:
                 part = values[tile].dequantize() if quantized else values[tile]
-                sums = _core.error_sums(*(np.ascontiguousarray(a, np.float32) for a in (source[tile], part)))
+                sums = _core.error_sums(*(np.require(a, np.float32, ["C", "A"]) for a in (source[tile], part)))
                 for name, more in zip(("signal", "energy", "dot", "noise"), sums[:4], strict=True):
                     total[name] += more
                 total["peak"] = np.maximum(total["peak"], sums[4] if math.isfinite(sums[3]) else math.inf)

@@ -10,12 +10,13 @@ from . import _args, _check
 from ._args import Array
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
+from .histogram import METHODS, histogram, percentile_share, search
 from .mx import MXArray, mx_format, quantize_blocks
 from .qparams import QParams
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
 
-__all__ = ["QuantizedArray", "choose_qparams", "dequantize", "quantize"]
+__all__ = ["QuantizedArray", "choose_qparams", "dequantize", "dynamic_quantize", "quantize"]
 
 
 def choose_qparams(
@@ -25,6 +26,7 @@ def choose_qparams(
     granularity: Granularity | None = None,
     symmetric: bool = True,
     method: str = "minmax",
+    percentile: float = 99.99,
 ) -> QParams:
     """Choose scale and zero point from the data.
 
@@ -34,8 +36,11 @@ def choose_qparams(
     dtype : str or dtype, default "int8"
     granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
     symmetric : bool, default True
-    method : {"minmax"}
-        "minmax" covers every finite element; see QParams.from_range for the formulas.
+    method : {"minmax", "mse", "entropy", "percentile"}
+        "minmax" covers every finite element; the others choose a range by a histogram, as HistogramObserver does. (A
+        moving average of one array is its "minmax".) QParams.from_range turns a range into parameters.
+    percentile : float, default 99.99
+        Percent of the elements inside the range, where method is "percentile".
 
     Returns
     -------
@@ -46,7 +51,7 @@ def choose_qparams(
     TypeError
         x is not real, dtype no code type, granularity none.
     ValueError
-        The axis does not fit x, or method is unknown.
+        The axis does not fit x, method is unknown, or percentile not in (0, 100].
     CalibrationError
         x has elements, but none is finite.
 
@@ -55,20 +60,37 @@ def choose_qparams(
     >>> choose_qparams(np.array([[1.0, -2.54], [0.5, 0.0]]), granularity=PerChannel(0)).scale
     array([0.02      , 0.00393701], dtype=float32)
     """
-    return _chosen("choose_qparams", x, dtype, granularity, symmetric, method)
+    return _chosen("choose_qparams", x, dtype, granularity, symmetric, method, percentile)
 
 
-def _chosen(me: str, x: Any, dtype: Any, granularity: Granularity | None, symmetric: bool, method: str) -> QParams:
+def _chosen(
+    me: str,
+    x: Any,
+    dtype: Any,
+    granularity: Granularity | None,
+    symmetric: bool,
+    method: str,
+    percentile: float = 99.99,
+) -> QParams:
     code = _args.code(me, dtype)
-    _args.choice(me, "method", method, {"minmax": 0})
+    by_histogram = _args.choice(me, "method", method, {"minmax": -1, **METHODS}) >= 0
+    share = percentile_share(me, percentile)
     granularity = PerTensor() if granularity is None else granularity
-    low, high, nan, infinite = ranges(me, x, granularity)
+    if not by_histogram:
+        low, high, nan, infinite = ranges(me, x, granularity)
+    else:
+        _args.granularity(me, granularity)
+        bins, (low, high, nan, infinite) = histogram(me, x, granularity)
     empty = low > high
     if empty.any():
         if nan.any() or infinite.any():
             where = "" if low.ndim == 0 else f" in {int(empty.sum())} of {low.size} channels or groups"
             raise CalibrationError(_check.must(me, "x", "finite somewhere", f"only NaN and infinities{where}"))
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
+    if by_histogram:
+        low, high, _ = search(
+            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share
+        )
     return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
 
 
@@ -135,6 +157,50 @@ def quantize(
     source, _ = _args.real(me, "x", x)
     if qparams is None:
         qparams = _chosen(me, source, dtype, granularity, symmetric, method)
+    return QuantizedArray._made(codes_of(me, source, qparams), qparams)
+
+
+def dynamic_quantize(x: Any, *, per: str = "row", dtype: Any = "int8", symmetric: bool = True) -> "QuantizedArray":
+    """Quantize activations with parameters of their own: one for each row (token), or one for all.
+
+    No calibration comes before it: every call finds the range of what it is given, as quantize without `qparams` does.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, shape (..., features)
+    per : {"row", "tensor"}
+        One scale for each index of all axes but the last, or a single one.
+    dtype : str or dtype, default "int8"
+    symmetric : bool, default True
+
+    Returns
+    -------
+    QuantizedArray
+        Per row its granularity is ``PerTensor()`` for one axis, ``PerChannel(0)`` for two, and
+        ``PerGroup(features)`` for more: then scale has the shape (..., 1).
+
+    Raises
+    ------
+    TypeError
+        x is not real, or dtype no code type.
+    ValueError
+        per is unknown.
+    CalibrationError
+        A row has elements, but none is finite.
+
+    Examples
+    --------
+    >>> dynamic_quantize(np.array([[1.27, 0.5], [127.0, -3.0]])).codes
+    array([[127,  50],
+           [127,  -3]], dtype=int8)
+    """
+    me = "dynamic_quantize"
+    _args.choice(me, "per", per, {"row": 0, "tensor": 1})
+    source, _ = _args.real(me, "x", x)
+    granularity: Granularity = PerTensor()
+    if per == "row" and source.ndim > 1:
+        granularity = PerChannel(0) if source.ndim == 2 else PerGroup(max(source.shape[-1], 1))
+    qparams = _chosen(me, source, dtype, granularity, symmetric, "minmax")
     return QuantizedArray._made(codes_of(me, source, qparams), qparams)
 
 

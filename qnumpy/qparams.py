@@ -8,7 +8,7 @@ import numpy as np
 from . import _check
 from ._check import integer, must, typed
 from .dtypes import CodeType, code_type
-from .granularity import Granularity, PerChannel, PerTensor
+from .granularity import Granularity, PerChannel, PerTensor, from_onnx
 
 __all__ = ["QParams"]
 
@@ -190,6 +190,51 @@ class QParams:
     def nbytes(self) -> int:
         """Bytes in a file: 4 for a scale, those of a packed code for a zero point, none for symmetric ones."""
         return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values that JSON holds exactly; `from_dict` takes them."""
+        axis, group_size = self.granularity.onnx
+        return {
+            "dtype": self.code.name,
+            "granularity": {"axis": axis, "group_size": group_size},
+            "scale": self.scale.tolist(),  # float32 as float64: exact
+            "zero_point": self.zero_point.tolist(),
+            "qmin": self.qmin,
+            "qmax": self.qmax,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "QParams":
+        """Make the parameters that `to_dict` returned.
+
+        Parameters
+        ----------
+        values : dict
+
+        Returns
+        -------
+        QParams
+
+        Raises
+        ------
+        TypeError, ValueError
+            A value is missing, of another kind, or out of its range.
+        """
+        me = "QParams.from_dict"
+        names = ("dtype", "granularity", "scale", "zero_point", "qmin", "qmax")
+        if not isinstance(values, dict) or set(values) != set(names):
+            got = str(list(values)) if isinstance(values, dict) else typed(values)
+            raise TypeError(must(me, "values", f"a dict with the keys {', '.join(names)}", got))
+        match values["granularity"]:
+            case {"axis": int() | None as axis, "group_size": int() | None as group_size}:
+                granularity = from_onnx(axis, group_size)
+            case other:
+                raise TypeError(must(me, "granularity", "a dict with the keys axis, group_size", typed(other)))
+        shape = np.shape(values["scale"])
+        if 0 in shape:  # an empty list is of no type
+            scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
+            return cls(scale, zero, values["dtype"], granularity, values["qmin"], values["qmax"])
+        return cls(values["scale"], values["zero_point"], values["dtype"], granularity, values["qmin"], values["qmax"])
 
     def __repr__(self) -> str:
         return f"QParams({', '.join(self._describe())})"

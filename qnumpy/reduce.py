@@ -80,9 +80,7 @@ def _finite_range(owner: str, x: Any, granularity: Granularity | None, on_nonfin
 def ranges(owner: str, x: Any, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
     """min, max, NaN count and infinity count in the shape of the parameters."""
     granularity = PerTensor() if granularity is None else granularity
-    if not isinstance(granularity, Granularity):
-        wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-        raise TypeError(_check.must(owner, "granularity", wanted, _check.typed(granularity)))
+    _args.granularity(owner, granularity)
     source, real = _args.real(owner, "x", x)
     axis, block_size = granularity.onnx
     where = _args.layout(owner, source.shape, axis, block_size)

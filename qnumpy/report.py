@@ -423,7 +423,7 @@ class ReportTable:
         figures = [report.sums for report in self.reports if report.sums is not None]
         before = sum(report.nbytes_before for report in self.reports)
         after = sum(report.nbytes_after for report in self.reports)
-        whole = _merged(figures) if figures else None
+        whole = merged(figures) if figures else None
         return {
             "tensors": len(self.reports),
             "kept": sum(report.reason is not None for report in self.reports),
@@ -569,7 +569,7 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _merged(parts: list[Sums]) -> Sums:
+def merged(parts: list[Sums]) -> Sums:
     """The sums of all parts together; codes of different types have no sum."""
     added = {
         name: sum(getattr(part, name) for part in parts)

@@ -22,8 +22,10 @@ __all__ = [
     "conv2d_integer",
     "dequantize_linear",
     "dynamic_quantize_linear",
+    "entropy_bin",
     "fake_quantize",
     "float_error",
+    "histogram",
     "matmul_integer",
     "min_max",
     "pack",
@@ -222,7 +224,8 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = 0, b_zero_point: Any = 0)
     >>> matmul_integer([[1, 2]], [[3], [4]], b_zero_point=1)
     array([[8]])
     """
-    return np.matmul(_integers(a) - _integers(a_zero_point), _integers(b) - _integers(b_zero_point))
+    product: Array = np.matmul(_integers(a) - _integers(a_zero_point), _integers(b) - _integers(b_zero_point))
+    return product
 
 
 def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Array, Array, Array]:
@@ -303,6 +306,55 @@ def simulate_saturation(a: Any, b: Any) -> tuple[Array, Array, Array]:
     clipped = np.clip(pairs, -(2**15), 2**15 - 1)
     error = (clipped - pairs).sum(1)
     return exact + error, error, (clipped != pairs).sum((0, 1))
+
+
+def histogram(x: Any, granularity: Granularity | None = None) -> tuple[Array, Array, Array]:
+    """Return the occupied bins as qnumpy.histogram.Histogram holds them: offsets, keys, counts.
+
+    Examples
+    --------
+    >>> histogram(np.array([1.0, 1.001, -1.0, np.nan]))
+    (array([0, 2]), array([16511, 49024], dtype=uint16), array([1, 2]))
+    """
+    granularity = PerTensor() if granularity is None else granularity
+    x = np.asarray(x)
+    drop = 0 if isinstance(granularity, PerTensor) else 3
+    shape = granularity.params_shape(x.shape)
+    n = math.prod(shape)
+    index = spread(np.arange(n).reshape(shape), x.shape, *granularity.onnx)
+    finite = np.isfinite(x.astype(np.float64))
+    exact = x[finite].astype(np.float64)
+    with np.errstate(over="ignore"):
+        near = exact.astype(np.float32)
+    away = np.abs(near.astype(np.float64)) > np.abs(exact)
+    upper = np.where(away, np.nextafter(near, np.float32(0)), near).view(np.uint32).astype(np.int64) >> 16
+    upper = upper >> drop << drop
+    keys = np.where(upper & 0x8000, 0xFFFF - upper, 0x8000 + upper)
+    both, counts = np.unique(index[finite] * 65536 + keys, return_counts=True)
+    return np.searchsorted(both, np.arange(n + 1) * 65536), (both & 0xFFFF).astype(np.uint16), counts
+
+
+def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[int, Array]:
+    """Choose how many bins to keep as qnumpy.histogram.entropy_bin does, by the published steps.
+
+    Examples
+    --------
+    >>> entropy_bin(np.array([8.0, 4, 2, 1, 0, 0, 0, 0]), 2, first=2)[0]
+    2
+    """
+    counts = np.asarray(counts, np.float64)
+    divergence = np.full(counts.size + 1, np.nan)
+    for i in range(first, counts.size + 1):
+        kept, cell = counts[:i], np.arange(i) * levels // i
+        filled = kept > 0
+        sums, sizes = (np.bincount(cell[filled], weights, levels) for weights in (kept[filled], None))
+        q = np.where(filled, (sums / np.maximum(sizes, 1))[cell], 0.0)
+        p = kept.copy()
+        p[-1] += counts[i:].sum()
+        p, q = p / p.sum(), q / q.sum()
+        with np.errstate(divide="ignore"):
+            divergence[i] = np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0]))
+    return int(counts.size - np.argmin(divergence[: first - 1 : -1])), divergence
 
 
 def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:

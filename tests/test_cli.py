@@ -520,3 +520,131 @@ def test_inspect_says_what_a_float_type_would_lose(run, model, tmp_path):
     assert [tensor["verdict"] for tensor in found["tensors"]] == ["underflows", "overflows"]
     assert found["totals"]["verdicts"] == {"overflows": 1, "underflows": 1}
     assert run("inspect", path, "--float", "int8")[0] == 2
+
+
+# plot
+
+
+@pytest.mark.parametrize("kind", ["histogram", "channels", "threshold", "bits"])
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_plot_writes_a_picture(run, model, tmp_path, kind, suffix):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / f"picture.{suffix}"
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert run("plot", model, "fc.weight", "-o", out, "--kind", kind, "--dtype", "int4") == (0, "", "")
+    assert out.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[suffix])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, out.name])
+
+
+def test_plot_draws_what_a_quantized_file_holds(run, model, tmp_path):
+    pytest.importorskip("matplotlib")
+    small, out = tmp_path / "small.npz", tmp_path / "picture.svg"
+    assert run("quantize", model, "-o", small, "--per", "tensor", "--dtype", "int4")[0] == 0
+    assert run("plot", small, "fc.weight", "-o", out)[0] == 0
+    assert "in the file" in out.read_text() or "<path" in out.read_text()  # text may be drawn as paths
+    assert run("plot", small, "embed.weight", "-o", out, "--force")[0] == 0
+
+
+def test_plot_refuses(run, model, tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "a.png"
+    for argv, message in (
+        (["nothing", "-o", out], f"TENSOR must be one of {model}; got 'nothing'."),
+        (["steps", "-o", out], "TENSOR must be floating; got 'steps' of int64."),
+        (["fc.weight", "-o", "a.txt"], "-o must end in .png or .svg or .pdf; got 'a.txt'."),
+        (
+            ["fc.weight", "-o", out, "--kind", "channels", "--axis", "5"],
+            "tensor 'fc.weight': channel_ranges: axis must be in [-2, 1]; got 5.",
+        ),
+    ):
+        assert run("plot", model, *argv) == (2, "", f"qnumpy plot: {message}\n")
+        assert not out.exists()
+    out.write_bytes(b"mine")
+    says = f"-o must be a new file, or --force given to replace it; {str(out)!r} exists."
+    assert run("plot", model, "fc.weight", "-o", out) == (2, "", f"qnumpy plot: {says}\n")
+    assert out.read_bytes() == b"mine"
+    code, _, err = run("plot", model, "fc.weight", "-o", tmp_path / "no" / "a.png")
+    assert (code, "no file was written" in err) == (3, True)
+
+
+def test_plot_without_matplotlib(run, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    says = "matplotlib must be installed: pip install 'qnumpy[plot]'."
+    assert run("plot", model, "fc.weight", "-o", tmp_path / "a.png") == (2, "", f"qnumpy plot: {says}\n")
+
+
+# calibrate
+
+
+@pytest.fixture
+def activations(tmp_path):
+    """Two files of activations, the second with a tensor of its own."""
+    paths = [tmp_path / "a.npz", tmp_path / "b.safetensors"]
+    save(paths[0], {"x": reals(8, 5), "y": reals(3, 4, seed=1), "ids": np.arange(3)})
+    save(paths[1], {"x": reals(2, 5, seed=2) * 3, "z": reals(7, seed=3)})
+    return paths
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_calibrate_takes_files_as_batches(run, activations, tmp_path, method):
+    out = tmp_path / "qparams.json"
+    options = ["--method", method, "--dtype", "uint8", "--no-symmetric", "--percentile", "90"]
+    code, table, err = run("calibrate", *activations, "-o", out, *options)
+    assert (code, err) == (0, "")
+    kind = {"dtype": "uint8", "symmetric": False}
+    observer = qn.MinMaxObserver(**kind) if method == "minmax" else qn.HistogramObserver(method, 90, **kind)
+    expected = qn.Calibration(observer)
+    for path in activations:
+        for name, x in load(path).items():
+            if name != "ids":
+                expected.observe(name, x)
+    assert qn.load_qparams(out) == dict(expected)
+    assert table == f"{expected.report()}\n"
+
+
+def test_calibrate_per_channel_and_as_json(run, activations, tmp_path):
+    out = tmp_path / "qparams.json"
+    code, text, err = run("calibrate", activations[0], "-o", out, "--per", "channel", "--axis", 0, "--json")
+    assert (code, err) == (0, "")
+    found = qn.load_qparams(out)
+    assert {name: params.scale.shape for name, params in found.items()} == {"x": (8,), "y": (3,)}
+    assert [tensor["name"] for tensor in json.loads(text)["tensors"]] == ["x", "y"]
+    assert run("calibrate", activations[0])[0] == 0  # without a file, the table alone
+
+
+def test_calibrate_refuses(run, activations, tmp_path):
+    out = tmp_path / "q.json"
+    integers, mixed, hot = tmp_path / "i.npz", tmp_path / "m.npz", tmp_path / "h.npz"
+    save(integers, {"ids": np.arange(3)})
+    save(mixed, {"x": reals(8, 6)})
+    save(hot, {"x": np.array([np.nan])})
+    first = activations[0]
+    channel = "MinMaxObserver.observe: x must be an array with parameters of shape (5,), as before; "
+    channel += "got (6,) from shape (8, 6)."
+    nothing = "HistogramObserver.qparams: data must be finite somewhere; got only NaN and infinities."
+    for argv, code, message in (
+        ([first, "-o", "q.txt"], 2, "-o must end in .json; got 'q.txt'."),
+        ([first, "--axis", "1", "-o", out], 2, "--axis must be left out per tensor; got 1."),
+        ([integers, "-o", out], 2, "DATA must hold floating arrays; got none."),
+        (
+            [first, "--method", "percentile", "--percentile", "200", "-o", out],
+            2,
+            "HistogramObserver: percentile must be in (0, 100]; got 200.0.",
+        ),
+        (
+            [first, mixed, "--per", "channel", "--method", "minmax", "-o", out],
+            3,
+            f"{mixed}: tensor 'x': {channel}",
+        ),
+        ([hot, "-o", out], 3, f"tensor 'x': {nothing}"),
+    ):
+        assert run("calibrate", *argv) == (code, "", f"qnumpy calibrate: {message}\n")
+        assert not out.exists()
+    out.write_text("mine")
+    says = f"-o must be a new file, or --force given to replace it; {str(out)!r} exists."
+    assert run("calibrate", first, "-o", out) == (2, "", f"qnumpy calibrate: {says}\n")
+    assert run("calibrate", first, "-o", out, "--force")[0] == 0
+    assert set(qn.load_qparams(out)) == {"x", "y"}
+
+
+# info, demo

@@ -34,6 +34,7 @@ DATA = {
     "min_max": qn.min_max,
     "abs_max": qn.abs_max,
     "quantize": qn.quantize,
+    "dynamic_quantize": qn.dynamic_quantize,
     "choose_qparams": qn.choose_qparams,
     "dequantize_linear": lambda q: qn.dequantize_linear(q, 0.5),
     "pack": qn.pack,
@@ -100,6 +101,8 @@ def rows():
     yield from qparams_rows()
     yield from pack_rows()
     yield from matmul_rows()
+    yield from equalize_rows()
+    yield from calibrate_rows()
 
 
 def matmul_rows():
@@ -414,7 +417,9 @@ def name_rows():
         ("fake_quantize", "convention", conventions): lambda v: qn.fake_quantize(X, PARAMS, convention=v),
         ("quantize_linear", "on_nan", "'zero_point', 'raise'"): lambda v: qn.quantize_linear(X, 0.5, on_nan=v),
         ("requantize", "method", methods): lambda v: qn.requantize(ACC, 0.5, method=v),
-        ("choose_qparams", "method", "'minmax'"): lambda v: qn.choose_qparams(X, method=v),
+        ("choose_qparams", "method", "'minmax', 'mse', 'entropy', 'percentile'"): lambda v: qn.choose_qparams(
+            X, method=v
+        ),
         ("min_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.min_max(X, on_nonfinite=v),
         ("abs_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.abs_max(X, on_nonfinite=v),
     }
@@ -558,6 +563,121 @@ def pack_rows():
         yield lambda n=n: qn.unpack(BYTES, "int4", n), TypeError, f"unpack: n must be an integer; got {n!r}"
 
 
+def equalize_rows():
+    w1, w2, bias, real = X.astype(np.float64), np.ones((3, 4)), np.ones(3), f"must be an array of {REALS}; got dtype"
+    cross, correct, smooth, search = qn.cross_layer_equalize, qn.correct_bias, qn.smoothquant, qn.smoothquant_alpha
+    rows, q = np.ones((5, 2)), qn.quantize(w1)
+    for owner, name, call in (
+        ("cross_layer_equalize", "w1", lambda a: cross(a, w2)),
+        ("cross_layer_equalize", "w2", lambda a: cross(w1, a)),
+        ("cross_layer_equalize", "bias", lambda a: cross(w1, w2, a)),
+        ("correct_bias", "x", lambda a: correct(a, w1, q)),
+        ("correct_bias", "w", lambda a: correct(rows, a, q)),
+        ("correct_bias", "q", lambda a: correct(rows, w1, a)),
+        ("correct_bias", "bias", lambda a: correct(rows, w1, q, a)),
+        ("correct_bias", "xq", lambda a: correct(rows, w1, q, xq=a)),
+        ("smoothquant", "x", lambda a: smooth(a, w1)),
+        ("smoothquant", "w", lambda a: smooth(rows, a)),
+        ("smoothquant_alpha", "x", lambda a: search(a, w1)),
+        ("smoothquant_alpha", "w", lambda a: search(rows, a)),
+    ):
+        for dtype, value in (("int64", np.ones((2, 3), np.int64)), ("object", np.ones((2, 3), object))):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} {real} {dtype}"
+    for axis in (2, -3):
+        where = f"must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: cross(w1, w2, axis1=a), ValueError, f"cross_layer_equalize: axis1 {where}"
+        yield lambda a=axis: cross(w1, w2, axis2=a), ValueError, f"cross_layer_equalize: axis2 {where}"
+        yield lambda a=axis: correct(rows, w1, q, axis=a), ValueError, f"correct_bias: axis {where}"
+        yield lambda a=axis: smooth(rows, w1, axis=a), ValueError, f"smoothquant: axis {where}"
+    yield lambda: cross(w1, w2, axis1=0.0), TypeError, "cross_layer_equalize: axis1 must be an integer; got 0.0"
+    yield (
+        lambda: cross(w1, w2, axis2=1),
+        ValueError,
+        "cross_layer_equalize: w2 must be of 3 channels on axis 1, as w1 has on axis 1; got shape (3, 4)",
+    )
+    wrong = "cross_layer_equalize: bias must be of shape (3,); got shape (4,)"
+    yield lambda: cross(w1, w2, np.ones(4)), ValueError, wrong
+    yield lambda: correct(rows, w1, q, bias[:2]), ValueError, "correct_bias: bias must be of shape (3,); got shape (2,)"
+    yield lambda: correct(rows, bias, bias), ValueError, "correct_bias: w must be a matrix; got shape (3,)"
+    wrong = "correct_bias: q must be of the shape (2, 3) of w; got shape (3, 4)"
+    yield lambda: correct(rows, w1, w2), ValueError, wrong
+    for shape in ((), (3,), (2, 3)):
+        wrong = f"must be of shape (..., 2), as w has inputs; got shape {shape}"
+        x = np.ones(shape)
+        yield lambda v=x: correct(v, w1, q), ValueError, f"correct_bias: x {wrong}"
+        yield lambda v=x: correct(rows, w1, q, xq=v), ValueError, f"correct_bias: xq {wrong}"
+        yield lambda v=x: smooth(v, w1), ValueError, f"smoothquant: x {wrong}"
+        yield lambda v=x: search(v, w1), ValueError, f"smoothquant_alpha: x {wrong}"
+    hot = np.array([[1.0, np.nan], [1.0, 2.0]])
+    yield lambda: correct(hot, w1, q), ValueError, "correct_bias: x must be finite; got NaN or infinities"
+    for value in (-0.1, 1.5, np.nan, "1", None):
+        yield (
+            lambda v=value: smooth(rows, w1, alpha=v),
+            ValueError,
+            f"smoothquant: alpha must be in [0, 1]; got {value!r}",
+        )
+    wrong = "smoothquant_alpha: alphas must be in [0, 1]; got 2.0"
+    yield lambda: search(rows, w1, [0.5, 2.0]), ValueError, wrong
+    for value, shape in (([], (0,)), ([[0.5]], (1, 1))):
+        wrong = f"smoothquant_alpha: alphas must be a sequence of one number or more; got shape {shape}"
+        yield lambda v=value: search(rows, w1, v), ValueError, wrong
+    wrong = "dynamic_quantize: per must be one of 'row', 'tensor'; got 'token'"
+    yield lambda: qn.dynamic_quantize(X, per="token"), ValueError, wrong
+    wrong = "dynamic_quantize: x must be finite somewhere; got only NaN and infinities in 1 of 2 channels or groups"
+    yield lambda: qn.dynamic_quantize(np.array([[np.nan, np.nan], [1.0, 2.0]])), qn.CalibrationError, wrong
+
+
+def calibrate_rows():
+    def run(x):
+        return {"x": x}
+
+    calibrate, wanted = qn.calibrate, "an observer, a mapping from names to observers, or a function of a name"
+    for value in (3, "minmax", qn.MinMaxObserver, {"x": "minmax"}, [qn.MinMaxObserver()]):
+        got = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+        for owner, call in (
+            ("Calibration", qn.Calibration),
+            ("calibrate", lambda v: calibrate(run, [X], v)),
+            ("observing", lambda v: qn.observing(v).__enter__()),
+        ):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: observers must be {wanted}; got {got}"
+    returned = "Calibration: observers must be a function that returns an observer or None; got 3"
+    yield lambda: calibrate(run, [X], lambda name: 3), TypeError, returned
+    yield lambda: calibrate({}, [X]), TypeError, "calibrate: run must be callable; got {}"
+    yield lambda: calibrate(run, 3), TypeError, "calibrate: batches must be iterable; got 3"
+    for value in (0, -1):
+        wrong = f"calibrate: patience must be at least 1; got {value}"
+        yield lambda v=value: calibrate(run, [X], patience=v), ValueError, wrong
+    wrong = "calibrate: patience must be an integer; got 1.5"
+    yield lambda: calibrate(run, [X], patience=1.5), TypeError, wrong
+    for value in (-0.1, np.nan, "1", None):
+        wrong = f"calibrate: tolerance must be a number of at least 0; got {value!r}"
+        yield lambda v=value: calibrate(run, [X], tolerance=v), ValueError, wrong
+    for batches in ([], iter(())):
+        wrong = "calibrate: batches must be one or more; got none"
+        yield lambda b=batches: calibrate(run, b), qn.CalibrationError, wrong
+    nothing = "calibrate: run must be a function that taps arrays which observers take, or returns them in a dict"
+    for silent, observers in ((np.sum, None), (run, {"y*": qn.MinMaxObserver()}), (run, lambda name: None)):
+        wrong = f"{nothing}; got no such array"
+        yield lambda r=silent, o=observers: calibrate(r, [X, X], o), qn.CalibrationError, wrong
+    observers = {"x": qn.MinMaxObserver(), "z": qn.MinMaxObserver(), "w*": qn.MinMaxObserver(), "v": None}
+    wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came"
+    yield lambda: calibrate(run, [X], observers), qn.CalibrationError, wrong
+    for value in (3, None, ("x",)):
+        wrong = f"Calibration.observe: name must be a string; got {value!r}"
+        yield lambda v=value: calibrate(lambda x: {v: x}, [X]), TypeError, wrong
+    wrong = "Calibration.merge: other must be a Calibration; got {}"
+    yield lambda: qn.Calibration().merge({}), TypeError, wrong
+    for value in (3, [PARAMS]):
+        wrong = f"save_qparams: qparams must be a mapping of names to QParams; got {value!r}"
+        yield lambda v=value: qn.save_qparams("never", v), TypeError, wrong
+    for value, got in (({"x": 0.5}, "'x': 0.5"), ({3: PARAMS}, f"3: {PARAMS}"), ({"x": None}, "'x': None")):
+        wrong = f"save_qparams: qparams must be a mapping of names to QParams; got {got}"
+        yield lambda v=value: qn.save_qparams("never", v), TypeError, wrong
+    keys = "QParams.from_dict: values must be a dict with the keys dtype, granularity, scale, zero_point, qmin, qmax"
+    yield lambda: qn.QParams.from_dict([]), TypeError, f"{keys}; got []"
+    yield lambda: qn.QParams.from_dict({"scale": 1}), TypeError, f"{keys}; got ['scale']"
+
+
 ROWS = list(rows())
 
 
@@ -696,6 +816,10 @@ def guarded():
     wide, narrow = wrong_vectors(np.uint8, 24)[:-2], wrong_vectors(np.uint8, 12)[:-2]  # a byte has no order or address
     yield "pack", [nibbles, packed, T["int4"], 2, 12], [wide, wrong_outputs(np.uint8, 12), no_nibbles, *sizes]
     yield "unpack", [packed, nibbles, T["uint4"], 2, 12], [narrow, wrong_outputs(np.uint8, 24), no_nibbles, *sizes]
+    yield "histogram", [real, T["float32"], *GRID, 4], [
+        wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID, [*NO_INTEGERS, *HUGE, 3, 8],
+    ]  # fmt: skip
+    yield from guarded_searches()
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
     yield from guarded_products()
@@ -774,6 +898,37 @@ def guarded_products():
     wrong += [wrong_outputs(np.float32, 10), [*WRONG_TYPE, T["int8"], T["int32"]], wrong_vectors(np.float32, 5)]
     wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
     yield "linear", [*good, -1.0, 1.0, 0, -128, 127], wrong
+
+
+def guarded_searches():
+    offsets, keys = np.array([0, 2, 3]), np.array([0x4000, 0xBF80, 0xC000], np.uint16)
+    bins = [offsets, keys, np.ones(3, np.int64)]
+    crossed = [np.array([0, 4, 3]), np.array([1, 2, 3]), np.array([0, 2, 4]), np.ones(0, np.int64)]
+    no_bins = [
+        [*NO_ARRAYS, *crossed, offsets.astype(np.int32), crooked(offsets)],
+        [*NO_ARRAYS, keys[:2], keys.astype(np.int32), np.repeat(keys, 2)[::2]],
+        [*wrong_vectors(np.int64, 3)[:-4], np.ones(3), crooked(np.ones(3, np.int64))],
+    ]
+    yield "merge_histograms", [*bins, *bins], no_bins * 2
+    ends = np.array([-3.0, -3.0]), np.array([3.0, 3.0])
+    spec = [7, 0, 1, -127, 127, 0.5]
+    wrong = [
+        [*NO_INTEGERS, 3, 8], [*NO_INTEGERS, -1, 3], [*NO_INTEGERS, -1, 2], [*NO_INTEGERS, *HUGE, 126, -32769],
+        [*NO_INTEGERS, *HUGE, -126, 65536], [None, "x", [1.0]],
+    ]  # fmt: skip
+    doubles = wrong_vectors(np.float64, 2)
+    no_bins[1] = [*no_bins[1], np.array([0x4000, 0xBF80, 0xFF80], np.uint16), np.array([0, 0xBF80, 0xBF80], np.uint16)]
+    yield "search_ranges", [*bins, *ends, *spec], [*no_bins, doubles, doubles, *wrong]
+    tried, error = [np.full(4, -1.0), np.ones(4)], np.empty(4)
+    four = wrong_vectors(np.float64, 4)
+    uneven = [value for value in four if not (isinstance(value, np.ndarray) and value.size in (0, 8))]
+    yield "range_errors", [*bins, *ends, *spec, *tried, error], [
+        *no_bins, doubles, doubles, *wrong, uneven, four, wrong_outputs(np.float64, 4),
+    ]  # fmt: skip
+    counts, out = np.ones(200), np.empty(201)
+    yield "entropy_bin", [counts, 8, 16, out], [
+        wrong_vectors(np.float64, 200), [*NO_INTEGERS, 0, 17], [*NO_INTEGERS, 7, 201], wrong_outputs(np.float64, 201),
+    ]  # fmt: skip
 
 
 REFUSALS = (TypeError, ValueError, OverflowError)

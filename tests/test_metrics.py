@@ -224,3 +224,17 @@ def test_refusals(call, error, message):
     with pytest.raises(error) as caught:
         call(np.zeros((3, 4), np.float32))
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_arrays_at_any_address(dtype):
+    """As they come out of the buffers of a network."""
+    x = np.random.default_rng(0).standard_normal((30, 40)).astype(dtype)
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    crooked = raw[1:].view(x.dtype).reshape(x.shape)
+    crooked[...] = x
+    assert not crooked.flags.aligned
+    for q in (qn.quantize(x), qn.quantize(x, granularity=qn.PerChannel(0))):
+        assert metrics.measure("test", crooked, q) == metrics.measure("test", x, q)
+        assert metrics.mse(crooked, q.dequantize()) == metrics.mse(x, q.dequantize())
+        assert metrics.mse(x, crooked) == 0

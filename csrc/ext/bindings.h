@@ -5,8 +5,9 @@
 #include "args.h"
 
 extern PyMethodDef qn_quantize_methods[], qn_floats_methods[], qn_reduce_methods[], qn_metrics_methods[],
-    qn_pack_methods[], qn_accumulate_methods[], qn_blocks_methods[], qn_float_report_methods[], qn_matmul_methods[],
-    qn_linear_methods[], qn_conv_methods[], qn_matmul4_methods[], qn_saturation_methods[], qn_runtime_methods[];
+    qn_observers_methods[], qn_pack_methods[], qn_accumulate_methods[], qn_blocks_methods[], qn_float_report_methods[],
+    qn_matmul_methods[], qn_linear_methods[], qn_conv_methods[], qn_matmul4_methods[], qn_saturation_methods[],
+    qn_runtime_methods[];
 int qn_runtime_constants(PyObject *module); /* adds TYPES */
 int qn_floats_constants(PyObject *module);  /* adds FLOATS */
 

@@ -25,6 +25,10 @@
  *     FIXED_DOUBLE  gemmlowp: high = round((acc << left) * m / 2^31), then a rounding right shift, ties away from zero
  * min_max_<f>(x[n], r): extends r by the finite elements; counts NaN and infinities instead of taking them.
  * min_max_columns_<f>(x, rows, stride, n, r[n]): the same for each of n columns of x[rows][stride].
+ * count_f32(x[n], shift, ways, counts[2^(32 - shift)][ways]): adds 1 to a counter of bin (bits of x) >> shift, ways 1 or 4;
+ *   which of them is not fixed, their sum is. NaN and infinities are counted where their bits are. n < 2^32.
+ * count_columns_f32(x, rows, stride, n, shift, table, counts[n][table]): the same for each of n columns, one way.
+ * truncate_f64_f32(x[n], y[n]): rounds toward zero; infinities and NaN stay what they are.
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.

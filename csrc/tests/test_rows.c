@@ -220,6 +220,7 @@ typedef struct {
     K(narrow_i32_u8, int32_t, uint8_t, fill_codes_u8, 1, 1)                                                            \
     K(narrow_i32_i16, int32_t, int16_t, fill_codes_i16, 1, 1)                                                          \
     K(narrow_i32_u16, int32_t, uint16_t, fill_codes_u16, 1, 1)                                                         \
+    K(truncate_f64_f32, double, float, fill_f64, 1, 1)                                                                 \
     K(pack_4, uint8_t, uint8_t, fill_8, 1, 2)                                                                          \
     K(pack_2, uint8_t, uint8_t, fill_8, 1, 4)                                                                          \
     K(unpack_i4, uint8_t, uint8_t, fill_8, 2, 1)                                                                       \
@@ -735,6 +736,53 @@ static void test_saturation(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_saturate_pairs_u8s8] = covered[QN_INDEX_unsafe_pairs_i8] = true;
 }
 
+/* Counters against a plain loop over the bits. Which way counts an element is free; the sum over the ways is not. */
+static void test_counts(const char *row_name, const qn_table *row) {
+    enum { SHIFT = 20, BINS = 1 << (32 - SHIFT), TABLE = BINS + 3, COLUMNS = 37 };
+    for (int size = 0; size < SIZES; size++) {
+        int64_t n = size_at(size), rows = n / COLUMNS;
+        float *x = array((size_t)n, sizeof *x);
+        fill_f32(x, n, NULL);
+        for (int ways = 1; ways <= 4 && row->count_f32; ways += 3) {
+            uint32_t *expected = calloc(BINS, sizeof *expected);
+            size_t bytes = BINS * (size_t)ways * sizeof *expected;
+            guarded g = guarded_make(bytes, 0);
+            memset(g.data, 0, bytes);
+            for (int64_t i = 0; i < n; i++) {
+                uint32_t bits;
+                memcpy(&bits, x + i, sizeof bits);
+                expected[bits >> SHIFT]++;
+            }
+            row->count_f32(x, n, SHIFT, ways, (uint32_t *)g.data);
+            bool same = true;
+            for (int k = 0; k < BINS; k++)
+                for (int way = 0; way < ways; way++) expected[k] -= ((uint32_t *)g.data)[k * ways + way];
+            for (int k = 0; k < BINS; k++) same &= expected[k] == 0;
+            count(same, row_name, "count_f32", "differs from a plain loop", n, NULL);
+            count(guarded_whole(&g), row_name, "count_f32", "wrote outside its output", n, NULL);
+            free(expected), free(g.block);
+        }
+        if (row->count_columns_f32 && n % 5 == 0) {
+            size_t bytes = (size_t)COLUMNS * TABLE * sizeof(uint32_t);
+            uint32_t *expected = calloc(bytes, 1);
+            guarded g = guarded_make(bytes, 0);
+            memset(g.data, 0, bytes);
+            for (int64_t i = 0; i < rows * COLUMNS; i++) {
+                uint32_t bits;
+                memcpy(&bits, x + i, sizeof bits);
+                expected[i % COLUMNS * TABLE + (bits >> SHIFT)]++;
+            }
+            row->count_columns_f32(x, rows, COLUMNS, COLUMNS, SHIFT, TABLE, (uint32_t *)g.data);
+            count(!memcmp(expected, g.data, bytes), row_name, "count_columns_f32", "differs from a plain loop", n,
+                  NULL);
+            count(guarded_whole(&g), row_name, "count_columns_f32", "wrote outside its output", n, NULL);
+            free(expected), free(g.block);
+        }
+        free(x);
+    }
+    covered[QN_INDEX_count_f32] = covered[QN_INDEX_count_columns_f32] = true;
+}
+
 static void test_row(const char *name, const qn_table *row, bool can_run) {
     if (!can_run) {
         printf("%-8s skipped: this CPU lacks it\n", name);
@@ -758,6 +806,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_saturation(name, row);
     test_matmul4(name, row);
     test_depthwise(name, row);
+    test_counts(name, row);
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);

@@ -1,0 +1,55 @@
+/* Counting floats by the upper bits of their pattern: sign, exponent, first bits of the mantissa.
+ *
+ * The bin is a shift of the bits, so there is no range to find first and no value that does not fit. Elements run into the
+ * counters of `ways` tables in turn: two equal neighbours would make a load wait for the store before it. Plain C is as
+ * fast as vectors here (an element costs a load, an addition in memory, and no arithmetic); the compiler reads the upper
+ * half of a float32 directly.
+ */
+
+enum { COUNT_UNROLL = 16, COUNT_AHEAD = 4096 }; /* the next tile: its extremes are found before it is counted */
+
+V_INLINE uint32_t count_key(const float *x, int shift) {
+    uint32_t bits;
+    memcpy(&bits, x, sizeof bits);
+    return bits >> shift;
+}
+
+V_INLINE void count_ways(const float *x, int64_t n, int shift, int ways, uint32_t *counts) {
+    int64_t i = 0;
+    for (; i + COUNT_UNROLL <= n; i += COUNT_UNROLL) {
+        __builtin_prefetch(x + i + COUNT_AHEAD);
+        _Pragma("GCC unroll 16") for (int k = 0; k < COUNT_UNROLL; k++)
+            counts[count_key(x + i + k, shift) * (uint32_t)ways + (uint32_t)(k % ways)]++;
+    }
+    for (; i < n; i++) counts[count_key(x + i, shift) * (uint32_t)ways]++;
+}
+
+static void count_f32(const float *x, int64_t n, int shift, int ways, uint32_t *counts) {
+    if (ways == 4 && shift == 16) count_ways(x, n, 16, 4, counts);
+    else if (ways == 4) count_ways(x, n, shift, 4, counts);
+    else if (shift == 16) count_ways(x, n, 16, 1, counts);
+    else count_ways(x, n, shift, 1, counts);
+}
+
+/* Sixteen columns at a time, a cache line of each row: their busy counters fit into the L1 cache beside the rows. */
+static void count_columns_f32(const float *x, int64_t rows, int64_t stride, int64_t n, int shift, int64_t table,
+                              uint32_t *counts) {
+    int64_t i = 0;
+    for (; i + COUNT_UNROLL <= n; i += COUNT_UNROLL)
+        for (int64_t r = 0; r < rows; r++)
+            _Pragma("GCC unroll 16") for (int k = 0; k < COUNT_UNROLL; k++)
+                counts[(i + k) * table + count_key(x + r * stride + i + k, shift)]++;
+    for (; i < n; i++)
+        for (int64_t r = 0; r < rows; r++) counts[i * table + count_key(x + r * stride + i, shift)]++;
+}
+
+static void truncate_f64_f32(const double *x, float *y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float near = (float)x[i];
+        uint32_t bits;
+        memcpy(&bits, &near, sizeof bits);
+        double magnitude = near < 0 ? -(double)near : (double)near, exact = x[i] < 0 ? -x[i] : x[i];
+        bits -= magnitude > exact; /* rounded away from zero: one step back, from infinity to the largest float32 */
+        memcpy(&y[i], &bits, sizeof bits);
+    }
+}

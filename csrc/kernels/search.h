@@ -1,0 +1,34 @@
+/* Which range of a histogram quantizes best: docs/semantics.md states the criteria.
+ *
+ * Elements of a bin are taken as spread evenly over it; the outermost bins end at the exact extremes. All sums are float64,
+ * for one parameter on one thread, in one order: the result does not depend on the thread count.
+ */
+#ifndef QN_SEARCH_H
+#define QN_SEARCH_H
+
+#include "histogram.h"
+
+typedef enum { QN_MSE, QN_ENTROPY, QN_PERCENTILE, QN_CRITERION_COUNT } qn_criterion;
+
+typedef struct {
+    qn_criterion criterion;
+    bool symmetric;
+    int bits;           /* of the histogram */
+    int32_t qmin, qmax; /* of the scheme: [-127, 127] when int8 is symmetric */
+    double share;       /* percentile / 100 */
+} qn_search_spec;
+
+/* Finds low <= 0 <= high of every parameter and their error: the mean square, the divergence, or the share outside.
+ * h->ranges holds the extremes; all must have finite elements. Returns 0, or -1 without memory. */
+int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, double *high, double *error);
+
+/* The errors of given ranges, low[params][n] and high[params][n], low <= 0 <= high. */
+int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low,
+                     const double *high, double *error);
+
+/* TensorRT's procedure on a histogram of [0, range) in equal bins: the number of bins kept that diverges least, the last of
+ * equals, of `first` to `bins`. scratch[3 * (bins + 1)]. divergence[bins + 1], from `first` on, if not NULL. */
+int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, int64_t first, double *scratch,
+                       double *divergence);
+
+#endif

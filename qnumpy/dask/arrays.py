@@ -1,0 +1,305 @@
+"""Quantization of dask arrays, block by block, with parameters for the whole."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask import compute, delayed
+from dask.array.core import slices_from_chunks
+
+from .. import _args, _check
+from .._args import Array
+from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
+from ..metrics import Sums, measure
+from ..observers import HistogramObserver, MinMaxObserver
+from ..qarray import QuantizedArray, _sliced
+from ..qarray import choose_qparams as choose_here
+from ..qparams import QParams, describe
+from ..quantize import codes_of
+from ..report import Report, merged
+from .reduction import observe
+
+__all__ = ["choose_qparams", "compare", "dequantize", "quantize"]
+
+_FAN = 8  # blocks whose sums are added at once
+
+
+def choose_qparams(
+    x: da.Array,
+    *,
+    dtype: Any = "int8",
+    granularity: Granularity | None = None,
+    symmetric: bool = True,
+    method: str = "minmax",
+    split_every: int = 8,
+) -> QParams:
+    """Choose scale and zero point for a dask array, as qnumpy.choose_qparams for an array.
+
+    Parameters
+    ----------
+    x : dask array of float32, float64, float16 or bfloat16
+    dtype : str or dtype, default "int8"
+    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    symmetric : bool, default True
+    method : {"minmax", "mse", "entropy", "percentile"}
+    split_every : int, default 8
+        How many observers are merged at once.
+
+    Returns
+    -------
+    QParams
+        Of the same bits as those of the whole array in one process.
+
+    Raises
+    ------
+    TypeError, ValueError, CalibrationError
+        As qnumpy.choose_qparams and observe.
+
+    Notes
+    -----
+    Computed at once: x is read here, and a second time when it is quantized. Per group, nothing is merged: each block
+    has its own groups.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> choose_qparams(da.ones((40, 30), chunks=16) * 12.7).scale
+    array(0.1, dtype=float32)
+    """
+    me = "choose_qparams"
+    source = _dask(me, "x", x)
+    granularity = PerTensor() if granularity is None else granularity
+    kind: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
+    if source.size == 0:  # nothing to observe, and yet parameters
+        return choose_here(np.empty(source.shape, source.dtype), **kind, method=method)
+    if isinstance(granularity, PerGroup):
+        return _of_groups(me, source, granularity, {**kind, "method": method})
+    observer = MinMaxObserver(**kind) if method == "minmax" else HistogramObserver(method, **kind)
+    return observe(source, observer, split_every=split_every).qparams()
+
+
+def quantize(x: da.Array, qparams: QParams) -> da.Array:
+    """Quantize a dask array with given parameters, block by block.
+
+    Parameters
+    ----------
+    x : dask array of float32, float64, float16 or bfloat16
+    qparams : QParams
+        For the whole array: from choose_qparams, observe or calibrate.
+
+    Returns
+    -------
+    dask array
+        Codes, lazily; each block as qnumpy.quantize makes it. Per group, blocks are cut between groups.
+
+    Raises
+    ------
+    TypeError
+        x is no dask array, or qparams no QParams.
+    ValueError
+        qparams does not fit x.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.linspace(-1, 1, 5, chunks=2)
+    >>> quantize(x, choose_qparams(x)).compute()
+    array([-127,  -64,    0,   64,  127], dtype=int8)
+    """
+    me = "quantize"
+    source = _dask(me, "x", x)
+    params = _args.qparams(me, qparams, source.shape)
+    return _blockwise(_codes_of_block, source, params, params.dtype)
+
+
+def dequantize(q: da.Array, qparams: QParams, *, dtype: Any = "float32") -> da.Array:
+    """Turn codes back into reals, block by block.
+
+    Parameters
+    ----------
+    q : dask array of the dtype of `qparams`
+    qparams : QParams
+        Those that made the codes.
+    dtype : str or dtype, default "float32"
+        float32, float64, float16 or bfloat16.
+
+    Returns
+    -------
+    dask array
+        Lazily; each block as qnumpy.dequantize makes it.
+
+    Raises
+    ------
+    TypeError
+        q is no dask array of codes, qparams no QParams, or dtype no floating type.
+    ValueError
+        qparams does not fit q.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.linspace(-1, 1, 5, chunks=2)
+    >>> params = choose_qparams(x)
+    >>> dequantize(quantize(x, params), params).compute().round(2)
+    array([-1. , -0.5,  0. ,  0.5,  1. ], dtype=float32)
+    """
+    me = "dequantize"
+    codes = _dask(me, "q", q)
+    params = _args.qparams(me, qparams, codes.shape)
+    _same_type(me, "q", codes, params)
+    real = _args.floating(me, dtype)
+    return _blockwise(_reals_of_block, codes, params, real.dtype, real=real.dtype)
+
+
+def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: str | None = None) -> Report:
+    """Compare a dask array with its quantized form, block by block, as qnumpy.compare.
+
+    Parameters
+    ----------
+    x : dask array of float32, float64, float16 or bfloat16
+        The reference.
+    q : dask array
+        Of the shape of `x`: codes, or without qparams values that were dequantized.
+    qparams : QParams, optional
+        Those of the codes.
+    name : str, optional
+        What tables call it.
+
+    Returns
+    -------
+    Report
+        Without channels, and without the warnings that need another look at x.
+
+    Raises
+    ------
+    TypeError
+        x or q is no dask array or of another type, qparams no QParams, or name no string.
+    ValueError
+        q has another shape than x, or qparams does not fit.
+
+    Notes
+    -----
+    Computed at once. Sums are float64, of each block and then of all in the order of the blocks.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.linspace(-1, 1, 1000, chunks=300)
+    >>> params = choose_qparams(x)
+    >>> report = compare(x, quantize(x, params), params)
+    >>> report.codes_used, round(report.sqnr_db, 2)
+    (255, 48.11)
+    """
+    me = "compare"
+    if not (name is None or isinstance(name, str)):
+        raise TypeError(_check.must(me, "name", "a string", _check.typed(name)))
+    source, values = _dask(me, "x", x), _dask(me, "q", q)
+    if values.shape != source.shape:
+        raise ValueError(_check.must(me, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
+    params = None
+    if qparams is not None:
+        params = _args.qparams(me, qparams, source.shape)
+        _same_type(me, "q", values, params)
+        source = _cut(source, params.granularity)
+    values = values.rechunk(source.chunks)
+    blocks = zip(
+        slices_from_chunks(source.chunks), source.to_delayed().ravel(), values.to_delayed().ravel(), strict=True
+    )
+    parts = [
+        delayed(_measured)(a, b, None if params is None else _sliced(params, source.shape, at)) for at, a, b in blocks
+    ]
+    while len(parts) > 1:
+        parts = [delayed(_together)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]
+    sums, seen = parts[0].compute()
+    if params is not None:
+        sums = replace(sums, used=len(seen))
+    lost = f"{sums.nan:,} NaN and {sums.inf:,} infinite of {source.size:,} elements are left out of the figures."
+    return Report(
+        name=name,
+        shape=source.shape,
+        source=source.dtype.name,
+        dtype=values.dtype.name if params is None else params.code.name,
+        granularity=None if params is None else describe(params.granularity),
+        nbytes_before=source.nbytes,
+        nbytes_after=values.nbytes if params is None else params.code.packed_nbytes(values.shape) + params.nbytes,
+        levels=None if params is None else params.qmax - params.qmin + 1,
+        sums=sums,
+        warnings=(lost,) if sums.nan or sums.inf else (),
+    )
+
+
+def _dask(owner: str, name: str, value: Any) -> da.Array:
+    if not isinstance(value, da.Array):
+        raise TypeError(_check.must(owner, name, "a dask array", _check.typed(value)))
+    return value
+
+
+def _same_type(owner: str, name: str, codes: da.Array, params: QParams) -> None:
+    if codes.dtype != params.dtype:
+        raise TypeError(_check.must(owner, name, f"an array of {params.code.name}", f"dtype {codes.dtype}"))
+
+
+def _cut(x: da.Array, granularity: Granularity) -> da.Array:
+    """Blocks that are cut between groups, each at the next boundary."""
+    if not isinstance(granularity, PerGroup):
+        return x
+    axis, size = normalize_axis("rechunk", granularity.axis, x.ndim), granularity.group_size
+    ends = np.minimum(-(-np.cumsum(x.chunks[axis]) // size) * size, x.shape[axis])
+    cut = tuple(int(length) for length in np.diff(ends, prepend=0) if length)
+    return x.rechunk({axis: cut or (0,)})
+
+
+def _of_groups(owner: str, x: da.Array, granularity: PerGroup, kind: dict[str, Any]) -> QParams:
+    """The parameters of the groups of every block, put together."""
+    axis = normalize_axis(owner, granularity.axis, x.ndim)
+    x = _cut(x, granularity)
+    found = compute(*(delayed(choose_here)(block, **kind) for block in x.to_delayed().ravel()))
+    shape = granularity.params_shape(x.shape)
+    scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    for at, part in zip(slices_from_chunks(x.chunks), found, strict=True):
+        own = slice(at[axis].start // granularity.group_size, -(-at[axis].stop // granularity.group_size))
+        place = (*at[:axis], own, *at[axis + 1 :])
+        scale[place], zero[place] = part.scale, part.zero_point
+    return QParams(scale, zero, part.dtype, granularity, part.qmin, part.qmax)
+
+
+def _blockwise(function: Any, x: da.Array, params: QParams, dtype: Any, **options: Any) -> da.Array:
+    """Map blocks of x, each with its own parameters, which are cut like x."""
+    x = _cut(x, params.granularity)
+    axis, size = params.granularity.onnx
+    along: tuple[int, ...] = ()
+    chunks: tuple[tuple[int, ...], ...] = ()
+    if axis is not None:
+        axis %= x.ndim
+        own = tuple(-(-length // (size or 1)) for length in x.chunks[axis])
+        along = (axis,) if size is None else tuple(range(x.ndim))
+        chunks = tuple(own if d == axis else x.chunks[d] for d in along)
+    every = tuple(range(x.ndim))
+    scale, zero = (da.from_array(np.asarray(part), chunks=chunks) for part in (params.scale, params.zero_point))
+    return da.blockwise(
+        function, every, x, every, scale, along, zero, along,
+        kind=(params.code.name, params.granularity, params.qmin, params.qmax), **options,
+        dtype=dtype, meta=np.empty((0,) * x.ndim, dtype), align_arrays=False,
+    )  # fmt: skip
+
+
+def _codes_of_block(x: Array, scale: Array, zero: Array, *, kind: Any) -> Array:
+    return codes_of("quantize", x, QParams(scale, zero, *kind))
+
+
+def _reals_of_block(q: Array, scale: Array, zero: Array, *, kind: Any, real: Any) -> Array:
+    return QuantizedArray(q, QParams(scale, zero, *kind)).dequantize(real)
+
+
+def _measured(x: Array, q: Array, params: QParams | None) -> tuple[Sums, Array]:
+    """Sums of a block and the codes that occur in it."""
+    if params is None:
+        return measure("compare", x, q), np.empty(0, np.int32)
+    values = QuantizedArray(q, params)
+    return measure("compare", x, values), np.unique(_args.plain(q, params.code))
+
+
+def _together(parts: Sequence[tuple[Sums, Array]]) -> tuple[Sums, Array]:
+    return merged([sums for sums, _ in parts]), np.unique(np.concatenate([seen for _, seen in parts]))

@@ -1,0 +1,217 @@
+"""Observers over dask collections: one for each block or partition, merged as a tree."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, reduce
+from typing import Any
+
+import numpy as np
+from dask import delayed
+from dask.array import Array as DaskArray
+from dask.bag import Bag, from_delayed
+
+from .. import _check
+from .._args import Array
+from ..calibrate import Calibration, Observers, complete, fresh
+from ..dtypes import float_type
+from ..granularity import PerChannel, PerGroup, normalize_axis
+from ..io import Reader
+from ..observers import Observer
+from ..qparams import describe
+
+__all__ = ["calibrate", "from_safetensors", "observe"]
+
+
+def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> Observer:
+    """Observe every block of a dask array, or every item of a bag, and return what all of them taught.
+
+    Parameters
+    ----------
+    x : dask array or bag of arrays
+        float32, float64, float16 or bfloat16.
+    observer : Observer
+        The configuration; it is left as it is.
+    split_every : int, default 8
+        How many observers are merged at once.
+
+    Returns
+    -------
+    Observer
+        Of the same bits as one that has seen the whole in one process, whatever the blocks, the scheduler, and the
+        workers that died on the way.
+
+    Raises
+    ------
+    TypeError
+        x is no dask array or bag, observer no observer, or one that cannot be merged.
+    ValueError
+        The axis does not fit x, split_every is below 2, or the observer is per group and x an array: a group has one
+        block, so there is nothing to merge; choose_qparams finds its parameters.
+
+    Notes
+    -----
+    Computed at once, by the scheduler that dask's configuration or a client names. Per channel, blocks are made whole
+    along that axis first. A block is read once and never kept; a state is a few kilobytes. Merging makes new states, so
+    a task may run again at any time.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.arange(1000, chunks=64, dtype="float32") - 500
+    >>> float(observe(x, MinMaxObserver()).max_)
+    499.0
+    """
+    me = "observe"
+    _mergeable(me, observer)
+    if isinstance(x, Bag):
+        parts = x.map_partitions(partial(_observed, observer)).to_delayed()
+    else:
+        whole = _whole(me, x, observer)
+        parts = [delayed(_observed)(observer, [block]) for block in whole.to_delayed().ravel()]
+    found: Observer = _tree(me, parts, fresh(observer), split_every)
+    return found
+
+
+def calibrate(
+    run: Callable[[Any], Any], batches: Bag, observers: Observers | None = None, *, split_every: int = 8
+) -> Calibration:
+    """Run a callable over the items of a bag and choose parameters for every array it names, as qnumpy.calibrate.
+
+    Parameters
+    ----------
+    run : callable
+        Called as ``run(item)`` where the item is; it taps arrays or returns them as a dict.
+    batches : Bag
+        One partition is one task.
+    observers : Observer, mapping or callable, optional
+        As in qnumpy.Calibration.
+    split_every : int, default 8
+        How many calibrations are merged at once.
+
+    Returns
+    -------
+    Calibration
+        Equal to that of one process over the same items.
+
+    Raises
+    ------
+    TypeError
+        run is not callable, batches no bag, observers nothing of the kind, or one that cannot be merged.
+    ValueError
+        split_every is below 2, or an observer refuses an array.
+    CalibrationError
+        There is no batch, run names no array, or observers has a name (no pattern) that never comes.
+
+    Examples
+    --------
+    >>> import dask.bag as db
+    >>> batches = db.from_sequence([np.full(4, k, np.float32) for k in range(10)], npartitions=3)
+    >>> calibrate(lambda x: {"x": x, "y": x * x}, batches)["y"]
+    QParams(int8, per tensor, scale=0.6378, zero_point=0)
+    """
+    me = "calibrate"
+    if not callable(run):
+        raise TypeError(_check.must(me, "run", "callable", _check.typed(run)))
+    if not isinstance(batches, Bag):
+        raise TypeError(_check.must(me, "batches", "a dask bag", _check.typed(batches)))
+    empty = Calibration(observers)
+    parts = batches.map_partitions(partial(_calibrated, empty, run)).to_delayed()
+    return complete(me, _tree(me, parts, empty, split_every), observers)
+
+
+def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Bag:
+    """Make a bag of the floating tensors of .safetensors files, one partition for each file.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Files, and indexes of sharded models (.safetensors.index.json). Every worker must see them.
+
+    Returns
+    -------
+    Bag of dict
+        ``{name: array}`` with one tensor each, read when its turn comes: ``calibrate(dict, bag)`` observes every tensor
+        under its name. Tensors of one name in several files are batches of one tensor.
+
+    Raises
+    ------
+    ValueError
+        There is no path, or a name ends in nothing known.
+    FileFormatError
+        A file is truncated, oversized or contradicts itself.
+
+    Examples
+    --------
+    >>> import tempfile, qnumpy as qn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     qn.save(f"{folder}/a.safetensors", {"w": np.ones((2, 2), np.float32)})
+    ...     qn.save(f"{folder}/b.safetensors", {"w": -np.ones((3, 2)), "steps": np.arange(3)})
+    ...     calibration = calibrate(dict, from_safetensors([f"{folder}/a.safetensors", f"{folder}/b.safetensors"]))
+    >>> calibration.observers["w"]
+    HistogramObserver(int8, per tensor, symmetric, method=mse, min=-1, max=1, 10 seen)
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not given:
+        raise ValueError(_check.must("from_safetensors", "paths", "one or more", "none"))
+    shards = []
+    for path in given:
+        with Reader(path) as reader:
+            shards += [shard for shard in map(os.fspath, reader.paths) if not shard.endswith(".json")]
+    return from_delayed([delayed(_Shard)(shard) for shard in shards])
+
+
+class _Shard:
+    """The floating tensors of a file, again for every iteration, one at a time in memory."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with Reader(self.path) as reader:
+            for name, spec in reader.specs.items():
+                if float_type(spec.dtype) is not None:
+                    yield {name: reader.read(name, copy=True)}
+
+
+def _mergeable(owner: str, observer: Any) -> None:
+    if not isinstance(observer, Observer):
+        raise TypeError(_check.must(owner, "observer", "an observer", _check.typed(observer)))
+    if not observer.mergeable:
+        fresh(observer).merge(fresh(observer))  # says why
+
+
+def _whole(owner: str, x: Any, observer: Observer) -> DaskArray:
+    """Blocks that hold every channel; the other axes are cut as dask thinks best."""
+    if not isinstance(x, DaskArray):
+        raise TypeError(_check.must(owner, "x", "a dask array or bag", _check.typed(x)))
+    granularity = observer.granularity
+    if isinstance(granularity, PerGroup):
+        raise ValueError(_check.must(owner, "observer", "per tensor or per channel", describe(granularity)))
+    if not isinstance(granularity, PerChannel):
+        return x
+    axis = normalize_axis(owner, granularity.axis, x.ndim)
+    if x.numblocks[axis] == 1:
+        return x
+    return x.rechunk({d: -1 if d == axis else "auto" for d in range(x.ndim)})
+
+
+def _observed(observer: Observer, arrays: Iterable[Array]) -> list[Observer]:
+    return [reduce(lambda seen, x: seen.observe(np.asarray(x)), arrays, fresh(observer))]
+
+
+def _calibrated(empty: Calibration, run: Callable[[Any], Any], batches: Iterable[Any]) -> list[Calibration]:
+    return [reduce(lambda seen, batch: seen.run(run, batch), batches, fresh(empty))]
+
+
+def _merged(empty: Any, parts: Sequence[list[Any]]) -> list[Any]:
+    """A new state: those of the parts may be used again, by a task that is repeated."""
+    return [reduce(lambda merged, part: merged.merge(part[0]), parts, fresh(empty))]
+
+
+def _tree(owner: str, parts: list[Any], empty: Any, split_every: Any) -> Any:
+    fan = _check.integer(owner, "split_every", split_every)
+    if fan < 2:
+        raise ValueError(_check.must(owner, "split_every", "at least 2", str(fan)))
+    while len(parts) > 1:
+        parts = [delayed(_merged)(empty, parts[k : k + fan]) for k in range(0, len(parts), fan)]
+    return parts[0].compute()[0] if parts else empty

@@ -1,0 +1,224 @@
+"""Histograms of the bit patterns of floats, and the ranges that quantize best by them.
+
+Both observers and `choose_qparams` stand on these functions. The bins, the criteria and the searches are defined in
+docs/semantics.md.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _args, _check, _core
+from ._args import Array
+from .dtypes import CodeType
+from .granularity import Granularity, PerTensor
+from .quantize import _permuted, _stored
+
+__all__ = [
+    "METHODS",
+    "Histogram",
+    "bin_ends",
+    "entropy_bin",
+    "errors",
+    "histogram",
+    "merge",
+    "percentile_share",
+    "search",
+]
+
+METHODS = {"mse": 0, "entropy": 1, "percentile": 2}
+_TENSOR_BITS, _CHANNEL_BITS = 7, 4
+
+
+class Histogram(NamedTuple):
+    """The occupied bins of every parameter, sorted by value: those of parameter k are [offsets[k], offsets[k + 1]).
+
+    A key orders as the values do. From 0x8000 up it is 0x8000 plus the upper 16 bits of a float32; below, 0x7FFF less
+    those of its magnitude.
+    """
+
+    offsets: Array  # int64 (parameters + 1,)
+    keys: Array  # uint16 (bins,)
+    counts: Array  # int64 (bins,)
+
+
+def _bits(granularity: Granularity) -> int:
+    """Bits of the mantissa that choose a bin: 128 bins an octave for a tensor, 16 for each channel or group."""
+    return _TENSOR_BITS if isinstance(granularity, PerTensor) else _CHANNEL_BITS
+
+
+def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, tuple[Array, Array, Array, Array]]:
+    """Count the finite elements; in the same read min, max, NaN and infinity counts, as from reduce.ranges."""
+    source, real = _args.real(owner, "x", x)
+    axis, block_size = granularity.onnx
+    where = _args.layout(owner, source.shape, axis, block_size)
+    order = _args.memory_order(source, None) if block_size is None else None
+    shape = where.shape
+    if order is not None:
+        source, where, _, _ = _permuted(owner, source, where, None, None, order, block_size)
+    found = _core.histogram(_stored(source, real.storage), real.core, *where.grid, _bits(granularity))
+    low, high, nan, infinite = (part.reshape(shape) for part in found[3:])
+    return Histogram(*found[:3]), (low, high, nan, infinite)
+
+
+def merge(a: Histogram, b: Histogram) -> Histogram:
+    """The histogram of both; associative and commutative, to the byte."""
+    return Histogram(*_core.merge_histograms(*a, *b))
+
+
+def bin_ends(keys: Array, granularity: Granularity) -> tuple[Array, Array]:
+    """Return the lower and the upper end of each bin, as float64.
+
+    Examples
+    --------
+    >>> bin_ends(np.array([0xBF80, 0x407F], np.uint16), PerTensor())
+    (array([ 1.       , -1.0078125]), array([ 1.0078125, -1.       ]))
+    """
+    wide = keys.astype(np.int64)
+    negative = wide < 0x8000
+    near = np.where(negative, 0x7FFF - wide, wide - 0x8000)
+    step = 1 << (_TENSOR_BITS - _bits(granularity))
+    inner, outer = (_reals(near), _reals(near + step))
+    return np.where(negative, -outer, inner), np.where(negative, -inner, outer)
+
+
+def _reals(magnitudes: Array) -> Array:
+    real = (magnitudes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return np.where(magnitudes == 0x7F80, 2.0**128, real)
+
+
+_Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float]
+
+
+def _spec(
+    bins: Histogram,
+    low: Array,
+    high: Array,
+    granularity: Granularity,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    method: str,
+    percentile: float,
+) -> _Spec:
+    """What every search of _core begins with."""
+    first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
+    return (
+        *bins, first, last, _bits(granularity), METHODS[method], int(symmetric), qmin, qmax, percentile / 100,
+    )  # fmt: skip
+
+
+def search(
+    bins: Histogram,
+    low: Array,
+    high: Array,
+    *,
+    granularity: Granularity,
+    code: CodeType,
+    symmetric: bool,
+    method: str,
+    percentile: float = 99.99,
+) -> tuple[Array, Array, Array]:
+    """Find the range of every parameter that is best by a criterion.
+
+    Parameters
+    ----------
+    bins : Histogram
+        With at least one element in each parameter.
+    low, high : ndarray of float64
+        The extremes, in the shape of the parameters.
+    granularity : Granularity
+    code : CodeType
+    symmetric : bool
+    method : {"mse", "entropy", "percentile"}
+    percentile : float, default 99.99
+
+    Returns
+    -------
+    low, high, error : ndarrays of float64
+        In the shape of the parameters; low <= 0 <= high. The error is the mean square, the divergence, or the share of
+        the elements outside.
+    """
+    qmin = code.symmetric_qmin if symmetric else code.qmin
+    spec = _spec(bins, low, high, granularity, qmin, code.qmax, symmetric, method, percentile)
+    return tuple(part.reshape(low.shape) for part in _core.search_ranges(*spec))  # type: ignore[return-value]
+
+
+def errors(
+    bins: Histogram,
+    low: Array,
+    high: Array,
+    tried_low: Array,
+    tried_high: Array,
+    *,
+    granularity: Granularity,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    method: str,
+) -> Array:
+    """The errors of given ranges, ``tried_low <= 0 <= tried_high``, of shape (parameters' shape, n)."""
+    spec = _spec(bins, low, high, granularity, qmin, qmax, symmetric, method, 100.0)
+    first, last = np.ascontiguousarray(tried_low, np.float64), np.ascontiguousarray(tried_high, np.float64)
+    found = np.empty(first.shape)
+    _core.range_errors(*spec, first, last, found)
+    return found
+
+
+def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[int, Array]:
+    """Choose how many bins to keep by TensorRT's entropy procedure.
+
+    For each i from `first` to the number of bins: p are the first i counts, those beyond added to the last of them; q
+    the first i counts merged into `levels` cells, each spread evenly over its filled bins; the i with the least
+    KL(p || q) wins, the last of equals.
+
+    Parameters
+    ----------
+    counts : array_like, shape (bins,)
+        A histogram of magnitudes in equal bins from zero.
+    levels : int, default 128
+    first : int, default 128
+        At least `levels`.
+
+    Returns
+    -------
+    bins : int
+        How many are kept.
+    divergence : ndarray of float64, shape (bins + 1,)
+        KL(p || q) of every i; nan below `first`.
+
+    Raises
+    ------
+    ValueError
+        first is below levels or beyond the bins.
+
+    Notes
+    -----
+    O(levels) for each i, by prefix sums.
+
+    References
+    ----------
+    S. Migacz, "8-bit Inference with TensorRT", GTC 2017.
+
+    Examples
+    --------
+    >>> counts = np.exp(-np.linspace(0, 8, 2048) ** 2)
+    >>> 8 * entropy_bin(counts)[0] / 2048 < 8
+    True
+    """
+    given = np.ascontiguousarray(_check.reals("entropy_bin", "counts", counts), np.float64).reshape(-1)
+    levels, first = (_check.integer("entropy_bin", n, v) for n, v in (("levels", levels), ("first", first)))
+    if not 1 <= levels <= first <= given.size:
+        wanted = f"from levels to the number of bins, {levels} to {given.size}"
+        raise ValueError(_check.must("entropy_bin", "first", wanted, str(first)))
+    divergence = np.full(given.size + 1, np.nan)
+    return _core.entropy_bin(given, levels, first, divergence), divergence
+
+
+def percentile_share(owner: str, value: Any) -> float:
+    """Return a percentile as a float in (0, 100]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(_check.must(owner, "percentile", "a number", _check.typed(value)))
+    if not 0 < value <= 100:
+        raise ValueError(_check.must(owner, "percentile", "in (0, 100]", _check.typed(value)))
+    return float(value)

@@ -1,0 +1,404 @@
+"""What all observers share: configuration, counts, the state contract, how they are shown and stored."""
+
+import html
+import json
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+
+from .. import _args, _check
+from .._args import Array
+from ..dtypes import CodeType
+from ..errors import CalibrationError
+from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
+from ..qparams import QParams, describe
+from ..reduce import ranges
+
+__all__ = ["Observer"]
+
+
+class Batch(NamedTuple):
+    """What one array says of each parameter: extremes and number of its finite elements, NaN, infinities."""
+
+    min: Array
+    max: Array
+    finite: Array
+    nan: Array
+    infinite: Array
+
+
+class Observer:
+    """Base of the observers: sees arrays one after the other, then chooses the parameters of their quantized form.
+
+    The constructor stores its arguments. `observe` learns, and what is learned ends in an underscore: `min_`, `max_`
+    (float64), `count_`, `nan_`, `infinite_` (int64), each of the shape of the parameters. `qparams` changes nothing.
+
+    Parameters
+    ----------
+    dtype : str or dtype, default "int8"
+        The code type to choose parameters for.
+    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    symmetric : bool, default True
+    on_nonfinite : {"ignore", "raise"}
+        NaN and infinities are counted and left out, or refused.
+
+    Raises
+    ------
+    TypeError
+        dtype is no code type, granularity none.
+    ValueError
+        on_nonfinite is unknown.
+    """
+
+    mergeable: ClassVar[bool] = True
+    _kinds: ClassVar[dict[str, type["Observer"]]] = {}
+    _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
+
+    min_: Array
+    max_: Array
+    count_: Array
+    nan_: Array
+    infinite_: Array
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Observer._kinds[cls.__name__] = cls
+
+    def __init__(
+        self,
+        *,
+        dtype: Any = "int8",
+        granularity: Granularity | None = None,
+        symmetric: bool = True,
+        on_nonfinite: str = "ignore",
+    ) -> None:
+        me = type(self).__name__
+        _args.choice(me, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
+        self.dtype = _args.code(me, dtype).name
+        self.granularity = _args.granularity(me, PerTensor() if granularity is None else granularity)
+        self.symmetric = bool(symmetric)
+        self.on_nonfinite = on_nonfinite
+
+    # ---- the state contract ----
+
+    def observe(self, x: Any) -> Self:
+        """Learn from an array.
+
+        Parameters
+        ----------
+        x : array_like of float32, float64, float16 or bfloat16
+            Of any shape per tensor; of the same number of channels or groups as before else. An empty array changes
+            nothing.
+
+        Returns
+        -------
+        Observer
+            Itself.
+
+        Raises
+        ------
+        TypeError
+            x is not real.
+        ValueError
+            The axis does not fit x, the channels or groups are not those of before, or x is not finite and
+            on_nonfinite="raise". Nothing is learned then.
+        """
+        me = f"{type(self).__name__}.observe"
+        source, _ = _args.real(me, "x", x)
+        shape = self.granularity.params_shape(source.shape)
+        if self._seen and shape != self.min_.shape:
+            wanted = f"an array with parameters of shape {self.min_.shape}, as before"
+            raise ValueError(_check.must(me, "x", wanted, f"{shape} from shape {source.shape}"))
+        if source.size == 0:
+            return self
+        batch, more = self._read(me, source)
+        if self.on_nonfinite == "raise" and (batch.nan.any() or batch.infinite.any()):
+            got = f"{int(batch.nan.sum())} NaN and {int(batch.infinite.sum())} infinities"
+            raise ValueError(_check.must(me, "x", 'finite when on_nonfinite is "raise"', got))
+        self._add(batch, more)
+        return self
+
+    def qparams(self) -> QParams:
+        """Choose the parameters for what was seen.
+
+        Returns
+        -------
+        QParams
+            QParams.from_range of `range()`.
+
+        Raises
+        ------
+        CalibrationError
+            Nothing was observed, or nothing finite.
+        """
+        return self._from_range(*self._range(f"{type(self).__name__}.qparams"))
+
+    def range(self) -> tuple[Array, Array]:
+        """Return the ends of the range that `qparams` maps onto the codes, as it was found in the data.
+
+        Returns
+        -------
+        low, high : ndarrays of float64
+            Of the shape of the parameters; not yet widened to hold zero, nor made symmetric.
+
+        Raises
+        ------
+        CalibrationError
+            Nothing was observed, or nothing finite.
+        """
+        return self._range(f"{type(self).__name__}.range")
+
+    def merge(self, other: Self) -> Self:
+        """Learn what another observer has learned, as if this one had seen its arrays.
+
+        Associative and commutative: any tree of merges over any split of the data gives the same state, to the bit.
+
+        Parameters
+        ----------
+        other : Observer
+            Of the same class and configuration; it is left as it is.
+
+        Returns
+        -------
+        Observer
+            Itself.
+
+        Raises
+        ------
+        TypeError
+            other is of another class.
+        ValueError
+            Its configuration differs, or the shape of its parameters.
+        """
+        me = f"{type(self).__name__}.merge"
+        if type(other) is not type(self):
+            raise TypeError(_check.must(me, "other", f"a {type(self).__name__}", _check.typed(other)))
+        mine, theirs = self.get_config(), other.get_config()
+        if mine != theirs:
+            name = next(name for name in mine if mine[name] != theirs[name])
+            raise ValueError(_check.must(me, "other", f"made with {name}={mine[name]!r}", f"{theirs[name]!r}"))
+        if not other._seen:
+            return self
+        if self._seen and self.min_.shape != other.min_.shape:
+            wanted = f"an observer of parameters of shape {self.min_.shape}"
+            raise ValueError(_check.must(me, "other", wanted, f"{other.min_.shape}"))
+        self._add(*other._batch())
+        return self
+
+    def reset(self) -> Self:
+        """Forget everything learned; the configuration stays.
+
+        Returns
+        -------
+        Observer
+            Itself.
+        """
+        for name in self._learned:
+            vars(self).pop(name, None)
+        return self
+
+    # ---- configuration and storage ----
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain values that JSON holds; `from_config` takes them.
+
+        Returns
+        -------
+        dict
+        """
+        axis, group_size = self.granularity.onnx
+        return {
+            "dtype": self.dtype,
+            "granularity": {"axis": axis, "group_size": group_size},
+            "symmetric": self.symmetric,
+            "on_nonfinite": self.on_nonfinite,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make a new observer with the configuration of another.
+
+        Parameters
+        ----------
+        config : dict
+            What `get_config` returned.
+
+        Returns
+        -------
+        Observer
+        """
+        where = config["granularity"]
+        return cls(**{**config, "granularity": _granularity(**where)})
+
+    def to_json(self) -> str:
+        """Return configuration and state as JSON: everything, exactly, in one form only.
+
+        Two observers that have learned the same give the same text.
+
+        Returns
+        -------
+        str
+        """
+        state = {name: _plain(vars(self)[name]) for name in self._learned if name in vars(self)}
+        return json.dumps({"observer": type(self).__name__, "config": self.get_config(), "state": state})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the observer that `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        Observer
+            Of the class that wrote it, which is `cls` or derived from it.
+
+        Raises
+        ------
+        ValueError
+            text is none of ours.
+        """
+        me = f"{cls.__name__}.from_json"
+        try:
+            stored = json.loads(text)
+            kind = Observer._kinds[stored["observer"]]
+            made = kind.from_config(stored["config"])
+            made._restore({name: _array(name, value) for name, value in stored["state"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(_check.must(me, "text", "what to_json returned", _check.typed(text))) from error
+        if not isinstance(made, cls):
+            raise ValueError(_check.must(me, "text", f"of a {cls.__name__}", kind.__name__))
+        return made
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take arrays as they arrive from another process, which may be read-only or not aligned."""
+        for name, value in state.items():
+            array = isinstance(value, np.ndarray)
+            setattr(self, name, np.require(value, requirements=["C", "A", "W"]) if array else value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(text for _, text in self._describe())})"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(text.partition('=')[2] or text)}</td></tr>"
+            for name, text in self._describe()
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
+
+    # ---- what a kind of observer may change ----
+
+    def _read(self, me: str, source: Array) -> tuple[Batch, Any]:
+        """Read an array once; the second is what a derived class learns besides."""
+        low, high, nan, infinite = ranges(me, source, self.granularity)
+        return Batch(low, high, elements(source.shape, self.granularity) - nan - infinite, nan, infinite), None
+
+    def _batch(self) -> tuple[Batch, Any]:
+        """The state in the form of a batch."""
+        return Batch(self.min_, self.max_, self.count_, self.nan_, self.infinite_), None
+
+    def _add(self, batch: Batch, more: Any) -> None:
+        if not self._seen:
+            self.min_, self.max_, self.count_, self.nan_, self.infinite_ = (np.array(part) for part in batch)
+            return
+        self.min_, self.max_ = (np.asarray(end) for end in self._extended(batch))  # 0-d too, not a scalar
+        self.count_, self.nan_ = np.asarray(self.count_ + batch.finite), np.asarray(self.nan_ + batch.nan)
+        self.infinite_ = np.asarray(self.infinite_ + batch.infinite)
+
+    def _extended(self, batch: Batch) -> tuple[Array, Array]:
+        """The range after one more batch."""
+        return np.minimum(self.min_, batch.min), np.maximum(self.max_, batch.max)
+
+    def _restore(self, state: dict[str, Array]) -> None:
+        if state and set(state) != set(self._learned):
+            raise ValueError("incomplete")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _details(self) -> list[tuple[str, str]]:
+        return []
+
+    # ---- the rest is the same for all ----
+
+    @property
+    def _seen(self) -> bool:
+        return "min_" in vars(self)
+
+    @property
+    def _code(self) -> CodeType:
+        return _args.code(type(self).__name__, self.dtype)
+
+    def _check(self, me: str) -> None:
+        """Refuse where nothing finite was seen."""
+        if not self._seen:
+            raise CalibrationError(f"{me}: data must be observed first; got none. Call observe(x).")
+        empty = self.count_ == 0
+        if empty.any():
+            where = "" if empty.ndim == 0 else f" in {int(empty.sum())} of {empty.size} channels or groups"
+            raise CalibrationError(_check.must(me, "data", "finite somewhere", f"only NaN and infinities{where}"))
+
+    def _range(self, me: str) -> tuple[Array, Array]:
+        self._check(me)
+        return self.min_, self.max_
+
+    def _from_range(self, low: Array, high: Array) -> QParams:
+        return QParams.from_range(low, high, dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
+
+    def _describe(self) -> list[tuple[str, str]]:
+        lines = [("dtype", self.dtype), ("granularity", describe(self.granularity))]
+        lines += [("scheme", "symmetric" if self.symmetric else "affine"), *self._details()]
+        if not self._seen:
+            return [*lines, ("seen", "nothing seen")]
+        lines += [(name, f"{name}={_span(vars(self)[f'{name}_'])}") for name in ("min", "max")]
+        lines.append(("seen", f"{int(self.count_.sum()):,} seen"))
+        if self.nan_.any() or self.infinite_.any():
+            lines.append(("not finite", f"{int(self.nan_.sum()):,} NaN, {int(self.infinite_.sum()):,} infinite"))
+        return lines
+
+
+def elements(shape: tuple[int, ...], granularity: Granularity) -> Array:
+    """Elements of each parameter, in the shape of the parameters."""
+    params = granularity.params_shape(shape)
+    axis, group = granularity.onnx
+    total = int(np.prod(shape, dtype=np.int64))
+    if axis is None or group is None:
+        return np.full(params, total // (params[0] if params else 1), np.int64)
+    lengths = np.full(params[axis], group, np.int64)
+    lengths[-1] = shape[axis] - group * (params[axis] - 1)
+    axis %= len(shape)
+    return np.broadcast_to(lengths.reshape([-1 if d == axis else 1 for d in range(len(shape))]), params)
+
+
+def _granularity(axis: int | None, group_size: int | None) -> Granularity:
+    if axis is None:
+        return PerTensor()
+    return PerChannel(axis) if group_size is None else PerGroup(group_size, axis)
+
+
+def _plain(value: Array | int) -> Any:
+    """An array or a number as JSON; what is not finite (the range of nothing) as null."""
+    if isinstance(value, int):
+        return value
+    flat = value.ravel().tolist()
+    data = [number if np.isfinite(number) else None for number in flat] if value.dtype.kind == "f" else flat
+    return {"shape": list(value.shape), "data": data}
+
+
+def _array(name: str, value: Any) -> Any:
+    if isinstance(value, int):
+        return value
+    if name in ("min_", "max_"):
+        nothing = np.inf if name == "min_" else -np.inf
+        flat = np.array([nothing if number is None else number for number in value["data"]], np.float64)
+    else:
+        flat = np.array(value["data"], np.int64)
+    return flat.reshape(value["shape"])
+
+
+def _span(values: Array) -> str:
+    if values.size == 0:
+        return f"{values.shape}"
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.4g}" if values.ndim == 0 else f"{low:.4g}..{high:.4g} {values.shape}"

@@ -1,0 +1,409 @@
+"""Pictures of ranges and errors, with matplotlib (the extra ``plot``).
+
+Every function draws into `ax`, or makes a figure of its own, and returns the Axes. Nothing is shown and no global
+setting is changed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _args, _check
+from ._args import Array
+from .estimate import METHODS, Estimate, expected, share_below
+from .granularity import Granularity, PerChannel, PerTensor, normalize_axis
+from .observers import HistogramObserver, Observer
+from .observers.histogram import Bins
+from .qarray import quantize
+from .qparams import QParams, describe
+from .reduce import ranges
+from .report import compare
+
+__all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "histogram"]
+
+# Okabe and Ito's palette: told apart by everyone.
+_COLORS = {"minmax": "#555555", "percentile": "#E69F00", "entropy": "#009E73", "mse": "#D55E00"}
+_MORE = ("#0072B2", "#CC79A7", "#56B4E9", "#F0E442")
+_FILL, _ALARM = "#9DB7D5", "#D55E00"
+_NAMED = 5  # outliers that are labelled
+
+
+def histogram(
+    x: Any,
+    qparams: QParams | Mapping[str, QParams] | None = None,
+    *,
+    resolution: int = 120,
+    name: str = "",
+    ax: Any = None,
+) -> Any:
+    """Draw how the values are distributed, where the parameters clip them, and how many.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, or HistogramObserver
+    qparams : QParams or mapping of str to QParams, optional
+        Per tensor: whose ends to draw, under which names. By default those of the observer, or int8 by "mse".
+    resolution : int, default 120
+        Bars across the picture.
+    name : str, optional
+        What the title calls the data.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        x is not real, or qparams none.
+    ValueError
+        qparams is not per tensor, or resolution below 1.
+    CalibrationError
+        x has no finite element.
+
+    Notes
+    -----
+    Counts are on a logarithmic axis: what is clipped lies in the tails. Clipped is what lies more than half a step
+    outside the codes.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = histogram(np.linspace(-1, 1, 1000), QParams.from_range(-0.5, 0.5), ax=Figure().subplots())
+    >>> ax.get_legend().get_texts()[0].get_text()
+    '-0.5 to 0.5, 49.8 % clipped'
+    """
+    me = "histogram"
+    if _check.integer(me, "resolution", resolution) < 1:
+        raise ValueError(_check.must(me, "resolution", "at least 1", str(resolution)))
+    observer = _observer(me, x)
+    if qparams is None:
+        own = observer.qparams()
+        qparams = {observer.method: own}
+    named = {"": qparams} if isinstance(qparams, QParams) else qparams
+    _per_tensor(me, named)
+    found = observer.bins()
+    edges = np.linspace(found.low.min(), found.high.max(), resolution + 1)
+    bars = _rebinned(found, edges)
+    ax = _axes(ax)
+    ax.stairs(bars, edges, fill=True, color=_FILL)
+    ax.set_yscale("log")
+    peak = max(float(bars.max()), 1.0)
+    ax.set_ylim(0.5, peak * (2 * peak) ** (0.1 + 0.1 * len(named)))  # room for the legend
+    for k, (label, params) in enumerate(named.items()):
+        ends = _ends(params)
+        share = _cost(found, params).clipped
+        color = _color(label, k)
+        says = f"{label + ': ' if label else ''}{ends[0]:.3g} to {ends[1]:.3g}, {_percent(share)} clipped"
+        ax.axvline(ends[0], color=color, linestyle="--", linewidth=1.4, label=says)
+        ax.axvline(ends[1], color=color, linestyle="--", linewidth=1.4)
+    _finish(ax, name or "Values", "value", "elements in a bin")
+    _legend(ax, "upper left")
+    return ax
+
+
+def channel_ranges(x: Any, axis: int = 0, *, outlier: float = 3.0, name: str = "", ax: Any = None) -> Any:
+    """Draw the range of every channel, the widest to the right, and mark those far wider than the rest.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, or Observer per channel
+    axis : int, default 0
+        The axis of the channels of an array.
+    outlier : float, default 3
+        A channel is marked when its largest magnitude is more than this many times the median channel's.
+    name : str, optional
+        What the title calls the data.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        x is not real.
+    ValueError
+        The axis does not fit x, the observer is not per channel, or outlier is not positive.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> w = np.ones((8, 4))
+    >>> w[5] = 100
+    >>> ax = channel_ranges(w, ax=Figure().subplots())
+    >>> ax.get_legend().get_texts()[0].get_text()
+    '1 of 8 above 3 times the median: 5'
+    """
+    me = "channel_ranges"
+    if not outlier > 0:
+        raise ValueError(_check.must(me, "outlier", "positive", _check.typed(outlier)))
+    if isinstance(x, Observer):
+        if not isinstance(x.granularity, PerChannel):
+            raise ValueError(_check.must(me, "x", "an observer per channel", describe(x.granularity)))
+        low, high = x.range()
+    else:
+        source, _ = _args.real(me, "x", x)
+        along = normalize_axis(me, _check.integer(me, "axis", axis), source.ndim)
+        low, high, _, _ = ranges(me, source, PerChannel(along))
+    seen = low <= high
+    low, high = np.where(seen, low, 0.0), np.where(seen, high, 0.0)
+    widest = np.maximum(-low, high)
+    order = np.argsort(widest, kind="stable")
+    median = float(np.median(widest)) if widest.size else 0.0
+    marked = widest[order] > outlier * median
+    place = np.arange(len(order))
+    low, high = low[order], high[order]
+    ax = _axes(ax)
+    ax.fill_between(place, low, high, step="mid", color=_FILL, linewidth=0)
+    if marked.any():
+        worst = ", ".join(map(str, order[marked][::-1][:_NAMED])) + (", ..." if marked.sum() > _NAMED else "")
+        says = f"{int(marked.sum())} of {len(order)} above {outlier:g} times the median: {worst}"
+        width = max(1.0, len(order) / 300)  # of a bar; never thinner than a picture shows
+        ax.bar(place[marked], (high - low)[marked], width, low[marked], color=_ALARM, linewidth=0, label=says)
+    ax.axhline(0, color="#555555", linewidth=0.8)
+    _finish(ax, name or "Channels", "channels, sorted by largest magnitude", "smallest to largest value")
+    ax.margins(x=0.02, y=0.08)
+    if marked.any():
+        _legend(ax, "upper left")
+    return ax
+
+
+def error_by_threshold(
+    x: Any,
+    methods: Sequence[str] = METHODS,
+    *,
+    dtype: Any = "int8",
+    symmetric: bool = True,
+    points: int = 160,
+    name: str = "",
+    ax: Any = None,
+) -> Any:
+    """Draw the squared error against the end of the range: rounding, clipping, their sum, and what each method chose.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, or HistogramObserver
+        Of an observer its dtype and symmetric are taken.
+    methods : sequence of str, default minmax, percentile, entropy, mse
+        Those marked on the curve.
+    dtype : str or dtype, default "int8"
+    symmetric : bool, default True
+    points : int, default 160
+        Of the curve, for a factor of four in the threshold.
+    name : str, optional
+        What the title calls the data.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        x is not real, or dtype no code type.
+    ValueError
+        A method is unknown, the observer not per tensor, or points below 2.
+    CalibrationError
+        x has no finite element.
+
+    Notes
+    -----
+    From a histogram of x, values taken as even inside a bin. Symmetric: the threshold is the end of the range. Affine:
+    both ends shrink together, and the threshold is that of the larger one.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> x = np.random.default_rng(0).normal(size=10_000)
+    >>> ax = error_by_threshold(x, ["mse"], dtype="int4", ax=Figure().subplots())
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['both', 'rounding', 'clipping', 'mse: 2.41, 19.0 dB']
+    """
+    me = "error_by_threshold"
+    if _check.integer(me, "points", points) < 2:
+        raise ValueError(_check.must(me, "points", "at least 2", str(points)))
+    observer = _observer(me, x, dtype=dtype, symmetric=symmetric)
+    if observer.granularity != PerTensor():
+        raise ValueError(_check.must(me, "x", "an observer per tensor", describe(observer.granularity)))
+    dtype, symmetric = observer.dtype, observer.symmetric
+    found = observer.bins()
+    first, last = min(float(observer.min_), 0.0), max(float(observer.max_), 0.0)
+    widest = max(-first, last)
+    shares = np.geomspace(0.005, 1, 4 * points)
+    tried = (
+        QParams.from_range(first * share, last * share, dtype=dtype, symmetric=symmetric) for share in shares.tolist()
+    )
+    total, rounding = np.array([_error_and_rounding(found, params) for params in tried]).T
+    marks = []
+    for method in methods:
+        params = observer.qparams(method)
+        marks.append((method, max(map(abs, _ends(params))), _cost(found, params)))
+    # what is farther to the left is steep, and clipping alone
+    interesting = (total < 40 * total.min()) | (
+        shares * widest >= 0.9 * min((end for _, end, _ in marks), default=widest)
+    )
+    near = slice(int(interesting.argmax()), None)
+    ends, total, rounding = shares[near] * widest, total[near], rounding[near]
+    ax = _axes(ax)
+    ax.plot(ends, total, color="black", linewidth=1.8, label="both")
+    ax.plot(ends, rounding, color="#0072B2", linewidth=1.2, linestyle=":", label="rounding")
+    ax.plot(ends, total - rounding, color="#CC79A7", linewidth=1.2, linestyle=":", label="clipping")
+    for k, (method, end, cost) in enumerate(marks):
+        says = f"{method}: {end:.3g}, {cost.sqnr_db:.1f} dB"
+        ax.plot([end], [cost.mse], "o", color=_color(method, k), label=says, zorder=3)
+    if total.min() > 0:  # all zero: no error at all
+        ax.set_yscale("log")
+        ax.set_ylim(total.min() / 10, 1.5 * total.max())
+    _finish(ax, f"{name or 'Error'}, {dtype}", "largest value with a code", "mean squared error")
+    _legend(ax, "best")
+    return ax
+
+
+def error_by_bits(
+    x: Any,
+    methods: Sequence[str] = METHODS,
+    *,
+    dtypes: Sequence[Any] = ("int2", "int4", "int8", "int16"),
+    granularity: Granularity | None = None,
+    symmetric: bool = True,
+    name: str = "",
+    ax: Any = None,
+) -> Any:
+    """Draw the signal-to-quantization-noise ratio of every method against the bits of a code.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16
+    methods : sequence of str, default minmax, percentile, entropy, mse
+    dtypes : sequence of str or dtype, default int2, int4, int8, int16
+    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    symmetric : bool, default True
+    name : str, optional
+        What the title calls the data.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        x is not real, a dtype no code type, granularity none.
+    ValueError
+        A method is unknown, or the axis does not fit x.
+    CalibrationError
+        x has no finite element.
+
+    Notes
+    -----
+    Measured: x is quantized with each method and dtype. A perfect quantizer gains 6.02 dB with every bit; the dotted
+    line has that slope.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> x = np.random.default_rng(0).normal(size=1000)
+    >>> ax = error_by_bits(x, ["minmax", "mse"], ax=Figure().subplots())
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['minmax', 'mse', '6.02 dB a bit']
+    """
+    me = "error_by_bits"
+    source, _ = _args.real(me, "x", x)
+    granularity = PerTensor() if granularity is None else granularity
+    codes = [_args.code(me, dtype) for dtype in dtypes]
+    bits = np.array([code.bits for code in codes])
+    found: dict[str, list[float]] = {method: [] for method in methods}
+    for code in codes:
+        observer = HistogramObserver(dtype=code.dtype, granularity=granularity, symmetric=symmetric).observe(source)
+        for method in methods:
+            found[method].append(float(compare(source, quantize(source, observer.qparams(method))).sqnr_db or np.nan))
+    ax = _axes(ax)
+    for k, (method, sqnr) in enumerate(found.items()):
+        ax.plot(bits, sqnr, "o-", color=_color(method, k), label=method, linewidth=1.5, markersize=5)
+    best = max((sqnr[0] for sqnr in found.values() if sqnr), default=np.nan)
+    if np.isfinite(best):
+        slope = 20 * np.log10(2)
+        ax.plot(bits, best + slope * (bits - bits[0]), ":", color="black", linewidth=1, label="6.02 dB a bit")
+    ax.set_xticks(bits, [code.name for code in codes])
+    _finish(ax, f"{name or 'Error'}, {describe(granularity)}", "type of the codes", "SQNR in dB (higher is better)")
+    _legend(ax, "best")
+    return ax
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(7, 4), layout="constrained")[1]
+
+
+def _finish(ax: Any, title: str, x: str, y: str) -> None:
+    ax.set_title(title, loc="left")
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def _legend(ax: Any, where: str) -> None:
+    ax.legend(loc=where, framealpha=0.85, edgecolor="none", fontsize="small")
+
+
+def _color(label: str, k: int) -> str:
+    return _COLORS.get(label, _MORE[k % len(_MORE)])
+
+
+def _percent(share: float) -> str:
+    return "none" if share == 0 else "<0.001 %" if share < 1e-5 else f"{100 * share:.3g} %"
+
+
+def _cost(bins: Bins, params: QParams) -> Estimate:
+    return expected(*bins[:3], params.scale, params.zero_point, params.qmin, params.qmax)
+
+
+def _error_and_rounding(bins: Bins, params: QParams) -> tuple[float, float]:
+    """The mean squared error, and what of it arises inside the range."""
+    whole = _cost(bins, params)
+    first, last = _ends(params)
+    inside = share_below(bins.low, bins.high, last) - share_below(bins.low, bins.high, first)
+    low, high = np.clip(bins.low, first, last), np.clip(bins.high, first, last)
+    rounding = _cost(Bins(low, high, bins.counts * inside, bins.parameter), params)
+    return whole.mse, rounding.noise / whole.elements
+
+
+def _ends(params: QParams) -> tuple[float, float]:
+    """The smallest and the largest value that a code stands for."""
+    scale, zero = float(params.scale), int(params.zero_point)
+    return scale * (params.qmin - zero), scale * (params.qmax - zero)
+
+
+def _per_tensor(owner: str, named: Any) -> None:
+    values = named.values() if isinstance(named, Mapping) else [named]
+    for params in values:
+        if not isinstance(params, QParams):
+            wanted = "a QParams, or a mapping from names to QParams"
+            raise TypeError(_check.must(owner, "qparams", wanted, _check.typed(params)))
+        if params.scale.ndim:
+            raise ValueError(_check.must(owner, "qparams", "per tensor", describe(params.granularity)))
+
+
+def _rebinned(bins: Bins, edges: Array) -> Array:
+    """Elements between the edges, the first and last of which hold all; taken as even inside their bins."""
+    below = [float(bins.counts @ share_below(bins.low, bins.high, edge)) for edge in edges[1:-1].tolist()]
+    return np.diff([0, *below, bins.counts.sum()])
+
+
+def _observer(owner: str, x: Any, **kind: Any) -> HistogramObserver:
+    """The observer given, or one that has seen the array."""
+    if isinstance(x, HistogramObserver):
+        return x
+    source, _ = _args.real(owner, "x", x)
+    return HistogramObserver(**kind).observe(source)

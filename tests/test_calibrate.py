@@ -1,0 +1,484 @@
+"""calibrate observes what a program names, gives parameters by name, and says what they cost."""
+
+import contextlib
+import contextvars
+import json
+import pickle
+import sys
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+import qnumpy as qn
+from qnumpy.estimate import expected
+
+MINMAX = qn.MinMaxObserver()
+U8 = qn.MinMaxObserver(dtype="uint8", symmetric=False)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+W = noise(8, 4, seed=100)
+
+
+def tapping(x):
+    y = np.maximum(qn.tap("x", x) @ W, 0)
+    return qn.tap("y", y).sum()
+
+
+def returning(x):
+    return {"x": x, "y": np.maximum(x @ W, 0)}
+
+
+def batches(count=10, rows=5):
+    return [noise(rows, 8, seed=seed) for seed in range(count)]
+
+
+def states(calibration):
+    return {name: observer.to_json() for name, observer in calibration.observers.items()}
+
+
+# --- what is observed
+
+
+@pytest.mark.parametrize("run", [tapping, returning])
+def test_every_array_under_its_name(run):
+    found = qn.calibrate(run, batches(), MINMAX)
+    x = np.concatenate(batches())
+    assert isinstance(found, Mapping)
+    assert dict(found) == found.qparams() == {name: qn.choose_qparams(v) for name, v in returning(x).items()}
+    assert (list(found), len(found), "x" in found, "z" in found) == (["x", "y"], 2, True, False)
+    assert (found.batches, found.settled) == (10, False)
+    with pytest.raises(KeyError):
+        found["z"]
+
+
+def test_the_split_does_not_matter():
+    whole = qn.calibrate(tapping, [np.concatenate(batches())])
+    for split in (batches(), batches()[::-1], (b for b in batches()), np.array_split(np.concatenate(batches()), 7)):
+        assert states(qn.calibrate(tapping, split)) == states(whole)
+
+
+def test_a_pipeline_that_does_both_is_observed_once_each():
+    def run(x):
+        qn.tap("a", x)
+        return {"b": x + 1}
+
+    assert list(qn.calibrate(run, batches(1))) == ["a", "b"]
+
+
+def test_batches_may_be_dicts_of_arrays():
+    found = qn.calibrate(dict, [{"a": noise(3), "b": noise(4)}, {"a": noise(5, seed=1)}], MINMAX)
+    assert found["a"] == qn.choose_qparams(np.concatenate([noise(3), noise(5, seed=1)]))
+
+
+# --- which observer
+
+
+def test_one_configuration_for_all_is_copied():
+    given = qn.MinMaxObserver(dtype="int4").observe(noise(9) * 1000)
+    before = given.to_json()
+    found = qn.calibrate(tapping, batches(), given)
+    assert given.to_json() == before
+    assert found["x"] == qn.choose_qparams(np.concatenate(batches()), dtype="int4")
+
+
+def test_the_default_is_a_histogram():
+    found = qn.calibrate(tapping, batches())
+    assert states(found)["x"] == qn.HistogramObserver().observe(np.concatenate(batches())).to_json()
+
+
+def test_a_mapping_by_name_and_pattern():
+    def run(x):
+        return {"block0.in": x, "block0.out": x + 1, "block1.in": x + 2, "other": x, "kept": x}
+
+    channel = qn.MinMaxObserver(granularity=qn.PerChannel(1))
+    found = qn.calibrate(run, batches(), {"block*": U8, "block1.in": channel, "kept": None, "[k]ept": U8})
+    assert list(found) == ["block0.in", "block0.out", "block1.in"]
+    assert found["block0.out"].dtype == np.uint8
+    assert found["block1.in"].granularity == qn.PerChannel(1)
+
+
+def test_a_function_of_the_name():
+    found = qn.calibrate(returning, batches(), lambda name: U8 if name == "y" else None)
+    assert {name: params.dtype.name for name, params in found.items()} == {"y": "uint8"}
+
+
+def test_a_moving_average_sees_the_batches():
+    observer = qn.MovingAverageMinMaxObserver(0.25)
+    found = qn.calibrate(tapping, batches(), observer)
+    alone = qn.MovingAverageMinMaxObserver(0.25)
+    for batch in batches():
+        alone.observe(batch)
+    assert states(found)["x"] == alone.to_json()
+
+
+# --- observing and tap
+
+
+def test_tap_returns_what_it_was_given():
+    for x in ("anything", None, [1.0], W):
+        assert qn.tap("x", x) is x
+    with qn.observing() as seen:
+        assert qn.tap("w", W) is W
+    assert qn.tap("later", W) is W
+    assert list(seen) == ["w"]
+
+
+def test_a_calibration_goes_on_learning():
+    with qn.observing(U8) as seen:
+        tapping(noise(3, 8, seed=1))
+    with qn.observing(seen) as again:
+        tapping(noise(3, 8, seed=2))
+    assert again is seen
+    assert states(seen) == states(qn.calibrate(tapping, [noise(3, 8, seed=1), noise(3, 8, seed=2)], U8))
+
+
+def test_the_inner_block_alone_observes():
+    with qn.observing() as outer:
+        qn.tap("before", W)
+        with qn.observing() as inner:
+            qn.tap("inside", W)
+        qn.tap("after", W)
+    assert (list(outer), list(inner)) == (["before", "after"], ["inside"])
+
+
+def test_an_exception_ends_the_block():
+    with contextlib.suppress(ZeroDivisionError), qn.observing() as seen:
+        qn.tap("a", W)
+        1 / 0  # noqa: B018
+    qn.tap("b", W)
+    assert list(seen) == ["a"]
+
+
+def test_threads_are_observed_where_they_take_the_context():
+    with qn.observing() as seen:
+        plain = threading.Thread(target=qn.tap, args=("plain", W))
+        taken = threading.Thread(target=contextvars.copy_context().run, args=(qn.tap, "taken", W))
+        for thread in (plain, taken):
+            thread.start()
+            thread.join()
+    assert "taken" in seen
+    if not getattr(sys.flags, "thread_inherit_context", 0):  # the default of free-threaded Python
+        assert "plain" not in seen
+
+
+def test_an_error_says_the_name():
+    with pytest.raises(TypeError) as caught:
+        qn.calibrate(lambda x: {"ids": np.arange(3)}, [0])
+    assert caught.value.__notes__ == ["Observed as 'ids'."]
+    with (
+        pytest.raises(ValueError, match="MinMaxObserver") as caught,
+        qn.observing(qn.MinMaxObserver(on_nonfinite="raise")),
+    ):
+        qn.tap("bad", np.array([np.nan]))
+    assert caught.value.__notes__ == ["Observed as 'bad'."]
+    with qn.observing() as seen:
+        qn.tap("empty", np.zeros(0))
+    with pytest.raises(qn.CalibrationError) as caught:
+        seen.qparams()
+    assert caught.value.__notes__ == ["Observed as 'empty'."]
+
+
+# --- early stop
+
+
+def test_it_stops_when_the_ranges_have_settled():
+    ends = [1.0, 2.0, 2.1, 2.11, 2.115, 2.5, 2.5, 2.501, 2.5, 2.0, 9.0]  # widths: twice these
+    source = iter([np.array([-end, end]) for end in ends])
+    found = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=4, tolerance=0.01)
+    # 2.1 to 2.11 moves an end by 0.0024 of the width; so does 2.115; 2.5 moves; four quiet ones follow
+    assert (found.batches, found.settled) == (10, True)
+    assert next(source)[1] == 9.0
+    assert float(found["x"].scale) == np.float32(2.501 / 127)
+
+
+def test_one_moving_channel_or_name_keeps_it_going():
+    def run(k):
+        x = np.array([[-1.0, 1.0], [-1.0, 1.0 + 0.05 * k]])
+        return {"x": x} if k < 3 else {"x": x, f"new{k}": x}
+
+    observer = qn.MinMaxObserver(granularity=qn.PerChannel(0))
+    assert not qn.calibrate(run, range(20), observer, patience=1).settled
+    assert qn.calibrate(run, range(3), observer, patience=2, tolerance=0.1).settled
+    assert qn.calibrate(run, [0, 0, 0, 1, 1], observer, patience=2, tolerance=0).batches == 3
+
+
+def test_a_channel_with_nothing_finite_has_not_moved():
+    x = np.array([[1.0, 2.0], [np.nan, np.inf]])
+    found = qn.calibrate(lambda x: {"x": x}, [x] * 9, qn.MinMaxObserver(granularity=qn.PerChannel(0)), patience=3)
+    assert found.batches == 4
+
+
+def test_without_patience_every_batch_runs():
+    assert qn.calibrate(tapping, [batches(1)[0]] * 50).batches == 50
+
+
+# --- progress
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("progress", [None, True, False])
+def test_progress(terminal, progress, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    found = qn.calibrate(tapping, batches(), progress=progress)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("calibrate:" in err) == (terminal if progress is None else progress)
+    assert states(found) == states(qn.calibrate(tapping, batches(), progress=False))
+
+
+# --- merging
+
+
+def test_merge_is_what_one_process_would_have_learned():
+    parts = [qn.calibrate(tapping, batches()[k::3], U8) for k in range(3)]
+    whole = qn.calibrate(tapping, batches(), U8)
+    assert states(parts[0].merge(parts[1]).merge(parts[2])) == states(whole)
+    assert parts[0].batches == 10
+
+
+def test_merge_takes_names_that_are_new_and_copies_them():
+    a, b = qn.Calibration().observe("a", W), qn.Calibration().observe("b", W)
+    before = states(b)
+    assert a.merge(b) is a
+    a.observe("b", W * 10)
+    assert (list(a), states(b)) == (["a", "b"], before)
+
+
+def test_merge_refuses_what_does_not_belong_together():
+    a, b = qn.Calibration(MINMAX).observe("w", W), qn.Calibration(U8).observe("w", W)
+    with pytest.raises(ValueError, match=r"^MinMaxObserver\.merge: other must be made with dtype") as caught:
+        a.merge(b)
+    assert caught.value.__notes__ == ["Observed as 'w'."]
+    average = qn.Calibration(qn.MovingAverageMinMaxObserver()).observe("w", W)
+    with pytest.raises(TypeError, match="cannot be merged"):
+        qn.Calibration(qn.MovingAverageMinMaxObserver()).merge(average)
+
+
+def test_pickle_reset_and_repr():
+    found = qn.calibrate(tapping, batches(), {"x": U8, "*": qn.MinMaxObserver()})
+    back = pickle.loads(pickle.dumps(found))
+    assert (states(back), back.batches) == (states(found), 10)
+    assert list(back.observe("z", W)) == ["x", "y", "z"]
+    assert repr(back) == "Calibration(3 tensors: x, y, z)"
+    assert repr(back.reset()) == "Calibration(0 tensors)"
+    assert back.batches == 0
+    many = qn.Calibration()
+    for k in range(7):
+        many.observe(str(k), W)
+    assert repr(many) == "Calibration(7 tensors: 0, 1, 2, 3, 4, ...)"
+
+
+# --- the report
+
+
+def activations(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((50, 40)).astype(np.float32)
+    x[rng.random(x.shape) < 0.002] *= 10
+    return {"x": x, "relu": np.maximum(x, 0), "wide": x * np.float32([1] * 39 + [100])}
+
+
+REPORTED = {
+    "x": qn.HistogramObserver("mse", dtype="int4"),
+    "relu": qn.HistogramObserver("percentile", dtype="uint8", symmetric=False),
+    "wide": qn.HistogramObserver("mse", granularity=qn.PerChannel(1)),
+}
+
+
+def test_the_report_estimates_what_compare_measures():
+    found = qn.calibrate(activations, range(30), REPORTED)
+    report = found.report()
+    for name in REPORTED:
+        tensor, x = report[name], np.concatenate([activations(k)[name] for k in range(30)])
+        measured = qn.compare(x, qn.quantize(x, found[name]))
+        # values are taken as even inside a bin of the histogram, 1/128 (1/16 per channel) of a value wide
+        assert tensor.chosen.sqnr_db == pytest.approx(measured.sqnr_db, abs=0.15)
+        assert tensor.chosen.clipped == pytest.approx(measured.clipped, abs=3e-4)
+        assert (tensor.min, tensor.max, tensor.count) == (float(x.min()), float(x.max()), x.size)
+        assert [t.method for t in tensor.techniques] == ["minmax", "percentile", "entropy", "mse"]
+        for technique in tensor.techniques:
+            params = found.observers[name].qparams(technique.method)
+            measured = qn.compare(x, qn.quantize(x, params)).sqnr_db
+            assert technique.sqnr_db == pytest.approx(measured, abs=0.15)
+        assert tensor.best.sqnr_db == max(t.sqnr_db for t in tensor.techniques)
+    own = {name: next(t for t in report[name].techniques if t.method == REPORTED[name].method) for name in REPORTED}
+    for name in REPORTED:
+        assert (own[name].low, own[name].high) == (report[name].chosen.low, report[name].chosen.high)
+    assert report["x"].best.method == "mse"
+    gains = [line for line in str(report).splitlines() if " would gain about " in line]
+    assert [line.split()[1] for line in gains] == ["relu:"]
+
+
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1), qn.PerGroup(8)], ids=repr)
+@pytest.mark.parametrize(("dtype", "symmetric"), [("int8", True), ("int4", False), ("uint2", False)])
+def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
+    """The closed form of one bin at a time, and the search's sums over the codes."""
+    x = activations(3)["wide"]
+    observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric, granularity=granularity).observe(x)
+    for method in ("minmax", "percentile", "entropy", "mse"):
+        params = observer.qparams(method)
+        low, high, counts, which = observer.bins()
+        scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
+        found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
+        assert found.elements == x.size
+        # the search cancels digits of sums over a group, some 1e-8 of them
+        assert found.noise == pytest.approx(float((observer.mse(params) * observer.count_).sum()), rel=1e-6)
+
+
+def test_an_outlier_does_not_hide_the_rest():
+    x = activations(3)["x"]
+    x[0, 0] = 1e30
+    tensor = qn.calibrate(lambda x: {"x": x}, [x]).report()["x"]
+    by = {technique.method: technique for technique in tensor.techniques}
+    assert tensor.best.method == "mse"
+    assert by["mse"].sqnr_db > 30
+    assert by["minmax"].sqnr_db < 1
+    assert tensor.chosen.clipped == pytest.approx(1 / x.size, abs=1e-3)
+
+
+def test_a_range_that_no_scale_covers():
+    report = qn.calibrate(lambda x: {"x": x}, [np.array([1e300, -1.0])], MINMAX).report()
+    assert report["x"].chosen is None
+    assert report["x"].reason == (
+        "QParams.from_range: the range must have a finite float32 scale; got one that overflows."
+    )
+
+
+def test_the_report_without_histograms():
+    x = np.array([[1.0, -2.0], [np.nan, np.inf]])
+    observers = {"a": qn.MinMaxObserver(), "b": qn.MovingAverageMinMaxObserver(), "n": qn.MinMaxObserver()}
+    found = qn.calibrate(lambda x: {"a": x, "b": x, "n": x[1:]}, [x], observers)
+    report = found.report()
+    assert str(report) == (
+        "tensor  type  granularity  observer             min  max  low  high  clipped %  SQNR dB\n"
+        "a       int8  per tensor   MinMax                -2    1   -2     2          0        -\n"
+        "b       int8  per tensor   MovingAverageMinMax   -2    1   -2     2          -        -\n"
+        "n       int8  per tensor   MinMax               no parameters\n"
+        "\n"
+        "warning: a: 1 NaN and 1 infinite of 4 elements were left out.\n"
+        "warning: b: 1 NaN and 1 infinite of 4 elements were left out.\n"
+        "warning: n: 1 NaN and 1 infinite of 2 elements were left out.\n"
+        "warning: n: There are no parameters. MinMaxObserver.qparams: data must be finite somewhere; "
+        "got only NaN and infinities."
+    )
+    assert repr(report) == str(report)
+    assert (len(report), [tensor.name for tensor in report]) == (3, ["a", "b", "n"])
+    with pytest.raises(KeyError):
+        report["c"]
+
+
+def test_the_report_in_other_forms():
+    found = qn.calibrate(activations, range(3), {**REPORTED, "x": qn.MinMaxObserver()})
+    report = found.report()
+    content = json.loads(report.to_json())
+    assert (content["batches"], content["settled"]) == (3, False)
+    assert content["tensors"] == report.to_records()
+    first, second, _ = report.to_records()
+    assert list(first) == [
+        "name", "observer", "dtype", "granularity", "count", "nan", "inf", "min", "max", "low", "high", "clipped",
+        "sqnr_db", "best", "reason",
+    ]  # fmt: skip
+    assert (first["name"], first["observer"], first["best"]) == ("x", "MinMax", None)
+    assert second["observer"] == "Histogram percentile"
+    assert second["sqnr_db"] == second["sqnr_db_percentile"]
+    page = found._repr_html_()
+    assert page == report._repr_html_()
+    assert page.count("<tr>") == 4
+    assert "<b>" not in qn.Calibration().observe("<b>", W)._repr_html_()
+    many = qn.Calibration()
+    for k in range(25):
+        many.observe(f"t{k}", np.array([k, np.nan]))
+    assert "... and 5 more" in many._repr_html_()
+    assert "... and 5 more." in str(many.report())
+    assert str(qn.Calibration().report()).startswith("tensor")
+
+
+# --- files
+
+
+PARAMS = {
+    "tensor": qn.QParams(0.1, 3, "uint8"),
+    "channel": qn.QParams(np.float32([2e-38, 3e38, 0.1]), [1, 0, -1], "int8", qn.PerChannel(-1), -100, 100),
+    "group": qn.QParams(np.ones((2, 3)) / 3, 0, "int4", qn.PerGroup(5, 0)),
+    "none": qn.QParams(np.ones(0), 0, "int16", qn.PerChannel(0)),
+    "ünï/cödé": qn.QParams(1, 0, "uint2"),
+}
+
+
+def test_a_file_gives_back_what_went_in(tmp_path):
+    path = tmp_path / "qparams.json"
+    qn.save_qparams(path, PARAMS)
+    assert qn.load_qparams(str(path)) == PARAMS
+    assert list(qn.load_qparams(path)) == list(PARAMS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["qparams.json"]
+    found = qn.calibrate(tapping, batches())
+    qn.save_qparams(path, found)  # replaces
+    assert qn.load_qparams(path) == dict(found)
+
+
+def test_the_file_is_golden(tmp_path):
+    path = tmp_path / "q.json"
+    qn.save_qparams(path, {"x": qn.QParams(0.5, 3, "uint8")})
+    assert path.read_text() == (
+        '{\n "format": "qnumpy qparams",\n "version": 1,\n "qparams": {\n  "x": {\n   "dtype": "uint8",\n'
+        '   "granularity": {\n    "axis": null,\n    "group_size": null\n   },\n   "scale": 0.5,\n   "zero_point": 3,\n'
+        '   "qmin": 0,\n   "qmax": 255\n  }\n }\n}\n'
+    )
+
+
+NOT_OURS = "the file must be one that save_qparams wrote, of version 1"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "the file is not valid JSON: Expecting value: line 1 column 1 (char 0)"),
+    ('{"a"', "the file is not valid JSON: Expecting ':' delimiter: line 1 column 5 (char 4)"),
+    ("[]", NOT_OURS),
+    ('{"format": "other", "version": 1, "qparams": {}}', NOT_OURS),
+    ('{"format": "qnumpy qparams", "version": 2, "qparams": {}}', NOT_OURS),
+])  # fmt: skip
+def test_files_of_others(tmp_path, text, message):
+    path = tmp_path / "q.json"
+    path.write_text(text)
+    with pytest.raises(qn.FileFormatError) as caught:
+        qn.load_qparams(path)
+    assert str(caught.value) == f"{path}: {message}."
+
+
+KEYS = "dtype, granularity, scale, zero_point, qmin, qmax"
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"scale": -1.0}, "QParams: scale must be positive, finite and normal in float32; got -1.0."),
+    ({"scale": "1"}, "QParams: scale must be real; got dtype <U1."),
+    ({"scale": [1.0]}, "QParams: scale must have 0 dimensions for PerTensor(); got shape (1,)."),
+    ({"zero_point": 300}, "QParams: zero_point must be in [0, 255]; got 300."),
+    ({"dtype": "int9"}, "QParams: dtype must be a code type such as 'int8' or 'uint4'; got 'int9'."),
+    ({"granularity": None}, "QParams.from_dict: granularity must be a dict with the keys axis, group_size; got None."),
+    ({"more": 1}, f"QParams.from_dict: values must be a dict with the keys {KEYS}; "
+                  "got ['dtype', 'granularity', 'scale', 'zero_point', 'qmin', 'qmax', 'more']."),
+])  # fmt: skip
+def test_files_that_are_wrong_inside(tmp_path, change, message):
+    path = tmp_path / "q.json"
+    about = {**qn.QParams(1, 3, "uint8").to_dict(), **change}
+    path.write_text(json.dumps({"format": "qnumpy qparams", "version": 1, "qparams": {"w": about}}))
+    with pytest.raises(qn.FileFormatError) as caught:
+        qn.load_qparams(path)
+    assert str(caught.value) == f"{path}: tensor 'w': {message}"
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="no file was written"):
+        qn.save_qparams(tmp_path / "missing" / "q.json", PARAMS)
+    path = tmp_path / "q.json"
+    qn.save_qparams(path, PARAMS)
+    before = path.read_bytes()
+    with pytest.raises(qn.CalibrationError):
+        qn.save_qparams(path, qn.Calibration().observe("empty", np.zeros(0)))
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

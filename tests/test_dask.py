@@ -1,0 +1,368 @@
+"""dask gives the bits of one process: whatever the blocks, the scheduler, and the workers that die on the way."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import qnumpy as qn
+
+dask = pytest.importorskip("dask")
+import dask.array as da  # noqa: E402
+import dask.bag as db  # noqa: E402
+
+import qnumpy.dask as qd  # noqa: E402
+
+OBSERVERS = {"minmax": qn.MinMaxObserver, "mse": qn.HistogramObserver}
+GRANULARITIES = [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1)]
+CHUNKS = [(64, 17), (29, (50, 1, 39)), ((13, 0, 187), 31)]
+
+
+def noise(*shape, seed=0):
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal(shape) * np.exp(rng.standard_normal(shape[-1]))).astype(np.float32)
+    if x.size > 100:
+        x.flat[::97] *= 100
+        x.flat[5], x.flat[6] = np.nan, np.inf
+    return x
+
+
+@pytest.fixture(params=["synchronous", "threads"])
+def scheduler(request):
+    with dask.config.set(scheduler=request.param, num_workers=4):
+        yield request.param
+
+
+# --- observers
+
+
+@pytest.mark.usefixtures("scheduler")
+@pytest.mark.parametrize("kind", OBSERVERS)
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=repr)
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+def test_the_state_of_one_process(kind, granularity, chunks):
+    x = noise(200, 90)
+    observer = OBSERVERS[kind](granularity=granularity)
+    found = qd.observe(da.from_array(x, chunks=chunks), observer, split_every=2 if chunks[0] == 64 else 8)
+    alone = OBSERVERS[kind](granularity=granularity).observe(x)
+    assert found.to_json() == alone.to_json()
+    assert found.qparams() == alone.qparams()
+    assert "nothing seen" in repr(observer)  # the configuration was left alone
+
+
+@pytest.mark.parametrize("kind", OBSERVERS)
+@pytest.mark.parametrize("npartitions", [1, 3, 20])
+def test_a_bag_of_arrays(kind, npartitions):
+    batches = [noise(k, 30, seed=k) for k in range(20)]  # the first is empty
+    bag = db.from_sequence(batches, npartitions=npartitions)
+    with dask.config.set(scheduler="threads"):
+        found = qd.observe(bag, OBSERVERS[kind](dtype="uint8", symmetric=False))
+    alone = OBSERVERS[kind](dtype="uint8", symmetric=False)
+    for batch in batches:
+        alone.observe(batch)
+    assert found.to_json() == alone.to_json()
+
+
+def test_nothing_to_observe():
+    for empty in (da.zeros((0, 4)), db.from_sequence([], npartitions=1)):
+        found = qd.observe(empty, qn.MinMaxObserver())
+        with pytest.raises(qn.CalibrationError):
+            found.qparams()
+
+
+def test_merging_leaves_its_parts_alone():
+    """A task may run twice on the same states: the second time must give the same."""
+    from qnumpy.dask.reduction import _merged
+
+    parts = [[qn.MinMaxObserver().observe(noise(50, seed=k))] for k in range(3)]
+    before = pickle.dumps(parts)
+    first = _merged(qn.MinMaxObserver(), parts)[0].to_json()
+    assert _merged(qn.MinMaxObserver(), parts)[0].to_json() == first
+    assert pickle.dumps(parts) == before
+
+
+# --- calibrate
+
+
+def model(x):
+    qn.tap("x", x)
+    return {"y": np.maximum(x @ np.linspace(-1, 1, 60, dtype=np.float32).reshape(30, 2), 0), "z": np.float32(2) * x}
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_calibrate_is_calibrate():
+    batches = [noise(k + 1, 30, seed=k) for k in range(20)]
+    observers = {"x": qn.MinMaxObserver(granularity=qn.PerChannel(1)), "[yz]": qn.HistogramObserver("entropy")}
+    found = qd.calibrate(model, db.from_sequence(batches, npartitions=7), observers)
+    alone = qn.calibrate(model, batches, observers)
+    assert dict(found) == dict(alone)
+    assert {n: o.to_json() for n, o in found.observers.items()} == {n: o.to_json() for n, o in alone.observers.items()}
+    assert found.batches == alone.batches == 20
+
+
+def test_partitions_without_a_batch():
+    bag = db.from_sequence(range(40), npartitions=10).filter(lambda k: k < 5).map(lambda k: noise(3, 30, seed=k))
+    with dask.config.set(scheduler="threads"):
+        found = qd.calibrate(model, bag)
+    assert dict(found) == dict(qn.calibrate(model, [noise(3, 30, seed=k) for k in range(5)]))
+
+
+def test_shards(tmp_path):
+    shards = []
+    for k in range(3):
+        tensors = {
+            "w": noise(20, 30, seed=k),
+            f"only{k}": noise(5, seed=k).astype(ml_dtypes.bfloat16),
+            "n": np.arange(3),
+        }
+        shards.append(tmp_path / f"{k}.safetensors")
+        qn.save(shards[-1], tensors)
+    bag = qd.from_safetensors(shards)
+    assert bag.npartitions == 3
+    found = qd.calibrate(dict, bag, qn.MinMaxObserver())
+    assert set(found) == {"w", "only0", "only1", "only2"}
+    whole = qn.MinMaxObserver()
+    for shard in shards:
+        whole.observe(qn.load(shard)["w"])
+    assert found.observers["w"].to_json() == whole.to_json()
+    again = qd.observe(bag.filter(lambda tensor: "w" in tensor).pluck("w"), qn.MinMaxObserver())
+    assert again.to_json() == whole.to_json()
+    one = qd.calibrate(dict, qd.from_safetensors(str(shards[1])))
+    assert set(one) == {"w", "only1"}
+
+
+def test_an_index_of_shards(tmp_path):
+    for k in range(2):
+        safetensors.numpy.save_file({f"w{k}": noise(4, 4, seed=k)}, tmp_path / f"part{k}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"w{k}": f"part{k}.safetensors" for k in range(2)}}))
+    bag = qd.from_safetensors(index)
+    assert bag.npartitions == 2
+    found = qd.calibrate(dict, bag, qn.MinMaxObserver())
+    assert dict(found) == {f"w{k}": qn.choose_qparams(noise(4, 4, seed=k)) for k in range(2)}
+
+
+# --- arrays
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int4", "int16"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    "granularity", [*GRANULARITIES, qn.PerGroup(16), qn.PerGroup(7, 0), qn.PerGroup(500)], ids=repr
+)
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+def test_blocks_are_the_whole(dtype, symmetric, granularity, chunks):
+    x = np.nan_to_num(noise(200, 90), posinf=3)
+    source = da.from_array(x, chunks=chunks)
+    with dask.config.set(scheduler="synchronous"):
+        params = qd.choose_qparams(source, dtype=dtype, granularity=granularity, symmetric=symmetric)
+        here = qn.quantize(x, dtype=dtype, granularity=granularity, symmetric=symmetric)
+        assert params == here.qparams
+        codes = qd.quantize(source, params)
+        assert codes.dtype == here.codes.dtype
+        assert np.array_equal(codes.compute(), here.codes)
+        back = qd.dequantize(codes, params, dtype="float16")
+        assert back.dtype == np.float16
+        assert np.array_equal(back.compute(), here.dequantize("float16"), equal_nan=True)
+        report, whole = qd.compare(source, codes, params, name="x"), qn.compare(x, here, name="x")
+    for name in ("name", "shape", "source", "dtype", "granularity", "nbytes_before", "nbytes_after", "levels",
+                 "clipped", "codes_used", "max_abs_error"):  # fmt: skip
+        assert getattr(report, name) == getattr(whole, name), name
+    # sums of 18,000 positive terms in another order
+    assert report.mse == pytest.approx(whole.mse, rel=18_000 * 2.0**-53)
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse", "entropy", "percentile"])
+@pytest.mark.parametrize("granularity", [*GRANULARITIES, qn.PerGroup(16)], ids=repr)
+@pytest.mark.parametrize("shape", [(60, 48), (0, 4)])
+def test_every_method_chooses_as_in_one_process(method, granularity, shape):
+    x = noise(*shape)
+    with dask.config.set(scheduler="synchronous"):
+        found = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), granularity=granularity, method=method)
+    assert found == qn.choose_qparams(x, granularity=granularity, method=method)
+
+
+def test_values_that_are_not_finite_are_counted():
+    x = noise(200, 90)
+    source = da.from_array(x, chunks=(30, 90))
+    params = qd.choose_qparams(source)
+    assert params == qn.choose_qparams(x)
+    report = qd.compare(source, qd.quantize(source, params), params)
+    assert (report.nan, report.inf) == (1, 1)
+    assert report.warnings == ("1 NaN and 1 infinite of 18,000 elements are left out of the figures.",)
+
+
+def test_dequantized_values_compare_too():
+    x = noise(50)
+    source = da.from_array(x, chunks=20)
+    params = qd.choose_qparams(source)
+    back = qd.dequantize(qd.quantize(source, params), params)
+    report, whole = qd.compare(source, back), qn.compare(x, qn.quantize(x).dequantize())
+    assert (report.dtype, report.granularity, report.codes_used) == ("float32", None, None)
+    assert report.mse == pytest.approx(whole.mse, rel=50 * 2.0**-53)
+
+
+def test_an_array_larger_than_memory():
+    """768 MiB of float32, made block by block, under a limit of 512 MiB for everything."""
+    script = """
+import resource, numpy as np, dask, dask.array as da, qnumpy.dask as qd
+resource.setrlimit(resource.RLIMIT_DATA, (512 << 20,) * 2)
+blocks, n = 48, 1 << 22
+def block(block_id):
+    x = np.full(n, block_id[0] / blocks, np.float32)
+    x[0] = -block_id[0]
+    return x
+x = da.map_blocks(block, chunks=((n,) * blocks,), dtype=np.float32, meta=np.empty(0, np.float32))
+assert x.nbytes == 3 << 28
+with dask.config.set(scheduler="threads", num_workers=2):
+    params = qd.choose_qparams(x)
+    q = qd.quantize(x, params)
+    sums = q.map_blocks(lambda q: q.sum(dtype=np.int64, keepdims=True), dtype=np.int64, chunks=(1,)).compute()
+    report = qd.compare(x, q, params)
+print(sums.sum(), report.codes_used, report.sums.count)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    k, scale = np.arange(48, dtype=np.float32), np.float32(47 / 127)
+    large, small = np.rint(-k / scale).astype(np.int64), np.rint(k / 48 / scale).astype(np.int64)
+    total = large.sum() + ((1 << 22) - 1) * small.sum()
+    used = len({*large.tolist(), *small.tolist()})
+    assert done.stdout.split() == [str(total), str(used), str(48 << 22)]
+
+
+# --- errors of arguments
+
+
+LAZY = da.ones((4, 6), chunks=2)
+PARAMS = qn.QParams(0.5, 0)
+MINMAX = qn.MinMaxObserver()
+WRONG = {
+    "observe: observer must be an observer; got 3.": (TypeError, lambda: qd.observe(LAZY, 3)),
+    "observe: x must be a dask array or bag; got [1.0].": (TypeError, lambda: qd.observe([1.0], MINMAX)),
+    "observe: split_every must be at least 2; got 1.": (ValueError, lambda: qd.observe(LAZY, MINMAX, split_every=1)),
+    "observe: split_every must be an integer; got None.": (
+        TypeError,
+        lambda: qd.observe(LAZY, MINMAX, split_every=None),
+    ),
+    "observe: axis must be in [-2, 1]; got 2.": (
+        ValueError,
+        lambda: qd.observe(LAZY, qn.MinMaxObserver(granularity=qn.PerChannel(2))),
+    ),
+    "observe: observer must be per tensor or per channel; got per group 2.": (
+        ValueError,
+        lambda: qd.observe(LAZY, qn.MinMaxObserver(granularity=qn.PerGroup(2))),
+    ),
+    "calibrate: run must be callable; got 3.": (TypeError, lambda: qd.calibrate(3, db.from_sequence([1]))),
+    "calibrate: batches must be a dask bag; got [1].": (TypeError, lambda: qd.calibrate(dict, [1])),
+    "calibrate: batches must be one or more; got none.": (
+        qn.CalibrationError,
+        lambda: qd.calibrate(dict, db.from_sequence([1]).filter(lambda x: False)),
+    ),
+    "from_safetensors: paths must be one or more; got none.": (ValueError, lambda: qd.from_safetensors([])),
+    "choose_qparams: x must be a dask array; got 3.": (TypeError, lambda: qd.choose_qparams(3)),
+    "quantize: x must be a dask array; got 3.": (TypeError, lambda: qd.quantize(3, PARAMS)),
+    "quantize: qparams must be a QParams; got 3.": (TypeError, lambda: qd.quantize(LAZY, 3)),
+    "quantize: qparams must be of scale shape (4,) for an array of shape (4, 6); got (2,).": (
+        ValueError,
+        lambda: qd.quantize(LAZY, qn.QParams([1.0, 1.0], 0, granularity=qn.PerChannel(0))),
+    ),
+    "dequantize: q must be a dask array; got 3.": (TypeError, lambda: qd.dequantize(3, PARAMS)),
+    "dequantize: q must be an array of int8; got dtype float64.": (TypeError, lambda: qd.dequantize(LAZY, PARAMS)),
+    "compare: q must be of the shape (4, 6) of x; got shape (6, 4).": (ValueError, lambda: qd.compare(LAZY, LAZY.T)),
+    "compare: q must be an array of int8; got dtype float64.": (TypeError, lambda: qd.compare(LAZY, LAZY, PARAMS)),
+    "compare: name must be a string; got 3.": (TypeError, lambda: qd.compare(LAZY, LAZY, name=3)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_messages(message):
+    exception, call = WRONG[message]
+    with dask.config.set(scheduler="synchronous"), pytest.raises(exception) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_dequantize_to_no_float():
+    with pytest.raises(TypeError, match=r"^dequantize: dtype must be float32, .*; got 'int8'\.$"):
+        qd.dequantize(LAZY.astype("int8"), PARAMS, dtype="int8")
+
+
+def test_a_moving_average_is_refused_before_anything_runs():
+    x = da.map_blocks(lambda: pytest.fail("a block was read"), chunks=((1,),), dtype=np.float32, meta=np.empty(0, "f4"))
+    with pytest.raises(TypeError, match="depends on the order of the batches"):
+        qd.observe(x, qn.MovingAverageMinMaxObserver())
+
+
+# --- a real cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    settings = {"distributed.worker.daemon": True, "distributed.comm.timeouts.connect": "30s"}
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    """The default scheduler while a test runs, and no longer."""
+    with cluster.get_client() as client:
+        yield client
+
+
+def deadly(marker, x):
+    """Kill the worker the first time; what it had finished until then is lost with it."""
+    try:
+        with open(marker, "x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return x
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still alive")
+
+
+def test_a_cluster_gives_the_same_bits(client):
+    x = noise(400, 90)
+    for kind, make in OBSERVERS.items():
+        for granularity in GRANULARITIES:
+            found = qd.observe(da.from_array(x, chunks=(30, 40)), make(granularity=granularity))
+            assert found.to_json() == make(granularity=granularity).observe(x).to_json(), kind
+    source = da.from_array(x, chunks=(64, 90))
+    params = qd.choose_qparams(source, granularity=qn.PerChannel(1))
+    codes = qd.quantize(source, params)
+    assert np.array_equal(codes.compute(), qn.quantize(x, params).codes)
+    report, whole = qd.compare(source, codes, params), qn.compare(x, qn.quantize(x, params))
+    assert (report.codes_used, report.nan, report.max_abs_error) == (whole.codes_used, 1, whole.max_abs_error)
+    back = qd.dequantize(codes, params)
+    assert qd.compare(source, back).max_abs_error == whole.max_abs_error
+    batches = [noise(5, 30, seed=k) for k in range(12)]
+    found = qd.calibrate(model, db.from_sequence(batches, npartitions=6))
+    assert dict(found) == dict(qn.calibrate(model, batches))
+
+
+def test_a_killed_worker_loses_nothing(client, tmp_path):
+    marker = tmp_path / "killed"
+    batches = [noise(10, 30, seed=k) for k in range(16)]
+
+    def kill(k, x):
+        return deadly(marker, x) if k == 9 else x
+
+    bag = db.from_sequence(list(enumerate(batches)), npartitions=16).starmap(kill)
+    observer = qn.MinMaxObserver(granularity=qn.PerChannel(1))
+    found = qd.observe(bag, observer)
+    assert Path(marker).exists()
+    alone = qn.MinMaxObserver(granularity=qn.PerChannel(1))
+    for batch in batches:
+        alone.observe(batch)
+    assert found.to_json() == alone.to_json()  # its counts too: nothing is counted twice

@@ -1,0 +1,427 @@
+"""Observers: the state contract, whatever the split, and what is stored, shown and refused."""
+
+import gc
+import json
+import pickle
+import re
+import resource
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SOURCES
+
+import qnumpy as qn
+from qnumpy.observers import Observer
+
+GRANULARITIES = [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1), qn.PerGroup(7), qn.PerGroup(4, 0)]
+KINDS = {
+    "minmax": qn.MinMaxObserver,
+    "average": qn.MovingAverageMinMaxObserver,
+    "mse": lambda **k: qn.HistogramObserver("mse", **k),
+    "entropy": lambda **k: qn.HistogramObserver("entropy", **k),
+    "percentile": lambda **k: qn.HistogramObserver("percentile", 99, **k),
+}
+MERGEABLE = [kind for kind in KINDS if kind != "average"]
+
+
+def data(seed=0, shape=(20, 30)):
+    x = np.random.default_rng(seed).standard_t(3, shape).astype(np.float32)
+    x.flat[3], x.flat[77] = np.nan, -np.inf
+    return x
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_batch_is_choose_qparams(kind, granularity):
+    for dtype in ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"):
+        for symmetric in (True, False):
+            options = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
+            method = "minmax" if kind in ("minmax", "average") else kind
+            want = qn.choose_qparams(data(), method=method, percentile=99, **options)
+            assert KINDS[kind](**options).observe(data()).qparams() == want
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_stored_and_restored(kind, granularity):
+    for observer in (KINDS[kind](granularity=granularity), KINDS[kind](granularity=granularity).observe(data())):
+        text = observer.to_json()
+        assert json.loads(text)["observer"] == type(observer).__name__
+        for copy in (Observer.from_json(text), type(observer).from_json(text), pickle.loads(pickle.dumps(observer))):
+            assert type(copy) is type(observer)
+            assert copy.to_json() == text
+            assert repr(copy) == repr(observer)
+            assert copy.observe(data(1)).to_json() == pickle.loads(pickle.dumps(observer)).observe(data(1)).to_json()
+        config = json.loads(json.dumps(observer.get_config()))
+        fresh = type(observer).from_config(config)
+        assert fresh.get_config() == observer.get_config()
+        assert fresh.to_json() == observer.reset().to_json()
+
+
+# ---- laws ----
+
+
+@st.composite
+def splits(draw):
+    """An array, and two ways to cut it into batches, each with a tree of merges."""
+    n = draw(st.integers(1, 300))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    x = np.ldexp(rng.standard_normal(n), rng.integers(-40, 40, n))
+    hard = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, -3e38, 1e30, 1.0, 1.0]
+    x = np.where(rng.random(n) < 0.2, rng.choice(hard, n), x).astype(draw(st.sampled_from([np.float32, np.float64])))
+    return x, [sorted(draw(st.lists(st.integers(0, n), max_size=8))) for _ in range(2)], rng
+
+
+@settings(max_examples=150, deadline=None)
+@given(splits(), st.sampled_from(MERGEABLE))
+def test_any_split_and_any_tree_give_the_same_bytes(problem, kind):
+    x, cuts, rng = problem
+    whole = KINDS[kind]().observe(x).to_json()
+    for cut in cuts:
+        parts = np.split(x, cut)
+        one = KINDS[kind]()
+        for part in parts:
+            assert one.observe(part) is one
+        assert one.to_json() == whole
+        leaves = [KINDS[kind]().observe(part) for part in parts]
+        before = [leaf.to_json() for leaf in leaves]
+        for part, leaf in zip(parts, before, strict=True):
+            assert leaf == KINDS[kind]().observe(part[::-1]).to_json()
+        while len(leaves) > 1:  # any two, either into the other
+            i, k = rng.choice(len(leaves), 2, replace=False)
+            right = leaves[k].to_json()
+            assert leaves[i].merge(leaves[k]) is leaves[i]
+            assert leaves[k].to_json() == right
+            del leaves[k]
+        assert leaves[0].to_json() == whole
+
+
+@pytest.mark.parametrize("kind", MERGEABLE)
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+def test_channels_and_groups_merge(granularity, kind):
+    """Batches of one array share its channels; the sum is that of the batches put together on another axis."""
+    parts = [data(seed) for seed in range(3)]
+    options = {"granularity": granularity}
+    one = KINDS[kind](**options)
+    for part in parts:
+        one.observe(part)
+    a, b, c = (KINDS[kind](**options).observe(part) for part in parts)
+    assert c.merge(a.merge(b)).to_json() == one.to_json()
+    if isinstance(granularity, qn.PerChannel):
+        whole = np.concatenate(parts, axis=1 if granularity.axis == 0 else 0)
+        assert KINDS[kind](**options).observe(whole).to_json() == one.to_json()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_rows_threads_and_layouts(source):
+    """The same bytes on every ISA, thread count and memory layout."""
+    x = np.random.default_rng(4).standard_normal((300, 400)).astype(SOURCES[source])
+    before, texts = qn.isa(), set()
+    try:
+        for name, supported in qn.show_config()["isas"].items():
+            if supported:
+                qn.set_isa(name)
+                for threads in (1, 2):
+                    with qn.threads(threads):
+                        for layout in (x, np.asfortranarray(x), x[::-1, ::-1], x.astype(x.dtype.newbyteorder(">"))):
+                            texts.add(qn.HistogramObserver().observe(layout).to_json())
+    finally:
+        qn.set_isa(before)
+    assert len(texts) == 1
+
+
+def test_qparams_changes_nothing():
+    observer = qn.HistogramObserver().observe(data())
+    before = observer.to_json()
+    for method in ("minmax", "mse", "entropy", "percentile"):
+        observer.qparams(method), observer.range(method), observer.coverage(method)
+    for method in ("mse", "entropy", "percentile"):
+        observer.curve(method=method), observer.error(method)
+    observer.mse(), observer.mean_square(), observer.bins(), repr(observer), observer._repr_html_()
+    assert observer.to_json() == before
+
+
+# ---- moving average ----
+
+
+def test_the_average_of_batches():
+    batches = [data(seed) for seed in range(5)]
+    observer = qn.MovingAverageMinMaxObserver(0.25)
+    low = high = None
+    for batch in batches:
+        finite = batch[np.isfinite(batch)].astype(np.float64)
+        low = finite.min() if low is None else 0.75 * low + 0.25 * finite.min()
+        high = finite.max() if high is None else 0.75 * high + 0.25 * finite.max()
+        observer.observe(batch)
+    assert observer.range() == (low, high)
+    assert observer.count_ == 5 * (batches[0].size - 2)
+
+
+def test_a_constant_of_one_is_the_last_batch():
+    observer = qn.MovingAverageMinMaxObserver(1).observe([-1e308, 1e308]).observe([1.0, 2.0])
+    assert observer.range() == (1, 2)
+
+
+def test_batches_without_a_finite_element_do_not_count():
+    observer = qn.MovingAverageMinMaxObserver(0.5, granularity=qn.PerChannel(0))
+    for first, second in ((np.nan, 1.0), (2.0, np.inf), (4.0, 3.0)):
+        observer.observe(np.array([[first], [second]]))
+    assert observer.range()[0].tolist() == [3.0, 2.0]
+
+
+# ---- what is seen ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_batches_and_other_shapes(kind):
+    observer = KINDS[kind]().observe(np.empty((3, 0), np.float32))
+    with pytest.raises(qn.CalibrationError):
+        observer.qparams()
+    for shape in ((), (1,), (5, 0), (2, 3, 4), (100,)):
+        observer.observe(np.ones(shape, np.float32))
+    assert observer.count_ == 126
+    channels = KINDS[kind](granularity=qn.PerChannel(1)).observe(np.ones((2, 3), np.float32))
+    channels.observe(np.ones((7, 3, 2), np.float32)).observe(np.empty((0, 3), np.float32))
+    assert channels.count_.tolist() == [16, 16, 16]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_all_zero_first_batch(kind):
+    observer = KINDS[kind]().observe(np.zeros(50, np.float32))
+    assert observer.qparams().scale == 1
+    for _ in range(3):
+        observer.observe(np.linspace(-1, 1, 1000))
+    assert observer.qparams().scale > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nonfinite_is_counted_or_refused(kind):
+    observer = KINDS[kind]().observe(data())
+    assert (observer.nan_, observer.infinite_, observer.count_) == (1, 1, 598)
+    strict = KINDS[kind](on_nonfinite="raise").observe(np.ones(3))
+    before = strict.to_json()
+    name = type(strict).__name__
+    message = f'{name}.observe: x must be finite when on_nonfinite is "raise"; got 1 NaN and 1 infinities.'
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        strict.observe(data())
+    assert strict.to_json() == before
+
+
+def test_dtypes_of_the_data():
+    for source in SOURCES.values():
+        observer = qn.HistogramObserver().observe(np.array([1, -2, 0.5], source))
+        assert observer.range("minmax") == (-2, 1)
+    assert qn.MinMaxObserver().observe(np.array([1], ml_dtypes.bfloat16)).count_ == 1
+    assert qn.MinMaxObserver().observe([1, 2]).max_ == 2
+
+
+@pytest.mark.parametrize("method", ["mse", "entropy", "percentile"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_curve_has_its_least_where_the_range_is(symmetric, method):
+    x = np.random.default_rng(5).laplace(size=50_000)
+    observer = qn.HistogramObserver(method, symmetric=symmetric, dtype="int4").observe(x)
+    threshold, error = observer.curve(400)
+    assert threshold.shape == error.shape == (400,)
+    assert (np.diff(threshold) > 0).all()
+    assert threshold[-1] == pytest.approx(np.abs(x).max())
+    if method == "percentile":
+        assert (np.diff(error) <= 0).all()
+        share = np.mean(np.abs(x) > threshold[200])
+        assert error[200] == pytest.approx(share, abs=1e-3)  # one bin's elements
+    else:
+        best = max(map(abs, observer.range()))
+        assert observer.error() <= 1.03 * error.min()  # affine: the curve moves both ends alike
+        if symmetric:
+            assert threshold[error.argmin()] == pytest.approx(best, rel=0.03)  # the curve is flat there
+    rows = qn.HistogramObserver(method, granularity=qn.PerChannel(0)).observe(x.reshape(2, -1)).curve(16)
+    assert rows[0].shape == rows[1].shape == (2, 16)
+
+
+def test_bins():
+    x = np.array([[1.0, 1.05, -3.0, 0.0], [5.0, 5.0, 5.0, np.nan]], np.float32)
+    bins = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(x).bins()
+    assert bins.parameter.tolist() == [0, 0, 0, 1]
+    assert bins.counts.tolist() == [1, 1, 2, 3]
+    assert bins.low[[0, 2, 3]].tolist() == [-3.0, 1.0, 5.0]
+    assert bins.high[2] == np.float32(1.05)
+
+
+def test_estimates():
+    x = np.random.default_rng(6).standard_normal(100_000).astype(np.float32)
+    observer = qn.HistogramObserver(dtype="int4").observe(x)
+    for method in ("mse", "minmax", "percentile"):
+        params = observer.qparams(method)
+        real = np.mean((x - qn.fake_quantize(x, params)) ** 2)
+        assert observer.mse(params) == pytest.approx(real, rel=0.01)
+    assert observer.mse() == pytest.approx(observer.error(), rel=1e-4)  # the scale is rounded to float32
+    assert observer.mean_square() == pytest.approx(np.mean(x.astype(float) ** 2), rel=1e-3)
+
+
+# ---- memory ----
+
+
+def resident():
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("kind", ["minmax", "average", "mse"])
+def test_memory_of_ten_thousand_batches(kind):
+    """Bounded by the bins, however much is seen: 10 bytes each, some 2,000. One kept batch in four would show."""
+    rng = np.random.default_rng(7)
+    batches = [rng.standard_normal(700, dtype=np.float32) for _ in range(10)]
+    observer = KINDS[kind]()
+    for batch in batches:
+        observer.observe(batch)
+    size, before = len(pickle.dumps(observer)), resident()
+    for k in range(10_000):
+        observer.observe(batches[k % 10])
+    assert observer.count_ == 10_010 * 700
+    assert len(pickle.dumps(observer)) == size < 50_000
+    assert resident() - before < 2 << 20
+
+
+def test_bytes_of_a_state():
+    """The bounds that the docstring gives."""
+    everything = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+    tensor = qn.HistogramObserver().observe(everything)
+    assert tensor.keys_.nbytes + tensor.bins_.nbytes == 10 * 65_280
+    channel = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(everything[None])
+    assert channel.keys_.nbytes + channel.bins_.nbytes == 10 * 8_160
+
+
+# ---- words ----
+
+
+def test_repr():
+    assert repr(qn.HistogramObserver("percentile", 99.9, dtype="uint8", symmetric=False)) == (
+        "HistogramObserver(uint8, per tensor, affine, method=percentile 99.9, nothing seen)"
+    )
+    observer = qn.MinMaxObserver(granularity=qn.PerChannel(0)).observe(data())
+    assert re.fullmatch(
+        r"MinMaxObserver\(int8, per channel 0, symmetric, min=-\S+\.\.-\S+ \(20,\), max=\S+\.\.\S+ \(20,\), 598 seen, "
+        r"1 NaN, 1 infinite\)",
+        repr(observer),
+    )
+    assert "<th>min</th><td>-" in observer._repr_html_()
+    assert "averaging" in qn.MovingAverageMinMaxObserver()._repr_html_()
+
+
+def rows():
+    seen = qn.MinMaxObserver(granularity=qn.PerChannel(0)).observe(data())
+    histogram = qn.HistogramObserver().observe(data())
+    codes = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2"
+    granular = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
+    yield lambda: qn.MinMaxObserver(dtype="float32"), f"MinMaxObserver: dtype must be {codes}; got 'float32'."
+    yield lambda: qn.MinMaxObserver(granularity=0), f"MinMaxObserver: granularity must be {granular}; got 0."
+    yield (
+        lambda: qn.MinMaxObserver(on_nonfinite="skip"),
+        "MinMaxObserver: on_nonfinite must be one of 'ignore', 'raise'; got 'skip'.",
+    )
+    yield (
+        lambda: qn.MovingAverageMinMaxObserver("0.1"),
+        "MovingAverageMinMaxObserver: averaging_constant must be a number; got '0.1'.",
+    )
+    for value in (0, -0.1, 1.5, float("nan")):
+        yield (
+            lambda v=value: qn.MovingAverageMinMaxObserver(v),
+            f"MovingAverageMinMaxObserver: averaging_constant must be in (0, 1]; got {value!r}.",
+        )
+    methods = "'mse', 'entropy', 'percentile'"
+    yield (
+        lambda: qn.HistogramObserver("kl"),
+        f"HistogramObserver: method must be one of {methods}; got 'kl'.",
+    )
+    for owner, call in (
+        ("HistogramObserver", lambda v: qn.HistogramObserver(percentile=v)),
+        ("choose_qparams", lambda v: qn.choose_qparams(data(), percentile=v)),
+    ):
+        yield lambda c=call: c(101), f"{owner}: percentile must be in (0, 100]; got 101."
+        yield lambda c=call: c(0), f"{owner}: percentile must be in (0, 100]; got 0."
+        yield lambda c=call: c("99"), f"{owner}: percentile must be a number; got '99'."
+    for name in ("qparams", "range", "coverage"):
+        yield (
+            lambda n=name: getattr(histogram, n)("best"),
+            f"HistogramObserver.{name}: method must be one of 'minmax', {methods}; got 'best'.",
+        )
+    yield lambda: histogram.error("minmax"), f"HistogramObserver.error: method must be one of {methods}; got 'minmax'."
+    yield lambda: histogram.curve(1), "HistogramObserver.curve: n must be at least 2; got 1."
+    yield lambda: histogram.curve(2.5), "HistogramObserver.curve: n must be an integer; got 2.5."
+    yield (
+        lambda: seen.observe(data()[:3]),
+        "MinMaxObserver.observe: x must be an array with parameters of shape (20,), as before; "
+        "got (3,) from shape (3, 30).",
+    )
+    yield (
+        lambda: seen.observe(np.ones(3, int)),
+        "MinMaxObserver.observe: x must be an array of float32, float64, float16 or bfloat16; got dtype int64.",
+    )
+    yield lambda: seen.observe(np.float32(1)), "PerChannel: axis must be left out for a 0-d array; got 0."
+    yield (
+        lambda: seen.merge(histogram),
+        f"MinMaxObserver.merge: other must be a MinMaxObserver; got {histogram!r:.57}....",
+    )
+    yield (
+        lambda: histogram.merge(qn.HistogramObserver("entropy")),
+        "HistogramObserver.merge: other must be made with method='mse'; got 'entropy'.",
+    )
+    other = qn.MinMaxObserver(granularity=qn.PerChannel(0)).observe(data()[:3])
+    yield (
+        lambda: seen.merge(other),
+        "MinMaxObserver.merge: other must be an observer of parameters of shape (20,); got (3,).",
+    )
+    average = qn.MovingAverageMinMaxObserver()
+    yield (
+        lambda: average.merge(average),
+        "MovingAverageMinMaxObserver.merge: the average depends on the order of the batches, so two cannot be merged. "
+        "Use MinMaxObserver or HistogramObserver where the data is split.",
+    )
+    for text in ("", "[]", "{}", '{"observer": "Observer", "config": {}, "state": {}}', "null"):
+        yield (
+            lambda t=text: Observer.from_json(t),
+            f"Observer.from_json: text must be what to_json returned; got {text!r}.",
+        )
+    yield (
+        lambda: qn.MinMaxObserver.from_json(histogram.to_json()),
+        "MinMaxObserver.from_json: text must be of a MinMaxObserver; got HistogramObserver.",
+    )
+    for name, observer in (("MinMaxObserver", qn.MinMaxObserver()), ("HistogramObserver", qn.HistogramObserver())):
+        for method in ("qparams", "range"):
+            yield (
+                lambda o=observer, m=method: getattr(o, m)(),
+                f"{name}.{method}: data must be observed first; got none. Call observe(x).",
+            )
+    lost = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(np.array([[1.0], [np.nan]]))
+    yield (
+        lost.qparams,
+        "HistogramObserver.qparams: data must be finite somewhere; got only NaN and infinities in 1 of 2 channels or "
+        "groups.",
+    )
+
+
+ROWS = list(rows())
+
+
+@pytest.mark.parametrize(("call", "message"), ROWS, ids=[message[:60] for _, message in ROWS])
+def test_message(call, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    stored = json.loads(qn.HistogramObserver().observe(data()).to_json())
+    for name in stored["state"]:
+        broken = json.loads(json.dumps(stored))
+        del broken["state"][name]
+        with pytest.raises(ValueError, match="what to_json returned"):
+            Observer.from_json(json.dumps(broken))
+    for name, value in (("offsets_", [0, 5]), ("bins_", [1]), ("keys_", [70000]), ("keys_", [-1])):
+        broken = json.loads(json.dumps(stored))
+        broken["state"][name]["data"], broken["state"][name]["shape"] = value, [len(value)]
+        with pytest.raises(ValueError, match="what to_json returned"):
+            Observer.from_json(json.dumps(broken))
