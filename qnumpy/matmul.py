@@ -72,34 +72,28 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
     me = "matmul_integer"
     left, left_type = _operand(me, "a", a)
     right, right_type = _operand(me, "b", b)
-    drop = (-2,) * (left.ndim == 1) + (-1,) * (right.ndim == 1)  # axes that the result does not have
     rows = left[None, :] if left.ndim == 1 else left
     columns = right[:, None] if right.ndim == 1 else right
     if rows.shape[-1] != columns.shape[-2]:
         raise ValueError(must(me, "b", f"of as many rows as a has columns, {rows.shape[-1]}", _shapes(left, right)))
-    try:
-        batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
-    except ValueError:
-        raise ValueError(must(me, "b", "of a shape that broadcasts with a", _shapes(left, right))) from None
+    batch = _batch(me, left, right, rows.shape[:-2], columns.shape[:-2])
     m, n = rows.shape[-2], columns.shape[-1]
     a_zero = _zeros(me, "a_zero_point", a_zero_point, left_type, batch, m, axis=-1)
     b_zero = _zeros(me, "b_zero_point", b_zero_point, right_type, batch, n, axis=-2)
-    shape = tuple(length for axis, length in enumerate((*batch, m, n), -len(batch) - 2) if axis not in drop)
+    shape = (*batch, m, n)
+    if left.ndim == 1 or right.ndim == 1:  # without the axes that were put there
+        shape = (*batch, *((m,) if left.ndim > 1 else ()), *((n,) if right.ndim > 1 else ()))
     result = _args.output(me, out, _INT32, shape, left, right)
     full = result.reshape(*batch, m, n)
     if _is_tall(rows, columns, batch, a_zero, b_zero):
         tall = math.prod(batch) * m
-        rows, columns, full = (
-            rows.reshape(tall, rows.shape[-1]),
-            columns[(0,) * (columns.ndim - 2)],
-            full.reshape(tall, n),
-        )
+        rows, full = rows.reshape(tall, rows.shape[-1]), full.reshape(tall, n)
         batch = ()
-    rows, columns = (np.broadcast_to(each, (*batch, *each.shape[-2:])) for each in (rows, columns))
-    a_zero, b_zero = (_spread(zeros, batch) for zeros in (a_zero, b_zero))
+    rows, columns = _stacked(rows, batch, 2), _stacked(columns, batch, 2)
+    a_zero, b_zero = _stacked(a_zero, batch, 1), _stacked(b_zero, batch, 1)
     if not _core.matmul_integer(rows, left_type.core, columns, right_type.core, a_zero, b_zero, full):
         raise OverflowError(f"{me}: every sum must fit int32; got one outside it. Split K, and add the parts in int64.")
-    return result[()] if out is None else result
+    return result if out is not None or result.ndim else result[()]
 
 
 def _operand(owner: str, name: str, value: Any) -> tuple[Array, CodeType]:
@@ -119,11 +113,22 @@ def _shapes(a: Array, b: Array) -> str:
     return f"shapes {a.shape} and {b.shape}"
 
 
+def _batch(owner: str, a: Array, b: Array, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    if not right or left == right:
+        return left
+    try:
+        return np.broadcast_shapes(left, right)
+    except ValueError:
+        raise ValueError(must(owner, "b", "of a shape that broadcasts with a", _shapes(a, b))) from None
+
+
 def _is_tall(rows: Array, columns: Array, batch: tuple[int, ...], a_zero: Array | None, b_zero: Array | None) -> bool:
     """Whether the stack is one tall matrix times one b."""
+    if not batch:
+        return False
     one_b = math.prod(columns.shape[:-2]) == 1 and (b_zero is None or b_zero.size == b_zero.shape[-1])
     one_a = rows.flags.c_contiguous and rows.shape[:-2] == batch and (a_zero is None or a_zero.size == 1)
-    return bool(batch) and one_a and one_b
+    return one_a and one_b
 
 
 def _zeros(
@@ -149,7 +154,10 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(n in (1, t) for n, t in zip(shape[::-1], to[::-1], strict=False))
 
 
-def _spread(zeros: Array | None, batch: tuple[int, ...]) -> Array | None:
-    return (
-        None if zeros is None else np.broadcast_to(zeros.reshape(-1) if not batch else zeros, (*batch, zeros.shape[-1]))
-    )
+def _stacked(given: Any, batch: tuple[int, ...], own: int) -> Any:
+    """Spread an array with `own` axes of its own over the batch; np.broadcast_to takes as long as a small product."""
+    if given is None or given.shape[:-own] == batch:
+        return given
+    if not batch:
+        return given.reshape(given.shape[-own:])
+    return np.broadcast_to(given, (*batch, *given.shape[-own:]))

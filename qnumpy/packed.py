@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
+from .dtypes import float_type
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor, normalize_axis
 from .qarray import QuantizedArray
 from .qparams import QParams, describe
@@ -127,7 +128,9 @@ class PackedWeight:
         codes, self.qparams = _oriented(w, normalize_axis(me, _check.integer(me, "axis", axis), 2))
         self.shape = codes.shape
         self._group = _group_size(me, self.qparams)
-        self._half = _args.choice(me, "scale_dtype", np.dtype(scale_dtype).name, {"float32": 0, "float16": 1}) == 1
+        kind = float_type(scale_dtype)
+        stored = scale_dtype if kind is None else kind.name
+        self._half = _args.choice(me, "scale_dtype", stored, {"float32": 0, "float16": 1}) == 1
         if self._half and not self._group:
             raise ValueError(_check.must(me, "scale_dtype", "float32 unless w is in groups", "float16"))
         self.bias = None if bias is None else _vector(me, "bias", bias, self.shape[1])
@@ -137,8 +140,8 @@ class PackedWeight:
             self._pack_groups(me, plain)
         else:
             zero = None if not self.qparams.zero_point.any() else self.qparams.zero_point.reshape(-1)
-            kind = _INT8 if plain.dtype == np.int8 else _UINT8
-            self._packed = _core.pack_weights(plain, kind, zero)
+            core = _INT8 if plain.dtype == np.int8 else _UINT8
+            self._packed = _core.pack_weights(plain, core, zero)
             self._scale = np.array(np.broadcast_to(self.qparams.scale, self.shape[1:]))
 
     def _pack_groups(self, me: str, plain: Array) -> None:

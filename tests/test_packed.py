@@ -354,6 +354,8 @@ X = np.ones((2, 4), F32)
          "PackedWeight: activation_bits must be 8 or 7; got 6."),
         (lambda: qn.PackedWeight(W8, scale_dtype="float16"), ValueError,
          "PackedWeight: scale_dtype must be float32 unless w is in groups; got float16."),
+        (lambda: qn.PackedWeight(W4, scale_dtype="int8"), ValueError,
+         "PackedWeight: scale_dtype must be one of 'float32', 'float16'; got 'int8'."),
         (lambda: qn.PackedWeight(W8, x_qparams=1), TypeError, "PackedWeight: x_qparams must be a QParams; got 1."),
         (lambda: qn.PackedWeight(W8, out_qparams=qn.QParams(1.0, 0, "int4")), ValueError,
          "PackedWeight: out_qparams must be of int8 or uint8 per tensor; got QParams(int4, per tensor, scale=1, "

@@ -14,6 +14,7 @@
 #define QN_ISA_LIST(QN_ISA)                                                                                            \
     QN_ISA(scalar, "", 1)                                                                                              \
     QN_ISA(avx2, QN_TARGET_avx2, cpu->avx2 && cpu->fma && cpu->f16c)                                                   \
+    QN_ISA(avxvnni, QN_TARGET_avxvnni, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avxvnni)                             \
     QN_ISA(avx512, QN_TARGET_avx512, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512)                                \
     QN_ISA(avx512vnni, QN_TARGET_avx512vnni, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512 && cpu->avx512vnni)
 #elif defined(__aarch64__)

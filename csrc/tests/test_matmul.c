@@ -1,0 +1,169 @@
+/* Products of every ISA row against int64, through the driver: every route, K and N and M around the tiles and blocks.
+ *
+ * Operands end where a page without access begins and the output lies between guards; the scratch is filled with rubbish
+ * (M_PERTURB), so that what is not written shows.
+ *
+ *     test_matmul [SEED]
+ */
+#define _GNU_SOURCE
+#include <malloc.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "dispatch.h"
+#include "matmul.h"
+#include "threads.h"
+
+#ifdef QN_TEST_EMULATED
+static bool emulated(const char *row) { return !strcmp(row, "avx512") || !strcmp(row, "avxvnni"); }
+#else
+static bool emulated(const char *row) { return !row; }
+#endif
+
+enum { CASES = 700, GUARD = 64, GUARD_WORD = 0x5A5AA5A5 };
+
+static uint64_t state;
+static uint64_t random_bits(void) { /* splitmix64 */
+    uint64_t z = state += 0x9E3779B97F4A7C15;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
+    z = (z ^ z >> 27) * 0x94D049BB133111EB;
+    return z ^ z >> 31;
+}
+static int64_t random_int(int64_t lo, int64_t hi) { return lo + (int64_t)(random_bits() % (uint64_t)(hi - lo + 1)); }
+
+static long passed, failed;
+static void count(bool good, const char *row, const char *what, int64_t m, int64_t k, int64_t n) {
+    if (good) passed++;
+    else if (failed++ < 20)
+        printf("FAIL %s: %s, M=%lld K=%lld N=%lld\n", row, what, (long long)m, (long long)k, (long long)n);
+}
+
+/* Bytes that end at a page without access, and begin after one if they fill whole pages. */
+typedef struct {
+    char *map, *data;
+    size_t size;
+} walled;
+
+static walled walled_make(size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page;
+    walled w = {.size = inner + 2 * page};
+    w.map = mmap(NULL, w.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (w.map == MAP_FAILED || mprotect(w.map, page, PROT_NONE) || mprotect(w.map + page + inner, page, PROT_NONE))
+        abort();
+    w.data = w.map + page + inner - bytes;
+    return w;
+}
+
+typedef struct {
+    walled memory;
+    qn_matrix m;
+    int64_t lo, hi; /* of the codes */
+} operand;
+
+/* Codes of a random layout; all extreme, alternating, or anything in [lo, hi]. */
+static operand operand_make(int64_t rows, int64_t columns, int64_t span) {
+    operand o = {.m = {.rows = rows, .columns = columns, .type = random_bits() % 2 ? QN_I8 : QN_U8}};
+    int64_t least = o.m.type == QN_I8 ? -128 : 0, lines = rows, length = columns, gap = random_int(0, 3);
+    o.lo = least + random_int(0, 256 - span), o.hi = o.lo + span - 1;
+    bool turned = random_bits() % 2;
+    if (turned) lines = columns, length = rows;
+    int64_t step = random_bits() % 4 ? 1 : 2,
+            stride = length * step + gap; /* one in four: not even the lines lie close */
+    int64_t bytes = lines && length ? (lines - 1) * stride + (length - 1) * step + 1 : 0;
+    o.memory = walled_make((size_t)bytes);
+    uint64_t kind = random_bits() % 4;
+    for (int64_t i = 0; i < bytes; i++)
+        o.memory.data[i] = (char)(kind == 0 ? o.hi : kind == 1 ? (i & 1 ? o.lo : o.hi) : random_int(o.lo, o.hi));
+    o.m.data = o.memory.data;
+    o.m.row_stride = turned ? step : stride, o.m.column_stride = turned ? stride : step;
+    return o;
+}
+static int64_t code(const operand *o, int64_t r, int64_t c) {
+    const char *p = o->m.data + r * o->m.row_stride + c * o->m.column_stride;
+    return o->m.type == QN_I8 ? *(const int8_t *)p : *(const uint8_t *)p;
+}
+
+static qn_zeros zeros_make(const operand *o, int64_t length, int32_t *values) {
+    static const int64_t counts[] = {0, 1, 1};
+    int64_t least = o->m.type == QN_I8 ? -128 : 0, pick = random_int(0, 3), n = pick == 3 ? length : counts[pick];
+    for (int64_t i = 0; i < n; i++) values[i] = (int32_t)(random_bits() % 4 ? random_int(least, least + 255) : least);
+    return (qn_zeros){values, n};
+}
+static int64_t zero(qn_zeros z, int64_t i) { return z.count ? z.values[z.count == 1 ? 0 : i] : 0; }
+
+static void *array(int64_t count, size_t size) {
+    void *p = malloc((size_t)count * size + 1);
+    if (!p) abort();
+    return p;
+}
+
+static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
+    static const int64_t spans[] = {256, 256, 128, 100};
+    operand a = operand_make(m, k, 256), b = operand_make(k, n, spans[random_bits() % 4]);
+    int32_t *za_values = array(m + 1, 4), *zb_values = array(n + 1, 4), *out = array(m * n + 2 * GUARD, 4);
+    qn_zeros za = zeros_make(&a, m, za_values), zb = zeros_make(&b, n, zb_values);
+    int64_t *want = array(m * n, 8);
+    bool fits = true;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            int64_t sum = 0;
+            for (int64_t x = 0; x < k; x++) sum += (code(&a, i, x) - zero(za, i)) * (code(&b, x, j) - zero(zb, j));
+            want[i * n + j] = sum;
+            fits = fits && sum >= INT32_MIN && sum <= INT32_MAX;
+        }
+    for (int64_t i = 0; i < m * n + 2 * GUARD; i++) out[i] = GUARD_WORD;
+    qn_product product = {.a = a.m, .b = b.m, .za = za, .zb = zb, .out = out + GUARD};
+    qn_outcome outcome = qn_matmul_integer(&product);
+    count(outcome == (fits ? QN_DONE : QN_OVERFLOW), row, "the outcome is another", m, k, n);
+    bool same = true, whole = true;
+    for (int64_t i = 0; i < m * n; i++) same = same && out[GUARD + i] == want[i];
+    for (int64_t i = 0; i < GUARD; i++) whole = whole && out[i] == GUARD_WORD && out[m * n + GUARD + i] == GUARD_WORD;
+    count(same || !fits, row, "a raw product is wrong", m, k, n);
+    count(whole, row, "a product wrote outside its output", m, k, n);
+    qn_packed *packed = qn_pack_weights(&b.m, zb);
+    float *scale = array(m + n, 4), *real = array(m * n + 1, 4);
+    for (int64_t i = 0; i < m + n; i++) scale[i] = (float)random_int(1, 1000) * 1e-4f;
+    qn_result r = {.type = QN_F32, .data = real, .row_stride = n, .row_scale = scale, .row_scales = m};
+    r.column_scale = scale + m, r.lo = -INFINITY, r.hi = INFINITY;
+    count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
+    for (int64_t i = 0; same && i < m * n; i++) {
+        float s = scale[i / n] * scale[m + i % n];
+        same = real[i] == (float)(int32_t)want[i] * s;
+    }
+    count(same || !fits, row, "a packed product is wrong", m, k, n);
+    qn_packed_free(packed);
+    free(za_values), free(zb_values), free(out), free(want), free(scale), free(real);
+    munmap(a.memory.map, a.memory.size), munmap(b.memory.map, b.memory.size);
+}
+
+int main(int argc, char **argv) {
+    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 20240229;
+    mallopt(M_PERTURB, 0x5A);
+    qn_dispatch_init();
+    for (int isa = 0; isa < qn_isa_count(); isa++) {
+        const char *row = qn_isa_name(isa);
+        if (!qn_isa_supported(isa) && !emulated(row)) {
+            printf("%-10s skipped: this CPU lacks it\n", row);
+            continue;
+        }
+        long before = passed + failed;
+        state = seed;
+        qn_isa_select(isa);
+        for (int i = 0; i < CASES; i++) {
+            qn_set_num_threads(1 + i % 3);
+            int64_t m = random_int(1, 70), k = random_int(0, 70), n = random_int(1, 70);
+            if (i % 5 == 0) m = random_int(1, 6);
+            if (i % 20 == 0) m = random_int(1, 130), k = random_int(500, 2200);
+            if (i % 50 == 0) m = random_int(1, 20), k = random_int(4000, 4200);
+            if (i == 99) m = 2, k = 140000, n = 3; /* beyond what int32 is sure to hold */
+            test_one(row, m, k, n);
+        }
+        printf("%-10s %ld checks\n", row, passed + failed - before);
+    }
+    printf("%ld passed, %ld failed\n", passed, failed);
+    return failed != 0;
+}
