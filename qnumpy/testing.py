@@ -224,12 +224,7 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = 0, b_zero_point: Any = 0)
     >>> matmul_integer([[1, 2]], [[3], [4]], b_zero_point=1)
     array([[8]])
     """
-<<<<<<< HEAD
-    product: Array = np.matmul(_integers(a) - _integers(a_zero_point), _integers(b) - _integers(b_zero_point))
-    return product
-=======
     return np.asarray(np.matmul(_integers(a) - _integers(a_zero_point), _integers(b) - _integers(b_zero_point)))
->>>>>>> packed
 
 
 def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Array, Array, Array]:

@@ -736,7 +736,6 @@ static void test_saturation(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_saturate_pairs_u8s8] = covered[QN_INDEX_unsafe_pairs_i8] = true;
 }
 
-<<<<<<< HEAD
 /* Counters against a plain loop over the bits. Which way counts an element is free; the sum over the ways is not. */
 static void test_counts(const char *row_name, const qn_table *row) {
     enum { SHIFT = 20, BINS = 1 << (32 - SHIFT), TABLE = BINS + 3, COLUMNS = 37 };
@@ -782,7 +781,8 @@ static void test_counts(const char *row_name, const qn_table *row) {
         free(x);
     }
     covered[QN_INDEX_count_f32] = covered[QN_INDEX_count_columns_f32] = true;
-=======
+}
+
 /* Rows choose how the left matrix is packed, so the kernels of products are tested together: test_matmul.c. */
 static void leave_products(void) {
     static const int indices[] = {
@@ -795,7 +795,6 @@ static void leave_products(void) {
         QN_INDEX_finish_u8,
     };
     for (size_t i = 0; i < sizeof indices / sizeof *indices; i++) covered[indices[i]] = true;
->>>>>>> packed
 }
 
 static void test_row(const char *name, const qn_table *row, bool can_run) {
@@ -821,11 +820,8 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_saturation(name, row);
     test_matmul4(name, row);
     test_depthwise(name, row);
-<<<<<<< HEAD
     test_counts(name, row);
-=======
     leave_products();
->>>>>>> packed
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
     test_min_max_##tag(name, row, true);                                                                               \
     test_min_max_##tag(name, row, false);
