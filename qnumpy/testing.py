@@ -282,7 +282,7 @@ def accumulate_dot(a: Any, b: Any, accumulate: Any) -> Array:
     a, b = np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64)
     rows, columns = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b.reshape(len(b), math.prod(b.shape[1:]))
     sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
-    return np.array(sums, np.float64).reshape(*a.shape[:-1], *b.shape[1:]).astype(real.dtype)
+    return np.array(sums, np.float64).reshape((*a.shape[:-1], *b.shape[1:])).astype(real.dtype)
 
 
 def _summed(a: list[float], b: list[float], real: FloatType) -> float:
@@ -345,8 +345,9 @@ def quantize_blocks(x: Any, element: Any, block: int, tensor_scale: Any = None) 
 
     Examples
     --------
-    >>> quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), "float4_e2m1fn", 32)
-    (array([0, 1.5, -4], dtype=float4_e2m1fn), array([2], dtype=float8_e8m0fnu))
+    >>> codes, scales = quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), "float4_e2m1fn", 32)
+    >>> codes.tolist(), scales.tolist()
+    ([0.0, 1.5, -4.0], [2.0])
     """
     real = float_type(element)
     assert real is not None
