@@ -220,7 +220,7 @@ V_INLINE bool v_any_nan(const vf v[4]) {
     V_INLINE void narrow_nearest_##tag(const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p,                 \
                                        bool saturate) {                                                                \
         const v_format f = {exponent_, mantissa_, bias_, kind_};                                                       \
-        const int64_t ahead = p->ahead, head = p->stream ? v_misaligned(h, sizeof *h, n) : 0;                          \
+        const int64_t head = p->stream ? v_misaligned(h, sizeof *h, n) : 0;                                            \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
         for (int64_t count; i < head; i += count) {                                                                    \
@@ -230,13 +230,11 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             for (; v_has_short_way(f, saturate) && i + 4 * V_LANES <= n; i += 4 * V_LANES) {                           \
                 vf v[4];                                                                                               \
-                v_prefetch(x + i + ahead, 16 * V_LANES);                                                               \
                 for (int k = 0; k < 4; k++) v[k] = vf_load(x + i + k * V_LANES);                                       \
                 if (v_any_nan(v)) break;                                                                               \
                 v_narrow4_##bits(h + i, v, f, saturate, stream);                                                       \
             }                                                                                                          \
             if (i + 4 * V_LANES > n) break;                                                                            \
-            v_prefetch(x + i + ahead, 16 * V_LANES);                                                                   \
             narrow_four_##tag(x + i, h + i, saturate, stream);                                                         \
         }                                                                                                              \
         for (int64_t count; i < n; i += count) {                                                                       \
@@ -276,7 +274,7 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         memcpy(x, out, (size_t)n * sizeof *out);                                                                       \
     }                                                                                                                  \
     static void widen_##tag##_f32(const uint##bits##_t *h, float *x, int64_t n, const qn_cast *p) {                    \
-        const int64_t ahead = p->ahead, head = p->stream ? v_misaligned(x, sizeof *x, n) : 0;                          \
+        const int64_t head = p->stream ? v_misaligned(x, sizeof *x, n) : 0;                                            \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
         for (int64_t count; i < head; i += count) {                                                                    \
@@ -285,7 +283,6 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         }                                                                                                              \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             vf v[4];                                                                                                   \
-            v_prefetch(h + i + ahead, 4 * V_LANES * (int64_t)sizeof *h);                                               \
             _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) v[k] =                                                 \
                 widen_one_##tag(vi_load_u##bits(h + i + k * V_LANES));                                                 \
             put4_f32(x + i, v, stream);                                                                                \

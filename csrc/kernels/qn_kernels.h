@@ -28,7 +28,7 @@
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
  * widen_<T>_f32(h[n], x[n], p), narrow_f32_<T>(x[n], h[n], n, p): T of float_list.h, one code to an element. Widening is
- *   exact, bits above a code's are not read; only p->ahead and p->stream count. Narrowing rounds half to even, once.
+ *   exact, bits above a code's are not read; only p->stream counts. Narrowing rounds half to even, once.
  *     beyond the largest   infinity; NaN where T has none; the largest where T has no NaN. p->saturate: the largest, for
  *                          infinities too
  *     NaN                  quiet, its sign and the top of its payload kept where T has them; FINITE: zero, sign flipped
