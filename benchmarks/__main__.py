@@ -6,7 +6,7 @@ Run: ``python -m benchmarks``
 import argparse
 from pathlib import Path
 
-from . import bench_cli, bench_floats, bench_overhead, bench_quantize, bench_reduce, harness
+from . import bench_cli, bench_floats, bench_mx, bench_overhead, bench_quantize, bench_reduce, harness
 
 ROOT = Path(__file__).parents[1]
 PAGE = """# Performance
@@ -23,7 +23,8 @@ ONNX Runtime a session of the same operators with bound buffers. Shared machines
 ## Kernels
 
 `python -m benchmarks.bench_quantize --markdown`, `python -m benchmarks.bench_reduce --markdown`,
-`python -m benchmarks.bench_floats --markdown`. For casts "NumPy" is `np.copyto`, which runs ml_dtypes for its types.
+`python -m benchmarks.bench_floats --markdown`, `python -m benchmarks.bench_mx --markdown`. For casts "NumPy" is
+`np.copyto`, which runs ml_dtypes for its types.
 
 {kernels}
 
@@ -67,7 +68,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     rows = [
-        row for part in (bench_quantize, bench_reduce, bench_floats) for row in harness.run(part.cases, options.rounds)
+        row
+        for part in (bench_quantize, bench_reduce, bench_floats, bench_mx)
+        for row in harness.run(part.cases, options.rounds)
     ]
     page = PAGE.format(
         machine=harness.machine(),
