@@ -116,16 +116,16 @@ V_INLINE bool v_has_short_way(v_format f, bool saturate) {
     return f.kind != QN_SCALE && !v_is_half(f) && !(v_same_range(f) && saturate);
 }
 
-/* The magnitude's code in the low byte. Adding a power of two whose last bit is the quantum of x rounds x to quanta, and
+/* The magnitude's code in the lower half. Adding a power of two whose last bit is the quantum of x rounds x to quanta, and
  * leaves their number in the low bits; the power itself counts the octaves below. What both counts are too large by is
- * taken off in the addend, modulo a byte; it is even, so that ties stay ties to even. */
+ * taken off in the addend, modulo 2^16; it is even, so that ties stay ties to even. */
 V_INLINE vi v_low_code(vf x, v_format f, bool saturate) {
     const int32_t least = (128 - f.bias) * 0x800000, drop = v_drop(f) * 0x800000,
                   surplus = (128 - f.bias) << f.mantissa;
-    vi held = vi_min(vi_low_unsigned(vi_from_bits(x), 31), vi_set1(v_limit(f, saturate)));
-    vi power = vi_max(vi_and(held, vi_set1(V_INFINITY)), vi_set1(least));
-    vf addend = vf_from_bits(vi_add(power, vi_set1(drop + (-surplus & 0xFF))));
-    return vi_add(vi_from_bits(vf_add(vf_from_bits(held), addend)), vi_shr(power, v_drop(f)));
+    vf held = vf_hold_abs(x, vf_from_bits(vi_set1(v_limit(f, saturate))));
+    vi power = vi_max(vi_and(vi_from_bits(held), vi_set1(V_INFINITY)), vi_set1(least));
+    vf addend = vf_from_bits(vi_add(power, vi_set1(drop + (-surplus & 0xFFFF))));
+    return vi_add(vi_from_bits(vf_add(held, addend)), vi_shr(power, v_drop(f)));
 }
 
 V_INLINE void v_narrow4_8(uint8_t *h, const vf x[4], v_format f, bool saturate, bool stream) {
