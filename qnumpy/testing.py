@@ -256,9 +256,7 @@ def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Arr
     return np.moveaxis(_stored(np.where(fields > code.qmax, fields - 2**code.bits, fields), code), -1, axis)
 
 
-def cast(
-    x: Any, dtype: Any, *, overflow: str = "inf", rounding: str = "nearest", seed: int | None = None
-) -> Array:
+def cast(x: Any, dtype: Any, *, overflow: str = "inf", rounding: str = "nearest", seed: int | None = None) -> Array:
     """Cast as qnumpy.cast does, by the definition of the formats; overflow="raise" is not its business.
 
     Examples
@@ -362,7 +360,9 @@ def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
         negative &= (code != 0) & ~np.isnan(value)
     if to.kind == "SCALE":
         negative &= False
-    return (code + (negative.astype(np.uint64) << np.uint64(width))).astype(to.storage.str.replace("f", "u")).view(to.dtype)
+    code = code + (negative.astype(np.uint64) << np.uint64(width))
+    found: Array = code.astype(f"u{to.dtype.itemsize}").view(to.dtype)
+    return found
 
 
 def _philox(seed: int | None, n: int, stream: int) -> Array:
@@ -373,7 +373,8 @@ def _philox(seed: int | None, n: int, stream: int) -> Array:
     key = [int(seed or 0) & 0xFFFFFFFF, int(seed or 0) >> 32]
     for _ in range(10):
         a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        c = [b >> np.uint64(32) ^ c[1] ^ np.uint64(key[0]), b & low, a >> np.uint64(32) ^ c[3] ^ np.uint64(key[1]), a & low]
+        first, third = (product >> np.uint64(32) for product in (b, a))
+        c = [first ^ c[1] ^ np.uint64(key[0]), b & low, third ^ c[3] ^ np.uint64(key[1]), a & low]
         key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
     return np.stack([word.reshape(-1, 16) for word in c], 1).reshape(-1)[:n]
 
