@@ -67,11 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    rows = [
-        row
-        for part in (bench_quantize, bench_reduce, bench_floats, bench_mx)
-        for row in harness.run(part.cases, options.rounds)
-    ]
+    parts = (bench_quantize, bench_reduce, bench_floats, bench_mx)
+    rows = [row for part in parts for row in harness.run(part.cases, options.rounds)]
     page = PAGE.format(
         machine=harness.machine(),
         kernels=harness.table(rows, markdown=True),

@@ -496,7 +496,8 @@ def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
     if to.kind == "SCALE":
         negative &= False
     code = code + (negative.astype(np.uint64) << np.uint64(width))
-    return np.asarray(code.astype(f"u{to.dtype.itemsize}").view(to.dtype))
+    found: Array = code.astype(f"u{to.dtype.itemsize}").view(to.dtype)
+    return found
 
 
 def _philox(seed: int | None, n: int, stream: int) -> Array:
@@ -507,12 +508,8 @@ def _philox(seed: int | None, n: int, stream: int) -> Array:
     key = [int(seed or 0) & 0xFFFFFFFF, int(seed or 0) >> 32]
     for _ in range(10):
         a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        c = [
-            b >> np.uint64(32) ^ c[1] ^ np.uint64(key[0]),
-            b & low,
-            a >> np.uint64(32) ^ c[3] ^ np.uint64(key[1]),
-            a & low,
-        ]
+        first, third = (product >> np.uint64(32) for product in (b, a))
+        c = [first ^ c[1] ^ np.uint64(key[0]), b & low, third ^ c[3] ^ np.uint64(key[1]), a & low]
         key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
     return np.stack([word.reshape(-1, 16) for word in c], 1).reshape(-1)[:n]
 

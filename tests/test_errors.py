@@ -778,6 +778,11 @@ for name in ("int8", "uint8", "int16", "int32", "int4"):
     out = np.zeros(n, {"int4": "int8"}.get(name, name))
     assert refused(lambda: _core.dequantize(q, T["int8"], scale, zero, out, T[name], 1, 1, n, 0)), name
 """,
+    "dequantize reads no reals": """
+for name in ("float32", "float64", "float16", "bfloat16"):
+    real = np.ones(n, {"bfloat16": "uint16"}.get(name, name))
+    assert refused(lambda: _core.dequantize(real, T[name], scale, zero, x.copy(), T["float32"], 1, 1, n, 0)), name
+""",
     "more channels than memory": """
 empty = np.zeros(0, np.float32)
 for channels in (2**40, 2**58, 2**59, 2**60, 2**62, 2**63 - 1):
