@@ -6,7 +6,7 @@ Run: ``python -m benchmarks``
 import argparse
 from pathlib import Path
 
-from . import bench_cli, bench_overhead, bench_packed, bench_quantize, bench_reduce, harness
+from . import bench_cli, bench_floats, bench_mx, bench_overhead, bench_packed, bench_quantize, bench_reduce, harness
 
 ROOT = Path(__file__).parents[1]
 PAGE = """# Performance
@@ -22,7 +22,9 @@ ONNX Runtime a session of the same operators with bound buffers. Shared machines
 
 ## Kernels
 
-`python -m benchmarks.bench_quantize --markdown`, `python -m benchmarks.bench_reduce --markdown`
+`python -m benchmarks.bench_quantize --markdown`, `python -m benchmarks.bench_reduce --markdown`,
+`python -m benchmarks.bench_floats --markdown`, `python -m benchmarks.bench_mx --markdown`. For casts "NumPy" is
+`np.copyto`, which runs ml_dtypes for its types.
 
 {kernels}
 
@@ -73,7 +75,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    rows = [row for part in (bench_quantize, bench_reduce) for row in harness.run(part.cases, options.rounds)]
+    parts = (bench_quantize, bench_reduce, bench_floats, bench_mx)
+    rows = [row for part in parts for row in harness.run(part.cases, options.rounds)]
     page = PAGE.format(
         machine=harness.machine(),
         kernels=harness.table(rows, markdown=True),

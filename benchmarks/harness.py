@@ -35,14 +35,8 @@ SAMPLE_SECONDS = 0.002  # a sample repeats a short call this long: 10,000 times 
 SETTLE_SECONDS = 0.002  # between candidates with threads: the workers of the one before have gone to sleep
 # A user's interpreter keeps compiled bytecode; a benchmark must not time its absence.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-SHAPES = {
-    (4, 1): 0,
-    (1, 4): 1,
-    (1, 1): 2,
-    (1, 0): 3,
-    (2, 1): 4,
-    (1, 2): 5,
-}  # bytes read to bytes written -> loops of traffic.c
+# bytes read to bytes written -> loops of traffic.c
+SHAPES = {(4, 1): 0, (1, 4): 1, (1, 1): 2, (1, 0): 3, (2, 1): 4, (1, 2): 5}
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:

@@ -57,7 +57,7 @@ def bits(x: Any) -> "Bits":
       value     -1 x 1.625 x 2^2
     >>> import ml_dtypes
     >>> bits(np.array([0.1, 448, np.nan], ml_dtypes.float8_e4m3fn))
-    float8_e4m3fn    bits      sign x mantissa x 2^exponent
+    float8_e4m3fn  bits        sign x mantissa x 2^exponent
     0.101562       0 0011 101  +1 x 1.625 x 2^-4
     448            0 1111 110  +1 x 1.75 x 2^8
     nan            0 1111 111  nan

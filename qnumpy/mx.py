@@ -108,7 +108,7 @@ class MXArray:
     >>> from qnumpy import quantize
     >>> q = quantize(np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64), dtype="mxfp4")
     >>> q
-    MXArray((2, 64), mxfp4, blocks of 32, scale=0.03125..0.25 (2, 2))
+    MXArray((2, 64), mxfp4, blocks of 32, scale=0.0625..0.25 (2, 2))
     >>> q.codes.dtype, q.scales.dtype, q.nbytes
     (dtype(float4_e2m1fn), dtype(float8_e8m0fnu), 68)
     """

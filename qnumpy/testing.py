@@ -401,7 +401,7 @@ def accumulate_dot(a: Any, b: Any, accumulate: Any) -> Array:
     a, b = np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64)
     rows, columns = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b.reshape(len(b), math.prod(b.shape[1:]))
     sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
-    return np.array(sums, np.float64).reshape(*a.shape[:-1], *b.shape[1:]).astype(real.dtype)
+    return np.array(sums, np.float64).reshape((*a.shape[:-1], *b.shape[1:])).astype(real.dtype)
 
 
 def _summed(a: list[float], b: list[float], real: FloatType) -> float:
@@ -464,8 +464,9 @@ def quantize_blocks(x: Any, element: Any, block: int, tensor_scale: Any = None) 
 
     Examples
     --------
-    >>> quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), "float4_e2m1fn", 32)
-    (array([0, 1.5, -4], dtype=float4_e2m1fn), array([2], dtype=float8_e8m0fnu))
+    >>> codes, scales = quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), "float4_e2m1fn", 32)
+    >>> codes.tolist(), scales.tolist()
+    ([0.0, 1.5, -4.0], [2.0])
     """
     real = float_type(element)
     assert real is not None
@@ -614,7 +615,8 @@ def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
     if to.kind == "SCALE":
         negative &= False
     code = code + (negative.astype(np.uint64) << np.uint64(width))
-    return np.asarray(code.astype(f"u{to.dtype.itemsize}").view(to.dtype))
+    found: Array = code.astype(f"u{to.dtype.itemsize}").view(to.dtype)
+    return found
 
 
 def _philox(seed: int | None, n: int, stream: int) -> Array:
@@ -625,12 +627,8 @@ def _philox(seed: int | None, n: int, stream: int) -> Array:
     key = [int(seed or 0) & 0xFFFFFFFF, int(seed or 0) >> 32]
     for _ in range(10):
         a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        c = [
-            b >> np.uint64(32) ^ c[1] ^ np.uint64(key[0]),
-            b & low,
-            a >> np.uint64(32) ^ c[3] ^ np.uint64(key[1]),
-            a & low,
-        ]
+        first, third = (product >> np.uint64(32) for product in (b, a))
+        c = [first ^ c[1] ^ np.uint64(key[0]), b & low, third ^ c[3] ^ np.uint64(key[1]), a & low]
         key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
     return np.stack([word.reshape(-1, 16) for word in c], 1).reshape(-1)[:n]
 

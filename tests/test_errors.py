@@ -24,6 +24,10 @@ CODES = (
 )
 NARROW = "int4, uint4, int2 or uint2"
 REALS = "float32, float64, float16 or bfloat16"
+FLOATS = (
+    "float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, "
+    "float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn"
+)
 MASK = "an array without a mask; got a MaskedArray. Use x.filled(...) first"
 
 # What each public function does with its data, its scale, its zero point and its axis; all else is fine.
@@ -33,6 +37,7 @@ DATA = {
     "fake_quantize": lambda x: qn.fake_quantize(x, PARAMS),
     "min_max": qn.min_max,
     "abs_max": qn.abs_max,
+    "cast": lambda x: qn.cast(x, "float16"),
     "quantize": qn.quantize,
     "dynamic_quantize": qn.dynamic_quantize,
     "choose_qparams": qn.choose_qparams,
@@ -43,7 +48,14 @@ DATA = {
     "unpack": lambda packed: qn.unpack(packed, "int4"),
 }
 NAME = {"dequantize_linear": "q", "pack": "codes", "QuantizedArray": "codes", "requantize": "acc", "unpack": "packed"}
-KIND = {"dequantize_linear": CODES, "pack": INTEGERS, "QuantizedArray": CODES, "requantize": "int32", "unpack": "uint8"}
+KIND = {
+    "cast": FLOATS,
+    "dequantize_linear": CODES,
+    "pack": INTEGERS,
+    "QuantizedArray": CODES,
+    "requantize": "int32",
+    "unpack": "uint8",
+}
 SCALE = {
     "quantize_linear": lambda s, **k: qn.quantize_linear(X, s, **k),
     "dequantize_linear": lambda s, **k: qn.dequantize_linear(Q, s, **k),
@@ -170,6 +182,8 @@ def data_rows():
     for owner, call in DATA.items():
         name, kind = NAME.get(owner, "x"), KIND.get(owner, REALS)
         for dtype, value in bad.items():
+            if dtype in kind:
+                continue
             yield (
                 lambda c=call, v=value: c(v),
                 TypeError,
@@ -300,6 +314,9 @@ def dtype_rows():
         fine = f"dequantize_linear: dtype must be {REALS}; got {value!r}"
         yield lambda v=value: qn.dequantize_linear(Q, 0.5, dtype=v), TypeError, fine
         yield lambda v=value: qn.quantize(X).dequantize(v), TypeError, fine
+    for value in ("int8", np.int32, 3, "", None, "float8_e3m4", "float128"):
+        fine = f"cast: dtype must be {FLOATS}; got {value!r}"
+        yield lambda v=value: qn.cast(X, v), TypeError, fine
 
 
 def float_code_rows():
@@ -416,6 +433,8 @@ def name_rows():
         ("quantize_linear", "convention", conventions): lambda v: qn.quantize_linear(X, 0.5, convention=v),
         ("fake_quantize", "convention", conventions): lambda v: qn.fake_quantize(X, PARAMS, convention=v),
         ("quantize_linear", "on_nan", "'zero_point', 'raise'"): lambda v: qn.quantize_linear(X, 0.5, on_nan=v),
+        ("cast", "overflow", "'inf', 'saturate', 'raise'"): lambda v: qn.cast(X, "float16", overflow=v),
+        ("cast", "rounding", "'nearest', 'stochastic'"): lambda v: qn.cast(X, "float16", rounding=v),
         ("requantize", "method", methods): lambda v: qn.requantize(ACC, 0.5, method=v),
         ("choose_qparams", "method", "'minmax', 'mse', 'entropy', 'percentile'"): lambda v: qn.choose_qparams(
             X, method=v
@@ -426,6 +445,7 @@ def name_rows():
     for (owner, name, names), call in calls.items():
         for value in ("ONNX", "", None, 0, ["onnx"]):
             yield lambda c=call, v=value: c(v), ValueError, f"{owner}: {name} must be one of {names}; got {value!r}"
+    yield from seed_rows()
     granular = {
         "min_max": lambda g: qn.min_max(X, g),
         "abs_max": lambda g: qn.abs_max(X, g),
@@ -438,6 +458,18 @@ def name_rows():
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: granularity must be {wanted}; got {value!r}"
 
 
+def seed_rows():
+    def cast(seed, rounding="stochastic"):
+        return qn.cast(X, "float16", rounding=rounding, seed=seed)
+
+    yield lambda: cast(None), ValueError, 'cast: seed must be given when rounding is "stochastic"; got None'
+    yield lambda: cast(3, "nearest"), ValueError, 'cast: seed must be None unless rounding is "stochastic"; got 3'
+    for value in (1.0, "1", True, [1]):
+        yield lambda v=value: cast(v), TypeError, f"cast: seed must be an integer; got {value!r}"
+    for value in (-1, 2**64):
+        yield lambda v=value: cast(v), ValueError, f"cast: seed must be in [0, 2**64 - 1]; got {value}"
+
+
 def out_rows():
     raw = np.zeros(4 * 64, np.uint8)
     calls = {
@@ -445,6 +477,7 @@ def out_rows():
         "dequantize_linear": (lambda out: qn.dequantize_linear(Q, 0.5, out=out), np.float32),
         "fake_quantize": (lambda out: qn.fake_quantize(X, PARAMS, out=out), np.float32),
         "requantize": (lambda out: qn.requantize(ACC, 0.5, out=out), np.int8),
+        "cast": (lambda out: qn.cast(X, "float16", out=out), np.float16),
     }
     for owner, (call, dtype) in calls.items():
         good, start = np.zeros((2, 3), dtype), f"{owner}: out must be"
@@ -1042,6 +1075,11 @@ for name in ("int8", "uint8", "int16", "int32", "int4"):
 for name in ("int8", "uint8", "int16", "int32", "int4"):
     out = np.zeros(n, {"int4": "int8"}.get(name, name))
     assert refused(lambda: _core.dequantize(q, T["int8"], scale, zero, out, T[name], 1, 1, n, 0)), name
+""",
+    "dequantize reads no reals": """
+for name in ("float32", "float64", "float16", "bfloat16"):
+    real = np.ones(n, {"bfloat16": "uint16"}.get(name, name))
+    assert refused(lambda: _core.dequantize(real, T[name], scale, zero, x.copy(), T["float32"], 1, 1, n, 0)), name
 """,
     "more channels than memory": """
 empty = np.zeros(0, np.float32)

@@ -109,6 +109,8 @@ def test_reals_are_not_copied(dtype, kind):
         "abs_max": lambda: qn.abs_max(x),
         "fake_quantize": lambda: qn.fake_quantize(x, params),
         "dynamic": lambda: qn.dynamic_quantize_linear(x),
+        "cast": lambda: qn.cast(x, "float8_e5m2", overflow="raise"),
+        "stochastic": lambda: qn.cast(x, "bfloat16", rounding="stochastic", seed=0),
     }.items():
         peak, output = peak_of(function)
         assert peak < output + CONSTANT, f"{name}: {peak - output} bytes beside the output"

@@ -217,8 +217,8 @@ def test_memory_stays_bounded():
     (lambda x: metrics.cosine(x, x.astype(np.int8)), TypeError,
      "cosine: q must be an array of float32, float64, float16 or bfloat16; got dtype int8."),
     (lambda x: metrics.clipped(x, x), TypeError,
-     "clipped: q must be a QuantizedArray; got an array of float32 with shape (3, 4)."),
-    (lambda x: metrics.codes_used("x"), TypeError, "codes_used: q must be a QuantizedArray; got 'x'."),
+     "clipped: q must be a QuantizedArray or MXArray; got an array of float32 with shape (3, 4)."),
+    (lambda x: metrics.codes_used("x"), TypeError, "codes_used: q must be a QuantizedArray or MXArray; got 'x'."),
 ])  # fmt: skip
 def test_refusals(call, error, message):
     with pytest.raises(error) as caught:

@@ -263,6 +263,7 @@ def large_calls():
         "quantize_linear": lambda: qn.quantize_linear(real, 0.5),
         "dequantize_linear": lambda: qn.dequantize_linear(codes, 0.5),
         "fake_quantize": lambda: qn.fake_quantize(real, params),
+        "cast": lambda: qn.cast(real, "float16"),
         "requantize": lambda: qn.requantize(np.broadcast_to(np.int32(1), (1 << 22,)), 0.5),
         "min_max": lambda: qn.min_max(real),
         "pack": lambda: qn.pack(nibbles),

@@ -91,6 +91,7 @@ static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_type type;
     (void)self;
     if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
+    if (q.type < QN_E4M3FN) return PyErr_Format(PyExc_TypeError, "qnumpy._core.dequantize: the input holds no codes.");
     int64_t n = qn_source_elements(&q);
     if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], QN_F32, n, &out, &type))

@@ -6,7 +6,7 @@
 #include "threads.h"
 #include "walk.h"
 
-enum { GRAIN = 512, NAN_SCALE = 0xFF };
+enum { GRAIN = 512, ONE = 127, NAN_SCALE = 0xFF }; /* codes of E8M0 */
 
 typedef struct {
     const qn_source *x;
@@ -17,15 +17,19 @@ typedef struct {
 
 static const qn_cast saturating = {.saturate = true};
 
-/* E8M0 from the exponent field of the largest magnitude; a subnormal one lies far below the smallest scale. */
-static void power_scales(const float *most, int64_t n, int emax, uint8_t *codes, float *scales) {
+/* E8M0 from the exponent field of the largest magnitude; a subnormal one lies far below the smallest scale. What comes
+ * back is 1 / S, a power of two as well: the product with it is the quotient, and a division is dear. */
+static void power_scales(const float *most, int64_t n, int emax, uint8_t *codes, float *inverse) {
+    uint8_t inverse_codes[QN_TILE];
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, most + i, sizeof bits);
-        int exponent = (int)(bits >> 23) - emax;
-        codes[i] = (uint8_t)(most[i] != most[i] ? NAN_SCALE : exponent > 0 ? exponent : 0);
+        int exponent = (int)(bits >> 23) - emax, code = exponent > 0 ? exponent : 0;
+        bool nan = most[i] != most[i];
+        codes[i] = (uint8_t)(nan ? NAN_SCALE : code);
+        inverse_codes[i] = (uint8_t)(nan ? NAN_SCALE : 2 * ONE - code);
     }
-    qn_kernels()->widen_e8m0fnu_f32(codes, scales, n, &saturating);
+    qn_kernels()->widen_e8m0fnu_f32(inverse_codes, inverse, n, &saturating);
 }
 
 static void float_scales(const float *most, int64_t n, const qn_block_format *f, uint8_t *codes, float *scales) {
@@ -44,10 +48,14 @@ static void some(const blocks *b, int64_t start, int64_t n, int64_t first) {
     int64_t count = (n + f->block - 1) / f->block;
     const float *x = qn_floats_at(b->x, start, n, wide);
     qn_kernels()->block_max_f32(x, most, n, f->block);
-    if (f->tensor_scale > 0) float_scales(most, count, f, b->scales + first, scales);
-    else power_scales(most, count, f->emax, b->scales + first, scales);
     const qn_affine p = {.scale = scales, .run = f->block};
-    qn_kernels()->divide_f32(x, quotient, n, &p);
+    if (f->tensor_scale > 0) {
+        float_scales(most, count, f, b->scales + first, scales);
+        qn_kernels()->divide_f32(x, quotient, n, &p);
+    } else {
+        power_scales(most, count, f->emax, b->scales + first, scales);
+        qn_kernels()->multiply_f32(x, quotient, n, &p);
+    }
     qn_narrow(f->element, quotient, b->codes + start, n, &saturating);
 }
 

@@ -1,10 +1,8 @@
 /* Float formats to and from float32, each made from its row of float_list.h.
  *
  * The numbers of a format are constants to the inlined functions below: no branch on them is left in a loop. A code is
- * worked on in an int32 lane. Half to even and half of the truth lie in one picture: the bits of a positive float,
- * taken as an integer, count the floats of its format from 0 upward, so that rounding to fewer mantissa bits is an
- * integer addition and a shift, and a carry out of the mantissa moves on to the next power of two, at the top to
- * infinity or whatever code stands there.
+ * worked on in an int32 lane. The bits of a positive float, taken as an integer, count the floats of its format from 0
+ * upward: a carry out of the mantissa moves on to the next power of two, at the top to infinity or whatever stands there.
  */
 
 #define V_APART static __attribute__((noinline)) /* rarely run: leaves the registers to the loops */
@@ -37,17 +35,22 @@ V_INLINE int32_t v_limit(v_format f, bool saturate) {
 /* ---- float32 to a format ---- */
 
 /* What is added below the bits that stay: half, less one where that would take a tie to an odd code. */
-V_INLINE vi v_half(vi body, v_format f, int32_t rebias) {
-    return vi_add(vi_set1((1 << (v_drop(f) - 1)) - 1 - rebias), vi_low_unsigned(vi_shr(body, v_drop(f)), 1));
+V_INLINE vi v_half(vi body, v_format f) {
+    return vi_add(vi_set1((1 << (v_drop(f) - 1)) - 1), vi_low_unsigned(vi_shr(body, v_drop(f)), 1));
 }
 
-/* Where the code has an exponent field of 0. The sum with 2^23 quanta is a float32 whose last bit is one quantum: the
- * addition rounds. */
-V_INLINE vi v_subnormal(vi body, v_format f) {
-    int32_t magic = (127 + 23 + 1 - f.bias - f.mantissa) * 0x800000;
-    return vi_sub(vi_from_bits(vf_add(vf_from_bits(body), vf_from_bits(vi_set1(magic)))), vi_set1(magic));
+/* The code of a magnitude, in the lower half. Adding a power of two whose last bit is the quantum of x rounds x to quanta,
+ * subnormals too, and leaves their number in the low bits; the power itself counts the octaves below. What both counts
+ * are too large by is taken off in the addend, modulo 2^16; it is even, so that ties stay ties to even. */
+V_INLINE vi v_low_code(vf held, v_format f) {
+    const int32_t least = (128 - f.bias) * 0x800000, drop = v_drop(f) * 0x800000,
+                  surplus = (128 - f.bias) << f.mantissa;
+    vi power = vi_max(vi_and(vi_from_bits(held), vi_set1(V_INFINITY)), vi_set1(least));
+    vf addend = vf_from_bits(vi_add(power, vi_set1(drop + (-surplus & 0xFFFF))));
+    return vi_add(vi_from_bits(vf_add(held, addend)), vi_shr(power, v_drop(f)));
 }
-/* The same, up with a probability that is the fraction, read to `places` bits. */
+
+/* Below the smallest normal number: up with the probability of the fraction, read to `places` bits. */
 V_INLINE vi v_subnormal_random(vi body, vi random, v_format f) {
     const int places = 30 - f.mantissa;
     const int32_t scale = (127 + places - 1 + f.bias + f.mantissa) * 0x800000; /* 2^places quanta a unit */
@@ -56,17 +59,14 @@ V_INLINE vi v_subnormal_random(vi body, vi random, v_format f) {
     return vi_shr(vi_add(vi_truncate(fixed), vi_shr(random, 32 - places)), places);
 }
 
-/* The magnitude's code, NaN aside. Nearest: on the numbers of a format the two ways of counting agree in the lowest two
- * powers of two; below, the integer way is too small, and would go on downward; above, the other one is too large. */
-V_INLINE vi v_round_code(vi body, v_format f) {
-    vi least = vi_set1(v_bits(f, 1 << f.mantissa)), held = v_same_range(f) ? body : vi_max(body, least);
-    vi code = vi_shr(vi_add(held, v_half(held, f, v_rebias(f))), v_drop(f));
-    return v_same_range(f) ? code : vi_min(code, v_subnormal(body, f));
+V_INLINE vi v_round_code(vi held, v_format f) {
+    if (v_same_range(f)) return vi_shr(vi_add(held, v_half(held, f)), v_drop(f));
+    return vi_low_unsigned(v_low_code(vf_from_bits(held), f), 16);
 }
 /* Stochastic: up with the probability of the fraction. Beyond the largest number to the nearest, so that what overflows
  * does not depend on chance. */
 V_INLINE vi v_random_code(vi body, vi random, v_format f) {
-    vi up = vi_if_less(vi_set1(v_bits(f, v_largest(f))), body, v_half(body, f, 0), vi_shr(random, 32 - v_drop(f)));
+    vi up = vi_if_less(vi_set1(v_bits(f, v_largest(f))), body, v_half(body, f), vi_shr(random, 32 - v_drop(f)));
     vi code = vi_shr(vi_add(body, vi_sub(up, vi_set1(v_rebias(f)))), v_drop(f));
     if (v_same_range(f)) return code;
     vi least = vi_set1(v_bits(f, 1 << f.mantissa));
@@ -74,10 +74,10 @@ V_INLINE vi v_random_code(vi body, vi random, v_format f) {
 }
 
 /* QN_SCALE, from the bits as they are: a sign makes them negative. The implicit bit is the last of the significand and
- * odd, so a tie goes up. Subnormal float32 has none; there what exceeds 2^-127 goes to 2^-126, as everywhere else. */
+ * odd, so a tie goes up. Subnormal float32 has none; there what exceeds 2^-127 goes to 2^-126, as in ml_dtypes. */
 V_INLINE vi v_scale_code(vi bits, bool saturate, bool stochastic, vi random, v_format f) {
     const vi nan = vi_set1(v_largest(f) + 1), one = vi_set1(1), normal = vi_set1(0x800000);
-    vi zero = vi_low_unsigned(bits, 31), held = vi_min(bits, vi_set1(v_limit(f, saturate)));
+    vi body = vi_low_unsigned(bits, 31), held = vi_min(bits, vi_set1(v_limit(f, saturate)));
     vi code = vi_shr(vi_add(held, vi_add(vi_set1(0x3FFFFF), vi_min(vi_shr(held, 23), one))), 23);
     if (stochastic) { /* between 2^-127 and 2^-126 the fraction has 22 bits */
         vi below = vi_shl(vi_max(vi_sub(held, vi_set1(0x400000)), vi_set1(0)), 1);
@@ -85,7 +85,7 @@ V_INLINE vi v_scale_code(vi bits, bool saturate, bool stochastic, vi random, v_f
         code = vi_if_less(vi_set1(0x7F000000), held, code, vi_shr(vi_add(lower, vi_shr(random, 9)), 23));
     }
     code = vi_if_less(bits, one, nan, code);
-    if (saturate) code = vi_if_less(zero, one, vi_set1(0), code);
+    if (saturate) code = vi_if_less(body, one, vi_set1(0), code);
     return vi_if_less(vi_set1(V_INFINITY), bits, nan, code);
 }
 
@@ -116,27 +116,16 @@ V_INLINE bool v_has_short_way(v_format f, bool saturate) {
     return f.kind != QN_SCALE && !v_is_half(f) && !(v_same_range(f) && saturate);
 }
 
-/* The magnitude's code in the low byte. Adding a power of two whose last bit is the quantum of x rounds x to quanta, and
- * leaves their number in the low bits; the power itself counts the octaves below. What both counts are too large by is
- * taken off in the addend, modulo a byte; it is even, so that ties stay ties to even. */
-V_INLINE vi v_low_code(vf x, v_format f, bool saturate) {
-    const int32_t least = (128 - f.bias) * 0x800000, drop = v_drop(f) * 0x800000,
-                  surplus = (128 - f.bias) << f.mantissa;
-    vi held = vi_min(vi_low_unsigned(vi_from_bits(x), 31), vi_set1(v_limit(f, saturate)));
-    vi power = vi_max(vi_and(held, vi_set1(V_INFINITY)), vi_set1(least));
-    vf addend = vf_from_bits(vi_add(power, vi_set1(drop + (-surplus & 0xFF))));
-    return vi_add(vi_from_bits(vf_add(vf_from_bits(held), addend)), vi_shr(power, v_drop(f)));
-}
-
 V_INLINE void v_narrow4_8(uint8_t *h, const vf x[4], v_format f, bool saturate, bool stream) {
+    vf limit = vf_from_bits(vi_set1(v_limit(f, saturate)));
     vi c[4], bits[4];
-    for (int k = 0; k < 4; k++) c[k] = v_low_code(x[k], f, saturate), bits[k] = vi_from_bits(x[k]);
+    for (int k = 0; k < 4; k++) c[k] = v_low_code(vf_hold_abs(x[k], limit), f), bits[k] = vi_from_bits(x[k]);
     vi_put4_signed(h, c, bits, 7 - v_width(f), f.kind == QN_FNUZ, stream);
 }
 V_INLINE void v_narrow4_16(uint16_t *h, const vf x[4], v_format f, bool saturate, bool stream) { /* bfloat16 */
     vi c[4];
     (void)saturate;
-    for (int k = 0; k < 4; k++) c[k] = vi_add(vi_from_bits(x[k]), v_half(vi_from_bits(x[k]), f, 0));
+    for (int k = 0; k < 4; k++) c[k] = vi_add(vi_from_bits(x[k]), v_half(vi_from_bits(x[k]), f));
     vi_put4_high(h, c, stream);
 }
 
@@ -220,7 +209,7 @@ V_INLINE bool v_any_nan(const vf v[4]) {
     V_INLINE void narrow_nearest_##tag(const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p,                 \
                                        bool saturate) {                                                                \
         const v_format f = {exponent_, mantissa_, bias_, kind_};                                                       \
-        const int64_t ahead = p->ahead, head = p->stream ? v_misaligned(h, sizeof *h, n) : 0;                          \
+        const int64_t head = p->stream ? v_misaligned(h, sizeof *h, n) : 0;                                            \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
         for (int64_t count; i < head; i += count) {                                                                    \
@@ -230,13 +219,11 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             for (; v_has_short_way(f, saturate) && i + 4 * V_LANES <= n; i += 4 * V_LANES) {                           \
                 vf v[4];                                                                                               \
-                v_prefetch(x + i + ahead, 16 * V_LANES);                                                               \
                 for (int k = 0; k < 4; k++) v[k] = vf_load(x + i + k * V_LANES);                                       \
                 if (v_any_nan(v)) break;                                                                               \
                 v_narrow4_##bits(h + i, v, f, saturate, stream);                                                       \
             }                                                                                                          \
             if (i + 4 * V_LANES > n) break;                                                                            \
-            v_prefetch(x + i + ahead, 16 * V_LANES);                                                                   \
             narrow_four_##tag(x + i, h + i, saturate, stream);                                                         \
         }                                                                                                              \
         for (int64_t count; i < n; i += count) {                                                                       \
@@ -276,7 +263,7 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         memcpy(x, out, (size_t)n * sizeof *out);                                                                       \
     }                                                                                                                  \
     static void widen_##tag##_f32(const uint##bits##_t *h, float *x, int64_t n, const qn_cast *p) {                    \
-        const int64_t ahead = p->ahead, head = p->stream ? v_misaligned(x, sizeof *x, n) : 0;                          \
+        const int64_t head = p->stream ? v_misaligned(x, sizeof *x, n) : 0;                                            \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
         for (int64_t count; i < head; i += count) {                                                                    \
@@ -285,7 +272,6 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         }                                                                                                              \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             vf v[4];                                                                                                   \
-            v_prefetch(h + i + ahead, 4 * V_LANES * (int64_t)sizeof *h);                                               \
             _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) v[k] =                                                 \
                 widen_one_##tag(vi_load_u##bits(h + i + k * V_LANES));                                                 \
             put4_f32(x + i, v, stream);                                                                                \

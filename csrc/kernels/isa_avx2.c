@@ -54,6 +54,7 @@ V_INLINE vf vf_clamp_abs(vf x, vf bound) {
     vf sign = _mm256_set1_ps(-0.0f);
     return _mm256_max_ps(_mm256_min_ps(x, bound), _mm256_xor_ps(bound, sign));
 }
+V_INLINE vf vf_hold_abs(vf x, vf bound) { return _mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), x), bound); }
 V_INLINE vf vf_copysign(vf magnitude, vf from) {
     return _mm256_or_ps(magnitude, _mm256_and_ps(from, _mm256_set1_ps(-0.0f)));
 }
@@ -141,13 +142,14 @@ V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8), stream);
     put(p + 16, _mm256_permute4x64_epi64(_mm256_packus_epi32(c, d), 0xD8), stream);
 }
-/* The low bytes of c with the signs of x, moved down. */
+/* The lower halves of c, bytes all, with the signs of x, moved down. */
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
     __m256i low[4], byte = _mm256_set1_epi32(0xFF);
     for (int k = 0; k < 4; k++) low[k] = _mm256_and_si256(c[k], byte);
     __m256i codes = _mm256_packus_epi16(_mm256_packus_epi32(low[0], low[1]), _mm256_packus_epi32(low[2], low[3]));
     __m256i signs = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
-    signs = _mm256_and_si256(_mm256_srli_epi16(signs, down), _mm256_set1_epi8((char)(0x80 >> down)));
+    if (down) signs = _mm256_srli_epi16(signs, down);
+    signs = _mm256_and_si256(signs, _mm256_set1_epi8((char)(0x80 >> down)));
     if (no_minus_zero) signs = _mm256_andnot_si256(_mm256_cmpeq_epi8(codes, _mm256_setzero_si256()), signs);
     put(p, in_order(_mm256_or_si256(codes, signs)), stream);
 }

@@ -49,6 +49,7 @@ V_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 V_INLINE vf vf_clamp_abs(vf x, vf bound) { return _mm512_range_ps(x, bound, 2); } /* smaller magnitude, sign of x */
+V_INLINE vf vf_hold_abs(vf x, vf bound) { return _mm512_range_ps(x, bound, 10); } /* smaller magnitude, no sign */
 V_INLINE vf vf_copysign(vf magnitude, vf from) {
     return _mm512_or_ps(magnitude, _mm512_and_ps(from, _mm512_set1_ps(-0.0f)));
 }
@@ -135,13 +136,12 @@ V_INLINE __m512i halves_of(vi a, vi b, bool high) {
     __m512i index = _mm512_add_epi32(first, _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x00040004)));
     return _mm512_permutex2var_epi16(a, index, b);
 }
-/* The low bytes of c with the signs of x, moved down. */
+/* The lower halves of c, bytes all, with the signs of x, moved down. */
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
-    __m512i byte = _mm512_set1_epi16(0xFF), bit = _mm512_set1_epi8((char)(0x80 >> down));
-    __m512i first = _mm512_and_si512(halves_of(c[0], c[1], false), byte);
-    __m512i codes = _mm512_packus_epi16(first, _mm512_and_si512(halves_of(c[2], c[3], false), byte));
+    __m512i codes = _mm512_packus_epi16(halves_of(c[0], c[1], false), halves_of(c[2], c[3], false));
     __m512i signs = _mm512_packs_epi16(halves_of(x[0], x[1], true), halves_of(x[2], x[3], true));
-    signs = _mm512_and_si512(_mm512_srli_epi16(signs, down), bit);
+    if (down) signs = _mm512_srli_epi16(signs, down);
+    signs = _mm512_and_si512(signs, _mm512_set1_epi8((char)(0x80 >> down)));
     if (no_minus_zero) signs = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(codes, codes), signs);
     __m512i quarters = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     put(p, _mm512_permutexvar_epi64(quarters, _mm512_or_si512(codes, signs)), stream);

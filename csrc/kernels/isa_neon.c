@@ -40,6 +40,7 @@ V_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 V_INLINE vf vf_clamp_abs(vf x, vf bound) { return vmaxq_f32(vminq_f32(x, bound), vnegq_f32(bound)); }
+V_INLINE vf vf_hold_abs(vf x, vf bound) { return vminq_f32(vabsq_f32(x), bound); }
 V_INLINE vf vf_copysign(vf magnitude, vf sign) { return vbslq_f32(vdupq_n_u32(0x80000000), sign, magnitude); }
 V_INLINE vi vi_round(vf x) { return vcvtnq_s32_f32(x); }
 V_INLINE vi vi_zero_nan(vi code, vf x) { return vandq_s32(code, vreinterpretq_s32_u32(vceqq_f32(x, x))); }
@@ -102,7 +103,7 @@ V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     (void)stream;
     vi_store_u16(p, a), vi_store_u16(p + 4, b), vi_store_u16(p + 8, c), vi_store_u16(p + 12, d);
 }
-/* The low bytes of c with the signs of x, moved down. */
+/* The lower halves of c, bytes all, with the signs of x, moved down. */
 V_INLINE uint8x16_t bytes_of(const vi v[4], int shift) {
     int32x4_t by = vdupq_n_s32(-shift);
     int16x8_t ab = vcombine_s16(low16(vshlq_s32(v[0], by)), low16(vshlq_s32(v[1], by)));

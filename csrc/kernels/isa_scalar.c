@@ -36,6 +36,7 @@ V_INLINE vf vf_mul(vf a, vf b) { return a * b; }
 V_INLINE vf vf_div(vf a, vf b) { return a / b; }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return fmaf(a, b, c); }
 V_INLINE vf vf_clamp_abs(vf x, vf bound) { return x < bound ? x > -bound ? x : -bound : bound; } /* NaN: the bound */
+V_INLINE vf vf_hold_abs(vf x, vf bound) { return fabsf(x) < bound ? fabsf(x) : bound; }
 V_INLINE vf vf_copysign(vf magnitude, vf sign) { return copysignf(magnitude, sign); }
 V_INLINE vi vi_round(vf x) { return (int32_t)lrintf(x); }
 V_INLINE vi vi_zero_nan(vi code, vf x) { return x == x ? code : 0; }
@@ -89,7 +90,7 @@ PUT4(16)
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
     (void)stream;
     for (int k = 0; k < 4; k++) {
-        int32_t code = c[k] & 0xFF;
+        int32_t code = c[k] & 0xFFFF;
         p[k] = (uint8_t)(code | (x[k] < 0 && !(no_minus_zero && code == 0) ? 0x80 >> down : 0));
     }
 }

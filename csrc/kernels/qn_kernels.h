@@ -42,7 +42,7 @@
  *   minus exact to error, and counts in pairs where the two differ. An odd last element pairs with 0. k <= 65536.
  * unsafe_pairs_i8(b[k][stride], k, stride, n, pairs[n]): counts the pairs that some a0, a1 in 0..255 would saturate.
  * widen_<T>_f32(h[n], x[n], p), narrow_f32_<T>(x[n], h[n], n, p): T of float_list.h, one code to an element. Widening is
- *   exact, bits above a code's are not read; only p->ahead and p->stream count. Narrowing rounds half to even, once.
+ *   exact, bits above a code's are not read; only p->stream counts. Narrowing rounds half to even, once.
  *     beyond the largest   infinity; NaN where T has none; the largest where T has no NaN. p->saturate: the largest, for
  *                          infinities too
  *     NaN                  quiet, its sign and the top of its payload kept where T has them; FINITE: zero, sign flipped

@@ -66,7 +66,6 @@ static inline float qn_low(float scale, float inverse) {
 typedef struct {
     uint64_t seed; /* of stochastic rounding: the random bits belong to (seed, index) */
     int64_t index; /* of the first element, in C order */
-    int64_t ahead; /* prefetch distance in elements */
     bool saturate; /* what is beyond the largest number becomes the largest, infinities too */
     bool stochastic;
     bool stream; /* write around the caches */

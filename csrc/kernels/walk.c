@@ -343,7 +343,7 @@ static void requantize_span(const walk *w, int64_t start, int64_t n, const qn_af
 
 static qn_cast cast_of(const walk *w, int64_t start, const qn_affine *p) {
     qn_cast c = *w->cast;
-    c.index = start, c.ahead = p->ahead, c.stream = p->stream;
+    c.index = start, c.stream = p->stream;
     return c;
 }
 

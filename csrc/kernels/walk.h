@@ -10,7 +10,7 @@ void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid,
 void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *grid, const qn_affine *params);
 void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *grid, const qn_affine *params);
 void qn_requantize(const qn_source *acc, void *q, qn_type code, const qn_grid *grid, const qn_affine *params);
-void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast); /* ahead, index, stream are set */
+void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast); /* index and stream are set */
 void qn_find_float_error(const qn_source *x, qn_type type, double overflow, float normal, qn_float_error *sums);
 void qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges);
 

@@ -456,7 +456,7 @@ static void test_casts(const char *row_name, const qn_table *row) {
     for (int size = 0; size < SIZES; size++)
         for (int mode = 0; mode < 8; mode++) {
             int64_t n = size_at(size);
-            qn_cast p = {.saturate = mode & 1, .stochastic = mode & 2, .stream = mode & 4, .ahead = random_int(0, 512)};
+            qn_cast p = {.saturate = mode & 1, .stochastic = mode & 2, .stream = mode & 4};
             p.seed = random_bits(), p.index = random_int(0, 999);
             float *x = array((size_t)n, sizeof *x);
             double *y = array((size_t)n, sizeof *y);
