@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from . import __version__, demo
-from .dtypes import CODE_TYPES, float_type
+from .dtypes import CODE_TYPES, real_type
 from .errors import CalibrationError, FileFormatError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .io import Reader, TensorSpec, Writer
@@ -239,7 +239,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
             why = "kept by --set"
         elif spec.granularity is not None:
             why = "already quantized"
-        elif float_type(spec.dtype) is None:
+        elif real_type(spec.dtype) is None:
             why = _no_float(spec.dtype)
         elif not spec.shape or (len(spec.shape) < 2 and not options):
             why = f"{len(spec.shape)}-D"
@@ -399,7 +399,7 @@ def _compare(args: argparse.Namespace) -> int:
             x, q = reference.read(name), quantized.read(name)
             spec = quantized.specs[name]
             if isinstance(q, QuantizedArray) and not isinstance(x, QuantizedArray):
-                if float_type(x.dtype) is None:
+                if real_type(x.dtype) is None:
                     raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
                 report = compare(x, q, name=name)
                 reports.append(report)
