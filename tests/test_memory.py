@@ -159,7 +159,7 @@ def repeated():
     channel, group = qn.PerChannel(0), qn.PerGroup(8)
     q = qn.quantize(x, granularity=channel)
     acc = np.arange(600, dtype=np.int32).reshape(20, 30)
-    nibbles = np.ones((20, 30), np.int8)
+    nibbles, int4 = np.ones((20, 30), np.int8), qn._core.TYPES["int4"]
     out = np.empty(x.shape, np.int8)
     fine = {
         "quantize_linear": lambda: qn.quantize_linear(x.T, np.ones(20), np.ones(20, int), dtype="int8", axis=1),
@@ -190,7 +190,7 @@ def repeated():
         "unpack": lambda: qn.unpack(np.ones(3, np.uint8), "int4", 9),
         "isa": lambda: qn.set_isa("none"),
         "guard": lambda: qn._core.min_max(x, 0, 1, 1, 7, 0),
-        "guard of out": lambda: qn._core.pack(nibbles.view(np.uint8), read_only.view(np.uint8), qn._core.TYPES["int4"], 20, 30),
+        "guard of out": lambda: qn._core.pack(nibbles.view(np.uint8), read_only.view(np.uint8), int4, 20, 30),
     }
     return {**fine, **{f"failing {name}": call for name, call in failing.items()}}
 
