@@ -20,7 +20,7 @@ import numpy as np
 
 from . import __version__, demo, plot
 from .calibrate import Calibration
-from .dtypes import CODE_TYPES, REAL_TYPES, code_type, float_type
+from .dtypes import CODE_TYPES, code_type, real_type
 from .errors import CalibrationError, FileFormatError
 from .estimate import METHODS
 from .float_report import TARGETS, FloatReportTable, float_report
@@ -317,7 +317,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
             why = "kept by --set"
         elif spec.granularity is not None:
             why = "already quantized"
-        elif spec.dtype.name not in REAL_TYPES:
+        elif real_type(spec.dtype) is None:
             why = _no_float(spec.dtype)
         elif scheme.dtype == spec.dtype.name:
             why = f"{spec.dtype.name} already"
@@ -504,7 +504,7 @@ def _compare(args: argparse.Namespace) -> int:
             x, q = reference.read(name), quantized.read(name)
             spec = quantized.specs[name]
             if not isinstance(x, Quantized) and (isinstance(q, Quantized) or _converted(x, q)):
-                if x.dtype.name not in REAL_TYPES:
+                if real_type(x.dtype) is None:
                     raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
                 report = compare(x, q, name=name)
                 reports.append(report)
@@ -573,7 +573,7 @@ def _plot(args: argparse.Namespace) -> int:
         x, params = stored.dequantize(), stored.qparams
     elif isinstance(stored, MXArray):
         x = stored.dequantize()
-    elif float_type(stored.dtype) is None:
+    elif real_type(stored.dtype) is None:
         raise UsageError(f"TENSOR must be floating; got {args.tensor!r} of {stored.dtype}.")
     kind: dict[str, Any] = {"dtype": args.dtype, "symmetric": args.symmetric}
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -615,7 +615,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         with _open(name) as reader:
             for tensor in _progress(reader.specs, "calibrate"):
                 x = reader.read(tensor)
-                if isinstance(x, QuantizedArray | MXArray) or float_type(x.dtype) is None:
+                if isinstance(x, QuantizedArray | MXArray) or real_type(x.dtype) is None:
                     continue
                 try:
                     calibration.observe(tensor, x)
