@@ -6,7 +6,7 @@ Run: ``python -m benchmarks``
 import argparse
 from pathlib import Path
 
-from . import bench_cli, bench_overhead, bench_quantize, bench_reduce, harness
+from . import bench_cli, bench_observers, bench_overhead, bench_quantize, bench_reduce, harness
 
 ROOT = Path(__file__).parents[1]
 PAGE = """# Performance
@@ -31,6 +31,13 @@ ONNX Runtime a session of the same operators with bound buffers. Shared machines
 `python -m benchmarks.bench_overhead --markdown`
 
 {overhead}
+
+## Observers
+
+`python -m benchmarks.bench_observers --markdown`: histograms of float32, the limit a pure read; those of NumPy and
+PyTorch count 2048 equal bins of a range that is given to them.
+
+{observers}
 
 ## The whole job
 
@@ -70,6 +77,7 @@ def main() -> None:
         machine=harness.machine(),
         kernels=harness.table(rows, markdown=True),
         overhead=bench_overhead.table(options.rounds, markdown=True),
+        observers=bench_observers.table(min(options.rounds, 5), markdown=True),
         cli=bench_cli.table(None, min(options.rounds, 5), markdown=True),
     )
     (ROOT / "docs" / "performance.md").write_text(page, encoding="utf-8")

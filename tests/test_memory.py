@@ -106,6 +106,7 @@ def test_reals_are_not_copied(dtype, kind):
         "quantize": lambda: qn.quantize(x, params).codes,
         "min_max": lambda: qn.min_max(x, qn.PerChannel(0)),
         "abs_max": lambda: qn.abs_max(x),
+        "mse": lambda: qn.choose_qparams(x, method="mse").scale,
         "fake_quantize": lambda: qn.fake_quantize(x, params),
         "dynamic": lambda: qn.dynamic_quantize_linear(x),
     }.items():
@@ -156,6 +157,7 @@ def repeated():
     channel, group = qn.PerChannel(0), qn.PerGroup(8)
     q = qn.quantize(x, granularity=channel)
     acc = np.arange(600, dtype=np.int32).reshape(20, 30)
+    observer, other = qn.HistogramObserver(), qn.HistogramObserver().observe(x)
     nibbles = np.ones((20, 30), np.int8)
     out = np.empty(x.shape, np.int8)
     fine = {
@@ -167,6 +169,9 @@ def repeated():
         "requantize": lambda: qn.requantize(acc, np.full(20, 0.5), axis=0, method="fixed"),
         "min_max": lambda: qn.min_max(x, group),
         "quantize": lambda: qn.quantize(x, granularity=group, symmetric=False, dtype="uint4"),
+        "observer": lambda: observer.reset().observe(x).merge(other).qparams(),
+        "channels": lambda: qn.choose_qparams(x, granularity=channel, method="entropy"),
+        "state": lambda: (other.from_json(other.to_json()), other.curve(4), other.bins(), other.mse()),
         "slice": lambda: (q[3:5], q[0], q == q, repr(q), np.asarray(q)),
         "pack": lambda: qn.unpack(qn.pack(nibbles), "int4"),
         "config": lambda: (qn.show_config(), qn.isa(), qn.num_threads()),
