@@ -157,7 +157,6 @@ def repeated():
     channel, group = qn.PerChannel(0), qn.PerGroup(8)
     q = qn.quantize(x, granularity=channel)
     acc = np.arange(600, dtype=np.int32).reshape(20, 30)
-    observer, other = qn.HistogramObserver(), qn.HistogramObserver().observe(x)
     nibbles = np.ones((20, 30), np.int8)
     out = np.empty(x.shape, np.int8)
     fine = {
@@ -169,9 +168,7 @@ def repeated():
         "requantize": lambda: qn.requantize(acc, np.full(20, 0.5), axis=0, method="fixed"),
         "min_max": lambda: qn.min_max(x, group),
         "quantize": lambda: qn.quantize(x, granularity=group, symmetric=False, dtype="uint4"),
-        "observer": lambda: observer.reset().observe(x).merge(other).qparams(),
-        "channels": lambda: qn.choose_qparams(x, granularity=channel, method="entropy"),
-        "state": lambda: (other.from_json(other.to_json()), other.curve(4), other.bins(), other.mse()),
+        "percentile": lambda: qn.choose_qparams(x, granularity=channel, method="percentile"),
         "slice": lambda: (q[3:5], q[0], q == q, repr(q), np.asarray(q)),
         "pack": lambda: qn.unpack(qn.pack(nibbles), "int4"),
         "config": lambda: (qn.show_config(), qn.isa(), qn.num_threads()),
@@ -243,6 +240,9 @@ def test_no_references_are_kept():
         core.dequantize(out, types["int8"], scale, zero, real, types["float32"], *grid)
         core.requantize(acc, types["int32"], scale, zero, out, types["int8"], *grid, -128, 127, 1, m, shift)
         core.min_max(x, types["float32"], *grid)
+        bins = core.histogram(x, types["float32"], *grid, 7)
+        core.merge_histograms(*bins[:3], *bins[:3])
+        core.search_ranges(*bins[:5], 7, 0, 1, -127, 127, 0.5)
         core.pack(out.view(np.uint8), packed, types["int4"], 1, 600)
         core.first_bad_scale(scale)
         for wrong in ((x[::2],), (None,), (x, 1), ()):
