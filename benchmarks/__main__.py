@@ -6,7 +6,18 @@ Run: ``python -m benchmarks``
 import argparse
 from pathlib import Path
 
-from . import bench_cli, bench_floats, bench_mx, bench_overhead, bench_packed, bench_quantize, bench_reduce, harness
+from . import (
+    bench_cli,
+    bench_floats,
+    bench_matmul,
+    bench_mx,
+    bench_observers,
+    bench_overhead,
+    bench_packed,
+    bench_quantize,
+    bench_reduce,
+    harness,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGE = """# Performance
@@ -41,6 +52,13 @@ fly; ONNX Runtime with uint8 weights, which its kernels multiply exactly; PyTorc
 `python -m benchmarks.bench_overhead --markdown`
 
 {overhead}
+
+## Observers
+
+`python -m benchmarks.bench_observers --markdown`: histograms of float32, the limit a pure read; those of NumPy and
+PyTorch count 2048 equal bins of a range that is given to them.
+
+{observers}
 
 ## The whole job
 
@@ -82,6 +100,7 @@ def main() -> None:
         kernels=harness.table(rows, markdown=True),
         packed=bench_packed.table(min(options.rounds, 9), markdown=True),
         overhead=bench_overhead.table(options.rounds, markdown=True),
+        observers=bench_observers.table(min(options.rounds, 5), markdown=True),
         cli=bench_cli.table(None, min(options.rounds, 5), markdown=True),
     )
     (ROOT / "docs" / "performance.md").write_text(page, encoding="utf-8")

@@ -545,7 +545,7 @@ def _same_tensors(args: argparse.Namespace, reference: Reader, quantized: Reader
 
 def _converted(x: Any, q: Any) -> bool:
     """Whether q is x in another of the types whose figures compare gives."""
-    return x.dtype != q.dtype and {x.dtype.name, q.dtype.name} <= set(REAL_TYPES)
+    return x.dtype != q.dtype and None not in (real_type(x.dtype), real_type(q.dtype))
 
 
 def _same(x: Any, q: Any) -> bool:

@@ -107,6 +107,7 @@ def test_reals_are_not_copied(dtype, kind):
         "quantize": lambda: qn.quantize(x, params).codes,
         "min_max": lambda: qn.min_max(x, qn.PerChannel(0)),
         "abs_max": lambda: qn.abs_max(x),
+        "mse": lambda: qn.choose_qparams(x, method="mse").scale,
         "fake_quantize": lambda: qn.fake_quantize(x, params),
         "dynamic": lambda: qn.dynamic_quantize_linear(x),
         "cast": lambda: qn.cast(x, "float8_e5m2", overflow="raise"),
@@ -170,6 +171,7 @@ def repeated():
         "requantize": lambda: qn.requantize(acc, np.full(20, 0.5), axis=0, method="fixed"),
         "min_max": lambda: qn.min_max(x, group),
         "quantize": lambda: qn.quantize(x, granularity=group, symmetric=False, dtype="uint4"),
+        "percentile": lambda: qn.choose_qparams(x, granularity=channel, method="percentile"),
         "slice": lambda: (q[3:5], q[0], q == q, repr(q), np.asarray(q)),
         "pack": lambda: qn.unpack(qn.pack(nibbles), "int4"),
         "cast": lambda: qn.cast(x.T, "float8_e5m2", rounding="stochastic", seed=1),
@@ -243,6 +245,9 @@ def test_no_references_are_kept():
         core.dequantize(out, types["int8"], scale, zero, real, types["float32"], *grid)
         core.requantize(acc, types["int32"], scale, zero, out, types["int8"], *grid, -128, 127, 1, m, shift)
         core.min_max(x, types["float32"], *grid)
+        bins = core.histogram(x, types["float32"], *grid, 7)
+        core.merge_histograms(*bins[:3], *bins[:3])
+        core.search_ranges(*bins[:5], 7, 0, 1, -127, 127, 0.5)
         core.pack(out.view(np.uint8), packed, types["int4"], 1, 600)
         core.first_bad_scale(scale)
         for wrong in ((x[::2],), (None,), (x, 1), ()):
