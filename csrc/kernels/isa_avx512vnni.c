@@ -111,6 +111,7 @@ static void by_tiles(const qn_tile *t, const asm_function *one, const asm_functi
         for (int64_t i = 0; i < rows; i++) __builtin_prefetch(a.c + i * t->c_step, 1);
         functions[rows - 1](&a);
     }
+    __asm__ volatile("vzeroupper"); /* the compiler does not see what the tiles leave in the upper halves */
 }
 
 static void multiply_u8(const qn_tile *t) { by_tiles(t, codes1_, codes2_); }

@@ -154,7 +154,7 @@ static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64
     qn_kernels()->right_bytes(from, stride, w->flip, groups, panels, to, panel_bytes(b));
 }
 
-static void sum_panel(qn_packed *b, int64_t p, int64_t g, int64_t groups, int32_t *sum, int32_t *pairs) {
+static void sum_panel(const qn_packed *b, int64_t p, int64_t g, int64_t groups, int32_t *sum, int32_t *pairs) {
     const uint8_t *panel = b->panel + p * panel_bytes(b) + g * QN_GROUP;
     if (b->form == WORDS) sum_words(panel, groups, sum);
     else qn_kernels()->right_sums(panel, groups, sum, pairs);
@@ -227,18 +227,19 @@ void qn_packed_free(qn_packed *b) {
 
 /* `weights`: for many products, so that it pays to look at the codes. */
 static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights) {
+    if (m->rows > INT64_MAX / QN_GROUP || m->columns > INT64_MAX / QN_GROUP) return NULL; /* broadcast ones may be */
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
-    extremes e = weights || words ? of_matrix(m) : of_type(m->type);
-    form f = words ? WORDS : weights && e.hi - e.lo < 128 ? NARROW : FULL;
-    *b = (qn_packed){.k = m->rows, .n = m->columns, .form = f, .type = m->type, .magnitude = magnitude_of(e, zb)};
-    b->groups = round_up(most(1, (m->rows + ks_a_group(f) - 1) / ks_a_group(f)), 2);
+    *b = (qn_packed){.k = m->rows, .n = m->columns, .form = words ? WORDS : FULL, .type = m->type};
+    b->groups = round_up(most(1, (m->rows + ks_a_group(b->form) - 1) / ks_a_group(b->form)), 2);
     b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
-    if (f == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->pad = 128;
-    if (f == NARROW) b->base = e.lo;
-    b->panel = allocate(b->panels * QN_GROUP, b->groups);
-    b->sum = allocate(b->panels * QN_PANEL, 3 * 4);
+    b->panel = allocate(b->panels, panel_bytes(b));
+    b->sum = allocate(b->panels, 3 * QN_GROUP);
     if (!b->panel || !b->sum) return qn_packed_free(b), NULL;
+    const extremes e = weights || words ? of_matrix(m) : of_type(m->type);
+    b->magnitude = magnitude_of(e, zb);
+    if (weights && !words && e.hi - e.lo < 128) b->form = NARROW, b->base = e.lo;
+    if (b->form == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->pad = 128;
     b->pairs = b->sum + b->panels * QN_PANEL;
     b->e = b->pairs + b->panels * QN_PANEL;
     b->uniform = true;
@@ -247,8 +248,8 @@ static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool w
         b->e[j] = z - b->base;
         b->uniform = b->uniform && b->e[j] == b->e[0];
     }
-    packing w = {.to = b, .from = m, .flip = f != WORDS && m->type == QN_I8 ? 0x80 : 0};
-    if (f == NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
+    packing w = {.to = b, .from = m, .flip = !words && m->type == QN_I8 ? 0x80 : 0};
+    if (b->form == NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
     qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
     return b;
 }
@@ -382,7 +383,7 @@ static void column_terms(const job *j, int64_t p, int panels, int64_t g0, int64_
     if (j->wide) { /* each block by itself */
         int64_t per = ks_a_group(b->form), padded = most(0, (g0 + groups) * per - most(b->k, g0 * per));
         for (int i = 0; i < panels; i++) {
-            sum_panel((qn_packed *)(uintptr_t)b, p + i, g0, groups, t->sum + i * QN_PANEL, own_pairs + i * QN_PANEL);
+            sum_panel(b, p + i, g0, groups, t->sum + i * QN_PANEL, own_pairs + i * QN_PANEL);
         }
         for (int c = 0; c < count; c++) t->sum[c] -= (int32_t)padded * b->pad;
         pairs = own_pairs;
@@ -391,11 +392,15 @@ static void column_terms(const job *j, int64_t p, int panels, int64_t g0, int64_
     } else {
         return;
     }
-    if (j->pairs) memcpy(t->start, pairs, (size_t)count * 4);
-    else if (j->za.count < 2) {
-        uint32_t zero = (uint32_t)(zero_of(j, 0) - (j->a->type == QN_U8 && b->form != WORDS ? 128 : 0));
-        for (int c = 0; c < count; c++) t->start[c] = (int32_t)(0u - zero * (uint32_t)t->sum[c]);
+    if (j->out->acc_bias && !j->wide)
+        memcpy(t->start, j->out->acc_bias + p * QN_PANEL, (size_t)least(count, b->n - p * QN_PANEL) * 4);
+    if (j->pairs) {
+        for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] + (uint32_t)pairs[c]);
+        return;
     }
+    if (j->za.count > 1) return; /* an outer product */
+    uint32_t zero = (uint32_t)(zero_of(j, 0) - (j->a->type == QN_U8 && b->form != WORDS ? 128 : 0));
+    for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] - zero * (uint32_t)t->sum[c]);
 }
 
 /* The start values that belong to rows. */
@@ -428,76 +433,85 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
     else qn_kernels()->finish_u8(&f);
 }
 
+/* A block: rows [row, row + rows) x groups [group, group + groups) of a piece whose columns begin at `left`. */
+typedef struct {
+    int64_t row, rows, group, groups, left;
+    bool first, last; /* of the blocks of k */
+} block;
+
+/* Where the sums of rows from i on go: the output itself, the strip of sums between blocks of k, or a buffer. */
+static void place_tile(const job *j, const scratch *s, const blocking *g, const block *at, int64_t i, int64_t column,
+                       int64_t count, bool direct, qn_tile *t) {
+    const qn_result *o = j->out;
+    int32_t *out = o->type == QN_I32 ? (int32_t *)o->data + (at->row + i) * o->row_stride + column : NULL;
+    t->c = s->tile, t->c_step = t->panels * QN_PANEL, t->add = !at->first && !j->wide;
+    if (direct) t->c = out, t->c_step = o->row_stride;
+    else if (s->part) t->c = s->part + i * g->columns + (column - at->left), t->c_step = g->columns;
+    else if (t->add)
+        for (int64_t r = 0; r < t->rows; r++) memcpy(t->c + r * t->c_step, out + r * o->row_stride, (size_t)count * 4);
+}
+
 /* Adds a block's sums in int64; after the last block they go back, if they fit. */
-static void widen_sums(job *j, int32_t *tile, int64_t step, int64_t rows, int64_t column, int64_t count, int64_t *wide,
-                       int64_t wide_step, bool first, bool last) {
+static void add_wide(job *j, const qn_tile *t, int64_t column, int64_t count, int64_t *wide, int64_t wide_step,
+                     const block *at) {
     const int32_t *bias = j->out->acc_bias ? j->out->acc_bias + column : NULL;
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < t->rows; r++)
         for (int64_t c = 0; c < count; c++) {
             int64_t *sum = wide + r * wide_step + c;
-            *sum = (!first ? *sum : bias ? bias[c] : 0) + tile[r * step + c];
-            if (!last) continue;
+            int32_t *tile = t->c + r * t->c_step + c;
+            *sum = (!at->first ? *sum : bias ? bias[c] : 0) + *tile;
+            if (!at->last) continue;
             if (*sum < INT32_MIN || *sum > INT32_MAX) atomic_store(&j->outcome, QN_OVERFLOW);
-            tile[r * step + c] = (int32_t)*sum;
+            *tile = (int32_t)*sum;
         }
+}
+
+/* The rows of a block, packed before, times panels side by side. */
+static void multiply_panels(job *j, scratch *s, const blocking *g, const block *at, int64_t p, int panels) {
+    const qn_packed *b = j->b;
+    const qn_table *k = qn_kernels();
+    const int64_t column = p * QN_PANEL, width = panels * QN_PANEL, count = least(width, b->n - column);
+    const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide), outer_b = !b->uniform;
+    const bool direct = j->out->type == QN_I32 && !j->wide && count == width, done = at->last || !(j->wide || s->part);
+    int32_t e[QN_PANELS * QN_PANEL];
+    columns terms;
+    column_terms(j, p, panels, at->group, at->groups, &terms);
+    qn_tile t = {.groups = at->groups, .right_step = panel_bytes(b), .panels = panels, .column_start = terms.start};
+    t.right = b->panel + p * panel_bytes(b) + at->group * QN_GROUP;
+    if (g->widen) k->right_widen(t.right, at->groups, s->panel), t.right = (uint8_t *)s->panel;
+    for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - (j->pairs ? 128 : 0);
+    for (int64_t i = 0; i < at->rows; i += t.rows) {
+        t.rows = direct ? at->rows : least(TILE_ROWS, at->rows - i);
+        t.left = s->left + i * at->groups * j->left_bytes, t.row_start = s->row_start + i;
+        place_tile(j, s, g, at, i, column, count, direct, &t);
+        if (g->widen) k->multiply_pairs_wide(&t);
+        else j->multiply(&t);
+        if (outer_b) k->add_outer(s->minus_sum + i, e, t.rows, width, t.c, t.c_step);
+        if (outer_a) k->add_outer(s->minus_zero + i, terms.sum, t.rows, width, t.c, t.c_step);
+        if (j->wide) add_wide(j, &t, column, count, s->wide + i * g->columns + (column - at->left), g->columns, at);
+        if (!direct && done) finish(j, t.c, t.c_step, at->row + i, t.rows, column, count);
+    }
 }
 
 /* Rows [m0, m1) x panels [p0, p1). */
 static void multiply_piece(job *j, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
-    const qn_packed *b = j->b;
-    const qn_result *o = j->out;
     if (m0 >= m1 || p0 >= p1) return;
-    blocking g = blocking_of(j, m1 - m0, p1 - p0);
+    const blocking g = blocking_of(j, m1 - m0, p1 - p0);
     scratch s;
     if (!scratch_make(&s, j, &g)) {
         atomic_store(&j->outcome, QN_NO_MEMORY);
         return;
     }
-    const bool outer_b = !b->uniform, outer_a = !j->pairs && j->za.count > 1;
-    void (*const multiply)(const qn_tile *) = g.widen ? qn_kernels()->multiply_pairs_wide : j->multiply;
-    int32_t e[QN_PANELS * QN_PANEL];
-    columns terms;
-    for (int64_t i0 = m0; i0 < m1; i0 += g.rows) {
-        int64_t rows = least(g.rows, m1 - i0);
-        for (int64_t g0 = 0; g0 < b->groups; g0 += g.groups) {
-            int64_t groups = least(g.groups, b->groups - g0);
-            bool first = g0 == 0, last = g0 + groups == b->groups;
-            pack_left(j, i0, rows, g0, groups, &s);
-            row_terms(j, i0, rows, &s);
-            for (int64_t p = p0; p < p1; p += j->tiling.panels) {
-                qn_tile t = {.groups = groups, .right_step = panel_bytes(b), .column_start = terms.start};
-                t.panels = (int)least(j->tiling.panels, p1 - p);
-                t.right = b->panel + p * panel_bytes(b) + g0 * QN_GROUP;
-                if (g.widen) qn_kernels()->right_widen(t.right, groups, s.panel), t.right = (uint8_t *)s.panel;
-                column_terms(j, p, t.panels, g0, groups, &terms);
-                int64_t column = p * QN_PANEL, width = t.panels * QN_PANEL, count = least(width, b->n - column);
-                if (o->acc_bias && first && !j->wide)
-                    for (int64_t c = 0; c < count; c++) terms.start[c] += o->acc_bias[column + c];
-                for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - (j->pairs ? 128 : 0);
-                bool direct = o->type == QN_I32 && !j->wide && count == width;
-                for (int64_t i = 0; i < rows; i += t.rows) {
-                    t.rows = direct ? rows : least(TILE_ROWS, rows - i);
-                    t.left = s.left + i * groups * j->left_bytes, t.row_start = s.row_start + i;
-                    t.c = s.tile, t.c_step = width, t.add = !first && !j->wide;
-                    if (direct) t.c = (int32_t *)o->data + (i0 + i) * o->row_stride + column, t.c_step = o->row_stride;
-                    else if (s.part) t.c = s.part + i * g.columns + (column - p0 * QN_PANEL), t.c_step = g.columns;
-                    else if (t.add)
-                        for (int64_t r = 0; r < t.rows; r++)
-                            memcpy(t.c + r * width, (int32_t *)o->data + (i0 + i + r) * o->row_stride + column,
-                                   (size_t)count * 4);
-                    multiply(&t);
-                    if (outer_b) qn_kernels()->add_outer(s.minus_sum + i, e, t.rows, width, t.c, t.c_step);
-                    if (outer_a && (first || j->wide))
-                        qn_kernels()->add_outer(s.minus_zero + i, terms.sum, t.rows, width, t.c, t.c_step);
-                    if (j->wide)
-                        widen_sums(j, t.c, t.c_step, t.rows, column, count,
-                                   s.wide + i * g.columns + (column - p0 * QN_PANEL), g.columns, first, last);
-                    if (!direct && (j->wide || s.part ? last : true))
-                        finish(j, t.c, t.c_step, i0 + i, t.rows, column, count);
-                }
-            }
+    block at = {.left = p0 * QN_PANEL};
+    for (at.row = m0; at.row < m1; at.row += g.rows)
+        for (at.group = 0; at.group < j->b->groups; at.group += g.groups) {
+            at.rows = least(g.rows, m1 - at.row), at.groups = least(g.groups, j->b->groups - at.group);
+            at.first = at.group == 0, at.last = at.group + at.groups == j->b->groups;
+            pack_left(j, at.row, at.rows, at.group, at.groups, &s);
+            row_terms(j, at.row, at.rows, &s);
+            for (int64_t p = p0; p < p1; p += j->tiling.panels)
+                multiply_panels(j, &s, &g, &at, p, (int)least(j->tiling.panels, p1 - p));
         }
-    }
     free(s.block);
 }
 

@@ -323,6 +323,7 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
             };
             functions[rows - 1](&v);
         }
+    _mm256_zeroupper(); /* the compiler does not see what the assembly leaves there */
 }
 
 static void multiply_pairs(const qn_tile *t) { v_by_slivers(t, v_pairs, 8); }
