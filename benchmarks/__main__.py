@@ -9,7 +9,6 @@ from pathlib import Path
 from . import (
     bench_cli,
     bench_floats,
-    bench_matmul,
     bench_mx,
     bench_observers,
     bench_overhead,

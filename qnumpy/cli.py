@@ -20,7 +20,7 @@ import numpy as np
 
 from . import __version__, demo, plot
 from .calibrate import Calibration
-from .dtypes import CODE_TYPES, code_type, real_type
+from .dtypes import CODE_TYPES, code_type, float_type, real_type
 from .errors import CalibrationError, FileFormatError
 from .estimate import METHODS
 from .float_report import TARGETS, FloatReportTable, float_report
