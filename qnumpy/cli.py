@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from . import __version__, demo
-from .dtypes import CODE_TYPES, REAL_TYPES, code_type, float_type
+from .dtypes import CODE_TYPES, code_type, float_type, real_type
 from .errors import CalibrationError, FileFormatError
 from .float_report import TARGETS, FloatReportTable, float_report
 from .floats import cast
@@ -282,7 +282,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
             why = "kept by --set"
         elif spec.granularity is not None:
             why = "already quantized"
-        elif spec.dtype.name not in REAL_TYPES:
+        elif real_type(spec.dtype) is None:
             why = _no_float(spec.dtype)
         elif scheme.dtype == spec.dtype.name:
             why = f"{spec.dtype.name} already"
@@ -469,7 +469,7 @@ def _compare(args: argparse.Namespace) -> int:
             x, q = reference.read(name), quantized.read(name)
             spec = quantized.specs[name]
             if not isinstance(x, Quantized) and (isinstance(q, Quantized) or _converted(x, q)):
-                if x.dtype.name not in REAL_TYPES:
+                if real_type(x.dtype) is None:
                     raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
                 report = compare(x, q, name=name)
                 reports.append(report)
@@ -510,7 +510,7 @@ def _same_tensors(args: argparse.Namespace, reference: Reader, quantized: Reader
 
 def _converted(x: Any, q: Any) -> bool:
     """Whether q is x in another of the types whose figures compare gives."""
-    return x.dtype != q.dtype and {x.dtype.name, q.dtype.name} <= set(REAL_TYPES)
+    return x.dtype != q.dtype and None not in (real_type(x.dtype), real_type(q.dtype))
 
 
 def _same(x: Any, q: Any) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "FloatType",
     "code_type",
     "float_type",
+    "real_type",
 ]
 
 
@@ -247,3 +248,15 @@ def float_type(dtype: Any) -> FloatType | None:
         return _look_up(dtype, "float")  # type: ignore[no-any-return]
     except TypeError:
         return None
+
+
+def real_type(dtype: Any) -> FloatType | None:
+    """Find the floating type as float_type does, if every operation takes it.
+
+    Examples
+    --------
+    >>> real_type("float16").bits, real_type("float8_e5m2")
+    (16, None)
+    """
+    found = float_type(dtype)
+    return found if found is not None and found.name in REAL_TYPES else None

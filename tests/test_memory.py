@@ -159,7 +159,7 @@ def repeated():
     channel, group = qn.PerChannel(0), qn.PerGroup(8)
     q = qn.quantize(x, granularity=channel)
     acc = np.arange(600, dtype=np.int32).reshape(20, 30)
-    nibbles = np.ones((20, 30), np.int8)
+    nibbles, int4 = np.ones((20, 30), np.int8), qn._core.TYPES["int4"]
     out = np.empty(x.shape, np.int8)
     fine = {
         "quantize_linear": lambda: qn.quantize_linear(x.T, np.ones(20), np.ones(20, int), dtype="int8", axis=1),
@@ -172,6 +172,7 @@ def repeated():
         "quantize": lambda: qn.quantize(x, granularity=group, symmetric=False, dtype="uint4"),
         "slice": lambda: (q[3:5], q[0], q == q, repr(q), np.asarray(q)),
         "pack": lambda: qn.unpack(qn.pack(nibbles), "int4"),
+        "cast": lambda: qn.cast(x.T, "float8_e5m2", rounding="stochastic", seed=1),
         "config": lambda: (qn.show_config(), qn.isa(), qn.num_threads()),
     }
     read_only = np.zeros(x.shape, np.int8)
@@ -184,11 +185,12 @@ def repeated():
         "data": lambda: qn.quantize_linear(np.array(["a"]), 0.5),
         "out": lambda: qn.quantize_linear(x, 0.5, dtype="int8", out=read_only),
         "nan": lambda: qn.quantize_linear([np.nan], 0.5, on_nan="raise"),
+        "overflow": lambda: qn.cast(1e9, "float16", overflow="raise"),
         "index": lambda: q[[1, 2]],
         "unpack": lambda: qn.unpack(np.ones(3, np.uint8), "int4", 9),
         "isa": lambda: qn.set_isa("none"),
         "guard": lambda: qn._core.min_max(x, 0, 1, 1, 7, 0),
-        "guard of out": lambda: qn._core.pack(nibbles.view(np.uint8), read_only.view(np.uint8), 9, 20, 30),
+        "guard of out": lambda: qn._core.pack(nibbles.view(np.uint8), read_only.view(np.uint8), int4, 20, 30),
     }
     return {**fine, **{f"failing {name}": call for name, call in failing.items()}}
 
@@ -198,7 +200,7 @@ def growth(call, times):
 
     def run():
         for _ in range(times):
-            with suppress(TypeError, ValueError, RuntimeError):
+            with suppress(TypeError, ValueError, RuntimeError, OverflowError):
                 call()
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
