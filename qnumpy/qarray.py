@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _args, _check
 from ._args import Array
+from .dtypes import CODE_TYPES, INTEGER_TYPES
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .histogram import METHODS, histogram, percentile_share, search
@@ -72,8 +73,8 @@ def _chosen(
     method: str,
     percentile: float = 99.99,
 ) -> QParams:
-    code = _args.code(me, dtype)
     by_histogram = _args.choice(me, "method", method, {"minmax": -1, **METHODS}) >= 0
+    code = _args.code(me, dtype, INTEGER_TYPES if by_histogram else CODE_TYPES)
     share = percentile_share(me, percentile)
     granularity = PerTensor() if granularity is None else granularity
     if not by_histogram:

@@ -426,3 +426,11 @@ def test_never_worse_than_onnxruntime(name):
         low, high = (float(end) for end in data[:2])
         ours = qn.choose_qparams(x, method="mse")
         assert error_of(x, ours) <= error_of(x, qn.QParams.from_range(low, high)) * NOISE, method
+
+
+@pytest.mark.parametrize(("dtype", "symmetric"), [("uint2", False), ("uint4", False), ("int4", True), ("int8", True)])
+def test_entropy_keeps_all_of_a_few_values(dtype, symmetric):
+    """Where every value has a level of its own the divergence is 0, however much is clipped: nothing may be, then."""
+    x = np.random.default_rng(0).integers(0, 17, 5000) / 16.0
+    observer = qn.HistogramObserver("entropy", dtype=dtype, symmetric=symmetric).observe(x)
+    assert observer.range()[1] == 1

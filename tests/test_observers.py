@@ -314,9 +314,16 @@ def test_repr():
 def rows():
     seen = qn.MinMaxObserver(granularity=qn.PerChannel(0)).observe(data())
     histogram = qn.HistogramObserver().observe(data())
-    codes = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2"
+    codes = "int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, "
+    codes += "float8_e5m2fnuz or float4_e2m1fn"
     granular = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
     yield lambda: qn.MinMaxObserver(dtype="float32"), f"MinMaxObserver: dtype must be {codes}; got 'float32'."
+    integers = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2; got 'float8_e4m3fn'."
+    yield lambda: qn.HistogramObserver(dtype="float8_e4m3fn"), f"HistogramObserver: dtype must be {integers}"
+    yield (
+        lambda: qn.choose_qparams(data(), dtype="float8_e4m3fn", method="mse"),
+        f"choose_qparams: dtype must be {integers}",
+    )
     yield lambda: qn.MinMaxObserver(granularity=0), f"MinMaxObserver: granularity must be {granular}; got 0."
     yield (
         lambda: qn.MinMaxObserver(on_nonfinite="skip"),
@@ -404,6 +411,13 @@ def rows():
 
 
 ROWS = list(rows())
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_codes_that_are_floats(dtype):
+    observer = qn.MinMaxObserver(dtype=dtype).observe(data())
+    assert observer.qparams() == qn.choose_qparams(data(), dtype=dtype)
+    assert qn.MinMaxObserver.from_json(observer.to_json()).qparams() == observer.qparams()
 
 
 @pytest.mark.parametrize(("call", "message"), ROWS, ids=[message[:60] for _, message in ROWS])

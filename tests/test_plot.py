@@ -244,7 +244,7 @@ def test_messages(message):
 
 
 def test_bits_of_no_type():
-    with pytest.raises(TypeError, match=r"^error_by_bits: dtypes must be int8, .*; got 'int3'\.$"):
+    with pytest.raises(TypeError, match=r"^error_by_bits: dtype must be int8, .*; got 'int3'\.$"):
         plot.error_by_bits(X, dtypes=["int3"])
 
 

@@ -175,7 +175,7 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
     if (!divergence || !(scratch = PyMem_RawMalloc(3 * ((size_t)bins + 1) * sizeof *scratch)))
         return divergence ? PyErr_NoMemory() : NULL;
     Py_BEGIN_ALLOW_THREADS;
-    found = qn_entropy_bin(counts, bins, levels, first, scratch, divergence);
+    found = qn_entropy_bin(counts, bins, levels, first, 0, scratch, divergence);
     Py_END_ALLOW_THREADS;
     PyMem_RawFree(scratch);
     return PyLong_FromLongLong(found);

@@ -432,15 +432,15 @@ static double divergence_of(const double *counts, const sums *s, int64_t bins, i
     return (sum - cross) / all - log(all) + log(kept);
 }
 
-int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, int64_t first, double *scratch,
-                       double *divergence) {
+int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, int64_t first, int64_t fewest,
+                       double *scratch, double *divergence) {
     sums s = sums_of(counts, bins, scratch);
     int64_t best = bins;
     double least = INFINITY;
     for (int64_t i = first; i <= bins; i++) {
         double d = divergence_of(counts, &s, bins, 0, i, levels);
         if (divergence) divergence[i] = d;
-        if (d <= least) least = d, best = i;
+        if (d <= least && s.filled[i] >= (double)fewest) least = d, best = i;
     }
     return best;
 }
@@ -493,6 +493,11 @@ static int64_t filled(const double *counts, int64_t zero, int64_t bins, int64_t 
     return bins;
 }
 
+/* With fewer filled bins than levels every bin keeps a level of its own: the divergence sees no loss, whatever is clipped. */
+static bool can_judge(const sums *s, int64_t a, int64_t b, int64_t levels) {
+    return b - a >= FIRST && s->filled[b] - s->filled[a] >= (double)levels;
+}
+
 static double end_of(const linear *l, int64_t bins) { return bins == LINEAR ? l->whole : (double)bins * l->width; }
 
 /* Both ends alike, then one after the other, in strides that become finer. */
@@ -502,7 +507,7 @@ static void search_window(const double *counts, const sums *s, int64_t levels, b
     *least = divergence_of(counts, s, 2 * LINEAR, LINEAR - *below, LINEAR + *above, levels);
     for (int64_t v = LINEAR - STRIDE; two_sided[0] && two_sided[1] && v > 0; v -= STRIDE) {
         int64_t a = filled(counts, LINEAR, v, -1), b = filled(counts, LINEAR, v, 1);
-        if (a + b < levels || a + b < FIRST) break;
+        if (!can_judge(s, LINEAR - a, LINEAR + b, levels)) break;
         double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, levels);
         if (d < *least) *least = d, *below = a, *above = b;
     }
@@ -515,7 +520,7 @@ static void search_window(const double *counts, const sums *s, int64_t levels, b
                 int64_t a = side ? *below : v, b = side ? v : *above;
                 if (v < 0) continue;
                 a = filled(counts, LINEAR, a, -1), b = filled(counts, LINEAR, b, 1);
-                if (a + b < levels || a + b < FIRST) continue;
+                if (!can_judge(s, LINEAR - a, LINEAR + b, levels)) continue;
                 double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, levels);
                 if (d < *least) *least = d, *moved = side ? b : a;
             }
@@ -529,7 +534,7 @@ static void search_entropy(const row *r, const qn_search_spec *p, room *space, d
     if (levels > LINEAR / 2 || fmax(-*low, *high) < FLT_MIN) return; /* as many codes as bins: nothing is lost */
     linear l = linear_of(r, p->symmetric, space);
     if (p->symmetric) {
-        int64_t bin = qn_entropy_bin(space->counts, LINEAR, levels, FIRST, space->sums, NULL);
+        int64_t bin = qn_entropy_bin(space->counts, LINEAR, levels, FIRST, levels, space->sums, NULL);
         sums s = sums_of(space->counts, LINEAR, space->sums);
         *error = divergence_of(space->counts, &s, LINEAR, 0, bin, levels);
         *high = end_of(&l, bin), *low = -*high;
@@ -587,10 +592,12 @@ static double entropy_error(const qn_search_spec *p, const linear *l, const sums
     if (levels > LINEAR / 2) return 0;
     if (p->symmetric) {
         int64_t most = filled(space->counts, 0, below > above ? below : above, 1);
-        return most < levels ? INFINITY : divergence_of(space->counts, s, LINEAR, 0, most, levels);
+        return most < LINEAR && !can_judge(s, 0, most, levels)
+                   ? INFINITY
+                   : divergence_of(space->counts, s, LINEAR, 0, most, levels);
     }
     below = filled(space->counts, LINEAR, below, -1), above = filled(space->counts, LINEAR, above, 1);
-    if (below + above < levels) return INFINITY;
+    if (below + above < LINEAR && !can_judge(s, LINEAR - below, LINEAR + above, levels)) return INFINITY;
     return divergence_of(space->counts, s, 2 * LINEAR, LINEAR - below, LINEAR + above, levels);
 }
 

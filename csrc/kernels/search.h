@@ -27,8 +27,9 @@ int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t 
                      const double *high, double *error);
 
 /* TensorRT's procedure on a histogram of [0, range) in equal bins: the number of bins kept that diverges least, the last of
- * equals, of `first` to `bins`. scratch[3 * (bins + 1)]. divergence[bins + 1], from `first` on, if not NULL. */
-int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, int64_t first, double *scratch,
-                       double *divergence);
+ * equals, of `first` to `bins`; all of them unless `fewest` of those kept are filled. scratch[3 * (bins + 1)].
+ * divergence[bins + 1], from `first` on, if not NULL. */
+int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, int64_t first, int64_t fewest,
+                       double *scratch, double *divergence);
 
 #endif

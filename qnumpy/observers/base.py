@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _args, _check
 from .._args import Array
-from ..dtypes import CodeType
+from ..dtypes import CODE_TYPES, CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
 from ..qparams import QParams, describe
@@ -51,6 +51,7 @@ class Observer:
     """
 
     mergeable: ClassVar[bool] = True
+    _types: ClassVar[dict[str, CodeType]] = CODE_TYPES
     _kinds: ClassVar[dict[str, type["Observer"]]] = {}
     _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
 
@@ -74,7 +75,7 @@ class Observer:
     ) -> None:
         me = type(self).__name__
         _args.choice(me, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
-        self.dtype = _args.code(me, dtype).name
+        self.dtype = _args.code(me, dtype, self._types).name
         self.granularity = _args.granularity(me, PerTensor() if granularity is None else granularity)
         self.symmetric = bool(symmetric)
         self.on_nonfinite = on_nonfinite

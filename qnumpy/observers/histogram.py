@@ -7,6 +7,7 @@ import numpy as np
 from .. import _args, _check
 from .. import histogram as _histogram
 from .._args import Array
+from ..dtypes import INTEGER_TYPES, CodeType
 from ..granularity import Granularity
 from ..histogram import METHODS, Histogram
 from ..qparams import QParams
@@ -41,7 +42,7 @@ class HistogramObserver(Observer):
         Percent of the elements inside the range, where method is "percentile": symmetric of the magnitudes, affine with
         half of the rest beyond either end.
     dtype, granularity, symmetric, on_nonfinite
-        As in MinMaxObserver.
+        As in MinMaxObserver; dtype is an integer type.
 
     Raises
     ------
@@ -69,6 +70,7 @@ class HistogramObserver(Observer):
     True
     """
 
+    _types: ClassVar[dict[str, CodeType]] = INTEGER_TYPES  # the criteria are those of evenly spaced levels
     _learned: ClassVar[tuple[str, ...]] = (*Observer._learned, "offsets_", "keys_", "bins_")
 
     offsets_: Array
