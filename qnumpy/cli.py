@@ -21,7 +21,7 @@ import numpy as np
 from . import __version__, demo, plot
 from .calibrate import Calibration
 from .dtypes import CODE_TYPES, code_type, float_type, real_type
-from .errors import CalibrationError, FileFormatError
+from .errors import FileFormatError
 from .estimate import METHODS
 from .float_report import TARGETS, FloatReportTable, float_report
 from .floats import cast
@@ -399,7 +399,7 @@ def _one(args: argparse.Namespace, reader: Reader, name: str, job: _Job) -> tupl
             q = quantize(x, dtype=spec.format)
         else:
             q = quantize(x, dtype=spec.dtype, granularity=spec.granularity, symmetric=scheme.symmetric)
-    except (CalibrationError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:  # options were checked before: it is the numbers
         raise FileFormatError(f"{args.input}: tensor {name!r}: {error} --exclude keeps it as it is.") from error
     return q, compare(x, q, name=name)
 
@@ -633,7 +633,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 def _params(calibration: Calibration, tensor: str) -> QParams:
     try:
         return calibration[tensor]
-    except CalibrationError as error:
+    except ValueError as error:
         raise FileFormatError(f"tensor {tensor!r}: {error}") from error
 
 

@@ -605,9 +605,10 @@ def _warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) ->
         if x.shape[along] < 2:
             continue
         low, high, _, _ = ranges("compare", x, PerChannel(along))
-        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)  # also where a channel has nothing finite
+        empty = low > high  # nothing finite
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         widest = np.maximum(-low, high)
-        yield from _dead(widest, along)
+        yield from _dead((widest == 0) & ~empty, along)
         yield from _wide(widest, along)
         if params is not None and isinstance(params.granularity, PerTensor):
             yield from _lost(widest, float(params.scale) * _smallest_step(params), along)
@@ -618,10 +619,10 @@ def _warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) ->
         yield f"Per channel on axis {along} would gain about {gain:.1f} dB for {more:,} bytes of scales."
 
 
-def _dead(widest: Array, axis: int) -> Iterator[str]:
-    dead = np.flatnonzero(widest == 0)
+def _dead(zero: Array, axis: int) -> Iterator[str]:
+    dead = np.flatnonzero(zero)
     if dead.size:
-        yield f"{_some(dead, len(widest), axis, 'all zero')}."
+        yield f"{_some(dead, len(zero), axis, 'all zero')}."
 
 
 def _wide(widest: Array, axis: int) -> Iterator[str]:
@@ -633,8 +634,10 @@ def _wide(widest: Array, axis: int) -> Iterator[str]:
         return
     median = float(np.median(others))
     if widest[top] >= WIDE * median:
+        ratio = widest[top] / median
+        times = f"{ratio:,.0f}" if ratio < 1e9 else f"{ratio:.3g}"
         yield (
-            f"Channel {top} of axis {axis} is {widest[top] / median:,.0f} times wider than the median of the others "
+            f"Channel {top} of axis {axis} is {times} times wider than the median of the others "
             f"({widest[top]:.3g} against {median:.3g})."
         )
 

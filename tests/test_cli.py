@@ -648,3 +648,17 @@ def test_calibrate_refuses(run, activations, tmp_path):
 
 
 # info, demo
+
+
+def test_numbers_beyond_float32(run, tmp_path):
+    """No float32 scale covers them: said with the file and the tensor, and nothing is written."""
+    path, out = tmp_path / "big.npz", tmp_path / "out.npz"
+    np.savez(path, w=np.array([[1e300, -1.0]]))
+    for dtype in ("int8", "float8_e4m3fn", "nvfp4"):
+        code, _, err = run("quantize", path, "-o", out, "--dtype", dtype)
+        assert code == 3
+        assert err.startswith(f"qnumpy quantize: {path}: tensor 'w': ")
+    code, _, err = run("calibrate", path, "-o", tmp_path / "q.json")
+    assert code == 3
+    assert "tensor 'w'" in err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["big.npz"]

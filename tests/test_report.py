@@ -164,6 +164,8 @@ def test_dead_channels():
         "1 of 128 channels of axis 1 (5) is all zero.",
     )
     assert compare(x, q, axis=-1).warnings == ("1 of 128 channels of axis 1 (5) is all zero.",)
+    lost = np.array([[1.0, 2.0], [np.nan, np.nan]])  # nothing finite is not zero
+    assert not any("zero" in warning for warning in compare(lost, qn.quantize(lost)).warnings)
 
 
 def test_an_all_zero_tensor():

@@ -12,6 +12,7 @@ typedef struct {
     const int32_t *zero_point;
     vf s, i, j, b, zf; /* the parameters as vectors when they are the same for all elements */
     vi z;
+    int64_t ahead; /* from an element to the one to prefetch */
 } v_params;
 
 V_INLINE v_params v_params_set(float scale, int32_t zero_point) {
@@ -88,8 +89,11 @@ V_INLINE int64_t v_misaligned(const void *p, size_t itemsize, int64_t n) {
     return head < n ? head : n;
 }
 
-V_INLINE void v_prefetch(const void *p, int64_t bytes) {
-    for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch((const char *)p + k);
+/* Into L1; what is read only rows later, into L2. */
+V_INLINE void v_prefetch(const void *p, int64_t bytes, bool later) {
+    for (int64_t k = 0; k < bytes; k += 64)
+        if (later) __builtin_prefetch((const char *)p + k, 0, 2);
+        else __builtin_prefetch((const char *)p + k);
 }
 
 /* The parameters for the tail of a piece, padded so that whole vectors can be read. */
@@ -117,7 +121,7 @@ typedef struct {
     int32_t z;
 } v_piece;
 
-enum { V_ROWS = 8 };
+enum { V_ROWS = 4 };
 
 V_INLINE bool v_next_of_rectangle(v_piece *piece, int64_t n, const qn_affine *p, int64_t head) {
     int64_t bottom = p->rows - piece->top < V_ROWS ? p->rows : piece->top + V_ROWS;
@@ -130,6 +134,10 @@ V_INLINE bool v_next_of_rectangle(v_piece *piece, int64_t n, const qn_affine *p,
     piece->count = p->rows == 1 || wide > n - c ? n - c : wide;
     piece->at = piece->row * p->stride + c;
     piece->v.scale = p->scale + c, piece->v.zero_point = p->zero_point + c;
+    /* The next rows come in the order in which they lie in memory, as hardware prefetchers expect them. */
+    int64_t below = piece->top + V_ROWS, along = V_ROWS * c + (piece->row - piece->top) * piece->count;
+    for (; along >= n; along -= n) below++;
+    piece->v.ahead = p->rows == 1 ? p->ahead : below * p->stride + along - piece->at;
     return true;
 }
 
@@ -144,6 +152,7 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p, int64_t head
     piece->count = left < n - at ? left : n - at;
     piece->z = p->zero_point[k];
     piece->v = v_params_set(p->scale[k], p->zero_point[k]);
+    piece->v.ahead = p->ahead;
     piece->next = at + piece->count;
     return true;
 }
@@ -169,7 +178,7 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
     V_INLINE void quantize_piece_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,      \
                                        int32_t z, bool each, qn_convention convention, bool fused) {                   \
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
-        const int64_t ahead = p->ahead;                                                                                \
+        const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
         if (stream)                                                                                                    \
@@ -180,7 +189,7 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
             }                                                                                                          \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             vi c[4];                                                                                                   \
-            v_prefetch(x + i + ahead, 16 * V_LANES);                                                                   \
+            v_prefetch(x + i + ahead, 16 * V_LANES, each);                                                             \
             v_code4(c, x, v, i, each, convention, fused);                                                              \
             if (each) v_add_zero4(c, v, i);                                                                            \
             vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
@@ -280,7 +289,7 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
     }                                                                                                                  \
     V_INLINE void dequantize_piece_##tag(const type *q, float *x, int64_t n, const qn_affine *p, const v_params *v,    \
                                          bool each) {                                                                  \
-        const int64_t ahead = p->ahead;                                                                                \
+        const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
         if (stream)                                                                                                    \
@@ -290,7 +299,7 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
                 i += count;                                                                                            \
             }                                                                                                          \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
-            v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q);                                               \
+            v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q, each);                                         \
             vf y[4];                                                                                                   \
             _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] =                                                 \
                 dequantize_one_##tag(q + i + k * V_LANES, v, i + k * V_LANES, each);                                   \
@@ -341,7 +350,7 @@ V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p,
 
 V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, bool each,
                          qn_convention convention, bool fused) {
-    const int64_t ahead = p->ahead;
+    const int64_t ahead = v->ahead;
     const bool stream = p->stream;
     int64_t i = 0;
     if (stream)
@@ -351,7 +360,7 @@ V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p
             i += count;
         }
     for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {
-        v_prefetch(x + i + ahead, 16 * V_LANES);
+        v_prefetch(x + i + ahead, 16 * V_LANES, each);
         vi steps[4];
         vf out[4];
         v_code4(steps, x, v, i, each, convention, fused);
@@ -415,7 +424,7 @@ V_INLINE void requantize4(vi c[4], const int32_t *acc, const v_params *v, int64_
     V_INLINE void requantize_piece_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p,                   \
                                          const v_params *v, int32_t z, bool each) {                                    \
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
-        const int64_t ahead = p->ahead;                                                                                \
+        const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
         int64_t i = 0;                                                                                                 \
         if (stream)                                                                                                    \
@@ -426,7 +435,7 @@ V_INLINE void requantize4(vi c[4], const int32_t *acc, const v_params *v, int64_
             }                                                                                                          \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
             vi c[4];                                                                                                   \
-            v_prefetch(acc + i + ahead, 16 * V_LANES);                                                                 \
+            v_prefetch(acc + i + ahead, 16 * V_LANES, each);                                                           \
             requantize4(c, acc, v, i, each);                                                                           \
             if (each) v_add_zero4(c, v, i);                                                                            \
             vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \

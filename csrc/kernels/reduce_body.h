@@ -39,7 +39,6 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
         for (int k = 0; k < 4; k++) lo[k] = vf_set1(INFINITY), hi[k] = vf_set1(-INFINITY);
         for (; i + 4 * V_LANES <= count; i += 4 * V_LANES) {
             vf v[4];
-            v_prefetch(b + i + REDUCE_BLOCK, 16 * V_LANES);
             _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
                 v[k] = vf_load(b + i + k * V_LANES);
                 lo[k] = vf_min(v[k], lo[k]), hi[k] = vf_max(v[k], hi[k]);

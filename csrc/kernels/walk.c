@@ -525,7 +525,7 @@ static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
         p.run = 0, p.rows = 1, p.stride = w->row;
         bool alike = !p.stream || (size_t)w->row * w->out_size % 64 == 0; /* every row is aligned as the first one */
         if (w->in_place && alike) {
-            p.rows = r1 - r0, p.ahead = QN_COLUMNS;
+            p.rows = r1 - r0;
             w->span(w, r0 * w->row + c0, count, &p);
             continue;
         }

@@ -74,6 +74,8 @@ static inline __m128i qn_cvtepi32_epi8(simde__m512i a) {
     return _mm_loadu_si128((const __m128i *)out);
 }
 
+#undef _mm512_madd_epi16 /* of four arguments in SIMDe 0.7 */
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
 #define _mm512_cvtepi32_ps(a) qn_cvtepi32_ps(a)
 #define _mm512_cvtps_epi32(a) qn_cvtps_epi32(a)
 #define _mm512_cvttps_epi32(a) qn_cvttps_epi32(a)
