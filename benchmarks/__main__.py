@@ -9,6 +9,7 @@ from pathlib import Path
 from . import (
     bench_cli,
     bench_floats,
+    bench_matmul,
     bench_mx,
     bench_observers,
     bench_overhead,
@@ -37,6 +38,13 @@ ONNX Runtime a session of the same operators with bound buffers. Shared machines
 `np.copyto`, which runs ml_dtypes for its types.
 
 {kernels}
+
+## Integer products
+
+`python -m benchmarks.bench_matmul --markdown`: int8 by int8, full range unless it says 7 bits. The limit is BLAS sgemm
+of the same shape, for 16 rows and fewer a pure read of b. ONNX Runtime's u8 x s8 saturates on CPUs without VNNI.
+
+{matmul}
 
 ## Packed weights
 
@@ -97,6 +105,7 @@ def main() -> None:
     page = PAGE.format(
         machine=harness.machine(),
         kernels=harness.table(rows, markdown=True),
+        matmul=bench_matmul.table(min(options.rounds, 7), markdown=True),
         packed=bench_packed.table(min(options.rounds, 9), markdown=True),
         overhead=bench_overhead.table(options.rounds, markdown=True),
         observers=bench_observers.table(min(options.rounds, 5), markdown=True),

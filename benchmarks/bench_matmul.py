@@ -9,10 +9,9 @@ Runtime's u8 x u8 is exact; its u8 x s8, which saturates on CPUs without VNNI, i
 import argparse
 import ctypes
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -57,7 +56,7 @@ def on(row: str, call: harness.Call) -> harness.Call:
     return run
 
 
-def candidates(m: int, k: int, n: int, threads: int, rows: list[str]) -> dict[str, harness.Call]:
+def candidates(m: int, k: int, n: int, threads: int, rows: Sequence[str]) -> dict[str, harness.Call]:
     """Name -> call, each compared with the float64 product, whose sums are exact here."""
     rng = np.random.default_rng(m + k + n)
     b = harness.aligned((k, n), np.int8)
@@ -113,14 +112,16 @@ def candidates(m: int, k: int, n: int, threads: int, rows: list[str]) -> dict[st
     return calls
 
 
-def measured(shapes: list[str], threads: list[int], rows: list[str], rounds: int) -> Iterator[list[str]]:
+def measured(shapes: Sequence[str], threads: Sequence[int], rows: Sequence[str], rounds: int) -> Iterator[list[str]]:
     for shape in shapes:
         m, k, n = map(int, shape.split("x"))
         for used in threads:
             _set_blas_threads()(used)
+            active = qn.isa()
             with qn.threads(used):
                 calls = candidates(m, k, n, used, rows)
                 samples = harness.interleaved(calls, rounds, settle=used > 1)
+            qn.set_isa(active)
             limit = min((x for x in samples if x == "sgemm" or x.startswith("traffic")), key=lambda x: min(samples[x]))
             for name, seconds in samples.items():
                 if name.startswith("traffic") and name != limit:
@@ -138,8 +139,23 @@ def measured(shapes: list[str], threads: list[int], rows: list[str], rounds: int
                 ]
 
 
-def table(lines: list[list[str]], *, markdown: bool) -> str:
+def rows_to_compare() -> list[str]:
+    """The AVX2 row, which every x86 CPU of ten years has, and the best one."""
+    best = qn.isa()
+    usable = [name for name, supported in _core.isas() if supported]
+    return list(dict.fromkeys(row for row in ("avx2", best) if row in usable))
+
+
+def table(
+    rounds: int,
+    *,
+    markdown: bool,
+    shapes: Sequence[str] = (*LARGE, *THIN),
+    threads: Sequence[int] = (1, 2),
+    rows: Sequence[str] = (),
+) -> str:
     head = ["M x K x N", "candidate", "threads", "10⁹ products/s", "GB/s of b", "over the limit", "median"]
+    lines = list(measured(shapes, threads, rows or rows_to_compare(), rounds))
     return harness.render(head, lines, markdown=markdown)
 
 
@@ -149,13 +165,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
     parser.add_argument("--shapes", nargs="+", default=LARGE + THIN, help="as 128x384x1536")
-    best = qn.isa()
-    usable = [name for name, supported in qn.show_config()["isas"].items() if supported]
-    rows: Any = [row for row in ("avx2", best) if row in usable]
-    parser.add_argument("--rows", nargs="+", default=list(dict.fromkeys(rows)))
+    parser.add_argument("--rows", nargs="+", default=[], help="of instruction sets: avx2 and the best one by default")
     options = parser.parse_args()
-    lines = list(measured(options.shapes, options.threads, options.rows, options.rounds))
-    print(f"{harness.machine()}\n\n{table(lines, markdown=options.markdown)}")
+    print(harness.machine(), end="\n\n")
+    kind = {"shapes": options.shapes, "threads": options.threads, "rows": options.rows}
+    print(table(options.rounds, markdown=options.markdown, **kind))
 
 
 if __name__ == "__main__":
