@@ -65,12 +65,13 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
 
 /* Extends the extremes of `count` columns by the rows of one group. */
 V_INLINE void columns_f32(const float *const row[REDUCE_GROUP], int64_t count, int64_t next, v_extremes *e) {
-    int64_t i = 0;
+    int64_t i = 0, ahead = 0, down = 0;
     vm nan = e->nan;
     for (; i + V_LANES <= count; i += V_LANES) {
         vf lo = vf_load(e->lo + i), hi = vf_load(e->hi + i), v[REDUCE_GROUP];
+        v_prefetch(row[down] + next + ahead, REDUCE_GROUP * V_LANES * 4, true); /* in the order of memory */
+        if ((ahead += REDUCE_GROUP * V_LANES) >= count) ahead = 0, down += down < REDUCE_GROUP - 1;
         _Pragma("GCC unroll 4") for (int k = 0; k < REDUCE_GROUP; k++) {
-            __builtin_prefetch(row[k] + i + next);
             v[k] = vf_load(row[k] + i);
             lo = vf_min(v[k], lo), hi = vf_max(v[k], hi);
         }
