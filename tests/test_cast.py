@@ -362,6 +362,19 @@ def test_the_mean_is_the_value(name, source):
             assert abs(mean - (float(x[0]) - base) / quantum) < 5 * np.sqrt(p * (1 - p) / n), (name, base, p)
 
 
+@pytest.mark.parametrize("name", [name for name in FLOAT_TYPES if name != "float64"])
+def test_what_overflows_does_not_depend_on_chance(row, name):
+    """Just below where overflow begins the nearest number is the largest, whatever is drawn."""
+    kind = FLOAT_TYPES[name]
+    x = np.full(300, np.nextafter(kind.overflow, 0))
+    x[::2] *= -1 if kind.kind != "SCALE" else 1
+    for seed in range(20):
+        for overflow in ("inf", "saturate", "raise"):
+            y = qn.cast(x, name, rounding="stochastic", seed=seed, overflow=overflow)
+            np.testing.assert_array_equal(y.astype(np.float64), np.copysign(kind.largest, x), f"{seed} {overflow}")
+        assert_same_bits(qn.cast(x, name, rounding="stochastic", seed=seed), testing.cast(x, name), f"{seed}")
+
+
 @pytest.mark.parametrize("name", NARROW)
 def test_numbers_of_the_format_stay(row, name):
     for wide in ("float32", "float64"):
