@@ -44,7 +44,7 @@ BESIDE_A_TIE = [
 
 @pytest.mark.parametrize(("source", "accumulate", "a", "b", "want"), BESIDE_A_TIE)
 def test_one_rounding_where_two_would_differ(source, accumulate, a, b, want):
-    """Rounded first to float32, that of float32 to float64, the sum would be the tie and go to the even number above."""
+    """Rounded first to float32, that of float32 to float64, the sum would be the tie and go to the even number."""
     a, b = np.array(a, INPUTS[source]), np.array(b, INPUTS[source])
     exact = sum(Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a, b, strict=True))
     assert Fraction(want) < exact < Fraction(want) * (1 + Fraction(float(ml_dtypes.finfo(accumulate).eps)) / 2)
