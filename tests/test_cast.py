@@ -21,14 +21,6 @@ SEED = 0x0123456789ABCDEF
 FLOATS_A_CHUNK = 1 << 17  # temporaries stay in the cache
 
 
-@pytest.fixture(params=ROWS)
-def row(request):
-    before = qn.isa()
-    qn.set_isa(request.param)
-    yield request.param
-    qn.set_isa(before)
-
-
 def bits(x):
     return x.view(f"u{x.dtype.itemsize}")
 
