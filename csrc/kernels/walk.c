@@ -363,7 +363,7 @@ static double largest(qn_type type) {
     switch (type) {
 #define LARGEST(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                              \
     case QN_##NAME: return largest_of(kind, exponent, mantissa, bias);
-        QN_FLOATS(LARGEST, _)
+        QN_NARROW_FLOATS(LARGEST, _)
 #undef LARGEST
     default: return INFINITY;
     }
