@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check, _core
+from ._check import Array as Array  # for all who import from here
 from ._check import array, integer, must, typed
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, normalize_axis
@@ -17,7 +18,6 @@ from .qparams import QParams
 
 __all__: list[str] = []
 
-Array = np.ndarray[Any, Any]
 Grid = tuple[int, int, int, int]
 
 

@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ._check import array, must
+from ._check import Array, array, must
 from .dtypes import code_type, float_type
-from .report import aligned
+from .report import MAX_ROWS, aligned
 
 __all__ = ["Bits", "bits"]
 
-Array = np.ndarray[Any, Any]
-
-MAX_ROWS = 20  # of a table
 _COLORS = ("#f6c6c6", "#c9e7c4", "#c6d8f6")  # sign, exponent, mantissa in a notebook
 
 
@@ -248,7 +245,8 @@ class Bits:
             return lines + ([["mantissa", parts[2], ""]] if layout.mantissa else [])
         power, real = int(self.exponent), float(self.mantissa)
         subnormal = layout.mantissa > 0 and exponent == 0
-        counted = f"1 - {layout.bias} = {power}, subnormal" if subnormal else f"{exponent} - {layout.bias} = {power}"
+        kind = ", subnormal" if mantissa else ", zero"
+        counted = f"{max(exponent, int(subnormal))} - {layout.bias} = {power}{kind if subnormal else ''}"
         lines.append(["exponent", parts[1], counted])
         if layout.mantissa:
             fraction = f"{int(not subnormal)} + {mantissa}/{1 << layout.mantissa} = {_short(real)}"

@@ -43,7 +43,8 @@ def float_report(x: Any, dtype: Any = "float16", *, name: str | None = None) -> 
     Notes
     -----
     Rounds as `cast` does, half to even, once from x. Relative errors are those of the numbers that neither overflow nor
-    become zero, each with the precision of float32. Equal bits on every ISA, thread count and memory layout.
+    become zero, each with the precision of float32, and summed in units of 2**-30 for their mean. Equal bits on every
+    ISA, thread count and memory layout.
 
     Examples
     --------
@@ -139,9 +140,10 @@ class FloatReport:
 
     @property
     def verdict(self) -> str:
-        """One word: "overflows" where a finite number does; "underflows" where more than 0.1 % of the nonzero numbers
-        become zero; "coarse" where more than 10 % become subnormal; else "fits"."""
-        if self.overflow:
+        """One word: "overflows" where a finite number does, or x has an infinity or NaN that the type lacks: what
+        `cast` refuses when overflow is "raise"; "underflows" where more than 0.1 % of the nonzero numbers become zero;
+        "coarse" where more than 10 % become subnormal; else "fits"."""
+        if self.overflow or self._lacking():
             return "overflows"
         if self.underflow > LOST * self.nonzero:
             return "underflows"
@@ -157,15 +159,16 @@ class FloatReport:
 
         if self.verdict == "overflows":
             said = f"{some(self.overflow, 'overflows', 'overflow')}: the largest, {self.largest:.3g}, is beyond "
-            return f"{said}{to.largest:.6g}."
+            return " ".join([f"{said}{to.largest:.6g}."] * bool(self.overflow) + self._lacking())
         if self.verdict == "underflows":
             said = f"{some(self.underflow, 'becomes zero', 'become zero')}. An epsilon must be at least "
             return f"{said}{to.smallest_subnormal:.3g}, {to.smallest_normal:.3g} where subnormals count as zero."
         if self.verdict == "coarse":
-            said = f"{some(self.subnormal, 'becomes subnormal', 'become subnormal')} and keep fewer than "
+            said = f"{some(self.subnormal, 'becomes subnormal and keeps', 'become subnormal and keep')} fewer than "
             return f"{said}{to.mantissa_bits + 1} bits. Scale them up first, as quantize does."
         lost = f"; {some(self.underflow, 'becomes zero', 'become zero')}" if self.underflow else ""
-        return f"Nothing overflows; the mean relative error is {self.mean_relative_error:.2g}{lost}."
+        kept = f"; not finite already: {self._not_finite()}" if self.nan or self.inf else ""
+        return f"Nothing overflows; the mean relative error is {self.mean_relative_error:.2g}{lost}{kept}."
 
     @property
     def computes(self) -> bool:
@@ -222,8 +225,22 @@ class FloatReport:
             ("verdict", self.sentence),
         ]
         if self.nan or self.inf:
-            lines.insert(5, ("not finite", f"{self.nan:,} NaN, {self.inf:,} infinite"))
+            lines.insert(5, ("not finite", self._not_finite()))
         return lines
+
+    def _not_finite(self) -> str:
+        return f"{self.nan:,} NaN, {self.inf:,} infinite"
+
+    def _lacking(self) -> list[str]:
+        """What becomes of the infinities and NaN that the type has no codes for."""
+        to, said = self.type, []
+        for count, has, name, instead in (
+            (self.inf, to.has_infinity, "infinity", "NaN" if to.has_nan else f"{to.largest:g} or -{to.largest:g}"),
+            (self.nan, to.has_nan, "NaN", "zero"),
+        ):
+            if count and not has:
+                said.append(f"{to.name} has no {name}: {count:,} {'becomes' if count == 1 else 'become'} {instead}.")
+        return said
 
     def _share(self, count: int) -> str:
         return f"{count:,}" if not count else f"{count:,} ({100 * count / self.nonzero:.3g} %)"
@@ -261,12 +278,12 @@ class FloatReportTable:
 
     Examples
     --------
-    >>> x = np.array([0.1, 1.0, 70000.0], np.float32)
-    >>> print(FloatReportTable([float_report(x[:2], name="a"), float_report(x, name="b")]))
-    tensor     shape  source   type     verdict              overflow  underflow  subnormal  mean error  worst error
-    a          (2,)   float32  float16  fits                        0          0          0    0.000122     0.000244
-    b          (3,)   float32  float16  overflows                   1          0          0    0.000122     0.000244
-    2 tensors                           1 overflows, 1 fits         1          0          0
+    >>> x = np.array([0.1, 1.0, 70000.0, np.inf], np.float32)
+    >>> print(FloatReportTable([float_report(x, name="a"), float_report(x * x, name="b")]))
+    tensor     shape  source   type     verdict      overflow  underflow  subnormal  not finite  mean error  worst error
+    a          (4,)   float32  float16  overflows           1          0          0           1    0.000122     0.000244
+    b          (4,)   float32  float16  overflows           1          0          0           1    0.000107     0.000214
+    2 tensors                           2 overflows         2          0          0           2
     """
 
     def __init__(self, reports: Iterable[FloatReport]) -> None:
@@ -321,17 +338,19 @@ class FloatReportTable:
         totals = self.totals
         label = f"{totals['tensors']} tensor{'' if totals['tensors'] == 1 else 's'}"
         counts = [f"{totals[name]:,}" for name in ("overflow", "underflow", "subnormal")]
+        counts.append(f"{totals['nan'] + totals['inf']:,}")
         verdicts = ", ".join(f"{count} {word}" for word, count in totals["verdicts"].items())
         return [label, "", "", "", verdicts, *counts, "", ""]
 
 
 _VERDICTS = ("overflows", "underflows", "coarse", "fits")
-_HEAD = ["tensor", "shape", "source", "type", "verdict", "overflow", "underflow", "subnormal", "mean error",
-         "worst error"]  # fmt: skip
+_HEAD = ["tensor", "shape", "source", "type", "verdict", "overflow", "underflow", "subnormal", "not finite",
+         "mean error", "worst error"]  # fmt: skip
 
 
 def _row(report: FloatReport) -> list[str]:
-    counts = [f"{count:,}" for count in (report.overflow, report.underflow, report.subnormal)]
+    found = (report.overflow, report.underflow, report.subnormal, report.nan + report.inf)
+    counts = [f"{count:,}" for count in found]
     errors = [f"{error:.3g}" for error in (report.mean_relative_error, report.max_relative_error)]
     name = "-" if report.name is None else report.name
     return [name, str(report.shape), report.source, report.dtype, report.verdict, *counts, *errors]

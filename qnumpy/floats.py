@@ -65,13 +65,14 @@ def cast(
     Notes
     -----
     A NaN stays NaN with its sign and the top of its payload, where the format has them, and is quiet; the formats
-    without NaN give a zero of the other sign, as ml_dtypes does. float8_e8m0fnu holds powers of two only: a tie goes
-    up, 0 and negative numbers are NaN (saturate: 0 is the smallest).
+    without NaN give a zero of the other sign, as ml_dtypes does. float32 to float32 and float64 to float64 copy the
+    bits, of a NaN too. float8_e8m0fnu holds powers of two only: a tie goes up, and so does everything between the two
+    smallest, 2**-127 and 2**-126, as in ml_dtypes; 0 and negative numbers are NaN (saturate: 0 is the smallest).
 
     References
     ----------
-    ONNX Cast, opset 24, with its attribute `saturate`; OCP 8-bit Floating Point Specification 1.0; OCP Microscaling
-    Formats 1.0.
+    ONNX Cast, opset 24, with its attribute `saturate` but not `round_mode` ("up" for float8_e8m0fnu); OCP 8-bit
+    Floating Point Specification 1.0; OCP Microscaling Formats 1.0.
 
     Examples
     --------

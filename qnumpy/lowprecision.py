@@ -114,7 +114,7 @@ def _stacked(
 
 
 def _narrow(a: Array, b: Array, out: Array) -> None:
-    out[...] = accumulate_dot(a, b, accumulate=out.dtype) if a.size and b.size else 0
+    out[...] = accumulate_dot(a, b, accumulate=out.dtype)
 
 
 def _widened(a: Array, b: Array, out: Array) -> None:

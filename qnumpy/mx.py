@@ -80,6 +80,8 @@ class MXArray:
 
     ``x = scale * code`` where the scale is a power of two (float8_e8m0fnu) for 32 neighbours along the last axis, or,
     of NVFP4, a float8_e4m3fn times a float32 of the whole tensor for 16. The last block of a row may be short.
+    Beyond the range of float32, numbers of float64 count as its largest; NVFP4, whose tensor scale comes from the
+    largest, is refused then (ValueError).
 
     Parameters
     ----------

@@ -524,7 +524,8 @@ def cast(x: Any, dtype: Any, *, overflow: str = "inf", rounding: str = "nearest"
     if source is not to or to.bits < 32:  # not a mere copy
         payload |= np.uint64(1 << 51)
     if rounding == "stochastic" and source.name == "float64" and to.name != "float64":
-        value = _rounded(value, FLOAT_TYPES["float32"], 32, _philox(seed, x.size, 1).reshape(x.shape))
+        first = _rounded(value, FLOAT_TYPES["float32"], 32, _philox(seed, x.size, 1).reshape(x.shape))
+        value = np.where(np.abs(value) > to.largest, value, first)
     random = _philox(seed, x.size, 0).reshape(x.shape) if rounding == "stochastic" and to.bits < 32 else None
     places = 23 - to.mantissa_bits
     if to.kind == "SCALE":

@@ -1,5 +1,7 @@
 """Sums in a narrow accumulator against exact fractions, and against what is known of them."""
 
+from fractions import Fraction
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -32,16 +34,33 @@ def test_equals_exact_fractions_rounded_once_a_step(source, accumulate):
             assert_same_bits(qn.accumulate_dot(a, b, accumulate), want, f"k = {k}, n = {n}")
 
 
-def test_one_rounding_where_two_would_differ():
-    """1 + 2^-11 + 2^-23: float32 would round the sum to a tie of float16, and that to even."""
-    a = np.array([1, 1, 2.0**-12], np.float16)
-    b = np.array([1, 2.0**-11, 2.0**-11], np.float16)
-    assert float(np.float16(np.float32(1 + 2.0**-11))) == 1.0
-    acc = qn.accumulate_dot(np.array([1 + 2.0**-10], np.float16), np.array([1 + 2.0**-10], np.float16))
-    assert float(acc) == 1 + 2.0**-9  # the exact 1 + 2^-9 + 2^-20
-    assert float(qn.accumulate_dot(a, b)) == 1.0  # each step is a tie to even
-    both = np.array([1, 2.0**-11 + 2.0**-21], np.float16), np.array([1, 1], np.float16)
-    assert float(qn.accumulate_dot(*both)) == 1 + 2.0**-10  # just above the tie
+# Two steps each: the second sum lies just beside a tie of the accumulator, closer than the next wider type can tell.
+BESIDE_A_TIE = [
+    ("float16", "float16", [1 + 2.0**-10] * 2, [1, (1 - 2.0**-10) * 2.0**-11], 1 + 2.0**-10),
+    ("float32", "float32", [1 + 2.0**-23, 1 - 2.0**-23], [1, (1 + 2.0**-23) * 2.0**-24], 1 + 2.0**-23),
+    ("float32", "bfloat16", [1 + 2.0**-7, 1 - 2.0**-23], [1, (1 + 2.0**-23) * 2.0**-8], 1 + 2.0**-7),
+]
+
+
+@pytest.mark.parametrize(("source", "accumulate", "a", "b", "want"), BESIDE_A_TIE)
+def test_one_rounding_where_two_would_differ(source, accumulate, a, b, want):
+    """Rounded first to float32, that of float32 to float64, the sum would be the tie and go to the even number."""
+    a, b = np.array(a, INPUTS[source]), np.array(b, INPUTS[source])
+    exact = sum(Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a, b, strict=True))
+    assert Fraction(want) < exact < Fraction(want) * (1 + Fraction(float(ml_dtypes.finfo(accumulate).eps)) / 2)
+    columns = np.repeat(b[:, None], 37, 1)  # of a vector and of what is left of one
+    assert np.asarray(qn.accumulate_dot(a, columns, accumulate)).astype(np.float64).tolist() == [want] * 37
+
+
+@pytest.mark.parametrize(("source", "accumulate"), [case[:2] for case in BESIDE_A_TIE])
+def test_random_mantissas_beside_ties(source, accumulate):
+    """Numbers of the accumulator, and half their quantum give or take a few last bits of two factors."""
+    rng = np.random.default_rng(9)
+    quantum, last = (2.0 ** -ml_dtypes.finfo(name).nmant for name in (accumulate, source))
+    near = 1 + rng.integers(-3, 4, (2, 45)) * last
+    a = np.stack([1 + rng.integers(0, 1 / quantum, 45) * quantum, near[0]], 1).astype(INPUTS[source])
+    b = np.stack([np.ones(45), near[1] * rng.choice([0.5, -0.5], 45) * quantum]).astype(INPUTS[source])
+    assert_same_bits(qn.accumulate_dot(a, b, accumulate), twin.accumulate_dot(a, b, accumulate))
 
 
 def test_float16_arithmetic_of_numpy():
@@ -87,7 +106,8 @@ def test_shapes_are_those_of_matmul():
         got = qn.accumulate_dot(left, right)
         assert np.shape(got) == (left @ right).shape
         assert got.dtype == np.float32
-        np.testing.assert_allclose(got, left @ right, rtol=1e-5, atol=1e-5)  # sums in another order
+        bound = 2 * 20 * 2.0**-24 * (np.abs(left) @ np.abs(right))  # two sums of 20 terms, each within K 2^-24 |a| |b|
+        assert (np.abs(got - left @ right) <= bound).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import qnumpy as qn
-from qnumpy.bits import MAX_ROWS
 from qnumpy.dtypes import FLOAT_TYPES
+from qnumpy.report import MAX_ROWS
 
 NARROW = [name for name, kind in FLOAT_TYPES.items() if kind.bits <= 16]
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -91,6 +91,7 @@ def test_one_number_explained():
     tiny = str(qn.bits(np.float16(2.0**-24)))
     assert "1 - 15 = -14, subnormal" in tiny
     assert "0 + 1/1024" in tiny
+    assert "1 - 15 = -14, zero" in str(qn.bits(np.float16(-0.0)))
     assert "infinity" in str(qn.bits(-np.inf))
     assert "NaN" in str(qn.bits(np.nan))
     assert str(qn.bits(np.array(4, ml_dtypes.float8_e8m0fnu))).splitlines()[1:] == [

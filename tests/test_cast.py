@@ -21,14 +21,6 @@ SEED = 0x0123456789ABCDEF
 FLOATS_A_CHUNK = 1 << 17  # temporaries stay in the cache
 
 
-@pytest.fixture(params=ROWS)
-def row(request):
-    before = qn.isa()
-    qn.set_isa(request.param)
-    yield request.param
-    qn.set_isa(before)
-
-
 def bits(x):
     return x.view(f"u{x.dtype.itemsize}")
 
@@ -360,6 +352,19 @@ def test_the_mean_is_the_value(name, source):
             assert set(np.unique(y)) == {base, base + quantum}
             mean = (y.mean() - base) / quantum
             assert abs(mean - (float(x[0]) - base) / quantum) < 5 * np.sqrt(p * (1 - p) / n), (name, base, p)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOAT_TYPES if name != "float64"])
+def test_what_overflows_does_not_depend_on_chance(row, name):
+    """Just below where overflow begins the nearest number is the largest, whatever is drawn."""
+    kind = FLOAT_TYPES[name]
+    x = np.full(300, np.nextafter(kind.overflow, 0))
+    x[::2] *= -1 if kind.kind != "SCALE" else 1
+    for seed in range(20):
+        for overflow in ("inf", "saturate", "raise"):
+            y = qn.cast(x, name, rounding="stochastic", seed=seed, overflow=overflow)
+            np.testing.assert_array_equal(y.astype(np.float64), np.copysign(kind.largest, x), f"{seed} {overflow}")
+        assert_same_bits(qn.cast(x, name, rounding="stochastic", seed=seed), testing.cast(x, name), f"{seed}")
 
 
 @pytest.mark.parametrize("name", NARROW)

@@ -5,7 +5,6 @@ The vector kernels divide only outside the scales [2**-90, 2**90]; inside they c
 
 import numpy as np
 import pytest
-from strategies import ROWS
 
 import qnumpy as qn
 from qnumpy.dtypes import code_type
@@ -71,14 +70,6 @@ def dense_sample(scale):
     grid = (np.arange(512, dtype=np.uint32)[:, None] << 23) | mantissas.astype(np.uint32)
     strided = np.arange(0, 2**32, 16381, dtype=np.uint64).astype(np.uint32)  # a prime: the low bits vary too
     return np.concatenate([around.ravel(), grid.ravel(), strided]).view(np.float32)
-
-
-@pytest.fixture(params=ROWS)
-def row(request):
-    before = qn.isa()
-    qn.set_isa(request.param)
-    yield request.param
-    qn.set_isa(before)
 
 
 def test_the_scales_are_many_and_usable():

@@ -12,6 +12,8 @@ import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.float_report import TARGETS
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 def hard(n, source, seed=0):
     """All magnitudes that a type can lose: normal, subnormal, too small, too large, and ties at the ends of each."""
@@ -88,6 +90,30 @@ def test_verdicts():
     assert qn.float_report(np.zeros(4)).verdict == qn.float_report(np.zeros(0)).verdict == "fits"
     nonfinite = qn.float_report(np.array([np.nan, np.inf, 1.0]))
     assert (nonfinite.nan, nonfinite.inf, nonfinite.verdict) == (1, 1, "fits")
+    assert nonfinite.sentence.endswith("; not finite already: 1 NaN, 1 infinite.")
+
+
+@pytest.mark.parametrize("dtype", TARGETS)
+def test_what_a_type_lacks_is_said(dtype):
+    """Against what cast makes of it, and refuses when overflow is "raise"."""
+    lacking = []
+    for value, has in ((np.inf, TARGETS[dtype].has_infinity), (np.nan, TARGETS[dtype].has_nan)):
+        x, report = np.array([value, 1.0]), qn.float_report([value, 1.0], dtype)
+        became = float(qn.cast(x, dtype)[0])
+        assert np.array_equal(became, value, equal_nan=True) == has == (report.verdict == "fits")
+        if not has:
+            lacking.append(value)
+            said = "NaN" if np.isnan(became) else f"{became:g} or {-became:g}" if became else "zero"
+            name = "NaN" if np.isnan(value) else "infinity"
+            assert report.sentence == f"{dtype} has no {name}: 1 becomes {said}."
+            with pytest.raises(OverflowError):
+                qn.cast(x, dtype, overflow="raise")
+    assert qn.float_report([*lacking, *lacking, 1e39], dtype).sentence.count(": 2 become ") == len(lacking)
+
+
+def test_one_and_many():
+    for count, said in ((1, "1 of 1 nonzero numbers becomes subnormal and keeps"), (2, "become subnormal and keep ")):
+        assert said in qn.float_report(np.full(count, 1e-7)).sentence
 
 
 def test_float16_holds_what_came_from_float16():
@@ -97,7 +123,9 @@ def test_float16_holds_what_came_from_float16():
 
 
 def test_what_the_cpu_does_is_said():
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    if not CPUINFO.exists():
+        pytest.skip("nothing else says what the CPU has")
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     flags = {line.partition(":")[0].strip(): line for line in lines}
     known = flags.get("flags", flags.get("Features", ""))
     report = qn.float_report(np.zeros(1), "float16")
@@ -116,6 +144,10 @@ def test_forms():
     table = qn.FloatReportTable([report] * 22)
     assert table.totals["overflow"] == 22
     assert table.totals["verdicts"] == {"overflows": 22}
+    head, *_, last = str(table).splitlines()
+    column = slice(head.index("not finite"), head.index("not finite") + len("not finite"))
+    assert last[column].strip() == "22"
+    assert "<th>not finite</th>" in table._repr_html_()
     assert len(str(table).splitlines()) == 24
     assert "... and 2 more" in table._repr_html_()
     assert json.loads(table.to_json())["totals"] == table.totals

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_dtypes
 import numpy as np
 import pytest
-from strategies import LAYOUTS, ROWS, assert_same_bits
+from strategies import LAYOUTS, assert_same_bits
 
 import qnumpy as qn
 from qnumpy import testing as twin
@@ -26,14 +26,6 @@ GROUPS = {
     for dtype in ("int4", "uint4")
     for size in (16, 32, 64, 128)
 }
-
-
-@pytest.fixture(params=ROWS)
-def row(request):
-    before = qn.isa()
-    qn.set_isa(request.param)
-    yield request.param
-    qn.set_isa(before)
 
 
 def reals(*shape, seed=0):

@@ -113,7 +113,8 @@ V_INLINE vi v_to_code(vf x, vi random, v_format f, bool saturate, bool stochasti
 /* ---- four vectors without a NaN: fewer steps, the same codes ---- */
 
 V_INLINE bool v_has_short_way(v_format f, bool saturate) {
-    return f.kind != QN_SCALE && !v_is_half(f) && !(v_same_range(f) && saturate);
+    const bool upper_half = v_same_range(f) && f.mantissa == 7 && f.kind == QN_IEEE; /* of a float32: bfloat16 */
+    return f.kind != QN_SCALE && (v_width(f) < 8 || (upper_half && !saturate));
 }
 
 V_INLINE void v_narrow4_8(uint8_t *h, const vf x[4], v_format f, bool saturate, bool stream) {

@@ -6,8 +6,8 @@
 
 enum {
     QN_MAX_THREADS = 256,
-    /* Bytes of traffic below which a call stays on its own thread. Waking a sleeping worker costs 65-80 microseconds
-     * on a shared 2-core machine, a spinning one under 1. */
+    /* Bytes of traffic below which a call stays on its own thread. Waking a sleeping worker costs 65-80
+     * microseconds, a spinning one under 1. */
     QN_PARALLEL_BYTES_ASLEEP = 2 << 20,
     QN_PARALLEL_BYTES_AWAKE = 256 << 10,
 };

@@ -354,6 +354,30 @@ static void cast_floats(const walk *w, const float *x, int64_t start, int64_t n,
     else qn_narrow(w->out_type, x, out, n, c);
 }
 
+static double largest_of(qn_float_kind kind, int exponent, int mantissa, int bias) {
+    int field = (1 << exponent) - (kind == QN_IEEE || kind == QN_SCALE ? 2 : 1);
+    return ldexp(2 - ldexp(kind == QN_FN ? 2 : 1, -mantissa), field - bias);
+}
+
+static double largest(qn_type type) {
+    switch (type) {
+#define LARGEST(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                              \
+    case QN_##NAME: return largest_of(kind, exponent, mantissa, bias);
+        QN_NARROW_FLOATS(LARGEST, _)
+#undef LARGEST
+    default: return INFINITY;
+    }
+}
+
+/* The first of two steps to a format, both by chance: the mean is still x. Beyond the largest number to odd instead, as
+ * the second step is to the nearest there and what overflows must not depend on chance. */
+static void random_f64_f32(const double *x, float *wide, int64_t n, qn_type type, const qn_cast *c) {
+    const double most = largest(type);
+    qn_kernels()->narrow_f64_f32(x, wide, n, c);
+    for (int64_t i = 0; i < n; i++)
+        if (fabs(x[i]) > most) qn_kernels()->odd_f64_f32(x + i, wide + i, 1);
+}
+
 static void cast_tile(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
     tile t;
     float wide[TILE];
@@ -368,7 +392,7 @@ static void cast_tile(const walk *w, int64_t start, int64_t n, const qn_affine *
     if (w->out_type == QN_F64) k->copy_f64_f64(x, out, n, &c);
     else if (w->out_type == QN_F32) k->narrow_f64_f32(x, out, n, &c);
     else {
-        if (c.stochastic) k->narrow_f64_f32(x, wide, n, &c); /* by chance twice: the mean is still x */
+        if (c.stochastic) random_f64_f32(x, wide, n, w->out_type, &c);
         else k->odd_f64_f32(x, wide, n);
         qn_narrow(w->out_type, wide, out, n, &c);
     }
