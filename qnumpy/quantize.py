@@ -235,6 +235,8 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
         raise ValueError(_check.must(me, "x", "of a range that float32 holds", got))
     scale = np.float32(1) if extent == 0 else max(np.float32(extent / np.float32(255)), np.finfo(np.float32).tiny)
     zero = np.uint8(np.clip(np.rint(np.float32(-low32) / scale), 0, 255))
+    if real.name == "float64":  # rounded once more, as the range was
+        source = source.astype(np.float32)
     return quantize_linear(source, scale, zero), np.float32(scale), zero
 
 

@@ -538,3 +538,12 @@ def test_a_folder_is_no_file(tmp_path):
         save(tmp_path / "a.npz", {})
     with pytest.raises(FileNotFoundError, match="no file was written"):
         save(tmp_path / "none" / "a.npz", {})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_codes_of_the_other_byte_order(tmp_path, suffix, dtype):
+    codes = np.array([[1, 2, 300]], dtype)
+    q = qn.QuantizedArray(codes.astype(codes.dtype.newbyteorder()), qn.QParams(0.5, 0, dtype))
+    save(tmp_path / f"q.{suffix}", {"q": q})
+    assert load(tmp_path / f"q.{suffix}")["q"].codes.tolist() == [[1, 2, 300]]
