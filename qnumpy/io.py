@@ -569,7 +569,13 @@ class Reader:
         if not isinstance(homes, dict):
             raise FileFormatError(f"{self.path}: the index must have an object 'weight_map'; got {homes!r}.")
         for name, shard in homes.items():
-            if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            if (
+                not isinstance(shard, str)
+                or os.path.basename(shard) != shard
+                or not shard.endswith(".safetensors")
+                or "\0" in shard
+                or not _encodable(shard)
+            ):
                 raise FileFormatError(
                     f"{self.path}: tensor {name!r} must be in a .safetensors file beside the index; got {shard!r}."
                 )
@@ -810,6 +816,10 @@ class Writer:
             raise OSError(error.errno, f"{error.strerror or error}; no file was written", self.path) from error
 
 
+class NamesCollideError(ValueError):
+    """Two arrays need one name in the file."""
+
+
 def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> Stored:
     """Return every plain tensor of the file; refuse names that collide and dtypes that no file holds."""
     stored: Stored = {}
@@ -826,7 +836,7 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
         claims += [part for part in spec.stored(name) if part not in claims]
         for claim in claims:
             if claim in owners:
-                raise ValueError(
+                raise NamesCollideError(
                     f"save: arrays must not collide in the file; got {owners[claim]!r} and {name!r}, "
                     f"which both need the name {claim!r}."
                 )
