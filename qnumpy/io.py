@@ -29,6 +29,7 @@ from typing import IO, Any, Protocol, Self, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from ._check import must, typed
 from .dtypes import code_type
 from .errors import FileFormatError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
@@ -536,7 +537,7 @@ class Reader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = os.fspath(path)
+        self.path = _text_path("load", path)
         self.specs: dict[str, TensorSpec] = {}
         self.metadata: dict[str, str] = {}
         self.paths = [self.path]
@@ -636,6 +637,16 @@ class Reader:
         self.close()
 
 
+def _text_path(owner: str, path: Any) -> str:
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        name = path
+    if not isinstance(name, str):
+        raise TypeError(must(owner, "path", "a text or a path", typed(path)))
+    return name
+
+
 def _container(owner: str, path: str) -> type[_SafetensorsFile] | type[_NpzFile]:
     if path.endswith(".safetensors"):
         return _SafetensorsFile
@@ -730,7 +741,7 @@ class Writer:
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
-        self.path = os.fspath(path)
+        self.path = _text_path("save", path)
         self._out_type = _SafetensorsOut if _container("save", self.path) is _SafetensorsFile else _NpzOut
         self.specs = dict(specs)
         self._stored = _plan(self.specs, self._out_type.holds)

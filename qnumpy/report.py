@@ -451,7 +451,8 @@ class ReportTable:
         rows = [_HEAD, *map(_row, self.reports), self._total_row()]
         lines = aligned(rows, left=_LEFT)
         warnings = self._warnings()
-        return "\n".join(lines + ([""] if warnings else []) + [f"warning: {printable(sentence)}" for sentence in warnings])
+        said = [f"warning: {printable(sentence)}" for sentence in warnings]
+        return "\n".join(lines + ([""] if warnings else []) + said)
 
     __repr__ = __str__
 

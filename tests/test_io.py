@@ -547,3 +547,12 @@ def test_codes_of_the_other_byte_order(tmp_path, suffix, dtype):
     q = qn.QuantizedArray(codes.astype(codes.dtype.newbyteorder()), qn.QParams(0.5, 0, dtype))
     save(tmp_path / f"q.{suffix}", {"q": q})
     assert load(tmp_path / f"q.{suffix}")["q"].codes.tolist() == [[1, 2, 300]]
+
+
+@pytest.mark.parametrize("path", [b"a.npz", 5, None])
+def test_paths_are_texts(path):
+    for owner, call in (("load", lambda: load(path)), ("save", lambda: save(path, {}))):
+        with pytest.raises(
+            TypeError, match=f"^{owner}: path must be a text or a path; got {re.escape(repr(path))}\\.$"
+        ):
+            call()

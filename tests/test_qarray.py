@@ -350,7 +350,6 @@ def test_codes_of_the_other_byte_order(dtype):
         assert_same_bits(made.codes, codes)
 
 
-
 def test_equality():
     x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     q, same = qn.quantize(x), qn.quantize(x)
