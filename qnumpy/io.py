@@ -37,6 +37,7 @@ from .mx import MXArray, mx_format
 from .pack import pack, unpack
 from .qarray import QuantizedArray
 from .qparams import QParams
+from .qparams_file import beside, keep_mode
 
 __all__ = ["FORMAT_VERSION", "Reader", "TensorSpec", "Writer", "load", "save"]
 
@@ -662,6 +663,8 @@ def _container(owner: str, path: str) -> type[_SafetensorsFile] | type[_NpzFile]
 class _SafetensorsOut:
     """The published format: header length, JSON header, tensors. The header is known first, so each has its place."""
 
+    longest = _MAX_HEADER  # bytes of a name
+
     def __init__(self, file: IO[bytes], stored: Stored, metadata: Mapping[str, str]) -> None:
         # Wide items first, as other writers do: every tensor is aligned.
         places: dict[str, tuple[int, int]] = {}
@@ -706,6 +709,8 @@ class _SafetensorsOut:
 class _NpzOut:
     """An uncompressed archive with no dates in it, so that equal arrays give equal files."""
 
+    longest = 0xFFFF - len(".npy")  # bytes of a name: zip counts them in 16 bits
+
     def __init__(self, file: IO[bytes], stored: Stored, metadata: Mapping[str, str]) -> None:
         self._zip = zipfile.ZipFile(file, "w", allowZip64=True)
         self.write(_SCHEMA_ENTRY, np.frombuffer(metadata[_SCHEMA_KEY].encode(), np.uint8))
@@ -744,14 +749,13 @@ class Writer:
         self.path = _text_path("save", path)
         self._out_type = _SafetensorsOut if _container("save", self.path) is _SafetensorsFile else _NpzOut
         self.specs = dict(specs)
-        self._stored = _plan(self.specs, self._out_type.holds)
+        self._stored = _plan(self.specs, self._out_type.holds, self._out_type.longest)
         self._metadata = {**(metadata or {}), _SCHEMA_KEY: _schema(self.specs, self._out_type.holds)}
         self._missing = dict.fromkeys(self.specs)
         self._target = os.path.realpath(self.path)  # through a symbolic link, not over it
         if os.path.exists(self._target) and not os.path.isfile(self._target):
             raise ValueError(f"save: path must be a regular file; got {self.path!r}.")
-        folder, base = os.path.split(self._target)
-        self._temporary = os.path.join(folder, f".{base[:100]}.{os.urandom(4).hex()}.tmp")
+        self._temporary = beside(self._target)
         self._file: IO[bytes] | None = None
         self._out: _SafetensorsOut | _NpzOut | None = None
 
@@ -759,6 +763,7 @@ class Writer:
         try:
             with self._told():
                 self._file = open(self._temporary, "xb")
+                keep_mode(self._target, self._temporary)
                 self._out = self._out_type(self._file, self._stored, self._metadata)
         except BaseException:
             self._discard()
@@ -815,7 +820,7 @@ class Writer:
             if closing is not None:
                 with contextlib.suppress(OSError, ValueError):
                     closing.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it must not hide the error that brought us here
             os.unlink(self._temporary)
 
     @contextlib.contextmanager
@@ -831,7 +836,7 @@ class NamesCollideError(ValueError):
     """Two arrays need one name in the file."""
 
 
-def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> Stored:
+def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool], longest: int) -> Stored:
     """Return every plain tensor of the file; refuse names that collide and dtypes that no file holds."""
     stored: Stored = {}
     owners: dict[str, str] = {}
@@ -853,6 +858,9 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
                 )
             owners[claim] = name
         for part, (kept, shape) in spec.stored(name).items():
+            if (size := len(part.encode())) > longest:
+                got = f"{size} for {typed(part)}"
+                raise ValueError(f"save: arrays must have names of at most {longest} bytes in this file; got {got}.")
             stored[part] = (kept if holds(kept) else np.dtype(f"u{kept.itemsize}")), shape
     return stored
 
