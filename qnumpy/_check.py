@@ -12,6 +12,8 @@ __all__: list[str] = []
 
 Array = np.ndarray[Any, Any]
 
+TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)  # ends of a scale
+
 _F32, _I32 = np.dtype(np.float32), np.dtype(np.int32)
 
 

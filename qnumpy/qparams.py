@@ -12,9 +12,6 @@ from .granularity import Granularity, PerChannel, PerTensor, from_onnx
 
 __all__ = ["QParams"]
 
-_TINY = float(np.finfo(np.float32).smallest_normal)
-_HUGE = float(np.finfo(np.float32).max)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QParams:
@@ -288,8 +285,8 @@ def _scale(low: Any, high: Any, steps: int) -> np.ndarray[Any, np.dtype[np.float
     with np.errstate(over="ignore"):
         extent = high - low
     scale = np.where(np.isinf(extent), (high / 2 - low / 2) / (steps / 2), extent / steps)
-    if (scale > _HUGE).any():
-        i = int(np.argmax(scale > _HUGE))
+    if (scale > _check.HUGE).any():
+        i = int(np.argmax(scale > _check.HUGE))
         got = f"{scale.flat[i]:g}{_check.where(i, scale)}"
         raise ValueError(f"QParams.from_range: the range must have a finite float32 scale; got {got}.")
-    return np.where(extent == 0, 1.0, np.maximum(scale, _TINY)).astype(np.float32)
+    return np.where(extent == 0, 1.0, np.maximum(scale, _check.TINY)).astype(np.float32)

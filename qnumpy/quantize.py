@@ -362,7 +362,8 @@ def requantize(
     ----------
     acc : array_like of int32, any shape
     multiplier : array_like
-        ``scale_a * scale_b / scale_y``: positive, finite, normal. Shape () or (acc.shape[axis],).
+        ``scale_a * scale_b / scale_y``: positive, finite, normal; the fixed methods take those in
+        [2**-32, 2**30 - 0.5]. Shape () or (acc.shape[axis],).
     zero_point : array_like of integers, default 0
         Shape () or that of `multiplier`.
     dtype : str or dtype, default "int8"
