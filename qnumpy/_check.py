@@ -37,7 +37,7 @@ def _kind(value: Any) -> str:
 
 
 def array(owner: str, name: str, value: Any) -> Array:
-    """Return an array; a mask would be dropped silently, and so would what an object of ours stands for."""
+    """Return an array; nothing drops a mask or dequantizes silently."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
