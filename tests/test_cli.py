@@ -689,7 +689,12 @@ def test_ctrl_c_after_the_rename_does_not_deny_the_file(tmp_path):
     model, out = tmp_path / "model.npz", tmp_path / "out.npz"
     save(model, {f"{k}" + "x" * 1000: np.ones((2, 2), np.float32) for k in range(200)})
     command = [sys.executable, "-m", "qnumpy", "quantize", model, "-o", out]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+    def heard():  # a job in the background of a shell is born deaf to it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=heard) as process:
         end = time.monotonic() + 60
         while not out.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
