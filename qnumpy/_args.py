@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check, _core
+from ._check import HUGE, TINY, array, integer, must, typed
 from ._check import Array as Array  # for all who import from here
-from ._check import array, integer, must, typed
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, normalize_axis
 from .qparams import QParams
@@ -27,7 +27,6 @@ def listed(names: list[str]) -> str:
 
 _CODES = {found.dtype: found for found in CODE_TYPES.values()}  # without a look-up by name
 _FLOATS = {found.dtype: found for found in FLOAT_TYPES.values()}
-_TINY, _HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 _SCALARS, _INTEGERS = {float, np.float32}, {int, np.int8, np.uint8, np.int32}
 CONVENTIONS = {"onnx": 0, "guide": 1, "torch": 2, "tflite": 3}
 METHODS = {"float": 0, "fixed": 1, "fixed_double": 2}
@@ -132,7 +131,7 @@ def scales(owner: str, name: str, value: Any, where: Layout) -> Array | float:
 
     The common case, one number for one tensor, stays a number: it is faster than an array.
     """
-    if type(value) in _SCALARS and where.axis is None and _TINY <= (number := float(value)) <= _HUGE:
+    if type(value) in _SCALARS and where.axis is None and TINY <= (number := float(value)) <= HUGE:
         return number
     return _fitted(owner, name, _check.scale(owner, name, value), where)
 

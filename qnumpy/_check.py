@@ -12,6 +12,8 @@ __all__: list[str] = []
 
 Array = np.ndarray[Any, Any]
 
+TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)  # ends of a scale
+
 _F32, _I32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
@@ -24,17 +26,28 @@ def typed(value: Any) -> str:
     """Say a value as it was typed; an array by dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with shape {value.shape}"
-    text = repr(value)
+    text = repr(value) if getattr(type(value), "__array_ufunc__", 0) is not None else _kind(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _kind(value: Any) -> str:
+    """Objects of ours are said by their type: their repr is long."""
+    name = type(value).__name__
+    return f"an {name}" if name.startswith("MX") else f"a {name}"
+
+
 def array(owner: str, name: str, value: Any) -> Array:
-    """Return an array; a mask would be dropped silently."""
+    """Return an array; nothing drops a mask or dequantizes silently."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(must(owner, name, "an array without a mask", "a MaskedArray") + " Use x.filled(...) first.")
-    return np.asarray(value)
+    if getattr(type(value), "__array_ufunc__", 0) is None and hasattr(value, "dequantize"):
+        raise TypeError(must(owner, name, "a plain array", typed(value)) + " Use q.dequantize() first.")
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(must(owner, name, "an array, or rows of one length", typed(value))) from error
 
 
 def integer(owner: str, name: str, value: Any) -> int:

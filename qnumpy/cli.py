@@ -5,12 +5,14 @@ Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be re
 
 import argparse
 import contextlib
+import io
 import json
 import math
 import os
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from . import __version__, demo, plot
+from ._check import typed
 from .calibrate import Calibration
 from .dtypes import CODE_TYPES, code_type, float_type, real_type
 from .errors import FileFormatError
@@ -26,7 +29,7 @@ from .estimate import METHODS
 from .float_report import TARGETS, FloatReportTable, float_report
 from .floats import cast
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
-from .io import Reader, TensorSpec, Value, Writer
+from .io import NamesCollideError, Reader, TensorSpec, Value, Writer
 from .metrics import Quantized
 from .mx import MX_FORMATS, MXArray, mx_format
 from .observers import HistogramObserver, MinMaxObserver, Observer
@@ -42,7 +45,7 @@ FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
 CASTS = ("float16", "bfloat16")  # a conversion without parameters, of tensors of any shape
 DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS]
-_OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d+)?|axis=-?\d+|(?:no-)?symmetric|keep)"
+_OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d{{1,18}})?|axis=-?\d{{1,18}}|(?:no-)?symmetric|keep)"
 _SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.DOTALL)
 
 
@@ -62,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said what is wrong, or printed the help
         return int(stop.code or 0)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of tensors may be beyond its encoding
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -70,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(args, str(error), USAGE)
     except BrokenPipeError:  # the reader of our output has gone; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+        return int(args.code)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _say(args, f"{what}.", BAD_FILE)
     except FileFormatError as error:
         return _say(args, str(error), BAD_FILE)
     except KeyboardInterrupt:
-        return _say(args, "interrupted; no file was written.", INTERRUPTED)
+        return _say(args, f"interrupted; {args.left}.", INTERRUPTED)
 
 
 def _say(args: argparse.Namespace, text: str, code: int) -> int:
@@ -99,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        made.set_defaults(run=run)
+        # what holds when the reader of our output has gone, and when Ctrl-C comes
+        made.set_defaults(run=run, code=FINE, left="no file was written")
         return made
 
     q = command("quantize", _quantize, "Quantize a file and print a table of what it cost.")
@@ -282,8 +289,10 @@ class _Job:
 
 def _pattern(option: str, text: str, names: Iterable[str]) -> re.Pattern[str]:
     try:
-        pattern = re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # what may come to mean something else
+            pattern = re.compile(text)
+    except (re.error, RecursionError, OverflowError, FutureWarning) as error:
         raise UsageError(f"{option} must be a regular expression; got {text!r}: {error}.") from error
     if not any(map(pattern.search, names)):
         raise UsageError(f"{option} must match the name of a tensor; {text!r} matches none.")
@@ -302,7 +311,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
         if split is None:
             raise UsageError(
                 f"--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, "
-                f"no-symmetric or keep; got {text!r}."
+                f"no-symmetric or keep; got {typed(text)}."
             )
         base.changed(split["options"]).granularity("--set:")
         changes.append((_pattern("--set", split["pattern"], specs), split["options"]))
@@ -372,8 +381,12 @@ def _quantize(args: argparse.Namespace) -> int:
         if path is not None:
             try:
                 planned = Writer(path, plan, reader.metadata)
-            except (TypeError, ValueError) as error:
+            except NamesCollideError as error:
                 raise UsageError(f"{error} --exclude or --set 'RE=keep' leaves a tensor as it is.") from error
+            except TypeError as error:  # a dtype
+                raise UsageError(f"{error} A .npz file holds it.") from error
+            except ValueError as error:
+                raise UsageError(str(error)) from error
             if not args.dry_run:
                 writer = planned
         with writer as out:
@@ -382,8 +395,15 @@ def _quantize(args: argparse.Namespace) -> int:
                 reports.append(report)
                 if out is not None:
                     out.write(name, value)
+            _writing(args)
     _print_table(args, reports)
     return FINE
+
+
+def _writing(args: argparse.Namespace) -> None:
+    """From here on the file may appear at any time."""
+    if args.output is not None and not getattr(args, "dry_run", False):
+        args.left = f"{args.output!r} is whole, or as it was"
 
 
 def _one(args: argparse.Namespace, reader: Reader, name: str, job: _Job) -> tuple[Any, Report]:
@@ -519,13 +539,17 @@ def _compare(args: argparse.Namespace) -> int:
                 )
                 if limit is not None and not same:
                     failed.append(f"{name!r} (kept, but changed)")
-    _print_table(args, reports)
     if failed:
-        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-        return _say(
-            args, f"{len(failed)} of {len(reports)} below {limit:g} dB: {', '.join(failed[:5])}{more}.", GATE_FAILED
-        )
-    return FINE
+        args.code = GATE_FAILED
+    try:
+        _print_table(args, reports)
+        sys.stdout.flush()
+    finally:  # said even when nobody reads the table
+        if failed:
+            more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+            what = f"{len(failed)} of {len(reports)} below {limit:g} dB: {', '.join(failed[:5])}{more}."
+            _say(args, what, GATE_FAILED)
+    return int(args.code)
 
 
 def _same_tensors(args: argparse.Namespace, reference: Reader, quantized: Reader) -> None:
@@ -545,14 +569,19 @@ def _same_tensors(args: argparse.Namespace, reference: Reader, quantized: Reader
 
 def _converted(x: Any, q: Any) -> bool:
     """Whether q is x in another of the types whose figures compare gives."""
-    return x.dtype != q.dtype and None not in (real_type(x.dtype), real_type(q.dtype))
+    return x.dtype.name != q.dtype.name and None not in (real_type(x.dtype), real_type(q.dtype))
 
 
 def _same(x: Any, q: Any) -> bool:
-    """Bit for bit, so that NaN equals itself."""
+    """Bit for bit, so that NaN equals itself, in whatever byte order."""
     if isinstance(x, Quantized) or isinstance(q, Quantized):
         return bool(type(x) is type(q) and x == q)
+    x, q = _native(x), _native(q)
     return bool(x.dtype == q.dtype and x.tobytes() == q.tobytes())
+
+
+def _native(x: Any) -> Any:
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 # plot, calibrate
@@ -595,6 +624,7 @@ def _plot(args: argparse.Namespace) -> int:
         raise UsageError(f"tensor {args.tensor!r}: {error}") from error
     with replacing(path, "xb") as file:
         figure.savefig(file, format=path.rpartition(".")[2], dpi=150)
+        _writing(args)
     return FINE
 
 
@@ -624,6 +654,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     if not calibration:
         raise UsageError("DATA must hold floating arrays; got none.")
     if path is not None:
+        _writing(args)
         save_qparams(path, {tensor: _params(calibration, tensor) for tensor in calibration})
     report = calibration.report()
     print(report.to_json() if args.json else report)

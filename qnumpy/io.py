@@ -29,6 +29,7 @@ from typing import IO, Any, Protocol, Self, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from ._check import must, typed
 from .dtypes import code_type
 from .errors import FileFormatError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
@@ -36,6 +37,7 @@ from .mx import MXArray, mx_format
 from .pack import pack, unpack
 from .qarray import QuantizedArray
 from .qparams import QParams
+from .qparams_file import beside, keep_mode
 
 __all__ = ["FORMAT_VERSION", "Reader", "TensorSpec", "Writer", "load", "save"]
 
@@ -536,7 +538,7 @@ class Reader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = os.fspath(path)
+        self.path = _text_path("load", path)
         self.specs: dict[str, TensorSpec] = {}
         self.metadata: dict[str, str] = {}
         self.paths = [self.path]
@@ -569,7 +571,13 @@ class Reader:
         if not isinstance(homes, dict):
             raise FileFormatError(f"{self.path}: the index must have an object 'weight_map'; got {homes!r}.")
         for name, shard in homes.items():
-            if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            if (
+                not isinstance(shard, str)
+                or os.path.basename(shard) != shard
+                or not shard.endswith(".safetensors")
+                or "\0" in shard
+                or not _encodable(shard)
+            ):
                 raise FileFormatError(
                     f"{self.path}: tensor {name!r} must be in a .safetensors file beside the index; got {shard!r}."
                 )
@@ -630,6 +638,16 @@ class Reader:
         self.close()
 
 
+def _text_path(owner: str, path: Any) -> str:
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        name = path
+    if not isinstance(name, str):
+        raise TypeError(must(owner, "path", "a text or a path", typed(path)))
+    return name
+
+
 def _container(owner: str, path: str) -> type[_SafetensorsFile] | type[_NpzFile]:
     if path.endswith(".safetensors"):
         return _SafetensorsFile
@@ -644,6 +662,8 @@ def _container(owner: str, path: str) -> type[_SafetensorsFile] | type[_NpzFile]
 
 class _SafetensorsOut:
     """The published format: header length, JSON header, tensors. The header is known first, so each has its place."""
+
+    longest = _MAX_HEADER  # bytes of a name
 
     def __init__(self, file: IO[bytes], stored: Stored, metadata: Mapping[str, str]) -> None:
         # Wide items first, as other writers do: every tensor is aligned.
@@ -689,6 +709,8 @@ class _SafetensorsOut:
 class _NpzOut:
     """An uncompressed archive with no dates in it, so that equal arrays give equal files."""
 
+    longest = 0xFFFF - len(".npy")  # bytes of a name: zip counts them in 16 bits
+
     def __init__(self, file: IO[bytes], stored: Stored, metadata: Mapping[str, str]) -> None:
         self._zip = zipfile.ZipFile(file, "w", allowZip64=True)
         self.write(_SCHEMA_ENTRY, np.frombuffer(metadata[_SCHEMA_KEY].encode(), np.uint8))
@@ -724,17 +746,16 @@ class Writer:
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
-        self.path = os.fspath(path)
+        self.path = _text_path("save", path)
         self._out_type = _SafetensorsOut if _container("save", self.path) is _SafetensorsFile else _NpzOut
         self.specs = dict(specs)
-        self._stored = _plan(self.specs, self._out_type.holds)
+        self._stored = _plan(self.specs, self._out_type.holds, self._out_type.longest)
         self._metadata = {**(metadata or {}), _SCHEMA_KEY: _schema(self.specs, self._out_type.holds)}
         self._missing = dict.fromkeys(self.specs)
         self._target = os.path.realpath(self.path)  # through a symbolic link, not over it
         if os.path.exists(self._target) and not os.path.isfile(self._target):
             raise ValueError(f"save: path must be a regular file; got {self.path!r}.")
-        folder, base = os.path.split(self._target)
-        self._temporary = os.path.join(folder, f".{base[:100]}.{os.urandom(4).hex()}.tmp")
+        self._temporary = beside(self._target)
         self._file: IO[bytes] | None = None
         self._out: _SafetensorsOut | _NpzOut | None = None
 
@@ -742,6 +763,7 @@ class Writer:
         try:
             with self._told():
                 self._file = open(self._temporary, "xb")
+                keep_mode(self._target, self._temporary)
                 self._out = self._out_type(self._file, self._stored, self._metadata)
         except BaseException:
             self._discard()
@@ -798,7 +820,7 @@ class Writer:
             if closing is not None:
                 with contextlib.suppress(OSError, ValueError):
                     closing.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it must not hide the error that brought us here
             os.unlink(self._temporary)
 
     @contextlib.contextmanager
@@ -810,7 +832,11 @@ class Writer:
             raise OSError(error.errno, f"{error.strerror or error}; no file was written", self.path) from error
 
 
-def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> Stored:
+class NamesCollideError(ValueError):
+    """Two arrays need one name in the file."""
+
+
+def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool], longest: int) -> Stored:
     """Return every plain tensor of the file; refuse names that collide and dtypes that no file holds."""
     stored: Stored = {}
     owners: dict[str, str] = {}
@@ -826,12 +852,15 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
         claims += [part for part in spec.stored(name) if part not in claims]
         for claim in claims:
             if claim in owners:
-                raise ValueError(
+                raise NamesCollideError(
                     f"save: arrays must not collide in the file; got {owners[claim]!r} and {name!r}, "
                     f"which both need the name {claim!r}."
                 )
             owners[claim] = name
         for part, (kept, shape) in spec.stored(name).items():
+            if (size := len(part.encode())) > longest:
+                got = f"{size} for {typed(part)}"
+                raise ValueError(f"save: arrays must have names of at most {longest} bytes in this file; got {got}.")
             stored[part] = (kept if holds(kept) else np.dtype(f"u{kept.itemsize}")), shape
     return stored
 

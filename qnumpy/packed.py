@@ -22,7 +22,6 @@ GROUP_SIZES = (16, 32, 64, 128)
 _PER = {"row": 0, "tensor": 1, "group": 2}
 _FLOAT32, _INT8, _UINT8 = _core.TYPES["float32"], _core.TYPES["int8"], _core.TYPES["uint8"]
 _HALF = np.finfo(np.float16)
-_TINY = float(np.finfo(np.float32).smallest_normal)
 
 
 class PackedWeight:
@@ -425,7 +424,7 @@ class _Input:
         low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
         extent = 2 * max(-low, high) if self.symmetric else high - low
         exact = extent / (self.qmax - self.qmin)
-        scale = float(np.float32(1 if extent == 0 else max(exact, _TINY)))
+        scale = float(np.float32(1 if extent == 0 else max(exact, _check.TINY)))
         zero = 0 if self.symmetric else min(max(round(self.qmin - low / scale), self.qmin), self.qmax)
         return replace(self, scale=scale, zero_point=zero)
 

@@ -271,6 +271,8 @@ class QuantizedArray:
         params = _args.qparams(me, qparams, array.shape)
         if code is not params.code:
             raise TypeError(_check.must(me, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
+        if not array.dtype.isnative:
+            array = array.astype(code.dtype)  # what saves or pickles takes the bytes
         plain = _args.plain(array, code)
         if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax):
             low, high = int(plain.min()), int(plain.max())

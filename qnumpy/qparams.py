@@ -12,9 +12,6 @@ from .granularity import Granularity, PerChannel, PerTensor, from_onnx
 
 __all__ = ["QParams"]
 
-_TINY = float(np.finfo(np.float32).smallest_normal)
-_HUGE = float(np.finfo(np.float32).max)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QParams:
@@ -157,7 +154,9 @@ class QParams:
                 raise ValueError("QParams.from_range: granularity must be given for arrays of ranges; got None.")
             granularity = PerTensor()
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
-            raise ValueError("QParams.from_range: min and max must be finite with min <= max; got others.")
+            i = int(np.argmin(np.isfinite(low) & np.isfinite(high) & (low <= high)))
+            got = f"{low.flat[i]:g} and {high.flat[i]:g}{_check.where(i, low)}"
+            raise ValueError(f"QParams.from_range: min and max must be finite with min <= max; got {got}.")
         if include_zero or symmetric:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         if symmetric:
@@ -286,6 +285,8 @@ def _scale(low: Any, high: Any, steps: int) -> np.ndarray[Any, np.dtype[np.float
     with np.errstate(over="ignore"):
         extent = high - low
     scale = np.where(np.isinf(extent), (high / 2 - low / 2) / (steps / 2), extent / steps)
-    if (scale > _HUGE).any():
-        raise ValueError("QParams.from_range: the range must have a finite float32 scale; got one that overflows.")
-    return np.where(extent == 0, 1.0, np.maximum(scale, _TINY)).astype(np.float32)
+    if (scale > _check.HUGE).any():
+        i = int(np.argmax(scale > _check.HUGE))
+        got = f"{scale.flat[i]:g}{_check.where(i, scale)}"
+        raise ValueError(f"QParams.from_range: the range must have a finite float32 scale; got {got}.")
+    return np.where(extent == 0, 1.0, np.maximum(scale, _check.TINY)).astype(np.float32)

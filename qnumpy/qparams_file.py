@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,13 +58,26 @@ def save_qparams(path: str | os.PathLike[str], qparams: Mapping[str, QParams]) -
         file.write("\n")
 
 
+def beside(target: str) -> str:
+    """A new name in the folder of `target`; short enough wherever that one is, whatever its letters."""
+    folder, base = os.path.split(target)
+    return os.path.join(folder, f".{base[:30]}.{os.urandom(4).hex()}.tmp")
+
+
+def keep_mode(target: str, temporary: str) -> None:
+    """Give `temporary` the permissions of the file it will replace, if there is one."""
+    with contextlib.suppress(OSError):
+        os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
     """Open a file that appears whole or not at all: written under another name, and renamed at the end."""
     target = os.path.realpath(path)
-    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
+    temporary = beside(target)
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            keep_mode(target, temporary)
             yield file
         os.replace(temporary, target)
     except OSError as error:

@@ -235,6 +235,8 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
         raise ValueError(_check.must(me, "x", "of a range that float32 holds", got))
     scale = np.float32(1) if extent == 0 else max(np.float32(extent / np.float32(255)), np.finfo(np.float32).tiny)
     zero = np.uint8(np.clip(np.rint(np.float32(-low32) / scale), 0, 255))
+    if real.name == "float64":  # rounded once more, as the range was
+        source = source.astype(np.float32)
     return quantize_linear(source, scale, zero), np.float32(scale), zero
 
 
@@ -360,7 +362,8 @@ def requantize(
     ----------
     acc : array_like of int32, any shape
     multiplier : array_like
-        ``scale_a * scale_b / scale_y``: positive, finite, normal. Shape () or (acc.shape[axis],).
+        ``scale_a * scale_b / scale_y``: positive, finite, normal; the fixed methods take those in
+        [2**-32, 2**30 - 0.5]. Shape () or (acc.shape[axis],).
     zero_point : array_like of integers, default 0
         Shape () or that of `multiplier`.
     dtype : str or dtype, default "int8"

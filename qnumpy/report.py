@@ -246,7 +246,7 @@ class Report:
         return _json(content, indent)
 
     def __str__(self) -> str:
-        title = "" if self.name is None else f"{self.name}: "
+        title = "" if self.name is None else f"{printable(self.name)}: "
         if self.reason is not None:
             return f"{title}{self.shape} {self.source}, {self.nbytes_after:,} bytes, kept: {self.reason}"
         after = self.dtype if self.granularity is None else f"{self.dtype} {self.granularity}"
@@ -451,7 +451,8 @@ class ReportTable:
         rows = [_HEAD, *map(_row, self.reports), self._total_row()]
         lines = aligned(rows, left=_LEFT)
         warnings = self._warnings()
-        return "\n".join(lines + ([""] if warnings else []) + [f"warning: {sentence}" for sentence in warnings])
+        said = [f"warning: {printable(sentence)}" for sentence in warnings]
+        return "\n".join(lines + ([""] if warnings else []) + said)
 
     __repr__ = __str__
 
@@ -492,8 +493,14 @@ def _row(report: Report) -> list[str]:
     return [*first, report.reason] if report.reason is not None else [*first, *report._figures()]
 
 
+def printable(text: str) -> str:
+    """Escape what would break a line or steer the terminal: names come from files."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def aligned(rows: list[list[str]], *, left: int) -> list[str]:
     """Pad cells to columns. The last cell of a row shorter than the first row spans the rest."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     columns = len(rows[0])
     spanning = [len(row) < columns for row in rows]
     widths = [

@@ -32,9 +32,13 @@ def set_isa(name: str) -> None:
 
     Raises
     ------
+    TypeError
+        name is no text.
     UnsupportedISAError
         The name is unknown, or this CPU does not have it.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"set_isa: name must be a text; got {name!r}.")
     _select("set_isa", "name", name)
 
 
@@ -56,10 +60,14 @@ def set_num_threads(n: int) -> None:
 
     Raises
     ------
+    TypeError
+        n is no integer.
     ValueError
-        n is not an integer from 1 to 256.
+        n is not from 1 to 256.
     """
-    if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= n <= _core.MAX_THREADS:
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"set_num_threads: n must be an integer; got {n!r}.")
+    if not 1 <= n <= _core.MAX_THREADS:
         raise ValueError(f"set_num_threads: n must be an integer from 1 to {_core.MAX_THREADS}; got {n!r}.")
     _core.set_num_threads(int(n))
 

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import ml_dtypes
 import numpy as np
@@ -541,7 +543,7 @@ def test_plot_draws_what_a_quantized_file_holds(run, model, tmp_path):
     small, out = tmp_path / "small.npz", tmp_path / "picture.svg"
     assert run("quantize", model, "-o", small, "--per", "tensor", "--dtype", "int4")[0] == 0
     assert run("plot", small, "fc.weight", "-o", out)[0] == 0
-    assert "in the file" in out.read_text() or "<path" in out.read_text()  # text may be drawn as paths
+    assert "<!-- in the file" in out.read_text()  # matplotlib says in comments what it draws as paths
     assert run("plot", small, "embed.weight", "-o", out, "--force")[0] == 0
 
 
@@ -662,3 +664,99 @@ def test_numbers_beyond_float32(run, tmp_path):
     assert code == 3
     assert "tensor 'w'" in err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["big.npz"]
+
+
+# what the other end does
+
+
+@pytest.mark.parametrize(("limit", "code"), [("200", 1), ("1", 0)])
+def test_the_gate_holds_when_nobody_reads_the_table(run, model, tmp_path, limit, code):
+    small = tmp_path / "small.npz"
+    assert run("quantize", model, "-o", small)[0] == 0
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "qnumpy", "compare", model, small, "--fail-below-sqnr", limit]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert done.returncode == code, done.stderr
+    assert ("below 200 dB" in done.stderr) == bool(code)
+
+
+def test_ctrl_c_after_the_rename_does_not_deny_the_file(tmp_path):
+    """The table is longer than a pipe holds and nobody reads it: the command waits there, with its file written."""
+    model, out = tmp_path / "model.npz", tmp_path / "out.npz"
+    save(model, {f"{k}" + "x" * 1000: np.ones((2, 2), np.float32) for k in range(200)})
+    command = [sys.executable, "-m", "qnumpy", "quantize", model, "-o", out]
+
+    def heard():  # a job in the background of a shell is born deaf to it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=heard) as process:
+        end = time.monotonic() + 60
+        while not out.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == f"qnumpy quantize: interrupted; {str(out)!r} is whole, or as it was.\n"
+    assert len(load(out)) == 200
+
+
+def test_compare_does_not_mind_the_byte_order(run, tmp_path):
+    before, after = tmp_path / "before.npz", tmp_path / "after.safetensors"
+    x = {"f": reals(3, 4), "i": np.arange(6), "c": np.arange(3) * 1j, "d": np.arange(6.0)}
+    x["c"] = x["c"].astype(np.complex64)
+    np.savez(before, **{name: value.astype(value.dtype.newbyteorder(">")) for name, value in x.items()})
+    save(after, x)
+    code, table, err = run("compare", before, after, "--fail-below-sqnr", "20")
+    assert (code, err, table.count("equal")) == (0, "", 4)
+    save(after, {**x, "i": x["i"].byteswap()})
+    code, table, _ = run("compare", before, after, "--fail-below-sqnr", "20")
+    assert (code, table.count("CHANGED")) == (1, 1)
+
+
+@pytest.mark.parametrize("command", ["inspect", "quantize", "compare"])
+def test_names_do_not_reach_the_terminal_raw(tmp_path, command):
+    model = tmp_path / "model.safetensors"
+    save(model, {"a\n\x1b[31mb": reals(2, 3), "日": reals(2, 3)})
+    rest = {"inspect": [], "quantize": ["--dry-run"], "compare": [model]}[command]
+    done = subprocess.run(
+        [sys.executable, "-m", "qnumpy", command, model, *rest],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"a\n\x1b[31mb" in done.stdout
+    assert r"\u65e5" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_a_dtype_that_safetensors_lacks(run, tmp_path):
+    model = tmp_path / "model.npz"
+    np.savez(model, z=np.ones(3, np.complex128), w=reals(2, 3))
+    code, _, err = run("quantize", model, "-o", tmp_path / "out.safetensors")
+    assert code == 2
+    assert "complex128" in err
+    assert err.endswith("A .npz file holds it.\n")
+    assert run("quantize", model, "-o", tmp_path / "out.npz")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "options", [["--set", "w=group=" + "9" * 5000], ["--set", "w=axis=" + "9" * 5000], ["--include", "[[b]"]]
+)
+def test_options_that_python_would_stumble_over(run, model, options):
+    code, out, err = run("quantize", model, "--dry-run", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"qnumpy quantize: {options[0]} must be ")
+    assert len(err) < 300
+
+
+@pytest.mark.parametrize("shard", ["a\0.safetensors", "\udc80.safetensors"])
+def test_a_shard_that_no_file_can_be(run, tmp_path, shard):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": shard}}))
+    code, _, err = run("inspect", index)
+    assert (code, err.count("\n")) == (3, 1)
+    assert err.startswith(f"qnumpy inspect: {index}: tensor 'w' must be in a .safetensors file")

@@ -190,6 +190,11 @@ def data_rows():
                 f"{owner}: {name} must be an array of {kind}; got dtype {dtype}",
             )
         yield lambda c=call: c(None), TypeError, f"{owner}: {name} must be an array of {kind}; got dtype object"
+        ragged = f"{owner}: {name} must be an array, or rows of one length; got [[1.0, 2.0], [3.0]]"
+        yield lambda c=call: c([[1.0, 2.0], [3.0]]), ValueError, ragged
+        for held, kind_of in ((qn.quantize(X), "a QuantizedArray"), (qn.quantize(X, dtype="mxfp4"), "an MXArray")):
+            plain = f"{owner}: {name} must be a plain array; got {kind_of}. Use q.dequantize() first"
+            yield lambda c=call, v=held: c(v), TypeError, plain
         hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if kind in (CODES, INTEGERS) else X))
         yield lambda c=call, v=hidden: c(v), TypeError, f"{owner}: {name} must be {MASK}"
     yield (
@@ -559,15 +564,17 @@ def qparams_rows():
     fits = "QParams: zero_point must have shape () or scale's (3,); got shape (2,)"
     yield lambda: make(np.ones(3), [1, 2], "int8", channel), ValueError, fits
     ranged, start = qn.QParams.from_range, "QParams.from_range:"
-    finite = f"{start} min and max must be finite with min <= max; got others"
+    finite = f"{start} min and max must be finite with min <= max; got"
     for low, high in ((1, 0), (np.nan, 1), (0, np.inf), (-np.inf, 0)):
-        yield lambda a=low, b=high: ranged(a, b), ValueError, finite
+        yield lambda a=low, b=high: ranged(a, b), ValueError, f"{finite} {low} and {high}"
+    second = f"{finite} 3 and 2 at index 1"
+    yield lambda: ranged([0, 3, 5], [1, 2, 4], granularity=channel), ValueError, second
     yield lambda: ranged([1.0], 1.0), ValueError, f"{start} min and max must have one shape; got (1,) and ()"
     given = f"{start} granularity must be given for arrays of ranges; got None"
     yield lambda: ranged([1.0], [2.0]), ValueError, given
-    wide = f"{start} the range must have a finite float32 scale; got one that overflows"
-    for symmetric in (True, False):
-        yield lambda s=symmetric: ranged(-1e308, 1e308, symmetric=s), ValueError, wide
+    wide = f"{start} the range must have a finite float32 scale; got"
+    for symmetric, scale in ((True, "7.87402e+305"), (False, "7.84314e+305")):
+        yield lambda s=symmetric: ranged(-1e308, 1e308, symmetric=s), ValueError, f"{wide} {scale}"
     for dtype, value in {"<U1": "1", "complex128": 1 + 2j, "object": object()}.items():
         yield lambda v=value: ranged(v, 1), TypeError, f"{start} min must be real; got dtype {dtype}"
         yield lambda v=value: ranged(-1, v), TypeError, f"{start} max must be real; got dtype {dtype}"

@@ -1,5 +1,6 @@
 """Files: what comes back, what the bytes are, and that a bad file or a full disk loses nothing."""
 
+import errno
 import json
 import os
 import re
@@ -538,3 +539,67 @@ def test_a_folder_is_no_file(tmp_path):
         save(tmp_path / "a.npz", {})
     with pytest.raises(FileNotFoundError, match="no file was written"):
         save(tmp_path / "none" / "a.npz", {})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_codes_of_the_other_byte_order(tmp_path, suffix, dtype):
+    codes = np.array([[1, 2, 300]], dtype)
+    q = qn.QuantizedArray(codes.astype(codes.dtype.newbyteorder()), qn.QParams(0.5, 0, dtype))
+    save(tmp_path / f"q.{suffix}", {"q": q})
+    assert load(tmp_path / f"q.{suffix}")["q"].codes.tolist() == [[1, 2, 300]]
+
+
+@pytest.mark.parametrize("path", [b"a.npz", 5, None])
+def test_paths_are_texts(path):
+    for owner, call in (("load", lambda: load(path)), ("save", lambda: save(path, {}))):
+        with pytest.raises(
+            TypeError, match=f"^{owner}: path must be a text or a path; got {re.escape(repr(path))}\\.$"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_long_name_of_a_file(tmp_path, suffix):
+    path = tmp_path / ("日" * 80 + f".{suffix}")  # 240 bytes and more of the 255 a name may have
+    save(path, {"x": reals(3)})
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="no file was written") as caught:
+        save(tmp_path / ("日" * 90 + f".{suffix}"), {"x": reals(3)})
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_long_names_of_arrays(tmp_path):
+    most = 65535 - len(".npy")
+    save(tmp_path / "a.npz", {"x" * most: reals(3)})
+    assert list(load(tmp_path / "a.npz")) == ["x" * most]
+    for name, value in (("日" * 21844, reals(3)), ("x" * (most - 5), qn.quantize(reals(2, 3)))):
+        with pytest.raises(
+            ValueError, match=f"^save: arrays must have names of at most {most} bytes in this file; got"
+        ):
+            save(tmp_path / "b.npz", {name: value})
+        save(tmp_path / "b.safetensors", {name: value})
+        assert list(load(tmp_path / "b.safetensors")) == [name]
+    assert not (tmp_path / "b.npz").exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_replaced_file_keeps_its_permissions(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    save(path, {"x": reals(3)})
+    for mode in (0o600, 0o640):
+        path.chmod(mode)
+        save(path, {"x": reals(4)})
+        assert path.stat().st_mode & 0o777 == mode
+    assert load(path)["x"].shape == (4,)
+
+
+def test_replaced_parameters_keep_their_permissions(tmp_path):
+    path = tmp_path / ("日" * 80 + ".json")
+    qn.save_qparams(path, {"x": qn.QParams(0.5, 0)})
+    path.chmod(0o600)
+    qn.save_qparams(path, {"x": qn.QParams(0.25, 0)})
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert qn.load_qparams(path)["x"].scale == 0.25
+    assert list(tmp_path.iterdir()) == [path]

@@ -341,6 +341,15 @@ def test_ufuncs_do_not_dequantize():
 # ---- equality, copies, pickle ----
 
 
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_codes_of_the_other_byte_order(dtype):
+    codes = np.array([[1, 2, 300]], dtype)
+    q = qn.QuantizedArray(codes.astype(codes.dtype.newbyteorder()), qn.QParams(0.5, 0, dtype))
+    assert q.codes.dtype.isnative
+    for made in (q, pickle.loads(pickle.dumps(q))):
+        assert_same_bits(made.codes, codes)
+
+
 def test_equality():
     x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     q, same = qn.quantize(x), qn.quantize(x)

@@ -305,3 +305,13 @@ def test_dynamic_of_nothing_zero_tiny_and_not_finite():
         x = np.array(x, np.float32)
         for g, w in zip(qn.dynamic_quantize_linear(x), twin.dynamic_quantize_linear(x), strict=True):
             assert_same_bits(np.asarray(g), np.asarray(w), str(x))
+
+
+def test_dynamic_quantize_linear_uses_float64_as_float32():
+    """float64 a hair off a tie: in float32 it is the tie, which goes to the even code."""
+    x = np.array([0.0, 255.0, 0.5 + 1e-9, 1.5 - 1e-9, 2.5 + 1e-9])
+    for source in (x, x.astype(">f8"), np.asfortranarray(x.reshape(5, 1))):
+        got, want = qn.dynamic_quantize_linear(source), twin.dynamic_quantize_linear(source)
+        assert got[0].reshape(-1).tolist() == [0, 255, 0, 2, 2]
+        for g, w in zip(got, want, strict=True):
+            assert_same_bits(np.asarray(g), np.asarray(w))
