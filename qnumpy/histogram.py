@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 METHODS = {"mse": 0, "entropy": 1, "percentile": 2}
+_FIGURES = {**METHODS, "square": 3, "apart": 4, "apart_from": 5}  # what a histogram says of given ranges, or of none
 _TENSOR_BITS, _CHANNEL_BITS = 7, 4
 
 
@@ -104,7 +105,7 @@ def _spec(
     """What every search of _core begins with."""
     first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
     return (
-        *bins, first, last, _bits(granularity), METHODS[method], int(symmetric), qmin, qmax, percentile / 100,
+        *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100,
     )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from .base import Batch, Observer
 __all__ = ["Bins", "HistogramObserver"]
 
 _CHOICES = {"minmax": -1, **METHODS}
-_COARSEST = 1e38  # a scale on whose grid everything is zero
 
 
 class Bins(NamedTuple):
@@ -237,8 +236,23 @@ class HistogramObserver(Observer):
             Nothing was observed, or nothing finite.
         """
         self._by(f"{type(self).__name__}.mean_square", "minmax")
-        end = np.full((*self.min_.shape, 1), _COARSEST)
-        return self._errors(-end, end, "mse", None)[..., 0]
+        return self._figure("square")
+
+    def apart(self) -> tuple[Array, Array]:
+        """Return which elements the search by mean squared error leaves out, as outliers that no grid serves.
+
+        Returns
+        -------
+        count, magnitude : ndarrays of float64
+            Of the shape of the parameters: how many, and the lower end of the bin of the smallest; both 0 where none is.
+
+        Raises
+        ------
+        CalibrationError
+            Nothing was observed, or nothing finite.
+        """
+        self._by(f"{type(self).__name__}.apart", "minmax")
+        return self._figure("apart"), self._figure("apart_from")
 
     def curve(self, n: int = 256, method: str | None = None) -> tuple[Array, Array]:
         """Return thresholds and what each would cost, for a plot.
@@ -337,6 +351,11 @@ class HistogramObserver(Observer):
             self._batch()[1], self.min_, self.max_, low, high, granularity=self.granularity, qmin=qmin, qmax=qmax,
             symmetric=symmetric, method=method,
         )  # fmt: skip
+
+    def _figure(self, name: str) -> Array:
+        """What no range changes."""
+        none = np.zeros((*self.min_.shape, 1))
+        return self._errors(none, none, name, None)[..., 0]
 
     def _restore(self, state: dict[str, Array]) -> None:
         super()._restore(state)
