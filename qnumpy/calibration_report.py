@@ -56,6 +56,10 @@ class CalibratedTensor:
         What every technique would give, where the observer keeps a histogram.
     reason : str or None
         Why there are no parameters.
+    apart : int
+        Elements that "mse" and every SQNR leave out, as outliers that no grid serves.
+    apart_from : float
+        The smallest magnitude of those, down to its bin's lower end; 0 where none is.
     """
 
     name: str
@@ -70,6 +74,8 @@ class CalibratedTensor:
     chosen: Technique | None
     techniques: tuple[Technique, ...] = ()
     reason: str | None = None
+    apart: int = 0
+    apart_from: float = 0.0
 
     @property
     def best(self) -> Technique | None:
@@ -88,7 +94,7 @@ class CalibratedTensor:
             "sqnr_db": None if chosen is None else chosen.sqnr_db,
             **{f"sqnr_db_{technique.method}": technique.sqnr_db for technique in self.techniques},
             "best": None if self.best is None else self.best.method,
-            "reason": self.reason,
+            "reason": self.reason, "apart": self.apart, "apart_from": self.apart_from,
         }  # fmt: skip
 
     @property
@@ -98,6 +104,11 @@ class CalibratedTensor:
         if self.nan or self.inf:
             total = self.count + self.nan + self.inf
             found.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
+        if self.apart:
+            found.append(
+                f"{self.apart:,} of {self.count:,} elements, from magnitude {self.apart_from:.4g} on, are set apart: "
+                "mse and every SQNR leave them out."
+            )
         if self.reason is not None:
             found.append(f"There are no parameters. {self.reason}")
         best, chosen = self.best, self.chosen
@@ -204,6 +215,7 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
     count = nan = inf = 0
     low = high = own = reason = None
     techniques: tuple[Technique, ...] = ()
+    apart, apart_from = 0, 0.0
     if hasattr(observer, "min_"):
         count, nan, inf = (int(each.sum()) for each in (observer.count_, observer.nan_, observer.infinite_))
         if count:
@@ -211,13 +223,17 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
     try:
         own = _technique("chosen", observer, observer.qparams())
         techniques = tuple(_techniques(observer))
+        if isinstance(observer, HistogramObserver):
+            each, magnitude = observer.apart()
+            apart = int(each.sum())
+            apart_from = float(np.min(magnitude, where=each > 0, initial=np.inf)) if apart else 0.0
     except ValueError as error:  # nothing finite, or a range that no float32 scale covers
         reason = str(error)
     what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
     what = what.replace("Observer", "")
     granularity = describe(observer.granularity)
     return CalibratedTensor(
-        name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques, reason
+        name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques, reason, apart, apart_from
     )
 
 

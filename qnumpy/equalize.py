@@ -276,7 +276,7 @@ def smoothquant_alpha(
     TypeError
         x or w is not real, dtype no code type.
     ValueError
-        Shapes or the axis do not fit, or an alpha is outside [0, 1].
+        Shapes or the axis do not fit, an alpha is outside [0, 1], or x or w is not finite.
 
     Notes
     -----
@@ -302,6 +302,9 @@ def smoothquant_alpha(
     per_x = PerTensor() if x_granularity is None else x_granularity
     per_w = PerChannel(1 - along) if w_granularity is None else w_granularity
     rows, wide = source.reshape(-1, source.shape[-1]).astype(np.float64), weight.astype(np.float64)
+    for name, values in (("x", rows), ("w", wide)):
+        if not np.isfinite(values).all():
+            raise ValueError(_check.must(me, name, "finite", "NaN or infinities"))
     exact = rows @ np.moveaxis(wide, along, 0)
     widest_x, widest_w = _widest(rows, 1), _widest(wide, along)
 

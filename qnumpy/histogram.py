@@ -15,6 +15,7 @@ from .granularity import Granularity, PerTensor
 from .quantize import _permuted, _stored
 
 __all__ = [
+    "CHOICES",
     "METHODS",
     "Histogram",
     "bin_ends",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 METHODS = {"mse": 0, "entropy": 1, "percentile": 2}
+CHOICES = {"minmax": -1, **METHODS}
+_FIGURES = {**METHODS, "square": 3, "apart": 4, "apart_from": 5}  # what a histogram says of given ranges, or of none
 _TENSOR_BITS, _CHANNEL_BITS = 7, 4
 
 
@@ -104,7 +107,7 @@ def _spec(
     """What every search of _core begins with."""
     first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
     return (
-        *bins, first, last, _bits(granularity), METHODS[method], int(symmetric), qmin, qmax, percentile / 100,
+        *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100,
     )  # fmt: skip
 
 

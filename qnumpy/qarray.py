@@ -11,7 +11,7 @@ from ._args import Array
 from .dtypes import CODE_TYPES, INTEGER_TYPES
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
-from .histogram import METHODS, histogram, percentile_share, search
+from .histogram import CHOICES, histogram, percentile_share, search
 from .mx import MXArray, mx_format, quantize_blocks
 from .qparams import QParams
 from .quantize import codes_of, dequantize_linear
@@ -73,7 +73,7 @@ def _chosen(
     method: str,
     percentile: float = 99.99,
 ) -> QParams:
-    by_histogram = _args.choice(me, "method", method, {"minmax": -1, **METHODS}) >= 0
+    by_histogram = _args.choice(me, "method", method, CHOICES) >= 0
     code = _args.code(me, dtype, INTEGER_TYPES if by_histogram else CODE_TYPES)
     share = percentile_share(me, percentile)
     granularity = PerTensor() if granularity is None else granularity

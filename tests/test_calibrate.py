@@ -332,7 +332,7 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
 
 
 def test_an_outlier_does_not_hide_the_rest():
-    x = activations(3)["x"]
+    x = np.random.default_rng(3).standard_normal((400, 500), np.float32)
     x[0, 0] = 1e30
     tensor = qn.calibrate(lambda x: {"x": x}, [x]).report()["x"]
     by = {technique.method: technique for technique in tensor.techniques}
@@ -340,6 +340,33 @@ def test_an_outlier_does_not_hide_the_rest():
     assert by["mse"].sqnr_db > 30
     assert by["minmax"].sqnr_db < 1
     assert tensor.chosen.clipped == pytest.approx(1 / x.size, abs=1e-3)
+    said = "1 of 200,000 elements, from magnitude 9.953e+29 on, are set apart: mse and every SQNR leave them out."
+    assert tensor.apart == 1
+    assert tensor.apart_from <= 1e30
+    assert said in tensor.warnings
+
+
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0)])
+def test_rare_signal_is_no_outlier(granularity):
+    x = np.full((64, 2048), 1e-7, np.float32)
+    x[np.arange(64), np.arange(64) * 7] = 1
+    observer = qn.HistogramObserver(granularity=granularity)
+    tensor = qn.calibrate(lambda x: {"x": x}, [x], observer).report()["x"]
+    by = {technique.method: technique for technique in tensor.techniques}
+    assert tensor.apart == 0
+    assert by["minmax"].sqnr_db > 100
+    for method in ("minmax", "mse"):
+        params = qn.choose_qparams(x, granularity=granularity, method=method)
+        true = qn.compare(x, qn.quantize(x, params)).sqnr_db
+        assert true > 50  # the ones lie on a level, or near it
+        assert by[method].sqnr_db == pytest.approx(true, abs=40)
+
+
+def test_zeros_do_not_count_when_outliers_are_told():
+    x = np.zeros(100_000, np.float32)
+    x[:10], x[10:20] = np.linspace(1, 1.9, 10), 1e-6
+    assert qn.HistogramObserver().observe(x).apart() == (0, 0)
+    assert qn.choose_qparams(x, method="mse").scale * 127 == pytest.approx(1.9, rel=0.02)
 
 
 def test_a_range_that_no_scale_covers():
@@ -380,7 +407,7 @@ def test_the_report_in_other_forms():
     first, second, _ = report.to_records()
     assert list(first) == [
         "name", "observer", "dtype", "granularity", "count", "nan", "inf", "min", "max", "low", "high", "clipped",
-        "sqnr_db", "best", "reason",
+        "sqnr_db", "best", "reason", "apart", "apart_from",
     ]  # fmt: skip
     assert (first["name"], first["observer"], first["best"]) == ("x", "MinMax", None)
     assert second["observer"] == "Histogram percentile"

@@ -366,3 +366,39 @@ def test_a_killed_worker_loses_nothing(client, tmp_path):
     for batch in batches:
         alone.observe(batch)
     assert found.to_json() == alone.to_json()  # its counts too: nothing is counted twice
+
+
+def test_choices_are_those_of_an_array_in_memory():
+    x = np.random.default_rng(5).standard_normal((60, 40)).astype(np.float32)
+    blocks = da.from_array(x, chunks=(25, 20))
+    for granularity in (qn.PerTensor(), qn.PerChannel(0), qn.PerGroup(8)):
+        kind = {"granularity": granularity, "method": "percentile", "percentile": 90.0}
+        assert qd.choose_qparams(blocks, **kind) == qn.choose_qparams(x, **kind)
+    for granularity in (qn.PerTensor(), qn.PerGroup(8)):
+        for wrong in ({"method": "max"}, {"percentile": 0}, {"percentile": "90"}, {"dtype": "int7"}):
+            wrong = {"granularity": granularity, **wrong}
+            with pytest.raises((TypeError, ValueError)) as here:
+                qn.choose_qparams(x, **wrong)
+            with pytest.raises(here.type) as there:
+                qd.choose_qparams(blocks, **wrong)
+            assert str(there.value) == str(here.value)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_levels_are_those_of_an_array_in_memory(dtype):
+    x = np.linspace(-1, 1, 100, dtype=np.float32)
+    params = qn.choose_qparams(x, dtype=dtype)
+    blocks = da.from_array(x, chunks=30)
+    assert qd.compare(blocks, qd.quantize(blocks, params), params).levels == params.levels
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_calibrate_refuses_a_moving_average_before_anything_runs(partitions):
+    def never(x):
+        raise AssertionError("ran")
+
+    average = qn.MovingAverageMinMaxObserver()
+    bag = db.from_sequence([np.ones(3, np.float32)] * 3, npartitions=partitions)
+    for observers in (average, {"x": average, "y": None}):
+        with pytest.raises(TypeError, match="depends on the order of the batches"):
+            qd.calibrate(never, bag, observers)

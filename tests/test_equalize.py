@@ -229,3 +229,13 @@ def test_per_tensor_is_quantize():
     x = noise(4, 5)
     assert qn.dynamic_quantize(x, per="tensor") == qn.quantize(x)
     assert qn.dynamic_quantize(x) == qn.quantize(x, granularity=qn.PerChannel(0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_search_of_alpha_refuses_what_is_not_finite(bad):
+    x, w = noise(8, 3), noise(3, 2)
+    for name in ("x", "w"):
+        given = {"x": x.copy(), "w": w.copy()}
+        given[name][1, 1] = bad
+        with pytest.raises(ValueError, match=rf"^smoothquant_alpha: {name} must be finite; got NaN or infinities\.$"):
+            qn.smoothquant_alpha(**given)

@@ -961,6 +961,7 @@ def guarded_searches():
     yield "search_ranges", [*bins, *ends, *spec], [*no_bins, doubles, doubles, *wrong]
     tried, error = [np.full(4, -1.0), np.ones(4)], np.empty(4)
     four = wrong_vectors(np.float64, 4)
+    wrong[1] = [*NO_INTEGERS, -1, 6]
     uneven = [value for value in four if not (isinstance(value, np.ndarray) and value.size in (0, 8))]
     yield "range_errors", [*bins, *ends, *spec, *tried, error], [
         *no_bins, doubles, doubles, *wrong, uneven, four, wrong_outputs(np.float64, 4),

@@ -1,6 +1,9 @@
 """Histograms and searches against the NumPy twin, numpy.histogram, closed forms, brute force, and the peers."""
 
 import math
+import os
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -373,11 +376,41 @@ def test_nothing_finite_and_not_a_number():
         assert rows.scale.tolist() == [1, 1, 1]
 
 
-def test_float64_beyond_float32():
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_float64_beyond_float32(symmetric):
     x = np.append(np.random.default_rng(8).standard_normal(100_000), 1e300)
-    assert 0.02 < qn.choose_qparams(x, method="mse").scale < 0.04  # set apart
-    with pytest.raises(ValueError, match="finite float32 scale"):
-        qn.choose_qparams(np.array([1e300, -1e300]), method="mse")
+    assert 0.02 < qn.choose_qparams(x, symmetric=symmetric, method="mse").scale < 0.04  # set apart
+    for beyond in (np.array([1e300, -1e300]), np.full(24, 1e300), np.full(24, -1e300)):
+        with pytest.raises(ValueError, match="finite float32 scale"):
+            qn.choose_qparams(beyond, symmetric=symmetric, method="mse")
+
+
+@pytest.mark.parametrize("scale", [1, 1e-30, 1e30, 1e36, 3e37])
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_mean_square_of_large_values(scale, dtype, symmetric):
+    x = np.random.default_rng(9).standard_normal(20_000) * scale
+    observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric).observe(x)
+    assert observer.mean_square() == pytest.approx(np.mean(np.square(x)), rel=1e-3)  # bins of 1/128 octave
+
+
+LIMITED = """
+import resource, sys
+import numpy as np, qnumpy as qn
+x = np.random.default_rng(0).standard_normal((2048, 4096), np.float32)
+resource.setrlimit(resource.RLIMIT_AS, (1200 << 20, 1200 << 20))
+for axis in (1, 0):
+    for size in (32, 512):
+        qn.HistogramObserver(granularity=qn.PerGroup(size, axis)).observe(x)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited as on Linux")
+def test_memory_is_that_of_the_data():
+    """Groups are many: their histograms take no address space beyond ten bytes an element."""
+    environment = {**os.environ, "QNUMPY_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", LIMITED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- peers ----

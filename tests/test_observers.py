@@ -434,8 +434,38 @@ def test_a_state_that_does_not_fit_is_refused():
         del broken["state"][name]
         with pytest.raises(ValueError, match="what to_json returned"):
             Observer.from_json(json.dumps(broken))
-    for name, value in (("offsets_", [0, 5]), ("bins_", [1]), ("keys_", [70000]), ("keys_", [-1])):
+    state = {name: part["data"] for name, part in stored["state"].items()}
+    keys, counts, bad = state["keys_"], state["bins_"], []
+    bad += [("keys_", [key, *keys[1:]]) for key in (70000, -1, keys[1], 0, 0.5)]
+    bad += [("keys_", keys[::-1]), ("keys_", [*keys[:-1], 0xFF80])]
+    bad += [("bins_", [each, *counts[1:]]) for each in (-counts[0], 0, counts[0] + 1)]
+    bad += [("offsets_", [0, state["offsets_"][1] - 1]), ("offsets_", [1, state["offsets_"][1]])]
+    bad += [(name, [-1]) for name in ("nan_", "infinite_", "count_")] + [("min_", [1e9]), ("max_", [None])]
+    assert all(len(value) == len(state[name]) for name, value in bad)
+    bad += [("min_", 5), ("nan_", [0, 0]), ("count_", [])]
+    for name, value in bad:
         broken = json.loads(json.dumps(stored))
-        broken["state"][name]["data"], broken["state"][name]["shape"] = value, [len(value)]
+        broken["state"][name]["data"] = value
         with pytest.raises(ValueError, match="what to_json returned"):
             Observer.from_json(json.dumps(broken))
+    for name, value in (("nan_", 5), ("min_", {"shape": [1], "data": [0.0]}), ("nan_", {"shape": [1], "data": [0]})):
+        broken = json.loads(json.dumps(stored))
+        broken["state"][name] = value
+        with pytest.raises(ValueError, match="what to_json returned"):
+            Observer.from_json(json.dumps(broken))
+
+
+def test_parameters_of_another_observer_are_refused():
+    observer = qn.HistogramObserver().observe(data())
+    wide = observer.mse(qn.choose_qparams(data(), dtype="int16"))
+    assert wide.shape == ()
+    assert wide < observer.mse()
+    for wrong in (0.1, qn.choose_qparams(data(), dtype="float8_e4m3fn")):
+        with pytest.raises(TypeError, match=r"^HistogramObserver\.mse: qparams must be "):
+            observer.mse(wrong)
+    rows = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(np.ones((3, 4)))
+    for other in (observer.qparams(), qn.choose_qparams(np.ones((2, 4)), granularity=qn.PerChannel(0))):
+        with pytest.raises(
+            ValueError, match=r"^HistogramObserver\.mse: qparams must be per channel .*shape \(3,\); got "
+        ):
+            rows.mse(other)

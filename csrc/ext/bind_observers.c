@@ -97,13 +97,13 @@ static PyObject *merge_histograms(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 /* (offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share); h->ranges must be freed. */
-static int arg_search(qn_args a, qn_histogram *h, qn_search_spec *spec) {
+static int arg_search(qn_args a, int criteria, qn_histogram *h, qn_search_spec *spec) {
     int bits, criterion, symmetric, qmin, qmax;
     if (arg_histogram(a, h)) return -1;
     const double *min = qn_arg_vector(a[3], h->params, NPY_FLOAT64);
     const double *max = min ? qn_arg_vector(a[4], h->params, NPY_FLOAT64) : NULL;
     if (!max || qn_arg_int(a[5], QN_CHANNEL_BITS, QN_TENSOR_BITS, &bits) ||
-        qn_arg_int(a[6], 0, QN_CRITERION_COUNT - 1, &criterion) || qn_arg_int(a[7], 0, 1, &symmetric) ||
+        qn_arg_int(a[6], 0, criteria - 1, &criterion) || qn_arg_int(a[7], 0, 1, &symmetric) ||
         qn_arg_int(a[8], -32768, 65535, &qmin) || qn_arg_int(a[9], qmin + 2, 65535, &qmax))
         return -1;
     double share = PyFloat_AsDouble(a[10]);
@@ -123,7 +123,7 @@ static PyObject *search_ranges(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_search_spec spec;
     int failed = -1;
     (void)self;
-    if (qn_arg_count("search_ranges", count, 11) || arg_search(a, &h, &spec)) return NULL;
+    if (qn_arg_count("search_ranges", count, 11) || arg_search(a, QN_SQUARE, &h, &spec)) return NULL;
     npy_intp n = (npy_intp)h.params;
     PyObject *parts[3], *result = NULL;
     for (int k = 0; k < 3; k++) parts[k] = PyArray_SimpleNew(1, &n, NPY_FLOAT64);
@@ -145,7 +145,7 @@ static PyObject *range_errors(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_search_spec spec;
     int failed;
     (void)self;
-    if (qn_arg_count("range_errors", count, 14) || arg_search(a, &h, &spec)) return NULL;
+    if (qn_arg_count("range_errors", count, 14) || arg_search(a, QN_CRITERION_COUNT, &h, &spec)) return NULL;
     int64_t total = PyArray_Check(a[11]) ? PyArray_SIZE((PyArrayObject *)a[11]) : 0,
             n = h.params ? total / h.params : 0;
     const double *low = qn_arg_vector(a[11], n * h.params, NPY_FLOAT64);

@@ -338,8 +338,10 @@ static void leave_bench(job *j, bench *b) {
 
 static void make_part(job *j, part *p) {
     int64_t params = p->p1 - p->p0, used = 0;
+    int64_t bins = params << (5 + j->bits), elements = params * (p->o1 - p->o0) * (p->i1 - p->i0);
+    if (j->columns && j->grid.block) elements *= j->grid.block;
     bench *b = take_bench(j);
-    p->failed = !b || start(&p->made, params, p->room = params << (5 + j->bits), true);
+    p->failed = !b || start(&p->made, params, p->room = bins < elements ? bins : elements, true);
     for (int64_t k = 0; k < params && !p->failed; k++) p->made.ranges[k] = (qn_range){INFINITY, -INFINITY, 0, 0};
     for (int64_t k = p->p0; k < p->p1 && !p->failed;) {
         if (j->columns) {

@@ -17,7 +17,8 @@ enum {
     STEPS = 16,    /* thresholds tried in an octave */
     SEARCH_BYTES = 1 << 18, /* traffic that a parameter's search weighs as */
 };
-static const double OUTLIERS = 1e-3; /* the largest share that may be set apart */
+static const double APART = 1e-5; /* the largest share of what is not zero that may be set apart */
+static const double TAIL = 1e-3;  /* the share that has no say in the width of the entropy bins */
 
 /* ---- the histogram of one parameter ---- */
 
@@ -116,17 +117,27 @@ static double beyond(const row *r, bool negative, double x) {
     return seen;
 }
 
-/* The bin that holds the largest element which is no outlier: beyond a gap of GAP octaves, at most OUTLIERS of all. */
-static int64_t top_bin(const row *r) {
+/* What lies beyond a gap that no grid spans. */
+typedef struct {
+    int64_t cut;        /* the bin that holds the largest element which is no outlier */
+    double count, from; /* outliers, and where their lowest bin begins */
+} outliers;
+
+/* Beyond a gap of GAP octaves, at most the share APART of the elements that are not zero. */
+static outliers outliers_of(const row *r) {
     descent d = descent_of(r, true, false);
-    double seen = 0, count;
-    int64_t above = -1, top = -1;
+    double seen = 0, count, filled = 0;
+    int64_t above = -1;
+    outliers o = {.cut = -1};
     bool sign;
-    for (int64_t m; descend(&d, &m, &count, &sign) && seen <= OUTLIERS * r->total; seen += count, above = m) {
-        if (m < 128 && top >= 0) break; /* zeros and subnormals are no lower side of a gap */
-        if (top < 0 || (above >> 7) - (m >> 7) >= GAP) top = m;
+    for (int64_t i = 0; i < r->bins; i++)
+        if (magnitude(r->keys[i]) >= 128) filled += (double)r->counts[i]; /* zeros and subnormals have no say */
+    for (int64_t m; descend(&d, &m, &count, &sign) && seen <= APART * filled; seen += count, above = m) {
+        if (m < 128 && o.cut >= 0) break; /* nor are they the lower side of a gap */
+        if (o.cut < 0) o.cut = m;
+        else if ((above >> 7) - (m >> 7) >= GAP) o = (outliers){m, seen, value(above)};
     }
-    return top;
+    return o;
 }
 
 /* ---- mean square error ---- */
@@ -242,7 +253,7 @@ typedef struct {
 } room;
 
 static sides sides_of(const row *r, bool symmetric, room *space) {
-    sides s = {.cut = top_bin(r)};
+    sides s = {.cut = outliers_of(r).cut};
     frexp(value(s.cut), &s.exponent);
     s.high = side_of(r, symmetric, false, s.cut, s.exponent, space->high);
     s.kept = all_of(&s.high)->p;
@@ -259,10 +270,7 @@ typedef struct {
     int64_t below, above; /* levels below and above zero */
 } grid;
 
-static double rounded(double scale) {
-    float s = (float)scale;
-    return s < FLT_MIN ? FLT_MIN : s;
-}
+static double rounded(double scale) { return scale < FLT_MIN ? FLT_MIN : scale > FLT_MAX ? FLT_MAX : (float)scale; }
 
 static grid grid_of(const qn_search_spec *p, double low, double high) {
     double steps = (double)p->qmax - p->qmin;
@@ -386,7 +394,7 @@ static void search_mse(const row *r, const qn_search_spec *p, room *space, doubl
     affine a = search_affine(&s, p->qmax - p->qmin);
     double scale = rounded(a.step * unit); /* of a float32, the ends give back just this grid */
     *error = a.error / s.kept * unit * unit;
-    if (scale <= FLT_MIN) return;
+    if (scale <= FLT_MIN || scale >= FLT_MAX) return;
     *low = -scale * (double)a.below, *high = scale * (double)(p->qmax - p->qmin - a.below);
 }
 
@@ -474,7 +482,7 @@ typedef struct {
 /* Linear bins up to the largest magnitude, or to 8 times what 99.9 % stay below: outliers get none, only their weight. */
 static linear linear_of(const row *r, bool symmetric, room *space) {
     linear l = {.bins = symmetric ? LINEAR : 2 * LINEAR, .whole = fmax(extreme(r, false), extreme(r, true))};
-    double most = quantile(r, true, false, r->total * OUTLIERS) * 8;
+    double most = quantile(r, true, false, r->total * TAIL) * 8;
     l.width = (most > 0 && most < l.whole ? most : l.whole) / LINEAR;
     memset(space->counts, 0, sizeof space->counts);
     double *zero = space->counts + (symmetric ? 0 : LINEAR);
@@ -607,8 +615,9 @@ static void errors_of_row(const job *j, int64_t k, room *space) {
     sides s = {0};
     linear l = {0};
     sums sum = {0};
+    outliers apart = outliers_of(&r);
     bool tiny = fmax(extreme(&r, true), extreme(&r, false)) < FLT_MIN;
-    if (p->criterion == QN_MSE && !tiny) s = sides_of(&r, p->symmetric, space);
+    if ((p->criterion == QN_MSE || p->criterion == QN_SQUARE) && !tiny) s = sides_of(&r, p->symmetric, space);
     if (p->criterion == QN_ENTROPY && !tiny) {
         l = linear_of(&r, p->symmetric, space);
         sum = sums_of(space->counts, l.bins, space->sums);
@@ -617,10 +626,17 @@ static void errors_of_row(const job *j, int64_t k, room *space) {
         double low = j->given_low[i], high = j->given_high[i];
         if (p->criterion == QN_PERCENTILE) {
             j->error[i] = outside(&r, low, high);
+        } else if (p->criterion == QN_APART) {
+            j->error[i] = apart.count;
+        } else if (p->criterion == QN_APART_FROM) {
+            j->error[i] = apart.from;
         } else if (tiny) {
             j->error[i] = 0;
         } else if (p->criterion == QN_ENTROPY) {
             j->error[i] = entropy_error(p, &l, &sum, space, low, high);
+        } else if (p->criterion == QN_SQUARE) {
+            double unit = ldexp(1, s.exponent), square = all_of(&s.high)->s + (p->symmetric ? 0 : all_of(&s.low)->s);
+            j->error[i] = square / s.kept * unit * unit;
         } else {
             grid g = grid_of(p, low, high);
             double unit = ldexp(1, s.exponent);

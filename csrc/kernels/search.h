@@ -8,7 +8,9 @@
 
 #include "histogram.h"
 
-typedef enum { QN_MSE, QN_ENTROPY, QN_PERCENTILE, QN_CRITERION_COUNT } qn_criterion;
+/* From QN_SQUARE on, figures that no range changes: the mean square of what no grid spans left out, how many elements are left
+ * out, and from which magnitude. */
+typedef enum { QN_MSE, QN_ENTROPY, QN_PERCENTILE, QN_SQUARE, QN_APART, QN_APART_FROM, QN_CRITERION_COUNT } qn_criterion;
 
 typedef struct {
     qn_criterion criterion;

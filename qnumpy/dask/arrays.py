@@ -11,7 +11,9 @@ from dask.array.core import slices_from_chunks
 
 from .. import _args, _check
 from .._args import Array
+from ..dtypes import CODE_TYPES, INTEGER_TYPES
 from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
+from ..histogram import CHOICES, percentile_share
 from ..metrics import Sums, measure
 from ..observers import HistogramObserver, MinMaxObserver
 from ..qarray import QuantizedArray, _sliced
@@ -33,6 +35,7 @@ def choose_qparams(
     granularity: Granularity | None = None,
     symmetric: bool = True,
     method: str = "minmax",
+    percentile: float = 99.99,
     split_every: int = 8,
 ) -> QParams:
     """Choose scale and zero point for a dask array, as qnumpy.choose_qparams for an array.
@@ -44,6 +47,8 @@ def choose_qparams(
     granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
     symmetric : bool, default True
     method : {"minmax", "mse", "entropy", "percentile"}
+    percentile : float, default 99.99
+        As in qnumpy.choose_qparams.
     split_every : int, default 8
         How many observers are merged at once.
 
@@ -71,12 +76,17 @@ def choose_qparams(
     me = "choose_qparams"
     source = _dask(me, "x", x)
     granularity = PerTensor() if granularity is None else granularity
+    _args.choice(me, "method", method, CHOICES)
+    share = percentile_share(me, percentile)
+    _args.code(me, dtype, CODE_TYPES if method == "minmax" else INTEGER_TYPES)
+    _args.granularity(me, granularity)
     kind: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
+    how: dict[str, Any] = {"method": method, "percentile": share}
     if source.size == 0:  # nothing to observe, and yet parameters
-        return choose_here(np.empty(source.shape, source.dtype), **kind, method=method)
+        return choose_here(np.empty(source.shape, source.dtype), **kind, **how)
     if isinstance(granularity, PerGroup):
-        return _of_groups(me, source, granularity, {**kind, "method": method})
-    observer = MinMaxObserver(**kind) if method == "minmax" else HistogramObserver(method, **kind)
+        return _of_groups(me, source, granularity, {**kind, **how})
+    observer = MinMaxObserver(**kind) if method == "minmax" else HistogramObserver(method, share, **kind)
     return observe(source, observer, split_every=split_every).qparams()
 
 
@@ -224,7 +234,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         granularity=None if params is None else describe(params.granularity),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes if params is None else params.code.packed_nbytes(values.shape) + params.nbytes,
-        levels=None if params is None else params.qmax - params.qmin + 1,
+        levels=None if params is None else params.levels,
         sums=sums,
         warnings=(lost,) if sums.nan or sums.inf else (),
     )

@@ -1,7 +1,7 @@
 """Observers over dask collections: one for each block or partition, merged as a tree."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -115,6 +115,9 @@ def calibrate(
     if not isinstance(batches, Bag):
         raise TypeError(_check.must(me, "batches", "a dask bag", _check.typed(batches)))
     empty = Calibration(observers)
+    for observer in observers.values() if isinstance(observers, Mapping) else (observers,):
+        if isinstance(observer, Observer):
+            _mergeable(me, observer)
     parts = batches.map_partitions(partial(_calibrated, empty, run)).to_delayed()
     return complete(me, _tree(me, parts, empty, split_every), observers)
 

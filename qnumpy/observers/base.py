@@ -10,7 +10,7 @@ from .. import _args, _check
 from .._args import Array
 from ..dtypes import CODE_TYPES, CodeType
 from ..errors import CalibrationError
-from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
+from ..granularity import Granularity, PerTensor, from_onnx
 from ..qparams import QParams, describe
 from ..reduce import ranges
 
@@ -229,7 +229,7 @@ class Observer:
         Observer
         """
         where = config["granularity"]
-        return cls(**{**config, "granularity": _granularity(**where)})
+        return cls(**{**config, "granularity": from_onnx(where["axis"], where["group_size"])})
 
     def to_json(self) -> str:
         """Return configuration and state as JSON: everything, exactly, in one form only.
@@ -317,6 +317,19 @@ class Observer:
             raise ValueError("incomplete")
         for name, value in state.items():
             setattr(self, name, value)
+        if state and not self._sound():
+            raise ValueError("inconsistent")
+
+    def _sound(self) -> bool:
+        """Whether the state is one that arrays can have taught."""
+        shape, counts = self.min_.shape, (self.count_, self.nan_, self.infinite_)
+        axis, group_size = self.granularity.onnx
+        ndim = 0 if axis is None else 1 if group_size is None else len(shape)
+        if self.max_.shape != shape or any(each.shape != shape or (each < 0).any() for each in counts):
+            return False
+        none = (self.min_ == np.inf) & (self.max_ == -np.inf)
+        some = np.isfinite(self.min_) & np.isfinite(self.max_) & (self.min_ <= self.max_)
+        return len(shape) == ndim and bool(np.where(self.count_ == 0, none, some).all())
 
     def _details(self) -> list[tuple[str, str]]:
         return []
@@ -372,29 +385,22 @@ def elements(shape: tuple[int, ...], granularity: Granularity) -> Array:
     return np.broadcast_to(lengths.reshape([-1 if d == axis else 1 for d in range(len(shape))]), params)
 
 
-def _granularity(axis: int | None, group_size: int | None) -> Granularity:
-    if axis is None:
-        return PerTensor()
-    return PerChannel(axis) if group_size is None else PerGroup(group_size, axis)
-
-
-def _plain(value: Array | int) -> Any:
-    """An array or a number as JSON; what is not finite (the range of nothing) as null."""
-    if isinstance(value, int):
-        return value
+def _plain(value: Array) -> Any:
+    """An array as JSON; what is not finite (the range of nothing) as null."""
     flat = value.ravel().tolist()
     data = [number if np.isfinite(number) else None for number in flat] if value.dtype.kind == "f" else flat
     return {"shape": list(value.shape), "data": data}
 
 
-def _array(name: str, value: Any) -> Any:
-    if isinstance(value, int):
-        return value
+def _array(name: str, value: Any) -> Array:
     if name in ("min_", "max_"):
         nothing = np.inf if name == "min_" else -np.inf
         flat = np.array([nothing if number is None else number for number in value["data"]], np.float64)
     else:
-        flat = np.array(value["data"], np.int64)
+        flat = np.array(value["data"])
+        if flat.size and flat.dtype != np.int64:
+            raise ValueError("not integers")
+        flat = flat.astype(np.int64)
     return flat.reshape(value["shape"])
 
 
