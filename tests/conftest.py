@@ -1,10 +1,11 @@
-"""Child processes import the qnumpy that is tested, never a folder of that name where they happen to start; and the
-fixture of the tests that run on every ISA row."""
+"""Child processes import the qnumpy that is tested, never a folder of that name where they happen to start; no example
+has a deadline, since machines are shared; a sanitizer's own memory is not measured; the fixture of every ISA row."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from strategies import ROWS
 
 import qnumpy
@@ -13,6 +14,16 @@ os.environ["PYTHONSAFEPATH"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(qnumpy.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+settings.register_profile("qnumpy", deadline=None)
+settings.load_profile("qnumpy")
+
+
+def pytest_collection_modifyitems(items):
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        skip = pytest.mark.skip(reason="AddressSanitizer takes memory of its own")
+        for item in items:
+            if item.get_closest_marker("memory"):
+                item.add_marker(skip)
 
 
 @pytest.fixture(params=ROWS)

@@ -210,6 +210,7 @@ def test_dequantized_values_compare_too():
     assert report.mse == pytest.approx(whole.mse, rel=50 * 2.0**-53)
 
 
+@pytest.mark.memory
 def test_an_array_larger_than_memory():
     """768 MiB of float32, made block by block, under a limit of 512 MiB for everything."""
     script = """

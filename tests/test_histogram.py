@@ -291,7 +291,7 @@ def test_threads_and_many_channels(threads):
         assert qn.choose_qparams(x, granularity=qn.PerChannel(0), method="mse").scale.tolist() == want
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(-90, 90), st.sampled_from(["int8", "int4", "uint8"]), st.booleans())
 def test_a_power_of_two_scales_the_result(seed, exponent, dtype, symmetric):
     x = np.random.default_rng(seed).standard_t(3, 300)
@@ -405,6 +405,7 @@ for axis in (1, 0):
 """
 
 
+@pytest.mark.memory
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited as on Linux")
 def test_memory_is_that_of_the_data():
     """Groups are many: their histograms take no address space beyond ten bytes an element."""

@@ -332,7 +332,7 @@ def test_every_truncation_is_told(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(st.data())
-@settings(max_examples=150, deadline=None)  # no deadline: the disk is not ours
+@settings(max_examples=150)
 def test_damaged_bytes_never_surprise(tmp_path_factory, suffix, data):
     """A damaged file loads as something, or is refused as a bad file; nothing else can happen."""
     whole = bytearray((FIXTURES / f"golden.{suffix}").read_bytes())

@@ -198,7 +198,7 @@ def repeated():
 
 
 def growth(call, times):
-    """Bytes by which traced memory grows: the least of three rounds. A cache may grow in one, a leak grows in all."""
+    """Bytes by which traced memory grows: the least of six rounds. A cache may grow in one, a leak grows in all."""
 
     def run():
         for _ in range(times):
@@ -209,7 +209,7 @@ def growth(call, times):
 
     tracemalloc.start()
     try:
-        sizes = [run() for _ in range(5)]  # the first fills caches, and tracemalloc's own
+        sizes = [run() for _ in range(8)]  # the first fills caches, and tracemalloc's own
     finally:
         tracemalloc.stop()
     return min(np.diff(sizes[1:]))

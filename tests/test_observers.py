@@ -75,7 +75,7 @@ def splits(draw):
     return x, [sorted(draw(st.lists(st.integers(0, n), max_size=8))) for _ in range(2)], rng
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(splits(), st.sampled_from(MERGEABLE))
 def test_any_split_and_any_tree_give_the_same_bytes(problem, kind):
     x, cuts, rng = problem
@@ -269,6 +269,7 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize("kind", ["minmax", "average", "mse"])
 def test_memory_of_ten_thousand_batches(kind):
     """Bounded by the bins, however much is seen: 10 bytes each, some 2,000. One kept batch in four would show."""

@@ -2,8 +2,8 @@
  *
  * Common to all: pointers and element counts, no Python, no allocation, no state. Inputs and outputs do not overlap.
  * n may be 0. Pointers need no more than the alignment of their type. The caller has set round-to-nearest-even and
- * cleared flush-to-zero (qn_fp_begin). Every row gives the same bits as the scalar row. p->rows > 1 is for kernels whose
- * reals are float32: not for quantize_f64_i32 and requantize_fixed_i32.
+ * cleared flush-to-zero (qn_fp_begin). Every row gives the same bits as the scalar row. p->rows > 1 is for
+ * quantize_f32_<T>, dequantize_<T>_f32, fake_quantize_f32 and requantize_i32_<T>.
  *
  * quantize_f32_<T>(x[n], q[n], p)
  *   NaN -> Z. Otherwise, by p->convention, with / and * in float32 and rne = round half to even:
