@@ -310,7 +310,7 @@ def cluster():
     settings = {"distributed.worker.daemon": True, "distributed.comm.timeouts.connect": "30s"}
     with (
         dask.config.set(settings),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as cluster,
     ):
         yield cluster
 
