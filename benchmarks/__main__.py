@@ -74,9 +74,9 @@ counts as well.
 
 {cli}
 """
-README = """One thread, per tensor, one run on: {machine}. "Of traffic": 1.0 is the speed of reading and writing the
-same bytes without computing anything. The rest, with two threads and channels, is in
-[docs/performance.md](docs/performance.md).
+README = """{machine}. One thread, per tensor, one run.
+"Of traffic": 1.0 is the speed of reading and writing the same bytes without computing anything. Two threads, channels,
+casts, products and observers are in [docs/performance.md](docs/performance.md).
 
 {table}
 
