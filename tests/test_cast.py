@@ -128,6 +128,8 @@ def dense_sample(name):
 
 @pytest.mark.parametrize("name", NARROW)
 def test_dense_sample_narrowed(name):
+    if name == "float8_e8m0fnu" and astype(np.float32([0.75]), FLOAT_TYPES[name].dtype).astype(np.float32)[0] != 1:
+        pytest.skip("ml_dtypes 0.5.0 took a tie to the even exponent")
     x, before = dense_sample(name), qn.isa()
     want = astype(x, FLOAT_TYPES[name].dtype)
     for isa in ROWS:
@@ -422,7 +424,9 @@ def half_tests():
     tree = ast.fix_missing_locations(Through().visit(ast.parse(inspect.getsource(half))))
     names = {"through": through, "__name__": "test_half"}
     exec(compile(tree, half.__file__, "exec"), names)
-    return names["TestHalf"](), passed_through
+    tests = names["TestHalf"]()
+    getattr(tests, "setup_method", lambda: None)()  # of NumPy 2.0
+    return tests, passed_through
 
 
 HALF_TESTS = {

@@ -82,11 +82,17 @@ def run(operator, attributes, inputs, outputs):
     return (qn.dequantize_linear(x, scale, zero_point, dtype=outputs[0].dtype, **where),)
 
 
+def before_1_23():
+    return tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 23)
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not foreign_types(case)])
 def test_node(name):
     case = CASES[name]
     operator = case.model.graph.node[0]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in operator.attribute}
+    if name.startswith("test_qlinearmatmul") and "_int8_" in name and before_1_23():
+        pytest.skip("the expected codes wrapped instead of saturating")
     assert case.data_sets
     for inputs, outputs in case.data_sets:
         inputs, outputs = [array(t) for t in inputs], [array(t) for t in outputs]
