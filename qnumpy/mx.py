@@ -17,8 +17,6 @@ from .reduce import ranges
 
 __all__ = ["MX_FORMATS", "MXArray", "MXFormat", "mx_format", "quantize_blocks"]
 
-_TINY, _HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
-
 
 @dataclass(frozen=True)
 class MXFormat:
@@ -322,6 +320,6 @@ def _tensor_scale(owner: str, source: Array, found: MXFormat) -> np.float32:
     low, high, _, _ = ranges(owner, source, PerTensor())
     most = max(-float(low), float(high), 0.0) if low <= high else 0.0
     scale = most / (found.element.largest * found.scale.largest)
-    if scale > _HUGE:
+    if scale > _check.HUGE:
         raise ValueError(_check.must(owner, "x", "of a range that float32 holds", f"{most:g}"))
-    return np.float32(max(scale, _TINY) if most else 1.0)
+    return np.float32(max(scale, _check.TINY) if most else 1.0)
