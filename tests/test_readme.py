@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 PAGES = sorted(path for folder in (".", "csrc", "docs") for path in (ROOT / folder).glob("*.md"))
 COMMANDS = [
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qnumpy demo",
-    "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest",
+    "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/pytest -n auto",
 ]
 
 
