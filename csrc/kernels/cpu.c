@@ -43,6 +43,8 @@ static void detect_isa(qn_cpu *cpu) {
 static void detect_isa(qn_cpu *cpu) {
 #if defined(__aarch64__)
     cpu->neon = true;                                  /* part of the base architecture */
+    cpu->dotprod = getauxval(AT_HWCAP) & 1ul << 20;    /* HWCAP_ASIMDDP */
+    cpu->i8mm = getauxval(AT_HWCAP2) & 1ul << 13;      /* HWCAP2_I8MM */
     cpu->neon_fp16 = getauxval(AT_HWCAP) & 1ul << 10;  /* HWCAP_ASIMDHP */
     cpu->neon_bf16 = getauxval(AT_HWCAP2) & 1ul << 14; /* HWCAP2_BF16 */
 #else

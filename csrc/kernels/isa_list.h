@@ -9,6 +9,8 @@
 #define QN_TARGET_avxvnni "avxvnni,avx2,fma,f16c"
 #define QN_TARGET_avx512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 #define QN_TARGET_avx512vnni "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#define QN_TARGET_dotprod "arch=armv8.2-a+dotprod"
+#define QN_TARGET_i8mm "arch=armv8.2-a+dotprod+i8mm"
 
 #if defined(__x86_64__)
 #define QN_ISA_LIST(QN_ISA)                                                                                            \
@@ -20,7 +22,9 @@
 #elif defined(__aarch64__)
 #define QN_ISA_LIST(QN_ISA)                                                                                            \
     QN_ISA(scalar, "", 1)                                                                                              \
-    QN_ISA(neon, "", cpu->neon)
+    QN_ISA(neon, "", cpu->neon)                                                                                        \
+    QN_ISA(dotprod, QN_TARGET_dotprod, cpu->neon && cpu->dotprod)                                                      \
+    QN_ISA(i8mm, QN_TARGET_i8mm, cpu->neon && cpu->dotprod && cpu->i8mm)
 #else
 #define QN_ISA_LIST(QN_ISA) QN_ISA(scalar, "", 1)
 #endif
