@@ -12,6 +12,7 @@ QN_TARGET_PRAGMA(QN_TARGET_dotprod)
 #define V_INLINE static inline __attribute__((always_inline))
 #define UNROLL QN_PRAGMA(GCC unroll 12)
 
+enum { HEIGHT = 12 };
 #include "matmul_neon.h"
 
 static void matmul_tiling(qn_tiling *t) {
@@ -21,22 +22,30 @@ static void matmul_tiling(qn_tiling *t) {
 
 static void left_bytes(const qn_left *l) { v_left_bytes(l, false, 128); }
 
+/* `lane` is a constant. */
+V_INLINE int32x4_t v_dot(int32x4_t sum, int8x16_t b, int8x16_t a, const int lane) {
+    switch (lane) {
+    case 0: return vdotq_laneq_s32(sum, b, a, 0);
+    case 1: return vdotq_laneq_s32(sum, b, a, 1);
+    case 2: return vdotq_laneq_s32(sum, b, a, 2);
+    default: return vdotq_laneq_s32(sum, b, a, 3);
+    }
+}
+
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int rows) {
     const int64_t sliver = t->groups * 16;
     const int8_t *a = v_sliver(t, row);
     const uint8_t *b = v_half_panel(t, column);
     const uint8x16_t offset = vdupq_n_u8(0x80);
-    int32x4_t sum[12][2];
+    int32x4_t sum[HEIGHT][2];
     UNROLL for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = vdupq_n_s32(0);
     for (int64_t g = 0; g < t->groups; g++, a += 16, b += QN_GROUP) {
-        int8x16_t right[2], left[3];
+        int8x16_t right[2], left[HEIGHT / 4];
         if (rows <= QN_SLIVER) __builtin_prefetch(b + 2048);
         for (int h = 0; h < 2; h++) right[h] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(b + 16 * h), offset));
         UNROLL for (int s = 0; s < (rows + 3) / 4; s++) left[s] = vld1q_s8(a + s * sliver);
         UNROLL for (int r = 0; r < rows; r++) for (int h = 0; h < 2; h++) {
-            const int32x4_t quads = vreinterpretq_s32_s8(left[r / 4]);
-            const int8x16_t quad = vreinterpretq_s8_s32(vdupq_laneq_s32(quads, r % 4)); /* a lane of sdot */
-            sum[r][h] = vdotq_s32(sum[r][h], right[h], quad);
+            sum[r][h] = v_dot(sum[r][h], right[h], left[r / 4], r % 4);
         }
     }
     UNROLL for (int r = 0; r < rows; r++) for (int h = 0; h < 2; h++) v_put(t, row + r, column + 4 * h, sum[r][h]);

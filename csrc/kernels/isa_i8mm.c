@@ -1,5 +1,5 @@
 /* NEON with products of matrices of bytes (usmmla): 2 columns x 8 unsigned bytes times 8 signed bytes x 2 rows, added to
- * 2 x 2 int32. Tiles of 12 x 8; the rest is the dot product row's. */
+ * 2 x 2 int32. Tiles of 8 x 8; the rest is the dot product row's. */
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)
@@ -11,8 +11,9 @@ QN_TARGET_PRAGMA(QN_TARGET_i8mm)
 #include <string.h>
 
 #define V_INLINE static inline __attribute__((always_inline))
-#define UNROLL QN_PRAGMA(GCC unroll 12)
+#define UNROLL QN_PRAGMA(GCC unroll 4)
 
+enum { HEIGHT = 8 };
 #include "matmul_neon.h"
 
 static void matmul_tiling(qn_tiling *t) {
@@ -27,7 +28,7 @@ V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int ro
     const int64_t sliver = t->groups * 16;
     const int8_t *a = v_sliver(t, row);
     const uint8_t *b = v_half_panel(t, column);
-    int32x4_t sum[6][4]; /* [rows / 2][columns / 2], in each (column 0, row 0), (0, 1), (1, 0), (1, 1) */
+    int32x4_t sum[HEIGHT / 2][4]; /* [rows / 2][columns / 2], in each (column 0, row 0), (0, 1), (1, 0), (1, 1) */
     UNROLL for (int r = 0; r < rows / 2; r++) for (int c = 0; c < 4; c++) sum[r][c] = vdupq_n_s32(0);
     for (int64_t g = 0; g < t->groups; g += 2, a += 32, b += 2 * QN_GROUP) {
         uint8x16_t right[4];

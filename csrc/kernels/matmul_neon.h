@@ -1,5 +1,4 @@
-/* Integer products in NEON: packers and tiles. A row is made of a tile of 8 columns, v_tile(t, row, column, rows) with
- * constant rows, and QN_WALK.
+/* Integer products in NEON: packers, and what the tiles of its rows share. They are HEIGHT x 8.
  *
  * Bytes are multiplied as int8: u - 128 in place of u. Packing adds what is missing, 128 times the sum of a'.
  */
@@ -85,14 +84,14 @@ V_INLINE const uint8_t *v_half_panel(const qn_tile *t, int64_t column) {
     return t->right + column / QN_PANEL * t->right_step + column % QN_PANEL * 4;
 }
 
-/* Slivers are whole: a tile may compute rows past the last one. */
+/* Slivers are whole: a tile may compute rows past the last one. HEIGHT is 4, 8 or 12. */
 #define QN_WALK(name, tile)                                                                                            \
     static void name(const qn_tile *t) {                                                                               \
         for (int64_t column = 0; column < t->panels * QN_PANEL; column += 8)                                           \
-            for (int64_t row = 0; row < t->rows; row += 12) {                                                          \
+            for (int64_t row = 0; row < t->rows; row += HEIGHT) {                                                      \
                 int64_t rows = t->rows - row;                                                                          \
-                if (rows > 8) tile(t, row, column, 12);                                                                \
-                else if (rows > 4) tile(t, row, column, 8);                                                            \
+                if (HEIGHT > 8 && rows > 8) tile(t, row, column, 12);                                                  \
+                else if (HEIGHT > 4 && rows > 4) tile(t, row, column, 8);                                              \
                 else if (rows > 2) tile(t, row, column, 4);                                                            \
                 else tile(t, row, column, 2);                                                                          \
             }                                                                                                          \
