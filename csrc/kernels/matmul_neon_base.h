@@ -1,5 +1,5 @@
-/* Integer products of the NEON row: the right matrix's packers, which the rows above inherit, and tiles of 4 x 8 that do
- * without dot products. */
+/* Integer products of the NEON row: the packers of the right matrix and the thin products, which the rows above inherit, and
+ * tiles of 4 x 8 without dot products. */
 #define QN_OWN_TILES
 
 enum { HEIGHT = 4 };
@@ -104,4 +104,101 @@ static void multiply_pairs(const qn_tile *t) { multiply_u8(t); }
 static void multiply_pairs_wide(const qn_tile *t) { multiply_u8(t); }
 static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
     for (int64_t i = 0; i < groups * QN_GROUP; i++) wide[i] = panel[i];
+}
+
+/* ---- thin products ---- */
+
+#define QN_OWN_THIN
+
+typedef struct {
+    int16x8_t low, high;
+} v_words;
+
+V_INLINE v_words v_widen(uint8x16_t bytes, const bool is_signed) {
+    const int8x16_t b = vreinterpretq_s8_u8(bytes);
+    if (is_signed) return (v_words){vmovl_s8(vget_low_s8(b)), vmovl_high_s8(b)};
+    return (v_words){vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes))), vreinterpretq_s16_u16(vmovl_high_u8(bytes))};
+}
+
+/* 8 rows of B (the last ones zero in A if there are fewer) times `rows` of A; sums stay in the caches. */
+V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows, const bool is_signed) {
+    const int16_t *a = t->a + row * t->a_step + k;
+    const uint8_t *line[8];
+    for (int i = 0; i < 8; i++) line[i] = t->b + (k + i < t->k ? k + i : t->k - 1) * t->stride;
+    for (int64_t j = 0; j + 16 <= t->columns; j += 16) {
+        int32_t *c = t->c + row * t->c_step + j;
+        int32x4_t sum[QN_SLIVER][4];
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 4; i++) sum[r][i] = vld1q_s32(c + r * t->c_step + 4 * i);
+        for (int i = 0; i < 8; i++) {
+            const v_words b = v_widen(vld1q_u8(line[i] + j), is_signed);
+            for (int r = 0; r < rows; r++) {
+                const int16x8_t x = vdupq_n_s16(a[r * t->a_step + i]);
+                sum[r][0] = vmlal_s16(sum[r][0], vget_low_s16(b.low), vget_low_s16(x));
+                sum[r][1] = vmlal_high_s16(sum[r][1], b.low, x);
+                sum[r][2] = vmlal_s16(sum[r][2], vget_low_s16(b.high), vget_low_s16(x));
+                sum[r][3] = vmlal_high_s16(sum[r][3], b.high, x);
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 4; i++) vst1q_s32(c + r * t->c_step + 4 * i, sum[r][i]);
+    }
+}
+
+V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
+    for (int64_t k = 0; k < t->k; k += 8)
+        for (int r = 0; r < t->rows; r += QN_SLIVER) switch (t->rows - r) {
+            case 1: v_sweep_rows(t, k, r, 1, is_signed); break;
+            case 2: v_sweep_rows(t, k, r, 2, is_signed); break;
+            case 3: v_sweep_rows(t, k, r, 3, is_signed); break;
+            default: v_sweep_rows(t, k, r, 4, is_signed);
+            }
+}
+
+/* Both return the columns they have done. */
+static int64_t v_sweep(const qn_thin *t) {
+    if (t->is_signed) v_sweep_all(t, true);
+    else v_sweep_all(t, false);
+    return t->columns / 16 * 16;
+}
+
+/* 4 columns times 1 or 2 rows. */
+V_INLINE void v_dots_of(const qn_thin *t, int64_t column, int row, const int rows, const bool is_signed) {
+    int32x4_t sum[2][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) sum[r][c] = vdupq_n_s32(0);
+    for (int64_t k = 0; k < t->k; k += 16)
+        for (int c = 0; c < 4; c++) {
+            const uint8_t *b = t->b + (column + c) * t->stride + k;
+            uint8_t padded[16] = {0};
+            if (k + 16 > t->k) b = memcpy(padded, b, (size_t)(t->k - k));
+            const v_words w = v_widen(vld1q_u8(b), is_signed);
+            for (int r = 0; r < rows; r++) {
+                const int16_t *a = t->a + (row + r) * t->a_step + k;
+                const int16x8_t x = vld1q_s16(a), y = vld1q_s16(a + 8);
+                sum[r][c] = vmlal_s16(sum[r][c], vget_low_s16(w.low), vget_low_s16(x));
+                sum[r][c] = vmlal_high_s16(sum[r][c], w.low, x);
+                sum[r][c] = vmlal_s16(sum[r][c], vget_low_s16(w.high), vget_low_s16(y));
+                sum[r][c] = vmlal_high_s16(sum[r][c], w.high, y);
+            }
+        }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 4; c++) {
+            int32_t *to = t->c + (row + r) * t->c_step + column + c;
+            *to = (int32_t)((uint32_t)*to + (uint32_t)vaddvq_s32(sum[r][c]));
+        }
+}
+
+V_INLINE void v_dots_all(const qn_thin *t, const bool is_signed) {
+    for (int64_t j = 0; j + 4 <= t->columns; j += 4)
+        for (int r = 0; r < t->rows; r += 2) {
+            if (t->rows - r == 1) v_dots_of(t, j, r, 1, is_signed);
+            else v_dots_of(t, j, r, 2, is_signed);
+        }
+}
+
+static int64_t v_dots(const qn_thin *t) {
+    if (t->is_signed) v_dots_all(t, true);
+    else v_dots_all(t, false);
+    return t->columns / 4 * 4;
 }
