@@ -60,7 +60,7 @@ def test_unknown_names(name):
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in ("avx2", "avxvnni", "avx512", "avx512vnni", "neon", "dotprod", "i8mm") if name not in ROWS],
+    [name for name in ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon", "dotprod", "i8mm") if name not in ROWS],
 )
 def test_rows_this_cpu_lacks(name):
     want = f"set_isa: name must be one of {SUPPORTED} on this CPU; got {name!r}."

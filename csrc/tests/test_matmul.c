@@ -14,12 +14,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cpu.h"
 #include "dispatch.h"
 #include "matmul.h"
 #include "threads.h"
 
 #ifdef QN_TEST_EMULATED
-static bool emulated(const char *row) { return !strcmp(row, "avx512") || !strcmp(row, "avxvnni"); }
+static bool emulated(const char *row) { /* AMX on top of a real AVX512-VNNI row */
+    return !strcmp(row, "avx512") || !strcmp(row, "avxvnni") || (!strcmp(row, "amx") && qn_cpu_detect().avx512vnni);
+}
 #else
 static bool emulated(const char *row) { return !row; }
 #endif
