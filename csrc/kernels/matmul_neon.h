@@ -32,7 +32,7 @@ V_INLINE void v_transpose4(int32x4_t r[4]) {
 
 /* Four rows of 16 k: for each group four bytes of each row, or for each two groups eight. `lacking` times the sum of what is
  * stored is what the kernel's sums lack. Both are constants. */
-V_INLINE void v_left_bytes(const qn_left *l, const bool eights, const int32_t lacking) {
+V_INLINE void v_left_bytes(const qn_left *l, const bool eights, const uint32_t lacking) {
     const uint8_t flip = l->is_signed ? 0 : 0x80;
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
         const uint8_t *row[QN_SLIVER];
@@ -63,7 +63,7 @@ V_INLINE void v_left_bytes(const qn_left *l, const bool eights, const int32_t la
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t at = i + r < l->rows ? i + r : l->rows - 1;
             int32_t zero = l->zero[at * l->zero_step] - (l->is_signed ? 0 : 128), stored = vaddvq_s32(sum[r]);
-            l->start[i + r] = lacking * stored;
+            l->start[i + r] = (int32_t)(lacking * (uint32_t)stored);
             l->sum[i + r] = stored - (int32_t)l->k * zero;
         }
     }
