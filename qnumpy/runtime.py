@@ -16,7 +16,7 @@ def isa() -> str:
 
     Examples
     --------
-    >>> isa() in {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "neon"}
+    >>> isa() in {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon", "dotprod", "i8mm"}
     True
     """
     return _core.isa()
@@ -28,7 +28,8 @@ def set_isa(name: str) -> None:
     Parameters
     ----------
     name : str
-        A row this CPU has: "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" or "neon".
+        A row this CPU has: "scalar", "avx2", "avxvnni", "avx512", "avx512vnni"; "neon", "dotprod" or "i8mm" on ARM.
+        "amx" only in a process that began with QNUMPY_ISA=amx: no hardware has tested it yet.
 
     Raises
     ------

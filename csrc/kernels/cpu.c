@@ -1,5 +1,8 @@
+#define _GNU_SOURCE /* syscall */
 #include "cpu.h"
 
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #if defined(__aarch64__)
@@ -7,6 +10,9 @@
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 /* XCR0 says which registers the OS saves on a context switch: a CPU with AVX-512 under an OS without it must not use it. */
 static unsigned long saved_registers(void) {
@@ -15,13 +21,26 @@ static unsigned long saved_registers(void) {
     return eax;
 }
 
+/* Linux saves the 8 KiB of AMX's tiles for a process that asked, which changes its signal stacks. So QNUMPY_ISA has to. */
+static bool tiles_granted(void) {
+    const char *asked = getenv("QNUMPY_ISA");
+    if (!asked || strcmp(asked, "amx") != 0) return false;
+#ifdef __linux__
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
 static void detect_isa(qn_cpu *cpu) {
     enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29, AVX = 1 << 28 };          /* leaf 1, ECX */
     enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 }; /* leaf 7, EBX */
     enum { AVX512_FP16 = 1 << 23, AVX512_BF16 = 1 << 5 };                              /* leaf 7, EDX; leaf 7.1, EAX */
     enum { AVX512VNNI = 1 << 11 };                                                     /* leaf 7, ECX */
     enum { AVXVNNI = 1 << 4 };                                                         /* leaf 7.1, EAX */
-    const unsigned avx512vl = 1u << 31, ymm_state = 0x6, zmm_state = 0xE6;
+    enum { AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25 };                                   /* leaf 7, EDX */
+    const unsigned avx512vl = 1u << 31, ymm_state = 0x6, zmm_state = 0xE6, tile_state = 0x60000;
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE) || !(c & AVX)) return;
     unsigned long saved = saved_registers();
@@ -34,6 +53,7 @@ static void detect_isa(qn_cpu *cpu) {
         (saved & zmm_state) == zmm_state && (b & AVX512F) && (b & AVX512DQ) && (b & AVX512BW) && (b & avx512vl);
     cpu->avx512fp16 = cpu->avx512 && (d & AVX512_FP16);
     cpu->avx512vnni = cpu->avx512 && (c & AVX512VNNI);
+    cpu->amx = (saved & tile_state) == tile_state && (d & AMX_TILE) && (d & AMX_INT8) && tiles_granted();
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
         cpu->avx512bf16 = cpu->avx512 && (a & AVX512_BF16);
         cpu->avxvnni = a & AVXVNNI;
@@ -43,6 +63,8 @@ static void detect_isa(qn_cpu *cpu) {
 static void detect_isa(qn_cpu *cpu) {
 #if defined(__aarch64__)
     cpu->neon = true;                                  /* part of the base architecture */
+    cpu->dotprod = getauxval(AT_HWCAP) & 1ul << 20;    /* HWCAP_ASIMDDP */
+    cpu->i8mm = getauxval(AT_HWCAP2) & 1ul << 13;      /* HWCAP2_I8MM */
     cpu->neon_fp16 = getauxval(AT_HWCAP) & 1ul << 10;  /* HWCAP_ASIMDHP */
     cpu->neon_bf16 = getauxval(AT_HWCAP2) & 1ul << 14; /* HWCAP2_BF16 */
 #else

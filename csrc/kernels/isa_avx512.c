@@ -166,7 +166,56 @@ V_INLINE vi vi_half(vf x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, _MM_
 V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code)); }
 
 #include "matmul4_avx512.h"
+
+#ifndef QN_AVX512_HEADER /* nothing emulates assembly: there the tiles are those of AVX2 */
+#define QN_WIDE_TILES
+#endif
 #include "matmul_avx2.h"
+#ifdef QN_WIDE_TILES
+#include "matmul_avx512.h"
+
+static void matmul_tiling(qn_tiling *t) {
+    *t = (qn_tiling){
+        .pairs = true, .panels = PANELS, .block = 192, .block_rows = 256, .macs_a_byte = 8, .widen_rows = INT64_MAX};
+}
+
+/* In each row products first, sums last: Zen 4 spreads them over its pipes as they come, and words are a fifth faster so.
+ * Winograd's pairs are those of matmul_avx2.h: odd k in zmm24 and 26, even ones in 25 and 27. */
+#define ASM_SPLIT(at, odd, even)                                                                                       \
+    "vmovdqa64 " at ", %%" even "\n\tvpsrlw $8, %%" even ", %%" odd "\n\t"                                             \
+    "vpandd %[constants]%{1to16%}, %%" even ", %%" even "\n\t"
+#define ASM_SPLIT1 ASM_SPLIT("(%[b])", "zmm24", "zmm25")
+#define ASM_SPLIT2 ASM_SPLIT1 ASM_SPLIT("(%[b],%[panel])", "zmm26", "zmm27")
+#define ASM_SUM1(s0) "vpaddd %%zmm30, %%" s0 ", %%" s0 "\n\t"
+#define ASM_SUM2(s0, s1) ASM_SUM1(s0) "vpaddd %%zmm29, %%" s1 ", %%" s1 "\n\t"
+#define ASM_PAIRS(at)                                                                                                  \
+    "vpbroadcastd " at ", %%zmm28\n\tvpbroadcastd 4+" at ", %%zmm29\n\t"                                               \
+    "vpaddw %%zmm24, %%zmm28, %%zmm30\n\tvpaddw %%zmm25, %%zmm29, %%zmm31\n\t"
+#define ASM_PAIRS1(at, s0, s1) ASM_PAIRS(at) "vpmaddwd %%zmm30, %%zmm31, %%zmm30\n\t" ASM_SUM1(s0)
+#define ASM_PAIRS2(at, s0, s1)                                                                                         \
+    ASM_PAIRS(at)                                                                                                      \
+    "vpaddw %%zmm26, %%zmm28, %%zmm28\n\tvpaddw %%zmm27, %%zmm29, %%zmm29\n\t"                                         \
+    "vpmaddwd %%zmm30, %%zmm31, %%zmm30\n\tvpmaddwd %%zmm28, %%zmm29, %%zmm29\n\t" ASM_SUM2(s0, s1)
+
+#define ASM_PRODUCTS1(multiply, at) "vpbroadcastd " at ", %%zmm28\n\t" multiply " %%zmm28, %%zmm24, %%zmm30\n\t"
+#define ASM_PRODUCTS2(multiply, at) ASM_PRODUCTS1(multiply, at) multiply " %%zmm28, %%zmm25, %%zmm29\n\t"
+#define ASM_NARROW1(at, s0, s1) ASM_PRODUCTS1("vpmaddubsw", at) "vpmaddwd %%zmm31, %%zmm30, %%zmm30\n\t" ASM_SUM1(s0)
+#define ASM_NARROW2(at, s0, s1)                                                                                        \
+    ASM_PRODUCTS2("vpmaddubsw", at)                                                                                    \
+    "vpmaddwd %%zmm31, %%zmm30, %%zmm30\n\tvpmaddwd %%zmm31, %%zmm29, %%zmm29\n\t" ASM_SUM2(s0, s1)
+#define ASM_WORDS1(at, s0, s1) ASM_PRODUCTS1("vpmaddwd", at) ASM_SUM1(s0)
+#define ASM_WORDS2(at, s0, s1) ASM_PRODUCTS2("vpmaddwd", at) ASM_SUM2(s0, s1)
+
+ASM_TILES(v_pairs, "8", ASM_SPLIT, ASM_PAIRS, "")
+ASM_TILES(v_narrow_bytes, "4", ASM_LOAD_BYTES, ASM_NARROW, "vpbroadcastd 4+%[constants], %%zmm31\n\t")
+ASM_TILES(v_words, "4", ASM_LOAD_BYTES, ASM_WORDS, "")
+
+static void multiply_pairs(const qn_tile *t) { by_tiles(t, v_pairs, 8); }
+static void multiply_u7(const qn_tile *t) { by_tiles(t, v_narrow_bytes, 4); }
+static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
+/* Splitting the panels costs a tile of 12 rows little: nothing asks for widened ones. */
+static void multiply_pairs_wide(const qn_tile *t) { multiply_pairs(t); }
+#endif
 
 #include "bodies.h"
 #pragma GCC pop_options

@@ -9,6 +9,9 @@
 #define QN_TARGET_avxvnni "avxvnni,avx2,fma,f16c"
 #define QN_TARGET_avx512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 #define QN_TARGET_avx512vnni "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#define QN_TARGET_amx "amx-tile,amx-int8," QN_TARGET_avx512vnni
+#define QN_TARGET_dotprod "arch=armv8.2-a+dotprod"
+#define QN_TARGET_i8mm "arch=armv8.2-a+dotprod+i8mm"
 
 #if defined(__x86_64__)
 #define QN_ISA_LIST(QN_ISA)                                                                                            \
@@ -16,11 +19,14 @@
     QN_ISA(avx2, QN_TARGET_avx2, cpu->avx2 && cpu->fma && cpu->f16c)                                                   \
     QN_ISA(avxvnni, QN_TARGET_avxvnni, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avxvnni)                             \
     QN_ISA(avx512, QN_TARGET_avx512, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512)                                \
-    QN_ISA(avx512vnni, QN_TARGET_avx512vnni, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512 && cpu->avx512vnni)
+    QN_ISA(avx512vnni, QN_TARGET_avx512vnni, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512 && cpu->avx512vnni)     \
+    QN_ISA(amx, QN_TARGET_amx, cpu->avx2 && cpu->fma && cpu->f16c && cpu->avx512 && cpu->avx512vnni && cpu->amx)
 #elif defined(__aarch64__)
 #define QN_ISA_LIST(QN_ISA)                                                                                            \
     QN_ISA(scalar, "", 1)                                                                                              \
-    QN_ISA(neon, "", cpu->neon)
+    QN_ISA(neon, "", cpu->neon)                                                                                        \
+    QN_ISA(dotprod, QN_TARGET_dotprod, cpu->neon && cpu->dotprod)                                                      \
+    QN_ISA(i8mm, QN_TARGET_i8mm, cpu->neon && cpu->dotprod && cpu->i8mm)
 #else
 #define QN_ISA_LIST(QN_ISA) QN_ISA(scalar, "", 1)
 #endif

@@ -7,9 +7,11 @@
  */
 #define QN_OWN_TILES
 
+#ifndef QN_WIDE_TILES /* a file with tiles of its own takes the packers and the thin products */
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true, .panels = 1, .block = 128, .block_rows = 256, .macs_a_byte = 8, .widen_rows = 65};
 }
+#endif
 
 /* ---- packing ---- */
 
@@ -215,6 +217,7 @@ static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
 
 /* ---- tiles ---- */
 
+#ifndef QN_WIDE_TILES
 /* Four rows at most of one tile. Old C is fetched on entry and added at the end: loading it first costs 3 %. */
 typedef struct {
     const void *a, *b;
@@ -368,6 +371,7 @@ static void multiply_words(const qn_tile *t) {
             }
         }
 }
+#endif
 
 /* ---- thin products: the weights are read once, as they come ---- */
 

@@ -14,12 +14,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cpu.h"
 #include "dispatch.h"
 #include "matmul.h"
 #include "threads.h"
 
 #ifdef QN_TEST_EMULATED
-static bool emulated(const char *row) { return !strcmp(row, "avx512") || !strcmp(row, "avxvnni"); }
+static bool emulated(const char *row) { /* AMX on top of a real AVX512-VNNI row */
+    return !strcmp(row, "avx512") || !strcmp(row, "avxvnni") || (!strcmp(row, "amx") && qn_cpu_detect().avx512vnni);
+}
 #else
 static bool emulated(const char *row) { return !row; }
 #endif
@@ -64,33 +67,45 @@ typedef struct {
     int64_t lo, hi; /* of the codes */
 } operand;
 
+static int64_t lowest(qn_type type) { return type == QN_I8 ? -128 : type == QN_U8 ? 0 : -32768; }
+static int64_t codes(qn_type type) { return type == QN_I16 ? 65536 : 256; }
+
 /* Codes of a random layout; all extreme, alternating, or anything in [lo, hi]. */
-static operand operand_make(int64_t rows, int64_t columns, int64_t span) {
+static operand operand_make(int64_t rows, int64_t columns, int64_t span, bool words) {
     operand o = {.m = {.rows = rows, .columns = columns, .type = random_bits() % 2 ? QN_I8 : QN_U8}};
-    int64_t least = o.m.type == QN_I8 ? -128 : 0, lines = rows, length = columns, gap = random_int(0, 3);
-    o.lo = least + random_int(0, 256 - span), o.hi = o.lo + span - 1;
+    if (words) o.m.type = QN_I16, o.m.swapped = random_bits() % 2;
+    int64_t lines = rows, length = columns, gap = random_int(0, 3), size = words ? 2 : 1;
+    o.lo = lowest(o.m.type) + random_int(0, codes(o.m.type) - span), o.hi = o.lo + span - 1;
     bool turned = random_bits() % 2;
     if (turned) lines = columns, length = rows;
     int64_t step = random_bits() % 4 ? 1 : 2,
             stride = length * step + gap; /* one in four: not even the lines lie close */
-    int64_t bytes = lines && length ? (lines - 1) * stride + (length - 1) * step + 1 : 0;
-    o.memory = walled_make((size_t)bytes);
+    int64_t count = lines && length ? (lines - 1) * stride + (length - 1) * step + 1 : 0;
+    o.memory = walled_make((size_t)(count * size));
     uint64_t kind = random_bits() % 4;
-    for (int64_t i = 0; i < bytes; i++)
-        o.memory.data[i] = (char)(kind == 0 ? o.hi : kind == 1 ? (i & 1 ? o.lo : o.hi) : random_int(o.lo, o.hi));
+    for (int64_t i = 0; i < count; i++) {
+        int64_t c = kind == 0 ? o.hi : kind == 1 ? (i & 1 ? o.lo : o.hi) : random_int(o.lo, o.hi);
+        char bytes[2] = {(char)c, (char)(c >> 8)};
+        if (o.m.swapped) bytes[0] = (char)(c >> 8), bytes[1] = (char)c;
+        memcpy(o.memory.data + i * size, bytes, (size_t)size);
+    }
     o.m.data = o.memory.data;
-    o.m.row_stride = turned ? step : stride, o.m.column_stride = turned ? stride : step;
+    o.m.row_stride = (turned ? step : stride) * size, o.m.column_stride = (turned ? stride : step) * size;
     return o;
 }
 static int64_t code(const operand *o, int64_t r, int64_t c) {
     const char *p = o->m.data + r * o->m.row_stride + c * o->m.column_stride;
-    return o->m.type == QN_I8 ? *(const int8_t *)p : *(const uint8_t *)p;
+    if (o->m.type == QN_I8) return *(const int8_t *)p;
+    if (o->m.type == QN_U8) return *(const uint8_t *)p;
+    return (int16_t)((uint8_t)p[o->m.swapped] | (uint8_t)p[!o->m.swapped] << 8);
 }
 
 static qn_zeros zeros_make(const operand *o, int64_t length, int32_t *values) {
     static const int64_t counts[] = {0, 1, 1};
-    int64_t least = o->m.type == QN_I8 ? -128 : 0, pick = random_int(0, 3), n = pick == 3 ? length : counts[pick];
-    for (int64_t i = 0; i < n; i++) values[i] = (int32_t)(random_bits() % 4 ? random_int(least, least + 255) : least);
+    int64_t least = lowest(o->m.type), most = least + 255;
+    if (o->m.type == QN_I16) least = o->lo, most = o->hi;
+    int64_t pick = random_int(0, 3), n = pick == 3 ? length : counts[pick];
+    for (int64_t i = 0; i < n; i++) values[i] = (int32_t)(random_bits() % 4 ? random_int(least, most) : least);
     return (qn_zeros){values, n};
 }
 static int64_t zero(qn_zeros z, int64_t i) { return z.count ? z.values[z.count == 1 ? 0 : i] : 0; }
@@ -103,7 +118,10 @@ static void *array(int64_t count, size_t size) {
 
 static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     static const int64_t spans[] = {256, 256, 128, 100};
-    operand a = operand_make(m, k, 256), b = operand_make(k, n, spans[random_bits() % 4]);
+    static const int64_t word_spans[] = {65536, 1000, 256, 100}; /* most sums of the first leave int32 */
+    bool a_words = random_bits() % 6 == 0, b_words = random_bits() % (a_words ? 2 : 6) == 0;
+    operand a = operand_make(m, k, a_words ? word_spans[random_bits() % 4] : 256, a_words);
+    operand b = operand_make(k, n, (b_words ? word_spans : spans)[random_bits() % 4], b_words);
     int32_t *za_values = array(m + 1, 4), *zb_values = array(n + 1, 4), *out = array(m * n + 2 * GUARD, 4);
     qn_zeros za = zeros_make(&a, m, za_values), zb = zeros_make(&b, n, zb_values);
     int64_t *want = array(m * n, 8);
@@ -124,18 +142,20 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     for (int64_t i = 0; i < GUARD; i++) whole = whole && out[i] == GUARD_WORD && out[m * n + GUARD + i] == GUARD_WORD;
     count(same || !fits, row, "a raw product is wrong", m, k, n);
     count(whole, row, "a product wrote outside its output", m, k, n);
-    qn_packed *packed = qn_pack_weights(&b.m, zb);
     float *scale = array(m + n, 4), *real = array(m * n + 1, 4);
     for (int64_t i = 0; i < m + n; i++) scale[i] = (float)random_int(1, 1000) * 1e-4f;
     qn_result r = {.type = QN_F32, .data = real, .row_stride = n, .row_scale = scale, .row_scales = m};
     r.column_scale = scale + m, r.lo = -INFINITY, r.hi = INFINITY;
-    count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
-    for (int64_t i = 0; same && i < m * n; i++) {
-        float s = scale[i / n] * scale[m + i % n];
-        same = real[i] == (float)(int32_t)want[i] * s;
+    if (a.m.type != QN_I16 || b.m.type == QN_I16) { /* words times packed bytes do not exist */
+        qn_packed *packed = qn_pack_weights(&b.m, zb);
+        count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
+        for (int64_t i = 0; same && i < m * n; i++) {
+            float s = scale[i / n] * scale[m + i % n];
+            same = real[i] == (float)(int32_t)want[i] * s;
+        }
+        count(same || !fits, row, "a packed product is wrong", m, k, n);
+        qn_packed_free(packed);
     }
-    count(same || !fits, row, "a packed product is wrong", m, k, n);
-    qn_packed_free(packed);
     free(za_values), free(zb_values), free(out), free(want), free(scale), free(real);
     munmap(a.memory.map, a.memory.size), munmap(b.memory.map, b.memory.size);
 }

@@ -1,0 +1,116 @@
+/* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32. Sixteen
+ * groups of a panel are such a tile as they lie. Tiles of 32 x 32; everything else is the AVX512-VNNI row's.
+ *
+ * Of no CPU here: proven by tests/emulated_amx.h alone, hence never chosen unasked (cpu.c).
+ */
+#include "qn_kernels.h"
+
+#if defined(__x86_64__)
+#ifdef QN_AMX_HEADER /* the tests compile this file against an emulation */
+#include QN_AMX_HEADER
+#else
+#include <immintrin.h>
+#endif
+#include <string.h>
+
+#define QN_PRAGMA(text) _Pragma(#text)
+#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
+#pragma GCC push_options
+QN_TARGET_PRAGMA(QN_TARGET_amx)
+
+enum { HIGH = 16, DEEP = 16, LINE = 64, PANELS = 2 }; /* rows and groups of a tile, bytes of its rows */
+
+static void matmul_tiling(qn_tiling *t) {
+    *t = (qn_tiling){
+        .pairs = false, .panels = PANELS, .block = 192, .block_rows = 384, .macs_a_byte = 64, .widen_rows = INT64_MAX};
+}
+
+/* Row after row, not in slivers: int8, zeros past the end. */
+static void left_bytes(const qn_left *l) {
+    const int64_t line = l->groups * 4;
+    const int32_t offset = l->is_signed ? 0 : 128;
+    for (int64_t i = 0; i < l->rows; i++) {
+        const uint8_t *a = (const uint8_t *)l->a + i * l->stride;
+        int8_t *to = (int8_t *)l->packed + i * line;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < l->k; k++) to[k] = (int8_t)(a[k] ^ offset), sum += to[k];
+        memset(to + l->k, 0, (size_t)(line - l->k));
+        l->start[i] = 0;
+        l->sum[i] = sum - (int32_t)l->k * (l->zero[i * l->zero_step] - offset);
+    }
+}
+
+/* GCC 12 does not know that the intrinsics read memory. */
+static inline void settle(void) { __asm__ volatile("" ::: "memory"); }
+
+/* tmm0-3 hold the sums: 0 and 1 of the upper rows, 2 and 3 of the lower ones; 4 and 5 those rows of A; 6 and 7 the panels.
+ * All have lines of 64 bytes: what is left of k goes through padded copies. */
+static void configure(int64_t upper, int64_t lower) {
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++)
+        config.bytes[i] = LINE, config.rows[i] = (uint8_t)(i < 2 || i == 4 ? upper : i < 6 ? lower : DEEP);
+    settle();
+    _tile_loadconfig(&config);
+}
+
+/* 16 groups. */
+static void multiply_groups(const void *left, int64_t line, bool two, const uint8_t *right, int64_t panel, int panels) {
+    _tile_loadd(4, left, line);
+    _tile_loadd(6, right, LINE);
+    _tile_dpbsud(0, 4, 6);
+    if (panels > 1) {
+        _tile_loadd(7, right + panel, LINE);
+        _tile_dpbsud(1, 4, 7);
+    }
+    if (!two) return;
+    _tile_loadd(5, (const int8_t *)left + HIGH * line, line);
+    _tile_dpbsud(2, 5, 6);
+    if (panels > 1) _tile_dpbsud(3, 5, 7);
+}
+
+static void multiply_u8(const qn_tile *t) {
+    const int64_t line = t->groups * 4, whole = t->groups / DEEP * DEEP, rest = (t->groups - whole) * 4;
+    _Alignas(LINE) uint8_t right[PANELS][DEEP * LINE] = {{0}};
+    _Alignas(LINE) int8_t left[2 * HIGH][LINE] = {{0}};
+    _Alignas(LINE) int32_t sums[2 * HIGH][PANELS * QN_PANEL];
+    for (int p = 0; p < t->panels; p++)
+        memcpy(right[p], t->right + p * t->right_step + whole * QN_GROUP, (size_t)(rest * QN_PANEL));
+    for (int64_t row = 0, rows; row < t->rows; row += rows) {
+        rows = t->rows - row < 2 * HIGH ? t->rows - row : 2 * HIGH;
+        const int8_t *a = (const int8_t *)t->left + row * line;
+        const bool two = rows > HIGH;
+        if (row == 0 || rows < 2 * HIGH) configure(two ? HIGH : rows, two ? rows - HIGH : HIGH);
+        for (int64_t r = 0; r < rows; r++) memcpy(left[r], a + r * line + whole * 4, (size_t)rest);
+        settle();
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t g = 0; g < whole; g += DEEP)
+            multiply_groups(a + g * 4, line, two, t->right + g * QN_GROUP, t->right_step, t->panels);
+        if (rest) multiply_groups(left, LINE, two, right[0], DEEP * LINE, t->panels);
+        _tile_stored(0, sums[0], sizeof sums[0]);
+        _tile_stored(1, sums[0] + QN_PANEL, sizeof sums[0]);
+        if (two) {
+            _tile_stored(2, sums[HIGH], sizeof sums[0]);
+            _tile_stored(3, sums[HIGH] + QN_PANEL, sizeof sums[0]);
+        }
+        for (int64_t r = 0; r < rows; r++) {
+            int32_t *c = t->c + (row + r) * t->c_step;
+            const uint32_t start = (uint32_t)t->row_start[row + r];
+            for (int j = 0; j < t->panels * QN_PANEL; j++)
+                c[j] = (int32_t)((uint32_t)sums[r][j] + start + (uint32_t)t->column_start[j] +
+                                 (t->add ? (uint32_t)c[j] : 0u));
+        }
+    }
+    _tile_release();
+}
+
+const qn_table qn_row_amx = {
+    .matmul_tiling = matmul_tiling, .left_bytes = left_bytes, .multiply_u8 = multiply_u8, .multiply_u7 = multiply_u8};
+#pragma GCC pop_options
+#endif
