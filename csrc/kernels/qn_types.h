@@ -105,18 +105,27 @@ typedef struct {
     int64_t outer, channels, inner, block;
 } qn_grid;
 
-/* One channel of an image, its kernel and its result, each [height][width] without gaps. */
+/* Two rows of an image: to[c] has a[c * step] - zero_point in its lower half, b's in its upper one. */
 typedef struct {
-    const void *x; /* int8 or uint8 */
+    const uint8_t *a, *b; /* int8 or uint8; NULL: all halves are 0 */
+    int64_t step;
     bool is_signed;
-    int64_t height, width;
-    const int32_t *w; /* less its zero point: |w| <= 255 */
-    int64_t kernel_height, kernel_width;
+    int32_t zero_point;
+    int64_t n, room; /* pairs; elements that may be read from a and from b on */
+    int32_t *to;     /* [n], and room for QN_REACH more */
+} qn_pair_rows;
+
+/* y[c] = start + sum over t of both halves' products, pairs[t][c] with w[t]. */
+typedef struct {
+    const int32_t *const *pairs; /* [taps][n], and QN_REACH more that may be read */
+    const int32_t *w;            /* [taps] */
+    int64_t taps;
+    int32_t start;
+    int64_t n, room; /* results; how many may be written from y on */
     int32_t *y;
-    int64_t out_height, out_width;
-    int64_t stride[2], dilation[2], top, left; /* padding above and to the left; the rest follows from y */
-    int32_t zero_point;                        /* of x, and what the padding holds */
-} qn_plane;
+} qn_dot_pairs;
+
+enum { QN_REACH = 16 }; /* int32 that a vector may go too far */
 
 /* A packed 4-bit weight [k][n]; matmul4.h describes the bytes. */
 typedef struct {
