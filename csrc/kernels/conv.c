@@ -7,7 +7,7 @@
  * memory. The weight is the left matrix.
  *
  * Sums, where so few channels see the same patches that packing them would cost more: rows are laid out in lanes of pairs,
- * each row with the one that the next row of the kernel meets, and kept while further rows of results need them.
+ * each row with the one that the next row of the kernel meets, for a band of rows of results.
  */
 #include "conv.h"
 
@@ -23,7 +23,8 @@ enum {
     WINDOWS_A_THREAD = 2,    /* at least, where they are not too small */
     SMALLEST_WINDOW = 64,    /* columns for which the weight is worth packing again */
     FEW_OUTPUTS = 4,         /* channels of a group up to which sums are faster */
-    KEPT_ROWS = 64,          /* pairs of rows kept for the next rows of results */
+    BAND = 16 << 10,         /* bytes of pairs: half of the L1 cache */
+    FEWEST_ROWS = 8,         /* of results found together, even if their pairs take more */
     LARGEST = 255 * 255,     /* product of two codes */
     SUMS_A_BYTE = 4,         /* products of a sum in the time that a byte of traffic takes */
 };
@@ -42,18 +43,21 @@ static void *allocate(int64_t count, int64_t size) {
 
 /* ---- lanes ---- */
 
+/* Element t of a lane is column (first + t) * stride + phase. */
 typedef struct {
-    int64_t count, first, length; /* of the lanes; element t of a lane is column (first + t) * stride + phase */
-    int64_t line;                 /* elements of all, QN_REACH after each */
-    int64_t *phase;               /* [count] */
-    int64_t *start;               /* [kernel width]: element j meets lanes[start[j] + c] */
+    int64_t count, first, length;
+    int64_t line;         /* elements of all lanes, QN_REACH after each */
+    int64_t *phase;       /* [count] */
+    int64_t *begin, *end; /* [count] elements that lie in the image */
+    int64_t *start;       /* [kernel width]: element j meets line[start[j] + c] */
 } lanes;
 
 static bool lanes_make(lanes *l, const qn_conv *c) {
     int64_t width = c->kernel[1], stride = c->stride[1], last = INT64_MIN;
-    l->phase = allocate(width, 3 * sizeof *l->phase);
+    l->phase = allocate(width, 5 * sizeof *l->phase);
     if (!l->phase) return false;
-    int64_t *start = l->start = l->phase + width, *lane = start + width;
+    l->begin = l->phase + width, l->end = l->begin + width, l->start = l->end + width;
+    int64_t *start = l->start, *lane = start + width;
     l->count = 0, l->first = INT64_MAX;
     for (int64_t j = 0; j < width; j++) {
         int64_t column = j * c->dilation[1] - c->left, phase = (column % stride + stride) % stride;
@@ -66,14 +70,12 @@ static bool lanes_make(lanes *l, const qn_conv *c) {
     l->line = times(l->count, l->length + QN_REACH);
     if (l->line > INT64_MAX / 8) return free(l->phase), false;
     for (int64_t j = 0; j < width; j++) start[j] += lane[j] * (l->length + QN_REACH) - l->first;
+    for (int64_t n = 0; n < l->count; n++) {
+        int64_t columns = l->phase[n] < c->width ? (c->width - 1 - l->phase[n]) / stride + 1 : 0;
+        l->begin[n] = least(most(0, -l->first), l->length);
+        l->end[n] = most(l->begin[n], least(columns - l->first, l->length));
+    }
     return true;
-}
-
-/* The elements of a lane that lie in the image. */
-static void lane_inside(const lanes *l, const qn_conv *c, int64_t phase, int64_t *begin, int64_t *end) {
-    int64_t stride = c->stride[1], columns = phase < c->width ? (c->width - 1 - phase) / stride + 1 : 0;
-    *begin = least(most(0, -l->first), l->length);
-    *end = most(*begin, least(columns - l->first, l->length));
 }
 
 /* ---- products with patches ---- */
@@ -103,15 +105,14 @@ static void lay_row(const products *p, const char *from, uint8_t *to) {
     const lanes *l = &p->lanes;
     int64_t step = c->stride[1] * c->x_step[3];
     for (int64_t n = 0; n < l->count; n++, to += l->length + QN_REACH) {
-        int64_t begin, end;
-        lane_inside(l, c, l->phase[n], &begin, &end);
-        const char *x = from + (l->first * c->stride[1] + l->phase[n]) * c->x_step[3];
+        int64_t begin = l->begin[n], end = l->end[n], count = end - begin;
+        const char *x = from + ((l->first + begin) * c->stride[1] + l->phase[n]) * c->x_step[3];
         memset(to, c->x_zero, (size_t)begin);
-        if (step == 1) memcpy(to + begin, x + begin, (size_t)(end - begin));
+        if (step == 1) memcpy(to + begin, x, (size_t)count);
         else if (step == 2)
-            for (int64_t t = begin; t < end; t++) to[t] = (uint8_t)x[2 * t];
+            for (int64_t t = 0; t < count; t++) to[begin + t] = (uint8_t)x[2 * t];
         else
-            for (int64_t t = begin; t < end; t++) to[t] = (uint8_t)x[t * step];
+            for (int64_t t = 0; t < count; t++) to[begin + t] = (uint8_t)x[t * step];
         memset(to + end, c->x_zero, (size_t)(l->length - end));
     }
 }
@@ -231,19 +232,19 @@ typedef struct {
     const qn_conv *c;
     lanes lanes;
     int64_t depth, outputs, halves, taps; /* of an output channel: pairs of rows of the kernel, their elements */
-    int64_t kept;                         /* pairs of rows of each channel */
-    bool wrapped;                         /* pairs are kept for later rows */
+    int64_t band, bands;                  /* rows of results that are found together, of each image and group */
+    int64_t gap, lines;                   /* rows from one line of pairs to the next; lines of a channel */
+    bool shared;                          /* all pairs of rows of the kernel meet the same lines, else each its own */
     int32_t *w;                           /* [outputs][taps] */
     atomic_int outcome;
 } sums;
 
 /* Buffers of one thread. */
 typedef struct {
-    int64_t *row;         /* [kept] which row of the padded image a slot begins with, -1: none */
-    int32_t *pairs;       /* [depth][kept][line] */
-    const int32_t **taps; /* [taps] */
-    int32_t *acc;         /* a row of sums, for codes */
-} kept_rows;
+    int32_t *pairs;       /* [depth][lines][line], 0 where the image has ended */
+    const int32_t **taps; /* [taps] for the first row of a band */
+    int32_t *acc;         /* [band][out_width] for codes */
+} buffers;
 
 static int32_t weight_at(const qn_conv *c, int64_t channel, int64_t k) {
     int32_t zero = c->w_zero.values[c->w_zero.count > 1 ? channel : 0];
@@ -263,97 +264,101 @@ static void pair_weights(const sums *s) {
             }
 }
 
-/* Row `row` of the padded image and the one that the next row of the kernel meets. */
+static int64_t lines_of(const qn_conv *c, int64_t rows, int64_t halves, int64_t gap) {
+    return ((rows - 1) * c->stride[0] + 2 * (halves - 1) * c->dilation[0]) / gap + 1;
+}
+
+static void plan_bands(sums *s) {
+    const qn_conv *c = s->c;
+    int64_t gap = c->stride[0], with = 2 * c->dilation[0], bytes = times(times(s->depth, s->lanes.line), sizeof(int32_t));
+    while (with) { /* the greatest common divisor */
+        int64_t rest = gap % with;
+        gap = with, with = rest;
+    }
+    int64_t rows = least(c->out_height, most(FEWEST_ROWS, BAND / most(1, times(bytes, c->stride[0] / gap))));
+    s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
+    int64_t together = lines_of(c, s->band, s->halves, gap), apart = s->halves * s->band;
+    s->shared = together <= apart, s->gap = s->shared ? gap : c->stride[0], s->lines = s->shared ? together : apart;
+}
+
+static void buffers_free(buffers *b) { free(b->pairs), free(b->taps), free(b->acc); }
+
+static bool buffers_make(buffers *b, const sums *s) {
+    const qn_conv *c = s->c;
+    b->pairs = allocate(times(s->depth, s->lines), times(s->lanes.line, sizeof *b->pairs));
+    b->taps = allocate(s->taps, sizeof *b->taps);
+    b->acc = allocate(c->type == QN_I32 ? 1 : s->band * c->out_width, sizeof *b->acc);
+    if (!b->pairs || !b->taps || !b->acc) return buffers_free(b), false;
+    for (int64_t n = 0; n < s->taps; n++) {
+        int64_t d = n / c->kernel[1] / s->halves, i = n / c->kernel[1] % s->halves, j = n % c->kernel[1];
+        int64_t line = s->shared ? 2 * i * c->dilation[0] / s->gap : i * s->band;
+        b->taps[n] = b->pairs + (d * s->lines + line) * s->lanes.line + s->lanes.start[j];
+    }
+    return true;
+}
+
+/* The lines of a channel for rows of results from `row` on. */
 static void lay_pairs(const sums *s, const char *x, int64_t row, int32_t *to) {
     const qn_conv *c = s->c;
     const lanes *l = &s->lanes;
-    int64_t a = row - c->top, b = a + c->dilation[0], lowest = most(a, least(b, c->height - 1));
-    const uint8_t *image = (const uint8_t *)x;
-    qn_pair_rows p = {.step = c->stride[1] * c->x_step[3], .is_signed = c->x_type == QN_I8, .zero_point = c->x_zero};
-    for (int64_t n = 0; n < l->count; n++, to += l->length + QN_REACH) {
-        int64_t begin, end;
-        lane_inside(l, c, l->phase[n], &begin, &end);
-        int64_t column = (l->first + begin) * c->stride[1] + l->phase[n], at = column * c->x_step[3];
-        p.n = end - begin, p.to = to + begin, p.room = c->width - column;
-        if (c->x_step[3] == 1 && c->x_step[2] == c->width) p.room += (c->height - 1 - lowest) * c->width;
-        p.a = a >= 0 && a < c->height ? image + a * c->x_step[2] + at : NULL;
-        p.b = b >= 0 && b < c->height && c->kernel[0] > 1 ? image + b * c->x_step[2] + at : NULL;
-        memset(to, 0, (size_t)begin * sizeof *to);
-        if (p.n > 0) qn_kernels()->pair_rows(&p);
-        memset(to + end, 0, (size_t)(l->length - end) * sizeof *to);
-    }
-}
-
-/* Points the taps at row `row` of the results, laying out the pairs that are not there. */
-static void meet_rows(const sums *s, kept_rows *b, const char *x, int64_t row) {
-    const qn_conv *c = s->c;
-    for (int64_t i = 0; i < s->halves; i++) {
-        int64_t key = row * c->stride[0] + 2 * i * c->dilation[0], slot = s->wrapped ? key % s->kept : i;
-        for (int64_t d = 0; d < s->depth; d++) {
-            int32_t *pairs = b->pairs + (d * s->kept + slot) * s->lanes.line;
-            if (b->row[slot] != key) lay_pairs(s, x + d * c->x_step[1], key, pairs);
-            for (int64_t j = 0; j < c->kernel[1]; j++)
-                b->taps[(d * s->halves + i) * c->kernel[1] + j] = pairs + s->lanes.start[j];
+    bool whole = c->x_step[3] == 1 && c->x_step[2] == c->width && c->x_step[1] == c->height * c->width;
+    qn_pair_rows p = {.row_step = c->x_step[2], .step = c->stride[1] * c->x_step[3], .is_signed = c->x_type == QN_I8};
+    p.zero_point = c->x_zero, p.height = c->height, p.gap = s->gap, p.apart = c->dilation[0], p.line = l->line;
+    p.lines = s->shared ? s->lines : s->band;
+    for (int64_t i = 0; i < (s->shared ? 1 : s->halves); i++)
+        for (int64_t n = 0; n < l->count; n++) {
+            int64_t column = (l->first + l->begin[n]) * c->stride[1] + l->phase[n];
+            p.n = l->end[n] - l->begin[n], p.x = (const uint8_t *)x + column * c->x_step[3];
+            p.row = row * c->stride[0] + 2 * i * c->dilation[0] - c->top;
+            p.to = to + i * p.lines * l->line + n * (l->length + QN_REACH) + l->begin[n];
+            p.room = whole ? c->height * c->width - column : 0;
+            if (p.n > 0) qn_kernels()->pair_rows(&p);
         }
-        b->row[slot] = key;
-    }
 }
 
-static void kept_free(kept_rows *b) { free(b->row), free(b->pairs), free(b->taps), free(b->acc); }
-
-static bool kept_make(kept_rows *b, const sums *s) {
-    b->row = allocate(s->kept, sizeof *b->row);
-    b->pairs = allocate(times(s->depth, s->kept), times(s->lanes.line, sizeof *b->pairs));
-    b->taps = allocate(s->taps, sizeof *b->taps);
-    b->acc = allocate(s->c->out_width + QN_REACH, sizeof *b->acc);
-    if (b->row && b->pairs && b->taps && b->acc) return true;
-    return kept_free(b), false;
-}
-
-static void sum_row(const sums *s, const kept_rows *b, int64_t image, int64_t channel, int64_t row, int64_t last) {
+static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t channel, int64_t row, int64_t rows) {
     const qn_conv *c = s->c;
     int64_t n = c->out_width, at = ((image * c->outputs + channel) * c->out_height + row) * n;
-    qn_dot_pairs d = {.pairs = b->taps, .w = s->w + channel * s->taps, .taps = s->taps, .n = n};
-    d.start = c->bias ? c->bias[channel] : 0;
+    qn_dot_pairs d = {.pairs = b->taps, .w = s->w + channel * s->taps, .taps = s->taps, .rows = rows, .n = n};
+    d.step = c->stride[0] / s->gap * s->lanes.line, d.start = c->bias ? c->bias[channel] : 0;
     d.y = c->type == QN_I32 ? (int32_t *)c->y + at : b->acc;
-    d.room = c->type == QN_I32 ? (last - row) * n : n + QN_REACH; /* the rows after this one are written later */
     qn_kernels()->dot_pairs(&d);
-    qn_affine a = {.scale = c->scale + channel, .zero_point = &c->zero_point, .run = n + 1};
+    if (c->type == QN_I32) return;
+    qn_affine a = {.scale = c->scale + channel, .zero_point = &c->zero_point, .run = rows * n + 1};
     a.qmin = c->qmin, a.qmax = c->qmax;
-    if (c->type == QN_I8) qn_kernels()->requantize_i32_i8(b->acc, (int8_t *)c->y + at, n, &a);
-    if (c->type == QN_U8) qn_kernels()->requantize_i32_u8(b->acc, (uint8_t *)c->y + at, n, &a);
+    if (c->type == QN_I8) qn_kernels()->requantize_i32_i8(b->acc, (int8_t *)c->y + at, rows * n, &a);
+    else qn_kernels()->requantize_i32_u8(b->acc, (uint8_t *)c->y + at, rows * n, &a);
 }
 
-/* Rows of results, counted through images and groups. */
-static void sum_rows(void *context, int64_t begin, int64_t end) {
+static void sum_bands(void *context, int64_t begin, int64_t end) {
     sums *s = context;
     const qn_conv *c = s->c;
-    kept_rows b;
-    if (!kept_make(&b, s)) {
+    buffers b;
+    if (!buffers_make(&b, s)) {
         atomic_store(&s->outcome, QN_NO_MEMORY);
         return;
     }
     uint64_t saved = qn_fp_begin();
-    for (int64_t n = begin, at = -1; n < end; n++) {
-        int64_t row = n % c->out_height, group = n / c->out_height % c->groups, image = n / c->out_height / c->groups;
-        if (at != n / c->out_height) memset(b.row, -1, (size_t)s->kept * sizeof *b.row), at = n / c->out_height;
-        meet_rows(s, &b, c->x + image * c->x_step[0] + group * s->depth * c->x_step[1], row);
-        int64_t last = least(c->out_height, row + end - n);
-        for (int64_t m = group * s->outputs; m < (group + 1) * s->outputs; m++) sum_row(s, &b, image, m, row, last);
+    for (int64_t n = begin; n < end; n++) {
+        int64_t group = n / s->bands % c->groups, image = n / s->bands / c->groups, row = n % s->bands * s->band;
+        const char *x = c->x + image * c->x_step[0] + group * s->depth * c->x_step[1];
+        for (int64_t d = 0; d < s->depth; d++)
+            lay_pairs(s, x + d * c->x_step[1], row, b.pairs + d * s->lines * s->lanes.line);
+        for (int64_t m = group * s->outputs; m < (group + 1) * s->outputs; m++)
+            sum_band(s, &b, image, m, row, least(s->band, c->out_height - row));
     }
     qn_fp_end(saved);
-    kept_free(&b);
+    buffers_free(&b);
 }
 
 static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
     const qn_conv *c = s->c;
-    int64_t span = (c->kernel[0] - 1) * c->dilation[0] + 1;
-    s->wrapped = span <= KEPT_ROWS, s->kept = s->wrapped ? span : s->halves;
+    plan_bands(s);
     s->w = allocate(times(c->outputs, s->taps), sizeof *s->w);
     if (!s->w) return QN_NO_MEMORY;
     pair_weights(s);
-    int64_t rows = c->images * c->groups * c->out_height, grain = least(c->out_height, most(8, 4 * span));
-    qn_parallel_for(rows, grain, most(macs / SUMS_A_BYTE, rows * c->out_width * 5), sum_rows, s);
+    int64_t pixels = times(c->images * c->groups, c->out_height * c->out_width);
+    qn_parallel_for(c->images * c->groups * s->bands, 1, most(macs / SUMS_A_BYTE, pixels), sum_bands, s);
     free(s->w);
     return (qn_outcome)atomic_load(&s->outcome);
 }

@@ -105,24 +105,27 @@ typedef struct {
     int64_t outer, channels, inner, block;
 } qn_grid;
 
-/* Two rows of an image: to[c] has a[c * step] - zero_point in its lower half, b's in its upper one. */
+/* Pairs of rows of an image: line t has in the lower halves of to[t * line + c] the codes of row + t * gap, in the upper
+ * halves those of the row `apart` further down, each less the zero point; rows outside the image are zeros. */
 typedef struct {
-    const uint8_t *a, *b; /* int8 or uint8; NULL: all halves are 0 */
-    int64_t step;
+    const uint8_t *x;       /* code 0 of row 0: int8 or uint8 */
+    int64_t row_step, step; /* bytes from row to row and from code to code */
+    int64_t room;           /* bytes that may be read from x on; 0: the codes alone */
     bool is_signed;
     int32_t zero_point;
-    int64_t n, room; /* pairs; elements that may be read from a and from b on */
-    int32_t *to;     /* [n], and room for QN_REACH more */
+    int64_t height, row, gap, apart, lines, n;
+    int32_t *to; /* [lines][line]; QN_REACH elements after the n of a line may change, and are 0 up to a vector */
+    int64_t line;
 } qn_pair_rows;
 
-/* y[c] = start + sum over t of both halves' products, pairs[t][c] with w[t]. */
+/* y[r][c] = start + sum over t of both halves' products, pairs[t][r * step + c] with w[t]. */
 typedef struct {
-    const int32_t *const *pairs; /* [taps][n], and QN_REACH more that may be read */
+    const int32_t *const *pairs; /* [taps]; QN_REACH elements after a row may be read */
     const int32_t *w;            /* [taps] */
-    int64_t taps;
+    int64_t taps, step;
     int32_t start;
-    int64_t n, room; /* results; how many may be written from y on */
-    int32_t *y;
+    int64_t rows, n;
+    int32_t *y; /* [rows][n] */
 } qn_dot_pairs;
 
 enum { QN_REACH = 16 }; /* int32 that a vector may go too far */
