@@ -9,6 +9,8 @@ from ._args import Array
 
 __all__ = ["conv2d_integer"]
 
+_TYPES = {np.dtype(name): _core.TYPES[name] for name in ("int8", "uint8", "int32")}
+_RANGES = {np.dtype(np.int8): (-128, 127), np.dtype(np.uint8): (0, 255)}
 _FARTHEST = 2**31 - 1  # stride, dilation, padding
 _INT32 = np.dtype(np.int32)
 
@@ -130,17 +132,17 @@ def convolve(
     qmax: int = 0,
 ) -> None:
     """Fill out with sums, or with the codes that they become."""
-    x, w, types = given.x, np.ascontiguousarray(given.w), _core.TYPES
+    x, w = given.x, np.ascontiguousarray(given.w)
     if not _core.conv2d(
-        x, types[x.dtype.name], w, types[w.dtype.name], given.x_zero, given.w_zero, given.groups, *given.where,
-        out, types[out.dtype.name], scale, bias, zero_point, qmin, qmax,
+        x, _TYPES[x.dtype], w, _TYPES[w.dtype], given.x_zero, given.w_zero, given.groups, *given.where,
+        out, _TYPES[out.dtype], scale, bias, zero_point, qmin, qmax,
     ):  # fmt: skip
         raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
 
 
 def _operand(me: str, name: str, value: Any) -> Array:
     given = _check.array(me, name, value)
-    if given.dtype != np.int8 and given.dtype != np.uint8:
+    if given.dtype not in _RANGES:
         raise TypeError(_check.must(me, name, "an array of int8 or uint8", f"dtype {given.dtype}"))
     if given.ndim != 4:
         raise ValueError(_check.must(me, name, "4-D", f"shape {given.shape}"))
@@ -173,8 +175,7 @@ def _near(me: str, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
 
 def _zero(me: str, name: str, value: Any, codes: Array, channels: int) -> Array:
     """Zero points as int32 of shape (1,) or (channels,)."""
-    info = np.iinfo(codes.dtype)
-    found = _check.zero_point(me, 0 if value is None else value, int(info.min), int(info.max), name)
+    found = _check.zero_point(me, 0 if value is None else value, *_RANGES[codes.dtype], name)
     if found.size == 1:
         return found.reshape(1)
     if found.shape != (channels,):

@@ -97,7 +97,7 @@ typedef struct {
     qn_packed *patches;
     float *ones;
     uint8_t *rows;    /* [depth][high - low][lanes] */
-    uint8_t *outside; /* [length] a lane of a row outside the image */
+    uint8_t *outside; /* the lanes of a row outside the image */
 } window;
 
 static void lay_row(const products *p, const char *from, uint8_t *to) {
@@ -142,15 +142,16 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
         *s++ = (stretch){row * c->stride[0] - c->top, at, n};
     int64_t width = c->kernel[1], d = k / width / c->kernel[0], i = k / width % c->kernel[0], j = k % width;
     int64_t line = w->p->lanes.line;
-    for (const uint8_t *end = to + rows * QN_GATHERED; to < end; to += QN_GATHERED) {
-        const uint8_t *plane = w->rows + d * (w->high - w->low) * line + w->p->lanes.start[j];
-        for (const stretch *t = all; t < s; t++) { /* what is copied too far is written after it */
-            int64_t y = t->row + i * c->dilation[0];
-            const uint8_t *from = y < w->low || y >= w->high ? w->outside : plane + (y - w->low) * line;
-            memcpy(to + t->at, from + t->column, QN_GATHERED);
+    for (const uint8_t *end = to + rows * QN_GATHERED; to < end; j = 0) {
+        const uint8_t *plane = w->rows + d * (w->high - w->low) * line, *from[QN_GATHERED];
+        for (int64_t t = 0; t < s - all; t++) {
+            int64_t y = all[t].row + i * c->dilation[0];
+            bool outside = y < w->low || y >= w->high;
+            from[t] = (outside ? w->outside : plane + (y - w->low) * line) + all[t].column;
         }
-        if (++j == width) j = 0, i++;
-        if (i == c->kernel[0]) i = 0, d++;
+        for (; j < width && to < end; j++, to += QN_GATHERED) /* what is copied too far is written after it */
+            for (int64_t t = 0; t < s - all; t++) memcpy(to + all[t].at, from[t] + w->p->lanes.start[j], QN_GATHERED);
+        if (++i == c->kernel[0]) i = 0, d++;
     }
 }
 
@@ -163,13 +164,13 @@ static bool window_make(window *w, const products *p) {
     int64_t bytes = times(times(p->depth, p->rows), p->lanes.line);
     *w = (window){.p = p, .patches = qn_packed_make(p->k, p->window)};
     w->ones = allocate(p->window, sizeof *w->ones);
-    bytes = bytes < INT64_MAX / 2 ? bytes + p->lanes.length + 2 * QN_GATHERED : INT64_MAX;
+    bytes = bytes < INT64_MAX / 2 ? bytes + p->lanes.line + 2 * QN_GATHERED : INT64_MAX;
     w->rows = allocate(p->in_place ? 1 : bytes, 1);
     if (!w->patches || !w->ones || !w->rows) return window_free(w), false;
     for (int64_t n = 0; n < p->window; n++) w->ones[n] = 1.0f;
     if (p->in_place) return true;
-    w->outside = w->rows + bytes - p->lanes.length - QN_GATHERED;
-    memset(w->outside, p->c->x_zero, (size_t)p->lanes.length);
+    w->outside = w->rows + bytes - p->lanes.line - QN_GATHERED;
+    memset(w->outside, p->c->x_zero, (size_t)p->lanes.line);
     return true;
 }
 
@@ -301,7 +302,7 @@ static bool buffers_make(buffers *b, const sums *s) {
 static void lay_pairs(const sums *s, const char *x, int64_t row, int32_t *to) {
     const qn_conv *c = s->c;
     const lanes *l = &s->lanes;
-    bool whole = c->x_step[3] == 1 && c->x_step[2] == c->width && c->x_step[1] == c->height * c->width;
+    int64_t left = c->x_bytes ? c->x_bytes - (x - c->x) : 0;
     qn_pair_rows p = {.row_step = c->x_step[2], .step = c->stride[1] * c->x_step[3], .is_signed = c->x_type == QN_I8};
     p.zero_point = c->x_zero, p.height = c->height, p.gap = s->gap, p.apart = c->dilation[0], p.line = l->line;
     p.lines = s->shared ? s->lines : s->band;
@@ -311,7 +312,7 @@ static void lay_pairs(const sums *s, const char *x, int64_t row, int32_t *to) {
             p.n = l->end[n] - l->begin[n], p.x = (const uint8_t *)x + column * c->x_step[3];
             p.row = row * c->stride[0] + 2 * i * c->dilation[0] - c->top;
             p.to = to + i * p.lines * l->line + n * (l->length + QN_REACH) + l->begin[n];
-            p.room = whole ? c->height * c->width - column : 0;
+            p.room = left ? left - column : 0;
             if (p.n > 0) qn_kernels()->pair_rows(&p);
         }
 }

@@ -48,41 +48,48 @@ static void pair_rows(const qn_pair_rows *p) {
     else v_pair_rows(p, 0, false);
 }
 
-/* `rows` rows of `vectors` vectors from (r, c) on. The last ones are stored in part. */
-V_INLINE void v_dot_pairs(const qn_dot_pairs *d, int64_t r, int64_t c, const int rows, const int vectors) {
-    vi sum[4];
-    for (int v = 0; v < rows * vectors; v++) sum[v] = vi_set1(d->start);
+V_INLINE void v_put_sums(const qn_dot_pairs *d, int64_t at, vi sum) { /* the last ones in part */
+    int64_t left = d->rows * d->n - at;
+    int32_t last[V_LANES];
+    vi_store(left >= V_LANES ? d->y + at : last, sum);
+    if (left < V_LANES) memcpy(d->y + at, last, (size_t)left * sizeof *last);
+}
+
+V_INLINE void v_dot1(const qn_dot_pairs *d, int64_t r, int64_t c) {
+    vi sum = vi_set1(d->start);
+    for (int64_t t = 0; t < d->taps; t++)
+        sum = vi_dot2(sum, vi_load(d->pairs[t] + r * d->step + c), vi_set1(d->w[t]));
+    v_put_sums(d, r * d->n + c, sum);
+}
+
+/* Four vectors, 4 / wide rows of `wide`, a constant. */
+V_INLINE void v_dot4(const qn_dot_pairs *d, int64_t r, int64_t c, const int wide) {
+    const int64_t beside = wide > 1 ? V_LANES : d->step, below = wide == 4 ? 2 * V_LANES : wide == 2 ? d->step : 2 * beside;
+    vi s0 = vi_set1(d->start), s1 = s0, s2 = s0, s3 = s0;
     for (int64_t t = 0; t < d->taps; t++) {
         const int32_t *pairs = d->pairs[t] + r * d->step + c;
         const vi w = vi_set1(d->w[t]);
-        for (int i = 0; i < rows; i++)
-            for (int v = 0; v < vectors; v++)
-                sum[i * vectors + v] = vi_dot2(sum[i * vectors + v], vi_load(pairs + i * d->step + v * V_LANES), w);
+        s0 = vi_dot2(s0, vi_load(pairs), w), s1 = vi_dot2(s1, vi_load(pairs + beside), w);
+        s2 = vi_dot2(s2, vi_load(pairs + below), w), s3 = vi_dot2(s3, vi_load(pairs + below + beside), w);
     }
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            int64_t at = (r + i) * d->n + c + v * V_LANES, left = d->rows * d->n - at;
-            int32_t last[V_LANES];
-            vi_store(left >= V_LANES ? d->y + at : last, sum[i * vectors + v]);
-            if (left < V_LANES) memcpy(d->y + at, last, (size_t)left * sizeof *last);
-        }
+    const int64_t at = r * d->n + c, next = wide > 1 ? V_LANES : d->n, row = wide == 4 ? 2 * V_LANES : 4 / wide / 2 * d->n;
+    v_put_sums(d, at, s0), v_put_sums(d, at + next, s1);
+    v_put_sums(d, at + row, s2), v_put_sums(d, at + row + next, s3);
+}
+
+V_INLINE void v_dot_row(const qn_dot_pairs *d, int64_t r) {
+    int64_t c = 0;
+    for (; c + 3 * V_LANES < d->n; c += 4 * V_LANES) v_dot4(d, r, c, 4);
+    for (; c < d->n; c += V_LANES) v_dot1(d, r, c);
 }
 
 static void dot_pairs(const qn_dot_pairs *d) {
     const int64_t n = d->n;
-    for (int64_t r = 0; r < d->rows;) {
-        int64_t c = 0;
-        if (n <= V_LANES && r + 4 <= d->rows) {
-            v_dot_pairs(d, r, 0, 4, 1), r += 4;
-            continue;
-        }
-        if (n > V_LANES && n <= 2 * V_LANES && r + 2 <= d->rows) {
-            v_dot_pairs(d, r, 0, 2, 2), r += 2;
-            continue;
-        }
-        for (; c + 3 * V_LANES < n; c += 4 * V_LANES) v_dot_pairs(d, r, c, 1, 4);
-        for (; c + V_LANES < n; c += 2 * V_LANES) v_dot_pairs(d, r, c, 1, 2);
-        for (; c < n; c += V_LANES) v_dot_pairs(d, r, c, 1, 1);
-        r++;
+    const int wide = n <= V_LANES ? 1 : n <= 2 * V_LANES ? 2 : 4, together = 4 / wide;
+    for (int64_t r = 0; r < d->rows; r += together) {
+        if (r + together > d->rows && d->rows >= together) r = d->rows - together; /* some rows again */
+        if (wide == 1 && d->rows >= 4) v_dot4(d, r, 0, 1);
+        else if (wide == 2 && d->rows >= 2) v_dot4(d, r, 0, 2);
+        else v_dot_row(d, r);
     }
 }
