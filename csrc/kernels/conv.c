@@ -22,7 +22,7 @@ enum {
     WINDOW = 512 << 10,      /* bytes of packed patches: half of the L2 cache */
     WINDOWS_A_THREAD = 2,    /* at least, where they are not too small */
     SMALLEST_WINDOW = 64,    /* columns for which the weight is worth packing again */
-    FEW_OUTPUTS = 4,         /* channels of a group up to which sums are faster */
+    FEW_OUTPUTS = 8,         /* channels of a group up to which sums are faster */
     BAND = 16 << 10,         /* bytes of pairs: half of the L1 cache */
     FEWEST_ROWS = 8,         /* of results found together, even if their pairs take more */
     LARGEST = 255 * 255,     /* product of two codes */
@@ -35,6 +35,13 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 static int64_t times(int64_t a, int64_t b) { /* INT64_MAX where it overflows */
     int64_t product;
     return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+}
+static int64_t common_divisor(int64_t a, int64_t b) {
+    while (b) {
+        int64_t rest = a % b;
+        a = b, b = rest;
+    }
+    return a;
 }
 static void *allocate(int64_t count, int64_t size) {
     int64_t bytes = times(count, size);
@@ -86,14 +93,14 @@ typedef struct {
     bool in_place; /* the image is the right matrix */
     int64_t depth, outputs, k, pixels;
     int64_t window, windows; /* columns of the right matrix, of each image and group */
-    int64_t rows;            /* of the image that a window meets, at most */
+    int64_t gap, rows;       /* only each gap-th row of the padded image is met, so many in a window */
     atomic_int outcome;
 } products;
 
 /* Buffers of one thread, and the window that they hold. */
 typedef struct {
     const products *p;
-    int64_t first, low, high; /* result; rows of the image */
+    int64_t first, low, high; /* result; rows of the image, counted in gaps from the padding above */
     qn_packed *patches;
     float *ones;
     uint8_t *rows;    /* [depth][high - low][lanes] */
@@ -120,17 +127,19 @@ static void lay_row(const products *p, const char *from, uint8_t *to) {
 static void lay_rows(window *w, const char *x, int64_t count) {
     const products *p = w->p;
     const qn_conv *c = p->c;
-    int64_t top = w->first / c->out_width * c->stride[0] - c->top, line = p->lanes.line;
-    int64_t bottom = (w->first + count - 1) / c->out_width * c->stride[0] - c->top;
-    w->low = most(0, top), w->high = most(w->low, least(c->height, bottom + (c->kernel[0] - 1) * c->dilation[0] + 1));
+    int64_t step = c->stride[0] / p->gap, bottom = (w->first + count - 1) / c->out_width * step;
+    w->low = most(w->first / c->out_width * step, (c->top + p->gap - 1) / p->gap);
+    w->high = least(bottom + (c->kernel[0] - 1) * c->dilation[0] / p->gap, (c->height - 1 + c->top) / p->gap) + 1;
+    w->high = most(w->low, w->high);
+    uint8_t *to = w->rows;
     for (int64_t d = 0; d < p->depth; d++)
-        for (int64_t row = w->low; row < w->high; row++)
-            lay_row(p, x + d * c->x_step[1] + row * c->x_step[2], w->rows + (d * (w->high - w->low) + row - w->low) * line);
+        for (int64_t row = w->low; row < w->high; row++, to += p->lanes.line)
+            lay_row(p, x + d * c->x_step[1] + (row * p->gap - c->top) * c->x_step[2], to);
 }
 
 /* Where a row of results begins in a line of the packer. */
 typedef struct {
-    int64_t row, column, at; /* row of the image for the first row of the kernel */
+    int64_t row, column, at; /* row of the padded image, in gaps, for the first row of the kernel */
 } stretch;
 
 static void gather(const void *context, int64_t k, int64_t column, int64_t rows, int64_t columns, uint8_t *to) {
@@ -139,18 +148,21 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
     stretch all[QN_GATHERED], *s = all;
     int64_t row = (w->first + column) / c->out_width, at = (w->first + column) % c->out_width;
     for (int64_t n = 0; n < columns; n += c->out_width - at, row++, at = 0)
-        *s++ = (stretch){row * c->stride[0] - c->top, at, n};
+        *s++ = (stretch){row * (c->stride[0] / w->p->gap), at, n};
     int64_t width = c->kernel[1], d = k / width / c->kernel[0], i = k / width % c->kernel[0], j = k % width;
-    int64_t line = w->p->lanes.line;
+    int64_t line = w->p->lanes.line, apart = c->dilation[0] / w->p->gap;
+    const int64_t *start = w->p->lanes.start;
     for (const uint8_t *end = to + rows * QN_GATHERED; to < end; j = 0) {
         const uint8_t *plane = w->rows + d * (w->high - w->low) * line, *from[QN_GATHERED];
         for (int64_t t = 0; t < s - all; t++) {
-            int64_t y = all[t].row + i * c->dilation[0];
+            int64_t y = all[t].row + i * apart;
             bool outside = y < w->low || y >= w->high;
             from[t] = (outside ? w->outside : plane + (y - w->low) * line) + all[t].column;
         }
-        for (; j < width && to < end; j++, to += QN_GATHERED) /* what is copied too far is written after it */
-            for (int64_t t = 0; t < s - all; t++) memcpy(to + all[t].at, from[t] + w->p->lanes.start[j], QN_GATHERED);
+        for (; j < width && to < end; j++, to += QN_GATHERED) { /* what is copied too far is written after it */
+            memcpy(to, from[0] + start[j], QN_GATHERED);
+            for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + start[j], QN_GATHERED);
+        }
         if (++i == c->kernel[0]) i = 0, d++;
     }
 }
@@ -217,7 +229,8 @@ static qn_outcome convolve_by_products(products *p, int64_t macs) {
     p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(each, QN_GATHERED))));
     p->windows = (p->pixels + p->window - 1) / p->window;
     int64_t above = (p->window + c->out_width - 2) / c->out_width;
-    p->rows = least(c->height, above * c->stride[0] + (c->kernel[0] - 1) * c->dilation[0] + 1);
+    p->gap = common_divisor(c->stride[0], c->kernel[0] > 1 ? c->dilation[0] : 0);
+    p->rows = least(c->height, above * c->stride[0] + (c->kernel[0] - 1) * c->dilation[0]) / p->gap + 1;
     bool alone = c->kernel[0] == 1 && c->kernel[1] == 1 && c->stride[0] == 1 && c->stride[1] == 1;
     p->in_place = alone && !c->top && !c->left && c->out_height == c->height && c->out_width == c->width &&
                   (c->height == 1 || c->x_step[2] == c->width * c->x_step[3]);
@@ -271,11 +284,8 @@ static int64_t lines_of(const qn_conv *c, int64_t rows, int64_t halves, int64_t 
 
 static void plan_bands(sums *s) {
     const qn_conv *c = s->c;
-    int64_t gap = c->stride[0], with = 2 * c->dilation[0], bytes = times(times(s->depth, s->lanes.line), sizeof(int32_t));
-    while (with) { /* the greatest common divisor */
-        int64_t rest = gap % with;
-        gap = with, with = rest;
-    }
+    int64_t gap = common_divisor(c->stride[0], s->halves > 1 ? 2 * c->dilation[0] : 0);
+    int64_t bytes = times(times(s->depth, s->lanes.line), sizeof(int32_t));
     int64_t rows = least(c->out_height, most(FEWEST_ROWS, BAND / most(1, times(bytes, c->stride[0] / gap))));
     s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
     int64_t together = lines_of(c, s->band, s->halves, gap), apart = s->halves * s->band;

@@ -85,11 +85,11 @@ V_INLINE void v_dot_row(const qn_dot_pairs *d, int64_t r) {
 
 static void dot_pairs(const qn_dot_pairs *d) {
     const int64_t n = d->n;
-    const int wide = n <= V_LANES ? 1 : n <= 2 * V_LANES ? 2 : 4, together = 4 / wide;
+    const int64_t together = n <= V_LANES && d->rows >= 4 ? 4 : n > V_LANES && n <= 2 * V_LANES && d->rows >= 2 ? 2 : 1;
     for (int64_t r = 0; r < d->rows; r += together) {
-        if (r + together > d->rows && d->rows >= together) r = d->rows - together; /* some rows again */
-        if (wide == 1 && d->rows >= 4) v_dot4(d, r, 0, 1);
-        else if (wide == 2 && d->rows >= 2) v_dot4(d, r, 0, 2);
+        if (r + together > d->rows) r = d->rows - together; /* some rows again */
+        if (together == 4) v_dot4(d, r, 0, 1);
+        else if (together == 2) v_dot4(d, r, 0, 2);
         else v_dot_row(d, r);
     }
 }
