@@ -2,9 +2,9 @@
 
 Run: ``python -m benchmarks.bench_conv --markdown``
 
-The limit is `matmul_integer` on as many operands as the convolution multiplies, the patches of the image in memory before
-the clock starts. ONNX Runtime's ConvInteger and its QLinearConv of uint8 weights are exact; QLinearConv of int8 weights,
-which saturates on CPUs without VNNI, is timed without being checked. PyTorch convolves float32.
+The limit is `matmul_integer` on as many operands as the convolution multiplies, the patches of the image in memory
+before the clock starts. ONNX Runtime's ConvInteger and its QLinearConv of uint8 weights are exact; QLinearConv of int8
+weights, which saturates on CPUs without VNNI, is timed without being checked. PyTorch convolves float32.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def candidates(shape: Shape, threads: int, rows: Sequence[str]) -> dict[str, har
     sums = exact(x, w, shape)
     scale, zero = np.float32(250 / np.abs(sums).max()), np.uint8(3)
     codes = qn.requantize(sums, scale, zero, dtype="uint8")
-    k = per * shape.kernel**2
+    k, one = per * shape.kernel**2, np.float32(1)
     left = w.reshape(shape.groups, shape.outputs // shape.groups, k)
     patches = rng.integers(0, 256, (shape.groups, k, n * n)).astype(np.uint8)
     attributes = {"pads": [shape.padding] * 4, "strides": [shape.stride] * 2}
@@ -133,7 +133,6 @@ def candidates(shape: Shape, threads: int, rows: Sequence[str]) -> dict[str, har
         out, product = np.empty(sums.shape, np.int32), np.empty((*left.shape[:2], n * n), np.int32)
         calls[f"{row} product"] = on(row, lambda out=product: qn.matmul_integer(left, patches, out=out))
         calls[f"{row} sums"] = on(row, lambda out=out: qn.conv2d_integer(x, w, out=out, **options))
-        one = np.float32(1)
         calls[f"{row} codes"] = on(row, lambda: qn.qlinear_conv2d(x, one, 0, w, scale, 0, one, zero, **options))
         calls[f"{row} sums"]()
         np.testing.assert_array_equal(out, sums, f"{row} sums of {shape}")

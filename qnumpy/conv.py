@@ -61,9 +61,9 @@ def conv2d_integer(
 
     Notes
     -----
-    Exact, no rounding. A product of the weight and patches of the image, which are laid out window by window in a buffer
-    of half a MiB; groups of few output channels, as in a depthwise convolution, need no patches. A correlation, as in
-    ONNX and PyTorch: the kernel is not flipped.
+    Exact, no rounding. A product of the weight and patches of the image, which are laid out window by window in a
+    buffer of half a MiB; groups of few output channels, as in a depthwise convolution, need no patches. A correlation,
+    as in ONNX and PyTorch: the kernel is not flipped.
 
     References
     ----------
@@ -91,7 +91,7 @@ class Convolution(NamedTuple):
     x_zero: int
     w_zero: Array
     groups: int
-    where: tuple[int, ...]  # strides, dilations, padding at the top and to the left
+    where: tuple[int, int, int, int, int, int]  # strides, dilations, padding at the top and to the left
     shape: tuple[int, ...]
 
 
@@ -118,7 +118,8 @@ def convolution(
         raise ValueError(_check.must(me, "w", "no larger than the padded image", got))
     shape = [(length - span) // step + 1 for length, span, step in zip(sizes, spans, steps, strict=True)]
     x_zero, w_zero = _zero(me, "x_zero_point", x_zero, image, 1), _zero(me, "w_zero_point", w_zero, weight, m)
-    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, (*steps, *gaps, *pads[:2]), (n, m, *shape))
+    where = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
+    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, where, (n, m, *shape))
 
 
 def convolve(

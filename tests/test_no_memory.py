@@ -76,7 +76,7 @@ if __name__ != "__main__":
 
 
 def outcome_of(call, want, library):
-    """Lets the first, second, ... allocation of a call fail until none is left; returns their number and what went wrong."""
+    """Let the first, second, ... allocation of a call fail until none is left; return their number, what went wrong."""
     for n in range(1000):
         before, got, caught = library.not_freed(), None, ""
         library.fail_after(n)
