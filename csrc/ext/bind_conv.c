@@ -24,8 +24,8 @@ static int images(PyObject *argument, PyObject *type, qn_conv *c) {
 static int weight(PyObject *argument, PyObject *type, PyObject *zero, PyObject *groups, qn_conv *c) {
     qn_source s;
     if (qn_arg_source(argument, type, &s) || qn_arg_i64(groups, &c->groups)) return -1;
-    if (s.ndim != 4 || (s.type != QN_I8 && s.type != QN_U8) || !s.direct || c->groups < 1 ||
-        c->channels % c->groups || s.shape[0] % c->groups || s.shape[1] != c->channels / c->groups) {
+    if (s.ndim != 4 || (s.type != QN_I8 && s.type != QN_U8) || !s.direct || c->groups < 1 || c->channels % c->groups ||
+        s.shape[0] % c->groups || s.shape[1] != c->channels / c->groups) {
         PyErr_SetString(PyExc_ValueError, "qnumpy._core: the weight does not fit the images and groups.");
         return -1;
     }
@@ -82,8 +82,9 @@ static PyObject *conv2d(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_conv_methods[] = {
-    QN_METHOD(conv2d, "conv2d(x, x_type, w, w_type, x_zero, w_zero, groups, stride_v, stride_h, dilation_v, dilation_h, "
-                      "top, left, out, out_type, scale, bias, zero_point, qmin, qmax, /)\n--\n\nConvolve images with the "
-                      "kernels of a weight; False when a sum does not fit int32."),
+    QN_METHOD(conv2d,
+              "conv2d(x, x_type, w, w_type, x_zero, w_zero, groups, stride_v, stride_h, dilation_v, dilation_h, "
+              "top, left, out, out_type, scale, bias, zero_point, qmin, qmax, /)\n--\n\nConvolve images with the "
+              "kernels of a weight; False when a sum does not fit int32."),
     QN_END,
 };

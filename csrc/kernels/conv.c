@@ -19,14 +19,14 @@
 #include "threads.h"
 
 enum {
-    WINDOW = 512 << 10,      /* bytes of packed patches: half of the L2 cache */
-    WINDOWS_A_THREAD = 2,    /* at least, where they are not too small */
-    SMALLEST_WINDOW = 64,    /* columns for which the weight is worth packing again */
-    FEW_OUTPUTS = 8,         /* channels of a group up to which sums are faster */
-    BAND = 16 << 10,         /* bytes of pairs: half of the L1 cache */
-    FEWEST_ROWS = 8,         /* of results found together, even if their pairs take more */
-    LARGEST = 255 * 255,     /* product of two codes */
-    SUMS_A_BYTE = 4,         /* products of a sum in the time that a byte of traffic takes */
+    WINDOW = 512 << 10,   /* bytes of packed patches: half of the L2 cache */
+    WINDOWS_A_THREAD = 2, /* at least, where they are not too small */
+    SMALLEST_WINDOW = 64, /* columns for which the weight is worth packing again */
+    FEW_OUTPUTS = 8,      /* channels of a group up to which sums are faster */
+    BAND = 16 << 10,      /* bytes of pairs: half of the L1 cache */
+    FEWEST_ROWS = 8,      /* of results found together, even if their pairs take more */
+    LARGEST = 255 * 255,  /* product of two codes */
+    SUMS_A_BYTE = 4,      /* products of a sum in the time that a byte of traffic takes */
 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -198,7 +198,8 @@ static qn_outcome multiply_window(window *w, int64_t image, int64_t group, int64
     qn_packed_fill(w->patches, &patches, (qn_zeros){&c->x_zero, 1}, p->in_place ? NULL : gather, w);
     const char *weight = (const char *)c->w + channel * p->k;
     const qn_matrix left = {weight, c->w_type, false, p->outputs, p->k, p->k, 1};
-    const qn_zeros zeros = {c->w_zero.values + (c->w_zero.count > 1 ? channel : 0), c->w_zero.count > 1 ? p->outputs : 1};
+    const qn_zeros zeros = {c->w_zero.values + (c->w_zero.count > 1 ? channel : 0),
+                            c->w_zero.count > 1 ? p->outputs : 1};
     qn_result r = {.type = c->type, .row_stride = p->pixels, .row_scales = p->outputs, .column_scale = w->ones};
     r.data = c->type == QN_I32 ? (void *)((int32_t *)c->y + to) : (void *)((uint8_t *)c->y + to);
     r.row_scale = c->scale ? c->scale + channel : NULL, r.row_bias = c->bias ? c->bias + channel : NULL;
@@ -224,7 +225,8 @@ static void multiply_windows(void *context, int64_t begin, int64_t end) {
 static qn_outcome convolve_by_products(products *p, int64_t macs) {
     const qn_conv *c = p->c;
     int64_t threads = qn_num_threads(), parts = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
-    int64_t each = (times(p->pixels, c->images * c->groups) + parts - 1) / parts, whole = round_up(p->pixels, QN_GATHERED);
+    int64_t each = (times(p->pixels, c->images * c->groups) + parts - 1) / parts,
+            whole = round_up(p->pixels, QN_GATHERED);
     p->window = most(SMALLEST_WINDOW, WINDOW / most(p->k, 1) / QN_GATHERED * QN_GATHERED);
     p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(each, QN_GATHERED))));
     p->windows = (p->pixels + p->window - 1) / p->window;
@@ -378,7 +380,8 @@ static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
 
 qn_outcome qn_convolve(const qn_conv *given) {
     qn_conv c = *given;
-    int64_t pixels = c.out_height * c.out_width, bias = 0, depth = c.channels / c.groups, outputs = c.outputs / c.groups;
+    int64_t pixels = c.out_height * c.out_width, bias = 0, depth = c.channels / c.groups,
+            outputs = c.outputs / c.groups;
     if (c.images == 0 || c.outputs == 0 || pixels == 0) return QN_DONE;
     for (int d = 0; d < 2; d++)
         if ((d ? c.out_width : c.out_height) == 1) c.stride[d] = 1; /* whatever it is */

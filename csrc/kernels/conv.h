@@ -8,7 +8,7 @@
 typedef struct {
     const char *x; /* [images][channels][height][width] of any strides: bytes */
     int64_t x_step[4];
-    int64_t x_bytes; /* bytes of x, if it is C-contiguous; else 0 */
+    int64_t x_bytes;        /* bytes of x, if it is C-contiguous; else 0 */
     qn_type x_type, w_type; /* QN_I8 or QN_U8 */
     int64_t images, channels, height, width;
     const void *w; /* [outputs][channels / groups][kernel[0]][kernel[1]] */

@@ -57,14 +57,15 @@ V_INLINE void v_put_sums(const qn_dot_pairs *d, int64_t at, vi sum) { /* the las
 
 V_INLINE void v_dot1(const qn_dot_pairs *d, int64_t r, int64_t c) {
     vi sum = vi_set1(d->start);
-    for (int64_t t = 0; t < d->taps; t++)
-        sum = vi_dot2(sum, vi_load(d->pairs[t] + r * d->step + c), vi_set1(d->w[t]));
+    for (int64_t t = 0; t < d->taps; t++) sum = vi_dot2(sum, vi_load(d->pairs[t] + r * d->step + c), vi_set1(d->w[t]));
     v_put_sums(d, r * d->n + c, sum);
 }
 
 /* Four vectors, 4 / wide rows of `wide`, a constant. */
 V_INLINE void v_dot4(const qn_dot_pairs *d, int64_t r, int64_t c, const int wide) {
-    const int64_t beside = wide > 1 ? V_LANES : d->step, below = wide == 4 ? 2 * V_LANES : wide == 2 ? d->step : 2 * beside;
+    const int64_t beside = wide > 1 ? V_LANES : d->step, below = wide == 4   ? 2 * V_LANES
+                                                                 : wide == 2 ? d->step
+                                                                             : 2 * beside;
     vi s0 = vi_set1(d->start), s1 = s0, s2 = s0, s3 = s0;
     for (int64_t t = 0; t < d->taps; t++) {
         const int32_t *pairs = d->pairs[t] + r * d->step + c;
@@ -72,7 +73,8 @@ V_INLINE void v_dot4(const qn_dot_pairs *d, int64_t r, int64_t c, const int wide
         s0 = vi_dot2(s0, vi_load(pairs), w), s1 = vi_dot2(s1, vi_load(pairs + beside), w);
         s2 = vi_dot2(s2, vi_load(pairs + below), w), s3 = vi_dot2(s3, vi_load(pairs + below + beside), w);
     }
-    const int64_t at = r * d->n + c, next = wide > 1 ? V_LANES : d->n, row = wide == 4 ? 2 * V_LANES : 4 / wide / 2 * d->n;
+    const int64_t at = r * d->n + c, next = wide > 1 ? V_LANES : d->n,
+                  row = wide == 4 ? 2 * V_LANES : 4 / wide / 2 * d->n;
     v_put_sums(d, at, s0), v_put_sums(d, at + next, s1);
     v_put_sums(d, at + row, s2), v_put_sums(d, at + row + next, s3);
 }

@@ -106,8 +106,8 @@ static void stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows,
 typedef struct {
     qn_packed *to;
     const qn_matrix *from;
-    uint8_t flip; /* XOR of the code's byte and the stored one */
-    uint8_t less; /* subtracted after it: narrow matrices */
+    uint8_t flip;          /* XOR of the code's byte and the stored one */
+    uint8_t less;          /* subtracted after it: narrow matrices */
     qn_codes_maker gather; /* what the matrix holds, if it is not in memory */
     const void *context;
 } packing;

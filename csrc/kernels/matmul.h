@@ -62,7 +62,8 @@ qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b,
 /* A right matrix of 8-bit codes that is made on the way: writes its codes from (row, column) on into to[rows][QN_GATHERED],
  * at most QN_GATHERED columns. The rest of a line is free, and as much after the last one. */
 enum { QN_GATHERED = 2 * QN_PANEL };
-typedef void (*qn_codes_maker)(const void *context, int64_t row, int64_t column, int64_t rows, int64_t columns, uint8_t *to);
+typedef void (*qn_codes_maker)(const void *context, int64_t row, int64_t column, int64_t rows, int64_t columns,
+                               uint8_t *to);
 
 /* Room for a packed matrix of at most so many columns, filled any number of times; from m itself if gather is NULL. */
 qn_packed *qn_packed_make(int64_t rows, int64_t columns);
