@@ -194,10 +194,12 @@ static qn_outcome multiply_window(window *w, int64_t image, int64_t group, int64
     const char *x = c->x + image * c->x_step[0] + group * p->depth * c->x_step[1];
     w->first = first;
     if (!p->in_place) lay_rows(w, x, count);
-    const qn_matrix patches = {x + first * c->x_step[3], c->x_type, false, p->k, count, c->x_step[1], c->x_step[3]};
+    qn_matrix patches = {.data = x + first * c->x_step[3], .type = c->x_type, .rows = p->k, .columns = count};
+    patches.row_stride = c->x_step[1], patches.column_stride = c->x_step[3];
     qn_packed_fill(w->patches, &patches, (qn_zeros){&c->x_zero, 1}, p->in_place ? NULL : gather, w);
     const char *weight = (const char *)c->w + channel * p->k;
-    const qn_matrix left = {weight, c->w_type, false, p->outputs, p->k, p->k, 1};
+    const qn_matrix left = {
+        .data = weight, .type = c->w_type, .rows = p->outputs, .columns = p->k, .row_stride = p->k, .column_stride = 1};
     const qn_zeros zeros = {c->w_zero.values + (c->w_zero.count > 1 ? channel : 0),
                             c->w_zero.count > 1 ? p->outputs : 1};
     qn_result r = {.type = c->type, .row_stride = p->pixels, .row_scales = p->outputs, .column_scale = w->ones};
