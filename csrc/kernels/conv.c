@@ -22,7 +22,8 @@ enum {
     WINDOW = 512 << 10,   /* bytes of packed patches: half of the L2 cache */
     WINDOWS_A_THREAD = 2, /* at least, where they are not too small */
     SMALLEST_WINDOW = 64, /* columns for which the weight is worth packing again */
-    FEW_OUTPUTS = 8,      /* channels of a group up to which sums are faster */
+    FEW_OUTPUTS = 4,      /* channels of a group up to which sums are faster */
+    FEW_PAIRS = 64,       /* and with up to so many pairs of an input and an output channel */
     BAND = 16 << 10,      /* bytes of pairs: half of the L1 cache */
     FEWEST_ROWS = 8,      /* of results found together, even if their pairs take more */
     LARGEST = 255 * 255,  /* product of two codes */
@@ -388,11 +389,15 @@ qn_outcome qn_convolve(const qn_conv *given) {
     for (int d = 0; d < 2; d++)
         if ((d ? c.out_width : c.out_height) == 1) c.stride[d] = 1; /* whatever it is */
     for (int64_t m = 0; c.bias && m < c.outputs; m++) bias = most(bias, llabs((long long)c.bias[m]));
+    bool one_zero = true;
+    for (int64_t m = 1; m < c.w_zero.count; m++) one_zero = one_zero && c.w_zero.values[m] == c.w_zero.values[0];
+    if (one_zero) c.w_zero.count = 1;
     lanes l;
     if (!lanes_make(&l, &c)) return QN_NO_MEMORY;
     int64_t k = depth * c.kernel[0] * c.kernel[1], macs = times(times(pixels, c.images), times(c.outputs, k));
     qn_outcome outcome;
-    if (outputs <= FEW_OUTPUTS && k > 0 && k <= (INT32_MAX - bias) / LARGEST) {
+    bool few = outputs <= FEW_OUTPUTS || outputs * depth <= FEW_PAIRS, tall = c.kernel[0] > 1 || depth == 1;
+    if (few && tall && k > 0 && k <= (INT32_MAX - bias) / LARGEST) {
         int64_t halves = (c.kernel[0] + 1) / 2;
         sums s = {.c = &c, .lanes = l, .depth = depth, .outputs = outputs, .halves = halves};
         s.taps = depth * halves * c.kernel[1];
