@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import (
     bench_cli,
+    bench_conv,
     bench_floats,
     bench_matmul,
     bench_mx,
@@ -53,6 +54,14 @@ fly; ONNX Runtime with uint8 weights, which its kernels multiply exactly; PyTorc
 32; ONNX Runtime's MatMulNBits at accuracy level 4. "Of read": of a pure read of the packed weight, for a single row.
 
 {packed}
+
+## Convolutions
+
+`python -m benchmarks.bench_conv --markdown`: one image, uint8 by uint8. The limit is the bare product of as many
+operands, its patches in memory beforehand; "sums" are int32, "codes" uint8 with a scale. ONNX Runtime's of uint8 weights
+are exact, of int8 weights they saturate on CPUs without VNNI; PyTorch convolves float32.
+
+{conv}
 
 ## A call, the import
 
@@ -107,6 +116,7 @@ def main() -> None:
         kernels=harness.table(rows, markdown=True),
         matmul=bench_matmul.table(min(options.rounds, 7), markdown=True),
         packed=bench_packed.table(min(options.rounds, 9), markdown=True),
+        conv=bench_conv.table(min(options.rounds, 7), markdown=True),
         overhead=bench_overhead.table(options.rounds, markdown=True),
         observers=bench_observers.table(min(options.rounds, 5), markdown=True),
         cli=bench_cli.table(None, min(options.rounds, 5), markdown=True),

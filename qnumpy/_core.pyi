@@ -58,11 +58,11 @@ def linear(
     packed: Any, out: _Array, out_type: int, column_scale: _Array, bias: _Array | None, acc_bias: _Array | None,
     lo: float, hi: float, zero_point: int, qmin: int, qmax: int, /,
 ) -> bool: ...
-def depthwise(
-    x: _Array, is_signed: bool, w: _Array, zero_point: int, out: _Array, n: int, c: int, height: int, width: int,
-    out_height: int, out_width: int, kernel_height: int, kernel_width: int, stride_v: int, stride_h: int,
-    dilation_v: int, dilation_h: int, top: int, left: int, /,
-) -> None: ...
+def conv2d(
+    x: _Array, x_type: int, w: _Array, w_type: int, x_zero: int, w_zero: _Array, groups: int, stride_v: int,
+    stride_h: int, dilation_v: int, dilation_h: int, top: int, left: int, out: _Array, out_type: int,
+    scale: _Array | None, bias: _Array | None, zero_point: int, qmin: int, qmax: int, /,
+) -> bool: ...
 def weight4_bytes(k: int, n: int, block: int, half: bool, zeros: bool, /) -> int: ...
 def weight4_pack(
     codes: _Array, signed: bool, scales: _Array, zeros: _Array | None, packed: _Array, k: int, n: int, block: int, /

@@ -1,19 +1,17 @@
-"""Exact integer convolutions, as products of the weight and patches of the image."""
+"""Exact integer convolutions."""
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
-from .matmul import matmul_integer
 
 __all__ = ["conv2d_integer"]
 
-_PATCHES = 4 << 20  # bytes of patches at a time
-_SAFE = (2**31 - 1) // 255**2  # products of 8-bit codes that fit in int32
-_NEAR = 1 << 15  # strides, dilations and padding of the kernel for depthwise convolutions
+_TYPES = {np.dtype(name): _core.TYPES[name] for name in ("int8", "uint8", "int32")}
+_RANGES = {np.dtype(np.int8): (-128, 127), np.dtype(np.uint8): (0, 255)}
+_FARTHEST = 2**31 - 1  # stride, dilation, padding
 _INT32 = np.dtype(np.int32)
 
 
@@ -63,8 +61,9 @@ def conv2d_integer(
 
     Notes
     -----
-    Exact, no rounding. Patches are laid out in tiles of 4 MiB, the padding around one image at a time; a depthwise
-    convolution needs neither. A correlation, as in ONNX and PyTorch: the kernel is not flipped.
+    Exact, no rounding. A product of the weight and patches of the image, which are laid out window by window in a
+    buffer of half a MiB; groups of few output channels, as in a depthwise convolution, need no patches. A correlation,
+    as in ONNX and PyTorch: the kernel is not flipped.
 
     References
     ----------
@@ -77,12 +76,28 @@ def conv2d_integer(
     array([[ 4,  8],
            [16, 20]], dtype=int32)
     """
-    return _convolved("conv2d_integer", x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups, out)
+    me = "conv2d_integer"
+    given = convolution(me, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    result = _args.output(me, out, _INT32, given.shape, given.x, given.w)
+    convolve(me, given, result)
+    return result
 
 
-def _convolved(
-    me: str, x: Any, w: Any, x_zero: Any, w_zero: Any, strides: Any, padding: Any, dilations: Any, groups: Any, out: Any
-) -> Array:
+class Convolution(NamedTuple):
+    """Checked operands; `shape` is that of the result."""
+
+    x: Array
+    w: Array
+    x_zero: int
+    w_zero: Array
+    groups: int
+    where: tuple[int, int, int, int, int, int]  # strides, dilations, padding at the top and to the left
+    shape: tuple[int, ...]
+
+
+def convolution(
+    me: str, x: Any, w: Any, x_zero: Any, w_zero: Any, strides: Any, padding: Any, dilations: Any, groups: Any
+) -> Convolution:
     image, weight = _operand(me, "x", x), _operand(me, "w", w)
     groups = _check.integer(me, "groups", groups)
     (n, c, *size), (m, depth, *kernel) = image.shape, weight.shape
@@ -103,61 +118,32 @@ def _convolved(
         raise ValueError(_check.must(me, "w", "no larger than the padded image", got))
     shape = [(length - span) // step + 1 for length, span, step in zip(sizes, spans, steps, strict=True)]
     x_zero, w_zero = _zero(me, "x_zero_point", x_zero, image, 1), _zero(me, "w_zero_point", w_zero, weight, m)
-    result = _args.output(me, out, _INT32, (n, m, *shape), image, weight)
-    if depth == 1 and m == groups and math.prod(kernel) <= _SAFE and max(*steps, *gaps, *pads) <= _NEAR:
-        factors = np.ascontiguousarray(weight[:, 0].astype(np.int32) - w_zero[:, None, None])
-        _core.depthwise(
-            np.ascontiguousarray(image), image.dtype == np.int8, factors, int(x_zero[0]), result,
-            n, c, *size, *shape, *kernel, *steps, *gaps, *pads[:2],
-        )  # fmt: skip
-        return result
-    for each, to in zip(image, result, strict=True):
-        padded = _padded(each, pads, int(x_zero[0]))
-        parts = (part.reshape(groups, len(part) // groups, *part.shape[1:]) for part in (padded, weight, w_zero, to))
-        for inputs, kernels, zeros, outputs in zip(*parts, strict=True):
-            try:
-                _group(inputs, kernels, x_zero, zeros, steps, gaps, outputs)
-            except OverflowError:
-                raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not")) from None
-    return result
+    where = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
+    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, where, (n, m, *shape))
 
 
-def _group(x: Array, w: Array, x_zero: Array, w_zero: Array, steps: Any, gaps: Any, out: Array) -> None:
-    """Fill out (M, oH, oW) from x (C, H, W) and w (M, C, kH, kW): w @ patches, some rows of the image at a time."""
-    (m, height, width), weight = out.shape, w.reshape(len(w), math.prod(w.shape[1:]))
-    if w.shape[2:] == (1, 1) and tuple(steps) == (1, 1) and x.flags.c_contiguous:
-        matmul_integer(weight, x.reshape(len(x), height * width), w_zero, x_zero, out=out.reshape(m, height * width))
-        return
-    most = max(1, _PATCHES // max(weight.shape[1] * width, 1))
-    for row in range(0, height, most):
-        rows = min(most, height - row)
-        patches = np.empty((*w.shape[1:], rows, width), x.dtype)
-        for i in range(w.shape[2]):
-            for j in range(w.shape[3]):
-                patches[:, i, j] = _shifted(x, row, i, j, steps, gaps, rows, width)
-        product = matmul_integer(weight, patches.reshape(weight.shape[1], rows * width), w_zero, x_zero)
-        out[:, row : row + rows] = product.reshape(m, rows, width)
-
-
-def _shifted(x: Array, row: int, i: int, j: int, steps: Any, gaps: Any, rows: int, width: int) -> Array:
-    """The elements of x that element (i, j) of the kernel meets in some rows of the output."""
-    top, left = row * steps[0] + i * gaps[0], j * gaps[1]
-    return x[:, top : top + (rows - 1) * steps[0] + 1 : steps[0], left : left + (width - 1) * steps[1] + 1 : steps[1]]
-
-
-def _padded(x: Array, pads: tuple[int, ...], zero: int) -> Array:
-    if not any(pads):
-        return x
-    top, left, bottom, right = pads
-    c, height, width = x.shape
-    padded = np.full((c, top + height + bottom, left + width + right), zero, x.dtype)
-    padded[:, top : top + height, left : left + width] = x
-    return padded
+def convolve(
+    me: str,
+    given: Convolution,
+    out: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    zero_point: int = 0,
+    qmin: int = 0,
+    qmax: int = 0,
+) -> None:
+    """Fill out with sums, or with the codes that they become."""
+    x, w = given.x, np.ascontiguousarray(given.w)
+    if not _core.conv2d(
+        x, _TYPES[x.dtype], w, _TYPES[w.dtype], given.x_zero, given.w_zero, given.groups, *given.where,
+        out, _TYPES[out.dtype], scale, bias, zero_point, qmin, qmax,
+    ):  # fmt: skip
+        raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
 
 
 def _operand(me: str, name: str, value: Any) -> Array:
     given = _check.array(me, name, value)
-    if given.dtype != np.int8 and given.dtype != np.uint8:
+    if given.dtype not in _RANGES:
         raise TypeError(_check.must(me, name, "an array of int8 or uint8", f"dtype {given.dtype}"))
     if given.ndim != 4:
         raise ValueError(_check.must(me, name, "4-D", f"shape {given.shape}"))
@@ -169,7 +155,7 @@ def _pair(me: str, name: str, value: Any, least: int) -> tuple[int, ...]:
     found = tuple(_check.integer(me, name, each) for each in values)
     if len(found) != 2 or min(found) < least:
         raise ValueError(_check.must(me, name, f"one or two integers of at least {least}", _check.typed(value)))
-    return found
+    return _near(me, name, found)
 
 
 def _padding(me: str, value: Any) -> tuple[int, ...]:
@@ -179,15 +165,20 @@ def _padding(me: str, value: Any) -> tuple[int, ...]:
     found = tuple(_check.integer(me, "padding", each) for each in value)
     if min(found) < 0:
         raise ValueError(_check.must(me, "padding", "at least 0", _check.typed(value)))
+    return _near(me, "padding", found)
+
+
+def _near(me: str, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
+    if max(found) > _FARTHEST:
+        raise ValueError(_check.must(me, name, f"at most {_FARTHEST}", str(max(found))))
     return found
 
 
 def _zero(me: str, name: str, value: Any, codes: Array, channels: int) -> Array:
-    """Zero points as int32 of shape (channels,)."""
-    info = np.iinfo(codes.dtype)
-    found = _check.zero_point(me, 0 if value is None else value, int(info.min), int(info.max), name)
+    """Zero points as int32 of shape (1,) or (channels,)."""
+    found = _check.zero_point(me, 0 if value is None else value, *_RANGES[codes.dtype], name)
     if found.size == 1:
-        return np.repeat(found.reshape(1), channels)
+        return found.reshape(1)
     if found.shape != (channels,):
         wanted = "()" if channels == 1 else f"() or ({channels},)"
         raise ValueError(_check.must(me, name, f"of shape {wanted}", f"shape {found.shape}"))

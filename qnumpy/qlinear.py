@@ -6,7 +6,7 @@ import numpy as np
 
 from . import _args, _check
 from ._args import Array
-from .conv import conv2d_integer
+from .conv import convolution, convolve
 from .dtypes import code_type
 from .matmul import matmul_integer
 from .quantize import requantize
@@ -149,10 +149,8 @@ def qlinear_conv2d(
     array([[[[6]]]], dtype=uint8)
     """
     me = "qlinear_conv2d"
-    acc = conv2d_integer(
-        x, w, x_zero_point, w_zero_point, strides=strides, padding=padding, dilations=dilations, groups=groups
-    )  # fmt: skip
-    channels = acc.shape[1]
+    given = convolution(me, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    channels = given.shape[1]
     sx, sw, sy = (
         _check.scale(me, name, value)
         for name, value in (("x_scale", x_scale), ("w_scale", w_scale), ("y_scale", y_scale))
@@ -161,12 +159,13 @@ def qlinear_conv2d(
     _single(me, "y_scale", sy)
     if sw.size != 1 and sw.shape != (channels,):
         raise ValueError(_check.must(me, "w_scale", f"of shape () or ({channels},)", f"shape {sw.shape}"))
-    if bias is not None:
-        acc = _biased(me, acc, bias)
-    multiplier = sx.reshape(()) * sw / sy.reshape(())
-    if sw.size == 1:
-        return _requantized(me, acc, multiplier.reshape(()), y_zero_point, None)
-    return _requantized(me, acc, multiplier, y_zero_point, 1)
+    sums = None if bias is None else _bias(me, bias, channels)
+    dtype, zero, multiplier = _codes(me, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, given.shape, 1)
+    out = np.empty(given.shape, dtype)
+    each = np.ascontiguousarray(np.broadcast_to(multiplier.reshape(-1), channels))
+    info = np.iinfo(dtype)
+    convolve(me, given, out, each, sums, int(zero), int(info.min), int(info.max))
+    return out
 
 
 def _single(me: str, name: str, scale: Array) -> None:
@@ -174,27 +173,33 @@ def _single(me: str, name: str, scale: Array) -> None:
         raise ValueError(_check.must(me, name, "one number", f"shape {scale.shape}"))
 
 
-def _biased(me: str, acc: Array, bias: Any) -> Array:
+def _bias(me: str, bias: Any, channels: int) -> Array:
     given = _check.array(me, "bias", bias)
     if given.dtype.kind not in "iu" or not np.can_cast(given.dtype, np.int64):
         raise TypeError(_check.must(me, "bias", "an array of int32", f"dtype {given.dtype}"))
-    if given.shape != acc.shape[1:2]:
-        raise ValueError(_check.must(me, "bias", f"of shape {acc.shape[1:2]}", f"shape {given.shape}"))
-    wide = given.astype(np.int64)
-    if acc.size:
-        low, high = acc.min((0, 2, 3)) + wide, acc.max((0, 2, 3)) + wide
-        if low.min() < _INT32.min or high.max() > _INT32.max:
-            raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
-        acc += wide[:, None, None].astype(np.int32)
-    return acc
+    if given.shape != (channels,):
+        raise ValueError(_check.must(me, "bias", f"of shape {(channels,)}", f"shape {given.shape}"))
+    if given.size and (given.min() < _INT32.min or given.max() > _INT32.max):
+        raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
+    return np.ascontiguousarray(given, np.int32)
 
 
-def _requantized(me: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
+def _codes(
+    me: str, multiplier: Array, zero_point: Any, shape: tuple[int, ...], axis: int | None
+) -> tuple[np.dtype[Any], Array, Array]:
+    """The type and zero point of the result, and the multiplier, checked; its axis counts if it is more than one."""
     found = code_type(getattr(zero_point, "dtype", None))
     if found is None or found.bits != 8:
         raise TypeError(_check.must(me, "y_zero_point", "an int8 or uint8 scalar", _check.typed(zero_point)))
     zero = np.asarray(zero_point)
     if zero.size != 1:
         raise ValueError(_check.must(me, "y_zero_point", "one number", f"shape {zero.shape}"))
-    _args.scales(me, "the ratio of scales", multiplier, _args.layout(me, acc.shape, axis, None))
-    return requantize(acc, multiplier, zero.reshape(()), dtype=found.dtype, axis=axis)
+    one = multiplier.size == 1
+    found_multiplier = multiplier.reshape(()) if one else multiplier
+    _args.scales(me, "the ratio of scales", found_multiplier, _args.layout(me, shape, None if one else axis, None))
+    return found.dtype, zero.reshape(()), found_multiplier
+
+
+def _requantized(me: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
+    dtype, zero, checked = _codes(me, multiplier, zero_point, acc.shape, axis)
+    return requantize(acc, checked, zero, dtype=dtype, axis=axis)

@@ -60,22 +60,85 @@ def test_layouts(layout):
         assert_same_bits(qn.conv2d_integer(LAYOUTS[layout](x), LAYOUTS[layout](w), 3, **options), want)
 
 
-def test_an_image_in_several_tiles():
+def summed(x, w, zero, w_zero, strides, padding, dilations, groups):
+    """The definition in int64, one element of the kernel after another over the whole result."""
+    top, left, bottom, right = padding
+    around = ((0, 0), (0, 0), (top, bottom), (left, right))
+    image = np.pad(x.astype(np.int64) - zero, around)
+    weight = w.astype(np.int64) - np.reshape(w_zero, (-1, 1, 1, 1))
+    n, m, per = len(x), len(w), w.shape[1]
+    spans = [(k - 1) * d for k, d in zip(w.shape[2:], dilations, strict=True)]
+    shape = [(size - span - 1) // s + 1 for size, span, s in zip(image.shape[2:], spans, strides, strict=True)]
+    found = np.zeros((n, groups, m // groups, *shape), np.int64)
+    for i, j in np.ndindex(w.shape[2:]):
+        rows, columns = (
+            slice(at * d, at * d + (length - 1) * s + 1, s)
+            for at, d, length, s in zip((i, j), dilations, shape, strides, strict=True)
+        )
+        seen = image[:, :, rows, columns].reshape(n, groups, per, *shape)
+        found += np.einsum("gmc,ngchw->ngmhw", weight[:, :, i, j].reshape(groups, -1, per), seen)
+    return found.reshape(n, m, *shape)
+
+
+def test_geometries(row):
+    """Both ways, products with patches and sums over rows, over random shapes; sums and codes, any layout of the image."""
     rng = np.random.default_rng(3)
-    x, w = codes(rng, (1, 64, 100, 120), "uint8"), codes(rng, (8, 64, 3, 3), "int8")
-    want = sum(  # nine products of whole images
-        np.einsum("mc,chw->mhw", w[:, :, i, j].astype(np.float64), x[0, :, i : i + 98, j : j + 118].astype(np.float64))
-        for i in range(3)
-        for j in range(3)
-    )  # below 2^53: exact
-    assert_same_bits(qn.conv2d_integer(x, w)[0], want.astype(np.int32))
-    deep, kernel = codes(rng, (1, 700, 40, 50), "uint8"), codes(rng, (700, 1, 2, 2), "int8")
-    want = sum(
-        kernel[None, :, 0, i, j, None, None] * (deep[:, :, i : i + 39, j : j + 49] - np.int32(100))
-        for i in range(2)
-        for j in range(2)
-    )
-    assert_same_bits(qn.conv2d_integer(deep, kernel, 100, groups=700), want.astype(np.int32))
+    for _ in range(60):
+        groups = int(rng.choice([1, 1, 2, 5]))
+        per, outputs = int(rng.integers(1, 5)), int(rng.choice([1, 2, 3, 8, 9, 20]))
+        kernel, size = rng.integers(1, 6, 2), rng.choice([1, 3, 7, 8, 15, 16, 17, 31, 33, 40, 70], 2)
+        strides, dilations = rng.choice([1, 1, 2, 3, 5], 2), rng.choice([1, 1, 2, 3, 9], 2)
+        padding = rng.integers(0, 5, 4)
+        spans = (kernel - 1) * dilations + 1
+        size = np.maximum(size, spans - padding[:2] - padding[2:])
+        left, right = rng.choice(["int8", "uint8"], 2)
+        x, w = codes(rng, (2, groups * per, *size), left), codes(rng, (groups * outputs, per, *kernel), right)
+        x = LAYOUTS[str(rng.choice(list(LAYOUTS)))](x)
+        zero, zeros = int(codes(rng, (), left)), codes(rng, groups * outputs if rng.random() < 0.5 else (), right)
+        geometry = [tuple(map(int, each)) for each in (strides, padding, dilations)]
+        want = summed(x, w, zero, zeros, *geometry, groups)
+        options = dict(zip(("strides", "padding", "dilations"), geometry, strict=True), groups=groups)
+        about = f"{x.shape} {w.shape} {options}"
+        assert_same_bits(qn.conv2d_integer(x, w, zero, zeros, **options), want.astype(np.int32), about)
+        scale = rng.uniform(0.5, 2, len(w) if rng.random() < 0.5 else ()).astype(np.float32) / 1000
+        bias = rng.integers(-(10**6), 10**6, len(w))
+        each = np.broadcast_to(scale, len(w))
+        want = twin.requantize(want + bias[:, None, None], each, 5, dtype=left, axis=1)
+        y_zero = np.dtype(left).type(5)
+        got = qn.qlinear_conv2d(x, 1.0, zero, w, scale, zeros, 1.0, y_zero, bias, **options)
+        assert_same_bits(got, want, about)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_an_image_in_several_windows_and_bands(threads):
+    rng = np.random.default_rng(3)
+    one = ((1, 1), (0, 0, 0, 0), (1, 1))
+    with qn.threads(threads):
+        for x_shape, w_shape, groups in [
+            ((1, 64, 100, 120), (20, 64, 3, 3), 1),
+            ((1, 700, 40, 50), (700, 1, 2, 2), 700),
+            ((2, 3, 150, 900), (3, 1, 3, 3), 3),
+            ((1, 90, 60, 60), (30, 90, 1, 1), 1),
+        ]:
+            x, w = codes(rng, x_shape, "uint8"), codes(rng, w_shape, "int8")
+            want = summed(x, w, 100, 0, *one, groups)
+            assert_same_bits(qn.conv2d_integer(x, w, 100, groups=groups), want.astype(np.int32), f"{x_shape}")
+
+
+def test_far_apart():
+    """Elements of the kernel, rows of the result and the image itself far from one another: mostly padding."""
+    rng = np.random.default_rng(6)
+    x = codes(rng, (1, 2, 5, 6), "uint8")
+    for outputs in (2, 140):  # sums, products
+        w = codes(rng, (outputs, 1, 3, 2), "int8")
+        options = {"groups": 2, "dilations": (1000, 700), "padding": (1001, 350, 1000, 351), "strides": (3, 2)}
+        want = summed(x, w, 9, 0, options["strides"], options["padding"], options["dilations"], 2)
+        assert_same_bits(qn.conv2d_integer(x, w, 9, **options), want.astype(np.int32))
+    far = 2**31 - 1  # one element, and one of the padding
+    got = qn.conv2d_integer(x[:, :, :1, :1], w[:, :, :1, :1], 9, groups=2, strides=far, padding=(0, 0, 0, far))
+    assert_same_bits(got[..., 0], (x[:, :, :1, 0].astype(int) - 9).repeat(70, 1).astype(np.int32) * w[:, 0, :1, 0])
+    assert got.shape == (1, 140, 1, 2)
+    assert not got[..., 1].any()
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if not name.startswith("no ")])
@@ -103,6 +166,20 @@ def test_a_sum_that_does_not_fit_raises():
     twice = [np.concatenate([each, each], axis) for each, axis in ((x, 1), (w, 0))]
     with pytest.raises(OverflowError):  # depthwise
         qn.conv2d_integer(*twice, groups=2)
+    deep = np.full((1, 33_100, 1, 2), 255, np.uint8)  # a sum of products just beyond int32, and one within it
+    with pytest.raises(OverflowError):
+        qn.conv2d_integer(deep, np.full((9, 33_100, 1, 1), 255, np.uint8))
+    zeros = np.arange(0, 9)
+    want = 33_100 * 255 * (200 - zeros)
+    got = qn.conv2d_integer(deep, np.full((9, 33_100, 1, 1), 200, np.uint8), 0, zeros)
+    assert_same_bits(got, np.tile(want[None, :, None, None], (1, 1, 1, 2)).astype(np.int32))
+    one, small = np.full((1, 1, 1, 1), 1, np.uint8), np.uint8(0)
+    for outputs in (1, 70):  # a bias beside which a sum just fits, or does not
+        weight, bias = np.ones((outputs, 1, 1, 1), np.uint8), np.full(outputs, 2**31 - 2)
+        assert np.all(qn.qlinear_conv2d(one, 1.0, 0, weight, 1e-7, 0, 1.0, small, bias) == 215)
+        with pytest.raises(OverflowError) as caught:
+            qn.qlinear_conv2d(one, 1.0, 0, weight, 1e-7, 0, 1.0, small, bias + 1)
+    assert str(caught.value) == "qlinear_conv2d: every sum must be in the range of int32; got one that is not."
 
 
 X, W = np.zeros((1, 2, 4, 4), np.uint8), np.zeros((3, 2, 3, 3), np.int8)
@@ -127,6 +204,7 @@ X, W = np.zeros((1, 2, 4, 4), np.uint8), np.zeros((3, 2, 3, 3), np.int8)
         ((X, W), {"dilations": (1, 2, 3)}, ValueError,
          "dilations must be one or two integers of at least 1; got (1, 2, 3)."),
         ((X, W), {"padding": -1}, ValueError, "padding must be one or two integers of at least 0; got -1."),
+        ((X, W), {"padding": 2**31}, ValueError, "padding must be at most 2147483647; got 2147483648."),
         ((X, W), {"padding": (0, 0, 0, -1)}, ValueError, "padding must be at least 0; got (0, 0, 0, -1)."),
         ((X, W), {"dilations": 2}, ValueError, "w must be no larger than the padded image; got (5, 5) over (4, 4)."),
         ((X, W, 256), {}, ValueError, "x_zero_point must be in [0, 255]; got 256."),

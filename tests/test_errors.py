@@ -926,11 +926,18 @@ def guarded_products():
     wrong = [wrong_vectors(np.uint8, nbytes)[:-2], [*size, 2**40], [*size, 2**40], block, [*flag, 1], [*flag, 0], real]
     wrong += [size, number, [*code, 1], [*code, 0], flag, wrong_bias, number, number, wrong_outputs(np.float32, 10)]
     yield "matmul4", good, wrong
-    image, kernel, sums = np.ones((1, 2, 3, 4), np.int8), np.ones((2, 2, 2), np.int32), np.ones((1, 2, 2, 3), np.int32)
-    far, pad = [*NO_INTEGERS, *HUGE, 0, 2**16], [*NO_INTEGERS, *HUGE, -1, 2**16]
-    wrong = [[*wrong_vectors(np.int8, 24)[:-2], BYTES], [*flag, 0], wrong_vectors(np.int32, 8), code]
-    wrong += [wrong_outputs(np.int32, 12), *[[*NO_INTEGERS, *HUGE, -1, 5]] * 8, *[far] * 4, pad, pad]
-    yield "depthwise", [image, 1, kernel, 0, sums, 1, 2, 3, 4, 2, 3, 2, 2, 1, 1, 1, 1, 0, 0], wrong
+    image, kernel = np.ones((1, 4, 3, 4), np.int8), np.ones((4, 2, 2, 2), np.uint8)
+    out = np.ones((1, 4, 2, 3), np.uint8)
+    four = [*NO_ARRAYS, image[0], image.astype(np.int16), np.ones((1, 3, 3, 4), np.int8)]
+    codes_only = [*WRONG_TYPE, T["float32"], T["int32"]]
+    eight = [*NO_ARRAYS, kernel[0], kernel[::-1], kernel.astype(np.int16), np.ones((4, 3, 2, 2), np.uint8), kernel[:3]]
+    far, pad = [*NO_INTEGERS, *HUGE, 0, 2**31], [*NO_INTEGERS, *HUGE, -1, 2**31]
+    shapes = [np.ones(24, np.uint8), np.ones((1, 1, 2, 3), np.uint8), np.ones((2, 4, 2, 3), np.uint8), read_only(out)]
+    wrong = [four, codes_only, eight, codes_only, code, wrong_vectors(np.int32, 4), [*NO_INTEGERS, *HUGE, 0, 1, 3, 4]]
+    wrong += [*[far] * 4, pad, pad, [*NO_ARRAYS, *shapes], [*WRONG_TYPE, T["float32"], T["int16"], T["int32"]]]
+    wrong += [[None, *wrong_vectors(np.float32, 4)], wrong_vectors(np.int32, 4)[1:], code, code, code]
+    good = [image, T["int8"], kernel, T["uint8"], 0, np.zeros(4, np.int32), 2, 1, 1, 1, 1, 0, 0, out, T["uint8"]]
+    yield "conv2d", [*good, np.ones(4, np.float32), np.zeros(4, np.int32), 0, 0, 255], wrong
     weight = _core.pack_weights(signed.reshape(4, 5), T["int8"], None)
     wrong_type = [*WRONG_TYPE, T["float32"], T["int16"]]
     good = [x, 2, T["int8"], 1, -127, 127, 0.0, 0, weight, y, T["float32"], scale, scale, np.ones(5, np.int32)]

@@ -36,7 +36,7 @@ CALLERS = {
     "pack": {"pack", "unpack"},
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},
-    "conv": {"depthwise"},
+    "conv": {"TYPES", "conv2d"},
     "packed": {"TYPES", "linear", "matmul4", "matmul_packed", "pack_weights", "packed_codes", "packed_info"}
     | {"weight4_bytes", "weight4_pack"},
     "saturation": {"saturate", "unsafe_pairs"},

@@ -69,6 +69,7 @@ V_INLINE vi vi_load(const int32_t *p) { return _mm256_loadu_si256((const __m256i
 V_INLINE void vi_store(int32_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, v); }
 V_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 V_INLINE vi vi_min(vi a, vi b) { return _mm256_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) {

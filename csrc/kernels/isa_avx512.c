@@ -62,6 +62,7 @@ V_INLINE vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
 V_INLINE void vi_store(int32_t *p, vi v) { _mm512_storeu_si512(p, v); }
 V_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
 V_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) {

@@ -51,6 +51,10 @@ V_INLINE vi vi_load(const int32_t *p) { return vld1q_s32(p); }
 V_INLINE void vi_store(int32_t *p, vi v) { vst1q_s32(p, v); }
 V_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return vsubq_s32(a, b); }
+V_INLINE vi vi_dot2(vi sum, vi a, vi b) {
+    int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+    return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
+}
 V_INLINE vi vi_min(vi a, vi b) { return vminq_s32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
 V_INLINE vi vi_from_bits(vf x) { return vreinterpretq_s32_f32(x); }

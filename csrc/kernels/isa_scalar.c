@@ -47,6 +47,9 @@ V_INLINE vi vi_load(const int32_t *p) { return *p; }
 V_INLINE void vi_store(int32_t *p, vi v) { *p = v; }
 V_INLINE vi vi_add(vi a, vi b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
 V_INLINE vi vi_sub(vi a, vi b) { return (int32_t)((uint32_t)a - (uint32_t)b); }
+V_INLINE vi vi_dot2(vi sum, vi a, vi b) { /* plus the products of both int16 halves */
+    return (int32_t)((uint32_t)sum + (uint32_t)((int16_t)a * (int16_t)b) + (uint32_t)((a >> 16) * (b >> 16)));
+}
 V_INLINE vi vi_min(vi a, vi b) { return a < b ? a : b; }
 V_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
 V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) { return (void)a, (void)b, (void)c, (void)d, true; } /* NaN gives 0 */

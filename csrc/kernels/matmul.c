@@ -106,8 +106,10 @@ static void stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows,
 typedef struct {
     qn_packed *to;
     const qn_matrix *from;
-    uint8_t flip; /* XOR of the code's byte and the stored one */
-    uint8_t less; /* subtracted after it: narrow matrices */
+    uint8_t flip;          /* XOR of the code's byte and the stored one */
+    uint8_t less;          /* subtracted after it: narrow matrices */
+    qn_codes_maker gather; /* what the matrix holds, if it is not in memory */
+    const void *context;
 } packing;
 
 static void pack_words(const int16_t *b, int64_t groups, uint8_t *panel) {
@@ -130,7 +132,14 @@ static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64
     uint8_t *to = b->panel + p * panel_bytes(b) + g * QN_GROUP;
     int64_t column = p * QN_PANEL, width = panels * QN_PANEL, k = g * 4;
     bool inside = column + width <= b->n && k + groups * 4 <= b->k;
-    uint8_t staged[2 * QN_PANEL * PACK_GROUPS * 4] __attribute__((aligned(64)));
+    uint8_t staged[2 * QN_PANEL * PACK_GROUPS * 4 + QN_GATHERED] __attribute__((aligned(64)));
+    if (w->gather) {
+        int64_t rows = least(groups * 4, most(0, b->k - k));
+        w->gather(w->context, k, column, rows, least(width, b->n - column), staged);
+        memset(staged + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((groups * 4 - rows) * QN_GATHERED));
+        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, groups, panels, to, panel_bytes(b));
+        return;
+    }
     if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
         const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1};
         for (int i = 0; i < panels; i++, column += QN_PANEL, to += panel_bytes(b)) {
@@ -225,17 +234,24 @@ void qn_packed_free(qn_packed *b) {
     free(b->panel), free(b->sum), free(b);
 }
 
-/* `weights`: for many products, so that it pays to look at the codes. */
-static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights) {
-    if (m->rows > INT64_MAX / QN_GROUP || m->columns > INT64_MAX / QN_GROUP) return NULL; /* broadcast ones may be */
+static qn_packed *packed_make(int64_t rows, int64_t columns, bool words) {
+    if (rows > INT64_MAX / QN_GROUP || columns > INT64_MAX / QN_GROUP) return NULL; /* broadcast ones may be */
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
-    *b = (qn_packed){.k = m->rows, .n = m->columns, .form = words ? WORDS : FULL, .type = m->type};
-    b->groups = round_up(most(1, (m->rows + ks_a_group(b->form) - 1) / ks_a_group(b->form)), 2);
-    b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
+    *b = (qn_packed){.k = rows, .n = columns, .form = words ? WORDS : FULL};
+    b->groups = round_up(most(1, (rows + ks_a_group(b->form) - 1) / ks_a_group(b->form)), 2);
+    b->panels = (columns + QN_PANEL - 1) / QN_PANEL;
     b->panel = allocate(b->panels, panel_bytes(b));
     b->sum = allocate(b->panels, 3 * QN_GROUP);
     if (!b->panel || !b->sum) return qn_packed_free(b), NULL;
+    return b;
+}
+
+/* `weights`: for many products, so that it pays to look at the codes. */
+static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, qn_codes_maker gather,
+                        const void *context) {
+    bool words = b->form == WORDS;
+    b->n = m->columns, b->type = m->type, b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
     const extremes e = weights || words ? of_matrix(m) : of_type(m->type);
     b->magnitude = magnitude_of(e, zb);
     if (weights && !words && e.hi - e.lo < 128) b->form = NARROW, b->base = e.lo;
@@ -249,9 +265,21 @@ static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool w
         b->uniform = b->uniform && b->e[j] == b->e[0];
     }
     packing w = {.to = b, .from = m, .flip = !words && m->type == QN_I8 ? 0x80 : 0};
+    w.gather = gather, w.context = context;
     if (b->form == NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
     qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
+}
+
+static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights) {
+    qn_packed *b = packed_make(m->rows, m->columns, words);
+    if (b) packed_fill(b, m, zb, weights, NULL, NULL);
     return b;
+}
+
+qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, false); }
+
+void qn_packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zero, qn_codes_maker gather, const void *context) {
+    packed_fill(b, m, zero, false, gather, context);
 }
 
 qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb) { return pack_right(b, zb, b->type == QN_I16, true); }
@@ -404,11 +432,13 @@ static void column_terms(const job *j, int64_t p, int panels, int64_t g0, int64_
 }
 
 /* The start values that belong to rows. */
-static void row_terms(const job *j, int64_t i0, int64_t rows, scratch *s) {
+static void row_terms(const job *j, int64_t i0, int64_t rows, bool first, scratch *s) {
+    const int32_t *bias = first && !j->wide ? j->out->row_bias : NULL;
     uint32_t e = j->b->uniform && j->b->panels ? (uint32_t)j->b->e[0] - (j->pairs ? 128u : 0u) : 0u;
     int32_t offset = j->a->type == QN_U8 && j->b->form != WORDS ? 128 : 0;
     for (int64_t r = 0; r < rows; r++) {
         s->row_start[r] = (int32_t)((uint32_t)s->start[r] - e * (uint32_t)s->sum[r]);
+        if (bias) s->row_start[r] = (int32_t)((uint32_t)s->row_start[r] + (uint32_t)bias[i0 + r]);
         s->minus_sum[r] = (int32_t)(0u - (uint32_t)s->sum[r]);
         s->minus_zero[r] = offset - zero_of(j, i0 + r);
     }
@@ -452,18 +482,20 @@ static void place_tile(const job *j, const scratch *s, const blocking *g, const 
 }
 
 /* Adds a block's sums in int64; after the last block they go back, if they fit. */
-static void add_wide(job *j, const qn_tile *t, int64_t column, int64_t count, int64_t *wide, int64_t wide_step,
-                     const block *at) {
+static void add_wide(job *j, const qn_tile *t, const block *at, int64_t row, int64_t column, int64_t count,
+                     int64_t *wide, const blocking *g) {
     const int32_t *bias = j->out->acc_bias ? j->out->acc_bias + column : NULL;
-    for (int64_t r = 0; r < t->rows; r++)
+    for (int64_t r = 0; r < t->rows; r++) {
+        int64_t start = j->out->row_bias ? j->out->row_bias[row + r] : 0;
         for (int64_t c = 0; c < count; c++) {
-            int64_t *sum = wide + r * wide_step + c;
+            int64_t *sum = wide + r * g->columns + c;
             int32_t *tile = t->c + r * t->c_step + c;
-            *sum = (!at->first ? *sum : bias ? bias[c] : 0) + *tile;
+            *sum = (!at->first ? *sum : start + (bias ? bias[c] : 0)) + *tile;
             if (!at->last) continue;
             if (*sum < INT32_MIN || *sum > INT32_MAX) atomic_store(&j->outcome, QN_OVERFLOW);
             *tile = (int32_t)*sum;
         }
+    }
 }
 
 /* The rows of a block, packed before, times panels side by side. */
@@ -488,7 +520,7 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
         else j->multiply(&t);
         if (outer_b) k->add_outer(s->minus_sum + i, e, t.rows, width, t.c, t.c_step);
         if (outer_a) k->add_outer(s->minus_zero + i, terms.sum, t.rows, width, t.c, t.c_step);
-        if (j->wide) add_wide(j, &t, column, count, s->wide + i * g->columns + (column - at->left), g->columns, at);
+        if (j->wide) add_wide(j, &t, at, at->row + i, column, count, s->wide + i * g->columns + (column - at->left), g);
         if (!direct && done) finish(j, t.c, t.c_step, at->row + i, t.rows, column, count);
     }
 }
@@ -508,7 +540,7 @@ static void multiply_piece(job *j, int64_t m0, int64_t m1, int64_t p0, int64_t p
             at.rows = least(g.rows, m1 - at.row), at.groups = least(g.groups, j->b->groups - at.group);
             at.first = at.group == 0, at.last = at.group + at.groups == j->b->groups;
             pack_left(j, at.row, at.rows, at.group, at.groups, &s);
-            row_terms(j, at.row, at.rows, &s);
+            row_terms(j, at.row, at.rows, at.first, &s);
             for (int64_t p = p0; p < p1; p += j->tiling.panels)
                 multiply_panels(j, &s, &g, &at, p, (int)least(j->tiling.panels, p1 - p));
         }
@@ -588,6 +620,7 @@ static bool may_overflow(int64_t each, int64_t k, int64_t extra) {
 qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {
     int64_t each = magnitude_of(of_type(a->type), za) * b->magnitude, extra = 0;
     for (int64_t n = 0; out->acc_bias && n < b->n; n++) extra = most(extra, llabs((long long)out->acc_bias[n]));
+    for (int64_t m = 0; out->row_bias && m < a->rows; m++) extra = most(extra, llabs((long long)out->row_bias[m]));
     if (b->form == WORDS && may_overflow(each, b->k, extra)) each = magnitude_of(of_matrix(a), za) * b->magnitude;
     return multiply(a, za, b, out, each, may_overflow(each, b->k, extra));
 }

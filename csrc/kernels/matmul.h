@@ -29,7 +29,7 @@ typedef struct {
  *   QN_I32        acc
  *   QN_F32        min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), each operation rounded once
  *   QN_I8, QN_U8  saturate(rne((float)acc * (row_scale * column_scale)) + Z) to [qmin, qmax]
- * Before that acc_bias is added to acc, which must still fit. */
+ * Before that acc_bias or row_bias is added to acc, which must still fit. */
 typedef struct {
     qn_type type;
     void *data;
@@ -39,6 +39,7 @@ typedef struct {
     const float *column_scale;      /* [N]; read unless QN_I32 */
     const float *bias;              /* [N] or NULL; QN_F32 only */
     const int32_t *acc_bias;        /* [N] or NULL; QN_F32, QN_I8 and QN_U8 */
+    const int32_t *row_bias;        /* [M] or NULL in its place, not with words */
     float lo, hi;                   /* -INFINITY, INFINITY: no bounds */
     int32_t zero_point, qmin, qmax; /* codes */
 } qn_result;
@@ -57,6 +58,16 @@ const char *qn_packed_form(const qn_packed *packed); /* which kernel it was pack
 
 /* A of QN_I8 or QN_U8 with a packed matrix of 8-bit codes, any type with one of words. */
 qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *result);
+
+/* A right matrix of 8-bit codes that is made on the way: writes its codes from (row, column) on into to[rows][QN_GATHERED],
+ * at most QN_GATHERED columns. The rest of a line is free, and as much after the last one. */
+enum { QN_GATHERED = 2 * QN_PANEL };
+typedef void (*qn_codes_maker)(const void *context, int64_t row, int64_t column, int64_t rows, int64_t columns,
+                               uint8_t *to);
+
+/* Room for a packed matrix of at most so many columns, filled any number of times; from m itself if gather is NULL. */
+qn_packed *qn_packed_make(int64_t rows, int64_t columns);
+void qn_packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zero, qn_codes_maker gather, const void *context);
 
 /* int32 products of raw matrices, one or a stack of them; `out` is C-contiguous [batch...][M][N]. The steps are bytes from
  * one matrix of the stack to the next, and elements for zero points; 0 where an operand is broadcast. */

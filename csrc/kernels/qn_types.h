@@ -105,18 +105,30 @@ typedef struct {
     int64_t outer, channels, inner, block;
 } qn_grid;
 
-/* One channel of an image, its kernel and its result, each [height][width] without gaps. */
+/* Pairs of rows of an image: line t has in the lower halves of to[t * line + c] the codes of row + t * gap, in the upper
+ * halves those of the row `apart` further down, each less the zero point; rows outside the image are zeros. */
 typedef struct {
-    const void *x; /* int8 or uint8 */
+    const uint8_t *x;       /* code 0 of row 0: int8 or uint8 */
+    int64_t row_step, step; /* bytes from row to row and from code to code */
+    int64_t room;           /* bytes that may be read from x on; 0: the codes alone */
     bool is_signed;
-    int64_t height, width;
-    const int32_t *w; /* less its zero point: |w| <= 255 */
-    int64_t kernel_height, kernel_width;
-    int32_t *y;
-    int64_t out_height, out_width;
-    int64_t stride[2], dilation[2], top, left; /* padding above and to the left; the rest follows from y */
-    int32_t zero_point;                        /* of x, and what the padding holds */
-} qn_plane;
+    int32_t zero_point;
+    int64_t height, row, gap, apart, lines, n;
+    int32_t *to; /* [lines][line]; QN_REACH elements after the n of a line may change, and are 0 up to a vector */
+    int64_t line;
+} qn_pair_rows;
+
+/* y[r][c] = start + sum over t of both halves' products, pairs[t][r * step + c] with w[t]. */
+typedef struct {
+    const int32_t *const *pairs; /* [taps]; QN_REACH elements after a row may be read */
+    const int32_t *w;            /* [taps] */
+    int64_t taps, step;
+    int32_t start;
+    int64_t rows, n;
+    int32_t *y; /* [rows][n] */
+} qn_dot_pairs;
+
+enum { QN_REACH = 16 }; /* int32 that a vector may go too far */
 
 /* A packed 4-bit weight [k][n]; matmul4.h describes the bytes. */
 typedef struct {

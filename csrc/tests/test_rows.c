@@ -636,29 +636,60 @@ static void test_float_error(const char *row_name, const qn_table *row) {
     TEST_FLOAT_ERROR(f64, double, fill_f64)
 }
 
-static void test_depthwise(const char *row_name, const qn_table *row) {
-    covered[QN_INDEX_depthwise_plane] = true;
-    if (!row->depthwise_plane) return;
-    for (int size = 0; size < SMALL; size++)
+/* Lines are compared up to n, and the zero after them; the vectors of a row may write QN_REACH elements further. */
+static void test_pair_rows(const char *row_name, const qn_table *row) {
+    covered[QN_INDEX_pair_rows] = true;
+    if (!row->pair_rows) return;
+    for (int n = 1; n < SMALL; n++)
         for (int again = 0; again < 12; again++) {
-            qn_plane p = {.is_signed = again & 1, .height = random_int(1, 9), .width = size, .top = random_int(0, 3)};
-            p.left = random_int(0, 3), p.kernel_height = random_int(1, 3), p.kernel_width = random_int(1, 4);
-            for (int d = 0; d < 2; d++) p.stride[d] = random_int(1, 3), p.dilation[d] = random_int(1, 2);
-            p.out_height = random_int(0, 9), p.out_width = random_int(0, 75), p.zero_point = random_int(-128, 127);
-            uint8_t *x = array((size_t)(p.height * p.width), 1);
-            int32_t w[12];
-            fill_any(x, (size_t)(p.height * p.width));
-            for (int i = 0; i < 12; i++) w[i] = random_int(-255, 255);
-            size_t bytes = (size_t)(p.out_height * p.out_width) * sizeof(int32_t);
-            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
-            p.x = x, p.w = w, p.y = (int32_t *)expected.data;
-            qn_row_scalar.depthwise_plane(&p);
-            p.y = (int32_t *)got.data;
-            row->depthwise_plane(&p);
-            bool same = !memcmp(expected.data, got.data, bytes);
-            count(same, row_name, "depthwise_plane", "differs from the scalar row", size, NULL);
-            count(guarded_whole(&got), row_name, "depthwise_plane", "wrote outside its output", size, NULL);
+            qn_pair_rows p = {.is_signed = again & 1, .step = random_int(1, 3), .height = random_int(1, 5), .n = n};
+            int64_t codes = (n - 1) * p.step + 1, bytes;
+            p.row_step = codes + random_int(0, 3), p.row = random_int(-3, 3), p.gap = random_int(1, 3);
+            p.apart = random_int(1, 3), p.lines = random_int(1, 6), p.line = n + QN_REACH + random_int(0, 3);
+            p.zero_point = random_int(-128, 255), bytes = (p.height - 1) * p.row_step + codes;
+            p.room = again & 2 ? bytes : 0;
+            uint8_t *x = array((size_t)bytes, 1);
+            fill_any(x, (size_t)bytes);
+            p.x = x;
+            size_t size = (size_t)((p.lines - 1) * p.line + n + QN_REACH) * sizeof(int32_t);
+            guarded expected = guarded_make(size, 0), got = guarded_make(size, (size_t)(again % 5) * 4);
+            p.to = (int32_t *)(void *)expected.data, qn_row_scalar.pair_rows(&p);
+            p.to = (int32_t *)(void *)got.data, row->pair_rows(&p);
+            bool same = true;
+            for (int64_t t = 0; t < p.lines; t++) {
+                size_t at = (size_t)(t * p.line) * sizeof(int32_t);
+                same = same && !memcmp(expected.data + at, got.data + at, (size_t)(n + 1) * sizeof(int32_t));
+            }
+            count(same, row_name, "pair_rows", "differs from the scalar row", n, NULL);
+            count(guarded_whole(&got), row_name, "pair_rows", "wrote outside its output", n, NULL);
             free(x), free(expected.block), free(got.block);
+        }
+}
+
+/* Pairs of random bits, halves at both ends among them; taps point anywhere into a line. */
+static void test_dot_pairs(const char *row_name, const qn_table *row) {
+    enum { TAPS = 9 };
+    covered[QN_INDEX_dot_pairs] = true;
+    if (!row->dot_pairs) return;
+    for (int n = 1; n < SMALL; n++)
+        for (int again = 0; again < 12; again++) {
+            qn_dot_pairs d = {.taps = random_int(0, TAPS), .start = (int32_t)random_bits(), .rows = again, .n = n};
+            d.step = n + random_int(0, 40);
+            int64_t elements = (d.rows + 1) * d.step + QN_REACH;
+            int32_t *pairs = array((size_t)elements, sizeof *pairs), w[TAPS];
+            const int32_t *taps[TAPS];
+            fill_any(pairs, (size_t)elements * sizeof *pairs), fill_any(w, sizeof w);
+            w[0] = pairs[0] = (int32_t)0x80008000;
+            for (int t = 0; t < TAPS; t++) taps[t] = pairs + random_int(0, (int32_t)d.step - n);
+            d.pairs = taps, d.w = w;
+            size_t bytes = (size_t)(d.rows * n) * sizeof(int32_t);
+            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
+            d.y = (int32_t *)(void *)expected.data, qn_row_scalar.dot_pairs(&d);
+            d.y = (int32_t *)(void *)got.data, row->dot_pairs(&d);
+            bool same = !memcmp(expected.data, got.data, bytes);
+            count(same, row_name, "dot_pairs", "differs from the scalar row", n, NULL);
+            count(guarded_whole(&got), row_name, "dot_pairs", "wrote outside its output", n, NULL);
+            free(pairs), free(expected.block), free(got.block);
         }
 }
 
@@ -822,7 +853,8 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_float_error(name, row);
     test_saturation(name, row);
     test_matmul4(name, row);
-    test_depthwise(name, row);
+    test_pair_rows(name, row);
+    test_dot_pairs(name, row);
     test_counts(name, row);
     leave_products();
 #define REDUCE_BOTH(tag, type, fill)                                                                                   \
