@@ -9,7 +9,7 @@ import numpy as np
 
 from ._check import Array, array, must
 from .dtypes import code_type, float_type
-from .report import MAX_ROWS, aligned
+from .tables import MAX_ROWS, aligned
 
 __all__ = ["Bits", "bits"]
 

@@ -36,8 +36,9 @@ from .observers import HistogramObserver, MinMaxObserver, Observer
 from .qarray import QuantizedArray, quantize
 from .qparams import QParams, describe
 from .qparams_file import replacing, save_qparams
-from .report import Report, ReportTable, aligned, compare
+from .report import Report, ReportTable, compare
 from .runtime import show_config
+from .tables import aligned
 
 __all__ = ["main"]
 

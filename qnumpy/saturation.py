@@ -12,6 +12,7 @@ from ._args import Array
 from .granularity import normalize_axis
 from .qarray import QuantizedArray
 from .qparams import QParams
+from .tables import html_facts
 
 __all__ = ["Saturation", "reduce_range", "safe_weights", "simulate_saturation"]
 
@@ -91,8 +92,7 @@ class Saturation:
         return "\n".join([f"Saturation of {title}", *(f"  {k:<15}  {v}" for k, v in rows), f"  {self.advice}"])
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in self._rows())
-        return f"<table><caption>Saturation</caption>{cells}</table><p>{html.escape(self.advice)}</p>"
+        return f"{html_facts('Saturation', self._rows())}<p>{html.escape(self.advice)}</p>"
 
 
 def simulate_saturation(a: Any, b: Any) -> Saturation:

@@ -1,6 +1,5 @@
 """What all observers share: configuration, counts, the state contract, how they are shown and stored."""
 
-import html
 import json
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -13,6 +12,7 @@ from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor, from_onnx
 from ..qparams import QParams, describe
 from ..reduce import ranges
+from ..tables import html_facts
 
 __all__ = ["Observer"]
 
@@ -283,11 +283,9 @@ class Observer:
         return f"{type(self).__name__}({', '.join(text for _, text in self._describe())})"
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th>{name}</th><td>{html.escape(text.partition('=')[2] or text)}</td></tr>"
-            for name, text in self._describe()
+        return html_facts(
+            type(self).__name__, [(name, text.partition("=")[2] or text) for name, text in self._describe()]
         )
-        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
 
     # ---- what a kind of observer may change ----
 

@@ -223,8 +223,7 @@ class HistogramObserver(Observer):
         me = f"{type(self).__name__}.mse"
         self._by(me, "minmax")
         params = self.qparams() if qparams is None else self._own(me, qparams)
-        scale = params.scale.astype(np.float64)[..., None]
-        low, high = (scale * (end - params.zero_point[..., None]) for end in (params.qmin, params.qmax))
+        low, high = (end[..., None] for end in params.range())
         return self._errors(low, high, "mse", params)[..., 0]
 
     def mean_square(self) -> Array:
