@@ -275,6 +275,55 @@ def test_pickle_reset_and_repr():
     assert repr(many) == "Calibration(7 tensors: 0, 1, 2, 3, 4, ...)"
 
 
+OBSERVERS = {
+    "one": qn.HistogramObserver("percentile", 99.5, dtype="uint8", symmetric=False),
+    "mapping": {"x": U8, "z": None, "y*": qn.HistogramObserver(granularity=qn.PerGroup(2)), "*": MINMAX},
+    "average": qn.MovingAverageMinMaxObserver(0.25),
+}
+
+
+@pytest.mark.parametrize("kind", OBSERVERS)
+def test_json_is_everything(kind):
+    found = qn.calibrate(tapping, batches(), OBSERVERS[kind], patience=9, tolerance=9)
+    text = found.to_json()
+    back = qn.Calibration.from_json(text)
+    assert back.to_json() == text
+    assert (states(back), back.batches, back.settled) == (states(found), 10, found.settled)
+    assert found.settled == (kind != "mapping")  # groups of zeros move when their first number comes
+    for name in ("x", "new", "z"):  # it goes on as the other does, for names that are new too
+        for calibration in (found, back):
+            calibration.observe(name, noise(5, 8, seed=50))
+    assert states(back) == states(found)
+    assert ("z" in back) == (kind != "mapping")
+    assert qn.Calibration.from_json(qn.Calibration(OBSERVERS[kind]).to_json()).reset().to_json() == (
+        qn.Calibration.from_json(text).reset().to_json()
+    )
+    if kind != "average":
+        assert states(back.merge(back)) == states(found.merge(pickle.loads(pickle.dumps(found))))
+
+
+def test_json_of_a_function():
+    text = qn.calibrate(tapping, batches(), lambda name: U8).to_json()
+    with pytest.raises(ValueError, match=r"^Calibration\.from_json: observers must be given, as .*; got None\.$"):
+        qn.Calibration.from_json(text)
+    back = qn.Calibration.from_json(text, MINMAX)
+    assert back["x"].dtype == np.uint8
+    assert back.observe("new", W)["new"].dtype == np.int8
+    with pytest.raises(TypeError, match=r"^Calibration\.from_json: observers must be an observer, .*; got 3\.$"):
+        qn.Calibration.from_json(text, 3)
+
+
+def test_json_of_others():
+    stored = json.loads(qn.Calibration(MINMAX).observe("x", W).to_json())
+    broken = [{**stored, name: value} for name, value in (
+        ("format", "qnumpy qparams"), ("version", 2), ("batches", "1"), ("settled", 0), ("configuration", {}),
+        ("configuration", {"names": {"x": 3}}), ("observers", []), ("observers", {"x": {}}),
+    )]  # fmt: skip
+    for text in ("", "[]", "[" * 100_000, None, *map(json.dumps, broken)):
+        with pytest.raises(ValueError, match=r"^Calibration\.from_json: text must be what to_json returned; got "):
+            qn.Calibration.from_json(text)
+
+
 # --- the report
 
 

@@ -50,7 +50,10 @@ def test_stored_and_restored(kind, granularity):
     for observer in (KINDS[kind](granularity=granularity), KINDS[kind](granularity=granularity).observe(data())):
         text = observer.to_json()
         assert json.loads(text)["observer"] == type(observer).__name__
-        for copy in (Observer.from_json(text), type(observer).from_json(text), pickle.loads(pickle.dumps(observer))):
+        about = json.loads(json.dumps(observer.to_dict()))
+        assert about == json.loads(text)
+        copies = [Observer.from_json(text), type(observer).from_json(text), type(observer).from_dict(about)]
+        for copy in (*copies, pickle.loads(pickle.dumps(observer))):
             assert type(copy) is type(observer)
             assert copy.to_json() == text
             assert repr(copy) == repr(observer)
@@ -393,6 +396,11 @@ def rows():
             lambda t=text: Observer.from_json(t),
             f"Observer.from_json: text must be what to_json returned; got {text!r}.",
         )
+    yield lambda: Observer.from_dict({}), "Observer.from_dict: values must be what to_dict returned; got {}."
+    yield (
+        lambda: qn.MinMaxObserver.from_dict(histogram.to_dict()),
+        "MinMaxObserver.from_dict: values must be of a MinMaxObserver; got HistogramObserver.",
+    )
     yield (
         lambda: qn.MinMaxObserver.from_json(histogram.to_json()),
         "MinMaxObserver.from_json: text must be of a MinMaxObserver; got HistogramObserver.",
