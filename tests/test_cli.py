@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import ml_dtypes
 import numpy as np
@@ -680,6 +681,27 @@ def test_calibrate_refuses(run, activations, tmp_path):
     assert run("calibrate", first, "-o", out) == (2, "", f"qnumpy calibrate: {says}\n")
     assert run("calibrate", first, "-o", out, "--force")[0] == 0
     assert set(qn.load_qparams(out)) == {"x", "y"}
+
+
+# the environment
+
+
+@pytest.mark.parametrize(("variable", "value", "wanted"), [
+    ("QNUMPY_ISA", "sse9", "one of .* on this CPU"),
+    ("QNUMPY_NUM_THREADS", "0", "an integer from 1 to 256"),
+    ("QNUMPY_NUM_THREADS", "two", "an integer from 1 to 256"),
+])  # fmt: skip
+def test_a_bad_variable_is_one_sentence(variable, value, wanted):
+    """The command is not a module of the package, whose import refuses such an environment."""
+    (command,) = metadata.entry_points(group="console_scripts", name="qnumpy")
+    script = f"import sys; from {command.module} import {command.attr}; sys.exit({command.attr}())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "info"], env={**os.environ, variable: value}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"qnumpy: {variable} must be {wanted}; got '{value}'\.\n", done.stderr)
+    fine = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True)
+    assert (fine.returncode, fine.stdout) == (0, f"qnumpy {qn.__version__}\n")
 
 
 # info, demo
