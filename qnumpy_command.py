@@ -1,4 +1,4 @@
-"""The command ``qnumpy``. It stands outside the package, because importing that reads the environment and may refuse it."""
+"""The command ``qnumpy``. It stands outside the package, whose import reads the environment and may refuse it."""
 
 import sys
 
