@@ -13,6 +13,7 @@ import pytest
 
 import qnumpy as qn
 from qnumpy import demo
+from qnumpy.calibration_report import CalibratedTensor, Technique
 from qnumpy.estimate import METHODS, expected
 
 MINMAX = qn.MinMaxObserver()
@@ -196,6 +197,24 @@ def test_it_stops_when_the_ranges_have_settled():
     assert (found.batches, found.settled) == (10, True)
     assert next(source)[1] == 9.0
     assert float(found["x"].scale) == np.float32(2.501 / 127)
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("moves", [0.0201, 0.0199])
+def test_either_end_may_move(end, moves):
+    """By more than the tolerance, in parts of the width, which is 2 here; the other end stays."""
+    low, high = (-1 - moves, 1) if end == "low" else (-1, 1 + moves)
+    source = [np.array([-1.0, 1.0]), np.array([low, high]), np.array([low, high])]
+    found = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=1, tolerance=0.01)
+    assert found.batches == (3 if moves > 0.02 else 2)
+    assert found.settled
+
+
+def test_an_inward_move_counts_too():
+    """A moving average may narrow."""
+    source = [np.array([-1.0, 1.0]), np.array([-1.0, 0.9]), np.array([-1.0, 0.9])]
+    average = qn.MovingAverageMinMaxObserver(1.0)
+    assert qn.calibrate(lambda x: {"x": x}, source, average, patience=1, tolerance=0.01).batches == 3
 
 
 def test_one_moving_channel_or_name_keeps_it_going():
@@ -474,6 +493,35 @@ def test_zeros_do_not_count_when_outliers_are_told():
     x[:10], x[10:20] = np.linspace(1, 1.9, 10), 1e-6
     assert qn.HistogramObserver().observe(x).apart() == (0, 0)
     assert qn.choose_qparams(x, method="mse").scale * 127 == pytest.approx(1.9, rel=0.02)
+
+
+@pytest.mark.parametrize(("gain", "said"), [(0.99, []), (1.0, ["mse would gain about 1.0 dB."]), (np.inf, [])])
+def test_a_gain_of_a_decibel_is_worth_a_sentence(gain, said):
+    chosen, better = (Technique("mse", -1.0, 1.0, 0.0, db, db) for db in (20.0, 20.0 + gain))
+    tensor = CalibratedTensor("x", "Histogram", "int8", "per tensor", 9, 0, 0, -1.0, 1.0, chosen, (chosen, better))
+    assert tensor.best is better
+    assert tensor.warnings == said
+
+
+def test_a_negative_sqnr_is_one():
+    """And beats none at all."""
+    worse, better = (Technique("mse", -1.0, 1.0, 0.0, db, db) for db in (-3.0, -2.0))
+    none = Technique("mse", -1.0, 1.0, 0.0, None, None)
+    for techniques in ((none, worse, better), (better, worse), (worse, better, none)):
+        tensor = CalibratedTensor("x", "-", "int8", "per tensor", 9, 0, 0, -1.0, 1.0, worse, techniques)
+        assert tensor.best is tensor.best_rest is better
+
+
+@pytest.mark.parametrize(("low", "high", "clipped"), [
+    (-7.5, -7.0, 0.0), (-8.5, -7.5, 1.0), (-8.5, -6.5, 0.5), (-8.25, -6.25, 0.375), (-7.75, -7.75, 1.0),
+    (-7.25, -7.25, 0.0), (7.0, 7.5, 0.0), (7.5, 8.5, 1.0), (6.5, 8.5, 0.5), (7.25, 7.25, 0.0), (7.75, 7.75, 1.0),
+    (-15.5, 16.5, 0.53125), (0.0, 0.0, 0.0),
+])  # fmt: skip
+@pytest.mark.parametrize(("scale", "zero"), [(1.0, 0), (0.5, 3), (4.0, -2)])
+def test_the_share_clipped_is_what_lies_half_a_step_outside(low, high, clipped, scale, zero):
+    """Bins in steps from zero, codes from 7 below to 7 above the zero point: all numbers are exact."""
+    ends = (np.array([scale * end]) for end in (low, high))
+    assert expected(*ends, np.array([10]), scale, zero, zero - 7, zero + 7).clipped == clipped
 
 
 def test_a_range_that_no_scale_covers():

@@ -189,6 +189,13 @@ def test_maxima_from_observation_and_dead_channels():
     assert qn.smoothquant(np.zeros((0, 16)), w).scale.tolist() == [1] * 16
 
 
+@pytest.mark.parametrize("alpha", [0, 0.5, 1])
+def test_dead_channels_keep_their_scale_at_every_alpha(alpha):
+    """Where 0 ** 0 = 1 would give the other's maximum a say."""
+    x, w = np.array([[0.0, 4.0, 0.0, 4.0]]), np.array([[8.0], [0.0], [0.0], [16.0]])
+    assert qn.smoothquant(x, w, alpha=alpha).scale.tolist() == [1, 1, 1, 4**alpha / 16 ** (1 - alpha)]
+
+
 def test_the_search_finds_the_best_alpha():
     x, w = uneven(64, 32, axis=1), noise(32, 8, seed=3)
     found = qn.smoothquant_alpha(x, w)

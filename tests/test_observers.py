@@ -64,6 +64,16 @@ def test_stored_and_restored(kind, granularity):
         assert fresh.to_json() == observer.reset().to_json()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_stored_is_json(kind):
+    """Nothing that JSON lacks: the range of nothing, from infinity to minus infinity, is null."""
+    observer = KINDS[kind](granularity=qn.PerChannel(0)).observe(np.array([[1.0], [np.nan], [np.inf]]))
+    stored = json.loads(observer.to_json(), parse_constant=pytest.fail)
+    assert stored["state"]["min_"]["data"] == stored["state"]["max_"]["data"] == [1, None, None]
+    back = Observer.from_json(observer.to_json())
+    assert (back.min_.tolist(), back.max_.tolist()) == ([1, np.inf, np.inf], [1, -np.inf, -np.inf])
+
+
 # ---- laws ----
 
 
