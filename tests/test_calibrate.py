@@ -210,6 +210,13 @@ def test_either_end_may_move(end, moves):
     assert found.settled
 
 
+def test_the_tolerance_is_of_the_width():
+    """Of a range far from zero too; a move of just that much is none."""
+    for last, settled in ((10.5, True), (10.5625, False)):
+        source = [np.array([8.0, 10.0]), np.array([8.0, last])]
+        assert qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=1, tolerance=0.25).settled == settled
+
+
 def test_an_inward_move_counts_too():
     """A moving average may narrow."""
     source = [np.array([-1.0, 1.0]), np.array([-1.0, 0.9]), np.array([-1.0, 0.9])]
