@@ -14,7 +14,7 @@ import pytest
 import qnumpy as qn
 from qnumpy import demo
 from qnumpy.calibration_report import CalibratedTensor, Technique
-from qnumpy.estimate import METHODS, expected
+from qnumpy.estimate import METHODS, estimate, expected
 
 MINMAX = qn.MinMaxObserver()
 U8 = qn.MinMaxObserver(dtype="uint8", symmetric=False)
@@ -387,6 +387,10 @@ def test_the_report_estimates_what_compare_measures():
     for name in REPORTED:
         assert (own[name].low, own[name].high) == (report[name].chosen.low, report[name].chosen.high)
     assert report["x"].best.method == "mse"
+    for name, line in zip(REPORTED, str(report).splitlines()[1:], strict=False):
+        low, high = found[name].range()
+        assert (report[name].chosen.low, report[name].chosen.high) == (low.min(), high.max())
+        assert line.split()[-2:] == [f"{report[name].techniques[-1].sqnr_db:.2f}", report[name].best.method]
     gains = [line for line in str(report).splitlines() if " would gain about " in line]
     assert [line.split()[1] for line in gains] == ["relu:"]
 
@@ -477,6 +481,21 @@ def test_the_winner_among_outliers(outliers, granularity, symmetric):
             assert technique.sqnr_db == pytest.approx(measured[technique.method], abs=0.15)
     best, measured = winner(np.where(np.abs(x) > 1e20, 0, x), observer)
     assert measured[tensor.best_rest.method] == pytest.approx(measured[best], abs=0.1)
+
+
+@pytest.mark.parametrize("outlier", [-1e30, 1e30])
+def test_outliers_count_as_clipped(outlier):
+    x = np.random.default_rng(3).uniform(-1, 1, (3, 110_000)).astype(np.float32)
+    x[0, 0], x[2, 0] = outlier, 3e28
+    observer = qn.HistogramObserver(granularity=qn.PerChannel(0))
+    tensor = qn.calibrate(lambda x: {"x": x}, [x], observer).report()["x"]
+    assert tensor.apart == 2
+    assert 2.9e28 < tensor.apart_from <= 3e28
+    params = qn.QParams(np.full(3, 1.5 / 127), 0, granularity=qn.PerChannel(0))
+    every, rest = estimate(observer.observe(x), params)
+    assert (every.elements, every.outside) == (x.size, 2)
+    assert (rest.elements, rest.outside) == (x.size - 2, 0)
+    assert every.clipped == qn.compare(x, qn.quantize(x, params)).clipped
 
 
 @pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0)])

@@ -213,7 +213,11 @@ def test_the_search_finds_the_best_alpha():
     assert turned.mse[0] == pytest.approx(found.mse.min(), rel=1e-12)
     coarse = qn.smoothquant_alpha(x, w, dtype="int4", x_granularity=qn.PerChannel(0), w_granularity=qn.PerTensor())
     assert coarse.mse.min() > 10 * found.mse.min()  # four bits fewer lose 24 dB; rows give some of it back
-    assert qn.smoothquant_alpha(np.zeros((0, 3)), noise(3, 2)).mse.tolist() == [0] * 21
+    none = qn.smoothquant_alpha(np.zeros((0, 3)), noise(3, 2))
+    assert (none.mse.tolist(), none.alpha) == ([0] * 21, 0)  # of equal ones the smallest
+    xq, wq = qn.quantize(x), qn.quantize(w, granularity=qn.PerChannel(1))
+    plain = np.mean((xq.dequantize("float64") @ wq.dequantize("float64") - x @ w) ** 2)
+    assert found.baseline == pytest.approx(plain, rel=1e-12)
 
 
 def one(value, dtype=np.float64):
