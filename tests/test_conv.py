@@ -78,6 +78,7 @@ def test_an_image_in_several_tiles():
     assert_same_bits(qn.conv2d_integer(deep, kernel, 100, groups=700), want.astype(np.int32))
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("case", [name for name in CASES if not name.startswith("no ")])
 def test_pytorch(case):
     torch = pytest.importorskip("torch")

@@ -191,7 +191,8 @@ def test_batches_without_a_finite_element_do_not_count():
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_batches_and_other_shapes(kind):
     observer = KINDS[kind]().observe(np.empty((3, 0), np.float32))
-    with pytest.raises(qn.CalibrationError):
+    assert observer.to_json() == KINDS[kind]().to_json()
+    with pytest.raises(qn.CalibrationError, match="data must be observed first; got none"):
         observer.qparams()
     for shape in ((), (1,), (5, 0), (2, 3, 4), (100,)):
         observer.observe(np.ones(shape, np.float32))
