@@ -12,7 +12,7 @@ from ._args import Array
 from .granularity import normalize_axis
 from .qarray import QuantizedArray
 from .qparams import QParams
-from .tables import html_facts
+from .tables import as_json, html_facts
 
 __all__ = ["Saturation", "reduce_range", "safe_weights", "simulate_saturation"]
 
@@ -76,6 +76,23 @@ class Saturation:
             f"{unsafe:,} of {self.safe.size:,} columns can saturate, {found}: use matmul_integer, which is exact, "
             "or quantize b to 7 bits (reduce_range)."
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures under their names, without the arrays of the product."""
+        return {
+            "shape": list(self.product.shape), "depth": self.depth, "saturated": self.saturated, "share": self.share,
+            "wrong": self.wrong, "max_abs_error": self.max_abs_error, "pairs": self.pairs.tolist(),
+            "safe": self.safe.tolist(), "advice": self.advice,
+        }  # fmt: skip
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return flat dicts, one for each column of b, ready for a data frame."""
+        columns = zip(self.pairs.tolist(), self.safe.tolist(), strict=True)
+        return [{"column": k, "pairs": pairs, "safe": safe} for k, (pairs, safe) in enumerate(columns)]
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return JSON."""
+        return as_json(self.to_dict(), indent)
 
     def _rows(self) -> list[tuple[str, str]]:
         m, n = self.product.shape

@@ -121,6 +121,10 @@ def test_channels_and_groups_merge(granularity, kind):
     one = KINDS[kind](**options)
     for part in parts:
         one.observe(part)
+    seen = one.count_ + one.nan_ + one.infinite_
+    if isinstance(granularity, qn.PerGroup):  # 30 columns are four groups of 7 and one of 2
+        assert seen[0].tolist() == {7: [21, 21, 21, 21, 6], 4: [12] * 30}[granularity.group_size]
+    assert seen.sum() == sum(part.size for part in parts)
     a, b, c = (KINDS[kind](**options).observe(part) for part in parts)
     assert c.merge(a.merge(b)).to_json() == one.to_json()
     if isinstance(granularity, qn.PerChannel):
@@ -452,6 +456,12 @@ def test_a_state_that_does_not_fit_is_refused():
     for name in stored["state"]:
         broken = json.loads(json.dumps(stored))
         del broken["state"][name]
+        with pytest.raises(ValueError, match="what to_json returned"):
+            Observer.from_json(json.dumps(broken))
+    more = {**stored, "state": {**stored["state"], "more_": stored["state"]["min_"]}}
+    average = json.loads(qn.MovingAverageMinMaxObserver().observe(data()).to_json())
+    deeper = {**average, "state": {name: {**part, "shape": [1]} for name, part in average["state"].items()}}
+    for broken in (more, deeper):
         with pytest.raises(ValueError, match="what to_json returned"):
             Observer.from_json(json.dumps(broken))
     state = {name: part["data"] for name, part in stored["state"].items()}
