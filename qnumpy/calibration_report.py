@@ -234,12 +234,12 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
         if count:
             low, high = float(observer.min_.min()), float(observer.max_.max())
     try:
-        own = _technique("chosen", observer, observer.qparams())
-        techniques = tuple(_techniques(observer))
         if isinstance(observer, HistogramObserver):
             each, magnitude = observer.apart()
             apart = int(each.sum())
             apart_from = float(np.min(magnitude, where=each > 0, initial=np.inf)) if apart else 0.0
+            techniques = tuple(_techniques(observer))
+        own = _technique("chosen", observer, observer.qparams())
     except ValueError as error:  # nothing finite, or a range that no float32 scale covers
         reason = str(error)
     what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
@@ -259,7 +259,10 @@ def _technique(method: str, observer: Observer, params: QParams) -> Technique:
     return Technique(method, *ends, 0.0 if isinstance(observer, MinMaxObserver) else None, None, None)
 
 
-def _techniques(observer: Observer) -> Iterator[Technique]:
-    if isinstance(observer, HistogramObserver):
-        for method in METHODS:
-            yield _technique(method, observer, observer.qparams(method))
+def _techniques(observer: HistogramObserver) -> Iterator[Technique]:
+    for method in METHODS:
+        try:
+            params = observer.qparams(method)
+        except ValueError:  # a range that no float32 scale covers
+            continue
+        yield _technique(method, observer, params)

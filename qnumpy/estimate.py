@@ -129,7 +129,7 @@ def _quantized(bins: Bins, first: Array, last: Array, params: QParams) -> Estima
     low, high = (end[:, None] for end in params.range())
     half = params.scale[:, None] / 2.0
     outside = (x < low - half) | (x > high + half)
-    with np.errstate(over="ignore"):  # beyond float32
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32, and squares beyond float64
         error = np.where(weight > 0, x - fake_quantize(x, params), 0.0)
         sums = (np.sum(weight * each) for each in (x * x, error * error, outside))
         return Estimate(float(bins.counts.sum()), *map(float, sums))

@@ -498,6 +498,18 @@ def test_outliers_count_as_clipped(outlier):
     assert every.clipped == qn.compare(x, qn.quantize(x, params)).clipped
 
 
+def test_an_outlier_whose_square_no_float64_holds():
+    x = np.random.default_rng(3).standard_normal(200_000)
+    x[0] = 1e300
+    tensor = qn.calibrate(lambda x: {"x": x}, [x]).report()["x"]
+    assert tensor.apart == 1
+    assert tensor.reason is None
+    assert [technique.method for technique in tensor.techniques] == ["percentile", "entropy", "mse"]  # no scale: minmax
+    assert tensor.best_rest.method == "mse"
+    assert tensor.chosen.rest_db == pytest.approx(qn.compare(x[1:], qn.quantize(x[1:], method="mse")).sqnr_db, abs=0.15)
+    assert json.loads(tensor.to_json())["sqnr_db"] is None
+
+
 @pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0)])
 def test_rare_signal_is_no_outlier(granularity):
     x = np.full((64, 2048), 1e-7, np.float32)

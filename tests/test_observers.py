@@ -245,6 +245,7 @@ def test_the_curve_has_its_least_where_the_range_is(symmetric, method):
     assert threshold.shape == error.shape == (400,)
     assert (np.diff(threshold) > 0).all()
     assert threshold[-1] == pytest.approx(np.abs(x).max())
+    assert threshold[0] == pytest.approx(max(map(abs, observer.range())) / 16)
     if method == "percentile":
         assert (np.diff(error) <= 0).all()
         share = np.mean(np.abs(x) > threshold[200])
@@ -258,6 +259,18 @@ def test_the_curve_has_its_least_where_the_range_is(symmetric, method):
     assert rows[0].shape == rows[1].shape == (2, 16)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_curve_is_that_of_ranges(symmetric):
+    """An affine range is what was seen, cut at both ends."""
+    x = np.random.default_rng(5).gamma(2, size=50_000) - 0.5
+    observer = qn.HistogramObserver(symmetric=symmetric).observe(x)
+    for t, error in zip(*observer.curve(9), strict=True):
+        low, high = (-t, t) if symmetric else (max(x.min(), -t), min(x.max(), t))
+        params = qn.QParams.from_range(low, high, symmetric=symmetric)
+        # the zero point is a whole code, which moves the range by up to half of its 255 steps
+        assert error == pytest.approx(observer.mse(params), rel=1e-5 if symmetric else 0.05)
+
+
 def test_bins():
     x = np.array([[1.0, 1.05, -3.0, 0.0], [5.0, 5.0, 5.0, np.nan]], np.float32)
     bins = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(x).bins()
@@ -265,6 +278,8 @@ def test_bins():
     assert bins.counts.tolist() == [1, 1, 2, 3]
     assert bins.low[[0, 2, 3]].tolist() == [-3.0, 1.0, 5.0]
     assert bins.high[2] == np.float32(1.05)
+    beyond = qn.HistogramObserver().observe(np.array([-1e300, -1.0, 1e300])).bins()  # of float32, in its last bins
+    assert (beyond.low[0], beyond.high[-1]) == (-1e300, 1e300)
 
 
 def test_estimates():
@@ -494,8 +509,13 @@ def test_parameters_of_another_observer_are_refused():
         with pytest.raises(TypeError, match=r"^HistogramObserver\.mse: qparams must be "):
             observer.mse(wrong)
     rows = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(np.ones((3, 4)))
-    for other in (observer.qparams(), qn.choose_qparams(np.ones((2, 4)), granularity=qn.PerChannel(0))):
+    two, columns = np.ones((2, 4)), np.ones((4, 3))
+    others = [
+        qn.choose_qparams(two, granularity=qn.PerChannel(0)),
+        qn.choose_qparams(columns, granularity=qn.PerChannel(1)),
+    ]
+    for other in (observer.qparams(), *others):
         with pytest.raises(
-            ValueError, match=r"^HistogramObserver\.mse: qparams must be per channel .*shape \(3,\); got "
+            ValueError, match=r"^HistogramObserver\.mse: qparams must be per channel 0, of shape \(3,\); got "
         ):
             rows.mse(other)

@@ -316,7 +316,10 @@ class HistogramObserver(Observer):
         owner = np.repeat(np.arange(self.offsets_.size - 1), np.diff(self.offsets_))
         first, last = self.min_.reshape(-1)[owner], self.max_.reshape(-1)[owner]
         return Bins(
-            np.clip(low, first, last), np.where(high >= 2.0**128, last, np.clip(high, first, last)), self.bins_, owner
+            np.where(low <= -(2.0**128), first, np.clip(low, first, last)),
+            np.where(high >= 2.0**128, last, np.clip(high, first, last)),
+            self.bins_,
+            owner,
         )
 
     # ---- what makes it an observer ----
