@@ -483,6 +483,7 @@ def test_a_state_that_does_not_fit_is_refused():
     keys, counts, bad = state["keys_"], state["bins_"], []
     bad += [("keys_", [key, *keys[1:]]) for key in (70000, -1, keys[1], 0, 0.5)]
     bad += [("keys_", keys[::-1]), ("keys_", [*keys[:-1], 0xFF80])]
+    bad += [("bins_", [0, counts[0] + counts[1], *counts[2:]])]
     bad += [("bins_", [each, *counts[1:]]) for each in (-counts[0], 0, counts[0] + 1)]
     bad += [("offsets_", [0, state["offsets_"][1] - 1]), ("offsets_", [1, state["offsets_"][1]])]
     bad += [(name, [-1]) for name in ("nan_", "infinite_", "count_")] + [("min_", [1e9]), ("max_", [None])]
