@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from . import (
+    bench_calibrate,
     bench_cli,
     bench_conv,
     bench_floats,
@@ -76,6 +77,14 @@ PyTorch count 2048 equal bins of a range that is given to them.
 
 {observers}
 
+## A static calibration
+
+`python -m benchmarks.bench_calibrate --markdown`: three layers of low rank over 200 batches of 512 x 768, seven tensors
+observed, four of them of that shape, on one CPU. "Observing": less the same library's network alone. Memory: the peak
+over weights and batches. ONNX Runtime's entropy and percentile calibrators keep every activation of every batch.
+
+{calibrate}
+
 ## The whole job
 
 `python -m benchmarks.bench_cli --markdown`: each job is a process of its own; memory that is only mapped from the file
@@ -119,6 +128,7 @@ def main() -> None:
         conv=bench_conv.table(min(options.rounds, 7), markdown=True),
         overhead=bench_overhead.table(options.rounds, markdown=True),
         observers=bench_observers.table(min(options.rounds, 5), markdown=True),
+        calibrate=bench_calibrate.table(2, markdown=True),
         cli=bench_cli.table(None, min(options.rounds, 5), markdown=True),
     )
     (ROOT / "docs" / "performance.md").write_text(page, encoding="utf-8")

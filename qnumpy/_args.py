@@ -186,6 +186,26 @@ def unpermuted(array: Array, order: tuple[int, ...] | None) -> Array:
     return array if order is None else array.transpose(sorted(range(len(order)), key=order.__getitem__))
 
 
+def stored(array: Array, storage: np.dtype[Any]) -> Array:
+    """View an ml_dtypes or float16 array as the plain integers with the same bytes, its byte order kept."""
+    if array.dtype == storage or array.dtype.itemsize != storage.itemsize:
+        return array
+    return array.view(storage if array.dtype.isnative else storage.newbyteorder())
+
+
+def permuted(
+    owner: str, source: Array, where: Any, scale: Any, zero: Any, order: tuple[int, ...], block_size: int | None
+) -> tuple[Array, Any, Any, Any]:
+    """The same operation on the transpose that is C-contiguous."""
+    source = source.transpose(order)
+    if where.axis is None:
+        return source, where, scale, zero
+    axis = order.index(where.axis)
+    if block_size is not None and scale is not None and zero is not None:
+        scale, zero = np.ascontiguousarray(scale.transpose(order)), np.ascontiguousarray(zero.transpose(order))
+    return source, layout(owner, source.shape, axis, block_size), scale, zero
+
+
 def qparams(owner: str, value: Any, shape: tuple[int, ...]) -> QParams:
     """Return `value` if it is a QParams whose parameters fit an array of `shape`."""
     if not isinstance(value, QParams):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._check import Array, array, must
 from .dtypes import code_type, float_type
-from .report import MAX_ROWS, aligned
+from .tables import MAX_ROWS, aligned, as_json
 
 __all__ = ["Bits", "bits"]
 
@@ -170,6 +170,10 @@ class Bits:
                 row |= {name: getattr(self, name).reshape(-1)[i].item() for name in ("sign", "exponent", "mantissa")}
             row["meaning"] = self._meaning(i)
         return rows
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return the records as JSON."""
+        return as_json(self.to_records(), indent)
 
     def __str__(self) -> str:
         if self.x.ndim:

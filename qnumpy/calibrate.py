@@ -4,6 +4,7 @@ What is observed is named by `tap` where it arises, or returned by the callable 
 """
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
@@ -26,13 +27,14 @@ Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer 
 _active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
 _State = TypeVar("_State", Observer, "Calibration")
 _WILD = frozenset("*?[")  # what makes a name a pattern
+_FORMAT = "qnumpy calibration"
 
 
 class Calibration(Mapping[str, QParams]):
     """Observers by name, and a mapping from the names to the parameters that they choose.
 
-    An observer of parts: `observe`, `merge`, `reset`, picklable; what one process learned on some batches can be merged
-    with what another learned on others.
+    An observer of parts: `observe`, `merge`, `reset`, picklable, as JSON; what one process learned on some batches can
+    be merged with what another learned on others.
 
     Parameters
     ----------
@@ -196,6 +198,75 @@ class Calibration(Mapping[str, QParams]):
         return CalibrationReport(
             tuple(calibrated(name, observer) for name, observer in self.observers.items()), self.batches, self.settled
         )
+
+    def to_json(self) -> str:
+        """Return configuration and state of all observers as JSON: everything, exactly; `from_json` takes it.
+
+        `save_qparams` stores what was chosen, this what was learned: a calibration that is read again goes on learning,
+        and merges.
+
+        Returns
+        -------
+        str
+            A function that chose observers is left out; what it has chosen is there.
+
+        Examples
+        --------
+        >>> calibration = Calibration(MinMaxObserver()).observe("x", np.array([1.0, 2.0]))
+        >>> Calibration.from_json(calibration.to_json())["x"] == calibration["x"]
+        True
+        """
+        content = {
+            "format": _FORMAT,
+            "version": 1,
+            "batches": self.batches,
+            "settled": self.settled,
+            "configuration": _described(self._templates),
+            "observers": {name: observer.to_dict() for name, observer in self.observers.items()},
+        }
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str, observers: Observers | None = None) -> Self:
+        """Return the calibration that `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+        observers : Observer, mapping or callable, optional
+            What observes names that are new, as in Calibration; by default what it was made with. If that was a
+            function, it must be given again.
+
+        Returns
+        -------
+        Calibration
+
+        Raises
+        ------
+        TypeError
+            observers is nothing of that kind.
+        ValueError
+            text is none of ours, or observers must be given and is not.
+        """
+        me = "Calibration.from_json"
+        try:
+            match json.loads(text):
+                case {
+                    "format": format_, "version": 1, "batches": int() as batches, "settled": bool() as settled,
+                    "configuration": configuration, "observers": dict(states),
+                } if format_ == _FORMAT:  # fmt: skip
+                    stored = _restored(configuration)
+                    seen = {name: Observer.from_dict(state) for name, state in states.items()}
+                case _:
+                    raise ValueError("of another kind")
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(_check.must(me, "text", "what to_json returned", _check.typed(text))) from error
+        if observers is None and stored is None:
+            wanted = "given, as the calibration was made with a function"
+            raise ValueError(_check.must(me, "observers", wanted, "None"))
+        made = cls(stored if observers is None else _checked(me, observers))
+        made.observers, made.batches, made.settled = seen, batches, settled
+        return made
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -420,6 +491,25 @@ def _template(observers: Observers, name: str) -> Observer | None:
             wanted = "a function that returns an observer or None"
             raise TypeError(_check.must("Calibration", "observers", wanted, _check.typed(found)))
     return None if found is None else fresh(found)
+
+
+def _described(observers: Observers) -> Any:
+    """A configuration as plain values; None for a function."""
+    if isinstance(observers, Observer):
+        return fresh(observers).to_dict()
+    if isinstance(observers, Mapping):
+        return {"names": {name: None if found is None else _described(found) for name, found in observers.items()}}
+    return None
+
+
+def _restored(values: Any) -> Observers | None:
+    match values:
+        case None:
+            return None
+        case {"names": dict(names)}:
+            return {name: None if found is None else Observer.from_dict(found) for name, found in names.items()}
+        case _:
+            return Observer.from_dict(values)
 
 
 def fresh(state: _State) -> _State:

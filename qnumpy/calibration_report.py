@@ -1,7 +1,7 @@
 """The report of a calibration: ranges seen and chosen, what is clipped, the SQNR that every technique would give."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from .estimate import METHODS, estimate
 from .observers import HistogramObserver, MinMaxObserver, Observer
 from .qparams import QParams, describe
-from .report import MAX_ROWS, _html_list, _html_row, _json, _number, _texts, aligned
+from .report import texts
+from .tables import Table, as_json, number
 
 __all__ = ["CalibratedTensor", "CalibrationReport", "Technique", "calibrated"]
 
@@ -29,7 +30,9 @@ class Technique:
     clipped : float or None
         Share of the elements that lie more than half a step outside.
     sqnr_db : float or None
-        Signal-to-quantization-noise ratio in dB.
+        Signal-to-quantization-noise ratio in dB, of every finite element, as `compare` measures it.
+    rest_db : float or None
+        The same without outliers that no grid serves along with the rest; equal where there are none.
     """
 
     method: str
@@ -37,9 +40,10 @@ class Technique:
     high: float
     clipped: float | None
     sqnr_db: float | None
+    rest_db: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CalibratedTensor:
     """What an observer has seen of one tensor, and what its parameters cost.
 
@@ -57,7 +61,7 @@ class CalibratedTensor:
     reason : str or None
         Why there are no parameters.
     apart : int
-        Elements that "mse" and every SQNR leave out, as outliers that no grid serves.
+        Elements that "mse" and `rest_db` leave out, as outliers that no grid serves along with the rest.
     apart_from : float
         The smallest magnitude of those, down to its bin's lower end; 0 where none is.
     """
@@ -80,7 +84,12 @@ class CalibratedTensor:
     @property
     def best(self) -> Technique | None:
         """The technique of the highest SQNR; of equal ones the first."""
-        return max(self.techniques, key=lambda technique: technique.sqnr_db or 0.0, default=None)
+        return max(self.techniques, key=lambda technique: _decibels(technique.sqnr_db), default=None)
+
+    @property
+    def best_rest(self) -> Technique | None:
+        """The same without the outliers that are set apart: the technique for whoever can do without them."""
+        return max(self.techniques, key=lambda technique: _decibels(technique.rest_db), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures under their names, flat; ``sqnr_db_mse`` is what the technique "mse" would give."""
@@ -92,10 +101,29 @@ class CalibratedTensor:
             "high": None if chosen is None else chosen.high,
             "clipped": None if chosen is None else chosen.clipped,
             "sqnr_db": None if chosen is None else chosen.sqnr_db,
+            "rest_db": None if chosen is None else chosen.rest_db,
             **{f"sqnr_db_{technique.method}": technique.sqnr_db for technique in self.techniques},
+            **{f"rest_db_{technique.method}": technique.rest_db for technique in self.techniques},
             "best": None if self.best is None else self.best.method,
+            "best_rest": None if self.best_rest is None else self.best_rest.method,
             "reason": self.reason, "apart": self.apart, "apart_from": self.apart_from,
         }  # fmt: skip
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one flat dict in a list, ready for a data frame."""
+        return [self.to_dict()]
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return JSON; null stands for what is not finite or does not apply."""
+        return as_json(self.to_dict(), indent)
+
+    def __str__(self) -> str:
+        return str(CalibrationReport((self,), 0, False))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return CalibrationReport((self,), 0, False)._repr_html_()
 
     @property
     def warnings(self) -> list[str]:
@@ -105,25 +133,27 @@ class CalibratedTensor:
             total = self.count + self.nan + self.inf
             found.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
         if self.apart:
+            each = ", ".join(f"{technique.method} {_cell(technique.rest_db)}" for technique in self.techniques)
             found.append(
-                f"{self.apart:,} of {self.count:,} elements, from magnitude {self.apart_from:.4g} on, are set apart: "
-                "mse and every SQNR leave them out."
+                f"{self.apart:,} of {self.count:,} elements, from magnitude {self.apart_from:.4g} on, are set apart by "
+                f"mse as outliers. The rest has an SQNR of, in dB: {each}."
             )
         if self.reason is not None:
             found.append(f"There are no parameters. {self.reason}")
-        best, chosen = self.best, self.chosen
-        if best is not None and chosen is not None and best.sqnr_db is not None and chosen.sqnr_db is not None:
-            gain = best.sqnr_db - chosen.sqnr_db
+        best, chosen = self.best_rest, self.chosen
+        if best is not None and chosen is not None:
+            gain = _decibels(best.rest_db) - _decibels(chosen.rest_db)
             if gain >= _GAIN_DB and math.isfinite(gain):
-                found.append(f"{best.method} would gain about {gain:.1f} dB.")
+                found.append(f"{best.method} would gain about {gain:.1f} dB{' for the rest' * bool(self.apart)}.")
         return found
 
 
-class CalibrationReport:
+class CalibrationReport(Table[CalibratedTensor]):
     """The tensors of a calibration as one table: ranges, what is clipped, SQNR of every technique.
 
-    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin, and
-    outliers that no grid serves left out of the SQNR; a range without a histogram has none, and min-max clips nothing.
+    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin; a
+    range without a histogram has none, and min-max clips nothing. Where outliers are so far out that "mse" sets them
+    apart, "best" names two techniques, that of all elements and that of the rest.
 
     Attributes
     ----------
@@ -142,71 +172,54 @@ class CalibrationReport:
     warning: x: 1 NaN and 0 infinite of 3 elements were left out.
     """
 
-    def __init__(self, tensors: tuple[CalibratedTensor, ...], batches: int, settled: bool) -> None:
-        self.tensors, self.batches, self.settled = tensors, batches, settled
+    def __init__(self, tensors: Iterable[CalibratedTensor], batches: int, settled: bool) -> None:
+        super().__init__(tensors, CalibratedTensor, "tensors")
+        self.batches, self.settled = batches, settled
 
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def __iter__(self) -> Iterator[CalibratedTensor]:
-        return iter(self.tensors)
+    @property
+    def tensors(self) -> tuple[CalibratedTensor, ...]:
+        return self._items
 
     def __getitem__(self, name: str) -> CalibratedTensor:
-        for tensor in self.tensors:
+        for tensor in self:
             if tensor.name == name:
                 return tensor
         raise KeyError(name)
 
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one flat dict for each tensor, ready for a data frame."""
-        return [tensor.to_dict() for tensor in self.tensors]
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return JSON: "tensors", "batches" and "settled"; null stands for what is not finite or does not apply."""
-        content = {"tensors": self.to_records(), "batches": self.batches, "settled": self.settled}
-        return _json(content, indent)
-
-    def __str__(self) -> str:
-        lines = aligned([self._head(), *map(self._cells, self.tensors)], left=4)
-        warnings = self._warnings()
-        return "\n".join(lines + [""] * bool(warnings) + [f"warning: {sentence}" for sentence in warnings])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        head = self._head()
-        rows = [_html_row(self._cells(tensor), columns=len(head)) for tensor in self.tensors[:MAX_ROWS]]
-        if len(self) > MAX_ROWS:
-            rows.append(_html_row([f"... and {len(self) - MAX_ROWS:,} more"], columns=len(head)))
-        return (
-            f"<table><thead>{_html_row(head, 'th')}</thead><tbody>{''.join(rows)}</tbody></table>"
-            f"{_html_list(self._warnings())}"
-        )
-
     def _methods(self) -> list[str]:
-        return list(dict.fromkeys(technique.method for tensor in self.tensors for technique in tensor.techniques))
+        return list(dict.fromkeys(technique.method for tensor in self for technique in tensor.techniques))
 
     def _head(self) -> list[str]:
         methods = self._methods()
         head = ["tensor", "type", "granularity", "observer", "min", "max", "low", "high", "clipped %", "SQNR dB"]
         return head + [f"{method} dB" for method in methods] + (["best"] if methods else [])
 
-    def _cells(self, tensor: CalibratedTensor) -> list[str]:
+    def _row(self, tensor: CalibratedTensor) -> list[str]:
         words = [tensor.name, tensor.dtype, tensor.granularity, tensor.observer]
         chosen = tensor.chosen
         if chosen is None:
             return [*words, "no parameters"]
-        sqnr, _, _, clipped = _texts(chosen.sqnr_db, None, None, chosen.clipped)
-        row = [*words, *map(_number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
+        sqnr, _, _, clipped = texts(chosen.sqnr_db, None, None, chosen.clipped)
+        row = [*words, *map(number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
         found = {technique.method: technique.sqnr_db for technique in tensor.techniques}
         methods = self._methods()
-        best = "-" if tensor.best is None else tensor.best.method
-        return row + [_texts(found.get(method), None, None, None)[0] for method in methods] + [best] * bool(methods)
+        names = [technique.method for technique in (tensor.best, tensor.best_rest) if technique is not None]
+        best = ", ".join(names[: 2 if tensor.apart else 1]) or "-"
+        return row + [_cell(found.get(method)) for method in methods] + [best] * bool(methods)
 
-    def _warnings(self) -> list[str]:
-        found = [f"{tensor.name}: {sentence}" for tensor in self.tensors for sentence in tensor.warnings]
-        left = len(found) - MAX_ROWS
-        return found if left <= 0 else [*found[:MAX_ROWS], f"... and {left:,} more."]
+    def _about(self) -> dict[str, Any]:
+        return {"batches": self.batches, "settled": self.settled}
+
+    def _sentences(self) -> list[str]:
+        return [f"{tensor.name}: {sentence}" for tensor in self for sentence in tensor.warnings]
+
+
+def _decibels(value: float | None) -> float:
+    return -math.inf if value is None else value
+
+
+def _cell(value: float | None) -> str:
+    return texts(value, None, None, None)[0]
 
 
 def calibrated(name: str, observer: Observer) -> CalibratedTensor:
@@ -221,12 +234,12 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
         if count:
             low, high = float(observer.min_.min()), float(observer.max_.max())
     try:
-        own = _technique("chosen", observer, observer.qparams())
-        techniques = tuple(_techniques(observer))
         if isinstance(observer, HistogramObserver):
             each, magnitude = observer.apart()
             apart = int(each.sum())
             apart_from = float(np.min(magnitude, where=each > 0, initial=np.inf)) if apart else 0.0
+            techniques = tuple(_techniques(observer))
+        own = _technique("chosen", observer, observer.qparams())
     except ValueError as error:  # nothing finite, or a range that no float32 scale covers
         reason = str(error)
     what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
@@ -238,15 +251,18 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
 
 
 def _technique(method: str, observer: Observer, params: QParams) -> Technique:
-    low = params.scale.astype(np.float64) * (params.qmin - params.zero_point)
-    high = params.scale.astype(np.float64) * (params.qmax - params.zero_point)
-    clipped, sqnr = (0.0 if isinstance(observer, MinMaxObserver) else None), None
+    low, high = (part.reshape(-1) for part in params.range())
+    ends = float(low.min()), float(high.max())
     if isinstance(observer, HistogramObserver):
-        sqnr, clipped = estimate(observer, params)
-    return Technique(method, float(low.min()), float(high.max()), clipped, sqnr)
+        every, rest = estimate(observer, params)
+        return Technique(method, *ends, every.clipped, every.sqnr_db, rest.sqnr_db)
+    return Technique(method, *ends, 0.0 if isinstance(observer, MinMaxObserver) else None, None, None)
 
 
-def _techniques(observer: Observer) -> Iterator[Technique]:
-    if isinstance(observer, HistogramObserver):
-        for method in METHODS:
-            yield _technique(method, observer, observer.qparams(method))
+def _techniques(observer: HistogramObserver) -> Iterator[Technique]:
+    for method in METHODS:
+        try:
+            params = observer.qparams(method)
+        except ValueError:  # a range that no float32 scale covers
+            continue
+        yield _technique(method, observer, params)

@@ -36,8 +36,9 @@ from .observers import HistogramObserver, MinMaxObserver, Observer
 from .qarray import QuantizedArray, quantize
 from .qparams import QParams, describe
 from .qparams_file import replacing, save_qparams
-from .report import Report, ReportTable, aligned, compare
+from .report import Report, ReportTable, compare
 from .runtime import show_config
+from .tables import aligned
 
 __all__ = ["main"]
 
@@ -101,12 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"qnumpy {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     symmetric = "one zero point in the middle of the codes (default), or one that fits the range"
+    group_size = "neighbours that share a scale (default: 32)"
     readable = "a .npz or .safetensors file, or the .safetensors.index.json of a sharded model"
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         # what holds when the reader of our output has gone, and when Ctrl-C comes
-        made.set_defaults(run=run, code=FINE, left="no file was written")
+        made.set_defaults(run=run, code=FINE, left="no file was written", dry_run=False)
         return made
 
     q = command("quantize", _quantize, "Quantize a file and print a table of what it cost.")
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "--per", choices=("tensor", "channel", "group"), help="granularity (default: channel; group with --group-size)"
     )
     q.add_argument("--axis", type=int, help="axis of the channels (default: 0) or groups (default: -1)")
-    q.add_argument("--group-size", type=int, metavar="N", help="neighbours that share a scale (default: 32)")
+    q.add_argument("--group-size", type=int, metavar="N", help=group_size)
     q.add_argument(
         "--symmetric",
         action=argparse.BooleanOptionalAction,
@@ -193,8 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     a.add_argument("--method", choices=METHODS, default="mse", help="how the range is chosen (default: mse)")
     a.add_argument("--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)")
     a.add_argument("--dtype", choices=list(CODE_TYPES), default="int8", help="code type (default: int8)")
-    a.add_argument("--per", choices=("tensor", "channel"), default="tensor", help="granularity (default: tensor)")
-    a.add_argument("--axis", type=int, help="axis of the channels (default: the last)")
+    a.add_argument(
+        "--per", choices=("tensor", "channel", "group"), help="granularity (default: tensor; group with --group-size)"
+    )
+    a.add_argument("--axis", type=int, help="axis of the channels or groups (default: the last)")
+    a.add_argument("--group-size", type=int, metavar="N", help=group_size)
     a.add_argument("--symmetric", action=argparse.BooleanOptionalAction, default=True, help=symmetric)
     a.add_argument("--force", action="store_true", help="replace OUT if it exists")
     a.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -220,29 +225,29 @@ class _Scheme:
     symmetric: bool
     keep: bool = False
 
-    def granularity(self, option: str) -> Granularity:
+    def granularity(self, option: str = "") -> Granularity:
         """The granularity; of a type that leaves no choice none may be asked for, and what comes is not looked at."""
         if self.dtype in CASTS or self.dtype in MX_FORMATS:
             if (self.per, self.axis, self.group_size, self.symmetric) != (None, None, None, True):
                 raise UsageError(
-                    f"{option} granularity, axis, group size and symmetry must be left out for {self.dtype}."
+                    f"{option}granularity, axis, group size and symmetry must be left out for {self.dtype}."
                 )
             return PerTensor()
         code = code_type(self.dtype)
         if code is not None and code.real is not None and not self.symmetric:
-            raise UsageError(f"{option} {self.dtype} must be symmetric: it has no zero point.")
+            raise UsageError(f"{option}{self.dtype} must be symmetric: it has no zero point.")
         per = self.per or ("channel" if self.group_size is None else "group")
         if self.group_size is not None and per != "group":
-            raise UsageError(f"{option} group size must be left out per {per}; got {self.group_size}.")
+            raise UsageError(f"{option}group size must be left out per {per}; got {self.group_size}.")
         if per == "tensor":
             if self.axis is not None:
-                raise UsageError(f"{option} axis must be left out per tensor; got {self.axis}.")
+                raise UsageError(f"{option}axis must be left out per tensor; got {self.axis}.")
             return PerTensor()
         if per == "channel":
             return PerChannel(0 if self.axis is None else self.axis)
         size = 32 if self.group_size is None else self.group_size
         if size < 1:
-            raise UsageError(f"{option} group size must be at least 1; got {size}.")
+            raise UsageError(f"{option}group size must be at least 1; got {size}.")
         return PerGroup(size, -1 if self.axis is None else self.axis)
 
     def changed(self, options: str) -> "_Scheme":
@@ -275,7 +280,7 @@ class _Scheme:
             return TensorSpec(kind.dtype, shape)
         if mx_format(self.dtype) is not None:
             return TensorSpec.blocks(shape, self.dtype)
-        return TensorSpec.quantized(shape, self.dtype, self.granularity("quantize:"), symmetric=self.symmetric)
+        return TensorSpec.quantized(shape, self.dtype, self.granularity(), symmetric=self.symmetric)
 
 
 @dataclass(frozen=True)
@@ -304,7 +309,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
     include = [_pattern("--include", text, specs) for text in args.include]
     exclude = [_pattern("--exclude", text, specs) for text in args.exclude]
     base = _Scheme(args.dtype, args.per, args.axis, args.group_size, args.symmetric)
-    base.granularity("quantize:")
+    base.granularity()
     changes = []
     for text in args.set:
         split = _SET.fullmatch(text)
@@ -313,7 +318,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
                 f"--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, "
                 f"no-symmetric or keep; got {typed(text)}."
             )
-        base.changed(split["options"]).granularity("--set:")
+        base.changed(split["options"]).granularity("--set: ")
         changes.append((_pattern("--set", split["pattern"], specs), split["options"]))
 
     jobs = {}
@@ -335,7 +340,7 @@ def _jobs(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
         elif include and not options and not any(pattern.search(name) for pattern in include):
             why = "not included"
         else:
-            granularity = scheme.granularity("quantize:")
+            granularity = scheme.granularity()
             try:
                 granularity.params_shape(spec.shape)
             except ValueError as error:
@@ -352,21 +357,17 @@ def _no_float(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def _output(args: argparse.Namespace, reader: Reader) -> str | None:
+def _output(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Iterable[str]) -> str:
     """Refuse an output that would cost the user something."""
-    path: str | None = args.output
-    if path is None:
-        if args.dry_run:
-            return None
-        raise UsageError("-o OUT must be given; without it use --dry-run.")
-    if not path.endswith((".npz", ".safetensors")):
-        raise UsageError(f"-o must end in .npz or .safetensors; got {path!r}.")
+    path: str = args.output
+    if not path.endswith(suffixes):
+        raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
     if os.path.exists(path):
-        if any(os.path.samefile(path, source) for source in reader.paths):
+        if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
             raise UsageError(f"-o must be another file than the input; got {path!r} for both.")
         if not os.path.isfile(path):
             raise UsageError(f"-o must be a regular file; got {path!r}.")
-        if not args.force and not args.dry_run:
+        if not (args.force or args.dry_run):
             raise UsageError(f"-o must be a new file, or --force given to replace it; {path!r} exists.")
     return path
 
@@ -374,7 +375,9 @@ def _output(args: argparse.Namespace, reader: Reader) -> str | None:
 def _quantize(args: argparse.Namespace) -> int:
     reports = []
     with _open(args.input) as reader:
-        path = _output(args, reader)
+        if args.output is None and not args.dry_run:
+            raise UsageError("-o OUT must be given; without it use --dry-run.")
+        path = None if args.output is None else _output(args, (".npz", ".safetensors"), reader.paths)
         jobs = _jobs(args, reader.specs)
         plan = {name: job.spec for name, job in jobs.items()}
         writer: Any = contextlib.nullcontext()
@@ -402,7 +405,7 @@ def _quantize(args: argparse.Namespace) -> int:
 
 def _writing(args: argparse.Namespace) -> None:
     """From here on the file may appear at any time."""
-    if args.output is not None and not getattr(args, "dry_run", False):
+    if args.output is not None and not args.dry_run:
         args.left = f"{args.output!r} is whole, or as it was"
 
 
@@ -592,7 +595,7 @@ def _plot(args: argparse.Namespace) -> int:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("matplotlib must be installed: pip install 'qnumpy[plot]'.") from error
-    path = _new_file(args, (".png", ".svg", ".pdf"))
+    path = _output(args, (".png", ".svg", ".pdf"), [args.input])
     with _open(args.input) as reader:
         if args.tensor not in reader.specs:
             raise UsageError(f"TENSOR must be one of {args.input}; got {args.tensor!r}.")
@@ -629,16 +632,16 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    path = None if args.output is None else _new_file(args, (".json",))
-    granularity = PerTensor() if args.per == "tensor" else PerChannel(-1 if args.axis is None else args.axis)
-    if args.per == "tensor" and args.axis is not None:
-        raise UsageError(f"--axis must be left out per tensor; got {args.axis}.")
+    path = None if args.output is None else _output(args, (".json",), args.inputs)
+    per = args.per or ("tensor" if args.group_size is None else "group")
+    axis = -1 if per == "channel" and args.axis is None else args.axis
+    granularity = _Scheme(args.dtype, per, axis, args.group_size, args.symmetric).granularity()
     kind: dict[str, Any] = {"dtype": args.dtype, "granularity": granularity, "symmetric": args.symmetric}
     try:
         observer: Observer = MinMaxObserver(**kind)
         if args.method != "minmax":
             observer = HistogramObserver(args.method, percentile=args.percentile, **kind)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     calibration = Calibration(observer)
     for name in args.inputs:
@@ -666,19 +669,6 @@ def _params(calibration: Calibration, tensor: str) -> QParams:
         return calibration[tensor]
     except ValueError as error:
         raise FileFormatError(f"tensor {tensor!r}: {error}") from error
-
-
-def _new_file(args: argparse.Namespace, suffixes: tuple[str, ...]) -> str:
-    """Refuse an output that would cost the user something."""
-    path: str = args.output
-    if not path.endswith(suffixes):
-        raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
-    if os.path.exists(path):
-        if not os.path.isfile(path):
-            raise UsageError(f"-o must be a regular file; got {path!r}.")
-        if not args.force:
-            raise UsageError(f"-o must be a new file, or --force given to replace it; {path!r} exists.")
-    return path
 
 
 # info, demo

@@ -3,7 +3,7 @@
 Each step is one function from the model to the text it shows; STEPS lists them in the order of the demo.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -40,11 +40,22 @@ class Digits:
 
     def correct(self, weights: Mapping[str, Array | QuantizedArray]) -> int:
         """Count the images that the model names rightly with these weights."""
+        *_, logits = self._forward(weights)
+        return int((logits.argmax(axis=1) == self.labels).sum())
+
+    def activations(self) -> dict[str, Array]:
+        """Return the inputs of every layer under the names of the layers, and the "logits"."""
+        names = [name.removesuffix(".weight") for name in self.weights]
+        return dict(zip([*names, "logits"], self._forward(self.weights), strict=True))
+
+    def _forward(self, weights: Mapping[str, Array | QuantizedArray]) -> Iterator[Array]:
+        """What goes into each layer, and at last the logits."""
         x = self.images.reshape(len(self.images), -1) / np.float32(16)
         for w, bias in zip(weights.values(), self.biases.values(), strict=True):
+            yield x
             logits = x @ np.asarray(w).T + bias
             x = np.maximum(logits, 0)
-        return int((logits.argmax(axis=1) == self.labels).sum())
+        yield logits
 
 
 def load() -> Digits:

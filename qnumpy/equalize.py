@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_LARGEST = 2.0**127  # of a factor, 2**-126 the smallest: float32 holds both, and powers of two stay inside
+
+
 class Equalized(NamedTuple):
     """What cross_layer_equalize returns: the two weights, the first bias, and the factor of each channel."""
 
@@ -84,12 +87,13 @@ def cross_layer_equalize(
     TypeError
         A weight or the bias is not real.
     ValueError
-        An axis does not fit, or the numbers of channels differ.
+        An axis does not fit, the numbers of channels differ, or a finite number of a result is beyond its dtype.
 
     Notes
     -----
-    Computed in float64, rounded once. A channel that is zero in one of the weights keeps s = 1. A chain of layers is
-    equalized by going through its pairs until the scales are near 1.
+    Computed in float64, rounded once. A channel that is zero in one of the weights keeps s = 1; s stays in float32's
+    normal range, from 2^-126 to 2^127. A chain of layers is equalized by going through its pairs until the scales are
+    near 1.
 
     References
     ----------
@@ -113,9 +117,9 @@ def cross_layer_equalize(
     r1, r2 = _widest(first, along1), _widest(second, along2)
     scale = _factors(np.sqrt(r1), np.sqrt(r2), power_of_two)
     return Equalized(
-        _rounded(first / _along(scale, along1, first), first),
-        _rounded(second * _along(scale, along2, second), second),
-        None if offset is None else _rounded(offset / scale, offset),
+        _rounded(me, "w1", np.divide, first, _along(scale, along1, first)),
+        _rounded(me, "w2", np.multiply, second, _along(scale, along2, second)),
+        None if offset is None else _rounded(me, "bias", np.divide, offset, scale),
         scale,
     )
 
@@ -150,7 +154,7 @@ def correct_bias(x: Any, w: Any, q: Any, bias: Any = None, *, xq: Any = None, ax
     TypeError
         An array is not real.
     ValueError
-        Shapes or the axis do not fit, or the mean of the inputs is not finite.
+        Shapes or the axis do not fit, the mean of the inputs is not finite, or a finite result is beyond the dtype.
 
     References
     ----------
@@ -175,8 +179,9 @@ def correct_bias(x: Any, w: Any, q: Any, bias: Any = None, *, xq: Any = None, ax
     offset = np.zeros(outputs, weight.dtype) if bias is None else _vector(me, "bias", bias, outputs)
     wide, narrow = (np.moveaxis(each, along, 0).astype(np.float64) for each in (weight, approximate))
     # one difference where it can be: its terms do not cancel
-    shift = mean @ (wide - narrow) if xq is None else mean @ wide - seen @ narrow
-    return _rounded(offset + shift, offset)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        shift = mean @ (wide - narrow) if xq is None else mean @ wide - seen @ narrow
+    return _rounded(me, "bias", np.add, offset, shift)
 
 
 def smoothquant(x: Any, w: Any, *, alpha: float = 0.5, axis: int = 0, power_of_two: bool = False) -> Smoothed:
@@ -208,12 +213,12 @@ def smoothquant(x: Any, w: Any, *, alpha: float = 0.5, axis: int = 0, power_of_t
     TypeError
         x or w is not real.
     ValueError
-        Shapes or the axis do not fit, or alpha is outside [0, 1].
+        Shapes or the axis do not fit, alpha is outside [0, 1], or a finite number of s w is beyond the dtype of w.
 
     Notes
     -----
     Computed in float64, rounded once. NaN and infinities take no part in a maximum; where x or w has none but zeros,
-    s = 1.
+    s = 1; s stays in float32's normal range, from 2^-126 to 2^127.
 
     References
     ----------
@@ -235,7 +240,7 @@ def smoothquant(x: Any, w: Any, *, alpha: float = 0.5, axis: int = 0, power_of_t
     along = _axis(me, "axis", axis, weight)
     _inputs(me, "x", source, weight.shape[along])
     scale = _migration(_widest(source, -1), _widest(weight, along), _alpha(me, "alpha", alpha), power_of_two)
-    return Smoothed(_rounded(weight * _along(scale, along, weight), weight), scale)
+    return Smoothed(_rounded(me, "w", np.multiply, weight, _along(scale, along, weight)), scale)
 
 
 def smoothquant_alpha(
@@ -276,7 +281,8 @@ def smoothquant_alpha(
     TypeError
         x or w is not real, dtype no code type.
     ValueError
-        Shapes or the axis do not fit, an alpha is outside [0, 1], or x or w is not finite.
+        Shapes or the axis do not fit, an alpha is outside [0, 1], x or w is not finite, or the largest magnitudes of a
+        channel or their product are beyond float32.
 
     Notes
     -----
@@ -305,8 +311,12 @@ def smoothquant_alpha(
     for name, values in (("x", rows), ("w", wide)):
         if not np.isfinite(values).all():
             raise ValueError(_check.must(me, name, "finite", "NaN or infinities"))
-    exact = rows @ np.moveaxis(wide, along, 0)
     widest_x, widest_w = _widest(rows, 1), _widest(wide, along)
+    with np.errstate(over="ignore"):
+        most = np.max([widest_x, widest_w, widest_x * widest_w], initial=0.0)
+    if most > _check.HUGE:
+        raise ValueError(_check.must(me, "x and w", "of ranges that float32 holds, and their product", f"{most:.4g}"))
+    exact = rows @ np.moveaxis(wide, along, 0)
 
     def error(scale: Array) -> float:
         xq = quantize(rows / scale, dtype=dtype, granularity=per_x)
@@ -373,9 +383,11 @@ def _migration(x: Array, w: Array, alpha: float, power_of_two: bool) -> Array:
 
 
 def _factors(over: Array, under: Array, power_of_two: bool) -> Array:
-    """over / under, 1 where one of them is 0, on request the nearest power of two."""
+    """over / under in the normal range of float32, 1 where one of them is 0, on request the nearest power of two."""
     scale = np.ones_like(over)
-    np.divide(over, under, out=scale, where=(over > 0) & (under > 0))
+    with np.errstate(over="ignore"):
+        np.divide(over, under, out=scale, where=(over > 0) & (under > 0))
+    scale = np.clip(scale, _check.TINY, _LARGEST)
     return np.exp2(np.rint(np.log2(scale))) if power_of_two else scale
 
 
@@ -384,5 +396,13 @@ def _along(scale: Array, axis: int, array: Array) -> Array:
     return scale.reshape([-1 if d == axis else 1 for d in range(array.ndim)])
 
 
-def _rounded(values: Array, like: Array) -> Array:
-    return np.asarray(values.astype(like.dtype))
+def _rounded(owner: str, name: str, operation: np.ufunc, array: Array, other: Array) -> Array:
+    """The operation in float64, rounded once to the dtype of the array, which must hold what was finite before."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        exact = operation(array, other, dtype=np.float64)
+        result = np.asarray(exact.astype(array.dtype))
+    lost = np.isfinite(array) & ~np.isfinite(result)
+    if lost.any():
+        got = f"{exact[lost].flat[0]:.4g} in {array.dtype.name}"
+        raise ValueError(_check.must(owner, name, "of a dtype that holds the result", got))
+    return result

@@ -6,12 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._args import Array
+from .granularity import PerChannel
 from .observers import HistogramObserver
+from .observers.histogram import Bins
 from .qparams import QParams
+from .quantize import fake_quantize
 
 __all__ = ["METHODS", "Estimate", "estimate", "expected", "share_below"]
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
+_POINTS = 64  # of a bin that is set apart: it is 1/128 or 1/16 of its values wide
 
 
 class Estimate(NamedTuple):
@@ -30,7 +34,8 @@ class Estimate(NamedTuple):
     def sqnr_db(self) -> float:
         if self.noise == 0:
             return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+        ratio = self.signal / self.noise
+        return 10 * math.log10(ratio) if ratio else -math.inf
 
     @property
     def clipped(self) -> float:
@@ -92,14 +97,39 @@ def share_below(low: Array, high: Array, at: Any) -> Array:
     return np.asarray(np.where(width > 0, np.clip((at - low) / np.where(width > 0, width, 1.0), 0, 1), low < at))
 
 
-def estimate(observer: HistogramObserver, params: QParams) -> tuple[float, float]:
-    """Estimate SQNR in dB and the share clipped, of quantizing what the observer has seen with these parameters.
+def estimate(observer: HistogramObserver, params: QParams) -> tuple[Estimate, Estimate]:
+    """Estimate what quantizing what the observer has seen would do: to all of it, and without what is set apart.
 
-    Outliers that no grid serves count as clipped, and nothing else: as signal they would hide what becomes of the rest.
+    Outliers that no grid serves along with the rest are most of the signal: they hide what becomes of the rest.
     """
     low, high, counts, which = observer.bins()
+    apart, magnitude = (part.reshape(-1)[which] for part in observer.apart())
+    far = (apart > 0) & (np.minimum(np.abs(low), np.abs(high)) >= magnitude)
     scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
-    clipped = expected(low, high, counts, scale, zero, params.qmin, params.qmax).clipped
     elements = observer.count_
     noise, signal = (float(np.sum(mean * elements)) for mean in (observer.mse(params), observer.mean_square()))
-    return Estimate(float(elements.sum()), signal, noise, 0.0).sqnr_db, clipped
+    outside = expected(low[~far], high[~far], counts[~far], scale[~far], zero[~far], params.qmin, params.qmax).outside
+    rest = Estimate(float(counts[~far].sum()), signal, noise, outside)
+    if not far.any():
+        return rest, rest
+    first, last = (end.reshape(-1)[which][far] for end in (observer.min_, observer.max_))
+    part = QParams(scale[far], zero[far], params.dtype, PerChannel(0), params.qmin, params.qmax)
+    lost = _quantized(Bins(low[far], high[far], counts[far], which[far]), first, last, part)
+    return Estimate(*(a + b for a, b in zip(rest, lost, strict=True))), rest
+
+
+def _quantized(bins: Bins, first: Array, last: Array, params: QParams) -> Estimate:
+    """What quantizing does to a few bins, tried on points of each; the extremes are known, and each is one element."""
+    known = ((bins.low == first) | (bins.high == last)).astype(np.float64)
+    at = (np.arange(_POINTS) + 0.5) / _POINTS
+    x = bins.low[:, None] + (bins.high - bins.low)[:, None] * at
+    x = np.concatenate([x, np.where(bins.high == last, bins.high, bins.low)[:, None]], axis=1)
+    spread = np.repeat(((bins.counts - known) / _POINTS)[:, None], _POINTS, axis=1)
+    weight = np.concatenate([spread, known[:, None]], axis=1)
+    low, high = (end[:, None] for end in params.range())
+    half = params.scale[:, None] / 2.0
+    outside = (x < low - half) | (x > high + half)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32, and squares beyond float64
+        error = np.where(weight > 0, x - fake_quantize(x, params), 0.0)
+        sums = (np.sum(weight * each) for each in (x * x, error * error, outside))
+        return Estimate(float(bins.counts.sum()), *map(float, sums))

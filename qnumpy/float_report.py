@@ -1,15 +1,13 @@
 """Whether numbers survive in a narrower float type, and what the CPU makes of the type."""
 
-import html
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from . import _args, _check, _core
 from .dtypes import FLOAT_TYPES, FloatType
-from .quantize import _stored
-from .report import MAX_ROWS, _html_row, _json, _number, aligned
+from .tables import Table, as_json, html_facts, number, tensors
 
 __all__ = ["FloatReport", "FloatReportTable", "float_report"]
 
@@ -65,7 +63,7 @@ def float_report(x: Any, dtype: Any = "float16", *, name: str | None = None) -> 
     source, real = _args.real(me, "x", x, FLOAT_TYPES)
     to = _args.floating(me, dtype, TARGETS)
     nan, inf, overflow, zero, subnormal, kept, relative, worst, peak, least = _core.float_error(
-        _stored(source, real.storage), real.core, to.core, to.overflow, to.smallest_normal
+        _args.stored(source, real.storage), real.core, to.core, to.overflow, to.smallest_normal
     )
     return FloatReport(
         name=name,
@@ -192,7 +190,7 @@ class FloatReport:
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return JSON."""
-        return _json(self.to_dict(), indent)
+        return as_json(self.to_dict(), indent)
 
     def __str__(self) -> str:
         lines = [f"  {label:<14}  {text}" for label, text in self._lines()]
@@ -201,8 +199,7 @@ class FloatReport:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in self._lines())
-        return f"<table><caption>{html.escape(self._title())}</caption>{cells}</table>"
+        return html_facts(self._title(), self._lines())
 
     def _title(self) -> str:
         title = "" if self.name is None else f"{self.name}: "
@@ -211,10 +208,10 @@ class FloatReport:
     def _lines(self) -> list[tuple[str, str]]:
         to = self.type
         lines = [
-            ("magnitudes", f"{_number(self.smallest)} to {_number(self.largest)}"),
+            ("magnitudes", f"{number(self.smallest)} to {number(self.largest)}"),
             (
                 "type holds",
-                f"{_number(to.smallest_subnormal)} to {to.largest:.6g}, normal from {to.smallest_normal:.3g}",
+                f"{number(to.smallest_subnormal)} to {to.largest:.6g}, normal from {to.smallest_normal:.3g}",
             ),
             ("overflow", self._share(self.overflow)),
             ("underflow", self._share(self.underflow)),
@@ -264,7 +261,7 @@ def _cpu(dtype: str) -> tuple[bool, str]:
     return False, f"stores {dtype}, computes in float32"
 
 
-class FloatReportTable:
+class FloatReportTable(Table[FloatReport]):
     """Several float reports as one table.
 
     Parameters
@@ -286,71 +283,50 @@ class FloatReportTable:
     2 tensors                           2 overflows         2          0          0           2
     """
 
+    _left = 5
+
     def __init__(self, reports: Iterable[FloatReport]) -> None:
-        self.reports = tuple(reports)
-        for report in self.reports:
-            if not isinstance(report, FloatReport):
-                raise TypeError(_check.must("FloatReportTable", "reports", "FloatReport objects", _check.typed(report)))
+        super().__init__(reports, FloatReport, "reports")
 
-    def __len__(self) -> int:
-        return len(self.reports)
-
-    def __iter__(self) -> Iterator[FloatReport]:
-        return iter(self.reports)
+    @property
+    def reports(self) -> tuple[FloatReport, ...]:
+        return self._items
 
     def __getitem__(self, index: int) -> FloatReport:
-        return self.reports[index]
+        return self._items[index]
 
     @property
     def totals(self) -> dict[str, Any]:
         """Sums of the counts, and how many tensors got which verdict."""
-        verdicts = [report.verdict for report in self.reports]
+        verdicts = [report.verdict for report in self]
         names = ("size", "nonzero", "nan", "inf", "overflow", "underflow", "subnormal")
         return {
-            "tensors": len(self.reports),
-            **{name: sum(getattr(report, name) for report in self.reports) for name in names},
+            "tensors": len(self),
+            **{name: sum(getattr(report, name) for report in self) for name in names},
             "verdicts": {word: verdicts.count(word) for word in _VERDICTS if word in verdicts},
         }
 
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one flat dict for each tensor, ready for a data frame."""
-        return [report.to_dict() for report in self.reports]
+    def _head(self) -> list[str]:
+        return _HEAD
 
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return JSON: "tensors" and "totals"."""
-        return _json({"tensors": self.to_records(), "totals": self.totals}, indent)
+    def _row(self, report: FloatReport) -> list[str]:
+        found = (report.overflow, report.underflow, report.subnormal, report.nan + report.inf)
+        counts = [f"{count:,}" for count in found]
+        errors = [f"{error:.3g}" for error in (report.mean_relative_error, report.max_relative_error)]
+        name = "-" if report.name is None else report.name
+        return [name, str(report.shape), report.source, report.dtype, report.verdict, *counts, *errors]
 
-    def __str__(self) -> str:
-        return "\n".join(aligned([_HEAD, *map(_row, self.reports), self._total_row()], left=5))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        rows = [_html_row(_row(report)) for report in self.reports[:MAX_ROWS]]
-        left = len(self) - len(rows)
-        more = _html_row([f"... and {left:,} more"], columns=len(_HEAD)) if left else ""
-        return (
-            f"<table><thead>{_html_row(_HEAD, 'th')}</thead><tbody>{''.join(rows)}{more}</tbody>"
-            f"<tfoot>{_html_row(self._total_row())}</tfoot></table>"
-        )
-
-    def _total_row(self) -> list[str]:
+    def _foot(self) -> list[list[str]]:
         totals = self.totals
-        label = f"{totals['tensors']} tensor{'' if totals['tensors'] == 1 else 's'}"
         counts = [f"{totals[name]:,}" for name in ("overflow", "underflow", "subnormal")]
         counts.append(f"{totals['nan'] + totals['inf']:,}")
         verdicts = ", ".join(f"{count} {word}" for word, count in totals["verdicts"].items())
-        return [label, "", "", "", verdicts, *counts, "", ""]
+        return [[tensors(len(self)), "", "", "", verdicts, *counts, "", ""]]
+
+    def _about(self) -> dict[str, Any]:
+        return {"totals": self.totals}
 
 
 _VERDICTS = ("overflows", "underflows", "coarse", "fits")
 _HEAD = ["tensor", "shape", "source", "type", "verdict", "overflow", "underflow", "subnormal", "not finite",
          "mean error", "worst error"]  # fmt: skip
-
-
-def _row(report: FloatReport) -> list[str]:
-    found = (report.overflow, report.underflow, report.subnormal, report.nan + report.inf)
-    counts = [f"{count:,}" for count in found]
-    errors = [f"{error:.3g}" for error in (report.mean_relative_error, report.max_relative_error)]
-    name = "-" if report.name is None else report.name
-    return [name, str(report.shape), report.source, report.dtype, report.verdict, *counts, *errors]

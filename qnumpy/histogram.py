@@ -12,7 +12,6 @@ from . import _args, _check, _core
 from ._args import Array
 from .dtypes import CodeType
 from .granularity import Granularity, PerTensor
-from .quantize import _permuted, _stored
 
 __all__ = [
     "CHOICES",
@@ -58,8 +57,8 @@ def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, 
     order = _args.memory_order(source, None) if block_size is None else None
     shape = where.shape
     if order is not None:
-        source, where, _, _ = _permuted(owner, source, where, None, None, order, block_size)
-    found = _core.histogram(_stored(source, real.storage), real.core, *where.grid, _bits(granularity))
+        source, where, _, _ = _args.permuted(owner, source, where, None, None, order, block_size)
+    found = _core.histogram(_args.stored(source, real.storage), real.core, *where.grid, _bits(granularity))
     low, high, nan, infinite = (part.reshape(shape) for part in found[3:])
     return Histogram(*found[:3]), (low, high, nan, infinite)
 

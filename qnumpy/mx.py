@@ -1,6 +1,5 @@
 """MXArray: narrow floats in blocks that share a scale, after the OCP Microscaling Formats specification; and NVFP4."""
 
-import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from . import _args, _check, _core
 from ._args import Array
 from .dtypes import FLOAT_TYPES, FloatType
 from .granularity import PerGroup, PerTensor
-from .quantize import _stored
 from .reduce import ranges
+from .tables import html_facts
 
 __all__ = ["MX_FORMATS", "MXArray", "MXFormat", "mx_format", "quantize_blocks"]
 
@@ -266,8 +265,7 @@ class MXArray:
         name, *rest = self._describe()
         rows = [("shape", str(self.shape)), ("format", name), ("parameters", ", ".join(rest))]
         rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
-        cells = "".join(f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in rows)
-        return f"<table><caption>MXArray</caption>{cells}</table>"
+        return html_facts("MXArray", rows)
 
     def _describe(self) -> list[str]:
         parts = [self.format, f"blocks of {self.block_size}"]
@@ -309,7 +307,7 @@ def quantize_blocks(owner: str, x: Any, found: MXFormat) -> MXArray:
     element = found.element
     emax = math.frexp(element.largest)[1] - 1
     _core.quantize_blocks(
-        _stored(source, real.storage), real.core, math.prod(source.shape[:-1]), source.shape[-1], element.core,
+        _args.stored(source, real.storage), real.core, math.prod(source.shape[:-1]), source.shape[-1], element.core,
         found.block, emax, element.largest, float(tensor_scale or 0), codes, scales,
     )  # fmt: skip
     return MXArray._made(codes.view(element.dtype), scales.view(found.scale.dtype), found, tensor_scale)

@@ -1,6 +1,5 @@
 """PackedWeight: a quantized weight laid out once for products with any number of activations."""
 
-import html
 import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from .qarray import QuantizedArray
 from .qparams import QParams, describe
 from .quantize import codes_of, quantize_linear
 from .reduce import ranges
+from .tables import html_facts
 
 __all__ = ["PackedWeight", "qmatmul"]
 
@@ -309,8 +309,7 @@ class PackedWeight:
         weight, *rest = self._describe()
         rows = [("shape", str(self.shape)), ("weight", weight), ("product", ", ".join(rest))]
         rows.append(("bytes", f"{math.prod(self.shape) * 4:,} as float32, {self.nbytes:,} here"))
-        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
-        return f"<table><caption>PackedWeight</caption>{cells}</table>"
+        return html_facts("PackedWeight", rows)
 
     def _describe(self) -> list[str]:
         parts = [f"{self.qparams.code.name} {describe(self.qparams.granularity)}", str(self._input)]

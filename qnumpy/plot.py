@@ -93,7 +93,7 @@ def histogram(
     peak = max(float(bars.max()), 1.0)
     ax.set_ylim(0.5, peak * (2 * peak) ** (0.1 + 0.1 * len(named)))  # room for the legend
     for k, (label, params) in enumerate(named.items()):
-        ends = _ends(params)
+        ends = [float(end) for end in params.range()]
         share = _cost(found, params).clipped
         color = _color(label, k)
         says = f"{label + ': ' if label else ''}{ends[0]:.3g} to {ends[1]:.3g}, {_percent(share)} clipped"
@@ -242,7 +242,7 @@ def error_by_threshold(
     marks = []
     for method in methods:
         params = observer.qparams(method)
-        marks.append((method, max(map(abs, _ends(params))), _cost(found, params)))
+        marks.append((method, max(abs(float(end)) for end in params.range()), _cost(found, params)))
     # what is farther to the left is steep, and clipping alone
     interesting = (total < 40 * total.min()) | (
         shares * widest >= 0.9 * min((end for _, end, _ in marks), default=widest)
@@ -372,17 +372,11 @@ def _cost(bins: Bins, params: QParams) -> Estimate:
 def _error_and_rounding(bins: Bins, params: QParams) -> tuple[float, float]:
     """The mean squared error, and what of it arises inside the range."""
     whole = _cost(bins, params)
-    first, last = _ends(params)
+    first, last = params.range()
     inside = share_below(bins.low, bins.high, last) - share_below(bins.low, bins.high, first)
     low, high = np.clip(bins.low, first, last), np.clip(bins.high, first, last)
     rounding = _cost(Bins(low, high, bins.counts * inside, bins.parameter), params)
     return whole.mse, rounding.noise / whole.elements
-
-
-def _ends(params: QParams) -> tuple[float, float]:
-    """The smallest and the largest value that a code stands for."""
-    scale, zero = float(params.scale), int(params.zero_point)
-    return scale * (params.qmin - zero), scale * (params.qmax - zero)
 
 
 def _per_tensor(owner: str, named: Any) -> None:

@@ -1,6 +1,5 @@
 """QuantizedArray: codes with their parameters, and the functions between it and plain arrays."""
 
-import html
 from collections.abc import Iterator
 from typing import Any, Literal, overload
 
@@ -16,6 +15,7 @@ from .mx import MXArray, mx_format, quantize_blocks
 from .qparams import QParams
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
+from .tables import html_facts
 
 __all__ = ["QuantizedArray", "choose_qparams", "dequantize", "dynamic_quantize", "quantize"]
 
@@ -351,7 +351,7 @@ class QuantizedArray:
 
     def __getitem__(self, key: Any) -> "QuantizedArray":
         """Slice with integers and slices; the parameters follow."""
-        return QuantizedArray._made(np.asarray(self.codes[key]), _sliced(self.qparams, self.shape, key))
+        return QuantizedArray._made(np.asarray(self.codes[key]), sliced(self.qparams, self.shape, key))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -366,8 +366,7 @@ class QuantizedArray:
         first, *rest = self.qparams._describe()
         rows = [("shape", str(self.shape)), ("dtype", first), ("parameters", ", ".join(rest))]
         rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
-        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
-        return f"<table><caption>QuantizedArray</caption>{cells}</table>"
+        return html_facts("QuantizedArray", rows)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuantizedArray):
@@ -385,7 +384,7 @@ def _unpickle(plain: Array, name: str, qparams: QParams) -> QuantizedArray:
     return QuantizedArray(plain.view(_args.code("QuantizedArray", name).dtype), qparams)
 
 
-def _sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
+def sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
     """The parameters of a basic slice."""
     keys = _check.basic_index("QuantizedArray", key, len(shape))
     granularity, scale, zero = params.granularity, params.scale, params.zero_point

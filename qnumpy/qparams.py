@@ -190,6 +190,23 @@ class QParams:
         """Bytes in a file: 4 for a scale, those of a packed code for a zero point, none for symmetric ones."""
         return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
 
+    def range(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the smallest and the largest value that a code stands for: ``scale * (q - zero_point)`` of both ends.
+
+        Returns
+        -------
+        low, high : ndarrays of float64
+            Of the shape of `scale`; exact for codes of up to 16 bits.
+
+        Examples
+        --------
+        >>> QParams(0.5, 3, "uint8").range()
+        (array(-1.5), array(126.))
+        """
+        scale = self.scale.astype(np.float64)
+        low, high = (np.asarray(scale * (end - self.zero_point)) for end in (self.qmin, self.qmax))
+        return low, high
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that JSON holds exactly; `from_dict` takes them."""
         axis, group_size = self.granularity.onnx

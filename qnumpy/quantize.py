@@ -107,10 +107,10 @@ def quantize_linear(
     if on_nan != "zero_point":
         _refuse_nan(me, on_nan, source, real.core, real.storage)
     if order is not None:
-        source, where, scale_, zero = _permuted(me, source, where, scale_, zero, order, block_size)
+        source, where, scale_, zero = _args.permuted(me, source, where, scale_, zero, order, block_size)
     result = _args.output(me, out, code.dtype, source.shape, source, scale_, zero)
     _core.quantize(
-        source if source.dtype is real.storage else _stored(source, real.storage), real.core, scale_, zero,
+        source if source.dtype is real.storage else _args.stored(source, real.storage), real.core, scale_, zero,
         result, code.core, *where.grid, code.qmin, code.qmax, number,
     )  # fmt: skip
     return result if order is None else _args.unpermuted(result, order)
@@ -185,10 +185,10 @@ def dequantize_linear(
     else:
         zero = _args.zero_points(me, zero_point, where, low, high)
     if order is not None:
-        source, where, scale_, zero = _permuted(me, source, where, scale_, zero, order, block_size)
+        source, where, scale_, zero = _args.permuted(me, source, where, scale_, zero, order, block_size)
     result = _args.output(me, out, real.dtype, source.shape, source, scale_, zero)
     _core.dequantize(
-        source if source.dtype is storage else _stored(source, storage), core, scale_, zero,
+        source if source.dtype is storage else _args.stored(source, storage), core, scale_, zero,
         result if result.dtype is real.storage else result.view(real.storage), real.core, *where.grid,
     )  # fmt: skip
     return result if order is None else _args.unpermuted(result, order)
@@ -225,7 +225,7 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
     me = "dynamic_quantize_linear"
     source, real = _args.real(me, "x", x)
     grid = _args.layout(me, source.shape, None, None).grid
-    low, high, _, _ = _core.min_max(_stored(source, real.storage), real.core, *grid)
+    low, high, _, _ = _core.min_max(_args.stored(source, real.storage), real.core, *grid)
     with np.errstate(over="ignore"):
         low32 = np.minimum(low.astype(np.float32)[0], np.float32(0))
         high32 = np.maximum(high.astype(np.float32)[0], np.float32(0))
@@ -282,11 +282,11 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
     where = _args.layout(owner, source.shape, axis, block_size)
     scale, zero = params.scale, params.zero_point
     if order is not None:
-        source, where, scale, zero = _permuted(owner, source, where, scale, zero, order, block_size)
+        source, where, scale, zero = _args.permuted(owner, source, where, scale, zero, order, block_size)
     kernel, kind = (_core.fake_quantize, real) if fake else (_core.quantize, params.code)
     result = _args.output(owner, out, kind.dtype, source.shape, source)
     kernel(
-        source if source.dtype is real.storage else _stored(source, real.storage), real.core, scale, zero,
+        source if source.dtype is real.storage else _args.stored(source, real.storage), real.core, scale, zero,
         result if result.dtype is kind.storage else result.view(kind.storage), kind.core, *where.grid,
         params.qmin, params.qmax, number,
     )  # fmt: skip
@@ -414,7 +414,7 @@ def requantize(
         given = np.asarray(multiplier, np.float64).reshape(-1)
         m, shift = _split(me, np.broadcast_to(given, math.prod(where.shape)))
     if order is not None:
-        source, where, scale, zero = _permuted(me, source, where, scale, zero, order, None)
+        source, where, scale, zero = _args.permuted(me, source, where, scale, zero, order, None)
     result = _args.output(me, out, code.dtype, source.shape, source, scale, zero)
     _core.requantize(
         source, _core.TYPES["int32"], scale, zero, result, code.core, *where.grid, code.qmin, code.qmax, number,
@@ -423,29 +423,9 @@ def requantize(
     return result if order is None else _args.unpermuted(result, order)
 
 
-def _stored(array: Array, storage: np.dtype[Any]) -> Array:
-    """View an ml_dtypes or float16 array as the plain integers with the same bytes, its byte order kept."""
-    if array.dtype == storage or array.dtype.itemsize != storage.itemsize:
-        return array
-    return array.view(storage if array.dtype.isnative else storage.newbyteorder())
-
-
-def _permuted(
-    owner: str, source: Array, where: Any, scale: Any, zero: Any, order: tuple[int, ...], block_size: int | None
-) -> tuple[Array, Any, Any, Any]:
-    """The same operation on the transpose that is C-contiguous."""
-    source = source.transpose(order)
-    if where.axis is None:
-        return source, where, scale, zero
-    axis = order.index(where.axis)
-    if block_size is not None and scale is not None and zero is not None:
-        scale, zero = np.ascontiguousarray(scale.transpose(order)), np.ascontiguousarray(zero.transpose(order))
-    return source, _args.layout(owner, source.shape, axis, block_size), scale, zero
-
-
 def _refuse_nan(owner: str, on_nan: str, source: Array, core: int, storage: np.dtype[Any]) -> None:
     _args.choice(owner, "on_nan", on_nan, {"zero_point": 0, "raise": 1})
     grid = _args.layout(owner, source.shape, None, None).grid
-    count = int(_core.min_max(_stored(source, storage), core, *grid)[2][0])
+    count = int(_core.min_max(_args.stored(source, storage), core, *grid)[2][0])
     if count:
         raise ValueError(_check.must(owner, "x", 'without NaN when on_nan is "raise"', f"{count} of {source.size} NaN"))

@@ -7,7 +7,6 @@ import numpy as np
 from . import _args, _check, _core
 from ._args import Array
 from .granularity import Granularity, PerTensor
-from .quantize import _permuted, _stored
 
 __all__ = ["abs_max", "min_max"]
 
@@ -87,8 +86,8 @@ def ranges(owner: str, x: Any, granularity: Granularity | None) -> tuple[Array, 
     shape = where.shape
     order = _args.memory_order(source, None)
     if order is not None:
-        source, where, _, _ = _permuted(owner, source, where, None, None, order, block_size)
-    found = _core.min_max(_stored(source, real.storage), real.core, *where.grid)
+        source, where, _, _ = _args.permuted(owner, source, where, None, None, order, block_size)
+    found = _core.min_max(_args.stored(source, real.storage), real.core, *where.grid)
     if order is not None and block_size is not None:
         permuted = where.shape
         return tuple(_args.unpermuted(part.reshape(permuted), order) for part in found)  # type: ignore[return-value]

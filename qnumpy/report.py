@@ -1,7 +1,5 @@
 """Reports: what quantizing did to an array, as numbers, as text, as HTML, as JSON, and what is surprising about it."""
 
-import html
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,12 +15,24 @@ from .mx import MXArray
 from .qarray import QuantizedArray
 from .qparams import QParams, describe
 from .reduce import ranges
+from .tables import (
+    MAX_ROWS,
+    Table,
+    aligned,
+    as_json,
+    html_facts,
+    html_list,
+    html_row,
+    more,
+    number,
+    printable,
+    tensors,
+)
 
 __all__ = ["Channels", "Report", "ReportTable", "compare"]
 
 WIDE = 100  # times the median channel: one scale for all leaves the median one code of int8 on either side of 0
 GAIN_DB = 6.02  # one bit of precision
-MAX_ROWS = 20  # of a notebook's table and of the lists below a table
 _NAMED = 5  # channels that a warning lists
 
 
@@ -242,8 +252,8 @@ class Report:
         """Return JSON; null stands for what is not finite (SQNR where ``mse`` is 0) or does not apply."""
         content = self.to_dict()
         if self.channels is not None:
-            content["channels"] = {"axis": self.channels.axis, "figures": self.channels.to_records()}
-        return _json(content, indent)
+            content["channels"] = self.channels.to_dict()
+        return as_json(content, indent)
 
     def __str__(self) -> str:
         title = "" if self.name is None else f"{printable(self.name)}: "
@@ -261,18 +271,17 @@ class Report:
 
     def _repr_html_(self) -> str:
         after = self.dtype if self.granularity is None else f"{self.dtype} {self.granularity}"
-        caption = html.escape(f"{self.name or 'Report'}: {self.shape} {self.source} -> {after}")
+        caption = f"{self.name or 'Report'}: {self.shape} {self.source} -> {after}"
         lines = [("kept", self.reason)] if self.reason is not None else self._lines()
-        cells = "".join(f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in lines)
         below = self.channels._repr_html_() if self.channels is not None else ""
-        return f"<table><caption>{caption}</caption>{cells}</table>{_html_list(self.warnings)}{below}"
+        return f"{html_facts(caption, lines)}{html_list(self.warnings)}{below}"
 
     def _lines(self) -> list[tuple[str, str]]:
         sqnr, error, cosine, clipped, used = self._figures()
         lines = [
             ("bytes", f"{_arrow(self.nbytes_before, self.nbytes_after)} ({self.ratio:.2f}x)"),
             ("SQNR", f"{sqnr} dB"),
-            ("MSE", _number(self.mse)),
+            ("MSE", number(self.mse)),
             ("max error", error),
             ("cosine", cosine),
         ]
@@ -284,7 +293,7 @@ class Report:
 
     def _figures(self) -> tuple[str, ...]:
         used = "-" if self.codes_used is None else f"{self.codes_used}/{self.levels}"
-        return (*_texts(self.sqnr_db, self.max_abs_error, self.cosine, self.clipped), used)
+        return (*texts(self.sqnr_db, self.max_abs_error, self.cosine, self.clipped), used)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -351,34 +360,41 @@ class Channels:
             for index, row in enumerate(zip(*lists, strict=True))
         ]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the axis, and the figures of every channel."""
+        return {"axis": self.axis, "figures": self.to_records()}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return JSON; null stands for what is not finite or does not apply."""
+        return as_json(self.to_dict(), indent)
+
     def __str__(self) -> str:
-        title, head, rows, more = self._rows()
-        lines = [title, *aligned([head, *rows], left=0), *([more] if more else [])]
+        title, head, rows, left = self._rows()
+        lines = [title, *aligned([head, *rows], left=0), *left]
         return "\n".join(f"  {line}" for line in lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        title, head, rows, more = self._rows()
-        body = "".join(_html_row(row) for row in rows)
-        note = f"<p>{more}</p>" if more else ""
-        return f"<table><caption>{title}</caption>{_html_row(head, 'th')}{body}</table>{note}"
+        title, head, rows, left = self._rows()
+        body = "".join(map(html_row, rows))
+        note = "".join(f"<p>{text}</p>" for text in left)
+        return f"<table><caption>{title}</caption>{html_row(head, 'th')}{body}</table>{note}"
 
-    def _rows(self) -> tuple[str, list[str], list[list[str]], str]:
+    def _rows(self) -> tuple[str, list[str], list[list[str]], list[str]]:
         """The channels with the lowest SQNR, worst first."""
         worst = np.argsort(self.sqnr_db, kind="stable")[:MAX_ROWS]
         head = ["channel", "min", "max", "SQNR dB", "max error", "cosine", "clipped %", "codes used"]
         rows = []
         for i in worst.tolist():
             clipped = None if self.clipped is None else self.clipped[i]
-            figures = _texts(self.sqnr_db[i], self.max_abs_error[i], self.cosine[i], clipped)
+            figures = texts(self.sqnr_db[i], self.max_abs_error[i], self.cosine[i], clipped)
             used = "-" if self.codes_used is None else str(self.codes_used[i])
-            rows.append([str(i), _number(self.min[i]), _number(self.max[i]), *figures, used])
-        left = len(self) - len(rows)
-        return f"channels of axis {self.axis}, lowest SQNR first", head, rows, f"... and {left:,} more" if left else ""
+            rows.append([str(i), number(self.min[i]), number(self.max[i]), *figures, used])
+        return f"channels of axis {self.axis}, lowest SQNR first", head, rows, more(len(self))
 
 
-class ReportTable:
+class ReportTable(Table[Report]):
     """Several reports as one table, with totals.
 
     Parameters
@@ -403,30 +419,25 @@ class ReportTable:
     """  # noqa: E501 - the table is as wide as it is
 
     def __init__(self, reports: Iterable[Report]) -> None:
-        self.reports = tuple(reports)
-        for report in self.reports:
-            if not isinstance(report, Report):
-                raise TypeError(_check.must("ReportTable", "reports", "Report objects", _check.typed(report)))
+        super().__init__(reports, Report, "reports")
 
-    def __len__(self) -> int:
-        return len(self.reports)
-
-    def __iter__(self) -> Iterator[Report]:
-        return iter(self.reports)
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        return self._items
 
     def __getitem__(self, index: int) -> Report:
-        return self.reports[index]
+        return self._items[index]
 
     @property
     def totals(self) -> dict[str, Any]:
         """Bytes of all tensors, and the figures of the quantized ones as if they were one array."""
-        figures = [report.sums for report in self.reports if report.sums is not None]
-        before = sum(report.nbytes_before for report in self.reports)
-        after = sum(report.nbytes_after for report in self.reports)
+        figures = [report.sums for report in self if report.sums is not None]
+        before = sum(report.nbytes_before for report in self)
+        after = sum(report.nbytes_after for report in self)
         whole = merged(figures) if figures else None
         return {
-            "tensors": len(self.reports),
-            "kept": sum(report.reason is not None for report in self.reports),
+            "tensors": len(self),
+            "kept": sum(report.reason is not None for report in self),
             "nbytes_before": before,
             "nbytes_after": after,
             "ratio": _ratio(before, after),
@@ -439,94 +450,31 @@ class ReportTable:
             "inf": None if whole is None else whole.inf,
         }
 
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one flat dict for each tensor, ready for a data frame."""
-        return [report.to_dict() for report in self.reports]
+    def _head(self) -> list[str]:
+        return _HEAD
 
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return JSON: "tensors" and "totals"; null stands for what is not finite or does not apply."""
-        return _json({"tensors": self.to_records(), "totals": self.totals}, indent)
+    def _row(self, report: Report) -> list[str]:
+        granularity = "kept" if report.reason is not None else report.granularity or "-"
+        bytes_ = _arrow(report.nbytes_before, report.nbytes_after)
+        first = [_name(report), str(report.shape), report.dtype, granularity, bytes_, f"{report.ratio:.2f}x"]
+        return [*first, report.reason] if report.reason is not None else [*first, *report._figures()]
 
-    def __str__(self) -> str:
-        rows = [_HEAD, *map(_row, self.reports), self._total_row()]
-        lines = aligned(rows, left=_LEFT)
-        warnings = self._warnings()
-        said = [f"warning: {printable(sentence)}" for sentence in warnings]
-        return "\n".join(lines + ([""] if warnings else []) + said)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        rows = [_html_row(_row(report), columns=len(_HEAD)) for report in self.reports[:MAX_ROWS]]
-        left = len(self) - len(rows)
-        if left:
-            rows.append(_html_row([f"... and {left:,} more"], columns=len(_HEAD)))
-        return (
-            f"<table><thead>{_html_row(_HEAD, 'th')}</thead><tbody>{''.join(rows)}</tbody>"
-            f"<tfoot>{_html_row(self._total_row())}</tfoot></table>{_html_list(self._warnings())}"
-        )
-
-    def _total_row(self) -> list[str]:
+    def _foot(self) -> list[list[str]]:
         totals = self.totals
-        label = f"{totals['tensors']} tensor{'' if totals['tensors'] == 1 else 's'}"
-        if totals["kept"]:
-            label += f" ({totals['kept']} kept)"
-        figures = _texts(totals["sqnr_db"], totals["max_abs_error"], totals["cosine"], totals["clipped"])
+        label = tensors(len(self)) + (f" ({totals['kept']} kept)" if totals["kept"] else "")
+        figures = texts(totals["sqnr_db"], totals["max_abs_error"], totals["cosine"], totals["clipped"])
         bytes_ = _arrow(totals["nbytes_before"], totals["nbytes_after"])
-        return [label, "", "", "", bytes_, f"{totals['ratio']:.2f}x", *figures, ""]
+        return [[label, "", "", "", bytes_, f"{totals['ratio']:.2f}x", *figures, ""]]
 
-    def _warnings(self) -> list[str]:
-        found = [f"{_name(report)}: {sentence}" for report in self.reports for sentence in report.warnings]
-        left = len(found) - MAX_ROWS
-        return found if left <= 0 else [*found[:MAX_ROWS], f"... and {left:,} more."]
+    def _about(self) -> dict[str, Any]:
+        return {"totals": self.totals}
+
+    def _sentences(self) -> list[str]:
+        return [f"{_name(report)}: {sentence}" for report in self for sentence in report.warnings]
 
 
 _HEAD = ["tensor", "shape", "type", "granularity", "bytes", "ratio",
          "SQNR dB", "max error", "cosine", "clipped %", "codes used"]  # fmt: skip
-_LEFT = 4  # columns of words; the others are numbers and stand to the right
-
-
-def _row(report: Report) -> list[str]:
-    granularity = "kept" if report.reason is not None else report.granularity or "-"
-    bytes_ = _arrow(report.nbytes_before, report.nbytes_after)
-    first = [_name(report), str(report.shape), report.dtype, granularity, bytes_, f"{report.ratio:.2f}x"]
-    return [*first, report.reason] if report.reason is not None else [*first, *report._figures()]
-
-
-def printable(text: str) -> str:
-    """Escape what would break a line or steer the terminal: names come from files."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def aligned(rows: list[list[str]], *, left: int) -> list[str]:
-    """Pad cells to columns. The last cell of a row shorter than the first row spans the rest."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    columns = len(rows[0])
-    spanning = [len(row) < columns for row in rows]
-    widths = [
-        max(len(row[i]) for row, spans in zip(rows, spanning, strict=True) if i < len(row) - spans)
-        for i in range(columns)
-    ]
-    lines = []
-    for row, spans in zip(rows, spanning, strict=True):
-        padded = [
-            cell if spans and i == len(row) - 1 else f"{cell:{'<' if i < left else '>'}{widths[i]}}"
-            for i, cell in enumerate(row)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
-
-
-def _html_row(cells: list[str], tag: str = "td", columns: int = 0) -> str:
-    """One row. The last cell of a row shorter than `columns` spans the rest."""
-    span = f' colspan="{columns - len(cells) + 1}"' if len(cells) < columns else ""
-    *first, last = map(html.escape, cells)
-    return f"<tr>{''.join(f'<{tag}>{text}</{tag}>' for text in first)}<{tag}{span}>{last}</{tag}></tr>"
-
-
-def _html_list(sentences: Iterable[str]) -> str:
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    return f"<ul>{items}</ul>" if items else ""
 
 
 def _type_name(values: Any) -> str:
@@ -547,33 +495,16 @@ def _arrow(before: int, after: int) -> str:
     return f"{before:,} -> {after:,}"
 
 
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _texts(sqnr: Any, error: Any, cosine: Any, clipped: Any) -> tuple[str, str, str, str]:
+def texts(sqnr: Any, error: Any, cosine: Any, clipped: Any) -> tuple[str, str, str, str]:
     share = "-"
     if clipped is not None:
         share = "0" if clipped == 0 else "<0.01" if clipped < 0.0001 else f"{100 * clipped:.2f}"
     return (
         "-" if sqnr is None else f"{sqnr:.2f}",
-        _number(error),
+        number(error),
         "-" if cosine is None else f"{cosine:.6f}",
         share,
     )
-
-
-def _json(content: Any, indent: int | None) -> str:
-    return json.dumps(_finite(content), indent=indent, allow_nan=False, ensure_ascii=False)
-
-
-def _finite(content: Any) -> Any:
-    """The same with None for every float that JSON cannot say."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def merged(parts: list[Sums]) -> Sums:

@@ -12,6 +12,7 @@ from ._args import Array
 from .granularity import normalize_axis
 from .qarray import QuantizedArray
 from .qparams import QParams
+from .tables import as_json, html_facts
 
 __all__ = ["Saturation", "reduce_range", "safe_weights", "simulate_saturation"]
 
@@ -76,6 +77,23 @@ class Saturation:
             "or quantize b to 7 bits (reduce_range)."
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures under their names, without the arrays of the product."""
+        return {
+            "shape": list(self.product.shape), "depth": self.depth, "saturated": self.saturated, "share": self.share,
+            "wrong": self.wrong, "max_abs_error": self.max_abs_error, "pairs": self.pairs.tolist(),
+            "safe": self.safe.tolist(), "advice": self.advice,
+        }  # fmt: skip
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return flat dicts, one for each column of b, ready for a data frame."""
+        columns = zip(self.pairs.tolist(), self.safe.tolist(), strict=True)
+        return [{"column": k, "pairs": pairs, "safe": safe} for k, (pairs, safe) in enumerate(columns)]
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return JSON."""
+        return as_json(self.to_dict(), indent)
+
     def _rows(self) -> list[tuple[str, str]]:
         m, n = self.product.shape
         return [
@@ -91,8 +109,7 @@ class Saturation:
         return "\n".join([f"Saturation of {title}", *(f"  {k:<15}  {v}" for k, v in rows), f"  {self.advice}"])
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in self._rows())
-        return f"<table><caption>Saturation</caption>{cells}</table><p>{html.escape(self.advice)}</p>"
+        return f"{html_facts('Saturation', self._rows())}<p>{html.escape(self.advice)}</p>"
 
 
 def simulate_saturation(a: Any, b: Any) -> Saturation:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import qnumpy as qn
-from qnumpy.estimate import expected
+from qnumpy import demo
+from qnumpy.calibration_report import CalibratedTensor, Technique
+from qnumpy.estimate import METHODS, estimate, expected
 
 MINMAX = qn.MinMaxObserver()
 U8 = qn.MinMaxObserver(dtype="uint8", symmetric=False)
@@ -197,6 +199,31 @@ def test_it_stops_when_the_ranges_have_settled():
     assert float(found["x"].scale) == np.float32(2.501 / 127)
 
 
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("moves", [0.0201, 0.0199])
+def test_either_end_may_move(end, moves):
+    """By more than the tolerance, in parts of the width, which is 2 here; the other end stays."""
+    low, high = (-1 - moves, 1) if end == "low" else (-1, 1 + moves)
+    source = [np.array([-1.0, 1.0]), np.array([low, high]), np.array([low, high])]
+    found = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=1, tolerance=0.01)
+    assert found.batches == (3 if moves > 0.02 else 2)
+    assert found.settled
+
+
+def test_the_tolerance_is_of_the_width():
+    """Of a range far from zero too; a move of just that much is none."""
+    for last, settled in ((10.5, True), (10.5625, False)):
+        source = [np.array([8.0, 10.0]), np.array([8.0, last])]
+        assert qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=1, tolerance=0.25).settled == settled
+
+
+def test_an_inward_move_counts_too():
+    """A moving average may narrow."""
+    source = [np.array([-1.0, 1.0]), np.array([-1.0, 0.9]), np.array([-1.0, 0.9])]
+    average = qn.MovingAverageMinMaxObserver(1.0)
+    assert qn.calibrate(lambda x: {"x": x}, source, average, patience=1, tolerance=0.01).batches == 3
+
+
 def test_one_moving_channel_or_name_keeps_it_going():
     def run(k):
         x = np.array([[-1.0, 1.0], [-1.0, 1.0 + 0.05 * k]])
@@ -274,6 +301,55 @@ def test_pickle_reset_and_repr():
     assert repr(many) == "Calibration(7 tensors: 0, 1, 2, 3, 4, ...)"
 
 
+OBSERVERS = {
+    "one": qn.HistogramObserver("percentile", 99.5, dtype="uint8", symmetric=False),
+    "mapping": {"x": U8, "z": None, "y*": qn.HistogramObserver(granularity=qn.PerGroup(2)), "*": MINMAX},
+    "average": qn.MovingAverageMinMaxObserver(0.25),
+}
+
+
+@pytest.mark.parametrize("kind", OBSERVERS)
+def test_json_is_everything(kind):
+    found = qn.calibrate(tapping, batches(), OBSERVERS[kind], patience=9, tolerance=9)
+    text = found.to_json()
+    back = qn.Calibration.from_json(text)
+    assert back.to_json() == text
+    assert (states(back), back.batches, back.settled) == (states(found), 10, found.settled)
+    assert found.settled == (kind != "mapping")  # groups of zeros move when their first number comes
+    for name in ("x", "new", "z"):  # it goes on as the other does, for names that are new too
+        for calibration in (found, back):
+            calibration.observe(name, noise(5, 8, seed=50))
+    assert states(back) == states(found)
+    assert ("z" in back) == (kind != "mapping")
+    assert qn.Calibration.from_json(qn.Calibration(OBSERVERS[kind]).to_json()).reset().to_json() == (
+        qn.Calibration.from_json(text).reset().to_json()
+    )
+    if kind != "average":
+        assert states(back.merge(back)) == states(found.merge(pickle.loads(pickle.dumps(found))))
+
+
+def test_json_of_a_function():
+    text = qn.calibrate(tapping, batches(), lambda name: U8).to_json()
+    with pytest.raises(ValueError, match=r"^Calibration\.from_json: observers must be given, as .*; got None\.$"):
+        qn.Calibration.from_json(text)
+    back = qn.Calibration.from_json(text, MINMAX)
+    assert back["x"].dtype == np.uint8
+    assert back.observe("new", W)["new"].dtype == np.int8
+    with pytest.raises(TypeError, match=r"^Calibration\.from_json: observers must be an observer, .*; got 3\.$"):
+        qn.Calibration.from_json(text, 3)
+
+
+def test_json_of_others():
+    stored = json.loads(qn.Calibration(MINMAX).observe("x", W).to_json())
+    broken = [{**stored, name: value} for name, value in (
+        ("format", "qnumpy qparams"), ("version", 2), ("batches", "1"), ("settled", 0), ("configuration", {}),
+        ("configuration", {"names": {"x": 3}}), ("observers", []), ("observers", {"x": {}}),
+    )]  # fmt: skip
+    for text in ("", "[]", "[" * 100_000, None, *map(json.dumps, broken)):
+        with pytest.raises(ValueError, match=r"^Calibration\.from_json: text must be what to_json returned; got "):
+            qn.Calibration.from_json(text)
+
+
 # --- the report
 
 
@@ -311,6 +387,10 @@ def test_the_report_estimates_what_compare_measures():
     for name in REPORTED:
         assert (own[name].low, own[name].high) == (report[name].chosen.low, report[name].chosen.high)
     assert report["x"].best.method == "mse"
+    for name, line in zip(REPORTED, str(report).splitlines()[1:], strict=False):
+        low, high = found[name].range()
+        assert (report[name].chosen.low, report[name].chosen.high) == (low.min(), high.max())
+        assert line.split()[-2:] == [f"{report[name].techniques[-1].sqnr_db:.2f}", report[name].best.method]
     gains = [line for line in str(report).splitlines() if " would gain about " in line]
     assert [line.split()[1] for line in gains] == ["relu:"]
 
@@ -336,14 +416,98 @@ def test_an_outlier_does_not_hide_the_rest():
     x[0, 0] = 1e30
     tensor = qn.calibrate(lambda x: {"x": x}, [x]).report()["x"]
     by = {technique.method: technique for technique in tensor.techniques}
-    assert tensor.best.method == "mse"
-    assert by["mse"].sqnr_db > 30
-    assert by["minmax"].sqnr_db < 1
+    for technique in by.values():  # as compare measures it, with the outlier and without
+        q = qn.quantize(x, qn.choose_qparams(x, method=technique.method))
+        assert technique.sqnr_db == pytest.approx(qn.compare(x, q).sqnr_db, abs=0.15)
+        rest, q.codes[0, 0] = x.copy(), 0
+        rest[0, 0] = 0
+        assert technique.rest_db == pytest.approx(qn.compare(rest, q).sqnr_db, abs=0.15)
+    assert (tensor.best.method, tensor.best_rest.method) == ("minmax", "mse")
+    assert (by["minmax"].rest_db, by["mse"].sqnr_db) == (pytest.approx(0, abs=1e-3), pytest.approx(0, abs=1e-3))
+    assert by["mse"].rest_db > 30
     assert tensor.chosen.clipped == pytest.approx(1 / x.size, abs=1e-3)
-    said = "1 of 200,000 elements, from magnitude 9.953e+29 on, are set apart: mse and every SQNR leave them out."
     assert tensor.apart == 1
     assert tensor.apart_from <= 1e30
-    assert said in tensor.warnings
+    assert tensor.warnings == [
+        "1 of 200,000 elements, from magnitude 9.953e+29 on, are set apart by mse as outliers. The rest has an SQNR "
+        "of, in dB: " + ", ".join(f"{method} {by[method].rest_db:.2f}" for method in by) + "."
+    ]
+    assert str(tensor).splitlines()[1].endswith("  minmax, mse")
+
+
+def winner(x, observer):
+    """The technique of the highest measured SQNR, and that SQNR."""
+    each = {method: qn.quantize(x, observer.qparams(method)) for method in METHODS}
+    measured = {method: qn.compare(x, q).sqnr_db for method, q in each.items()}
+    best = max(measured, key=measured.get)
+    return best, measured
+
+
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1)], ids=repr)
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_the_winner_named_is_the_winner(dtype, granularity):
+    """On real data, within a tenth of a decibel: what bins of 1/128 cannot tell apart.
+
+    Two things they know less of: which of its levels 17 grey values fall on, and channels of some tens of elements.
+    """
+    digits = demo.load()
+    few = 0.1 if granularity == qn.PerTensor() else 0.8
+    for name, x in {**digits.weights, **digits.activations()}.items():
+        observer = qn.HistogramObserver(dtype=dtype, granularity=granularity)
+        tensor = qn.calibrate(lambda x: {"x": x}, [x], observer).report()["x"]
+        best, measured = winner(x, observer.observe(x))
+        tolerance = 2.5 if len(np.unique(x)) < 20 else few
+        assert measured[tensor.best.method] == pytest.approx(measured[best], abs=tolerance), name
+
+
+@pytest.mark.parametrize(("outliers", "granularity", "symmetric"), [
+    ([1e30], qn.PerTensor(), True),
+    ([1e30], qn.PerChannel(1), True),
+    ([-1e30], qn.PerChannel(1), False),
+    ([1e30, 1e30], qn.PerTensor(), True),
+    ([1e30, -3e29], qn.PerTensor(), False),
+    ([1e39], qn.PerTensor(), True),
+])  # fmt: skip
+def test_the_winner_among_outliers(outliers, granularity, symmetric):
+    x = np.random.default_rng(3).standard_normal((110_000, 2)) * [1, 50]
+    x[: len(outliers), 1] = outliers
+    observer = qn.HistogramObserver(symmetric=symmetric, granularity=granularity)
+    tensor = qn.calibrate(lambda x: {"x": x}, [x], observer).report()["x"]
+    assert tensor.apart == len(outliers)
+    best, measured = winner(x, observer.observe(x))
+    assert tensor.best.method == best
+    for technique in tensor.techniques:
+        if technique.method != "minmax" or len(outliers) == 1:  # of several one is known, the extreme
+            assert technique.sqnr_db == pytest.approx(measured[technique.method], abs=0.15)
+    best, measured = winner(np.where(np.abs(x) > 1e20, 0, x), observer)
+    assert measured[tensor.best_rest.method] == pytest.approx(measured[best], abs=0.1)
+
+
+@pytest.mark.parametrize("outlier", [-1e30, 1e30])
+def test_outliers_count_as_clipped(outlier):
+    x = np.random.default_rng(3).uniform(-1, 1, (3, 110_000)).astype(np.float32)
+    x[0, 0], x[2, 0] = outlier, 3e28
+    observer = qn.HistogramObserver(granularity=qn.PerChannel(0))
+    tensor = qn.calibrate(lambda x: {"x": x}, [x], observer).report()["x"]
+    assert tensor.apart == 2
+    assert 2.9e28 < tensor.apart_from <= 3e28
+    params = qn.QParams(np.full(3, 1.5 / 127), 0, granularity=qn.PerChannel(0))
+    every, rest = estimate(observer.observe(x), params)
+    assert (every.elements, every.outside) == (x.size, 2)
+    assert (rest.elements, rest.outside) == (x.size - 2, 0)
+    assert every.clipped == qn.compare(x, qn.quantize(x, params)).clipped
+
+
+def test_an_outlier_whose_square_no_float64_holds():
+    x = np.random.default_rng(3).standard_normal(200_000)
+    x[0] = 1e300
+    tensor = qn.calibrate(lambda x: {"x": x}, [x]).report()["x"]
+    assert tensor.apart == 1
+    assert tensor.reason is None
+    assert [technique.method for technique in tensor.techniques] == ["percentile", "entropy", "mse"]  # no scale: minmax
+    assert tensor.best_rest.method == "mse"
+    assert tensor.chosen.rest_db == pytest.approx(qn.compare(x[1:], qn.quantize(x[1:], method="mse")).sqnr_db, abs=0.15)
+    assert json.loads(tensor.to_json())["sqnr_db"] is None
 
 
 @pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0)])
@@ -367,6 +531,35 @@ def test_zeros_do_not_count_when_outliers_are_told():
     x[:10], x[10:20] = np.linspace(1, 1.9, 10), 1e-6
     assert qn.HistogramObserver().observe(x).apart() == (0, 0)
     assert qn.choose_qparams(x, method="mse").scale * 127 == pytest.approx(1.9, rel=0.02)
+
+
+@pytest.mark.parametrize(("gain", "said"), [(0.99, []), (1.0, ["mse would gain about 1.0 dB."]), (np.inf, [])])
+def test_a_gain_of_a_decibel_is_worth_a_sentence(gain, said):
+    chosen, better = (Technique("mse", -1.0, 1.0, 0.0, db, db) for db in (20.0, 20.0 + gain))
+    tensor = CalibratedTensor("x", "Histogram", "int8", "per tensor", 9, 0, 0, -1.0, 1.0, chosen, (chosen, better))
+    assert tensor.best is better
+    assert tensor.warnings == said
+
+
+def test_a_negative_sqnr_is_one():
+    """And beats none at all."""
+    worse, better = (Technique("mse", -1.0, 1.0, 0.0, db, db) for db in (-3.0, -2.0))
+    none = Technique("mse", -1.0, 1.0, 0.0, None, None)
+    for techniques in ((none, worse, better), (better, worse), (worse, better, none)):
+        tensor = CalibratedTensor("x", "-", "int8", "per tensor", 9, 0, 0, -1.0, 1.0, worse, techniques)
+        assert tensor.best is tensor.best_rest is better
+
+
+@pytest.mark.parametrize(("low", "high", "clipped"), [
+    (-7.5, -7.0, 0.0), (-8.5, -7.5, 1.0), (-8.5, -6.5, 0.5), (-8.25, -6.25, 0.375), (-7.75, -7.75, 1.0),
+    (-7.25, -7.25, 0.0), (7.0, 7.5, 0.0), (7.5, 8.5, 1.0), (6.5, 8.5, 0.5), (7.25, 7.25, 0.0), (7.75, 7.75, 1.0),
+    (-15.5, 16.5, 0.53125), (0.0, 0.0, 0.0),
+])  # fmt: skip
+@pytest.mark.parametrize(("scale", "zero"), [(1.0, 0), (0.5, 3), (4.0, -2)])
+def test_the_share_clipped_is_what_lies_half_a_step_outside(low, high, clipped, scale, zero):
+    """Bins in steps from zero, codes from 7 below to 7 above the zero point: all numbers are exact."""
+    ends = (np.array([scale * end]) for end in (low, high))
+    assert expected(*ends, np.array([10]), scale, zero, zero - 7, zero + 7).clipped == clipped
 
 
 def test_a_range_that_no_scale_covers():
@@ -407,7 +600,7 @@ def test_the_report_in_other_forms():
     first, second, _ = report.to_records()
     assert list(first) == [
         "name", "observer", "dtype", "granularity", "count", "nan", "inf", "min", "max", "low", "high", "clipped",
-        "sqnr_db", "best", "reason", "apart", "apart_from",
+        "sqnr_db", "rest_db", "best", "best_rest", "reason", "apart", "apart_from",
     ]  # fmt: skip
     assert (first["name"], first["observer"], first["best"]) == ("x", "MinMax", None)
     assert second["observer"] == "Histogram percentile"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import ml_dtypes
 import numpy as np
@@ -493,7 +494,7 @@ def test_options_that_leave_no_choice(run, model, tmp_path, dtype, options):
     assert code == 2
     assert err.endswith(f"granularity, axis, group size and symmetry must be left out for {dtype}.\n")
     code, _, err = run("quantize", model, "--dry-run", "--dtype=float8_e5m2", "--no-symmetric")
-    assert (code, err) == (2, "qnumpy quantize: quantize: float8_e5m2 must be symmetric: it has no zero point.\n")
+    assert (code, err) == (2, "qnumpy quantize: float8_e5m2 must be symmetric: it has no zero point.\n")
 
 
 def test_a_number_that_float16_lacks_is_refused(run, tmp_path):
@@ -614,6 +615,32 @@ def test_calibrate_per_channel_and_as_json(run, activations, tmp_path):
     assert run("calibrate", activations[0])[0] == 0  # without a file, the table alone
 
 
+@pytest.mark.parametrize(("options", "granularity"), [
+    (["--per", "group"], qn.PerGroup(32)),
+    (["--group-size", "2"], qn.PerGroup(2)),
+    (["--per", "group", "--group-size", "3", "--axis", "0"], qn.PerGroup(3, 0)),
+    (["--per", "channel"], qn.PerChannel(-1)),
+])  # fmt: skip
+def test_calibrate_at_every_granularity(run, activations, tmp_path, options, granularity):
+    out = tmp_path / "q.json"
+    assert run("calibrate", activations[0], "-o", out, *options)[0] == 0
+    expected = qn.Calibration(qn.HistogramObserver(granularity=granularity))
+    for name in ("x", "y"):
+        expected.observe(name, load(activations[0])[name])
+    assert qn.load_qparams(out) == dict(expected)
+
+
+def test_calibrate_does_not_replace_its_input(run, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    save(tmp_path / "a.safetensors", {"x": reals(4, 4)})
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
+    before = index.read_bytes()
+    says = f"-o must be another file than the input; got {str(index)!r} for both."
+    assert run("calibrate", index, "-o", index, "--force") == (2, "", f"qnumpy calibrate: {says}\n")
+    assert index.read_bytes() == before
+    assert run("calibrate", index)[0] == 0
+
+
 def test_calibrate_refuses(run, activations, tmp_path):
     out = tmp_path / "q.json"
     integers, mixed, hot = tmp_path / "i.npz", tmp_path / "m.npz", tmp_path / "h.npz"
@@ -626,7 +653,14 @@ def test_calibrate_refuses(run, activations, tmp_path):
     nothing = "HistogramObserver.qparams: data must be finite somewhere; got only NaN and infinities."
     for argv, code, message in (
         ([first, "-o", "q.txt"], 2, "-o must end in .json; got 'q.txt'."),
-        ([first, "--axis", "1", "-o", out], 2, "--axis must be left out per tensor; got 1."),
+        ([first, "--axis", "1", "-o", out], 2, "axis must be left out per tensor; got 1."),
+        ([first, "--group-size", "0", "-o", out], 2, "group size must be at least 1; got 0."),
+        ([first, "--per", "channel", "--group-size", "4"], 2, "group size must be left out per channel; got 4."),
+        (
+            [first, "--dtype", "float8_e5m2", "--no-symmetric"],
+            2,
+            "float8_e5m2 must be symmetric: it has no zero point.",
+        ),
         ([integers, "-o", out], 2, "DATA must hold floating arrays; got none."),
         (
             [first, "--method", "percentile", "--percentile", "200", "-o", out],
@@ -647,6 +681,27 @@ def test_calibrate_refuses(run, activations, tmp_path):
     assert run("calibrate", first, "-o", out) == (2, "", f"qnumpy calibrate: {says}\n")
     assert run("calibrate", first, "-o", out, "--force")[0] == 0
     assert set(qn.load_qparams(out)) == {"x", "y"}
+
+
+# the environment
+
+
+@pytest.mark.parametrize(("variable", "value", "wanted"), [
+    ("QNUMPY_ISA", "sse9", "one of .* on this CPU"),
+    ("QNUMPY_NUM_THREADS", "0", "an integer from 1 to 256"),
+    ("QNUMPY_NUM_THREADS", "two", "an integer from 1 to 256"),
+])  # fmt: skip
+def test_a_bad_variable_is_one_sentence(variable, value, wanted):
+    """The command is not a module of the package, whose import refuses such an environment."""
+    (command,) = metadata.entry_points(group="console_scripts", name="qnumpy")
+    script = f"import sys; from {command.module} import {command.attr}; sys.exit({command.attr}())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "info"], env={**os.environ, variable: value}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"qnumpy: {variable} must be {wanted}; got '{value}'\.\n", done.stderr)
+    fine = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True)
+    assert (fine.returncode, fine.stdout) == (0, f"qnumpy {qn.__version__}\n")
 
 
 # info, demo

@@ -141,6 +141,7 @@ def test_far_apart():
     assert not got[..., 1].any()
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("case", [name for name in CASES if not name.startswith("no ")])
 def test_pytorch(case):
     torch = pytest.importorskip("torch")

@@ -1,5 +1,7 @@
 """Equalization, bias correction and migration leave the network's function alone and do what the papers say."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -187,6 +189,13 @@ def test_maxima_from_observation_and_dead_channels():
     assert qn.smoothquant(np.zeros((0, 16)), w).scale.tolist() == [1] * 16
 
 
+@pytest.mark.parametrize("alpha", [0, 0.5, 1])
+def test_dead_channels_keep_their_scale_at_every_alpha(alpha):
+    """Where 0 ** 0 = 1 would give the other's maximum a say."""
+    x, w = np.array([[0.0, 4.0, 0.0, 4.0]]), np.array([[8.0], [0.0], [0.0], [16.0]])
+    assert qn.smoothquant(x, w, alpha=alpha).scale.tolist() == [1, 1, 1, 4**alpha / 16 ** (1 - alpha)]
+
+
 def test_the_search_finds_the_best_alpha():
     x, w = uneven(64, 32, axis=1), noise(32, 8, seed=3)
     found = qn.smoothquant_alpha(x, w)
@@ -204,7 +213,67 @@ def test_the_search_finds_the_best_alpha():
     assert turned.mse[0] == pytest.approx(found.mse.min(), rel=1e-12)
     coarse = qn.smoothquant_alpha(x, w, dtype="int4", x_granularity=qn.PerChannel(0), w_granularity=qn.PerTensor())
     assert coarse.mse.min() > 10 * found.mse.min()  # four bits fewer lose 24 dB; rows give some of it back
-    assert qn.smoothquant_alpha(np.zeros((0, 3)), noise(3, 2)).mse.tolist() == [0] * 21
+    none = qn.smoothquant_alpha(np.zeros((0, 3)), noise(3, 2))
+    assert (none.mse.tolist(), none.alpha) == ([0] * 21, 0)  # of equal ones the smallest
+    xq, wq = qn.quantize(x), qn.quantize(w, granularity=qn.PerChannel(1))
+    plain = np.mean((xq.dequantize("float64") @ wq.dequantize("float64") - x @ w) ** 2)
+    assert found.baseline == pytest.approx(plain, rel=1e-12)
+
+
+def one(value, dtype=np.float64):
+    return np.array([[value]], dtype)
+
+
+F32, F16 = np.float32, np.float16
+OVERFLOWS = {
+    "cross_layer_equalize: w2 must be of a dtype that holds the result; got 1e+19 in float16.": (
+        lambda: qn.cross_layer_equalize(one(1e38, F32), one(1, F16))
+    ),
+    "cross_layer_equalize: w1 must be of a dtype that holds the result; got 1e+19 in float16.": (
+        lambda: qn.cross_layer_equalize(one(1, F16), one(1e38, F32))
+    ),
+    "cross_layer_equalize: bias must be of a dtype that holds the result; got 5e+46 in float32.": (
+        lambda: qn.cross_layer_equalize(one(2.0**-120, F32), one(2.0**120, F32), F32([5e46 * 2.0**-120]))
+    ),
+    "smoothquant: w must be of a dtype that holds the result; got 7e+04 in float16.": (
+        lambda: qn.smoothquant(one(35000), np.array([[1, 2, -np.inf]], F16), alpha=1)
+    ),
+    "correct_bias: bias must be of a dtype that holds the result; got -1e+40 in float32.": (
+        lambda: qn.correct_bias([-1e30], one(1e10, F32), one(0.0))
+    ),
+    "correct_bias: bias must be of a dtype that holds the result; got inf in float64.": (
+        lambda: qn.correct_bias([1e200], one(1e200), one(0.0))
+    ),
+    "smoothquant_alpha: x and w must be of ranges that float32 holds, and their product; got 1e+40.": (
+        lambda: qn.smoothquant_alpha(one(1e30), one(1e10))
+    ),
+    "smoothquant_alpha: x and w must be of ranges that float32 holds, and their product; got inf.": (
+        lambda: qn.smoothquant_alpha(one(1e300), one(1e300))
+    ),
+}
+
+
+@pytest.mark.parametrize("message", OVERFLOWS)
+def test_what_a_dtype_does_not_hold_is_refused(message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        OVERFLOWS[message]()
+
+
+@pytest.mark.parametrize("power_of_two", [True, False])
+def test_factors_stay_in_the_normal_range_of_float32(power_of_two):
+    """Whatever the ranges; the function stays the same, since any factor keeps it."""
+    most, least = 2.0**127, np.finfo(np.float32).smallest_normal
+    w1, w2 = np.array([[1e300, 5e-324, 4.0]]), np.array([[5e-324], [1e300], [1.0]])
+    e = qn.cross_layer_equalize(w1, w2, power_of_two=power_of_two)
+    assert e.scale.tolist() == [most, least, 2.0]
+    assert e.w1.tolist() == [[1e300 / most, 5e-324 / least, 2.0]]
+    for x, w, want in ((one(1e300), one(1), most), (one(1e-300), one(1), least), (one(1e300), one(5e-324), most)):
+        smooth = qn.smoothquant(x, w, alpha=1, power_of_two=power_of_two)
+        assert smooth.scale.tolist() == [want]
+        assert smooth.w == w * want
+    assert np.isfinite(qn.smoothquant_alpha(one(1e30), one(1e-30)).mse).all()
+    assert np.isnan(qn.smoothquant(one(2), one(np.nan)).w)
+    assert qn.smoothquant(one(2), one(np.inf)).w == np.inf
 
 
 # --- dynamic quantization

@@ -417,6 +417,7 @@ def test_memory_is_that_of_the_data():
 # ---- peers ----
 
 
+@pytest.mark.peers
 def test_minmax_is_that_of_torch():
     torch = pytest.importorskip("torch")
     observers = pytest.importorskip("torch.ao.quantization")
@@ -428,6 +429,7 @@ def test_minmax_is_that_of_torch():
         assert (ours.min_, ours.max_) == (float(theirs.min_val), float(theirs.max_val))
 
 
+@pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_never_worse_than_torch(name):

@@ -50,7 +50,10 @@ def test_stored_and_restored(kind, granularity):
     for observer in (KINDS[kind](granularity=granularity), KINDS[kind](granularity=granularity).observe(data())):
         text = observer.to_json()
         assert json.loads(text)["observer"] == type(observer).__name__
-        for copy in (Observer.from_json(text), type(observer).from_json(text), pickle.loads(pickle.dumps(observer))):
+        about = json.loads(json.dumps(observer.to_dict()))
+        assert about == json.loads(text)
+        copies = [Observer.from_json(text), type(observer).from_json(text), type(observer).from_dict(about)]
+        for copy in (*copies, pickle.loads(pickle.dumps(observer))):
             assert type(copy) is type(observer)
             assert copy.to_json() == text
             assert repr(copy) == repr(observer)
@@ -59,6 +62,16 @@ def test_stored_and_restored(kind, granularity):
         fresh = type(observer).from_config(config)
         assert fresh.get_config() == observer.get_config()
         assert fresh.to_json() == observer.reset().to_json()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_stored_is_json(kind):
+    """Nothing that JSON lacks: the range of nothing, from infinity to minus infinity, is null."""
+    observer = KINDS[kind](granularity=qn.PerChannel(0)).observe(np.array([[1.0], [np.nan], [np.inf]]))
+    stored = json.loads(observer.to_json(), parse_constant=pytest.fail)
+    assert stored["state"]["min_"]["data"] == stored["state"]["max_"]["data"] == [1, None, None]
+    back = Observer.from_json(observer.to_json())
+    assert (back.min_.tolist(), back.max_.tolist()) == ([1, np.inf, np.inf], [1, -np.inf, -np.inf])
 
 
 # ---- laws ----
@@ -108,6 +121,10 @@ def test_channels_and_groups_merge(granularity, kind):
     one = KINDS[kind](**options)
     for part in parts:
         one.observe(part)
+    seen = one.count_ + one.nan_ + one.infinite_
+    if isinstance(granularity, qn.PerGroup):  # 30 columns are four groups of 7 and one of 2
+        assert seen[0].tolist() == {7: [21, 21, 21, 21, 6], 4: [12] * 30}[granularity.group_size]
+    assert seen.sum() == sum(part.size for part in parts)
     a, b, c = (KINDS[kind](**options).observe(part) for part in parts)
     assert c.merge(a.merge(b)).to_json() == one.to_json()
     if isinstance(granularity, qn.PerChannel):
@@ -178,7 +195,8 @@ def test_batches_without_a_finite_element_do_not_count():
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_batches_and_other_shapes(kind):
     observer = KINDS[kind]().observe(np.empty((3, 0), np.float32))
-    with pytest.raises(qn.CalibrationError):
+    assert observer.to_json() == KINDS[kind]().to_json()
+    with pytest.raises(qn.CalibrationError, match="data must be observed first; got none"):
         observer.qparams()
     for shape in ((), (1,), (5, 0), (2, 3, 4), (100,)):
         observer.observe(np.ones(shape, np.float32))
@@ -227,6 +245,7 @@ def test_the_curve_has_its_least_where_the_range_is(symmetric, method):
     assert threshold.shape == error.shape == (400,)
     assert (np.diff(threshold) > 0).all()
     assert threshold[-1] == pytest.approx(np.abs(x).max())
+    assert threshold[0] == pytest.approx(max(map(abs, observer.range())) / 16)
     if method == "percentile":
         assert (np.diff(error) <= 0).all()
         share = np.mean(np.abs(x) > threshold[200])
@@ -240,6 +259,18 @@ def test_the_curve_has_its_least_where_the_range_is(symmetric, method):
     assert rows[0].shape == rows[1].shape == (2, 16)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_curve_is_that_of_ranges(symmetric):
+    """An affine range is what was seen, cut at both ends."""
+    x = np.random.default_rng(5).gamma(2, size=50_000) - 0.5
+    observer = qn.HistogramObserver(symmetric=symmetric).observe(x)
+    for t, error in zip(*observer.curve(9), strict=True):
+        low, high = (-t, t) if symmetric else (max(x.min(), -t), min(x.max(), t))
+        params = qn.QParams.from_range(low, high, symmetric=symmetric)
+        # the zero point is a whole code, which moves the range by up to half of its 255 steps
+        assert error == pytest.approx(observer.mse(params), rel=1e-5 if symmetric else 0.05)
+
+
 def test_bins():
     x = np.array([[1.0, 1.05, -3.0, 0.0], [5.0, 5.0, 5.0, np.nan]], np.float32)
     bins = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(x).bins()
@@ -247,6 +278,8 @@ def test_bins():
     assert bins.counts.tolist() == [1, 1, 2, 3]
     assert bins.low[[0, 2, 3]].tolist() == [-3.0, 1.0, 5.0]
     assert bins.high[2] == np.float32(1.05)
+    beyond = qn.HistogramObserver().observe(np.array([-1e300, -1.0, 1e300])).bins()  # of float32, in its last bins
+    assert (beyond.low[0], beyond.high[-1]) == (-1e300, 1e300)
 
 
 def test_estimates():
@@ -393,6 +426,11 @@ def rows():
             lambda t=text: Observer.from_json(t),
             f"Observer.from_json: text must be what to_json returned; got {text!r}.",
         )
+    yield lambda: Observer.from_dict({}), "Observer.from_dict: values must be what to_dict returned; got {}."
+    yield (
+        lambda: qn.MinMaxObserver.from_dict(histogram.to_dict()),
+        "MinMaxObserver.from_dict: values must be of a MinMaxObserver; got HistogramObserver.",
+    )
     yield (
         lambda: qn.MinMaxObserver.from_json(histogram.to_json()),
         "MinMaxObserver.from_json: text must be of a MinMaxObserver; got HistogramObserver.",
@@ -435,10 +473,17 @@ def test_a_state_that_does_not_fit_is_refused():
         del broken["state"][name]
         with pytest.raises(ValueError, match="what to_json returned"):
             Observer.from_json(json.dumps(broken))
+    more = {**stored, "state": {**stored["state"], "more_": stored["state"]["min_"]}}
+    average = json.loads(qn.MovingAverageMinMaxObserver().observe(data()).to_json())
+    deeper = {**average, "state": {name: {**part, "shape": [1]} for name, part in average["state"].items()}}
+    for broken in (more, deeper):
+        with pytest.raises(ValueError, match="what to_json returned"):
+            Observer.from_json(json.dumps(broken))
     state = {name: part["data"] for name, part in stored["state"].items()}
     keys, counts, bad = state["keys_"], state["bins_"], []
     bad += [("keys_", [key, *keys[1:]]) for key in (70000, -1, keys[1], 0, 0.5)]
     bad += [("keys_", keys[::-1]), ("keys_", [*keys[:-1], 0xFF80])]
+    bad += [("bins_", [0, counts[0] + counts[1], *counts[2:]])]
     bad += [("bins_", [each, *counts[1:]]) for each in (-counts[0], 0, counts[0] + 1)]
     bad += [("offsets_", [0, state["offsets_"][1] - 1]), ("offsets_", [1, state["offsets_"][1]])]
     bad += [(name, [-1]) for name in ("nan_", "infinite_", "count_")] + [("min_", [1e9]), ("max_", [None])]
@@ -465,8 +510,13 @@ def test_parameters_of_another_observer_are_refused():
         with pytest.raises(TypeError, match=r"^HistogramObserver\.mse: qparams must be "):
             observer.mse(wrong)
     rows = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(np.ones((3, 4)))
-    for other in (observer.qparams(), qn.choose_qparams(np.ones((2, 4)), granularity=qn.PerChannel(0))):
+    two, columns = np.ones((2, 4)), np.ones((4, 3))
+    others = [
+        qn.choose_qparams(two, granularity=qn.PerChannel(0)),
+        qn.choose_qparams(columns, granularity=qn.PerChannel(1)),
+    ]
+    for other in (observer.qparams(), *others):
         with pytest.raises(
-            ValueError, match=r"^HistogramObserver\.mse: qparams must be per channel .*shape \(3,\); got "
+            ValueError, match=r"^HistogramObserver\.mse: qparams must be per channel 0, of shape \(3,\); got "
         ):
             rows.mse(other)

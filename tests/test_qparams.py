@@ -291,3 +291,19 @@ def test_nbytes_is_what_a_file_holds(code, symmetric):
     for granularity in (qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(1), qn.PerGroup(4), qn.PerGroup(4, 0)):
         q = qn.quantize(x, dtype=code, granularity=granularity, symmetric=symmetric)
         assert q.nbytes == TensorSpec.of(q).nbytes
+
+
+def test_the_range_is_what_the_ends_stand_for():
+    for params in (
+        qn.QParams(0.1, 3, "uint8"),
+        qn.QParams([0.1, 3e38], [-1, 0], "int16", qn.PerChannel(0), -100, 32767),
+        qn.QParams(np.full((2, 3), 0.7), 1, "int4", qn.PerGroup(4)),
+    ):
+        low, high = params.range()
+        assert low.dtype == high.dtype == np.float64
+        assert low.shape == high.shape == params.scale.shape
+        for end, code in ((low, params.qmin), (high, params.qmax)):
+            steps = [code - int(zero) for zero in params.zero_point.flat]
+            assert end.ravel().tolist() == [float(s) * k for s, k in zip(params.scale.flat, steps, strict=True)]
+    x = qn.QParams.from_range(-2.54, 1.0).range()
+    assert x == (pytest.approx(-2.54), pytest.approx(2.54))

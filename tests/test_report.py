@@ -398,3 +398,41 @@ def test_refusals(call, error, message):
     with pytest.raises(error) as caught:
         call(np.zeros((3, 4), np.float32))
     assert str(caught.value) == message
+
+
+# ---- every kind of report ----
+
+
+def reports():
+    x = noise(6, 8)
+    x[0, 0] = np.nan
+    observer = qn.HistogramObserver().observe(x)
+    calibration = qn.calibrate(lambda x: {"<x>": x}, [x])
+    ours = compare(x, qn.quantize(x), per_channel=True, name="<x>")
+    codes = qn.quantize(np.abs(noise(6, 8)), dtype="uint8", symmetric=False)
+    float_report = qn.float_report(x, name="<x>")
+    return {
+        "Report": ours, "Channels": ours.channels, "ReportTable": ReportTable([ours]), "FloatReport": float_report,
+        "FloatReportTable": qn.FloatReportTable([float_report]), "CalibrationReport": calibration.report(),
+        "CalibratedTensor": calibration.report()["<x>"], "Bits": qn.bits(np.array([1.5, np.nan])),
+        "Saturation": qn.simulate_saturation(codes, qn.quantize(noise(8, 3))),
+        "observer": observer, "Calibration": calibration,
+    }  # fmt: skip
+
+
+REPORTS = reports()
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_every_report_has_every_form(kind):
+    report = REPORTS[kind]
+    json.loads(report.to_json(), parse_constant=pytest.fail)  # neither NaN nor Infinity
+    page = report._repr_html_()
+    assert page.count("<table>") == page.count("</table>") >= 1
+    assert "<x>" not in page
+    assert repr(report) == str(report) != object.__repr__(report)
+    if kind not in ("observer", "Calibration"):  # states, not tables
+        records = report.to_records()
+        assert isinstance(records, list)
+        assert all(not isinstance(value, dict) for record in records for value in record.values())
+        assert json.loads(report.to_json(indent=None)) == json.loads(report.to_json())

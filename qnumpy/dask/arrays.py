@@ -16,7 +16,7 @@ from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
 from ..histogram import CHOICES, percentile_share
 from ..metrics import Sums, measure
 from ..observers import HistogramObserver, MinMaxObserver
-from ..qarray import QuantizedArray, _sliced
+from ..qarray import QuantizedArray, sliced
 from ..qarray import choose_qparams as choose_here
 from ..qparams import QParams, describe
 from ..quantize import codes_of
@@ -218,7 +218,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         slices_from_chunks(source.chunks), source.to_delayed().ravel(), values.to_delayed().ravel(), strict=True
     )
     parts = [
-        delayed(_measured)(a, b, None if params is None else _sliced(params, source.shape, at)) for at, a, b in blocks
+        delayed(_measured)(a, b, None if params is None else sliced(params, source.shape, at)) for at, a, b in blocks
     ]
     while len(parts) > 1:
         parts = [delayed(_together)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]

@@ -1,7 +1,7 @@
 """What all observers share: configuration, counts, the state contract, how they are shown and stored."""
 
-import html
 import json
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor, from_onnx
 from ..qparams import QParams, describe
 from ..reduce import ranges
+from ..tables import html_facts
 
 __all__ = ["Observer"]
 
@@ -231,6 +232,36 @@ class Observer:
         where = config["granularity"]
         return cls(**{**config, "granularity": from_onnx(where["axis"], where["group_size"])})
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return configuration and state as plain values that JSON holds exactly; `from_dict` takes them.
+
+        Returns
+        -------
+        dict
+        """
+        state = {name: _plain(vars(self)[name]) for name in self._learned if name in vars(self)}
+        return {"observer": type(self).__name__, "config": self.get_config(), "state": state}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Return the observer that `to_dict` described.
+
+        Parameters
+        ----------
+        values : dict
+
+        Returns
+        -------
+        Observer
+            Of the class described, which is `cls` or derived from it.
+
+        Raises
+        ------
+        ValueError
+            values are none of ours.
+        """
+        return cls._stored("from_dict", "values", "what to_dict returned", values)
+
     def to_json(self) -> str:
         """Return configuration and state as JSON: everything, exactly, in one form only.
 
@@ -240,8 +271,7 @@ class Observer:
         -------
         str
         """
-        state = {name: _plain(vars(self)[name]) for name in self._learned if name in vars(self)}
-        return json.dumps({"observer": type(self).__name__, "config": self.get_config(), "state": state})
+        return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -261,16 +291,22 @@ class Observer:
         ValueError
             text is none of ours.
         """
-        me = f"{cls.__name__}.from_json"
+        return cls._stored("from_json", "text", "what to_json returned", text, json.loads)
+
+    @classmethod
+    def _stored(
+        cls, method: str, name: str, wanted: str, given: Any, read: Callable[[Any], Any] = lambda values: values
+    ) -> Self:
+        me = f"{cls.__name__}.{method}"
         try:
-            stored = json.loads(text)
-            kind = Observer._kinds[stored["observer"]]
-            made = kind.from_config(stored["config"])
-            made._restore({name: _array(name, value) for name, value in stored["state"].items()})
+            values = read(given)
+            kind = Observer._kinds[values["observer"]]
+            made = kind.from_config(values["config"])
+            made._restore({key: _array(key, value) for key, value in values["state"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(_check.must(me, "text", "what to_json returned", _check.typed(text))) from error
+            raise ValueError(_check.must(me, name, wanted, _check.typed(given))) from error
         if not isinstance(made, cls):
-            raise ValueError(_check.must(me, "text", f"of a {cls.__name__}", kind.__name__))
+            raise ValueError(_check.must(me, name, f"of a {cls.__name__}", kind.__name__))
         return made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -283,11 +319,9 @@ class Observer:
         return f"{type(self).__name__}({', '.join(text for _, text in self._describe())})"
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th>{name}</th><td>{html.escape(text.partition('=')[2] or text)}</td></tr>"
-            for name, text in self._describe()
+        return html_facts(
+            type(self).__name__, [(name, text.partition("=")[2] or text) for name, text in self._describe()]
         )
-        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
 
     # ---- what a kind of observer may change ----
 

@@ -223,8 +223,7 @@ class HistogramObserver(Observer):
         me = f"{type(self).__name__}.mse"
         self._by(me, "minmax")
         params = self.qparams() if qparams is None else self._own(me, qparams)
-        scale = params.scale.astype(np.float64)[..., None]
-        low, high = (scale * (end - params.zero_point[..., None]) for end in (params.qmin, params.qmax))
+        low, high = (end[..., None] for end in params.range())
         return self._errors(low, high, "mse", params)[..., 0]
 
     def mean_square(self) -> Array:
@@ -317,7 +316,10 @@ class HistogramObserver(Observer):
         owner = np.repeat(np.arange(self.offsets_.size - 1), np.diff(self.offsets_))
         first, last = self.min_.reshape(-1)[owner], self.max_.reshape(-1)[owner]
         return Bins(
-            np.clip(low, first, last), np.where(high >= 2.0**128, last, np.clip(high, first, last)), self.bins_, owner
+            np.where(low <= -(2.0**128), first, np.clip(low, first, last)),
+            np.where(high >= 2.0**128, last, np.clip(high, first, last)),
+            self.bins_,
+            owner,
         )
 
     # ---- what makes it an observer ----

