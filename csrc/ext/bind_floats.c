@@ -33,7 +33,7 @@ int qn_floats_constants(PyObject *module) {
         int type, bits, exponent, mantissa, bias;
     } floats[] = {
 #define ROW(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                                  \
-    {name, #kind + sizeof "QN_" - 1, QN_##NAME, bits, exponent, mantissa, bias},
+    {name, &#kind[sizeof "QN_" - 1], QN_##NAME, bits, exponent, mantissa, bias},
         QN_FLOATS(ROW, _)
 #undef ROW
     };

@@ -13,10 +13,7 @@
 #endif
 #include <string.h>
 
-#define QN_PRAGMA(text) _Pragma(#text)
-#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
-#pragma GCC push_options
-QN_TARGET_PRAGMA(QN_TARGET_amx)
+QN_TARGET_BEGIN(QN_TARGET_amx)
 
 enum { HIGH = 16, DEEP = 16, LINE = 64, PANELS = 2 }; /* rows and groups of a tile, bytes of its rows */
 
@@ -112,5 +109,5 @@ static void multiply_u8(const qn_tile *t) {
 
 const qn_table qn_row_amx = {
     .matmul_tiling = matmul_tiling, .left_bytes = left_bytes, .multiply_u8 = multiply_u8, .multiply_u7 = multiply_u8};
-#pragma GCC pop_options
+QN_TARGET_END
 #endif

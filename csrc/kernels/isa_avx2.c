@@ -7,10 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#define QN_PRAGMA(text) _Pragma(#text)
-#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
-#pragma GCC push_options
-QN_TARGET_PRAGMA(QN_TARGET_avx2)
+QN_TARGET_BEGIN(QN_TARGET_avx2)
 
 #define QN_ROW qn_row_avx2
 #define V_LANES 8
@@ -175,5 +172,5 @@ V_INLINE vf vf_half(vi code) { return _mm256_cvtph_ps(halves_u16(code)); }
 #include "matmul_avx2.h"
 
 #include "bodies.h"
-#pragma GCC pop_options
+QN_TARGET_END
 #endif

@@ -11,10 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#define QN_PRAGMA(text) _Pragma(#text)
-#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
-#pragma GCC push_options
-QN_TARGET_PRAGMA(QN_TARGET_avx512)
+QN_TARGET_BEGIN(QN_TARGET_avx512)
 
 #define QN_ROW qn_row_avx512
 #define V_LANES 16
@@ -141,7 +138,7 @@ V_INLINE __m512i halves_of(vi a, vi b, bool high) {
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
     __m512i codes = _mm512_packus_epi16(halves_of(c[0], c[1], false), halves_of(c[2], c[3], false));
     __m512i signs = _mm512_packs_epi16(halves_of(x[0], x[1], true), halves_of(x[2], x[3], true));
-    if (down) signs = _mm512_srli_epi16(signs, down);
+    if (down) signs = _mm512_srl_epi16(signs, _mm_cvtsi32_si128(down));
     signs = _mm512_and_si512(signs, _mm512_set1_epi8((char)(0x80 >> down)));
     if (no_minus_zero) signs = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(codes, codes), signs);
     __m512i quarters = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
@@ -219,5 +216,5 @@ static void multiply_pairs_wide(const qn_tile *t) { multiply_pairs(t); }
 #endif
 
 #include "bodies.h"
-#pragma GCC pop_options
+QN_TARGET_END
 #endif

@@ -6,10 +6,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define QN_PRAGMA(text) _Pragma(#text)
-#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
-#pragma GCC push_options
-QN_TARGET_PRAGMA(QN_TARGET_avx512vnni)
+QN_TARGET_BEGIN(QN_TARGET_avx512vnni)
 
 #include "matmul_avx512.h"
 
@@ -41,5 +38,5 @@ const qn_table qn_row_avx512vnni = {
     .multiply_u7 = multiply_u8,
     .multiply_words = multiply_words,
 };
-#pragma GCC pop_options
+QN_TARGET_END
 #endif

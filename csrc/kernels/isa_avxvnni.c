@@ -9,10 +9,7 @@
 #endif
 #include <string.h>
 
-#define QN_PRAGMA(text) _Pragma(#text)
-#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
-#pragma GCC push_options
-QN_TARGET_PRAGMA(QN_TARGET_avxvnni)
+QN_TARGET_BEGIN(QN_TARGET_avxvnni)
 
 #define V_INLINE static inline __attribute__((always_inline))
 #define UNROLL QN_PRAGMA(GCC unroll 6)
@@ -73,5 +70,5 @@ static void multiply_u8(const qn_tile *t) {
 
 const qn_table qn_row_avxvnni = {
     .matmul_tiling = matmul_tiling, .multiply_u8 = multiply_u8, .multiply_u7 = multiply_u8};
-#pragma GCC pop_options
+QN_TARGET_END
 #endif

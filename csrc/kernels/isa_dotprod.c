@@ -2,10 +2,7 @@
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)
-#define QN_PRAGMA(text) _Pragma(#text)
-#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
-#pragma GCC push_options
-QN_TARGET_PRAGMA(QN_TARGET_dotprod)
+QN_TARGET_BEGIN(QN_TARGET_dotprod)
 #include <arm_neon.h>
 #include <string.h>
 
@@ -64,5 +61,5 @@ const qn_table qn_row_dotprod = {
     .multiply_u8 = multiply_u8,
     .multiply_u7 = multiply_u8,
 };
-#pragma GCC pop_options
+QN_TARGET_END
 #endif

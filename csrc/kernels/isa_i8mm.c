@@ -3,10 +3,7 @@
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)
-#define QN_PRAGMA(text) _Pragma(#text)
-#define QN_TARGET_PRAGMA(isa) QN_PRAGMA(GCC target(isa))
-#pragma GCC push_options
-QN_TARGET_PRAGMA(QN_TARGET_i8mm)
+QN_TARGET_BEGIN(QN_TARGET_i8mm)
 #include <arm_neon.h>
 #include <string.h>
 
@@ -53,5 +50,5 @@ QN_WALK(multiply_u8, v_tile)
 
 const qn_table qn_row_i8mm = {
     .matmul_tiling = matmul_tiling, .left_bytes = left_bytes, .multiply_u8 = multiply_u8, .multiply_u7 = multiply_u8};
-#pragma GCC pop_options
+QN_TARGET_END
 #endif

@@ -1,10 +1,20 @@
 /* The list of ISA rows, low to high. One line here and one isa_<name>.c make an ISA.
  *
  * QN_ISA(name, target string, detector)
- *   target    what the row's file is compiled for; isa_<name>.c repeats it in its pragma through QN_TARGET_<name>
+ *   target    what the row's file is compiled for, between QN_TARGET_BEGIN(QN_TARGET_<name>) and QN_TARGET_END
  *   detector  an expression over `const qn_cpu *cpu`; true only when the OS saves the registers too
  * A row inherits every kernel it leaves NULL from the row above it in this list.
  */
+/* Around the code of a row. */
+#define QN_PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define QN_TARGET_BEGIN(isa) QN_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define QN_TARGET_END QN_PRAGMA(clang attribute pop)
+#else
+#define QN_TARGET_BEGIN(isa) QN_PRAGMA(GCC push_options) QN_PRAGMA(GCC target(isa))
+#define QN_TARGET_END QN_PRAGMA(GCC pop_options)
+#endif
+
 #define QN_TARGET_avx2 "avx2,fma,f16c"
 #define QN_TARGET_avxvnni "avxvnni,avx2,fma,f16c"
 #define QN_TARGET_avx512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
