@@ -81,7 +81,7 @@ def summed(x, w, zero, w_zero, strides, padding, dilations, groups):
 
 
 def test_geometries(row):
-    """Both ways, products with patches and sums over rows, over random shapes; sums and codes, any layout of the image."""
+    """Both ways, products with patches and sums over rows, over random shapes; any layout of the image."""
     rng = np.random.default_rng(3)
     for _ in range(60):
         groups = int(rng.choice([1, 1, 2, 5]))
