@@ -59,8 +59,8 @@ fly; ONNX Runtime with uint8 weights, which its kernels multiply exactly; PyTorc
 ## Convolutions
 
 `python -m benchmarks.bench_conv --markdown`: one image, uint8 by uint8. The limit is the bare product of as many
-operands, its patches in memory beforehand; "sums" are int32, "codes" uint8 with a scale. ONNX Runtime's of uint8 weights
-are exact, of int8 weights they saturate on CPUs without VNNI; PyTorch convolves float32.
+operands, its patches in memory beforehand; "sums" are int32, "codes" uint8 with a scale. ONNX Runtime's of uint8
+weights are exact, of int8 weights they saturate on CPUs without VNNI; PyTorch convolves float32.
 
 {conv}
 

@@ -70,8 +70,11 @@ def reals(owner: str, name: str, value: Any) -> Array:
 def scale(owner: str, name: str, value: Any) -> Array:
     """Return scales as C-contiguous, aligned float32, all positive, finite and normal."""
     given = reals(owner, name, value)
-    with np.errstate(over="ignore", under="ignore"):  # what overflows is refused below
-        found = np.require(given, _F32, ["C", "A"])
+    if given.dtype == _F32 and given.flags.carray:
+        found = given
+    else:
+        with np.errstate(over="ignore", under="ignore"):  # what overflows is refused below
+            found = np.require(given, _F32, ["C", "A"])
     bad = _core.first_bad_scale(found)
     if bad >= 0:
         got = f"{given.flat[bad]}{where(bad, given)}"
@@ -81,6 +84,8 @@ def scale(owner: str, name: str, value: Any) -> Array:
 
 def zero_point(owner: str, value: Any, low: int, high: int, name: str = "zero_point") -> Array:
     """Return zero points as C-contiguous, aligned int32, all in [low, high]."""
+    if type(value) is int and low <= value <= high:
+        return np.array(value, _I32)
     given = array(owner, name, value)
     if given.dtype == object and given.size and all(type(item) is int for item in given.flat):
         outside = [item for item in given.flat if not low <= item <= high]  # beyond int64

@@ -179,8 +179,9 @@ def _bias(me: str, bias: Any, channels: int) -> Array:
         raise TypeError(_check.must(me, "bias", "an array of int32", f"dtype {given.dtype}"))
     if given.shape != (channels,):
         raise ValueError(_check.must(me, "bias", f"of shape {(channels,)}", f"shape {given.shape}"))
-    if given.size and (given.min() < _INT32.min or given.max() > _INT32.max):
-        raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
+    outside = given[(given < _INT32.min) | (given > _INT32.max)]
+    if outside.size:
+        raise ValueError(_check.must(me, "bias", "in the range of int32", str(outside[0])))
     return np.ascontiguousarray(given, np.int32)
 
 

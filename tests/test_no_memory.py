@@ -155,8 +155,8 @@ def size():
         return int(f.read().split()[0]) * resource.getpagesize()
 
 qn.set_num_threads(1)
-a, b = np.ones((40, 4096), np.int8), np.ones((4096, 4096), np.int8)
-w = qn.QuantizedArray(b, qn.QParams(0.5, 0))
+a, b = np.ones((40, 4096), np.int16), np.ones((4096, 4096), np.int16)  # packed whole
+w = qn.QuantizedArray(np.ones((4096, 4096), np.int8), qn.QParams(0.5, 0))
 x, kernel = np.ones((1, 64, 99, 99), np.uint8), np.ones((16, 64, 3, 3), np.int8)
 sums, image = np.empty((40, 4096), np.int32), np.empty((1, 16, 99, 99), np.int32)
 calls = {

@@ -143,6 +143,8 @@ U8 = np.uint8(0)
          "qlinear_conv2d: bias must be of shape (2,); got shape (1,)."),
         (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, 1.0, 0, 1.0, U8, [1.0, 2.0]), TypeError,
          "qlinear_conv2d: bias must be an array of int32; got dtype float64."),
+        (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, 1.0, 0, 1.0, U8, [0, 2**31]), ValueError,
+         "qlinear_conv2d: bias must be in the range of int32; got 2147483648."),
         (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, 1.0, 0, 1.0, U8, [2**31 - 2, 0]), OverflowError,
          "qlinear_conv2d: every sum must be in the range of int32; got one that is not."),
     ],
