@@ -403,3 +403,20 @@ def test_calibrate_refuses_a_moving_average_before_anything_runs(partitions):
     for observers in (average, {"x": average, "y": None}):
         with pytest.raises(TypeError, match="depends on the order of the batches"):
             qd.calibrate(never, bag, observers)
+
+
+def test_the_percentile_asked_for():
+    x = noise(60, 48)
+    with dask.config.set(scheduler="synchronous"):
+        found = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), method="percentile", percentile=90)
+    assert found == qn.choose_qparams(x, method="percentile", percentile=90)
+    assert found != qn.choose_qparams(x, method="percentile")
+
+
+def test_blocks_of_another_cut_compare():
+    x = noise(60, 48)
+    source = da.from_array(x, chunks=(25, 20))
+    with dask.config.set(scheduler="synchronous"):
+        params = qd.choose_qparams(source)
+        codes = qd.quantize(source, params)
+        assert qd.compare(source, codes.rechunk((60, 7)), params) == qd.compare(source, codes, params)

@@ -473,7 +473,7 @@ def test_a_state_that_does_not_fit_is_refused():
         del broken["state"][name]
         with pytest.raises(ValueError, match="what to_json returned"):
             Observer.from_json(json.dumps(broken))
-    more = {**stored, "state": {**stored["state"], "more_": stored["state"]["min_"]}}
+    more = {**stored, "state": {**stored["state"], "more_": stored["state"]["nan_"]}}
     average = json.loads(qn.MovingAverageMinMaxObserver().observe(data()).to_json())
     deeper = {**average, "state": {name: {**part, "shape": [1]} for name, part in average["state"].items()}}
     for broken in (more, deeper):
