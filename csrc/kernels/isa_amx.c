@@ -69,7 +69,7 @@ static void multiply_groups(const void *left, int64_t line, bool two, const uint
     if (panels > 1) _tile_dpbsud(3, 5, 7);
 }
 
-static void multiply_u8(const qn_tile *t) {
+static void multiply_panels(const qn_tile *t) {
     const int64_t line = t->groups * 4, whole = t->groups / DEEP * DEEP, rest = (t->groups - whole) * 4;
     _Alignas(LINE) uint8_t right[PANELS][DEEP * LINE] = {{0}};
     _Alignas(LINE) int8_t left[2 * HIGH][LINE] = {{0}};
@@ -105,6 +105,15 @@ static void multiply_u8(const qn_tile *t) {
         }
     }
     _tile_release();
+}
+
+static void multiply_u8(const qn_tile *t) {
+    for (int p = 0; p < t->panels; p += PANELS) {
+        qn_tile part = *t;
+        part.panels = t->panels - p < PANELS ? t->panels - p : PANELS;
+        part.right += p * t->right_step, part.c += p * QN_PANEL, part.column_start += p * QN_PANEL;
+        multiply_panels(&part);
+    }
 }
 
 const qn_table qn_row_amx = {

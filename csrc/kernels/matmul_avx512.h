@@ -86,15 +86,18 @@ typedef void (*asm_function)(const asm_tile *t);
     static const asm_function name[PANELS][ROWS] = {ASM_NAMES(name##1_), ASM_NAMES(name##2_)};
 
 static void by_tiles(const qn_tile *t, const asm_function functions[PANELS][ROWS], int64_t left_bytes) {
-    asm_tile a = {.b = t->right, .panel = t->right_step, .groups = t->groups};
-    a.sliver = t->groups * QN_SLIVER * left_bytes;
-    a.column_start = t->column_start, a.step = t->c_step * 4, a.add = t->add ? 0xFFFF : 0;
-    for (int64_t r = 0; r < t->rows; r += ROWS) {
-        int64_t rows = t->rows - r < ROWS ? t->rows - r : ROWS;
-        a.a = (const char *)t->left + r / QN_SLIVER * a.sliver, a.c = t->c + r * t->c_step;
-        a.row_start = t->row_start + r;
-        for (int64_t i = 0; i < rows; i++) __builtin_prefetch(a.c + i * t->c_step, 1);
-        functions[t->panels - 1][rows - 1](&a);
+    asm_tile a = {.panel = t->right_step, .groups = t->groups, .sliver = t->groups * QN_SLIVER * left_bytes};
+    a.step = t->c_step * 4, a.add = t->add ? 0xFFFF : 0;
+    for (int p = 0; p < t->panels; p += PANELS) {
+        const asm_function *of_height = functions[t->panels - p > 1];
+        a.b = t->right + p * t->right_step, a.column_start = t->column_start + p * QN_PANEL;
+        for (int64_t r = 0; r < t->rows; r += ROWS) {
+            int64_t rows = t->rows - r < ROWS ? t->rows - r : ROWS;
+            a.a = (const char *)t->left + r / QN_SLIVER * a.sliver, a.c = t->c + r * t->c_step + p * QN_PANEL;
+            a.row_start = t->row_start + r;
+            for (int64_t i = 0; i < rows; i++) __builtin_prefetch(a.c + i * t->c_step, 1);
+            of_height[rows - 1](&a);
+        }
     }
     __asm__ volatile("vzeroupper"); /* the compiler does not see what the tiles leave in the upper halves */
 }
