@@ -14,8 +14,14 @@ QN_TARGET_PRAGMA(QN_TARGET_avx512vnni)
 enum { ROWS = 12, PANELS = 2 };
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){
-        .pairs = false, .panels = PANELS, .block = 192, .block_rows = 384, .macs_a_byte = 16, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){.pairs = false,
+                     .panels = PANELS,
+                     .block = 192,
+                     .block_rows = 384,
+                     .macs_a_byte = 16,
+                     .widen_rows = INT64_MAX,
+                     .sweep_rows = 4,
+                     .dots_rows = 16};
 }
 
 /* In assembly, because GCC 12 stores every sum in every turn of the loop: zmm0-23 hold the tile, 24 and 25 the panels, 26
@@ -118,10 +124,13 @@ static void multiply_u8(const qn_tile *t) { by_tiles(t, codes1_, codes2_); }
 static void multiply_words(const qn_tile *t) { by_tiles(t, words1_, words2_); }
 
 #define V_INLINE static inline __attribute__((always_inline))
+#define V_UNROLL QN_PRAGMA(GCC unroll 8)
 #define V4_VNNI 1
 #include "matmul4_avx512.h"
 
 #include "matmul4_body.h"
+
+#include "matmul_thin_vnni.h"
 
 const qn_table qn_row_avx512vnni = {
     .matmul4_panel = matmul4_panel,
@@ -129,6 +138,8 @@ const qn_table qn_row_avx512vnni = {
     .multiply_u8 = multiply_u8,
     .multiply_u7 = multiply_u8,
     .multiply_words = multiply_words,
+    .sweep = sweep,
+    .dots = dots,
 };
 #pragma GCC pop_options
 #endif
