@@ -106,13 +106,14 @@ ASM_TILES(codes2_, 2, "vpdpbusd")
 ASM_TILES(words1_, 1, "vpdpwssd")
 ASM_TILES(words2_, 2, "vpdpwssd")
 
-static void by_tiles(const qn_tile *t, const asm_function *one, const asm_function *two) {
-    const asm_function *functions = t->panels == 1 ? one : two;
-    asm_tile a = {.b = t->right, .panel = t->right_step, .groups = t->groups, .sliver = t->groups * 16};
-    a.column_start = t->column_start, a.step = t->c_step * 4, a.add = t->add ? 0xFFFF : 0;
+static void by_tiles(const qn_tile *t, const asm_function *one, const asm_function *two, int panel) {
+    const asm_function *functions = t->panels - panel == 1 ? one : two;
+    asm_tile a = {.b = t->right + panel * t->right_step, .panel = t->right_step, .groups = t->groups};
+    a.column_start = t->column_start + panel * QN_PANEL, a.step = t->c_step * 4, a.add = t->add ? 0xFFFF : 0;
+    a.sliver = t->groups * 16;
     for (int64_t r = 0; r < t->rows; r += ROWS) {
         int64_t rows = t->rows - r < ROWS ? t->rows - r : ROWS;
-        a.a = (const char *)t->left + r / QN_SLIVER * a.sliver, a.c = t->c + r * t->c_step;
+        a.a = (const char *)t->left + r / QN_SLIVER * a.sliver, a.c = t->c + r * t->c_step + panel * QN_PANEL;
         a.row_start = t->row_start + r;
         for (int64_t i = 0; i < rows; i++) __builtin_prefetch(a.c + i * t->c_step, 1);
         functions[rows - 1](&a);
@@ -120,11 +121,47 @@ static void by_tiles(const qn_tile *t, const asm_function *one, const asm_functi
     __asm__ volatile("vzeroupper"); /* the compiler does not see what the tiles leave in the upper halves */
 }
 
-static void multiply_u8(const qn_tile *t) { by_tiles(t, codes1_, codes2_); }
-static void multiply_words(const qn_tile *t) { by_tiles(t, words1_, words2_); }
-
 #define V_INLINE static inline __attribute__((always_inline))
 #define V_UNROLL QN_PRAGMA(GCC unroll 8)
+
+/* A few rows times four panels: as many streams as the hardware likes to fetch ahead, without a hint. */
+V_INLINE void v_few_rows(const qn_tile *t, const int rows) {
+    const char *a = t->left;
+    const uint8_t *b = t->right;
+    __m512i sum[QN_SLIVER][QN_PANELS];
+    V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int p = 0; p < QN_PANELS; p++) sum[r][p] =
+        _mm512_setzero_si512();
+    for (int64_t g = 0; g < t->groups; g++, a += 16, b += QN_GROUP) {
+        int32_t quad[QN_SLIVER];
+        memcpy(quad, a, sizeof quad);
+        V_UNROLL for (int p = 0; p < QN_PANELS; p++) {
+            const __m512i u = _mm512_load_si512(b + p * t->right_step);
+            V_UNROLL for (int r = 0; r < rows; r++) sum[r][p] =
+                _mm512_dpbusd_epi32(sum[r][p], u, _mm512_set1_epi32(quad[r]));
+        }
+    }
+    V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int p = 0; p < QN_PANELS; p++) {
+        int32_t *c = t->c + r * t->c_step + p * QN_PANEL;
+        __m512i start = _mm512_loadu_si512(t->column_start + p * QN_PANEL);
+        start = _mm512_add_epi32(start, _mm512_set1_epi32(t->row_start[r]));
+        if (t->add) start = _mm512_add_epi32(start, _mm512_loadu_si512(c));
+        _mm512_storeu_si512(c, _mm512_add_epi32(sum[r][p], start));
+    }
+}
+
+static void multiply_u8(const qn_tile *t) {
+    if (t->panels == QN_PANELS) switch (t->rows) {
+        case 1: v_few_rows(t, 1); return;
+        case 2: v_few_rows(t, 2); return;
+        case 3: v_few_rows(t, 3); return;
+        case 4: v_few_rows(t, 4); return;
+        }
+    for (int p = 0; p < t->panels; p += PANELS) by_tiles(t, codes1_, codes2_, p);
+}
+static void multiply_words(const qn_tile *t) {
+    for (int p = 0; p < t->panels; p += PANELS) by_tiles(t, words1_, words2_, p);
+}
+
 #define V4_VNNI 1
 #include "matmul4_avx512.h"
 

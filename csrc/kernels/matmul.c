@@ -303,13 +303,15 @@ typedef struct {
 typedef struct {
     int64_t rows, groups; /* of a block, both rounded so that all blocks are about equal */
     int64_t columns;      /* of the piece, whole panels */
-    int64_t panels;       /* packed at a time, or multiplied */
+    int64_t panels, tile; /* packed at a time, multiplied at a time */
     bool part, widen;
 } blocking;
 
 static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
     const qn_packed *b = j->b;
-    blocking s = {.columns = panels * QN_PANEL, .panels = j->strips ? QN_PANELS : j->tiling.panels};
+    blocking s = {.columns = panels * QN_PANEL};
+    s.tile = rows <= QN_SLIVER ? QN_PANELS : j->tiling.panels; /* few rows: four streams run faster than one */
+    s.panels = j->strips ? QN_PANELS : s.tile;
     s.widen = j->pairs && rows >= j->tiling.widen_rows;
     int64_t most_groups = rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK : j->tiling.block;
     if (j->wide) /* the sums of a block fit int32 */
@@ -323,7 +325,7 @@ static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
 }
 
 static bool scratch_make(scratch *s, const job *j, const blocking *g) {
-    int64_t width = j->tiling.panels * QN_PANEL, ks = g->groups * ks_a_group(j->b->form);
+    int64_t width = g->tile * QN_PANEL, ks = g->groups * ks_a_group(j->b->form);
     int64_t sizes[] = {
         g->rows * g->groups * j->left_bytes,
         TILE_ROWS * ks * (j->b->form == WORDS ? 2 : 1),
@@ -527,8 +529,8 @@ static void multiply_piece(job *j, int64_t m0, int64_t m1, int64_t p0, int64_t p
             for (at.strip = p0; at.strip < p1; at.strip += g.panels) {
                 int64_t end = least(at.strip + g.panels, p1);
                 if (j->strips) pack_strip(j, &s, &at, (int)(end - at.strip));
-                for (int64_t p = at.strip; p < end; p += j->tiling.panels)
-                    multiply_panels(j, &s, &g, &at, p, (int)least(j->tiling.panels, end - p));
+                for (int64_t p = at.strip; p < end; p += g.tile)
+                    multiply_panels(j, &s, &g, &at, p, (int)least(g.tile, end - p));
             }
         }
     free(s.block);

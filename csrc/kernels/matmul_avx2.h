@@ -6,6 +6,7 @@
  * One vpmaddwd makes the two products for 8 columns; the last two terms come out of packing as start values.
  */
 #define QN_OWN_TILES
+#define V_UNROLL QN_PRAGMA(GCC unroll 8)
 
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true,
@@ -262,12 +263,12 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_PAIRS2(at) ASM_PAIRS1(at) ASM_PAIRS("8+" at, "ymm2", "ymm3")
 #define ASM_PAIRS3(at) ASM_PAIRS2(at) ASM_PAIRS("16+" at, "ymm4", "ymm5")
 #define ASM_PAIRS4(at) ASM_PAIRS3(at) ASM_PAIRS("24+" at, "ymm6", "ymm7")
-/* A panel widened before, or in the loop, where it comes from memory: 4 KiB ahead of it. */
+/* A panel widened before, or in the loop, where it comes from memory: 16 KiB ahead of it. */
 #define ASM_LOAD_WIDE(at)                                                                                              \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"                                              \
     "vmovdqa 64+" at "(%[b]), %%ymm10\n\tvmovdqa 96+" at "(%[b]), %%ymm11\n\t"
 #define ASM_LOAD(at)                                                                                                   \
-    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
+    "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm9\n\tvmovdqa 32+" at "(%[b]), %%ymm11\n\t"                                             \
     "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
     "vpand (%[low]), %%ymm9, %%ymm9\n\tvpand (%[low]), %%ymm11, %%ymm11\n\t"
@@ -283,7 +284,7 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_NARROW3(at) ASM_NARROW2(at) ASM_NARROW("8+" at, "ymm4", "ymm5")
 #define ASM_NARROW4(at) ASM_NARROW3(at) ASM_NARROW("12+" at, "ymm6", "ymm7")
 #define ASM_LOAD_BYTES(at)                                                                                             \
-    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
+    "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
 #define ASM_TILE(name, R, LOAD, MULTIPLY, a_turn, b_turn, before)                                                      \
@@ -334,7 +335,35 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
     _mm256_zeroupper(); /* the compiler does not see what the assembly leaves there */
 }
 
-static void multiply_pairs(const qn_tile *t) { v_by_slivers(t, v_pairs, 8); }
+/* One row times four panels: as many streams as the hardware likes to fetch ahead. */
+V_INLINE void v_pairs_row(const qn_tile *t) {
+    const __m256i low = _mm256_set1_epi16(255);
+    const int32_t *a = t->left;
+    const uint8_t *b = t->right;
+    __m256i sum[QN_PANELS][2];
+    V_UNROLL for (int p = 0; p < QN_PANELS; p++) sum[p][0] = sum[p][1] = _mm256_setzero_si256();
+    for (int64_t g = 0; g < t->groups; g++, a += 8, b += QN_GROUP) {
+        const __m256i even = _mm256_set1_epi32(a[0]), odd = _mm256_set1_epi32(a[1]);
+        V_UNROLL for (int p = 0; p < QN_PANELS; p++) V_UNROLL for (int h = 0; h < 2; h++) {
+            const __m256i u = _mm256_load_si256((const __m256i *)(b + p * t->right_step + 32 * h));
+            const __m256i x = _mm256_add_epi16(_mm256_srli_epi16(u, 8), even);
+            const __m256i y = _mm256_add_epi16(_mm256_and_si256(u, low), odd);
+            sum[p][h] = _mm256_add_epi32(sum[p][h], _mm256_madd_epi16(x, y));
+        }
+    }
+    V_UNROLL for (int p = 0; p < QN_PANELS; p++) V_UNROLL for (int h = 0; h < 2; h++) {
+        const int64_t at = p * QN_PANEL + 8 * h;
+        __m256i start = _mm256_loadu_si256((const __m256i *)(t->column_start + at));
+        start = _mm256_add_epi32(start, _mm256_set1_epi32(*t->row_start));
+        if (t->add) start = _mm256_add_epi32(start, _mm256_loadu_si256((const __m256i *)(t->c + at)));
+        _mm256_storeu_si256((__m256i *)(t->c + at), _mm256_add_epi32(sum[p][h], start));
+    }
+}
+
+static void multiply_pairs(const qn_tile *t) {
+    if (t->rows == 1 && t->panels == QN_PANELS) v_pairs_row(t);
+    else v_by_slivers(t, v_pairs, 8);
+}
 static void multiply_pairs_wide(const qn_tile *t) { v_by_slivers(t, v_pairs_wide, 8); }
 static void multiply_u7(const qn_tile *t) { v_by_slivers(t, v_narrow_bytes, 4); }
 
@@ -380,8 +409,6 @@ static void multiply_words(const qn_tile *t) {
 /* ---- thin products: the weights are read once, as they come ---- */
 
 #define QN_OWN_THIN
-#define V_UNROLL QN_PRAGMA(GCC unroll 8)
-
 /* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. */
 V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bool is_signed) {
     __m256i a[2][4];
