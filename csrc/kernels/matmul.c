@@ -504,6 +504,7 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
     }
 }
 
+/* `panels` panels of a block of k, which are multiplied before the next ones come. */
 static void pack_strip(const job *j, scratch *s, const block *at, int panels) {
     for (int64_t g = 0; g < at->groups; g += PACK_GROUPS)
         pack_bytes(j->strips, at->strip, panels, at->group + g, least(PACK_GROUPS, at->groups - g),
@@ -593,10 +594,7 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
     j.left = b->form == WORDS ? k->left_words : j.pairs ? k->left_pairs : k->left_bytes;
     j.left_bytes = j.pairs ? 8 : 4;
     j.by_rows = !strips && m >= 2 * b->n && m >= 2 * QN_SLIVER;
-    int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels,
-            unit = j.by_rows ? 12
-                   : strips  ? QN_PANELS
-                             : j.tiling.panels;
+    int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels, unit = j.by_rows ? 12 : j.tiling.panels;
     int64_t turns = most(1, least(4, extent * (j.by_rows ? 1 : QN_PANEL) / (threads * PIECE_COLUMNS)));
     int64_t grain = round_up(most(1, (extent + threads * turns - 1) / (threads * turns)), unit);
     qn_parallel_for(extent, grain, cost, multiply_part, &j);
@@ -692,7 +690,7 @@ static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matr
         int64_t each = magnitude_of(of_type(a->type), za) * magnitude_of(of_type(b->type), zb);
         if (!may_overflow(each, b->rows, 0)) return thin_product(a, za, b, zb, out);
     }
-    packing packing_strips, *strips = words || a->rows > tiling.block_rows ? NULL : &packing_strips;
+    packing own_strips, *strips = words || a->rows > tiling.block_rows ? NULL : &own_strips; /* each packed once */
     qn_packed *own = pack_right(b, zb, words, false, strips);
     if (!own) return QN_NO_MEMORY;
     qn_outcome outcome = multiply_safely(a, za, own, strips, &result);
