@@ -100,6 +100,30 @@ def test_around_the_blocks(row):
 
 
 @pytest.mark.parametrize("row", ROWS)
+def test_few_rows_of_wide_matrices(row):
+    """Streams and strips of a raw matrix in both orders, their ends, and rows whose zero points lie at both ends."""
+    qn.set_isa(row)
+    rng = np.random.default_rng(11)
+    for m, k, n in (
+        (1, 4099, 131),
+        (2, 4097, 64),
+        (3, 129, 200),
+        (4, 4103, 67),
+        (5, 257, 129),
+        (16, 130, 79),
+        (17, 771, 70),
+    ):
+        for left, right in product(BYTES, BYTES):
+            a, b = codes(rng, left, (m, k)), codes(rng, right, (k, n))
+            ends = np.resize(np.iinfo(left).min + np.array([0, 255]), m)
+            a[:, ::3], a[:, 1::3] = np.iinfo(left).min, np.iinfo(left).max
+            for a_zero in (None, ends):
+                want = exact(a, b, 0 if a_zero is None else ends[:, None])
+                for layout in (b, np.asfortranarray(b)):
+                    np.testing.assert_array_equal(qn.matmul_integer(a, layout, a_zero), want, str((m, k, n)))
+
+
+@pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("left", BYTES)
 @pytest.mark.parametrize("right", BYTES)
 def test_all_pairs_of_codes_in_all_places_of_a_quad(row, left, right):

@@ -18,8 +18,14 @@ QN_TARGET_BEGIN(QN_TARGET_amx)
 enum { HIGH = 16, DEEP = 16, LINE = 64, PANELS = 2 }; /* rows and groups of a tile, bytes of its rows */
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){
-        .pairs = false, .panels = PANELS, .block = 192, .block_rows = 384, .macs_a_byte = 64, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){.pairs = false,
+                     .panels = PANELS,
+                     .block = 192,
+                     .block_rows = 384,
+                     .macs_a_byte = 64,
+                     .widen_rows = INT64_MAX,
+                     .sweep_rows = 4,
+                     .dots_rows = 16};
 }
 
 /* Row after row, not in slivers: int8, zeros past the end. */

@@ -173,8 +173,14 @@ V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code
 #include "matmul_avx512.h"
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){
-        .pairs = true, .panels = PANELS, .block = 192, .block_rows = 256, .macs_a_byte = 8, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){.pairs = true,
+                     .panels = PANELS,
+                     .block = 192,
+                     .block_rows = 256,
+                     .macs_a_byte = 8,
+                     .widen_rows = INT64_MAX,
+                     .sweep_rows = 16,
+                     .dots_rows = 16};
 }
 
 /* In each row products first, sums last: Zen 4 spreads them over its pipes as they come, and words are a fifth faster so.

@@ -17,8 +17,14 @@ QN_TARGET_BEGIN(QN_TARGET_avxvnni)
 enum { ROWS = 6 };
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){
-        .pairs = false, .panels = 1, .block = 192, .block_rows = 384, .macs_a_byte = 16, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){.pairs = false,
+                     .panels = 1,
+                     .block = 192,
+                     .block_rows = 384,
+                     .macs_a_byte = 16,
+                     .widen_rows = INT64_MAX,
+                     .sweep_rows = 4,
+                     .dots_rows = 8};
 }
 
 /* Rows [row, row + rows); `first` is row % 12, so that slivers lie at constant places. All but t, row and column are

@@ -14,8 +14,14 @@ enum { HEIGHT = 8 };
 #include "matmul_neon.h"
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){
-        .pairs = false, .panels = 1, .block = 192, .block_rows = 384, .macs_a_byte = 16, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){.pairs = false,
+                     .panels = 1,
+                     .block = 192,
+                     .block_rows = 384,
+                     .macs_a_byte = 16,
+                     .widen_rows = INT64_MAX,
+                     .sweep_rows = 16,
+                     .dots_rows = 16};
 }
 
 static void left_bytes(const qn_left *l) { v_left_bytes(l, true, 0); }

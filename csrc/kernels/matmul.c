@@ -125,24 +125,23 @@ static void sum_words(const uint8_t *panel, int64_t groups, int32_t *sum) {
             sum[j] = (int32_t)((uint32_t)sum[j] + (uint32_t)b[2 * j] + (uint32_t)b[2 * j + 1]);
 }
 
-/* Groups [g, g + groups) of `panels` panels from p on. */
-static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64_t groups) {
+/* Groups [g, g + groups) of `panels` panels from p on, `step` bytes from panel to panel. */
+static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64_t groups, uint8_t *to, int64_t step) {
     const qn_matrix *m = w->from;
-    qn_packed *b = w->to;
-    uint8_t *to = b->panel + p * panel_bytes(b) + g * QN_GROUP;
+    const qn_packed *b = w->to;
     int64_t column = p * QN_PANEL, width = panels * QN_PANEL, k = g * 4;
     bool inside = column + width <= b->n && k + groups * 4 <= b->k;
-    uint8_t staged[2 * QN_PANEL * PACK_GROUPS * 4 + QN_GATHERED] __attribute__((aligned(64)));
+    uint8_t staged[QN_PANELS * QN_PANEL * PACK_GROUPS * 4] __attribute__((aligned(64)));
     if (w->gather) {
         int64_t rows = least(groups * 4, most(0, b->k - k));
         w->gather(w->context, k, column, rows, least(width, b->n - column), staged);
         memset(staged + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((groups * 4 - rows) * QN_GATHERED));
-        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, groups, panels, to, panel_bytes(b));
+        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, groups, panels, to, step);
         return;
     }
     if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
         const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1};
-        for (int i = 0; i < panels; i++, column += QN_PANEL, to += panel_bytes(b)) {
+        for (int i = 0; i < panels; i++, column += QN_PANEL, to += step) {
             const uint8_t *from = (const uint8_t *)m->data + column * m->column_stride + k;
             int64_t stride = m->column_stride;
             if (!inside) {
@@ -160,11 +159,10 @@ static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64
         stage(m, k, column, groups * 4, width, (b->pad + w->less) ^ w->flip, false, staged, width);
         from = staged, stride = width;
     }
-    qn_kernels()->right_bytes(from, stride, w->flip, groups, panels, to, panel_bytes(b));
+    qn_kernels()->right_bytes(from, stride, w->flip, groups, panels, to, step);
 }
 
-static void sum_panel(const qn_packed *b, int64_t p, int64_t g, int64_t groups, int32_t *sum, int32_t *pairs) {
-    const uint8_t *panel = b->panel + p * panel_bytes(b) + g * QN_GROUP;
+static void sum_panel(const qn_packed *b, const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
     if (b->form == WORDS) sum_words(panel, groups, sum);
     else qn_kernels()->right_sums(panel, groups, sum, pairs);
 }
@@ -185,13 +183,13 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
                     pack_words(staged, groups, b->panel + (p + i) * panel_bytes(b) + g * QN_GROUP);
                 }
             } else {
-                pack_bytes(w, p, panels, g, groups);
+                pack_bytes(w, p, panels, g, groups, b->panel + p * panel_bytes(b) + g * QN_GROUP, panel_bytes(b));
             }
             for (int64_t i = p; i < p + panels; i++) {
                 uint8_t *panel = b->panel + i * panel_bytes(b) + g * QN_GROUP;
                 if (w->less)
                     for (int64_t x = 0; x < groups * QN_GROUP; x++) panel[x] = (uint8_t)(panel[x] - w->less);
-                sum_panel(b, i, g, groups, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
+                sum_panel(b, panel, groups, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
             }
         }
         int32_t padded = (int32_t)(b->groups * ks_a_group(b->form) - b->k) * b->pad;
@@ -234,22 +232,23 @@ void qn_packed_free(qn_packed *b) {
     free(b->panel), free(b->sum), free(b);
 }
 
-static qn_packed *packed_make(int64_t rows, int64_t columns, bool words) {
+/* `strips`: no panels, for a product that packs as it goes. */
+static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
     if (rows > INT64_MAX / QN_GROUP || columns > INT64_MAX / QN_GROUP) return NULL; /* broadcast ones may be */
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
     *b = (qn_packed){.k = rows, .n = columns, .form = words ? WORDS : FULL};
     b->groups = round_up(most(1, (rows + ks_a_group(b->form) - 1) / ks_a_group(b->form)), 2);
     b->panels = (columns + QN_PANEL - 1) / QN_PANEL;
-    b->panel = allocate(b->panels, panel_bytes(b));
+    if (!strips) b->panel = allocate(b->panels, panel_bytes(b));
     b->sum = allocate(b->panels, 3 * QN_GROUP);
-    if (!b->panel || !b->sum) return qn_packed_free(b), NULL;
+    if (!(b->panel || strips) || !b->sum) return qn_packed_free(b), NULL;
     return b;
 }
 
-/* `weights`: for many products, so that it pays to look at the codes. */
-static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, qn_codes_maker gather,
-                        const void *context) {
+/* `weights`: for many products, so that it pays to look at the codes. `strips`: filled in place of panels and sums. */
+static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, packing *strips,
+                        qn_codes_maker gather, const void *context) {
     bool words = b->form == WORDS;
     b->n = m->columns, b->type = m->type, b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
     const extremes e = weights || words ? of_matrix(m) : of_type(m->type);
@@ -267,22 +266,23 @@ static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weig
     packing w = {.to = b, .from = m, .flip = !words && m->type == QN_I8 ? 0x80 : 0};
     w.gather = gather, w.context = context;
     if (b->form == NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
-    qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
+    if (strips) *strips = w;
+    else qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
 }
 
-static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights) {
-    qn_packed *b = packed_make(m->rows, m->columns, words);
-    if (b) packed_fill(b, m, zb, weights, NULL, NULL);
+static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, packing *strips) {
+    qn_packed *b = packed_make(m->rows, m->columns, words, strips);
+    if (b) packed_fill(b, m, zb, weights, strips, NULL, NULL);
     return b;
 }
 
-qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, false); }
+qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, false, false); }
 
 void qn_packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zero, qn_codes_maker gather, const void *context) {
-    packed_fill(b, m, zero, false, gather, context);
+    packed_fill(b, m, zero, false, NULL, gather, context);
 }
 
-qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb) { return pack_right(b, zb, b->type == QN_I16, true); }
+qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb) { return pack_right(b, zb, b->type == QN_I16, true, NULL); }
 
 qn_type qn_packed_type(const qn_packed *b) { return b->type; }
 int64_t qn_packed_rows(const qn_packed *b) { return b->k; }
@@ -301,6 +301,7 @@ typedef struct {
     const qn_matrix *a;
     qn_zeros za;
     const qn_packed *b;
+    const packing *strips; /* packs b as the product goes, or NULL */
     const qn_result *out;
     qn_tiling tiling;
     int64_t each; /* no product of two codes is larger */
@@ -320,6 +321,7 @@ typedef struct {
     uint8_t *staged;                             /* [48][ks] */
     int32_t *start, *sum;                        /* [rows] of packing */
     int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
+    uint8_t *strip;                              /* [panels][groups][64] packed on the way */
     uint16_t *panel;                             /* widened */
     int32_t *tile;                               /* [48][16 * panels] */
     int32_t *part;                               /* [rows][columns] sums between blocks of k */
@@ -329,14 +331,17 @@ typedef struct {
 typedef struct {
     int64_t rows, groups; /* of a block, both rounded so that all blocks are about equal */
     int64_t columns;      /* of the piece, whole panels */
+    int64_t panels, tile; /* packed at a time, multiplied at a time */
     bool part, widen;
 } blocking;
 
 static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
     const qn_packed *b = j->b;
     blocking s = {.columns = panels * QN_PANEL};
+    s.tile = rows <= QN_SLIVER ? QN_PANELS : j->tiling.panels; /* few rows: four streams run faster than one */
+    s.panels = j->strips ? QN_PANELS : s.tile;
     s.widen = j->pairs && rows >= j->tiling.widen_rows;
-    int64_t most_groups = rows <= FEW_ROWS ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK : j->tiling.block;
+    int64_t most_groups = rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK : j->tiling.block;
     if (j->wide) /* the sums of a block fit int32 */
         most_groups = least(most_groups, most(INT32_MAX / j->each / ks_a_group(b->form) / 2 * 2, 2));
     int64_t blocks = most(1, (b->groups + most_groups - 1) / most_groups);
@@ -348,11 +353,12 @@ static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
 }
 
 static bool scratch_make(scratch *s, const job *j, const blocking *g) {
-    int64_t width = j->tiling.panels * QN_PANEL, ks = g->groups * ks_a_group(j->b->form);
+    int64_t width = g->tile * QN_PANEL, ks = g->groups * ks_a_group(j->b->form);
     int64_t sizes[] = {
         g->rows * g->groups * j->left_bytes,
         TILE_ROWS * ks * (j->b->form == WORDS ? 2 : 1),
         g->rows * 4 * 5,
+        j->strips ? g->panels * g->groups * QN_GROUP : 0,
         g->widen ? g->groups * QN_GROUP * 2 : 0,
         TILE_ROWS * width * 4,
         g->part ? g->rows * g->columns * 4 : 0,
@@ -366,9 +372,10 @@ static bool scratch_make(scratch *s, const job *j, const blocking *g) {
     s->left = p + at[0], s->staged = p + at[1], s->start = (int32_t *)(void *)(p + at[2]);
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
     s->minus_zero = s->minus_sum + g->rows;
-    s->panel = (uint16_t *)(void *)(p + at[3]), s->tile = (int32_t *)(void *)(p + at[4]);
-    s->part = g->part ? (int32_t *)(void *)(p + at[5]) : NULL;
-    s->wide = j->wide ? (int64_t *)(void *)(p + at[6]) : NULL;
+    s->strip = p + at[3];
+    s->panel = (uint16_t *)(void *)(p + at[4]), s->tile = (int32_t *)(void *)(p + at[5]);
+    s->part = g->part ? (int32_t *)(void *)(p + at[6]) : NULL;
+    s->wide = j->wide ? (int64_t *)(void *)(p + at[7]) : NULL;
     return true;
 }
 
@@ -402,17 +409,20 @@ typedef struct {
     int32_t start[QN_PANELS * QN_PANEL], sum[QN_PANELS * QN_PANEL];
 } columns;
 
-static void column_terms(const job *j, int64_t p, int panels, int64_t g0, int64_t groups, columns *t) {
+static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g0, columns *t) {
     const qn_packed *b = j->b;
     const int32_t *sum = b->sum + p * QN_PANEL, *pairs = b->pairs + p * QN_PANEL;
     int32_t own_pairs[QN_PANELS * QN_PANEL] = {0};
-    int count = panels * QN_PANEL;
+    const int64_t groups = tile->groups;
+    const int count = tile->panels * QN_PANEL;
+    const uint32_t zero = (uint32_t)(zero_of(j, 0) - (j->a->type == QN_U8 && b->form != WORDS ? 128 : 0));
+    const bool of_row = !j->pairs && j->za.count > 1; /* an outer product */
     memset(t, 0, sizeof *t);
-    if (j->wide) { /* each block by itself */
+    if (j->strips && !j->pairs && !of_row && zero == 0) return;
+    if (j->wide || j->strips) { /* each block by itself */
         int64_t per = ks_a_group(b->form), padded = most(0, (g0 + groups) * per - most(b->k, g0 * per));
-        for (int i = 0; i < panels; i++) {
-            sum_panel(b, p + i, g0, groups, t->sum + i * QN_PANEL, own_pairs + i * QN_PANEL);
-        }
+        for (int i = 0; i < tile->panels; i++)
+            sum_panel(b, tile->right + i * tile->right_step, groups, t->sum + i * QN_PANEL, own_pairs + i * QN_PANEL);
         for (int c = 0; c < count; c++) t->sum[c] -= (int32_t)padded * b->pad;
         pairs = own_pairs;
     } else if (g0 == 0) {
@@ -426,8 +436,7 @@ static void column_terms(const job *j, int64_t p, int panels, int64_t g0, int64_
         for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] + (uint32_t)pairs[c]);
         return;
     }
-    if (j->za.count > 1) return; /* an outer product */
-    uint32_t zero = (uint32_t)(zero_of(j, 0) - (j->a->type == QN_U8 && b->form != WORDS ? 128 : 0));
+    if (of_row) return;
     for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] - zero * (uint32_t)t->sum[c]);
 }
 
@@ -467,6 +476,7 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
 typedef struct {
     int64_t row, rows, group, groups, left;
     bool first, last; /* of the blocks of k */
+    int64_t strip;    /* the first panel of what is packed */
 } block;
 
 /* Where the sums of rows from i on go: the output itself, the strip of sums between blocks of k, or a buffer. */
@@ -503,13 +513,14 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
     const qn_packed *b = j->b;
     const qn_table *k = qn_kernels();
     const int64_t column = p * QN_PANEL, width = panels * QN_PANEL, count = least(width, b->n - column);
-    const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide), outer_b = !b->uniform;
+    const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide || j->strips), outer_b = !b->uniform;
     const bool direct = j->out->type == QN_I32 && !j->wide && count == width, done = at->last || !(j->wide || s->part);
     int32_t e[QN_PANELS * QN_PANEL];
     columns terms;
-    column_terms(j, p, panels, at->group, at->groups, &terms);
     qn_tile t = {.groups = at->groups, .right_step = panel_bytes(b), .panels = panels, .column_start = terms.start};
-    t.right = b->panel + p * panel_bytes(b) + at->group * QN_GROUP;
+    if (j->strips) t.right = s->strip + (p - at->strip) * at->groups * QN_GROUP, t.right_step = at->groups * QN_GROUP;
+    else t.right = b->panel + p * panel_bytes(b) + at->group * QN_GROUP;
+    column_terms(j, p, &t, at->group, &terms);
     if (g->widen) k->right_widen(t.right, at->groups, s->panel), t.right = (uint8_t *)s->panel;
     for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - (j->pairs ? 128 : 0);
     for (int64_t i = 0; i < at->rows; i += t.rows) {
@@ -523,6 +534,13 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
         if (j->wide) add_wide(j, &t, at, at->row + i, column, count, s->wide + i * g->columns + (column - at->left), g);
         if (!direct && done) finish(j, t.c, t.c_step, at->row + i, t.rows, column, count);
     }
+}
+
+/* `panels` panels of a block of k, which are multiplied before the next ones come. */
+static void pack_strip(const job *j, scratch *s, const block *at, int panels) {
+    for (int64_t g = 0; g < at->groups; g += PACK_GROUPS)
+        pack_bytes(j->strips, at->strip, panels, at->group + g, least(PACK_GROUPS, at->groups - g),
+                   s->strip + g * QN_GROUP, at->groups * QN_GROUP);
 }
 
 /* Rows [m0, m1) x panels [p0, p1). */
@@ -541,8 +559,12 @@ static void multiply_piece(job *j, int64_t m0, int64_t m1, int64_t p0, int64_t p
             at.first = at.group == 0, at.last = at.group + at.groups == j->b->groups;
             pack_left(j, at.row, at.rows, at.group, at.groups, &s);
             row_terms(j, at.row, at.rows, at.first, &s);
-            for (int64_t p = p0; p < p1; p += j->tiling.panels)
-                multiply_panels(j, &s, &g, &at, p, (int)least(j->tiling.panels, p1 - p));
+            for (at.strip = p0; at.strip < p1; at.strip += g.panels) {
+                int64_t end = least(at.strip + g.panels, p1);
+                if (j->strips) pack_strip(j, &s, &at, (int)(end - at.strip));
+                for (int64_t p = at.strip; p < end; p += g.tile)
+                    multiply_panels(j, &s, &g, &at, p, (int)least(g.tile, end - p));
+            }
         }
     free(s.block);
 }
@@ -584,10 +606,10 @@ static void multiply_slowly(void *context, int64_t begin, int64_t end) {
 enum { SHORT_BLOCK = 64 }; /* ks for which a block in int32 is worth the trouble */
 
 /* `each` bounds the products of one k; `wide`: their sum may leave int32. */
-static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out, int64_t each,
-                           bool wide) {
+static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const packing *strips,
+                           const qn_result *out, int64_t each, bool wide) {
     const qn_table *k = qn_kernels();
-    job j = {.a = a, .za = za, .b = b, .out = out, .wide = wide, .each = most(each, 1)};
+    job j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .wide = wide, .each = most(each, 1)};
     int64_t m = a->rows, macs;
     if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
     k->matmul_tiling(&j.tiling);
@@ -603,7 +625,7 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
                                      : k->multiply_u8;
     j.left = b->form == WORDS ? k->left_words : j.pairs ? k->left_pairs : k->left_bytes;
     j.left_bytes = j.pairs ? 8 : 4;
-    j.by_rows = m >= 2 * b->n && m >= 2 * QN_SLIVER;
+    j.by_rows = !strips && m >= 2 * b->n && m >= 2 * QN_SLIVER;
     int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels, unit = j.by_rows ? 12 : j.tiling.panels;
     int64_t turns = most(1, least(4, extent * (j.by_rows ? 1 : QN_PANEL) / (threads * PIECE_COLUMNS)));
     int64_t grain = round_up(most(1, (extent + threads * turns - 1) / (threads * turns)), unit);
@@ -617,17 +639,22 @@ static bool may_overflow(int64_t each, int64_t k, int64_t extra) {
     return __builtin_mul_overflow(each, k, &bound) || bound > INT32_MAX - extra;
 }
 
-qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {
+static qn_outcome multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const packing *strips,
+                                  const qn_result *out) {
     int64_t each = magnitude_of(of_type(a->type), za) * b->magnitude, extra = 0;
     for (int64_t n = 0; out->acc_bias && n < b->n; n++) extra = most(extra, llabs((long long)out->acc_bias[n]));
     for (int64_t m = 0; out->row_bias && m < a->rows; m++) extra = most(extra, llabs((long long)out->row_bias[m]));
     if (b->form == WORDS && may_overflow(each, b->k, extra)) each = magnitude_of(of_matrix(a), za) * b->magnitude;
-    return multiply(a, za, b, out, each, may_overflow(each, b->k, extra));
+    return multiply(a, za, b, strips, out, each, may_overflow(each, b->k, extra));
+}
+
+qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {
+    return multiply_safely(a, za, b, NULL, out);
 }
 
 /* ---- raw matrices ---- */
 
-enum { THIN_ROWS = 16 }; /* with so few rows packing would cost more than the product */
+enum { THIN_ROWS = 16 }; /* no row of the table takes more as they are */
 
 typedef struct {
     const qn_matrix *b;
@@ -689,13 +716,17 @@ static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matr
     const qn_result result = {.type = QN_I32, .data = out, .row_stride = b->columns};
     if (packed) return qn_matmul_packed(a, za, packed, &result);
     bool words = a->type == QN_I16 || b->type == QN_I16, in_place = b->column_stride == 1 || b->row_stride == 1;
-    if (a->rows <= THIN_ROWS && in_place && !words && b->rows > 0) {
+    qn_tiling tiling;
+    qn_kernels()->matmul_tiling(&tiling);
+    if (a->rows <= (b->column_stride == 1 ? tiling.sweep_rows : tiling.dots_rows) && in_place && !words &&
+        b->rows > 0) {
         int64_t each = magnitude_of(of_type(a->type), za) * magnitude_of(of_type(b->type), zb);
         if (!may_overflow(each, b->rows, 0)) return thin_product(a, za, b, zb, out);
     }
-    qn_packed *own = pack_right(b, zb, words, false);
+    packing own_strips, *strips = words || a->rows > tiling.block_rows ? NULL : &own_strips; /* each packed once */
+    qn_packed *own = pack_right(b, zb, words, false, strips);
     if (!own) return QN_NO_MEMORY;
-    qn_outcome outcome = qn_matmul_packed(a, za, own, &result);
+    qn_outcome outcome = multiply_safely(a, za, own, strips, &result);
     qn_packed_free(own);
     return outcome;
 }
@@ -736,7 +767,7 @@ qn_outcome qn_matmul_integer(const qn_product *p) {
     stack s = {.product = p};
     qn_packed *packed = NULL;
     if (shared && count > 1 && p->a.rows > THIN_ROWS / 4) { /* packing pays from the second product on */
-        packed = pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16, false);
+        packed = pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16, false, NULL);
         if (!packed) return QN_NO_MEMORY;
         s.packed = packed;
     }

@@ -25,7 +25,7 @@ V_INLINE void v4_rows(const qn_weight4 *w, const uint8_t *panel, const qn_rows4 
             V4_EACH(r) s[r] = v4_begin(sum[r]);
             for (int64_t at = 0; at < deep; at += 64) {
                 const int8_t *quad = a + at / 8;
-                __builtin_prefetch(record + at + V4_AHEAD);
+                if (rows > 1) __builtin_prefetch(record + at + V4_AHEAD); /* one row is bound by memory anyway */
                 v4_codes u = v4_low(record + at);
                 V4_EACH(r) s[r] = v4_dot(s[r], u, quad + r * x->stride);
                 u = v4_high(record + at);

@@ -6,10 +6,18 @@
  * One vpmaddwd makes the two products for 8 columns; the last two terms come out of packing as start values.
  */
 #define QN_OWN_TILES
+#define V_UNROLL QN_PRAGMA(GCC unroll 8)
 
 #ifndef QN_WIDE_TILES /* a file with tiles of its own takes the packers and the thin products */
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){.pairs = true, .panels = 1, .block = 128, .block_rows = 256, .macs_a_byte = 8, .widen_rows = 65};
+    *t = (qn_tiling){.pairs = true,
+                     .panels = 1,
+                     .block = 128,
+                     .block_rows = 256,
+                     .macs_a_byte = 8,
+                     .widen_rows = 65,
+                     .sweep_rows = 16,
+                     .dots_rows = 16};
 }
 #endif
 
@@ -134,15 +142,16 @@ V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
     to[2] = _mm256_permute2x128_si256(e, f, 0x31), to[3] = _mm256_permute2x128_si256(g, h, 0x31);
 }
 
-/* Two panels at a time; the last one alone reads its 16 columns only. */
+/* Whole lines of B at a time, the rows after them on their way; of a last odd panel 16 columns only. */
 static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels, uint8_t *packed,
                         int64_t panel_step) {
     const __m256i x = _mm256_set1_epi8((char)flip);
-    for (int64_t p = 0; p < panels; p += 2) {
-        const uint8_t *from = b + p * QN_PANEL;
-        uint8_t *to = packed + p * panel_step;
-        bool two = p + 1 < panels;
-        for (int64_t g = 0; g < groups; g++, from += 4 * stride, to += QN_GROUP) {
+    for (int64_t g = 0; g < groups; g++, b += 4 * stride, packed += QN_GROUP) {
+        for (int k = 0; k < 4; k++) __builtin_prefetch(b + (32 + k) * stride);
+        for (int64_t p = 0; p < panels; p += 2) {
+            const uint8_t *from = b + p * QN_PANEL;
+            uint8_t *to = packed + p * panel_step;
+            bool two = p + 1 < panels;
             __m256i r[4], w[4];
             for (int k = 0; k < 4; k++) {
                 const __m128i *row = (const __m128i *)(from + k * stride);
@@ -257,12 +266,12 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_PAIRS2(at) ASM_PAIRS1(at) ASM_PAIRS("8+" at, "ymm2", "ymm3")
 #define ASM_PAIRS3(at) ASM_PAIRS2(at) ASM_PAIRS("16+" at, "ymm4", "ymm5")
 #define ASM_PAIRS4(at) ASM_PAIRS3(at) ASM_PAIRS("24+" at, "ymm6", "ymm7")
-/* A panel widened before, or in the loop, where it comes from memory: 4 KiB ahead of it. */
+/* A panel widened before, or in the loop, where it comes from memory: 16 KiB ahead of it. */
 #define ASM_LOAD_WIDE(at)                                                                                              \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"                                              \
     "vmovdqa 64+" at "(%[b]), %%ymm10\n\tvmovdqa 96+" at "(%[b]), %%ymm11\n\t"
 #define ASM_LOAD(at)                                                                                                   \
-    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
+    "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm9\n\tvmovdqa 32+" at "(%[b]), %%ymm11\n\t"                                             \
     "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
     "vpand (%[low]), %%ymm9, %%ymm9\n\tvpand (%[low]), %%ymm11, %%ymm11\n\t"
@@ -278,7 +287,7 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_NARROW3(at) ASM_NARROW2(at) ASM_NARROW("8+" at, "ymm4", "ymm5")
 #define ASM_NARROW4(at) ASM_NARROW3(at) ASM_NARROW("12+" at, "ymm6", "ymm7")
 #define ASM_LOAD_BYTES(at)                                                                                             \
-    "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
+    "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
 #define ASM_TILE(name, R, LOAD, MULTIPLY, a_turn, b_turn, before)                                                      \
@@ -329,7 +338,35 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
     _mm256_zeroupper(); /* the compiler does not see what the assembly leaves there */
 }
 
-static void multiply_pairs(const qn_tile *t) { v_by_slivers(t, v_pairs, 8); }
+/* One row times four panels: as many streams as the hardware likes to fetch ahead. */
+V_INLINE void v_pairs_row(const qn_tile *t) {
+    const __m256i low = _mm256_set1_epi16(255);
+    const int32_t *a = t->left;
+    const uint8_t *b = t->right;
+    __m256i sum[QN_PANELS][2];
+    V_UNROLL for (int p = 0; p < QN_PANELS; p++) sum[p][0] = sum[p][1] = _mm256_setzero_si256();
+    for (int64_t g = 0; g < t->groups; g++, a += 8, b += QN_GROUP) {
+        const __m256i even = _mm256_set1_epi32(a[0]), odd = _mm256_set1_epi32(a[1]);
+        V_UNROLL for (int p = 0; p < QN_PANELS; p++) V_UNROLL for (int h = 0; h < 2; h++) {
+            const __m256i u = _mm256_load_si256((const __m256i *)(b + p * t->right_step + 32 * h));
+            const __m256i x = _mm256_add_epi16(_mm256_srli_epi16(u, 8), even);
+            const __m256i y = _mm256_add_epi16(_mm256_and_si256(u, low), odd);
+            sum[p][h] = _mm256_add_epi32(sum[p][h], _mm256_madd_epi16(x, y));
+        }
+    }
+    V_UNROLL for (int p = 0; p < QN_PANELS; p++) V_UNROLL for (int h = 0; h < 2; h++) {
+        const int64_t at = p * QN_PANEL + 8 * h;
+        __m256i start = _mm256_loadu_si256((const __m256i *)(t->column_start + at));
+        start = _mm256_add_epi32(start, _mm256_set1_epi32(*t->row_start));
+        if (t->add) start = _mm256_add_epi32(start, _mm256_loadu_si256((const __m256i *)(t->c + at)));
+        _mm256_storeu_si256((__m256i *)(t->c + at), _mm256_add_epi32(sum[p][h], start));
+    }
+}
+
+static void multiply_pairs(const qn_tile *t) {
+    if (t->rows == 1 && t->panels == QN_PANELS) v_pairs_row(t);
+    else v_by_slivers(t, v_pairs, 8);
+}
 static void multiply_pairs_wide(const qn_tile *t) { v_by_slivers(t, v_pairs_wide, 8); }
 static void multiply_u7(const qn_tile *t) { v_by_slivers(t, v_narrow_bytes, 4); }
 
@@ -376,16 +413,15 @@ static void multiply_words(const qn_tile *t) {
 /* ---- thin products: the weights are read once, as they come ---- */
 
 #define QN_OWN_THIN
-
-/* 8 rows of B (the last ones zero in A if there are fewer) times up to 4 rows of A; sums stay in the caches. */
-V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows, const bool is_signed) {
-    __m256i a[QN_SLIVER][4];
+/* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. */
+V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bool is_signed) {
+    __m256i a[2][4];
     const uint8_t *line[8];
     for (int i = 0; i < 8; i++) line[i] = t->b + (k + i < t->k ? k + i : t->k - 1) * t->stride;
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 4; i++) {
             int32_t pair;
-            memcpy(&pair, t->a + (row + r) * t->a_step + k + 2 * i, sizeof pair);
+            memcpy(&pair, t->a + r * t->a_step + k + 2 * i, sizeof pair);
             a[r][i] = _mm256_set1_epi32(pair);
         }
     for (int64_t j = 0; j + 16 <= t->columns; j += 16) {
@@ -398,7 +434,7 @@ V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows,
             high[i] = is_signed ? _mm256_cvtepi8_epi16(h) : _mm256_cvtepu8_epi16(h);
         }
         for (int r = 0; r < rows; r++) {
-            __m256i *c = (__m256i *)(t->c + (row + r) * t->c_step + j);
+            __m256i *c = (__m256i *)(t->c + r * t->c_step + j);
             __m256i x = _mm256_loadu_si256(c), y = _mm256_loadu_si256(c + 1);
             for (int i = 0; i < 4; i++) {
                 x = _mm256_add_epi32(x, _mm256_madd_epi16(a[r][i], low[i]));
@@ -409,14 +445,88 @@ V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows,
     }
 }
 
+enum {
+    DEPTH = 128, /* rows and columns of B that are widened at a time: whole lines, 16 KiB */
+    STRIP = 64,
+    DOTS_DEPTH = 4096, /* of k that dots take at a time: four columns stay in the L1 cache */
+};
+
+/* Panels of 16 columns, for each pair of rows columns 0-3, 8-11, then 4-7, 12-15. */
+V_INLINE void v_widen_strip(const uint8_t *b, int64_t stride, int64_t depth, int64_t columns, int16_t *strip,
+                            const bool is_signed) {
+    for (int64_t k = 0; k < depth; k += 2, b += 2 * stride, strip += 32) {
+        const uint8_t *next = k + 1 < depth ? b + stride : b; /* an odd last row: A has a zero there */
+        for (int64_t j = 0; j < columns; j += 16) {
+            const __m128i x = _mm_loadu_si128((const __m128i *)(b + j)),
+                          y = _mm_loadu_si128((const __m128i *)(next + j));
+            const __m256i even = is_signed ? _mm256_cvtepi8_epi16(x) : _mm256_cvtepu8_epi16(x);
+            const __m256i odd = is_signed ? _mm256_cvtepi8_epi16(y) : _mm256_cvtepu8_epi16(y);
+            __m256i *to = (__m256i *)(strip + j * DEPTH);
+            _mm256_store_si256(to, _mm256_unpacklo_epi16(even, odd));
+            _mm256_store_si256(to + 1, _mm256_unpackhi_epi16(even, odd));
+        }
+    }
+}
+
+V_INLINE void v_swap_middle(__m256i *x, __m256i *y) {
+    const __m256i low = *x;
+    *x = _mm256_permute2x128_si256(low, *y, 0x20), *y = _mm256_permute2x128_si256(low, *y, 0x31);
+}
+
+V_INLINE void v_strip_tile(const int16_t *a, int64_t a_step, const int16_t *strip, int64_t depth, int32_t *c,
+                           int64_t c_step, const int rows) {
+    __m256i sum[QN_SLIVER][2];
+    V_UNROLL for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    for (int64_t k = 0; k < depth; k += 2, strip += 32) {
+        const __m256i low = _mm256_load_si256((const __m256i *)strip),
+                      high = _mm256_load_si256((const __m256i *)(strip + 16));
+        V_UNROLL for (int r = 0; r < rows; r++) {
+            int32_t codes;
+            memcpy(&codes, a + r * a_step + k, sizeof codes);
+            const __m256i pair = _mm256_set1_epi32(codes);
+            sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(pair, low));
+            sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(pair, high));
+        }
+    }
+    V_UNROLL for (int r = 0; r < rows; r++) {
+        __m256i *to = (__m256i *)(c + r * c_step);
+        v_swap_middle(&sum[r][0], &sum[r][1]);
+        _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), sum[r][0]));
+        _mm256_storeu_si256(to + 1, _mm256_add_epi32(_mm256_loadu_si256(to + 1), sum[r][1]));
+    }
+}
+
+V_INLINE void v_sweep_strips(const qn_thin *t, const bool is_signed) {
+    const int64_t whole = t->columns / 16 * 16;
+    int16_t strip[DEPTH * STRIP] __attribute__((aligned(64)));
+    for (int64_t k = 0; k < t->k; k += DEPTH)
+        for (int64_t left = 0; left < whole; left += STRIP) {
+            const int64_t depth = t->k - k < DEPTH ? t->k - k : DEPTH,
+                          columns = whole - left < STRIP ? whole - left : STRIP;
+            v_widen_strip(t->b + k * t->stride + left, t->stride, depth, columns, strip, is_signed);
+            for (int r = 0; r < t->rows; r += QN_SLIVER)
+                for (int64_t j = 0; j < columns; j += 16) {
+                    const int16_t *a = t->a + r * t->a_step + k, *b = strip + j * DEPTH;
+                    int32_t *c = t->c + r * t->c_step + left + j;
+                    for (int64_t i = j / 16; r == 0 && i < DEPTH; i += 4) /* of the next strip */
+                        _mm_prefetch(t->b + (k + i) * t->stride + left + STRIP, _MM_HINT_T1);
+                    switch (t->rows - r) {
+                    case 1: v_strip_tile(a, t->a_step, b, depth, c, t->c_step, 1); break;
+                    case 2: v_strip_tile(a, t->a_step, b, depth, c, t->c_step, 2); break;
+                    case 3: v_strip_tile(a, t->a_step, b, depth, c, t->c_step, 3); break;
+                    default: v_strip_tile(a, t->a_step, b, depth, c, t->c_step, 4);
+                    }
+                }
+        }
+}
+
 V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
-    for (int64_t k = 0; k < t->k; k += 8)
-        for (int r = 0; r < t->rows; r += QN_SLIVER) switch (t->rows - r) {
-            case 1: v_sweep_rows(t, k, r, 1, is_signed); break;
-            case 2: v_sweep_rows(t, k, r, 2, is_signed); break;
-            case 3: v_sweep_rows(t, k, r, 3, is_signed); break;
-            default: v_sweep_rows(t, k, r, 4, is_signed);
-            }
+    if (t->rows > 2) v_sweep_strips(t, is_signed);
+    else
+        for (int64_t k = 0; k < t->k; k += 8) {
+            if (t->rows == 1) v_sweep_rows(t, k, 1, is_signed);
+            else v_sweep_rows(t, k, 2, is_signed);
+        }
 }
 
 /* Both return the columns they have done. */
@@ -426,42 +536,51 @@ static int64_t v_sweep(const qn_thin *t) {
     return t->columns / 16 * 16;
 }
 
-/* 4 columns times 1 or 2 rows. */
-V_INLINE void v_dots_of(const qn_thin *t, int64_t column, int row, const int rows, const bool is_signed) {
-    __m256i sum[2][4];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < 4; c++) sum[r][c] = _mm256_setzero_si256();
-    for (int64_t k = 0; k < t->k; k += 16) {
-        for (int c = 0; c < 4; c++) {
-            const uint8_t *b = t->b + (column + c) * t->stride + k;
-            __m128i bytes;
-            if (k + 16 <= t->k) {
-                bytes = _mm_loadu_si128((const __m128i *)b);
-            } else {
-                uint8_t padded[16] = {0};
-                memcpy(padded, b, (size_t)(t->k - k));
-                bytes = _mm_loadu_si128((const __m128i *)padded);
-            }
-            __m256i w = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
-            for (int r = 0; r < rows; r++) {
-                __m256i a = _mm256_loadu_si256((const __m256i *)(t->a + (row + r) * t->a_step + k));
-                sum[r][c] = _mm256_add_epi32(sum[r][c], _mm256_madd_epi16(a, w));
-            }
+/* Four columns times 1 or 2 rows, while the next four come to the L2 cache. */
+V_INLINE void v_dots_add(const uint8_t *const *b, const int16_t *a, int64_t a_step, __m256i sum[2][4], const int rows,
+                         const bool is_signed) {
+    V_UNROLL for (int c = 0; c < 4; c++) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)b[c]);
+        const __m256i w = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+        V_UNROLL for (int r = 0; r < rows; r++) {
+            const __m256i codes = _mm256_loadu_si256((const __m256i *)(a + r * a_step));
+            sum[r][c] = _mm256_add_epi32(sum[r][c], _mm256_madd_epi16(codes, w));
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < 4; c++) {
-            int32_t *to = t->c + (row + r) * t->c_step + column + c;
-            *to = (int32_t)((uint32_t)*to + (uint32_t)v_sum_lanes(sum[r][c]));
-        }
+}
+
+V_INLINE void v_dots_of(const qn_thin *t, int64_t k, int64_t end, int64_t column, int row, const int rows,
+                        const bool is_signed) {
+    const int16_t *a = t->a + row * t->a_step;
+    const uint8_t *b = t->b + column * t->stride, *last[4];
+    uint8_t padded[4][16] = {{0}};
+    __m256i sum[2][4];
+    V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int c = 0; c < 4; c++) sum[r][c] = _mm256_setzero_si256();
+    for (; k + 16 <= end; k += 16) {
+        const uint8_t *at[4] = {b + k, b + t->stride + k, b + 2 * t->stride + k, b + 3 * t->stride + k};
+        if (row == 0 && k % 64 == 0)
+            V_UNROLL for (int c = 0; c < 4; c++) _mm_prefetch(at[c] + 4 * t->stride, _MM_HINT_T1);
+        v_dots_add(at, a + k, t->a_step, sum, rows, is_signed);
+    }
+    if (k < end) {
+        V_UNROLL for (int c = 0; c < 4; c++) last[c] = memcpy(padded[c], b + c * t->stride + k, (size_t)(end - k));
+        v_dots_add(last, a + k, t->a_step, sum, rows, is_signed);
+    }
+    V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int c = 0; c < 4; c++) {
+        int32_t *to = t->c + (row + r) * t->c_step + column + c;
+        *to = (int32_t)((uint32_t)*to + (uint32_t)v_sum_lanes(sum[r][c]));
+    }
 }
 
 V_INLINE void v_dots_all(const qn_thin *t, const bool is_signed) {
-    for (int64_t j = 0; j + 4 <= t->columns; j += 4)
-        for (int r = 0; r < t->rows; r += 2) {
-            if (t->rows - r == 1) v_dots_of(t, j, r, 1, is_signed);
-            else v_dots_of(t, j, r, 2, is_signed);
-        }
+    for (int64_t k = 0; k < t->k; k += DOTS_DEPTH) {
+        const int64_t end = k + DOTS_DEPTH < t->k ? k + DOTS_DEPTH : t->k;
+        for (int64_t j = 0; j + 4 <= t->columns; j += 4)
+            for (int r = 0; r < t->rows; r += 2) {
+                if (t->rows - r == 1) v_dots_of(t, k, end, j, r, 1, is_signed);
+                else v_dots_of(t, k, end, j, r, 2, is_signed);
+            }
+    }
 }
 
 static int64_t v_dots(const qn_thin *t) {

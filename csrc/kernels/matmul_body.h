@@ -8,8 +8,14 @@ static void multiply_u8(const qn_tile *t);
 #ifndef QN_OWN_TILES
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){
-        .pairs = false, .panels = 1, .block = 128, .block_rows = 256, .macs_a_byte = 1, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){.pairs = false,
+                     .panels = 1,
+                     .block = 128,
+                     .block_rows = 256,
+                     .macs_a_byte = 1,
+                     .widen_rows = INT64_MAX,
+                     .sweep_rows = 16,
+                     .dots_rows = 16};
 }
 
 /* Every byte as int8: a uint8 less 128. */

@@ -6,8 +6,14 @@ enum { HEIGHT = 4 };
 #include "matmul_neon.h"
 
 static void matmul_tiling(qn_tiling *t) {
-    *t = (qn_tiling){
-        .pairs = false, .panels = 1, .block = 128, .block_rows = 256, .macs_a_byte = 4, .widen_rows = INT64_MAX};
+    *t = (qn_tiling){.pairs = false,
+                     .panels = 1,
+                     .block = 128,
+                     .block_rows = 256,
+                     .macs_a_byte = 4,
+                     .widen_rows = INT64_MAX,
+                     .sweep_rows = 16,
+                     .dots_rows = 16};
 }
 
 /* ---- packing ---- */

@@ -174,12 +174,13 @@ enum {
 
 /* What a row of the table wants from the driver. */
 typedef struct {
-    bool pairs;          /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
-    int panels;          /* side by side in a tile */
-    int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
-    int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
-    int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
-    int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
+    bool pairs;                    /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
+    int panels;                    /* side by side in a tile */
+    int64_t block;                 /* groups of a block of k that a tile keeps in the L1 cache */
+    int64_t block_rows;            /* rows of the left matrix packed at a time: half of the L2 cache */
+    int64_t macs_a_byte;           /* products that take as long as a byte of traffic: thresholds of the threads */
+    int64_t widen_rows;            /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
+    int64_t sweep_rows, dots_rows; /* up to so many, at most 16, take a raw right matrix as it lies */
 } qn_tiling;
 
 /* Rows of the left matrix to be packed: slivers of four rows. Rows past the end repeat the last one. */

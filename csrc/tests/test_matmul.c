@@ -177,6 +177,7 @@ int main(int argc, char **argv) {
             qn_set_num_threads(1 + i % 3);
             int64_t m = random_int(1, 70), k = random_int(0, 70), n = random_int(1, 70);
             if (i % 5 == 0) m = random_int(1, 6);
+            if (i % 7 == 0) m = random_int(1, 17), n = random_int(60, 300); /* strips and streams of raw matrices */
             if (i % 20 == 0) m = random_int(1, 130), k = random_int(500, 2200);
             if (i % 50 == 0) m = random_int(1, 20), k = random_int(4000, 4200);
             if (i == 99) m = 2, k = 140000, n = 3; /* beyond what int32 is sure to hold */
