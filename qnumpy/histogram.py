@@ -4,6 +4,7 @@ Both observers and `choose_qparams` stand on these functions. The bins, the crit
 docs/semantics.md.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,7 +91,7 @@ def _reals(magnitudes: Array) -> Array:
     return np.where(magnitudes == 0x7F80, 2.0**128, real)
 
 
-_Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float]
+_Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float, Array]
 
 
 def _spec(
@@ -98,6 +99,7 @@ def _spec(
     low: Array,
     high: Array,
     granularity: Granularity,
+    code: CodeType,
     qmin: int,
     qmax: int,
     symmetric: bool,
@@ -106,9 +108,19 @@ def _spec(
 ) -> _Spec:
     """What every search of _core begins with."""
     first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
+    reals = _numbers(code)
+    if reals.size:
+        qmin, qmax, symmetric = 1 - reals.size, reals.size - 1, True
     return (
-        *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100,
+        *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100, reals,
     )  # fmt: skip
+
+
+@cache
+def _numbers(code: CodeType) -> Array:
+    """The numbers of a float from zero up; none of integers."""
+    codes = 0 if code.real is None else code.real.largest_code + 1
+    return np.arange(codes, dtype=code.storage).view(code.dtype).astype(np.float64)
 
 
 def search(
@@ -143,7 +155,7 @@ def search(
         the elements outside.
     """
     qmin = code.symmetric_qmin if symmetric else code.qmin
-    spec = _spec(bins, low, high, granularity, qmin, code.qmax, symmetric, method, percentile)
+    spec = _spec(bins, low, high, granularity, code, qmin, code.qmax, symmetric, method, percentile)
     return tuple(part.reshape(low.shape) for part in _core.search_ranges(*spec))  # type: ignore[return-value]
 
 
@@ -155,13 +167,14 @@ def errors(
     tried_high: Array,
     *,
     granularity: Granularity,
+    code: CodeType,
     qmin: int,
     qmax: int,
     symmetric: bool,
     method: str,
 ) -> Array:
     """The errors of given ranges, ``tried_low <= 0 <= tried_high``, of shape (parameters' shape, n)."""
-    spec = _spec(bins, low, high, granularity, qmin, qmax, symmetric, method, 100.0)
+    spec = _spec(bins, low, high, granularity, code, qmin, qmax, symmetric, method, 100.0)
     first, last = np.ascontiguousarray(tried_low, np.float64), np.ascontiguousarray(tried_high, np.float64)
     found = np.empty(first.shape)
     _core.range_errors(*spec, first, last, found)

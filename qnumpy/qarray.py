@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _args, _check
 from ._args import Array
-from .dtypes import CODE_TYPES, INTEGER_TYPES
+from .dtypes import CODE_TYPES
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .histogram import CHOICES, histogram, percentile_share, search
@@ -74,7 +74,9 @@ def _chosen(
     percentile: float = 99.99,
 ) -> QParams:
     by_histogram = _args.choice(me, "method", method, CHOICES) >= 0
-    code = _args.code(me, dtype, INTEGER_TYPES if by_histogram else CODE_TYPES)
+    code = _args.code(me, dtype, CODE_TYPES)
+    if code.real is not None and not symmetric:
+        raise ValueError(_check.must(me, "symmetric", f"True for {code.name}, which has no zero point", "False"))
     share = percentile_share(me, percentile)
     granularity = PerTensor() if granularity is None else granularity
     if not by_histogram:

@@ -47,11 +47,10 @@ class Observer:
     TypeError
         dtype is no code type, granularity none.
     ValueError
-        on_nonfinite is unknown.
+        on_nonfinite is unknown, or symmetric is False for a float type.
     """
 
     mergeable: ClassVar[bool] = True
-    _types: ClassVar[dict[str, CodeType]] = CODE_TYPES
     _kinds: ClassVar[dict[str, type["Observer"]]] = {}
     _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
 
@@ -75,7 +74,10 @@ class Observer:
     ) -> None:
         me = type(self).__name__
         _args.choice(me, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
-        self.dtype = _args.code(me, dtype, self._types).name
+        code = _args.code(me, dtype, CODE_TYPES)
+        if code.real is not None and not symmetric:
+            raise ValueError(_check.must(me, "symmetric", f"True for {code.name}, which has no zero point", "False"))
+        self.dtype = code.name
         self.granularity = _args.granularity(me, PerTensor() if granularity is None else granularity)
         self.symmetric = bool(symmetric)
         self.on_nonfinite = on_nonfinite

@@ -7,7 +7,6 @@ import numpy as np
 from .. import _args, _check
 from .. import histogram as _histogram
 from .._args import Array
-from ..dtypes import INTEGER_TYPES, CodeType
 from ..granularity import Granularity
 from ..histogram import CHOICES, METHODS, Histogram
 from ..qparams import QParams, describe
@@ -39,7 +38,7 @@ class HistogramObserver(Observer):
         Percent of the elements inside the range, where method is "percentile": symmetric of the magnitudes, affine with
         half of the rest beyond either end.
     dtype, granularity, symmetric, on_nonfinite
-        As in MinMaxObserver; dtype is an integer type.
+        As in MinMaxObserver.
 
     Raises
     ------
@@ -69,7 +68,6 @@ class HistogramObserver(Observer):
     True
     """
 
-    _types: ClassVar[dict[str, CodeType]] = INTEGER_TYPES  # the criteria are those of evenly spaced levels
     _learned: ClassVar[tuple[str, ...]] = (*Observer._learned, "offsets_", "keys_", "bins_")
 
     offsets_: Array
@@ -214,7 +212,7 @@ class HistogramObserver(Observer):
         Raises
         ------
         TypeError
-            qparams is no QParams, or of a float type.
+            qparams is no QParams.
         ValueError
             qparams is of another granularity or shape than the observer's.
         CalibrationError
@@ -290,7 +288,8 @@ class HistogramObserver(Observer):
         method = self.method if method is None else method
         _args.choice(me, "method", method, METHODS)
         low, high, _ = self._by(me, method)
-        chosen, whole = np.maximum(-low, high), np.maximum(-self.min_, self.max_)
+        chosen = np.maximum(-low, high)
+        whole = np.maximum(np.maximum(-self.min_, self.max_), chosen)  # what suits a float type may be wider
         tiny = np.finfo(np.float32).smallest_normal
         threshold = np.geomspace(np.maximum(chosen / 16, tiny), np.maximum(whole, tiny), n, axis=-1)
         if self.symmetric:
@@ -349,20 +348,18 @@ class HistogramObserver(Observer):
 
     def _errors(self, low: Array, high: Array, method: str, params: QParams | None) -> Array:
         """Errors of given ranges; on the grid of `params`, if they are not the observer's own."""
-        code, symmetric = self._code, self.symmetric and params is None
+        code, symmetric = self._code if params is None else params.code, self.symmetric and params is None
         qmin = params.qmin if params is not None else code.symmetric_qmin if symmetric else code.qmin
         qmax = params.qmax if params is not None else code.qmax
         return _histogram.errors(
-            self._batch()[1], self.min_, self.max_, low, high, granularity=self.granularity, qmin=qmin, qmax=qmax,
-            symmetric=symmetric, method=method,
+            self._batch()[1], self.min_, self.max_, low, high, granularity=self.granularity, code=code, qmin=qmin,
+            qmax=qmax, symmetric=symmetric, method=method,
         )  # fmt: skip
 
     def _own(self, me: str, qparams: Any) -> QParams:
         """Refuse parameters of other codes or parts than the observer's."""
         if not isinstance(qparams, QParams):
             raise TypeError(_check.must(me, "qparams", "a QParams", _check.typed(qparams)))
-        if qparams.code.name not in INTEGER_TYPES:
-            raise TypeError(_check.must(me, "qparams", "of an integer type", qparams.code.name))
         if qparams.granularity != self.granularity or qparams.scale.shape != self.min_.shape:
             wanted = f"{describe(self.granularity)}, of shape {self.min_.shape}"
             raise ValueError(
