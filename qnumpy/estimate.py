@@ -1,11 +1,13 @@
 """What quantizing would do to data of which only an observer's histogram is left: expected error and share clipped."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._args import Array
+from .dtypes import FloatType
 from .observers import HistogramObserver
 from .qparams import QParams
 
@@ -38,7 +40,16 @@ class Estimate(NamedTuple):
         return self.outside / self.elements if self.elements else 0.0
 
 
-def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any, qmin: int, qmax: int) -> Estimate:
+def expected(
+    low: Array,
+    high: Array,
+    counts: Array,
+    scale: Any,
+    zero_point: Any,
+    qmin: int,
+    qmax: int,
+    real: FloatType | None = None,
+) -> Estimate:
     """Estimate what quantizing does to data spread evenly inside the bins of a histogram.
 
     In steps, with ``u = x / scale + zero_point`` and n the code of u, the squared error of a bin is the mean of
@@ -52,6 +63,9 @@ def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any
     scale, zero_point : float or ndarray of shape (bins,)
         The parameters of each bin.
     qmin, qmax : int
+        Of integer codes.
+    real : FloatType, optional
+        The format of codes that are floats: n is then the nearest of its numbers.
 
     Returns
     -------
@@ -64,20 +78,43 @@ def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any
     (0.083333, 0.0)
     """
     with np.errstate(over="ignore", invalid="ignore"):  # of float64 beyond float32
-        return _expected(
-            low, high, counts, np.asarray(scale, np.float64), np.asarray(zero_point, np.float64), qmin, qmax
-        )
+        scale, zero = np.asarray(scale, np.float64), np.asarray(zero_point, np.float64)
+        return _expected(low, high, counts, scale, zero, *_rounding(qmin, qmax, real))
 
 
-def _expected(low: Array, high: Array, counts: Array, scale: Array, zero: Array, qmin: int, qmax: int) -> Estimate:
+_Rounding = Callable[[Array], tuple[Array, Array]]
+
+
+def _rounding(qmin: int, qmax: int, real: FloatType | None) -> tuple[_Rounding, float, float]:
+    """A function that gives the code n of u and the sum of gap**3 / 12 from 0 to n; beyond which u is clipped."""
+    if real is None:
+
+        def even(u: Array) -> tuple[Array, Array]:
+            n = np.clip(np.rint(u), qmin, qmax)
+            return n, n / 12
+
+        return even, qmin - 0.5, qmax + 0.5
+    numbers = real.numbers
+    gaps = np.concatenate([[0.0], np.cumsum(np.diff(numbers) ** 3)]) / 12
+
+    def nearest(u: Array) -> tuple[Array, Array]:
+        k = np.searchsorted((numbers[1:] + numbers[:-1]) / 2, np.abs(u))
+        return np.copysign(numbers[k], u), np.copysign(gaps[k], u)
+
+    return nearest, -real.overflow, real.overflow
+
+
+def _expected(
+    low: Array, high: Array, counts: Array, scale: Array, zero: Array, code: _Rounding, least: float, most: float
+) -> Estimate:
     a, b = low / scale + zero, high / scale + zero
-    na, nb = np.clip(np.rint(a), qmin, qmax), np.clip(np.rint(b), qmin, qmax)
+    (na, ga), (nb, gb) = code(a), code(b)
     da, db = a - na, b - nb
     # The error's antiderivative, for bins of several codes; inside one code its difference would cancel.
     one = na == nb
-    several = ((nb - na) / 12 + (db**3 - da**3) / 3) / np.where(one, 1.0, b - a)
+    several = (gb - ga + (db**3 - da**3) / 3) / np.where(one, 1.0, b - a)
     squares = np.where(one, (da * da + da * db + db * db) / 3, several)
-    outside = share_below(a, b, qmin - 0.5) + 1 - share_below(a, b, qmax + 0.5)
+    outside = share_below(a, b, least) + 1 - share_below(a, b, most)
     return Estimate(
         float(counts.sum()),
         float(np.sum(counts * (low * low + low * high + high * high)) / 3),
@@ -99,7 +136,7 @@ def estimate(observer: HistogramObserver, params: QParams) -> tuple[float, float
     """
     low, high, counts, which = observer.bins()
     scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
-    clipped = expected(low, high, counts, scale, zero, params.qmin, params.qmax).clipped
+    clipped = expected(low, high, counts, scale, zero, params.qmin, params.qmax, params.code.real).clipped
     elements = observer.count_
     noise, signal = (float(np.sum(mean * elements)) for mean in (observer.mse(params), observer.mean_square()))
     return Estimate(float(elements.sum()), signal, noise, 0.0).sqnr_db, clipped

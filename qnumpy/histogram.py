@@ -4,7 +4,6 @@ Both observers and `choose_qparams` stand on these functions. The bins, the crit
 docs/semantics.md.
 """
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,19 +107,12 @@ def _spec(
 ) -> _Spec:
     """What every search of _core begins with."""
     first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
-    reals = _numbers(code)
+    reals = np.empty(0) if code.real is None else code.real.numbers
     if reals.size:
         qmin, qmax, symmetric = 1 - reals.size, reals.size - 1, True
     return (
         *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100, reals,
     )  # fmt: skip
-
-
-@cache
-def _numbers(code: CodeType) -> Array:
-    """The numbers of a float from zero up; none of integers."""
-    codes = 0 if code.real is None else code.real.largest_code + 1
-    return np.arange(codes, dtype=code.storage).view(code.dtype).astype(np.float64)
 
 
 def search(
@@ -181,7 +173,7 @@ def errors(
     return found
 
 
-def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[int, Array]:
+def entropy_bin(counts: Any, levels: Any = 128, *, first: int = 128) -> tuple[int, Array]:
     """Choose how many bins to keep by TensorRT's entropy procedure.
 
     For each i from `first` to the number of bins: p are the first i counts, those beyond added to the last of them; q
@@ -192,9 +184,11 @@ def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[in
     ----------
     counts : array_like, shape (bins,)
         A histogram of magnitudes in equal bins from zero.
-    levels : int, default 128
+    levels : int or array_like, default 128
+        How many even ones; or the levels from 0 up, such as the numbers of a float, of which the largest stands at the end
+        of the i bins: a bin is then of the cell of the level nearest to its middle, the upper one of two.
     first : int, default 128
-        At least `levels`.
+        At least as many as levels.
 
     Returns
     -------
@@ -205,8 +199,10 @@ def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[in
 
     Raises
     ------
+    TypeError
+        levels is neither an integer nor real.
     ValueError
-        first is below levels or beyond the bins.
+        first is below levels or beyond the bins, or levels do not rise from 0.
 
     Notes
     -----
@@ -223,12 +219,17 @@ def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[in
     True
     """
     given = np.ascontiguousarray(_check.reals("entropy_bin", "counts", counts), np.float64).reshape(-1)
-    levels, first = (_check.integer("entropy_bin", n, v) for n, v in (("levels", levels), ("first", first)))
+    reals, first = np.empty(0), _check.integer("entropy_bin", "first", first)
+    if np.ndim(levels):
+        reals = np.ascontiguousarray(_check.reals("entropy_bin", "levels", levels), np.float64).reshape(-1)
+        if reals.size < 2 or reals[0] != 0 or not (np.diff(reals) > 0).all():
+            raise ValueError(_check.must("entropy_bin", "levels", "rising from 0", _check.typed(levels)))
+    levels = reals.size or _check.integer("entropy_bin", "levels", levels)
     if not 1 <= levels <= first <= given.size:
         wanted = f"from levels to the number of bins, {levels} to {given.size}"
         raise ValueError(_check.must("entropy_bin", "first", wanted, str(first)))
     divergence = np.full(given.size + 1, np.nan)
-    return _core.entropy_bin(given, levels, first, divergence), divergence
+    return _core.entropy_bin(given, levels, reals, first, divergence), divergence
 
 
 def percentile_share(owner: str, value: Any) -> float:

@@ -13,7 +13,7 @@ from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
 from .histogram import CHOICES, histogram, percentile_share, search
 from .mx import MXArray, mx_format, quantize_blocks
-from .qparams import QParams
+from .qparams import QParams, check_scheme
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
 
@@ -75,8 +75,7 @@ def _chosen(
 ) -> QParams:
     by_histogram = _args.choice(me, "method", method, CHOICES) >= 0
     code = _args.code(me, dtype, CODE_TYPES)
-    if code.real is not None and not symmetric:
-        raise ValueError(_check.must(me, "symmetric", f"True for {code.name}, which has no zero point", "False"))
+    check_scheme(me, code, symmetric)
     share = percentile_share(me, percentile)
     granularity = PerTensor() if granularity is None else granularity
     if not by_histogram:

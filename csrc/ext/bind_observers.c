@@ -1,7 +1,7 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
  * merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
  * search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high, error); range_errors likewise for given ranges;
- * entropy_bin(counts, levels, first) -> (bin, divergence). */
+ * entropy_bin(counts, levels, reals, first, divergence) -> bin. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -169,18 +169,21 @@ static PyObject *range_errors(PyObject *self, qn_args a, Py_ssize_t count) {
 
 static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    if (qn_arg_count("entropy_bin", count, 4)) return NULL;
+    if (qn_arg_count("entropy_bin", count, 5)) return NULL;
     int64_t bins = PyArray_Check(a[0]) ? PyArray_SIZE((PyArrayObject *)a[0]) : 0, found;
     int levels, first;
     const double *counts = qn_arg_vector(a[0], bins, NPY_FLOAT64);
     if (!counts || bins > INT32_MAX || qn_arg_int(a[1], 1, INT32_MAX, &levels) ||
-        qn_arg_int(a[2], levels, bins < levels ? levels : (int)bins, &first))
+        qn_arg_int(a[3], levels, bins < levels ? levels : (int)bins, &first))
         return NULL;
-    double *divergence = qn_arg_output(a[3], bins + 1, sizeof *divergence), *scratch = NULL;
+    bool even = PyArray_Check(a[2]) && PyArray_SIZE((PyArrayObject *)a[2]) == 0;
+    const double *reals = qn_arg_vector(a[2], even ? 0 : levels, NPY_FLOAT64);
+    if (!reals) return NULL;
+    double *divergence = qn_arg_output(a[4], bins + 1, sizeof *divergence), *scratch = NULL;
     if (!divergence || !(scratch = PyMem_RawMalloc(3 * ((size_t)bins + 1) * sizeof *scratch)))
         return divergence ? PyErr_NoMemory() : NULL;
     Py_BEGIN_ALLOW_THREADS;
-    found = qn_entropy_bin(counts, bins, levels, NULL, first, 0, scratch, divergence);
+    found = qn_entropy_bin(counts, bins, levels, even ? NULL : reals, first, 0, scratch, divergence);
     Py_END_ALLOW_THREADS;
     PyMem_RawFree(scratch);
     return PyLong_FromLongLong(found);
@@ -196,7 +199,7 @@ PyMethodDef qn_observers_methods[] = {
     QN_METHOD(range_errors,
               "range_errors(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, "
               "reals, low, high, error, /)\n--\n\nThe errors of given ranges."),
-    QN_METHOD(entropy_bin, "entropy_bin(counts, levels, first, divergence, /)\n--\n\nThe number of bins whose "
+    QN_METHOD(entropy_bin, "entropy_bin(counts, levels, reals, first, divergence, /)\n--\n\nThe number of bins whose "
                            "quantized form diverges least."),
     QN_END,
 };

@@ -33,7 +33,7 @@ typedef struct {
 
 static row row_of(const qn_histogram *h, const qn_search_spec *spec, int64_t k) {
     row r = {.keys = h->keys + h->offsets[k], .counts = h->counts + h->offsets[k], .bits = spec->bits, .gap = GAP};
-    if (spec->reals) r.gap = (int)fmax(GAP, ceil(log2(spec->reals[spec->qmax] / spec->reals[1])));
+    if (spec->reals) r.gap = (int)fmin(fmax(GAP, ceil(log2(spec->reals[spec->qmax] / spec->reals[1]))), 512);
     r.bins = h->offsets[k + 1] - h->offsets[k];
     r.min = fmax(h->ranges[k].min, -0x1p150), r.max = fmin(h->ranges[k].max, 0x1p150); /* beyond any float32 scale */
     r.least = fmax(fmax(r.min, -r.max), 0);
@@ -460,7 +460,7 @@ static int64_t cell_end(scheme l, int64_t k, int64_t width) {
     if (!l.reals) return ((k + 1) * width + l.n - 1) / l.n;
     if (k + 1 == l.n) return width;
     double middle = (l.reals[k] + l.reals[k + 1]) / 2 / l.reals[l.n - 1] * (double)width;
-    return (int64_t)ceil(fmax(middle - 0.5, 0));
+    return (int64_t)ceil(fmin(fmax(middle - 0.5, 0), (double)width));
 }
 
 /* KL(p || q) of the bins [a, b): p their counts with the tails added to the first and the last, q the counts spread evenly

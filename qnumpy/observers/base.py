@@ -11,7 +11,7 @@ from .._args import Array
 from ..dtypes import CODE_TYPES, CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor, from_onnx
-from ..qparams import QParams, describe
+from ..qparams import QParams, check_scheme, describe
 from ..reduce import ranges
 
 __all__ = ["Observer"]
@@ -75,8 +75,7 @@ class Observer:
         me = type(self).__name__
         _args.choice(me, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
         code = _args.code(me, dtype, CODE_TYPES)
-        if code.real is not None and not symmetric:
-            raise ValueError(_check.must(me, "symmetric", f"True for {code.name}, which has no zero point", "False"))
+        check_scheme(me, code, symmetric)
         self.dtype = code.name
         self.granularity = _args.granularity(me, PerTensor() if granularity is None else granularity)
         self.symmetric = bool(symmetric)
