@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _args, _check, _core
+from . import _args, _check, _core, few
 from ._args import Array
 from .dtypes import CodeType
+from .few import FEW, Few
 from .granularity import Granularity, PerTensor
 from .quantize import _permuted, _stored
 
@@ -21,6 +22,7 @@ __all__ = [
     "bin_ends",
     "entropy_bin",
     "errors",
+    "few_values",
     "histogram",
     "merge",
     "percentile_share",
@@ -62,6 +64,14 @@ def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, 
     found = _core.histogram(_stored(source, real.storage), real.core, *where.grid, _bits(granularity))
     low, high, nan, infinite = (part.reshape(shape) for part in found[3:])
     return Histogram(*found[:3]), (low, high, nan, infinite)
+
+
+def few_values(owner: str, x: Any, bins: Histogram, granularity: Granularity) -> Few:
+    """The distinct values of a tensor, given its histogram, where they are few; of channels and groups they are not kept."""
+    if not isinstance(granularity, PerTensor) or bins.keys.size > FEW:
+        return few.nothing()
+    source, real = _args.real(owner, "x", x)
+    return few.few_values(_stored(source, real.storage), real.core)
 
 
 def merge(a: Histogram, b: Histogram) -> Histogram:
@@ -125,6 +135,7 @@ def search(
     symmetric: bool,
     method: str,
     percentile: float = 99.99,
+    values: Few,
 ) -> tuple[Array, Array, Array]:
     """Find the range of every parameter that is best by a criterion.
 
@@ -139,6 +150,8 @@ def search(
     symmetric : bool
     method : {"mse", "entropy", "percentile"}
     percentile : float, default 99.99
+    values : Few
+        The values of a tensor that has few: "mse" is then exact.
 
     Returns
     -------
@@ -148,7 +161,22 @@ def search(
     """
     qmin = code.symmetric_qmin if symmetric else code.qmin
     spec = _spec(bins, low, high, granularity, code, qmin, code.qmax, symmetric, method, percentile)
-    return tuple(part.reshape(low.shape) for part in _core.search_ranges(*spec))  # type: ignore[return-value]
+    found = tuple(part.reshape(low.shape) for part in _core.search_ranges(*spec))
+    if method == "mse" and values.values.size:
+        given = (float(end) for end in found[:2])
+        found = tuple(np.array(part) for part in few.search(_together(values, spec), code, symmetric, *given))
+    return found  # type: ignore[return-value]
+
+
+def _together(values: Few, spec: _Spec) -> Few:
+    """A few values without the outliers that are set apart."""
+    none, start = np.zeros(1), np.empty(1)
+    _core.range_errors(*spec[:6], _FIGURES["apart"], *spec[7:], none, none, start)
+    if not start[0]:
+        return values
+    _core.range_errors(*spec[:6], _FIGURES["apart_from"], *spec[7:], none, none, start)
+    kept = np.abs(values.values) < start[0]
+    return Few(values.values[kept], values.counts[kept])
 
 
 def errors(
@@ -164,11 +192,17 @@ def errors(
     qmax: int,
     symmetric: bool,
     method: str,
+    values: Few,
 ) -> Array:
     """The errors of given ranges, ``tried_low <= 0 <= tried_high``, of shape (parameters' shape, n)."""
     spec = _spec(bins, low, high, granularity, code, qmin, qmax, symmetric, method, 100.0)
     first, last = np.ascontiguousarray(tried_low, np.float64), np.ascontiguousarray(tried_high, np.float64)
     found = np.empty(first.shape)
+    if values.values.size and method in ("mse", "square"):
+        kept = _together(values, spec)
+        if method == "square":
+            return np.full(first.shape, np.square(kept.values) @ kept.counts / kept.counts.sum())
+        return few.range_errors(kept, first, last, qmin, qmax, symmetric, code.real)
     _core.range_errors(*spec, first, last, found)
     return found
 

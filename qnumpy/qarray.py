@@ -11,7 +11,7 @@ from ._args import Array
 from .dtypes import CODE_TYPES
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
-from .histogram import CHOICES, histogram, percentile_share, search
+from .histogram import CHOICES, few_values, histogram, percentile_share, search
 from .mx import MXArray, mx_format, quantize_blocks
 from .qparams import QParams, check_scheme
 from .quantize import codes_of, dequantize_linear
@@ -83,6 +83,7 @@ def _chosen(
     else:
         _args.granularity(me, granularity)
         bins, (low, high, nan, infinite) = histogram(me, x, granularity)
+        few = few_values(me, x, bins, granularity)
     empty = low > high
     if empty.any():
         if nan.any() or infinite.any():
@@ -91,8 +92,9 @@ def _chosen(
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
     if by_histogram:
         low, high, _ = search(
-            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share
-        )
+            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share,
+            values=few,
+        )  # fmt: skip
     return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
 
 

@@ -1,10 +1,11 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
- * merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
+ * few_values(x, type) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
  * search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high, error); range_errors likewise for given ranges;
  * entropy_bin(counts, levels, reals, first, divergence) -> bin. */
 #include "bindings.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "histogram.h"
 #include "search.h"
@@ -61,6 +62,28 @@ static PyObject *histogram(PyObject *self, qn_args a, Py_ssize_t count) {
     PyObject *result = failed ? PyErr_NoMemory() : PyTuple_New(7);
     if (result && (put_histogram(&h, result) || put_ranges(h.ranges, (npy_intp)h.params, result))) Py_CLEAR(result);
     qn_histogram_free(&h);
+    return result;
+}
+
+static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source x;
+    qn_few few;
+    bool found;
+    (void)self;
+    if (qn_arg_count("few_values", count, 2) || qn_arg_source(a[0], a[1], &x)) return NULL;
+    if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.few_values: the input is not real.");
+    Py_BEGIN_ALLOW_THREADS;
+    found = qn_few_values(&x, &few);
+    Py_END_ALLOW_THREADS;
+    if (!found) Py_RETURN_NONE;
+    npy_intp n = (npy_intp)few.n;
+    PyObject *values = PyArray_SimpleNew(1, &n, NPY_FLOAT64), *counts = PyArray_SimpleNew(1, &n, NPY_INT64);
+    PyObject *result = values && counts ? PyTuple_Pack(2, values, counts) : NULL;
+    if (result) {
+        memcpy(PyArray_DATA((PyArrayObject *)values), few.values, (size_t)n * sizeof *few.values);
+        memcpy(PyArray_DATA((PyArrayObject *)counts), few.counts, (size_t)n * sizeof *few.counts);
+    }
+    Py_XDECREF(values), Py_XDECREF(counts);
     return result;
 }
 
@@ -192,6 +215,9 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
 PyMethodDef qn_observers_methods[] = {
     QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, block, bits, /)\n--\n\nOccupied bins of every "
                          "parameter, with minimum, maximum and counts of NaN and infinities."),
+    QN_METHOD(few_values,
+              "few_values(x, x_type, /)\n--\n\nThe distinct finite values and how often each occurs; None if "
+              "there are more than 64."),
     QN_METHOD(merge_histograms, "merge_histograms(offsets, keys, counts, more_offsets, more_keys, more_counts, /)\n--\n"
                                 "\nBins of both."),
     QN_METHOD(search_ranges, "search_ranges(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, "

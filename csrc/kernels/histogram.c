@@ -1,6 +1,7 @@
 #define _DEFAULT_SOURCE /* madvise */
 #include "histogram.h"
 
+#include <float.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -541,4 +542,51 @@ int qn_histogram_merge(const qn_histogram *a, const qn_histogram *b, qn_histogra
         h->offsets[k + 1] = used;
     }
     return 0;
+}
+
+/* ---- a few distinct values ---- */
+
+static const double *doubles_at(const qn_source *x, int64_t start, int64_t n, double *tile) {
+    float wide[QN_TILE];
+    if (x->type == QN_F64) {
+        if (x->direct) return (const double *)x->data + start;
+        qn_gather(x, start, n, tile);
+    } else {
+        const float *f = qn_floats_at(x, start, n, wide);
+        for (int64_t i = 0; i < n; i++) tile[i] = f[i];
+    }
+    return tile;
+}
+
+bool qn_few_values(const qn_source *x, qn_few *few) {
+    enum { SLOTS = 4 * QN_FEW };
+    uint8_t slots[SLOTS] = {0}; /* the number of a value, plus one, by a hash of its bits */
+    double tile[QN_TILE];
+    int64_t total = 1, at = 0;
+    few->n = 0;
+    for (int d = 0; d < x->ndim; d++) total *= x->shape[d];
+    for (int64_t start = 0; start < total; start += QN_TILE) {
+        int64_t n = total - start < QN_TILE ? total - start : QN_TILE;
+        const double *values = doubles_at(x, start, n, tile);
+        for (int64_t i = 0; i < n; i++) {
+            double v = values[i] + 0.0;
+            uint64_t bits;
+            if (few->n && v == few->values[at]) {
+                few->counts[at]++;
+                continue;
+            }
+            if (!isfinite(v)) continue;
+            if (fabs(v) > FLT_MAX) return false; /* no scale reaches it */
+            memcpy(&bits, &v, sizeof bits);
+            uint64_t slot = bits * 0x9E3779B97F4A7C15u >> 56;
+            while (slots[slot] && few->values[slots[slot] - 1] != v) slot = (slot + 1) % SLOTS;
+            if (!slots[slot]) {
+                if (few->n == QN_FEW) return false;
+                few->values[few->n] = v, few->counts[few->n] = 0;
+                slots[slot] = (uint8_t)++few->n;
+            }
+            few->counts[at = slots[slot] - 1]++;
+        }
+    }
+    return true;
 }

@@ -394,7 +394,7 @@ def _plain(value: Array) -> Any:
 
 
 def _array(name: str, value: Any) -> Array:
-    if name in ("min_", "max_"):
+    if name in ("min_", "max_", "values_"):
         nothing = np.inf if name == "min_" else -np.inf
         flat = np.array([nothing if number is None else number for number in value["data"]], np.float64)
     else:

@@ -7,7 +7,9 @@ import numpy as np
 from .. import _args, _check
 from .. import histogram as _histogram
 from .._args import Array
-from ..granularity import Granularity
+from ..few import FEW, Few
+from ..few import merge as merge_few
+from ..granularity import Granularity, PerTensor
 from ..histogram import CHOICES, METHODS, Histogram
 from ..qparams import QParams, describe
 from .base import Batch, Observer
@@ -68,11 +70,15 @@ class HistogramObserver(Observer):
     True
     """
 
-    _learned: ClassVar[tuple[str, ...]] = (*Observer._learned, "offsets_", "keys_", "bins_")
+    _learned: ClassVar[tuple[str, ...]] = (
+        *Observer._learned, "offsets_", "keys_", "bins_", "values_", "times_",
+    )  # fmt: skip
 
     offsets_: Array
     keys_: Array
     bins_: Array
+    values_: Array
+    times_: Array
 
     def __init__(
         self,
@@ -321,18 +327,24 @@ class HistogramObserver(Observer):
 
     # ---- what makes it an observer ----
 
-    def _read(self, me: str, source: Array) -> tuple[Batch, Histogram]:
+    def _read(self, me: str, source: Array) -> tuple[Batch, tuple[Histogram, Few]]:
         bins, (low, high, nan, infinite) = _histogram.histogram(me, source, self.granularity)
         sums = np.concatenate([[0], np.cumsum(bins.counts)])
-        return Batch(low, high, np.diff(sums[bins.offsets]).reshape(low.shape), nan, infinite), bins
+        batch = Batch(low, high, np.diff(sums[bins.offsets]).reshape(low.shape), nan, infinite)
+        return batch, (bins, _histogram.few_values(me, source, bins, self.granularity))
 
-    def _batch(self) -> tuple[Batch, Histogram]:
-        return super()._batch()[0], Histogram(self.offsets_, self.keys_, self.bins_)
+    def _batch(self) -> tuple[Batch, tuple[Histogram, Few]]:
+        return super()._batch()[0], (Histogram(self.offsets_, self.keys_, self.bins_), Few(self.values_, self.times_))
 
-    def _add(self, batch: Batch, more: Histogram) -> None:
-        mine = _histogram.merge(self._batch()[1], more) if self._seen else more
+    def _add(self, batch: Batch, more: tuple[Histogram, Few]) -> None:
+        bins, few = more
+        if self._seen:
+            mine, values = self._batch()[1]
+            bins = _histogram.merge(mine, bins)
+            few = merge_few(values, few, (int(self.count_.sum()), int(batch.finite.sum())))
         super()._add(batch, None)
-        self.offsets_, self.keys_, self.bins_ = mine
+        self.offsets_, self.keys_, self.bins_ = bins
+        self.values_, self.times_ = few
 
     def _by(self, me: str, method: str | None) -> tuple[Array, Array, Array]:
         """Range and error by a criterion."""
@@ -341,9 +353,10 @@ class HistogramObserver(Observer):
         self._check(me)
         if method == "minmax":
             return self.min_, self.max_, np.zeros(self.min_.shape)
+        bins, few = self._batch()[1]
         return _histogram.search(
-            self._batch()[1], self.min_, self.max_, granularity=self.granularity, code=self._code,
-            symmetric=self.symmetric, method=method, percentile=self.percentile,
+            bins, self.min_, self.max_, granularity=self.granularity, code=self._code, symmetric=self.symmetric,
+            method=method, percentile=self.percentile, values=few,
         )  # fmt: skip
 
     def _errors(self, low: Array, high: Array, method: str, params: QParams | None) -> Array:
@@ -351,9 +364,10 @@ class HistogramObserver(Observer):
         code, symmetric = self._code if params is None else params.code, self.symmetric and params is None
         qmin = params.qmin if params is not None else code.symmetric_qmin if symmetric else code.qmin
         qmax = params.qmax if params is not None else code.qmax
+        bins, few = self._batch()[1]
         return _histogram.errors(
-            self._batch()[1], self.min_, self.max_, low, high, granularity=self.granularity, code=code, qmin=qmin,
-            qmax=qmax, symmetric=symmetric, method=method,
+            bins, self.min_, self.max_, low, high, granularity=self.granularity, code=code, qmin=qmin, qmax=qmax,
+            symmetric=symmetric, method=method, values=few,
         )  # fmt: skip
 
     def _own(self, me: str, qparams: Any) -> QParams:
@@ -392,7 +406,14 @@ class HistogramObserver(Observer):
         falling = (np.diff(keys) <= 0) & (np.diff(owner) == 0)
         sums = np.concatenate([[0], np.cumsum(counts)])[offsets]
         finite = ((keys >= 0x80) & (keys < 0xFF80)).all()
-        return bool(finite and not falling.any() and (np.diff(sums) == self.count_.reshape(-1)).all())
+        if not (finite and not falling.any() and (np.diff(sums) == self.count_.reshape(-1)).all()):
+            return False
+        few, times = self.values_, self.times_
+        if few.size == 0 or few.ndim != 1 or not isinstance(self.granularity, PerTensor):
+            return few.shape == times.shape == (0,)
+        whole = times.shape == few.shape and times.sum() == self.count_ and (times > 0).all()
+        rising = np.isfinite(few).all() and (np.diff(few) > 0).all() and few.size <= FEW
+        return bool(whole and rising and few[0] == self.min_ and few[-1] == self.max_)
 
     def _details(self) -> list[tuple[str, str]]:
         text = f"method={self.method}"
