@@ -1,10 +1,10 @@
 """Data of a few distinct values: kept exactly beside their histogram, and searched by mean squared error exactly.
 
-Such values may all lie on the levels of one grid, of which a histogram, which does not know where inside a bin an element
-lies, sees nothing. The values and how often each occurs depend on the data alone, not on how it was split.
+Such values may all lie on the levels of one grid. A histogram, which does not know where inside a bin an element lies,
+sees nothing of it. The values and how often each occurs depend on the data alone, not on how it was split.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,18 +88,22 @@ def search(few: Few, code: CodeType, symmetric: bool, low: float, high: float) -
     reals = _even((code.qmax - code.symmetric_qmin) // 2) if code.real is None else code.real.numbers
     qmin = code.symmetric_qmin if symmetric else code.qmin
     if symmetric:
-        start = max(-low, high) / reals[-1]
-        found = _sweep(few, reals, reals, _narrowest(few, reals, reals, start), 2 * top / reals[-1])
-        grids = [(step, code.symmetric_zero_point) for step in [start, *found]]
+        narrowest = _narrowest(few, reals, reals, max(-low, high) / reals[-1])
+        found = _sweep(few, reals, reals, narrowest, 2 * top / reals[-1])
+        grids = [(step, code.symmetric_zero_point) for step in found]
     else:
         grids = _affine(few, code, low, high)
+    ends = np.array([low]), np.array([high])
+    given = float(range_errors(few, *ends, qmin, code.qmax, symmetric, code.real)[0])
     tried = [(float(np.float32(step)), zero) for step, zero in grids if _check.TINY <= step <= _check.HUGE]
     if not tried:
-        return low, high, 0.0
+        return low, high, given
     scale, zero = np.array([step for step, _ in tried]), np.array([zero for _, zero in tried])
     cost = errors(few, scale, zero, qmin, code.qmax, code.real)
-    equal = cost <= cost.min() + ROUNDING * float(np.square(few.values) @ few.counts / few.counts.sum())
-    best = int(np.argmin(np.where(equal, scale, np.inf)))  # the narrowest of equals
+    noise = ROUNDING * float(np.square(few.values) @ few.counts / few.counts.sum())
+    best = int(np.argmin(np.where(cost <= cost.min() + noise, scale, np.inf)))  # the narrowest of equals
+    if given <= cost[best] + noise:
+        return low, high, given
     below, above = (float(reals[-1]),) * 2 if symmetric else (tried[best][1] - qmin, code.qmax - tried[best][1])
     return -tried[best][0] * below, tried[best][0] * above, float(cost[best])
 
@@ -109,7 +113,7 @@ def _affine(few: Few, code: CodeType, low: float, high: float) -> list[tuple[flo
     levels = code.qmax - code.qmin
     start, every = (high - low) / levels, _even(levels)
     given = round(-low / start)
-    grids = [(start, code.qmin + given)]
+    grids = []
     first, last = min(float(few.values[0]), 0.0), max(float(few.values[-1]), 0.0)
     for step in _sweep(few, every, every, (last - first) / (levels + 1), 2 * (last - first) / levels):
         below = round(-first / step)
@@ -136,16 +140,17 @@ def _middles(numbers: Array) -> Array:
 def _sweep(few: Few, below: Array, above: Array, narrowest: float, widest: float) -> list[float]:
     """The best steps of an interval; negative values take the numbers `below` times the step, others those `above`.
 
-    As the step falls from `widest`, one value after the other moves to its next number. Between two such breakpoints the
-    error is a parabola of the step, C - 2 A step + B step^2, and its least is known.
+    As the step falls from `widest`, one value after the other moves to its next number. Between two such breakpoints
+    the error is a parabola of the step, C - 2 A step + B step^2, and its least is known.
     """
     if narrowest >= widest:
         return []
-    parts, a, b = [], 0.0, 0.0
+    parts, start_a, start_b = [], 0.0, 0.0
     for side, numbers in ((few.values > 0, above), (few.values < 0, below)):
         x, n, middles = np.abs(few.values[side]), few.counts[side].astype(np.float64), _middles(numbers)
         first, last = (np.searchsorted(middles, x / step) for step in (widest, narrowest))
-        a, b = a + float(n * x @ numbers[first]), b + float(n @ numbers[first] ** 2)
+        start_a += float(n * x @ numbers[first])
+        start_b += float(n @ numbers[first] ** 2)
         moves = last - first
         if moves.sum() > SWEEP:
             return []
@@ -156,7 +161,7 @@ def _sweep(few: Few, below: Array, above: Array, narrowest: float, widest: float
     at, more_a, more_b = np.concatenate(parts, 1)
     order = np.argsort(-at)
     ends = np.concatenate([[widest], at[order], [narrowest]])
-    a, b = (np.cumsum(np.append(value, more[order])) for value, more in ((a, more_a), (b, more_b)))
+    a, b = np.cumsum(np.append(start_a, more_a[order])), np.cumsum(np.append(start_b, more_b[order]))
     step = np.clip(np.divide(a, b, out=np.full(b.size, widest), where=b > 0), ends[1:], ends[:-1])
     error = step * (step * b - 2 * a)
     error = np.maximum(error, error.min() + ROUNDING * float(np.square(few.values) @ few.counts))

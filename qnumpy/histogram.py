@@ -67,7 +67,7 @@ def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, 
 
 
 def few_values(owner: str, x: Any, bins: Histogram, granularity: Granularity) -> Few:
-    """The distinct values of a tensor, given its histogram, where they are few; of channels and groups they are not kept."""
+    """The distinct values of a tensor, given its histogram, where they are few; those of channels are not kept."""
     if not isinstance(granularity, PerTensor) or bins.keys.size > FEW:
         return few.nothing()
     source, real = _args.real(owner, "x", x)
@@ -219,8 +219,8 @@ def entropy_bin(counts: Any, levels: Any = 128, *, first: int = 128) -> tuple[in
     counts : array_like, shape (bins,)
         A histogram of magnitudes in equal bins from zero.
     levels : int or array_like, default 128
-        How many even ones; or the levels from 0 up, such as the numbers of a float, of which the largest stands at the end
-        of the i bins: a bin is then of the cell of the level nearest to its middle, the upper one of two.
+        How many even ones; or the levels from 0 up, such as the numbers of a float, of which the largest stands at
+        the end of the i bins: a bin is then of the cell of the level nearest to its middle, the upper one of two.
     first : int, default 128
         At least as many as levels.
 

@@ -133,8 +133,8 @@ def test_the_exact_errors_are_those_of_the_literature(density, k, most, db):
 
 
 def test_max_1960():
-    """The steps of uniform quantizers of a normal variable: J. Max, "Quantizing for minimum distortion", table II, which
-    ends at 36 levels, and from 64 on N. S. Jayant and P. Noll, "Digital Coding of Waveforms", table 4.1."""
+    """The steps of uniform quantizers of a normal variable: J. Max, "Quantizing for minimum distortion", table II, and,
+    as it ends at 36 levels, from 64 on N. S. Jayant and P. Noll, "Digital Coding of Waveforms", table 4.1."""
     table = {2: 1.596, 3: 1.224, 4: 0.9957, 8: 0.5860, 16: 0.3352, 32: 0.1881, 64: 0.1041, 128: 0.0569, 256: 0.0308}
     for n, step in table.items():
         assert best_step(normal_error, np.arange(n) - (n - 1) / 2, 0.01, 3) == pytest.approx(step, abs=6e-4)

@@ -53,11 +53,13 @@ static double value(int64_t magnitude) {
     return magnitude == 0x7F80 ? 0x1p128 : (double)x;
 }
 
-/* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side. A bin never quite vanishes. */
-static void ends(const row *r, int64_t m, double extreme, double *from, double *to) {
+/* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side, and where it is alone in its bin that is
+ * where it lies. A bin never quite vanishes. */
+static void ends(const row *r, int64_t m, double count, double extreme, double *from, double *to) {
     double start = value(m), end = value(m + (1 << (7 - r->bits))), narrowest = (end - start) * 0x1p-16;
     *from = r->least > start ? r->least : start;
     *to = extreme < end || end == 0x1p128 ? extreme : end;
+    if (count == 1 && *to == extreme) *from = extreme;
     if (!(*to - *from > narrowest)) *to = *from + narrowest;
 }
 
@@ -96,7 +98,7 @@ static double quantile(const row *r, bool symmetric, bool negative, double tail)
     for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
         if (seen + count < tail) continue;
         double from, to, top = symmetric ? fmax(extreme(r, false), extreme(r, true)) : extreme(r, sign);
-        ends(r, m, top, &from, &to);
+        ends(r, m, count, top, &from, &to);
         double x = to - (tail - seen) / count * (to - from);
         return x < top ? x : top;
     }
@@ -111,7 +113,7 @@ static double beyond(const row *r, bool negative, double x) {
     if (x >= top) return 0;
     for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
         double from, to;
-        ends(r, m, top, &from, &to);
+        ends(r, m, count, top, &from, &to);
         if (x >= to) break;
         if (x > from) return seen + count * (to - x) / (to - from);
     }
@@ -143,9 +145,9 @@ static outliers outliers_of(const row *r) {
 
 /* ---- mean square error ---- */
 
-/* F0 = p + q x, F1 = r + q x^2 / 2, F2 = s + q x^3 / 3: count, sum and sum of squares of the elements below x. */
+/* F0 = p + q x, F1 = r + q x^2 / 2, F2 = s + q x^3 / 3: count, sum and sum of squares of the elements below x >= from. */
 typedef struct {
-    double p, q, r, s;
+    double p, q, r, s, from;
 } cell;
 
 /* Magnitudes of one sign, or of both, scaled by 2^-exponent so that no square overflows. */
@@ -182,32 +184,36 @@ static side side_of(const row *r, bool symmetric, bool negative, int64_t cut, in
     room[0].p = n;
     for (int64_t i = 1; i <= s.count; i++) {
         double from, to, c = room[i].q;
-        ends(r, first + ((i - 1) << drop), largest, &from, &to);
+        ends(r, first + ((i - 1) << drop), c, largest, &from, &to);
         from = ldexp(from, -exponent), to = ldexp(to, -exponent);
         double q = c / (to - from);
-        room[i] = (cell){n - q * from, q, sum - q * from * from / 2, square - q * from * from * from / 3};
+        room[i] = (cell){n - q * from, q, sum - q * from * from / 2, square - q * from * from * from / 3, from};
         n += c, sum += c * (from + to) / 2, square += c * (from * from + from * to + to * to) / 3;
         if (c > 0) s.top = to;
     }
-    room[s.count + 1] = (cell){n, 0, sum, square};
+    room[s.count + 1] = (cell){n, 0, sum, square, s.top};
     return s;
 }
 
 static const cell *all_of(const side *s) { return s->cells + s->count + 1; }
 
-static const cell *cell_of(const side *s, double x) {
-    if (x >= s->top) return all_of(s);
+/* The cell of x, which is raised to where its elements begin. */
+static const cell *cell_of(const side *s, double *x) {
+    if (*x >= s->top) return all_of(s);
     int64_t bits, i;
-    memcpy(&bits, &x, sizeof bits);
+    memcpy(&bits, x, sizeof bits);
     i = (bits >> s->shift) - s->base + 1;
-    return s->cells + (i < 0 ? 0 : i < s->count ? i : s->count); /* the last bin may reach beyond float32 */
+    const cell *c = s->cells + (i < 0 ? 0 : i < s->count ? i : s->count); /* the last bin may reach beyond float32 */
+    *x = fmax(*x, c->from);
+    return c;
 }
 
 /* The sum over x > t of (x - t)^2: what clipping at t costs. */
 static double clipped(const side *s, double t) {
-    const cell *all = all_of(s), *c = cell_of(s, t);
-    double n = all->p - (c->p + c->q * t), sum = all->r - (c->r + c->q * t * t / 2);
-    double square = all->s - (c->s + c->q * t * t * t / 3);
+    double x = t;
+    const cell *all = all_of(s), *c = cell_of(s, &x);
+    double n = all->p - (c->p + c->q * x), sum = all->r - (c->r + c->q * x * x / 2);
+    double square = all->s - (c->s + c->q * x * x * x / 3);
     return fmax(square - 2 * t * sum + t * t * n, 0);
 }
 
@@ -220,7 +226,7 @@ static double side_error(const side *s, double step, int64_t levels) {
     int64_t last = levels < EXACT ? levels : EXACT, k = 1;
     double sum0 = 0, sum1 = 0, t = 0.5 * step;
     for (; k <= last && t < s->top; t = ((double)++k - 0.5) * step) {
-        const cell *c = cell_of(s, t);
+        const cell *c = cell_of(s, &t);
         sum0 += (double)(2 * k - 1) * (c->p + c->q * t);
         sum1 += c->r + 0.5 * c->q * t * t;
     }
@@ -230,8 +236,9 @@ static double side_error(const side *s, double step, int64_t levels) {
         sum0 += (top * top - (double)(k - 1) * (double)(k - 1)) * all->p;
         return fmax(all->s - 2 * step * (top * all->r - sum1) + step * step * (top * top * all->p - sum0), 0);
     }
-    const double m = EXACT, from = (m - 0.5) * step, to = ((double)levels - 0.5) * step, end = (double)levels * step;
-    const cell *c = cell_of(s, from), *d = cell_of(s, to);
+    const double m = EXACT, end = (double)levels * step;
+    double from = (m - 0.5) * step, to = ((double)levels - 0.5) * step;
+    const cell *c = cell_of(s, &from), *d = cell_of(s, &to);
     double n = c->p + c->q * from, n1 = c->r + 0.5 * c->q * from * from, n2 = c->s + c->q * from * from * from / 3;
     double inner = n2 - 2 * step * (m * n1 - sum1) + step * step * (m * m * n - sum0);
     /* the last boundary belongs to both sums: m F(t_m) less all F(t_k) leaves (m - 1) F(t_m) less those before it */
@@ -248,7 +255,7 @@ static double float_error(const side *s, double step, const double *real, int64_
     for (int64_t k = 1; k <= n; k++) {
         double t = (last + real[k]) / 2 * step;
         if (t >= s->top) break;
-        const cell *c = cell_of(s, t);
+        const cell *c = cell_of(s, &t);
         sum0 += (real[k] * real[k] - last * last) * (c->p + c->q * t);
         sum1 += (real[k] - last) * (c->r + 0.5 * c->q * t * t);
         last = real[k];
@@ -507,7 +514,7 @@ static double spread(const row *r, bool negative, double width, double *to, int 
     bool sign;
     for (int64_t m; descend(&d, &m, &count, &sign);) {
         double from, end;
-        ends(r, m, top, &from, &end);
+        ends(r, m, count, top, &from, &end);
         double a = from / width, b = end / width, density = count / (b - a);
         if (a >= LINEAR) {
             tail += count;

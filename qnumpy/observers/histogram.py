@@ -410,7 +410,7 @@ class HistogramObserver(Observer):
             return False
         few, times = self.values_, self.times_
         if few.size == 0 or few.ndim != 1 or not isinstance(self.granularity, PerTensor):
-            return few.shape == times.shape == (0,)
+            return bool(few.shape == times.shape == (0,))
         whole = times.shape == few.shape and times.sum() == self.count_ and (times > 0).all()
         rising = np.isfinite(few).all() and (np.diff(few) > 0).all() and few.size <= FEW
         return bool(whole and rising and few[0] == self.min_ and few[-1] == self.max_)
