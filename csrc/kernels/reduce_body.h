@@ -1,8 +1,8 @@
 /* Minimum and maximum of the finite elements.
  *
  * A block is reduced as if all of it were finite; only where an extreme shows that it is not, is it read again to count and
- * leave out what is not. A result of -0 becomes +0 (x + 0.0), because comparisons would let the order of
- * the blocks choose the sign.
+ * leave out what is not. A result of -0 becomes +0 (x + 0.0), because comparisons would let the order of the blocks choose
+ * the sign.
  */
 
 enum {
@@ -81,10 +81,12 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
         bit_range found = {INT32_MIN, 0, 0};
         vi high[4], low[4];
         for (int k = 0; k < 4; k++) high[k] = vi_set1(INT32_MIN), low[k] = vi_set1(0);
-        for (; i + 4 * V_LANES <= count; i += 4 * V_LANES) _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+        for (; i + 4 * V_LANES <= count; i += 4 * V_LANES) {
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
                 vi v = vi_from_bits(vf_load(b + i + k * V_LANES));
                 high[k] = vi_max(high[k], v), low[k] = vi_max_unsigned(low[k], v);
             }
+        }
         for (; i + V_LANES <= count; i += V_LANES) {
             vi v = vi_from_bits(vf_load(b + i));
             high[0] = vi_max(high[0], v), low[0] = vi_max_unsigned(low[0], v);
@@ -104,9 +106,9 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
     }
 }
 
+/* Not a page apart: a load would wait for a store. */
 typedef struct {
-    _Alignas(64) int32_t high[REDUCE_BLOCK + 16], low[REDUCE_BLOCK + 16], near[REDUCE_BLOCK]; /* not a page apart: a
-                                                                                load would wait for a store */
+    _Alignas(64) int32_t high[REDUCE_BLOCK + 16], low[REDUCE_BLOCK + 16], near[REDUCE_BLOCK];
 } v_extremes;
 
 /* Extends the extremes of `count` columns by the rows of one group; `next` elements on lies the next group. */
