@@ -29,7 +29,7 @@ def _reads(x: Array, threads: int) -> dict[str, Call]:
     return {name: call for name, call in harness.traffic(x, None, threads).items() if "plain" in name}
 
 
-def _check(x: Array, granularity: qn.PerTensor | qn.PerChannel) -> None:
+def _check(x: Array, granularity: qn.PerTensor | qn.PerChannel | qn.PerGroup) -> None:
     """The bins of a part of the data are those of the twin."""
     part = x[:300_000] if x.ndim == 1 else x[:64, :64]
     found, _ = histogram("bench", part, granularity)
@@ -58,6 +58,12 @@ def histograms(threads: int) -> Iterator[tuple[str, int, dict[str, Call]]]:
         _check(square, granularity)
         call = (lambda g: lambda: histogram("bench", square, g))(granularity)
         yield f"histogram, channels {axis}", square.size, {"qnumpy": call, **_reads(square, threads)}
+    part = square[:512]  # 2M elements: the bins of short groups take 10 bytes for nearly every one of them, 20 MB here
+    for size in (32, 128):
+        group = qn.PerGroup(size)
+        _check(part, group)
+        call = (lambda g: lambda: histogram("bench", part, g))(group)
+        yield f"histogram, groups of {size}", part.size, {"qnumpy": call, **_reads(part, threads)}
     for name, g in (("tensor", qn.PerTensor()), ("channels 0", qn.PerChannel(0)), ("channels 1", qn.PerChannel(1))):
         call = (lambda where: lambda: qn.MinMaxObserver(granularity=where).observe(square))(g)
         yield f"MinMaxObserver, {name}", square.size, {"qnumpy": call, **_reads(square, threads)}
@@ -100,6 +106,15 @@ def searches() -> Iterator[tuple[str, int, dict[str, Call]]]:
             observer = qn.HistogramObserver(method, symmetric=symmetric).observe(x)
             scheme = "symmetric" if symmetric else "affine"
             yield f"search {method}, {scheme}", 1, {"qnumpy": observer.qparams}
+    for dtype in ("float8_e4m3fn", "float8_e5m2"):
+        for method in ("mse", "entropy"):
+            observer = qn.HistogramObserver(method, dtype=dtype).observe(x)
+            yield f"search {method}, {dtype}", 1, {"qnumpy": observer.qparams}
+    few = x[:4096].round()
+    for symmetric in (True, False):
+        observer = qn.HistogramObserver(symmetric=symmetric).observe(few)
+        scheme = "symmetric" if symmetric else "affine"
+        yield f"search mse, {observer.values_.size} values, {scheme}", 1, {"qnumpy": observer.qparams}
 
 
 def table(rounds: int, *, markdown: bool, threads: tuple[int, ...] = (1, 2)) -> str:

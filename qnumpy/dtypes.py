@@ -147,6 +147,11 @@ class FloatType:
         return math.ldexp((1 << self.mantissa_bits) + mantissa, exponent - self.bias - self.mantissa_bits)
 
     @property
+    def numbers(self) -> np.ndarray[Any, Any]:
+        """The finite numbers from 0 up, as float64; of a type of at most 16 bits with a zero."""
+        return np.arange(self.largest_code + 1, dtype=self.storage).view(self.dtype).astype(np.float64)
+
+    @property
     def overflow(self) -> float:
         """The smallest magnitude that rounds beyond the largest number."""
         tie = self.largest + math.ldexp(1.0, math.frexp(self.largest)[1] - self.mantissa_bits - 2)

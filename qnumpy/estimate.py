@@ -1,11 +1,13 @@
 """What quantizing would do to data of which only an observer's histogram is left: expected error and share clipped."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._args import Array
+from .dtypes import FloatType
 from .granularity import PerChannel
 from .observers import HistogramObserver
 from .observers.histogram import Bins
@@ -43,7 +45,16 @@ class Estimate(NamedTuple):
         return self.outside / self.elements if self.elements else 0.0
 
 
-def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any, qmin: int, qmax: int) -> Estimate:
+def expected(
+    low: Array,
+    high: Array,
+    counts: Array,
+    scale: Any,
+    zero_point: Any,
+    qmin: int,
+    qmax: int,
+    real: FloatType | None = None,
+) -> Estimate:
     """Estimate what quantizing does to data spread evenly inside the bins of a histogram.
 
     In steps, with ``u = x / scale + zero_point`` and n the code of u, the squared error of a bin is the mean of
@@ -57,6 +68,9 @@ def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any
     scale, zero_point : float or ndarray of shape (bins,)
         The parameters of each bin.
     qmin, qmax : int
+        Of integer codes.
+    real : FloatType, optional
+        The format of codes that are floats: n is then the nearest of its numbers.
 
     Returns
     -------
@@ -69,20 +83,43 @@ def expected(low: Array, high: Array, counts: Array, scale: Any, zero_point: Any
     (0.083333, 0.0)
     """
     with np.errstate(over="ignore", invalid="ignore"):  # of float64 beyond float32
-        return _expected(
-            low, high, counts, np.asarray(scale, np.float64), np.asarray(zero_point, np.float64), qmin, qmax
-        )
+        scale, zero = np.asarray(scale, np.float64), np.asarray(zero_point, np.float64)
+        return _expected(low, high, counts, scale, zero, *_rounding(qmin, qmax, real))
 
 
-def _expected(low: Array, high: Array, counts: Array, scale: Array, zero: Array, qmin: int, qmax: int) -> Estimate:
+_Rounding = Callable[[Array], tuple[Array, Array]]
+
+
+def _rounding(qmin: int, qmax: int, real: FloatType | None) -> tuple[_Rounding, float, float]:
+    """A function that gives the code n of u and the sum of gap**3 / 12 from 0 to n; beyond which u is clipped."""
+    if real is None:
+
+        def even(u: Array) -> tuple[Array, Array]:
+            n = np.clip(np.rint(u), qmin, qmax)
+            return n, n / 12
+
+        return even, qmin - 0.5, qmax + 0.5
+    numbers = real.numbers
+    gaps = np.concatenate([[0.0], np.cumsum(np.diff(numbers) ** 3)]) / 12
+
+    def nearest(u: Array) -> tuple[Array, Array]:
+        k = np.searchsorted((numbers[1:] + numbers[:-1]) / 2, np.abs(u))
+        return np.copysign(numbers[k], u), np.copysign(gaps[k], u)
+
+    return nearest, -real.overflow, real.overflow
+
+
+def _expected(
+    low: Array, high: Array, counts: Array, scale: Array, zero: Array, code: _Rounding, least: float, most: float
+) -> Estimate:
     a, b = low / scale + zero, high / scale + zero
-    na, nb = np.clip(np.rint(a), qmin, qmax), np.clip(np.rint(b), qmin, qmax)
+    (na, ga), (nb, gb) = code(a), code(b)
     da, db = a - na, b - nb
     # The error's antiderivative, for bins of several codes; inside one code its difference would cancel.
     one = na == nb
-    several = ((nb - na) / 12 + (db**3 - da**3) / 3) / np.where(one, 1.0, b - a)
+    several = (gb - ga + (db**3 - da**3) / 3) / np.where(one, 1.0, b - a)
     squares = np.where(one, (da * da + da * db + db * db) / 3, several)
-    outside = share_below(a, b, qmin - 0.5) + 1 - share_below(a, b, qmax + 0.5)
+    outside = share_below(a, b, least) + 1 - share_below(a, b, most)
     return Estimate(
         float(counts.sum()),
         float(np.sum(counts * (low * low + low * high + high * high)) / 3),
@@ -108,8 +145,10 @@ def estimate(observer: HistogramObserver, params: QParams) -> tuple[Estimate, Es
     scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
     elements = observer.count_
     noise, signal = (float(np.sum(mean * elements)) for mean in (observer.mse(params), observer.mean_square()))
-    outside = expected(low[~far], high[~far], counts[~far], scale[~far], zero[~far], params.qmin, params.qmax).outside
-    rest = Estimate(float(counts[~far].sum()), signal, noise, outside)
+    near = Bins(*(part[~far] for part in (low, high, counts, which)))
+    codes = params.qmin, params.qmax, params.code.real
+    outside = expected(*near[:3], scale[~far], zero[~far], *codes).outside
+    rest = Estimate(float(near.counts.sum()), signal, noise, outside)
     if not far.any():
         return rest, rest
     first, last = (end.reshape(-1)[which][far] for end in (observer.min_, observer.max_))
@@ -126,9 +165,10 @@ def _quantized(bins: Bins, first: Array, last: Array, params: QParams) -> Estima
     x = np.concatenate([x, np.where(bins.high == last, bins.high, bins.low)[:, None]], axis=1)
     spread = np.repeat(((bins.counts - known) / _POINTS)[:, None], _POINTS, axis=1)
     weight = np.concatenate([spread, known[:, None]], axis=1)
-    low, high = (end[:, None] for end in params.range())
-    half = params.scale[:, None] / 2.0
-    outside = (x < low - half) | (x > high + half)
+    least, most = _rounding(params.qmin, params.qmax, params.code.real)[1:]
+    with np.errstate(over="ignore"):
+        steps = x / params.scale[:, None] + params.zero_point[:, None]
+    outside = (steps < least) | (steps > most)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32, and squares beyond float64
         error = np.where(weight > 0, x - fake_quantize(x, params), 0.0)
         sums = (np.sum(weight * each) for each in (x * x, error * error, outside))

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _args, _check, _core
+from . import _args, _check, _core, few
 from ._args import Array
 from .dtypes import CodeType
+from .few import FEW, Few
 from .granularity import Granularity, PerTensor
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "bin_ends",
     "entropy_bin",
     "errors",
+    "few_values",
     "histogram",
     "merge",
     "percentile_share",
@@ -63,6 +65,14 @@ def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, 
     return Histogram(*found[:3]), (low, high, nan, infinite)
 
 
+def few_values(owner: str, x: Any, bins: Histogram, granularity: Granularity) -> Few:
+    """The distinct values of a tensor, given its histogram, where they are few; those of channels are not kept."""
+    if not isinstance(granularity, PerTensor) or bins.keys.size > FEW:
+        return few.nothing()
+    source, real = _args.real(owner, "x", x)
+    return few.few_values(_stored(source, real.storage), real.core)
+
+
 def merge(a: Histogram, b: Histogram) -> Histogram:
     """The histogram of both; associative and commutative, to the byte."""
     return Histogram(*_core.merge_histograms(*a, *b))
@@ -89,7 +99,7 @@ def _reals(magnitudes: Array) -> Array:
     return np.where(magnitudes == 0x7F80, 2.0**128, real)
 
 
-_Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float]
+_Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float, Array]
 
 
 def _spec(
@@ -97,6 +107,7 @@ def _spec(
     low: Array,
     high: Array,
     granularity: Granularity,
+    code: CodeType,
     qmin: int,
     qmax: int,
     symmetric: bool,
@@ -105,8 +116,11 @@ def _spec(
 ) -> _Spec:
     """What every search of _core begins with."""
     first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
+    reals = np.empty(0) if code.real is None else code.real.numbers
+    if reals.size:
+        qmin, qmax, symmetric = 1 - reals.size, reals.size - 1, True
     return (
-        *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100,
+        *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100, reals,
     )  # fmt: skip
 
 
@@ -120,6 +134,7 @@ def search(
     symmetric: bool,
     method: str,
     percentile: float = 99.99,
+    values: Few,
 ) -> tuple[Array, Array, Array]:
     """Find the range of every parameter that is best by a criterion.
 
@@ -134,6 +149,8 @@ def search(
     symmetric : bool
     method : {"mse", "entropy", "percentile"}
     percentile : float, default 99.99
+    values : Few
+        The values of a tensor that has few: "mse" is then exact.
 
     Returns
     -------
@@ -142,8 +159,23 @@ def search(
         the elements outside.
     """
     qmin = code.symmetric_qmin if symmetric else code.qmin
-    spec = _spec(bins, low, high, granularity, qmin, code.qmax, symmetric, method, percentile)
-    return tuple(part.reshape(low.shape) for part in _core.search_ranges(*spec))  # type: ignore[return-value]
+    spec = _spec(bins, low, high, granularity, code, qmin, code.qmax, symmetric, method, percentile)
+    found = tuple(part.reshape(low.shape) for part in _core.search_ranges(*spec))
+    if method == "mse" and values.values.size:
+        given = (float(end) for end in found[:2])
+        found = tuple(np.array(part) for part in few.search(_together(values, spec), code, symmetric, *given))
+    return found  # type: ignore[return-value]
+
+
+def _together(values: Few, spec: _Spec) -> Few:
+    """A few values without the outliers that are set apart."""
+    none, start = np.zeros(1), np.empty(1)
+    _core.range_errors(*spec[:6], _FIGURES["apart"], *spec[7:], none, none, start)
+    if not start[0]:
+        return values
+    _core.range_errors(*spec[:6], _FIGURES["apart_from"], *spec[7:], none, none, start)
+    kept = np.abs(values.values) < start[0]
+    return Few(values.values[kept], values.counts[kept])
 
 
 def errors(
@@ -154,20 +186,27 @@ def errors(
     tried_high: Array,
     *,
     granularity: Granularity,
+    code: CodeType,
     qmin: int,
     qmax: int,
     symmetric: bool,
     method: str,
+    values: Few,
 ) -> Array:
     """The errors of given ranges, ``tried_low <= 0 <= tried_high``, of shape (parameters' shape, n)."""
-    spec = _spec(bins, low, high, granularity, qmin, qmax, symmetric, method, 100.0)
+    spec = _spec(bins, low, high, granularity, code, qmin, qmax, symmetric, method, 100.0)
     first, last = np.ascontiguousarray(tried_low, np.float64), np.ascontiguousarray(tried_high, np.float64)
     found = np.empty(first.shape)
+    if values.values.size and method in ("mse", "square"):
+        kept = _together(values, spec)
+        if method == "square":
+            return np.full(first.shape, np.square(kept.values) @ kept.counts / kept.counts.sum())
+        return few.range_errors(kept, first, last, qmin, qmax, symmetric, code.real)
     _core.range_errors(*spec, first, last, found)
     return found
 
 
-def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[int, Array]:
+def entropy_bin(counts: Any, levels: Any = 128, *, first: int = 128) -> tuple[int, Array]:
     """Choose how many bins to keep by TensorRT's entropy procedure.
 
     For each i from `first` to the number of bins: p are the first i counts, those beyond added to the last of them; q
@@ -178,9 +217,11 @@ def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[in
     ----------
     counts : array_like, shape (bins,)
         A histogram of magnitudes in equal bins from zero.
-    levels : int, default 128
+    levels : int or array_like, default 128
+        How many even ones; or the levels from 0 up, such as the numbers of a float, of which the largest stands at
+        the end of the i bins: a bin is then of the cell of the level nearest to its middle, the upper one of two.
     first : int, default 128
-        At least `levels`.
+        At least as many as levels.
 
     Returns
     -------
@@ -191,8 +232,10 @@ def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[in
 
     Raises
     ------
+    TypeError
+        levels is neither an integer nor real.
     ValueError
-        first is below levels or beyond the bins.
+        first is below levels or beyond the bins, or levels do not rise from 0.
 
     Notes
     -----
@@ -209,12 +252,17 @@ def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[in
     True
     """
     given = np.ascontiguousarray(_check.reals("entropy_bin", "counts", counts), np.float64).reshape(-1)
-    levels, first = (_check.integer("entropy_bin", n, v) for n, v in (("levels", levels), ("first", first)))
+    reals, first = np.empty(0), _check.integer("entropy_bin", "first", first)
+    if np.ndim(levels):
+        reals = np.ascontiguousarray(_check.reals("entropy_bin", "levels", levels), np.float64).reshape(-1)
+        if reals.size < 2 or reals[0] != 0 or not (np.diff(reals) > 0).all():
+            raise ValueError(_check.must("entropy_bin", "levels", "rising from 0", _check.typed(levels)))
+    levels = reals.size or _check.integer("entropy_bin", "levels", levels)
     if not 1 <= levels <= first <= given.size:
         wanted = f"from levels to the number of bins, {levels} to {given.size}"
         raise ValueError(_check.must("entropy_bin", "first", wanted, str(first)))
     divergence = np.full(given.size + 1, np.nan)
-    return _core.entropy_bin(given, levels, first, divergence), divergence
+    return _core.entropy_bin(given, levels, reals, first, divergence), divergence
 
 
 def percentile_share(owner: str, value: Any) -> float:

@@ -366,7 +366,7 @@ def _percent(share: float) -> str:
 
 
 def _cost(bins: Bins, params: QParams) -> Estimate:
-    return expected(*bins[:3], params.scale, params.zero_point, params.qmin, params.qmax)
+    return expected(*bins[:3], params.scale, params.zero_point, params.qmin, params.qmax, params.code.real)
 
 
 def _error_and_rounding(bins: Bins, params: QParams) -> tuple[float, float]:

@@ -7,12 +7,12 @@ import numpy as np
 
 from . import _args, _check
 from ._args import Array
-from .dtypes import CODE_TYPES, INTEGER_TYPES
+from .dtypes import CODE_TYPES
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
-from .histogram import CHOICES, histogram, percentile_share, search
+from .histogram import CHOICES, few_values, histogram, percentile_share, search
 from .mx import MXArray, mx_format, quantize_blocks
-from .qparams import QParams
+from .qparams import QParams, check_scheme
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
 from .tables import html_facts
@@ -74,7 +74,8 @@ def _chosen(
     percentile: float = 99.99,
 ) -> QParams:
     by_histogram = _args.choice(me, "method", method, CHOICES) >= 0
-    code = _args.code(me, dtype, INTEGER_TYPES if by_histogram else CODE_TYPES)
+    code = _args.code(me, dtype, CODE_TYPES)
+    check_scheme(me, code, symmetric)
     share = percentile_share(me, percentile)
     granularity = PerTensor() if granularity is None else granularity
     if not by_histogram:
@@ -82,6 +83,7 @@ def _chosen(
     else:
         _args.granularity(me, granularity)
         bins, (low, high, nan, infinite) = histogram(me, x, granularity)
+        few = few_values(me, x, bins, granularity)
     empty = low > high
     if empty.any():
         if nan.any() or infinite.any():
@@ -90,8 +92,9 @@ def _chosen(
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
     if by_histogram:
         low, high, _ = search(
-            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share
-        )
+            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share,
+            values=few,
+        )  # fmt: skip
     return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
 
 

@@ -10,7 +10,7 @@ from ._check import integer, must, typed
 from .dtypes import CodeType, code_type
 from .granularity import Granularity, PerChannel, PerTensor, from_onnx
 
-__all__ = ["QParams"]
+__all__ = ["QParams", "check_scheme", "describe"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,8 +144,7 @@ class QParams:
         code = code_type(dtype)
         if code is None:
             raise TypeError(must(me, "dtype", "a code type such as 'int8' or 'uint4'", typed(dtype)))
-        if code.real is not None and not symmetric:
-            raise ValueError(must(me, "symmetric", f"True for {code.name}, which has no zero point", "False"))
+        check_scheme(me, code, symmetric)
         low, high = _check.reals(me, "min", min).astype(np.float64), _check.reals(me, "max", max).astype(np.float64)
         if low.shape != high.shape:
             raise ValueError(f"QParams.from_range: min and max must have one shape; got {low.shape} and {high.shape}.")
@@ -285,6 +284,12 @@ class QParams:
     def __reduce__(self) -> Any:
         state = (self.scale, self.zero_point, self.code.name, self.granularity, self.qmin, self.qmax)
         return QParams, state
+
+
+def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
+    """Refuse an affine scheme of codes that are floats."""
+    if code.real is not None and not symmetric:
+        raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
 
 
 def describe(granularity: Granularity) -> str:

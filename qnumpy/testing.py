@@ -333,7 +333,7 @@ def histogram(x: Any, granularity: Granularity | None = None) -> tuple[Array, Ar
     return np.searchsorted(both, np.arange(n + 1) * 65536), (both & 0xFFFF).astype(np.uint16), counts
 
 
-def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[int, Array]:
+def entropy_bin(counts: Any, levels: Any = 128, *, first: int = 128) -> tuple[int, Array]:
     """Choose how many bins to keep as qnumpy.histogram.entropy_bin does, by the published steps.
 
     Examples
@@ -342,9 +342,13 @@ def entropy_bin(counts: Any, levels: int = 128, *, first: int = 128) -> tuple[in
     2
     """
     counts = np.asarray(counts, np.float64)
+    reals, levels = (np.asarray(levels), len(levels)) if np.ndim(levels) else (None, levels)
     divergence = np.full(counts.size + 1, np.nan)
     for i in range(first, counts.size + 1):
         kept, cell = counts[:i], np.arange(i) * levels // i
+        if reals is not None:
+            middles = (reals[1:] + reals[:-1]) / 2 / reals[-1] * i
+            cell = np.searchsorted(middles, np.arange(i) + 0.5, "right")
         filled = kept > 0
         sums, sizes = (np.bincount(cell[filled], weights, levels) for weights in (kept[filled], None))
         q = np.where(filled, (sums / np.maximum(sizes, 1))[cell], 0.0)

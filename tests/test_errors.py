@@ -340,7 +340,7 @@ def float_code_rows():
     yield lambda: qn.QParams(1, 1, "float8_e4m3fn"), ValueError, f"QParams: {none}"
     out = "QParams: qmin and qmax must be left out for float8_e4m3fn; got -7 and None"
     yield lambda: qn.QParams(1, 0, "float8_e4m3fn", qmin=-7), ValueError, out
-    symmetric = "QParams.from_range: symmetric must be True for float8_e5m2, which has no zero point; got False"
+    symmetric = "quantize: symmetric must be True for float8_e5m2, which has no zero point; got False"
     yield lambda: qn.quantize(X, dtype="float8_e5m2", symmetric=False), ValueError, symmetric
 
 
@@ -957,11 +957,13 @@ def guarded_searches():
         [*wrong_vectors(np.int64, 3)[:-4], np.ones(3), crooked(np.ones(3, np.int64))],
     ]
     yield "merge_histograms", [*bins, *bins], no_bins * 2
+    yield "few_values", [np.ones(3, np.float32), T["float32"]], [NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int32"]]]
     ends = np.array([-3.0, -3.0]), np.array([3.0, 3.0])
-    spec = [7, 0, 1, -127, 127, 0.5]
+    spec = [7, 0, 1, -127, 127, 0.5, np.empty(0)]
     wrong = [
         [*NO_INTEGERS, 3, 8], [*NO_INTEGERS, -1, 3], [*NO_INTEGERS, -1, 2], [*NO_INTEGERS, *HUGE, 126, -32769],
         [*NO_INTEGERS, *HUGE, -126, 65536], [None, "x", [1.0]],
+        [*NO_ARRAYS, np.arange(127.0), np.arange(128, dtype=np.float32), crooked(np.arange(128.0))],
     ]  # fmt: skip
     doubles = wrong_vectors(np.float64, 2)
     no_bins[1] = [*no_bins[1], np.array([0x4000, 0xBF80, 0xFF80], np.uint16), np.array([0, 0xBF80, 0xBF80], np.uint16)]
@@ -974,8 +976,10 @@ def guarded_searches():
         *no_bins, doubles, doubles, *wrong, uneven, four, wrong_outputs(np.float64, 4),
     ]  # fmt: skip
     counts, out = np.ones(200), np.empty(201)
-    yield "entropy_bin", [counts, 8, 16, out], [
-        wrong_vectors(np.float64, 200), [*NO_INTEGERS, 0, 17], [*NO_INTEGERS, 7, 201], wrong_outputs(np.float64, 201),
+    numbers = [value for value in wrong_vectors(np.float64, 8) if np.size(value) or not isinstance(value, np.ndarray)]
+    yield "entropy_bin", [counts, 8, np.arange(8.0), 16, out], [
+        wrong_vectors(np.float64, 200), [*NO_INTEGERS, 0, 17], numbers, [*NO_INTEGERS, 7, 201],
+        wrong_outputs(np.float64, 201),
     ]  # fmt: skip
 
 

@@ -15,11 +15,12 @@ from strategies import GRIDS, LAYOUTS, SOURCES, assert_same_bits, case
 
 import qnumpy as qn
 from qnumpy import testing as twin
-from qnumpy.dtypes import code_type
+from qnumpy.dtypes import CODE_TYPES, code_type
 from qnumpy.histogram import bin_ends, entropy_bin, histogram
 
 PERCENT_2 = 1.02  # what the issue of every search allows beside the optimum: bins are up to 1/16 of an octave wide
 DB_005 = 0.05
+FLOATS = [name for name, code in CODE_TYPES.items() if code.real is not None]
 
 
 def agree(x, granularity, about):
@@ -132,10 +133,11 @@ def test_the_exact_errors_are_those_of_the_literature(density, k, most, db):
 
 
 def test_max_1960():
-    """J. Max, "Quantizing for minimum distortion", table II: the steps of uniform quantizers of a normal variable."""
-    table = {2: 1.596, 3: 1.224, 4: 0.9957, 8: 0.5860, 16: 0.3352, 32: 0.1881}
+    """The steps of uniform quantizers of a normal variable: J. Max, "Quantizing for minimum distortion", table II, and,
+    as it ends at 36 levels, from 64 on N. S. Jayant and P. Noll, "Digital Coding of Waveforms", table 4.1."""
+    table = {2: 1.596, 3: 1.224, 4: 0.9957, 8: 0.5860, 16: 0.3352, 32: 0.1881, 64: 0.1041, 128: 0.0569, 256: 0.0308}
     for n, step in table.items():
-        assert best_step(normal_error, np.arange(n) - (n - 1) / 2, 0.1, 3) == pytest.approx(step, abs=6e-4)
+        assert best_step(normal_error, np.arange(n) - (n - 1) / 2, 0.01, 3) == pytest.approx(step, abs=6e-4)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -209,6 +211,18 @@ def test_entropy_clips(symmetric):
     assert 3 < -low < 0.7 * np.abs(x).max()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_entropy_of_the_cells_of_a_float(dtype):
+    magnitudes = np.abs(sample("laplace"))
+    counts = np.histogram(magnitudes, 600, (0, magnitudes.max()))[0].astype(float)
+    numbers = np.unique(np.abs(np.arange(256 if "8" in dtype else 16, dtype=np.uint8).view(dtype).astype(float)))
+    numbers = numbers[np.isfinite(numbers)]
+    got, want = entropy_bin(counts, numbers), twin.entropy_bin(counts, numbers)
+    assert got[0] == want[0]
+    np.testing.assert_allclose(got[1], want[1], rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(got[1], entropy_bin(counts, 8 * numbers)[1])
+
+
 # ---- mean squared error ----
 
 
@@ -240,6 +254,29 @@ def test_as_good_as_brute_force(name, dtype):
         found = error_of(x, qn.choose_qparams(x, dtype=dtype, symmetric=symmetric, method="mse"))
         loss = 10 * math.log10(found / brute_force(x, dtype, symmetric))
         assert loss < DB_005, f"symmetric={symmetric}: {loss:.3f} dB"
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ["normal", "laplace", "relu", "gelu wide", "student 3", "bimodal", "normal far"])
+def test_float_codes_as_good_as_brute_force(name, dtype):
+    """Ranges up to twice the data are tried: the numbers of a float repeat themselves octave by octave."""
+    x = sample(name, ENOUGH)
+    most = float(np.abs(x).max())
+    tried = (qn.QParams.from_range(-most * s, most * s, dtype=dtype) for s in np.geomspace(0.05, 2, 40))
+    observer = qn.HistogramObserver(dtype=dtype).observe(x)
+    found = error_of(x, observer.qparams())
+    assert found <= PERCENT_2 * min(error_of(x, params) for params in tried)
+    assert observer.mse() == pytest.approx(found, rel=0.02)  # of bins 1/128 of a value wide
+
+
+def test_outliers_that_a_float_spans_are_signal():
+    """Twenty octaves apart, e5m2 holds both ends; a grid of integers would lose one of them."""
+    x = np.append(np.random.default_rng(8).standard_normal(200_000, dtype=np.float32), np.float32(2.0**23))
+    assert qn.HistogramObserver(dtype="int8").observe(x).apart()[0] == 1
+    observer = qn.HistogramObserver(dtype="float8_e5m2").observe(x)
+    assert observer.apart()[0] == 0
+    assert observer.range()[1] >= 2.0**23
+    assert error_of(x[:-1], observer.qparams()) < 2.0**-5  # 2 bits of mantissa: at most 2^-3 of a value
 
 
 @pytest.mark.parametrize("name", ["normal", "laplace", "relu", "gelu", "student 3", "bimodal"])
@@ -350,7 +387,8 @@ def test_edges(method, name):
             low, high = observer.range()
             assert low <= 0 <= high
             most, levels = np.abs(x.astype(np.float64)).max(), params.qmax - params.qmin
-            assert max(-low, high) <= most + (high - low) / levels  # zero has a code, so the ends are whole codes
+            whole = most + (high - low) / levels  # zero has a code, so the ends are whole codes
+            assert max(-low, high) <= whole * (1 + 2**-23)  # of a float32 scale
             assert np.isfinite(observer.error())
             assert 0 <= observer.coverage() <= 1
             assert np.isfinite(qn.fake_quantize(x, params).astype(np.float32)).all()

@@ -24,6 +24,8 @@ KINDS = {
     "entropy": lambda **k: qn.HistogramObserver("entropy", **k),
     "percentile": lambda **k: qn.HistogramObserver("percentile", 99, **k),
 }
+METHODS = ["mse", "entropy", "percentile"]
+FLOATS = ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn"]
 MERGEABLE = [kind for kind in KINDS if kind != "average"]
 
 
@@ -236,11 +238,11 @@ def test_dtypes_of_the_data():
     assert qn.MinMaxObserver().observe([1, 2]).max_ == 2
 
 
-@pytest.mark.parametrize("method", ["mse", "entropy", "percentile"])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_the_curve_has_its_least_where_the_range_is(symmetric, method):
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("symmetric", "dtype"), [(True, "int4"), (False, "int4"), (True, "float4_e2m1fn")])
+def test_the_curve_has_its_least_where_the_range_is(symmetric, dtype, method):
     x = np.random.default_rng(5).laplace(size=50_000)
-    observer = qn.HistogramObserver(method, symmetric=symmetric, dtype="int4").observe(x)
+    observer = qn.HistogramObserver(method, symmetric=symmetric, dtype=dtype).observe(x)
     threshold, error = observer.curve(400)
     assert threshold.shape == error.shape == (400,)
     assert (np.diff(threshold) > 0).all()
@@ -352,11 +354,12 @@ def rows():
     codes += "float8_e5m2fnuz or float4_e2m1fn"
     granular = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
     yield lambda: qn.MinMaxObserver(dtype="float32"), f"MinMaxObserver: dtype must be {codes}; got 'float32'."
-    integers = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2; got 'float8_e4m3fn'."
-    yield lambda: qn.HistogramObserver(dtype="float8_e4m3fn"), f"HistogramObserver: dtype must be {integers}"
+    even = "symmetric must be True for float8_e4m3fn, which has no zero point; got False."
+    for kind in (qn.MinMaxObserver, qn.HistogramObserver):
+        yield lambda k=kind: k(dtype="float8_e4m3fn", symmetric=False), f"{kind.__name__}: {even}"
     yield (
-        lambda: qn.choose_qparams(data(), dtype="float8_e4m3fn", method="mse"),
-        f"choose_qparams: dtype must be {integers}",
+        lambda: qn.choose_qparams(data(), dtype="float8_e4m3fn", symmetric=False, method="mse"),
+        f"choose_qparams: {even}",
     )
     yield lambda: qn.MinMaxObserver(granularity=0), f"MinMaxObserver: granularity must be {granular}; got 0."
     yield (
@@ -452,11 +455,18 @@ def rows():
 ROWS = list(rows())
 
 
-@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_codes_that_are_floats(dtype):
-    observer = qn.MinMaxObserver(dtype=dtype).observe(data())
-    assert observer.qparams() == qn.choose_qparams(data(), dtype=dtype)
-    assert qn.MinMaxObserver.from_json(observer.to_json()).qparams() == observer.qparams()
+    for observer in (qn.MinMaxObserver(dtype=dtype), *(qn.HistogramObserver(m, dtype=dtype) for m in METHODS)):
+        observer.observe(data())
+        method = getattr(observer, "method", "minmax")
+        assert observer.qparams() == qn.choose_qparams(data(), dtype=dtype, method=method)
+        assert type(observer).from_json(observer.to_json()).qparams() == observer.qparams()
+    # Parameters of another type are judged by their own numbers.
+    x = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    params = qn.QParams.from_range(-2.0, 2.0, dtype=dtype)
+    real = np.mean((x - qn.fake_quantize(x, params)) ** 2, dtype=np.float64)
+    assert qn.HistogramObserver().observe(x).mse(params) == pytest.approx(real, rel=0.01)
 
 
 @pytest.mark.parametrize(("call", "message"), ROWS, ids=[message[:60] for _, message in ROWS])
@@ -506,9 +516,8 @@ def test_parameters_of_another_observer_are_refused():
     wide = observer.mse(qn.choose_qparams(data(), dtype="int16"))
     assert wide.shape == ()
     assert wide < observer.mse()
-    for wrong in (0.1, qn.choose_qparams(data(), dtype="float8_e4m3fn")):
-        with pytest.raises(TypeError, match=r"^HistogramObserver\.mse: qparams must be "):
-            observer.mse(wrong)
+    with pytest.raises(TypeError, match=r"^HistogramObserver\.mse: qparams must be "):
+        observer.mse(0.1)
     rows = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(np.ones((3, 4)))
     two, columns = np.ones((2, 4)), np.ones((4, 3))
     others = [

@@ -1,10 +1,11 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
- * merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
+ * few_values(x, type) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
  * search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high, error); range_errors likewise for given ranges;
- * entropy_bin(counts, levels, first) -> (bin, divergence). */
+ * entropy_bin(counts, levels, reals, first, divergence) -> bin. */
 #include "bindings.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "histogram.h"
 #include "search.h"
@@ -64,6 +65,28 @@ static PyObject *histogram(PyObject *self, qn_args a, Py_ssize_t count) {
     return result;
 }
 
+static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source x;
+    qn_few few;
+    bool found;
+    (void)self;
+    if (qn_arg_count("few_values", count, 2) || qn_arg_source(a[0], a[1], &x)) return NULL;
+    if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.few_values: the input is not real.");
+    Py_BEGIN_ALLOW_THREADS;
+    found = qn_few_values(&x, &few);
+    Py_END_ALLOW_THREADS;
+    if (!found) Py_RETURN_NONE;
+    npy_intp n = (npy_intp)few.n;
+    PyObject *values = PyArray_SimpleNew(1, &n, NPY_FLOAT64), *counts = PyArray_SimpleNew(1, &n, NPY_INT64);
+    PyObject *result = values && counts ? PyTuple_Pack(2, values, counts) : NULL;
+    if (result) {
+        memcpy(PyArray_DATA((PyArrayObject *)values), few.values, (size_t)n * sizeof *few.values);
+        memcpy(PyArray_DATA((PyArrayObject *)counts), few.counts, (size_t)n * sizeof *few.counts);
+    }
+    Py_XDECREF(values), Py_XDECREF(counts);
+    return result;
+}
+
 /* Three arrays as a histogram that points into them. */
 static int arg_histogram(qn_args three, qn_histogram *h) {
     *h = (qn_histogram){0};
@@ -96,7 +119,7 @@ static PyObject *merge_histograms(PyObject *self, qn_args a, Py_ssize_t count) {
     return result;
 }
 
-/* (offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share); h->ranges must be freed. */
+/* (offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, reals); h->ranges must be freed. */
 static int arg_search(qn_args a, int criteria, qn_histogram *h, qn_search_spec *spec) {
     int bits, criterion, symmetric, qmin, qmax;
     if (arg_histogram(a, h)) return -1;
@@ -111,7 +134,12 @@ static int arg_search(qn_args a, int criteria, qn_histogram *h, qn_search_spec *
     bool finite = true;
     for (int64_t i = 0; i < h->offsets[h->params]; i++) finite &= h->keys[i] >= 0x80 && h->keys[i] < 0xFF80;
     if (!finite) return PyErr_SetString(PyExc_ValueError, "qnumpy._core: the bins of a histogram must be finite."), -1;
-    *spec = (qn_search_spec){(qn_criterion)criterion, symmetric, bits, qmin, qmax, share};
+    npy_intp reals = PyArray_Check(a[11]) ? PyArray_SIZE((PyArrayObject *)a[11]) : 0;
+    const double *real = qn_arg_vector(a[11], reals, NPY_FLOAT64);
+    if (!real) return -1;
+    if (reals && (!symmetric || qmin != -qmax || reals != qmax + 1))
+        return PyErr_SetString(PyExc_ValueError, "qnumpy._core: the numbers of a float do not fit its codes."), -1;
+    *spec = (qn_search_spec){(qn_criterion)criterion, symmetric, bits, qmin, qmax, share, reals ? real : NULL};
     h->ranges = PyMem_RawMalloc((size_t)h->params * sizeof *h->ranges + 1);
     if (!h->ranges) return PyErr_NoMemory(), -1;
     for (int64_t k = 0; k < h->params; k++) h->ranges[k] = (qn_range){min[k], max[k], 0, 0};
@@ -123,7 +151,7 @@ static PyObject *search_ranges(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_search_spec spec;
     int failed = -1;
     (void)self;
-    if (qn_arg_count("search_ranges", count, 11) || arg_search(a, QN_SQUARE, &h, &spec)) return NULL;
+    if (qn_arg_count("search_ranges", count, 12) || arg_search(a, QN_SQUARE, &h, &spec)) return NULL;
     npy_intp n = (npy_intp)h.params;
     PyObject *parts[3], *result = NULL;
     for (int k = 0; k < 3; k++) parts[k] = PyArray_SimpleNew(1, &n, NPY_FLOAT64);
@@ -145,12 +173,12 @@ static PyObject *range_errors(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_search_spec spec;
     int failed;
     (void)self;
-    if (qn_arg_count("range_errors", count, 14) || arg_search(a, QN_CRITERION_COUNT, &h, &spec)) return NULL;
-    int64_t total = PyArray_Check(a[11]) ? PyArray_SIZE((PyArrayObject *)a[11]) : 0,
+    if (qn_arg_count("range_errors", count, 15) || arg_search(a, QN_CRITERION_COUNT, &h, &spec)) return NULL;
+    int64_t total = PyArray_Check(a[12]) ? PyArray_SIZE((PyArrayObject *)a[12]) : 0,
             n = h.params ? total / h.params : 0;
-    const double *low = qn_arg_vector(a[11], n * h.params, NPY_FLOAT64);
-    const double *high = low ? qn_arg_vector(a[12], total, NPY_FLOAT64) : NULL;
-    double *error = high ? qn_arg_output(a[13], total, sizeof *error) : NULL;
+    const double *low = qn_arg_vector(a[12], n * h.params, NPY_FLOAT64);
+    const double *high = low ? qn_arg_vector(a[13], total, NPY_FLOAT64) : NULL;
+    double *error = high ? qn_arg_output(a[14], total, sizeof *error) : NULL;
     if (error) {
         Py_BEGIN_ALLOW_THREADS;
         failed = qn_search_errors(&h, &spec, n, low, high, error);
@@ -164,18 +192,21 @@ static PyObject *range_errors(PyObject *self, qn_args a, Py_ssize_t count) {
 
 static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    if (qn_arg_count("entropy_bin", count, 4)) return NULL;
+    if (qn_arg_count("entropy_bin", count, 5)) return NULL;
     int64_t bins = PyArray_Check(a[0]) ? PyArray_SIZE((PyArrayObject *)a[0]) : 0, found;
     int levels, first;
     const double *counts = qn_arg_vector(a[0], bins, NPY_FLOAT64);
     if (!counts || bins > INT32_MAX || qn_arg_int(a[1], 1, INT32_MAX, &levels) ||
-        qn_arg_int(a[2], levels, bins < levels ? levels : (int)bins, &first))
+        qn_arg_int(a[3], levels, bins < levels ? levels : (int)bins, &first))
         return NULL;
-    double *divergence = qn_arg_output(a[3], bins + 1, sizeof *divergence), *scratch = NULL;
+    bool even = PyArray_Check(a[2]) && PyArray_SIZE((PyArrayObject *)a[2]) == 0;
+    const double *reals = qn_arg_vector(a[2], even ? 0 : levels, NPY_FLOAT64);
+    if (!reals) return NULL;
+    double *divergence = qn_arg_output(a[4], bins + 1, sizeof *divergence), *scratch = NULL;
     if (!divergence || !(scratch = PyMem_RawMalloc(3 * ((size_t)bins + 1) * sizeof *scratch)))
         return divergence ? PyErr_NoMemory() : NULL;
     Py_BEGIN_ALLOW_THREADS;
-    found = qn_entropy_bin(counts, bins, levels, first, 0, scratch, divergence);
+    found = qn_entropy_bin(counts, bins, levels, even ? NULL : reals, first, 0, scratch, divergence);
     Py_END_ALLOW_THREADS;
     PyMem_RawFree(scratch);
     return PyLong_FromLongLong(found);
@@ -184,14 +215,17 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
 PyMethodDef qn_observers_methods[] = {
     QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, block, bits, /)\n--\n\nOccupied bins of every "
                          "parameter, with minimum, maximum and counts of NaN and infinities."),
+    QN_METHOD(few_values,
+              "few_values(x, x_type, /)\n--\n\nThe distinct finite values and how often each occurs; None if "
+              "there are more than 64."),
     QN_METHOD(merge_histograms, "merge_histograms(offsets, keys, counts, more_offsets, more_keys, more_counts, /)\n--\n"
                                 "\nBins of both."),
     QN_METHOD(search_ranges, "search_ranges(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, "
-                             "share, /)\n--\n\nThe best range of every parameter and its error."),
+                             "share, reals, /)\n--\n\nThe best range of every parameter and its error."),
     QN_METHOD(range_errors,
               "range_errors(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, "
-              "low, high, error, /)\n--\n\nThe errors of given ranges."),
-    QN_METHOD(entropy_bin, "entropy_bin(counts, levels, first, divergence, /)\n--\n\nThe number of bins whose "
+              "reals, low, high, error, /)\n--\n\nThe errors of given ranges."),
+    QN_METHOD(entropy_bin, "entropy_bin(counts, levels, reals, first, divergence, /)\n--\n\nThe number of bins whose "
                            "quantized form diverges least."),
     QN_END,
 };

@@ -1,6 +1,7 @@
 #define _DEFAULT_SOURCE /* madvise */
 #include "histogram.h"
 
+#include <float.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -15,11 +16,13 @@
 
 enum {
     TILE = 4096,            /* elements whose extremes are found, then counted: 16 KiB stay in the L1 cache */
-    COLUMNS = 64,           /* columns counted together */
+    COLUMNS = QN_COLUMNS,   /* columns, or short runs, that are worked on together */
     MANY = 1 << 17,         /* elements from which four counters a bin cost less than stores that wait */
     PART = 1 << 14,         /* elements below which a part is not worth handing to another thread */
     LARGEST_PART = 1 << 30, /* 32-bit counters do not overflow */
     SHORT_SORT = 48,        /* keys below which insertion beats counting bytes */
+    SHORT = 256,            /* elements of a channel or group up to which sorting many of them at once is fastest */
+    FEW = 16,               /* parameters below which they are sorted one by one */
     INFINITE = 0x7F80,      /* magnitudes from here on are not finite */
     MAX_PARTS = 64,
     APART = 13 * 16, /* counters between the tables of two columns, or all would share their cache sets */
@@ -54,6 +57,7 @@ typedef struct bench {
     float wide[TILE];
     double raw[TILE];
     uint16_t keys[TILE], sorted[TILE];
+    int16_t lanes[SHORT * COLUMNS];
 } bench;
 
 void qn_histogram_free(qn_histogram *h) {
@@ -122,6 +126,8 @@ static const float *read_run(bench *b, int64_t start, int64_t n, qn_range *r) {
 
 static int64_t table_size(const job *j) { return ((int64_t)1 << (9 + j->bits)) + APART; }
 
+static bool is_finite(uint16_t bin) { return (bin & 0x8000 ? bin - 0x8000 : 0x7FFF - bin) < INFINITE; }
+
 static uint16_t ordered(uint32_t key) { return (uint16_t)(key & 0x8000 ? 0xFFFF - key : 0x8000 + key); }
 
 /* ---- few elements: sorted ---- */
@@ -144,12 +150,14 @@ static void sort_keys(bench *b, int64_t n) {
     for (int64_t i = 0; i < n; i++) k[high[b->sorted[i] >> 8]++] = b->sorted[i];
 }
 
-static void take_keys(bench *b, const float *x, int64_t n, int64_t step, uint16_t *keys) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i * step, sizeof bits);
-        keys[i] = ordered(bits >> b->shift << (b->shift - 16));
-    }
+static uint16_t key_of(float x, int shift) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)(bits >> shift << (shift - 16));
+}
+
+static void take_keys(bench *b, const float *x, int64_t n, uint16_t *keys) {
+    for (int64_t i = 0; i < n; i++) keys[i] = ordered(key_of(x[i], b->shift));
 }
 
 static int64_t emit_keys(bench *b, int64_t n, part *p, int64_t used) {
@@ -158,9 +166,32 @@ static int64_t emit_keys(bench *b, int64_t n, part *p, int64_t used) {
     for (int64_t i = 0, next; i < n; i = next) {
         for (next = i + 1; next < n && b->keys[next] == b->keys[i]; next++) {
         }
-        int magnitude = b->keys[i] & 0x8000 ? b->keys[i] - 0x8000 : 0x7FFF - b->keys[i];
-        if (magnitude >= INFINITE) continue;
+        if (!is_finite(b->keys[i])) continue;
         p->made.keys[used] = b->keys[i], p->made.counts[used++] = next - i;
+    }
+    return used;
+}
+
+/* ---- many parameters of few elements: sorted side by side ---- */
+
+/* Element i of lane c as a signed key: it orders as the values do. */
+V_ALWAYS void put_key(bench *b, int64_t i, int64_t c, float x) {
+    int16_t key = (int16_t)key_of(x, b->shift);
+    b->lanes[i * COLUMNS + c] = (int16_t)(key ^ (key >> 15 & 0x7FFF));
+}
+
+/* Appends the bins of n sorted keys; what is not finite stands at both ends. */
+static int64_t emit_lane(bench *b, int64_t c, int64_t n, part *p, int64_t used) {
+    const int16_t *key = b->lanes + c;
+    int64_t i = 0, from;
+    if (!reserve(p, used, n)) return p->failed = true, used;
+    while (i < n && !is_finite((uint16_t)(key[i * COLUMNS] ^ INT16_MIN))) i++;
+    while (n > i && !is_finite((uint16_t)(key[(n - 1) * COLUMNS] ^ INT16_MIN))) n--;
+    for (from = i; i < n;) { /* every element is written, and overwritten unless it is the last of its bin */
+        int16_t mine = key[i * COLUMNS];
+        p->made.keys[used] = (uint16_t)(mine ^ INT16_MIN), p->made.counts[used] = ++i - from;
+        bool last = i == n || key[i * COLUMNS] != mine;
+        used += last, from = last ? i : from;
     }
     return used;
 }
@@ -237,7 +268,7 @@ static int64_t emit_counters(bench *b, uint32_t *counters, int64_t n, const qn_r
 
 /* ---- runs of neighbours that share a parameter ---- */
 
-static int64_t sort_limit(const job *j) { return j->bits == QN_TENSOR_BITS ? 1024 : 256; }
+static int64_t sort_limit(const job *j) { return j->bits == QN_TENSOR_BITS ? 1024 : SHORT; }
 
 /* Where run o of parameter p starts and how long it is. */
 static int64_t run_of(const qn_grid *g, int64_t o, int64_t p, int64_t *length) {
@@ -256,12 +287,33 @@ static int64_t count_runs(bench *b, part *p, int64_t k, int64_t used) {
         for (int64_t i = p->i0; i < end; i += TILE) {
             int64_t m = end - i < TILE ? end - i : TILE;
             const float *x = read_run(b, from + i, m, r);
-            if (sort) take_keys(b, x, m, 1, b->keys + n);
+            if (sort) take_keys(b, x, m, b->keys + n);
             else qn_kernels()->count_f32(x, m, b->shift, b->ways, b->counters);
             n += m;
         }
     }
     return sort ? emit_keys(b, n, p, used) : emit_counters(b, b->counters, n, r, p, used);
+}
+
+/* Up to COLUMNS parameters from k on, none of more than SHORT elements. */
+static int64_t sort_runs(bench *b, part *p, int64_t k, int64_t count, int64_t used) {
+    int64_t most = (p->o1 - p->o0) * (p->i1 - p->i0);
+    for (int64_t c = 0; c < count; c++) {
+        int64_t n = 0;
+        for (int64_t o = p->o0; o < p->o1; o++) {
+            int64_t length, from = run_of(&b->j->grid, o, k + c, &length), end = p->i1 < length ? p->i1 : length;
+            if (end <= p->i0) continue;
+            const float *x = read_run(b, from + p->i0, end - p->i0, p->made.ranges + (k + c - p->p0));
+            for (int64_t i = p->i0; i < end; i++) put_key(b, n++, c, x[i - p->i0]);
+        }
+        for (; n < most; n++) b->lanes[n * COLUMNS + c] = INT16_MAX; /* a NaN: left out */
+    }
+    qn_kernels()->sort_columns_i16(b->lanes, most);
+    for (int64_t c = 0; c < count; c++) {
+        used = emit_lane(b, c, most, p, used);
+        p->made.offsets[k - p->p0 + c + 1] = used;
+    }
+    return used;
 }
 
 /* ---- columns: neighbours belong to different parameters ---- */
@@ -282,35 +334,40 @@ static strip strip_of(const part *p, const qn_grid *g, int64_t k) {
     return s;
 }
 
+/* Rows [first, first + rows) of a strip, of which x is the first. */
+static void take_rows(bench *b, const float *x, const strip *s, int64_t first, int64_t rows) {
+    if (s->rows > SHORT) {
+        qn_kernels()->count_columns_f32(x, rows, s->stride, s->count, b->shift, table_size(b->j), b->counters);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < s->count; c++) put_key(b, first + r, c, x[r * s->stride + c]);
+}
+
 static int64_t count_strip(bench *b, part *p, const strip *s, int64_t k, int64_t used) {
     const qn_table *t = qn_kernels();
     const qn_source *source = b->j->source;
     qn_range *ranges = p->made.ranges + (k - p->p0);
-    const int64_t table = table_size(b->j);
-    bool sort = s->rows * s->count <= TILE && s->rows <= sort_limit(b->j);
-    uint16_t keys[TILE];
-    if (!sort && source->direct && source->type == QN_F32) {
+    if (source->direct && source->type == QN_F32) {
         enum { BAND = 64 }; /* rows that are still in the cache when they are counted */
         for (int64_t r = 0; r < s->rows; r += BAND) {
             const float *x = (const float *)source->data + s->start + r * s->stride;
             int64_t rows = s->rows - r < BAND ? s->rows - r : BAND;
             t->min_max_columns_f32(x, rows, s->stride, s->count, ranges);
-            t->count_columns_f32(x, rows, s->stride, s->count, b->shift, table, b->counters);
+            take_rows(b, x, s, r, rows);
         }
     } else {
         for (int64_t r = 0; r < s->rows; r++) {
             const float *x = staged(b, s->start + r * s->stride, s->count);
             if (source->type == QN_F64) t->min_max_columns_f64(b->raw, 1, 0, s->count, ranges);
             else t->min_max_columns_f32(x, 1, 0, s->count, ranges);
-            if (!sort) t->count_columns_f32(x, 1, 0, s->count, b->shift, table, b->counters);
-            else
-                for (int64_t c = 0; c < s->count; c++) take_keys(b, x + c, 1, 1, keys + c * s->rows + r);
+            take_rows(b, x, s, r, 1);
         }
     }
+    if (s->rows <= SHORT) t->sort_columns_i16(b->lanes, s->rows);
     for (int64_t c = 0; c < s->count; c++) {
-        if (sort) memcpy(b->keys, keys + c * s->rows, (size_t)s->rows * sizeof *keys);
-        used = sort ? emit_keys(b, s->rows, p, used)
-                    : emit_counters(b, b->counters + c * table, s->rows, ranges + c, p, used);
+        used = s->rows <= SHORT ? emit_lane(b, c, s->rows, p, used)
+                                : emit_counters(b, b->counters + c * table_size(b->j), s->rows, ranges + c, p, used);
         p->made.offsets[k - p->p0 + c + 1] = used;
     }
     return used;
@@ -348,6 +405,10 @@ static void make_part(job *j, part *p) {
             strip s = strip_of(p, &j->grid, k);
             used = count_strip(b, p, &s, k, used);
             k += s.count;
+        } else if (params >= FEW && (p->o1 - p->o0) * (p->i1 - p->i0) <= SHORT) {
+            int64_t count = p->p1 - k < COLUMNS ? p->p1 - k : COLUMNS;
+            used = sort_runs(b, p, k, count, used);
+            k += count;
         } else {
             used = count_runs(b, p, k, used);
             p->made.offsets[++k - p->p0] = used;
@@ -417,8 +478,19 @@ static int join_parts(job *j) {
     return 0;
 }
 
-static int concatenate(const job *j, qn_histogram *h) {
+static void *shrunk(void *p, int64_t count, size_t size) {
+    void *less = realloc(p, (size_t)count * size + 1);
+    return less ? less : p;
+}
+
+static int concatenate(job *j, qn_histogram *h) {
     int64_t used = 0, bins = 0;
+    if (j->count == 1) { /* as it is, without the room that it did not need */
+        *h = j->parts[0].made, j->parts[0].made = (qn_histogram){0};
+        bins = h->offsets[h->params];
+        h->keys = shrunk(h->keys, bins, sizeof *h->keys), h->counts = shrunk(h->counts, bins, sizeof *h->counts);
+        return 0;
+    }
     for (int64_t k = 0; k < j->count; k++) bins += j->parts[k].made.offsets[j->parts[k].made.params];
     if (start(h, qn_grid_params(&j->grid), bins, true)) return -1;
     for (int64_t k = 0; k < h->params; k++) h->ranges[k] = (qn_range){INFINITY, -INFINITY, 0, 0};
@@ -470,4 +542,51 @@ int qn_histogram_merge(const qn_histogram *a, const qn_histogram *b, qn_histogra
         h->offsets[k + 1] = used;
     }
     return 0;
+}
+
+/* ---- a few distinct values ---- */
+
+static const double *doubles_at(const qn_source *x, int64_t start, int64_t n, double *tile) {
+    float wide[QN_TILE];
+    if (x->type == QN_F64) {
+        if (x->direct) return (const double *)x->data + start;
+        qn_gather(x, start, n, tile);
+    } else {
+        const float *f = qn_floats_at(x, start, n, wide);
+        for (int64_t i = 0; i < n; i++) tile[i] = f[i];
+    }
+    return tile;
+}
+
+bool qn_few_values(const qn_source *x, qn_few *few) {
+    enum { SLOTS = 4 * QN_FEW };
+    uint8_t slots[SLOTS] = {0}; /* the number of a value, plus one, by a hash of its bits */
+    double tile[QN_TILE];
+    int64_t total = 1, at = 0;
+    few->n = 0;
+    for (int d = 0; d < x->ndim; d++) total *= x->shape[d];
+    for (int64_t start = 0; start < total; start += QN_TILE) {
+        int64_t n = total - start < QN_TILE ? total - start : QN_TILE;
+        const double *values = doubles_at(x, start, n, tile);
+        for (int64_t i = 0; i < n; i++) {
+            double v = values[i] + 0.0;
+            uint64_t bits;
+            if (few->n && v == few->values[at]) {
+                few->counts[at]++;
+                continue;
+            }
+            if (!isfinite(v)) continue;
+            if (fabs(v) > FLT_MAX) return false; /* no scale reaches it */
+            memcpy(&bits, &v, sizeof bits);
+            uint64_t slot = bits * 0x9E3779B97F4A7C15u >> 56;
+            while (slots[slot] && few->values[slots[slot] - 1] != v) slot = (slot + 1) % SLOTS;
+            if (!slots[slot]) {
+                if (few->n == QN_FEW) return false;
+                few->values[few->n] = v, few->counts[few->n] = 0;
+                slots[slot] = (uint8_t)++few->n;
+            }
+            few->counts[at = slots[slot] - 1]++;
+        }
+    }
+    return true;
 }

@@ -43,6 +43,21 @@ static void count_columns_f32(const float *x, int64_t rows, int64_t stride, int6
         for (int64_t r = 0; r < rows; r++) counts[i * table + count_key(x + r * stride + i, shift)]++;
 }
 
+/* Batcher's odd-even merges: pairs of rows in an order that depends on n alone, so all columns go together. */
+static void sort_columns_i16(int16_t *keys, int64_t n) {
+    for (int64_t sorted = 1; sorted < n; sorted *= 2)
+        for (int64_t apart = sorted; apart > 0; apart /= 2)
+            for (int64_t first = apart % sorted; first + apart < n; first += 2 * apart)
+                for (int64_t i = first; i < first + apart && i + apart < n; i++) {
+                    if (i / (2 * sorted) != (i + apart) / (2 * sorted)) continue;
+                    int16_t *a = keys + i * QN_COLUMNS, *b = a + apart * QN_COLUMNS;
+                    for (int c = 0; c < QN_COLUMNS; c++) {
+                        int16_t low = a[c] < b[c] ? a[c] : b[c], high = a[c] < b[c] ? b[c] : a[c];
+                        a[c] = low, b[c] = high;
+                    }
+                }
+}
+
 static void truncate_f64_f32(const double *x, float *y, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float near = (float)x[i];

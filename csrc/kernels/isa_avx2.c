@@ -32,14 +32,6 @@ V_INLINE void vf_stream(float *p, vf v) { _mm256_stream_ps(p, v); }
 V_INLINE void v_fence(void) { _mm_sfence(); }
 V_INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 V_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-V_INLINE __m128 halved(__m128 a, __m128 b, bool min) { return min ? _mm_min_ps(a, b) : _mm_max_ps(a, b); }
-V_INLINE float lanes(vf v, bool min) {
-    __m128 a = halved(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1), min);
-    a = halved(a, _mm_movehl_ps(a, a), min);
-    return _mm_cvtss_f32(halved(a, _mm_movehdup_ps(a), min));
-}
-V_INLINE float vf_min_lanes(vf v) { return lanes(v, true); }
-V_INLINE float vf_max_lanes(vf v) { return lanes(v, false); }
 V_INLINE vm vm_none(void) { return _mm256_setzero_ps(); }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return _mm256_or_ps(m, _mm256_cmp_ps(a, b, _CMP_UNORD_Q)); }
 V_INLINE bool vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
@@ -69,6 +61,8 @@ V_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 V_INLINE vi vi_min(vi a, vi b) { return _mm256_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+V_INLINE vi vi_max_unsigned(vi a, vi b) { return _mm256_max_epu32(a, b); }
+V_INLINE vi vi_min_unsigned(vi a, vi b) { return _mm256_min_epu32(a, b); }
 V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) {
     vi half = _mm256_set1_epi32(1 << 30);
     vi ab = _mm256_or_si256(vi_add(a, half), vi_add(b, half)), cd = _mm256_or_si256(vi_add(c, half), vi_add(d, half));

@@ -36,8 +36,6 @@ V_INLINE void vf_stream(float *p, vf v) { _mm512_stream_ps(p, v); }
 V_INLINE void v_fence(void) { _mm_sfence(); }
 V_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 V_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-V_INLINE float vf_min_lanes(vf v) { return _mm512_reduce_min_ps(v); }
-V_INLINE float vf_max_lanes(vf v) { return _mm512_reduce_max_ps(v); }
 V_INLINE vm vm_none(void) { return 0; }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m | _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 V_INLINE bool vm_any(vm m) { return m != 0; }
@@ -62,6 +60,8 @@ V_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
 V_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+V_INLINE vi vi_max_unsigned(vi a, vi b) { return _mm512_max_epu32(a, b); }
+V_INLINE vi vi_min_unsigned(vi a, vi b) { return _mm512_min_epu32(a, b); }
 V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) {
     vi half = _mm512_set1_epi32(1 << 30);
     vi ab = _mm512_or_si512(vi_add(a, half), vi_add(b, half)), cd = _mm512_or_si512(vi_add(c, half), vi_add(d, half));

@@ -28,8 +28,6 @@ V_INLINE void vf_stream(float *p, vf v) { vst1q_f32(p, v); }
 V_INLINE void v_fence(void) {}
 V_INLINE vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
 V_INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
-V_INLINE float vf_min_lanes(vf v) { return vminvq_f32(v); }
-V_INLINE float vf_max_lanes(vf v) { return vmaxvq_f32(v); }
 V_INLINE vm vm_none(void) { return vdupq_n_u32(0); }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) {
     return vorrq_u32(m, vmvnq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))));
@@ -57,6 +55,12 @@ V_INLINE vi vi_dot2(vi sum, vi a, vi b) {
 }
 V_INLINE vi vi_min(vi a, vi b) { return vminq_s32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
+V_INLINE vi vi_max_unsigned(vi a, vi b) {
+    return vreinterpretq_s32_u32(vmaxq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
+V_INLINE vi vi_min_unsigned(vi a, vi b) {
+    return vreinterpretq_s32_u32(vminq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
 V_INLINE vi vi_from_bits(vf x) { return vreinterpretq_s32_f32(x); }
 V_INLINE vf vf_from_bits(vi bits) { return vreinterpretq_f32_s32(bits); }
 V_INLINE vi vi_and(vi a, vi b) { return vandq_s32(a, b); }

@@ -26,8 +26,6 @@ V_INLINE void vf_stream(float *p, vf v) { *p = v; }
 V_INLINE void v_fence(void) {}
 V_INLINE vf vf_min(vf a, vf b) { return a < b ? a : b; }
 V_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
-V_INLINE float vf_min_lanes(vf v) { return v; }
-V_INLINE float vf_max_lanes(vf v) { return v; }
 V_INLINE vm vm_none(void) { return false; }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m || a != a || b != b; }
 V_INLINE bool vm_any(vm m) { return m; }
@@ -52,6 +50,8 @@ V_INLINE vi vi_dot2(vi sum, vi a, vi b) { /* plus the products of both int16 hal
 }
 V_INLINE vi vi_min(vi a, vi b) { return a < b ? a : b; }
 V_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
+V_INLINE vi vi_max_unsigned(vi a, vi b) { return (uint32_t)a > (uint32_t)b ? a : b; }
+V_INLINE vi vi_min_unsigned(vi a, vi b) { return (uint32_t)a < (uint32_t)b ? a : b; }
 V_INLINE bool vi_any_lost(vi a, vi b, vi c, vi d) { return (void)a, (void)b, (void)c, (void)d, true; } /* NaN gives 0 */
 V_INLINE vi vi_from_bits(vf x) {
     vi bits;

@@ -58,6 +58,7 @@
     QN_KERNEL(count_f32, (const float *x, int64_t n, int shift, int ways, uint32_t *counts))                           \
     QN_KERNEL(count_columns_f32,                                                                                       \
               (const float *x, int64_t rows, int64_t stride, int64_t n, int shift, int64_t table, uint32_t *counts))   \
+    QN_KERNEL(sort_columns_i16, (int16_t *keys, int64_t n))                                                            \
     QN_KERNEL(truncate_f64_f32, (const double *x, float *y, int64_t n))                                                \
     QN_KERNEL(error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e))                                \
     QN_KERNEL(codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen))                                          \

@@ -28,6 +28,7 @@
  * count_f32(x[n], shift, ways, counts[2^(32 - shift)][ways]): adds 1 to a counter of bin (bits of x) >> shift, ways 1 or 4;
  *   which of them is not fixed, their sum is. NaN and infinities are counted where their bits are. n < 2^32.
  * count_columns_f32(x, rows, stride, n, shift, table, counts[n][table]): the same for each of n columns, one way.
+ * sort_columns_i16(keys[n][QN_COLUMNS], n): each column in rising order.
  * truncate_f64_f32(x[n], y[n]): rounds toward zero; infinities and NaN stay what they are.
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
  *   the noise, not in the peak.

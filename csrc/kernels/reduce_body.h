@@ -1,14 +1,15 @@
 /* Minimum and maximum of the finite elements.
  *
- * A block is reduced as if all of it were finite; only where an extreme turns out infinite, or a NaN was met, is it read
- * again to count and leave out what is not. A result of -0 becomes +0 (x + 0.0), because comparisons would let the order of
- * the blocks choose the sign.
+ * A block is reduced as if all of it were finite; only where an extreme shows that it is not, is it read again to count and
+ * leave out what is not. A result of -0 becomes +0 (x + 0.0), because comparisons would let the order of the blocks choose
+ * the sign.
  */
 
 enum {
+    REDUCE_RUN = 4096,   /* neighbours of float32: half the L1 cache, should they be read again */
     REDUCE_BLOCK = 1024, /* columns, or elements of a row */
     REDUCE_ROWS = 1024,  /* rows of a block of columns */
-    REDUCE_GROUP = 4,    /* rows that are read together */
+    REDUCE_GROUP = 8,    /* rows that are read together */
 };
 
 V_INLINE void extend(qn_range *r, double min, double max) {
@@ -23,67 +24,111 @@ static void extend_carefully(double x, qn_range *r) {
     else extend(r, x, x);
 }
 
-/* ---- float32 ---- */
+/* ---- float32: by the bits ----
+ *
+ * As integers the bits of floats order as the floats do above zero and the other way round below it. So the largest signed
+ * one is the maximum if anything has no sign, the largest unsigned one the minimum if anything has one, and the smallest
+ * unsigned one is the other end where all are of one sign. What is not finite lies beyond, on either side. Two operations
+ * an element keep up with the memory; comparisons of floats, which must look for NaN besides, do not.
+ */
+static const int32_t INFINITE_BITS = 0x7F800000;
 
 typedef struct {
-    _Alignas(64) float lo[REDUCE_BLOCK + 16], hi[REDUCE_BLOCK]; /* not a page apart: a load would wait for a store */
-    vm nan;
-} v_extremes;
+    int32_t high, low, near; /* the largest as signed, the largest and the smallest as unsigned */
+} bit_range;
+
+V_INLINE int32_t bits_f32(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+V_INLINE float value_f32(int32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+V_INLINE int32_t signed_max(int32_t a, int32_t b) { return a > b ? a : b; }
+V_INLINE int32_t unsigned_max(int32_t a, int32_t b) { return (uint32_t)a > (uint32_t)b ? a : b; }
+V_INLINE int32_t unsigned_min(int32_t a, int32_t b) { return (uint32_t)a < (uint32_t)b ? a : b; }
+
+/* False where something is not finite. */
+V_INLINE bool extend_bits(bit_range v, qn_range *r) {
+    if (v.high >= INFINITE_BITS || (v.low < 0 && (v.low & INT32_MAX) >= INFINITE_BITS)) return false;
+    extend(r, value_f32(v.low < 0 ? v.low : v.near), value_f32(v.high >= 0 ? v.high : v.near));
+    return true;
+}
+
+V_INLINE int32_t near_bits(const float *x, int64_t n) {
+    int32_t near = -1, lanes[V_LANES];
+    int64_t i = 0;
+    vi v[4];
+    for (int k = 0; k < 4; k++) v[k] = vi_set1(-1);
+    for (; i + 4 * V_LANES <= n; i += 4 * V_LANES)
+        for (int k = 0; k < 4; k++) v[k] = vi_min_unsigned(v[k], vi_from_bits(vf_load(x + i + k * V_LANES)));
+    vi_store(lanes, vi_min_unsigned(vi_min_unsigned(v[0], v[1]), vi_min_unsigned(v[2], v[3])));
+    for (int k = 0; k < V_LANES; k++) near = unsigned_min(near, lanes[k]);
+    for (; i < n; i++) near = unsigned_min(near, bits_f32(x[i]));
+    return near;
+}
 
 static void min_max_f32(const float *x, int64_t n, qn_range *r) {
-    for (int64_t at = 0; at < n; at += REDUCE_BLOCK) {
+    for (int64_t at = 0; at < n; at += REDUCE_RUN) {
         const float *b = x + at;
-        int64_t count = n - at < REDUCE_BLOCK ? n - at : REDUCE_BLOCK, i = 0;
-        vf lo[4], hi[4];
-        vm nan = vm_none();
-        for (int k = 0; k < 4; k++) lo[k] = vf_set1(INFINITY), hi[k] = vf_set1(-INFINITY);
+        int64_t count = n - at < REDUCE_RUN ? n - at : REDUCE_RUN, i = 0;
+        int32_t highs[V_LANES], lows[V_LANES];
+        bit_range found = {INT32_MIN, 0, 0};
+        vi high[4], low[4];
+        for (int k = 0; k < 4; k++) high[k] = vi_set1(INT32_MIN), low[k] = vi_set1(0);
         for (; i + 4 * V_LANES <= count; i += 4 * V_LANES) {
-            vf v[4];
             _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
-                v[k] = vf_load(b + i + k * V_LANES);
-                lo[k] = vf_min(v[k], lo[k]), hi[k] = vf_max(v[k], hi[k]);
+                vi v = vi_from_bits(vf_load(b + i + k * V_LANES));
+                high[k] = vi_max(high[k], v), low[k] = vi_max_unsigned(low[k], v);
             }
-            nan = vm_or_unordered(vm_or_unordered(nan, v[0], v[1]), v[2], v[3]);
         }
         for (; i + V_LANES <= count; i += V_LANES) {
-            vf v = vf_load(b + i);
-            lo[0] = vf_min(v, lo[0]), hi[0] = vf_max(v, hi[0]);
-            nan = vm_or_unordered(nan, v, v);
+            vi v = vi_from_bits(vf_load(b + i));
+            high[0] = vi_max(high[0], v), low[0] = vi_max_unsigned(low[0], v);
         }
-        float low = vf_min_lanes(vf_min(vf_min(lo[0], lo[1]), vf_min(lo[2], lo[3])));
-        float high = vf_max_lanes(vf_max(vf_max(hi[0], hi[1]), vf_max(hi[2], hi[3])));
-        bool finite = !vm_any(nan);
+        vi_store(highs, vi_max(vi_max(high[0], high[1]), vi_max(high[2], high[3])));
+        vi_store(lows, vi_max_unsigned(vi_max_unsigned(low[0], low[1]), vi_max_unsigned(low[2], low[3])));
+        for (int k = 0; k < V_LANES; k++)
+            found.high = signed_max(found.high, highs[k]), found.low = unsigned_max(found.low, lows[k]);
         for (; i < count; i++) {
-            low = b[i] < low ? b[i] : low, high = b[i] > high ? b[i] : high;
-            finite &= b[i] == b[i];
+            int32_t v = bits_f32(b[i]);
+            found.high = signed_max(found.high, v), found.low = unsigned_max(found.low, v);
         }
-        if (finite && low > -INFINITY && high < INFINITY) extend(r, low, high);
-        else
+        /* The end near zero of a block of one sign counts only while nothing nearer, or of the other sign, was met. */
+        if ((found.high < 0 && r->max < 0) || (found.low >= 0 && r->min > 0)) found.near = near_bits(b, count);
+        if (!extend_bits(found, r))
             for (i = 0; i < count; i++) extend_carefully(b[i], r);
     }
 }
 
-/* Extends the extremes of `count` columns by the rows of one group. */
+/* Not a page apart: a load would wait for a store. */
+typedef struct {
+    _Alignas(64) int32_t high[REDUCE_BLOCK + 16], low[REDUCE_BLOCK + 16], near[REDUCE_BLOCK];
+} v_extremes;
+
+/* Extends the extremes of `count` columns by the rows of one group; `next` elements on lies the next group. */
 V_INLINE void columns_f32(const float *const row[REDUCE_GROUP], int64_t count, int64_t next, v_extremes *e) {
-    int64_t i = 0, ahead = 0, down = 0;
-    vm nan = e->nan;
+    int64_t i = 0;
     for (; i + V_LANES <= count; i += V_LANES) {
-        vf lo = vf_load(e->lo + i), hi = vf_load(e->hi + i), v[REDUCE_GROUP];
-        v_prefetch(row[down] + next + ahead, REDUCE_GROUP * V_LANES * 4, true); /* in the order of memory */
-        if ((ahead += REDUCE_GROUP * V_LANES) >= count) ahead = 0, down += down < REDUCE_GROUP - 1;
-        _Pragma("GCC unroll 4") for (int k = 0; k < REDUCE_GROUP; k++) {
-            v[k] = vf_load(row[k] + i);
-            lo = vf_min(v[k], lo), hi = vf_max(v[k], hi);
+        vi high = vi_load(e->high + i), low = vi_load(e->low + i), near = vi_load(e->near + i);
+        if (i % 16 == 0)
+            for (int k = 0; k < REDUCE_GROUP; k++) v_prefetch(row[k] + next + i, 64, true);
+        _Pragma("GCC unroll 8") for (int k = 0; k < REDUCE_GROUP; k++) {
+            vi v = vi_from_bits(vf_load(row[k] + i));
+            high = vi_max(high, v), low = vi_max_unsigned(low, v), near = vi_min_unsigned(near, v);
         }
-        nan = vm_or_unordered(vm_or_unordered(nan, v[0], v[1]), v[2], v[3]);
-        vf_store(e->lo + i, lo), vf_store(e->hi + i, hi);
+        vi_store(e->high + i, high), vi_store(e->low + i, low), vi_store(e->near + i, near);
     }
-    e->nan = nan;
     for (; i < count; i++)
         for (int k = 0; k < REDUCE_GROUP; k++) {
-            float v = row[k][i];
-            e->lo[i] = v == v ? v < e->lo[i] ? v : e->lo[i] : -INFINITY; /* a NaN asks for the careful way */
-            e->hi[i] = v > e->hi[i] ? v : e->hi[i];
+            int32_t v = bits_f32(row[k][i]);
+            e->high[i] = signed_max(e->high[i], v), e->low[i] = unsigned_max(e->low[i], v);
+            e->near[i] = unsigned_min(e->near[i], v);
         }
 }
 
@@ -94,19 +139,15 @@ static void min_max_columns_f32(const float *x, int64_t rows, int64_t stride, in
         for (int64_t first = 0; first < rows; first += REDUCE_ROWS) {
             int64_t height = rows - first < REDUCE_ROWS ? rows - first : REDUCE_ROWS;
             const float *b = x + first * stride + column;
-            e.nan = vm_none();
-            for (int64_t i = 0; i < count; i++) e.lo[i] = INFINITY, e.hi[i] = -INFINITY;
+            for (int64_t i = 0; i < count; i++) e.high[i] = INT32_MIN, e.low[i] = 0, e.near[i] = -1;
             for (int64_t k = 0; k < height; k += REDUCE_GROUP) {
                 const float *row[REDUCE_GROUP]; /* the last one again where the group is short */
                 for (int64_t j = 0; j < REDUCE_GROUP; j++) row[j] = b + (k + j < height ? k + j : height - 1) * stride;
                 columns_f32(row, count, REDUCE_GROUP * stride, &e);
             }
-            bool any = vm_any(e.nan);
-            for (int64_t i = 0; i < count; i++) {
-                if (!any && e.lo[i] > -INFINITY && e.hi[i] < INFINITY) extend(r + column + i, e.lo[i], e.hi[i]);
-                else
+            for (int64_t i = 0; i < count; i++)
+                if (!extend_bits((bit_range){e.high[i], e.low[i], e.near[i]}, r + column + i))
                     for (int64_t k = 0; k < height; k++) extend_carefully(b[k * stride + i], r + column + i);
-            }
         }
     }
 }

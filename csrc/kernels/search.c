@@ -8,13 +8,13 @@
 #include "threads.h"
 
 enum {
-    OCTAVES = 40,  /* below the top: what is smaller rounds to zero on any grid that is tried */
-    GAP = 16,      /* octaves of nothing that set outliers apart: no grid of 16 bits holds both sides */
-    EXACT = 256,   /* levels of a side whose cells are summed one by one; the bins beyond are wider than a cell */
-    LINEAR = 2048, /* bins of the entropy search */
-    STRIDE = 64,   /* the coarsest step of its ends */
-    FIRST = 128,   /* and the fewest it keeps */
-    STEPS = 16,    /* thresholds tried in an octave */
+    OCTAVES = 40, /* below the top: what is smaller rounds to zero on any grid that is tried */
+    GAP = 16,     /* octaves of nothing that set outliers apart: no grid of 16 bits holds both sides; more for floats */
+    EXACT = 256,  /* levels of a side whose cells are summed one by one; the bins beyond are wider than a cell */
+    LINEAR = 2048,          /* bins of the entropy search */
+    STRIDE = 64,            /* the coarsest step of its ends */
+    FIRST = 128,            /* and the fewest it keeps */
+    STEPS = 16,             /* thresholds tried in an octave */
     SEARCH_BYTES = 1 << 18, /* traffic that a parameter's search weighs as */
 };
 static const double APART = 1e-5; /* the largest share of what is not zero that may be set apart */
@@ -28,11 +28,12 @@ typedef struct {
     int64_t bins, zero; /* bins [0, zero) are negative */
     double min, max, total;
     double least; /* no magnitude is smaller; 0 where both signs occur */
-    int bits;
+    int bits, gap;
 } row;
 
 static row row_of(const qn_histogram *h, const qn_search_spec *spec, int64_t k) {
-    row r = {.keys = h->keys + h->offsets[k], .counts = h->counts + h->offsets[k], .bits = spec->bits};
+    row r = {.keys = h->keys + h->offsets[k], .counts = h->counts + h->offsets[k], .bits = spec->bits, .gap = GAP};
+    if (spec->reals) r.gap = (int)fmin(fmax(GAP, ceil(log2(spec->reals[spec->qmax] / spec->reals[1]))), 512);
     r.bins = h->offsets[k + 1] - h->offsets[k];
     r.min = fmax(h->ranges[k].min, -0x1p150), r.max = fmin(h->ranges[k].max, 0x1p150); /* beyond any float32 scale */
     r.least = fmax(fmax(r.min, -r.max), 0);
@@ -52,11 +53,13 @@ static double value(int64_t magnitude) {
     return magnitude == 0x7F80 ? 0x1p128 : (double)x;
 }
 
-/* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side. A bin never quite vanishes. */
-static void ends(const row *r, int64_t m, double extreme, double *from, double *to) {
+/* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side, and where it is alone in its bin that is
+ * where it lies. A bin never quite vanishes. */
+static void ends(const row *r, int64_t m, double count, double extreme, double *from, double *to) {
     double start = value(m), end = value(m + (1 << (7 - r->bits))), narrowest = (end - start) * 0x1p-16;
     *from = r->least > start ? r->least : start;
     *to = extreme < end || end == 0x1p128 ? extreme : end;
+    if (count == 1 && *to == extreme) *from = extreme;
     if (!(*to - *from > narrowest)) *to = *from + narrowest;
 }
 
@@ -95,7 +98,7 @@ static double quantile(const row *r, bool symmetric, bool negative, double tail)
     for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
         if (seen + count < tail) continue;
         double from, to, top = symmetric ? fmax(extreme(r, false), extreme(r, true)) : extreme(r, sign);
-        ends(r, m, top, &from, &to);
+        ends(r, m, count, top, &from, &to);
         double x = to - (tail - seen) / count * (to - from);
         return x < top ? x : top;
     }
@@ -110,7 +113,7 @@ static double beyond(const row *r, bool negative, double x) {
     if (x >= top) return 0;
     for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
         double from, to;
-        ends(r, m, top, &from, &to);
+        ends(r, m, count, top, &from, &to);
         if (x >= to) break;
         if (x > from) return seen + count * (to - x) / (to - from);
     }
@@ -123,7 +126,7 @@ typedef struct {
     double count, from; /* outliers, and where their lowest bin begins */
 } outliers;
 
-/* Beyond a gap of GAP octaves, at most the share APART of the elements that are not zero. */
+/* Beyond a gap that no grid spans, at most the share APART of the elements that are not zero. */
 static outliers outliers_of(const row *r) {
     descent d = descent_of(r, true, false);
     double seen = 0, count, filled = 0;
@@ -135,16 +138,16 @@ static outliers outliers_of(const row *r) {
     for (int64_t m; descend(&d, &m, &count, &sign) && seen <= APART * filled; seen += count, above = m) {
         if (m < 128 && o.cut >= 0) break; /* nor are they the lower side of a gap */
         if (o.cut < 0) o.cut = m;
-        else if ((above >> 7) - (m >> 7) >= GAP) o = (outliers){m, seen, value(above)};
+        else if ((above >> 7) - (m >> 7) >= r->gap) o = (outliers){m, seen, value(above)};
     }
     return o;
 }
 
 /* ---- mean square error ---- */
 
-/* F0 = p + q x, F1 = r + q x^2 / 2, F2 = s + q x^3 / 3: count, sum and sum of squares of the elements below x. */
+/* F0 = p + q x, F1 = r + q x^2 / 2, F2 = s + q x^3 / 3: count, sum and sum of squares of the elements below x >= from. */
 typedef struct {
-    double p, q, r, s;
+    double p, q, r, s, from;
 } cell;
 
 /* Magnitudes of one sign, or of both, scaled by 2^-exponent so that no square overflows. */
@@ -181,32 +184,36 @@ static side side_of(const row *r, bool symmetric, bool negative, int64_t cut, in
     room[0].p = n;
     for (int64_t i = 1; i <= s.count; i++) {
         double from, to, c = room[i].q;
-        ends(r, first + ((i - 1) << drop), largest, &from, &to);
+        ends(r, first + ((i - 1) << drop), c, largest, &from, &to);
         from = ldexp(from, -exponent), to = ldexp(to, -exponent);
         double q = c / (to - from);
-        room[i] = (cell){n - q * from, q, sum - q * from * from / 2, square - q * from * from * from / 3};
+        room[i] = (cell){n - q * from, q, sum - q * from * from / 2, square - q * from * from * from / 3, from};
         n += c, sum += c * (from + to) / 2, square += c * (from * from + from * to + to * to) / 3;
         if (c > 0) s.top = to;
     }
-    room[s.count + 1] = (cell){n, 0, sum, square};
+    room[s.count + 1] = (cell){n, 0, sum, square, s.top};
     return s;
 }
 
 static const cell *all_of(const side *s) { return s->cells + s->count + 1; }
 
-static const cell *cell_of(const side *s, double x) {
-    if (x >= s->top) return all_of(s);
+/* The cell of x, which is raised to where its elements begin. */
+static const cell *cell_of(const side *s, double *x) {
+    if (*x >= s->top) return all_of(s);
     int64_t bits, i;
-    memcpy(&bits, &x, sizeof bits);
+    memcpy(&bits, x, sizeof bits);
     i = (bits >> s->shift) - s->base + 1;
-    return s->cells + (i < 0 ? 0 : i < s->count ? i : s->count); /* the last bin may reach beyond float32 */
+    const cell *c = s->cells + (i < 0 ? 0 : i < s->count ? i : s->count); /* the last bin may reach beyond float32 */
+    *x = fmax(*x, c->from);
+    return c;
 }
 
 /* The sum over x > t of (x - t)^2: what clipping at t costs. */
 static double clipped(const side *s, double t) {
-    const cell *all = all_of(s), *c = cell_of(s, t);
-    double n = all->p - (c->p + c->q * t), sum = all->r - (c->r + c->q * t * t / 2);
-    double square = all->s - (c->s + c->q * t * t * t / 3);
+    double x = t;
+    const cell *all = all_of(s), *c = cell_of(s, &x);
+    double n = all->p - (c->p + c->q * x), sum = all->r - (c->r + c->q * x * x / 2);
+    double square = all->s - (c->s + c->q * x * x * x / 3);
     return fmax(square - 2 * t * sum + t * t * n, 0);
 }
 
@@ -219,7 +226,7 @@ static double side_error(const side *s, double step, int64_t levels) {
     int64_t last = levels < EXACT ? levels : EXACT, k = 1;
     double sum0 = 0, sum1 = 0, t = 0.5 * step;
     for (; k <= last && t < s->top; t = ((double)++k - 0.5) * step) {
-        const cell *c = cell_of(s, t);
+        const cell *c = cell_of(s, &t);
         sum0 += (double)(2 * k - 1) * (c->p + c->q * t);
         sum1 += c->r + 0.5 * c->q * t * t;
     }
@@ -229,14 +236,31 @@ static double side_error(const side *s, double step, int64_t levels) {
         sum0 += (top * top - (double)(k - 1) * (double)(k - 1)) * all->p;
         return fmax(all->s - 2 * step * (top * all->r - sum1) + step * step * (top * top * all->p - sum0), 0);
     }
-    const double m = EXACT, from = (m - 0.5) * step, to = ((double)levels - 0.5) * step, end = (double)levels * step;
-    const cell *c = cell_of(s, from), *d = cell_of(s, to);
+    const double m = EXACT, end = (double)levels * step;
+    double from = (m - 0.5) * step, to = ((double)levels - 0.5) * step;
+    const cell *c = cell_of(s, &from), *d = cell_of(s, &to);
     double n = c->p + c->q * from, n1 = c->r + 0.5 * c->q * from * from, n2 = c->s + c->q * from * from * from / 3;
     double inner = n2 - 2 * step * (m * n1 - sum1) + step * step * (m * m * n - sum0);
     /* the last boundary belongs to both sums: m F(t_m) less all F(t_k) leaves (m - 1) F(t_m) less those before it */
     double e = d->p + d->q * to, e1 = d->r + 0.5 * d->q * to * to, e2 = d->s + d->q * to * to * to / 3;
     double outer = all->s - e2 - 2 * end * (all->r - e1) + end * end * (all->p - e);
     return fmax(inner, 0) + step * step / 12 * (e - n) + fmax(outer, 0);
+}
+
+/* The same of the numbers of a float times step, [0] = 0, each with the magnitudes up to the middle between two of them: by
+ * parts again, with the differences of the numbers and of their squares. */
+static double float_error(const side *s, double step, const double *real, int64_t n) {
+    const cell *all = all_of(s);
+    double sum0 = 0, sum1 = 0, last = 0;
+    for (int64_t k = 1; k <= n; k++) {
+        double t = (last + real[k]) / 2 * step;
+        if (t >= s->top) break;
+        const cell *c = cell_of(s, &t);
+        sum0 += (real[k] * real[k] - last * last) * (c->p + c->q * t);
+        sum1 += (real[k] - last) * (c->r + 0.5 * c->q * t * t);
+        last = real[k];
+    }
+    return fmax(all->s - 2 * step * (last * all->r - sum1) + step * step * (last * last * all->p - sum0), 0);
 }
 
 /* Both sides of a grid, or the magnitudes alone where it is symmetric. */
@@ -272,41 +296,52 @@ typedef struct {
 
 static double rounded(double scale) { return scale < FLT_MIN ? FLT_MIN : scale > FLT_MAX ? FLT_MAX : (float)scale; }
 
+/* The largest number of a symmetric grid, in steps. */
+static double reach_of(const qn_search_spec *p) {
+    return p->reals ? p->reals[p->qmax] : (double)((p->qmax - p->qmin) / 2);
+}
+
 static grid grid_of(const qn_search_spec *p, double low, double high) {
     double steps = (double)p->qmax - p->qmin;
     if (p->symmetric) {
         double most = fmax(-low, high);
         int64_t levels = (p->qmax - p->qmin) / 2;
-        return (grid){most > 0 ? rounded(most / (double)levels) : 1, levels, levels};
+        return (grid){most > 0 ? rounded(most / reach_of(p)) : 1, levels, levels};
     }
     double scale = high > low ? rounded((high - low) / steps) : 1, zero = rint(p->qmin - low / scale);
     zero = fmin(fmax(zero, p->qmin), p->qmax);
     return (grid){scale, (int64_t)zero - p->qmin, p->qmax - (int64_t)zero};
 }
 
-static double grid_error(const sides *s, bool symmetric, double step, int64_t below, int64_t above) {
-    double error = side_error(&s->high, step, above);
-    return symmetric ? error : error + side_error(&s->low, step, below);
+static double grid_error(const sides *s, double step, int64_t below, int64_t above) {
+    return side_error(&s->high, step, above) + side_error(&s->low, step, below);
 }
 
-/* Thresholds fall from the top by STEPS an octave until clipping alone costs more than the best; then around the best. */
-static double search_symmetric(const sides *s, int64_t levels, double *best_step) {
-    double best = INFINITY, at = s->high.top, center;
+static double symmetric_error(const sides *s, const qn_search_spec *p, double step) {
+    if (p->reals) return float_error(&s->high, step, p->reals, p->qmax);
+    return side_error(&s->high, step, (p->qmax - p->qmin) / 2);
+}
+
+/* Thresholds fall from the top by STEPS an octave until clipping alone costs more than the best; then around the best. Those
+ * of a float from twice the top, as its numbers repeat themselves octave by octave. */
+static double search_symmetric(const sides *s, const qn_search_spec *p, double *best_step) {
+    const double reach = reach_of(p), top = s->high.top * (p->reals ? 2 : 1);
+    double best = INFINITY, at = top, center;
     for (int j = 0; j < STEPS * OCTAVES; j++) {
-        double t = s->high.top * exp2(-j / (double)STEPS);
+        double t = top * exp2(-j / (double)STEPS);
         if (clipped(&s->high, t) >= best) break;
-        double error = side_error(&s->high, t / (double)levels, levels);
+        double error = symmetric_error(s, p, t / reach);
         if (error < best) best = error, at = t;
     }
     for (int fine = STEPS * 8; fine <= STEPS * 64; fine *= 8) {
         center = at;
         for (int i = -7; i <= 7; i++) {
             double t = center * exp2(i / (double)fine), error;
-            if (i == 0 || t > s->high.top) continue;
-            if ((error = side_error(&s->high, t / (double)levels, levels)) < best) best = error, at = t;
+            if (i == 0 || t > top) continue;
+            if ((error = symmetric_error(s, p, t / reach)) < best) best = error, at = t;
         }
     }
-    *best_step = at / (double)levels;
+    *best_step = at / reach;
     return best;
 }
 
@@ -330,7 +365,7 @@ static affine descend_affine(const sides *s, int64_t levels, affine a) {
             for (int64_t d = -shift; d <= shift; d += shift) {
                 affine next = {a.step * exp2(i * octave), 0, a.below + d};
                 if ((i == 0 && d == 0) || !fits(s, levels, &next)) continue;
-                next.error = grid_error(s, false, next.step, next.below, levels - next.below);
+                next.error = grid_error(s, next.step, next.below, levels - next.below);
                 if (next.error < found.error) found = next;
             }
         if (found.error < a.error) a = found;
@@ -343,7 +378,7 @@ static affine start_affine(const sides *s, int64_t levels, double low, double hi
     affine a = {.step = (low + high) / (double)levels};
     double below = rint(low / a.step);
     a.below = (int64_t)fmin(fmax(below, 0), (double)levels);
-    a.error = grid_error(s, false, a.step, a.below, levels - a.below);
+    a.error = grid_error(s, a.step, a.below, levels - a.below);
     return a;
 }
 
@@ -371,7 +406,7 @@ static affine search_affine(const sides *s, int64_t levels) {
             if (codes <= 0) continue;
             b = (affine){(end ? s->high.top : s->low.top) / (double)codes, 0, below};
             if (!fits(s, levels, &b)) continue;
-            b.error = grid_error(s, false, b.step, below, levels - below);
+            b.error = grid_error(s, b.step, below, levels - below);
             if (b.error < 1.1 * a.error) b = descend_affine(s, levels, b);
             if (b.error < a.error) a = b;
         }
@@ -385,9 +420,8 @@ static void search_mse(const row *r, const qn_search_spec *p, room *space, doubl
     double unit = ldexp(1, s.exponent);
     if (p->symmetric) {
         double step, most = fmax(-*low, *high);
-        int64_t levels = (p->qmax - p->qmin) / 2;
-        *error = search_symmetric(&s, levels, &step) / s.kept * unit * unit;
-        most = fmin(step * (double)levels * unit, most);
+        *error = search_symmetric(&s, p, &step) / s.kept * unit * unit;
+        most = fmin(step * reach_of(p) * unit, p->reals ? fmax(most, FLT_MAX) : most);
         *high = most, *low = -most;
         return;
     }
@@ -417,9 +451,28 @@ static sums sums_of(const double *counts, int64_t bins, double *scratch) {
     return (sums){count, filled, logs};
 }
 
+/* Levels of a window of bins: even ones, or the numbers of a float, the largest of which stands at its end. */
+typedef struct {
+    int64_t n;
+    const double *reals; /* [n], or NULL */
+} scheme;
+
+static scheme scheme_of(const qn_search_spec *p) {
+    int64_t codes = (int64_t)p->qmax - p->qmin + 1;
+    return (scheme){p->symmetric ? (codes + 1) / 2 : codes, p->reals};
+}
+
+/* The end of cell k of `width` bins: bin i is of the cell i * n / width; of a float, of the number nearest to its middle. */
+static int64_t cell_end(scheme l, int64_t k, int64_t width) {
+    if (!l.reals) return ((k + 1) * width + l.n - 1) / l.n;
+    if (k + 1 == l.n) return width;
+    double middle = (l.reals[k] + l.reals[k + 1]) / 2 / l.reals[l.n - 1] * (double)width;
+    return (int64_t)ceil(fmin(fmax(middle - 0.5, 0), (double)width));
+}
+
 /* KL(p || q) of the bins [a, b): p their counts with the tails added to the first and the last, q the counts spread evenly
- * over the filled bins of each of `levels` cells. */
-static double divergence_of(const double *counts, const sums *s, int64_t bins, int64_t a, int64_t b, int64_t levels) {
+ * over the filled bins of the cell of each level. */
+static double divergence_of(const double *counts, const sums *s, int64_t bins, int64_t a, int64_t b, scheme l) {
     double all = s->count[bins], kept = s->count[b] - s->count[a], sum = s->log[b] - s->log[a], cross = 0;
     double tails[2] = {s->count[a], all - s->count[b]};
     const int64_t at[2] = {a, b - 1};
@@ -428,8 +481,8 @@ static double divergence_of(const double *counts, const sums *s, int64_t bins, i
         if (tails[k] > 0 && c == 0) return INFINITY;
         sum += xlogx(c + tails[k]) - xlogx(c);
     }
-    for (int64_t k = 0, from = a; k < levels; k++) {
-        int64_t to = a + ((k + 1) * (b - a) + levels - 1) / levels; /* bin i is of cell i * levels / (b - a) */
+    for (int64_t k = 0, from = a; k < l.n; k++) {
+        int64_t to = a + cell_end(l, k, b - a);
         double c = s->count[to] - s->count[from], filled = s->filled[to] - s->filled[from];
         if (filled > 0) {
             double weight = c + (from == a && to > from ? tails[0] : 0) + (to == b && to > from ? tails[1] : 0);
@@ -440,13 +493,14 @@ static double divergence_of(const double *counts, const sums *s, int64_t bins, i
     return (sum - cross) / all - log(all) + log(kept);
 }
 
-int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, int64_t first, int64_t fewest,
-                       double *scratch, double *divergence) {
+int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t n, const double *reals, int64_t first,
+                       int64_t fewest, double *scratch, double *divergence) {
+    const scheme l = {n, reals};
     sums s = sums_of(counts, bins, scratch);
     int64_t best = bins;
     double least = INFINITY;
     for (int64_t i = first; i <= bins; i++) {
-        double d = divergence_of(counts, &s, bins, 0, i, levels);
+        double d = divergence_of(counts, &s, bins, 0, i, l);
         if (divergence) divergence[i] = d;
         if (d <= least && s.filled[i] >= (double)fewest) least = d, best = i;
     }
@@ -460,7 +514,7 @@ static double spread(const row *r, bool negative, double width, double *to, int 
     bool sign;
     for (int64_t m; descend(&d, &m, &count, &sign);) {
         double from, end;
-        ends(r, m, top, &from, &end);
+        ends(r, m, count, top, &from, &end);
         double a = from / width, b = end / width, density = count / (b - a);
         if (a >= LINEAR) {
             tail += count;
@@ -502,21 +556,21 @@ static int64_t filled(const double *counts, int64_t zero, int64_t bins, int64_t 
 }
 
 /* With fewer filled bins than levels every bin keeps a level of its own: the divergence sees no loss, whatever is clipped. */
-static bool can_judge(const sums *s, int64_t a, int64_t b, int64_t levels) {
-    return b - a >= FIRST && s->filled[b] - s->filled[a] >= (double)levels;
+static bool can_judge(const sums *s, int64_t a, int64_t b, int64_t n) {
+    return b - a >= FIRST && s->filled[b] - s->filled[a] >= (double)n;
 }
 
 static double end_of(const linear *l, int64_t bins) { return bins == LINEAR ? l->whole : (double)bins * l->width; }
 
 /* Both ends alike, then one after the other, in strides that become finer. */
-static void search_window(const double *counts, const sums *s, int64_t levels, bool two_sided[2], int64_t *below,
+static void search_window(const double *counts, const sums *s, scheme l, bool two_sided[2], int64_t *below,
                           int64_t *above, double *least) {
     *below = two_sided[0] ? LINEAR : 0, *above = two_sided[1] ? LINEAR : 0;
-    *least = divergence_of(counts, s, 2 * LINEAR, LINEAR - *below, LINEAR + *above, levels);
+    *least = divergence_of(counts, s, 2 * LINEAR, LINEAR - *below, LINEAR + *above, l);
     for (int64_t v = LINEAR - STRIDE; two_sided[0] && two_sided[1] && v > 0; v -= STRIDE) {
         int64_t a = filled(counts, LINEAR, v, -1), b = filled(counts, LINEAR, v, 1);
-        if (!can_judge(s, LINEAR - a, LINEAR + b, levels)) break;
-        double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, levels);
+        if (!can_judge(s, LINEAR - a, LINEAR + b, l.n)) break;
+        double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, l);
         if (d < *least) *least = d, *below = a, *above = b;
     }
     for (int64_t stride = STRIDE, again = 0; stride > 0; stride = ++again % 2 ? stride : stride / 8)
@@ -528,8 +582,8 @@ static void search_window(const double *counts, const sums *s, int64_t levels, b
                 int64_t a = side ? *below : v, b = side ? v : *above;
                 if (v < 0) continue;
                 a = filled(counts, LINEAR, a, -1), b = filled(counts, LINEAR, b, 1);
-                if (!can_judge(s, LINEAR - a, LINEAR + b, levels)) continue;
-                double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, levels);
+                if (!can_judge(s, LINEAR - a, LINEAR + b, l.n)) continue;
+                double d = divergence_of(counts, s, 2 * LINEAR, LINEAR - a, LINEAR + b, l);
                 if (d < *least) *least = d, *moved = side ? b : a;
             }
         }
@@ -537,21 +591,21 @@ static void search_window(const double *counts, const sums *s, int64_t levels, b
 
 static void search_entropy(const row *r, const qn_search_spec *p, room *space, double *low, double *high,
                            double *error) {
-    int64_t codes = (int64_t)p->qmax - p->qmin + 1, levels = p->symmetric ? (codes + 1) / 2 : codes;
+    const scheme v = scheme_of(p);
     *low = -extreme(r, true), *high = extreme(r, false), *error = 0;
-    if (levels > LINEAR / 2 || fmax(-*low, *high) < FLT_MIN) return; /* as many codes as bins: nothing is lost */
+    if (v.n > LINEAR / 2 || fmax(-*low, *high) < FLT_MIN) return; /* as many codes as bins: nothing is lost */
     linear l = linear_of(r, p->symmetric, space);
     if (p->symmetric) {
-        int64_t bin = qn_entropy_bin(space->counts, LINEAR, levels, FIRST, levels, space->sums, NULL);
+        int64_t bin = qn_entropy_bin(space->counts, LINEAR, v.n, v.reals, FIRST, v.n, space->sums, NULL);
         sums s = sums_of(space->counts, LINEAR, space->sums);
-        *error = divergence_of(space->counts, &s, LINEAR, 0, bin, levels);
+        *error = divergence_of(space->counts, &s, LINEAR, 0, bin, v);
         *high = end_of(&l, bin), *low = -*high;
         return;
     }
     sums s = sums_of(space->counts, l.bins, space->sums);
     bool two_sided[2] = {*low < 0, *high > 0};
     int64_t below, above;
-    search_window(space->counts, &s, levels, two_sided, &below, &above, error);
+    search_window(space->counts, &s, v, two_sided, &below, &above, error);
     *low = fmax(-end_of(&l, below), *low), *high = fmin(end_of(&l, above), *high);
 }
 
@@ -594,19 +648,18 @@ static void search_row(const job *j, int64_t k, room *space) {
 
 static double entropy_error(const qn_search_spec *p, const linear *l, const sums *s, const room *space, double low,
                             double high) {
-    int64_t codes = (int64_t)p->qmax - p->qmin + 1, levels = p->symmetric ? (codes + 1) / 2 : codes;
+    const scheme v = scheme_of(p);
     int64_t below = (int64_t)fmax(fmin(rint(-low / l->width), LINEAR), 0);
     int64_t above = (int64_t)fmax(fmin(rint(high / l->width), LINEAR), 0);
-    if (levels > LINEAR / 2) return 0;
+    if (v.n > LINEAR / 2) return 0;
     if (p->symmetric) {
         int64_t most = filled(space->counts, 0, below > above ? below : above, 1);
-        return most < LINEAR && !can_judge(s, 0, most, levels)
-                   ? INFINITY
-                   : divergence_of(space->counts, s, LINEAR, 0, most, levels);
+        return most < LINEAR && !can_judge(s, 0, most, v.n) ? INFINITY
+                                                            : divergence_of(space->counts, s, LINEAR, 0, most, v);
     }
     below = filled(space->counts, LINEAR, below, -1), above = filled(space->counts, LINEAR, above, 1);
-    if (below + above < LINEAR && !can_judge(s, LINEAR - below, LINEAR + above, levels)) return INFINITY;
-    return divergence_of(space->counts, s, 2 * LINEAR, LINEAR - below, LINEAR + above, levels);
+    if (below + above < LINEAR && !can_judge(s, LINEAR - below, LINEAR + above, v.n)) return INFINITY;
+    return divergence_of(space->counts, s, 2 * LINEAR, LINEAR - below, LINEAR + above, v);
 }
 
 static void errors_of_row(const job *j, int64_t k, room *space) {
@@ -640,7 +693,9 @@ static void errors_of_row(const job *j, int64_t k, room *space) {
         } else {
             grid g = grid_of(p, low, high);
             double unit = ldexp(1, s.exponent);
-            j->error[i] = grid_error(&s, p->symmetric, g.scale / unit, g.below, g.above) / s.kept * unit * unit;
+            double error = p->symmetric ? symmetric_error(&s, p, g.scale / unit)
+                                        : grid_error(&s, g.scale / unit, g.below, g.above);
+            j->error[i] = error / s.kept * unit * unit;
         }
     }
 }

@@ -15,9 +15,11 @@ typedef enum { QN_MSE, QN_ENTROPY, QN_PERCENTILE, QN_SQUARE, QN_APART, QN_APART_
 typedef struct {
     qn_criterion criterion;
     bool symmetric;
-    int bits;           /* of the histogram */
-    int32_t qmin, qmax; /* of the scheme: [-127, 127] when int8 is symmetric */
-    double share;       /* percentile / 100 */
+    int bits; /* of the histogram */
+    int32_t qmin,
+        qmax;     /* of the scheme: [-127, 127] when int8 is symmetric; [-n, n] of a float with n positive numbers */
+    double share; /* percentile / 100 */
+    const double *reals; /* [n + 1] of a float, which is symmetric: its numbers from 0 up; else NULL */
 } qn_search_spec;
 
 /* Finds low <= 0 <= high of every parameter and their error: the mean square, the divergence, or the share outside.
@@ -29,9 +31,10 @@ int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t 
                      const double *high, double *error);
 
 /* TensorRT's procedure on a histogram of [0, range) in equal bins: the number of bins kept that diverges least, the last of
- * equals, of `first` to `bins`; all of them unless `fewest` of those kept are filled. scratch[3 * (bins + 1)].
+ * equals, of `first` to `bins`; all of them unless `fewest` of those kept are filled. The levels are even, or those of
+ * reals[levels]. scratch[3 * (bins + 1)].
  * divergence[bins + 1], from `first` on, if not NULL. */
-int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, int64_t first, int64_t fewest,
-                       double *scratch, double *divergence);
+int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t levels, const double *reals, int64_t first,
+                       int64_t fewest, double *scratch, double *divergence);
 
 #endif

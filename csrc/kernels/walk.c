@@ -456,30 +456,35 @@ static void merge(const walk *w, int64_t k, const qn_range *r) {
     to->infinite += r->infinite;
 }
 
-static void min_max_tile(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
+static void min_max_piece(const walk *w, int64_t start, int64_t n, qn_range *r) {
     tile t;
     float wide[TILE];
-    bool f64 = w->source->type == QN_F64;
-    const void *x = f64 ? raw(w, start, n, &t) : floats(w, start, n, &t, wide);
-    for (int64_t at = 0; at < n;) {
-        int64_t pos = p->phase + at, k = pos / p->run, count = p->run - pos % p->run;
-        if (count > n - at) count = n - at;
-        bool whole = count == p->run; /* then nobody else has a part of it */
-        qn_range part = empty_range, *r = whole ? w->ranges + k : &part;
-        if (f64) qn_kernels()->min_max_f64((const double *)x + at, count, r);
-        else qn_kernels()->min_max_f32((const float *)x + at, count, r);
-        if (!whole) {
-            pthread_mutex_lock(w->merge);
-            merge(w, k, &part);
-            pthread_mutex_unlock(w->merge);
-        }
-        at += count;
+    const qn_source *s = w->source;
+    for (int64_t end = start + n, count; start < end; start += count) {
+        bool f64 = s->type == QN_F64, in_place = s->direct && (f64 || s->type == QN_F32);
+        count = in_place || end - start < TILE ? end - start : TILE;
+        const void *x = f64 ? raw(w, start, count, &t) : floats(w, start, count, &t, wide);
+        if (f64) qn_kernels()->min_max_f64(x, count, r);
+        else qn_kernels()->min_max_f32(x, count, r);
     }
 }
 
-/* A tile is small enough for the L1 cache and for a mutex a run to cost nothing; in place it is only a cut. */
+/* Only what is a part of a run waits for the mutex, and that no more than twice. */
 static void min_max_span(const walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    by_tiles(w, start, n, p, min_max_tile);
+    for (int64_t at = 0, count; at < n; at += count) {
+        int64_t pos = p->phase + at, k = pos / p->run;
+        qn_range part = empty_range;
+        count = p->run - pos % p->run;
+        if (count > n - at) count = n - at;
+        if (count == p->run) {
+            min_max_piece(w, start + at, count, w->ranges + k);
+            continue;
+        }
+        min_max_piece(w, start + at, count, &part);
+        pthread_mutex_lock(w->merge);
+        merge(w, k, &part);
+        pthread_mutex_unlock(w->merge);
+    }
 }
 
 static void min_max_rectangle(const walk *w, int64_t r0, int64_t r1, int64_t c0, int64_t count, int64_t offset) {

@@ -54,12 +54,6 @@ static inline __m256i qn_cvtps_ph(simde__m512 a) { /* half to even, the only rou
     simde__m512_private v = simde__m512_to_private(a);
     return _mm256_set_m128i(_mm256_cvtps_ph(v.m256[1], 0), _mm256_cvtps_ph(v.m256[0], 0));
 }
-static inline float qn_reduce_ps(simde__m512 a, int sign) {
-    simde__m512_private v = simde__m512_to_private(a);
-    float found = v.f32[0];
-    for (int i = 1; i < 16; i++) found = (float)sign * v.f32[i] < (float)sign * found ? v.f32[i] : found;
-    return found;
-}
 /* Truncating to narrow lanes: the low bits of each. */
 static inline __m256i qn_cvtepi32_epi16(simde__m512i a) {
     simde__m512i_private v = simde__m512i_to_private(a);
@@ -86,8 +80,6 @@ static inline __m128i qn_cvtepi32_epi8(simde__m512i a) {
 #define _mm512_cvtepu16_epi32(a) qn_cvtepu16_epi32(a)
 #define _mm512_cvtph_ps(a) qn_cvtph_ps(a)
 #define _mm512_cvtps_ph(a, rounding) qn_cvtps_ph(a)
-#define _mm512_reduce_min_ps(a) qn_reduce_ps(a, 1)
-#define _mm512_reduce_max_ps(a) qn_reduce_ps(a, -1)
 #define _mm512_cvtepi32_epi16(a) qn_cvtepi32_epi16(a)
 #define _mm512_cvtepi32_epi8(a) qn_cvtepi32_epi8(a)
 /* Plain stores do what streaming ones do, but for the caches. */

@@ -531,6 +531,26 @@ static qn_range random_range(void) { /* empty, or one that has seen something */
     }
 REDUCTIONS(TEST_REDUCTION)
 
+static int by_value(const void *a, const void *b) { return *(const int16_t *)a - *(const int16_t *)b; }
+
+static void test_sort(const char *row_name, const qn_table *row) {
+    covered[QN_INDEX_sort_columns_i16] = true;
+    if (!row->sort_columns_i16) return;
+    for (int64_t n = 0; n <= 256; n += n < 70 ? 1 : 31) {
+        size_t bytes = (size_t)n * QN_COLUMNS * sizeof(int16_t);
+        guarded g = guarded_make(bytes, 0);
+        int16_t *keys = (int16_t *)g.data, *want = array(bytes, 1), *columns = array(bytes, 1);
+        for (int64_t i = 0; i < n * QN_COLUMNS; i++) keys[i] = (int16_t)(random_bits() % (i % 3 ? 65536 : 5));
+        for (int64_t i = 0; i < n * QN_COLUMNS; i++) columns[i % QN_COLUMNS * n + i / QN_COLUMNS] = keys[i];
+        for (int64_t c = 0; c < QN_COLUMNS; c++) qsort(columns + c * n, (size_t)n, sizeof *keys, by_value);
+        for (int64_t i = 0; i < n * QN_COLUMNS; i++) want[i] = columns[i % QN_COLUMNS * n + i / QN_COLUMNS];
+        row->sort_columns_i16(keys, n);
+        count(!memcmp(keys, want, bytes), row_name, "sort_columns_i16", "differs from qsort", n, NULL);
+        count(guarded_whole(&g), row_name, "sort_columns_i16", "wrote outside its output", n, NULL);
+        free(want), free(columns), free(g.block);
+    }
+}
+
 static void test_metrics(const char *row_name, const qn_table *row) {
     for (int size = 0; size < SIZES; size++) {
         int64_t n = size_at(size);
@@ -847,6 +867,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     }
     test_all_codes(name, row);
     test_casts(name, row);
+    test_sort(name, row);
     test_metrics(name, row);
     test_multiply_add(name, row);
     test_blocks(name, row);

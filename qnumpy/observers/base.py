@@ -11,7 +11,7 @@ from .._args import Array
 from ..dtypes import CODE_TYPES, CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor, from_onnx
-from ..qparams import QParams, describe
+from ..qparams import QParams, check_scheme, describe
 from ..reduce import ranges
 from ..tables import html_facts
 
@@ -48,11 +48,10 @@ class Observer:
     TypeError
         dtype is no code type, granularity none.
     ValueError
-        on_nonfinite is unknown.
+        on_nonfinite is unknown, or symmetric is False for a float type.
     """
 
     mergeable: ClassVar[bool] = True
-    _types: ClassVar[dict[str, CodeType]] = CODE_TYPES
     _kinds: ClassVar[dict[str, type["Observer"]]] = {}
     _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
 
@@ -76,7 +75,9 @@ class Observer:
     ) -> None:
         me = type(self).__name__
         _args.choice(me, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
-        self.dtype = _args.code(me, dtype, self._types).name
+        code = _args.code(me, dtype, CODE_TYPES)
+        check_scheme(me, code, symmetric)
+        self.dtype = code.name
         self.granularity = _args.granularity(me, PerTensor() if granularity is None else granularity)
         self.symmetric = bool(symmetric)
         self.on_nonfinite = on_nonfinite
@@ -427,7 +428,7 @@ def _plain(value: Array) -> Any:
 
 
 def _array(name: str, value: Any) -> Array:
-    if name in ("min_", "max_"):
+    if name in ("min_", "max_", "values_"):
         nothing = np.inf if name == "min_" else -np.inf
         flat = np.array([nothing if number is None else number for number in value["data"]], np.float64)
     else:
