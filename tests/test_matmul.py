@@ -106,11 +106,9 @@ def test_few_rows_of_wide_matrices(row):
     rng = np.random.default_rng(11)
     for m, k, n in (
         (1, 4099, 131),
-        (2, 4097, 64),
-        (3, 129, 200),
+        (2, 129, 200),
         (4, 4103, 67),
         (5, 257, 129),
-        (16, 130, 79),
         (17, 771, 70),
     ):
         for left, right in product(BYTES, BYTES):
