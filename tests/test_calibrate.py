@@ -407,8 +407,8 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
         scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
         found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
         assert found.elements == x.size
-        # the search cancels digits of sums over a group, some 1e-8 of them
-        assert found.noise == pytest.approx(float((observer.mse(params) * observer.count_).sum()), rel=1e-6)
+        # the search spreads an element that is alone in an outermost bin over 2^-16 of it
+        assert found.noise == pytest.approx(float((observer.mse(params) * observer.count_).sum()), rel=1e-4)
 
 
 def test_an_outlier_does_not_hide_the_rest():

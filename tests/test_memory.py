@@ -247,7 +247,7 @@ def test_no_references_are_kept():
         core.min_max(x, types["float32"], *grid)
         bins = core.histogram(x, types["float32"], *grid, 7)
         core.merge_histograms(*bins[:3], *bins[:3])
-        core.search_ranges(*bins[:5], 7, 0, 1, -127, 127, 0.5)
+        core.search_ranges(*bins[:5], 7, 0, 1, -127, 127, 0.5, real[:0].astype(np.float64))
         core.pack(out.view(np.uint8), packed, types["int4"], 1, 600)
         core.first_bad_scale(scale)
         for wrong in ((x[::2],), (None,), (x, 1), ()):

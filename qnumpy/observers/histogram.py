@@ -310,7 +310,7 @@ class HistogramObserver(Observer):
         -------
         Bins
             low, high (float64), counts (int64), parameter (int64), each of shape (bins,). The outermost bins end at the
-            exact extremes.
+            exact extremes; an element alone in one lies there.
 
         Raises
         ------
@@ -321,12 +321,12 @@ class HistogramObserver(Observer):
         low, high = _histogram.bin_ends(self.keys_, self.granularity)
         owner = np.repeat(np.arange(self.offsets_.size - 1), np.diff(self.offsets_))
         first, last = self.min_.reshape(-1)[owner], self.max_.reshape(-1)[owner]
-        return Bins(
-            np.where(low <= -(2.0**128), first, np.clip(low, first, last)),
-            np.where(high >= 2.0**128, last, np.clip(high, first, last)),
-            self.bins_,
-            owner,
-        )
+        low = np.where(low <= -(2.0**128), first, np.clip(low, first, last))
+        high = np.where(high >= 2.0**128, last, np.clip(high, first, last))
+        alone, positive = self.bins_ == 1, self.keys_ >= 0x8000
+        low = np.where(alone & positive & (high == last), last, low)
+        high = np.where(alone & ~positive & (low == first), first, high)
+        return Bins(low, high, self.bins_, owner)
 
     # ---- what makes it an observer ----
 
