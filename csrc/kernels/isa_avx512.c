@@ -167,6 +167,7 @@ V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code
 
 #include "matmul4_avx512.h"
 #include "matmul_avx2.h"
+#include "matmul_quads_avx2.h"
 
 #include "bodies.h"
 #pragma GCC pop_options
