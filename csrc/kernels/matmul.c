@@ -312,6 +312,7 @@ typedef struct {
     int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
     uint8_t *turned;                             /* [ks][turned_step] */
     int64_t turned_step;
+    int32_t *more;  /* [96][16] excess times a */
     uint8_t *panel; /* widened, or made quads */
     int32_t *tile;  /* [48][16 * panels] */
     int32_t *part;  /* [rows][columns] sums between blocks of k */
@@ -354,6 +355,7 @@ static bool scratch_make(scratch *s, const job *j, const blocking *g) {
         g->part ? g->rows * g->columns * 4 : 0,
         j->wide ? g->rows * g->columns * 8 : 0,
         ks * s->turned_step,
+        j->residual ? QUAD_ROWS * QN_PANEL * 4 : 0,
     };
     enum { SIZES = sizeof sizes / sizeof *sizes };
     int64_t at[SIZES], total = 0;
@@ -363,7 +365,8 @@ static bool scratch_make(scratch *s, const job *j, const blocking *g) {
     s->left = p + at[0], s->staged = p + at[1], s->start = (int32_t *)(void *)(p + at[2]);
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
     s->minus_zero = s->minus_sum + g->rows;
-    s->panel = p + at[3], s->turned = p + at[7], s->tile = (int32_t *)(void *)(p + at[4]);
+    s->panel = p + at[3], s->turned = p + at[7], s->more = (int32_t *)(void *)(p + at[8]),
+    s->tile = (int32_t *)(void *)(p + at[4]);
     s->part = g->part ? (int32_t *)(void *)(p + at[5]) : NULL;
     s->wide = j->wide ? (int64_t *)(void *)(p + at[6]) : NULL;
     return true;
@@ -503,13 +506,14 @@ static void make_quads(const job *j, const scratch *s, const block *at, int64_t 
 static void add_excess(const job *j, const scratch *s, const block *at, int64_t i, int64_t p, qn_tile *t) {
     const qn_residual *r = j->residual;
     const int64_t first = p * r->blocks + at->group / r->block;
-    qn_excess_tile x = {.turned = s->turned + i, .step = s->turned_step, .rows = t->rows, .center = j->center};
-    x.c = t->c, x.c_step = t->c_step, x.add = t->add;
+    qn_excess_tile x = {.turned = s->turned + i, .step = s->turned_step, .center = j->center, .sums = s->more};
+    x.strips = (int)((t->rows + QN_STRIP - 1) / QN_STRIP);
+    t->more = NULL;
     for (uint32_t n = r->first[first]; n < r->first[first + 1]; n++, x.add = true) {
         x.pass = r->passes + n, x.excess = r->excess + x.pass->first;
         qn_kernels()->add_excess(&x);
+        t->more = s->more;
     }
-    t->add = x.add;
 }
 
 /* The rows of a block, packed before, times panels side by side. */

@@ -227,7 +227,7 @@ typedef struct {
     int64_t turns; /* of two groups */
     int32_t *c;
     int64_t c_step; /* bytes */
-    const int32_t *row_start, *column_start;
+    const int32_t *row_start, *column_start, *more;
     int64_t add;
 } v_tile;
 typedef void (*v_tile_function)(const v_tile *t);
@@ -268,7 +268,7 @@ typedef void (*v_tile_function)(const v_tile *t);
     "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
     "vmovdqa " at "(%[b]), %%ymm9\n\tvmovdqa 32+" at "(%[b]), %%ymm11\n\t"                                             \
     "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
-    "vpand (%[low]), %%ymm9, %%ymm9\n\tvpand (%[low]), %%ymm11, %%ymm11\n\t"
+    "vpand %[low], %%ymm9, %%ymm9\n\tvpand %[low], %%ymm11, %%ymm11\n\t"
 
 /* Codes of B in 0..127: vpmaddubsw cannot saturate, 2 * 127 * 128 < 32768. */
 #define ASM_NARROW(at, c0, c1)                                                                                         \
@@ -284,27 +284,28 @@ typedef void (*v_tile_function)(const v_tile *t);
     "prefetcht0 4096+" at "(%[b])\n\t"                                                                                 \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
-#define ASM_TILE(name, R, turn, a_turn, b_turn, before)                                                                \
+#define ASM_TILE(name, R, turn, a_turn, b_turn, before, after)                                                         \
     static void name##R(const v_tile *t) {                                                                             \
         const void *a = t->a, *b = t->b;                                                                               \
         int64_t n = t->turns;                                                                                          \
-        __asm__ volatile(                                                                                              \
-            ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                                       \
-            ".p2align 6\n1:\n\t" turn "add $" #a_turn ", %[a]\n\tadd $" #b_turn ", %[b]\n\tdec %[n]\n\tjnz 1b\n\t"     \
-            "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_ROWS##R(ASM_STORE)                    \
-            : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)                                                                    \
-            : [c] "r"(t->c), [step] "r"(t->c_step), [step3] "r"(3 * t->c_step), [rows] "r"(t->row_start),              \
-              [columns] "r"(t->column_start), [add] "r"(t->add), [low] "r"(v_words_255), [one] "r"(v_words_1)          \
-            : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",        \
-              "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc");                                                     \
+        __asm__ volatile(ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                          \
+                         ".p2align 6\n1:\n\t" turn "add $" #a_turn ", %[a]\n\tadd $" #b_turn                           \
+                         ", %[b]\n\tdec %[n]\n\tjnz 1b\n\t" after                                                      \
+                         "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_ROWS##R(ASM_STORE)       \
+                         : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)                                                       \
+                         : [c] "r"(t->c), [step] "r"(t->c_step), [step3] "r"(3 * t->c_step), [rows] "r"(t->row_start), \
+                           [columns] "r"(t->column_start), [more] "r"(t->more), [add] "r"(t->add),                     \
+                           [low] "m"(v_words_255), [one] "m"(v_words_1)                                                \
+                         : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10",    \
+                           "ymm11", "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc");                               \
     }
 #define ASM_TURN(R, LOAD, MULTIPLY, a_turn, b_turn)                                                                    \
     LOAD("0") MULTIPLY##R("0") LOAD(#b_turn "/2") MULTIPLY##R(#a_turn "/2")
 #define ASM_TILES(name, LOAD, MULTIPLY, a_turn, b_turn, before)                                                        \
-    ASM_TILE(name, 1, ASM_TURN(1, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before)                             \
-    ASM_TILE(name, 2, ASM_TURN(2, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before)                             \
-    ASM_TILE(name, 3, ASM_TURN(3, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before)                             \
-    ASM_TILE(name, 4, ASM_TURN(4, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before)                             \
+    ASM_TILE(name, 1, ASM_TURN(1, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
+    ASM_TILE(name, 2, ASM_TURN(2, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
+    ASM_TILE(name, 3, ASM_TURN(3, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
+    ASM_TILE(name, 4, ASM_TURN(4, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
     static const v_tile_function name[QN_SLIVER] = {name##1, name##2, name##3, name##4};
 
 #define WORDS16(w) {w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w}
@@ -312,7 +313,7 @@ static const int16_t v_words_255[16] __attribute__((aligned(32))) = WORDS16(255)
 static const int16_t v_words_1[16] __attribute__((aligned(32))) = WORDS16(1);
 ASM_TILES(v_pairs, ASM_LOAD, ASM_PAIRS, 64, 128, "")
 ASM_TILES(v_pairs_wide, ASM_LOAD_WIDE, ASM_PAIRS, 64, 256, "")
-ASM_TILES(v_narrow_bytes, ASM_LOAD_BYTES, ASM_NARROW, 32, 128, "vmovdqa (%[one]), %%ymm15\n\t")
+ASM_TILES(v_narrow_bytes, ASM_LOAD_BYTES, ASM_NARROW, 32, 128, "vmovdqa %[one], %%ymm15\n\t")
 
 V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, int64_t left_bytes) {
     for (int p = 0; p < t->panels; p++)
@@ -326,6 +327,7 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
                 .c_step = t->c_step * 4,
                 .row_start = t->row_start + r,
                 .column_start = t->column_start + p * QN_PANEL,
+                .more = t->more ? t->more + r * QN_PANEL : NULL,
                 .add = t->add,
             };
             functions[rows - 1](&v);

@@ -67,7 +67,11 @@ static void right_quads(const uint8_t *panel, int64_t groups, uint8_t less, uint
 #define ASM_QUADS2 ASM_QUADS1 ASM_QUADS("4", "20", "ymm2", "ymm3")
 #define ASM_QUADS3 ASM_QUADS2 ASM_QUADS("8", "24", "ymm4", "ymm5")
 #define ASM_QUADS4 ASM_QUADS3 ASM_QUADS("12", "28", "ymm6", "ymm7")
-#define ASM_QUADS_TILE(R) ASM_TILE(v_quads, R, ASM_QUADS##R, 32, 192, "vmovdqa (%[one]), %%ymm15\n\t")
+#define ASM_MORE(r, at, c0, c1)                                                                                        \
+    "vpaddd 64*" #r "(%[more]), %%" c0 ", %%" c0 "\n\tvpaddd 32+64*" #r "(%[more]), %%" c1 ", %%" c1 "\n\t"
+#define ASM_QUADS_TILE(R)                                                                                              \
+    ASM_TILE(v_quads, R, ASM_QUADS##R, 32, 192, "vmovdqa %[one], %%ymm15\n\t",                                         \
+             "test %[more], %[more]\n\tjz 3f\n\t" ASM_ROWS##R(ASM_MORE) "3:\n\t")
 ASM_QUADS_TILE(1)
 ASM_QUADS_TILE(2)
 ASM_QUADS_TILE(3)
@@ -113,17 +117,17 @@ V_INLINE void v_transpose8_words(__m256i r[8]) {
 }
 
 V_INLINE void v_put_row(const qn_excess_tile *x, int64_t row, int column, __m128i words) {
-    if (row >= x->rows) return;
-    __m256i *c = (__m256i *)(x->c + row * x->c_step + column), sum = _mm256_cvtepi16_epi32(words);
-    _mm256_storeu_si256(c, x->add ? _mm256_add_epi32(sum, _mm256_loadu_si256(c)) : sum);
+    __m256i *to = (__m256i *)(x->sums + row * QN_PANEL + column), sum = _mm256_cvtepi16_epi32(words);
+    _mm256_store_si256(to, x->add ? _mm256_add_epi32(sum, _mm256_load_si256(to)) : sum);
 }
 
-V_INLINE void v_add_excess(const qn_excess_tile *x, const int strips) {
+V_INLINE void v_add_excess(const qn_excess_tile *given, const int strips) {
     int16_t sums[QN_PANEL][V_STRIPS * QN_STRIP] __attribute__((aligned(32)));
-    const qn_excess *e = x->excess;
-    for (int j = 0; j < QN_PANEL; e += x->pass->count[j++])
-        v_excess_column(x, e, x->pass->count[j], (int16_t)(-x->center * x->pass->sum[j]), strips,
-                        sums[x->pass->column[j]]);
+    const qn_excess_tile x = *given; /* a copy that no store can change */
+    const qn_excess *e = x.excess;
+    for (int j = 0; j < QN_PANEL; e += x.pass->count[j++])
+        v_excess_column(&x, e, x.pass->count[j], (int16_t)(-x.center * x.pass->sum[j]), strips,
+                        sums[x.pass->column[j]]);
     for (int half = 0; half < 2 * strips; half++)
         for (int column = 0; column < QN_PANEL; column += 8) {
             const int64_t row = half / 2 * QN_STRIP + half % 2 * 8;
@@ -131,14 +135,14 @@ V_INLINE void v_add_excess(const qn_excess_tile *x, const int strips) {
             for (int j = 0; j < 8; j++) r[j] = _mm256_load_si256((const __m256i *)(sums[column + j] + 16 * half));
             v_transpose8_words(r);
             for (int i = 0; i < 8; i++) {
-                v_put_row(x, row + i, column, _mm256_castsi256_si128(r[i]));
-                v_put_row(x, row + i + 16, column, _mm256_extracti128_si256(r[i], 1));
+                v_put_row(&x, row + i, column, _mm256_castsi256_si128(r[i]));
+                v_put_row(&x, row + i + 16, column, _mm256_extracti128_si256(r[i], 1));
             }
         }
 }
 
 static void add_excess(const qn_excess_tile *x) {
-    if (x->rows <= QN_STRIP) v_add_excess(x, 1);
-    else if (x->rows <= 2 * QN_STRIP) v_add_excess(x, 2);
+    if (x->strips == 1) v_add_excess(x, 1);
+    else if (x->strips == 2) v_add_excess(x, 2);
     else v_add_excess(x, 3);
 }

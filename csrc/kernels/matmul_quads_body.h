@@ -43,6 +43,7 @@ static void multiply_quads(const qn_tile *t) {
             const uint8_t *quads = t->right;
             int32_t *c = t->c + r * t->c_step + j;
             uint32_t sum = (uint32_t)t->row_start[r] + (uint32_t)t->column_start[j] + (t->add ? (uint32_t)*c : 0u);
+            if (t->more) sum += (uint32_t)t->more[r * QN_PANEL + j];
             for (int64_t g = 0; g < t->groups; g += 2, quads += QN_QUADS)
                 for (int h = 0; h < 2; h++) {
                     const int8_t *s = (const int8_t *)quads + 4 * j + 2 * h;
@@ -60,11 +61,11 @@ static void multiply_quads(const qn_tile *t) {
 static void add_excess(const qn_excess_tile *x) {
     const qn_excess *e = x->excess;
     for (int j = 0; j < QN_PANEL; e += x->pass->count[j++])
-        for (int64_t r = 0; r < x->rows; r++) {
-            int32_t *c = x->c + r * x->c_step + x->pass->column[j], sum = -x->center * x->pass->sum[j];
+        for (int64_t r = 0; r < x->strips * QN_STRIP; r++) {
+            int32_t *to = x->sums + r * QN_PANEL + x->pass->column[j], sum = -x->center * x->pass->sum[j];
             for (int i = 0; i < x->pass->count[j]; i++)
                 for (int h = 0; h < 2; h++) sum += x->turned[e[i].k[h] * x->step + r] * e[i].excess[h];
-            *c = x->add ? (int32_t)((uint32_t)*c + (uint32_t)sum) : sum;
+            *to = sum + (x->add ? *to : 0);
         }
 }
 #endif

@@ -198,6 +198,7 @@ typedef struct {
     int32_t *c;
     int64_t c_step;                          /* elements from row to row */
     const int32_t *row_start, *column_start; /* [rows], [16 * panels] */
+    const int32_t *more;                     /* multiply_quads: NULL, or [rows][16] added, 64-byte aligned */
     bool add;                                /* to what is in c */
 } qn_tile;
 
@@ -216,13 +217,13 @@ typedef struct {
 
 typedef struct {
     const uint8_t *turned; /* [k][step] what left_quads packed, turned */
-    int64_t step, rows;    /* rows: at most 3 strips */
+    int64_t step;
+    int strips; /* 1, 2 or 3 */
+    uint8_t center;
+    bool add; /* to what is in sums */
     const qn_excess_pass *pass;
     const qn_excess *excess; /* of column[0] */
-    int32_t center;
-    int32_t *c; /* [rows][16] */
-    int64_t c_step;
-    bool add; /* to what is in c */
+    int32_t *sums;           /* [32 * strips][16], 64-byte aligned */
 } qn_excess_tile;
 
 /* A few rows times a right matrix that is not packed: c[rows][columns] += a b. */
