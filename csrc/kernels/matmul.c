@@ -462,6 +462,16 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
     else qn_kernels()->finish_u8(&f);
 }
 
+/* The lines that `finish` will write, while there is a product to wait behind. */
+static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t column, int64_t count) {
+    int64_t size = o->type == QN_F32 || o->type == QN_I32 ? 4 : 1;
+    const char *line = (const char *)o->data + (row * o->row_stride + column) * size;
+    for (int64_t r = 0; r < rows; r++, line += o->row_stride * size) {
+        __builtin_prefetch(line, 1);
+        __builtin_prefetch(line + count * size - 1, 1);
+    }
+}
+
 /* A block: rows [row, row + rows) x groups [group, group + groups) of a piece whose columns begin at `left`. */
 typedef struct {
     int64_t row, rows, group, groups, left;
@@ -535,6 +545,7 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
         t.rows = direct && !j->residual ? at->rows : least(j->quads ? QUAD_ROWS : TILE_ROWS, at->rows - i);
         t.left = s->left + i * at->groups * j->left_bytes, t.row_start = s->row_start + i;
         place_tile(j, s, g, at, i, column, count, direct, &t);
+        if (!direct && done) fetch_lines(j->out, at->row + i, t.rows, column, count);
         if (j->residual) add_excess(j, s, at, i, p, &t);
         if (g->widen) k->multiply_pairs_wide(&t);
         else j->multiply(&t);
