@@ -245,8 +245,8 @@ static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool w
     const extremes e = weights || words ? of_matrix(m) : of_type(m->type);
     b->magnitude = magnitude_of(e, zb);
     if (weights && !words && e.hi - e.lo < 128) b->form = NARROW, b->base = e.lo;
-    if (b->form == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->pad = 128;
-    b->lowest = b->form == FULL && e.lo == b->base;
+    if (b->form == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->lowest = e.lo == b->base;
+    if (b->form != WORDS) b->pad = middle_of(b);
     b->pairs = b->sum + b->panels * QN_PANEL;
     b->e = b->pairs + b->panels * QN_PANEL;
     b->uniform = true;
@@ -277,7 +277,7 @@ int64_t qn_packed_bytes(const qn_packed *b) {
 }
 const char *qn_packed_form(const qn_packed *b) {
     static const char *const names[] = {[FULL] = "full", [NARROW] = "narrow", [WORDS] = "words"};
-    return names[b->form];
+    return b->residual ? "quads" : names[b->form];
 }
 
 /* ---- the product ---- */

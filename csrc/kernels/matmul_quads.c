@@ -8,9 +8,9 @@ enum {
     QUAD_LIMIT = 255,   /* 128 * 255 < 32768 */
     EXCESS_LIMIT = 127, /* of one entry */
     PASS_LIMIT = 255,   /* of a column's |excess| in a pass: 128 * 255 again */
-    PAIR_COST = 4,      /* of two entries, in units of one k of one column */
+    PAIR_COST = 4,      /* of two entries, in products of one k and one column; measured, as the next two */
     PASS_COST = 8,      /* of a pass, for each column */
-    PERCENT = 13,       /* of the product: what the kernel gains */
+    PERCENT = 10,       /* of all products: what the kernel gains over Winograd's pairs */
 };
 
 typedef struct {
@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct {
     int64_t count[QN_PANEL];
-    entry *list[QN_PANEL]; /* [5 groups]: a quad gives up five at most */
+    entry *list[QN_PANEL]; /* [3 block]: a quad gives up three at most, and there are two to two groups */
 } columns;
 
 int64_t qn_even_block(int64_t groups, int64_t most) {
@@ -34,9 +34,9 @@ void qn_residual_free(qn_residual *r) {
 }
 
 int64_t qn_residual_bytes(const qn_residual *r, int64_t panels) {
-    int64_t at = panels * r->blocks;
-    return (int64_t)sizeof *r + (at + 1) * 4 + r->room * (int64_t)sizeof *r->passes +
-           r->pair_room * (int64_t)sizeof *r->excess;
+    int64_t blocks = panels * r->blocks;
+    return (int64_t)sizeof *r + (blocks + 1) * 4 + r->first[blocks] * (int64_t)sizeof *r->passes +
+           r->pairs * (int64_t)sizeof *r->excess;
 }
 
 static int magnitude(int s) { return s < 0 ? -s : s; }
@@ -81,12 +81,14 @@ static void split_groups(const uint8_t *panel, uint8_t less, int64_t k, columns 
         if (bad[i]) split_quad(s + 2 * i, (int16_t)(k + i % 2 * 2), i / 2, c);
 }
 
-static bool grow(void **array, int64_t *room, int64_t wanted, size_t size) {
-    if (wanted <= *room) return true;
-    int64_t more = wanted + *room / 2 + 64;
-    void *moved = realloc(*array, (size_t)more * size);
+/* An array for `wanted` elements; for more, so that it grows seldom, if there is `room` to count them in. */
+static bool resize(void **array, int64_t *room, int64_t wanted, size_t size) {
+    if (room && wanted <= *room) return true;
+    int64_t count = room ? wanted + *room / 2 : wanted;
+    void *moved = realloc(*array, (size_t)count * size + 1);
     if (!moved) return false;
-    *array = moved, *room = more;
+    *array = moved;
+    if (room) *room = count;
     return true;
 }
 
@@ -112,13 +114,13 @@ static int take(entry *list, int64_t *count, qn_excess *to, int16_t *sum) {
 }
 
 /* Passes until nothing is left; their columns in the order of their lengths, which a CPU foresees. */
-static bool make_passes(qn_residual *r, uint32_t *passes, columns *c) {
+static bool make_passes(qn_residual *r, int64_t room[2], uint32_t *passes, columns *c) {
     for (;; ++*passes) {
         int64_t left = 0;
         for (int j = 0; j < QN_PANEL; j++) left += c->count[j];
         if (!left) return true;
-        if (!grow((void **)&r->passes, &r->room, *passes + 1, sizeof *r->passes) ||
-            !grow((void **)&r->excess, &r->pair_room, r->pairs + QN_PANEL * PASS_LIMIT, sizeof *r->excess))
+        if (!resize((void **)&r->passes, room, *passes + 1, sizeof *r->passes) ||
+            !resize((void **)&r->excess, room + 1, r->pairs + QN_PANEL * PASS_LIMIT, sizeof *r->excess))
             return false;
         qn_excess_pass *pass = r->passes + *passes;
         qn_excess made[QN_PANEL][PASS_LIMIT];
@@ -142,24 +144,27 @@ bool qn_residual_make(const uint8_t *panel, int64_t panels, int64_t groups, uint
     r->block = qn_even_block(groups, block), r->blocks = (groups + r->block - 1) / r->block;
     r->first = malloc((size_t)(panels * r->blocks + 1) * sizeof *r->first);
     columns c;
-    entry *lists = malloc((size_t)(QN_PANEL * 5 * r->block) * sizeof *lists);
+    entry *lists = malloc((size_t)(QN_PANEL * 3 * r->block) * sizeof *lists);
     const int64_t allowed = panels * groups * QN_GROUP / 100 * PERCENT;
+    int64_t room[2] = {0};
     uint32_t passes = 0;
-    bool room = r->first && lists, pays = true;
-    for (int64_t p = 0; room && pays && p < panels; p++)
-        for (int64_t b = 0; room && b < r->blocks; b++) {
+    bool fits = r->first && lists, pays = true;
+    for (int64_t p = 0; fits && pays && p < panels; p++)
+        for (int64_t b = 0; fits && b < r->blocks; b++) {
             r->first[p * r->blocks + b] = passes;
-            for (int j = 0; j < QN_PANEL; j++) c.list[j] = lists + j * 5 * r->block, c.count[j] = 0;
+            for (int j = 0; j < QN_PANEL; j++) c.list[j] = lists + j * 3 * r->block, c.count[j] = 0;
             int64_t begin = b * r->block, end = begin + r->block < groups ? begin + r->block : groups;
             for (int64_t g = begin; g < end; g += 2)
                 split_groups(panel + (p * groups + g) * QN_GROUP, less, (g - begin) * 4, &c);
-            room = make_passes(r, &passes, &c);
+            fits = make_passes(r, room, &passes, &c);
             pays = r->pairs * PAIR_COST + passes * QN_PANEL * PASS_COST <= allowed;
         }
     free(lists);
-    if (room && pays) r->first[panels * r->blocks] = passes, *made = r;
+    fits = fits && resize((void **)&r->passes, NULL, passes, sizeof *r->passes) &&
+           resize((void **)&r->excess, NULL, r->pairs, sizeof *r->excess);
+    if (fits && pays) r->first[panels * r->blocks] = passes, *made = r;
     else qn_residual_free(r);
-    return room;
+    return fits;
 }
 
 void qn_residual_take(const qn_residual *r, int64_t at, int32_t center, uint8_t *quads) {

@@ -14,7 +14,7 @@ typedef struct {
     uint32_t *first;        /* [panels * blocks + 1] first pass of a panel's block */
     qn_excess_pass *passes; /* [first[panels * blocks]] */
     qn_excess *excess;
-    int64_t room, pairs, pair_room;
+    int64_t pairs; /* of excess */
 } qn_residual;
 
 /* Of panels[panels][groups][64 bytes], codes less `less`; `block` groups at most to a block. False: no memory. *made stays
