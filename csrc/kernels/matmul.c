@@ -12,6 +12,10 @@
  *
  *   sum (a - za)(b - zb) = sum (a - za)(u - 128)  -  (e - 128) sum (a - za)
  *
+ * Quads (matmul_quads.h) take 128, or 64 from a narrow u, and no zero point:
+ *
+ *   sum (a - za)(b - zb) = sum a' (u - 128)  -  za' sum (u - 128)  -  (e - 128) sum (a - za)
+ *
  * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
  * outer product. docs/matmul.md proves that no step overflows.
  */
@@ -314,7 +318,7 @@ typedef struct {
     int64_t turned_step;
     int32_t *more;  /* [96][16] excess times a */
     uint8_t *panel; /* widened, or made quads */
-    int32_t *tile;  /* [48][16 * panels] */
+    int32_t *tile;  /* [48 or 96][16 * panels] */
     int32_t *part;  /* [rows][columns] sums between blocks of k */
     int64_t *wide;  /* the same in int64 */
 } scratch;
@@ -427,7 +431,8 @@ static void column_terms(const job *j, int64_t p, int panels, int64_t g0, int64_
         for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] + (uint32_t)pairs[c]);
         return;
     }
-    for (int c = 0; j->quads && c < count; c++) t->sum[c] -= (int32_t)b->k * j->less;
+    for (int c = 0; j->quads && c < count; c++)
+        t->sum[c] = (int32_t)((uint32_t)t->sum[c] - (uint32_t)b->k * (uint32_t)j->less);
     if (j->za.count > 1) return; /* an outer product */
     uint32_t zero = (uint32_t)(zero_of(j, 0) - j->offset);
     for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] - zero * (uint32_t)t->sum[c]);
@@ -464,7 +469,7 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
 
 /* The lines that `finish` will write, while there is a product to wait behind. */
 static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t column, int64_t count) {
-    int64_t size = o->type == QN_F32 || o->type == QN_I32 ? 4 : 1;
+    int64_t size = o->type == QN_I8 || o->type == QN_U8 ? 1 : 4;
     const char *line = (const char *)o->data + (row * o->row_stride + column) * size;
     for (int64_t r = 0; r < rows; r++, line += o->row_stride * size) {
         __builtin_prefetch(line, 1);

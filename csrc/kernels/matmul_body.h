@@ -156,7 +156,7 @@ static void add_outer(const int32_t *x, const int32_t *y, int64_t rows, int64_t 
 
 /* Sixteen columns at a time, so that a line of the output is visited once; scale and bias stay in registers down the rows.
  * The last columns go through padded copies. */
-enum { V_VECTORS = QN_PANEL / V_LANES };
+enum { V_VECTORS = QN_PANEL / V_LANES, ROWS_AHEAD = 8 };
 
 typedef struct {
     float scale[QN_PANEL], bias[QN_PANEL];
@@ -183,7 +183,7 @@ V_INLINE void v_finish_f32(const qn_finish *f, int64_t j, const size_t count, bo
     for (int64_t r = 0; r < f->rows; r++, acc += f->acc_step, out += f->out_step) {
         int32_t sums[QN_PANEL] = {0};
         float last[QN_PANEL];
-        __builtin_prefetch(out + 8 * f->out_step, 1);
+        __builtin_prefetch(out + ROWS_AHEAD * f->out_step, 1);
         if (count < QN_PANEL) memcpy(sums, acc, count * 4);
         for (int v = 0; v < V_VECTORS; v++) {
             vf x = v_scaled(f, (count < QN_PANEL ? sums : acc) + v * V_LANES, r, scale[v], by_row);

@@ -145,7 +145,7 @@ bool qn_residual_make(const uint8_t *panel, int64_t panels, int64_t groups, uint
     r->first = malloc((size_t)(panels * r->blocks + 1) * sizeof *r->first);
     columns c;
     entry *lists = malloc((size_t)(QN_PANEL * 3 * r->block) * sizeof *lists);
-    const int64_t allowed = panels * groups * QN_GROUP / 100 * PERCENT;
+    const int64_t each = groups * QN_GROUP * PERCENT / 100; /* what a panel may cost */
     int64_t room[2] = {0};
     uint32_t passes = 0;
     bool fits = r->first && lists, pays = true;
@@ -157,7 +157,9 @@ bool qn_residual_make(const uint8_t *panel, int64_t panels, int64_t groups, uint
             for (int64_t g = begin; g < end; g += 2)
                 split_groups(panel + (p * groups + g) * QN_GROUP, less, (g - begin) * 4, &c);
             fits = make_passes(r, room, &passes, &c);
-            pays = r->pairs * PAIR_COST + passes * QN_PANEL * PASS_COST <= allowed;
+            /* a quarter ahead of their share the panels need not go on */
+            int64_t share = p + 1 + panels / 4 < panels ? p + 1 + panels / 4 : panels;
+            pays = r->pairs * PAIR_COST + passes * QN_PANEL * PASS_COST <= each * share;
         }
     free(lists);
     fits = fits && resize((void **)&r->passes, NULL, passes, sizeof *r->passes) &&

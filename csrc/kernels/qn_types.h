@@ -170,7 +170,7 @@ typedef struct {
     int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
     int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
     int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
-    int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
+    int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide), or quads */
 } qn_tiling;
 
 /* Rows of the left matrix to be packed: slivers of four rows. Rows past the end repeat the last one. */
