@@ -21,7 +21,8 @@ from qnumpy import _core
 from . import harness
 
 LARGE = ["192x192x192", "384x384x384", "768x768x768", "1536x1536x1536", "128x384x1536", "128x1536x384", "128x768x3072"]
-LARGE += ["512x4096x4096"]
+LARGE += ["512x4096x4096", "3072x3072x3072"]
+SIGMAS = (4, 3.2)  # where the absmax of Gaussian weights lies
 THIN = [f"{m}x{k}x{k}" for k in (4096, 8192) for m in (1, 2, 4, 8, 16)]
 T = _core.TYPES
 
@@ -37,6 +38,10 @@ def _set_blas_threads() -> Callable[[int], object]:
                 found: Callable[[int], object] = getattr(library, name)
                 return found
     return lambda n: None
+
+
+def bell(rng: np.random.Generator, shape: tuple[int, int], sigmas: float) -> harness.Array:
+    return np.clip(np.rint(rng.standard_normal(shape) * (127 / sigmas)), -127, 127).astype(np.int8)
 
 
 def packed_call(a: harness.Array, b: harness.Array, out: harness.Array, scale: harness.Array | None) -> harness.Call:
@@ -63,6 +68,7 @@ def candidates(m: int, k: int, n: int, threads: int, rows: Sequence[str]) -> dic
     b[...] = rng.integers(-128, 128, b.shape)
     a = rng.integers(-128, 128, (m, k)).astype(np.int8)
     narrow, turned = b >> 1, np.asfortranarray(b)
+    bells = {s: bell(rng, b.shape, s) for s in (SIGMAS if m > 64 else ())}
     u_a, u_b = a.view(np.uint8) ^ 128, b.view(np.uint8) ^ 128
     calls: dict[str, harness.Call] = {}
     checks: list[tuple[str, harness.Array, harness.Array]] = []
@@ -71,6 +77,7 @@ def candidates(m: int, k: int, n: int, threads: int, rows: Sequence[str]) -> dic
         return (left.astype(np.float64) @ right).astype(np.int64)
 
     full, narrow_product = exact(a, b), exact(a, narrow)
+    bell_products = {sigma: exact(a, weights) for sigma, weights in bells.items()}
     if m > 16:
         f_a, f_b, f_c = a.astype(np.float32), b.astype(np.float32), np.empty((m, n), np.float32)
         calls["sgemm"] = lambda: np.matmul(f_a, f_b, out=f_c)
@@ -101,10 +108,14 @@ def candidates(m: int, k: int, n: int, threads: int, rows: Sequence[str]) -> dic
         calls[f"{row} raw, b transposed"] = on(row, lambda out=outs[1]: qn.matmul_integer(a, turned, out=out))
         calls[f"{row} packed"] = on(row, packed_call(a, b, outs[2], None))
         calls[f"{row} packed, 7 bits"] = on(row, packed_call(a, narrow, outs[3], None))
+        for sigma, weights in bells.items():
+            outs.append(np.empty((m, n), np.int32))
+            calls[f"{row} packed, Gauss {sigma} sigma"] = on(row, packed_call(a, weights, outs[-1], None))
+            checks.append((f"{row} packed, Gauss {sigma} sigma", outs[-1], bell_products[sigma]))
         calls[f"{row} packed to float32"] = on(row, packed_call(a, b, real, scale))
         names = ("raw", "raw, b transposed", "packed", "packed, 7 bits")
         wanted = (full, full, full, narrow_product)
-        checks += [(f"{row} {name}", out, want) for name, out, want in zip(names, outs, wanted, strict=True)]
+        checks += [(f"{row} {name}", out, want) for name, out, want in zip(names, outs[:4], wanted, strict=True)]
     for call in calls.values():
         call()
     for name, out, expected in checks:

@@ -326,3 +326,97 @@ def test_a_packed_matrix_serves_every_row():
         for other in ROWS:
             qn.set_isa(other)
             np.testing.assert_array_equal(packed_product(a, packed, np.empty((70, 50), np.int32)), exact(a, b))
+
+
+def bell(rng, shape, sigmas):
+    """Codes of a Gaussian whose absmax lies at so many sigma."""
+    return np.clip(np.rint(rng.standard_normal(shape) * 127 / sigmas), -127, 127).astype(np.int8)
+
+
+WEIGHTS = {  # (K, N) -> codes: none, a few, or all of them too much for int16
+    "small": lambda rng, shape: rng.integers(-30, 31, shape).astype(np.int8),
+    "bell, 5 sigma": lambda rng, shape: bell(rng, shape, 5.0),
+    "bell, 3.2 sigma": lambda rng, shape: bell(rng, shape, 3.2),
+    "bell, 2.8 sigma": lambda rng, shape: bell(rng, shape, 2.8),
+    "uniform": lambda rng, shape: codes(rng, "int8", shape),
+    "lowest": lambda _, shape: np.full(shape, -128, np.int8),
+    "narrow": lambda rng, shape: rng.integers(-64, 64, shape).astype(np.int8),
+    "lowest of 7 bits": lambda rng, shape: np.where(rng.random(shape) < 0.9, -64, 63).astype(np.int8),
+    "few, extreme": lambda rng, shape: np.where(
+        rng.random(shape) < 0.03, rng.choice([-128, 127], shape), rng.integers(-9, 9, shape)
+    ).astype(np.int8),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_quads(kind, row):
+    """Weights of many densities, and of none, at tails of M, N and K, with all zero points and output stages."""
+    qn.set_isa(row)
+    rng = np.random.default_rng(len(kind))
+    sizes = [(65, 3, 1), (66, 70, 17), (97, 515, 33), (130, 1030, 48), (260, 24, 5)]
+    for m, k, n in sizes if row != "scalar" else sizes[:2]:
+        b = WEIGHTS[kind](rng, (k, n))
+        for left, right in product(BYTES, BYTES):
+            a = codes(rng, left, (m, k), rng.choice(KINDS))
+            stored = b if right == "int8" else (b.astype(np.int16) + 128).astype(np.uint8)
+            low = [np.iinfo(dtype).min for dtype in (left, right)]
+            a_zero = [None, np.array([low[0]], np.int32), rng.integers(0, 100, m).astype(np.int32)][rng.integers(3)]
+            b_zero = [None, np.array([low[1] + 255], np.int32), rng.integers(0, 100, n).astype(np.int32)][
+                rng.integers(3)
+            ]
+            acc = exact(a, stored, 0 if a_zero is None else a_zero[:, None], 0 if b_zero is None else b_zero)
+            packed = _core.pack_weights(stored, T[right], b_zero)
+            np.testing.assert_array_equal(packed_product(a, packed, np.empty((m, n), np.int32), a_zero=a_zero), acc)
+            columns, one, extra = np.full(n, 0.5, np.float32), np.ones(1, np.float32), np.arange(n, dtype=np.int32)
+            real = packed_product(a, packed, np.empty((m, n), np.float32), one, columns, a_zero=a_zero)
+            np.testing.assert_array_equal(real, acc.astype(np.float32) * np.float32(0.5))
+            out = np.empty((m, n), np.int8)
+            packed_product(a, packed, out, one, columns / 500, acc_bias=extra, a_zero=a_zero, range=(-128, 127))
+            np.testing.assert_array_equal(
+                out, np.clip(np.rint((acc + extra).astype(np.float32) * np.float32(1e-3)), -128, 127)
+            )
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_quads_at_their_limits(row):
+    """Columns that reach a limit of int16 exactly, and by one more, times rows that push them there."""
+    qn.set_isa(row)
+    k, columns = 1024, []
+    for pair in ([127, 1], [127, 2], [-128, -1], [-128, 0], [127, 127], [-128, -128], [64, 64], [65, 64]):
+        for other in ([0, 0], [126, 0], [127, 0], [127, -127], [-128, 127], [1, 0], [63, 64], [-128, -128]):
+            column = np.zeros(k, np.int64)
+            column[[0, 1, 4, 5]] = pair + other
+            columns.append(column)
+    for pairs, last in ((2, 3), (2, 4), (3, 0), (9, 0)):  # 126 a pair, and the last: a pass holds 255 of a column
+        column = np.zeros(k, np.int64)
+        for i in range(pairs):
+            column[[8 * i, 8 * i + 1]] = 127
+        column[[8 * pairs, 8 * pairs + 1]] = 127, 1 + last
+        columns += [column, np.maximum(-column, -128)]
+    b = np.stack(columns, 1).astype(np.int8)
+    a = np.repeat(np.array([[-128], [127], [0], [-1]], np.int8), 20, 0).repeat(k, 1)
+    a[40:60, ::2] = 127
+    packed = _core.pack_weights(b, T["int8"], None)
+    if row == "avx2":
+        assert _core.packed_info(packed)[3] == "quads"
+    for left in (a, a.view(np.uint8)):
+        np.testing.assert_array_equal(
+            packed_product(left, packed, np.empty((80, b.shape[1]), np.int32)), exact(left, b)
+        )
+
+
+@pytest.mark.skipif("avx2" not in ROWS, reason="other rows have no quads")
+def test_which_weights_go_by_quads():
+    qn.set_isa("avx2")
+    rng = np.random.default_rng(3)
+    size = {}
+    for kind, form in (("bell, 5 sigma", "quads"), ("bell, 3.2 sigma", "quads"), ("uniform", "full")):
+        b = WEIGHTS[kind](rng, (1024, 256))
+        packed = _core.pack_weights(b, T["int8"], None)
+        size[kind], found = _core.packed_info(packed)[2:]
+        assert found == form
+        back = np.empty_like(b)
+        _core.packed_codes(packed, back)
+        np.testing.assert_array_equal(back, b)
+    assert size["uniform"] < size["bell, 5 sigma"] < size["bell, 3.2 sigma"] < 1.1 * size["uniform"]

@@ -282,6 +282,24 @@ def test_many_rows_go_in_passes():
     assert_same_bits(wide @ qn.PackedWeight(ones), product(wide, ones))
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_activations_of_7_bits(symmetric, row):
+    """The codes of x span 128 values: weights of any codes, the lowest ones too, in as many rows as go another way."""
+    rng = np.random.default_rng(11)
+    m, k, n = 100, 140, 35
+    x = reals(m, k)
+    x[:50] = np.where(rng.random((50, k)) < 0.05, 3.0, 0.0)
+    lowest = np.full((k, n), -128)
+    lowest[:, 0] = 127
+    for codes_ in (rng.integers(-127, 128, (k, n)), rng.integers(-128, 128, (k, n)), lowest, np.full((k, n), -64)):
+        q = qn.QuantizedArray(codes_.astype(np.int8), qn.QParams(0.125, 0, "int8"))
+        packed = qn.PackedWeight(q, activation_bits=7, symmetric=symmetric)
+        want = product(x, q, symmetric=symmetric, bits=7)
+        assert_same_bits(x @ packed, want)
+        assert_same_bits(x @ pickle.loads(pickle.dumps(packed)), want)
+        np.testing.assert_array_equal(packed.unpack().codes, q.codes)
+
+
 def test_a_sum_that_does_not_fit_raises():
     k = 140_000
     packed = qn.PackedWeight(qn.QuantizedArray(np.full((k, 2), 127, np.int8), qn.QParams(1.0, 0)))

@@ -16,7 +16,7 @@ static int matrix(PyObject *argument, PyObject *type, qn_matrix *m) {
         return -1;
     }
     int r = s.ndim - 2, c = s.ndim - 1;
-    *m = (qn_matrix){s.data, s.type, s.swapped, s.shape[r], s.shape[c], s.strides[r], s.strides[c]};
+    *m = (qn_matrix){s.data, s.type, s.swapped, s.shape[r], s.shape[c], s.strides[r], s.strides[c], false};
     return 0;
 }
 

@@ -4,6 +4,7 @@
 #include "float_error_body.h"
 #include "histogram_body.h"
 #include "matmul4_body.h"
+#include "matmul_quads_body.h"
 #include "metrics_body.h"
 #include "pack_body.h"
 #include "quantize_body.h"

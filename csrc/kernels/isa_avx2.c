@@ -164,6 +164,7 @@ V_INLINE vf vf_half(vi code) { return _mm256_cvtph_ps(halves_u16(code)); }
 
 #include "matmul4_avx2.h"
 #include "matmul_avx2.h"
+#include "matmul_quads_avx2.h"
 
 #include "bodies.h"
 QN_TARGET_END

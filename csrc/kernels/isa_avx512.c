@@ -219,6 +219,8 @@ static void multiply_u7(const qn_tile *t) { by_tiles(t, v_narrow_bytes, 4); }
 static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
 /* Splitting the panels costs a tile of 12 rows little: nothing asks for widened ones. */
 static void multiply_pairs_wide(const qn_tile *t) { multiply_pairs(t); }
+#else
+#include "matmul_quads_avx2.h"
 #endif
 
 #include "bodies.h"

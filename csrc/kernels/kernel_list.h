@@ -106,6 +106,11 @@
     QN_KERNEL(multiply_u8, (const qn_tile *t))                                                                         \
     QN_KERNEL(multiply_u7, (const qn_tile *t))                                                                         \
     QN_KERNEL(multiply_words, (const qn_tile *t))                                                                      \
+    QN_KERNEL(left_quads, (const qn_left *l))                                                                          \
+    QN_KERNEL(left_turned, (const uint8_t *packed, int64_t groups, int64_t rows, uint8_t *turned, int64_t step))       \
+    QN_KERNEL(right_quads, (const uint8_t *panel, int64_t groups, uint8_t less, uint8_t center, uint8_t *quads))       \
+    QN_KERNEL(multiply_quads, (const qn_tile *t))                                                                      \
+    QN_KERNEL(add_excess, (const qn_excess_tile *x))                                                                   \
     QN_KERNEL(sweep, (const qn_thin *t))                                                                               \
     QN_KERNEL(dots, (const qn_thin *t))                                                                                \
     QN_KERNEL(add_outer,                                                                                               \

@@ -26,7 +26,8 @@ qn_outcome qn_linear(const qn_input *x, const qn_packed *b, const qn_result *res
         qn_quantize_activations(&a);
         part.data = (char *)result->data + (size_t)(row * result->row_stride) * itemsize;
         if (!result->row_scale) part.row_scale = scales, part.row_scales = x->scale != 0 ? 1 : a.rows;
-        qn_matrix left = {(const char *)a.codes, x->is_signed ? QN_I8 : QN_U8, false, a.rows, k, k, 1};
+        qn_matrix left = {(const char *)a.codes, x->is_signed ? QN_I8 : QN_U8, false, a.rows, k, k, 1, false};
+        left.narrow = x->is_signed ? x->qmin >= -64 && x->qmax <= 63 : x->qmax <= 127;
         qn_zeros zeros = {a.zero_points, x->scale != 0 ? x->zero_point != 0 : x->symmetric ? 0 : a.rows};
         outcome = qn_matmul_packed(&left, zeros, b, &part);
     }

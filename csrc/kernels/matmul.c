@@ -12,6 +12,10 @@
  *
  *   sum (a - za)(b - zb) = sum (a - za)(u - 128)  -  (e - 128) sum (a - za)
  *
+ * Quads (matmul_quads.h) take 128, or 64 from a narrow u, and no zero point:
+ *
+ *   sum (a - za)(b - zb) = sum a' (u - 128)  -  za' sum (u - 128)  -  (e - 128) sum (a - za)
+ *
  * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
  * outer product. docs/matmul.md proves that no step overflows.
  */
@@ -24,10 +28,12 @@
 #include <sys/mman.h>
 
 #include "dispatch.h"
+#include "matmul_quads.h"
 #include "threads.h"
 
 enum {
     TILE_ROWS = 48,   /* rows of a tile that goes through a buffer */
+    QUAD_ROWS = 96,   /* the same of quads: strips for their excess */
     PACK_GROUPS = 64, /* groups packed at a time: their rows stay in the L1 cache and in the TLB */
     FEW_ROWS = 48,    /* so few rows take long blocks of k: reading the panels in one go matters more */
     FEW_BLOCK = 1024, /* groups of such a block */
@@ -41,13 +47,15 @@ struct qn_packed {
     int64_t k, n, groups, panels;
     form form;
     qn_type type;
-    int32_t base, pad; /* code of a stored 0; what is stored beyond k and n */
-    int64_t magnitude; /* no |b - zb| is larger */
-    bool uniform;      /* all columns have the zero point e[0] + base */
-    uint8_t *panel;    /* [panels][groups][64] */
-    int32_t *sum;      /* [panels * 16] sum of u over k */
-    int32_t *pairs;    /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
-    int32_t *e;        /* [panels * 16] zb - base */
+    int32_t base, pad;     /* code of a stored 0; what is stored beyond k and n */
+    int64_t magnitude;     /* no |b - zb| is larger */
+    bool uniform;          /* all columns have the zero point e[0] + base */
+    bool lowest;           /* some code may lie 128 below the middle of its bytes */
+    qn_residual *residual; /* NULL: quads do not pay, or are not for this row */
+    uint8_t *panel;        /* [panels][groups][64] */
+    int32_t *sum;          /* [panels * 16] sum of u over k */
+    int32_t *pairs;        /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
+    int32_t *e;            /* [panels * 16] zb - base */
 };
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -68,6 +76,7 @@ static void *allocate(int64_t count, int64_t size) {
 
 static int64_t ks_a_group(form f) { return f == WORDS ? 2 : 4; }
 static int64_t panel_bytes(const qn_packed *b) { return b->groups * QN_GROUP; }
+static uint8_t middle_of(const qn_packed *b) { return b->form == FULL ? 128 : 64; } /* of the stored bytes */
 
 /* ---- staging: what the packers cannot read in place ---- */
 
@@ -140,7 +149,7 @@ static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64
         return;
     }
     if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
-        const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1};
+        const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1, false};
         for (int i = 0; i < panels; i++, column += QN_PANEL, to += step) {
             const uint8_t *from = (const uint8_t *)m->data + column * m->column_stride + k;
             int64_t stride = m->column_stride;
@@ -229,6 +238,7 @@ static int64_t magnitude_of(extremes e, qn_zeros z) {
 
 void qn_packed_free(qn_packed *b) {
     if (!b) return;
+    qn_residual_free(b->residual);
     free(b->panel), free(b->sum), free(b);
 }
 
@@ -254,7 +264,8 @@ static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weig
     const extremes e = weights || words ? of_matrix(m) : of_type(m->type);
     b->magnitude = magnitude_of(e, zb);
     if (weights && !words && e.hi - e.lo < 128) b->form = NARROW, b->base = e.lo;
-    if (b->form == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->pad = 128;
+    if (b->form == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->lowest = e.lo == b->base;
+    if (b->form != WORDS) b->pad = middle_of(b);
     b->pairs = b->sum + b->panels * QN_PANEL;
     b->e = b->pairs + b->panels * QN_PANEL;
     b->uniform = true;
@@ -272,7 +283,13 @@ static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weig
 
 static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, packing *strips) {
     qn_packed *b = packed_make(m->rows, m->columns, words, strips);
-    if (b) packed_fill(b, m, zb, weights, strips, NULL, NULL);
+    if (!b) return NULL;
+    packed_fill(b, m, zb, weights, strips, NULL, NULL);
+    qn_tiling tiling;
+    qn_kernels()->matmul_tiling(&tiling);
+    if (weights && !words && tiling.quads && b->panels &&
+        !qn_residual_make(b->panel, b->panels, b->groups, middle_of(b), tiling.block, &b->residual))
+        return qn_packed_free(b), NULL;
     return b;
 }
 
@@ -288,11 +305,12 @@ qn_type qn_packed_type(const qn_packed *b) { return b->type; }
 int64_t qn_packed_rows(const qn_packed *b) { return b->k; }
 int64_t qn_packed_columns(const qn_packed *b) { return b->n; }
 int64_t qn_packed_bytes(const qn_packed *b) {
-    return (int64_t)sizeof *b + b->panels * panel_bytes(b) + b->panels * QN_PANEL * 3 * 4;
+    int64_t residual = b->residual ? qn_residual_bytes(b->residual, b->panels) : 0;
+    return (int64_t)sizeof *b + b->panels * panel_bytes(b) + b->panels * QN_PANEL * 3 * 4 + residual;
 }
 const char *qn_packed_form(const qn_packed *b) {
     static const char *const names[] = {[FULL] = "full", [NARROW] = "narrow", [WORDS] = "words"};
-    return names[b->form];
+    return b->residual ? "quads" : names[b->form];
 }
 
 /* ---- the product ---- */
@@ -304,9 +322,14 @@ typedef struct {
     const packing *strips; /* packs b as the product goes, or NULL */
     const qn_result *out;
     qn_tiling tiling;
-    int64_t each; /* no product of two codes is larger */
-    bool wide;    /* blocks of k are added in int64 */
-    bool pairs;   /* the kernel multiplies Winograd's pairs */
+    int64_t each;                /* no product of two codes is larger */
+    bool wide;                   /* blocks of k are added in int64 */
+    bool pairs;                  /* the kernel multiplies Winograd's pairs */
+    bool quads;                  /* the kernel adds four products in int16 */
+    const qn_residual *residual; /* of quads; NULL where a is narrow enough to need none */
+    int32_t less;                /* a kernel's b is the stored byte less this */
+    int32_t offset;              /* a kernel's a is the code less this, unless the zero point has been subtracted */
+    uint8_t center;              /* of quads: their a is a byte less this */
     void (*multiply)(const qn_tile *t);
     void (*left)(const qn_left *l);
     int64_t left_bytes; /* of a group of a row, packed */
@@ -322,10 +345,13 @@ typedef struct {
     int32_t *start, *sum;                        /* [rows] of packing */
     int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
     uint8_t *strip;                              /* [panels][groups][64] packed on the way */
-    uint16_t *panel;                             /* widened */
-    int32_t *tile;                               /* [48][16 * panels] */
-    int32_t *part;                               /* [rows][columns] sums between blocks of k */
-    int64_t *wide;                               /* the same in int64 */
+    uint8_t *turned;                             /* [ks][turned_step] */
+    int64_t turned_step;
+    int32_t *more;  /* [96][16] excess times a */
+    uint8_t *panel; /* widened, or made quads */
+    int32_t *tile;  /* [48 or 96][16 * panels] */
+    int32_t *part;  /* [rows][columns] sums between blocks of k */
+    int64_t *wide;  /* the same in int64 */
 } scratch;
 
 typedef struct {
@@ -338,31 +364,39 @@ typedef struct {
 static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
     const qn_packed *b = j->b;
     blocking s = {.columns = panels * QN_PANEL};
-    s.tile = rows <= QN_SLIVER ? QN_PANELS : j->tiling.panels; /* few rows: four streams run faster than one */
+    s.tile = j->quads            ? 1
+             : rows <= QN_SLIVER ? QN_PANELS
+                                 : j->tiling.panels; /* few rows: four streams run faster than one */
     s.panels = j->strips ? QN_PANELS : s.tile;
     s.widen = j->pairs && rows >= j->tiling.widen_rows;
-    int64_t most_groups = rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK : j->tiling.block;
+    int64_t most_groups = j->residual                      ? j->residual->block
+                          : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK
+                                                           : j->tiling.block;
     if (j->wide) /* the sums of a block fit int32 */
         most_groups = least(most_groups, most(INT32_MAX / j->each / ks_a_group(b->form) / 2 * 2, 2));
-    int64_t blocks = most(1, (b->groups + most_groups - 1) / most_groups);
-    s.groups = round_up((b->groups + blocks - 1) / blocks, 2);
+    s.groups = qn_even_block(b->groups, most_groups);
     int64_t row_blocks = most(1, (rows + j->tiling.block_rows - 1) / j->tiling.block_rows);
     s.rows = round_up((rows + row_blocks - 1) / row_blocks, 12);
-    s.part = blocks > 1 && !j->wide && j->out->type != QN_I32;
+    s.part = s.groups < b->groups && !j->wide && j->out->type != QN_I32;
     return s;
 }
 
 static bool scratch_make(scratch *s, const job *j, const blocking *g) {
     int64_t width = g->tile * QN_PANEL, ks = g->groups * ks_a_group(j->b->form);
+    s->turned_step = j->residual ? round_up(g->rows, QN_STRIP) : 0;
     int64_t sizes[] = {
-        g->rows * g->groups * j->left_bytes,
+        round_up(g->rows, QN_STRIP) * g->groups * j->left_bytes,
         TILE_ROWS * ks * (j->b->form == WORDS ? 2 : 1),
         g->rows * 4 * 5,
         j->strips ? g->panels * g->groups * QN_GROUP : 0,
-        g->widen ? g->groups * QN_GROUP * 2 : 0,
-        TILE_ROWS * width * 4,
+        j->quads   ? g->groups / 2 * QN_QUADS
+        : g->widen ? g->groups * QN_GROUP * 2
+                   : 0,
+        (j->quads ? QUAD_ROWS : TILE_ROWS) * width * 4,
         g->part ? g->rows * g->columns * 4 : 0,
         j->wide ? g->rows * g->columns * 8 : 0,
+        ks * s->turned_step,
+        j->residual ? QUAD_ROWS * QN_PANEL * 4 : 0,
     };
     enum { SIZES = sizeof sizes / sizeof *sizes };
     int64_t at[SIZES], total = 0;
@@ -372,8 +406,8 @@ static bool scratch_make(scratch *s, const job *j, const blocking *g) {
     s->left = p + at[0], s->staged = p + at[1], s->start = (int32_t *)(void *)(p + at[2]);
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
     s->minus_zero = s->minus_sum + g->rows;
-    s->strip = p + at[3];
-    s->panel = (uint16_t *)(void *)(p + at[4]), s->tile = (int32_t *)(void *)(p + at[5]);
+    s->strip = p + at[3], s->panel = p + at[4], s->turned = p + at[8], s->more = (int32_t *)(void *)(p + at[9]);
+    s->tile = (int32_t *)(void *)(p + at[5]);
     s->part = g->part ? (int32_t *)(void *)(p + at[6]) : NULL;
     s->wide = j->wide ? (int64_t *)(void *)(p + at[7]) : NULL;
     return true;
@@ -389,7 +423,7 @@ static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_
     const qn_matrix *a = j->a;
     int64_t per = ks_a_group(j->b->form), k0 = g0 * per, k = most(0, least(groups * per, j->b->k - k0));
     bool words = j->b->form == WORDS, direct = !words && a->column_stride == 1;
-    qn_left l = {.is_signed = a->type != QN_U8, .k = k, .groups = groups, .zero = &nothing};
+    qn_left l = {.is_signed = a->type != QN_U8, .center = j->center, .k = k, .groups = groups, .zero = &nothing};
     for (int64_t i = 0; i < rows; i += l.rows) {
         l.rows = direct ? rows : least(TILE_ROWS, rows - i);
         if (j->za.count) l.zero = j->za.values + (j->za.count == 1 ? 0 : i0 + i), l.zero_step = j->za.count > 1;
@@ -402,6 +436,7 @@ static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_
         l.packed = s->left + i * groups * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
         j->left(&l);
     }
+    if (j->residual) qn_kernels()->left_turned(s->left, groups, rows, s->turned, s->turned_step);
 }
 
 /* What a block of k contributes to the start values of its columns. */
@@ -415,7 +450,7 @@ static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g
     int32_t own_pairs[QN_PANELS * QN_PANEL] = {0};
     const int64_t groups = tile->groups;
     const int count = tile->panels * QN_PANEL;
-    const uint32_t zero = (uint32_t)(zero_of(j, 0) - (j->a->type == QN_U8 && b->form != WORDS ? 128 : 0));
+    const uint32_t zero = (uint32_t)(zero_of(j, 0) - j->offset);
     const bool of_row = !j->pairs && j->za.count > 1; /* an outer product */
     memset(t, 0, sizeof *t);
     if (j->strips && !j->pairs && !of_row && zero == 0) return;
@@ -436,6 +471,8 @@ static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g
         for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] + (uint32_t)pairs[c]);
         return;
     }
+    for (int c = 0; j->quads && c < count; c++)
+        t->sum[c] = (int32_t)((uint32_t)t->sum[c] - (uint32_t)b->k * (uint32_t)j->less);
     if (of_row) return;
     for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] - zero * (uint32_t)t->sum[c]);
 }
@@ -443,13 +480,12 @@ static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g
 /* The start values that belong to rows. */
 static void row_terms(const job *j, int64_t i0, int64_t rows, bool first, scratch *s) {
     const int32_t *bias = first && !j->wide ? j->out->row_bias : NULL;
-    uint32_t e = j->b->uniform && j->b->panels ? (uint32_t)j->b->e[0] - (j->pairs ? 128u : 0u) : 0u;
-    int32_t offset = j->a->type == QN_U8 && j->b->form != WORDS ? 128 : 0;
+    uint32_t e = j->b->uniform && j->b->panels ? (uint32_t)(j->b->e[0] - j->less) : 0u;
     for (int64_t r = 0; r < rows; r++) {
         s->row_start[r] = (int32_t)((uint32_t)s->start[r] - e * (uint32_t)s->sum[r]);
         if (bias) s->row_start[r] = (int32_t)((uint32_t)s->row_start[r] + (uint32_t)bias[i0 + r]);
         s->minus_sum[r] = (int32_t)(0u - (uint32_t)s->sum[r]);
-        s->minus_zero[r] = offset - zero_of(j, i0 + r);
+        s->minus_zero[r] = j->offset - zero_of(j, i0 + r);
     }
 }
 
@@ -470,6 +506,16 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
     if (o->type == QN_F32) qn_kernels()->finish_f32(&f);
     else if (o->type == QN_I8) qn_kernels()->finish_i8(&f);
     else qn_kernels()->finish_u8(&f);
+}
+
+/* The lines that `finish` will write, while there is a product to wait behind. */
+static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t column, int64_t count) {
+    int64_t size = o->type == QN_I8 || o->type == QN_U8 ? 1 : 4;
+    const char *line = (const char *)o->data + (row * o->row_stride + column) * size;
+    for (int64_t r = 0; r < rows; r++, line += o->row_stride * size) {
+        __builtin_prefetch(line, 1);
+        __builtin_prefetch(line + count * size - 1, 1);
+    }
 }
 
 /* A block: rows [row, row + rows) x groups [group, group + groups) of a piece whose columns begin at `left`. */
@@ -508,6 +554,27 @@ static void add_wide(job *j, const qn_tile *t, const block *at, int64_t row, int
     }
 }
 
+/* What multiply_quads reads in place of a panel. */
+static void make_quads(const job *j, const scratch *s, const block *at, int64_t p, const uint8_t *panel) {
+    qn_kernels()->right_quads(panel, at->groups, (uint8_t)j->less, j->center, s->panel);
+    if (j->residual)
+        qn_residual_take(j->residual, p * j->residual->blocks + at->group / j->residual->block, j->center, s->panel);
+}
+
+/* The excess of a panel times the rows of a tile, which are the block's from i on. */
+static void add_excess(const job *j, const scratch *s, const block *at, int64_t i, int64_t p, qn_tile *t) {
+    const qn_residual *r = j->residual;
+    const int64_t first = p * r->blocks + at->group / r->block;
+    qn_excess_tile x = {.turned = s->turned + i, .step = s->turned_step, .center = j->center, .sums = s->more};
+    x.strips = (int)((t->rows + QN_STRIP - 1) / QN_STRIP);
+    t->more = NULL;
+    for (uint32_t n = r->first[first]; n < r->first[first + 1]; n++, x.add = true) {
+        x.pass = r->passes + n, x.excess = r->excess + x.pass->first;
+        qn_kernels()->add_excess(&x);
+        t->more = s->more;
+    }
+}
+
 /* The rows of a block, packed before, times panels side by side. */
 static void multiply_panels(job *j, scratch *s, const blocking *g, const block *at, int64_t p, int panels) {
     const qn_packed *b = j->b;
@@ -521,12 +588,15 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
     if (j->strips) t.right = s->strip + (p - at->strip) * at->groups * QN_GROUP, t.right_step = at->groups * QN_GROUP;
     else t.right = b->panel + p * panel_bytes(b) + at->group * QN_GROUP;
     column_terms(j, p, &t, at->group, &terms);
-    if (g->widen) k->right_widen(t.right, at->groups, s->panel), t.right = (uint8_t *)s->panel;
-    for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - (j->pairs ? 128 : 0);
+    if (j->quads) make_quads(j, s, at, p, t.right), t.right = s->panel;
+    else if (g->widen) k->right_widen(t.right, at->groups, (uint16_t *)(void *)s->panel), t.right = s->panel;
+    for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - j->less;
     for (int64_t i = 0; i < at->rows; i += t.rows) {
-        t.rows = direct ? at->rows : least(TILE_ROWS, at->rows - i);
+        t.rows = direct && !j->residual ? at->rows : least(j->quads ? QUAD_ROWS : TILE_ROWS, at->rows - i);
         t.left = s->left + i * at->groups * j->left_bytes, t.row_start = s->row_start + i;
         place_tile(j, s, g, at, i, column, count, direct, &t);
+        if (!direct && done) fetch_lines(j->out, at->row + i, t.rows, column, count);
+        if (j->residual) add_excess(j, s, at, i, p, &t);
         if (g->widen) k->multiply_pairs_wide(&t);
         else j->multiply(&t);
         if (outer_b) k->add_outer(s->minus_sum + i, e, t.rows, width, t.c, t.c_step);
@@ -618,15 +688,25 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
         qn_parallel_for(m, 1, macs, multiply_slowly, &j);
         return (qn_outcome)atomic_load(&j.outcome);
     }
-    j.pairs = b->form == FULL && j.tiling.pairs;
+    const bool whole = a->narrow && !b->lowest && b->form != WORDS; /* no quad leaves int16 */
+    j.quads = j.tiling.quads && m >= j.tiling.widen_rows && !wide && (b->residual || whole);
+    j.residual = j.quads && !whole && b->residual->first[b->panels * b->residual->blocks] ? b->residual : NULL;
+    j.pairs = b->form == FULL && j.tiling.pairs && !j.quads;
+    j.center = a->narrow ? 64 : 128;
+    j.less = j.pairs || j.quads ? middle_of(b) : 0;
+    j.offset = a->type == QN_U8 && b->form != WORDS ? j.quads ? j.center : 128 : 0;
     j.multiply = b->form == WORDS    ? k->multiply_words
+                 : j.quads           ? k->multiply_quads
                  : b->form == NARROW ? k->multiply_u7
                  : j.pairs           ? k->multiply_pairs
                                      : k->multiply_u8;
-    j.left = b->form == WORDS ? k->left_words : j.pairs ? k->left_pairs : k->left_bytes;
+    j.left = b->form == WORDS ? k->left_words : j.quads ? k->left_quads : j.pairs ? k->left_pairs : k->left_bytes;
     j.left_bytes = j.pairs ? 8 : 4;
     j.by_rows = !strips && m >= 2 * b->n && m >= 2 * QN_SLIVER;
-    int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels, unit = j.by_rows ? 12 : j.tiling.panels;
+    int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels,
+            unit = j.by_rows ? 12
+                   : strips  ? QN_PANELS
+                             : j.tiling.panels;
     int64_t turns = most(1, least(4, extent * (j.by_rows ? 1 : QN_PANEL) / (threads * PIECE_COLUMNS)));
     int64_t grain = round_up(most(1, (extent + threads * turns - 1) / (threads * turns)), unit);
     qn_parallel_for(extent, grain, cost, multiply_part, &j);

@@ -16,6 +16,7 @@ typedef struct {
     bool swapped; /* the other byte order */
     int64_t rows, columns;
     int64_t row_stride, column_stride; /* bytes, any sign */
+    bool narrow;                       /* a left matrix whose codes are in -64..63 (QN_I8) or 0..127 (QN_U8) */
 } qn_matrix;
 
 /* Zero points in the range of their operand's type. count 0: all are 0; 1: one for all; else one for each row of A or

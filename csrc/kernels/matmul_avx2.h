@@ -11,6 +11,7 @@
 #ifndef QN_WIDE_TILES /* a file with tiles of its own takes the packers and the thin products */
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true,
+                     .quads = true,
                      .panels = 1,
                      .block = 128,
                      .block_rows = 256,
@@ -90,9 +91,10 @@ static void left_pairs(const qn_left *l) {
     else v_left_pairs(l, false);
 }
 
-/* For each group and row four bytes, int8: uint8 less 128. */
-static void left_bytes(const qn_left *l) {
-    const __m128i flip = _mm_set1_epi8(l->is_signed ? 0 : -128), one8 = _mm_set1_epi8(1), one = _mm_set1_epi16(1);
+/* For each group and row four bytes: codes less `less`, which then are int8, plus `plus`. */
+V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
+    const __m128i down = _mm_set1_epi8((char)less), up = _mm_set1_epi8((char)plus);
+    const __m128i one8 = _mm_set1_epi8(1), one = _mm_set1_epi16(1);
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
         const uint8_t *row[QN_SLIVER];
         __m128i sum[QN_SLIVER];
@@ -106,14 +108,15 @@ static void left_bytes(const qn_left *l) {
             int64_t left = l->k - k;
             for (int r = 0; r < QN_SLIVER; r++) {
                 if (left >= 16) {
-                    w[r] = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(row[r] + k)), flip);
+                    w[r] = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)(row[r] + k)), down);
                 } else {
                     uint8_t padded[16];
-                    memset(padded, l->is_signed ? 0 : 128, sizeof padded);
+                    memset(padded, less, sizeof padded);
                     if (left > 0) memcpy(padded, row[r] + k, (size_t)left);
-                    w[r] = _mm_xor_si128(_mm_loadu_si128((const __m128i *)padded), flip);
+                    w[r] = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)padded), down);
                 }
                 sum[r] = _mm_add_epi32(sum[r], _mm_madd_epi16(_mm_maddubs_epi16(one8, w[r]), one));
+                w[r] = _mm_add_epi8(w[r], up);
             }
             __m128i a = _mm_unpacklo_epi32(w[0], w[1]), b = _mm_unpackhi_epi32(w[0], w[1]);
             __m128i c = _mm_unpacklo_epi32(w[2], w[3]), d = _mm_unpackhi_epi32(w[2], w[3]);
@@ -125,12 +128,15 @@ static void left_bytes(const qn_left *l) {
         }
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t at = i + r < l->rows ? i + r : l->rows - 1;
-            int32_t zero = l->zero[at * l->zero_step] - (l->is_signed ? 0 : 128);
+            int32_t zero = l->zero[at * l->zero_step] - less;
             l->start[i + r] = 0;
             l->sum[i + r] = v_sum_lanes(_mm256_zextsi128_si256(sum[r])) - (int32_t)l->k * zero;
         }
     }
 }
+
+/* int8: uint8 less 128. */
+static void left_bytes(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : 128, 0); }
 
 /* Four rows of 32 columns to eight vectors of four columns each... */
 V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
@@ -233,7 +239,7 @@ typedef struct {
     int64_t turns; /* of two groups */
     int32_t *c;
     int64_t c_step; /* bytes */
-    const int32_t *row_start, *column_start;
+    const int32_t *row_start, *column_start, *more;
     int64_t add;
 } v_tile;
 typedef void (*v_tile_function)(const v_tile *t);
@@ -274,7 +280,7 @@ typedef void (*v_tile_function)(const v_tile *t);
     "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm9\n\tvmovdqa 32+" at "(%[b]), %%ymm11\n\t"                                             \
     "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
-    "vpand (%[low]), %%ymm9, %%ymm9\n\tvpand (%[low]), %%ymm11, %%ymm11\n\t"
+    "vpand %[low], %%ymm9, %%ymm9\n\tvpand %[low], %%ymm11, %%ymm11\n\t"
 
 /* Codes of B in 0..127: vpmaddubsw cannot saturate, 2 * 127 * 128 < 32768. */
 #define ASM_NARROW(at, c0, c1)                                                                                         \
@@ -290,26 +296,28 @@ typedef void (*v_tile_function)(const v_tile *t);
     "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
-#define ASM_TILE(name, R, LOAD, MULTIPLY, a_turn, b_turn, before)                                                      \
+#define ASM_TILE(name, R, turn, a_turn, b_turn, before, after)                                                         \
     static void name##R(const v_tile *t) {                                                                             \
         const void *a = t->a, *b = t->b;                                                                               \
         int64_t n = t->turns;                                                                                          \
-        __asm__ volatile(                                                                                              \
-            ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                                       \
-            ".p2align 6\n1:\n\t" LOAD("0") MULTIPLY##R("0") LOAD(#b_turn "/2") MULTIPLY##R(                            \
-                #a_turn "/2") "add $" #a_turn ", %[a]\n\tadd $" #b_turn ", %[b]\n\tdec %[n]\n\tjnz 1b\n\t"             \
-                              "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_ROWS##R(ASM_STORE)  \
-            : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)                                                                    \
-            : [c] "r"(t->c), [step] "r"(t->c_step), [step3] "r"(3 * t->c_step), [rows] "r"(t->row_start),              \
-              [columns] "r"(t->column_start), [add] "r"(t->add), [low] "r"(v_words_255), [one] "r"(v_words_1)          \
-            : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",        \
-              "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc");                                                     \
+        __asm__ volatile(ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                          \
+                         ".p2align 6\n1:\n\t" turn "add $" #a_turn ", %[a]\n\tadd $" #b_turn                           \
+                         ", %[b]\n\tdec %[n]\n\tjnz 1b\n\t" after                                                      \
+                         "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_ROWS##R(ASM_STORE)       \
+                         : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)                                                       \
+                         : [c] "r"(t->c), [step] "r"(t->c_step), [step3] "r"(3 * t->c_step), [rows] "r"(t->row_start), \
+                           [columns] "r"(t->column_start), [more] "r"(t->more), [add] "r"(t->add),                     \
+                           [low] "m"(v_words_255), [one] "m"(v_words_1)                                                \
+                         : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10",    \
+                           "ymm11", "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc");                               \
     }
+#define ASM_TURN(R, LOAD, MULTIPLY, a_turn, b_turn)                                                                    \
+    LOAD("0") MULTIPLY##R("0") LOAD(#b_turn "/2") MULTIPLY##R(#a_turn "/2")
 #define ASM_TILES(name, LOAD, MULTIPLY, a_turn, b_turn, before)                                                        \
-    ASM_TILE(name, 1, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
-    ASM_TILE(name, 2, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
-    ASM_TILE(name, 3, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
-    ASM_TILE(name, 4, LOAD, MULTIPLY, a_turn, b_turn, before)                                                          \
+    ASM_TILE(name, 1, ASM_TURN(1, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
+    ASM_TILE(name, 2, ASM_TURN(2, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
+    ASM_TILE(name, 3, ASM_TURN(3, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
+    ASM_TILE(name, 4, ASM_TURN(4, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
     static const v_tile_function name[QN_SLIVER] = {name##1, name##2, name##3, name##4};
 
 #define WORDS16(w) {w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w}
@@ -317,7 +325,7 @@ static const int16_t v_words_255[16] __attribute__((aligned(32))) = WORDS16(255)
 static const int16_t v_words_1[16] __attribute__((aligned(32))) = WORDS16(1);
 ASM_TILES(v_pairs, ASM_LOAD, ASM_PAIRS, 64, 128, "")
 ASM_TILES(v_pairs_wide, ASM_LOAD_WIDE, ASM_PAIRS, 64, 256, "")
-ASM_TILES(v_narrow_bytes, ASM_LOAD_BYTES, ASM_NARROW, 32, 128, "vmovdqa (%[one]), %%ymm15\n\t")
+ASM_TILES(v_narrow_bytes, ASM_LOAD_BYTES, ASM_NARROW, 32, 128, "vmovdqa %[one], %%ymm15\n\t")
 
 V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, int64_t left_bytes) {
     for (int p = 0; p < t->panels; p++)
@@ -331,6 +339,7 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
                 .c_step = t->c_step * 4,
                 .row_start = t->row_start + r,
                 .column_start = t->column_start + p * QN_PANEL,
+                .more = t->more ? t->more + r * QN_PANEL : NULL,
                 .add = t->add,
             };
             functions[rows - 1](&v);

@@ -160,77 +160,98 @@ static void add_outer(const int32_t *x, const int32_t *y, int64_t rows, int64_t 
 
 /* ---- the output stage ---- */
 
-/* Column by column of vectors: scale and bias stay in registers down the rows. The last columns are padded copies. */
+/* Sixteen columns at a time, so that a line of the output is visited once; scale and bias stay in registers down the rows.
+ * The last columns go through padded copies. */
+enum { V_VECTORS = QN_PANEL / V_LANES, ROWS_AHEAD = 8 };
+
 typedef struct {
-    int32_t acc[V_LANES];
-    float scale[V_LANES], bias[V_LANES];
-} v_finish_tail;
+    float scale[QN_PANEL], bias[QN_PANEL];
+} v_finish_columns;
 
 V_INLINE vf v_scaled(const qn_finish *f, const int32_t *acc, int64_t r, vf scale, bool by_row) {
     if (by_row) scale = vf_mul(vf_set1(f->row_scale[r]), scale);
     return vf_mul(vf_from_vi(vi_load(acc)), scale);
 }
 
-/* `by_row`, `biased` and `bounded` are constants. */
-V_INLINE void v_finish_f32(const qn_finish *f, bool by_row, bool biased, bool bounded) {
+/* `by_row`, `biased` and `bounded` are constants, and `count` where it is 16. */
+V_INLINE void v_finish_f32(const qn_finish *f, int64_t j, const size_t count, bool by_row, bool biased, bool bounded) {
     const vf lo = vf_set1(f->lo), hi = vf_set1(f->hi);
-    for (int64_t j = 0; j < f->columns; j += V_LANES) {
-        size_t left = (size_t)(f->columns - j) * 4;
-        const bool whole = left >= V_LANES * 4;
-        v_finish_tail t = {0};
-        if (!whole) memcpy(t.scale, f->column_scale + j, left);
-        if (!whole && biased) memcpy(t.bias, f->bias + j, left);
-        vf scale = vf_load(whole ? f->column_scale + j : t.scale), bias = vf_set1(0.0f);
-        if (!by_row) scale = vf_mul(vf_set1(*f->row_scale), scale);
-        if (biased) bias = vf_load(whole ? f->bias + j : t.bias);
-        for (int64_t r = 0; r < f->rows; r++) {
-            const int32_t *acc = f->acc + r * f->acc_step + j;
-            float *out = (float *)f->out + r * f->out_step + j, last[V_LANES];
-            if (!whole) memcpy(t.acc, acc, left);
-            vf x = v_scaled(f, whole ? acc : t.acc, r, scale, by_row);
-            if (biased) x = vf_add(x, bias);
-            if (bounded) x = vf_min(vf_max(x, lo), hi);
-            vf_store(whole ? out : last, x);
-            if (!whole) memcpy(out, last, left);
-        }
+    const int32_t *acc = f->acc + j;
+    float *out = (float *)f->out + j;
+    v_finish_columns t = {0};
+    vf scale[V_VECTORS], bias[V_VECTORS];
+    memcpy(t.scale, f->column_scale + j, count * 4);
+    if (biased) memcpy(t.bias, f->bias + j, count * 4);
+    for (int v = 0; v < V_VECTORS; v++) {
+        scale[v] = vf_load(t.scale + v * V_LANES), bias[v] = vf_load(t.bias + v * V_LANES);
+        if (!by_row) scale[v] = vf_mul(vf_set1(*f->row_scale), scale[v]);
     }
+    for (int64_t r = 0; r < f->rows; r++, acc += f->acc_step, out += f->out_step) {
+        int32_t sums[QN_PANEL] = {0};
+        float last[QN_PANEL];
+        __builtin_prefetch(out + ROWS_AHEAD * f->out_step, 1);
+        if (count < QN_PANEL) memcpy(sums, acc, count * 4);
+        for (int v = 0; v < V_VECTORS; v++) {
+            vf x = v_scaled(f, (count < QN_PANEL ? sums : acc) + v * V_LANES, r, scale[v], by_row);
+            if (biased) x = vf_add(x, bias[v]);
+            if (bounded) x = vf_min(vf_max(x, lo), hi);
+            vf_store((count < QN_PANEL ? last : out) + v * V_LANES, x);
+        }
+        if (count < QN_PANEL) memcpy(out, last, count * 4);
+    }
+}
+
+V_INLINE void v_finish_all_f32(const qn_finish *given, bool by_row, bool biased, bool bounded) {
+    const qn_finish f = *given; /* a copy that no store can change */
+    int64_t j = 0;
+    for (; j + QN_PANEL <= f.columns; j += QN_PANEL) v_finish_f32(&f, j, QN_PANEL, by_row, biased, bounded);
+    if (j < f.columns) v_finish_f32(&f, j, (size_t)(f.columns - j), by_row, biased, bounded);
 }
 
 static void finish_f32(const qn_finish *f) {
     const bool by_row = f->row_scale_step, biased = f->bias, bounded = f->lo > -INFINITY || f->hi < INFINITY;
     if (bounded) {
-        if (biased) by_row ? v_finish_f32(f, true, true, true) : v_finish_f32(f, false, true, true);
-        else by_row ? v_finish_f32(f, true, false, true) : v_finish_f32(f, false, false, true);
+        if (biased) by_row ? v_finish_all_f32(f, true, true, true) : v_finish_all_f32(f, false, true, true);
+        else by_row ? v_finish_all_f32(f, true, false, true) : v_finish_all_f32(f, false, false, true);
     } else {
-        if (biased) by_row ? v_finish_f32(f, true, true, false) : v_finish_f32(f, false, true, false);
-        else by_row ? v_finish_f32(f, true, false, false) : v_finish_f32(f, false, false, false);
+        if (biased) by_row ? v_finish_all_f32(f, true, true, false) : v_finish_all_f32(f, false, true, false);
+        else by_row ? v_finish_all_f32(f, true, false, false) : v_finish_all_f32(f, false, false, false);
     }
 }
 
 #define FINISH_CODES(tag, type)                                                                                        \
-    V_INLINE void v_finish_##tag(const qn_finish *f, bool by_row) {                                                    \
+    V_INLINE void v_finish_##tag(const qn_finish *f, int64_t j, const size_t count, bool by_row) {                     \
         const vi zero = vi_set1(f->zero_point);                                                                        \
         const vf widest = vf_set1((float)QN_WIDEST_CODE);                                                              \
-        for (int64_t j = 0; j < f->columns; j += V_LANES) {                                                            \
-            size_t left = (size_t)(f->columns - j);                                                                    \
-            const bool whole = left >= V_LANES;                                                                        \
-            v_finish_tail t = {0};                                                                                     \
-            if (!whole) memcpy(t.scale, f->column_scale + j, left * 4);                                                \
-            vf scale = vf_load(whole ? f->column_scale + j : t.scale);                                                 \
-            if (!by_row) scale = vf_mul(vf_set1(*f->row_scale), scale);                                                \
-            for (int64_t r = 0; r < f->rows; r++) {                                                                    \
-                const int32_t *acc = f->acc + r * f->acc_step + j;                                                     \
-                type *out = (type *)f->out + r * f->out_step + j, last[V_LANES];                                       \
-                if (!whole) memcpy(t.acc, acc, left * 4);                                                              \
-                vf x = v_scaled(f, whole ? acc : t.acc, r, scale, by_row);                                             \
-                vi_store_##tag(whole ? out : last,                                                                     \
+        const int32_t *acc = f->acc + j;                                                                               \
+        type *out = (type *)f->out + j;                                                                                \
+        v_finish_columns t = {0};                                                                                      \
+        vf scale[V_VECTORS];                                                                                           \
+        memcpy(t.scale, f->column_scale + j, count * 4);                                                               \
+        for (int v = 0; v < V_VECTORS; v++) {                                                                          \
+            scale[v] = vf_load(t.scale + v * V_LANES);                                                                 \
+            if (!by_row) scale[v] = vf_mul(vf_set1(*f->row_scale), scale[v]);                                          \
+        }                                                                                                              \
+        for (int64_t r = 0; r < f->rows; r++, acc += f->acc_step, out += f->out_step) {                                \
+            int32_t sums[QN_PANEL] = {0};                                                                              \
+            type last[QN_PANEL];                                                                                       \
+            if (count < QN_PANEL) memcpy(sums, acc, count * 4);                                                        \
+            for (int v = 0; v < V_VECTORS; v++) {                                                                      \
+                vf x = v_scaled(f, (count < QN_PANEL ? sums : acc) + v * V_LANES, r, scale[v], by_row);                \
+                vi_store_##tag((count < QN_PANEL ? last : out) + v * V_LANES,                                          \
                                v_saturate(vi_round(vf_clamp_abs(x, widest)), zero, f->qmin, f->qmax));                 \
-                if (!whole) memcpy(out, last, left);                                                                   \
             }                                                                                                          \
+            if (count < QN_PANEL) memcpy(out, last, count);                                                            \
         }                                                                                                              \
     }                                                                                                                  \
+    V_INLINE void v_finish_all_##tag(const qn_finish *given, bool by_row) {                                            \
+        const qn_finish f = *given;                                                                                    \
+        int64_t j = 0;                                                                                                 \
+        for (; j + QN_PANEL <= f.columns; j += QN_PANEL) v_finish_##tag(&f, j, QN_PANEL, by_row);                      \
+        if (j < f.columns) v_finish_##tag(&f, j, (size_t)(f.columns - j), by_row);                                     \
+    }                                                                                                                  \
     static void finish_##tag(const qn_finish *f) {                                                                     \
-        f->row_scale_step ? v_finish_##tag(f, true) : v_finish_##tag(f, false);                                        \
+        f->row_scale_step ? v_finish_all_##tag(f, true) : v_finish_all_##tag(f, false);                                \
     }
 FINISH_CODES(i8, int8_t)
 FINISH_CODES(u8, uint8_t)

@@ -73,6 +73,14 @@
  * right_widen(panel, wide): what multiply_pairs_wide reads in place of the panel, 128 bytes a group.
  * multiply_*(t): c[r][j] = row_start[r] + column_start[j] + (add ? c[r][j] : 0) + sum over k of a b, where b is u - 128
  *   with pairs, u with u8 (any byte) and u7 (bytes 0..127), a word with words.
+ * left_quads(l): bytes a - 128 + 128 of uint8, a + 128 of int8; where center is 64, a of uint8, a + 64 of int8. Beyond k:
+ *   center. Code less center is the a of multiply_quads and add_excess.
+ * left_turned(packed, groups, rows, turned, step): turned[k][row] of what left_quads has packed, whole strips of rows.
+ * right_quads(panel, groups, less, center, quads): for two groups their 128 codes u - less as int8, then -center times the
+ *   sums of their quads (matmul_quads.h), int16, modulo 2^16: columns 0-15, each codes 0 and 1, then 2 and 3.
+ * multiply_quads(t): as the others, plus more; right: what right_quads has made. No pair a b + a' b' and no quad may leave
+ *   int16.
+ * add_excess(x): sums[r][column] = (add ? sums[r][column] : 0) + sum over the pass's excess e of (turned[k][r] - center) e.
  * sweep, dots(t): c[r][j] += sum over k of a[r][k] b; |a| <= 255. Nothing beyond k and columns of b is read.
  * add_outer: c[r][j] += x[r] y[j].
  * finish_f32(f): min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), one rounding each.

@@ -166,20 +166,23 @@ typedef struct {
 /* ---- integer products; matmul.c says how they fit together ---- */
 
 enum {
-    QN_PANEL = 16, /* columns of a panel of the right matrix */
-    QN_SLIVER = 4, /* rows of a sliver of the left matrix */
-    QN_GROUP = 64, /* bytes of a group: the 16 columns of a panel x 4 bytes, which are 4 codes or 2 words */
-    QN_PANELS = 4, /* panels a tile may have side by side */
+    QN_PANEL = 16,           /* columns of a panel of the right matrix */
+    QN_SLIVER = 4,           /* rows of a sliver of the left matrix */
+    QN_GROUP = 64,           /* bytes of a group: the 16 columns of a panel x 4 bytes, which are 4 codes or 2 words */
+    QN_PANELS = 4,           /* panels a tile may have side by side */
+    QN_QUADS = 3 * QN_GROUP, /* bytes of two groups as multiply_quads reads them */
+    QN_STRIP = 32,           /* rows of the left matrix that lie side by side for add_excess */
 };
 
 /* What a row of the table wants from the driver. */
 typedef struct {
-    bool pairs;                    /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
-    int panels;                    /* side by side in a tile */
-    int64_t block;                 /* groups of a block of k that a tile keeps in the L1 cache */
-    int64_t block_rows;            /* rows of the left matrix packed at a time: half of the L2 cache */
-    int64_t macs_a_byte;           /* products that take as long as a byte of traffic: thresholds of the threads */
-    int64_t widen_rows;            /* products of at least this many rows widen each panel once (multiply_pairs_wide) */
+    bool pairs;          /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
+    bool quads;          /* of many rows by multiply_quads, where the weights allow it; tiles of one panel */
+    int panels;          /* side by side in a tile */
+    int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
+    int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
+    int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
+    int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide), or quads */
     int64_t sweep_rows, dots_rows; /* up to so many, at most 16, take a raw right matrix as it lies */
 } qn_tiling;
 
@@ -190,6 +193,7 @@ typedef struct {
     bool is_signed;      /* int8, else uint8 */
     const int32_t *zero; /* zero point of row i: zero[i * zero_step] */
     int64_t zero_step;
+    uint8_t center;          /* left_quads: 128, or 64 where codes span 128 values */
     int64_t rows, k, groups; /* k padded to groups */
     void *packed;            /* [ceil(rows / 4)][groups][4 rows][8 or 4 bytes], 64-byte aligned */
     int32_t *start;          /* [rows rounded up to 4] what the kernel's sums lack: 0 unless packed as pairs */
@@ -207,8 +211,33 @@ typedef struct {
     int32_t *c;
     int64_t c_step;                          /* elements from row to row */
     const int32_t *row_start, *column_start; /* [rows], [16 * panels] */
+    const int32_t *more;                     /* multiply_quads: NULL, or [rows][16] added, 64-byte aligned */
     bool add;                                /* to what is in c */
 } qn_tile;
+
+/* Excess of codes of one column (matmul_quads.h), two by two; k counts from the block's first. */
+typedef struct {
+    uint16_t k[2];
+    int8_t excess[2]; /* of one sign |sum| <= 128; the second may be 0 */
+} qn_excess;
+
+/* The excess of a panel's block whose sums fit int16: at most 255 a column. */
+typedef struct {
+    uint32_t first;                            /* of the block's qn_excess: column[0]'s, then column[1]'s ... */
+    uint8_t column[QN_PANEL], count[QN_PANEL]; /* columns in the order of their counts */
+    int16_t sum[QN_PANEL];                     /* of excess */
+} qn_excess_pass;
+
+typedef struct {
+    const uint8_t *turned; /* [k][step] what left_quads packed, turned */
+    int64_t step;
+    int strips; /* 1, 2 or 3 */
+    uint8_t center;
+    bool add; /* to what is in sums */
+    const qn_excess_pass *pass;
+    const qn_excess *excess; /* of column[0] */
+    int32_t *sums;           /* [32 * strips][16], 64-byte aligned */
+} qn_excess_tile;
 
 /* A few rows times a right matrix that is not packed: c[rows][columns] += a b. */
 typedef struct {

@@ -70,23 +70,28 @@ typedef struct {
 static int64_t lowest(qn_type type) { return type == QN_I8 ? -128 : type == QN_U8 ? 0 : -32768; }
 static int64_t codes(qn_type type) { return type == QN_I16 ? 65536 : 256; }
 
-/* Codes of a random layout; all extreme, alternating, or anything in [lo, hi]. */
+/* Codes of a random layout; all extreme, alternating, few extreme, in the shape of a bell, or anything in [lo, hi]. */
 static operand operand_make(int64_t rows, int64_t columns, int64_t span, bool words) {
     operand o = {.m = {.rows = rows, .columns = columns, .type = random_bits() % 2 ? QN_I8 : QN_U8}};
     if (words) o.m.type = QN_I16, o.m.swapped = random_bits() % 2;
     int64_t lines = rows, length = columns, gap = random_int(0, 3), size = words ? 2 : 1;
     o.lo = lowest(o.m.type) + random_int(0, codes(o.m.type) - span), o.hi = o.lo + span - 1;
+    if (span == 128 && random_bits() % 2) o.lo = o.m.type == QN_U8 ? 0 : -64, o.hi = o.lo + 127; /* 7 bits */
     bool turned = random_bits() % 2;
     if (turned) lines = columns, length = rows;
     int64_t step = random_bits() % 4 ? 1 : 2,
             stride = length * step + gap; /* one in four: not even the lines lie close */
     int64_t count = lines && length ? (lines - 1) * stride + (length - 1) * step + 1 : 0;
     o.memory = walled_make((size_t)(count * size));
-    uint64_t kind = random_bits() % 4;
+    uint64_t kind = random_bits() % 6;
     for (int64_t i = 0; i < count; i++) {
-        int64_t c = kind == 0 ? o.hi : kind == 1 ? (i & 1 ? o.lo : o.hi) : random_int(o.lo, o.hi);
-        char bytes[2] = {(char)c, (char)(c >> 8)};
-        if (o.m.swapped) bytes[0] = (char)(c >> 8), bytes[1] = (char)c;
+        int64_t any = random_int(o.lo, o.hi), middle = (o.lo + o.hi + 1) / 2;
+        if (kind == 0) any = o.hi;
+        else if (kind == 1) any = i & 1 ? o.lo : o.hi;
+        else if (kind == 2) any = random_bits() % 64 ? middle : random_bits() % 2 ? o.lo : o.hi;
+        else if (kind == 3) any = (any + 3 * middle + random_int(-40, 40) * (o.hi - o.lo) / 256) / 4;
+        char bytes[2] = {(char)any, (char)(any >> 8)};
+        if (o.m.swapped) bytes[0] = (char)(any >> 8), bytes[1] = (char)any;
         memcpy(o.memory.data + i * size, bytes, (size_t)size);
     }
     o.m.data = o.memory.data;
@@ -120,7 +125,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     static const int64_t spans[] = {256, 256, 128, 100};
     static const int64_t word_spans[] = {65536, 1000, 256, 100}; /* most sums of the first leave int32 */
     bool a_words = random_bits() % 6 == 0, b_words = random_bits() % (a_words ? 2 : 6) == 0;
-    operand a = operand_make(m, k, a_words ? word_spans[random_bits() % 4] : 256, a_words);
+    operand a = operand_make(m, k, a_words ? word_spans[random_bits() % 4] : random_bits() % 4 ? 256 : 128, a_words);
     operand b = operand_make(k, n, (b_words ? word_spans : spans)[random_bits() % 4], b_words);
     int32_t *za_values = array(m + 1, 4), *zb_values = array(n + 1, 4), *out = array(m * n + 2 * GUARD, 4);
     qn_zeros za = zeros_make(&a, m, za_values), zb = zeros_make(&b, n, zb_values);
@@ -142,6 +147,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     for (int64_t i = 0; i < GUARD; i++) whole = whole && out[i] == GUARD_WORD && out[m * n + GUARD + i] == GUARD_WORD;
     count(same || !fits, row, "a raw product is wrong", m, k, n);
     count(whole, row, "a product wrote outside its output", m, k, n);
+    a.m.narrow = a.m.type == QN_I8 ? a.lo >= -64 && a.hi < 64 : a.m.type == QN_U8 && a.hi < 128;
     float *scale = array(m + n, 4), *real = array(m * n + 1, 4);
     for (int64_t i = 0; i < m + n; i++) scale[i] = (float)random_int(1, 1000) * 1e-4f;
     qn_result r = {.type = QN_F32, .data = real, .row_stride = n, .row_scale = scale, .row_scales = m};
@@ -177,8 +183,10 @@ int main(int argc, char **argv) {
             qn_set_num_threads(1 + i % 3);
             int64_t m = random_int(1, 70), k = random_int(0, 70), n = random_int(1, 70);
             if (i % 5 == 0) m = random_int(1, 6);
-            if (i % 7 == 0) m = random_int(1, 17), n = random_int(60, 300); /* strips and streams of raw matrices */
+            if (i % 7 == 1) m = random_int(1, 17), n = random_int(60, 300); /* strips and streams of raw matrices */
             if (i % 20 == 0) m = random_int(1, 130), k = random_int(500, 2200);
+            if (i % 7 == 0) m = random_int(65, 230), k = random_int(0, 300), n = random_int(1, 40);
+            if (i % 35 == 0) m = random_int(65, 300), k = random_int(500, 1600);
             if (i % 50 == 0) m = random_int(1, 20), k = random_int(4000, 4200);
             if (i == 99) m = 2, k = 140000, n = 3; /* beyond what int32 is sure to hold */
             test_one(row, m, k, n);
