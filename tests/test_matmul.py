@@ -1,6 +1,7 @@
 """matmul_integer and packed products against int64, on every row: types, sizes, layouts, zero points, threads."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -239,6 +240,20 @@ def test_eight_python_threads_at_once():
         for worker in workers:
             worker.join()
     assert not wrong
+
+
+def test_another_row_is_chosen_meanwhile():
+    """A product that has begun ends with the kernels of its row: others pack the left matrix in another way."""
+    rng = np.random.default_rng(13)
+    a, b = codes(rng, "int8", (100, 512)), codes(rng, "int8", (512, 1024))
+    want = exact(a, b)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(20):
+            product = pool.submit(qn.matmul_integer, a, b)
+            while not product.done():
+                for row in ROWS:
+                    qn.set_isa(row)
+            np.testing.assert_array_equal(product.result(), want)
 
 
 # ---- packed matrices and the output stage, as the extension offers them ----

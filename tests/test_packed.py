@@ -269,6 +269,16 @@ def test_threads(weight):
                     assert_same_bits(got, want)
 
 
+def test_no_rows_of_codes():
+    """Whatever strides NumPy gives an empty result."""
+    q = qn.quantize(reals(8, 3), granularity=qn.PerChannel(1))
+    out = qn.QParams(0.5, 3, "uint8")
+    for shape in ((0, 8), (2, 0, 8)):
+        x = qn.QuantizedArray(np.empty(shape, np.int8), qn.QParams(0.5, 0))
+        assert_same_bits(qn.qmatmul(x, q), np.empty((*shape[:-1], 3), F32))
+        assert qn.qmatmul(x, q, out_qparams=out).codes.shape == (*shape[:-1], 3)
+
+
 def test_many_rows_go_in_passes():
     """More rows than the scratch of one pass holds; x is not changed."""
     q8 = qn.quantize(reals(16, 3), granularity=qn.PerChannel(1))

@@ -138,7 +138,7 @@ static int result_rows(PyObject *argument, PyObject *type, int64_t rows, int64_t
     if ((r->type != QN_I32 && r->type != QN_F32 && r->type != QN_I8 && r->type != QN_U8) || !PyArray_Check(argument) ||
         PyArray_NDIM(array) != 2 || PyArray_DIM(array, 0) != rows || PyArray_DIM(array, 1) != columns ||
         PyArray_ITEMSIZE(array) != size || !PyArray_ISBEHAVED(array) ||
-        (columns > 1 && PyArray_STRIDE(array, 1) != size) ||
+        (rows > 0 && columns > 1 && PyArray_STRIDE(array, 1) != size) ||
         (rows > 1 && (PyArray_STRIDE(array, 0) < columns * size || PyArray_STRIDE(array, 0) % size))) {
         PyErr_SetString(PyExc_ValueError, "qnumpy._core: the output is not a writable matrix of whole rows.");
         return -1;

@@ -321,6 +321,7 @@ typedef struct {
     const qn_packed *b;
     const packing *strips; /* packs b as the product goes, or NULL */
     const qn_result *out;
+    const qn_table *kernels; /* one row for all of a product: another may be chosen meanwhile */
     qn_tiling tiling;
     int64_t each;                /* no product of two codes is larger */
     bool wide;                   /* blocks of k are added in int64 */
@@ -436,7 +437,7 @@ static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_
         l.packed = s->left + i * groups * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
         j->left(&l);
     }
-    if (j->residual) qn_kernels()->left_turned(s->left, groups, rows, s->turned, s->turned_step);
+    if (j->residual) j->kernels->left_turned(s->left, groups, rows, s->turned, s->turned_step);
 }
 
 /* What a block of k contributes to the start values of its columns. */
@@ -503,9 +504,9 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
     f.row_scale_step = o->row_scales > 1, f.row_scale = o->row_scale + row * f.row_scale_step;
     f.column_scale = o->column_scale + column, f.bias = o->bias ? o->bias + column : NULL;
     f.lo = o->lo, f.hi = o->hi, f.zero_point = o->zero_point, f.qmin = o->qmin, f.qmax = o->qmax;
-    if (o->type == QN_F32) qn_kernels()->finish_f32(&f);
-    else if (o->type == QN_I8) qn_kernels()->finish_i8(&f);
-    else qn_kernels()->finish_u8(&f);
+    if (o->type == QN_F32) j->kernels->finish_f32(&f);
+    else if (o->type == QN_I8) j->kernels->finish_i8(&f);
+    else j->kernels->finish_u8(&f);
 }
 
 /* The lines that `finish` will write, while there is a product to wait behind. */
@@ -556,7 +557,7 @@ static void add_wide(job *j, const qn_tile *t, const block *at, int64_t row, int
 
 /* What multiply_quads reads in place of a panel. */
 static void make_quads(const job *j, const scratch *s, const block *at, int64_t p, const uint8_t *panel) {
-    qn_kernels()->right_quads(panel, at->groups, (uint8_t)j->less, j->center, s->panel);
+    j->kernels->right_quads(panel, at->groups, (uint8_t)j->less, j->center, s->panel);
     if (j->residual)
         qn_residual_take(j->residual, p * j->residual->blocks + at->group / j->residual->block, j->center, s->panel);
 }
@@ -570,7 +571,7 @@ static void add_excess(const job *j, const scratch *s, const block *at, int64_t 
     t->more = NULL;
     for (uint32_t n = r->first[first]; n < r->first[first + 1]; n++, x.add = true) {
         x.pass = r->passes + n, x.excess = r->excess + x.pass->first;
-        qn_kernels()->add_excess(&x);
+        j->kernels->add_excess(&x);
         t->more = s->more;
     }
 }
@@ -578,7 +579,7 @@ static void add_excess(const job *j, const scratch *s, const block *at, int64_t 
 /* The rows of a block, packed before, times panels side by side. */
 static void multiply_panels(job *j, scratch *s, const blocking *g, const block *at, int64_t p, int panels) {
     const qn_packed *b = j->b;
-    const qn_table *k = qn_kernels();
+    const qn_table *k = j->kernels;
     const int64_t column = p * QN_PANEL, width = panels * QN_PANEL, count = least(width, b->n - column);
     const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide || j->strips), outer_b = !b->uniform;
     const bool direct = j->out->type == QN_I32 && !j->wide && count == width, done = at->last || !(j->wide || s->part);
@@ -679,7 +680,8 @@ enum { SHORT_BLOCK = 64 }; /* ks for which a block in int32 is worth the trouble
 static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const packing *strips,
                            const qn_result *out, int64_t each, bool wide) {
     const qn_table *k = qn_kernels();
-    job j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .wide = wide, .each = most(each, 1)};
+    job j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .kernels = k, .wide = wide};
+    j.each = most(each, 1);
     int64_t m = a->rows, macs;
     if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
     k->matmul_tiling(&j.tiling);
