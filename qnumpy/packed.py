@@ -450,7 +450,10 @@ def _on_huge_pages(nbytes: int) -> Array:
     """Bytes that begin where a huge page does, in a mapping of their own, if they fill one and the system has them."""
     if nbytes < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.empty(nbytes, np.uint8)
-    room = mmap.mmap(-1, nbytes + 2 * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        room = mmap.mmap(-1, nbytes + 2 * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:  # no memory; NumPy says so as everywhere
+        return np.empty(nbytes, np.uint8)
     with suppress(OSError):  # a kernel without them
         room.madvise(mmap.MADV_HUGEPAGE)
     pages = np.frombuffer(room, np.uint8)

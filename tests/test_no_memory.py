@@ -157,11 +157,14 @@ def size():
 qn.set_num_threads(1)
 a, b = np.ones((40, 4096), np.int16), np.ones((4096, 4096), np.int16)  # packed whole
 w = qn.QuantizedArray(np.ones((4096, 4096), np.int8), qn.QParams(0.5, 0))
+groups = qn.QParams(np.ones((8, 4096), np.float32), np.zeros((8, 4096), np.int32), "int4", qn.PerGroup(128, 0))
+w4 = qn.QuantizedArray(w.codes[:1024].astype(groups.dtype), groups)
 x, kernel = np.ones((1, 64, 99, 99), np.uint8), np.ones((16, 64, 3, 3), np.int8)
 sums, image = np.empty((40, 4096), np.int32), np.empty((1, 16, 99, 99), np.int32)
 calls = {
     "matmul_integer": lambda: qn.matmul_integer(a, b, out=sums),
     "PackedWeight": lambda: qn.PackedWeight(w).nbytes,
+    "PackedWeight of 4 bits": lambda: qn.PackedWeight(w4).nbytes,
     "conv2d_integer": lambda: qn.conv2d_integer(x, kernel, padding=1, out=image),
 }
 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
