@@ -558,35 +558,48 @@ static const double *doubles_at(const qn_source *x, int64_t start, int64_t n, do
     return tile;
 }
 
+enum { SLOTS = 16 * QN_FEW, WAYS = 4 }; /* so many that two values seldom share one: a probe is not foreseen */
+
+typedef struct {
+    qn_few *few;
+    uint8_t slots[SLOTS];             /* the number of a value, plus one, by a hash of its bits */
+    int64_t counts[WAYS][QN_FEW + 1]; /* side by side, as in count_f32; [0] of what is not finite */
+} census;
+
+/* The number of a value, plus one; 0 where it is not finite, -1 where there is no room. */
+static int number_of(census *c, double v) {
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    uint64_t slot = bits * 0x9E3779B97F4A7C15u >> 54;
+    while (c->slots[slot] && c->few->values[c->slots[slot] - 1] != v) slot = (slot + 1) % SLOTS;
+    if (c->slots[slot]) return c->slots[slot];
+    if (!isfinite(v)) return 0;
+    if (fabs(v) > FLT_MAX || c->few->n == QN_FEW) return -1; /* no scale reaches it */
+    c->few->values[c->few->n] = v;
+    return c->slots[slot] = (uint8_t)++c->few->n;
+}
+
 bool qn_few_values(const qn_source *x, qn_few *few) {
-    enum { SLOTS = 4 * QN_FEW };
-    uint8_t slots[SLOTS] = {0}; /* the number of a value, plus one, by a hash of its bits */
+    census c = {.few = few};
     double tile[QN_TILE];
-    int64_t total = 1, at = 0;
+    int64_t total = 1;
+    bool fit = true;
+    uint64_t saved = qn_fp_begin();
     few->n = 0;
     for (int d = 0; d < x->ndim; d++) total *= x->shape[d];
-    for (int64_t start = 0; start < total; start += QN_TILE) {
+    for (int64_t start = 0; start < total && fit; start += QN_TILE) {
         int64_t n = total - start < QN_TILE ? total - start : QN_TILE;
         const double *values = doubles_at(x, start, n, tile);
-        for (int64_t i = 0; i < n; i++) {
-            double v = values[i] + 0.0;
-            uint64_t bits;
-            if (few->n && v == few->values[at]) {
-                few->counts[at]++;
-                continue;
-            }
-            if (!isfinite(v)) continue;
-            if (fabs(v) > FLT_MAX) return false; /* no scale reaches it */
-            memcpy(&bits, &v, sizeof bits);
-            uint64_t slot = bits * 0x9E3779B97F4A7C15u >> 56;
-            while (slots[slot] && few->values[slots[slot] - 1] != v) slot = (slot + 1) % SLOTS;
-            if (!slots[slot]) {
-                if (few->n == QN_FEW) return false;
-                few->values[few->n] = v, few->counts[few->n] = 0;
-                slots[slot] = (uint8_t)++few->n;
-            }
-            few->counts[at = slots[slot] - 1]++;
+        for (int64_t i = 0; i < n && fit; i++) {
+            int k = number_of(&c, values[i] + 0.0);
+            fit = k >= 0;
+            if (fit) c.counts[i % WAYS][k]++;
         }
     }
-    return true;
+    for (int64_t k = 0; k < few->n; k++) {
+        few->counts[k] = 0;
+        for (int way = 0; way < WAYS; way++) few->counts[k] += c.counts[way][k + 1];
+    }
+    qn_fp_end(saved);
+    return fit;
 }

@@ -304,7 +304,7 @@ class Observer:
             kind = Observer._kinds[values["observer"]]
             made = kind.from_config(values["config"])
             made._restore({key: _array(key, value) for key, value in values["state"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(_check.must(me, name, wanted, _check.typed(given))) from error
         if not isinstance(made, cls):
             raise ValueError(_check.must(me, name, f"of a {cls.__name__}", kind.__name__))
