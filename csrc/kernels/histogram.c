@@ -87,6 +87,15 @@ static int start(qn_histogram *h, int64_t params, int64_t room, bool ranges) {
     return h->offsets && h->keys && h->counts && (!ranges || h->ranges) ? 0 : -1;
 }
 
+/* Without the room that was not needed. */
+static void shrink(qn_histogram *h) {
+    int64_t bins = h->offsets[h->params];
+    void *keys = realloc(h->keys, (size_t)bins * sizeof *h->keys + 1);
+    if (keys) h->keys = keys;
+    void *counts = realloc(h->counts, (size_t)bins * sizeof *h->counts + 1);
+    if (counts) h->counts = counts;
+}
+
 /* Room for `more` bins after `used`. */
 static bool reserve(part *p, int64_t used, int64_t more) {
     if (used + more <= p->room) return true;
@@ -478,17 +487,11 @@ static int join_parts(job *j) {
     return 0;
 }
 
-static void *shrunk(void *p, int64_t count, size_t size) {
-    void *less = realloc(p, (size_t)count * size + 1);
-    return less ? less : p;
-}
-
 static int concatenate(job *j, qn_histogram *h) {
     int64_t used = 0, bins = 0;
-    if (j->count == 1) { /* as it is, without the room that it did not need */
+    if (j->count == 1) {
         *h = j->parts[0].made, j->parts[0].made = (qn_histogram){0};
-        bins = h->offsets[h->params];
-        h->keys = shrunk(h->keys, bins, sizeof *h->keys), h->counts = shrunk(h->counts, bins, sizeof *h->counts);
+        shrink(h);
         return 0;
     }
     for (int64_t k = 0; k < j->count; k++) bins += j->parts[k].made.offsets[j->parts[k].made.params];
@@ -541,6 +544,7 @@ int qn_histogram_merge(const qn_histogram *a, const qn_histogram *b, qn_histogra
         }
         h->offsets[k + 1] = used;
     }
+    shrink(h);
     return 0;
 }
 
@@ -579,14 +583,11 @@ static int number_of(census *c, double v) {
     return c->slots[slot] = (uint8_t)++c->few->n;
 }
 
-bool qn_few_values(const qn_source *x, qn_few *few) {
+static bool take_census(const qn_source *x, int64_t total, qn_few *few) {
     census c = {.few = few};
     double tile[QN_TILE];
-    int64_t total = 1;
     bool fit = true;
-    uint64_t saved = qn_fp_begin();
     few->n = 0;
-    for (int d = 0; d < x->ndim; d++) total *= x->shape[d];
     for (int64_t start = 0; start < total && fit; start += QN_TILE) {
         int64_t n = total - start < QN_TILE ? total - start : QN_TILE;
         const double *values = doubles_at(x, start, n, tile);
@@ -600,6 +601,49 @@ bool qn_few_values(const qn_source *x, qn_few *few) {
         few->counts[k] = 0;
         for (int way = 0; way < WAYS; way++) few->counts[k] += c.counts[way][k + 1];
     }
-    qn_fp_end(saved);
     return fit;
+}
+
+/* Where all elements of a bin are the same number, and the number of bins is small, the bins have counted already: to see
+ * that they are takes two loads an element and no branch. Of float32 and what it holds. */
+static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *keys, const int64_t *counts, int64_t bins,
+                          qn_few *few) {
+    enum { UNSEEN = 0x7FC00000 }; /* a NaN */
+    uint8_t numbers[QN_BINS] = {0};
+    uint32_t seen[QN_FEW + 1] = {UNSEEN};
+    float wide[QN_TILE], value;
+    for (int64_t k = 0; k < bins; k++) {
+        numbers[keys[k] < QN_ZERO_BIN ? QN_BINS - 1 - keys[k] : keys[k] - QN_ZERO_BIN] = (uint8_t)(k + 1);
+        seen[k + 1] = UNSEEN;
+    }
+    for (int64_t start = 0; start < total; start += QN_TILE) {
+        int64_t n = total - start < QN_TILE ? total - start : QN_TILE;
+        const float *f = qn_floats_at(x, start, n, wide);
+        uint32_t bits, other = 0;
+        for (int64_t i = 0; i < n; i++) memcpy(&bits, f + i, sizeof bits), other |= seen[numbers[bits >> 16]] ^ bits;
+        for (int64_t i = 0; i < n && other; i++) { /* something new, or not finite */
+            memcpy(&bits, f + i, sizeof bits);
+            uint32_t *known = seen + numbers[bits >> 16];
+            if (!isfinite(f[i]) || *known == bits) continue;
+            if (*known != UNSEEN || known == seen) return false;
+            *known = bits;
+        }
+    }
+    few->n = 0;
+    for (int64_t k = 0; k < bins; k++) {
+        memcpy(&value, seen + k + 1, sizeof value);
+        if (few->n && value == few->values[few->n - 1]) few->counts[few->n - 1] += counts[k]; /* -0 and 0 */
+        else few->values[few->n] = (double)value + 0.0, few->counts[few->n++] = counts[k];
+    }
+    return true;
+}
+
+bool qn_few_values(const qn_source *x, const uint16_t *keys, const int64_t *counts, int64_t bins, qn_few *few) {
+    int64_t total = 1;
+    for (int d = 0; d < x->ndim; d++) total *= x->shape[d];
+    uint64_t saved = qn_fp_begin();
+    bool many = total >= QN_BINS / 8 && x->type != QN_F64 && bins <= QN_FEW; /* else the table costs more */
+    bool found = (many && alone_in_bins(x, total, keys, counts, bins, few)) || take_census(x, total, few);
+    qn_fp_end(saved);
+    return found;
 }

@@ -312,6 +312,10 @@ class Observer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take arrays as they arrive from another process, which may be read-only or not aligned."""
+        missing = [name for name in self._learned if name not in state]
+        if 0 < len(missing) < len(self._learned):
+            me, got = type(self).__name__, f"none of {', '.join(missing)}"
+            raise ValueError(_check.must(me, "the pickled state", "complete", got))
         for name, value in state.items():
             array = isinstance(value, np.ndarray)
             setattr(self, name, np.require(value, requirements=["C", "A", "W"]) if array else value)
