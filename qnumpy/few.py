@@ -33,9 +33,9 @@ def nothing() -> Few:
     return Few(np.empty(0), np.empty(0, np.int64))
 
 
-def few_values(source: Array, core: int) -> Few:
-    """Count the distinct finite values of an array; -0 counts as 0."""
-    found = _core.few_values(source, core)
+def few_values(source: Array, core: int, keys: Array, counts: Array) -> Few:
+    """Count the distinct finite values of an array, given its bins as one tensor; -0 counts as 0."""
+    found = _core.few_values(source, core, keys, counts)
     if found is None:
         return nothing()
     order = np.argsort(found[0])

@@ -70,7 +70,7 @@ def few_values(owner: str, x: Any, bins: Histogram, granularity: Granularity) ->
     if not isinstance(granularity, PerTensor) or bins.keys.size > FEW:
         return few.nothing()
     source, real = _args.real(owner, "x", x)
-    return few.few_values(_args.stored(source, real.storage), real.core)
+    return few.few_values(_args.stored(source, real.storage), real.core, bins.keys, bins.counts)
 
 
 def merge(a: Histogram, b: Histogram) -> Histogram:

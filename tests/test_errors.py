@@ -957,7 +957,8 @@ def guarded_searches():
         [*wrong_vectors(np.int64, 3)[:-4], np.ones(3), crooked(np.ones(3, np.int64))],
     ]
     yield "merge_histograms", [*bins, *bins], no_bins * 2
-    yield "few_values", [np.ones(3, np.float32), T["float32"]], [NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int32"]]]
+    good = [np.ones(3, np.float32), T["float32"], keys, np.ones(3, np.int64)]
+    yield "few_values", good, [NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int32"]], no_bins[1][:-2], no_bins[2]]
     ends = np.array([-3.0, -3.0]), np.array([3.0, 3.0])
     spec = [7, 0, 1, -127, 127, 0.5, np.empty(0)]
     wrong = [

@@ -68,6 +68,43 @@ def test_values_and_how_often(source):
     assert observer.times_.tolist() == [1, 2, 2]
 
 
+LARGE = {
+    "one to a bin": [0.0, -0.0, 0.5, -3.0, 0.1, 100.0],
+    "two to a bin": [1.0, 1 + 2.0**-8, -2.0],
+    "zero and next to it": [0.0, -0.0, 6e-8, -6e-8, 1.0],
+    "not finite": [1.0, np.nan, -np.nan, np.inf, -np.inf, -1.0],
+    "nothing finite": [np.nan, np.inf],
+    "all that are kept": np.arange(FEW) - 20.0,
+    "one more": np.arange(FEW + 1) * 0.25,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", LARGE)
+def test_of_a_large_tensor(name, source):
+    x = np.random.default_rng(6).choice(np.array(LARGE[name]), 20_001).astype(SOURCES[source])
+    values, times = np.unique(x[np.isfinite(x)].astype(np.float64) + 0.0, return_counts=True)
+    kept = slice(0 if values.size > FEW else None)
+    for layout in (x, np.repeat(x, 2)[::2]):
+        observer = qn.HistogramObserver().observe(layout)
+        assert observer.values_.tolist() == values[kept].tolist()
+        assert observer.times_.tolist() == times[kept].tolist()
+        assert not np.signbit(observer.values_[observer.values_ == 0]).any()
+
+
+@pytest.mark.peers
+def test_subnormals_are_kept_where_the_processor_is_set_to_flush_them():
+    torch = pytest.importorskip("torch")
+    x = np.array([1e-310, 1e-40, 1.0])
+    observer = qn.HistogramObserver()
+    assert torch.set_flush_denormal(True)
+    try:
+        observer.observe(x)
+    finally:
+        torch.set_flush_denormal(False)
+    assert observer.to_json() == qn.HistogramObserver().observe(x).to_json()
+
+
 def test_more_values_are_not_kept():
     few, more = np.arange(FEW, dtype=np.float64), np.array([0.1])
     assert qn.HistogramObserver().observe(few).values_.size == FEW

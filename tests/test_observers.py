@@ -1,5 +1,6 @@
 """Observers: the state contract, whatever the split, and what is stored, shown and refused."""
 
+import ctypes
 import gc
 import json
 import pickle
@@ -424,10 +425,12 @@ def rows():
         "MovingAverageMinMaxObserver.merge: the average depends on the order of the batches, so two cannot be merged. "
         "Use MinMaxObserver or HistogramObserver where the data is split.",
     )
-    for text in ("", "[]", "{}", '{"observer": "Observer", "config": {}, "state": {}}', "null"):
+    huge = qn.MinMaxObserver().observe(np.ones(1)).to_json().replace("1.0", "1" + "0" * 400)
+    for text in ("", "[]", "{}", '{"observer": "Observer", "config": {}, "state": {}}', "null", huge, "[" * 100_000):
+        shown = repr(text) if len(text) < 59 else repr(text)[:57] + "..."
         yield (
             lambda t=text: Observer.from_json(t),
-            f"Observer.from_json: text must be what to_json returned; got {text!r}.",
+            f"Observer.from_json: text must be what to_json returned; got {shown}.",
         )
     yield lambda: Observer.from_dict({}), "Observer.from_dict: values must be what to_dict returned; got {}."
     yield (
@@ -509,6 +512,23 @@ def test_a_state_that_does_not_fit_is_refused():
         broken["state"][name] = value
         with pytest.raises(ValueError, match="what to_json returned"):
             Observer.from_json(json.dumps(broken))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_usable_size"), reason="the C library does not tell")
+def test_merged_bins_take_no_more_memory_than_they_are():
+    usable = ctypes.CDLL(None).malloc_usable_size
+    usable.restype, usable.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    observer = qn.HistogramObserver().observe(data())
+    observer.merge(observer)
+    for part in (observer.bins_, observer.keys_):
+        assert usable(part.ctypes.data) < 1.5 * part.nbytes + 64  # what malloc rounds up
+
+
+def test_a_pickled_state_without_a_part_is_refused():
+    observer = qn.HistogramObserver().observe(data())
+    del observer.values_, observer.times_
+    with pytest.raises(ValueError, match="the pickled state must be complete; got none of values_, times_"):
+        pickle.loads(pickle.dumps(observer))
 
 
 def test_parameters_of_another_observer_are_refused():

@@ -1,5 +1,5 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
- * few_values(x, type) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
+ * few_values(x, type, keys, counts) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
  * search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high, error); range_errors likewise for given ranges;
  * entropy_bin(counts, levels, reals, first, divergence) -> bin. */
 #include "bindings.h"
@@ -70,10 +70,14 @@ static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_few few;
     bool found;
     (void)self;
-    if (qn_arg_count("few_values", count, 2) || qn_arg_source(a[0], a[1], &x)) return NULL;
+    if (qn_arg_count("few_values", count, 4) || qn_arg_source(a[0], a[1], &x)) return NULL;
     if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.few_values: the input is not real.");
+    int64_t bins = PyArray_Check(a[2]) ? PyArray_SIZE((PyArrayObject *)a[2]) : 0;
+    const uint16_t *keys = qn_arg_vector(a[2], bins, NPY_UINT16);
+    const int64_t *times = keys ? qn_arg_vector(a[3], bins, NPY_INT64) : NULL;
+    if (!times) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    found = qn_few_values(&x, &few);
+    found = qn_few_values(&x, keys, times, bins, &few);
     Py_END_ALLOW_THREADS;
     if (!found) Py_RETURN_NONE;
     npy_intp n = (npy_intp)few.n;
@@ -215,9 +219,10 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
 PyMethodDef qn_observers_methods[] = {
     QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, block, bits, /)\n--\n\nOccupied bins of every "
                          "parameter, with minimum, maximum and counts of NaN and infinities."),
-    QN_METHOD(few_values,
-              "few_values(x, x_type, /)\n--\n\nThe distinct finite values and how often each occurs; None if "
-              "there are more than 64."),
+    QN_METHOD(
+        few_values,
+        "few_values(x, x_type, keys, counts, /)\n--\n\nThe distinct finite values, given the bins of all, and how "
+        "often each occurs; None if there are more than 64."),
     QN_METHOD(merge_histograms, "merge_histograms(offsets, keys, counts, more_offsets, more_keys, more_counts, /)\n--\n"
                                 "\nBins of both."),
     QN_METHOD(search_ranges, "search_ranges(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, "

@@ -304,7 +304,7 @@ class Observer:
             kind = Observer._kinds[values["observer"]]
             made = kind.from_config(values["config"])
             made._restore({key: _array(key, value) for key, value in values["state"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(_check.must(me, name, wanted, _check.typed(given))) from error
         if not isinstance(made, cls):
             raise ValueError(_check.must(me, name, f"of a {cls.__name__}", kind.__name__))
@@ -312,6 +312,10 @@ class Observer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take arrays as they arrive from another process, which may be read-only or not aligned."""
+        missing = [name for name in self._learned if name not in state]
+        if 0 < len(missing) < len(self._learned):
+            me, got = type(self).__name__, f"none of {', '.join(missing)}"
+            raise ValueError(_check.must(me, "the pickled state", "complete", got))
         for name, value in state.items():
             array = isinstance(value, np.ndarray)
             setattr(self, name, np.require(value, requirements=["C", "A", "W"]) if array else value)

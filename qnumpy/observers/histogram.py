@@ -7,7 +7,7 @@ import numpy as np
 from .. import _args, _check
 from .. import histogram as _histogram
 from .._args import Array
-from ..few import FEW, Few
+from ..few import FEW, Few, nothing
 from ..few import merge as merge_few
 from ..granularity import Granularity, PerTensor
 from ..histogram import CHOICES, METHODS, Histogram
@@ -54,6 +54,7 @@ class HistogramObserver(Observer):
     10 bytes for each occupied bin, 48 for a parameter: whatever and how much is seen, at most 653 KB for a tensor (some
     40 KB in practice), 82 KB for a channel (some 4 KB), and never more than 10 bytes an element. One read of the data.
     Of a tensor besides the distinct values, 16 bytes each, while they are at most 64: mean squared error is then exact.
+    An array of at most 64 bins is read once more for them.
 
     References
     ----------
@@ -334,6 +335,8 @@ class HistogramObserver(Observer):
         bins, (low, high, nan, infinite) = _histogram.histogram(me, source, self.granularity)
         sums = np.concatenate([[0], np.cumsum(bins.counts)])
         batch = Batch(low, high, np.diff(sums[bins.offsets]).reshape(low.shape), nan, infinite)
+        if self._seen and not self.values_.size and self.count_.any():
+            return batch, (bins, nothing())  # they were too many before
         return batch, (bins, _histogram.few_values(me, source, bins, self.granularity))
 
     def _batch(self) -> tuple[Batch, tuple[Histogram, Few]]:
