@@ -177,6 +177,7 @@ static void matmul_tiling(qn_tiling *t) {
                      .panels = PANELS,
                      .block = 192,
                      .block_rows = 256,
+                     .finish_rows = ROWS,
                      .macs_a_byte = 8,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 16,

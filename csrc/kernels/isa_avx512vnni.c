@@ -15,6 +15,7 @@ static void matmul_tiling(qn_tiling *t) {
                      .panels = PANELS,
                      .block = 192,
                      .block_rows = 384,
+                     .finish_rows = ROWS,
                      .macs_a_byte = 16,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 4,

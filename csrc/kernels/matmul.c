@@ -32,7 +32,7 @@
 #include "threads.h"
 
 enum {
-    TILE_ROWS = 48,   /* rows of a tile that goes through a buffer */
+    TILE_ROWS = 48,   /* most rows of a tile that goes through a buffer */
     QUAD_ROWS = 96,   /* the same of quads: strips for their excess */
     PACK_GROUPS = 64, /* groups packed at a time: their rows stay in the L1 cache and in the TLB */
     FEW_ROWS = 48,    /* so few rows take long blocks of k: reading the panels in one go matters more */
@@ -359,6 +359,7 @@ typedef struct {
     int64_t rows, groups; /* of a block, both rounded so that all blocks are about equal */
     int64_t columns;      /* of the piece, whole panels */
     int64_t panels, tile; /* packed at a time, multiplied at a time */
+    int64_t buffered;     /* rows of a tile that goes through a buffer */
     bool part, widen;
 } blocking;
 
@@ -379,6 +380,7 @@ static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
     int64_t row_blocks = most(1, (rows + j->tiling.block_rows - 1) / j->tiling.block_rows);
     s.rows = round_up((rows + row_blocks - 1) / row_blocks, 12);
     s.part = s.groups < b->groups && !j->wide && j->out->type != QN_I32;
+    s.buffered = j->quads ? QUAD_ROWS : s.part || !j->tiling.finish_rows ? TILE_ROWS : j->tiling.finish_rows;
     return s;
 }
 
@@ -593,7 +595,7 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
     else if (g->widen) k->right_widen(t.right, at->groups, (uint16_t *)(void *)s->panel), t.right = s->panel;
     for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - j->less;
     for (int64_t i = 0; i < at->rows; i += t.rows) {
-        t.rows = direct && !j->residual ? at->rows : least(j->quads ? QUAD_ROWS : TILE_ROWS, at->rows - i);
+        t.rows = direct && !j->residual ? at->rows : least(g->buffered, at->rows - i);
         t.left = s->left + i * at->groups * j->left_bytes, t.row_start = s->row_start + i;
         place_tile(j, s, g, at, i, column, count, direct, &t);
         if (!direct && done) fetch_lines(j->out, at->row + i, t.rows, column, count);

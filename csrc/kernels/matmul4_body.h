@@ -8,9 +8,10 @@ enum { V4_AHEAD = 2304, V4_DEEP = 256 }; /* bytes: prefetch distance; of 32 neig
 
 #define V4_EACH(r) _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
 
+/* `deep`: bytes before int16 sums are widened. */
 V_INLINE void v4_rows(const qn_weight4 *w, const uint8_t *panel, const qn_rows4 *x, int64_t row, int64_t first,
-                      int64_t last, const int rows, float *y) {
-    const int64_t bytes = w->block * 8, deep = bytes < V4_DEEP ? bytes : V4_DEEP;
+                      int64_t last, const int rows, const int64_t deep, float *y) {
+    const int64_t bytes = w->block * 8;
     v4_f32 f[V4_ROWS];
     V4_EACH(r) f[r] = v4_load(y + 16 * r);
     for (int64_t group = first; group < last; group++) {
@@ -42,9 +43,14 @@ V_INLINE void v4_rows(const qn_weight4 *w, const uint8_t *panel, const qn_rows4 
 
 static void matmul4_panel(const qn_weight4 *w, const uint8_t *panel, const qn_rows4 *x, int64_t first, int64_t last,
                           float *y) {
+    const int64_t bytes = w->block * 8, deep = bytes < V4_DEEP ? bytes : V4_DEEP;
     int64_t row = 0;
-    for (; x->rows - row >= V4_ROWS; row += V4_ROWS) v4_rows(w, panel, x, row, first, last, V4_ROWS, y + 16 * row);
-    for (; x->rows - row >= 4; row += 4) v4_rows(w, panel, x, row, first, last, 4, y + 16 * row);
-    for (; x->rows - row >= 2; row += 2) v4_rows(w, panel, x, row, first, last, 2, y + 16 * row);
-    if (row < x->rows) v4_rows(w, panel, x, row, first, last, 1, y + 16 * row);
+    for (; x->rows - row >= V4_ROWS; row += V4_ROWS)
+        v4_rows(w, panel, x, row, first, last, V4_ROWS, deep, y + 16 * row);
+    for (; x->rows - row >= 4; row += 4) v4_rows(w, panel, x, row, first, last, 4, deep, y + 16 * row);
+    for (; x->rows - row >= 2; row += 2) v4_rows(w, panel, x, row, first, last, 2, deep, y + 16 * row);
+    if (row == x->rows) return;
+    /* One row has time for little beside its products: its loop is unrolled. */
+    if (deep == V4_DEEP) v4_rows(w, panel, x, row, first, last, 1, V4_DEEP, y + 16 * row);
+    else v4_rows(w, panel, x, row, first, last, 1, deep, y + 16 * row);
 }

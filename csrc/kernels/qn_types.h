@@ -181,6 +181,7 @@ typedef struct {
     int panels;          /* side by side in a tile */
     int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
     int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
+    int64_t finish_rows; /* summed before the output stage has them, if all of k fits a block; 0: 48 */
     int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
     int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide), or quads */
     int64_t sweep_rows, dots_rows; /* up to so many, at most 16, take a raw right matrix as it lies */

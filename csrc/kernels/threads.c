@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -18,8 +19,10 @@
 
 enum {
     SPINS_BEFORE_SLEEP = 2000, /* 40 to 80 microseconds: long enough to meet the next call of a loop */
+    PATIENCE = 6000,           /* spins more of one that came too late or was woken for the calls to come */
     PIECES_A_THREAD = 4,       /* a late worker finds less to do, the caller never waits for one that sleeps */
     OPEN = 1 << 20,
+    A_SERIES = 50000, /* nanoseconds between calls that will find a worker spinning, once it is awake */
 };
 
 static struct {
@@ -36,6 +39,7 @@ static struct {
     int64_t n, piece;
     int helpers; /* how many workers may join: the thread count may have been lowered since the pool grew */
     _Atomic int64_t next;
+    _Atomic int64_t ended; /* when the last call on one thread did that a spinning worker would have shared */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static _Atomic int wanted = 1;
@@ -71,8 +75,8 @@ static bool join(void) {
 
 static void *worker(void *seen_at_start) {
     unsigned seen = (unsigned)(uintptr_t)seen_at_start;
+    int spins = 0;
     for (;;) {
-        int spins = 0;
         while (atomic_load(&pool.generation) == seen) {
             relax();
             if (++spins < SPINS_BEFORE_SLEEP) continue;
@@ -83,9 +87,11 @@ static void *worker(void *seen_at_start) {
             pthread_mutex_unlock(&pool.sleep);
         }
         seen = atomic_load(&pool.generation);
+        spins = -PATIENCE;
         if (join()) {
             take_pieces();
             atomic_fetch_sub(&pool.state, 1);
+            spins = 0;
         }
     }
     return NULL;
@@ -109,11 +115,40 @@ static void grow_pool(int workers) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+static int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void wake_workers(void) {
+    atomic_fetch_add(&pool.generation, 1);
+    if (!atomic_load(&pool.asleep)) return;
+    pthread_mutex_lock(&pool.sleep);
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.sleep);
+}
+
+/* Too little to wait for a worker that sleeps. In a series of such calls the workers are woken for the next ones. */
+static void run_alone(int threads, int64_t n, qn_part part, void *context) {
+    if (now() - atomic_load(&pool.ended) < A_SERIES && !pthread_mutex_trylock(&pool.busy)) {
+        grow_pool(threads - 1);
+        wake_workers();
+        pthread_mutex_unlock(&pool.busy);
+    }
+    part(context, 0, n);
+    atomic_store(&pool.ended, now());
+}
+
 void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_part part, void *context) {
     int threads = qn_num_threads();
     bool awake = pool.workers && atomic_load(&pool.asleep) == 0;
-    if (threads == 1 || n <= grain || bytes < (awake ? QN_PARALLEL_BYTES_AWAKE : QN_PARALLEL_BYTES_ASLEEP) ||
-        pthread_mutex_trylock(&pool.busy)) {
+    bool alone = threads == 1 || n <= grain || bytes < QN_PARALLEL_BYTES_AWAKE;
+    if (!alone && !awake && bytes < QN_PARALLEL_BYTES_ASLEEP) {
+        run_alone(threads, n, part, context);
+        return;
+    }
+    if (alone || pthread_mutex_trylock(&pool.busy)) {
         if (n > 0) part(context, 0, n);
         return;
     }
@@ -126,12 +161,7 @@ void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_part part, void
     pool.piece = (grains + pieces - 1) / pieces * grain;
     atomic_store(&pool.next, 0);
     atomic_store(&pool.state, OPEN);
-    atomic_fetch_add(&pool.generation, 1);
-    if (atomic_load(&pool.asleep)) {
-        pthread_mutex_lock(&pool.sleep);
-        pthread_cond_broadcast(&pool.wake);
-        pthread_mutex_unlock(&pool.sleep);
-    }
+    wake_workers();
     take_pieces();
     atomic_fetch_and(&pool.state, ~OPEN); /* late workers stay out */
     for (int spins = 0; atomic_load(&pool.state); spins++) {
