@@ -88,12 +88,13 @@ static int start(qn_histogram *h, int64_t params, int64_t room, bool ranges) {
 }
 
 /* Without the room that was not needed. */
-static void shrink(qn_histogram *h) {
+static int shrink(qn_histogram *h) {
     int64_t bins = h->offsets[h->params];
     void *keys = realloc(h->keys, (size_t)bins * sizeof *h->keys + 1);
     if (keys) h->keys = keys;
     void *counts = realloc(h->counts, (size_t)bins * sizeof *h->counts + 1);
     if (counts) h->counts = counts;
+    return keys && counts ? 0 : -1;
 }
 
 /* Room for `more` bins after `used`. */
@@ -491,8 +492,7 @@ static int concatenate(job *j, qn_histogram *h) {
     int64_t used = 0, bins = 0;
     if (j->count == 1) {
         *h = j->parts[0].made, j->parts[0].made = (qn_histogram){0};
-        shrink(h);
-        return 0;
+        return shrink(h);
     }
     for (int64_t k = 0; k < j->count; k++) bins += j->parts[k].made.offsets[j->parts[k].made.params];
     if (start(h, qn_grid_params(&j->grid), bins, true)) return -1;
@@ -544,8 +544,7 @@ int qn_histogram_merge(const qn_histogram *a, const qn_histogram *b, qn_histogra
         }
         h->offsets[k + 1] = used;
     }
-    shrink(h);
-    return 0;
+    return shrink(h);
 }
 
 /* ---- a few distinct values ---- */
