@@ -1,7 +1,7 @@
 /* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32. Sixteen
  * groups of a panel are such a tile as they lie. Tiles of 32 x 32; everything else is the AVX512-VNNI row's.
  *
- * Of no CPU here: proven by tests/emulated_amx.h alone, hence never chosen unasked (cpu.c).
+ * No CPU of ours has it: only tests/emulated_amx.h has run it, so it is never chosen unasked (cpu.c).
  */
 #include "qn_kernels.h"
 
