@@ -7,7 +7,6 @@ is a process of its own on one CPU; imports, weights and batches are there befor
 job's best time less that of the same library's network alone; memory is the peak over what was resident before.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -223,9 +222,7 @@ def table(rounds: int, *, markdown: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser = harness.parser(__doc__, rounds=2, threads=False)
     parser.add_argument("--job", choices=list(JOBS), help="run one in this process, print JSON")
     options = parser.parse_args()
     if options.job:

@@ -7,7 +7,6 @@ normally distributed matrices. Each run is a process of its own; its time is wal
 the peak resident set that the kernel reports, less that of an interpreter that does nothing.
 """
 
-import argparse
 import importlib.util
 import statistics
 import subprocess
@@ -93,10 +92,8 @@ def table(file: Path | None, rounds: int, *, markdown: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__, rounds=5, threads=False)
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     print(f"{harness.machine()}\n\n{table(options.file, options.rounds, markdown=options.markdown)}")
 

@@ -7,7 +7,6 @@ before the clock starts. ONNX Runtime's ConvInteger and its QLinearConv of uint8
 weights, which saturates on CPUs without VNNI, is timed without being checked. PyTorch convolves float32.
 """
 
-import argparse
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -174,10 +173,7 @@ def table(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
+    parser = harness.parser(__doc__, rounds=15)
     parser.add_argument("--kinds", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--only", default="", help="convolutions whose description contains this")
     parser.add_argument("--rows", nargs="+", default=[], help="of instruction sets: avx2 and the best one by default")

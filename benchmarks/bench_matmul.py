@@ -6,7 +6,6 @@ The limit of a large product is BLAS sgemm (NumPy's), that of a thin one a loop 
 Runtime's u8 x u8 is exact; its u8 x s8, which saturates on CPUs without VNNI, is timed without being checked.
 """
 
-import argparse
 import ctypes
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -171,10 +170,7 @@ def table(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
+    parser = harness.parser(__doc__, rounds=15)
     parser.add_argument("--shapes", nargs="+", default=LARGE + THIN, help="as 128x384x1536")
     parser.add_argument("--rows", nargs="+", default=[], help="of instruction sets: avx2 and the best one by default")
     options = parser.parse_args()

@@ -3,7 +3,6 @@
 Run: ``python -m benchmarks.bench_observers --markdown``
 """
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,10 +138,7 @@ def table(rounds: int, *, markdown: bool, threads: tuple[int, ...] = (1, 2)) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
+    parser = harness.parser(__doc__, rounds=5)
     options = parser.parse_args()
     print(harness.machine())
     print()

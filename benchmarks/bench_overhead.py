@@ -3,7 +3,6 @@
 Run: ``python -m benchmarks.bench_overhead --markdown``
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -60,9 +59,7 @@ def table(rounds: int, *, markdown: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = harness.parser(__doc__, rounds=15, threads=False)
     options = parser.parse_args()
     print(f"{harness.machine()}\n\n{table(options.rounds, markdown=options.markdown)}")
 

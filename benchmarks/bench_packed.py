@@ -8,7 +8,6 @@ activations in blocks), and the float32 product of NumPy's BLAS. Each result is 
 same weights before anything is timed. Figures are best against best; "read" is a pure read of the packed weight.
 """
 
-import argparse
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -176,10 +175,7 @@ def table(rounds: int, *, markdown: bool, threads: tuple[int, ...] = (1, 2), onl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
+    parser = harness.parser(__doc__, rounds=9)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
     print(harness.machine(), end="\n\n")

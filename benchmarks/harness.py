@@ -270,15 +270,22 @@ def interleaved(calls: dict[str, Call], rounds: int, *, settle: bool = False) ->
 PEERS = ("NumPy", "ONNX Runtime", "PyTorch")
 
 
+def parser(description: str, *, rounds: int, threads: bool = True) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    made = argparse.ArgumentParser(description=description.splitlines()[0])
+    made.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
+    made.add_argument("--rounds", type=int, default=rounds)
+    if threads:
+        made.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
+    return made
+
+
 def main(description: str, cases: Callable[[tuple[int, ...], int], Iterable[Case]]) -> None:
     """Run the cases of a benchmark file and print them."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a row")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
-    parser.add_argument("--only", default="", help="cases whose operation or parameters contain this")
-    options = parser.parse_args()
+    arguments = parser(description, rounds=15)
+    arguments.add_argument("--json", action="store_true", help="print one JSON object a row")
+    arguments.add_argument("--only", default="", help="cases whose operation or parameters contain this")
+    options = arguments.parse_args()
     rows = []
     for row in run(cases, options.rounds, options.threads, options.only):
         rows.append(row)

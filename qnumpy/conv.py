@@ -6,11 +6,11 @@ import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
+from .dtypes import CODE_TYPES
 
 __all__ = ["conv2d_integer"]
 
-_TYPES = {np.dtype(name): _core.TYPES[name] for name in ("int8", "uint8", "int32")}
-_RANGES = {np.dtype(np.int8): (-128, 127), np.dtype(np.uint8): (0, 255)}
+_OPERANDS = {found.dtype: found for found in (CODE_TYPES["int8"], CODE_TYPES["uint8"])}
 _FARTHEST = 2**31 - 1  # stride, dilation, padding
 _INT32 = np.dtype(np.int32)
 
@@ -134,16 +134,17 @@ def convolve(
 ) -> None:
     """Fill out with sums, or with the codes that they become."""
     x, w = given.x, np.ascontiguousarray(given.w)
+    kind = _core.TYPES["int32"] if scale is None else _OPERANDS[out.dtype].core
     if not _core.conv2d(
-        x, _TYPES[x.dtype], w, _TYPES[w.dtype], given.x_zero, given.w_zero, given.groups, *given.where,
-        out, _TYPES[out.dtype], scale, bias, zero_point, qmin, qmax,
+        x, _OPERANDS[x.dtype].core, w, _OPERANDS[w.dtype].core, given.x_zero, given.w_zero, given.groups,
+        *given.where, out, kind, scale, bias, zero_point, qmin, qmax,
     ):  # fmt: skip
         raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
 
 
 def _operand(me: str, name: str, value: Any) -> Array:
     given = _check.array(me, name, value)
-    if given.dtype not in _RANGES:
+    if given.dtype not in _OPERANDS:
         raise TypeError(_check.must(me, name, "an array of int8 or uint8", f"dtype {given.dtype}"))
     if given.ndim != 4:
         raise ValueError(_check.must(me, name, "4-D", f"shape {given.shape}"))
@@ -176,7 +177,8 @@ def _near(me: str, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
 
 def _zero(me: str, name: str, value: Any, codes: Array, channels: int) -> Array:
     """Zero points as int32 of shape (1,) or (channels,)."""
-    found = _check.zero_point(me, 0 if value is None else value, *_RANGES[codes.dtype], name)
+    code = _OPERANDS[codes.dtype]
+    found = _check.zero_point(me, 0 if value is None else value, code.qmin, code.qmax, name)
     if found.size == 1:
         return found.reshape(1)
     if found.shape != (channels,):
