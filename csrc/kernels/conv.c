@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "allocate.h"
 #include "dispatch.h"
 #include "threads.h"
 
@@ -30,9 +31,6 @@ enum {
     SUMS_A_BYTE = 4,      /* products of a sum in the time that a byte of traffic takes */
 };
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static int64_t times(int64_t a, int64_t b) { /* INT64_MAX where it overflows */
     int64_t product;
     return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;

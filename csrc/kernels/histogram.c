@@ -1,4 +1,3 @@
-#define _DEFAULT_SOURCE /* madvise */
 #include "histogram.h"
 
 #include <float.h>
@@ -6,8 +5,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "allocate.h"
 #include "dispatch.h"
 #include "threads.h"
 #include "walk.h"
@@ -65,24 +64,11 @@ void qn_histogram_free(qn_histogram *h) {
     *h = (qn_histogram){0};
 }
 
-/* Large blocks in huge pages, where the system has them: touching a small page for the first time costs as much as counting
- * a thousand elements. */
-static void *fresh(int64_t count, size_t size) {
-    const size_t huge = (size_t)2 << 20, bytes = (size_t)count * size;
-    void *p = NULL;
-    if (bytes < huge) return malloc(bytes + 1);
-    if (posix_memalign(&p, huge, bytes)) return NULL;
-#ifdef MADV_HUGEPAGE
-    madvise(p, bytes / huge * huge, MADV_HUGEPAGE); /* a hint: refused is as good */
-#endif
-    return p;
-}
-
 static int start(qn_histogram *h, int64_t params, int64_t room, bool ranges) {
     *h = (qn_histogram){.params = params};
     h->offsets = calloc((size_t)params + 1, sizeof *h->offsets);
-    h->keys = fresh(room, sizeof *h->keys);
-    h->counts = fresh(room, sizeof *h->counts);
+    h->keys = qn_allocate(room, sizeof *h->keys);
+    h->counts = qn_allocate(room, sizeof *h->counts);
     if (ranges) h->ranges = malloc((size_t)params * sizeof *h->ranges + 1);
     return h->offsets && h->keys && h->counts && (!ranges || h->ranges) ? 0 : -1;
 }

@@ -19,25 +19,23 @@
  * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
  * outer product. docs/matmul.md proves that no step overflows.
  */
-#define _GNU_SOURCE
 #include "matmul.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "allocate.h"
 #include "dispatch.h"
 #include "matmul_quads.h"
 #include "threads.h"
 
 enum {
-    TILE_ROWS = 48,   /* most rows of a tile that goes through a buffer */
-    QUAD_ROWS = 96,   /* the same of quads: strips for their excess */
-    PACK_GROUPS = 64, /* groups packed at a time: their rows stay in the L1 cache and in the TLB */
-    FEW_ROWS = 48,    /* so few rows take long blocks of k: reading the panels in one go matters more */
-    FEW_BLOCK = 1024, /* groups of such a block */
-    HUGE_PAGE = 2 << 20,
+    TILE_ROWS = 48,      /* most rows of a tile that goes through a buffer */
+    QUAD_ROWS = 96,      /* the same of quads: strips for their excess */
+    PACK_GROUPS = 64,    /* groups packed at a time: their rows stay in the L1 cache and in the TLB */
+    FEW_ROWS = 48,       /* so few rows take long blocks of k: reading the panels in one go matters more */
+    FEW_BLOCK = 1024,    /* groups of such a block */
     PIECE_COLUMNS = 384, /* columns that pay for packing the left matrix again in another piece */
 };
 
@@ -57,22 +55,6 @@ struct qn_packed {
     int32_t *pairs;        /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
     int32_t *e;            /* [panels * 16] zb - base */
 };
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-/* 64-byte aligned; huge pages for what is read as a stream. NULL also when the size overflows. */
-static void *allocate(int64_t count, int64_t size) {
-    int64_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > PTRDIFF_MAX - HUGE_PAGE) return NULL;
-    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : QN_GROUP;
-    void *p = aligned_alloc(align, (size_t)round_up(most(bytes, 1), (int64_t)align));
-#ifdef MADV_HUGEPAGE
-    if (p && bytes >= HUGE_PAGE) madvise(p, (size_t)bytes, MADV_HUGEPAGE);
-#endif
-    return p;
-}
 
 static int64_t ks_a_group(form f) { return f == WORDS ? 2 : 4; }
 static int64_t panel_bytes(const qn_packed *b) { return b->groups * QN_GROUP; }
@@ -250,8 +232,8 @@ static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool st
     *b = (qn_packed){.k = rows, .n = columns, .form = words ? WORDS : FULL};
     b->groups = round_up(most(1, (rows + ks_a_group(b->form) - 1) / ks_a_group(b->form)), 2);
     b->panels = (columns + QN_PANEL - 1) / QN_PANEL;
-    if (!strips) b->panel = allocate(b->panels, panel_bytes(b));
-    b->sum = allocate(b->panels, 3 * QN_GROUP);
+    if (!strips) b->panel = qn_allocate(b->panels, panel_bytes(b));
+    b->sum = qn_allocate(b->panels, 3 * QN_GROUP);
     if (!(b->panel || strips) || !b->sum) return qn_packed_free(b), NULL;
     return b;
 }
@@ -404,7 +386,7 @@ static bool scratch_make(scratch *s, const job *j, const blocking *g) {
     enum { SIZES = sizeof sizes / sizeof *sizes };
     int64_t at[SIZES], total = 0;
     for (int i = 0; i < SIZES; i++) at[i] = total, total += round_up(sizes[i], QN_GROUP);
-    uint8_t *p = s->block = allocate(total, 1);
+    uint8_t *p = s->block = qn_allocate(total, 1);
     if (!p) return false;
     s->left = p + at[0], s->staged = p + at[1], s->start = (int32_t *)(void *)(p + at[2]);
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
@@ -778,7 +760,7 @@ static qn_outcome thin_product(const qn_matrix *a, qn_zeros za, const qn_matrix 
     thin t = {.b = b, .zb = zb, .rows = a->rows, .out = out, .turned = b->column_stride != 1};
     t.a_step = round_up(a->columns, 16);
     int32_t sum[THIN_ROWS] = {0};
-    int16_t *codes = allocate(t.a_step * a->rows, 2);
+    int16_t *codes = qn_allocate(t.a_step * a->rows, 2);
     if (!codes) return QN_NO_MEMORY;
     for (int64_t r = 0; r < a->rows; r++) {
         int32_t zero = za.count ? za.values[za.count == 1 ? 0 : r] : 0;
