@@ -1,8 +1,6 @@
 """PackedWeight: a quantized weight laid out once for products with any number of activations."""
 
 import math
-import mmap
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,7 +22,6 @@ GROUP_SIZES = (16, 32, 64, 128)
 _PER = {"row": 0, "tensor": 1, "group": 2}
 _FLOAT32, _INT8, _UINT8 = _core.TYPES["float32"], _core.TYPES["int8"], _core.TYPES["uint8"]
 _HALF = np.finfo(np.float16)
-_HUGE_PAGE = 2 << 20
 
 
 class PackedWeight:
@@ -163,8 +160,7 @@ class PackedWeight:
             stored = params.scale
         signed = params.code.signed
         zeros = None if params.symmetric else (params.zero_point + 8 * signed).astype(np.uint8)
-        nbytes = _core.weight4_bytes(k, n, self._group, self._half, zeros is not None)
-        self._packed = _on_huge_pages(nbytes)
+        self._packed = _core.weight4_room(k, n, self._group, self._half, zeros is not None)
         codes = np.ascontiguousarray(plain).view(np.uint8)
         _core.weight4_pack(codes, signed, np.ascontiguousarray(stored), zeros, self._packed, k, n, self._group)
         self._scale = np.empty(0, np.float32)  # each group has its own
@@ -444,21 +440,6 @@ class _Input:
 
 def _unpickled(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
-
-
-def _on_huge_pages(nbytes: int) -> Array:
-    """Bytes that begin where a huge page does, in a mapping of their own, if they fill one and the system has them."""
-    if nbytes < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.empty(nbytes, np.uint8)
-    try:
-        room = mmap.mmap(-1, nbytes + 2 * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError:  # no memory; NumPy says so as everywhere
-        return np.empty(nbytes, np.uint8)
-    with suppress(OSError):  # a kernel without them
-        room.madvise(mmap.MADV_HUGEPAGE)
-    pages = np.frombuffer(room, np.uint8)
-    start = -pages.__array_interface__["data"][0] % _HUGE_PAGE
-    return pages[start : start + nbytes]
 
 
 def _eight_bits(me: str, name: str, value: Any) -> QParams:

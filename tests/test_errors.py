@@ -914,8 +914,8 @@ def guarded_products():
     yield "unsafe_pairs", [signed, pairs, 4, 5], [bytes_of[1], long_sums[2], *shape[:2]]
     block = [*NO_INTEGERS, *HUGE, -16, 0, 8, 33, 256]
     longest = [*NO_INTEGERS, -1, 2**63 - 1]
-    yield "weight4_bytes", [4, 5, 16, 0, 0], [longest, longest, block, flag, flag]
-    nbytes = _core.weight4_bytes(4, 5, 16, 0, 1)
+    yield "weight4_room", [4, 5, 16, 0, 0], [longest, longest, block, flag, flag]
+    nbytes = _core.weight4_room(4, 5, 16, 0, 1).size
     packed, scale, zero = np.zeros(nbytes, np.uint8), np.ones(5, np.float32), np.full(5, 8, np.uint8)
     wrong_zero = wrong_vectors(np.uint8, 5)[1:-2]  # None is right
     good = [byte, 1, scale, zero, packed, 4, 5, 16]

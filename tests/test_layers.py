@@ -39,7 +39,7 @@ CALLERS = {
     "reduce": {"min_max"},
     "conv": {"TYPES", "conv2d"},
     "packed": {"TYPES", "linear", "matmul4", "matmul_packed", "pack_weights", "packed_codes", "packed_info"}
-    | {"weight4_bytes", "weight4_pack"},
+    | {"weight4_room", "weight4_pack"},
     "saturation": {"saturate", "unsafe_pairs"},
     "runtime": {"MAX_THREADS", "isa", "isas", "kernels", "num_threads", "set_isa", "set_num_threads"},
 }

@@ -1,5 +1,7 @@
 #include "args.h"
 
+#include <stdlib.h>
+
 #include "walk.h"
 
 static int refuse(const char *what) {
@@ -95,4 +97,17 @@ const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number)
 int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data) {
     *data = argument == Py_None ? NULL : qn_arg_vector(argument, elements, type_number);
     return argument != Py_None && !*data ? -1 : 0;
+}
+
+static void let_go(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, NULL)); }
+
+PyObject *qn_array_owning(void **data, int64_t n, int type_number) {
+    npy_intp length = (npy_intp)n;
+    PyObject *capsule = PyCapsule_New(*data, NULL, let_go);
+    if (!capsule) return NULL;
+    PyObject *array = PyArray_SimpleNewFromData(1, &length, type_number, *data);
+    *data = NULL;
+    if (!array) return Py_DECREF(capsule), NULL;
+    if (PyArray_SetBaseObject((PyArrayObject *)array, capsule)) Py_CLEAR(array); /* takes the capsule in either case */
+    return array;
 }

@@ -31,4 +31,8 @@ const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number)
 int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data); /* such a one or None */
 int64_t qn_source_elements(const qn_source *source);
 
+/* A new array of one axis that owns *data, of malloc's kind, which is NULL afterwards: what is large is not copied. NULL on
+ * error; then *data is still the caller's, unless it is NULL. */
+PyObject *qn_array_owning(void **data, int64_t n, int type_number);
+
 #endif

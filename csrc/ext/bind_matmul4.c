@@ -1,6 +1,9 @@
-/* weight4_bytes, weight4_pack and matmul4: products with packed 4-bit weights. */
+/* weight4_room, weight4_pack and matmul4: products with packed 4-bit weights. */
 #include "bindings.h"
 
+#include <stdlib.h>
+
+#include "allocate.h"
 #include "matmul4.h"
 
 static int layout(qn_args kn_block, qn_weight4 *w) {
@@ -13,13 +16,17 @@ static int layout(qn_args kn_block, qn_weight4 *w) {
     return -1;
 }
 
-static PyObject *weight4_bytes(PyObject *self, qn_args a, Py_ssize_t count) {
+static PyObject *weight4_room(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_weight4 w;
     (void)self;
-    if (qn_arg_count("weight4_bytes", count, 5) || qn_arg_flag(a[3], &w.half) || qn_arg_flag(a[4], &w.zeros) ||
+    if (qn_arg_count("weight4_room", count, 5) || qn_arg_flag(a[3], &w.half) || qn_arg_flag(a[4], &w.zeros) ||
         layout(a, &w))
         return NULL;
-    return PyLong_FromLongLong(qn_weight4_bytes(&w));
+    void *bytes = qn_allocate(qn_weight4_bytes(&w), 1);
+    if (!bytes) return PyErr_NoMemory();
+    PyObject *array = qn_array_owning(&bytes, qn_weight4_bytes(&w), NPY_UINT8);
+    free(bytes);
+    return array;
 }
 
 static PyObject *weight4_pack(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -75,7 +82,8 @@ static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_matmul4_methods[] = {
-    QN_METHOD(weight4_bytes, "weight4_bytes(k, n, block, half, zeros, /)\n--\n\nBytes of a packed 4-bit weight."),
+    QN_METHOD(weight4_room,
+              "weight4_room(k, n, block, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
     QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, block, /)\n--\n\nPack a 4-bit "
                             "weight [k][n] with a scale for each block of k."),
     QN_METHOD(

@@ -11,24 +11,12 @@
 #include "search.h"
 #include "walk.h"
 
-static void let_go(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, NULL)); }
-
-/* An array that owns *data, which is NULL afterwards: large histograms are not copied. */
-static PyObject *adopted(void **data, npy_intp n, int type) {
-    PyObject *capsule = PyCapsule_New(*data, NULL, let_go), *array = NULL;
-    if (!capsule) return NULL;
-    array = PyArray_SimpleNewFromData(1, &n, type, *data);
-    *data = NULL;
-    if (!array) return Py_DECREF(capsule), NULL;
-    if (PyArray_SetBaseObject((PyArrayObject *)array, capsule)) Py_CLEAR(array); /* takes the capsule in either case */
-    return array;
-}
-
 /* Puts the three arrays into items 0, 1, 2 of a tuple. */
 static int put_histogram(qn_histogram *h, PyObject *tuple) {
     npy_intp bins = (npy_intp)h->offsets[h->params];
-    PyObject *parts[3] = {adopted((void **)&h->offsets, (npy_intp)h->params + 1, NPY_INT64),
-                          adopted((void **)&h->keys, bins, NPY_UINT16), adopted((void **)&h->counts, bins, NPY_INT64)};
+    PyObject *parts[3] = {qn_array_owning((void **)&h->offsets, (npy_intp)h->params + 1, NPY_INT64),
+                          qn_array_owning((void **)&h->keys, bins, NPY_UINT16),
+                          qn_array_owning((void **)&h->counts, bins, NPY_INT64)};
     for (int k = 0; k < 3; k++) PyTuple_SET_ITEM(tuple, k, parts[k]);
     return parts[0] && parts[1] && parts[2] ? 0 : -1;
 }
