@@ -9,6 +9,7 @@ _Array = np.ndarray[Any, Any]
 TYPES: dict[str, int]
 FLOATS: dict[str, tuple[int, int, int, int, int, str]]  # type, bits, exponent, mantissa, bias, kind
 MAX_THREADS: int
+FEW: int
 
 def quantize(
     x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,

@@ -14,7 +14,7 @@ from .dtypes import CodeType, FloatType
 
 __all__ = ["FEW", "Few", "errors", "few_values", "merge", "nothing", "range_errors", "search"]
 
-FEW = 64  # at most so many are kept; csrc/kernels/histogram.h
+FEW = _core.FEW  # at most so many are kept
 SWEEP = 1 << 16  # breakpoints that are sorted at most: some 2 ms
 FINALISTS = 32  # steps that are judged again without cancellation
 ROUNDING = 2.0**-44  # of the mean square: what rounding a scale to float32 costs, with room

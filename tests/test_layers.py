@@ -27,7 +27,7 @@ CALLERS = {
     "_check": {"first_bad_scale"},
     "accumulate": {"accumulate"},
     "dtypes": {"FLOATS", "TYPES"},
-    "few": {"few_values"},
+    "few": {"FEW", "few_values"},
     "float_report": {"float_error", "float_features"},
     "floats": {"cast", "min_max"},
     "matmul": {"matmul_integer", "pack_weights", "packed_info", "packed_codes", "matmul_packed"},

@@ -1,7 +1,8 @@
-/* ISA rows, threads, and the numbers of the types. */
+/* ISA rows, threads, the numbers of the types, and bounds. */
 #include "bindings.h"
 
 #include "dispatch.h"
+#include "histogram.h"
 #include "threads.h"
 
 static PyObject *isas(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -86,7 +87,8 @@ int qn_runtime_constants(PyObject *module) {
         Py_XDECREF(number);
     }
     int failed = !dict || PyModule_AddObjectRef(module, "TYPES", dict) ||
-                 PyModule_AddIntConstant(module, "MAX_THREADS", QN_MAX_THREADS);
+                 PyModule_AddIntConstant(module, "MAX_THREADS", QN_MAX_THREADS) ||
+                 PyModule_AddIntConstant(module, "FEW", QN_FEW);
     Py_XDECREF(dict);
     return failed ? -1 : 0;
 }
