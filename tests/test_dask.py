@@ -182,12 +182,12 @@ def test_blocks_are_the_whole(dtype, symmetric, granularity, chunks):
 
 @pytest.mark.parametrize("method", ["minmax", "mse", "entropy", "percentile"])
 @pytest.mark.parametrize("granularity", [*GRANULARITIES, qn.PerGroup(16)], ids=repr)
-@pytest.mark.parametrize("shape", [(60, 48), (0, 4)])
-def test_every_method_chooses_as_in_one_process(method, granularity, shape):
-    x = noise(*shape)
+@pytest.mark.parametrize(("shape", "dtype"), [((60, 48), "int8"), ((60, 48), "float8_e4m3fn"), ((0, 4), "int8")])
+def test_every_method_chooses_as_in_one_process(method, granularity, shape, dtype):
+    x, kind = noise(*shape), {"dtype": dtype, "granularity": granularity, "method": method}
     with dask.config.set(scheduler="synchronous"):
-        found = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), granularity=granularity, method=method)
-    assert found == qn.choose_qparams(x, granularity=granularity, method=method)
+        found = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), **kind)
+    assert found == qn.choose_qparams(x, **kind)
 
 
 def test_values_that_are_not_finite_are_counted():

@@ -11,14 +11,13 @@ from dask.array.core import slices_from_chunks
 
 from .. import _args, _check
 from .._args import Array
-from ..dtypes import CODE_TYPES, INTEGER_TYPES
 from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
 from ..histogram import CHOICES, percentile_share
 from ..metrics import Sums, measure
 from ..observers import HistogramObserver, MinMaxObserver
 from ..qarray import QuantizedArray, sliced
 from ..qarray import choose_qparams as choose_here
-from ..qparams import QParams, describe
+from ..qparams import QParams, check_scheme, describe
 from ..quantize import codes_of
 from ..report import Report, merged
 from .reduction import observe
@@ -78,7 +77,7 @@ def choose_qparams(
     granularity = PerTensor() if granularity is None else granularity
     _args.choice(me, "method", method, CHOICES)
     share = percentile_share(me, percentile)
-    _args.code(me, dtype, CODE_TYPES if method == "minmax" else INTEGER_TYPES)
+    check_scheme(me, _args.code(me, dtype), symmetric)
     _args.granularity(me, granularity)
     kind: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
     how: dict[str, Any] = {"method": method, "percentile": share}
