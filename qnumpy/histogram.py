@@ -67,7 +67,7 @@ def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, 
 
 def few_values(owner: str, x: Any, bins: Histogram, granularity: Granularity) -> Few:
     """The distinct values of a tensor, given its histogram, where they are few; those of channels are not kept."""
-    if not isinstance(granularity, PerTensor) or bins.keys.size > FEW:
+    if not isinstance(granularity, PerTensor) or bins.keys.size > FEW + 1:  # -0, which counts as 0, has its own
         return few.nothing()
     source, real = _args.real(owner, "x", x)
     return few.few_values(_args.stored(source, real.storage), real.core, bins.keys, bins.counts)

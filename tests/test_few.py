@@ -75,6 +75,7 @@ LARGE = {
     "not finite": [1.0, np.nan, -np.nan, np.inf, -np.inf, -1.0],
     "nothing finite": [np.nan, np.inf],
     "all that are kept": np.arange(FEW) - 20.0,
+    "all that are kept, and zero twice": np.append(np.arange(FEW) - 20.0, -0.0),
     "one more": np.arange(FEW + 1) * 0.25,
 }
 
