@@ -12,7 +12,7 @@ from strategies import GRIDS, LAYOUTS, SOURCES, case
 import qnumpy as qn
 
 N = 1 << 22
-CONSTANT = 1 << 20  # bytes beside the output: the objects of a call, a few tiles; an input copied would be 4 MiB or more
+CONSTANT = 1 << 20  # bytes beside the output: the objects of a call, a few tiles; a copied input would be 4 MiB or more
 
 
 # ---- inputs are not modified ----

@@ -219,8 +219,8 @@ def test_zero_has_an_exact_code_and_the_ends_are_reached(below, above, code):
         assert qn.quantize(np.zeros(1), params).dequantize()[0] == 0
         for end in (-below, above):
             back = float(qn.quantize(np.array([end]), params).dequantize()[0])
-            # Half a step, and what Z was rounded by, which shifts all codes of an affine range: half a step more. Beside it
-            # the roundings of the scale and of the product to float32: many codes make them a part of a step.
+            # Half a step, and what Z was rounded by, which shifts all codes of an affine range: half a step more.
+            # The roundings of the scale and of the product to float32: many codes make them visible.
             rounding = abs(end) * 2.0**-22
             assert abs(back - end) <= (0.5 if symmetric else 1) * float(params.scale) + rounding
 
