@@ -1,7 +1,6 @@
 """MXArray: narrow floats in blocks that share a scale, after the OCP Microscaling Formats specification; and NVFP4."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +8,10 @@ import numpy as np
 
 from . import _args, _check, _core
 from ._args import Array
+from .coded import CodedArray
 from .dtypes import FLOAT_TYPES, FloatType
 from .granularity import PerGroup, PerTensor
 from .reduce import ranges
-from .tables import html_facts
 
 __all__ = ["MX_FORMATS", "MXArray", "MXFormat", "mx_format", "quantize_blocks"]
 
@@ -72,7 +71,7 @@ def mx_format(dtype: Any) -> MXFormat | None:
     return MX_FORMATS.get(dtype) if isinstance(dtype, str) else None
 
 
-class MXArray:
+class MXArray(CodedArray):
     """Codes of narrow floats and the scale of each block of them; `quantize` makes one of ``dtype="mxfp4"`` and others.
 
     ``x = scale * code`` where the scale is a power of two (float8_e8m0fnu) for 32 neighbours along the last axis, or,
@@ -112,10 +111,9 @@ class MXArray:
     (dtype(float4_e2m1fn), dtype(float8_e8m0fnu), 68)
     """
 
-    __slots__ = ("_format", "codes", "scales", "tensor_scale")
-    __array_ufunc__ = None  # nothing dequantizes by accident
+    __slots__ = ("_format", "scales", "tensor_scale")
+    _kind = "format"
 
-    codes: Array
     scales: Array
     tensor_scale: np.float32 | None
 
@@ -186,18 +184,6 @@ class MXArray:
         return scales if self.tensor_scale is None else scales * self.tensor_scale
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.codes.shape)
-
-    @property
-    def ndim(self) -> int:
-        return self.codes.ndim
-
-    @property
-    def size(self) -> int:
-        return self.codes.size
-
-    @property
     def nbytes(self) -> int:
         """Bytes in a file: 4-bit codes two to a byte (each row on its own), 6-bit ones one to a byte, and scales."""
         bits = 4 if self._format.element.bits == 4 else 8
@@ -232,12 +218,6 @@ class MXArray:
         )  # fmt: skip
         return result
 
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __iter__(self) -> Iterator["MXArray"]:
-        return (self[k] for k in range(len(self)))
-
     def __getitem__(self, key: Any) -> "MXArray":
         """Slice with integers and slices; of the last axis whole blocks, and never a single element."""
         codes = np.asarray(self.codes[key])
@@ -251,21 +231,6 @@ class MXArray:
                 raise ValueError(_check.must("MXArray", "index", wanted, _check.typed(last)))
             inner = slice(start // block, -(-stop // block))
         return MXArray._made(codes, self.scales[(*keys[:-1], inner)], self._format, self.tensor_scale)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        if copy is False:
-            raise ValueError("MXArray: copy must be None or True; got False. Dequantizing always copies.")
-        values = self.dequantize()
-        return values if dtype is None else values.astype(dtype, copy=False)
-
-    def __repr__(self) -> str:
-        return f"MXArray({', '.join([str(self.shape), *self._describe()])})"
-
-    def _repr_html_(self) -> str:
-        name, *rest = self._describe()
-        rows = [("shape", str(self.shape)), ("format", name), ("parameters", ", ".join(rest))]
-        rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
-        return html_facts("MXArray", rows)
 
     def _describe(self) -> list[str]:
         parts = [self.format, f"blocks of {self.block_size}"]
@@ -284,8 +249,6 @@ class MXArray:
         return (self.format, self.shape, self.tensor_scale) == (other.format, other.shape, other.tensor_scale) and all(
             np.array_equal(mine.view(np.uint8), its.view(np.uint8)) for mine, its in pairs
         )
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
         return _unpickle, (self.codes.view(np.uint8), self.scales.view(np.uint8), self.format, self.tensor_scale)

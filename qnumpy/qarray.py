@@ -1,12 +1,12 @@
 """QuantizedArray: codes with their parameters, and the functions between it and plain arrays."""
 
-from collections.abc import Iterator
 from typing import Any, Literal, overload
 
 import numpy as np
 
 from . import _args, _check
 from ._args import Array
+from .coded import CodedArray
 from .dtypes import CODE_TYPES
 from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerGroup, PerTensor
@@ -15,7 +15,6 @@ from .mx import MXArray, mx_format, quantize_blocks
 from .qparams import QParams, check_scheme
 from .quantize import codes_of, dequantize_linear
 from .reduce import ranges
-from .tables import html_facts
 
 __all__ = ["QuantizedArray", "choose_qparams", "dequantize", "dynamic_quantize", "quantize"]
 
@@ -233,7 +232,7 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: Any = "float32", out: An
     return q.dequantize(dtype, out)
 
 
-class QuantizedArray:
+class QuantizedArray(CodedArray):
     """An array of codes and the parameters that give them meaning.
 
     Parameters
@@ -262,10 +261,9 @@ class QuantizedArray:
     ((2,), 48)
     """
 
-    __slots__ = ("codes", "qparams")
-    __array_ufunc__ = None  # x @ q reaches us, and nothing dequantizes by accident
+    __slots__ = ("qparams",)
+    _kind = "dtype"
 
-    codes: Array
     qparams: QParams
 
     def __init__(self, codes: Any, qparams: QParams) -> None:
@@ -310,18 +308,6 @@ class QuantizedArray:
         return self.qparams.levels
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.codes.shape)
-
-    @property
-    def ndim(self) -> int:
-        return self.codes.ndim
-
-    @property
-    def size(self) -> int:
-        return self.codes.size
-
-    @property
     def nbytes(self) -> int:
         """Bytes in a file: codes at their bit width, scales and zero points."""
         return self.qparams.code.packed_nbytes(self.shape) + self.qparams.nbytes
@@ -346,37 +332,17 @@ class QuantizedArray:
             self.codes, self.scale, self.zero_point, axis=axis, block_size=block_size, dtype=dtype, out=out
         )
 
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __iter__(self) -> Iterator["QuantizedArray"]:
-        return (self[k] for k in range(len(self)))
-
     def __getitem__(self, key: Any) -> "QuantizedArray":
         """Slice with integers and slices; the parameters follow."""
         return QuantizedArray._made(np.asarray(self.codes[key]), sliced(self.qparams, self.shape, key))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        if copy is False:
-            raise ValueError("QuantizedArray: copy must be None or True; got False. Dequantizing always copies.")
-        values = self.dequantize()
-        return values if dtype is None else values.astype(dtype, copy=False)
-
-    def __repr__(self) -> str:
-        return f"QuantizedArray({', '.join([str(self.shape), *self.qparams._describe()])})"
-
-    def _repr_html_(self) -> str:
-        first, *rest = self.qparams._describe()
-        rows = [("shape", str(self.shape)), ("dtype", first), ("parameters", ", ".join(rest))]
-        rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
-        return html_facts("QuantizedArray", rows)
+    def _describe(self) -> list[str]:
+        return self.qparams._describe()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuantizedArray):
             return NotImplemented
         return self.qparams == other.qparams and np.array_equal(self.codes, other.codes)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
         name = self.qparams.code.name  # as plain integers: pickles of ml_dtypes arrays depend on its version
