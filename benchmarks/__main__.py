@@ -80,9 +80,9 @@ PyTorch count 2048 equal bins of a range that is given to them.
 ## A static calibration
 
 `python -m benchmarks.bench_calibrate --markdown`: three layers of low rank over 200 batches of 512 x 768, seven tensors
-observed, four of them of that shape, on one CPU. "Observing": less the same library's network alone, of which 5 % are
-not told apart from noise. Memory: the peak
-over weights and batches. ONNX Runtime's entropy and percentile calibrators keep every activation of every batch.
+observed, four of them of that shape, on one CPU. "Observing" is a job's time less that of the same library's network
+alone; a difference below 5 % of that is taken for noise. Memory is the peak over weights and batches. ONNX Runtime's
+entropy and percentile calibrators keep every activation of every batch.
 
 {calibrate}
 
