@@ -203,7 +203,7 @@ typedef struct {
 
 /* A tile: rows x panels of 16 columns. */
 typedef struct {
-    const void *left;     /* packed slivers, one after the other */
+    const void *left;     /* packed slivers, one after the other; 8 bytes behind them may be read */
     const uint8_t *right; /* groups of the first panel */
     int64_t right_step;   /* bytes from panel to panel */
     int64_t groups;       /* even */
