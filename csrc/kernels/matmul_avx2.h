@@ -17,7 +17,7 @@ static void matmul_tiling(qn_tiling *t) {
                      .block_rows = 256,
                      .finishes = true,
                      .macs_a_byte = 8,
-                     .widen_rows = 65,
+                     .widen_rows = 49,
                      .sweep_rows = 16,
                      .dots_rows = 16};
 }
