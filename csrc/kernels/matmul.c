@@ -474,6 +474,18 @@ static void row_terms(const job *j, int64_t i0, int64_t rows, bool first, scratc
     }
 }
 
+/* The output stage of the sums from (row, column) on. */
+static qn_finish stage_of(const job *j, int64_t row, int64_t column) {
+    const qn_result *o = j->out;
+    qn_finish f = {.out_step = o->row_stride, .row_scale_step = o->row_scales > 1};
+    int64_t at = row * o->row_stride + column;
+    f.out = o->type == QN_F32 ? (void *)((float *)o->data + at) : (void *)((uint8_t *)o->data + at);
+    f.row_scale = o->row_scale + row * f.row_scale_step;
+    f.column_scale = o->column_scale + column, f.bias = o->bias ? o->bias + column : NULL;
+    f.lo = o->lo, f.hi = o->hi, f.zero_point = o->zero_point, f.qmin = o->qmin, f.qmax = o->qmax;
+    return f;
+}
+
 static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t row, int64_t rows, int64_t column,
                    int64_t count) {
     const qn_result *o = j->out;
@@ -482,12 +494,8 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
             memcpy((int32_t *)o->data + (row + r) * o->row_stride + column, acc + r * acc_step, (size_t)count * 4);
         return;
     }
-    qn_finish f = {.acc = acc, .acc_step = acc_step, .rows = rows, .columns = count, .out_step = o->row_stride};
-    int64_t at = row * o->row_stride + column;
-    f.out = o->type == QN_F32 ? (void *)((float *)o->data + at) : (void *)((uint8_t *)o->data + at);
-    f.row_scale_step = o->row_scales > 1, f.row_scale = o->row_scale + row * f.row_scale_step;
-    f.column_scale = o->column_scale + column, f.bias = o->bias ? o->bias + column : NULL;
-    f.lo = o->lo, f.hi = o->hi, f.zero_point = o->zero_point, f.qmin = o->qmin, f.qmax = o->qmax;
+    qn_finish f = stage_of(j, row, column);
+    f.acc = acc, f.acc_step = acc_step, f.rows = rows, f.columns = count;
     if (o->type == QN_F32) j->kernels->finish_f32(&f);
     else if (o->type == QN_I8) j->kernels->finish_i8(&f);
     else j->kernels->finish_u8(&f);
@@ -517,6 +525,7 @@ static void place_tile(const job *j, const scratch *s, const blocking *g, const 
     int32_t *out = o->type == QN_I32 ? (int32_t *)o->data + (at->row + i) * o->row_stride + column : NULL;
     t->c = s->tile, t->c_step = t->panels * QN_PANEL, t->add = !at->first && !j->wide;
     if (direct) t->c = out, t->c_step = o->row_stride;
+    else if (t->finish && !s->part) t->c = t->finish->out, t->c_step = o->row_stride;
     else if (s->part) t->c = s->part + i * g->columns + (column - at->left), t->c_step = g->columns;
     else if (t->add)
         for (int64_t r = 0; r < t->rows; r++) memcpy(t->c + r * t->c_step, out + r * o->row_stride, (size_t)count * 4);
@@ -567,6 +576,9 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
     const int64_t column = p * QN_PANEL, width = panels * QN_PANEL, count = least(width, b->n - column);
     const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide || j->strips), outer_b = !b->uniform;
     const bool direct = j->out->type == QN_I32 && !j->wide && count == width, done = at->last || !(j->wide || s->part);
+    const bool fused = j->out->type == QN_F32 && j->tiling.finishes && done && at->rows > QN_SLIVER && count == width &&
+                       !(outer_a || outer_b || j->wide || b->form == WORDS);
+    qn_finish stage;
     int32_t e[QN_PANELS * QN_PANEL];
     columns terms;
     qn_tile t = {.groups = at->groups, .right_step = panel_bytes(b), .panels = panels, .column_start = terms.start};
@@ -577,17 +589,18 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
     else if (g->widen) k->right_widen(t.right, at->groups, (uint16_t *)(void *)s->panel), t.right = s->panel;
     for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - j->less;
     for (int64_t i = 0; i < at->rows; i += t.rows) {
-        t.rows = direct && !j->residual ? at->rows : least(g->buffered, at->rows - i);
+        t.rows = (direct || fused) && !j->residual ? at->rows : least(g->buffered, at->rows - i);
         t.left = s->left + i * at->groups * j->left_bytes, t.row_start = s->row_start + i;
+        if (fused) stage = stage_of(j, at->row + i, column), t.finish = &stage;
         place_tile(j, s, g, at, i, column, count, direct, &t);
-        if (!direct && done) fetch_lines(j->out, at->row + i, t.rows, column, count);
+        if (!direct && !fused && done) fetch_lines(j->out, at->row + i, t.rows, column, count);
         if (j->residual) add_excess(j, s, at, i, p, &t);
         if (g->widen) k->multiply_pairs_wide(&t);
         else j->multiply(&t);
         if (outer_b) k->add_outer(s->minus_sum + i, e, t.rows, width, t.c, t.c_step);
         if (outer_a) k->add_outer(s->minus_zero + i, terms.sum, t.rows, width, t.c, t.c_step);
         if (j->wide) add_wide(j, &t, at, at->row + i, column, count, s->wide + i * g->columns + (column - at->left), g);
-        if (!direct && done) finish(j, t.c, t.c_step, at->row + i, t.rows, column, count);
+        if (!direct && !fused && done) finish(j, t.c, t.c_step, at->row + i, t.rows, column, count);
     }
 }
 

@@ -15,8 +15,9 @@ static void matmul_tiling(qn_tiling *t) {
                      .panels = 1,
                      .block = 128,
                      .block_rows = 256,
+                     .finishes = true,
                      .macs_a_byte = 8,
-                     .widen_rows = 65,
+                     .widen_rows = 49,
                      .sweep_rows = 16,
                      .dots_rows = 16};
 }
@@ -233,14 +234,25 @@ static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
 /* ---- tiles ---- */
 
 #ifndef QN_WIDE_TILES
+/* The output stage of four rows at most, in float32; the assembly reads it by offsets. */
+typedef struct {
+    const float *row_scale;
+    int64_t row_scale_step; /* bytes */
+    const float *column_scale, *bias;
+    float *out;
+    int64_t out_step;    /* bytes */
+    const float *bounds; /* lo and hi, or NULL */
+} v_stage;
+
 /* Four rows at most of one tile. Old C is fetched on entry and added at the end: loading it first costs 3 %. */
 typedef struct {
     const void *a, *b;
-    int64_t turns; /* of two groups */
+    int64_t groups;
     int32_t *c;
     int64_t c_step; /* bytes */
     const int32_t *row_start, *column_start, *more;
     int64_t add;
+    const v_stage *stage; /* NULL: the sums go to c */
 } v_tile;
 typedef void (*v_tile_function)(const v_tile *t);
 
@@ -251,27 +263,50 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_FETCH(r, at, c0, c1) "prefetcht0 " at "\n\t"
 #define ASM_ADD(r, at, c0, c1) "vpaddd " at ", %%" c0 ", %%" c0 "\n\tvpaddd 32+" at ", %%" c1 ", %%" c1 "\n\t"
 #define ASM_STORE(r, at, c0, c1) "vmovdqu %%" c0 ", " at "\n\tvmovdqu %%" c1 ", 32+" at "\n\t"
+/* Conversion, scales, bias; and bounds. */
+#define ASM_REAL(r, at, c0, c1)                                                                                        \
+    "vbroadcastss (%[a]), %%ymm12\n\tadd %[n], %[a]\n\t"                                                               \
+    "vmulps %%ymm8, %%ymm12, %%ymm13\n\tvmulps %%ymm9, %%ymm12, %%ymm12\n\t"                                           \
+    "vcvtdq2ps %%" c0 ", %%" c0 "\n\tvcvtdq2ps %%" c1 ", %%" c1 "\n\t"                                                 \
+    "vmulps %%ymm13, %%" c0 ", %%" c0 "\n\tvmulps %%ymm12, %%" c1 ", %%" c1 "\n\t"                                     \
+    "vaddps %%ymm10, %%" c0 ", %%" c0 "\n\tvaddps %%ymm11, %%" c1 ", %%" c1 "\n\t"
+#define ASM_BOUND(r, at, c0, c1)                                                                                       \
+    "vmaxps %%ymm14, %%" c0 ", %%" c0 "\n\tvmaxps %%ymm14, %%" c1 ", %%" c1 "\n\t"                                     \
+    "vminps %%ymm15, %%" c0 ", %%" c0 "\n\tvminps %%ymm15, %%" c1 ", %%" c1 "\n\t"
+#define ASM_FINISH(R)                                                                                                  \
+    "test %[stage], %[stage]\n\tjz 4f\n\tmov (%[stage]), %[a]\n\tmov 8(%[stage]), %[n]\n\t"                            \
+    "mov 16(%[stage]), %[b]\n\tvmovups (%[b]), %%ymm8\n\tvmovups 32(%[b]), %%ymm9\n\t"                                 \
+    "mov 24(%[stage]), %[b]\n\tvmovups (%[b]), %%ymm10\n\tvmovups 32(%[b]), %%ymm11\n\t" ASM_ROWS##R(                  \
+        ASM_REAL) "mov 32(%[stage]), %[c]\n\tmov 40(%[stage]), %[step]\n\tlea (%[step],%[step],2), %[step3]\n\t"       \
+                  "mov 48(%[stage]), %[b]\n\ttest %[b], %[b]\n\tjz 4f\n\t"                                             \
+                  "vbroadcastss (%[b]), %%ymm14\n\tvbroadcastss 4(%[b]), %%ymm15\n\t" ASM_ROWS##R(ASM_BOUND) "4:\n\t"
 #define ASM_ROWS1(F) F(0, "0(%[c])", "ymm0", "ymm1")
 #define ASM_ROWS2(F) ASM_ROWS1(F) F(1, "0(%[c],%[step])", "ymm2", "ymm3")
 #define ASM_ROWS3(F) ASM_ROWS2(F) F(2, "0(%[c],%[step],2)", "ymm4", "ymm5")
 #define ASM_ROWS4(F) ASM_ROWS3(F) F(3, "0(%[c],%[step3])", "ymm6", "ymm7")
 
-/* A row of a group: 2 additions, 2 products and 2 sums make 64 products. */
-#define ASM_PAIRS(at, c0, c1)                                                                                          \
-    "vpbroadcastd " at "(%[a]), %%ymm12\n\t"                                                                           \
-    "vpaddw %%ymm8, %%ymm12, %%ymm14\n\t"                                                                              \
-    "vpbroadcastd 4+" at "(%[a]), %%ymm13\n\t"                                                                         \
-    "vpaddw %%ymm9, %%ymm13, %%ymm15\n\t"                                                                              \
-    "vpaddw %%ymm10, %%ymm12, %%ymm12\n\t"                                                                             \
-    "vpmaddwd %%ymm14, %%ymm15, %%ymm15\n\t"                                                                           \
+/* A row of a group: 4 additions, 2 products and 2 sums make 64 products. ymm12 or 15, `x`, and 13 hold the row's codes; in
+ * `w`, the other one, and 13 it leaves those of the next row. Fetched so early they save 8 % of the loop on Zen 4. */
+#define ASM_PAIRS(next, x, w, c0, c1)                                                                                  \
+    "vpaddw %%ymm8, %%" x ", %%ymm14\n\t"                                                                              \
+    "vpaddw %%ymm9, %%ymm13, %%" w "\n\t"                                                                              \
+    "vpmaddwd %%ymm14, %%" w ", %%ymm14\n\t"                                                                           \
+    "vpbroadcastd " next "(%[a]), %%" w "\n\t"                                                                         \
+    "vpaddw %%ymm10, %%" x ", %%" x "\n\t"                                                                             \
     "vpaddw %%ymm11, %%ymm13, %%ymm13\n\t"                                                                             \
-    "vpaddd %%ymm15, %%" c0 ", %%" c0 "\n\t"                                                                           \
-    "vpmaddwd %%ymm12, %%ymm13, %%ymm13\n\t"                                                                           \
-    "vpaddd %%ymm13, %%" c1 ", %%" c1 "\n\t"
-#define ASM_PAIRS1(at) ASM_PAIRS(at, "ymm0", "ymm1")
-#define ASM_PAIRS2(at) ASM_PAIRS1(at) ASM_PAIRS("8+" at, "ymm2", "ymm3")
-#define ASM_PAIRS3(at) ASM_PAIRS2(at) ASM_PAIRS("16+" at, "ymm4", "ymm5")
-#define ASM_PAIRS4(at) ASM_PAIRS3(at) ASM_PAIRS("24+" at, "ymm6", "ymm7")
+    "vpmaddwd %%" x ", %%ymm13, %%" x "\n\t"                                                                           \
+    "vpaddd %%ymm14, %%" c0 ", %%" c0 "\n\t"                                                                           \
+    "vpbroadcastd 4+" next "(%[a]), %%ymm13\n\t"                                                                       \
+    "vpaddd %%" x ", %%" c1 ", %%" c1 "\n\t"
+#define ASM_PAIRS1(at, x, w) ASM_PAIRS("32+" at, x, w, "ymm0", "ymm1")
+#define ASM_PAIRS2(at, x, w) ASM_PAIRS("8+" at, x, w, "ymm0", "ymm1") ASM_PAIRS("32+" at, w, x, "ymm2", "ymm3")
+#define ASM_PAIRS3(at, x, w)                                                                                           \
+    ASM_PAIRS("8+" at, x, w, "ymm0", "ymm1")                                                                           \
+    ASM_PAIRS("16+" at, w, x, "ymm2", "ymm3") ASM_PAIRS("32+" at, x, w, "ymm4", "ymm5")
+#define ASM_PAIRS4(at, x, w)                                                                                           \
+    ASM_PAIRS("8+" at, x, w, "ymm0", "ymm1")                                                                           \
+    ASM_PAIRS("16+" at, w, x, "ymm2", "ymm3")                                                                          \
+    ASM_PAIRS("24+" at, x, w, "ymm4", "ymm5") ASM_PAIRS("32+" at, w, x, "ymm6", "ymm7")
 /* A panel widened before, or in the loop, where it comes from memory: 16 KiB ahead of it. */
 #define ASM_LOAD_WIDE(at)                                                                                              \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"                                              \
@@ -296,52 +331,86 @@ typedef void (*v_tile_function)(const v_tile *t);
     "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
-#define ASM_TILE(name, R, turn, a_turn, b_turn, before, after)                                                         \
+/* `turn` of the loop: `depth` groups of a_group and b_group bytes. */
+#define ASM_TILE(name, R, depth, turn, a_group, b_group, before, after)                                                \
     static void name##R(const v_tile *t) {                                                                             \
         const void *a = t->a, *b = t->b;                                                                               \
-        int64_t n = t->turns;                                                                                          \
+        int64_t n = t->groups, step = t->c_step, step3 = 3 * step;                                                     \
+        int32_t *c = t->c;                                                                                             \
         __asm__ volatile(ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                          \
-                         ".p2align 6\n1:\n\t" turn "add $" #a_turn ", %[a]\n\tadd $" #b_turn                           \
-                         ", %[b]\n\tdec %[n]\n\tjnz 1b\n\t" after                                                      \
-                         "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_ROWS##R(ASM_STORE)       \
-                         : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)                                                       \
-                         : [c] "r"(t->c), [step] "r"(t->c_step), [step3] "r"(3 * t->c_step), [rows] "r"(t->row_start), \
-                           [columns] "r"(t->column_start), [more] "r"(t->more), [add] "r"(t->add),                     \
-                           [low] "m"(v_words_255), [one] "m"(v_words_1)                                                \
+                         ".p2align 6\n1:\n\t" turn "add $" #depth "*" #a_group ", %[a]\n\tadd $" #depth "*" #b_group   \
+                         ", %[b]\n\tsub $" #depth ", %[n]\n\tjnz 1b\n\t" after                                         \
+                         "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_FINISH(R)                \
+                             ASM_ROWS##R(ASM_STORE)                                                                    \
+                         : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n), [c] "+r"(c), [step] "+r"(step), [step3] "+r"(step3)  \
+                         : [rows] "r"(t->row_start), [columns] "r"(t->column_start), [more] "r"(t->more),              \
+                           [add] "r"(t->add), [stage] "r"(t->stage), [low] "m"(v_words_255), [one] "m"(v_words_1)      \
                          : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10",    \
                            "ymm11", "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc");                               \
     }
-#define ASM_TURN(R, LOAD, MULTIPLY, a_turn, b_turn)                                                                    \
-    LOAD("0") MULTIPLY##R("0") LOAD(#b_turn "/2") MULTIPLY##R(#a_turn "/2")
-#define ASM_TILES(name, LOAD, MULTIPLY, a_turn, b_turn, before)                                                        \
-    ASM_TILE(name, 1, ASM_TURN(1, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
-    ASM_TILE(name, 2, ASM_TURN(2, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
-    ASM_TILE(name, 3, ASM_TURN(3, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
-    ASM_TILE(name, 4, ASM_TURN(4, LOAD, MULTIPLY, a_turn, b_turn), a_turn, b_turn, before, "")                         \
-    static const v_tile_function name[QN_SLIVER] = {name##1, name##2, name##3, name##4};
+#define ASM_TABLE(name) static const v_tile_function name[QN_SLIVER] = {name##1, name##2, name##3, name##4};
+#define ASM_CODES "vpbroadcastd (%[a]), %%ymm12\n\tvpbroadcastd 4(%[a]), %%ymm13\n\t"
+#define ASM_ODD(R, LOAD, b_group)                                                                                      \
+    LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15") LOAD(#b_group) ASM_PAIRS##R("32", "ymm15", "ymm12")
+#define ASM_EVEN(R, LOAD) LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15")
+#define ASM_PAIRS_TILES(name, LOAD, b_group)                                                                           \
+    ASM_TILE(name, 1, 2, ASM_ODD(1, LOAD, b_group), 32, b_group, ASM_CODES, "")                                        \
+    ASM_TILE(name, 2, 1, ASM_EVEN(2, LOAD), 32, b_group, ASM_CODES, "")                                                \
+    ASM_TILE(name, 3, 2, ASM_ODD(3, LOAD, b_group), 32, b_group, ASM_CODES, "")                                        \
+    ASM_TILE(name, 4, 1, ASM_EVEN(4, LOAD), 32, b_group, ASM_CODES, "")                                                \
+    ASM_TABLE(name)
+#define ASM_NARROW_TILE(R)                                                                                             \
+    ASM_TILE(v_narrow_bytes, R, 2, ASM_LOAD_BYTES("0") ASM_NARROW##R("0") ASM_LOAD_BYTES("64") ASM_NARROW##R("16"),    \
+             16, 64, "vmovdqa %[one], %%ymm15\n\t", "")
 
 #define WORDS16(w) {w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w}
 static const int16_t v_words_255[16] __attribute__((aligned(32))) = WORDS16(255);
 static const int16_t v_words_1[16] __attribute__((aligned(32))) = WORDS16(1);
-ASM_TILES(v_pairs, ASM_LOAD, ASM_PAIRS, 64, 128, "")
-ASM_TILES(v_pairs_wide, ASM_LOAD_WIDE, ASM_PAIRS, 64, 256, "")
-ASM_TILES(v_narrow_bytes, ASM_LOAD_BYTES, ASM_NARROW, 32, 128, "vmovdqa %[one], %%ymm15\n\t")
+ASM_PAIRS_TILES(v_pairs, ASM_LOAD, 64)
+ASM_PAIRS_TILES(v_pairs_wide, ASM_LOAD_WIDE, 128)
+ASM_NARROW_TILE(1)
+ASM_NARROW_TILE(2)
+ASM_NARROW_TILE(3)
+ASM_NARROW_TILE(4)
+ASM_TABLE(v_narrow_bytes)
+
+static const float v_no_bias[QN_PANEL] = {-0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f,
+                                          -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f};
+
+/* Rows from r on, columns from `column` on; bounds: the copy of f's that outlives the tile. */
+V_INLINE v_stage v_stage_of(const qn_finish *f, int64_t r, int64_t column, const float *bounds) {
+    return (v_stage){
+        .row_scale = f->row_scale + r * f->row_scale_step,
+        .row_scale_step = f->row_scale_step * 4,
+        .column_scale = f->column_scale + column,
+        .bias = f->bias ? f->bias + column : v_no_bias,
+        .out = (float *)f->out + r * f->out_step + column,
+        .out_step = f->out_step * 4,
+        .bounds = f->lo > -INFINITY || f->hi < INFINITY ? bounds : NULL,
+    };
+}
 
 V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, int64_t left_bytes) {
+    const qn_finish *f = t->finish;
+    const float bounds[2] = {f ? f->lo : 0, f ? f->hi : 0};
     for (int p = 0; p < t->panels; p++)
         for (int64_t r = 0; r < t->rows; r += QN_SLIVER) {
             int64_t rows = t->rows - r < QN_SLIVER ? t->rows - r : QN_SLIVER;
+            const v_stage stage = f ? v_stage_of(f, r, p * QN_PANEL, bounds) : (v_stage){0};
             const v_tile v = {
                 .a = (const char *)t->left + r * t->groups * left_bytes,
                 .b = t->right + p * t->right_step,
-                .turns = t->groups / 2,
+                .groups = t->groups,
                 .c = t->c + r * t->c_step + p * QN_PANEL,
                 .c_step = t->c_step * 4,
                 .row_start = t->row_start + r,
                 .column_start = t->column_start + p * QN_PANEL,
                 .more = t->more ? t->more + r * QN_PANEL : NULL,
                 .add = t->add,
+                .stage = f ? &stage : NULL,
             };
+            for (int64_t i = 0; f && t->add && i < rows; i++) /* C is fetched by the tile */
+                __builtin_prefetch((const char *)stage.out + i * stage.out_step, 1);
             functions[rows - 1](&v);
         }
     _mm256_zeroupper(); /* the compiler does not see what the assembly leaves there */

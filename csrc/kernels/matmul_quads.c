@@ -10,7 +10,7 @@ enum {
     PASS_LIMIT = 255,   /* of a column's |excess| in a pass: 128 * 255 again */
     PAIR_COST = 4,      /* of two entries, in products of one k and one column; measured, as the next two */
     PASS_COST = 8,      /* of a pass, for each column */
-    PERCENT = 10,       /* of all products: what the kernel gains over Winograd's pairs */
+    PERCENT = 7,        /* of all products: what the kernel gains over Winograd's pairs */
 };
 
 typedef struct {

@@ -70,7 +70,7 @@ static void right_quads(const uint8_t *panel, int64_t groups, uint8_t less, uint
 #define ASM_MORE(r, at, c0, c1)                                                                                        \
     "vpaddd 64*" #r "(%[more]), %%" c0 ", %%" c0 "\n\tvpaddd 32+64*" #r "(%[more]), %%" c1 ", %%" c1 "\n\t"
 #define ASM_QUADS_TILE(R)                                                                                              \
-    ASM_TILE(v_quads, R, ASM_QUADS##R, 32, 192, "vmovdqa %[one], %%ymm15\n\t",                                         \
+    ASM_TILE(v_quads, R, 2, ASM_QUADS##R, 16, 96, "vmovdqa %[one], %%ymm15\n\t",                                       \
              "test %[more], %[more]\n\tjz 3f\n\t" ASM_ROWS##R(ASM_MORE) "3:\n\t")
 ASM_QUADS_TILE(1)
 ASM_QUADS_TILE(2)

@@ -182,6 +182,7 @@ typedef struct {
     int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
     int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
     int64_t finish_rows; /* summed before the output stage has them, if all of k fits a block; 0: 48 */
+    bool finishes;       /* multiply_pairs*, _u7 and _quads heed qn_tile.finish */
     int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
     int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide), or quads */
     int64_t sweep_rows, dots_rows; /* up to so many, at most 16, take a raw right matrix as it lies */
@@ -201,9 +202,23 @@ typedef struct {
     int32_t *sum;            /* [rows rounded up to 4] sum of a - zero */
 } qn_left;
 
+/* The output stage of rows x columns finished sums. */
+typedef struct {
+    const int32_t *acc;
+    int64_t acc_step;
+    int64_t rows, columns;
+    void *out;
+    int64_t out_step;                      /* elements */
+    const float *row_scale, *column_scale; /* [rows], [columns] */
+    int64_t row_scale_step;                /* 0: one for all */
+    const float *bias;                     /* [columns] or NULL */
+    float lo, hi;                          /* bounds of float32 results */
+    int32_t zero_point, qmin, qmax;
+} qn_finish;
+
 /* A tile: rows x panels of 16 columns. */
 typedef struct {
-    const void *left;     /* packed slivers, one after the other */
+    const void *left;     /* packed slivers, one after the other; 8 bytes behind them may be read */
     const uint8_t *right; /* groups of the first panel */
     int64_t right_step;   /* bytes from panel to panel */
     int64_t groups;       /* even */
@@ -214,6 +229,7 @@ typedef struct {
     const int32_t *row_start, *column_start; /* [rows], [16 * panels] */
     const int32_t *more;                     /* multiply_quads: NULL, or [rows][16] added, 64-byte aligned */
     bool add;                                /* to what is in c */
+    const qn_finish *finish; /* NULL, or what brings the sums to finish->out, as float32, in place of c */
 } qn_tile;
 
 /* Excess of codes of one column (matmul_quads.h), two by two; k counts from the block's first. */
@@ -252,19 +268,5 @@ typedef struct {
     int32_t *c;
     int64_t c_step;
 } qn_thin;
-
-/* The output stage of rows x columns finished sums. */
-typedef struct {
-    const int32_t *acc;
-    int64_t acc_step;
-    int64_t rows, columns;
-    void *out;
-    int64_t out_step;                      /* elements */
-    const float *row_scale, *column_scale; /* [rows], [columns] */
-    int64_t row_scale_step;                /* 0: one for all */
-    const float *bias;                     /* [columns] or NULL */
-    float lo, hi;                          /* bounds of float32 results */
-    int32_t zero_point, qmin, qmax;
-} qn_finish;
 
 #endif

@@ -148,16 +148,23 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     count(same || !fits, row, "a raw product is wrong", m, k, n);
     count(whole, row, "a product wrote outside its output", m, k, n);
     a.m.narrow = a.m.type == QN_I8 ? a.lo >= -64 && a.hi < 64 : a.m.type == QN_U8 && a.hi < 128;
-    float *scale = array(m + n, 4), *real = array(m * n + 1, 4);
-    for (int64_t i = 0; i < m + n; i++) scale[i] = (float)random_int(1, 1000) * 1e-4f;
+    float *scale = array(m + 2 * n, 4), *real = array(m * n + 1, 4);
+    for (int64_t i = 0; i < m + 2 * n; i++) scale[i] = (float)random_int(1, 1000) * 1e-4f;
     qn_result r = {.type = QN_F32, .data = real, .row_stride = n, .row_scale = scale, .row_scales = m};
     r.column_scale = scale + m, r.lo = -INFINITY, r.hi = INFINITY;
+    const uint64_t stage = random_bits();
+    if (stage % 3 == 0) r.row_scales = 1;
+    if (stage % 5 < 2) r.bias = scale + m + n;
+    if (stage % 7 < 2) r.lo = -1.5f;
+    if (stage % 7 == 1) r.hi = 2;
     if (a.m.type != QN_I16 || b.m.type == QN_I16) { /* words times packed bytes do not exist */
         qn_packed *packed = qn_pack_weights(&b.m, zb);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
-            float s = scale[i / n] * scale[m + i % n];
-            same = real[i] == (float)(int32_t)want[i] * s;
+            float x = (float)(int32_t)want[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
+            if (r.bias) x += r.bias[i % n];
+            x = x < r.lo ? r.lo : x > r.hi ? r.hi : x;
+            same = !memcmp(real + i, &x, sizeof x);
         }
         count(same || !fits, row, "a packed product is wrong", m, k, n);
         qn_packed_free(packed);
