@@ -151,8 +151,8 @@ static void left_parts(const qn_left *l) {
     __m128i *to = l->packed;
     for (int64_t g = 0; g < l->groups; g += 2, from++, to++) {
         const __m256i a = _mm256_load_si256(from), up = _mm256_xor_si256(a, flip);
-        const __m256i floor = _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(up, 4), low), eight);
-        const __m256i high = _mm256_add_epi8(floor, _mm256_and_si256(_mm256_srli_epi16(a, 3), one));
+        const __m256i down = _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(up, 4), low), eight);
+        const __m256i high = _mm256_add_epi8(down, _mm256_and_si256(_mm256_srli_epi16(a, 3), one));
         const __m256i rest = _mm256_sub_epi8(_mm256_and_si256(_mm256_add_epi8(a, eight), low), eight);
         const __m256i both = _mm256_permute4x64_epi64(_mm256_blend_epi32(high, rest, 0xAA), 0x08);
         _mm_store_si128(to, _mm256_castsi256_si128(both));
@@ -415,7 +415,7 @@ V_INLINE void v_put_row_of(const qn_tile *t, const __m256i sum[2 * QN_PANELS]) {
 /* Of an odd last panel a second half is made and left. */
 static void multiply_parts(const qn_tile *t) {
     enum { GROUPS = 8 };
-    __m256i sum[2 * QN_PANELS + 2] = {0};
+    __m256i sum[2 * QN_PANELS] = {0};
     for (int64_t g = 0; g < t->groups; g += GROUPS)
         for (int p = 0; p < t->panels; p += 2)
             v_parts((const int32_t *)t->left + 2 * g, t->right + p * t->right_step + g * QN_GROUP,
