@@ -122,6 +122,24 @@ def test_few_rows_of_wide_matrices(row):
                     np.testing.assert_array_equal(qn.matmul_integer(a, layout, a_zero), want, str((m, k, n)))
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if row != "scalar"])
+def test_one_row_at_its_limits(row):
+    """Constant extremes fill the int16 sums of parts; k and columns run over the blocks of a linear read."""
+    qn.set_isa(row)
+    rng = np.random.default_rng(12)
+    for (k, n), left, right in product(((1, 1), (70, 49), (8210, 3), (16390, 2), (9, 16500)), BYTES, BYTES):
+        for a_code, b_code in product((-128, -8, 7, 119, 120, 127), (-128, -1, 127)):
+            a = np.full((1, k), a_code, np.int8).view(left)
+            b = np.full((k, n), b_code, np.int8).view(right)
+            b[:, -1] = codes(rng, right, (k,))
+            want = exact(a, b)
+            for layout in (b, np.asfortranarray(b)):
+                np.testing.assert_array_equal(qn.matmul_integer(a, layout), want, str((k, n, a_code, b_code)))
+            packed = _core.pack_weights(b, T[right], None)
+            got = packed_product(a, packed, np.empty((1, n), np.int32))
+            np.testing.assert_array_equal(got, want, str((k, n, a_code, b_code)))
+
+
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("left", BYTES)
 @pytest.mark.parametrize("right", BYTES)

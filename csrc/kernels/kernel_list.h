@@ -95,6 +95,7 @@
     QN_KERNEL(matmul_tiling, (qn_tiling * t))                                                                          \
     QN_KERNEL(left_pairs, (const qn_left *l))                                                                          \
     QN_KERNEL(left_bytes, (const qn_left *l))                                                                          \
+    QN_KERNEL(left_parts, (const qn_left *l))                                                                          \
     QN_KERNEL(left_words, (const qn_left *l))                                                                          \
     QN_KERNEL(right_bytes, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels,            \
                             uint8_t *packed, int64_t panel_step))                                                      \
@@ -103,6 +104,7 @@
     QN_KERNEL(right_widen, (const uint8_t *panel, int64_t groups, uint16_t *wide))                                     \
     QN_KERNEL(multiply_pairs, (const qn_tile *t))                                                                      \
     QN_KERNEL(multiply_pairs_wide, (const qn_tile *t))                                                                 \
+    QN_KERNEL(multiply_parts, (const qn_tile *t))                                                                      \
     QN_KERNEL(multiply_u8, (const qn_tile *t))                                                                         \
     QN_KERNEL(multiply_u7, (const qn_tile *t))                                                                         \
     QN_KERNEL(multiply_words, (const qn_tile *t))                                                                      \

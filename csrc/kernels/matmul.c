@@ -690,17 +690,23 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
     const bool whole = a->narrow && !b->lowest && b->form != WORDS; /* no quad leaves int16 */
     j.quads = j.tiling.quads && m >= j.tiling.widen_rows && !wide && (b->residual || whole);
     j.residual = j.quads && !whole && b->residual->first[b->panels * b->residual->blocks] ? b->residual : NULL;
-    j.pairs = b->form == FULL && j.tiling.pairs && !j.quads;
+    const bool parts = b->form == FULL && j.tiling.parts && m == 1;
+    j.pairs = b->form == FULL && j.tiling.pairs && !j.quads && !parts;
     j.center = a->narrow ? 64 : 128;
     j.less = j.pairs || j.quads ? middle_of(b) : 0;
     j.offset = a->type == QN_U8 && b->form != WORDS ? j.quads ? j.center : 128 : 0;
     j.multiply = b->form == WORDS    ? k->multiply_words
                  : j.quads           ? k->multiply_quads
                  : b->form == NARROW ? k->multiply_u7
+                 : parts             ? k->multiply_parts
                  : j.pairs           ? k->multiply_pairs
                                      : k->multiply_u8;
-    j.left = b->form == WORDS ? k->left_words : j.quads ? k->left_quads : j.pairs ? k->left_pairs : k->left_bytes;
-    j.left_bytes = j.pairs ? 8 : 4;
+    j.left = b->form == WORDS ? k->left_words
+             : j.quads        ? k->left_quads
+             : parts          ? k->left_parts
+             : j.pairs        ? k->left_pairs
+                              : k->left_bytes;
+    j.left_bytes = j.pairs || parts ? 8 : 4;
     j.by_rows = !strips && m >= 2 * b->n && m >= 2 * QN_SLIVER;
     int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels,
             unit = j.by_rows ? 12

@@ -11,6 +11,7 @@
 #ifndef QN_WIDE_TILES /* a file with tiles of its own takes the packers and the thin products */
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true,
+                     .parts = true,
                      .quads = true,
                      .panels = 1,
                      .block = 128,
@@ -138,6 +139,27 @@ V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
 
 /* int8: uint8 less 128. */
 static void left_bytes(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : 128, 0); }
+
+#ifndef QN_WIDE_TILES
+#define QN_OWN_PARTS
+/* One row: for each group its four bytes a as h and l in -8..8, a = 16 h + l. They take the place of left_bytes' four rows,
+ * which are all the same. */
+static void left_parts(const qn_left *l) {
+    const __m256i eight = _mm256_set1_epi8(8), low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
+    const __m256i flip = _mm256_set1_epi8((char)0x80);
+    left_bytes(l);
+    const __m256i *from = l->packed;
+    __m128i *to = l->packed;
+    for (int64_t g = 0; g < l->groups; g += 2, from++, to++) {
+        const __m256i a = _mm256_load_si256(from), up = _mm256_xor_si256(a, flip);
+        const __m256i down = _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(up, 4), low), eight);
+        const __m256i high = _mm256_add_epi8(down, _mm256_and_si256(_mm256_srli_epi16(a, 3), one));
+        const __m256i rest = _mm256_sub_epi8(_mm256_and_si256(_mm256_add_epi8(a, eight), low), eight);
+        const __m256i both = _mm256_permute4x64_epi64(_mm256_blend_epi32(high, rest, 0xAA), 0x08);
+        _mm_store_si128(to, _mm256_castsi256_si128(both));
+    }
+}
+#endif
 
 /* Four rows of 32 columns to eight vectors of four columns each... */
 V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
@@ -416,37 +438,85 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
     _mm256_zeroupper(); /* the compiler does not see what the assembly leaves there */
 }
 
-/* One row times four panels: as many streams as the hardware likes to fetch ahead. */
-V_INLINE void v_pairs_row(const qn_tile *t) {
-    const __m256i low = _mm256_set1_epi16(255);
-    const int32_t *a = t->left;
-    const uint8_t *b = t->right;
-    __m256i sum[QN_PANELS][2];
-    V_UNROLL for (int p = 0; p < QN_PANELS; p++) sum[p][0] = sum[p][1] = _mm256_setzero_si256();
-    for (int64_t g = 0; g < t->groups; g++, a += 8, b += QN_GROUP) {
-        const __m256i even = _mm256_set1_epi32(a[0]), odd = _mm256_set1_epi32(a[1]);
-        V_UNROLL for (int p = 0; p < QN_PANELS; p++) V_UNROLL for (int h = 0; h < 2; h++) {
-            const __m256i u = _mm256_load_si256((const __m256i *)(b + p * t->right_step + 32 * h));
-            const __m256i x = _mm256_add_epi16(_mm256_srli_epi16(u, 8), even);
-            const __m256i y = _mm256_add_epi16(_mm256_and_si256(u, low), odd);
-            sum[p][h] = _mm256_add_epi32(sum[p][h], _mm256_madd_epi16(x, y));
-        }
-    }
-    V_UNROLL for (int p = 0; p < QN_PANELS; p++) V_UNROLL for (int h = 0; h < 2; h++) {
-        const int64_t at = p * QN_PANEL + 8 * h;
-        __m256i start = _mm256_loadu_si256((const __m256i *)(t->column_start + at));
+/* One row. It is bound by memory, which the CPU fetches the further ahead, the fewer instructions a line takes: two
+ * vpmaddubsw with the parts of A, neither of which can saturate, and sums in int16 for eight groups:
+ * 8 * 2 * 255 * 8 < 32768. ymm0-3 and ymm4-7 hold them for two panels, the second `step` bytes from the first. */
+#define ASM_PART(at, high, low)                                                                                        \
+    "vmovdqa " at ", %%ymm10\n\t"                                                                                      \
+    "vpmaddubsw %%ymm8, %%ymm10, %%ymm11\n\tvpmaddubsw %%ymm9, %%ymm10, %%ymm10\n\t"                                   \
+    "vpaddw %%ymm11, %%" high ", %%" high "\n\tvpaddw %%ymm10, %%" low ", %%" low "\n\t"
+#define ASM_PARTS(a, b)                                                                                                \
+    "vpbroadcastd " a "(%[a]), %%ymm8\n\tvpbroadcastd 4+" a "(%[a]), %%ymm9\n\t" ASM_PART(b "(%[b])", "ymm0", "ymm4")  \
+        ASM_PART("32+" b "(%[b])", "ymm1", "ymm5") ASM_PART(b "(%[b],%[step])", "ymm2", "ymm6")                        \
+            ASM_PART("32+" b "(%[b],%[step])", "ymm3", "ymm7")
+#define ASM_PARTS_ZERO(high, low)                                                                                      \
+    "vpxor %%" high ", %%" high ", %%" high "\n\tvpxor %%" low ", %%" low ", %%" low "\n\t"
+#define ASM_PARTS_SUM(at, high, low)                                                                                   \
+    "vpmaddwd %[sixteen], %%" high ", %%" high "\n\tvpmaddwd %[one], %%" low ", %%" low "\n\t"                         \
+    "vpaddd %%" high ", %%" low ", %%" low "\n\tvpaddd " at "(%[sum]), %%" low ", %%" low "\n\t"                       \
+    "vmovdqa %%" low ", " at "(%[sum])\n\t"
+static const int16_t v_words_16[16] __attribute__((aligned(32))) = WORDS16(16);
+
+V_INLINE void v_parts(const int32_t *a, const uint8_t *b, int64_t step, int64_t groups, __m256i sum[4]) {
+    int64_t n = groups / 2;
+    __asm__ volatile(ASM_PARTS_ZERO("ymm0", "ymm4") ASM_PARTS_ZERO("ymm1", "ymm5") ASM_PARTS_ZERO(
+                         "ymm2", "ymm6") ASM_PARTS_ZERO("ymm3", "ymm7") "1:\n\t" ASM_PARTS("0", "0")
+                         ASM_PARTS("8", "64") "add $16, %[a]\n\tadd $128, %[b]\n\tdec %[n]\n\tjnz 1b\n\t" ASM_PARTS_SUM(
+                             "0", "ymm0", "ymm4") ASM_PARTS_SUM("32", "ymm1", "ymm5")
+                             ASM_PARTS_SUM("64", "ymm2", "ymm6") ASM_PARTS_SUM("96", "ymm3", "ymm7")
+                     : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)
+                     : [step] "r"(step), [sum] "r"(sum), [one] "m"(v_words_1), [sixteen] "m"(v_words_16)
+                     : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",
+                       "memory", "cc");
+}
+
+/* The sums of a row go to C. */
+V_INLINE void v_put_row_of(const qn_tile *t, const __m256i sum[2 * QN_PANELS]) {
+    for (int i = 0; i < 2 * t->panels; i++) {
+        __m256i *c = (__m256i *)(t->c + 8 * i);
+        __m256i start = _mm256_loadu_si256((const __m256i *)(t->column_start + 8 * i));
         start = _mm256_add_epi32(start, _mm256_set1_epi32(*t->row_start));
-        if (t->add) start = _mm256_add_epi32(start, _mm256_loadu_si256((const __m256i *)(t->c + at)));
-        _mm256_storeu_si256((__m256i *)(t->c + at), _mm256_add_epi32(sum[p][h], start));
+        if (t->add) start = _mm256_add_epi32(start, _mm256_loadu_si256(c));
+        _mm256_storeu_si256(c, _mm256_add_epi32(sum[i], start));
     }
 }
 
-static void multiply_pairs(const qn_tile *t) {
-    if (t->rows == 1 && t->panels == QN_PANELS) v_pairs_row(t);
-    else v_by_slivers(t, v_pairs, 8);
+/* Of an odd last panel a second half is made and left. */
+static void multiply_parts(const qn_tile *t) {
+    enum { GROUPS = 8 };
+    __m256i sum[2 * QN_PANELS] = {0};
+    for (int64_t g = 0; g < t->groups; g += GROUPS)
+        for (int p = 0; p < t->panels; p += 2)
+            v_parts((const int32_t *)t->left + 2 * g, t->right + p * t->right_step + g * QN_GROUP,
+                    p + 1 < t->panels ? t->right_step : 0, t->groups - g < GROUPS ? t->groups - g : GROUPS,
+                    sum + 2 * p);
+    v_put_row_of(t, sum);
 }
+
+static void multiply_pairs(const qn_tile *t) { v_by_slivers(t, v_pairs, 8); }
 static void multiply_pairs_wide(const qn_tile *t) { v_by_slivers(t, v_pairs_wide, 8); }
-static void multiply_u7(const qn_tile *t) { v_by_slivers(t, v_narrow_bytes, 4); }
+
+/* One row times four narrow panels: as many streams as the hardware likes to fetch ahead. */
+V_INLINE void v_narrow_row(const qn_tile *t) {
+    const __m256i one = _mm256_set1_epi16(1);
+    const int32_t *a = t->left;
+    const uint8_t *b = t->right;
+    __m256i sum[2 * QN_PANELS];
+    V_UNROLL for (int i = 0; i < 2 * QN_PANELS; i++) sum[i] = _mm256_setzero_si256();
+    for (int64_t g = 0; g < t->groups; g++, a += 4, b += QN_GROUP) {
+        const __m256i quad = _mm256_set1_epi32(*a);
+        V_UNROLL for (int i = 0; i < 2 * QN_PANELS; i++) {
+            const __m256i u = _mm256_load_si256((const __m256i *)(b + i / 2 * t->right_step + i % 2 * 32));
+            sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_maddubs_epi16(u, quad), one));
+        }
+    }
+    v_put_row_of(t, sum);
+}
+
+static void multiply_u7(const qn_tile *t) {
+    if (t->rows == 1 && t->panels == QN_PANELS) v_narrow_row(t);
+    else v_by_slivers(t, v_narrow_bytes, 4);
+}
 
 /* Words: 4 x 16 again, a pair of k to a product. */
 V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b, int64_t r, int64_t column, int rows) {
@@ -491,7 +561,8 @@ static void multiply_words(const qn_tile *t) {
 /* ---- thin products: the weights are read once, as they come ---- */
 
 #define QN_OWN_THIN
-/* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. */
+/* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. The next 8 come
+ * to the L2 cache in the order of memory, row after row: 8 rows at a time reach two thirds of that. */
 V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bool is_signed) {
     __m256i a[2][4];
     const uint8_t *line[8];
@@ -502,8 +573,15 @@ V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bo
             memcpy(&pair, t->a + r * t->a_step + k + 2 * i, sizeof pair);
             a[r][i] = _mm256_set1_epi32(pair);
         }
+    const uint8_t *next = t->b + (k + 8) * t->stride;
+    int64_t at = 0;
     for (int64_t j = 0; j + 16 <= t->columns; j += 16) {
         __m256i low[4], high[4];
+        if (j % 64 == 0) {
+            for (int i = 0; i < 8; i++) _mm_prefetch(next + at + 64 * i, _MM_HINT_T1);
+            at += 8 * 64;
+            if (at >= t->columns) at = 0, next += t->stride;
+        }
         for (int i = 0; i < 4; i++) {
             __m128i even = _mm_loadu_si128((const __m128i *)(line[2 * i] + j));
             __m128i odd = _mm_loadu_si128((const __m128i *)(line[2 * i + 1] + j));
@@ -526,7 +604,9 @@ V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bo
 enum {
     DEPTH = 128, /* rows and columns of B that are widened at a time: whole lines, 16 KiB */
     STRIP = 64,
+    SWEPT = 16384,     /* columns swept at a time: 16 rows of B and the sums stay in the L2 cache */
     DOTS_DEPTH = 4096, /* of k that dots take at a time: four columns stay in the L1 cache */
+    DOT_DEPTH = 8192,  /* of one row: half of the L1 cache */
 };
 
 /* Panels of 16 columns, for each pair of rows columns 0-3, 8-11, then 4-7, 12-15. */
@@ -601,9 +681,14 @@ V_INLINE void v_sweep_strips(const qn_thin *t, const bool is_signed) {
 V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
     if (t->rows > 2) v_sweep_strips(t, is_signed);
     else
-        for (int64_t k = 0; k < t->k; k += 8) {
-            if (t->rows == 1) v_sweep_rows(t, k, 1, is_signed);
-            else v_sweep_rows(t, k, 2, is_signed);
+        for (int64_t left = 0; left < t->columns; left += SWEPT) {
+            qn_thin part = *t;
+            part.b += left, part.c += left;
+            part.columns = t->columns - left < SWEPT ? t->columns - left : SWEPT;
+            for (int64_t k = 0; k < t->k; k += 8) {
+                if (t->rows == 1) v_sweep_rows(&part, k, 1, is_signed);
+                else v_sweep_rows(&part, k, 2, is_signed);
+            }
         }
 }
 
@@ -650,6 +735,37 @@ V_INLINE void v_dots_of(const qn_thin *t, int64_t k, int64_t end, int64_t column
     }
 }
 
+/* One row takes column after column: a linear read, which the hardware fetches ahead best without hints. */
+V_INLINE int32_t v_dot(const int16_t *a, const uint8_t *b, int64_t count, const bool is_signed) {
+    __m256i sum[4];
+    int64_t k = 0;
+    V_UNROLL for (int i = 0; i < 4; i++) sum[i] = _mm256_setzero_si256();
+    for (; k + 64 <= count; k += 64) V_UNROLL for (int i = 0; i < 4; i++) {
+            const __m128i bytes = _mm_loadu_si128((const __m128i *)(b + k + 16 * i));
+            const __m256i w = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+            const __m256i codes = _mm256_loadu_si256((const __m256i *)(a + k + 16 * i));
+            sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(codes, w));
+        }
+    for (; k < count; k += 16) {
+        uint8_t padded[16] = {0};
+        memcpy(padded, b + k, (size_t)(count - k < 16 ? count - k : 16));
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)padded);
+        const __m256i w = is_signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+        sum[0] = _mm256_add_epi32(sum[0], _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)(a + k)), w));
+    }
+    sum[0] = _mm256_add_epi32(_mm256_add_epi32(sum[0], sum[1]), _mm256_add_epi32(sum[2], sum[3]));
+    return v_sum_lanes(sum[0]);
+}
+
+V_INLINE void v_dots_row(const qn_thin *t, const bool is_signed) {
+    for (int64_t k = 0; k < t->k; k += DOT_DEPTH)
+        for (int64_t j = 0; j < t->columns; j++) {
+            const int64_t count = t->k - k < DOT_DEPTH ? t->k - k : DOT_DEPTH;
+            const int32_t sum = v_dot(t->a + k, t->b + j * t->stride + k, count, is_signed);
+            t->c[j] = (int32_t)((uint32_t)t->c[j] + (uint32_t)sum);
+        }
+}
+
 V_INLINE void v_dots_all(const qn_thin *t, const bool is_signed) {
     for (int64_t k = 0; k < t->k; k += DOTS_DEPTH) {
         const int64_t end = k + DOTS_DEPTH < t->k ? k + DOTS_DEPTH : t->k;
@@ -662,6 +778,11 @@ V_INLINE void v_dots_all(const qn_thin *t, const bool is_signed) {
 }
 
 static int64_t v_dots(const qn_thin *t) {
+    if (t->rows == 1) {
+        if (t->is_signed) v_dots_row(t, true);
+        else v_dots_row(t, false);
+        return t->columns;
+    }
     if (t->is_signed) v_dots_all(t, true);
     else v_dots_all(t, false);
     return t->columns / 4 * 4;

@@ -145,6 +145,12 @@ V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64
         }
 }
 
+/* Rows without a kernel of parts of their own never ask for it. */
+#ifndef QN_OWN_PARTS
+static void left_parts(const qn_left *l) { left_bytes(l); }
+static void multiply_parts(const qn_tile *t) { multiply_u8(t); }
+#endif
+
 #ifndef QN_OWN_THIN
 static void sweep(const qn_thin *t) { thin_columns(t, 0, t->stride, 1); }
 static void dots(const qn_thin *t) { thin_columns(t, 0, 1, t->stride); }

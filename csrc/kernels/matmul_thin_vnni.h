@@ -6,14 +6,19 @@
  * B comes into its type by XOR 0x80, which adds or takes 128; 128 times the sum of a - zero makes up for it.
  */
 
-enum { THIN_ROWS = 4, THIN_DEPTH = 4096 };
+enum {
+    THIN_ROWS = 4,      /* of A at a time */
+    THIN_CODES = 16384, /* of all of them: half of the L1 cache */
+    THIN_SWEPT = 16384, /* columns: 16 rows of B and the sums stay in the L2 cache */
+};
 
 typedef struct {
     bool is_unsigned;
     int parts;
     uint8_t flip;
     int32_t start[THIN_ROWS];
-    uint8_t code[2][THIN_ROWS][THIN_DEPTH] __attribute__((aligned(64))); /* zeros past the end */
+    int64_t step;                                             /* from row to row */
+    uint8_t code[2][THIN_CODES] __attribute__((aligned(64))); /* zeros past the end */
 } thin_codes;
 
 /* False: not to be split. */
@@ -33,10 +38,10 @@ static bool split_codes(const qn_thin *t, int64_t k, int64_t depth, thin_codes *
         for (int64_t i = 0; i < depth; i++) {
             const int16_t a = t->a[r * t->a_step + k + i], low = a < INT8_MIN ? INT8_MIN : a > INT8_MAX ? INT8_MAX : a;
             const int16_t first = c->is_unsigned ? a : low;
-            c->code[0][r][i] = (uint8_t)first, c->code[1][r][i] = (uint8_t)(a - first);
+            c->code[0][r * c->step + i] = (uint8_t)first, c->code[1][r * c->step + i] = (uint8_t)(a - first);
             sum += a;
         }
-        for (int p = 0; p < 2; p++) memset(c->code[p][r] + depth, 0, (size_t)(-depth & 63));
+        for (int p = 0; p < 2; p++) memset(c->code[p] + r * c->step + depth, 0, (size_t)(-depth & 63));
         c->start[r] = !c->flip ? 0 : c->is_unsigned ? 128 * sum : -128 * sum;
     }
     return true;
@@ -78,7 +83,8 @@ static void turn_sums(const qn_thin *t, const int32_t *start) {
         }
 }
 
-/* 8 rows of B from k on, whose codes begin at i; the sums stay in the caches. */
+/* 8 rows of B from k on, whose codes begin at i; the sums stay in the caches. The next 8 come to the L2 cache in the order
+ * of memory. */
 V_INLINE void v_sweep_rows(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t i, const int rows,
                            const int parts, const bool is_unsigned) {
     const __m512i flip = _mm512_set1_epi8((char)codes->flip);
@@ -86,9 +92,14 @@ V_INLINE void v_sweep_rows(const qn_thin *t, const thin_codes *codes, int64_t k,
     __m512i a[2][2][THIN_ROWS];
     for (int n = 0; n < 8; n++) line[n] = t->b + (k + n < t->k ? k + n : t->k - 1) * t->stride;
     V_UNROLL for (int g = 0; g < 2; g++) V_UNROLL for (int p = 0; p < parts; p++)
-        V_UNROLL for (int r = 0; r < rows; r++) a[g][p][r] = v_quad(codes->code[p][r] + i + 4 * g);
+        V_UNROLL for (int r = 0; r < rows; r++) a[g][p][r] = v_quad(codes->code[p] + r * codes->step + i + 4 * g);
+    const uint8_t *next = t->b + (k + 8) * t->stride;
+    int64_t at = 0;
     for (int64_t j = 0; j + 64 <= t->columns; j += 64) {
         __m512i w[2][4];
+        for (int n = 0; n < 8; n++) _mm_prefetch(next + at + 64 * n, _MM_HINT_T1);
+        at += 8 * 64;
+        if (at >= t->columns) at = 0, next += t->stride;
         v_interleave64(line, j, flip, w[0]), v_interleave64(line + 4, j, flip, w[1]);
         V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int n = 0; n < 4; n++) {
             int32_t *c = t->c + r * t->c_step + j + 16 * n;
@@ -100,7 +111,7 @@ V_INLINE void v_sweep_rows(const qn_thin *t, const thin_codes *codes, int64_t k,
     }
 }
 
-/* 1 or 4 columns from k on, while the next ones come to the L2 cache. */
+/* 4 columns from k on, while the next ones come to the L2 cache, or one: a linear read, better without hints. */
 V_INLINE void v_dots_of(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth, int64_t column,
                         const int columns, const int rows, const int parts, const bool is_unsigned) {
     const __m512i flip = _mm512_set1_epi8((char)codes->flip);
@@ -113,11 +124,11 @@ V_INLINE void v_dots_of(const qn_thin *t, const thin_codes *codes, int64_t k, in
         __m512i w[4];
         V_UNROLL for (int c = 0; c < columns; c++) {
             const uint8_t *at = b + c * t->stride + i;
-            _mm_prefetch(at + columns * t->stride, _MM_HINT_T1);
+            if (columns > 1) _mm_prefetch(at + columns * t->stride, _MM_HINT_T1);
             w[c] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(there, at), flip);
         }
         V_UNROLL for (int p = 0; p < parts; p++) V_UNROLL for (int r = 0; r < rows; r++) {
-            const __m512i a = _mm512_load_si512(codes->code[p][r] + i);
+            const __m512i a = _mm512_load_si512(codes->code[p] + r * codes->step + i);
             V_UNROLL for (int c = 0; c < columns; c++) sum[r][c] = v_dot(sum[r][c], w[c], a, is_unsigned);
         }
     }
@@ -135,7 +146,7 @@ V_INLINE void v_sweep_part(const qn_thin *t, const thin_codes *codes, int64_t k,
 V_INLINE void v_dots_part(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth, const int rows,
                           const int parts, const bool is_unsigned) {
     int64_t j = 0;
-    for (; j + 4 <= t->columns; j += 4) v_dots_of(t, codes, k, depth, j, 4, rows, parts, is_unsigned);
+    for (; rows > 1 && j + 4 <= t->columns; j += 4) v_dots_of(t, codes, k, depth, j, 4, rows, parts, is_unsigned);
     for (; j < t->columns; j++) v_dots_of(t, codes, k, depth, j, 1, rows, parts, is_unsigned);
 }
 
@@ -156,15 +167,16 @@ V_INLINE void v_dots_part(const qn_thin *t, const thin_codes *codes, int64_t k, 
 THIN_PART(sweep_part, v_sweep_part)
 THIN_PART(dots_part, v_dots_part)
 
-/* Four rows of A at most, 4096 of k at a time. */
+/* Four rows of A at most, a block of k at a time. */
 V_INLINE void v_by_parts(const qn_thin *t, const bool turned) {
     thin_codes codes;
     for (int row = 0; row < t->rows; row += THIN_ROWS) {
         qn_thin part = *t;
         part.a += row * t->a_step, part.c += row * t->c_step;
         part.rows = t->rows - row < THIN_ROWS ? t->rows - row : THIN_ROWS;
-        for (int64_t k = 0; k < t->k; k += THIN_DEPTH) {
-            const int64_t depth = t->k - k < THIN_DEPTH ? t->k - k : THIN_DEPTH;
+        codes.step = THIN_CODES / part.rows / 64 * 64;
+        for (int64_t k = 0; k < t->k; k += codes.step) {
+            const int64_t depth = t->k - k < codes.step ? t->k - k : codes.step;
             if (!split_codes(&part, k, depth, &codes)) {
                 qn_thin rest = part;
                 rest.a += k, rest.b += turned ? k : k * t->stride, rest.k = depth;
@@ -185,10 +197,12 @@ static void dots(const qn_thin *t) { v_by_parts(t, true); }
 
 /* What is left of 64 columns is the row below's. */
 static void sweep(const qn_thin *t) {
-    const int64_t whole = t->columns / 64 * 64;
     qn_thin rest = *t;
-    rest.columns = whole;
-    v_by_parts(&rest, false);
-    rest.b += whole, rest.c += whole, rest.columns = t->columns - whole;
+    while (rest.columns >= 64) {
+        qn_thin part = rest;
+        part.columns = rest.columns < THIN_SWEPT ? rest.columns / 64 * 64 : THIN_SWEPT;
+        v_by_parts(&part, false);
+        rest.b += part.columns, rest.c += part.columns, rest.columns -= part.columns;
+    }
     if (rest.columns) qn_row_avx512.sweep(&rest);
 }

@@ -65,14 +65,15 @@
  * Integer products; docs/matmul.md proves that no step overflows. Sums are modulo 2^32. Panels, slivers and the tile are
  * described in qn_types.h; buffers of packed codes are 64-byte aligned, groups come in even numbers.
  * matmul_tiling(t): what this row wants of the driver.
- * left_pairs, left_bytes, left_words(l): pack rows of A for multiply_pairs*, multiply_u8 and multiply_u7, multiply_words.
+ * left_pairs, left_bytes, left_words(l): pack rows of A for multiply_pairs*, multiply_u8 and multiply_u7, multiply_words;
+ *   left_parts(l) one row for multiply_parts.
  *   What they store is the row's affair; beyond l->k it contributes 0 to every product. start: 0, or minus the sums of
  *   Winograd's products of pairs; sum: of a - zero. Bytes are int8, uint8 less 128; pairs have the zero point subtracted.
  * right_bytes(b[4 groups][16 panels], ...): panels, each byte XOR flip. right_turned: one panel from b[16][4 groups].
  * right_sums: adds to sum[16] the stored bytes u of each column, to pairs[16] -(u0 - 128)(u1 - 128) - (u2 - 128)(u3 - 128).
  * right_widen(panel, wide): what multiply_pairs_wide reads in place of the panel, 128 bytes a group.
  * multiply_*(t): c[r][j] = row_start[r] + column_start[j] + (add ? c[r][j] : 0) + sum over k of a b, where b is u - 128
- *   with pairs, u with u8 (any byte) and u7 (bytes 0..127), a word with words.
+ *   with pairs, u with parts, u8 (any byte) and u7 (bytes 0..127), a word with words.
  * left_quads(l): bytes a - 128 + 128 of uint8, a + 128 of int8; where center is 64, a of uint8, a + 64 of int8. Beyond k:
  *   center. Code less center is the a of multiply_quads and add_excess.
  * left_turned(packed, groups, rows, turned, step): turned[k][row] of what left_quads has packed, whole strips of rows.

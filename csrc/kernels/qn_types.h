@@ -177,6 +177,7 @@ enum {
 /* What a row of the table wants from the driver. */
 typedef struct {
     bool pairs;          /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
+    bool parts;          /* of one row by multiply_parts */
     bool quads;          /* of many rows by multiply_quads, where the weights allow it; tiles of one panel */
     int panels;          /* side by side in a tile */
     int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */

@@ -925,12 +925,11 @@ static void test_quads(const char *row_name, const qn_table *row) {
 /* Rows choose how the left matrix is packed, so the kernels of products are tested together: test_matmul.c. */
 static void leave_products(void) {
     static const int indices[] = {
-        QN_INDEX_matmul_tiling,       QN_INDEX_left_pairs,  QN_INDEX_left_bytes,
-        QN_INDEX_left_words,          QN_INDEX_right_bytes, QN_INDEX_right_turned,
-        QN_INDEX_right_sums,          QN_INDEX_right_widen, QN_INDEX_multiply_pairs,
-        QN_INDEX_multiply_pairs_wide, QN_INDEX_multiply_u8, QN_INDEX_multiply_u7,
-        QN_INDEX_multiply_words,      QN_INDEX_sweep,       QN_INDEX_dots,
-        QN_INDEX_add_outer,           QN_INDEX_finish_f32,  QN_INDEX_finish_i8,
+        QN_INDEX_matmul_tiling,  QN_INDEX_left_pairs,          QN_INDEX_left_bytes,     QN_INDEX_left_words,
+        QN_INDEX_right_bytes,    QN_INDEX_right_turned,        QN_INDEX_right_sums,     QN_INDEX_right_widen,
+        QN_INDEX_multiply_pairs, QN_INDEX_multiply_pairs_wide, QN_INDEX_multiply_u8,    QN_INDEX_multiply_u7,
+        QN_INDEX_left_parts,     QN_INDEX_multiply_parts,      QN_INDEX_multiply_words, QN_INDEX_sweep,
+        QN_INDEX_dots,           QN_INDEX_add_outer,           QN_INDEX_finish_f32,     QN_INDEX_finish_i8,
         QN_INDEX_finish_u8,
     };
     for (size_t i = 0; i < sizeof indices / sizeof *indices; i++) covered[indices[i]] = true;
