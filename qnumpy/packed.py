@@ -254,7 +254,7 @@ class PackedWeight:
         params = x.qparams
         by_row = isinstance(params.granularity, PerChannel) and x.ndim == 2 and params.granularity.axis % 2 == 0
         shares = by_row or isinstance(params.granularity, PerTensor) or self._shares_groups(x)
-        if params.code.bits != 8 or not shares:
+        if _bits(params) != 8 or not shares:
             wanted = f", per row or per group {self._group} on the last axis" if self._group else " or per row"
             got = f"{params.code.name} {describe(params.granularity)}"
             raise TypeError(_check.must(me, "x", f"of int8 or uint8 per tensor{wanted}", got))
@@ -457,11 +457,16 @@ def _unpickled(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
 
 
+def _bits(params: QParams) -> int:
+    """Of integer codes; 0 of floats."""
+    return params.code.bits if params.code.real is None else 0
+
+
 def _eight_bits(me: str, name: str, value: Any) -> QParams:
     """Parameters per tensor of a type of 8 bits."""
     if not isinstance(value, QParams):
         raise TypeError(_check.must(me, name, "a QParams", _check.typed(value)))
-    if value.code.bits != 8 or not isinstance(value.granularity, PerTensor):
+    if _bits(value) != 8 or not isinstance(value.granularity, PerTensor):
         raise ValueError(_check.must(me, name, "of int8 or uint8 per tensor", str(value)))
     return value
 
@@ -484,7 +489,7 @@ def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
 
 def _group_size(me: str, params: QParams) -> int:
     """The size of the groups along K, 0 without groups."""
-    granularity, bits = params.granularity, params.code.bits
+    granularity, bits = params.granularity, _bits(params)
     if isinstance(granularity, PerGroup):
         if bits != 4:
             raise TypeError(_check.must(me, "w", "of int4 or uint4 in groups", params.code.name))
