@@ -95,8 +95,9 @@ class PackedWeight:
            [0.  , 0.  , 1.72]], dtype=float32)
     """
 
-    __slots__ = ("_clip", "_group", "_half", "_input", "_output", "_packed", "_scale", "_zeros")
-    __slots__ += ("bias", "qparams", "shape")
+    __slots__ = (
+        "_clip", "_group", "_half", "_input", "_output", "_packed", "_scale", "_zeros", "bias", "qparams", "shape",
+    )  # fmt: skip
     __array_ufunc__ = None  # x @ packed reaches us
 
     shape: tuple[int, int]

@@ -103,8 +103,7 @@ static int given_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject
     else if (n == m) given->row = 1;
     else n = 1;
     if (!(given->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||
-        !(given->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) ||
-        qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
+        !(given->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) || qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
         return -1;
     given->zero_points = zeros;
     return 0;
@@ -127,11 +126,13 @@ PyMethodDef qn_matmul4_methods[] = {
               "weight4_room(k, n, block, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
     QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, block, /)\n--\n\nPack a 4-bit "
                             "weight [k][n] with a scale for each block of k."),
-    QN_METHOD(matmul4,
-              "matmul4(packed, k, n, block, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
-              "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
-    QN_METHOD(matmul4_codes,
-              "matmul4_codes(packed, k, n, block, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
-              "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
+    QN_METHOD(
+        matmul4,
+        "matmul4(packed, k, n, block, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
+        "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
+    QN_METHOD(
+        matmul4_codes,
+        "matmul4_codes(packed, k, n, block, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
+        "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
     QN_END,
 };

@@ -137,6 +137,7 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
         x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
         product c = {w, packed, p, row, x};
         int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
-        qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels, &c);
+        qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,
+                        &c);
     }
 }
