@@ -70,8 +70,13 @@ def weight4_pack(
     codes: _Array, signed: bool, scales: _Array, zeros: _Array | None, packed: _Array, k: int, n: int, block: int, /
 ) -> None: ...
 def matmul4(
-    packed: _Array, k: int, n: int, block: int, half: bool, zeros: bool, x: _Array, m: int, scale: float,
-    qmin: int, qmax: int, by_row: bool, bias: _Array | None, lowest: float, highest: float, y: _Array, /,
+    packed: _Array, k: int, n: int, block: int, half: bool, zeros: bool, x: _Array, m: int, x_type: int,
+    symmetric: bool, qmin: int, qmax: int, scale: float, zero_point: int, by_row: bool, bias: _Array | None,
+    lowest: float, highest: float, y: _Array, /,
+) -> None: ...
+def matmul4_codes(
+    packed: _Array, k: int, n: int, block: int, half: bool, zeros: bool, codes: _Array, m: int, scales: _Array,
+    zero_points: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array, /,
 ) -> None: ...
 def saturate(
     a: _Array, b: _Array, sum: _Array, error: _Array, pairs: _Array, m: int, k: int, n: int, /

@@ -28,8 +28,9 @@ class PackedWeight:
     """A quantized weight, packed once; ``x @ packed`` multiplies reals by it.
 
     8-bit weights: x is quantized to 8 bits, the product of the codes is exact, and one pass over each tile of it makes
-    ``y = clip(float32(acc) * (Sx * Sw) + bias)``. 4-bit weights in groups: x is quantized to int8 in the same groups,
-    the sum of each group is exact, and ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + bias)``.
+    ``y = clip(float32(acc) * (Sx * Sw) + bias)``. 4-bit weights in groups: x is quantized to 8 bits in the same groups,
+    the sum of ``(qx - Zx)(qw - Zw)`` over each is exact, and
+    ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + bias)``.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ class PackedWeight:
         What shares a scale when x is quantized on the fly: "row" by default; for a weight in groups "group", which
         others do not have.
     symmetric : bool, default True
-        Quantize x to int8 around 0, or to uint8 with a zero point (not with 4-bit groups).
+        Quantize x to int8 around 0, or to uint8 with a zero point.
     activation_bits : {8, 7}
         Codes of x in [-63, 63] or [0, 127] in place of [-127, 127] or [0, 255], as saturating libraries need them; on
         AVX2 more than 64 rows are then up to 1.2 times as fast.
@@ -94,7 +95,9 @@ class PackedWeight:
            [0.  , 0.  , 1.72]], dtype=float32)
     """
 
-    __slots__ = ("_clip", "_group", "_half", "_input", "_output", "_packed", "_scale", "bias", "qparams", "shape")
+    __slots__ = (
+        "_clip", "_group", "_half", "_input", "_output", "_packed", "_scale", "_zeros", "bias", "qparams", "shape",
+    )  # fmt: skip
     __array_ufunc__ = None  # x @ packed reaches us
 
     shape: tuple[int, int]
@@ -128,6 +131,7 @@ class PackedWeight:
         codes, self.qparams = _oriented(w, normalize_axis(me, _check.integer(me, "axis", axis), 2))
         self.shape = codes.shape
         self._group = _group_size(me, self.qparams)
+        self._zeros = not self.qparams.symmetric  # read once: it looks at every zero point
         kind = float_type(scale_dtype)
         stored = scale_dtype if kind is None else kind.name
         self._half = _args.choice(me, "scale_dtype", stored, {"float32": 0, "float16": 1}) == 1
@@ -159,7 +163,7 @@ class PackedWeight:
         else:
             stored = params.scale
         signed = params.code.signed
-        zeros = None if params.symmetric else (params.zero_point + 8 * signed).astype(np.uint8)
+        zeros = (params.zero_point + 8 * signed).astype(np.uint8) if self._zeros else None
         self._packed = _core.weight4_room(k, n, self._group, self._half, zeros is not None)
         codes = np.ascontiguousarray(plain).view(np.uint8)
         _core.weight4_pack(codes, signed, np.ascontiguousarray(stored), zeros, self._packed, k, n, self._group)
@@ -199,7 +203,7 @@ class PackedWeight:
         Parameters
         ----------
         x : array_like of float32, float64, float16 or bfloat16, or QuantizedArray, shape (..., K)
-            Codes must be int8 or uint8, per tensor, or per row if x is 2-D, and the weight one of 8 bits.
+            Codes must be int8 or uint8, per tensor, per row if x is 2-D, or in the groups of a weight in groups.
         out : ndarray, optional
             Of shape (..., N), float32, or the type of out_qparams; C-contiguous, writable, apart from x.
 
@@ -233,8 +237,9 @@ class PackedWeight:
         target = y if self._output is None or fused else np.empty(y.shape, np.float32)
         if self._group:
             _core.matmul4(
-                self._packed, *self.shape, self._group, self._half, not self.qparams.symmetric, x32, rows,
-                given_x.scale, given_x.qmin, given_x.qmax, self._input.per == "row", self.bias, *self._clip, target,
+                self._packed, *self.shape, self._group, self._half, self._zeros, x32, rows, given_x.core,
+                given_x.symmetric, given_x.qmin, given_x.qmax, given_x.scale, given_x.zero_point, given_x.per == "row",
+                self.bias, *self._clip, target,
             )  # fmt: skip
         else:
             stage = self._stage(me, given_x.scale if fused else None)
@@ -249,13 +254,15 @@ class PackedWeight:
     def _of_codes(self, me: str, x: QuantizedArray, out: Any) -> Any:
         params = x.qparams
         by_row = isinstance(params.granularity, PerChannel) and x.ndim == 2 and params.granularity.axis % 2 == 0
-        if params.code.bits != 8 or not (by_row or isinstance(params.granularity, PerTensor)):
+        shares = by_row or isinstance(params.granularity, PerTensor) or self._shares_groups(x)
+        if _bits(params) != 8 or not shares:
+            wanted = f", per row or per group {self._group} on the last axis" if self._group else " or per row"
             got = f"{params.code.name} {describe(params.granularity)}"
-            raise TypeError(_check.must(me, "x", "of int8 or uint8 per tensor or per row", got))
-        if self._group:
-            raise TypeError(_check.must(me, "x", "an array of floats for a weight in groups", "a QuantizedArray"))
+            raise TypeError(_check.must(me, "x", f"of int8 or uint8 per tensor{wanted}", got))
         rows = self._rows(me, x.shape)
         y = self._result(me, out, x.codes)
+        if self._group:
+            return self._of_codes_in_groups(x, rows, y)
         fused = self._output is not None and not by_row
         target = y if self._output is None or fused else np.empty(y.shape, np.float32)
         stage = self._stage(me, float(params.scale) if fused else None)
@@ -268,6 +275,20 @@ class PackedWeight:
         )  # fmt: skip
         _fits(me, fits)
         return self._finished(me, target, y)
+
+    def _shares_groups(self, x: QuantizedArray) -> bool:
+        by = x.qparams.granularity
+        return isinstance(by, PerGroup) and by.group_size == self._group and by.axis % x.ndim == x.ndim - 1
+
+    def _of_codes_in_groups(self, x: QuantizedArray, rows: int, y: Array) -> Any:
+        params = x.qparams
+        target = y if self._output is None else np.empty(y.shape, np.float32)
+        zero = params.zero_point.reshape(-1) if params.zero_point.any() else None
+        _core.matmul4_codes(
+            self._packed, *self.shape, self._group, self._half, self._zeros, np.ascontiguousarray(x.codes), rows,
+            params.scale.reshape(-1), zero, self.bias, *self._clip, target,
+        )  # fmt: skip
+        return self._finished("PackedWeight.matmul", target, y)
 
     def _rows(self, me: str, shape: tuple[int, ...]) -> int:
         if not shape or shape[-1] != self.shape[0]:
@@ -329,14 +350,15 @@ def qmatmul(a: QuantizedArray, b: QuantizedArray, *, bias: Any = None, out_qpara
     """Multiply two quantized matrices: an exact product of the codes, brought to reals or codes in the same pass.
 
     ``y = float32(acc) * (Sa * Sb) + bias``; with out_qparams
-    ``saturate(round_half_even(float32(acc + round_half_even(bias / (Sa * Sb))) * (Sa * Sb / Sy)) + Zy)``.
+    ``saturate(round_half_even(float32(acc + round_half_even(bias / (Sa * Sb))) * (Sa * Sb / Sy)) + Zy)``. Groups: as
+    PackedWeight.
 
     Parameters
     ----------
     a : QuantizedArray of int8 or uint8, shape (..., K)
-        Per tensor, or per channel on axis 0 if it is 2-D: a scale for each row.
+        Per tensor, or per channel on axis 0 if it is 2-D: a scale for each row; in the groups of b if it has some.
     b : QuantizedArray of int8, uint8, int4 or uint4, shape (K, N)
-        Per tensor, or per channel on axis 1: a scale for each column.
+        Per tensor, or per channel on axis 1: a scale for each column; int4 and uint4 in groups along K as well.
     bias : array_like of floats, shape (N,), optional
     out_qparams : QParams, optional
         Per tensor, int8 or uint8.
@@ -401,17 +423,11 @@ class _Input:
         _args.choice(me, "per", per, _PER if group else {"row": 0, "tensor": 1})
         if _check.integer(me, "activation_bits", bits) not in (7, 8):
             raise ValueError(_check.must(me, "activation_bits", "8 or 7", str(bits)))
-        if group and not symmetric:
-            raise ValueError(_check.must(me, "symmetric", "True for a weight in groups", _check.typed(symmetric)))
         if qparams is None:
             qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
             qmin, core = (-qmax, _INT8) if symmetric else (0, _UINT8)
             return cls(per, bool(symmetric), bits, core, qmin, qmax)
         found = _eight_bits(me, "x_qparams", qparams)
-        if group and (found.code.name != "int8" or found.zero_point):
-            raise ValueError(
-                _check.must(me, "x_qparams", "of int8 with zero_point 0 for a weight in groups", str(found))
-            )
         scale, zero = float(found.scale), int(found.zero_point)
         return cls("tensor", True, 8, found.code.core, found.qmin, found.qmax, scale, zero, found)
 
@@ -442,11 +458,16 @@ def _unpickled(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
 
 
+def _bits(params: QParams) -> int:
+    """Of integer codes; 0 of floats."""
+    return params.code.bits if params.code.real is None else 0
+
+
 def _eight_bits(me: str, name: str, value: Any) -> QParams:
     """Parameters per tensor of a type of 8 bits."""
     if not isinstance(value, QParams):
         raise TypeError(_check.must(me, name, "a QParams", _check.typed(value)))
-    if value.code.bits != 8 or not isinstance(value.granularity, PerTensor):
+    if _bits(value) != 8 or not isinstance(value.granularity, PerTensor):
         raise ValueError(_check.must(me, name, "of int8 or uint8 per tensor", str(value)))
     return value
 
@@ -469,7 +490,7 @@ def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
 
 def _group_size(me: str, params: QParams) -> int:
     """The size of the groups along K, 0 without groups."""
-    granularity, bits = params.granularity, params.code.bits
+    granularity, bits = params.granularity, _bits(params)
     if isinstance(granularity, PerGroup):
         if bits != 4:
             raise TypeError(_check.must(me, "w", "of int4 or uint4 in groups", params.code.name))

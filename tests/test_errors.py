@@ -922,10 +922,15 @@ def guarded_products():
     wrong = [bytes_of[2], flag, wrong_vectors(np.float32, 5), wrong_zero, wrong_outputs(np.uint8, nbytes)]
     yield "weight4_pack", good, [*wrong, *shape[:2], block]
     real, wrong_bias = wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 5)[1:]
-    good = [packed, 4, 5, 16, 0, 1, x, 2, 0.0, -127, 127, 0, scale, -1.0, 1.0, y]
-    wrong = [wrong_vectors(np.uint8, nbytes)[:-2], [*size, 2**40], [*size, 2**40], block, [*flag, 1], [*flag, 0], real]
-    wrong += [size, number, [*code, 1], [*code, 0], flag, wrong_bias, number, number, wrong_outputs(np.float32, 10)]
+    of_packed, tail = wrong_vectors(np.uint8, nbytes)[:-2], [wrong_bias, number, number, wrong_outputs(np.float32, 10)]
+    of_weight = [of_packed, [*size, 2**40], [*size, 2**40], block, [*flag, 1], [*flag, 0]]
+    good = [packed, 4, 5, 16, 0, 1, x, 2, T["int8"], 1, -127, 127, 0.0, 0, 0, scale, -1.0, 1.0, y]
+    type_ = [*WRONG_TYPE, T["float32"], T["int32"], T["int16"], T["int4"]]
+    wrong = [*of_weight, real, size, type_, flag, [*code, 127], [*code, -127], number, code, flag, *tail]
     yield "matmul4", good, wrong
+    codes, pair = wrong_vectors(np.int8, 8)[:-2], wrong_vectors(np.float32, 2)
+    good = [packed, 4, 5, 16, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y]
+    yield "matmul4_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail]
     image, kernel = np.ones((1, 4, 3, 4), np.int8), np.ones((4, 2, 2, 2), np.uint8)
     out = np.ones((1, 4, 2, 3), np.uint8)
     four = [*NO_ARRAYS, image[0], image.astype(np.int16), np.ones((1, 3, 3, 4), np.int8)]

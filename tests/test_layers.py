@@ -38,8 +38,8 @@ CALLERS = {
     "quantize": {"TYPES", "quantize", "dequantize", "fake_quantize", "requantize", "min_max"},
     "reduce": {"min_max"},
     "conv": {"TYPES", "conv2d"},
-    "packed": {"TYPES", "linear", "matmul4", "matmul_packed", "pack_weights", "packed_codes", "packed_info"}
-    | {"weight4_room", "weight4_pack"},
+    "packed": {"TYPES", "linear", "matmul4", "matmul4_codes", "matmul_packed", "pack_weights", "packed_codes"}
+    | {"packed_info", "weight4_room", "weight4_pack"},
     "saturation": {"saturate", "unsafe_pairs"},
     "runtime": {"MAX_THREADS", "isa", "isas", "kernels", "num_threads", "set_isa", "set_num_threads"},
 }

@@ -65,16 +65,24 @@ def product(x, q, *, per="row", symmetric=True, bits=8, bias=None, clip=(-np.inf
     return np.clip(y, *map(F32, clip))
 
 
-def grouped(x, q, *, per="group", bits=8, bias=None, clip=(-np.inf, np.inf)):
+def grouped(x, q, *, per="group", symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
     """The same for 4-bit groups: sums of groups are added one after the other."""
     size, k = q.qparams.granularity.group_size, q.shape[0]
-    y = np.zeros((len(x), q.shape[1]), F32)
-    shared = found({"row": x, "tensor": x.reshape(1, -1)}.get(per, x[:, :1]), bits, True)[0]
-    for g, first in enumerate(range(0, k, size)):
-        part = slice(first, min(first + size, k))
-        scale = found(x[:, part], bits, True)[0] if per == "group" else np.resize(shared, len(x))
-        acc = codes(x[:, part], scale, 0 * scale.astype(int), bits, True) @ (plain(q)[part] - q.zero_point[g])
-        y = y + acc.astype(F32) * (scale[:, None] * q.scale[g])
+    whole = found({"row": x, "tensor": x.reshape(1, -1)}.get(per, x[:, :1]), bits, symmetric)
+    parts = [slice(first, min(first + size, k)) for first in range(0, k, size)]
+    each = [found(x[:, part], bits, symmetric) if per == "group" else whole for part in parts]
+    scale, zero = ([np.resize(pair[i], len(x)) for pair in each] for i in (0, 1))
+    xs = [codes(x[:, part], s, z, bits, symmetric) for part, s, z in zip(parts, scale, zero, strict=True)]
+    return summed(len(x), xs, scale, zero, q, bias, clip)
+
+
+def summed(m, xs, scale, zero, q, bias=None, clip=(-np.inf, np.inf)):
+    """Codes of x, a matrix for each group of q, with scales and zero points of rows."""
+    y, first = np.zeros((m, q.shape[1]), F32), 0
+    for g, x in enumerate(xs):
+        acc = (x - zero[g][:, None]) @ (plain(q)[first : first + x.shape[1]] - q.zero_point[g])
+        y = y + acc.astype(F32) * (scale[g][:, None] * q.scale[g])
+        first += x.shape[1]
     y = y if bias is None else y + F32(bias)
     return np.clip(y, *map(F32, clip))
 
@@ -111,27 +119,53 @@ def test_groups(weight, scale_dtype, row):
         packed = qn.PackedWeight(qn.quantize(w, **GROUPS[weight]), scale_dtype=scale_dtype)
         q = packed.unpack()
         assert_same_bits(x @ packed, grouped(x, q), f"{(m, k, n)}")
-        for options in ({"per": "row", "bias": bias}, {"per": "tensor"}, {"activation_bits": 7, "clip": (0, 6)}):
+        for options in (
+            {"per": "row", "bias": bias},
+            {"per": "tensor"},
+            {"activation_bits": 7, "clip": (0, 6)},
+            {"symmetric": False},
+            {"symmetric": False, "per": "row", "activation_bits": 7, "bias": bias},
+            {"symmetric": False, "per": "tensor"},
+        ):
             got = x @ qn.PackedWeight(q, **options)
             want = {("bits" if name == "activation_bits" else name): value for name, value in options.items()}
             assert_same_bits(got, grouped(x, q, **want), f"{(m, k, n)} {options}")
 
 
+ROWS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64, 65, 127, 128, 129, 130]
+
+
 @pytest.mark.parametrize("weight", GROUPS)
-def test_groups_are_within_the_bound(weight):
-    """Against float64: two roundings of each product and one for each of the G sums, u = 2^-24; 1.001 for u^2."""
-    x, w = reals(9, 1000, seed=4), reals(1000, 40, seed=5)
-    q = qn.quantize(w, **GROUPS[weight])
-    size = q.qparams.granularity.group_size
+def test_groups_are_within_the_bound(weight, row):
+    """Against float64: two roundings of each product and one for each of the G sums, u = 2^-24; 1.001 for u^2.
+
+    Given codes with zero points at both ends and between, one for all, for each row and for each group.
+    """
+    rng = np.random.default_rng(5)
+    size, k = GROUPS[weight]["granularity"].group_size, 290
+    q = qn.quantize(reals(k, 40, seed=5), **GROUPS[weight])
     # dequantize would round; the float64 product of a code and a scale is exact
-    xq = qn.quantize(x, granularity=qn.PerGroup(size, 1))
-    real = xq.codes * twin.spread(xq.scale, x.shape, 1, size).astype(np.float64)
     zero, scale = (twin.spread(p, q.shape, 0, size).astype(np.float64) for p in (q.zero_point, q.scale))
     weights = (plain(q) - zero) * scale
-    bound = 1.001 * (-(-1000 // size) + 2) * 2.0**-24 * (np.abs(real) @ np.abs(weights))
-    error = np.abs(x @ qn.PackedWeight(q) - real @ weights)
-    assert (error <= bound).all()
-    assert error.max() > 0
+    packed, worst, turn = qn.PackedWeight(q), 0.0, list(GROUPS).index(weight)
+    kinds = {"int8": (-128, 127), "uint8": (0, 255)}
+    cases = [(kind, by) for kind in kinds for by in (qn.PerTensor(), qn.PerChannel(0), qn.PerGroup(size, 1))]
+    for i, m in enumerate(ROWS):
+        kind, granularity = cases[(turn + i) % len(cases)]
+        low, high = kinds[kind]
+        x = rng.integers(low, high + 1, (m, k)).astype(kind)
+        x[0], x[:, :size] = (low, high)[m % 2], low
+        shape = granularity.params_shape(x.shape)
+        zeros = rng.choice([low, low + 3, (low + high) // 2, high], shape)
+        params = qn.QParams(2.0 ** rng.uniform(-20, 20, shape), zeros, kind, granularity)
+        each = [p.reshape(len(p), -1) if p.ndim else p.reshape(1, 1) for p in (params.scale, params.zero_point)]
+        scales, zeros = (np.repeat(p.astype(np.float64), size if p.shape[1] > 1 else k, 1)[:, :k] for p in each)
+        real = scales * (x - zeros)
+        bound = 1.001 * (-(-k // size) + 2) * 2.0**-24 * (np.abs(real) @ np.abs(weights))
+        error = np.abs(qn.QuantizedArray(x, params) @ packed - real @ weights)
+        assert (error <= bound).all(), f"{m} rows of {kind} {granularity}"
+        worst = max(worst, error.max())
+    assert worst > 0
 
 
 @pytest.mark.parametrize("weight", [*WEIGHTS, *GROUPS])
@@ -176,17 +210,52 @@ def test_given_parameters(kind, row):
     assert_same_bits(qn.qmatmul(xq, q), want)
 
 
-def test_given_parameters_of_groups(row):
-    """-128 is a code of x too."""
-    x, w = reals(6, 40, seed=7), reals(40, 19, seed=8)
-    given = qn.QParams(0.01, 0, "int8")
-    q = qn.quantize(w, dtype="int4", granularity=qn.PerGroup(32, 0))
-    xq = plain(qn.quantize(x, given))
-    assert xq.min() == -128
-    want = np.zeros((6, 19), F32)
-    for g, part in enumerate((slice(0, 32), slice(32, 40))):
-        want = want + (xq[:, part] @ plain(q)[part]).astype(F32) * (given.scale * q.scale[g])
-    assert_same_bits(x @ qn.PackedWeight(q, x_qparams=given), want)
+@pytest.mark.parametrize("weight", ["int4 16", "uint4 32", "int4 128"])
+@pytest.mark.parametrize(("kind", "zero"), [("int8", 0), ("int8", -128), ("int8", 90), ("uint8", 0), ("uint8", 128)])
+def test_given_parameters_of_groups(weight, kind, zero, row):
+    """All codes of x occur, those of the ends too; static parameters, codes, and what is made of the sums."""
+    q = qn.quantize(reals(150, 70, seed=8), **GROUPS[weight])
+    size, bias, out = q.qparams.granularity.group_size, reals(70, seed=9), qn.QParams(3.0, 7, "uint8")
+    given = qn.QParams(0.01, zero, kind)
+    for m in (1, 6, 131):
+        x = reals(m, 150, seed=7)
+        x[0, :2] = -100, 100
+        xq = qn.quantize(x, given)
+        xs = [plain(xq)[:, first : first + size] for first in range(0, 150, size)]
+        assert {xs[0].min(), xs[0].max()} == {given.qmin, given.qmax}
+        scale, zeros = np.full((len(xs), m), given.scale), np.full((len(xs), m), zero)
+        want = summed(m, xs, scale, zeros, q, bias, (-5, np.inf))
+        static = qn.PackedWeight(q, bias=bias, clip=(-5, None), x_qparams=given)
+        assert_same_bits(x @ static, want)
+        assert_same_bits(xq @ static, want)
+        assert_same_bits(x @ pickle.loads(pickle.dumps(static)), want)
+        assert_same_bits(qn.qmatmul(xq, q, bias=bias), summed(m, xs, scale, zeros, q, bias))
+        codes_of = qn.quantize(summed(m, xs, scale, zeros, q, bias), out).codes
+        assert_same_bits(qn.qmatmul(xq, q, bias=bias, out_qparams=out).codes, codes_of)
+        assert_same_bits((x @ qn.PackedWeight(q, bias=bias, x_qparams=given, out_qparams=out)).codes, codes_of)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "int8"}, {"dtype": "uint8", "symmetric": False}])
+def test_codes_times_groups(options, row):
+    """Codes of x by rows or in the groups of w give what x quantized on the fly gives."""
+    q = qn.quantize(reals(90, 33, seed=8), **GROUPS["uint4 32"])
+    symmetric = options.get("symmetric", True)
+    for m in (0, 1, 5, 40):
+        x = reals(m, 90, seed=m)
+        for granularity, per in ((qn.PerChannel(0), "row"), (qn.PerGroup(32, -1), "group")):
+            xq = qn.quantize(x, granularity=granularity, **options)
+            want = x @ qn.PackedWeight(q, per=per, symmetric=symmetric)
+            assert_same_bits(xq @ qn.PackedWeight(q), want)
+            out = np.empty_like(want)
+            assert qn.PackedWeight(q).matmul(xq, out=out) is out
+            assert_same_bits(out, want)
+    stacked = qn.quantize(reals(2, 3, 90), granularity=qn.PerGroup(32, 2), **options)
+    rows = qn.QuantizedArray(
+        stacked.codes.reshape(6, 90),
+        qn.QParams(stacked.scale.reshape(6, 3), stacked.zero_point.reshape(6, 3), options["dtype"], qn.PerGroup(32, 1)),
+    )
+    assert_same_bits(stacked @ qn.PackedWeight(q), (rows @ qn.PackedWeight(q)).reshape(2, 3, 33))
+    assert_same_bits(rows[::2] @ qn.PackedWeight(q), (rows @ qn.PackedWeight(q))[::2])
 
 
 def test_rows_of_codes_with_a_scale_each(row):
@@ -287,6 +356,9 @@ def test_many_rows_go_in_passes():
     x.flags.writeable = False
     for q, formula in ((q8, product), (q4, grouped)):
         assert_same_bits(x @ qn.PackedWeight(q), formula(x, q))
+        assert_same_bits(x @ qn.PackedWeight(q, symmetric=False), formula(x, q, symmetric=False))
+    xq = qn.quantize(x, granularity=qn.PerChannel(0), dtype="uint8", symmetric=False)
+    assert_same_bits(xq @ qn.PackedWeight(q4), x @ qn.PackedWeight(q4, per="row", symmetric=False))
     wide = np.ones((300, 40_000), F32)
     ones = qn.QuantizedArray(np.ones((40_000, 2), np.int8), qn.QParams(0.5, 0))
     assert_same_bits(wide @ qn.PackedWeight(ones), product(wide, ones))
@@ -368,8 +440,6 @@ X = np.ones((2, 4), F32)
          "PackedWeight: clip must be a low and a high bound, in this order; got (2, 1)."),
         (lambda: qn.PackedWeight(W8, per="group"), ValueError,
          "PackedWeight: per must be one of 'row', 'tensor'; got 'group'."),
-        (lambda: qn.PackedWeight(W4, symmetric=False), ValueError,
-         "PackedWeight: symmetric must be True for a weight in groups; got False."),
         (lambda: qn.PackedWeight(W8, activation_bits=6), ValueError,
          "PackedWeight: activation_bits must be 8 or 7; got 6."),
         (lambda: qn.PackedWeight(W8, scale_dtype="float16"), ValueError,
@@ -380,15 +450,26 @@ X = np.ones((2, 4), F32)
         (lambda: qn.PackedWeight(W8, out_qparams=qn.QParams(1.0, 0, "int4")), ValueError,
          "PackedWeight: out_qparams must be of int8 or uint8 per tensor; got QParams(int4, per tensor, scale=1, "
          "zero_point=0)."),
-        (lambda: qn.PackedWeight(W4, x_qparams=qn.QParams(1.0, 1)), ValueError,
-         "PackedWeight: x_qparams must be of int8 with zero_point 0 for a weight in groups; got QParams(int8, per "
-         "tensor, scale=1, zero_point=1)."),
+        (lambda: qn.PackedWeight(W4, x_qparams=qn.QParams(1.0, 0, "float8_e5m2")), ValueError,
+         "PackedWeight: x_qparams must be of int8 or uint8 per tensor; got QParams(float8_e5m2, per tensor, scale=1)."),
+        (lambda: qn.PackedWeight(qn.quantize(X, dtype="float8_e5m2")), TypeError,
+         "PackedWeight: w must be of int8, uint8, int4 or uint4; got float8_e5m2."),
+        (lambda: qn.PackedWeight(qn.quantize(X, dtype="float4_e2m1fn", granularity=qn.PerGroup(16, 0))), TypeError,
+         "PackedWeight: w must be of int4 or uint4 in groups; got float4_e2m1fn."),
         (lambda: X[:, :3] @ P8, ValueError, "PackedWeight.matmul: x must be of shape (..., 4); got shape (2, 3)."),
         (lambda: X.astype(np.int8) @ P8, TypeError,
          "PackedWeight.matmul: x must be an array of floats or a QuantizedArray; got dtype int8. Use matmul_integer "
          "for plain codes."),
-        (lambda: qn.quantize(X) @ P4, TypeError,
-         "PackedWeight.matmul: x must be an array of floats for a weight in groups; got a QuantizedArray."),
+        (lambda: qn.quantize(X, dtype="float8_e5m2") @ P8, TypeError,
+         "PackedWeight.matmul: x must be of int8 or uint8 per tensor or per row; got float8_e5m2 per tensor."),
+        (lambda: qn.quantize(X, granularity=qn.PerGroup(16, 1)) @ P8, TypeError,
+         "PackedWeight.matmul: x must be of int8 or uint8 per tensor or per row; got int8 per group 16 on axis 1."),
+        (lambda: qn.quantize(X, granularity=qn.PerGroup(32, 1)) @ P4, TypeError,
+         "PackedWeight.matmul: x must be of int8 or uint8 per tensor, per row or per group 16 on the last axis; got "
+         "int8 per group 32 on axis 1."),
+        (lambda: qn.quantize(X, granularity=qn.PerChannel(1)) @ P4, TypeError,
+         "PackedWeight.matmul: x must be of int8 or uint8 per tensor, per row or per group 16 on the last axis; got "
+         "int8 per channel 1."),
         (lambda: qn.quantize(X, dtype="int16") @ P8, TypeError,
          "PackedWeight.matmul: x must be of int8 or uint8 per tensor or per row; got int16 per tensor."),
         (lambda: P8.matmul(X, out=np.empty((2, 3))), TypeError,

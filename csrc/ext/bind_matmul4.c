@@ -1,4 +1,4 @@
-/* weight4_room, weight4_pack and matmul4: products with packed 4-bit weights. */
+/* weight4_room, weight4_pack, matmul4 and matmul4_codes: products with packed 4-bit weights. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -51,34 +51,74 @@ static PyObject *weight4_pack(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
-static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_weight4 w;
-    qn_product4 p = {0};
-    int64_t mk, mn;
-    (void)self;
-    if (qn_arg_count("matmul4", count, 16) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
-        layout(a + 1, &w) || qn_arg_flag(a[11], &p.by_row) || qn_arg_i64(a[7], &p.m) ||
-        qn_arg_int(a[9], INT8_MIN, 0, &p.qmin) || qn_arg_int(a[10], 1, INT8_MAX, &p.qmax) ||
-        qn_arg_product(p.m, w.k, &mk) || qn_arg_product(p.m, w.n, &mn))
-        return NULL;
-    p.scale = (float)PyFloat_AsDouble(a[8]);
-    p.lowest = (float)PyFloat_AsDouble(a[13]), p.highest = (float)PyFloat_AsDouble(a[14]);
+/* x and its parameters stand in p; (bias, lowest, highest, y) follow. */
+static PyObject *multiply(const qn_weight4 *w, PyObject *packed_argument, qn_product4 *p, qn_args rest) {
+    int64_t mn;
+    const void *bias;
+    if (qn_arg_product(p->m, w->n, &mn)) return NULL;
+    p->lowest = (float)PyFloat_AsDouble(rest[1]), p->highest = (float)PyFloat_AsDouble(rest[2]);
     if (PyErr_Occurred()) return NULL;
-    const uint8_t *packed = qn_arg_vector(a[0], qn_weight4_bytes(&w), NPY_UINT8);
-    if (!packed || !(p.x = qn_arg_vector(a[6], mk, NPY_FLOAT32)) ||
-        (a[12] != Py_None && !(p.bias = qn_arg_vector(a[12], w.n, NPY_FLOAT32))) ||
-        !(p.y = qn_arg_output(a[15], mn, sizeof *p.y)))
+    const uint8_t *packed = qn_arg_vector(packed_argument, qn_weight4_bytes(w), NPY_UINT8);
+    if (!packed || qn_arg_optional(rest[0], w->n, NPY_FLOAT32, &bias) ||
+        !(p->y = qn_arg_output(rest[3], mn, sizeof *p->y)))
         return NULL;
-    int64_t bytes = qn_matmul4_scratch(&w, p.m);
+    p->bias = bias;
+    int64_t bytes = qn_matmul4_scratch(w, p->m);
     void *scratch = bytes < 0 ? NULL : PyMem_RawMalloc((size_t)bytes);
     if (!scratch) return PyErr_NoMemory();
     if (mn > 0) {
         Py_BEGIN_ALLOW_THREADS;
-        qn_matmul4(&w, packed, &p, scratch);
+        qn_matmul4(w, packed, p, scratch);
         Py_END_ALLOW_THREADS;
     }
     PyMem_RawFree(scratch);
     Py_RETURN_NONE;
+}
+
+static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    qn_product4 p = {0};
+    int type;
+    int64_t mk;
+    (void)self;
+    if (qn_arg_count("matmul4", count, 19) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+        layout(a + 1, &w) || qn_arg_i64(a[7], &p.m) || qn_arg_int(a[8], QN_I8, QN_U8, &type) ||
+        qn_arg_flag(a[9], &p.symmetric) || qn_arg_int(a[10], INT8_MIN, UINT8_MAX, &p.qmin) ||
+        qn_arg_int(a[11], p.qmin + 1, UINT8_MAX, &p.qmax) || qn_arg_int(a[13], INT8_MIN, UINT8_MAX, &p.zero_point) ||
+        qn_arg_flag(a[14], &p.by_row) || qn_arg_product(p.m, w.k, &mk))
+        return NULL;
+    p.is_signed = type == QN_I8;
+    p.scale = (float)PyFloat_AsDouble(a[12]);
+    if (PyErr_Occurred() || !(p.x = qn_arg_vector(a[6], mk, NPY_FLOAT32))) return NULL;
+    return multiply(&w, a[0], &p, a + 15);
+}
+
+/* One scale, one for each row, or one for each group of each row. */
+static int given_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
+                       bool is_signed, qn_given_codes *given) {
+    int64_t mk, each, n = PyArray_Check(scales) ? PyArray_SIZE((PyArrayObject *)scales) : 1;
+    const void *zeros;
+    if (qn_arg_product(m, w->k, &mk) || qn_arg_product(m, w->groups, &each)) return -1;
+    if (n == each) given->row = w->groups, given->step = 1;
+    else if (n == m) given->row = 1;
+    else n = 1;
+    if (!(given->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||
+        !(given->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) || qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
+        return -1;
+    given->zero_points = zeros;
+    return 0;
+}
+
+static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    qn_product4 p = {0};
+    (void)self;
+    if (qn_arg_count("matmul4_codes", count, 14) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+        layout(a + 1, &w) || qn_arg_i64(a[7], &p.m))
+        return NULL;
+    p.is_signed = PyArray_Check(a[6]) && PyArray_TYPE((PyArrayObject *)a[6]) == NPY_INT8;
+    if (given_codes(&w, p.m, a[6], a[8], a[9], p.is_signed, &p.given)) return NULL;
+    return multiply(&w, a[0], &p, a + 10);
 }
 
 PyMethodDef qn_matmul4_methods[] = {
@@ -88,7 +128,11 @@ PyMethodDef qn_matmul4_methods[] = {
                             "weight [k][n] with a scale for each block of k."),
     QN_METHOD(
         matmul4,
-        "matmul4(packed, k, n, block, half, zeros, x, m, scale, qmin, qmax, by_row, bias, lowest, highest, y, /)\n"
-        "--\n\nQuantize x to int8 and multiply it by a packed 4-bit weight."),
+        "matmul4(packed, k, n, block, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
+        "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
+    QN_METHOD(
+        matmul4_codes,
+        "matmul4_codes(packed, k, n, block, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
+        "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
     QN_END,
 };

@@ -19,21 +19,49 @@ static void choose(const qn_activations *a, const float *x, int64_t n, float *sc
     if (!a->symmetric) *zero_point = (int32_t)fmin(fmax(rint(a->qmin - low / (double)*scale), a->qmin), a->qmax);
 }
 
+static bool stored_signed(const qn_activations *a) { return a->is_signed || a->less; }
+
 static void quantize(const qn_activations *a, const float *x, int64_t n, uint8_t *codes, const float *scale,
                      const int32_t *zero_point) {
-    qn_affine p = {.scale = scale, .zero_point = zero_point, .run = n + 1, .qmin = a->qmin, .qmax = a->qmax};
+    qn_affine p = {.scale = scale, .zero_point = zero_point, .run = n + 1};
+    p.qmin = a->qmin - a->less, p.qmax = a->qmax - a->less;
     p.exact_inverse = *scale >= 0x1p-90f && *scale <= 0x1p90f;
-    if (a->is_signed) qn_kernels()->quantize_f32_i8(x, (int8_t *)codes, n, &p);
+    if (stored_signed(a)) qn_kernels()->quantize_f32_i8(x, (int8_t *)codes, n, &p);
     else qn_kernels()->quantize_f32_u8(x, codes, n, &p);
 }
 
-static int32_t sum_of(const qn_activations *a, const uint8_t *codes, int64_t n) {
-    int32_t sum = 0;
-    if (a->is_signed)
-        for (int64_t k = 0; k < n; k++) sum += ((const int8_t *)codes)[k];
-    else
-        for (int64_t k = 0; k < n; k++) sum += codes[k];
-    return sum;
+static void quantize_row(const qn_activations *a, int64_t row, int64_t blocks) {
+    for (int64_t i = 0, at = 0; i < blocks; i++, at += a->block) {
+        const float *x = a->x + row * a->k + at;
+        int64_t n = a->k - at < a->block ? a->k - at : a->block, one = row * blocks + i;
+        a->scales[one] = a->scale, a->zero_points[one] = a->zero_point;
+        if (a->scale == 0) choose(a, x, n, a->scales + one, a->zero_points + one);
+        a->zero_points[one] -= a->less;
+        quantize(a, x, n, a->codes + row * a->stride + at, a->scales + one, a->zero_points + one);
+    }
+}
+
+static void take_row(const qn_activations *a, int64_t row, int64_t blocks) {
+    const qn_given_codes *g = &a->given;
+    const uint8_t *from = g->codes + row * a->k;
+    uint8_t *to = a->codes + row * a->stride, less = (uint8_t)a->less;
+    for (int64_t k = 0; k < a->k; k++) to[k] = (uint8_t)(from[k] - less);
+    for (int64_t i = 0; i < blocks && a->k > 0; i++) {
+        int64_t at = row * g->row + i * g->step, one = row * blocks + i;
+        a->scales[one] = g->scales[at];
+        a->zero_points[one] = (g->zero_points ? g->zero_points[at] : 0) - a->less;
+    }
+}
+
+static void sum_row(const qn_activations *a, int64_t row, int64_t blocks) {
+    const int8_t *codes = (const int8_t *)a->codes + row * a->stride;
+    int64_t count = (a->k + a->sum_block - 1) / a->sum_block;
+    for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_block) {
+        int64_t n = a->k - at < a->sum_block ? a->k - at : a->sum_block;
+        int32_t sum = (int32_t)n * a->zero_points[row * blocks + at / a->block];
+        for (int64_t k = 0; k < n; k++) sum -= codes[at + k];
+        a->minus_sums[row * count + i] = sum;
+    }
 }
 
 static void quantize_rows(void *context, int64_t begin, int64_t end) {
@@ -41,21 +69,10 @@ static void quantize_rows(void *context, int64_t begin, int64_t end) {
     int64_t blocks = a->k ? (a->k + a->block - 1) / a->block : 1; /* without codes there is still a scale */
     uint64_t saved = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
-        for (int64_t i = 0, at = 0; i < blocks; i++, at += a->block) {
-            const float *x = a->x + row * a->k + at;
-            uint8_t *codes = a->codes + row * a->stride + at;
-            int64_t n = a->k - at < a->block ? a->k - at : a->block, one = row * blocks + i;
-            a->scales[one] = a->scale, a->zero_points[one] = a->zero_point;
-            if (a->scale == 0) choose(a, x, n, a->scales + one, a->zero_points + one);
-            quantize(a, x, n, codes, a->scales + one, a->zero_points + one);
-        }
-        uint8_t *codes = a->codes + row * a->stride;
-        memset(codes + a->k, 0, (size_t)(a->stride - a->k));
-        if (!a->minus_sums) continue;
-        int64_t count = (a->k + a->sum_block - 1) / a->sum_block;
-        for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_block)
-            a->minus_sums[row * count + i] =
-                -sum_of(a, codes + at, a->k - at < a->sum_block ? a->k - at : a->sum_block);
+        if (a->x) quantize_row(a, row, blocks);
+        else take_row(a, row, blocks);
+        memset(a->codes + row * a->stride + a->k, 0, (size_t)(a->stride - a->k));
+        if (a->minus_sums) sum_row(a, row, blocks);
     }
     qn_fp_end(saved);
 }

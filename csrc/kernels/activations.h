@@ -1,23 +1,33 @@
-/* Rows of float32 activations to 8-bit codes, with a scale of their own or a given one. */
+/* Rows of float32 activations to 8-bit codes, with a scale of their own or a given one; or rows of codes as they are. */
 #ifndef QN_ACTIVATIONS_H
 #define QN_ACTIVATIONS_H
 
 #include "qn_types.h"
 
+/* Codes and their parameters: those of row i and block b stand at [i * row + b * step]. */
 typedef struct {
-    const float *x; /* [rows][k] */
+    const uint8_t *codes; /* [rows][k]; int8 has the same bytes */
+    const float *scales;
+    const int32_t *zero_points; /* NULL: all are 0 */
+    int64_t row, step;
+} qn_given_codes;
+
+typedef struct {
+    const float *x;       /* [rows][k]; NULL: */
+    qn_given_codes given; /* are taken over */
     int64_t rows, k;
     int64_t block; /* neighbours along k that share a scale; the last may be fewer */
     bool is_signed, symmetric;
     int32_t qmin, qmax;
     float scale; /* the one scale of all, with its zero point; 0: found for each block */
     int32_t zero_point;
+    int32_t less;         /* subtracted from codes and zero points as they are stored: 128 makes int8 of uint8 */
     uint8_t *codes;       /* [rows][stride], 0 past k */
     int64_t stride;       /* bytes from row to row, at least k */
     float *scales;        /* [rows][blocks], at least one block */
     int32_t *zero_points; /* [rows][blocks] */
-    int64_t sum_block;    /* neighbours along k of a sum */
-    int32_t *minus_sums;  /* [rows][ceil(k / sum_block)] sums of the codes, negated, or NULL */
+    int64_t sum_block;    /* neighbours along k of a sum, no more than a block */
+    int32_t *minus_sums;  /* [rows][ceil(k / sum_block)] of the codes, int8, less their zero point, negated; or NULL */
 } qn_activations;
 
 /* The codes and parameters of qn.quantize(x, granularity=PerGroup(block)) with min-max parameters: NaN and infinities take

@@ -76,7 +76,7 @@ static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
 #include "matmul_thin_vnni.h"
 
 const qn_table qn_row_avx512vnni = {
-    .matmul4_panel = matmul4_panel,
+    .matmul4_panels = matmul4_panels,
     .matmul_tiling = matmul_tiling,
     .multiply_u8 = multiply_u8,
     .multiply_u7 = multiply_u8,

@@ -61,7 +61,7 @@ QN_WALK(multiply_u8, v_tile)
 #include "matmul4_body.h"
 
 const qn_table qn_row_dotprod = {
-    .matmul4_panel = matmul4_panel,
+    .matmul4_panels = matmul4_panels,
     .matmul_tiling = matmul_tiling,
     .left_bytes = left_bytes,
     .multiply_u8 = multiply_u8,

@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "activations.h"
 #include "dispatch.h"
 #include "threads.h"
 
@@ -11,6 +10,7 @@ enum {
     ROWS = 128,          /* of x at a time: their codes stay in the L2 cache */
     DEPTH = 2048,        /* of k at a time when there are many rows: that part of a panel stays in the L1 cache */
     FEW_ROWS = 8,        /* up to which a panel is read once, from one end to the other */
+    SIDE = 4,            /* panels side by side for few rows */
     PRODUCTS_A_BYTE = 8, /* multiplications in the time that a byte of memory traffic takes */
 };
 
@@ -88,20 +88,30 @@ static void put(const product *c, int64_t panel, const float *y) {
 static void multiply_panels(void *context, int64_t begin, int64_t end) {
     const product *c = context;
     const qn_weight4 *w = c->w;
+    const int64_t width = w->groups * w->record, size = c->x.rows * PANEL;
+    const bool few = c->x.rows <= FEW_ROWS;
+    const int64_t step = few ? w->groups : ceil_div(DEPTH, w->block), side = few ? SIDE : 1;
     _Alignas(64) float y[ROWS * PANEL];
-    int64_t step = c->x.rows <= FEW_ROWS ? w->groups : ceil_div(DEPTH, w->block);
     uint64_t saved = qn_fp_begin();
-    for (int64_t panel = begin; panel < end; panel++) {
-        memset(y, 0, (size_t)(c->x.rows * PANEL) * sizeof *y);
+    for (int64_t panel = begin; panel < end; panel += side) {
+        int64_t count = end - panel < side ? end - panel : side;
+        memset(y, 0, (size_t)(count * size) * sizeof *y);
         for (int64_t g = 0; g < w->groups; g += step)
-            qn_kernels()->matmul4_panel(w, c->packed + panel * w->groups * w->record, &c->x, g,
-                                        g + step < w->groups ? g + step : w->groups, y);
-        put(c, panel, y);
+            qn_kernels()->matmul4_panels(w, c->packed + panel * width, count, &c->x, g,
+                                         g + step < w->groups ? g + step : w->groups, y);
+        for (int64_t i = 0; i < count; i++) put(c, panel + i, y + i * size);
     }
     qn_fp_end(saved);
 }
 
 static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
+
+/* Negates them in place; NULL where all are 0. */
+static const int32_t *negated(int32_t *x, int64_t n) {
+    int32_t bits = 0;
+    for (int64_t i = 0; i < n; i++) bits |= x[i], x[i] = -x[i];
+    return bits ? x : NULL;
+}
 
 /* Codes, and a scale, a zero point and a sum for each group. */
 int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
@@ -111,18 +121,23 @@ int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
 
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
     int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->block;
-    qn_activations a = {.x = p->x, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
-    a.sum_block = w->block, a.is_signed = a.symmetric = true, a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale;
+    qn_activations a = {.given = p->given, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
+    a.sum_block = w->block, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
+    a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
     a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + each), a.zero_points = a.minus_sums + each;
     a.codes = (uint8_t *)(a.zero_points + each);
+    qn_rows4 x = {.codes = (int8_t *)a.codes, .scales = a.scales, .minus_sums = a.minus_sums, .stride = stride};
+    x.groups = w->groups, x.scale_row = p->by_row ? 1 : w->groups, x.scale_step = !p->by_row;
     for (int64_t row = 0; row < p->m; row += most) {
-        int64_t rows = p->m - row < most ? p->m - row : most;
-        a.x = p->x + row * w->k, a.rows = rows;
+        a.rows = x.rows = p->m - row < most ? p->m - row : most;
+        if (p->x) a.x = p->x + row * w->k;
+        else a.given.codes = p->given.codes + row * w->k, a.given.scales = p->given.scales + row * p->given.row;
+        if (p->given.zero_points) a.given.zero_points = p->given.zero_points + row * p->given.row;
         qn_quantize_activations(&a);
-        qn_rows4 x = {(int8_t *)a.codes,         a.scales,  a.minus_sums, rows, stride, w->groups,
-                      p->by_row ? 1 : w->groups, !p->by_row};
+        x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
         product c = {w, packed, p, row, x};
-        int64_t products = rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
-        qn_parallel_for(panels(w), 1, products > bytes ? products : bytes, multiply_panels, &c);
+        int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
+        qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,
+                        &c);
     }
 }

@@ -7,7 +7,7 @@
 #ifndef QN_MATMUL4_H
 #define QN_MATMUL4_H
 
-#include "qn_types.h"
+#include "activations.h"
 
 /* Completes w from k, n, block, half and zeros; false where a size overflows. */
 bool qn_weight4_layout(qn_weight4 *w);
@@ -18,10 +18,13 @@ void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, 
                      const uint8_t *zeros, uint8_t *packed);
 
 typedef struct {
-    const float *x; /* [m][k] */
+    const float *x;       /* [m][k]; NULL: */
+    qn_given_codes given; /* with one scale, or one for each row, or for each group of each row: by_row is false */
     int64_t m;
-    int32_t qmin, qmax;    /* of the codes of x */
-    float scale;           /* of all of x, or 0: of each group or row, from its largest finite magnitude */
+    bool is_signed, symmetric; /* codes of x are int8, else uint8 */
+    int32_t qmin, qmax;        /* of the codes of x */
+    float scale;               /* of all of x, with its zero point; 0: of each group or row, from its finite range */
+    int32_t zero_point;
     bool by_row;           /* one scale for a row in place of one for a group */
     const float *bias;     /* [n] or NULL */
     float lowest, highest; /* y is clamped to these */

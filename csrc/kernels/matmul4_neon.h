@@ -23,6 +23,10 @@ V_INLINE v4_codes v4_high(const uint8_t *p) {
     V4_QUARTERS(i) u.quarter[i] = vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
     return u;
 }
+V_INLINE v4_codes v4_plus(v4_codes a, v4_codes b) {
+    V4_QUARTERS(i) a.quarter[i] = vaddq_s8(a.quarter[i], b.quarter[i]);
+    return a;
+}
 V_INLINE int8x16_t v4_quad(const int8_t *a) {
     int32_t quad;
     memcpy(&quad, a, sizeof quad);
@@ -79,6 +83,10 @@ V_INLINE v4_i32 v4_zeros(const int32_t *minus_sum, const uint8_t *zero) {
         v.quarter[i] = vmulq_n_s32(vreinterpretq_s32_u32(four), *minus_sum);
     }
     return v;
+}
+V_INLINE v4_i32 v4_times(v4_i32 sum, v4_i32 n, const int32_t *by) {
+    V4_QUARTERS(i) sum.quarter[i] = vmlaq_n_s32(sum.quarter[i], n.quarter[i], *by);
+    return sum;
 }
 V_INLINE v4_f32 v4_load(const float *y) {
     v4_f32 v;

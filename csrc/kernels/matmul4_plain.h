@@ -22,6 +22,10 @@ V_INLINE v4_codes v4_high(const uint8_t *p) {
     for (int i = 0; i < 64; i++) u.lane[i] = p[i] >> 4;
     return u;
 }
+V_INLINE v4_codes v4_plus(v4_codes a, v4_codes b) {
+    for (int i = 0; i < 64; i++) a.lane[i] = (uint8_t)(a.lane[i] + b.lane[i]);
+    return a;
+}
 V_INLINE v4_sums v4_begin(v4_i32 sum) { return sum; }
 V_INLINE v4_i32 v4_end(v4_i32 sum, v4_sums s) { return (void)sum, s; }
 V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
@@ -38,6 +42,10 @@ V_INLINE v4_i32 v4_zeros(const int32_t *minus_sum, const uint8_t *zero) {
     v4_i32 v;
     for (int c = 0; c < 16; c++) v.lane[c] = *minus_sum * zero[c];
     return v;
+}
+V_INLINE v4_i32 v4_times(v4_i32 sum, v4_i32 n, const int32_t *by) {
+    for (int c = 0; c < 16; c++) sum.lane[c] += n.lane[c] * *by;
+    return sum;
 }
 V_INLINE v4_f32 v4_load(const float *y) {
     v4_f32 v;

@@ -34,9 +34,9 @@
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
  * pair_rows(p), dot_pairs(d): the formulas stand beside their structs; halves are int16, sums modulo 2^32.
- * matmul4_panel(w, panel, x, first, last, y[rows][16]): for each row i, group g of [first, last), in this order, and column
- *   j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32, s the exact sum over the group of
- *   code_x * (code_w - zero_point). Fuses nothing.
+ * matmul4_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, group g of [first, last), in this
+ *   order, and column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32, s the exact sum
+ *   over the group of (code_x - zero_point_x) * (code_w - zero_point_w). Fuses nothing.
  * saturate_pairs_u8s8(a[k], b[k][stride], k, stride, n, sum[n], error[n], pairs[n]): for each pair of neighbours in k and
  *   each column j, e = a0 * b0[j] + a1 * b1[j] clamped to int16, as vpmaddubsw does; adds the clamped e to sum, clamped
  *   minus exact to error, and counts in pairs where the two differ. An odd last element pairs with 0. k <= 65536.

@@ -144,9 +144,10 @@ enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
 
 /* Rows of activations for it: int8 codes, 0 past k. */
 typedef struct {
-    const int8_t *codes;       /* [rows][stride], stride = groups * block */
-    const float *scales;       /* of row i and group g: scales[i * scale_row + g * scale_step] */
-    const int32_t *minus_sums; /* [rows][groups] of the codes, negated */
+    const int8_t *codes;        /* [rows][stride], stride = groups * block */
+    const float *scales;        /* of row i and group g: scales[i * scale_row + g * scale_step] */
+    const int32_t *minus_zeros; /* the same way, zero points, negated, in -127..128; NULL: all are 0 */
+    const int32_t *minus_sums;  /* [rows][groups] of the codes less their zero point, negated; those past k left out */
     int64_t rows, stride, groups, scale_row, scale_step;
 } qn_rows4;
 

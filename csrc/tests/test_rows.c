@@ -715,21 +715,23 @@ static void test_dot_pairs(const char *row_name, const qn_table *row) {
 
 /* Any bytes are nibbles; the first record and row are all at the ends, where int16 sums come nearest to overflow. */
 static void test_matmul4(const char *row_name, const qn_table *row) {
+    enum { GROUPS = 3 };
     static const int64_t depths[] = {16, 32, 64, 128};
-    covered[QN_INDEX_matmul4_panel] = true;
-    if (!row->matmul4_panel) return;
-    for (int variant = 0; variant < 16; variant++)
+    covered[QN_INDEX_matmul4_panels] = true;
+    if (!row->matmul4_panels) return;
+    for (int variant = 0; variant < 32; variant++)
         for (int64_t rows = 0; rows < 20; rows++) {
-            qn_weight4 w = {.block = depths[variant / 4], .groups = 3, .half = variant & 1, .zeros = variant & 2};
+            qn_weight4 w = {.block = depths[variant % 4], .groups = GROUPS, .half = variant & 4, .zeros = variant & 8};
             w.record = w.block * 8 + (w.half ? 32 : 64) + (w.zeros ? 16 : 0);
-            size_t stride = (size_t)(3 * w.block), bytes = (size_t)rows * 16 * sizeof(float);
-            uint8_t *panel = array((size_t)(3 * w.record), 1), *codes = array((size_t)rows * stride, 1);
-            float *scales = array((size_t)rows * 3, sizeof *scales);
-            int32_t *sums = array((size_t)rows * 3, sizeof *sums);
-            fill_any(panel, (size_t)(3 * w.record)), fill_any(codes, (size_t)rows * stride);
+            const int64_t panels = random_int(1, 6), stride = GROUPS * w.block, width = GROUPS * w.record;
+            size_t bytes = (size_t)(panels * rows) * 16 * sizeof(float), each = (size_t)(rows * GROUPS);
+            uint8_t *panel = array((size_t)(panels * width), 1), *codes = array((size_t)(rows * stride), 1);
+            float *scales = array(each, sizeof *scales);
+            int32_t *sums = array(each, sizeof *sums), *zeros = array(each, sizeof *zeros);
+            fill_any(panel, (size_t)(panels * width)), fill_any(codes, (size_t)(rows * stride));
             memset(panel, 0xFF, (size_t)w.block * 8);
-            if (rows) memset(codes, 0x80, stride);
-            for (int g = 0; g < 3; g++) {
+            if (rows) memset(codes, 0x80, (size_t)stride);
+            for (int64_t g = 0; g < panels * GROUPS; g++) {
                 uint8_t *to = panel + g * w.record + w.block * 8;
                 for (int c = 0; c < 16; c++) {
                     float scale = random_scale(true);
@@ -739,20 +741,26 @@ static void test_matmul4(const char *row_name, const qn_table *row) {
                     if (w.zeros) to[(w.half ? 32 : 64) + c] &= 15;
                 }
             }
-            for (int64_t i = 0; i < rows * 3; i++) {
-                scales[i] = random_scale(true), sums[i] = 0;
+            /* One zero point and scale for a row, or one for each of its groups. */
+            const int64_t step = rows % 2;
+            for (int64_t i = 0; i < rows * GROUPS; i++)
+                scales[i] = random_scale(true), zeros[i] = i ? random_int(-127, 128) : -127;
+            qn_rows4 x = {(int8_t *)codes, scales, variant & 16 ? zeros : NULL, sums, rows, stride, GROUPS, 1, step};
+            if (step) x.scale_row = GROUPS;
+            for (int64_t i = 0; i < rows * GROUPS; i++) {
+                int32_t minus_zero = x.minus_zeros ? zeros[i / GROUPS * x.scale_row + i % GROUPS * step] : 0;
+                sums[i] = -(int32_t)w.block * minus_zero;
                 for (int64_t k = 0; k < w.block; k++) sums[i] -= (int8_t)codes[i * w.block + k];
             }
-            qn_rows4 x = {(int8_t *)codes, scales, sums, rows, (int64_t)stride, 3, rows % 2 ? 3 : 1, rows % 2};
             guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(rows % 5) * 4);
             memset(expected.data, 0, bytes), memset(got.data, 0, bytes);
-            qn_row_scalar.matmul4_panel(&w, panel, &x, 0, 3, (float *)expected.data);
-            row->matmul4_panel(&w, panel, &x, 0, 2, (float *)got.data); /* in two parts */
-            row->matmul4_panel(&w, panel, &x, 2, 3, (float *)got.data);
+            qn_row_scalar.matmul4_panels(&w, panel, panels, &x, 0, GROUPS, (float *)expected.data);
+            row->matmul4_panels(&w, panel, panels, &x, 0, 2, (float *)got.data); /* in two parts */
+            row->matmul4_panels(&w, panel, panels, &x, 2, GROUPS, (float *)got.data);
             bool same = !memcmp(expected.data, got.data, bytes);
-            count(same, row_name, "matmul4_panel", "differs from the scalar row", rows, NULL);
-            count(guarded_whole(&got), row_name, "matmul4_panel", "wrote outside its output", rows, NULL);
-            free(panel), free(codes), free(scales), free(sums), free(expected.block), free(got.block);
+            count(same, row_name, "matmul4_panels", "differs from the scalar row", rows, NULL);
+            count(guarded_whole(&got), row_name, "matmul4_panels", "wrote outside its output", rows, NULL);
+            free(panel), free(codes), free(scales), free(sums), free(zeros), free(expected.block), free(got.block);
         }
 }
 
