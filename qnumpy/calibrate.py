@@ -149,17 +149,23 @@ class Calibration(Mapping[str, QParams]):
         TypeError
             other is no Calibration, or an observer cannot be merged, as a moving average.
         ValueError
-            Two observers of one name are configured differently.
+            Two observers of one name are configured differently, or of parameters of different shapes. Nothing is
+            learned then, of any name.
         """
         if not isinstance(other, Calibration):
             raise TypeError(_check.must("Calibration.merge", "other", "a Calibration", _check.typed(other)))
+        merged = {}
         for name, observer in other.observers.items():
-            mine = self.observers[name] if name in self.observers else fresh(observer)
+            parts = [self.observers[name], observer] if name in self.observers else [observer]
+            made = fresh(parts[0])
             try:
-                self.observers[name] = mine.merge(observer)
+                for part in parts:
+                    made.merge(part)
             except (TypeError, ValueError) as error:
                 error.add_note(f"Observed as {name!r}.")
                 raise
+            merged[name] = made
+        self.observers.update(merged)
         self.batches += other.batches
         return self
 

@@ -287,6 +287,15 @@ def test_merge_refuses_what_does_not_belong_together():
         qn.Calibration(qn.MovingAverageMinMaxObserver()).merge(average)
 
 
+def test_a_refused_merge_changes_no_name():
+    a = qn.Calibration({"y": U8, "*": MINMAX}).observe("x", W).observe("y", W)
+    b = qn.Calibration(MINMAX).observe("new", W).observe("x", W * 10).observe("y", W)
+    before = states(a), states(b), a.batches
+    with pytest.raises(ValueError, match="other must be made with dtype"):
+        a.merge(b)
+    assert (states(a), states(b), a.batches) == before
+
+
 def test_pickle_reset_and_repr():
     found = qn.calibrate(tapping, batches(), {"x": U8, "*": qn.MinMaxObserver()})
     back = pickle.loads(pickle.dumps(found))

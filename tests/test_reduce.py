@@ -43,6 +43,15 @@ def test_beyond_one_tile(source, grid):
             agree(LAYOUTS[name](x), grid.granularity, f"{name}, n = {n}")
 
 
+@pytest.mark.parametrize("shape", [(21, 4110), (4101, 37), (3, 8200)])
+def test_columns_beyond_one_block(shape):
+    x = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    agree(x, qn.PerChannel(1), f"finite, {shape}")
+    x[1, ::3], x[-1, 1::5], x[shape[0] // 2, -1] = np.nan, -np.inf, np.inf
+    x[:, 7] = np.nan
+    agree(x, qn.PerChannel(1), f"not finite, {shape}")
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_one_outlier_is_found_wherever_it_stands(source):
     n = 300

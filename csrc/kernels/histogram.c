@@ -345,7 +345,7 @@ static int64_t count_strip(bench *b, part *p, const strip *s, int64_t k, int64_t
     const qn_source *source = b->j->source;
     qn_range *ranges = p->made.ranges + (k - p->p0);
     if (source->direct && source->type == QN_F32) {
-        enum { BAND = 64 }; /* rows that are still in the cache when they are counted */
+        enum { BAND = 256 }; /* rows that are in the L2 cache when they are counted */
         for (int64_t r = 0; r < s->rows; r += BAND) {
             const float *x = (const float *)source->data + s->start + r * s->stride;
             int64_t rows = s->rows - r < BAND ? s->rows - r : BAND;

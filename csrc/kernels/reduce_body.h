@@ -9,7 +9,10 @@ enum {
     REDUCE_RUN = 4096,   /* neighbours of float32: half the L1 cache, should they be read again */
     REDUCE_BLOCK = 1024, /* columns, or elements of a row */
     REDUCE_ROWS = 1024,  /* rows of a block of columns */
+    REDUCE_WIDE = 4096,  /* columns of float32 */
+    REDUCE_TALL = 4096,  /* rows of them */
     REDUCE_GROUP = 8,    /* rows that are read together */
+    REDUCE_PAGE = 1024,  /* int32 */
 };
 
 V_INLINE void extend(qn_range *r, double min, double max) {
@@ -106,48 +109,64 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
     }
 }
 
-/* Not a page apart: a load would wait for a store. */
+/* The extremes of columns: the high ones, the low ones, the near ones. Lines from each other and half a page from the rows,
+ * or loads would wait for stores to the same place in another page. */
+enum { LOW = REDUCE_WIDE + 64, NEAR = 2 * LOW };
+
 typedef struct {
-    _Alignas(64) int32_t high[REDUCE_BLOCK + 16], low[REDUCE_BLOCK + 16], near[REDUCE_BLOCK];
+    _Alignas(64) int32_t room[3 * LOW + REDUCE_PAGE];
 } v_extremes;
 
-/* Extends the extremes of `count` columns by the rows of one group; `next` elements on lies the next group. */
-V_INLINE void columns_f32(const float *const row[REDUCE_GROUP], int64_t count, int64_t next, v_extremes *e) {
+V_INLINE int32_t *place(v_extremes *e, const float *rows) {
+    uintptr_t apart = (uintptr_t)rows - (uintptr_t)e->room + 2 * REDUCE_PAGE;
+    return e->room + apart / 64 * 16 % REDUCE_PAGE;
+}
+
+/* Makes the compiler load again: prefetching on Zen 4 keeps up with three loads of a line, not with one (csrc/README.md). */
+#define V_HIDE(p) __asm__ volatile("" : "+r"(p)::"memory")
+
+/* Extends the extremes of `count` columns by `rows` rows, a constant; below them lie those that are read next. */
+V_INLINE void columns_f32(const float *x, int rows, int64_t stride, int64_t count, int32_t *e) {
     int64_t i = 0;
     for (; i + V_LANES <= count; i += V_LANES) {
-        vi high = vi_load(e->high + i), low = vi_load(e->low + i), near = vi_load(e->near + i);
+        vi high = vi_load(e + i), low = vi_load(e + LOW + i), near = vi_load(e + NEAR + i);
+        const float *at = x + i, *below = at + rows * stride;
+        V_HIDE(at);
         if (i % 16 == 0)
-            for (int k = 0; k < REDUCE_GROUP; k++) v_prefetch(row[k] + next + i, 64, true);
-        _Pragma("GCC unroll 8") for (int k = 0; k < REDUCE_GROUP; k++) {
-            vi v = vi_from_bits(vf_load(row[k] + i));
-            high = vi_max(high, v), low = vi_max_unsigned(low, v), near = vi_min_unsigned(near, v);
+            for (int k = 0; k < rows; k++) v_prefetch(below + k * stride, 64, true);
+        _Pragma("GCC unroll 8") for (int k = 0; k < rows; k++) {
+            high = vi_max(high, vi_from_bits(vf_load(at + k * stride)));
+            V_HIDE(at);
+            low = vi_max_unsigned(low, vi_from_bits(vf_load(at + k * stride)));
+            V_HIDE(at);
+            near = vi_min_unsigned(near, vi_from_bits(vf_load(at + k * stride)));
         }
-        vi_store(e->high + i, high), vi_store(e->low + i, low), vi_store(e->near + i, near);
+        vi_store(e + i, high), vi_store(e + LOW + i, low), vi_store(e + NEAR + i, near);
     }
     for (; i < count; i++)
-        for (int k = 0; k < REDUCE_GROUP; k++) {
-            int32_t v = bits_f32(row[k][i]);
-            e->high[i] = signed_max(e->high[i], v), e->low[i] = unsigned_max(e->low[i], v);
-            e->near[i] = unsigned_min(e->near[i], v);
+        for (int k = 0; k < rows; k++) {
+            int32_t v = bits_f32(x[k * stride + i]);
+            e[i] = signed_max(e[i], v), e[LOW + i] = unsigned_max(e[LOW + i], v);
+            e[NEAR + i] = unsigned_min(e[NEAR + i], v);
         }
 }
 
 static void min_max_columns_f32(const float *x, int64_t rows, int64_t stride, int64_t n, qn_range *r) {
-    v_extremes e;
-    for (int64_t column = 0; column < n; column += REDUCE_BLOCK) {
-        int64_t count = n - column < REDUCE_BLOCK ? n - column : REDUCE_BLOCK;
-        for (int64_t first = 0; first < rows; first += REDUCE_ROWS) {
-            int64_t height = rows - first < REDUCE_ROWS ? rows - first : REDUCE_ROWS;
+    v_extremes room;
+    for (int64_t column = 0; column < n; column += REDUCE_WIDE) {
+        int64_t count = n - column < REDUCE_WIDE ? n - column : REDUCE_WIDE;
+        for (int64_t first = 0; first < rows; first += REDUCE_TALL) {
+            int64_t height = rows - first < REDUCE_TALL ? rows - first : REDUCE_TALL, k = 0, again = 0;
             const float *b = x + first * stride + column;
-            for (int64_t i = 0; i < count; i++) e.high[i] = INT32_MIN, e.low[i] = 0, e.near[i] = -1;
-            for (int64_t k = 0; k < height; k += REDUCE_GROUP) {
-                const float *row[REDUCE_GROUP]; /* the last one again where the group is short */
-                for (int64_t j = 0; j < REDUCE_GROUP; j++) row[j] = b + (k + j < height ? k + j : height - 1) * stride;
-                columns_f32(row, count, REDUCE_GROUP * stride, &e);
-            }
-            for (int64_t i = 0; i < count; i++)
-                if (!extend_bits((bit_range){e.high[i], e.low[i], e.near[i]}, r + column + i))
-                    for (int64_t k = 0; k < height; k++) extend_carefully(b[k * stride + i], r + column + i);
+            int32_t *e = place(&room, b), *odd = e;
+            for (int64_t i = 0; i < count; i++) e[i] = INT32_MIN, e[LOW + i] = 0, e[NEAR + i] = -1;
+            for (; k + REDUCE_GROUP <= height; k += REDUCE_GROUP)
+                columns_f32(b + k * stride, REDUCE_GROUP, stride, count, e);
+            for (; k < height; k++) columns_f32(b + k * stride, 1, stride, count, e);
+            for (int64_t i = 0; i < count; i++) /* the columns that are read again, in the place of what is used up */
+                if (!extend_bits((bit_range){e[i], e[LOW + i], e[NEAR + i]}, r + column + i)) odd[again++] = (int32_t)i;
+            for (k = 0; k < height && again; k++)
+                for (int64_t i = 0; i < again; i++) extend_carefully(b[k * stride + odd[i]], r + column + odd[i]);
         }
     }
 }

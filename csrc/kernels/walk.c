@@ -9,14 +9,11 @@
 
 enum {
     TILE = QN_TILE,
-    STRIP = 2048,    /* columns whose ranges are kept in the L1 cache down the rows */
-    WIDE = 4096,     /* columns whose parameters are laid out at a time */
+    WIDE = 4096,     /* columns whose parameters are laid out, or whose ranges are kept, at a time */
     AHEAD = 2048,    /* prefetch distance in elements: two pages of float32 */
     SHORT_RUN = 32,  /* channels with fewer neighbours are walked with one parameter for each element */
     GRAIN = 1 << 14, /* elements below which a piece is not worth handing to another thread */
 };
-
-_Static_assert(STRIP <= TILE, "a strip of a row is staged in one tile");
 
 typedef struct walk walk;
 typedef struct {
@@ -488,7 +485,7 @@ static void min_max_span(const walk *w, int64_t start, int64_t n, const qn_affin
 }
 
 static void min_max_rectangle(const walk *w, int64_t r0, int64_t r1, int64_t c0, int64_t count, int64_t offset) {
-    qn_range ranges[STRIP];
+    qn_range ranges[WIDE];
     tile t;
     float wide[TILE];
     const qn_source *s = w->source;
@@ -508,6 +505,14 @@ static void min_max_rectangle(const walk *w, int64_t r0, int64_t r1, int64_t c0,
     pthread_mutex_lock(w->merge);
     for (int64_t i = 0; i < count; i++) merge(w, offset + (c0 + i) / repeat, ranges + i);
     pthread_mutex_unlock(w->merge);
+}
+
+/* Rows [r0, r1) of which all share the ranges at `offset`, strip by strip: as wide as a tile where a row is staged. */
+static void min_max_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
+    const qn_source *s = w->source;
+    int64_t widest = s->direct && (s->type == QN_F32 || s->type == QN_F64) ? WIDE : TILE;
+    for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += widest)
+        min_max_rectangle(w, r0, r1, c0, w->columns_end - c0 < widest ? w->columns_end - c0 : widest, offset);
 }
 
 /* ---- the walk ---- */
@@ -535,13 +540,9 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
 static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
     _Alignas(64) float scale[WIDE];
     _Alignas(64) int32_t zero[WIDE], multiplier[WIDE], shift[WIDE];
-    int64_t repeat = w->grid.block ? 1 : w->grid.inner, widest = w->ranges ? STRIP : WIDE;
-    for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += widest) {
-        int64_t count = w->columns_end - c0 < widest ? w->columns_end - c0 : widest;
-        if (w->ranges) {
-            min_max_rectangle(w, r0, r1, c0, count, offset);
-            continue;
-        }
+    int64_t repeat = w->grid.block ? 1 : w->grid.inner;
+    for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += WIDE) {
+        int64_t count = w->columns_end - c0 < WIDE ? w->columns_end - c0 : WIDE;
         qn_affine p = w->params;
         for (int64_t i = 0; i < count; i++) {
             int64_t k = offset + (c0 + i) / repeat;
@@ -575,7 +576,8 @@ static void walk_rows(void *context, int64_t begin, int64_t end) {
             if (outer * g->channels + block_end < last) last = outer * g->channels + block_end;
             offset = (outer * blocks(g) + block) * g->inner;
         }
-        walk_strips(w, r, last, offset);
+        if (w->ranges) min_max_strips(w, r, last, offset);
+        else walk_strips(w, r, last, offset);
         r = last;
     }
     qn_fp_end(saved);
