@@ -59,6 +59,10 @@ V_INLINE void vi_store(int32_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, v);
 V_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+    vi low = _mm256_unpacklo_epi32(*even, *odd), high = _mm256_unpackhi_epi32(*even, *odd);
+    *even = _mm256_permute2x128_si256(low, high, 0x20), *odd = _mm256_permute2x128_si256(low, high, 0x31);
+}
 V_INLINE vi vi_min(vi a, vi b) { return _mm256_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 V_INLINE vi vi_max_unsigned(vi a, vi b) { return _mm256_max_epu32(a, b); }

@@ -58,6 +58,11 @@ V_INLINE void vi_store(int32_t *p, vi v) { _mm512_storeu_si512(p, v); }
 V_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+    const vi first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    vi low = _mm512_permutex2var_epi32(*even, first, *odd);
+    *odd = _mm512_permutex2var_epi32(*even, vi_add(first, _mm512_set1_epi32(8)), *odd), *even = low;
+}
 V_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 V_INLINE vi vi_max_unsigned(vi a, vi b) { return _mm512_max_epu32(a, b); }

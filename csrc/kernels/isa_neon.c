@@ -53,6 +53,10 @@ V_INLINE vi vi_dot2(vi sum, vi a, vi b) {
     int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
     return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
 }
+V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+    vi low = vzip1q_s32(*even, *odd);
+    *odd = vzip2q_s32(*even, *odd), *even = low;
+}
 V_INLINE vi vi_min(vi a, vi b) { return vminq_s32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
 V_INLINE vi vi_max_unsigned(vi a, vi b) {

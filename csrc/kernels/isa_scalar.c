@@ -48,6 +48,7 @@ V_INLINE vi vi_sub(vi a, vi b) { return (int32_t)((uint32_t)a - (uint32_t)b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { /* plus the products of both int16 halves */
     return (int32_t)((uint32_t)sum + (uint32_t)((int16_t)a * (int16_t)b) + (uint32_t)((a >> 16) * (b >> 16)));
 }
+V_INLINE void vi_zip(vi *even, vi *odd) { (void)even, (void)odd; } /* one lane each: in order */
 V_INLINE vi vi_min(vi a, vi b) { return a < b ? a : b; }
 V_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
 V_INLINE vi vi_max_unsigned(vi a, vi b) { return (uint32_t)a > (uint32_t)b ? a : b; }
