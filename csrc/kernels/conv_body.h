@@ -1,45 +1,32 @@
 /* Sums over windows of an image whose rows lie one after the other as int16: a load of neighbours is a load of pairs, and a
  * product of pairs adds two products. A vector may reach into what is written next. */
 
-typedef uint8_t v_codes16 __attribute__((vector_size(QN_REACH)));
-typedef int8_t v_signed16 __attribute__((vector_size(QN_REACH)));
-typedef int16_t v_words16 __attribute__((vector_size(2 * QN_REACH)));
-
-/* Returns the codes done, QN_REACH at a time as far as so many may be read. */
-V_INLINE int64_t v_widen_row(const uint8_t *x, int64_t n, int64_t room, v_words16 zero, int16_t *to, const bool is_signed) {
+/* A row of n codes; the last ones one by one where QN_REACH of them are more than may be read. */
+V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
+                          const bool beside, const bool is_signed) {
     int64_t c = 0;
-    for (; c < n && c + QN_REACH <= room; c += QN_REACH) {
-        v_codes16 codes;
-        memcpy(&codes, x + c, sizeof codes);
-        v_words16 words = is_signed ? __builtin_convertvector((v_signed16)codes, v_words16)
-                                    : __builtin_convertvector(codes, v_words16);
-        words -= zero;
-        memcpy(to + c, &words, sizeof words);
-    }
-    return c;
+    for (; beside && c < n && c + QN_REACH <= room; c += QN_REACH) v_widen(to + c, x + c, p->zero_point, is_signed);
+    for (; c < n; c++) to[c] = (int16_t)((is_signed ? (int8_t)x[c * p->x_step] : x[c * p->x_step]) - p->zero_point);
 }
 
-V_INLINE void v_widen_rows(const qn_wide_rows p, const bool beside, const bool is_signed) {
-    const v_words16 none = {0}, zero = none + (int16_t)p.zero_point;
-    for (int64_t m = 0; m < p.planes; m++) {
-        int64_t row = p.row, at = m * p.x_plane + row * p.x_row;
-        int16_t *to = p.to + m * p.plane;
-        for (int64_t t = 0; t < p.lines; t++, row += p.gap, at += p.gap * p.x_row, to += p.line) {
-            const uint8_t *x = p.x + at;
-            int64_t c = 0;
-            if (row < 0 || row >= p.height)
-                for (; c < p.n; c += QN_REACH) memcpy(to + c, &none, sizeof none);
-            else if (beside) c = v_widen_row(x, p.n, p.room - at, zero, to, is_signed);
-            for (; c < p.n; c++)
-                to[c] = (int16_t)((is_signed ? (int8_t)x[c * p.x_step] : x[c * p.x_step]) - p.zero_point);
-            memcpy(to + p.n, &none, sizeof none);
+V_INLINE void v_widen_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
+    const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line;
+    const int64_t inside = p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines up to its end */
+    for (int64_t m = 0; m < p->planes; m++) {
+        int16_t *to = p->to + m * p->plane;
+        for (int64_t t = 0; t < p->lines; t++, to += line) {
+            int64_t at = m * p->x_plane + (p->row + t * p->gap) * p->x_row;
+            if (t >= above && t < inside) v_widen_row(p, p->x + at, p->room - at, n, to, beside, is_signed);
+            else
+                for (int64_t c = 0; c < n; c += QN_REACH) memset(to + c, 0, QN_REACH * sizeof *to);
+            memset(to + n, 0, QN_REACH * sizeof *to);
         }
     }
 }
 
 static void widen_rows(const qn_wide_rows *p) {
-    if (p->x_step == 1) p->is_signed ? v_widen_rows(*p, true, true) : v_widen_rows(*p, true, false);
-    else p->is_signed ? v_widen_rows(*p, false, true) : v_widen_rows(*p, false, false);
+    if (p->x_step == 1) p->is_signed ? v_widen_rows(p, true, true) : v_widen_rows(p, true, false);
+    else p->is_signed ? v_widen_rows(p, false, true) : v_widen_rows(p, false, false);
 }
 
 typedef vi v_unaligned __attribute__((aligned(2), may_alias));
