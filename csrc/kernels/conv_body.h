@@ -4,9 +4,10 @@
 /* A row of n codes; the last ones one by one where QN_REACH of them are more than may be read. */
 V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
                           const bool beside, const bool is_signed) {
+    const int32_t zero = p->zero_point;
     int64_t c = 0;
-    for (; beside && c < n && c + QN_REACH <= room; c += QN_REACH) v_widen(to + c, x + c, p->zero_point, is_signed);
-    for (; c < n; c++) to[c] = (int16_t)((is_signed ? (int8_t)x[c * p->x_step] : x[c * p->x_step]) - p->zero_point);
+    for (; beside && c < n && c + QN_REACH <= room; c += QN_REACH) v_widen(to + c, x + c, zero, is_signed);
+    for (; c < n; c++) to[c] = (int16_t)((is_signed ? (int8_t)x[c * p->x_step] : x[c * p->x_step]) - zero);
 }
 
 V_INLINE void v_widen_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
