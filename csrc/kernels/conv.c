@@ -368,7 +368,8 @@ static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t gro
     const qn_conv *c = s->c;
     int64_t channel = group * s->outputs, at = ((image * c->outputs + channel) * c->out_height + row) * c->out_width;
     qn_dot_rows d = {.x = b->x, .x_step = s->depth * s->plane, .line = s->line, .step = s->step};
-    d.w = b->w, d.tap = s->tap, d.taps = s->taps, d.inputs = groups, d.outputs = s->outputs, d.start = c->bias ? c->bias + channel : NULL;
+    d.w = b->w, d.tap = s->tap, d.taps = s->taps, d.inputs = groups, d.outputs = s->outputs,
+    d.start = c->bias ? c->bias + channel : NULL;
     d.rows = least(s->band, c->out_height - row), d.n = c->out_width, d.flat = b->flat;
     d.y = (char *)c->y + at * (c->type == QN_I32 ? (int64_t)sizeof(int32_t) : 1), d.y_step = c->out_height * d.n;
     d.type = c->type, d.scale = c->scale ? c->scale + channel : NULL;

@@ -56,7 +56,8 @@ V_INLINE void v_dot4(vi s[4], const int16_t *x, const int16_t *w, const int64_t 
     s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
 }
 
-V_INLINE void v_put4(void *flat, int64_t at, const vi s[4], const v_params *v, const v_narrow *narrow, const qn_type type) {
+V_INLINE void v_put4(void *flat, int64_t at, const vi s[4], const v_params *v, const v_narrow *narrow,
+                     const qn_type type) {
     vi c[4];
     if (type == QN_I32) {
         for (int k = 0; k < 4; k++) vi_store((int32_t *)flat + at + k * V_LANES, s[k]);
@@ -95,8 +96,10 @@ V_INLINE void v_dot_rows(const qn_dot_rows d, const int step, const qn_type type
             }
         uint8_t *to = (uint8_t *)d.y + m * d.y_step * size;
         const int64_t bytes = d.n * size, apart_bytes = line * size;
-        (void)(copy_by(32, to, d.flat, d.rows, bytes, apart_bytes) || copy_by(16, to, d.flat, d.rows, bytes, apart_bytes) ||
-               copy_by(8, to, d.flat, d.rows, bytes, apart_bytes) || copy_by(4, to, d.flat, d.rows, bytes, apart_bytes) ||
+        (void)(copy_by(32, to, d.flat, d.rows, bytes, apart_bytes) ||
+               copy_by(16, to, d.flat, d.rows, bytes, apart_bytes) ||
+               copy_by(8, to, d.flat, d.rows, bytes, apart_bytes) ||
+               copy_by(4, to, d.flat, d.rows, bytes, apart_bytes) ||
                copy_by(1, to, d.flat, d.rows, bytes, apart_bytes));
     }
 }

@@ -114,7 +114,8 @@ typedef struct {
     bool is_signed;
     int32_t zero_point;
     int64_t planes, height, row, gap, lines, n;
-    int16_t *to; /* [planes][lines][n]; QN_REACH elements after an n may be written and are 0 in the end, or what follows */
+    int16_t
+        *to; /* [planes][lines][n]; QN_REACH elements after an n may be written and are 0 in the end, or what follows */
     int64_t plane, line;
 } qn_wide_rows;
 
@@ -124,7 +125,7 @@ typedef struct {
 typedef struct {
     const int16_t *x; /* 2 * QN_BLOCK elements after what is met may be read */
     int64_t x_step, line;
-    int step; /* 1 or 2, and line a multiple */
+    int step;           /* 1 or 2, and line a multiple */
     const int16_t *w;   /* [inputs][outputs][taps][4] */
     const int64_t *tap; /* [taps] */
     int64_t taps, inputs, outputs, rows, n;
