@@ -1,27 +1,34 @@
 /* Sums over windows of an image whose rows lie one after the other as int16: a load of neighbours is a load of pairs, and a
  * product of pairs adds two products. A vector may reach into what is written next. */
 
-/* A row of n codes; the last ones one by one where QN_REACH of them are more than may be read. */
+static const int16_t v_kept[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+
+/* A row of n codes, zeros after it as far as a vector goes; the last ones one by one where QN_REACH are too many to read. */
 V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
                           const bool beside, const bool is_signed) {
     const int32_t zero = p->zero_point;
     int64_t c = 0;
-    for (; beside && c < n && c + QN_REACH <= room; c += QN_REACH) v_widen(to + c, x + c, zero, is_signed);
+    if (beside) {
+        for (; c + QN_REACH <= n; c += QN_REACH) v_widen(to + c, x + c, zero, v_kept, is_signed);
+        if (c < n && c + QN_REACH <= room) {
+            v_widen(to + c, x + c, zero, v_kept + QN_REACH - (n - c), is_signed);
+            return;
+        }
+    }
     for (; c < n; c++) to[c] = (int16_t)((is_signed ? (int8_t)x[c * p->x_step] : x[c * p->x_step]) - zero);
 }
 
 V_INLINE void v_widen_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
-    const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line;
+    const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line, lines = p->lines;
     const int64_t inside = p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines up to its end */
+    const int64_t next = p->gap * p->x_row;
     for (int64_t m = 0; m < p->planes; m++) {
         int16_t *to = p->to + m * p->plane;
-        for (int64_t t = 0; t < p->lines; t++, to += line) {
-            int64_t at = m * p->x_plane + (p->row + t * p->gap) * p->x_row;
+        int64_t at = m * p->x_plane + p->row * p->x_row;
+        for (int64_t t = 0; t < lines; t++, to += line, at += next)
             if (t >= above && t < inside) v_widen_row(p, p->x + at, p->room - at, n, to, beside, is_signed);
             else
                 for (int64_t c = 0; c < n; c += QN_REACH) memset(to + c, 0, QN_REACH * sizeof *to);
-            memset(to + n, 0, QN_REACH * sizeof *to);
-        }
     }
 }
 
@@ -78,15 +85,21 @@ V_INLINE bool copy_by(const int64_t size, uint8_t *to, const uint8_t *from, int6
     return true;
 }
 
+V_INLINE void copy_rows(uint8_t *to, const uint8_t *from, int64_t rows, int64_t n, int64_t line) {
+    (void)(copy_by(32, to, from, rows, n, line) || copy_by(16, to, from, rows, n, line) ||
+           copy_by(8, to, from, rows, n, line) || copy_by(4, to, from, rows, n, line) ||
+           copy_by(1, to, from, rows, n, line));
+}
+
 /* The rows of results follow one another in one long row, unless there is more than a block between them. */
 V_INLINE void v_dot_rows(const qn_dot_rows d, const int step, const qn_type type) {
     const int64_t line = d.line / step, size = type == QN_I32 ? sizeof(int32_t) : 1;
     const bool apart = line - d.n >= 4 * V_LANES;
     const int64_t rows = apart ? d.rows : 1, n = apart ? d.n : (d.rows - 1) * line + d.n;
     const v_narrow narrow = v_narrow_set(d.zero_point, d.qmin, d.qmax);
-    const int16_t *w = d.w;
-    for (int64_t m = 0; m < d.inputs * d.outputs; m++, w += d.taps * 4) {
-        const int16_t *x = d.x + m / d.outputs * d.x_step;
+    const int16_t *x = d.x, *w = d.w;
+    for (int64_t m = 0, last = d.outputs; m < d.inputs * d.outputs; m++, w += d.taps * 4) {
+        if (m == last) x += d.x_step, last += d.outputs;
         const v_params v = {.s = vf_set1(type == QN_I32 ? 0.0f : d.scale[m])};
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < n; c += 4 * V_LANES) {
@@ -94,13 +107,7 @@ V_INLINE void v_dot_rows(const qn_dot_rows d, const int step, const qn_type type
                 v_dot4(s, x + r * d.line + c * step, w, d.tap, d.taps, step);
                 v_put4(d.flat, r * line + c, s, &v, &narrow, type);
             }
-        uint8_t *to = (uint8_t *)d.y + m * d.y_step * size;
-        const int64_t bytes = d.n * size, apart_bytes = line * size;
-        (void)(copy_by(32, to, d.flat, d.rows, bytes, apart_bytes) ||
-               copy_by(16, to, d.flat, d.rows, bytes, apart_bytes) ||
-               copy_by(8, to, d.flat, d.rows, bytes, apart_bytes) ||
-               copy_by(4, to, d.flat, d.rows, bytes, apart_bytes) ||
-               copy_by(1, to, d.flat, d.rows, bytes, apart_bytes));
+        copy_rows((uint8_t *)d.y + m * d.y_step * size, d.flat, d.rows, d.n * size, line * size);
     }
 }
 

@@ -93,12 +93,13 @@ V_INLINE vi vi_load_u8(const uint8_t *p) {
 }
 V_INLINE vi vi_load_i16(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
-V_INLINE void v_widen(int16_t *to, const uint8_t *x, int32_t zero_point, bool is_signed) { /* QN_REACH codes less Z */
+/* QN_REACH codes less Z, and the bits to keep of each. */
+V_INLINE void v_widen(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     int16x8_t zero = vdupq_n_s16((int16_t)zero_point);
     for (int k = 0; k < QN_REACH; k += 8) {
         uint8x8_t codes = vld1_u8(x + k);
         int16x8_t words = is_signed ? vmovl_s8(vreinterpret_s8_u8(codes)) : vreinterpretq_s16_u16(vmovl_u8(codes));
-        vst1q_s16(to + k, vsubq_s16(words, zero));
+        vst1q_s16(to + k, vandq_s16(vsubq_s16(words, zero), vld1q_s16(keep + k)));
     }
 }
 V_INLINE vi vi_low_signed(vi a, int bits) {

@@ -114,8 +114,7 @@ typedef struct {
     bool is_signed;
     int32_t zero_point;
     int64_t planes, height, row, gap, lines, n;
-    int16_t
-        *to; /* [planes][lines][n]; QN_REACH elements after an n may be written and are 0 in the end, or what follows */
+    int16_t *to; /* [planes][lines][n]; after an n up to QN_REACH - 1 elements may become 0 */
     int64_t plane, line;
 } qn_wide_rows;
 
@@ -129,12 +128,12 @@ typedef struct {
     const int16_t *w;   /* [inputs][outputs][taps][4] */
     const int64_t *tap; /* [taps] */
     int64_t taps, inputs, outputs, rows, n;
-    const int32_t *start; /* [outputs]; NULL: 0 */
+    const int32_t *start; /* [inputs][outputs]; NULL: 0 */
     qn_type type;         /* QN_I32, or the codes saturate(rne((float)y[m] * scale[m]) + Z) to [qmin, qmax] */
-    const float *scale;
+    const float *scale;   /* [inputs][outputs] */
     int32_t zero_point, qmin, qmax;
     void *flat; /* [rows * line / step + QN_BLOCK] of the type, scratch */
-    void *y;    /* [outputs][rows][n], y_step from output to output */
+    void *y;    /* [inputs][outputs][rows][n], y_step from output to output */
     int64_t y_step;
 } qn_dot_rows;
 

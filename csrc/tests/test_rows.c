@@ -656,7 +656,7 @@ static void test_float_error(const char *row_name, const qn_table *row) {
     TEST_FLOAT_ERROR(f64, double, fill_f64)
 }
 
-/* Whole planes are compared but for the REACH behind the last line of each, which a row may write or leave. */
+/* Lines are compared with what lies between them; only the QN_REACH after the last one of a plane is free. */
 static void test_widen_rows(const char *row_name, const qn_table *row) {
     covered[QN_INDEX_widen_rows] = true;
     if (!row->widen_rows) return;
