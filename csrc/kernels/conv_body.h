@@ -9,9 +9,9 @@ V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room,
     const int32_t zero = p->zero_point;
     int64_t c = 0;
     if (beside) {
-        for (; c + QN_REACH <= n; c += QN_REACH) v_widen(to + c, x + c, zero, v_kept, is_signed);
+        for (; c + QN_REACH <= n; c += QN_REACH) v_wide_codes(to + c, x + c, zero, v_kept, is_signed);
         if (c < n && c + QN_REACH <= room) {
-            v_widen(to + c, x + c, zero, v_kept + QN_REACH - (n - c), is_signed);
+            v_wide_codes(to + c, x + c, zero, v_kept + QN_REACH - (n - c), is_signed);
             return;
         }
     }

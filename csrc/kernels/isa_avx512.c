@@ -93,7 +93,7 @@ V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
 /* QN_REACH codes less Z, and the bits to keep of each. */
-V_INLINE void v_widen(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
+V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     __m128i codes = _mm_loadu_si128((const __m128i *)x);
     __m256i words = is_signed ? _mm256_cvtepi8_epi16(codes) : _mm256_cvtepu8_epi16(codes);
     words = _mm256_sub_epi16(words, _mm256_set1_epi16((int16_t)zero_point));

@@ -94,7 +94,7 @@ V_INLINE vi vi_load_u8(const uint8_t *p) {
 V_INLINE vi vi_load_i16(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
 /* QN_REACH codes less Z, and the bits to keep of each. */
-V_INLINE void v_widen(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
+V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     int16x8_t zero = vdupq_n_s16((int16_t)zero_point);
     for (int k = 0; k < QN_REACH; k += 8) {
         uint8x8_t codes = vld1_u8(x + k);

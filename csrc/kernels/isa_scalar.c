@@ -79,7 +79,7 @@ V_INLINE vi vi_load_u8(const uint8_t *p) { return *p; }
 V_INLINE vi vi_load_i16(const int16_t *p) { return *p; }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return *p; }
 /* QN_REACH codes less Z, and the bits to keep of each. */
-V_INLINE void v_widen(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
+V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     for (int k = 0; k < QN_REACH; k++) to[k] = (int16_t)(((is_signed ? (int8_t)x[k] : x[k]) - zero_point) & keep[k]);
 }
 V_INLINE vi vi_low_signed(vi a, int bits) { return (int32_t)((uint32_t)a << (32 - bits)) >> (32 - bits); }
