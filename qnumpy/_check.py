@@ -69,6 +69,8 @@ def reals(owner: str, name: str, value: Any) -> Array:
 
 def scale(owner: str, name: str, value: Any) -> Array:
     """Return scales as C-contiguous, aligned float32, all positive, finite and normal."""
+    if type(value) is float and TINY <= value <= HUGE:
+        return np.array(value, _F32)
     given = reals(owner, name, value)
     if given.dtype == _F32 and given.flags.carray:
         found = given

@@ -111,15 +111,15 @@ def convolution(
         raise ValueError(_check.must(me, "w", "of a kernel of at least one element", f"shape {weight.shape}"))
     steps, gaps = _pair(me, "strides", strides, 1), _pair(me, "dilations", dilations, 1)
     pads = _padding(me, padding)
-    spans = [gap * (length - 1) + 1 for gap, length in zip(gaps, kernel, strict=True)]
-    sizes = [length + pads[d] + pads[d + 2] for d, length in enumerate(size)]
-    if any(span > length for span, length in zip(spans, sizes, strict=True)):
-        got = f"{tuple(spans)} over {tuple(sizes)}"
+    height, width = size[0] + pads[0] + pads[2], size[1] + pads[1] + pads[3]
+    tall, wide = gaps[0] * (kernel[0] - 1) + 1, gaps[1] * (kernel[1] - 1) + 1
+    if tall > height or wide > width:
+        got = f"{(tall, wide)} over {(height, width)}"
         raise ValueError(_check.must(me, "w", "no larger than the padded image", got))
-    shape = [(length - span) // step + 1 for length, span, step in zip(sizes, spans, steps, strict=True)]
     x_zero, w_zero = _zero(me, "x_zero_point", x_zero, image, 1), _zero(me, "w_zero_point", w_zero, weight, m)
     where = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
-    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, where, (n, m, *shape))
+    shape = (n, m, (height - tall) // steps[0] + 1, (width - wide) // steps[1] + 1)
+    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, where, shape)
 
 
 def convolve(
@@ -152,6 +152,8 @@ def _operand(me: str, name: str, value: Any) -> Array:
 
 
 def _pair(me: str, name: str, value: Any, least: int) -> tuple[int, ...]:
+    if type(value) is int and least <= value <= _FARTHEST:
+        return value, value
     values = value if isinstance(value, (tuple, list)) else (value, value)
     found = tuple(_check.integer(me, name, each) for each in values)
     if len(found) != 2 or min(found) < least:

@@ -7,7 +7,7 @@ import numpy as np
 from . import _args, _check
 from ._args import Array
 from .conv import convolution, convolve
-from .dtypes import code_type
+from .dtypes import CodeType, code_type
 from .matmul import matmul_integer
 from .quantize import requantize
 
@@ -160,11 +160,10 @@ def qlinear_conv2d(
     if sw.size != 1 and sw.shape != (channels,):
         raise ValueError(_check.must(me, "w_scale", f"of shape () or ({channels},)", f"shape {sw.shape}"))
     sums = None if bias is None else _bias(me, bias, channels)
-    dtype, zero, multiplier = _codes(me, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, given.shape, 1)
-    out = np.empty(given.shape, dtype)
-    each = np.ascontiguousarray(np.broadcast_to(multiplier.reshape(-1), channels))
-    info = np.iinfo(dtype)
-    convolve(me, given, out, each, sums, int(zero), int(info.min), int(info.max))
+    code, zero, multiplier = _codes(me, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, given.shape, 1)
+    out = np.empty(given.shape, code.dtype)
+    each = np.full(channels, multiplier) if multiplier.ndim == 0 else multiplier
+    convolve(me, given, out, each, sums, int(zero), code.qmin, code.qmax)
     return out
 
 
@@ -187,7 +186,7 @@ def _bias(me: str, bias: Any, channels: int) -> Array:
 
 def _codes(
     me: str, multiplier: Array, zero_point: Any, shape: tuple[int, ...], axis: int | None
-) -> tuple[np.dtype[Any], Array, Array]:
+) -> tuple[CodeType, Array, Array]:
     """The type and zero point of the result, and the multiplier, checked; its axis counts if it is more than one."""
     found = code_type(getattr(zero_point, "dtype", None))
     if found is None or found.bits != 8:
@@ -198,9 +197,9 @@ def _codes(
     one = multiplier.size == 1
     found_multiplier = multiplier.reshape(()) if one else multiplier
     _args.scales(me, "the ratio of scales", found_multiplier, _args.layout(me, shape, None if one else axis, None))
-    return found.dtype, zero.reshape(()), found_multiplier
+    return found, zero.reshape(()), found_multiplier
 
 
 def _requantized(me: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
-    dtype, zero, checked = _codes(me, multiplier, zero_point, acc.shape, axis)
-    return requantize(acc, checked, zero, dtype=dtype, axis=axis)
+    code, zero, checked = _codes(me, multiplier, zero_point, acc.shape, axis)
+    return requantize(acc, checked, zero, dtype=code.dtype, axis=axis)

@@ -1,6 +1,5 @@
 /* Compiles every element loop for the ISA whose file included this, and makes its row of the table. */
 #include "accumulate_body.h"
-#include "conv_body.h"
 #include "float_error_body.h"
 #include "histogram_body.h"
 #include "matmul4_body.h"
@@ -12,6 +11,7 @@
 #include "saturation_body.h"
 #include "scale_body.h"
 
+#include "conv_body.h"   /* after the output stage of quantize_body.h */
 #include "floats_body.h" /* after the loads, stores and prefetches of quantize_body.h */
 #include "matmul_body.h" /* after quantize_body.h, whose clamp it shares */
 

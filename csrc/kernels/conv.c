@@ -6,8 +6,10 @@
  * the image that a window meets are laid out in lanes of bytes, and the packer copies from them: the patches never lie in
  * memory. The weight is the left matrix.
  *
- * Sums, where so few channels see the same patches that packing them would cost more: rows are laid out in lanes of pairs,
- * each row with the one that the next row of the kernel meets, for a band of rows of results.
+ * Sums, where so few channels see the same patches that packing them would cost more: for a band of rows of results, or
+ * for several channels of a small image, codes are laid out as int16 less the zero point, rows in lanes like columns, and
+ * row after row with just the padding between them. So the results are one long row, whose vectors run over what lies
+ * between two rows of them.
  */
 #include "conv.h"
 
@@ -25,8 +27,8 @@ enum {
     SMALLEST_WINDOW = 64, /* columns for which the weight is worth packing again */
     FEW_OUTPUTS = 4,      /* channels of a group up to which sums are faster */
     FEW_PAIRS = 64,       /* and with up to so many pairs of an input and an output channel */
-    BAND = 16 << 10,      /* bytes of pairs: half of the L1 cache */
-    FEWEST_ROWS = 8,      /* of results found together, even if their pairs take more */
+    BAND = 16 << 10,      /* bytes of laid rows: half of the L1 cache */
+    FEWEST_ROWS = 8,      /* of results found together, even if what they meet takes more */
     LARGEST = 255 * 255,  /* product of two codes */
     SUMS_A_BYTE = 4,      /* products of a sum in the time that a byte of traffic takes */
 };
@@ -49,37 +51,36 @@ static void *allocate(int64_t count, int64_t size) {
 
 /* ---- lanes ---- */
 
-/* Element t of a lane is column (first + t) * stride + phase. */
+/* The rows or columns of the image that meet the kernel: element t of a lane is number first + t * stride. */
 typedef struct {
-    int64_t count, first, length;
-    int64_t line;         /* elements of all lanes, QN_REACH after each */
-    int64_t *phase;       /* [count] */
-    int64_t *begin, *end; /* [count] elements that lie in the image */
-    int64_t *start;       /* [kernel width]: element j meets line[start[j] + c] */
+    int64_t count, stride;
+    int64_t longest;            /* elements of a lane */
+    int64_t *first, *length;    /* [count] */
+    int64_t *begin, *end;       /* [count] elements that lie in the image */
+    int64_t *lane, *start, *at; /* [kernel] element j meets start[j] + c of lane[j], at[j] + c of the lanes in a line,
+                                   QN_REACH after each */
 } lanes;
 
-static bool lanes_make(lanes *l, const qn_conv *c) {
-    int64_t width = c->kernel[1], stride = c->stride[1], last = INT64_MIN;
-    l->phase = allocate(width, 5 * sizeof *l->phase);
-    if (!l->phase) return false;
-    l->begin = l->phase + width, l->end = l->begin + width, l->start = l->end + width;
-    int64_t *start = l->start, *lane = start + width;
-    l->count = 0, l->first = INT64_MAX;
-    for (int64_t j = 0; j < width; j++) {
-        int64_t column = j * c->dilation[1] - c->left, phase = (column % stride + stride) % stride;
-        start[j] = (column - phase) / stride;
-        l->first = least(l->first, start[j]), last = most(last, start[j]);
-        for (lane[j] = 0; lane[j] < l->count && l->phase[lane[j]] != phase;) lane[j]++;
-        if (lane[j] == l->count) l->phase[l->count++] = phase;
+static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_t results) {
+    int64_t kernel = c->kernel[d], size = d ? c->width : c->height;
+    *l = (lanes){.stride = stride, .first = allocate(kernel, 7 * sizeof *l->first)};
+    if (!l->first) return false;
+    l->length = l->first + kernel, l->begin = l->length + kernel, l->end = l->begin + kernel;
+    l->lane = l->end + kernel, l->start = l->lane + kernel, l->at = l->start + kernel;
+    for (int64_t j = 0, n; j < kernel; j++) {
+        int64_t place = j * c->dilation[d] - (d ? c->left : c->top);
+        for (n = 0; n < l->count; n++)
+            if ((place - l->first[n]) % stride == 0 && (place - l->first[n]) / stride <= l->length[n]) break;
+        if (n == l->count) l->first[l->count++] = place;
+        l->lane[j] = n, l->start[j] = (place - l->first[n]) / stride;
+        l->length[n] = l->start[j] + results, l->longest = most(l->longest, l->length[n]);
     }
-    l->length = c->out_width + last - l->first;
-    l->line = times(l->count, l->length + QN_REACH);
-    if (l->line > INT64_MAX / 8) return free(l->phase), false;
-    for (int64_t j = 0; j < width; j++) start[j] += lane[j] * (l->length + QN_REACH) - l->first;
+    if (times(l->count, l->longest + QN_REACH) > INT64_MAX / 8) return free(l->first), false;
+    for (int64_t j = 0; j < kernel; j++) l->at[j] = l->lane[j] * (l->longest + QN_REACH) + l->start[j];
     for (int64_t n = 0; n < l->count; n++) {
-        int64_t columns = l->phase[n] < c->width ? (c->width - 1 - l->phase[n]) / stride + 1 : 0;
-        l->begin[n] = least(most(0, -l->first), l->length);
-        l->end[n] = most(l->begin[n], least(columns - l->first, l->length));
+        int64_t from = l->first[n];
+        l->begin[n] = least(l->length[n], from < 0 ? (stride - 1 - from) / stride : 0);
+        l->end[n] = from < size ? most(l->begin[n], least(l->length[n], (size - 1 - from) / stride + 1)) : l->begin[n];
     }
     return true;
 }
@@ -88,7 +89,8 @@ static bool lanes_make(lanes *l, const qn_conv *c) {
 
 typedef struct {
     const qn_conv *c;
-    lanes lanes;
+    lanes lanes;   /* of columns */
+    int64_t line;  /* bytes of the lanes of a row */
     bool in_place; /* the image is the right matrix */
     int64_t depth, outputs, k, pixels;
     int64_t window, windows; /* columns of the right matrix, of each image and group */
@@ -109,17 +111,17 @@ typedef struct {
 static void lay_row(const products *p, const char *from, uint8_t *to) {
     const qn_conv *c = p->c;
     const lanes *l = &p->lanes;
-    int64_t step = c->stride[1] * c->x_step[3];
-    for (int64_t n = 0; n < l->count; n++, to += l->length + QN_REACH) {
+    int64_t step = l->stride * c->x_step[3];
+    for (int64_t n = 0; n < l->count; n++, to += l->longest + QN_REACH) {
         int64_t begin = l->begin[n], end = l->end[n], count = end - begin;
-        const char *x = from + ((l->first + begin) * c->stride[1] + l->phase[n]) * c->x_step[3];
+        const char *x = from + (l->first[n] + begin * l->stride) * c->x_step[3];
         memset(to, c->x_zero, (size_t)begin);
         if (step == 1) memcpy(to + begin, x, (size_t)count);
         else if (step == 2)
             for (int64_t t = 0; t < count; t++) to[begin + t] = (uint8_t)x[2 * t];
         else
             for (int64_t t = 0; t < count; t++) to[begin + t] = (uint8_t)x[t * step];
-        memset(to + end, c->x_zero, (size_t)(l->length - end));
+        memset(to + end, c->x_zero, (size_t)(l->longest - end));
     }
 }
 
@@ -132,7 +134,7 @@ static void lay_rows(window *w, const char *x, int64_t count) {
     w->high = most(w->low, w->high);
     uint8_t *to = w->rows;
     for (int64_t d = 0; d < p->depth; d++)
-        for (int64_t row = w->low; row < w->high; row++, to += p->lanes.line)
+        for (int64_t row = w->low; row < w->high; row++, to += p->line)
             lay_row(p, x + d * c->x_step[1] + (row * p->gap - c->top) * c->x_step[2], to);
 }
 
@@ -149,8 +151,8 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
     for (int64_t n = 0; n < columns; n += c->out_width - at, row++, at = 0)
         *s++ = (stretch){row * (c->stride[0] / w->p->gap), at, n};
     int64_t width = c->kernel[1], d = k / width / c->kernel[0], i = k / width % c->kernel[0], j = k % width;
-    int64_t line = w->p->lanes.line, apart = c->dilation[0] / w->p->gap;
-    const int64_t *start = w->p->lanes.start;
+    int64_t line = w->p->line, apart = c->dilation[0] / w->p->gap;
+    const int64_t *at_element = w->p->lanes.at;
     for (const uint8_t *end = to + rows * QN_GATHERED; to < end; j = 0) {
         const uint8_t *plane = w->rows + d * (w->high - w->low) * line, *from[QN_GATHERED];
         for (int64_t t = 0; t < s - all; t++) {
@@ -159,8 +161,8 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
             from[t] = (outside ? w->outside : plane + (y - w->low) * line) + all[t].column;
         }
         for (; j < width && to < end; j++, to += QN_GATHERED) { /* what is copied too far is written after it */
-            memcpy(to, from[0] + start[j], QN_GATHERED);
-            for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + start[j], QN_GATHERED);
+            memcpy(to, from[0] + at_element[j], QN_GATHERED);
+            for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + at_element[j], QN_GATHERED);
         }
         if (++i == c->kernel[0]) i = 0, d++;
     }
@@ -172,16 +174,16 @@ static void window_free(window *w) {
 }
 
 static bool window_make(window *w, const products *p) {
-    int64_t bytes = times(times(p->depth, p->rows), p->lanes.line);
+    int64_t bytes = times(times(p->depth, p->rows), p->line);
     *w = (window){.p = p, .patches = qn_packed_make(p->k, p->window)};
     w->ones = allocate(p->window, sizeof *w->ones);
-    bytes = bytes < INT64_MAX / 2 ? bytes + p->lanes.line + 2 * QN_GATHERED : INT64_MAX;
+    bytes = bytes < INT64_MAX / 2 ? bytes + p->line + 2 * QN_GATHERED : INT64_MAX;
     w->rows = allocate(p->in_place ? 1 : bytes, 1);
     if (!w->patches || !w->ones || !w->rows) return window_free(w), false;
     for (int64_t n = 0; n < p->window; n++) w->ones[n] = 1.0f;
     if (p->in_place) return true;
-    w->outside = w->rows + bytes - p->lanes.line - QN_GATHERED;
-    memset(w->outside, p->c->x_zero, (size_t)p->lanes.line);
+    w->outside = w->rows + bytes - p->line - QN_GATHERED;
+    memset(w->outside, p->c->x_zero, (size_t)p->line);
     return true;
 }
 
@@ -225,6 +227,8 @@ static void multiply_windows(void *context, int64_t begin, int64_t end) {
 
 static qn_outcome convolve_by_products(products *p, int64_t macs) {
     const qn_conv *c = p->c;
+    if (!lanes_make(&p->lanes, c, 1, c->stride[1], c->out_width)) return QN_NO_MEMORY;
+    p->line = p->lanes.count * (p->lanes.longest + QN_REACH);
     int64_t threads = qn_num_threads(), parts = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
     int64_t each = (times(p->pixels, c->images * c->groups) + parts - 1) / parts,
             whole = round_up(p->pixels, QN_GATHERED);
@@ -240,108 +244,137 @@ static qn_outcome convolve_by_products(products *p, int64_t macs) {
     qn_tiling tiling;
     qn_kernels()->matmul_tiling(&tiling);
     qn_parallel_for(c->images * c->groups * p->windows, 1, macs / tiling.macs_a_byte, multiply_windows, p);
+    free(p->lanes.first);
     return (qn_outcome)atomic_load(&p->outcome);
 }
 
-/* ---- sums over pairs of rows ---- */
+/* ---- sums over rows ---- */
 
 typedef struct {
     const qn_conv *c;
-    lanes lanes;
-    int64_t depth, outputs, halves, taps; /* of an output channel: pairs of rows of the kernel, their elements */
-    int64_t band, bands;                  /* rows of results that are found together, of each image and group */
-    int64_t gap, lines;                   /* rows from one line of pairs to the next; lines of a channel */
-    bool shared;                          /* all pairs of rows of the kernel meet the same lines, else each its own */
-    int32_t *w;                           /* [outputs][taps] */
+    int64_t depth, outputs, k;
+    lanes columns, rows;
+    int step;              /* from result to result in a lane: 2 by stride 2, whose columns stay together, else 1 */
+    int64_t band, bands;   /* rows of results that are found together, of each image and group */
+    int64_t together;      /* groups that are laid together, where one band has all rows */
+    int64_t line, segment; /* elements from line to line; of a lane of columns in a lane of rows */
+    int64_t plane;         /* of a channel */
+    int64_t taps, *tap;    /* of an output channel; [taps] where one meets the planes of its group */
+    int64_t *even, *odd;   /* [k] where a weight stands in the weights of all taps */
     atomic_int outcome;
 } sums;
 
 /* Buffers of one thread. */
 typedef struct {
-    int32_t *pairs;       /* [depth][lines][line], 0 where the image has ended */
-    const int32_t **taps; /* [taps] for the first row of a band */
-    int32_t *acc;         /* [band][out_width] for codes */
+    int16_t *x; /* [together][depth][plane], 0 where the image has ended */
+    int16_t *w; /* [together][outputs][taps][4] */
+    void *flat; /* [band][line / step] results of a channel */
 } buffers;
 
-static int32_t weight_at(const qn_conv *c, int64_t channel, int64_t k) {
-    int32_t zero = c->w_zero.values[c->w_zero.count > 1 ? channel : 0];
-    return (c->w_type == QN_I8 ? ((const int8_t *)c->w)[k] : ((const uint8_t *)c->w)[k]) - zero;
+static int64_t fitting(const sums *s, int64_t elements) {
+    return most(1, BAND / times(s->depth, times(elements, sizeof(int16_t))));
 }
 
-static void pair_weights(const sums *s) {
+static bool plan_planes(sums *s) {
     const qn_conv *c = s->c;
-    int64_t rows = c->kernel[0], width = c->kernel[1], n = 0;
-    for (int64_t at = 0; at < c->outputs * s->depth; at++)
-        for (int64_t i = 0; i < rows; i += 2)
-            for (int64_t j = 0; j < width; j++) {
-                int64_t k = (at * rows + i) * width + j, channel = at / s->depth;
-                uint32_t low = (uint32_t)weight_at(c, channel, k) & 0xFFFF;
-                uint32_t high = i + 1 < rows ? (uint32_t)weight_at(c, channel, k + width) : 0;
-                s->w[n++] = (int32_t)(low | high << 16);
-            }
-}
-
-static int64_t lines_of(const qn_conv *c, int64_t rows, int64_t halves, int64_t gap) {
-    return ((rows - 1) * c->stride[0] + 2 * (halves - 1) * c->dilation[0]) / gap + 1;
-}
-
-static void plan_bands(sums *s) {
-    const qn_conv *c = s->c;
-    int64_t gap = common_divisor(c->stride[0], s->halves > 1 ? 2 * c->dilation[0] : 0);
-    int64_t bytes = times(times(s->depth, s->lanes.line), sizeof(int32_t));
-    int64_t rows = least(c->out_height, most(FEWEST_ROWS, BAND / most(1, times(bytes, c->stride[0] / gap))));
-    s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
-    int64_t together = lines_of(c, s->band, s->halves, gap), apart = s->halves * s->band;
-    s->shared = together <= apart, s->gap = s->shared ? gap : c->stride[0], s->lines = s->shared ? together : apart;
-}
-
-static void buffers_free(buffers *b) { free(b->pairs), free(b->taps), free(b->acc); }
-
-static bool buffers_make(buffers *b, const sums *s) {
-    const qn_conv *c = s->c;
-    b->pairs = allocate(times(s->depth, s->lines), times(s->lanes.line, sizeof *b->pairs));
-    b->taps = allocate(s->taps, sizeof *b->taps);
-    b->acc = allocate(c->type == QN_I32 ? 1 : s->band * c->out_width, sizeof *b->acc);
-    if (!b->pairs || !b->taps || !b->acc) return buffers_free(b), false;
-    for (int64_t n = 0; n < s->taps; n++) {
-        int64_t d = n / c->kernel[1] / s->halves, i = n / c->kernel[1] % s->halves, j = n % c->kernel[1];
-        int64_t line = s->shared ? 2 * i * c->dilation[0] / s->gap : i * s->band;
-        b->taps[n] = b->pairs + (d * s->lines + line) * s->lanes.line + s->lanes.start[j];
+    lanes *l = &s->columns;
+    s->step = c->stride[1] == 2 ? 2 : 1;
+    if (!lanes_make(l, c, 1, c->stride[1] / s->step, (c->out_width - 1) * s->step + 1)) return false;
+    for (int64_t n = 0; n < l->count; n++) { /* the padding after a row is the one before the next */
+        int64_t padding = l->begin[n] < l->end[n] ? least(l->begin[n], l->longest - l->end[n]) : 0;
+        s->line = most(s->line, round_up(l->longest - padding, s->step));
     }
+    int64_t height = times(l->count * s->line, least(c->kernel[0], c->stride[0]));
+    int64_t rows = least(c->out_height, most(FEWEST_ROWS, fitting(s, height)));
+    s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
+    if (!lanes_make(&s->rows, c, 0, c->stride[0], s->band)) return false;
+    int64_t lines = s->rows.longest, segments = s->rows.count * l->count;
+    if (times(times(s->depth, segments), times(lines + 1, s->line + QN_REACH)) > INT64_MAX / 8) return false;
+    s->segment = (lines - 1) * s->line + l->longest + QN_REACH, s->plane = segments * s->segment;
+    s->together = s->bands == 1 ? fitting(s, s->plane) : 1;
     return true;
 }
 
-/* The lines of a channel for rows of results from `row` on. */
-static void lay_pairs(const sums *s, const char *x, int64_t row, int32_t *to) {
+/* A tap adds to even results x[0] w[0] + x[1] w[1], to odd ones, which lie one element further, x[-1] w[2] + x[0] w[3]:
+ * both are found from the same load. With step 2 all results are even. */
+static bool plan_taps(sums *s) {
+    const lanes *l = &s->columns;
+    int64_t width = s->c->kernel[1], height = s->c->kernel[0], taps = 0;
+    s->tap = allocate(s->k, 3 * sizeof *s->tap);
+    if (!s->tap) return false;
+    s->even = s->tap + s->k, s->odd = s->even + s->k;
+    for (int64_t n = 0; n < l->count; n++)
+        for (int64_t j = 0, last = -2; j < width; j++) {
+            if (l->lane[j] != n) continue;
+            int64_t at = l->start[j], in_lane = n * s->segment;
+            if (at > last + 1) s->tap[taps++] = in_lane + (last = at);
+            s->even[j] = s->odd[j] = 4 * (taps - 1) + at - last;
+            if (s->step == 2) continue;
+            if (at > last) s->tap[taps++] = in_lane + (last = at + 1);
+            s->odd[j] = 4 * (taps - 1) + 3 + at - last;
+        }
+    for (int64_t m = 1; m < s->depth * height; m++) { /* other rows of the kernel as the first one */
+        int64_t i = m % height;
+        int64_t at = m / height * s->plane + s->rows.lane[i] * l->count * s->segment + s->rows.start[i] * s->line;
+        for (int64_t t = 0; t < taps; t++) s->tap[m * taps + t] = at + s->tap[t];
+        for (int64_t j = 0; j < width; j++) {
+            s->even[m * width + j] = s->even[j] + m * taps * 4;
+            s->odd[m * width + j] = s->odd[j] + m * taps * 4;
+        }
+    }
+    s->taps = s->depth * height * taps;
+    return true;
+}
+
+static void buffers_free(buffers *b) { free(b->x), free(b->w), free(b->flat); }
+
+static bool buffers_make(buffers *b, const sums *s) {
+    int64_t elements = times(s->together, s->depth * s->plane), results = times(s->band, s->line / s->step);
+    b->x = allocate(most(elements, elements + QN_REACH + 2 * QN_BLOCK), sizeof *b->x);
+    b->w = allocate(times(s->together, s->outputs), times(s->taps, 4 * sizeof *b->w));
+    b->flat = allocate(most(results, results + QN_BLOCK), s->c->type == QN_I32 ? sizeof(int32_t) : 1);
+    if (b->x && b->w && b->flat) return true;
+    return buffers_free(b), false;
+}
+
+/* Planes of neighbouring channels, for rows of results from `row` on. */
+static void lay_planes(const sums *s, const char *x, int64_t row, int64_t planes, int16_t *to) {
     const qn_conv *c = s->c;
-    const lanes *l = &s->lanes;
-    int64_t left = c->x_bytes ? c->x_bytes - (x - c->x) : 0;
-    qn_pair_rows p = {.row_step = c->x_step[2], .step = c->stride[1] * c->x_step[3], .is_signed = c->x_type == QN_I8};
-    p.zero_point = c->x_zero, p.height = c->height, p.gap = s->gap, p.apart = c->dilation[0], p.line = l->line;
-    p.lines = s->shared ? s->lines : s->band;
-    for (int64_t i = 0; i < (s->shared ? 1 : s->halves); i++)
+    const lanes *l = &s->columns, *r = &s->rows;
+    qn_wide_rows p = {.x_plane = c->x_step[1], .x_row = c->x_step[2], .x_step = l->stride * c->x_step[3]};
+    p.is_signed = c->x_type == QN_I8, p.zero_point = c->x_zero, p.height = c->height, p.gap = r->stride;
+    p.planes = planes, p.plane = s->plane, p.line = s->line;
+    for (int64_t i = 0; i < r->count; i++)
         for (int64_t n = 0; n < l->count; n++) {
-            int64_t column = (l->first + l->begin[n]) * c->stride[1] + l->phase[n];
-            p.n = l->end[n] - l->begin[n], p.x = (const uint8_t *)x + column * c->x_step[3];
-            p.row = row * c->stride[0] + 2 * i * c->dilation[0] - c->top;
-            p.to = to + i * p.lines * l->line + n * (l->length + QN_REACH) + l->begin[n];
-            p.room = left ? left - column : 0;
-            if (p.n > 0) qn_kernels()->pair_rows(&p);
+            int64_t column = (l->first[n] + l->begin[n] * l->stride) * c->x_step[3];
+            p.n = l->end[n] - l->begin[n], p.row = row * c->stride[0] + r->first[i], p.lines = r->length[i];
+            p.x = (const uint8_t *)x + column, p.room = c->x_bytes ? c->x_bytes - (x - c->x) - column : 0;
+            p.to = to + (i * l->count + n) * s->segment + l->begin[n];
+            if (p.n > 0) qn_kernels()->widen_rows(&p);
         }
 }
 
-static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t channel, int64_t row, int64_t rows) {
+static void lay_weights(const sums *s, int64_t channel, int64_t channels, int16_t *to) {
     const qn_conv *c = s->c;
-    int64_t n = c->out_width, at = ((image * c->outputs + channel) * c->out_height + row) * n;
-    qn_dot_pairs d = {.pairs = b->taps, .w = s->w + channel * s->taps, .taps = s->taps, .rows = rows, .n = n};
-    d.step = c->stride[0] / s->gap * s->lanes.line, d.start = c->bias ? c->bias[channel] : 0;
-    d.y = c->type == QN_I32 ? (int32_t *)c->y + at : b->acc;
-    qn_kernels()->dot_pairs(&d);
-    if (c->type == QN_I32) return;
-    qn_affine a = {.scale = c->scale + channel, .zero_point = &c->zero_point, .run = rows * n + 1};
-    a.qmin = c->qmin, a.qmax = c->qmax;
-    if (c->type == QN_I8) qn_kernels()->requantize_i32_i8(b->acc, (int8_t *)c->y + at, rows * n, &a);
-    else qn_kernels()->requantize_i32_u8(b->acc, (uint8_t *)c->y + at, rows * n, &a);
+    for (int64_t m = channel; m < channel + channels; m++, to += 4 * s->taps) {
+        int32_t zero = c->w_zero.values[c->w_zero.count > 1 ? m : 0];
+        const uint8_t *w = (const uint8_t *)c->w + m * s->k;
+        for (int64_t k = 0; k < s->k; k++)
+            to[s->even[k]] = to[s->odd[k]] = (int16_t)((c->w_type == QN_I8 ? (int8_t)w[k] : w[k]) - zero);
+    }
+}
+
+static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t group, int64_t groups, int64_t row) {
+    const qn_conv *c = s->c;
+    int64_t channel = group * s->outputs, at = ((image * c->outputs + channel) * c->out_height + row) * c->out_width;
+    qn_dot_rows d = {.x = b->x, .x_step = s->depth * s->plane, .line = s->line, .step = s->step};
+    d.w = b->w, d.tap = s->tap, d.taps = s->taps, d.inputs = groups, d.outputs = s->outputs,
+    d.start = c->bias ? c->bias + channel : NULL;
+    d.rows = least(s->band, c->out_height - row), d.n = c->out_width, d.flat = b->flat;
+    d.y = (char *)c->y + at * (c->type == QN_I32 ? (int64_t)sizeof(int32_t) : 1), d.y_step = c->out_height * d.n;
+    d.type = c->type, d.scale = c->scale ? c->scale + channel : NULL;
+    d.zero_point = c->zero_point, d.qmin = c->qmin, d.qmax = c->qmax;
+    qn_kernels()->dot_rows(&d);
 }
 
 static void sum_bands(void *context, int64_t begin, int64_t end) {
@@ -353,13 +386,13 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
         return;
     }
     uint64_t saved = qn_fp_begin();
-    for (int64_t n = begin; n < end; n++) {
+    for (int64_t n = begin, count; n < end; n += count) {
         int64_t group = n / s->bands % c->groups, image = n / s->bands / c->groups, row = n % s->bands * s->band;
+        count = least(s->together, least(end - n, c->groups - group));
         const char *x = c->x + image * c->x_step[0] + group * s->depth * c->x_step[1];
-        for (int64_t d = 0; d < s->depth; d++)
-            lay_pairs(s, x + d * c->x_step[1], row, b.pairs + d * s->lines * s->lanes.line);
-        for (int64_t m = group * s->outputs; m < (group + 1) * s->outputs; m++)
-            sum_band(s, &b, image, m, row, least(s->band, c->out_height - row));
+        lay_planes(s, x, row, count * s->depth, b.x);
+        lay_weights(s, group * s->outputs, count * s->outputs, b.w);
+        sum_band(s, &b, image, group, count, row);
     }
     qn_fp_end(saved);
     buffers_free(&b);
@@ -367,13 +400,13 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
 
 static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
     const qn_conv *c = s->c;
-    plan_bands(s);
-    s->w = allocate(times(c->outputs, s->taps), sizeof *s->w);
-    if (!s->w) return QN_NO_MEMORY;
-    pair_weights(s);
-    int64_t pixels = times(c->images * c->groups, c->out_height * c->out_width);
-    qn_parallel_for(c->images * c->groups * s->bands, 1, most(macs / SUMS_A_BYTE, pixels), sum_bands, s);
-    free(s->w);
+    atomic_store(&s->outcome, QN_NO_MEMORY);
+    if (plan_planes(s) && plan_taps(s)) {
+        atomic_store(&s->outcome, QN_DONE);
+        int64_t pixels = times(c->images * c->groups, c->out_height * c->out_width);
+        qn_parallel_for(c->images * c->groups * s->bands, 1, most(macs / SUMS_A_BYTE, pixels), sum_bands, s);
+    }
+    free(s->columns.first), free(s->rows.first), free(s->tap);
     return (qn_outcome)atomic_load(&s->outcome);
 }
 
@@ -390,20 +423,12 @@ qn_outcome qn_convolve(const qn_conv *given) {
     bool one_zero = true;
     for (int64_t m = 1; m < c.w_zero.count; m++) one_zero = one_zero && c.w_zero.values[m] == c.w_zero.values[0];
     if (one_zero) c.w_zero.count = 1;
-    lanes l;
-    if (!lanes_make(&l, &c)) return QN_NO_MEMORY;
     int64_t k = depth * c.kernel[0] * c.kernel[1], macs = times(times(pixels, c.images), times(c.outputs, k));
-    qn_outcome outcome;
     bool few = outputs <= FEW_OUTPUTS || outputs * depth <= FEW_PAIRS, tall = c.kernel[0] > 1 || depth == 1;
     if (few && tall && k > 0 && k <= (INT32_MAX - bias) / LARGEST) {
-        int64_t halves = (c.kernel[0] + 1) / 2;
-        sums s = {.c = &c, .lanes = l, .depth = depth, .outputs = outputs, .halves = halves};
-        s.taps = depth * halves * c.kernel[1];
-        outcome = convolve_by_sums(&s, macs);
-    } else {
-        products p = {.c = &c, .lanes = l, .depth = depth, .outputs = outputs, .k = k, .pixels = pixels};
-        outcome = convolve_by_products(&p, macs);
+        sums s = {.c = &c, .depth = depth, .outputs = outputs, .k = k};
+        return convolve_by_sums(&s, macs);
     }
-    free(l.phase);
-    return outcome;
+    products p = {.c = &c, .depth = depth, .outputs = outputs, .k = k, .pixels = pixels};
+    return convolve_by_products(&p, macs);
 }

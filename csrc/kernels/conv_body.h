@@ -1,97 +1,118 @@
-/* Sums over rows of an image, two rows at a time: a pair is an int32 whose halves are the codes of both, less the zero
- * point, and a product of pairs adds two products. A vector may reach into what is written next. */
+/* Sums over windows of an image whose rows lie one after the other as int16: a load of neighbours is a load of pairs, and a
+ * product of pairs adds two products. A vector may reach into what is written next. */
 
-V_INLINE vi v_row_codes(const uint8_t *x, const int step, const bool is_signed, vi zero) {
-    if (step == 1) return vi_sub(is_signed ? vi_load_i8((const int8_t *)x) : vi_load_u8(x), zero);
-    vi two = vi_load_u16((const uint16_t *)(const void *)x); /* the wanted code and its neighbour */
-    return vi_sub(is_signed ? vi_low_signed(two, 8) : vi_low_unsigned(two, 8), zero);
-}
+static const int16_t v_kept[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
-/* A line of pairs as far as vectors may read, `room` bytes from a and b; NULL rows are zeros. Returns the pairs done. */
-V_INLINE int64_t v_pair_line(const qn_pair_rows *p, const uint8_t *a, const uint8_t *b, int64_t room, int32_t *to,
-                             const int step, const bool is_signed) {
-    const vi zero = vi_set1(p->zero_point), low = vi_set1(0xFFFF), none = vi_set1(0);
+/* A row of n codes, zeros after it as far as a vector goes; the last ones one by one where QN_REACH are too many to read. */
+V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
+                          const bool beside, const bool is_signed) {
+    const int32_t zero = p->zero_point;
     int64_t c = 0;
-    for (; c < p->n && (c + V_LANES) * step <= room; c += V_LANES) {
-        vi x = a ? v_row_codes(a + c * step, step, is_signed, zero) : none;
-        vi y = b ? v_row_codes(b + c * step, step, is_signed, zero) : none;
-        vi_store(to + c, vi_or(vi_and(x, low), vi_shl(y, 16)));
+    if (beside) {
+        for (; c + QN_REACH <= n; c += QN_REACH) v_wide_codes(to + c, x + c, zero, v_kept, is_signed);
+        if (c < n && c + QN_REACH <= room) {
+            v_wide_codes(to + c, x + c, zero, v_kept + QN_REACH - (n - c), is_signed);
+            return;
+        }
     }
-    return c;
+    for (; c < n; c++) to[c] = (int16_t)((is_signed ? (int8_t)x[c * p->x_step] : x[c * p->x_step]) - zero);
 }
 
-V_INLINE uint32_t pair_half(const qn_pair_rows *p, const uint8_t *x, int64_t c) {
-    if (!x) return 0;
-    const int32_t code = p->is_signed ? (int8_t)x[c * p->step] : x[c * p->step];
-    return (uint32_t)(code - p->zero_point);
-}
-
-V_INLINE const uint8_t *row_of(const qn_pair_rows *p, int64_t row) {
-    return row >= 0 && row < p->height ? p->x + row * p->row_step : NULL;
-}
-
-V_INLINE void v_pair_rows(const qn_pair_rows *p, const int step, const bool is_signed) {
-    for (int64_t t = 0; t < p->lines; t++) {
-        int64_t first = p->row + t * p->gap, c = 0;
-        const uint8_t *a = row_of(p, first), *b = row_of(p, first + p->apart);
-        int32_t *to = p->to + t * p->line;
-        int64_t room = p->room ? p->room - (b ? first + p->apart : a ? first : 0) * p->row_step : (p->n - 1) * step + 1;
-        if (step) c = v_pair_line(p, a, b, room, to, step, is_signed);
-        for (; c < p->n; c++) to[c] = (int32_t)((pair_half(p, a, c) & 0xFFFF) | pair_half(p, b, c) << 16);
-        vi_store(to + p->n, vi_set1(0));
+V_INLINE void v_widen_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
+    const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line, lines = p->lines;
+    const int64_t inside = p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines up to its end */
+    const int64_t next = p->gap * p->x_row;
+    for (int64_t m = 0; m < p->planes; m++) {
+        int16_t *to = p->to + m * p->plane;
+        int64_t at = m * p->x_plane + p->row * p->x_row;
+        for (int64_t t = 0; t < lines; t++, to += line, at += next)
+            if (t >= above && t < inside) v_widen_row(p, p->x + at, p->room - at, n, to, beside, is_signed);
+            else
+                for (int64_t c = 0; c < n; c += QN_REACH) memset(to + c, 0, QN_REACH * sizeof *to);
     }
 }
 
-static void pair_rows(const qn_pair_rows *p) {
-    if (V_LANES > 1 && p->step == 1) p->is_signed ? v_pair_rows(p, 1, true) : v_pair_rows(p, 1, false);
-    else if (V_LANES > 1 && p->step == 2) p->is_signed ? v_pair_rows(p, 2, true) : v_pair_rows(p, 2, false);
-    else v_pair_rows(p, 0, false);
+static void widen_rows(const qn_wide_rows *p) {
+    if (p->x_step == 1) p->is_signed ? v_widen_rows(p, true, true) : v_widen_rows(p, true, false);
+    else p->is_signed ? v_widen_rows(p, false, true) : v_widen_rows(p, false, false);
 }
 
-V_INLINE void v_put_sums(const qn_dot_pairs *d, int64_t at, vi sum) { /* the last ones in part */
-    int64_t left = d->rows * d->n - at;
-    int32_t last[V_LANES];
-    vi_store(left >= V_LANES ? d->y + at : last, sum);
-    if (left < V_LANES) memcpy(d->y + at, last, (size_t)left * sizeof *last);
-}
+typedef vi v_unaligned __attribute__((aligned(2), may_alias));
+typedef int32_t v_factor __attribute__((aligned(2), may_alias));
 
-V_INLINE void v_dot1(const qn_dot_pairs *d, int64_t r, int64_t c) {
-    vi sum = vi_set1(d->start);
-    for (int64_t t = 0; t < d->taps; t++) sum = vi_dot2(sum, vi_load(d->pairs[t] + r * d->step + c), vi_set1(d->w[t]));
-    v_put_sums(d, r * d->n + c, sum);
-}
+V_INLINE vi v_pairs_at(const int16_t *x) { return *(const v_unaligned *)x; }
+V_INLINE vi v_pair_at(const int16_t *w) { return vi_set1(*(const v_factor *)w); }
 
-/* Four vectors, 4 / wide rows of `wide`, a constant. */
-V_INLINE void v_dot4(const qn_dot_pairs *d, int64_t r, int64_t c, const int wide) {
-    const int64_t beside = wide > 1 ? V_LANES : d->step, below = wide == 4   ? 2 * V_LANES
-                                                                 : wide == 2 ? d->step
-                                                                             : 2 * beside;
-    vi s0 = vi_set1(d->start), s1 = s0, s2 = s0, s3 = s0;
-    for (int64_t t = 0; t < d->taps; t++) {
-        const int32_t *pairs = d->pairs[t] + r * d->step + c;
-        const vi w = vi_set1(d->w[t]);
-        s0 = vi_dot2(s0, vi_load(pairs), w), s1 = vi_dot2(s1, vi_load(pairs + beside), w);
-        s2 = vi_dot2(s2, vi_load(pairs + below), w), s3 = vi_dot2(s3, vi_load(pairs + below + beside), w);
+/* Four vectors of results, in order. */
+V_INLINE void v_dot4(vi s[4], const int16_t *x, const int16_t *w, const int64_t *tap, int64_t taps, const int step) {
+    const int64_t next = 2 * V_LANES;
+    vi s0 = s[0], s1 = s0, s2 = s0, s3 = s0;
+    for (int64_t t = 0; t < taps; t++, w += 4) {
+        const int16_t *from = x + tap[t];
+        const vi even = v_pair_at(w), a = v_pairs_at(from), b = v_pairs_at(from + next);
+        if (step == 1) {
+            const vi odd = v_pair_at(w + 2);
+            s0 = vi_dot2(s0, a, even), s1 = vi_dot2(s1, a, odd);
+            s2 = vi_dot2(s2, b, even), s3 = vi_dot2(s3, b, odd);
+        } else {
+            s0 = vi_dot2(s0, a, even), s1 = vi_dot2(s1, b, even);
+            s2 = vi_dot2(s2, v_pairs_at(from + 2 * next), even), s3 = vi_dot2(s3, v_pairs_at(from + 3 * next), even);
+        }
     }
-    const int64_t at = r * d->n + c, next = wide > 1 ? V_LANES : d->n,
-                  row = wide == 4 ? 2 * V_LANES : 4 / wide / 2 * d->n;
-    v_put_sums(d, at, s0), v_put_sums(d, at + next, s1);
-    v_put_sums(d, at + row, s2), v_put_sums(d, at + row + next, s3);
+    if (step == 1) vi_zip(&s0, &s1), vi_zip(&s2, &s3);
+    s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
 }
 
-V_INLINE void v_dot_row(const qn_dot_pairs *d, int64_t r) {
-    int64_t c = 0;
-    for (; c + 3 * V_LANES < d->n; c += 4 * V_LANES) v_dot4(d, r, c, 4);
-    for (; c < d->n; c += V_LANES) v_dot1(d, r, c);
-}
-
-static void dot_pairs(const qn_dot_pairs *d) {
-    const int64_t n = d->n;
-    const int64_t together = n <= V_LANES && d->rows >= 4 ? 4 : n > V_LANES && n <= 2 * V_LANES && d->rows >= 2 ? 2 : 1;
-    for (int64_t r = 0; r < d->rows; r += together) {
-        if (r + together > d->rows) r = d->rows - together; /* some rows again */
-        if (together == 4) v_dot4(d, r, 0, 1);
-        else if (together == 2) v_dot4(d, r, 0, 2);
-        else v_dot_row(d, r);
+V_INLINE void v_put4(void *flat, int64_t at, const vi s[4], const v_params *v, const v_narrow *narrow,
+                     const qn_type type) {
+    vi c[4];
+    if (type == QN_I32) {
+        for (int k = 0; k < 4; k++) vi_store((int32_t *)flat + at + k * V_LANES, s[k]);
+        return;
     }
+    requantize4(c, s, v, 0, false);
+    if (type == QN_I8) vi_store4_i8((int8_t *)flat + at, c[0], c[1], c[2], c[3], narrow, false);
+    else vi_store4_u8((uint8_t *)flat + at, c[0], c[1], c[2], c[3], narrow, false);
+}
+
+/* Copies rows of n bytes in parts of `size`, a constant, the last one of a row overlapping; false if they are shorter. */
+V_INLINE bool copy_by(const int64_t size, uint8_t *to, const uint8_t *from, int64_t rows, int64_t n, int64_t line) {
+    if (n < size) return false;
+    for (int64_t r = 0; r < rows; r++, to += n, from += line) {
+        for (int64_t i = 0; i + size < n; i += size) memcpy(to + i, from + i, (size_t)size);
+        memcpy(to + n - size, from + n - size, (size_t)size);
+    }
+    return true;
+}
+
+V_INLINE void copy_rows(uint8_t *to, const uint8_t *from, int64_t rows, int64_t n, int64_t line) {
+    (void)(copy_by(32, to, from, rows, n, line) || copy_by(16, to, from, rows, n, line) ||
+           copy_by(8, to, from, rows, n, line) || copy_by(4, to, from, rows, n, line) ||
+           copy_by(1, to, from, rows, n, line));
+}
+
+/* The rows of results follow one another in one long row, unless there is more than a block between them. */
+V_INLINE void v_dot_rows(const qn_dot_rows d, const int step, const qn_type type) {
+    const int64_t line = d.line / step, size = type == QN_I32 ? sizeof(int32_t) : 1;
+    const bool apart = line - d.n >= 4 * V_LANES;
+    const int64_t rows = apart ? d.rows : 1, n = apart ? d.n : (d.rows - 1) * line + d.n;
+    const v_narrow narrow = v_narrow_set(d.zero_point, d.qmin, d.qmax);
+    const int16_t *x = d.x, *w = d.w;
+    for (int64_t m = 0, last = d.outputs; m < d.inputs * d.outputs; m++, w += d.taps * 4) {
+        if (m == last) x += d.x_step, last += d.outputs;
+        const v_params v = {.s = vf_set1(type == QN_I32 ? 0.0f : d.scale[m])};
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < n; c += 4 * V_LANES) {
+                vi s[4] = {vi_set1(d.start ? d.start[m] : 0)};
+                v_dot4(s, x + r * d.line + c * step, w, d.tap, d.taps, step);
+                v_put4(d.flat, r * line + c, s, &v, &narrow, type);
+            }
+        copy_rows((uint8_t *)d.y + m * d.y_step * size, d.flat, d.rows, d.n * size, line * size);
+    }
+}
+
+static void dot_rows(const qn_dot_rows *d) {
+    if (d->type == QN_I32) d->step == 1 ? v_dot_rows(*d, 1, QN_I32) : v_dot_rows(*d, 2, QN_I32);
+    else if (d->type == QN_I8) d->step == 1 ? v_dot_rows(*d, 1, QN_I8) : v_dot_rows(*d, 2, QN_I8);
+    else d->step == 1 ? v_dot_rows(*d, 1, QN_U8) : v_dot_rows(*d, 2, QN_U8);
 }

@@ -59,6 +59,10 @@ V_INLINE void vi_store(int32_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, v);
 V_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+    vi low = _mm256_unpacklo_epi32(*even, *odd), high = _mm256_unpackhi_epi32(*even, *odd);
+    *even = _mm256_permute2x128_si256(low, high, 0x20), *odd = _mm256_permute2x128_si256(low, high, 0x31);
+}
 V_INLINE vi vi_min(vi a, vi b) { return _mm256_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 V_INLINE vi vi_max_unsigned(vi a, vi b) { return _mm256_max_epu32(a, b); }
@@ -86,6 +90,13 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
+/* QN_REACH codes less Z, and the bits to keep of each. */
+V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
+    __m128i codes = _mm_loadu_si128((const __m128i *)x);
+    __m256i words = is_signed ? _mm256_cvtepi8_epi16(codes) : _mm256_cvtepu8_epi16(codes);
+    words = _mm256_sub_epi16(words, _mm256_set1_epi16((int16_t)zero_point));
+    _mm256_storeu_si256((__m256i *)to, _mm256_and_si256(words, _mm256_loadu_si256((const __m256i *)keep)));
+}
 V_INLINE vi vi_low_signed(vi a, int bits) { return _mm256_srai_epi32(_mm256_slli_epi32(a, 32 - bits), 32 - bits); }
 V_INLINE vi vi_low_unsigned(vi a, int bits) { return _mm256_and_si256(a, _mm256_set1_epi32((int)((1u << bits) - 1))); }
 

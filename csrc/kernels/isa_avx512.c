@@ -58,6 +58,11 @@ V_INLINE void vi_store(int32_t *p, vi v) { _mm512_storeu_si512(p, v); }
 V_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+    const vi first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    vi low = _mm512_permutex2var_epi32(*even, first, *odd);
+    *odd = _mm512_permutex2var_epi32(*even, vi_add(first, _mm512_set1_epi32(8)), *odd), *even = low;
+}
 V_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 V_INLINE vi vi_max_unsigned(vi a, vi b) { return _mm512_max_epu32(a, b); }
@@ -87,6 +92,13 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
+/* QN_REACH codes less Z, and the bits to keep of each. */
+V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
+    __m128i codes = _mm_loadu_si128((const __m128i *)x);
+    __m256i words = is_signed ? _mm256_cvtepi8_epi16(codes) : _mm256_cvtepu8_epi16(codes);
+    words = _mm256_sub_epi16(words, _mm256_set1_epi16((int16_t)zero_point));
+    _mm256_storeu_si256((__m256i *)to, _mm256_and_si256(words, _mm256_loadu_si256((const __m256i *)keep)));
+}
 V_INLINE vi vi_low_signed(vi a, int bits) {
     return _mm512_srai_epi32(_mm512_slli_epi32(a, (unsigned)(32 - bits)), (unsigned)(32 - bits));
 }

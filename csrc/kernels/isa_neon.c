@@ -53,6 +53,10 @@ V_INLINE vi vi_dot2(vi sum, vi a, vi b) {
     int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
     return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
 }
+V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+    vi low = vzip1q_s32(*even, *odd);
+    *odd = vzip2q_s32(*even, *odd), *even = low;
+}
 V_INLINE vi vi_min(vi a, vi b) { return vminq_s32(a, b); }
 V_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
 V_INLINE vi vi_max_unsigned(vi a, vi b) {
@@ -89,6 +93,15 @@ V_INLINE vi vi_load_u8(const uint8_t *p) {
 }
 V_INLINE vi vi_load_i16(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
+/* QN_REACH codes less Z, and the bits to keep of each. */
+V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
+    int16x8_t zero = vdupq_n_s16((int16_t)zero_point);
+    for (int k = 0; k < QN_REACH; k += 8) {
+        uint8x8_t codes = vld1_u8(x + k);
+        int16x8_t words = is_signed ? vmovl_s8(vreinterpret_s8_u8(codes)) : vreinterpretq_s16_u16(vmovl_u8(codes));
+        vst1q_s16(to + k, vandq_s16(vsubq_s16(words, zero), vld1q_s16(keep + k)));
+    }
+}
 V_INLINE vi vi_low_signed(vi a, int bits) {
     return vshlq_s32(vshlq_s32(a, vdupq_n_s32(32 - bits)), vdupq_n_s32(bits - 32));
 }

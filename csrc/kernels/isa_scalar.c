@@ -48,6 +48,7 @@ V_INLINE vi vi_sub(vi a, vi b) { return (int32_t)((uint32_t)a - (uint32_t)b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { /* plus the products of both int16 halves */
     return (int32_t)((uint32_t)sum + (uint32_t)((int16_t)a * (int16_t)b) + (uint32_t)((a >> 16) * (b >> 16)));
 }
+V_INLINE void vi_zip(vi *even, vi *odd) { (void)even, (void)odd; } /* one lane each: in order */
 V_INLINE vi vi_min(vi a, vi b) { return a < b ? a : b; }
 V_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
 V_INLINE vi vi_max_unsigned(vi a, vi b) { return (uint32_t)a > (uint32_t)b ? a : b; }
@@ -77,6 +78,10 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return *p; }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return *p; }
 V_INLINE vi vi_load_i16(const int16_t *p) { return *p; }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return *p; }
+/* QN_REACH codes less Z, and the bits to keep of each. */
+V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
+    for (int k = 0; k < QN_REACH; k++) to[k] = (int16_t)(((is_signed ? (int8_t)x[k] : x[k]) - zero_point) & keep[k]);
+}
 V_INLINE vi vi_low_signed(vi a, int bits) { return (int32_t)((uint32_t)a << (32 - bits)) >> (32 - bits); }
 V_INLINE vi vi_low_unsigned(vi a, int bits) { return a & (int32_t)((1u << bits) - 1); }
 V_INLINE void vi_store_i8(int8_t *p, vi v) { *p = (int8_t)v; }

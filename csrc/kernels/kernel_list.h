@@ -68,8 +68,8 @@
     QN_KERNEL(widen_f32_f64, (const float *x, double *y, int64_t n, const qn_cast *p))                                 \
     QN_KERNEL(copy_f32_f32, (const float *x, float *y, int64_t n, const qn_cast *p))                                   \
     QN_KERNEL(copy_f64_f64, (const double *x, double *y, int64_t n, const qn_cast *p))                                 \
-    QN_KERNEL(pair_rows, (const qn_pair_rows *p))                                                                      \
-    QN_KERNEL(dot_pairs, (const qn_dot_pairs *d))                                                                      \
+    QN_KERNEL(widen_rows, (const qn_wide_rows *p))                                                                     \
+    QN_KERNEL(dot_rows, (const qn_dot_rows *d))                                                                        \
     QN_KERNEL(matmul4_panels, (const qn_weight4 *w, const uint8_t *panel, int64_t panels, const qn_rows4 *x,           \
                                int64_t first, int64_t last, float *y))                                                 \
     QN_KERNEL(saturate_pairs_u8s8, (const uint8_t *a, const int8_t *b, int64_t k, int64_t stride, int64_t n,           \

@@ -33,7 +33,7 @@
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
- * pair_rows(p), dot_pairs(d): the formulas stand beside their structs; halves are int16, sums modulo 2^32.
+ * widen_rows(p), dot_rows(d): the formulas stand beside their structs; sums modulo 2^32.
  * matmul4_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, group g of [first, last), in this
  *   order, and column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32, s the exact sum
  *   over the group of (code_x - zero_point_x) * (code_w - zero_point_w). Fuses nothing.

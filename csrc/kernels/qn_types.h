@@ -105,30 +105,42 @@ typedef struct {
     int64_t outer, channels, inner, block;
 } qn_grid;
 
-/* Pairs of rows of an image: line t has in the lower halves of to[t * line + c] the codes of row + t * gap, in the upper
- * halves those of the row `apart` further down, each less the zero point; rows outside the image are zeros. */
+/* Rows of planes of an image: to[p * plane + t * line + c] is code c of row `row` + t * gap of plane p less the zero point;
+ * 0 in rows outside the image. */
 typedef struct {
-    const uint8_t *x;       /* code 0 of row 0: int8 or uint8 */
-    int64_t row_step, step; /* bytes from row to row and from code to code */
-    int64_t room;           /* bytes that may be read from x on; 0: the codes alone */
+    const uint8_t *x;               /* code 0 of row 0 of plane 0: int8 or uint8 */
+    int64_t x_plane, x_row, x_step; /* bytes from plane to plane, row to row, code to code */
+    int64_t room;                   /* bytes that may be read from x on; 0: the codes alone */
     bool is_signed;
     int32_t zero_point;
-    int64_t height, row, gap, apart, lines, n;
-    int32_t *to; /* [lines][line]; QN_REACH elements after the n of a line may change, and are 0 up to a vector */
-    int64_t line;
-} qn_pair_rows;
+    int64_t planes, height, row, gap, lines, n;
+    int16_t *to; /* [planes][lines][n]; after an n up to QN_REACH - 1 elements may become 0 */
+    int64_t plane, line;
+} qn_wide_rows;
 
-/* y[r][c] = start + sum over t of both halves' products, pairs[t][r * step + c] with w[t]. */
+/* y[m][r][c] = start[m] + sum over t of x'[tap[t]] w[m][t][0] + x'[tap[t] + 1] w[m][t][1], x' = x + m / outputs * x_step +
+ * r * line + c * step. By step 1 odd c have instead x'[tap[t] - 1] w[m][t][2] + x'[tap[t]] w[m][t][3]; where an odd line
+ * makes c even and odd by turns, both ways must give the same sum. */
 typedef struct {
-    const int32_t *const *pairs; /* [taps]; QN_REACH elements after a row may be read */
-    const int32_t *w;            /* [taps] */
-    int64_t taps, step;
-    int32_t start;
-    int64_t rows, n;
-    int32_t *y; /* [rows][n] */
-} qn_dot_pairs;
+    const int16_t *x; /* 2 * QN_BLOCK elements after what is met may be read */
+    int64_t x_step, line;
+    int step;           /* 1 or 2, and line a multiple */
+    const int16_t *w;   /* [inputs][outputs][taps][4] */
+    const int64_t *tap; /* [taps] */
+    int64_t taps, inputs, outputs, rows, n;
+    const int32_t *start; /* [inputs][outputs]; NULL: 0 */
+    qn_type type;         /* QN_I32, or the codes saturate(rne((float)y[m] * scale[m]) + Z) to [qmin, qmax] */
+    const float *scale;   /* [inputs][outputs] */
+    int32_t zero_point, qmin, qmax;
+    void *flat; /* [rows * line / step + QN_BLOCK] of the type, scratch */
+    void *y;    /* [inputs][outputs][rows][n], y_step from output to output */
+    int64_t y_step;
+} qn_dot_rows;
 
-enum { QN_REACH = 16 }; /* int32 that a vector may go too far */
+enum {
+    QN_REACH = 16, /* elements that a vector may go too far */
+    QN_BLOCK = 64, /* results that dot_rows finds together at most */
+};
 
 /* A packed 4-bit weight [k][n]; matmul4.h describes the bytes. */
 typedef struct {

@@ -400,14 +400,13 @@ V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
 }
 
 /* Four vectors, without the clamp where it would not have mattered, as in v_code4. */
-V_INLINE void requantize4(vi c[4], const int32_t *acc, const v_params *v, int64_t i, bool each) {
+V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i, bool each) {
     _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
         int64_t j = i + k * V_LANES;
-        vi a = vi_load(acc + j);
-        c[k] = V_LOST_SHOWS ? vi_round(requantize_value(a, v, j, each)) : requantize_one(a, v, j, each);
+        c[k] = V_LOST_SHOWS ? vi_round(requantize_value(acc[k], v, j, each)) : requantize_one(acc[k], v, j, each);
     }
     if (V_LOST_SHOWS && __builtin_expect(vi_any_lost(c[0], c[1], c[2], c[3]), 0))
-        for (int k = 0; k < 4; k++) c[k] = requantize_one(vi_load(acc + i + k * V_LANES), v, i + k * V_LANES, each);
+        for (int k = 0; k < 4; k++) c[k] = requantize_one(acc[k], v, i + k * V_LANES, each);
 }
 
 #define REQUANTIZE(tag, type)                                                                                          \
@@ -434,9 +433,10 @@ V_INLINE void requantize4(vi c[4], const int32_t *acc, const v_params *v, int64_
                 i += count;                                                                                            \
             }                                                                                                          \
         for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
-            vi c[4];                                                                                                   \
+            vi a[4], c[4];                                                                                             \
             v_prefetch(acc + i + ahead, 16 * V_LANES, each);                                                           \
-            requantize4(c, acc, v, i, each);                                                                           \
+            for (int k = 0; k < 4; k++) a[k] = vi_load(acc + i + k * V_LANES);                                         \
+            requantize4(c, a, v, i, each);                                                                             \
             if (each) v_add_zero4(c, v, i);                                                                            \
             vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
         }                                                                                                              \

@@ -656,60 +656,81 @@ static void test_float_error(const char *row_name, const qn_table *row) {
     TEST_FLOAT_ERROR(f64, double, fill_f64)
 }
 
-/* Lines are compared up to n, and the zero after them; the vectors of a row may write QN_REACH elements further. */
-static void test_pair_rows(const char *row_name, const qn_table *row) {
-    covered[QN_INDEX_pair_rows] = true;
-    if (!row->pair_rows) return;
+/* Lines are compared with what lies between them; only the QN_REACH after the last one of a plane is free. */
+static void test_widen_rows(const char *row_name, const qn_table *row) {
+    covered[QN_INDEX_widen_rows] = true;
+    if (!row->widen_rows) return;
     for (int n = 1; n < SMALL; n++)
         for (int again = 0; again < 12; again++) {
-            qn_pair_rows p = {.is_signed = again & 1, .step = random_int(1, 3), .height = random_int(1, 5), .n = n};
-            int64_t codes = (n - 1) * p.step + 1, bytes;
-            p.row_step = codes + random_int(0, 3), p.row = random_int(-3, 3), p.gap = random_int(1, 3);
-            p.apart = random_int(1, 3), p.lines = random_int(1, 6), p.line = n + QN_REACH + random_int(0, 3);
-            p.zero_point = random_int(-128, 255), bytes = (p.height - 1) * p.row_step + codes;
+            qn_wide_rows p = {.is_signed = again & 1, .x_step = random_int(1, 3), .height = random_int(1, 5), .n = n};
+            int64_t codes = (n - 1) * p.x_step + 1, bytes;
+            p.x_row = codes + random_int(0, 3), p.x_plane = p.height * p.x_row, p.planes = random_int(1, 3);
+            p.row = random_int(-3, 6), p.gap = random_int(1, 3), p.lines = random_int(1, 6);
+            p.line = n + random_int(0, 3), p.plane = p.lines * p.line + QN_REACH + random_int(0, 3);
+            p.zero_point = random_int(-128, 255), bytes = p.planes * p.x_plane - p.x_row + codes;
             p.room = again & 2 ? bytes : 0;
             uint8_t *x = array((size_t)bytes, 1);
             fill_any(x, (size_t)bytes);
             p.x = x;
-            size_t size = (size_t)((p.lines - 1) * p.line + n + QN_REACH) * sizeof(int32_t);
-            guarded expected = guarded_make(size, 0), got = guarded_make(size, (size_t)(again % 5) * 4);
-            p.to = (int32_t *)(void *)expected.data, qn_row_scalar.pair_rows(&p);
-            p.to = (int32_t *)(void *)got.data, row->pair_rows(&p);
+            size_t size = (size_t)(p.planes * p.plane) * sizeof(int16_t);
+            guarded expected = guarded_make(size, 0), got = guarded_make(size, (size_t)(again % 5) * 2);
+            p.to = (int16_t *)(void *)expected.data, qn_row_scalar.widen_rows(&p);
+            p.to = (int16_t *)(void *)got.data, row->widen_rows(&p);
             bool same = true;
-            for (int64_t t = 0; t < p.lines; t++) {
-                size_t at = (size_t)(t * p.line) * sizeof(int32_t);
-                same = same && !memcmp(expected.data + at, got.data + at, (size_t)(n + 1) * sizeof(int32_t));
+            for (int64_t m = 0; m < p.planes; m++) {
+                size_t at = (size_t)(m * p.plane) * sizeof(int16_t), line = (size_t)(p.lines * p.line);
+                same = same && !memcmp(expected.data + at, got.data + at, line * sizeof(int16_t));
             }
-            count(same, row_name, "pair_rows", "differs from the scalar row", n, NULL);
-            count(guarded_whole(&got), row_name, "pair_rows", "wrote outside its output", n, NULL);
+            count(same, row_name, "widen_rows", "differs from the scalar row", n, NULL);
+            count(guarded_whole(&got), row_name, "widen_rows", "wrote outside its output", n, NULL);
             free(x), free(expected.block), free(got.block);
         }
 }
 
-/* Pairs of random bits, halves at both ends among them; taps point anywhere into a line. */
-static void test_dot_pairs(const char *row_name, const qn_table *row) {
-    enum { TAPS = 9 };
-    covered[QN_INDEX_dot_pairs] = true;
-    if (!row->dot_pairs) return;
+/* Random words, ends among them. By step 1 three neighbouring weights make two taps: a b, 0 a and c 0, b c. */
+static void test_dot_rows(const char *row_name, const qn_table *row) {
+    enum { RUNS = 4, INPUTS = 3, OUTPUTS = 2 };
+    covered[QN_INDEX_dot_rows] = true;
+    if (!row->dot_rows) return;
     for (int n = 1; n < SMALL; n++)
         for (int again = 0; again < 12; again++) {
-            qn_dot_pairs d = {.taps = random_int(0, TAPS), .start = (int32_t)random_bits(), .rows = again, .n = n};
-            d.step = n + random_int(0, 40);
-            int64_t elements = (d.rows + 1) * d.step + QN_REACH;
-            int32_t *pairs = array((size_t)elements, sizeof *pairs), w[TAPS];
-            const int32_t *taps[TAPS];
-            fill_any(pairs, (size_t)elements * sizeof *pairs), fill_any(w, sizeof w);
-            w[0] = pairs[0] = (int32_t)0x80008000;
-            for (int t = 0; t < TAPS; t++) taps[t] = pairs + random_int(0, (int32_t)d.step - n);
-            d.pairs = taps, d.w = w;
-            size_t bytes = (size_t)(d.rows * n) * sizeof(int32_t);
+            static const qn_type types[] = {QN_I32, QN_I8, QN_U8};
+            const int64_t gap = again % 4 ? random_int(0, 3) : random_int(0, 80), reach = 2 * QN_BLOCK + QN_REACH;
+            qn_dot_rows d = {.type = types[again % 3], .step = again & 1 ? 2 : 1, .rows = again % 5 + 1, .n = n};
+            d.line = (n + gap) * d.step, d.inputs = random_int(1, INPUTS), d.outputs = random_int(1, OUTPUTS);
+            d.x_step = (d.rows + 2) * d.line, d.taps = 2 * random_int(0, RUNS),
+            d.y_step = d.rows * n + random_int(0, 2);
+            int64_t outputs = d.inputs * d.outputs, elements = d.inputs * d.x_step + reach, tap[2 * RUNS];
+            int16_t *x = array((size_t)elements, sizeof *x), w[INPUTS * OUTPUTS][2 * RUNS][4] = {0};
+            int32_t start[INPUTS * OUTPUTS];
+            float scale[INPUTS * OUTPUTS];
+            fill_any(x, (size_t)elements * sizeof *x), fill_any(start, sizeof start);
+            x[0] = x[1] = INT16_MIN;
+            for (int t = 0; t < d.taps; t += 2)
+                tap[t] = random_int(0, (int32_t)d.line), tap[t + 1] = tap[t] + (d.step == 1 ? 2 : random_int(0, 9));
+            for (int m = 0; m < outputs; m++) {
+                scale[m] = (float)random_unit() * (m ? 1e-6f : 1e6f);
+                for (int64_t t = 0; t < d.taps; t += 2) {
+                    int16_t *to = w[0][0] + (m * d.taps + t) * 4, run[3];
+                    fill_any(run, sizeof run);
+                    if (!t) run[0] = run[1] = INT16_MIN;
+                    memcpy(to, run, 4), memcpy(to + 6, run + 1, 4), to[3] = run[0], to[4] = run[2];
+                }
+            }
+            d.x = x, d.w = w[0][0], d.tap = tap, d.start = again % 2 ? start : NULL, d.scale = scale;
+            d.zero_point = random_int(-128, 255), d.qmin = d.type == QN_I8 ? -128 : again % 4, d.qmax = again + 100;
+            size_t size = d.type == QN_I32 ? sizeof(int32_t) : 1;
+            size_t bytes = (size_t)((outputs - 1) * d.y_step + d.rows * n) * size;
             guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
-            d.y = (int32_t *)(void *)expected.data, qn_row_scalar.dot_pairs(&d);
-            d.y = (int32_t *)(void *)got.data, row->dot_pairs(&d);
-            bool same = !memcmp(expected.data, got.data, bytes);
-            count(same, row_name, "dot_pairs", "differs from the scalar row", n, NULL);
-            count(guarded_whole(&got), row_name, "dot_pairs", "wrote outside its output", n, NULL);
-            free(pairs), free(expected.block), free(got.block);
+            guarded flat = guarded_make((size_t)(d.rows * d.line / d.step + QN_BLOCK) * size, 0);
+            memset(expected.data, 0, bytes), memset(got.data, 0, bytes), d.flat = flat.data;
+            d.y = expected.data, qn_row_scalar.dot_rows(&d);
+            d.y = got.data, row->dot_rows(&d);
+            count(!memcmp(expected.data, got.data, bytes), row_name, "dot_rows", "differs from the scalar row", n,
+                  NULL);
+            count(guarded_whole(&got), row_name, "dot_rows", "wrote outside its output", n, NULL);
+            count(guarded_whole(&flat), row_name, "dot_rows", "wrote outside its scratch", n, NULL);
+            free(x), free(expected.block), free(got.block), free(flat.block);
         }
 }
 
@@ -966,8 +987,8 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_float_error(name, row);
     test_saturation(name, row);
     test_matmul4(name, row);
-    test_pair_rows(name, row);
-    test_dot_pairs(name, row);
+    test_widen_rows(name, row);
+    test_dot_rows(name, row);
     test_counts(name, row);
     test_quads(name, row);
     leave_products();
