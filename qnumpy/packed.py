@@ -42,7 +42,7 @@ class PackedWeight:
     axis : int, default 0
         The axis of w that is K: 1 for weights of shape (N, K), as PyTorch stores them.
     clip : (low, high), optional
-        Bounds of y; None for no bound: ``(0, None)`` is a ReLU.
+        Bounds of y; None for no bound: ``(0, None)`` is a ReLU. NaN stays NaN.
     per : {"row", "tensor", "group"}, optional
         What shares a scale when x is quantized on the fly: "row" by default; for a weight in groups "group", which
         others do not have.

@@ -132,6 +132,20 @@ def test_groups(weight, scale_dtype, row):
             assert_same_bits(got, grouped(x, q, **want), f"{(m, k, n)} {options}")
 
 
+@pytest.mark.parametrize("weight", [*WEIGHTS, "int4 32", "uint4 64"])
+@pytest.mark.parametrize("clip", [(0, np.inf), (-np.inf, 1), (-1, 2.5), (-0.0, 0.0), (np.inf, np.inf)])
+def test_bounds_let_nan_pass(weight, clip, row):
+    """As np.clip does, whatever writes y: tiles of many rows, few rows, the last columns; 65 rows make other panels."""
+    for m, k, n in [(1, 20, 37), (4, 20, 32), (7, 50, 37), (65, 20, 48)]:
+        x, bias = reals(m, k, seed=1), reals(n, seed=3)
+        bias[::5], bias[1::5], bias[2::5] = np.nan, np.inf, -np.inf
+        x[0] = 0
+        q = qn.quantize(reals(k, n, seed=2), **{**WEIGHTS, **GROUPS}[weight])
+        want = (product if weight in WEIGHTS else grouped)(x, q, bias=bias, clip=clip)
+        assert np.isnan(want[:, ::5]).all()
+        assert_same_bits(x @ qn.PackedWeight(q, bias=bias, clip=clip), want, f"{(m, k, n)}")
+
+
 ROWS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64, 65, 127, 128, 129, 130]
 
 

@@ -26,8 +26,8 @@ V_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
 V_INLINE void vf_store(float *p, vf v) { vst1q_f32(p, v); }
 V_INLINE void vf_stream(float *p, vf v) { vst1q_f32(p, v); }
 V_INLINE void v_fence(void) {}
-V_INLINE vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
-V_INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+V_INLINE vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+V_INLINE vf vf_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 V_INLINE vm vm_none(void) { return vdupq_n_u32(0); }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) {
     return vorrq_u32(m, vmvnq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))));

@@ -28,7 +28,7 @@ typedef struct {
 
 /* What becomes of a finished sum acc, exact in int32:
  *   QN_I32        acc
- *   QN_F32        min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), each operation rounded once
+ *   QN_F32        min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), each operation rounded once; NaN stays
  *   QN_I8, QN_U8  saturate(rne((float)acc * (row_scale * column_scale)) + Z) to [qmin, qmax]
  * Before that acc_bias or row_bias is added to acc, which must still fit. */
 typedef struct {

@@ -285,7 +285,7 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_FETCH(r, at, c0, c1) "prefetcht0 " at "\n\t"
 #define ASM_ADD(r, at, c0, c1) "vpaddd " at ", %%" c0 ", %%" c0 "\n\tvpaddd 32+" at ", %%" c1 ", %%" c1 "\n\t"
 #define ASM_STORE(r, at, c0, c1) "vmovdqu %%" c0 ", " at "\n\tvmovdqu %%" c1 ", 32+" at "\n\t"
-/* Conversion, scales, bias; and bounds. */
+/* Conversion, scales, bias; and bounds, which let NaN pass: where neither is greater, the operand named first stays. */
 #define ASM_REAL(r, at, c0, c1)                                                                                        \
     "vbroadcastss (%[a]), %%ymm12\n\tadd %[n], %[a]\n\t"                                                               \
     "vmulps %%ymm8, %%ymm12, %%ymm13\n\tvmulps %%ymm9, %%ymm12, %%ymm12\n\t"                                           \
@@ -293,8 +293,8 @@ typedef void (*v_tile_function)(const v_tile *t);
     "vmulps %%ymm13, %%" c0 ", %%" c0 "\n\tvmulps %%ymm12, %%" c1 ", %%" c1 "\n\t"                                     \
     "vaddps %%ymm10, %%" c0 ", %%" c0 "\n\tvaddps %%ymm11, %%" c1 ", %%" c1 "\n\t"
 #define ASM_BOUND(r, at, c0, c1)                                                                                       \
-    "vmaxps %%ymm14, %%" c0 ", %%" c0 "\n\tvmaxps %%ymm14, %%" c1 ", %%" c1 "\n\t"                                     \
-    "vminps %%ymm15, %%" c0 ", %%" c0 "\n\tvminps %%ymm15, %%" c1 ", %%" c1 "\n\t"
+    "vmaxps %%" c0 ", %%ymm14, %%" c0 "\n\tvmaxps %%" c1 ", %%ymm14, %%" c1 "\n\t"                                     \
+    "vminps %%" c0 ", %%ymm15, %%" c0 "\n\tvminps %%" c1 ", %%ymm15, %%" c1 "\n\t"
 #define ASM_FINISH(R)                                                                                                  \
     "test %[stage], %[stage]\n\tjz 4f\n\tmov (%[stage]), %[a]\n\tmov 8(%[stage]), %[n]\n\t"                            \
     "mov 16(%[stage]), %[b]\n\tvmovups (%[b]), %%ymm8\n\tvmovups 32(%[b]), %%ymm9\n\t"                                 \

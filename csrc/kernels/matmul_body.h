@@ -200,7 +200,7 @@ V_INLINE void v_finish_f32(const qn_finish *f, int64_t j, const size_t count, bo
         for (int v = 0; v < V_VECTORS; v++) {
             vf x = v_scaled(f, (count < QN_PANEL ? sums : acc) + v * V_LANES, r, scale[v], by_row);
             if (biased) x = vf_add(x, bias[v]);
-            if (bounded) x = vf_min(vf_max(x, lo), hi);
+            if (bounded) x = vf_min(hi, vf_max(lo, x)); /* NaN stays */
             vf_store((count < QN_PANEL ? last : out) + v * V_LANES, x);
         }
         if (count < QN_PANEL) memcpy(out, last, count * 4);

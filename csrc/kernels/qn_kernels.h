@@ -84,7 +84,7 @@
  * add_excess(x): sums[r][column] = (add ? sums[r][column] : 0) + sum over the pass's excess e of (turned[k][r] - center) e.
  * sweep, dots(t): c[r][j] += sum over k of a[r][k] b; |a| <= 255. Nothing beyond k and columns of b is read.
  * add_outer: c[r][j] += x[r] y[j].
- * finish_f32(f): min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), one rounding each.
+ * finish_f32(f): min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), one rounding each; NaN stays.
  * finish_i8, finish_u8(f): saturate(rne((float)acc * (row_scale * column_scale)) + Z).
  */
 #ifndef QN_KERNELS_H
