@@ -155,6 +155,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     const uint64_t stage = random_bits();
     if (stage % 3 == 0) r.row_scales = 1;
     if (stage % 5 < 2) r.bias = scale + m + n;
+    if (n && stage % 2) scale[m + n] = NAN; /* in the bias */
     if (stage % 7 < 2) r.lo = -1.5f;
     if (stage % 7 == 1) r.hi = 2;
     if (a.m.type != QN_I16 || b.m.type == QN_I16) { /* words times packed bytes do not exist */
