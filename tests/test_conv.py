@@ -25,6 +25,7 @@ CASES = {
     "all padding": ((1, 1, 1, 1), (2, 1, 3, 3), {"padding": 4}),
     "far more padding than image": ((1, 2, 2, 1), (2, 1, 1, 2), {"groups": 2, "padding": (0, 400)}),
     "far more padding, by twos": ((1, 2, 2, 3), (2, 1, 1, 1), {"groups": 2, "padding": (1, 500), "strides": (1, 2)}),
+    "no rows but padding": ((1, 2, 0, 8), (3, 2, 1, 3), {"padding": (0, 0, 4, 2), "strides": (3, 2)}),
     "no images": ((0, 2, 4, 4), (3, 2, 2, 2), {}),
     "no outputs": ((2, 2, 4, 4), (0, 2, 2, 2), {}),
     "no inputs": ((2, 0, 4, 4), (3, 0, 2, 2), {}),

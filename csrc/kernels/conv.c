@@ -130,7 +130,8 @@ static void lay_rows(window *w, const char *x, int64_t count) {
     const qn_conv *c = p->c;
     int64_t step = c->stride[0] / p->gap, bottom = (w->first + count - 1) / c->out_width * step;
     w->low = most(w->first / c->out_width * step, (c->top + p->gap - 1) / p->gap);
-    w->high = least(bottom + (c->kernel[0] - 1) * c->dilation[0] / p->gap, (c->height - 1 + c->top) / p->gap) + 1;
+    w->high =
+        least(bottom + (c->kernel[0] - 1) * c->dilation[0] / p->gap + 1, (c->height + c->top + p->gap - 1) / p->gap);
     w->high = most(w->low, w->high);
     uint8_t *to = w->rows;
     for (int64_t d = 0; d < p->depth; d++)
