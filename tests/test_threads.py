@@ -310,3 +310,20 @@ def test_the_gil_is_released(name):
         sys.setswitchinterval(interval)
         ticker.join()
     assert moved
+
+
+SMALL_STACK = """
+import threading
+import numpy as np
+import qnumpy as qn
+x = np.random.default_rng(0).normal(size=(40, 5000)).astype(np.float32)
+found = []
+threading.stack_size(160 << 10)
+thread = threading.Thread(target=lambda: found.append(qn.min_max(x, qn.PerChannel(1))))
+thread.start(), thread.join()
+np.testing.assert_array_equal(found[0], (x.min(0), x.max(0)))
+"""
+
+
+def test_columns_need_little_of_a_stack():
+    subprocess.run([sys.executable, "-c", SMALL_STACK], check=True, env={**os.environ, "QNUMPY_NUM_THREADS": "1"})

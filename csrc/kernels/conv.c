@@ -75,7 +75,7 @@ static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_
         l->lane[j] = n, l->start[j] = (place - l->first[n]) / stride;
         l->length[n] = l->start[j] + results, l->longest = most(l->longest, l->length[n]);
     }
-    if (times(l->count, l->longest + QN_REACH) > INT64_MAX / 8) return free(l->first), false;
+    if (times(l->count, l->longest + QN_REACH) > INT64_MAX / 8) return free(l->first), l->first = NULL, false;
     for (int64_t j = 0; j < kernel; j++) l->at[j] = l->lane[j] * (l->longest + QN_REACH) + l->start[j];
     for (int64_t n = 0; n < l->count; n++) {
         int64_t from = l->first[n];
@@ -130,7 +130,8 @@ static void lay_rows(window *w, const char *x, int64_t count) {
     const qn_conv *c = p->c;
     int64_t step = c->stride[0] / p->gap, bottom = (w->first + count - 1) / c->out_width * step;
     w->low = most(w->first / c->out_width * step, (c->top + p->gap - 1) / p->gap);
-    w->high = least(bottom + (c->kernel[0] - 1) * c->dilation[0] / p->gap, (c->height - 1 + c->top) / p->gap) + 1;
+    w->high =
+        least(bottom + (c->kernel[0] - 1) * c->dilation[0] / p->gap + 1, (c->height + c->top + p->gap - 1) / p->gap);
     w->high = most(w->low, w->high);
     uint8_t *to = w->rows;
     for (int64_t d = 0; d < p->depth; d++)
@@ -268,7 +269,7 @@ typedef struct {
 typedef struct {
     int16_t *x; /* [together][depth][plane], 0 where the image has ended */
     int16_t *w; /* [together][outputs][taps][4] */
-    void *flat; /* [band][line / step] results of a channel */
+    void *flat; /* results of a channel, rows line / step apart: less than out_width where padding is wide */
 } buffers;
 
 static int64_t fitting(const sums *s, int64_t elements) {
@@ -329,10 +330,10 @@ static bool plan_taps(sums *s) {
 static void buffers_free(buffers *b) { free(b->x), free(b->w), free(b->flat); }
 
 static bool buffers_make(buffers *b, const sums *s) {
-    int64_t elements = times(s->together, s->depth * s->plane), results = times(s->band, s->line / s->step);
-    b->x = allocate(most(elements, elements + QN_REACH + 2 * QN_BLOCK), sizeof *b->x);
+    int64_t results = s->band * (s->line / s->step) + s->c->out_width; /* plan_planes has checked the size */
+    b->x = allocate(s->together * s->depth * s->plane + QN_REACH + 2 * QN_BLOCK, sizeof *b->x);
     b->w = allocate(times(s->together, s->outputs), times(s->taps, 4 * sizeof *b->w));
-    b->flat = allocate(most(results, results + QN_BLOCK), s->c->type == QN_I32 ? sizeof(int32_t) : 1);
+    b->flat = allocate(results + QN_BLOCK, s->c->type == QN_I32 ? sizeof(int32_t) : 1);
     if (b->x && b->w && b->flat) return true;
     return buffers_free(b), false;
 }

@@ -132,7 +132,7 @@ typedef struct {
     qn_type type;         /* QN_I32, or the codes saturate(rne((float)y[m] * scale[m]) + Z) to [qmin, qmax] */
     const float *scale;   /* [inputs][outputs] */
     int32_t zero_point, qmin, qmax;
-    void *flat; /* [rows * line / step + QN_BLOCK] of the type, scratch */
+    void *flat; /* [(rows - 1) * line / step + n + QN_BLOCK] of the type, scratch */
     void *y;    /* [inputs][outputs][rows][n], y_step from output to output */
     int64_t y_step;
 } qn_dot_rows;

@@ -2,6 +2,8 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "dispatch.h"
@@ -34,6 +36,7 @@ struct walk {
     span_function span;
     bool in_place;       /* the kernel reads the input and writes the output where they lie; else tile by tile */
     qn_range *ranges;    /* min/max only */
+    atomic_bool *lack;   /* of memory, min/max only */
     const qn_cast *cast; /* casts only */
     const float_error *error;
     pthread_mutex_t *merge;
@@ -484,8 +487,8 @@ static void min_max_span(const walk *w, int64_t start, int64_t n, const qn_affin
     }
 }
 
-static void min_max_rectangle(const walk *w, int64_t r0, int64_t r1, int64_t c0, int64_t count, int64_t offset) {
-    qn_range ranges[WIDE];
+static void min_max_rectangle(const walk *w, int64_t r0, int64_t r1, int64_t c0, int64_t count, int64_t offset,
+                              qn_range *ranges) {
     tile t;
     float wide[TILE];
     const qn_source *s = w->source;
@@ -507,12 +510,20 @@ static void min_max_rectangle(const walk *w, int64_t r0, int64_t r1, int64_t c0,
     pthread_mutex_unlock(w->merge);
 }
 
+/* For the columns of a strip; on the stack of a thread they might not fit. */
+static qn_range *strip_ranges(const walk *w) {
+    int64_t columns = w->columns_end - w->columns_begin;
+    qn_range *room = malloc((size_t)(columns < WIDE ? columns : WIDE) * sizeof *room);
+    if (!room) atomic_store(w->lack, true);
+    return room;
+}
+
 /* Rows [r0, r1) of which all share the ranges at `offset`, strip by strip: as wide as a tile where a row is staged. */
-static void min_max_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
+static void min_max_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset, qn_range *room) {
     const qn_source *s = w->source;
     int64_t widest = s->direct && (s->type == QN_F32 || s->type == QN_F64) ? WIDE : TILE;
     for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += widest)
-        min_max_rectangle(w, r0, r1, c0, w->columns_end - c0 < widest ? w->columns_end - c0 : widest, offset);
+        min_max_rectangle(w, r0, r1, c0, w->columns_end - c0 < widest ? w->columns_end - c0 : widest, offset, room);
 }
 
 /* ---- the walk ---- */
@@ -567,6 +578,8 @@ static void walk_strips(const walk *w, int64_t r0, int64_t r1, int64_t offset) {
 static void walk_rows(void *context, int64_t begin, int64_t end) {
     const walk *w = context;
     const qn_grid *g = &w->grid;
+    qn_range *room = w->ranges ? strip_ranges(w) : NULL;
+    if (w->ranges && !room) return;
     uint64_t saved = qn_fp_begin();
     for (int64_t r = begin; r < end;) {
         int64_t last = end, offset = 0;
@@ -576,11 +589,12 @@ static void walk_rows(void *context, int64_t begin, int64_t end) {
             if (outer * g->channels + block_end < last) last = outer * g->channels + block_end;
             offset = (outer * blocks(g) + block) * g->inner;
         }
-        if (w->ranges) min_max_strips(w, r, last, offset);
+        if (w->ranges) min_max_strips(w, r, last, offset, room);
         else walk_strips(w, r, last, offset);
         r = last;
     }
     qn_fp_end(saved);
+    free(room);
 }
 
 static void walk_columns(void *context, int64_t begin, int64_t end) {
@@ -681,11 +695,13 @@ void qn_find_float_error(const qn_source *x, qn_type type, double overflow, floa
     walk_all(&w);
 }
 
-void qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges) {
+bool qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges) {
     const qn_affine none = {0};
+    atomic_bool lack = false;
     walk w = new_walk(x, grid, &none, NULL, QN_F32, min_max_span);
     w.out_size = 0;
-    w.ranges = ranges;
+    w.ranges = ranges, w.lack = &lack;
     for (int64_t k = 0, n = qn_grid_params(grid); k < n; k++) ranges[k] = empty_range;
     walk_all(&w);
+    return !atomic_load(&lack);
 }

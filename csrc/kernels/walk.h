@@ -12,7 +12,7 @@ void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *
 void qn_requantize(const qn_source *acc, void *q, qn_type code, const qn_grid *grid, const qn_affine *params);
 void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast); /* index and stream are set */
 void qn_find_float_error(const qn_source *x, qn_type type, double overflow, float normal, qn_float_error *sums);
-void qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges);
+bool qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges); /* false: no memory */
 
 int64_t qn_grid_params(const qn_grid *grid);
 size_t qn_itemsize(qn_type type);

@@ -695,10 +695,11 @@ static void test_dot_rows(const char *row_name, const qn_table *row) {
     for (int n = 1; n < SMALL; n++)
         for (int again = 0; again < 12; again++) {
             static const qn_type types[] = {QN_I32, QN_I8, QN_U8};
-            const int64_t gap = again % 4 ? random_int(0, 3) : random_int(0, 80), reach = 2 * QN_BLOCK + QN_REACH;
+            const int64_t gap = again % 4 ? random_int(-(n / 2), 3) : random_int(0, 80),
+                          reach = 2 * QN_BLOCK + QN_REACH;
             qn_dot_rows d = {.type = types[again % 3], .step = again & 1 ? 2 : 1, .rows = again % 5 + 1, .n = n};
             d.line = (n + gap) * d.step, d.inputs = random_int(1, INPUTS), d.outputs = random_int(1, OUTPUTS);
-            d.x_step = (d.rows + 2) * d.line, d.taps = 2 * random_int(0, RUNS),
+            d.x_step = (d.rows + 2) * d.line + n * d.step, d.taps = 2 * random_int(0, RUNS),
             d.y_step = d.rows * n + random_int(0, 2);
             int64_t outputs = d.inputs * d.outputs, elements = d.inputs * d.x_step + reach, tap[2 * RUNS];
             int16_t *x = array((size_t)elements, sizeof *x), w[INPUTS * OUTPUTS][2 * RUNS][4] = {0};
@@ -722,7 +723,7 @@ static void test_dot_rows(const char *row_name, const qn_table *row) {
             size_t size = d.type == QN_I32 ? sizeof(int32_t) : 1;
             size_t bytes = (size_t)((outputs - 1) * d.y_step + d.rows * n) * size;
             guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
-            guarded flat = guarded_make((size_t)(d.rows * d.line / d.step + QN_BLOCK) * size, 0);
+            guarded flat = guarded_make((size_t)((d.rows - 1) * d.line / d.step + n + QN_BLOCK) * size, 0);
             memset(expected.data, 0, bytes), memset(got.data, 0, bytes), d.flat = flat.data;
             d.y = expected.data, qn_row_scalar.dot_rows(&d);
             d.y = got.data, row->dot_rows(&d);
