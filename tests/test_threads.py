@@ -325,5 +325,6 @@ np.testing.assert_array_equal(found[0], (x.min(0), x.max(0)))
 """
 
 
+@pytest.mark.memory
 def test_columns_need_little_of_a_stack():
     subprocess.run([sys.executable, "-c", SMALL_STACK], check=True, env={**os.environ, "QNUMPY_NUM_THREADS": "1"})
