@@ -142,7 +142,7 @@ class Calibration(Mapping[str, QParams]):
         Returns
         -------
         Calibration
-            Itself.
+            Itself, with new observers in the place of those that it had.
 
         Raises
         ------
