@@ -262,7 +262,7 @@ class PackedWeight:
         rows = self._rows(me, x.shape)
         y = self._result(me, out, x.codes)
         if self._group:
-            return self._of_codes_in_groups(x, rows, y)
+            return self._of_codes_in_groups(me, x, rows, y)
         fused = self._output is not None and not by_row
         target = y if self._output is None or fused else np.empty(y.shape, np.float32)
         stage = self._stage(me, float(params.scale) if fused else None)
@@ -280,7 +280,7 @@ class PackedWeight:
         by = x.qparams.granularity
         return isinstance(by, PerGroup) and by.group_size == self._group and by.axis % x.ndim == x.ndim - 1
 
-    def _of_codes_in_groups(self, x: QuantizedArray, rows: int, y: Array) -> Any:
+    def _of_codes_in_groups(self, me: str, x: QuantizedArray, rows: int, y: Array) -> Any:
         params = x.qparams
         target = y if self._output is None else np.empty(y.shape, np.float32)
         zero = params.zero_point.reshape(-1) if params.zero_point.any() else None
@@ -288,7 +288,7 @@ class PackedWeight:
             self._packed, *self.shape, self._group, self._half, self._zeros, np.ascontiguousarray(x.codes), rows,
             params.scale.reshape(-1), zero, self.bias, *self._clip, target,
         )  # fmt: skip
-        return self._finished("PackedWeight.matmul", target, y)
+        return self._finished(me, target, y)
 
     def _rows(self, me: str, shape: tuple[int, ...]) -> int:
         if not shape or shape[-1] != self.shape[0]:
