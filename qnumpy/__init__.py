@@ -1,36 +1,36 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
-from .accumulate import accumulate_dot, accumulator
-from .bits import Bits, bits
-from .calibrate import Calibration, calibrate, observing, tap
-from .conv import conv2d_integer
-from .equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
+from .arrays.mx import MXArray
+from .arrays.packed import PackedWeight, qmatmul
+from .arrays.quantized import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
+from .calibration.calibrate import Calibration, calibrate, observing, tap
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
-from .float_report import FloatReport, FloatReportTable, float_report
-from .floats import cast
+from .files.qparams import load_qparams, save_qparams
+from .files.store import load, save
 from .granularity import PerChannel, PerGroup, PerTensor
-from .io import load, save
-from .lowprecision import matmul
-from .matmul import matmul_integer
-from .mx import MXArray
 from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
-from .pack import pack, unpack
-from .packed import PackedWeight, qmatmul
-from .qarray import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
-from .qlinear import qlinear_conv2d, qlinear_matmul
-from .qparams import QParams
-from .qparams_file import load_qparams, save_qparams
-from .quantize import (
+from .ops.accumulate import accumulate_dot, accumulator
+from .ops.cast import cast
+from .ops.conv import conv2d_integer
+from .ops.lowprecision import matmul
+from .ops.matmul import matmul_integer
+from .ops.pack import pack, unpack
+from .ops.qlinear import qlinear_conv2d, qlinear_matmul
+from .ops.quantize import (
     dequantize_linear,
     dynamic_quantize_linear,
     fake_quantize,
     quantize_linear,
     requantize,
 )
-from .reduce import abs_max, min_max
-from .report import Report, ReportTable, compare
+from .ops.reduce import abs_max, min_max
+from .qparams import QParams
+from .reports.bits import Bits, bits
+from .reports.compare import Report, ReportTable, compare
+from .reports.float_report import FloatReport, FloatReportTable, float_report
+from .reports.saturation import Saturation, reduce_range, safe_weights, simulate_saturation
 from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
-from .saturation import Saturation, reduce_range, safe_weights, simulate_saturation
+from .weights.equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
 
 __all__ = [
     "Bits",

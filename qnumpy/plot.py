@@ -11,14 +11,14 @@ import numpy as np
 
 from . import _args, _check
 from ._args import Array
-from .estimate import METHODS, Estimate, expected, share_below
+from .arrays.quantized import quantize
+from .calibration.estimate import METHODS, Estimate, expected, share_below
 from .granularity import Granularity, PerChannel, PerTensor, normalize_axis
 from .observers import HistogramObserver, Observer
 from .observers.histogram import Bins
-from .qarray import quantize
+from .ops.reduce import ranges
 from .qparams import QParams, describe
-from .reduce import ranges
-from .report import compare
+from .reports.compare import compare
 
 __all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "histogram"]
 

@@ -42,5 +42,7 @@ def test_examples(name, tmp_path, monkeypatch):
 
 
 def test_examples_are_found():
-    count = sum(len(test.examples) for test in doctest.DocTestFinder().find(importlib.import_module("qnumpy.quantize")))
+    count = sum(
+        len(test.examples) for test in doctest.DocTestFinder().find(importlib.import_module("qnumpy.ops.quantize"))
+    )
     assert count >= 5  # one for each public function: a finder that sees nothing would pass everything

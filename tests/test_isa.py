@@ -11,7 +11,7 @@ from strategies import CODES, CONVENTIONS, GRIDS, METHODS, ROWS, SOURCES, assert
 
 import qnumpy as qn
 from qnumpy.dtypes import code_type
-from qnumpy.reduce import ranges
+from qnumpy.ops.reduce import ranges
 
 LACKING = sorted({*qn.show_config()["isas"], "avx2", "neon"} - set(ROWS))  # here, or on any machine
 VECTOR_ROWS = [row for row in ROWS if row != "scalar"]

@@ -131,7 +131,7 @@ def outcomes(tmp_path_factory):
     if "libasan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("AddressSanitizer has a malloc of its own")
     library = tmp_path_factory.mktemp("malloc") / "failing_malloc.so"
-    subprocess.run(["cc", "-O1", "-shared", "-fPIC", HERE / "failing_malloc.c", "-o", library], check=True)
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", HERE / "support" / "failing_malloc.c", "-o", library], check=True)
     environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONMALLOC": "pymalloc"}
     done = subprocess.run([sys.executable, __file__, library], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

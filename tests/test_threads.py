@@ -14,7 +14,7 @@ import pytest
 from strategies import GRIDS, assert_same_bits
 
 import qnumpy as qn
-from qnumpy.reduce import ranges
+from qnumpy.ops.reduce import ranges
 
 N = 1 << 20  # elements; several pieces for each of eight threads
 needs_tasks = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")

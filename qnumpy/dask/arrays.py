@@ -11,15 +11,15 @@ from dask.array.core import slices_from_chunks
 
 from .. import _args, _check
 from .._args import Array
+from ..arrays.quantized import QuantizedArray, sliced
+from ..arrays.quantized import choose_qparams as choose_here
 from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
-from ..histogram import CHOICES, percentile_share
-from ..metrics import Sums, measure
 from ..observers import HistogramObserver, MinMaxObserver
-from ..qarray import QuantizedArray, sliced
-from ..qarray import choose_qparams as choose_here
+from ..ops.histogram import CHOICES, percentile_share
+from ..ops.quantize import codes_of
 from ..qparams import QParams, check_scheme, describe
-from ..quantize import codes_of
-from ..report import Report, merged
+from ..reports.compare import Report, merged
+from ..reports.metrics import Sums, measure
 from .reduction import observe
 
 __all__ = ["choose_qparams", "compare", "dequantize", "quantize"]

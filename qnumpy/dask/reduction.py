@@ -12,10 +12,10 @@ from dask.bag import Bag, from_delayed
 
 from .. import _check
 from .._args import Array
-from ..calibrate import Calibration, Observers, complete, fresh
+from ..calibration.calibrate import Calibration, Observers, complete, fresh
 from ..dtypes import float_type
+from ..files.store import Reader
 from ..granularity import PerChannel, PerGroup, normalize_axis
-from ..io import Reader
 from ..observers import Observer
 from ..qparams import describe
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from .. import _args, _check
 from .._args import Array
+from .._tables import html_facts
 from ..dtypes import CODE_TYPES, CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor, from_onnx
+from ..ops.reduce import ranges
 from ..qparams import QParams, check_scheme, describe
-from ..reduce import ranges
-from ..tables import html_facts
 
 __all__ = ["Observer"]
 

@@ -5,12 +5,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import _args, _check
-from .. import histogram as _histogram
 from .._args import Array
-from ..few import FEW, Few, nothing
-from ..few import merge as merge_few
 from ..granularity import Granularity, PerTensor
-from ..histogram import CHOICES, METHODS, Histogram
+from ..ops import histogram as _histogram
+from ..ops.distinct import FEW, Few, nothing
+from ..ops.distinct import merge as merge_few
+from ..ops.histogram import CHOICES, METHODS, Histogram
 from ..qparams import QParams, describe
 from .base import Batch, Observer
 

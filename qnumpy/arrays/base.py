@@ -1,0 +1,69 @@
+"""CodedArray: what arrays of codes have in common, whatever gives the codes their meaning."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
+
+from .._args import Array
+from .._tables import html_facts
+
+__all__ = ["CodedArray"]
+
+
+class CodedArray:
+    """An array of codes that looks like an array of reals: it has their shape, and gives them where it is asked to."""
+
+    __slots__ = ("codes",)
+    __array_ufunc__ = None  # x @ q reaches us, and nothing dequantizes by accident
+
+    codes: Array
+    _kind: ClassVar[str]  # what the first fact of _describe is called
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.codes.shape)
+
+    @property
+    def ndim(self) -> int:
+        return self.codes.ndim
+
+    @property
+    def size(self) -> int:
+        return self.codes.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file."""
+        raise NotImplementedError
+
+    def dequantize(self, dtype: Any = "float32", out: Any = None) -> Array:
+        """Return the reals."""
+        raise NotImplementedError
+
+    def _describe(self) -> list[str]:
+        """What the codes mean, and the facts about their parameters."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> Self:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self[k] for k in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            name = type(self).__name__
+            raise ValueError(f"{name}: copy must be None or True; got False. Dequantizing always copies.")
+        values = self.dequantize()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join([str(self.shape), *self._describe()])})"
+
+    def _repr_html_(self) -> str:
+        kind, *parameters = self._describe()
+        rows = [("shape", str(self.shape)), (self._kind, kind), ("parameters", ", ".join(parameters))]
+        rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
+        return html_facts(type(self).__name__, rows)

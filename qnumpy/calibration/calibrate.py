@@ -1,0 +1,556 @@
+"""Static calibration: run any Python callable over batches, observe the arrays it names, choose their parameters.
+
+What is observed is named by `tap` where it arises, or returned by the callable as a dict.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextvars import ContextVar
+from fnmatch import fnmatchcase
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from .. import _check
+from .._args import Array
+from ..errors import CalibrationError
+from ..observers import HistogramObserver, Observer
+from ..qparams import QParams
+from .report import CalibrationReport, calibrated
+
+__all__ = ["Calibration", "calibrate", "complete", "fresh", "observing", "tap"]
+
+Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer | None]
+
+_active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
+_State = TypeVar("_State", Observer, "Calibration")
+_WILD = frozenset("*?[")  # what makes a name a pattern
+_FORMAT = "qnumpy calibration"
+
+
+class Calibration(Mapping[str, QParams]):
+    """Observers by name, and a mapping from the names to the parameters that they choose.
+
+    An observer of parts: `observe`, `merge`, `reset`, picklable, as JSON; what one process learned on some batches can
+    be merged with what another learned on others.
+
+    Parameters
+    ----------
+    observers : Observer, mapping or callable, optional
+        What observes an array of a name: one configuration for all; or a mapping from names and patterns (``"block*"``,
+        as the shell's) to configurations, an exact name first, then the first pattern that matches; or a function from
+        a name to a configuration. Names without one, or with None, are passed over. Observers given serve as
+        configurations only: every name gets a fresh one. HistogramObserver() by default.
+
+    Attributes
+    ----------
+    observers : dict of str to Observer
+        By name, in the order of their first array.
+    batches : int
+        How many batches `calibrate` has run.
+    settled : bool
+        Whether `calibrate` stopped because the ranges had settled.
+
+    Raises
+    ------
+    TypeError
+        observers is nothing of that kind.
+
+    Examples
+    --------
+    >>> calibration = Calibration(MinMaxObserver(symmetric=False))
+    >>> calibration.observe("x", np.array([0.0, 2.55])).observe("x", np.array([1.0]))
+    Calibration(1 tensor: x)
+    >>> calibration["x"]
+    QParams(int8, per tensor, scale=0.01, zero_point=-128)
+    """
+
+    def __init__(self, observers: Observers | None = None) -> None:
+        self._templates = _checked("Calibration", observers)
+        self.observers: dict[str, Observer] = {}
+        self.batches = 0
+        self.settled = False
+
+    def observe(self, name: str, x: Any) -> Self:
+        """Show an array to the observer of its name.
+
+        Parameters
+        ----------
+        name : str
+        x : array_like of float32, float64, float16 or bfloat16
+
+        Returns
+        -------
+        Calibration
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            name is no string, or the observer refuses x; then a note says the name.
+        """
+        if not isinstance(name, str):
+            raise TypeError(_check.must("Calibration.observe", "name", "a string", _check.typed(name)))
+        observer = self.observers.get(name)
+        if observer is None:
+            observer = _template(self._templates, name)
+            if observer is None:
+                return self
+        try:
+            observer.observe(x)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"Observed as {name!r}.")
+            raise
+        self.observers[name] = observer
+        return self
+
+    def run(self, run: Callable[[Any], Any], batch: Any) -> Self:
+        """Call ``run(batch)`` and observe the arrays that it taps, and those of a dict that it returns.
+
+        Parameters
+        ----------
+        run : callable
+        batch : object
+
+        Returns
+        -------
+        Calibration
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An observer refuses an array; a note says the name. And whatever run raises.
+        """
+        with observing(self):
+            found = run(batch)
+        if isinstance(found, Mapping):
+            for name, x in found.items():
+                self.observe(name, x)
+        self.batches += 1
+        return self
+
+    def merge(self, other: "Calibration") -> Self:
+        """Learn what another calibration has learned, as if its batches had run here; it is left as it is.
+
+        Parameters
+        ----------
+        other : Calibration
+
+        Returns
+        -------
+        Calibration
+            Itself, with new observers in the place of those that it had.
+
+        Raises
+        ------
+        TypeError
+            other is no Calibration, or an observer cannot be merged, as a moving average.
+        ValueError
+            Two observers of one name are configured differently, or of parameters of different shapes. Nothing is
+            learned then, of any name.
+        """
+        if not isinstance(other, Calibration):
+            raise TypeError(_check.must("Calibration.merge", "other", "a Calibration", _check.typed(other)))
+        merged = {}
+        for name, observer in other.observers.items():
+            parts = [self.observers[name], observer] if name in self.observers else [observer]
+            made = fresh(parts[0])
+            try:
+                for part in parts:
+                    made.merge(part)
+            except (TypeError, ValueError) as error:
+                error.add_note(f"Observed as {name!r}.")
+                raise
+            merged[name] = made
+        self.observers.update(merged)
+        self.batches += other.batches
+        return self
+
+    def reset(self) -> Self:
+        """Forget everything learned; the configuration stays.
+
+        Returns
+        -------
+        Calibration
+            Itself.
+        """
+        self.observers, self.batches, self.settled = {}, 0, False
+        return self
+
+    def qparams(self) -> dict[str, QParams]:
+        """Return the parameters of every name as a plain dict.
+
+        Returns
+        -------
+        dict of str to QParams
+
+        Raises
+        ------
+        CalibrationError
+            An observer has seen nothing finite.
+        """
+        return dict(self)
+
+    def report(self) -> CalibrationReport:
+        """Say what was seen and what the parameters cost: ranges, clipped share, SQNR, NaN, the best technique.
+
+        Returns
+        -------
+        CalibrationReport
+        """
+        return CalibrationReport(
+            tuple(calibrated(name, observer) for name, observer in self.observers.items()), self.batches, self.settled
+        )
+
+    def to_json(self) -> str:
+        """Return configuration and state of all observers as JSON: everything, exactly; `from_json` takes it.
+
+        `save_qparams` stores what was chosen, this what was learned: a calibration that is read again goes on learning,
+        and merges.
+
+        Returns
+        -------
+        str
+            A function that chose observers is left out; what it has chosen is there.
+
+        Examples
+        --------
+        >>> calibration = Calibration(MinMaxObserver()).observe("x", np.array([1.0, 2.0]))
+        >>> Calibration.from_json(calibration.to_json())["x"] == calibration["x"]
+        True
+        """
+        content = {
+            "format": _FORMAT,
+            "version": 1,
+            "batches": self.batches,
+            "settled": self.settled,
+            "configuration": _described(self._templates),
+            "observers": {name: observer.to_dict() for name, observer in self.observers.items()},
+        }
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str, observers: Observers | None = None) -> Self:
+        """Return the calibration that `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+        observers : Observer, mapping or callable, optional
+            What observes names that are new, as in Calibration; by default what it was made with. If that was a
+            function, it must be given again.
+
+        Returns
+        -------
+        Calibration
+
+        Raises
+        ------
+        TypeError
+            observers is nothing of that kind.
+        ValueError
+            text is none of ours, or observers must be given and is not.
+        """
+        me = "Calibration.from_json"
+        try:
+            match json.loads(text):
+                case {
+                    "format": format_, "version": 1, "batches": int() as batches, "settled": bool() as settled,
+                    "configuration": configuration, "observers": dict(states),
+                } if format_ == _FORMAT:  # fmt: skip
+                    stored = _restored(configuration)
+                    seen = {name: Observer.from_dict(state) for name, state in states.items()}
+                case _:
+                    raise ValueError("of another kind")
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(_check.must(me, "text", "what to_json returned", _check.typed(text))) from error
+        if observers is None and stored is None:
+            wanted = "given, as the calibration was made with a function"
+            raise ValueError(_check.must(me, "observers", wanted, "None"))
+        made = cls(stored if observers is None else _checked(me, observers))
+        made.observers, made.batches, made.settled = seen, batches, settled
+        return made
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    def __getitem__(self, name: str) -> QParams:
+        observer = self.observers[name]
+        try:
+            return observer.qparams()
+        except CalibrationError as error:
+            error.add_note(f"Observed as {name!r}.")
+            raise
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.observers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.observers)
+
+    def __len__(self) -> int:
+        return len(self.observers)
+
+    def __repr__(self) -> str:
+        names = ", ".join(list(self)[:5]) + (", ..." if len(self) > 5 else "")
+        count = f"{len(self)} tensor{'' if len(self) == 1 else 's'}"
+        return f"Calibration({count}{': ' if names else ''}{names})"
+
+
+def tap(name: str, x: Any) -> Any:
+    """Name an array for whoever observes, and return it as it is.
+
+    Parameters
+    ----------
+    name : str
+    x : array_like of float32, float64, float16 or bfloat16
+
+    Returns
+    -------
+    array_like
+        `x` itself. Outside `observing` and `calibrate` nothing else happens.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The observer refuses x; a note says the name.
+
+    Examples
+    --------
+    >>> def layer(x, w):
+    ...     return np.maximum(tap("layer.in", x) @ w, 0)
+    >>> with observing(MinMaxObserver()) as seen:
+    ...     _ = layer(np.array([[1.0, -2.0]]), np.eye(2))
+    >>> dict(seen)
+    {'layer.in': QParams(int8, per tensor, scale=0.01575, zero_point=0)}
+    """
+    calibration = _active.get()
+    if calibration is not None:
+        calibration.observe(name, x)
+    return x
+
+
+@contextlib.contextmanager
+def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Calibration]:
+    """Observe every array that is tapped inside the ``with`` block.
+
+    Parameters
+    ----------
+    observers : Observer, mapping, callable or Calibration, optional
+        As in Calibration; a Calibration goes on learning.
+
+    Returns
+    -------
+    context manager of Calibration
+
+    Raises
+    ------
+    TypeError
+        observers is nothing of that kind.
+
+    Notes
+    -----
+    Inside another ``observing`` the inner one alone observes. Other threads are not observed: taps follow the context
+    (`contextvars`) of the block. Observers are not locked; threads observe each on its own, and merge.
+
+    Examples
+    --------
+    >>> with observing({"x*": MinMaxObserver(dtype="uint8")}) as seen:
+    ...     _ = tap("x1", np.array([1.0, 2.0])), tap("y", np.array([3.0]))
+    >>> list(seen)
+    ['x1']
+    """
+    if not isinstance(observers, Calibration):
+        observers = Calibration(_checked("observing", observers))
+    token = _active.set(observers)
+    try:
+        yield observers
+    finally:
+        _active.reset(token)
+
+
+def calibrate(
+    run: Callable[[Any], Any],
+    batches: Iterable[Any],
+    observers: Observers | None = None,
+    *,
+    progress: bool | None = None,
+    patience: int | None = None,
+    tolerance: float = 0.01,
+) -> Calibration:
+    """Run a callable over batches and choose parameters for every array it names.
+
+    Parameters
+    ----------
+    run : callable
+        Called as ``run(batch)``. It names arrays with `tap` where they arise, or returns them as a dict, or both;
+        whatever else it returns is dropped.
+    batches : iterable
+        What `run` takes, one at a time; nothing is kept.
+    observers : Observer, mapping or callable, optional
+        As in Calibration.
+    progress : bool, optional
+        Show a bar on stderr; by default where it is a terminal.
+    patience : int, optional
+        Stop early: as soon as no range has moved in this many batches one after the other. Off by default.
+    tolerance : float, default 0.01
+        A range has moved in a batch if one of its ends did, by more than this fraction of the width it had; a new name,
+        or a new channel, has moved.
+
+    Returns
+    -------
+    Calibration
+        A mapping from names to QParams, with the observers and a report.
+
+    Raises
+    ------
+    TypeError
+        run is not callable, batches not iterable, observers nothing of the kind, or an array is not real.
+    ValueError
+        patience is below 1, tolerance negative, or an observer refuses an array.
+    CalibrationError
+        There is no batch, the first one brings no array, or observers has a name (no pattern) that never comes.
+
+    Notes
+    -----
+    With observers that are independent of the split, as MinMaxObserver and HistogramObserver, the result depends on
+    the data alone, not on the size or the order of the batches.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> w = rng.normal(size=(8, 4))
+    >>> def model(x):
+    ...     return {"x": x, "y": x @ w}
+    >>> calibrate(model, (rng.normal(size=(16, 8)) for _ in range(10)))
+    Calibration(2 tensors: x, y)
+    """
+    me = "calibrate"
+    if not callable(run):
+        raise TypeError(_check.must(me, "run", "callable", _check.typed(run)))
+    try:
+        source = iter(batches)
+    except TypeError:
+        raise TypeError(_check.must(me, "batches", "iterable", _check.typed(batches))) from None
+    if patience is not None and _check.integer(me, "patience", patience) < 1:
+        raise ValueError(_check.must(me, "patience", "at least 1", str(patience)))
+    if not (isinstance(tolerance, (int, float, np.number)) and tolerance >= 0):
+        raise ValueError(_check.must(me, "tolerance", "a number of at least 0", _check.typed(tolerance)))
+    calibration = Calibration(_checked(me, observers))
+    still = 0
+    total = len(batches) if isinstance(batches, Sized) else None
+    with _shown(source, total, progress) as shown:
+        for batch in shown:
+            before = None if patience is None else _ranges(calibration)
+            calibration.run(run, batch)
+            if not calibration:
+                break
+            if before is not None:
+                still = still + 1 if _close(before, _ranges(calibration), float(tolerance)) else 0
+                if still == patience:
+                    calibration.settled = True
+                    break
+    return complete(me, calibration, observers)
+
+
+def complete(owner: str, calibration: Calibration, observers: Observers | None) -> Calibration:
+    """Return a calibration that has seen what it was made for; refuse one that has not."""
+    if not calibration.batches:
+        raise CalibrationError(_check.must(owner, "batches", "one or more", "none"))
+    if not calibration:
+        wanted = "a function that taps arrays which observers take, or returns them in a dict"
+        raise CalibrationError(_check.must(owner, "run", wanted, "no such array"))
+    for name, configured in observers.items() if isinstance(observers, Mapping) else ():
+        if configured is not None and name not in calibration and not _WILD & set(name):
+            got = f"{name!r}, which never came"
+            raise CalibrationError(_check.must(owner, "observers", "named as the arrays are", got))
+    return calibration
+
+
+def _checked(owner: str, observers: Any) -> Observers:
+    """Refuse what cannot configure observers; None stands for the default."""
+    if observers is None:
+        return HistogramObserver()
+    if isinstance(observers, Mapping):
+        fit = all(value is None or isinstance(value, Observer) for value in observers.values())
+    else:
+        fit = isinstance(observers, Observer) or (callable(observers) and not isinstance(observers, type))
+    if not fit:
+        wanted = "an observer, a mapping from names to observers, or a function of a name"
+        raise TypeError(_check.must(owner, "observers", wanted, _check.typed(observers)))
+    return observers  # type: ignore[no-any-return]
+
+
+def _template(observers: Observers, name: str) -> Observer | None:
+    """A fresh observer for a name that has come for the first time."""
+    found: Any = observers
+    if isinstance(observers, Mapping):
+        patterns = (pattern for pattern in observers if fnmatchcase(name, pattern))
+        key = name if name in observers else next(patterns, None)
+        found = None if key is None else observers[key]
+    elif not isinstance(observers, Observer):
+        found = observers(name)
+        if not (found is None or isinstance(found, Observer)):
+            wanted = "a function that returns an observer or None"
+            raise TypeError(_check.must("Calibration", "observers", wanted, _check.typed(found)))
+    return None if found is None else fresh(found)
+
+
+def _described(observers: Observers) -> Any:
+    """A configuration as plain values; None for a function."""
+    if isinstance(observers, Observer):
+        return fresh(observers).to_dict()
+    if isinstance(observers, Mapping):
+        return {"names": {name: None if found is None else _described(found) for name, found in observers.items()}}
+    return None
+
+
+def _restored(values: Any) -> Observers | None:
+    match values:
+        case None:
+            return None
+        case {"names": dict(names)}:
+            return {name: None if found is None else Observer.from_dict(found) for name, found in names.items()}
+        case _:
+            return Observer.from_dict(values)
+
+
+def fresh(state: _State) -> _State:
+    """Return an observer or a calibration of the same configuration that has seen nothing."""
+    if isinstance(state, Calibration):
+        return type(state)(state._templates)
+    return type(state).from_config(state.get_config())
+
+
+def _ranges(calibration: Calibration) -> dict[str, tuple[Array, Array]]:
+    return {name: (seen.min_, seen.max_) for name, seen in calibration.observers.items() if hasattr(seen, "min_")}
+
+
+def _close(
+    before: Mapping[str, tuple[Array, Array]], after: Mapping[str, tuple[Array, Array]], tolerance: float
+) -> bool:
+    """Whether no end of a range has moved by more than a fraction of the width before; equal infinities have not."""
+    if before.keys() != after.keys():
+        return False
+    for name, old in before.items():
+        width = np.maximum(old[1] - old[0], 0.0)
+        with np.errstate(invalid="ignore"):
+            still = [(a == b) | (np.abs(a - b) <= tolerance * width) for a, b in zip(old, after[name], strict=True)]
+        if not all(each.all() for each in still):
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _shown(batches: Iterator[Any], total: int | None, progress: bool | None) -> Iterator[Iterable[Any]]:
+    """Batches, with a bar on stderr where it is wanted."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield batches
+        return
+    from tqdm import tqdm  # only when it is seen
+
+    with tqdm(batches, desc="calibrate", total=total, unit=" batches", leave=False, file=sys.stderr) as bar:
+        yield bar

@@ -1,0 +1,268 @@
+"""The report of a calibration: ranges seen and chosen, what is clipped, the SQNR that every technique would give."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._tables import Table, as_json, number
+from ..observers import HistogramObserver, MinMaxObserver, Observer
+from ..qparams import QParams, describe
+from ..reports.compare import texts
+from .estimate import METHODS, estimate
+
+__all__ = ["CalibratedTensor", "CalibrationReport", "Technique", "calibrated"]
+
+_GAIN_DB = 1.0  # what makes another technique worth a sentence
+
+
+@dataclass(frozen=True)
+class Technique:
+    """What one way to choose the range would give.
+
+    Attributes
+    ----------
+    method : str
+    low, high : float
+        The smallest and the largest value that a code stands for, over all channels.
+    clipped : float or None
+        Share of the elements that lie more than half a step outside.
+    sqnr_db : float or None
+        Signal-to-quantization-noise ratio in dB, of every finite element, as `compare` measures it.
+    rest_db : float or None
+        The same without outliers that no grid serves along with the rest; equal where there are none.
+    """
+
+    method: str
+    low: float
+    high: float
+    clipped: float | None
+    sqnr_db: float | None
+    rest_db: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class CalibratedTensor:
+    """What an observer has seen of one tensor, and what its parameters cost.
+
+    Attributes
+    ----------
+    name, observer, dtype, granularity : str
+    count, nan, inf : int
+        Finite elements, NaN and infinities seen.
+    min, max : float or None
+        The range seen, over all channels.
+    chosen : Technique or None
+        The parameters; None when there are none.
+    techniques : tuple of Technique
+        What every technique would give, where the observer keeps a histogram.
+    reason : str or None
+        Why there are no parameters.
+    apart : int
+        Elements that "mse" and `rest_db` leave out, as outliers that no grid serves along with the rest.
+    apart_from : float
+        The smallest magnitude of those, down to its bin's lower end; 0 where none is.
+    """
+
+    name: str
+    observer: str
+    dtype: str
+    granularity: str
+    count: int
+    nan: int
+    inf: int
+    min: float | None
+    max: float | None
+    chosen: Technique | None
+    techniques: tuple[Technique, ...] = ()
+    reason: str | None = None
+    apart: int = 0
+    apart_from: float = 0.0
+
+    @property
+    def best(self) -> Technique | None:
+        """The technique of the highest SQNR; of equal ones the first."""
+        return max(self.techniques, key=lambda technique: _decibels(technique.sqnr_db), default=None)
+
+    @property
+    def best_rest(self) -> Technique | None:
+        """The same without the outliers that are set apart: the technique for whoever can do without them."""
+        return max(self.techniques, key=lambda technique: _decibels(technique.rest_db), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures under their names, flat; ``sqnr_db_mse`` is what the technique "mse" would give."""
+        chosen = self.chosen
+        return {
+            "name": self.name, "observer": self.observer, "dtype": self.dtype, "granularity": self.granularity,
+            "count": self.count, "nan": self.nan, "inf": self.inf, "min": self.min, "max": self.max,
+            "low": None if chosen is None else chosen.low,
+            "high": None if chosen is None else chosen.high,
+            "clipped": None if chosen is None else chosen.clipped,
+            "sqnr_db": None if chosen is None else chosen.sqnr_db,
+            "rest_db": None if chosen is None else chosen.rest_db,
+            **{f"sqnr_db_{technique.method}": technique.sqnr_db for technique in self.techniques},
+            **{f"rest_db_{technique.method}": technique.rest_db for technique in self.techniques},
+            "best": None if self.best is None else self.best.method,
+            "best_rest": None if self.best_rest is None else self.best_rest.method,
+            "reason": self.reason, "apart": self.apart, "apart_from": self.apart_from,
+        }  # fmt: skip
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one flat dict in a list, ready for a data frame."""
+        return [self.to_dict()]
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return JSON; null stands for what is not finite or does not apply."""
+        return as_json(self.to_dict(), indent)
+
+    def __str__(self) -> str:
+        return str(CalibrationReport((self,), 0, False))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return CalibrationReport((self,), 0, False)._repr_html_()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is valid but surprising, one sentence each, with the number."""
+        found = []
+        if self.nan or self.inf:
+            total = self.count + self.nan + self.inf
+            found.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
+        if self.apart:
+            each = ", ".join(f"{technique.method} {_cell(technique.rest_db)}" for technique in self.techniques)
+            found.append(
+                f"{self.apart:,} of {self.count:,} elements, from magnitude {self.apart_from:.4g} on, are set apart by "
+                f"mse as outliers. The rest has an SQNR of, in dB: {each}."
+            )
+        if self.reason is not None:
+            found.append(f"There are no parameters. {self.reason}")
+        best, chosen = self.best_rest, self.chosen
+        if best is not None and chosen is not None:
+            gain = _decibels(best.rest_db) - _decibels(chosen.rest_db)
+            if gain >= _GAIN_DB and math.isfinite(gain):
+                found.append(f"{best.method} would gain about {gain:.1f} dB{' for the rest' * bool(self.apart)}.")
+        return found
+
+
+class CalibrationReport(Table[CalibratedTensor]):
+    """The tensors of a calibration as one table: ranges, what is clipped, SQNR of every technique.
+
+    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin; a
+    range without a histogram has none, and min-max clips nothing. Where outliers are so far out that "mse" sets them
+    apart, "best" names two techniques, that of all elements and that of the rest.
+
+    Attributes
+    ----------
+    tensors : tuple of CalibratedTensor
+    batches : int
+    settled : bool
+
+    Examples
+    --------
+    >>> from qnumpy import calibrate
+    >>> calibration = calibrate(lambda x: {"x": x}, [np.array([-1.0, 0.5, np.nan])], MinMaxObserver())
+    >>> print(calibration.report())
+    tensor  type  granularity  observer  min  max  low  high  clipped %  SQNR dB
+    x       int8  per tensor   MinMax     -1  0.5   -1     1          0        -
+    <BLANKLINE>
+    warning: x: 1 NaN and 0 infinite of 3 elements were left out.
+    """
+
+    def __init__(self, tensors: Iterable[CalibratedTensor], batches: int, settled: bool) -> None:
+        super().__init__(tensors, CalibratedTensor, "tensors")
+        self.batches, self.settled = batches, settled
+
+    @property
+    def tensors(self) -> tuple[CalibratedTensor, ...]:
+        return self._items
+
+    def __getitem__(self, name: str) -> CalibratedTensor:
+        for tensor in self:
+            if tensor.name == name:
+                return tensor
+        raise KeyError(name)
+
+    def _methods(self) -> list[str]:
+        return list(dict.fromkeys(technique.method for tensor in self for technique in tensor.techniques))
+
+    def _head(self) -> list[str]:
+        methods = self._methods()
+        head = ["tensor", "type", "granularity", "observer", "min", "max", "low", "high", "clipped %", "SQNR dB"]
+        return head + [f"{method} dB" for method in methods] + (["best"] if methods else [])
+
+    def _row(self, tensor: CalibratedTensor) -> list[str]:
+        words = [tensor.name, tensor.dtype, tensor.granularity, tensor.observer]
+        chosen = tensor.chosen
+        if chosen is None:
+            return [*words, "no parameters"]
+        sqnr, _, _, clipped = texts(chosen.sqnr_db, None, None, chosen.clipped)
+        row = [*words, *map(number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
+        found = {technique.method: technique.sqnr_db for technique in tensor.techniques}
+        methods = self._methods()
+        names = [technique.method for technique in (tensor.best, tensor.best_rest) if technique is not None]
+        best = ", ".join(names[: 2 if tensor.apart else 1]) or "-"
+        return row + [_cell(found.get(method)) for method in methods] + [best] * bool(methods)
+
+    def _about(self) -> dict[str, Any]:
+        return {"batches": self.batches, "settled": self.settled}
+
+    def _sentences(self) -> list[str]:
+        return [f"{tensor.name}: {sentence}" for tensor in self for sentence in tensor.warnings]
+
+
+def _decibels(value: float | None) -> float:
+    return -math.inf if value is None else value
+
+
+def _cell(value: float | None) -> str:
+    return texts(value, None, None, None)[0]
+
+
+def calibrated(name: str, observer: Observer) -> CalibratedTensor:
+    """Say what an observer has seen and chosen."""
+    kind = type(observer).__name__
+    count = nan = inf = 0
+    low = high = own = reason = None
+    techniques: tuple[Technique, ...] = ()
+    apart, apart_from = 0, 0.0
+    if hasattr(observer, "min_"):
+        count, nan, inf = (int(each.sum()) for each in (observer.count_, observer.nan_, observer.infinite_))
+        if count:
+            low, high = float(observer.min_.min()), float(observer.max_.max())
+    try:
+        if isinstance(observer, HistogramObserver):
+            each, magnitude = observer.apart()
+            apart = int(each.sum())
+            apart_from = float(np.min(magnitude, where=each > 0, initial=np.inf)) if apart else 0.0
+            techniques = tuple(_techniques(observer))
+        own = _technique("chosen", observer, observer.qparams())
+    except ValueError as error:  # nothing finite, or a range that no float32 scale covers
+        reason = str(error)
+    what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
+    what = what.replace("Observer", "")
+    granularity = describe(observer.granularity)
+    return CalibratedTensor(
+        name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques, reason, apart, apart_from
+    )
+
+
+def _technique(method: str, observer: Observer, params: QParams) -> Technique:
+    low, high = (part.reshape(-1) for part in params.range())
+    ends = float(low.min()), float(high.max())
+    if isinstance(observer, HistogramObserver):
+        every, rest = estimate(observer, params)
+        return Technique(method, *ends, every.clipped, every.sqnr_db, rest.sqnr_db)
+    return Technique(method, *ends, 0.0 if isinstance(observer, MinMaxObserver) else None, None, None)
+
+
+def _techniques(observer: HistogramObserver) -> Iterator[Technique]:
+    for method in METHODS:
+        try:
+            params = observer.qparams(method)
+        except ValueError:  # a range that no float32 scale covers
+            continue
+        yield _technique(method, observer, params)

@@ -1,0 +1,140 @@
+"""Cast between float formats; csrc/kernels/float_list.h lists them, docs/semantics.md states the rules."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _args, _check, _core
+from .._args import Array
+from ..dtypes import FLOAT_TYPES, FloatType
+
+__all__ = ["cast"]
+
+_OVERFLOW = {"inf": 0, "saturate": 1, "raise": 0}
+_ROUNDING = {"nearest": 0, "stochastic": 1}
+_FLOAT64 = FLOAT_TYPES["float64"]
+_CHUNK = 1 << 16
+
+
+def cast(
+    x: Any,
+    dtype: Any,
+    *,
+    overflow: str = "inf",
+    rounding: str = "nearest",
+    seed: int | None = None,
+    out: Any = None,
+) -> Array:
+    """Convert an array to another float format, rounded half to even, once.
+
+    Parameters
+    ----------
+    x : array_like of floats, any shape
+        float32, float64, or any of the formats below.
+    dtype : str or dtype
+        float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz,
+        float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn.
+    overflow : {"inf", "saturate", "raise"}
+        What becomes of a number that rounds beyond the largest of `dtype`. "inf": infinity; NaN where the format has
+        none; the largest number of its sign where the format has no NaN either (float6, float4). "saturate": the
+        largest number, for infinities too. "raise": OverflowError, also for infinities and NaN that the format lacks.
+    rounding : {"nearest", "stochastic"}
+        "nearest" rounds half to even. "stochastic" takes the neighbour above with the probability of the fraction
+        between the two, so that the mean is x; numbers of `dtype` stay what they are.
+    seed : int, optional
+        From 0 to 2**64 - 1; of stochastic rounding, which needs one. The same seed gives the same bits for the same
+        element in C order, on every machine, whatever the memory layout and the number of threads.
+    out : ndarray, optional
+        Receives the result: exact dtype and shape, C-contiguous, writable, apart from `x`.
+
+    Returns
+    -------
+    ndarray
+        Of `dtype` and the shape of `x`, in its memory layout when that is a permutation of C order (of C order when
+        rounding is stochastic).
+
+    Raises
+    ------
+    TypeError
+        x is not real, dtype is no float format, seed is no integer, out has another dtype.
+    ValueError
+        overflow, rounding, seed or out do not fit.
+    OverflowError
+        overflow is "raise" and `dtype` cannot hold an element.
+
+    Notes
+    -----
+    A NaN stays NaN with its sign and the top of its payload, where the format has them, and is quiet; the formats
+    without NaN give a zero of the other sign, as ml_dtypes does. float32 to float32 and float64 to float64 copy the
+    bits, of a NaN too. float8_e8m0fnu holds powers of two only: a tie goes up, and so does everything between the two
+    smallest, 2**-127 and 2**-126, as in ml_dtypes; 0 and negative numbers are NaN (saturate: 0 is the smallest).
+
+    References
+    ----------
+    ONNX Cast, opset 24, with its attribute `saturate` but not `round_mode` ("up" for float8_e8m0fnu); OCP 8-bit
+    Floating Point Specification 1.0; OCP Microscaling Formats 1.0.
+
+    Examples
+    --------
+    >>> cast([0.1, 1000.0, -np.inf], "float8_e4m3fn").tolist()
+    [0.1015625, nan, nan]
+    >>> cast([0.1, 1000.0, -np.inf], "float8_e4m3fn", overflow="saturate").tolist()
+    [0.1015625, 448.0, -448.0]
+    """
+    me = "cast"
+    source, real = _args.real(me, "x", x, FLOAT_TYPES)
+    to = _args.floating(me, dtype, FLOAT_TYPES)
+    saturate = _args.choice(me, "overflow", overflow, _OVERFLOW)
+    stochastic = _args.choice(me, "rounding", rounding, _ROUNDING)
+    number = _seed(me, seed, stochastic) if stochastic or seed is not None else 0
+    order = None if stochastic else _args.memory_order(source, out)
+    stored = source if order is None else source.transpose(order)
+    result = _args.output(me, out, to.dtype, stored.shape, stored)
+    if overflow == "raise":
+        _refuse(me, source, stored, real, to)
+    _core.cast(stored, real.core, result, to.core, saturate, stochastic, number)
+    return result if order is None else _args.unpermuted(result, order)
+
+
+def _seed(owner: str, seed: Any, stochastic: int) -> int:
+    if not stochastic:
+        raise ValueError(_check.must(owner, "seed", 'None unless rounding is "stochastic"', _check.typed(seed)))
+    if seed is None:
+        raise ValueError(_check.must(owner, "seed", 'given when rounding is "stochastic"', "None"))
+    number = _check.integer(owner, "seed", seed)
+    if not 0 <= number < 2**64:
+        raise ValueError(_check.must(owner, "seed", "in [0, 2**64 - 1]", str(number)))
+    return number
+
+
+def _refuse(owner: str, given: Array, stored: Array, real: FloatType, to: FloatType) -> None:
+    """Raise when `to` cannot hold an element; the range says whether, and only then are the elements looked at."""
+    low, high, nan, infinite = (part[0] for part in _core.min_max(stored, real.core, 1, 1, stored.size, 0))
+    extremes = [low, high] if low <= high else []
+    extremes += [np.nan] * bool(nan) + [np.inf] * bool(infinite)
+    if not _unfit(np.array(extremes), to).any():
+        return
+    count, first, value = 0, 0, 0.0
+    for start in range(0, given.size, _CHUNK):
+        part = given.flat[start : start + _CHUNK]
+        wide = np.empty(part.shape, np.float64)
+        _core.cast(part, real.core, wide, _FLOAT64.core, 0, 0, 0)
+        bad = np.flatnonzero(_unfit(wide, to))
+        if bad.size and not count:
+            first, value = start + int(bad[0]), float(wide[bad[0]])
+        count += bad.size
+    got = f"{count} of {given.size} outside it, the first {value!r}{_check.where(first, given)}"
+    raise OverflowError(_check.must(owner, "x", f'in the range of {to.name} when overflow is "raise"', got))
+
+
+def _unfit(x: Array, to: FloatType) -> Array:
+    """Where a float64 is what `to` cannot hold, even rounded."""
+    magnitude = np.abs(x)
+    unfit: Array = (magnitude >= to.overflow) & (magnitude < np.inf)
+    if not to.has_infinity:
+        unfit |= magnitude == np.inf
+    if not to.has_nan:
+        unfit |= np.isnan(x)
+    if to.kind == "SCALE":
+        unfit |= x <= 0
+    return unfit

@@ -1,0 +1,189 @@
+"""Exact integer convolutions."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _args, _check, _core
+from .._args import Array
+from ..dtypes import CODE_TYPES
+
+__all__ = ["conv2d_integer"]
+
+_OPERANDS = {found.dtype: found for found in (CODE_TYPES["int8"], CODE_TYPES["uint8"])}
+_FARTHEST = 2**31 - 1  # stride, dilation, padding
+_INT32 = np.dtype(np.int32)
+
+
+def conv2d_integer(
+    x: Any,
+    w: Any,
+    x_zero_point: Any = None,
+    w_zero_point: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilations: Any = 1,
+    groups: int = 1,
+    out: Any = None,
+) -> Array:
+    """Convolve integer codes exactly: ``(x - x_zero_point) * (w - w_zero_point)`` summed in int32.
+
+    Parameters
+    ----------
+    x : array_like of int8 or uint8, shape (N, C, H, W)
+    w : array_like of int8 or uint8, shape (M, C / groups, kH, kW)
+    x_zero_point : int, optional
+        Also the code of the padding: it stands for 0.0. 0 by default.
+    w_zero_point : array_like of integers, optional
+        One, or shape (M,): one for each output channel. 0 by default.
+    strides : int or (vertical, horizontal), default 1
+    padding : int, (vertical, horizontal) or (top, left, bottom, right), default 0
+    dilations : int or (vertical, horizontal), default 1
+    groups : int, default 1
+        Output channel m sees the input channels of group ``m * groups // M``; C groups are a depthwise convolution.
+    out : ndarray of int32, optional
+        Exact shape, C-contiguous, writable, apart from the inputs.
+
+    Returns
+    -------
+    ndarray of int32, shape (N, M, oH, oW)
+        ``oH = (H + top + bottom - dilation * (kH - 1) - 1) // stride + 1``, and likewise oW.
+
+    Raises
+    ------
+    TypeError
+        x or w is not of 8-bit integers, a zero point not an integer, out not int32.
+    ValueError
+        Shapes, groups, strides, padding, dilations or a zero point do not fit.
+    OverflowError
+        A sum does not fit int32.
+
+    Notes
+    -----
+    Exact, no rounding. A product of the weight and patches of the image, which are laid out window by window in a
+    buffer of half a MiB; groups of few output channels, as in a depthwise convolution, need no patches. A correlation,
+    as in ONNX and PyTorch: the kernel is not flipped.
+
+    References
+    ----------
+    ONNX ConvInteger, opset 10.
+
+    Examples
+    --------
+    >>> x = np.arange(9, dtype=np.uint8).reshape(1, 1, 3, 3)
+    >>> conv2d_integer(x, np.ones((1, 1, 2, 2), np.uint8), 1)[0, 0]
+    array([[ 4,  8],
+           [16, 20]], dtype=int32)
+    """
+    me = "conv2d_integer"
+    given = convolution(me, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    result = _args.output(me, out, _INT32, given.shape, given.x, given.w)
+    convolve(me, given, result)
+    return result
+
+
+class Convolution(NamedTuple):
+    """Checked operands; `shape` is that of the result."""
+
+    x: Array
+    w: Array
+    x_zero: int
+    w_zero: Array
+    groups: int
+    where: tuple[int, int, int, int, int, int]  # strides, dilations, padding at the top and to the left
+    shape: tuple[int, ...]
+
+
+def convolution(
+    me: str, x: Any, w: Any, x_zero: Any, w_zero: Any, strides: Any, padding: Any, dilations: Any, groups: Any
+) -> Convolution:
+    image, weight = _operand(me, "x", x), _operand(me, "w", w)
+    groups = _check.integer(me, "groups", groups)
+    (n, c, *size), (m, depth, *kernel) = image.shape, weight.shape
+    if groups < 1 or c % groups or m % groups:
+        got = f"{groups} for {c} and {m} channels"
+        raise ValueError(_check.must(me, "groups", "a divisor of the channels of x and of w", got))
+    if depth * groups != c:
+        got = f"shapes {image.shape} and {weight.shape}"
+        raise ValueError(_check.must(me, "x and w", f"of C and C / groups channels for groups={groups}", got))
+    if 0 in kernel:
+        raise ValueError(_check.must(me, "w", "of a kernel of at least one element", f"shape {weight.shape}"))
+    steps, gaps = _pair(me, "strides", strides, 1), _pair(me, "dilations", dilations, 1)
+    pads = _padding(me, padding)
+    height, width = size[0] + pads[0] + pads[2], size[1] + pads[1] + pads[3]
+    tall, wide = gaps[0] * (kernel[0] - 1) + 1, gaps[1] * (kernel[1] - 1) + 1
+    if tall > height or wide > width:
+        got = f"{(tall, wide)} over {(height, width)}"
+        raise ValueError(_check.must(me, "w", "no larger than the padded image", got))
+    x_zero, w_zero = _zero(me, "x_zero_point", x_zero, image, 1), _zero(me, "w_zero_point", w_zero, weight, m)
+    where = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
+    shape = (n, m, (height - tall) // steps[0] + 1, (width - wide) // steps[1] + 1)
+    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, where, shape)
+
+
+def convolve(
+    me: str,
+    given: Convolution,
+    out: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    zero_point: int = 0,
+    qmin: int = 0,
+    qmax: int = 0,
+) -> None:
+    """Fill out with sums, or with the codes that they become."""
+    x, w = given.x, np.ascontiguousarray(given.w)
+    kind = _core.TYPES["int32"] if scale is None else _OPERANDS[out.dtype].core
+    if not _core.conv2d(
+        x, _OPERANDS[x.dtype].core, w, _OPERANDS[w.dtype].core, given.x_zero, given.w_zero, given.groups,
+        *given.where, out, kind, scale, bias, zero_point, qmin, qmax,
+    ):  # fmt: skip
+        raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
+
+
+def _operand(me: str, name: str, value: Any) -> Array:
+    given = _check.array(me, name, value)
+    if given.dtype not in _OPERANDS:
+        raise TypeError(_check.must(me, name, "an array of int8 or uint8", f"dtype {given.dtype}"))
+    if given.ndim != 4:
+        raise ValueError(_check.must(me, name, "4-D", f"shape {given.shape}"))
+    return given
+
+
+def _pair(me: str, name: str, value: Any, least: int) -> tuple[int, ...]:
+    if type(value) is int and least <= value <= _FARTHEST:
+        return value, value
+    values = value if isinstance(value, (tuple, list)) else (value, value)
+    found = tuple(_check.integer(me, name, each) for each in values)
+    if len(found) != 2 or min(found) < least:
+        raise ValueError(_check.must(me, name, f"one or two integers of at least {least}", _check.typed(value)))
+    return _near(me, name, found)
+
+
+def _padding(me: str, value: Any) -> tuple[int, ...]:
+    """(top, left, bottom, right)."""
+    if not (isinstance(value, (tuple, list)) and len(value) == 4):
+        return _pair(me, "padding", value, 0) * 2
+    found = tuple(_check.integer(me, "padding", each) for each in value)
+    if min(found) < 0:
+        raise ValueError(_check.must(me, "padding", "at least 0", _check.typed(value)))
+    return _near(me, "padding", found)
+
+
+def _near(me: str, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
+    if max(found) > _FARTHEST:
+        raise ValueError(_check.must(me, name, f"at most {_FARTHEST}", str(max(found))))
+    return found
+
+
+def _zero(me: str, name: str, value: Any, codes: Array, channels: int) -> Array:
+    """Zero points as int32 of shape (1,) or (channels,)."""
+    code = _OPERANDS[codes.dtype]
+    found = _check.zero_point(me, 0 if value is None else value, code.qmin, code.qmax, name)
+    if found.size == 1:
+        return found.reshape(1)
+    if found.shape != (channels,):
+        wanted = "()" if channels == 1 else f"() or ({channels},)"
+        raise ValueError(_check.must(me, name, f"of shape {wanted}", f"shape {found.shape}"))
+    return found

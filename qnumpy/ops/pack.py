@@ -1,0 +1,116 @@
+"""Pack 4- and 2-bit codes into bytes, first code in the low bits, as ONNX lays them out."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _args, _check, _core
+from .._args import Array
+from ..dtypes import INTEGER_TYPES, CodeType
+from ..granularity import normalize_axis
+
+__all__ = ["pack", "unpack"]
+
+
+def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
+    """Pack 4- or 2-bit codes along an axis.
+
+    Parameters
+    ----------
+    codes : array_like of int4, uint4, int2, uint2, int8 or uint8, any shape but 0-d
+        One code to an element, in the range of `dtype`.
+    dtype : str or dtype, default "int4"
+        int4, uint4, int2 or uint2.
+    axis : int, default -1
+        The axis to pack; its length n becomes ceil(n * bits / 8).
+
+    Returns
+    -------
+    ndarray of uint8
+        The last byte of each row is padded with zero bits.
+
+    Raises
+    ------
+    TypeError
+        codes or dtype are of another type.
+    ValueError
+        The axis does not fit, or a code is outside the range of dtype.
+
+    Examples
+    --------
+    >>> pack(np.array([1, -1, 7], np.int8))
+    array([241,   7], dtype=uint8)
+    """
+    code = _packable("pack", dtype)
+    given, kind = _args.codes("pack", "codes", codes, INTEGER_TYPES)
+    if given.ndim == 0:
+        raise ValueError(_check.must("pack", "codes", "of one dimension or more", "a 0-d array"))
+    if kind.bits > 8:
+        raise TypeError(_check.must("pack", "codes", "of one byte each", f"dtype {given.dtype}"))
+    plain = _args.plain(given, kind)
+    if kind is not code and plain.size and not (code.qmin <= plain.min() and plain.max() <= code.qmax):
+        worst = plain.min() if plain.min() < code.qmin else plain.max()
+        raise ValueError(_check.must("pack", "codes", f"in [{code.qmin}, {code.qmax}]", str(worst)))
+    rows = np.ascontiguousarray(np.moveaxis(plain, _axis("pack", axis, given.ndim), -1))
+    n = rows.shape[-1]
+    out = np.empty((*rows.shape[:-1], -(-n * code.bits // 8)), np.uint8)
+    _core.pack(rows.view(np.uint8), out, code.core, rows.size // n if n else 0, n)
+    return np.moveaxis(out, -1, axis)
+
+
+def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Array:
+    """Unpack bytes into 4- or 2-bit codes; the inverse of pack.
+
+    Parameters
+    ----------
+    packed : array_like of uint8, any shape but 0-d
+    dtype : str or dtype
+        int4, uint4, int2 or uint2.
+    n : int, optional
+        Length of the unpacked axis; all the codes the bytes hold by default.
+    axis : int, default -1
+
+    Returns
+    -------
+    ndarray of `dtype`
+        One code to an element.
+
+    Raises
+    ------
+    TypeError
+        packed is not uint8 or dtype not packable.
+    ValueError
+        n or axis do not fit.
+
+    Examples
+    --------
+    >>> unpack(np.array([241, 7], np.uint8), "int4", 3)
+    array([1, -1, 7], dtype=int4)
+    """
+    code = _packable("unpack", dtype)
+    given = _check.array("unpack", "packed", packed)
+    if given.dtype != np.uint8:
+        raise TypeError(_check.must("unpack", "packed", "an array of uint8", f"dtype {given.dtype}"))
+    if given.ndim == 0:
+        raise ValueError(_check.must("unpack", "packed", "of one dimension or more", "a 0-d array"))
+    rows = np.ascontiguousarray(np.moveaxis(given, _axis("unpack", axis, given.ndim), -1))
+    length = rows.shape[-1]
+    full = length * 8 // code.bits
+    count = full if n is None else _check.integer("unpack", "n", n)
+    if count < 0 or -(-count * code.bits // 8) != length:
+        least = full - 8 // code.bits + 1 if length else 0
+        raise ValueError(_check.must("unpack", "n", f"in [{least}, {full}] for {length} bytes", str(count)))
+    out = np.empty((*rows.shape[:-1], count), code.storage)
+    _core.unpack(rows, out.view(np.uint8), code.core, rows.size // length if length else 0, count)
+    return np.moveaxis(out.view(code.dtype), -1, axis)
+
+
+def _axis(owner: str, axis: Any, ndim: int) -> int:
+    return normalize_axis(owner, _check.integer(owner, "axis", axis), ndim)
+
+
+def _packable(owner: str, dtype: Any) -> CodeType:
+    code = _args.code(owner, dtype, INTEGER_TYPES)
+    if code.bits >= 8:
+        raise TypeError(_check.must(owner, "dtype", "int4, uint4, int2 or uint2", _check.typed(dtype)))
+    return code

@@ -1,0 +1,205 @@
+"""ONNX's QLinearMatMul and QLinearConv: products of codes, brought to codes."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _args, _check
+from .._args import Array
+from ..dtypes import CodeType, code_type
+from .conv import convolution, convolve
+from .matmul import matmul_integer
+from .quantize import requantize
+
+__all__ = ["qlinear_conv2d", "qlinear_matmul"]
+
+_INT32 = np.iinfo(np.int32)
+
+
+def qlinear_matmul(
+    a: Any, a_scale: Any, a_zero_point: Any, b: Any, b_scale: Any, b_zero_point: Any, y_scale: Any, y_zero_point: Any
+) -> Array:
+    """Multiply matrices of codes and requantize: ``saturate(round_half_even(acc * (Sa * Sb / Sy)) + Zy)``.
+
+    Parameters
+    ----------
+    a : array_like of int8 or uint8, shape (..., M, K)
+    a_scale, a_zero_point : array_like
+        Of `a`: one, or shape (M,) or (..., M, 1): one for each row.
+    b : array_like of int8 or uint8, shape (..., K, N)
+    b_scale, b_zero_point : array_like
+        Of `b`: one, or shape (N,) or (..., 1, N): one for each column.
+    y_scale : float
+    y_zero_point : int8 or uint8 scalar
+        Its type is that of the result.
+
+    Returns
+    -------
+    ndarray of the type of y_zero_point, shape (..., M, N)
+
+    Raises
+    ------
+    TypeError
+        An operand or y_zero_point is not of 8-bit integers.
+    ValueError
+        Shapes, scales or zero points do not fit.
+    OverflowError
+        A sum does not fit int32.
+
+    Notes
+    -----
+    The product is exact; ``Sa * Sb / Sy`` is computed in float32 from left to right, acc becomes float32, their product
+    is rounded half to even.
+
+    References
+    ----------
+    ONNX QLinearMatMul, opset 21.
+
+    Examples
+    --------
+    >>> a, b = np.array([[10, 20]], np.uint8), np.array([[1], [2]], np.int8)
+    >>> qlinear_matmul(a, 0.5, 8, b, 0.25, 0, 0.5, np.uint8(3))
+    array([[9]], dtype=uint8)
+    """
+    me = "qlinear_matmul"
+    left, right = _check.array(me, "a", a), _check.array(me, "b", b)
+    acc = np.asarray(matmul_integer(left, right, a_zero_point, b_zero_point))
+    sa, sb, sy = (
+        _check.scale(me, name, value)
+        for name, value in (("a_scale", a_scale), ("b_scale", b_scale), ("y_scale", y_scale))
+    )
+    _single(me, "y_scale", sy)
+    rows = sa[..., None] if sa.ndim == 1 and sa.size > 1 else sa
+    try:
+        multiplier = rows * sb / sy.reshape(())
+        each = np.broadcast_to(multiplier, acc.shape) if multiplier.size > 1 else multiplier
+    except ValueError:
+        wanted, got = f"of one for each row or column of {acc.shape}", f"shapes {sa.shape} and {sb.shape}"
+        raise ValueError(_check.must(me, "a_scale and b_scale", wanted, got)) from None
+    if each.size == 1:
+        return _requantized(me, acc, each.reshape(()), y_zero_point, None)
+    if multiplier.size == acc.shape[-1] and rows.size == 1:
+        return _requantized(me, acc, multiplier.reshape(-1), y_zero_point, -1)
+    lines = [
+        _requantized(me, line, scales, y_zero_point, 0)
+        for line, scales in zip(acc.reshape(-1, acc.shape[-1]), each.reshape(-1, acc.shape[-1]), strict=True)
+    ]
+    return np.array(lines).reshape(acc.shape)
+
+
+def qlinear_conv2d(
+    x: Any,
+    x_scale: Any,
+    x_zero_point: Any,
+    w: Any,
+    w_scale: Any,
+    w_zero_point: Any,
+    y_scale: Any,
+    y_zero_point: Any,
+    bias: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilations: Any = 1,
+    groups: int = 1,
+) -> Array:
+    """Convolve codes and requantize: ``saturate(round_half_even((acc + bias) * (Sx * Sw / Sy)) + Zy)``.
+
+    Parameters
+    ----------
+    x : array_like of int8 or uint8, shape (N, C, H, W)
+    x_scale : float
+    x_zero_point : int
+    w : array_like of int8 or uint8, shape (M, C / groups, kH, kW)
+    w_scale, w_zero_point : array_like
+        One, or shape (M,): one for each output channel.
+    y_scale : float
+    y_zero_point : int8 or uint8 scalar
+        Its type is that of the result.
+    bias : array_like of int32, shape (M,), optional
+        In units of ``Sx * Sw``.
+    strides, padding, dilations, groups
+        As in conv2d_integer.
+
+    Returns
+    -------
+    ndarray of the type of y_zero_point, shape (N, M, oH, oW)
+
+    Raises
+    ------
+    TypeError
+        An operand or y_zero_point is not of 8-bit integers, or bias not of int32.
+    ValueError
+        Shapes, scales, zero points or options do not fit.
+    OverflowError
+        A sum does not fit int32.
+
+    Notes
+    -----
+    Rounds half to even; see qlinear_matmul.
+
+    References
+    ----------
+    ONNX QLinearConv, opset 10.
+
+    Examples
+    --------
+    >>> x, w = np.full((1, 1, 2, 2), 5, np.uint8), np.ones((1, 1, 2, 2), np.int8)
+    >>> qlinear_conv2d(x, 0.5, 1, w, 0.25, 0, 0.5, np.uint8(0), [8])
+    array([[[[6]]]], dtype=uint8)
+    """
+    me = "qlinear_conv2d"
+    given = convolution(me, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    channels = given.shape[1]
+    sx, sw, sy = (
+        _check.scale(me, name, value)
+        for name, value in (("x_scale", x_scale), ("w_scale", w_scale), ("y_scale", y_scale))
+    )
+    _single(me, "x_scale", sx)
+    _single(me, "y_scale", sy)
+    if sw.size != 1 and sw.shape != (channels,):
+        raise ValueError(_check.must(me, "w_scale", f"of shape () or ({channels},)", f"shape {sw.shape}"))
+    sums = None if bias is None else _bias(me, bias, channels)
+    code, zero, multiplier = _codes(me, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, given.shape, 1)
+    out = np.empty(given.shape, code.dtype)
+    each = np.full(channels, multiplier) if multiplier.ndim == 0 else multiplier
+    convolve(me, given, out, each, sums, int(zero), code.qmin, code.qmax)
+    return out
+
+
+def _single(me: str, name: str, scale: Array) -> None:
+    if scale.size != 1:
+        raise ValueError(_check.must(me, name, "one number", f"shape {scale.shape}"))
+
+
+def _bias(me: str, bias: Any, channels: int) -> Array:
+    given = _check.array(me, "bias", bias)
+    if given.dtype.kind not in "iu" or not np.can_cast(given.dtype, np.int64):
+        raise TypeError(_check.must(me, "bias", "an array of int32", f"dtype {given.dtype}"))
+    if given.shape != (channels,):
+        raise ValueError(_check.must(me, "bias", f"of shape {(channels,)}", f"shape {given.shape}"))
+    outside = given[(given < _INT32.min) | (given > _INT32.max)]
+    if outside.size:
+        raise ValueError(_check.must(me, "bias", "in the range of int32", str(outside[0])))
+    return np.ascontiguousarray(given, np.int32)
+
+
+def _codes(
+    me: str, multiplier: Array, zero_point: Any, shape: tuple[int, ...], axis: int | None
+) -> tuple[CodeType, Array, Array]:
+    """The type and zero point of the result, and the multiplier, checked; its axis counts if it is more than one."""
+    found = code_type(getattr(zero_point, "dtype", None))
+    if found is None or found.bits != 8:
+        raise TypeError(_check.must(me, "y_zero_point", "an int8 or uint8 scalar", _check.typed(zero_point)))
+    zero = np.asarray(zero_point)
+    if zero.size != 1:
+        raise ValueError(_check.must(me, "y_zero_point", "one number", f"shape {zero.shape}"))
+    one = multiplier.size == 1
+    found_multiplier = multiplier.reshape(()) if one else multiplier
+    _args.scales(me, "the ratio of scales", found_multiplier, _args.layout(me, shape, None if one else axis, None))
+    return found, zero.reshape(()), found_multiplier
+
+
+def _requantized(me: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
+    code, zero, checked = _codes(me, multiplier, zero_point, acc.shape, axis)
+    return requantize(acc, checked, zero, dtype=code.dtype, axis=axis)

@@ -1,0 +1,608 @@
+"""Reports: what quantizing did to an array, as numbers, as text, as HTML, as JSON, and what is surprising about it."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._args import Array
+from .._tables import (
+    MAX_ROWS,
+    Table,
+    aligned,
+    as_json,
+    html_facts,
+    html_list,
+    html_row,
+    more,
+    number,
+    printable,
+    tensors,
+)
+from ..arrays.mx import MXArray
+from ..arrays.quantized import QuantizedArray
+from ..granularity import PerChannel, PerTensor, normalize_axis
+from ..ops.reduce import ranges
+from ..qparams import QParams, describe
+from .metrics import Quantized, Sums, measure, pair
+
+__all__ = ["Channels", "Report", "ReportTable", "compare"]
+
+WIDE = 100  # times the median channel: one scale for all leaves the median one code of int8 on either side of 0
+GAIN_DB = 6.02  # one bit of precision
+_NAMED = 5  # channels that a warning lists
+
+
+def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = False, axis: int | None = None) -> "Report":
+    """Compare an array with its quantized form.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, any shape
+        The reference.
+    q : QuantizedArray, MXArray, or array_like of one of those types
+        Of the shape of `x`: codes with parameters, or values that were dequantized elsewhere.
+    name : str, optional
+        What tables call it.
+    per_channel : bool, default False
+        Give the figures of every channel too, as `Report.channels`.
+    axis : int, optional
+        The axis of the channels; by default that of `q` per channel, else 0.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    TypeError
+        x or q is of another type, or name is no string.
+    ValueError
+        q has another shape than x, or axis does not fit x.
+
+    Notes
+    -----
+    NaN and infinities of x are counted and left out of every figure. Sums are float64, over tiles of bounded memory;
+    their last bits may depend on the memory layout of x.
+
+    Examples
+    --------
+    >>> from qnumpy import quantize
+    >>> x = np.linspace(-1, 1, 1000, dtype=np.float32)
+    >>> print(compare(x, quantize(x), name="ramp"))
+    ramp: (1000,) float32 -> int8 per tensor
+      bytes       4,000 -> 1,004 (3.98x)
+      SQNR        48.11 dB
+      MSE         5.16e-06
+      max error   0.00393
+      cosine      0.999992
+      clipped     0 %
+      codes used  255/255
+    """
+    me = "compare"
+    if not (name is None or isinstance(name, str)):
+        raise TypeError(_check.must(me, "name", "a string", _check.typed(name)))
+    source, values = pair(me, x, q)
+    params = values.qparams if isinstance(values, QuantizedArray) else None
+    granularity = values.granularity if isinstance(values, Quantized) else None
+    own = granularity.axis if isinstance(granularity, PerChannel) else None
+    chosen = own if axis is None else _check.integer(me, "axis", axis)
+    along = None if chosen is None else normalize_axis(me, chosen, source.ndim)
+    channels = None
+    if per_channel:
+        along_channels = normalize_axis(me, 0, source.ndim) if along is None else along
+        channels = _channels(me, source, values, along_channels)
+    sums = measure(me, source, values)
+    return Report(
+        name=name,
+        shape=source.shape,
+        source=source.dtype.name,
+        dtype=_type_name(values),
+        granularity=None if granularity is None else describe(granularity),
+        nbytes_before=source.nbytes,
+        nbytes_after=values.nbytes,
+        levels=values.levels if isinstance(values, Quantized) else None,
+        sums=sums,
+        channels=channels,
+        warnings=tuple(_warnings(source, params, sums, along)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `compare` found; frozen. Figures are None for a tensor that was kept as it is.
+
+    Attributes
+    ----------
+    name : str or None
+    shape : tuple of int
+    source, dtype : str
+        Types before and after: "float32", "int8".
+    granularity : str or None
+        "per tensor", "per channel 0", "per group 32"; None without parameters.
+    nbytes_before, nbytes_after : int
+        After: codes at their bit width, scales and zero points.
+    levels : int or None
+        How many codes the parameters allow.
+    sums : Sums or None
+        What the figures are made of.
+    channels : Channels or None
+        The figures of every channel, on request.
+    warnings : tuple of str
+        What is valid but surprising, one sentence each, with the number.
+    reason : str or None
+        Why the tensor was kept.
+    """
+
+    name: str | None
+    shape: tuple[int, ...]
+    source: str
+    dtype: str
+    granularity: str | None
+    nbytes_before: int
+    nbytes_after: int
+    levels: int | None = None
+    sums: Sums | None = None
+    channels: "Channels | None" = field(default=None, compare=False)
+    warnings: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @classmethod
+    def kept(cls, name: str | None, shape: Iterable[int], dtype: Any, nbytes: int, reason: str) -> "Report":
+        """Report a tensor that is kept as it is.
+
+        Parameters
+        ----------
+        name : str or None
+        shape : iterable of int
+        dtype : str or dtype
+        nbytes : int
+        reason : str
+            Why; tables print it in place of the figures.
+
+        Examples
+        --------
+        >>> print(Report.kept("bias", (10,), "float32", 40, "1-D"))
+        bias: (10,) float32, 40 bytes, kept: 1-D
+        """
+        shape = tuple(int(length) for length in shape)
+        kind = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        return cls(
+            name=name, shape=shape, source=kind, dtype=kind, granularity=None,
+            nbytes_before=int(nbytes), nbytes_after=int(nbytes), reason=reason,
+        )  # fmt: skip
+
+    @property
+    def ratio(self) -> float:
+        """Bytes before by bytes after; 1 for an empty array."""
+        return _ratio(self.nbytes_before, self.nbytes_after)
+
+    @property
+    def mse(self) -> float | None:
+        """Mean squared error."""
+        return None if self.sums is None else float(self.sums.mse)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal-to-quantization-noise ratio in dB; inf where nothing was lost."""
+        return None if self.sums is None else float(self.sums.sqnr_db)
+
+    @property
+    def max_abs_error(self) -> float | None:
+        """The largest absolute error."""
+        return None if self.sums is None else float(self.sums.peak)
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the angle between the two, seen as vectors."""
+        return None if self.sums is None else float(self.sums.cosine)
+
+    @property
+    def clipped(self) -> float | None:
+        """Share of the finite elements that lie more than half a step outside the range; None without parameters."""
+        return None if self.sums is None or self.sums.clipped is None else float(self.sums.clipped)
+
+    @property
+    def codes_used(self) -> int | None:
+        """How many different codes occur; None without codes."""
+        return None if self.sums is None else self.sums.used
+
+    @property
+    def nan(self) -> int | None:
+        """How many elements of the reference are NaN."""
+        return None if self.sums is None else self.sums.nan
+
+    @property
+    def inf(self) -> int | None:
+        """How many elements of the reference are infinite."""
+        return None if self.sums is None else self.sums.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures under their names, without the channels."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "source": self.source,
+            "dtype": self.dtype,
+            "granularity": self.granularity,
+            "nbytes_before": self.nbytes_before,
+            "nbytes_after": self.nbytes_after,
+            "ratio": self.ratio,
+            "mse": self.mse,
+            "sqnr_db": self.sqnr_db,
+            "max_abs_error": self.max_abs_error,
+            "cosine": self.cosine,
+            "clipped": self.clipped,
+            "codes_used": self.codes_used,
+            "levels": self.levels,
+            "nan": self.nan,
+            "inf": self.inf,
+            "warnings": list(self.warnings),
+            "kept": self.reason,
+        }
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return flat dicts, ready for a data frame: one for each channel if there are channels, else one."""
+        return [self.to_dict()] if self.channels is None else self.channels.to_records()
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return JSON; null stands for what is not finite (SQNR where ``mse`` is 0) or does not apply."""
+        content = self.to_dict()
+        if self.channels is not None:
+            content["channels"] = self.channels.to_dict()
+        return as_json(content, indent)
+
+    def __str__(self) -> str:
+        title = "" if self.name is None else f"{printable(self.name)}: "
+        if self.reason is not None:
+            return f"{title}{self.shape} {self.source}, {self.nbytes_after:,} bytes, kept: {self.reason}"
+        after = self.dtype if self.granularity is None else f"{self.dtype} {self.granularity}"
+        lines = [f"{title}{self.shape} {self.source} -> {after}"]
+        lines += [f"  {label:<10}  {text}" for label, text in self._lines()]
+        lines += [f"  warning: {sentence}" for sentence in self.warnings]
+        if self.channels is not None:
+            lines.append(str(self.channels))
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        after = self.dtype if self.granularity is None else f"{self.dtype} {self.granularity}"
+        caption = f"{self.name or 'Report'}: {self.shape} {self.source} -> {after}"
+        lines = [("kept", self.reason)] if self.reason is not None else self._lines()
+        below = self.channels._repr_html_() if self.channels is not None else ""
+        return f"{html_facts(caption, lines)}{html_list(self.warnings)}{below}"
+
+    def _lines(self) -> list[tuple[str, str]]:
+        sqnr, error, cosine, clipped, used = self._figures()
+        lines = [
+            ("bytes", f"{_arrow(self.nbytes_before, self.nbytes_after)} ({self.ratio:.2f}x)"),
+            ("SQNR", f"{sqnr} dB"),
+            ("MSE", number(self.mse)),
+            ("max error", error),
+            ("cosine", cosine),
+        ]
+        if self.clipped is not None:
+            lines += [("clipped", f"{clipped} %"), ("codes used", used)]
+        if self.nan or self.inf:
+            lines.append(("not finite", f"{self.nan:,} NaN, {self.inf:,} infinite"))
+        return lines
+
+    def _figures(self) -> tuple[str, ...]:
+        used = "-" if self.codes_used is None else f"{self.codes_used}/{self.levels}"
+        return (*texts(self.sqnr_db, self.max_abs_error, self.cosine, self.clipped), used)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Channels:
+    """The figures of every channel, as arrays of shape (channels,).
+
+    Attributes
+    ----------
+    axis : int
+        Counted from the front.
+    min, max : ndarray of float64
+        The smallest and the largest finite element; nan where there is none.
+    sums : Sums
+    """
+
+    axis: int
+    min: Array
+    max: Array
+    sums: Sums
+
+    @property
+    def mse(self) -> Array:
+        return np.asarray(self.sums.mse)
+
+    @property
+    def sqnr_db(self) -> Array:
+        return np.asarray(self.sums.sqnr_db)
+
+    @property
+    def max_abs_error(self) -> Array:
+        return np.asarray(self.sums.peak)
+
+    @property
+    def cosine(self) -> Array:
+        return np.asarray(self.sums.cosine)
+
+    @property
+    def clipped(self) -> Array | None:
+        return self.sums.clipped  # type: ignore[no-any-return]
+
+    @property
+    def codes_used(self) -> Array | None:
+        """Different codes of each channel; None for 16-bit codes."""
+        return self.sums.used  # type: ignore[no-any-return]
+
+    @property
+    def nan(self) -> Array:
+        return np.asarray(self.sums.nan)
+
+    @property
+    def inf(self) -> Array:
+        return np.asarray(self.sums.inf)
+
+    def __len__(self) -> int:
+        return len(self.min)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one flat dict for each channel."""
+        names = ("min", "max", "mse", "sqnr_db", "max_abs_error", "cosine", "clipped", "codes_used", "nan", "inf")
+        columns = [getattr(self, name) for name in names]
+        lists = [[None] * len(self) if column is None else column.tolist() for column in columns]
+        return [
+            {"channel": index, **dict(zip(names, row, strict=True))}
+            for index, row in enumerate(zip(*lists, strict=True))
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the axis, and the figures of every channel."""
+        return {"axis": self.axis, "figures": self.to_records()}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return JSON; null stands for what is not finite or does not apply."""
+        return as_json(self.to_dict(), indent)
+
+    def __str__(self) -> str:
+        title, head, rows, left = self._rows()
+        lines = [title, *aligned([head, *rows], left=0), *left]
+        return "\n".join(f"  {line}" for line in lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        title, head, rows, left = self._rows()
+        body = "".join(map(html_row, rows))
+        note = "".join(f"<p>{text}</p>" for text in left)
+        return f"<table><caption>{title}</caption>{html_row(head, 'th')}{body}</table>{note}"
+
+    def _rows(self) -> tuple[str, list[str], list[list[str]], list[str]]:
+        """The channels with the lowest SQNR, worst first."""
+        worst = np.argsort(self.sqnr_db, kind="stable")[:MAX_ROWS]
+        head = ["channel", "min", "max", "SQNR dB", "max error", "cosine", "clipped %", "codes used"]
+        rows = []
+        for i in worst.tolist():
+            clipped = None if self.clipped is None else self.clipped[i]
+            figures = texts(self.sqnr_db[i], self.max_abs_error[i], self.cosine[i], clipped)
+            used = "-" if self.codes_used is None else str(self.codes_used[i])
+            rows.append([str(i), number(self.min[i]), number(self.max[i]), *figures, used])
+        return f"channels of axis {self.axis}, lowest SQNR first", head, rows, more(len(self))
+
+
+class ReportTable(Table[Report]):
+    """Several reports as one table, with totals.
+
+    Parameters
+    ----------
+    reports : iterable of Report
+
+    Raises
+    ------
+    TypeError
+        Something else is among them.
+
+    Examples
+    --------
+    >>> from qnumpy import quantize
+    >>> x = np.linspace(-1, 1, 1000, dtype=np.float32)
+    >>> rows = [compare(x, quantize(x), name="ramp"), Report.kept("bias", (10,), "float32", 40, "1-D")]
+    >>> print(ReportTable(rows))
+    tensor              shape    type     granularity           bytes  ratio  SQNR dB  max error    cosine  clipped %  codes used
+    ramp                (1000,)  int8     per tensor   4,000 -> 1,004  3.98x    48.11    0.00393  0.999992          0     255/255
+    bias                (10,)    float32  kept               40 -> 40  1.00x  1-D
+    2 tensors (1 kept)                                 4,040 -> 1,044  3.87x    48.11    0.00393  0.999992          0
+    """  # noqa: E501 - the table is as wide as it is
+
+    def __init__(self, reports: Iterable[Report]) -> None:
+        super().__init__(reports, Report, "reports")
+
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        return self._items
+
+    def __getitem__(self, index: int) -> Report:
+        return self._items[index]
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Bytes of all tensors, and the figures of the quantized ones as if they were one array."""
+        figures = [report.sums for report in self if report.sums is not None]
+        before = sum(report.nbytes_before for report in self)
+        after = sum(report.nbytes_after for report in self)
+        whole = merged(figures) if figures else None
+        return {
+            "tensors": len(self),
+            "kept": sum(report.reason is not None for report in self),
+            "nbytes_before": before,
+            "nbytes_after": after,
+            "ratio": _ratio(before, after),
+            "mse": None if whole is None else float(whole.mse),
+            "sqnr_db": None if whole is None else float(whole.sqnr_db),
+            "max_abs_error": None if whole is None else float(whole.peak),
+            "cosine": None if whole is None else float(whole.cosine),
+            "clipped": None if whole is None or whole.clipped is None else float(whole.clipped),
+            "nan": None if whole is None else whole.nan,
+            "inf": None if whole is None else whole.inf,
+        }
+
+    def _head(self) -> list[str]:
+        return _HEAD
+
+    def _row(self, report: Report) -> list[str]:
+        granularity = "kept" if report.reason is not None else report.granularity or "-"
+        bytes_ = _arrow(report.nbytes_before, report.nbytes_after)
+        first = [_name(report), str(report.shape), report.dtype, granularity, bytes_, f"{report.ratio:.2f}x"]
+        return [*first, report.reason] if report.reason is not None else [*first, *report._figures()]
+
+    def _foot(self) -> list[list[str]]:
+        totals = self.totals
+        label = tensors(len(self)) + (f" ({totals['kept']} kept)" if totals["kept"] else "")
+        figures = texts(totals["sqnr_db"], totals["max_abs_error"], totals["cosine"], totals["clipped"])
+        bytes_ = _arrow(totals["nbytes_before"], totals["nbytes_after"])
+        return [[label, "", "", "", bytes_, f"{totals['ratio']:.2f}x", *figures, ""]]
+
+    def _about(self) -> dict[str, Any]:
+        return {"totals": self.totals}
+
+    def _sentences(self) -> list[str]:
+        return [f"{_name(report)}: {sentence}" for report in self for sentence in report.warnings]
+
+
+_HEAD = ["tensor", "shape", "type", "granularity", "bytes", "ratio",
+         "SQNR dB", "max error", "cosine", "clipped %", "codes used"]  # fmt: skip
+
+
+def _type_name(values: Any) -> str:
+    if isinstance(values, MXArray):
+        return values.format
+    return values.qparams.code.name if isinstance(values, QuantizedArray) else str(values.dtype.name)
+
+
+def _name(report: Report) -> str:
+    return "-" if report.name is None else report.name
+
+
+def _ratio(before: int, after: int) -> float:
+    return before / after if after else 1.0
+
+
+def _arrow(before: int, after: int) -> str:
+    return f"{before:,} -> {after:,}"
+
+
+def texts(sqnr: Any, error: Any, cosine: Any, clipped: Any) -> tuple[str, str, str, str]:
+    share = "-"
+    if clipped is not None:
+        share = "0" if clipped == 0 else "<0.01" if clipped < 0.0001 else f"{100 * clipped:.2f}"
+    return (
+        "-" if sqnr is None else f"{sqnr:.2f}",
+        number(error),
+        "-" if cosine is None else f"{cosine:.6f}",
+        share,
+    )
+
+
+def merged(parts: list[Sums]) -> Sums:
+    """The sums of all parts together; codes of different types have no sum."""
+    added = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in ("count", "nan", "inf", "signal", "energy", "dot", "noise")
+    }
+    known = [part.outside for part in parts if part.outside is not None]
+    outside = sum(known) if len(known) == len(parts) else None
+    return Sums(**added, peak=max(part.peak for part in parts), outside=outside, used=None)
+
+
+def _channels(owner: str, source: Array, values: Any, axis: int) -> Channels:
+    low, high, _, _ = ranges(owner, source, PerChannel(axis))
+    empty = low > high
+    sums = measure(owner, source, values, axis)
+    return Channels(axis, np.where(empty, np.nan, low), np.where(empty, np.nan, high), sums)
+
+
+def _warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) -> Iterator[str]:
+    """What is valid but surprising, with the number. Without a channel axis every axis is looked at."""
+    if sums.nan or sums.inf:
+        yield f"{sums.nan:,} NaN and {sums.inf:,} infinite of {x.size:,} elements are left out of the figures."
+    if x.size and sums.count == 0:
+        return
+    if math.isinf(sums.peak):
+        yield "The quantized array is not finite where the reference is, so the error is infinite."
+    if x.size and sums.signal == 0:
+        yield f"All {sums.count:,} elements are zero."
+        return
+    if x.ndim < 2 or x.size == 0:
+        return
+    best = (0.0, 0)
+    for along in range(x.ndim) if axis is None else (axis,):
+        if x.shape[along] < 2:
+            continue
+        low, high, _, _ = ranges("compare", x, PerChannel(along))
+        empty = low > high  # nothing finite
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        widest = np.maximum(-low, high)
+        yield from _dead((widest == 0) & ~empty, along)
+        yield from _wide(widest, along)
+        if params is not None and isinstance(params.granularity, PerTensor):
+            yield from _lost(widest, float(params.scale) * _smallest_step(params), along)
+            best = max(best, (_gain_db(low, high, params, sums, x.size // len(low)), -along))
+    gain, along = best[0], -best[1]
+    if gain >= GAIN_DB:
+        more = 4 * (x.shape[along] - 1)
+        yield f"Per channel on axis {along} would gain about {gain:.1f} dB for {more:,} bytes of scales."
+
+
+def _dead(zero: Array, axis: int) -> Iterator[str]:
+    dead = np.flatnonzero(zero)
+    if dead.size:
+        yield f"{_some(dead, len(zero), axis, 'all zero')}."
+
+
+def _wide(widest: Array, axis: int) -> Iterator[str]:
+    """The widest channel against the median of the others that are not zero."""
+    top = int(widest.argmax())
+    others = np.delete(widest, top)
+    others = others[others > 0]
+    if others.size == 0:
+        return
+    median = float(np.median(others))
+    if widest[top] >= WIDE * median:
+        ratio = widest[top] / median
+        times = f"{ratio:,.0f}" if ratio < 1e9 else f"{ratio:.3g}"
+        yield (
+            f"Channel {top} of axis {axis} is {times} times wider than the median of the others "
+            f"({widest[top]:.3g} against {median:.3g})."
+        )
+
+
+def _lost(widest: Array, scale: float, axis: int) -> Iterator[str]:
+    """Channels that are not zero, but all of whose elements round to the zero point."""
+    lost = np.flatnonzero((widest > 0) & (widest <= scale / 2))
+    if lost.size:
+        yield f"{_some(lost, len(widest), axis, f'lost: no element above half a step ({scale / 2:.3g})')}."
+
+
+def _gain_db(low: Array, high: Array, params: QParams, sums: Sums, per_channel: int) -> float:
+    """The noise there is against the noise of a scale for each channel, taken as uniform: step^2 / 12 an element."""
+    if params.code.real is not None:  # the step grows with the number, and one scale serves a wide range
+        return 0.0
+    extent = 2 * np.maximum(-low, high) if params.symmetric else high - low
+    steps = extent / (params.qmax - params.qmin)
+    expected = per_channel * float(np.sum(steps**2)) / 12
+    return 10 * math.log10(sums.noise / expected) if 0 < sums.noise < math.inf and 0 < expected < math.inf else 0.0
+
+
+def _smallest_step(params: QParams) -> float:
+    real = params.code.real
+    return 1.0 if real is None else real.smallest_subnormal
+
+
+def _some(found: Array, channels: int, axis: int, what: str) -> str:
+    listed = ", ".join(map(str, found[:_NAMED].tolist())) + (", ..." if found.size > _NAMED else "")
+    verb = "is" if found.size == 1 else "are"
+    return f"{found.size:,} of {channels:,} channels of axis {axis} ({listed}) {verb} {what}"

@@ -1,0 +1,406 @@
+"""How far a quantized array is from what it stands for: mean squared error, SQNR, largest error, cosine, clipping."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .. import _args, _check, _core
+from .._args import Array
+from ..arrays.mx import MXArray
+from ..arrays.quantized import QuantizedArray
+from ..dtypes import CodeType
+from ..granularity import Granularity, PerTensor
+from ..ops.reduce import ranges
+
+__all__ = ["Sums", "clipped", "codes_used", "cosine", "max_abs_error", "measure", "mse", "sqnr_db"]
+
+_TILE = 1 << 16  # elements: the few float64 arrays of a tile stay in the second-level cache
+
+Index = tuple[slice, ...]
+Quantized: TypeAlias = QuantizedArray | MXArray
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one pass over x and its approximation r leaves, as scalars, or as one array element for each channel.
+
+    Only elements where x is finite are summed. Squares are float64: where float64 input is so small that they vanish or
+    so large that they overflow (beyond about 1e-160 and 1e150), sqnr_db is nan; narrower input never is.
+
+    Attributes
+    ----------
+    count, nan, inf : int or ndarray
+        Finite elements of x, its NaN, its infinities.
+    signal, energy, dot, noise : float or ndarray
+        Sums of x^2, r^2, x r and (x - r)^2.
+    peak : float or ndarray
+        The largest |x - r|; infinity where r is not finite.
+    outside : int, ndarray or None
+        Elements that were clipped; None when r came without parameters.
+    used : int, ndarray or None
+        Different codes that occur; None when r came without codes, and per channel for 16-bit codes.
+    """
+
+    count: Any
+    nan: Any
+    inf: Any
+    signal: Any
+    energy: Any
+    dot: Any
+    noise: Any
+    peak: Any
+    outside: Any
+    used: Any
+
+    @property
+    def mse(self) -> Any:
+        return self.noise / np.maximum(self.count, 1)
+
+    @property
+    def sqnr_db(self) -> Any:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = 10 * (np.log10(self.signal) - np.log10(self.noise))
+        vanished = np.where(np.asarray(self.noise) == 0, np.nan, ratio)
+        return np.where(np.asarray(self.peak) == 0, np.inf, vanished)[()]
+
+    @property
+    def cosine(self) -> Any:
+        norm = np.sqrt(self.signal) * np.sqrt(self.energy)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            angle = np.where(norm == 0, 0.0, np.clip(self.dot / norm, -1.0, 1.0))
+        return np.where(np.asarray(self.peak) == 0, 1.0, angle)[()]
+
+    @property
+    def clipped(self) -> Any:
+        return None if self.outside is None else self.outside / np.maximum(self.count, 1)
+
+
+def mse(x: Any, q: Any) -> float:
+    """Return the mean of ``(x - dequantize(q))**2`` over the finite elements of x.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, any shape
+        The reference.
+    q : QuantizedArray, MXArray, or array_like of one of those types
+        Of the shape of `x`: its codes, or its values after dequantizing.
+
+    Returns
+    -------
+    float
+        0 for an empty array; inf where q is not finite and x is.
+
+    Raises
+    ------
+    TypeError
+        x or q is of another type.
+    ValueError
+        q has another shape than x.
+
+    Notes
+    -----
+    Sums in float64, tile by tile: nothing of the size of x is allocated.
+
+    Examples
+    --------
+    >>> mse(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
+    0.125
+    """
+    return float(measure("mse", x, q).mse)
+
+
+def sqnr_db(x: Any, q: Any) -> float:
+    """Return the signal-to-quantization-noise ratio ``10 log10(sum(x**2) / sum((x - dequantize(q))**2))`` in dB.
+
+    Parameters and errors are those of mse. inf where the error is zero everywhere, -inf where x is zero and q is not.
+
+    Examples
+    --------
+    >>> sqnr_db(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
+    20.0
+    """
+    return float(measure("sqnr_db", x, q).sqnr_db)
+
+
+def max_abs_error(x: Any, q: Any) -> float:
+    """Return the largest ``|x - dequantize(q)|`` over the finite elements of x.
+
+    Parameters and errors are those of mse.
+
+    Examples
+    --------
+    >>> max_abs_error(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
+    0.5
+    """
+    return float(measure("max_abs_error", x, q).peak)
+
+
+def cosine(x: Any, q: Any) -> float:
+    """Return the cosine of the angle between x and ``dequantize(q)``, both seen as one vector.
+
+    Parameters and errors are those of mse. 1 where the two are equal (both zero or empty too), 0 where only one is
+    zero.
+
+    Examples
+    --------
+    >>> cosine(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    0.0
+    """
+    return float(measure("cosine", x, q).cosine)
+
+
+def clipped(x: Any, q: Quantized) -> float:
+    """Return the share of the finite elements of x that lie more than half a step outside the range of q.
+
+    The range is ``scale * (qmin - zero_point)`` to ``scale * (qmax - zero_point)``. Parameters and errors are those of
+    mse; q must be a QuantizedArray or an MXArray.
+
+    Examples
+    --------
+    >>> from qnumpy import QParams, quantize
+    >>> x = np.array([0.0, 1.0, 1.27, 2.0], np.float32)
+    >>> clipped(x, quantize(x, QParams(0.01, 0)))
+    0.25
+    """
+    return float(measure("clipped", x, _quantized("clipped", q)).clipped)
+
+
+def codes_used(q: Quantized) -> int:
+    """Return how many different codes occur.
+
+    Parameters
+    ----------
+    q : QuantizedArray or MXArray
+
+    Raises
+    ------
+    TypeError
+        q is neither.
+
+    Examples
+    --------
+    >>> from qnumpy import quantize
+    >>> codes_used(quantize(np.array([0.5, 0.5, -1.0], np.float32)))
+    2
+    """
+    q = _quantized("codes_used", q)
+    if q.ndim == 0:
+        q = _one(q)
+    seen = _Seen(q, None)
+    for tile in _tiles(q.codes, None):
+        seen.add(q.codes[tile], tile)
+    return int(seen.counted())
+
+
+def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
+    """Read x and q once, in tiles, and sum what every metric needs.
+
+    Parameters
+    ----------
+    owner : str
+        Who asks; begins the sentence of an error.
+    x, q
+        As in mse.
+    axis : int, optional
+        Sum for each index of this axis; counted from the front.
+    """
+    source, values = pair(owner, x, q)
+    quantized = isinstance(values, Quantized)
+    granularity = values.granularity if quantized else PerTensor()
+    low, high, nan, inf = ranges(owner, source, granularity)
+    bounds = _bounds(values, low, high) if quantized else None
+    nonfinite = bool(nan.any() or inf.any())
+    if source.ndim == 0:  # a 0-d array has no axis to slice
+        source, values = source.reshape(1), _one(values)
+    shape = () if axis is None else (source.shape[axis],)
+    others = tuple(d for d in range(source.ndim) if d != axis)
+    plain = axis is None and not nonfinite and bounds is None and _single(source) and _single(values)
+    total = {name: np.zeros(shape) for name in ("signal", "energy", "dot", "noise", "peak")}
+    count = {name: np.zeros(shape, np.int64) for name in ("nan", "inf", "outside")}
+    seen = _Seen(values, axis) if quantized else None
+    buffers = _Buffers(source, granularity)
+    # A non-finite r makes the sums inf or nan, as it should; a huge float64 overflows and is documented.
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for tile in _tiles(source, granularity):
+            at: Any = () if axis is None else tile[axis]
+            if seen is not None:
+                seen.add(values.codes[tile], tile)
+            if plain:
+                part = values[tile].dequantize() if quantized else values[tile]
+                sums = _core.error_sums(*(np.require(a, np.float32, ["C", "A"]) for a in (source[tile], part)))
+                for name, more in zip(("signal", "energy", "dot", "noise"), sums[:4], strict=True):
+                    total[name] += more
+                total["peak"] = np.maximum(total["peak"], sums[4] if math.isfinite(sums[3]) else math.inf)
+                continue
+            real, approximate, scratch = buffers.shaped(tile)
+            np.copyto(real, source[tile])
+            np.copyto(approximate, values[tile].dequantize() if quantized else values[tile])
+            bad = ~np.isfinite(real) if nonfinite else None
+            if bounds is not None:
+                outside = real < _spread(bounds.low, granularity, tile)
+                outside |= real > _spread(bounds.high, granularity, tile)
+                if bad is not None:
+                    outside &= ~bad
+                count["outside"][at] += np.count_nonzero(outside, axis=others)
+            if bad is not None:
+                count["nan"][at] += np.count_nonzero(np.isnan(real), axis=others)
+                count["inf"][at] += np.count_nonzero(np.isinf(real), axis=others)
+                real[bad] = approximate[bad] = 0.0
+            total["signal"][at] += np.add.reduce(np.square(real, out=scratch), axis=others)
+            total["energy"][at] += np.add.reduce(np.square(approximate, out=scratch), axis=others)
+            total["dot"][at] += np.add.reduce(np.multiply(real, approximate, out=scratch), axis=others)
+            error = np.subtract(real, approximate, out=real)
+            total["noise"][at] += np.add.reduce(np.square(error, out=scratch), axis=others)
+            worst = np.maximum.reduce(np.abs(error, out=scratch), axis=others)  # propagates NaN
+            total["peak"][at] = np.maximum(total["peak"][at], worst)
+    for name in ("noise", "peak"):  # NaN only where r is not finite and x is: no error is worse
+        total[name] = np.where(np.isnan(total[name]), np.inf, total[name])
+    per_channel = source.size // shape[0] if shape and shape[0] else source.size
+    used = seen.counted() if seen is not None else None
+    finite = per_channel - count["nan"] - count["inf"]
+    found: dict[str, Any] = {"count": finite, **count, **total, "used": used}
+    if seen is None:
+        found["outside"] = None
+    return Sums(**{name: value.item() if np.ndim(value) == 0 and value is not None else value
+                   for name, value in found.items()})  # fmt: skip
+
+
+def pair(owner: str, x: Any, q: Any) -> tuple[Array, Any]:
+    """Check x and q: real arrays, or real and quantized, of one shape."""
+    source, _ = _args.real(owner, "x", x)
+    values = q if isinstance(q, Quantized) else _args.real(owner, "q", q)[0]
+    if values.shape != source.shape:
+        raise ValueError(_check.must(owner, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
+    return source, values
+
+
+def _single(values: Any) -> bool:
+    """Whether float32 holds every value, so that the kernel may sum them."""
+    return isinstance(values, Quantized) or values.dtype.itemsize <= 4
+
+
+class _Bounds(NamedTuple):
+    low: Array
+    high: Array
+
+
+def _bounds(q: Quantized, low: Array, high: Array) -> _Bounds | None:
+    """Half a step beyond the smallest and the largest value of each parameter; None when all of x lies within."""
+    scale = q.scale.astype(np.float64)  # the products are exact: 24 bits times at most 18
+    if isinstance(q, QuantizedArray) and q.qparams.code.real is None:
+        params = q.qparams
+        steps = params.qmin - params.zero_point - 0.5, params.qmax - params.zero_point + 0.5
+    else:
+        real = q.element if isinstance(q, MXArray) else q.qparams.code.real
+        assert real is not None
+        steps = np.asarray(-real.overflow), np.asarray(real.overflow)
+    bounds = _Bounds(scale * steps[0], scale * steps[1])
+    return bounds if ((low < bounds.low) | (high > bounds.high)).any() else None
+
+
+def _spread(parameter: Array, granularity: Granularity, tile: Index) -> Array:
+    """The parameter of each element of a tile, in a shape that broadcasts to it."""
+    axis, group = granularity.onnx
+    if axis is None:
+        return parameter
+    axis %= len(tile)
+    own = tile[axis]
+    if group is None:
+        return parameter[own].reshape([-1 if d == axis else 1 for d in range(len(tile))])
+    rows = parameter[tuple(slice(None) if d == axis else index for d, index in enumerate(tile))]
+    return rows.take(np.arange(own.start, own.stop) // group, axis=axis)
+
+
+def _nearest(array: Array) -> list[int]:
+    """The axes, those whose neighbours lie closest in memory first."""
+    return sorted(range(array.ndim), key=lambda d: (abs(array.strides[d]), -d))
+
+
+def _tile_shape(array: Array, granularity: Granularity | None) -> list[int]:
+    """About _TILE elements, whole along the nearest axes. A group is never cut, so a tile holds at least one."""
+    grouped, group = (None, None) if granularity is None else granularity.onnx
+    room, shape = _TILE, [1] * array.ndim
+    for axis in _nearest(array):
+        unit = group if group is not None and grouped is not None and axis == grouped % array.ndim else 1
+        shape[axis] = min(array.shape[axis], max(room - room % unit, unit))
+        room //= max(shape[axis], 1)
+    return shape
+
+
+def _tiles(array: Array, granularity: Granularity | None) -> Iterator[Index]:
+    """Cover an array with slices of one tile each."""
+    if array.size:
+        sizes = _tile_shape(array, granularity)
+        for starts in product(*(range(0, length, size) for length, size in zip(array.shape, sizes, strict=True))):
+            yield tuple(
+                slice(start, min(start + size, length))
+                for start, size, length in zip(starts, sizes, array.shape, strict=True)
+            )
+
+
+class _Buffers:
+    """Three float64 arrays that every tile reuses, laid out as the array they serve: fresh pages would cost more."""
+
+    def __init__(self, array: Array, granularity: Granularity | None) -> None:
+        self.flat = np.empty((3, math.prod(_tile_shape(array, granularity))))
+        self.order = _nearest(array)[::-1]
+        self.back = sorted(range(array.ndim), key=self.order.__getitem__)
+
+    def shaped(self, tile: Index) -> list[Array]:
+        shape = [tile[d].stop - tile[d].start for d in self.order]
+        return [flat[: math.prod(shape)].reshape(shape).transpose(self.back) for flat in self.flat]
+
+
+class _Seen:
+    """Which codes have occurred, per tensor or per channel."""
+
+    def __init__(self, q: Quantized, axis: int | None) -> None:
+        code = q.element if isinstance(q, MXArray) else q.qparams.code
+        low = code.qmin if isinstance(code, CodeType) and code.real is None else 0
+        self.axis, self.low, self.storage = axis, low, code.storage
+        self.levels = 1 << code.bits
+        self.most = q.levels
+        # 65,536 flags a channel would take more memory than the codes
+        channels = 1 if axis is None else q.shape[axis]
+        self.flags: Array | None = None
+        self.bytes = axis is None and code.bits <= 8  # then a flag for each value of a byte, and a kernel sets them
+        if self.bytes:
+            self.flags = np.zeros((1, 256), np.uint8)
+        elif axis is None or code.bits <= 8:
+            self.flags = np.zeros((channels, self.levels), bool)
+
+    def add(self, codes: Array, tile: Index) -> None:
+        if self.flags is None or (self.axis is None and np.count_nonzero(self.flags) == self.most):
+            return  # nothing new can come
+        if self.bytes:
+            _core.codes_seen(np.ascontiguousarray(codes.view(np.uint8)), self.flags)
+            return
+        index = codes.view(self.storage).astype(np.intp)
+        index -= self.low
+        if self.axis is not None:
+            own = tile[self.axis]
+            rows = np.arange(own.start, own.stop) * self.levels
+            index += rows.reshape([-1 if d == self.axis else 1 for d in range(codes.ndim)])
+        self.flags.reshape(-1)[index.reshape(-1)] = True
+
+    def counted(self) -> Any:
+        if self.flags is None:
+            return None
+        counts = np.count_nonzero(self.flags, axis=1)
+        return counts[0] if self.axis is None else counts
+
+
+def _one(values: Any) -> Any:
+    if isinstance(values, QuantizedArray):
+        return QuantizedArray(values.codes.reshape(1), values.qparams)
+    return values.reshape(1)
+
+
+def _quantized(owner: str, q: Any) -> Quantized:
+    if not isinstance(q, Quantized):
+        raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
+    return q

@@ -1,0 +1,124 @@
+"""The bits of numbers: sign x mantissa x 2^exponent is the number, and the powers of two of an integer sum to it."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import qnumpy as qn
+from qnumpy.dtypes import FLOAT_TYPES
+from qnumpy.reports.compare import MAX_ROWS
+
+NARROW = [name for name, kind in FLOAT_TYPES.items() if kind.bits <= 16]
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+def every_code(kind):
+    return np.arange(1 << kind.bits).astype(kind.storage).view(kind.dtype)
+
+
+def hard_floats(dtype):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2**64, 3000, np.uint64, endpoint=False).view(np.float64 if dtype == "float64" else np.uint32)
+    x = x.view(dtype)
+    info = np.finfo(dtype)
+    edges = [0.0, -0.0, 1.0, -1.5, np.inf, -np.inf, np.nan, info.max, info.tiny, info.smallest_subnormal]
+    return np.concatenate([x, np.array(edges, dtype)])
+
+
+def assert_fields_make_the_number(x):
+    seen = qn.bits(x)
+    assert seen.is_float
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        wide = x.astype(np.float64)
+    finite = np.isfinite(wide)
+    made = seen.sign * np.ldexp(np.where(finite, seen.mantissa, 0), seen.exponent)
+    np.testing.assert_array_equal(made[finite], wide[finite])
+    if FLOAT_TYPES[x.dtype.name].kind not in ("FNUZ", "SCALE"):  # there the sign bit of NaN, or all, says another thing
+        np.testing.assert_array_equal(seen.sign < 0, np.signbit(wide))
+    mantissa = seen.mantissa[finite]
+    assert ((mantissa >= 1) | (seen.fields[1][finite] == 0)).all()
+    assert (mantissa < 2).all()
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_code_of_a_narrow_float(name):
+    kind = FLOAT_TYPES[name]
+    assert_fields_make_the_number(every_code(kind))
+    texts = qn.bits(every_code(kind)).text
+    assert [int(text.replace(" ", ""), 2) for text in texts] == list(range(1 << kind.bits))
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_wide_floats(name):
+    assert_fields_make_the_number(hard_floats(name))
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+def test_against_frexp(name):
+    """NumPy has the mantissa in [0.5, 1)."""
+    x = np.array([1.0, -0.1, 3.7, 1e-3, 6.1e4], name)
+    mantissa, exponent = np.frexp(x)
+    seen = qn.bits(x)
+    np.testing.assert_array_equal(seen.mantissa, 2 * np.abs(mantissa.astype(np.float64)))
+    np.testing.assert_array_equal(seen.exponent, exponent - 1)
+
+
+@pytest.mark.parametrize("name", [*INTEGERS, "int4", "uint4", "int2", "uint2"])
+def test_powers_of_two_sum_to_the_integer(name):
+    dtype = np.dtype(getattr(ml_dtypes, name, None) or name)
+    info = ml_dtypes.iinfo(dtype)
+    numbers = sorted({int(info.min), int(info.max), 0, 1, int(info.max) // 3, int(info.min) // 3})
+    x = np.array(numbers, dtype)
+    for record, number in zip(qn.bits(x).to_records(), numbers, strict=True):
+        assert sum(int(term) for term in record["meaning"].split(" + ")) == number
+        assert len(record["bits"]) == info.bits
+        assert int(record["bits"], 2) == number % 2**info.bits  # two's complement
+
+
+def test_python_numbers_take_the_smallest_type():
+    types = [qn.bits(n).x.dtype.name for n in (19, -128, 128, 2**15, 2**31, 2**63, -(2**63), 0.5, [1, 300])]
+    assert types == ["int8", "int8", "int16", "int32", "int64", "uint64", "int64", "float64", "int16"]
+    assert qn.bits(np.array([1])).x.dtype == np.int64  # an array keeps its own
+
+
+def test_one_number_explained():
+    assert str(qn.bits(19)).splitlines()[1:] == [
+        "  bits    00010011",
+        "  value   16 + 2 + 1",
+        "  powers  2^4 + 2^1 + 2^0",
+    ]
+    assert "-128 + 64 + 32 + 8 + 4 + 1" in str(qn.bits(-19))
+    tiny = str(qn.bits(np.float16(2.0**-24)))
+    assert "1 - 15 = -14, subnormal" in tiny
+    assert "0 + 1/1024" in tiny
+    assert "1 - 15 = -14, zero" in str(qn.bits(np.float16(-0.0)))
+    assert "infinity" in str(qn.bits(-np.inf))
+    assert "NaN" in str(qn.bits(np.nan))
+    assert str(qn.bits(np.array(4, ml_dtypes.float8_e8m0fnu))).splitlines()[1:] == [
+        "  exponent  10000001  129 - 127 = 2",
+        "  value     +1 x 1 x 2^2",
+    ]
+
+
+def test_tables_are_cut():
+    seen = qn.bits(np.arange(MAX_ROWS + 3.0))
+    assert str(seen).endswith("... and 3 more")
+    assert "... and 3 more" in seen._repr_html_()
+    assert len(seen.to_records()) == MAX_ROWS + 3
+    assert str(qn.bits(np.zeros(0, np.float16))).splitlines() == ["float16  bits  sign x mantissa x 2^exponent"]
+
+
+def test_layouts_and_input():
+    x = np.arange(-6, 6, dtype=np.float32).reshape(3, 4)
+    for view in (x.T, x[::-1, ::2], x.astype(">f4"), np.asfortranarray(x)):
+        seen = qn.bits(view)
+        assert seen.exponent.shape == view.shape
+        np.testing.assert_array_equal(seen.sign * np.ldexp(seen.mantissa, seen.exponent), view.astype(np.float64))
+    seen = qn.bits(x)
+    x[:] = 0
+    assert seen.x.any()  # a copy
+
+
+def test_html_has_a_span_for_each_field():
+    html = qn.bits(np.array([1.5], np.float16))._repr_html_()
+    assert [part.partition("<")[0] for part in html.split('color:black">')[1:]] == ["0", "01111", "1000000000"]

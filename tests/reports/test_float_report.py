@@ -1,0 +1,160 @@
+"""Float reports against counting in NumPy, on every type, layout and size; and what they say."""
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from strategies import LAYOUTS, ROWS, SOURCES
+
+import qnumpy as qn
+from qnumpy import testing as twin
+from qnumpy.reports.float_report import TARGETS
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def hard(n, source, seed=0):
+    """All magnitudes that a type can lose: normal, subnormal, too small, too large, and ties at the ends of each."""
+    rng = np.random.default_rng([seed, n])
+    x = rng.standard_normal(n) * 2.0 ** rng.integers(-40, 40, n)
+    ends = [to.overflow for to in TARGETS.values()] + [to.largest for to in TARGETS.values()]
+    ends += [to.smallest_subnormal / 2 for to in TARGETS.values()] + [to.smallest_normal for to in TARGETS.values()]
+    ends += [464.0, 0.0, -0.0, np.nan, np.inf, -np.inf]
+    x = np.where(rng.random(n) < 0.3, rng.choice(ends, n), x)
+    with np.errstate(over="ignore"):
+        return x.astype(SOURCES[source])
+
+
+def assert_figures(report, want, about):
+    for name, value in want.items():
+        got = getattr(report, name)
+        if name == "max_relative_error":
+            assert got == pytest.approx(value, rel=1e-7), about  # divided in float32
+        elif name == "mean_relative_error":
+            assert got == pytest.approx(value, rel=1e-7, abs=1e-9), about  # the same, rounded to 2^-30
+        else:
+            assert got == value, (about, name)
+
+
+@pytest.mark.parametrize("dtype", TARGETS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_counts_and_errors(source, dtype):
+    for n in (0, 1, 2, 3, 15, 16, 17, 31, 64, 65, 2047, 2049, 5000):
+        x = hard(n, source)
+        assert_figures(qn.float_report(x, dtype), twin.float_error(x, dtype), f"n = {n}")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    x = hard(6 * 70 * 13, "float32").reshape(6, 70, 13)
+    want = qn.float_report(x)
+    assert qn.float_report(LAYOUTS[layout](x)).to_dict() == want.to_dict()
+
+
+def test_threads_and_rows_do_not_show():
+    x = hard(300_000, "float32")
+    with qn.threads(2):
+        want = qn.float_report(x)
+    active = qn.isa()
+    try:
+        for row in ROWS:
+            qn.set_isa(row)
+            with qn.threads(1):
+                assert qn.float_report(x).to_dict() == want.to_dict()
+    finally:
+        qn.set_isa(active)
+
+
+def test_the_epsilon_of_a_layer_norm():
+    report = qn.float_report(np.float32(1e-12))
+    assert (report.verdict, report.underflow) == ("underflows", 1)
+    assert report.smallest_eps == 2.0**-24
+    for eps, survives in ((report.smallest_eps, True), (report.smallest_eps / 2, False), (1e-5, True)):
+        assert (np.float16(eps) > 0) == survives
+        assert (qn.float_report(np.float32(eps)).underflow == 0) == survives
+
+
+def test_verdicts():
+    normal = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    assert qn.float_report(normal * 0.05).verdict == "fits"
+    assert qn.float_report(normal * 1e5).verdict == "overflows"
+    assert qn.float_report(normal * 1e-7).verdict == "underflows"
+    assert qn.float_report(normal * 4e-5).verdict == "coarse"
+    assert qn.float_report(normal * 1e30, "bfloat16").verdict == "fits"
+    stray = normal.copy()
+    stray[:5] = 1e-12  # a few are no reason not to
+    assert qn.float_report(stray).verdict == "fits"
+    assert "5 of 10,000 nonzero numbers become zero" in qn.float_report(stray).sentence
+    assert qn.float_report(np.zeros(4)).verdict == qn.float_report(np.zeros(0)).verdict == "fits"
+    nonfinite = qn.float_report(np.array([np.nan, np.inf, 1.0]))
+    assert (nonfinite.nan, nonfinite.inf, nonfinite.verdict) == (1, 1, "fits")
+    assert nonfinite.sentence.endswith("; not finite already: 1 NaN, 1 infinite.")
+
+
+@pytest.mark.parametrize("dtype", TARGETS)
+def test_what_a_type_lacks_is_said(dtype):
+    """Against what cast makes of it, and refuses when overflow is "raise"."""
+    lacking = []
+    for value, has in ((np.inf, TARGETS[dtype].has_infinity), (np.nan, TARGETS[dtype].has_nan)):
+        x, report = np.array([value, 1.0]), qn.float_report([value, 1.0], dtype)
+        became = float(qn.cast(x, dtype)[0])
+        assert np.array_equal(became, value, equal_nan=True) == has == (report.verdict == "fits")
+        if not has:
+            lacking.append(value)
+            said = "NaN" if np.isnan(became) else f"{became:g} or {-became:g}" if became else "zero"
+            name = "NaN" if np.isnan(value) else "infinity"
+            assert report.sentence == f"{dtype} has no {name}: 1 becomes {said}."
+            with pytest.raises(OverflowError):
+                qn.cast(x, dtype, overflow="raise")
+    assert qn.float_report([*lacking, *lacking, 1e39], dtype).sentence.count(": 2 become ") == len(lacking)
+
+
+def test_one_and_many():
+    for count, said in ((1, "1 of 1 nonzero numbers becomes subnormal and keeps"), (2, "become subnormal and keep ")):
+        assert said in qn.float_report(np.full(count, 1e-7)).sentence
+
+
+def test_float16_holds_what_came_from_float16():
+    report = qn.float_report(np.arange(1 << 16, dtype=np.uint16).view(np.float16))
+    assert (report.overflow, report.underflow, report.max_relative_error) == (0, 0, 0.0)
+    assert (report.nan, report.inf, report.subnormal) == (2046, 2, 2046)
+
+
+def test_what_the_cpu_does_is_said():
+    if not CPUINFO.exists():
+        pytest.skip("nothing else says what the CPU has")
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+    flags = {line.partition(":")[0].strip(): line for line in lines}
+    known = flags.get("flags", flags.get("Features", ""))
+    report = qn.float_report(np.zeros(1), "float16")
+    assert report.computes == ("avx512_fp16" in known or "asimdhp" in known)
+    assert "float16" in report.cpu
+    assert qn.float_report(np.zeros(1), "bfloat16").computes == ("avx512_bf16" in known or " bf16" in known)
+    assert not qn.float_report(np.zeros(1), "float8_e4m3fn").computes
+
+
+def test_forms():
+    report = qn.float_report(np.array([[1e-9, 1.0], [np.nan, 7e4]], np.float32), name="w")
+    assert str(report).splitlines()[0] == "w: (2, 2) float32 as float16: overflows"
+    assert "not finite      1 NaN, 0 infinite" in str(report)
+    assert json.loads(report.to_json()) == report.to_records()[0]
+    assert "<caption>w: (2, 2) float32 as float16: overflows</caption>" in report._repr_html_()
+    table = qn.FloatReportTable([report] * 22)
+    assert table.totals["overflow"] == 22
+    assert table.totals["verdicts"] == {"overflows": 22}
+    head, *_, last = str(table).splitlines()
+    column = slice(head.index("not finite"), head.index("not finite") + len("not finite"))
+    assert last[column].strip() == "22"
+    assert "<th>not finite</th>" in table._repr_html_()
+    assert len(str(table).splitlines()) == 24
+    assert "... and 2 more" in table._repr_html_()
+    assert json.loads(table.to_json())["totals"] == table.totals
+    assert [len(table), table[0], next(iter(table))] == [22, report, report]
+
+
+def test_other_float_types_are_read():
+    x = np.array([0.5, 448, 2.0**-9]).astype(ml_dtypes.float8_e4m3fn)
+    report = qn.float_report(x, "float4_e2m1fn")
+    assert (report.source, report.overflow, report.underflow, report.subnormal) == ("float8_e4m3fn", 1, 1, 1)
