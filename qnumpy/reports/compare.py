@@ -82,20 +82,20 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
       clipped     0 %
       codes used  255/255
     """
-    me = "compare"
+    owner = "compare"
     if not (name is None or isinstance(name, str)):
-        raise TypeError(_check.must(me, "name", "a string", _check.typed(name)))
-    source, values = pair(me, x, q)
+        raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
+    source, values = pair(owner, x, q)
     params = values.qparams if isinstance(values, QuantizedArray) else None
     granularity = values.granularity if isinstance(values, Quantized) else None
     own = granularity.axis if isinstance(granularity, PerChannel) else None
-    chosen = own if axis is None else _check.integer(me, "axis", axis)
-    along = None if chosen is None else normalize_axis(me, chosen, source.ndim)
+    chosen = own if axis is None else _check.integer(owner, "axis", axis)
+    along = None if chosen is None else normalize_axis(owner, chosen, source.ndim)
     channels = None
     if per_channel:
-        along_channels = normalize_axis(me, 0, source.ndim) if along is None else along
-        channels = _channels(me, source, values, along_channels)
-    sums = measure(me, source, values)
+        along_channels = normalize_axis(owner, 0, source.ndim) if along is None else along
+        channels = _channels(owner, source, values, along_channels)
+    sums = measure(owner, source, values)
     return Report(
         name=name,
         shape=source.shape,

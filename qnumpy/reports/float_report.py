@@ -57,11 +57,11 @@ def float_report(x: Any, dtype: Any = "float16", *, name: str | None = None) -> 
     >>> float_report(np.array([0.1, 70000.0, np.inf], np.float32)).overflow
     1
     """
-    me = "float_report"
+    owner = "float_report"
     if not (name is None or isinstance(name, str)):
-        raise TypeError(_check.must(me, "name", "a string", _check.typed(name)))
-    source, real = _args.real(me, "x", x, FLOAT_TYPES)
-    to = _args.floating(me, dtype, TARGETS)
+        raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
+    source, real = _args.real(owner, "x", x, FLOAT_TYPES)
+    to = _args.floating(owner, dtype, TARGETS)
     nan, inf, overflow, zero, subnormal, kept, relative, worst, peak, least = _core.float_error(
         _args.stored(source, real.storage), real.core, to.core, to.overflow, to.smallest_normal
     )

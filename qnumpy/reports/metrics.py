@@ -304,7 +304,7 @@ def _bounds(q: Quantized, low: Array, high: Array) -> _Bounds | None:
 
 def _spread(parameter: Array, granularity: Granularity, tile: Index) -> Array:
     """The parameter of each element of a tile, in a shape that broadcasts to it."""
-    axis, group = granularity.onnx
+    axis, group = granularity.axis_block
     if axis is None:
         return parameter
     axis %= len(tile)
@@ -322,7 +322,7 @@ def _nearest(array: Array) -> list[int]:
 
 def _tile_shape(array: Array, granularity: Granularity | None) -> list[int]:
     """About _TILE elements, whole along the nearest axes. A group is never cut, so a tile holds at least one."""
-    grouped, group = (None, None) if granularity is None else granularity.onnx
+    grouped, group = (None, None) if granularity is None else granularity.axis_block
     room, shape = _TILE, [1] * array.ndim
     for axis in _nearest(array):
         unit = group if group is not None and grouped is not None and axis == grouped % array.ndim else 1

@@ -157,11 +157,11 @@ def simulate_saturation(a: Any, b: Any) -> Saturation:
     >>> found.safe
     array([False,  True])
     """
-    me = "simulate_saturation"
-    left, right = _bytes(me, "a", a), _bytes(me, "b", b)
+    owner = "simulate_saturation"
+    left, right = _bytes(owner, "a", a), _bytes(owner, "b", b)
     if left.shape[1] != right.shape[0]:
         got = f"shapes {left.shape} and {right.shape}"
-        raise ValueError(_check.must(me, "a and b", "of shapes (M, K) and (K, N)", got))
+        raise ValueError(_check.must(owner, "a and b", "of shapes (M, K) and (K, N)", got))
     (m, k), n = left.shape, right.shape[1]
     total, error = np.zeros((m, n), np.int64), np.zeros((m, n), np.int64)
     pairs = np.zeros(n, np.int64)
@@ -179,7 +179,7 @@ def simulate_saturation(a: Any, b: Any) -> Saturation:
     total -= _correction(left, right)
     if total.size and not _INT32.min <= total.min() <= total.max() <= _INT32.max:
         worst = total.max() if total.max() > _INT32.max else total.min()
-        raise OverflowError(_check.must(me, "a @ b", "in the range of int32", str(worst)))
+        raise OverflowError(_check.must(owner, "a @ b", "in the range of int32", str(worst)))
     return Saturation(total.astype(np.int32), error, pairs, safe_weights(right), k)
 
 
@@ -212,9 +212,9 @@ def safe_weights(w: Any, *, axis: int = 0) -> Array:
     >>> safe_weights(np.array([[127, 100, 64], [-127, 29, 64]], np.int8))
     array([ True, False,  True])
     """
-    me = "safe_weights"
-    given = _bytes(me, "w", w)
-    along = normalize_axis(me, _check.integer(me, "axis", axis), 2)
+    owner = "safe_weights"
+    given = _bytes(owner, "w", w)
+    along = normalize_axis(owner, _check.integer(owner, "axis", axis), 2)
     given = given if along == 0 else given.T
     k, n = given.shape
     pairs = np.zeros(n, np.int64)
@@ -256,12 +256,12 @@ def reduce_range(qparams: QParams) -> QParams:
     >>> reduce_range(QParams.from_range(-1.0, 1.0))
     QParams(int8, per tensor, scale=0.01587, zero_point=0)
     """
-    me = "reduce_range"
+    owner = "reduce_range"
     if not isinstance(qparams, QParams):
-        raise TypeError(_check.must(me, "qparams", "a QParams", _check.typed(qparams)))
+        raise TypeError(_check.must(owner, "qparams", "a QParams", _check.typed(qparams)))
     code = qparams.code
     if code.bits != 8:
-        raise TypeError(_check.must(me, "qparams", "of int8 or uint8", code.name))
+        raise TypeError(_check.must(owner, "qparams", "of int8 or uint8", code.name))
     middle = 0 if code.signed else 128
     low, high = middle - 64, middle + 63
     if qparams.symmetric and qparams.qmin == code.symmetric_qmin:

@@ -105,21 +105,21 @@ def cross_layer_equalize(
     >>> w1, w2.T, bias, scale
     (array([[4., 2.]]), array([[4., 2.]]), array([0.5, 2. ]), array([2. , 0.5]))
     """
-    me = "cross_layer_equalize"
-    first, _ = _args.real(me, "w1", w1)
-    second, _ = _args.real(me, "w2", w2)
-    along1, along2 = _axis(me, "axis1", axis1, first), _axis(me, "axis2", axis2, second)
+    owner = "cross_layer_equalize"
+    first, _ = _args.real(owner, "w1", w1)
+    second, _ = _args.real(owner, "w2", w2)
+    along1, along2 = _axis(owner, "axis1", axis1, first), _axis(owner, "axis2", axis2, second)
     channels = first.shape[along1]
     if second.shape[along2] != channels:
         wanted = f"of {channels} channels on axis {along2}, as w1 has on axis {along1}"
-        raise ValueError(_check.must(me, "w2", wanted, f"shape {second.shape}"))
-    offset = None if bias is None else _vector(me, "bias", bias, channels)
+        raise ValueError(_check.must(owner, "w2", wanted, f"shape {second.shape}"))
+    offset = None if bias is None else _vector(owner, "bias", bias, channels)
     r1, r2 = _widest(first, along1), _widest(second, along2)
     scale = _factors(np.sqrt(r1), np.sqrt(r2), power_of_two)
     return Equalized(
-        _rounded(me, "w1", np.divide, first, _along(scale, along1, first)),
-        _rounded(me, "w2", np.multiply, second, _along(scale, along2, second)),
-        None if offset is None else _rounded(me, "bias", np.divide, offset, scale),
+        _rounded(owner, "w1", np.divide, first, _along(scale, along1, first)),
+        _rounded(owner, "w2", np.multiply, second, _along(scale, along2, second)),
+        None if offset is None else _rounded(owner, "bias", np.divide, offset, scale),
         scale,
     )
 
@@ -168,20 +168,20 @@ def correct_bias(x: Any, w: Any, q: Any, bias: Any = None, *, xq: Any = None, ax
     >>> float(np.mean(x @ w)), float(np.mean(x @ coarse + bias))
     (3.04, 3.04)
     """
-    me = "correct_bias"
-    weight, along = _matrix(me, w, axis)
-    approximate = q.dequantize() if isinstance(q, QuantizedArray) else _args.real(me, "q", q)[0]
+    owner = "correct_bias"
+    weight, along = _matrix(owner, w, axis)
+    approximate = q.dequantize() if isinstance(q, QuantizedArray) else _args.real(owner, "q", q)[0]
     if approximate.shape != weight.shape:
-        raise ValueError(_check.must(me, "q", f"of the shape {weight.shape} of w", f"shape {approximate.shape}"))
+        raise ValueError(_check.must(owner, "q", f"of the shape {weight.shape} of w", f"shape {approximate.shape}"))
     inputs, outputs = weight.shape[along], weight.shape[1 - along]
-    mean = _mean(me, "x", x, inputs)
-    seen = mean if xq is None else _mean(me, "xq", xq, inputs)
-    offset = np.zeros(outputs, weight.dtype) if bias is None else _vector(me, "bias", bias, outputs)
+    mean = _mean(owner, "x", x, inputs)
+    seen = mean if xq is None else _mean(owner, "xq", xq, inputs)
+    offset = np.zeros(outputs, weight.dtype) if bias is None else _vector(owner, "bias", bias, outputs)
     wide, narrow = (np.moveaxis(each, along, 0).astype(np.float64) for each in (weight, approximate))
     # one difference where it can be: its terms do not cancel
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         shift = mean @ (wide - narrow) if xq is None else mean @ wide - seen @ narrow
-    return _rounded(me, "bias", np.add, offset, shift)
+    return _rounded(owner, "bias", np.add, offset, shift)
 
 
 def smoothquant(x: Any, w: Any, *, alpha: float = 0.5, axis: int = 0, power_of_two: bool = False) -> Smoothed:
@@ -234,13 +234,13 @@ def smoothquant(x: Any, w: Any, *, alpha: float = 0.5, axis: int = 0, power_of_t
     >>> scale
     array([4. , 0.5])
     """
-    me = "smoothquant"
-    source, _ = _args.real(me, "x", x)
-    weight, _ = _args.real(me, "w", w)
-    along = _axis(me, "axis", axis, weight)
-    _inputs(me, "x", source, weight.shape[along])
-    scale = _migration(_widest(source, -1), _widest(weight, along), _alpha(me, "alpha", alpha), power_of_two)
-    return Smoothed(_rounded(me, "w", np.multiply, weight, _along(scale, along, weight)), scale)
+    owner = "smoothquant"
+    source, _ = _args.real(owner, "x", x)
+    weight, _ = _args.real(owner, "w", w)
+    along = _axis(owner, "axis", axis, weight)
+    _inputs(owner, "x", source, weight.shape[along])
+    scale = _migration(_widest(source, -1), _widest(weight, along), _alpha(owner, "alpha", alpha), power_of_two)
+    return Smoothed(_rounded(owner, "w", np.multiply, weight, _along(scale, along, weight)), scale)
 
 
 def smoothquant_alpha(
@@ -297,25 +297,27 @@ def smoothquant_alpha(
     >>> search.alpha, round(search.baseline / search.mse.min())
     (0.65, 25)
     """
-    me = "smoothquant_alpha"
-    source, _ = _args.real(me, "x", x)
-    weight, along = _matrix(me, w, axis)
-    _inputs(me, "x", source, weight.shape[along])
-    tried = np.linspace(0, 1, 21) if alphas is None else np.atleast_1d(_check.reals(me, "alphas", alphas))
+    owner = "smoothquant_alpha"
+    source, _ = _args.real(owner, "x", x)
+    weight, along = _matrix(owner, w, axis)
+    _inputs(owner, "x", source, weight.shape[along])
+    tried = np.linspace(0, 1, 21) if alphas is None else np.atleast_1d(_check.reals(owner, "alphas", alphas))
     if tried.ndim != 1 or not tried.size:
-        raise ValueError(_check.must(me, "alphas", "a sequence of one number or more", f"shape {tried.shape}"))
-    tried = np.array([_alpha(me, "alphas", each) for each in tried.tolist()])
+        raise ValueError(_check.must(owner, "alphas", "a sequence of one number or more", f"shape {tried.shape}"))
+    tried = np.array([_alpha(owner, "alphas", each) for each in tried.tolist()])
     per_x = PerTensor() if x_granularity is None else x_granularity
     per_w = PerChannel(1 - along) if w_granularity is None else w_granularity
     rows, wide = source.reshape(-1, source.shape[-1]).astype(np.float64), weight.astype(np.float64)
     for name, values in (("x", rows), ("w", wide)):
         if not np.isfinite(values).all():
-            raise ValueError(_check.must(me, name, "finite", "NaN or infinities"))
+            raise ValueError(_check.must(owner, name, "finite", "NaN or infinities"))
     widest_x, widest_w = _widest(rows, 1), _widest(wide, along)
     with np.errstate(over="ignore"):
         most = np.max([widest_x, widest_w, widest_x * widest_w], initial=0.0)
     if most > _check.HUGE:
-        raise ValueError(_check.must(me, "x and w", "of ranges that float32 holds, and their product", f"{most:.4g}"))
+        raise ValueError(
+            _check.must(owner, "x and w", "of ranges that float32 holds, and their product", f"{most:.4g}")
+        )
     exact = rows @ np.moveaxis(wide, along, 0)
 
     def error(scale: Array) -> float:

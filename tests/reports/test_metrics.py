@@ -25,7 +25,7 @@ def sample(dtype=np.float32):
 
 def parameter(values, granularity, shape):
     """A parameter for every element, without the package's own code."""
-    axis, group = granularity.onnx
+    axis, group = granularity.axis_block
     if axis is None:
         return np.broadcast_to(values, shape)
     axis %= len(shape)

@@ -104,7 +104,7 @@ def test_reduce_range_is_safe_and_keeps_the_range(dtype, symmetric, granularity)
     q = qn.quantize(w, narrow)
     assert qn.safe_weights(q).all()
     # every real is within a step of its code: half a step of rounding, half a step of the rounded zero point
-    steps = twin.spread(narrow.scale, w.shape, *granularity.onnx)
+    steps = twin.spread(narrow.scale, w.shape, *granularity.axis_block)
     assert (np.abs(q.dequantize() - w) <= 1.01 * steps).all()
     ratio = (full.qmax - full.qmin) / (narrow.qmax - narrow.qmin)
     np.testing.assert_allclose(narrow.scale, full.scale * ratio, rtol=2e-7)  # two roundings to float32
