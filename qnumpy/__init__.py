@@ -7,7 +7,7 @@ from .calibration.calibrate import Calibration, calibrate, observing, tap
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .files.qparams import load_qparams, save_qparams
 from .files.store import load, save
-from .granularity import PerChannel, PerGroup, PerTensor
+from .granularity import PerChannel, PerGroup, PerRow, PerTensor
 from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from .ops.accumulate import accumulate_dot, accumulator
 from .ops.cast import cast
@@ -46,6 +46,7 @@ __all__ = [
     "PackedWeight",
     "PerChannel",
     "PerGroup",
+    "PerRow",
     "PerTensor",
     "QParams",
     "QuantizedArray",

@@ -90,7 +90,7 @@ class Granularity:
     @staticmethod
     def from_dict(values: Any, owner: str = "Granularity.from_dict") -> "Granularity":
         """Return the granularity that `to_dict` described; raise TypeError or ValueError for anything else."""
-        made = Granularity._kinds.get(values.get("kind")) if isinstance(values, dict) else None
+        made = Granularity._kinds.get(str(values.get("kind"))) if isinstance(values, dict) else None
         arguments = {name: value for name, value in values.items() if name != "kind"} if made is not None else {}
         if made is None or set(arguments) != {field.name for field in fields(made)}:
             raise TypeError(must(owner, "granularity", "what Granularity.to_dict returns", typed(values)))

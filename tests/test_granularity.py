@@ -103,6 +103,6 @@ def test_axis_and_group_size_are_none_where_there_is_none():
 
 
 def test_the_base_class_is_none_itself():
-    for call in (lambda: Granularity().params_shape((2,)), lambda: Granularity().axis_block):
+    for call in (lambda: Granularity().params_shape((2,)), lambda: Granularity().grid((2,))):
         with pytest.raises(NotImplementedError):
             call()
