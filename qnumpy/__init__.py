@@ -12,8 +12,7 @@ from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObs
 from .ops.accumulate import accumulate_dot, accumulator
 from .ops.cast import cast
 from .ops.conv import conv2d_integer
-from .ops.lowprecision import matmul
-from .ops.matmul import matmul_integer
+from .ops.matmul import matmul, matmul_integer
 from .ops.pack import pack, unpack
 from .ops.qlinear import qlinear_conv2d, qlinear_matmul
 from .ops.quantize import (
