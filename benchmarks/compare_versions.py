@@ -9,14 +9,15 @@ the calls that depend on it) and the arguments. The interpreter that compares ne
 The hash of an array covers dtype, shape and bytes in C order; that of an object covers its public arrays and figures;
 that of an exception covers its type. The results must be equal, and a call that one version does not have counts as a
 difference ("absent"). Three areas are listed and never counted: "errors", the messages of exceptions, "texts", what
-reports and representations say, and "retired", functions that later versions do without. The exit status is 1 if a result differs.
+reports and representations say, and "retired", functions that later versions do without. The exit status is 1 if a
+result differs.
 """
 
 # ruff: noqa: B023  each lambda is called before the loop that yields it goes on
 
 import argparse
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import itertools
 import os
@@ -37,7 +38,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-qn: Any = importlib.import_module("qnumpy") if importlib.util.find_spec("qnumpy") else None  # the parent needs none
+CHILD = sys.argv[1:] == ["--child"]
+qn: Any = importlib.import_module("qnumpy") if CHILD else None
 
 Array = np.ndarray[Any, Any]
 Call = tuple[str, Callable[[], Any]]
@@ -947,7 +949,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--child"]:
+    if CHILD:
         child()
     else:
         main()
