@@ -7,7 +7,7 @@ from .calibration.calibrate import Calibration, calibrate, observing, tap
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .files.qparams import load_qparams, save_qparams
 from .files.store import load, save
-from .granularity import PerChannel, PerGroup, PerTensor
+from .granularity import PerChannel, PerGroup, PerRow, PerTensor
 from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from .ops.accumulate import accumulate_dot, accumulator
 from .ops.cast import cast
@@ -28,9 +28,16 @@ from .qparams import QParams
 from .reports.bits import Bits, bits
 from .reports.compare import Report, ReportTable, compare
 from .reports.float_report import FloatReport, FloatReportTable, float_report
-from .reports.saturation import Saturation, reduce_range, safe_weights, simulate_saturation
+from .reports.saturation import Saturation, simulate_saturation
 from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
-from .weights.equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
+from .weights import (
+    correct_bias,
+    cross_layer_equalize,
+    reduce_range,
+    safe_weights,
+    smoothquant,
+    smoothquant_alpha,
+)
 
 __all__ = [
     "Bits",
@@ -46,6 +53,7 @@ __all__ = [
     "PackedWeight",
     "PerChannel",
     "PerGroup",
+    "PerRow",
     "PerTensor",
     "QParams",
     "QuantizedArray",

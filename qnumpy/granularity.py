@@ -1,27 +1,100 @@
-"""How many parameters an array has: one, one for each channel, or one for each group."""
+"""How many parameters an array has: one, one for each channel, one for each group, or one for each row."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
-from ._check import integer, must
+import numpy as np
 
-__all__ = ["Granularity", "PerChannel", "PerGroup", "PerTensor"]
+from ._check import Array, integer, must, typed
+
+__all__ = ["Granularity", "PerChannel", "PerGroup", "PerRow", "PerTensor"]
+
+Grid = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Granularity:
-    """Base of the three granularities.
+    """Base of the granularities.
 
-    ``axis`` and ``group_size`` are None where the granularity has none.
+    ``axis`` and ``group_size`` are None where the granularity has none. Everything that depends on the kind of a
+    granularity is a method here: nothing else asks which kind it is to compute a shape, a grid or a slice.
     """
+
+    kind: ClassVar[str]  # the word for it in files and on the command line
+    _kinds: ClassVar[dict[str, type["Granularity"]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # dataclass(slots=True) makes the class anew: the second registration replaces the first
+        super(Granularity, cls).__init_subclass__(**options)
+        if "kind" in vars(cls):
+            Granularity._kinds[cls.kind] = cls
+
+    @property
+    def axis(self) -> int | None:
+        return None
+
+    @property
+    def group_size(self) -> int | None:
+        return None
+
+    @property
+    def axis_block(self) -> tuple[int | None, int | None]:
+        """ONNX's (axis, block_size); (None, None) per tensor, block_size None per channel."""
+        return self.axis, self.group_size
 
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that scale and zero_point have for an array of `shape`."""
         raise NotImplementedError
 
-    @property
-    def onnx(self) -> tuple[int | None, int | None]:
-        """ONNX's (axis, block_size); (None, None) per tensor, block_size None per channel."""
+    def params_ndim(self) -> int | None:
+        """Return the dimensions of scale and zero_point, None where they depend on those of the array."""
+        return None
+
+    def grid(self, shape: tuple[int, ...]) -> Grid:
+        """Return (outer, channels, inner, block) over a C-contiguous array of `shape`; see csrc/README.md."""
         raise NotImplementedError
+
+    def counts(self, shape: tuple[int, ...]) -> Array:
+        """Return how many elements each parameter has, int64 in the shape of the parameters."""
+        params = self.params_shape(shape)
+        return np.full(params, math.prod(shape) // max(math.prod(params), 1), np.int64)
+
+    def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
+        """Return the parameter of each element of a slice of the array, in a shape that broadcasts to the slice."""
+        raise NotImplementedError
+
+    def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> "Granularity":
+        """Return the granularity of ``x.transpose(order)`` for an x of `shape`; `permute` moves the parameters."""
+        return self
+
+    def permute(self, params: Array, order: tuple[int, ...]) -> Array:
+        """Return the parameters of an array as those of its transpose, C-contiguous."""
+        return params
+
+    def sliced(
+        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
+    ) -> tuple["Granularity", tuple[int | slice, ...]]:
+        """Return the granularity of a basic slice, one key for each axis, and the index of its parameters."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return the granularity in the words of the tables: "per tensor", "per channel 0", "per group 32"."""
+        return f"per {self.kind}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the granularity as JSON holds it; `from_dict` takes it."""
+        values = {"kind": self.kind, "axis": self.axis, "group_size": self.group_size}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @staticmethod
+    def from_dict(values: Any, owner: str = "Granularity.from_dict") -> "Granularity":
+        """Return the granularity that `to_dict` described; raise TypeError or ValueError for anything else."""
+        made = Granularity._kinds.get(str(values.get("kind"))) if isinstance(values, dict) else None
+        arguments = {name: value for name, value in values.items() if name != "kind"} if made is not None else {}
+        if made is None or set(arguments) != {field.name for field in fields(made)}:
+            raise TypeError(must(owner, "granularity", "what Granularity.to_dict returns", typed(values)))
+        return made(**arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +107,24 @@ class PerTensor(Granularity):
     ()
     """
 
-    @property
-    def axis(self) -> None:
-        return None
-
-    @property
-    def group_size(self) -> None:
-        return None
+    kind = "tensor"
 
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return ()
 
-    @property
-    def onnx(self) -> tuple[int | None, int | None]:
-        return None, None
+    def params_ndim(self) -> int | None:
+        return 0
+
+    def grid(self, shape: tuple[int, ...]) -> Grid:
+        return 1, 1, math.prod(shape), 0
+
+    def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
+        return params
+
+    def sliced(
+        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
+    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+        return self, ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +142,40 @@ class PerChannel(Granularity):
     (4096,)
     """
 
+    kind = "channel"
+
     axis: int
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axis", integer("PerChannel", "axis", self.axis))
 
-    @property
-    def group_size(self) -> None:
-        return None
-
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[normalize_axis("PerChannel", self.axis, len(shape))],)
 
-    @property
-    def onnx(self) -> tuple[int | None, int | None]:
-        return self.axis, None
+    def params_ndim(self) -> int | None:
+        return 1
+
+    def grid(self, shape: tuple[int, ...]) -> Grid:
+        axis = normalize_axis("PerChannel", self.axis, len(shape))
+        return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]), 0
+
+    def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
+        axis = self.axis % len(index)
+        return params[index[axis]].reshape([-1 if d == axis else 1 for d in range(len(index))])
+
+    def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> Granularity:
+        return PerChannel(order.index(self.axis % len(order)))
+
+    def sliced(
+        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
+    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+        axis = self.axis % len(shape)
+        if not isinstance(keys[axis], slice):
+            return PerTensor(), (keys[axis],)
+        return PerChannel(_axis_after(self.axis, shape, keys)), (keys[axis],)
+
+    def describe(self) -> str:
+        return f"per channel {self.axis}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +197,8 @@ class PerGroup(Granularity):
     (10, 3)
     """
 
+    kind = "group"
+
     group_size: int
     axis: int = -1
 
@@ -114,13 +212,100 @@ class PerGroup(Granularity):
         axis = normalize_axis("PerGroup", self.axis, len(shape))
         return (*shape[:axis], -(-shape[axis] // self.group_size), *shape[axis + 1 :])
 
+    def grid(self, shape: tuple[int, ...]) -> Grid:
+        axis = normalize_axis("PerGroup", self.axis, len(shape))
+        block = min(self.group_size, max(shape[axis], 1))
+        return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]), block
+
+    def counts(self, shape: tuple[int, ...]) -> Array:
+        params, axis = self.params_shape(shape), self.axis % len(shape)
+        lengths = np.full(params[axis], self.group_size, np.int64)
+        if lengths.size:
+            lengths[-1] = shape[axis] - self.group_size * (params[axis] - 1)
+        return np.broadcast_to(lengths.reshape([-1 if d == axis else 1 for d in range(len(shape))]), params)
+
+    def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
+        axis = self.axis % len(index)
+        rows = params[tuple(slice(None) if d == axis else key for d, key in enumerate(index))]
+        return rows.take(np.arange(index[axis].start, index[axis].stop) // self.group_size, axis=axis)
+
+    def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> Granularity:
+        return PerGroup(self.group_size, order.index(self.axis % len(order)))
+
+    def permute(self, params: Array, order: tuple[int, ...]) -> Array:
+        return np.ascontiguousarray(params.transpose(order))
+
+    def sliced(
+        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
+    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+        axis, size = self.axis % len(shape), self.group_size
+        own = keys[axis]
+        if own != slice(None):
+            start, stop, step = own.indices(shape[axis]) if isinstance(own, slice) else (own, 0, 1)
+            whole = isinstance(own, slice) and step == 1 and start % size == 0
+            if not (whole and (stop % size == 0 or stop == shape[axis])):
+                raise ValueError(must(owner, "index", f"whole groups of {size} on axis {axis}", typed(own)))
+            keys = [slice(start // size, -(-stop // size)) if d == axis else key for d, key in enumerate(keys)]
+        return PerGroup(size, _axis_after(self.axis, shape, keys)), tuple(keys)
+
+    def describe(self) -> str:
+        return f"per group {self.group_size}" + (f" on axis {self.axis}" if self.axis != -1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class PerRow(Granularity):
+    """One scale and zero point for each row: for each index of all axes but the last.
+
+    Activations of shape (..., features) are quantized so, one scale for each token. An array of one axis is one row.
+
+    Examples
+    --------
+    >>> PerRow().params_shape((8, 128, 768))
+    (8, 128)
+    """
+
+    kind = "row"
+
     @property
-    def onnx(self) -> tuple[int | None, int | None]:
-        return self.axis, self.group_size
+    def axis_block(self) -> tuple[int | None, int | None]:
+        raise NotImplementedError("rows of an array of any number of dimensions have no axis and block_size")
+
+    def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        normalize_axis("PerRow", -1, len(shape))
+        return shape[:-1]
+
+    def grid(self, shape: tuple[int, ...]) -> Grid:
+        return 1, math.prod(self.params_shape(shape)), shape[-1], 0
+
+    def counts(self, shape: tuple[int, ...]) -> Array:
+        return np.full(self.params_shape(shape), shape[-1], np.int64)
+
+    def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
+        return params[index[:-1]][..., None]
+
+    def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> Granularity:
+        return PerGroup(max(shape[-1], 1), order.index(len(order) - 1))
+
+    def permute(self, params: Array, order: tuple[int, ...]) -> Array:
+        return np.ascontiguousarray(params[..., None].transpose(order))
+
+    def sliced(
+        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
+    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+        if not isinstance(keys[-1], slice):
+            raise ValueError(must(owner, "index", "a slice of the last axis of rows", typed(keys[-1])))
+        return self, tuple(keys[:-1])
 
 
-def from_onnx(axis: int | None, block_size: int | None) -> Granularity:
-    """Return the granularity whose `onnx` is (axis, block_size)."""
+def _axis_after(axis: int, shape: tuple[int, ...], keys: list[int | slice]) -> int:
+    """Return where a kept axis stands in a slice, counted from the end if it was, so that a whole equals itself."""
+    from_end = sum(isinstance(key, slice) for key in keys) if axis < 0 else 0
+    axis %= len(shape)
+    return axis - sum(not isinstance(key, slice) for key in keys[:axis]) - from_end
+
+
+def from_axis_block(axis: int | None, block_size: int | None) -> Granularity:
+    """Return the granularity whose `axis_block` is (axis, block_size)."""
     if axis is None:
         return PerTensor()
     return PerChannel(axis) if block_size is None else PerGroup(block_size, axis)
@@ -129,6 +314,6 @@ def from_onnx(axis: int | None, block_size: int | None) -> Granularity:
 def normalize_axis(owner: str, axis: int, ndim: int) -> int:
     """Return `axis` counted from the front; raise ValueError outside [-ndim, ndim)."""
     if not -ndim <= axis < ndim:
-        where = f"in [{-ndim}, {ndim - 1}]" if ndim else "left out for a 0-d array"
-        raise ValueError(must(owner, "axis", where, str(axis)))
+        requirement = f"in [{-ndim}, {ndim - 1}]" if ndim else "left out for a 0-d array"
+        raise ValueError(must(owner, "axis", requirement, str(axis)))
     return axis + ndim if axis < 0 else axis

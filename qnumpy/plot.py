@@ -75,15 +75,15 @@ def histogram(
     >>> ax.get_legend().get_texts()[0].get_text()
     '-0.5 to 0.5, 49.8 % clipped'
     """
-    me = "histogram"
-    if _check.integer(me, "resolution", resolution) < 1:
-        raise ValueError(_check.must(me, "resolution", "at least 1", str(resolution)))
-    observer = _observer(me, x)
+    owner = "histogram"
+    if _check.integer(owner, "resolution", resolution) < 1:
+        raise ValueError(_check.must(owner, "resolution", "at least 1", str(resolution)))
+    observer = _observer(owner, x)
     if qparams is None:
         own = observer.qparams()
         qparams = {observer.method: own}
     named = {"": qparams} if isinstance(qparams, QParams) else qparams
-    _per_tensor(me, named)
+    _per_tensor(owner, named)
     found = observer.bins()
     edges = np.linspace(found.low.min(), found.high.max(), resolution + 1)
     bars = _rebinned(found, edges)
@@ -138,17 +138,17 @@ def channel_ranges(x: Any, axis: int = 0, *, outlier: float = 3.0, name: str = "
     >>> ax.get_legend().get_texts()[0].get_text()
     '1 of 8 above 3 times the median: 5'
     """
-    me = "channel_ranges"
+    owner = "channel_ranges"
     if not outlier > 0:
-        raise ValueError(_check.must(me, "outlier", "positive", _check.typed(outlier)))
+        raise ValueError(_check.must(owner, "outlier", "positive", _check.typed(outlier)))
     if isinstance(x, Observer):
         if not isinstance(x.granularity, PerChannel):
-            raise ValueError(_check.must(me, "x", "an observer per channel", describe(x.granularity)))
+            raise ValueError(_check.must(owner, "x", "an observer per channel", describe(x.granularity)))
         low, high = x.range()
     else:
-        source, _ = _args.real(me, "x", x)
-        along = normalize_axis(me, _check.integer(me, "axis", axis), source.ndim)
-        low, high, _, _ = ranges(me, source, PerChannel(along))
+        source, _ = _args.real(owner, "x", x)
+        along = normalize_axis(owner, _check.integer(owner, "axis", axis), source.ndim)
+        low, high, _, _ = ranges(owner, source, PerChannel(along))
     seen = low <= high
     low, high = np.where(seen, low, 0.0), np.where(seen, high, 0.0)
     widest = np.maximum(-low, high)
@@ -224,12 +224,12 @@ def error_by_threshold(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['both', 'rounding', 'clipping', 'mse: 2.41, 19.0 dB']
     """
-    me = "error_by_threshold"
-    if _check.integer(me, "points", points) < 2:
-        raise ValueError(_check.must(me, "points", "at least 2", str(points)))
-    observer = _observer(me, x, dtype=dtype, symmetric=symmetric)
+    owner = "error_by_threshold"
+    if _check.integer(owner, "points", points) < 2:
+        raise ValueError(_check.must(owner, "points", "at least 2", str(points)))
+    observer = _observer(owner, x, dtype=dtype, symmetric=symmetric)
     if observer.granularity != PerTensor():
-        raise ValueError(_check.must(me, "x", "an observer per tensor", describe(observer.granularity)))
+        raise ValueError(_check.must(owner, "x", "an observer per tensor", describe(observer.granularity)))
     dtype, symmetric = observer.dtype, observer.symmetric
     found = observer.bins()
     first, last = min(float(observer.min_), 0.0), max(float(observer.max_), 0.0)
@@ -313,10 +313,10 @@ def error_by_bits(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['minmax', 'mse', '6.02 dB a bit']
     """
-    me = "error_by_bits"
-    source, _ = _args.real(me, "x", x)
+    owner = "error_by_bits"
+    source, _ = _args.real(owner, "x", x)
     granularity = PerTensor() if granularity is None else granularity
-    codes = [_args.code(me, dtype) for dtype in dtypes]
+    codes = [_args.code(owner, dtype) for dtype in dtypes]
     bits = np.array([code.bits for code in codes])
     found: dict[str, list[float]] = {method: [] for method in methods}
     for code in codes:

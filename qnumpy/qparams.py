@@ -8,7 +8,7 @@ import numpy as np
 from . import _check
 from ._check import integer, must, typed
 from .dtypes import CodeType, code_type
-from .granularity import Granularity, PerChannel, PerTensor, from_onnx
+from .granularity import Granularity, PerChannel, PerTensor, from_axis_block
 
 __all__ = ["QParams", "check_scheme", "describe"]
 
@@ -56,24 +56,24 @@ class QParams:
     qmax: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        me = "QParams"
+        owner = "QParams"
         code = code_type(self.dtype)
         if code is None:
-            raise TypeError(must(me, "dtype", "a code type such as 'int8' or 'uint4'", typed(self.dtype)))
+            raise TypeError(must(owner, "dtype", "a code type such as 'int8' or 'uint4'", typed(self.dtype)))
         if not isinstance(self.granularity, Granularity):
             wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-            raise TypeError(must(me, "granularity", wanted, typed(self.granularity)))
-        qmin = code.qmin if self.qmin is None else integer(me, "qmin", self.qmin)
-        qmax = code.qmax if self.qmax is None else integer(me, "qmax", self.qmax)
+            raise TypeError(must(owner, "granularity", wanted, typed(self.granularity)))
+        qmin = code.qmin if self.qmin is None else integer(owner, "qmin", self.qmin)
+        qmax = code.qmax if self.qmax is None else integer(owner, "qmax", self.qmax)
         if not code.qmin <= qmin < qmax <= code.qmax:
             raise ValueError(
                 f"QParams: qmin and qmax must satisfy {code.qmin} <= qmin < qmax <= {code.qmax}; "
                 f"got qmin={qmin}, qmax={qmax}."
             )
         if code.real is not None and (qmin, qmax) != (code.qmin, code.qmax):
-            raise ValueError(must(me, "qmin and qmax", f"left out for {code.name}", f"{self.qmin} and {self.qmax}"))
-        scale = _check.scale(me, "scale", self.scale).copy()
-        zero = _check.zero_point(me, self.zero_point, *((qmin, qmax) if code.real is None else code.zero_points))
+            raise ValueError(must(owner, "qmin and qmax", f"left out for {code.name}", f"{self.qmin} and {self.qmax}"))
+        scale = _check.scale(owner, "scale", self.scale).copy()
+        zero = _check.zero_point(owner, self.zero_point, *((qmin, qmax) if code.real is None else code.zero_points))
         ndim = {PerTensor: 0, PerChannel: 1}.get(type(self.granularity))
         if scale.ndim != ndim if ndim is not None else scale.ndim == 0:
             wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
@@ -140,12 +140,15 @@ class QParams:
         >>> QParams.from_range(-2.54, 1.0).scale
         array(0.02, dtype=float32)
         """
-        me = "QParams.from_range"
+        owner = "QParams.from_range"
         code = code_type(dtype)
         if code is None:
-            raise TypeError(must(me, "dtype", "a code type such as 'int8' or 'uint4'", typed(dtype)))
-        check_scheme(me, code, symmetric)
-        low, high = _check.reals(me, "min", min).astype(np.float64), _check.reals(me, "max", max).astype(np.float64)
+            raise TypeError(must(owner, "dtype", "a code type such as 'int8' or 'uint4'", typed(dtype)))
+        check_scheme(owner, code, symmetric)
+        low, high = (
+            _check.reals(owner, "min", min).astype(np.float64),
+            _check.reals(owner, "max", max).astype(np.float64),
+        )
         if low.shape != high.shape:
             raise ValueError(f"QParams.from_range: min and max must have one shape; got {low.shape} and {high.shape}.")
         if granularity is None:
@@ -208,7 +211,7 @@ class QParams:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that JSON holds exactly; `from_dict` takes them."""
-        axis, group_size = self.granularity.onnx
+        axis, group_size = self.granularity.axis_block
         return {
             "dtype": self.code.name,
             "granularity": {"axis": axis, "group_size": group_size},
@@ -235,16 +238,16 @@ class QParams:
         TypeError, ValueError
             A value is missing, of another kind, or out of its range.
         """
-        me = "QParams.from_dict"
+        owner = "QParams.from_dict"
         names = ("dtype", "granularity", "scale", "zero_point", "qmin", "qmax")
         if not isinstance(values, dict) or set(values) != set(names):
             got = str(list(values)) if isinstance(values, dict) else typed(values)
-            raise TypeError(must(me, "values", f"a dict with the keys {', '.join(names)}", got))
+            raise TypeError(must(owner, "values", f"a dict with the keys {', '.join(names)}", got))
         match values["granularity"]:
             case {"axis": int() | None as axis, "group_size": int() | None as group_size}:
-                granularity = from_onnx(axis, group_size)
+                granularity = from_axis_block(axis, group_size)
             case other:
-                raise TypeError(must(me, "granularity", "a dict with the keys axis, group_size", typed(other)))
+                raise TypeError(must(owner, "granularity", "a dict with the keys axis, group_size", typed(other)))
         shape = np.shape(values["scale"])
         if 0 in shape:  # an empty list is of no type
             scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
@@ -294,7 +297,7 @@ def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
 
 def describe(granularity: Granularity) -> str:
     """Say a granularity in the words of the tables: "per tensor", "per channel 0", "per group 32"."""
-    axis, group = granularity.onnx
+    axis, group = granularity.axis_block
     if axis is None:
         return "per tensor"
     if group is None:

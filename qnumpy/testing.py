@@ -162,7 +162,7 @@ def fake_quantize(x: Any, qparams: QParams, *, convention: str = "onnx") -> Arra
     array([ 0.1, -3. ,  0. ], dtype=float32)
     """
     x = np.asarray(x)
-    axis, block_size = qparams.granularity.onnx
+    axis, block_size = qparams.granularity.axis_block
     where: dict[str, Any] = {"axis": axis, "block_size": block_size}
     q = quantize_linear(
         x, qparams.scale, qparams.zero_point, dtype=qparams.dtype, convention=convention,
@@ -241,7 +241,7 @@ def min_max(x: Any, granularity: Granularity | None = None) -> tuple[Array, Arra
     x = np.asarray(x).astype(np.float64)
     shape = granularity.params_shape(x.shape)
     n = math.prod(shape)
-    index = spread(np.arange(n).reshape(shape), x.shape, *granularity.onnx)
+    index = spread(np.arange(n).reshape(shape), x.shape, *granularity.axis_block)
 
     def count(which: Array) -> Array:
         return np.bincount(index[which], minlength=n).reshape(shape)
@@ -320,7 +320,7 @@ def histogram(x: Any, granularity: Granularity | None = None) -> tuple[Array, Ar
     drop = 0 if isinstance(granularity, PerTensor) else 3
     shape = granularity.params_shape(x.shape)
     n = math.prod(shape)
-    index = spread(np.arange(n).reshape(shape), x.shape, *granularity.onnx)
+    index = spread(np.arange(n).reshape(shape), x.shape, *granularity.axis_block)
     finite = np.isfinite(x.astype(np.float64))
     exact = x[finite].astype(np.float64)
     with np.errstate(over="ignore"):

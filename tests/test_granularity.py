@@ -52,14 +52,14 @@ def test_parameters_cover_the_array(shape, size, data):
     shape, axis = tuple(shape), data.draw(st.integers(-len(shape), len(shape) - 1))
     for granularity in (qn.PerTensor(), qn.PerChannel(axis), qn.PerGroup(size, axis)):
         params = np.arange(np.prod(granularity.params_shape(shape), dtype=int)).reshape(granularity.params_shape(shape))
-        each = spread(params, shape, *granularity.onnx)
+        each = spread(params, shape, *granularity.axis_block)
         assert each.shape == shape
         if each.size:  # every parameter serves an element
             assert set(each.ravel().tolist()) == set(params.ravel().tolist())
 
 
 def test_onnx_names():
-    assert [granularity.onnx for granularity in ALL] == [(None, None), (0, None), (-2, None), (-1, 32), (0, 5)]
+    assert [granularity.axis_block for granularity in ALL] == [(None, None), (0, None), (-2, None), (-1, 32), (0, 5)]
 
 
 def test_fields_of_any_integer_type():
@@ -103,6 +103,6 @@ def test_axis_and_group_size_are_none_where_there_is_none():
 
 
 def test_the_base_class_is_none_itself():
-    for call in (lambda: Granularity().params_shape((2,)), lambda: Granularity().onnx):
+    for call in (lambda: Granularity().params_shape((2,)), lambda: Granularity().grid((2,))):
         with pytest.raises(NotImplementedError):
             call()

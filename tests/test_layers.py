@@ -54,7 +54,9 @@ def test_other_modules_wait_for_their_dependencies(module):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_ops_computes_with_the_extension(path):
-    imports = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    imports = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
     place = path.relative_to(PACKAGE).as_posix()
     if place not in VOCABULARY and not place.startswith("ops/"):
         assert not [node.lineno for node in imports if "_core" in {name.name for name in node.names}]

@@ -118,29 +118,29 @@ class MXArray(CodedArray):
     tensor_scale: np.float32 | None
 
     def __init__(self, codes: Any, scales: Any, format: str, tensor_scale: Any = None) -> None:
-        me = "MXArray"
+        owner = "MXArray"
         found = mx_format(format)
         if found is None:
-            raise ValueError(_check.must(me, "format", _args.listed(list(MX_FORMATS)), _check.typed(format)))
+            raise ValueError(_check.must(owner, "format", _args.listed(list(MX_FORMATS)), _check.typed(format)))
         arrays = []
         for name, value, kind in (("codes", codes, found.element), ("scales", scales, found.scale)):
-            array = _check.array(me, name, value)
+            array = _check.array(owner, name, value)
             if array.dtype != kind.dtype:
-                raise TypeError(_check.must(me, name, f"an array of {kind.name}", f"dtype {array.dtype}"))
+                raise TypeError(_check.must(owner, name, f"an array of {kind.name}", f"dtype {array.dtype}"))
             arrays.append(array)
         self.codes, self.scales = arrays
         if self.codes.ndim == 0:
-            raise ValueError(_check.must(me, "codes", "at least 1-D", "a 0-d array"))
+            raise ValueError(_check.must(owner, "codes", "at least 1-D", "a 0-d array"))
         wanted = found.scales_shape(self.codes.shape)
         if self.scales.shape != wanted:
-            raise ValueError(_check.must(me, "scales", f"of shape {wanted}", f"shape {self.scales.shape}"))
+            raise ValueError(_check.must(owner, "scales", f"of shape {wanted}", f"shape {self.scales.shape}"))
         if (tensor_scale is None) == found.has_tensor_scale:
             need = "given for nvfp4" if found.has_tensor_scale else f"left out for {found.name}"
-            raise ValueError(_check.must(me, "tensor_scale", need, _check.typed(tensor_scale)))
+            raise ValueError(_check.must(owner, "tensor_scale", need, _check.typed(tensor_scale)))
         if tensor_scale is not None:
-            tensor_scale = _check.scale(me, "tensor_scale", tensor_scale)
+            tensor_scale = _check.scale(owner, "tensor_scale", tensor_scale)
             if tensor_scale.ndim:
-                raise ValueError(_check.must(me, "tensor_scale", "one number", f"shape {tensor_scale.shape}"))
+                raise ValueError(_check.must(owner, "tensor_scale", "one number", f"shape {tensor_scale.shape}"))
             tensor_scale = np.float32(tensor_scale)
         self.tensor_scale = tensor_scale
         self._format = found
@@ -207,10 +207,10 @@ class MXArray(CodedArray):
             Of MX formats exact in float32; of NVFP4 one multiplication, rounded half to even. Other dtypes convert
             that value. A block whose scale is NaN is NaN.
         """
-        me = "MXArray.dequantize"
-        real = _args.floating(me, dtype)
-        where = _args.layout(me, self.shape, -1, self._format.block)
-        result = _args.output(me, out, real.dtype, self.shape, self.codes)
+        owner = "MXArray.dequantize"
+        real = _args.floating(owner, dtype)
+        where = _args.layout(owner, self.shape, -1, self._format.block)
+        result = _args.output(owner, out, real.dtype, self.shape, self.codes)
         scale = np.ascontiguousarray(self.scale)
         _core.dequantize(
             self.codes.view(np.uint8), self._format.element.core, scale, np.zeros(scale.shape, np.int32),

@@ -122,40 +122,40 @@ class PackedWeight:
         self._input = _Input.of("PackedWeight", self._group, per, symmetric, activation_bits, x_qparams)
         self._output = None if out_qparams is None else _eight_bits("PackedWeight", "out_qparams", out_qparams)
 
-    def _fill(self, me: str, w: Any, axis: Any, bias: Any, clip: Any, scale_dtype: Any) -> None:
+    def _fill(self, owner: str, w: Any, axis: Any, bias: Any, clip: Any, scale_dtype: Any) -> None:
         """Check and pack the weight."""
         if not isinstance(w, QuantizedArray):
-            raise TypeError(_check.must(me, "w", "a QuantizedArray", _check.typed(w)))
+            raise TypeError(_check.must(owner, "w", "a QuantizedArray", _check.typed(w)))
         if w.ndim != 2:
-            raise ValueError(_check.must(me, "w", "2-D", f"shape {w.shape}"))
-        codes, self.qparams = _oriented(w, normalize_axis(me, _check.integer(me, "axis", axis), 2))
+            raise ValueError(_check.must(owner, "w", "2-D", f"shape {w.shape}"))
+        codes, self.qparams = _oriented(w, normalize_axis(owner, _check.integer(owner, "axis", axis), 2))
         self.shape = codes.shape
-        self._group = _group_size(me, self.qparams)
+        self._group = _group_size(owner, self.qparams)
         self._zeros = not self.qparams.symmetric  # read once: it looks at every zero point
         kind = float_type(scale_dtype)
         stored = scale_dtype if kind is None else kind.name
-        self._half = _args.choice(me, "scale_dtype", stored, {"float32": 0, "float16": 1}) == 1
+        self._half = _args.choice(owner, "scale_dtype", stored, {"float32": 0, "float16": 1}) == 1
         if self._half and not self._group:
-            raise ValueError(_check.must(me, "scale_dtype", "float32 unless w is in groups", "float16"))
-        self.bias = None if bias is None else _vector(me, "bias", bias, self.shape[1])
-        self._clip = _bounds(me, clip)
+            raise ValueError(_check.must(owner, "scale_dtype", "float32 unless w is in groups", "float16"))
+        self.bias = None if bias is None else _vector(owner, "bias", bias, self.shape[1])
+        self._clip = _bounds(owner, clip)
         plain = _args.plain(codes, self.qparams.code)
         if self._group:
-            self._pack_groups(me, plain)
+            self._pack_groups(owner, plain)
         else:
             zero = None if not self.qparams.zero_point.any() else self.qparams.zero_point.reshape(-1)
             core = _INT8 if plain.dtype == np.int8 else _UINT8
             self._packed = _core.pack_weights(plain, core, zero)
             self._scale = np.array(np.broadcast_to(self.qparams.scale, self.shape[1:]))
 
-    def _pack_groups(self, me: str, plain: Array) -> None:
+    def _pack_groups(self, owner: str, plain: Array) -> None:
         params, (k, n) = self.qparams, self.shape
         if self._half:
             with np.errstate(over="ignore", under="ignore"):
                 scales = params.scale.astype(np.float16)
             if not ((scales >= _HALF.smallest_normal) & np.isfinite(scales)).all():
                 got = f"{params.scale.min():g} to {params.scale.max():g}"
-                raise ValueError(_check.must(me, "w", "of scales that float16 holds", got))
+                raise ValueError(_check.must(owner, "w", "of scales that float16 holds", got))
             self.qparams = params = QParams(
                 scales.astype(np.float32), params.zero_point, params.dtype, params.granularity, params.qmin, params.qmax
             )
@@ -220,19 +220,19 @@ class PackedWeight:
         OverflowError
             A sum of codes does not fit in int32.
         """
-        me = "PackedWeight.matmul"
+        owner = "PackedWeight.matmul"
         if isinstance(x, QuantizedArray):
-            return self._of_codes(me, x, out)
-        given = _check.array(me, "x", x)
+            return self._of_codes(owner, x, out)
+        given = _check.array(owner, "x", x)
         if given.dtype.kind in "iu" and isinstance(x, np.ndarray):
-            text = _check.must(me, "x", "an array of floats or a QuantizedArray", f"dtype {given.dtype}")
+            text = _check.must(owner, "x", "an array of floats or a QuantizedArray", f"dtype {given.dtype}")
             raise TypeError(text + " Use matmul_integer for plain codes.")
-        source, _ = _args.real(me, "x", x)
-        rows = self._rows(me, source.shape)
-        y = self._result(me, out, source)
+        source, _ = _args.real(owner, "x", x)
+        rows = self._rows(owner, source.shape)
+        y = self._result(owner, out, source)
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
-        given_x = self._input.given(me, x32)
+        given_x = self._input.given(owner, x32)
         fused = self._output is not None and not self._group and self._input.scale != 0
         target = y if self._output is None or fused else np.empty(y.shape, np.float32)
         if self._group:
@@ -242,30 +242,30 @@ class PackedWeight:
                 self.bias, *self._clip, target,
             )  # fmt: skip
         else:
-            stage = self._stage(me, given_x.scale if fused else None)
+            stage = self._stage(owner, given_x.scale if fused else None)
             fits = _core.linear(
                 x32, rows, given_x.core, given_x.symmetric, given_x.qmin, given_x.qmax, given_x.scale,
                 given_x.zero_point, self._packed, target, stage.core, stage.scale, stage.bias, stage.acc_bias,
                 *self._clip, *stage.codes,
             )  # fmt: skip
-            _fits(me, fits)
-        return self._finished(me, target, y)
+            _fits(owner, fits)
+        return self._finished(owner, target, y)
 
-    def _of_codes(self, me: str, x: QuantizedArray, out: Any) -> Any:
+    def _of_codes(self, owner: str, x: QuantizedArray, out: Any) -> Any:
         params = x.qparams
         by_row = isinstance(params.granularity, PerChannel) and x.ndim == 2 and params.granularity.axis % 2 == 0
         shares = by_row or isinstance(params.granularity, PerTensor) or self._shares_groups(x)
         if _bits(params) != 8 or not shares:
             wanted = f", per row or per group {self._group} on the last axis" if self._group else " or per row"
             got = f"{params.code.name} {describe(params.granularity)}"
-            raise TypeError(_check.must(me, "x", f"of int8 or uint8 per tensor{wanted}", got))
-        rows = self._rows(me, x.shape)
-        y = self._result(me, out, x.codes)
+            raise TypeError(_check.must(owner, "x", f"of int8 or uint8 per tensor{wanted}", got))
+        rows = self._rows(owner, x.shape)
+        y = self._result(owner, out, x.codes)
         if self._group:
-            return self._of_codes_in_groups(me, x, rows, y)
+            return self._of_codes_in_groups(owner, x, rows, y)
         fused = self._output is not None and not by_row
         target = y if self._output is None or fused else np.empty(y.shape, np.float32)
-        stage = self._stage(me, float(params.scale) if fused else None)
+        stage = self._stage(owner, float(params.scale) if fused else None)
         row_scale = np.ones(1, np.float32) if fused else params.scale.reshape(-1)
         zero = params.zero_point.reshape(-1) if params.zero_point.any() else None
         fits = _core.matmul_packed(
@@ -273,14 +273,14 @@ class PackedWeight:
             target.reshape(rows, self.shape[1]), stage.core, row_scale, stage.scale, stage.bias, stage.acc_bias,
             *self._clip, *stage.codes,
         )  # fmt: skip
-        _fits(me, fits)
-        return self._finished(me, target, y)
+        _fits(owner, fits)
+        return self._finished(owner, target, y)
 
     def _shares_groups(self, x: QuantizedArray) -> bool:
         by = x.qparams.granularity
         return isinstance(by, PerGroup) and by.group_size == self._group and by.axis % x.ndim == x.ndim - 1
 
-    def _of_codes_in_groups(self, me: str, x: QuantizedArray, rows: int, y: Array) -> Any:
+    def _of_codes_in_groups(self, owner: str, x: QuantizedArray, rows: int, y: Array) -> Any:
         params = x.qparams
         target = y if self._output is None else np.empty(y.shape, np.float32)
         zero = params.zero_point.reshape(-1) if params.zero_point.any() else None
@@ -288,18 +288,18 @@ class PackedWeight:
             self._packed, *self.shape, self._group, self._half, self._zeros, np.ascontiguousarray(x.codes), rows,
             params.scale.reshape(-1), zero, self.bias, *self._clip, target,
         )  # fmt: skip
-        return self._finished(me, target, y)
+        return self._finished(owner, target, y)
 
-    def _rows(self, me: str, shape: tuple[int, ...]) -> int:
+    def _rows(self, owner: str, shape: tuple[int, ...]) -> int:
         if not shape or shape[-1] != self.shape[0]:
-            raise ValueError(_check.must(me, "x", f"of shape (..., {self.shape[0]})", f"shape {shape}"))
+            raise ValueError(_check.must(owner, "x", f"of shape (..., {self.shape[0]})", f"shape {shape}"))
         return math.prod(shape[:-1])
 
-    def _result(self, me: str, out: Any, source: Array) -> Array:
+    def _result(self, owner: str, out: Any, source: Array) -> Array:
         dtype = np.dtype(np.float32) if self._output is None else self._output.code.storage
-        return _args.output(me, out, dtype, (*source.shape[:-1], self.shape[1]), source)
+        return _args.output(owner, out, dtype, (*source.shape[:-1], self.shape[1]), source)
 
-    def _stage(self, me: str, x_scale: float | None) -> "_Stage":
+    def _stage(self, owner: str, x_scale: float | None) -> "_Stage":
         """What becomes of the sums: float32, or with the scale of x the codes of out_qparams."""
         out = self._output
         if out is None or x_scale is None:
@@ -309,18 +309,18 @@ class PackedWeight:
         if self.bias is not None:
             exact = np.rint(self.bias.astype(np.float64) / unit)
             if not (np.abs(exact) < 2.0**31).all():
-                raise OverflowError(_check.must(me, "bias", "in the range of int32 in units of the sums", "more"))
+                raise OverflowError(_check.must(owner, "bias", "in the range of int32 in units of the sums", "more"))
             acc_bias = exact.astype(np.int32)
         low, high = quantize_linear(np.array(self._clip, np.float32), out.scale, out.zero_point, dtype=out.dtype)
         codes = int(out.zero_point), max(int(low), out.qmin), min(int(high), out.qmax)
         return _Stage(out.code.core, unit / out.scale, None, acc_bias, codes)
 
-    def _finished(self, me: str, target: Array, y: Array) -> Any:
+    def _finished(self, owner: str, target: Array, y: Array) -> Any:
         out = self._output
         if out is None:
             return y
         if target is not y:
-            y[...] = codes_of(me, target, out)
+            y[...] = codes_of(owner, target, out)
         return QuantizedArray(y, out)
 
     def __repr__(self) -> str:
@@ -384,11 +384,11 @@ def qmatmul(a: QuantizedArray, b: QuantizedArray, *, bias: Any = None, out_qpara
     >>> qmatmul(a, b).round(2)
     array([[1.01, 1.  ]], dtype=float32)
     """
-    me = "qmatmul"
+    owner = "qmatmul"
     if not isinstance(a, QuantizedArray):
-        raise TypeError(_check.must(me, "a", "a QuantizedArray", _check.typed(a)))
+        raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
     if not isinstance(b, QuantizedArray):
-        raise TypeError(_check.must(me, "b", "a QuantizedArray", _check.typed(b)))
+        raise TypeError(_check.must(owner, "b", "a QuantizedArray", _check.typed(b)))
     return PackedWeight(b, bias=bias, out_qparams=out_qparams).matmul(a)
 
 
@@ -417,25 +417,25 @@ class _Input:
     qparams: QParams | None = None
 
     @classmethod
-    def of(cls, me: str, group: int, per: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
+    def of(cls, owner: str, group: int, per: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
         if per is None:
             per = "group" if group else "row"
-        _args.choice(me, "per", per, _PER if group else {"row": 0, "tensor": 1})
-        if _check.integer(me, "activation_bits", bits) not in (7, 8):
-            raise ValueError(_check.must(me, "activation_bits", "8 or 7", str(bits)))
+        _args.choice(owner, "per", per, _PER if group else {"row": 0, "tensor": 1})
+        if _check.integer(owner, "activation_bits", bits) not in (7, 8):
+            raise ValueError(_check.must(owner, "activation_bits", "8 or 7", str(bits)))
         if qparams is None:
             qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
             qmin, core = (-qmax, _INT8) if symmetric else (0, _UINT8)
             return cls(per, bool(symmetric), bits, core, qmin, qmax)
-        found = _eight_bits(me, "x_qparams", qparams)
+        found = _eight_bits(owner, "x_qparams", qparams)
         scale, zero = float(found.scale), int(found.zero_point)
         return cls("tensor", True, 8, found.code.core, found.qmin, found.qmax, scale, zero, found)
 
-    def given(self, me: str, x: Array) -> "_Input":
+    def given(self, owner: str, x: Array) -> "_Input":
         """The same with a scale where all of x shares one; as QParams.from_range computes it."""
         if self.per != "tensor" or self.scale:
             return self
-        lowest, highest, _, _ = ranges(me, x, PerTensor())
+        lowest, highest, _, _ = ranges(owner, x, PerTensor())
         low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
         extent = 2 * max(-low, high) if self.symmetric else high - low
         exact = extent / (self.qmax - self.qmin)
@@ -463,12 +463,12 @@ def _bits(params: QParams) -> int:
     return params.code.bits if params.code.real is None else 0
 
 
-def _eight_bits(me: str, name: str, value: Any) -> QParams:
+def _eight_bits(owner: str, name: str, value: Any) -> QParams:
     """Parameters per tensor of a type of 8 bits."""
     if not isinstance(value, QParams):
-        raise TypeError(_check.must(me, name, "a QParams", _check.typed(value)))
+        raise TypeError(_check.must(owner, name, "a QParams", _check.typed(value)))
     if _bits(value) != 8 or not isinstance(value.granularity, PerTensor):
-        raise ValueError(_check.must(me, name, "of int8 or uint8 per tensor", str(value)))
+        raise ValueError(_check.must(owner, name, "of int8 or uint8 per tensor", str(value)))
     return value
 
 
@@ -488,42 +488,42 @@ def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
     return w.codes.T, turned
 
 
-def _group_size(me: str, params: QParams) -> int:
+def _group_size(owner: str, params: QParams) -> int:
     """The size of the groups along K, 0 without groups."""
     granularity, bits = params.granularity, _bits(params)
     if isinstance(granularity, PerGroup):
         if bits != 4:
-            raise TypeError(_check.must(me, "w", "of int4 or uint4 in groups", params.code.name))
+            raise TypeError(_check.must(owner, "w", "of int4 or uint4 in groups", params.code.name))
         if granularity.axis % 2 == 0 and granularity.group_size in GROUP_SIZES:
             return granularity.group_size
     elif bits not in (4, 8):
-        raise TypeError(_check.must(me, "w", "of int8, uint8, int4 or uint4", params.code.name))
+        raise TypeError(_check.must(owner, "w", "of int8, uint8, int4 or uint4", params.code.name))
     elif isinstance(granularity, PerTensor) or (isinstance(granularity, PerChannel) and granularity.axis % 2 == 1):
         return 0
     wanted = "quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K"
-    raise ValueError(_check.must(me, "w", wanted, describe(granularity)))
+    raise ValueError(_check.must(owner, "w", wanted, describe(granularity)))
 
 
-def _vector(me: str, name: str, value: Any, n: int) -> Array:
-    given = _check.reals(me, name, value)
+def _vector(owner: str, name: str, value: Any, n: int) -> Array:
+    given = _check.reals(owner, name, value)
     if given.shape != (n,):
-        raise ValueError(_check.must(me, name, f"of shape ({n},)", f"shape {given.shape}"))
+        raise ValueError(_check.must(owner, name, f"of shape ({n},)", f"shape {given.shape}"))
     found = np.array(given, np.float32)
     found.flags.writeable = False
     return found
 
 
-def _bounds(me: str, clip: Any) -> tuple[float, float]:
+def _bounds(owner: str, clip: Any) -> tuple[float, float]:
     try:
         low, high = clip
         bounds = -math.inf if low is None else float(low), math.inf if high is None else float(high)
     except (TypeError, ValueError):
-        raise TypeError(_check.must(me, "clip", "two bounds, each a number or None", _check.typed(clip))) from None
+        raise TypeError(_check.must(owner, "clip", "two bounds, each a number or None", _check.typed(clip))) from None
     if not bounds[0] <= bounds[1]:
-        raise ValueError(_check.must(me, "clip", "a low and a high bound, in this order", _check.typed(clip)))
+        raise ValueError(_check.must(owner, "clip", "a low and a high bound, in this order", _check.typed(clip)))
     return bounds
 
 
-def _fits(me: str, fits: bool) -> None:
+def _fits(owner: str, fits: bool) -> None:
     if not fits:
-        raise OverflowError(_check.must(me, "every sum of codes", "in the range of int32", "one that is not"))
+        raise OverflowError(_check.must(owner, "every sum of codes", "in the range of int32", "one that is not"))

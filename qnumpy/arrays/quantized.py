@@ -64,7 +64,7 @@ def choose_qparams(
 
 
 def _chosen(
-    me: str,
+    owner: str,
     x: Any,
     dtype: Any,
     granularity: Granularity | None,
@@ -72,22 +72,22 @@ def _chosen(
     method: str,
     percentile: float = 99.99,
 ) -> QParams:
-    by_histogram = _args.choice(me, "method", method, CHOICES) >= 0
-    code = _args.code(me, dtype, CODE_TYPES)
-    check_scheme(me, code, symmetric)
-    share = percentile_share(me, percentile)
+    by_histogram = _args.choice(owner, "method", method, CHOICES) >= 0
+    code = _args.code(owner, dtype, CODE_TYPES)
+    check_scheme(owner, code, symmetric)
+    share = percentile_share(owner, percentile)
     granularity = PerTensor() if granularity is None else granularity
     if not by_histogram:
-        low, high, nan, infinite = ranges(me, x, granularity)
+        low, high, nan, infinite = ranges(owner, x, granularity)
     else:
-        _args.granularity(me, granularity)
-        bins, (low, high, nan, infinite) = histogram(me, x, granularity)
-        few = few_values(me, x, bins, granularity)
+        _args.granularity(owner, granularity)
+        bins, (low, high, nan, infinite) = histogram(owner, x, granularity)
+        few = few_values(owner, x, bins, granularity)
     empty = low > high
     if empty.any():
         if nan.any() or infinite.any():
             where = "" if low.ndim == 0 else f" in {int(empty.sum())} of {low.size} channels or groups"
-            raise CalibrationError(_check.must(me, "x", "finite somewhere", f"only NaN and infinities{where}"))
+            raise CalibrationError(_check.must(owner, "x", "finite somewhere", f"only NaN and infinities{where}"))
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
     if by_histogram:
         low, high, _ = search(
@@ -149,18 +149,18 @@ def quantize(
     array([[-127,  -76,  -25],
            [  25,   76,  127]], dtype=int8)
     """
-    me = "quantize"
+    owner = "quantize"
     blocks = mx_format(dtype) if qparams is None else None
     if blocks is not None:
         if granularity is not None or not symmetric or method != "minmax":
             given = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
             wanted = f"left at their defaults for {blocks.name}"
-            raise ValueError(_check.must(me, "granularity, symmetric and method", wanted, given))
-        return quantize_blocks(me, x, blocks)
-    source, _ = _args.real(me, "x", x)
+            raise ValueError(_check.must(owner, "granularity, symmetric and method", wanted, given))
+        return quantize_blocks(owner, x, blocks)
+    source, _ = _args.real(owner, "x", x)
     if qparams is None:
-        qparams = _chosen(me, source, dtype, granularity, symmetric, method)
-    return QuantizedArray._made(codes_of(me, source, qparams), qparams)
+        qparams = _chosen(owner, source, dtype, granularity, symmetric, method)
+    return QuantizedArray._made(codes_of(owner, source, qparams), qparams)
 
 
 def dynamic_quantize(x: Any, *, per: str = "row", dtype: Any = "int8", symmetric: bool = True) -> "QuantizedArray":
@@ -197,14 +197,14 @@ def dynamic_quantize(x: Any, *, per: str = "row", dtype: Any = "int8", symmetric
     array([[127,  50],
            [127,  -3]], dtype=int8)
     """
-    me = "dynamic_quantize"
-    _args.choice(me, "per", per, {"row": 0, "tensor": 1})
-    source, _ = _args.real(me, "x", x)
+    owner = "dynamic_quantize"
+    _args.choice(owner, "per", per, {"row": 0, "tensor": 1})
+    source, _ = _args.real(owner, "x", x)
     granularity: Granularity = PerTensor()
     if per == "row" and source.ndim > 1:
         granularity = PerChannel(0) if source.ndim == 2 else PerGroup(max(source.shape[-1], 1))
-    qparams = _chosen(me, source, dtype, granularity, symmetric, "minmax")
-    return QuantizedArray._made(codes_of(me, source, qparams), qparams)
+    qparams = _chosen(owner, source, dtype, granularity, symmetric, "minmax")
+    return QuantizedArray._made(codes_of(owner, source, qparams), qparams)
 
 
 def dequantize(q: "QuantizedArray | MXArray", *, dtype: Any = "float32", out: Any = None) -> Array:
@@ -267,11 +267,11 @@ class QuantizedArray(CodedArray):
     qparams: QParams
 
     def __init__(self, codes: Any, qparams: QParams) -> None:
-        me = "QuantizedArray"
-        array, code = _args.codes(me, "codes", codes)
-        params = _args.qparams(me, qparams, array.shape)
+        owner = "QuantizedArray"
+        array, code = _args.codes(owner, "codes", codes)
+        params = _args.qparams(owner, qparams, array.shape)
         if code is not params.code:
-            raise TypeError(_check.must(me, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
+            raise TypeError(_check.must(owner, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
         if not array.dtype.isnative:
             array = array.astype(code.dtype)  # what saves or pickles takes the bytes
         plain = _args.plain(array, code)
@@ -279,7 +279,7 @@ class QuantizedArray(CodedArray):
             low, high = int(plain.min()), int(plain.max())
             if not params.qmin <= low <= high <= params.qmax:
                 worst = low if low < params.qmin else high
-                raise ValueError(_check.must(me, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
+                raise ValueError(_check.must(owner, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
         self.codes = array if plain is array else plain.view(code.dtype)
         self.qparams = params
 
@@ -327,7 +327,7 @@ class QuantizedArray(CodedArray):
         ndarray
             One float32 multiplication, rounded half to even; other dtypes convert that value.
         """
-        axis, block_size = self.qparams.granularity.onnx
+        axis, block_size = self.qparams.granularity.axis_block
         return dequantize_linear(
             self.codes, self.scale, self.zero_point, axis=axis, block_size=block_size, dtype=dtype, out=out
         )
@@ -357,7 +357,7 @@ def sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
     """The parameters of a basic slice."""
     keys = _check.basic_index("QuantizedArray", key, len(shape))
     granularity, scale, zero = params.granularity, params.scale, params.zero_point
-    axis = granularity.onnx[0]
+    axis = granularity.axis_block[0]
     if axis is not None:
         # counted from the end if it was, so that the whole is equal to itself
         from_end = sum(isinstance(k, slice) for k in keys) if axis < 0 else 0

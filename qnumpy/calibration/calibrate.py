@@ -254,7 +254,7 @@ class Calibration(Mapping[str, QParams]):
         ValueError
             text is none of ours, or observers must be given and is not.
         """
-        me = "Calibration.from_json"
+        owner = "Calibration.from_json"
         try:
             match json.loads(text):
                 case {
@@ -266,11 +266,11 @@ class Calibration(Mapping[str, QParams]):
                 case _:
                     raise ValueError("of another kind")
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(_check.must(me, "text", "what to_json returned", _check.typed(text))) from error
+            raise ValueError(_check.must(owner, "text", "what to_json returned", _check.typed(text))) from error
         if observers is None and stored is None:
             wanted = "given, as the calibration was made with a function"
-            raise ValueError(_check.must(me, "observers", wanted, "None"))
-        made = cls(stored if observers is None else _checked(me, observers))
+            raise ValueError(_check.must(owner, "observers", wanted, "None"))
+        made = cls(stored if observers is None else _checked(owner, observers))
         made.observers, made.batches, made.settled = seen, batches, settled
         return made
 
@@ -428,18 +428,18 @@ def calibrate(
     >>> calibrate(model, (rng.normal(size=(16, 8)) for _ in range(10)))
     Calibration(2 tensors: x, y)
     """
-    me = "calibrate"
+    owner = "calibrate"
     if not callable(run):
-        raise TypeError(_check.must(me, "run", "callable", _check.typed(run)))
+        raise TypeError(_check.must(owner, "run", "callable", _check.typed(run)))
     try:
         source = iter(batches)
     except TypeError:
-        raise TypeError(_check.must(me, "batches", "iterable", _check.typed(batches))) from None
-    if patience is not None and _check.integer(me, "patience", patience) < 1:
-        raise ValueError(_check.must(me, "patience", "at least 1", str(patience)))
+        raise TypeError(_check.must(owner, "batches", "iterable", _check.typed(batches))) from None
+    if patience is not None and _check.integer(owner, "patience", patience) < 1:
+        raise ValueError(_check.must(owner, "patience", "at least 1", str(patience)))
     if not (isinstance(tolerance, (int, float, np.number)) and tolerance >= 0):
-        raise ValueError(_check.must(me, "tolerance", "a number of at least 0", _check.typed(tolerance)))
-    calibration = Calibration(_checked(me, observers))
+        raise ValueError(_check.must(owner, "tolerance", "a number of at least 0", _check.typed(tolerance)))
+    calibration = Calibration(_checked(owner, observers))
     still = 0
     total = len(batches) if isinstance(batches, Sized) else None
     with _shown(source, total, progress) as shown:
@@ -453,7 +453,7 @@ def calibrate(
                 if still == patience:
                     calibration.settled = True
                     break
-    return complete(me, calibration, observers)
+    return complete(owner, calibration, observers)
 
 
 def complete(owner: str, calibration: Calibration, observers: Observers | None) -> Calibration:

@@ -72,19 +72,19 @@ def choose_qparams(
     >>> choose_qparams(da.ones((40, 30), chunks=16) * 12.7).scale
     array(0.1, dtype=float32)
     """
-    me = "choose_qparams"
-    source = _dask(me, "x", x)
+    owner = "choose_qparams"
+    source = _dask(owner, "x", x)
     granularity = PerTensor() if granularity is None else granularity
-    _args.choice(me, "method", method, CHOICES)
-    share = percentile_share(me, percentile)
-    check_scheme(me, _args.code(me, dtype), symmetric)
-    _args.granularity(me, granularity)
+    _args.choice(owner, "method", method, CHOICES)
+    share = percentile_share(owner, percentile)
+    check_scheme(owner, _args.code(owner, dtype), symmetric)
+    _args.granularity(owner, granularity)
     kind: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
     how: dict[str, Any] = {"method": method, "percentile": share}
     if source.size == 0:  # nothing to observe, and yet parameters
         return choose_here(np.empty(source.shape, source.dtype), **kind, **how)
     if isinstance(granularity, PerGroup):
-        return _of_groups(me, source, granularity, {**kind, **how})
+        return _of_groups(owner, source, granularity, {**kind, **how})
     observer = MinMaxObserver(**kind) if method == "minmax" else HistogramObserver(method, share, **kind)
     return observe(source, observer, split_every=split_every).qparams()
 
@@ -117,9 +117,9 @@ def quantize(x: da.Array, qparams: QParams) -> da.Array:
     >>> quantize(x, choose_qparams(x)).compute()
     array([-127,  -64,    0,   64,  127], dtype=int8)
     """
-    me = "quantize"
-    source = _dask(me, "x", x)
-    params = _args.qparams(me, qparams, source.shape)
+    owner = "quantize"
+    source = _dask(owner, "x", x)
+    params = _args.qparams(owner, qparams, source.shape)
     return _blockwise(_codes_of_block, source, params, params.dtype)
 
 
@@ -154,11 +154,11 @@ def dequantize(q: da.Array, qparams: QParams, *, dtype: Any = "float32") -> da.A
     >>> dequantize(quantize(x, params), params).compute().round(2)
     array([-1. , -0.5,  0. ,  0.5,  1. ], dtype=float32)
     """
-    me = "dequantize"
-    codes = _dask(me, "q", q)
-    params = _args.qparams(me, qparams, codes.shape)
-    _same_type(me, "q", codes, params)
-    real = _args.floating(me, dtype)
+    owner = "dequantize"
+    codes = _dask(owner, "q", q)
+    params = _args.qparams(owner, qparams, codes.shape)
+    _same_type(owner, "q", codes, params)
+    real = _args.floating(owner, dtype)
     return _blockwise(_reals_of_block, codes, params, real.dtype, real=real.dtype)
 
 
@@ -201,16 +201,16 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
     >>> report.codes_used, round(report.sqnr_db, 2)
     (255, 48.11)
     """
-    me = "compare"
+    owner = "compare"
     if not (name is None or isinstance(name, str)):
-        raise TypeError(_check.must(me, "name", "a string", _check.typed(name)))
-    source, values = _dask(me, "x", x), _dask(me, "q", q)
+        raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
+    source, values = _dask(owner, "x", x), _dask(owner, "q", q)
     if values.shape != source.shape:
-        raise ValueError(_check.must(me, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
+        raise ValueError(_check.must(owner, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
     params = None
     if qparams is not None:
-        params = _args.qparams(me, qparams, source.shape)
-        _same_type(me, "q", values, params)
+        params = _args.qparams(owner, qparams, source.shape)
+        _same_type(owner, "q", values, params)
         source = _cut(source, params.granularity)
     values = values.rechunk(source.chunks)
     blocks = zip(
@@ -277,7 +277,7 @@ def _of_groups(owner: str, x: da.Array, granularity: PerGroup, kind: dict[str, A
 def _blockwise(function: Any, x: da.Array, params: QParams, dtype: Any, **options: Any) -> da.Array:
     """Map blocks of x, each with its own parameters, which are cut like x."""
     x = _cut(x, params.granularity)
-    axis, size = params.granularity.onnx
+    axis, size = params.granularity.axis_block
     along: tuple[int, ...] = ()
     chunks: tuple[tuple[int, ...], ...] = ()
     if axis is not None:

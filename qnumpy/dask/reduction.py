@@ -61,14 +61,14 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     >>> float(observe(x, MinMaxObserver()).max_)
     499.0
     """
-    me = "observe"
-    _mergeable(me, observer)
+    owner = "observe"
+    _mergeable(owner, observer)
     if isinstance(x, Bag):
         parts = x.map_partitions(partial(_observed, observer)).to_delayed()
     else:
-        whole = _whole(me, x, observer)
+        whole = _whole(owner, x, observer)
         parts = [delayed(_observed)(observer, [block]) for block in whole.to_delayed().ravel()]
-    found: Observer = _tree(me, parts, fresh(observer), split_every)
+    found: Observer = _tree(owner, parts, fresh(observer), split_every)
     return found
 
 
@@ -109,17 +109,17 @@ def calibrate(
     >>> calibrate(lambda x: {"x": x, "y": x * x}, batches)["y"]
     QParams(int8, per tensor, scale=1, zero_point=0)
     """
-    me = "calibrate"
+    owner = "calibrate"
     if not callable(run):
-        raise TypeError(_check.must(me, "run", "callable", _check.typed(run)))
+        raise TypeError(_check.must(owner, "run", "callable", _check.typed(run)))
     if not isinstance(batches, Bag):
-        raise TypeError(_check.must(me, "batches", "a dask bag", _check.typed(batches)))
+        raise TypeError(_check.must(owner, "batches", "a dask bag", _check.typed(batches)))
     empty = Calibration(observers)
     for observer in observers.values() if isinstance(observers, Mapping) else (observers,):
         if isinstance(observer, Observer):
-            _mergeable(me, observer)
+            _mergeable(owner, observer)
     parts = batches.map_partitions(partial(_calibrated, empty, run)).to_delayed()
-    return complete(me, _tree(me, parts, empty, split_every), observers)
+    return complete(owner, _tree(owner, parts, empty, split_every), observers)
 
 
 def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Bag:

@@ -44,14 +44,14 @@ def save_qparams(path: str | os.PathLike[str], qparams: Mapping[str, QParams]) -
     >>> back
     {'x': QParams(int8, per tensor, scale=0.1, zero_point=0)}
     """
-    me = "save_qparams"
+    owner = "save_qparams"
     if not isinstance(qparams, Mapping):
-        raise TypeError(_check.must(me, "qparams", "a mapping of names to QParams", _check.typed(qparams)))
+        raise TypeError(_check.must(owner, "qparams", "a mapping of names to QParams", _check.typed(qparams)))
     stored = {}
     for name, value in qparams.items():
         if not (isinstance(name, str) and isinstance(value, QParams)):
             got = f"{_check.typed(name)}: {_check.typed(value)}"
-            raise TypeError(_check.must(me, "qparams", "a mapping of names to QParams", got))
+            raise TypeError(_check.must(owner, "qparams", "a mapping of names to QParams", got))
         stored[name] = value.to_dict()
     with replacing(path, "x") as file:
         json.dump({"format": _FORMAT, "version": 1, "qparams": stored}, file, indent=1, ensure_ascii=False)

@@ -219,7 +219,7 @@ def _schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bo
             "granularity": None,
         }
         if spec.granularity is not None and spec.format is None:
-            axis, group = spec.granularity.onnx
+            axis, group = spec.granularity.axis_block
             kind = "tensor" if axis is None else "channel" if group is None else "group"
             given = {"kind": kind, "group_size": group, "axis": axis}
             about["granularity"] = {key: value for key, value in given.items() if value is not None}

@@ -11,7 +11,7 @@ from .._args import Array
 from .._tables import html_facts
 from ..dtypes import CODE_TYPES, CodeType
 from ..errors import CalibrationError
-from ..granularity import Granularity, PerTensor, from_onnx
+from ..granularity import Granularity, PerTensor, from_axis_block
 from ..ops.reduce import ranges
 from ..qparams import QParams, check_scheme, describe
 
@@ -73,12 +73,12 @@ class Observer:
         symmetric: bool = True,
         on_nonfinite: str = "ignore",
     ) -> None:
-        me = type(self).__name__
-        _args.choice(me, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
-        code = _args.code(me, dtype, CODE_TYPES)
-        check_scheme(me, code, symmetric)
+        owner = type(self).__name__
+        _args.choice(owner, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
+        code = _args.code(owner, dtype, CODE_TYPES)
+        check_scheme(owner, code, symmetric)
         self.dtype = code.name
-        self.granularity = _args.granularity(me, PerTensor() if granularity is None else granularity)
+        self.granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
         self.symmetric = bool(symmetric)
         self.on_nonfinite = on_nonfinite
 
@@ -106,18 +106,18 @@ class Observer:
             The axis does not fit x, the channels or groups are not those of before, or x is not finite and
             on_nonfinite="raise". Nothing is learned then.
         """
-        me = f"{type(self).__name__}.observe"
-        source, _ = _args.real(me, "x", x)
+        owner = f"{type(self).__name__}.observe"
+        source, _ = _args.real(owner, "x", x)
         shape = self.granularity.params_shape(source.shape)
         if self._seen and shape != self.min_.shape:
             wanted = f"an array with parameters of shape {self.min_.shape}, as before"
-            raise ValueError(_check.must(me, "x", wanted, f"{shape} from shape {source.shape}"))
+            raise ValueError(_check.must(owner, "x", wanted, f"{shape} from shape {source.shape}"))
         if source.size == 0:
             return self
-        batch, more = self._read(me, source)
+        batch, more = self._read(owner, source)
         if self.on_nonfinite == "raise" and (batch.nan.any() or batch.infinite.any()):
             got = f"{int(batch.nan.sum())} NaN and {int(batch.infinite.sum())} infinities"
-            raise ValueError(_check.must(me, "x", 'finite when on_nonfinite is "raise"', got))
+            raise ValueError(_check.must(owner, "x", 'finite when on_nonfinite is "raise"', got))
         self._add(batch, more)
         return self
 
@@ -173,18 +173,18 @@ class Observer:
         ValueError
             Its configuration differs, or the shape of its parameters.
         """
-        me = f"{type(self).__name__}.merge"
+        owner = f"{type(self).__name__}.merge"
         if type(other) is not type(self):
-            raise TypeError(_check.must(me, "other", f"a {type(self).__name__}", _check.typed(other)))
+            raise TypeError(_check.must(owner, "other", f"a {type(self).__name__}", _check.typed(other)))
         mine, theirs = self.get_config(), other.get_config()
         if mine != theirs:
             name = next(name for name in mine if mine[name] != theirs[name])
-            raise ValueError(_check.must(me, "other", f"made with {name}={mine[name]!r}", f"{theirs[name]!r}"))
+            raise ValueError(_check.must(owner, "other", f"made with {name}={mine[name]!r}", f"{theirs[name]!r}"))
         if not other._seen:
             return self
         if self._seen and self.min_.shape != other.min_.shape:
             wanted = f"an observer of parameters of shape {self.min_.shape}"
-            raise ValueError(_check.must(me, "other", wanted, f"{other.min_.shape}"))
+            raise ValueError(_check.must(owner, "other", wanted, f"{other.min_.shape}"))
         self._add(*other._batch())
         return self
 
@@ -209,7 +209,7 @@ class Observer:
         -------
         dict
         """
-        axis, group_size = self.granularity.onnx
+        axis, group_size = self.granularity.axis_block
         return {
             "dtype": self.dtype,
             "granularity": {"axis": axis, "group_size": group_size},
@@ -231,7 +231,7 @@ class Observer:
         Observer
         """
         where = config["granularity"]
-        return cls(**{**config, "granularity": from_onnx(where["axis"], where["group_size"])})
+        return cls(**{**config, "granularity": from_axis_block(where["axis"], where["group_size"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Return configuration and state as plain values that JSON holds exactly; `from_dict` takes them.
@@ -298,24 +298,24 @@ class Observer:
     def _stored(
         cls, method: str, name: str, wanted: str, given: Any, read: Callable[[Any], Any] = lambda values: values
     ) -> Self:
-        me = f"{cls.__name__}.{method}"
+        owner = f"{cls.__name__}.{method}"
         try:
             values = read(given)
             kind = Observer._kinds[values["observer"]]
             made = kind.from_config(values["config"])
             made._restore({key: _array(key, value) for key, value in values["state"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(_check.must(me, name, wanted, _check.typed(given))) from error
+            raise ValueError(_check.must(owner, name, wanted, _check.typed(given))) from error
         if not isinstance(made, cls):
-            raise ValueError(_check.must(me, name, f"of a {cls.__name__}", kind.__name__))
+            raise ValueError(_check.must(owner, name, f"of a {cls.__name__}", kind.__name__))
         return made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take arrays as they arrive from another process, which may be read-only or not aligned."""
         missing = [name for name in self._learned if name not in state]
         if 0 < len(missing) < len(self._learned):
-            me, got = type(self).__name__, f"none of {', '.join(missing)}"
-            raise ValueError(_check.must(me, "the pickled state", "complete", got))
+            owner, got = type(self).__name__, f"none of {', '.join(missing)}"
+            raise ValueError(_check.must(owner, "the pickled state", "complete", got))
         for name, value in state.items():
             array = isinstance(value, np.ndarray)
             setattr(self, name, np.require(value, requirements=["C", "A", "W"]) if array else value)
@@ -330,9 +330,9 @@ class Observer:
 
     # ---- what a kind of observer may change ----
 
-    def _read(self, me: str, source: Array) -> tuple[Batch, Any]:
+    def _read(self, owner: str, source: Array) -> tuple[Batch, Any]:
         """Read an array once; the second is what a derived class learns besides."""
-        low, high, nan, infinite = ranges(me, source, self.granularity)
+        low, high, nan, infinite = ranges(owner, source, self.granularity)
         return Batch(low, high, elements(source.shape, self.granularity) - nan - infinite, nan, infinite), None
 
     def _batch(self) -> tuple[Batch, Any]:
@@ -362,7 +362,7 @@ class Observer:
     def _sound(self) -> bool:
         """Whether the state is one that arrays can have taught."""
         shape, counts = self.min_.shape, (self.count_, self.nan_, self.infinite_)
-        axis, group_size = self.granularity.onnx
+        axis, group_size = self.granularity.axis_block
         ndim = 0 if axis is None else 1 if group_size is None else len(shape)
         if self.max_.shape != shape or any(each.shape != shape or (each < 0).any() for each in counts):
             return False
@@ -383,17 +383,17 @@ class Observer:
     def _code(self) -> CodeType:
         return _args.code(type(self).__name__, self.dtype)
 
-    def _check(self, me: str) -> None:
+    def _check(self, owner: str) -> None:
         """Refuse where nothing finite was seen."""
         if not self._seen:
-            raise CalibrationError(f"{me}: data must be observed first; got none. Call observe(x).")
+            raise CalibrationError(f"{owner}: data must be observed first; got none. Call observe(x).")
         empty = self.count_ == 0
         if empty.any():
             where = "" if empty.ndim == 0 else f" in {int(empty.sum())} of {empty.size} channels or groups"
-            raise CalibrationError(_check.must(me, "data", "finite somewhere", f"only NaN and infinities{where}"))
+            raise CalibrationError(_check.must(owner, "data", "finite somewhere", f"only NaN and infinities{where}"))
 
-    def _range(self, me: str) -> tuple[Array, Array]:
-        self._check(me)
+    def _range(self, owner: str) -> tuple[Array, Array]:
+        self._check(owner)
         return self.min_, self.max_
 
     def _from_range(self, low: Array, high: Array) -> QParams:
@@ -414,7 +414,7 @@ class Observer:
 def elements(shape: tuple[int, ...], granularity: Granularity) -> Array:
     """Elements of each parameter, in the shape of the parameters."""
     params = granularity.params_shape(shape)
-    axis, group = granularity.onnx
+    axis, group = granularity.axis_block
     total = int(np.prod(shape, dtype=np.int64))
     if axis is None or group is None:
         return np.full(params, total // (params[0] if params else 1), np.int64)

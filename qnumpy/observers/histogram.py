@@ -93,10 +93,10 @@ class HistogramObserver(Observer):
         on_nonfinite: str = "ignore",
     ) -> None:
         super().__init__(dtype=dtype, granularity=granularity, symmetric=symmetric, on_nonfinite=on_nonfinite)
-        me = type(self).__name__
-        _args.choice(me, "method", method, METHODS)
+        owner = type(self).__name__
+        _args.choice(owner, "method", method, METHODS)
         self.method = method
-        self.percentile = _histogram.percentile_share(me, percentile)
+        self.percentile = _histogram.percentile_share(owner, percentile)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values that JSON holds; `from_config` takes them.
@@ -171,9 +171,9 @@ class HistogramObserver(Observer):
         CalibrationError
             Nothing was observed, or nothing finite.
         """
-        me = f"{type(self).__name__}.error"
-        _args.choice(me, "method", self.method if method is None else method, METHODS)
-        return self._by(me, method)[2]
+        owner = f"{type(self).__name__}.error"
+        _args.choice(owner, "method", self.method if method is None else method, METHODS)
+        return self._by(owner, method)[2]
 
     def coverage(self, method: str | None = None) -> Array:
         """Return the share of the elements inside the range.
@@ -226,9 +226,9 @@ class HistogramObserver(Observer):
         CalibrationError
             Nothing was observed, or nothing finite.
         """
-        me = f"{type(self).__name__}.mse"
-        self._by(me, "minmax")
-        params = self.qparams() if qparams is None else self._own(me, qparams)
+        owner = f"{type(self).__name__}.mse"
+        self._by(owner, "minmax")
+        params = self.qparams() if qparams is None else self._own(owner, qparams)
         low, high = (end[..., None] for end in params.range())
         return self._errors(low, high, "mse", params)[..., 0]
 
@@ -289,12 +289,12 @@ class HistogramObserver(Observer):
         CalibrationError
             Nothing was observed, or nothing finite.
         """
-        me = f"{type(self).__name__}.curve"
-        if _check.integer(me, "n", n) < 2:
-            raise ValueError(_check.must(me, "n", "at least 2", str(n)))
+        owner = f"{type(self).__name__}.curve"
+        if _check.integer(owner, "n", n) < 2:
+            raise ValueError(_check.must(owner, "n", "at least 2", str(n)))
         method = self.method if method is None else method
-        _args.choice(me, "method", method, METHODS)
-        low, high, _ = self._by(me, method)
+        _args.choice(owner, "method", method, METHODS)
+        low, high, _ = self._by(owner, method)
         chosen = np.maximum(-low, high)
         whole = np.maximum(np.maximum(-self.min_, self.max_), chosen)  # what suits a float type may be wider
         tiny = np.finfo(np.float32).smallest_normal
@@ -331,13 +331,13 @@ class HistogramObserver(Observer):
 
     # ---- what makes it an observer ----
 
-    def _read(self, me: str, source: Array) -> tuple[Batch, tuple[Histogram, Few]]:
-        bins, (low, high, nan, infinite) = _histogram.histogram(me, source, self.granularity)
+    def _read(self, owner: str, source: Array) -> tuple[Batch, tuple[Histogram, Few]]:
+        bins, (low, high, nan, infinite) = _histogram.histogram(owner, source, self.granularity)
         sums = np.concatenate([[0], np.cumsum(bins.counts)])
         batch = Batch(low, high, np.diff(sums[bins.offsets]).reshape(low.shape), nan, infinite)
         if self._seen and not self.values_.size and self.count_.any():
             return batch, (bins, nothing())  # they were too many before
-        return batch, (bins, _histogram.few_values(me, source, bins, self.granularity))
+        return batch, (bins, _histogram.few_values(owner, source, bins, self.granularity))
 
     def _batch(self) -> tuple[Batch, tuple[Histogram, Few]]:
         return super()._batch()[0], (Histogram(self.offsets_, self.keys_, self.bins_), Few(self.values_, self.times_))
@@ -352,11 +352,11 @@ class HistogramObserver(Observer):
         self.offsets_, self.keys_, self.bins_ = bins
         self.values_, self.times_ = few
 
-    def _by(self, me: str, method: str | None) -> tuple[Array, Array, Array]:
+    def _by(self, owner: str, method: str | None) -> tuple[Array, Array, Array]:
         """Range and error by a criterion."""
         method = self.method if method is None else method
-        _args.choice(me, "method", method, CHOICES)
-        self._check(me)
+        _args.choice(owner, "method", method, CHOICES)
+        self._check(owner)
         if method == "minmax":
             return self.min_, self.max_, np.zeros(self.min_.shape)
         bins, few = self._batch()[1]
@@ -376,14 +376,16 @@ class HistogramObserver(Observer):
             symmetric=symmetric, method=method, values=few,
         )  # fmt: skip
 
-    def _own(self, me: str, qparams: Any) -> QParams:
+    def _own(self, owner: str, qparams: Any) -> QParams:
         """Refuse parameters of other codes or parts than the observer's."""
         if not isinstance(qparams, QParams):
-            raise TypeError(_check.must(me, "qparams", "a QParams", _check.typed(qparams)))
+            raise TypeError(_check.must(owner, "qparams", "a QParams", _check.typed(qparams)))
         if qparams.granularity != self.granularity or qparams.scale.shape != self.min_.shape:
             wanted = f"{describe(self.granularity)}, of shape {self.min_.shape}"
             raise ValueError(
-                _check.must(me, "qparams", wanted, f"{describe(qparams.granularity)}, of shape {qparams.scale.shape}")
+                _check.must(
+                    owner, "qparams", wanted, f"{describe(qparams.granularity)}, of shape {qparams.scale.shape}"
+                )
             )
         return qparams
 

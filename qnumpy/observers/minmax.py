@@ -78,11 +78,11 @@ class MovingAverageMinMaxObserver(Observer):
         on_nonfinite: str = "ignore",
     ) -> None:
         super().__init__(dtype=dtype, granularity=granularity, symmetric=symmetric, on_nonfinite=on_nonfinite)
-        me, name = type(self).__name__, "averaging_constant"
+        owner, name = type(self).__name__, "averaging_constant"
         if isinstance(averaging_constant, bool) or not isinstance(averaging_constant, (int, float, np.number)):
-            raise TypeError(_check.must(me, name, "a number", _check.typed(averaging_constant)))
+            raise TypeError(_check.must(owner, name, "a number", _check.typed(averaging_constant)))
         if not 0 < averaging_constant <= 1:
-            raise ValueError(_check.must(me, name, "in (0, 1]", _check.typed(averaging_constant)))
+            raise ValueError(_check.must(owner, name, "in (0, 1]", _check.typed(averaging_constant)))
         self.averaging_constant = float(averaging_constant)
 
     def get_config(self) -> dict[str, Any]:

@@ -91,19 +91,19 @@ def accumulate_dot(a: Any, b: Any, accumulate: Any = None) -> Array:
     >>> float(accumulate_dot(ones, ones)), float(accumulate_dot(ones, ones, accumulate="float32"))
     (2048.0, 5000.0)
     """
-    me = "accumulate_dot"
-    left, left_type = _factor(me, "a", a)
-    right, right_type = _factor(me, "b", b)
+    owner = "accumulate_dot"
+    left, left_type = _factor(owner, "a", a)
+    right, right_type = _factor(owner, "b", b)
     if accumulate is None:
         accumulate = ACCUMULATORS.get(left_type.name, "float32")
     kind = float_type(accumulate)
     if kind is None or kind.name not in _INPUTS:
-        raise TypeError(_check.must(me, "accumulate", "float16, bfloat16 or float32", _check.typed(accumulate)))
+        raise TypeError(_check.must(owner, "accumulate", "float16, bfloat16 or float32", _check.typed(accumulate)))
     if left.ndim == 0:
-        raise ValueError(_check.must(me, "a", "at least 1-D", "a 0-d array"))
+        raise ValueError(_check.must(owner, "a", "at least 1-D", "a 0-d array"))
     if right.ndim not in (1, 2) or right.shape[0] != left.shape[-1]:
         wanted = f"of shape ({left.shape[-1]},) or ({left.shape[-1]}, N)"
-        raise ValueError(_check.must(me, "b", wanted, f"shape {right.shape}"))
+        raise ValueError(_check.must(owner, "b", wanted, f"shape {right.shape}"))
     count = math.prod(left.shape[:-1])
     rows, shape = left.reshape(count, left.shape[-1]), (*left.shape[:-1], *right.shape[1:])
     out = np.empty(shape, kind.dtype)

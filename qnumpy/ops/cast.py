@@ -81,17 +81,17 @@ def cast(
     >>> cast([0.1, 1000.0, -np.inf], "float8_e4m3fn", overflow="saturate").tolist()
     [0.1015625, 448.0, -448.0]
     """
-    me = "cast"
-    source, real = _args.real(me, "x", x, FLOAT_TYPES)
-    to = _args.floating(me, dtype, FLOAT_TYPES)
-    saturate = _args.choice(me, "overflow", overflow, _OVERFLOW)
-    stochastic = _args.choice(me, "rounding", rounding, _ROUNDING)
-    number = _seed(me, seed, stochastic) if stochastic or seed is not None else 0
+    owner = "cast"
+    source, real = _args.real(owner, "x", x, FLOAT_TYPES)
+    to = _args.floating(owner, dtype, FLOAT_TYPES)
+    saturate = _args.choice(owner, "overflow", overflow, _OVERFLOW)
+    stochastic = _args.choice(owner, "rounding", rounding, _ROUNDING)
+    number = _seed(owner, seed, stochastic) if stochastic or seed is not None else 0
     order = None if stochastic else _args.memory_order(source, out)
     stored = source if order is None else source.transpose(order)
-    result = _args.output(me, out, to.dtype, stored.shape, stored)
+    result = _args.output(owner, out, to.dtype, stored.shape, stored)
     if overflow == "raise":
-        _refuse(me, source, stored, real, to)
+        _refuse(owner, source, stored, real, to)
     _core.cast(stored, real.core, result, to.core, saturate, stochastic, number)
     return result if order is None else _args.unpermuted(result, order)
 

@@ -76,10 +76,10 @@ def conv2d_integer(
     array([[ 4,  8],
            [16, 20]], dtype=int32)
     """
-    me = "conv2d_integer"
-    given = convolution(me, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
-    result = _args.output(me, out, _INT32, given.shape, given.x, given.w)
-    convolve(me, given, result)
+    owner = "conv2d_integer"
+    given = convolution(owner, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    result = _args.output(owner, out, _INT32, given.shape, given.x, given.w)
+    convolve(owner, given, result)
     return result
 
 
@@ -96,34 +96,34 @@ class Convolution(NamedTuple):
 
 
 def convolution(
-    me: str, x: Any, w: Any, x_zero: Any, w_zero: Any, strides: Any, padding: Any, dilations: Any, groups: Any
+    owner: str, x: Any, w: Any, x_zero: Any, w_zero: Any, strides: Any, padding: Any, dilations: Any, groups: Any
 ) -> Convolution:
-    image, weight = _operand(me, "x", x), _operand(me, "w", w)
-    groups = _check.integer(me, "groups", groups)
+    image, weight = _operand(owner, "x", x), _operand(owner, "w", w)
+    groups = _check.integer(owner, "groups", groups)
     (n, c, *size), (m, depth, *kernel) = image.shape, weight.shape
     if groups < 1 or c % groups or m % groups:
         got = f"{groups} for {c} and {m} channels"
-        raise ValueError(_check.must(me, "groups", "a divisor of the channels of x and of w", got))
+        raise ValueError(_check.must(owner, "groups", "a divisor of the channels of x and of w", got))
     if depth * groups != c:
         got = f"shapes {image.shape} and {weight.shape}"
-        raise ValueError(_check.must(me, "x and w", f"of C and C / groups channels for groups={groups}", got))
+        raise ValueError(_check.must(owner, "x and w", f"of C and C / groups channels for groups={groups}", got))
     if 0 in kernel:
-        raise ValueError(_check.must(me, "w", "of a kernel of at least one element", f"shape {weight.shape}"))
-    steps, gaps = _pair(me, "strides", strides, 1), _pair(me, "dilations", dilations, 1)
-    pads = _padding(me, padding)
+        raise ValueError(_check.must(owner, "w", "of a kernel of at least one element", f"shape {weight.shape}"))
+    steps, gaps = _pair(owner, "strides", strides, 1), _pair(owner, "dilations", dilations, 1)
+    pads = _padding(owner, padding)
     height, width = size[0] + pads[0] + pads[2], size[1] + pads[1] + pads[3]
     tall, wide = gaps[0] * (kernel[0] - 1) + 1, gaps[1] * (kernel[1] - 1) + 1
     if tall > height or wide > width:
         got = f"{(tall, wide)} over {(height, width)}"
-        raise ValueError(_check.must(me, "w", "no larger than the padded image", got))
-    x_zero, w_zero = _zero(me, "x_zero_point", x_zero, image, 1), _zero(me, "w_zero_point", w_zero, weight, m)
+        raise ValueError(_check.must(owner, "w", "no larger than the padded image", got))
+    x_zero, w_zero = _zero(owner, "x_zero_point", x_zero, image, 1), _zero(owner, "w_zero_point", w_zero, weight, m)
     where = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
     shape = (n, m, (height - tall) // steps[0] + 1, (width - wide) // steps[1] + 1)
     return Convolution(image, weight, int(x_zero[0]), w_zero, groups, where, shape)
 
 
 def convolve(
-    me: str,
+    owner: str,
     given: Convolution,
     out: Array,
     scale: Array | None = None,
@@ -139,51 +139,51 @@ def convolve(
         x, _OPERANDS[x.dtype].core, w, _OPERANDS[w.dtype].core, given.x_zero, given.w_zero, given.groups,
         *given.where, out, kind, scale, bias, zero_point, qmin, qmax,
     ):  # fmt: skip
-        raise OverflowError(_check.must(me, "every sum", "in the range of int32", "one that is not"))
+        raise OverflowError(_check.must(owner, "every sum", "in the range of int32", "one that is not"))
 
 
-def _operand(me: str, name: str, value: Any) -> Array:
-    given = _check.array(me, name, value)
+def _operand(owner: str, name: str, value: Any) -> Array:
+    given = _check.array(owner, name, value)
     if given.dtype not in _OPERANDS:
-        raise TypeError(_check.must(me, name, "an array of int8 or uint8", f"dtype {given.dtype}"))
+        raise TypeError(_check.must(owner, name, "an array of int8 or uint8", f"dtype {given.dtype}"))
     if given.ndim != 4:
-        raise ValueError(_check.must(me, name, "4-D", f"shape {given.shape}"))
+        raise ValueError(_check.must(owner, name, "4-D", f"shape {given.shape}"))
     return given
 
 
-def _pair(me: str, name: str, value: Any, least: int) -> tuple[int, ...]:
+def _pair(owner: str, name: str, value: Any, least: int) -> tuple[int, ...]:
     if type(value) is int and least <= value <= _FARTHEST:
         return value, value
     values = value if isinstance(value, (tuple, list)) else (value, value)
-    found = tuple(_check.integer(me, name, each) for each in values)
+    found = tuple(_check.integer(owner, name, each) for each in values)
     if len(found) != 2 or min(found) < least:
-        raise ValueError(_check.must(me, name, f"one or two integers of at least {least}", _check.typed(value)))
-    return _near(me, name, found)
+        raise ValueError(_check.must(owner, name, f"one or two integers of at least {least}", _check.typed(value)))
+    return _near(owner, name, found)
 
 
-def _padding(me: str, value: Any) -> tuple[int, ...]:
+def _padding(owner: str, value: Any) -> tuple[int, ...]:
     """(top, left, bottom, right)."""
     if not (isinstance(value, (tuple, list)) and len(value) == 4):
-        return _pair(me, "padding", value, 0) * 2
-    found = tuple(_check.integer(me, "padding", each) for each in value)
+        return _pair(owner, "padding", value, 0) * 2
+    found = tuple(_check.integer(owner, "padding", each) for each in value)
     if min(found) < 0:
-        raise ValueError(_check.must(me, "padding", "at least 0", _check.typed(value)))
-    return _near(me, "padding", found)
+        raise ValueError(_check.must(owner, "padding", "at least 0", _check.typed(value)))
+    return _near(owner, "padding", found)
 
 
-def _near(me: str, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
+def _near(owner: str, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
     if max(found) > _FARTHEST:
-        raise ValueError(_check.must(me, name, f"at most {_FARTHEST}", str(max(found))))
+        raise ValueError(_check.must(owner, name, f"at most {_FARTHEST}", str(max(found))))
     return found
 
 
-def _zero(me: str, name: str, value: Any, codes: Array, channels: int) -> Array:
+def _zero(owner: str, name: str, value: Any, codes: Array, channels: int) -> Array:
     """Zero points as int32 of shape (1,) or (channels,)."""
     code = _OPERANDS[codes.dtype]
-    found = _check.zero_point(me, 0 if value is None else value, code.qmin, code.qmax, name)
+    found = _check.zero_point(owner, 0 if value is None else value, code.qmin, code.qmax, name)
     if found.size == 1:
         return found.reshape(1)
     if found.shape != (channels,):
         wanted = "()" if channels == 1 else f"() or ({channels},)"
-        raise ValueError(_check.must(me, name, f"of shape {wanted}", f"shape {found.shape}"))
+        raise ValueError(_check.must(owner, name, f"of shape {wanted}", f"shape {found.shape}"))
     return found

@@ -55,7 +55,7 @@ def _bits(granularity: Granularity) -> int:
 def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, tuple[Array, Array, Array, Array]]:
     """Count the finite elements; in the same read min, max, NaN and infinity counts, as from reduce.ranges."""
     source, real = _args.real(owner, "x", x)
-    axis, block_size = granularity.onnx
+    axis, block_size = granularity.axis_block
     where = _args.layout(owner, source.shape, axis, block_size)
     order = _args.memory_order(source, None) if block_size is None else None
     shape = where.shape

@@ -58,20 +58,22 @@ def matmul(a: Any, b: Any, *, accumulate: Any = None) -> Array:
     >>> matmul(ones, ones.T).item(), matmul(ones, ones.T, accumulate="float32").item()
     (2048.0, 4096.0)
     """
-    me = "matmul"
-    left, right = _operand(me, "a", a), _operand(me, "b", b)
+    owner = "matmul"
+    left, right = _operand(owner, "a", a), _operand(owner, "b", b)
     name = left.dtype.name
     integers = name in _INTEGERS
     if right.dtype.name not in _INTEGERS if integers else right.dtype.name != name:
         wanted = "integers like a" if integers else f"of {name} like a"
-        raise TypeError(_check.must(me, "b", wanted, f"dtype {right.dtype.name}"))
+        raise TypeError(_check.must(owner, "b", wanted, f"dtype {right.dtype.name}"))
     allowed = ("int32",) if integers else _FLOATS[name]
     chosen = allowed[0] if accumulate is None else _name(accumulate)
     if chosen not in allowed:
-        raise TypeError(_check.must(me, "accumulate", f"{' or '.join(allowed)} for {name}", _check.typed(accumulate)))
+        raise TypeError(
+            _check.must(owner, "accumulate", f"{' or '.join(allowed)} for {name}", _check.typed(accumulate))
+        )
     if integers:
         return np.asarray(matmul_integer(left, right))
-    return _stacked(me, left, right, np.dtype(chosen), _narrow if chosen == "float16" else _widened)
+    return _stacked(owner, left, right, np.dtype(chosen), _narrow if chosen == "float16" else _widened)
 
 
 def _operand(owner: str, name: str, value: Any) -> Array:

@@ -70,21 +70,21 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
     array([[-381,  510],
            [ 889, -892]], dtype=int32)
     """
-    me = "matmul_integer"
-    left, left_type = _operand(me, "a", a)
-    right, right_type = _operand(me, "b", b)
+    owner = "matmul_integer"
+    left, left_type = _operand(owner, "a", a)
+    right, right_type = _operand(owner, "b", b)
     rows = left[None, :] if left.ndim == 1 else left
     columns = right[:, None] if right.ndim == 1 else right
     if rows.shape[-1] != columns.shape[-2]:
-        raise ValueError(must(me, "b", f"of as many rows as a has columns, {rows.shape[-1]}", _shapes(left, right)))
-    batch = _batch(me, left, right, rows.shape[:-2], columns.shape[:-2])
+        raise ValueError(must(owner, "b", f"of as many rows as a has columns, {rows.shape[-1]}", _shapes(left, right)))
+    batch = _batch(owner, left, right, rows.shape[:-2], columns.shape[:-2])
     m, n = rows.shape[-2], columns.shape[-1]
-    a_zero = _zeros(me, "a_zero_point", a_zero_point, left_type, batch, m, axis=-1)
-    b_zero = _zeros(me, "b_zero_point", b_zero_point, right_type, batch, n, axis=-2)
+    a_zero = _zeros(owner, "a_zero_point", a_zero_point, left_type, batch, m, axis=-1)
+    b_zero = _zeros(owner, "b_zero_point", b_zero_point, right_type, batch, n, axis=-2)
     shape = (*batch, m, n)
     if left.ndim == 1 or right.ndim == 1:  # without the axes that were put there
         shape = (*batch, *((m,) if left.ndim > 1 else ()), *((n,) if right.ndim > 1 else ()))
-    result = _args.output(me, out, _INT32, shape, left, right)
+    result = _args.output(owner, out, _INT32, shape, left, right)
     full = result.reshape(*batch, m, n)
     if _is_tall(rows, columns, batch, a_zero, b_zero):
         tall = math.prod(batch) * m
@@ -93,7 +93,9 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
     rows, columns = _stacked(rows, batch, 2), _stacked(columns, batch, 2)
     a_zero, b_zero = _stacked(a_zero, batch, 1), _stacked(b_zero, batch, 1)
     if not _core.matmul_integer(rows, left_type.core, columns, right_type.core, a_zero, b_zero, full):
-        raise OverflowError(f"{me}: every sum must fit int32; got one outside it. Split K, and add the parts in int64.")
+        raise OverflowError(
+            f"{owner}: every sum must fit int32; got one outside it. Split K, and add the parts in int64."
+        )
     return result if out is not None or result.ndim else result[()]
 
 

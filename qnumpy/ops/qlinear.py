@@ -61,27 +61,27 @@ def qlinear_matmul(
     >>> qlinear_matmul(a, 0.5, 8, b, 0.25, 0, 0.5, np.uint8(3))
     array([[9]], dtype=uint8)
     """
-    me = "qlinear_matmul"
-    left, right = _check.array(me, "a", a), _check.array(me, "b", b)
+    owner = "qlinear_matmul"
+    left, right = _check.array(owner, "a", a), _check.array(owner, "b", b)
     acc = np.asarray(matmul_integer(left, right, a_zero_point, b_zero_point))
     sa, sb, sy = (
-        _check.scale(me, name, value)
+        _check.scale(owner, name, value)
         for name, value in (("a_scale", a_scale), ("b_scale", b_scale), ("y_scale", y_scale))
     )
-    _single(me, "y_scale", sy)
+    _single(owner, "y_scale", sy)
     rows = sa[..., None] if sa.ndim == 1 and sa.size > 1 else sa
     try:
         multiplier = rows * sb / sy.reshape(())
         each = np.broadcast_to(multiplier, acc.shape) if multiplier.size > 1 else multiplier
     except ValueError:
         wanted, got = f"of one for each row or column of {acc.shape}", f"shapes {sa.shape} and {sb.shape}"
-        raise ValueError(_check.must(me, "a_scale and b_scale", wanted, got)) from None
+        raise ValueError(_check.must(owner, "a_scale and b_scale", wanted, got)) from None
     if each.size == 1:
-        return _requantized(me, acc, each.reshape(()), y_zero_point, None)
+        return _requantized(owner, acc, each.reshape(()), y_zero_point, None)
     if multiplier.size == acc.shape[-1] and rows.size == 1:
-        return _requantized(me, acc, multiplier.reshape(-1), y_zero_point, -1)
+        return _requantized(owner, acc, multiplier.reshape(-1), y_zero_point, -1)
     lines = [
-        _requantized(me, line, scales, y_zero_point, 0)
+        _requantized(owner, line, scales, y_zero_point, 0)
         for line, scales in zip(acc.reshape(-1, acc.shape[-1]), each.reshape(-1, acc.shape[-1]), strict=True)
     ]
     return np.array(lines).reshape(acc.shape)
@@ -148,58 +148,60 @@ def qlinear_conv2d(
     >>> qlinear_conv2d(x, 0.5, 1, w, 0.25, 0, 0.5, np.uint8(0), [8])
     array([[[[6]]]], dtype=uint8)
     """
-    me = "qlinear_conv2d"
-    given = convolution(me, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    owner = "qlinear_conv2d"
+    given = convolution(owner, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
     channels = given.shape[1]
     sx, sw, sy = (
-        _check.scale(me, name, value)
+        _check.scale(owner, name, value)
         for name, value in (("x_scale", x_scale), ("w_scale", w_scale), ("y_scale", y_scale))
     )
-    _single(me, "x_scale", sx)
-    _single(me, "y_scale", sy)
+    _single(owner, "x_scale", sx)
+    _single(owner, "y_scale", sy)
     if sw.size != 1 and sw.shape != (channels,):
-        raise ValueError(_check.must(me, "w_scale", f"of shape () or ({channels},)", f"shape {sw.shape}"))
-    sums = None if bias is None else _bias(me, bias, channels)
-    code, zero, multiplier = _codes(me, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, given.shape, 1)
+        raise ValueError(_check.must(owner, "w_scale", f"of shape () or ({channels},)", f"shape {sw.shape}"))
+    sums = None if bias is None else _bias(owner, bias, channels)
+    code, zero, multiplier = _codes(owner, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, given.shape, 1)
     out = np.empty(given.shape, code.dtype)
     each = np.full(channels, multiplier) if multiplier.ndim == 0 else multiplier
-    convolve(me, given, out, each, sums, int(zero), code.qmin, code.qmax)
+    convolve(owner, given, out, each, sums, int(zero), code.qmin, code.qmax)
     return out
 
 
-def _single(me: str, name: str, scale: Array) -> None:
+def _single(owner: str, name: str, scale: Array) -> None:
     if scale.size != 1:
-        raise ValueError(_check.must(me, name, "one number", f"shape {scale.shape}"))
+        raise ValueError(_check.must(owner, name, "one number", f"shape {scale.shape}"))
 
 
-def _bias(me: str, bias: Any, channels: int) -> Array:
-    given = _check.array(me, "bias", bias)
+def _bias(owner: str, bias: Any, channels: int) -> Array:
+    given = _check.array(owner, "bias", bias)
     if given.dtype.kind not in "iu" or not np.can_cast(given.dtype, np.int64):
-        raise TypeError(_check.must(me, "bias", "an array of int32", f"dtype {given.dtype}"))
+        raise TypeError(_check.must(owner, "bias", "an array of int32", f"dtype {given.dtype}"))
     if given.shape != (channels,):
-        raise ValueError(_check.must(me, "bias", f"of shape {(channels,)}", f"shape {given.shape}"))
+        raise ValueError(_check.must(owner, "bias", f"of shape {(channels,)}", f"shape {given.shape}"))
     outside = given[(given < _INT32.min) | (given > _INT32.max)]
     if outside.size:
-        raise ValueError(_check.must(me, "bias", "in the range of int32", str(outside[0])))
+        raise ValueError(_check.must(owner, "bias", "in the range of int32", str(outside[0])))
     return np.ascontiguousarray(given, np.int32)
 
 
 def _codes(
-    me: str, multiplier: Array, zero_point: Any, shape: tuple[int, ...], axis: int | None
+    owner: str, multiplier: Array, zero_point: Any, shape: tuple[int, ...], axis: int | None
 ) -> tuple[CodeType, Array, Array]:
     """The type and zero point of the result, and the multiplier, checked; its axis counts if it is more than one."""
     found = code_type(getattr(zero_point, "dtype", None))
     if found is None or found.bits != 8:
-        raise TypeError(_check.must(me, "y_zero_point", "an int8 or uint8 scalar", _check.typed(zero_point)))
+        raise TypeError(_check.must(owner, "y_zero_point", "an int8 or uint8 scalar", _check.typed(zero_point)))
     zero = np.asarray(zero_point)
     if zero.size != 1:
-        raise ValueError(_check.must(me, "y_zero_point", "one number", f"shape {zero.shape}"))
+        raise ValueError(_check.must(owner, "y_zero_point", "one number", f"shape {zero.shape}"))
     one = multiplier.size == 1
     found_multiplier = multiplier.reshape(()) if one else multiplier
-    _args.scales(me, "the ratio of scales", found_multiplier, _args.layout(me, shape, None if one else axis, None))
+    _args.scales(
+        owner, "the ratio of scales", found_multiplier, _args.layout(owner, shape, None if one else axis, None)
+    )
     return found, zero.reshape(()), found_multiplier
 
 
-def _requantized(me: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
-    code, zero, checked = _codes(me, multiplier, zero_point, acc.shape, axis)
+def _requantized(owner: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
+    code, zero, checked = _codes(owner, multiplier, zero_point, acc.shape, axis)
     return requantize(acc, checked, zero, dtype=code.dtype, axis=axis)

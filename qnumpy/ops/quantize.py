@@ -89,26 +89,26 @@ def quantize_linear(
     >>> quantize_linear(np.array([-1.0, 0.0, 0.25, 9.0], np.float32), 0.1, 3, dtype="int8")
     array([-7,  3,  5, 93], dtype=int8)
     """
-    me = "quantize_linear"
-    source, real = _args.real(me, "x", x)
+    owner = "quantize_linear"
+    source, real = _args.real(owner, "x", x)
     if dtype is not None:
-        code = _args.code(me, dtype)
+        code = _args.code(owner, dtype)
     else:
-        code = code_type(getattr(zero_point, "dtype", _UINT8)) or _args.code(me, _UINT8)
-    number = _args.choice(me, "convention", convention, _args.CONVENTIONS)
-    _no_other(me, convention, code)
+        code = code_type(getattr(zero_point, "dtype", _UINT8)) or _args.code(owner, _UINT8)
+    number = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
+    _no_other(owner, convention, code)
     order = _args.memory_order(source, out)
-    where = _args.layout(me, source.shape, axis, block_size)
-    scale_ = _args.scales(me, "scale", scale, where)
+    where = _args.layout(owner, source.shape, axis, block_size)
+    scale_ = _args.scales(owner, "scale", scale, where)
     if zero_point is None:
         zero = 0 if where.axis is None else np.zeros(where.shape, np.int32)
     else:
-        zero = _args.zero_points(me, zero_point, where, *code.zero_points)
+        zero = _args.zero_points(owner, zero_point, where, *code.zero_points)
     if on_nan != "zero_point":
-        _refuse_nan(me, on_nan, source, real.core, real.storage)
+        _refuse_nan(owner, on_nan, source, real.core, real.storage)
     if order is not None:
-        source, where, scale_, zero = _args.permuted(me, source, where, scale_, zero, order, block_size)
-    result = _args.output(me, out, code.dtype, source.shape, source, scale_, zero)
+        source, where, scale_, zero = _args.permuted(owner, source, where, scale_, zero, order, block_size)
+    result = _args.output(owner, out, code.dtype, source.shape, source, scale_, zero)
     _core.quantize(
         source if source.dtype is real.storage else _args.stored(source, real.storage), real.core, scale_, zero,
         result, code.core, *where.grid, code.qmin, code.qmax, number,
@@ -169,24 +169,24 @@ def dequantize_linear(
     >>> dequantize_linear(np.array([-7, 3, 5], np.int8), 0.5, 3)
     array([-5.,  0.,  1.], dtype=float32)
     """
-    me = "dequantize_linear"
-    source = _check.array(me, "q", q)
+    owner = "dequantize_linear"
+    source = _check.array(owner, "q", q)
     if source.dtype is _INT32 or (source.dtype.kind == "i" and source.dtype.itemsize == 4):
         storage, core, low, high = _INT32, _core.TYPES["int32"], 0, 0
     else:
-        source, code = _args.codes(me, "q", source)
+        source, code = _args.codes(owner, "q", source)
         storage, core, (low, high) = code.storage, code.core, code.zero_points
-    real = _args.floating(me, dtype)
+    real = _args.floating(owner, dtype)
     order = _args.memory_order(source, out)
-    where = _args.layout(me, source.shape, axis, block_size)
-    scale_ = _args.scales(me, "scale", scale, where)
+    where = _args.layout(owner, source.shape, axis, block_size)
+    scale_ = _args.scales(owner, "scale", scale, where)
     if zero_point is None:
         zero = 0 if where.axis is None else np.zeros(where.shape, np.int32)
     else:
-        zero = _args.zero_points(me, zero_point, where, low, high)
+        zero = _args.zero_points(owner, zero_point, where, low, high)
     if order is not None:
-        source, where, scale_, zero = _args.permuted(me, source, where, scale_, zero, order, block_size)
-    result = _args.output(me, out, real.dtype, source.shape, source, scale_, zero)
+        source, where, scale_, zero = _args.permuted(owner, source, where, scale_, zero, order, block_size)
+    result = _args.output(owner, out, real.dtype, source.shape, source, scale_, zero)
     _core.dequantize(
         source if source.dtype is storage else _args.stored(source, storage), core, scale_, zero,
         result if result.dtype is real.storage else result.view(real.storage), real.core, *where.grid,
@@ -222,9 +222,9 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
     >>> codes, zero_point
     (array([153, 255,   0,  26, 221, 179], dtype=uint8), np.uint8(153))
     """
-    me = "dynamic_quantize_linear"
-    source, real = _args.real(me, "x", x)
-    grid = _args.layout(me, source.shape, None, None).grid
+    owner = "dynamic_quantize_linear"
+    source, real = _args.real(owner, "x", x)
+    grid = _args.layout(owner, source.shape, None, None).grid
     low, high, _, _ = _core.min_max(_args.stored(source, real.storage), real.core, *grid)
     with np.errstate(over="ignore"):
         low32 = np.minimum(low.astype(np.float32)[0], np.float32(0))
@@ -232,7 +232,7 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
         extent = np.float32(high32 - low32)
     if np.isinf(extent):
         got = f"{low[0]:g} to {high[0]:g}"
-        raise ValueError(_check.must(me, "x", "of a range that float32 holds", got))
+        raise ValueError(_check.must(owner, "x", "of a range that float32 holds", got))
     scale = np.float32(1) if extent == 0 else max(np.float32(extent / np.float32(255)), np.finfo(np.float32).tiny)
     zero = np.uint8(np.clip(np.rint(np.float32(-low32) / scale), 0, 255))
     if real.name == "float64":  # rounded once more, as the range was
@@ -274,7 +274,7 @@ def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any,
     source, real = _args.real(owner, "x", x)
     params = _args.qparams(owner, qparams, source.shape)
     number = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
-    axis, block_size = params.granularity.onnx
+    axis, block_size = params.granularity.axis_block
     _no_other(owner, convention, params.code)
     if fake and params.code.real is not None:
         return _fake_floats(owner, source, params, real, out)
@@ -302,7 +302,7 @@ def _no_other(owner: str, convention: str, code: CodeType) -> None:
 def _fake_floats(owner: str, source: Array, params: QParams, real: FloatType, out: Any) -> Array:
     """Codes that are floats go through memory: there is no kernel that leaves them out."""
     _args.output(owner, out, real.dtype, source.shape, source)
-    axis, block_size = params.granularity.onnx
+    axis, block_size = params.granularity.axis_block
     codes = codes_of(owner, source, params)
     return dequantize_linear(codes, params.scale, axis=axis, block_size=block_size, dtype=real.dtype, out=out)
 
@@ -399,23 +399,23 @@ def requantize(
     >>> requantize(np.array([1000, -1000, 50], np.int32), 0.05, 1)
     array([ 51, -49,   3], dtype=int8)
     """
-    me = "requantize"
-    source = _check.array(me, "acc", acc)
+    owner = "requantize"
+    source = _check.array(owner, "acc", acc)
     if source.dtype.newbyteorder("=") != _INT32:
-        raise TypeError(_check.must(me, "acc", "an array of int32", f"dtype {source.dtype}"))
-    code = _args.code(me, dtype, INTEGER_TYPES)
-    number = _args.choice(me, "method", method, _args.METHODS)
+        raise TypeError(_check.must(owner, "acc", "an array of int32", f"dtype {source.dtype}"))
+    code = _args.code(owner, dtype, INTEGER_TYPES)
+    number = _args.choice(owner, "method", method, _args.METHODS)
     order = _args.memory_order(source, out)
-    where = _args.layout(me, source.shape, axis, None)
-    scale = _args.scales(me, "multiplier", multiplier, where)
-    zero = _args.zero_points(me, zero_point, where, code.qmin, code.qmax)
+    where = _args.layout(owner, source.shape, axis, None)
+    scale = _args.scales(owner, "multiplier", multiplier, where)
+    zero = _args.zero_points(owner, zero_point, where, code.qmin, code.qmax)
     m = shift = None
     if method != "float":
         given = np.asarray(multiplier, np.float64).reshape(-1)
-        m, shift = _split(me, np.broadcast_to(given, math.prod(where.shape)))
+        m, shift = _split(owner, np.broadcast_to(given, math.prod(where.shape)))
     if order is not None:
-        source, where, scale, zero = _args.permuted(me, source, where, scale, zero, order, None)
-    result = _args.output(me, out, code.dtype, source.shape, source, scale, zero)
+        source, where, scale, zero = _args.permuted(owner, source, where, scale, zero, order, None)
+    result = _args.output(owner, out, code.dtype, source.shape, source, scale, zero)
     _core.requantize(
         source, _core.TYPES["int32"], scale, zero, result, code.core, *where.grid, code.qmin, code.qmax, number,
         m, shift,

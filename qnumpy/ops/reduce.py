@@ -81,7 +81,7 @@ def ranges(owner: str, x: Any, granularity: Granularity | None) -> tuple[Array, 
     granularity = PerTensor() if granularity is None else granularity
     _args.granularity(owner, granularity)
     source, real = _args.real(owner, "x", x)
-    axis, block_size = granularity.onnx
+    axis, block_size = granularity.axis_block
     where = _args.layout(owner, source.shape, axis, block_size)
     shape = where.shape
     order = _args.memory_order(source, None)

@@ -59,16 +59,16 @@ def bits(x: Any) -> "Bits":
     448            0 1111 110  +1 x 1.75 x 2^8
     nan            0 1111 111  nan
     """
-    me = "bits"
-    given = array(me, "x", x)
+    owner = "bits"
+    given = array(owner, "x", x)
     if given.dtype == object:
-        raise TypeError(must(me, "x", "of floats or integers", "integers beyond 64 bits or other objects"))
+        raise TypeError(must(owner, "x", "of floats or integers", "integers beyond 64 bits or other objects"))
     real, code = float_type(given.dtype), code_type(given.dtype)
     if real is not None:
         sign = int(real.kind != "SCALE")
         return Bits(_native(given), _Layout(sign, real.exponent_bits, real.mantissa_bits, real.bias))
     if given.dtype.kind not in "iu" and code is None:
-        raise TypeError(must(me, "x", "of floats or integers", f"dtype {given.dtype}"))
+        raise TypeError(must(owner, "x", "of floats or integers", f"dtype {given.dtype}"))
     if not isinstance(x, (np.ndarray, np.generic)):
         given = given.astype(_narrowest(given))
     width = 8 * given.dtype.itemsize if code is None else code.bits
