@@ -83,7 +83,7 @@ def test_who_calls_the_extension(path):
     assert used <= CALLERS.get(str(path.relative_to(PACKAGE).with_suffix("")), set())
 
 
-@pytest.mark.parametrize("path", sorted(CSRC.glob("*/*.[ch]")), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", sorted(CSRC.rglob("*.[ch]")), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_c_floors(path):
     """kernels/ knows no Python, ext/ no arithmetic; tests/ know the kernels alone."""
     included = set(re.findall(r'^#include ["<](\S+)[">]', path.read_text(encoding="utf-8"), re.MULTILINE))

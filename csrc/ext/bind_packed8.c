@@ -1,7 +1,7 @@
 /* linear: float32 activations times a packed 8-bit weight, one call. */
 #include "bindings.h"
 
-#include "linear.h"
+#include "packed8.h"
 
 /* (x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, bias, acc_bias, lo, hi,
  * zero_point, qmin, qmax) */

@@ -69,9 +69,9 @@ static void multiply_u8(const qn_tile *t) {
 static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
 
 #define V4_VNNI 1
-#include "matmul4_avx512.h"
+#include "packed4_avx512.h"
 
-#include "matmul4_body.h"
+#include "packed4_body.h"
 
 #include "matmul_thin_vnni.h"
 

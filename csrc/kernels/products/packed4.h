@@ -4,8 +4,8 @@
  * of k in the low and of k + 4 in the high bits, offset binary 0..15; then 16 scales, float16 or float32; then, if any
  * differs from 8, 16 bytes of zero points. Columns past n and k past the end have code 0 and scale 0.
  */
-#ifndef QN_MATMUL4_H
-#define QN_MATMUL4_H
+#ifndef QN_PACKED4_H
+#define QN_PACKED4_H
 
 #include "activations.h"
 

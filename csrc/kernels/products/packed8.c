@@ -1,4 +1,4 @@
-#include "linear.h"
+#include "packed8.h"
 
 #include <stdlib.h>
 

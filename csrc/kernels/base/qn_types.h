@@ -142,7 +142,7 @@ enum {
     QN_BLOCK = 64, /* results that dot_rows finds together at most */
 };
 
-/* A packed 4-bit weight [k][n]; matmul4.h describes the bytes. */
+/* A packed 4-bit weight [k][n]; packed4.h describes the bytes. */
 typedef struct {
     int64_t k, n;
     int64_t block;  /* 16, 32, 64 or 128 neighbours along k share a scale */
@@ -246,7 +246,7 @@ typedef struct {
     const qn_finish *finish; /* NULL, or what brings the sums to finish->out, as float32, in place of c */
 } qn_tile;
 
-/* Excess of codes of one column (matmul_quads.h), two by two; k counts from the block's first. */
+/* Excess of codes of one column (excess.h), two by two; k counts from the block's first. */
 typedef struct {
     uint16_t k[2];
     int8_t excess[2]; /* of one sign |sum| <= 128; the second may be 0 */

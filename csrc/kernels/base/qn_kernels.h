@@ -78,7 +78,7 @@
  *   center. Code less center is the a of multiply_quads and add_excess.
  * left_turned(packed, groups, rows, turned, step): turned[k][row] of what left_quads has packed, whole strips of rows.
  * right_quads(panel, groups, less, center, quads): for two groups their 128 codes u - less as int8, then -center times the
- *   sums of their quads (matmul_quads.h), int16, modulo 2^16: columns 0-15, each codes 0 and 1, then 2 and 3.
+ *   sums of their quads (excess.h), int16, modulo 2^16: columns 0-15, each codes 0 and 1, then 2 and 3.
  * multiply_quads(t): as the others, plus more; right: what right_quads has made. No pair a b + a' b' and no quad may leave
  *   int16.
  * add_excess(x): sums[r][column] = (add ? sums[r][column] : 0) + sum over the pass's excess e of (turned[k][r] - center) e.

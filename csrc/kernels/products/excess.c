@@ -1,4 +1,4 @@
-#include "matmul_quads.h"
+#include "excess.h"
 
 #include <stdlib.h>
 #include <string.h>

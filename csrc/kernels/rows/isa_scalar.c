@@ -122,6 +122,6 @@ V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
     }
 QN_CODES(STORE4)
 
-#include "matmul4_plain.h"
+#include "packed4_plain.h"
 
 #include "bodies.h"

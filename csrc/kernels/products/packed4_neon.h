@@ -1,4 +1,4 @@
-/* What matmul4_body.h is made of, in NEON: 16 columns are four vectors. With dot products four products are added to an
+/* What packed4_body.h is made of, in NEON: 16 columns are four vectors. With dot products four products are added to an
  * int32 at once; without, int16 holds those of 32 neighbours in k, 8 * 15 * 128 = 15360. */
 
 typedef struct {

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "allocate.h"
-#include "matmul4.h"
+#include "packed4.h"
 
 static int layout(qn_args kn_block, qn_weight4 *w) {
     if (qn_arg_i64(kn_block[0], &w->k) || qn_arg_i64(kn_block[1], &w->n) || qn_arg_i64(kn_block[2], &w->block))

@@ -4,8 +4,8 @@
  * 128, are added in int16. That is exact where no pair |s0 + s1| exceeds 128 and no quad |s0| + |s1| + |s2| + |s3| exceeds
  * 255 (docs/matmul.md). A code gives up its excess; sum of a e over these few is added to the tile by itself.
  */
-#ifndef QN_MATMUL_QUADS_H
-#define QN_MATMUL_QUADS_H
+#ifndef QN_EXCESS_H
+#define QN_EXCESS_H
 
 #include "qn_types.h"
 

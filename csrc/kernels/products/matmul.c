@@ -12,7 +12,7 @@
  *
  *   sum (a - za)(b - zb) = sum (a - za)(u - 128)  -  (e - 128) sum (a - za)
  *
- * Quads (matmul_quads.h) take 128, or 64 from a narrow u, and no zero point:
+ * Quads (excess.h) take 128, or 64 from a narrow u, and no zero point:
  *
  *   sum (a - za)(b - zb) = sum a' (u - 128)  -  za' sum (u - 128)  -  (e - 128) sum (a - za)
  *
@@ -27,7 +27,7 @@
 
 #include "allocate.h"
 #include "dispatch.h"
-#include "matmul_quads.h"
+#include "excess.h"
 #include "threads.h"
 
 enum {

@@ -1,4 +1,4 @@
-#include "matmul4.h"
+#include "packed4.h"
 
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* What matmul4_body.h is made of, in AVX-512: 16 columns are one vector. As in matmul4_avx2.h, or with VNNI, whose
+/* What packed4_body.h is made of, in AVX-512: 16 columns are one vector. As in packed4_avx2.h, or with VNNI, whose
  * vpdpbusd adds four products to an int32 at once. */
 
 typedef __m512i v4_codes, v4_sums, v4_i32;

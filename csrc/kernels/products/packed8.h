@@ -1,6 +1,6 @@
 /* float32 activations times a packed 8-bit weight: quantized by rows on the way, in passes of bounded memory. */
-#ifndef QN_LINEAR_H
-#define QN_LINEAR_H
+#ifndef QN_PACKED8_H
+#define QN_PACKED8_H
 
 #include "matmul.h"
 

@@ -1,4 +1,4 @@
-/* Quads (matmul_quads.h) in AVX2: four products in an int16 lane before they are widened, 12 instructions where pairs take
+/* Quads (excess.h) in AVX2: four products in an int16 lane before they are widened, 12 instructions where pairs take
  * 16. They come after matmul_avx2.h, whose frame of a tile they share.
  */
 #define QN_OWN_QUADS

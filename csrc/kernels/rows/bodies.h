@@ -2,7 +2,7 @@
 #include "accumulate_body.h"
 #include "float_error_body.h"
 #include "histogram_body.h"
-#include "matmul4_body.h"
+#include "packed4_body.h"
 #include "matmul_quads_body.h"
 #include "metrics_body.h"
 #include "pack_body.h"

@@ -56,9 +56,9 @@ V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int ro
 QN_WALK(multiply_u8, v_tile)
 
 #define V4_DOT
-#include "matmul4_neon.h"
+#include "packed4_neon.h"
 
-#include "matmul4_body.h"
+#include "packed4_body.h"
 
 const qn_table qn_row_dotprod = {
     .matmul4_panels = matmul4_panels,
