@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "walk.h"
+#include "source.h"
 
 static int refuse(const char *what) {
     PyErr_Format(PyExc_ValueError, "qnumpy._core: %s.", what);

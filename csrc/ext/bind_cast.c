@@ -1,7 +1,8 @@
 /* cast(x, type, out, type, saturate, stochastic, seed) -> None, and FLOATS: float_list.h as Python reads it. */
 #include "bindings.h"
 
-#include "walk.h"
+#include "cast.h"
+#include "source.h"
 
 static PyObject *cast(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "conv.h"
-#include "walk.h"
+#include "source.h"
 
 static int images(PyObject *argument, PyObject *type, qn_conv *c) {
     qn_source s;

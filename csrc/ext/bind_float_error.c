@@ -2,7 +2,7 @@
 #include "bindings.h"
 
 #include "cpu.h"
-#include "walk.h"
+#include "float_error.h"
 
 static PyObject *float_error(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;

@@ -9,7 +9,6 @@
 
 #include "histogram.h"
 #include "search.h"
-#include "walk.h"
 
 /* Puts the three arrays into items 0, 1, 2 of a tuple. */
 static int put_histogram(qn_histogram *h, PyObject *tuple) {

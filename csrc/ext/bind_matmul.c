@@ -3,7 +3,7 @@
 #include "bindings.h"
 
 #include "matmul.h"
-#include "walk.h"
+#include "source.h"
 
 static bool is_integer(qn_type type) { return type == QN_I8 || type == QN_U8 || type == QN_I16; }
 

@@ -1,7 +1,8 @@
 /* quantize, dequantize, fake_quantize, requantize: each (input, type, parameters..., output, type, grid..., ...) -> None. */
 #include "bindings.h"
 
-#include "walk.h"
+#include "quantize.h"
+#include "source.h"
 
 typedef struct {
     float scale;

@@ -1,7 +1,8 @@
 /* min_max(x, type, outer, channels, inner, block) -> (min, max, nan, infinite), flat arrays of the parameter count. */
 #include "bindings.h"
 
-#include "walk.h"
+#include "reduce.h"
+#include "source.h"
 
 static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;

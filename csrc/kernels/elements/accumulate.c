@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "source.h"
 #include "threads.h"
-#include "walk.h"
 
 /* A block of y stays in the L2 cache, its w in the L1 cache: every row of y uses what was read and widened once. */
 enum { ROWS = 8, STRIP = QN_TILE, STEPS = 256, GRAIN = 64 };

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "source.h"
 #include "threads.h"
-#include "walk.h"
 
 enum { GRAIN = 512, ONE = 127, NAN_SCALE = 0xFF }; /* codes of E8M0 */
 

@@ -3,25 +3,40 @@
 #ifndef QN_WALK_H
 #define QN_WALK_H
 
-#include "qn_types.h"
+#include <pthread.h>
 
-/* Parameter arrays hold qn_grid_params(grid) elements; outputs are C-contiguous with the source's element count. */
-void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid, const qn_affine *params);
-void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *grid, const qn_affine *params);
-void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *grid, const qn_affine *params);
-void qn_requantize(const qn_source *acc, void *q, qn_type code, const qn_grid *grid, const qn_affine *params);
-void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast); /* index and stream are set */
-void qn_find_float_error(const qn_source *x, qn_type type, double overflow, float normal, qn_float_error *sums);
-bool qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges); /* false: no memory */
+#include "source.h"
 
-int64_t qn_grid_params(const qn_grid *grid);
-size_t qn_itemsize(qn_type type);
-void qn_gather(const qn_source *source, int64_t start, int64_t n, void *tile); /* native byte order, C order */
+enum { QN_WIDE = 4096 }; /* columns whose parameters are laid out, or whose ranges are kept, at a time */
 
-enum { QN_TILE = 2048 }; /* elements staged at a time: 16 KiB of float64 at most */
+typedef struct qn_walk qn_walk;
+typedef void (*qn_span_function)(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p);
 
-/* At most a tile of a source of floats as float32, in place or in `buffer`; float64 is rounded to odd. */
-const float *qn_floats_at(const qn_source *source, int64_t start, int64_t n, float *buffer);
-void qn_narrow(qn_type type, const float *x, void *h, int64_t n, const qn_cast *p); /* to a type of float_list.h */
+struct qn_walk {
+    const qn_source *source;
+    qn_grid grid;
+    qn_affine params;
+    int64_t total;
+    qn_type out_type;
+    char *out;
+    size_t out_size;
+    qn_span_function span;
+    bool in_place;   /* the kernel reads the input and writes the output where they lie; else tile by tile */
+    bool staged;     /* the output is narrowed from a tile: never written around the caches */
+    const void *own; /* what the operation alone knows */
+    /* In place of spans of one row: rows [r0, r1) of which all share the parameters at `offset`. */
+    void (*rows)(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room);
+    void *(*room)(const qn_walk *w); /* what `rows` works in, to be freed; NULL: no memory */
+    pthread_mutex_t *merge;
+    int64_t row; /* elements after which the parameters start again or move on */
+    int64_t columns_begin, columns_end;
+};
+
+qn_walk qn_new_walk(const qn_source *source, const qn_grid *grid, const qn_affine *params, void *out, qn_type type,
+                    qn_span_function span);
+void qn_walk_all(qn_walk *w);
+
+/* Calls function(w, start, n, p) on tiles of a span of one row. */
+void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function);
 
 #endif

@@ -1,8 +1,11 @@
-/* Compiles every element loop for the ISA whose file included this, and makes its row of the table. */
+/* Compiles every element loop for the ISA whose file included this, and makes its row of the table. The groups keep the
+ * functions in the order in which the benchmarks measured them: their alignment depends on it. */
 #include "accumulate_body.h"
 #include "float_error_body.h"
 #include "histogram_body.h"
+
 #include "packed4_body.h"
+
 #include "matmul_quads_body.h"
 #include "metrics_body.h"
 #include "pack_body.h"

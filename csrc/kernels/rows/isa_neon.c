@@ -167,6 +167,7 @@ V_INLINE vi vi_half(vf x) { return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_
 V_INLINE vf vf_half(vi code) { return vcvt_f32_f16(vreinterpret_f16_s16(low16(code))); }
 
 #include "packed4_neon.h"
+
 #include "matmul_neon_base.h"
 
 #include "bodies.h"

@@ -8,8 +8,8 @@
 
 #include "allocate.h"
 #include "dispatch.h"
+#include "source.h"
 #include "threads.h"
-#include "walk.h"
 
 #define V_ALWAYS static inline __attribute__((always_inline))
 
