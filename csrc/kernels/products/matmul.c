@@ -19,289 +19,26 @@
  * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
  * outer product. docs/matmul.md proves that no step overflows.
  */
-#include "matmul.h"
-
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "allocate.h"
 #include "dispatch.h"
-#include "excess.h"
+#include "matmul_private.h"
 #include "threads.h"
 
 enum {
     TILE_ROWS = 48,      /* most rows of a tile that goes through a buffer */
     QUAD_ROWS = 96,      /* the same of quads: strips for their excess */
-    PACK_GROUPS = 64,    /* groups packed at a time: their rows stay in the L1 cache and in the TLB */
     FEW_ROWS = 48,       /* so few rows take long blocks of k: reading the panels in one go matters more */
     FEW_BLOCK = 1024,    /* groups of such a block */
     PIECE_COLUMNS = 384, /* columns that pay for packing the left matrix again in another piece */
 };
 
-typedef enum { FULL, NARROW, WORDS } form;
-
-struct qn_packed {
-    int64_t k, n, groups, panels;
-    form form;
-    qn_type type;
-    int32_t base, pad;     /* code of a stored 0; what is stored beyond k and n */
-    int64_t magnitude;     /* no |b - zb| is larger */
-    bool uniform;          /* all columns have the zero point e[0] + base */
-    bool lowest;           /* some code may lie 128 below the middle of its bytes */
-    qn_residual *residual; /* NULL: quads do not pay, or are not for this row */
-    uint8_t *panel;        /* [panels][groups][64] */
-    int32_t *sum;          /* [panels * 16] sum of u over k */
-    int32_t *pairs;        /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
-    int32_t *e;            /* [panels * 16] zb - base */
-};
-
-static int64_t ks_a_group(form f) { return f == WORDS ? 2 : 4; }
-static int64_t panel_bytes(const qn_packed *b) { return b->groups * QN_GROUP; }
-static uint8_t middle_of(const qn_packed *b) { return b->form == FULL ? 128 : 64; } /* of the stored bytes */
-
-/* ---- staging: what the packers cannot read in place ---- */
-
-static int32_t code_at(const qn_matrix *m, int64_t row, int64_t column) {
-    const char *p = m->data + row * m->row_stride + column * m->column_stride;
-    if (m->type == QN_I8) return *(const int8_t *)p;
-    if (m->type == QN_U8) return *(const uint8_t *)p;
-    uint16_t word;
-    memcpy(&word, p, 2);
-    return (int16_t)(m->swapped ? __builtin_bswap16(word) : word);
-}
-
-/* rows x columns codes from (row, column) on into to[rows][step], `pad` where the matrix has ended. Words if `wide`. */
-static void stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad,
-                  bool wide, void *to, int64_t step) {
-    int64_t there = most(0, least(columns, m->columns - column));
-    for (int64_t r = 0; r < rows; r++) {
-        int64_t count = row + r < m->rows ? there : 0;
-        int16_t *words = (int16_t *)to + r * step;
-        uint8_t *bytes = (uint8_t *)to + r * step;
-        const char *from = m->data + (row + r) * m->row_stride + column * m->column_stride;
-        if (wide) {
-            for (int64_t c = 0; c < count; c++) words[c] = (int16_t)code_at(m, row + r, column + c);
-            for (int64_t c = count; c < columns; c++) words[c] = (int16_t)pad;
-        } else {
-            if (m->column_stride == 1) memcpy(bytes, from, (size_t)count);
-            else
-                for (int64_t c = 0; c < count; c++) bytes[c] = (uint8_t)from[c * m->column_stride];
-            memset(bytes + count, pad, (size_t)(columns - count));
-        }
-    }
-}
-
-/* ---- packing the right matrix ---- */
-
-typedef struct {
-    qn_packed *to;
-    const qn_matrix *from;
-    uint8_t flip;          /* XOR of the code's byte and the stored one */
-    uint8_t less;          /* subtracted after it: narrow matrices */
-    qn_codes_maker gather; /* what the matrix holds, if it is not in memory */
-    const void *context;
-} packing;
-
-static void pack_words(const int16_t *b, int64_t groups, uint8_t *panel) {
-    int16_t *to = (int16_t *)(void *)panel;
-    for (int64_t k = 0; k < groups * 2; k++)
-        for (int j = 0; j < QN_PANEL; j++) to[k / 2 * 32 + j * 2 + k % 2] = b[k * QN_PANEL + j];
-}
-
-static void sum_words(const uint8_t *panel, int64_t groups, int32_t *sum) {
-    const int16_t *b = (const int16_t *)(const void *)panel;
-    for (int64_t g = 0; g < groups; g++, b += QN_GROUP / 2)
-        for (int j = 0; j < QN_PANEL; j++)
-            sum[j] = (int32_t)((uint32_t)sum[j] + (uint32_t)b[2 * j] + (uint32_t)b[2 * j + 1]);
-}
-
-/* Groups [g, g + groups) of `panels` panels from p on, `step` bytes from panel to panel. */
-static void pack_bytes(const packing *w, int64_t p, int panels, int64_t g, int64_t groups, uint8_t *to, int64_t step) {
-    const qn_matrix *m = w->from;
-    const qn_packed *b = w->to;
-    int64_t column = p * QN_PANEL, width = panels * QN_PANEL, k = g * 4;
-    bool inside = column + width <= b->n && k + groups * 4 <= b->k;
-    uint8_t staged[QN_PANELS * QN_PANEL * PACK_GROUPS * 4] __attribute__((aligned(64)));
-    if (w->gather) {
-        int64_t rows = least(groups * 4, most(0, b->k - k));
-        w->gather(w->context, k, column, rows, least(width, b->n - column), staged);
-        memset(staged + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((groups * 4 - rows) * QN_GATHERED));
-        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, groups, panels, to, step);
-        return;
-    }
-    if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
-        const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1, false};
-        for (int i = 0; i < panels; i++, column += QN_PANEL, to += step) {
-            const uint8_t *from = (const uint8_t *)m->data + column * m->column_stride + k;
-            int64_t stride = m->column_stride;
-            if (!inside) {
-                stage(&turned, column, k, QN_PANEL, groups * 4, (b->pad + w->less) ^ w->flip, false, staged,
-                      groups * 4);
-                from = staged, stride = groups * 4;
-            }
-            qn_kernels()->right_turned(from, stride, w->flip, groups, to);
-        }
-        return;
-    }
-    const uint8_t *from = (const uint8_t *)m->data + k * m->row_stride + column;
-    int64_t stride = m->row_stride;
-    if (!inside || m->column_stride != 1) {
-        stage(m, k, column, groups * 4, width, (b->pad + w->less) ^ w->flip, false, staged, width);
-        from = staged, stride = width;
-    }
-    qn_kernels()->right_bytes(from, stride, w->flip, groups, panels, to, step);
-}
-
-static void sum_panel(const qn_packed *b, const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
-    if (b->form == WORDS) sum_words(panel, groups, sum);
-    else qn_kernels()->right_sums(panel, groups, sum, pairs);
-}
-
-static void pack_panels(void *context, int64_t begin, int64_t end) {
-    const packing *w = context;
-    qn_packed *b = w->to;
-    for (int64_t p = begin; p < end; p += 2) {
-        int panels = (int)least(2, end - p);
-        memset(b->sum + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
-        memset(b->pairs + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
-        for (int64_t g = 0; g < b->groups; g += PACK_GROUPS) {
-            int64_t groups = least(PACK_GROUPS, b->groups - g);
-            if (b->form == WORDS) {
-                int16_t staged[QN_PANEL * PACK_GROUPS * 2];
-                for (int i = 0; i < panels; i++) {
-                    stage(w->from, g * 2, (p + i) * QN_PANEL, groups * 2, QN_PANEL, 0, true, staged, QN_PANEL);
-                    pack_words(staged, groups, b->panel + (p + i) * panel_bytes(b) + g * QN_GROUP);
-                }
-            } else {
-                pack_bytes(w, p, panels, g, groups, b->panel + p * panel_bytes(b) + g * QN_GROUP, panel_bytes(b));
-            }
-            for (int64_t i = p; i < p + panels; i++) {
-                uint8_t *panel = b->panel + i * panel_bytes(b) + g * QN_GROUP;
-                if (w->less)
-                    for (int64_t x = 0; x < groups * QN_GROUP; x++) panel[x] = (uint8_t)(panel[x] - w->less);
-                sum_panel(b, panel, groups, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
-            }
-        }
-        int32_t padded = (int32_t)(b->groups * ks_a_group(b->form) - b->k) * b->pad;
-        for (int64_t j = p * QN_PANEL; j < (p + panels) * QN_PANEL; j++) b->sum[j] -= padded;
-    }
-}
-
-typedef struct {
-    int32_t lo, hi;
-} extremes;
-
-static extremes of_type(qn_type type) {
-    if (type == QN_I8) return (extremes){-128, 127};
-    return type == QN_U8 ? (extremes){0, 255} : (extremes){-32768, 32767};
-}
-
-static extremes of_matrix(const qn_matrix *m) {
-    extremes e = {INT32_MAX, INT32_MIN};
-    bool turned = m->row_stride == 1 || m->row_stride == 2; /* read along memory */
-    int64_t rows = turned ? m->columns : m->rows, columns = turned ? m->rows : m->columns;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < columns; c++) {
-            int32_t code = turned ? code_at(m, c, r) : code_at(m, r, c);
-            if (code < e.lo) e.lo = code;
-            if (code > e.hi) e.hi = code;
-        }
-    return e.lo <= e.hi ? e : (extremes){0, 0};
-}
-
-/* The largest |code - zero|. */
-static int64_t magnitude_of(extremes e, qn_zeros z) {
-    int64_t largest = z.count ? 0 : most(-(int64_t)e.lo, e.hi);
-    for (int64_t i = 0; i < z.count; i++)
-        largest = most(largest, most((int64_t)z.values[i] - e.lo, (int64_t)e.hi - z.values[i]));
-    return largest;
-}
-
-void qn_packed_free(qn_packed *b) {
-    if (!b) return;
-    qn_residual_free(b->residual);
-    free(b->panel), free(b->sum), free(b);
-}
-
-/* `strips`: no panels, for a product that packs as it goes. */
-static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
-    if (rows > INT64_MAX / QN_GROUP || columns > INT64_MAX / QN_GROUP) return NULL; /* broadcast ones may be */
-    qn_packed *b = malloc(sizeof *b);
-    if (!b) return NULL;
-    *b = (qn_packed){.k = rows, .n = columns, .form = words ? WORDS : FULL};
-    b->groups = round_up(most(1, (rows + ks_a_group(b->form) - 1) / ks_a_group(b->form)), 2);
-    b->panels = (columns + QN_PANEL - 1) / QN_PANEL;
-    if (!strips) b->panel = qn_allocate(b->panels, panel_bytes(b));
-    b->sum = qn_allocate(b->panels, 3 * QN_GROUP);
-    if (!(b->panel || strips) || !b->sum) return qn_packed_free(b), NULL;
-    return b;
-}
-
-/* `weights`: for many products, so that it pays to look at the codes. `strips`: filled in place of panels and sums. */
-static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, packing *strips,
-                        qn_codes_maker gather, const void *context) {
-    bool words = b->form == WORDS;
-    b->n = m->columns, b->type = m->type, b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
-    const extremes e = weights || words ? of_matrix(m) : of_type(m->type);
-    b->magnitude = magnitude_of(e, zb);
-    if (weights && !words && e.hi - e.lo < 128) b->form = NARROW, b->base = e.lo;
-    if (b->form == FULL) b->base = m->type == QN_I8 ? -128 : 0, b->lowest = e.lo == b->base;
-    if (b->form != WORDS) b->pad = middle_of(b);
-    b->pairs = b->sum + b->panels * QN_PANEL;
-    b->e = b->pairs + b->panels * QN_PANEL;
-    b->uniform = true;
-    for (int64_t j = 0; j < b->panels * QN_PANEL; j++) {
-        int32_t z = !zb.count ? 0 : zb.count == 1 ? zb.values[0] : zb.values[least(j, zb.count - 1)];
-        b->e[j] = z - b->base;
-        b->uniform = b->uniform && b->e[j] == b->e[0];
-    }
-    packing w = {.to = b, .from = m, .flip = !words && m->type == QN_I8 ? 0x80 : 0};
-    w.gather = gather, w.context = context;
-    if (b->form == NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
-    if (strips) *strips = w;
-    else qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
-}
-
-static qn_packed *pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, packing *strips) {
-    qn_packed *b = packed_make(m->rows, m->columns, words, strips);
-    if (!b) return NULL;
-    packed_fill(b, m, zb, weights, strips, NULL, NULL);
-    qn_tiling tiling;
-    qn_kernels()->matmul_tiling(&tiling);
-    if (weights && !words && tiling.quads && b->panels &&
-        !qn_residual_make(b->panel, b->panels, b->groups, middle_of(b), tiling.block, &b->residual))
-        return qn_packed_free(b), NULL;
-    return b;
-}
-
-qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, false, false); }
-
-void qn_packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zero, qn_codes_maker gather, const void *context) {
-    packed_fill(b, m, zero, false, NULL, gather, context);
-}
-
-qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb) { return pack_right(b, zb, b->type == QN_I16, true, NULL); }
-
-qn_type qn_packed_type(const qn_packed *b) { return b->type; }
-int64_t qn_packed_rows(const qn_packed *b) { return b->k; }
-int64_t qn_packed_columns(const qn_packed *b) { return b->n; }
-int64_t qn_packed_bytes(const qn_packed *b) {
-    int64_t residual = b->residual ? qn_residual_bytes(b->residual, b->panels) : 0;
-    return (int64_t)sizeof *b + b->panels * panel_bytes(b) + b->panels * QN_PANEL * 3 * 4 + residual;
-}
-const char *qn_packed_form(const qn_packed *b) {
-    static const char *const names[] = {[FULL] = "full", [NARROW] = "narrow", [WORDS] = "words"};
-    return b->residual ? "quads" : names[b->form];
-}
-
-/* ---- the product ---- */
-
 typedef struct {
     const qn_matrix *a;
     qn_zeros za;
     const qn_packed *b;
-    const packing *strips; /* packs b as the product goes, or NULL */
+    const qn_packing *strips; /* packs b as the product goes, or NULL */
     const qn_result *out;
     const qn_table *kernels; /* one row for all of a product: another may be chosen meanwhile */
     qn_tiling tiling;
@@ -325,7 +62,7 @@ typedef struct {
     void *block;
     uint8_t *left;                               /* packed */
     uint8_t *staged;                             /* [48][ks] */
-    int32_t *start, *sum;                        /* [rows] of packing */
+    int32_t *start, *sum;                        /* [rows] of qn_packing */
     int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
     uint8_t *strip;                              /* [panels][groups][64] packed on the way */
     uint8_t *turned;                             /* [ks][turned_step] */
@@ -357,7 +94,7 @@ static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
                           : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK
                                                            : j->tiling.block;
     if (j->wide) /* the sums of a block fit int32 */
-        most_groups = least(most_groups, most(INT32_MAX / j->each / ks_a_group(b->form) / 2 * 2, 2));
+        most_groups = least(most_groups, most(INT32_MAX / j->each / qn_ks_a_group(b->form) / 2 * 2, 2));
     s.groups = qn_even_block(b->groups, most_groups);
     int64_t row_blocks = most(1, (rows + j->tiling.block_rows - 1) / j->tiling.block_rows);
     s.rows = round_up((rows + row_blocks - 1) / row_blocks, 12);
@@ -367,11 +104,11 @@ static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
 }
 
 static bool scratch_make(scratch *s, const job *j, const blocking *g) {
-    int64_t width = g->tile * QN_PANEL, ks = g->groups * ks_a_group(j->b->form);
+    int64_t width = g->tile * QN_PANEL, ks = g->groups * qn_ks_a_group(j->b->form);
     s->turned_step = j->residual ? round_up(g->rows, QN_STRIP) : 0;
     int64_t sizes[] = {
         round_up(g->rows, QN_STRIP) * g->groups * j->left_bytes,
-        TILE_ROWS * ks * (j->b->form == WORDS ? 2 : 1),
+        TILE_ROWS * ks * (j->b->form == QN_WORDS ? 2 : 1),
         g->rows * 4 * 5,
         j->strips ? g->panels * g->groups * QN_GROUP : 0,
         j->quads   ? g->groups / 2 * QN_QUADS
@@ -406,8 +143,8 @@ static int32_t zero_of(const job *j, int64_t row) {
 static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_t groups, scratch *s) {
     static const int32_t nothing = 0;
     const qn_matrix *a = j->a;
-    int64_t per = ks_a_group(j->b->form), k0 = g0 * per, k = most(0, least(groups * per, j->b->k - k0));
-    bool words = j->b->form == WORDS, direct = !words && a->column_stride == 1;
+    int64_t per = qn_ks_a_group(j->b->form), k0 = g0 * per, k = most(0, least(groups * per, j->b->k - k0));
+    bool words = j->b->form == QN_WORDS, direct = !words && a->column_stride == 1;
     qn_left l = {.is_signed = a->type != QN_U8, .center = j->center, .k = k, .groups = groups, .zero = &nothing};
     for (int64_t i = 0; i < rows; i += l.rows) {
         l.rows = direct ? rows : least(TILE_ROWS, rows - i);
@@ -415,7 +152,7 @@ static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_
         if (direct) {
             l.a = a->data + (i0 + i) * a->row_stride + k0, l.stride = a->row_stride;
         } else {
-            stage(a, i0 + i, k0, l.rows, k, 0, words, s->staged, k);
+            qn_stage(a, i0 + i, k0, l.rows, k, 0, words, s->staged, k);
             l.a = s->staged, l.stride = k * (words ? 2 : 1);
         }
         l.packed = s->left + i * groups * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
@@ -440,9 +177,10 @@ static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g
     memset(t, 0, sizeof *t);
     if (j->strips && !j->pairs && !of_row && zero == 0) return;
     if (j->wide || j->strips) { /* each block by itself */
-        int64_t per = ks_a_group(b->form), padded = most(0, (g0 + groups) * per - most(b->k, g0 * per));
+        int64_t per = qn_ks_a_group(b->form), padded = most(0, (g0 + groups) * per - most(b->k, g0 * per));
         for (int i = 0; i < tile->panels; i++)
-            sum_panel(b, tile->right + i * tile->right_step, groups, t->sum + i * QN_PANEL, own_pairs + i * QN_PANEL);
+            qn_sum_panel(b, tile->right + i * tile->right_step, groups, t->sum + i * QN_PANEL,
+                         own_pairs + i * QN_PANEL);
         for (int c = 0; c < count; c++) t->sum[c] -= (int32_t)padded * b->pad;
         pairs = own_pairs;
     } else if (g0 == 0) {
@@ -577,13 +315,13 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
     const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide || j->strips), outer_b = !b->uniform;
     const bool direct = j->out->type == QN_I32 && !j->wide && count == width, done = at->last || !(j->wide || s->part);
     const bool fused = j->out->type == QN_F32 && j->tiling.finishes && done && at->rows > QN_SLIVER && count == width &&
-                       !(outer_a || outer_b || j->wide || b->form == WORDS);
+                       !(outer_a || outer_b || j->wide || b->form == QN_WORDS);
     qn_finish stage;
     int32_t e[QN_PANELS * QN_PANEL];
     columns terms;
-    qn_tile t = {.groups = at->groups, .right_step = panel_bytes(b), .panels = panels, .column_start = terms.start};
+    qn_tile t = {.groups = at->groups, .right_step = qn_panel_bytes(b), .panels = panels, .column_start = terms.start};
     if (j->strips) t.right = s->strip + (p - at->strip) * at->groups * QN_GROUP, t.right_step = at->groups * QN_GROUP;
-    else t.right = b->panel + p * panel_bytes(b) + at->group * QN_GROUP;
+    else t.right = b->panel + p * qn_panel_bytes(b) + at->group * QN_GROUP;
     column_terms(j, p, &t, at->group, &terms);
     if (j->quads) make_quads(j, s, at, p, t.right), t.right = s->panel;
     else if (g->widen) k->right_widen(t.right, at->groups, (uint16_t *)(void *)s->panel), t.right = s->panel;
@@ -606,9 +344,9 @@ static void multiply_panels(job *j, scratch *s, const blocking *g, const block *
 
 /* `panels` panels of a block of k, which are multiplied before the next ones come. */
 static void pack_strip(const job *j, scratch *s, const block *at, int panels) {
-    for (int64_t g = 0; g < at->groups; g += PACK_GROUPS)
-        pack_bytes(j->strips, at->strip, panels, at->group + g, least(PACK_GROUPS, at->groups - g),
-                   s->strip + g * QN_GROUP, at->groups * QN_GROUP);
+    for (int64_t g = 0; g < at->groups; g += QN_PACK_GROUPS)
+        qn_pack_bytes(j->strips, at->strip, panels, at->group + g, least(QN_PACK_GROUPS, at->groups - g),
+                      s->strip + g * QN_GROUP, at->groups * QN_GROUP);
 }
 
 /* Rows [m0, m1) x panels [p0, p1). */
@@ -653,12 +391,12 @@ static void multiply_slowly(void *context, int64_t begin, int64_t end) {
     uint64_t saved = qn_fp_begin();
     for (int64_t i = begin; i < end; i++)
         for (int64_t p = 0; p < b->panels; p++) {
-            const int16_t *word = (const int16_t *)(const void *)(b->panel + p * panel_bytes(b));
+            const int16_t *word = (const int16_t *)(const void *)(b->panel + p * qn_panel_bytes(b));
             const int32_t *e = b->e + p * QN_PANEL, *bias = j->out->acc_bias;
             int64_t sum[QN_PANEL] = {0}, count = least(QN_PANEL, b->n - p * QN_PANEL);
             int32_t acc[QN_PANEL];
             for (int64_t k = 0; k < b->k; k++) {
-                int64_t a = code_at(j->a, i, k) - zero_of(j, i);
+                int64_t a = qn_code_at(j->a, i, k) - zero_of(j, i);
                 for (int c = 0; c < QN_PANEL; c++) sum[c] += a * (word[k / 2 * 32 + 2 * c + k % 2] - e[c]);
             }
             for (int64_t c = 0; c < count; c++) {
@@ -674,7 +412,7 @@ static void multiply_slowly(void *context, int64_t begin, int64_t end) {
 enum { SHORT_BLOCK = 64 }; /* ks for which a block in int32 is worth the trouble */
 
 /* `each` bounds the products of one k; `wide`: their sum may leave int32. */
-static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const packing *strips,
+static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
                            const qn_result *out, int64_t each, bool wide) {
     const qn_table *k = qn_kernels();
     job j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .kernels = k, .wide = wide};
@@ -687,25 +425,25 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
         qn_parallel_for(m, 1, macs, multiply_slowly, &j);
         return (qn_outcome)atomic_load(&j.outcome);
     }
-    const bool whole = a->narrow && !b->lowest && b->form != WORDS; /* no quad leaves int16 */
+    const bool whole = a->narrow && !b->lowest && b->form != QN_WORDS; /* no quad leaves int16 */
     j.quads = j.tiling.quads && m >= j.tiling.widen_rows && !wide && (b->residual || whole);
     j.residual = j.quads && !whole && b->residual->first[b->panels * b->residual->blocks] ? b->residual : NULL;
-    const bool parts = b->form == FULL && j.tiling.parts && m == 1;
-    j.pairs = b->form == FULL && j.tiling.pairs && !j.quads && !parts;
+    const bool parts = b->form == QN_FULL && j.tiling.parts && m == 1;
+    j.pairs = b->form == QN_FULL && j.tiling.pairs && !j.quads && !parts;
     j.center = a->narrow ? 64 : 128;
-    j.less = j.pairs || j.quads ? middle_of(b) : 0;
-    j.offset = a->type == QN_U8 && b->form != WORDS ? j.quads ? j.center : 128 : 0;
-    j.multiply = b->form == WORDS    ? k->multiply_words
-                 : j.quads           ? k->multiply_quads
-                 : b->form == NARROW ? k->multiply_u7
-                 : parts             ? k->multiply_parts
-                 : j.pairs           ? k->multiply_pairs
-                                     : k->multiply_u8;
-    j.left = b->form == WORDS ? k->left_words
-             : j.quads        ? k->left_quads
-             : parts          ? k->left_parts
-             : j.pairs        ? k->left_pairs
-                              : k->left_bytes;
+    j.less = j.pairs || j.quads ? qn_middle_of(b) : 0;
+    j.offset = a->type == QN_U8 && b->form != QN_WORDS ? j.quads ? j.center : 128 : 0;
+    j.multiply = b->form == QN_WORDS    ? k->multiply_words
+                 : j.quads              ? k->multiply_quads
+                 : b->form == QN_NARROW ? k->multiply_u7
+                 : parts                ? k->multiply_parts
+                 : j.pairs              ? k->multiply_pairs
+                                        : k->multiply_u8;
+    j.left = b->form == QN_WORDS ? k->left_words
+             : j.quads           ? k->left_quads
+             : parts             ? k->left_parts
+             : j.pairs           ? k->left_pairs
+                                 : k->left_bytes;
     j.left_bytes = j.pairs || parts ? 8 : 4;
     j.by_rows = !strips && m >= 2 * b->n && m >= 2 * QN_SLIVER;
     int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels,
@@ -718,160 +456,21 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
     return (qn_outcome)atomic_load(&j.outcome);
 }
 
-/* Whether some sum may leave int32, `extra` added. */
-static bool may_overflow(int64_t each, int64_t k, int64_t extra) {
+bool qn_may_overflow(int64_t each, int64_t k, int64_t extra) {
     int64_t bound;
     return __builtin_mul_overflow(each, k, &bound) || bound > INT32_MAX - extra;
 }
 
-static qn_outcome multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const packing *strips,
-                                  const qn_result *out) {
-    int64_t each = magnitude_of(of_type(a->type), za) * b->magnitude, extra = 0;
+qn_outcome qn_multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
+                              const qn_result *out) {
+    int64_t each = qn_magnitude_of(qn_extremes_of_type(a->type), za) * b->magnitude, extra = 0;
     for (int64_t n = 0; out->acc_bias && n < b->n; n++) extra = most(extra, llabs((long long)out->acc_bias[n]));
     for (int64_t m = 0; out->row_bias && m < a->rows; m++) extra = most(extra, llabs((long long)out->row_bias[m]));
-    if (b->form == WORDS && may_overflow(each, b->k, extra)) each = magnitude_of(of_matrix(a), za) * b->magnitude;
-    return multiply(a, za, b, strips, out, each, may_overflow(each, b->k, extra));
+    if (b->form == QN_WORDS && qn_may_overflow(each, b->k, extra))
+        each = qn_magnitude_of(qn_extremes_of_matrix(a), za) * b->magnitude;
+    return multiply(a, za, b, strips, out, each, qn_may_overflow(each, b->k, extra));
 }
 
 qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {
-    return multiply_safely(a, za, b, NULL, out);
-}
-
-/* ---- raw matrices ---- */
-
-enum { THIN_ROWS = 16 }; /* no row of the table takes more as they are */
-
-typedef struct {
-    const qn_matrix *b;
-    qn_zeros zb;
-    int64_t rows, a_step;
-    const int16_t *a;
-    const int32_t *sum; /* of each row of a */
-    int32_t *out;
-    bool turned; /* the columns of b lie one after the other */
-} thin;
-
-static void multiply_thin(void *context, int64_t begin, int64_t end) {
-    const thin *t = context;
-    const qn_matrix *b = t->b;
-    for (int64_t r = 0; r < t->rows; r++)
-        for (int64_t j = begin; j < end; j++) {
-            uint32_t zero = !t->zb.count ? 0 : (uint32_t)t->zb.values[t->zb.count == 1 ? 0 : j];
-            t->out[r * b->columns + j] = (int32_t)(0u - zero * (uint32_t)t->sum[r]);
-        }
-    const qn_thin k = {
-        .a = t->a,
-        .a_step = t->a_step,
-        .rows = (int)t->rows,
-        .b = (const uint8_t *)b->data + begin * b->column_stride,
-        .stride = t->turned ? b->column_stride : b->row_stride,
-        .is_signed = b->type == QN_I8,
-        .k = b->rows,
-        .columns = end - begin,
-        .c = t->out + begin,
-        .c_step = b->columns,
-    };
-    if (t->turned) qn_kernels()->dots(&k);
-    else qn_kernels()->sweep(&k);
-}
-
-static qn_outcome thin_product(const qn_matrix *a, qn_zeros za, const qn_matrix *b, qn_zeros zb, int32_t *out) {
-    thin t = {.b = b, .zb = zb, .rows = a->rows, .out = out, .turned = b->column_stride != 1};
-    t.a_step = round_up(a->columns, 16);
-    int32_t sum[THIN_ROWS] = {0};
-    int16_t *codes = qn_allocate(t.a_step * a->rows, 2);
-    if (!codes) return QN_NO_MEMORY;
-    for (int64_t r = 0; r < a->rows; r++) {
-        int32_t zero = za.count ? za.values[za.count == 1 ? 0 : r] : 0;
-        int16_t *row = codes + r * t.a_step;
-        for (int64_t k = 0; k < a->columns; k++) row[k] = (int16_t)(code_at(a, r, k) - zero), sum[r] += row[k];
-        memset(row + a->columns, 0, (size_t)(t.a_step - a->columns) * 2);
-    }
-    t.a = codes, t.sum = sum;
-    int64_t threads = qn_num_threads(), unit = t.turned ? 4 : 64;
-    int64_t grain = round_up(most(1, (b->columns + threads - 1) / threads), unit);
-    qn_parallel_for(b->columns, grain, b->rows * b->columns, multiply_thin, &t);
-    free(codes);
-    return QN_DONE;
-}
-
-/* One product of a stack; `b` is packed already where the whole stack shares it. */
-static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matrix *b, qn_zeros zb,
-                                  const qn_packed *packed, int32_t *out) {
-    const qn_result result = {.type = QN_I32, .data = out, .row_stride = b->columns};
-    if (packed) return qn_matmul_packed(a, za, packed, &result);
-    bool words = a->type == QN_I16 || b->type == QN_I16, in_place = b->column_stride == 1 || b->row_stride == 1;
-    qn_tiling tiling;
-    qn_kernels()->matmul_tiling(&tiling);
-    if (a->rows <= (b->column_stride == 1 ? tiling.sweep_rows : tiling.dots_rows) && in_place && !words &&
-        b->rows > 0) {
-        int64_t each = magnitude_of(of_type(a->type), za) * magnitude_of(of_type(b->type), zb);
-        if (!may_overflow(each, b->rows, 0)) return thin_product(a, za, b, zb, out);
-    }
-    packing own_strips, *strips = words || a->rows > tiling.block_rows ? NULL : &own_strips; /* each packed once */
-    qn_packed *own = pack_right(b, zb, words, false, strips);
-    if (!own) return QN_NO_MEMORY;
-    qn_outcome outcome = multiply_safely(a, za, own, strips, &result);
-    qn_packed_free(own);
-    return outcome;
-}
-
-typedef struct {
-    const qn_product *product;
-    const qn_packed *packed;
-    atomic_int outcome;
-} stack;
-
-static void multiply_stack(void *context, int64_t begin, int64_t end) {
-    stack *s = context;
-    const qn_product *p = s->product;
-    for (int64_t n = begin; n < end && !atomic_load(&s->outcome); n++) {
-        qn_matrix a = p->a, b = p->b;
-        qn_zeros za = p->za, zb = p->zb;
-        int64_t rest = n;
-        for (int d = p->ndim - 1; d >= 0; d--) {
-            int64_t at = rest % p->shape[d];
-            rest /= p->shape[d];
-            a.data += at * p->a_step[d], b.data += at * p->b_step[d];
-            if (za.values) za.values += at * p->za_step[d];
-            if (zb.values) zb.values += at * p->zb_step[d];
-        }
-        qn_outcome outcome = integer_product(&a, za, &b, zb, s->packed, p->out + n * a.rows * b.columns);
-        if (outcome) atomic_store(&s->outcome, outcome);
-    }
-}
-
-qn_outcome qn_matmul_integer(const qn_product *p) {
-    int64_t count = 1;
-    bool shared = true;
-    for (int d = 0; d < p->ndim; d++) {
-        count *= p->shape[d];
-        shared = shared && (p->shape[d] == 1 || (p->b_step[d] == 0 && p->zb_step[d] == 0));
-    }
-    if (count == 0 || p->a.rows == 0 || p->b.columns == 0) return QN_DONE;
-    stack s = {.product = p};
-    qn_packed *packed = NULL;
-    if (shared && count > 1 && p->a.rows > THIN_ROWS / 4) { /* packing pays from the second product on */
-        packed = pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16, false, NULL);
-        if (!packed) return QN_NO_MEMORY;
-        s.packed = packed;
-    }
-    qn_tiling tiling;
-    qn_kernels()->matmul_tiling(&tiling);
-    int64_t size = p->b.rows * p->b.columns, cost = most(size, size / tiling.macs_a_byte * p->a.rows);
-    if (count == 1 || cost > QN_PARALLEL_BYTES_ASLEEP) multiply_stack(&s, 0, count); /* each by all threads */
-    else qn_parallel_for(count, 1, cost * count, multiply_stack, &s);
-    qn_packed_free(packed);
-    return (qn_outcome)atomic_load(&s.outcome);
-}
-
-void qn_packed_codes(const qn_packed *b, void *codes) {
-    for (int64_t p = 0; p < b->panels; p++)
-        for (int64_t k = 0; k < b->k; k++)
-            for (int64_t c = 0; c < least(QN_PANEL, b->n - p * QN_PANEL); c++) {
-                const uint8_t *panel = b->panel + p * panel_bytes(b);
-                int64_t at = k * b->n + p * QN_PANEL + c;
-                if (b->form == WORDS) memcpy((int16_t *)codes + at, panel + k / 2 * QN_GROUP + c * 4 + k % 2 * 2, 2);
-                else ((uint8_t *)codes)[at] = (uint8_t)(panel[k / 4 * QN_GROUP + c * 4 + k % 4] + b->base);
-            }
+    return qn_multiply_safely(a, za, b, NULL, out);
 }
