@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "distinct.h"
 #include "histogram.h"
 #include "search.h"
 
