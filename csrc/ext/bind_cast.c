@@ -2,7 +2,6 @@
 #include "bindings.h"
 
 #include "cast.h"
-#include "source.h"
 
 static PyObject *cast(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;
@@ -10,7 +9,7 @@ static PyObject *cast(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count("cast", count, 7) || qn_arg_source(a[0], a[1], &x)) return NULL;
     if (x.type >= QN_I8) return PyErr_Format(PyExc_TypeError, "qnumpy._core.cast: the input is not real.");
-    int64_t n = qn_source_elements(&x);
+    int64_t n = qn_elements(&x);
     if (qn_arg_int(a[3], QN_F32, QN_I8 - 1, &type) || qn_arg_int(a[4], 0, 1, &saturate) ||
         qn_arg_int(a[5], 0, 1, &stochastic))
         return NULL;
@@ -28,7 +27,7 @@ static PyObject *cast(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
-int qn_floats_constants(PyObject *module) {
+int qn_cast_constants(PyObject *module) {
     static const struct {
         const char *name, *kind;
         int type, bits, exponent, mantissa, bias;
@@ -50,7 +49,7 @@ int qn_floats_constants(PyObject *module) {
     return failed ? -1 : 0;
 }
 
-PyMethodDef qn_floats_methods[] = {
+PyMethodDef qn_cast_methods[] = {
     QN_METHOD(cast, "cast(x, x_type, out, out_type, saturate, stochastic, seed, /)\n--\n\nFill out with x in another "
                     "float type."),
     QN_END,

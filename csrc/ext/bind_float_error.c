@@ -32,7 +32,7 @@ static PyObject *float_features(PyObject *self, qn_args a, Py_ssize_t count) {
                          PyBool_FromLong(cpu.neon_fp16), "NEON BF16", PyBool_FromLong(cpu.neon_bf16));
 }
 
-PyMethodDef qn_float_report_methods[] = {
+PyMethodDef qn_float_error_methods[] = {
     QN_METHOD(float_error,
               "float_error(x, x_type, type, overflow, normal, /)\n--\n\nWhat becomes of x in another float "
               "type: nan, infinite, overflow, zero, subnormal, kept, relative, worst, peak, least."),

@@ -41,7 +41,7 @@ static PyObject *histogram(PyObject *self, qn_args a, Py_ssize_t count) {
     int bits, failed;
     (void)self;
     if (qn_arg_count("histogram", count, 7) || qn_arg_source(a[0], a[1], &x) ||
-        qn_arg_grid(a + 2, qn_source_elements(&x), &grid) || qn_arg_int(a[6], QN_CHANNEL_BITS, QN_TENSOR_BITS, &bits))
+        qn_arg_grid(a + 2, qn_elements(&x), &grid) || qn_arg_int(a[6], QN_CHANNEL_BITS, QN_TENSOR_BITS, &bits))
         return NULL;
     if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.histogram: the input is not real.");
     Py_BEGIN_ALLOW_THREADS;
@@ -204,7 +204,7 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
     return PyLong_FromLongLong(found);
 }
 
-PyMethodDef qn_observers_methods[] = {
+PyMethodDef qn_histogram_methods[] = {
     QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, block, bits, /)\n--\n\nOccupied bins of every "
                          "parameter, with minimum, maximum and counts of NaN and infinities."),
     QN_METHOD(

@@ -121,7 +121,7 @@ static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
     return multiply(&w, a[0], &p, a + 10);
 }
 
-PyMethodDef qn_matmul4_methods[] = {
+PyMethodDef qn_packed4_methods[] = {
     QN_METHOD(weight4_room,
               "weight4_room(k, n, block, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
     QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, block, /)\n--\n\nPack a 4-bit "

@@ -1,7 +1,49 @@
-/* linear: float32 activations times a packed 8-bit weight, one call. */
+/* pack_weights, packed_info, packed_codes; linear: float32 activations times a packed 8-bit weight, one call. Packed
+ * weights are capsules. */
 #include "bindings.h"
 
 #include "packed8.h"
+
+static void release(PyObject *capsule) { qn_packed_free(PyCapsule_GetPointer(capsule, QN_PACKED_CAPSULE)); }
+
+/* (b, b_type, b_zero) */
+static PyObject *pack_weights(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_matrix b;
+    qn_zeros zero;
+    qn_packed *packed;
+    (void)self;
+    if (qn_arg_count("pack_weights", count, 3) || qn_arg_matrix(a[0], a[1], &b) || qn_arg_zeros(a[2], b.columns, &zero))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    packed = qn_pack_weights(&b, zero);
+    Py_END_ALLOW_THREADS;
+    if (!packed) return PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(packed, QN_PACKED_CAPSULE, release);
+    if (!capsule) qn_packed_free(packed);
+    return capsule;
+}
+
+static PyObject *packed_info(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    if (qn_arg_count("packed_info", count, 1)) return NULL;
+    const qn_packed *b = PyCapsule_GetPointer(a[0], QN_PACKED_CAPSULE);
+    if (!b) return NULL;
+    return Py_BuildValue("LLLs", (long long)qn_packed_rows(b), (long long)qn_packed_columns(b),
+                         (long long)qn_packed_bytes(b), qn_packed_form(b));
+}
+
+static PyObject *packed_codes(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    if (qn_arg_count("packed_codes", count, 2)) return NULL;
+    const qn_packed *b = PyCapsule_GetPointer(a[0], QN_PACKED_CAPSULE);
+    if (!b) return NULL;
+    void *codes = qn_arg_output(a[1], qn_packed_rows(b) * qn_packed_columns(b), qn_itemsize(qn_packed_type(b)));
+    if (!codes) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_packed_codes(b, codes);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
 
 /* (x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, bias, acc_bias, lo, hi,
  * zero_point, qmin, qmax) */
@@ -46,7 +88,11 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     return outcome == QN_NO_MEMORY ? PyErr_NoMemory() : PyBool_FromLong(outcome == QN_DONE);
 }
 
-PyMethodDef qn_linear_methods[] = {
+PyMethodDef qn_packed8_methods[] = {
+    QN_METHOD(pack_weights,
+              "pack_weights(b, b_type, b_zero, /)\n--\n\nPack a right matrix for any number of products."),
+    QN_METHOD(packed_info, "packed_info(packed, /)\n--\n\nRows, columns, bytes and form of a packed matrix."),
+    QN_METHOD(packed_codes, "packed_codes(packed, out, /)\n--\n\nFill out with the codes that were packed."),
     QN_METHOD(linear,
               "linear(x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, "
               "bias, acc_bias, lo, hi, zero_point, qmin, qmax, /)\n--\n\nQuantize x, multiply it by a packed weight, "

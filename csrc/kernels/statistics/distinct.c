@@ -97,8 +97,7 @@ static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *key
 }
 
 bool qn_few_values(const qn_source *x, const uint16_t *keys, const int64_t *counts, int64_t bins, qn_few *few) {
-    int64_t total = 1;
-    for (int d = 0; d < x->ndim; d++) total *= x->shape[d];
+    int64_t total = qn_elements(x);
     uint64_t saved = qn_fp_begin();
     bool many = total >= QN_BINS / 8 && x->type != QN_F64 && bins <= QN_FEW; /* else the table costs more */
     bool found = (many && alone_in_bins(x, total, keys, counts, bins, few)) || take_census(x, total, few);

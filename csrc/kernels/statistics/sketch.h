@@ -7,9 +7,9 @@
 
 #include "search.h"
 
-enum {
-    QN_GAP = 16
-}; /* octaves of nothing that set outliers apart: no grid of 16 bits holds both sides; more for floats */
+/* Values separated from the rest by 16 empty octaves are outliers: no 16-bit grid represents both. Float codes need a wider
+ * gap: see sketch_of. */
+enum { QN_GAP = 16 };
 static const double QN_APART_SHARE = 1e-5; /* the largest share of what is not zero that may be set apart */
 
 typedef struct {
