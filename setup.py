@@ -21,7 +21,8 @@ class ParallelBuild(build_ext):
 
         def compile_each(sources: list[str], *args, **options) -> list[str]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return sum(pool.map(lambda source: compile_files([source], *args, **options), sources), [])
+                objects = pool.map(lambda source: compile_files([source], *args, **options), sources)
+                return [name for names in objects for name in names]
 
         self.compiler.compile = compile_each
         super().build_extensions()
@@ -44,7 +45,8 @@ if asked("QNUMPY_SANITIZE"):
     link += sanitize
 
 # The rows of the instruction sets take the longest and start first. Every folder is on the include path.
-sources = sorted(glob("csrc/kernels/**/*.c", recursive=True) + glob("csrc/ext/*.c"), key=lambda path: "/rows/" not in path)
+sources = glob("csrc/kernels/**/*.c", recursive=True) + glob("csrc/ext/*.c")
+sources.sort(key=lambda path: ("/rows/" not in path, path))
 folders = sorted(glob("csrc/kernels/*/"))
 
 setup(
@@ -62,5 +64,5 @@ setup(
             extra_compile_args=flags,
             extra_link_args=link,
         )
-    ]
+    ],
 )

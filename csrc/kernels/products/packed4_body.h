@@ -1,7 +1,7 @@
 /* Rows of int8 activations times panels of 16 columns of 4-bit weights.
  *
  * The integer sum of a group is exact; sums of groups are float32, one after the other from the first to the last, each
- * product rounded, no fused multiply-add: the same bits on every ISA. The primitives stand in matmul4_<isa>.h.
+ * product rounded, no fused multiply-add: the same bits on every ISA. The primitives stand in packed4_<isa>.h.
  *
  * With the codes q of x, its zero point z, the codes u of w and its zero point v, a sum over a group is
  *   sum (q - z)(u - v)  =  sum q u  +  v minus_sum  -  z sum u,   minus_sum = -sum (q - z).
