@@ -10,7 +10,7 @@ from ._check import integer, must, typed
 from .dtypes import CodeType, code_type
 from .granularity import Granularity, PerTensor, granularity
 
-__all__ = ["QParams", "check_scheme", "describe", "grid_of_range"]
+__all__ = ["QParams", "check_scheme", "grid_of_range"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -281,11 +281,6 @@ def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
     """Refuse an affine scheme of codes that are floats."""
     if code.real is not None and not symmetric:
         raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
-
-
-def describe(granularity: Granularity) -> str:
-    """Return ``granularity.describe()``, which callers should use."""
-    return granularity.describe()
 
 
 def grid_of_range(
