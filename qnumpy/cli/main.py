@@ -34,7 +34,7 @@ from ..files.store import NamesCollideError, Reader, TensorSpec, Value, Writer
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
 from ..observers import HistogramObserver, MinMaxObserver, Observer
 from ..ops.cast import cast
-from ..qparams import QParams, describe
+from ..qparams import QParams
 from ..reports.compare import Report, ReportTable, compare
 from ..reports.float_report import TARGETS, FloatReportTable, float_report
 from ..reports.metrics import Quantized
@@ -470,7 +470,7 @@ def _inspect(args: argparse.Namespace) -> int:
             "name": name,
             "dtype": spec.format or spec.dtype.name,
             "shape": list(spec.shape),
-            "granularity": None if spec.granularity is None else describe(spec.granularity),
+            "granularity": None if spec.granularity is None else spec.granularity.describe(),
             "nbytes": spec.nbytes,
         }
         for name, spec in specs.items()
@@ -485,7 +485,7 @@ def _inspect(args: argparse.Namespace) -> int:
             name,
             spec.format or spec.dtype.name,
             str(spec.shape),
-            describe(spec.granularity) if spec.granularity else "-",
+            spec.granularity.describe() if spec.granularity else "-",
             f"{spec.nbytes:,}",
         ]
         for name, spec in specs.items()

@@ -25,7 +25,6 @@ from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..granularity import PerChannel, normalize_axis
 from ..ops.reduce import ranges
-from ..qparams import describe
 from .advice import warnings
 from .metrics import Quantized, Sums, measure, pair
 
@@ -97,7 +96,7 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
         shape=source.shape,
         source=source.dtype.name,
         dtype=_type_name(values),
-        granularity=None if granularity is None else describe(granularity),
+        granularity=None if granularity is None else granularity.describe(),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes,
         levels=values.levels if isinstance(values, Quantized) else None,

@@ -654,7 +654,7 @@ def test_the_file_is_golden(tmp_path):
     qn.save_qparams(path, {"x": qn.QParams(0.5, 3, "uint8")})
     assert path.read_text() == (
         '{\n "format": "qnumpy qparams",\n "version": 1,\n "qparams": {\n  "x": {\n   "dtype": "uint8",\n'
-        '   "granularity": {\n    "axis": null,\n    "group_size": null\n   },\n   "scale": 0.5,\n   "zero_point": 3,\n'
+        '   "granularity": {\n    "kind": "tensor"\n   },\n   "scale": 0.5,\n   "zero_point": 3,\n'
         '   "qmin": 0,\n   "qmax": 255\n  }\n }\n}\n'
     )
 
@@ -686,7 +686,7 @@ KEYS = "dtype, granularity, scale, zero_point, qmin, qmax"
     ({"scale": [1.0]}, "QParams: scale must have 0 dimensions for PerTensor(); got shape (1,)."),
     ({"zero_point": 300}, "QParams: zero_point must be in [0, 255]; got 300."),
     ({"dtype": "int9"}, "QParams: dtype must be a code type such as 'int8' or 'uint4'; got 'int9'."),
-    ({"granularity": None}, "QParams.from_dict: granularity must be a dict with the keys axis, group_size; got None."),
+    ({"granularity": None}, "QParams.from_dict: granularity must be what Granularity.to_dict returns; got None."),
     ({"more": 1}, f"QParams.from_dict: values must be a dict with the keys {KEYS}; "
                   "got ['dtype', 'granularity', 'scale', 'zero_point', 'qmin', 'qmax', 'more']."),
 ])  # fmt: skip
