@@ -8,7 +8,7 @@ import numpy as np
 from . import _check
 from ._check import integer, must, typed
 from .dtypes import CodeType, code_type
-from .granularity import Granularity, PerChannel, PerTensor, from_axis_block
+from .granularity import Granularity, PerChannel, PerTensor
 
 __all__ = ["QParams", "check_scheme", "describe"]
 
@@ -211,10 +211,9 @@ class QParams:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that JSON holds exactly; `from_dict` takes them."""
-        axis, group_size = self.granularity.axis_block
         return {
             "dtype": self.code.name,
-            "granularity": {"axis": axis, "group_size": group_size},
+            "granularity": self.granularity.to_dict(),
             "scale": self.scale.tolist(),  # float32 as float64: exact
             "zero_point": self.zero_point.tolist(),
             "qmin": self.qmin,
@@ -243,11 +242,7 @@ class QParams:
         if not isinstance(values, dict) or set(values) != set(names):
             got = str(list(values)) if isinstance(values, dict) else typed(values)
             raise TypeError(must(owner, "values", f"a dict with the keys {', '.join(names)}", got))
-        match values["granularity"]:
-            case {"axis": int() | None as axis, "group_size": int() | None as group_size}:
-                granularity = from_axis_block(axis, group_size)
-            case other:
-                raise TypeError(must(owner, "granularity", "a dict with the keys axis, group_size", typed(other)))
+        granularity = Granularity.from_dict(values["granularity"], owner)
         shape = np.shape(values["scale"])
         if 0 in shape:  # an empty list is of no type
             scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
@@ -297,12 +292,7 @@ def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
 
 def describe(granularity: Granularity) -> str:
     """Say a granularity in the words of the tables: "per tensor", "per channel 0", "per group 32"."""
-    axis, group = granularity.axis_block
-    if axis is None:
-        return "per tensor"
-    if group is None:
-        return f"per channel {axis}"
-    return f"per group {group}" if axis == -1 else f"per group {group} on axis {axis}"
+    return granularity.describe()
 
 
 def _scale(low: Any, high: Any, steps: int) -> np.ndarray[Any, np.dtype[np.float32]]:

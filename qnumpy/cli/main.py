@@ -29,8 +29,10 @@ from ..calibration.calibrate import Calibration
 from ..calibration.estimate import METHODS
 from ..dtypes import CODE_TYPES, code_type, float_type, real_type
 from ..errors import FileFormatError
-from ..files.qparams import replacing, save_qparams
-from ..files.store import NamesCollideError, Reader, TensorSpec, Value, Writer
+from ..files.atomic import replacing
+from ..files.qparams import save_qparams
+from ..files.spec import TensorSpec, Value
+from ..files.store import NamesCollideError, Reader, Writer
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
 from ..observers import HistogramObserver, MinMaxObserver, Observer
 from ..ops.cast import cast

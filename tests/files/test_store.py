@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qnumpy as qn
-from qnumpy.files.store import FORMAT_VERSION, Reader, TensorSpec, Writer, load, save
+from qnumpy.files.spec import FORMAT_VERSION, TensorSpec
+from qnumpy.files.store import Reader, Writer, load, save
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SUFFIXES = ["npz", "safetensors"]
