@@ -66,11 +66,9 @@ def load_qparams(path: str | os.PathLike[str]) -> dict[str, QParams]:
     """
     with open(path, "rb") as file:
         content = json_object(path, file.read(), "the file")
-    match content:
-        case {"format": format_, "version": version, "qparams": dict(stored)} if (format_, version) == (FORMAT, VERSION):
-            pass
-        case _:
-            raise fault(path, None, f"the file must hold parameters that save wrote, of version {VERSION}.")
+    stored = content.get("qparams")
+    if (content.get("format"), content.get("version")) != (FORMAT, VERSION) or not isinstance(stored, dict):
+        raise fault(path, None, f"the file must hold parameters that save wrote, of version {VERSION}.")
     qparams = {}
     for name, values in stored.items():
         try:
