@@ -5,7 +5,6 @@ from .arrays.packed import PackedWeight, qmatmul
 from .arrays.quantized import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
 from .calibration.calibrate import Calibration, calibrate, observing, tap
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
-from .files.qparams import load_qparams, save_qparams
 from .files.store import load, save
 from .granularity import PerChannel, PerGroup, PerRow, PerTensor
 from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
@@ -79,7 +78,6 @@ __all__ = [
     "float_report",
     "isa",
     "load",
-    "load_qparams",
     "matmul",
     "matmul_integer",
     "min_max",
@@ -95,7 +93,6 @@ __all__ = [
     "requantize",
     "safe_weights",
     "save",
-    "save_qparams",
     "set_isa",
     "set_num_threads",
     "show_config",
