@@ -49,7 +49,7 @@ class Table(Generic[Item]):
         return [item.to_dict() for item in self._items]  # type: ignore[attr-defined]
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """Return JSON: "tensors" and the entries of the whole table; null replaces what is not finite or does not apply."""
+        """Return JSON: "tensors" and the entries of the table; null replaces what is not finite or does not apply."""
         return as_json({"tensors": self.to_records(), **self._about()}, indent)
 
     def __str__(self) -> str:
