@@ -22,7 +22,6 @@ ALONE = {
     "spread": "how parameters reach the elements; kernels read them through a grid",
     "histogram": "Sketch.of reads an array once for everything that a sketch holds",
     "entropy_bin": "a step of the search by entropy, inside the kernel",
-    "quantize_blocks": "its codes and scales are those of an MXArray",
 }
 
 
@@ -67,6 +66,7 @@ CALLS = {
     "matmul_integer": ([CODES, CODES.T, [1, 2, 3, 4], 5], {}),
     "min_max": ([X, qn.PerRow()], {"on_nonfinite": "raise"}),
     "pack": ([CODES % 4, "uint2", 0], {}),
+    "quantize_blocks": ([X, *map(float_type, ("float64", "float4_e2m1fn", "float8_e8m0fnu")), 3], {}),
     "quantize_linear": ([X, [0.5, 0.25, 1], np.array([1, 2, 3], np.int8)], {"axis": 1, "on_nan": "raise"}),
     "ranges": ([X, qn.PerRow()], {}),
     "requantize": ([CODES.astype(np.int32), 0.3, 4], {"dtype": "uint8", "method": "fixed"}),

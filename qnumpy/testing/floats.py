@@ -3,7 +3,6 @@
 import math
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from .._typing import Array
@@ -90,34 +89,41 @@ def float_error(array: Array, source: FloatType, target: FloatType) -> FloatErro
     )
 
 
-def quantize_blocks(x: Any, element: Any, block: int, tensor_scale: Any = None) -> tuple[Array, Array]:
+def quantize_blocks(
+    x: Array,
+    float_type: FloatType,
+    element: FloatType,
+    scale_type: FloatType,
+    group_size: int,
+    tensor_scale: np.float32 | None = None,
+) -> tuple[Array, Array]:
     """Quantize as qnumpy.quantize does to a format of blocks, NVFP4 with `tensor_scale`; return codes and scales.
 
     Examples
     --------
-    >>> codes, scales = quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), "float4_e2m1fn", 32)
+    >>> types = (FLOAT_TYPES[name] for name in ("float32", "float4_e2m1fn", "float8_e8m0fnu"))
+    >>> codes, scales = quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), *types, 32)
     >>> codes.tolist(), scales.tolist()
     ([0.0, 1.5, -4.0], [2.0])
     """
-    real = float_of(element)
-    x = np.asarray(x)
     source, (*rows, columns) = x.astype(np.float64), x.shape
-    blocks = -(-columns // block)
-    padded = np.concatenate([source, np.zeros((*rows, blocks * block - columns))], -1).reshape(*rows, blocks, block)
+    blocks = -(-columns // group_size)
+    missing = blocks * group_size - columns
+    padded = np.concatenate([source, np.zeros((*rows, missing))], -1).reshape(*rows, blocks, group_size)
     size = np.abs(np.where(np.isinf(padded), 0, padded)).max(-1)
     nan = np.isnan(size)
     if tensor_scale is None:
-        exponent = np.frexp(np.where(nan | (size == 0), 2.0**-200, size))[1] - math.frexp(real.largest)[1]
+        exponent = np.frexp(np.where(nan | (size == 0), 2.0**-200, size))[1] - math.frexp(element.largest)[1]
         field = np.where(nan, 255, np.clip(exponent + 127, 0, 254)).astype(np.uint8)
-        scales = field.view(ml_dtypes.float8_e8m0fnu)
+        scales = field.view(scale_type.dtype)
         each = np.where(nan, np.nan, np.ldexp(1.0, field.astype(int) - 127))
-        quotient = source / np.repeat(each, block, -1)[..., :columns]  # exact: powers of two
+        quotient = source / np.repeat(each, group_size, -1)[..., :columns]  # exact: powers of two
     else:
-        unit, kind = np.float32(tensor_scale), FLOAT_TYPES["float8_e4m3fn"]
-        wanted = size.astype(np.float32) / np.float32(real.largest) / unit
-        scales = np.maximum(float_codes(wanted, kind).view(np.uint8), 1).view(kind.dtype)
-        quotient = source.astype(np.float32) / np.repeat(scales.astype(np.float32) * unit, block, -1)[..., :columns]
-    return float_codes(quotient, real), scales
+        wanted = size.astype(np.float32) / np.float32(element.largest) / tensor_scale
+        scales = np.maximum(float_codes(wanted, scale_type).view(np.uint8), 1).view(scale_type.dtype)
+        each = scales.astype(np.float32) * tensor_scale
+        quotient = source.astype(np.float32) / np.repeat(each, group_size, -1)[..., :columns]
+    return float_codes(quotient, element), scales
 
 
 def float_codes(x: Array, real: FloatType) -> Array:

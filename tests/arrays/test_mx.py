@@ -11,6 +11,7 @@ from strategies import LAYOUTS, ROWS, SOURCES, assert_same_bits
 import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.arrays.mx import MX_FORMATS
+from qnumpy.dtypes import float_type
 
 TORCHAO = Path(__file__).parents[1] / "fixtures" / "mx_torchao.npz"
 POWERS = [name for name, found in MX_FORMATS.items() if not found.has_tensor_scale]
@@ -26,9 +27,14 @@ def hard(shape, source, seed=0, spread=8):
         return x.astype(source)
 
 
+def twin_of(x, q):
+    format = MX_FORMATS[q.format]
+    return twin.quantize_blocks(x, float_type(x.dtype), q.element, format.scale, q.group_size, q.tensor_scale)
+
+
 def assert_like_twin(x, name, about=""):
     q = qn.quantize(x, dtype=name)
-    codes, scales = twin.quantize_blocks(x, q.element.name, q.group_size, q.tensor_scale)
+    codes, scales = twin_of(x, q)
     assert_same_bits(q.scales, scales, about)
     assert_same_bits(q.codes, codes, about)
     return q
@@ -48,7 +54,7 @@ def test_every_size(source, name):
 def assert_nearest_quotients(x, about):
     """NVFP4 divides float64 as float32: the nearest code, except within 2^-22 of a tie, where no quotient of x lies."""
     q = qn.quantize(x, dtype="nvfp4")
-    _, scales = twin.quantize_blocks(x, "float4_e2m1fn", 16, q.tensor_scale)
+    _, scales = twin_of(x, q)
     assert_same_bits(q.scales, scales, about)
     each = np.repeat(q.scales.astype(np.float64) * q.tensor_scale, 16, -1)[..., : x.shape[-1]]
     with np.errstate(invalid="ignore"):
