@@ -11,10 +11,10 @@ from dask.array.core import slices_from_chunks
 
 from .. import _args, _check
 from .._args import Array
-from ..arrays.quantized import QuantizedArray, sliced
-from ..arrays.quantized import choose_qparams as choose_here
+from ..arrays.quantized import QuantizedArray
 from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
 from ..observers import HistogramObserver, MinMaxObserver
+from ..ops.choose import choose_qparams as choose_here
 from ..ops.histogram import CHOICES, percentile_share
 from ..ops.quantize import codes_of
 from ..qparams import QParams, check_scheme
@@ -217,7 +217,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         slices_from_chunks(source.chunks), source.to_delayed().ravel(), values.to_delayed().ravel(), strict=True
     )
     parts = [
-        delayed(_measured)(a, b, None if params is None else sliced(params, source.shape, at)) for at, a, b in blocks
+        delayed(_measured)(a, b, None if params is None else params.sliced(source.shape, at)) for at, a, b in blocks
     ]
     while len(parts) > 1:
         parts = [delayed(_together)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]
