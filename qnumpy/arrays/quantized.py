@@ -8,10 +8,10 @@ from .. import _args, _check
 from .._args import Array
 from ..dtypes import CODE_TYPES
 from ..errors import CalibrationError
-from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
-from ..ops.histogram import CHOICES, few_values, histogram, percentile_share, search
+from ..granularity import Granularity, PerChannel, PerGroup, PerTensor, normalize_axis
+from ..ops.histogram import CHOICES, Sketch, percentile_share
 from ..ops.quantize import codes_of, dequantize_linear
-from ..ops.reduce import ranges
+from ..ops.reduce import extremes
 from ..qparams import QParams, check_scheme
 from .base import CodedArray
 from .mx import MXArray, mx_format, quantize_blocks
@@ -76,13 +76,15 @@ def _chosen(
     code = _args.code(owner, dtype, CODE_TYPES)
     check_scheme(owner, code, symmetric)
     share = percentile_share(owner, percentile)
-    granularity = PerTensor() if granularity is None else granularity
-    if not by_histogram:
-        low, high, nan, infinite = ranges(owner, x, granularity)
+    granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
+    source, float_type = _args.real(owner, "x", x)
+    if granularity.axis is not None:
+        normalize_axis(owner, granularity.axis, source.ndim)
+    if by_histogram:
+        sketch = Sketch.of(source, float_type, granularity)
+        low, high, nan, infinite = sketch.min, sketch.max, sketch.nan, sketch.infinite
     else:
-        _args.granularity(owner, granularity)
-        bins, (low, high, nan, infinite) = histogram(owner, x, granularity)
-        few = few_values(owner, x, bins, granularity)
+        low, high, nan, infinite = extremes(source, float_type, granularity)
     empty = low > high
     if empty.any():
         if nan.any() or infinite.any():
@@ -90,10 +92,7 @@ def _chosen(
             raise CalibrationError(_check.must(owner, "x", "finite somewhere", f"only NaN and infinities{where}"))
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
     if by_histogram:
-        low, high, _ = search(
-            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share,
-            values=few,
-        )  # fmt: skip
+        low, high, _ = sketch.search(code, symmetric=symmetric, method=method, percentile=share)
     return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
 
 

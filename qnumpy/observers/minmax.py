@@ -38,6 +38,9 @@ class MinMaxObserver(Observer):
     QParams(uint8, per tensor, scale=0.01569, zero_point=64)
     """
 
+    methods: ClassVar[tuple[str, ...]] = ("minmax",)
+    covers_all: ClassVar[bool] = True
+
 
 class MovingAverageMinMaxObserver(Observer):
     """Observe the extremes of each batch and average them: ``min = (1 - c) min + c batch_min``.

@@ -6,7 +6,8 @@ import numpy as np
 
 from .. import _args, _check, _core
 from .._args import Array
-from ..granularity import Granularity, PerTensor
+from ..dtypes import FloatType
+from ..granularity import Granularity, PerTensor, normalize_axis
 
 __all__ = ["abs_max", "min_max"]
 
@@ -81,14 +82,19 @@ def ranges(owner: str, x: Any, granularity: Granularity | None) -> tuple[Array, 
     granularity = PerTensor() if granularity is None else granularity
     _args.granularity(owner, granularity)
     source, real = _args.real(owner, "x", x)
-    axis, block_size = granularity.axis_block
-    where = _args.layout(owner, source.shape, axis, block_size)
-    shape = where.shape
-    order = _args.memory_order(source, None)
+    if granularity.axis is not None:
+        normalize_axis(owner, granularity.axis, source.ndim)
+    return extremes(source, real, granularity)
+
+
+def extremes(source: Array, float_type: FloatType, granularity: Granularity) -> tuple[Array, Array, Array, Array]:
+    """Return what `ranges` does of an array whose type is known and that the granularity's axis fits."""
+    shape, order = granularity.params_shape(source.shape), _args.memory_order(source, None)
     if order is not None:
-        source, where, _, _ = _args.permuted(owner, source, where, None, None, order, block_size)
-    found = _core.min_max(_args.stored(source, real.storage), real.core, *where.grid)
-    if order is not None and block_size is not None:
-        permuted = where.shape
-        return tuple(_args.unpermuted(part.reshape(permuted), order) for part in found)  # type: ignore[return-value]
-    return tuple(part.reshape(shape) for part in found)  # type: ignore[return-value]
+        granularity = granularity.permuted(order, source.shape)
+        source = source.transpose(order)
+    parts = _core.min_max(_args.stored(source, float_type.storage), float_type.core, *granularity.grid(source.shape))
+    if order is not None and granularity.params_ndim() is None:  # the parameters have the axes of the array
+        axes = granularity.params_shape(source.shape)
+        parts = tuple(_args.unpermuted(part.reshape(axes), order) for part in parts)
+    return tuple(part.reshape(shape) for part in parts)  # type: ignore[return-value]
