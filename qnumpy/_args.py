@@ -13,7 +13,8 @@ from . import _check, _core
 from ._check import HUGE, TINY, array, integer, must, typed
 from ._check import Array as Array  # for all who import from here
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
-from .granularity import Granularity, normalize_axis
+from .granularity import granularity as granularity  # for all who import from here
+from .granularity import normalize_axis
 from .qparams import QParams
 
 __all__: list[str] = []
@@ -86,13 +87,6 @@ def choice(owner: str, name: str, value: Any, choices: dict[str, int]) -> int:
     except (KeyError, TypeError):
         names = ", ".join(map(repr, choices))
         raise ValueError(must(owner, name, f"one of {names}", typed(value))) from None
-
-
-def granularity(owner: str, value: Any) -> Granularity:
-    if not isinstance(value, Granularity):
-        wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-        raise TypeError(must(owner, "granularity", wanted, typed(value)))
-    return value
 
 
 class Layout(NamedTuple):

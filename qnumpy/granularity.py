@@ -90,11 +90,11 @@ class Granularity:
     @staticmethod
     def from_dict(values: Any, owner: str = "Granularity.from_dict") -> "Granularity":
         """Return the granularity that `to_dict` described; raise TypeError or ValueError for anything else."""
-        made = Granularity._kinds.get(str(values.get("kind"))) if isinstance(values, dict) else None
-        arguments = {name: value for name, value in values.items() if name != "kind"} if made is not None else {}
-        if made is None or set(arguments) != {field.name for field in fields(made)}:
+        kind = Granularity._kinds.get(str(values.get("kind"))) if isinstance(values, dict) else None
+        arguments = {name: value for name, value in values.items() if name != "kind"} if kind is not None else {}
+        if kind is None or set(arguments) != {field.name for field in fields(kind)}:
             raise TypeError(must(owner, "granularity", "what Granularity.to_dict returns", typed(values)))
-        return made(**arguments)
+        return kind(**arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +302,14 @@ def _axis_after(axis: int, shape: tuple[int, ...], keys: list[int | slice]) -> i
     from_end = sum(isinstance(key, slice) for key in keys) if axis < 0 else 0
     axis %= len(shape)
     return axis - sum(not isinstance(key, slice) for key in keys[:axis]) - from_end
+
+
+def granularity(owner: str, value: Any) -> Granularity:
+    """Return `value` if it is a granularity; raise TypeError for anything else."""
+    if not isinstance(value, Granularity):
+        wanted = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
+        raise TypeError(must(owner, "granularity", wanted, typed(value)))
+    return value
 
 
 def from_axis_block(axis: int | None, block_size: int | None) -> Granularity:

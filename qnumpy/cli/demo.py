@@ -12,7 +12,6 @@ import numpy as np
 from .._args import Array
 from ..arrays.quantized import QuantizedArray, quantize
 from ..granularity import Granularity, PerChannel, PerGroup
-from ..qparams import describe
 from ..reports.compare import ReportTable, compare
 
 __all__ = ["STEPS", "Digits", "load", "main"]
@@ -74,7 +73,7 @@ def quantized_weights(digits: Digits) -> str:
     for dtype, granularity in SCHEMES:
         quantized = {name: quantize(w, dtype=dtype, granularity=granularity) for name, w in digits.weights.items()}
         tables.append(str(ReportTable(compare(digits.weights[name], q, name=name) for name, q in quantized.items())))
-        answers.append((f"{dtype} {describe(granularity)}", digits.correct(quantized)))
+        answers.append((f"{dtype} {granularity.describe()}", digits.correct(quantized)))
     width = max(len(scheme) for scheme, _ in answers)
     lines = [f"{scheme:<{width}}  {right} of {total} images right, {right / total:.1%}" for scheme, right in answers]
     return "\n\n".join([*tables, "\n".join(lines)])

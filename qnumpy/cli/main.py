@@ -26,15 +26,14 @@ from .._tables import aligned
 from ..arrays.mx import MX_FORMATS, MXArray, mx_format
 from ..arrays.quantized import QuantizedArray, quantize
 from ..calibration.calibrate import Calibration
-from ..calibration.estimate import METHODS
 from ..dtypes import CODE_TYPES, code_type, float_type, real_type
 from ..errors import FileFormatError
 from ..files.qparams import replacing, save_qparams
 from ..files.store import NamesCollideError, Reader, TensorSpec, Value, Writer
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
-from ..observers import HistogramObserver, MinMaxObserver, Observer
+from ..observers import HistogramObserver, observer_for, observers_by_method
 from ..ops.cast import cast
-from ..qparams import QParams, describe
+from ..qparams import QParams
 from ..reports.compare import Report, ReportTable, compare
 from ..reports.float_report import TARGETS, FloatReportTable, float_report
 from ..reports.metrics import Quantized
@@ -193,7 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     a.add_argument(
         "-o", "--output", metavar="OUT", help="the .json file to write; without it only the table is printed"
     )
-    a.add_argument("--method", choices=METHODS, default="mse", help="how the range is chosen (default: mse)")
+    methods = list(observers_by_method())
+    a.add_argument("--method", choices=methods, default="mse", help="how the range is chosen (default: mse)")
     a.add_argument("--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)")
     a.add_argument("--dtype", choices=list(CODE_TYPES), default="int8", help="code type (default: int8)")
     a.add_argument(
@@ -470,7 +470,7 @@ def _inspect(args: argparse.Namespace) -> int:
             "name": name,
             "dtype": spec.format or spec.dtype.name,
             "shape": list(spec.shape),
-            "granularity": None if spec.granularity is None else describe(spec.granularity),
+            "granularity": None if spec.granularity is None else spec.granularity.describe(),
             "nbytes": spec.nbytes,
         }
         for name, spec in specs.items()
@@ -485,7 +485,7 @@ def _inspect(args: argparse.Namespace) -> int:
             name,
             spec.format or spec.dtype.name,
             str(spec.shape),
-            describe(spec.granularity) if spec.granularity else "-",
+            spec.granularity.describe() if spec.granularity else "-",
             f"{spec.nbytes:,}",
         ]
         for name, spec in specs.items()
@@ -639,9 +639,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     granularity = _Scheme(args.dtype, per, axis, args.group_size, args.symmetric).granularity()
     kind: dict[str, Any] = {"dtype": args.dtype, "granularity": granularity, "symmetric": args.symmetric}
     try:
-        observer: Observer = MinMaxObserver(**kind)
-        if args.method != "minmax":
-            observer = HistogramObserver(args.method, percentile=args.percentile, **kind)
+        observer = observer_for(args.method, args.percentile, **kind)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     calibration = Calibration(observer)

@@ -11,13 +11,12 @@ from dask.array import Array as DaskArray
 from dask.bag import Bag, from_delayed
 
 from .. import _check
-from .._args import Array
+from .._typing import Array
 from ..calibration.calibrate import Calibration, Observers, complete, fresh
 from ..dtypes import float_type
 from ..files.store import Reader
 from ..granularity import PerChannel, PerGroup, normalize_axis
 from ..observers import Observer
-from ..qparams import describe
 
 __all__ = ["calibrate", "from_safetensors", "observe"]
 
@@ -68,8 +67,8 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     else:
         whole = _whole(owner, x, observer)
         parts = [delayed(_observed)(observer, [block]) for block in whole.to_delayed().ravel()]
-    found: Observer = _tree(owner, parts, fresh(observer), split_every)
-    return found
+    merged: Observer = _tree(owner, parts, fresh(observer), split_every)
+    return merged
 
 
 def calibrate(
@@ -153,11 +152,11 @@ def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[
     >>> calibration.observers["w"]
     HistogramObserver(int8, per tensor, symmetric, method=mse, min=-1, max=1, 10 seen)
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    if not given:
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not names:
         raise ValueError(_check.must("from_safetensors", "paths", "one or more", "none"))
     shards = []
-    for path in given:
+    for path in names:
         with Reader(path) as reader:
             shards += [shard for shard in map(os.fspath, reader.paths) if not shard.endswith(".json")]
     return from_delayed([delayed(_Shard)(shard) for shard in shards])
@@ -189,7 +188,7 @@ def _whole(owner: str, x: Any, observer: Observer) -> DaskArray:
         raise TypeError(_check.must(owner, "x", "a dask array or bag", _check.typed(x)))
     granularity = observer.granularity
     if isinstance(granularity, PerGroup):
-        raise ValueError(_check.must(owner, "observer", "per tensor or per channel", describe(granularity)))
+        raise ValueError(_check.must(owner, "observer", "per tensor or per channel", granularity.describe()))
     if not isinstance(granularity, PerChannel):
         return x
     axis = normalize_axis(owner, granularity.axis, x.ndim)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from .. import _args, _check
-from .._args import Array
 from .._tables import html_facts
+from .._typing import Array, DType, Float64Array, Int64Array, OnNonfinite, RealLike
 from ..dtypes import CODE_TYPES, CodeType, FloatType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerRow, PerTensor
@@ -20,13 +20,13 @@ __all__ = ["Observer", "observer_for", "observers_by_method"]
 
 
 class Batch(NamedTuple):
-    """What observers learn of an array for each parameter: extremes, and how many elements are finite, NaN, infinite."""
+    """What observers learn of an array for each parameter: extremes, and counts of finite, NaN, infinite elements."""
 
-    min: Array
-    max: Array
-    finite: Array
-    nan: Array
-    infinite: Array
+    min: Float64Array
+    max: Float64Array
+    finite: Int64Array
+    nan: Int64Array
+    infinite: Int64Array
 
 
 class Observer:
@@ -58,11 +58,11 @@ class Observer:
     _kinds: ClassVar[dict[str, type["Observer"]]] = {}
     _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
 
-    min_: Array
-    max_: Array
-    count_: Array
-    nan_: Array
-    infinite_: Array
+    min_: Float64Array
+    max_: Float64Array
+    count_: Int64Array
+    nan_: Int64Array
+    infinite_: Int64Array
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,10 +71,10 @@ class Observer:
     def __init__(
         self,
         *,
-        dtype: Any = "int8",
+        dtype: DType = "int8",
         granularity: Granularity | None = None,
         symmetric: bool = True,
-        on_nonfinite: str = "ignore",
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         owner = type(self).__name__
         _args.choice(owner, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
@@ -87,7 +87,7 @@ class Observer:
 
     # ---- the state contract ----
 
-    def observe(self, x: Any) -> Self:
+    def observe(self, x: RealLike) -> Self:
         """Learn from an array.
 
         Parameters
@@ -139,7 +139,7 @@ class Observer:
         """
         return self._from_range(*self._range(f"{type(self).__name__}.qparams"))
 
-    def range(self) -> tuple[Array, Array]:
+    def range(self) -> tuple[Float64Array, Float64Array]:
         """Return the ends of the range that `qparams` maps onto the codes, as it was found in the data.
 
         Returns
@@ -345,7 +345,9 @@ class Observer:
         """Add what `_read` returned of an array, or `_state` of another observer."""
         if not self._seen:
             counts = batch.finite, batch.nan, batch.infinite
-            self.min_, self.max_, self.count_, self.nan_, self.infinite_ = map(np.array, (batch.min, batch.max, *counts))
+            self.min_, self.max_, self.count_, self.nan_, self.infinite_ = map(
+                np.array, (batch.min, batch.max, *counts)
+            )
             return
         self.min_, self.max_ = (np.asarray(end) for end in self._extended(batch))  # 0-d too, not a scalar
         self.count_, self.nan_ = np.asarray(self.count_ + batch.finite), np.asarray(self.nan_ + batch.nan)

@@ -1,12 +1,12 @@
 """An observer that keeps a histogram, and chooses the range by mean squared error, entropy or percentile."""
 
 import contextlib
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from .. import _args, _check
-from .._args import Array
+from .._typing import Array, DType, Float64Array, HistogramMethod, Method, OnNonfinite
 from ..dtypes import FloatType
 from ..granularity import Granularity
 from ..ops.distinct import LIMIT, Distinct
@@ -15,9 +15,6 @@ from ..qparams import QParams
 from .base import Observer
 
 __all__ = ["HistogramObserver"]
-
-_Method = Literal["mse", "entropy", "percentile"]
-_Choice = Literal["minmax", "mse", "entropy", "percentile"]
 
 
 class HistogramObserver(Observer):
@@ -66,7 +63,7 @@ class HistogramObserver(Observer):
     True
     """
 
-    methods: ClassVar[tuple[str, ...]] = ("percentile", "entropy", "mse")
+    methods: ClassVar[tuple[HistogramMethod, ...]] = ("percentile", "entropy", "mse")
     _learned: ClassVar[tuple[str, ...]] = (
         *Observer._learned, "offsets_", "keys_", "bins_", "values_", "times_",
     )  # fmt: skip
@@ -79,18 +76,18 @@ class HistogramObserver(Observer):
 
     def __init__(
         self,
-        method: _Method = "mse",
+        method: HistogramMethod = "mse",
         percentile: float = 99.99,
         *,
-        dtype: Any = "int8",
+        dtype: DType = "int8",
         granularity: Granularity | None = None,
         symmetric: bool = True,
-        on_nonfinite: str = "ignore",
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         super().__init__(dtype=dtype, granularity=granularity, symmetric=symmetric, on_nonfinite=on_nonfinite)
         owner = type(self).__name__
         _args.choice(owner, "method", method, METHODS)
-        self.method: _Method = method
+        self.method: HistogramMethod = method
         self.percentile = percentile_share(owner, percentile)
 
     def get_config(self) -> dict[str, Any]:
@@ -102,7 +99,7 @@ class HistogramObserver(Observer):
         """
         return {"method": self.method, "percentile": self.percentile, **super().get_config()}
 
-    def qparams(self, method: _Choice | None = None) -> QParams:
+    def qparams(self, method: Method | None = None) -> QParams:
         """Choose the parameters for what was seen.
 
         Parameters
@@ -124,7 +121,7 @@ class HistogramObserver(Observer):
         """
         return self._from_range(*self._by(f"{type(self).__name__}.qparams", method)[:2])
 
-    def range(self, method: _Choice | None = None) -> tuple[Array, Array]:
+    def range(self, method: Method | None = None) -> tuple[Float64Array, Float64Array]:
         """Return the ends of the range that `qparams` maps onto the codes.
 
         Parameters
@@ -158,7 +155,7 @@ class HistogramObserver(Observer):
         self._check(f"{type(self).__name__}.sketch")
         return self._state()
 
-    def error(self, method: _Method | None = None) -> Array:
+    def error(self, method: HistogramMethod | None = None) -> Float64Array:
         """Return what the chosen range costs by its own criterion.
 
         Parameters
@@ -182,7 +179,7 @@ class HistogramObserver(Observer):
         _args.choice(owner, "method", self.method if method is None else method, METHODS)
         return self._by(owner, method)[2]
 
-    def coverage(self, method: _Choice | None = None) -> Array:
+    def coverage(self, method: Method | None = None) -> Float64Array:
         """Return the share of the elements inside the range.
 
         An affine range can leave out as many elements on either side as a percentile says. A symmetric one cannot: it
@@ -211,7 +208,7 @@ class HistogramObserver(Observer):
             low = -high
         return self._state().coverage(low, high)
 
-    def mse(self, qparams: QParams | None = None) -> Array:
+    def mse(self, qparams: QParams | None = None) -> Float64Array:
         """Estimate the mean squared error of quantizing what was seen; those that `apart` tells of are left out.
 
         Parameters
@@ -237,7 +234,7 @@ class HistogramObserver(Observer):
         self._check(owner)
         return self._state().mse(self.qparams() if qparams is None else self._own(owner, qparams))
 
-    def mean_square(self) -> Array:
+    def mean_square(self) -> Float64Array:
         """Estimate the mean of the squares of what was seen, the signal of an SQNR; outliers as in `mse`.
 
         Returns
@@ -253,7 +250,7 @@ class HistogramObserver(Observer):
         self._check(f"{type(self).__name__}.mean_square")
         return self._state().mean_square(self._code, symmetric=self.symmetric)
 
-    def apart(self) -> tuple[Array, Array]:
+    def apart(self) -> tuple[Float64Array, Float64Array]:
         """Return which elements the search by mean squared error leaves out, because no grid represents them too.
 
         Returns
@@ -317,14 +314,12 @@ class HistogramObserver(Observer):
         self.offsets_, self.keys_, self.bins_ = sketch.histogram
         self.values_, self.times_ = sketch.distinct
 
-    def _by(self, owner: str, method: str | None) -> tuple[Array, Array, Array]:
+    def _by(self, owner: str, method: str | None) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Return range and error by a criterion."""
         method = self.method if method is None else method
         _args.choice(owner, "method", method, CHOICES)
         self._check(owner)
-        return self._state().search(
-            self._code, symmetric=self.symmetric, method=method, percentile=self.percentile
-        )
+        return self._state().search(self._code, symmetric=self.symmetric, method=method, percentile=self.percentile)
 
     def _own(self, owner: str, qparams: Any) -> QParams:
         """Refuse parameters of other codes or parts than the observer's."""

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _check, _core
-from .._args import Array
+from .._typing import Array, Float64Array, Int64Array
 from ..dtypes import CodeType, FloatType
+from ..qparams import grid_of_range
 
 __all__ = ["LIMIT", "Distinct"]
 
@@ -24,8 +25,8 @@ FINE = 16  # thresholds an octave, to find where clipping alone costs too much
 class Distinct(NamedTuple):
     """Distinct values, rising, and how often each occurs; both empty where there are none, or more than LIMIT."""
 
-    values: Array  # float64
-    counts: Array  # int64
+    values: Float64Array
+    counts: Int64Array
 
     @classmethod
     def none(cls) -> "Distinct":
@@ -58,8 +59,9 @@ class Distinct(NamedTuple):
     def mean_square(self) -> float:
         return float(np.square(self.values) @ self.counts / self.counts.sum())
 
-    def errors(self, scale: Array, zero_point: Array, qmin: int, qmax: int, real: FloatType | None) -> Array:
+    def errors(self, scale: Array, zero_point: Array, qmin: int, qmax: int, real: FloatType | None) -> Float64Array:
         """Return the mean squared error of each scale and zero point, arrays of one shape."""
+        scale = scale.astype(np.float64)
         steps = self.values / scale[..., None]
         if real is None:
             codes = np.clip(np.rint(steps + zero_point[..., None]), qmin, qmax) - zero_point[..., None]
@@ -70,19 +72,15 @@ class Distinct(NamedTuple):
 
     def range_errors(
         self, low: Array, high: Array, qmin: int, qmax: int, symmetric: bool, real: FloatType | None
-    ) -> Array:
+    ) -> Float64Array:
         """Return the mean squared error of the grid that QParams.from_range makes of each range, low <= 0 <= high."""
-        zero = np.zeros(low.shape)
-        if symmetric or real is not None:
-            extent, qmax = np.maximum(-low, high), (qmax - qmin) // 2
-            steps, qmin = qmax if real is None else real.largest, -qmax
+        if real is not None:
+            half = int(real.largest)
+        elif symmetric:
+            half = (qmax - qmin) // 2
         else:
-            extent, steps = high - low, qmax - qmin
-        scale = np.clip(np.where(extent > 0, extent / steps, 1.0), _check.TINY, _check.HUGE).astype(np.float32)
-        scale = scale.astype(np.float64)
-        if not symmetric and real is None:
-            zero = np.clip(np.rint(qmin - low / scale), qmin, qmax)
-        return self.errors(scale, zero, qmin, qmax, real)
+            return self.errors(*grid_of_range(low, high, qmin, qmax, False), qmin, qmax, None)
+        return self.errors(*grid_of_range(low, high, -half, half, True), -half, half, real)
 
     def search(self, code: CodeType, symmetric: bool, low: float, high: float) -> tuple[float, float, float]:
         """Return the range of least mean squared error, never worse than [low, high], and its error."""
@@ -134,11 +132,11 @@ def _affine(distinct: Distinct, code: CodeType, low: float, high: float) -> list
     return grids
 
 
-def _even(levels: int) -> Array:
+def _even(levels: int) -> Float64Array:
     return np.arange(levels + 1, dtype=np.float64)
 
 
-def _middles(numbers: Array) -> Array:
+def _middles(numbers: Array) -> Float64Array:
     return (numbers[1:] + numbers[:-1]) / 2
 
 

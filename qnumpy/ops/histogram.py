@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, Float64Array, Int64Array
 from ..dtypes import CODE_TYPES, CodeType, FloatType
 from ..granularity import Granularity
 from ..qparams import QParams
@@ -32,18 +33,18 @@ class Histogram(NamedTuple):
     float32; a bin of negative values has 0x7FFF minus those of the magnitude.
     """
 
-    offsets: Array  # int64 (parameters + 1,)
-    keys: Array  # uint16 (bins,)
-    counts: Array  # int64 (bins,)
+    offsets: Int64Array  # (parameters + 1,)
+    keys: NDArray[np.uint16]  # (bins,)
+    counts: Int64Array  # (bins,)
 
 
 class Bins(NamedTuple):
     """Occupied bins: their ends, how many elements they hold, and the number of the parameter that they belong to."""
 
-    low: Array
-    high: Array
-    counts: Array
-    parameter: Array
+    low: Float64Array
+    high: Float64Array
+    counts: Array  # int64; float64 where bins were cut
+    parameter: Int64Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +69,11 @@ class Sketch:
 
     granularity: Granularity
     histogram: Histogram
-    min: Array
-    max: Array
-    finite: Array
-    nan: Array
-    infinite: Array
+    min: Float64Array
+    max: Float64Array
+    finite: Int64Array
+    nan: Int64Array
+    infinite: Int64Array
     distinct: Distinct
 
     @classmethod
@@ -130,7 +131,7 @@ class Sketch:
 
     def search(
         self, code: CodeType, *, symmetric: bool, method: str, percentile: float = 99.99
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Find the range of every parameter that is best by a criterion.
 
         Parameters
@@ -165,7 +166,7 @@ class Sketch:
         symmetric: bool,
         method: str,
         limits: tuple[int, int] | None = None,
-    ) -> Array:
+    ) -> Float64Array:
         """Return what ranges of the caller's choice cost by a criterion.
 
         Parameters
@@ -189,7 +190,7 @@ class Sketch:
             return values.range_errors(low, high, qmin, qmax, symmetric, code.real)
         return self._evaluated(low, high, self._spec(code, symmetric, method, 100.0, (qmin, qmax)))
 
-    def mse(self, params: QParams) -> Array:
+    def mse(self, params: QParams) -> Float64Array:
         """Estimate the mean squared error of quantizing with parameters of the sketch's granularity.
 
         Parameters
@@ -205,18 +206,18 @@ class Sketch:
         limits = params.qmin, params.qmax
         return self.errors(low, high, params.code, symmetric=False, method="mse", limits=limits)[..., 0]
 
-    def coverage(self, low: Array, high: Array) -> Array:
+    def coverage(self, low: Array, high: Array) -> Float64Array:
         """Return the share of the elements inside a range of each parameter, in the shape of the parameters."""
         spec = self._spec(CODE_TYPES["int8"], False, "percentile", 100.0)  # of any code type
         return 1 - self._evaluated(low[..., None], high[..., None], spec)[..., 0]
 
-    def mean_square(self, code: CodeType, *, symmetric: bool) -> Array:
+    def mean_square(self, code: CodeType, *, symmetric: bool) -> Float64Array:
         """Estimate the mean of the squares, in the shape of the parameters; `outliers` are left out as in `mse`."""
         if self.distinct.values.size:
             return np.full(self.min.shape, self._without_outliers(code).mean_square())
         return self._figure("square", code, symmetric)
 
-    def outliers(self, code: CodeType) -> tuple[Array, Array]:
+    def outliers(self, code: CodeType) -> tuple[Float64Array, Float64Array]:
         """Return which elements the search by mean squared error leaves out, because no grid represents them too.
 
         Parameters
@@ -232,7 +233,7 @@ class Sketch:
 
     def curve(
         self, code: CodeType, *, symmetric: bool, method: str, percentile: float = 99.99, n: int = 256
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Float64Array, Float64Array]:
         """Return thresholds and what each costs by a criterion, for a plot.
 
         Parameters
@@ -294,7 +295,7 @@ class Sketch:
 
     # ---- what the searches share ----
 
-    def _ends(self) -> tuple[Array, Array]:
+    def _ends(self) -> tuple[Float64Array, Float64Array]:
         """Return the extremes; 0 where nothing is finite."""
         empty = self.finite == 0
         if not empty.any():
@@ -320,13 +321,13 @@ class Sketch:
             percentile / 100, numbers,
         )  # fmt: skip
 
-    def _evaluated(self, low: Array, high: Array, spec: "_Spec") -> Array:
+    def _evaluated(self, low: Array, high: Array, spec: "_Spec") -> Float64Array:
         low, high = np.ascontiguousarray(low, np.float64), np.ascontiguousarray(high, np.float64)
         errors = np.empty(low.shape)
         _core.range_errors(*spec, low, high, errors)
         return errors
 
-    def _figure(self, criterion: str, code: CodeType, symmetric: bool) -> Array:
+    def _figure(self, criterion: str, code: CodeType, symmetric: bool) -> Float64Array:
         """Return a figure that does not depend on the range."""
         zeros = np.zeros((*self.min.shape, 1))
         return self._evaluated(zeros, zeros, self._spec(code, symmetric, criterion, 100.0))[..., 0]
@@ -344,7 +345,7 @@ def _bits(granularity: Granularity) -> int:
     return _TENSOR_BITS if granularity.params_ndim() == 0 else _CHANNEL_BITS
 
 
-def bin_ends(keys: Array, granularity: Granularity) -> tuple[Array, Array]:
+def bin_ends(keys: Array, granularity: Granularity) -> tuple[Float64Array, Float64Array]:
     """Return the lower and the upper end of each bin, as float64.
 
     Examples
@@ -361,7 +362,7 @@ def bin_ends(keys: Array, granularity: Granularity) -> tuple[Array, Array]:
     return np.where(negative, -outer, inner), np.where(negative, -inner, outer)
 
 
-def _reals(magnitudes: Array) -> Array:
+def _reals(magnitudes: Array) -> Float64Array:
     real = (magnitudes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return np.where(magnitudes == 0x7F80, _LARGEST, real)
 

@@ -93,7 +93,9 @@ def extremes(source: Array, float_type: FloatType, granularity: Granularity) -> 
     if order is not None:
         granularity = granularity.permuted(order, source.shape)
         source = source.transpose(order)
-    parts = _core.min_max(_args.stored(source, float_type.storage), float_type.core, *granularity.grid(source.shape))
+    parts: tuple[Array, ...] = _core.min_max(
+        _args.stored(source, float_type.storage), float_type.core, *granularity.grid(source.shape)
+    )
     if order is not None and granularity.params_ndim() is None:  # the parameters have the axes of the array
         axes = granularity.params_shape(source.shape)
         parts = tuple(_args.unpermuted(part.reshape(axes), order) for part in parts)

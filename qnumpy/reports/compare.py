@@ -26,7 +26,7 @@ from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..granularity import PerChannel, PerTensor, normalize_axis
 from ..ops.reduce import ranges
-from ..qparams import QParams, describe
+from ..qparams import QParams
 from .metrics import Quantized, Sums, measure, pair
 
 __all__ = ["Channels", "Report", "ReportTable", "compare"]
@@ -101,7 +101,7 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
         shape=source.shape,
         source=source.dtype.name,
         dtype=_type_name(values),
-        granularity=None if granularity is None else describe(granularity),
+        granularity=None if granularity is None else granularity.describe(),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes,
         levels=values.levels if isinstance(values, Quantized) else None,

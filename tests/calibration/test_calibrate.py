@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import qnumpy as qn
-from qnumpy.calibration.estimate import METHODS, estimate, expected
+from qnumpy.calibration.estimate import estimate, expected
 from qnumpy.calibration.report import CalibratedTensor, Technique
 from qnumpy.cli import demo
 
@@ -412,7 +412,7 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
     observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric, granularity=granularity).observe(x)
     for method in ("minmax", "percentile", "entropy", "mse"):
         params = observer.qparams(method)
-        low, high, counts, which = observer.bins()
+        low, high, counts, which = observer.sketch.bins()
         scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
         found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
         assert found.elements == x.size
@@ -446,7 +446,7 @@ def test_an_outlier_does_not_hide_the_rest():
 
 def winner(x, observer):
     """The technique of the highest measured SQNR, and that SQNR."""
-    each = {method: qn.quantize(x, observer.qparams(method)) for method in METHODS}
+    each = {method: qn.quantize(x, params) for method, params in observer.techniques().items()}
     measured = {method: qn.compare(x, q).sqnr_db for method, q in each.items()}
     best = max(measured, key=measured.get)
     return best, measured
@@ -501,7 +501,7 @@ def test_outliers_count_as_clipped(outlier):
     assert tensor.apart == 2
     assert 2.9e28 < tensor.apart_from <= 3e28
     params = qn.QParams(np.full(3, 1.5 / 127), 0, granularity=qn.PerChannel(0))
-    every, rest = estimate(observer.observe(x), params)
+    every, rest = estimate(observer.observe(x).sketch, params, observer.symmetric)
     assert (every.elements, every.outside) == (x.size, 2)
     assert (rest.elements, rest.outside) == (x.size - 2, 0)
     assert every.clipped == qn.compare(x, qn.quantize(x, params)).clipped
@@ -654,7 +654,7 @@ def test_the_file_is_golden(tmp_path):
     qn.save_qparams(path, {"x": qn.QParams(0.5, 3, "uint8")})
     assert path.read_text() == (
         '{\n "format": "qnumpy qparams",\n "version": 1,\n "qparams": {\n  "x": {\n   "dtype": "uint8",\n'
-        '   "granularity": {\n    "axis": null,\n    "group_size": null\n   },\n   "scale": 0.5,\n   "zero_point": 3,\n'
+        '   "granularity": {\n    "kind": "tensor"\n   },\n   "scale": 0.5,\n   "zero_point": 3,\n'
         '   "qmin": 0,\n   "qmax": 255\n  }\n }\n}\n'
     )
 
@@ -686,7 +686,7 @@ KEYS = "dtype, granularity, scale, zero_point, qmin, qmax"
     ({"scale": [1.0]}, "QParams: scale must have 0 dimensions for PerTensor(); got shape (1,)."),
     ({"zero_point": 300}, "QParams: zero_point must be in [0, 255]; got 300."),
     ({"dtype": "int9"}, "QParams: dtype must be a code type such as 'int8' or 'uint4'; got 'int9'."),
-    ({"granularity": None}, "QParams.from_dict: granularity must be a dict with the keys axis, group_size; got None."),
+    ({"granularity": None}, "QParams.from_dict: granularity must be what Granularity.to_dict returns; got None."),
     ({"more": 1}, f"QParams.from_dict: values must be a dict with the keys {KEYS}; "
                   "got ['dtype', 'granularity', 'scale', 'zero_point', 'qmin', 'qmax', 'more']."),
 ])  # fmt: skip
