@@ -1,7 +1,7 @@
 """The types that public signatures name; nothing here is a class of its own."""
 
 from os import PathLike
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -33,9 +33,6 @@ Overflow: TypeAlias = Literal["inf", "saturate", "raise"]
 Rounding: TypeAlias = Literal["nearest", "stochastic"]
 BlockFormat: TypeAlias = Literal["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4"]
 
-# Names of dtypes for which overloads know the dtype of the result.
-Float32Name: TypeAlias = Literal["float32"]
-Float64Name: TypeAlias = Literal["float64"]
-Float16Name: TypeAlias = Literal["float16"]
-Int8Name: TypeAlias = Literal["int8"]
-Uint8Name: TypeAlias = Literal["uint8"]
+# Overloads know the dtype of the result where a dtype is given as NumPy's own: np.float64 or np.dtype(np.float64).
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+DTypeOf: TypeAlias = type[ScalarT] | np.dtype[ScalarT]

@@ -321,8 +321,7 @@ def error_by_bits(
     owner = "error_by_bits"
     source, float_type = _args.real(owner, "x", x)
     granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
-    if granularity.axis is not None:
-        normalize_axis(owner, granularity.axis, source.ndim)
+    granularity.check(owner, source.shape)
     codes = [_args.code(owner, dtype) for dtype in dtypes]
     for code in codes:
         check_scheme(owner, code, symmetric)

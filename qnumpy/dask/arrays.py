@@ -11,10 +11,10 @@ from dask.array.core import slices_from_chunks
 
 from .. import _args, _check
 from .._typing import Array, DType, Method
-from ..arrays.quantized import QuantizedArray, sliced
-from ..arrays.quantized import choose_qparams as choose_here
+from ..arrays.quantized import QuantizedArray
 from ..granularity import Granularity, PerGroup, PerRow, PerTensor, normalize_axis
 from ..observers import observer_for
+from ..ops.choose import choose_qparams as choose_here
 from ..ops.histogram import CHOICES, percentile_share
 from ..ops.quantize import codes_of
 from ..qparams import QParams, check_scheme
@@ -216,7 +216,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         slices_from_chunks(source.chunks), source.to_delayed().ravel(), values.to_delayed().ravel(), strict=True
     )
     parts = [
-        delayed(_measured)(a, b, None if params is None else sliced(params, source.shape, at)) for at, a, b in blocks
+        delayed(_measured)(a, b, None if params is None else params.sliced(source.shape, at)) for at, a, b in blocks
     ]
     while len(parts) > 1:
         parts = [delayed(_together)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]
@@ -263,8 +263,7 @@ def _cut(x: da.Array, granularity: Granularity) -> da.Array:
 
 def _by_block(owner: str, x: da.Array, granularity: Granularity, kind: dict[str, Any]) -> QParams:
     """Choose the parameters of every block and put them together; no parameter belongs to two blocks."""
-    if granularity.axis is not None:
-        normalize_axis(owner, granularity.axis, x.ndim)
+    granularity.check(owner, x.shape)
     x = _cut(x, granularity)
     parts = compute(*(delayed(choose_here)(block, **kind) for block in x.to_delayed().ravel()))
     shape = granularity.params_shape(x.shape)

@@ -368,12 +368,11 @@ class Observer:
     def _sound(self) -> bool:
         """Whether the state is one that arrays can have taught."""
         shape, counts = self.min_.shape, (self.count_, self.nan_, self.infinite_)
-        ndim = self.granularity.params_ndim()
         if self.max_.shape != shape or any(each.shape != shape or (each < 0).any() for each in counts):
             return False
         none = (self.min_ == np.inf) & (self.max_ == -np.inf)
         some = np.isfinite(self.min_) & np.isfinite(self.max_) & (self.min_ <= self.max_)
-        return ndim in (None, len(shape)) and bool(np.where(self.count_ == 0, none, some).all())
+        return self.granularity.has_params(len(shape)) and bool(np.where(self.count_ == 0, none, some).all())
 
     def _details(self) -> list[tuple[str, str]]:
         return []
@@ -442,8 +441,8 @@ class Observer:
 
 def observers_by_method() -> dict[str, type[Observer]]:
     """Return the class of observers that knows each method; every class that names `methods` is there by itself."""
-    kinds = sorted(Observer._kinds.values(), key=lambda kind: len(kind.methods))  # the plainest first
-    return {method: kind for kind in kinds for method in kind.methods}
+    kinds = [kind for kind in Observer._kinds.values() if "methods" in vars(kind)]  # not those that inherit them
+    return {method: kind for kind in sorted(kinds, key=lambda kind: len(kind.methods)) for method in kind.methods}
 
 
 def observer_for(method: str, percentile: float = 99.99, **config: Any) -> Observer:
