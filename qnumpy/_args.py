@@ -1,6 +1,6 @@
 """The seam: what users pass becomes what the kernels take.
 
-A grid is the tuple (outer, channels, inner, block) over a C-contiguous view; see csrc/kernels/qn_types.h.
+A grid is the tuple (outer, channels, inner, block) over a C-contiguous view; see csrc/kernels/base/qn_types.h.
 """
 
 from collections.abc import Callable

@@ -94,7 +94,7 @@ class CodeType:
 
 @dataclass(frozen=True, slots=True)
 class FloatType:
-    """A floating type that the kernels read or write: a row of csrc/kernels/float_list.h.
+    """A floating type that the kernels read or write: a row of csrc/kernels/lists/float_list.h.
 
     Attributes
     ----------

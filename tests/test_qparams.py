@@ -12,7 +12,7 @@ from strategies import CODES, GRIDS, assert_same_bits, codes
 
 import qnumpy as qn
 from qnumpy.dtypes import code_type
-from qnumpy.files.store import TensorSpec
+from qnumpy.files.spec import TensorSpec
 from qnumpy.qparams import grid_of_range
 
 TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)

@@ -1,4 +1,4 @@
-"""Cast between float formats; csrc/kernels/float_list.h lists them, docs/semantics.md states the rules."""
+"""Cast between float formats; csrc/kernels/lists/float_list.h lists them, docs/semantics.md states the rules."""
 
 from typing import Any, overload
 
