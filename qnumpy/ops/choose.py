@@ -9,7 +9,7 @@ from ..dtypes import FloatType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor
 from ..qparams import QParams, check_scheme
-from .histogram import CHOICES, few_values, histogram, percentile_share, search
+from .histogram import CHOICES, Sketch, percentile_share
 from .reduce import extremes
 
 __all__ = ["choose_qparams"]
@@ -99,8 +99,8 @@ def choose(
     granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
     granularity.check(owner, source.shape)
     if by_histogram:
-        bins, (low, high, nan, infinite) = histogram(owner, source, granularity)
-        few = few_values(owner, source, bins, granularity)
+        sketch = Sketch.of(source, float_type, granularity)
+        low, high, nan, infinite = sketch.min, sketch.max, sketch.nan, sketch.infinite
     else:
         low, high, nan, infinite = extremes(source, float_type, granularity)
     empty = low > high
@@ -110,8 +110,5 @@ def choose(
             raise CalibrationError(_check.must(owner, "x", "finite somewhere", f"only NaN and infinities{places}"))
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
     if by_histogram:
-        low, high, _ = search(
-            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share,
-            values=few,
-        )  # fmt: skip
+        low, high, _ = sketch.search(code, symmetric=symmetric, method=method, percentile=share)
     return QParams._of_range(owner, np.minimum(low, 0.0), np.maximum(high, 0.0), code, symmetric, granularity)
