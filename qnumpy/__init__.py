@@ -2,7 +2,7 @@
 
 from .arrays.mx import MXArray
 from .arrays.packed import PackedWeight, qmatmul
-from .arrays.quantized import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
+from .arrays.quantized import QuantizedArray, dequantize, quantize
 from .calibration.calibrate import Calibration, calibrate, observing, tap
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 from .files.store import load, save
@@ -10,6 +10,7 @@ from .granularity import PerChannel, PerGroup, PerRow, PerTensor
 from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from .ops.accumulate import accumulate_dot, accumulator
 from .ops.cast import cast
+from .ops.choose import choose_qparams
 from .ops.conv import conv2d_integer
 from .ops.matmul import matmul, matmul_integer
 from .ops.pack import pack, unpack
@@ -21,7 +22,7 @@ from .ops.quantize import (
     quantize_linear,
     requantize,
 )
-from .ops.reduce import abs_max, min_max
+from .ops.reduce import min_max
 from .qparams import QParams
 from .reports.bits import Bits, bits
 from .reports.compare import Report, ReportTable, compare
@@ -59,7 +60,6 @@ __all__ = [
     "ReportTable",
     "Saturation",
     "UnsupportedISAError",
-    "abs_max",
     "accumulate_dot",
     "accumulator",
     "bits",
@@ -72,7 +72,6 @@ __all__ = [
     "cross_layer_equalize",
     "dequantize",
     "dequantize_linear",
-    "dynamic_quantize",
     "dynamic_quantize_linear",
     "fake_quantize",
     "float_report",
