@@ -1,13 +1,14 @@
 """QParams: scale, zero point and code range of a quantized array, checked once and then immutable."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import _check
 from ._check import integer, must, typed
-from ._typing import Array
+from ._typing import Array, Float32Array, Int32Array
 from .dtypes import CodeType, code_type
 from .granularity import Granularity, PerTensor, granularity
 
@@ -49,12 +50,24 @@ class QParams:
     QParams(uint8, per tensor, scale=0.01569, zero_point=64)
     """
 
-    scale: np.ndarray[Any, np.dtype[np.float32]]
-    zero_point: np.ndarray[Any, np.dtype[np.int32]]
-    dtype: Any = "int8"
+    scale: Float32Array
+    zero_point: Int32Array
+    dtype: np.dtype[Any] = "int8"  # type: ignore[assignment]
     granularity: Granularity = PerTensor()  # noqa: RUF009 - frozen
     qmin: int = None  # type: ignore[assignment]
     qmax: int = None  # type: ignore[assignment]
+
+    if TYPE_CHECKING:  # what the constructor takes is wider than what the fields hold
+
+        def __init__(
+            self,
+            scale: ArrayLike,
+            zero_point: ArrayLike,
+            dtype: DTypeLike = "int8",
+            granularity: Granularity = PerTensor(),  # noqa: B008 - frozen
+            qmin: int | None = None,
+            qmax: int | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         owner = "QParams"
