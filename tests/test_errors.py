@@ -412,7 +412,7 @@ def float_rows():
         yield lambda v=value: qn.float_report(X, v), TypeError, fine
     yield lambda: qn.float_report(X, name=3), TypeError, "float_report: name must be a string; got 3"
     fine = "FloatReportTable: reports must be FloatReport objects; got 3"
-    yield lambda: qn.FloatReportTable([3]), TypeError, fine
+    yield lambda: qn.reports.FloatReportTable([3]), TypeError, fine
     for value in ("float32", "uint8", None, "float8_e5m2", 3):
         fine = f"accumulator: dtype must be float16, bfloat16, int16 or int8; got {value!r}"
         yield lambda v=value: qn.accumulator(v), TypeError, fine
@@ -606,7 +606,12 @@ def pack_rows():
 
 def equalize_rows():
     w1, w2, bias, real = X.astype(np.float64), np.ones((3, 4)), np.ones(3), f"must be an array of {REALS}; got dtype"
-    cross, correct, smooth, search = qn.cross_layer_equalize, qn.correct_bias, qn.smoothquant, qn.smoothquant_alpha
+    cross, correct, smooth, search = (
+        qn.weights.cross_layer_equalize,
+        qn.weights.correct_bias,
+        qn.weights.smoothquant,
+        qn.weights.smoothquant_alpha,
+    )
     rows, q = np.ones((5, 2)), qn.quantize(w1)
     for owner, name, call in (
         ("cross_layer_equalize", "w1", lambda a: cross(a, w2)),
