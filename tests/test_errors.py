@@ -459,7 +459,7 @@ def name_rows():
     }
     for owner, call in granular.items():
         for value in ("tensor", 0, qn.PerTensor):
-            wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
+            wanted = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: granularity must be {wanted}; got {value!r}"
 
 

@@ -115,11 +115,11 @@ def accumulate_dot(a: Any, b: Any, accumulate: Any = None) -> Array:
 
 
 def _factor(owner: str, name: str, value: Any) -> tuple[Array, FloatType]:
-    given = _check.array(owner, name, value)
-    found = float_type(given.dtype)
-    if found is None or found.name not in _INPUTS:
-        raise TypeError(_check.must(owner, name, "an array of float16, bfloat16 or float32", f"dtype {given.dtype}"))
-    return given, found
+    factor = _check.array(owner, name, value)
+    kind = float_type(factor.dtype)
+    if kind is None or kind.name not in _INPUTS:
+        raise TypeError(_check.must(owner, name, "an array of float16, bfloat16 or float32", f"dtype {factor.dtype}"))
+    return factor, kind
 
 
 def _accumulate(x: Array, x_type: FloatType, w: Array, w_type: FloatType, out: Array, kind: FloatType) -> None:

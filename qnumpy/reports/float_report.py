@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .. import _args, _check, _core
+from .. import _args, _check
 from .._tables import Table, as_json, html_facts, number, tensors
 from ..dtypes import FLOAT_TYPES, FloatType
+from ..ops.float_error import float_error, float_features
 
 __all__ = ["FloatReport", "FloatReportTable", "float_report"]
 
@@ -60,27 +61,25 @@ def float_report(x: Any, dtype: Any = "float16", *, name: str | None = None) -> 
     owner = "float_report"
     if not (name is None or isinstance(name, str)):
         raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
-    source, real = _args.real(owner, "x", x, FLOAT_TYPES)
-    to = _args.floating(owner, dtype, TARGETS)
-    nan, inf, overflow, zero, subnormal, kept, relative, worst, peak, least = _core.float_error(
-        _args.stored(source, real.storage), real.core, to.core, to.overflow, to.smallest_normal
-    )
+    array, source = _args.real(owner, "x", x, FLOAT_TYPES)
+    target = _args.floating(owner, dtype, TARGETS)
+    error = float_error(array, source, target)
     return FloatReport(
         name=name,
-        shape=tuple(source.shape),
-        source=real.name,
-        dtype=to.name,
-        size=source.size,
-        nan=nan,
-        inf=inf,
-        overflow=overflow,
-        underflow=zero,
-        subnormal=subnormal,
-        nonzero=overflow + zero + kept,
-        max_relative_error=worst,
-        mean_relative_error=relative / 2**30 / kept if kept else 0.0,
-        largest=peak,
-        smallest=0.0 if least == math.inf else least,
+        shape=tuple(array.shape),
+        source=source.name,
+        dtype=target.name,
+        size=array.size,
+        nan=error.nan,
+        inf=error.infinite,
+        overflow=error.overflow,
+        underflow=error.underflow,
+        subnormal=error.subnormal,
+        nonzero=error.overflow + error.underflow + error.kept,
+        max_relative_error=error.max_relative_error,
+        mean_relative_error=error.relative_error / 2**30 / error.kept if error.kept else 0.0,
+        largest=error.largest,
+        smallest=0.0 if error.smallest == math.inf else error.smallest,
     )
 
 
@@ -245,7 +244,7 @@ class FloatReport:
 
 def _cpu(dtype: str) -> tuple[bool, str]:
     """Whether the CPU computes in the type, and in words."""
-    has = _core.float_features()
+    has = float_features()
     if dtype == "float32":
         return True, "computes in float32"
     if dtype == "float16":
