@@ -75,7 +75,7 @@ def _signed(b: Array) -> Array:
 
 
 def _correction(a: Array, b: Array) -> Array:
-    """What the shifts added: (a + s)(b - t) = a b + s b - t a - s t, where s and t are 0 or 128."""
+    """Return what the shifts added: (a + s)(b - t) = a b + s b - t a - s t, where s and t are 0 or 128."""
     s, t = 128 * (a.dtype == np.int8), 128 * (b.dtype == np.uint8)
     rows, columns = a.sum(1, dtype=np.int64), b.sum(0, dtype=np.int64)
     return np.asarray(s * columns[None, :] - t * rows[:, None] - s * t * a.shape[1])
