@@ -26,7 +26,7 @@ def blocks(name: str, shape: tuple[int, ...], threads: int) -> Case:
         made["qnumpy"] = qn.quantize(x, dtype=name).codes
 
     def numpys() -> None:
-        groups = x.reshape(-1, found.group_size)
+        groups = x.reshape(-1, found.block)
         exponent = (np.abs(groups).max(-1).view(np.int32) >> 23) - 127 - top
         scale = np.ldexp(np.float32(1), exponent)[:, None]
         made["NumPy"] = np.clip(groups / scale, -largest, largest).astype(dtype).reshape(shape)

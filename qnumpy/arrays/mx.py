@@ -150,7 +150,7 @@ class MXArray(CodedArray):
         self._format = mx
 
     @classmethod
-    def _made(cls, codes: Array, scales: Array, format: MXFormat, tensor_scale: np.float32 | None) -> "MXArray":
+    def _join(cls, codes: Array, scales: Array, format: MXFormat, tensor_scale: np.float32 | None) -> "MXArray":
         """Join codes and scales that are known to belong together."""
         array = object.__new__(cls)
         array.codes, array.scales, array._format, array.tensor_scale = codes, scales, format, tensor_scale
@@ -228,7 +228,7 @@ class MXArray(CodedArray):
                 wanted = f"whole blocks of {size} on the last axis"
                 raise ValueError(_check.must("MXArray", "index", wanted, _check.typed(last)))
             inner = slice(start // size, -(-stop // size))
-        return MXArray._made(codes, self.scales[(*keys[:-1], inner)], self._format, self.tensor_scale)
+        return MXArray._join(codes, self.scales[(*keys[:-1], inner)], self._format, self.tensor_scale)
 
     def _describe(self) -> list[str]:
         parts = [self.format, f"blocks of {self.group_size}"]
@@ -266,7 +266,7 @@ def quantize_blocks(owner: str, x: RealLike, format: MXFormat) -> MXArray:
     codes, scales = blocks.quantize_blocks(
         source, float_type, format.element, format.scale, format.group_size, tensor_scale
     )
-    return MXArray._made(codes, scales, format, tensor_scale)
+    return MXArray._join(codes, scales, format, tensor_scale)
 
 
 def _tensor_scale(owner: str, source: Array, float_type: FloatType, format: MXFormat) -> np.float32:

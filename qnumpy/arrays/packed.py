@@ -28,43 +28,44 @@ _HALF = np.finfo(np.float16)
 class PackedWeight:
     """A quantized weight, packed once; ``x @ packed`` multiplies reals by it.
 
-    8-bit weights: x is quantized to 8 bits, the product of the codes is exact, and one pass over each tile of it makes
-    ``y = clip(float32(acc) * (Sx * Sw) + bias)``. 4-bit weights in groups: x is quantized to 8 bits in the same groups,
-    the sum of ``(qx - Zx)(qw - Zw)`` over each is exact, and
+    x is quantized to 8 bits, and the sums ``acc`` of ``(qx - Zx) * (qw - Zw)`` are exact. A weight with a scale for
+    each column has one sum for each element of y: ``y = clip(float32(acc) * (Sx * Sw) + bias)``. A weight in groups
+    has one sum for each group, and x is quantized in the same groups:
     ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + bias)``.
 
     Parameters
     ----------
     w : QuantizedArray, shape (K, N)
-        int8, uint8, int4 or uint4 per tensor or per channel on the axis of N; int4 or uint4 in groups of 16, 32, 64 or
-        128 along K.
+        int8, uint8, int4 or uint4 per tensor or per channel on the axis of N, which are stored in 8 bits; int4 or uint4
+        in groups of 16, 32, 64 or 128 along K, which are stored in 4 bits.
     bias : array_like of floats, shape (N,), optional
         Added in float32.
     axis : int, default 0
         The axis of w that is K: 1 for weights of shape (N, K), as PyTorch stores them.
     clip : (low, high), optional
-        Bounds of y; None for no bound: ``(0, None)`` is a ReLU. NaN stays NaN.
+        Bounds of y, None for no bound: ``(0, None)`` is a ReLU. NaN stays NaN.
     x_granularity : PerRow, PerTensor or PerGroup, optional
-        What shares a scale when x is quantized on the fly: PerRow() by default, or PerTensor(). A weight in groups has
-        PerGroup(group_size) as well, its own groups, by default.
+        How x is quantized: PerRow() or PerTensor(); for a weight in groups also PerGroup(group_size), its own groups
+        along the last axis of x. The default is the last where it is allowed, else PerRow().
     symmetric : bool, default True
         Quantize x to int8 around 0, or to uint8 with a zero point.
     activation_bits : {8, 7}
         Codes of x in [-63, 63] or [0, 127] in place of [-127, 127] or [0, 255], as saturating libraries need them; on
         AVX2 products of many rows are then up to 1.2 times as fast.
     x_qparams : QParams, optional
-        Given parameters of x, per tensor, int8 or uint8; none are then found on the fly.
+        Parameters of x, per tensor, int8 or uint8. They replace x_granularity, symmetric and activation_bits, and the
+        range of x is not measured.
     out_qparams : QParams, optional
         Return codes with these parameters, per tensor, int8 or uint8, instead of float32.
     scale_dtype : {"float32", "float16"}
-        How the scales of groups are stored; float16 rounds them half to even.
+        Type in which the scales of groups are stored; float16 rounds them half to even.
 
     Attributes
     ----------
     shape : tuple of int
         (K, N).
     qparams : QParams
-        Of the weight as (K, N).
+        Those of the weight as (K, N).
     bias : ndarray of float32 or None
     nbytes : int
         Bytes of the packed codes, their parameters and sums, and the bias.
@@ -72,18 +73,29 @@ class PackedWeight:
     Raises
     ------
     TypeError
-        w is no QuantizedArray, or of another type; an option is of another type.
+        w is no QuantizedArray.
     ValueError
-        w is not 2-D or of another granularity; bias, axis or an option does not fit.
+        w is not 2-D, or axis is none of its axes.
+    TypeError
+        w is of another type of codes.
+    ValueError
+        w is of another granularity; scale_dtype, the shape of bias or clip does not fit; float16 does not hold a scale.
+    TypeError, ValueError
+        x_granularity, activation_bits, x_qparams or out_qparams is of another kind or not allowed.
 
     Notes
     -----
-    x is used as float32 and rounded half to even, as ``quantize(x, granularity=...)`` does; NaN becomes 0 and takes no
-    part in the range. Every float32 operation is rounded once and none is fused, so y has the same bits on every ISA
-    and thread count. With x_qparams and out_qparams, 8-bit weights go from codes to codes in integers:
+    x is converted to float32 and quantized as ``quantize(x, granularity=x_granularity)`` does, half to even. NaN
+    becomes 0 and is left out of the range. Every float32 operation is rounded once and none is fused, so y has the same
+    bits on every ISA and thread count.
+
+    With out_qparams y is quantized. If the scale of x does not depend on x (x_qparams, or codes per tensor) and w has a
+    scale for each column, y is computed in integers instead:
     ``saturate(round_half_even(float32(acc + b) * (Sx * Sw / Sy)) + Zy)``, where b is ``bias / (Sx * Sw)`` rounded half
-    to even; otherwise y is quantized. Groups: with G of them y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first
-    order, of the product of the dequantized values. Pickled by its codes; immutable, so threads may share it.
+    to even.
+
+    With G groups y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first order, of the product of the dequantized
+    values. A PackedWeight is immutable, so threads may share it; a pickle holds the codes of w.
 
     Examples
     --------
@@ -168,9 +180,10 @@ class PackedWeight:
         Parameters
         ----------
         x : array_like of float32, float64, float16 or bfloat16, or QuantizedArray, shape (..., K)
-            Codes must be int8 or uint8, per tensor, per row, or in the groups of a weight in groups.
+            Codes must be int8 or uint8: per tensor, per row (per channel on axis 0 of a matrix is the same), or in the
+            groups of a weight in groups. Their parameters replace those of the PackedWeight for x.
         out : ndarray, optional
-            Of shape (..., N), float32, or the type of out_qparams; C-contiguous, writable, apart from x.
+            Of shape (..., N) and of float32 or the type of out_qparams; C-contiguous, writable, apart from x.
 
         Returns
         -------
@@ -197,8 +210,7 @@ class PackedWeight:
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
         activations = self._input.activations_of(x32)
-        # codes from sums take one scale for all of x that does not depend on x
-        output = self._output(owner, self._input.activations.scale)
+        output = self._output(owner, self._input.activations.scale)  # not that of a measured range
         target = y if self._out_qparams is None or output is not self._reals else np.empty(y.shape, np.float32)
         if not self._storage.multiply(x32, rows, activations, output, target):
             raise OverflowError(_check.must(owner, *_SUMS))
@@ -231,9 +243,9 @@ class PackedWeight:
         return _args.output(owner, out, dtype, (*source.shape[:-1], self.shape[1]), source)
 
     def _output(self, owner: str, x_scale: float) -> Output:
-        """Return what becomes of the sums: codes if there are out_qparams and one scale of x and of each column.
+        """Return what becomes of the sums: codes if there are out_qparams and the product has a scale for each column.
 
-        x_scale is 0 where x has several scales, or one that comes from x itself.
+        x_scale is 0 where x has several scales, or one that is computed from x.
         """
         params, column_scale = self._out_qparams, self._storage.column_scale
         if params is None or column_scale is None or not x_scale:
@@ -308,9 +320,9 @@ def qmatmul(
     Parameters
     ----------
     a : QuantizedArray of int8 or uint8, shape (..., K)
-        Per tensor, per row (also per channel on axis 0 if it is 2-D), or in the groups of b if it has some.
+        Per tensor, per row (per channel on axis 0 of a matrix is the same), or in the groups of b if it has some.
     b : QuantizedArray of int8, uint8, int4 or uint4, shape (K, N)
-        Per tensor, or per channel on axis 1: a scale for each column; int4 and uint4 in groups along K as well.
+        Per tensor or per channel on axis 1; int4 and uint4 also in groups of 16, 32, 64 or 128 along K.
     bias : array_like of floats, shape (N,), optional
     out_qparams : QParams, optional
         Per tensor, int8 or uint8.
@@ -322,12 +334,15 @@ def qmatmul(
 
     Raises
     ------
-    TypeError, ValueError, OverflowError
-        As PackedWeight and its matmul.
+    TypeError, ValueError
+        a or b is no QuantizedArray, or of a type, granularity or shape that cannot be multiplied; bias is of another
+        shape; out_qparams is none.
+    OverflowError
+        A sum of codes does not fit in int32.
 
     Notes
     -----
-    Rounds half to even. Where b multiplies more than once, PackedWeight(b) saves the packing.
+    Rounds half to even. PackedWeight(b) packs b once for many products.
 
     Examples
     --------
@@ -355,12 +370,15 @@ class _Input:
 
     Attributes
     ----------
+    granularity : PerRow, PerTensor or PerGroup
     groups : PerGroup or None
-        Those of the weight, along the last axis of x.
+        The groups of the weight, along the last axis of x.
+    bits : int
+        8 or 7.
     activations : Activations
-        What the kernel is told; of PerTensor() without `qparams` the scale is missing.
+        The arguments of the kernels. Per tensor and without `qparams` the scale is that of each x: `activations_of`.
     qparams : QParams or None
-        Of all x, as the caller passed them.
+        Those that the user passed for every x.
     """
 
     granularity: Granularity
@@ -403,14 +421,14 @@ class _Input:
         return activations._replace(scale=scale, zero_point=zero)
 
     def takes(self, granularity: Granularity, ndim: int) -> bool:
-        """Whether codes of so many dimensions may have this granularity, beside one scale for each row."""
+        """Whether codes of `ndim` dimensions may have this granularity; `_is_by_row` answers for rows."""
         if isinstance(granularity, PerGroup) and granularity.axis % ndim == ndim - 1:
             granularity = PerGroup(granularity.group_size)
         return granularity in (_PER_TENSOR, self.groups)
 
     @property
     def wanted(self) -> str:
-        """What codes must be."""
+        """The granularities that codes may have, in words."""
         if self.groups is None:
             return "per tensor or per row"
         return f"per tensor, per row or {self.groups.describe()} on the last axis"
@@ -432,12 +450,12 @@ def _unpickled(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
 
 
 def _bits(params: QParams) -> int:
-    """Of integer codes; 0 of floats."""
+    """Return the bits of integer codes, 0 for floats."""
     return params.code.bits if params.code.real is None else 0
 
 
 def _eight_bits(owner: str, name: str, value: Any) -> QParams:
-    """Parameters per tensor of a type of 8 bits."""
+    """Return `value` if it is a QParams per tensor of int8 or uint8."""
     if not isinstance(value, QParams):
         raise TypeError(_check.must(owner, name, "a QParams", _check.typed(value)))
     if _bits(value) != 8 or not isinstance(value.granularity, PerTensor):

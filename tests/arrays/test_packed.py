@@ -1,5 +1,6 @@
 """PackedWeight and qmatmul: to the last bit the formulas of docs/semantics.md, written out in NumPy."""
 
+import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -276,6 +277,45 @@ def test_codes_times_groups(options, row):
     )
     assert_same_bits(stacked @ qn.PackedWeight(q), (rows @ qn.PackedWeight(q)).reshape(2, 3, 33))
     assert_same_bits(rows[::2] @ qn.PackedWeight(q), (rows @ qn.PackedWeight(q))[::2])
+
+
+@pytest.mark.parametrize("weight", ["int8 per channel", "uint4 32"])
+def test_rows_in_any_number_of_dimensions(weight, row):
+    """PerRow() of (..., K) is what PerChannel(0) is of the same rows as a matrix; with out_qparams too."""
+    q = qn.quantize(reals(90, 33, seed=8), **{**WEIGHTS, **GROUPS}[weight])
+    packed, small = qn.PackedWeight(q), qn.PackedWeight(q, out_qparams=qn.QParams(0.7, 100, "uint8"))
+    for options in ({"dtype": "int8"}, {"dtype": "uint8", "symmetric": False}):
+        x = reals(2, 3, 90, seed=4)
+        matrix = qn.quantize(x.reshape(6, 90), granularity=qn.PerChannel(0), **options)
+        for shape in ((90,), (6, 90), (2, 3, 90), (1, 2, 3, 90)):
+            rows = math.prod(shape[:-1])
+            params = (p[:rows].reshape(shape[:-1]) for p in (matrix.scale, matrix.zero_point))
+            xq = qn.QuantizedArray(
+                matrix.codes[:rows].reshape(shape), qn.QParams(*params, options["dtype"], qn.PerRow())
+            )
+            assert_same_bits(xq @ packed, (matrix[:rows] @ packed).reshape(*shape[:-1], 33))
+            assert_same_bits((xq @ small).codes, (matrix[:rows] @ small).codes.reshape(*shape[:-1], 33))
+            assert_same_bits(qn.qmatmul(xq, q), xq @ packed)
+
+
+@pytest.mark.parametrize("granularity", [qn.PerRow(), qn.PerTensor(), qn.PerGroup(16)])
+def test_a_pickle_keeps_the_granularity_of_x(granularity):
+    x, q = reals(4, 50), qn.quantize(reals(50, 21), **GROUPS["int4 16"])
+    packed = qn.PackedWeight(q, x_granularity=granularity, symmetric=False, activation_bits=7)
+    again = pickle.loads(pickle.dumps(packed))
+    assert repr(again) == repr(packed)
+    assert f"x uint8 per {granularity.kind} of 7 bits" in repr(packed)
+    assert_same_bits(x @ again, x @ packed)
+
+
+def test_rows_of_a_weight_are_its_channels():
+    """PerRow() of (N, K), as PyTorch stores it, is PerChannel(0)."""
+    w, x = reals(21, 50), reals(4, 50)
+    by_channel = qn.quantize(w, granularity=qn.PerChannel(0))
+    by_row = qn.QuantizedArray(by_channel.codes, qn.QParams(by_channel.scale, 0, "int8", qn.PerRow()))
+    assert_same_bits(x @ qn.PackedWeight(by_row, axis=1), x @ qn.PackedWeight(by_channel, axis=1))
+    with pytest.raises(ValueError, match=r"got per row\.$"):
+        qn.PackedWeight(by_row)
 
 
 def test_rows_of_codes_with_a_scale_each(row):
