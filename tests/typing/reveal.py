@@ -71,5 +71,5 @@ def reports_and_files(x: F32, q: qn.QuantizedArray) -> None:
     assert_type(qn.compare(x, q).sqnr_db, float | None)
     assert_type(qn.float_report(x).max_relative_error, float)
     assert_type(qn.save("w.safetensors", {"w": q}), None)
-    assert_type(qn.load("w.safetensors")["w"], NDArray[Any] | qn.QuantizedArray | qn.MXArray | qn.QParams)
+    assert_type(qn.load("w.safetensors")["w"], Array | qn.QuantizedArray | qn.MXArray | qn.QParams)
     assert_type(qn.isa(), str)
