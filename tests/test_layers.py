@@ -37,6 +37,7 @@ TESTED_IN = {
     "observers/base.py": "tests/observers/test_observers.py",  # one file runs every observer over the same data
     "observers/histogram.py": "tests/observers/test_observers.py",
     "observers/minmax.py": "tests/observers/test_observers.py",
+    "ops/choose.py": "tests/ops/test_histogram.py",  # the choices by a histogram; test_qparams.py has those by a range
     "reports/advice.py": "tests/reports/test_compare.py",  # the advice of a Report
 }
 
