@@ -11,8 +11,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import _core
+from ._typing import Float64Array
 
 __all__ = [
     "ACCUMULATOR_TYPE",
@@ -148,7 +150,7 @@ class FloatType:
         return math.ldexp((1 << self.mantissa_bits) + mantissa, exponent - self.bias - self.mantissa_bits)
 
     @property
-    def numbers(self) -> np.ndarray[Any, Any]:
+    def numbers(self) -> Float64Array:
         """The finite numbers from 0 up, as float64; of a type of at most 16 bits with a zero."""
         return np.arange(self.largest_code + 1, dtype=self.storage).view(self.dtype).astype(np.float64)
 
@@ -172,7 +174,7 @@ class FloatType:
         return math.ldexp(1.0, -self.mantissa_bits)
 
 
-def _code(name: str, dtype: Any, storage: Any, bits: int) -> CodeType:
+def _code(name: str, dtype: DTypeLike, storage: DTypeLike, bits: int) -> CodeType:
     low = -(1 << (bits - 1)) if name.startswith("int") else 0
     return CodeType(name, np.dtype(dtype), np.dtype(storage), bits, low, low + (1 << bits) - 1, _core.TYPES[name])
 
@@ -229,7 +231,7 @@ def _look_up(dtype: Any, kind: str) -> Any:
         return None
 
 
-def code_type(dtype: Any) -> CodeType | None:
+def code_type(dtype: object) -> CodeType | None:
     """Find the code type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
 
     Examples
@@ -243,7 +245,7 @@ def code_type(dtype: Any) -> CodeType | None:
         return None
 
 
-def float_type(dtype: Any) -> FloatType | None:
+def float_type(dtype: object) -> FloatType | None:
     """Find the floating type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
 
     Examples
@@ -257,7 +259,7 @@ def float_type(dtype: Any) -> FloatType | None:
         return None
 
 
-def real_type(dtype: Any) -> FloatType | None:
+def real_type(dtype: object) -> FloatType | None:
     """Find the floating type as float_type does, if every operation takes it.
 
     Examples

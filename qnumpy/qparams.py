@@ -1,15 +1,17 @@
 """QParams: scale, zero point and code range of a quantized array, checked once and then immutable."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import _check
 from ._check import integer, must, typed
-from ._typing import Array
+from ._typing import Array, Float32Array, Float64Array, Int32Array
 from .dtypes import CodeType, code_type
-from .granularity import Granularity, PerTensor, granularity
+from .granularity import Granularity, PerTensor
+from .granularity import granularity as check_granularity
 
 __all__ = ["QParams", "check_scheme", "grid_of_range"]
 
@@ -49,56 +51,63 @@ class QParams:
     QParams(uint8, per tensor, scale=0.01569, zero_point=64)
     """
 
-    scale: np.ndarray[Any, np.dtype[np.float32]]
-    zero_point: np.ndarray[Any, np.dtype[np.int32]]
-    dtype: Any = "int8"
-    granularity: Granularity = PerTensor()  # noqa: RUF009 - frozen
-    qmin: int = None  # type: ignore[assignment]
-    qmax: int = None  # type: ignore[assignment]
+    scale: Float32Array
+    zero_point: Int32Array
+    dtype: np.dtype[Any]
+    granularity: Granularity
+    qmin: int
+    qmax: int
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        scale: ArrayLike,
+        zero_point: ArrayLike,
+        dtype: DTypeLike = "int8",
+        granularity: Granularity = PerTensor(),  # noqa: B008 - frozen
+        qmin: int | None = None,
+        qmax: int | None = None,
+    ) -> None:
         owner = "QParams"
-        code = code_type(self.dtype)
-        if code is None:
-            raise TypeError(must(owner, "dtype", "a code type such as 'int8' or 'uint4'", typed(self.dtype)))
-        granularity(owner, self.granularity)
-        qmin = code.qmin if self.qmin is None else integer(owner, "qmin", self.qmin)
-        qmax = code.qmax if self.qmax is None else integer(owner, "qmax", self.qmax)
-        if not code.qmin <= qmin < qmax <= code.qmax:
+        code = _code(owner, dtype)
+        check_granularity(owner, granularity)
+        lowest = code.qmin if qmin is None else integer(owner, "qmin", qmin)
+        highest = code.qmax if qmax is None else integer(owner, "qmax", qmax)
+        if not code.qmin <= lowest < highest <= code.qmax:
             raise ValueError(
                 f"QParams: qmin and qmax must satisfy {code.qmin} <= qmin < qmax <= {code.qmax}; "
-                f"got qmin={qmin}, qmax={qmax}."
+                f"got qmin={lowest}, qmax={highest}."
             )
-        if code.real is not None and (qmin, qmax) != (code.qmin, code.qmax):
-            raise ValueError(must(owner, "qmin and qmax", f"left out for {code.name}", f"{self.qmin} and {self.qmax}"))
-        scale = _check.scale(owner, "scale", self.scale).copy()
-        zero = _check.zero_point(owner, self.zero_point, *((qmin, qmax) if code.real is None else code.zero_points))
-        if not self.granularity.has_params(scale.ndim):
-            ndim = self.granularity.params_ndim()
+        if code.real is not None and (lowest, highest) != (code.qmin, code.qmax):
+            raise ValueError(must(owner, "qmin and qmax", f"left out for {code.name}", f"{qmin} and {qmax}"))
+        scales = _check.scale(owner, "scale", scale).copy()
+        zeros = _check.zero_point(owner, zero_point, *((lowest, highest) if code.real is None else code.zero_points))
+        if not granularity.has_params(scales.ndim):
+            ndim = granularity.params_ndim()
             wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
-            raise ValueError(f"QParams: scale must have {wanted} for {self.granularity}; got shape {scale.shape}.")
-        if zero.shape not in ((), scale.shape):
+            raise ValueError(f"QParams: scale must have {wanted} for {granularity}; got shape {scales.shape}.")
+        if zeros.shape not in ((), scales.shape):
             raise ValueError(
-                f"QParams: zero_point must have shape () or scale's {scale.shape}; got shape {zero.shape}."
+                f"QParams: zero_point must have shape () or scale's {scales.shape}; got shape {zeros.shape}."
             )
-        zero = np.array(np.broadcast_to(zero, scale.shape), order="C")
-        scale.flags.writeable = zero.flags.writeable = False
+        zeros = np.array(np.broadcast_to(zeros, scales.shape), order="C")
+        scales.flags.writeable = zeros.flags.writeable = False
         for name, value in (
-            ("scale", scale),
-            ("zero_point", zero),
+            ("scale", scales),
+            ("zero_point", zeros),
             ("dtype", code.dtype),
-            ("qmin", int(qmin)),
-            ("qmax", int(qmax)),
+            ("granularity", granularity),
+            ("qmin", lowest),
+            ("qmax", highest),
         ):
             object.__setattr__(self, name, value)
 
     @classmethod
     def from_range(
         cls,
-        min: Any,
-        max: Any,
+        min: ArrayLike,
+        max: ArrayLike,
         *,
-        dtype: Any = "int8",
+        dtype: DTypeLike = "int8",
         symmetric: bool = True,
         granularity: Granularity | None = None,
         include_zero: bool = True,
@@ -140,9 +149,7 @@ class QParams:
         array(0.02, dtype=float32)
         """
         owner = "QParams.from_range"
-        code = code_type(dtype)
-        if code is None:
-            raise TypeError(must(owner, "dtype", "a code type such as 'int8' or 'uint4'", typed(dtype)))
+        code = _code(owner, dtype)
         check_scheme(owner, code, symmetric)
         low, high = (
             _check.reals(owner, "min", min).astype(np.float64),
@@ -156,7 +163,7 @@ class QParams:
             granularity = PerTensor()
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
             i = int(np.argmin(np.isfinite(low) & np.isfinite(high) & (low <= high)))
-            got = f"{low.flat[i]:g} and {high.flat[i]:g}{_check.where(i, low)}"
+            got = f"{low.flat[i]:g} and {high.flat[i]:g}{_check.at_index(i, low)}"
             raise ValueError(f"QParams.from_range: min and max must be finite with min <= max; got {got}.")
         if include_zero or symmetric:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
@@ -174,9 +181,9 @@ class QParams:
     @property
     def code(self) -> CodeType:
         """The code type of `dtype`."""
-        found = code_type(self.dtype)
-        assert found is not None
-        return found
+        code = code_type(self.dtype)
+        assert code is not None
+        return code
 
     @property
     def levels(self) -> int:
@@ -193,7 +200,7 @@ class QParams:
         """Bytes in a file: 4 for a scale, those of a packed code for a zero point, none for symmetric ones."""
         return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
 
-    def range(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def range(self) -> tuple[Float64Array, Float64Array]:
         """Return the smallest and the largest value that a code stands for: ``scale * (q - zero_point)`` of both ends.
 
         Returns
@@ -317,12 +324,27 @@ class QParams:
         return QParams, state
 
 
+def _code(owner: str, dtype: object) -> CodeType:
+    code = code_type(dtype)
+    if code is None:
+        raise TypeError(must(owner, "dtype", "a code type such as 'int8' or 'uint4'", typed(dtype)))
+    return code
+
+
 def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
     """Refuse an affine scheme of codes that are floats."""
     if code.real is not None and not symmetric:
         raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
 
 
+@overload
+def grid_of_range(
+    low: float, high: float, qmin: int, qmax: int, symmetric: bool, owner: str | None = None
+) -> tuple[float, int]: ...
+@overload
+def grid_of_range(
+    low: Array, high: Array, qmin: int, qmax: int, symmetric: bool, owner: str | None = None
+) -> tuple[Float32Array, Int32Array]: ...
 def grid_of_range(
     low: Any, high: Any, qmin: int, qmax: int, symmetric: bool, owner: str | None = None
 ) -> tuple[Any, Any]:
@@ -344,7 +366,7 @@ def grid_of_range(
     if owner is not None and (exact > _check.HUGE).any():
         exact = np.asarray(exact)
         i = int(np.argmax(exact > _check.HUGE))
-        got = f"{exact.flat[i]:g}{_check.where(i, exact)}"
+        got = f"{exact.flat[i]:g}{_check.at_index(i, exact)}"
         raise ValueError(f"{owner}: the range must have a finite float32 scale; got {got}.")
     normal = np.minimum(np.maximum(exact, _check.TINY), _check.HUGE)
     scale = np.where(low == high, 1.0, normal).astype(np.float32)

@@ -144,7 +144,7 @@ def _check_range(owner: str, source: Array, kind: FloatType, to: FloatType) -> N
         if bad.size and not count:
             first, value = start + int(bad[0]), float(wide[bad[0]])
         count += bad.size
-    got = f"{count} of {source.size} outside it, the first {value!r}{_check.where(first, source)}"
+    got = f"{count} of {source.size} outside it, the first {value!r}{_check.at_index(first, source)}"
     raise OverflowError(_check.must(owner, "x", f'in the range of {to.name} when overflow is "raise"', got))
 
 
