@@ -18,12 +18,12 @@ _F32, _I32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
 def must(owner: str, name: str, requirement: str, got: str) -> str:
-    """Build the sentence of every error: who, which parameter, what it must be, what came."""
+    """Return the sentence of every error: the function, the parameter, the requirement, the value."""
     return f"{owner}: {name} must be {requirement}; got {got}."
 
 
 def typed(value: Any) -> str:
-    """Say a value as it was typed; an array by dtype and shape."""
+    """Return a value as it was typed, an array as its dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with shape {value.shape}"
     text = repr(value) if getattr(type(value), "__array_ufunc__", 0) is not None else _kind(value)
@@ -31,13 +31,13 @@ def typed(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Objects of ours are said by their type: their repr is long."""
+    """Return the type of an object of ours, whose repr is long."""
     name = type(value).__name__
     return f"an {name}" if name.startswith("MX") else f"a {name}"
 
 
 def array(owner: str, name: str, value: Any) -> Array:
-    """Return an array; nothing drops a mask or dequantizes silently."""
+    """Return an array; raise TypeError rather than drop a mask or dequantize."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):

@@ -23,23 +23,34 @@ class QParams:
     Parameters
     ----------
     scale : float or array_like
-        Positive, finite, normal; stored as float32. Its shape is () per tensor, (channels,) per channel, and the
-        array's shape with the grouped axis divided by group_size (rounded up) per group.
+        Positive, finite, normal; stored as float32. Its shape is () per tensor, (channels,) per channel, and that of
+        the array without the last axis per row. Per group it is the shape of the array with the grouped axis divided
+        by group_size, rounded up.
     zero_point : int or array_like
-        Codes that mean 0.0, inside the range of `dtype`; one, or as many as `scale` has. Stored as int32.
+        The codes of 0.0, inside the range of `dtype`, of shape () or that of `scale`. Stored as int32.
     dtype : str or dtype, default "int8"
         int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz,
         float8_e5m2fnuz or float4_e2m1fn.
-    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     qmin, qmax : int, optional
-        Codes saturate here; the full range of `dtype` by default.
+        Where codes saturate; the full range of `dtype` by default.
 
     Raises
     ------
     TypeError
-        dtype is no code type, zero_point not integer, granularity no Granularity.
+        dtype is no code type; granularity is no granularity; qmin or qmax is not an integer.
     ValueError
-        scale not positive, finite and normal; zero_point or qmin, qmax out of range; shapes that do not fit.
+        qmin and qmax are not in order, not in the range of dtype, or given for a float type.
+    TypeError
+        scale is not real.
+    ValueError
+        scale is not positive, finite and normal in float32.
+    TypeError
+        zero_point is not integer.
+    ValueError
+        zero_point is outside [qmin, qmax], or not 0 for a float type.
+    ValueError
+        scale does not have the dimensions that granularity asks for, or zero_point not the shape of scale.
 
     References
     ----------
@@ -116,32 +127,38 @@ class QParams:
 
         Affine: ``S = (max - min) / (qmax - qmin)``, ``Z = clip(round_half_even(qmin - min / S))``. Symmetric:
         ``S = max(|min|, |max|) / ((qmax - qmin) / 2)`` with the codes [-127, 127] and Z = 0 for int8, [1, 255] and
-        Z = 128 for uint8, and likewise for the other widths. Computed in float64; S is rounded once to float32, Z
-        uses the rounded S.
+        Z = 128 for uint8, and likewise for the other widths. S is computed in float64 and rounded once to float32,
+        half to even; Z is computed from the rounded S.
 
         Parameters
         ----------
         min, max : float or array_like
-            Ends of the range, finite, ``min <= max``; arrays of one shape give one parameter each.
+            The ends of the range, finite, ``min <= max``. Arrays have one shape and give one parameter an element.
         dtype : str or dtype, default "int8"
         symmetric : bool, default True
         granularity : Granularity, optional
             PerTensor() for scalars by default; required for arrays.
         include_zero : bool, default True
-            Widen the range to hold 0, so that 0.0 has an exact code. Without it Z is clipped to the codes, and zero
-            may not be representable.
+            Widen the range to hold 0, so that 0.0 has an exact code. If False, Z is clipped to the codes, and 0.0 may
+            have no code. A symmetric range always holds 0.
 
         Returns
         -------
         QParams
-            An all-zero range gives S = 1; a range so small that S would be subnormal gives the smallest normal S.
+            An all-zero range gives S = 1. A range whose S would be subnormal gives the smallest normal S.
 
         Raises
         ------
         TypeError
             dtype is no code type.
         ValueError
-            An end is not finite, or min > max, or the range is too wide for a float32 scale.
+            symmetric is False for a float type.
+        TypeError
+            min or max is not real.
+        ValueError
+            min and max are of two shapes; granularity is missing for arrays; an end is not finite, or min > max.
+        ValueError
+            The range needs a scale that float32 does not hold.
 
         Examples
         --------
@@ -187,21 +204,21 @@ class QParams:
 
     @property
     def levels(self) -> int:
-        """How many codes may occur."""
+        """How many codes there are from qmin to qmax."""
         return self.code.levels if self.code.real is not None else self.qmax - self.qmin + 1
 
     @property
     def symmetric(self) -> bool:
-        """Whether every zero point stands in the middle of the codes."""
+        """Whether every zero point is the middle of the codes."""
         return bool((self.zero_point == self.code.symmetric_zero_point).all())
 
     @property
     def nbytes(self) -> int:
-        """Bytes in a file: 4 for a scale, those of a packed code for a zero point, none for symmetric ones."""
+        """Bytes in a file: 4 for each scale, a packed code for each zero point; symmetric zero points take none."""
         return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
 
     def range(self) -> tuple[Float64Array, Float64Array]:
-        """Return the smallest and the largest value that a code stands for: ``scale * (q - zero_point)`` of both ends.
+        """Return the reals of the smallest and the largest code: ``scale * (q - zero_point)`` of qmin and qmax.
 
         Returns
         -------
@@ -250,7 +267,7 @@ class QParams:
         return QParams(self.scale[index], self.zero_point[index], self.dtype, granularity, self.qmin, self.qmax)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values that JSON holds exactly; `from_dict` takes them."""
+        """Return the fields as plain values that JSON holds exactly; `from_dict` reads them."""
         return {
             "dtype": self.code.name,
             "granularity": self.granularity.to_dict(),
@@ -262,7 +279,7 @@ class QParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "QParams":
-        """Make the parameters that `to_dict` returned.
+        """Return the parameters that `to_dict` described.
 
         Parameters
         ----------
@@ -332,7 +349,7 @@ def _code(owner: str, dtype: object) -> CodeType:
 
 
 def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
-    """Refuse an affine scheme of codes that are floats."""
+    """Raise ValueError for an affine scheme of codes that are floats."""
     if code.real is not None and not symmetric:
         raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
 
