@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 import qnumpy as qn
-from qnumpy import demo
-from qnumpy.estimate import METHODS
+from qnumpy.calibration.estimate import METHODS
+from qnumpy.cli import demo
 from qnumpy.observers import Observer
 
 from . import harness

@@ -48,7 +48,7 @@ def test_import_loads_nothing_but_itself_and_the_standard_library():
 
 @pytest.mark.parametrize("module", ["qnumpy.cli", "qnumpy.testing"])
 def test_other_modules_wait_for_their_dependencies(module):
-    """tqdm, safetensors and the extras are imported by the function that needs them."""
+    """tqdm and the extras are imported by the function that needs them."""
     top = {name.partition(".")[0] for name in loaded_by(f"import {module}")}
     assert top - set(sys.stdlib_module_names) == {"qnumpy"}
 

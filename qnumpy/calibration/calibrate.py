@@ -208,7 +208,7 @@ class Calibration(Mapping[str, QParams]):
     def to_json(self) -> str:
         """Return configuration and state of all observers as JSON: everything, exactly; `from_json` takes it.
 
-        `save_qparams` stores what was chosen, this what was learned: a calibration that is read again goes on learning,
+        `save` stores what was chosen, this what was learned: a calibration that is read again goes on learning,
         and merges.
 
         Returns
