@@ -18,8 +18,8 @@ Grid = tuple[int, int, int, int]
 class Granularity:
     """Base of the granularities.
 
-    ``axis`` and ``group_size`` are None where the granularity has none. Everything that depends on the kind of a
-    granularity is a method here: nothing else asks which kind it is to compute a shape, a grid or a slice.
+    ``axis`` and ``group_size`` are None for a granularity without them. Whatever depends on the kind of a granularity
+    is a method: no other module asks for the kind to compute a shape, a grid or a slice.
     """
 
     kind: ClassVar[str]  # the word for it in files and on the command line

@@ -1,4 +1,4 @@
-"""CodedArray: what arrays of codes have in common, whatever gives the codes their meaning."""
+"""CodedArray: the base of the arrays of codes."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
@@ -12,13 +12,13 @@ __all__ = ["CodedArray"]
 
 
 class CodedArray:
-    """An array of codes that looks like an array of reals: it has their shape, and gives them where it is asked to."""
+    """An array of codes with the shape of the reals they stand for; ``np.asarray`` returns the reals."""
 
     __slots__ = ("codes",)
-    __array_ufunc__ = None  # x @ q reaches us, and nothing dequantizes by accident
+    __array_ufunc__ = None  # NumPy leaves x @ q to the class, and no ufunc dequantizes by accident
 
     codes: Array
-    _kind: ClassVar[str]  # what the first fact of _describe is called
+    _kind: ClassVar[str]  # the label of the first item of _describe
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,7 +42,7 @@ class CodedArray:
         raise NotImplementedError
 
     def _describe(self) -> list[str]:
-        """What the codes mean, and the facts about their parameters."""
+        """Return the type of the codes, then facts about their parameters."""
         raise NotImplementedError
 
     def __getitem__(self, key: Any) -> Self:

@@ -40,29 +40,45 @@ def quantize(
     symmetric: bool = True,
     method: Method = "minmax",
 ) -> "QuantizedArray | MXArray":
-    """Quantize an array: with given parameters, or with those that choose_qparams finds.
+    """Quantize an array, with `qparams` or with the parameters that choose_qparams returns.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
     qparams : QParams, optional
-        Given parameters; dtype, granularity, symmetric and method are then not looked at.
+        With it, dtype, granularity, symmetric and method are ignored.
     dtype, granularity, symmetric, method
-        As in choose_qparams; or dtype is the name of a format of blocks along the last axis, which leaves no choice of
-        the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
+        As in choose_qparams. ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a
+        calibration before. Or dtype names a format of blocks along the last axis, which fixes the others:
+        "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------
     QuantizedArray
-        Or MXArray, of a format of blocks.
+        MXArray for a format of blocks. Codes have the memory layout of `x` when that is a permutation of C order.
 
     Raises
     ------
+    ValueError
+        A format of blocks and another option are given.
+    TypeError
+        x is not real.
     TypeError, ValueError, CalibrationError
-        As choose_qparams and quantize_linear; qparams is no QParams or does not fit x.
+        Without qparams: as choose_qparams.
+    TypeError
+        qparams is no QParams.
+    ValueError
+        qparams does not fit the shape of x.
+
+    Notes
+    -----
+    Rounds half to even, once, as quantize_linear. NaN becomes the zero point, infinities saturate.
 
     Examples
     --------
+    >>> quantize(np.array([[1.27, 0.5], [127.0, -3.0]]), granularity=PerRow()).codes
+    array([[127,  50],
+           [127,  -3]], dtype=int8)
     >>> w = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
     >>> quantize(w, granularity=PerChannel(0)).codes
     array([[-127,  -76,  -25],
@@ -96,7 +112,7 @@ def dequantize(
 @overload
 def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array: ...
 def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
-    """Turn quantized codes back into reals, as the method of the same name.
+    """Turn codes back into reals: ``scale * (codes - zero_point)``.
 
     Parameters
     ----------
@@ -109,6 +125,14 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
     Returns
     -------
     ndarray
+        One float32 multiplication, rounded half to even; another dtype is converted from that value.
+
+    Raises
+    ------
+    TypeError
+        q is no QuantizedArray or MXArray; dtype is no real type.
+    TypeError, ValueError
+        out: as in quantize_linear.
 
     Examples
     --------
@@ -129,19 +153,23 @@ class QuantizedArray(CodedArray):
     Parameters
     ----------
     codes : ndarray
-        Of the dtype of `qparams`, inside its [qmin, qmax]; int4, uint4, int2, uint2 and float4 one code to an element.
+        Of the dtype of `qparams`, inside its [qmin, qmax]. An element holds one code, of 4 and 2 bits too.
     qparams : QParams
 
     Raises
     ------
     TypeError
-        codes are of another dtype, or qparams is no QParams.
+        codes are of no code type; qparams is no QParams.
     ValueError
-        The parameters do not fit the shape, or a code is outside [qmin, qmax].
+        qparams does not fit the shape of codes.
+    TypeError
+        codes are of another dtype than qparams.
+    ValueError
+        A code is outside [qmin, qmax].
 
     Notes
     -----
-    NumPy operators do not dequantize silently: ``q + 1`` raises. ``np.asarray(q)`` dequantizes, since it asks for it.
+    NumPy operators do not dequantize: ``q + 1`` raises. ``np.asarray(q)`` dequantizes.
 
     Examples
     --------
@@ -164,7 +192,7 @@ class QuantizedArray(CodedArray):
         if code is not params.code:
             raise TypeError(_check.must(owner, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
         if not array.dtype.isnative:
-            array = array.astype(code.dtype)  # what saves or pickles takes the bytes
+            array = array.astype(code.dtype)  # files and pickles store the bytes
         plain = _args.plain(array, code)
         if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax):
             low, high = int(plain.min()), int(plain.max())
@@ -222,7 +250,7 @@ class QuantizedArray(CodedArray):
         Returns
         -------
         ndarray
-            One float32 multiplication, rounded half to even; other dtypes convert that value.
+            One float32 multiplication, rounded half to even; another dtype is converted from that value.
         """
         return reals_of("QuantizedArray.dequantize", self.codes, self.qparams, dtype, out)
 

@@ -33,10 +33,10 @@ def choose_qparams(
     granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     symmetric : bool, default True
     method : {"minmax", "mse", "entropy", "percentile"}
-        "minmax" covers every finite element; the others choose a range by a histogram, as HistogramObserver does. (A
-        moving average of one array is its "minmax".) QParams.from_range turns a range into parameters.
+        "minmax" covers every finite element. The others choose a range by a histogram, as HistogramObserver does.
+        QParams.from_range turns the range into parameters.
     percentile : float, default 99.99
-        Percent of the elements inside the range, where method is "percentile".
+        Percent of the elements inside the range, for the method "percentile".
 
     Returns
     -------

@@ -17,23 +17,26 @@ F32 = NDArray[np.float32]
 
 def objects(x: F32, params: qn.QParams) -> None:
     assert_type(qn.QParams(0.1, 0, "uint8", qmin=1), qn.QParams)
-    assert_type(qn.QParams.from_range(-1, 1), qn.QParams)
+    assert_type(qn.QParams.from_range(-1, [1.0]), qn.QParams)
     assert_type(params.scale, F32)
     assert_type(params.zero_point, NDArray[np.int32])
     assert_type(params.dtype, np.dtype[Any])
     assert_type(qn.choose_qparams(x, granularity=qn.PerRow(), method="mse"), qn.QParams)
 
     assert_type(qn.quantize(x), qn.QuantizedArray)
-    assert_type(qn.quantize(x, params), qn.QuantizedArray)
+    assert_type(qn.quantize([1.0, 2.0], params), qn.QuantizedArray)
     assert_type(qn.quantize(x, dtype="int4", granularity=qn.PerGroup(32)), qn.QuantizedArray)
     assert_type(qn.quantize(x, dtype="mxfp4"), qn.MXArray)
 
     q = qn.quantize(x)
     assert_type(qn.dequantize(q), F32)
     assert_type(qn.dequantize(q, dtype=np.float64), NDArray[np.float64])
+    assert_type(qn.dequantize(q, dtype="bfloat16"), Array)
     assert_type(q.dequantize(), F32)
     assert_type(q[1:], qn.QuantizedArray)
     assert_type(q.scale, F32)
+    assert_type(q.zero_point, NDArray[np.int32])
+    assert_type(qn.PackedWeight(q), qn.PackedWeight)
 
 
 def elements(x: F32, params: qn.QParams, codes: NDArray[np.int8], acc: NDArray[np.int32]) -> None:
@@ -68,8 +71,17 @@ def data_in_batches(x: F32) -> None:
 
 
 def reports_and_files(x: F32, q: qn.QuantizedArray) -> None:
+    assert_type(qn.compare(x, q), qn.reports.Report)
     assert_type(qn.compare(x, q).sqnr_db, float | None)
-    assert_type(qn.float_report(x).max_relative_error, float)
+    assert_type(qn.float_report(x, "float16"), qn.reports.FloatReport)
+    assert_type(qn.bits(0.1), qn.reports.Bits)
     assert_type(qn.save("w.safetensors", {"w": q}), None)
     assert_type(qn.load("w.safetensors")["w"], Array | qn.QuantizedArray | qn.MXArray | qn.QParams)
     assert_type(qn.isa(), str)
+
+
+def choices_that_do_not_exist(x: F32) -> None:
+    qn.quantize(x, method="best")  # type: ignore[call-overload]
+    qn.quantize_linear(x, 0.5, convention="numpy")  # type: ignore[call-overload]
+    qn.min_max(x, on_nonfinite="skip")  # type: ignore[arg-type]
+    qn.cast(x, np.float16, rounding="up")  # type: ignore[call-overload]
