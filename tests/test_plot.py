@@ -1,7 +1,7 @@
 """Pictures: drawn into the Axes given, with labels, and with lines where the numbers are."""
 
-import subprocess
 import re
+import subprocess
 import sys
 
 import numpy as np
