@@ -1,18 +1,18 @@
 """What the twins share: how parameters reach the elements, and how codes are stored."""
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
-from .._typing import Array
+from .._typing import Array, Int32Array
 from ..dtypes import CodeType, FloatType, code_type, float_type
 from ..granularity import Granularity
 
 __all__ = ["code_of", "expanded", "float_of", "int32_of", "integers", "parameter_of", "spread", "stored"]
 
 
-def spread(params: Any, shape: tuple[int, ...], axis: int | None = None, block_size: int | None = None) -> Array:
+def spread(params: ArrayLike, shape: tuple[int, ...], axis: int | None = None, block_size: int | None = None) -> Array:
     """Repeat parameters until every element of an array of `shape` has its own.
 
     Examples
@@ -44,19 +44,19 @@ def expanded(params: Array, granularity: Granularity, shape: tuple[int, ...]) ->
     return np.broadcast_to(granularity.expand(params, tuple(slice(0, n) for n in shape)), shape)
 
 
-def code_of(dtype: Any) -> CodeType:
+def code_of(dtype: DTypeLike) -> CodeType:
     code = code_type(dtype)
     assert code is not None, dtype
     return code
 
 
-def float_of(dtype: Any) -> FloatType:
+def float_of(dtype: DTypeLike) -> FloatType:
     kind = float_type(dtype)
     assert kind is not None, dtype
     return kind
 
 
-def integers(codes: Any) -> Array:
+def integers(codes: ArrayLike) -> Array:
     return np.asarray(codes).astype(np.int64)
 
 
@@ -65,7 +65,7 @@ def stored(codes: Array, code: CodeType) -> Array:
     return codes.astype(code.storage).view(code.dtype)
 
 
-def int32_of(sums: Any) -> Any:
+def int32_of(sums: Array) -> Int32Array:
     """Narrow sums that are in range."""
     assert (np.abs(sums, dtype=np.int64) < 2**31).all()
     return sums.astype(np.int32)

@@ -1,11 +1,11 @@
 """Twins of the functions of elements: quantize, dequantize, requantize, pack, min_max."""
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
-from .._typing import Array
+from .._typing import Array, Convention, OnNan, OnNonfinite, RequantizeMethod
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerTensor
 from ..qparams import QParams
@@ -28,15 +28,15 @@ __all__ = [
 
 
 def quantize_linear(
-    x: Any,
-    scale: Any,
-    zero_point: Any = None,
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     axis: int | None = None,
     block_size: int | None = None,
-    convention: str = "onnx",
-    on_nan: str = "zero_point",
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
 ) -> Array:
     """Quantize as qnumpy.quantize_linear does.
 
@@ -54,7 +54,7 @@ def quantize_linear(
     return _quantized(x, s, z, code, code.qmin, code.qmax, convention)
 
 
-def codes_of(x: Any, qparams: QParams) -> Array:
+def codes_of(x: ArrayLike, qparams: QParams) -> Array:
     """Quantize as qnumpy.quantize does with a QParams; return the codes alone.
 
     Examples
@@ -94,13 +94,13 @@ def _quantized(x: Array, s: Array, z: Array, code: CodeType, qmin: int, qmax: in
 
 
 def dequantize_linear(
-    q: Any,
-    scale: Any,
-    zero_point: Any = None,
+    q: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
     *,
     axis: int | None = None,
     block_size: int | None = None,
-    dtype: Any = "float32",
+    dtype: DTypeLike = "float32",
 ) -> Array:
     """Dequantize as qnumpy.dequantize_linear does.
 
@@ -115,7 +115,7 @@ def dequantize_linear(
     return _dequantized(q, s, z, dtype)
 
 
-def _dequantized(q: Array, s: Array, z: Array, dtype: Any) -> Array:
+def _dequantized(q: Array, s: Array, z: Array, dtype: DTypeLike) -> Array:
     """The real number of each code, one rounding to float32 and one to `dtype`."""
     code = code_type(q.dtype)
     steps = q if code is not None and code.real is not None else integers(q) - z
@@ -123,7 +123,7 @@ def _dequantized(q: Array, s: Array, z: Array, dtype: Any) -> Array:
         return np.asarray((steps.astype(np.float32) * s).astype(float_of(dtype).dtype))
 
 
-def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
+def dynamic_quantize_linear(x: ArrayLike) -> tuple[Array, np.float32, np.uint8]:
     """Quantize as qnumpy.dynamic_quantize_linear does, everything in float32.
 
     Examples
@@ -140,7 +140,7 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
     return quantize_linear(x, scale, zero), scale, zero
 
 
-def fake_quantize(x: Any, qparams: QParams, *, convention: str = "onnx") -> Array:
+def fake_quantize(x: ArrayLike, qparams: QParams, *, convention: Convention = "onnx") -> Array:
     """Quantize and dequantize as qnumpy.fake_quantize does, in those two steps.
 
     Examples
@@ -154,13 +154,13 @@ def fake_quantize(x: Any, qparams: QParams, *, convention: str = "onnx") -> Arra
 
 
 def requantize(
-    acc: Any,
-    multiplier: Any,
-    zero_point: Any = 0,
+    acc: ArrayLike,
+    multiplier: ArrayLike,
+    zero_point: ArrayLike = 0,
     *,
-    dtype: Any = "int8",
+    dtype: DTypeLike = "int8",
     axis: int | None = None,
-    method: str = "float",
+    method: RequantizeMethod = "float",
 ) -> Array:
     """Requantize as qnumpy.requantize does; the two fixed methods in Python's integers, which cannot overflow.
 
@@ -204,7 +204,9 @@ def _split(multiplier: float) -> tuple[int, int]:
     return (m, 31 - exponent) if m < 2**31 else (2**30, 30 - exponent)
 
 
-def min_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str = "ignore") -> tuple[Array, Array]:
+def min_max(
+    x: ArrayLike, granularity: Granularity | None = None, *, on_nonfinite: OnNonfinite = "ignore"
+) -> tuple[Array, Array]:
     """Return the smallest and the largest finite element as qnumpy.min_max does.
 
     Examples
@@ -216,7 +218,7 @@ def min_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str
     return low, high
 
 
-def ranges(x: Any, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
+def ranges(x: ArrayLike, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
     """Return the smallest and largest finite element, the NaN count and the infinity count of each parameter.
 
     A zero is +0.0; +inf and -inf say that there is no finite element.
@@ -242,7 +244,7 @@ def ranges(x: Any, granularity: Granularity | None) -> tuple[Array, Array, Array
     return low, high, count(np.isnan(x)), count(np.isinf(x))
 
 
-def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
+def pack(codes: ArrayLike, dtype: DTypeLike = "int4", axis: int = -1) -> Array:
     """Pack as qnumpy.pack does: the first code in the low bits.
 
     Examples
@@ -259,7 +261,7 @@ def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
     return np.moveaxis((rows << np.arange(0, 8, bits)).sum(-1).astype(np.uint8), -1, axis)
 
 
-def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Array:
+def unpack(packed: ArrayLike, dtype: DTypeLike, n: int | None = None, axis: int = -1) -> Array:
     """Unpack as qnumpy.unpack does.
 
     Examples

@@ -1,19 +1,27 @@
 """Twins of the functions of float formats, by their definition: cast, float_error, blocks of MX formats and NVFP4."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
-from .._typing import Array
+from .._typing import Array, Overflow, Rounding
 from ..dtypes import FLOAT_TYPES, FloatType
 from ._common import float_of
 
 __all__ = ["FloatError", "cast", "float_codes", "float_error", "quantize_blocks"]
 
 
-def cast(x: Any, dtype: Any, *, overflow: str = "inf", rounding: str = "nearest", seed: int | None = None) -> Array:
-    """Cast as qnumpy.cast does, by the definition of the formats; overflow="raise" is not its business.
+def cast(
+    x: ArrayLike,
+    dtype: DTypeLike,
+    *,
+    overflow: Overflow = "inf",
+    rounding: Rounding = "nearest",
+    seed: int | None = None,
+) -> Array:
+    """Cast as qnumpy.cast does, by the definition of the formats.
 
     Examples
     --------
@@ -132,13 +140,13 @@ def float_codes(x: Array, real: FloatType) -> Array:
 
 
 def _magnitudes(real: FloatType) -> Array:
-    """The finite numbers of a format from 0 up: the value of code k is element k."""
+    """Return the finite numbers of a format from 0 up: element k is the value of code k."""
     codes = np.arange(real.largest_code + 1).astype(f"u{real.dtype.itemsize}")
     return np.asarray(codes.view(real.dtype).astype(np.float64))
 
 
 def _nearest(size: Array, real: FloatType) -> Array:
-    """The code nearest to each magnitude, of two the even one; one beyond the largest is an overflow."""
+    """Return the code nearest to each magnitude, half to even; the one after the largest is an overflow."""
     values = _magnitudes(real)
     values = np.append(values, 2 * values[-1] - values[-2])  # where the next one would stand
     above = np.clip(np.searchsorted(values, size), 1, len(values) - 1)
@@ -147,7 +155,7 @@ def _nearest(size: Array, real: FloatType) -> Array:
 
 
 def _decoded(x: Array, kind: FloatType) -> tuple[Array, Array]:
-    """Values as float64, and what a NaN carries besides its sign, as the 52 bits of a float64."""
+    """Return the values as float64, and the payloads of NaNs as the 52 bits of a float64."""
     bits = x.astype(x.dtype.newbyteorder("=")).view(f"u{x.dtype.itemsize}").astype(np.uint64)
     width, m = kind.exponent_bits + kind.mantissa_bits, kind.mantissa_bits
     code = bits & np.uint64((1 << width) - 1)
@@ -167,11 +175,11 @@ def _decoded(x: Array, kind: FloatType) -> tuple[Array, Array]:
 
 
 def _rounded(value: Array, to: FloatType, places: int, random: Array | None) -> Array:
-    """To the quanta of a format as if it had no largest number; by `random` where that lies below the largest."""
+    """Round to the quanta of a format without a largest number; by `random`, if given, up to the largest."""
     magnitude = np.where(np.isfinite(value), np.abs(value), 0.0)
     exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - to.bias)
     quanta = np.ldexp(magnitude, to.mantissa_bits - exponent)
-    found = np.rint(quanta)
+    steps = np.rint(quanta)
     if random is not None:
         subnormal = (magnitude < to.smallest_normal) & (to.bits < 16 or to.bias != 127) & (places < 32)
         read = np.where(subnormal, 30 - to.mantissa_bits, places)
@@ -180,32 +188,32 @@ def _rounded(value: Array, to: FloatType, places: int, random: Array | None) -> 
             up = np.ldexp(random.astype(np.float64), -32) < quanta - np.floor(quanta)
         else:
             up = fraction + (random >> (32 - read).astype(np.uint64)) >= np.ldexp(1.0, read)
-        found = np.where(magnitude <= to.largest, np.floor(quanta) + up, found)
+        steps = np.where(magnitude <= to.largest, np.floor(quanta) + up, steps)
     with np.errstate(over="ignore"):
-        found = np.copysign(np.ldexp(found, exponent - to.mantissa_bits), value)
-    return np.where(np.isfinite(value), found, value)
+        rounded = np.copysign(np.ldexp(steps, exponent - to.mantissa_bits), value)
+    return np.where(np.isfinite(value), rounded, value)
 
 
 def _power_of_two(value: Array, to: FloatType, random: Array | None, *, saturate: bool) -> Array:
-    """A tie goes up; between the two smallest numbers everything does."""
-    fine = np.isfinite(value) & (value > 0)
-    fraction, exponent = np.frexp(np.where(fine, value, 1.0))
+    """Round to a power of two, ties up; what lies between the two smallest ones goes up."""
+    positive = np.isfinite(value) & (value > 0)
+    fraction, exponent = np.frexp(np.where(positive, value, 1.0))
     fraction, exponent = 2 * fraction - 1, exponent - 1
     up = fraction >= 0.5
     up |= (exponent == -to.bias) & (fraction > 0)
     if random is not None:
-        drawn = np.ldexp(fraction, 23) + (random >> np.uint64(9)) >= 2.0**23
-        up = np.where(exponent < to.bias, drawn, up)
-    found = np.ldexp(1.0, np.maximum(exponent, -to.bias) + (up & (exponent >= -to.bias)))
-    found = np.where(fine & (found <= to.largest), found, np.nan)
+        carries = np.ldexp(fraction, 23) + (random >> np.uint64(9)) >= 2.0**23
+        up = np.where(exponent < to.bias, carries, up)
+    power = np.ldexp(1.0, np.maximum(exponent, -to.bias) + (up & (exponent >= -to.bias)))
+    power = np.where(positive & (power <= to.largest), power, np.nan)
     if saturate:
-        found = np.where(value == 0, to.smallest_normal, found)
-        found = np.where((value > to.largest), to.largest, found)
-    return found
+        power = np.where(value == 0, to.smallest_normal, power)
+        power = np.where((value > to.largest), to.largest, power)
+    return power
 
 
 def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
-    """The code of a number of the format, of an infinity, of a NaN."""
+    """Return the codes of numbers of the format, of infinities and of NaNs."""
     m, width = to.mantissa_bits, to.exponent_bits + to.mantissa_bits
     fraction, exponent = np.frexp(np.where(np.isfinite(value), np.abs(value), 0.0))
     field = np.maximum(np.where(fraction == 0, 0, exponent - 1 + to.bias), to.kind != "SCALE")
@@ -222,12 +230,11 @@ def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
     if to.kind == "SCALE":
         negative &= False
     code = code + (negative.astype(np.uint64) << np.uint64(width))
-    found: Array = code.astype(f"u{to.dtype.itemsize}").view(to.dtype)
-    return found
+    return np.asarray(code.astype(f"u{to.dtype.itemsize}").view(to.dtype))
 
 
 def _philox(seed: int | None, n: int, stream: int) -> Array:
-    """The 32 random bits of each of n elements, in uint64: Philox4x32-10, one block of 64 elements from 16 counters."""
+    """Return 32 random bits for each of n elements, in uint64: Philox4x32-10, 16 counters for 64 elements."""
     low = np.uint64(0xFFFFFFFF)
     first = np.arange(-(-n // 64) * 16, dtype=np.uint64)
     c = [first & low, first >> np.uint64(32), np.full_like(first, stream), np.zeros_like(first)]

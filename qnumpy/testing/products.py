@@ -1,19 +1,23 @@
 """Twins of the products: of integers, of convolutions, by instructions that saturate, with rounded sums."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
-from .._typing import Array
+from .._typing import Array, Int32Array
 from ..dtypes import FloatType
 from ._common import float_of, int32_of, integers
 
 __all__ = ["SaturatedProduct", "accumulate_dot", "conv2d_integer", "matmul_integer", "saturated_matmul"]
 
 
-def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> Any:
+def matmul_integer(
+    a: ArrayLike, b: ArrayLike, a_zero_point: ArrayLike | None = None, b_zero_point: ArrayLike | None = None
+) -> Int32Array:
     """Multiply as qnumpy.matmul_integer does, in int64.
 
     Examples
@@ -28,14 +32,14 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
 
 
 def conv2d_integer(
-    x: Any,
-    w: Any,
-    x_zero_point: Any = None,
-    w_zero_point: Any = None,
+    x: ArrayLike,
+    w: ArrayLike,
+    x_zero_point: ArrayLike | None = None,
+    w_zero_point: ArrayLike | None = None,
     *,
-    strides: Any = 1,
-    padding: Any = 0,
-    dilations: Any = 1,
+    strides: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilations: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Array:
     """Convolve as qnumpy.conv2d_integer does, in int64, one element of the result at a time.
@@ -59,7 +63,7 @@ def conv2d_integer(
         first = o * groups // m * depth
         patch = image[b, first : first + depth, i * sv : i * sv + dv * kv : dv, j * sh : j * sh + dh * kh : dh]
         y[b, o, i, j] = (patch[:, :kv, :kh] * weight[o]).sum()
-    return np.asarray(int32_of(y))
+    return int32_of(y)
 
 
 class SaturatedProduct(NamedTuple):
@@ -89,7 +93,7 @@ def saturated_matmul(a: Array, b: Array) -> SaturatedProduct:
     return SaturatedProduct(int32_of(exact + error), error, (clipped != pairs).sum((0, 1)))
 
 
-def accumulate_dot(a: Any, b: Any, accumulate: Any = None) -> Array:
+def accumulate_dot(a: ArrayLike, b: ArrayLike, accumulate: DTypeLike | None = None) -> Array:
     """Sum as qnumpy.accumulate_dot does, each step in Python's fractions.
 
     Examples

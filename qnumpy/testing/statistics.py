@@ -1,9 +1,10 @@
 """Twins of the histogram and of the choice of bins by entropy."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .._typing import Array
 from ..granularity import Granularity
@@ -20,7 +21,7 @@ class Histogram(NamedTuple):
     counts: Array  # int64 (bins,)
 
 
-def histogram(x: Any, granularity: Granularity) -> Histogram:
+def histogram(x: ArrayLike, granularity: Granularity) -> Histogram:
     """Return the occupied bins of the finite elements of every parameter.
 
     Examples
@@ -46,7 +47,7 @@ def histogram(x: Any, granularity: Granularity) -> Histogram:
     return Histogram(offsets, (both & 0xFFFF).astype(np.uint16), counts)
 
 
-def entropy_bin(counts: Any, levels: Any = 128, *, first: int = 128) -> tuple[int, Array]:
+def entropy_bin(counts: ArrayLike, levels: int | Array = 128, *, first: int = 128) -> tuple[int, Array]:
     """Choose how many bins to keep as the search by entropy does, by the published steps.
 
     Examples
@@ -55,15 +56,15 @@ def entropy_bin(counts: Any, levels: Any = 128, *, first: int = 128) -> tuple[in
     2
     """
     counts = np.asarray(counts, np.float64)
-    reals, levels = (np.asarray(levels), len(levels)) if np.ndim(levels) else (None, levels)
+    reals, n = (levels, levels.size) if isinstance(levels, np.ndarray) else (None, levels)
     divergence = np.full(counts.size + 1, np.nan)
     for i in range(first, counts.size + 1):
-        kept, cell = counts[:i], np.arange(i) * levels // i
+        kept, cell = counts[:i], np.arange(i) * n // i
         if reals is not None:
             middles = (reals[1:] + reals[:-1]) / 2 / reals[-1] * i
             cell = np.searchsorted(middles, np.arange(i) + 0.5, "right")
         filled = kept > 0
-        sums, sizes = (np.bincount(cell[filled], weights, levels) for weights in (kept[filled], None))
+        sums, sizes = (np.bincount(cell[filled], weights, n) for weights in (kept[filled], None))
         q = np.where(filled, (sums / np.maximum(sizes, 1))[cell], 0.0)
         p = kept.copy()
         p[-1] += counts[i:].sum()
