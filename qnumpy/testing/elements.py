@@ -47,7 +47,7 @@ def quantize_linear(
     >>> quantize_linear(np.array([0.5, 1.5, np.nan, np.inf]), 1.0, 7, dtype="int8", convention="guide")
     array([  8,   8,   7, 127], dtype=int8)
     """
-    code = code_of(dtype if dtype is not None else getattr(zero_point, "dtype", np.uint8))
+    code = code_of(dtype) if dtype is not None else code_type(getattr(zero_point, "dtype", None)) or code_of("uint8")
     x = np.asarray(x)
     s = spread(np.asarray(scale, np.float32), x.shape, axis, block_size)
     z = spread(integers(0 if zero_point is None else zero_point), x.shape, axis, block_size)
