@@ -110,15 +110,16 @@ def _traffic_call(library: Any, row: int, shape: int, x: Array, out: Array | Non
         first, last = steps * part // threads, steps * (part + 1) // threads
         starts = [ctypes.c_void_p(a.ctypes.data + a.nbytes * first // steps) for a in (x, to)]
         parts.append((ctypes.c_int(row), ctypes.c_int(shape), *starts, ctypes.c_size_t(last - first)))
-    run, mine = library.traffic_run, parts[0]
+    run, mine, keep = library.traffic_run, parts[0], (x, to)  # the parts hold addresses only
     if threads == 1:
-        return lambda: run(*mine)
+        return lambda: (run(*mine), keep)[0]
     submit, other = _helper().submit, parts[1]
 
-    def both() -> None:
+    def both() -> object:
         future = submit(run, *other)
         run(*mine)
         future.result()
+        return keep
 
     return both
 
