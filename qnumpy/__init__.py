@@ -5,15 +5,13 @@ from .arrays.packed import PackedWeight, qmatmul
 from .arrays.quantized import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
 from .calibration.calibrate import Calibration, calibrate, observing, tap
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
-from .files.qparams import load_qparams, save_qparams
 from .files.store import load, save
 from .granularity import PerChannel, PerGroup, PerRow, PerTensor
 from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from .ops.accumulate import accumulate_dot, accumulator
 from .ops.cast import cast
 from .ops.conv import conv2d_integer
-from .ops.lowprecision import matmul
-from .ops.matmul import matmul_integer
+from .ops.matmul import matmul, matmul_integer
 from .ops.pack import pack, unpack
 from .ops.qlinear import qlinear_conv2d, qlinear_matmul
 from .ops.quantize import (
@@ -28,9 +26,16 @@ from .qparams import QParams
 from .reports.bits import Bits, bits
 from .reports.compare import Report, ReportTable, compare
 from .reports.float_report import FloatReport, FloatReportTable, float_report
-from .reports.saturation import Saturation, reduce_range, safe_weights, simulate_saturation
+from .reports.saturation import Saturation, simulate_saturation
 from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
-from .weights.equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
+from .weights import (
+    correct_bias,
+    cross_layer_equalize,
+    reduce_range,
+    safe_weights,
+    smoothquant,
+    smoothquant_alpha,
+)
 
 __all__ = [
     "Bits",
@@ -73,7 +78,6 @@ __all__ = [
     "float_report",
     "isa",
     "load",
-    "load_qparams",
     "matmul",
     "matmul_integer",
     "min_max",
@@ -89,7 +93,6 @@ __all__ = [
     "requantize",
     "safe_weights",
     "save",
-    "save_qparams",
     "set_isa",
     "set_num_threads",
     "show_config",

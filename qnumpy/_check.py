@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from ._typing import Array as Array
 from .dtypes import code_type, float_type
 
 __all__: list[str] = []
-
-Array = np.ndarray[Any, Any]
 
 TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)  # ends of a scale
 

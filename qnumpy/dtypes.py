@@ -15,6 +15,7 @@ import numpy as np
 from . import _core
 
 __all__ = [
+    "ACCUMULATOR_TYPE",
     "CODE_TYPES",
     "FLOAT_TYPES",
     "INTEGER_TYPES",
@@ -93,7 +94,7 @@ class CodeType:
 
 @dataclass(frozen=True, slots=True)
 class FloatType:
-    """A floating type that the kernels read or write: a row of csrc/kernels/float_list.h.
+    """A floating type that the kernels read or write: a row of csrc/kernels/lists/float_list.h.
 
     Attributes
     ----------
@@ -195,6 +196,7 @@ FLOAT_TYPES = {
     for name, (core, bits, exponent, mantissa, bias, kind) in _core.FLOATS.items()
 }
 REAL_TYPES = {name: FLOAT_TYPES[name] for name in ("float32", "float64", "float16", "bfloat16")}
+ACCUMULATOR_TYPE = _code("int32", np.int32, np.int32, 32)  # sums of products; not a type of codes
 INTEGER_TYPES = {
     code.name: code
     for code in (
@@ -263,5 +265,5 @@ def real_type(dtype: Any) -> FloatType | None:
     >>> real_type("float16").bits, real_type("float8_e5m2")
     (16, None)
     """
-    found = float_type(dtype)
-    return found if found is not None and found.name in REAL_TYPES else None
+    kind = float_type(dtype)
+    return kind if kind is not None and kind.name in REAL_TYPES else None

@@ -17,7 +17,7 @@ from .granularity import Granularity, PerChannel, PerTensor, normalize_axis
 from .observers import HistogramObserver, Observer
 from .observers.histogram import Bins
 from .ops.reduce import ranges
-from .qparams import QParams, describe
+from .qparams import QParams
 from .reports.compare import compare
 
 __all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "histogram"]
@@ -143,7 +143,7 @@ def channel_ranges(x: Any, axis: int = 0, *, outlier: float = 3.0, name: str = "
         raise ValueError(_check.must(owner, "outlier", "positive", _check.typed(outlier)))
     if isinstance(x, Observer):
         if not isinstance(x.granularity, PerChannel):
-            raise ValueError(_check.must(owner, "x", "an observer per channel", describe(x.granularity)))
+            raise ValueError(_check.must(owner, "x", "an observer per channel", x.granularity.describe()))
         low, high = x.range()
     else:
         source, _ = _args.real(owner, "x", x)
@@ -229,7 +229,7 @@ def error_by_threshold(
         raise ValueError(_check.must(owner, "points", "at least 2", str(points)))
     observer = _observer(owner, x, dtype=dtype, symmetric=symmetric)
     if observer.granularity != PerTensor():
-        raise ValueError(_check.must(owner, "x", "an observer per tensor", describe(observer.granularity)))
+        raise ValueError(_check.must(owner, "x", "an observer per tensor", observer.granularity.describe()))
     dtype, symmetric = observer.dtype, observer.symmetric
     found = observer.bins()
     first, last = min(float(observer.min_), 0.0), max(float(observer.max_), 0.0)
@@ -331,7 +331,7 @@ def error_by_bits(
         slope = 20 * np.log10(2)
         ax.plot(bits, best + slope * (bits - bits[0]), ":", color="black", linewidth=1, label="6.02 dB a bit")
     ax.set_xticks(bits, [code.name for code in codes])
-    _finish(ax, f"{name or 'Error'}, {describe(granularity)}", "type of the codes", "SQNR in dB (higher is better)")
+    _finish(ax, f"{name or 'Error'}, {granularity.describe()}", "type of the codes", "SQNR in dB (higher is better)")
     _legend(ax, "best")
     return ax
 
@@ -386,7 +386,7 @@ def _per_tensor(owner: str, named: Any) -> None:
             wanted = "a QParams, or a mapping from names to QParams"
             raise TypeError(_check.must(owner, "qparams", wanted, _check.typed(params)))
         if params.scale.ndim:
-            raise ValueError(_check.must(owner, "qparams", "per tensor", describe(params.granularity)))
+            raise ValueError(_check.must(owner, "qparams", "per tensor", params.granularity.describe()))
 
 
 def _rebinned(bins: Bins, edges: Array) -> Array:

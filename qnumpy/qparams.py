@@ -8,9 +8,9 @@ import numpy as np
 from . import _check
 from ._check import integer, must, typed
 from .dtypes import CodeType, code_type
-from .granularity import Granularity, PerChannel, PerTensor, from_axis_block
+from .granularity import Granularity, PerTensor, granularity
 
-__all__ = ["QParams", "check_scheme", "describe"]
+__all__ = ["QParams", "check_scheme", "grid_of_range"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,9 +60,7 @@ class QParams:
         code = code_type(self.dtype)
         if code is None:
             raise TypeError(must(owner, "dtype", "a code type such as 'int8' or 'uint4'", typed(self.dtype)))
-        if not isinstance(self.granularity, Granularity):
-            wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-            raise TypeError(must(owner, "granularity", wanted, typed(self.granularity)))
+        granularity(owner, self.granularity)
         qmin = code.qmin if self.qmin is None else integer(owner, "qmin", self.qmin)
         qmax = code.qmax if self.qmax is None else integer(owner, "qmax", self.qmax)
         if not code.qmin <= qmin < qmax <= code.qmax:
@@ -74,7 +72,7 @@ class QParams:
             raise ValueError(must(owner, "qmin and qmax", f"left out for {code.name}", f"{self.qmin} and {self.qmax}"))
         scale = _check.scale(owner, "scale", self.scale).copy()
         zero = _check.zero_point(owner, self.zero_point, *((qmin, qmax) if code.real is None else code.zero_points))
-        ndim = {PerTensor: 0, PerChannel: 1}.get(type(self.granularity))
+        ndim = self.granularity.params_ndim()
         if scale.ndim != ndim if ndim is not None else scale.ndim == 0:
             wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
             raise ValueError(f"QParams: scale must have {wanted} for {self.granularity}; got shape {scale.shape}.")
@@ -161,14 +159,9 @@ class QParams:
             raise ValueError(f"QParams.from_range: min and max must be finite with min <= max; got {got}.")
         if include_zero or symmetric:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-        if symmetric:
-            widest = np.maximum(-low, high)
-            scale = _scale(-widest, widest, code.qmax - code.symmetric_qmin)
-            zero = np.full(scale.shape, code.symmetric_zero_point, dtype=np.int32)
-            return cls(scale, zero, code.dtype, granularity, code.symmetric_qmin, code.qmax)
-        scale = _scale(low, high, code.qmax - code.qmin)
-        zero = np.clip(np.rint(code.qmin - low / scale), code.qmin, code.qmax).astype(np.int32)
-        return cls(scale, zero, code.dtype, granularity)
+        qmin = code.symmetric_qmin if symmetric else code.qmin
+        scale, zero = grid_of_range(low, high, qmin, code.qmax, symmetric, owner)
+        return cls(scale, zero, code.dtype, granularity, qmin, code.qmax)
 
     @property
     def code(self) -> CodeType:
@@ -211,10 +204,9 @@ class QParams:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that JSON holds exactly; `from_dict` takes them."""
-        axis, group_size = self.granularity.axis_block
         return {
             "dtype": self.code.name,
-            "granularity": {"axis": axis, "group_size": group_size},
+            "granularity": self.granularity.to_dict(),
             "scale": self.scale.tolist(),  # float32 as float64: exact
             "zero_point": self.zero_point.tolist(),
             "qmin": self.qmin,
@@ -243,11 +235,7 @@ class QParams:
         if not isinstance(values, dict) or set(values) != set(names):
             got = str(list(values)) if isinstance(values, dict) else typed(values)
             raise TypeError(must(owner, "values", f"a dict with the keys {', '.join(names)}", got))
-        match values["granularity"]:
-            case {"axis": int() | None as axis, "group_size": int() | None as group_size}:
-                granularity = from_axis_block(axis, group_size)
-            case other:
-                raise TypeError(must(owner, "granularity", "a dict with the keys axis, group_size", typed(other)))
+        granularity = Granularity.from_dict(values["granularity"], owner)
         shape = np.shape(values["scale"])
         if 0 in shape:  # an empty list is of no type
             scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
@@ -258,7 +246,7 @@ class QParams:
         return f"QParams({', '.join(self._describe())})"
 
     def _describe(self) -> list[str]:
-        parts = [self.code.name, describe(self.granularity)]
+        parts = [self.code.name, self.granularity.describe()]
         if self.scale.ndim == 0:
             parts += [f"scale={float(self.scale):.4g}"] + [f"zero_point={int(self.zero_point)}"] * (
                 self.code.real is None
@@ -295,23 +283,32 @@ def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
         raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
 
 
-def describe(granularity: Granularity) -> str:
-    """Say a granularity in the words of the tables: "per tensor", "per channel 0", "per group 32"."""
-    axis, group = granularity.axis_block
-    if axis is None:
-        return "per tensor"
-    if group is None:
-        return f"per channel {axis}"
-    return f"per group {group}" if axis == -1 else f"per group {group} on axis {axis}"
+def grid_of_range(
+    low: Any, high: Any, qmin: int, qmax: int, symmetric: bool, owner: str | None = None
+) -> tuple[Any, Any]:
+    """Return the scale and the zero point that map the range [low, high] onto the codes [qmin, qmax].
 
-
-def _scale(low: Any, high: Any, steps: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(high - low) / steps in float64, rounded once to float32; 1 for an empty range, never subnormal or infinite."""
-    with np.errstate(over="ignore"):
-        extent = high - low
-    scale = np.where(np.isinf(extent), (high / 2 - low / 2) / (steps / 2), extent / steps)
-    if (scale > _check.HUGE).any():
-        i = int(np.argmax(scale > _check.HUGE))
-        got = f"{scale.flat[i]:g}{_check.where(i, scale)}"
-        raise ValueError(f"QParams.from_range: the range must have a finite float32 scale; got {got}.")
-    return np.where(extent == 0, 1.0, np.maximum(scale, _check.TINY)).astype(np.float32)
+    This is the only home of the formulas of QParams.from_range in Python; qn_grid_of_range is the one in C. `low` and
+    `high` are float64 arrays of one shape with ``low <= high``; a symmetric range contains 0. The results are float32
+    and int32 arrays. Of two Python floats the results are a Python float and an int, in a tenth of the time. A scale
+    above the largest float32 raises ValueError where `owner` is named, and is the largest float32 where it is not.
+    """
+    steps = (qmax - qmin) / 2  # everything is halved, because high - low may overflow
+    if type(low) is float:
+        half = max(-low, high) if symmetric else high / 2 - low / 2
+        step = float(np.float32(1.0 if low == high else min(max(half / steps, _check.TINY), _check.HUGE)))
+        zero = (qmin + qmax) // 2 if symmetric else min(max(round(qmin - low / step), qmin), qmax)
+        return step, zero
+    extent = np.maximum(-low, high) if symmetric else high / 2 - low / 2
+    exact = extent / steps
+    if owner is not None and (exact > _check.HUGE).any():
+        exact = np.asarray(exact)
+        i = int(np.argmax(exact > _check.HUGE))
+        got = f"{exact.flat[i]:g}{_check.where(i, exact)}"
+        raise ValueError(f"{owner}: the range must have a finite float32 scale; got {got}.")
+    normal = np.minimum(np.maximum(exact, _check.TINY), _check.HUGE)
+    scale = np.where(low == high, 1.0, normal).astype(np.float32)
+    if symmetric:
+        return scale, np.full(scale.shape, (qmin + qmax) // 2, np.int32)
+    zeros = np.minimum(np.maximum(np.rint(qmin - low / scale), qmin), qmax)
+    return scale, np.asarray(zeros, np.int32)

@@ -459,7 +459,7 @@ def name_rows():
     }
     for owner, call in granular.items():
         for value in ("tensor", 0, qn.PerTensor):
-            wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
+            wanted = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: granularity must be {wanted}; got {value!r}"
 
 
@@ -707,12 +707,11 @@ def calibrate_rows():
         yield lambda v=value: calibrate(lambda x: {v: x}, [X]), TypeError, wrong
     wrong = "Calibration.merge: other must be a Calibration; got {}"
     yield lambda: qn.Calibration().merge({}), TypeError, wrong
+    wrong = "save: arrays must be a mapping of names to QParams for a .json file"
     for value in (3, [PARAMS]):
-        wrong = f"save_qparams: qparams must be a mapping of names to QParams; got {value!r}"
-        yield lambda v=value: qn.save_qparams("never", v), TypeError, wrong
+        yield lambda v=value: qn.save("never.json", v), TypeError, f"{wrong}; got {value!r}"
     for value, got in (({"x": 0.5}, "'x': 0.5"), ({3: PARAMS}, f"3: {PARAMS}"), ({"x": None}, "'x': None")):
-        wrong = f"save_qparams: qparams must be a mapping of names to QParams; got {got}"
-        yield lambda v=value: qn.save_qparams("never", v), TypeError, wrong
+        yield lambda v=value: qn.save("never.json", v), TypeError, f"{wrong}; got {got}"
     keys = "QParams.from_dict: values must be a dict with the keys dtype, granularity, scale, zero_point, qmin, qmax"
     yield lambda: qn.QParams.from_dict([]), TypeError, f"{keys}; got []"
     yield lambda: qn.QParams.from_dict({"scale": 1}), TypeError, f"{keys}; got ['scale']"

@@ -12,7 +12,8 @@ from strategies import CODES, GRIDS, assert_same_bits, codes
 
 import qnumpy as qn
 from qnumpy.dtypes import code_type
-from qnumpy.files.store import TensorSpec
+from qnumpy.files.spec import TensorSpec
+from qnumpy.qparams import grid_of_range
 
 TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 
@@ -309,3 +310,32 @@ def test_the_range_is_what_the_ends_stand_for():
             assert end.ravel().tolist() == [float(s) * k for s, k in zip(params.scale.flat, steps, strict=True)]
     x = qn.QParams.from_range(-2.54, 1.0).range()
     assert x == (pytest.approx(-2.54), pytest.approx(2.54))
+
+
+# ---- grid_of_range, the home of the formulas ----
+
+
+@given(
+    st.floats(0, 1e308), st.floats(0, 1e308), st.sampled_from([(-127, 127), (1, 255), (-7, 7), (-448, 448), (0, 127)])
+)
+def test_one_range_and_an_array_of_ranges_have_the_same_grid(below, above, codes):
+    low, high = np.array([-below, 0.0]), np.array([above, 0.0])
+    for symmetric in (True, False):
+        scale, zero = grid_of_range(low, high, *codes, symmetric)
+        assert (scale.dtype, zero.dtype, scale.shape, zero.shape) == (np.float32, np.int32, (2,), (2,))
+        assert (scale[1], zero[1]) == (1, sum(codes) // 2 if symmetric else codes[0])
+        assert grid_of_range(-below, above, *codes, symmetric) == (scale[0], zero[0])
+
+
+def test_a_grid_has_the_largest_scale_unless_the_owner_refuses():
+    wide = np.array([1.0, 1e300])
+    assert grid_of_range(-wide, wide, -127, 127, True)[0].tolist() == [np.float32(1 / 127), HUGE]
+    message = r"^somebody: the range must have a finite float32 scale; got 7.87402e\+297 at index 1\.$"
+    with pytest.raises(ValueError, match=message):
+        grid_of_range(-wide, wide, -127, 127, True, "somebody")
+
+
+def test_dictionaries_of_every_granularity():
+    for params in (*some(), qn.QParams(np.ones((2, 3)), 0, "int8", qn.PerRow())):
+        assert qn.QParams.from_dict(params.to_dict()) == params
+    assert qn.QParams(1, 0).to_dict()["granularity"] == {"kind": "tensor"}

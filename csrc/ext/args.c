@@ -2,8 +2,6 @@
 
 #include <stdlib.h>
 
-#include "walk.h"
-
 static int refuse(const char *what) {
     PyErr_Format(PyExc_ValueError, "qnumpy._core: %s.", what);
     return -1;
@@ -37,12 +35,6 @@ int qn_arg_flag(PyObject *argument, bool *value) {
 
 int qn_arg_product(int64_t a, int64_t b, int64_t *product) {
     return a < 0 || b < 0 || __builtin_mul_overflow(a, b, product) ? refuse("a shape is negative or too large") : 0;
-}
-
-int64_t qn_source_elements(const qn_source *source) {
-    int64_t n = 1;
-    for (int d = 0; d < source->ndim; d++) n *= source->shape[d];
-    return n;
 }
 
 int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source) {
@@ -97,6 +89,34 @@ const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number)
 int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data) {
     *data = argument == Py_None ? NULL : qn_arg_vector(argument, elements, type_number);
     return argument != Py_None && !*data ? -1 : 0;
+}
+
+static bool is_integer(qn_type type) { return type == QN_I8 || type == QN_U8 || type == QN_I16; }
+
+int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m) {
+    qn_source s;
+    if (qn_arg_source(argument, type, &s)) return -1;
+    if (s.ndim < 2 || !is_integer(s.type)) {
+        PyErr_SetString(PyExc_ValueError, "qnumpy._core: an operand is not a matrix of int8, uint8 or int16.");
+        return -1;
+    }
+    int r = s.ndim - 2, c = s.ndim - 1;
+    *m = (qn_matrix){s.data, s.type, s.swapped, s.shape[r], s.shape[c], s.strides[r], s.strides[c], false};
+    return 0;
+}
+
+int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z) {
+    *z = (qn_zeros){NULL, 0};
+    if (argument == Py_None) return 0;
+    PyArrayObject *array = (PyArrayObject *)argument;
+    int last = PyArray_Check(argument) ? PyArray_NDIM(array) - 1 : -1;
+    if (last < 0 || PyArray_TYPE(array) != NPY_INT32 || !PyArray_ISALIGNED(array) || PyArray_ISBYTESWAPPED(array) ||
+        (PyArray_DIM(array, last) != 1 && (PyArray_DIM(array, last) != count || PyArray_STRIDE(array, last) != 4))) {
+        PyErr_SetString(PyExc_ValueError, "qnumpy._core: zero points are not int32 of the right layout.");
+        return -1;
+    }
+    *z = (qn_zeros){PyArray_DATA(array), PyArray_DIM(array, last)};
+    return 0;
 }
 
 static void let_go(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, NULL)); }

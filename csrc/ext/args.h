@@ -11,7 +11,8 @@
 #endif
 #include <numpy/arrayobject.h>
 
-#include "qn_types.h"
+#include "matmul.h"
+#include "source.h"
 
 /* Calls below this many elements keep the GIL: releasing it costs more than they do. */
 enum { QN_GIL_ELEMENTS = 1 << 14 };
@@ -29,7 +30,12 @@ int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid);
 void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);       /* NULL on error */
 const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number); /* C-contiguous, exactly this long */
 int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data); /* such a one or None */
-int64_t qn_source_elements(const qn_source *source);
+
+/* The last two axes of an array of 8-bit codes or words. */
+int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m);
+
+/* None, or an array of int32 whose last axis holds 1 or `count` zero points one after the other. */
+int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z);
 
 /* A new array of one axis that owns *data, of malloc's kind, which is NULL afterwards: what is large is not copied. NULL on
  * error; then *data is still the caller's, unless it is NULL. */

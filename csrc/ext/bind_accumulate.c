@@ -2,7 +2,6 @@
 #include "bindings.h"
 
 #include "accumulate.h"
-#include "walk.h"
 
 static bool gathers(const qn_source *s) { return s->type <= QN_BF16 && s->type != QN_F64; }
 

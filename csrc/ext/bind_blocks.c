@@ -14,7 +14,7 @@ static PyObject *quantize_blocks(PyObject *self, qn_args a, Py_ssize_t count) {
         qn_arg_int(a[5], 1, QN_MAX_BLOCK, &block) || qn_arg_int(a[6], 0, 127, &format.emax))
         return NULL;
     if (x.type >= QN_I8 || rows < 0 || columns < 0 || __builtin_mul_overflow(rows, columns, &elements) ||
-        elements != qn_source_elements(&x))
+        elements != qn_elements(&x))
         return PyErr_Format(PyExc_ValueError, "qnumpy._core.quantize_blocks: the input is not real or not that large.");
     format.element = (qn_type)element, format.block = block;
     format.largest = (float)PyFloat_AsDouble(a[7]), format.tensor_scale = (float)PyFloat_AsDouble(a[8]);

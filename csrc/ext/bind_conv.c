@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "conv.h"
-#include "walk.h"
 
 static int images(PyObject *argument, PyObject *type, qn_conv *c) {
     qn_source s;
@@ -14,7 +13,7 @@ static int images(PyObject *argument, PyObject *type, qn_conv *c) {
         return -1;
     }
     c->x = s.data, c->x_type = s.type;
-    c->x_bytes = s.direct ? qn_source_elements(&s) : 0;
+    c->x_bytes = s.direct ? qn_elements(&s) : 0;
     memcpy(c->x_step, s.strides, sizeof c->x_step);
     c->images = s.shape[0], c->channels = s.shape[1], c->height = s.shape[2], c->width = s.shape[3];
     return 0;

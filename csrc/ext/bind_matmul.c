@@ -1,39 +1,7 @@
-/* Integer products. Packed weights are capsules; what a product overflows is returned, not raised: the message is
- * Python's. */
+/* Integer products. That a sum overflows is returned, not raised: the message is Python's. */
 #include "bindings.h"
 
 #include "matmul.h"
-#include "walk.h"
-
-static bool is_integer(qn_type type) { return type == QN_I8 || type == QN_U8 || type == QN_I16; }
-
-/* The last two axes of an array of 8-bit codes or words. */
-static int matrix(PyObject *argument, PyObject *type, qn_matrix *m) {
-    qn_source s;
-    if (qn_arg_source(argument, type, &s)) return -1;
-    if (s.ndim < 2 || !is_integer(s.type)) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: an operand is not a matrix of int8, uint8 or int16.");
-        return -1;
-    }
-    int r = s.ndim - 2, c = s.ndim - 1;
-    *m = (qn_matrix){s.data, s.type, s.swapped, s.shape[r], s.shape[c], s.strides[r], s.strides[c], false};
-    return 0;
-}
-
-/* None, or an array of int32 whose last axis holds 1 or `count` zero points one after the other. */
-static int zeros(PyObject *argument, int64_t count, qn_zeros *z) {
-    *z = (qn_zeros){NULL, 0};
-    if (argument == Py_None) return 0;
-    PyArrayObject *array = (PyArrayObject *)argument;
-    int last = PyArray_Check(argument) ? PyArray_NDIM(array) - 1 : -1;
-    if (last < 0 || PyArray_TYPE(array) != NPY_INT32 || !PyArray_ISALIGNED(array) || PyArray_ISBYTESWAPPED(array) ||
-        (PyArray_DIM(array, last) != 1 && (PyArray_DIM(array, last) != count || PyArray_STRIDE(array, last) != 4))) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: zero points are not int32 of the right layout.");
-        return -1;
-    }
-    *z = (qn_zeros){PyArray_DATA(array), PyArray_DIM(array, last)};
-    return 0;
-}
 
 /* Byte or element steps of the batch axes, which are those of `shape`; each a multiple of `unit`. */
 static int steps(PyObject *argument, int tail, const qn_product *p, int64_t unit, int64_t *step) {
@@ -59,8 +27,9 @@ static PyObject *matmul_integer(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_product p = {0};
     int64_t elements = 1;
     (void)self;
-    if (qn_arg_count("matmul_integer", count, 7) || matrix(a[0], a[1], &p.a) || matrix(a[2], a[3], &p.b) ||
-        zeros(a[4], p.a.rows, &p.za) || zeros(a[5], p.b.columns, &p.zb))
+    if (qn_arg_count("matmul_integer", count, 7) || qn_arg_matrix(a[0], a[1], &p.a) ||
+        qn_arg_matrix(a[2], a[3], &p.b) || qn_arg_zeros(a[4], p.a.rows, &p.za) ||
+        qn_arg_zeros(a[5], p.b.columns, &p.zb))
         return NULL;
     PyArrayObject *left = (PyArrayObject *)a[0];
     p.ndim = PyArray_NDIM(left) - 2;
@@ -80,52 +49,6 @@ static PyObject *matmul_integer(PyObject *self, qn_args a, Py_ssize_t count) {
     outcome = qn_matmul_integer(&p);
     Py_END_ALLOW_THREADS;
     return fitted(outcome);
-}
-
-static void release(PyObject *capsule) { qn_packed_free(PyCapsule_GetPointer(capsule, QN_PACKED_CAPSULE)); }
-
-/* (b, b_type, b_zero) */
-static PyObject *pack_weights(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_matrix b;
-    qn_zeros zero;
-    qn_packed *packed;
-    (void)self;
-    if (qn_arg_count("pack_weights", count, 3) || matrix(a[0], a[1], &b) || zeros(a[2], b.columns, &zero)) return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    packed = qn_pack_weights(&b, zero);
-    Py_END_ALLOW_THREADS;
-    if (!packed) return PyErr_NoMemory();
-    PyObject *capsule = PyCapsule_New(packed, QN_PACKED_CAPSULE, release);
-    if (!capsule) qn_packed_free(packed);
-    return capsule;
-}
-
-static PyObject *packed_info(PyObject *self, qn_args a, Py_ssize_t count) {
-    (void)self;
-    if (qn_arg_count("packed_info", count, 1)) return NULL;
-    const qn_packed *b = PyCapsule_GetPointer(a[0], QN_PACKED_CAPSULE);
-    if (!b) return NULL;
-    return Py_BuildValue("LLLs", (long long)qn_packed_rows(b), (long long)qn_packed_columns(b),
-                         (long long)qn_packed_bytes(b), qn_packed_form(b));
-}
-
-static PyObject *packed_codes(PyObject *self, qn_args a, Py_ssize_t count) {
-    (void)self;
-    if (qn_arg_count("packed_codes", count, 2)) return NULL;
-    const qn_packed *b = PyCapsule_GetPointer(a[0], QN_PACKED_CAPSULE);
-    if (!b) return NULL;
-    void *codes = qn_arg_output(a[1], qn_packed_rows(b) * qn_packed_columns(b), qn_itemsize(qn_packed_type(b)));
-    if (!codes) return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    qn_packed_codes(b, codes);
-    Py_END_ALLOW_THREADS;
-    Py_RETURN_NONE;
-}
-
-/* None, or the data of a vector. */
-static int optional(PyObject *argument, int64_t elements, int type_number, const void **data) {
-    *data = argument == Py_None ? NULL : qn_arg_vector(argument, elements, type_number);
-    return argument != Py_None && !*data ? -1 : 0;
 }
 
 /* A matrix of whole rows, which may lie apart. */
@@ -156,7 +79,8 @@ static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
     const void *row_scale, *column_scale, *bias, *acc_bias;
     int low = 0, high = 0, middle = 0;
     (void)self;
-    if (qn_arg_count("matmul_packed", count, 15) || matrix(a[0], a[1], &left) || zeros(a[2], left.rows, &zero))
+    if (qn_arg_count("matmul_packed", count, 15) || qn_arg_matrix(a[0], a[1], &left) ||
+        qn_arg_zeros(a[2], left.rows, &zero))
         return NULL;
     const qn_packed *b = PyCapsule_GetPointer(a[3], QN_PACKED_CAPSULE);
     if (!b) return NULL;
@@ -166,9 +90,9 @@ static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
         (left.type == QN_I16 && !words))
         return PyErr_Format(PyExc_ValueError, "qnumpy._core: the left matrix does not fit the packed one.");
     r.row_scales = PyArray_Check(a[6]) && PyArray_SIZE((PyArrayObject *)a[6]) == m ? m : 1;
-    if (result_rows(a[4], a[5], m, n, &r) || optional(a[6], r.row_scales, NPY_FLOAT32, &row_scale) ||
-        optional(a[7], n, NPY_FLOAT32, &column_scale) || optional(a[8], n, NPY_FLOAT32, &bias) ||
-        optional(a[9], n, NPY_INT32, &acc_bias) || qn_arg_int(a[12], -65535, 65535, &middle) ||
+    if (result_rows(a[4], a[5], m, n, &r) || qn_arg_optional(a[6], r.row_scales, NPY_FLOAT32, &row_scale) ||
+        qn_arg_optional(a[7], n, NPY_FLOAT32, &column_scale) || qn_arg_optional(a[8], n, NPY_FLOAT32, &bias) ||
+        qn_arg_optional(a[9], n, NPY_INT32, &acc_bias) || qn_arg_int(a[12], -65535, 65535, &middle) ||
         qn_arg_int(a[13], -128, 255, &low) || qn_arg_int(a[14], -128, 255, &high))
         return NULL;
     double lo = PyFloat_AsDouble(a[10]), hi = PyFloat_AsDouble(a[11]);
@@ -188,10 +112,6 @@ static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
 PyMethodDef qn_matmul_methods[] = {
     QN_METHOD(matmul_integer, "matmul_integer(a, a_type, b, b_type, a_zero, b_zero, out, /)\n--\n\nFill out with the "
                               "products; False when a sum does not fit int32."),
-    QN_METHOD(pack_weights,
-              "pack_weights(b, b_type, b_zero, /)\n--\n\nPack a right matrix for any number of products."),
-    QN_METHOD(packed_info, "packed_info(packed, /)\n--\n\nRows, columns, bytes and form of a packed matrix."),
-    QN_METHOD(packed_codes, "packed_codes(packed, out, /)\n--\n\nFill out with the codes that were packed."),
     QN_METHOD(matmul_packed, "matmul_packed(a, a_type, a_zero, packed, out, out_type, row_scale, column_scale, bias, "
                              "acc_bias, lo, hi, zero_point, qmin, qmax, /)\n--\n\nFill out with a product and its "
                              "output stage; False when a sum does not fit int32."),

@@ -2,7 +2,6 @@
 #include "bindings.h"
 
 #include "dispatch.h"
-#include "walk.h"
 
 static int bits_of(qn_type type) { return type == QN_I4 || type == QN_U4 ? 4 : type == QN_I2 || type == QN_U2 ? 2 : 0; }
 

@@ -1,7 +1,7 @@
 /* quantize, dequantize, fake_quantize, requantize: each (input, type, parameters..., output, type, grid..., ...) -> None. */
 #include "bindings.h"
 
-#include "walk.h"
+#include "quantize.h"
 
 typedef struct {
     float scale;
@@ -63,7 +63,7 @@ static PyObject *quantizing(const char *name, operation operate, qn_type first, 
     qn_type type;
     int convention;
     if (qn_arg_count(name, count, 13) || qn_arg_source(a[0], a[1], &x)) return NULL;
-    int64_t n = qn_source_elements(&x);
+    int64_t n = qn_elements(&x);
     if (x.type >= QN_I8 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], first, n, &out, &type) || code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_CONVENTION_COUNT - 1, &convention))
@@ -92,7 +92,7 @@ static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
     if (q.type < QN_E4M3FN) return PyErr_Format(PyExc_TypeError, "qnumpy._core.dequantize: the input holds no codes.");
-    int64_t n = qn_source_elements(&q);
+    int64_t n = qn_elements(&q);
     if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], QN_F32, n, &out, &type))
         return NULL;
@@ -109,7 +109,7 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     int method;
     (void)self;
     if (qn_arg_count("requantize", count, 15) || qn_arg_source(a[0], a[1], &acc)) return NULL;
-    int64_t n = qn_source_elements(&acc);
+    int64_t n = qn_elements(&acc);
     if (acc.type != QN_I32) return PyErr_Format(PyExc_TypeError, "qnumpy._core.requantize: the input is not int32.");
     if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], QN_I8, n, &out, &type) || code_range(a[10], a[11], &p) ||

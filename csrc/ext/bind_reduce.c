@@ -1,14 +1,14 @@
 /* min_max(x, type, outer, channels, inner, block) -> (min, max, nan, infinite), flat arrays of the parameter count. */
 #include "bindings.h"
 
-#include "walk.h"
+#include "reduce.h"
 
 static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
     (void)self;
     if (qn_arg_count("min_max", count, 6) || qn_arg_source(a[0], a[1], &x) ||
-        qn_arg_grid(a + 2, qn_source_elements(&x), &grid))
+        qn_arg_grid(a + 2, qn_elements(&x), &grid))
         return NULL;
     if (x.type >= QN_I8) return PyErr_Format(PyExc_TypeError, "qnumpy._core.min_max: the input is not real.");
     npy_intp n = (npy_intp)qn_grid_params(&grid);

@@ -2,7 +2,7 @@
 #include "bindings.h"
 
 #include "dispatch.h"
-#include "histogram.h"
+#include "distinct.h"
 #include "threads.h"
 
 static PyObject *isas(PyObject *self, qn_args a, Py_ssize_t count) {

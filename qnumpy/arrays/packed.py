@@ -13,7 +13,7 @@ from ..dtypes import float_type
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor, normalize_axis
 from ..ops.quantize import codes_of, quantize_linear
 from ..ops.reduce import ranges
-from ..qparams import QParams, describe
+from ..qparams import QParams
 from .quantized import QuantizedArray
 
 __all__ = ["PackedWeight", "qmatmul"]
@@ -257,7 +257,7 @@ class PackedWeight:
         shares = by_row or isinstance(params.granularity, PerTensor) or self._shares_groups(x)
         if _bits(params) != 8 or not shares:
             wanted = f", per row or per group {self._group} on the last axis" if self._group else " or per row"
-            got = f"{params.code.name} {describe(params.granularity)}"
+            got = f"{params.code.name} {params.granularity.describe()}"
             raise TypeError(_check.must(owner, "x", f"of int8 or uint8 per tensor{wanted}", got))
         rows = self._rows(owner, x.shape)
         y = self._result(owner, out, x.codes)
@@ -333,7 +333,7 @@ class PackedWeight:
         return html_facts("PackedWeight", rows)
 
     def _describe(self) -> list[str]:
-        parts = [f"{self.qparams.code.name} {describe(self.qparams.granularity)}", str(self._input)]
+        parts = [f"{self.qparams.code.name} {self.qparams.granularity.describe()}", str(self._input)]
         parts += ["bias"] if self.bias is not None else []
         parts += [f"clip ({self._clip[0]:g}, {self._clip[1]:g})"] if self._clip != (-math.inf, math.inf) else []
         return parts + ([f"-> {self._output.code.name}"] if self._output is not None else [])
@@ -501,7 +501,7 @@ def _group_size(owner: str, params: QParams) -> int:
     elif isinstance(granularity, PerTensor) or (isinstance(granularity, PerChannel) and granularity.axis % 2 == 1):
         return 0
     wanted = "quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K"
-    raise ValueError(_check.must(owner, "w", wanted, describe(granularity)))
+    raise ValueError(_check.must(owner, "w", wanted, granularity.describe()))
 
 
 def _vector(owner: str, name: str, value: Any, n: int) -> Array:

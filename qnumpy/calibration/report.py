@@ -9,7 +9,7 @@ import numpy as np
 
 from .._tables import Table, as_json, number
 from ..observers import HistogramObserver, MinMaxObserver, Observer
-from ..qparams import QParams, describe
+from ..qparams import QParams
 from ..reports.compare import texts
 from .estimate import METHODS, estimate
 
@@ -244,7 +244,7 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
         reason = str(error)
     what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
     what = what.replace("Observer", "")
-    granularity = describe(observer.granularity)
+    granularity = observer.granularity.describe()
     return CalibratedTensor(
         name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques, reason, apart, apart_from
     )

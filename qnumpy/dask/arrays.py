@@ -17,7 +17,7 @@ from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
 from ..observers import HistogramObserver, MinMaxObserver
 from ..ops.histogram import CHOICES, percentile_share
 from ..ops.quantize import codes_of
-from ..qparams import QParams, check_scheme, describe
+from ..qparams import QParams, check_scheme
 from ..reports.compare import Report, merged
 from ..reports.metrics import Sums, measure
 from .reduction import observe
@@ -230,7 +230,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         shape=source.shape,
         source=source.dtype.name,
         dtype=values.dtype.name if params is None else params.code.name,
-        granularity=None if params is None else describe(params.granularity),
+        granularity=None if params is None else params.granularity.describe(),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes if params is None else params.code.packed_nbytes(values.shape) + params.nbytes,
         levels=None if params is None else params.levels,

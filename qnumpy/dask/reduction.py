@@ -17,7 +17,6 @@ from ..dtypes import float_type
 from ..files.store import Reader
 from ..granularity import PerChannel, PerGroup, normalize_axis
 from ..observers import Observer
-from ..qparams import describe
 
 __all__ = ["calibrate", "from_safetensors", "observe"]
 
@@ -189,7 +188,7 @@ def _whole(owner: str, x: Any, observer: Observer) -> DaskArray:
         raise TypeError(_check.must(owner, "x", "a dask array or bag", _check.typed(x)))
     granularity = observer.granularity
     if isinstance(granularity, PerGroup):
-        raise ValueError(_check.must(owner, "observer", "per tensor or per channel", describe(granularity)))
+        raise ValueError(_check.must(owner, "observer", "per tensor or per channel", granularity.describe()))
     if not isinstance(granularity, PerChannel):
         return x
     axis = normalize_axis(owner, granularity.axis, x.ndim)

@@ -13,7 +13,7 @@ from ..dtypes import CODE_TYPES, CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor, from_axis_block
 from ..ops.reduce import ranges
-from ..qparams import QParams, check_scheme, describe
+from ..qparams import QParams, check_scheme
 
 __all__ = ["Observer"]
 
@@ -400,7 +400,7 @@ class Observer:
         return QParams.from_range(low, high, dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
 
     def _describe(self) -> list[tuple[str, str]]:
-        lines = [("dtype", self.dtype), ("granularity", describe(self.granularity))]
+        lines = [("dtype", self.dtype), ("granularity", self.granularity.describe())]
         lines += [("scheme", "symmetric" if self.symmetric else "affine"), *self._details()]
         if not self._seen:
             return [*lines, ("seen", "nothing seen")]

@@ -11,7 +11,7 @@ from ..ops import histogram as _histogram
 from ..ops.distinct import FEW, Few, nothing
 from ..ops.distinct import merge as merge_few
 from ..ops.histogram import CHOICES, METHODS, Histogram
-from ..qparams import QParams, describe
+from ..qparams import QParams
 from .base import Batch, Observer
 
 __all__ = ["Bins", "HistogramObserver"]
@@ -381,10 +381,10 @@ class HistogramObserver(Observer):
         if not isinstance(qparams, QParams):
             raise TypeError(_check.must(owner, "qparams", "a QParams", _check.typed(qparams)))
         if qparams.granularity != self.granularity or qparams.scale.shape != self.min_.shape:
-            wanted = f"{describe(self.granularity)}, of shape {self.min_.shape}"
+            wanted = f"{self.granularity.describe()}, of shape {self.min_.shape}"
             raise ValueError(
                 _check.must(
-                    owner, "qparams", wanted, f"{describe(qparams.granularity)}, of shape {qparams.scale.shape}"
+                    owner, "qparams", wanted, f"{qparams.granularity.describe()}, of shape {qparams.scale.shape}"
                 )
             )
         return qparams

@@ -1,11 +1,12 @@
-"""Cast between float formats; csrc/kernels/float_list.h lists them, docs/semantics.md states the rules."""
+"""Cast between float formats; csrc/kernels/lists/float_list.h lists them, docs/semantics.md states the rules."""
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, DTypeOf, Overflow, Rounding, ScalarT
 from ..dtypes import FLOAT_TYPES, FloatType
 
 __all__ = ["cast"]
@@ -16,14 +17,34 @@ _FLOAT64 = FLOAT_TYPES["float64"]
 _CHUNK = 1 << 16
 
 
+@overload
 def cast(
-    x: Any,
-    dtype: Any,
+    x: ArrayLike,
+    dtype: DTypeOf[ScalarT],
     *,
-    overflow: str = "inf",
-    rounding: str = "nearest",
+    overflow: Overflow = "inf",
+    rounding: Rounding = "nearest",
     seed: int | None = None,
-    out: Any = None,
+    out: NDArray[ScalarT] | None = None,
+) -> NDArray[ScalarT]: ...
+@overload
+def cast(
+    x: ArrayLike,
+    dtype: DTypeLike,
+    *,
+    overflow: Overflow = "inf",
+    rounding: Rounding = "nearest",
+    seed: int | None = None,
+    out: Array | None = None,
+) -> Array: ...
+def cast(
+    x: ArrayLike,
+    dtype: DTypeLike,
+    *,
+    overflow: Overflow = "inf",
+    rounding: Rounding = "nearest",
+    seed: int | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Convert an array to another float format, rounded half to even, once.
 
@@ -82,18 +103,16 @@ def cast(
     [0.1015625, 448.0, -448.0]
     """
     owner = "cast"
-    source, real = _args.real(owner, "x", x, FLOAT_TYPES)
+    source, kind = _args.real(owner, "x", x, FLOAT_TYPES)
     to = _args.floating(owner, dtype, FLOAT_TYPES)
     saturate = _args.choice(owner, "overflow", overflow, _OVERFLOW)
     stochastic = _args.choice(owner, "rounding", rounding, _ROUNDING)
     number = _seed(owner, seed, stochastic) if stochastic or seed is not None else 0
-    order = None if stochastic else _args.memory_order(source, out)
-    stored = source if order is None else source.transpose(order)
-    result = _args.output(owner, out, to.dtype, stored.shape, stored)
     if overflow == "raise":
-        _refuse(owner, source, stored, real, to)
-    _core.cast(stored, real.core, result, to.core, saturate, stochastic, number)
-    return result if order is None else _args.unpermuted(result, order)
+        _check_range(owner, source, kind, to)
+    if stochastic and out is None:  # the random numbers follow C order
+        out = np.empty(source.shape, to.dtype)
+    return _args.elementwise(owner, _core.cast, source, kind, None, None, None, to, out, saturate, stochastic, number)
 
 
 def _seed(owner: str, seed: Any, stochastic: int) -> int:
@@ -107,23 +126,25 @@ def _seed(owner: str, seed: Any, stochastic: int) -> int:
     return number
 
 
-def _refuse(owner: str, given: Array, stored: Array, real: FloatType, to: FloatType) -> None:
+def _check_range(owner: str, source: Array, kind: FloatType, to: FloatType) -> None:
     """Raise when `to` cannot hold an element; the range says whether, and only then are the elements looked at."""
-    low, high, nan, infinite = (part[0] for part in _core.min_max(stored, real.core, 1, 1, stored.size, 0))
+    order = _args.memory_order(source, None)
+    contiguous = source if order is None else source.transpose(order)
+    low, high, nan, infinite = (part[0] for part in _core.min_max(contiguous, kind.core, 1, 1, source.size, 0))
     extremes = [low, high] if low <= high else []
     extremes += [np.nan] * bool(nan) + [np.inf] * bool(infinite)
     if not _unfit(np.array(extremes), to).any():
         return
     count, first, value = 0, 0, 0.0
-    for start in range(0, given.size, _CHUNK):
-        part = given.flat[start : start + _CHUNK]
+    for start in range(0, source.size, _CHUNK):
+        part = source.flat[start : start + _CHUNK]
         wide = np.empty(part.shape, np.float64)
-        _core.cast(part, real.core, wide, _FLOAT64.core, 0, 0, 0)
+        _core.cast(part, kind.core, wide, _FLOAT64.core, 0, 0, 0)
         bad = np.flatnonzero(_unfit(wide, to))
         if bad.size and not count:
             first, value = start + int(bad[0]), float(wide[bad[0]])
         count += bad.size
-    got = f"{count} of {given.size} outside it, the first {value!r}{_check.where(first, given)}"
+    got = f"{count} of {source.size} outside it, the first {value!r}{_check.where(first, source)}"
     raise OverflowError(_check.must(owner, "x", f'in the range of {to.name} when overflow is "raise"', got))
 
 

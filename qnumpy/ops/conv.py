@@ -1,32 +1,34 @@
 """Exact integer convolutions."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, CodeLike, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES
 
 __all__ = ["conv2d_integer"]
 
-_OPERANDS = {found.dtype: found for found in (CODE_TYPES["int8"], CODE_TYPES["uint8"])}
-_FARTHEST = 2**31 - 1  # stride, dilation, padding
+_OPERANDS = {code_type.dtype: code_type for code_type in (CODE_TYPES["int8"], CODE_TYPES["uint8"])}
+_LARGEST = 2**31 - 1  # of a stride, a dilation, a padding: the kernel takes int32
 _INT32 = np.dtype(np.int32)
+
+Pair: TypeAlias = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 
 
 def conv2d_integer(
-    x: Any,
-    w: Any,
-    x_zero_point: Any = None,
-    w_zero_point: Any = None,
+    x: CodeLike,
+    w: CodeLike,
+    x_zero_point: IntegerLike | None = None,
+    w_zero_point: IntegerLike | None = None,
     *,
-    strides: Any = 1,
-    padding: Any = 0,
-    dilations: Any = 1,
+    strides: Pair = 1,
+    padding: Pair | tuple[int, int, int, int] = 0,
+    dilations: Pair = 1,
     groups: int = 1,
-    out: Any = None,
-) -> Array:
+    out: Int32Array | None = None,
+) -> Int32Array:
     """Convolve integer codes exactly: ``(x - x_zero_point) * (w - w_zero_point)`` summed in int32.
 
     Parameters
@@ -77,9 +79,9 @@ def conv2d_integer(
            [16, 20]], dtype=int32)
     """
     owner = "conv2d_integer"
-    given = convolution(owner, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
-    result = _args.output(owner, out, _INT32, given.shape, given.x, given.w)
-    convolve(owner, given, result)
+    operands = convolution(owner, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    result = _args.output(owner, out, _INT32, operands.shape, operands.x, operands.w)
+    convolve(owner, operands, result)
     return result
 
 
@@ -91,13 +93,14 @@ class Convolution(NamedTuple):
     x_zero: int
     w_zero: Array
     groups: int
-    where: tuple[int, int, int, int, int, int]  # strides, dilations, padding at the top and to the left
+    window: tuple[int, int, int, int, int, int]  # strides, dilations, padding at the top and to the left
     shape: tuple[int, ...]
 
 
 def convolution(
     owner: str, x: Any, w: Any, x_zero: Any, w_zero: Any, strides: Any, padding: Any, dilations: Any, groups: Any
 ) -> Convolution:
+    """Check the arguments of a convolution, each once."""
     image, weight = _operand(owner, "x", x), _operand(owner, "w", w)
     groups = _check.integer(owner, "groups", groups)
     (n, c, *size), (m, depth, *kernel) = image.shape, weight.shape
@@ -117,14 +120,14 @@ def convolution(
         got = f"{(tall, wide)} over {(height, width)}"
         raise ValueError(_check.must(owner, "w", "no larger than the padded image", got))
     x_zero, w_zero = _zero(owner, "x_zero_point", x_zero, image, 1), _zero(owner, "w_zero_point", w_zero, weight, m)
-    where = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
+    window = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
     shape = (n, m, (height - tall) // steps[0] + 1, (width - wide) // steps[1] + 1)
-    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, where, shape)
+    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, window, shape)
 
 
 def convolve(
     owner: str,
-    given: Convolution,
+    operands: Convolution,
     out: Array,
     scale: Array | None = None,
     bias: Array | None = None,
@@ -132,58 +135,58 @@ def convolve(
     qmin: int = 0,
     qmax: int = 0,
 ) -> None:
-    """Fill out with sums, or with the codes that they become."""
-    x, w = given.x, np.ascontiguousarray(given.w)
-    kind = _core.TYPES["int32"] if scale is None else _OPERANDS[out.dtype].core
+    """Fill `out` with int32 sums; with a scale, with codes."""
+    x, w = operands.x, np.ascontiguousarray(operands.w)
+    out_type = _core.TYPES["int32"] if scale is None else _OPERANDS[out.dtype].core
     if not _core.conv2d(
-        x, _OPERANDS[x.dtype].core, w, _OPERANDS[w.dtype].core, given.x_zero, given.w_zero, given.groups,
-        *given.where, out, kind, scale, bias, zero_point, qmin, qmax,
+        x, _OPERANDS[x.dtype].core, w, _OPERANDS[w.dtype].core, operands.x_zero, operands.w_zero,
+        operands.groups, *operands.window, out, out_type, scale, bias, zero_point, qmin, qmax,
     ):  # fmt: skip
         raise OverflowError(_check.must(owner, "every sum", "in the range of int32", "one that is not"))
 
 
 def _operand(owner: str, name: str, value: Any) -> Array:
-    given = _check.array(owner, name, value)
-    if given.dtype not in _OPERANDS:
-        raise TypeError(_check.must(owner, name, "an array of int8 or uint8", f"dtype {given.dtype}"))
-    if given.ndim != 4:
-        raise ValueError(_check.must(owner, name, "4-D", f"shape {given.shape}"))
-    return given
+    operand = _check.array(owner, name, value)
+    if operand.dtype not in _OPERANDS:
+        raise TypeError(_check.must(owner, name, "an array of int8 or uint8", f"dtype {operand.dtype}"))
+    if operand.ndim != 4:
+        raise ValueError(_check.must(owner, name, "4-D", f"shape {operand.shape}"))
+    return operand
 
 
 def _pair(owner: str, name: str, value: Any, least: int) -> tuple[int, ...]:
-    if type(value) is int and least <= value <= _FARTHEST:
+    if type(value) is int and least <= value <= _LARGEST:
         return value, value
     values = value if isinstance(value, (tuple, list)) else (value, value)
-    found = tuple(_check.integer(owner, name, each) for each in values)
-    if len(found) != 2 or min(found) < least:
+    pair = tuple(_check.integer(owner, name, each) for each in values)
+    if len(pair) != 2 or min(pair) < least:
         raise ValueError(_check.must(owner, name, f"one or two integers of at least {least}", _check.typed(value)))
-    return _near(owner, name, found)
+    return _bounded(owner, name, pair)
 
 
 def _padding(owner: str, value: Any) -> tuple[int, ...]:
-    """(top, left, bottom, right)."""
+    """Return (top, left, bottom, right)."""
     if not (isinstance(value, (tuple, list)) and len(value) == 4):
         return _pair(owner, "padding", value, 0) * 2
-    found = tuple(_check.integer(owner, "padding", each) for each in value)
-    if min(found) < 0:
+    sides = tuple(_check.integer(owner, "padding", each) for each in value)
+    if min(sides) < 0:
         raise ValueError(_check.must(owner, "padding", "at least 0", _check.typed(value)))
-    return _near(owner, "padding", found)
+    return _bounded(owner, "padding", sides)
 
 
-def _near(owner: str, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
-    if max(found) > _FARTHEST:
-        raise ValueError(_check.must(owner, name, f"at most {_FARTHEST}", str(max(found))))
-    return found
+def _bounded(owner: str, name: str, values: tuple[int, ...]) -> tuple[int, ...]:
+    if max(values) > _LARGEST:
+        raise ValueError(_check.must(owner, name, f"at most {_LARGEST}", str(max(values))))
+    return values
 
 
 def _zero(owner: str, name: str, value: Any, codes: Array, channels: int) -> Array:
-    """Zero points as int32 of shape (1,) or (channels,)."""
-    code = _OPERANDS[codes.dtype]
-    found = _check.zero_point(owner, 0 if value is None else value, code.qmin, code.qmax, name)
-    if found.size == 1:
-        return found.reshape(1)
-    if found.shape != (channels,):
+    """Return zero points as int32 of shape (1,) or (channels,)."""
+    code_type = _OPERANDS[codes.dtype]
+    zeros = _check.zero_point(owner, 0 if value is None else value, code_type.qmin, code_type.qmax, name)
+    if zeros.size == 1:
+        return zeros.reshape(1)
+    if zeros.shape != (channels,):
         wanted = "()" if channels == 1 else f"() or ({channels},)"
-        raise ValueError(_check.must(owner, name, f"of shape {wanted}", f"shape {found.shape}"))
-    return found
+        raise ValueError(_check.must(owner, name, f"of shape {wanted}", f"shape {zeros.shape}"))
+    return zeros

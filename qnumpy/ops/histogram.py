@@ -55,13 +55,13 @@ def _bits(granularity: Granularity) -> int:
 def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, tuple[Array, Array, Array, Array]]:
     """Count the finite elements; in the same read min, max, NaN and infinity counts, as from reduce.ranges."""
     source, real = _args.real(owner, "x", x)
-    axis, block_size = granularity.axis_block
-    where = _args.layout(owner, source.shape, axis, block_size)
-    order = _args.memory_order(source, None) if block_size is None else None
-    shape = where.shape
+    shape = _args.layout_of(owner, granularity, source.shape).shape
+    order = _args.memory_order(source, None) if granularity.params_ndim() is not None else None
+    permuted = granularity
     if order is not None:
-        source, where, _, _ = _args.permuted(owner, source, where, None, None, order, block_size)
-    found = _core.histogram(_args.stored(source, real.storage), real.core, *where.grid, _bits(granularity))
+        permuted, source = granularity.permuted(order, source.shape), source.transpose(order)
+    grid = permuted.grid(source.shape)
+    found = _core.histogram(_args.stored(source, real.storage), real.core, *grid, _bits(granularity))
     low, high, nan, infinite = (part.reshape(shape) for part in found[3:])
     return Histogram(*found[:3]), (low, high, nan, infinite)
 

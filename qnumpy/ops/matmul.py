@@ -1,22 +1,34 @@
-"""Exact integer products of arrays."""
+"""Products of matrices of the low-precision types: exact ones of integer codes, and sums in each accumulator."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import _args, _core
-from .._args import Array
-from .._check import array, must, zero_point
+from .._check import array, must, typed, zero_point
+from .._typing import Array, ArrayLike, CodeLike, DType, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES, CodeType, float_type
+from .accumulate import accumulate_dot
 
-__all__ = ["matmul_integer"]
+__all__ = ["integer_operand", "integer_product", "matmul", "matmul_integer"]
 
-_OPERANDS = {found.dtype: found for name, found in CODE_TYPES.items() if name in ("int8", "uint8", "int16")}
+_INTEGERS = ("int8", "uint8", "int16")
+_OPERANDS = {CODE_TYPES[name].dtype: CODE_TYPES[name] for name in _INTEGERS}
+_FLOATS = {"float16": ("float16", "float32"), "bfloat16": ("float32",)}  # and what they may be summed in
+_WIDENED = 1 << 22  # elements of an operand that are float32 at a time
 _INT32 = np.dtype(np.int32)
 
 
-def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None, *, out: Any = None) -> Any:
+def matmul_integer(
+    a: CodeLike,
+    b: CodeLike,
+    a_zero_point: IntegerLike | None = None,
+    b_zero_point: IntegerLike | None = None,
+    *,
+    out: Int32Array | None = None,
+) -> Int32Array:
     """Multiply matrices of integer codes exactly: ``(a - a_zero_point) @ (b - b_zero_point)`` in int32.
 
     Parameters
@@ -71,45 +83,165 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
            [ 889, -892]], dtype=int32)
     """
     owner = "matmul_integer"
-    left, left_type = _operand(owner, "a", a)
-    right, right_type = _operand(owner, "b", b)
+    left, right = integer_operand(owner, "a", a), integer_operand(owner, "b", b)
+    return integer_product(owner, left, right, a_zero_point, b_zero_point, out)  # type: ignore[no-any-return]
+
+
+def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Array:
+    """Multiply matrices of a low-precision type and sum in its accumulator.
+
+    int8, uint8 and int16 are summed in int32, exactly; bfloat16 in float32; float16 in float16, rounded after every
+    step, or in float32.
+
+    Parameters
+    ----------
+    a : array_like of int8, uint8, int16, float16 or bfloat16, shape (..., M, K) or (K,)
+    b : array_like of the same kind, shape (..., K, N) or (K,)
+        Floating operands have one type; integers may be mixed as in matmul_integer. Broadcast as by np.matmul.
+    accumulate : str or dtype, optional
+        int32 for integers, float32 for bfloat16, float16 or float32 for float16; ``accumulator(a.dtype)`` by default.
+
+    Returns
+    -------
+    ndarray of the accumulator's type, shape (..., M, N)
+
+    Raises
+    ------
+    TypeError
+        An operand is of another type, the two do not go together, or accumulate does not fit them.
+    ValueError
+        The shapes do not fit.
+    OverflowError
+        A sum of integers does not fit in int32.
+
+    Notes
+    -----
+    Sums in float16 are rounded half to even, once for each product added, in the order of K (accumulate_dot): what
+    hardware without a wider accumulator computes, at the price of an emulation. Sums in float32 are products of BLAS:
+    operands are widened, which is exact, in blocks of 16 MiB; the order of the sums is that of BLAS, so the result is
+    within ``K * 2**-24 * (|a| @ |b|)``, to first order, of the exact one.
+
+    Examples
+    --------
+    >>> ones = np.ones((1, 4096), np.float16)
+    >>> matmul(ones, ones.T).item(), matmul(ones, ones.T, accumulate="float32").item()
+    (2048.0, 4096.0)
+    """
+    owner = "matmul"
+    left, right = _operand(owner, "a", a), _operand(owner, "b", b)
+    name = left.dtype.name
+    integers = name in _INTEGERS
+    if right.dtype.name not in _INTEGERS if integers else right.dtype.name != name:
+        wanted = "integers like a" if integers else f"of {name} like a"
+        raise TypeError(must(owner, "b", wanted, f"dtype {right.dtype.name}"))
+    allowed = ("int32",) if integers else _FLOATS[name]
+    chosen = allowed[0] if accumulate is None else _name(accumulate)
+    if chosen not in allowed:
+        raise TypeError(must(owner, "accumulate", f"{' or '.join(allowed)} for {name}", typed(accumulate)))
+    if integers:
+        return np.asarray(integer_product(owner, left, right, None, None))
+    return _pair_by_pair(owner, left, right, np.dtype(chosen), _narrow if chosen == "float16" else _widened)
+
+
+def _operand(owner: str, name: str, value: Any) -> Array:
+    operand = array(owner, name, value)
+    if operand.dtype.name not in (*_INTEGERS, *_FLOATS):
+        text = must(owner, name, "an array of int8, uint8, int16, float16 or bfloat16", f"dtype {operand.dtype}")
+        raise TypeError(text + (" Use a @ b." if operand.dtype.kind == "f" else ""))
+    if operand.ndim == 0:
+        raise ValueError(must(owner, name, "of one dimension or more", "a 0-d array"))
+    return operand
+
+
+def _name(dtype: Any) -> str | None:
+    kind = float_type(dtype)
+    try:
+        return kind.name if kind else np.dtype(dtype).name
+    except TypeError:
+        return None
+
+
+def _pair_by_pair(
+    owner: str, a: Array, b: Array, dtype: np.dtype[Any], product: Callable[[Array, Array, Array], None]
+) -> Array:
+    """Call product(a, b, out) for every pair of matrices of two stacks."""
+    left, right = a[None] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b
+    try:
+        stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    except ValueError:
+        stack = None
+    if stack is None or left.shape[-1] != right.shape[-2]:
+        got = f"shapes {a.shape} and {b.shape}"
+        raise ValueError(must(owner, "a and b", "of shapes (..., M, K) and (..., K, N)", got))
+    out = np.empty((*stack, left.shape[-2], right.shape[-1]), dtype)
+    lefts, rights = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (left, right))
+    for index in np.ndindex(stack):
+        product(lefts[index], rights[index], out[index])
+    if a.ndim == 1:
+        out = out[..., 0, :]
+    return np.asarray(out[..., 0] if b.ndim == 1 else out)
+
+
+def _narrow(a: Array, b: Array, out: Array) -> None:
+    out[...] = accumulate_dot(a, b, accumulate=out.dtype)
+
+
+def _widened(a: Array, b: Array, out: Array) -> None:
+    step = max(1, _WIDENED // max(a.shape[-1], 1))
+    for column in range(0, b.shape[1], step):
+        columns = slice(column, column + step)
+        right = b[:, columns].astype(np.float32)
+        for row in range(0, a.shape[0], step):
+            rows = slice(row, row + step)
+            np.matmul(a[rows].astype(np.float32), right, out=out[rows, columns])
+
+
+def integer_operand(owner: str, name: str, value: Any) -> Array:
+    """Return an operand of matmul_integer as a checked array."""
+    operand = array(owner, name, value)
+    if _integer_type(operand) is None:
+        sentence = must(owner, name, "an array of int8, uint8 or int16", f"dtype {operand.dtype}")
+        if float_type(operand.dtype) is not None:
+            sentence += " Quantize it first, or multiply floats with qnumpy.matmul or np.matmul."
+        raise TypeError(sentence)
+    if operand.ndim == 0:
+        raise ValueError(must(owner, name, "of one dimension or more", "a 0-d array"))
+    return operand
+
+
+def integer_product(owner: str, left: Array, right: Array, a_zero: Any, b_zero: Any, out: Any = None) -> Any:
+    """Multiply checked operands as matmul_integer does, for the function `owner` that the user called."""
+    left_type, right_type = _integer_type(left), _integer_type(right)
+    assert left_type is not None
+    assert right_type is not None
     rows = left[None, :] if left.ndim == 1 else left
     columns = right[:, None] if right.ndim == 1 else right
     if rows.shape[-1] != columns.shape[-2]:
         raise ValueError(must(owner, "b", f"of as many rows as a has columns, {rows.shape[-1]}", _shapes(left, right)))
     batch = _batch(owner, left, right, rows.shape[:-2], columns.shape[:-2])
     m, n = rows.shape[-2], columns.shape[-1]
-    a_zero = _zeros(owner, "a_zero_point", a_zero_point, left_type, batch, m, axis=-1)
-    b_zero = _zeros(owner, "b_zero_point", b_zero_point, right_type, batch, n, axis=-2)
+    row_zeros = _zeros(owner, "a_zero_point", a_zero, left_type, batch, m, axis=-1)
+    column_zeros = _zeros(owner, "b_zero_point", b_zero, right_type, batch, n, axis=-2)
     shape = (*batch, m, n)
     if left.ndim == 1 or right.ndim == 1:  # without the axes that were put there
         shape = (*batch, *((m,) if left.ndim > 1 else ()), *((n,) if right.ndim > 1 else ()))
     result = _args.output(owner, out, _INT32, shape, left, right)
     full = result.reshape(*batch, m, n)
-    if _is_tall(rows, columns, batch, a_zero, b_zero):
+    if _is_tall(rows, columns, batch, row_zeros, column_zeros):
         tall = math.prod(batch) * m
         rows, full = rows.reshape(tall, rows.shape[-1]), full.reshape(tall, n)
         batch = ()
     rows, columns = _stacked(rows, batch, 2), _stacked(columns, batch, 2)
-    a_zero, b_zero = _stacked(a_zero, batch, 1), _stacked(b_zero, batch, 1)
-    if not _core.matmul_integer(rows, left_type.core, columns, right_type.core, a_zero, b_zero, full):
+    row_zeros, column_zeros = _stacked(row_zeros, batch, 1), _stacked(column_zeros, batch, 1)
+    if not _core.matmul_integer(rows, left_type.core, columns, right_type.core, row_zeros, column_zeros, full):
         raise OverflowError(
             f"{owner}: every sum must fit int32; got one outside it. Split K, and add the parts in int64."
         )
     return result if out is not None or result.ndim else result[()]
 
 
-def _operand(owner: str, name: str, value: Any) -> tuple[Array, CodeType]:
-    given = array(owner, name, value)
-    found = _OPERANDS.get(given.dtype) or _OPERANDS.get(given.dtype.newbyteorder("="))
-    if found is None:
-        sentence = must(owner, name, "an array of int8, uint8 or int16", f"dtype {given.dtype}")
-        if float_type(given.dtype) is not None:
-            sentence += " Quantize it first, or multiply floats with qnumpy.matmul or np.matmul."
-        raise TypeError(sentence)
-    if given.ndim == 0:
-        raise ValueError(must(owner, name, "of one dimension or more", "a 0-d array"))
-    return given, found
+def _integer_type(operand: Array) -> CodeType | None:
+    return _OPERANDS.get(operand.dtype) or _OPERANDS.get(operand.dtype.newbyteorder("="))
 
 
 def _shapes(a: Array, b: Array) -> str:
@@ -143,24 +275,24 @@ def _zeros(
     """
     if value is None:
         return None
-    given = zero_point(owner, value, code.qmin, code.qmax, name)
-    found = given.reshape(1) if given.size == 1 else given
-    if found.ndim > 1:
-        found = found.squeeze(axis) if found.shape[axis] == 1 else found[..., None]  # the latter fits nothing
-    if found.shape[-1] not in (1, length) or not _broadcasts(found.shape[:-1], batch):
+    checked = zero_point(owner, value, code.qmin, code.qmax, name)
+    zeros = checked.reshape(1) if checked.size == 1 else checked
+    if zeros.ndim > 1:
+        zeros = zeros.squeeze(axis) if zeros.shape[axis] == 1 else zeros[..., None]  # the latter fits nothing
+    if zeros.shape[-1] not in (1, length) or not _broadcasts(zeros.shape[:-1], batch):
         wanted = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
-        raise ValueError(must(owner, name, f"of shape () or {wanted}", f"shape {given.shape}"))
-    return np.ascontiguousarray(found) if found.any() else None
+        raise ValueError(must(owner, name, f"of shape () or {wanted}", f"shape {checked.shape}"))
+    return np.ascontiguousarray(zeros) if zeros.any() else None
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(n in (1, t) for n, t in zip(shape[::-1], to[::-1], strict=False))
 
 
-def _stacked(given: Any, batch: tuple[int, ...], own: int) -> Any:
+def _stacked(array: Any, batch: tuple[int, ...], own: int) -> Any:
     """Spread an array with `own` axes of its own over the batch; np.broadcast_to takes as long as a small product."""
-    if given is None or given.shape[:-own] == batch:
-        return given
+    if array is None or array.shape[:-own] == batch:
+        return array
     if not batch:
-        return given.reshape(given.shape[-own:])
-    return np.broadcast_to(given, (*batch, *given.shape[-own:]))
+        return array.reshape(array.shape[-own:])
+    return np.broadcast_to(array, (*batch, *array.shape[-own:]))

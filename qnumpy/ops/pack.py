@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, ArrayLike, CodeLike, DType, UInt8Array
 from ..dtypes import INTEGER_TYPES, CodeType
 from ..granularity import normalize_axis
 
 __all__ = ["pack", "unpack"]
 
 
-def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
+def pack(codes: CodeLike, dtype: DType = "int4", axis: int = -1) -> UInt8Array:
     """Pack 4- or 2-bit codes along an axis.
 
     Parameters
@@ -41,24 +41,25 @@ def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
     >>> pack(np.array([1, -1, 7], np.int8))
     array([241,   7], dtype=uint8)
     """
-    code = _packable("pack", dtype)
-    given, kind = _args.codes("pack", "codes", codes, INTEGER_TYPES)
-    if given.ndim == 0:
-        raise ValueError(_check.must("pack", "codes", "of one dimension or more", "a 0-d array"))
-    if kind.bits > 8:
-        raise TypeError(_check.must("pack", "codes", "of one byte each", f"dtype {given.dtype}"))
-    plain = _args.plain(given, kind)
-    if kind is not code and plain.size and not (code.qmin <= plain.min() and plain.max() <= code.qmax):
+    owner = "pack"
+    code = _packable(owner, dtype)
+    array, code_type = _args.codes(owner, "codes", codes, INTEGER_TYPES)
+    if array.ndim == 0:
+        raise ValueError(_check.must(owner, "codes", "of one dimension or more", "a 0-d array"))
+    if code_type.bits > 8:
+        raise TypeError(_check.must(owner, "codes", "of one byte each", f"dtype {array.dtype}"))
+    plain = _args.plain(array, code_type)
+    if code_type is not code and plain.size and not (code.qmin <= plain.min() and plain.max() <= code.qmax):
         worst = plain.min() if plain.min() < code.qmin else plain.max()
-        raise ValueError(_check.must("pack", "codes", f"in [{code.qmin}, {code.qmax}]", str(worst)))
-    rows = np.ascontiguousarray(np.moveaxis(plain, _axis("pack", axis, given.ndim), -1))
+        raise ValueError(_check.must(owner, "codes", f"in [{code.qmin}, {code.qmax}]", str(worst)))
+    rows = np.ascontiguousarray(np.moveaxis(plain, _axis(owner, axis, array.ndim), -1))
     n = rows.shape[-1]
     out = np.empty((*rows.shape[:-1], -(-n * code.bits // 8)), np.uint8)
     _core.pack(rows.view(np.uint8), out, code.core, rows.size // n if n else 0, n)
     return np.moveaxis(out, -1, axis)
 
 
-def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Array:
+def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1) -> Array:
     """Unpack bytes into 4- or 2-bit codes; the inverse of pack.
 
     Parameters
@@ -87,19 +88,20 @@ def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Arr
     >>> unpack(np.array([241, 7], np.uint8), "int4", 3)
     array([1, -1, 7], dtype=int4)
     """
-    code = _packable("unpack", dtype)
-    given = _check.array("unpack", "packed", packed)
-    if given.dtype != np.uint8:
-        raise TypeError(_check.must("unpack", "packed", "an array of uint8", f"dtype {given.dtype}"))
-    if given.ndim == 0:
-        raise ValueError(_check.must("unpack", "packed", "of one dimension or more", "a 0-d array"))
-    rows = np.ascontiguousarray(np.moveaxis(given, _axis("unpack", axis, given.ndim), -1))
+    owner = "unpack"
+    code = _packable(owner, dtype)
+    array = _check.array(owner, "packed", packed)
+    if array.dtype != np.uint8:
+        raise TypeError(_check.must(owner, "packed", "an array of uint8", f"dtype {array.dtype}"))
+    if array.ndim == 0:
+        raise ValueError(_check.must(owner, "packed", "of one dimension or more", "a 0-d array"))
+    rows = np.ascontiguousarray(np.moveaxis(array, _axis(owner, axis, array.ndim), -1))
     length = rows.shape[-1]
     full = length * 8 // code.bits
-    count = full if n is None else _check.integer("unpack", "n", n)
+    count = full if n is None else _check.integer(owner, "n", n)
     if count < 0 or -(-count * code.bits // 8) != length:
         least = full - 8 // code.bits + 1 if length else 0
-        raise ValueError(_check.must("unpack", "n", f"in [{least}, {full}] for {length} bytes", str(count)))
+        raise ValueError(_check.must(owner, "n", f"in [{least}, {full}] for {length} bytes", str(count)))
     out = np.empty((*rows.shape[:-1], count), code.storage)
     _core.unpack(rows, out.view(np.uint8), code.core, rows.size // length if length else 0, count)
     return np.moveaxis(out.view(code.dtype), -1, axis)

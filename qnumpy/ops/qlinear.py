@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _check
-from .._args import Array
+from .._typing import Array, CodeLike, IntegerLike, ScaleLike
 from ..dtypes import CodeType, code_type
-from .conv import convolution, convolve
-from .matmul import matmul_integer
+from .conv import Pair, convolution, convolve
+from .matmul import integer_operand, integer_product
 from .quantize import requantize
 
 __all__ = ["qlinear_conv2d", "qlinear_matmul"]
@@ -17,7 +17,14 @@ _INT32 = np.iinfo(np.int32)
 
 
 def qlinear_matmul(
-    a: Any, a_scale: Any, a_zero_point: Any, b: Any, b_scale: Any, b_zero_point: Any, y_scale: Any, y_zero_point: Any
+    a: CodeLike,
+    a_scale: ScaleLike,
+    a_zero_point: IntegerLike,
+    b: CodeLike,
+    b_scale: ScaleLike,
+    b_zero_point: IntegerLike,
+    y_scale: ScaleLike,
+    y_zero_point: IntegerLike,
 ) -> Array:
     """Multiply matrices of codes and requantize: ``saturate(round_half_even(acc * (Sa * Sb / Sy)) + Zy)``.
 
@@ -62,8 +69,8 @@ def qlinear_matmul(
     array([[9]], dtype=uint8)
     """
     owner = "qlinear_matmul"
-    left, right = _check.array(owner, "a", a), _check.array(owner, "b", b)
-    acc = np.asarray(matmul_integer(left, right, a_zero_point, b_zero_point))
+    left, right = integer_operand(owner, "a", a), integer_operand(owner, "b", b)
+    acc = np.asarray(integer_product(owner, left, right, a_zero_point, b_zero_point))
     sa, sb, sy = (
         _check.scale(owner, name, value)
         for name, value in (("a_scale", a_scale), ("b_scale", b_scale), ("y_scale", y_scale))
@@ -88,19 +95,19 @@ def qlinear_matmul(
 
 
 def qlinear_conv2d(
-    x: Any,
-    x_scale: Any,
-    x_zero_point: Any,
-    w: Any,
-    w_scale: Any,
-    w_zero_point: Any,
-    y_scale: Any,
-    y_zero_point: Any,
-    bias: Any = None,
+    x: CodeLike,
+    x_scale: ScaleLike,
+    x_zero_point: IntegerLike,
+    w: CodeLike,
+    w_scale: ScaleLike,
+    w_zero_point: IntegerLike,
+    y_scale: ScaleLike,
+    y_zero_point: IntegerLike,
+    bias: IntegerLike | None = None,
     *,
-    strides: Any = 1,
-    padding: Any = 0,
-    dilations: Any = 1,
+    strides: Pair = 1,
+    padding: Pair | tuple[int, int, int, int] = 0,
+    dilations: Pair = 1,
     groups: int = 1,
 ) -> Array:
     """Convolve codes and requantize: ``saturate(round_half_even((acc + bias) * (Sx * Sw / Sy)) + Zy)``.
@@ -149,8 +156,8 @@ def qlinear_conv2d(
     array([[[[6]]]], dtype=uint8)
     """
     owner = "qlinear_conv2d"
-    given = convolution(owner, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
-    channels = given.shape[1]
+    operands = convolution(owner, x, w, x_zero_point, w_zero_point, strides, padding, dilations, groups)
+    channels = operands.shape[1]
     sx, sw, sy = (
         _check.scale(owner, name, value)
         for name, value in (("x_scale", x_scale), ("w_scale", w_scale), ("y_scale", y_scale))
@@ -160,10 +167,10 @@ def qlinear_conv2d(
     if sw.size != 1 and sw.shape != (channels,):
         raise ValueError(_check.must(owner, "w_scale", f"of shape () or ({channels},)", f"shape {sw.shape}"))
     sums = None if bias is None else _bias(owner, bias, channels)
-    code, zero, multiplier = _codes(owner, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, given.shape, 1)
-    out = np.empty(given.shape, code.dtype)
+    code, zero, multiplier = _codes(owner, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, operands.shape, 1)
+    out = np.empty(operands.shape, code.dtype)
     each = np.full(channels, multiplier) if multiplier.ndim == 0 else multiplier
-    convolve(owner, given, out, each, sums, int(zero), code.qmin, code.qmax)
+    convolve(owner, operands, out, each, sums, int(zero), code.qmin, code.qmax)
     return out
 
 
@@ -173,33 +180,34 @@ def _single(owner: str, name: str, scale: Array) -> None:
 
 
 def _bias(owner: str, bias: Any, channels: int) -> Array:
-    given = _check.array(owner, "bias", bias)
-    if given.dtype.kind not in "iu" or not np.can_cast(given.dtype, np.int64):
-        raise TypeError(_check.must(owner, "bias", "an array of int32", f"dtype {given.dtype}"))
-    if given.shape != (channels,):
-        raise ValueError(_check.must(owner, "bias", f"of shape {(channels,)}", f"shape {given.shape}"))
-    outside = given[(given < _INT32.min) | (given > _INT32.max)]
+    sums = _check.array(owner, "bias", bias)
+    if sums.dtype.kind not in "iu" or not np.can_cast(sums.dtype, np.int64):
+        raise TypeError(_check.must(owner, "bias", "an array of int32", f"dtype {sums.dtype}"))
+    if sums.shape != (channels,):
+        raise ValueError(_check.must(owner, "bias", f"of shape {(channels,)}", f"shape {sums.shape}"))
+    outside = sums[(sums < _INT32.min) | (sums > _INT32.max)]
     if outside.size:
         raise ValueError(_check.must(owner, "bias", "in the range of int32", str(outside[0])))
-    return np.ascontiguousarray(given, np.int32)
+    return np.ascontiguousarray(sums, np.int32)
 
 
 def _codes(
     owner: str, multiplier: Array, zero_point: Any, shape: tuple[int, ...], axis: int | None
 ) -> tuple[CodeType, Array, Array]:
-    """The type and zero point of the result, and the multiplier, checked; its axis counts if it is more than one."""
-    found = code_type(getattr(zero_point, "dtype", None))
-    if found is None or found.bits != 8:
+    """Return the type and zero point of the result and the multiplier, checked.
+
+    `axis` is that of the multipliers where there is more than one.
+    """
+    code = code_type(getattr(zero_point, "dtype", None))
+    if code is None or code.bits != 8:
         raise TypeError(_check.must(owner, "y_zero_point", "an int8 or uint8 scalar", _check.typed(zero_point)))
     zero = np.asarray(zero_point)
     if zero.size != 1:
         raise ValueError(_check.must(owner, "y_zero_point", "one number", f"shape {zero.shape}"))
-    one = multiplier.size == 1
-    found_multiplier = multiplier.reshape(()) if one else multiplier
-    _args.scales(
-        owner, "the ratio of scales", found_multiplier, _args.layout(owner, shape, None if one else axis, None)
-    )
-    return found, zero.reshape(()), found_multiplier
+    if multiplier.size == 1:
+        multiplier, axis = multiplier.reshape(()), None
+    _args.scales(owner, "the ratio of scales", multiplier, _args.layout(owner, shape, axis, None))
+    return code, zero.reshape(()), multiplier
 
 
 def _requantized(owner: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:

@@ -1,14 +1,12 @@
 """Reports: what quantizing did to an array, as numbers, as text, as HTML, as JSON, and what is surprising about it."""
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .. import _check
-from .._args import Array
 from .._tables import (
     MAX_ROWS,
     Table,
@@ -22,21 +20,25 @@ from .._tables import (
     printable,
     tensors,
 )
+from .._typing import Array, DType, RealLike
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
-from ..granularity import PerChannel, PerTensor, normalize_axis
+from ..granularity import PerChannel, normalize_axis
 from ..ops.reduce import ranges
-from ..qparams import QParams, describe
+from .advice import warnings
 from .metrics import Quantized, Sums, measure, pair
 
 __all__ = ["Channels", "Report", "ReportTable", "compare"]
 
-WIDE = 100  # times the median channel: one scale for all leaves the median one code of int8 on either side of 0
-GAIN_DB = 6.02  # one bit of precision
-_NAMED = 5  # channels that a warning lists
 
-
-def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = False, axis: int | None = None) -> "Report":
+def compare(
+    x: RealLike,
+    q: Quantized | RealLike,
+    *,
+    name: str | None = None,
+    per_channel: bool = False,
+    axis: int | None = None,
+) -> "Report":
     """Compare an array with its quantized form.
 
     Parameters
@@ -101,19 +103,19 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
         shape=source.shape,
         source=source.dtype.name,
         dtype=_type_name(values),
-        granularity=None if granularity is None else describe(granularity),
+        granularity=None if granularity is None else granularity.describe(),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes,
         levels=values.levels if isinstance(values, Quantized) else None,
         sums=sums,
         channels=channels,
-        warnings=tuple(_warnings(source, params, sums, along)),
+        warnings=tuple(warnings(source, params, sums, along)),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `compare` found; frozen. Figures are None for a tensor that was kept as it is.
+    """The result of `compare`; frozen. Figures are None for a tensor that was kept as it is.
 
     Attributes
     ----------
@@ -128,7 +130,7 @@ class Report:
     levels : int or None
         How many codes the parameters allow.
     sums : Sums or None
-        What the figures are made of.
+        The sums that the figures are computed from.
     channels : Channels or None
         The figures of every channel, on request.
     warnings : tuple of str
@@ -151,7 +153,7 @@ class Report:
     reason: str | None = None
 
     @classmethod
-    def kept(cls, name: str | None, shape: Iterable[int], dtype: Any, nbytes: int, reason: str) -> "Report":
+    def kept(cls, name: str | None, shape: Iterable[int], dtype: DType, nbytes: int, reason: str) -> "Report":
         """Report a tensor that is kept as it is.
 
         Parameters
@@ -305,7 +307,7 @@ class Channels:
     axis : int
         Counted from the front.
     min, max : ndarray of float64
-        The smallest and the largest finite element; nan where there is none.
+        The smallest and the largest finite element; NaN without one.
     sums : Sums
     """
 
@@ -523,86 +525,3 @@ def _channels(owner: str, source: Array, values: Any, axis: int) -> Channels:
     empty = low > high
     sums = measure(owner, source, values, axis)
     return Channels(axis, np.where(empty, np.nan, low), np.where(empty, np.nan, high), sums)
-
-
-def _warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) -> Iterator[str]:
-    """What is valid but surprising, with the number. Without a channel axis every axis is looked at."""
-    if sums.nan or sums.inf:
-        yield f"{sums.nan:,} NaN and {sums.inf:,} infinite of {x.size:,} elements are left out of the figures."
-    if x.size and sums.count == 0:
-        return
-    if math.isinf(sums.peak):
-        yield "The quantized array is not finite where the reference is, so the error is infinite."
-    if x.size and sums.signal == 0:
-        yield f"All {sums.count:,} elements are zero."
-        return
-    if x.ndim < 2 or x.size == 0:
-        return
-    best = (0.0, 0)
-    for along in range(x.ndim) if axis is None else (axis,):
-        if x.shape[along] < 2:
-            continue
-        low, high, _, _ = ranges("compare", x, PerChannel(along))
-        empty = low > high  # nothing finite
-        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-        widest = np.maximum(-low, high)
-        yield from _dead((widest == 0) & ~empty, along)
-        yield from _wide(widest, along)
-        if params is not None and isinstance(params.granularity, PerTensor):
-            yield from _lost(widest, float(params.scale) * _smallest_step(params), along)
-            best = max(best, (_gain_db(low, high, params, sums, x.size // len(low)), -along))
-    gain, along = best[0], -best[1]
-    if gain >= GAIN_DB:
-        more = 4 * (x.shape[along] - 1)
-        yield f"Per channel on axis {along} would gain about {gain:.1f} dB for {more:,} bytes of scales."
-
-
-def _dead(zero: Array, axis: int) -> Iterator[str]:
-    dead = np.flatnonzero(zero)
-    if dead.size:
-        yield f"{_some(dead, len(zero), axis, 'all zero')}."
-
-
-def _wide(widest: Array, axis: int) -> Iterator[str]:
-    """The widest channel against the median of the others that are not zero."""
-    top = int(widest.argmax())
-    others = np.delete(widest, top)
-    others = others[others > 0]
-    if others.size == 0:
-        return
-    median = float(np.median(others))
-    if widest[top] >= WIDE * median:
-        ratio = widest[top] / median
-        times = f"{ratio:,.0f}" if ratio < 1e9 else f"{ratio:.3g}"
-        yield (
-            f"Channel {top} of axis {axis} is {times} times wider than the median of the others "
-            f"({widest[top]:.3g} against {median:.3g})."
-        )
-
-
-def _lost(widest: Array, scale: float, axis: int) -> Iterator[str]:
-    """Channels that are not zero, but all of whose elements round to the zero point."""
-    lost = np.flatnonzero((widest > 0) & (widest <= scale / 2))
-    if lost.size:
-        yield f"{_some(lost, len(widest), axis, f'lost: no element above half a step ({scale / 2:.3g})')}."
-
-
-def _gain_db(low: Array, high: Array, params: QParams, sums: Sums, per_channel: int) -> float:
-    """The noise there is against the noise of a scale for each channel, taken as uniform: step^2 / 12 an element."""
-    if params.code.real is not None:  # the step grows with the number, and one scale serves a wide range
-        return 0.0
-    extent = 2 * np.maximum(-low, high) if params.symmetric else high - low
-    steps = extent / (params.qmax - params.qmin)
-    expected = per_channel * float(np.sum(steps**2)) / 12
-    return 10 * math.log10(sums.noise / expected) if 0 < sums.noise < math.inf and 0 < expected < math.inf else 0.0
-
-
-def _smallest_step(params: QParams) -> float:
-    real = params.code.real
-    return 1.0 if real is None else real.smallest_subnormal
-
-
-def _some(found: Array, channels: int, axis: int, what: str) -> str:
-    listed = ", ".join(map(str, found[:_NAMED].tolist())) + (", ..." if found.size > _NAMED else "")
-    verb = "is" if found.size == 1 else "are"
-    return f"{found.size:,} of {channels:,} channels of axis {axis} ({listed}) {verb} {what}"

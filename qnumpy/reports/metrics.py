@@ -8,15 +8,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .. import _args, _check, _core
-from .._args import Array
+from .. import _args, _check
+from .._typing import Array, RealLike
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType
 from ..granularity import Granularity, PerTensor
+from ..ops.metrics import error_sums, mark_codes
 from ..ops.reduce import ranges
 
-__all__ = ["Sums", "clipped", "codes_used", "cosine", "max_abs_error", "measure", "mse", "sqnr_db"]
+__all__ = ["Quantized", "Sums", "measure", "pair"]
 
 _TILE = 1 << 16  # elements: the few float64 arrays of a tile stay in the second-level cache
 
@@ -79,134 +80,31 @@ class Sums:
         return None if self.outside is None else self.outside / np.maximum(self.count, 1)
 
 
-def mse(x: Any, q: Any) -> float:
-    """Return the mean of ``(x - dequantize(q))**2`` over the finite elements of x.
-
-    Parameters
-    ----------
-    x : array_like of float32, float64, float16 or bfloat16, any shape
-        The reference.
-    q : QuantizedArray, MXArray, or array_like of one of those types
-        Of the shape of `x`: its codes, or its values after dequantizing.
-
-    Returns
-    -------
-    float
-        0 for an empty array; inf where q is not finite and x is.
-
-    Raises
-    ------
-    TypeError
-        x or q is of another type.
-    ValueError
-        q has another shape than x.
-
-    Notes
-    -----
-    Sums in float64, tile by tile: nothing of the size of x is allocated.
-
-    Examples
-    --------
-    >>> mse(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
-    0.125
-    """
-    return float(measure("mse", x, q).mse)
-
-
-def sqnr_db(x: Any, q: Any) -> float:
-    """Return the signal-to-quantization-noise ratio ``10 log10(sum(x**2) / sum((x - dequantize(q))**2))`` in dB.
-
-    Parameters and errors are those of mse. inf where the error is zero everywhere, -inf where x is zero and q is not.
-
-    Examples
-    --------
-    >>> sqnr_db(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
-    20.0
-    """
-    return float(measure("sqnr_db", x, q).sqnr_db)
-
-
-def max_abs_error(x: Any, q: Any) -> float:
-    """Return the largest ``|x - dequantize(q)|`` over the finite elements of x.
-
-    Parameters and errors are those of mse.
-
-    Examples
-    --------
-    >>> max_abs_error(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
-    0.5
-    """
-    return float(measure("max_abs_error", x, q).peak)
-
-
-def cosine(x: Any, q: Any) -> float:
-    """Return the cosine of the angle between x and ``dequantize(q)``, both seen as one vector.
-
-    Parameters and errors are those of mse. 1 where the two are equal (both zero or empty too), 0 where only one is
-    zero.
-
-    Examples
-    --------
-    >>> cosine(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
-    0.0
-    """
-    return float(measure("cosine", x, q).cosine)
-
-
-def clipped(x: Any, q: Quantized) -> float:
-    """Return the share of the finite elements of x that lie more than half a step outside the range of q.
-
-    The range is ``scale * (qmin - zero_point)`` to ``scale * (qmax - zero_point)``. Parameters and errors are those of
-    mse; q must be a QuantizedArray or an MXArray.
-
-    Examples
-    --------
-    >>> from qnumpy import QParams, quantize
-    >>> x = np.array([0.0, 1.0, 1.27, 2.0], np.float32)
-    >>> clipped(x, quantize(x, QParams(0.01, 0)))
-    0.25
-    """
-    return float(measure("clipped", x, _quantized("clipped", q)).clipped)
-
-
-def codes_used(q: Quantized) -> int:
-    """Return how many different codes occur.
-
-    Parameters
-    ----------
-    q : QuantizedArray or MXArray
-
-    Raises
-    ------
-    TypeError
-        q is neither.
-
-    Examples
-    --------
-    >>> from qnumpy import quantize
-    >>> codes_used(quantize(np.array([0.5, 0.5, -1.0], np.float32)))
-    2
-    """
-    q = _quantized("codes_used", q)
-    if q.ndim == 0:
-        q = _one(q)
-    seen = _Seen(q, None)
-    for tile in _tiles(q.codes, None):
-        seen.add(q.codes[tile], tile)
-    return int(seen.counted())
-
-
-def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
+def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None = None) -> Sums:
     """Read x and q once, in tiles, and sum what every metric needs.
 
     Parameters
     ----------
     owner : str
-        Who asks; begins the sentence of an error.
-    x, q
-        As in mse.
+        The function that the user called; it begins the sentence of an error.
+    x : array_like of float32, float64, float16 or bfloat16, any shape
+        The reference.
+    q : QuantizedArray, MXArray, or array_like of one of those types
+        Of the shape of `x`: codes with parameters, or values that were dequantized elsewhere.
     axis : int, optional
         Sum for each index of this axis; counted from the front.
+
+    Returns
+    -------
+    Sums
+        In float64, tile by tile: nothing of the size of x is allocated.
+
+    Raises
+    ------
+    TypeError
+        x is not real, or q is of another type.
+    ValueError
+        q has another shape than x.
     """
     source, values = pair(owner, x, q)
     quantized = isinstance(values, Quantized)
@@ -231,7 +129,7 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
                 seen.add(values.codes[tile], tile)
             if plain:
                 part = values[tile].dequantize() if quantized else values[tile]
-                sums = _core.error_sums(*(np.require(a, np.float32, ["C", "A"]) for a in (source[tile], part)))
+                sums = error_sums(source[tile], part)
                 for name, more in zip(("signal", "energy", "dot", "noise"), sums[:4], strict=True):
                     total[name] += more
                 total["peak"] = np.maximum(total["peak"], sums[4] if math.isfinite(sums[3]) else math.inf)
@@ -241,8 +139,8 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
             np.copyto(approximate, values[tile].dequantize() if quantized else values[tile])
             bad = ~np.isfinite(real) if nonfinite else None
             if bounds is not None:
-                outside = real < _spread(bounds.low, granularity, tile)
-                outside |= real > _spread(bounds.high, granularity, tile)
+                outside = real < granularity.expand(bounds.low, tile)
+                outside |= real > granularity.expand(bounds.high, tile)
                 if bad is not None:
                     outside &= ~bad
                 count["outside"][at] += np.count_nonzero(outside, axis=others)
@@ -262,14 +160,14 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
     per_channel = source.size // shape[0] if shape and shape[0] else source.size
     used = seen.counted() if seen is not None else None
     finite = per_channel - count["nan"] - count["inf"]
-    found: dict[str, Any] = {"count": finite, **count, **total, "used": used}
+    sums_by_name: dict[str, Any] = {"count": finite, **count, **total, "used": used}
     if seen is None:
-        found["outside"] = None
+        sums_by_name["outside"] = None
     return Sums(**{name: value.item() if np.ndim(value) == 0 and value is not None else value
-                   for name, value in found.items()})  # fmt: skip
+                   for name, value in sums_by_name.items()})  # fmt: skip
 
 
-def pair(owner: str, x: Any, q: Any) -> tuple[Array, Any]:
+def pair(owner: str, x: RealLike, q: Quantized | RealLike) -> tuple[Array, Any]:
     """Check x and q: real arrays, or real and quantized, of one shape."""
     source, _ = _args.real(owner, "x", x)
     values = q if isinstance(q, Quantized) else _args.real(owner, "q", q)[0]
@@ -302,36 +200,24 @@ def _bounds(q: Quantized, low: Array, high: Array) -> _Bounds | None:
     return bounds if ((low < bounds.low) | (high > bounds.high)).any() else None
 
 
-def _spread(parameter: Array, granularity: Granularity, tile: Index) -> Array:
-    """The parameter of each element of a tile, in a shape that broadcasts to it."""
-    axis, group = granularity.axis_block
-    if axis is None:
-        return parameter
-    axis %= len(tile)
-    own = tile[axis]
-    if group is None:
-        return parameter[own].reshape([-1 if d == axis else 1 for d in range(len(tile))])
-    rows = parameter[tuple(slice(None) if d == axis else index for d, index in enumerate(tile))]
-    return rows.take(np.arange(own.start, own.stop) // group, axis=axis)
-
-
 def _nearest(array: Array) -> list[int]:
     """The axes, those whose neighbours lie closest in memory first."""
     return sorted(range(array.ndim), key=lambda d: (abs(array.strides[d]), -d))
 
 
-def _tile_shape(array: Array, granularity: Granularity | None) -> list[int]:
+def _tile_shape(array: Array, granularity: Granularity) -> list[int]:
     """About _TILE elements, whole along the nearest axes. A group is never cut, so a tile holds at least one."""
-    grouped, group = (None, None) if granularity is None else granularity.axis_block
+    group = 1 if granularity.group_size is None else granularity.group_size
+    grouped = None if granularity.axis is None else granularity.axis % array.ndim
     room, shape = _TILE, [1] * array.ndim
     for axis in _nearest(array):
-        unit = group if group is not None and grouped is not None and axis == grouped % array.ndim else 1
+        unit = group if axis == grouped else 1
         shape[axis] = min(array.shape[axis], max(room - room % unit, unit))
         room //= max(shape[axis], 1)
     return shape
 
 
-def _tiles(array: Array, granularity: Granularity | None) -> Iterator[Index]:
+def _tiles(array: Array, granularity: Granularity) -> Iterator[Index]:
     """Cover an array with slices of one tile each."""
     if array.size:
         sizes = _tile_shape(array, granularity)
@@ -345,7 +231,7 @@ def _tiles(array: Array, granularity: Granularity | None) -> Iterator[Index]:
 class _Buffers:
     """Three float64 arrays that every tile reuses, laid out as the array they serve: fresh pages would cost more."""
 
-    def __init__(self, array: Array, granularity: Granularity | None) -> None:
+    def __init__(self, array: Array, granularity: Granularity) -> None:
         self.flat = np.empty((3, math.prod(_tile_shape(array, granularity))))
         self.order = _nearest(array)[::-1]
         self.back = sorted(range(array.ndim), key=self.order.__getitem__)
@@ -377,7 +263,7 @@ class _Seen:
         if self.flags is None or (self.axis is None and np.count_nonzero(self.flags) == self.most):
             return  # nothing new can come
         if self.bytes:
-            _core.codes_seen(np.ascontiguousarray(codes.view(np.uint8)), self.flags)
+            mark_codes(codes, self.flags)
             return
         index = codes.view(self.storage).astype(np.intp)
         index -= self.low
@@ -398,9 +284,3 @@ def _one(values: Any) -> Any:
     if isinstance(values, QuantizedArray):
         return QuantizedArray(values.codes.reshape(1), values.qparams)
     return values.reshape(1)
-
-
-def _quantized(owner: str, q: Any) -> Quantized:
-    if not isinstance(q, Quantized):
-        raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
-    return q

@@ -1,5 +1,8 @@
 """What is done to weights before they are quantized: equalization, bias correction, smoothing, safe ranges."""
 
-from .equalize import correct_bias, cross_layer_equalize, smoothquant, smoothquant_alpha
+from .bias import correct_bias
+from .equalize import cross_layer_equalize
+from .saturation import reduce_range, safe_weights
+from .smoothquant import smoothquant, smoothquant_alpha
 
-__all__ = ["correct_bias", "cross_layer_equalize", "smoothquant", "smoothquant_alpha"]
+__all__ = ["correct_bias", "cross_layer_equalize", "reduce_range", "safe_weights", "smoothquant", "smoothquant_alpha"]

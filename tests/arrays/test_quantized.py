@@ -14,7 +14,7 @@ from strategies import CODES, GRIDS, LAYOUTS, SOURCES, assert_same_bits, case
 import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.dtypes import code_type
-from qnumpy.files.store import TensorSpec
+from qnumpy.files.spec import TensorSpec
 
 SHAPE = (4, 6, 8)
 GRANULARITIES = [

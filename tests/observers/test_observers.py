@@ -353,7 +353,7 @@ def rows():
     histogram = qn.HistogramObserver().observe(data())
     codes = "int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, "
     codes += "float8_e5m2fnuz or float4_e2m1fn"
-    granular = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
+    granular = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
     yield lambda: qn.MinMaxObserver(dtype="float32"), f"MinMaxObserver: dtype must be {codes}; got 'float32'."
     even = "symmetric must be True for float8_e4m3fn, which has no zero point; got False."
     for kind in (qn.MinMaxObserver, qn.HistogramObserver):

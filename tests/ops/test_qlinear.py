@@ -153,3 +153,27 @@ def test_errors(call, error, message):
     with pytest.raises(error) as caught, np.errstate(over="ignore"):
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda a: qn.matmul(a, a), ValueError,
+         "matmul: b must be of as many rows as a has columns, 3; got shapes (2, 3) and (2, 3)."),
+        (lambda a: qn.matmul(np.stack([a, a]), np.stack([a.T] * 3)), ValueError,
+         "matmul: b must be of a shape that broadcasts with a; got shapes (2, 2, 3) and (3, 3, 2)."),
+        (lambda a: qn.qlinear_matmul(a, 1, 0, a, 1, 0, 1, np.int8(0)), ValueError,
+         "qlinear_matmul: b must be of as many rows as a has columns, 3; got shapes (2, 3) and (2, 3)."),
+        (lambda a: qn.qlinear_matmul(a, 1, 999, a.T, 1, 0, 1, np.int8(0)), ValueError,
+         "qlinear_matmul: a_zero_point must be in [-128, 127]; got 999."),
+        (lambda a: qn.qlinear_matmul(a * 1.0, 1, 0, a.T, 1, 0, 1, np.int8(0)), TypeError,
+         "qlinear_matmul: a must be an array of int8, uint8 or int16; got dtype float64. "
+         "Quantize it first, or multiply floats with qnumpy.matmul or np.matmul."),
+        (lambda a: qn.matmul(np.full((1, 200_000), 127, np.int8), np.full((200_000, 1), 127, np.int8)), OverflowError,
+         "matmul: every sum must fit int32; got one outside it. Split K, and add the parts in int64."),
+    ],
+)  # fmt: skip
+def test_errors_name_the_function_that_was_called(call, error, message):
+    with pytest.raises(error) as caught:
+        call(np.ones((2, 3), np.int8))
+    assert str(caught.value) == message

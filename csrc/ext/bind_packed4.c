@@ -1,0 +1,138 @@
+/* weight4_room, weight4_pack, matmul4 and matmul4_codes: products with packed 4-bit weights. */
+#include "bindings.h"
+
+#include <stdlib.h>
+
+#include "allocate.h"
+#include "packed4.h"
+
+static int layout(qn_args kn_block, qn_weight4 *w) {
+    if (qn_arg_i64(kn_block[0], &w->k) || qn_arg_i64(kn_block[1], &w->n) || qn_arg_i64(kn_block[2], &w->block))
+        return -1;
+    bool known = w->block == 16 || w->block == 32 || w->block == 64 || w->block == 128;
+    if (known && w->k >= 0 && w->n >= 0 && w->k <= INT64_MAX / 2 && w->n <= INT64_MAX / 2 && qn_weight4_layout(w))
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "qnumpy._core: a 4-bit weight of this shape cannot be packed.");
+    return -1;
+}
+
+static PyObject *weight4_room(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    (void)self;
+    if (qn_arg_count("weight4_room", count, 5) || qn_arg_flag(a[3], &w.half) || qn_arg_flag(a[4], &w.zeros) ||
+        layout(a, &w))
+        return NULL;
+    void *bytes = qn_allocate(qn_weight4_bytes(&w), 1);
+    if (!bytes) return PyErr_NoMemory();
+    PyObject *array = qn_array_owning(&bytes, qn_weight4_bytes(&w), NPY_UINT8);
+    free(bytes);
+    return array;
+}
+
+static PyObject *weight4_pack(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    int64_t codes, groups;
+    (void)self;
+    if (qn_arg_count("weight4_pack", count, 8)) return NULL;
+    bool is_signed;
+    w.half = PyArray_Check(a[2]) && PyArray_TYPE((PyArrayObject *)a[2]) == NPY_UINT16;
+    w.zeros = a[3] != Py_None;
+    if (qn_arg_flag(a[1], &is_signed) || layout(a + 5, &w) || qn_arg_product(w.k, w.n, &codes) ||
+        qn_arg_product(w.groups, w.n, &groups))
+        return NULL;
+    const uint8_t *from = qn_arg_vector(a[0], codes, NPY_UINT8), *zeros = NULL;
+    const void *scales = from ? qn_arg_vector(a[2], groups, w.half ? NPY_UINT16 : NPY_FLOAT32) : NULL;
+    if (!scales || (w.zeros && !(zeros = qn_arg_vector(a[3], groups, NPY_UINT8)))) return NULL;
+    uint8_t *packed = qn_arg_output(a[4], qn_weight4_bytes(&w), 1);
+    if (!packed) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_weight4_pack(&w, from, is_signed, scales, zeros, packed);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+/* x and its parameters stand in p; (bias, lowest, highest, y) follow. */
+static PyObject *multiply(const qn_weight4 *w, PyObject *packed_argument, qn_product4 *p, qn_args rest) {
+    int64_t mn;
+    const void *bias;
+    if (qn_arg_product(p->m, w->n, &mn)) return NULL;
+    p->lowest = (float)PyFloat_AsDouble(rest[1]), p->highest = (float)PyFloat_AsDouble(rest[2]);
+    if (PyErr_Occurred()) return NULL;
+    const uint8_t *packed = qn_arg_vector(packed_argument, qn_weight4_bytes(w), NPY_UINT8);
+    if (!packed || qn_arg_optional(rest[0], w->n, NPY_FLOAT32, &bias) ||
+        !(p->y = qn_arg_output(rest[3], mn, sizeof *p->y)))
+        return NULL;
+    p->bias = bias;
+    int64_t bytes = qn_matmul4_scratch(w, p->m);
+    void *scratch = bytes < 0 ? NULL : PyMem_RawMalloc((size_t)bytes);
+    if (!scratch) return PyErr_NoMemory();
+    if (mn > 0) {
+        Py_BEGIN_ALLOW_THREADS;
+        qn_matmul4(w, packed, p, scratch);
+        Py_END_ALLOW_THREADS;
+    }
+    PyMem_RawFree(scratch);
+    Py_RETURN_NONE;
+}
+
+static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    qn_product4 p = {0};
+    int type;
+    int64_t mk;
+    (void)self;
+    if (qn_arg_count("matmul4", count, 19) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+        layout(a + 1, &w) || qn_arg_i64(a[7], &p.m) || qn_arg_int(a[8], QN_I8, QN_U8, &type) ||
+        qn_arg_flag(a[9], &p.symmetric) || qn_arg_int(a[10], INT8_MIN, UINT8_MAX, &p.qmin) ||
+        qn_arg_int(a[11], p.qmin + 1, UINT8_MAX, &p.qmax) || qn_arg_int(a[13], INT8_MIN, UINT8_MAX, &p.zero_point) ||
+        qn_arg_flag(a[14], &p.by_row) || qn_arg_product(p.m, w.k, &mk))
+        return NULL;
+    p.is_signed = type == QN_I8;
+    p.scale = (float)PyFloat_AsDouble(a[12]);
+    if (PyErr_Occurred() || !(p.x = qn_arg_vector(a[6], mk, NPY_FLOAT32))) return NULL;
+    return multiply(&w, a[0], &p, a + 15);
+}
+
+/* One scale, one for each row, or one for each group of each row. */
+static int given_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
+                       bool is_signed, qn_given_codes *given) {
+    int64_t mk, each, n = PyArray_Check(scales) ? PyArray_SIZE((PyArrayObject *)scales) : 1;
+    const void *zeros;
+    if (qn_arg_product(m, w->k, &mk) || qn_arg_product(m, w->groups, &each)) return -1;
+    if (n == each) given->row = w->groups, given->step = 1;
+    else if (n == m) given->row = 1;
+    else n = 1;
+    if (!(given->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||
+        !(given->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) || qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
+        return -1;
+    given->zero_points = zeros;
+    return 0;
+}
+
+static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    qn_product4 p = {0};
+    (void)self;
+    if (qn_arg_count("matmul4_codes", count, 14) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+        layout(a + 1, &w) || qn_arg_i64(a[7], &p.m))
+        return NULL;
+    p.is_signed = PyArray_Check(a[6]) && PyArray_TYPE((PyArrayObject *)a[6]) == NPY_INT8;
+    if (given_codes(&w, p.m, a[6], a[8], a[9], p.is_signed, &p.given)) return NULL;
+    return multiply(&w, a[0], &p, a + 10);
+}
+
+PyMethodDef qn_packed4_methods[] = {
+    QN_METHOD(weight4_room,
+              "weight4_room(k, n, block, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
+    QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, block, /)\n--\n\nPack a 4-bit "
+                            "weight [k][n] with a scale for each block of k."),
+    QN_METHOD(
+        matmul4,
+        "matmul4(packed, k, n, block, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
+        "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
+    QN_METHOD(
+        matmul4_codes,
+        "matmul4_codes(packed, k, n, block, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
+        "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
+    QN_END,
+};

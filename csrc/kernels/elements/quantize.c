@@ -1,0 +1,178 @@
+#include "quantize.h"
+
+#include "dispatch.h"
+#include "walk.h"
+
+static void put_floats(const qn_walk *w, int64_t start, int64_t n, const float *x) {
+    if (w->out_type == QN_F64) qn_kernels()->widen_f32_f64(x, (double *)w->out + start, n, &qn_plain_cast);
+    else qn_narrow(w->out_type, x, w->out + (size_t)start * w->out_size, n, &qn_plain_cast);
+}
+
+static void put_codes(const qn_walk *w, int64_t start, int64_t n, const int32_t *codes) {
+    switch (w->out_type) {
+    case QN_I16: qn_kernels()->narrow_i32_i16(codes, (int16_t *)w->out + start, n); break;
+    case QN_U16: qn_kernels()->narrow_i32_u16(codes, (uint16_t *)w->out + start, n); break;
+    case QN_U8: qn_kernels()->narrow_i32_u8(codes, (uint8_t *)w->out + start, n); break;
+    default: qn_kernels()->narrow_i32_i8(codes, (int8_t *)w->out + start, n);
+    }
+}
+
+/* Codes that are floats: the quotient, saturated. */
+static void narrow_quotient(const qn_walk *w, const float *quotient, int64_t start, int64_t n) {
+    const qn_cast saturating = {.saturate = true};
+    qn_narrow(w->out_type, quotient, w->out + start, n, &saturating);
+}
+
+static void quantize_floats(const qn_walk *w, const float *x, int64_t start, int64_t n, const qn_affine *p) {
+    const qn_table *k = qn_kernels();
+    if (qn_is_float(w->out_type)) { /* then n is at most a tile */
+        float quotient[QN_TILE];
+        k->divide_f32(x, quotient, n, p);
+        narrow_quotient(w, quotient, start, n);
+        return;
+    }
+    switch (w->out_type) {
+    case QN_I16: k->quantize_f32_i16(x, (int16_t *)w->out + start, n, p); break;
+    case QN_U16: k->quantize_f32_u16(x, (uint16_t *)w->out + start, n, p); break;
+    case QN_U8: k->quantize_f32_u8(x, (uint8_t *)w->out + start, n, p); break;
+    default: k->quantize_f32_i8(x, (int8_t *)w->out + start, n, p);
+    }
+}
+
+static void quantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    qn_tile_buffer t;
+    float wide[QN_TILE];
+    if (w->source->type == QN_F64 && qn_is_float(w->out_type)) {
+        double quotient[QN_TILE];
+        qn_kernels()->divide_f64(qn_source_raw(w->source, start, n, &t), quotient, n, p);
+        qn_kernels()->odd_f64_f32(quotient, wide, n);
+        narrow_quotient(w, wide, start, n);
+    } else if (w->source->type == QN_F64) {
+        int32_t codes[QN_TILE];
+        qn_kernels()->quantize_f64_i32(qn_source_raw(w->source, start, n, &t), codes, n, p);
+        put_codes(w, start, n, codes);
+    } else {
+        quantize_floats(w, qn_source_floats(w->source, start, n, &t, wide), start, n, p);
+    }
+}
+
+static void quantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    if (w->in_place) quantize_floats(w, (const float *)w->source->data + start, start, n, p);
+    else qn_by_tiles(w, start, n, p, quantize_tile);
+}
+
+static void dequantize_codes(qn_type type, const void *q, float *x, int64_t n, const qn_affine *p) {
+    const qn_table *k = qn_kernels();
+    switch (type) {
+    case QN_U8: k->dequantize_u8_f32(q, x, n, p); break;
+    case QN_I16: k->dequantize_i16_f32(q, x, n, p); break;
+    case QN_U16: k->dequantize_u16_f32(q, x, n, p); break;
+    case QN_I32: k->dequantize_i32_f32(q, x, n, p); break;
+    case QN_I4: k->dequantize_i4_f32(q, x, n, p); break;
+    case QN_U4: k->dequantize_u4_f32(q, x, n, p); break;
+    case QN_I2: k->dequantize_i2_f32(q, x, n, p); break;
+    case QN_U2: k->dequantize_u2_f32(q, x, n, p); break;
+    default: k->dequantize_i8_f32(q, x, n, p);
+    }
+}
+
+static void dequantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    qn_tile_buffer t;
+    float wide[QN_TILE];
+    float *x = w->out_type == QN_F32 ? (float *)w->out + start : wide;
+    if (qn_is_float(w->source->type)) {
+        float codes[QN_TILE];
+        qn_kernels()->multiply_f32(qn_source_floats(w->source, start, n, &t, codes), x, n, p);
+    } else {
+        dequantize_codes(w->source->type, qn_source_raw(w->source, start, n, &t), x, n, p);
+    }
+    if (x == wide) put_floats(w, start, n, wide);
+}
+
+static void dequantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    if (w->in_place)
+        dequantize_codes(w->source->type, w->source->data + (size_t)start * w->source->itemsize,
+                         (float *)w->out + start, n, p);
+    else qn_by_tiles(w, start, n, p, dequantize_tile);
+}
+
+static void fake_quantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    qn_tile_buffer t;
+    float wide[QN_TILE], narrow[QN_TILE];
+    float *y = w->out_type == QN_F32 ? (float *)w->out + start : narrow;
+    if (w->source->type == QN_F64) {
+        int32_t codes[QN_TILE];
+        qn_kernels()->quantize_f64_i32(qn_source_raw(w->source, start, n, &t), codes, n, p);
+        qn_kernels()->dequantize_i32_f32(codes, y, n, p);
+    } else {
+        qn_kernels()->fake_quantize_f32(qn_source_floats(w->source, start, n, &t, wide), y, n, p);
+    }
+    if (y == narrow) put_floats(w, start, n, narrow);
+}
+
+static void fake_quantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    if (w->in_place)
+        qn_kernels()->fake_quantize_f32((const float *)w->source->data + start, (float *)w->out + start, n, p);
+    else qn_by_tiles(w, start, n, p, fake_quantize_tile);
+}
+
+static void requantize_acc(const qn_walk *w, const int32_t *acc, int64_t start, int64_t n, const qn_affine *p) {
+    const qn_table *k = qn_kernels();
+    switch (w->out_type) {
+    case QN_I16: k->requantize_i32_i16(acc, (int16_t *)w->out + start, n, p); break;
+    case QN_U16: k->requantize_i32_u16(acc, (uint16_t *)w->out + start, n, p); break;
+    case QN_U8: k->requantize_i32_u8(acc, (uint8_t *)w->out + start, n, p); break;
+    default: k->requantize_i32_i8(acc, (int8_t *)w->out + start, n, p);
+    }
+}
+
+static void requantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    qn_tile_buffer t;
+    const int32_t *acc = qn_source_raw(w->source, start, n, &t);
+    if (p->method == QN_FLOAT) {
+        requantize_acc(w, acc, start, n, p);
+    } else {
+        int32_t codes[QN_TILE];
+        qn_kernels()->requantize_fixed_i32(acc, codes, n, p);
+        put_codes(w, start, n, codes);
+    }
+}
+
+static void requantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    if (w->in_place) requantize_acc(w, (const int32_t *)w->source->data + start, start, n, p);
+    else qn_by_tiles(w, start, n, p, requantize_tile);
+}
+
+/* The reciprocal in two parts equals the division where neither can overflow or lose bits to underflow. */
+static bool scales_are_moderate(const float *scale, int64_t n) {
+    bool all = true;
+    for (int64_t i = 0; i < n; i++) all &= scale[i] >= 0x1p-90f && scale[i] <= 0x1p90f;
+    return all;
+}
+
+void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
+    qn_walk w = qn_new_walk(x, grid, params, q, code, quantize_span);
+    w.in_place = x->direct && x->type == QN_F32 && !qn_is_float(code);
+    w.params.exact_inverse = qn_itemsize(code) == 1 && scales_are_moderate(params->scale, qn_grid_params(grid));
+    qn_walk_all(&w);
+}
+
+void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *grid, const qn_affine *params) {
+    qn_walk w = qn_new_walk(q, grid, params, x, type, dequantize_span);
+    w.in_place = q->direct && type == QN_F32 && !qn_is_float(q->type);
+    qn_walk_all(&w);
+}
+
+void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *grid, const qn_affine *params) {
+    qn_walk w = qn_new_walk(x, grid, params, y, type, fake_quantize_span);
+    w.in_place = x->direct && x->type == QN_F32 && type == QN_F32;
+    w.params.exact_inverse = params->qmin >= INT8_MIN && params->qmax <= UINT8_MAX &&
+                             scales_are_moderate(params->scale, qn_grid_params(grid));
+    qn_walk_all(&w);
+}
+
+void qn_requantize(const qn_source *acc, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
+    qn_walk w = qn_new_walk(acc, grid, params, q, code, requantize_span);
+    w.in_place = acc->direct && params->method == QN_FLOAT;
+    qn_walk_all(&w);
+}

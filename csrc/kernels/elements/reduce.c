@@ -1,0 +1,111 @@
+#include "reduce.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "dispatch.h"
+#include "walk.h"
+
+typedef struct {
+    qn_range *ranges;
+    atomic_bool *lack; /* of memory */
+} reduction;
+
+static const reduction *reduction_of(const qn_walk *w) { return w->own; }
+
+static const qn_range empty_range = {INFINITY, -INFINITY, 0, 0};
+
+static void merge(const qn_walk *w, int64_t k, const qn_range *r) {
+    qn_range *to = reduction_of(w)->ranges + k;
+    if (r->min < to->min) to->min = r->min;
+    if (r->max > to->max) to->max = r->max;
+    to->nan += r->nan;
+    to->infinite += r->infinite;
+}
+
+static void min_max_piece(const qn_walk *w, int64_t start, int64_t n, qn_range *r) {
+    qn_tile_buffer t;
+    float wide[QN_TILE];
+    const qn_source *s = w->source;
+    for (int64_t end = start + n, count; start < end; start += count) {
+        bool f64 = s->type == QN_F64, in_place = s->direct && (f64 || s->type == QN_F32);
+        count = in_place || end - start < QN_TILE ? end - start : QN_TILE;
+        const void *x =
+            f64 ? qn_source_raw(w->source, start, count, &t) : qn_source_floats(w->source, start, count, &t, wide);
+        if (f64) qn_kernels()->min_max_f64(x, count, r);
+        else qn_kernels()->min_max_f32(x, count, r);
+    }
+}
+
+/* Only what is a part of a run waits for the mutex, and that no more than twice. */
+static void min_max_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    for (int64_t at = 0, count; at < n; at += count) {
+        int64_t pos = p->phase + at, k = pos / p->run;
+        qn_range part = empty_range;
+        count = p->run - pos % p->run;
+        if (count > n - at) count = n - at;
+        if (count == p->run) {
+            min_max_piece(w, start + at, count, reduction_of(w)->ranges + k);
+            continue;
+        }
+        min_max_piece(w, start + at, count, &part);
+        pthread_mutex_lock(w->merge);
+        merge(w, k, &part);
+        pthread_mutex_unlock(w->merge);
+    }
+}
+
+static void min_max_rectangle(const qn_walk *w, int64_t r0, int64_t r1, int64_t c0, int64_t count, int64_t offset,
+                              qn_range *ranges) {
+    qn_tile_buffer t;
+    float wide[QN_TILE];
+    const qn_source *s = w->source;
+    int64_t start = r0 * w->row + c0;
+    for (int64_t i = 0; i < count; i++) ranges[i] = empty_range;
+    if (s->direct && s->type == QN_F32) {
+        qn_kernels()->min_max_columns_f32((const float *)s->data + start, r1 - r0, w->row, count, ranges);
+    } else if (s->direct && s->type == QN_F64) {
+        qn_kernels()->min_max_columns_f64((const double *)s->data + start, r1 - r0, w->row, count, ranges);
+    } else {
+        for (int64_t r = r0; r < r1; r++, start += w->row) {
+            if (s->type == QN_F64)
+                qn_kernels()->min_max_columns_f64(qn_source_raw(w->source, start, count, &t), 1, 0, count, ranges);
+            else
+                qn_kernels()->min_max_columns_f32(qn_source_floats(w->source, start, count, &t, wide), 1, 0, count,
+                                                  ranges);
+        }
+    }
+    int64_t repeat = w->grid.block ? 1 : w->grid.inner;
+    pthread_mutex_lock(w->merge);
+    for (int64_t i = 0; i < count; i++) merge(w, offset + (c0 + i) / repeat, ranges + i);
+    pthread_mutex_unlock(w->merge);
+}
+
+/* For the columns of a strip; on the stack of a thread they might not fit. */
+static void *strip_ranges(const qn_walk *w) {
+    int64_t columns = w->columns_end - w->columns_begin;
+    qn_range *room = malloc((size_t)(columns < QN_WIDE ? columns : QN_WIDE) * sizeof *room);
+    if (!room) atomic_store(reduction_of(w)->lack, true);
+    return room;
+}
+
+/* Rows [r0, r1) of which all share the ranges at `offset`, strip by strip: as wide as a tile where a row is staged. */
+static void min_max_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room) {
+    const qn_source *s = w->source;
+    int64_t widest = s->direct && (s->type == QN_F32 || s->type == QN_F64) ? QN_WIDE : QN_TILE;
+    for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += widest)
+        min_max_rectangle(w, r0, r1, c0, w->columns_end - c0 < widest ? w->columns_end - c0 : widest, offset, room);
+}
+
+bool qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges) {
+    const qn_affine none = {0};
+    atomic_bool lack = false;
+    const reduction own = {ranges, &lack};
+    qn_walk w = qn_new_walk(x, grid, &none, NULL, QN_F32, min_max_span);
+    w.out_size = 0;
+    w.own = &own, w.rows = min_max_strips, w.room = strip_ranges;
+    for (int64_t k = 0, n = qn_grid_params(grid); k < n; k++) ranges[k] = empty_range;
+    qn_walk_all(&w);
+    return !atomic_load(&lack);
+}

@@ -1,0 +1,42 @@
+/* From arrays to kernels: cuts a grid into spans of contiguous elements, stages what a kernel cannot read in place through
+ * a tile in the L1 cache, and shares the spans among threads. */
+#ifndef QN_WALK_H
+#define QN_WALK_H
+
+#include <pthread.h>
+
+#include "source.h"
+
+enum { QN_WIDE = 4096 }; /* columns whose parameters are laid out, or whose ranges are kept, at a time */
+
+typedef struct qn_walk qn_walk;
+typedef void (*qn_span_function)(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p);
+
+struct qn_walk {
+    const qn_source *source;
+    qn_grid grid;
+    qn_affine params;
+    int64_t total;
+    qn_type out_type;
+    char *out;
+    size_t out_size;
+    qn_span_function span;
+    bool in_place;   /* the kernel reads the input and writes the output where they lie; else tile by tile */
+    bool staged;     /* the output is narrowed from a tile: never written around the caches */
+    const void *own; /* what the operation alone knows */
+    /* In place of spans of one row: rows [r0, r1) of which all share the parameters at `offset`. */
+    void (*rows)(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room);
+    void *(*room)(const qn_walk *w); /* what `rows` works in, to be freed; NULL: no memory */
+    pthread_mutex_t *merge;
+    int64_t row; /* elements after which the parameters start again or move on */
+    int64_t columns_begin, columns_end;
+};
+
+qn_walk qn_new_walk(const qn_source *source, const qn_grid *grid, const qn_affine *params, void *out, qn_type type,
+                    qn_span_function span);
+void qn_walk_all(qn_walk *w);
+
+/* Calls function(w, start, n, p) on tiles of a span of one row. */
+void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function);
+
+#endif

@@ -1,0 +1,476 @@
+/* Integer products: blocks, packing, routes, threads.
+ *
+ * The right matrix is packed into panels of 16 columns. In a panel lies one group of k after the other, 64 bytes each:
+ * column 0 (k .. k+3), column 1, ...; words go two to a group. A byte u stands for the code b = u + base: int8 is stored
+ * as b ^ 0x80 with base -128, uint8 as it is with base 0, a narrow matrix (codes that span at most 128 values) with base =
+ * its smallest code. The left matrix is packed block by block into slivers of four rows; what they hold is the row's
+ * affair. With a' the left code as stored (int8; uint8 less 128), za' its zero point likewise, e = zb - base:
+ *
+ *   sum (a - za)(b - zb) = sum a' u  -  za' sum u  -  e sum (a - za)
+ *
+ * and rows that multiply by Winograd's pairs subtract za and 128 beforehand:
+ *
+ *   sum (a - za)(b - zb) = sum (a - za)(u - 128)  -  (e - 128) sum (a - za)
+ *
+ * Quads (excess.h) take 128, or 64 from a narrow u, and no zero point:
+ *
+ *   sum (a - za)(b - zb) = sum a' (u - 128)  -  za' sum (u - 128)  -  (e - 128) sum (a - za)
+ *
+ * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
+ * outer product. docs/matmul.md proves that no step overflows.
+ */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "dispatch.h"
+#include "matmul_private.h"
+#include "threads.h"
+
+enum {
+    TILE_ROWS = 48,      /* most rows of a tile that goes through a buffer */
+    QUAD_ROWS = 96,      /* the same of quads: strips for their excess */
+    FEW_ROWS = 48,       /* so few rows take long blocks of k: reading the panels in one go matters more */
+    FEW_BLOCK = 1024,    /* groups of such a block */
+    PIECE_COLUMNS = 384, /* columns that pay for packing the left matrix again in another piece */
+};
+
+typedef struct {
+    const qn_matrix *a;
+    qn_zeros za;
+    const qn_packed *b;
+    const qn_packing *strips; /* packs b as the product goes, or NULL */
+    const qn_result *out;
+    const qn_table *kernels; /* one row for all of a product: another may be chosen meanwhile */
+    qn_tiling tiling;
+    int64_t each;                /* no product of two codes is larger */
+    bool wide;                   /* blocks of k are added in int64 */
+    bool pairs;                  /* the kernel multiplies Winograd's pairs */
+    bool quads;                  /* the kernel adds four products in int16 */
+    const qn_residual *residual; /* of quads; NULL where a is narrow enough to need none */
+    int32_t less;                /* a kernel's b is the stored byte less this */
+    int32_t offset;              /* a kernel's a is the code less this, unless the zero point has been subtracted */
+    uint8_t center;              /* of quads: their a is a byte less this */
+    void (*multiply)(const qn_tile *t);
+    void (*left)(const qn_left *l);
+    int64_t left_bytes; /* of a group of a row, packed */
+    bool by_rows;
+    atomic_int outcome;
+} job;
+
+/* Buffers of one piece. */
+typedef struct {
+    void *block;
+    uint8_t *left;                               /* packed */
+    uint8_t *staged;                             /* [48][ks] */
+    int32_t *start, *sum;                        /* [rows] of qn_packing */
+    int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
+    uint8_t *strip;                              /* [panels][groups][64] packed on the way */
+    uint8_t *turned;                             /* [ks][turned_step] */
+    int64_t turned_step;
+    int32_t *more;  /* [96][16] excess times a */
+    uint8_t *panel; /* widened, or made quads */
+    int32_t *tile;  /* [48 or 96][16 * panels] */
+    int32_t *part;  /* [rows][columns] sums between blocks of k */
+    int64_t *wide;  /* the same in int64 */
+} scratch;
+
+typedef struct {
+    int64_t rows, groups; /* of a block, both rounded so that all blocks are about equal */
+    int64_t columns;      /* of the piece, whole panels */
+    int64_t panels, tile; /* packed at a time, multiplied at a time */
+    int64_t buffered;     /* rows of a tile that goes through a buffer */
+    bool part, widen;
+} blocking;
+
+static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
+    const qn_packed *b = j->b;
+    blocking s = {.columns = panels * QN_PANEL};
+    s.tile = j->quads            ? 1
+             : rows <= QN_SLIVER ? QN_PANELS
+                                 : j->tiling.panels; /* few rows: four streams run faster than one */
+    s.panels = j->strips ? QN_PANELS : s.tile;
+    s.widen = j->pairs && rows >= j->tiling.widen_rows;
+    int64_t most_groups = j->residual                      ? j->residual->block
+                          : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK
+                                                           : j->tiling.block;
+    if (j->wide) /* the sums of a block fit int32 */
+        most_groups = least(most_groups, most(INT32_MAX / j->each / qn_ks_a_group(b->form) / 2 * 2, 2));
+    s.groups = qn_even_block(b->groups, most_groups);
+    int64_t row_blocks = most(1, (rows + j->tiling.block_rows - 1) / j->tiling.block_rows);
+    s.rows = round_up((rows + row_blocks - 1) / row_blocks, 12);
+    s.part = s.groups < b->groups && !j->wide && j->out->type != QN_I32;
+    s.buffered = j->quads ? QUAD_ROWS : s.part || !j->tiling.finish_rows ? TILE_ROWS : j->tiling.finish_rows;
+    return s;
+}
+
+static bool scratch_make(scratch *s, const job *j, const blocking *g) {
+    int64_t width = g->tile * QN_PANEL, ks = g->groups * qn_ks_a_group(j->b->form);
+    s->turned_step = j->residual ? round_up(g->rows, QN_STRIP) : 0;
+    int64_t sizes[] = {
+        round_up(g->rows, QN_STRIP) * g->groups * j->left_bytes,
+        TILE_ROWS * ks * (j->b->form == QN_WORDS ? 2 : 1),
+        g->rows * 4 * 5,
+        j->strips ? g->panels * g->groups * QN_GROUP : 0,
+        j->quads   ? g->groups / 2 * QN_QUADS
+        : g->widen ? g->groups * QN_GROUP * 2
+                   : 0,
+        (j->quads ? QUAD_ROWS : TILE_ROWS) * width * 4,
+        g->part ? g->rows * g->columns * 4 : 0,
+        j->wide ? g->rows * g->columns * 8 : 0,
+        ks * s->turned_step,
+        j->residual ? QUAD_ROWS * QN_PANEL * 4 : 0,
+    };
+    enum { SIZES = sizeof sizes / sizeof *sizes };
+    int64_t at[SIZES], total = 0;
+    for (int i = 0; i < SIZES; i++) at[i] = total, total += round_up(sizes[i], QN_GROUP);
+    uint8_t *p = s->block = qn_allocate(total, 1);
+    if (!p) return false;
+    s->left = p + at[0], s->staged = p + at[1], s->start = (int32_t *)(void *)(p + at[2]);
+    s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
+    s->minus_zero = s->minus_sum + g->rows;
+    s->strip = p + at[3], s->panel = p + at[4], s->turned = p + at[8], s->more = (int32_t *)(void *)(p + at[9]);
+    s->tile = (int32_t *)(void *)(p + at[5]);
+    s->part = g->part ? (int32_t *)(void *)(p + at[6]) : NULL;
+    s->wide = j->wide ? (int64_t *)(void *)(p + at[7]) : NULL;
+    return true;
+}
+
+static int32_t zero_of(const job *j, int64_t row) {
+    return j->za.count == 0 ? 0 : j->za.values[j->za.count == 1 ? 0 : row];
+}
+
+/* Packs rows [i0, i0 + rows) x groups [g0, g0 + groups). */
+static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_t groups, scratch *s) {
+    static const int32_t nothing = 0;
+    const qn_matrix *a = j->a;
+    int64_t per = qn_ks_a_group(j->b->form), k0 = g0 * per, k = most(0, least(groups * per, j->b->k - k0));
+    bool words = j->b->form == QN_WORDS, direct = !words && a->column_stride == 1;
+    qn_left l = {.is_signed = a->type != QN_U8, .center = j->center, .k = k, .groups = groups, .zero = &nothing};
+    for (int64_t i = 0; i < rows; i += l.rows) {
+        l.rows = direct ? rows : least(TILE_ROWS, rows - i);
+        if (j->za.count) l.zero = j->za.values + (j->za.count == 1 ? 0 : i0 + i), l.zero_step = j->za.count > 1;
+        if (direct) {
+            l.a = a->data + (i0 + i) * a->row_stride + k0, l.stride = a->row_stride;
+        } else {
+            qn_stage(a, i0 + i, k0, l.rows, k, 0, words, s->staged, k);
+            l.a = s->staged, l.stride = k * (words ? 2 : 1);
+        }
+        l.packed = s->left + i * groups * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
+        j->left(&l);
+    }
+    if (j->residual) j->kernels->left_turned(s->left, groups, rows, s->turned, s->turned_step);
+}
+
+/* What a block of k contributes to the start values of its columns. */
+typedef struct {
+    int32_t start[QN_PANELS * QN_PANEL], sum[QN_PANELS * QN_PANEL];
+} columns;
+
+static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g0, columns *t) {
+    const qn_packed *b = j->b;
+    const int32_t *sum = b->sum + p * QN_PANEL, *pairs = b->pairs + p * QN_PANEL;
+    int32_t own_pairs[QN_PANELS * QN_PANEL] = {0};
+    const int64_t groups = tile->groups;
+    const int count = tile->panels * QN_PANEL;
+    const uint32_t zero = (uint32_t)(zero_of(j, 0) - j->offset);
+    const bool of_row = !j->pairs && j->za.count > 1; /* an outer product */
+    memset(t, 0, sizeof *t);
+    if (j->strips && !j->pairs && !of_row && zero == 0) return;
+    if (j->wide || j->strips) { /* each block by itself */
+        int64_t per = qn_ks_a_group(b->form), padded = most(0, (g0 + groups) * per - most(b->k, g0 * per));
+        for (int i = 0; i < tile->panels; i++)
+            qn_sum_panel(b, tile->right + i * tile->right_step, groups, t->sum + i * QN_PANEL,
+                         own_pairs + i * QN_PANEL);
+        for (int c = 0; c < count; c++) t->sum[c] -= (int32_t)padded * b->pad;
+        pairs = own_pairs;
+    } else if (g0 == 0) {
+        memcpy(t->sum, sum, (size_t)count * 4);
+    } else {
+        return;
+    }
+    if (j->out->acc_bias && !j->wide)
+        memcpy(t->start, j->out->acc_bias + p * QN_PANEL, (size_t)least(count, b->n - p * QN_PANEL) * 4);
+    if (j->pairs) {
+        for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] + (uint32_t)pairs[c]);
+        return;
+    }
+    for (int c = 0; j->quads && c < count; c++)
+        t->sum[c] = (int32_t)((uint32_t)t->sum[c] - (uint32_t)b->k * (uint32_t)j->less);
+    if (of_row) return;
+    for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] - zero * (uint32_t)t->sum[c]);
+}
+
+/* The start values that belong to rows. */
+static void row_terms(const job *j, int64_t i0, int64_t rows, bool first, scratch *s) {
+    const int32_t *bias = first && !j->wide ? j->out->row_bias : NULL;
+    uint32_t e = j->b->uniform && j->b->panels ? (uint32_t)(j->b->e[0] - j->less) : 0u;
+    for (int64_t r = 0; r < rows; r++) {
+        s->row_start[r] = (int32_t)((uint32_t)s->start[r] - e * (uint32_t)s->sum[r]);
+        if (bias) s->row_start[r] = (int32_t)((uint32_t)s->row_start[r] + (uint32_t)bias[i0 + r]);
+        s->minus_sum[r] = (int32_t)(0u - (uint32_t)s->sum[r]);
+        s->minus_zero[r] = j->offset - zero_of(j, i0 + r);
+    }
+}
+
+/* The output stage of the sums from (row, column) on. */
+static qn_finish stage_of(const job *j, int64_t row, int64_t column) {
+    const qn_result *o = j->out;
+    qn_finish f = {.out_step = o->row_stride, .row_scale_step = o->row_scales > 1};
+    int64_t at = row * o->row_stride + column;
+    f.out = o->type == QN_F32 ? (void *)((float *)o->data + at) : (void *)((uint8_t *)o->data + at);
+    f.row_scale = o->row_scale + row * f.row_scale_step;
+    f.column_scale = o->column_scale + column, f.bias = o->bias ? o->bias + column : NULL;
+    f.lo = o->lo, f.hi = o->hi, f.zero_point = o->zero_point, f.qmin = o->qmin, f.qmax = o->qmax;
+    return f;
+}
+
+static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t row, int64_t rows, int64_t column,
+                   int64_t count) {
+    const qn_result *o = j->out;
+    if (o->type == QN_I32) {
+        for (int64_t r = 0; r < rows; r++)
+            memcpy((int32_t *)o->data + (row + r) * o->row_stride + column, acc + r * acc_step, (size_t)count * 4);
+        return;
+    }
+    qn_finish f = stage_of(j, row, column);
+    f.acc = acc, f.acc_step = acc_step, f.rows = rows, f.columns = count;
+    if (o->type == QN_F32) j->kernels->finish_f32(&f);
+    else if (o->type == QN_I8) j->kernels->finish_i8(&f);
+    else j->kernels->finish_u8(&f);
+}
+
+/* The lines that `finish` will write, while there is a product to wait behind. */
+static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t column, int64_t count) {
+    int64_t size = o->type == QN_I8 || o->type == QN_U8 ? 1 : 4;
+    const char *line = (const char *)o->data + (row * o->row_stride + column) * size;
+    for (int64_t r = 0; r < rows; r++, line += o->row_stride * size) {
+        __builtin_prefetch(line, 1);
+        __builtin_prefetch(line + count * size - 1, 1);
+    }
+}
+
+/* A block: rows [row, row + rows) x groups [group, group + groups) of a piece whose columns begin at `left`. */
+typedef struct {
+    int64_t row, rows, group, groups, left;
+    bool first, last; /* of the blocks of k */
+    int64_t strip;    /* the first panel of what is packed */
+} block;
+
+/* Where the sums of rows from i on go: the output itself, the strip of sums between blocks of k, or a buffer. */
+static void place_tile(const job *j, const scratch *s, const blocking *g, const block *at, int64_t i, int64_t column,
+                       int64_t count, bool direct, qn_tile *t) {
+    const qn_result *o = j->out;
+    int32_t *out = o->type == QN_I32 ? (int32_t *)o->data + (at->row + i) * o->row_stride + column : NULL;
+    t->c = s->tile, t->c_step = t->panels * QN_PANEL, t->add = !at->first && !j->wide;
+    if (direct) t->c = out, t->c_step = o->row_stride;
+    else if (t->finish && !s->part) t->c = t->finish->out, t->c_step = o->row_stride;
+    else if (s->part) t->c = s->part + i * g->columns + (column - at->left), t->c_step = g->columns;
+    else if (t->add)
+        for (int64_t r = 0; r < t->rows; r++) memcpy(t->c + r * t->c_step, out + r * o->row_stride, (size_t)count * 4);
+}
+
+/* Adds a block's sums in int64; after the last block they go back, if they fit. */
+static void add_wide(job *j, const qn_tile *t, const block *at, int64_t row, int64_t column, int64_t count,
+                     int64_t *wide, const blocking *g) {
+    const int32_t *bias = j->out->acc_bias ? j->out->acc_bias + column : NULL;
+    for (int64_t r = 0; r < t->rows; r++) {
+        int64_t start = j->out->row_bias ? j->out->row_bias[row + r] : 0;
+        for (int64_t c = 0; c < count; c++) {
+            int64_t *sum = wide + r * g->columns + c;
+            int32_t *tile = t->c + r * t->c_step + c;
+            *sum = (!at->first ? *sum : start + (bias ? bias[c] : 0)) + *tile;
+            if (!at->last) continue;
+            if (*sum < INT32_MIN || *sum > INT32_MAX) atomic_store(&j->outcome, QN_OVERFLOW);
+            *tile = (int32_t)*sum;
+        }
+    }
+}
+
+/* What multiply_quads reads in place of a panel. */
+static void make_quads(const job *j, const scratch *s, const block *at, int64_t p, const uint8_t *panel) {
+    j->kernels->right_quads(panel, at->groups, (uint8_t)j->less, j->center, s->panel);
+    if (j->residual)
+        qn_residual_take(j->residual, p * j->residual->blocks + at->group / j->residual->block, j->center, s->panel);
+}
+
+/* The excess of a panel times the rows of a tile, which are the block's from i on. */
+static void add_excess(const job *j, const scratch *s, const block *at, int64_t i, int64_t p, qn_tile *t) {
+    const qn_residual *r = j->residual;
+    const int64_t first = p * r->blocks + at->group / r->block;
+    qn_excess_tile x = {.turned = s->turned + i, .step = s->turned_step, .center = j->center, .sums = s->more};
+    x.strips = (int)((t->rows + QN_STRIP - 1) / QN_STRIP);
+    t->more = NULL;
+    for (uint32_t n = r->first[first]; n < r->first[first + 1]; n++, x.add = true) {
+        x.pass = r->passes + n, x.excess = r->excess + x.pass->first;
+        j->kernels->add_excess(&x);
+        t->more = s->more;
+    }
+}
+
+/* The rows of a block, packed before, times panels side by side. */
+static void multiply_panels(job *j, scratch *s, const blocking *g, const block *at, int64_t p, int panels) {
+    const qn_packed *b = j->b;
+    const qn_table *k = j->kernels;
+    const int64_t column = p * QN_PANEL, width = panels * QN_PANEL, count = least(width, b->n - column);
+    const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide || j->strips), outer_b = !b->uniform;
+    const bool direct = j->out->type == QN_I32 && !j->wide && count == width, done = at->last || !(j->wide || s->part);
+    const bool fused = j->out->type == QN_F32 && j->tiling.finishes && done && at->rows > QN_SLIVER && count == width &&
+                       !(outer_a || outer_b || j->wide || b->form == QN_WORDS);
+    qn_finish stage;
+    int32_t e[QN_PANELS * QN_PANEL];
+    columns terms;
+    qn_tile t = {.groups = at->groups, .right_step = qn_panel_bytes(b), .panels = panels, .column_start = terms.start};
+    if (j->strips) t.right = s->strip + (p - at->strip) * at->groups * QN_GROUP, t.right_step = at->groups * QN_GROUP;
+    else t.right = b->panel + p * qn_panel_bytes(b) + at->group * QN_GROUP;
+    column_terms(j, p, &t, at->group, &terms);
+    if (j->quads) make_quads(j, s, at, p, t.right), t.right = s->panel;
+    else if (g->widen) k->right_widen(t.right, at->groups, (uint16_t *)(void *)s->panel), t.right = s->panel;
+    for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - j->less;
+    for (int64_t i = 0; i < at->rows; i += t.rows) {
+        t.rows = (direct || fused) && !j->residual ? at->rows : least(g->buffered, at->rows - i);
+        t.left = s->left + i * at->groups * j->left_bytes, t.row_start = s->row_start + i;
+        if (fused) stage = stage_of(j, at->row + i, column), t.finish = &stage;
+        place_tile(j, s, g, at, i, column, count, direct, &t);
+        if (!direct && !fused && done) fetch_lines(j->out, at->row + i, t.rows, column, count);
+        if (j->residual) add_excess(j, s, at, i, p, &t);
+        if (g->widen) k->multiply_pairs_wide(&t);
+        else j->multiply(&t);
+        if (outer_b) k->add_outer(s->minus_sum + i, e, t.rows, width, t.c, t.c_step);
+        if (outer_a) k->add_outer(s->minus_zero + i, terms.sum, t.rows, width, t.c, t.c_step);
+        if (j->wide) add_wide(j, &t, at, at->row + i, column, count, s->wide + i * g->columns + (column - at->left), g);
+        if (!direct && !fused && done) finish(j, t.c, t.c_step, at->row + i, t.rows, column, count);
+    }
+}
+
+/* `panels` panels of a block of k, which are multiplied before the next ones come. */
+static void pack_strip(const job *j, scratch *s, const block *at, int panels) {
+    for (int64_t g = 0; g < at->groups; g += QN_PACK_GROUPS)
+        qn_pack_bytes(j->strips, at->strip, panels, at->group + g, least(QN_PACK_GROUPS, at->groups - g),
+                      s->strip + g * QN_GROUP, at->groups * QN_GROUP);
+}
+
+/* Rows [m0, m1) x panels [p0, p1). */
+static void multiply_piece(job *j, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+    if (m0 >= m1 || p0 >= p1) return;
+    const blocking g = blocking_of(j, m1 - m0, p1 - p0);
+    scratch s;
+    if (!scratch_make(&s, j, &g)) {
+        atomic_store(&j->outcome, QN_NO_MEMORY);
+        return;
+    }
+    block at = {.left = p0 * QN_PANEL};
+    for (at.row = m0; at.row < m1; at.row += g.rows)
+        for (at.group = 0; at.group < j->b->groups; at.group += g.groups) {
+            at.rows = least(g.rows, m1 - at.row), at.groups = least(g.groups, j->b->groups - at.group);
+            at.first = at.group == 0, at.last = at.group + at.groups == j->b->groups;
+            pack_left(j, at.row, at.rows, at.group, at.groups, &s);
+            row_terms(j, at.row, at.rows, at.first, &s);
+            for (at.strip = p0; at.strip < p1; at.strip += g.panels) {
+                int64_t end = least(at.strip + g.panels, p1);
+                if (j->strips) pack_strip(j, &s, &at, (int)(end - at.strip));
+                for (int64_t p = at.strip; p < end; p += g.tile)
+                    multiply_panels(j, &s, &g, &at, p, (int)least(g.tile, end - p));
+            }
+        }
+    free(s.block);
+}
+
+static void multiply_part(void *context, int64_t begin, int64_t end) {
+    job *j = context;
+    uint64_t saved = qn_fp_begin();
+    int64_t rows = j->a->rows, panels = j->b->panels;
+    if (j->by_rows) multiply_piece(j, begin, end, 0, panels);
+    else multiply_piece(j, 0, rows, begin, end);
+    qn_fp_end(saved);
+}
+
+/* One row at a time, everything in int64: words so large that a short block of k may leave int32. */
+static void multiply_slowly(void *context, int64_t begin, int64_t end) {
+    job *j = context;
+    const qn_packed *b = j->b;
+    uint64_t saved = qn_fp_begin();
+    for (int64_t i = begin; i < end; i++)
+        for (int64_t p = 0; p < b->panels; p++) {
+            const int16_t *word = (const int16_t *)(const void *)(b->panel + p * qn_panel_bytes(b));
+            const int32_t *e = b->e + p * QN_PANEL, *bias = j->out->acc_bias;
+            int64_t sum[QN_PANEL] = {0}, count = least(QN_PANEL, b->n - p * QN_PANEL);
+            int32_t acc[QN_PANEL];
+            for (int64_t k = 0; k < b->k; k++) {
+                int64_t a = qn_code_at(j->a, i, k) - zero_of(j, i);
+                for (int c = 0; c < QN_PANEL; c++) sum[c] += a * (word[k / 2 * 32 + 2 * c + k % 2] - e[c]);
+            }
+            for (int64_t c = 0; c < count; c++) {
+                if (bias) sum[c] += bias[p * QN_PANEL + c];
+                if (sum[c] < INT32_MIN || sum[c] > INT32_MAX) atomic_store(&j->outcome, QN_OVERFLOW);
+                acc[c] = (int32_t)sum[c];
+            }
+            finish(j, acc, QN_PANEL, i, 1, p * QN_PANEL, count);
+        }
+    qn_fp_end(saved);
+}
+
+enum { SHORT_BLOCK = 64 }; /* ks for which a block in int32 is worth the trouble */
+
+/* `each` bounds the products of one k; `wide`: their sum may leave int32. */
+static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
+                           const qn_result *out, int64_t each, bool wide) {
+    const qn_table *k = qn_kernels();
+    job j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .kernels = k, .wide = wide};
+    j.each = most(each, 1);
+    int64_t m = a->rows, macs;
+    if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
+    k->matmul_tiling(&j.tiling);
+    int64_t cost = most(b->k * b->n, macs / j.tiling.macs_a_byte);
+    if (wide && INT32_MAX / j.each < SHORT_BLOCK) {
+        qn_parallel_for(m, 1, macs, multiply_slowly, &j);
+        return (qn_outcome)atomic_load(&j.outcome);
+    }
+    const bool whole = a->narrow && !b->lowest && b->form != QN_WORDS; /* no quad leaves int16 */
+    j.quads = j.tiling.quads && m >= j.tiling.widen_rows && !wide && (b->residual || whole);
+    j.residual = j.quads && !whole && b->residual->first[b->panels * b->residual->blocks] ? b->residual : NULL;
+    const bool parts = b->form == QN_FULL && j.tiling.parts && m == 1;
+    j.pairs = b->form == QN_FULL && j.tiling.pairs && !j.quads && !parts;
+    j.center = a->narrow ? 64 : 128;
+    j.less = j.pairs || j.quads ? qn_middle_of(b) : 0;
+    j.offset = a->type == QN_U8 && b->form != QN_WORDS ? j.quads ? j.center : 128 : 0;
+    j.multiply = b->form == QN_WORDS    ? k->multiply_words
+                 : j.quads              ? k->multiply_quads
+                 : b->form == QN_NARROW ? k->multiply_u7
+                 : parts                ? k->multiply_parts
+                 : j.pairs              ? k->multiply_pairs
+                                        : k->multiply_u8;
+    j.left = b->form == QN_WORDS ? k->left_words
+             : j.quads           ? k->left_quads
+             : parts             ? k->left_parts
+             : j.pairs           ? k->left_pairs
+                                 : k->left_bytes;
+    j.left_bytes = j.pairs || parts ? 8 : 4;
+    j.by_rows = !strips && m >= 2 * b->n && m >= 2 * QN_SLIVER;
+    int64_t threads = qn_num_threads(), extent = j.by_rows ? m : b->panels,
+            unit = j.by_rows ? 12
+                   : strips  ? QN_PANELS
+                             : j.tiling.panels;
+    int64_t turns = most(1, least(4, extent * (j.by_rows ? 1 : QN_PANEL) / (threads * PIECE_COLUMNS)));
+    int64_t grain = round_up(most(1, (extent + threads * turns - 1) / (threads * turns)), unit);
+    qn_parallel_for(extent, grain, cost, multiply_part, &j);
+    return (qn_outcome)atomic_load(&j.outcome);
+}
+
+bool qn_may_overflow(int64_t each, int64_t k, int64_t extra) {
+    int64_t bound;
+    return __builtin_mul_overflow(each, k, &bound) || bound > INT32_MAX - extra;
+}
+
+qn_outcome qn_multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
+                              const qn_result *out) {
+    int64_t each = qn_magnitude_of(qn_extremes_of_type(a->type), za) * b->magnitude, extra = 0;
+    for (int64_t n = 0; out->acc_bias && n < b->n; n++) extra = most(extra, llabs((long long)out->acc_bias[n]));
+    for (int64_t m = 0; out->row_bias && m < a->rows; m++) extra = most(extra, llabs((long long)out->row_bias[m]));
+    if (b->form == QN_WORDS && qn_may_overflow(each, b->k, extra))
+        each = qn_magnitude_of(qn_extremes_of_matrix(a), za) * b->magnitude;
+    return multiply(a, za, b, strips, out, each, qn_may_overflow(each, b->k, extra));
+}
+
+qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {
+    return qn_multiply_safely(a, za, b, NULL, out);
+}

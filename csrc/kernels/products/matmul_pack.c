@@ -1,0 +1,230 @@
+/* Packing of right matrices; the head of matmul.c draws the packed form. */
+#include <stdlib.h>
+
+#include "dispatch.h"
+#include "matmul_private.h"
+#include "threads.h"
+
+/* ---- staging: what the packers cannot read in place ---- */
+
+void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad, bool wide,
+              void *to, int64_t step) {
+    int64_t there = most(0, least(columns, m->columns - column));
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t count = row + r < m->rows ? there : 0;
+        int16_t *words = (int16_t *)to + r * step;
+        uint8_t *bytes = (uint8_t *)to + r * step;
+        const char *from = m->data + (row + r) * m->row_stride + column * m->column_stride;
+        if (wide) {
+            for (int64_t c = 0; c < count; c++) words[c] = (int16_t)qn_code_at(m, row + r, column + c);
+            for (int64_t c = count; c < columns; c++) words[c] = (int16_t)pad;
+        } else {
+            if (m->column_stride == 1) memcpy(bytes, from, (size_t)count);
+            else
+                for (int64_t c = 0; c < count; c++) bytes[c] = (uint8_t)from[c * m->column_stride];
+            memset(bytes + count, pad, (size_t)(columns - count));
+        }
+    }
+}
+
+/* ---- packing the right matrix ---- */
+
+static void pack_words(const int16_t *b, int64_t groups, uint8_t *panel) {
+    int16_t *to = (int16_t *)(void *)panel;
+    for (int64_t k = 0; k < groups * 2; k++)
+        for (int j = 0; j < QN_PANEL; j++) to[k / 2 * 32 + j * 2 + k % 2] = b[k * QN_PANEL + j];
+}
+
+static void sum_words(const uint8_t *panel, int64_t groups, int32_t *sum) {
+    const int16_t *b = (const int16_t *)(const void *)panel;
+    for (int64_t g = 0; g < groups; g++, b += QN_GROUP / 2)
+        for (int j = 0; j < QN_PANEL; j++)
+            sum[j] = (int32_t)((uint32_t)sum[j] + (uint32_t)b[2 * j] + (uint32_t)b[2 * j + 1]);
+}
+
+void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_t groups, uint8_t *to, int64_t step) {
+    const qn_matrix *m = w->from;
+    const qn_packed *b = w->to;
+    int64_t column = p * QN_PANEL, width = panels * QN_PANEL, k = g * 4;
+    bool inside = column + width <= b->n && k + groups * 4 <= b->k;
+    uint8_t staged[QN_PANELS * QN_PANEL * QN_PACK_GROUPS * 4] __attribute__((aligned(64)));
+    if (w->gather) {
+        int64_t rows = least(groups * 4, most(0, b->k - k));
+        w->gather(w->context, k, column, rows, least(width, b->n - column), staged);
+        memset(staged + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((groups * 4 - rows) * QN_GATHERED));
+        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, groups, panels, to, step);
+        return;
+    }
+    if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
+        const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1, false};
+        for (int i = 0; i < panels; i++, column += QN_PANEL, to += step) {
+            const uint8_t *from = (const uint8_t *)m->data + column * m->column_stride + k;
+            int64_t stride = m->column_stride;
+            if (!inside) {
+                qn_stage(&turned, column, k, QN_PANEL, groups * 4, (b->pad + w->less) ^ w->flip, false, staged,
+                         groups * 4);
+                from = staged, stride = groups * 4;
+            }
+            qn_kernels()->right_turned(from, stride, w->flip, groups, to);
+        }
+        return;
+    }
+    const uint8_t *from = (const uint8_t *)m->data + k * m->row_stride + column;
+    int64_t stride = m->row_stride;
+    if (!inside || m->column_stride != 1) {
+        qn_stage(m, k, column, groups * 4, width, (b->pad + w->less) ^ w->flip, false, staged, width);
+        from = staged, stride = width;
+    }
+    qn_kernels()->right_bytes(from, stride, w->flip, groups, panels, to, step);
+}
+
+void qn_sum_panel(const qn_packed *b, const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
+    if (b->form == QN_WORDS) sum_words(panel, groups, sum);
+    else qn_kernels()->right_sums(panel, groups, sum, pairs);
+}
+
+static void pack_panels(void *context, int64_t begin, int64_t end) {
+    const qn_packing *w = context;
+    qn_packed *b = w->to;
+    for (int64_t p = begin; p < end; p += 2) {
+        int panels = (int)least(2, end - p);
+        memset(b->sum + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
+        memset(b->pairs + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
+        for (int64_t g = 0; g < b->groups; g += QN_PACK_GROUPS) {
+            int64_t groups = least(QN_PACK_GROUPS, b->groups - g);
+            if (b->form == QN_WORDS) {
+                int16_t staged[QN_PANEL * QN_PACK_GROUPS * 2];
+                for (int i = 0; i < panels; i++) {
+                    qn_stage(w->from, g * 2, (p + i) * QN_PANEL, groups * 2, QN_PANEL, 0, true, staged, QN_PANEL);
+                    pack_words(staged, groups, b->panel + (p + i) * qn_panel_bytes(b) + g * QN_GROUP);
+                }
+            } else {
+                qn_pack_bytes(w, p, panels, g, groups, b->panel + p * qn_panel_bytes(b) + g * QN_GROUP,
+                              qn_panel_bytes(b));
+            }
+            for (int64_t i = p; i < p + panels; i++) {
+                uint8_t *panel = b->panel + i * qn_panel_bytes(b) + g * QN_GROUP;
+                if (w->less)
+                    for (int64_t x = 0; x < groups * QN_GROUP; x++) panel[x] = (uint8_t)(panel[x] - w->less);
+                qn_sum_panel(b, panel, groups, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
+            }
+        }
+        int32_t padded = (int32_t)(b->groups * qn_ks_a_group(b->form) - b->k) * b->pad;
+        for (int64_t j = p * QN_PANEL; j < (p + panels) * QN_PANEL; j++) b->sum[j] -= padded;
+    }
+}
+
+qn_extremes qn_extremes_of_type(qn_type type) {
+    if (type == QN_I8) return (qn_extremes){-128, 127};
+    return type == QN_U8 ? (qn_extremes){0, 255} : (qn_extremes){-32768, 32767};
+}
+
+qn_extremes qn_extremes_of_matrix(const qn_matrix *m) {
+    qn_extremes e = {INT32_MAX, INT32_MIN};
+    bool turned = m->row_stride == 1 || m->row_stride == 2; /* read along memory */
+    int64_t rows = turned ? m->columns : m->rows, columns = turned ? m->rows : m->columns;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            int32_t code = turned ? qn_code_at(m, c, r) : qn_code_at(m, r, c);
+            if (code < e.lo) e.lo = code;
+            if (code > e.hi) e.hi = code;
+        }
+    return e.lo <= e.hi ? e : (qn_extremes){0, 0};
+}
+
+int64_t qn_magnitude_of(qn_extremes e, qn_zeros z) {
+    int64_t largest = z.count ? 0 : most(-(int64_t)e.lo, e.hi);
+    for (int64_t i = 0; i < z.count; i++)
+        largest = most(largest, most((int64_t)z.values[i] - e.lo, (int64_t)e.hi - z.values[i]));
+    return largest;
+}
+
+void qn_packed_free(qn_packed *b) {
+    if (!b) return;
+    qn_residual_free(b->residual);
+    free(b->panel), free(b->sum), free(b);
+}
+
+/* `strips`: no panels, for a product that packs as it goes. */
+static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
+    if (rows > INT64_MAX / QN_GROUP || columns > INT64_MAX / QN_GROUP) return NULL; /* broadcast ones may be */
+    qn_packed *b = malloc(sizeof *b);
+    if (!b) return NULL;
+    *b = (qn_packed){.k = rows, .n = columns, .form = words ? QN_WORDS : QN_FULL};
+    b->groups = round_up(most(1, (rows + qn_ks_a_group(b->form) - 1) / qn_ks_a_group(b->form)), 2);
+    b->panels = (columns + QN_PANEL - 1) / QN_PANEL;
+    if (!strips) b->panel = qn_allocate(b->panels, qn_panel_bytes(b));
+    b->sum = qn_allocate(b->panels, 3 * QN_GROUP);
+    if (!(b->panel || strips) || !b->sum) return qn_packed_free(b), NULL;
+    return b;
+}
+
+/* `weights`: for many products, so that it pays to look at the codes. `strips`: filled in place of panels and sums. */
+static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, qn_packing *strips,
+                        qn_codes_maker gather, const void *context) {
+    bool words = b->form == QN_WORDS;
+    b->n = m->columns, b->type = m->type, b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
+    const qn_extremes e = weights || words ? qn_extremes_of_matrix(m) : qn_extremes_of_type(m->type);
+    b->magnitude = qn_magnitude_of(e, zb);
+    if (weights && !words && e.hi - e.lo < 128) b->form = QN_NARROW, b->base = e.lo;
+    if (b->form == QN_FULL) b->base = m->type == QN_I8 ? -128 : 0, b->lowest = e.lo == b->base;
+    if (b->form != QN_WORDS) b->pad = qn_middle_of(b);
+    b->pairs = b->sum + b->panels * QN_PANEL;
+    b->e = b->pairs + b->panels * QN_PANEL;
+    b->uniform = true;
+    for (int64_t j = 0; j < b->panels * QN_PANEL; j++) {
+        int32_t z = !zb.count ? 0 : zb.count == 1 ? zb.values[0] : zb.values[least(j, zb.count - 1)];
+        b->e[j] = z - b->base;
+        b->uniform = b->uniform && b->e[j] == b->e[0];
+    }
+    qn_packing w = {.to = b, .from = m, .flip = !words && m->type == QN_I8 ? 0x80 : 0};
+    w.gather = gather, w.context = context;
+    if (b->form == QN_NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
+    if (strips) *strips = w;
+    else qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
+}
+
+qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, qn_packing *strips) {
+    qn_packed *b = packed_make(m->rows, m->columns, words, strips);
+    if (!b) return NULL;
+    packed_fill(b, m, zb, weights, strips, NULL, NULL);
+    qn_tiling tiling;
+    qn_kernels()->matmul_tiling(&tiling);
+    if (weights && !words && tiling.quads && b->panels &&
+        !qn_residual_make(b->panel, b->panels, b->groups, qn_middle_of(b), tiling.block, &b->residual))
+        return qn_packed_free(b), NULL;
+    return b;
+}
+
+qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, false, false); }
+
+void qn_packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zero, qn_codes_maker gather, const void *context) {
+    packed_fill(b, m, zero, false, NULL, gather, context);
+}
+
+qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb) {
+    return qn_pack_right(b, zb, b->type == QN_I16, true, NULL);
+}
+
+qn_type qn_packed_type(const qn_packed *b) { return b->type; }
+int64_t qn_packed_rows(const qn_packed *b) { return b->k; }
+int64_t qn_packed_columns(const qn_packed *b) { return b->n; }
+int64_t qn_packed_bytes(const qn_packed *b) {
+    int64_t residual = b->residual ? qn_residual_bytes(b->residual, b->panels) : 0;
+    return (int64_t)sizeof *b + b->panels * qn_panel_bytes(b) + b->panels * QN_PANEL * 3 * 4 + residual;
+}
+const char *qn_packed_form(const qn_packed *b) {
+    static const char *const names[] = {[QN_FULL] = "full", [QN_NARROW] = "narrow", [QN_WORDS] = "words"};
+    return b->residual ? "quads" : names[b->form];
+}
+
+void qn_packed_codes(const qn_packed *b, void *codes) {
+    for (int64_t p = 0; p < b->panels; p++)
+        for (int64_t k = 0; k < b->k; k++)
+            for (int64_t c = 0; c < least(QN_PANEL, b->n - p * QN_PANEL); c++) {
+                const uint8_t *panel = b->panel + p * qn_panel_bytes(b);
+                int64_t at = k * b->n + p * QN_PANEL + c;
+                if (b->form == QN_WORDS) memcpy((int16_t *)codes + at, panel + k / 2 * QN_GROUP + c * 4 + k % 2 * 2, 2);
+                else ((uint8_t *)codes)[at] = (uint8_t)(panel[k / 4 * QN_GROUP + c * 4 + k % 4] + b->base);
+            }
+}

@@ -1,0 +1,143 @@
+#include "packed4.h"
+
+#include <string.h>
+
+#include "dispatch.h"
+#include "threads.h"
+
+enum {
+    PANEL = 16,
+    ROWS = 128,          /* of x at a time: their codes stay in the L2 cache */
+    DEPTH = 2048,        /* of k at a time when there are many rows: that part of a panel stays in the L1 cache */
+    FEW_ROWS = 8,        /* up to which a panel is read once, from one end to the other */
+    SIDE = 4,            /* panels side by side for few rows */
+    PRODUCTS_A_BYTE = 8, /* multiplications in the time that a byte of memory traffic takes */
+};
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t panels(const qn_weight4 *w) { return ceil_div(w->n, PANEL); }
+
+bool qn_weight4_layout(qn_weight4 *w) {
+    int64_t bytes;
+    w->groups = ceil_div(w->k, w->block);
+    w->record = w->block * (PANEL / 2) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
+    return !__builtin_mul_overflow(w->groups, w->record, &bytes) && !__builtin_mul_overflow(bytes, panels(w), &bytes);
+}
+
+int64_t qn_weight4_bytes(const qn_weight4 *w) { return panels(w) * w->groups * w->record; }
+
+/* ---- packing ---- */
+
+typedef struct {
+    const qn_weight4 *w;
+    const uint8_t *codes, *zeros;
+    const char *scales;
+    uint8_t flip;
+    uint8_t *packed;
+} packing;
+
+static void pack_panels(void *context, int64_t begin, int64_t end) {
+    const packing *c = context;
+    const qn_weight4 *w = c->w;
+    size_t itemsize = w->half ? 2 : 4;
+    for (int64_t at = begin * w->groups; at < end * w->groups; at++) {
+        int64_t j = at / w->groups * PANEL, group = at % w->groups, n = w->n - j < PANEL ? w->n - j : PANEL;
+        uint8_t *record = c->packed + at * w->record, *scales = record + w->block * (PANEL / 2);
+        memset(record, 0, (size_t)w->record);
+        int64_t first = group * w->block, depth = w->k - first < w->block ? w->k - first : w->block;
+        for (int64_t k = 0; k < depth; k++) {
+            const uint8_t *codes = c->codes + (first + k) * w->n + j;
+            uint8_t *to = record + k / 8 * 64 + k % 4;
+            int shift = k & 4;
+            for (int64_t i = 0; i < n; i++) to[4 * i] |= (uint8_t)(((codes[i] ^ c->flip) & 15) << shift);
+        }
+        memcpy(scales, c->scales + (size_t)(group * w->n + j) * itemsize, (size_t)n * itemsize);
+        if (w->zeros) memcpy(scales + PANEL * itemsize, c->zeros + group * w->n + j, (size_t)n);
+    }
+}
+
+void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, const void *scales,
+                     const uint8_t *zeros, uint8_t *packed) {
+    packing c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
+    qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
+}
+
+/* ---- the product ---- */
+
+typedef struct {
+    const qn_weight4 *w;
+    const uint8_t *packed;
+    const qn_product4 *p;
+    int64_t row; /* the first of this pass */
+    qn_rows4 x;
+} product;
+
+static void put(const product *c, int64_t panel, const float *y) {
+    const qn_product4 *p = c->p;
+    int64_t j = panel * PANEL, n = c->w->n - j < PANEL ? c->w->n - j : PANEL;
+    for (int64_t r = 0; r < c->x.rows; r++, y += PANEL) {
+        float *to = p->y + (c->row + r) * c->w->n + j;
+        for (int64_t i = 0; i < n; i++) {
+            float v = p->bias ? y[i] + p->bias[j + i] : y[i];
+            v = v < p->lowest ? p->lowest : v;
+            to[i] = v > p->highest ? p->highest : v;
+        }
+    }
+}
+
+static void multiply_panels(void *context, int64_t begin, int64_t end) {
+    const product *c = context;
+    const qn_weight4 *w = c->w;
+    const int64_t width = w->groups * w->record, size = c->x.rows * PANEL;
+    const bool few = c->x.rows <= FEW_ROWS;
+    const int64_t step = few ? w->groups : ceil_div(DEPTH, w->block), side = few ? SIDE : 1;
+    _Alignas(64) float y[ROWS * PANEL];
+    uint64_t saved = qn_fp_begin();
+    for (int64_t panel = begin; panel < end; panel += side) {
+        int64_t count = end - panel < side ? end - panel : side;
+        memset(y, 0, (size_t)(count * size) * sizeof *y);
+        for (int64_t g = 0; g < w->groups; g += step)
+            qn_kernels()->matmul4_panels(w, c->packed + panel * width, count, &c->x, g,
+                                         g + step < w->groups ? g + step : w->groups, y);
+        for (int64_t i = 0; i < count; i++) put(c, panel + i, y + i * size);
+    }
+    qn_fp_end(saved);
+}
+
+static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
+
+/* Negates them in place; NULL where all are 0. */
+static const int32_t *negated(int32_t *x, int64_t n) {
+    int32_t bits = 0;
+    for (int64_t i = 0; i < n; i++) bits |= x[i], x[i] = -x[i];
+    return bits ? x : NULL;
+}
+
+/* Codes, and a scale, a zero point and a sum for each group. */
+int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
+    int64_t bytes;
+    return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->block + 12), &bytes) ? -1 : bytes;
+}
+
+void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
+    int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->block;
+    qn_activations a = {.given = p->given, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
+    a.sum_block = w->block, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
+    a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
+    a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + each), a.zero_points = a.minus_sums + each;
+    a.codes = (uint8_t *)(a.zero_points + each);
+    qn_rows4 x = {.codes = (int8_t *)a.codes, .scales = a.scales, .minus_sums = a.minus_sums, .stride = stride};
+    x.groups = w->groups, x.scale_row = p->by_row ? 1 : w->groups, x.scale_step = !p->by_row;
+    for (int64_t row = 0; row < p->m; row += most) {
+        a.rows = x.rows = p->m - row < most ? p->m - row : most;
+        if (p->x) a.x = p->x + row * w->k;
+        else a.given.codes = p->given.codes + row * w->k, a.given.scales = p->given.scales + row * p->given.row;
+        if (p->given.zero_points) a.given.zero_points = p->given.zero_points + row * p->given.row;
+        qn_quantize_activations(&a);
+        x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
+        product c = {w, packed, p, row, x};
+        int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
+        qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,
+                        &c);
+    }
+}

@@ -1,0 +1,109 @@
+/* What packed4_body.h is made of, in NEON: 16 columns are four vectors. With dot products four products are added to an
+ * int32 at once; without, int16 holds those of 32 neighbours in k, 8 * 15 * 128 = 15360. */
+
+typedef struct {
+    int8x16_t quarter[4]; /* 4 columns each, 4 neighbours in k of a column in 32 bits */
+} v4_codes;
+typedef struct {
+    int32x4_t quarter[4];
+} v4_i32;
+typedef struct {
+    float32x4_t quarter[4];
+} v4_f32;
+
+#define V4_QUARTERS(i) _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++)
+
+V_INLINE v4_codes v4_low(const uint8_t *p) {
+    v4_codes u;
+    V4_QUARTERS(i) u.quarter[i] = vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(15)));
+    return u;
+}
+V_INLINE v4_codes v4_high(const uint8_t *p) {
+    v4_codes u;
+    V4_QUARTERS(i) u.quarter[i] = vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
+    return u;
+}
+V_INLINE v4_codes v4_plus(v4_codes a, v4_codes b) {
+    V4_QUARTERS(i) a.quarter[i] = vaddq_s8(a.quarter[i], b.quarter[i]);
+    return a;
+}
+V_INLINE int8x16_t v4_quad(const int8_t *a) {
+    int32_t quad;
+    memcpy(&quad, a, sizeof quad);
+    return vreinterpretq_s8_s32(vdupq_n_s32(quad));
+}
+#ifdef V4_DOT
+typedef v4_i32 v4_sums;
+enum { V4_ROWS = 4 };
+V_INLINE v4_sums v4_begin(v4_i32 sum) { return sum; }
+V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
+    const int8x16_t x = v4_quad(a);
+    V4_QUARTERS(i) s.quarter[i] = vdotq_s32(s.quarter[i], u.quarter[i], x);
+    return s;
+}
+V_INLINE v4_i32 v4_end(v4_i32 sum, v4_sums s) { return (void)sum, s; }
+#else
+typedef struct {
+    int16x8_t eighth[8]; /* 2 columns each */
+} v4_sums;
+enum { V4_ROWS = 2 };
+V_INLINE v4_sums v4_begin(v4_i32 sum) {
+    v4_sums s;
+    (void)sum;
+    for (int i = 0; i < 8; i++) s.eighth[i] = vdupq_n_s16(0);
+    return s;
+}
+V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
+    const int8x16_t x = v4_quad(a);
+    V4_QUARTERS(i) {
+        s.eighth[2 * i] = vmlal_s8(s.eighth[2 * i], vget_low_s8(u.quarter[i]), vget_low_s8(x));
+        s.eighth[2 * i + 1] = vmlal_high_s8(s.eighth[2 * i + 1], u.quarter[i], x);
+    }
+    return s;
+}
+V_INLINE v4_i32 v4_end(v4_i32 sum, v4_sums s) {
+    V4_QUARTERS(i) {
+        int32x4_t four = vpaddq_s32(vpaddlq_s16(s.eighth[2 * i]), vpaddlq_s16(s.eighth[2 * i + 1]));
+        sum.quarter[i] = vaddq_s32(sum.quarter[i], four);
+    }
+    return sum;
+}
+#endif
+V_INLINE v4_i32 v4_eights(const int32_t *minus_sum) {
+    v4_i32 v;
+    V4_QUARTERS(i) v.quarter[i] = vdupq_n_s32(QN_ZERO_4 * *minus_sum);
+    return v;
+}
+V_INLINE v4_i32 v4_zeros(const int32_t *minus_sum, const uint8_t *zero) {
+    const uint8x16_t z = vld1q_u8(zero);
+    const uint16x8_t half[2] = {vmovl_u8(vget_low_u8(z)), vmovl_high_u8(z)};
+    v4_i32 v;
+    V4_QUARTERS(i) {
+        uint32x4_t four = i % 2 ? vmovl_high_u16(half[i / 2]) : vmovl_u16(vget_low_u16(half[i / 2]));
+        v.quarter[i] = vmulq_n_s32(vreinterpretq_s32_u32(four), *minus_sum);
+    }
+    return v;
+}
+V_INLINE v4_i32 v4_times(v4_i32 sum, v4_i32 n, const int32_t *by) {
+    V4_QUARTERS(i) sum.quarter[i] = vmlaq_n_s32(sum.quarter[i], n.quarter[i], *by);
+    return sum;
+}
+V_INLINE v4_f32 v4_load(const float *y) {
+    v4_f32 v;
+    V4_QUARTERS(i) v.quarter[i] = vld1q_f32(y + 4 * i);
+    return v;
+}
+V_INLINE void v4_store(float *y, v4_f32 v) { V4_QUARTERS(i) vst1q_f32(y + 4 * i, v.quarter[i]); }
+V_INLINE v4_f32 v4_scales(const uint8_t *p, bool half) {
+    v4_f32 v;
+    if (!half) return v4_load((const float *)(const void *)p);
+    V4_QUARTERS(i) v.quarter[i] = vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p + 8 * i)));
+    return v;
+}
+V_INLINE v4_f32 v4_add(v4_f32 y, v4_i32 sum, v4_f32 scale, float x_scale) {
+    V4_QUARTERS(i) {
+        float32x4_t step = vmulq_n_f32(scale.quarter[i], x_scale);
+        y.quarter[i] = vaddq_f32(y.quarter[i], vmulq_f32(vcvtq_f32_s32(sum.quarter[i]), step));
+    }
+    return y;
+}

@@ -1,0 +1,23 @@
+/* Compiles every element loop for the ISA whose file included this, and makes its row of the table. The groups keep the
+ * functions in the order in which the benchmarks measured them: their alignment depends on it. */
+#include "accumulate_body.h"
+#include "float_error_body.h"
+#include "histogram_body.h"
+
+#include "packed4_body.h"
+
+#include "matmul_quads_body.h"
+#include "metrics_body.h"
+#include "pack_body.h"
+#include "quantize_body.h"
+#include "reduce_body.h"
+#include "saturation_body.h"
+#include "scale_body.h"
+
+#include "conv_body.h"   /* after the output stage of quantize_body.h */
+#include "floats_body.h" /* after the loads, stores and prefetches of quantize_body.h */
+#include "matmul_body.h" /* after quantize_body.h, whose clamp it shares */
+
+#define QN_ENTRY(name, arguments) .name = name,
+const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};
+#undef QN_ENTRY

@@ -1,0 +1,105 @@
+#include "search.h"
+
+#include <float.h>
+#include <stdlib.h>
+
+#include "search_private.h"
+#include "threads.h"
+
+enum { SEARCH_BYTES = 1 << 18 }; /* traffic that a parameter's search weighs as */
+
+/* ---- percentile ---- */
+
+static double outside(const qn_sketch *r, double low, double high) {
+    return (beyond(r, true, -low) + beyond(r, false, high)) / r->total;
+}
+
+static void search_percentile(const qn_sketch *r, const qn_search_spec *p, double *low, double *high, double *error) {
+    double tail = r->total * (1 - p->share);
+    if (p->symmetric) {
+        *high = quantile(r, true, false, tail), *low = -*high;
+    } else {
+        *high = quantile(r, false, false, tail / 2), *low = -quantile(r, false, true, tail / 2);
+    }
+    *error = outside(r, *low, *high);
+}
+
+/* ---- all parameters ---- */
+
+typedef struct {
+    const qn_histogram *h;
+    const qn_search_spec *spec;
+    int64_t n; /* ranges a parameter, 0 for a search */
+    const double *given_low, *given_high;
+    double *low, *high, *error;
+    _Atomic bool failed;
+} job;
+
+static void search_row(const job *j, int64_t k, qn_search_room *space) {
+    qn_sketch r = sketch_of(j->h, j->spec, k);
+    double *low = j->low + k, *high = j->high + k, *error = j->error + k;
+    switch (j->spec->criterion) {
+    case QN_ENTROPY: qn_search_entropy(&r, j->spec, space, low, high, error); break;
+    case QN_PERCENTILE: search_percentile(&r, j->spec, low, high, error); break;
+    default: qn_search_mse(&r, j->spec, space, low, high, error);
+    }
+}
+
+static void errors_of_row(const job *j, int64_t k, qn_search_room *space) {
+    const qn_search_spec *p = j->spec;
+    qn_sketch r = sketch_of(j->h, p, k);
+    qn_sides s = {0};
+    qn_linear_bins l = {0};
+    qn_bin_sums sum = {0};
+    outliers apart = outliers_of(&r);
+    bool tiny = fmax(extreme(&r, true), extreme(&r, false)) < FLT_MIN;
+    if ((p->criterion == QN_MSE || p->criterion == QN_SQUARE) && !tiny) s = qn_sides_of(&r, p->symmetric, space);
+    if (p->criterion == QN_ENTROPY && !tiny) {
+        l = qn_linear_of(&r, p->symmetric, space);
+        sum = qn_sums_of(space->counts, l.bins, space->sums);
+    }
+    for (int64_t i = k * j->n; i < (k + 1) * j->n; i++) {
+        double low = j->given_low[i], high = j->given_high[i];
+        if (p->criterion == QN_PERCENTILE) {
+            j->error[i] = outside(&r, low, high);
+        } else if (p->criterion == QN_APART) {
+            j->error[i] = apart.count;
+        } else if (p->criterion == QN_APART_FROM) {
+            j->error[i] = apart.from;
+        } else if (tiny) {
+            j->error[i] = 0;
+        } else if (p->criterion == QN_ENTROPY) {
+            j->error[i] = qn_entropy_error(p, &l, &sum, space, low, high);
+        } else if (p->criterion == QN_SQUARE) {
+            j->error[i] = qn_mean_square(&s, p->symmetric);
+        } else {
+            j->error[i] = qn_mse(&s, p, low, high);
+        }
+    }
+}
+
+static void search_part(void *context, int64_t begin, int64_t end) {
+    job *j = context;
+    uint64_t saved = qn_fp_begin();
+    qn_search_room *space = malloc(sizeof *space);
+    if (!space) j->failed = true;
+    for (int64_t k = begin; k < end && space; k++) {
+        if (j->n) errors_of_row(j, k, space);
+        else search_row(j, k, space);
+    }
+    free(space);
+    qn_fp_end(saved);
+}
+
+int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, double *high, double *error) {
+    job j = {.h = h, .spec = spec, .low = low, .high = high, .error = error};
+    qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_part, &j);
+    return j.failed ? -1 : 0;
+}
+
+int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low,
+                     const double *high, double *error) {
+    job j = {.h = h, .spec = spec, .n = n, .given_low = low, .given_high = high, .error = error};
+    if (n) qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_part, &j);
+    return j.failed ? -1 : 0;
+}

@@ -1,0 +1,41 @@
+"""What a conversion to a narrower float type loses, counted in one read; reports/float_report.py says it in words."""
+
+from typing import NamedTuple
+
+from .. import _args, _core
+from .._check import Array
+from ..dtypes import FloatType
+
+__all__ = ["FloatError", "float_error", "float_features"]
+
+
+class FloatError(NamedTuple):
+    """Counts of the elements of x by what becomes of them, and the errors of those that are kept.
+
+    `relative_error` is the sum of the relative errors in units of 2**-30, an integer, so that no order of the sum
+    changes it.
+    """
+
+    nan: int
+    infinite: int
+    overflow: int
+    underflow: int
+    subnormal: int
+    kept: int
+    relative_error: int
+    max_relative_error: float
+    largest: float
+    smallest: float
+
+
+def float_error(array: Array, source: FloatType, target: FloatType) -> FloatError:
+    """Count what `target` would lose of an array of the type `source`."""
+    figures = _core.float_error(
+        _args.stored(array, source.storage), source.core, target.core, target.overflow, target.smallest_normal
+    )
+    return FloatError(*figures)
+
+
+def float_features() -> dict[str, bool]:
+    """Return which float types this CPU converts or computes in, by the name of the instruction set."""
+    return _core.float_features()

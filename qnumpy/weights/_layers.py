@@ -1,0 +1,72 @@
+"""Checks of a layer's arrays, factors of its channels, and the one rounding at the end."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _args, _check
+from .._check import Array
+from ..granularity import PerChannel, normalize_axis
+from ..ops.reduce import abs_max
+
+__all__ = ["along_axis", "check_inputs", "factors", "largest_magnitudes", "matrix", "rounded", "vector", "weight_axis"]
+
+_LARGEST = 2.0**127  # of a factor, 2**-126 the smallest: float32 holds both, and powers of two stay inside
+
+
+def matrix(owner: str, w: Any, axis: Any) -> tuple[Array, int]:
+    weight, _ = _args.real(owner, "w", w)
+    if weight.ndim != 2:
+        raise ValueError(_check.must(owner, "w", "a matrix", f"shape {weight.shape}"))
+    return weight, weight_axis(owner, "axis", axis, weight)
+
+
+def weight_axis(owner: str, name: str, axis: Any, array: Array) -> int:
+    along = _check.integer(owner, name, axis)
+    try:
+        return normalize_axis(owner, along, array.ndim)
+    except ValueError as error:
+        raise ValueError(str(error).replace(": axis must", f": {name} must", 1)) from None
+
+
+def vector(owner: str, name: str, value: Any, length: int) -> Array:
+    array, _ = _args.real(owner, name, value)
+    if array.shape != (length,):
+        raise ValueError(_check.must(owner, name, f"of shape ({length},)", f"shape {array.shape}"))
+    return array
+
+
+def check_inputs(owner: str, name: str, x: Array, inputs: int) -> None:
+    if x.ndim == 0 or x.shape[-1] != inputs:
+        raise ValueError(_check.must(owner, name, f"of shape (..., {inputs}), as w has inputs", f"shape {x.shape}"))
+
+
+def largest_magnitudes(array: Array, axis: int) -> Array:
+    """Return the largest finite magnitude of each channel, 0 without one."""
+    return np.maximum(abs_max(array, PerChannel(axis)), 0.0)
+
+
+def factors(over: Array, under: Array, power_of_two: bool) -> Array:
+    """Return over / under, held to the normal range of float32, and 1 where one of them is 0."""
+    scale = np.ones_like(over)
+    with np.errstate(over="ignore"):
+        np.divide(over, under, out=scale, where=(over > 0) & (under > 0))
+    scale = np.clip(scale, _check.TINY, _LARGEST)
+    return np.exp2(np.rint(np.log2(scale))) if power_of_two else scale
+
+
+def along_axis(scale: Array, axis: int, array: Array) -> Array:
+    """Return one factor for each index of an axis, in a shape that broadcasts to the array."""
+    return scale.reshape([-1 if d == axis else 1 for d in range(array.ndim)])
+
+
+def rounded(owner: str, name: str, operation: np.ufunc, array: Array, other: Array) -> Array:
+    """Compute in float64 and round once to the dtype of the array; refuse a finite number that overflows it."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        exact = operation(array, other, dtype=np.float64)
+        result = np.asarray(exact.astype(array.dtype))
+    lost = np.isfinite(array) & ~np.isfinite(result)
+    if lost.any():
+        got = f"{exact[lost].flat[0]:.4g} in {array.dtype.name}"
+        raise ValueError(_check.must(owner, name, "of a dtype that holds the result", got))
+    return result

@@ -1,0 +1,91 @@
+"""Bias correction: the mean of every output stays what it was before the weight was quantized."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _args, _check
+from .._typing import Array, RealLike
+from ..arrays.quantized import QuantizedArray
+from ._layers import check_inputs, matrix, rounded, vector
+
+__all__ = ["correct_bias"]
+
+
+def correct_bias(
+    x: RealLike,
+    w: RealLike,
+    q: QuantizedArray | RealLike,
+    bias: RealLike | None = None,
+    *,
+    xq: RealLike | None = None,
+    axis: int = 0,
+) -> Array:
+    """Move the bias so that quantizing the weight does not shift the mean of any output.
+
+    ``bias + mean(x) @ w - mean(xq) @ dequantize(q)``, the means over all axes but the last.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, shape (..., inputs)
+        Inputs of the layer, or their mean alone, of shape (inputs,).
+    w : array_like of one of those types, shape (inputs, outputs)
+        The weight.
+    q : QuantizedArray, or array_like of one of those types
+        Of the shape of w: the weight that will be used.
+    bias : array_like of shape (outputs,), optional
+        Zero by default.
+    xq : array_like, shape (..., inputs), optional
+        The inputs that the layer will see, when they are quantized too; those of `x` by default.
+    axis : int, default 0
+        The axis of w that holds the inputs; 1 for a weight of shape (outputs, inputs).
+
+    Returns
+    -------
+    ndarray, shape (outputs,)
+        In the dtype of `bias`, or of w without one; float64 inside, rounded once.
+
+    Raises
+    ------
+    TypeError
+        An array is not real.
+    ValueError
+        Shapes or the axis do not fit, the mean of the inputs is not finite, or a finite result is beyond the dtype.
+
+    References
+    ----------
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2.
+
+    Examples
+    --------
+    >>> x, w = np.array([[1.0, 3.0], [3.0, 5.0]]), np.array([[1.0], [0.26]])
+    >>> coarse = np.array([[1.0], [0.25]])
+    >>> bias = correct_bias(x, w, coarse)
+    >>> float(np.mean(x @ w)), float(np.mean(x @ coarse + bias))
+    (3.04, 3.04)
+    """
+    owner = "correct_bias"
+    weight, along = matrix(owner, w, axis)
+    approximate = q.dequantize() if isinstance(q, QuantizedArray) else _args.real(owner, "q", q)[0]
+    if approximate.shape != weight.shape:
+        raise ValueError(_check.must(owner, "q", f"of the shape {weight.shape} of w", f"shape {approximate.shape}"))
+    inputs, outputs = weight.shape[along], weight.shape[1 - along]
+    mean = _mean(owner, "x", x, inputs)
+    seen = mean if xq is None else _mean(owner, "xq", xq, inputs)
+    offset = np.zeros(outputs, weight.dtype) if bias is None else vector(owner, "bias", bias, outputs)
+    wide, narrow = (np.moveaxis(each, along, 0).astype(np.float64) for each in (weight, approximate))
+    # without xq both means are one, and the difference of the weights is exact enough to be taken first
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        shift = mean @ (wide - narrow) if xq is None else mean @ wide - seen @ narrow
+    return rounded(owner, "bias", np.add, offset, shift)
+
+
+def _mean(owner: str, name: str, x: Any, inputs: int) -> Array:
+    """Return the mean of each input channel; zero without a row."""
+    source, _ = _args.real(owner, name, x)
+    check_inputs(owner, name, source, inputs)
+    rows = source.reshape(-1, inputs)
+    mean = rows.mean(axis=0, dtype=np.float64) if len(rows) else np.zeros(inputs)
+    if not np.isfinite(mean).all():
+        raise ValueError(_check.must(owner, name, "finite", "NaN or infinities"))
+    return np.asarray(mean)
