@@ -335,6 +335,7 @@ def chart(results: Results) -> None:
     """A dot for one thread, a ring for two: of the limit, and over the best peer."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     rows = [(f"{operation}, {size}", results.threads(operation, size)) for operation, size, _ in ROWS]
     rows = [(name, both) for name, both in rows if any(both)][::-1]
@@ -352,7 +353,9 @@ def chart(results: Results) -> None:
                 axis.plot(*zip(*points, strict=True), ls="", ms=4, label=label, **style)
             axis.set(title=title, xscale="log", yticks=range(len(rows)), yticklabels=[name for name, _ in rows])
             axis.axvline(1, color="grey", lw=0.8)
+            axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if axis is axes[0] else (1,)))
             axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(ticker.NullFormatter())
             axis.grid(alpha=0.3, lw=0.5)
         axes[0].legend(loc="upper left")
         figure.savefig(CHART, metadata={"Date": None, "Creator": None})
