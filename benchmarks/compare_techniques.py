@@ -70,9 +70,8 @@ def cases() -> Iterator[tuple[str, qn.PerTensor | qn.PerChannel, dict[str, list[
     """A row of the table each: its name, its granularity, its tensors as batches."""
     path = model()
     if path is not None:
-        with qn.io.Reader(path) as reader:
-            names = [name for name, spec in reader.specs.items() if len(spec.shape) == 2 and spec.dtype == np.float32]
-            weights = {name: [reader.read(name, copy=True)] for name in names}
+        arrays = {name: np.asarray(x) for name, x in qn.load(path).items()}
+        weights = {name: [x] for name, x in arrays.items() if x.ndim == 2 and x.dtype == np.float32}
         for kind in KINDS:
             tensors = {name: batches for name, batches in weights.items() if kind_of(name) == kind}
             yield f"MiniLM {kind} ({len(tensors)})", qn.PerTensor(), tensors
