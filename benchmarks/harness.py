@@ -249,7 +249,7 @@ def rows() -> list[str]:
 
 Candidate = tuple[str, str]  # a call, and the row of kernels that it runs on
 Samples = dict[Candidate, list[float]]  # seconds a call, one sample a round
-QUICK, FULL = (3, 1.0), (15, 6.0)  # rounds, and seconds of a case after which no more rounds begin
+QUICK, FULL = (3, 1.0), (11, 4.0)  # rounds, and seconds of a case after which no more rounds begin
 LEAST_ROUNDS = 3
 REPEATS = 3  # measurements of a case again, if a peer or the limit is unstable
 SPREAD = 2.0  # of the median over the best
