@@ -57,6 +57,10 @@ class Granularity:
         """Return the dimensions of scale and zero_point, None where they depend on those of the array."""
         return None
 
+    def has_params(self, ndim: int) -> bool:
+        """Return whether scale and zero_point may have `ndim` dimensions."""
+        return ndim == self.params_ndim()
+
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """Return (outer, channels, inner, block) over a C-contiguous array of `shape`; see csrc/README.md."""
         raise NotImplementedError
@@ -222,6 +226,9 @@ class PerGroup(Granularity):
         axis = normalize_axis("PerGroup", self.axis, len(shape))
         return (*shape[:axis], -(-shape[axis] // self.group_size), *shape[axis + 1 :])
 
+    def has_params(self, ndim: int) -> bool:
+        return ndim > 0
+
     def grid(self, shape: tuple[int, ...]) -> Grid:
         axis = normalize_axis("PerGroup", self.axis, len(shape))
         block = min(self.group_size, max(shape[axis], 1))
@@ -290,6 +297,9 @@ class PerRow(Granularity):
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         self.check("PerRow", shape)
         return shape[:-1]
+
+    def has_params(self, ndim: int) -> bool:
+        return True
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         return 1, math.prod(self.params_shape(shape)), shape[-1], 0

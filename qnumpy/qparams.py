@@ -7,6 +7,7 @@ import numpy as np
 
 from . import _check
 from ._check import integer, must, typed
+from ._typing import Array
 from .dtypes import CodeType, code_type
 from .granularity import Granularity, PerTensor, granularity
 
@@ -72,8 +73,8 @@ class QParams:
             raise ValueError(must(owner, "qmin and qmax", f"left out for {code.name}", f"{self.qmin} and {self.qmax}"))
         scale = _check.scale(owner, "scale", self.scale).copy()
         zero = _check.zero_point(owner, self.zero_point, *((qmin, qmax) if code.real is None else code.zero_points))
-        ndim = self.granularity.params_ndim()
-        if scale.ndim != ndim if ndim is not None else scale.ndim == 0:
+        if not self.granularity.has_params(scale.ndim):
+            ndim = self.granularity.params_ndim()
             wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
             raise ValueError(f"QParams: scale must have {wanted} for {self.granularity}; got shape {scale.shape}.")
         if zero.shape not in ((), scale.shape):
@@ -159,6 +160,13 @@ class QParams:
             raise ValueError(f"QParams.from_range: min and max must be finite with min <= max; got {got}.")
         if include_zero or symmetric:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        return cls._of_range(owner, low, high, code, symmetric, granularity)
+
+    @classmethod
+    def _of_range(
+        cls, owner: str, low: Array, high: Array, code: CodeType, symmetric: bool, granularity: Granularity
+    ) -> "QParams":
+        """Return what `from_range` does for ranges that are checked; `owner` is the function that the user called."""
         qmin = code.symmetric_qmin if symmetric else code.qmin
         scale, zero = grid_of_range(low, high, qmin, code.qmax, symmetric, owner)
         return cls(scale, zero, code.dtype, granularity, qmin, code.qmax)
@@ -201,6 +209,38 @@ class QParams:
         scale = self.scale.astype(np.float64)
         low, high = (np.asarray(scale * (end - self.zero_point)) for end in (self.qmin, self.qmax))
         return low, high
+
+    def sliced(self, shape: tuple[int, ...], key: Any, owner: str = "QParams.sliced") -> "QParams":
+        """Return the parameters of a basic slice of an array.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The shape of the array.
+        key : integers, slices and ...
+            Whole groups of the axis that is cut into groups, a slice of the last axis of rows.
+        owner : str
+            The function that errors name.
+
+        Returns
+        -------
+        QParams
+
+        Raises
+        ------
+        TypeError
+            key is no basic index.
+        ValueError
+            key cuts a group.
+
+        Examples
+        --------
+        >>> from qnumpy import PerChannel
+        >>> QParams([0.5, 0.25], 0, "int8", PerChannel(0)).sliced((2, 8), 1)
+        QParams(int8, per tensor, scale=0.25, zero_point=0)
+        """
+        granularity, index = self.granularity.sliced(owner, shape, _check.basic_index(owner, key, len(shape)))
+        return QParams(self.scale[index], self.zero_point[index], self.dtype, granularity, self.qmin, self.qmax)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that JSON holds exactly; `from_dict` takes them."""

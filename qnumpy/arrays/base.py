@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
-from .._args import Array
+from numpy.typing import DTypeLike
+
 from .._tables import html_facts
+from .._typing import Array
 
 __all__ = ["CodedArray"]
 
@@ -35,7 +37,7 @@ class CodedArray:
         """Bytes in a file."""
         raise NotImplementedError
 
-    def dequantize(self, dtype: Any = "float32", out: Any = None) -> Array:
+    def dequantize(self, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
         """Return the reals."""
         raise NotImplementedError
 
@@ -52,7 +54,7 @@ class CodedArray:
     def __iter__(self) -> Iterator[Self]:
         return (self[k] for k in range(len(self)))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
             name = type(self).__name__
             raise ValueError(f"{name}: copy must be None or True; got False. Dequantizing always copies.")

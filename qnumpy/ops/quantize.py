@@ -86,8 +86,10 @@ def quantize_linear(
     """
     owner = "quantize_linear"
     source, kind = _args.real(owner, "x", x)
-    code = None if dtype is not None else code_type(getattr(zero_point, "dtype", None)) or _UINT8
-    code = code or _args.code(owner, dtype)
+    if dtype is None:
+        code = _UINT8 if zero_point is None else code_type(getattr(zero_point, "dtype", None)) or _UINT8
+    else:
+        code = _args.code(owner, dtype)
     rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     if code.real is not None:
         _check_convention(owner, convention, code)
@@ -435,7 +437,7 @@ def requantize(
     """
     owner = "requantize"
     source = _check.array(owner, "acc", acc)
-    if source.dtype.newbyteorder("=") != ACCUMULATOR_TYPE.dtype:
+    if source.dtype is not ACCUMULATOR_TYPE.dtype and source.dtype.newbyteorder("=") != ACCUMULATOR_TYPE.dtype:
         raise TypeError(_check.must(owner, "acc", "an array of int32", f"dtype {source.dtype}"))
     code = _args.code(owner, dtype, INTEGER_TYPES)
     rounding = _args.choice(owner, "method", method, _args.METHODS)
