@@ -11,6 +11,7 @@ import pytest
 
 import qnumpy as qn
 from qnumpy import _core
+from qnumpy.ops.reduce import abs_max
 
 X = np.linspace(-1, 1, 6).astype(np.float32).reshape(2, 3)
 Q = np.arange(6, dtype=np.int8).reshape(2, 3)
@@ -36,10 +37,9 @@ DATA = {
     "dynamic_quantize_linear": qn.dynamic_quantize_linear,
     "fake_quantize": lambda x: qn.fake_quantize(x, PARAMS),
     "min_max": qn.min_max,
-    "abs_max": qn.abs_max,
+    "abs_max": abs_max,
     "cast": lambda x: qn.cast(x, "float16"),
     "quantize": qn.quantize,
-    "dynamic_quantize": qn.dynamic_quantize,
     "choose_qparams": qn.choose_qparams,
     "dequantize_linear": lambda q: qn.dequantize_linear(q, 0.5),
     "pack": qn.pack,
@@ -287,7 +287,7 @@ def axis_rows():
         fine = f"axis must be in [-2, 1]; got {value}"
         for granularity in (qn.PerChannel(value), qn.PerGroup(2, value)):
             yield lambda g=granularity: qn.min_max(X, g), ValueError, f"min_max: {fine}"
-            yield lambda g=granularity: qn.abs_max(X, g), ValueError, f"abs_max: {fine}"
+            yield lambda g=granularity: abs_max(X, g), ValueError, f"abs_max: {fine}"
             yield lambda g=granularity: qn.choose_qparams(X, granularity=g), ValueError, f"choose_qparams: {fine}"
     none = "axis must be left out for a 0-d array; got 0"
     yield lambda: qn.quantize_linear(1.0, 0.5, axis=0), ValueError, f"quantize_linear: {none}"
@@ -316,9 +316,10 @@ def dtype_rows():
         if owner in ("pack", "unpack"):
             yield lambda c=call: c("int8"), TypeError, f"{owner}: dtype must be {NARROW}; got 'int8'"
     for value in ("int8", np.int32, 3, "", None, "float8_e4m3fn"):
-        fine = f"dequantize_linear: dtype must be {REALS}; got {value!r}"
-        yield lambda v=value: qn.dequantize_linear(Q, 0.5, dtype=v), TypeError, fine
-        yield lambda v=value: qn.quantize(X).dequantize(v), TypeError, fine
+        fine = f"dtype must be {REALS}; got {value!r}"
+        yield lambda v=value: qn.dequantize_linear(Q, 0.5, dtype=v), TypeError, f"dequantize_linear: {fine}"
+        yield lambda v=value: qn.quantize(X).dequantize(v), TypeError, f"QuantizedArray.dequantize: {fine}"
+        yield lambda v=value: qn.dequantize(qn.quantize(X), dtype=v), TypeError, f"dequantize: {fine}"
     for value in ("int8", np.int32, 3, "", None, "float8_e3m4", "float128"):
         fine = f"cast: dtype must be {FLOATS}; got {value!r}"
         yield lambda v=value: qn.cast(X, v), TypeError, fine
@@ -411,7 +412,7 @@ def float_rows():
         yield lambda v=value: qn.float_report(X, v), TypeError, fine
     yield lambda: qn.float_report(X, name=3), TypeError, "float_report: name must be a string; got 3"
     fine = "FloatReportTable: reports must be FloatReport objects; got 3"
-    yield lambda: qn.FloatReportTable([3]), TypeError, fine
+    yield lambda: qn.reports.FloatReportTable([3]), TypeError, fine
     for value in ("float32", "uint8", None, "float8_e5m2", 3):
         fine = f"accumulator: dtype must be float16, bfloat16, int16 or int8; got {value!r}"
         yield lambda v=value: qn.accumulator(v), TypeError, fine
@@ -445,7 +446,7 @@ def name_rows():
             X, method=v
         ),
         ("min_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.min_max(X, on_nonfinite=v),
-        ("abs_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.abs_max(X, on_nonfinite=v),
+        ("abs_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: abs_max(X, on_nonfinite=v),
     }
     for (owner, name, names), call in calls.items():
         for value in ("ONNX", "", None, 0, ["onnx"]):
@@ -453,7 +454,7 @@ def name_rows():
     yield from seed_rows()
     granular = {
         "min_max": lambda g: qn.min_max(X, g),
-        "abs_max": lambda g: qn.abs_max(X, g),
+        "abs_max": lambda g: abs_max(X, g),
         "choose_qparams": lambda g: qn.choose_qparams(X, granularity=g),
         "QParams": lambda g: qn.QParams(1, 0, "int8", g),
     }
@@ -605,7 +606,12 @@ def pack_rows():
 
 def equalize_rows():
     w1, w2, bias, real = X.astype(np.float64), np.ones((3, 4)), np.ones(3), f"must be an array of {REALS}; got dtype"
-    cross, correct, smooth, search = qn.cross_layer_equalize, qn.correct_bias, qn.smoothquant, qn.smoothquant_alpha
+    cross, correct, smooth, search = (
+        qn.weights.cross_layer_equalize,
+        qn.weights.correct_bias,
+        qn.weights.smoothquant,
+        qn.weights.smoothquant_alpha,
+    )
     rows, q = np.ones((5, 2)), qn.quantize(w1)
     for owner, name, call in (
         ("cross_layer_equalize", "w1", lambda a: cross(a, w2)),
@@ -661,10 +667,14 @@ def equalize_rows():
     for value, shape in (([], (0,)), ([[0.5]], (1, 1))):
         wrong = f"smoothquant_alpha: alphas must be a sequence of one number or more; got shape {shape}"
         yield lambda v=value: search(rows, w1, v), ValueError, wrong
-    wrong = "dynamic_quantize: per must be one of 'row', 'tensor'; got 'token'"
-    yield lambda: qn.dynamic_quantize(X, per="token"), ValueError, wrong
-    wrong = "dynamic_quantize: x must be finite somewhere; got only NaN and infinities in 1 of 2 channels or groups"
-    yield lambda: qn.dynamic_quantize(np.array([[np.nan, np.nan], [1.0, 2.0]])), qn.CalibrationError, wrong
+    wrong = "quantize: x must be finite somewhere; got only NaN and infinities in 1 of 2 channels or groups"
+    hot = np.array([[np.nan, np.nan], [1.0, 2.0]])
+    yield lambda: qn.quantize(hot, granularity=qn.PerRow()), qn.CalibrationError, wrong
+    for owner, call in (("quantize", qn.quantize), ("choose_qparams", qn.choose_qparams)):
+        wrong = f"{owner}: granularity must be PerTensor() for a 0-d array; got PerRow()"
+        yield lambda c=call: c(1.0, granularity=qn.PerRow()), ValueError, wrong
+        wide = f"{owner}: the range must have a finite float32 scale; got 1.5748e+298"
+        yield lambda c=call: c(np.array([2e300, -1.0])), ValueError, wide
 
 
 def calibrate_rows():
@@ -1080,6 +1090,7 @@ def test_random_arguments():
 START = """
 import numpy as np, qnumpy as qn
 from qnumpy import _core
+from qnumpy.ops.reduce import abs_max
 T = _core.TYPES
 n = 4096
 x, q, scale, zero = np.ones(n, np.float32), np.ones(n, np.int8), np.ones((), np.float32), np.zeros((), np.int32)

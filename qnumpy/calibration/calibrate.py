@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from .. import _check
-from .._args import Array
+from .._typing import Array, RealLike
 from ..errors import CalibrationError
 from ..observers import HistogramObserver, Observer
 from ..qparams import QParams
@@ -73,7 +73,7 @@ class Calibration(Mapping[str, QParams]):
         self.batches = 0
         self.settled = False
 
-    def observe(self, name: str, x: Any) -> Self:
+    def observe(self, name: str, x: RealLike) -> Self:
         """Show an array to the observer of its name.
 
         Parameters
@@ -125,9 +125,9 @@ class Calibration(Mapping[str, QParams]):
             An observer refuses an array; a note says the name. And whatever run raises.
         """
         with observing(self):
-            found = run(batch)
-        if isinstance(found, Mapping):
-            for name, x in found.items():
+            result = run(batch)
+        if isinstance(result, Mapping):
+            for name, x in result.items():
                 self.observe(name, x)
         self.batches += 1
         return self
@@ -157,14 +157,14 @@ class Calibration(Mapping[str, QParams]):
         merged = {}
         for name, observer in other.observers.items():
             parts = [self.observers[name], observer] if name in self.observers else [observer]
-            made = fresh(parts[0])
+            whole = fresh(parts[0])
             try:
                 for part in parts:
-                    made.merge(part)
+                    whole.merge(part)
             except (TypeError, ValueError) as error:
                 error.add_note(f"Observed as {name!r}.")
                 raise
-            merged[name] = made
+            merged[name] = whole
         self.observers.update(merged)
         self.batches += other.batches
         return self
@@ -270,9 +270,9 @@ class Calibration(Mapping[str, QParams]):
         if observers is None and stored is None:
             wanted = "given, as the calibration was made with a function"
             raise ValueError(_check.must(owner, "observers", wanted, "None"))
-        made = cls(stored if observers is None else _checked(owner, observers))
-        made.observers, made.batches, made.settled = seen, batches, settled
-        return made
+        calibration = cls(stored if observers is None else _checked(owner, observers))
+        calibration.observers, calibration.batches, calibration.settled = seen, batches, settled
+        return calibration
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -457,7 +457,7 @@ def calibrate(
 
 
 def complete(owner: str, calibration: Calibration, observers: Observers | None) -> Calibration:
-    """Return a calibration that has seen what it was made for; refuse one that has not."""
+    """Raise CalibrationError unless there was a batch, an array, and data for every observer with an exact name."""
     if not calibration.batches:
         raise CalibrationError(_check.must(owner, "batches", "one or more", "none"))
     if not calibration:
@@ -486,17 +486,17 @@ def _checked(owner: str, observers: Any) -> Observers:
 
 def _template(observers: Observers, name: str) -> Observer | None:
     """A fresh observer for a name that has come for the first time."""
-    found: Any = observers
+    template: Any = observers
     if isinstance(observers, Mapping):
         patterns = (pattern for pattern in observers if fnmatchcase(name, pattern))
         key = name if name in observers else next(patterns, None)
-        found = None if key is None else observers[key]
+        template = None if key is None else observers[key]
     elif not isinstance(observers, Observer):
-        found = observers(name)
-        if not (found is None or isinstance(found, Observer)):
+        template = observers(name)
+        if not (template is None or isinstance(template, Observer)):
             wanted = "a function that returns an observer or None"
-            raise TypeError(_check.must("Calibration", "observers", wanted, _check.typed(found)))
-    return None if found is None else fresh(found)
+            raise TypeError(_check.must("Calibration", "observers", wanted, _check.typed(template)))
+    return None if template is None else fresh(template)
 
 
 def _described(observers: Observers) -> Any:
@@ -504,7 +504,7 @@ def _described(observers: Observers) -> Any:
     if isinstance(observers, Observer):
         return fresh(observers).to_dict()
     if isinstance(observers, Mapping):
-        return {"names": {name: None if found is None else _described(found) for name, found in observers.items()}}
+        return {"names": {name: None if each is None else _described(each) for name, each in observers.items()}}
     return None
 
 
@@ -513,7 +513,7 @@ def _restored(values: Any) -> Observers | None:
         case None:
             return None
         case {"names": dict(names)}:
-            return {name: None if found is None else Observer.from_dict(found) for name, found in names.items()}
+            return {name: None if each is None else Observer.from_dict(each) for name, each in names.items()}
         case _:
             return Observer.from_dict(values)
 
@@ -546,7 +546,7 @@ def _close(
 
 @contextlib.contextmanager
 def _shown(batches: Iterator[Any], total: int | None, progress: bool | None) -> Iterator[Iterable[Any]]:
-    """Batches, with a bar on stderr where it is wanted."""
+    """Yield the batches, with a progress bar on stderr where it is wanted."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield batches
         return

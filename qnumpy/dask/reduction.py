@@ -11,7 +11,7 @@ from dask.array import Array as DaskArray
 from dask.bag import Bag, from_delayed
 
 from .. import _check
-from .._args import Array
+from .._typing import Array
 from ..calibration.calibrate import Calibration, Observers, complete, fresh
 from ..dtypes import float_type
 from ..files.store import Reader
@@ -67,8 +67,8 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     else:
         whole = _whole(owner, x, observer)
         parts = [delayed(_observed)(observer, [block]) for block in whole.to_delayed().ravel()]
-    found: Observer = _tree(owner, parts, fresh(observer), split_every)
-    return found
+    merged: Observer = _tree(owner, parts, fresh(observer), split_every)
+    return merged
 
 
 def calibrate(
@@ -152,11 +152,11 @@ def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[
     >>> calibration.observers["w"]
     HistogramObserver(int8, per tensor, symmetric, method=mse, min=-1, max=1, 10 seen)
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    if not given:
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not names:
         raise ValueError(_check.must("from_safetensors", "paths", "one or more", "none"))
     shards = []
-    for path in given:
+    for path in names:
         with Reader(path) as reader:
             shards += [shard for shard in map(os.fspath, reader.paths) if not shard.endswith(".json")]
     return from_delayed([delayed(_Shard)(shard) for shard in shards])

@@ -95,7 +95,7 @@ class TensorSpec:
         mx = mx_format(format)
         if mx is None:
             raise ValueError(must("TensorSpec", "format", "the name of an MX format", typed(format)))
-        return cls(mx.element.dtype, tuple(shape), PerGroup(mx.block), format=mx.name)
+        return cls(mx.element.dtype, tuple(shape), PerGroup(mx.group_size), format=mx.name)
 
     @classmethod
     def quantized(cls, shape: tuple[int, ...], dtype: DType, granularity: Granularity, *, symmetric: bool) -> Self:

@@ -28,7 +28,7 @@ def hard(shape, source, seed=0, spread=8):
 
 def assert_like_twin(x, name, about=""):
     q = qn.quantize(x, dtype=name)
-    codes, scales = twin.quantize_blocks(x, q.element.name, q.block_size, q.tensor_scale)
+    codes, scales = twin.quantize_blocks(x, q.element.name, q.group_size, q.tensor_scale)
     assert_same_bits(q.scales, scales, about)
     assert_same_bits(q.codes, codes, about)
     return q
@@ -117,7 +117,7 @@ def test_the_words_of_the_specification(name):
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_dequantize(name):
     q = qn.quantize(hard((3, 77), np.float32), dtype=name)
-    scale = np.repeat(q.scale, q.block_size, -1)[:, :77]
+    scale = np.repeat(q.scale, q.group_size, -1)[:, :77]
     want = q.codes.astype(np.float32) * scale
     for dtype in SOURCES.values():
         with np.errstate(over="ignore", invalid="ignore"):
@@ -145,7 +145,7 @@ def test_what_a_format_holds_comes_back(name):
 
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_what_is_not_finite(name):
-    block = MX_FORMATS[name].block
+    block = MX_FORMATS[name].group_size
     x = np.ones((4, 2 * block), np.float32)
     x[0, 3], x[1, 3], x[2, : 2 * block] = np.nan, -np.inf, np.inf
     back = qn.quantize(x, dtype=name).dequantize()
@@ -218,10 +218,10 @@ def test_compare(name):
     error = x.astype(np.float64) - q.dequantize()
     assert report.mse == pytest.approx(np.mean(error**2), rel=1e-12)
     assert report.max_abs_error == np.abs(error).max()
-    assert (report.dtype, report.granularity) == (name, f"per group {q.block_size}")
+    assert (report.dtype, report.granularity) == (name, f"per group {q.group_size}")
     assert report.nbytes_after == q.nbytes
     assert report.codes_used == len(np.unique(q.codes.view(np.uint8))) <= report.levels
-    scale = np.repeat(q.scale, q.block_size, -1)[:, :200].astype(np.float64)
+    scale = np.repeat(q.scale, q.group_size, -1)[:, :200].astype(np.float64)
     assert report.clipped == np.mean(np.abs(x) > scale * q.element.overflow)
     assert len(report.channels) == 33
 

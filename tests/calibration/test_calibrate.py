@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import qnumpy as qn
-from qnumpy.calibration.estimate import METHODS, estimate, expected
+from qnumpy.calibration.estimate import estimate, expected
 from qnumpy.calibration.report import CalibratedTensor, Technique
 from qnumpy.cli import demo
 
@@ -412,7 +412,7 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
     observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric, granularity=granularity).observe(x)
     for method in ("minmax", "percentile", "entropy", "mse"):
         params = observer.qparams(method)
-        low, high, counts, which = observer.bins()
+        low, high, counts, which = observer.sketch.bins()
         scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
         found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
         assert found.elements == x.size
@@ -446,7 +446,7 @@ def test_an_outlier_does_not_hide_the_rest():
 
 def winner(x, observer):
     """The technique of the highest measured SQNR, and that SQNR."""
-    each = {method: qn.quantize(x, observer.qparams(method)) for method in METHODS}
+    each = {method: qn.quantize(x, params) for method, params in observer.techniques().items()}
     measured = {method: qn.compare(x, q).sqnr_db for method, q in each.items()}
     best = max(measured, key=measured.get)
     return best, measured
@@ -501,7 +501,7 @@ def test_outliers_count_as_clipped(outlier):
     assert tensor.apart == 2
     assert 2.9e28 < tensor.apart_from <= 3e28
     params = qn.QParams(np.full(3, 1.5 / 127), 0, granularity=qn.PerChannel(0))
-    every, rest = estimate(observer.observe(x), params)
+    every, rest = estimate(observer.observe(x).sketch, params, observer.symmetric)
     assert (every.elements, every.outside) == (x.size, 2)
     assert (rest.elements, rest.outside) == (x.size - 2, 0)
     assert every.clipped == qn.compare(x, qn.quantize(x, params)).clipped

@@ -87,7 +87,7 @@ def test_forms():
     assert "not finite      1 NaN, 0 infinite" in str(report)
     assert json.loads(report.to_json()) == report.to_records()[0]
     assert "<caption>w: (2, 2) float32 as float16: overflows</caption>" in report._repr_html_()
-    table = qn.FloatReportTable([report] * 22)
+    table = qn.reports.FloatReportTable([report] * 22)
     assert table.totals["overflow"] == 22
     assert table.totals["verdicts"] == {"overflows": 22}
     head, *_, last = str(table).splitlines()
