@@ -33,8 +33,8 @@ _FORMAT = "qnumpy calibration"
 class Calibration(Mapping[str, QParams]):
     """Observers by name, and a mapping from the names to the parameters that they choose.
 
-    An observer of parts: `observe`, `merge`, `reset`, picklable, as JSON; what one process learned on some batches can
-    be merged with what another learned on others.
+    It has the methods of an observer: `observe`, `merge`, `reset`, `to_json`. It can be pickled, and what two processes
+    learned on different batches can be merged.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Calibration(Mapping[str, QParams]):
     Raises
     ------
     TypeError
-        observers is nothing of that kind.
+        observers is no observer, mapping or function.
 
     Examples
     --------
@@ -88,8 +88,10 @@ class Calibration(Mapping[str, QParams]):
 
         Raises
         ------
+        TypeError
+            name is no string.
         TypeError, ValueError
-            name is no string, or the observer refuses x; then a note says the name.
+            The observer refuses x; a note says the name.
         """
         if not isinstance(name, str):
             raise TypeError(_check.must("Calibration.observe", "name", "a string", _check.typed(name)))
@@ -122,7 +124,7 @@ class Calibration(Mapping[str, QParams]):
         Raises
         ------
         TypeError, ValueError
-            An observer refuses an array; a note says the name. And whatever run raises.
+            An observer refuses an array; a note says the name. What `run` raises passes through.
         """
         with observing(self):
             result = run(batch)
@@ -147,10 +149,12 @@ class Calibration(Mapping[str, QParams]):
         Raises
         ------
         TypeError
-            other is no Calibration, or an observer cannot be merged, as a moving average.
+            other is no Calibration.
+        TypeError
+            An observer cannot be merged: a moving average.
         ValueError
-            Two observers of one name are configured differently, or of parameters of different shapes. Nothing is
-            learned then, of any name.
+            Two observers of one name differ in their configuration or in the shape of their parameters. Then nothing
+            is learned, of any name.
         """
         if not isinstance(other, Calibration):
             raise TypeError(_check.must("Calibration.merge", "other", "a Calibration", _check.typed(other)))
@@ -208,8 +212,8 @@ class Calibration(Mapping[str, QParams]):
     def to_json(self) -> str:
         """Return configuration and state of all observers as JSON: everything, exactly; `from_json` takes it.
 
-        `save` stores what was chosen, this what was learned: a calibration that is read again goes on learning,
-        and merges.
+        `qnumpy.save` writes the chosen parameters; this is the learned state. A calibration that is read again learns
+        on, and merges.
 
         Returns
         -------
@@ -249,10 +253,12 @@ class Calibration(Mapping[str, QParams]):
 
         Raises
         ------
-        TypeError
-            observers is nothing of that kind.
         ValueError
-            text is none of ours, or observers must be given and is not.
+            text is not what `to_json` returned.
+        ValueError
+            The calibration was made with a function, and `observers` is None.
+        TypeError
+            observers is no observer, mapping or function.
         """
         owner = "Calibration.from_json"
         try:
@@ -349,7 +355,7 @@ def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Ca
     Raises
     ------
     TypeError
-        observers is nothing of that kind.
+        observers is no observer, mapping or function.
 
     Notes
     -----
@@ -395,7 +401,7 @@ def calibrate(
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
     patience : int, optional
-        Stop early: as soon as no range has moved in this many batches one after the other. Off by default.
+        Stop early, once no range has moved in this many consecutive batches. Off by default.
     tolerance : float, default 0.01
         A range has moved in a batch if one of its ends did, by more than this fraction of the width it had; a new name,
         or a new channel, has moved.
@@ -408,11 +414,23 @@ def calibrate(
     Raises
     ------
     TypeError
-        run is not callable, batches not iterable, observers nothing of the kind, or an array is not real.
+        run is not callable.
+    TypeError
+        batches is not iterable.
+    TypeError
+        patience is no integer.
     ValueError
-        patience is below 1, tolerance negative, or an observer refuses an array.
+        patience is below 1.
+    ValueError
+        tolerance is no number of at least 0.
+    TypeError
+        observers is no observer, mapping or function.
+    TypeError, ValueError
+        An observer refuses an array; a note says the name.
     CalibrationError
-        There is no batch, the first one brings no array, or observers has a name (no pattern) that never comes.
+        There is no batch, or the first one brings no array.
+    CalibrationError
+        observers has a name that is no pattern, and no array has that name.
 
     Notes
     -----

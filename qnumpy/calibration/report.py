@@ -35,7 +35,7 @@ class Technique:
     sqnr_db : float or None
         Signal-to-quantization-noise ratio in dB, of every finite element, as `compare` measures it.
     rest_db : float or None
-        The same without outliers that no grid serves along with the rest; equal where there are none.
+        The same without the outliers that "mse" leaves out; equal where there are none.
     """
 
     method: str
@@ -64,7 +64,7 @@ class CalibratedTensor:
     reason : str or None
         Why there are no parameters.
     apart : int
-        Elements that "mse" and `rest_db` leave out, as outliers that no grid serves along with the rest.
+        Outliers that "mse" and `rest_db` leave out, because no grid represents them and the rest.
     apart_from : float
         The smallest magnitude of those, down to its bin's lower end; 0 where none is.
     """
@@ -91,7 +91,7 @@ class CalibratedTensor:
 
     @property
     def best_rest(self) -> Technique | None:
-        """The same without the outliers that are set apart: the technique for whoever can do without them."""
+        """The technique of the highest SQNR of all elements but the outliers."""
         return max(self.techniques, key=lambda technique: _decibels(technique.rest_db), default=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class CalibratedTensor:
 
     @property
     def warnings(self) -> list[str]:
-        """What is valid but surprising, one sentence each, with the number."""
+        """One sentence, with its number, for each result that is valid but surprising."""
         sentences = []
         if self.nan or self.inf:
             total = self.count + self.nan + self.inf
@@ -154,9 +154,9 @@ class CalibratedTensor:
 class CalibrationReport(Table[CalibratedTensor]):
     """The tensors of a calibration as one table: ranges, what is clipped, SQNR of every technique.
 
-    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin; a
-    range without a histogram has none, and min-max clips nothing. Where outliers are so far out that "mse" sets them
-    apart, "best" names two techniques, that of all elements and that of the rest.
+    SQNR and the clipped share are estimates from the observer's histogram, with values spread evenly inside a bin. An
+    observer without a histogram has no SQNR, and min-max clips nothing. Where "mse" leaves out outliers, "best" names
+    two techniques: the best for all elements, and the best for the rest.
 
     Attributes
     ----------

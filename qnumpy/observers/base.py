@@ -46,10 +46,16 @@ class Observer:
 
     Raises
     ------
-    TypeError
-        dtype is no code type, granularity none.
     ValueError
-        on_nonfinite is unknown, or symmetric is False for a float type.
+        on_nonfinite is unknown.
+    TypeError
+        dtype is no code type.
+    ValueError
+        symmetric is False for codes that are floats.
+    TypeError
+        granularity is no granularity.
+    ValueError
+        granularity is PerRow: batches have any number of rows, so no parameter belongs to one.
     """
 
     mergeable: ClassVar[bool] = True
@@ -106,8 +112,11 @@ class Observer:
         TypeError
             x is not real.
         ValueError
-            The axis does not fit x, the channels or groups are not those of before, or x is not finite and
-            on_nonfinite="raise". Nothing is learned then.
+            x does not have the axis of the granularity.
+        ValueError
+            The channels or groups are not as many as before.
+        ValueError
+            x is not finite, where on_nonfinite is "raise". An array that is refused changes nothing.
         """
         owner = f"{type(self).__name__}.observe"
         source, float_type = _args.real(owner, "x", x)
@@ -136,6 +145,8 @@ class Observer:
         ------
         CalibrationError
             Nothing was observed, or nothing finite.
+        ValueError
+            The range needs a scale that float32 does not hold.
         """
         return self._from_range(*self._range(f"{type(self).__name__}.qparams"))
 
@@ -174,7 +185,9 @@ class Observer:
         TypeError
             other is of another class.
         ValueError
-            Its configuration differs, or the shape of its parameters.
+            Its configuration differs.
+        ValueError
+            Its parameters have another shape.
         """
         owner = f"{type(self).__name__}.merge"
         if type(other) is not type(self):
@@ -231,6 +244,11 @@ class Observer:
         Returns
         -------
         Observer
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            config is not what `get_config` returned.
         """
         owner = f"{cls.__name__}.from_config"
         return cls(**{**config, "granularity": Granularity.from_dict(config["granularity"], owner)})
@@ -261,7 +279,7 @@ class Observer:
         Raises
         ------
         ValueError
-            values are none of ours.
+            values are not what `to_dict` returned, or of another class than `cls`.
         """
         return cls._stored("from_dict", "values", "what to_dict returned", values)
 
@@ -292,7 +310,7 @@ class Observer:
         Raises
         ------
         ValueError
-            text is none of ours.
+            text is not what `to_json` returned, or of another class than `cls`.
         """
         return cls._stored("from_json", "text", "what to_json returned", text, json.loads)
 
@@ -313,7 +331,7 @@ class Observer:
         return observer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take arrays as they arrive from another process, which may be read-only or not aligned."""
+        """Take the arrays of a pickle; those from another process may be read-only or not aligned."""
         missing = [name for name in self._learned if name not in state]
         if 0 < len(missing) < len(self._learned):
             owner, got = type(self).__name__, f"none of {', '.join(missing)}"

@@ -36,14 +36,19 @@ class HistogramObserver(Observer):
     Raises
     ------
     ValueError
-        method is unknown, percentile not in (0, 100].
+        method is unknown.
+    TypeError
+        percentile is no number.
+    ValueError
+        percentile is not in (0, 100].
 
     Notes
     -----
-    Entropy is erratic, as published, on fewer than some thousands of elements: most of its 2048 bins are then empty.
+    By entropy, the range is erratic on fewer than some thousands of elements: most of the 2048 bins are then empty.
 
-    10 bytes for each occupied bin, 48 for a parameter: whatever and how much is seen, at most 653 KB for a tensor (some
-    40 KB in practice), 82 KB for a channel (some 4 KB), and never more than 10 bytes an element. One read of the data.
+    Memory: 10 bytes for each occupied bin and 48 for a parameter. However much is seen, that is at most 653 KB for a
+    tensor (some 40 KB in practice), 82 KB for a channel (some 4 KB), and never more than 10 bytes an element. One read
+    of the data.
     The distinct values of a tensor are kept too, 16 bytes each, while they are at most 64: the mean squared error is
     then exact. An array of at most 64 bins is read a second time for them. `sketch` holds all of it.
 
@@ -118,6 +123,8 @@ class HistogramObserver(Observer):
             method is unknown.
         CalibrationError
             Nothing was observed, or nothing finite.
+        ValueError
+            The range needs a scale that float32 does not hold.
         """
         return self._from_range(*self._by(f"{type(self).__name__}.qparams", method)[:2])
 
@@ -182,8 +189,8 @@ class HistogramObserver(Observer):
     def coverage(self, method: Method | None = None) -> Float64Array:
         """Return the share of the elements inside the range.
 
-        An affine range can leave out as many elements on either side as a percentile says. A symmetric one cannot: it
-        meets the percentile of the magnitudes, and how many that leaves out is told here.
+        By percentile an affine range leaves out the same share of the elements on either side. A symmetric range is cut
+        at the percentile of the magnitudes instead, so the two shares differ.
 
         Parameters
         ----------
@@ -209,7 +216,7 @@ class HistogramObserver(Observer):
         return self._state().coverage(low, high)
 
     def mse(self, qparams: QParams | None = None) -> Float64Array:
-        """Estimate the mean squared error of quantizing what was seen; those that `apart` tells of are left out.
+        """Estimate the mean squared error of quantizing what was seen, without the outliers that `apart` counts.
 
         Parameters
         ----------
@@ -223,19 +230,19 @@ class HistogramObserver(Observer):
 
         Raises
         ------
+        CalibrationError
+            Nothing was observed, or nothing finite.
         TypeError
             qparams is no QParams.
         ValueError
             qparams is of another granularity or shape than the observer's.
-        CalibrationError
-            Nothing was observed, or nothing finite.
         """
         owner = f"{type(self).__name__}.mse"
         self._check(owner)
         return self._state().mse(self.qparams() if qparams is None else self._own(owner, qparams))
 
     def mean_square(self) -> Float64Array:
-        """Estimate the mean of the squares of what was seen, the signal of an SQNR; outliers as in `mse`.
+        """Estimate the mean of the squares of what was seen, the signal of an SQNR, without outliers as `mse`.
 
         Returns
         -------
@@ -251,7 +258,7 @@ class HistogramObserver(Observer):
         return self._state().mean_square(self._code, symmetric=self.symmetric)
 
     def apart(self) -> tuple[Float64Array, Float64Array]:
-        """Return which elements the search by mean squared error leaves out, because no grid represents them too.
+        """Count the outliers that the search by mean squared error leaves out: no grid represents them and the rest.
 
         Returns
         -------
@@ -308,11 +315,14 @@ class HistogramObserver(Observer):
         )  # fmt: skip
 
     def _learn(self, batch: Sketch) -> None:
-        sketch = self._state().merge(batch) if self._seen else batch
-        self.min_, self.max_ = np.array(sketch.min), np.array(sketch.max)
-        self.count_, self.nan_, self.infinite_ = map(np.array, (sketch.finite, sketch.nan, sketch.infinite))
-        self.offsets_, self.keys_, self.bins_ = sketch.histogram
-        self.values_, self.times_ = sketch.distinct
+        if self._seen:
+            batch = self._state().merge(batch)
+            self.min_, self.max_ = batch.min, batch.max
+            self.count_, self.nan_, self.infinite_ = batch.finite, batch.nan, batch.infinite
+        else:
+            super()._learn(batch)
+        self.offsets_, self.keys_, self.bins_ = batch.histogram
+        self.values_, self.times_ = batch.distinct
 
     def _by(self, owner: str, method: str | None) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Return range and error by a criterion."""

@@ -57,6 +57,8 @@ class MovingAverageMinMaxObserver(Observer):
 
     Raises
     ------
+    TypeError
+        averaging_constant is no number.
     ValueError
         averaging_constant is not in (0, 1].
 

@@ -116,6 +116,9 @@ class Sketch:
 
     def merge(self, other: "Sketch") -> "Sketch":
         """Return the sketch of both; associative and commutative, to the byte."""
+        distinct = self.distinct
+        if distinct.values.size or other.distinct.values.size:
+            distinct = distinct.merge(other.distinct, (int(self.finite.sum()), int(other.finite.sum())))
         return Sketch(
             self.granularity,
             Histogram(*_core.merge_histograms(*self.histogram, *other.histogram)),
@@ -124,7 +127,7 @@ class Sketch:
             np.asarray(self.finite + other.finite),
             np.asarray(self.nan + other.nan),
             np.asarray(self.infinite + other.infinite),
-            self.distinct.merge(other.distinct, (int(self.finite.sum()), int(other.finite.sum()))),
+            distinct,
         )
 
     # ---- searches ----
@@ -218,7 +221,7 @@ class Sketch:
         return self._figure("square", code, symmetric)
 
     def outliers(self, code: CodeType) -> tuple[Float64Array, Float64Array]:
-        """Return which elements the search by mean squared error leaves out, because no grid represents them too.
+        """Count the outliers that the search by mean squared error leaves out: no grid represents them and the rest.
 
         Parameters
         ----------

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from strategies import SOURCES
 
 import qnumpy as qn
+from qnumpy.cli import main
 from qnumpy.dtypes import CODE_TYPES
-from qnumpy.granularity import PerRow
-from qnumpy.observers import Observer
+from qnumpy.observers import Observer, observer_for, observers_by_method
 
 GRANULARITIES = [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1), qn.PerGroup(7), qn.PerGroup(4, 0)]
 KINDS = {
@@ -342,6 +342,44 @@ def test_bytes_of_a_state():
     assert channel.keys_.nbytes + channel.bins_.nbytes == 10 * 8_160
 
 
+# ---- a new observer ----
+
+
+def test_a_class_that_names_methods_appears_by_itself(monkeypatch, capsys):
+    """One file and one export: the report and the command line read the classes."""
+    monkeypatch.setattr(Observer, "_kinds", dict(Observer._kinds))
+
+    class WideObserver(Observer):
+        methods = ("wide",)
+
+        def _range(self, owner):
+            low, high = super()._range(owner)
+            return 2 * low, 2 * high
+
+    assert list(observers_by_method()) == ["minmax", "wide", "percentile", "entropy", "mse"]
+    observer = observer_for("wide", dtype="int4").observe(np.array([-1.0, 3.5]))
+    assert (type(observer), observer.qparams().scale) == (WideObserver, 1)
+    assert Observer.from_json(observer.to_json()).qparams() == observer.qparams()
+    tensor = qn.Calibration(observer).observe("x", np.array([-1.0, 3.5])).report()["x"]
+    assert (tensor.observer, tensor.chosen.high, tensor.chosen.clipped, tensor.techniques) == ("Wide", 7, None, ())
+    assert main(["calibrate", "--help"]) == 0
+    assert "{minmax,wide,percentile,entropy,mse}" in capsys.readouterr().out
+
+
+def test_every_method_makes_its_observer():
+    options = {"dtype": "uint8", "symmetric": False, "granularity": qn.PerChannel(0)}
+    for method, kind in observers_by_method().items():
+        observer = observer_for(method, 99, **options)
+        assert type(observer) is kind
+        assert observer.observe(data()).qparams() == qn.choose_qparams(data(), method=method, percentile=99, **options)
+
+    class Inherited(qn.MinMaxObserver):
+        """It names no methods of its own, so the one of its base stays with the base."""
+
+    assert observers_by_method()["minmax"] is qn.MinMaxObserver
+    del Observer._kinds["Inherited"]
+
+
 # ---- words ----
 
 
@@ -375,7 +413,7 @@ def rows():
     )
     yield lambda: qn.MinMaxObserver(granularity=0), f"MinMaxObserver: granularity must be {granular}; got 0."
     yield (
-        lambda: qn.HistogramObserver(granularity=PerRow()),
+        lambda: qn.HistogramObserver(granularity=qn.PerRow()),
         f"HistogramObserver: granularity must be {granular}; got PerRow(). "
         "Rows are quantized as they come: quantize(x, granularity=PerRow()).",
     )
