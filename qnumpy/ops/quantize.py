@@ -18,6 +18,32 @@ _FLOAT32, _UINT8 = REAL_TYPES["float32"], CODE_TYPES["uint8"]
 RealT = TypeVar("RealT", bound=np.generic)
 
 
+@overload
+def quantize_linear(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DTypeOf[ScalarT],
+    axis: int | None = None,
+    block_size: int | None = None,
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
+    out: NDArray[ScalarT] | None = None,
+) -> NDArray[ScalarT]: ...
+@overload
+def quantize_linear(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    axis: int | None = None,
+    block_size: int | None = None,
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
+    out: Array | None = None,
+) -> Array: ...
 def quantize_linear(
     x: ArrayLike,
     scale: ArrayLike,

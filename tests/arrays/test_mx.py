@@ -6,11 +6,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from refusals import REALS, Q, X, assert_refused, refusals
 from strategies import LAYOUTS, ROWS, SOURCES, assert_same_bits
 
 import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.arrays.mx import MX_FORMATS
+from qnumpy.dtypes import float_type
 
 TORCHAO = Path(__file__).parents[1] / "fixtures" / "mx_torchao.npz"
 POWERS = [name for name, mx in MX_FORMATS.items() if not mx.has_tensor_scale]
@@ -26,9 +28,14 @@ def hard(shape, source, seed=0, spread=8):
         return x.astype(source)
 
 
+def twin_of(x, q):
+    format = MX_FORMATS[q.format]
+    return twin.quantize_blocks(x, float_type(x.dtype), q.element, format.scale, q.group_size, q.tensor_scale)
+
+
 def assert_like_twin(x, name, about=""):
     q = qn.quantize(x, dtype=name)
-    codes, scales = twin.quantize_blocks(x, q.element.name, q.group_size, q.tensor_scale)
+    codes, scales = twin_of(x, q)
     assert_same_bits(q.scales, scales, about)
     assert_same_bits(q.codes, codes, about)
     return q
@@ -48,7 +55,7 @@ def test_every_size(source, name):
 def assert_nearest_quotients(x, about):
     """NVFP4 divides float64 as float32: the nearest code, except within 2^-22 of a tie, where no quotient of x lies."""
     q = qn.quantize(x, dtype="nvfp4")
-    _, scales = twin.quantize_blocks(x, "float4_e2m1fn", 16, q.tensor_scale)
+    _, scales = twin_of(x, q)
     assert_same_bits(q.scales, scales, about)
     each = np.repeat(q.scales.astype(np.float64) * q.tensor_scale, 16, -1)[..., : x.shape[-1]]
     with np.errstate(invalid="ignore"):
@@ -230,3 +237,60 @@ def test_more_bits_are_closer():
     x = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
     figures = {name: qn.compare(x, qn.quantize(x, dtype=name)).sqnr_db for name in MX_FORMATS}
     assert figures["mxfp4"] < figures["nvfp4"] < figures["mxfp6_e3m2"] < figures["mxfp8_e4m3"]
+
+
+def block_rows():
+    """MXArray and the formats of quantize."""
+    q = qn.quantize(np.ones((2, 64), np.float32), dtype="mxfp4")
+    names = "mxfp8_e4m3, mxfp8_e5m2, mxfp6_e2m3, mxfp6_e3m2, mxfp4 or nvfp4"
+    for value in ("mxfp5", None, 4, ["mxfp4"]):
+        fine = f"MXArray: format must be {names}; got {value!r}"
+        yield lambda v=value: qn.MXArray(q.codes, q.scales, v), ValueError, fine
+    fine = "MXArray: codes must be an array of float4_e2m1fn; got dtype int8"
+    yield lambda: qn.MXArray(Q, q.scales, "mxfp4"), TypeError, fine
+    fine = "MXArray: scales must be an array of float8_e8m0fnu; got dtype float32"
+    yield lambda: qn.MXArray(q.codes, q.scale, "mxfp4"), TypeError, fine
+    yield (
+        lambda: qn.MXArray(q.codes[0, 0], q.scales, "mxfp4"),
+        ValueError,
+        "MXArray: codes must be at least 1-D; got a 0-d array",
+    )
+    fine = "MXArray: scales must be of shape (2, 2); got shape (2,)"
+    yield lambda: qn.MXArray(q.codes, q.scales[0], "mxfp4"), ValueError, fine
+    fine = "MXArray: tensor_scale must be left out for mxfp4; got 1.0"
+    yield lambda: qn.MXArray(q.codes, q.scales, "mxfp4", 1.0), ValueError, fine
+    nv = qn.quantize(np.ones(32, np.float32), dtype="nvfp4")
+    fine = "MXArray: tensor_scale must be given for nvfp4; got None"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4"), ValueError, fine
+    fine = "MXArray: tensor_scale must be positive, finite and normal in float32; got 0"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4", 0), ValueError, fine
+    fine = "MXArray: tensor_scale must be one number; got shape (2,)"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4", [1, 1]), ValueError, fine
+    whole = "MXArray: index must be whole blocks of 32 on the last axis; got"
+    for key in (3, slice(1, 33), slice(0, 31), slice(None, None, 2)):
+        yield lambda k=key: q[:, k], ValueError, f"{whole} {key!r}"
+    yield lambda: q[[0, 1]], TypeError, "MXArray: index must be of integers, slices and ...; got [0, 1]"
+    yield lambda: q.dequantize("int8"), TypeError, f"MXArray.dequantize: dtype must be {REALS}; got 'int8'"
+    yield (
+        lambda: np.asarray(q, copy=False),
+        ValueError,
+        "MXArray: copy must be None or True; got False. Dequantizing always copies",
+    )
+    yield (
+        lambda: qn.quantize(1.0, dtype="mxfp4"),
+        ValueError,
+        "quantize: x must be at least 1-D for mxfp4; got a 0-d array",
+    )
+    yield lambda: qn.quantize(Q, dtype="nvfp4"), TypeError, f"quantize: x must be an array of {REALS}; got dtype int8"
+    for given in ({"granularity": qn.PerTensor()}, {"symmetric": False}):
+        got = {"granularity": None, "symmetric": True} | given
+        got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method='minmax'"
+        fine = f"quantize: granularity, symmetric and method must be left at their defaults for mxfp4; got {got}"
+        yield lambda g=given: qn.quantize(X, dtype="mxfp4", **g), ValueError, fine
+    fine = "quantize: x must be of a range that float32 holds; got 1e+300"
+    yield lambda: qn.quantize(np.array([1e300]), dtype="nvfp4"), ValueError, fine
+
+
+@refusals(block_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

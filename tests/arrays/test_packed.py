@@ -58,7 +58,7 @@ def range_params(x, bits, symmetric):
 def codes(x, scale, zero, bits, symmetric):
     qmin, qmax = bounds(bits, symmetric)
     kind = "int8" if symmetric else "uint8"
-    return twin.quantize_linear(x, scale, zero, dtype=kind, axis=0, qmin=qmin, qmax=qmax).astype(np.int64)
+    return twin.codes_of(x, qn.QParams(scale, zero, kind, qn.PerChannel(0), qmin, qmax)).astype(np.int64)
 
 
 def product(x, q, *, x_granularity=None, symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):

@@ -40,7 +40,7 @@ def agree(x, granularity, about):
     got, ranges = sketch.histogram, (sketch.min, sketch.max, sketch.nan, sketch.infinite)
     for part, g, w in zip(("offsets", "keys", "counts"), got, twin.histogram(np.asarray(x), granularity), strict=True):
         assert_same_bits(g, w, f"{part}, {about}")
-    for part, g, w in zip(("min", "max", "nan", "inf"), ranges, twin.min_max(np.asarray(x), granularity), strict=True):
+    for part, g, w in zip(("min", "max", "nan", "inf"), ranges, twin.ranges(np.asarray(x), granularity), strict=True):
         assert_same_bits(g, w, f"{part}, {about}")
 
 

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from products import BYTES, KINDS, codes, exact
+from refusals import MASK, Q, X, assert_refused, masked, refusals
 from strategies import ROWS
 
 import qnumpy as qn
@@ -252,3 +253,58 @@ def test_another_row_is_chosen_meanwhile():
                 for row in ROWS:
                     qn.set_isa(row)
             np.testing.assert_array_equal(product.result(), want)
+
+
+def matmul_rows():
+    """The operands, their shapes, their zero points, and a sum that does not fit."""
+    me, b = "matmul_integer", Q.T
+    integers = "an array of int8, uint8 or int16; got dtype"
+    hint = ". Quantize it first, or multiply floats with qnumpy.matmul or np.matmul"
+    for dtype in ("float32", "float16"):
+        for name, call in (("a", lambda x: qn.matmul_integer(x, b)), ("b", lambda x: qn.matmul_integer(Q, x.T))):
+            wrong = X.astype(dtype)
+            yield lambda c=call, w=wrong: c(w), TypeError, f"{me}: {name} must be {integers} {dtype}{hint}"
+    for dtype in ("int32", "uint16", "bool", "complex64"):
+        yield lambda d=dtype: qn.matmul_integer(Q.astype(d), b), TypeError, f"{me}: a must be {integers} {dtype}"
+    yield lambda: qn.matmul_integer(masked(Q), b), TypeError, f"{me}: a must be {MASK}"
+    scalar = "must be of one dimension or more; got a 0-d array"
+    yield lambda: qn.matmul_integer(Q, np.int8(1)), ValueError, f"{me}: b {scalar}"
+    inner = f"{me}: b must be of as many rows as a has columns, 3; got shapes (2, 3) and"
+    yield lambda: qn.matmul_integer(Q, Q), ValueError, f"{inner} (2, 3)"
+    yield lambda: qn.matmul_integer(Q, Q[0, :2]), ValueError, f"{inner} (2,)"
+    stacks = np.zeros((2, 2, 3), np.int8), np.zeros((3, 3, 2), np.int8)
+    shapes = "must be of a shape that broadcasts with a; got shapes (2, 2, 3) and (3, 3, 2)"
+    yield lambda: qn.matmul_integer(*stacks), ValueError, f"{me}: b {shapes}"
+    for side, length in (("a", "2"), ("b", "2")):
+        name = f"{side}_zero_point"
+        last = f"(..., {length}, 1)" if side == "a" else f"(..., 1, {length})"
+        for wrong in ((3,), (0,), (2, 2), (5, 2, 1), (2, 3)):
+            want = f"{me}: {name} must be of shape () or ({length},) or {last}; got shape {wrong}"
+            yield lambda n=name, w=wrong: qn.matmul_integer(Q, b, **{n: np.ones(w, np.int8)}), ValueError, want
+        for value in (-129, 128, 2**40):
+            want = f"{me}: {name} must be in [-128, 127]; got {value}"
+            yield lambda n=name, v=value: qn.matmul_integer(Q, b, **{n: v}), ValueError, want
+        want = f"{me}: {name} must be an integer; got dtype float64"
+        yield lambda n=name: qn.matmul_integer(Q, b, **{n: 1.0}), TypeError, want
+    out = f"{me}: out must be"
+    wrong_type = f"{out} of dtype int32; got dtype int64"
+    yield lambda: qn.matmul_integer(Q, b, out=np.zeros((2, 2), np.int64)), TypeError, wrong_type
+    wrong_shape = f"{out} of shape (2, 2); got shape (2, 3)"
+    yield lambda: qn.matmul_integer(Q, b, out=np.zeros((2, 3), np.int32)), ValueError, wrong_shape
+    shared = np.zeros(4, np.int32)
+    apart = f"{out} apart from the input in memory; got an array that overlaps it"
+    yield (
+        lambda: qn.matmul_integer(
+            shared.view(np.int8).reshape(2, 8), np.ones((8, 2), np.int8), out=shared.reshape(2, 2)
+        ),
+        ValueError,
+        apart,
+    )
+    long = np.full((1, 131072), -128, np.int8)
+    sums = f"{me}: every sum must fit int32; got one outside it. Split K, and add the parts in int64"
+    yield lambda: qn.matmul_integer(long, long.T), OverflowError, sums
+
+
+@refusals(matmul_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from layers import noise
+from refusals import REALS, X, assert_refused, refusals
 
 import qnumpy as qn
 
@@ -58,3 +59,43 @@ def test_inputs_that_are_quantized_too():
 
 def test_no_rows_correct_nothing():
     assert qn.weights.correct_bias(np.zeros((0, 3)), noise(3, 2), noise(3, 2, seed=1), np.ones(2)).tolist() == [1, 1]
+
+
+def correct_bias_rows():
+    w, bias, real = X.astype(np.float64), np.ones(3), f"must be an array of {REALS}; got dtype"
+    owner, correct, rows, q = (
+        "correct_bias",
+        qn.weights.correct_bias,
+        np.ones((5, 2)),
+        qn.quantize(X.astype(np.float64)),
+    )
+    operands = {
+        "x": lambda a: correct(a, w, q),
+        "w": lambda a: correct(rows, a, q),
+        "q": lambda a: correct(rows, w, a),
+        "bias": lambda a: correct(rows, w, q, a),
+        "xq": lambda a: correct(rows, w, q, xq=a),
+    }
+    for name, call in operands.items():
+        for dtype in ("int64", "object"):
+            wrong = np.ones((2, 3), dtype)
+            yield lambda c=call, v=wrong: c(v), TypeError, f"{owner}: {name} {real} {dtype}"
+    for axis in (2, -3):
+        where = f"{owner}: axis must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: correct(rows, w, q, axis=a), ValueError, where
+    yield lambda: correct(rows, w, q, bias[:2]), ValueError, f"{owner}: bias must be of shape (3,); got shape (2,)"
+    yield lambda: correct(rows, bias, bias), ValueError, f"{owner}: w must be a matrix; got shape (3,)"
+    wrong = f"{owner}: q must be of the shape (2, 3) of w; got shape (3, 4)"
+    yield lambda: correct(rows, w, np.ones((3, 4))), ValueError, wrong
+    for shape in ((), (3,), (2, 3)):
+        wrong = f"must be of shape (..., 2), as w has inputs; got shape {shape}"
+        x = np.ones(shape)
+        yield lambda v=x: correct(v, w, q), ValueError, f"{owner}: x {wrong}"
+        yield lambda v=x: correct(rows, w, q, xq=v), ValueError, f"{owner}: xq {wrong}"
+    hot = np.array([[1.0, np.nan], [1.0, 2.0]])
+    yield lambda: correct(hot, w, q), ValueError, f"{owner}: x must be finite; got NaN or infinities"
+
+
+@refusals(correct_bias_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from layers import noise, uneven, widest
+from refusals import REALS, X, assert_refused, refusals
 
 import qnumpy as qn
 
@@ -74,3 +75,26 @@ def test_equalizing_lowers_the_error_of_one_scale_for_all():
 
     e = qn.weights.cross_layer_equalize(w1, w2)
     assert error(e.w1, e.w2) < error(w1, w2) / 10
+
+
+def equalize_rows():
+    w1, w2, real = X.astype(np.float64), np.ones((3, 4)), f"must be an array of {REALS}; got dtype"
+    owner, cross = "cross_layer_equalize", qn.weights.cross_layer_equalize
+    operands = {"w1": lambda a: cross(a, w2), "w2": lambda a: cross(w1, a), "bias": lambda a: cross(w1, w2, a)}
+    for name, call in operands.items():
+        for dtype in ("int64", "object"):
+            wrong = np.ones((2, 3), dtype)
+            yield lambda c=call, v=wrong: c(v), TypeError, f"{owner}: {name} {real} {dtype}"
+    for axis in (2, -3):
+        where = f"must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: cross(w1, w2, axis1=a), ValueError, f"{owner}: axis1 {where}"
+        yield lambda a=axis: cross(w1, w2, axis2=a), ValueError, f"{owner}: axis2 {where}"
+    yield lambda: cross(w1, w2, axis1=0.0), TypeError, f"{owner}: axis1 must be an integer; got 0.0"
+    channels = f"{owner}: w2 must be of 3 channels on axis 1, as w1 has on axis 1; got shape (3, 4)"
+    yield lambda: cross(w1, w2, axis2=1), ValueError, channels
+    yield lambda: cross(w1, w2, np.ones(4)), ValueError, f"{owner}: bias must be of shape (3,); got shape (4,)"
+
+
+@refusals(equalize_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

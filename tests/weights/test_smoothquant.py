@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from layers import noise, uneven
+from refusals import REALS, X, assert_refused, refusals
 
 import qnumpy as qn
 from qnumpy.ops.reduce import abs_max
@@ -87,3 +88,33 @@ def test_the_search_of_alpha_refuses_what_is_not_finite(bad):
         given[name][1, 1] = bad
         with pytest.raises(ValueError, match=rf"^smoothquant_alpha: {name} must be finite; got NaN or infinities\.$"):
             qn.weights.smoothquant_alpha(**given)
+
+
+def smoothquant_rows():
+    w, rows, real = X.astype(np.float64), np.ones((5, 2)), f"must be an array of {REALS}; got dtype"
+    smooth, search = qn.weights.smoothquant, qn.weights.smoothquant_alpha
+    for owner, function in (("smoothquant", smooth), ("smoothquant_alpha", search)):
+        for dtype in ("int64", "object"):
+            wrong = np.ones((2, 3), dtype)
+            yield lambda f=function, v=wrong: f(v, w), TypeError, f"{owner}: x {real} {dtype}"
+            yield lambda f=function, v=wrong: f(rows, v), TypeError, f"{owner}: w {real} {dtype}"
+        for shape in ((), (3,), (2, 3)):
+            wrong = f"{owner}: x must be of shape (..., 2), as w has inputs; got shape {shape}"
+            x = np.ones(shape)
+            yield lambda f=function, v=x: f(v, w), ValueError, wrong
+    for axis in (2, -3):
+        where = f"smoothquant: axis must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: smooth(rows, w, axis=a), ValueError, where
+    for value in (-0.1, 1.5, np.nan, "1", None):
+        wrong = f"smoothquant: alpha must be in [0, 1]; got {value!r}"
+        yield lambda v=value: smooth(rows, w, alpha=v), ValueError, wrong
+    wrong = "smoothquant_alpha: alphas must be in [0, 1]; got 2.0"
+    yield lambda: search(rows, w, [0.5, 2.0]), ValueError, wrong
+    for value, shape in (([], (0,)), ([[0.5]], (1, 1))):
+        wrong = f"smoothquant_alpha: alphas must be a sequence of one number or more; got shape {shape}"
+        yield lambda v=value: search(rows, w, v), ValueError, wrong
+
+
+@refusals(smoothquant_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)
