@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _check, _core
 from ._check import HUGE, TINY, array, integer, must, typed
-from ._typing import Array as Array
+from ._typing import Array
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, Grid, PerTensor, from_axis_block
 from .granularity import granularity as granularity

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._typing import Array as Array
-from ._typing import Float32Array, Int32Array
+from ._typing import Array, Float32Array, Int32Array
 from .dtypes import code_type, float_type
 
 __all__: list[str] = []

@@ -220,13 +220,13 @@ class PackedWeight:
         self, owner: str, name: str, x: QuantizedArray, out: Array | None
     ) -> Float32Array | QuantizedArray:
         params = x.qparams
-        by_row = _is_by_row(params.granularity, x.ndim)
-        if _bits(params) != 8 or not (by_row or self._input.takes(params.granularity, x.ndim)):
+        per_tensor = isinstance(params.granularity, PerTensor)
+        if _bits(params) != 8 or not (per_tensor or self._input.takes(params.granularity, x.ndim)):
             got = f"{params.code.name} {params.granularity.describe()}"
             raise TypeError(_check.must(owner, name, f"of int8 or uint8 {self._input.wanted}", got))
         rows = self._rows(owner, name, x.shape)
         y = self._result(owner, out, x.codes)
-        output = self._output(owner, float(params.scale) if isinstance(params.granularity, PerTensor) else 0.0)
+        output = self._output(owner, float(params.scale) if per_tensor else 0.0)
         target = y if self._out_qparams is None or output is not self._reals else np.empty(y.shape, np.float32)
         scale, zero = params.scale, params.zero_point
         if not self._storage.multiply_codes(x.codes, params.code.core, rows, scale, zero, output, target):
@@ -270,7 +270,7 @@ class PackedWeight:
             return y
         if target is not y:
             y[...] = codes_of(owner, target, params)
-        return QuantizedArray(y, params)
+        return QuantizedArray._join(y, params)  # both ways to make codes saturate to their range
 
     def __repr__(self) -> str:
         return f"PackedWeight({', '.join([str(self.shape), *self._describe()])})"
@@ -421,10 +421,12 @@ class _Input:
         return activations._replace(scale=scale, zero_point=zero)
 
     def takes(self, granularity: Granularity, ndim: int) -> bool:
-        """Whether codes of `ndim` dimensions may have this granularity; `_is_by_row` answers for rows."""
-        if isinstance(granularity, PerGroup) and granularity.axis % ndim == ndim - 1:
-            granularity = PerGroup(granularity.group_size)
-        return granularity in (_PER_TENSOR, self.groups)
+        """Whether codes of `ndim` dimensions may have this granularity, where they have several scales."""
+        if isinstance(granularity, PerGroup):
+            return granularity.axis % ndim == ndim - 1 and PerGroup(granularity.group_size) == self.groups
+        if isinstance(granularity, PerChannel):
+            return ndim == 2 and granularity.axis % 2 == 0
+        return isinstance(granularity, PerRow)
 
     @property
     def wanted(self) -> str:
@@ -461,13 +463,6 @@ def _eight_bits(owner: str, name: str, value: Any) -> QParams:
     if _bits(value) != 8 or not isinstance(value.granularity, PerTensor):
         raise ValueError(_check.must(owner, name, "of int8 or uint8 per tensor", str(value)))
     return value
-
-
-def _is_by_row(granularity: Granularity, ndim: int) -> bool:
-    """Whether each row of the last axis has a scale."""
-    if isinstance(granularity, PerChannel):
-        return ndim == 2 and granularity.axis % 2 == 0
-    return isinstance(granularity, PerRow)
 
 
 def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:

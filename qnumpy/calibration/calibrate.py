@@ -26,7 +26,6 @@ Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer 
 
 _active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
 _State = TypeVar("_State", Observer, "Calibration")
-_Tapped = TypeVar("_Tapped", bound=RealLike)
 _WILD = frozenset("*?[")  # what makes a name a pattern
 _FORMAT = "qnumpy calibration"
 
@@ -213,8 +212,8 @@ class Calibration(Mapping[str, QParams]):
     def to_json(self) -> str:
         """Return configuration and state of all observers as JSON: everything, exactly; `from_json` takes it.
 
-        `qnumpy.save` stores what was chosen, this what was learned: a calibration that is read again goes on learning,
-        and merges.
+        `qnumpy.save` writes the chosen parameters; this is the learned state. A calibration that is read again learns
+        on, and merges.
 
         Returns
         -------
@@ -307,7 +306,7 @@ class Calibration(Mapping[str, QParams]):
         return f"Calibration({count}{': ' if names else ''}{names})"
 
 
-def tap(name: str, x: _Tapped) -> _Tapped:
+def tap(name: str, x: Any) -> Any:
     """Name an array for whoever observes, and return it as it is.
 
     Parameters

@@ -44,7 +44,7 @@ def dequantize_blocks(
     out: Array | None,
 ) -> Array:
     """Return ``scale * codes``; unlike a QParams, blocks may have scales that are NaN or subnormal."""
-    layout = _args.layout_of(owner, PerGroup(group_size), codes.shape)
+    layout = _args.layout(owner, codes.shape, -1, group_size)
     scale = np.ascontiguousarray(scale)
     zero = np.zeros(scale.shape, np.int32)
     return _args.elementwise(owner, _core.dequantize, codes, element, layout, scale, zero, result_type, out)

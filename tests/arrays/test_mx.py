@@ -15,7 +15,7 @@ from qnumpy.arrays.mx import MX_FORMATS
 from qnumpy.dtypes import float_type
 
 TORCHAO = Path(__file__).parents[1] / "fixtures" / "mx_torchao.npz"
-POWERS = [name for name, found in MX_FORMATS.items() if not found.has_tensor_scale]
+POWERS = [name for name, mx in MX_FORMATS.items() if not mx.has_tensor_scale]
 
 
 def hard(shape, source, seed=0, spread=8):
@@ -92,10 +92,10 @@ def test_threads_and_rows_do_not_show(name):
 
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_against_torchao(name):
-    with np.load(TORCHAO) as held:
-        x = held["nvfp4.x" if name == "nvfp4" else "x"]
-        codes, scales = held[f"{name}.codes"], held[f"{name}.scales"]
-        unit = held["nvfp4.tensor_scale"]
+    with np.load(TORCHAO) as fixture:
+        x = fixture["nvfp4.x" if name == "nvfp4" else "x"]
+        codes, scales = fixture[f"{name}.codes"], fixture[f"{name}.scales"]
+        unit = fixture["nvfp4.tensor_scale"]
     q = qn.quantize(x, dtype=name)
     assert name != "nvfp4" or q.tensor_scale == unit
     np.testing.assert_array_equal(q.scales.view(np.uint8), scales)
@@ -106,8 +106,8 @@ def test_against_torchao(name):
 def test_the_words_of_the_specification(name):
     """Section 6.3: the scale is the largest power of two in the block over that of the element type; then each element
     is the nearest of its type, clamped."""
-    found = MX_FORMATS[name]
-    largest = float(ml_dtypes.finfo(found.element.dtype).max)
+    mx = MX_FORMATS[name]
+    largest = float(ml_dtypes.finfo(mx.element.dtype).max)
     top = np.floor(np.log2(largest))
     x = hard((20, 64), np.float32)
     x[~np.isfinite(x)] = 1
@@ -117,7 +117,7 @@ def test_the_words_of_the_specification(name):
     np.testing.assert_array_equal(q.scale, 2.0 ** (np.floor(np.log2(most)) - top))
     with np.errstate(over="ignore", invalid="ignore"):
         element = (blocks / q.scale[..., None].astype(np.float64)).astype(np.float32)  # exact
-    clamped = np.clip(element, -largest, largest).astype(found.element.dtype).reshape(20, 64)
+    clamped = np.clip(element, -largest, largest).astype(mx.element.dtype).reshape(20, 64)
     assert_same_bits(q.codes, clamped)
 
 
@@ -140,11 +140,11 @@ def test_dequantize(name):
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_what_a_format_holds_comes_back(name):
     """Every element times a scale is its own nearest."""
-    found = MX_FORMATS[name]
-    codes = np.arange(1 << found.element.bits).astype(np.uint8).view(found.element.dtype)
+    mx = MX_FORMATS[name]
+    codes = np.arange(1 << mx.element.bits).astype(np.uint8).view(mx.element.dtype)
     values = codes[np.isfinite(codes.astype(np.float32))].astype(np.float32)
     values = np.resize(values, (len(values), 64)) * np.float32(0.125)
-    values[:, ::8] = float(found.element.largest) / 8  # every block has the largest
+    values[:, ::8] = float(mx.element.largest) / 8  # every block has the largest
     if name == "nvfp4":
         values *= 448 * 8  # a scale of 448, that of the tensor 1
     np.testing.assert_array_equal(qn.quantize(values, dtype=name).dequantize(), values)

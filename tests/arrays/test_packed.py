@@ -44,7 +44,7 @@ def bounded(y, low, high):
     return np.where(y < low, low, np.where(y > high, high, y))
 
 
-def found(x, bits, symmetric):
+def range_params(x, bits, symmetric):
     """Scale and zero point of a range, one for each row of x; in float64, rounded once."""
     qmin, qmax = bounds(bits, symmetric)
     finite = np.where(np.isfinite(x), x, 0).astype(np.float64)
@@ -63,7 +63,7 @@ def codes(x, scale, zero, bits, symmetric):
 
 def product(x, q, *, x_granularity=None, symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
     """x @ PackedWeight(q) for 8-bit codes."""
-    scale, zero = found(x.reshape(1, -1) if x_granularity == qn.PerTensor() else x, bits, symmetric)
+    scale, zero = range_params(x.reshape(1, -1) if x_granularity == qn.PerTensor() else x, bits, symmetric)
     scale, zero = np.resize(scale, len(x)), np.resize(zero, len(x))
     acc = (codes(x, scale, zero, bits, symmetric) - zero[:, None]) @ (plain(q) - q.zero_point.astype(np.int64))
     y = acc.astype(F32) * (scale[:, None] * np.broadcast_to(q.scale, q.shape[1:]))
@@ -74,9 +74,11 @@ def product(x, q, *, x_granularity=None, symmetric=True, bits=8, bias=None, clip
 def grouped(x, q, *, x_granularity=None, symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
     """The same for 4-bit groups: sums of groups are added one after the other."""
     size, k = q.qparams.granularity.group_size, q.shape[0]
-    whole = found({qn.PerRow(): x, qn.PerTensor(): x.reshape(1, -1)}.get(x_granularity, x[:, :1]), bits, symmetric)
+    whole = range_params(
+        {qn.PerRow(): x, qn.PerTensor(): x.reshape(1, -1)}.get(x_granularity, x[:, :1]), bits, symmetric
+    )
     parts = [slice(first, min(first + size, k)) for first in range(0, k, size)]
-    each = [found(x[:, part], bits, symmetric) if x_granularity is None else whole for part in parts]
+    each = [range_params(x[:, part], bits, symmetric) if x_granularity is None else whole for part in parts]
     scale, zero = ([np.resize(pair[i], len(x)) for pair in each] for i in (0, 1))
     xs = [codes(x[:, part], s, z, bits, symmetric) for part, s, z in zip(parts, scale, zero, strict=True)]
     return summed(len(x), xs, scale, zero, q, bias, clip)
@@ -220,12 +222,12 @@ def test_axis_1_is_the_transpose(weight):
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 def test_given_parameters(kind, row):
     x, w = reals(6, 40, seed=7), reals(40, 19, seed=8)
-    given = qn.choose_qparams(x, dtype=kind, symmetric=False)
+    params = qn.choose_qparams(x, dtype=kind, symmetric=False)
     q = qn.quantize(w, granularity=qn.PerChannel(1))
-    xq = qn.quantize(x, given)
-    acc = (plain(xq) - int(given.zero_point)) @ plain(q)
-    want = acc.astype(F32) * (given.scale * q.scale)
-    assert_same_bits(x @ qn.PackedWeight(q, x_qparams=given), want)
+    xq = qn.quantize(x, params)
+    acc = (plain(xq) - int(params.zero_point)) @ plain(q)
+    want = acc.astype(F32) * (params.scale * q.scale)
+    assert_same_bits(x @ qn.PackedWeight(q, x_qparams=params), want)
     assert_same_bits(xq @ qn.PackedWeight(q), want)
     assert_same_bits(qn.qmatmul(xq, q), want)
 
@@ -236,23 +238,23 @@ def test_given_parameters_of_groups(weight, kind, zero, row):
     """All codes of x occur, those of the ends too; static parameters, codes, and what is made of the sums."""
     q = qn.quantize(reals(150, 70, seed=8), **GROUPS[weight])
     size, bias, out = q.qparams.granularity.group_size, reals(70, seed=9), qn.QParams(3.0, 7, "uint8")
-    given = qn.QParams(0.01, zero, kind)
+    params = qn.QParams(0.01, zero, kind)
     for m in (1, 6, 131):
         x = reals(m, 150, seed=7)
         x[0, :2] = -100, 100
-        xq = qn.quantize(x, given)
+        xq = qn.quantize(x, params)
         xs = [plain(xq)[:, first : first + size] for first in range(0, 150, size)]
-        assert {xs[0].min(), xs[0].max()} == {given.qmin, given.qmax}
-        scale, zeros = np.full((len(xs), m), given.scale), np.full((len(xs), m), zero)
+        assert {xs[0].min(), xs[0].max()} == {params.qmin, params.qmax}
+        scale, zeros = np.full((len(xs), m), params.scale), np.full((len(xs), m), zero)
         want = summed(m, xs, scale, zeros, q, bias, (-5, np.inf))
-        static = qn.PackedWeight(q, bias=bias, clip=(-5, None), x_qparams=given)
+        static = qn.PackedWeight(q, bias=bias, clip=(-5, None), x_qparams=params)
         assert_same_bits(x @ static, want)
         assert_same_bits(xq @ static, want)
         assert_same_bits(x @ pickle.loads(pickle.dumps(static)), want)
         assert_same_bits(qn.qmatmul(xq, q, bias=bias), summed(m, xs, scale, zeros, q, bias))
         codes_of = qn.quantize(summed(m, xs, scale, zeros, q, bias), out).codes
         assert_same_bits(qn.qmatmul(xq, q, bias=bias, out_qparams=out).codes, codes_of)
-        assert_same_bits((x @ qn.PackedWeight(q, bias=bias, x_qparams=given, out_qparams=out)).codes, codes_of)
+        assert_same_bits((x @ qn.PackedWeight(q, bias=bias, x_qparams=params, out_qparams=out)).codes, codes_of)
 
 
 @pytest.mark.parametrize("options", [{"dtype": "int8"}, {"dtype": "uint8", "symmetric": False}])
@@ -332,18 +334,18 @@ def test_from_codes_to_codes(bias, row):
     """In integers where x has one scale; by float32 where each row has its own."""
     x, w, b = reals(7, 40, seed=9), reals(40, 21, seed=10), reals(21, seed=11)
     b = b if bias else None
-    given, out = qn.choose_qparams(x, dtype="uint8", symmetric=False), qn.QParams(0.7, 100, "uint8")
+    params, out = qn.choose_qparams(x, dtype="uint8", symmetric=False), qn.QParams(0.7, 100, "uint8")
     q = qn.quantize(w, granularity=qn.PerChannel(1))
-    xq = qn.quantize(x, given)
-    unit = given.scale * q.scale
-    acc = (plain(xq) - int(given.zero_point)) @ plain(q)
+    xq = qn.quantize(x, params)
+    unit = params.scale * q.scale
+    acc = (plain(xq) - int(params.zero_point)) @ plain(q)
     acc = acc if b is None else acc + np.rint(b.astype(np.float64) / unit).astype(np.int64)
     want = twin.requantize(acc.astype(np.int32), unit / out.scale, 100, dtype="uint8", axis=1)
-    fused = qn.PackedWeight(q, bias=b, x_qparams=given, out_qparams=out)
+    fused = qn.PackedWeight(q, bias=b, x_qparams=params, out_qparams=out)
     for got in (x @ fused, xq @ fused, qn.qmatmul(xq, q, bias=b, out_qparams=out)):
         assert got.qparams == out
         assert_same_bits(got.codes, want)
-    relu = x @ qn.PackedWeight(q, bias=b, x_qparams=given, out_qparams=out, clip=(0, None))
+    relu = x @ qn.PackedWeight(q, bias=b, x_qparams=params, out_qparams=out, clip=(0, None))
     assert_same_bits(relu.codes, np.maximum(want, 100).astype(np.uint8))
     on_the_fly = x @ qn.PackedWeight(q, bias=b, out_qparams=out)
     assert_same_bits(on_the_fly.codes, qn.quantize(product(x, q, bias=b), out).codes)
@@ -462,11 +464,11 @@ def test_what_it_says():
     assert packed.nbytes == 2 * 2 * (256 + 32) + 128
     assert packed.ndim == 2
     assert "<caption>PackedWeight</caption>" in packed._repr_html_()
-    given = qn.PackedWeight(
+    params = qn.PackedWeight(
         qn.quantize(reals(8, 8)), x_qparams=qn.QParams(1.0, 0), out_qparams=qn.QParams(1.0, 0, "uint8")
     )
-    assert repr(given) == "PackedWeight((8, 8), int8 per tensor, x int8 as given, -> uint8)"
-    assert 64 <= given.nbytes <= 4096
+    assert repr(params) == "PackedWeight((8, 8), int8 per tensor, x int8 as given, -> uint8)"
+    assert 64 <= params.nbytes <= 4096
 
 
 W8 = qn.quantize(np.ones((4, 3), F32))

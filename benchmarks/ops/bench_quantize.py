@@ -1,7 +1,4 @@
-"""Quantize, dequantize, fake_quantize and requantize, per tensor and per channel.
-
-Run: ``python -m benchmarks.bench_quantize --markdown``
-"""
+"""Quantize, dequantize, fake_quantize and requantize, per tensor and per channel, and codes that are floats."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,8 +8,8 @@ import numpy as np
 
 import qnumpy as qn
 
-from . import harness
-from .harness import Array, Call, Case
+from .. import harness
+from ..harness import Array, Call, Case, Check
 
 ZERO_POINT = 3
 LOW, HIGH = -128, 127
@@ -40,35 +37,30 @@ class Problem:
         np.multiply(self.x, 5000, out=self.acc, casting="unsafe")
         self.scratch = harness.aligned(shape, np.float32)
 
-    @property
-    def parameters(self) -> str:
-        return "per tensor" if self.axis is None else f"per channel {self.axis}"
-
     def case(self, operation: str, x: Array, out: Array, threads: int, ours: Call, numpy: Call) -> Case:
-        case = Case(operation, self.parameters, x, out, threads, {"qnumpy": ours, "NumPy": numpy})
-        case.results = {"qnumpy": lambda: [out], "NumPy": lambda: [out]}
-        return case
+        name = operation if self.axis is None else f"{operation}, axis {self.axis}"
+        return harness.elementwise(name, x, out, threads, ours, numpy)
 
-    def onnx(self, case: Case, nodes: list[tuple[str, list[str], str]], parameters: dict[str, Array]) -> Case:
+    def onnx(
+        self, case: Case, nodes: list[tuple[str, list[str], str]], x: Array, out: Array, parameters: dict[str, Array]
+    ) -> Case:
         """Add ONNX Runtime where it is installed."""
-        assert case.out is not None
-        out = case.out
         with suppress(ImportError):
             from onnx import helper
 
             options: dict[str, Any] = {"axis": self.axis} if self.axis is not None else {}
-            made = [helper.make_node(kind, names, [result], **options) for kind, names, result in nodes]
-            call = harness.onnx_session(made, case.x, parameters, {"y": out}, case.threads)
-            case.calls["ONNX Runtime"], case.results["ONNX Runtime"] = call, lambda: [out]
+            operators = [helper.make_node(kind, names, [result], **options) for kind, names, result in nodes]
+            case.peers["ONNX Runtime"] = harness.onnx_session(operators, x, parameters, {"y": out}, case.threads)
         return case
 
     def torch(self, case: Case, make: Callable[[Any], tuple[Call, Callable[[], Array]]]) -> Case:
-        """Add PyTorch where it is installed; it has no out=."""
-        found = harness.torch()
-        if found is not None:
-            found.set_num_threads(case.threads)
-            call, result = make(found)
-            case.calls["PyTorch"], case.results["PyTorch"] = call, lambda: [result()]
+        """Add PyTorch, which has no out= and multiplies by 1 / scale: a code may differ by one."""
+        torch = harness.torch()
+        if torch is not None:
+            torch.set_num_threads(case.threads)
+            case.peers["PyTorch"], result = make(torch)
+            expected = case.checks["ONNX Runtime"].expected
+            case.checks["PyTorch"] = Check(lambda: [result()], expected, tolerance=1e-3)
         return case
 
 
@@ -88,7 +80,8 @@ def quantize(p: Problem, threads: int) -> Case:
         lambda: qn.quantize_linear(p.x, p.scale, p.zero, dtype="int8", axis=p.axis, out=out),
         lambda: to_codes(p.x, p, np.divide, p.wide_scale, out),
     )  # fmt: skip
-    p.onnx(case, [("QuantizeLinear", ["x", "s", "z"], "y")], {"s": np.asarray(p.scale), "z": np.asarray(p.zero)})
+    parameters = {"s": np.asarray(p.scale), "z": np.asarray(p.zero)}
+    p.onnx(case, [("QuantizeLinear", ["x", "s", "z"], "y")], p.x, out, parameters)
 
     def make(torch: Any) -> tuple[Call, Callable[[], Array]]:
         x, kept = torch.from_numpy(p.x), list[Any]()
@@ -116,7 +109,8 @@ def dequantize(p: Problem, threads: int) -> Case:
         "dequantize int8 to float32", p.codes, out, threads,
         lambda: qn.dequantize_linear(p.codes, p.scale, p.zero, axis=p.axis, out=out), numpy,
     )  # fmt: skip
-    p.onnx(case, [("DequantizeLinear", ["x", "s", "z"], "y")], {"s": np.asarray(p.scale), "z": np.asarray(p.zero)})
+    parameters = {"s": np.asarray(p.scale), "z": np.asarray(p.zero)}
+    p.onnx(case, [("DequantizeLinear", ["x", "s", "z"], "y")], p.codes, out, parameters)
 
     def make(torch: Any) -> tuple[Call, Callable[[], Array]]:
         codes, kept = torch.from_numpy(p.codes), list[Any]()
@@ -150,7 +144,7 @@ def fake_quantize(p: Problem, threads: int) -> Case:
         lambda: qn.fake_quantize(p.x, qparams, out=out), numpy,
     )  # fmt: skip
     nodes = [("QuantizeLinear", ["x", "s", "z"], "q"), ("DequantizeLinear", ["q", "s", "z"], "y")]
-    p.onnx(case, nodes, {"s": np.asarray(p.scale), "z": np.asarray(p.zero)})
+    p.onnx(case, nodes, p.x, out, {"s": np.asarray(p.scale), "z": np.asarray(p.zero)})
 
     def make(torch: Any) -> tuple[Call, Callable[[], Array]]:
         x, kept = torch.from_numpy(p.x), list[Any]()
@@ -177,15 +171,31 @@ def requantize(p: Problem, threads: int) -> Case:
     # DequantizeLinear by the multiplier, QuantizeLinear by one: the same arithmetic in two nodes.
     nodes = [("DequantizeLinear", ["x", "s"], "f"), ("QuantizeLinear", ["f", "one", "z"], "y")]
     scale = np.asarray(p.scale)
-    return p.onnx(case, nodes, {"s": scale, "one": np.ones_like(scale), "z": np.asarray(p.zero)})
+    return p.onnx(case, nodes, p.acc, out, {"s": scale, "one": np.ones_like(scale), "z": np.asarray(p.zero)})
 
 
-def cases(shape: tuple[int, ...], threads: int) -> Iterator[Case]:
-    for axis in (None,) if len(shape) == 1 else range(len(shape)):
+def float_codes(name: str, elements: int, threads: int) -> Iterator[Case]:
+    """Codes that are floats, per tensor, into a buffer."""
+    x, scale = harness.normal((elements,)), np.float32(0.0078)
+    most, dtype = np.float32(qn.QParams(1, 0, name).qmax), qn.QParams(1, 0, name).dtype
+    out, back = harness.aligned(x.shape, np.uint8), harness.aligned(x.shape, np.float32)
+    codes = out.view(dtype)
+    yield harness.elementwise(
+        f"quantize float32 to {name}", x, out, threads,
+        lambda: qn.quantize_linear(x, scale, dtype=name, out=codes),
+        lambda: np.copyto(codes, np.clip(x / scale, -most, most), casting="unsafe"),
+    )  # fmt: skip
+    yield harness.elementwise(
+        f"dequantize {name} to float32", out, back, threads,
+        lambda: qn.dequantize_linear(codes, scale, out=back),
+        lambda: np.multiply(codes.astype(np.float32), scale, out=back),
+    )  # fmt: skip
+
+
+def cases(threads: int) -> Iterator[Case]:
+    for shape, axis in ((harness.SMALL, None), (harness.LARGE, None), (harness.SQUARE, 0), (harness.SQUARE, 1)):
         problem = Problem(shape, axis)
         for operation in (quantize, dequantize, fake_quantize, requantize):
             yield operation(problem, threads)
-
-
-if __name__ == "__main__":
-    harness.main(__doc__.splitlines()[0], cases)
+        if axis is None:
+            yield from float_codes("float8_e4m3fn", shape[0], threads)
