@@ -26,6 +26,7 @@ Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer 
 
 _active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
 _State = TypeVar("_State", Observer, "Calibration")
+_Tapped = TypeVar("_Tapped")
 _WILD = frozenset("*?[")  # what makes a name a pattern
 _FORMAT = "qnumpy calibration"
 
@@ -306,7 +307,7 @@ class Calibration(Mapping[str, QParams]):
         return f"Calibration({count}{': ' if names else ''}{names})"
 
 
-def tap(name: str, x: Any) -> Any:
+def tap(name: str, x: _Tapped) -> _Tapped:
     """Name an array for whoever observes, and return it as it is.
 
     Parameters
@@ -335,7 +336,7 @@ def tap(name: str, x: Any) -> Any:
     """
     calibration = _active.get()
     if calibration is not None:
-        calibration.observe(name, x)
+        calibration.observe(name, x)  # type: ignore[arg-type]
     return x
 
 
