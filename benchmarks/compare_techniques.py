@@ -47,7 +47,7 @@ def kind_of(name: str) -> str:
 
 def compared(
     batches: list[Array], dtype: str, granularity: qn.PerTensor | qn.PerChannel
-) -> tuple[dict[str, qn.Report], str]:
+) -> tuple[dict[str, qn.reports.Report], str]:
     """The report of every technique, and which of them the calibration's report calls best."""
     kind = {"dtype": dtype, "granularity": granularity}
 
@@ -88,7 +88,7 @@ def table(*, markdown: bool) -> tuple[str, list[tuple[float, str]]]:
     body, lost = [], []
     for name, granularity, tensors in cases():
         for dtype in ("int8", "int4"):
-            columns: dict[str, list[qn.Report]] = {technique: [] for technique in TECHNIQUES}
+            columns: dict[str, list[qn.reports.Report]] = {technique: [] for technique in TECHNIQUES}
             named: list[str] = []
             for tensor, batches in tensors.items():
                 reports, best = compared(batches, dtype, granularity)
@@ -100,7 +100,7 @@ def table(*, markdown: bool) -> tuple[str, list[tuple[float, str]]]:
             line = []
             for technique in TECHNIQUES:
                 stars = f" ({named.count(technique)}*)" if technique in named else ""
-                line.append(f"{qn.ReportTable(columns[technique]).totals['sqnr_db']:.2f}{stars}")
+                line.append(f"{qn.reports.ReportTable(columns[technique]).totals['sqnr_db']:.2f}{stars}")
             body.append([name, dtype, granularity.describe(), *line])
     head = ["tensors", "type", "granularity", *TECHNIQUES]
     return page.render(head, body, markdown=markdown), sorted(lost, reverse=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _check, _core
 from ._check import HUGE, TINY, array, integer, must, typed
-from ._typing import Array as Array
+from ._typing import Array
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, Grid, PerTensor, from_axis_block
 from .granularity import granularity as granularity
@@ -36,7 +36,7 @@ def listed(names: list[str]) -> str:
 
 def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> tuple[Array, FloatType]:
     """Return an array of one of `types` and the type; Python numbers become float64."""
-    source = array(owner, name, value)
+    source = value if type(value) is np.ndarray else array(owner, name, value)
     kind = _FLOATS.get(source.dtype) or float_type(source.dtype)
     if kind is None or kind.name not in types:
         if source.dtype.kind in "iub" and type(value) is not np.ndarray and not isinstance(value, np.generic):
@@ -47,7 +47,7 @@ def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_T
 
 def codes(owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> tuple[Array, CodeType]:
     """Return an array of one of `types` and the type."""
-    source = array(owner, name, value)
+    source = value if type(value) is np.ndarray else array(owner, name, value)
     kind = _CODES.get(source.dtype) or code_type(source.dtype)
     if kind is None or kind.name not in types:
         raise TypeError(must(owner, name, f"an array of {listed(list(types))}", f"dtype {source.dtype}"))
@@ -69,14 +69,14 @@ def plain(source: Array, code: CodeType) -> Array:
 
 
 def code(owner: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> CodeType:
-    kind = code_type(value)
+    kind = (types.get(value) if type(value) is str else None) or code_type(value)
     if kind is None or kind.name not in types:
         raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
     return kind
 
 
 def floating(owner: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> FloatType:
-    kind = float_type(value)
+    kind = (types.get(value) if type(value) is str else None) or float_type(value)
     if kind is None or kind.name not in types:
         raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
     return kind
@@ -109,6 +109,11 @@ def layout_of(owner: str, granularity: Granularity, shape: tuple[int, ...]) -> L
 
 
 @lru_cache(512)
+def _flat(shape: tuple[int, ...]) -> Layout:
+    return layout_of("", _PER_TENSOR, shape)  # without a hash of the granularity, which is written in Python
+
+
+@lru_cache(512)
 def _layout_of_axis(owner: str, axis: int, block_size: int | None, shape: tuple[int, ...]) -> Layout:
     return layout_of(owner, from_axis_block(axis, block_size), shape)
 
@@ -118,7 +123,7 @@ def layout(owner: str, shape: tuple[int, ...], axis: Any, block_size: Any) -> La
     if axis is None:
         if block_size is not None:
             raise ValueError(must(owner, "axis", "given with block_size", "None"))
-        return layout_of(owner, _PER_TENSOR, shape)
+        return _flat(shape)
     axis = integer(owner, "axis", axis)
     if block_size is not None:
         block_size = integer(owner, "block_size", block_size)
@@ -241,20 +246,23 @@ def elementwise(
     layout. Here come the memory order, the permutation, the output, the bytes that the kernel reads and writes, the
     kernel with its options, and the permutation back.
     """
-    order = memory_order(source, out)
+    order = memory_order(source, out) if out is None and source.ndim > 1 else None
     if order is not None:
         if layout is not None:
             granularity = layout.granularity
             scale, zero = granularity.permute(scale, order), granularity.permute(zero, order)
             layout = _permuted(granularity, order, source.shape)
         source = source.transpose(order)
-    result = output(owner, out, result_kind.dtype, source.shape, source, scale, zero)
-    read = source if source.dtype is kind.storage else stored(source, kind.storage)
-    written = result if result.dtype is result_kind.storage else result.view(result_kind.storage)
+    dtype, storage = result_kind.dtype, result_kind.storage
+    shape = source.shape
+    result = np.empty(shape, dtype) if out is None else output(owner, out, dtype, shape, source, scale, zero)
     if layout is None:
-        kernel(read, kind.core, written, result_kind.core, *options)
+        kernel(source, kind.core, result, result_kind.core, *options)
     else:
-        kernel(read, kind.core, scale, zero, written, result_kind.core, *layout.grid, *options)
+        kernel(
+            source if source.dtype is kind.storage else stored(source, kind.storage), kind.core, scale, zero,
+            result if dtype is storage else result.view(storage), result_kind.core, *layout.grid, *options,
+        )  # fmt: skip
     return result if order is None else unpermuted(result, order)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import _core
+from ._typing import Float64Array
 
 __all__ = [
     "ACCUMULATOR_TYPE",
@@ -37,17 +39,17 @@ class CodeType:
     name : str
         ``"int8"``, ``"uint4"``, ...
     dtype : numpy.dtype
-        What an array of codes has as its dtype.
+        The dtype of an array of codes.
     storage : numpy.dtype
         The plain NumPy dtype with the same bytes, which the kernels read and write.
     bits : int
         Bits of one code.
     qmin, qmax : int
-        The full range; of a float its largest number.
+        The full range; for a float type minus and plus its largest number.
     core : int
-        The kernels' number for the type.
+        The number of the type in the kernels.
     real : FloatType or None
-        The format, when codes are floats. They have no zero point.
+        The format if codes are floats, which have no zero point.
     """
 
     name: str
@@ -75,7 +77,7 @@ class CodeType:
 
     @property
     def zero_points(self) -> tuple[int, int]:
-        """The range of zero points: that of the codes; floats have none but 0."""
+        """The range of zero points: that of the codes, 0 alone for floats."""
         return (0, 0) if self.real is not None else (self.qmin, self.qmax)
 
     @property
@@ -83,7 +85,7 @@ class CodeType:
         return 0 if self.signed else (self.qmax + 1) // 2
 
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in a file: codes narrower than a byte are packed along the last axis, each row on its own."""
+        """Return the shape in a file: codes narrower than a byte are packed along the last axis, row by row."""
         if self.bits >= 8:
             return shape
         return (*shape[:-1], -(-shape[-1] * self.bits // 8)) if shape else (1,)
@@ -105,12 +107,12 @@ class FloatType:
     storage : numpy.dtype
         The plain NumPy dtype with the same bytes, which the kernels read and write.
     core : int
-        The kernels' number for the type.
+        The number of the type in the kernels.
     exponent_bits, mantissa_bits, bias : int
         The fields: an exponent field E > 0 stands for ``2**(E - bias) * (1 + M / 2**mantissa_bits)``.
     kind : str
-        What the codes at the top mean. ``"IEEE"``: infinity and NaN; ``"FN"``: NaN is all ones; ``"FNUZ"``: the code of
-        -0 is NaN; ``"FINITE"``: neither; ``"SCALE"``: powers of two alone, without sign or zero, NaN is all ones.
+        The meaning of the largest codes. ``"IEEE"``: infinity and NaN; ``"FN"``: NaN is all ones; ``"FNUZ"``: the code
+        of -0 is NaN; ``"FINITE"``: neither; ``"SCALE"``: powers of two alone, without sign or zero, NaN is all ones.
     """
 
     name: str
@@ -148,7 +150,7 @@ class FloatType:
         return math.ldexp((1 << self.mantissa_bits) + mantissa, exponent - self.bias - self.mantissa_bits)
 
     @property
-    def numbers(self) -> np.ndarray[Any, Any]:
+    def numbers(self) -> Float64Array:
         """The finite numbers from 0 up, as float64; of a type of at most 16 bits with a zero."""
         return np.arange(self.largest_code + 1, dtype=self.storage).view(self.dtype).astype(np.float64)
 
@@ -172,7 +174,7 @@ class FloatType:
         return math.ldexp(1.0, -self.mantissa_bits)
 
 
-def _code(name: str, dtype: Any, storage: Any, bits: int) -> CodeType:
+def _code(name: str, dtype: DTypeLike, storage: DTypeLike, bits: int) -> CodeType:
     low = -(1 << (bits - 1)) if name.startswith("int") else 0
     return CodeType(name, np.dtype(dtype), np.dtype(storage), bits, low, low + (1 << bits) - 1, _core.TYPES[name])
 
@@ -229,8 +231,8 @@ def _look_up(dtype: Any, kind: str) -> Any:
         return None
 
 
-def code_type(dtype: Any) -> CodeType | None:
-    """Find the code type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
+def code_type(dtype: object) -> CodeType | None:
+    """Return the code type of a name, a NumPy dtype or an ml_dtypes type, None for anything else.
 
     Examples
     --------
@@ -243,8 +245,8 @@ def code_type(dtype: Any) -> CodeType | None:
         return None
 
 
-def float_type(dtype: Any) -> FloatType | None:
-    """Find the floating type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
+def float_type(dtype: object) -> FloatType | None:
+    """Return the floating type of a name, a NumPy dtype or an ml_dtypes type, None for anything else.
 
     Examples
     --------
@@ -257,8 +259,8 @@ def float_type(dtype: Any) -> FloatType | None:
         return None
 
 
-def real_type(dtype: Any) -> FloatType | None:
-    """Find the floating type as float_type does, if every operation takes it.
+def real_type(dtype: object) -> FloatType | None:
+    """Return the floating type as float_type does, None for the types that only some operations take.
 
     Examples
     --------

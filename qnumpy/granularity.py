@@ -18,8 +18,8 @@ Grid = tuple[int, int, int, int]
 class Granularity:
     """Base of the granularities.
 
-    ``axis`` and ``group_size`` are None where the granularity has none. Everything that depends on the kind of a
-    granularity is a method here: nothing else asks which kind it is to compute a shape, a grid or a slice.
+    ``axis`` and ``group_size`` are None for a granularity without them. Whatever depends on the kind of a granularity
+    is a method: no other module asks for the kind to compute a shape, a grid or a slice.
     """
 
     kind: ClassVar[str]  # the word for it in files and on the command line
@@ -56,6 +56,10 @@ class Granularity:
     def params_ndim(self) -> int | None:
         """Return the dimensions of scale and zero_point, None where they depend on those of the array."""
         return None
+
+    def has_params(self, ndim: int) -> bool:
+        """Return whether scale and zero_point may have `ndim` dimensions."""
+        return ndim == self.params_ndim()
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """Return (outer, channels, inner, block) over a C-contiguous array of `shape`; see csrc/README.md."""
@@ -222,6 +226,9 @@ class PerGroup(Granularity):
         axis = normalize_axis("PerGroup", self.axis, len(shape))
         return (*shape[:axis], -(-shape[axis] // self.group_size), *shape[axis + 1 :])
 
+    def has_params(self, ndim: int) -> bool:
+        return ndim > 0
+
     def grid(self, shape: tuple[int, ...]) -> Grid:
         axis = normalize_axis("PerGroup", self.axis, len(shape))
         block = min(self.group_size, max(shape[axis], 1))
@@ -290,6 +297,9 @@ class PerRow(Granularity):
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         self.check("PerRow", shape)
         return shape[:-1]
+
+    def has_params(self, ndim: int) -> bool:
+        return True
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         return 1, math.prod(self.params_shape(shape)), shape[-1], 0

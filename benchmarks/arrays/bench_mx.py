@@ -23,7 +23,7 @@ def blocks(name: str, elements: int, threads: int) -> Case:
         codes["qnumpy"] = qn.quantize(x, dtype=name).codes
 
     def numpy() -> None:
-        groups = x.reshape(-1, layout.block)
+        groups = x.reshape(-1, layout.group_size)
         exponent = (np.abs(groups).max(-1).view(np.int32) >> 23) - 127 - top
         scale = np.ldexp(np.float32(1), exponent)[:, None]
         codes["NumPy"] = np.clip(groups / scale, -largest, largest).astype(dtype).reshape(x.shape)

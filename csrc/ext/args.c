@@ -1,5 +1,6 @@
 #include "args.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 static int refuse(const char *what) {
@@ -7,9 +8,27 @@ static int refuse(const char *what) {
     return -1;
 }
 
-int qn_arg_count(const char *function, Py_ssize_t given, Py_ssize_t wanted) {
+/* (type, text) of the error that calls raise, or NULL. It is never freed: another thread may be about to raise it. */
+static _Atomic(PyObject *) refusal;
+
+int qn_refuse_calls(PyObject *type, PyObject *text) {
+    PyObject *error = type ? PyTuple_Pack(2, type, text) : NULL;
+    if (type && !error) return -1;
+    atomic_store(&refusal, error);
+    return 0;
+}
+
+int qn_arg_count_always(const char *function, Py_ssize_t given, Py_ssize_t wanted) {
     if (given == wanted) return 0;
     PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: takes %zd arguments; got %zd.", function, wanted, given);
+    return -1;
+}
+
+int qn_arg_count(const char *function, Py_ssize_t given, Py_ssize_t wanted) {
+    if (qn_arg_count_always(function, given, wanted)) return -1;
+    PyObject *error = atomic_load_explicit(&refusal, memory_order_acquire);
+    if (!error) return 0;
+    PyErr_SetObject(PyTuple_GET_ITEM(error, 0), PyTuple_GET_ITEM(error, 1));
     return -1;
 }
 

@@ -20,7 +20,9 @@ enum { QN_GIL_ELEMENTS = 1 << 14 };
 typedef PyObject *const *qn_args;
 
 /* Each returns -1 with an exception set when the argument is not what it must be. */
-int qn_arg_count(const char *function, Py_ssize_t given, Py_ssize_t wanted);
+int qn_arg_count(const char *function, Py_ssize_t given,
+                 Py_ssize_t wanted); /* also raises what qn_refuse_calls holds */
+int qn_arg_count_always(const char *function, Py_ssize_t given, Py_ssize_t wanted);
 int qn_arg_i64(PyObject *argument, int64_t *value);
 int qn_arg_int(PyObject *argument, int low, int high, int *value);
 int qn_arg_flag(PyObject *argument, bool *value);
@@ -36,6 +38,10 @@ int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m);
 
 /* None, or an array of int32 whose last axis holds 1 or `count` zero points one after the other. */
 int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z);
+
+/* From now on every function that calls qn_arg_count raises type(text); NULL and NULL end it. A bad variable of the
+ * environment is told so, when the kernels are first used. */
+int qn_refuse_calls(PyObject *type, PyObject *text);
 
 /* A new array of one axis that owns *data, of malloc's kind, which is NULL afterwards: what is large is not copied. NULL on
  * error; then *data is still the caller's, unless it is NULL. */

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from ..calibration.calibrate import Calibration
-from ..calibration.estimate import METHODS
 from ..dtypes import real_type
 from ..errors import FileFormatError
 from ..files.qparams import save_qparams
-from ..observers import HistogramObserver, MinMaxObserver, Observer
+from ..observers import Observer, observer_for, observers_by_method
 from ..qparams import QParams
 from .common import (
     FINE,
@@ -40,7 +39,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="the .json file to write; without it only the table is printed"
     )
-    parser.add_argument("--method", choices=METHODS, default="mse", help="how the range is chosen (default: mse)")
+    methods = list(observers_by_method())
+    parser.add_argument("--method", choices=methods, default="mse", help="how the range is chosen (default: mse)")
     parser.add_argument(
         "--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)"
     )
@@ -80,9 +80,7 @@ def _observer(args: argparse.Namespace) -> Observer:
     granularity = Scheme(args.dtype, per, axis, args.group_size, args.symmetric).granularity()
     scheme: dict[str, Any] = {"dtype": args.dtype, "granularity": granularity, "symmetric": args.symmetric}
     try:
-        if args.method == "minmax":
-            return MinMaxObserver(**scheme)
-        return HistogramObserver(args.method, percentile=args.percentile, **scheme)
+        return observer_for(args.method, args.percentile, **scheme)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
 

@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 
+from .._typing import Array
 from ..dtypes import real_type
 from ..errors import FileFormatError
-from ..files.spec import Array, Value
+from ..files.spec import Value
 from ..files.store import Reader
 from ..reports.compare import Report, compare
 from .common import (

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from .._args import Array
+from .._typing import Array
 from ..arrays.quantized import QuantizedArray, quantize
 from ..granularity import Granularity, PerChannel, PerGroup
 from ..reports.compare import ReportTable, compare

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Self
 
 from .._check import must
+from .._typing import Path
 
 __all__: list[str] = []
 
@@ -36,7 +37,7 @@ class AtomicFile:
 
     file: IO[Any]
 
-    def __init__(self, path: str | os.PathLike[str], mode: str) -> None:
+    def __init__(self, path: Path, mode: str) -> None:
         self._path, self._mode = os.fspath(path), mode
         self._target = os.path.realpath(path)
         if os.path.exists(self._target) and not os.path.isfile(self._target):
@@ -75,7 +76,7 @@ class AtomicFile:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], mode: str) -> Iterator[IO[Any]]:
+def replacing(path: Path, mode: str) -> Iterator[IO[Any]]:
     """Open a file that appears whole or not at all, where all that is done in the block is to write it."""
     with AtomicFile(path, mode) as new, new.naming_errors():
         yield new.file

@@ -1,14 +1,12 @@
 """What is said of a bad file: one form of sentence, and one reader of JSON that tells what it refuses."""
 
 import json
-import os
 from typing import Any
 
+from .._typing import Path
 from ..errors import FileFormatError
 
 __all__: list[str] = []
-
-Path = str | os.PathLike[str]
 
 
 def fault(path: Path, tensor: str | None, text: str) -> FileFormatError:

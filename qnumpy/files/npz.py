@@ -10,9 +10,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from .fault import Path, fault
+from .._typing import Array, Path
+from .fault import fault
 from .safetensors import SCHEMA_KEY
-from .spec import Array, Held, is_ml_dtype, refuse_giant
+from .spec import Held, is_ml_dtype, refuse_giant
 
 __all__: list[str] = []
 

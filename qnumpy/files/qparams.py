@@ -1,10 +1,10 @@
 """Parameters by name in a file of JSON."""
 
 import json
-import os
 from collections.abc import Mapping
 
 from .._check import must, typed
+from .._typing import Path
 from ..qparams import QParams
 from .atomic import replacing
 from .fault import fault, json_object
@@ -14,7 +14,7 @@ __all__ = ["load_qparams", "save_qparams"]
 FORMAT, VERSION = "qnumpy qparams", 1
 
 
-def save_qparams(path: str | os.PathLike[str], qparams: Mapping[str, QParams]) -> None:
+def save_qparams(path: Path, qparams: Mapping[str, object]) -> None:
     """Write parameters by name; what `save` does for a path that ends in .json.
 
     Parameters
@@ -45,7 +45,7 @@ def save_qparams(path: str | os.PathLike[str], qparams: Mapping[str, QParams]) -
         file.write("\n")
 
 
-def load_qparams(path: str | os.PathLike[str]) -> dict[str, QParams]:
+def load_qparams(path: Path) -> dict[str, QParams]:
     """Read what save_qparams has written; what `load` does for a path that ends in .json.
 
     Parameters

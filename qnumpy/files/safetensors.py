@@ -1,9 +1,9 @@
-"""Safetensors files, read and written without the package of that name.
+"""Safetensors files, read and written without the package of that name, which is a dependency of the tests alone.
 
-The package needs every tensor in memory to write a file (serialize_file takes all pointers at once), copies each tensor
-that it reads instead of mapping it, returns no float8 as a NumPy array, does not say which tensor most bad headers are
-wrong about, and takes a name that stands twice. tests/files/test_safetensors.py shows each of these, and that either
-side reads the files of the other. The format is a length, a JSON header and the bytes: 150 lines here.
+The package needs every tensor at once to write a file (8 tensors of 4 MiB take 32 MiB, here 4), copies what it reads
+(here a memory map is read), gives NumPy no float8 array, accepts a name that stands twice, and leaves out which tensor
+most bad headers are wrong about. tests/files/test_safetensors.py shows each of these, and that either side reads the
+files of the other.
 """
 
 import json
@@ -17,8 +17,9 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from .fault import Path, fault, json_object
-from .spec import Array, Held, is_shape, refuse_giant
+from .._typing import Array, Path
+from .fault import fault, json_object
+from .spec import Held, is_shape, refuse_giant
 
 __all__: list[str] = []
 

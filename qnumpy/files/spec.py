@@ -21,22 +21,21 @@ from typing import Any, Self, TypeAlias
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from .._check import must, typed
+from .._typing import Array, DType, Path
 from ..arrays.mx import MXArray, mx_format
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
 from ..ops.pack import pack, unpack
 from ..qparams import QParams
-from .fault import Path, fault, json_object
+from .fault import fault, json_object
 
 __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
 FORMAT_VERSION = 1
 
-Array: TypeAlias = NDArray[Any]
 Value: TypeAlias = Array | QuantizedArray | MXArray
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
@@ -96,10 +95,10 @@ class TensorSpec:
         mx = mx_format(format)
         if mx is None:
             raise ValueError(must("TensorSpec", "format", "the name of an MX format", typed(format)))
-        return cls(mx.element.dtype, tuple(shape), PerGroup(mx.block), format=mx.name)
+        return cls(mx.element.dtype, tuple(shape), PerGroup(mx.group_size), format=mx.name)
 
     @classmethod
-    def quantized(cls, shape: tuple[int, ...], dtype: DTypeLike, granularity: Granularity, *, symmetric: bool) -> Self:
+    def quantized(cls, shape: tuple[int, ...], dtype: DType, granularity: Granularity, *, symmetric: bool) -> Self:
         """Describe what ``quantize`` will make of an array of `shape`."""
         code = code_type(dtype)
         if code is None:

@@ -7,18 +7,20 @@ from dataclasses import replace
 from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .._check import must, typed
+from .._typing import Array, Path
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..errors import FileFormatError
 from ..qparams import QParams
 from .atomic import AtomicFile
-from .fault import Path, fault, json_object
+from .fault import fault, json_object
 from .npz import SCHEMA_ENTRY, NpzReader, NpzWriter
 from .qparams import load_qparams, save_qparams
 from .safetensors import SCHEMA_KEY, SafetensorsReader, SafetensorsWriter
-from .spec import Array, Held, TensorSpec, Value, is_ml_dtype, read_schema, write_schema
+from .spec import Held, TensorSpec, Value, is_ml_dtype, read_schema, write_schema
 
 __all__ = ["NamesCollideError", "Reader", "Writer", "load", "save"]
 
@@ -284,7 +286,7 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
     return stored
 
 
-def save(path: Path, arrays: Mapping[str, Any]) -> None:
+def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike]) -> None:
     """Save arrays and quantized arrays to one .npz or .safetensors file, or parameters to a .json file.
 
     Codes of 4 and 2 bits are packed, low bits first, along the last axis. The file appears whole or not at all.

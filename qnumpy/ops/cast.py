@@ -56,15 +56,15 @@ def cast(
         float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz,
         float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn.
     overflow : {"inf", "saturate", "raise"}
-        What becomes of a number that rounds beyond the largest of `dtype`. "inf": infinity; NaN where the format has
-        none; the largest number of its sign where the format has no NaN either (float6, float4). "saturate": the
+        The result for a number that rounds beyond the largest of `dtype`. "inf": infinity; NaN if the format has no
+        infinity; the largest number of the same sign if it has no NaN either (float6, float4). "saturate": the
         largest number, for infinities too. "raise": OverflowError, also for infinities and NaN that the format lacks.
     rounding : {"nearest", "stochastic"}
-        "nearest" rounds half to even. "stochastic" takes the neighbour above with the probability of the fraction
-        between the two, so that the mean is x; numbers of `dtype` stay what they are.
+        "nearest" rounds half to even. "stochastic" rounds up with a probability that is the fraction between the two
+        neighbours, so that the mean is x. Numbers that `dtype` holds do not change.
     seed : int, optional
-        From 0 to 2**64 - 1; of stochastic rounding, which needs one. The same seed gives the same bits for the same
-        element in C order, on every machine, whatever the memory layout and the number of threads.
+        From 0 to 2**64 - 1. Stochastic rounding needs one. The same seed gives the same bits for the same element in
+        C order, on every machine, for every memory layout and number of threads.
     out : ndarray, optional
         Receives the result: exact dtype and shape, C-contiguous, writable, apart from `x`.
 
@@ -77,18 +77,27 @@ def cast(
     Raises
     ------
     TypeError
-        x is not real, dtype is no float format, seed is no integer, out has another dtype.
+        x is not of a float format; dtype is no float format.
     ValueError
-        overflow, rounding, seed or out do not fit.
+        overflow or rounding is unknown.
+    ValueError
+        seed is given to nearest rounding, or missing in stochastic rounding.
+    TypeError
+        seed is no integer.
+    ValueError
+        seed is outside [0, 2**64 - 1].
     OverflowError
         overflow is "raise" and `dtype` cannot hold an element.
+    TypeError, ValueError
+        out: as in quantize_linear.
 
     Notes
     -----
-    A NaN stays NaN with its sign and the top of its payload, where the format has them, and is quiet; the formats
-    without NaN give a zero of the other sign, as ml_dtypes does. float32 to float32 and float64 to float64 copy the
-    bits, of a NaN too. float8_e8m0fnu holds powers of two only: a tie goes up, and so does everything between the two
-    smallest, 2**-127 and 2**-126, as in ml_dtypes; 0 and negative numbers are NaN (saturate: 0 is the smallest).
+    A NaN stays a quiet NaN with its sign and the top of its payload, as far as the format has them. A format without
+    NaN gives a zero of the opposite sign, as ml_dtypes does. float32 to float32 and float64 to float64 copy the bits,
+    those of a NaN too. float8_e8m0fnu holds powers of two only: a tie rounds up, and so does everything between the
+    two smallest, 2**-127 and 2**-126, as in ml_dtypes; 0 and negative numbers become NaN (saturate: 0 becomes the
+    smallest).
 
     References
     ----------
@@ -127,7 +136,7 @@ def _seed(owner: str, seed: Any, stochastic: int) -> int:
 
 
 def _check_range(owner: str, source: Array, kind: FloatType, to: FloatType) -> None:
-    """Raise when `to` cannot hold an element; the range says whether, and only then are the elements looked at."""
+    """Raise when `to` cannot hold an element. The range decides; the elements are read only to count them."""
     order = _args.memory_order(source, None)
     contiguous = source if order is None else source.transpose(order)
     low, high, nan, infinite = (part[0] for part in _core.min_max(contiguous, kind.core, 1, 1, source.size, 0))
@@ -144,12 +153,12 @@ def _check_range(owner: str, source: Array, kind: FloatType, to: FloatType) -> N
         if bad.size and not count:
             first, value = start + int(bad[0]), float(wide[bad[0]])
         count += bad.size
-    got = f"{count} of {source.size} outside it, the first {value!r}{_check.where(first, source)}"
+    got = f"{count} of {source.size} outside it, the first {value!r}{_check.at_index(first, source)}"
     raise OverflowError(_check.must(owner, "x", f'in the range of {to.name} when overflow is "raise"', got))
 
 
 def _unfit(x: Array, to: FloatType) -> Array:
-    """Where a float64 is what `to` cannot hold, even rounded."""
+    """Return which float64 numbers `to` cannot hold, even rounded."""
     magnitude = np.abs(x)
     unfit: Array = (magnitude >= to.overflow) & (magnitude < np.inf)
     if not to.has_infinity:

@@ -18,6 +18,32 @@ _FLOAT32, _UINT8 = REAL_TYPES["float32"], CODE_TYPES["uint8"]
 RealT = TypeVar("RealT", bound=np.generic)
 
 
+@overload
+def quantize_linear(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DTypeOf[ScalarT],
+    axis: int | None = None,
+    block_size: int | None = None,
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
+    out: NDArray[ScalarT] | None = None,
+) -> NDArray[ScalarT]: ...
+@overload
+def quantize_linear(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    axis: int | None = None,
+    block_size: int | None = None,
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
+    out: Array | None = None,
+) -> Array: ...
 def quantize_linear(
     x: ArrayLike,
     scale: ArrayLike,
@@ -42,18 +68,18 @@ def quantize_linear(
         Shape () or that of `scale`; 0 by default.
     dtype : str or dtype, optional
         int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz,
-        float8_e5m2fnuz or float4_e2m1fn. By default the dtype of `zero_point` when that is an array or NumPy scalar of
-        one of them, else uint8, as in ONNX.
+        float8_e5m2fnuz or float4_e2m1fn. The default is ONNX's: the dtype of `zero_point` if that is an array or NumPy
+        scalar of one of these types, else uint8.
     axis : int, optional
         The axis of the channels or blocks; None means per tensor.
     block_size : int, optional
-        Neighbours along `axis` that share a parameter; the last block may be short.
+        How many neighbours along `axis` share a parameter; the last block may be short.
     convention : {"onnx", "guide", "torch", "tflite"}
         "onnx" as above, with a true division in float32 (float64 for float64 input); "guide" rounds
         ``x / scale + zero_point``; "torch" multiplies by the float32 reciprocal of the scale; "tflite" rounds half
         away from zero.
     on_nan : {"zero_point", "raise"}
-        A NaN becomes the zero point, or raises; of a float type it stays NaN. Infinities saturate.
+        NaN becomes the zero point, or raises; in a float type NaN stays NaN. Infinities saturate.
     out : ndarray, optional
         Receives the codes: exact dtype and shape, C-contiguous, writable, apart from `x`.
 
@@ -65,15 +91,33 @@ def quantize_linear(
     Raises
     ------
     TypeError
-        x is not real, dtype is no code type, zero_point is not integer, out has another dtype.
+        x is not real; dtype is no code type.
     ValueError
-        scale, zero_point, axis, block_size, convention, on_nan or out do not fit; or x holds NaN and on_nan="raise".
+        convention is unknown, or not "onnx" for a float type.
+    TypeError
+        axis or block_size is not an integer.
+    ValueError
+        axis is None beside a block_size, block_size is below 1, or x does not have the axis.
+    TypeError
+        scale is not real.
+    ValueError
+        scale is not positive, finite and normal in float32, or of another shape.
+    TypeError
+        zero_point is not integer.
+    ValueError
+        zero_point is outside the codes, or of another shape.
+    ValueError
+        on_nan is unknown, or "raise" and x holds NaN.
+    TypeError
+        out is no array, or of another dtype.
+    ValueError
+        out is of another shape, read-only, not C-contiguous, or overlaps an input.
 
     Notes
     -----
-    Rounds half to even, once. O(x.size), no copy of x. Equal bits on every ISA and thread count. Codes of a float type
-    are ``x / scale`` rounded to it, half to even, saturated; it takes no zero point but 0 and no other convention.
-    float4_e2m1fn has no NaN: it becomes 0.
+    Rounds half to even, once. O(x.size), no copy of x. Equal bits on every ISA and thread count. A code of a float
+    type is ``x / scale`` rounded half to even to that type, then saturated. Float types take the zero point 0 and the
+    convention "onnx" alone. float4_e2m1fn has no NaN: NaN becomes 0.
 
     References
     ----------
@@ -86,8 +130,10 @@ def quantize_linear(
     """
     owner = "quantize_linear"
     source, kind = _args.real(owner, "x", x)
-    code = None if dtype is not None else code_type(getattr(zero_point, "dtype", None)) or _UINT8
-    code = code or _args.code(owner, dtype)
+    if dtype is None:
+        code = _UINT8 if zero_point is None else code_type(getattr(zero_point, "dtype", None)) or _UINT8
+    else:
+        code = _args.code(owner, dtype)
     rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     if code.real is not None:
         _check_convention(owner, convention, code)
@@ -175,8 +221,8 @@ def dequantize_linear(
 
     Parameters
     ----------
-    q : array_like of a type that quantize_linear makes, or int32, any shape
-        int32 (accumulators) and floats take no zero point.
+    q : array_like of int32 or of a type that quantize_linear makes, any shape
+        The zero point of int32 (accumulators) and of floats is 0.
     scale, zero_point, axis, block_size
         As in quantize_linear.
     dtype : str or dtype, default "float32"
@@ -187,18 +233,20 @@ def dequantize_linear(
     Returns
     -------
     ndarray
-        Values of the shape of `q`.
+        Values of the shape of `q`, in its memory layout when that is a permutation of C order.
 
     Raises
     ------
+    TypeError
+        q is neither int32 nor of a code type; dtype is no real type.
     TypeError, ValueError
-        As quantize_linear.
+        axis, block_size, scale, zero_point or out: as in quantize_linear, in that order.
 
     Notes
     -----
-    An exact integer difference and one float32 multiplication, rounded half to even; other dtypes convert that
-    float32 value, rounded half to even once more. The difference of an int32 code above 2**24 is rounded to float32
-    first.
+    The integer difference is exact. One float32 multiplication rounds half to even; another dtype is converted from
+    that float32 value and rounded half to even once more. The difference of an int32 code above 2**24 is rounded to
+    float32 first.
 
     References
     ----------
@@ -236,8 +284,8 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[NDArray[np.uint8], np.float32
     """Quantize to uint8 with the range of the array itself.
 
     ``scale = (max(0, max x) - min(0, min x)) / 255``, ``zero_point = clip(round_half_even(-min(0, min x) / scale))``,
-    in float32; then as quantize_linear. An all-zero or empty array has scale 1 and zero point 0; NaN and infinities do
-    not take part in the range.
+    in float32; then as quantize_linear. An all-zero or empty array has scale 1 and zero point 0. NaN and infinities do
+    not count for the range.
 
     Parameters
     ----------
@@ -249,6 +297,13 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[NDArray[np.uint8], np.float32
     codes : ndarray of uint8
     scale : float32
     zero_point : uint8
+
+    Raises
+    ------
+    TypeError
+        x is not real.
+    ValueError
+        float32 does not hold the range of x.
 
     References
     ----------
@@ -310,8 +365,18 @@ def fake_quantize(
 
     Raises
     ------
+    TypeError
+        x is not real; qparams is no QParams.
+    ValueError
+        qparams does not fit the shape of x.
+    ValueError
+        convention is unknown, or not "onnx" for a float type.
     TypeError, ValueError
-        As quantize_linear; qparams is no QParams or does not fit x.
+        out: as in quantize_linear.
+
+    Notes
+    -----
+    The codes round half to even, the products with the scale once more, as in quantize_linear and dequantize_linear.
 
     Examples
     --------
@@ -403,7 +468,7 @@ def requantize(
     dtype : str or dtype, default "int8"
         The code type of the result.
     axis : int, optional
-        The axis of the channels; None means one multiplier for all.
+        The axis of the channels; None means per tensor.
     method : {"float", "fixed", "fixed_double"}
         "float": ``round_half_even(float32(acc) * float32(multiplier))``. "fixed": an int32 multiplier and a shift,
         ``(acc * m + 2**(s - 1)) >> s`` in 64 bits, rounded once, ties up. "fixed_double": gemmlowp's doubling high
@@ -419,9 +484,19 @@ def requantize(
     Raises
     ------
     TypeError
-        acc is not int32, dtype no code type, zero_point not integer.
+        acc is not int32; dtype is no integer code type.
     ValueError
-        multiplier, zero_point, axis, method or out do not fit.
+        method is unknown.
+    TypeError, ValueError
+        axis, multiplier (as scale), zero_point: as in quantize_linear, in that order.
+    ValueError
+        A fixed method cannot represent a multiplier.
+    TypeError, ValueError
+        out: as in quantize_linear.
+
+    Notes
+    -----
+    Each method says how it rounds. The result saturates, whatever the method.
 
     References
     ----------
@@ -435,7 +510,7 @@ def requantize(
     """
     owner = "requantize"
     source = _check.array(owner, "acc", acc)
-    if source.dtype.newbyteorder("=") != ACCUMULATOR_TYPE.dtype:
+    if source.dtype is not ACCUMULATOR_TYPE.dtype and source.dtype.newbyteorder("=") != ACCUMULATOR_TYPE.dtype:
         raise TypeError(_check.must(owner, "acc", "an array of int32", f"dtype {source.dtype}"))
     code = _args.code(owner, dtype, INTEGER_TYPES)
     rounding = _args.choice(owner, "method", method, _args.METHODS)

@@ -1,4 +1,4 @@
-"""Minimum, maximum and largest magnitude, per tensor, per channel or per group."""
+"""Minimum, maximum and largest magnitude, per tensor, channel, group or row."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,14 +14,14 @@ __all__ = ["abs_max", "min_max"]
 def min_max(
     x: ArrayLike, granularity: Granularity | None = None, *, on_nonfinite: OnNonfinite = "ignore"
 ) -> tuple[Float64Array, Float64Array]:
-    """Return the smallest and the largest finite element of each tensor, channel or group.
+    """Return the smallest and the largest finite element of each tensor, channel, group or row.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
-    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     on_nonfinite : {"ignore", "raise"}
-        NaN and infinities are left out, or raise.
+        Whether NaN and infinities are ignored.
 
     Returns
     -------
@@ -30,10 +30,14 @@ def min_max(
 
     Raises
     ------
-    TypeError
-        x is not real or granularity is none.
     ValueError
-        The axis does not fit x, or x is not finite and on_nonfinite="raise".
+        on_nonfinite is unknown.
+    TypeError
+        granularity is no granularity; x is not real.
+    ValueError
+        x does not have the axis of the granularity.
+    ValueError
+        on_nonfinite is "raise" and x holds NaN or infinities.
 
     Notes
     -----
@@ -50,7 +54,7 @@ def min_max(
 def abs_max(
     x: ArrayLike, granularity: Granularity | None = None, *, on_nonfinite: OnNonfinite = "ignore"
 ) -> Float64Array:
-    """Return the largest magnitude among the finite elements of each tensor, channel or group.
+    """Return the largest magnitude among the finite elements of each tensor, channel, group or row.
 
     Parameters
     ----------
@@ -91,7 +95,7 @@ def ranges(owner: str, x: ArrayLike, granularity: Granularity | None) -> tuple[A
 
 
 def extremes(source: Array, float_type: FloatType, granularity: Granularity) -> tuple[Array, Array, Array, Array]:
-    """Return what `ranges` does of an array whose type is known and that the granularity's axis fits."""
+    """Return what `ranges` returns, for an array of a known type that has the axis of the granularity."""
     order = _args.memory_order(source, None)
     permuted = granularity
     if order is not None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _core
-from .._check import Array, must
+from .._check import must
+from .._typing import Array
 
 __all__ = ["SaturatedProduct", "saturated_matmul", "unsafe_pairs"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .._check import Array
+from .._typing import Array
 from ..granularity import PerChannel, PerTensor
 from ..ops.reduce import ranges
 from ..qparams import QParams

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _check
-from .._check import Array
+from .._typing import Array
 from ..granularity import PerChannel, normalize_axis
 from ..ops.reduce import abs_max
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from refusals import X, assert_refused, refusals
 
 import qnumpy as qn
-from qnumpy.calibration.estimate import METHODS, estimate, expected
+from qnumpy.calibration.estimate import estimate, expected
 from qnumpy.calibration.report import CalibratedTensor, Technique
 from qnumpy.cli import demo
 
@@ -412,7 +413,7 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
     observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric, granularity=granularity).observe(x)
     for method in ("minmax", "percentile", "entropy", "mse"):
         params = observer.qparams(method)
-        low, high, counts, which = observer.bins()
+        low, high, counts, which = observer.sketch.bins()
         scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
         found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
         assert found.elements == x.size
@@ -446,7 +447,7 @@ def test_an_outlier_does_not_hide_the_rest():
 
 def winner(x, observer):
     """The technique of the highest measured SQNR, and that SQNR."""
-    each = {method: qn.quantize(x, observer.qparams(method)) for method in METHODS}
+    each = {method: qn.quantize(x, params) for method, params in observer.techniques().items()}
     measured = {method: qn.compare(x, q).sqnr_db for method, q in each.items()}
     best = max(measured, key=measured.get)
     return best, measured
@@ -501,7 +502,7 @@ def test_outliers_count_as_clipped(outlier):
     assert tensor.apart == 2
     assert 2.9e28 < tensor.apart_from <= 3e28
     params = qn.QParams(np.full(3, 1.5 / 127), 0, granularity=qn.PerChannel(0))
-    every, rest = estimate(observer.observe(x), params)
+    every, rest = estimate(observer.observe(x).sketch, params, observer.symmetric)
     assert (every.elements, every.outside) == (x.size, 2)
     assert (rest.elements, rest.outside) == (x.size - 2, 0)
     assert every.clipped == qn.compare(x, qn.quantize(x, params)).clipped
@@ -624,3 +625,50 @@ def test_the_report_in_other_forms():
     assert "... and 5 more" in many._repr_html_()
     assert "... and 5 more." in str(many.report())
     assert str(qn.Calibration().report()).startswith("tensor")
+
+
+def calibrate_rows():
+    def run(x):
+        return {"x": x}
+
+    calibrate, wanted = qn.calibrate, "an observer, a mapping from names to observers, or a function of a name"
+    for value in (3, "minmax", qn.MinMaxObserver, {"x": "minmax"}, [qn.MinMaxObserver()]):
+        got = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+        for owner, call in (
+            ("Calibration", qn.Calibration),
+            ("calibrate", lambda v: calibrate(run, [X], v)),
+            ("observing", lambda v: qn.observing(v).__enter__()),
+        ):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: observers must be {wanted}; got {got}"
+    returned = "Calibration: observers must be a function that returns an observer or None; got 3"
+    yield lambda: calibrate(run, [X], lambda name: 3), TypeError, returned
+    yield lambda: calibrate({}, [X]), TypeError, "calibrate: run must be callable; got {}"
+    yield lambda: calibrate(run, 3), TypeError, "calibrate: batches must be iterable; got 3"
+    for value in (0, -1):
+        wrong = f"calibrate: patience must be at least 1; got {value}"
+        yield lambda v=value: calibrate(run, [X], patience=v), ValueError, wrong
+    wrong = "calibrate: patience must be an integer; got 1.5"
+    yield lambda: calibrate(run, [X], patience=1.5), TypeError, wrong
+    for value in (-0.1, np.nan, "1", None):
+        wrong = f"calibrate: tolerance must be a number of at least 0; got {value!r}"
+        yield lambda v=value: calibrate(run, [X], tolerance=v), ValueError, wrong
+    for batches in ([], iter(())):
+        wrong = "calibrate: batches must be one or more; got none"
+        yield lambda b=batches: calibrate(run, b), qn.CalibrationError, wrong
+    nothing = "calibrate: run must be a function that taps arrays which observers take, or returns them in a dict"
+    for silent, observers in ((np.sum, None), (run, {"y*": qn.MinMaxObserver()}), (run, lambda name: None)):
+        wrong = f"{nothing}; got no such array"
+        yield lambda r=silent, o=observers: calibrate(r, [X, X], o), qn.CalibrationError, wrong
+    observers = {"x": qn.MinMaxObserver(), "z": qn.MinMaxObserver(), "w*": qn.MinMaxObserver(), "v": None}
+    wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came"
+    yield lambda: calibrate(run, [X], observers), qn.CalibrationError, wrong
+    for value in (3, None, ("x",)):
+        wrong = f"Calibration.observe: name must be a string; got {value!r}"
+        yield lambda v=value: calibrate(lambda x: {v: x}, [X]), TypeError, wrong
+    wrong = "Calibration.merge: other must be a Calibration; got {}"
+    yield lambda: qn.Calibration().merge({}), TypeError, wrong
+
+
+@refusals(calibrate_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pytest
+from refusals import PARAMS as ONE
+from refusals import assert_refused, refusals
 
 import qnumpy as qn
 
@@ -127,3 +129,16 @@ def test_replaced_parameters_keep_their_permissions(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
     assert qn.load(path)["x"].scale == 0.25
     assert list(tmp_path.iterdir()) == [path]
+
+
+def save_rows():
+    wrong = "save: arrays must be a mapping of names to QParams for a .json file"
+    for value in (3, [ONE]):
+        yield lambda v=value: qn.save("never.json", v), TypeError, f"{wrong}; got {value!r}"
+    for value, got in (({"x": 0.5}, "'x': 0.5"), ({3: ONE}, f"3: {ONE}"), ({"x": None}, "'x': None")):
+        yield lambda v=value: qn.save("never.json", v), TypeError, f"{wrong}; got {got}"
+
+
+@refusals(save_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -26,7 +26,9 @@ golden = runpy.run_path(str(FIXTURES / "make_golden.py"))["arrays"]
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1), qn.PerGroup(4)], ids=str)
+@pytest.mark.parametrize(
+    "granularity", [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1), qn.PerGroup(4), qn.PerRow()], ids=str
+)
 def test_quantized_round_trip(tmp_path, suffix, dtype, symmetric, granularity):
     arrays = {
         f"{rows}x{columns}": qn.quantize(
