@@ -249,7 +249,7 @@ def rows() -> list[str]:
 
 Candidate = tuple[str, str]  # a call, and the row of kernels that it runs on
 Samples = dict[Candidate, list[float]]  # seconds a call, one sample a round
-QUICK, FULL = (3, 1.0), (11, 4.0)  # rounds, and seconds of a case after which no more rounds begin
+QUICK, FULL = (3, 1.0), (9, 3.0)  # rounds, and seconds of a case after which no more rounds begin
 LEAST_ROUNDS = 3
 REPEATS = 3  # measurements of a case again, if a peer or the limit is unstable
 SPREAD = 2.0  # of the median over the best
@@ -310,7 +310,7 @@ class Entry:
     work: int
     best: float
     median: float
-    limit: dict[str, Any] | None  # name, best, ratio of best times, median of the ratios of each round
+    limit: Any  # name, best, ratio of best times, median of the ratios of each round; "unstable", or None
     peers: dict[str, Any]  # name -> best, ratio; "unstable" where the time says nothing
     memory: dict[str, int] = field(default_factory=dict)  # peak bytes of a job, ours as "qnumpy"
 
@@ -321,13 +321,15 @@ def digits(value: float) -> float:
 
 
 def entry(
-    operation: str, case: Case, row: str, ours: list[float], limit: tuple[str, list[float]] | None,
+    operation: str, case: Case, row: str, ours: list[float], limit: tuple[str, list[float] | None] | None,
     peers: dict[str, list[float] | None], memory: dict[str, int] | None = None,
 ) -> Entry:  # fmt: skip
-    """The entry of samples; None as a peer's samples says that they are unstable."""
+    """The entry of samples; None as those of a peer or of a limit says that they are unstable."""
     best = min(ours)
-    limited = None
-    if limit is not None:
+    limited: Any = None
+    if limit is not None and limit[1] is None:
+        limited = "unstable"
+    elif limit is not None:
         name, seconds = limit
         pairs = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
         ratios = {"ratio": digits(min(seconds) / best), "median_ratio": digits(statistics.median(pairs))}
@@ -341,7 +343,7 @@ def entry(
 
 
 def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str, str], float]) -> Iterator[Entry]:
-    """Check a case, then time its candidates in turns; `singles` keeps the peers' best times with one thread."""
+    """Check a case, then time its candidates in turns; `singles` keeps best times of others with one thread."""
     *_, best_row = names = rows()
     calls: dict[Candidate, Call] = {}
     for row in names:
@@ -349,10 +351,25 @@ def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str,
         if case.rows_limit or row == best_row:
             calls |= {(name, row): call for name, call in case.limits.items()}
     calls |= {(name, best_row): call for name, call in case.peers.items()}
-    keys = {name: (next(iter(case.ours)), case.size, name) for name in case.peers}
+    first = next(iter(case.ours))
+
+    def single(name: str) -> float | None:
+        return singles.get((first, case.size, name)) if case.threads > 1 else None
 
     def unstable(name: str) -> bool:
-        return is_unstable(samples[name, best_row], singles.get(keys[name]) if case.threads > 1 else None)
+        return is_unstable(samples[name, best_row], single(name))
+
+    def limit(row: str) -> tuple[str, list[float] | None] | None:
+        """The fastest limit; its samples are None where it is slower than with one thread."""
+        if not case.limits:
+            return None
+        own = row if case.rows_limit else best_row
+        name = min(case.limits, key=lambda name: min(samples[name, own]))
+        seconds, alone = samples[name, own], single(f"limit {row}")
+        return name, None if alone is not None and min(seconds) > SLOWER * alone else seconds
+
+    def slow_limit() -> bool:
+        return any((best := limit(row)) and best[1] is None for row in names)
 
     def beaten() -> bool:
         """Nothing is faster than a loop of the same traffic: the loop was disturbed."""
@@ -367,7 +384,7 @@ def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str,
                 case.check(row)
             samples = interleaved(calls, effort, case.threads > 1)
             for _ in range(REPEATS):
-                if not any(map(unstable, case.peers)) and not beaten():
+                if not any(map(unstable, case.peers)) and not beaten() and not slow_limit():
                     break
                 for candidate, seconds in interleaved(calls, effort, case.threads > 1).items():
                     samples[candidate] += seconds
@@ -375,15 +392,11 @@ def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str,
         qn.set_isa(best_row)
     peers = {name: None if unstable(name) else samples[name, best_row] for name in case.peers}
     if case.threads == 1:
-        singles.update({keys[name]: min(samples[name, best_row]) for name in case.peers})
+        singles.update({(first, case.size, name): min(samples[name, best_row]) for name in case.peers})
+        singles.update({(first, case.size, f"limit {row}"): min(limit(row)[1]) for row in names if case.limits})
     for row in names:
-        limit = None
-        if case.limits:
-            own = row if case.rows_limit else best_row
-            fastest = min(case.limits, key=lambda name: min(samples[name, own]))
-            limit = fastest, samples[fastest, own]
         for operation in case.ours:
-            yield entry(operation, case, row, samples[operation, row], limit, peers)
+            yield entry(operation, case, row, samples[operation, row], limit(row), peers)
 
 
 # ---- the file of results ----

@@ -104,10 +104,10 @@ Measured on {measured} at commit {commit}, on {cpu}, with the kernels of {row};
 The candidates of an operation take turns in one run, on the same buffers, and each result is checked before it is
 timed. Machines are shared and noisy: ratios count, times do not. **Of the limit**: 1.0 is as fast as the limit, with as
 many threads. **Over the best peer**: its best time divided by ours; ORT is ONNX Runtime, s8 its kernel for int8
-weights, which is exact on CPUs with VNNI. A peer whose times scatter, or that is slower with two threads than with one,
-is measured again; where that does not help, it is left out. The peers of `quantize` and the like are NumPy's expression
-with a buffer for every step, and ONNX Runtime's operators with bound buffers; `np.copyto`, which runs ml_dtypes, is
-that of casts. NumPy and PyTorch's convolutions multiply float32.
+weights, which is exact on CPUs with VNNI. A peer whose times scatter is measured again, and so is a peer or a limit
+that is slower with two threads than with one; where that does not help, it is left out. The peers of `quantize` and the
+like are NumPy's expression with a buffer for every step, and ONNX Runtime's operators with bound buffers; `np.copyto`,
+which runs ml_dtypes, is that of casts. NumPy and PyTorch's convolutions multiply float32.
 
 | limit of | target |
 | -------- | -----: |
@@ -185,7 +185,7 @@ def newest(folder: Path) -> Path:
 
 
 def of_limit(entry: Entry | None) -> float | None:
-    return entry["limit"]["ratio"] if entry and entry["limit"] else None
+    return entry["limit"]["ratio"] if entry and entry["limit"] not in (None, "unstable") else None
 
 
 def best_peer(entry: Entry | None) -> tuple[float, str] | None:
