@@ -60,10 +60,10 @@ int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source) {
 
 int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid) {
     if (qn_arg_i64(four[0], &grid->outer) || qn_arg_i64(four[1], &grid->channels) ||
-        qn_arg_i64(four[2], &grid->inner) || qn_arg_i64(four[3], &grid->block))
+        qn_arg_i64(four[2], &grid->inner) || qn_arg_i64(four[3], &grid->group))
         return -1;
     int64_t product;
-    if (grid->outer < 0 || grid->channels < 0 || grid->inner < 0 || grid->block < 0 ||
+    if (grid->outer < 0 || grid->channels < 0 || grid->inner < 0 || grid->group < 0 ||
         __builtin_mul_overflow(grid->outer, grid->channels, &product) ||
         __builtin_mul_overflow(product, grid->inner, &product) || product != elements)
         return refuse("the grid does not fit the array");

@@ -205,7 +205,7 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_histogram_methods[] = {
-    QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, block, bits, /)\n--\n\nOccupied bins of every "
+    QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, group, bits, /)\n--\n\nOccupied bins of every "
                          "parameter, with minimum, maximum and counts of NaN and infinities."),
     QN_METHOD(
         few_values,

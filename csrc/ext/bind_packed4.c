@@ -6,10 +6,10 @@
 #include "allocate.h"
 #include "packed4.h"
 
-static int layout(qn_args kn_block, qn_weight4 *w) {
-    if (qn_arg_i64(kn_block[0], &w->k) || qn_arg_i64(kn_block[1], &w->n) || qn_arg_i64(kn_block[2], &w->block))
+static int layout(qn_args kn_group, qn_weight4 *w) {
+    if (qn_arg_i64(kn_group[0], &w->k) || qn_arg_i64(kn_group[1], &w->n) || qn_arg_i64(kn_group[2], &w->group))
         return -1;
-    bool known = w->block == 16 || w->block == 32 || w->block == 64 || w->block == 128;
+    bool known = w->group == 16 || w->group == 32 || w->group == 64 || w->group == 128;
     if (known && w->k >= 0 && w->n >= 0 && w->k <= INT64_MAX / 2 && w->n <= INT64_MAX / 2 && qn_weight4_layout(w))
         return 0;
     PyErr_SetString(PyExc_ValueError, "qnumpy._core: a 4-bit weight of this shape cannot be packed.");
@@ -123,16 +123,16 @@ static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
 
 PyMethodDef qn_packed4_methods[] = {
     QN_METHOD(weight4_room,
-              "weight4_room(k, n, block, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
-    QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, block, /)\n--\n\nPack a 4-bit "
-                            "weight [k][n] with a scale for each block of k."),
+              "weight4_room(k, n, group, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
+    QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, group, /)\n--\n\nPack a 4-bit "
+                            "weight [k][n] with a scale for each group of k."),
     QN_METHOD(
         matmul4,
-        "matmul4(packed, k, n, block, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
+        "matmul4(packed, k, n, group, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
         "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
     QN_METHOD(
         matmul4_codes,
-        "matmul4_codes(packed, k, n, block, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
+        "matmul4_codes(packed, k, n, group, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
         "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
     QN_END,
 };

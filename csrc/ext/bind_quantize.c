@@ -53,7 +53,7 @@ static PyObject *perform(operation operate, const qn_source *in, void *out, qn_t
     Py_RETURN_NONE;
 }
 
-/* (x, type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, qmax, convention) */
+/* (x, type, scale, zero_point, out, out_type, outer, channels, inner, group, qmin, qmax, convention) */
 static PyObject *quantizing(const char *name, operation operate, qn_type first, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
@@ -180,13 +180,13 @@ static PyObject *output_fits(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_quantize_methods[] = {
-    QN_METHOD(quantize, "quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, "
+    QN_METHOD(quantize, "quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, group, qmin, "
                         "qmax, convention, /)\n--\n\nFill out with codes."),
     QN_METHOD(fake_quantize, "fake_quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, "
-                             "block, qmin, qmax, convention, /)\n--\n\nFill out with dequantized codes."),
-    QN_METHOD(dequantize, "dequantize(q, q_type, scale, zero_point, out, out_type, outer, channels, inner, block, "
+                             "group, qmin, qmax, convention, /)\n--\n\nFill out with dequantized codes."),
+    QN_METHOD(dequantize, "dequantize(q, q_type, scale, zero_point, out, out_type, outer, channels, inner, group, "
                           "/)\n--\n\nFill out with real values."),
-    QN_METHOD(requantize, "requantize(acc, acc_type, scale, zero_point, out, out_type, outer, channels, inner, block, "
+    QN_METHOD(requantize, "requantize(acc, acc_type, scale, zero_point, out, out_type, outer, channels, inner, group, "
                           "qmin, qmax, method, multiplier, shift, /)\n--\n\nFill out with codes."),
     QN_METHOD(first_bad_scale, "first_bad_scale(scale, /)\n--\n\nIndex of the first scale that is not positive, finite "
                                "and normal, or -1."),

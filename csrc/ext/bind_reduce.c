@@ -1,4 +1,4 @@
-/* min_max(x, type, outer, channels, inner, block) -> (min, max, nan, infinite), flat arrays of the parameter count. */
+/* min_max(x, type, outer, channels, inner, group) -> (min, max, nan, infinite), flat arrays of the parameter count. */
 #include "bindings.h"
 
 #include "reduce.h"
@@ -38,7 +38,7 @@ static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_reduce_methods[] = {
-    QN_METHOD(min_max, "min_max(x, x_type, outer, channels, inner, block, /)\n--\n\nMinimum and maximum of the finite "
+    QN_METHOD(min_max, "min_max(x, x_type, outer, channels, inner, group, /)\n--\n\nMinimum and maximum of the finite "
                        "elements, counts of NaN and infinities."),
     QN_END,
 };

@@ -657,9 +657,9 @@ static void test_float_error(const char *row_name, const qn_table *row) {
 }
 
 /* Lines are compared with what lies between them; only the QN_REACH after the last one of a plane is free. */
-static void test_widen_rows(const char *row_name, const qn_table *row) {
-    covered[QN_INDEX_widen_rows] = true;
-    if (!row->widen_rows) return;
+static void test_widen_image_rows(const char *row_name, const qn_table *row) {
+    covered[QN_INDEX_widen_image_rows] = true;
+    if (!row->widen_image_rows) return;
     for (int n = 1; n < SMALL; n++)
         for (int again = 0; again < 12; again++) {
             qn_wide_rows p = {.is_signed = again & 1, .x_step = random_int(1, 3), .height = random_int(1, 5), .n = n};
@@ -674,15 +674,15 @@ static void test_widen_rows(const char *row_name, const qn_table *row) {
             p.x = x;
             size_t size = (size_t)(p.planes * p.plane) * sizeof(int16_t);
             guarded expected = guarded_make(size, 0), got = guarded_make(size, (size_t)(again % 5) * 2);
-            p.to = (int16_t *)(void *)expected.data, qn_row_scalar.widen_rows(&p);
-            p.to = (int16_t *)(void *)got.data, row->widen_rows(&p);
+            p.to = (int16_t *)(void *)expected.data, qn_row_scalar.widen_image_rows(&p);
+            p.to = (int16_t *)(void *)got.data, row->widen_image_rows(&p);
             bool same = true;
             for (int64_t m = 0; m < p.planes; m++) {
                 size_t at = (size_t)(m * p.plane) * sizeof(int16_t), line = (size_t)(p.lines * p.line);
                 same = same && !memcmp(expected.data + at, got.data + at, line * sizeof(int16_t));
             }
-            count(same, row_name, "widen_rows", "differs from the scalar row", n, NULL);
-            count(guarded_whole(&got), row_name, "widen_rows", "wrote outside its output", n, NULL);
+            count(same, row_name, "widen_image_rows", "differs from the scalar row", n, NULL);
+            count(guarded_whole(&got), row_name, "widen_image_rows", "wrote outside its output", n, NULL);
             free(x), free(expected.block), free(got.block);
         }
 }
@@ -696,7 +696,7 @@ static void test_dot_rows(const char *row_name, const qn_table *row) {
         for (int again = 0; again < 12; again++) {
             static const qn_type types[] = {QN_I32, QN_I8, QN_U8};
             const int64_t gap = again % 4 ? random_int(-(n / 2), 3) : random_int(0, 80),
-                          reach = 2 * QN_BLOCK + QN_REACH;
+                          reach = 2 * QN_RESULTS + QN_REACH;
             qn_dot_rows d = {.type = types[again % 3], .step = again & 1 ? 2 : 1, .rows = again % 5 + 1, .n = n};
             d.line = (n + gap) * d.step, d.inputs = random_int(1, INPUTS), d.outputs = random_int(1, OUTPUTS);
             d.x_step = (d.rows + 2) * d.line + n * d.step, d.taps = 2 * random_int(0, RUNS),
@@ -723,7 +723,7 @@ static void test_dot_rows(const char *row_name, const qn_table *row) {
             size_t size = d.type == QN_I32 ? sizeof(int32_t) : 1;
             size_t bytes = (size_t)((outputs - 1) * d.y_step + d.rows * n) * size;
             guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
-            guarded flat = guarded_make((size_t)((d.rows - 1) * d.line / d.step + n + QN_BLOCK) * size, 0);
+            guarded flat = guarded_make((size_t)((d.rows - 1) * d.line / d.step + n + QN_RESULTS) * size, 0);
             memset(expected.data, 0, bytes), memset(got.data, 0, bytes), d.flat = flat.data;
             d.y = expected.data, qn_row_scalar.dot_rows(&d);
             d.y = got.data, row->dot_rows(&d);
@@ -743,18 +743,18 @@ static void test_matmul4(const char *row_name, const qn_table *row) {
     if (!row->matmul4_panels) return;
     for (int variant = 0; variant < 32; variant++)
         for (int64_t rows = 0; rows < 20; rows++) {
-            qn_weight4 w = {.block = depths[variant % 4], .groups = GROUPS, .half = variant & 4, .zeros = variant & 8};
-            w.record = w.block * 8 + (w.half ? 32 : 64) + (w.zeros ? 16 : 0);
-            const int64_t panels = random_int(1, 6), stride = GROUPS * w.block, width = GROUPS * w.record;
+            qn_weight4 w = {.group = depths[variant % 4], .groups = GROUPS, .half = variant & 4, .zeros = variant & 8};
+            w.record = w.group * 8 + (w.half ? 32 : 64) + (w.zeros ? 16 : 0);
+            const int64_t panels = random_int(1, 6), stride = GROUPS * w.group, width = GROUPS * w.record;
             size_t bytes = (size_t)(panels * rows) * 16 * sizeof(float), each = (size_t)(rows * GROUPS);
             uint8_t *panel = array((size_t)(panels * width), 1), *codes = array((size_t)(rows * stride), 1);
             float *scales = array(each, sizeof *scales);
             int32_t *sums = array(each, sizeof *sums), *zeros = array(each, sizeof *zeros);
             fill_any(panel, (size_t)(panels * width)), fill_any(codes, (size_t)(rows * stride));
-            memset(panel, 0xFF, (size_t)w.block * 8);
+            memset(panel, 0xFF, (size_t)w.group * 8);
             if (rows) memset(codes, 0x80, (size_t)stride);
             for (int64_t g = 0; g < panels * GROUPS; g++) {
-                uint8_t *to = panel + g * w.record + w.block * 8;
+                uint8_t *to = panel + g * w.record + w.group * 8;
                 for (int c = 0; c < 16; c++) {
                     float scale = random_scale(true);
                     uint16_t half = (uint16_t)random_int(0x400, 0x7BFF); /* positive and normal */
@@ -771,8 +771,8 @@ static void test_matmul4(const char *row_name, const qn_table *row) {
             if (step) x.scale_row = GROUPS;
             for (int64_t i = 0; i < rows * GROUPS; i++) {
                 int32_t minus_zero = x.minus_zeros ? zeros[i / GROUPS * x.scale_row + i % GROUPS * step] : 0;
-                sums[i] = -(int32_t)w.block * minus_zero;
-                for (int64_t k = 0; k < w.block; k++) sums[i] -= (int8_t)codes[i * w.block + k];
+                sums[i] = -(int32_t)w.group * minus_zero;
+                for (int64_t k = 0; k < w.group; k++) sums[i] -= (int8_t)codes[i * w.group + k];
             }
             guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(rows % 5) * 4);
             memset(expected.data, 0, bytes), memset(got.data, 0, bytes);
@@ -877,18 +877,18 @@ static void fill_line(void *to, size_t bytes, int32_t lo, int32_t hi) {
 }
 
 /* Codes of magnitude 60 at most: then no pair and no quad leaves int16. */
-static void test_quads_of(const char *row_name, const qn_table *row, int64_t rows, int64_t groups, uint8_t center) {
+static void test_quads_of(const char *row_name, const qn_table *row, int64_t rows, int64_t quartets, uint8_t center) {
     const qn_table *scalar = &qn_row_scalar;
-    const int64_t slivers = (rows + 3) / 4 * 4, strips = (rows + QN_STRIP - 1) / QN_STRIP, step = strips * QN_STRIP;
-    const int64_t k = groups * 4 - random_int(0, 7);
-    const size_t left = (size_t)(step * groups * 4), right = (size_t)(groups / 2 * QN_QUADS);
+    const int64_t slivers = (rows + 3) / 4 * 4, bands = (rows + QN_BAND - 1) / QN_BAND, step = bands * QN_BAND;
+    const int64_t k = quartets * 4 - random_int(0, 7);
+    const size_t left = (size_t)(step * quartets * 4), right = (size_t)(quartets / 2 * QN_QUADS);
     const bool is_signed = random_int(0, 1);
     const int32_t least = is_signed ? -(int32_t)center : 0, zero = random_int(-128, 255);
-    uint8_t *a = array((size_t)(rows * k), 1), *packed[2], *turned[2], *quads[2], *panel = line((size_t)groups * 64);
+    uint8_t *a = array((size_t)(rows * k), 1), *packed[2], *turned[2], *quads[2], *panel = line((size_t)quartets * 64);
     int32_t *ends[2], *more = line((size_t)step * 64), *c[2], start[QN_PANEL];
     guarded g = guarded_make((size_t)(rows * QN_PANEL) * 4, 0);
     fill_line(a, (size_t)(rows * k), least, least + 2 * center - 1);
-    fill_line(panel, (size_t)groups * 64, center - 60, center + 60);
+    fill_line(panel, (size_t)quartets * 64, center - 60, center + 60);
     for (int i = 0; i < QN_PANEL; i++) start[i] = random_int(-1000, 1000);
     c[0] = array((size_t)(rows * QN_PANEL), 4), c[1] = (int32_t *)(void *)g.data;
     for (int64_t i = 0; i < rows * QN_PANEL; i++) c[0][i] = c[1][i] = random_int(INT32_MIN, INT32_MAX);
@@ -898,29 +898,29 @@ static void test_quads_of(const char *row_name, const qn_table *row, int64_t row
         packed[n] = line(left), turned[n] = line(left), quads[n] = line(right), ends[n] = array((size_t)slivers, 8);
         memset(packed[n], 0, left);
         qn_left l = {.a = a, .stride = k, .is_signed = is_signed, .zero = &zero, .center = center, .rows = rows};
-        l.k = k, l.groups = groups, l.packed = packed[n], l.start = ends[n], l.sum = ends[n] + slivers;
+        l.k = k, l.quartets = quartets, l.packed = packed[n], l.start = ends[n], l.sum = ends[n] + slivers;
         from->left_quads(&l);
-        from->left_turned(packed[0], groups, rows, turned[n], step);
-        from->right_quads(panel, groups, center, center, quads[n]);
-        qn_tile t = {.left = packed[0], .right = quads[0], .groups = groups, .rows = rows, .panels = 1, .c = c[n]};
+        from->left_turned(packed[0], quartets, rows, turned[n], step);
+        from->right_quads(panel, quartets, center, center, quads[n]);
+        qn_tile t = {.left = packed[0], .right = quads[0], .quartets = quartets, .rows = rows, .panels = 1, .c = c[n]};
         t.c_step = QN_PANEL, t.row_start = ends[0], t.column_start = start;
-        t.more = groups % 4 ? more : NULL, t.add = rows % 2;
+        t.more = quartets % 4 ? more : NULL, t.add = rows % 2;
         from->multiply_quads(&t);
     }
     count(!memcmp(packed[0], packed[1], left), row_name, "left_quads", "packs other bytes", rows, NULL);
     count(!memcmp(ends[0], ends[1], (size_t)slivers * 8), row_name, "left_quads", "has other sums", rows, NULL);
     count(!memcmp(turned[0], turned[1], left), row_name, "left_turned", "differs from the scalar row", rows, NULL);
-    count(!memcmp(quads[0], quads[1], right), row_name, "right_quads", "differs from the scalar row", groups, NULL);
+    count(!memcmp(quads[0], quads[1], right), row_name, "right_quads", "differs from the scalar row", quartets, NULL);
     bool same = !memcmp(c[0], c[1], (size_t)(rows * QN_PANEL) * 4);
     count(same && guarded_whole(&g), row_name, "multiply_quads", "differs from the scalar row", rows, NULL);
-    if (strips <= 3) {
-        qn_excess excess[QN_PANEL * 4];
+    if (bands <= 3) {
+        qn_excess_pair excess[QN_PANEL * 4];
         qn_excess_pass pass = {.first = 0};
         for (int j = 0, n = 0; j < QN_PANEL; j++) {
             pass.column[j] = (uint8_t)((j * 5 + rows) % QN_PANEL), pass.count[j] = (uint8_t)random_int(0, 4);
             for (int i = 0; i < pass.count[j]; i++, n++)
                 for (int h = 0; h < 2; h++) {
-                    excess[n].k[h] = (uint16_t)random_int(0, (int32_t)groups * 4 - 1);
+                    excess[n].k[h] = (uint16_t)random_int(0, (int32_t)quartets * 4 - 1);
                     excess[n].excess[h] = (int8_t)random_int(-31, 31); /* 8 x 31 < 255 */
                     if (i == 3 || (i == 0 && pass.count[j] == 1)) excess[n].excess[h] = (int8_t)(h ? 0 : -6);
                     pass.sum[j] = (int16_t)(pass.sum[j] + excess[n].excess[h]);
@@ -929,8 +929,8 @@ static void test_quads_of(const char *row_name, const qn_table *row, int64_t row
         int32_t *sums[2] = {line((size_t)step * 64), line((size_t)step * 64)};
         for (int n = 0; n < 2; n++) {
             memcpy(sums[n], more, (size_t)step * 64);
-            qn_excess_tile x = {.turned = turned[0], .step = step, .strips = (int)strips, .center = center};
-            x.add = rows % 2, x.pass = &pass, x.excess = excess, x.sums = sums[n];
+            qn_excess_tile x = {.turned = turned[0], .step = step, .bands = (int)bands, .center = center};
+            x.add = rows % 2, x.pass = &pass, x.pairs = excess, x.sums = sums[n];
             (n ? row : scalar)->add_excess(&x);
         }
         same = !memcmp(sums[0], sums[1], (size_t)step * 64);
@@ -947,9 +947,9 @@ static void test_quads(const char *row_name, const qn_table *row) {
     for (size_t i = 0; i < sizeof indices / sizeof *indices; i++) covered[indices[i]] = true;
     if (!row->multiply_quads) return;
     for (int64_t rows = 1; rows < 100; rows++)
-        for (int64_t groups = 2; groups <= 42; groups += 8)
+        for (int64_t quartets = 2; quartets <= 42; quartets += 8)
             for (uint8_t center = 64; center >= 64 && center <= 128; center += 64)
-                test_quads_of(row_name, row, rows, groups, center);
+                test_quads_of(row_name, row, rows, quartets, center);
 }
 
 /* Rows choose how the left matrix is packed, so the kernels of products are tested together: test_matmul.c. */
@@ -988,7 +988,7 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     test_float_error(name, row);
     test_saturation(name, row);
     test_matmul4(name, row);
-    test_widen_rows(name, row);
+    test_widen_image_rows(name, row);
     test_dot_rows(name, row);
     test_counts(name, row);
     test_quads(name, row);

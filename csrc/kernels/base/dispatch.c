@@ -10,9 +10,9 @@ static const struct {
     const char *name;
     const qn_table *row;
 } rows[] = {
-#define QN_ROW(name, target, detector) {#name, &qn_row_##name},
-    QN_ISA_LIST(QN_ROW)
-#undef QN_ROW
+#define QN_ISA_ROW(name, target, detector) {#name, &qn_row_##name},
+    QN_ISA_LIST(QN_ISA_ROW)
+#undef QN_ISA_ROW
 };
 
 enum { ROWS = sizeof rows / sizeof *rows };

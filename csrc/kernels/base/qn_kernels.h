@@ -33,7 +33,7 @@
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
  *   the noise, not in the peak.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
- * widen_rows(p), dot_rows(d): the formulas stand beside their structs; sums modulo 2^32.
+ * widen_image_rows(p), dot_rows(d): the formulas stand beside their structs; sums modulo 2^32.
  * matmul4_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, group g of [first, last), in this
  *   order, and column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32, s the exact sum
  *   over the group of (code_x - zero_point_x) * (code_w - zero_point_w). Fuses nothing.
@@ -63,21 +63,21 @@
  * unpack_*: the inverse; i4 and i2 sign-extend into the byte.
  *
  * Integer products; docs/matmul.md proves that no step overflows. Sums are modulo 2^32. Panels, slivers and the tile are
- * described in qn_types.h; buffers of packed codes are 64-byte aligned, groups come in even numbers.
+ * described in qn_types.h; buffers of packed codes are 64-byte aligned, quartets come in even numbers.
  * matmul_tiling(t): what this row wants of the driver.
  * left_pairs, left_bytes, left_words(l): pack rows of A for multiply_pairs*, multiply_u8 and multiply_u7, multiply_words;
  *   left_parts(l) one row for multiply_parts.
  *   What they store is the row's affair; beyond l->k it contributes 0 to every product. start: 0, or minus the sums of
  *   Winograd's products of pairs; sum: of a - zero. Bytes are int8, uint8 less 128; pairs have the zero point subtracted.
- * right_bytes(b[4 groups][16 panels], ...): panels, each byte XOR flip. right_turned: one panel from b[16][4 groups].
+ * right_bytes(b[4 quartets][16 panels], ...): panels, each byte XOR flip. right_turned: one panel from b[16][4 quartets].
  * right_sums: adds to sum[16] the stored bytes u of each column, to pairs[16] -(u0 - 128)(u1 - 128) - (u2 - 128)(u3 - 128).
- * right_widen(panel, wide): what multiply_pairs_wide reads in place of the panel, 128 bytes a group.
+ * right_widen(panel, wide): what multiply_pairs_wide reads in place of the panel, 128 bytes a quartet.
  * multiply_*(t): c[r][j] = row_start[r] + column_start[j] + (add ? c[r][j] : 0) + sum over k of a b, where b is u - 128
  *   with pairs, u with parts, u8 (any byte) and u7 (bytes 0..127), a word with words.
  * left_quads(l): bytes a - 128 + 128 of uint8, a + 128 of int8; where center is 64, a of uint8, a + 64 of int8. Beyond k:
  *   center. Code less center is the a of multiply_quads and add_excess.
- * left_turned(packed, groups, rows, turned, step): turned[k][row] of what left_quads has packed, whole strips of rows.
- * right_quads(panel, groups, less, center, quads): for two groups their 128 codes u - less as int8, then -center times the
+ * left_turned(packed, quartets, rows, turned, step): turned[k][row] of what left_quads has packed, whole bands of rows.
+ * right_quads(panel, quartets, less, center, quads): for two quartets their 128 codes u - less as int8, then -center times the
  *   sums of their quads (excess.h), int16, modulo 2^16: columns 0-15, each codes 0 and 1, then 2 and 3.
  * multiply_quads(t): as the others, plus more; right: what right_quads has made. No pair a b + a' b' and no quad may leave
  *   int16.

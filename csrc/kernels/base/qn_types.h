@@ -97,12 +97,12 @@ typedef struct {
 } qn_float_error;
 
 /* The one granularity idea: a C-contiguous array seen as [outer][channels][inner].
- * block == 0  one parameter for each channel:                [channels]
- * block > 0   channels are cut into blocks, the last may be short: [outer][ceil(channels / block)][inner]
- * Per tensor is (1, 1, n), block 0; per group on the last axis is (rows, columns, 1), block = group_size.
+ * group == 0  one parameter for each channel:                [channels]
+ * group > 0   channels are cut into groups, the last may be short: [outer][ceil(channels / group)][inner]
+ * Per tensor is (1, 1, n), group 0; per group on the last axis is (rows, columns, 1), group = group_size.
  */
 typedef struct {
-    int64_t outer, channels, inner, block;
+    int64_t outer, channels, inner, group;
 } qn_grid;
 
 /* Rows of planes of an image: to[p * plane + t * line + c] is code c of row `row` + t * gap of plane p less the zero point;
@@ -122,7 +122,7 @@ typedef struct {
  * r * line + c * step. By step 1 odd c have instead x'[tap[t] - 1] w[m][t][2] + x'[tap[t]] w[m][t][3]; where an odd line
  * makes c even and odd by turns, both ways must give the same sum. */
 typedef struct {
-    const int16_t *x; /* 2 * QN_BLOCK elements after what is met may be read */
+    const int16_t *x; /* 2 * QN_RESULTS elements after what is met may be read */
     int64_t x_step, line;
     int step;           /* 1 or 2, and line a multiple */
     const int16_t *w;   /* [inputs][outputs][taps][4] */
@@ -132,21 +132,21 @@ typedef struct {
     qn_type type;         /* QN_I32, or the codes saturate(rne((float)y[m] * scale[m]) + Z) to [qmin, qmax] */
     const float *scale;   /* [inputs][outputs] */
     int32_t zero_point, qmin, qmax;
-    void *flat; /* [(rows - 1) * line / step + n + QN_BLOCK] of the type, scratch */
+    void *flat; /* [(rows - 1) * line / step + n + QN_RESULTS] of the type, scratch */
     void *y;    /* [inputs][outputs][rows][n], y_step from output to output */
     int64_t y_step;
 } qn_dot_rows;
 
 enum {
-    QN_REACH = 16, /* elements that a vector may go too far */
-    QN_BLOCK = 64, /* results that dot_rows finds together at most */
+    QN_REACH = 16,   /* elements that a vector may go too far */
+    QN_RESULTS = 64, /* results that dot_rows finds together at most */
 };
 
 /* A packed 4-bit weight [k][n]; packed4.h describes the bytes. */
 typedef struct {
     int64_t k, n;
-    int64_t block;  /* 16, 32, 64 or 128 neighbours along k share a scale */
-    int64_t groups; /* ceil(k / block) */
+    int64_t group;  /* 16, 32, 64 or 128 neighbours along k share a scale */
+    int64_t groups; /* ceil(k / group) */
     int64_t record; /* bytes of a group of 16 columns */
     bool half;      /* scales are float16, else float32 */
     bool zeros;     /* every group has zero points, else all are QN_ZERO_4 */
@@ -156,7 +156,7 @@ enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
 
 /* Rows of activations for it: int8 codes, 0 past k. */
 typedef struct {
-    const int8_t *codes;        /* [rows][stride], stride = groups * block */
+    const int8_t *codes;        /* [rows][stride], stride = groups * group */
     const float *scales;        /* of row i and group g: scales[i * scale_row + g * scale_step] */
     const int32_t *minus_zeros; /* the same way, zero points, negated, in -127..128; NULL: all are 0 */
     const int32_t *minus_sums;  /* [rows][groups] of the codes less their zero point, negated; those past k left out */
@@ -179,12 +179,12 @@ typedef struct {
 /* ---- integer products; matmul.c says how they fit together ---- */
 
 enum {
-    QN_PANEL = 16,           /* columns of a panel of the right matrix */
-    QN_SLIVER = 4,           /* rows of a sliver of the left matrix */
-    QN_GROUP = 64,           /* bytes of a group: the 16 columns of a panel x 4 bytes, which are 4 codes or 2 words */
-    QN_PANELS = 4,           /* panels a tile may have side by side */
-    QN_QUADS = 3 * QN_GROUP, /* bytes of two groups as multiply_quads reads them */
-    QN_STRIP = 32,           /* rows of the left matrix that lie side by side for add_excess */
+    QN_PANEL = 16,   /* columns of a panel of the right matrix */
+    QN_SLIVER = 4,   /* rows of a sliver of the left matrix */
+    QN_QUARTET = 64, /* bytes of a quartet: the 16 columns of a panel x 4 bytes, which are 4 codes or 2 words */
+    QN_PANELS = 4,   /* panels a tile may have side by side */
+    QN_QUADS = 3 * QN_QUARTET, /* bytes of two quartets as multiply_quads reads them */
+    QN_BAND = 32,              /* rows of the left matrix that lie side by side for add_excess */
 };
 
 /* What a row of the table wants from the driver. */
@@ -193,9 +193,9 @@ typedef struct {
     bool parts;          /* of one row by multiply_parts */
     bool quads;          /* of many rows by multiply_quads, where the weights allow it; tiles of one panel */
     int panels;          /* side by side in a tile */
-    int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
-    int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
-    int64_t finish_rows; /* summed before the output stage has them, if all of k fits a block; 0: 48 */
+    int64_t kblock;      /* quartets of a kblock that a tile keeps in the L1 cache */
+    int64_t band_rows;   /* rows of the left matrix packed at a time: half of the L2 cache */
+    int64_t finish_rows; /* summed before the output stage has them, if all of k fits a kblock; 0: 48 */
     bool finishes;       /* multiply_pairs*, _u7 and _quads heed qn_tile.finish */
     int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
     int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide), or quads */
@@ -209,11 +209,11 @@ typedef struct {
     bool is_signed;      /* int8, else uint8 */
     const int32_t *zero; /* zero point of row i: zero[i * zero_step] */
     int64_t zero_step;
-    uint8_t center;          /* left_quads: 128, or 64 where codes span 128 values */
-    int64_t rows, k, groups; /* k padded to groups */
-    void *packed;            /* [ceil(rows / 4)][groups][4 rows][8 or 4 bytes], 64-byte aligned */
-    int32_t *start;          /* [rows rounded up to 4] what the kernel's sums lack: 0 unless packed as pairs */
-    int32_t *sum;            /* [rows rounded up to 4] sum of a - zero */
+    uint8_t center;            /* left_quads: 128, or 64 where codes span 128 values */
+    int64_t rows, k, quartets; /* k padded to quartets */
+    void *packed;              /* [ceil(rows / 4)][quartets][4 rows][8 or 4 bytes], 64-byte aligned */
+    int32_t *start;            /* [rows rounded up to 4] what the kernel's sums lack: 0 unless packed as pairs */
+    int32_t *sum;              /* [rows rounded up to 4] sum of a - zero */
 } qn_left;
 
 /* The output stage of rows x columns finished sums. */
@@ -233,9 +233,9 @@ typedef struct {
 /* A tile: rows x panels of 16 columns. */
 typedef struct {
     const void *left;     /* packed slivers, one after the other; 8 bytes behind them may be read */
-    const uint8_t *right; /* groups of the first panel */
+    const uint8_t *right; /* quartets of the first panel */
     int64_t right_step;   /* bytes from panel to panel */
-    int64_t groups;       /* even */
+    int64_t quartets;     /* even */
     int64_t rows;
     int panels;
     int32_t *c;
@@ -246,15 +246,15 @@ typedef struct {
     const qn_finish *finish; /* NULL, or what brings the sums to finish->out, as float32, in place of c */
 } qn_tile;
 
-/* Excess of codes of one column (excess.h), two by two; k counts from the block's first. */
+/* Excess of codes of one column (excess.h), two by two; k counts from the kblock's first. */
 typedef struct {
     uint16_t k[2];
     int8_t excess[2]; /* of one sign |sum| <= 128; the second may be 0 */
-} qn_excess;
+} qn_excess_pair;
 
-/* The excess of a panel's block whose sums fit int16: at most 255 a column. */
+/* The excess of a panel's kblock whose sums fit int16: at most 255 a column. */
 typedef struct {
-    uint32_t first;                            /* of the block's qn_excess: column[0]'s, then column[1]'s ... */
+    uint32_t first;                            /* of the kblock's qn_excess_pair: column[0]'s, then column[1]'s ... */
     uint8_t column[QN_PANEL], count[QN_PANEL]; /* columns in the order of their counts */
     int16_t sum[QN_PANEL];                     /* of excess */
 } qn_excess_pass;
@@ -262,12 +262,12 @@ typedef struct {
 typedef struct {
     const uint8_t *turned; /* [k][step] what left_quads packed, turned */
     int64_t step;
-    int strips; /* 1, 2 or 3 */
+    int bands; /* 1, 2 or 3 */
     uint8_t center;
     bool add; /* to what is in sums */
     const qn_excess_pass *pass;
-    const qn_excess *excess; /* of column[0] */
-    int32_t *sums;           /* [32 * strips][16], 64-byte aligned */
+    const qn_excess_pair *pairs; /* of column[0] */
+    int32_t *sums;               /* [32 * bands][16], 64-byte aligned */
 } qn_excess_tile;
 
 /* A few rows times a right matrix that is not packed: c[rows][columns] += a b. */

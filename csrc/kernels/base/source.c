@@ -21,9 +21,9 @@ static const size_t itemsizes[QN_TYPE_COUNT] = {
 
 size_t qn_itemsize(qn_type type) { return itemsizes[type]; }
 
-int64_t qn_grid_blocks(const qn_grid *g) { return g->block ? (g->channels + g->block - 1) / g->block : 0; }
+int64_t qn_grid_groups(const qn_grid *g) { return g->group ? (g->channels + g->group - 1) / g->group : 0; }
 
-int64_t qn_grid_params(const qn_grid *g) { return g->block ? g->outer * qn_grid_blocks(g) * g->inner : g->channels; }
+int64_t qn_grid_params(const qn_grid *g) { return g->group ? g->outer * qn_grid_groups(g) * g->inner : g->channels; }
 
 int64_t qn_elements(const qn_source *x) {
     int64_t n = 1;

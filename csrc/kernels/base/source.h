@@ -8,7 +8,7 @@ static inline bool qn_is_float(qn_type type) { return type < QN_I8; }
 size_t qn_itemsize(qn_type type);
 int64_t qn_elements(const qn_source *x);
 int64_t qn_grid_params(const qn_grid *grid);
-int64_t qn_grid_blocks(const qn_grid *grid); /* along the channels; 0 without blocks */
+int64_t qn_grid_groups(const qn_grid *grid); /* along the channels; 0 without groups */
 
 enum { QN_TILE = 2048 }; /* elements staged at a time: 16 KiB of float64 at most */
 

@@ -34,7 +34,7 @@ static struct {
     _Atomic int asleep;
     _Atomic int state; /* OPEN while workers may join, plus how many are inside */
     /* the job */
-    qn_part part;
+    qn_piece process;
     void *context;
     int64_t n, piece;
     int helpers; /* how many workers may join: the thread count may have been lowered since the pool grew */
@@ -62,7 +62,7 @@ static void take_pieces(void) {
         int64_t begin = atomic_fetch_add(&pool.next, pool.piece);
         if (begin >= pool.n) return;
         int64_t end = begin + pool.piece < pool.n ? begin + pool.piece : pool.n;
-        pool.part(pool.context, begin, end);
+        pool.process(pool.context, begin, end);
     }
 }
 
@@ -130,31 +130,31 @@ static void wake_workers(void) {
 }
 
 /* Too little to wait for a worker that sleeps. In a series of such calls the workers are woken for the next ones. */
-static void run_alone(int threads, int64_t n, qn_part part, void *context) {
+static void run_alone(int threads, int64_t n, qn_piece process, void *context) {
     if (now() - atomic_load(&pool.ended) < A_SERIES && !pthread_mutex_trylock(&pool.busy)) {
         grow_pool(threads - 1);
         wake_workers();
         pthread_mutex_unlock(&pool.busy);
     }
-    part(context, 0, n);
+    process(context, 0, n);
     atomic_store(&pool.ended, now());
 }
 
-void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_part part, void *context) {
+void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, void *context) {
     int threads = qn_num_threads();
     bool awake = pool.workers && atomic_load(&pool.asleep) == 0;
     bool alone = threads == 1 || n <= grain || bytes < QN_PARALLEL_BYTES_AWAKE;
     if (!alone && !awake && bytes < QN_PARALLEL_BYTES_ASLEEP) {
-        run_alone(threads, n, part, context);
+        run_alone(threads, n, process, context);
         return;
     }
     if (alone || pthread_mutex_trylock(&pool.busy)) {
-        if (n > 0) part(context, 0, n);
+        if (n > 0) process(context, 0, n);
         return;
     }
     grow_pool(threads - 1);
     int64_t pieces = (int64_t)threads * PIECES_A_THREAD, grains = (n + grain - 1) / grain;
-    pool.part = part;
+    pool.process = process;
     pool.context = context;
     pool.n = n;
     pool.helpers = threads - 1;

@@ -12,11 +12,11 @@ enum {
     QN_PARALLEL_BYTES_AWAKE = 256 << 10,
 };
 
-typedef void (*qn_part)(void *context, int64_t begin, int64_t end);
+typedef void (*qn_piece)(void *context, int64_t begin, int64_t end);
 
-/* Calls part(context, begin, end) on pieces of [0, n), each but the last a multiple of `grain` long, maybe at once.
+/* Calls process(context, begin, end) on pieces of [0, n), each but the last a multiple of `grain` long, maybe at once.
  * `bytes` is the memory traffic of the whole range. A second caller at the same time runs on its own thread alone. */
-void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_part part, void *context);
+void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, void *context);
 
 int qn_num_threads(void);
 void qn_set_num_threads(int threads); /* 1..QN_MAX_THREADS */

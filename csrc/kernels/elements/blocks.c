@@ -59,7 +59,7 @@ static void some(const blocks *b, int64_t start, int64_t n, int64_t first) {
     qn_narrow(f->element, quotient, b->codes + start, n, &saturating);
 }
 
-static void part(void *context, int64_t begin, int64_t end) {
+static void piece(void *context, int64_t begin, int64_t end) {
     const blocks *b = context;
     const int64_t block = b->format->block;
     uint64_t saved = qn_fp_begin();
@@ -80,5 +80,5 @@ void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const
     blocks b = {x, format, columns, (columns + format->block - 1) / format->block, codes, scales};
     if (rows * columns == 0) return;
     int64_t bytes = rows * columns * (int64_t)(x->itemsize + 1);
-    qn_parallel_for(rows * b.per_row, GRAIN, bytes, part, &b);
+    qn_parallel_for(rows * b.per_row, GRAIN, bytes, piece, &b);
 }

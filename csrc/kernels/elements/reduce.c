@@ -76,7 +76,7 @@ static void min_max_rectangle(const qn_walk *w, int64_t r0, int64_t r1, int64_t 
                                                   ranges);
         }
     }
-    int64_t repeat = w->grid.block ? 1 : w->grid.inner;
+    int64_t repeat = w->grid.group ? 1 : w->grid.inner;
     pthread_mutex_lock(w->merge);
     for (int64_t i = 0; i < count; i++) merge(w, offset + (c0 + i) / repeat, ranges + i);
     pthread_mutex_unlock(w->merge);

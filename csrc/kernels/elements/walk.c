@@ -33,7 +33,7 @@ void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p,
 static void walk_runs(void *context, int64_t begin, int64_t end) {
     const qn_walk *w = context;
     uint64_t saved = qn_fp_begin();
-    int64_t params_a_row = w->grid.block ? qn_grid_blocks(&w->grid) : 0;
+    int64_t params_a_row = w->grid.group ? qn_grid_groups(&w->grid) : 0;
     for (int64_t at = begin; at < end;) {
         int64_t row = at / w->row, pos = at - row * w->row, n = w->row - pos;
         if (n > end - at) n = end - at;
@@ -52,7 +52,7 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
 static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset) {
     _Alignas(64) float scale[QN_WIDE];
     _Alignas(64) int32_t zero[QN_WIDE], multiplier[QN_WIDE], shift[QN_WIDE];
-    int64_t repeat = w->grid.block ? 1 : w->grid.inner;
+    int64_t repeat = w->grid.group ? 1 : w->grid.inner;
     for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += QN_WIDE) {
         int64_t count = w->columns_end - c0 < QN_WIDE ? w->columns_end - c0 : QN_WIDE;
         qn_affine p = w->params;
@@ -84,11 +84,11 @@ static void walk_rows(void *context, int64_t begin, int64_t end) {
     uint64_t saved = qn_fp_begin();
     for (int64_t r = begin; r < end;) {
         int64_t last = end, offset = 0;
-        if (g->block) { /* rows of one block share their parameters */
-            int64_t outer = r / g->channels, d = r % g->channels, block = d / g->block;
-            int64_t block_end = (block + 1) * g->block < g->channels ? (block + 1) * g->block : g->channels;
-            if (outer * g->channels + block_end < last) last = outer * g->channels + block_end;
-            offset = (outer * qn_grid_blocks(g) + block) * g->inner;
+        if (g->group) { /* rows of one group share their parameters */
+            int64_t outer = r / g->channels, d = r % g->channels, group = d / g->group;
+            int64_t group_end = (group + 1) * g->group < g->channels ? (group + 1) * g->group : g->channels;
+            if (outer * g->channels + group_end < last) last = outer * g->channels + group_end;
+            offset = (outer * qn_grid_groups(g) + group) * g->inner;
         }
         if (w->rows) w->rows(w, r, last, offset, room);
         else walk_strips(w, r, last, offset);
@@ -113,14 +113,14 @@ void qn_walk_all(qn_walk *w) {
     int64_t bytes = w->total * (int64_t)(w->source->itemsize + w->out_size);
     w->params.ahead = AHEAD;
     w->params.stream = !w->staged && w->total * (int64_t)w->out_size >= qn_stream_bytes();
-    if (g->block ? g->inner == 1 : g->inner >= SHORT_RUN || g->channels == 1) {
-        w->params.run = g->block ? g->block : g->inner;
-        bool even = g->block && g->channels % g->block == 0;
+    if (g->group ? g->inner == 1 : g->inner >= SHORT_RUN || g->channels == 1) {
+        w->params.run = g->group ? g->group : g->inner;
+        bool even = g->group && g->channels % g->group == 0;
         w->row = even ? w->total : g->channels * g->inner;
         qn_parallel_for(w->total, GRAIN, bytes, walk_runs, w);
         return;
     }
-    w->row = g->block ? g->inner : g->channels * g->inner;
+    w->row = g->group ? g->inner : g->channels * g->inner;
     w->columns_begin = 0, w->columns_end = w->row;
     int64_t rows = w->total / w->row;
     if (rows >= 4 * (int64_t)qn_num_threads()) qn_parallel_for(rows, 1 + GRAIN / w->row, bytes, walk_rows, w);

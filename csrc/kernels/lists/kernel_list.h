@@ -68,7 +68,7 @@
     QN_KERNEL(widen_f32_f64, (const float *x, double *y, int64_t n, const qn_cast *p))                                 \
     QN_KERNEL(copy_f32_f32, (const float *x, float *y, int64_t n, const qn_cast *p))                                   \
     QN_KERNEL(copy_f64_f64, (const double *x, double *y, int64_t n, const qn_cast *p))                                 \
-    QN_KERNEL(widen_rows, (const qn_wide_rows *p))                                                                     \
+    QN_KERNEL(widen_image_rows, (const qn_wide_rows *p))                                                               \
     QN_KERNEL(dot_rows, (const qn_dot_rows *d))                                                                        \
     QN_KERNEL(matmul4_panels, (const qn_weight4 *w, const uint8_t *panel, int64_t panels, const qn_rows4 *x,           \
                                int64_t first, int64_t last, float *y))                                                 \
@@ -97,11 +97,11 @@
     QN_KERNEL(left_bytes, (const qn_left *l))                                                                          \
     QN_KERNEL(left_parts, (const qn_left *l))                                                                          \
     QN_KERNEL(left_words, (const qn_left *l))                                                                          \
-    QN_KERNEL(right_bytes, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels,            \
+    QN_KERNEL(right_bytes, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,          \
                             uint8_t *packed, int64_t panel_step))                                                      \
-    QN_KERNEL(right_turned, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel))          \
-    QN_KERNEL(right_sums, (const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs))                        \
-    QN_KERNEL(right_widen, (const uint8_t *panel, int64_t groups, uint16_t *wide))                                     \
+    QN_KERNEL(right_turned, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, uint8_t *panel))        \
+    QN_KERNEL(right_sums, (const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs))                      \
+    QN_KERNEL(right_widen, (const uint8_t *panel, int64_t quartets, uint16_t *wide))                                   \
     QN_KERNEL(multiply_pairs, (const qn_tile *t))                                                                      \
     QN_KERNEL(multiply_pairs_wide, (const qn_tile *t))                                                                 \
     QN_KERNEL(multiply_parts, (const qn_tile *t))                                                                      \
@@ -109,8 +109,8 @@
     QN_KERNEL(multiply_u7, (const qn_tile *t))                                                                         \
     QN_KERNEL(multiply_words, (const qn_tile *t))                                                                      \
     QN_KERNEL(left_quads, (const qn_left *l))                                                                          \
-    QN_KERNEL(left_turned, (const uint8_t *packed, int64_t groups, int64_t rows, uint8_t *turned, int64_t step))       \
-    QN_KERNEL(right_quads, (const uint8_t *panel, int64_t groups, uint8_t less, uint8_t center, uint8_t *quads))       \
+    QN_KERNEL(left_turned, (const uint8_t *packed, int64_t quartets, int64_t rows, uint8_t *turned, int64_t step))     \
+    QN_KERNEL(right_quads, (const uint8_t *panel, int64_t quartets, uint8_t less, uint8_t center, uint8_t *quads))     \
     QN_KERNEL(multiply_quads, (const qn_tile *t))                                                                      \
     QN_KERNEL(add_excess, (const qn_excess_tile *x))                                                                   \
     QN_KERNEL(sweep, (const qn_thin *t))                                                                               \

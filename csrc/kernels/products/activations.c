@@ -30,10 +30,10 @@ static void quantize(const qn_activations *a, const float *x, int64_t n, uint8_t
     else qn_kernels()->quantize_f32_u8(x, codes, n, &p);
 }
 
-static void quantize_row(const qn_activations *a, int64_t row, int64_t blocks) {
-    for (int64_t i = 0, at = 0; i < blocks; i++, at += a->block) {
+static void quantize_row(const qn_activations *a, int64_t row, int64_t groups) {
+    for (int64_t i = 0, at = 0; i < groups; i++, at += a->group) {
         const float *x = a->x + row * a->k + at;
-        int64_t n = a->k - at < a->block ? a->k - at : a->block, one = row * blocks + i;
+        int64_t n = a->k - at < a->group ? a->k - at : a->group, one = row * groups + i;
         a->scales[one] = a->scale, a->zero_points[one] = a->zero_point;
         if (a->scale == 0) choose(a, x, n, a->scales + one, a->zero_points + one);
         a->zero_points[one] -= a->less;
@@ -41,24 +41,24 @@ static void quantize_row(const qn_activations *a, int64_t row, int64_t blocks) {
     }
 }
 
-static void take_row(const qn_activations *a, int64_t row, int64_t blocks) {
+static void take_row(const qn_activations *a, int64_t row, int64_t groups) {
     const qn_given_codes *g = &a->given;
     const uint8_t *from = g->codes + row * a->k;
     uint8_t *to = a->codes + row * a->stride, less = (uint8_t)a->less;
     for (int64_t k = 0; k < a->k; k++) to[k] = (uint8_t)(from[k] - less);
-    for (int64_t i = 0; i < blocks && a->k > 0; i++) {
-        int64_t at = row * g->row + i * g->step, one = row * blocks + i;
+    for (int64_t i = 0; i < groups && a->k > 0; i++) {
+        int64_t at = row * g->row + i * g->step, one = row * groups + i;
         a->scales[one] = g->scales[at];
         a->zero_points[one] = (g->zero_points ? g->zero_points[at] : 0) - a->less;
     }
 }
 
-static void sum_row(const qn_activations *a, int64_t row, int64_t blocks) {
+static void sum_row(const qn_activations *a, int64_t row, int64_t groups) {
     const int8_t *codes = (const int8_t *)a->codes + row * a->stride;
-    int64_t count = (a->k + a->sum_block - 1) / a->sum_block;
-    for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_block) {
-        int64_t n = a->k - at < a->sum_block ? a->k - at : a->sum_block;
-        int32_t sum = (int32_t)n * a->zero_points[row * blocks + at / a->block];
+    int64_t count = (a->k + a->sum_group - 1) / a->sum_group;
+    for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_group) {
+        int64_t n = a->k - at < a->sum_group ? a->k - at : a->sum_group;
+        int32_t sum = (int32_t)n * a->zero_points[row * groups + at / a->group];
         for (int64_t k = 0; k < n; k++) sum -= codes[at + k];
         a->minus_sums[row * count + i] = sum;
     }
@@ -66,13 +66,13 @@ static void sum_row(const qn_activations *a, int64_t row, int64_t blocks) {
 
 static void quantize_rows(void *context, int64_t begin, int64_t end) {
     const qn_activations *a = context;
-    int64_t blocks = a->k ? (a->k + a->block - 1) / a->block : 1; /* without codes there is still a scale */
+    int64_t groups = a->k ? (a->k + a->group - 1) / a->group : 1; /* without codes there is still a scale */
     uint64_t saved = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
-        if (a->x) quantize_row(a, row, blocks);
-        else take_row(a, row, blocks);
+        if (a->x) quantize_row(a, row, groups);
+        else take_row(a, row, groups);
         memset(a->codes + row * a->stride + a->k, 0, (size_t)(a->stride - a->k));
-        if (a->minus_sums) sum_row(a, row, blocks);
+        if (a->minus_sums) sum_row(a, row, groups);
     }
     qn_fp_end(saved);
 }

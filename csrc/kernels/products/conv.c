@@ -1,8 +1,8 @@
-/* Column c of the result and element j of a row of the kernel meet column c * stride + j * dilation - left of the image.
+/* Column c of the result and element j of a row of the filter meet column c * stride + j * dilation - left of the image.
  * So a row of the image is laid out as lanes, the columns with the same remainder by the stride: there the c are
  * neighbours for every j. What lies outside the image holds the zero point.
  *
- * Products: the patches of a window of results are a right matrix with one row for each element of a kernel. The rows of
+ * Products: the patches of a window of results are a right matrix with one row for each element of a filter. The rows of
  * the image that a window meets are laid out in lanes of bytes, and the packer copies from them: the patches never lie in
  * memory. The weight is the left matrix.
  *
@@ -25,7 +25,7 @@ enum {
     WINDOW = 512 << 10,   /* bytes of packed patches: half of the L2 cache */
     WINDOWS_A_THREAD = 2, /* at least, where they are not too small */
     SMALLEST_WINDOW = 64, /* columns for which the weight is worth packing again */
-    FEW_OUTPUTS = 4,      /* channels of a group up to which sums are faster */
+    FEW_OUTPUTS = 4,      /* channels of a channel group up to which sums are faster */
     FEW_PAIRS = 64,       /* and with up to so many pairs of an input and an output channel */
     BAND = 16 << 10,      /* bytes of laid rows: half of the L1 cache */
     FEWEST_ROWS = 8,      /* of results found together, even if what they meet takes more */
@@ -51,23 +51,23 @@ static void *allocate(int64_t count, int64_t size) {
 
 /* ---- lanes ---- */
 
-/* The rows or columns of the image that meet the kernel: element t of a lane is number first + t * stride. */
+/* The rows or columns of the image that meet the filter: element t of a lane is number first + t * stride. */
 typedef struct {
     int64_t count, stride;
     int64_t longest;            /* elements of a lane */
     int64_t *first, *length;    /* [count] */
     int64_t *begin, *end;       /* [count] elements that lie in the image */
-    int64_t *lane, *start, *at; /* [kernel] element j meets start[j] + c of lane[j], at[j] + c of the lanes in a line,
+    int64_t *lane, *start, *at; /* [filter] element j meets start[j] + c of lane[j], at[j] + c of the lanes in a line,
                                    QN_REACH after each */
 } lanes;
 
 static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_t results) {
-    int64_t kernel = c->kernel[d], size = d ? c->width : c->height;
-    *l = (lanes){.stride = stride, .first = allocate(kernel, 7 * sizeof *l->first)};
+    int64_t filter = c->filter[d], size = d ? c->width : c->height;
+    *l = (lanes){.stride = stride, .first = allocate(filter, 7 * sizeof *l->first)};
     if (!l->first) return false;
-    l->length = l->first + kernel, l->begin = l->length + kernel, l->end = l->begin + kernel;
-    l->lane = l->end + kernel, l->start = l->lane + kernel, l->at = l->start + kernel;
-    for (int64_t j = 0, n; j < kernel; j++) {
+    l->length = l->first + filter, l->begin = l->length + filter, l->end = l->begin + filter;
+    l->lane = l->end + filter, l->start = l->lane + filter, l->at = l->start + filter;
+    for (int64_t j = 0, n; j < filter; j++) {
         int64_t place = j * c->dilation[d] - (d ? c->left : c->top);
         for (n = 0; n < l->count; n++)
             if ((place - l->first[n]) % stride == 0 && (place - l->first[n]) / stride <= l->length[n]) break;
@@ -76,7 +76,7 @@ static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_
         l->length[n] = l->start[j] + results, l->longest = most(l->longest, l->length[n]);
     }
     if (times(l->count, l->longest + QN_REACH) > INT64_MAX / 8) return free(l->first), l->first = NULL, false;
-    for (int64_t j = 0; j < kernel; j++) l->at[j] = l->lane[j] * (l->longest + QN_REACH) + l->start[j];
+    for (int64_t j = 0; j < filter; j++) l->at[j] = l->lane[j] * (l->longest + QN_REACH) + l->start[j];
     for (int64_t n = 0; n < l->count; n++) {
         int64_t from = l->first[n];
         l->begin[n] = least(l->length[n], from < 0 ? (stride - 1 - from) / stride : 0);
@@ -93,7 +93,7 @@ typedef struct {
     int64_t line;  /* bytes of the lanes of a row */
     bool in_place; /* the image is the right matrix */
     int64_t depth, outputs, k, pixels;
-    int64_t window, windows; /* columns of the right matrix, of each image and group */
+    int64_t window, windows; /* columns of the right matrix, of each image and channel group */
     int64_t gap, rows;       /* only each gap-th row of the padded image is met, so many in a window */
     atomic_int outcome;
 } products;
@@ -131,7 +131,7 @@ static void lay_rows(window *w, const char *x, int64_t count) {
     int64_t step = c->stride[0] / p->gap, bottom = (w->first + count - 1) / c->out_width * step;
     w->low = most(w->first / c->out_width * step, (c->top + p->gap - 1) / p->gap);
     w->high =
-        least(bottom + (c->kernel[0] - 1) * c->dilation[0] / p->gap + 1, (c->height + c->top + p->gap - 1) / p->gap);
+        least(bottom + (c->filter[0] - 1) * c->dilation[0] / p->gap + 1, (c->height + c->top + p->gap - 1) / p->gap);
     w->high = most(w->low, w->high);
     uint8_t *to = w->rows;
     for (int64_t d = 0; d < p->depth; d++)
@@ -141,7 +141,7 @@ static void lay_rows(window *w, const char *x, int64_t count) {
 
 /* Where a row of results begins in a line of the packer. */
 typedef struct {
-    int64_t row, column, at; /* row of the padded image, in gaps, for the first row of the kernel */
+    int64_t row, column, at; /* row of the padded image, in gaps, for the first row of the filter */
 } stretch;
 
 static void gather(const void *context, int64_t k, int64_t column, int64_t rows, int64_t columns, uint8_t *to) {
@@ -151,7 +151,7 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
     int64_t row = (w->first + column) / c->out_width, at = (w->first + column) % c->out_width;
     for (int64_t n = 0; n < columns; n += c->out_width - at, row++, at = 0)
         *s++ = (stretch){row * (c->stride[0] / w->p->gap), at, n};
-    int64_t width = c->kernel[1], d = k / width / c->kernel[0], i = k / width % c->kernel[0], j = k % width;
+    int64_t width = c->filter[1], d = k / width / c->filter[0], i = k / width % c->filter[0], j = k % width;
     int64_t line = w->p->line, apart = c->dilation[0] / w->p->gap;
     const int64_t *at_element = w->p->lanes.at;
     for (const uint8_t *end = to + rows * QN_GATHERED; to < end; j = 0) {
@@ -165,7 +165,7 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
             memcpy(to, from[0] + at_element[j], QN_GATHERED);
             for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + at_element[j], QN_GATHERED);
         }
-        if (++i == c->kernel[0]) i = 0, d++;
+        if (++i == c->filter[0]) i = 0, d++;
     }
 }
 
@@ -188,12 +188,12 @@ static bool window_make(window *w, const products *p) {
     return true;
 }
 
-static qn_outcome multiply_window(window *w, int64_t image, int64_t group, int64_t first) {
+static qn_outcome multiply_window(window *w, int64_t image, int64_t channel_group, int64_t first) {
     const products *p = w->p;
     const qn_conv *c = p->c;
-    int64_t count = least(p->window, p->pixels - first), channel = group * p->outputs;
+    int64_t count = least(p->window, p->pixels - first), channel = channel_group * p->outputs;
     int64_t to = (image * c->outputs + channel) * p->pixels + first;
-    const char *x = c->x + image * c->x_step[0] + group * p->depth * c->x_step[1];
+    const char *x = c->x + image * c->x_step[0] + channel_group * p->depth * c->x_step[1];
     w->first = first;
     if (!p->in_place) lay_rows(w, x, count);
     qn_matrix patches = {.data = x + first * c->x_step[3], .type = c->x_type, .rows = p->k, .columns = count};
@@ -219,8 +219,8 @@ static void multiply_windows(void *context, int64_t begin, int64_t end) {
         return;
     }
     for (int64_t n = begin; n < end && !atomic_load(&p->outcome); n++) {
-        int64_t group = n / p->windows % p->c->groups, image = n / p->windows / p->c->groups;
-        qn_outcome outcome = multiply_window(&w, image, group, n % p->windows * p->window);
+        int64_t channel_group = n / p->windows % p->c->channel_groups, image = n / p->windows / p->c->channel_groups;
+        qn_outcome outcome = multiply_window(&w, image, channel_group, n % p->windows * p->window);
         if (outcome) atomic_store(&p->outcome, outcome);
     }
     window_free(&w);
@@ -230,21 +230,21 @@ static qn_outcome convolve_by_products(products *p, int64_t macs) {
     const qn_conv *c = p->c;
     if (!lanes_make(&p->lanes, c, 1, c->stride[1], c->out_width)) return QN_NO_MEMORY;
     p->line = p->lanes.count * (p->lanes.longest + QN_REACH);
-    int64_t threads = qn_num_threads(), parts = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
-    int64_t each = (times(p->pixels, c->images * c->groups) + parts - 1) / parts,
+    int64_t threads = qn_num_threads(), pieces = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
+    int64_t each = (times(p->pixels, c->images * c->channel_groups) + pieces - 1) / pieces,
             whole = round_up(p->pixels, QN_GATHERED);
     p->window = most(SMALLEST_WINDOW, WINDOW / most(p->k, 1) / QN_GATHERED * QN_GATHERED);
     p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(each, QN_GATHERED))));
     p->windows = (p->pixels + p->window - 1) / p->window;
     int64_t above = (p->window + c->out_width - 2) / c->out_width;
-    p->gap = common_divisor(c->stride[0], c->kernel[0] > 1 ? c->dilation[0] : 0);
-    p->rows = least(c->height, above * c->stride[0] + (c->kernel[0] - 1) * c->dilation[0]) / p->gap + 1;
-    bool alone = c->kernel[0] == 1 && c->kernel[1] == 1 && c->stride[0] == 1 && c->stride[1] == 1;
+    p->gap = common_divisor(c->stride[0], c->filter[0] > 1 ? c->dilation[0] : 0);
+    p->rows = least(c->height, above * c->stride[0] + (c->filter[0] - 1) * c->dilation[0]) / p->gap + 1;
+    bool alone = c->filter[0] == 1 && c->filter[1] == 1 && c->stride[0] == 1 && c->stride[1] == 1;
     p->in_place = alone && !c->top && !c->left && c->out_height == c->height && c->out_width == c->width &&
                   (c->height == 1 || c->x_step[2] == c->width * c->x_step[3]);
     qn_tiling tiling;
     qn_kernels()->matmul_tiling(&tiling);
-    qn_parallel_for(c->images * c->groups * p->windows, 1, macs / tiling.macs_a_byte, multiply_windows, p);
+    qn_parallel_for(c->images * c->channel_groups * p->windows, 1, macs / tiling.macs_a_byte, multiply_windows, p);
     free(p->lanes.first);
     return (qn_outcome)atomic_load(&p->outcome);
 }
@@ -256,11 +256,11 @@ typedef struct {
     int64_t depth, outputs, k;
     lanes columns, rows;
     int step;              /* from result to result in a lane: 2 by stride 2, whose columns stay together, else 1 */
-    int64_t band, bands;   /* rows of results that are found together, of each image and group */
-    int64_t together;      /* groups that are laid together, where one band has all rows */
+    int64_t band, bands;   /* rows of results that are found together, of each image and channel group */
+    int64_t together;      /* channel groups that are laid together, where one band has all rows */
     int64_t line, segment; /* elements from line to line; of a lane of columns in a lane of rows */
     int64_t plane;         /* of a channel */
-    int64_t taps, *tap;    /* of an output channel; [taps] where one meets the planes of its group */
+    int64_t taps, *tap;    /* of an output channel; [taps] where one meets the planes of its channel group */
     int64_t *even, *odd;   /* [k] where a weight stands in the weights of all taps */
     atomic_int outcome;
 } sums;
@@ -285,7 +285,7 @@ static bool plan_planes(sums *s) {
         int64_t padding = l->begin[n] < l->end[n] ? least(l->begin[n], l->longest - l->end[n]) : 0;
         s->line = most(s->line, round_up(l->longest - padding, s->step));
     }
-    int64_t height = times(l->count * s->line, least(c->kernel[0], c->stride[0]));
+    int64_t height = times(l->count * s->line, least(c->filter[0], c->stride[0]));
     int64_t rows = least(c->out_height, most(FEWEST_ROWS, fitting(s, height)));
     s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
     if (!lanes_make(&s->rows, c, 0, c->stride[0], s->band)) return false;
@@ -300,7 +300,7 @@ static bool plan_planes(sums *s) {
  * both are found from the same load. With step 2 all results are even. */
 static bool plan_taps(sums *s) {
     const lanes *l = &s->columns;
-    int64_t width = s->c->kernel[1], height = s->c->kernel[0], taps = 0;
+    int64_t width = s->c->filter[1], height = s->c->filter[0], taps = 0;
     s->tap = allocate(s->k, 3 * sizeof *s->tap);
     if (!s->tap) return false;
     s->even = s->tap + s->k, s->odd = s->even + s->k;
@@ -314,7 +314,7 @@ static bool plan_taps(sums *s) {
             if (at > last) s->tap[taps++] = in_lane + (last = at + 1);
             s->odd[j] = 4 * (taps - 1) + 3 + at - last;
         }
-    for (int64_t m = 1; m < s->depth * height; m++) { /* other rows of the kernel as the first one */
+    for (int64_t m = 1; m < s->depth * height; m++) { /* other rows of the filter as the first one */
         int64_t i = m % height;
         int64_t at = m / height * s->plane + s->rows.lane[i] * l->count * s->segment + s->rows.start[i] * s->line;
         for (int64_t t = 0; t < taps; t++) s->tap[m * taps + t] = at + s->tap[t];
@@ -331,9 +331,9 @@ static void buffers_free(buffers *b) { free(b->x), free(b->w), free(b->flat); }
 
 static bool buffers_make(buffers *b, const sums *s) {
     int64_t results = s->band * (s->line / s->step) + s->c->out_width; /* plan_planes has checked the size */
-    b->x = allocate(s->together * s->depth * s->plane + QN_REACH + 2 * QN_BLOCK, sizeof *b->x);
+    b->x = allocate(s->together * s->depth * s->plane + QN_REACH + 2 * QN_RESULTS, sizeof *b->x);
     b->w = allocate(times(s->together, s->outputs), times(s->taps, 4 * sizeof *b->w));
-    b->flat = allocate(results + QN_BLOCK, s->c->type == QN_I32 ? sizeof(int32_t) : 1);
+    b->flat = allocate(results + QN_RESULTS, s->c->type == QN_I32 ? sizeof(int32_t) : 1);
     if (b->x && b->w && b->flat) return true;
     return buffers_free(b), false;
 }
@@ -351,7 +351,7 @@ static void lay_planes(const sums *s, const char *x, int64_t row, int64_t planes
             p.n = l->end[n] - l->begin[n], p.row = row * c->stride[0] + r->first[i], p.lines = r->length[i];
             p.x = (const uint8_t *)x + column, p.room = c->x_bytes ? c->x_bytes - (x - c->x) - column : 0;
             p.to = to + (i * l->count + n) * s->segment + l->begin[n];
-            if (p.n > 0) qn_kernels()->widen_rows(&p);
+            if (p.n > 0) qn_kernels()->widen_image_rows(&p);
         }
 }
 
@@ -365,11 +365,13 @@ static void lay_weights(const sums *s, int64_t channel, int64_t channels, int16_
     }
 }
 
-static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t group, int64_t groups, int64_t row) {
+static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t channel_group, int64_t channel_groups,
+                     int64_t row) {
     const qn_conv *c = s->c;
-    int64_t channel = group * s->outputs, at = ((image * c->outputs + channel) * c->out_height + row) * c->out_width;
+    int64_t channel = channel_group * s->outputs,
+            at = ((image * c->outputs + channel) * c->out_height + row) * c->out_width;
     qn_dot_rows d = {.x = b->x, .x_step = s->depth * s->plane, .line = s->line, .step = s->step};
-    d.w = b->w, d.tap = s->tap, d.taps = s->taps, d.inputs = groups, d.outputs = s->outputs,
+    d.w = b->w, d.tap = s->tap, d.taps = s->taps, d.inputs = channel_groups, d.outputs = s->outputs,
     d.start = c->bias ? c->bias + channel : NULL;
     d.rows = least(s->band, c->out_height - row), d.n = c->out_width, d.flat = b->flat;
     d.y = (char *)c->y + at * (c->type == QN_I32 ? (int64_t)sizeof(int32_t) : 1), d.y_step = c->out_height * d.n;
@@ -388,12 +390,13 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
     }
     uint64_t saved = qn_fp_begin();
     for (int64_t n = begin, count; n < end; n += count) {
-        int64_t group = n / s->bands % c->groups, image = n / s->bands / c->groups, row = n % s->bands * s->band;
-        count = least(s->together, least(end - n, c->groups - group));
-        const char *x = c->x + image * c->x_step[0] + group * s->depth * c->x_step[1];
+        int64_t channel_group = n / s->bands % c->channel_groups, image = n / s->bands / c->channel_groups,
+                row = n % s->bands * s->band;
+        count = least(s->together, least(end - n, c->channel_groups - channel_group));
+        const char *x = c->x + image * c->x_step[0] + channel_group * s->depth * c->x_step[1];
         lay_planes(s, x, row, count * s->depth, b.x);
-        lay_weights(s, group * s->outputs, count * s->outputs, b.w);
-        sum_band(s, &b, image, group, count, row);
+        lay_weights(s, channel_group * s->outputs, count * s->outputs, b.w);
+        sum_band(s, &b, image, channel_group, count, row);
     }
     qn_fp_end(saved);
     buffers_free(&b);
@@ -404,8 +407,8 @@ static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
     atomic_store(&s->outcome, QN_NO_MEMORY);
     if (plan_planes(s) && plan_taps(s)) {
         atomic_store(&s->outcome, QN_DONE);
-        int64_t pixels = times(c->images * c->groups, c->out_height * c->out_width);
-        qn_parallel_for(c->images * c->groups * s->bands, 1, most(macs / SUMS_A_BYTE, pixels), sum_bands, s);
+        int64_t pixels = times(c->images * c->channel_groups, c->out_height * c->out_width);
+        qn_parallel_for(c->images * c->channel_groups * s->bands, 1, most(macs / SUMS_A_BYTE, pixels), sum_bands, s);
     }
     free(s->columns.first), free(s->rows.first), free(s->tap);
     return (qn_outcome)atomic_load(&s->outcome);
@@ -415,8 +418,8 @@ static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
 
 qn_outcome qn_convolve(const qn_conv *given) {
     qn_conv c = *given;
-    int64_t pixels = c.out_height * c.out_width, bias = 0, depth = c.channels / c.groups,
-            outputs = c.outputs / c.groups;
+    int64_t pixels = c.out_height * c.out_width, bias = 0, depth = c.channels / c.channel_groups,
+            outputs = c.outputs / c.channel_groups;
     if (c.images == 0 || c.outputs == 0 || pixels == 0) return QN_DONE;
     for (int d = 0; d < 2; d++)
         if ((d ? c.out_width : c.out_height) == 1) c.stride[d] = 1; /* whatever it is */
@@ -424,8 +427,8 @@ qn_outcome qn_convolve(const qn_conv *given) {
     bool one_zero = true;
     for (int64_t m = 1; m < c.w_zero.count; m++) one_zero = one_zero && c.w_zero.values[m] == c.w_zero.values[0];
     if (one_zero) c.w_zero.count = 1;
-    int64_t k = depth * c.kernel[0] * c.kernel[1], macs = times(times(pixels, c.images), times(c.outputs, k));
-    bool few = outputs <= FEW_OUTPUTS || outputs * depth <= FEW_PAIRS, tall = c.kernel[0] > 1 || depth == 1;
+    int64_t k = depth * c.filter[0] * c.filter[1], macs = times(times(pixels, c.images), times(c.outputs, k));
+    bool few = outputs <= FEW_OUTPUTS || outputs * depth <= FEW_PAIRS, tall = c.filter[0] > 1 || depth == 1;
     if (few && tall && k > 0 && k <= (INT32_MAX - bias) / LARGEST) {
         sums s = {.c = &c, .depth = depth, .outputs = outputs, .k = k};
         return convolve_by_sums(&s, macs);

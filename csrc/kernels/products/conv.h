@@ -1,5 +1,5 @@
 /* Exact convolutions of 8-bit codes: products of the weight and patches of the image that are laid out window by window,
- * or, where a group has few channels, sums over its rows. What padding holds is left out. */
+ * or, where a channel group has few channels, sums over its rows. What padding holds is left out. */
 #ifndef QN_CONV_H
 #define QN_CONV_H
 
@@ -11,8 +11,8 @@ typedef struct {
     int64_t x_bytes;        /* bytes of x, if it is C-contiguous; else 0 */
     qn_type x_type, w_type; /* QN_I8 or QN_U8 */
     int64_t images, channels, height, width;
-    const void *w; /* [outputs][channels / groups][kernel[0]][kernel[1]] */
-    int64_t outputs, groups, kernel[2], stride[2], dilation[2], top, left;
+    const void *w; /* [outputs][channels / channel_groups][filter[0]][filter[1]] */
+    int64_t outputs, channel_groups, filter[2], stride[2], dilation[2], top, left;
     int32_t x_zero;
     qn_zeros w_zero; /* one, or one for each output channel */
     int64_t out_height, out_width;

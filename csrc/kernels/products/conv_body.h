@@ -4,8 +4,8 @@
 static const int16_t v_kept[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
 /* A row of n codes, zeros after it as far as a vector goes; the last ones one by one where QN_REACH are too many to read. */
-V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
-                          const bool beside, const bool is_signed) {
+V_INLINE void v_widen_image_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
+                                const bool beside, const bool is_signed) {
     const int32_t zero = p->zero_point;
     int64_t c = 0;
     if (beside) {
@@ -18,7 +18,7 @@ V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room,
     for (; c < n; c++) to[c] = (int16_t)((is_signed ? (int8_t)x[c * p->x_step] : x[c * p->x_step]) - zero);
 }
 
-V_INLINE void v_widen_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
+V_INLINE void v_widen_image_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
     const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line, lines = p->lines;
     const int64_t inside = p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines up to its end */
     const int64_t next = p->gap * p->x_row;
@@ -26,15 +26,15 @@ V_INLINE void v_widen_rows(const qn_wide_rows *p, const bool beside, const bool 
         int16_t *to = p->to + m * p->plane;
         int64_t at = m * p->x_plane + p->row * p->x_row;
         for (int64_t t = 0; t < lines; t++, to += line, at += next)
-            if (t >= above && t < inside) v_widen_row(p, p->x + at, p->room - at, n, to, beside, is_signed);
+            if (t >= above && t < inside) v_widen_image_row(p, p->x + at, p->room - at, n, to, beside, is_signed);
             else
                 for (int64_t c = 0; c < n; c += QN_REACH) memset(to + c, 0, QN_REACH * sizeof *to);
     }
 }
 
-static void widen_rows(const qn_wide_rows *p) {
-    if (p->x_step == 1) p->is_signed ? v_widen_rows(p, true, true) : v_widen_rows(p, true, false);
-    else p->is_signed ? v_widen_rows(p, false, true) : v_widen_rows(p, false, false);
+static void widen_image_rows(const qn_wide_rows *p) {
+    if (p->x_step == 1) p->is_signed ? v_widen_image_rows(p, true, true) : v_widen_image_rows(p, true, false);
+    else p->is_signed ? v_widen_image_rows(p, false, true) : v_widen_image_rows(p, false, false);
 }
 
 typedef vi v_unaligned __attribute__((aligned(2), may_alias));

@@ -1,7 +1,7 @@
 /* Exact integer products: C = (A - za)(B - zb), from raw matrices or with a packed right matrix.
  *
  * Sums are exact. Where |a - za| |b - zb| K bounds them inside int32 they are computed modulo 2^32, which then is the sum;
- * elsewhere blocks of k are added in int64 and the outcome is QN_OVERFLOW when one leaves int32.
+ * elsewhere kblocks are added in int64 and the outcome is QN_OVERFLOW when one leaves int32.
  */
 #ifndef QN_MATMUL_H
 #define QN_MATMUL_H

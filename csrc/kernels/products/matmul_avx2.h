@@ -1,7 +1,7 @@
 /* Tiles of 4 x 16 in AVX2. GCC 12 spills them when written with intrinsics, hence the assembly: ymm0-7 hold the tile,
  * 8-11 the panel, 12-15 work.
  *
- * Full-range codes go by Winograd's pairs (1968), for each group of four k:
+ * Full-range codes go by Winograd's pairs (1968), for each quartet of four k:
  *   a0 b0 + a1 b1 + a2 b2 + a3 b3 = (a0 + b1)(a1 + b0) + (a2 + b3)(a3 + b2) - (a0 a1 + a2 a3) - (b0 b1 + b2 b3)
  * One vpmaddwd makes the two products for 8 columns; the last two terms come out of packing as start values.
  */
@@ -14,8 +14,8 @@ static void matmul_tiling(qn_tiling *t) {
                      .parts = true,
                      .quads = true,
                      .panels = 1,
-                     .block = 128,
-                     .block_rows = 256,
+                     .kblock = 128,
+                     .band_rows = 256,
                      .finishes = true,
                      .macs_a_byte = 8,
                      .widen_rows = 49,
@@ -49,7 +49,7 @@ V_INLINE int32_t v_sum_lanes(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
-/* For each group and row int16 (a0, a2, a1, a3), each a - zero - 128: the 128 that the stored byte of B has too much. */
+/* For each quartet and row int16 (a0, a2, a1, a3), each a - zero - 128: the 128 that the stored byte of B has too much. */
 V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
     const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7,
                                            8, 9, 12, 13, 10, 11, 14, 15);
@@ -59,13 +59,13 @@ V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
         const uint8_t *row[QN_SLIVER];
         int32_t zero[QN_SLIVER];
         __m256i pairs[QN_SLIVER], sum[QN_SLIVER];
-        char *to = (char *)l->packed + i * l->groups * 8;
+        char *to = (char *)l->packed + i * l->quartets * 8;
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t at = i + r < l->rows ? i + r : l->rows - 1;
             row[r] = (const uint8_t *)l->a + at * l->stride, zero[r] = l->zero[at * l->zero_step];
             pairs[r] = sum[r] = _mm256_setzero_si256();
         }
-        for (int64_t k = 0; k < l->groups * 4; k += 16, to += 128) {
+        for (int64_t k = 0; k < l->quartets * 4; k += 16, to += 128) {
             __m256i w[QN_SLIVER];
             for (int r = 0; r < QN_SLIVER; r++) {
                 w[r] = _mm256_shuffle_epi8(v_left_words(row[r] + k, l->k - k, is_signed, zero[r]), order);
@@ -77,7 +77,7 @@ V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
             __m256i c = _mm256_unpacklo_epi64(w[2], w[3]), d = _mm256_unpackhi_epi64(w[2], w[3]);
             _mm256_store_si256((__m256i *)to, _mm256_permute2x128_si256(a, c, 0x20));
             _mm256_store_si256((__m256i *)(to + 32), _mm256_permute2x128_si256(b, d, 0x20));
-            if (k + 8 >= l->groups * 4) break; /* groups come in twos */
+            if (k + 8 >= l->quartets * 4) break; /* quartets come in twos */
             _mm256_store_si256((__m256i *)(to + 64), _mm256_permute2x128_si256(a, c, 0x31));
             _mm256_store_si256((__m256i *)(to + 96), _mm256_permute2x128_si256(b, d, 0x31));
         }
@@ -93,19 +93,19 @@ static void left_pairs(const qn_left *l) {
     else v_left_pairs(l, false);
 }
 
-/* For each group and row four bytes: codes less `less`, which then are int8, plus `plus`. */
+/* For each quartet and row four bytes: codes less `less`, which then are int8, plus `plus`. */
 V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
     const __m128i down = _mm_set1_epi8((char)less), up = _mm_set1_epi8((char)plus);
     const __m128i one8 = _mm_set1_epi8(1), one = _mm_set1_epi16(1);
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
         const uint8_t *row[QN_SLIVER];
         __m128i sum[QN_SLIVER];
-        char *to = (char *)l->packed + i * l->groups * 4;
+        char *to = (char *)l->packed + i * l->quartets * 4;
         for (int r = 0; r < QN_SLIVER; r++) {
             row[r] = (const uint8_t *)l->a + (i + r < l->rows ? i + r : l->rows - 1) * l->stride;
             sum[r] = _mm_setzero_si128();
         }
-        for (int64_t k = 0; k < l->groups * 4; k += 16, to += 64) {
+        for (int64_t k = 0; k < l->quartets * 4; k += 16, to += 64) {
             __m128i w[QN_SLIVER];
             int64_t left = l->k - k;
             for (int r = 0; r < QN_SLIVER; r++) {
@@ -124,7 +124,7 @@ V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
             __m128i c = _mm_unpacklo_epi32(w[2], w[3]), d = _mm_unpackhi_epi32(w[2], w[3]);
             _mm_store_si128((__m128i *)to, _mm_unpacklo_epi64(a, c));
             _mm_store_si128((__m128i *)(to + 16), _mm_unpackhi_epi64(a, c));
-            if (k + 8 >= l->groups * 4) break;
+            if (k + 8 >= l->quartets * 4) break;
             _mm_store_si128((__m128i *)(to + 32), _mm_unpacklo_epi64(b, d));
             _mm_store_si128((__m128i *)(to + 48), _mm_unpackhi_epi64(b, d));
         }
@@ -142,7 +142,7 @@ static void left_bytes(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : 12
 
 #ifndef QN_WIDE_TILES
 #define QN_OWN_PARTS
-/* One row: for each group its four bytes a as h and l in -8..8, a = 16 h + l. They take the place of left_bytes' four rows,
+/* One row: for each quartet its four bytes a as h and l in -8..8, a = 16 h + l. They take the place of left_bytes' four rows,
  * which are all the same. */
 static void left_parts(const qn_left *l) {
     const __m256i eight = _mm256_set1_epi8(8), low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
@@ -150,7 +150,7 @@ static void left_parts(const qn_left *l) {
     left_bytes(l);
     const __m256i *from = l->packed;
     __m128i *to = l->packed;
-    for (int64_t g = 0; g < l->groups; g += 2, from++, to++) {
+    for (int64_t g = 0; g < l->quartets; g += 2, from++, to++) {
         const __m256i a = _mm256_load_si256(from), up = _mm256_xor_si256(a, flip);
         const __m256i down = _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(up, 4), low), eight);
         const __m256i high = _mm256_add_epi8(down, _mm256_and_si256(_mm256_srli_epi16(a, 3), one));
@@ -172,10 +172,10 @@ V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
 }
 
 /* Whole lines of B at a time, the rows after them on their way; of a last odd panel 16 columns only. */
-static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels, uint8_t *packed,
-                        int64_t panel_step) {
+static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
+                        uint8_t *packed, int64_t panel_step) {
     const __m256i x = _mm256_set1_epi8((char)flip);
-    for (int64_t g = 0; g < groups; g++, b += 4 * stride, packed += QN_GROUP) {
+    for (int64_t g = 0; g < quartets; g++, b += 4 * stride, packed += QN_QUARTET) {
         for (int k = 0; k < 4; k++) __builtin_prefetch(b + (32 + k) * stride);
         for (int64_t p = 0; p < panels; p += 2) {
             const uint8_t *from = b + p * QN_PANEL;
@@ -210,30 +210,30 @@ V_INLINE void v_transpose8(__m256i r[8]) {
         r[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
 }
 
-static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel) {
+static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, uint8_t *panel) {
     const __m256i x = _mm256_set1_epi8((char)flip);
     int64_t g = 0;
-    for (; g + 8 <= groups; g += 8)
+    for (; g + 8 <= quartets; g += 8)
         for (int half = 0; half < 2; half++) {
             __m256i r[8];
             for (int c = 0; c < 8; c++)
                 r[c] = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(b + (8 * half + c) * stride + g * 4)), x);
             v_transpose8(r);
-            for (int k = 0; k < 8; k++) _mm256_store_si256((__m256i *)(panel + (g + k) * QN_GROUP + 32 * half), r[k]);
+            for (int k = 0; k < 8; k++) _mm256_store_si256((__m256i *)(panel + (g + k) * QN_QUARTET + 32 * half), r[k]);
         }
-    for (; g < groups; g++)
+    for (; g < quartets; g++)
         for (int c = 0; c < QN_PANEL; c++)
-            for (int k = 0; k < 4; k++) panel[g * QN_GROUP + c * 4 + k] = b[c * stride + g * 4 + k] ^ flip;
+            for (int k = 0; k < 4; k++) panel[g * QN_QUARTET + c * 4 + k] = b[c * stride + g * 4 + k] ^ flip;
 }
 
-static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
+static void right_sums(const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs) {
     const __m256i low = _mm256_set1_epi16(255), offset = _mm256_set1_epi16(128), one8 = _mm256_set1_epi8(1),
                   one = _mm256_set1_epi16(1);
     for (int half = 0; half < 2; half++) {
         __m256i *s = (__m256i *)(sum + 8 * half), *p = (__m256i *)(pairs + 8 * half);
         __m256i added = _mm256_loadu_si256(s), paired = _mm256_loadu_si256(p);
-        for (int64_t g = 0; g < groups; g++) {
-            __m256i u = _mm256_load_si256((const __m256i *)(panel + g * QN_GROUP + 32 * half));
+        for (int64_t g = 0; g < quartets; g++) {
+            __m256i u = _mm256_load_si256((const __m256i *)(panel + g * QN_QUARTET + 32 * half));
             __m256i odd = _mm256_sub_epi16(_mm256_srli_epi16(u, 8), offset);
             __m256i even = _mm256_sub_epi16(_mm256_and_si256(u, low), offset);
             paired = _mm256_sub_epi32(paired, _mm256_madd_epi16(odd, even));
@@ -243,10 +243,10 @@ static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32
     }
 }
 
-/* For each group: odd k of columns 0-7, even k, then of columns 8-15. */
-static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
+/* For each quartet: odd k of columns 0-7, even k, then of columns 8-15. */
+static void right_widen(const uint8_t *panel, int64_t quartets, uint16_t *wide) {
     const __m256i low = _mm256_set1_epi16(255);
-    for (int64_t h = 0; h < 2 * groups; h++) {
+    for (int64_t h = 0; h < 2 * quartets; h++) {
         __m256i u = _mm256_load_si256((const __m256i *)(panel + 32 * h));
         _mm256_store_si256((__m256i *)(wide + 32 * h), _mm256_srli_epi16(u, 8));
         _mm256_store_si256((__m256i *)(wide + 32 * h + 16), _mm256_and_si256(u, low));
@@ -269,7 +269,7 @@ typedef struct {
 /* Four rows at most of one tile. Old C is fetched on entry and added at the end: loading it first costs 3 %. */
 typedef struct {
     const void *a, *b;
-    int64_t groups;
+    int64_t quartets;
     int32_t *c;
     int64_t c_step; /* bytes */
     const int32_t *row_start, *column_start, *more;
@@ -307,7 +307,7 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_ROWS3(F) ASM_ROWS2(F) F(2, "0(%[c],%[step],2)", "ymm4", "ymm5")
 #define ASM_ROWS4(F) ASM_ROWS3(F) F(3, "0(%[c],%[step3])", "ymm6", "ymm7")
 
-/* A row of a group: 4 additions, 2 products and 2 sums make 64 products. ymm12 or 15, `x`, and 13 hold the row's codes; in
+/* A row of a quartet: 4 additions, 2 products and 2 sums make 64 products. ymm12 or 15, `x`, and 13 hold the row's codes; in
  * `w`, the other one, and 13 it leaves those of the next row. Fetched so early they save 8 % of the loop on Zen 4. */
 #define ASM_PAIRS(next, x, w, c0, c1)                                                                                  \
     "vpaddw %%ymm8, %%" x ", %%ymm14\n\t"                                                                              \
@@ -353,15 +353,15 @@ typedef void (*v_tile_function)(const v_tile *t);
     "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
-/* `turn` of the loop: `depth` groups of a_group and b_group bytes. */
-#define ASM_TILE(name, R, depth, turn, a_group, b_group, before, after)                                                \
+/* `turn` of the loop: `depth` quartets of a_quartet and b_quartet bytes. */
+#define ASM_TILE(name, R, depth, turn, a_quartet, b_quartet, before, after)                                            \
     static void name##R(const v_tile *t) {                                                                             \
         const void *a = t->a, *b = t->b;                                                                               \
-        int64_t n = t->groups, step = t->c_step, step3 = 3 * step;                                                     \
+        int64_t n = t->quartets, step = t->c_step, step3 = 3 * step;                                                   \
         int32_t *c = t->c;                                                                                             \
         __asm__ volatile(ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                          \
-                         ".p2align 6\n1:\n\t" turn "add $" #depth "*" #a_group ", %[a]\n\tadd $" #depth "*" #b_group   \
-                         ", %[b]\n\tsub $" #depth ", %[n]\n\tjnz 1b\n\t" after                                         \
+                         ".p2align 6\n1:\n\t" turn "add $" #depth "*" #a_quartet ", %[a]\n\tadd $" #depth              \
+                         "*" #b_quartet ", %[b]\n\tsub $" #depth ", %[n]\n\tjnz 1b\n\t" after                          \
                          "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_FINISH(R)                \
                              ASM_ROWS##R(ASM_STORE)                                                                    \
                          : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n), [c] "+r"(c), [step] "+r"(step), [step3] "+r"(step3)  \
@@ -372,14 +372,14 @@ typedef void (*v_tile_function)(const v_tile *t);
     }
 #define ASM_TABLE(name) static const v_tile_function name[QN_SLIVER] = {name##1, name##2, name##3, name##4};
 #define ASM_CODES "vpbroadcastd (%[a]), %%ymm12\n\tvpbroadcastd 4(%[a]), %%ymm13\n\t"
-#define ASM_ODD(R, LOAD, b_group)                                                                                      \
-    LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15") LOAD(#b_group) ASM_PAIRS##R("32", "ymm15", "ymm12")
+#define ASM_ODD(R, LOAD, b_quartet)                                                                                    \
+    LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15") LOAD(#b_quartet) ASM_PAIRS##R("32", "ymm15", "ymm12")
 #define ASM_EVEN(R, LOAD) LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15")
-#define ASM_PAIRS_TILES(name, LOAD, b_group)                                                                           \
-    ASM_TILE(name, 1, 2, ASM_ODD(1, LOAD, b_group), 32, b_group, ASM_CODES, "")                                        \
-    ASM_TILE(name, 2, 1, ASM_EVEN(2, LOAD), 32, b_group, ASM_CODES, "")                                                \
-    ASM_TILE(name, 3, 2, ASM_ODD(3, LOAD, b_group), 32, b_group, ASM_CODES, "")                                        \
-    ASM_TILE(name, 4, 1, ASM_EVEN(4, LOAD), 32, b_group, ASM_CODES, "")                                                \
+#define ASM_PAIRS_TILES(name, LOAD, b_quartet)                                                                         \
+    ASM_TILE(name, 1, 2, ASM_ODD(1, LOAD, b_quartet), 32, b_quartet, ASM_CODES, "")                                    \
+    ASM_TILE(name, 2, 1, ASM_EVEN(2, LOAD), 32, b_quartet, ASM_CODES, "")                                              \
+    ASM_TILE(name, 3, 2, ASM_ODD(3, LOAD, b_quartet), 32, b_quartet, ASM_CODES, "")                                    \
+    ASM_TILE(name, 4, 1, ASM_EVEN(4, LOAD), 32, b_quartet, ASM_CODES, "")                                              \
     ASM_TABLE(name)
 #define ASM_NARROW_TILE(R)                                                                                             \
     ASM_TILE(v_narrow_bytes, R, 2, ASM_LOAD_BYTES("0") ASM_NARROW##R("0") ASM_LOAD_BYTES("64") ASM_NARROW##R("16"),    \
@@ -420,9 +420,9 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
             int64_t rows = t->rows - r < QN_SLIVER ? t->rows - r : QN_SLIVER;
             const v_stage stage = f ? v_stage_of(f, r, p * QN_PANEL, bounds) : (v_stage){0};
             const v_tile v = {
-                .a = (const char *)t->left + r * t->groups * left_bytes,
+                .a = (const char *)t->left + r * t->quartets * left_bytes,
                 .b = t->right + p * t->right_step,
-                .groups = t->groups,
+                .quartets = t->quartets,
                 .c = t->c + r * t->c_step + p * QN_PANEL,
                 .c_step = t->c_step * 4,
                 .row_start = t->row_start + r,
@@ -439,7 +439,7 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
 }
 
 /* One row. It is bound by memory, which the CPU fetches the further ahead, the fewer instructions a line takes: two
- * vpmaddubsw with the parts of A, neither of which can saturate, and sums in int16 for eight groups:
+ * vpmaddubsw with the parts of A, neither of which can saturate, and sums in int16 for eight quartets:
  * 8 * 2 * 255 * 8 < 32768. ymm0-3 and ymm4-7 hold them for two panels, the second `step` bytes from the first. */
 #define ASM_PART(at, high, low)                                                                                        \
     "vmovdqa " at ", %%ymm10\n\t"                                                                                      \
@@ -457,8 +457,8 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
     "vmovdqa %%" low ", " at "(%[sum])\n\t"
 static const int16_t v_words_16[16] __attribute__((aligned(32))) = WORDS16(16);
 
-V_INLINE void v_parts(const int32_t *a, const uint8_t *b, int64_t step, int64_t groups, __m256i sum[4]) {
-    int64_t n = groups / 2;
+V_INLINE void v_parts(const int32_t *a, const uint8_t *b, int64_t step, int64_t quartets, __m256i sum[4]) {
+    int64_t n = quartets / 2;
     __asm__ volatile(ASM_PARTS_ZERO("ymm0", "ymm4") ASM_PARTS_ZERO("ymm1", "ymm5") ASM_PARTS_ZERO(
                          "ymm2", "ymm6") ASM_PARTS_ZERO("ymm3", "ymm7") "1:\n\t" ASM_PARTS("0", "0")
                          ASM_PARTS("8", "64") "add $16, %[a]\n\tadd $128, %[b]\n\tdec %[n]\n\tjnz 1b\n\t" ASM_PARTS_SUM(
@@ -483,12 +483,12 @@ V_INLINE void v_put_row_of(const qn_tile *t, const __m256i sum[2 * QN_PANELS]) {
 
 /* Of an odd last panel a second half is made and left. */
 static void multiply_parts(const qn_tile *t) {
-    enum { GROUPS = 8 };
+    enum { QUARTETS = 8 };
     __m256i sum[2 * QN_PANELS] = {0};
-    for (int64_t g = 0; g < t->groups; g += GROUPS)
+    for (int64_t g = 0; g < t->quartets; g += QUARTETS)
         for (int p = 0; p < t->panels; p += 2)
-            v_parts((const int32_t *)t->left + 2 * g, t->right + p * t->right_step + g * QN_GROUP,
-                    p + 1 < t->panels ? t->right_step : 0, t->groups - g < GROUPS ? t->groups - g : GROUPS,
+            v_parts((const int32_t *)t->left + 2 * g, t->right + p * t->right_step + g * QN_QUARTET,
+                    p + 1 < t->panels ? t->right_step : 0, t->quartets - g < QUARTETS ? t->quartets - g : QUARTETS,
                     sum + 2 * p);
     v_put_row_of(t, sum);
 }
@@ -503,7 +503,7 @@ V_INLINE void v_narrow_row(const qn_tile *t) {
     const uint8_t *b = t->right;
     __m256i sum[2 * QN_PANELS];
     V_UNROLL for (int i = 0; i < 2 * QN_PANELS; i++) sum[i] = _mm256_setzero_si256();
-    for (int64_t g = 0; g < t->groups; g++, a += 4, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 4, b += QN_QUARTET) {
         const __m256i quad = _mm256_set1_epi32(*a);
         V_UNROLL for (int i = 0; i < 2 * QN_PANELS; i++) {
             const __m256i u = _mm256_load_si256((const __m256i *)(b + i / 2 * t->right_step + i % 2 * 32));
@@ -529,7 +529,7 @@ V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b,
             if (!t->add) continue;
             sum[i][h] = _mm256_add_epi32(sum[i][h], _mm256_loadu_si256((const __m256i *)(c + i * t->c_step + 8 * h)));
         }
-    for (int64_t g = 0; g < t->groups; g++, a += 8, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 8, b += QN_QUARTET) {
         __m256i low = _mm256_load_si256((const __m256i *)b), high = _mm256_load_si256((const __m256i *)(b + 32));
         for (int i = 0; i < rows; i++) {
             int32_t pair;
@@ -546,7 +546,7 @@ V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b,
 static void multiply_words(const qn_tile *t) {
     for (int p = 0; p < t->panels; p++)
         for (int64_t r = 0; r < t->rows; r += QN_SLIVER) {
-            const int16_t *a = (const int16_t *)t->left + r * t->groups * 2;
+            const int16_t *a = (const int16_t *)t->left + r * t->quartets * 2;
             const uint8_t *b = t->right + p * t->right_step;
             switch (t->rows - r) {
             case 1: v_words_tile(t, a, b, r, p * QN_PANEL, 1); break;

@@ -19,7 +19,7 @@ static const uint32_t v_constants[2] = {0x00FF00FF, 0x00010001};
     "vpaddd 64(%[c]), %%" s1 ", %%" s1 "%{%%k1%}\n\t"                                                                  \
     "vpbroadcastd (%[rows]), %%zmm26\n\tvpaddd %%zmm26, %%" s1 ", %%" s1 "\n\t"                                        \
     "vpaddd %%zmm25, %%" s1 ", %%" s1 "\n\tvmovdqu32 %%" s1 ", 64(%[c])\n\t" ASM_STORE1(at, s0, s1)
-/* W: bytes of a row in a group, "4" or "8". */
+/* W: bytes of a row in a quartet, "4" or "8". */
 #define ASM_ROWS1(F, W) F("0*" W "(%[a])", "zmm0", "zmm1")
 #define ASM_ROWS2(F, W) ASM_ROWS1(F, W) F("1*" W "(%[a])", "zmm2", "zmm3")
 #define ASM_ROWS3(F, W) ASM_ROWS2(F, W) F("2*" W "(%[a])", "zmm4", "zmm5")
@@ -35,7 +35,7 @@ static const uint32_t v_constants[2] = {0x00FF00FF, 0x00010001};
 
 typedef struct {
     const void *a, *b;
-    int64_t sliver, panel, groups; /* bytes from sliver to sliver, from panel to panel */
+    int64_t sliver, panel, quartets; /* bytes from sliver to sliver, from panel to panel */
     int32_t *c;
     int64_t step; /* bytes */
     const int32_t *row_start, *column_start;
@@ -43,11 +43,11 @@ typedef struct {
 } asm_tile;
 typedef void (*asm_function)(const asm_tile *t);
 
-/* LOAD1, LOAD2: a group of one and of two panels; ROW1, ROW2(codes, sum of the first panel, of the second): a row of it. */
+/* LOAD1, LOAD2: a quartet of one and of two panels; ROW1, ROW2(codes, sum of the first panel, of the second): a row of it. */
 #define ASM_TILE(name, R, P, W, LOAD, ROW, before, ahead)                                                              \
     static void name##P##_##R(const asm_tile *t) {                                                                     \
         const void *a = t->a, *b = t->b;                                                                               \
-        int64_t n = t->groups;                                                                                         \
+        int64_t n = t->quartets;                                                                                       \
         int32_t *c = t->c;                                                                                             \
         const int32_t *rows = t->row_start;                                                                            \
         __asm__ volatile(                                                                                              \
@@ -86,7 +86,7 @@ typedef void (*asm_function)(const asm_tile *t);
     static const asm_function name[PANELS][ROWS] = {ASM_NAMES(name##1_), ASM_NAMES(name##2_)};
 
 static void by_tiles(const qn_tile *t, const asm_function functions[PANELS][ROWS], int64_t left_bytes) {
-    asm_tile a = {.panel = t->right_step, .groups = t->groups, .sliver = t->groups * QN_SLIVER * left_bytes};
+    asm_tile a = {.panel = t->right_step, .quartets = t->quartets, .sliver = t->quartets * QN_SLIVER * left_bytes};
     a.step = t->c_step * 4, a.add = t->add ? 0xFFFF : 0;
     for (int p = 0; p < t->panels; p += PANELS) {
         const asm_function *of_height = functions[t->panels - p > 1];

@@ -10,8 +10,8 @@ static void multiply_u8(const qn_tile *t);
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = 1,
-                     .block = 128,
-                     .block_rows = 256,
+                     .kblock = 128,
+                     .band_rows = 256,
                      .macs_a_byte = 1,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 16,
@@ -25,9 +25,9 @@ static void left_bytes(const qn_left *l) {
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t row = i + r < l->rows ? i + r : l->rows - 1;
             const uint8_t *a = (const uint8_t *)l->a + row * l->stride;
-            int8_t *sliver = to + i * l->groups * 4 + r * 4;
+            int8_t *sliver = to + i * l->quartets * 4 + r * 4;
             int32_t sum = 0;
-            for (int64_t k = 0; k < l->groups * 4; k++) {
+            for (int64_t k = 0; k < l->quartets * 4; k++) {
                 int8_t code = k < l->k ? (int8_t)(l->is_signed ? a[k] : a[k] ^ 0x80) : 0;
                 sliver[k / 4 * 16 + k % 4] = code;
                 sum += code;
@@ -40,21 +40,21 @@ static void left_bytes(const qn_left *l) {
 /* Rows without a kernel of pairs of their own never ask for it. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 
-static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels, uint8_t *packed,
-                        int64_t panel_step) {
+static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
+                        uint8_t *packed, int64_t panel_step) {
     for (int64_t p = 0; p < panels; p++)
-        for (int64_t k = 0; k < groups * 4; k++)
+        for (int64_t k = 0; k < quartets * 4; k++)
             for (int j = 0; j < QN_PANEL; j++)
-                packed[p * panel_step + k / 4 * QN_GROUP + j * 4 + k % 4] = b[k * stride + p * QN_PANEL + j] ^ flip;
+                packed[p * panel_step + k / 4 * QN_QUARTET + j * 4 + k % 4] = b[k * stride + p * QN_PANEL + j] ^ flip;
 }
 
-static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel) {
+static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, uint8_t *panel) {
     for (int j = 0; j < QN_PANEL; j++)
-        for (int64_t k = 0; k < groups * 4; k++) panel[k / 4 * QN_GROUP + j * 4 + k % 4] = b[j * stride + k] ^ flip;
+        for (int64_t k = 0; k < quartets * 4; k++) panel[k / 4 * QN_QUARTET + j * 4 + k % 4] = b[j * stride + k] ^ flip;
 }
 
-static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
-    for (const uint8_t *u = panel; u < panel + groups * QN_GROUP; u += QN_GROUP)
+static void right_sums(const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs) {
+    for (const uint8_t *u = panel; u < panel + quartets * QN_QUARTET; u += QN_QUARTET)
         for (int j = 0; j < QN_PANEL; j++) {
             const uint8_t *q = u + 4 * j;
             sum[j] += q[0] + q[1] + q[2] + q[3];
@@ -62,8 +62,8 @@ static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32
         }
 }
 
-static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
-    for (int64_t i = 0; i < groups * QN_GROUP; i++) wide[i] = panel[i];
+static void right_widen(const uint8_t *panel, int64_t quartets, uint16_t *wide) {
+    for (int64_t i = 0; i < quartets * QN_QUARTET; i++) wide[i] = panel[i];
 }
 
 static void multiply_u7(const qn_tile *t) { multiply_u8(t); }
@@ -72,7 +72,7 @@ static void multiply_pairs_wide(const qn_tile *t) { multiply_u8(t); }
 
 static void multiply_words(const qn_tile *t) {
     for (int64_t r = 0; r < t->rows; r++) {
-        const int16_t *a = (const int16_t *)t->left + r / QN_SLIVER * t->groups * 8 + r % QN_SLIVER * 2;
+        const int16_t *a = (const int16_t *)t->left + r / QN_SLIVER * t->quartets * 8 + r % QN_SLIVER * 2;
         for (int p = 0; p < t->panels; p++) {
             uint32_t sum[QN_PANEL];
             int32_t *c = t->c + r * t->c_step + p * QN_PANEL;
@@ -80,7 +80,7 @@ static void multiply_words(const qn_tile *t) {
             for (int j = 0; j < QN_PANEL; j++)
                 sum[j] = (uint32_t)t->row_start[r] + (uint32_t)t->column_start[p * QN_PANEL + j] +
                          (t->add ? (uint32_t)c[j] : 0u);
-            for (int64_t g = 0; g < t->groups; g++, b += QN_GROUP / 2)
+            for (int64_t g = 0; g < t->quartets; g++, b += QN_QUARTET / 2)
                 for (int j = 0; j < QN_PANEL; j++)
                     for (int k = 0; k < 2; k++) {
                         const int32_t product = a[g * 8 + k] * b[j * 2 + k];
@@ -96,7 +96,7 @@ static void multiply_words(const qn_tile *t) {
 #ifndef QN_OWN_U8
 static void multiply_u8(const qn_tile *t) {
     for (int64_t r = 0; r < t->rows; r++) {
-        const int8_t *a = (const int8_t *)t->left + r / QN_SLIVER * t->groups * 16 + r % QN_SLIVER * 4;
+        const int8_t *a = (const int8_t *)t->left + r / QN_SLIVER * t->quartets * 16 + r % QN_SLIVER * 4;
         for (int p = 0; p < t->panels; p++) {
             uint32_t sum[QN_PANEL];
             int32_t *c = t->c + r * t->c_step + p * QN_PANEL;
@@ -104,7 +104,7 @@ static void multiply_u8(const qn_tile *t) {
             for (int j = 0; j < QN_PANEL; j++)
                 sum[j] = (uint32_t)t->row_start[r] + (uint32_t)t->column_start[p * QN_PANEL + j] +
                          (t->add ? (uint32_t)c[j] : 0u);
-            for (int64_t g = 0; g < t->groups; g++, b += QN_GROUP)
+            for (int64_t g = 0; g < t->quartets; g++, b += QN_QUARTET)
                 for (int j = 0; j < QN_PANEL; j++)
                     for (int k = 0; k < 4; k++) sum[j] += (uint32_t)(a[g * 16 + k] * b[j * 4 + k]);
             for (int j = 0; j < QN_PANEL; j++) c[j] = (int32_t)sum[j];
@@ -119,9 +119,9 @@ static void left_words(const qn_left *l) {
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t row = i + r < l->rows ? i + r : l->rows - 1;
             const int16_t *a = (const int16_t *)(const void *)((const char *)l->a + row * l->stride);
-            int16_t *sliver = to + i * l->groups * 2 + r * 2;
+            int16_t *sliver = to + i * l->quartets * 2 + r * 2;
             int64_t sum = 0;
-            for (int64_t k = 0; k < l->groups * 2; k++) {
+            for (int64_t k = 0; k < l->quartets * 2; k++) {
                 int16_t code = k < l->k ? a[k] : 0;
                 sliver[k / 2 * 8 + k % 2] = code;
                 sum += code;

@@ -167,7 +167,7 @@ V_INLINE void v_dots_part(const qn_thin *t, const thin_codes *codes, int64_t k, 
 THIN_PART(sweep_part, v_sweep_part)
 THIN_PART(dots_part, v_dots_part)
 
-/* Four rows of A at most, a block of k at a time. */
+/* Four rows of A at most, a kblock at a time. */
 V_INLINE void v_by_parts(const qn_thin *t, const bool turned) {
     thin_codes codes;
     for (int row = 0; row < t->rows; row += THIN_ROWS) {

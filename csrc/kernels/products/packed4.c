@@ -19,8 +19,8 @@ static int64_t panels(const qn_weight4 *w) { return ceil_div(w->n, PANEL); }
 
 bool qn_weight4_layout(qn_weight4 *w) {
     int64_t bytes;
-    w->groups = ceil_div(w->k, w->block);
-    w->record = w->block * (PANEL / 2) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
+    w->groups = ceil_div(w->k, w->group);
+    w->record = w->group * (PANEL / 2) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
     return !__builtin_mul_overflow(w->groups, w->record, &bytes) && !__builtin_mul_overflow(bytes, panels(w), &bytes);
 }
 
@@ -34,17 +34,17 @@ typedef struct {
     const char *scales;
     uint8_t flip;
     uint8_t *packed;
-} packing;
+} raw_weight4;
 
 static void pack_panels(void *context, int64_t begin, int64_t end) {
-    const packing *c = context;
+    const raw_weight4 *c = context;
     const qn_weight4 *w = c->w;
     size_t itemsize = w->half ? 2 : 4;
     for (int64_t at = begin * w->groups; at < end * w->groups; at++) {
         int64_t j = at / w->groups * PANEL, group = at % w->groups, n = w->n - j < PANEL ? w->n - j : PANEL;
-        uint8_t *record = c->packed + at * w->record, *scales = record + w->block * (PANEL / 2);
+        uint8_t *record = c->packed + at * w->record, *scales = record + w->group * (PANEL / 2);
         memset(record, 0, (size_t)w->record);
-        int64_t first = group * w->block, depth = w->k - first < w->block ? w->k - first : w->block;
+        int64_t first = group * w->group, depth = w->k - first < w->group ? w->k - first : w->group;
         for (int64_t k = 0; k < depth; k++) {
             const uint8_t *codes = c->codes + (first + k) * w->n + j;
             uint8_t *to = record + k / 8 * 64 + k % 4;
@@ -58,7 +58,7 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
 
 void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, const void *scales,
                      const uint8_t *zeros, uint8_t *packed) {
-    packing c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
+    raw_weight4 c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
     qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
 }
 
@@ -70,9 +70,9 @@ typedef struct {
     const qn_product4 *p;
     int64_t row; /* the first of this pass */
     qn_rows4 x;
-} product;
+} product4_pass;
 
-static void put(const product *c, int64_t panel, const float *y) {
+static void put(const product4_pass *c, int64_t panel, const float *y) {
     const qn_product4 *p = c->p;
     int64_t j = panel * PANEL, n = c->w->n - j < PANEL ? c->w->n - j : PANEL;
     for (int64_t r = 0; r < c->x.rows; r++, y += PANEL) {
@@ -86,11 +86,11 @@ static void put(const product *c, int64_t panel, const float *y) {
 }
 
 static void multiply_panels(void *context, int64_t begin, int64_t end) {
-    const product *c = context;
+    const product4_pass *c = context;
     const qn_weight4 *w = c->w;
     const int64_t width = w->groups * w->record, size = c->x.rows * PANEL;
     const bool few = c->x.rows <= FEW_ROWS;
-    const int64_t step = few ? w->groups : ceil_div(DEPTH, w->block), side = few ? SIDE : 1;
+    const int64_t step = few ? w->groups : ceil_div(DEPTH, w->group), side = few ? SIDE : 1;
     _Alignas(64) float y[ROWS * PANEL];
     uint64_t saved = qn_fp_begin();
     for (int64_t panel = begin; panel < end; panel += side) {
@@ -116,13 +116,13 @@ static const int32_t *negated(int32_t *x, int64_t n) {
 /* Codes, and a scale, a zero point and a sum for each group. */
 int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
     int64_t bytes;
-    return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->block + 12), &bytes) ? -1 : bytes;
+    return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->group + 12), &bytes) ? -1 : bytes;
 }
 
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
-    int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->block;
-    qn_activations a = {.given = p->given, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
-    a.sum_block = w->block, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
+    int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->group;
+    qn_activations a = {.given = p->given, .k = w->k, .group = p->by_row ? stride : w->group, .stride = stride};
+    a.sum_group = w->group, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
     a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
     a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + each), a.zero_points = a.minus_sums + each;
     a.codes = (uint8_t *)(a.zero_points + each);
@@ -135,7 +135,7 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
         if (p->given.zero_points) a.given.zero_points = p->given.zero_points + row * p->given.row;
         qn_quantize_activations(&a);
         x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
-        product c = {w, packed, p, row, x};
+        product4_pass c = {w, packed, p, row, x};
         int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
         qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,
                         &c);

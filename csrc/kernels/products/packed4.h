@@ -1,6 +1,6 @@
 /* Products with 4-bit weights that have a scale for each group of neighbours along k.
  *
- * Packed: panels of 16 columns; a panel holds a record for each group: [block / 8][16 columns][4] bytes, in each the codes
+ * Packed: panels of 16 columns; a panel holds a record for each group: [group / 8][16 columns][4] bytes, in each the codes
  * of k in the low and of k + 4 in the high bits, offset binary 0..15; then 16 scales, float16 or float32; then, if any
  * differs from 8, 16 bytes of zero points. Columns past n and k past the end have code 0 and scale 0.
  */
@@ -9,7 +9,7 @@
 
 #include "activations.h"
 
-/* Completes w from k, n, block, half and zeros; false where a size overflows. */
+/* Completes w from k, n, group, half and zeros; false where a size overflows. */
 bool qn_weight4_layout(qn_weight4 *w);
 int64_t qn_weight4_bytes(const qn_weight4 *w);
 

@@ -14,7 +14,7 @@ qn_outcome qn_linear(const qn_input *x, const qn_packed *b, const qn_result *res
     if (__builtin_mul_overflow(most, k + 8, &bytes)) return QN_NO_MEMORY;
     float *scales = malloc((size_t)bytes);
     if (!scales) return QN_NO_MEMORY;
-    qn_activations a = {.k = k, .block = k > 0 ? k : 1, .stride = k, .scales = scales};
+    qn_activations a = {.k = k, .group = k > 0 ? k : 1, .stride = k, .scales = scales};
     a.is_signed = x->is_signed, a.symmetric = x->symmetric, a.qmin = x->qmin, a.qmax = x->qmax;
     a.scale = x->scale, a.zero_point = x->zero_point;
     a.zero_points = (int32_t *)(scales + most), a.codes = (uint8_t *)(a.zero_points + most);

@@ -187,8 +187,8 @@ V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true,
                      .panels = PANELS,
-                     .block = 192,
-                     .block_rows = 256,
+                     .kblock = 192,
+                     .band_rows = 256,
                      .finish_rows = ROWS,
                      .macs_a_byte = 8,
                      .widen_rows = INT64_MAX,

@@ -13,8 +13,8 @@ QN_TARGET_BEGIN(QN_TARGET_avx512vnni)
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = PANELS,
-                     .block = 192,
-                     .block_rows = 384,
+                     .kblock = 192,
+                     .band_rows = 384,
                      .finish_rows = ROWS,
                      .macs_a_byte = 16,
                      .widen_rows = INT64_MAX,
@@ -39,7 +39,7 @@ V_INLINE void v_few_rows(const qn_tile *t, const int rows) {
     __m512i sum[QN_SLIVER][QN_PANELS];
     V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int p = 0; p < QN_PANELS; p++) sum[r][p] =
         _mm512_setzero_si512();
-    for (int64_t g = 0; g < t->groups; g++, a += 16, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 16, b += QN_QUARTET) {
         int32_t quad[QN_SLIVER];
         memcpy(quad, a, sizeof quad);
         V_UNROLL for (int p = 0; p < QN_PANELS; p++) {

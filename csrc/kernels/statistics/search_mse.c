@@ -129,7 +129,7 @@ qn_sides qn_sides_of(const qn_sketch *r, bool symmetric, qn_search_room *space) 
 typedef struct {
     double scale;
     int64_t below, above; /* levels below and above zero */
-} grid;
+} levels;
 
 static double rounded(double scale) { return scale < FLT_MIN ? FLT_MIN : scale > FLT_MAX ? FLT_MAX : (float)scale; }
 
@@ -138,19 +138,19 @@ static double reach_of(const qn_search_spec *p) {
     return p->reals ? p->reals[p->qmax] : (double)((p->qmax - p->qmin) / 2);
 }
 
-static grid grid_of(const qn_search_spec *p, double low, double high) {
+static levels levels_of(const qn_search_spec *p, double low, double high) {
     double steps = (double)p->qmax - p->qmin;
     if (p->symmetric) {
         double most = fmax(-low, high);
-        int64_t levels = (p->qmax - p->qmin) / 2;
-        return (grid){most > 0 ? rounded(most / reach_of(p)) : 1, levels, levels};
+        int64_t half = (p->qmax - p->qmin) / 2;
+        return (levels){most > 0 ? rounded(most / reach_of(p)) : 1, half, half};
     }
     double scale = high > low ? rounded((high - low) / steps) : 1, zero = rint(p->qmin - low / scale);
     zero = fmin(fmax(zero, p->qmin), p->qmax);
-    return (grid){scale, (int64_t)zero - p->qmin, p->qmax - (int64_t)zero};
+    return (levels){scale, (int64_t)zero - p->qmin, p->qmax - (int64_t)zero};
 }
 
-static double grid_error(const qn_sides *s, double step, int64_t below, int64_t above) {
+static double affine_error(const qn_sides *s, double step, int64_t below, int64_t above) {
     return side_error(&s->high, step, above) + side_error(&s->low, step, below);
 }
 
@@ -202,7 +202,7 @@ static affine descend_affine(const qn_sides *s, int64_t levels, affine a) {
             for (int64_t d = -shift; d <= shift; d += shift) {
                 affine next = {a.step * exp2(i * octave), 0, a.below + d};
                 if ((i == 0 && d == 0) || !fits(s, levels, &next)) continue;
-                next.error = grid_error(s, next.step, next.below, levels - next.below);
+                next.error = affine_error(s, next.step, next.below, levels - next.below);
                 if (next.error < found.error) found = next;
             }
         if (found.error < a.error) a = found;
@@ -215,7 +215,7 @@ static affine start_affine(const qn_sides *s, int64_t levels, double low, double
     affine a = {.step = (low + high) / (double)levels};
     double below = rint(low / a.step);
     a.below = (int64_t)fmin(fmax(below, 0), (double)levels);
-    a.error = grid_error(s, a.step, a.below, levels - a.below);
+    a.error = affine_error(s, a.step, a.below, levels - a.below);
     return a;
 }
 
@@ -243,7 +243,7 @@ static affine search_affine(const qn_sides *s, int64_t levels) {
             if (codes <= 0) continue;
             b = (affine){(end ? s->high.top : s->low.top) / (double)codes, 0, below};
             if (!fits(s, levels, &b)) continue;
-            b.error = grid_error(s, b.step, below, levels - below);
+            b.error = affine_error(s, b.step, below, levels - below);
             if (b.error < 1.1 * a.error) b = descend_affine(s, levels, b);
             if (b.error < a.error) a = b;
         }
@@ -271,10 +271,10 @@ void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *
 }
 
 double qn_mse(const qn_sides *s, const qn_search_spec *p, double low, double high) {
-    grid g = grid_of(p, low, high);
+    levels g = levels_of(p, low, high);
     double unit = ldexp(1, s->exponent);
     double error =
-        p->symmetric ? symmetric_error(s, p, g.scale / unit) : grid_error(s, g.scale / unit, g.below, g.above);
+        p->symmetric ? symmetric_error(s, p, g.scale / unit) : affine_error(s, g.scale / unit, g.below, g.above);
     return error / s->kept * unit * unit;
 }
 
