@@ -1,4 +1,4 @@
-/* weight4_room, weight4_pack, matmul4 and matmul4_codes: products with packed 4-bit weights. */
+/* weight4_room, weight4_pack, weight4_codes, matmul4 and matmul4_codes: products with packed 4-bit weights. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -47,6 +47,23 @@ static PyObject *weight4_pack(PyObject *self, qn_args a, Py_ssize_t count) {
     if (!packed) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     qn_weight4_pack(&w, from, is_signed, scales, zeros, packed);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+static PyObject *weight4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    bool is_signed;
+    int64_t kn;
+    (void)self;
+    if (qn_arg_count("weight4_codes", count, 8) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+        qn_arg_flag(a[6], &is_signed) || layout(a + 1, &w) || qn_arg_product(w.k, w.n, &kn))
+        return NULL;
+    const uint8_t *packed = qn_arg_vector(a[0], qn_weight4_bytes(&w), NPY_UINT8);
+    uint8_t *codes = packed ? qn_arg_output(a[7], kn, 1) : NULL;
+    if (!codes) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_weight4_codes(&w, packed, is_signed, codes);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
@@ -126,6 +143,9 @@ PyMethodDef qn_packed4_methods[] = {
               "weight4_room(k, n, group, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
     QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, group, /)\n--\n\nPack a 4-bit "
                             "weight [k][n] with a scale for each group of k."),
+    QN_METHOD(weight4_codes,
+              "weight4_codes(packed, k, n, group, half, zeros, signed, codes, /)\n--\n\nFill codes [k][n] "
+              "from a packed 4-bit weight, one code to a byte."),
     QN_METHOD(
         matmul4,
         "matmul4(packed, k, n, group, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "

@@ -1,4 +1,5 @@
-/* Rows of float32 activations to 8-bit codes, with a scale of their own or a given one; or rows of codes as they are. */
+/* Rows of float32 activations to 8-bit codes, with a scale of their own or a given one; or rows of codes as they are.
+ */
 #ifndef QN_ACTIVATIONS_H
 #define QN_ACTIVATIONS_H
 
@@ -30,8 +31,8 @@ typedef struct {
     int32_t *minus_sums;  /* [rows][ceil(k / sum_group)] of the codes, int8, less their zero point, negated; or NULL */
 } qn_activations;
 
-/* The codes and parameters of qn.quantize(x, granularity=PerGroup(group)) with min-max parameters: NaN and infinities take
- * no part in a range. */
+/* The codes and parameters of qn.quantize(x, granularity=PerGroup(group)) with min-max parameters: NaN and infinities
+ * take no part in a range. */
 void qn_quantize_activations(const qn_activations *a);
 
 #endif

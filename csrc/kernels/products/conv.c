@@ -1,15 +1,15 @@
-/* Column c of the result and element j of a row of the filter meet column c * stride + j * dilation - left of the image.
- * So a row of the image is laid out as lanes, the columns with the same remainder by the stride: there the c are
+/* Column c of the result and element j of a row of the filter meet column c * stride + j * dilation - left of the
+ * image. So a row of the image is laid out as lanes, the columns with the same remainder by the stride: there the c are
  * neighbours for every j. What lies outside the image holds the zero point.
  *
- * Products: the patches of a window of results are a right matrix with one row for each element of a filter. The rows of
- * the image that a window meets are laid out in lanes of bytes, and the packer copies from them: the patches never lie in
- * memory. The weight is the left matrix.
+ * Products: the patches of a window of results are a right matrix with one row for each element of a filter. The rows
+ * of the image that a window meets are laid out in lanes of bytes, and the packer copies from them: the patches never
+ * lie in memory. The weight is the left matrix.
  *
  * Sums, where so few channels see the same patches that packing them would cost more: for a band of rows of results, or
- * for several channels of a small image, codes are laid out as int16 less the zero point, rows in lanes like columns, and
- * row after row with just the padding between them. So the results are one long row, whose vectors run over what lies
- * between two rows of them.
+ * for several channels of a small image, codes are laid out as int16 less the zero point, rows in lanes like columns,
+ * and row after row with just the padding between them. So the results are one long row, whose vectors run over what
+ * lies between two rows of them.
  */
 #include "conv.h"
 

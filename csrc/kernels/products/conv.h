@@ -1,5 +1,5 @@
-/* Exact convolutions of 8-bit codes: products of the weight and patches of the image that are laid out window by window,
- * or, where a channel group has few channels, sums over its rows. What padding holds is left out. */
+/* Exact convolutions of 8-bit codes: products of the weight and patches of the image that are laid out window by
+ * window, or, where a channel group has few channels, sums over its rows. What padding holds is left out. */
 #ifndef QN_CONV_H
 #define QN_CONV_H
 

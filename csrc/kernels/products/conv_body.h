@@ -1,9 +1,10 @@
-/* Sums over windows of an image whose rows lie one after the other as int16: a load of neighbours is a load of pairs, and a
- * product of pairs adds two products. A vector may reach into what is written next. */
+/* Sums over windows of an image whose rows lie one after the other as int16: a load of neighbours is a load of pairs,
+ * and a product of pairs adds two products. A vector may reach into what is written next. */
 
 static const int16_t v_kept[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
-/* A row of n codes, zeros after it as far as a vector goes; the last ones one by one where QN_REACH are too many to read. */
+/* A row of n codes, zeros after it as far as a vector goes; the last ones one by one where QN_REACH are too many to
+ * read. */
 V_INLINE void v_widen_image_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
                                 const bool beside, const bool is_signed) {
     const int32_t zero = p->zero_point;
@@ -75,7 +76,8 @@ V_INLINE void v_put4(void *flat, int64_t at, const vi s[4], const v_params *v, c
     else vi_store4_u8((uint8_t *)flat + at, c[0], c[1], c[2], c[3], narrow, false);
 }
 
-/* Copies rows of n bytes in parts of `size`, a constant, the last one of a row overlapping; false if they are shorter. */
+/* Copies rows of n bytes in parts of `size`, a constant, the last one of a row overlapping; false if they are shorter.
+ */
 V_INLINE bool copy_by(const int64_t size, uint8_t *to, const uint8_t *from, int64_t rows, int64_t n, int64_t line) {
     if (n < size) return false;
     for (int64_t r = 0; r < rows; r++, to += n, from += line) {

@@ -1,8 +1,9 @@
 /* Full-range weights for vpmaddubsw, which adds in int16: what their codes have too much is kept apart.
  *
- * A quad is two codes of a quartet and the two in the same places of the next quartet, k, k+1, k+4, k+5: its products, a less
- * 128, are added in int16. That is exact where no pair |s0 + s1| exceeds 128 and no quad |s0| + |s1| + |s2| + |s3| exceeds
- * 255 (docs/matmul.md). A code gives up its excess; sum of a e over these few is added to the tile by itself.
+ * A quad is two codes of a quartet and the two in the same places of the next quartet, k, k+1, k+4, k+5: its products,
+ * a less 128, are added in int16. That is exact where no pair |s0 + s1| exceeds 128 and no quad |s0| + |s1| + |s2| +
+ * |s3| exceeds 255 (docs/matmul.md). A code gives up its excess; sum of a e over these few is added to the tile by
+ * itself.
  */
 #ifndef QN_EXCESS_H
 #define QN_EXCESS_H
@@ -17,8 +18,8 @@ typedef struct {
     int64_t pair_count;
 } qn_excess;
 
-/* Of panels[panels][quartets][64 bytes], codes less `less`; `kblock` quartets at most to a kblock. False: no memory. *made stays
- * NULL where the excess would cost more than the kernel gains. */
+/* Of panels[panels][quartets][64 bytes], codes less `less`; `kblock` quartets at most to a kblock. False: no memory.
+ * *made stays NULL where the excess would cost more than the kernel gains. */
 bool qn_excess_make(const uint8_t *panel, int64_t panels, int64_t quartets, uint8_t less, int64_t kblock,
                     qn_excess **made);
 void qn_excess_free(qn_excess *excess);

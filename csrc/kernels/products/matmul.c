@@ -1,10 +1,11 @@
 /* Integer products: kblocks, packing, routes, threads.
  *
- * The right matrix is packed into panels of 16 columns. In a panel lies one quartet of k after the other, 64 bytes each:
- * column 0 (k .. k+3), column 1, ...; words go two to a quartet. A byte u stands for the code b = u + base: int8 is stored
- * as b ^ 0x80 with base -128, uint8 as it is with base 0, a narrow matrix (codes that span at most 128 values) with base =
- * its smallest code. The left matrix is packed kblock by kblock into slivers of four rows; what they hold is the row's
- * affair. With a' the left code as stored (int8; uint8 less 128), za' its zero point likewise, e = zb - base:
+ * The right matrix is packed into panels of 16 columns. In a panel lies one quartet of k after the other, 64 bytes
+ * each: column 0 (k .. k+3), column 1, ...; words go two to a quartet. A byte u stands for the code b = u + base: int8
+ * is stored as b ^ 0x80 with base -128, uint8 as it is with base 0, a narrow matrix (codes that span at most 128
+ * values) with base = its smallest code. The left matrix is packed kblock by kblock into slivers of four rows; what
+ * they hold is the row's affair. With a' the left code as stored (int8; uint8 less 128), za' its zero point likewise, e
+ * = zb - base:
  *
  *   sum (a - za)(b - zb) = sum a' u  -  za' sum u  -  e sum (a - za)
  *
@@ -16,8 +17,8 @@
  *
  *   sum (a - za)(b - zb) = sum a' (u - 128)  -  za' sum (u - 128)  -  (e - 128) sum (a - za)
  *
- * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
- * outer product. docs/matmul.md proves that no step overflows.
+ * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as
+ * an outer product. docs/matmul.md proves that no step overflows.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -249,7 +250,8 @@ static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t c
     }
 }
 
-/* A kblock: rows [row, row + rows) x quartets [quartet, quartet + quartets) of a piece whose columns begin at `left`. */
+/* A kblock: rows [row, row + rows) x quartets [quartet, quartet + quartets) of a piece whose columns begin at `left`.
+ */
 typedef struct {
     int64_t row, rows, quartet, quartets, left;
     bool first, last; /* of the kblocks */

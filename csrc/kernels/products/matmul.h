@@ -1,7 +1,7 @@
 /* Exact integer products: C = (A - za)(B - zb), from raw matrices or with a packed right matrix.
  *
- * Sums are exact. Where |a - za| |b - zb| K bounds them inside int32 they are computed modulo 2^32, which then is the sum;
- * elsewhere kblocks are added in int64 and the outcome is QN_OVERFLOW when one leaves int32.
+ * Sums are exact. Where |a - za| |b - zb| K bounds them inside int32 they are computed modulo 2^32, which then is the
+ * sum; elsewhere kblocks are added in int64 and the outcome is QN_OVERFLOW when one leaves int32.
  */
 #ifndef QN_MATMUL_H
 #define QN_MATMUL_H
@@ -28,9 +28,9 @@ typedef struct {
 
 /* What becomes of a finished sum acc, exact in int32:
  *   QN_I32        acc
- *   QN_F32        min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), each operation rounded once; NaN stays
- *   QN_I8, QN_U8  saturate(rne((float)acc * (row_scale * column_scale)) + Z) to [qmin, qmax]
- * Before that acc_bias or row_bias is added to acc, which must still fit. */
+ *   QN_F32        min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), each operation rounded once; NaN
+ * stays QN_I8, QN_U8  saturate(rne((float)acc * (row_scale * column_scale)) + Z) to [qmin, qmax] Before that acc_bias
+ * or row_bias is added to acc, which must still fit. */
 typedef struct {
     qn_type type;
     void *data;
@@ -45,8 +45,8 @@ typedef struct {
     int32_t zero_point, qmin, qmax; /* codes */
 } qn_result;
 
-/* A right matrix K x N packed once for any number of products, thin and large ones; immutable, so that threads share it.
- * Weights of 2 MiB and more ask for huge pages. NULL: no memory. */
+/* A right matrix K x N packed once for any number of products, thin and large ones; immutable, so that threads share
+ * it. Weights of 2 MiB and more ask for huge pages. NULL: no memory. */
 typedef struct qn_packed qn_packed;
 qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb);
 void qn_packed_free(qn_packed *packed);
@@ -60,8 +60,8 @@ const char *qn_packed_form(const qn_packed *packed); /* which kernel it was pack
 /* A of QN_I8 or QN_U8 with a packed matrix of 8-bit codes, any type with one of words. */
 qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *result);
 
-/* A right matrix of 8-bit codes that is made on the way: writes its codes from (row, column) on into to[rows][QN_GATHERED],
- * at most QN_GATHERED columns. The rest of a line is free, and as much after the last one. */
+/* A right matrix of 8-bit codes that is made on the way: writes its codes from (row, column) on into
+ * to[rows][QN_GATHERED], at most QN_GATHERED columns. The rest of a line is free, and as much after the last one. */
 enum { QN_GATHERED = 2 * QN_PANEL };
 typedef void (*qn_codes_maker)(const void *context, int64_t row, int64_t column, int64_t rows, int64_t columns,
                                uint8_t *to);
@@ -70,8 +70,8 @@ typedef void (*qn_codes_maker)(const void *context, int64_t row, int64_t column,
 qn_packed *qn_packed_make(int64_t rows, int64_t columns);
 void qn_packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zero, qn_codes_maker gather, const void *context);
 
-/* int32 products of raw matrices, one or a stack of them; `out` is C-contiguous [batch...][M][N]. The steps are bytes from
- * one matrix of the stack to the next, and elements for zero points; 0 where an operand is broadcast. */
+/* int32 products of raw matrices, one or a stack of them; `out` is C-contiguous [batch...][M][N]. The steps are bytes
+ * from one matrix of the stack to the next, and elements for zero points; 0 where an operand is broadcast. */
 typedef struct {
     qn_matrix a, b;
     qn_zeros za, zb;

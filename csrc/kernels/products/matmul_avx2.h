@@ -49,7 +49,8 @@ V_INLINE int32_t v_sum_lanes(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
-/* For each quartet and row int16 (a0, a2, a1, a3), each a - zero - 128: the 128 that the stored byte of B has too much. */
+/* For each quartet and row int16 (a0, a2, a1, a3), each a - zero - 128: the 128 that the stored byte of B has too much.
+ */
 V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
     const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7,
                                            8, 9, 12, 13, 10, 11, 14, 15);
@@ -142,8 +143,8 @@ static void left_bytes(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : 12
 
 #ifndef QN_WIDE_TILES
 #define QN_OWN_PARTS
-/* One row: for each quartet its four bytes a as h and l in -8..8, a = 16 h + l. They take the place of left_bytes' four rows,
- * which are all the same. */
+/* One row: for each quartet its four bytes a as h and l in -8..8, a = 16 h + l. They take the place of left_bytes' four
+ * rows, which are all the same. */
 static void left_parts(const qn_left *l) {
     const __m256i eight = _mm256_set1_epi8(8), low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
     const __m256i flip = _mm256_set1_epi8((char)0x80);
@@ -307,8 +308,9 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_ROWS3(F) ASM_ROWS2(F) F(2, "0(%[c],%[step],2)", "ymm4", "ymm5")
 #define ASM_ROWS4(F) ASM_ROWS3(F) F(3, "0(%[c],%[step3])", "ymm6", "ymm7")
 
-/* A row of a quartet: 4 additions, 2 products and 2 sums make 64 products. ymm12 or 15, `x`, and 13 hold the row's codes; in
- * `w`, the other one, and 13 it leaves those of the next row. Fetched so early they save 8 % of the loop on Zen 4. */
+/* A row of a quartet: 4 additions, 2 products and 2 sums make 64 products. ymm12 or 15, `x`, and 13 hold the row's
+ * codes; in `w`, the other one, and 13 it leaves those of the next row. Fetched so early they save 8 % of the loop on
+ * Zen 4. */
 #define ASM_PAIRS(next, x, w, c0, c1)                                                                                  \
     "vpaddw %%ymm8, %%" x ", %%ymm14\n\t"                                                                              \
     "vpaddw %%ymm9, %%ymm13, %%" w "\n\t"                                                                              \
@@ -561,8 +563,8 @@ static void multiply_words(const qn_tile *t) {
 /* ---- thin products: the weights are read once, as they come ---- */
 
 #define QN_OWN_THIN
-/* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. The next 8 come
- * to the L2 cache in the order of memory, row after row: 8 rows at a time reach two thirds of that. */
+/* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. The next 8
+ * come to the L2 cache in the order of memory, row after row: 8 rows at a time reach two thirds of that. */
 V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bool is_signed) {
     __m256i a[2][4];
     const uint8_t *line[8];

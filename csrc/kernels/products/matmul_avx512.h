@@ -1,5 +1,5 @@
-/* The frame of tiles of 12 x 32 in AVX-512. In assembly, because GCC 12 stores every sum in every turn of the loop: zmm0-23
- * hold the tile, 24-27 the panels, 28-31 work. */
+/* The frame of tiles of 12 x 32 in AVX-512. In assembly, because GCC 12 stores every sum in every turn of the loop:
+ * zmm0-23 hold the tile, 24-27 the panels, 28-31 work. */
 
 enum { ROWS = 12, PANELS = 2 };
 
@@ -43,7 +43,8 @@ typedef struct {
 } asm_tile;
 typedef void (*asm_function)(const asm_tile *t);
 
-/* LOAD1, LOAD2: a quartet of one and of two panels; ROW1, ROW2(codes, sum of the first panel, of the second): a row of it. */
+/* LOAD1, LOAD2: a quartet of one and of two panels; ROW1, ROW2(codes, sum of the first panel, of the second): a row of
+ * it. */
 #define ASM_TILE(name, R, P, W, LOAD, ROW, before, ahead)                                                              \
     static void name##P##_##R(const asm_tile *t) {                                                                     \
         const void *a = t->a, *b = t->b;                                                                               \

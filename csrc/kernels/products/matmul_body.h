@@ -1,5 +1,6 @@
 /* Integer products, in plain C and in the vector primitives: the packers, the tiles, the output stage. A file that has
- * tiles of its own (QN_OWN_TILES) defines left_bytes, left_pairs, right_*, multiply_* and matmul_tiling before this one.
+ * tiles of its own (QN_OWN_TILES) defines left_bytes, left_pairs, right_*, multiply_* and matmul_tiling before this
+ * one.
  */
 #ifndef QN_OWN_U8
 static void multiply_u8(const qn_tile *t);
@@ -166,8 +167,8 @@ static void add_outer(const int32_t *x, const int32_t *y, int64_t rows, int64_t 
 
 /* ---- the output stage ---- */
 
-/* Sixteen columns at a time, so that a line of the output is visited once; scale and bias stay in registers down the rows.
- * The last columns go through padded copies. */
+/* Sixteen columns at a time, so that a line of the output is visited once; scale and bias stay in registers down the
+ * rows. The last columns go through padded copies. */
 enum { V_VECTORS = QN_PANEL / V_LANES, ROWS_AHEAD = 8 };
 
 typedef struct {

@@ -30,8 +30,8 @@ V_INLINE void v_transpose4(int32x4_t r[4]) {
     r[0] = v_low_halves(a, c), r[1] = v_low_halves(b, d), r[2] = v_high_halves(a, c), r[3] = v_high_halves(b, d);
 }
 
-/* Four rows of 16 k: for each quartet four bytes of each row, or for each two quartets eight. `lacking` times the sum of what is
- * stored is what the kernel's sums lack. Both are constants. */
+/* Four rows of 16 k: for each quartet four bytes of each row, or for each two quartets eight. `lacking` times the sum
+ * of what is stored is what the kernel's sums lack. Both are constants. */
 V_INLINE void v_left_bytes(const qn_left *l, const bool eights, const uint32_t lacking) {
     const uint8_t flip = l->is_signed ? 0 : 0x80;
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {

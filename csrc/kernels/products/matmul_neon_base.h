@@ -1,5 +1,5 @@
-/* Integer products of the NEON row: the packers of the right matrix and the thin products, which the rows above inherit, and
- * tiles of 4 x 8 without dot products. */
+/* Integer products of the NEON row: the packers of the right matrix and the thin products, which the rows above
+ * inherit, and tiles of 4 x 8 without dot products. */
 #define QN_OWN_TILES
 
 enum { HEIGHT = 4 };

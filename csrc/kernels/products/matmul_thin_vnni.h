@@ -1,9 +1,9 @@
 /* Thin products with vpdpbusd: a few rows of A, less their zero points, times the bytes of B as they lie.
  *
  * One factor is unsigned, the other signed. Where all of a - zero lies in 0..255 that is A, and B is signed; else B is
- * unsigned, and A the sum of one or two int8, -256..254. A row spans 256 values, so only rows with different zero points
- * can have both 255 and negative ones; those go to the row of the table below.
- * B comes into its type by XOR 0x80, which adds or takes 128; 128 times the sum of a - zero makes up for it.
+ * unsigned, and A the sum of one or two int8, -256..254. A row spans 256 values, so only rows with different zero
+ * points can have both 255 and negative ones; those go to the row of the table below. B comes into its type by XOR
+ * 0x80, which adds or takes 128; 128 times the sum of a - zero makes up for it.
  */
 
 enum {
@@ -83,8 +83,8 @@ static void turn_sums(const qn_thin *t, const int32_t *start) {
         }
 }
 
-/* 8 rows of B from k on, whose codes begin at i; the sums stay in the caches. The next 8 come to the L2 cache in the order
- * of memory. */
+/* 8 rows of B from k on, whose codes begin at i; the sums stay in the caches. The next 8 come to the L2 cache in the
+ * order of memory. */
 V_INLINE void v_sweep_rows(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t i, const int rows,
                            const int parts, const bool is_unsigned) {
     const __m512i flip = _mm512_set1_epi8((char)codes->flip);

@@ -36,23 +36,37 @@ typedef struct {
     uint8_t *packed;
 } raw_weight4;
 
+/* One group of one panel: `depth` neighbours from k on, `columns` columns from `column` on. */
+typedef struct {
+    int64_t group, k, depth, column, columns;
+} record;
+
+static record record_at(const qn_weight4 *w, int64_t number) {
+    record r = {.group = number % w->groups, .column = number / w->groups * PANEL};
+    r.k = r.group * w->group, r.depth = w->k - r.k < w->group ? w->k - r.k : w->group;
+    r.columns = w->n - r.column < PANEL ? w->n - r.column : PANEL;
+    return r;
+}
+
+/* Byte of column 0 that holds code k of a group, in its low bits or in its high bits; column j is 4 j bytes further. */
+static int64_t byte_of(int64_t k) { return k / 8 * 64 + k % 4; }
+static int shift_of(int64_t k) { return k & 4; }
+
 static void pack_panels(void *context, int64_t begin, int64_t end) {
     const raw_weight4 *c = context;
     const qn_weight4 *w = c->w;
     size_t itemsize = w->half ? 2 : 4;
-    for (int64_t at = begin * w->groups; at < end * w->groups; at++) {
-        int64_t j = at / w->groups * PANEL, group = at % w->groups, n = w->n - j < PANEL ? w->n - j : PANEL;
-        uint8_t *record = c->packed + at * w->record, *scales = record + w->group * (PANEL / 2);
-        memset(record, 0, (size_t)w->record);
-        int64_t first = group * w->group, depth = w->k - first < w->group ? w->k - first : w->group;
-        for (int64_t k = 0; k < depth; k++) {
-            const uint8_t *codes = c->codes + (first + k) * w->n + j;
-            uint8_t *to = record + k / 8 * 64 + k % 4;
-            int shift = k & 4;
-            for (int64_t i = 0; i < n; i++) to[4 * i] |= (uint8_t)(((codes[i] ^ c->flip) & 15) << shift);
+    for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
+        const record r = record_at(w, number);
+        uint8_t *bytes = c->packed + number * w->record, *scales = bytes + w->group * (PANEL / 2);
+        memset(bytes, 0, (size_t)w->record);
+        for (int64_t k = 0; k < r.depth; k++) {
+            const uint8_t *codes = c->codes + (r.k + k) * w->n + r.column;
+            uint8_t *to = bytes + byte_of(k);
+            for (int64_t j = 0; j < r.columns; j++) to[4 * j] |= (uint8_t)(((codes[j] ^ c->flip) & 15) << shift_of(k));
         }
-        memcpy(scales, c->scales + (size_t)(group * w->n + j) * itemsize, (size_t)n * itemsize);
-        if (w->zeros) memcpy(scales + PANEL * itemsize, c->zeros + group * w->n + j, (size_t)n);
+        memcpy(scales, c->scales + (size_t)(r.group * w->n + r.column) * itemsize, (size_t)r.columns * itemsize);
+        if (w->zeros) memcpy(scales + PANEL * itemsize, c->zeros + r.group * w->n + r.column, (size_t)r.columns);
     }
 }
 
@@ -60,6 +74,31 @@ void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, 
                      const uint8_t *zeros, uint8_t *packed) {
     raw_weight4 c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
     qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
+}
+
+typedef struct {
+    const qn_weight4 *w;
+    const uint8_t *packed;
+    uint8_t zero; /* the stored code of 0 */
+    uint8_t *codes;
+} unpacking4;
+
+static void unpack_panels(void *context, int64_t begin, int64_t end) {
+    const unpacking4 *u = context;
+    const qn_weight4 *w = u->w;
+    for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
+        const record r = record_at(w, number);
+        for (int64_t k = 0; k < r.depth; k++) {
+            const uint8_t *from = u->packed + number * w->record + byte_of(k);
+            uint8_t *codes = u->codes + (r.k + k) * w->n + r.column;
+            for (int64_t j = 0; j < r.columns; j++) codes[j] = (uint8_t)((from[4 * j] >> shift_of(k) & 15) - u->zero);
+        }
+    }
+}
+
+void qn_weight4_codes(const qn_weight4 *w, const uint8_t *packed, bool is_signed, uint8_t *codes) {
+    unpacking4 u = {w, packed, is_signed ? QN_ZERO_4 : 0, codes};
+    qn_parallel_for(panels(w), 1, w->k * w->n, unpack_panels, &u);
 }
 
 /* ---- the product ---- */

@@ -1,8 +1,8 @@
 /* Products with 4-bit weights that have a scale for each group of neighbours along k.
  *
- * Packed: panels of 16 columns; a panel holds a record for each group: [group / 8][16 columns][4] bytes, in each the codes
- * of k in the low and of k + 4 in the high bits, offset binary 0..15; then 16 scales, float16 or float32; then, if any
- * differs from 8, 16 bytes of zero points. Columns past n and k past the end have code 0 and scale 0.
+ * Packed: panels of 16 columns; a panel holds a record for each group: [group / 8][16 columns][4] bytes, in each the
+ * codes of k in the low and of k + 4 in the high bits, offset binary 0..15; then 16 scales, float16 or float32; then,
+ * if any differs from 8, 16 bytes of zero points. Columns past n and k past the end have code 0 and scale 0.
  */
 #ifndef QN_PACKED4_H
 #define QN_PACKED4_H
@@ -16,6 +16,9 @@ int64_t qn_weight4_bytes(const qn_weight4 *w);
 /* codes[k][n] in the low 4 bits; scales, zeros (NULL without): [groups][n]; half: scales are float16. */
 void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, const void *scales,
                      const uint8_t *zeros, uint8_t *packed);
+
+/* The codes that were packed, [k][n], one to a byte: int8 in -8..7 if signed, else uint8 in 0..15. */
+void qn_weight4_codes(const qn_weight4 *w, const uint8_t *packed, bool is_signed, uint8_t *codes);
 
 typedef struct {
     const float *x;       /* [m][k]; NULL: */

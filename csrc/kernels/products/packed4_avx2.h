@@ -1,8 +1,8 @@
 /* What packed4_body.h is made of, in AVX2: 16 columns are two vectors.
  *
  * A pair of products is at most 2 * 15 * 128 = 3840, so vpmaddubsw never saturates here, and int16 holds eight of them:
- * the body widens after 32 neighbours in k. vpmaddwd multiplies int32 lanes as well, where both factors fit int16 and one of
- * them is not negative: its upper halves are 0.
+ * the body widens after 32 neighbours in k. vpmaddwd multiplies int32 lanes as well, where both factors fit int16 and
+ * one of them is not negative: its upper halves are 0.
  */
 
 typedef struct {

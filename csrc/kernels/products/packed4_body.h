@@ -5,8 +5,8 @@
  *
  * With the codes q of x, its zero point z, the codes u of w and its zero point v, a sum over a group is
  *   sum (q - z)(u - v)  =  sum q u  +  v minus_sum  -  z sum u,   minus_sum = -sum (q - z).
- * The last term is found on the way, where any z is not 0: codes u are added up as bytes, 8 of at most 15, then as if they
- * met activations of 1.
+ * The last term is found on the way, where any z is not 0: codes u are added up as bytes, 8 of at most 15, then as if
+ * they met activations of 1.
  */
 
 enum { V4_AHEAD = 2304, V4_DEEP = 256 }; /* bytes: prefetch distance; of 32 neighbours in k, what int16 sums can hold */

@@ -1,5 +1,5 @@
-/* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32. Sixteen
- * quartets of a panel are such a tile as they lie. Tiles of 32 x 32; everything else is the AVX512-VNNI row's.
+/* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32.
+ * Sixteen quartets of a panel are such a tile as they lie. Tiles of 32 x 32; everything else is the AVX512-VNNI row's.
  *
  * No CPU of ours has it: only tests/emulated_amx.h has run it, so it is never chosen unasked (cpu.c).
  */
@@ -46,8 +46,8 @@ static void left_bytes(const qn_left *l) {
 /* GCC 12 does not know that the intrinsics read memory. */
 static inline void settle(void) { __asm__ volatile("" ::: "memory"); }
 
-/* tmm0-3 hold the sums: 0 and 1 of the upper rows, 2 and 3 of the lower ones; 4 and 5 those rows of A; 6 and 7 the panels.
- * All have lines of 64 bytes: what is left of k goes through padded copies. */
+/* tmm0-3 hold the sums: 0 and 1 of the upper rows, 2 and 3 of the lower ones; 4 and 5 those rows of A; 6 and 7 the
+ * panels. All have lines of 64 bytes: what is left of k goes through padded copies. */
 static void configure(int64_t upper, int64_t lower) {
     struct {
         uint8_t palette, start_row, reserved[14];

@@ -196,8 +196,8 @@ static void matmul_tiling(qn_tiling *t) {
                      .dots_rows = 16};
 }
 
-/* In each row products first, sums last: Zen 4 spreads them over its pipes as they come, and words are a fifth faster so.
- * Winograd's pairs are those of matmul_avx2.h: odd k in zmm24 and 26, even ones in 25 and 27. */
+/* In each row products first, sums last: Zen 4 spreads them over its pipes as they come, and words are a fifth faster
+ * so. Winograd's pairs are those of matmul_avx2.h: odd k in zmm24 and 26, even ones in 25 and 27. */
 #define ASM_SPLIT(at, odd, even)                                                                                       \
     "vmovdqa64 " at ", %%" even "\n\tvpsrlw $8, %%" even ", %%" odd "\n\t"                                             \
     "vpandd %[constants]%{1to16%}, %%" even ", %%" even "\n\t"

@@ -1,5 +1,6 @@
-/* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without saturation
- * (vpdpbusds, its saturating sister, is not used). Tiles of 12 x 32. Everything else is the AVX-512 row's. */
+/* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without
+ * saturation (vpdpbusds, its saturating sister, is not used). Tiles of 12 x 32. Everything else is the AVX-512 row's.
+ */
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)

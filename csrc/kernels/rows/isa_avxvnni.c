@@ -1,4 +1,5 @@
-/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the rest is the AVX2 row's. */
+/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the rest is the AVX2 row's.
+ */
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-/* NEON with products of matrices of bytes (usmmla): 2 columns x 8 unsigned bytes times 8 signed bytes x 2 rows, added to
- * 2 x 2 int32. Tiles of 8 x 8; the rest is the dot product row's. */
+/* NEON with products of matrices of bytes (usmmla): 2 columns x 8 unsigned bytes times 8 signed bytes x 2 rows, added
+ * to 2 x 2 int32. Tiles of 8 x 8; the rest is the dot product row's. */
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)

@@ -62,8 +62,8 @@ static bool take_census(const qn_source *x, int64_t total, qn_few *few) {
     return fit;
 }
 
-/* Where all elements of a bin are the same number, and the number of bins is small, the bins have counted already: to see
- * that they are takes two loads an element and no branch. Of float32 and what it holds. */
+/* Where all elements of a bin are the same number, and the number of bins is small, the bins have counted already: to
+ * see that they are takes two loads an element and no branch. Of float32 and what it holds. */
 static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *keys, const int64_t *counts, int64_t bins,
                           qn_few *few) {
     enum { UNSEEN = 0x7FC00000 }; /* a NaN */

@@ -242,7 +242,8 @@ V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t lowest, int64_t last, int
     return used;
 }
 
-/* Appends the bins of a parameter's n elements, of the range r, in the order of their values; leaves the counters empty. */
+/* Appends the bins of a parameter's n elements, of the range r, in the order of their values; leaves the counters
+ * empty. */
 static int64_t emit_counters(workspace *b, uint32_t *counters, int64_t n, const qn_range *r, piece *p, int64_t used) {
     const int drop = b->shift - 16, ways = b->ways;
     const int64_t half = ((QN_BINS / 2) >> drop) * ways, finite = (INFINITE >> drop) * ways;

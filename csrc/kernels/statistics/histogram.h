@@ -1,9 +1,9 @@
 /* Histograms of the bit patterns of floats: what observers keep.
  *
- * A bin is the sign, the exponent and the first `bits` bits of the mantissa of a float32, as a number from 0 to 65,535 that
- * orders as the values do: 0x8000 + m from +0 up, 0x7FFF - m from -0 down, m = the magnitude's bits >> 16 with the lower
- * 7 - bits cleared. Only bins that are occupied are stored, sorted. Whatever the order, the cuts and the threads, the same
- * elements give the same bytes.
+ * A bin is the sign, the exponent and the first `bits` bits of the mantissa of a float32, as a number from 0 to 65,535
+ * that orders as the values do: 0x8000 + m from +0 up, 0x7FFF - m from -0 down, m = the magnitude's bits >> 16 with the
+ * lower 7 - bits cleared. Only bins that are occupied are stored, sorted. Whatever the order, the cuts and the threads,
+ * the same elements give the same bytes.
  *
  * float64 counts where its own bits, truncated, put it; beyond the largest float32 in the last bin, below the smallest
  * subnormal in the first. Minimum and maximum are float64 and exact. NaN and infinities are counted in the ranges only.

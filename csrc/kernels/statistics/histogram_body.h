@@ -1,9 +1,9 @@
 /* Counting floats by the upper bits of their pattern: sign, exponent, first bits of the mantissa.
  *
- * The bin is a shift of the bits, so there is no range to find first and no value that does not fit. Elements run into the
- * counters of `ways` tables in turn: two equal neighbours would make a load wait for the store before it. Plain C is as
- * fast as vectors here (an element costs a load, an addition in memory, and no arithmetic); the compiler reads the upper
- * half of a float32 directly.
+ * The bin is a shift of the bits, so there is no range to find first and no value that does not fit. Elements run into
+ * the counters of `ways` tables in turn: two equal neighbours would make a load wait for the store before it. Plain C
+ * is as fast as vectors here (an element costs a load, an addition in memory, and no arithmetic); the compiler reads
+ * the upper half of a float32 directly.
  */
 
 enum { COUNT_UNROLL = 16, COUNT_AHEAD = 4096 }; /* the next tile: its extremes are found before it is counted */

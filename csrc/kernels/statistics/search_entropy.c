@@ -33,7 +33,8 @@ static scheme scheme_of(const qn_search_spec *p) {
     return (scheme){p->symmetric ? (codes + 1) / 2 : codes, p->reals};
 }
 
-/* The end of cell k of `width` bins: bin i is of the cell i * n / width; of a float, of the number nearest to its middle. */
+/* The end of cell k of `width` bins: bin i is of the cell i * n / width; of a float, of the number nearest to its
+ * middle. */
 static int64_t cell_end(scheme l, int64_t k, int64_t width) {
     if (!l.reals) return ((k + 1) * width + l.n - 1) / l.n;
     if (k + 1 == l.n) return width;
@@ -41,8 +42,8 @@ static int64_t cell_end(scheme l, int64_t k, int64_t width) {
     return (int64_t)ceil(fmin(fmax(middle - 0.5, 0), (double)width));
 }
 
-/* KL(p || q) of the bins [a, b): p their counts with the tails added to the first and the last, q the counts spread evenly
- * over the filled bins of the cell of each level. */
+/* KL(p || q) of the bins [a, b): p their counts with the tails added to the first and the last, q the counts spread
+ * evenly over the filled bins of the cell of each level. */
 static double divergence_of(const double *counts, const qn_bin_sums *s, int64_t bins, int64_t a, int64_t b, scheme l) {
     double all = s->count[bins], kept = s->count[b] - s->count[a], sum = s->log[b] - s->log[a], cross = 0;
     double tails[2] = {s->count[a], all - s->count[b]};
@@ -78,7 +79,8 @@ int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t n, const doub
     return best;
 }
 
-/* Spreads one side over QN_LINEAR bins of `width`, upward or downward from `to`; the rest is beyond them and returned. */
+/* Spreads one side over QN_LINEAR bins of `width`, upward or downward from `to`; the rest is beyond them and returned.
+ */
 static double spread(const qn_sketch *r, bool negative, double width, double *to, int step) {
     descent d = descent_of(r, false, negative);
     double count, tail = 0, top = extreme(r, negative);
@@ -98,7 +100,8 @@ static double spread(const qn_sketch *r, bool negative, double width, double *to
     return tail;
 }
 
-/* Linear bins up to the largest magnitude, or to 8 times what 99.9 % stay below: outliers get none, only their weight. */
+/* Linear bins up to the largest magnitude, or to 8 times what 99.9 % stay below: outliers get none, only their weight.
+ */
 qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *space) {
     qn_linear_bins l = {.bins = symmetric ? QN_LINEAR : 2 * QN_LINEAR,
                         .whole = fmax(extreme(r, false), extreme(r, true))};
@@ -121,7 +124,8 @@ static int64_t filled(const double *counts, int64_t zero, int64_t bins, int64_t 
     return bins;
 }
 
-/* With fewer filled bins than levels every bin keeps a level of its own: the divergence sees no loss, whatever is clipped. */
+/* With fewer filled bins than levels every bin keeps a level of its own: the divergence sees no loss, whatever is
+ * clipped. */
 static bool can_judge(const qn_bin_sums *s, int64_t a, int64_t b, int64_t n) {
     return b - a >= FIRST && s->filled[b] - s->filled[a] >= (double)n;
 }

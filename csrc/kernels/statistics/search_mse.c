@@ -1,6 +1,5 @@
 /* The range of the least mean square error. */
-#include <float.h>
-
+#include "qparams.h"
 #include "search_private.h"
 
 enum {
@@ -69,8 +68,9 @@ static double clipped(const side *s, double t) {
 
 /* The sum of squared errors of one side on the grid 0, step, ..., levels * step; what lies beyond saturates.
  *
- * Summed by parts, with t_k = (k - 1/2) step: the sum over the cells of k (F1(t_k+1) - F1(t_k)) is K F1(oo) less the sum of
- * F1(t_k), and likewise for k^2 and F0. From the EXACT-th cell on, bins are wider than cells: step^2 / 12 for each element. */
+ * Summed by parts, with t_k = (k - 1/2) step: the sum over the cells of k (F1(t_k+1) - F1(t_k)) is K F1(oo) less the
+ * sum of F1(t_k), and likewise for k^2 and F0. From the EXACT-th cell on, bins are wider than cells: step^2 / 12 for
+ * each element. */
 static double side_error(const side *s, double step, int64_t levels) {
     const cell *all = all_of(s);
     int64_t last = levels < EXACT ? levels : EXACT, k = 1;
@@ -97,8 +97,8 @@ static double side_error(const side *s, double step, int64_t levels) {
     return fmax(inner, 0) + step * step / 12 * (e - n) + fmax(outer, 0);
 }
 
-/* The same of the numbers of a float times step, [0] = 0, each with the magnitudes up to the middle between two of them: by
- * parts again, with the differences of the numbers and of their squares. */
+/* The same of the numbers of a float times step, [0] = 0, each with the magnitudes up to the middle between two of
+ * them: by parts again, with the differences of the numbers and of their squares. */
 static double float_error(const side *s, double step, const double *real, int64_t n) {
     const cell *all = all_of(s);
     double sum0 = 0, sum1 = 0, last = 0;
@@ -125,29 +125,9 @@ qn_sides qn_sides_of(const qn_sketch *r, bool symmetric, qn_search_room *space) 
     return s;
 }
 
-/* The grid of a range, as QParams.from_range makes it; low <= 0 <= high. */
-typedef struct {
-    double scale;
-    int64_t below, above; /* levels below and above zero */
-} levels;
-
-static double rounded(double scale) { return scale < FLT_MIN ? FLT_MIN : scale > FLT_MAX ? FLT_MAX : (float)scale; }
-
 /* The largest number of a symmetric grid, in steps. */
 static double reach_of(const qn_search_spec *p) {
     return p->reals ? p->reals[p->qmax] : (double)((p->qmax - p->qmin) / 2);
-}
-
-static levels levels_of(const qn_search_spec *p, double low, double high) {
-    double steps = (double)p->qmax - p->qmin;
-    if (p->symmetric) {
-        double most = fmax(-low, high);
-        int64_t half = (p->qmax - p->qmin) / 2;
-        return (levels){most > 0 ? rounded(most / reach_of(p)) : 1, half, half};
-    }
-    double scale = high > low ? rounded((high - low) / steps) : 1, zero = rint(p->qmin - low / scale);
-    zero = fmin(fmax(zero, p->qmin), p->qmax);
-    return (levels){scale, (int64_t)zero - p->qmin, p->qmax - (int64_t)zero};
 }
 
 static double affine_error(const qn_sides *s, double step, int64_t below, int64_t above) {
@@ -159,8 +139,8 @@ static double symmetric_error(const qn_sides *s, const qn_search_spec *p, double
     return side_error(&s->high, step, (p->qmax - p->qmin) / 2);
 }
 
-/* Thresholds fall from the top by STEPS an octave until clipping alone costs more than the best; then around the best. Those
- * of a float from twice the top, as its numbers repeat themselves octave by octave. */
+/* Thresholds fall from the top by STEPS an octave until clipping alone costs more than the best; then around the best.
+ * Those of a float from twice the top, as its numbers repeat themselves octave by octave. */
 static double search_symmetric(const qn_sides *s, const qn_search_spec *p, double *best_step) {
     const double reach = reach_of(p), top = s->high.top * (p->reals ? 2 : 1);
     double best = INFINITY, at = top, center;
@@ -219,8 +199,8 @@ static affine start_affine(const qn_sides *s, int64_t levels, double low, double
     return a;
 }
 
-/* Starts: the whole range; the best by the estimate "clipping on either side, step^2 / 12 inside"; near what that finds,
- * grids with a code at an end. */
+/* Starts: the whole range; the best by the estimate "clipping on either side, step^2 / 12 inside"; near what that
+ * finds, grids with a code at an end. */
 static affine search_affine(const qn_sides *s, int64_t levels) {
     affine whole = start_affine(s, levels, s->low.top, s->high.top);
     double cost_low[4 * OCTAVES], cost_high[4 * OCTAVES], best = INFINITY, low = s->low.top, high = s->high.top;
@@ -264,17 +244,18 @@ void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *
         return;
     }
     affine a = search_affine(&s, p->qmax - p->qmin);
-    double scale = rounded(a.step * unit); /* of a float32, the ends give back just this grid */
+    double scale = qn_scale_rounded(a.step * unit); /* of a float32, the ends give back just this grid */
     *error = a.error / s.kept * unit * unit;
     if (scale <= FLT_MIN || scale >= FLT_MAX) return;
     *low = -scale * (double)a.below, *high = scale * (double)(p->qmax - p->qmin - a.below);
 }
 
 double qn_mse(const qn_sides *s, const qn_search_spec *p, double low, double high) {
-    levels g = levels_of(p, low, high);
-    double unit = ldexp(1, s->exponent);
-    double error =
-        p->symmetric ? symmetric_error(s, p, g.scale / unit) : affine_error(s, g.scale / unit, g.below, g.above);
+    qn_qparams q = qn_qparams_of_range(low, high, p->symmetric, p->qmin, p->qmax);
+    if (p->reals) q.scale = qn_scale_of_extent(fmax(-low, high), reach_of(p));
+    double unit = ldexp(1, s->exponent), step = (double)q.scale / unit;
+    double error = p->symmetric ? symmetric_error(s, p, step)
+                                : affine_error(s, step, q.zero_point - p->qmin, p->qmax - q.zero_point);
     return error / s->kept * unit * unit;
 }
 

@@ -6,7 +6,8 @@
 
 enum { QN_LINEAR = 2048 }; /* bins of the entropy search */
 
-/* F0 = p + q x, F1 = r + q x^2 / 2, F2 = s + q x^3 / 3: count, sum and sum of squares of the elements below x >= from. */
+/* F0 = p + q x, F1 = r + q x^2 / 2, F2 = s + q x^3 / 3: count, sum and sum of squares of the elements below x >= from.
+ */
 typedef struct {
     double p, q, r, s, from;
 } cell;

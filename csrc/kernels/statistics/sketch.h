@@ -7,8 +7,8 @@
 
 #include "search.h"
 
-/* Values separated from the rest by 16 empty octaves are outliers: no 16-bit grid represents both. Float codes need a wider
- * gap: see sketch_of. */
+/* Values separated from the rest by 16 empty octaves are outliers: no 16-bit grid represents both. Float codes need a
+ * wider gap: see sketch_of. */
 enum { QN_GAP = 16 };
 static const double QN_APART_SHARE = 1e-5; /* the largest share of what is not zero that may be set apart */
 
@@ -44,8 +44,8 @@ static inline double value(int64_t magnitude) {
     return magnitude == 0x7F80 ? 0x1p128 : (double)x;
 }
 
-/* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side, and where it is alone in its bin that is
- * where it lies. A bin never quite vanishes. */
+/* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side, and where it is alone in its bin that
+ * is where it lies. A bin never quite vanishes. */
 static inline void ends(const qn_sketch *r, int64_t m, double count, double extreme, double *from, double *to) {
     double start = value(m), end = value(m + (1 << (7 - r->bits))), narrowest = (end - start) * 0x1p-16;
     *from = r->least > start ? r->least : start;
