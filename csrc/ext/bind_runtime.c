@@ -1,8 +1,7 @@
-/* ISA rows, threads, the numbers of the types, and bounds. */
+/* The ISA, the threads, and errors of the environment. */
 #include "bindings.h"
 
 #include "dispatch.h"
-#include "distinct.h"
 #include "threads.h"
 
 static PyObject *isas(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -59,38 +58,6 @@ static PyObject *set_num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
     if (qn_arg_count("set_num_threads", count, 1) || qn_arg_int(a[0], 1, QN_MAX_THREADS, &threads)) return NULL;
     qn_set_num_threads(threads);
     Py_RETURN_NONE;
-}
-
-int qn_runtime_constants(PyObject *module) {
-    static const struct {
-        const char *name;
-        qn_type type;
-    } types[] = {
-#define NAME(_, tag, TYPE, name, bits, exponent, mantissa, bias, kind) {name, QN_##TYPE},
-        QN_FLOATS(NAME, _)
-#undef NAME
-            {"int8", QN_I8},
-        {"uint8", QN_U8},
-        {"int16", QN_I16},
-        {"uint16", QN_U16},
-        {"int32", QN_I32},
-        {"int4", QN_I4},
-        {"uint4", QN_U4},
-        {"int2", QN_I2},
-        {"uint2", QN_U2},
-    };
-    _Static_assert(sizeof types / sizeof *types == QN_TYPE_COUNT, "every type has its name");
-    PyObject *dict = PyDict_New();
-    for (size_t k = 0; dict && k < QN_TYPE_COUNT; k++) {
-        PyObject *number = PyLong_FromLong(types[k].type);
-        if (!number || PyDict_SetItemString(dict, types[k].name, number)) Py_CLEAR(dict);
-        Py_XDECREF(number);
-    }
-    int failed = !dict || PyModule_AddObjectRef(module, "TYPES", dict) ||
-                 PyModule_AddIntConstant(module, "MAX_THREADS", QN_MAX_THREADS) ||
-                 PyModule_AddIntConstant(module, "FEW", QN_FEW);
-    Py_XDECREF(dict);
-    return failed ? -1 : 0;
 }
 
 PyMethodDef qn_runtime_methods[] = {

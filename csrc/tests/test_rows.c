@@ -1011,7 +1011,7 @@ int main(int argc, char **argv) {
 #define TEST_ROW(name, target, detector) test_row(#name, &qn_row_##name, detector);
     QN_ISA_LIST(TEST_ROW)
     static const char *const names[] = {
-#define NAME(name, arguments) #name,
+#define NAME(kind, name, arguments, ...) #name,
         QN_KERNEL_LIST(NAME)};
     for (int k = 0; k < QN_KERNEL_COUNT; k++) count(covered[k], "-", names[k], "has no test here", 0, NULL);
     printf("%ld passed, %ld failed\n", passed, failed);

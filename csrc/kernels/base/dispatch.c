@@ -18,7 +18,7 @@ static const struct {
 enum { ROWS = sizeof rows / sizeof *rows };
 
 static const char *const kernel_names[] = {
-#define QN_NAME(name, arguments) #name,
+#define QN_NAME(kind, name, arguments, ...) #name,
     QN_KERNEL_LIST(QN_NAME)
 #undef QN_NAME
 };

@@ -103,13 +103,13 @@
 #include "qn_types.h"
 
 typedef struct {
-#define QN_MEMBER(name, arguments) void(*name) arguments;
+#define QN_MEMBER(kind, name, arguments, ...) void(*name) arguments;
     QN_KERNEL_LIST(QN_MEMBER)
 #undef QN_MEMBER
 } qn_table;
 
 enum {
-#define QN_COUNT(name, arguments) QN_INDEX_##name,
+#define QN_COUNT(kind, name, arguments, ...) QN_INDEX_##name,
     QN_KERNEL_LIST(QN_COUNT)
 #undef QN_COUNT
         QN_KERNEL_COUNT

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "code_list.h"
 #include "float_list.h"
 
 /* Element types as the bindings name them. The floats come first; codes follow, from QN_I8. */
@@ -13,16 +14,10 @@ typedef enum {
 #define QN_TYPE(C, tag, NAME, name, bits, exponent, mantissa, bias, kind) QN_##NAME,
     QN_FLOATS(QN_TYPE, _)
 #undef QN_TYPE
-        QN_I8,
-    QN_U8,
-    QN_I16,
-    QN_U16,
-    QN_I32,
-    QN_I4,
-    QN_U4,
-    QN_I2,
-    QN_U2,
-    QN_TYPE_COUNT
+#define QN_TYPE(C, tag, NAME, name, type, bits, is_signed, storage) QN_##NAME,
+        QN_INTEGERS(QN_TYPE, _)
+#undef QN_TYPE
+            QN_TYPE_COUNT
 } qn_type;
 
 /* Which rounding a quantize follows; docs/semantics.md states the formulas. */

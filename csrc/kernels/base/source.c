@@ -8,15 +8,9 @@ static const size_t itemsizes[QN_TYPE_COUNT] = {
 #define ITEMSIZE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind) [QN_##NAME] = bits / 8,
     QN_FLOATS(ITEMSIZE, _)
 #undef ITEMSIZE
-        [QN_I8] = 1,
-    [QN_U8] = 1,
-    [QN_I16] = 2,
-    [QN_U16] = 2,
-    [QN_I32] = 4,
-    [QN_I4] = 1,
-    [QN_U4] = 1,
-    [QN_I2] = 1,
-    [QN_U2] = 1,
+#define ITEMSIZE(_, tag, NAME, name, type, bits, is_signed, storage) [QN_##NAME] = sizeof(type),
+        QN_INTEGERS(ITEMSIZE, _)
+#undef ITEMSIZE
 };
 
 size_t qn_itemsize(qn_type type) { return itemsizes[type]; }

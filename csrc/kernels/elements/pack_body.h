@@ -30,7 +30,9 @@ V_INLINE void unpack_2(const uint8_t *restrict bytes, uint8_t *restrict codes, i
         codes[i] = (uint8_t)(((bytes[i / 4] >> 2 * (i & 3) & 3) ^ sign) - sign);
 }
 
-static void unpack_i4(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_4(bytes, codes, n, 8); }
-static void unpack_u4(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_4(bytes, codes, n, 0); }
-static void unpack_i2(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_2(bytes, codes, n, 2); }
-static void unpack_u2(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_2(bytes, codes, n, 0); }
+#define UNPACK(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
+    static void unpack_##tag(const uint8_t *bytes, uint8_t *codes, int64_t n) {                                        \
+        unpack_##bits(bytes, codes, n, is_signed ? 1 << (bits - 1) : 0);                                               \
+    }
+QN_SUB_BYTE_CODES(UNPACK, _)
+#undef UNPACK

@@ -163,7 +163,7 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
 }
 
 /* Quantize a piece of f32 to T. */
-#define QUANTIZE(tag, type)                                                                                            \
+#define QUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                   \
     V_INLINE void quantize_some_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,       \
                                       int64_t at, bool each, qn_convention convention, bool fused) {                   \
         float in[V_LANES] = {0};                                                                                       \
@@ -219,7 +219,7 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
         if (p->stream) v_fence();                                                                                      \
     }
 
-QN_CODES(QUANTIZE)
+QN_WHOLE_CODES(QUANTIZE, _)
 
 /* float64: plain C, one division in float64. */
 V_INLINE int32_t code_f64(double x, float scale, int32_t z, const qn_affine *p, qn_convention convention) {
@@ -254,13 +254,23 @@ static void quantize_f64_i32(const double *x, int32_t *q, int64_t n, const qn_af
     }
 }
 
-#define NARROW(tag, type)                                                                                              \
+#define NARROW(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
     static void narrow_i32_##tag(const int32_t *restrict x, type *restrict q, int64_t n) {                             \
         for (int64_t i = 0; i < n; i++) q[i] = (type)x[i];                                                             \
     }
-QN_CODES(NARROW)
+QN_WHOLE_CODES(NARROW, _)
 
-/* Dequantize: LOAD_<tag> gives one vector of codes as int32. */
+/* load_<tag>: one vector of codes as int32. */
+#define LOAD_WHOLE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
+    V_INLINE vi load_##tag(const type *q) { return vi_load_##tag(q); }
+#define LOAD_SUB_BYTE(_, tag, NAME, name, type, bits, is_signed, storage)                                              \
+    V_INLINE vi load_##tag(const type *q) {                                                                            \
+        return is_signed ? vi_low_signed(vi_load_u8(q), bits) : vi_low_unsigned(vi_load_u8(q), bits);                  \
+    }
+V_INLINE vi load_i32(const int32_t *q) { return vi_load(q); }
+QN_WHOLE_CODES(LOAD_WHOLE, _)
+QN_SUB_BYTE_CODES(LOAD_SUB_BYTE, _)
+
 V_INLINE void put_f32(float *p, vf v, bool stream) {
     if (stream) vf_stream(p, v);
     else vf_store(p, v);
@@ -273,9 +283,9 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
         for (int k = 0; k < 4; k++) vf_store(p + k * V_LANES, v[k]);
 }
 
-#define DEQUANTIZE(tag, type)                                                                                          \
+#define DEQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
     V_INLINE vf dequantize_one_##tag(const type *q, const v_params *v, int64_t i, bool each) {                         \
-        return vf_mul(vf_from_vi(vi_sub(LOAD_##tag(q), v_zero(v, i, each))), v_scale(v, i, each));                     \
+        return vf_mul(vf_from_vi(vi_sub(load_##tag(q), v_zero(v, i, each))), v_scale(v, i, each));                     \
     }                                                                                                                  \
     V_INLINE void dequantize_some_##tag(const type *q, float *x, int64_t n, const v_params *v, int64_t at,             \
                                         bool each) {                                                                   \
@@ -315,16 +325,7 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
         if (p->stream) v_fence();                                                                                      \
     }
 
-#define LOAD_i8(p) vi_load_i8(p)
-#define LOAD_u8(p) vi_load_u8(p)
-#define LOAD_i16(p) vi_load_i16(p)
-#define LOAD_u16(p) vi_load_u16(p)
-#define LOAD_i32(p) vi_load(p)
-#define LOAD_i4(p) vi_low_signed(vi_load_u8(p), 4)
-#define LOAD_u4(p) vi_low_unsigned(vi_load_u8(p), 4)
-#define LOAD_i2(p) vi_low_signed(vi_load_u8(p), 2)
-#define LOAD_u2(p) vi_low_unsigned(vi_load_u8(p), 2)
-QN_CODES_IN(DEQUANTIZE)
+QN_INTEGERS(DEQUANTIZE, _)
 
 /* Fake-quantize: the codes of quantize, saturated, and at once the dequantization; never stored as integers. */
 V_INLINE vf fake_value(vi steps, const v_params *v, int64_t i, bool each, const qn_affine *p) {
@@ -409,7 +410,7 @@ V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i
         for (int k = 0; k < 4; k++) c[k] = requantize_one(acc[k], v, i + k * V_LANES, each);
 }
 
-#define REQUANTIZE(tag, type)                                                                                          \
+#define REQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
     V_INLINE void requantize_some_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p, const v_params *v, \
                                         int64_t at, bool each) {                                                       \
         int32_t in[V_LANES] = {0}, out[V_LANES];                                                                       \
@@ -452,7 +453,7 @@ V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i
             else requantize_piece_##tag(acc + s.at, q + s.at, s.count, p, &s.v, s.z, false);                           \
         if (p->stream) v_fence();                                                                                      \
     }
-QN_CODES(REQUANTIZE)
+QN_WHOLE_CODES(REQUANTIZE, _)
 
 /* Requantize by integers. gemmlowp's form doubles and takes the high half, then shifts, rounding twice. */
 V_INLINE int32_t fixed_one(int32_t acc, int32_t m, int32_t shift, int32_t z, const qn_affine *p, bool twice) {

@@ -114,13 +114,13 @@ V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
     c += n->z;
     return c < n->lo ? n->lo : c > n->hi ? n->hi : c;
 }
-#define STORE4(tag, type)                                                                                              \
+#define STORE4(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
     V_INLINE void vi_store4_##tag(type *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {                   \
         (void)stream;                                                                                                  \
         p[0] = (type)narrow1(a, n), p[1] = (type)narrow1(b, n), p[2] = (type)narrow1(c, n),                            \
         p[3] = (type)narrow1(d, n);                                                                                    \
     }
-QN_CODES(STORE4)
+QN_WHOLE_CODES(STORE4, _)
 
 #include "packed4_plain.h"
 
