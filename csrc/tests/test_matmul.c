@@ -1,10 +1,11 @@
-/* Products of every ISA row against int64, through the driver: every route, with K, N and M around the sizes of tiles and
- * kblocks.
+/* Products of every ISA row against int64, through the driver: every route, with K, N and M around the sizes of tiles
+ * and kblocks.
  *
- * Operands end at a page without access, and the output lies between guards. M_PERTURB fills scratch with rubbish, so that
- * a wrong result shows what a kernel did not write.
+ * Operands end at a page without access, and the output lies between guards. M_PERTURB fills scratch with rubbish, so
+ * that a wrong result shows what a kernel did not write.
  *
- * The driver calls the kernels of products through thunks that note each call: a kernel that no case calls fails the test.
+ * The driver calls the kernels of products through thunks that note each call: a kernel that no case calls fails the
+ * test.
  *
  *     test_matmul [SEED]
  */
@@ -54,24 +55,31 @@ typedef void (*kernel)(void);
 static kernel kernels[QN_KERNEL_COUNT]; /* of the active table */
 static _Atomic bool called[QN_KERNEL_COUNT];
 
+/* What follows is for the kernels of this kind. */
+#define ONLY_PRODUCT(...) __VA_ARGS__
+#define ONLY_AFFINE(...)
+#define ONLY_CAST(...)
+#define ONLY_NARROW(...)
+#define ONLY_PLAIN(...)
+#define ONLY_OWN(...)
+
 /* A thunk for kernels of any signature: all arguments of these are integers or pointers, at most eight, and the ABIs of
  * x86-64 and AArch64 pass such arguments in the same places whatever their types are. */
 #define WORDS(X) X(a), X(b), X(c), X(d), X(e), X(f), X(g), X(h)
 #define PARAMETER(name) intptr_t name
 #define ARGUMENT(name) name
-#define THUNK_PRODUCT(name)                                                                                            \
+#define THUNK_OF(name)                                                                                                 \
     static void thunk_##name(WORDS(PARAMETER)) {                                                                       \
         called[QN_INDEX_##name] = true;                                                                                \
         ((void (*)(WORDS(PARAMETER)))kernels[QN_INDEX_##name])(WORDS(ARGUMENT));                                       \
     }
-#define THUNK(kind, name, ...) THUNK_##kind(name)
+#define THUNK(kind, name, ...) ONLY_##kind(THUNK_OF(name))
 QN_KERNEL_LIST(THUNK)
 
 static void note_calls(void) {
     kernel *table = (kernel *)(void *)(intptr_t)qn_kernels();
     memcpy(kernels, table, sizeof kernels);
-#define INSTALL_PRODUCT(name) table[QN_INDEX_##name] = (kernel)thunk_##name;
-#define INSTALL(kind, name, ...) INSTALL_##kind(name)
+#define INSTALL(kind, name, ...) ONLY_##kind(table[QN_INDEX_##name] = (kernel)thunk_##name;)
     QN_KERNEL_LIST(INSTALL)
 }
 
@@ -89,9 +97,9 @@ static bool may_be_called(int index, const qn_tiling *chosen) {
 }
 
 static void count_calls(const qn_tiling *chosen) {
-#define COUNT_PRODUCT(name)                                                                                            \
-    count(called[QN_INDEX_##name] || !may_be_called(QN_INDEX_##name, chosen), #name, "no case calls it", 0, 0, 0);
-#define COUNT(kind, name, ...) COUNT_##kind(name)
+#define COUNT(kind, name, ...)                                                                                         \
+    ONLY_##kind(count(called[QN_INDEX_##name] || !may_be_called(QN_INDEX_##name, chosen), #name, "no case calls it",   \
+                      0, 0, 0);)
     QN_KERNEL_LIST(COUNT)
 }
 
@@ -224,7 +232,8 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         count(same || !fits, row, "a packed product is wrong", m, k, n);
         uint8_t *q = array(m * n, 1);
         r.type = stage % 2 ? QN_I8 : QN_U8, r.data = q, r.bias = NULL;
-        r.qmin = stage % 2 ? -100 : 3, r.qmax = stage % 2 ? 127 : 250, r.zero_point = (int32_t)random_int(r.qmin, r.qmax);
+        r.qmin = stage % 2 ? -100 : 3, r.qmax = stage % 2 ? 127 : 250,
+        r.zero_point = (int32_t)random_int(r.qmin, r.qmax);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the outcome of codes is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
             float x = (float)(int32_t)want[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
