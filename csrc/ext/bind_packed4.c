@@ -111,18 +111,18 @@ static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 /* One scale, one for each row, or one for each group of each row. */
-static int given_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
-                       bool is_signed, qn_given_codes *given) {
+static int input_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
+                       bool is_signed, qn_input_codes *input) {
     int64_t mk, each, n = PyArray_Check(scales) ? PyArray_SIZE((PyArrayObject *)scales) : 1;
     const void *zeros;
     if (qn_arg_product(m, w->k, &mk) || qn_arg_product(m, w->groups, &each)) return -1;
-    if (n == each) given->row = w->groups, given->step = 1;
-    else if (n == m) given->row = 1;
+    if (n == each) input->row = w->groups, input->step = 1;
+    else if (n == m) input->row = 1;
     else n = 1;
-    if (!(given->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||
-        !(given->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) || qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
+    if (!(input->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||
+        !(input->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) || qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
         return -1;
-    given->zero_points = zeros;
+    input->zero_points = zeros;
     return 0;
 }
 
@@ -134,7 +134,7 @@ static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
         layout(a + 1, &w) || qn_arg_i64(a[7], &p.m))
         return NULL;
     p.is_signed = PyArray_Check(a[6]) && PyArray_TYPE((PyArrayObject *)a[6]) == NPY_INT8;
-    if (given_codes(&w, p.m, a[6], a[8], a[9], p.is_signed, &p.given)) return NULL;
+    if (input_codes(&w, p.m, a[6], a[8], a[9], p.is_signed, &p.input)) return NULL;
     return multiply(&w, a[0], &p, a + 10);
 }
 

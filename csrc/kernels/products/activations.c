@@ -6,7 +6,7 @@
 #include "qparams.h"
 #include "threads.h"
 
-enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* read twice, the second time from a cache */
+enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* x is read twice, the second time from a cache */
 
 static void choose(const qn_activations *a, const float *x, int64_t n, float *scale, int32_t *zero_point) {
     qn_range r = {INFINITY, -INFINITY, 0, 0};
@@ -38,7 +38,7 @@ static void quantize_row(const qn_activations *a, int64_t row, int64_t groups) {
 }
 
 static void take_row(const qn_activations *a, int64_t row, int64_t groups) {
-    const qn_given_codes *g = &a->given;
+    const qn_input_codes *g = &a->input;
     const uint8_t *from = g->codes + row * a->k;
     uint8_t *to = a->codes + row * a->stride, less = (uint8_t)a->less;
     for (int64_t k = 0; k < a->k; k++) to[k] = (uint8_t)(from[k] - less);

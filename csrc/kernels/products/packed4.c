@@ -7,10 +7,10 @@
 
 enum {
     PANEL = 16,
-    ROWS = 128,          /* of x at a time: their codes stay in the L2 cache */
-    DEPTH = 2048,        /* of k at a time when there are many rows: that part of a panel stays in the L1 cache */
-    FEW_ROWS = 8,        /* up to which a panel is read once, from one end to the other */
-    SIDE = 4,            /* panels side by side for few rows */
+    ROWS = 128,          /* rows of x at a time: their codes stay in the L2 cache */
+    DEPTH = 2048,        /* k at a time with many rows: this part of a panel stays in the L1 cache */
+    FEW_ROWS = 8,        /* up to so many rows a panel is read once, from one end to the other */
+    SIDE = 4,            /* panels side by side with few rows */
     PRODUCTS_A_BYTE = 8, /* multiplications in the time that a byte of memory traffic takes */
 };
 
@@ -107,7 +107,7 @@ typedef struct {
     const qn_weight4 *w;
     const uint8_t *packed;
     const qn_product4 *p;
-    int64_t row; /* the first of this pass */
+    int64_t row; /* first row of this pass */
     qn_rows4 x;
 } product4_pass;
 
@@ -145,14 +145,14 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
 
 static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
 
-/* Negates them in place; NULL where all are 0. */
+/* Negates x in place; NULL if all are 0. */
 static const int32_t *negated(int32_t *x, int64_t n) {
     int32_t bits = 0;
     for (int64_t i = 0; i < n; i++) bits |= x[i], x[i] = -x[i];
     return bits ? x : NULL;
 }
 
-/* Codes, and a scale, a zero point and a sum for each group. */
+/* For codes, and a scale, a zero point and a sum for each group. */
 int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
     int64_t bytes;
     return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->group + 12), &bytes) ? -1 : bytes;
@@ -160,7 +160,7 @@ int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
 
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
     int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->group;
-    qn_activations a = {.given = p->given, .k = w->k, .group = p->by_row ? stride : w->group, .stride = stride};
+    qn_activations a = {.input = p->input, .k = w->k, .group = p->by_row ? stride : w->group, .stride = stride};
     a.sum_group = w->group, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
     a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
     a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + each), a.zero_points = a.minus_sums + each;
@@ -170,8 +170,8 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
     for (int64_t row = 0; row < p->m; row += most) {
         a.rows = x.rows = p->m - row < most ? p->m - row : most;
         if (p->x) a.x = p->x + row * w->k;
-        else a.given.codes = p->given.codes + row * w->k, a.given.scales = p->given.scales + row * p->given.row;
-        if (p->given.zero_points) a.given.zero_points = p->given.zero_points + row * p->given.row;
+        else a.input.codes = p->input.codes + row * w->k, a.input.scales = p->input.scales + row * p->input.row;
+        if (p->input.zero_points) a.input.zero_points = p->input.zero_points + row * p->input.row;
         qn_quantize_activations(&a);
         x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
         product4_pass c = {w, packed, p, row, x};
