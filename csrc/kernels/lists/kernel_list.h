@@ -16,51 +16,44 @@
 #include "code_list.h"
 #include "float_list.h"
 
-#define QN_AFFINE_KERNEL(QN_KERNEL, name, input, output, varies, qmin, qmax)                                           \
+/* QN_KERNEL with the argument list of the kind. */
+#define QN_KERNEL_AFFINE(QN_KERNEL, name, input, output, varies, qmin, qmax)                                           \
     QN_KERNEL(AFFINE, name, (const input *x, output *y, int64_t n, const qn_affine *p), input, output, varies, qmin,   \
               qmax)
-#define QN_CAST_KERNEL(QN_KERNEL, name, input, output)                                                                 \
+#define QN_KERNEL_CAST(QN_KERNEL, name, input, output)                                                                 \
     QN_KERNEL(CAST, name, (const input *x, output *y, int64_t n, const qn_cast *p), input, output)
-#define QN_NARROW_KERNEL(QN_KERNEL, name, input, output, qmin, qmax)                                                   \
+#define QN_KERNEL_NARROW(QN_KERNEL, name, input, output, qmin, qmax)                                                   \
     QN_KERNEL(NARROW, name, (const input *x, output *y, int64_t n), input, output, qmin, qmax)
-#define QN_PLAIN_KERNEL(QN_KERNEL, name, input, output, input_codes, output_codes)                                     \
+#define QN_KERNEL_PLAIN(QN_KERNEL, name, input, output, input_codes, output_codes)                                     \
     QN_KERNEL(PLAIN, name, (const input *x, output *y, int64_t n), input, output, input_codes, output_codes)
 
-/* What each row of code_list.h and float_list.h adds. */
-#define QN_WHOLE_CODE_KERNELS(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                              \
-    QN_AFFINE_KERNEL(QN_KERNEL, quantize_f32_##tag, float, type, CONVENTIONS | RECTANGLES, QN_QMIN(bits, is_signed),   \
-                     QN_QMAX(bits, is_signed))                                                                         \
-    QN_AFFINE_KERNEL(QN_KERNEL, requantize_i32_##tag, int32_t, type, RECTANGLES, QN_QMIN(bits, is_signed),             \
-                     QN_QMAX(bits, is_signed))                                                                         \
-    QN_NARROW_KERNEL(QN_KERNEL, narrow_i32_##tag, int32_t, type, QN_QMIN(bits, is_signed), QN_QMAX(bits, is_signed))
-#define QN_DEQUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                               \
-    QN_AFFINE_KERNEL(QN_KERNEL, dequantize_##tag##_f32, type, float, RECTANGLES, QN_QMIN(bits, is_signed),             \
+/* The kernels of a row of code_list.h or float_list.h. */
+#define QN_QUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                 \
+    QN_KERNEL_AFFINE(QN_KERNEL, quantize_f32_##tag, float, type, CONVENTIONS | RECTANGLES, QN_QMIN(bits, is_signed),   \
                      QN_QMAX(bits, is_signed))
-#define QN_PACK_KERNEL(QN_KERNEL, bits) QN_PLAIN_KERNEL(QN_KERNEL, pack_##bits, uint8_t, uint8_t, 1, 8 / bits)
+#define QN_NARROW_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                   \
+    QN_KERNEL_NARROW(QN_KERNEL, narrow_i32_##tag, int32_t, type, QN_QMIN(bits, is_signed), QN_QMAX(bits, is_signed))
+#define QN_DEQUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                               \
+    QN_KERNEL_AFFINE(QN_KERNEL, dequantize_##tag##_f32, type, float, RECTANGLES, QN_QMIN(bits, is_signed),             \
+                     QN_QMAX(bits, is_signed))
+#define QN_REQUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                               \
+    QN_KERNEL_AFFINE(QN_KERNEL, requantize_i32_##tag, int32_t, type, RECTANGLES, QN_QMIN(bits, is_signed),             \
+                     QN_QMAX(bits, is_signed))
+#define QN_PACK_KERNEL(QN_KERNEL, bits) QN_KERNEL_PLAIN(QN_KERNEL, pack_##bits, uint8_t, uint8_t, 1, 8 / bits)
 #define QN_UNPACK_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                   \
-    QN_PLAIN_KERNEL(QN_KERNEL, unpack_##tag, uint8_t, uint8_t, 8 / bits, 1)
+    QN_KERNEL_PLAIN(QN_KERNEL, unpack_##tag, uint8_t, uint8_t, 8 / bits, 1)
 #define QN_FLOAT_KERNELS(QN_KERNEL, tag, NAME, name, bits, exponent, mantissa, bias, kind)                             \
-    QN_CAST_KERNEL(QN_KERNEL, widen_##tag##_f32, uint##bits##_t, float)                                                \
-    QN_CAST_KERNEL(QN_KERNEL, narrow_f32_##tag, float, uint##bits##_t)
+    QN_KERNEL_CAST(QN_KERNEL, widen_##tag##_f32, uint##bits##_t, float)                                                \
+    QN_KERNEL_CAST(QN_KERNEL, narrow_f32_##tag, float, uint##bits##_t)
 
 #define QN_KERNEL_LIST(QN_KERNEL)                                                                                      \
-    QN_WHOLE_CODES(QN_WHOLE_CODE_KERNELS, QN_KERNEL)                                                                   \
+    QN_WHOLE_CODES(QN_QUANTIZE_KERNEL, QN_KERNEL)                                                                      \
+    QN_KERNEL_AFFINE(QN_KERNEL, quantize_f64_i32, double, int32_t, CONVENTIONS, INT16_MIN, INT16_MAX)                  \
+    QN_WHOLE_CODES(QN_NARROW_KERNEL, QN_KERNEL)                                                                        \
     QN_INTEGERS(QN_DEQUANTIZE_KERNEL, QN_KERNEL)                                                                       \
-    QN_SUB_BYTE_WIDTHS(QN_PACK_KERNEL, QN_KERNEL)                                                                      \
-    QN_SUB_BYTE_CODES(QN_UNPACK_KERNEL, QN_KERNEL)                                                                     \
-    QN_AFFINE_KERNEL(QN_KERNEL, quantize_f64_i32, double, int32_t, CONVENTIONS, INT16_MIN, INT16_MAX)                  \
-    QN_AFFINE_KERNEL(QN_KERNEL, fake_quantize_f32, float, float, CONVENTIONS | RECTANGLES, INT8_MIN, INT8_MAX)         \
-    QN_AFFINE_KERNEL(QN_KERNEL, requantize_fixed_i32, int32_t, int32_t, METHODS, INT16_MIN, INT16_MAX)                 \
-    QN_AFFINE_KERNEL(QN_KERNEL, divide_f32, float, float, 0, INT8_MIN, INT8_MAX)                                       \
-    QN_AFFINE_KERNEL(QN_KERNEL, divide_f64, double, double, 0, INT8_MIN, INT8_MAX)                                     \
-    QN_AFFINE_KERNEL(QN_KERNEL, multiply_f32, float, float, 0, INT8_MIN, INT8_MAX)                                     \
-    QN_NARROW_FLOATS(QN_FLOAT_KERNELS, QN_KERNEL)                                                                      \
-    QN_CAST_KERNEL(QN_KERNEL, narrow_f64_f32, double, float)                                                           \
-    QN_CAST_KERNEL(QN_KERNEL, widen_f32_f64, float, double)                                                            \
-    QN_CAST_KERNEL(QN_KERNEL, copy_f32_f32, float, float)                                                              \
-    QN_CAST_KERNEL(QN_KERNEL, copy_f64_f64, double, double)                                                            \
-    QN_PLAIN_KERNEL(QN_KERNEL, odd_f64_f32, double, float, 1, 1)                                                       \
-    QN_PLAIN_KERNEL(QN_KERNEL, truncate_f64_f32, double, float, 1, 1)                                                  \
+    QN_KERNEL_AFFINE(QN_KERNEL, fake_quantize_f32, float, float, CONVENTIONS | RECTANGLES, INT8_MIN, INT8_MAX)         \
+    QN_WHOLE_CODES(QN_REQUANTIZE_KERNEL, QN_KERNEL)                                                                    \
+    QN_KERNEL_AFFINE(QN_KERNEL, requantize_fixed_i32, int32_t, int32_t, METHODS, INT16_MIN, INT16_MAX)                 \
     QN_KERNEL(OWN, min_max_f32, (const float *x, int64_t n, qn_range *r), reduce)                                      \
     QN_KERNEL(OWN, min_max_f64, (const double *x, int64_t n, qn_range *r), reduce)                                     \
     QN_KERNEL(OWN, min_max_columns_f32, (const float *x, int64_t rows, int64_t stride, int64_t n, qn_range *r),        \
@@ -72,8 +65,15 @@
               (const float *x, int64_t rows, int64_t stride, int64_t n, int shift, int64_t table, uint32_t *counts),   \
               histogram)                                                                                               \
     QN_KERNEL(OWN, sort_columns_i16, (int16_t *keys, int64_t n), histogram)                                            \
+    QN_KERNEL_PLAIN(QN_KERNEL, truncate_f64_f32, double, float, 1, 1)                                                  \
     QN_KERNEL(OWN, error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e), metrics)                  \
     QN_KERNEL(OWN, codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen), metrics)                            \
+    QN_NARROW_FLOATS(QN_FLOAT_KERNELS, QN_KERNEL)                                                                      \
+    QN_KERNEL_CAST(QN_KERNEL, narrow_f64_f32, double, float)                                                           \
+    QN_KERNEL_PLAIN(QN_KERNEL, odd_f64_f32, double, float, 1, 1)                                                       \
+    QN_KERNEL_CAST(QN_KERNEL, widen_f32_f64, float, double)                                                            \
+    QN_KERNEL_CAST(QN_KERNEL, copy_f32_f32, float, float)                                                              \
+    QN_KERNEL_CAST(QN_KERNEL, copy_f64_f64, double, double)                                                            \
     QN_KERNEL(OWN, widen_image_rows, (const qn_wide_rows *p), conv)                                                    \
     QN_KERNEL(OWN, dot_rows, (const qn_dot_rows *d), conv)                                                             \
     QN_KERNEL(OWN, matmul4_panels,                                                                                     \
@@ -86,6 +86,9 @@
               saturation)                                                                                              \
     QN_KERNEL(OWN, unsafe_pairs_i8, (const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *pairs),           \
               saturation)                                                                                              \
+    QN_KERNEL_AFFINE(QN_KERNEL, divide_f32, float, float, 0, INT8_MIN, INT8_MAX)                                       \
+    QN_KERNEL_AFFINE(QN_KERNEL, divide_f64, double, double, 0, INT8_MIN, INT8_MAX)                                     \
+    QN_KERNEL_AFFINE(QN_KERNEL, multiply_f32, float, float, 0, INT8_MIN, INT8_MAX)                                     \
     QN_KERNEL(OWN, block_max_f32, (const float *x, float *most, int64_t n, int64_t block), blocks)                     \
     QN_KERNEL(OWN, float_error_f32,                                                                                    \
               (const float *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e),           \
@@ -96,13 +99,8 @@
     QN_KERNEL(OWN, multiply_add_f16, (float a, const float *w, float *y, int64_t n), accumulate)                       \
     QN_KERNEL(OWN, multiply_add_bf16, (float a, const float *w, float *y, int64_t n), accumulate)                      \
     QN_KERNEL(OWN, multiply_add_f32, (float a, const float *w, float *y, int64_t n), accumulate)                       \
-    QN_KERNEL(OWN, left_quads, (const qn_left *l), excess)                                                             \
-    QN_KERNEL(OWN, left_turned,                                                                                        \
-              (const uint8_t *packed, int64_t quartets, int64_t rows, uint8_t *turned, int64_t step), excess)          \
-    QN_KERNEL(OWN, right_quads,                                                                                        \
-              (const uint8_t *panel, int64_t quartets, uint8_t less, uint8_t center, uint8_t *quads), excess)          \
-    QN_KERNEL(OWN, multiply_quads, (const qn_tile *t), excess)                                                         \
-    QN_KERNEL(OWN, add_excess, (const qn_excess_tile *x), excess)                                                      \
+    QN_SUB_BYTE_WIDTHS(QN_PACK_KERNEL, QN_KERNEL)                                                                      \
+    QN_SUB_BYTE_CODES(QN_UNPACK_KERNEL, QN_KERNEL)                                                                     \
     QN_KERNEL(PRODUCT, matmul_tiling, (qn_tiling * t))                                                                 \
     QN_KERNEL(PRODUCT, left_pairs, (const qn_left *l))                                                                 \
     QN_KERNEL(PRODUCT, left_bytes, (const qn_left *l))                                                                 \
@@ -121,6 +119,13 @@
     QN_KERNEL(PRODUCT, multiply_u8, (const qn_tile *t))                                                                \
     QN_KERNEL(PRODUCT, multiply_u7, (const qn_tile *t))                                                                \
     QN_KERNEL(PRODUCT, multiply_words, (const qn_tile *t))                                                             \
+    QN_KERNEL(OWN, left_quads, (const qn_left *l), excess)                                                             \
+    QN_KERNEL(OWN, left_turned,                                                                                        \
+              (const uint8_t *packed, int64_t quartets, int64_t rows, uint8_t *turned, int64_t step), excess)          \
+    QN_KERNEL(OWN, right_quads,                                                                                        \
+              (const uint8_t *panel, int64_t quartets, uint8_t less, uint8_t center, uint8_t *quads), excess)          \
+    QN_KERNEL(OWN, multiply_quads, (const qn_tile *t), excess)                                                         \
+    QN_KERNEL(OWN, add_excess, (const qn_excess_tile *x), excess)                                                      \
     QN_KERNEL(PRODUCT, sweep, (const qn_thin *t))                                                                      \
     QN_KERNEL(PRODUCT, dots, (const qn_thin *t))                                                                       \
     QN_KERNEL(PRODUCT, add_outer,                                                                                      \
