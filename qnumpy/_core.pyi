@@ -69,6 +69,9 @@ def weight4_room(k: int, n: int, group: int, half: bool, zeros: bool, /) -> _Arr
 def weight4_pack(
     codes: _Array, signed: bool, scales: _Array, zeros: _Array | None, packed: _Array, k: int, n: int, group: int, /
 ) -> None: ...
+def weight4_codes(
+    packed: _Array, k: int, n: int, group: int, half: bool, zeros: bool, signed: bool, codes: _Array, /
+) -> None: ...
 def matmul4(
     packed: _Array, k: int, n: int, group: int, half: bool, zeros: bool, x: _Array, m: int, x_type: int,
     symmetric: bool, qmin: int, qmax: int, scale: float, zero_point: int, by_row: bool, bias: _Array | None,

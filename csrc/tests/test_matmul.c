@@ -1,7 +1,11 @@
-/* Products of every ISA row against int64, through the driver: every route, K and N and M around the tiles and blocks.
+/* Products of every ISA row against int64, through the driver: every route, with K, N and M around the sizes of tiles
+ * and kblocks.
  *
- * Operands end where a page without access begins and the output lies between guards; the scratch is filled with rubbish
- * (M_PERTURB), so that what is not written shows.
+ * Operands end at a page without access, and the output lies between guards. M_PERTURB fills scratch with rubbish, so
+ * that a wrong result shows what a kernel did not write.
+ *
+ * The driver calls the kernels of products through thunks that note each call: a kernel that no case calls fails the
+ * test.
  *
  *     test_matmul [SEED]
  */
@@ -44,6 +48,62 @@ static void count(bool good, const char *row, const char *what, int64_t m, int64
     else if (failed++ < 20)
         printf("FAIL %s: %s, M=%lld K=%lld N=%lld\n", row, what, (long long)m, (long long)k, (long long)n);
 }
+
+/* ---- which kernels were called ---- */
+
+typedef void (*kernel)(void);
+static kernel kernels[QN_KERNEL_COUNT]; /* of the active table */
+static _Atomic bool called[QN_KERNEL_COUNT];
+
+/* What follows is for the kernels of this kind. */
+#define ONLY_PRODUCT(...) __VA_ARGS__
+#define ONLY_AFFINE(...)
+#define ONLY_CAST(...)
+#define ONLY_NARROW(...)
+#define ONLY_PLAIN(...)
+#define ONLY_OWN(...)
+
+/* A thunk for kernels of any signature: all arguments of these are integers or pointers, at most eight, and the ABIs of
+ * x86-64 and AArch64 pass such arguments in the same places whatever their types are. */
+#define WORDS(X) X(a), X(b), X(c), X(d), X(e), X(f), X(g), X(h)
+#define PARAMETER(name) intptr_t name
+#define ARGUMENT(name) name
+#define THUNK_OF(name)                                                                                                 \
+    static void thunk_##name(WORDS(PARAMETER)) {                                                                       \
+        called[QN_INDEX_##name] = true;                                                                                \
+        ((void (*)(WORDS(PARAMETER)))kernels[QN_INDEX_##name])(WORDS(ARGUMENT));                                       \
+    }
+#define THUNK(kind, name, ...) ONLY_##kind(THUNK_OF(name))
+QN_KERNEL_LIST(THUNK)
+
+static void note_calls(void) {
+    kernel *table = (kernel *)(void *)(intptr_t)qn_kernels();
+    memcpy(kernels, table, sizeof kernels);
+#define INSTALL(kind, name, ...) ONLY_##kind(table[QN_INDEX_##name] = (kernel)thunk_##name;)
+    QN_KERNEL_LIST(INSTALL)
+}
+
+/* The kernels that a tiling chooses: no row of this machine may choose them. */
+static bool may_be_called(int index, const qn_tiling *chosen) {
+    switch (index) {
+    case QN_INDEX_left_pairs:
+    case QN_INDEX_multiply_pairs:
+    case QN_INDEX_multiply_pairs_wide:
+    case QN_INDEX_right_widen: return chosen->pairs;
+    case QN_INDEX_left_parts:
+    case QN_INDEX_multiply_parts: return chosen->parts;
+    default: return true;
+    }
+}
+
+static void count_calls(const qn_tiling *chosen) {
+#define COUNT(kind, name, ...)                                                                                         \
+    ONLY_##kind(count(called[QN_INDEX_##name] || !may_be_called(QN_INDEX_##name, chosen), #name, "no case calls it",   \
+                      0, 0, 0);)
+    QN_KERNEL_LIST(COUNT)
+}
+
+/* ---- operands ---- */
 
 /* Bytes that end at a page without access, and begin after one if they fill whole pages. */
 typedef struct {
@@ -121,6 +181,8 @@ static void *array(int64_t count, size_t size) {
     return p;
 }
 
+/* ---- products ---- */
+
 static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     static const int64_t spans[] = {256, 256, 128, 100};
     static const int64_t word_spans[] = {65536, 1000, 256, 100}; /* most sums of the first leave int32 */
@@ -168,6 +230,18 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
             same = !memcmp(real + i, &x, sizeof x);
         }
         count(same || !fits, row, "a packed product is wrong", m, k, n);
+        uint8_t *q = array(m * n, 1);
+        r.type = stage % 2 ? QN_I8 : QN_U8, r.data = q, r.bias = NULL;
+        r.qmin = stage % 2 ? -100 : 3, r.qmax = stage % 2 ? 127 : 250,
+        r.zero_point = (int32_t)random_int(r.qmin, r.qmax);
+        count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the outcome of codes is another", m, k, n);
+        for (int64_t i = 0; same && i < m * n; i++) {
+            float x = (float)(int32_t)want[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
+            double code = rint((double)x) + r.zero_point;
+            same = q[i] == (uint8_t)(int)(code < r.qmin ? r.qmin : code > r.qmax ? r.qmax : code);
+        }
+        count(same || !fits, row, "codes of a packed product are wrong", m, k, n);
+        free(q);
         qn_packed_free(packed);
     }
     free(za_values), free(zb_values), free(out), free(want), free(scale), free(real);
@@ -178,6 +252,7 @@ int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 20240229;
     mallopt(M_PERTURB, 0x5A);
     qn_dispatch_init();
+    qn_tiling chosen = {0}; /* by any row */
     for (int isa = 0; isa < qn_isa_count(); isa++) {
         const char *row = qn_isa_name(isa);
         if (!qn_isa_supported(isa) && !emulated(row)) {
@@ -187,6 +262,10 @@ int main(int argc, char **argv) {
         long before = passed + failed;
         state = seed;
         qn_isa_select(isa);
+        note_calls();
+        qn_tiling tiling;
+        qn_kernels()->matmul_tiling(&tiling);
+        chosen.pairs |= tiling.pairs, chosen.parts |= tiling.parts;
         for (int i = 0; i < CASES; i++) {
             qn_set_num_threads(1 + i % 3);
             int64_t m = random_int(1, 70), k = random_int(0, 70), n = random_int(1, 70);
@@ -201,6 +280,7 @@ int main(int argc, char **argv) {
         }
         printf("%-10s %ld checks\n", row, passed + failed - before);
     }
+    count_calls(&chosen);
     printf("%ld passed, %ld failed\n", passed, failed);
     return failed != 0;
 }

@@ -29,7 +29,7 @@ static bool supported[ROWS];
 static _Atomic int active;
 static int64_t stream_bytes;
 
-/* Above this size a shared last-level cache no longer holds an output for us, whatever the CPU says it owns. */
+/* Others use the last-level cache too: it does not hold a larger output for us, whatever size the CPU reports. */
 enum { STREAM_BYTES_MOST = 16 << 20 };
 
 void qn_dispatch_init(void) {

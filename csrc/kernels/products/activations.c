@@ -1,22 +1,18 @@
 #include "activations.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "dispatch.h"
+#include "qparams.h"
 #include "threads.h"
 
-enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* read twice, the second time from a cache */
+enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* x is read twice, the second time from a cache */
 
-/* QParams.from_range: float64, the scale rounded once to float32. */
 static void choose(const qn_activations *a, const float *x, int64_t n, float *scale, int32_t *zero_point) {
     qn_range r = {INFINITY, -INFINITY, 0, 0};
     qn_kernels()->min_max_f32(x, n, &r);
-    double low = fmin(r.min, 0.0), high = fmax(r.max, 0.0), steps = a->qmax - a->qmin;
-    double extent = a->symmetric ? 2 * fmax(-low, high) : high - low, exact = extent / steps;
-    *scale = extent == 0 ? 1.0f : exact < 0x1p-126 ? 0x1p-126f : (float)exact;
-    *zero_point = a->zero_point;
-    if (!a->symmetric) *zero_point = (int32_t)fmin(fmax(rint(a->qmin - low / (double)*scale), a->qmin), a->qmax);
+    qn_qparams p = qn_qparams_of_range(fmin(r.min, 0.0), fmax(r.max, 0.0), a->symmetric, a->qmin, a->qmax);
+    *scale = p.scale, *zero_point = a->symmetric ? a->zero_point : p.zero_point;
 }
 
 static bool stored_signed(const qn_activations *a) { return a->is_signed || a->less; }
@@ -42,7 +38,7 @@ static void quantize_row(const qn_activations *a, int64_t row, int64_t groups) {
 }
 
 static void take_row(const qn_activations *a, int64_t row, int64_t groups) {
-    const qn_given_codes *g = &a->given;
+    const qn_input_codes *g = &a->input;
     const uint8_t *from = g->codes + row * a->k;
     uint8_t *to = a->codes + row * a->stride, less = (uint8_t)a->less;
     for (int64_t k = 0; k < a->k; k++) to[k] = (uint8_t)(from[k] - less);

@@ -1,15 +1,15 @@
-/* Column c of the result and element j of a row of the filter meet column c * stride + j * dilation - left of the image.
- * So a row of the image is laid out as lanes, the columns with the same remainder by the stride: there the c are
- * neighbours for every j. What lies outside the image holds the zero point.
+/* Output column c and filter column j read input column c * stride + j * dilation - left. So a row of the image is laid
+ * out as lanes: a lane holds the columns with the same remainder by the stride, and for every j the columns that
+ * neighbouring c read are neighbours in a lane. Outside the image a lane holds the zero point.
  *
- * Products: the patches of a window of results are a right matrix with one row for each element of a filter. The rows of
- * the image that a window meets are laid out in lanes of bytes, and the packer copies from them: the patches never lie in
- * memory. The weight is the left matrix.
+ * Products: the weight is the left matrix. The patches of a window of results are the right matrix, with one row for
+ * each element of a filter. The rows of the image that a window reads are laid out in lanes of bytes, and the packer
+ * copies from them: the patches are never in memory.
  *
- * Sums, where so few channels see the same patches that packing them would cost more: for a band of rows of results, or
- * for several channels of a small image, codes are laid out as int16 less the zero point, rows in lanes like columns, and
- * row after row with just the padding between them. So the results are one long row, whose vectors run over what lies
- * between two rows of them.
+ * Sums, where so few channels use the same patches that packing them would cost more: for a band of rows of results, or
+ * for several channels of a small image, codes are laid out as int16 less the zero point, the rows in lanes as the
+ * columns are, one row after the other with only the padding between them. So the results are one long row, whose
+ * vectors also compute what lies between two rows of results.
  */
 #include "conv.h"
 
@@ -23,17 +23,17 @@
 
 enum {
     WINDOW = 512 << 10,   /* bytes of packed patches: half of the L2 cache */
-    WINDOWS_A_THREAD = 2, /* at least, where they are not too small */
-    SMALLEST_WINDOW = 64, /* columns for which the weight is worth packing again */
-    FEW_OUTPUTS = 4,      /* channels of a channel group up to which sums are faster */
-    FEW_PAIRS = 64,       /* and with up to so many pairs of an input and an output channel */
-    BAND = 16 << 10,      /* bytes of laid rows: half of the L1 cache */
-    FEWEST_ROWS = 8,      /* of results found together, even if what they meet takes more */
-    LARGEST = 255 * 255,  /* product of two codes */
-    SUMS_A_BYTE = 4,      /* products of a sum in the time that a byte of traffic takes */
+    WINDOWS_A_THREAD = 2, /* windows for each thread, unless they would be too small */
+    SMALLEST_WINDOW = 64, /* columns: with fewer, packing the weight again costs too much */
+    FEW_OUTPUTS = 4,      /* of a channel group: up to so many sums are faster */
+    FEW_PAIRS = 64,       /* input channels times output channels: up to so many sums are faster */
+    BAND = 16 << 10,      /* bytes of rows laid out: half of the L1 cache */
+    FEWEST_ROWS = 8,      /* rows of results of a band, even if their input exceeds BAND */
+    LARGEST = 255 * 255,  /* product of two codes, at most */
+    SUMS_A_BYTE = 4,      /* products in the time of a byte of memory traffic */
 };
 
-static int64_t times(int64_t a, int64_t b) { /* INT64_MAX where it overflows */
+static int64_t times(int64_t a, int64_t b) { /* INT64_MAX if it overflows */
     int64_t product;
     return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
 }
@@ -51,14 +51,14 @@ static void *allocate(int64_t count, int64_t size) {
 
 /* ---- lanes ---- */
 
-/* The rows or columns of the image that meet the filter: element t of a lane is number first + t * stride. */
+/* The rows or columns of the image that the filter reads: element t of a lane is row or column first + t * stride. */
 typedef struct {
     int64_t count, stride;
     int64_t longest;            /* elements of a lane */
     int64_t *first, *length;    /* [count] */
-    int64_t *begin, *end;       /* [count] elements that lie in the image */
-    int64_t *lane, *start, *at; /* [filter] element j meets start[j] + c of lane[j], at[j] + c of the lanes in a line,
-                                   QN_REACH after each */
+    int64_t *begin, *end;       /* [count] elements inside the image */
+    int64_t *lane, *start, *at; /* [filter] element j reads start[j] + c of lane[j], which is at[j] + c of all lanes one
+                                   after the other, with QN_REACH elements after each */
 } lanes;
 
 static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_t results) {
@@ -90,22 +90,22 @@ static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_
 typedef struct {
     const qn_conv *c;
     lanes lanes;   /* of columns */
-    int64_t line;  /* bytes of the lanes of a row */
+    int64_t line;  /* bytes of all lanes of a row */
     bool in_place; /* the image is the right matrix */
     int64_t depth, outputs, k, pixels;
-    int64_t window, windows; /* columns of the right matrix, of each image and channel group */
-    int64_t gap, rows;       /* only each gap-th row of the padded image is met, so many in a window */
+    int64_t window, windows; /* columns of a window; windows of each image and channel group */
+    int64_t gap, rows;       /* a window reads every gap-th row of the padded image, so many */
     atomic_int outcome;
 } products;
 
-/* Buffers of one thread, and the window that they hold. */
+/* Buffers of one thread, and the window that is in them. */
 typedef struct {
     const products *p;
-    int64_t first, low, high; /* result; rows of the image, counted in gaps from the padding above */
+    int64_t first, low, high; /* first result; rows of the image, counted in gaps from the padding above */
     qn_packed *patches;
     float *ones;
     uint8_t *rows;    /* [depth][high - low][lanes] */
-    uint8_t *outside; /* the lanes of a row outside the image */
+    uint8_t *outside; /* lanes of a row outside the image */
 } window;
 
 static void lay_row(const products *p, const char *from, uint8_t *to) {
@@ -139,9 +139,9 @@ static void lay_rows(window *w, const char *x, int64_t count) {
             lay_row(p, x + d * c->x_step[1] + (row * p->gap - c->top) * c->x_step[2], to);
 }
 
-/* Where a row of results begins in a line of the packer. */
+/* The part of a row of results that is in a line of the packer, from byte `at` on. */
 typedef struct {
-    int64_t row, column, at; /* row of the padded image, in gaps, for the first row of the filter */
+    int64_t row, column, at; /* row of the padded image, in gaps, that the first row of the filter reads */
 } stretch;
 
 static void gather(const void *context, int64_t k, int64_t column, int64_t rows, int64_t columns, uint8_t *to) {
@@ -161,7 +161,8 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
             bool outside = y < w->low || y >= w->high;
             from[t] = (outside ? w->outside : plane + (y - w->low) * line) + all[t].column;
         }
-        for (; j < width && to < end; j++, to += QN_GATHERED) { /* what is copied too far is written after it */
+        for (; j < width && to < end;
+             j++, to += QN_GATHERED) { /* the next copy overwrites what this one copied too far */
             memcpy(to, from[0] + at_element[j], QN_GATHERED);
             for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + at_element[j], QN_GATHERED);
         }
@@ -255,21 +256,21 @@ typedef struct {
     const qn_conv *c;
     int64_t depth, outputs, k;
     lanes columns, rows;
-    int step;              /* from result to result in a lane: 2 by stride 2, whose columns stay together, else 1 */
-    int64_t band, bands;   /* rows of results that are found together, of each image and channel group */
-    int64_t together;      /* channel groups that are laid together, where one band has all rows */
-    int64_t line, segment; /* elements from line to line; of a lane of columns in a lane of rows */
-    int64_t plane;         /* of a channel */
-    int64_t taps, *tap;    /* of an output channel; [taps] where one meets the planes of its channel group */
-    int64_t *even, *odd;   /* [k] where a weight stands in the weights of all taps */
+    int step;            /* from result to result in a lane: 2 with stride 2, whose columns stay in one lane, else 1 */
+    int64_t band, bands; /* rows of results of a band; bands of each image and channel group */
+    int64_t together;    /* channel groups laid out together, if one band has all rows */
+    int64_t line, segment; /* elements from line to line; elements of one lane of columns in one lane of rows */
+    int64_t plane;         /* elements of a channel */
+    int64_t taps, *tap;    /* of an output channel; [taps] offset in the planes of its channel group */
+    int64_t *even, *odd;   /* [k] index of a weight in the weights of all taps */
     atomic_int outcome;
 } sums;
 
 /* Buffers of one thread. */
 typedef struct {
-    int16_t *x; /* [together][depth][plane], 0 where the image has ended */
+    int16_t *x; /* [together][depth][plane], 0 outside the image */
     int16_t *w; /* [together][outputs][taps][4] */
-    void *flat; /* results of a channel, rows line / step apart: less than out_width where padding is wide */
+    void *flat; /* results of a channel, rows line / step apart, which wide padding makes less than out_width */
 } buffers;
 
 static int64_t fitting(const sums *s, int64_t elements) {
@@ -281,7 +282,7 @@ static bool plan_planes(sums *s) {
     lanes *l = &s->columns;
     s->step = c->stride[1] == 2 ? 2 : 1;
     if (!lanes_make(l, c, 1, c->stride[1] / s->step, (c->out_width - 1) * s->step + 1)) return false;
-    for (int64_t n = 0; n < l->count; n++) { /* the padding after a row is the one before the next */
+    for (int64_t n = 0; n < l->count; n++) { /* the padding after a row is also that before the next */
         int64_t padding = l->begin[n] < l->end[n] ? least(l->begin[n], l->longest - l->end[n]) : 0;
         s->line = most(s->line, round_up(l->longest - padding, s->step));
     }
@@ -296,8 +297,8 @@ static bool plan_planes(sums *s) {
     return true;
 }
 
-/* A tap adds to even results x[0] w[0] + x[1] w[1], to odd ones, which lie one element further, x[-1] w[2] + x[0] w[3]:
- * both are found from the same load. With step 2 all results are even. */
+/* A tap adds x[0] w[0] + x[1] w[1] to an even result. An odd result lies one element further; the tap adds x[-1] w[2] +
+ * x[0] w[3] to it, so that one load serves both. With step 2 all results are even. */
 static bool plan_taps(sums *s) {
     const lanes *l = &s->columns;
     int64_t width = s->c->filter[1], height = s->c->filter[0], taps = 0;
@@ -314,7 +315,7 @@ static bool plan_taps(sums *s) {
             if (at > last) s->tap[taps++] = in_lane + (last = at + 1);
             s->odd[j] = 4 * (taps - 1) + 3 + at - last;
         }
-    for (int64_t m = 1; m < s->depth * height; m++) { /* other rows of the filter as the first one */
+    for (int64_t m = 1; m < s->depth * height; m++) { /* the other rows of the filter like the first one */
         int64_t i = m % height;
         int64_t at = m / height * s->plane + s->rows.lane[i] * l->count * s->segment + s->rows.start[i] * s->line;
         for (int64_t t = 0; t < taps; t++) s->tap[m * taps + t] = at + s->tap[t];
@@ -330,7 +331,7 @@ static bool plan_taps(sums *s) {
 static void buffers_free(buffers *b) { free(b->x), free(b->w), free(b->flat); }
 
 static bool buffers_make(buffers *b, const sums *s) {
-    int64_t results = s->band * (s->line / s->step) + s->c->out_width; /* plan_planes has checked the size */
+    int64_t results = s->band * (s->line / s->step) + s->c->out_width; /* plan_planes checked the size */
     b->x = allocate(s->together * s->depth * s->plane + QN_REACH + 2 * QN_RESULTS, sizeof *b->x);
     b->w = allocate(times(s->together, s->outputs), times(s->taps, 4 * sizeof *b->w));
     b->flat = allocate(results + QN_RESULTS, s->c->type == QN_I32 ? sizeof(int32_t) : 1);
@@ -338,7 +339,7 @@ static bool buffers_make(buffers *b, const sums *s) {
     return buffers_free(b), false;
 }
 
-/* Planes of neighbouring channels, for rows of results from `row` on. */
+/* Lays out planes of neighbouring channels, for rows of results from `row` on. */
 static void lay_planes(const sums *s, const char *x, int64_t row, int64_t planes, int16_t *to) {
     const qn_conv *c = s->c;
     const lanes *l = &s->columns, *r = &s->rows;
@@ -416,13 +417,13 @@ static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
 
 /* ---- the choice ---- */
 
-qn_outcome qn_convolve(const qn_conv *given) {
-    qn_conv c = *given;
+qn_outcome qn_convolve(const qn_conv *convolution) {
+    qn_conv c = *convolution;
     int64_t pixels = c.out_height * c.out_width, bias = 0, depth = c.channels / c.channel_groups,
             outputs = c.outputs / c.channel_groups;
     if (c.images == 0 || c.outputs == 0 || pixels == 0) return QN_DONE;
     for (int d = 0; d < 2; d++)
-        if ((d ? c.out_width : c.out_height) == 1) c.stride[d] = 1; /* whatever it is */
+        if ((d ? c.out_width : c.out_height) == 1) c.stride[d] = 1; /* the stride has no effect */
     for (int64_t m = 0; c.bias && m < c.outputs; m++) bias = most(bias, llabs((long long)c.bias[m]));
     bool one_zero = true;
     for (int64_t m = 1; m < c.w_zero.count; m++) one_zero = one_zero && c.w_zero.values[m] == c.w_zero.values[0];

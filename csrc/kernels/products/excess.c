@@ -6,11 +6,11 @@
 enum {
     PAIR_LIMIT = 128,   /* 255 * 128 < 32768 */
     QUAD_LIMIT = 255,   /* 128 * 255 < 32768 */
-    EXCESS_LIMIT = 127, /* of one entry */
-    PASS_LIMIT = 255,   /* of a column's |excess| in a pass: 128 * 255 again */
-    PAIR_COST = 4,      /* of two entries, in products of one k and one column; measured, as the next two */
+    EXCESS_LIMIT = 127, /* of one entry: int8 */
+    PASS_LIMIT = 255,   /* sum of a column's |excess| in a pass: 128 * 255 again */
+    PAIR_COST = 4,      /* of a pair of entries, in units of one product; measured, like the next two */
     PASS_COST = 8,      /* of a pass, for each column */
-    PERCENT = 7,        /* of all products: what the kernel gains over Winograd's pairs */
+    PERCENT = 7,        /* of all products: what quads gain over Winograd's pairs */
 };
 
 typedef struct {
@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct {
     int64_t count[QN_PANEL];
-    entry *list[QN_PANEL]; /* [3 kblock]: a quad gives up three at most, and there are two to two quartets */
+    entry *list[QN_PANEL]; /* [3 kblock]: a quad has three entries at most, two quartets have two quads */
 } panel_entries;
 
 int64_t qn_even_kblock(int64_t quartets, int64_t most) {
@@ -41,7 +41,7 @@ int64_t qn_excess_bytes(const qn_excess *r, int64_t panels) {
 
 static int magnitude(int s) { return s < 0 ? -s : s; }
 
-/* The quad of one column whose codes lie at s[at[0..3]]; k: that of the first. */
+/* Clips the quad of one column whose codes are s[place[0..3]]; k is that of the first code. */
 static void split_quad(const int8_t *s, int16_t k, int column, panel_entries *c) {
     static const int place[4] = {0, 1, QN_QUARTET, QN_QUARTET + 1}, step[4] = {0, 1, 4, 5};
     int code[4], over = -QUAD_LIMIT;
@@ -67,7 +67,7 @@ static void split_quad(const int8_t *s, int16_t k, int column, panel_entries *c)
     c->count[column] = to - c->list[column];
 }
 
-/* Two quartets of 16 columns. */
+/* Clips the quads of two quartets of 16 columns. */
 static void split_quartets(const uint8_t *panel, uint8_t less, int64_t k, panel_entries *c) {
     int8_t s[2 * QN_QUARTET];
     uint8_t bad[QN_QUARTET / 2];
@@ -81,7 +81,8 @@ static void split_quartets(const uint8_t *panel, uint8_t less, int64_t k, panel_
         if (bad[i]) split_quad(s + 2 * i, (int16_t)(k + i % 2 * 2), i / 2, c);
 }
 
-/* An array for `wanted` elements; for more, so that it grows seldom, if there is `room` to count them in. */
+/* Resizes an array to `wanted` elements. With `room`, its size so far, it grows by half at least, so that it grows
+ * seldom. */
 static bool resize(void **array, int64_t *room, int64_t wanted, size_t size) {
     if (room && wanted <= *room) return true;
     int64_t count = room ? wanted + *room / 2 : wanted;
@@ -92,11 +93,11 @@ static bool resize(void **array, int64_t *room, int64_t wanted, size_t size) {
     return true;
 }
 
-/* As many entries of a column as one pass may hold, two by two; the others move up. */
+/* Moves as many entries of a column as one pass may hold into pairs; the others move to the front of the list. */
 static int take(entry *list, int64_t *count, qn_excess_pair *to, int16_t *sum) {
     int64_t kept = 0;
     int total = 0, n = 0;
-    bool half = false; /* the last of `to` has room for another */
+    bool half = false; /* the last pair has one entry */
     for (int64_t i = 0; i < *count; i++) {
         const entry x = list[i];
         if (total + magnitude(x.e) > PASS_LIMIT) {
@@ -113,7 +114,8 @@ static int take(entry *list, int64_t *count, qn_excess_pair *to, int16_t *sum) {
     return n;
 }
 
-/* Passes until nothing is left; their columns in the order of their lengths, which a CPU foresees. */
+/* Makes passes until no entry is left. Columns are sorted by count, so that the trip count of the inner loop changes
+ * slowly and the branch predictor follows it. */
 static bool make_passes(qn_excess *r, int64_t room[2], uint32_t *passes, panel_entries *c) {
     for (;; ++*passes) {
         int64_t left = 0;
@@ -123,29 +125,29 @@ static bool make_passes(qn_excess *r, int64_t room[2], uint32_t *passes, panel_e
             !resize((void **)&r->pairs, room + 1, r->pair_count + QN_PANEL * PASS_LIMIT, sizeof *r->pairs))
             return false;
         qn_excess_pass *pass = r->passes + *passes;
-        qn_excess_pair made[QN_PANEL][PASS_LIMIT];
+        qn_excess_pair pairs[QN_PANEL][PASS_LIMIT];
         int16_t sum[QN_PANEL] = {0};
-        int count[QN_PANEL], at = 0;
-        for (int j = 0; j < QN_PANEL; j++) count[j] = take(c->list[j], &c->count[j], made[j], sum + j);
+        int count[QN_PANEL], place = 0;
+        for (int j = 0; j < QN_PANEL; j++) count[j] = take(c->list[j], &c->count[j], pairs[j], sum + j);
         *pass = (qn_excess_pass){.first = (uint32_t)r->pair_count};
-        for (int n = 0; at < QN_PANEL; n++)
+        for (int n = 0; place < QN_PANEL; n++)
             for (int j = 0; j < QN_PANEL; j++) {
                 if (count[j] != n) continue;
-                pass->column[at] = (uint8_t)j, pass->count[at] = (uint8_t)n, pass->sum[at++] = sum[j];
-                memcpy(r->pairs + r->pair_count, made[j], (size_t)n * sizeof **made), r->pair_count += n;
+                pass->column[place] = (uint8_t)j, pass->count[place] = (uint8_t)n, pass->sum[place++] = sum[j];
+                memcpy(r->pairs + r->pair_count, pairs[j], (size_t)n * sizeof **pairs), r->pair_count += n;
             }
     }
 }
 
 bool qn_excess_make(const uint8_t *panel, int64_t panels, int64_t quartets, uint8_t less, int64_t kblock,
-                    qn_excess **made) {
+                    qn_excess **result) {
     qn_excess *r = calloc(1, sizeof *r);
     if (!r) return false;
     r->kblock = qn_even_kblock(quartets, kblock), r->kblocks = (quartets + r->kblock - 1) / r->kblock;
     r->first = malloc((size_t)(panels * r->kblocks + 1) * sizeof *r->first);
     panel_entries c;
     entry *lists = malloc((size_t)(QN_PANEL * 3 * r->kblock) * sizeof *lists);
-    const int64_t each = quartets * QN_QUARTET * PERCENT / 100; /* what a panel may cost */
+    const int64_t each = quartets * QN_QUARTET * PERCENT / 100; /* cost allowed to a panel */
     int64_t room[2] = {0};
     uint32_t passes = 0;
     bool fits = r->first && lists, pays = true;
@@ -157,20 +159,20 @@ bool qn_excess_make(const uint8_t *panel, int64_t panels, int64_t quartets, uint
             for (int64_t g = begin; g < end; g += 2)
                 split_quartets(panel + (p * quartets + g) * QN_QUARTET, less, (g - begin) * 4, &c);
             fits = make_passes(r, room, &passes, &c);
-            /* a quarter ahead of their share the panels need not go on */
+            /* stop when the panels so far cost a quarter more than their share */
             int64_t share = p + 1 + panels / 4 < panels ? p + 1 + panels / 4 : panels;
             pays = r->pair_count * PAIR_COST + passes * QN_PANEL * PASS_COST <= each * share;
         }
     free(lists);
     fits = fits && resize((void **)&r->passes, NULL, passes, sizeof *r->passes) &&
            resize((void **)&r->pairs, NULL, r->pair_count, sizeof *r->pairs);
-    if (fits && pays) r->first[panels * r->kblocks] = passes, *made = r;
+    if (fits && pays) r->first[panels * r->kblocks] = passes, *result = r;
     else qn_excess_free(r);
     return fits;
 }
 
-void qn_excess_take(const qn_excess *r, int64_t at, int32_t center, uint8_t *quads) {
-    for (uint32_t n = r->first[at]; n < r->first[at + 1]; n++) {
+void qn_excess_take(const qn_excess *r, int64_t number, int32_t center, uint8_t *quads) {
+    for (uint32_t n = r->first[number]; n < r->first[number + 1]; n++) {
         const qn_excess_pass *pass = r->passes + n;
         const qn_excess_pair *e = r->pairs + pass->first;
         for (int j = 0; j < QN_PANEL; j++)

@@ -1,14 +1,14 @@
-/* Tiles of 4 x 16 in AVX2. GCC 12 spills them when written with intrinsics, hence the assembly: ymm0-7 hold the tile,
- * 8-11 the panel, 12-15 work.
+/* Tiles of 4 x 16 in AVX2, in assembly because GCC 12 spills them when they are written with intrinsics. ymm0-7 hold
+ * the tile, 8-11 the panel, 12-15 are temporary.
  *
- * Full-range codes go by Winograd's pairs (1968), for each quartet of four k:
+ * Full-range codes are multiplied by Winograd's pairs (1968), for each quartet:
  *   a0 b0 + a1 b1 + a2 b2 + a3 b3 = (a0 + b1)(a1 + b0) + (a2 + b3)(a3 + b2) - (a0 a1 + a2 a3) - (b0 b1 + b2 b3)
- * One vpmaddwd makes the two products for 8 columns; the last two terms come out of packing as start values.
+ * One vpmaddwd computes both products for 8 columns. Packing computes the last two terms; they are start values.
  */
 #define QN_OWN_TILES
 #define V_UNROLL QN_PRAGMA(GCC unroll 8)
 
-#ifndef QN_WIDE_TILES /* a file with tiles of its own takes the packers and the thin products */
+#ifndef QN_WIDE_TILES /* AVX-512 has its own tiles and uses the packers and the thin products of this file */
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true,
                      .parts = true,
@@ -26,7 +26,7 @@ static void matmul_tiling(qn_tiling *t) {
 
 /* ---- packing ---- */
 
-/* 16 codes as int16, zeros past the end; the zero point is subtracted from codes alone. */
+/* 16 codes as int16 less the zero point; 0 past the end. */
 V_INLINE __m256i v_left_words(const uint8_t *a, int64_t left, bool is_signed, int32_t zero) {
     __m128i bytes;
     if (left >= 16) {
@@ -49,12 +49,13 @@ V_INLINE int32_t v_sum_lanes(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
-/* For each quartet and row int16 (a0, a2, a1, a3), each a - zero - 128: the 128 that the stored byte of B has too much. */
+/* For each quartet and row int16 (a0, a2, a1, a3), each a - zero - 128. The 128 corrects the stored byte of B, which is
+ * 128 too large. */
 V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
     const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7,
                                            8, 9, 12, 13, 10, 11, 14, 15);
     const __m256i one = _mm256_set1_epi16(1), offset = _mm256_set1_epi16(128);
-    const __m256i once = _mm256_set1_epi64x(0xFFFFFFFF); /* each pair stands there twice */
+    const __m256i once = _mm256_set1_epi64x(0xFFFFFFFF); /* each pair is in the vector twice */
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
         const uint8_t *row[QN_SLIVER];
         int32_t zero[QN_SLIVER];
@@ -93,7 +94,7 @@ static void left_pairs(const qn_left *l) {
     else v_left_pairs(l, false);
 }
 
-/* For each quartet and row four bytes: codes less `less`, which then are int8, plus `plus`. */
+/* For each quartet and row four bytes: codes less `less`, which makes them int8, plus `plus`. */
 V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
     const __m128i down = _mm_set1_epi8((char)less), up = _mm_set1_epi8((char)plus);
     const __m128i one8 = _mm_set1_epi8(1), one = _mm_set1_epi16(1);
@@ -142,8 +143,8 @@ static void left_bytes(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : 12
 
 #ifndef QN_WIDE_TILES
 #define QN_OWN_PARTS
-/* One row: for each quartet its four bytes a as h and l in -8..8, a = 16 h + l. They take the place of left_bytes' four rows,
- * which are all the same. */
+/* One row: for each quartet its four bytes a in two parts h and l in -8..8, a = 16 h + l, instead of the four equal
+ * rows of left_bytes. */
 static void left_parts(const qn_left *l) {
     const __m256i eight = _mm256_set1_epi8(8), low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
     const __m256i flip = _mm256_set1_epi8((char)0x80);
@@ -161,7 +162,7 @@ static void left_parts(const qn_left *l) {
 }
 #endif
 
-/* Four rows of 32 columns to eight vectors of four columns each... */
+/* Transposes four rows of 32 columns into eight vectors of four columns each. */
 V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
     __m256i a = _mm256_unpacklo_epi8(r[0], r[1]), b = _mm256_unpackhi_epi8(r[0], r[1]);
     __m256i c = _mm256_unpacklo_epi8(r[2], r[3]), d = _mm256_unpackhi_epi8(r[2], r[3]);
@@ -171,7 +172,7 @@ V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
     to[2] = _mm256_permute2x128_si256(e, f, 0x31), to[3] = _mm256_permute2x128_si256(g, h, 0x31);
 }
 
-/* Whole lines of B at a time, the rows after them on their way; of a last odd panel 16 columns only. */
+/* Takes whole cache lines of B and prefetches the next rows; of an odd last panel only 16 columns. */
 static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
                         uint8_t *packed, int64_t panel_step) {
     const __m256i x = _mm256_set1_epi8((char)flip);
@@ -196,7 +197,7 @@ static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t 
     }
 }
 
-/* 8 x 8 elements of 32 bits. */
+/* Transposes 8 x 8 elements of 32 bits. */
 V_INLINE void v_transpose8(__m256i r[8]) {
     __m256i t[8], u[8];
     for (int i = 0; i < 8; i += 2)
@@ -266,7 +267,8 @@ typedef struct {
     const float *bounds; /* lo and hi, or NULL */
 } v_stage;
 
-/* Four rows at most of one tile. Old C is fetched on entry and added at the end: loading it first costs 3 %. */
+/* At most four rows of one tile. It prefetches the old C on entry and adds it at the end: loading it first is 3 %
+ * slower. */
 typedef struct {
     const void *a, *b;
     int64_t quartets;
@@ -274,7 +276,7 @@ typedef struct {
     int64_t c_step; /* bytes */
     const int32_t *row_start, *column_start, *more;
     int64_t add;
-    const v_stage *stage; /* NULL: the sums go to c */
+    const v_stage *stage; /* NULL: store the sums in c */
 } v_tile;
 typedef void (*v_tile_function)(const v_tile *t);
 
@@ -285,7 +287,8 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_FETCH(r, at, c0, c1) "prefetcht0 " at "\n\t"
 #define ASM_ADD(r, at, c0, c1) "vpaddd " at ", %%" c0 ", %%" c0 "\n\tvpaddd 32+" at ", %%" c1 ", %%" c1 "\n\t"
 #define ASM_STORE(r, at, c0, c1) "vmovdqu %%" c0 ", " at "\n\tvmovdqu %%" c1 ", 32+" at "\n\t"
-/* Conversion, scales, bias; and bounds, which let NaN pass: where neither is greater, the operand named first stays. */
+/* Conversion, scales, bias, bounds. NaN passes the bounds: if neither operand is greater, vmaxps and vminps return the
+ * one that AT&T syntax names first. */
 #define ASM_REAL(r, at, c0, c1)                                                                                        \
     "vbroadcastss (%[a]), %%ymm12\n\tadd %[n], %[a]\n\t"                                                               \
     "vmulps %%ymm8, %%ymm12, %%ymm13\n\tvmulps %%ymm9, %%ymm12, %%ymm12\n\t"                                           \
@@ -307,8 +310,9 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_ROWS3(F) ASM_ROWS2(F) F(2, "0(%[c],%[step],2)", "ymm4", "ymm5")
 #define ASM_ROWS4(F) ASM_ROWS3(F) F(3, "0(%[c],%[step3])", "ymm6", "ymm7")
 
-/* A row of a quartet: 4 additions, 2 products and 2 sums make 64 products. ymm12 or 15, `x`, and 13 hold the row's codes; in
- * `w`, the other one, and 13 it leaves those of the next row. Fetched so early they save 8 % of the loop on Zen 4. */
+/* One row of a quartet: 4 additions, 2 products and 2 sums compute 64 products. `x`, ymm12 or 15, and ymm13 hold the
+ * codes of the row. It loads those of the next row into `w`, the other of the two, and ymm13; so early a load makes the
+ * loop 8 % faster on Zen 4. */
 #define ASM_PAIRS(next, x, w, c0, c1)                                                                                  \
     "vpaddw %%ymm8, %%" x ", %%ymm14\n\t"                                                                              \
     "vpaddw %%ymm9, %%ymm13, %%" w "\n\t"                                                                              \
@@ -329,7 +333,7 @@ typedef void (*v_tile_function)(const v_tile *t);
     ASM_PAIRS("8+" at, x, w, "ymm0", "ymm1")                                                                           \
     ASM_PAIRS("16+" at, w, x, "ymm2", "ymm3")                                                                          \
     ASM_PAIRS("24+" at, x, w, "ymm4", "ymm5") ASM_PAIRS("32+" at, w, x, "ymm6", "ymm7")
-/* A panel widened before, or in the loop, where it comes from memory: 16 KiB ahead of it. */
+/* Loads a panel that right_widen widened, or widens it in the loop, with a prefetch of 16 KiB ahead. */
 #define ASM_LOAD_WIDE(at)                                                                                              \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"                                              \
     "vmovdqa 64+" at "(%[b]), %%ymm10\n\tvmovdqa 96+" at "(%[b]), %%ymm11\n\t"
@@ -339,7 +343,7 @@ typedef void (*v_tile_function)(const v_tile *t);
     "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
     "vpand %[low], %%ymm9, %%ymm9\n\tvpand %[low], %%ymm11, %%ymm11\n\t"
 
-/* Codes of B in 0..127: vpmaddubsw cannot saturate, 2 * 127 * 128 < 32768. */
+/* Codes of B in 0..127: vpmaddubsw does not saturate, 2 * 127 * 128 < 32768. */
 #define ASM_NARROW(at, c0, c1)                                                                                         \
     "vpbroadcastd " at "(%[a]), %%ymm12\n\t"                                                                           \
     "vpmaddubsw %%ymm12, %%ymm8, %%ymm13\n\tvpmaddubsw %%ymm12, %%ymm9, %%ymm14\n\t"                                   \
@@ -399,7 +403,7 @@ ASM_TABLE(v_narrow_bytes)
 static const float v_no_bias[QN_PANEL] = {-0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f,
                                           -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f};
 
-/* Rows from r on, columns from `column` on; bounds: the copy of f's that outlives the tile. */
+/* The stage for rows from r on and columns from `column` on; `bounds` is a copy of f's that outlives the tile. */
 V_INLINE v_stage v_stage_of(const qn_finish *f, int64_t r, int64_t column, const float *bounds) {
     return (v_stage){
         .row_scale = f->row_scale + r * f->row_scale_step,
@@ -431,16 +435,16 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
                 .add = t->add,
                 .stage = f ? &stage : NULL,
             };
-            for (int64_t i = 0; f && t->add && i < rows; i++) /* C is fetched by the tile */
+            for (int64_t i = 0; f && t->add && i < rows; i++) /* the tile prefetches C, not the output */
                 __builtin_prefetch((const char *)stage.out + i * stage.out_step, 1);
             functions[rows - 1](&v);
         }
-    _mm256_zeroupper(); /* the compiler does not see what the assembly leaves there */
+    _mm256_zeroupper(); /* the compiler does not know that the assembly used the upper halves */
 }
 
-/* One row. It is bound by memory, which the CPU fetches the further ahead, the fewer instructions a line takes: two
- * vpmaddubsw with the parts of A, neither of which can saturate, and sums in int16 for eight quartets:
- * 8 * 2 * 255 * 8 < 32768. ymm0-3 and ymm4-7 hold them for two panels, the second `step` bytes from the first. */
+/* One row, bound by memory. The fewer instructions a cache line takes, the further ahead out-of-order loads run: two
+ * vpmaddubsw with the parts of A, which do not saturate, and sums in int16 over eight quartets, 8 * 2 * 255 * 8 <
+ * 32768. ymm0-3 and ymm4-7 hold the sums of two panels, the second `step` bytes from the first. */
 #define ASM_PART(at, high, low)                                                                                        \
     "vmovdqa " at ", %%ymm10\n\t"                                                                                      \
     "vpmaddubsw %%ymm8, %%ymm10, %%ymm11\n\tvpmaddubsw %%ymm9, %%ymm10, %%ymm10\n\t"                                   \
@@ -470,7 +474,7 @@ V_INLINE void v_parts(const int32_t *a, const uint8_t *b, int64_t step, int64_t 
                        "memory", "cc");
 }
 
-/* The sums of a row go to C. */
+/* Stores the sums of a row in C. */
 V_INLINE void v_put_row_of(const qn_tile *t, const __m256i sum[2 * QN_PANELS]) {
     for (int i = 0; i < 2 * t->panels; i++) {
         __m256i *c = (__m256i *)(t->c + 8 * i);
@@ -481,7 +485,7 @@ V_INLINE void v_put_row_of(const qn_tile *t, const __m256i sum[2 * QN_PANELS]) {
     }
 }
 
-/* Of an odd last panel a second half is made and left. */
+/* An odd last panel is multiplied twice, and the second result is dropped. */
 static void multiply_parts(const qn_tile *t) {
     enum { QUARTETS = 8 };
     __m256i sum[2 * QN_PANELS] = {0};
@@ -496,7 +500,7 @@ static void multiply_parts(const qn_tile *t) {
 static void multiply_pairs(const qn_tile *t) { v_by_slivers(t, v_pairs, 8); }
 static void multiply_pairs_wide(const qn_tile *t) { v_by_slivers(t, v_pairs_wide, 8); }
 
-/* One row times four narrow panels: as many streams as the hardware likes to fetch ahead. */
+/* One row times four narrow panels: the hardware prefetcher follows so many streams well. */
 V_INLINE void v_narrow_row(const qn_tile *t) {
     const __m256i one = _mm256_set1_epi16(1);
     const int32_t *a = t->left;
@@ -518,7 +522,7 @@ static void multiply_u7(const qn_tile *t) {
     else v_by_slivers(t, v_narrow_bytes, 4);
 }
 
-/* Words: 4 x 16 again, a pair of k to a product. */
+/* Words: tiles of 4 x 16, two k to a vpmaddwd. */
 V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b, int64_t r, int64_t column, int rows) {
     __m256i sum[QN_SLIVER][2];
     int32_t *c = t->c + r * t->c_step + column;
@@ -558,11 +562,12 @@ static void multiply_words(const qn_tile *t) {
 }
 #endif
 
-/* ---- thin products: the weights are read once, as they come ---- */
+/* ---- thin products: B is read once and not packed ---- */
 
 #define QN_OWN_THIN
-/* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. The next 8 come
- * to the L2 cache in the order of memory, row after row: 8 rows at a time reach two thirds of that. */
+/* 8 rows of B (with fewer, A has zeros) times 1 or 2 rows of A; the sums stay in the caches. The next 8 rows are
+ * prefetched into the L2 cache in the order of memory, row after row: prefetching them side by side reaches two thirds
+ * of the speed. */
 V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bool is_signed) {
     __m256i a[2][4];
     const uint8_t *line[8];
@@ -602,14 +607,14 @@ V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bo
 }
 
 enum {
-    DEPTH = 128, /* rows and columns of B that are widened at a time: whole lines, 16 KiB */
+    DEPTH = 128, /* rows and columns of B widened at a time: whole cache lines, 16 KiB */
     STRIP = 64,
     SWEPT = 16384,     /* columns swept at a time: 16 rows of B and the sums stay in the L2 cache */
-    DOTS_DEPTH = 4096, /* of k that dots take at a time: four columns stay in the L1 cache */
-    DOT_DEPTH = 8192,  /* of one row: half of the L1 cache */
+    DOTS_DEPTH = 4096, /* k at a time in dots: four columns stay in the L1 cache */
+    DOT_DEPTH = 8192,  /* k at a time with one row: half of the L1 cache */
 };
 
-/* Panels of 16 columns, for each pair of rows columns 0-3, 8-11, then 4-7, 12-15. */
+/* Widens into panels of 16 columns; each pair of rows has the columns 0-3, 8-11, then 4-7, 12-15. */
 V_INLINE void v_widen_strip(const uint8_t *b, int64_t stride, int64_t depth, int64_t columns, int16_t *strip,
                             const bool is_signed) {
     for (int64_t k = 0; k < depth; k += 2, b += 2 * stride, strip += 32) {
@@ -666,7 +671,7 @@ V_INLINE void v_sweep_strips(const qn_thin *t, const bool is_signed) {
                 for (int64_t j = 0; j < columns; j += 16) {
                     const int16_t *a = t->a + r * t->a_step + k, *b = strip + j * DEPTH;
                     int32_t *c = t->c + r * t->c_step + left + j;
-                    for (int64_t i = j / 16; r == 0 && i < DEPTH; i += 4) /* of the next strip */
+                    for (int64_t i = j / 16; r == 0 && i < DEPTH; i += 4) /* prefetches the next strip */
                         _mm_prefetch(t->b + (k + i) * t->stride + left + STRIP, _MM_HINT_T1);
                     switch (t->rows - r) {
                     case 1: v_strip_tile(a, t->a_step, b, depth, c, t->c_step, 1); break;
@@ -682,24 +687,24 @@ V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
     if (t->rows > 2) v_sweep_strips(t, is_signed);
     else
         for (int64_t left = 0; left < t->columns; left += SWEPT) {
-            qn_thin part = *t;
-            part.b += left, part.c += left;
-            part.columns = t->columns - left < SWEPT ? t->columns - left : SWEPT;
+            qn_thin strip = *t;
+            strip.b += left, strip.c += left;
+            strip.columns = t->columns - left < SWEPT ? t->columns - left : SWEPT;
             for (int64_t k = 0; k < t->k; k += 8) {
-                if (t->rows == 1) v_sweep_rows(&part, k, 1, is_signed);
-                else v_sweep_rows(&part, k, 2, is_signed);
+                if (t->rows == 1) v_sweep_rows(&strip, k, 1, is_signed);
+                else v_sweep_rows(&strip, k, 2, is_signed);
             }
         }
 }
 
-/* Both return the columns they have done. */
+/* Both return how many columns they multiplied. */
 static int64_t v_sweep(const qn_thin *t) {
     if (t->is_signed) v_sweep_all(t, true);
     else v_sweep_all(t, false);
     return t->columns / 16 * 16;
 }
 
-/* Four columns times 1 or 2 rows, while the next four come to the L2 cache. */
+/* Four columns times 1 or 2 rows, with a prefetch of the next four into the L2 cache. */
 V_INLINE void v_dots_add(const uint8_t *const *b, const int16_t *a, int64_t a_step, __m256i sum[2][4], const int rows,
                          const bool is_signed) {
     V_UNROLL for (int c = 0; c < 4; c++) {
@@ -735,7 +740,7 @@ V_INLINE void v_dots_of(const qn_thin *t, int64_t k, int64_t end, int64_t column
     }
 }
 
-/* One row takes column after column: a linear read, which the hardware fetches ahead best without hints. */
+/* One row takes column after column: the hardware prefetcher follows this linear read best without hints. */
 V_INLINE int32_t v_dot(const int16_t *a, const uint8_t *b, int64_t count, const bool is_signed) {
     __m256i sum[4];
     int64_t k = 0;

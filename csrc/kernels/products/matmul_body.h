@@ -1,5 +1,6 @@
 /* Integer products, in plain C and in the vector primitives: the packers, the tiles, the output stage. A file that has
- * tiles of its own (QN_OWN_TILES) defines left_bytes, left_pairs, right_*, multiply_* and matmul_tiling before this one.
+ * tiles of its own (QN_OWN_TILES) defines left_bytes, left_pairs, right_*, multiply_* and matmul_tiling before it
+ * includes this one.
  */
 #ifndef QN_OWN_U8
 static void multiply_u8(const qn_tile *t);
@@ -18,7 +19,7 @@ static void matmul_tiling(qn_tiling *t) {
                      .dots_rows = 16};
 }
 
-/* Every byte as int8: a uint8 less 128. */
+/* Packs bytes as int8: an uint8 becomes itself less 128. */
 static void left_bytes(const qn_left *l) {
     int8_t *to = l->packed;
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER)
@@ -37,7 +38,7 @@ static void left_bytes(const qn_left *l) {
         }
 }
 
-/* Rows without a kernel of pairs of their own never ask for it. */
+/* An ISA row without multiply_pairs does not ask for it. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 
 static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
@@ -92,7 +93,7 @@ static void multiply_words(const qn_tile *t) {
 }
 #endif
 
-/* Of the rows whose full-range products go by pairs it is the reference. */
+/* The reference of ISA rows that use multiply_pairs instead. */
 #ifndef QN_OWN_U8
 static void multiply_u8(const qn_tile *t) {
     for (int64_t r = 0; r < t->rows; r++) {
@@ -131,7 +132,7 @@ static void left_words(const qn_left *l) {
         }
 }
 
-/* Columns [from, t->columns) of a thin product: of what the vectors leave over, or of everything. */
+/* Columns [from, t->columns) of a thin product: the last ones after the vectors, or all. */
 V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64_t column_step) {
     for (int r = 0; r < t->rows; r++)
         for (int64_t j = from; j < t->columns; j++) {
@@ -145,7 +146,7 @@ V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64
         }
 }
 
-/* Rows without a kernel of parts of their own never ask for it. */
+/* An ISA row without multiply_parts does not ask for it. */
 #ifndef QN_OWN_PARTS
 static void left_parts(const qn_left *l) { left_bytes(l); }
 static void multiply_parts(const qn_tile *t) { multiply_u8(t); }
@@ -166,8 +167,8 @@ static void add_outer(const int32_t *x, const int32_t *y, int64_t rows, int64_t 
 
 /* ---- the output stage ---- */
 
-/* Sixteen columns at a time, so that a line of the output is visited once; scale and bias stay in registers down the rows.
- * The last columns go through padded copies. */
+/* Sixteen columns at a time: each cache line of the output is written once, and scale and bias stay in registers for
+ * all rows. The last columns use padded copies. */
 enum { V_VECTORS = QN_PANEL / V_LANES, ROWS_AHEAD = 8 };
 
 typedef struct {
@@ -207,8 +208,8 @@ V_INLINE void v_finish_f32(const qn_finish *f, int64_t j, const size_t count, bo
     }
 }
 
-V_INLINE void v_finish_all_f32(const qn_finish *given, bool by_row, bool biased, bool bounded) {
-    const qn_finish f = *given; /* a copy that no store can change */
+V_INLINE void v_finish_all_f32(const qn_finish *stage, bool by_row, bool biased, bool bounded) {
+    const qn_finish f = *stage; /* a copy that no store can change */
     int64_t j = 0;
     for (; j + QN_PANEL <= f.columns; j += QN_PANEL) v_finish_f32(&f, j, QN_PANEL, by_row, biased, bounded);
     if (j < f.columns) v_finish_f32(&f, j, (size_t)(f.columns - j), by_row, biased, bounded);
@@ -250,8 +251,8 @@ static void finish_f32(const qn_finish *f) {
             if (count < QN_PANEL) memcpy(out, last, count);                                                            \
         }                                                                                                              \
     }                                                                                                                  \
-    V_INLINE void v_finish_all_##tag(const qn_finish *given, bool by_row) {                                            \
-        const qn_finish f = *given;                                                                                    \
+    V_INLINE void v_finish_all_##tag(const qn_finish *stage, bool by_row) {                                            \
+        const qn_finish f = *stage;                                                                                    \
         int64_t j = 0;                                                                                                 \
         for (; j + QN_PANEL <= f.columns; j += QN_PANEL) v_finish_##tag(&f, j, QN_PANEL, by_row);                      \
         if (j < f.columns) v_finish_##tag(&f, j, (size_t)(f.columns - j), by_row);                                     \

@@ -1,5 +1,5 @@
-/* Integer products of the NEON row: the packers of the right matrix and the thin products, which the rows above inherit, and
- * tiles of 4 x 8 without dot products. */
+/* Integer products of the NEON row: the packers of the right matrix and the thin products, which higher ISA rows
+ * inherit, and tiles of 4 x 8 without dot products. */
 #define QN_OWN_TILES
 
 enum { HEIGHT = 4 };
@@ -63,8 +63,8 @@ static void right_sums(const uint8_t *panel, int64_t quartets, int32_t *sum, int
 
 /* ---- tiles ---- */
 
-/* Sums of two columns of bytes (four k each) or of words (two k each) lie in a vector. A product of bytes is at most
- * 128 * 128: int16 holds it. `rows` and `words` are constants. */
+/* A vector holds sums of two columns of bytes (four k each) or of words (two k each). A product of bytes is at most
+ * 128 * 128 and fits int16. `rows` and `words` are constants. */
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int rows, const bool words) {
     const int8_t *a = v_sliver(t, row);
     const uint8_t *b = v_half_panel(t, column);
@@ -104,7 +104,7 @@ QN_WALK(multiply_words, v_words_tile)
 
 static void multiply_u7(const qn_tile *t) { multiply_u8(t); }
 
-/* Nothing asks for pairs. */
+/* The tiling does not ask for pairs. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 static void multiply_pairs(const qn_tile *t) { multiply_u8(t); }
 static void multiply_pairs_wide(const qn_tile *t) { multiply_u8(t); }
@@ -126,7 +126,7 @@ V_INLINE v_words v_widen(uint8x16_t bytes, const bool is_signed) {
     return (v_words){vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes))), vreinterpretq_s16_u16(vmovl_high_u8(bytes))};
 }
 
-/* 8 rows of B (the last ones zero in A if there are fewer) times `rows` of A; sums stay in the caches. */
+/* 8 rows of B (with fewer, A has zeros) times `rows` of A; the sums stay in the caches. */
 V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows, const bool is_signed) {
     const int16_t *a = t->a + row * t->a_step + k;
     const uint8_t *line[8];
@@ -161,7 +161,7 @@ V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
             }
 }
 
-/* Both return the columns they have done. */
+/* Both return how many columns they multiplied. */
 static int64_t v_sweep(const qn_thin *t) {
     if (t->is_signed) v_sweep_all(t, true);
     else v_sweep_all(t, false);

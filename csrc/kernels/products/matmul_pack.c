@@ -1,11 +1,11 @@
-/* Packing of right matrices; the head of matmul.c draws the packed form. */
+/* Packs right matrices; the head of matmul.c draws the result. */
 #include <stdlib.h>
 
 #include "dispatch.h"
 #include "matmul_private.h"
 #include "threads.h"
 
-/* ---- staging: what the packers cannot read in place ---- */
+/* ---- staging: copies of what the packers cannot read in place ---- */
 
 void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad, bool wide,
               void *to, int64_t step) {
@@ -145,9 +145,10 @@ void qn_packed_free(qn_packed *b) {
     free(b->panel), free(b->sum), free(b);
 }
 
-/* `strips`: no panels, for a product that packs as it goes. */
+/* `strips`: without panels, for a product that packs strip by strip. */
 static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
-    if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET) return NULL; /* broadcast ones may be */
+    if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET)
+        return NULL; /* broadcast matrices may be that large */
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
     *b = (qn_packed){.k = rows, .n = columns, .form = words ? QN_WORDS : QN_FULL};
@@ -159,7 +160,7 @@ static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool st
     return b;
 }
 
-/* `weights`: for many products, so that it pays to look at the codes. `strips`: filled in place of panels and sums. */
+/* See qn_pack_right. */
 static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, qn_packing *strips,
                         qn_codes_maker gather, const void *context) {
     bool words = b->form == QN_WORDS;

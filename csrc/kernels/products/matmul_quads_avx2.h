@@ -1,12 +1,12 @@
-/* Quads (excess.h) in AVX2: four products in an int16 lane before they are widened, 12 instructions where pairs take
- * 16. They come after matmul_avx2.h, whose frame of a tile they share.
+/* Quads (excess.h) in AVX2: four products are added in an int16 lane before they are widened, 12 instructions where
+ * pairs need 16. Include it after matmul_avx2.h, whose ASM_TILE it uses.
  */
 #define QN_OWN_QUADS
 
-/* Every byte as a - 128, or a - 64, plus that again: a uint8, or an int8 so many higher. */
+/* Packs an uint8 as it is, an int8 plus center. */
 static void left_quads(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : l->center, l->center); }
 
-/* Bands of 32 rows, 8 slivers, four k at a time. */
+/* One band of 32 rows, which is 8 slivers, and four k at a time. */
 static void left_turned(const uint8_t *packed, int64_t quartets, int64_t rows, uint8_t *turned, int64_t step) {
     const __m256i by_k = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9,
                                           13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -30,7 +30,7 @@ static void left_turned(const uint8_t *packed, int64_t quartets, int64_t rows, u
         }
 }
 
-/* For two quartets their codes, then -center times the sums of their quads, modulo 2^16. */
+/* For each two quartets their codes, then -center times the sums of their quads, modulo 2^16. */
 static void right_quads(const uint8_t *panel, int64_t quartets, uint8_t less, uint8_t center, uint8_t *quads) {
     const __m256i middle = _mm256_set1_epi8((char)less), by = _mm256_set1_epi8((char)center);
     for (int64_t g = 0; g < quartets; g += 2, panel += 2 * QN_QUARTET, quads += QN_QUADS)
@@ -45,7 +45,7 @@ static void right_quads(const uint8_t *panel, int64_t quartets, uint8_t less, ui
         }
 }
 
-/* A row of two quartets; ymm8-10 hold three of their four vectors. */
+/* One row of two quartets; ymm8-10 hold three of the four vectors of B. */
 #define ASM_QUADS(first, second, c0, c1)                                                                               \
     "vpbroadcastd " first "(%[a]), %%ymm12\n\t"                                                                        \
     "vpmaddubsw %%ymm8, %%ymm12, %%ymm13\n\t"                                                                          \
@@ -83,7 +83,8 @@ static void multiply_quads(const qn_tile *t) {
 
 enum { V_BANDS = 3 }; /* at most */
 
-/* sum of (a - center) e over the excess of a column, int16 by rows: in each band 0-7, 16-23, 8-15, 24-31. */
+/* Sum of (a - center) e over the excess e of one column, an int16 for each row; the rows of a band are in the order
+ * 0-7, 16-23, 8-15, 24-31. */
 V_INLINE void v_excess_column(const qn_excess_tile *x, const qn_excess_pair *e, int count, int16_t start,
                               const int bands, int16_t *to) {
     __m256i sum[2 * V_BANDS];
@@ -103,7 +104,7 @@ V_INLINE void v_excess_column(const qn_excess_tile *x, const qn_excess_pair *e, 
     for (int s = 0; s < 2 * bands; s++) _mm256_store_si256((__m256i *)(to + 16 * s), sum[s]);
 }
 
-/* 8 x 8 elements of 16 bits in each half. */
+/* Transposes 8 x 8 elements of 16 bits in each half. */
 V_INLINE void v_transpose8_words(__m256i r[8]) {
     __m256i t[8], u[8];
     for (int i = 0; i < 4; i++)
@@ -121,9 +122,9 @@ V_INLINE void v_put_row(const qn_excess_tile *x, int64_t row, int column, __m128
     _mm256_store_si256(to, x->add ? _mm256_add_epi32(sum, _mm256_load_si256(to)) : sum);
 }
 
-V_INLINE void v_add_excess(const qn_excess_tile *given, const int bands) {
+V_INLINE void v_add_excess(const qn_excess_tile *tile, const int bands) {
     int16_t sums[QN_PANEL][V_BANDS * QN_BAND] __attribute__((aligned(32)));
-    const qn_excess_tile x = *given; /* a copy that no store can change */
+    const qn_excess_tile x = *tile; /* a copy that no store can change */
     const qn_excess_pair *e = x.pairs;
     for (int j = 0; j < QN_PANEL; e += x.pass->count[j++])
         v_excess_column(&x, e, x.pass->count[j], (int16_t)(-x.center * x.pass->sum[j]), bands, sums[x.pass->column[j]]);

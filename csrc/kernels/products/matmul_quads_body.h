@@ -1,4 +1,4 @@
-/* Quads (excess.h) in plain C: the reference of the rows that have them. */
+/* Quads (excess.h) in plain C: the reference of the ISA rows that have them. */
 #ifndef QN_OWN_QUADS
 
 static void left_quads(const qn_left *l) {

@@ -21,15 +21,15 @@ qn_outcome qn_linear(const qn_input *x, const qn_packed *b, const qn_result *res
     size_t itemsize = result->type == QN_F32 ? 4 : 1;
     qn_outcome outcome = QN_DONE;
     for (int64_t row = 0; row < x->m && outcome == QN_DONE; row += most) {
-        qn_result part = *result;
+        qn_result pass = *result;
         a.rows = x->m - row < most ? x->m - row : most, a.x = x->x + row * k;
         qn_quantize_activations(&a);
-        part.data = (char *)result->data + (size_t)(row * result->row_stride) * itemsize;
-        if (!result->row_scale) part.row_scale = scales, part.row_scales = x->scale != 0 ? 1 : a.rows;
+        pass.data = (char *)result->data + (size_t)(row * result->row_stride) * itemsize;
+        if (!result->row_scale) pass.row_scale = scales, pass.row_scales = x->scale != 0 ? 1 : a.rows;
         qn_matrix left = {(const char *)a.codes, x->is_signed ? QN_I8 : QN_U8, false, a.rows, k, k, 1, false};
         left.narrow = x->is_signed ? x->qmin >= -64 && x->qmax <= 63 : x->qmax <= 127;
         qn_zeros zeros = {a.zero_points, x->scale != 0 ? x->zero_point != 0 : x->symmetric ? 0 : a.rows};
-        outcome = qn_matmul_packed(&left, zeros, b, &part);
+        outcome = qn_matmul_packed(&left, zeros, b, &pass);
     }
     free(scales);
     return outcome;

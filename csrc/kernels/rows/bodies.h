@@ -1,4 +1,4 @@
-/* Compiles every element loop for the ISA whose file included this, and makes its row of the table. The groups keep the
+/* Compiles every element loop for the ISA whose file includes this one, and fills its ISA row. The groups keep the
  * functions in the order in which the benchmarks measured them: their alignment depends on it. */
 #include "accumulate_body.h"
 #include "float_error_body.h"

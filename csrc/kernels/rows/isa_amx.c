@@ -1,7 +1,7 @@
-/* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32. Sixteen
- * quartets of a panel are such a tile as they lie. Tiles of 32 x 32; everything else is the AVX512-VNNI row's.
+/* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32.
+ * Sixteen quartets of a panel are such a tile without packing. Tiles of 32 x 32; the AVX512-VNNI row has all the rest.
  *
- * No CPU of ours has it: only tests/emulated_amx.h has run it, so it is never chosen unasked (cpu.c).
+ * It has never run on a CPU, only under tests/emulated_amx.h; so cpu.c reports it only if QNUMPY_ISA names it.
  */
 #include "qn_kernels.h"
 
@@ -28,7 +28,7 @@ static void matmul_tiling(qn_tiling *t) {
                      .dots_rows = 16};
 }
 
-/* Row after row, not in slivers: int8, zeros past the end. */
+/* Packs int8, row after row and not in slivers; zeros past the end. */
 static void left_bytes(const qn_left *l) {
     const int64_t line = l->quartets * 4;
     const int32_t offset = l->is_signed ? 0 : 128;
@@ -46,8 +46,8 @@ static void left_bytes(const qn_left *l) {
 /* GCC 12 does not know that the intrinsics read memory. */
 static inline void settle(void) { __asm__ volatile("" ::: "memory"); }
 
-/* tmm0-3 hold the sums: 0 and 1 of the upper rows, 2 and 3 of the lower ones; 4 and 5 those rows of A; 6 and 7 the panels.
- * All have lines of 64 bytes: what is left of k goes through padded copies. */
+/* tmm0 and 1 hold the sums of the upper rows, 2 and 3 those of the lower ones, 4 and 5 these rows of A, 6 and 7 the
+ * panels. All have rows of 64 bytes; the last k use padded copies. */
 static void configure(int64_t upper, int64_t lower) {
     struct {
         uint8_t palette, start_row, reserved[14];
@@ -60,7 +60,7 @@ static void configure(int64_t upper, int64_t lower) {
     _tile_loadconfig(&config);
 }
 
-/* 16 quartets. */
+/* Multiplies 16 quartets. */
 static void multiply_quartets(const void *left, int64_t line, bool two, const uint8_t *right, int64_t panel,
                               int panels) {
     _tile_loadd(4, left, line);
@@ -116,10 +116,10 @@ static void multiply_panels(const qn_tile *t) {
 
 static void multiply_u8(const qn_tile *t) {
     for (int p = 0; p < t->panels; p += PANELS) {
-        qn_tile part = *t;
-        part.panels = t->panels - p < PANELS ? t->panels - p : PANELS;
-        part.right += p * t->right_step, part.c += p * QN_PANEL, part.column_start += p * QN_PANEL;
-        multiply_panels(&part);
+        qn_tile tile = *t;
+        tile.panels = t->panels - p < PANELS ? t->panels - p : PANELS;
+        tile.right += p * t->right_step, tile.c += p * QN_PANEL, tile.column_start += p * QN_PANEL;
+        multiply_panels(&tile);
     }
 }
 

@@ -1,5 +1,6 @@
-/* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without saturation
- * (vpdpbusds, its saturating sister, is not used). Tiles of 12 x 32. Everything else is the AVX-512 row's. */
+/* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without
+ * saturation (vpdpbusds would saturate). Tiles of 12 x 32. The AVX-512 row has all the rest.
+ */
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)
@@ -32,7 +33,7 @@ ASM_TILES(v_words, "4", ASM_LOAD_BYTES, ASM_WORDS, "")
 #define V_INLINE static inline __attribute__((always_inline))
 #define V_UNROLL QN_PRAGMA(GCC unroll 8)
 
-/* A few rows times four panels: as many streams as the hardware likes to fetch ahead, without a hint. */
+/* A few rows times four panels: the hardware prefetcher follows so many streams well, without hints. */
 V_INLINE void v_few_rows(const qn_tile *t, const int rows) {
     const char *a = t->left;
     const uint8_t *b = t->right;

@@ -1,4 +1,6 @@
-/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the rest is the AVX2 row's. */
+/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the AVX2 row has all the
+ * rest.
+ */
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)
@@ -27,8 +29,8 @@ static void matmul_tiling(qn_tiling *t) {
                      .dots_rows = 8};
 }
 
-/* Rows [row, row + rows); `first` is row % 12, so that slivers lie at constant places. All but t, row and column are
- * constants. */
+/* Rows [row, row + rows). `first` is row % 12, so that the offsets of slivers are constants, as all arguments but t,
+ * row and column are. */
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int first, const int rows) {
     const int64_t sliver = t->quartets * 16;
     const char *a = (const char *)t->left + (row - first) / QN_SLIVER * sliver;

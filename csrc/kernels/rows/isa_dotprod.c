@@ -1,4 +1,6 @@
-/* NEON with dot products (sdot): four bytes times four, added to an int32. Tiles of 12 x 8; the rest is the NEON row's. */
+/* NEON with dot products (sdot): four bytes times four, added to an int32. Tiles of 12 x 8; the NEON row has all the
+ * rest.
+ */
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)

@@ -13,20 +13,20 @@
 #define V_ALWAYS static inline __attribute__((always_inline))
 
 enum {
-    TILE = 4096,              /* elements whose extremes are found, then counted: 16 KiB stay in the L1 cache */
-    COLUMNS = QN_COLUMNS,     /* columns, or short runs, that are worked on together */
-    MANY = 1 << 17,           /* elements from which four counters a bin cost less than stores that wait */
-    SHORTEST_PIECE = 1 << 14, /* elements below which a piece is not worth handing to another thread */
-    LONGEST_PIECE = 1 << 30,  /* 32-bit counters do not overflow */
-    SHORT_SORT = 48,          /* keys below which insertion beats counting bytes */
-    SHORT = 256,              /* elements of a channel or group up to which sorting many of them at once is fastest */
-    FEW = 16,                 /* parameters below which they are sorted one by one */
-    INFINITE = 0x7F80,        /* magnitudes from here on are not finite */
+    TILE = 4096,              /* elements of a tile: 16 KiB stay in the L1 cache between min_max and counting */
+    COLUMNS = QN_COLUMNS,     /* columns of a strip, or short runs sorted side by side */
+    MANY = 1 << 17,           /* elements: from here on four counters a bin pay; they avoid store-to-load stalls */
+    SHORTEST_PIECE = 1 << 14, /* elements: with fewer, another thread costs more than it saves */
+    LONGEST_PIECE = 1 << 30,  /* elements: 32-bit counters do not overflow */
+    SHORT_SORT = 48,          /* keys: with fewer, insertion sort is faster than radix sort */
+    SHORT = 256,              /* elements of a channel or group: up to so many, sorting side by side is fastest */
+    FEW = 16,                 /* parameters: fewer are sorted one after the other */
+    INFINITE = 0x7F80,        /* bits of the smallest magnitude that is not finite */
     MAX_PIECES = 64,
-    APART = 13 * 16, /* counters between the tables of two columns, or all would share their cache sets */
+    APART = 13 * 16, /* counters between the tables of two columns: else all tables would map to the same cache sets */
 };
 
-/* Elements [o0, o1) x parameters [p0, p1) x [i0, i1): what one thread takes at a time. */
+/* Elements [o0, o1) x parameters [p0, p1) x [i0, i1), which one thread takes at a time. */
 typedef struct {
     int64_t o0, o1, p0, p1, i0, i1;
     qn_histogram histogram;
@@ -43,10 +43,10 @@ typedef struct {
     piece pieces[MAX_PIECES];
     int64_t count;
     pthread_mutex_t mutex;
-    struct workspace *idle; /* what finished pieces leave to the next: fresh memory costs more than counting */
+    struct workspace *idle; /* free list: page faults on new memory cost more than the counting */
 } counting;
 
-/* What a thread works in: counters, and tiles for what cannot be read in place. */
+/* Memory of one thread: counters, and tiles for elements that cannot be read in place. */
 typedef struct workspace {
     struct workspace *next;
     const counting *j;
@@ -72,7 +72,7 @@ static int start(qn_histogram *h, int64_t params, int64_t room, bool ranges) {
     return h->offsets && h->keys && h->counts && (!ranges || h->ranges) ? 0 : -1;
 }
 
-/* Without the room that was not needed. */
+/* Frees the memory that the bins do not need. */
 static int shrink(qn_histogram *h) {
     int64_t bins = h->offsets[h->params];
     void *keys = realloc(h->keys, (size_t)bins * sizeof *h->keys + 1);
@@ -82,7 +82,7 @@ static int shrink(qn_histogram *h) {
     return keys && counts ? 0 : -1;
 }
 
-/* Room for `more` bins after `used`. */
+/* Makes room for `more` bins after `used`. */
 static bool reserve(piece *p, int64_t used, int64_t more) {
     if (used + more <= p->room) return true;
     int64_t room = 2 * p->room + more;
@@ -96,7 +96,7 @@ static bool reserve(piece *p, int64_t used, int64_t more) {
 
 /* ---- reading ---- */
 
-/* Elements [start, start + n) as float32, n <= TILE; their extremes and what is not finite go into r[count]. */
+/* Elements [start, start + n) as float32, n <= TILE. */
 static const float *staged(workspace *b, int64_t start, int64_t n) {
     const qn_source *s = b->j->source;
     const void *x = s->data + (size_t)start * s->itemsize;
@@ -125,7 +125,7 @@ static bool is_finite(uint16_t bin) { return (bin & 0x8000 ? bin - 0x8000 : 0x7F
 
 static uint16_t ordered(uint32_t key) { return (uint16_t)(key & 0x8000 ? 0xFFFF - key : 0x8000 + key); }
 
-/* ---- few elements: sorted ---- */
+/* ---- few elements: sort them ---- */
 
 static void sort_keys(workspace *b, int64_t n) {
     uint16_t *k = b->keys;
@@ -167,22 +167,23 @@ static int64_t emit_keys(workspace *b, int64_t n, piece *p, int64_t used) {
     return used;
 }
 
-/* ---- many parameters of few elements: sorted side by side ---- */
+/* ---- many parameters of few elements: sort them side by side ---- */
 
-/* Element i of lane c as a signed key: it orders as the values do. */
+/* Stores element i of lane c as a signed key in the order of the values. */
 V_ALWAYS void put_key(workspace *b, int64_t i, int64_t c, float x) {
     int16_t key = (int16_t)key_of(x, b->shift);
     b->lanes[i * COLUMNS + c] = (int16_t)(key ^ (key >> 15 & 0x7FFF));
 }
 
-/* Appends the bins of n sorted keys; what is not finite stands at both ends. */
+/* Appends the bins of n sorted keys. NaN and infinities are at both ends. */
 static int64_t emit_lane(workspace *b, int64_t c, int64_t n, piece *p, int64_t used) {
     const int16_t *key = b->lanes + c;
     int64_t i = 0, from;
     if (!reserve(p, used, n)) return p->failed = true, used;
     while (i < n && !is_finite((uint16_t)(key[i * COLUMNS] ^ INT16_MIN))) i++;
     while (n > i && !is_finite((uint16_t)(key[(n - 1) * COLUMNS] ^ INT16_MIN))) n--;
-    for (from = i; i < n;) { /* every element is written, and overwritten unless it is the last of its bin */
+    for (from = i;
+         i < n;) { /* no branch: every element writes a bin, which the next one overwrites unless this was its last */
         int16_t mine = key[i * COLUMNS];
         p->histogram.keys[used] = (uint16_t)(mine ^ INT16_MIN), p->histogram.counts[used] = ++i - from;
         bool last = i == n || key[i * COLUMNS] != mine;
@@ -191,26 +192,27 @@ static int64_t emit_lane(workspace *b, int64_t c, int64_t n, piece *p, int64_t u
     return used;
 }
 
-/* ---- many elements: counted ---- */
+/* ---- many elements: count them ---- */
 
-enum { COUNTERS = 64 }; /* counters looked at together */
+enum { COUNTERS = 64 }; /* counters of a chunk, which are tested for 0 together */
 
-static int64_t sum_of(const uint32_t *chunk) { /* below 2^32: a piece has no more elements */
+static int64_t sum_of(const uint32_t *chunk) { /* fits: a piece has at most LONGEST_PIECE elements */
     uint32_t sum = 0;
     for (int k = 0; k < COUNTERS; k++) sum += chunk[k];
     return sum;
 }
 
-/* The bin of the largest magnitude on one side, counted from zero; no bin beyond it was touched. */
+/* The bin of the largest magnitude on one side, counted from zero; all bins beyond it are empty. */
 static int64_t last_bin(double magnitude, int shift) {
     if (!(magnitude > 0)) return 0;
-    float near = (float)magnitude; /* rounded up it is one bin further, no harm */
+    float near = (float)magnitude; /* rounding up may give the next bin, which is empty */
     uint32_t bits, largest = 0x7F7FFFFF;
     memcpy(&bits, &near, sizeof bits);
     return (bits < largest ? bits : largest) >> shift;
 }
 
-/* The lowest chunk above that of zero with one of n elements, found from above: most of the octaves below are empty. */
+/* The lowest chunk above that of zero that holds one of n elements. It searches from above until it has met all n,
+ * because most of the octaves below are empty. */
 static int64_t lowest_chunk(const uint32_t *above, const uint32_t *below, int64_t high, int64_t low, int64_t n) {
     int64_t chunk = (high > low ? high : low) + 1;
     n -= sum_of(above) + sum_of(below);
@@ -221,7 +223,7 @@ static int64_t lowest_chunk(const uint32_t *above, const uint32_t *below, int64_
     return chunk;
 }
 
-/* Appends the bins of one side, magnitudes away from zero or toward it, and empties the counters. */
+/* Appends the bins of one side in the order of their values and sets their counters to 0. */
 V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t lowest, int64_t last, int drop, int ways, bool negative,
                            qn_histogram *h, int64_t used) {
     const int64_t width = COUNTERS / ways, chunks = last < lowest ? 1 : last - lowest + 2;
@@ -229,7 +231,7 @@ V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t lowest, int64_t last, int
         int64_t order = negative ? chunks - 1 - step : step, first = order ? (lowest + order - 1) * width : 0;
         uint32_t *c = counters + first * ways;
         if (sum_of(c) == 0) continue;
-        for (int64_t k = 0; k < width; k++) { /* an empty bin is written, too, and then overwritten */
+        for (int64_t k = 0; k < width; k++) { /* no branch: the next bin overwrites an empty one */
             int64_t at = negative ? width - 1 - k : k, count = 0;
             for (int way = 0; way < ways; way++) count += c[at * ways + way];
             int64_t key = (first + at) << drop;
@@ -242,7 +244,8 @@ V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t lowest, int64_t last, int
     return used;
 }
 
-/* Appends the bins of a parameter's n elements, of the range r, in the order of their values; leaves the counters empty. */
+/* Appends the bins of the n elements of a parameter, whose range is r, in the order of their values. Sets the counters
+ * to 0. */
 static int64_t emit_counters(workspace *b, uint32_t *counters, int64_t n, const qn_range *r, piece *p, int64_t used) {
     const int drop = b->shift - 16, ways = b->ways;
     const int64_t half = ((QN_BINS / 2) >> drop) * ways, finite = (INFINITE >> drop) * ways;
@@ -265,7 +268,7 @@ static int64_t emit_counters(workspace *b, uint32_t *counters, int64_t n, const 
 
 static int64_t sort_limit(const counting *j) { return j->bits == QN_TENSOR_BITS ? 1024 : SHORT; }
 
-/* Where run o of parameter p starts and how long it is. */
+/* The first element and the length of run o of parameter p. */
 static int64_t run_of(const qn_grid *g, int64_t o, int64_t p, int64_t *length) {
     if (!g->group) return *length = g->inner, (o * g->channels + p) * g->inner;
     int64_t groups = (g->channels + g->group - 1) / g->group, at = p % groups * g->group;
@@ -301,7 +304,7 @@ static int64_t sort_runs(workspace *b, piece *p, int64_t k, int64_t count, int64
             const float *x = read_run(b, from + p->i0, end - p->i0, p->histogram.ranges + (k + c - p->p0));
             for (int64_t i = p->i0; i < end; i++) put_key(b, n++, c, x[i - p->i0]);
         }
-        for (; n < most; n++) b->lanes[n * COLUMNS + c] = INT16_MAX; /* a NaN: left out */
+        for (; n < most; n++) b->lanes[n * COLUMNS + c] = INT16_MAX; /* a NaN, which is not counted */
     }
     qn_kernels()->sort_columns_i16(b->lanes, most);
     for (int64_t c = 0; c < count; c++) {
@@ -329,7 +332,7 @@ static strip strip_of(const piece *p, const qn_grid *g, int64_t k) {
     return s;
 }
 
-/* Rows [first, first + rows) of a strip, of which x is the first. */
+/* Counts or collects rows [first, first + rows) of a strip; x is the first of them. */
 static void take_rows(workspace *b, const float *x, const strip *s, int64_t first, int64_t rows) {
     if (s->rows > SHORT) {
         qn_kernels()->count_columns_f32(x, rows, s->stride, s->count, b->shift, table_size(b->j), b->counters);
@@ -344,7 +347,7 @@ static int64_t count_strip(workspace *b, piece *p, const strip *s, int64_t k, in
     const qn_source *source = b->j->source;
     qn_range *ranges = p->histogram.ranges + (k - p->p0);
     if (source->direct && source->type == QN_F32) {
-        enum { BAND = 256 }; /* rows that are in the L2 cache when they are counted */
+        enum { BAND = 256 }; /* rows that stay in the L2 cache between min_max and counting */
         for (int64_t r = 0; r < s->rows; r += BAND) {
             const float *x = (const float *)source->data + s->start + r * s->stride;
             int64_t rows = s->rows - r < BAND ? s->rows - r : BAND;
@@ -432,7 +435,7 @@ static void cut(counting *j) {
     if (wanted > MAX_PIECES) wanted = MAX_PIECES;
     int64_t grain = j->columns ? COLUMNS : 1, grains = (params + grain - 1) / grain;
     int64_t by_params = grains < wanted ? grains : wanted;
-    int64_t rest = g->group && j->columns ? 1 : wanted / by_params; /* the rows of a band are not cut */
+    int64_t rest = g->group && j->columns ? 1 : wanted / by_params; /* the rows of a group are not cut */
     bool cut_outer = outer >= rest;
     if (!cut_outer && rest > inner) rest = inner;
     for (int64_t a = 0; a < by_params; a++)
@@ -454,7 +457,7 @@ static void merge_ranges(qn_range *to, const qn_range *from, int64_t n) {
     }
 }
 
-/* Parts of the same parameters become one. */
+/* Merges pieces of the same parameters. */
 static int join_pieces(counting *j) {
     int64_t kept = 0;
     for (int64_t k = 1; k < j->count; k++) {

@@ -6,7 +6,7 @@
 #include "search_private.h"
 #include "threads.h"
 
-enum { SEARCH_BYTES = 1 << 18 }; /* traffic that a parameter's search weighs as */
+enum { SEARCH_BYTES = 1 << 18 }; /* the search of a parameter takes as long as so much memory traffic */
 
 /* ---- percentile ---- */
 
@@ -29,8 +29,8 @@ static void search_percentile(const qn_sketch *r, const qn_search_spec *p, doubl
 typedef struct {
     const qn_histogram *h;
     const qn_search_spec *spec;
-    int64_t n; /* ranges a parameter, 0 for a search */
-    const double *given_low, *given_high;
+    int64_t n; /* ranges of each parameter; 0: search */
+    const double *lows, *highs;
     double *low, *high, *error;
     _Atomic bool failed;
 } range_search;
@@ -59,7 +59,7 @@ static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *s
         sum = qn_sums_of(space->counts, l.bins, space->sums);
     }
     for (int64_t i = k * j->n; i < (k + 1) * j->n; i++) {
-        double low = j->given_low[i], high = j->given_high[i];
+        double low = j->lows[i], high = j->highs[i];
         if (p->criterion == QN_PERCENTILE) {
             j->error[i] = outside(&r, low, high);
         } else if (p->criterion == QN_APART) {
@@ -99,7 +99,7 @@ int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, do
 
 int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low,
                      const double *high, double *error) {
-    range_search j = {.h = h, .spec = spec, .n = n, .given_low = low, .given_high = high, .error = error};
+    range_search j = {.h = h, .spec = spec, .n = n, .lows = low, .highs = high, .error = error};
     if (n) qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_piece, &j);
     return j.failed ? -1 : 0;
 }
