@@ -9,7 +9,8 @@
 
 #include "qn_kernels.h"
 
-#ifdef QN_TEST_EMULATED /* the rows of this build hold their instructions as plain code: they run whatever the CPU has */
+#ifdef QN_TEST_EMULATED /* the rows of this build hold their instructions as plain code: they run whatever the CPU has \
+                         */
 #define QN_EMULATED 1
 #else
 #define QN_EMULATED 0

@@ -1,8 +1,10 @@
-/* Every ISA row against the scalar row, bit for bit, called through the tables. kernel_list.h says how each kernel is tested.
+/* Every ISA row against the scalar row, bit for bit, called through the tables. kernel_list.h says how each kernel is
+ * tested.
  *
- * Each kernel runs over sizes 0..70 (every tail of every vector length, several whole strides) and some larger, random and
- * edge values, every convention, one parameter for each run and one for each element, streamed and not, with outputs at
- * several alignments between guard bytes. Then each kernel is replaced by one that does nothing: its test must fail.
+ * Each kernel runs over sizes 0..70 (every tail of every vector length, several whole strides) and some larger, random
+ * and edge values, every convention, one parameter for each run and one for each element, streamed and not, with
+ * outputs at several alignments between guard bytes. Then each kernel is replaced by one that does nothing: its test
+ * must fail.
  *
  *     test_rows [SEED]
  */
@@ -80,8 +82,8 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
 
 static void do_nothing(void) {}
 
-/* Whether the test of a kernel fails on a scalar row in which the kernel does nothing. The ABIs of the CPUs that have rows
- * let a function ignore its arguments. */
+/* Whether the test of a kernel fails on a scalar row in which the kernel does nothing. The ABIs of the CPUs that have
+ * rows let a function ignore its arguments. */
 static bool test_notices(const kernel *k) {
     qn_table row;
     void (*pointers[QN_KERNEL_COUNT])(void);
