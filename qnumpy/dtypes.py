@@ -11,10 +11,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import _core
+from ._typing import Float64Array
 
 __all__ = [
+    "ACCUMULATOR_TYPE",
     "CODE_TYPES",
     "FLOAT_TYPES",
     "INTEGER_TYPES",
@@ -36,17 +39,17 @@ class CodeType:
     name : str
         ``"int8"``, ``"uint4"``, ...
     dtype : numpy.dtype
-        What an array of codes has as its dtype.
+        The dtype of an array of codes.
     storage : numpy.dtype
         The plain NumPy dtype with the same bytes, which the kernels read and write.
     bits : int
         Bits of one code.
     qmin, qmax : int
-        The full range; of a float its largest number.
+        The full range; for a float type minus and plus its largest number.
     core : int
-        The kernels' number for the type.
+        The number of the type in the kernels.
     real : FloatType or None
-        The format, when codes are floats. They have no zero point.
+        The format if codes are floats, which have no zero point.
     """
 
     name: str
@@ -74,7 +77,7 @@ class CodeType:
 
     @property
     def zero_points(self) -> tuple[int, int]:
-        """The range of zero points: that of the codes; floats have none but 0."""
+        """The range of zero points: that of the codes, 0 alone for floats."""
         return (0, 0) if self.real is not None else (self.qmin, self.qmax)
 
     @property
@@ -82,7 +85,7 @@ class CodeType:
         return 0 if self.signed else (self.qmax + 1) // 2
 
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in a file: codes narrower than a byte are packed along the last axis, each row on its own."""
+        """Return the shape in a file: codes narrower than a byte are packed along the last axis, row by row."""
         if self.bits >= 8:
             return shape
         return (*shape[:-1], -(-shape[-1] * self.bits // 8)) if shape else (1,)
@@ -104,12 +107,12 @@ class FloatType:
     storage : numpy.dtype
         The plain NumPy dtype with the same bytes, which the kernels read and write.
     core : int
-        The kernels' number for the type.
+        The number of the type in the kernels.
     exponent_bits, mantissa_bits, bias : int
         The fields: an exponent field E > 0 stands for ``2**(E - bias) * (1 + M / 2**mantissa_bits)``.
     kind : str
-        What the codes at the top mean. ``"IEEE"``: infinity and NaN; ``"FN"``: NaN is all ones; ``"FNUZ"``: the code of
-        -0 is NaN; ``"FINITE"``: neither; ``"SCALE"``: powers of two alone, without sign or zero, NaN is all ones.
+        The meaning of the largest codes. ``"IEEE"``: infinity and NaN; ``"FN"``: NaN is all ones; ``"FNUZ"``: the code
+        of -0 is NaN; ``"FINITE"``: neither; ``"SCALE"``: powers of two alone, without sign or zero, NaN is all ones.
     """
 
     name: str
@@ -147,7 +150,7 @@ class FloatType:
         return math.ldexp((1 << self.mantissa_bits) + mantissa, exponent - self.bias - self.mantissa_bits)
 
     @property
-    def numbers(self) -> np.ndarray[Any, Any]:
+    def numbers(self) -> Float64Array:
         """The finite numbers from 0 up, as float64; of a type of at most 16 bits with a zero."""
         return np.arange(self.largest_code + 1, dtype=self.storage).view(self.dtype).astype(np.float64)
 
@@ -200,6 +203,7 @@ FLOAT_TYPES = {
     for name, (core, bits, exponent, mantissa, bias, kind) in _core.FLOATS.items()
 }
 REAL_TYPES = {name: FLOAT_TYPES[name] for name in ("float32", "float64", "float16", "bfloat16")}
+ACCUMULATOR_TYPE = _code("int32", _core.TYPES["int32"], 32, True)  # sums of products; not a type of codes
 INTEGER_TYPES = {name: _code(name, *row) for name, row in _core.CODES.items()}
 CODE_TYPES = INTEGER_TYPES | {
     name: _float_code(FLOAT_TYPES[name])
@@ -220,8 +224,8 @@ def _look_up(dtype: Any, kind: str) -> Any:
         return None
 
 
-def code_type(dtype: Any) -> CodeType | None:
-    """Find the code type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
+def code_type(dtype: object) -> CodeType | None:
+    """Return the code type of a name, a NumPy dtype or an ml_dtypes type, None for anything else.
 
     Examples
     --------
@@ -234,8 +238,8 @@ def code_type(dtype: Any) -> CodeType | None:
         return None
 
 
-def float_type(dtype: Any) -> FloatType | None:
-    """Find the floating type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
+def float_type(dtype: object) -> FloatType | None:
+    """Return the floating type of a name, a NumPy dtype or an ml_dtypes type, None for anything else.
 
     Examples
     --------
@@ -248,13 +252,13 @@ def float_type(dtype: Any) -> FloatType | None:
         return None
 
 
-def real_type(dtype: Any) -> FloatType | None:
-    """Find the floating type as float_type does, if every operation takes it.
+def real_type(dtype: object) -> FloatType | None:
+    """Return the floating type as float_type does, None for the types that only some operations take.
 
     Examples
     --------
     >>> real_type("float16").bits, real_type("float8_e5m2")
     (16, None)
     """
-    found = float_type(dtype)
-    return found if found is not None and found.name in REAL_TYPES else None
+    kind = float_type(dtype)
+    return kind if kind is not None and kind.name in REAL_TYPES else None
