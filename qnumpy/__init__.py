@@ -1,50 +1,54 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
+# what holds the parameters, and how many there are
+from .granularity import PerChannel, PerGroup, PerRow, PerTensor
+from .qparams import QParams
+from .ops.choose import choose_qparams
+
+# objects that hold codes
+from .arrays.quantized import QuantizedArray, dequantize, quantize
 from .arrays.mx import MXArray
 from .arrays.packed import PackedWeight, qmatmul
-from .arrays.quantized import QuantizedArray, choose_qparams, dequantize, dynamic_quantize, quantize
-from .calibration.calibrate import Calibration, calibrate, observing, tap
-from .errors import CalibrationError, FileFormatError, UnsupportedISAError
-from .files.qparams import load_qparams, save_qparams
-from .files.store import load, save
-from .granularity import PerChannel, PerGroup, PerRow, PerTensor
-from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
-from .ops.accumulate import accumulate_dot, accumulator
+
+# operations on plain arrays, element by element
+from .ops.quantize import dequantize_linear, dynamic_quantize_linear, fake_quantize, quantize_linear, requantize
 from .ops.cast import cast
-from .ops.conv import conv2d_integer
-from .ops.matmul import matmul, matmul_integer
 from .ops.pack import pack, unpack
+from .ops.reduce import min_max
+
+# products of plain arrays
+from .ops.matmul import matmul, matmul_integer
+from .ops.conv import conv2d_integer
 from .ops.qlinear import qlinear_conv2d, qlinear_matmul
-from .ops.quantize import (
-    dequantize_linear,
-    dynamic_quantize_linear,
-    fake_quantize,
-    quantize_linear,
-    requantize,
-)
-from .ops.reduce import abs_max, min_max
-from .qparams import QParams
-from .reports.bits import Bits, bits
-from .reports.compare import Report, ReportTable, compare
-from .reports.float_report import FloatReport, FloatReportTable, float_report
-from .reports.saturation import Saturation, simulate_saturation
+from .ops.accumulate import accumulate_dot, accumulator
+
+# ranges of data that comes in batches
+from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
+from .calibration.calibrate import Calibration, calibrate, observing, tap
+
+# what quantization costs; the classes of the results are in qn.reports
+from .reports.compare import compare
+from .reports.float_report import float_report
+from .reports.bits import bits
+from .reports.saturation import simulate_saturation
+from . import reports
+
+# what is done to weights before they are quantized: qn.weights
+from . import weights
+
+# files
+from .files.store import load, save
+
+# the machine
 from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, threads
-from .weights import (
-    correct_bias,
-    cross_layer_equalize,
-    reduce_range,
-    safe_weights,
-    smoothquant,
-    smoothquant_alpha,
-)
+
+# exceptions
+from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 
 __all__ = [
-    "Bits",
     "Calibration",
     "CalibrationError",
     "FileFormatError",
-    "FloatReport",
-    "FloatReportTable",
     "HistogramObserver",
     "MXArray",
     "MinMaxObserver",
@@ -56,11 +60,7 @@ __all__ = [
     "PerTensor",
     "QParams",
     "QuantizedArray",
-    "Report",
-    "ReportTable",
-    "Saturation",
     "UnsupportedISAError",
-    "abs_max",
     "accumulate_dot",
     "accumulator",
     "bits",
@@ -69,17 +69,13 @@ __all__ = [
     "choose_qparams",
     "compare",
     "conv2d_integer",
-    "correct_bias",
-    "cross_layer_equalize",
     "dequantize",
     "dequantize_linear",
-    "dynamic_quantize",
     "dynamic_quantize_linear",
     "fake_quantize",
     "float_report",
     "isa",
     "load",
-    "load_qparams",
     "matmul",
     "matmul_integer",
     "min_max",
@@ -91,19 +87,16 @@ __all__ = [
     "qmatmul",
     "quantize",
     "quantize_linear",
-    "reduce_range",
+    "reports",
     "requantize",
-    "safe_weights",
     "save",
-    "save_qparams",
     "set_isa",
     "set_num_threads",
     "show_config",
     "simulate_saturation",
-    "smoothquant",
-    "smoothquant_alpha",
     "tap",
     "threads",
     "unpack",
+    "weights",
 ]
 __version__ = "0.1.0"

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from ._typing import Array, Float32Array, Int32Array
 from .dtypes import code_type, float_type
 
 __all__: list[str] = []
-
-Array = np.ndarray[Any, Any]
 
 TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)  # ends of a scale
 
@@ -18,12 +17,12 @@ _F32, _I32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
 def must(owner: str, name: str, requirement: str, got: str) -> str:
-    """Build the sentence of every error: who, which parameter, what it must be, what came."""
+    """Return the sentence of every error: the function, the parameter, the requirement, the value."""
     return f"{owner}: {name} must be {requirement}; got {got}."
 
 
 def typed(value: Any) -> str:
-    """Say a value as it was typed; an array by dtype and shape."""
+    """Return a value as it was typed, an array as its dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with shape {value.shape}"
     text = repr(value) if getattr(type(value), "__array_ufunc__", 0) is not None else _kind(value)
@@ -31,13 +30,13 @@ def typed(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Objects of ours are said by their type: their repr is long."""
+    """Return the type of an object of ours, whose repr is long."""
     name = type(value).__name__
     return f"an {name}" if name.startswith("MX") else f"a {name}"
 
 
 def array(owner: str, name: str, value: Any) -> Array:
-    """Return an array; nothing drops a mask or dequantizes silently."""
+    """Return an array; raise TypeError rather than drop a mask or dequantize."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -61,44 +60,44 @@ def integer(owner: str, name: str, value: Any) -> int:
 
 def reals(owner: str, name: str, value: Any) -> Array:
     """Return an array of integers or floats."""
-    given = array(owner, name, value)
-    if given.dtype.kind not in "fiu" and float_type(given.dtype) is None:
-        raise TypeError(must(owner, name, "real", f"dtype {given.dtype}"))
-    return given
+    numbers = array(owner, name, value)
+    if numbers.dtype.kind not in "fiu" and float_type(numbers.dtype) is None:
+        raise TypeError(must(owner, name, "real", f"dtype {numbers.dtype}"))
+    return numbers
 
 
-def scale(owner: str, name: str, value: Any) -> Array:
+def scale(owner: str, name: str, value: Any) -> Float32Array:
     """Return scales as C-contiguous, aligned float32, all positive, finite and normal."""
     if type(value) is float and TINY <= value <= HUGE:
         return np.array(value, _F32)
-    given = reals(owner, name, value)
-    if given.dtype == _F32 and given.flags.carray:
-        found = given
+    numbers = reals(owner, name, value)
+    if numbers.dtype == _F32 and numbers.flags.carray:
+        scales = numbers
     else:
         with np.errstate(over="ignore", under="ignore"):  # what overflows is refused below
-            found = np.require(given, _F32, ["C", "A"])
-    bad = _core.first_bad_scale(found)
+            scales = np.require(numbers, _F32, ["C", "A"])
+    bad = _core.first_bad_scale(scales)
     if bad >= 0:
-        got = f"{given.flat[bad]}{where(bad, given)}"
+        got = f"{numbers.flat[bad]}{at_index(bad, numbers)}"
         raise ValueError(must(owner, name, "positive, finite and normal in float32", got))
-    return found
+    return scales
 
 
-def zero_point(owner: str, value: Any, low: int, high: int, name: str = "zero_point") -> Array:
+def zero_point(owner: str, value: Any, low: int, high: int, name: str = "zero_point") -> Int32Array:
     """Return zero points as C-contiguous, aligned int32, all in [low, high]."""
     if type(value) is int and low <= value <= high:
         return np.array(value, _I32)
-    given = array(owner, name, value)
-    if given.dtype == object and given.size and all(type(item) is int for item in given.flat):
-        outside = [item for item in given.flat if not low <= item <= high]  # beyond int64
-    elif given.dtype.kind not in "iu" and code_type(given.dtype) is None:
-        raise TypeError(must(owner, name, "an integer", f"dtype {given.dtype}"))
+    numbers = array(owner, name, value)
+    if numbers.dtype == object and numbers.size and all(type(number) is int for number in numbers.flat):
+        outside = [number for number in numbers.flat if not low <= number <= high]  # beyond int64
+    elif numbers.dtype.kind not in "iu" and code_type(numbers.dtype) is None:
+        raise TypeError(must(owner, name, "an integer", f"dtype {numbers.dtype}"))
     else:
-        wide = given.astype(np.int32) if given.dtype.itemsize < 4 else given
+        wide = numbers.astype(np.int32) if numbers.dtype.itemsize < 4 else numbers
         outside = wide[(wide < low) | (wide > high)].tolist()
     if outside:
         raise ValueError(must(owner, name, f"in [{low}, {high}]", str(outside[0])))
-    return np.require(given, _I32, ["C", "A"])
+    return np.require(numbers, _I32, ["C", "A"])
 
 
 def basic_index(owner: str, key: Any, ndim: int) -> list[Any]:
@@ -112,8 +111,9 @@ def basic_index(owner: str, key: Any, ndim: int) -> list[Any]:
     return keys + [slice(None)] * (ndim - len(keys))
 
 
-def where(index: int, given: Array) -> str:
-    if given.ndim == 0:
+def at_index(index: int, source: Array) -> str:
+    """Return " at index 3" for the element of an array that a message is about, nothing for a 0-d array."""
+    if source.ndim == 0:
         return ""
-    at = ", ".join(str(int(i)) for i in np.unravel_index(index, given.shape))
-    return f" at index ({at})" if given.ndim > 1 else f" at index {at}"
+    position = ", ".join(str(int(i)) for i in np.unravel_index(index, source.shape))
+    return f" at index ({position})" if source.ndim > 1 else f" at index {position}"

@@ -1,4 +1,4 @@
-"""How reports are shown: tables of text and HTML, and JSON."""
+"""Reports as text, HTML and JSON."""
 
 import html
 import json
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 
 class Table(Generic[Item]):
-    """Several reports as one table; what the columns are, a derived class says."""
+    """Several reports as one table; a derived class defines the columns."""
 
     _left: ClassVar[int] = 4  # columns of words; the others are numbers and stand to the right
 
@@ -49,13 +49,13 @@ class Table(Generic[Item]):
         return [item.to_dict() for item in self._items]  # type: ignore[attr-defined]
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """Return JSON: "tensors", and what is said of all; null stands for what is not finite or does not apply."""
+        """Return JSON: "tensors" and the entries of the table; null replaces what is not finite or does not apply."""
         return as_json({"tensors": self.to_records(), **self._about()}, indent)
 
     def __str__(self) -> str:
         rows = [self._head(), *map(self._row, self._items), *self._foot()]
-        said = [f"warning: {printable(sentence)}" for sentence in self._warnings()]
-        return "\n".join([*aligned(rows, left=self._left), *([""] if said else []), *said])
+        warnings = [f"warning: {printable(sentence)}" for sentence in self._warnings()]
+        return "\n".join([*aligned(rows, left=self._left), *([""] if warnings else []), *warnings])
 
     __repr__ = __str__
 
@@ -68,10 +68,10 @@ class Table(Generic[Item]):
         return f"<table>{table}</table>{html_list(self._warnings())}"
 
     def _warnings(self) -> list[str]:
-        found = self._sentences()
-        return found[:MAX_ROWS] + [f"{text}." for text in more(len(found))]
+        sentences = self._sentences()
+        return sentences[:MAX_ROWS] + [f"{text}." for text in more(len(sentences))]
 
-    # ---- what a kind of table says ----
+    # ---- a derived class defines these ----
 
     def _head(self) -> list[str]:
         raise NotImplementedError
@@ -80,20 +80,20 @@ class Table(Generic[Item]):
         raise NotImplementedError
 
     def _foot(self) -> list[list[str]]:
-        """The last row, if there is one."""
+        """Return the last row in a list, or an empty list."""
         return []
 
     def _about(self) -> dict[str, Any]:
-        """What JSON says besides the rows."""
+        """Return the entries of the JSON beside the rows."""
         return {}
 
     def _sentences(self) -> list[str]:
-        """What is valid but surprising."""
+        """Return warnings: what is valid but surprising, one sentence each."""
         return []
 
 
 def more(count: int) -> list[str]:
-    """What stands in place of the rows that are not shown."""
+    """Return the line that replaces the rows beyond MAX_ROWS."""
     return [f"... and {count - MAX_ROWS:,} more"] if count > MAX_ROWS else []
 
 
@@ -130,7 +130,7 @@ def aligned(rows: list[list[str]], *, left: int) -> list[str]:
 
 
 def html_row(cells: Sequence[str], tag: str = "td", columns: int = 0) -> str:
-    """One row. The last cell of a row shorter than `columns` spans the rest."""
+    """Return one row. The last cell of a row shorter than `columns` spans the rest."""
     span = f' colspan="{columns - len(cells) + 1}"' if len(cells) < columns else ""
     *first, last = map(html.escape, cells)
     return f"<tr>{''.join(f'<{tag}>{text}</{tag}>' for text in first)}<{tag}{span}>{last}</{tag}></tr>"
@@ -142,7 +142,7 @@ def html_list(sentences: Iterable[str]) -> str:
 
 
 def html_facts(caption: str, lines: Iterable[tuple[str, str]]) -> str:
-    """A small table of one object: what it says of itself, line by line."""
+    """Return a small table of one object, a label and a text on each line."""
     cells = "".join(f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in lines)
     return f"<table><caption>{html.escape(caption)}</caption>{cells}</table>"
 
@@ -152,7 +152,7 @@ def as_json(content: Any, indent: int | None) -> str:
 
 
 def _finite(content: Any) -> Any:
-    """The same with None for every float that JSON cannot say."""
+    """Return the content with None for NaN and infinities, which JSON lacks."""
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list):

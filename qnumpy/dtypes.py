@@ -13,8 +13,10 @@ import ml_dtypes
 import numpy as np
 
 from . import _core
+from ._typing import Float64Array
 
 __all__ = [
+    "ACCUMULATOR_TYPE",
     "CODE_TYPES",
     "FLOAT_TYPES",
     "INTEGER_TYPES",
@@ -29,24 +31,24 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CodeType:
-    """A type of codes: integers, or floats of 8 and 4 bits.
+    """A type of codes: integers, rows of csrc/kernels/lists/code_list.h, or floats of 8 and 4 bits.
 
     Attributes
     ----------
     name : str
         ``"int8"``, ``"uint4"``, ...
     dtype : numpy.dtype
-        What an array of codes has as its dtype.
+        The dtype of an array of codes.
     storage : numpy.dtype
         The plain NumPy dtype with the same bytes, which the kernels read and write.
     bits : int
         Bits of one code.
     qmin, qmax : int
-        The full range; of a float its largest number.
+        The full range; for a float type minus and plus its largest number.
     core : int
-        The kernels' number for the type.
+        The number of the type in the kernels.
     real : FloatType or None
-        The format, when codes are floats. They have no zero point.
+        The format if codes are floats, which have no zero point.
     """
 
     name: str
@@ -74,7 +76,7 @@ class CodeType:
 
     @property
     def zero_points(self) -> tuple[int, int]:
-        """The range of zero points: that of the codes; floats have none but 0."""
+        """The range of zero points: that of the codes, 0 alone for floats."""
         return (0, 0) if self.real is not None else (self.qmin, self.qmax)
 
     @property
@@ -82,7 +84,7 @@ class CodeType:
         return 0 if self.signed else (self.qmax + 1) // 2
 
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in a file: codes narrower than a byte are packed along the last axis, each row on its own."""
+        """Return the shape in a file: codes narrower than a byte are packed along the last axis, row by row."""
         if self.bits >= 8:
             return shape
         return (*shape[:-1], -(-shape[-1] * self.bits // 8)) if shape else (1,)
@@ -104,12 +106,12 @@ class FloatType:
     storage : numpy.dtype
         The plain NumPy dtype with the same bytes, which the kernels read and write.
     core : int
-        The kernels' number for the type.
+        The number of the type in the kernels.
     exponent_bits, mantissa_bits, bias : int
         The fields: an exponent field E > 0 stands for ``2**(E - bias) * (1 + M / 2**mantissa_bits)``.
     kind : str
-        What the codes at the top mean. ``"IEEE"``: infinity and NaN; ``"FN"``: NaN is all ones; ``"FNUZ"``: the code of
-        -0 is NaN; ``"FINITE"``: neither; ``"SCALE"``: powers of two alone, without sign or zero, NaN is all ones.
+        The meaning of the largest codes. ``"IEEE"``: infinity and NaN; ``"FN"``: NaN is all ones; ``"FNUZ"``: the code
+        of -0 is NaN; ``"FINITE"``: neither; ``"SCALE"``: powers of two alone, without sign or zero, NaN is all ones.
     """
 
     name: str
@@ -147,7 +149,7 @@ class FloatType:
         return math.ldexp((1 << self.mantissa_bits) + mantissa, exponent - self.bias - self.mantissa_bits)
 
     @property
-    def numbers(self) -> np.ndarray[Any, Any]:
+    def numbers(self) -> Float64Array:
         """The finite numbers from 0 up, as float64; of a type of at most 16 bits with a zero."""
         return np.arange(self.largest_code + 1, dtype=self.storage).view(self.dtype).astype(np.float64)
 
@@ -171,9 +173,14 @@ class FloatType:
         return math.ldexp(1.0, -self.mantissa_bits)
 
 
-def _code(name: str, dtype: Any, storage: Any, bits: int) -> CodeType:
-    low = -(1 << (bits - 1)) if name.startswith("int") else 0
-    return CodeType(name, np.dtype(dtype), np.dtype(storage), bits, low, low + (1 << bits) - 1, _core.TYPES[name])
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name))
+
+
+def _code(name: str, core: int, bits: int, signed: bool) -> CodeType:
+    qmin = -(1 << (bits - 1)) if signed else 0
+    storage = np.dtype(f"{'i' if signed else 'u'}{max(bits, 8) // 8}")
+    return CodeType(name, _dtype(name), storage, bits, qmin, qmin + (1 << bits) - 1, core)
 
 
 def _float_code(kind: FloatType) -> CodeType:
@@ -184,7 +191,7 @@ def _float_code(kind: FloatType) -> CodeType:
 FLOAT_TYPES = {
     name: FloatType(
         name,
-        np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name)),
+        _dtype(name),
         np.dtype(f"{'f' if bits >= 32 else 'u'}{bits // 8}"),
         core,
         exponent,
@@ -195,19 +202,8 @@ FLOAT_TYPES = {
     for name, (core, bits, exponent, mantissa, bias, kind) in _core.FLOATS.items()
 }
 REAL_TYPES = {name: FLOAT_TYPES[name] for name in ("float32", "float64", "float16", "bfloat16")}
-INTEGER_TYPES = {
-    code.name: code
-    for code in (
-        _code("int8", np.int8, np.int8, 8),
-        _code("uint8", np.uint8, np.uint8, 8),
-        _code("int16", np.int16, np.int16, 16),
-        _code("uint16", np.uint16, np.uint16, 16),
-        _code("int4", ml_dtypes.int4, np.int8, 4),
-        _code("uint4", ml_dtypes.uint4, np.uint8, 4),
-        _code("int2", ml_dtypes.int2, np.int8, 2),
-        _code("uint2", ml_dtypes.uint2, np.uint8, 2),
-    )
-}
+ACCUMULATOR_TYPE = _code("int32", _core.TYPES["int32"], 32, True)  # sums of products; not a type of codes
+INTEGER_TYPES = {name: _code(name, *row) for name, row in _core.CODES.items()}
 CODE_TYPES = INTEGER_TYPES | {
     name: _float_code(FLOAT_TYPES[name])
     for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn")
@@ -227,8 +223,8 @@ def _look_up(dtype: Any, kind: str) -> Any:
         return None
 
 
-def code_type(dtype: Any) -> CodeType | None:
-    """Find the code type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
+def code_type(dtype: object) -> CodeType | None:
+    """Return the code type of a name, a NumPy dtype or an ml_dtypes type, None for anything else.
 
     Examples
     --------
@@ -241,8 +237,8 @@ def code_type(dtype: Any) -> CodeType | None:
         return None
 
 
-def float_type(dtype: Any) -> FloatType | None:
-    """Find the floating type that a name, a NumPy dtype or an ml_dtypes type means; None if it is none.
+def float_type(dtype: object) -> FloatType | None:
+    """Return the floating type of a name, a NumPy dtype or an ml_dtypes type, None for anything else.
 
     Examples
     --------
@@ -255,13 +251,13 @@ def float_type(dtype: Any) -> FloatType | None:
         return None
 
 
-def real_type(dtype: Any) -> FloatType | None:
-    """Find the floating type as float_type does, if every operation takes it.
+def real_type(dtype: object) -> FloatType | None:
+    """Return the floating type as float_type does, None for the types that only some operations take.
 
     Examples
     --------
     >>> real_type("float16").bits, real_type("float8_e5m2")
     (16, None)
     """
-    found = float_type(dtype)
-    return found if found is not None and found.name in REAL_TYPES else None
+    kind = float_type(dtype)
+    return kind if kind is not None and kind.name in REAL_TYPES else None

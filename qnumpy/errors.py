@@ -4,12 +4,12 @@ __all__ = ["CalibrationError", "FileFormatError", "UnsupportedISAError"]
 
 
 class CalibrationError(ValueError):
-    """A range was asked of data that has none: nothing seen, or nothing finite."""
+    """There is no range to choose: no data was seen, or no element is finite."""
 
 
 class FileFormatError(ValueError):
-    """A file is truncated, oversized, or says what is not so."""
+    """A file is truncated, oversized or contradicts itself."""
 
 
 class UnsupportedISAError(RuntimeError):
-    """An instruction set was named that this build or this CPU does not have."""
+    """This build or this CPU does not have the instruction set."""

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._check import Array, integer, must, typed
+from ._check import integer, must, typed
+from ._typing import Array
 
 __all__ = ["Granularity", "PerChannel", "PerGroup", "PerRow", "PerTensor"]
 
@@ -17,8 +18,8 @@ Grid = tuple[int, int, int, int]
 class Granularity:
     """Base of the granularities.
 
-    ``axis`` and ``group_size`` are None where the granularity has none. Everything that depends on the kind of a
-    granularity is a method here: nothing else asks which kind it is to compute a shape, a grid or a slice.
+    ``axis`` and ``group_size`` are None for a granularity without them. Whatever depends on the kind of a granularity
+    is a method: no other module asks for the kind to compute a shape, a grid or a slice.
     """
 
     kind: ClassVar[str]  # the word for it in files and on the command line
@@ -43,6 +44,11 @@ class Granularity:
         """ONNX's (axis, block_size); (None, None) per tensor, block_size None per channel."""
         return self.axis, self.group_size
 
+    def check(self, owner: str, shape: tuple[int, ...]) -> None:
+        """Raise ValueError in the name of `owner` unless an array of `shape` has the axis."""
+        if self.axis is not None:
+            normalize_axis(owner, self.axis, len(shape))
+
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that scale and zero_point have for an array of `shape`."""
         raise NotImplementedError
@@ -50,6 +56,10 @@ class Granularity:
     def params_ndim(self) -> int | None:
         """Return the dimensions of scale and zero_point, None where they depend on those of the array."""
         return None
+
+    def has_params(self, ndim: int) -> bool:
+        """Return whether scale and zero_point may have `ndim` dimensions."""
+        return ndim == self.params_ndim()
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """Return (outer, channels, inner, block) over a C-contiguous array of `shape`; see csrc/README.md."""
@@ -72,6 +82,10 @@ class Granularity:
         """Return the parameters of an array as those of its transpose, C-contiguous."""
         return params
 
+    def unpermute(self, params: Array, order: tuple[int, ...]) -> Array:
+        """Return the parameters of ``x.transpose(order)`` as those of x: the inverse of `permute`."""
+        return params
+
     def sliced(
         self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
     ) -> tuple["Granularity", tuple[int | slice, ...]]:
@@ -90,11 +104,11 @@ class Granularity:
     @staticmethod
     def from_dict(values: Any, owner: str = "Granularity.from_dict") -> "Granularity":
         """Return the granularity that `to_dict` described; raise TypeError or ValueError for anything else."""
-        made = Granularity._kinds.get(str(values.get("kind"))) if isinstance(values, dict) else None
-        arguments = {name: value for name, value in values.items() if name != "kind"} if made is not None else {}
-        if made is None or set(arguments) != {field.name for field in fields(made)}:
+        kind = Granularity._kinds.get(str(values.get("kind"))) if isinstance(values, dict) else None
+        arguments = {name: value for name, value in values.items() if name != "kind"} if kind is not None else {}
+        if kind is None or set(arguments) != {field.name for field in fields(kind)}:
             raise TypeError(must(owner, "granularity", "what Granularity.to_dict returns", typed(values)))
-        return made(**arguments)
+        return kind(**arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +226,9 @@ class PerGroup(Granularity):
         axis = normalize_axis("PerGroup", self.axis, len(shape))
         return (*shape[:axis], -(-shape[axis] // self.group_size), *shape[axis + 1 :])
 
+    def has_params(self, ndim: int) -> bool:
+        return ndim > 0
+
     def grid(self, shape: tuple[int, ...]) -> Grid:
         axis = normalize_axis("PerGroup", self.axis, len(shape))
         block = min(self.group_size, max(shape[axis], 1))
@@ -234,6 +251,9 @@ class PerGroup(Granularity):
 
     def permute(self, params: Array, order: tuple[int, ...]) -> Array:
         return np.ascontiguousarray(params.transpose(order))
+
+    def unpermute(self, params: Array, order: tuple[int, ...]) -> Array:
+        return params.transpose(np.argsort(order))
 
     def sliced(
         self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
@@ -270,9 +290,16 @@ class PerRow(Granularity):
     def axis_block(self) -> tuple[int | None, int | None]:
         raise NotImplementedError("rows of an array of any number of dimensions have no axis and block_size")
 
+    def check(self, owner: str, shape: tuple[int, ...]) -> None:
+        if not shape:
+            raise ValueError(must(owner, "granularity", "PerTensor() for a 0-d array", "PerRow()"))
+
     def params_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        normalize_axis("PerRow", -1, len(shape))
+        self.check("PerRow", shape)
         return shape[:-1]
+
+    def has_params(self, ndim: int) -> bool:
+        return True
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         return 1, math.prod(self.params_shape(shape)), shape[-1], 0
@@ -289,6 +316,9 @@ class PerRow(Granularity):
     def permute(self, params: Array, order: tuple[int, ...]) -> Array:
         return np.ascontiguousarray(params[..., None].transpose(order))
 
+    def unpermute(self, params: Array, order: tuple[int, ...]) -> Array:
+        return params.transpose(np.argsort(order))[..., 0]
+
     def sliced(
         self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
     ) -> tuple[Granularity, tuple[int | slice, ...]]:
@@ -302,6 +332,14 @@ def _axis_after(axis: int, shape: tuple[int, ...], keys: list[int | slice]) -> i
     from_end = sum(isinstance(key, slice) for key in keys) if axis < 0 else 0
     axis %= len(shape)
     return axis - sum(not isinstance(key, slice) for key in keys[:axis]) - from_end
+
+
+def granularity(owner: str, value: Any) -> Granularity:
+    """Return `value` if it is a granularity; raise TypeError for anything else."""
+    if not isinstance(value, Granularity):
+        wanted = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
+        raise TypeError(must(owner, "granularity", wanted, typed(value)))
+    return value
 
 
 def from_axis_block(axis: int | None, block_size: int | None) -> Granularity:

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from . import _args, _check
-from ._args import Array
+from ._typing import Array, DType, Method, RealLike
 from .arrays.quantized import quantize
-from .calibration.estimate import METHODS, Estimate, expected, share_below
+from .calibration.estimate import Estimate, expected, share_below
+from .errors import CalibrationError
 from .granularity import Granularity, PerChannel, PerTensor, normalize_axis
 from .observers import HistogramObserver, Observer
-from .observers.histogram import Bins
+from .ops.histogram import CHOICES, Bins, Sketch
 from .ops.reduce import ranges
-from .qparams import QParams, describe
+from .qparams import QParams, check_scheme
 from .reports.compare import compare
 
 __all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "histogram"]
+
+METHODS: tuple[Method, ...] = ("minmax", *HistogramObserver.methods)
 
 # Okabe and Ito's palette: told apart by everyone.
 _COLORS = {"minmax": "#555555", "percentile": "#E69F00", "entropy": "#009E73", "mse": "#D55E00"}
@@ -30,7 +33,7 @@ _NAMED = 5  # outliers that are labelled
 
 
 def histogram(
-    x: Any,
+    x: RealLike | HistogramObserver,
     qparams: QParams | Mapping[str, QParams] | None = None,
     *,
     resolution: int = 120,
@@ -84,9 +87,9 @@ def histogram(
         qparams = {observer.method: own}
     named = {"": qparams} if isinstance(qparams, QParams) else qparams
     _per_tensor(owner, named)
-    found = observer.bins()
-    edges = np.linspace(found.low.min(), found.high.max(), resolution + 1)
-    bars = _rebinned(found, edges)
+    bins = observer.sketch.bins()
+    edges = np.linspace(bins.low.min(), bins.high.max(), resolution + 1)
+    bars = _rebinned(bins, edges)
     ax = _axes(ax)
     ax.stairs(bars, edges, fill=True, color=_FILL)
     ax.set_yscale("log")
@@ -94,7 +97,7 @@ def histogram(
     ax.set_ylim(0.5, peak * (2 * peak) ** (0.1 + 0.1 * len(named)))  # room for the legend
     for k, (label, params) in enumerate(named.items()):
         ends = [float(end) for end in params.range()]
-        share = _cost(found, params).clipped
+        share = _cost(bins, params).clipped
         color = _color(label, k)
         says = f"{label + ': ' if label else ''}{ends[0]:.3g} to {ends[1]:.3g}, {_percent(share)} clipped"
         ax.axvline(ends[0], color=color, linestyle="--", linewidth=1.4, label=says)
@@ -104,7 +107,9 @@ def histogram(
     return ax
 
 
-def channel_ranges(x: Any, axis: int = 0, *, outlier: float = 3.0, name: str = "", ax: Any = None) -> Any:
+def channel_ranges(
+    x: RealLike | Observer, axis: int = 0, *, outlier: float = 3.0, name: str = "", ax: Any = None
+) -> Any:
     """Draw the range of every channel, the widest to the right, and mark those far wider than the rest.
 
     Parameters
@@ -143,7 +148,7 @@ def channel_ranges(x: Any, axis: int = 0, *, outlier: float = 3.0, name: str = "
         raise ValueError(_check.must(owner, "outlier", "positive", _check.typed(outlier)))
     if isinstance(x, Observer):
         if not isinstance(x.granularity, PerChannel):
-            raise ValueError(_check.must(owner, "x", "an observer per channel", describe(x.granularity)))
+            raise ValueError(_check.must(owner, "x", "an observer per channel", x.granularity.describe()))
         low, high = x.range()
     else:
         source, _ = _args.real(owner, "x", x)
@@ -173,10 +178,10 @@ def channel_ranges(x: Any, axis: int = 0, *, outlier: float = 3.0, name: str = "
 
 
 def error_by_threshold(
-    x: Any,
-    methods: Sequence[str] = METHODS,
+    x: RealLike | HistogramObserver,
+    methods: Sequence[Method] = METHODS,
     *,
-    dtype: Any = "int8",
+    dtype: DType = "int8",
     symmetric: bool = True,
     points: int = 160,
     name: str = "",
@@ -229,20 +234,20 @@ def error_by_threshold(
         raise ValueError(_check.must(owner, "points", "at least 2", str(points)))
     observer = _observer(owner, x, dtype=dtype, symmetric=symmetric)
     if observer.granularity != PerTensor():
-        raise ValueError(_check.must(owner, "x", "an observer per tensor", describe(observer.granularity)))
+        raise ValueError(_check.must(owner, "x", "an observer per tensor", observer.granularity.describe()))
     dtype, symmetric = observer.dtype, observer.symmetric
-    found = observer.bins()
+    bins = observer.sketch.bins()
     first, last = min(float(observer.min_), 0.0), max(float(observer.max_), 0.0)
     widest = max(-first, last)
     shares = np.geomspace(0.005, 1, 4 * points)
-    tried = (
+    candidates = (
         QParams.from_range(first * share, last * share, dtype=dtype, symmetric=symmetric) for share in shares.tolist()
     )
-    total, rounding = np.array([_error_and_rounding(found, params) for params in tried]).T
+    total, rounding = np.array([_error_and_rounding(bins, params) for params in candidates]).T
     marks = []
     for method in methods:
         params = observer.qparams(method)
-        marks.append((method, max(abs(float(end)) for end in params.range()), _cost(found, params)))
+        marks.append((method, max(abs(float(end)) for end in params.range()), _cost(bins, params)))
     # what is farther to the left is steep, and clipping alone
     interesting = (total < 40 * total.min()) | (
         shares * widest >= 0.9 * min((end for _, end, _ in marks), default=widest)
@@ -265,10 +270,10 @@ def error_by_threshold(
 
 
 def error_by_bits(
-    x: Any,
-    methods: Sequence[str] = METHODS,
+    x: RealLike,
+    methods: Sequence[Method] = METHODS,
     *,
-    dtypes: Sequence[Any] = ("int2", "int4", "int8", "int16"),
+    dtypes: Sequence[DType] = ("int2", "int4", "int8", "int16"),
     granularity: Granularity | None = None,
     symmetric: bool = True,
     name: str = "",
@@ -281,7 +286,7 @@ def error_by_bits(
     x : array_like of float32, float64, float16 or bfloat16
     methods : sequence of str, default minmax, percentile, entropy, mse
     dtypes : sequence of str or dtype, default int2, int4, int8, int16
-    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     symmetric : bool, default True
     name : str, optional
         What the title calls the data.
@@ -294,9 +299,9 @@ def error_by_bits(
     Raises
     ------
     TypeError
-        x is not real, a dtype no code type, granularity none.
+        x is not real, granularity no Granularity, or a dtype no code type.
     ValueError
-        A method is unknown, or the axis does not fit x.
+        The axis does not fit x, symmetric is False for a float type, or a method is unknown.
     CalibrationError
         x has no finite element.
 
@@ -314,24 +319,33 @@ def error_by_bits(
     ['minmax', 'mse', '6.02 dB a bit']
     """
     owner = "error_by_bits"
-    source, _ = _args.real(owner, "x", x)
-    granularity = PerTensor() if granularity is None else granularity
+    source, float_type = _args.real(owner, "x", x)
+    granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
+    granularity.check(owner, source.shape)
     codes = [_args.code(owner, dtype) for dtype in dtypes]
-    bits = np.array([code.bits for code in codes])
-    found: dict[str, list[float]] = {method: [] for method in methods}
     for code in codes:
-        observer = HistogramObserver(dtype=code.dtype, granularity=granularity, symmetric=symmetric).observe(source)
+        check_scheme(owner, code, symmetric)
+    for method in methods:
+        _args.choice(owner, "methods", method, CHOICES)
+    sketch = Sketch.of(source, float_type, granularity)
+    if not sketch.finite.all():
+        raise CalibrationError(_check.must(owner, "x", "finite somewhere", "nothing, or only NaN and infinities"))
+    sqnrs: dict[Method, list[float]] = {method: [] for method in methods}
+    for code in codes:
         for method in methods:
-            found[method].append(float(compare(source, quantize(source, observer.qparams(method))).sqnr_db or np.nan))
+            low, high, _ = sketch.search(code, symmetric=symmetric, method=method)
+            params = QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
+            sqnrs[method].append(float(compare(source, quantize(source, params)).sqnr_db or np.nan))
+    bits = np.array([code.bits for code in codes])
     ax = _axes(ax)
-    for k, (method, sqnr) in enumerate(found.items()):
+    for k, (method, sqnr) in enumerate(sqnrs.items()):
         ax.plot(bits, sqnr, "o-", color=_color(method, k), label=method, linewidth=1.5, markersize=5)
-    best = max((sqnr[0] for sqnr in found.values() if sqnr), default=np.nan)
+    best = max((sqnr[0] for sqnr in sqnrs.values() if sqnr), default=np.nan)
     if np.isfinite(best):
         slope = 20 * np.log10(2)
         ax.plot(bits, best + slope * (bits - bits[0]), ":", color="black", linewidth=1, label="6.02 dB a bit")
     ax.set_xticks(bits, [code.name for code in codes])
-    _finish(ax, f"{name or 'Error'}, {describe(granularity)}", "type of the codes", "SQNR in dB (higher is better)")
+    _finish(ax, f"{name or 'Error'}, {granularity.describe()}", "type of the codes", "SQNR in dB (higher is better)")
     _legend(ax, "best")
     return ax
 
@@ -353,8 +367,8 @@ def _finish(ax: Any, title: str, x: str, y: str) -> None:
     ax.set_axisbelow(True)
 
 
-def _legend(ax: Any, where: str) -> None:
-    ax.legend(loc=where, framealpha=0.85, edgecolor="none", fontsize="small")
+def _legend(ax: Any, corner: str) -> None:
+    ax.legend(loc=corner, framealpha=0.85, edgecolor="none", fontsize="small")
 
 
 def _color(label: str, k: int) -> str:
@@ -386,7 +400,7 @@ def _per_tensor(owner: str, named: Any) -> None:
             wanted = "a QParams, or a mapping from names to QParams"
             raise TypeError(_check.must(owner, "qparams", wanted, _check.typed(params)))
         if params.scale.ndim:
-            raise ValueError(_check.must(owner, "qparams", "per tensor", describe(params.granularity)))
+            raise ValueError(_check.must(owner, "qparams", "per tensor", params.granularity.describe()))
 
 
 def _rebinned(bins: Bins, edges: Array) -> Array:
@@ -396,7 +410,7 @@ def _rebinned(bins: Bins, edges: Array) -> Array:
 
 
 def _observer(owner: str, x: Any, **kind: Any) -> HistogramObserver:
-    """The observer given, or one that has seen the array."""
+    """Return x if it is an observer, else an observer that has seen the array."""
     if isinstance(x, HistogramObserver):
         return x
     source, _ = _args.real(owner, "x", x)

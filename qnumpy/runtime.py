@@ -1,14 +1,33 @@
-"""The machine: instruction sets, threads, and what serves what."""
+"""The machine: instruction sets, threads, and what serves what.
+
+QNUMPY_ISA and QNUMPY_NUM_THREADS are read at import. A variable that is wrong does not stop the import: the first call
+that needs a kernel raises, and goes on raising until set_isa or set_num_threads chooses something else.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 from . import _core
+from ._check import must
 from .errors import UnsupportedISAError
 
 __all__ = ["isa", "num_threads", "set_isa", "set_num_threads", "show_config", "threads"]
+
+
+_THREADS = f"an integer from 1 to {_core.MAX_THREADS}"
+_faults: dict[str, Exception] = {}  # variable of the environment -> what is wrong with it
+
+
+class Config(TypedDict):
+    """What show_config returns."""
+
+    isa: str
+    isas: dict[str, bool]
+    num_threads: int
+    kernels: dict[str, str]
 
 
 def isa() -> str:
@@ -39,8 +58,9 @@ def set_isa(name: str) -> None:
         The name is unknown, or this CPU does not have it.
     """
     if not isinstance(name, str):
-        raise TypeError(f"set_isa: name must be a text; got {name!r}.")
+        raise TypeError(must("set_isa", "name", "a text", repr(name)))
     _select("set_isa", "name", name)
+    _note("QNUMPY_ISA", None)
 
 
 def num_threads() -> int:
@@ -67,10 +87,11 @@ def set_num_threads(n: int) -> None:
         n is not from 1 to 256.
     """
     if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"set_num_threads: n must be an integer; got {n!r}.")
+        raise TypeError(must("set_num_threads", "n", "an integer", repr(n)))
     if not 1 <= n <= _core.MAX_THREADS:
-        raise ValueError(f"set_num_threads: n must be an integer from 1 to {_core.MAX_THREADS}; got {n!r}.")
+        raise ValueError(must("set_num_threads", "n", _THREADS, repr(n)))
     _core.set_num_threads(int(n))
+    _note("QNUMPY_NUM_THREADS", None)
 
 
 @contextmanager
@@ -96,7 +117,7 @@ def threads(n: int) -> Iterator[None]:
         set_num_threads(before)
 
 
-def show_config() -> dict[str, object]:
+def show_config() -> Config:
     """Return what this process uses: rows, threads, and the row that serves each kernel.
 
     Returns
@@ -110,7 +131,19 @@ def show_config() -> dict[str, object]:
 def _select(owner: str, parameter: str, name: str) -> None:
     if not _core.set_isa(name):
         valid = ", ".join(row for row, supported in _core.isas() if supported)
-        raise UnsupportedISAError(f"{owner}: {parameter} must be one of {valid} on this CPU; got {name!r}.")
+        raise UnsupportedISAError(must(owner, parameter, f"one of {valid} on this CPU", repr(name)))
+
+
+def _note(variable: str, error: Exception | None) -> None:
+    """Let calls raise what is wrong with a variable, or no longer."""
+    _faults.pop(variable, None)
+    if error is not None:
+        _faults[variable] = error
+    first = next(iter(_faults.values()), None)
+    if first is None:
+        _core.refuse_calls(None, None)
+    else:
+        _core.refuse_calls(type(first), str(first))
 
 
 def _cgroup_quota() -> float:
@@ -129,20 +162,22 @@ def _cgroup_quota() -> float:
     return float("inf")
 
 
-def _from_environment() -> None:
-    name = os.environ.get("QNUMPY_ISA")
-    if name:
-        _select("qnumpy", "QNUMPY_ISA", name)
-    wanted = os.environ.get("QNUMPY_NUM_THREADS")
-    if wanted:
-        if not wanted.isdecimal() or not 1 <= int(wanted) <= _core.MAX_THREADS:
-            raise ValueError(
-                f"qnumpy: QNUMPY_NUM_THREADS must be an integer from 1 to {_core.MAX_THREADS}; got {wanted!r}."
-            )
-        _core.set_num_threads(int(wanted))
-        return
+def _default_threads() -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    _core.set_num_threads(max(1, min(cpus, int(min(_cgroup_quota(), _core.MAX_THREADS)) or 1, _core.MAX_THREADS)))
+    return max(1, min(cpus, int(min(_cgroup_quota(), _core.MAX_THREADS)) or 1, _core.MAX_THREADS))
 
 
-_from_environment()
+def _read_environment() -> None:
+    if name := os.environ.get("QNUMPY_ISA"):
+        try:
+            _select("qnumpy", "QNUMPY_ISA", name)
+        except UnsupportedISAError as error:
+            _note("QNUMPY_ISA", error)
+    count = os.environ.get("QNUMPY_NUM_THREADS")
+    valid = not count or (count.isdecimal() and len(count) < 10 and 1 <= int(count) <= _core.MAX_THREADS)
+    if not valid:
+        _note("QNUMPY_NUM_THREADS", ValueError(must("qnumpy", "QNUMPY_NUM_THREADS", _THREADS, repr(count))))
+    _core.set_num_threads(int(count) if count and valid else _default_threads())
+
+
+_read_environment()

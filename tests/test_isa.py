@@ -77,14 +77,74 @@ def test_without_the_environment_the_highest_row_serves():
         assert python("import qnumpy as qn; print(qn.isa())", **environment).stdout == f"{ROWS[-1]}\n"
 
 
+# ---- a bad variable: the import succeeds, the first use refuses ----
+
+USES = {
+    "isa": "qn.isa()",
+    "num_threads": "qn.num_threads()",
+    "show_config": "qn.show_config()",
+    "threads": "qn.threads(1).__enter__()",
+    "quantize": "qn.quantize(np.ones(3))",
+    "quantize_linear": "qn.quantize_linear(np.ones(3, np.float32), 0.5)",
+    "matmul_integer": "qn.matmul_integer(np.ones((2, 2), np.int8), np.ones((2, 2), np.int8))",
+    "pack": "qn.pack(np.ones(4, np.int8), 'int4')",
+    "cast": "qn.cast(np.ones(3), 'float16')",
+    "min_max": "qn.min_max(np.ones(3))",
+    "observer": "qn.MinMaxObserver().observe(np.ones(3))",
+}
+ISA_FAULT = f"qnumpy: QNUMPY_ISA must be one of {SUPPORTED} on this CPU; got 'sse9'."
+THREADS_FAULT = "qnumpy: QNUMPY_NUM_THREADS must be an integer from 1 to 256; got '0'."
+
+
 @pytest.mark.parametrize("name", ["sse9", "AVX2", " "])
-def test_an_unknown_name_in_the_environment_stops_the_import(name):
-    done = python("import qnumpy", QNUMPY_ISA=name)
+def test_an_unknown_row_in_the_environment_is_refused_at_first_use(name):
+    assert python("import qnumpy, qnumpy.cli, qnumpy.testing", QNUMPY_ISA=name).returncode == 0
+    done = python("import qnumpy; qnumpy.isa()", QNUMPY_ISA=name)
     assert done.returncode == 1
     want = (
         f"qnumpy.errors.UnsupportedISAError: qnumpy: QNUMPY_ISA must be one of {SUPPORTED} on this CPU; got {name!r}."
     )
     assert done.stderr.splitlines()[-1] == want
+
+
+def told(*uses):
+    """Code that prints what each use raises, or that it is fine."""
+    lines = ["import numpy as np, qnumpy as qn"]
+    for use in uses:
+        lines += ["try:", f"    {use}", "except Exception as error: print(type(error).__name__, error)"]
+        lines += ["else: print('fine')"]
+    return "\n".join(lines)
+
+
+def test_every_use_is_refused_and_refused_again():
+    done = python(told(*USES.values(), *USES.values()), QNUMPY_ISA="sse9")
+    assert done.stdout.splitlines() == [f"UnsupportedISAError {ISA_FAULT}"] * (2 * len(USES)), done.stderr
+    done = python(told(*USES.values()), QNUMPY_NUM_THREADS="0")
+    assert done.stdout.splitlines() == [f"ValueError {THREADS_FAULT}"] * len(USES), done.stderr
+
+
+def test_a_choice_ends_the_refusal():
+    isa, threads = f"UnsupportedISAError {ISA_FAULT}", f"ValueError {THREADS_FAULT}"
+    both = {"QNUMPY_ISA": "sse9", "QNUMPY_NUM_THREADS": "0"}
+    uses = ("qn.isa()", "qn.set_isa('scalar')", "qn.isa()", "qn.set_num_threads(1)", *USES.values())
+    done = python(told(*uses), **both)
+    assert done.stdout.splitlines() == [isa, "fine", threads, "fine", *["fine"] * len(USES)], done.stderr
+    uses = ("qn.set_num_threads(2)", "qn.num_threads()", "qn.set_isa('scalar')", "qn.num_threads()")
+    assert python(told(*uses), **both).stdout.splitlines() == ["fine", isa, "fine", "fine"]
+    uses = ("qn.set_isa('sse9')", "qn.set_num_threads(0)", "qn.isa()")  # a wrong choice ends nothing
+    said = python(told(*uses), **both).stdout.splitlines()
+    assert [line.partition(":")[0] for line in said[:2]] == [
+        "UnsupportedISAError set_isa",
+        "ValueError set_num_threads",
+    ]
+    assert said[2] == isa
+
+
+def test_the_refusal_of_the_extension_is_guarded():
+    for arguments in ((), (ValueError,), (None, "text"), (ValueError, None), ("text", ValueError), (int, "text")):
+        with pytest.raises(TypeError):
+            qn._core.refuse_calls(*arguments)
+    assert qn.isa()
 
 
 # ---- introspection ----

@@ -1,5 +1,6 @@
 """Pictures: drawn into the Axes given, with labels, and with lines where the numbers are."""
 
+import re
 import subprocess
 import sys
 
@@ -241,6 +242,32 @@ def test_messages(message):
         call()
     assert str(caught.value) == message
     assert pyplot.get_fignums() == []  # refused before anything is drawn
+
+
+def test_bits_of_rows_are_measured(ax):
+    x = weights()
+    plot.error_by_bits(x, ["percentile"], granularity=qn.PerRow(), ax=ax)
+    (line,) = lines(ax, "-")
+    measured = [
+        qn.compare(x, qn.quantize(x, qn.choose_qparams(x, dtype=f"int{bits}", granularity=qn.PerChannel(0),
+                                                       method="percentile"))).sqnr_db
+        for bits in line.get_xdata()
+    ]  # fmt: skip
+    assert line.get_ydata().tolist() == pytest.approx(measured, rel=1e-12)
+
+
+@pytest.mark.parametrize(("x", "options", "message"), [
+    (X[:0], {}, "error_by_bits: x must be finite somewhere; got nothing, or only NaN and infinities."),
+    (X * np.nan, {}, "error_by_bits: x must be finite somewhere; got nothing, or only NaN and infinities."),
+    (X, {"methods": ["best"]},
+     "error_by_bits: methods must be one of 'minmax', 'mse', 'entropy', 'percentile'; got 'best'."),
+    (X, {"granularity": qn.PerChannel(1)}, "error_by_bits: axis must be in [-1, 0]; got 1."),
+    (X, {"dtypes": ["float8_e5m2"], "symmetric": False},
+     "error_by_bits: symmetric must be True for float8_e5m2, which has no zero point; got False."),
+], ids=["empty", "nan", "method", "axis", "scheme"])  # fmt: skip
+def test_bits_of_what_cannot_be_measured(x, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        plot.error_by_bits(x, **options)
 
 
 def test_bits_of_no_type():

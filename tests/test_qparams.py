@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from refusals import BYTES, PARAMS, Q, X, assert_refused, refusals
 from strategies import CODES, GRIDS, assert_same_bits, codes
 
 import qnumpy as qn
 from qnumpy.dtypes import code_type
-from qnumpy.files.store import TensorSpec
+from qnumpy.files.spec import TensorSpec
+from qnumpy.qparams import grid_of_range
 
 TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)
 
@@ -309,3 +311,92 @@ def test_the_range_is_what_the_ends_stand_for():
             assert end.ravel().tolist() == [float(s) * k for s, k in zip(params.scale.flat, steps, strict=True)]
     x = qn.QParams.from_range(-2.54, 1.0).range()
     assert x == (pytest.approx(-2.54), pytest.approx(2.54))
+
+
+# ---- grid_of_range, the home of the formulas ----
+
+
+@given(
+    st.floats(0, 1e308), st.floats(0, 1e308), st.sampled_from([(-127, 127), (1, 255), (-7, 7), (-448, 448), (0, 127)])
+)
+def test_one_range_and_an_array_of_ranges_have_the_same_grid(below, above, codes):
+    low, high = np.array([-below, 0.0]), np.array([above, 0.0])
+    for symmetric in (True, False):
+        scale, zero = grid_of_range(low, high, *codes, symmetric)
+        assert (scale.dtype, zero.dtype, scale.shape, zero.shape) == (np.float32, np.int32, (2,), (2,))
+        assert (scale[1], zero[1]) == (1, sum(codes) // 2 if symmetric else codes[0])
+        assert grid_of_range(-below, above, *codes, symmetric) == (scale[0], zero[0])
+
+
+def test_a_grid_has_the_largest_scale_unless_the_owner_refuses():
+    wide = np.array([1.0, 1e300])
+    assert grid_of_range(-wide, wide, -127, 127, True)[0].tolist() == [np.float32(1 / 127), HUGE]
+    message = r"^somebody: the range must have a finite float32 scale; got 7.87402e\+297 at index 1\.$"
+    with pytest.raises(ValueError, match=message):
+        grid_of_range(-wide, wide, -127, 127, True, "somebody")
+
+
+def test_dictionaries_of_every_granularity():
+    for params in (*some(), qn.QParams(np.ones((2, 3)), 0, "int8", qn.PerRow())):
+        assert qn.QParams.from_dict(params.to_dict()) == params
+    assert qn.QParams(1, 0).to_dict()["granularity"] == {"kind": "tensor"}
+
+
+def qparams_rows():
+    for owner, call in {
+        "fake_quantize": lambda p: qn.fake_quantize(X, p),
+        "quantize": lambda p: qn.quantize(X, p),
+        "QuantizedArray": lambda p: qn.QuantizedArray(Q, p),
+    }.items():
+        for value in (0.5, "int8", (0.5, 0)):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: qparams must be a QParams; got {value!r}"
+        for params, wanted in (
+            (qn.QParams(np.ones(2), 0, "int8", qn.PerChannel(1)), (3,)),
+            (qn.QParams(np.ones((2, 2)), 0, "int8", qn.PerGroup(1)), (2, 3)),
+        ):
+            got = params.scale.shape
+            fit = f"{owner}: qparams must be of scale shape {wanted} for an array of shape (2, 3); got {got}"
+            yield lambda c=call, p=params: c(p), ValueError, fit
+    make, channel = qn.QParams, qn.PerChannel(0)
+    ends = "QParams: qmin and qmax must satisfy -128 <= qmin < qmax <= 127; got"
+    for low, high in ((-200, 3), (3, 200), (5, 5), (6, 5)):
+        yield lambda a=low, b=high: make(1, 5, qmin=a, qmax=b), ValueError, f"{ends} qmin={low}, qmax={high}"
+    yield lambda: make(1, 0, qmax=200), ValueError, f"{ends} qmin=-128, qmax=200"
+    for value in (1.5, 1.0, "1", True):
+        yield lambda v=value: make(1, 2, qmin=v), TypeError, f"QParams: qmin must be an integer; got {value!r}"
+        yield lambda v=value: make(1, 0, qmax=v), TypeError, f"QParams: qmax must be an integer; got {value!r}"
+    yield lambda: make(1, 5, qmax=4), ValueError, "QParams: zero_point must be in [-128, 4]; got 5"
+    dims = "QParams: scale must have"
+    yield lambda: make(np.ones(3), 0), ValueError, f"{dims} 0 dimensions for PerTensor(); got shape (3,)"
+    yield lambda: make(1, 0, "int8", channel), ValueError, f"{dims} 1 dimensions for PerChannel(axis=0); got shape ()"
+    fits = "QParams: zero_point must have shape () or scale's (3,); got shape (2,)"
+    yield lambda: make(np.ones(3), [1, 2], "int8", channel), ValueError, fits
+    ranged, start = qn.QParams.from_range, "QParams.from_range:"
+    finite = f"{start} min and max must be finite with min <= max; got"
+    for low, high in ((1, 0), (np.nan, 1), (0, np.inf), (-np.inf, 0)):
+        yield lambda a=low, b=high: ranged(a, b), ValueError, f"{finite} {low} and {high}"
+    second = f"{finite} 3 and 2 at index 1"
+    yield lambda: ranged([0, 3, 5], [1, 2, 4], granularity=channel), ValueError, second
+    yield lambda: ranged([1.0], 1.0), ValueError, f"{start} min and max must have one shape; got (1,) and ()"
+    given = f"{start} granularity must be given for arrays of ranges; got None"
+    yield lambda: ranged([1.0], [2.0]), ValueError, given
+    wide = f"{start} the range must have a finite float32 scale; got"
+    for symmetric, scale in ((True, "7.87402e+305"), (False, "7.84314e+305")):
+        yield lambda s=symmetric: ranged(-1e308, 1e308, symmetric=s), ValueError, f"{wide} {scale}"
+    for dtype, value in {"<U1": "1", "complex128": 1 + 2j, "object": object()}.items():
+        yield lambda v=value: ranged(v, 1), TypeError, f"{start} min must be real; got dtype {dtype}"
+        yield lambda v=value: ranged(-1, v), TypeError, f"{start} max must be real; got dtype {dtype}"
+    wrong = "QuantizedArray: codes must be an array of int8; got dtype uint8"
+    yield lambda: qn.QuantizedArray(BYTES, PARAMS), TypeError, wrong
+    narrow = make(1, 0, qmin=-127, qmax=100)
+    outside = "QuantizedArray: codes must be in [-127, 100]; got"
+    yield lambda: qn.QuantizedArray(np.array([-128, 101], np.int8), narrow), ValueError, f"{outside} -128"
+    yield lambda: qn.QuantizedArray(np.array([0, 101], np.int8), narrow), ValueError, f"{outside} 101"
+    keys = "QParams.from_dict: values must be a dict with the keys dtype, granularity, scale, zero_point, qmin, qmax"
+    yield lambda: qn.QParams.from_dict([]), TypeError, f"{keys}; got []"
+    yield lambda: qn.QParams.from_dict({"scale": 1}), TypeError, f"{keys}; got ['scale']"
+
+
+@refusals(qparams_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

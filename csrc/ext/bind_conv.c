@@ -35,7 +35,7 @@ static int weight(PyObject *argument, PyObject *type, PyObject *zero, PyObject *
     return (c->w_zero.values = qn_arg_vector(zero, c->w_zero.count, NPY_INT32)) ? 0 : -1;
 }
 
-/* Strides, dilations, padding above and to the left. Every row and column of the padded image has a number. */
+/* Strides, dilations, padding above and to the left; every row and column number of the padded image fits int64. */
 static int geometry(qn_args far, const int64_t out[2], qn_conv *c) {
     int values[6];
     int64_t reach;

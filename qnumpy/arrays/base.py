@@ -1,22 +1,24 @@
-"""CodedArray: what arrays of codes have in common, whatever gives the codes their meaning."""
+"""CodedArray: the base of the arrays of codes."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
-from .._args import Array
+from numpy.typing import DTypeLike
+
 from .._tables import html_facts
+from .._typing import Array
 
 __all__ = ["CodedArray"]
 
 
 class CodedArray:
-    """An array of codes that looks like an array of reals: it has their shape, and gives them where it is asked to."""
+    """An array of codes with the shape of the reals they stand for; ``np.asarray`` returns the reals."""
 
     __slots__ = ("codes",)
-    __array_ufunc__ = None  # x @ q reaches us, and nothing dequantizes by accident
+    __array_ufunc__ = None  # NumPy leaves x @ q to the class, and no ufunc dequantizes by accident
 
     codes: Array
-    _kind: ClassVar[str]  # what the first fact of _describe is called
+    _kind: ClassVar[str]  # the label of the first item of _describe
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,12 +37,12 @@ class CodedArray:
         """Bytes in a file."""
         raise NotImplementedError
 
-    def dequantize(self, dtype: Any = "float32", out: Any = None) -> Array:
+    def dequantize(self, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
         """Return the reals."""
         raise NotImplementedError
 
     def _describe(self) -> list[str]:
-        """What the codes mean, and the facts about their parameters."""
+        """Return the type of the codes, then facts about their parameters."""
         raise NotImplementedError
 
     def __getitem__(self, key: Any) -> Self:
@@ -52,7 +54,7 @@ class CodedArray:
     def __iter__(self) -> Iterator[Self]:
         return (self[k] for k in range(len(self)))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
             name = type(self).__name__
             raise ValueError(f"{name}: copy must be None or True; got False. Dequantizing always copies.")

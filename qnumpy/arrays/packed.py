@@ -2,68 +2,70 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, overload
 
 import numpy as np
 
-from .. import _args, _check, _core
-from .._args import Array
+from .. import _args, _check
 from .._tables import html_facts
-from ..dtypes import float_type
-from ..granularity import Granularity, PerChannel, PerGroup, PerTensor, normalize_axis
+from .._typing import Array, DType, Float32Array, RealLike
+from ..dtypes import CODE_TYPES, REAL_TYPES, float_type
+from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor, normalize_axis
+from ..ops.packed4 import GROUP_SIZES, Packed4
+from ..ops.packed8 import Activations, Output, Packed8
 from ..ops.quantize import codes_of, quantize_linear
-from ..ops.reduce import ranges
-from ..qparams import QParams, describe
+from ..ops.reduce import extremes
+from ..qparams import QParams, grid_of_range
 from .quantized import QuantizedArray
 
 __all__ = ["PackedWeight", "qmatmul"]
 
-GROUP_SIZES = (16, 32, 64, 128)
-_PER = {"row": 0, "tensor": 1, "group": 2}
-_FLOAT32, _INT8, _UINT8 = _core.TYPES["float32"], _core.TYPES["int8"], _core.TYPES["uint8"]
+_FLOAT32 = REAL_TYPES["float32"]
+_PER_TENSOR, _PER_ROW = PerTensor(), PerRow()
 _HALF = np.finfo(np.float16)
 
 
 class PackedWeight:
     """A quantized weight, packed once; ``x @ packed`` multiplies reals by it.
 
-    8-bit weights: x is quantized to 8 bits, the product of the codes is exact, and one pass over each tile of it makes
-    ``y = clip(float32(acc) * (Sx * Sw) + bias)``. 4-bit weights in groups: x is quantized to 8 bits in the same groups,
-    the sum of ``(qx - Zx)(qw - Zw)`` over each is exact, and
+    x is quantized to 8 bits, and the sums ``acc`` of ``(qx - Zx) * (qw - Zw)`` are exact. A weight with a scale for
+    each column has one sum for each element of y: ``y = clip(float32(acc) * (Sx * Sw) + bias)``. A weight in groups
+    has one sum for each group, and x is quantized in the same groups:
     ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + bias)``.
 
     Parameters
     ----------
     w : QuantizedArray, shape (K, N)
-        int8, uint8, int4 or uint4 per tensor or per channel on the axis of N; int4 or uint4 in groups of 16, 32, 64 or
-        128 along K.
+        int8, uint8, int4 or uint4 per tensor or per channel on the axis of N, which are stored in 8 bits; int4 or uint4
+        in groups of 16, 32, 64 or 128 along K, which are stored in 4 bits.
     bias : array_like of floats, shape (N,), optional
         Added in float32.
     axis : int, default 0
         The axis of w that is K: 1 for weights of shape (N, K), as PyTorch stores them.
     clip : (low, high), optional
-        Bounds of y; None for no bound: ``(0, None)`` is a ReLU. NaN stays NaN.
-    per : {"row", "tensor", "group"}, optional
-        What shares a scale when x is quantized on the fly: "row" by default; for a weight in groups "group", which
-        others do not have.
+        Bounds of y, None for no bound: ``(0, None)`` is a ReLU. NaN stays NaN.
+    x_granularity : PerRow, PerTensor or PerGroup, optional
+        How x is quantized: PerRow() or PerTensor(); for a weight in groups also PerGroup(group_size), its own groups
+        along the last axis of x. The default is the last where it is allowed, else PerRow().
     symmetric : bool, default True
         Quantize x to int8 around 0, or to uint8 with a zero point.
     activation_bits : {8, 7}
         Codes of x in [-63, 63] or [0, 127] in place of [-127, 127] or [0, 255], as saturating libraries need them; on
-        AVX2 more than 64 rows are then up to 1.2 times as fast.
+        AVX2 products of many rows are then up to 1.2 times as fast.
     x_qparams : QParams, optional
-        Given parameters of x, per tensor, int8 or uint8; none are then found on the fly.
+        Parameters of x, per tensor, int8 or uint8. They replace x_granularity, symmetric and activation_bits, and the
+        range of x is not measured.
     out_qparams : QParams, optional
         Return codes with these parameters, per tensor, int8 or uint8, instead of float32.
     scale_dtype : {"float32", "float16"}
-        How the scales of groups are stored; float16 rounds them half to even.
+        Type in which the scales of groups are stored; float16 rounds them half to even.
 
     Attributes
     ----------
     shape : tuple of int
         (K, N).
     qparams : QParams
-        Of the weight as (K, N).
+        Those of the weight as (K, N).
     bias : ndarray of float32 or None
     nbytes : int
         Bytes of the packed codes, their parameters and sums, and the bias.
@@ -71,18 +73,29 @@ class PackedWeight:
     Raises
     ------
     TypeError
-        w is no QuantizedArray, or of another type; an option is of another type.
+        w is no QuantizedArray.
     ValueError
-        w is not 2-D or of another granularity; bias, axis or an option does not fit.
+        w is not 2-D, or axis is none of its axes.
+    TypeError
+        w is of another type of codes.
+    ValueError
+        w is of another granularity; scale_dtype, the shape of bias or clip does not fit; float16 does not hold a scale.
+    TypeError, ValueError
+        x_granularity, activation_bits, x_qparams or out_qparams is of another kind or not allowed.
 
     Notes
     -----
-    x is used as float32 and rounded half to even, as ``quantize(x, granularity=...)`` does; NaN becomes 0 and takes no
-    part in the range. Every float32 operation is rounded once and none is fused, so y has the same bits on every ISA
-    and thread count. With x_qparams and out_qparams, 8-bit weights go from codes to codes in integers:
+    x is converted to float32 and quantized as ``quantize(x, granularity=x_granularity)`` does, half to even. NaN
+    becomes 0 and is left out of the range. Every float32 operation is rounded once and none is fused, so y has the same
+    bits on every ISA and thread count.
+
+    With out_qparams y is quantized. If the scale of x does not depend on x (x_qparams, or codes per tensor) and w has a
+    scale for each column, y is computed in integers instead:
     ``saturate(round_half_even(float32(acc + b) * (Sx * Sw / Sy)) + Zy)``, where b is ``bias / (Sx * Sw)`` rounded half
-    to even; otherwise y is quantized. Groups: with G of them y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first
-    order, of the product of the dequantized values. Pickled by its codes; immutable, so threads may share it.
+    to even.
+
+    With G groups y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first order, of the product of the dequantized
+    values. A PackedWeight is immutable, so threads may share it; a pickle holds the codes of w.
 
     Examples
     --------
@@ -95,79 +108,56 @@ class PackedWeight:
            [0.  , 0.  , 1.72]], dtype=float32)
     """
 
-    __slots__ = (
-        "_clip", "_group", "_half", "_input", "_output", "_packed", "_scale", "_zeros", "bias", "qparams", "shape",
-    )  # fmt: skip
+    __slots__ = ("_input", "_out_qparams", "_reals", "_scale_dtype", "_storage", "bias", "qparams", "shape")
     __array_ufunc__ = None  # x @ packed reaches us
 
     shape: tuple[int, int]
     qparams: QParams
-    bias: Array | None
+    bias: Float32Array | None
+    _storage: Packed8 | Packed4
+    _reals: Output  # of products that end in float32
 
     def __init__(
         self,
         w: QuantizedArray,
         *,
-        bias: Any = None,
+        bias: RealLike | None = None,
         axis: int = 0,
         clip: tuple[float | None, float | None] = (None, None),
-        per: str | None = None,
+        x_granularity: Granularity | None = None,
         symmetric: bool = True,
         activation_bits: int = 8,
         x_qparams: QParams | None = None,
         out_qparams: QParams | None = None,
-        scale_dtype: Any = "float32",
+        scale_dtype: DType = "float32",
     ) -> None:
-        self._fill("PackedWeight", w, axis, bias, clip, scale_dtype)
-        self._input = _Input.of("PackedWeight", self._group, per, symmetric, activation_bits, x_qparams)
-        self._output = None if out_qparams is None else _eight_bits("PackedWeight", "out_qparams", out_qparams)
+        owner = "PackedWeight"
+        self._pack(owner, "w", w, axis, bias, clip, scale_dtype)
+        self._input = _Input.of(owner, self.qparams, x_granularity, symmetric, activation_bits, x_qparams)
+        self._out_qparams = None if out_qparams is None else _eight_bits(owner, "out_qparams", out_qparams)
 
-    def _fill(self, owner: str, w: Any, axis: Any, bias: Any, clip: Any, scale_dtype: Any) -> None:
-        """Check and pack the weight."""
+    def _pack(self, owner: str, name: str, w: Any, axis: Any, bias: Any, clip: Any, scale_dtype: Any) -> None:
+        """Check the weight and what belongs to it, and choose its storage."""
         if not isinstance(w, QuantizedArray):
-            raise TypeError(_check.must(owner, "w", "a QuantizedArray", _check.typed(w)))
+            raise TypeError(_check.must(owner, name, "a QuantizedArray", _check.typed(w)))
         if w.ndim != 2:
-            raise ValueError(_check.must(owner, "w", "2-D", f"shape {w.shape}"))
-        codes, self.qparams = _oriented(w, normalize_axis(owner, _check.integer(owner, "axis", axis), 2))
+            raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
+        codes, params = _oriented(w, normalize_axis(owner, _check.integer(owner, "axis", axis), 2))
+        group_size = _group_size(owner, name, params)
+        self._scale_dtype = _scale_dtype(owner, scale_dtype, group_size)
         self.shape = codes.shape
-        self._group = _group_size(owner, self.qparams)
-        self._zeros = not self.qparams.symmetric  # read once: it looks at every zero point
-        kind = float_type(scale_dtype)
-        stored = scale_dtype if kind is None else kind.name
-        self._half = _args.choice(owner, "scale_dtype", stored, {"float32": 0, "float16": 1}) == 1
-        if self._half and not self._group:
-            raise ValueError(_check.must(owner, "scale_dtype", "float32 unless w is in groups", "float16"))
         self.bias = None if bias is None else _vector(owner, "bias", bias, self.shape[1])
-        self._clip = _bounds(owner, clip)
-        plain = _args.plain(codes, self.qparams.code)
-        if self._group:
-            self._pack_groups(owner, plain)
+        self._reals = Output(self.bias, *_bounds(owner, clip))
+        plain = _args.plain(codes, params.code)
+        if group_size is None:
+            column_scale = np.array(np.broadcast_to(params.scale, self.shape[1:]))
+            self._storage = Packed8(plain, params.zero_point, column_scale)
         else:
-            zero = None if not self.qparams.zero_point.any() else self.qparams.zero_point.reshape(-1)
-            core = _INT8 if plain.dtype == np.int8 else _UINT8
-            self._packed = _core.pack_weights(plain, core, zero)
-            self._scale = np.array(np.broadcast_to(self.qparams.scale, self.shape[1:]))
-
-    def _pack_groups(self, owner: str, plain: Array) -> None:
-        params, (k, n) = self.qparams, self.shape
-        if self._half:
-            with np.errstate(over="ignore", under="ignore"):
-                scales = params.scale.astype(np.float16)
-            if not ((scales >= _HALF.smallest_normal) & np.isfinite(scales)).all():
-                got = f"{params.scale.min():g} to {params.scale.max():g}"
-                raise ValueError(_check.must(owner, "w", "of scales that float16 holds", got))
-            self.qparams = params = QParams(
-                scales.astype(np.float32), params.zero_point, params.dtype, params.granularity, params.qmin, params.qmax
-            )
-            stored: Array = scales.view(np.uint16)
-        else:
-            stored = params.scale
-        signed = params.code.signed
-        zeros = (params.zero_point + 8 * signed).astype(np.uint8) if self._zeros else None
-        self._packed = _core.weight4_room(k, n, self._group, self._half, zeros is not None)
-        codes = np.ascontiguousarray(plain).view(np.uint8)
-        _core.weight4_pack(codes, signed, np.ascontiguousarray(stored), zeros, self._packed, k, n, self._group)
-        self._scale = np.empty(0, np.float32)  # each group has its own
+            half = self._scale_dtype == "float16"
+            params = _of_half_scales(owner, name, params) if half else params
+            zero = None if params.symmetric else params.zero_point
+            self._storage = Packed4(plain, params.scale, zero, group_size, half)
+        self.qparams = params
 
     @property
     def ndim(self) -> int:
@@ -175,37 +165,25 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        bias = 0 if self.bias is None else self.bias.nbytes
-        if self._group:
-            return int(self._packed.nbytes) + bias
-        return int(_core.packed_info(self._packed)[2]) + self._scale.nbytes + bias
+        return self._storage.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def unpack(self) -> QuantizedArray:
         """Return the weight, of shape (K, N), as it was packed."""
-        code, (k, n) = self.qparams.code, self.shape
-        plain = np.empty((k, n), code.storage)
-        if not self._group:
-            _core.packed_codes(self._packed, plain)
-        elif plain.size:
-            groups, panels, nibbles = -(-k // self._group), -(-n // 16), 8 * self._group
-            fields = self._packed.reshape(panels, groups, -1)[:, :, :nibbles].reshape(panels, groups, -1, 16, 4)
-            wide = np.stack([fields & 15, fields >> 4], axis=3)  # panel, group, eight of k, half of it, column, k
-            rows = wide.transpose(1, 2, 3, 5, 0, 4).reshape(groups * self._group, panels * 16)[:k, :n]
-            plain[...] = rows.astype(np.int8) - (8 if code.signed else 0)
-        return QuantizedArray(plain.view(code.dtype), self.qparams)
+        return QuantizedArray(self._storage.codes().view(self.qparams.code.dtype), self.qparams)
 
-    def __rmatmul__(self, x: Any) -> Any:
+    def __rmatmul__(self, x: RealLike | QuantizedArray) -> Float32Array | QuantizedArray:
         return self.matmul(x)
 
-    def matmul(self, x: Any, *, out: Any = None) -> Any:
+    def matmul(self, x: RealLike | QuantizedArray, *, out: Array | None = None) -> Float32Array | QuantizedArray:
         """Return ``x @ self``.
 
         Parameters
         ----------
         x : array_like of float32, float64, float16 or bfloat16, or QuantizedArray, shape (..., K)
-            Codes must be int8 or uint8, per tensor, per row if x is 2-D, or in the groups of a weight in groups.
+            Codes must be int8 or uint8: per tensor, per row (per channel on axis 0 of a matrix is the same), or in the
+            groups of a weight in groups. Their parameters replace those of the PackedWeight for x.
         out : ndarray, optional
-            Of shape (..., N), float32, or the type of out_qparams; C-contiguous, writable, apart from x.
+            Of shape (..., N) and of float32 or the type of out_qparams; C-contiguous, writable, apart from x.
 
         Returns
         -------
@@ -222,106 +200,77 @@ class PackedWeight:
         """
         owner = "PackedWeight.matmul"
         if isinstance(x, QuantizedArray):
-            return self._of_codes(owner, x, out)
-        given = _check.array(owner, "x", x)
-        if given.dtype.kind in "iu" and isinstance(x, np.ndarray):
-            text = _check.must(owner, "x", "an array of floats or a QuantizedArray", f"dtype {given.dtype}")
+            return self._product_of_codes(owner, "x", x, out)
+        if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and not isinstance(x, np.ma.MaskedArray):
+            text = _check.must(owner, "x", "an array of floats or a QuantizedArray", f"dtype {x.dtype}")
             raise TypeError(text + " Use matmul_integer for plain codes.")
         source, _ = _args.real(owner, "x", x)
-        rows = self._rows(owner, source.shape)
+        rows = self._rows(owner, "x", source.shape)
         y = self._result(owner, out, source)
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
-        given_x = self._input.given(owner, x32)
-        fused = self._output is not None and not self._group and self._input.scale != 0
-        target = y if self._output is None or fused else np.empty(y.shape, np.float32)
-        if self._group:
-            _core.matmul4(
-                self._packed, *self.shape, self._group, self._half, self._zeros, x32, rows, given_x.core,
-                given_x.symmetric, given_x.qmin, given_x.qmax, given_x.scale, given_x.zero_point, given_x.per == "row",
-                self.bias, *self._clip, target,
-            )  # fmt: skip
-        else:
-            stage = self._stage(owner, given_x.scale if fused else None)
-            fits = _core.linear(
-                x32, rows, given_x.core, given_x.symmetric, given_x.qmin, given_x.qmax, given_x.scale,
-                given_x.zero_point, self._packed, target, stage.core, stage.scale, stage.bias, stage.acc_bias,
-                *self._clip, *stage.codes,
-            )  # fmt: skip
-            _fits(owner, fits)
+        activations = self._input.activations_of(x32)
+        output = self._output(owner, self._input.activations.scale)  # not that of a measured range
+        target = y if self._out_qparams is None or output is not self._reals else np.empty(y.shape, np.float32)
+        if not self._storage.multiply(x32, rows, activations, output, target):
+            raise OverflowError(_check.must(owner, *_SUMS))
         return self._finished(owner, target, y)
 
-    def _of_codes(self, owner: str, x: QuantizedArray, out: Any) -> Any:
+    def _product_of_codes(
+        self, owner: str, name: str, x: QuantizedArray, out: Array | None
+    ) -> Float32Array | QuantizedArray:
         params = x.qparams
-        by_row = isinstance(params.granularity, PerChannel) and x.ndim == 2 and params.granularity.axis % 2 == 0
-        shares = by_row or isinstance(params.granularity, PerTensor) or self._shares_groups(x)
-        if _bits(params) != 8 or not shares:
-            wanted = f", per row or per group {self._group} on the last axis" if self._group else " or per row"
-            got = f"{params.code.name} {describe(params.granularity)}"
-            raise TypeError(_check.must(owner, "x", f"of int8 or uint8 per tensor{wanted}", got))
-        rows = self._rows(owner, x.shape)
+        per_tensor = isinstance(params.granularity, PerTensor)
+        if _bits(params) != 8 or not (per_tensor or self._input.takes(params.granularity, x.ndim)):
+            got = f"{params.code.name} {params.granularity.describe()}"
+            raise TypeError(_check.must(owner, name, f"of int8 or uint8 {self._input.wanted}", got))
+        rows = self._rows(owner, name, x.shape)
         y = self._result(owner, out, x.codes)
-        if self._group:
-            return self._of_codes_in_groups(owner, x, rows, y)
-        fused = self._output is not None and not by_row
-        target = y if self._output is None or fused else np.empty(y.shape, np.float32)
-        stage = self._stage(owner, float(params.scale) if fused else None)
-        row_scale = np.ones(1, np.float32) if fused else params.scale.reshape(-1)
-        zero = params.zero_point.reshape(-1) if params.zero_point.any() else None
-        fits = _core.matmul_packed(
-            x.codes.reshape(rows, self.shape[0]), params.code.core, zero, self._packed,
-            target.reshape(rows, self.shape[1]), stage.core, row_scale, stage.scale, stage.bias, stage.acc_bias,
-            *self._clip, *stage.codes,
-        )  # fmt: skip
-        _fits(owner, fits)
+        output = self._output(owner, float(params.scale) if per_tensor else 0.0)
+        target = y if self._out_qparams is None or output is not self._reals else np.empty(y.shape, np.float32)
+        scale, zero = params.scale, params.zero_point
+        if not self._storage.multiply_codes(x.codes, params.code.core, rows, scale, zero, output, target):
+            raise OverflowError(_check.must(owner, *_SUMS))
         return self._finished(owner, target, y)
 
-    def _shares_groups(self, x: QuantizedArray) -> bool:
-        by = x.qparams.granularity
-        return isinstance(by, PerGroup) and by.group_size == self._group and by.axis % x.ndim == x.ndim - 1
-
-    def _of_codes_in_groups(self, owner: str, x: QuantizedArray, rows: int, y: Array) -> Any:
-        params = x.qparams
-        target = y if self._output is None else np.empty(y.shape, np.float32)
-        zero = params.zero_point.reshape(-1) if params.zero_point.any() else None
-        _core.matmul4_codes(
-            self._packed, *self.shape, self._group, self._half, self._zeros, np.ascontiguousarray(x.codes), rows,
-            params.scale.reshape(-1), zero, self.bias, *self._clip, target,
-        )  # fmt: skip
-        return self._finished(owner, target, y)
-
-    def _rows(self, owner: str, shape: tuple[int, ...]) -> int:
+    def _rows(self, owner: str, name: str, shape: tuple[int, ...]) -> int:
         if not shape or shape[-1] != self.shape[0]:
-            raise ValueError(_check.must(owner, "x", f"of shape (..., {self.shape[0]})", f"shape {shape}"))
+            raise ValueError(_check.must(owner, name, f"of shape (..., {self.shape[0]})", f"shape {shape}"))
         return math.prod(shape[:-1])
 
     def _result(self, owner: str, out: Any, source: Array) -> Array:
-        dtype = np.dtype(np.float32) if self._output is None else self._output.code.storage
+        dtype = _FLOAT32.dtype if self._out_qparams is None else self._out_qparams.code.storage
         return _args.output(owner, out, dtype, (*source.shape[:-1], self.shape[1]), source)
 
-    def _stage(self, owner: str, x_scale: float | None) -> "_Stage":
-        """What becomes of the sums: float32, or with the scale of x the codes of out_qparams."""
-        out = self._output
-        if out is None or x_scale is None:
-            return _Stage(_FLOAT32, self._scale, self.bias, None, (0, 0, 0))
-        unit = np.float32(x_scale) * self._scale
+    def _output(self, owner: str, x_scale: float) -> Output:
+        """Return what becomes of the sums: codes if there are out_qparams and the product has a scale for each column.
+
+        x_scale is 0 where x has several scales, or one that is computed from x.
+        """
+        params, column_scale = self._out_qparams, self._storage.column_scale
+        if params is None or column_scale is None or not x_scale:
+            return self._reals
+        unit = np.float32(x_scale) * column_scale
         acc_bias = None
         if self.bias is not None:
             exact = np.rint(self.bias.astype(np.float64) / unit)
             if not (np.abs(exact) < 2.0**31).all():
                 raise OverflowError(_check.must(owner, "bias", "in the range of int32 in units of the sums", "more"))
             acc_bias = exact.astype(np.int32)
-        low, high = quantize_linear(np.array(self._clip, np.float32), out.scale, out.zero_point, dtype=out.dtype)
-        codes = int(out.zero_point), max(int(low), out.qmin), min(int(high), out.qmax)
-        return _Stage(out.code.core, unit / out.scale, None, acc_bias, codes)
+        bounds = np.array([self._reals.low, self._reals.high], np.float32)
+        low, high = quantize_linear(bounds, params.scale, params.zero_point, dtype=params.dtype)
+        return Output(
+            None, self._reals.low, self._reals.high, params.code.core, unit / params.scale, acc_bias,
+            int(params.zero_point), max(int(low), params.qmin), min(int(high), params.qmax),
+        )  # fmt: skip
 
-    def _finished(self, owner: str, target: Array, y: Array) -> Any:
-        out = self._output
-        if out is None:
+    def _finished(self, owner: str, target: Array, y: Array) -> Float32Array | QuantizedArray:
+        params = self._out_qparams
+        if params is None:
             return y
         if target is not y:
-            y[...] = codes_of(owner, target, out)
-        return QuantizedArray(y, out)
+            y[...] = codes_of(owner, target, params)
+        return QuantizedArray._join(y, params)  # both ways to make codes saturate to their range
 
     def __repr__(self) -> str:
         return f"PackedWeight({', '.join([str(self.shape), *self._describe()])})"
@@ -333,20 +282,35 @@ class PackedWeight:
         return html_facts("PackedWeight", rows)
 
     def _describe(self) -> list[str]:
-        parts = [f"{self.qparams.code.name} {describe(self.qparams.granularity)}", str(self._input)]
-        parts += ["bias"] if self.bias is not None else []
-        parts += [f"clip ({self._clip[0]:g}, {self._clip[1]:g})"] if self._clip != (-math.inf, math.inf) else []
-        return parts + ([f"-> {self._output.code.name}"] if self._output is not None else [])
+        parts = [f"{self.qparams.code.name} {self.qparams.granularity.describe()}", str(self._input)]
+        if self.bias is not None:
+            parts.append("bias")
+        low, high = self._reals.low, self._reals.high
+        if (low, high) != (-math.inf, math.inf):
+            parts.append(f"clip ({low:g}, {high:g})")
+        if self._out_qparams is not None:
+            parts.append(f"-> {self._out_qparams.code.name}")
+        return parts
 
     def __reduce__(self) -> Any:
         options = {
-            "bias": self.bias, "clip": self._clip, "out_qparams": self._output,
-            "scale_dtype": "float16" if self._half else "float32", **self._input.options(),
+            "bias": self.bias, "clip": (self._reals.low, self._reals.high), "out_qparams": self._out_qparams,
+            "scale_dtype": self._scale_dtype, **self._input.options(),
         }  # fmt: skip
         return _unpickled, (self.unpack(), options)
 
 
-def qmatmul(a: QuantizedArray, b: QuantizedArray, *, bias: Any = None, out_qparams: QParams | None = None) -> Any:
+@overload
+def qmatmul(
+    a: QuantizedArray, b: QuantizedArray, *, bias: RealLike | None = None, out_qparams: None = None
+) -> Float32Array: ...
+@overload
+def qmatmul(
+    a: QuantizedArray, b: QuantizedArray, *, bias: RealLike | None = None, out_qparams: QParams
+) -> QuantizedArray: ...
+def qmatmul(
+    a: QuantizedArray, b: QuantizedArray, *, bias: RealLike | None = None, out_qparams: QParams | None = None
+) -> Float32Array | QuantizedArray:
     """Multiply two quantized matrices: an exact product of the codes, brought to reals or codes in the same pass.
 
     ``y = float32(acc) * (Sa * Sb) + bias``; with out_qparams
@@ -356,9 +320,9 @@ def qmatmul(a: QuantizedArray, b: QuantizedArray, *, bias: Any = None, out_qpara
     Parameters
     ----------
     a : QuantizedArray of int8 or uint8, shape (..., K)
-        Per tensor, or per channel on axis 0 if it is 2-D: a scale for each row; in the groups of b if it has some.
+        Per tensor, per row (per channel on axis 0 of a matrix is the same), or in the groups of b if it has some.
     b : QuantizedArray of int8, uint8, int4 or uint4, shape (K, N)
-        Per tensor, or per channel on axis 1: a scale for each column; int4 and uint4 in groups along K as well.
+        Per tensor or per channel on axis 1; int4 and uint4 also in groups of 16, 32, 64 or 128 along K.
     bias : array_like of floats, shape (N,), optional
     out_qparams : QParams, optional
         Per tensor, int8 or uint8.
@@ -370,12 +334,15 @@ def qmatmul(a: QuantizedArray, b: QuantizedArray, *, bias: Any = None, out_qpara
 
     Raises
     ------
-    TypeError, ValueError, OverflowError
-        As PackedWeight and its matmul.
+    TypeError, ValueError
+        a or b is no QuantizedArray, or of a type, granularity or shape that cannot be multiplied; bias is of another
+        shape; out_qparams is none.
+    OverflowError
+        A sum of codes does not fit in int32.
 
     Notes
     -----
-    Rounds half to even. Where b multiplies more than once, PackedWeight(b) saves the packing.
+    Rounds half to even. PackedWeight(b) packs b once for many products.
 
     Examples
     --------
@@ -387,70 +354,96 @@ def qmatmul(a: QuantizedArray, b: QuantizedArray, *, bias: Any = None, out_qpara
     owner = "qmatmul"
     if not isinstance(a, QuantizedArray):
         raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
-    if not isinstance(b, QuantizedArray):
-        raise TypeError(_check.must(owner, "b", "a QuantizedArray", _check.typed(b)))
-    return PackedWeight(b, bias=bias, out_qparams=out_qparams).matmul(a)
+    packed = object.__new__(PackedWeight)  # whose errors are those of qmatmul
+    packed._pack(owner, "b", b, 0, bias, (None, None), "float32")
+    packed._input = _Input.of(owner, packed.qparams, None, True, 8, None)
+    packed._out_qparams = None if out_qparams is None else _eight_bits(owner, "out_qparams", out_qparams)
+    return packed._product_of_codes(owner, "a", a, None)
 
 
-class _Stage(NamedTuple):
-    """The output stage of the kernels."""
-
-    core: int
-    scale: Array  # of each column
-    bias: Array | None
-    acc_bias: Array | None  # in units of the sums
-    codes: tuple[int, int, int]  # zero point, the smallest and the largest code
+_SUMS = ("every sum of codes", "in the range of int32", "one that is not")
 
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """How x becomes codes. scale 0: found on the fly."""
+    """How x becomes codes.
 
-    per: str
-    symmetric: bool
+    Attributes
+    ----------
+    granularity : PerRow, PerTensor or PerGroup
+    groups : PerGroup or None
+        The groups of the weight, along the last axis of x.
+    bits : int
+        8 or 7.
+    activations : Activations
+        The arguments of the kernels. Per tensor and without `qparams` the scale is that of each x: `activations_of`.
+    qparams : QParams or None
+        Those that the user passed for every x.
+    """
+
+    granularity: Granularity
+    groups: PerGroup | None
     bits: int
-    core: int
-    qmin: int
-    qmax: int
-    scale: float = 0.0
-    zero_point: int = 0
+    activations: Activations
     qparams: QParams | None = None
 
     @classmethod
-    def of(cls, owner: str, group: int, per: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
-        if per is None:
-            per = "group" if group else "row"
-        _args.choice(owner, "per", per, _PER if group else {"row": 0, "tensor": 1})
+    def of(cls, owner: str, weight: QParams, by: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
+        size = weight.granularity.group_size
+        groups = None if size is None else PerGroup(size)
+        choices = [_PER_ROW, _PER_TENSOR] if groups is None else [groups, _PER_ROW, _PER_TENSOR]
+        if by is None:
+            by = choices[0]
+        elif not isinstance(by, Granularity) or by not in choices:
+            error = ValueError if isinstance(by, Granularity) else TypeError
+            wanted = _args.listed([str(choice) for choice in choices])
+            raise error(_check.must(owner, "x_granularity", wanted, _check.typed(by)))
+        by = choices[choices.index(by)]
         if _check.integer(owner, "activation_bits", bits) not in (7, 8):
             raise ValueError(_check.must(owner, "activation_bits", "8 or 7", str(bits)))
         if qparams is None:
             qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
-            qmin, core = (-qmax, _INT8) if symmetric else (0, _UINT8)
-            return cls(per, bool(symmetric), bits, core, qmin, qmax)
-        found = _eight_bits(owner, "x_qparams", qparams)
-        scale, zero = float(found.scale), int(found.zero_point)
-        return cls("tensor", True, 8, found.code.core, found.qmin, found.qmax, scale, zero, found)
+            qmin, code = (-qmax, CODE_TYPES["int8"]) if symmetric else (0, CODE_TYPES["uint8"])
+            return cls(by, groups, bits, Activations(code.core, bool(symmetric), qmin, qmax, by == _PER_ROW))
+        params = _eight_bits(owner, "x_qparams", qparams)
+        scale, zero = float(params.scale), int(params.zero_point)
+        activations = Activations(params.code.core, True, params.qmin, params.qmax, False, scale, zero)
+        return cls(_PER_TENSOR, groups, 8, activations, params)
 
-    def given(self, owner: str, x: Array) -> "_Input":
-        """The same with a scale where all of x shares one; as QParams.from_range computes it."""
-        if self.per != "tensor" or self.scale:
-            return self
-        lowest, highest, _, _ = ranges(owner, x, PerTensor())
+    def activations_of(self, x: Float32Array) -> Activations:
+        """Return the activations of x; per tensor with the scale and zero point of its range."""
+        activations = self.activations
+        if self.granularity is not _PER_TENSOR or self.qparams is not None:
+            return activations
+        lowest, highest, _, _ = extremes(x, _FLOAT32, _PER_TENSOR)
         low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
-        extent = 2 * max(-low, high) if self.symmetric else high - low
-        exact = extent / (self.qmax - self.qmin)
-        scale = float(np.float32(1 if extent == 0 else max(exact, _check.TINY)))
-        zero = 0 if self.symmetric else min(max(round(self.qmin - low / scale), self.qmin), self.qmax)
-        return replace(self, scale=scale, zero_point=zero)
+        scale, zero = grid_of_range(low, high, activations.qmin, activations.qmax, activations.symmetric)
+        return activations._replace(scale=scale, zero_point=zero)
+
+    def takes(self, granularity: Granularity, ndim: int) -> bool:
+        """Whether codes of `ndim` dimensions may have this granularity, where they have several scales."""
+        if isinstance(granularity, PerGroup):
+            return granularity.axis % ndim == ndim - 1 and PerGroup(granularity.group_size) == self.groups
+        if isinstance(granularity, PerChannel):
+            return ndim == 2 and granularity.axis % 2 == 0
+        return isinstance(granularity, PerRow)
+
+    @property
+    def wanted(self) -> str:
+        """The granularities that codes may have, in words."""
+        if self.groups is None:
+            return "per tensor or per row"
+        return f"per tensor, per row or {self.groups.describe()} on the last axis"
 
     def options(self) -> dict[str, Any]:
         if self.qparams is not None:
             return {"x_qparams": self.qparams}
-        return {"per": self.per, "symmetric": self.symmetric, "activation_bits": self.bits}
+        symmetric = self.activations.symmetric
+        return {"x_granularity": self.granularity, "symmetric": symmetric, "activation_bits": self.bits}
 
     def __str__(self) -> str:
-        name = "int8" if self.core == _INT8 else "uint8"
-        how = "as given" if self.qparams is not None else f"per {self.per}"
+        name = "int8" if self.activations.core == CODE_TYPES["int8"].core else "uint8"
+        how = "as given" if self.qparams is not None else f"per {self.granularity.kind}"
         return f"x {name} {how}" + (" of 7 bits" if self.bits == 7 else "")
 
 
@@ -459,12 +452,12 @@ def _unpickled(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
 
 
 def _bits(params: QParams) -> int:
-    """Of integer codes; 0 of floats."""
+    """Return the bits of integer codes, 0 for floats."""
     return params.code.bits if params.code.real is None else 0
 
 
 def _eight_bits(owner: str, name: str, value: Any) -> QParams:
-    """Parameters per tensor of a type of 8 bits."""
+    """Return `value` if it is a QParams per tensor of int8 or uint8."""
     if not isinstance(value, QParams):
         raise TypeError(_check.must(owner, name, "a QParams", _check.typed(value)))
     if _bits(value) != 8 or not isinstance(value.granularity, PerTensor):
@@ -473,44 +466,59 @@ def _eight_bits(owner: str, name: str, value: Any) -> QParams:
 
 
 def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
-    """The codes as (K, N) and their parameters."""
-    params = w.qparams
+    """Return the codes as (K, N) and their parameters."""
+    params, order = w.qparams, (1, 0)
     if axis == 0:
         return w.codes, params
-    granularity: Granularity = params.granularity
-    if isinstance(granularity, PerChannel):
-        granularity = PerChannel(1 - granularity.axis % 2)
-    elif isinstance(granularity, PerGroup):
-        granularity = PerGroup(granularity.group_size, 1 - granularity.axis % 2)
-    turned = QParams(
-        params.scale.T, params.zero_point.T, params.dtype, granularity, params.qmin, params.qmax
-    )  # fmt: skip
-    return w.codes.T, turned
+    granularity = PerChannel(0) if isinstance(params.granularity, PerRow) else params.granularity
+    scale, zero = granularity.permute(params.scale, order), granularity.permute(params.zero_point, order)
+    transposed = granularity.permuted(order, w.shape)
+    return w.codes.T, replace(params, scale=scale, zero_point=zero, granularity=transposed)
 
 
-def _group_size(owner: str, params: QParams) -> int:
-    """The size of the groups along K, 0 without groups."""
+def _group_size(owner: str, name: str, params: QParams) -> int | None:
+    """Return the size of the groups along K, None without groups."""
     granularity, bits = params.granularity, _bits(params)
     if isinstance(granularity, PerGroup):
         if bits != 4:
-            raise TypeError(_check.must(owner, "w", "of int4 or uint4 in groups", params.code.name))
+            raise TypeError(_check.must(owner, name, "of int4 or uint4 in groups", params.code.name))
         if granularity.axis % 2 == 0 and granularity.group_size in GROUP_SIZES:
             return granularity.group_size
     elif bits not in (4, 8):
-        raise TypeError(_check.must(owner, "w", "of int8, uint8, int4 or uint4", params.code.name))
-    elif isinstance(granularity, PerTensor) or (isinstance(granularity, PerChannel) and granularity.axis % 2 == 1):
-        return 0
+        raise TypeError(_check.must(owner, name, "of int8, uint8, int4 or uint4", params.code.name))
+    elif granularity in (_PER_TENSOR, PerChannel(1), PerChannel(-1)):
+        return None
     wanted = "quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K"
-    raise ValueError(_check.must(owner, "w", wanted, describe(granularity)))
+    raise ValueError(_check.must(owner, name, wanted, granularity.describe()))
 
 
-def _vector(owner: str, name: str, value: Any, n: int) -> Array:
-    given = _check.reals(owner, name, value)
-    if given.shape != (n,):
-        raise ValueError(_check.must(owner, name, f"of shape ({n},)", f"shape {given.shape}"))
-    found = np.array(given, np.float32)
-    found.flags.writeable = False
-    return found
+def _scale_dtype(owner: str, value: Any, group_size: int | None) -> str:
+    """Return the name of the type of the scales of groups."""
+    kind = float_type(value)
+    name = value if kind is None else kind.name
+    _args.choice(owner, "scale_dtype", name, {"float32": 0, "float16": 1})
+    if name == "float16" and group_size is None:
+        raise ValueError(_check.must(owner, "scale_dtype", "float32 unless w is in groups", name))
+    return str(name)
+
+
+def _of_half_scales(owner: str, name: str, params: QParams) -> QParams:
+    """Return the parameters with scales rounded to float16, half to even."""
+    with np.errstate(over="ignore", under="ignore"):
+        scales = params.scale.astype(np.float16)
+    if not ((scales >= _HALF.smallest_normal) & np.isfinite(scales)).all():
+        got = f"{params.scale.min():g} to {params.scale.max():g}"
+        raise ValueError(_check.must(owner, name, "of scales that float16 holds", got))
+    return replace(params, scale=scales.astype(np.float32))
+
+
+def _vector(owner: str, name: str, value: Any, n: int) -> Float32Array:
+    numbers = _check.reals(owner, name, value)
+    if numbers.shape != (n,):
+        raise ValueError(_check.must(owner, name, f"of shape ({n},)", f"shape {numbers.shape}"))
+    vector = np.array(numbers, np.float32)
+    vector.flags.writeable = False
+    return vector
 
 
 def _bounds(owner: str, clip: Any) -> tuple[float, float]:
@@ -522,8 +530,3 @@ def _bounds(owner: str, clip: Any) -> tuple[float, float]:
     if not bounds[0] <= bounds[1]:
         raise ValueError(_check.must(owner, "clip", "a low and a high bound, in this order", _check.typed(clip)))
     return bounds
-
-
-def _fits(owner: str, fits: bool) -> None:
-    if not fits:
-        raise OverflowError(_check.must(owner, "every sum of codes", "in the range of int32", "one that is not"))

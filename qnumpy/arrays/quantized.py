@@ -3,147 +3,82 @@
 from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check
-from .._args import Array
-from ..dtypes import CODE_TYPES
-from ..errors import CalibrationError
-from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
-from ..ops.histogram import CHOICES, few_values, histogram, percentile_share, search
-from ..ops.quantize import codes_of, dequantize_linear
-from ..ops.reduce import ranges
-from ..qparams import QParams, check_scheme
+from .._typing import Array, BlockFormat, DTypeOf, Float32Array, Int32Array, Method, ScalarT
+from ..granularity import Granularity
+from ..ops.choose import choose
+from ..ops.quantize import quantize_array, reals_of
+from ..qparams import QParams
 from .base import CodedArray
 from .mx import MXArray, mx_format, quantize_blocks
 
-__all__ = ["QuantizedArray", "choose_qparams", "dequantize", "dynamic_quantize", "quantize"]
-
-
-def choose_qparams(
-    x: Any,
-    *,
-    dtype: Any = "int8",
-    granularity: Granularity | None = None,
-    symmetric: bool = True,
-    method: str = "minmax",
-    percentile: float = 99.99,
-) -> QParams:
-    """Choose scale and zero point from the data.
-
-    Parameters
-    ----------
-    x : array_like of float32, float64, float16 or bfloat16, any shape
-    dtype : str or dtype, default "int8"
-    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
-    symmetric : bool, default True
-    method : {"minmax", "mse", "entropy", "percentile"}
-        "minmax" covers every finite element; the others choose a range by a histogram, as HistogramObserver does. (A
-        moving average of one array is its "minmax".) QParams.from_range turns a range into parameters.
-    percentile : float, default 99.99
-        Percent of the elements inside the range, where method is "percentile".
-
-    Returns
-    -------
-    QParams
-
-    Raises
-    ------
-    TypeError
-        x is not real, dtype no code type, granularity none.
-    ValueError
-        The axis does not fit x, method is unknown, or percentile not in (0, 100].
-    CalibrationError
-        x has elements, but none is finite.
-
-    Examples
-    --------
-    >>> choose_qparams(np.array([[1.0, -2.54], [0.5, 0.0]]), granularity=PerChannel(0)).scale
-    array([0.02      , 0.00393701], dtype=float32)
-    """
-    return _chosen("choose_qparams", x, dtype, granularity, symmetric, method, percentile)
-
-
-def _chosen(
-    owner: str,
-    x: Any,
-    dtype: Any,
-    granularity: Granularity | None,
-    symmetric: bool,
-    method: str,
-    percentile: float = 99.99,
-) -> QParams:
-    by_histogram = _args.choice(owner, "method", method, CHOICES) >= 0
-    code = _args.code(owner, dtype, CODE_TYPES)
-    check_scheme(owner, code, symmetric)
-    share = percentile_share(owner, percentile)
-    granularity = PerTensor() if granularity is None else granularity
-    if not by_histogram:
-        low, high, nan, infinite = ranges(owner, x, granularity)
-    else:
-        _args.granularity(owner, granularity)
-        bins, (low, high, nan, infinite) = histogram(owner, x, granularity)
-        few = few_values(owner, x, bins, granularity)
-    empty = low > high
-    if empty.any():
-        if nan.any() or infinite.any():
-            where = "" if low.ndim == 0 else f" in {int(empty.sum())} of {low.size} channels or groups"
-            raise CalibrationError(_check.must(owner, "x", "finite somewhere", f"only NaN and infinities{where}"))
-        low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
-    if by_histogram:
-        low, high, _ = search(
-            bins, low, high, granularity=granularity, code=code, symmetric=symmetric, method=method, percentile=share,
-            values=few,
-        )  # fmt: skip
-    return QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
-
-
-_Blocks = Literal["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4"]
+__all__ = ["QuantizedArray", "dequantize", "quantize"]
 
 
 @overload
-def quantize(x: Any, qparams: None = None, *, dtype: _Blocks) -> MXArray: ...
+def quantize(  # type: ignore[overload-overlap]  # a name of a format of blocks is a str, as a dtype may be
+    x: ArrayLike, qparams: None = None, *, dtype: BlockFormat
+) -> MXArray: ...
 @overload
 def quantize(
-    x: Any,
+    x: ArrayLike,
     qparams: QParams | None = None,
     *,
-    dtype: Any = "int8",
+    dtype: DTypeLike = "int8",
     granularity: Granularity | None = None,
     symmetric: bool = True,
-    method: str = "minmax",
+    method: Method = "minmax",
 ) -> "QuantizedArray": ...
 def quantize(
-    x: Any,
+    x: ArrayLike,
     qparams: QParams | None = None,
     *,
-    dtype: Any = "int8",
+    dtype: DTypeLike = "int8",
     granularity: Granularity | None = None,
     symmetric: bool = True,
-    method: str = "minmax",
+    method: Method = "minmax",
 ) -> "QuantizedArray | MXArray":
-    """Quantize an array: with given parameters, or with those that choose_qparams finds.
+    """Quantize an array, with `qparams` or with the parameters that choose_qparams returns.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
     qparams : QParams, optional
-        Given parameters; dtype, granularity, symmetric and method are then not looked at.
+        With it, dtype, granularity, symmetric and method are ignored.
     dtype, granularity, symmetric, method
-        As in choose_qparams; or dtype is the name of a format of blocks along the last axis, which leaves no choice of
-        the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
+        As in choose_qparams. ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a
+        calibration before. Or dtype names a format of blocks along the last axis, which fixes the others:
+        "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------
     QuantizedArray
-        Or MXArray, of a format of blocks.
+        MXArray for a format of blocks. Codes have the memory layout of `x` when that is a permutation of C order.
 
     Raises
     ------
+    ValueError
+        A format of blocks and another option are given.
+    TypeError
+        x is not real.
     TypeError, ValueError, CalibrationError
-        As choose_qparams and quantize_linear; qparams is no QParams or does not fit x.
+        Without qparams: as choose_qparams.
+    TypeError
+        qparams is no QParams.
+    ValueError
+        qparams does not fit the shape of x.
+
+    Notes
+    -----
+    Rounds half to even, once, as quantize_linear. NaN becomes the zero point, infinities saturate.
 
     Examples
     --------
+    >>> quantize(np.array([[1.27, 0.5], [127.0, -3.0]]), granularity=PerRow()).codes
+    array([[127,  50],
+           [127,  -3]], dtype=int8)
     >>> w = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
     >>> quantize(w, granularity=PerChannel(0)).codes
     array([[-127,  -76,  -25],
@@ -153,62 +88,31 @@ def quantize(
     blocks = mx_format(dtype) if qparams is None else None
     if blocks is not None:
         if granularity is not None or not symmetric or method != "minmax":
-            given = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
+            got = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
             wanted = f"left at their defaults for {blocks.name}"
-            raise ValueError(_check.must(owner, "granularity, symmetric and method", wanted, given))
+            raise ValueError(_check.must(owner, "granularity, symmetric and method", wanted, got))
         return quantize_blocks(owner, x, blocks)
-    source, _ = _args.real(owner, "x", x)
+    source, float_type = _args.real(owner, "x", x)
     if qparams is None:
-        qparams = _chosen(owner, source, dtype, granularity, symmetric, method)
-    return QuantizedArray._made(codes_of(owner, source, qparams), qparams)
+        qparams = choose(owner, source, float_type, dtype, granularity, symmetric, method)
+        layout = _args.layout_of(owner, qparams.granularity, source.shape)
+    else:
+        layout = _args.qparams_layout(owner, qparams, source.shape)
+    return QuantizedArray._join(quantize_array(owner, source, float_type, layout, qparams), qparams)
 
 
-def dynamic_quantize(x: Any, *, per: str = "row", dtype: Any = "int8", symmetric: bool = True) -> "QuantizedArray":
-    """Quantize activations with parameters of their own: one for each row (token), or one for all.
-
-    No calibration comes before it: every call finds the range of what it is given, as quantize without `qparams` does.
-
-    Parameters
-    ----------
-    x : array_like of float32, float64, float16 or bfloat16, shape (..., features)
-    per : {"row", "tensor"}
-        One scale for each index of all axes but the last, or a single one.
-    dtype : str or dtype, default "int8"
-    symmetric : bool, default True
-
-    Returns
-    -------
-    QuantizedArray
-        Per row its granularity is ``PerTensor()`` for one axis, ``PerChannel(0)`` for two, and
-        ``PerGroup(features)`` for more: then scale has the shape (..., 1).
-
-    Raises
-    ------
-    TypeError
-        x is not real, or dtype no code type.
-    ValueError
-        per is unknown.
-    CalibrationError
-        A row has elements, but none is finite.
-
-    Examples
-    --------
-    >>> dynamic_quantize(np.array([[1.27, 0.5], [127.0, -3.0]])).codes
-    array([[127,  50],
-           [127,  -3]], dtype=int8)
-    """
-    owner = "dynamic_quantize"
-    _args.choice(owner, "per", per, {"row": 0, "tensor": 1})
-    source, _ = _args.real(owner, "x", x)
-    granularity: Granularity = PerTensor()
-    if per == "row" and source.ndim > 1:
-        granularity = PerChannel(0) if source.ndim == 2 else PerGroup(max(source.shape[-1], 1))
-    qparams = _chosen(owner, source, dtype, granularity, symmetric, "minmax")
-    return QuantizedArray._made(codes_of(owner, source, qparams), qparams)
-
-
-def dequantize(q: "QuantizedArray | MXArray", *, dtype: Any = "float32", out: Any = None) -> Array:
-    """Turn quantized codes back into reals, as the method of the same name.
+@overload
+def dequantize(
+    q: "QuantizedArray | MXArray", *, dtype: Literal["float32"] = "float32", out: Float32Array | None = None
+) -> Float32Array: ...
+@overload
+def dequantize(
+    q: "QuantizedArray | MXArray", *, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None
+) -> NDArray[ScalarT]: ...
+@overload
+def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array: ...
+def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
+    """Turn codes back into reals: ``scale * (codes - zero_point)``.
 
     Parameters
     ----------
@@ -221,14 +125,25 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: Any = "float32", out: An
     Returns
     -------
     ndarray
+        One float32 multiplication, rounded half to even; another dtype is converted from that value.
+
+    Raises
+    ------
+    TypeError
+        q is no QuantizedArray or MXArray; dtype is no real type.
+    TypeError, ValueError
+        out: as in quantize_linear.
 
     Examples
     --------
     >>> dequantize(quantize(np.array([1.0, -1.0], np.float32)))
     array([ 1., -1.], dtype=float32)
     """
-    if not isinstance(q, (QuantizedArray, MXArray)):
-        raise TypeError(_check.must("dequantize", "q", "a QuantizedArray or MXArray", _check.typed(q)))
+    owner = "dequantize"
+    if isinstance(q, QuantizedArray):
+        return reals_of(owner, q.codes, q.qparams, dtype, out)
+    if not isinstance(q, MXArray):
+        raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
     return q.dequantize(dtype, out)
 
 
@@ -238,19 +153,23 @@ class QuantizedArray(CodedArray):
     Parameters
     ----------
     codes : ndarray
-        Of the dtype of `qparams`, inside its [qmin, qmax]; int4, uint4, int2, uint2 and float4 one code to an element.
+        Of the dtype of `qparams`, inside its [qmin, qmax]. An element holds one code, of 4 and 2 bits too.
     qparams : QParams
 
     Raises
     ------
     TypeError
-        codes are of another dtype, or qparams is no QParams.
+        codes are of no code type; qparams is no QParams.
     ValueError
-        The parameters do not fit the shape, or a code is outside [qmin, qmax].
+        qparams does not fit the shape of codes.
+    TypeError
+        codes are of another dtype than qparams.
+    ValueError
+        A code is outside [qmin, qmax].
 
     Notes
     -----
-    NumPy operators do not dequantize silently: ``q + 1`` raises. ``np.asarray(q)`` dequantizes, since it asks for it.
+    NumPy operators do not dequantize: ``q + 1`` raises. ``np.asarray(q)`` dequantizes.
 
     Examples
     --------
@@ -266,14 +185,14 @@ class QuantizedArray(CodedArray):
 
     qparams: QParams
 
-    def __init__(self, codes: Any, qparams: QParams) -> None:
+    def __init__(self, codes: ArrayLike, qparams: QParams) -> None:
         owner = "QuantizedArray"
         array, code = _args.codes(owner, "codes", codes)
         params = _args.qparams(owner, qparams, array.shape)
         if code is not params.code:
             raise TypeError(_check.must(owner, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
         if not array.dtype.isnative:
-            array = array.astype(code.dtype)  # what saves or pickles takes the bytes
+            array = array.astype(code.dtype)  # files and pickles store the bytes
         plain = _args.plain(array, code)
         if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax):
             low, high = int(plain.min()), int(plain.max())
@@ -284,18 +203,18 @@ class QuantizedArray(CodedArray):
         self.qparams = params
 
     @classmethod
-    def _made(cls, codes: Array, qparams: QParams) -> "QuantizedArray":
+    def _join(cls, codes: Array, qparams: QParams) -> "QuantizedArray":
         """Join codes and parameters that are known to belong together."""
-        made = object.__new__(cls)
-        made.codes, made.qparams = codes, qparams
-        return made
+        result = object.__new__(cls)
+        result.codes, result.qparams = codes, qparams
+        return result
 
     @property
-    def scale(self) -> Array:
+    def scale(self) -> Float32Array:
         return self.qparams.scale
 
     @property
-    def zero_point(self) -> Array:
+    def zero_point(self) -> Int32Array:
         return self.qparams.zero_point
 
     @property
@@ -312,7 +231,13 @@ class QuantizedArray(CodedArray):
         """Bytes in a file: codes at their bit width, scales and zero points."""
         return self.qparams.code.packed_nbytes(self.shape) + self.qparams.nbytes
 
-    def dequantize(self, dtype: Any = "float32", out: Any = None) -> Array:
+    @overload
+    def dequantize(self, dtype: Literal["float32"] = "float32", out: Float32Array | None = None) -> Float32Array: ...
+    @overload
+    def dequantize(self, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None) -> NDArray[ScalarT]: ...
+    @overload
+    def dequantize(self, dtype: DTypeLike = "float32", out: Array | None = None) -> Array: ...
+    def dequantize(self, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
         """Return ``scale * (codes - zero_point)``.
 
         Parameters
@@ -325,16 +250,14 @@ class QuantizedArray(CodedArray):
         Returns
         -------
         ndarray
-            One float32 multiplication, rounded half to even; other dtypes convert that value.
+            One float32 multiplication, rounded half to even; another dtype is converted from that value.
         """
-        axis, block_size = self.qparams.granularity.axis_block
-        return dequantize_linear(
-            self.codes, self.scale, self.zero_point, axis=axis, block_size=block_size, dtype=dtype, out=out
-        )
+        return reals_of("QuantizedArray.dequantize", self.codes, self.qparams, dtype, out)
 
     def __getitem__(self, key: Any) -> "QuantizedArray":
         """Slice with integers and slices; the parameters follow."""
-        return QuantizedArray._made(np.asarray(self.codes[key]), sliced(self.qparams, self.shape, key))
+        codes = np.asarray(self.codes[key])
+        return self._join(codes, self.qparams.sliced(self.shape, key, "QuantizedArray"))
 
     def _describe(self) -> list[str]:
         return self.qparams._describe()
@@ -351,32 +274,3 @@ class QuantizedArray(CodedArray):
 
 def _unpickle(plain: Array, name: str, qparams: QParams) -> QuantizedArray:
     return QuantizedArray(plain.view(_args.code("QuantizedArray", name).dtype), qparams)
-
-
-def sliced(params: QParams, shape: tuple[int, ...], key: Any) -> QParams:
-    """The parameters of a basic slice."""
-    keys = _check.basic_index("QuantizedArray", key, len(shape))
-    granularity, scale, zero = params.granularity, params.scale, params.zero_point
-    axis = granularity.axis_block[0]
-    if axis is not None:
-        # counted from the end if it was, so that the whole is equal to itself
-        from_end = sum(isinstance(k, slice) for k in keys) if axis < 0 else 0
-        axis %= len(shape)
-        before = sum(not isinstance(k, slice) for k in keys[:axis])
-        dropped = not isinstance(keys[axis], slice)
-        if isinstance(granularity, PerGroup):
-            size = granularity.group_size
-            own = keys[axis]
-            if own != slice(None):
-                start, stop, step = own.indices(shape[axis]) if isinstance(own, slice) else (own, 0, 1)
-                whole = isinstance(own, slice) and step == 1 and start % size == 0
-                if not (whole and (stop % size == 0 or stop == shape[axis])):
-                    wanted = f"whole groups of {size} on axis {axis}"
-                    raise ValueError(_check.must("QuantizedArray", "index", wanted, _check.typed(own)))
-                keys[axis] = slice(start // size, -(-stop // size))
-            scale, zero = scale[tuple(keys)], zero[tuple(keys)]
-            granularity = PerGroup(size, axis - before - from_end)
-        else:
-            scale, zero = scale[keys[axis]], zero[keys[axis]]
-            granularity = PerTensor() if dropped else PerChannel(axis - before - from_end)
-    return QParams(scale, zero, params.dtype, granularity, params.qmin, params.qmax)

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from .. import _check
-from .._args import Array
+from .._typing import Array, RealLike
 from ..errors import CalibrationError
 from ..observers import HistogramObserver, Observer
 from ..qparams import QParams
@@ -33,8 +33,8 @@ _FORMAT = "qnumpy calibration"
 class Calibration(Mapping[str, QParams]):
     """Observers by name, and a mapping from the names to the parameters that they choose.
 
-    An observer of parts: `observe`, `merge`, `reset`, picklable, as JSON; what one process learned on some batches can
-    be merged with what another learned on others.
+    It has the methods of an observer: `observe`, `merge`, `reset`, `to_json`. It can be pickled, and what two processes
+    learned on different batches can be merged.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Calibration(Mapping[str, QParams]):
     Raises
     ------
     TypeError
-        observers is nothing of that kind.
+        observers is no observer, mapping or function.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class Calibration(Mapping[str, QParams]):
         self.batches = 0
         self.settled = False
 
-    def observe(self, name: str, x: Any) -> Self:
+    def observe(self, name: str, x: RealLike) -> Self:
         """Show an array to the observer of its name.
 
         Parameters
@@ -88,8 +88,10 @@ class Calibration(Mapping[str, QParams]):
 
         Raises
         ------
+        TypeError
+            name is no string.
         TypeError, ValueError
-            name is no string, or the observer refuses x; then a note says the name.
+            The observer refuses x; a note says the name.
         """
         if not isinstance(name, str):
             raise TypeError(_check.must("Calibration.observe", "name", "a string", _check.typed(name)))
@@ -122,12 +124,12 @@ class Calibration(Mapping[str, QParams]):
         Raises
         ------
         TypeError, ValueError
-            An observer refuses an array; a note says the name. And whatever run raises.
+            An observer refuses an array; a note says the name. What `run` raises passes through.
         """
         with observing(self):
-            found = run(batch)
-        if isinstance(found, Mapping):
-            for name, x in found.items():
+            result = run(batch)
+        if isinstance(result, Mapping):
+            for name, x in result.items():
                 self.observe(name, x)
         self.batches += 1
         return self
@@ -147,24 +149,26 @@ class Calibration(Mapping[str, QParams]):
         Raises
         ------
         TypeError
-            other is no Calibration, or an observer cannot be merged, as a moving average.
+            other is no Calibration.
+        TypeError
+            An observer cannot be merged: a moving average.
         ValueError
-            Two observers of one name are configured differently, or of parameters of different shapes. Nothing is
-            learned then, of any name.
+            Two observers of one name differ in their configuration or in the shape of their parameters. Then nothing
+            is learned, of any name.
         """
         if not isinstance(other, Calibration):
             raise TypeError(_check.must("Calibration.merge", "other", "a Calibration", _check.typed(other)))
         merged = {}
         for name, observer in other.observers.items():
             parts = [self.observers[name], observer] if name in self.observers else [observer]
-            made = fresh(parts[0])
+            whole = fresh(parts[0])
             try:
                 for part in parts:
-                    made.merge(part)
+                    whole.merge(part)
             except (TypeError, ValueError) as error:
                 error.add_note(f"Observed as {name!r}.")
                 raise
-            merged[name] = made
+            merged[name] = whole
         self.observers.update(merged)
         self.batches += other.batches
         return self
@@ -208,8 +212,8 @@ class Calibration(Mapping[str, QParams]):
     def to_json(self) -> str:
         """Return configuration and state of all observers as JSON: everything, exactly; `from_json` takes it.
 
-        `save_qparams` stores what was chosen, this what was learned: a calibration that is read again goes on learning,
-        and merges.
+        `qnumpy.save` writes the chosen parameters; this is the learned state. A calibration that is read again learns
+        on, and merges.
 
         Returns
         -------
@@ -249,10 +253,12 @@ class Calibration(Mapping[str, QParams]):
 
         Raises
         ------
-        TypeError
-            observers is nothing of that kind.
         ValueError
-            text is none of ours, or observers must be given and is not.
+            text is not what `to_json` returned.
+        ValueError
+            The calibration was made with a function, and `observers` is None.
+        TypeError
+            observers is no observer, mapping or function.
         """
         owner = "Calibration.from_json"
         try:
@@ -270,9 +276,9 @@ class Calibration(Mapping[str, QParams]):
         if observers is None and stored is None:
             wanted = "given, as the calibration was made with a function"
             raise ValueError(_check.must(owner, "observers", wanted, "None"))
-        made = cls(stored if observers is None else _checked(owner, observers))
-        made.observers, made.batches, made.settled = seen, batches, settled
-        return made
+        calibration = cls(stored if observers is None else _checked(owner, observers))
+        calibration.observers, calibration.batches, calibration.settled = seen, batches, settled
+        return calibration
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -349,7 +355,7 @@ def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Ca
     Raises
     ------
     TypeError
-        observers is nothing of that kind.
+        observers is no observer, mapping or function.
 
     Notes
     -----
@@ -395,7 +401,7 @@ def calibrate(
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
     patience : int, optional
-        Stop early: as soon as no range has moved in this many batches one after the other. Off by default.
+        Stop early, once no range has moved in this many consecutive batches. Off by default.
     tolerance : float, default 0.01
         A range has moved in a batch if one of its ends did, by more than this fraction of the width it had; a new name,
         or a new channel, has moved.
@@ -408,11 +414,23 @@ def calibrate(
     Raises
     ------
     TypeError
-        run is not callable, batches not iterable, observers nothing of the kind, or an array is not real.
+        run is not callable.
+    TypeError
+        batches is not iterable.
+    TypeError
+        patience is no integer.
     ValueError
-        patience is below 1, tolerance negative, or an observer refuses an array.
+        patience is below 1.
+    ValueError
+        tolerance is no number of at least 0.
+    TypeError
+        observers is no observer, mapping or function.
+    TypeError, ValueError
+        An observer refuses an array; a note says the name.
     CalibrationError
-        There is no batch, the first one brings no array, or observers has a name (no pattern) that never comes.
+        There is no batch, or the first one brings no array.
+    CalibrationError
+        observers has a name that is no pattern, and no array has that name.
 
     Notes
     -----
@@ -457,7 +475,7 @@ def calibrate(
 
 
 def complete(owner: str, calibration: Calibration, observers: Observers | None) -> Calibration:
-    """Return a calibration that has seen what it was made for; refuse one that has not."""
+    """Raise CalibrationError unless there was a batch, an array, and data for every observer with an exact name."""
     if not calibration.batches:
         raise CalibrationError(_check.must(owner, "batches", "one or more", "none"))
     if not calibration:
@@ -486,17 +504,17 @@ def _checked(owner: str, observers: Any) -> Observers:
 
 def _template(observers: Observers, name: str) -> Observer | None:
     """A fresh observer for a name that has come for the first time."""
-    found: Any = observers
+    template: Any = observers
     if isinstance(observers, Mapping):
         patterns = (pattern for pattern in observers if fnmatchcase(name, pattern))
         key = name if name in observers else next(patterns, None)
-        found = None if key is None else observers[key]
+        template = None if key is None else observers[key]
     elif not isinstance(observers, Observer):
-        found = observers(name)
-        if not (found is None or isinstance(found, Observer)):
+        template = observers(name)
+        if not (template is None or isinstance(template, Observer)):
             wanted = "a function that returns an observer or None"
-            raise TypeError(_check.must("Calibration", "observers", wanted, _check.typed(found)))
-    return None if found is None else fresh(found)
+            raise TypeError(_check.must("Calibration", "observers", wanted, _check.typed(template)))
+    return None if template is None else fresh(template)
 
 
 def _described(observers: Observers) -> Any:
@@ -504,7 +522,7 @@ def _described(observers: Observers) -> Any:
     if isinstance(observers, Observer):
         return fresh(observers).to_dict()
     if isinstance(observers, Mapping):
-        return {"names": {name: None if found is None else _described(found) for name, found in observers.items()}}
+        return {"names": {name: None if each is None else _described(each) for name, each in observers.items()}}
     return None
 
 
@@ -513,7 +531,7 @@ def _restored(values: Any) -> Observers | None:
         case None:
             return None
         case {"names": dict(names)}:
-            return {name: None if found is None else Observer.from_dict(found) for name, found in names.items()}
+            return {name: None if each is None else Observer.from_dict(each) for name, each in names.items()}
         case _:
             return Observer.from_dict(values)
 
@@ -546,7 +564,7 @@ def _close(
 
 @contextlib.contextmanager
 def _shown(batches: Iterator[Any], total: int | None, progress: bool | None) -> Iterator[Iterable[Any]]:
-    """Batches, with a bar on stderr where it is wanted."""
+    """Yield the batches, with a progress bar on stderr where it is wanted."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield batches
         return

@@ -1,4 +1,4 @@
-"""What quantizing would do to data of which only an observer's histogram is left: expected error and share clipped."""
+"""What quantizing does to data of which only a histogram is left: the expected error and the share clipped."""
 
 import math
 from collections.abc import Callable
@@ -6,18 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._args import Array
+from .._typing import Array, Float64Array
 from ..dtypes import FloatType
 from ..granularity import PerChannel
-from ..observers import HistogramObserver
-from ..observers.histogram import Bins
+from ..ops.histogram import Bins, Sketch
 from ..ops.quantize import fake_quantize
 from ..qparams import QParams
 
-__all__ = ["METHODS", "Estimate", "estimate", "expected", "share_below"]
+__all__ = ["Estimate", "estimate", "expected", "share_below"]
 
-METHODS = ("minmax", "percentile", "entropy", "mse")
-_POINTS = 64  # of a bin that is set apart: it is 1/128 or 1/16 of its values wide
+_POINTS = 64  # tried in a bin of outliers: it is 1/128 or 1/16 of its values wide
 
 
 class Estimate(NamedTuple):
@@ -128,40 +126,41 @@ def _expected(
     )
 
 
-def share_below(low: Array, high: Array, at: Any) -> Array:
-    """The share of every bin that lies below a number; a bin of one value lies below it whole or not at all."""
+def share_below(low: Array, high: Array, limit: Any) -> Float64Array:
+    """Return the share of every bin that lies below a number; a bin of one value lies below it whole or not at all."""
     width = high - low
-    return np.asarray(np.where(width > 0, np.clip((at - low) / np.where(width > 0, width, 1.0), 0, 1), low < at))
+    share = np.clip((limit - low) / np.where(width > 0, width, 1.0), 0, 1)
+    return np.asarray(np.where(width > 0, share, low < limit))
 
 
-def estimate(observer: HistogramObserver, params: QParams) -> tuple[Estimate, Estimate]:
-    """Estimate what quantizing what the observer has seen would do: to all of it, and without what is set apart.
+def estimate(sketch: Sketch, params: QParams, symmetric: bool) -> tuple[Estimate, Estimate]:
+    """Estimate what quantizing the data of a sketch would do: to all of it, and to all but the outliers.
 
-    Outliers that no grid serves along with the rest are most of the signal: they hide what becomes of the rest.
+    Outliers that no grid represents along with the rest are most of the signal: they hide what becomes of the rest.
     """
-    low, high, counts, which = observer.bins()
-    apart, magnitude = (part.reshape(-1)[which] for part in observer.apart())
-    far = (apart > 0) & (np.minimum(np.abs(low), np.abs(high)) >= magnitude)
+    low, high, counts, which = sketch.bins()
+    outliers, magnitude = (part.reshape(-1)[which] for part in sketch.outliers(params.code))
+    far = (outliers > 0) & (np.minimum(np.abs(low), np.abs(high)) >= magnitude)
     scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
-    elements = observer.count_
-    noise, signal = (float(np.sum(mean * elements)) for mean in (observer.mse(params), observer.mean_square()))
-    near = Bins(*(part[~far] for part in (low, high, counts, which)))
+    means = sketch.mse(params), sketch.mean_square(params.code, symmetric=symmetric)
+    noise, signal = (float(np.sum(mean * sketch.finite)) for mean in means)
+    near = ~far
     codes = params.qmin, params.qmax, params.code.real
-    outside = expected(*near[:3], scale[~far], zero[~far], *codes).outside
-    rest = Estimate(float(near.counts.sum()), signal, noise, outside)
+    outside = expected(low[near], high[near], counts[near], scale[near], zero[near], *codes).outside
+    rest = Estimate(float(counts[near].sum()), signal, noise, outside)
     if not far.any():
         return rest, rest
-    first, last = (end.reshape(-1)[which][far] for end in (observer.min_, observer.max_))
+    first, last = (end.reshape(-1)[which][far] for end in (sketch.min, sketch.max))
     part = QParams(scale[far], zero[far], params.dtype, PerChannel(0), params.qmin, params.qmax)
     lost = _quantized(Bins(low[far], high[far], counts[far], which[far]), first, last, part)
     return Estimate(*(a + b for a, b in zip(rest, lost, strict=True))), rest
 
 
 def _quantized(bins: Bins, first: Array, last: Array, params: QParams) -> Estimate:
-    """What quantizing does to a few bins, tried on points of each; the extremes are known, and each is one element."""
+    """Quantize points of a few bins; the extremes are known, and each of them is one element."""
     known = ((bins.low == first) | (bins.high == last)).astype(np.float64)
-    at = (np.arange(_POINTS) + 0.5) / _POINTS
-    x = bins.low[:, None] + (bins.high - bins.low)[:, None] * at
+    middles = (np.arange(_POINTS) + 0.5) / _POINTS
+    x = bins.low[:, None] + (bins.high - bins.low)[:, None] * middles
     x = np.concatenate([x, np.where(bins.high == last, bins.high, bins.low)[:, None]], axis=1)
     spread = np.repeat(((bins.counts - known) / _POINTS)[:, None], _POINTS, axis=1)
     weight = np.concatenate([spread, known[:, None]], axis=1)

@@ -1,17 +1,20 @@
 """The report of a calibration: ranges seen and chosen, what is clipped, the SQNR that every technique would give."""
 
+import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .._tables import Table, as_json, number
-from ..observers import HistogramObserver, MinMaxObserver, Observer
-from ..qparams import QParams, describe
+from ..dtypes import CODE_TYPES
+from ..errors import CalibrationError
+from ..observers import Observer
+from ..qparams import QParams
 from ..reports.compare import texts
-from .estimate import METHODS, estimate
+from .estimate import estimate
 
 __all__ = ["CalibratedTensor", "CalibrationReport", "Technique", "calibrated"]
 
@@ -32,7 +35,7 @@ class Technique:
     sqnr_db : float or None
         Signal-to-quantization-noise ratio in dB, of every finite element, as `compare` measures it.
     rest_db : float or None
-        The same without outliers that no grid serves along with the rest; equal where there are none.
+        The same without the outliers that "mse" leaves out; equal where there are none.
     """
 
     method: str
@@ -61,7 +64,7 @@ class CalibratedTensor:
     reason : str or None
         Why there are no parameters.
     apart : int
-        Elements that "mse" and `rest_db` leave out, as outliers that no grid serves along with the rest.
+        Outliers that "mse" and `rest_db` leave out, because no grid represents them and the rest.
     apart_from : float
         The smallest magnitude of those, down to its bin's lower end; 0 where none is.
     """
@@ -88,7 +91,7 @@ class CalibratedTensor:
 
     @property
     def best_rest(self) -> Technique | None:
-        """The same without the outliers that are set apart: the technique for whoever can do without them."""
+        """The technique of the highest SQNR of all elements but the outliers."""
         return max(self.techniques, key=lambda technique: _decibels(technique.rest_db), default=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,33 +130,33 @@ class CalibratedTensor:
 
     @property
     def warnings(self) -> list[str]:
-        """What is valid but surprising, one sentence each, with the number."""
-        found = []
+        """One sentence, with its number, for each result that is valid but surprising."""
+        sentences = []
         if self.nan or self.inf:
             total = self.count + self.nan + self.inf
-            found.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
+            sentences.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
         if self.apart:
             each = ", ".join(f"{technique.method} {_cell(technique.rest_db)}" for technique in self.techniques)
-            found.append(
+            sentences.append(
                 f"{self.apart:,} of {self.count:,} elements, from magnitude {self.apart_from:.4g} on, are set apart by "
                 f"mse as outliers. The rest has an SQNR of, in dB: {each}."
             )
         if self.reason is not None:
-            found.append(f"There are no parameters. {self.reason}")
+            sentences.append(f"There are no parameters. {self.reason}")
         best, chosen = self.best_rest, self.chosen
         if best is not None and chosen is not None:
             gain = _decibels(best.rest_db) - _decibels(chosen.rest_db)
             if gain >= _GAIN_DB and math.isfinite(gain):
-                found.append(f"{best.method} would gain about {gain:.1f} dB{' for the rest' * bool(self.apart)}.")
-        return found
+                sentences.append(f"{best.method} would gain about {gain:.1f} dB{' for the rest' * bool(self.apart)}.")
+        return sentences
 
 
 class CalibrationReport(Table[CalibratedTensor]):
     """The tensors of a calibration as one table: ranges, what is clipped, SQNR of every technique.
 
-    SQNR and the clipped share are estimates from the observer's histogram, its values taken as even inside a bin; a
-    range without a histogram has none, and min-max clips nothing. Where outliers are so far out that "mse" sets them
-    apart, "best" names two techniques, that of all elements and that of the rest.
+    SQNR and the clipped share are estimates from the observer's histogram, with values spread evenly inside a bin. An
+    observer without a histogram has no SQNR, and min-max clips nothing. Where "mse" leaves out outliers, "best" names
+    two techniques: the best for all elements, and the best for the rest.
 
     Attributes
     ----------
@@ -201,11 +204,11 @@ class CalibrationReport(Table[CalibratedTensor]):
             return [*words, "no parameters"]
         sqnr, _, _, clipped = texts(chosen.sqnr_db, None, None, chosen.clipped)
         row = [*words, *map(number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
-        found = {technique.method: technique.sqnr_db for technique in tensor.techniques}
+        sqnrs = {technique.method: technique.sqnr_db for technique in tensor.techniques}
         methods = self._methods()
         names = [technique.method for technique in (tensor.best, tensor.best_rest) if technique is not None]
         best = ", ".join(names[: 2 if tensor.apart else 1]) or "-"
-        return row + [_cell(found.get(method)) for method in methods] + [best] * bool(methods)
+        return row + [_cell(sqnrs.get(method)) for method in methods] + [best] * bool(methods)
 
     def _about(self) -> dict[str, Any]:
         return {"batches": self.batches, "settled": self.settled}
@@ -224,9 +227,8 @@ def _cell(value: float | None) -> str:
 
 def calibrated(name: str, observer: Observer) -> CalibratedTensor:
     """Say what an observer has seen and chosen."""
-    kind = type(observer).__name__
     count = nan = inf = 0
-    low = high = own = reason = None
+    low = high = chosen = reason = None
     techniques: tuple[Technique, ...] = ()
     apart, apart_from = 0, 0.0
     if hasattr(observer, "min_"):
@@ -234,35 +236,27 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
         if count:
             low, high = float(observer.min_.min()), float(observer.max_.max())
     try:
-        if isinstance(observer, HistogramObserver):
-            each, magnitude = observer.apart()
-            apart = int(each.sum())
-            apart_from = float(np.min(magnitude, where=each > 0, initial=np.inf)) if apart else 0.0
-            techniques = tuple(_techniques(observer))
-        own = _technique("chosen", observer, observer.qparams())
+        chosen = _technique("chosen", observer, observer.qparams())
     except ValueError as error:  # nothing finite, or a range that no float32 scale covers
         reason = str(error)
-    what = f"{kind} {observer.method}" if isinstance(observer, HistogramObserver) else kind
-    what = what.replace("Observer", "")
-    granularity = describe(observer.granularity)
+    with contextlib.suppress(CalibrationError):  # nothing finite: the reason says so
+        techniques = tuple(_technique(method, observer, params) for method, params in observer.techniques().items())
+        if observer.sketch is not None:
+            each, magnitude = observer.sketch.outliers(CODE_TYPES[observer.dtype])
+            apart = int(each.sum())
+            apart_from = float(np.min(magnitude, where=each > 0, initial=np.inf)) if apart else 0.0
+    granularity = observer.granularity.describe()
     return CalibratedTensor(
-        name, what, observer.dtype, granularity, count, nan, inf, low, high, own, techniques, reason, apart, apart_from
-    )
+        name, observer.label, observer.dtype, granularity, count, nan, inf, low, high, chosen, techniques, reason,
+        apart, apart_from,
+    )  # fmt: skip
 
 
 def _technique(method: str, observer: Observer, params: QParams) -> Technique:
     low, high = (part.reshape(-1) for part in params.range())
     ends = float(low.min()), float(high.max())
-    if isinstance(observer, HistogramObserver):
-        every, rest = estimate(observer, params)
-        return Technique(method, *ends, every.clipped, every.sqnr_db, rest.sqnr_db)
-    return Technique(method, *ends, 0.0 if isinstance(observer, MinMaxObserver) else None, None, None)
-
-
-def _techniques(observer: HistogramObserver) -> Iterator[Technique]:
-    for method in METHODS:
-        try:
-            params = observer.qparams(method)
-        except ValueError:  # a range that no float32 scale covers
-            continue
-        yield _technique(method, observer, params)
+    sketch = observer.sketch
+    if sketch is None:
+        return Technique(method, *ends, 0.0 if observer.covers_all else None, None, None)
+    every, rest = estimate(sketch, params, observer.symmetric)
+    return Technique(method, *ends, every.clipped, every.sqnr_db, rest.sqnr_db)

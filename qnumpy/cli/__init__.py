@@ -1,5 +1,73 @@
-"""The command line."""
+"""The command line: ``qnumpy quantize | inspect | compare | plot | calibrate | info | demo``.
 
-from .main import main
+A command is a module of this folder with two functions: ``add(commands)`` adds its arguments and ``run(args)`` returns
+its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import FileFormatError, UnsupportedISAError
+from ..runtime import isa
+from . import calibrate, compare, demo, info, inspect, plot, quantize
+from .common import BAD_FILE, INTERRUPTED, USAGE, UsageError, complain
 
 __all__ = ["main"]
+
+COMMANDS = (quantize, inspect, compare, plot, calibrate, info, demo)  # in the order of the help
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+    """
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said what is wrong, or printed the help
+        return int(stop.code or 0)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of tensors may be beyond its encoding
+    try:
+        isa()
+    except (UnsupportedISAError, ValueError) as error:  # a variable of the environment is wrong
+        print(error, file=sys.stderr)
+        return USAGE
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return complain(args, str(error), USAGE)
+    except BrokenPipeError:  # the reader of our output has gone; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(args.code)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return complain(args, f"{what}.", BAD_FILE)
+    except FileFormatError as error:
+        return complain(args, str(error), BAD_FILE)
+    except KeyboardInterrupt:
+        return complain(args, f"interrupted; {args.left}.", INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qnumpy",
+        description="Quantize the arrays of .npz and .safetensors files.",
+        epilog="Exit codes: 0 fine, 1 quality gate failed, 2 usage, 3 bad file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"qnumpy {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

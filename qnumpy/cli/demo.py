@@ -3,19 +3,20 @@
 Each step is one function from the model to the text it shows; STEPS lists them in the order of the demo.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
 
-from .._args import Array
+from .._typing import Array
 from ..arrays.quantized import QuantizedArray, quantize
 from ..granularity import Granularity, PerChannel, PerGroup
-from ..qparams import describe
 from ..reports.compare import ReportTable, compare
+from .common import FINE, Commands, add_command
 
-__all__ = ["STEPS", "Digits", "load", "main"]
+__all__ = ["STEPS", "Digits", "load"]
 
 SCHEMES: tuple[tuple[str, Granularity], ...] = (("int8", PerChannel(0)), ("int4", PerGroup(32)))
 
@@ -49,7 +50,7 @@ class Digits:
         return dict(zip([*names, "logits"], self._forward(self.weights), strict=True))
 
     def _forward(self, weights: Mapping[str, Array | QuantizedArray]) -> Iterator[Array]:
-        """What goes into each layer, and at last the logits."""
+        """Yield the input of each layer, and at last the logits."""
         x = self.images.reshape(len(self.images), -1) / np.float32(16)
         for w, bias in zip(weights.values(), self.biases.values(), strict=True):
             yield x
@@ -74,7 +75,7 @@ def quantized_weights(digits: Digits) -> str:
     for dtype, granularity in SCHEMES:
         quantized = {name: quantize(w, dtype=dtype, granularity=granularity) for name, w in digits.weights.items()}
         tables.append(str(ReportTable(compare(digits.weights[name], q, name=name) for name, q in quantized.items())))
-        answers.append((f"{dtype} {describe(granularity)}", digits.correct(quantized)))
+        answers.append((f"{dtype} {granularity.describe()}", digits.correct(quantized)))
     width = max(len(scheme) for scheme, _ in answers)
     lines = [f"{scheme:<{width}}  {right} of {total} images right, {right / total:.1%}" for scheme, right in answers]
     return "\n\n".join([*tables, "\n".join(lines)])
@@ -85,12 +86,12 @@ STEPS: tuple[tuple[str, Callable[[Digits], str]], ...] = (
 )
 
 
-def main() -> int:
-    """Print every step; return the exit code."""
+def add(commands: Commands) -> None:
+    add_command(commands, "demo", run, "Quantize a small classifier that comes with qnumpy and show what it costs.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every step."""
     digits = load()
     print("\n\n".join(f"{title}\n\n{step(digits)}" for title, step in STEPS))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return FINE

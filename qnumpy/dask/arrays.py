@@ -10,14 +10,14 @@ from dask import compute, delayed
 from dask.array.core import slices_from_chunks
 
 from .. import _args, _check
-from .._args import Array
-from ..arrays.quantized import QuantizedArray, sliced
-from ..arrays.quantized import choose_qparams as choose_here
-from ..granularity import Granularity, PerGroup, PerTensor, normalize_axis
-from ..observers import HistogramObserver, MinMaxObserver
+from .._typing import Array, DType, Method
+from ..arrays.quantized import QuantizedArray
+from ..granularity import Granularity, PerGroup, PerRow, PerTensor, normalize_axis
+from ..observers import observer_for
+from ..ops.choose import choose_qparams as choose_here
 from ..ops.histogram import CHOICES, percentile_share
 from ..ops.quantize import codes_of
-from ..qparams import QParams, check_scheme, describe
+from ..qparams import QParams, check_scheme
 from ..reports.compare import Report, merged
 from ..reports.metrics import Sums, measure
 from .reduction import observe
@@ -30,10 +30,10 @@ _FAN = 8  # blocks whose sums are added at once
 def choose_qparams(
     x: da.Array,
     *,
-    dtype: Any = "int8",
+    dtype: DType = "int8",
     granularity: Granularity | None = None,
     symmetric: bool = True,
-    method: str = "minmax",
+    method: Method = "minmax",
     percentile: float = 99.99,
     split_every: int = 8,
 ) -> QParams:
@@ -43,7 +43,7 @@ def choose_qparams(
     ----------
     x : dask array of float32, float64, float16 or bfloat16
     dtype : str or dtype, default "int8"
-    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     symmetric : bool, default True
     method : {"minmax", "mse", "entropy", "percentile"}
     percentile : float, default 99.99
@@ -63,8 +63,8 @@ def choose_qparams(
 
     Notes
     -----
-    Computed at once: x is read here, and a second time when it is quantized. Per group, nothing is merged: each block
-    has its own groups.
+    Computed at once: x is read here, and a second time when it is quantized. Per group or row, nothing is
+    merged: each block has its own groups and rows.
 
     Examples
     --------
@@ -83,10 +83,9 @@ def choose_qparams(
     how: dict[str, Any] = {"method": method, "percentile": share}
     if source.size == 0:  # nothing to observe, and yet parameters
         return choose_here(np.empty(source.shape, source.dtype), **kind, **how)
-    if isinstance(granularity, PerGroup):
-        return _of_groups(owner, source, granularity, {**kind, **how})
-    observer = MinMaxObserver(**kind) if method == "minmax" else HistogramObserver(method, share, **kind)
-    return observe(source, observer, split_every=split_every).qparams()
+    if granularity.params_ndim() is None:
+        return _by_block(owner, source, granularity, {**kind, **how})
+    return observe(source, observer_for(method, share, **kind), split_every=split_every).qparams()
 
 
 def quantize(x: da.Array, qparams: QParams) -> da.Array:
@@ -217,7 +216,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         slices_from_chunks(source.chunks), source.to_delayed().ravel(), values.to_delayed().ravel(), strict=True
     )
     parts = [
-        delayed(_measured)(a, b, None if params is None else sliced(params, source.shape, at)) for at, a, b in blocks
+        delayed(_measured)(a, b, None if params is None else params.sliced(source.shape, at)) for at, a, b in blocks
     ]
     while len(parts) > 1:
         parts = [delayed(_together)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]
@@ -230,7 +229,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         shape=source.shape,
         source=source.dtype.name,
         dtype=values.dtype.name if params is None else params.code.name,
-        granularity=None if params is None else describe(params.granularity),
+        granularity=None if params is None else params.granularity.describe(),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes if params is None else params.code.packed_nbytes(values.shape) + params.nbytes,
         levels=None if params is None else params.levels,
@@ -251,40 +250,43 @@ def _same_type(owner: str, name: str, codes: da.Array, params: QParams) -> None:
 
 
 def _cut(x: da.Array, granularity: Granularity) -> da.Array:
-    """Blocks that are cut between groups, each at the next boundary."""
+    """Move the cuts between blocks to boundaries of groups, each to the next one; rows stay whole."""
+    if isinstance(granularity, PerRow) and x.ndim:
+        return x.rechunk({x.ndim - 1: -1})
     if not isinstance(granularity, PerGroup):
         return x
     axis, size = normalize_axis("rechunk", granularity.axis, x.ndim), granularity.group_size
     ends = np.minimum(-(-np.cumsum(x.chunks[axis]) // size) * size, x.shape[axis])
-    cut = tuple(int(length) for length in np.diff(ends, prepend=0) if length)
-    return x.rechunk({axis: cut or (0,)})
+    lengths = tuple(int(length) for length in np.diff(ends, prepend=0) if length)
+    return x.rechunk({axis: lengths or (0,)})
 
 
-def _of_groups(owner: str, x: da.Array, granularity: PerGroup, kind: dict[str, Any]) -> QParams:
-    """The parameters of the groups of every block, put together."""
-    axis = normalize_axis(owner, granularity.axis, x.ndim)
+def _by_block(owner: str, x: da.Array, granularity: Granularity, kind: dict[str, Any]) -> QParams:
+    """Choose the parameters of every block and put them together; no parameter belongs to two blocks."""
+    granularity.check(owner, x.shape)
     x = _cut(x, granularity)
-    found = compute(*(delayed(choose_here)(block, **kind) for block in x.to_delayed().ravel()))
+    parts = compute(*(delayed(choose_here)(block, **kind) for block in x.to_delayed().ravel()))
     shape = granularity.params_shape(x.shape)
     scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
-    for at, part in zip(slices_from_chunks(x.chunks), found, strict=True):
-        own = slice(at[axis].start // granularity.group_size, -(-at[axis].stop // granularity.group_size))
-        place = (*at[:axis], own, *at[axis + 1 :])
+    for block, part in zip(slices_from_chunks(x.chunks), parts, strict=True):
+        place = granularity.sliced(owner, x.shape, list(block))[1]
         scale[place], zero[place] = part.scale, part.zero_point
     return QParams(scale, zero, part.dtype, granularity, part.qmin, part.qmax)
 
 
 def _blockwise(function: Any, x: da.Array, params: QParams, dtype: Any, **options: Any) -> da.Array:
     """Map blocks of x, each with its own parameters, which are cut like x."""
-    x = _cut(x, params.granularity)
-    axis, size = params.granularity.axis_block
-    along: tuple[int, ...] = ()
-    chunks: tuple[tuple[int, ...], ...] = ()
-    if axis is not None:
-        axis %= x.ndim
-        own = tuple(-(-length // (size or 1)) for length in x.chunks[axis])
-        along = (axis,) if size is None else tuple(range(x.ndim))
-        chunks = tuple(own if d == axis else x.chunks[d] for d in along)
+    granularity = params.granularity
+    x = _cut(x, granularity)
+    axis, size = granularity.axis, granularity.group_size
+    axis = None if axis is None else axis % x.ndim
+    along: tuple[int, ...] = () if axis is None else (axis,)
+    if granularity.params_ndim() is None:  # the parameters of groups and rows have the axes of the array
+        along = tuple(range(params.scale.ndim))
+    cuts = {d: x.chunks[d] for d in along}
+    if axis is not None and size is not None:
+        cuts[axis] = tuple(-(-length // size) for length in x.chunks[axis])
+    chunks = tuple(cuts.values())
     every = tuple(range(x.ndim))
     scale, zero = (da.from_array(np.asarray(part), chunks=chunks) for part in (params.scale, params.zero_point))
     return da.blockwise(

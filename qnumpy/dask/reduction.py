@@ -11,19 +11,18 @@ from dask.array import Array as DaskArray
 from dask.bag import Bag, from_delayed
 
 from .. import _check
-from .._args import Array
+from .._typing import Array
 from ..calibration.calibrate import Calibration, Observers, complete, fresh
 from ..dtypes import float_type
 from ..files.store import Reader
 from ..granularity import PerChannel, PerGroup, normalize_axis
 from ..observers import Observer
-from ..qparams import describe
 
 __all__ = ["calibrate", "from_safetensors", "observe"]
 
 
 def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> Observer:
-    """Observe every block of a dask array, or every item of a bag, and return what all of them taught.
+    """Observe every block of a dask array, or every item of a bag, and merge the observers.
 
     Parameters
     ----------
@@ -37,16 +36,22 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     Returns
     -------
     Observer
-        Of the same bits as one that has seen the whole in one process, whatever the blocks, the scheduler, and the
-        workers that died on the way.
+        Its state has the same bits as that of an observer that has seen the whole in one process, whatever the blocks
+        and the scheduler are, and also if workers die.
 
     Raises
     ------
     TypeError
-        x is no dask array or bag, observer no observer, or one that cannot be merged.
+        observer is no observer, or cannot be merged.
+    TypeError
+        x is no dask array or bag.
     ValueError
-        The axis does not fit x, split_every is below 2, or the observer is per group and x an array: a group has one
-        block, so there is nothing to merge; choose_qparams finds its parameters.
+        The observer is per group and x an array: a group lies in one block, so there is nothing to merge. Use
+        choose_qparams.
+    ValueError
+        x does not have the axis of the granularity.
+    TypeError, ValueError
+        split_every is no integer of at least 2.
 
     Notes
     -----
@@ -68,8 +73,8 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     else:
         whole = _whole(owner, x, observer)
         parts = [delayed(_observed)(observer, [block]) for block in whole.to_delayed().ravel()]
-    found: Observer = _tree(owner, parts, fresh(observer), split_every)
-    return found
+    merged: Observer = _tree(owner, parts, fresh(observer), split_every)
+    return merged
 
 
 def calibrate(
@@ -96,11 +101,21 @@ def calibrate(
     Raises
     ------
     TypeError
-        run is not callable, batches no bag, observers nothing of the kind, or one that cannot be merged.
-    ValueError
-        split_every is below 2, or an observer refuses an array.
+        run is not callable.
+    TypeError
+        batches is no bag.
+    TypeError
+        observers is no observer, mapping or function.
+    TypeError
+        An observer cannot be merged.
+    TypeError, ValueError
+        split_every is no integer of at least 2.
+    TypeError, ValueError
+        An observer refuses an array; a note says the name.
     CalibrationError
-        There is no batch, run names no array, or observers has a name (no pattern) that never comes.
+        There is no batch, or run names no array.
+    CalibrationError
+        observers has a name that is no pattern, and no array has that name.
 
     Examples
     --------
@@ -153,11 +168,11 @@ def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[
     >>> calibration.observers["w"]
     HistogramObserver(int8, per tensor, symmetric, method=mse, min=-1, max=1, 10 seen)
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    if not given:
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not names:
         raise ValueError(_check.must("from_safetensors", "paths", "one or more", "none"))
     shards = []
-    for path in given:
+    for path in names:
         with Reader(path) as reader:
             shards += [shard for shard in map(os.fspath, reader.paths) if not shard.endswith(".json")]
     return from_delayed([delayed(_Shard)(shard) for shard in shards])
@@ -189,7 +204,7 @@ def _whole(owner: str, x: Any, observer: Observer) -> DaskArray:
         raise TypeError(_check.must(owner, "x", "a dask array or bag", _check.typed(x)))
     granularity = observer.granularity
     if isinstance(granularity, PerGroup):
-        raise ValueError(_check.must(owner, "observer", "per tensor or per channel", describe(granularity)))
+        raise ValueError(_check.must(owner, "observer", "per tensor or per channel", granularity.describe()))
     if not isinstance(granularity, PerChannel):
         return x
     axis = normalize_axis(owner, granularity.axis, x.ndim)

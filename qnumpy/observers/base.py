@@ -7,25 +7,26 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from .. import _args, _check
-from .._args import Array
 from .._tables import html_facts
-from ..dtypes import CODE_TYPES, CodeType
+from .._typing import Array, DType, Float64Array, Int64Array, OnNonfinite, RealLike
+from ..dtypes import CODE_TYPES, CodeType, FloatType
 from ..errors import CalibrationError
-from ..granularity import Granularity, PerTensor, from_axis_block
-from ..ops.reduce import ranges
-from ..qparams import QParams, check_scheme, describe
+from ..granularity import Granularity, PerRow, PerTensor
+from ..ops.histogram import Sketch
+from ..ops.reduce import extremes
+from ..qparams import QParams, check_scheme
 
-__all__ = ["Observer"]
+__all__ = ["Observer", "observer_for", "observers_by_method"]
 
 
 class Batch(NamedTuple):
-    """What one array says of each parameter: extremes and number of its finite elements, NaN, infinities."""
+    """What observers learn of an array for each parameter: extremes, and counts of finite, NaN, infinite elements."""
 
-    min: Array
-    max: Array
-    finite: Array
-    nan: Array
-    infinite: Array
+    min: Float64Array
+    max: Float64Array
+    finite: Int64Array
+    nan: Int64Array
+    infinite: Int64Array
 
 
 class Observer:
@@ -45,21 +46,29 @@ class Observer:
 
     Raises
     ------
-    TypeError
-        dtype is no code type, granularity none.
     ValueError
-        on_nonfinite is unknown, or symmetric is False for a float type.
+        on_nonfinite is unknown.
+    TypeError
+        dtype is no code type.
+    ValueError
+        symmetric is False for codes that are floats.
+    TypeError
+        granularity is no granularity.
+    ValueError
+        granularity is PerRow: batches have any number of rows, so no parameter belongs to one.
     """
 
     mergeable: ClassVar[bool] = True
+    methods: ClassVar[tuple[str, ...]] = ()  # by which `observer_for` finds the class, and so does the command line
+    covers_all: ClassVar[bool] = False  # whether the range holds every finite element
     _kinds: ClassVar[dict[str, type["Observer"]]] = {}
     _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
 
-    min_: Array
-    max_: Array
-    count_: Array
-    nan_: Array
-    infinite_: Array
+    min_: Float64Array
+    max_: Float64Array
+    count_: Int64Array
+    nan_: Int64Array
+    infinite_: Int64Array
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -68,23 +77,23 @@ class Observer:
     def __init__(
         self,
         *,
-        dtype: Any = "int8",
+        dtype: DType = "int8",
         granularity: Granularity | None = None,
         symmetric: bool = True,
-        on_nonfinite: str = "ignore",
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         owner = type(self).__name__
         _args.choice(owner, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
         code = _args.code(owner, dtype, CODE_TYPES)
         check_scheme(owner, code, symmetric)
         self.dtype = code.name
-        self.granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
+        self.granularity = _granularity(owner, PerTensor() if granularity is None else granularity)
         self.symmetric = bool(symmetric)
         self.on_nonfinite = on_nonfinite
 
     # ---- the state contract ----
 
-    def observe(self, x: Any) -> Self:
+    def observe(self, x: RealLike) -> Self:
         """Learn from an array.
 
         Parameters
@@ -103,22 +112,25 @@ class Observer:
         TypeError
             x is not real.
         ValueError
-            The axis does not fit x, the channels or groups are not those of before, or x is not finite and
-            on_nonfinite="raise". Nothing is learned then.
+            x does not have the axis of the granularity.
+        ValueError
+            The channels or groups are not as many as before.
+        ValueError
+            x is not finite, where on_nonfinite is "raise". An array that is refused changes nothing.
         """
         owner = f"{type(self).__name__}.observe"
-        source, _ = _args.real(owner, "x", x)
+        source, float_type = _args.real(owner, "x", x)
         shape = self.granularity.params_shape(source.shape)
         if self._seen and shape != self.min_.shape:
             wanted = f"an array with parameters of shape {self.min_.shape}, as before"
             raise ValueError(_check.must(owner, "x", wanted, f"{shape} from shape {source.shape}"))
         if source.size == 0:
             return self
-        batch, more = self._read(owner, source)
+        batch = self._read(source, float_type)
         if self.on_nonfinite == "raise" and (batch.nan.any() or batch.infinite.any()):
             got = f"{int(batch.nan.sum())} NaN and {int(batch.infinite.sum())} infinities"
             raise ValueError(_check.must(owner, "x", 'finite when on_nonfinite is "raise"', got))
-        self._add(batch, more)
+        self._learn(batch)
         return self
 
     def qparams(self) -> QParams:
@@ -133,10 +145,12 @@ class Observer:
         ------
         CalibrationError
             Nothing was observed, or nothing finite.
+        ValueError
+            The range needs a scale that float32 does not hold.
         """
         return self._from_range(*self._range(f"{type(self).__name__}.qparams"))
 
-    def range(self) -> tuple[Array, Array]:
+    def range(self) -> tuple[Float64Array, Float64Array]:
         """Return the ends of the range that `qparams` maps onto the codes, as it was found in the data.
 
         Returns
@@ -171,7 +185,9 @@ class Observer:
         TypeError
             other is of another class.
         ValueError
-            Its configuration differs, or the shape of its parameters.
+            Its configuration differs.
+        ValueError
+            Its parameters have another shape.
         """
         owner = f"{type(self).__name__}.merge"
         if type(other) is not type(self):
@@ -185,7 +201,7 @@ class Observer:
         if self._seen and self.min_.shape != other.min_.shape:
             wanted = f"an observer of parameters of shape {self.min_.shape}"
             raise ValueError(_check.must(owner, "other", wanted, f"{other.min_.shape}"))
-        self._add(*other._batch())
+        self._learn(other._state())
         return self
 
     def reset(self) -> Self:
@@ -209,10 +225,9 @@ class Observer:
         -------
         dict
         """
-        axis, group_size = self.granularity.axis_block
         return {
             "dtype": self.dtype,
-            "granularity": {"axis": axis, "group_size": group_size},
+            "granularity": self.granularity.to_dict(),
             "symmetric": self.symmetric,
             "on_nonfinite": self.on_nonfinite,
         }
@@ -229,9 +244,14 @@ class Observer:
         Returns
         -------
         Observer
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            config is not what `get_config` returned.
         """
-        where = config["granularity"]
-        return cls(**{**config, "granularity": from_axis_block(where["axis"], where["group_size"])})
+        owner = f"{cls.__name__}.from_config"
+        return cls(**{**config, "granularity": Granularity.from_dict(config["granularity"], owner)})
 
     def to_dict(self) -> dict[str, Any]:
         """Return configuration and state as plain values that JSON holds exactly; `from_dict` takes them.
@@ -259,7 +279,7 @@ class Observer:
         Raises
         ------
         ValueError
-            values are none of ours.
+            values are not what `to_dict` returned, or of another class than `cls`.
         """
         return cls._stored("from_dict", "values", "what to_dict returned", values)
 
@@ -290,28 +310,28 @@ class Observer:
         Raises
         ------
         ValueError
-            text is none of ours.
+            text is not what `to_json` returned, or of another class than `cls`.
         """
         return cls._stored("from_json", "text", "what to_json returned", text, json.loads)
 
     @classmethod
     def _stored(
-        cls, method: str, name: str, wanted: str, given: Any, read: Callable[[Any], Any] = lambda values: values
+        cls, method: str, name: str, wanted: str, stored: Any, read: Callable[[Any], Any] = lambda values: values
     ) -> Self:
         owner = f"{cls.__name__}.{method}"
         try:
-            values = read(given)
+            values = read(stored)
             kind = Observer._kinds[values["observer"]]
-            made = kind.from_config(values["config"])
-            made._restore({key: _array(key, value) for key, value in values["state"].items()})
+            observer = kind.from_config(values["config"])
+            observer._restore({key: _array(key, value) for key, value in values["state"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(_check.must(owner, name, wanted, _check.typed(given))) from error
-        if not isinstance(made, cls):
+            raise ValueError(_check.must(owner, name, wanted, _check.typed(stored))) from error
+        if not isinstance(observer, cls):
             raise ValueError(_check.must(owner, name, f"of a {cls.__name__}", kind.__name__))
-        return made
+        return observer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take arrays as they arrive from another process, which may be read-only or not aligned."""
+        """Take the arrays of a pickle; those from another process may be read-only or not aligned."""
         missing = [name for name in self._learned if name not in state]
         if 0 < len(missing) < len(self._learned):
             owner, got = type(self).__name__, f"none of {', '.join(missing)}"
@@ -330,18 +350,22 @@ class Observer:
 
     # ---- what a kind of observer may change ----
 
-    def _read(self, owner: str, source: Array) -> tuple[Batch, Any]:
-        """Read an array once; the second is what a derived class learns besides."""
-        low, high, nan, infinite = ranges(owner, source, self.granularity)
-        return Batch(low, high, elements(source.shape, self.granularity) - nan - infinite, nan, infinite), None
+    def _read(self, source: Array, float_type: FloatType) -> Any:
+        """Read an array once; what comes of it has the attributes of a Batch."""
+        low, high, nan, infinite = extremes(source, float_type, self.granularity)
+        return Batch(low, high, self.granularity.counts(source.shape) - nan - infinite, nan, infinite)
 
-    def _batch(self) -> tuple[Batch, Any]:
-        """The state in the form of a batch."""
-        return Batch(self.min_, self.max_, self.count_, self.nan_, self.infinite_), None
+    def _state(self) -> Any:
+        """Return the state in the form that `_read` returns."""
+        return Batch(self.min_, self.max_, self.count_, self.nan_, self.infinite_)
 
-    def _add(self, batch: Batch, more: Any) -> None:
+    def _learn(self, batch: Any) -> None:
+        """Add what `_read` returned of an array, or `_state` of another observer."""
         if not self._seen:
-            self.min_, self.max_, self.count_, self.nan_, self.infinite_ = (np.array(part) for part in batch)
+            counts = batch.finite, batch.nan, batch.infinite
+            self.min_, self.max_, self.count_, self.nan_, self.infinite_ = map(
+                np.array, (batch.min, batch.max, *counts)
+            )
             return
         self.min_, self.max_ = (np.asarray(end) for end in self._extended(batch))  # 0-d too, not a scalar
         self.count_, self.nan_ = np.asarray(self.count_ + batch.finite), np.asarray(self.nan_ + batch.nan)
@@ -362,16 +386,38 @@ class Observer:
     def _sound(self) -> bool:
         """Whether the state is one that arrays can have taught."""
         shape, counts = self.min_.shape, (self.count_, self.nan_, self.infinite_)
-        axis, group_size = self.granularity.axis_block
-        ndim = 0 if axis is None else 1 if group_size is None else len(shape)
         if self.max_.shape != shape or any(each.shape != shape or (each < 0).any() for each in counts):
             return False
         none = (self.min_ == np.inf) & (self.max_ == -np.inf)
         some = np.isfinite(self.min_) & np.isfinite(self.max_) & (self.min_ <= self.max_)
-        return len(shape) == ndim and bool(np.where(self.count_ == 0, none, some).all())
+        return self.granularity.has_params(len(shape)) and bool(np.where(self.count_ == 0, none, some).all())
 
     def _details(self) -> list[tuple[str, str]]:
         return []
+
+    @classmethod
+    def _by_method(cls, method: str, percentile: float, **config: Any) -> Self:
+        """Make the observer that chooses by one of `methods`."""
+        return cls(**config)
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """The histogram that was seen, for figures of it and estimates; None where the observer keeps none."""
+        return None
+
+    @property
+    def label(self) -> str:
+        """What tables call the observer."""
+        return type(self).__name__.removesuffix("Observer")
+
+    def techniques(self) -> dict[str, QParams]:
+        """Return the parameters that each technique would choose, by its name, where the observer knows more than one.
+
+        Returns
+        -------
+        dict of str to QParams
+        """
+        return {}
 
     # ---- the rest is the same for all ----
 
@@ -389,8 +435,8 @@ class Observer:
             raise CalibrationError(f"{owner}: data must be observed first; got none. Call observe(x).")
         empty = self.count_ == 0
         if empty.any():
-            where = "" if empty.ndim == 0 else f" in {int(empty.sum())} of {empty.size} channels or groups"
-            raise CalibrationError(_check.must(owner, "data", "finite somewhere", f"only NaN and infinities{where}"))
+            parts = "" if empty.ndim == 0 else f" in {int(empty.sum())} of {empty.size} channels or groups"
+            raise CalibrationError(_check.must(owner, "data", "finite somewhere", f"only NaN and infinities{parts}"))
 
     def _range(self, owner: str) -> tuple[Array, Array]:
         self._check(owner)
@@ -400,7 +446,7 @@ class Observer:
         return QParams.from_range(low, high, dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
 
     def _describe(self) -> list[tuple[str, str]]:
-        lines = [("dtype", self.dtype), ("granularity", describe(self.granularity))]
+        lines = [("dtype", self.dtype), ("granularity", self.granularity.describe())]
         lines += [("scheme", "symmetric" if self.symmetric else "affine"), *self._details()]
         if not self._seen:
             return [*lines, ("seen", "nothing seen")]
@@ -411,17 +457,38 @@ class Observer:
         return lines
 
 
-def elements(shape: tuple[int, ...], granularity: Granularity) -> Array:
-    """Elements of each parameter, in the shape of the parameters."""
-    params = granularity.params_shape(shape)
-    axis, group = granularity.axis_block
-    total = int(np.prod(shape, dtype=np.int64))
-    if axis is None or group is None:
-        return np.full(params, total // (params[0] if params else 1), np.int64)
-    lengths = np.full(params[axis], group, np.int64)
-    lengths[-1] = shape[axis] - group * (params[axis] - 1)
-    axis %= len(shape)
-    return np.broadcast_to(lengths.reshape([-1 if d == axis else 1 for d in range(len(shape))]), params)
+def observers_by_method() -> dict[str, type[Observer]]:
+    """Return the class of observers that knows each method; every class that names `methods` is there by itself."""
+    kinds = [kind for kind in Observer._kinds.values() if "methods" in vars(kind)]  # not those that inherit them
+    return {method: kind for kind in sorted(kinds, key=lambda kind: len(kind.methods)) for method in kind.methods}
+
+
+def observer_for(method: str, percentile: float = 99.99, **config: Any) -> Observer:
+    """Make the observer that chooses the range by a method.
+
+    Parameters
+    ----------
+    method : str
+        A key of `observers_by_method`.
+    percentile : float, default 99.99
+        Percent of the elements inside the range, where method is "percentile".
+    **config
+        dtype, granularity, symmetric, on_nonfinite: as in Observer.
+
+    Returns
+    -------
+    Observer
+    """
+    return observers_by_method()[method]._by_method(method, percentile, **config)
+
+
+def _granularity(owner: str, value: Any) -> Granularity:
+    """Refuse what is no granularity, and rows: batches have any number of them, so no parameter belongs to one."""
+    if isinstance(value, Granularity) and not isinstance(value, PerRow):
+        return value
+    wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
+    mend = " Rows are quantized as they come: quantize(x, granularity=PerRow())." if isinstance(value, PerRow) else ""
+    raise (ValueError if mend else TypeError)(_check.must(owner, "granularity", wanted, _check.typed(value)) + mend)
 
 
 def _plain(value: Array) -> Any:
@@ -433,8 +500,8 @@ def _plain(value: Array) -> Any:
 
 def _array(name: str, value: Any) -> Array:
     if name in ("min_", "max_", "values_"):
-        nothing = np.inf if name == "min_" else -np.inf
-        flat = np.array([nothing if number is None else number for number in value["data"]], np.float64)
+        empty = np.inf if name == "min_" else -np.inf
+        flat = np.array([empty if number is None else number for number in value["data"]], np.float64)
     else:
         flat = np.array(value["data"])
         if flat.size and flat.dtype != np.int64:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from .. import _check
-from .._args import Array
+from .._typing import Array, DType, OnNonfinite
 from ..granularity import Granularity
 from .base import Batch, Observer
 
@@ -38,6 +38,9 @@ class MinMaxObserver(Observer):
     QParams(uint8, per tensor, scale=0.01569, zero_point=64)
     """
 
+    methods: ClassVar[tuple[str, ...]] = ("minmax",)
+    covers_all: ClassVar[bool] = True
+
 
 class MovingAverageMinMaxObserver(Observer):
     """Observe the extremes of each batch and average them: ``min = (1 - c) min + c batch_min``.
@@ -54,6 +57,8 @@ class MovingAverageMinMaxObserver(Observer):
 
     Raises
     ------
+    TypeError
+        averaging_constant is no number.
     ValueError
         averaging_constant is not in (0, 1].
 
@@ -72,10 +77,10 @@ class MovingAverageMinMaxObserver(Observer):
         self,
         averaging_constant: float = 0.01,
         *,
-        dtype: Any = "int8",
+        dtype: DType = "int8",
         granularity: Granularity | None = None,
         symmetric: bool = True,
-        on_nonfinite: str = "ignore",
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         super().__init__(dtype=dtype, granularity=granularity, symmetric=symmetric, on_nonfinite=on_nonfinite)
         owner, name = type(self).__name__, "averaging_constant"

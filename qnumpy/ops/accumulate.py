@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check, _core
-from .._args import Array
+from .._typing import Array, DType, RealLike
 from ..dtypes import FloatType, float_type
 
 __all__ = ["accumulate_dot", "accumulator"]
@@ -16,7 +16,7 @@ ACCUMULATORS = {"float16": "float16", "bfloat16": "float32", "int16": "int32", "
 _INPUTS = ("float16", "bfloat16", "float32")
 
 
-def accumulator(dtype: Any) -> np.dtype[Any]:
+def accumulator(dtype: DType) -> np.dtype[Any]:
     """Return the type in which products of a low-precision type are summed.
 
     float16 is summed in float16, bfloat16 in float32, int16 and int8 in int32: a product of bfloat16 has more bits than
@@ -48,7 +48,7 @@ def accumulator(dtype: Any) -> np.dtype[Any]:
         raise TypeError(_check.must("accumulator", "dtype", wanted, _check.typed(dtype))) from None
 
 
-def accumulate_dot(a: Any, b: Any, accumulate: Any = None) -> Array:
+def accumulate_dot(a: RealLike, b: RealLike, accumulate: DType | None = None) -> Array:
     """Sum products one after another in a narrow accumulator, as hardware with a fused multiply-add of that type does.
 
     ``acc = round(acc + a[..., k] * b[k])`` for k = 0, 1, ..., starting from 0: the product is exact, the sum is rounded

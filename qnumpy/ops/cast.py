@@ -1,11 +1,12 @@
 """Cast between float formats; csrc/kernels/lists/float_list.h lists them, docs/semantics.md states the rules."""
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, DTypeOf, Overflow, Rounding, ScalarT
 from ..dtypes import FLOAT_TYPES, FloatType
 
 __all__ = ["cast"]
@@ -16,14 +17,34 @@ _FLOAT64 = FLOAT_TYPES["float64"]
 _CHUNK = 1 << 16
 
 
+@overload
 def cast(
-    x: Any,
-    dtype: Any,
+    x: ArrayLike,
+    dtype: DTypeOf[ScalarT],
     *,
-    overflow: str = "inf",
-    rounding: str = "nearest",
+    overflow: Overflow = "inf",
+    rounding: Rounding = "nearest",
     seed: int | None = None,
-    out: Any = None,
+    out: NDArray[ScalarT] | None = None,
+) -> NDArray[ScalarT]: ...
+@overload
+def cast(
+    x: ArrayLike,
+    dtype: DTypeLike,
+    *,
+    overflow: Overflow = "inf",
+    rounding: Rounding = "nearest",
+    seed: int | None = None,
+    out: Array | None = None,
+) -> Array: ...
+def cast(
+    x: ArrayLike,
+    dtype: DTypeLike,
+    *,
+    overflow: Overflow = "inf",
+    rounding: Rounding = "nearest",
+    seed: int | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Convert an array to another float format, rounded half to even, once.
 
@@ -35,15 +56,15 @@ def cast(
         float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz,
         float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn.
     overflow : {"inf", "saturate", "raise"}
-        What becomes of a number that rounds beyond the largest of `dtype`. "inf": infinity; NaN where the format has
-        none; the largest number of its sign where the format has no NaN either (float6, float4). "saturate": the
+        The result for a number that rounds beyond the largest of `dtype`. "inf": infinity; NaN if the format has no
+        infinity; the largest number of the same sign if it has no NaN either (float6, float4). "saturate": the
         largest number, for infinities too. "raise": OverflowError, also for infinities and NaN that the format lacks.
     rounding : {"nearest", "stochastic"}
-        "nearest" rounds half to even. "stochastic" takes the neighbour above with the probability of the fraction
-        between the two, so that the mean is x; numbers of `dtype` stay what they are.
+        "nearest" rounds half to even. "stochastic" rounds up with a probability that is the fraction between the two
+        neighbours, so that the mean is x. Numbers that `dtype` holds do not change.
     seed : int, optional
-        From 0 to 2**64 - 1; of stochastic rounding, which needs one. The same seed gives the same bits for the same
-        element in C order, on every machine, whatever the memory layout and the number of threads.
+        From 0 to 2**64 - 1. Stochastic rounding needs one. The same seed gives the same bits for the same element in
+        C order, on every machine, for every memory layout and number of threads.
     out : ndarray, optional
         Receives the result: exact dtype and shape, C-contiguous, writable, apart from `x`.
 
@@ -56,18 +77,27 @@ def cast(
     Raises
     ------
     TypeError
-        x is not real, dtype is no float format, seed is no integer, out has another dtype.
+        x is not of a float format; dtype is no float format.
     ValueError
-        overflow, rounding, seed or out do not fit.
+        overflow or rounding is unknown.
+    ValueError
+        seed is given to nearest rounding, or missing in stochastic rounding.
+    TypeError
+        seed is no integer.
+    ValueError
+        seed is outside [0, 2**64 - 1].
     OverflowError
         overflow is "raise" and `dtype` cannot hold an element.
+    TypeError, ValueError
+        out: as in quantize_linear.
 
     Notes
     -----
-    A NaN stays NaN with its sign and the top of its payload, where the format has them, and is quiet; the formats
-    without NaN give a zero of the other sign, as ml_dtypes does. float32 to float32 and float64 to float64 copy the
-    bits, of a NaN too. float8_e8m0fnu holds powers of two only: a tie goes up, and so does everything between the two
-    smallest, 2**-127 and 2**-126, as in ml_dtypes; 0 and negative numbers are NaN (saturate: 0 is the smallest).
+    A NaN stays a quiet NaN with its sign and the top of its payload, as far as the format has them. A format without
+    NaN gives a zero of the opposite sign, as ml_dtypes does. float32 to float32 and float64 to float64 copy the bits,
+    those of a NaN too. float8_e8m0fnu holds powers of two only: a tie rounds up, and so does everything between the
+    two smallest, 2**-127 and 2**-126, as in ml_dtypes; 0 and negative numbers become NaN (saturate: 0 becomes the
+    smallest).
 
     References
     ----------
@@ -82,18 +112,16 @@ def cast(
     [0.1015625, 448.0, -448.0]
     """
     owner = "cast"
-    source, real = _args.real(owner, "x", x, FLOAT_TYPES)
+    source, kind = _args.real(owner, "x", x, FLOAT_TYPES)
     to = _args.floating(owner, dtype, FLOAT_TYPES)
     saturate = _args.choice(owner, "overflow", overflow, _OVERFLOW)
     stochastic = _args.choice(owner, "rounding", rounding, _ROUNDING)
     number = _seed(owner, seed, stochastic) if stochastic or seed is not None else 0
-    order = None if stochastic else _args.memory_order(source, out)
-    stored = source if order is None else source.transpose(order)
-    result = _args.output(owner, out, to.dtype, stored.shape, stored)
     if overflow == "raise":
-        _refuse(owner, source, stored, real, to)
-    _core.cast(stored, real.core, result, to.core, saturate, stochastic, number)
-    return result if order is None else _args.unpermuted(result, order)
+        _check_range(owner, source, kind, to)
+    if stochastic and out is None:  # the random numbers follow C order
+        out = np.empty(source.shape, to.dtype)
+    return _args.elementwise(owner, _core.cast, source, kind, None, None, None, to, out, saturate, stochastic, number)
 
 
 def _seed(owner: str, seed: Any, stochastic: int) -> int:
@@ -107,28 +135,30 @@ def _seed(owner: str, seed: Any, stochastic: int) -> int:
     return number
 
 
-def _refuse(owner: str, given: Array, stored: Array, real: FloatType, to: FloatType) -> None:
-    """Raise when `to` cannot hold an element; the range says whether, and only then are the elements looked at."""
-    low, high, nan, infinite = (part[0] for part in _core.min_max(stored, real.core, 1, 1, stored.size, 0))
+def _check_range(owner: str, source: Array, kind: FloatType, to: FloatType) -> None:
+    """Raise when `to` cannot hold an element. The range decides; the elements are read only to count them."""
+    order = _args.memory_order(source, None)
+    contiguous = source if order is None else source.transpose(order)
+    low, high, nan, infinite = (part[0] for part in _core.min_max(contiguous, kind.core, 1, 1, source.size, 0))
     extremes = [low, high] if low <= high else []
     extremes += [np.nan] * bool(nan) + [np.inf] * bool(infinite)
     if not _unfit(np.array(extremes), to).any():
         return
     count, first, value = 0, 0, 0.0
-    for start in range(0, given.size, _CHUNK):
-        part = given.flat[start : start + _CHUNK]
+    for start in range(0, source.size, _CHUNK):
+        part = source.flat[start : start + _CHUNK]
         wide = np.empty(part.shape, np.float64)
-        _core.cast(part, real.core, wide, _FLOAT64.core, 0, 0, 0)
+        _core.cast(part, kind.core, wide, _FLOAT64.core, 0, 0, 0)
         bad = np.flatnonzero(_unfit(wide, to))
         if bad.size and not count:
             first, value = start + int(bad[0]), float(wide[bad[0]])
         count += bad.size
-    got = f"{count} of {given.size} outside it, the first {value!r}{_check.where(first, given)}"
+    got = f"{count} of {source.size} outside it, the first {value!r}{_check.at_index(first, source)}"
     raise OverflowError(_check.must(owner, "x", f'in the range of {to.name} when overflow is "raise"', got))
 
 
 def _unfit(x: Array, to: FloatType) -> Array:
-    """Where a float64 is what `to` cannot hold, even rounded."""
+    """Return which float64 numbers `to` cannot hold, even rounded."""
     magnitude = np.abs(x)
     unfit: Array = (magnitude >= to.overflow) & (magnitude < np.inf)
     if not to.has_infinity:

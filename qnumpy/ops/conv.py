@@ -1,11 +1,11 @@
 """Exact integer convolutions."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, CodeLike, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES
 
 __all__ = ["conv2d_integer"]
@@ -14,19 +14,21 @@ _OPERANDS = {code_type.dtype: code_type for code_type in (CODE_TYPES["int8"], CO
 _LARGEST = 2**31 - 1  # of a stride, a dilation, a padding: the kernel takes int32
 _INT32 = np.dtype(np.int32)
 
+Pair: TypeAlias = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
+
 
 def conv2d_integer(
-    x: Any,
-    w: Any,
-    x_zero_point: Any = None,
-    w_zero_point: Any = None,
+    x: CodeLike,
+    w: CodeLike,
+    x_zero_point: IntegerLike | None = None,
+    w_zero_point: IntegerLike | None = None,
     *,
-    strides: Any = 1,
-    padding: Any = 0,
-    dilations: Any = 1,
+    strides: Pair = 1,
+    padding: Pair | tuple[int, int, int, int] = 0,
+    dilations: Pair = 1,
     groups: int = 1,
-    out: Any = None,
-) -> Array:
+    out: Int32Array | None = None,
+) -> Int32Array:
     """Convolve integer codes exactly: ``(x - x_zero_point) * (w - w_zero_point)`` summed in int32.
 
     Parameters

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .. import _args, _core
-from .._check import Array
+from .._typing import Array
 from ..dtypes import FloatType
 
 __all__ = ["FloatError", "float_error", "float_features"]

@@ -1,269 +1,373 @@
-"""Histograms of the bit patterns of floats, and the ranges that quantize best by them.
+"""Sketches: a histogram of the bit patterns of floats for each parameter, and the searches for the best range in it.
 
-Both observers and `choose_qparams` stand on these functions. The bins, the criteria and the searches are defined in
+Observers and `choose_qparams` both search in a sketch. The bins, the criteria and the searches are defined in
 docs/semantics.md.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _args, _check, _core
-from .._args import Array
-from ..dtypes import CodeType
-from ..granularity import Granularity, PerTensor
-from . import distinct as few
-from .distinct import FEW, Few
+from .._typing import Array, Float64Array, Int64Array
+from ..dtypes import CODE_TYPES, CodeType, FloatType
+from ..granularity import Granularity
+from ..qparams import QParams
+from .distinct import LIMIT, Distinct
 
-__all__ = [
-    "CHOICES",
-    "METHODS",
-    "Histogram",
-    "bin_ends",
-    "entropy_bin",
-    "errors",
-    "few_values",
-    "histogram",
-    "merge",
-    "percentile_share",
-    "search",
-]
+__all__ = ["CHOICES", "METHODS", "Bins", "Histogram", "Sketch", "bin_ends", "percentile_share"]
 
 METHODS = {"mse": 0, "entropy": 1, "percentile": 2}
 CHOICES = {"minmax": -1, **METHODS}
-_FIGURES = {**METHODS, "square": 3, "apart": 4, "apart_from": 5}  # what a histogram says of given ranges, or of none
+_CRITERIA = {**METHODS, "square": 3, "outliers": 4, "outliers_from": 5}  # the enumeration of the kernel
 _TENSOR_BITS, _CHANNEL_BITS = 7, 4
+_LARGEST = 2.0**128  # end of the last bin, which holds everything beyond float32
 
 
 class Histogram(NamedTuple):
     """The occupied bins of every parameter, sorted by value: those of parameter k are [offsets[k], offsets[k + 1]).
 
-    A key orders as the values do. From 0x8000 up it is 0x8000 plus the upper 16 bits of a float32; below, 0x7FFF less
-    those of its magnitude.
+    Keys are in the order of the values. A bin of positive values has the key 0x8000 plus the upper 16 bits of their
+    float32; a bin of negative values has 0x7FFF minus those of the magnitude.
     """
 
-    offsets: Array  # int64 (parameters + 1,)
-    keys: Array  # uint16 (bins,)
-    counts: Array  # int64 (bins,)
+    offsets: Int64Array  # (parameters + 1,)
+    keys: NDArray[np.uint16]  # (bins,)
+    counts: Int64Array  # (bins,)
 
 
-def _bits(granularity: Granularity) -> int:
-    """Bits of the mantissa that choose a bin: 128 bins an octave for a tensor, 16 for each channel or group."""
-    return _TENSOR_BITS if isinstance(granularity, PerTensor) else _CHANNEL_BITS
+class Bins(NamedTuple):
+    """Occupied bins: their ends, how many elements they hold, and the number of the parameter that they belong to."""
+
+    low: Float64Array
+    high: Float64Array
+    counts: Array  # int64; float64 where bins were cut
+    parameter: Int64Array
 
 
-def histogram(owner: str, x: Any, granularity: Granularity) -> tuple[Histogram, tuple[Array, Array, Array, Array]]:
-    """Count the finite elements; in the same read min, max, NaN and infinity counts, as from reduce.ranges."""
-    source, real = _args.real(owner, "x", x)
-    axis, block_size = granularity.axis_block
-    where = _args.layout(owner, source.shape, axis, block_size)
-    order = _args.memory_order(source, None) if block_size is None else None
-    shape = where.shape
-    if order is not None:
-        source, where, _, _ = _args.permuted(owner, source, where, None, None, order, block_size)
-    found = _core.histogram(_args.stored(source, real.storage), real.core, *where.grid, _bits(granularity))
-    low, high, nan, infinite = (part.reshape(shape) for part in found[3:])
-    return Histogram(*found[:3]), (low, high, nan, infinite)
+@dataclass(frozen=True, slots=True, eq=False)
+class Sketch:
+    """What a search for the best range needs to know of an array: a histogram, and what it does not tell exactly.
 
+    Two sketches of parts of the data merge into the sketch of the whole, to the byte. The arrays are of the shape of
+    the parameters, except `histogram` and `distinct`.
 
-def few_values(owner: str, x: Any, bins: Histogram, granularity: Granularity) -> Few:
-    """The distinct values of a tensor, given its histogram, where they are few; those of channels are not kept."""
-    if not isinstance(granularity, PerTensor) or bins.keys.size > FEW + 1:  # -0, which counts as 0, has its own
-        return few.nothing()
-    source, real = _args.real(owner, "x", x)
-    return few.few_values(_args.stored(source, real.storage), real.core, bins.keys, bins.counts)
-
-
-def merge(a: Histogram, b: Histogram) -> Histogram:
-    """The histogram of both; associative and commutative, to the byte."""
-    return Histogram(*_core.merge_histograms(*a, *b))
-
-
-def bin_ends(keys: Array, granularity: Granularity) -> tuple[Array, Array]:
-    """Return the lower and the upper end of each bin, as float64.
-
-    Examples
-    --------
-    >>> bin_ends(np.array([0xBF80, 0x407F], np.uint16), PerTensor())
-    (array([ 1.       , -1.0078125]), array([ 1.0078125, -1.       ]))
+    Attributes
+    ----------
+    granularity : Granularity
+    histogram : Histogram
+        Of the finite elements.
+    min, max : ndarray of float64
+        The exact extremes of the finite elements; inf and -inf where there are none.
+    finite, nan, infinite : ndarray of int64
+        How many elements are finite, NaN, infinite.
+    distinct : Distinct
+        The distinct values of a tensor while they are few. Their mean squared error is exact.
     """
-    wide = keys.astype(np.int64)
-    negative = wide < 0x8000
-    near = np.where(negative, 0x7FFF - wide, wide - 0x8000)
-    step = 1 << (_TENSOR_BITS - _bits(granularity))
-    inner, outer = (_reals(near), _reals(near + step))
-    return np.where(negative, -outer, inner), np.where(negative, -inner, outer)
 
+    granularity: Granularity
+    histogram: Histogram
+    min: Float64Array
+    max: Float64Array
+    finite: Int64Array
+    nan: Int64Array
+    infinite: Int64Array
+    distinct: Distinct
 
-def _reals(magnitudes: Array) -> Array:
-    real = (magnitudes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return np.where(magnitudes == 0x7F80, 2.0**128, real)
+    @classmethod
+    def of(cls, source: Array, float_type: FloatType, granularity: Granularity, *, distinct: bool = True) -> Self:
+        """Read an array.
+
+        Parameters
+        ----------
+        source : ndarray
+        float_type : FloatType
+            The type of `source`.
+        granularity : Granularity
+            Its axis fits `source`.
+        distinct : bool, default True
+            Whether to look for few distinct values, which reads an array of few bins a second time.
+
+        Returns
+        -------
+        Sketch
+        """
+        shape, laid_out = granularity.params_shape(source.shape), granularity
+        array = source
+        if granularity.params_ndim() is not None:  # the parameters of groups and rows follow the axes of the array
+            order = _args.memory_order(source, None)
+            if order is not None:
+                array, laid_out = source.transpose(order), granularity.permuted(order, source.shape)
+        plain = _args.stored(array, float_type.storage)
+        *bins, low, high, nan, infinite = _core.histogram(
+            plain, float_type.core, *laid_out.grid(array.shape), _bits(granularity)
+        )
+        histogram = Histogram(*bins)
+        sums = np.concatenate([[0], np.cumsum(histogram.counts)])
+        low, high, nan, infinite = (each.reshape(shape) for each in (low, high, nan, infinite))
+        finite = np.diff(sums[histogram.offsets]).reshape(shape)
+        values = Distinct.none()
+        # -0, which counts as 0, has a bin of its own
+        if distinct and granularity.params_ndim() == 0 and histogram.keys.size <= LIMIT + 1:
+            values = Distinct.of(plain, float_type.core, histogram.keys, histogram.counts)
+        return cls(granularity, histogram, low, high, finite, nan, infinite, values)
+
+    def merge(self, other: "Sketch") -> "Sketch":
+        """Return the sketch of both; associative and commutative, to the byte."""
+        distinct = self.distinct
+        if distinct.values.size or other.distinct.values.size:
+            distinct = distinct.merge(other.distinct, (int(self.finite.sum()), int(other.finite.sum())))
+        return Sketch(
+            self.granularity,
+            Histogram(*_core.merge_histograms(*self.histogram, *other.histogram)),
+            np.asarray(np.minimum(self.min, other.min)),
+            np.asarray(np.maximum(self.max, other.max)),
+            np.asarray(self.finite + other.finite),
+            np.asarray(self.nan + other.nan),
+            np.asarray(self.infinite + other.infinite),
+            distinct,
+        )
+
+    # ---- searches ----
+
+    def search(
+        self, code: CodeType, *, symmetric: bool, method: str, percentile: float = 99.99
+    ) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Find the range of every parameter that is best by a criterion.
+
+        Parameters
+        ----------
+        code : CodeType
+        symmetric : bool
+        method : {"minmax", "mse", "entropy", "percentile"}
+        percentile : float, default 99.99
+
+        Returns
+        -------
+        low, high, error : ndarrays of float64
+            In the shape of the parameters; low <= 0 <= high except by "minmax", and both 0 where nothing is finite.
+            The error is the mean square, the divergence, or the share of the elements outside; 0 by "minmax".
+        """
+        first, last = self._ends()
+        if method == "minmax":
+            return first, last, np.zeros(first.shape)
+        spec = self._spec(code, symmetric, method, percentile)
+        low, high, error = (each.reshape(first.shape) for each in _core.search_ranges(*spec))
+        if method == "mse" and self.distinct.values.size:
+            exact = self._without_outliers(code).search(code, symmetric, float(low), float(high))
+            low, high, error = (np.array(each) for each in exact)
+        return low, high, error
+
+    def errors(
+        self,
+        low: Array,
+        high: Array,
+        code: CodeType,
+        *,
+        symmetric: bool,
+        method: str,
+        limits: tuple[int, int] | None = None,
+    ) -> Float64Array:
+        """Return what ranges of the caller's choice cost by a criterion.
+
+        Parameters
+        ----------
+        low, high : ndarray of float64, shape (parameters' shape, n)
+            n ranges for each parameter, ``low <= 0 <= high``.
+        code : CodeType
+        symmetric : bool
+        method : {"mse", "entropy", "percentile"}
+        limits : tuple of int, optional
+            qmin and qmax, where they are not those of the code type.
+
+        Returns
+        -------
+        ndarray of float64, shape (parameters' shape, n)
+            The mean square, the divergence (inf where fewer bins than levels remain), or the share outside.
+        """
+        qmin, qmax = limits or (code.symmetric_qmin if symmetric else code.qmin, code.qmax)
+        if method == "mse" and self.distinct.values.size:
+            values = self._without_outliers(code)
+            return values.range_errors(low, high, qmin, qmax, symmetric, code.real)
+        return self._evaluated(low, high, self._spec(code, symmetric, method, 100.0, (qmin, qmax)))
+
+    def mse(self, params: QParams) -> Float64Array:
+        """Estimate the mean squared error of quantizing with parameters of the sketch's granularity.
+
+        Parameters
+        ----------
+        params : QParams
+
+        Returns
+        -------
+        ndarray of float64
+            In the shape of the parameters. `outliers` are left out.
+        """
+        low, high = (end[..., None] for end in params.range())
+        limits = params.qmin, params.qmax
+        return self.errors(low, high, params.code, symmetric=False, method="mse", limits=limits)[..., 0]
+
+    def coverage(self, low: Array, high: Array) -> Float64Array:
+        """Return the share of the elements inside a range of each parameter, in the shape of the parameters."""
+        spec = self._spec(CODE_TYPES["int8"], False, "percentile", 100.0)  # of any code type
+        return 1 - self._evaluated(low[..., None], high[..., None], spec)[..., 0]
+
+    def mean_square(self, code: CodeType, *, symmetric: bool) -> Float64Array:
+        """Estimate the mean of the squares, in the shape of the parameters; `outliers` are left out as in `mse`."""
+        if self.distinct.values.size:
+            return np.full(self.min.shape, self._without_outliers(code).mean_square())
+        return self._figure("square", code, symmetric)
+
+    def outliers(self, code: CodeType) -> tuple[Float64Array, Float64Array]:
+        """Count the outliers that the search by mean squared error leaves out: no grid represents them and the rest.
+
+        Parameters
+        ----------
+        code : CodeType
+
+        Returns
+        -------
+        count, magnitude : ndarrays of float64
+            In the shape of the parameters: how many, and where the bin of the smallest begins; 0 where none is.
+        """
+        return self._figure("outliers", code, True), self._figure("outliers_from", code, True)
+
+    def curve(
+        self, code: CodeType, *, symmetric: bool, method: str, percentile: float = 99.99, n: int = 256
+    ) -> tuple[Float64Array, Float64Array]:
+        """Return thresholds and what each costs by a criterion, for a plot.
+
+        Parameters
+        ----------
+        code : CodeType
+        symmetric : bool
+        method : {"mse", "entropy", "percentile"}
+        percentile : float, default 99.99
+        n : int, default 256
+            Thresholds, at least 2.
+
+        Returns
+        -------
+        threshold, error : ndarrays of float64, shape (parameters' shape, n)
+            Thresholds grow by equal factors from 1/16 of the best range to the extremes. A threshold t is the range
+            [-t, t] if symmetric; if affine, the range of the data cut at -t and t. The errors are those of `errors`.
+
+        Raises
+        ------
+        TypeError
+            n is not an integer.
+        ValueError
+            n is below 2, or method is unknown.
+        """
+        owner = "Sketch.curve"
+        if _check.integer(owner, "n", n) < 2:
+            raise ValueError(_check.must(owner, "n", "at least 2", str(n)))
+        _args.choice(owner, "method", method, METHODS)
+        low, high, _ = self.search(code, symmetric=symmetric, method=method, percentile=percentile)
+        best = np.maximum(-low, high)
+        first, last = self._ends()
+        widest = np.maximum(np.maximum(-first, last), best)  # the best range of a float type may be wider than the data
+        threshold = np.geomspace(np.maximum(best / 16, _check.TINY), np.maximum(widest, _check.TINY), n, axis=-1)
+        low, high = -threshold, threshold
+        if not symmetric:
+            low = np.maximum(np.minimum(first, 0.0)[..., None], low)
+            high = np.minimum(np.maximum(last, 0.0)[..., None], high)
+        return threshold, self.errors(low, high, code, symmetric=symmetric, method=method)
+
+    def bins(self) -> Bins:
+        """Return the occupied bins of all parameters, those of a parameter sorted by value.
+
+        Returns
+        -------
+        Bins
+            low, high (float64), counts (int64), parameter (int64), each of shape (bins,). The outermost bins end at the
+            exact extremes; an element alone in one of them is an extreme.
+        """
+        offsets, keys, counts = self.histogram
+        low, high = bin_ends(keys, self.granularity)
+        parameter = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+        first, last = self.min.reshape(-1)[parameter], self.max.reshape(-1)[parameter]
+        low = np.where(low <= -_LARGEST, first, np.clip(low, first, last))
+        high = np.where(high >= _LARGEST, last, np.clip(high, first, last))
+        alone, positive = counts == 1, keys >= 0x8000
+        low = np.where(alone & positive & (high == last), last, low)
+        high = np.where(alone & ~positive & (low == first), first, high)
+        return Bins(low, high, counts, parameter)
+
+    # ---- what the searches share ----
+
+    def _ends(self) -> tuple[Float64Array, Float64Array]:
+        """Return the extremes; 0 where nothing is finite."""
+        empty = self.finite == 0
+        if not empty.any():
+            return self.min, self.max
+        return np.where(empty, 0.0, self.min), np.where(empty, 0.0, self.max)
+
+    def _spec(
+        self,
+        code: CodeType,
+        symmetric: bool,
+        criterion: str,
+        percentile: float,
+        limits: tuple[int, int] | None = None,
+    ) -> "_Spec":
+        """Return the arguments with which every search of _core begins."""
+        qmin, qmax = limits or (code.symmetric_qmin if symmetric else code.qmin, code.qmax)
+        numbers = np.empty(0) if code.real is None else code.real.numbers
+        if numbers.size:
+            qmin, qmax, symmetric = 1 - numbers.size, numbers.size - 1, True
+        first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in self._ends())
+        return (
+            *self.histogram, first, last, _bits(self.granularity), _CRITERIA[criterion], int(symmetric), qmin, qmax,
+            percentile / 100, numbers,
+        )  # fmt: skip
+
+    def _evaluated(self, low: Array, high: Array, spec: "_Spec") -> Float64Array:
+        low, high = np.ascontiguousarray(low, np.float64), np.ascontiguousarray(high, np.float64)
+        errors = np.empty(low.shape)
+        _core.range_errors(*spec, low, high, errors)
+        return errors
+
+    def _figure(self, criterion: str, code: CodeType, symmetric: bool) -> Float64Array:
+        """Return a figure that does not depend on the range."""
+        zeros = np.zeros((*self.min.shape, 1))
+        return self._evaluated(zeros, zeros, self._spec(code, symmetric, criterion, 100.0))[..., 0]
+
+    def _without_outliers(self, code: CodeType) -> Distinct:
+        count, magnitude = self.outliers(code)
+        return self.distinct.below(float(magnitude)) if count else self.distinct
 
 
 _Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float, Array]
 
 
-def _spec(
-    bins: Histogram,
-    low: Array,
-    high: Array,
-    granularity: Granularity,
-    code: CodeType,
-    qmin: int,
-    qmax: int,
-    symmetric: bool,
-    method: str,
-    percentile: float,
-) -> _Spec:
-    """What every search of _core begins with."""
-    first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in (low, high))
-    reals = np.empty(0) if code.real is None else code.real.numbers
-    if reals.size:
-        qmin, qmax, symmetric = 1 - reals.size, reals.size - 1, True
-    return (
-        *bins, first, last, _bits(granularity), _FIGURES[method], int(symmetric), qmin, qmax, percentile / 100, reals,
-    )  # fmt: skip
+def _bits(granularity: Granularity) -> int:
+    """Return the bits of the mantissa that choose a bin: 128 bins an octave for a tensor, 16 for smaller parts."""
+    return _TENSOR_BITS if granularity.params_ndim() == 0 else _CHANNEL_BITS
 
 
-def search(
-    bins: Histogram,
-    low: Array,
-    high: Array,
-    *,
-    granularity: Granularity,
-    code: CodeType,
-    symmetric: bool,
-    method: str,
-    percentile: float = 99.99,
-    values: Few,
-) -> tuple[Array, Array, Array]:
-    """Find the range of every parameter that is best by a criterion.
-
-    Parameters
-    ----------
-    bins : Histogram
-        With at least one element in each parameter.
-    low, high : ndarray of float64
-        The extremes, in the shape of the parameters.
-    granularity : Granularity
-    code : CodeType
-    symmetric : bool
-    method : {"mse", "entropy", "percentile"}
-    percentile : float, default 99.99
-    values : Few
-        The values of a tensor that has few: "mse" is then exact.
-
-    Returns
-    -------
-    low, high, error : ndarrays of float64
-        In the shape of the parameters; low <= 0 <= high. The error is the mean square, the divergence, or the share of
-        the elements outside.
-    """
-    qmin = code.symmetric_qmin if symmetric else code.qmin
-    spec = _spec(bins, low, high, granularity, code, qmin, code.qmax, symmetric, method, percentile)
-    found = tuple(part.reshape(low.shape) for part in _core.search_ranges(*spec))
-    if method == "mse" and values.values.size:
-        given = (float(end) for end in found[:2])
-        found = tuple(np.array(part) for part in few.search(_together(values, spec), code, symmetric, *given))
-    return found  # type: ignore[return-value]
-
-
-def _together(values: Few, spec: _Spec) -> Few:
-    """A few values without the outliers that are set apart."""
-    none, start = np.zeros(1), np.empty(1)
-    _core.range_errors(*spec[:6], _FIGURES["apart"], *spec[7:], none, none, start)
-    if not start[0]:
-        return values
-    _core.range_errors(*spec[:6], _FIGURES["apart_from"], *spec[7:], none, none, start)
-    kept = np.abs(values.values) < start[0]
-    return Few(values.values[kept], values.counts[kept])
-
-
-def errors(
-    bins: Histogram,
-    low: Array,
-    high: Array,
-    tried_low: Array,
-    tried_high: Array,
-    *,
-    granularity: Granularity,
-    code: CodeType,
-    qmin: int,
-    qmax: int,
-    symmetric: bool,
-    method: str,
-    values: Few,
-) -> Array:
-    """The errors of given ranges, ``tried_low <= 0 <= tried_high``, of shape (parameters' shape, n)."""
-    spec = _spec(bins, low, high, granularity, code, qmin, qmax, symmetric, method, 100.0)
-    first, last = np.ascontiguousarray(tried_low, np.float64), np.ascontiguousarray(tried_high, np.float64)
-    found = np.empty(first.shape)
-    if values.values.size and method in ("mse", "square"):
-        kept = _together(values, spec)
-        if method == "square":
-            return np.full(first.shape, np.square(kept.values) @ kept.counts / kept.counts.sum())
-        return few.range_errors(kept, first, last, qmin, qmax, symmetric, code.real)
-    _core.range_errors(*spec, first, last, found)
-    return found
-
-
-def entropy_bin(counts: Any, levels: Any = 128, *, first: int = 128) -> tuple[int, Array]:
-    """Choose how many bins to keep by TensorRT's entropy procedure.
-
-    For each i from `first` to the number of bins: p are the first i counts, those beyond added to the last of them; q
-    the first i counts merged into `levels` cells, each spread evenly over its filled bins; the i with the least
-    KL(p || q) wins, the last of equals.
-
-    Parameters
-    ----------
-    counts : array_like, shape (bins,)
-        A histogram of magnitudes in equal bins from zero.
-    levels : int or array_like, default 128
-        How many even ones; or the levels from 0 up, such as the numbers of a float, of which the largest stands at
-        the end of the i bins: a bin is then of the cell of the level nearest to its middle, the upper one of two.
-    first : int, default 128
-        At least as many as levels.
-
-    Returns
-    -------
-    bins : int
-        How many are kept.
-    divergence : ndarray of float64, shape (bins + 1,)
-        KL(p || q) of every i; nan below `first`.
-
-    Raises
-    ------
-    TypeError
-        levels is neither an integer nor real.
-    ValueError
-        first is below levels or beyond the bins, or levels do not rise from 0.
-
-    Notes
-    -----
-    O(levels) for each i, by prefix sums.
-
-    References
-    ----------
-    S. Migacz, "8-bit Inference with TensorRT", GTC 2017.
+def bin_ends(keys: Array, granularity: Granularity) -> tuple[Float64Array, Float64Array]:
+    """Return the lower and the upper end of each bin, as float64.
 
     Examples
     --------
-    >>> counts = np.exp(-np.linspace(0, 8, 2048) ** 2)
-    >>> 8 * entropy_bin(counts)[0] / 2048 < 8
-    True
+    >>> from qnumpy import PerTensor
+    >>> bin_ends(np.array([0xBF80, 0x407F], np.uint16), PerTensor())
+    (array([ 1.       , -1.0078125]), array([ 1.0078125, -1.       ]))
     """
-    given = np.ascontiguousarray(_check.reals("entropy_bin", "counts", counts), np.float64).reshape(-1)
-    reals, first = np.empty(0), _check.integer("entropy_bin", "first", first)
-    if np.ndim(levels):
-        reals = np.ascontiguousarray(_check.reals("entropy_bin", "levels", levels), np.float64).reshape(-1)
-        if reals.size < 2 or reals[0] != 0 or not (np.diff(reals) > 0).all():
-            raise ValueError(_check.must("entropy_bin", "levels", "rising from 0", _check.typed(levels)))
-    levels = reals.size or _check.integer("entropy_bin", "levels", levels)
-    if not 1 <= levels <= first <= given.size:
-        wanted = f"from levels to the number of bins, {levels} to {given.size}"
-        raise ValueError(_check.must("entropy_bin", "first", wanted, str(first)))
-    divergence = np.full(given.size + 1, np.nan)
-    return _core.entropy_bin(given, levels, reals, first, divergence), divergence
+    wide = keys.astype(np.int64)
+    negative = wide < 0x8000
+    magnitude = np.where(negative, 0x7FFF - wide, wide - 0x8000)
+    step = 1 << (_TENSOR_BITS - _bits(granularity))
+    inner, outer = _reals(magnitude), _reals(magnitude + step)
+    return np.where(negative, -outer, inner), np.where(negative, -inner, outer)
+
+
+def _reals(magnitudes: Array) -> Float64Array:
+    real = (magnitudes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return np.where(magnitudes == 0x7F80, _LARGEST, real)
 
 
 def percentile_share(owner: str, value: Any) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _core
-from .._args import Array
 from .._check import array, must, typed, zero_point
+from .._typing import Array, ArrayLike, CodeLike, DType, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES, CodeType, float_type
 from .accumulate import accumulate_dot
 
@@ -21,7 +21,14 @@ _WIDENED = 1 << 22  # elements of an operand that are float32 at a time
 _INT32 = np.dtype(np.int32)
 
 
-def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None, *, out: Any = None) -> Any:
+def matmul_integer(
+    a: CodeLike,
+    b: CodeLike,
+    a_zero_point: IntegerLike | None = None,
+    b_zero_point: IntegerLike | None = None,
+    *,
+    out: Int32Array | None = None,
+) -> Int32Array:
     """Multiply matrices of integer codes exactly: ``(a - a_zero_point) @ (b - b_zero_point)`` in int32.
 
     Parameters
@@ -77,10 +84,10 @@ def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any =
     """
     owner = "matmul_integer"
     left, right = integer_operand(owner, "a", a), integer_operand(owner, "b", b)
-    return integer_product(owner, left, right, a_zero_point, b_zero_point, out)
+    return integer_product(owner, left, right, a_zero_point, b_zero_point, out)  # type: ignore[no-any-return]
 
 
-def matmul(a: Any, b: Any, *, accumulate: Any = None) -> Array:
+def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Array:
     """Multiply matrices of a low-precision type and sum in its accumulator.
 
     int8, uint8 and int16 are summed in int32, exactly; bfloat16 in float32; float16 in float16, rounded after every

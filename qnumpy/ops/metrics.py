@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import _core
-from .._check import Array
+from .._typing import Array
 
 __all__ = ["error_sums", "mark_codes"]
 

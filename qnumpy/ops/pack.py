@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, ArrayLike, CodeLike, DType, UInt8Array
 from ..dtypes import INTEGER_TYPES, CodeType
 from ..granularity import normalize_axis
 
 __all__ = ["pack", "unpack"]
 
 
-def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
+def pack(codes: CodeLike, dtype: DType = "int4", axis: int = -1) -> UInt8Array:
     """Pack 4- or 2-bit codes along an axis.
 
     Parameters
@@ -59,7 +59,7 @@ def pack(codes: Any, dtype: Any = "int4", axis: int = -1) -> Array:
     return np.moveaxis(out, -1, axis)
 
 
-def unpack(packed: Any, dtype: Any, n: int | None = None, axis: int = -1) -> Array:
+def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1) -> Array:
     """Unpack bytes into 4- or 2-bit codes; the inverse of pack.
 
     Parameters

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _check
-from .._args import Array
+from .._typing import Array, CodeLike, IntegerLike, ScaleLike
 from ..dtypes import CodeType, code_type
-from .conv import convolution, convolve
+from .conv import Pair, convolution, convolve
 from .matmul import integer_operand, integer_product
 from .quantize import requantize
 
@@ -17,7 +17,14 @@ _INT32 = np.iinfo(np.int32)
 
 
 def qlinear_matmul(
-    a: Any, a_scale: Any, a_zero_point: Any, b: Any, b_scale: Any, b_zero_point: Any, y_scale: Any, y_zero_point: Any
+    a: CodeLike,
+    a_scale: ScaleLike,
+    a_zero_point: IntegerLike,
+    b: CodeLike,
+    b_scale: ScaleLike,
+    b_zero_point: IntegerLike,
+    y_scale: ScaleLike,
+    y_zero_point: IntegerLike,
 ) -> Array:
     """Multiply matrices of codes and requantize: ``saturate(round_half_even(acc * (Sa * Sb / Sy)) + Zy)``.
 
@@ -88,19 +95,19 @@ def qlinear_matmul(
 
 
 def qlinear_conv2d(
-    x: Any,
-    x_scale: Any,
-    x_zero_point: Any,
-    w: Any,
-    w_scale: Any,
-    w_zero_point: Any,
-    y_scale: Any,
-    y_zero_point: Any,
-    bias: Any = None,
+    x: CodeLike,
+    x_scale: ScaleLike,
+    x_zero_point: IntegerLike,
+    w: CodeLike,
+    w_scale: ScaleLike,
+    w_zero_point: IntegerLike,
+    y_scale: ScaleLike,
+    y_zero_point: IntegerLike,
+    bias: IntegerLike | None = None,
     *,
-    strides: Any = 1,
-    padding: Any = 0,
-    dilations: Any = 1,
+    strides: Pair = 1,
+    padding: Pair | tuple[int, int, int, int] = 0,
+    dilations: Pair = 1,
     groups: int = 1,
 ) -> Array:
     """Convolve codes and requantize: ``saturate(round_half_even((acc + bias) * (Sx * Sw / Sy)) + Zy)``.

@@ -1,39 +1,60 @@
 """Quantize, dequantize, fake-quantize and requantize plain arrays; docs/semantics.md states the formulas."""
 
 import math
-from typing import Any
+from typing import Literal, TypeVar, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check, _core
-from .._args import Array
-from ..dtypes import INTEGER_TYPES, CodeType, FloatType, code_type
+from .._typing import Array, Convention, DTypeOf, Float32Array, Int32Array, OnNan, RequantizeMethod, ScalarT
+from ..dtypes import ACCUMULATOR_TYPE, CODE_TYPES, INTEGER_TYPES, REAL_TYPES, CodeType, FloatType, code_type
 from ..qparams import QParams
 
-__all__ = [
-    "dequantize_linear",
-    "dynamic_quantize_linear",
-    "fake_quantize",
-    "quantize_linear",
-    "quantize_multiplier",
-    "requantize",
-]
+__all__ = ["dequantize_linear", "dynamic_quantize_linear", "fake_quantize", "quantize_linear", "requantize"]
 
-_UINT8 = np.dtype(np.uint8)
-_INT32 = np.dtype(np.int32)
+_FLOAT32, _UINT8 = REAL_TYPES["float32"], CODE_TYPES["uint8"]
+
+RealT = TypeVar("RealT", bound=np.generic)
 
 
+@overload
 def quantize_linear(
-    x: Any,
-    scale: Any,
-    zero_point: Any = None,
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
     *,
-    dtype: Any = None,
+    dtype: DTypeOf[ScalarT],
     axis: int | None = None,
     block_size: int | None = None,
-    convention: str = "onnx",
-    on_nan: str = "zero_point",
-    out: Any = None,
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
+    out: NDArray[ScalarT] | None = None,
+) -> NDArray[ScalarT]: ...
+@overload
+def quantize_linear(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    axis: int | None = None,
+    block_size: int | None = None,
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
+    out: Array | None = None,
+) -> Array: ...
+def quantize_linear(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    axis: int | None = None,
+    block_size: int | None = None,
+    convention: Convention = "onnx",
+    on_nan: OnNan = "zero_point",
+    out: Array | None = None,
 ) -> Array:
     """Quantize an array of reals: ``q = saturate(round_half_even(x / scale) + zero_point)``.
 
@@ -47,18 +68,18 @@ def quantize_linear(
         Shape () or that of `scale`; 0 by default.
     dtype : str or dtype, optional
         int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz,
-        float8_e5m2fnuz or float4_e2m1fn. By default the dtype of `zero_point` when that is an array or NumPy scalar of
-        one of them, else uint8, as in ONNX.
+        float8_e5m2fnuz or float4_e2m1fn. The default is ONNX's: the dtype of `zero_point` if that is an array or NumPy
+        scalar of one of these types, else uint8.
     axis : int, optional
         The axis of the channels or blocks; None means per tensor.
     block_size : int, optional
-        Neighbours along `axis` that share a parameter; the last block may be short.
+        How many neighbours along `axis` share a parameter; the last block may be short.
     convention : {"onnx", "guide", "torch", "tflite"}
         "onnx" as above, with a true division in float32 (float64 for float64 input); "guide" rounds
         ``x / scale + zero_point``; "torch" multiplies by the float32 reciprocal of the scale; "tflite" rounds half
         away from zero.
     on_nan : {"zero_point", "raise"}
-        A NaN becomes the zero point, or raises; of a float type it stays NaN. Infinities saturate.
+        NaN becomes the zero point, or raises; in a float type NaN stays NaN. Infinities saturate.
     out : ndarray, optional
         Receives the codes: exact dtype and shape, C-contiguous, writable, apart from `x`.
 
@@ -70,15 +91,33 @@ def quantize_linear(
     Raises
     ------
     TypeError
-        x is not real, dtype is no code type, zero_point is not integer, out has another dtype.
+        x is not real; dtype is no code type.
     ValueError
-        scale, zero_point, axis, block_size, convention, on_nan or out do not fit; or x holds NaN and on_nan="raise".
+        convention is unknown, or not "onnx" for a float type.
+    TypeError
+        axis or block_size is not an integer.
+    ValueError
+        axis is None beside a block_size, block_size is below 1, or x does not have the axis.
+    TypeError
+        scale is not real.
+    ValueError
+        scale is not positive, finite and normal in float32, or of another shape.
+    TypeError
+        zero_point is not integer.
+    ValueError
+        zero_point is outside the codes, or of another shape.
+    ValueError
+        on_nan is unknown, or "raise" and x holds NaN.
+    TypeError
+        out is no array, or of another dtype.
+    ValueError
+        out is of another shape, read-only, not C-contiguous, or overlaps an input.
 
     Notes
     -----
-    Rounds half to even, once. O(x.size), no copy of x. Equal bits on every ISA and thread count. Codes of a float type
-    are ``x / scale`` rounded to it, half to even, saturated; it takes no zero point but 0 and no other convention.
-    float4_e2m1fn has no NaN: it becomes 0.
+    Rounds half to even, once. O(x.size), no copy of x. Equal bits on every ISA and thread count. A code of a float
+    type is ``x / scale`` rounded half to even to that type, then saturated. Float types take the zero point 0 and the
+    convention "onnx" alone. float4_e2m1fn has no NaN: NaN becomes 0.
 
     References
     ----------
@@ -90,53 +129,100 @@ def quantize_linear(
     array([-7,  3,  5, 93], dtype=int8)
     """
     owner = "quantize_linear"
-    source, real = _args.real(owner, "x", x)
-    if dtype is not None:
+    source, kind = _args.real(owner, "x", x)
+    if dtype is None:
+        code = _UINT8 if zero_point is None else code_type(getattr(zero_point, "dtype", None)) or _UINT8
+    else:
         code = _args.code(owner, dtype)
-    else:
-        code = code_type(getattr(zero_point, "dtype", _UINT8)) or _args.code(owner, _UINT8)
-    number = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
-    _no_other(owner, convention, code)
-    order = _args.memory_order(source, out)
-    where = _args.layout(owner, source.shape, axis, block_size)
-    scale_ = _args.scales(owner, "scale", scale, where)
-    if zero_point is None:
-        zero = 0 if where.axis is None else np.zeros(where.shape, np.int32)
-    else:
-        zero = _args.zero_points(owner, zero_point, where, *code.zero_points)
+    rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
+    if code.real is not None:
+        _check_convention(owner, convention, code)
+    layout = _args.layout(owner, source.shape, axis, block_size)
+    scales = _args.scales(owner, "scale", scale, layout)
+    zeros = _args.zero_points(owner, zero_point, layout, *code.zero_points)
     if on_nan != "zero_point":
-        _refuse_nan(owner, on_nan, source, real.core, real.storage)
-    if order is not None:
-        source, where, scale_, zero = _args.permuted(owner, source, where, scale_, zero, order, block_size)
-    result = _args.output(owner, out, code.dtype, source.shape, source, scale_, zero)
-    _core.quantize(
-        source if source.dtype is real.storage else _args.stored(source, real.storage), real.core, scale_, zero,
-        result, code.core, *where.grid, code.qmin, code.qmax, number,
+        _check_nan(owner, on_nan, source, kind)
+    return _args.elementwise(
+        owner, _core.quantize, source, kind, layout, scales, zeros, code, out, code.qmin, code.qmax, rounding
+    )
+
+
+def _check_convention(owner: str, convention: str, code: CodeType) -> None:
+    """Refuse the conventions that differ from "onnx" in how they round to integers, for codes that are floats."""
+    if convention != "onnx":
+        raise ValueError(_check.must(owner, "convention", f'"onnx" for {code.name}', _check.typed(convention)))
+
+
+def _check_nan(owner: str, on_nan: str, source: Array, kind: FloatType) -> None:
+    _args.choice(owner, "on_nan", on_nan, {"zero_point": 0, "raise": 1})
+    count = int(_core.min_max(_args.stored(source, kind.storage), kind.core, 1, 1, source.size, 0)[2][0])
+    if count:
+        raise ValueError(_check.must(owner, "x", 'without NaN when on_nan is "raise"', f"{count} of {source.size} NaN"))
+
+
+def codes_of(owner: str, x: ArrayLike, qparams: QParams) -> Array:
+    """Quantize with a QParams."""
+    source, kind = _args.real(owner, "x", x)
+    return quantize_array(owner, source, kind, _args.qparams_layout(owner, qparams, source.shape), qparams)
+
+
+def quantize_array(owner: str, source: Array, kind: FloatType, layout: _args.Layout, params: QParams) -> Array:
+    """Quantize an array whose type and layout are settled."""
+    return _args.elementwise(
+        owner, _core.quantize, source, kind, layout, params.scale, params.zero_point, params.code, None,
+        params.qmin, params.qmax, 0,
     )  # fmt: skip
-    return result if order is None else _args.unpermuted(result, order)
 
 
-def codes_of(owner: str, x: Any, qparams: QParams) -> Array:
-    """Quantize with parameters that were checked when they were made."""
-    return _by_qparams(owner, x, qparams, "onnx", None, fake=False)
-
-
+@overload
 def dequantize_linear(
-    q: Any,
-    scale: Any,
-    zero_point: Any = None,
+    q: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
     *,
     axis: int | None = None,
     block_size: int | None = None,
-    dtype: Any = "float32",
-    out: Any = None,
+    dtype: Literal["float32"] = "float32",
+    out: Float32Array | None = None,
+) -> Float32Array: ...
+@overload
+def dequantize_linear(
+    q: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    axis: int | None = None,
+    block_size: int | None = None,
+    dtype: DTypeOf[ScalarT],
+    out: NDArray[ScalarT] | None = None,
+) -> NDArray[ScalarT]: ...
+@overload
+def dequantize_linear(
+    q: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    axis: int | None = None,
+    block_size: int | None = None,
+    dtype: DTypeLike = "float32",
+    out: Array | None = None,
+) -> Array: ...
+def dequantize_linear(
+    q: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    axis: int | None = None,
+    block_size: int | None = None,
+    dtype: DTypeLike = "float32",
+    out: Array | None = None,
 ) -> Array:
     """Turn codes back into reals: ``x = (q - zero_point) * scale``.
 
     Parameters
     ----------
-    q : array_like of a type that quantize_linear makes, or int32, any shape
-        int32 (accumulators) and floats take no zero point.
+    q : array_like of int32 or of a type that quantize_linear makes, any shape
+        The zero point of int32 (accumulators) and of floats is 0.
     scale, zero_point, axis, block_size
         As in quantize_linear.
     dtype : str or dtype, default "float32"
@@ -147,18 +233,20 @@ def dequantize_linear(
     Returns
     -------
     ndarray
-        Values of the shape of `q`.
+        Values of the shape of `q`, in its memory layout when that is a permutation of C order.
 
     Raises
     ------
+    TypeError
+        q is neither int32 nor of a code type; dtype is no real type.
     TypeError, ValueError
-        As quantize_linear.
+        axis, block_size, scale, zero_point or out: as in quantize_linear, in that order.
 
     Notes
     -----
-    An exact integer difference and one float32 multiplication, rounded half to even; other dtypes convert that
-    float32 value, rounded half to even once more. The difference of an int32 code above 2**24 is rounded to float32
-    first.
+    The integer difference is exact. One float32 multiplication rounds half to even; another dtype is converted from
+    that float32 value and rounded half to even once more. The difference of an int32 code above 2**24 is rounded to
+    float32 first.
 
     References
     ----------
@@ -171,35 +259,33 @@ def dequantize_linear(
     """
     owner = "dequantize_linear"
     source = _check.array(owner, "q", q)
-    if source.dtype is _INT32 or (source.dtype.kind == "i" and source.dtype.itemsize == 4):
-        storage, core, low, high = _INT32, _core.TYPES["int32"], 0, 0
+    if source.dtype is ACCUMULATOR_TYPE.dtype or (source.dtype.kind == "i" and source.dtype.itemsize == 4):
+        code, low, high = ACCUMULATOR_TYPE, 0, 0
     else:
         source, code = _args.codes(owner, "q", source)
-        storage, core, (low, high) = code.storage, code.core, code.zero_points
-    real = _args.floating(owner, dtype)
-    order = _args.memory_order(source, out)
-    where = _args.layout(owner, source.shape, axis, block_size)
-    scale_ = _args.scales(owner, "scale", scale, where)
-    if zero_point is None:
-        zero = 0 if where.axis is None else np.zeros(where.shape, np.int32)
-    else:
-        zero = _args.zero_points(owner, zero_point, where, low, high)
-    if order is not None:
-        source, where, scale_, zero = _args.permuted(owner, source, where, scale_, zero, order, block_size)
-    result = _args.output(owner, out, real.dtype, source.shape, source, scale_, zero)
-    _core.dequantize(
-        source if source.dtype is storage else _args.stored(source, storage), core, scale_, zero,
-        result if result.dtype is real.storage else result.view(real.storage), real.core, *where.grid,
-    )  # fmt: skip
-    return result if order is None else _args.unpermuted(result, order)
+        low, high = code.zero_points
+    kind = _args.floating(owner, dtype)
+    layout = _args.layout(owner, source.shape, axis, block_size)
+    scales = _args.scales(owner, "scale", scale, layout)
+    zeros = _args.zero_points(owner, zero_point, layout, low, high)
+    return _args.elementwise(owner, _core.dequantize, source, code, layout, scales, zeros, kind, out)
 
 
-def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
+def reals_of(owner: str, codes: Array, params: QParams, dtype: DTypeLike, out: Array | None) -> Array:
+    """Dequantize codes that belong to a QParams."""
+    kind = _args.floating(owner, dtype)
+    layout = _args.layout_of(owner, params.granularity, codes.shape)
+    return _args.elementwise(
+        owner, _core.dequantize, codes, params.code, layout, params.scale, params.zero_point, kind, out
+    )
+
+
+def dynamic_quantize_linear(x: ArrayLike) -> tuple[NDArray[np.uint8], np.float32, np.uint8]:
     """Quantize to uint8 with the range of the array itself.
 
     ``scale = (max(0, max x) - min(0, min x)) / 255``, ``zero_point = clip(round_half_even(-min(0, min x) / scale))``,
-    in float32; then as quantize_linear. An all-zero or empty array has scale 1 and zero point 0; NaN and infinities do
-    not take part in the range.
+    in float32; then as quantize_linear. An all-zero or empty array has scale 1 and zero point 0. NaN and infinities do
+    not count for the range.
 
     Parameters
     ----------
@@ -212,6 +298,13 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
     scale : float32
     zero_point : uint8
 
+    Raises
+    ------
+    TypeError
+        x is not real.
+    ValueError
+        float32 does not hold the range of x.
+
     References
     ----------
     ONNX DynamicQuantizeLinear, opset 11.
@@ -223,9 +316,9 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
     (array([153, 255,   0,  26, 221, 179], dtype=uint8), np.uint8(153))
     """
     owner = "dynamic_quantize_linear"
-    source, real = _args.real(owner, "x", x)
-    grid = _args.layout(owner, source.shape, None, None).grid
-    low, high, _, _ = _core.min_max(_args.stored(source, real.storage), real.core, *grid)
+    source, kind = _args.real(owner, "x", x)
+    layout = _args.layout(owner, source.shape, None, None)
+    low, high, _, _ = _core.min_max(_args.stored(source, kind.storage), kind.core, *layout.grid)
     with np.errstate(over="ignore"):
         low32 = np.minimum(low.astype(np.float32)[0], np.float32(0))
         high32 = np.maximum(high.astype(np.float32)[0], np.float32(0))
@@ -235,12 +328,25 @@ def dynamic_quantize_linear(x: Any) -> tuple[Array, np.float32, np.uint8]:
         raise ValueError(_check.must(owner, "x", "of a range that float32 holds", got))
     scale = np.float32(1) if extent == 0 else max(np.float32(extent / np.float32(255)), np.finfo(np.float32).tiny)
     zero = np.uint8(np.clip(np.rint(np.float32(-low32) / scale), 0, 255))
-    if real.name == "float64":  # rounded once more, as the range was
-        source = source.astype(np.float32)
-    return quantize_linear(source, scale, zero), np.float32(scale), zero
+    if kind.name == "float64":  # rounded once more, as the range was
+        source, kind = source.astype(np.float32), _FLOAT32
+    codes = _args.elementwise(
+        owner, _core.quantize, source, kind, layout, float(scale), int(zero), _UINT8, None, 0, 255, 0
+    )
+    return codes, np.float32(scale), zero
 
 
-def fake_quantize(x: Any, qparams: QParams, *, convention: str = "onnx", out: Any = None) -> Array:
+@overload
+def fake_quantize(
+    x: NDArray[RealT], qparams: QParams, *, convention: Convention = "onnx", out: NDArray[RealT] | None = None
+) -> NDArray[RealT]: ...
+@overload
+def fake_quantize(
+    x: ArrayLike, qparams: QParams, *, convention: Convention = "onnx", out: Array | None = None
+) -> Array: ...
+def fake_quantize(
+    x: ArrayLike, qparams: QParams, *, convention: Convention = "onnx", out: Array | None = None
+) -> Array:
     """Quantize and dequantize in one pass; bit for bit ``dequantize(quantize(x, qparams))``.
 
     Parameters
@@ -259,86 +365,46 @@ def fake_quantize(x: Any, qparams: QParams, *, convention: str = "onnx", out: An
 
     Raises
     ------
+    TypeError
+        x is not real; qparams is no QParams.
+    ValueError
+        qparams does not fit the shape of x.
+    ValueError
+        convention is unknown, or not "onnx" for a float type.
     TypeError, ValueError
-        As quantize_linear; qparams is no QParams or does not fit x.
+        out: as in quantize_linear.
+
+    Notes
+    -----
+    The codes round half to even, the products with the scale once more, as in quantize_linear and dequantize_linear.
 
     Examples
     --------
     >>> fake_quantize(np.array([0.12, -3.0], np.float32), QParams(0.1, 0))
     array([ 0.1, -3. ], dtype=float32)
     """
-    return _by_qparams("fake_quantize", x, qparams, convention, out, fake=True)
+    owner = "fake_quantize"
+    source, kind = _args.real(owner, "x", x)
+    layout = _args.qparams_layout(owner, qparams, source.shape)
+    rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
+    code, scale, zero = qparams.code, qparams.scale, qparams.zero_point
+    if code.real is not None:  # no kernel leaves out codes that are floats: they go through memory
+        _check_convention(owner, convention, code)
+        if out is not None:
+            _args.output(owner, out, kind.dtype, source.shape, source)
+        codes = quantize_array(owner, source, kind, layout, qparams)
+        return _args.elementwise(owner, _core.dequantize, codes, code, layout, scale, zero, kind, out)
+    return _args.elementwise(
+        owner, _core.fake_quantize, source, kind, layout, scale, zero, kind, out, qparams.qmin, qparams.qmax, rounding
+    )
 
 
-def _by_qparams(owner: str, x: Any, qparams: QParams, convention: str, out: Any, *, fake: bool) -> Array:
-    source, real = _args.real(owner, "x", x)
-    params = _args.qparams(owner, qparams, source.shape)
-    number = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
-    axis, block_size = params.granularity.axis_block
-    _no_other(owner, convention, params.code)
-    if fake and params.code.real is not None:
-        return _fake_floats(owner, source, params, real, out)
-    order = _args.memory_order(source, out)
-    where = _args.layout(owner, source.shape, axis, block_size)
-    scale, zero = params.scale, params.zero_point
-    if order is not None:
-        source, where, scale, zero = _args.permuted(owner, source, where, scale, zero, order, block_size)
-    kernel, kind = (_core.fake_quantize, real) if fake else (_core.quantize, params.code)
-    result = _args.output(owner, out, kind.dtype, source.shape, source)
-    kernel(
-        source if source.dtype is real.storage else _args.stored(source, real.storage), real.core, scale, zero,
-        result if result.dtype is kind.storage else result.view(kind.storage), kind.core, *where.grid,
-        params.qmin, params.qmax, number,
-    )  # fmt: skip
-    return result if order is None else _args.unpermuted(result, order)
-
-
-def _no_other(owner: str, convention: str, code: CodeType) -> None:
-    """Codes that are floats know one convention: the others differ in how they round to integers."""
-    if code.real is not None and convention != "onnx":
-        raise ValueError(_check.must(owner, "convention", f'"onnx" for {code.name}', _check.typed(convention)))
-
-
-def _fake_floats(owner: str, source: Array, params: QParams, real: FloatType, out: Any) -> Array:
-    """Codes that are floats go through memory: there is no kernel that leaves them out."""
-    _args.output(owner, out, real.dtype, source.shape, source)
-    axis, block_size = params.granularity.axis_block
-    codes = codes_of(owner, source, params)
-    return dequantize_linear(codes, params.scale, axis=axis, block_size=block_size, dtype=real.dtype, out=out)
-
-
-def quantize_multiplier(multiplier: Any) -> tuple[Array, Array]:
-    """Split real multipliers into ``m * 2**-shift`` with an int32 m in [2**30, 2**31).
-
-    Parameters
-    ----------
-    multiplier : array_like of floats in [2**-32, 2**30 - 0.5]
-
-    Returns
-    -------
-    m, shift : ndarrays of int32
-        m is rounded half to even; shift is in 1..62.
-
-    Raises
-    ------
-    ValueError
-        A multiplier is out of range.
-
-    Examples
-    --------
-    >>> m, shift = quantize_multiplier(0.75)
-    >>> int(m) / 2 ** int(shift)
-    0.75
-    """
-    return _split("quantize_multiplier", multiplier)
-
-
-def _split(owner: str, multiplier: Any) -> tuple[Array, Array]:
-    given = np.asarray(multiplier, dtype=np.float64)
-    fits = (given >= 2.0**-32) & (given <= 2.0**30 - 0.5)
+def split_multiplier(owner: str, multiplier: Array) -> tuple[Int32Array, Int32Array]:
+    """Split float64 multipliers into ``m * 2**-shift``: m in [2**30, 2**31), rounded half to even, shift in 1..62."""
+    fits = (multiplier >= 2.0**-32) & (multiplier <= 2.0**30 - 0.5)
     if not fits.all():
-        raise ValueError(_check.must(owner, "multiplier", "in [2**-32, 2**30 - 0.5]", str(given[~fits].flat[0])))
-    fraction, exponent = np.frexp(given)
+        raise ValueError(_check.must(owner, "multiplier", "in [2**-32, 2**30 - 0.5]", str(multiplier[~fits].flat[0])))
+    fraction, exponent = np.frexp(multiplier)
     m = np.rint(fraction * 2.0**31).astype(np.int64)
     carried = m == 2**31
     m = np.where(carried, 2**30, m)
@@ -346,15 +412,48 @@ def _split(owner: str, multiplier: Any) -> tuple[Array, Array]:
     return np.asarray(m, dtype=np.int32), np.asarray(shift, dtype=np.int32)
 
 
+@overload
 def requantize(
-    acc: Any,
-    multiplier: Any,
-    zero_point: Any = 0,
+    acc: ArrayLike,
+    multiplier: ArrayLike,
+    zero_point: ArrayLike = 0,
     *,
-    dtype: Any = "int8",
+    dtype: Literal["int8"] = "int8",
     axis: int | None = None,
-    method: str = "float",
-    out: Any = None,
+    method: RequantizeMethod = "float",
+    out: NDArray[np.int8] | None = None,
+) -> NDArray[np.int8]: ...
+@overload
+def requantize(
+    acc: ArrayLike,
+    multiplier: ArrayLike,
+    zero_point: ArrayLike = 0,
+    *,
+    dtype: DTypeOf[ScalarT],
+    axis: int | None = None,
+    method: RequantizeMethod = "float",
+    out: NDArray[ScalarT] | None = None,
+) -> NDArray[ScalarT]: ...
+@overload
+def requantize(
+    acc: ArrayLike,
+    multiplier: ArrayLike,
+    zero_point: ArrayLike = 0,
+    *,
+    dtype: DTypeLike = "int8",
+    axis: int | None = None,
+    method: RequantizeMethod = "float",
+    out: Array | None = None,
+) -> Array: ...
+def requantize(
+    acc: ArrayLike,
+    multiplier: ArrayLike,
+    zero_point: ArrayLike = 0,
+    *,
+    dtype: DTypeLike = "int8",
+    axis: int | None = None,
+    method: RequantizeMethod = "float",
+    out: Array | None = None,
 ) -> Array:
     """Bring int32 accumulators to narrow codes: ``q = saturate(round(acc * multiplier) + zero_point)``.
 
@@ -369,7 +468,7 @@ def requantize(
     dtype : str or dtype, default "int8"
         The code type of the result.
     axis : int, optional
-        The axis of the channels; None means one multiplier for all.
+        The axis of the channels; None means per tensor.
     method : {"float", "fixed", "fixed_double"}
         "float": ``round_half_even(float32(acc) * float32(multiplier))``. "fixed": an int32 multiplier and a shift,
         ``(acc * m + 2**(s - 1)) >> s`` in 64 bits, rounded once, ties up. "fixed_double": gemmlowp's doubling high
@@ -385,9 +484,19 @@ def requantize(
     Raises
     ------
     TypeError
-        acc is not int32, dtype no code type, zero_point not integer.
+        acc is not int32; dtype is no integer code type.
     ValueError
-        multiplier, zero_point, axis, method or out do not fit.
+        method is unknown.
+    TypeError, ValueError
+        axis, multiplier (as scale), zero_point: as in quantize_linear, in that order.
+    ValueError
+        A fixed method cannot represent a multiplier.
+    TypeError, ValueError
+        out: as in quantize_linear.
+
+    Notes
+    -----
+    Each method says how it rounds. The result saturates, whatever the method.
 
     References
     ----------
@@ -401,31 +510,18 @@ def requantize(
     """
     owner = "requantize"
     source = _check.array(owner, "acc", acc)
-    if source.dtype.newbyteorder("=") != _INT32:
+    if source.dtype is not ACCUMULATOR_TYPE.dtype and source.dtype.newbyteorder("=") != ACCUMULATOR_TYPE.dtype:
         raise TypeError(_check.must(owner, "acc", "an array of int32", f"dtype {source.dtype}"))
     code = _args.code(owner, dtype, INTEGER_TYPES)
-    number = _args.choice(owner, "method", method, _args.METHODS)
-    order = _args.memory_order(source, out)
-    where = _args.layout(owner, source.shape, axis, None)
-    scale = _args.scales(owner, "multiplier", multiplier, where)
-    zero = _args.zero_points(owner, zero_point, where, code.qmin, code.qmax)
+    rounding = _args.choice(owner, "method", method, _args.METHODS)
+    layout = _args.layout(owner, source.shape, axis, None)
+    multipliers = _args.scales(owner, "multiplier", multiplier, layout)
+    zeros = _args.zero_points(owner, zero_point, layout, code.qmin, code.qmax)
     m = shift = None
-    if method != "float":
-        given = np.asarray(multiplier, np.float64).reshape(-1)
-        m, shift = _split(owner, np.broadcast_to(given, math.prod(where.shape)))
-    if order is not None:
-        source, where, scale, zero = _args.permuted(owner, source, where, scale, zero, order, None)
-    result = _args.output(owner, out, code.dtype, source.shape, source, scale, zero)
-    _core.requantize(
-        source, _core.TYPES["int32"], scale, zero, result, code.core, *where.grid, code.qmin, code.qmax, number,
-        m, shift,
+    if method != "float":  # of the multiplier as it came, which may have more digits than float32
+        exact = np.asarray(multiplier, np.float64).reshape(-1)
+        m, shift = split_multiplier(owner, np.broadcast_to(exact, math.prod(layout.shape)))
+    return _args.elementwise(
+        owner, _core.requantize, source, ACCUMULATOR_TYPE, layout, multipliers, zeros, code, out,
+        code.qmin, code.qmax, rounding, m, shift,
     )  # fmt: skip
-    return result if order is None else _args.unpermuted(result, order)
-
-
-def _refuse_nan(owner: str, on_nan: str, source: Array, core: int, storage: np.dtype[Any]) -> None:
-    _args.choice(owner, "on_nan", on_nan, {"zero_point": 0, "raise": 1})
-    grid = _args.layout(owner, source.shape, None, None).grid
-    count = int(_core.min_max(_args.stored(source, storage), core, *grid)[2][0])
-    if count:
-        raise ValueError(_check.must(owner, "x", 'without NaN when on_nan is "raise"', f"{count} of {source.size} NaN"))

@@ -1,25 +1,27 @@
-"""Minimum, maximum and largest magnitude, per tensor, per channel or per group."""
-
-from typing import Any
+"""Minimum, maximum and largest magnitude, per tensor, channel, group or row."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import _args, _check, _core
-from .._args import Array
+from .._typing import Array, Float64Array, OnNonfinite
+from ..dtypes import FloatType
 from ..granularity import Granularity, PerTensor
 
 __all__ = ["abs_max", "min_max"]
 
 
-def min_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str = "ignore") -> tuple[Array, Array]:
-    """Return the smallest and the largest finite element of each tensor, channel or group.
+def min_max(
+    x: ArrayLike, granularity: Granularity | None = None, *, on_nonfinite: OnNonfinite = "ignore"
+) -> tuple[Float64Array, Float64Array]:
+    """Return the smallest and the largest finite element of each tensor, channel, group or row.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
-    granularity : PerTensor, PerChannel or PerGroup, default PerTensor()
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     on_nonfinite : {"ignore", "raise"}
-        NaN and infinities are left out, or raise.
+        Whether NaN and infinities are ignored.
 
     Returns
     -------
@@ -28,10 +30,14 @@ def min_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str
 
     Raises
     ------
-    TypeError
-        x is not real or granularity is none.
     ValueError
-        The axis does not fit x, or x is not finite and on_nonfinite="raise".
+        on_nonfinite is unknown.
+    TypeError
+        granularity is no granularity; x is not real.
+    ValueError
+        x does not have the axis of the granularity.
+    ValueError
+        on_nonfinite is "raise" and x holds NaN or infinities.
 
     Notes
     -----
@@ -45,8 +51,10 @@ def min_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str
     return _finite_range("min_max", x, granularity, on_nonfinite)
 
 
-def abs_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str = "ignore") -> Array:
-    """Return the largest magnitude among the finite elements of each tensor, channel or group.
+def abs_max(
+    x: ArrayLike, granularity: Granularity | None = None, *, on_nonfinite: OnNonfinite = "ignore"
+) -> Float64Array:
+    """Return the largest magnitude among the finite elements of each tensor, channel, group or row.
 
     Parameters
     ----------
@@ -67,7 +75,9 @@ def abs_max(x: Any, granularity: Granularity | None = None, *, on_nonfinite: str
     return np.asarray(np.where(low > high, -np.inf, np.maximum(-low, high)))
 
 
-def _finite_range(owner: str, x: Any, granularity: Granularity | None, on_nonfinite: str) -> tuple[Array, Array]:
+def _finite_range(
+    owner: str, x: ArrayLike, granularity: Granularity | None, on_nonfinite: str
+) -> tuple[Float64Array, Float64Array]:
     refuse = _args.choice(owner, "on_nonfinite", on_nonfinite, {"ignore": 0, "raise": 1})
     low, high, nan, infinite = ranges(owner, x, granularity)
     if refuse and (nan.any() or infinite.any()):
@@ -76,19 +86,22 @@ def _finite_range(owner: str, x: Any, granularity: Granularity | None, on_nonfin
     return low, high
 
 
-def ranges(owner: str, x: Any, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
-    """min, max, NaN count and infinity count in the shape of the parameters."""
-    granularity = PerTensor() if granularity is None else granularity
-    _args.granularity(owner, granularity)
-    source, real = _args.real(owner, "x", x)
-    axis, block_size = granularity.axis_block
-    where = _args.layout(owner, source.shape, axis, block_size)
-    shape = where.shape
+def ranges(owner: str, x: ArrayLike, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
+    """Return min, max, NaN count and infinity count in the shape of the parameters."""
+    granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
+    source, kind = _args.real(owner, "x", x)
+    granularity.check(owner, source.shape)
+    return extremes(source, kind, granularity)
+
+
+def extremes(source: Array, float_type: FloatType, granularity: Granularity) -> tuple[Array, Array, Array, Array]:
+    """Return what `ranges` returns, for an array of a known type that has the axis of the granularity."""
     order = _args.memory_order(source, None)
+    permuted = granularity
     if order is not None:
-        source, where, _, _ = _args.permuted(owner, source, where, None, None, order, block_size)
-    found = _core.min_max(_args.stored(source, real.storage), real.core, *where.grid)
-    if order is not None and block_size is not None:
-        permuted = where.shape
-        return tuple(_args.unpermuted(part.reshape(permuted), order) for part in found)  # type: ignore[return-value]
-    return tuple(part.reshape(shape) for part in found)  # type: ignore[return-value]
+        permuted, source = granularity.permuted(order, source.shape), source.transpose(order)
+    parts = _core.min_max(_args.stored(source, float_type.storage), float_type.core, *permuted.grid(source.shape))
+    shape = permuted.params_shape(source.shape)
+    if order is None:
+        return tuple(part.reshape(shape) for part in parts)  # type: ignore[return-value]
+    return tuple(granularity.unpermute(part.reshape(shape), order) for part in parts)  # type: ignore[return-value]

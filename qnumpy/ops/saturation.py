@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _core
-from .._check import Array, must
+from .._check import must
+from .._typing import Array
 
 __all__ = ["SaturatedProduct", "saturated_matmul", "unsafe_pairs"]
 
@@ -75,7 +76,7 @@ def _signed(b: Array) -> Array:
 
 
 def _correction(a: Array, b: Array) -> Array:
-    """What the shifts added: (a + s)(b - t) = a b + s b - t a - s t, where s and t are 0 or 128."""
+    """Return what the shifts added: (a + s)(b - t) = a b + s b - t a - s t, where s and t are 0 or 128."""
     s, t = 128 * (a.dtype == np.int8), 128 * (b.dtype == np.uint8)
     rows, columns = a.sum(1, dtype=np.int64), b.sum(0, dtype=np.int64)
     return np.asarray(s * columns[None, :] - t * rows[:, None] - s * t * a.shape[1])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .._check import Array
+from .._typing import Array
 from ..granularity import PerChannel, PerTensor
 from ..ops.reduce import ranges
 from ..qparams import QParams
@@ -19,7 +19,7 @@ _NAMED = 5  # channels that a warning lists
 
 
 def warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) -> Iterator[str]:
-    """What is valid but surprising, with the number. Without a channel axis every axis is looked at."""
+    """Yield what is valid but surprising, with the number; without a channel axis, of every axis."""
     if sums.nan or sums.inf:
         yield f"{sums.nan:,} NaN and {sums.inf:,} infinite of {x.size:,} elements are left out of the figures."
     if x.size and sums.count == 0:
@@ -95,7 +95,7 @@ def _smallest_step(params: QParams) -> float:
     return 1.0 if real is None else real.smallest_subnormal
 
 
-def _some(found: Array, channels: int, axis: int, what: str) -> str:
-    listed = ", ".join(map(str, found[:_NAMED].tolist())) + (", ..." if found.size > _NAMED else "")
-    verb = "is" if found.size == 1 else "are"
-    return f"{found.size:,} of {channels:,} channels of axis {axis} ({listed}) {verb} {what}"
+def _some(indices: Array, channels: int, axis: int, what: str) -> str:
+    listed = ", ".join(map(str, indices[:_NAMED].tolist())) + (", ..." if indices.size > _NAMED else "")
+    verb = "is" if indices.size == 1 else "are"
+    return f"{indices.size:,} of {channels:,} channels of axis {axis} ({listed}) {verb} {what}"

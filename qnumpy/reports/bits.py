@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._check import Array, array, must
+from .._check import array, must
 from .._tables import MAX_ROWS, aligned, as_json
+from .._typing import Array, ArrayLike
 from ..dtypes import code_type, float_type
 
 __all__ = ["Bits", "bits"]
@@ -16,7 +17,7 @@ __all__ = ["Bits", "bits"]
 _COLORS = ("#f6c6c6", "#c9e7c4", "#c6d8f6")  # sign, exponent, mantissa in a notebook
 
 
-def bits(x: Any) -> "Bits":
+def bits(x: ArrayLike) -> "Bits":
     """Show how numbers are kept in memory.
 
     A float is ``sign * mantissa * 2**exponent``, each from its own field of bits; an integer is the sum of the powers
@@ -60,20 +61,20 @@ def bits(x: Any) -> "Bits":
     nan            0 1111 111  nan
     """
     owner = "bits"
-    given = array(owner, "x", x)
-    if given.dtype == object:
+    numbers = array(owner, "x", x)
+    if numbers.dtype == object:
         raise TypeError(must(owner, "x", "of floats or integers", "integers beyond 64 bits or other objects"))
-    real, code = float_type(given.dtype), code_type(given.dtype)
+    real, code = float_type(numbers.dtype), code_type(numbers.dtype)
     if real is not None:
         sign = int(real.kind != "SCALE")
-        return Bits(_native(given), _Layout(sign, real.exponent_bits, real.mantissa_bits, real.bias))
-    if given.dtype.kind not in "iu" and code is None:
-        raise TypeError(must(owner, "x", "of floats or integers", f"dtype {given.dtype}"))
+        return Bits(_native(numbers), _Layout(sign, real.exponent_bits, real.mantissa_bits, real.bias))
+    if numbers.dtype.kind not in "iu" and code is None:
+        raise TypeError(must(owner, "x", "of floats or integers", f"dtype {numbers.dtype}"))
     if not isinstance(x, (np.ndarray, np.generic)):
-        given = given.astype(_narrowest(given))
-    width = 8 * given.dtype.itemsize if code is None else code.bits
-    signed = code.signed if code is not None else given.dtype.kind == "i"
-    return Bits(_native(given), _Layout(int(signed), 0, width - signed))
+        numbers = numbers.astype(_narrowest(numbers))
+    width = 8 * numbers.dtype.itemsize if code is None else code.bits
+    signed = code.signed if code is not None else numbers.dtype.kind == "i"
+    return Bits(_native(numbers), _Layout(int(signed), 0, width - signed))
 
 
 @dataclass(frozen=True)
@@ -228,12 +229,12 @@ class Bits:
         sign, exponent, mantissa = (getattr(self, name).reshape(-1)[i] for name in ("sign", "exponent", "mantissa"))
         return f"{sign:+d} x {_short(mantissa)} x 2^{exponent}"
 
-    def _sum(self, i: int, said: Callable[[int], str]) -> str:
+    def _sum(self, i: int, text_of: Callable[[int], str]) -> str:
         """The powers of an integer, highest first, the sign bit as a negative one."""
         layout, (sign, _, rest) = self._layout, (int(field[i]) for field in self._fields)
         powers = [1 << k for k in reversed(range(layout.mantissa)) if rest >> k & 1]
-        terms = [f"-{said(1 << layout.mantissa)}"] * sign if layout.sign else []
-        return " + ".join(terms + [said(power) for power in powers]) or "0"
+        terms = [f"-{text_of(1 << layout.mantissa)}"] * sign if layout.sign else []
+        return " + ".join(terms + [text_of(power) for power in powers]) or "0"
 
     def _explained(self) -> list[list[str]]:
         """The lines below the title of a single number."""
@@ -244,8 +245,8 @@ class Bits:
         parts, (sign, exponent, mantissa) = self._parts(0), (int(field[0]) for field in self._fields)
         lines = [["sign", parts[0], "-1" if sign else "+1"]] if layout.sign else []
         if not np.isfinite(float(self.x)):
-            said = "NaN" if np.isnan(float(self.x)) else "infinity"
-            lines += [["exponent", parts[1], said]]
+            kind = "NaN" if np.isnan(float(self.x)) else "infinity"
+            lines += [["exponent", parts[1], kind]]
             return lines + ([["mantissa", parts[2], ""]] if layout.mantissa else [])
         power, real = int(self.exponent), float(self.mantissa)
         subnormal = layout.mantissa > 0 and exponent == 0

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._args import Array
 from .._tables import (
     MAX_ROWS,
     Table,
@@ -21,18 +20,25 @@ from .._tables import (
     printable,
     tensors,
 )
+from .._typing import Array, DType, RealLike
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..granularity import PerChannel, normalize_axis
 from ..ops.reduce import ranges
-from ..qparams import describe
 from .advice import warnings
 from .metrics import Quantized, Sums, measure, pair
 
 __all__ = ["Channels", "Report", "ReportTable", "compare"]
 
 
-def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = False, axis: int | None = None) -> "Report":
+def compare(
+    x: RealLike,
+    q: Quantized | RealLike,
+    *,
+    name: str | None = None,
+    per_channel: bool = False,
+    axis: int | None = None,
+) -> "Report":
     """Compare an array with its quantized form.
 
     Parameters
@@ -97,7 +103,7 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
         shape=source.shape,
         source=source.dtype.name,
         dtype=_type_name(values),
-        granularity=None if granularity is None else describe(granularity),
+        granularity=None if granularity is None else granularity.describe(),
         nbytes_before=source.nbytes,
         nbytes_after=values.nbytes,
         levels=values.levels if isinstance(values, Quantized) else None,
@@ -109,7 +115,7 @@ def compare(x: Any, q: Any, *, name: str | None = None, per_channel: bool = Fals
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `compare` found; frozen. Figures are None for a tensor that was kept as it is.
+    """The result of `compare`; frozen. Figures are None for a tensor that was kept as it is.
 
     Attributes
     ----------
@@ -124,7 +130,7 @@ class Report:
     levels : int or None
         How many codes the parameters allow.
     sums : Sums or None
-        What the figures are made of.
+        The sums that the figures are computed from.
     channels : Channels or None
         The figures of every channel, on request.
     warnings : tuple of str
@@ -147,7 +153,7 @@ class Report:
     reason: str | None = None
 
     @classmethod
-    def kept(cls, name: str | None, shape: Iterable[int], dtype: Any, nbytes: int, reason: str) -> "Report":
+    def kept(cls, name: str | None, shape: Iterable[int], dtype: DType, nbytes: int, reason: str) -> "Report":
         """Report a tensor that is kept as it is.
 
         Parameters
@@ -301,7 +307,7 @@ class Channels:
     axis : int
         Counted from the front.
     min, max : ndarray of float64
-        The smallest and the largest finite element; nan where there is none.
+        The smallest and the largest finite element; NaN without one.
     sums : Sums
     """
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import _args, _check
 from .._tables import Table, as_json, html_facts, number, tensors
+from .._typing import DType, RealLike
 from ..dtypes import FLOAT_TYPES, FloatType
 from ..ops.float_error import float_error, float_features
 
@@ -17,7 +18,7 @@ COARSE = 0.1  # share that become subnormal and keep fewer bits than the type ha
 TARGETS = {name: kind for name, kind in FLOAT_TYPES.items() if kind.kind != "SCALE" and name != "float64"}
 
 
-def float_report(x: Any, dtype: Any = "float16", *, name: str | None = None) -> "FloatReport":
+def float_report(x: RealLike, dtype: DType = "float16", *, name: str | None = None) -> "FloatReport":
     """Report what a narrower float type would do to an array, in one pass over it.
 
     Parameters
@@ -85,7 +86,7 @@ def float_report(x: Any, dtype: Any = "float16", *, name: str | None = None) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatReport:
-    """What `float_report` found; frozen.
+    """The result of `float_report`; frozen.
 
     Attributes
     ----------
@@ -155,14 +156,14 @@ class FloatReport:
             return f"{count:,} of {self.nonzero:,} nonzero numbers {one if count == 1 else many}"
 
         if self.verdict == "overflows":
-            said = f"{some(self.overflow, 'overflows', 'overflow')}: the largest, {self.largest:.3g}, is beyond "
-            return " ".join([f"{said}{to.largest:.6g}."] * bool(self.overflow) + self._lacking())
+            start = f"{some(self.overflow, 'overflows', 'overflow')}: the largest, {self.largest:.3g}, is beyond "
+            return " ".join([f"{start}{to.largest:.6g}."] * bool(self.overflow) + self._lacking())
         if self.verdict == "underflows":
-            said = f"{some(self.underflow, 'becomes zero', 'become zero')}. An epsilon must be at least "
-            return f"{said}{to.smallest_subnormal:.3g}, {to.smallest_normal:.3g} where subnormals count as zero."
+            start = f"{some(self.underflow, 'becomes zero', 'become zero')}. An epsilon must be at least "
+            return f"{start}{to.smallest_subnormal:.3g}, {to.smallest_normal:.3g} where subnormals count as zero."
         if self.verdict == "coarse":
-            said = f"{some(self.subnormal, 'becomes subnormal and keeps', 'become subnormal and keep')} fewer than "
-            return f"{said}{to.mantissa_bits + 1} bits. Scale them up first, as quantize does."
+            start = f"{some(self.subnormal, 'becomes subnormal and keeps', 'become subnormal and keep')} fewer than "
+            return f"{start}{to.mantissa_bits + 1} bits. Scale them up first, as quantize does."
         lost = f"; {some(self.underflow, 'becomes zero', 'become zero')}" if self.underflow else ""
         kept = f"; not finite already: {self._not_finite()}" if self.nan or self.inf else ""
         return f"Nothing overflows; the mean relative error is {self.mean_relative_error:.2g}{lost}{kept}."
@@ -179,9 +180,9 @@ class FloatReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures under their names."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        found |= {key: getattr(self, key) for key in ("smallest_eps", "verdict", "sentence", "computes", "cpu")}
-        return found | {"shape": list(self.shape)}
+        figures = {field.name: getattr(self, field.name) for field in fields(self)}
+        figures |= {key: getattr(self, key) for key in ("smallest_eps", "verdict", "sentence", "computes", "cpu")}
+        return figures | {"shape": list(self.shape)}
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one flat dict in a list, ready for a data frame."""
@@ -229,14 +230,16 @@ class FloatReport:
 
     def _lacking(self) -> list[str]:
         """What becomes of the infinities and NaN that the type has no codes for."""
-        to, said = self.type, []
+        to, sentences = self.type, []
         for count, has, name, instead in (
             (self.inf, to.has_infinity, "infinity", "NaN" if to.has_nan else f"{to.largest:g} or -{to.largest:g}"),
             (self.nan, to.has_nan, "NaN", "zero"),
         ):
             if count and not has:
-                said.append(f"{to.name} has no {name}: {count:,} {'becomes' if count == 1 else 'become'} {instead}.")
-        return said
+                sentences.append(
+                    f"{to.name} has no {name}: {count:,} {'becomes' if count == 1 else 'become'} {instead}."
+                )
+        return sentences
 
     def _share(self, count: int) -> str:
         return f"{count:,}" if not count else f"{count:,} ({100 * count / self.nonzero:.3g} %)"
@@ -309,8 +312,8 @@ class FloatReportTable(Table[FloatReport]):
         return _HEAD
 
     def _row(self, report: FloatReport) -> list[str]:
-        found = (report.overflow, report.underflow, report.subnormal, report.nan + report.inf)
-        counts = [f"{count:,}" for count in found]
+        losses = (report.overflow, report.underflow, report.subnormal, report.nan + report.inf)
+        counts = [f"{count:,}" for count in losses]
         errors = [f"{error:.3g}" for error in (report.mean_relative_error, report.max_relative_error)]
         name = "-" if report.name is None else report.name
         return [name, str(report.shape), report.source, report.dtype, report.verdict, *counts, *errors]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .. import _args, _check
-from .._args import Array
+from .._typing import Array, RealLike
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType
@@ -80,7 +80,7 @@ class Sums:
         return None if self.outside is None else self.outside / np.maximum(self.count, 1)
 
 
-def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
+def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None = None) -> Sums:
     """Read x and q once, in tiles, and sum what every metric needs.
 
     Parameters
@@ -167,7 +167,7 @@ def measure(owner: str, x: Any, q: Any, axis: int | None = None) -> Sums:
                    for name, value in sums_by_name.items()})  # fmt: skip
 
 
-def pair(owner: str, x: Any, q: Any) -> tuple[Array, Any]:
+def pair(owner: str, x: RealLike, q: Quantized | RealLike) -> tuple[Array, Any]:
     """Check x and q: real arrays, or real and quantized, of one shape."""
     source, _ = _args.real(owner, "x", x)
     values = q if isinstance(q, Quantized) else _args.real(owner, "q", q)[0]

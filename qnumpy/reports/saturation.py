@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._args import Array
 from .._tables import as_json, html_facts
+from .._typing import Array, CodeLike, Int32Array, Int64Array, NDArray
 from ..arrays.quantized import QuantizedArray
 from ..ops.saturation import saturated_matmul, unsafe_pairs
 
@@ -17,7 +17,7 @@ __all__ = ["Saturation", "simulate_saturation"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Saturation:
-    """What simulate_saturation found; frozen.
+    """The result of simulate_saturation; frozen.
 
     Attributes
     ----------
@@ -33,10 +33,10 @@ class Saturation:
         K, the length of the sums.
     """
 
-    product: Array
-    error: Array
-    pairs: Array
-    safe: Array
+    product: Int32Array
+    error: Int64Array
+    pairs: Int64Array
+    safe: NDArray[np.bool_]
     depth: int
 
     @property
@@ -62,7 +62,7 @@ class Saturation:
 
     @property
     def advice(self) -> str:
-        """What to do about it, in one sentence."""
+        """One sentence: whether a column can saturate, and the way out."""
         unsafe = int(np.count_nonzero(~self.safe))
         if unsafe == 0:
             return "No column can saturate: these weights give exact products on every CPU."
@@ -107,7 +107,7 @@ class Saturation:
         return f"{html_facts('Saturation', self._rows())}<p>{html.escape(self.advice)}</p>"
 
 
-def simulate_saturation(a: Any, b: Any) -> Saturation:
+def simulate_saturation(a: CodeLike | QuantizedArray, b: CodeLike | QuantizedArray) -> Saturation:
     """Compute what a matrix product by saturating instructions would have returned.
 
     CPUs without VNNI multiply bytes with ``vpmaddubsw``: products of an unsigned and a signed byte, added in pairs of

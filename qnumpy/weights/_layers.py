@@ -1,11 +1,11 @@
-"""What the tools of this folder share: checks of a layer's arrays, factors of its channels, one rounding at the end."""
+"""Checks of a layer's arrays, factors of its channels, and the one rounding at the end."""
 
 from typing import Any
 
 import numpy as np
 
 from .. import _args, _check
-from .._check import Array
+from .._typing import Array
 from ..granularity import PerChannel, normalize_axis
 from ..ops.reduce import abs_max
 
@@ -42,12 +42,12 @@ def check_inputs(owner: str, name: str, x: Array, inputs: int) -> None:
 
 
 def largest_magnitudes(array: Array, axis: int) -> Array:
-    """The largest finite magnitude of each channel; 0 where there is none."""
+    """Return the largest finite magnitude of each channel, 0 without one."""
     return np.maximum(abs_max(array, PerChannel(axis)), 0.0)
 
 
 def factors(over: Array, under: Array, power_of_two: bool) -> Array:
-    """over / under in the normal range of float32, 1 where one of them is 0, on request the nearest power of two."""
+    """Return over / under, held to the normal range of float32, and 1 where one of them is 0."""
     scale = np.ones_like(over)
     with np.errstate(over="ignore"):
         np.divide(over, under, out=scale, where=(over > 0) & (under > 0))
@@ -56,12 +56,12 @@ def factors(over: Array, under: Array, power_of_two: bool) -> Array:
 
 
 def along_axis(scale: Array, axis: int, array: Array) -> Array:
-    """One factor for each index of an axis, in a shape that broadcasts to the array."""
+    """Return one factor for each index of an axis, in a shape that broadcasts to the array."""
     return scale.reshape([-1 if d == axis else 1 for d in range(array.ndim)])
 
 
 def rounded(owner: str, name: str, operation: np.ufunc, array: Array, other: Array) -> Array:
-    """The operation in float64, rounded once to the dtype of the array, which must hold what was finite before."""
+    """Compute in float64 and round once to the dtype of the array; refuse a finite number that overflows it."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         exact = operation(array, other, dtype=np.float64)
         result = np.asarray(exact.astype(array.dtype))

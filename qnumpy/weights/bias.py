@@ -5,14 +5,22 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _check
-from .._check import Array
+from .._typing import Array, RealLike
 from ..arrays.quantized import QuantizedArray
 from ._layers import check_inputs, matrix, rounded, vector
 
 __all__ = ["correct_bias"]
 
 
-def correct_bias(x: Any, w: Any, q: Any, bias: Any = None, *, xq: Any = None, axis: int = 0) -> Array:
+def correct_bias(
+    x: RealLike,
+    w: RealLike,
+    q: QuantizedArray | RealLike,
+    bias: RealLike | None = None,
+    *,
+    xq: RealLike | None = None,
+    axis: int = 0,
+) -> Array:
     """Move the bias so that quantizing the weight does not shift the mean of any output.
 
     ``bias + mean(x) @ w - mean(xq) @ dequantize(q)``, the means over all axes but the last.
@@ -66,14 +74,14 @@ def correct_bias(x: Any, w: Any, q: Any, bias: Any = None, *, xq: Any = None, ax
     seen = mean if xq is None else _mean(owner, "xq", xq, inputs)
     offset = np.zeros(outputs, weight.dtype) if bias is None else vector(owner, "bias", bias, outputs)
     wide, narrow = (np.moveaxis(each, along, 0).astype(np.float64) for each in (weight, approximate))
-    # one difference where it can be: its terms do not cancel
+    # without xq both means are one, and the difference of the weights is exact enough to be taken first
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         shift = mean @ (wide - narrow) if xq is None else mean @ wide - seen @ narrow
     return rounded(owner, "bias", np.add, offset, shift)
 
 
 def _mean(owner: str, name: str, x: Any, inputs: int) -> Array:
-    """The mean of each input channel; zero where there is no row."""
+    """Return the mean of each input channel; zero without a row."""
     source, _ = _args.real(owner, name, x)
     check_inputs(owner, name, source, inputs)
     rows = source.reshape(-1, inputs)

@@ -3,12 +3,12 @@
 A layer is ``y = x @ w + bias`` with w of shape (inputs, outputs), or any other layout with its axes given.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import _args, _check
-from .._check import Array
+from .._typing import Array, RealLike
 from ._layers import along_axis, factors, largest_magnitudes, rounded, vector, weight_axis
 
 __all__ = ["Equalized", "cross_layer_equalize"]
@@ -24,7 +24,13 @@ class Equalized(NamedTuple):
 
 
 def cross_layer_equalize(
-    w1: Any, w2: Any, bias: Any = None, *, axis1: int = -1, axis2: int = 0, power_of_two: bool = False
+    w1: RealLike,
+    w2: RealLike,
+    bias: RealLike | None = None,
+    *,
+    axis1: int = -1,
+    axis2: int = 0,
+    power_of_two: bool = False,
 ) -> Equalized:
     """Give the outputs of one layer and the inputs of the next the same range, channel by channel.
 

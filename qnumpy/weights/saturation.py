@@ -1,11 +1,10 @@
 """Weights for products by saturating instructions: which are safe, and parameters that make them so."""
 
-from typing import Any
-
 import numpy as np
 
 from .. import _check
-from .._check import Array
+from .._typing import CodeLike, NDArray
+from ..arrays.quantized import QuantizedArray
 from ..granularity import normalize_axis
 from ..ops.saturation import unsafe_pairs
 from ..qparams import QParams
@@ -14,7 +13,7 @@ from ..reports.saturation import byte_codes
 __all__ = ["reduce_range", "safe_weights"]
 
 
-def safe_weights(w: Any, *, axis: int = 0) -> Array:
+def safe_weights(w: CodeLike | QuantizedArray, *, axis: int = 0) -> NDArray[np.bool_]:
     """Say which columns of a weight no saturating product can get wrong, whatever it is multiplied by.
 
     A column is safe when no pair of neighbours along K leaves int16 for any two factors in 0..255: both positive with a

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _args, _check
-from .._check import Array
+from .._typing import Array, ArrayLike, DType, RealLike
 from ..arrays.quantized import quantize
 from ..granularity import Granularity, PerChannel, PerTensor
 from ._layers import along_axis, check_inputs, factors, largest_magnitudes, matrix, rounded, weight_axis
@@ -29,7 +29,7 @@ class AlphaSearch(NamedTuple):
     baseline: float
 
 
-def smoothquant(x: Any, w: Any, *, alpha: float = 0.5, axis: int = 0, power_of_two: bool = False) -> Smoothed:
+def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, power_of_two: bool = False) -> Smoothed:
     """Move outliers of the input into the weight: ``x @ w = (x / s) @ (s w)`` with a factor for each input channel.
 
     ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``: alpha = 0 makes the weight flat, 1 the input, 0.5 shares.
@@ -91,12 +91,12 @@ def smoothquant(x: Any, w: Any, *, alpha: float = 0.5, axis: int = 0, power_of_t
 
 
 def smoothquant_alpha(
-    x: Any,
-    w: Any,
-    alphas: Any = None,
+    x: RealLike,
+    w: RealLike,
+    alphas: ArrayLike | None = None,
     *,
     axis: int = 0,
-    dtype: Any = "int8",
+    dtype: DType = "int8",
     x_granularity: Granularity | None = None,
     w_granularity: Granularity | None = None,
 ) -> AlphaSearch:

@@ -6,14 +6,16 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from refusals import REALS, Q, X, assert_refused, refusals
 from strategies import LAYOUTS, ROWS, SOURCES, assert_same_bits
 
 import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.arrays.mx import MX_FORMATS
+from qnumpy.dtypes import float_type
 
 TORCHAO = Path(__file__).parents[1] / "fixtures" / "mx_torchao.npz"
-POWERS = [name for name, found in MX_FORMATS.items() if not found.has_tensor_scale]
+POWERS = [name for name, mx in MX_FORMATS.items() if not mx.has_tensor_scale]
 
 
 def hard(shape, source, seed=0, spread=8):
@@ -26,9 +28,14 @@ def hard(shape, source, seed=0, spread=8):
         return x.astype(source)
 
 
+def twin_of(x, q):
+    format = MX_FORMATS[q.format]
+    return twin.quantize_blocks(x, float_type(x.dtype), q.element, format.scale, q.group_size, q.tensor_scale)
+
+
 def assert_like_twin(x, name, about=""):
     q = qn.quantize(x, dtype=name)
-    codes, scales = twin.quantize_blocks(x, q.element.name, q.block_size, q.tensor_scale)
+    codes, scales = twin_of(x, q)
     assert_same_bits(q.scales, scales, about)
     assert_same_bits(q.codes, codes, about)
     return q
@@ -48,7 +55,7 @@ def test_every_size(source, name):
 def assert_nearest_quotients(x, about):
     """NVFP4 divides float64 as float32: the nearest code, except within 2^-22 of a tie, where no quotient of x lies."""
     q = qn.quantize(x, dtype="nvfp4")
-    _, scales = twin.quantize_blocks(x, "float4_e2m1fn", 16, q.tensor_scale)
+    _, scales = twin_of(x, q)
     assert_same_bits(q.scales, scales, about)
     each = np.repeat(q.scales.astype(np.float64) * q.tensor_scale, 16, -1)[..., : x.shape[-1]]
     with np.errstate(invalid="ignore"):
@@ -85,10 +92,10 @@ def test_threads_and_rows_do_not_show(name):
 
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_against_torchao(name):
-    with np.load(TORCHAO) as held:
-        x = held["nvfp4.x" if name == "nvfp4" else "x"]
-        codes, scales = held[f"{name}.codes"], held[f"{name}.scales"]
-        unit = held["nvfp4.tensor_scale"]
+    with np.load(TORCHAO) as fixture:
+        x = fixture["nvfp4.x" if name == "nvfp4" else "x"]
+        codes, scales = fixture[f"{name}.codes"], fixture[f"{name}.scales"]
+        unit = fixture["nvfp4.tensor_scale"]
     q = qn.quantize(x, dtype=name)
     assert name != "nvfp4" or q.tensor_scale == unit
     np.testing.assert_array_equal(q.scales.view(np.uint8), scales)
@@ -99,8 +106,8 @@ def test_against_torchao(name):
 def test_the_words_of_the_specification(name):
     """Section 6.3: the scale is the largest power of two in the block over that of the element type; then each element
     is the nearest of its type, clamped."""
-    found = MX_FORMATS[name]
-    largest = float(ml_dtypes.finfo(found.element.dtype).max)
+    mx = MX_FORMATS[name]
+    largest = float(ml_dtypes.finfo(mx.element.dtype).max)
     top = np.floor(np.log2(largest))
     x = hard((20, 64), np.float32)
     x[~np.isfinite(x)] = 1
@@ -110,14 +117,14 @@ def test_the_words_of_the_specification(name):
     np.testing.assert_array_equal(q.scale, 2.0 ** (np.floor(np.log2(most)) - top))
     with np.errstate(over="ignore", invalid="ignore"):
         element = (blocks / q.scale[..., None].astype(np.float64)).astype(np.float32)  # exact
-    clamped = np.clip(element, -largest, largest).astype(found.element.dtype).reshape(20, 64)
+    clamped = np.clip(element, -largest, largest).astype(mx.element.dtype).reshape(20, 64)
     assert_same_bits(q.codes, clamped)
 
 
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_dequantize(name):
     q = qn.quantize(hard((3, 77), np.float32), dtype=name)
-    scale = np.repeat(q.scale, q.block_size, -1)[:, :77]
+    scale = np.repeat(q.scale, q.group_size, -1)[:, :77]
     want = q.codes.astype(np.float32) * scale
     for dtype in SOURCES.values():
         with np.errstate(over="ignore", invalid="ignore"):
@@ -133,11 +140,11 @@ def test_dequantize(name):
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_what_a_format_holds_comes_back(name):
     """Every element times a scale is its own nearest."""
-    found = MX_FORMATS[name]
-    codes = np.arange(1 << found.element.bits).astype(np.uint8).view(found.element.dtype)
+    mx = MX_FORMATS[name]
+    codes = np.arange(1 << mx.element.bits).astype(np.uint8).view(mx.element.dtype)
     values = codes[np.isfinite(codes.astype(np.float32))].astype(np.float32)
     values = np.resize(values, (len(values), 64)) * np.float32(0.125)
-    values[:, ::8] = float(found.element.largest) / 8  # every block has the largest
+    values[:, ::8] = float(mx.element.largest) / 8  # every block has the largest
     if name == "nvfp4":
         values *= 448 * 8  # a scale of 448, that of the tensor 1
     np.testing.assert_array_equal(qn.quantize(values, dtype=name).dequantize(), values)
@@ -145,7 +152,7 @@ def test_what_a_format_holds_comes_back(name):
 
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_what_is_not_finite(name):
-    block = MX_FORMATS[name].block
+    block = MX_FORMATS[name].group_size
     x = np.ones((4, 2 * block), np.float32)
     x[0, 3], x[1, 3], x[2, : 2 * block] = np.nan, -np.inf, np.inf
     back = qn.quantize(x, dtype=name).dequantize()
@@ -218,10 +225,10 @@ def test_compare(name):
     error = x.astype(np.float64) - q.dequantize()
     assert report.mse == pytest.approx(np.mean(error**2), rel=1e-12)
     assert report.max_abs_error == np.abs(error).max()
-    assert (report.dtype, report.granularity) == (name, f"per group {q.block_size}")
+    assert (report.dtype, report.granularity) == (name, f"per group {q.group_size}")
     assert report.nbytes_after == q.nbytes
     assert report.codes_used == len(np.unique(q.codes.view(np.uint8))) <= report.levels
-    scale = np.repeat(q.scale, q.block_size, -1)[:, :200].astype(np.float64)
+    scale = np.repeat(q.scale, q.group_size, -1)[:, :200].astype(np.float64)
     assert report.clipped == np.mean(np.abs(x) > scale * q.element.overflow)
     assert len(report.channels) == 33
 
@@ -230,3 +237,60 @@ def test_more_bits_are_closer():
     x = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
     figures = {name: qn.compare(x, qn.quantize(x, dtype=name)).sqnr_db for name in MX_FORMATS}
     assert figures["mxfp4"] < figures["nvfp4"] < figures["mxfp6_e3m2"] < figures["mxfp8_e4m3"]
+
+
+def block_rows():
+    """MXArray and the formats of quantize."""
+    q = qn.quantize(np.ones((2, 64), np.float32), dtype="mxfp4")
+    names = "mxfp8_e4m3, mxfp8_e5m2, mxfp6_e2m3, mxfp6_e3m2, mxfp4 or nvfp4"
+    for value in ("mxfp5", None, 4, ["mxfp4"]):
+        fine = f"MXArray: format must be {names}; got {value!r}"
+        yield lambda v=value: qn.MXArray(q.codes, q.scales, v), ValueError, fine
+    fine = "MXArray: codes must be an array of float4_e2m1fn; got dtype int8"
+    yield lambda: qn.MXArray(Q, q.scales, "mxfp4"), TypeError, fine
+    fine = "MXArray: scales must be an array of float8_e8m0fnu; got dtype float32"
+    yield lambda: qn.MXArray(q.codes, q.scale, "mxfp4"), TypeError, fine
+    yield (
+        lambda: qn.MXArray(q.codes[0, 0], q.scales, "mxfp4"),
+        ValueError,
+        "MXArray: codes must be at least 1-D; got a 0-d array",
+    )
+    fine = "MXArray: scales must be of shape (2, 2); got shape (2,)"
+    yield lambda: qn.MXArray(q.codes, q.scales[0], "mxfp4"), ValueError, fine
+    fine = "MXArray: tensor_scale must be left out for mxfp4; got 1.0"
+    yield lambda: qn.MXArray(q.codes, q.scales, "mxfp4", 1.0), ValueError, fine
+    nv = qn.quantize(np.ones(32, np.float32), dtype="nvfp4")
+    fine = "MXArray: tensor_scale must be given for nvfp4; got None"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4"), ValueError, fine
+    fine = "MXArray: tensor_scale must be positive, finite and normal in float32; got 0"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4", 0), ValueError, fine
+    fine = "MXArray: tensor_scale must be one number; got shape (2,)"
+    yield lambda: qn.MXArray(nv.codes, nv.scales, "nvfp4", [1, 1]), ValueError, fine
+    whole = "MXArray: index must be whole blocks of 32 on the last axis; got"
+    for key in (3, slice(1, 33), slice(0, 31), slice(None, None, 2)):
+        yield lambda k=key: q[:, k], ValueError, f"{whole} {key!r}"
+    yield lambda: q[[0, 1]], TypeError, "MXArray: index must be of integers, slices and ...; got [0, 1]"
+    yield lambda: q.dequantize("int8"), TypeError, f"MXArray.dequantize: dtype must be {REALS}; got 'int8'"
+    yield (
+        lambda: np.asarray(q, copy=False),
+        ValueError,
+        "MXArray: copy must be None or True; got False. Dequantizing always copies",
+    )
+    yield (
+        lambda: qn.quantize(1.0, dtype="mxfp4"),
+        ValueError,
+        "quantize: x must be at least 1-D for mxfp4; got a 0-d array",
+    )
+    yield lambda: qn.quantize(Q, dtype="nvfp4"), TypeError, f"quantize: x must be an array of {REALS}; got dtype int8"
+    for given in ({"granularity": qn.PerTensor()}, {"symmetric": False}):
+        got = {"granularity": None, "symmetric": True} | given
+        got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method='minmax'"
+        fine = f"quantize: granularity, symmetric and method must be left at their defaults for mxfp4; got {got}"
+        yield lambda g=given: qn.quantize(X, dtype="mxfp4", **g), ValueError, fine
+    fine = "quantize: x must be of a range that float32 holds; got 1e+300"
+    yield lambda: qn.quantize(np.array([1e300]), dtype="nvfp4"), ValueError, fine
+
+
+@refusals(block_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -1,5 +1,6 @@
 """PackedWeight and qmatmul: to the last bit the formulas of docs/semantics.md, written out in NumPy."""
 
+import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,7 +44,7 @@ def bounded(y, low, high):
     return np.where(y < low, low, np.where(y > high, high, y))
 
 
-def found(x, bits, symmetric):
+def range_params(x, bits, symmetric):
     """Scale and zero point of a range, one for each row of x; in float64, rounded once."""
     qmin, qmax = bounds(bits, symmetric)
     finite = np.where(np.isfinite(x), x, 0).astype(np.float64)
@@ -57,12 +58,12 @@ def found(x, bits, symmetric):
 def codes(x, scale, zero, bits, symmetric):
     qmin, qmax = bounds(bits, symmetric)
     kind = "int8" if symmetric else "uint8"
-    return twin.quantize_linear(x, scale, zero, dtype=kind, axis=0, qmin=qmin, qmax=qmax).astype(np.int64)
+    return twin.codes_of(x, qn.QParams(scale, zero, kind, qn.PerChannel(0), qmin, qmax)).astype(np.int64)
 
 
-def product(x, q, *, per="row", symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
+def product(x, q, *, x_granularity=None, symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
     """x @ PackedWeight(q) for 8-bit codes."""
-    scale, zero = found(x if per == "row" else x.reshape(1, -1), bits, symmetric)
+    scale, zero = range_params(x.reshape(1, -1) if x_granularity == qn.PerTensor() else x, bits, symmetric)
     scale, zero = np.resize(scale, len(x)), np.resize(zero, len(x))
     acc = (codes(x, scale, zero, bits, symmetric) - zero[:, None]) @ (plain(q) - q.zero_point.astype(np.int64))
     y = acc.astype(F32) * (scale[:, None] * np.broadcast_to(q.scale, q.shape[1:]))
@@ -70,12 +71,14 @@ def product(x, q, *, per="row", symmetric=True, bits=8, bias=None, clip=(-np.inf
     return bounded(y, *map(F32, clip))
 
 
-def grouped(x, q, *, per="group", symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
+def grouped(x, q, *, x_granularity=None, symmetric=True, bits=8, bias=None, clip=(-np.inf, np.inf)):
     """The same for 4-bit groups: sums of groups are added one after the other."""
     size, k = q.qparams.granularity.group_size, q.shape[0]
-    whole = found({"row": x, "tensor": x.reshape(1, -1)}.get(per, x[:, :1]), bits, symmetric)
+    whole = range_params(
+        {qn.PerRow(): x, qn.PerTensor(): x.reshape(1, -1)}.get(x_granularity, x[:, :1]), bits, symmetric
+    )
     parts = [slice(first, min(first + size, k)) for first in range(0, k, size)]
-    each = [found(x[:, part], bits, symmetric) if per == "group" else whole for part in parts]
+    each = [range_params(x[:, part], bits, symmetric) if x_granularity is None else whole for part in parts]
     scale, zero = ([np.resize(pair[i], len(x)) for pair in each] for i in (0, 1))
     xs = [codes(x[:, part], s, z, bits, symmetric) for part, s, z in zip(parts, scale, zero, strict=True)]
     return summed(len(x), xs, scale, zero, q, bias, clip)
@@ -103,9 +106,9 @@ def test_eight_bits(weight, row):
         q = qn.quantize(w, **WEIGHTS[weight])
         for options in (
             {},
-            {"per": "tensor"},
+            {"x_granularity": qn.PerTensor()},
             {"symmetric": False, "bias": bias},
-            {"symmetric": False, "per": "tensor"},
+            {"symmetric": False, "x_granularity": qn.PerTensor()},
             {"activation_bits": 7, "clip": (0, None)},
             {"activation_bits": 7, "symmetric": False, "bias": bias, "clip": (-1, 2.5)},
         ):
@@ -125,12 +128,12 @@ def test_groups(weight, scale_dtype, row):
         q = packed.unpack()
         assert_same_bits(x @ packed, grouped(x, q), f"{(m, k, n)}")
         for options in (
-            {"per": "row", "bias": bias},
-            {"per": "tensor"},
+            {"x_granularity": qn.PerRow(), "bias": bias},
+            {"x_granularity": qn.PerTensor()},
             {"activation_bits": 7, "clip": (0, 6)},
             {"symmetric": False},
-            {"symmetric": False, "per": "row", "activation_bits": 7, "bias": bias},
-            {"symmetric": False, "per": "tensor"},
+            {"symmetric": False, "x_granularity": qn.PerRow(), "activation_bits": 7, "bias": bias},
+            {"symmetric": False, "x_granularity": qn.PerTensor()},
         ):
             got = x @ qn.PackedWeight(q, **options)
             want = {("bits" if name == "activation_bits" else name): value for name, value in options.items()}
@@ -219,12 +222,12 @@ def test_axis_1_is_the_transpose(weight):
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 def test_given_parameters(kind, row):
     x, w = reals(6, 40, seed=7), reals(40, 19, seed=8)
-    given = qn.choose_qparams(x, dtype=kind, symmetric=False)
+    params = qn.choose_qparams(x, dtype=kind, symmetric=False)
     q = qn.quantize(w, granularity=qn.PerChannel(1))
-    xq = qn.quantize(x, given)
-    acc = (plain(xq) - int(given.zero_point)) @ plain(q)
-    want = acc.astype(F32) * (given.scale * q.scale)
-    assert_same_bits(x @ qn.PackedWeight(q, x_qparams=given), want)
+    xq = qn.quantize(x, params)
+    acc = (plain(xq) - int(params.zero_point)) @ plain(q)
+    want = acc.astype(F32) * (params.scale * q.scale)
+    assert_same_bits(x @ qn.PackedWeight(q, x_qparams=params), want)
     assert_same_bits(xq @ qn.PackedWeight(q), want)
     assert_same_bits(qn.qmatmul(xq, q), want)
 
@@ -235,23 +238,23 @@ def test_given_parameters_of_groups(weight, kind, zero, row):
     """All codes of x occur, those of the ends too; static parameters, codes, and what is made of the sums."""
     q = qn.quantize(reals(150, 70, seed=8), **GROUPS[weight])
     size, bias, out = q.qparams.granularity.group_size, reals(70, seed=9), qn.QParams(3.0, 7, "uint8")
-    given = qn.QParams(0.01, zero, kind)
+    params = qn.QParams(0.01, zero, kind)
     for m in (1, 6, 131):
         x = reals(m, 150, seed=7)
         x[0, :2] = -100, 100
-        xq = qn.quantize(x, given)
+        xq = qn.quantize(x, params)
         xs = [plain(xq)[:, first : first + size] for first in range(0, 150, size)]
-        assert {xs[0].min(), xs[0].max()} == {given.qmin, given.qmax}
-        scale, zeros = np.full((len(xs), m), given.scale), np.full((len(xs), m), zero)
+        assert {xs[0].min(), xs[0].max()} == {params.qmin, params.qmax}
+        scale, zeros = np.full((len(xs), m), params.scale), np.full((len(xs), m), zero)
         want = summed(m, xs, scale, zeros, q, bias, (-5, np.inf))
-        static = qn.PackedWeight(q, bias=bias, clip=(-5, None), x_qparams=given)
+        static = qn.PackedWeight(q, bias=bias, clip=(-5, None), x_qparams=params)
         assert_same_bits(x @ static, want)
         assert_same_bits(xq @ static, want)
         assert_same_bits(x @ pickle.loads(pickle.dumps(static)), want)
         assert_same_bits(qn.qmatmul(xq, q, bias=bias), summed(m, xs, scale, zeros, q, bias))
         codes_of = qn.quantize(summed(m, xs, scale, zeros, q, bias), out).codes
         assert_same_bits(qn.qmatmul(xq, q, bias=bias, out_qparams=out).codes, codes_of)
-        assert_same_bits((x @ qn.PackedWeight(q, bias=bias, x_qparams=given, out_qparams=out)).codes, codes_of)
+        assert_same_bits((x @ qn.PackedWeight(q, bias=bias, x_qparams=params, out_qparams=out)).codes, codes_of)
 
 
 @pytest.mark.parametrize("options", [{"dtype": "int8"}, {"dtype": "uint8", "symmetric": False}])
@@ -261,9 +264,10 @@ def test_codes_times_groups(options, row):
     symmetric = options.get("symmetric", True)
     for m in (0, 1, 5, 40):
         x = reals(m, 90, seed=m)
-        for granularity, per in ((qn.PerChannel(0), "row"), (qn.PerGroup(32, -1), "group")):
+        kinds = {qn.PerChannel(0): qn.PerRow(), qn.PerRow(): qn.PerRow(), qn.PerGroup(32, -1): qn.PerGroup(32)}
+        for granularity, on_the_fly in kinds.items():
             xq = qn.quantize(x, granularity=granularity, **options)
-            want = x @ qn.PackedWeight(q, per=per, symmetric=symmetric)
+            want = x @ qn.PackedWeight(q, x_granularity=on_the_fly, symmetric=symmetric)
             assert_same_bits(xq @ qn.PackedWeight(q), want)
             out = np.empty_like(want)
             assert qn.PackedWeight(q).matmul(xq, out=out) is out
@@ -275,6 +279,45 @@ def test_codes_times_groups(options, row):
     )
     assert_same_bits(stacked @ qn.PackedWeight(q), (rows @ qn.PackedWeight(q)).reshape(2, 3, 33))
     assert_same_bits(rows[::2] @ qn.PackedWeight(q), (rows @ qn.PackedWeight(q))[::2])
+
+
+@pytest.mark.parametrize("weight", ["int8 per channel", "uint4 32"])
+def test_rows_in_any_number_of_dimensions(weight, row):
+    """PerRow() of (..., K) is what PerChannel(0) is of the same rows as a matrix; with out_qparams too."""
+    q = qn.quantize(reals(90, 33, seed=8), **{**WEIGHTS, **GROUPS}[weight])
+    packed, small = qn.PackedWeight(q), qn.PackedWeight(q, out_qparams=qn.QParams(0.7, 100, "uint8"))
+    for options in ({"dtype": "int8"}, {"dtype": "uint8", "symmetric": False}):
+        x = reals(2, 3, 90, seed=4)
+        matrix = qn.quantize(x.reshape(6, 90), granularity=qn.PerChannel(0), **options)
+        for shape in ((90,), (6, 90), (2, 3, 90), (1, 2, 3, 90)):
+            rows = math.prod(shape[:-1])
+            params = (p[:rows].reshape(shape[:-1]) for p in (matrix.scale, matrix.zero_point))
+            xq = qn.QuantizedArray(
+                matrix.codes[:rows].reshape(shape), qn.QParams(*params, options["dtype"], qn.PerRow())
+            )
+            assert_same_bits(xq @ packed, (matrix[:rows] @ packed).reshape(*shape[:-1], 33))
+            assert_same_bits((xq @ small).codes, (matrix[:rows] @ small).codes.reshape(*shape[:-1], 33))
+            assert_same_bits(qn.qmatmul(xq, q), xq @ packed)
+
+
+@pytest.mark.parametrize("granularity", [qn.PerRow(), qn.PerTensor(), qn.PerGroup(16)])
+def test_a_pickle_keeps_the_granularity_of_x(granularity):
+    x, q = reals(4, 50), qn.quantize(reals(50, 21), **GROUPS["int4 16"])
+    packed = qn.PackedWeight(q, x_granularity=granularity, symmetric=False, activation_bits=7)
+    again = pickle.loads(pickle.dumps(packed))
+    assert repr(again) == repr(packed)
+    assert f"x uint8 per {granularity.kind} of 7 bits" in repr(packed)
+    assert_same_bits(x @ again, x @ packed)
+
+
+def test_rows_of_a_weight_are_its_channels():
+    """PerRow() of (N, K), as PyTorch stores it, is PerChannel(0)."""
+    w, x = reals(21, 50), reals(4, 50)
+    by_channel = qn.quantize(w, granularity=qn.PerChannel(0))
+    by_row = qn.QuantizedArray(by_channel.codes, qn.QParams(by_channel.scale, 0, "int8", qn.PerRow()))
+    assert_same_bits(x @ qn.PackedWeight(by_row, axis=1), x @ qn.PackedWeight(by_channel, axis=1))
+    with pytest.raises(ValueError, match=r"got per row\.$"):
+        qn.PackedWeight(by_row)
 
 
 def test_rows_of_codes_with_a_scale_each(row):
@@ -291,18 +334,18 @@ def test_from_codes_to_codes(bias, row):
     """In integers where x has one scale; by float32 where each row has its own."""
     x, w, b = reals(7, 40, seed=9), reals(40, 21, seed=10), reals(21, seed=11)
     b = b if bias else None
-    given, out = qn.choose_qparams(x, dtype="uint8", symmetric=False), qn.QParams(0.7, 100, "uint8")
+    params, out = qn.choose_qparams(x, dtype="uint8", symmetric=False), qn.QParams(0.7, 100, "uint8")
     q = qn.quantize(w, granularity=qn.PerChannel(1))
-    xq = qn.quantize(x, given)
-    unit = given.scale * q.scale
-    acc = (plain(xq) - int(given.zero_point)) @ plain(q)
+    xq = qn.quantize(x, params)
+    unit = params.scale * q.scale
+    acc = (plain(xq) - int(params.zero_point)) @ plain(q)
     acc = acc if b is None else acc + np.rint(b.astype(np.float64) / unit).astype(np.int64)
     want = twin.requantize(acc.astype(np.int32), unit / out.scale, 100, dtype="uint8", axis=1)
-    fused = qn.PackedWeight(q, bias=b, x_qparams=given, out_qparams=out)
+    fused = qn.PackedWeight(q, bias=b, x_qparams=params, out_qparams=out)
     for got in (x @ fused, xq @ fused, qn.qmatmul(xq, q, bias=b, out_qparams=out)):
         assert got.qparams == out
         assert_same_bits(got.codes, want)
-    relu = x @ qn.PackedWeight(q, bias=b, x_qparams=given, out_qparams=out, clip=(0, None))
+    relu = x @ qn.PackedWeight(q, bias=b, x_qparams=params, out_qparams=out, clip=(0, None))
     assert_same_bits(relu.codes, np.maximum(want, 100).astype(np.uint8))
     on_the_fly = x @ qn.PackedWeight(q, bias=b, out_qparams=out)
     assert_same_bits(on_the_fly.codes, qn.quantize(product(x, q, bias=b), out).codes)
@@ -377,7 +420,7 @@ def test_many_rows_go_in_passes():
         assert_same_bits(x @ qn.PackedWeight(q), formula(x, q))
         assert_same_bits(x @ qn.PackedWeight(q, symmetric=False), formula(x, q, symmetric=False))
     xq = qn.quantize(x, granularity=qn.PerChannel(0), dtype="uint8", symmetric=False)
-    assert_same_bits(xq @ qn.PackedWeight(q4), x @ qn.PackedWeight(q4, per="row", symmetric=False))
+    assert_same_bits(xq @ qn.PackedWeight(q4), x @ qn.PackedWeight(q4, x_granularity=qn.PerRow(), symmetric=False))
     wide = np.ones((300, 40_000), F32)
     ones = qn.QuantizedArray(np.ones((40_000, 2), np.int8), qn.QParams(0.5, 0))
     assert_same_bits(wide @ qn.PackedWeight(ones), product(wide, ones))
@@ -421,11 +464,11 @@ def test_what_it_says():
     assert packed.nbytes == 2 * 2 * (256 + 32) + 128
     assert packed.ndim == 2
     assert "<caption>PackedWeight</caption>" in packed._repr_html_()
-    given = qn.PackedWeight(
+    params = qn.PackedWeight(
         qn.quantize(reals(8, 8)), x_qparams=qn.QParams(1.0, 0), out_qparams=qn.QParams(1.0, 0, "uint8")
     )
-    assert repr(given) == "PackedWeight((8, 8), int8 per tensor, x int8 as given, -> uint8)"
-    assert 64 <= given.nbytes <= 4096
+    assert repr(params) == "PackedWeight((8, 8), int8 per tensor, x int8 as given, -> uint8)"
+    assert 64 <= params.nbytes <= 4096
 
 
 W8 = qn.quantize(np.ones((4, 3), F32))
@@ -457,8 +500,13 @@ X = np.ones((2, 4), F32)
          "PackedWeight: clip must be two bounds, each a number or None; got 3."),
         (lambda: qn.PackedWeight(W8, clip=(2, 1)), ValueError,
          "PackedWeight: clip must be a low and a high bound, in this order; got (2, 1)."),
-        (lambda: qn.PackedWeight(W8, per="group"), ValueError,
-         "PackedWeight: per must be one of 'row', 'tensor'; got 'group'."),
+        (lambda: qn.PackedWeight(W8, x_granularity=qn.PerGroup(16)), ValueError,
+         "PackedWeight: x_granularity must be PerRow() or PerTensor(); got PerGroup(group_size=16, axis=-1)."),
+        (lambda: qn.PackedWeight(W4, x_granularity=qn.PerGroup(32)), ValueError,
+         "PackedWeight: x_granularity must be PerGroup(group_size=16, axis=-1), PerRow() or PerTensor(); got "
+         "PerGroup(group_size=32, axis=-1)."),
+        (lambda: qn.PackedWeight(W8, x_granularity="row"), TypeError,
+         "PackedWeight: x_granularity must be PerRow() or PerTensor(); got 'row'."),
         (lambda: qn.PackedWeight(W8, activation_bits=6), ValueError,
          "PackedWeight: activation_bits must be 8 or 7; got 6."),
         (lambda: qn.PackedWeight(W8, scale_dtype="float16"), ValueError,
@@ -499,6 +547,12 @@ X = np.ones((2, 4), F32)
          "qmatmul: a must be a QuantizedArray; got an array of float32 with shape (2, 4)."),
         (lambda: qn.qmatmul(W8, X), TypeError,
          "qmatmul: b must be a QuantizedArray; got an array of float32 with shape (2, 4)."),
+        (lambda: qn.qmatmul(W8, qn.quantize(np.ones(4))), ValueError, "qmatmul: b must be 2-D; got shape (4,)."),
+        (lambda: qn.qmatmul(W8, W8), ValueError, "qmatmul: a must be of shape (..., 4); got shape (4, 3)."),
+        (lambda: qn.qmatmul(qn.quantize(X), W8, bias=[1.0]), ValueError,
+         "qmatmul: bias must be of shape (3,); got shape (1,)."),
+        (lambda: qn.qmatmul(qn.quantize(X, dtype="int16"), W8), TypeError,
+         "qmatmul: a must be of int8 or uint8 per tensor or per row; got int16 per tensor."),
         (lambda: qn.PackedWeight(W8, bias=[1e30] * 3, x_qparams=qn.QParams(1.0, 0), out_qparams=qn.QParams(1.0, 0)
                                  ).matmul(X), OverflowError,
          "PackedWeight.matmul: bias must be in the range of int32 in units of the sums; got more."),

@@ -14,13 +14,14 @@ from strategies import CODES, GRIDS, LAYOUTS, SOURCES, assert_same_bits, case
 import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.dtypes import code_type
-from qnumpy.files.store import TensorSpec
+from qnumpy.files.spec import TensorSpec
 
 SHAPE = (4, 6, 8)
 GRANULARITIES = [
     qn.PerTensor(),
     *(qn.PerChannel(axis) for axis in range(-3, 3)),
     *(qn.PerGroup(size, axis) for axis in range(-3, 3) for size in (1, 2, 5, 100)),
+    qn.PerRow(),
 ]
 
 
@@ -119,16 +120,21 @@ def test_dequantize_into_out():
 # ---- slices ----
 
 
-def cut_groups(granularity, key, shape):
-    """Whether the key takes a part of a group, in plain words: an index, a step, or an end inside a group."""
-    if not isinstance(granularity, qn.PerGroup):
-        return False
+def every_axis(key, shape):
+    """A basic index as one key for each axis."""
     keys = list(key if isinstance(key, tuple) else (key,))
     if Ellipsis in keys:
         at = keys.index(Ellipsis)
         keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
+    return keys + [slice(None)] * (len(shape) - len(keys))
+
+
+def cut_groups(granularity, key, shape):
+    """Whether the key takes a part of a group, in plain words: an index, a step, or an end inside a group."""
+    if not isinstance(granularity, qn.PerGroup):
+        return False
     axis = granularity.axis % len(shape)
-    own = keys[axis] if axis < len(keys) else slice(None)
+    own = every_axis(key, shape)[axis]
     if own == slice(None):
         return False
     if not isinstance(own, slice):
@@ -138,7 +144,18 @@ def cut_groups(granularity, key, shape):
     return step != 1 or start % size != 0 or not (stop % size == 0 or stop == shape[axis])
 
 
+def cut_row(granularity, key, shape):
+    """Whether the key takes one element of each row."""
+    return granularity == qn.PerRow() and not isinstance(every_axis(key, shape)[-1], slice)
+
+
 def assert_sliced(q, key):
+    if cut_row(q.qparams.granularity, key, q.shape):
+        with pytest.raises(
+            ValueError, match=r"^QuantizedArray: index must be a slice of the last axis of rows; got -?\d\.$"
+        ):
+            q[key]
+        return
     if cut_groups(q.qparams.granularity, key, q.shape):
         with pytest.raises(
             ValueError, match=r"^QuantizedArray: index must be whole groups of \d+ on axis \d; got .*\.$"
@@ -211,7 +228,7 @@ def test_any_slice_of_a_slice(granularity, code, data):
     for _ in range(2):
         key = a_key(data, q.shape)
         assert_sliced(q, key)
-        if cut_groups(q.qparams.granularity, key, q.shape):
+        if cut_groups(q.qparams.granularity, key, q.shape) or cut_row(q.qparams.granularity, key, q.shape):
             return
         q = q[key]
 
@@ -287,6 +304,51 @@ def test_a_0d_array():
             call()
     with pytest.raises(IndexError):
         q[0]
+
+
+# ---- rows ----
+
+
+@pytest.mark.parametrize("layout", ["c", "f", "strided", "reversed", "rolled"])
+@pytest.mark.parametrize("shape", [(7,), (0,), (0, 5), (5, 0), (6, 9), (2, 3, 8), (2, 0, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int4"])
+def test_each_row_on_its_own(shape, symmetric, dtype, layout):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=shape) * np.exp2(rng.integers(-7, 7, (*shape[:-1], 1)))).astype(np.float32)
+    x = LAYOUTS[layout](x)
+    q = qn.quantize(x, granularity=qn.PerRow(), dtype=dtype, symmetric=symmetric)
+    assert (q.shape, q.codes.dtype, q.scale.shape) == (x.shape, code_type(dtype).dtype, shape[:-1])
+    for row in np.ndindex(shape[:-1]):
+        one = qn.quantize(x[row], dtype=dtype, symmetric=symmetric)
+        assert_same_bits(q.codes[row], one.codes)
+        assert (q.scale[row], q.zero_point[row]) == (one.scale, one.zero_point)
+        assert_same_bits(np.asarray(q)[row], np.asarray(one))
+    assert qn.quantize(x, q.qparams) == q
+    assert_same_bits(qn.fake_quantize(x, q.qparams), q.dequantize())
+    if layout in ("f", "rolled"):  # the results keep the layout
+        for result in (q.codes, q.dequantize(), qn.fake_quantize(x, q.qparams)):
+            assert [n // result.itemsize for n in result.strides] == [n // x.itemsize for n in x.strides]
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse", "entropy", "percentile"])
+def test_rows_are_the_channels_of_a_matrix(method):
+    x = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
+    rows, channels = (qn.choose_qparams(x, granularity=g, method=method) for g in (qn.PerRow(), qn.PerChannel(0)))
+    assert_same_bits(rows.scale, channels.scale)
+    assert_same_bits(qn.quantize(x, rows).codes, qn.quantize(x, channels).codes)
+    assert repr(rows).startswith("QParams(int8, per row, scale=")
+
+
+def test_rows_know_their_shape():
+    q = quantized(qn.PerRow())
+    assert q[1].scale.shape == (6,)
+    assert q[1, 2].scale.shape == ()
+    assert q[..., ::2].scale.shape == (4, 6)
+    with message(
+        ValueError, r"quantize: qparams must be of scale shape \(4, 6\) for an array of shape \(4, 6, 2\); got \(\)\."
+    ):
+        qn.quantize(np.zeros((4, 6, 2)), q[1, 2].qparams)
 
 
 # ---- NumPy's protocols ----
@@ -368,7 +430,7 @@ def test_equality():
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(-1), qn.PerGroup(5)], ids=str)
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(-1), qn.PerGroup(5), qn.PerRow()], ids=str)
 def test_pickle_and_copies(granularity, code):
     q = quantized(granularity, code=code)
     made = [pickle.loads(pickle.dumps(q, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]

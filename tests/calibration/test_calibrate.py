@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from refusals import X, assert_refused, refusals
 
 import qnumpy as qn
-from qnumpy.calibration.estimate import METHODS, estimate, expected
+from qnumpy.calibration.estimate import estimate, expected
 from qnumpy.calibration.report import CalibratedTensor, Technique
 from qnumpy.cli import demo
 
@@ -412,7 +413,7 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
     observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric, granularity=granularity).observe(x)
     for method in ("minmax", "percentile", "entropy", "mse"):
         params = observer.qparams(method)
-        low, high, counts, which = observer.bins()
+        low, high, counts, which = observer.sketch.bins()
         scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
         found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
         assert found.elements == x.size
@@ -446,7 +447,7 @@ def test_an_outlier_does_not_hide_the_rest():
 
 def winner(x, observer):
     """The technique of the highest measured SQNR, and that SQNR."""
-    each = {method: qn.quantize(x, observer.qparams(method)) for method in METHODS}
+    each = {method: qn.quantize(x, params) for method, params in observer.techniques().items()}
     measured = {method: qn.compare(x, q).sqnr_db for method, q in each.items()}
     best = max(measured, key=measured.get)
     return best, measured
@@ -501,7 +502,7 @@ def test_outliers_count_as_clipped(outlier):
     assert tensor.apart == 2
     assert 2.9e28 < tensor.apart_from <= 3e28
     params = qn.QParams(np.full(3, 1.5 / 127), 0, granularity=qn.PerChannel(0))
-    every, rest = estimate(observer.observe(x), params)
+    every, rest = estimate(observer.observe(x).sketch, params, observer.symmetric)
     assert (every.elements, every.outside) == (x.size, 2)
     assert (rest.elements, rest.outside) == (x.size - 2, 0)
     assert every.clipped == qn.compare(x, qn.quantize(x, params)).clipped
@@ -626,86 +627,48 @@ def test_the_report_in_other_forms():
     assert str(qn.Calibration().report()).startswith("tensor")
 
 
-# --- files
+def calibrate_rows():
+    def run(x):
+        return {"x": x}
+
+    calibrate, wanted = qn.calibrate, "an observer, a mapping from names to observers, or a function of a name"
+    for value in (3, "minmax", qn.MinMaxObserver, {"x": "minmax"}, [qn.MinMaxObserver()]):
+        got = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+        for owner, call in (
+            ("Calibration", qn.Calibration),
+            ("calibrate", lambda v: calibrate(run, [X], v)),
+            ("observing", lambda v: qn.observing(v).__enter__()),
+        ):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: observers must be {wanted}; got {got}"
+    returned = "Calibration: observers must be a function that returns an observer or None; got 3"
+    yield lambda: calibrate(run, [X], lambda name: 3), TypeError, returned
+    yield lambda: calibrate({}, [X]), TypeError, "calibrate: run must be callable; got {}"
+    yield lambda: calibrate(run, 3), TypeError, "calibrate: batches must be iterable; got 3"
+    for value in (0, -1):
+        wrong = f"calibrate: patience must be at least 1; got {value}"
+        yield lambda v=value: calibrate(run, [X], patience=v), ValueError, wrong
+    wrong = "calibrate: patience must be an integer; got 1.5"
+    yield lambda: calibrate(run, [X], patience=1.5), TypeError, wrong
+    for value in (-0.1, np.nan, "1", None):
+        wrong = f"calibrate: tolerance must be a number of at least 0; got {value!r}"
+        yield lambda v=value: calibrate(run, [X], tolerance=v), ValueError, wrong
+    for batches in ([], iter(())):
+        wrong = "calibrate: batches must be one or more; got none"
+        yield lambda b=batches: calibrate(run, b), qn.CalibrationError, wrong
+    nothing = "calibrate: run must be a function that taps arrays which observers take, or returns them in a dict"
+    for silent, observers in ((np.sum, None), (run, {"y*": qn.MinMaxObserver()}), (run, lambda name: None)):
+        wrong = f"{nothing}; got no such array"
+        yield lambda r=silent, o=observers: calibrate(r, [X, X], o), qn.CalibrationError, wrong
+    observers = {"x": qn.MinMaxObserver(), "z": qn.MinMaxObserver(), "w*": qn.MinMaxObserver(), "v": None}
+    wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came"
+    yield lambda: calibrate(run, [X], observers), qn.CalibrationError, wrong
+    for value in (3, None, ("x",)):
+        wrong = f"Calibration.observe: name must be a string; got {value!r}"
+        yield lambda v=value: calibrate(lambda x: {v: x}, [X]), TypeError, wrong
+    wrong = "Calibration.merge: other must be a Calibration; got {}"
+    yield lambda: qn.Calibration().merge({}), TypeError, wrong
 
 
-PARAMS = {
-    "tensor": qn.QParams(0.1, 3, "uint8"),
-    "channel": qn.QParams(np.float32([2e-38, 3e38, 0.1]), [1, 0, -1], "int8", qn.PerChannel(-1), -100, 100),
-    "group": qn.QParams(np.ones((2, 3)) / 3, 0, "int4", qn.PerGroup(5, 0)),
-    "none": qn.QParams(np.ones(0), 0, "int16", qn.PerChannel(0)),
-    "ünï/cödé": qn.QParams(1, 0, "uint2"),
-}
-
-
-def test_a_file_gives_back_what_went_in(tmp_path):
-    path = tmp_path / "qparams.json"
-    qn.save_qparams(path, PARAMS)
-    assert qn.load_qparams(str(path)) == PARAMS
-    assert list(qn.load_qparams(path)) == list(PARAMS)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["qparams.json"]
-    found = qn.calibrate(tapping, batches())
-    qn.save_qparams(path, found)  # replaces
-    assert qn.load_qparams(path) == dict(found)
-
-
-def test_the_file_is_golden(tmp_path):
-    path = tmp_path / "q.json"
-    qn.save_qparams(path, {"x": qn.QParams(0.5, 3, "uint8")})
-    assert path.read_text() == (
-        '{\n "format": "qnumpy qparams",\n "version": 1,\n "qparams": {\n  "x": {\n   "dtype": "uint8",\n'
-        '   "granularity": {\n    "axis": null,\n    "group_size": null\n   },\n   "scale": 0.5,\n   "zero_point": 3,\n'
-        '   "qmin": 0,\n   "qmax": 255\n  }\n }\n}\n'
-    )
-
-
-NOT_OURS = "the file must be one that save_qparams wrote, of version 1"
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "the file is not valid JSON: Expecting value: line 1 column 1 (char 0)"),
-    ('{"a"', "the file is not valid JSON: Expecting ':' delimiter: line 1 column 5 (char 4)"),
-    ("[]", NOT_OURS),
-    ('{"format": "other", "version": 1, "qparams": {}}', NOT_OURS),
-    ('{"format": "qnumpy qparams", "version": 2, "qparams": {}}', NOT_OURS),
-])  # fmt: skip
-def test_files_of_others(tmp_path, text, message):
-    path = tmp_path / "q.json"
-    path.write_text(text)
-    with pytest.raises(qn.FileFormatError) as caught:
-        qn.load_qparams(path)
-    assert str(caught.value) == f"{path}: {message}."
-
-
-KEYS = "dtype, granularity, scale, zero_point, qmin, qmax"
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"scale": -1.0}, "QParams: scale must be positive, finite and normal in float32; got -1.0."),
-    ({"scale": "1"}, "QParams: scale must be real; got dtype <U1."),
-    ({"scale": [1.0]}, "QParams: scale must have 0 dimensions for PerTensor(); got shape (1,)."),
-    ({"zero_point": 300}, "QParams: zero_point must be in [0, 255]; got 300."),
-    ({"dtype": "int9"}, "QParams: dtype must be a code type such as 'int8' or 'uint4'; got 'int9'."),
-    ({"granularity": None}, "QParams.from_dict: granularity must be a dict with the keys axis, group_size; got None."),
-    ({"more": 1}, f"QParams.from_dict: values must be a dict with the keys {KEYS}; "
-                  "got ['dtype', 'granularity', 'scale', 'zero_point', 'qmin', 'qmax', 'more']."),
-])  # fmt: skip
-def test_files_that_are_wrong_inside(tmp_path, change, message):
-    path = tmp_path / "q.json"
-    about = {**qn.QParams(1, 3, "uint8").to_dict(), **change}
-    path.write_text(json.dumps({"format": "qnumpy qparams", "version": 1, "qparams": {"w": about}}))
-    with pytest.raises(qn.FileFormatError) as caught:
-        qn.load_qparams(path)
-    assert str(caught.value) == f"{path}: tensor 'w': {message}"
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="no file was written"):
-        qn.save_qparams(tmp_path / "missing" / "q.json", PARAMS)
-    path = tmp_path / "q.json"
-    qn.save_qparams(path, PARAMS)
-    before = path.read_bytes()
-    with pytest.raises(qn.CalibrationError):
-        qn.save_qparams(path, qn.Calibration().observe("empty", np.zeros(0)))
-    assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
+@refusals(calibrate_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -26,7 +26,7 @@ def test_either_side_is_clipped(ends, sign):
     below, above = np.mean(steps < -128.5), np.mean(steps > 127.5)
     assert max(below, above) > 10 * BIN
     observer = qn.HistogramObserver(symmetric=False).observe(x)
-    assert estimate(observer, params)[0].clipped == pytest.approx(below + above, abs=BIN)
+    assert estimate(observer.sketch, params, observer.symmetric)[0].clipped == pytest.approx(below + above, abs=BIN)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4", *FLOATS])
@@ -36,7 +36,7 @@ def test_what_quantizing_costs(dtype):
     for most in (2.0, 6.0, 30.0):
         params = qn.QParams.from_range(-most, most, dtype=dtype)
         real = params.code.real
-        low, high, counts, _ = observer.bins()
+        low, high, counts, _ = observer.sketch.bins()
         found = expected(low, high, counts, params.scale, params.zero_point, params.qmin, params.qmax, real)
         noise = np.mean((x - qn.fake_quantize(x, params)) ** 2, dtype=np.float64)
         assert found.mse == pytest.approx(noise, rel=PERCENT_1)

@@ -43,9 +43,9 @@ def test_accuracy_survives_quantization():
     assert digits.correct(zeros) < 90  # a broken model is noticed: the biases alone name one digit
 
 
-def test_main_prints_every_step(capsys):
-    assert demo.main() == 0
-    printed = capsys.readouterr().out
+def test_the_command_prints_every_step(run):
+    code, printed, err = run("demo")
+    assert (code, err) == (0, "")
     for title, _ in demo.STEPS:
         assert title in printed
     for words in ("layer1.weight", "layer3.weight", "int8", "int4", "float32"):

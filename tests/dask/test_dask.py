@@ -156,7 +156,7 @@ def test_an_index_of_shards(tmp_path):
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int4", "int16"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(
-    "granularity", [*GRANULARITIES, qn.PerGroup(16), qn.PerGroup(7, 0), qn.PerGroup(500)], ids=repr
+    "granularity", [*GRANULARITIES, qn.PerGroup(16), qn.PerGroup(7, 0), qn.PerGroup(500), qn.PerRow()], ids=repr
 )
 @pytest.mark.parametrize("chunks", CHUNKS, ids=str)
 def test_blocks_are_the_whole(dtype, symmetric, granularity, chunks):
@@ -181,7 +181,7 @@ def test_blocks_are_the_whole(dtype, symmetric, granularity, chunks):
 
 
 @pytest.mark.parametrize("method", ["minmax", "mse", "entropy", "percentile"])
-@pytest.mark.parametrize("granularity", [*GRANULARITIES, qn.PerGroup(16)], ids=repr)
+@pytest.mark.parametrize("granularity", [*GRANULARITIES, qn.PerGroup(16), qn.PerRow()], ids=repr)
 @pytest.mark.parametrize(("shape", "dtype"), [((60, 48), "int8"), ((60, 48), "float8_e4m3fn"), ((0, 4), "int8")])
 def test_every_method_chooses_as_in_one_process(method, granularity, shape, dtype):
     x, kind = noise(*shape), {"dtype": dtype, "granularity": granularity, "method": method}
@@ -372,7 +372,7 @@ def test_a_killed_worker_loses_nothing(client, tmp_path):
 def test_choices_are_those_of_an_array_in_memory():
     x = np.random.default_rng(5).standard_normal((60, 40)).astype(np.float32)
     blocks = da.from_array(x, chunks=(25, 20))
-    for granularity in (qn.PerTensor(), qn.PerChannel(0), qn.PerGroup(8)):
+    for granularity in (qn.PerTensor(), qn.PerChannel(0), qn.PerGroup(8), qn.PerRow()):
         kind = {"granularity": granularity, "method": "percentile", "percentile": 90.0}
         assert qd.choose_qparams(blocks, **kind) == qn.choose_qparams(x, **kind)
     for granularity in (qn.PerTensor(), qn.PerGroup(8)):

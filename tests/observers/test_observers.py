@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from strategies import SOURCES
 
 import qnumpy as qn
-from qnumpy.observers import Observer
+from qnumpy.cli import main
+from qnumpy.dtypes import CODE_TYPES
+from qnumpy.observers import Observer, observer_for, observers_by_method
 
 GRANULARITIES = [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1), qn.PerGroup(7), qn.PerGroup(4, 0)]
 KINDS = {
@@ -153,14 +155,21 @@ def test_rows_threads_and_layouts(source):
     assert len(texts) == 1
 
 
+def curve(observer, n, method=None):
+    """Thresholds and errors by the criterion of an observer, or by another."""
+    return observer.sketch.curve(
+        CODE_TYPES[observer.dtype], symmetric=observer.symmetric, method=method or observer.method, n=n
+    )
+
+
 def test_qparams_changes_nothing():
     observer = qn.HistogramObserver().observe(data())
     before = observer.to_json()
     for method in ("minmax", "mse", "entropy", "percentile"):
         observer.qparams(method), observer.range(method), observer.coverage(method)
     for method in ("mse", "entropy", "percentile"):
-        observer.curve(method=method), observer.error(method)
-    observer.mse(), observer.mean_square(), observer.bins(), repr(observer), observer._repr_html_()
+        curve(observer, 256, method), observer.error(method)
+    observer.mse(), observer.mean_square(), observer.sketch.bins(), repr(observer), observer._repr_html_()
     assert observer.to_json() == before
 
 
@@ -244,7 +253,7 @@ def test_dtypes_of_the_data():
 def test_the_curve_has_its_least_where_the_range_is(symmetric, dtype, method):
     x = np.random.default_rng(5).laplace(size=50_000)
     observer = qn.HistogramObserver(method, symmetric=symmetric, dtype=dtype).observe(x)
-    threshold, error = observer.curve(400)
+    threshold, error = curve(observer, 400)
     assert threshold.shape == error.shape == (400,)
     assert (np.diff(threshold) > 0).all()
     assert threshold[-1] == pytest.approx(np.abs(x).max())
@@ -258,7 +267,7 @@ def test_the_curve_has_its_least_where_the_range_is(symmetric, dtype, method):
         assert observer.error() <= 1.03 * error.min()  # affine: the curve moves both ends alike
         if symmetric:
             assert threshold[error.argmin()] == pytest.approx(best, rel=0.03)  # the curve is flat there
-    rows = qn.HistogramObserver(method, granularity=qn.PerChannel(0)).observe(x.reshape(2, -1)).curve(16)
+    rows = curve(qn.HistogramObserver(method, granularity=qn.PerChannel(0)).observe(x.reshape(2, -1)), 16)
     assert rows[0].shape == rows[1].shape == (2, 16)
 
 
@@ -267,7 +276,7 @@ def test_the_curve_is_that_of_ranges(symmetric):
     """An affine range is what was seen, cut at both ends."""
     x = np.random.default_rng(5).gamma(2, size=50_000) - 0.5
     observer = qn.HistogramObserver(symmetric=symmetric).observe(x)
-    for t, error in zip(*observer.curve(9), strict=True):
+    for t, error in zip(*curve(observer, 9), strict=True):
         low, high = (-t, t) if symmetric else (max(x.min(), -t), min(x.max(), t))
         params = qn.QParams.from_range(low, high, symmetric=symmetric)
         # the zero point is a whole code, which moves the range by up to half of its 255 steps
@@ -276,12 +285,14 @@ def test_the_curve_is_that_of_ranges(symmetric):
 
 def test_bins():
     x = np.array([[1.0, 1.05, -3.0, 0.0], [5.0, 5.0, 5.0, np.nan]], np.float32)
-    bins = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(x).bins()
+    bins = qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(x).sketch.bins()
     assert bins.parameter.tolist() == [0, 0, 0, 1]
     assert bins.counts.tolist() == [1, 1, 2, 3]
     assert bins.low[[0, 2, 3]].tolist() == [-3.0, 1.0, 5.0]
     assert bins.high[2] == np.float32(1.05)
-    beyond = qn.HistogramObserver().observe(np.array([-1e300, -1.0, 1e300])).bins()  # of float32, in its last bins
+    beyond = (
+        qn.HistogramObserver().observe(np.array([-1e300, -1.0, 1e300])).sketch.bins()
+    )  # of float32, in its last bins
     assert (beyond.low[0], beyond.high[-1]) == (-1e300, 1e300)
 
 
@@ -331,6 +342,44 @@ def test_bytes_of_a_state():
     assert channel.keys_.nbytes + channel.bins_.nbytes == 10 * 8_160
 
 
+# ---- a new observer ----
+
+
+def test_a_class_that_names_methods_appears_by_itself(monkeypatch, capsys):
+    """One file and one export: the report and the command line read the classes."""
+    monkeypatch.setattr(Observer, "_kinds", dict(Observer._kinds))
+
+    class WideObserver(Observer):
+        methods = ("wide",)
+
+        def _range(self, owner):
+            low, high = super()._range(owner)
+            return 2 * low, 2 * high
+
+    assert list(observers_by_method()) == ["minmax", "wide", "percentile", "entropy", "mse"]
+    observer = observer_for("wide", dtype="int4").observe(np.array([-1.0, 3.5]))
+    assert (type(observer), observer.qparams().scale) == (WideObserver, 1)
+    assert Observer.from_json(observer.to_json()).qparams() == observer.qparams()
+    tensor = qn.Calibration(observer).observe("x", np.array([-1.0, 3.5])).report()["x"]
+    assert (tensor.observer, tensor.chosen.high, tensor.chosen.clipped, tensor.techniques) == ("Wide", 7, None, ())
+    assert main(["calibrate", "--help"]) == 0
+    assert "{minmax,wide,percentile,entropy,mse}" in capsys.readouterr().out
+
+
+def test_every_method_makes_its_observer():
+    options = {"dtype": "uint8", "symmetric": False, "granularity": qn.PerChannel(0)}
+    for method, kind in observers_by_method().items():
+        observer = observer_for(method, 99, **options)
+        assert type(observer) is kind
+        assert observer.observe(data()).qparams() == qn.choose_qparams(data(), method=method, percentile=99, **options)
+
+    class Inherited(qn.MinMaxObserver):
+        """It names no methods of its own, so the one of its base stays with the base."""
+
+    assert observers_by_method()["minmax"] is qn.MinMaxObserver
+    del Observer._kinds["Inherited"]
+
+
 # ---- words ----
 
 
@@ -364,6 +413,11 @@ def rows():
     )
     yield lambda: qn.MinMaxObserver(granularity=0), f"MinMaxObserver: granularity must be {granular}; got 0."
     yield (
+        lambda: qn.HistogramObserver(granularity=qn.PerRow()),
+        f"HistogramObserver: granularity must be {granular}; got PerRow(). "
+        "Rows are quantized as they come: quantize(x, granularity=PerRow()).",
+    )
+    yield (
         lambda: qn.MinMaxObserver(on_nonfinite="skip"),
         "MinMaxObserver: on_nonfinite must be one of 'ignore', 'raise'; got 'skip'.",
     )
@@ -394,8 +448,9 @@ def rows():
             f"HistogramObserver.{name}: method must be one of 'minmax', {methods}; got 'best'.",
         )
     yield lambda: histogram.error("minmax"), f"HistogramObserver.error: method must be one of {methods}; got 'minmax'."
-    yield lambda: histogram.curve(1), "HistogramObserver.curve: n must be at least 2; got 1."
-    yield lambda: histogram.curve(2.5), "HistogramObserver.curve: n must be an integer; got 2.5."
+    yield lambda: curve(histogram, 1), "Sketch.curve: n must be at least 2; got 1."
+    yield lambda: curve(histogram, 2.5), "Sketch.curve: n must be an integer; got 2.5."
+    yield lambda: curve(histogram, 2, "minmax"), f"Sketch.curve: method must be one of {methods}; got 'minmax'."
     yield (
         lambda: seen.observe(data()[:3]),
         "MinMaxObserver.observe: x must be an array with parameters of shape (20,), as before; "

@@ -5,6 +5,7 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
+from refusals import Q, X, assert_refused, refusals
 from strategies import LAYOUTS, assert_same_bits
 
 import qnumpy as qn
@@ -133,3 +134,29 @@ def test_accumulators():
     assert qn.accumulator("float16") == np.float16
     assert qn.accumulator(ml_dtypes.bfloat16) == np.float32
     assert qn.accumulator(np.dtype(np.int16)) == qn.accumulator(np.int8) == np.int32
+
+
+def accumulate_rows():
+    for value in ("float32", "uint8", None, "float8_e5m2", 3):
+        fine = f"accumulator: dtype must be float16, bfloat16, int16 or int8; got {value!r}"
+        yield lambda v=value: qn.accumulator(v), TypeError, fine
+    summed = "float16, bfloat16 or float32"
+    yield lambda: qn.accumulate_dot(Q, X), TypeError, f"accumulate_dot: a must be an array of {summed}; got dtype int8"
+    yield (
+        lambda: qn.accumulate_dot(X, [1.0] * 3),
+        TypeError,
+        f"accumulate_dot: b must be an array of {summed}; got dtype float64",
+    )
+    for value in ("int32", "float64", 3):
+        fine = f"accumulate_dot: accumulate must be {summed}; got {value!r}"
+        yield lambda v=value: qn.accumulate_dot(X, X[0], v), TypeError, fine
+    fine = "accumulate_dot: a must be at least 1-D; got a 0-d array"
+    yield lambda: qn.accumulate_dot(np.float32(1), X), ValueError, fine
+    for b in (X, X[0, :2], X[:, :, None], X[0, 0]):
+        fine = f"accumulate_dot: b must be of shape (3,) or (3, N); got shape {b.shape}"
+        yield lambda b=b: qn.accumulate_dot(X, b), ValueError, fine
+
+
+@refusals(accumulate_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

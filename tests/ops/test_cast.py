@@ -10,6 +10,7 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
+from refusals import X, assert_refused, refusals
 from strategies import LAYOUTS, ROWS, assert_same_bits
 
 import qnumpy as qn
@@ -453,3 +454,20 @@ def test_numpys_half_tests(row, name):
     for arguments in HALF_TESTS[name]:
         getattr(tests, name)(**arguments)
     assert passed_through
+
+
+def seed_rows():
+    def cast(seed, rounding="stochastic"):
+        return qn.cast(X, "float16", rounding=rounding, seed=seed)
+
+    yield lambda: cast(None), ValueError, 'cast: seed must be given when rounding is "stochastic"; got None'
+    yield lambda: cast(3, "nearest"), ValueError, 'cast: seed must be None unless rounding is "stochastic"; got 3'
+    for value in (1.0, "1", True, [1]):
+        yield lambda v=value: cast(v), TypeError, f"cast: seed must be an integer; got {value!r}"
+    for value in (-1, 2**64):
+        yield lambda v=value: cast(v), ValueError, f"cast: seed must be in [0, 2**64 - 1]; got {value}"
+
+
+@refusals(seed_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

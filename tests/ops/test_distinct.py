@@ -5,7 +5,7 @@ import pytest
 from strategies import SOURCES
 
 import qnumpy as qn
-from qnumpy.ops.distinct import FEW
+from qnumpy.ops.distinct import LIMIT
 
 PERCENT_2 = 1.02
 CODES = ["int8", "uint8", "int4", "uint4", "int2", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"]
@@ -24,7 +24,7 @@ CASES = {
     "four": of([0.1, 0.2, 0.35, 3.05], [100, 50, 50, 1]),
     "tenths": of(np.arange(1, 20) / 10, np.arange(1, 20)),
     "rare and large": of([0, 1, 2, 50], [5000, 5000, 3000, 1]),
-    "many": of(np.random.default_rng(1).standard_normal(FEW), np.random.default_rng(2).integers(1, 90, FEW)),
+    "many": of(np.random.default_rng(1).standard_normal(LIMIT), np.random.default_rng(2).integers(1, 90, LIMIT)),
     "positive": of(np.random.default_rng(3).gamma(2, size=20), np.random.default_rng(4).integers(1, 90, 20)),
 }
 
@@ -74,9 +74,9 @@ LARGE = {
     "zero and next to it": [0.0, -0.0, 6e-8, -6e-8, 1.0],
     "not finite": [1.0, np.nan, -np.nan, np.inf, -np.inf, -1.0],
     "nothing finite": [np.nan, np.inf],
-    "all that are kept": np.arange(FEW) - 20.0,
-    "all that are kept, and zero twice": np.append(np.arange(FEW) - 20.0, -0.0),
-    "one more": np.arange(FEW + 1) * 0.25,
+    "all that are kept": np.arange(LIMIT) - 20.0,
+    "all that are kept, and zero twice": np.append(np.arange(LIMIT) - 20.0, -0.0),
+    "one more": np.arange(LIMIT + 1) * 0.25,
 }
 
 
@@ -85,7 +85,7 @@ LARGE = {
 def test_of_a_large_tensor(name, source):
     x = np.random.default_rng(6).choice(np.array(LARGE[name]), 20_001).astype(SOURCES[source])
     values, times = np.unique(x[np.isfinite(x)].astype(np.float64) + 0.0, return_counts=True)
-    kept = slice(0 if values.size > FEW else None)
+    kept = slice(0 if values.size > LIMIT else None)
     for layout in (x, np.repeat(x, 2)[::2]):
         observer = qn.HistogramObserver().observe(layout)
         assert observer.values_.tolist() == values[kept].tolist()
@@ -107,9 +107,9 @@ def test_subnormals_are_kept_where_the_processor_is_set_to_flush_them():
 
 
 def test_more_values_are_not_kept():
-    few, more = np.arange(FEW, dtype=np.float64), np.array([0.1])
-    assert qn.HistogramObserver().observe(few).values_.size == FEW
-    close = 1 + np.arange(FEW + 1) * 2.0**-40  # of one bin
+    few, more = np.arange(LIMIT, dtype=np.float64), np.array([0.1])
+    assert qn.HistogramObserver().observe(few).values_.size == LIMIT
+    close = 1 + np.arange(LIMIT + 1) * 2.0**-40  # of one bin
     for arrays in ([few, more], [more, few], [np.append(few, more)], [close], [few, 2 * few, few], [few, [1e300]]):
         observer, parts = qn.HistogramObserver(), [qn.HistogramObserver().observe(x) for x in arrays]
         for x in arrays:

@@ -14,20 +14,33 @@ from hypothesis import strategies as st
 from strategies import GRIDS, LAYOUTS, SOURCES, assert_same_bits, case
 
 import qnumpy as qn
+from qnumpy import _core
 from qnumpy import testing as twin
-from qnumpy.dtypes import CODE_TYPES, code_type
-from qnumpy.ops.histogram import bin_ends, entropy_bin, histogram
+from qnumpy.dtypes import CODE_TYPES, code_type, float_type
+from qnumpy.ops.histogram import Sketch, bin_ends
 
 PERCENT_2 = 1.02  # what the issue of every search allows beside the optimum: bins are up to 1/16 of an octave wide
 DB_005 = 0.05
 FLOATS = [name for name, code in CODE_TYPES.items() if code.real is not None]
 
 
+def sketch_of(x, granularity):
+    return Sketch.of(np.asarray(x), float_type(np.asarray(x).dtype), granularity)
+
+
+def entropy_bin(counts, levels=128, first=128):
+    """The bin that the kernel chooses, and the divergence of every one; as twin.entropy_bin."""
+    numbers = np.ascontiguousarray(levels, np.float64) if np.ndim(levels) else np.empty(0)
+    divergence = np.full(counts.size + 1, np.nan)
+    return _core.entropy_bin(counts, numbers.size or levels, numbers, first, divergence), divergence
+
+
 def agree(x, granularity, about):
-    got, ranges = histogram("histogram", x, granularity)
+    sketch = sketch_of(x, granularity)
+    got, ranges = sketch.histogram, (sketch.min, sketch.max, sketch.nan, sketch.infinite)
     for part, g, w in zip(("offsets", "keys", "counts"), got, twin.histogram(np.asarray(x), granularity), strict=True):
         assert_same_bits(g, w, f"{part}, {about}")
-    for part, g, w in zip(("min", "max", "nan", "inf"), ranges, twin.min_max(np.asarray(x), granularity), strict=True):
+    for part, g, w in zip(("min", "max", "nan", "inf"), ranges, twin.ranges(np.asarray(x), granularity), strict=True):
         assert_same_bits(g, w, f"{part}, {about}")
 
 
@@ -70,7 +83,7 @@ def test_four_counters_a_bin(threads):
 def test_all_16_bit_patterns():
     """Of bfloat16 each finite pattern is a bin of its own."""
     every = np.arange(65536, dtype=np.uint16).view(ml_dtypes.bfloat16)
-    (_, keys, counts), _ = histogram("histogram", every, qn.PerTensor())
+    _, keys, counts = sketch_of(every, qn.PerTensor()).histogram
     assert keys.size == 2 * 0x7F80
     assert (counts == 1).all()
     low, high = bin_ends(keys, qn.PerTensor())
@@ -81,7 +94,7 @@ def test_all_16_bit_patterns():
 def test_float64_is_truncated():
     """A float64 just below an edge stays below, though float32 would round it up; beyond float32 is the last bin."""
     x = np.array([np.nextafter(1.0, 0), 1.0, 1e300, 1e-300, -np.nextafter(2.0, 0), 4.9e-324])
-    (_, keys, counts), _ = histogram("histogram", x, qn.PerTensor())
+    _, keys, counts = sketch_of(x, qn.PerTensor()).histogram
     low, high = bin_ends(keys, qn.PerTensor())
     assert keys.tolist() == [0x4000, 0x8000, 0xBF7F, 0xBF80, 0xFF7F]
     assert counts.tolist() == [1, 2, 1, 1, 1]
@@ -92,7 +105,7 @@ def test_float64_is_truncated():
 def test_numpy_histogram_agrees_on_the_edges():
     x = np.random.default_rng(1).laplace(size=50_000)
     for granularity, shape in ((qn.PerTensor(), x.shape), (qn.PerChannel(0), (1, x.size))):
-        (_, keys, counts), _ = histogram("histogram", x.reshape(shape), granularity)
+        _, keys, counts = sketch_of(x.reshape(shape), granularity).histogram
         low, high = bin_ends(keys, granularity)
         edges = np.unique(np.concatenate([low, high]))
         positive = edges[edges > 0]  # on the other side bins hold their end near zero
@@ -103,7 +116,7 @@ def test_numpy_histogram_agrees_on_the_edges():
 def test_boost_histogram_agrees():
     boost = pytest.importorskip("boost_histogram")
     x = np.random.default_rng(2).gamma(2, size=50_000)
-    (_, keys, counts), _ = histogram("histogram", x, qn.PerTensor())
+    _, keys, counts = sketch_of(x, qn.PerTensor()).histogram
     low, high = bin_ends(keys, qn.PerTensor())
     filled = boost.Histogram(boost.axis.Variable(np.append(low, high[-1])))
     assert (low[1:] >= high[:-1]).all()

@@ -1,4 +1,4 @@
-"""matmul_integer and packed products against int64, on every row: types, sizes, layouts, zero points, threads."""
+"""matmul_integer against int64, on every row: types, sizes, layouts, zero points, threads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -6,14 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from products import BYTES, KINDS, codes, exact
+from refusals import MASK, Q, X, assert_refused, masked, refusals
 from strategies import ROWS
 
 import qnumpy as qn
-from qnumpy import _core
 from qnumpy.testing import matmul_integer as twin
 
-BYTES = ["int8", "uint8"]
-KINDS = ["random", "extreme", "alternating"]
 BLOCKS = [127, 128, 129, 511, 513, 768, 770, 1023, 1025, 2047, 3073, 4095, 4097, 4100]  # ks around the blocks
 
 
@@ -23,21 +22,6 @@ def put_back():
     yield
     qn.set_isa(isa)
     qn.set_num_threads(threads)
-
-
-def codes(rng, dtype, shape, kind="random"):
-    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    if kind == "random":
-        return rng.integers(low, high + 1, shape).astype(dtype)
-    if kind == "extreme":
-        return np.full(shape, rng.choice([low, high]), dtype)
-    return np.where(np.indices(shape).sum(0) % 2, low, high).astype(dtype)
-
-
-def exact(a, b, a_zero=0, b_zero=0):
-    """The int64 product through float64, whose sums are exact below 2**53; BLAS makes it fast."""
-    left, right = (np.asarray(x, np.float64) - np.asarray(z, np.float64) for x, z in ((a, a_zero), (b, b_zero)))
-    return (left @ right).astype(np.int64)
 
 
 def zero_points(rng, dtype, length, axis):
@@ -135,9 +119,6 @@ def test_one_row_at_its_limits(row):
             want = exact(a, b)
             for layout in (b, np.asfortranarray(b)):
                 np.testing.assert_array_equal(qn.matmul_integer(a, layout), want, str((k, n, a_code, b_code)))
-            packed = _core.pack_weights(b, T[right], None)
-            got = packed_product(a, packed, np.empty((1, n), np.int32))
-            np.testing.assert_array_equal(got, want, str((k, n, a_code, b_code)))
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -274,182 +255,56 @@ def test_another_row_is_chosen_meanwhile():
             np.testing.assert_array_equal(product.result(), want)
 
 
-# ---- packed matrices and the output stage, as the extension offers them ----
-
-T = _core.TYPES
-
-
-def packed_product(a, packed, out, row_scale=None, column_scale=None, bias=None, acc_bias=None, **rest):
-    zero, lo, hi = rest.get("a_zero"), rest.get("lo", -np.inf), rest.get("hi", np.inf)
-    codes_ = (rest.get("zero_point", 0), *rest.get("range", (0, 0)))
-    fits = _core.matmul_packed(
-        a,
-        T[a.dtype.name],
-        zero,
-        packed,
-        out,
-        T[out.dtype.name],
-        row_scale,
-        column_scale,
-        bias,
-        acc_bias,
-        lo,
-        hi,
-        *codes_,
+def matmul_rows():
+    """The operands, their shapes, their zero points, and a sum that does not fit."""
+    me, b = "matmul_integer", Q.T
+    integers = "an array of int8, uint8 or int16; got dtype"
+    hint = ". Quantize it first, or multiply floats with qnumpy.matmul or np.matmul"
+    for dtype in ("float32", "float16"):
+        for name, call in (("a", lambda x: qn.matmul_integer(x, b)), ("b", lambda x: qn.matmul_integer(Q, x.T))):
+            wrong = X.astype(dtype)
+            yield lambda c=call, w=wrong: c(w), TypeError, f"{me}: {name} must be {integers} {dtype}{hint}"
+    for dtype in ("int32", "uint16", "bool", "complex64"):
+        yield lambda d=dtype: qn.matmul_integer(Q.astype(d), b), TypeError, f"{me}: a must be {integers} {dtype}"
+    yield lambda: qn.matmul_integer(masked(Q), b), TypeError, f"{me}: a must be {MASK}"
+    scalar = "must be of one dimension or more; got a 0-d array"
+    yield lambda: qn.matmul_integer(Q, np.int8(1)), ValueError, f"{me}: b {scalar}"
+    inner = f"{me}: b must be of as many rows as a has columns, 3; got shapes (2, 3) and"
+    yield lambda: qn.matmul_integer(Q, Q), ValueError, f"{inner} (2, 3)"
+    yield lambda: qn.matmul_integer(Q, Q[0, :2]), ValueError, f"{inner} (2,)"
+    stacks = np.zeros((2, 2, 3), np.int8), np.zeros((3, 3, 2), np.int8)
+    shapes = "must be of a shape that broadcasts with a; got shapes (2, 2, 3) and (3, 3, 2)"
+    yield lambda: qn.matmul_integer(*stacks), ValueError, f"{me}: b {shapes}"
+    for side, length in (("a", "2"), ("b", "2")):
+        name = f"{side}_zero_point"
+        last = f"(..., {length}, 1)" if side == "a" else f"(..., 1, {length})"
+        for wrong in ((3,), (0,), (2, 2), (5, 2, 1), (2, 3)):
+            want = f"{me}: {name} must be of shape () or ({length},) or {last}; got shape {wrong}"
+            yield lambda n=name, w=wrong: qn.matmul_integer(Q, b, **{n: np.ones(w, np.int8)}), ValueError, want
+        for value in (-129, 128, 2**40):
+            want = f"{me}: {name} must be in [-128, 127]; got {value}"
+            yield lambda n=name, v=value: qn.matmul_integer(Q, b, **{n: v}), ValueError, want
+        want = f"{me}: {name} must be an integer; got dtype float64"
+        yield lambda n=name: qn.matmul_integer(Q, b, **{n: 1.0}), TypeError, want
+    out = f"{me}: out must be"
+    wrong_type = f"{out} of dtype int32; got dtype int64"
+    yield lambda: qn.matmul_integer(Q, b, out=np.zeros((2, 2), np.int64)), TypeError, wrong_type
+    wrong_shape = f"{out} of shape (2, 2); got shape (2, 3)"
+    yield lambda: qn.matmul_integer(Q, b, out=np.zeros((2, 3), np.int32)), ValueError, wrong_shape
+    shared = np.zeros(4, np.int32)
+    apart = f"{out} apart from the input in memory; got an array that overlaps it"
+    yield (
+        lambda: qn.matmul_integer(
+            shared.view(np.int8).reshape(2, 8), np.ones((8, 2), np.int8), out=shared.reshape(2, 2)
+        ),
+        ValueError,
+        apart,
     )
-    return out if fits else None
+    long = np.full((1, 131072), -128, np.int8)
+    sums = f"{me}: every sum must fit int32; got one outside it. Split K, and add the parts in int64"
+    yield lambda: qn.matmul_integer(long, long.T), OverflowError, sums
 
 
-@pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("span", [256, 128, 60])
-def test_packed(row, span):
-    """int32, float32 with bias and bounds, codes with an int32 bias; each in the order of operations that is stated."""
-    qn.set_isa(row)
-    rng = np.random.default_rng(span)
-    sizes = [(1, 70, 33), (3, 4100, 20), (5, 515, 64), (48, 1029, 31), (67, 50, 130), (130, 1600, 47), (2, 0, 5)]
-    for m, k, n in sizes if row != "scalar" else sizes[:5]:
-        left, right = (str(t) for t in rng.choice(BYTES, 2))
-        low = np.iinfo(right).min + int(rng.integers(0, 257 - span))
-        a, b = codes(rng, left, (m, k)), rng.integers(low, low + span, (k, n)).astype(right)
-        a_zero = [None, np.array([5], np.int32), rng.integers(0, 100, m).astype(np.int32)][rng.integers(3)]
-        b_zero = [None, np.array([7], np.int32), rng.integers(0, 100, n).astype(np.int32)][rng.integers(3)]
-        acc = exact(a, b, 0 if a_zero is None else a_zero[:, None], 0 if b_zero is None else b_zero)
-        packed = _core.pack_weights(np.asfortranarray(b) if m % 2 else b, T[right], b_zero)
-        assert _core.packed_info(packed)[:2] == (k, n)
-        back = np.empty((k, n), right)
-        _core.packed_codes(packed, back)
-        np.testing.assert_array_equal(back, b)
-        np.testing.assert_array_equal(packed_product(a, packed, np.empty((m, n), np.int32), a_zero=a_zero), acc)
-        for each in (1, m):
-            rows = rng.random(each).astype(np.float32) * np.float32(1e-3)
-            columns, bias = rng.random(n).astype(np.float32), rng.normal(size=n).astype(np.float32)
-            scale = rows[:, None] * columns
-            want = acc.astype(np.float32) * scale + bias
-            out = packed_product(a, packed, np.empty((m, n), np.float32), rows, columns, bias, a_zero=a_zero)
-            np.testing.assert_array_equal(out, want)
-            wide = np.full((m, n + 3), 9, np.float32)  # rows that lie apart
-            packed_product(a, packed, wide[:, :n], rows, columns, bias, a_zero=a_zero, lo=-1.0, hi=2.0)
-            np.testing.assert_array_equal(wide[:, :n], np.clip(want, -1, 2))
-            assert (wide[:, n:] == 9).all()
-            extra = rng.integers(-999, 999, n).astype(np.int32)
-            for dtype, low_, high_ in (("int8", -128, 127), ("uint8", 3, 250)):
-                steps = np.rint((acc + extra).astype(np.float32) * scale).astype(np.int64)
-                out = np.empty((m, n), dtype)
-                packed_product(
-                    a, packed, out, rows, columns, acc_bias=extra, a_zero=a_zero, zero_point=7, range=(low_, high_)
-                )
-                np.testing.assert_array_equal(out, np.clip(steps + 7, low_, high_))
-
-
-def test_packed_says_what_does_not_fit():
-    k = 131072
-    low = np.full((1, k), -128, np.int8)
-    packed = _core.pack_weights(low.T, T["int8"], None)
-    assert packed_product(low, packed, np.empty((1, 1), np.int32)) is None
-    acc_bias = np.array([-1], np.int32)  # with it the sum fits again
-    assert packed_product(low, packed, np.empty((1, 1), np.int32), acc_bias=acc_bias).item() == 2**31 - 1
-
-
-def test_a_packed_matrix_serves_every_row():
-    rng = np.random.default_rng(13)
-    a, b = codes(rng, "int8", (70, 300)), codes(rng, "int8", (300, 50))
-    for row in ROWS:
-        qn.set_isa(row)
-        packed = _core.pack_weights(b, T["int8"], None)
-        for other in ROWS:
-            qn.set_isa(other)
-            np.testing.assert_array_equal(packed_product(a, packed, np.empty((70, 50), np.int32)), exact(a, b))
-
-
-def bell(rng, shape, sigmas):
-    """Codes of a Gaussian whose absmax lies at so many sigma."""
-    return np.clip(np.rint(rng.standard_normal(shape) * 127 / sigmas), -127, 127).astype(np.int8)
-
-
-WEIGHTS = {  # (K, N) -> codes: none, a few, or all of them too much for int16
-    "small": lambda rng, shape: rng.integers(-30, 31, shape).astype(np.int8),
-    "bell, 5 sigma": lambda rng, shape: bell(rng, shape, 5.0),
-    "bell, 3.2 sigma": lambda rng, shape: bell(rng, shape, 3.2),
-    "bell, 2.8 sigma": lambda rng, shape: bell(rng, shape, 2.8),
-    "uniform": lambda rng, shape: codes(rng, "int8", shape),
-    "lowest": lambda _, shape: np.full(shape, -128, np.int8),
-    "narrow": lambda rng, shape: rng.integers(-64, 64, shape).astype(np.int8),
-    "lowest of 7 bits": lambda rng, shape: np.where(rng.random(shape) < 0.9, -64, 63).astype(np.int8),
-    "few, extreme": lambda rng, shape: np.where(
-        rng.random(shape) < 0.03, rng.choice([-128, 127], shape), rng.integers(-9, 9, shape)
-    ).astype(np.int8),
-}
-
-
-@pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("kind", WEIGHTS)
-def test_quads(kind, row):
-    """Weights of many densities, and of none, at tails of M, N and K, with all zero points and output stages."""
-    qn.set_isa(row)
-    rng = np.random.default_rng(len(kind))
-    sizes = [(65, 3, 1), (66, 70, 17), (97, 515, 33), (130, 1030, 48), (260, 24, 5)]
-    for m, k, n in sizes if row != "scalar" else sizes[:2]:
-        b = WEIGHTS[kind](rng, (k, n))
-        for left, right in product(BYTES, BYTES):
-            a = codes(rng, left, (m, k), rng.choice(KINDS))
-            stored = b if right == "int8" else (b.astype(np.int16) + 128).astype(np.uint8)
-            low = [np.iinfo(dtype).min for dtype in (left, right)]
-            a_zero = [None, np.array([low[0]], np.int32), rng.integers(0, 100, m).astype(np.int32)][rng.integers(3)]
-            b_zero = [None, np.array([low[1] + 255], np.int32), rng.integers(0, 100, n).astype(np.int32)][
-                rng.integers(3)
-            ]
-            acc = exact(a, stored, 0 if a_zero is None else a_zero[:, None], 0 if b_zero is None else b_zero)
-            packed = _core.pack_weights(stored, T[right], b_zero)
-            np.testing.assert_array_equal(packed_product(a, packed, np.empty((m, n), np.int32), a_zero=a_zero), acc)
-            columns, one, extra = np.full(n, 0.5, np.float32), np.ones(1, np.float32), np.arange(n, dtype=np.int32)
-            real = packed_product(a, packed, np.empty((m, n), np.float32), one, columns, a_zero=a_zero)
-            np.testing.assert_array_equal(real, acc.astype(np.float32) * np.float32(0.5))
-            out = np.empty((m, n), np.int8)
-            packed_product(a, packed, out, one, columns / 500, acc_bias=extra, a_zero=a_zero, range=(-128, 127))
-            np.testing.assert_array_equal(
-                out, np.clip(np.rint((acc + extra).astype(np.float32) * np.float32(1e-3)), -128, 127)
-            )
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_quads_at_their_limits(row):
-    """Columns that reach a limit of int16 exactly, and by one more, times rows that push them there."""
-    qn.set_isa(row)
-    k, columns = 1024, []
-    for pair in ([127, 1], [127, 2], [-128, -1], [-128, 0], [127, 127], [-128, -128], [64, 64], [65, 64]):
-        for other in ([0, 0], [126, 0], [127, 0], [127, -127], [-128, 127], [1, 0], [63, 64], [-128, -128]):
-            column = np.zeros(k, np.int64)
-            column[[0, 1, 4, 5]] = pair + other
-            columns.append(column)
-    for pairs, last in ((2, 3), (2, 4), (3, 0), (9, 0)):  # 126 a pair, and the last: a pass holds 255 of a column
-        column = np.zeros(k, np.int64)
-        for i in range(pairs):
-            column[[8 * i, 8 * i + 1]] = 127
-        column[[8 * pairs, 8 * pairs + 1]] = 127, 1 + last
-        columns += [column, np.maximum(-column, -128)]
-    b = np.stack(columns, 1).astype(np.int8)
-    a = np.repeat(np.array([[-128], [127], [0], [-1]], np.int8), 20, 0).repeat(k, 1)
-    a[40:60, ::2] = 127
-    packed = _core.pack_weights(b, T["int8"], None)
-    if row == "avx2":
-        assert _core.packed_info(packed)[3] == "quads"
-    for left in (a, a.view(np.uint8)):
-        np.testing.assert_array_equal(
-            packed_product(left, packed, np.empty((80, b.shape[1]), np.int32)), exact(left, b)
-        )
-
-
-@pytest.mark.skipif("avx2" not in ROWS, reason="other rows have no quads")
-def test_which_weights_go_by_quads():
-    qn.set_isa("avx2")
-    rng = np.random.default_rng(3)
-    size = {}
-    for kind, form in (("bell, 5 sigma", "quads"), ("bell, 3.2 sigma", "quads"), ("uniform", "full")):
-        b = WEIGHTS[kind](rng, (1024, 256))
-        packed = _core.pack_weights(b, T["int8"], None)
-        size[kind], found = _core.packed_info(packed)[2:]
-        assert found == form
-        back = np.empty_like(b)
-        _core.packed_codes(packed, back)
-        np.testing.assert_array_equal(back, b)
-    assert size["uniform"] < size["bell, 5 sigma"] < size["bell, 3.2 sigma"] < 1.1 * size["uniform"]
+@refusals(matmul_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

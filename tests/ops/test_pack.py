@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import BYTES, assert_refused, refusals
 from strategies import LAYOUTS, SIZES, assert_same_bits
 
 import qnumpy as qn
@@ -98,3 +99,25 @@ def test_the_padding_is_zero():
 
 def test_without_n_every_field_is_a_code():
     assert qn.unpack(np.array([0x21, 0x03], np.uint8), "int4").astype(int).tolist() == [1, 2, 3, 0]
+
+
+def pack_rows():
+    yield lambda: qn.pack(np.int8(1)), ValueError, "pack: codes must be of one dimension or more; got a 0-d array"
+    flat = "unpack: packed must be of one dimension or more; got a 0-d array"
+    yield lambda: qn.unpack(np.uint8(1), "int4"), ValueError, flat
+    wide = "pack: codes must be of one byte each; got dtype int16"
+    yield lambda: qn.pack(np.ones(3, np.int16)), TypeError, wide
+    for values, got in (([1, 8], 8), ([1, -9], -9), ([8, -9], -9)):
+        yield lambda v=values: qn.pack(np.array(v, np.int8)), ValueError, f"pack: codes must be in [-8, 7]; got {got}"
+    yield lambda: qn.pack(BYTES, "uint2"), ValueError, "pack: codes must be in [0, 3]; got 5"
+    for n in (-1, 4, 7, 2**80):
+        yield lambda n=n: qn.unpack(BYTES, "int4", n), ValueError, f"unpack: n must be in [5, 6] for 3 bytes; got {n}"
+    yield lambda: qn.unpack(BYTES, "uint2", 8), ValueError, "unpack: n must be in [9, 12] for 3 bytes; got 8"
+    yield lambda: qn.unpack(BYTES[:, :0], "int4", 1), ValueError, "unpack: n must be in [0, 0] for 0 bytes; got 1"
+    for n in (1.5, "5", True):
+        yield lambda n=n: qn.unpack(BYTES, "int4", n), TypeError, f"unpack: n must be an integer; got {n!r}"
+
+
+@refusals(pack_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from refusals import assert_refused, refusals
 
 import qnumpy as qn
 from qnumpy.dtypes import FLOAT_TYPES
@@ -122,3 +123,16 @@ def test_layouts_and_input():
 def test_html_has_a_span_for_each_field():
     html = qn.bits(np.array([1.5], np.float16))._repr_html_()
     assert [part.partition("<")[0] for part in html.split('color:black">')[1:]] == ["0", "01111", "1000000000"]
+
+
+def bits_rows():
+    for value, got in ((["a"], "dtype <U1"), (1j, "dtype complex128"), (True, "dtype bool")):
+        yield lambda v=value: qn.bits(v), TypeError, f"bits: x must be of floats or integers; got {got}"
+    big = "bits: x must be of floats or integers; got integers beyond 64 bits or other objects"
+    yield lambda: qn.bits(2**70), TypeError, big
+    yield lambda: qn.bits(None), TypeError, big
+
+
+@refusals(bits_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

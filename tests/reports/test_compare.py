@@ -413,7 +413,7 @@ def reports():
     float_report = qn.float_report(x, name="<x>")
     return {
         "Report": ours, "Channels": ours.channels, "ReportTable": ReportTable([ours]), "FloatReport": float_report,
-        "FloatReportTable": qn.FloatReportTable([float_report]), "CalibrationReport": calibration.report(),
+        "FloatReportTable": qn.reports.FloatReportTable([float_report]), "CalibrationReport": calibration.report(),
         "CalibratedTensor": calibration.report()["<x>"], "Bits": qn.bits(np.array([1.5, np.nan])),
         "Saturation": qn.simulate_saturation(codes, qn.quantize(noise(8, 3))),
         "observer": observer, "Calibration": calibration,

@@ -6,6 +6,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from refusals import X, assert_refused, refusals
 
 import qnumpy as qn
 from qnumpy.reports.float_report import TARGETS
@@ -87,7 +88,7 @@ def test_forms():
     assert "not finite      1 NaN, 0 infinite" in str(report)
     assert json.loads(report.to_json()) == report.to_records()[0]
     assert "<caption>w: (2, 2) float32 as float16: overflows</caption>" in report._repr_html_()
-    table = qn.FloatReportTable([report] * 22)
+    table = qn.reports.FloatReportTable([report] * 22)
     assert table.totals["overflow"] == 22
     assert table.totals["verdicts"] == {"overflows": 22}
     head, *_, last = str(table).splitlines()
@@ -104,3 +105,20 @@ def test_other_float_types_are_read():
     x = np.array([0.5, 448, 2.0**-9]).astype(ml_dtypes.float8_e4m3fn)
     report = qn.float_report(x, "float4_e2m1fn")
     assert (report.source, report.overflow, report.underflow, report.subnormal) == ("float8_e4m3fn", 1, 1, 1)
+
+
+def float_report_rows():
+    narrow = (
+        "float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn"
+    )
+    for value in ("float64", "int8", "float8_e8m0fnu", None, 3):
+        fine = f"float_report: dtype must be float32, float16, bfloat16, {narrow}; got {value!r}"
+        yield lambda v=value: qn.float_report(X, v), TypeError, fine
+    yield lambda: qn.float_report(X, name=3), TypeError, "float_report: name must be a string; got 3"
+    fine = "FloatReportTable: reports must be FloatReport objects; got 3"
+    yield lambda: qn.reports.FloatReportTable([3]), TypeError, fine
+
+
+@refusals(float_report_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

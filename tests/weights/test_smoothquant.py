@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from layers import noise, uneven
+from refusals import REALS, X, assert_refused, refusals
 
 import qnumpy as qn
+from qnumpy.ops.reduce import abs_max
 
 U = 2.0**-53
 U32 = 2.0**-24
@@ -15,7 +17,7 @@ U32 = 2.0**-24
 def test_the_formula(alpha, axis):
     x, w = uneven(3, 40, 16, axis=2), noise(16, 8, seed=3)
     given = w if axis == 0 else w.T
-    smooth = qn.smoothquant(x, given, alpha=alpha, axis=axis)
+    smooth = qn.weights.smoothquant(x, given, alpha=alpha, axis=axis)
     mx, mw = np.abs(x).max(axis=(0, 1)), np.abs(w).max(axis=1)
     np.testing.assert_allclose(smooth.scale, mx**alpha / mw ** (1 - alpha), rtol=8 * U)
     np.testing.assert_allclose(smooth.w, given * np.expand_dims(smooth.scale, 1 - axis), rtol=0)
@@ -26,10 +28,10 @@ def test_the_formula(alpha, axis):
 
 def test_the_product_is_unchanged():
     x, w = uneven(50, 16, axis=1, dtype=np.float32), noise(16, 8, seed=3, dtype=np.float32)
-    smooth = qn.smoothquant(x, w)
+    smooth = qn.weights.smoothquant(x, w)
     size = np.abs(x) @ np.abs(w)
     assert (np.abs((x / smooth.scale) @ smooth.w.astype(np.float64) - x.astype(np.float64) @ w) <= 4 * U32 * size).all()
-    bits = qn.smoothquant(x, w, power_of_two=True)
+    bits = qn.weights.smoothquant(x, w, power_of_two=True)
     assert np.array_equal((x / bits.scale.astype(np.float32)) @ bits.w, x @ w)
     assert len(np.unique(bits.scale)) > 3
 
@@ -38,38 +40,40 @@ def test_maxima_from_observation_and_dead_channels():
     x, w = uneven(50, 16, axis=1), noise(16, 8, seed=3)
     x[:, 2], w[5] = 0, 0
     x[7, 4] = np.nan
-    smooth = qn.smoothquant(x, w)
+    smooth = qn.weights.smoothquant(x, w)
     assert smooth.scale[[2, 5]].tolist() == [1, 1]
-    again = qn.smoothquant(qn.abs_max(x, qn.PerChannel(1)), w)
+    again = qn.weights.smoothquant(abs_max(x, qn.PerChannel(1)), w)
     assert np.array_equal(again.scale, smooth.scale)
-    assert qn.smoothquant(np.zeros((0, 16)), w).scale.tolist() == [1] * 16
+    assert qn.weights.smoothquant(np.zeros((0, 16)), w).scale.tolist() == [1] * 16
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 1])
 def test_dead_channels_keep_their_scale_at_every_alpha(alpha):
     """Where 0 ** 0 = 1 would give the other's maximum a say."""
     x, w = np.array([[0.0, 4.0, 0.0, 4.0]]), np.array([[8.0], [0.0], [0.0], [16.0]])
-    assert qn.smoothquant(x, w, alpha=alpha).scale.tolist() == [1, 1, 1, 4**alpha / 16 ** (1 - alpha)]
+    assert qn.weights.smoothquant(x, w, alpha=alpha).scale.tolist() == [1, 1, 1, 4**alpha / 16 ** (1 - alpha)]
 
 
 def test_the_search_finds_the_best_alpha():
     x, w = uneven(64, 32, axis=1), noise(32, 8, seed=3)
-    found = qn.smoothquant_alpha(x, w)
+    found = qn.weights.smoothquant_alpha(x, w)
     assert found.alphas.tolist() == pytest.approx(np.arange(21) / 20)
     assert found.mse[found.alphas.tolist().index(found.alpha)] == found.mse.min()
     assert found.mse.min() < found.baseline / 4
     for alpha, error in zip(found.alphas[::5], found.mse[::5], strict=True):  # each figure by the public functions
-        smooth = qn.smoothquant(x, w, alpha=alpha)
+        smooth = qn.weights.smoothquant(x, w, alpha=alpha)
         xq, wq = qn.quantize(x / smooth.scale), qn.quantize(smooth.w, granularity=qn.PerChannel(1))
         product = xq.dequantize("float64") @ wq.dequantize("float64")
         assert error == pytest.approx(np.mean((product - x @ w) ** 2), rel=1e-12)  # 32 terms summed by two layouts
-    one = qn.smoothquant_alpha(x, w, [found.alpha])
+    one = qn.weights.smoothquant_alpha(x, w, [found.alpha])
     assert (one.alpha, one.mse[0]) == (found.alpha, found.mse.min())
-    turned = qn.smoothquant_alpha(x, w.T, [found.alpha], axis=1)
+    turned = qn.weights.smoothquant_alpha(x, w.T, [found.alpha], axis=1)
     assert turned.mse[0] == pytest.approx(found.mse.min(), rel=1e-12)
-    coarse = qn.smoothquant_alpha(x, w, dtype="int4", x_granularity=qn.PerChannel(0), w_granularity=qn.PerTensor())
+    coarse = qn.weights.smoothquant_alpha(
+        x, w, dtype="int4", x_granularity=qn.PerChannel(0), w_granularity=qn.PerTensor()
+    )
     assert coarse.mse.min() > 10 * found.mse.min()  # four bits fewer lose 24 dB; rows give some of it back
-    none = qn.smoothquant_alpha(np.zeros((0, 3)), noise(3, 2))
+    none = qn.weights.smoothquant_alpha(np.zeros((0, 3)), noise(3, 2))
     assert (none.mse.tolist(), none.alpha) == ([0] * 21, 0)  # of equal ones the smallest
     xq, wq = qn.quantize(x), qn.quantize(w, granularity=qn.PerChannel(1))
     plain = np.mean((xq.dequantize("float64") @ wq.dequantize("float64") - x @ w) ** 2)
@@ -83,4 +87,34 @@ def test_the_search_of_alpha_refuses_what_is_not_finite(bad):
         given = {"x": x.copy(), "w": w.copy()}
         given[name][1, 1] = bad
         with pytest.raises(ValueError, match=rf"^smoothquant_alpha: {name} must be finite; got NaN or infinities\.$"):
-            qn.smoothquant_alpha(**given)
+            qn.weights.smoothquant_alpha(**given)
+
+
+def smoothquant_rows():
+    w, rows, real = X.astype(np.float64), np.ones((5, 2)), f"must be an array of {REALS}; got dtype"
+    smooth, search = qn.weights.smoothquant, qn.weights.smoothquant_alpha
+    for owner, function in (("smoothquant", smooth), ("smoothquant_alpha", search)):
+        for dtype in ("int64", "object"):
+            wrong = np.ones((2, 3), dtype)
+            yield lambda f=function, v=wrong: f(v, w), TypeError, f"{owner}: x {real} {dtype}"
+            yield lambda f=function, v=wrong: f(rows, v), TypeError, f"{owner}: w {real} {dtype}"
+        for shape in ((), (3,), (2, 3)):
+            wrong = f"{owner}: x must be of shape (..., 2), as w has inputs; got shape {shape}"
+            x = np.ones(shape)
+            yield lambda f=function, v=x: f(v, w), ValueError, wrong
+    for axis in (2, -3):
+        where = f"smoothquant: axis must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: smooth(rows, w, axis=a), ValueError, where
+    for value in (-0.1, 1.5, np.nan, "1", None):
+        wrong = f"smoothquant: alpha must be in [0, 1]; got {value!r}"
+        yield lambda v=value: smooth(rows, w, alpha=v), ValueError, wrong
+    wrong = "smoothquant_alpha: alphas must be in [0, 1]; got 2.0"
+    yield lambda: search(rows, w, [0.5, 2.0]), ValueError, wrong
+    for value, shape in (([], (0,)), ([[0.5]], (1, 1))):
+        wrong = f"smoothquant_alpha: alphas must be a sequence of one number or more; got shape {shape}"
+        yield lambda v=value: search(rows, w, v), ValueError, wrong
+
+
+@refusals(smoothquant_rows())
+def test_refusals(call, exception, message):
+    assert_refused(call, exception, message)

@@ -6,7 +6,7 @@
 #include "source.h"
 #include "threads.h"
 
-/* A tile of y stays in the L2 cache, its w in the L1 cache: every row of y uses what was read and widened once. */
+/* A tile of y stays in the L2 cache, its w in the L1 cache: all rows of y share one read and one widening of w. */
 enum { ROWS = 8, STRIP = QN_TILE, STEPS = 256, GRAIN = 64 };
 
 typedef struct {
@@ -34,7 +34,7 @@ static void tile(const accumulation *p, int64_t r0, int64_t rows, int64_t c0, in
     float y[ROWS][STRIP], x_wide[ROWS][STEPS], w_wide[STRIP];
     const float *x[ROWS], *w;
     multiply_add add = kernel_of(p->type);
-    int64_t together = n == p->columns && n < STRIP ? STRIP / n : 1; /* short rows of w are read several at a time */
+    int64_t together = n == p->columns && n < STRIP ? STRIP / n : 1; /* several short rows of w are read at once */
     for (int64_t r = 0; r < rows; r++) memset(y[r], 0, (size_t)n * sizeof y[r][0]);
     for (int64_t k0 = 0; k0 < p->steps; k0 += STEPS) {
         int64_t steps = p->steps - k0 < STEPS ? p->steps - k0 : STEPS;
@@ -60,6 +60,6 @@ static void piece(void *context, int64_t begin, int64_t end) {
 
 void qn_accumulate(const qn_source *x, const qn_source *w, void *y, qn_type type) {
     accumulation p = {x, w, y, type, x->shape[0], x->shape[1], w->shape[1]};
-    /* a step costs about as much as 8 bytes of traffic */
+    /* one multiply-add costs about as much as 8 bytes of memory traffic */
     qn_parallel_for(p.columns, GRAIN, 8 * p.rows * p.steps * p.columns, piece, &p);
 }

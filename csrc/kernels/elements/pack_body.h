@@ -1,4 +1,4 @@
-/* 4- and 2-bit codes to and from bytes; the first code lies in the low bits, as ONNX packs them. */
+/* Sub-byte codes to and from bytes, in the order of ONNX: the first code in the low bits. */
 
 static void pack_4(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
     for (int64_t i = 0; i < n / 2; i++) bytes[i] = (uint8_t)((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
@@ -14,7 +14,7 @@ static void pack_2(const uint8_t *restrict codes, uint8_t *restrict bytes, int64
     for (int64_t i = n & ~(int64_t)3; i < n; i++) bytes[i / 4] |= (uint8_t)((codes[i] & 3) << 2 * (i & 3));
 }
 
-/* (x ^ sign) - sign extends the sign bit of a field; sign 0 leaves it as it is. */
+/* (x ^ sign) - sign extends the sign bit of a field; with sign 0 it does nothing. */
 V_INLINE void unpack_4(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
     for (int64_t i = 0; i < n / 2; i++) {
         codes[2 * i] = (uint8_t)(((bytes[i] & 15) ^ sign) - sign);

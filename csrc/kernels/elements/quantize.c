@@ -19,7 +19,7 @@ static void put_codes(const qn_walk *w, int64_t start, int64_t n, const int32_t 
     }
 }
 
-/* Codes that are floats: the quotient, saturated. */
+/* The codes of a float type are the saturated quotients. */
 static void narrow_quotient(const qn_walk *w, const float *quotient, int64_t start, int64_t n) {
     const qn_cast saturating = {.saturate = true};
     qn_narrow(w->out_type, quotient, w->out + start, n, &saturating);
@@ -139,7 +139,7 @@ static void requantize_span(const qn_walk *w, int64_t start, int64_t n, const qn
     else qn_by_tiles(w, start, n, p, requantize_tile);
 }
 
-/* The reciprocal in two parts equals the division where neither can overflow or lose bits to underflow. */
+/* For these scales neither part of the reciprocal overflows or underflows, so that it rounds as the division does. */
 static bool scales_are_moderate(const float *scale, int64_t n) {
     bool all = true;
     for (int64_t i = 0; i < n; i++) all &= scale[i] >= 0x1p-90f && scale[i] <= 0x1p90f;

@@ -7,8 +7,8 @@
 
 enum {
     AHEAD = 2048,    /* prefetch distance in elements: two pages of float32 */
-    SHORT_RUN = 32,  /* channels with fewer neighbours are walked with one parameter for each element */
-    GRAIN = 1 << 14, /* elements below which a piece is not worth handing to another thread */
+    SHORT_RUN = 32,  /* channels with fewer neighbours get one parameter for each element */
+    GRAIN = 1 << 14, /* elements of the smallest piece for another thread */
 };
 
 static qn_affine advanced(const qn_affine *p, int64_t by) {
@@ -48,7 +48,7 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
     qn_fp_end(saved);
 }
 
-/* Rows [r0, r1) of which all share the parameters at `offset`, strip by strip. */
+/* Rows [r0, r1), which share the parameters at `offset`, strip by strip. */
 static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset) {
     _Alignas(64) float scale[QN_WIDE];
     _Alignas(64) int32_t zero[QN_WIDE], multiplier[QN_WIDE], shift[QN_WIDE];
@@ -65,13 +65,13 @@ static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset
         p.scale = scale, p.zero_point = zero;
         if (p.multiplier) p.multiplier = multiplier, p.shift = shift;
         p.run = 0, p.rows = 1, p.stride = w->row;
-        bool alike = !p.stream || (size_t)w->row * w->out_size % 64 == 0; /* every row is aligned as the first one */
+        bool alike = !p.stream || (size_t)w->row * w->out_size % 64 == 0; /* every row has the alignment of the first */
         if (w->in_place && alike) {
             p.rows = r1 - r0;
             w->span(w, r0 * w->row + c0, count, &p);
             continue;
         }
-        p.ahead = count < w->row ? w->row : AHEAD; /* what is read next stands one row on */
+        p.ahead = count < w->row ? w->row : AHEAD; /* the next read is one row below */
         for (int64_t r = r0; r < r1; r++) w->span(w, r * w->row + c0, count, &p);
     }
 }

@@ -1,8 +1,7 @@
-/* The list of integer types. Their types, kernels and switches in C, and their numbers and ranges in Python, are made from
- * these rows.
+/* The list of integer types. C makes their numbers, kernels and switches from these rows, Python their CodeType.
  *
  * X(C, tag, NAME, name, type, bits, is_signed, storage)
- *   C         whatever the reader of the list passes on
+ *   C         an argument that the list passes on to X
  *   tag NAME  of kernels (dequantize_<tag>_f32) and of qn_type (QN_<NAME>); name: of the NumPy or ml_dtypes type
  *   type      of one element in memory, as dequantize reads it
  *   bits      of one code; its range is QN_QMIN(bits, is_signed) to QN_QMAX(bits, is_signed)
@@ -18,7 +17,8 @@
     X(C, i16, I16, "int16", int16_t, 16, true, i16)                                                                    \
     X(C, u16, U16, "uint16", uint16_t, 16, false, u16)
 
-/* Codes narrower than a byte: one to a byte in memory, packed in files. Dequantize ignores the upper bits of the byte. */
+/* Codes narrower than a byte: one to a byte in memory, packed in files. Dequantize ignores the upper bits of the byte.
+ */
 #define QN_SUB_BYTE_CODES(X, C)                                                                                        \
     X(C, i4, I4, "int4", uint8_t, 4, true, i8)                                                                         \
     X(C, u4, U4, "uint4", uint8_t, 4, false, u8)                                                                       \

@@ -1,13 +1,13 @@
-/* The list of kernels. From it are made: the table struct, the declarations, the overlay, the introspection
- * (`_core.kernels()`), and the C tests. The contract of each kernel stands in qn_kernels.h.
+/* The list of kernels. The table struct, the declarations, the overlay, `_core.kernels()` and the C tests read it. The
+ * contract of each kernel stands in qn_kernels.h.
  *
  * QN_KERNEL(kind, name, argument list, what its test needs...)
  *   AFFINE    input and output type, what varies, the least and the largest code. CONVENTIONS: p->convention; METHODS:
  *             p->method; RECTANGLES: p->rows
- *   CAST      input and output type, float or the bits of a narrow float
+ *   CAST      input and output type: float, double, or the unsigned integer of a narrow float
  *   NARROW    input and output type, the least and the largest code
  *   PLAIN     input and output type, how many codes an element of each holds
- *   OWN       the stem of a file test_<stem>.c, whose function test_<stem> tests the kernel
+ *   OWN       stem: the function test_<stem> of csrc/tests/test_<stem>.c tests the kernel
  *   PRODUCT   nothing: test_matmul.c tests the kernels of products through their driver
  */
 #ifndef QN_KERNEL_LIST_H

@@ -1,0 +1,92 @@
+"""``qnumpy calibrate``: choose parameters for the activations in files."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from ..calibration.calibrate import Calibration
+from ..dtypes import real_type
+from ..errors import FileFormatError
+from ..files.qparams import save_qparams
+from ..observers import Observer, observer_for, observers_by_method
+from ..qparams import QParams
+from .common import (
+    FINE,
+    READABLE,
+    Commands,
+    UsageError,
+    about_to_rename,
+    add_code_type,
+    add_command,
+    add_force,
+    add_json,
+    add_symmetric,
+    open_reader,
+    output_path,
+    progress,
+)
+from .scheme import Scheme, add_granularity
+
+__all__: list[str] = []
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(
+        commands, "calibrate", run, "Choose parameters for activations: arrays of one name are one tensor."
+    )
+    parser.add_argument("inputs", metavar="DATA", nargs="+", help=READABLE)
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the .json file to write; without it only the table is printed"
+    )
+    methods = list(observers_by_method())
+    parser.add_argument("--method", choices=methods, default="mse", help="how the range is chosen (default: mse)")
+    parser.add_argument(
+        "--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)"
+    )
+    add_code_type(parser)
+    add_granularity(parser, "tensor", "axis of the channels or groups (default: the last)")
+    add_symmetric(parser)
+    add_force(parser)
+    add_json(parser, "the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    path = None if args.output is None else output_path(args, (".json",), args.inputs)
+    calibration = Calibration(_observer(args))
+    for name in args.inputs:
+        with open_reader(name) as reader:
+            for tensor in progress(reader.specs, "calibrate"):
+                x = reader.read(tensor)
+                if not isinstance(x, np.ndarray) or real_type(x.dtype) is None:
+                    continue
+                try:
+                    calibration.observe(tensor, x)
+                except ValueError as error:
+                    raise FileFormatError(f"{name}: tensor {tensor!r}: {error}") from error
+    if not calibration:
+        raise UsageError("DATA must hold floating arrays; got none.")
+    if path is not None:
+        about_to_rename(args)
+        save_qparams(path, {tensor: _qparams(calibration, tensor) for tensor in calibration})
+    report = calibration.report()
+    print(report.to_json() if args.json else report)
+    return FINE
+
+
+def _observer(args: argparse.Namespace) -> Observer:
+    per = args.per or ("tensor" if args.group_size is None else "group")
+    axis = -1 if per == "channel" and args.axis is None else args.axis
+    granularity = Scheme(args.dtype, per, axis, args.group_size, args.symmetric).granularity()
+    scheme: dict[str, Any] = {"dtype": args.dtype, "granularity": granularity, "symmetric": args.symmetric}
+    try:
+        return observer_for(args.method, args.percentile, **scheme)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _qparams(calibration: Calibration, tensor: str) -> QParams:
+    try:
+        return calibration[tensor]
+    except ValueError as error:
+        raise FileFormatError(f"tensor {tensor!r}: {error}") from error

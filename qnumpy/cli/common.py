@@ -1,0 +1,121 @@
+"""What the commands share: exit codes, options, opening and guarding files, the progress bar."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+from ..dtypes import CODE_TYPES
+from ..errors import FileFormatError
+from ..files.spec import TensorSpec
+from ..files.store import Reader
+from ..reports.compare import Report, ReportTable
+
+__all__: list[str] = []
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
+
+READABLE = "a .npz or .safetensors file, or the .safetensors.index.json of a sharded model"
+
+
+class UsageError(Exception):
+    """What was asked cannot be done; nothing was written."""
+
+
+def complain(args: argparse.Namespace, text: str, code: int) -> int:
+    """Print a sentence on stderr under the name of the command; return the exit code."""
+    print(f"qnumpy {args.command}: {text}", file=sys.stderr)
+    return code
+
+
+# Options
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command; `text` is its help."""
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    # code: the exit code when the reader of our output has gone. left: what Ctrl-C leaves behind.
+    parser.set_defaults(run=run, code=FINE, left="no file was written", dry_run=False)
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def add_code_type(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=list(CODE_TYPES), default="int8", help="code type (default: int8)")
+
+
+def add_symmetric(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="one zero point in the middle of the codes (default), or one that fits the range",
+    )
+
+
+# Files
+
+
+def open_reader(path: str) -> Reader:
+    """Open for reading; a name that ends in nothing known is the user's slip, not a bad file."""
+    try:
+        return Reader(path)
+    except FileFormatError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error).removeprefix("load: ")) from error
+
+
+def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Iterable[str]) -> str:
+    """Return the path of -o; refuse an output that would cost the user a file."""
+    path: str = args.output
+    if not path.endswith(suffixes):
+        raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
+    if os.path.exists(path):
+        if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
+            raise UsageError(f"-o must be another file than the input; got {path!r} for both.")
+        if not os.path.isfile(path):
+            raise UsageError(f"-o must be a regular file; got {path!r}.")
+        if not (args.force or args.dry_run):
+            raise UsageError(f"-o must be a new file, or --force given to replace it; {path!r} exists.")
+    return path
+
+
+def about_to_rename(args: argparse.Namespace) -> None:
+    """Note that from here on Ctrl-C can no longer promise that no file was written."""
+    if args.output is not None and not args.dry_run:
+        args.left = f"{args.output!r} is whole, or as it was"
+
+
+# Output
+
+
+def progress(specs: Mapping[str, TensorSpec], what: str) -> Iterator[str]:
+    """Yield the names; if stderr is a terminal, with a bar on it that counts bytes."""
+    if not sys.stderr.isatty():
+        yield from specs
+        return
+    from tqdm import tqdm  # only when it is seen
+
+    total = sum(spec.nbytes for spec in specs.values())
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+        for name, spec in specs.items():
+            yield name
+            bar.update(spec.nbytes)
+
+
+def print_table(args: argparse.Namespace, reports: list[Report]) -> None:
+    table = ReportTable(reports)
+    print(table.to_json() if args.json else table)

@@ -1,0 +1,78 @@
+"""``qnumpy inspect``: list what is in a file, or what its floats would lose in another type."""
+
+import argparse
+import json
+import math
+
+from .._tables import aligned
+from ..dtypes import float_type
+from ..reports.float_report import TARGETS, FloatReportTable, float_report
+from .common import FINE, READABLE, Commands, add_command, add_json, open_reader, progress
+
+__all__: list[str] = []
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(commands, "inspect", run, "List what is in a file.")
+    parser.add_argument("input", metavar="FILE", help=READABLE)
+    parser.add_argument(
+        "--float", dest="float_type", metavar="TYPE", choices=list(TARGETS),
+        help=f"say of each floating tensor what it would lose in {', '.join(TARGETS)}",
+    )  # fmt: skip
+    add_json(parser, "the list")
+
+
+def run(args: argparse.Namespace) -> int:
+    return _list_tensors(args) if args.float_type is None else _report_floats(args)
+
+
+def _list_tensors(args: argparse.Namespace) -> int:
+    with open_reader(args.input) as reader:
+        specs, metadata = reader.specs, reader.metadata
+    total = sum(spec.nbytes for spec in specs.values())
+    if args.json:
+        records = [
+            {
+                "name": name,
+                "dtype": spec.format or spec.dtype.name,
+                "shape": list(spec.shape),
+                "granularity": None if spec.granularity is None else spec.granularity.describe(),
+                "nbytes": spec.nbytes,
+            }
+            for name, spec in specs.items()
+        ]
+        print(json.dumps({"tensors": records, "nbytes": total, "metadata": metadata}, indent=2))
+        return FINE
+    rows = [["tensor", "dtype", "shape", "granularity", "bytes"]]
+    rows += [
+        [
+            name,
+            spec.format or spec.dtype.name,
+            str(spec.shape),
+            spec.granularity.describe() if spec.granularity else "-",
+            f"{spec.nbytes:,}",
+        ]
+        for name, spec in specs.items()
+    ]
+    elements = sum(math.prod(spec.shape) for spec in specs.values())
+    rows.append([f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"])
+    print("\n".join(aligned(rows, left=4)))
+    return FINE
+
+
+def _report_floats(args: argparse.Namespace) -> int:
+    reports, left_out = [], 0
+    with open_reader(args.input) as reader:
+        for name in progress(reader.specs, "inspect"):
+            spec = reader.specs[name]
+            if spec.granularity is None and float_type(spec.dtype) is not None:
+                reports.append(float_report(reader.read(name), args.float_type, name=name))
+            else:
+                left_out += 1
+    table = FloatReportTable(reports)
+    print(table.to_json() if args.json else table)
+    if left_out and not args.json:
+        print(f"{left_out} more {'is' if left_out == 1 else 'are'} left out: not plain floats.")
+    if reports and not args.json:
+        print(f"This CPU {reports[0].cpu}.")
+    return FINE

@@ -1,0 +1,201 @@
+"""``qnumpy quantize``: quantize a file and print a table of what it cost."""
+
+import argparse
+import contextlib
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._check import typed
+from ..arrays.mx import MX_FORMATS
+from ..arrays.quantized import quantize
+from ..dtypes import CODE_TYPES, real_type
+from ..errors import FileFormatError
+from ..files.spec import TensorSpec, Value
+from ..files.store import NamesCollideError, Reader, Writer
+from ..ops.cast import cast
+from ..reports.compare import Report, compare
+from .common import (
+    FINE,
+    READABLE,
+    Commands,
+    UsageError,
+    about_to_rename,
+    add_command,
+    add_force,
+    add_json,
+    add_symmetric,
+    open_reader,
+    output_path,
+    print_table,
+    progress,
+)
+from .scheme import CASTS, DTYPES, SET, Scheme, add_granularity
+
+__all__: list[str] = []
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(commands, "quantize", run, "Quantize a file and print a table of what it cost.")
+    parser.add_argument("input", metavar="IN", help=READABLE)
+    parser.add_argument("-o", "--output", metavar="OUT", help="the .npz or .safetensors file to write")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="int8",
+        metavar="DTYPE",
+        help=f"{', '.join(CODE_TYPES)} (default: int8); {' or '.join(CASTS)}, a plain conversion of every floating "
+        f"tensor; or blocks along the last axis with a shared scale, {', '.join(MX_FORMATS)}",
+    )
+    add_granularity(parser, "channel", "axis of the channels (default: 0) or groups (default: -1)")
+    add_symmetric(parser)
+    parser.add_argument(
+        "--include", metavar="RE", action="append", default=[], help="quantize only names that match (repeatable)"
+    )
+    parser.add_argument(
+        "--exclude", metavar="RE", action="append", default=[], help="keep names that match as they are (repeatable)"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="RE=OPTIONS",
+        action="append",
+        default=[],
+        help="other options for names that match, as 'embed=int4,group=32' (repeatable, the last one wins): "
+        "a dtype, tensor, channel, group=N, axis=K, symmetric, no-symmetric, keep",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="do everything but write")
+    add_force(parser)
+    add_json(parser, "the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    reports = []
+    with open_reader(args.input) as reader:
+        if args.output is None and not args.dry_run:
+            raise UsageError("-o OUT must be given; without it use --dry-run.")
+        path = None if args.output is None else output_path(args, (".npz", ".safetensors"), reader.paths)
+        plan = _plan(args, reader.specs)
+        writer = None if path is None else _planned(path, plan, reader)
+        with contextlib.nullcontext() if writer is None or args.dry_run else writer as output:
+            for name in progress(reader.specs, "quantize"):
+                value, report = _quantized(args, reader, name, plan[name])
+                reports.append(report)
+                if output is not None:
+                    output.write(name, value)
+            about_to_rename(args)
+    print_table(args, reports)
+    return FINE
+
+
+# The plan: what becomes of each tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one tensor: the spec to write, and the scheme that leads to it or the reason why it is kept."""
+
+    spec: TensorSpec
+    kept: str = ""
+    scheme: Scheme | None = None
+
+
+def _plan(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str, Step]:
+    """Decide for each tensor; every complaint about the options is made here, before any work."""
+    include = [_pattern("--include", text, specs) for text in args.include]
+    exclude = [_pattern("--exclude", text, specs) for text in args.exclude]
+    base = Scheme(args.dtype, args.per, args.axis, args.group_size, args.symmetric)
+    base.granularity()
+    changes = [_change(text, base, specs) for text in args.set]
+    plan = {}
+    for name, spec in specs.items():
+        options = [options for pattern, options in changes if pattern.search(name)]
+        scheme = base.changed(options[-1]) if options else base
+        left_out = bool(include) and not options and not any(pattern.search(name) for pattern in include)
+        if any(pattern.search(name) for pattern in exclude):
+            kept = "excluded"
+        else:
+            kept = _reason_to_keep(spec, scheme, bool(options)) or ("not included" if left_out else "")
+        plan[name] = Step(spec, kept) if kept else Step(_spec(name, spec, scheme), scheme=scheme)
+    return plan
+
+
+def _pattern(option: str, text: str, names: Iterable[str]) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # a pattern that may come to mean something else
+            pattern = re.compile(text)
+    except (re.error, RecursionError, OverflowError, FutureWarning) as error:
+        raise UsageError(f"{option} must be a regular expression; got {text!r}: {error}.") from error
+    if not any(map(pattern.search, names)):
+        raise UsageError(f"{option} must match the name of a tensor; {text!r} matches none.")
+    return pattern
+
+
+def _change(text: str, base: Scheme, names: Iterable[str]) -> tuple[re.Pattern[str], str]:
+    """Return the pattern and the options of --set, both checked."""
+    match = SET.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, "
+            f"no-symmetric or keep; got {typed(text)}."
+        )
+    base.changed(match["options"]).granularity("--set: ")
+    return _pattern("--set", match["pattern"], names), match["options"]
+
+
+def _reason_to_keep(spec: TensorSpec, scheme: Scheme, named: bool) -> str:
+    """Return why a tensor stays as it is, "" if it is quantized; `named` says whether --set matches it."""
+    if scheme.keep:
+        return "kept by --set"
+    if spec.granularity is not None:
+        return "already quantized"
+    if real_type(spec.dtype) is None:
+        return "integer" if spec.dtype.kind in "iu" or "int" in spec.dtype.name else spec.dtype.name
+    if scheme.dtype == spec.dtype.name:
+        return f"{spec.dtype.name} already"
+    if scheme.dtype not in CASTS and len(spec.shape) < (1 if named else 2):
+        return f"{len(spec.shape)}-D"
+    return ""
+
+
+def _spec(name: str, spec: TensorSpec, scheme: Scheme) -> TensorSpec:
+    """Return what a tensor becomes; refuse a granularity that it has not."""
+    try:
+        scheme.granularity().params_shape(spec.shape)
+    except ValueError as error:
+        raise UsageError(f"tensor {name!r} of shape {spec.shape}: {error}") from error
+    return scheme.spec(spec.shape)
+
+
+def _planned(path: str, plan: Mapping[str, Step], reader: Reader) -> Writer:
+    """Return the writer of the output, which refuses what the file cannot hold."""
+    try:
+        return Writer(path, {name: step.spec for name, step in plan.items()}, reader.metadata)
+    except NamesCollideError as error:
+        raise UsageError(f"{error} --exclude or --set 'RE=keep' leaves a tensor as it is.") from error
+    except TypeError as error:  # a dtype
+        raise UsageError(f"{error} A .npz file holds it.") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _quantized(args: argparse.Namespace, reader: Reader, name: str, step: Step) -> tuple[Value, Report]:
+    x = reader.read(name)
+    spec, scheme = step.spec, step.scheme
+    if scheme is None:
+        return x, Report.kept(name, spec.shape, spec.format or spec.dtype, spec.nbytes, step.kept)
+    assert isinstance(x, np.ndarray)
+    value: Value
+    try:
+        if scheme.dtype in CASTS:
+            value = cast(x, scheme.dtype, overflow="raise")
+        elif spec.format is not None:
+            value = quantize(x, dtype=spec.format)
+        else:
+            value = quantize(x, dtype=spec.dtype, granularity=spec.granularity, symmetric=scheme.symmetric)
+    except (ValueError, OverflowError) as error:  # the options were checked before: it is the numbers
+        raise FileFormatError(f"{args.input}: tensor {name!r}: {error} --exclude keeps it as it is.") from error
+    return value, compare(x, value, name=name)

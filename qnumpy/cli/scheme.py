@@ -1,0 +1,104 @@
+"""Scheme: how a tensor is to be quantized, as the options of the command line say it."""
+
+import argparse
+import re
+from dataclasses import dataclass, replace
+
+from ..arrays.mx import MX_FORMATS, mx_format
+from ..dtypes import CODE_TYPES, code_type, float_type
+from ..files.spec import TensorSpec
+from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
+from .common import UsageError
+
+__all__: list[str] = []
+
+CASTS = ("float16", "bfloat16")  # a conversion without parameters, of tensors of any shape
+DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS]
+GRANULARITIES: dict[str, type[Granularity]] = {kind.kind: kind for kind in (PerTensor, PerChannel, PerGroup)}
+DEFAULTS: dict[str, dict[str, int]] = {"tensor": {}, "channel": {"axis": 0}, "group": {"axis": -1, "group_size": 32}}
+
+_OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d{{1,18}})?|axis=-?\d{{1,18}}|(?:no-)?symmetric|keep)"
+SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.DOTALL)
+
+
+def add_granularity(parser: argparse.ArgumentParser, default: str, axis: str) -> None:
+    """Add --per, --axis and --group-size; `default` and `axis` say what holds without them."""
+    parser.add_argument(
+        "--per", choices=list(GRANULARITIES), help=f"granularity (default: {default}; group with --group-size)"
+    )
+    parser.add_argument("--axis", type=int, help=axis)
+    parser.add_argument("--group-size", type=int, metavar="N", help="neighbours that share a scale (default: 32)")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a tensor is quantized; None stands for the default of the granularity."""
+
+    dtype: str
+    per: str | None
+    axis: int | None
+    group_size: int | None
+    symmetric: bool
+    keep: bool = False
+
+    def granularity(self, option: str = "") -> Granularity:
+        """Return the granularity. Casts and MX formats fix their own: any granularity option is a usage error then."""
+        if not self.has_choice:
+            if (self.per, self.axis, self.group_size, self.symmetric) != (None, None, None, True):
+                raise UsageError(
+                    f"{option}granularity, axis, group size and symmetry must be left out for {self.dtype}."
+                )
+            return PerTensor()
+        code = code_type(self.dtype)
+        if code is not None and code.real is not None and not self.symmetric:
+            raise UsageError(f"{option}{self.dtype} must be symmetric: it has no zero point.")
+        per = self.per or ("channel" if self.group_size is None else "group")
+        kind = GRANULARITIES[per]
+        arguments = dict(DEFAULTS[per])
+        for name, value in (("group_size", self.group_size), ("axis", self.axis)):
+            if value is None:
+                continue
+            if name not in arguments:
+                raise UsageError(f"{option}{name.replace('_', ' ')} must be left out per {per}; got {value}.")
+            arguments[name] = value
+        if arguments.get("group_size", 1) < 1:
+            raise UsageError(f"{option}group size must be at least 1; got {arguments['group_size']}.")
+        return kind(**arguments)
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether the type leaves a choice of granularity and symmetry."""
+        return self.dtype not in CASTS and self.dtype not in MX_FORMATS
+
+    def changed(self, options: str) -> "Scheme":
+        """Return the scheme with the right side of --set applied."""
+        scheme = self
+        for option in options.split(","):
+            key, _, value = option.partition("=")
+            if key in GRANULARITIES:
+                # another granularity starts from its own defaults
+                scheme = replace(scheme, per=key, axis=None, group_size=int(value) if value else None)
+            elif key == "axis":
+                scheme = replace(scheme, axis=int(value))
+            elif key.endswith("symmetric"):
+                scheme = replace(scheme, symmetric=key == "symmetric")
+            elif key == "keep":
+                scheme = replace(scheme, keep=True)
+            else:
+                scheme = scheme.of_type(key)
+        return scheme
+
+    def of_type(self, dtype: str) -> "Scheme":
+        """Return the scheme for another type; one that leaves no choice drops what was asked of the others."""
+        scheme = replace(self, dtype=dtype)
+        return scheme if scheme.has_choice else Scheme(dtype, None, None, None, True)
+
+    def spec(self, shape: tuple[int, ...]) -> TensorSpec:
+        """Return what a tensor of `shape` becomes."""
+        if mx_format(self.dtype) is not None:
+            return TensorSpec.blocks(shape, self.dtype)
+        if not self.has_choice:
+            kind = float_type(self.dtype)
+            assert kind is not None
+            return TensorSpec(kind.dtype, shape)
+        return TensorSpec.quantized(shape, self.dtype, self.granularity(), symmetric=self.symmetric)

@@ -1,0 +1,38 @@
+"""What is said of a bad file: one form of sentence, and one reader of JSON that tells what it refuses."""
+
+import json
+from typing import Any
+
+from .._typing import Path
+from ..errors import FileFormatError
+
+__all__: list[str] = []
+
+
+def fault(path: Path, tensor: str | None, text: str) -> FileFormatError:
+    """Return the error about a file, or about a tensor in it; a text that begins with a colon quotes another error."""
+    if tensor is None:
+        return FileFormatError(f"{path}: {text}")
+    return FileFormatError(f"{path}: tensor {tensor!r}{'' if text.startswith(':') else ' '}{text}")
+
+
+def json_object(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
+    """Return a JSON object; refuse other texts, other values and keys that stand twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise fault(path, None, f"{twice!r} stands twice in {what}.")
+        return values
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except FileFormatError:
+        raise
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
+        raise fault(path, None, f"{what} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise fault(path, None, f"{what} must be a JSON object; got {type(value).__name__}.")
+    return value

@@ -1,0 +1,120 @@
+"""Npz archives, read and written one member at a time."""
+
+import contextlib
+import errno
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from .._typing import Array, Path
+from .fault import fault
+from .safetensors import SCHEMA_KEY
+from .spec import Held, is_ml_dtype, refuse_giant
+
+__all__: list[str] = []
+
+SCHEMA_ENTRY = "__qnumpy__"
+
+
+class NpzReader:
+    """An npz archive, the headers of its members checked before anything is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        self.schema: str | None = None
+        self.held: Held = {}
+        with _refusing(path, None, "this is no npz archive"):
+            self._zip = zipfile.ZipFile(path)
+        try:
+            for info in self._zip.infolist():
+                self._add(info)
+            if SCHEMA_ENTRY in self.held:
+                self.schema = self._read_schema()
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, info: zipfile.ZipInfo) -> None:
+        name = info.filename.removesuffix(".npy")
+        if name == info.filename:
+            raise fault(self.path, None, f"member {info.filename!r} must be an array, a name that ends in .npy.")
+        if name in self.held:
+            raise fault(self.path, name, "stands twice in the archive.")
+        with _refusing(self.path, name), self._zip.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError(f"version {version} of the .npy format is not read")
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
+            if dtype.hasobject:
+                raise ValueError("arrays of objects are not read")
+            size, need = info.file_size - member.tell(), dtype.itemsize * math.prod(shape)
+            if size != need:
+                raise ValueError(f"{dtype} {shape} needs {need} bytes; the member has {size}")
+        refuse_giant(self.path, name, dtype, shape)
+        self.held[name] = dtype, shape
+
+    def _read_schema(self) -> str:
+        dtype, shape = self.held[SCHEMA_ENTRY]
+        if dtype != np.uint8 or len(shape) != 1:
+            raise fault(self.path, None, f"{SCHEMA_ENTRY!r} must be one row of uint8; got {dtype} {shape}.")
+        text = self.read(SCHEMA_ENTRY).tobytes()
+        del self.held[SCHEMA_ENTRY]
+        try:
+            return text.decode()
+        except UnicodeDecodeError as error:
+            raise fault(self.path, None, f"{SCHEMA_ENTRY!r} is not valid UTF-8: {error}.") from error
+
+    def read(self, name: str, copy: bool = True) -> Array:
+        """Return a tensor, which owns its memory in either case."""
+        with _refusing(self.path, name), self._zip.open(f"{name}.npy") as member:
+            array: Array = np.lib.format.read_array(member, allow_pickle=False)
+            if member.read(1):  # zipfile compares the checksum at the end of the member
+                raise ValueError("more bytes than the array has")
+        return array
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+@contextlib.contextmanager
+def _refusing(path: Path, tensor: str | None, what: str = "") -> Iterator[None]:
+    """Turn all that zipfile and NumPy say of a bad archive into FileFormatError."""
+    bad_archive = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: encrypted, or unknown method
+    bad_header = (ValueError, TypeError, KeyError, SyntaxError, MemoryError)  # it is a Python literal, and evaluated
+    try:
+        yield
+    except (*bad_archive, *bad_header) as error:
+        raise fault(path, tensor, f"{what}: {error}.") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise fault(path, tensor, f"{what}: an offset outside the file.") from error  # the seek was refused
+
+
+class NpzWriter:
+    """An uncompressed archive with no dates in it, so that equal arrays give equal files."""
+
+    longest = 0xFFFF - len(".npy")  # bytes of a name: zip counts them in 16 bits
+
+    def __init__(self, file: IO[bytes], stored: Held, metadata: Mapping[str, str]) -> None:
+        self._zip = zipfile.ZipFile(file, "w", allowZip64=True)
+        self.write(SCHEMA_ENTRY, np.frombuffer(metadata[SCHEMA_KEY].encode(), np.uint8))
+
+    @staticmethod
+    def holds(dtype: np.dtype[Any]) -> bool:
+        return not is_ml_dtype(dtype)
+
+    def write(self, name: str, array: Array) -> None:
+        if is_ml_dtype(array.dtype):
+            array = array.view(f"u{array.dtype.itemsize}")
+        with self._zip.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, array, allow_pickle=False)
+
+    def close(self) -> None:
+        self._zip.close()

@@ -1,0 +1,50 @@
+"""Blocks of narrow floats that share a scale: MX formats and NVFP4."""
+
+import math
+
+import numpy as np
+
+from .. import _args, _core
+from .._typing import Array, Float32Array
+from ..dtypes import FloatType
+from ..granularity import PerGroup
+
+__all__ = ["dequantize_blocks", "quantize_blocks"]
+
+
+def quantize_blocks(
+    x: Array,
+    float_type: FloatType,
+    element: FloatType,
+    scale_type: FloatType,
+    group_size: int,
+    tensor_scale: np.float32 | None = None,
+) -> tuple[Array, Array]:
+    """Return the codes and the scale of each block of `group_size` neighbours along the last axis.
+
+    With a tensor_scale the scales count in units of it; without one they are powers of two. Rounds half to even.
+    """
+    codes = np.empty(x.shape, np.uint8)
+    scales = np.empty(PerGroup(group_size).params_shape(x.shape), np.uint8)
+    exponent = math.frexp(element.largest)[1] - 1
+    _core.quantize_blocks(
+        _args.stored(x, float_type.storage), float_type.core, math.prod(x.shape[:-1]), x.shape[-1], element.core,
+        group_size, exponent, element.largest, float(tensor_scale or 0), codes, scales,
+    )  # fmt: skip
+    return codes.view(element.dtype), scales.view(scale_type.dtype)
+
+
+def dequantize_blocks(
+    owner: str,
+    codes: Array,
+    element: FloatType,
+    scale: Float32Array,
+    group_size: int,
+    result_type: FloatType,
+    out: Array | None,
+) -> Array:
+    """Return ``scale * codes``; unlike a QParams, blocks may have scales that are NaN or subnormal."""
+    layout = _args.layout(owner, codes.shape, -1, group_size)
+    scale = np.ascontiguousarray(scale)
+    zero = np.zeros(scale.shape, np.int32)
+    return _args.elementwise(owner, _core.dequantize, codes, element, layout, scale, zero, result_type, out)

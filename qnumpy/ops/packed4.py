@@ -1,0 +1,89 @@
+"""Weights of 4-bit codes in groups, packed once for products with any number of rows."""
+
+import numpy as np
+
+from .. import _core
+from .._typing import Array, Float32Array, Int32Array
+from .packed8 import Activations, Output
+
+__all__ = ["GROUP_SIZES", "Packed4"]
+
+GROUP_SIZES = (16, 32, 64, 128)
+_COLUMNS = 16  # of a panel
+
+
+class Packed4:
+    """A weight of 4-bit codes with one scale for each group of neighbours along K.
+
+    Parameters
+    ----------
+    codes : ndarray of int8 in [-8, 7] or uint8 in [0, 15], shape (K, N)
+    scale : ndarray of float32, shape (groups, N)
+    zero_point : ndarray of int32, shape (groups, N), or None
+        None where all are the middle of the codes, 0 or 8.
+    group_size : int
+        One of GROUP_SIZES.
+    half : bool
+        Store the scales as float16; they must be numbers of float16.
+    """
+
+    __slots__ = ("_layout", "_packed", "_signed", "shape")
+
+    column_scale = None  # each group has its own: the sums of a column are float32, and codes need a pass of their own
+
+    def __init__(
+        self, codes: Array, scale: Float32Array, zero_point: Int32Array | None, group_size: int, half: bool
+    ) -> None:
+        k, n = codes.shape
+        self.shape = k, n
+        self._signed = codes.dtype == np.int8
+        self._layout = k, n, group_size, half, zero_point is not None
+        self._packed = _core.weight4_room(*self._layout)
+        stored = np.ascontiguousarray(scale.astype(np.float16).view(np.uint16) if half else scale)
+        zeros = None if zero_point is None else (zero_point + 8 * self._signed).astype(np.uint8)
+        plain = np.ascontiguousarray(codes).view(np.uint8)
+        _core.weight4_pack(plain, self._signed, stored, zeros, self._packed, k, n, group_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed codes, their scales and zero points."""
+        return int(self._packed.nbytes)
+
+    def codes(self) -> Array:
+        """Return the codes as they were packed.
+
+        A panel of 16 columns holds, for each group of K, the codes and then the parameters. 64 bytes of codes are 16
+        columns of 4 bytes: the low half of a byte is one of four codes of K, the high half one of the next four.
+        """
+        (k, n), size = self.shape, self._layout[2]
+        codes = np.empty((k, n), np.int8 if self._signed else np.uint8)
+        if codes.size:
+            groups, panels = -(-k // size), -(-n // _COLUMNS)
+            fields = self._packed.reshape(panels, groups, -1)[:, :, : size * _COLUMNS // 2]
+            fields = fields.reshape(panels, groups, -1, _COLUMNS, 4)
+            halves = np.stack([fields & 15, fields >> 4], axis=3)  # panel, group, eight of k, half of it, column, k
+            rows = halves.transpose(1, 2, 3, 5, 0, 4).reshape(groups * size, panels * _COLUMNS)[:k, :n]
+            codes[...] = rows.astype(np.int8) - (8 if self._signed else 0)
+        return codes
+
+    def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
+        """Fill `out` with the product of real rows and the weight, in float32; the sums of a group always fit."""
+        _core.matmul4(
+            self._packed, *self._layout, x, rows, activations.core, activations.symmetric, activations.qmin,
+            activations.qmax, activations.scale, activations.zero_point, activations.by_row, output.bias, output.low,
+            output.high, out,
+        )  # fmt: skip
+        return True
+
+    def multiply_codes(
+        self, x: Array, core: int, rows: int, scale: Float32Array, zero_point: Int32Array, output: Output, out: Array
+    ) -> bool:
+        """Fill `out` with the product of rows of codes and the weight, in float32; the sums of a group always fit.
+
+        x has one scale and zero point, or one for each row, or one for each group of each row.
+        """
+        _core.matmul4_codes(
+            self._packed, *self._layout, np.ascontiguousarray(x), rows, scale.reshape(-1),
+            zero_point.reshape(-1) if zero_point.any() else None, output.bias, output.low, output.high, out,
+        )  # fmt: skip
+        return True

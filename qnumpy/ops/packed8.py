@@ -1,0 +1,103 @@
+"""Weights of 8-bit codes, packed once for products with any number of rows.
+
+The product of the codes is exact in int32. What becomes of the sums is an `Output`; 4-bit weights (packed4) take the
+same `Activations` and `Output`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _core
+from .._typing import Array, Float32Array, Int32Array
+
+__all__ = ["Activations", "Output", "Packed8"]
+
+_INT8, _UINT8, _FLOAT32 = (_core.TYPES[name] for name in ("int8", "uint8", "float32"))
+_ONE = np.ones(1, np.float32)
+
+
+class Activations(NamedTuple):
+    """How a product quantizes real rows."""
+
+    core: int  # the kernels' number for int8 or uint8
+    symmetric: bool
+    qmin: int
+    qmax: int
+    by_row: bool  # each row has a scale; else each group of a row, if the weight is in groups
+    scale: float = 0.0  # of all rows; 0 where the kernel computes the scales
+    zero_point: int = 0
+
+
+class Output(NamedTuple):
+    """What becomes of the sums: float32, or codes where there are multipliers.
+
+    float32 is ``clip(float32(acc) * (Sx * Sw) + bias)``. A code is
+    ``round_half_even(float32(acc + acc_bias) * multiplier) + zero_point``, saturated to [qmin, qmax].
+    """
+
+    bias: Float32Array | None
+    low: float  # the bounds of clip
+    high: float
+    core: int = _FLOAT32  # the kernels' number for the type of the output
+    multipliers: Float32Array | None = None  # one for each column
+    acc_bias: Int32Array | None = None  # in units of the sums
+    zero_point: int = 0
+    qmin: int = 0
+    qmax: int = 0
+
+
+class Packed8:
+    """A weight of 8-bit codes with one scale for each column.
+
+    Parameters
+    ----------
+    codes : ndarray of int8 or uint8, shape (K, N)
+    zero_point : ndarray of int32, shape () or (N,)
+    column_scale : ndarray of float32, shape (N,)
+    """
+
+    __slots__ = ("_dtype", "_packed", "column_scale", "shape")
+
+    def __init__(self, codes: Array, zero_point: Int32Array, column_scale: Float32Array) -> None:
+        k, n = codes.shape
+        self.shape = k, n
+        self.column_scale = column_scale
+        self._dtype = codes.dtype
+        core = _INT8 if codes.dtype == np.int8 else _UINT8
+        self._packed = _core.pack_weights(codes, core, zero_point.reshape(-1) if zero_point.any() else None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed codes, their sums and their scales."""
+        return int(_core.packed_info(self._packed)[2]) + self.column_scale.nbytes
+
+    def codes(self) -> Array:
+        """Return the codes as they were packed."""
+        codes = np.empty(self.shape, self._dtype)
+        _core.packed_codes(self._packed, codes)
+        return codes
+
+    def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
+        """Fill `out` with the product of real rows and the weight; return whether every sum fits in int32."""
+        scale = self.column_scale if output.multipliers is None else output.multipliers
+        return _core.linear(
+            x, rows, activations.core, activations.symmetric, activations.qmin, activations.qmax, activations.scale,
+            activations.zero_point, self._packed, out, output.core, scale, output.bias, output.acc_bias,
+            output.low, output.high, output.zero_point, output.qmin, output.qmax,
+        )  # fmt: skip
+
+    def multiply_codes(
+        self, x: Array, core: int, rows: int, scale: Float32Array, zero_point: Int32Array, output: Output, out: Array
+    ) -> bool:
+        """Fill `out` with the product of rows of codes and the weight; return whether every sum fits in int32.
+
+        x has one scale and zero point, or one for each row. The multipliers of an output of codes hold the scale of x.
+        """
+        reals = output.multipliers is None
+        return _core.matmul_packed(
+            x.reshape(rows, self.shape[0]), core, zero_point.reshape(-1) if zero_point.any() else None, self._packed,
+            out.reshape(rows, self.shape[1]), output.core, scale.reshape(-1) if reals else _ONE,
+            self.column_scale if reals else output.multipliers, output.bias, output.acc_bias,
+            output.low, output.high, output.zero_point, output.qmin, output.qmax,
+        )  # fmt: skip

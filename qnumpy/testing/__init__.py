@@ -1,0 +1,53 @@
+"""The oracle: every operation again in plain NumPy expressions and Python integers.
+
+A twin has the name, the parameters and the result type of its original, and gives the same bits. The originals are
+functions of qnumpy and, without their first parameter `owner`, functions of `qnumpy.ops`. Twins have no `out`, and they
+refuse nothing: on_nan, on_nonfinite and overflow="raise" are accepted and change nothing. They share no code with the
+kernels: parameters are repeated until every element has its own, then the formula of docs/semantics.md stands on one
+line.
+"""
+
+from ._common import spread
+from .elements import (
+    codes_of,
+    dequantize_linear,
+    dynamic_quantize_linear,
+    fake_quantize,
+    min_max,
+    pack,
+    quantize_linear,
+    ranges,
+    requantize,
+    split_multiplier,
+    unpack,
+)
+from .floats import FloatError, cast, float_error, quantize_blocks
+from .products import SaturatedProduct, accumulate_dot, conv2d_integer, matmul_integer, saturated_matmul
+from .statistics import Histogram, entropy_bin, histogram
+
+__all__ = [
+    "FloatError",
+    "Histogram",
+    "SaturatedProduct",
+    "accumulate_dot",
+    "cast",
+    "codes_of",
+    "conv2d_integer",
+    "dequantize_linear",
+    "dynamic_quantize_linear",
+    "entropy_bin",
+    "fake_quantize",
+    "float_error",
+    "histogram",
+    "matmul_integer",
+    "min_max",
+    "pack",
+    "quantize_blocks",
+    "quantize_linear",
+    "ranges",
+    "requantize",
+    "saturated_matmul",
+    "split_multiplier",
+    "spread",
+    "unpack",
+]

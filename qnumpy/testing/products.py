@@ -1,0 +1,126 @@
+"""Twins of the products: of integers, of convolutions, by instructions that saturate, with rounded sums."""
+
+import math
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._typing import Array
+from ..dtypes import FloatType
+from ._common import float_of, int32_of, integers
+
+__all__ = ["SaturatedProduct", "accumulate_dot", "conv2d_integer", "matmul_integer", "saturated_matmul"]
+
+
+def matmul_integer(a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> Any:
+    """Multiply as qnumpy.matmul_integer does, in int64.
+
+    Examples
+    --------
+    >>> matmul_integer([[1, 2]], [[3], [4]], b_zero_point=1)
+    array([[8]], dtype=int32)
+    """
+    a_zero, b_zero = (integers(0 if zero is None else zero) for zero in (a_zero_point, b_zero_point))
+    if a_zero.ndim == 1:  # one each row
+        a_zero = a_zero[:, None] if np.ndim(a) > 1 else a_zero
+    return int32_of(np.matmul(integers(a) - a_zero, integers(b) - b_zero))
+
+
+def conv2d_integer(
+    x: Any,
+    w: Any,
+    x_zero_point: Any = None,
+    w_zero_point: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = 0,
+    dilations: Any = 1,
+    groups: int = 1,
+) -> Array:
+    """Convolve as qnumpy.conv2d_integer does, in int64, one element of the result at a time.
+
+    Examples
+    --------
+    >>> conv2d_integer(np.ones((1, 1, 2, 2), int), np.ones((1, 1, 2, 2), int), padding=1)[0, 0]
+    array([[1, 2, 1],
+           [2, 4, 2],
+           [1, 2, 1]], dtype=int32)
+    """
+    (sv, sh), (dv, dh) = (np.broadcast_to(each, 2) for each in (strides, dilations))
+    top, left, bottom, right = np.tile(padding, 2) if np.size(padding) == 2 else np.broadcast_to(padding, 4)
+    image = integers(x) - integers(0 if x_zero_point is None else x_zero_point)
+    image = np.pad(image, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    weight = integers(w) - integers(0 if w_zero_point is None else w_zero_point).reshape(-1, 1, 1, 1)
+    n, (m, depth, kv, kh) = len(image), weight.shape
+    height, width = image.shape[2] - dv * (kv - 1), image.shape[3] - dh * (kh - 1)
+    y = np.zeros((n, m, -(-height // sv), -(-width // sh)), np.int64)
+    for b, o, i, j in np.ndindex(y.shape):
+        first = o * groups // m * depth
+        patch = image[b, first : first + depth, i * sv : i * sv + dv * kv : dv, j * sh : j * sh + dh * kh : dh]
+        y[b, o, i, j] = (patch[:, :kv, :kh] * weight[o]).sum()
+    return np.asarray(int32_of(y))
+
+
+class SaturatedProduct(NamedTuple):
+    """The arrays of qnumpy.ops.saturation.SaturatedProduct."""
+
+    product: Array  # int32 (M, N)
+    error: Array  # int64 (M, N)
+    pairs: Array  # int64 (N,)
+
+
+def saturated_matmul(a: Array, b: Array) -> SaturatedProduct:
+    """Multiply as qnumpy.simulate_saturation does: every pair of products is added in int16, which saturates.
+
+    Examples
+    --------
+    >>> product, error, pairs = saturated_matmul(np.array([[200, 200]], np.uint8), np.array([[100], [100]], np.int8))
+    >>> product.tolist(), error.tolist(), pairs.tolist()
+    ([[32767]], [[-7233]], [1])
+    """
+    exact = integers(a) @ integers(b)
+    unsigned = integers(a) + (128 if a.dtype == np.int8 else 0)
+    signed = integers(b) - (128 if b.dtype == np.uint8 else 0)
+    terms = unsigned[:, :, None] * signed[None]
+    pairs = np.add.reduceat(terms, range(0, terms.shape[1], 2), axis=1) if terms.shape[1] else terms
+    clipped = np.clip(pairs, -(2**15), 2**15 - 1)
+    error = (clipped - pairs).sum(1)
+    return SaturatedProduct(int32_of(exact + error), error, (clipped != pairs).sum((0, 1)))
+
+
+def accumulate_dot(a: Any, b: Any, accumulate: Any = None) -> Array:
+    """Sum as qnumpy.accumulate_dot does, each step in Python's fractions.
+
+    Examples
+    --------
+    >>> float(accumulate_dot([2048, 1], [1, 1], "float16"))
+    2048.0
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    real = float_of(accumulate if accumulate is not None else np.float16 if a.dtype == np.float16 else np.float32)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    rows, columns = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b.reshape(len(b), math.prod(b.shape[1:]))
+    sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
+    return np.array(sums, np.float64).reshape((*a.shape[:-1], *b.shape[1:])).astype(real.dtype)
+
+
+def _summed(a: list[float], b: list[float], real: FloatType) -> float:
+    acc = 0.0
+    for x, y in zip(a, b, strict=True):
+        plain = acc + x * y  # of zeros and of what is not finite the sum is right already
+        if plain and math.isfinite(acc) and math.isfinite(x) and math.isfinite(y):
+            plain = _nearest_fraction(Fraction(acc) + Fraction(x) * Fraction(y), real)
+        acc = plain
+    return abs(acc) if math.isnan(acc) else acc
+
+
+def _nearest_fraction(x: Fraction, real: FloatType) -> float:
+    """The nearest number of a type that has infinities; Python rounds fractions half to even."""
+    size = abs(x)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    exponent -= size < Fraction(2) ** exponent
+    quantum = Fraction(2) ** (max(exponent, 1 - real.bias) - real.mantissa_bits)
+    nearest = round(size / quantum) * quantum
+    highest = Fraction(2) ** ((1 << real.exponent_bits) - 1 - real.bias)
+    return math.copysign(math.inf if nearest >= highest else float(nearest), x)

@@ -1,0 +1,37 @@
+"""``qnumpy inspect``: every tensor, and what floats would lose."""
+
+import json
+import re
+
+import numpy as np
+
+from qnumpy.files.store import load, save
+
+
+def test_inspect_lists_every_tensor(run, model, tmp_path):
+    out = tmp_path / "out.safetensors"
+    run("quantize", model, "-o", out, "--dtype=int4", "--group-size=8")
+    code, text, _ = run("inspect", out)
+    assert code == 0
+    assert re.search(r"embed\.weight +int4 +\(40, 16\) +per group 8 +640\n", text)  # 320 bytes of codes, 80 scales
+    assert re.search(r"fc\.bias +float32 +\(12,\) +- +48\n", text)
+    listed = json.loads(run("inspect", out, "--json")[1])
+    assert [tensor["name"] for tensor in listed["tensors"]] == list(load(out))
+    assert listed["nbytes"] == sum(tensor["nbytes"] for tensor in listed["tensors"])
+    assert run("inspect", model)[0] == 0
+
+
+def test_inspect_says_what_a_float_type_would_lose(run, model, tmp_path):
+    code, table, err = run("inspect", model, "--float", "float16")
+    assert (code, err) == (0, "")
+    lines = table.splitlines()
+    assert lines[0].split()[:5] == ["tensor", "shape", "source", "type", "verdict"]
+    assert {line.split()[0] for line in lines[1:5]} == {"embed.weight", "fc.weight", "fc.bias", "head.weight"}
+    assert "1 more is left out: not plain floats." in lines
+    assert lines[-1].startswith("This CPU ")
+    path = tmp_path / "eps.npz"
+    save(path, {"eps": np.float32(1e-12), "w": np.array([[7e4]], np.float32)})
+    found = json.loads(run("inspect", path, "--float=float16", "--json")[1])
+    assert [tensor["verdict"] for tensor in found["tensors"]] == ["underflows", "overflows"]
+    assert found["totals"]["verdicts"] == {"overflows": 1, "underflows": 1}
+    assert run("inspect", path, "--float", "int8")[0] == 2

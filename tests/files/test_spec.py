@@ -1,0 +1,119 @@
+"""What a file says of a tensor: the plain tensors that hold it, the schema, and schemas that lie."""
+
+import json
+import os
+import re
+import runpy
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from tensor_files import plain_tensors, reals
+
+import qnumpy as qn
+from qnumpy.files.spec import FORMAT_VERSION, TensorSpec
+from qnumpy.files.store import load, save
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+golden = runpy.run_path(str(FIXTURES / "make_golden.py"))["arrays"]
+
+
+def test_the_layout_by_hand(tmp_path):
+    """Low nibble first, rows padded apart, symmetric zero points left out."""
+    raw, schema = plain_tensors(FIXTURES / "golden.safetensors")
+    np.testing.assert_array_equal(raw["int4.group"], [[0x79, 0x10, 0x0F], [0xE2, 0xD3, 0x04]])
+    np.testing.assert_array_equal(raw["int4.group.scale"], np.float32([[0.5, 0.25, 2.0], [1.0, 0.125, 4.0]]))
+    np.testing.assert_array_equal(raw["uint4.affine"], [[0xF0, 0x08], [0x21, 0x03]])
+    np.testing.assert_array_equal(raw["uint4.affine.zero_point"], [0x83, 0x00])
+    np.testing.assert_array_equal(raw["int2.tensor"], [0b01_01_00_11, 0b11])
+    assert raw["uint16.affine.zero_point"] == np.uint16(1000)
+    assert {"int4.group.zero_point", "int8.channel.zero_point"}.isdisjoint(raw)
+    assert schema["format_version"] == FORMAT_VERSION == 1
+    assert schema["tensors"]["int4.group"] == {
+        "dtype": "int4",
+        "shape": [2, 5],
+        "granularity": {"kind": "group", "group_size": 2, "axis": -1},
+        "qmin": -7,
+        "qmax": 7,
+    }
+    assert "float32" not in schema["tensors"]
+
+
+def test_symmetric_unsigned_zero_points_are_left_out(tmp_path):
+    q = qn.quantize(reals(3, 4), dtype="uint8")
+    save(tmp_path / "a.npz", {"w": q})
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert set(file) == {"__qnumpy__", "w", "w.scale"}
+    assert load(tmp_path / "a.npz")["w"] == q
+
+
+def test_the_plan_knows_the_bytes(tmp_path):
+    arrays = golden()
+    save(tmp_path / "a.safetensors", arrays)
+    (header,) = struct.unpack("<Q", (tmp_path / "a.safetensors").read_bytes()[:8])
+    planned = sum(TensorSpec.of(value).nbytes for value in arrays.values())
+    assert os.path.getsize(tmp_path / "a.safetensors") == 8 + header + planned
+
+
+def with_schema(path, change):
+    """Save one quantized array, its schema changed."""
+    q = qn.quantize(reals(2, 6), dtype="int4", granularity=qn.PerGroup(2))
+    save(path, {"w": q, "x": reals(2)})
+    tensors, schema = plain_tensors(path)
+    change(schema, schema["tensors"]["w"], tensors)
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    safetensors.numpy.save_file(tensors, path, metadata={"qnumpy": text})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, w, t: s.update(format_version=2), "format_version must be 1; got 2."),
+        (lambda s, w, t: s.pop("format_version"), "format_version must be 1; got None."),
+        (lambda s, w, t: s.pop("tensors"), "the qnumpy schema must have an object 'tensors'; got None."),
+        (lambda s, w, t: s["tensors"].update(v=w), "tensor 'v' is in the qnumpy schema and not in the file."),
+        (lambda s, w, t: t.pop("w.scale"), "tensor 'w.scale' is in the qnumpy schema and not in the file."),
+        (lambda s, w, t: w.update(dtype="int3"), "tensor 'w': the qnumpy schema is wrong: dtype 'int3' is unknown."),
+        (lambda s, w, t: w.update(dtype="finfo", granularity=None), "dtype 'finfo' is unknown."),
+        (lambda s, w, t: w.update(shape=[2, -6]), "shape [2, -6] is no list of sizes."),
+        (lambda s, w, t: w.update(shape=[2, 7]), "tensor 'w' must be uint8 (2, 4) by the qnumpy schema"),
+        (lambda s, w, t: w.update(dtype="int8"), "tensor 'w' must be int8 (2, 6) by the qnumpy schema"),
+        (
+            lambda s, w, t: w.update(granularity={"kind": "rows"}),
+            "granularity must be what Granularity.to_dict returns; got {'kind': 'rows'}.",
+        ),
+        (lambda s, w, t: w["granularity"].update(axis=5), "PerGroup: axis must be in [-2, 1]; got 5."),
+        (lambda s, w, t: w["granularity"].update(group_size=0), "group_size must be at least 1; got 0."),
+        (lambda s, w, t: w["granularity"].update(group_size=3), "tensor 'w.scale' must be float32 (2, 2)"),
+        (lambda s, w, t: w.update(qmin="a"), "qmin and qmax 'a', 7 are no integers."),
+        (lambda s, w, t: w.update(qmin=-9), "tensor 'w': QParams: qmin and qmax must satisfy"),
+        (lambda s, w, t: w.pop("qmin"), "tensor 'w': the qnumpy schema is wrong: 'qmin'"),
+        (lambda s, w, t: t.update({"w.scale": -t["w.scale"]}), "tensor 'w': QParams: scale must be positive"),
+        (
+            lambda s, w, t: t.update({"w.zero_point": np.zeros(3, np.uint8)}),
+            "tensor 'w.zero_point' must be uint8 (2, 2)",
+        ),
+    ],
+)
+def test_a_schema_that_lies(tmp_path, change, message):
+    path = with_schema(tmp_path / "a.safetensors", change)
+    with pytest.raises(qn.FileFormatError, match=re.escape(message)) as caught:
+        load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1), qn.PerGroup(4, 0), qn.PerRow()], ids=str)
+def test_an_entry_of_the_schema_round_trips(granularity):
+    spec = TensorSpec.quantized((6, 8), "uint4", granularity, symmetric=False)
+    assert TensorSpec.from_dict("w", json.loads(json.dumps(spec.to_dict())), {"w.zero_point": ...}) == spec
+
+
+def test_specs_refuse():
+    want = "TensorSpec: dtype must be a code type such as 'int8' or 'uint4'; got 'int3'."
+    with pytest.raises(TypeError, match=f"^{re.escape(want)}$"):
+        TensorSpec.quantized((3,), "int3", qn.PerTensor(), symmetric=True)
+    with pytest.raises(ValueError, match=r"^TensorSpec: format must be the name of an MX format; got 'mxfp3'\.$"):
+        TensorSpec.blocks((3,), "mxfp3")
