@@ -8,24 +8,25 @@ _Array = np.ndarray[Any, Any]
 
 TYPES: dict[str, int]
 FLOATS: dict[str, tuple[int, int, int, int, int, str]]  # type, bits, exponent, mantissa, bias, kind
+CODES: dict[str, tuple[int, int, bool]]  # type, bits, signed
 MAX_THREADS: int
 FEW: int
 
 def quantize(
     x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
-    outer: int, channels: int, inner: int, block: int, qmin: int, qmax: int, convention: int, /,
+    outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int, convention: int, /,
 ) -> None: ...
 def fake_quantize(
     x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
-    outer: int, channels: int, inner: int, block: int, qmin: int, qmax: int, convention: int, /,
+    outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int, convention: int, /,
 ) -> None: ...
 def dequantize(
     q: _Array, q_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
-    outer: int, channels: int, inner: int, block: int, /,
+    outer: int, channels: int, inner: int, group: int, /,
 ) -> None: ...
 def requantize(
     acc: _Array, acc_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
-    outer: int, channels: int, inner: int, block: int, qmin: int, qmax: int, method: int,
+    outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int, method: int,
     multiplier: _Array | None, shift: _Array | None, /,
 ) -> None: ...
 def cast(
@@ -35,10 +36,10 @@ def first_bad_scale(scale: _Array, /) -> int: ...
 def output_fits(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...], /, *inputs: Any) -> bool: ...
 def overlap(a: _Array, b: _Array, /) -> bool: ...
 def min_max(
-    x: _Array, x_type: int, outer: int, channels: int, inner: int, block: int, /
+    x: _Array, x_type: int, outer: int, channels: int, inner: int, group: int, /
 ) -> tuple[_Array, _Array, _Array, _Array]: ...
 def histogram(
-    x: _Array, x_type: int, outer: int, channels: int, inner: int, block: int, bits: int, /
+    x: _Array, x_type: int, outer: int, channels: int, inner: int, group: int, bits: int, /
 ) -> tuple[_Array, _Array, _Array, _Array, _Array, _Array, _Array]: ...
 def few_values(x: _Array, x_type: int, keys: _Array, counts: _Array, /) -> tuple[_Array, _Array] | None: ...
 def merge_histograms(
@@ -61,21 +62,24 @@ def linear(
     lo: float, hi: float, zero_point: int, qmin: int, qmax: int, /,
 ) -> bool: ...
 def conv2d(
-    x: _Array, x_type: int, w: _Array, w_type: int, x_zero: int, w_zero: _Array, groups: int, stride_v: int,
+    x: _Array, x_type: int, w: _Array, w_type: int, x_zero: int, w_zero: _Array, channel_groups: int, stride_v: int,
     stride_h: int, dilation_v: int, dilation_h: int, top: int, left: int, out: _Array, out_type: int,
     scale: _Array | None, bias: _Array | None, zero_point: int, qmin: int, qmax: int, /,
 ) -> bool: ...
-def weight4_room(k: int, n: int, block: int, half: bool, zeros: bool, /) -> _Array: ...
+def weight4_room(k: int, n: int, group: int, half: bool, zeros: bool, /) -> _Array: ...
 def weight4_pack(
-    codes: _Array, signed: bool, scales: _Array, zeros: _Array | None, packed: _Array, k: int, n: int, block: int, /
+    codes: _Array, signed: bool, scales: _Array, zeros: _Array | None, packed: _Array, k: int, n: int, group: int, /
+) -> None: ...
+def weight4_codes(
+    packed: _Array, k: int, n: int, group: int, half: bool, zeros: bool, signed: bool, codes: _Array, /
 ) -> None: ...
 def matmul4(
-    packed: _Array, k: int, n: int, block: int, half: bool, zeros: bool, x: _Array, m: int, x_type: int,
+    packed: _Array, k: int, n: int, group: int, half: bool, zeros: bool, x: _Array, m: int, x_type: int,
     symmetric: bool, qmin: int, qmax: int, scale: float, zero_point: int, by_row: bool, bias: _Array | None,
     lowest: float, highest: float, y: _Array, /,
 ) -> None: ...
 def matmul4_codes(
-    packed: _Array, k: int, n: int, block: int, half: bool, zeros: bool, codes: _Array, m: int, scales: _Array,
+    packed: _Array, k: int, n: int, group: int, half: bool, zeros: bool, codes: _Array, m: int, scales: _Array,
     zero_points: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array, /,
 ) -> None: ...
 def saturate(

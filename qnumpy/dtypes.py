@@ -11,7 +11,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import DTypeLike
 
 from . import _core
 from ._typing import Float64Array
@@ -32,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CodeType:
-    """A type of codes: integers, or floats of 8 and 4 bits.
+    """A type of codes: integers, rows of csrc/kernels/lists/code_list.h, or floats of 8 and 4 bits.
 
     Attributes
     ----------
@@ -174,9 +173,14 @@ class FloatType:
         return math.ldexp(1.0, -self.mantissa_bits)
 
 
-def _code(name: str, dtype: DTypeLike, storage: DTypeLike, bits: int) -> CodeType:
-    low = -(1 << (bits - 1)) if name.startswith("int") else 0
-    return CodeType(name, np.dtype(dtype), np.dtype(storage), bits, low, low + (1 << bits) - 1, _core.TYPES[name])
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name))
+
+
+def _code(name: str, core: int, bits: int, signed: bool) -> CodeType:
+    qmin = -(1 << (bits - 1)) if signed else 0
+    storage = np.dtype(f"{'i' if signed else 'u'}{max(bits, 8) // 8}")
+    return CodeType(name, _dtype(name), storage, bits, qmin, qmin + (1 << bits) - 1, core)
 
 
 def _float_code(kind: FloatType) -> CodeType:
@@ -187,7 +191,7 @@ def _float_code(kind: FloatType) -> CodeType:
 FLOAT_TYPES = {
     name: FloatType(
         name,
-        np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name)),
+        _dtype(name),
         np.dtype(f"{'f' if bits >= 32 else 'u'}{bits // 8}"),
         core,
         exponent,
@@ -198,20 +202,8 @@ FLOAT_TYPES = {
     for name, (core, bits, exponent, mantissa, bias, kind) in _core.FLOATS.items()
 }
 REAL_TYPES = {name: FLOAT_TYPES[name] for name in ("float32", "float64", "float16", "bfloat16")}
-ACCUMULATOR_TYPE = _code("int32", np.int32, np.int32, 32)  # sums of products; not a type of codes
-INTEGER_TYPES = {
-    code.name: code
-    for code in (
-        _code("int8", np.int8, np.int8, 8),
-        _code("uint8", np.uint8, np.uint8, 8),
-        _code("int16", np.int16, np.int16, 16),
-        _code("uint16", np.uint16, np.uint16, 16),
-        _code("int4", ml_dtypes.int4, np.int8, 4),
-        _code("uint4", ml_dtypes.uint4, np.uint8, 4),
-        _code("int2", ml_dtypes.int2, np.int8, 2),
-        _code("uint2", ml_dtypes.uint2, np.uint8, 2),
-    )
-}
+ACCUMULATOR_TYPE = _code("int32", _core.TYPES["int32"], 32, True)  # sums of products; not a type of codes
+INTEGER_TYPES = {name: _code(name, *row) for name, row in _core.CODES.items()}
 CODE_TYPES = INTEGER_TYPES | {
     name: _float_code(FLOAT_TYPES[name])
     for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn")

@@ -8,25 +8,25 @@ static int refuse(const char *what) {
     return -1;
 }
 
-/* (type, text) of the error that calls raise, or NULL. It is never freed: another thread may be about to raise it. */
-static _Atomic(PyObject *) refusal;
+/* (type, text) of the error that calls raise, or NULL. Never freed: another thread may be about to raise it. */
+static _Atomic(PyObject *) pending_error;
 
-int qn_refuse_calls(PyObject *type, PyObject *text) {
-    PyObject *error = type ? PyTuple_Pack(2, type, text) : NULL;
-    if (type && !error) return -1;
-    atomic_store(&refusal, error);
+int qn_set_pending_error(PyObject *type, PyObject *text) {
+    PyObject *error = type == Py_None ? NULL : PyTuple_Pack(2, type, text);
+    if (type != Py_None && !error) return -1;
+    atomic_store_explicit(&pending_error, error, memory_order_release);
     return 0;
 }
 
-int qn_arg_count_always(const char *function, Py_ssize_t given, Py_ssize_t wanted) {
-    if (given == wanted) return 0;
-    PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: takes %zd arguments; got %zd.", function, wanted, given);
+int qn_arg_count_of_setter(const char *function, Py_ssize_t count, Py_ssize_t expected) {
+    if (count == expected) return 0;
+    PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: takes %zd arguments; got %zd.", function, expected, count);
     return -1;
 }
 
-int qn_arg_count(const char *function, Py_ssize_t given, Py_ssize_t wanted) {
-    if (qn_arg_count_always(function, given, wanted)) return -1;
-    PyObject *error = atomic_load_explicit(&refusal, memory_order_acquire);
+int qn_arg_count(const char *function, Py_ssize_t count, Py_ssize_t expected) {
+    if (qn_arg_count_of_setter(function, count, expected)) return -1;
+    PyObject *error = atomic_load_explicit(&pending_error, memory_order_acquire);
     if (!error) return 0;
     PyErr_SetObject(PyTuple_GET_ITEM(error, 0), PyTuple_GET_ITEM(error, 1));
     return -1;
@@ -79,10 +79,10 @@ int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source) {
 
 int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid) {
     if (qn_arg_i64(four[0], &grid->outer) || qn_arg_i64(four[1], &grid->channels) ||
-        qn_arg_i64(four[2], &grid->inner) || qn_arg_i64(four[3], &grid->block))
+        qn_arg_i64(four[2], &grid->inner) || qn_arg_i64(four[3], &grid->group))
         return -1;
     int64_t product;
-    if (grid->outer < 0 || grid->channels < 0 || grid->inner < 0 || grid->block < 0 ||
+    if (grid->outer < 0 || grid->channels < 0 || grid->inner < 0 || grid->group < 0 ||
         __builtin_mul_overflow(grid->outer, grid->channels, &product) ||
         __builtin_mul_overflow(product, grid->inner, &product) || product != elements)
         return refuse("the grid does not fit the array");

@@ -1,4 +1,5 @@
-/* The guard: unwraps arrays and refuses what could corrupt memory. What would only be wrong is refused in Python. */
+/* The guard: unwraps arrays and refuses arguments that could corrupt memory. Python refuses those that are only wrong.
+ */
 #ifndef QN_ARGS_H
 #define QN_ARGS_H
 
@@ -14,15 +15,16 @@
 #include "matmul.h"
 #include "source.h"
 
-/* Calls below this many elements keep the GIL: releasing it costs more than they do. */
+/* Calls on fewer elements keep the GIL: releasing it costs more than the call. */
 enum { QN_GIL_ELEMENTS = 1 << 14 };
 
 typedef PyObject *const *qn_args;
 
-/* Each returns -1 with an exception set when the argument is not what it must be. */
-int qn_arg_count(const char *function, Py_ssize_t given,
-                 Py_ssize_t wanted); /* also raises what qn_refuse_calls holds */
-int qn_arg_count_always(const char *function, Py_ssize_t given, Py_ssize_t wanted);
+/* Each returns -1 with an exception set when the argument is not what it must be. Every binding starts with
+ * qn_arg_count, which also raises the pending error; those that mend the error or tell what can be set start with
+ * qn_arg_count_of_setter. */
+int qn_arg_count(const char *function, Py_ssize_t count, Py_ssize_t expected);
+int qn_arg_count_of_setter(const char *function, Py_ssize_t count, Py_ssize_t expected);
 int qn_arg_i64(PyObject *argument, int64_t *value);
 int qn_arg_int(PyObject *argument, int low, int high, int *value);
 int qn_arg_flag(PyObject *argument, bool *value);
@@ -39,12 +41,12 @@ int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m);
 /* None, or an array of int32 whose last axis holds 1 or `count` zero points one after the other. */
 int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z);
 
-/* From now on every function that calls qn_arg_count raises type(text); NULL and NULL end it. A bad variable of the
- * environment is told so, when the kernels are first used. */
-int qn_refuse_calls(PyObject *type, PyObject *text);
+/* The error type(text) that every call raises from now on, because a variable of the environment is wrong; None and
+ * None end it. */
+int qn_set_pending_error(PyObject *type, PyObject *text);
 
-/* A new array of one axis that owns *data, of malloc's kind, which is NULL afterwards: what is large is not copied. NULL on
- * error; then *data is still the caller's, unless it is NULL. */
+/* A new one-dimensional array that takes over *data, which malloc returned, and sets it to NULL. NULL on error; the
+ * caller still owns *data unless it is NULL. */
 PyObject *qn_array_owning(void **data, int64_t n, int type_number);
 
 #endif

@@ -1,4 +1,5 @@
-/* quantize_blocks(x, x_type, rows, columns, element_type, block, emax, largest, tensor_scale, codes, scales) -> None. */
+/* quantize_blocks(x, x_type, rows, columns, element_type, block, emax, largest, tensor_scale, codes, scales) -> None.
+ */
 #include "bindings.h"
 
 #include "blocks.h"

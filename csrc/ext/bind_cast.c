@@ -1,4 +1,4 @@
-/* cast(x, type, out, type, saturate, stochastic, seed) -> None, and FLOATS: float_list.h as Python reads it. */
+/* cast(x, type, out, type, saturate, stochastic, seed) -> None. */
 #include "bindings.h"
 
 #include "cast.h"
@@ -25,28 +25,6 @@ static PyObject *cast(PyObject *self, qn_args a, Py_ssize_t count) {
         Py_END_ALLOW_THREADS;
     }
     Py_RETURN_NONE;
-}
-
-int qn_cast_constants(PyObject *module) {
-    static const struct {
-        const char *name, *kind;
-        int type, bits, exponent, mantissa, bias;
-    } floats[] = {
-#define ROW(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                                  \
-    {name, &#kind[sizeof "QN_" - 1], QN_##NAME, bits, exponent, mantissa, bias},
-        QN_FLOATS(ROW, _)
-#undef ROW
-    };
-    PyObject *dict = PyDict_New();
-    for (size_t k = 0; dict && k < sizeof floats / sizeof *floats; k++) {
-        PyObject *row = Py_BuildValue("(iiiiis)", floats[k].type, floats[k].bits, floats[k].exponent,
-                                      floats[k].mantissa, floats[k].bias, floats[k].kind);
-        if (!row || PyDict_SetItemString(dict, floats[k].name, row)) Py_CLEAR(dict);
-        Py_XDECREF(row);
-    }
-    int failed = !dict || PyModule_AddObjectRef(module, "FLOATS", dict);
-    Py_XDECREF(dict);
-    return failed ? -1 : 0;
 }
 
 PyMethodDef qn_cast_methods[] = {

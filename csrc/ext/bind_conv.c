@@ -20,21 +20,22 @@ static int images(PyObject *argument, PyObject *type, qn_conv *c) {
 }
 
 /* The weight, C-contiguous, and its zero points. */
-static int weight(PyObject *argument, PyObject *type, PyObject *zero, PyObject *groups, qn_conv *c) {
+static int weight(PyObject *argument, PyObject *type, PyObject *zero, PyObject *channel_groups, qn_conv *c) {
     qn_source s;
-    if (qn_arg_source(argument, type, &s) || qn_arg_i64(groups, &c->groups)) return -1;
-    if (s.ndim != 4 || (s.type != QN_I8 && s.type != QN_U8) || !s.direct || c->groups < 1 || c->channels % c->groups ||
-        s.shape[0] % c->groups || s.shape[1] != c->channels / c->groups) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: the weight does not fit the images and groups.");
+    if (qn_arg_source(argument, type, &s) || qn_arg_i64(channel_groups, &c->channel_groups)) return -1;
+    if (s.ndim != 4 || (s.type != QN_I8 && s.type != QN_U8) || !s.direct || c->channel_groups < 1 ||
+        c->channels % c->channel_groups || s.shape[0] % c->channel_groups ||
+        s.shape[1] != c->channels / c->channel_groups) {
+        PyErr_SetString(PyExc_ValueError, "qnumpy._core: the weight does not fit the images and channel groups.");
         return -1;
     }
-    c->w = s.data, c->w_type = s.type, c->outputs = s.shape[0], c->kernel[0] = s.shape[2], c->kernel[1] = s.shape[3];
+    c->w = s.data, c->w_type = s.type, c->outputs = s.shape[0], c->filter[0] = s.shape[2], c->filter[1] = s.shape[3];
     bool one = PyArray_Check(zero) && PyArray_SIZE((PyArrayObject *)zero) == 1;
     c->w_zero.count = one ? 1 : c->outputs;
     return (c->w_zero.values = qn_arg_vector(zero, c->w_zero.count, NPY_INT32)) ? 0 : -1;
 }
 
-/* Strides, dilations, padding above and to the left. Every row and column of the padded image has a number. */
+/* Strides, dilations, padding above and to the left; every row and column number of the padded image fits int64. */
 static int geometry(qn_args far, const int64_t out[2], qn_conv *c) {
     int values[6];
     int64_t reach;
@@ -42,14 +43,14 @@ static int geometry(qn_args far, const int64_t out[2], qn_conv *c) {
         if (qn_arg_int(far[i], i < 4, INT32_MAX, values + i)) return -1;
     for (int d = 0; d < 2; d++) {
         c->stride[d] = values[d], c->dilation[d] = values[2 + d];
-        if (qn_arg_product(out[d], c->stride[d], &reach) || qn_arg_product(c->kernel[d], c->dilation[d], &reach))
+        if (qn_arg_product(out[d], c->stride[d], &reach) || qn_arg_product(c->filter[d], c->dilation[d], &reach))
             return -1;
     }
     c->top = values[4], c->left = values[5];
     return 0;
 }
 
-/* (x, x_type, w, w_type, x_zero, w_zero, groups, strides 2, dilations 2, top, left, out, out_type, scale, bias,
+/* (x, x_type, w, w_type, x_zero, w_zero, channel_groups, strides 2, dilations 2, top, left, out, out_type, scale, bias,
  *  zero_point, qmin, qmax) */
 static PyObject *conv2d(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_conv c = {0};
@@ -81,9 +82,10 @@ static PyObject *conv2d(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_conv_methods[] = {
-    QN_METHOD(conv2d,
-              "conv2d(x, x_type, w, w_type, x_zero, w_zero, groups, stride_v, stride_h, dilation_v, dilation_h, "
-              "top, left, out, out_type, scale, bias, zero_point, qmin, qmax, /)\n--\n\nConvolve images with the "
-              "kernels of a weight; False when a sum does not fit int32."),
+    QN_METHOD(
+        conv2d,
+        "conv2d(x, x_type, w, w_type, x_zero, w_zero, channel_groups, stride_v, stride_h, dilation_v, dilation_h, "
+        "top, left, out, out_type, scale, bias, zero_point, qmin, qmax, /)\n--\n\nConvolve images with the "
+        "kernels of a weight; False when a sum does not fit int32."),
     QN_END,
 };

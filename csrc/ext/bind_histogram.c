@@ -1,7 +1,7 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
- * few_values(x, type, keys, counts) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts);
- * search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high, error); range_errors likewise for given ranges;
- * entropy_bin(counts, levels, reals, first, divergence) -> bin. */
+ * few_values(x, type, keys, counts) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets,
+ * keys, counts) -> (offsets, keys, counts); search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high,
+ * error); range_errors likewise for given ranges; entropy_bin(counts, levels, reals, first, divergence) -> bin. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #include "histogram.h"
 #include "search.h"
 
-/* Puts the three arrays into items 0, 1, 2 of a tuple. */
+/* Sets items 0, 1, 2 of a tuple to the three arrays. */
 static int put_histogram(qn_histogram *h, PyObject *tuple) {
     npy_intp bins = (npy_intp)h->offsets[h->params];
     PyObject *parts[3] = {qn_array_owning((void **)&h->offsets, (npy_intp)h->params + 1, NPY_INT64),
@@ -56,7 +56,7 @@ static PyObject *histogram(PyObject *self, qn_args a, Py_ssize_t count) {
 static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_few few;
-    bool found;
+    bool is_few;
     (void)self;
     if (qn_arg_count("few_values", count, 4) || qn_arg_source(a[0], a[1], &x)) return NULL;
     if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.few_values: the input is not real.");
@@ -65,9 +65,9 @@ static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
     const int64_t *times = keys ? qn_arg_vector(a[3], bins, NPY_INT64) : NULL;
     if (!times) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    found = qn_few_values(&x, keys, times, bins, &few);
+    is_few = qn_few_values(&x, keys, times, bins, &few);
     Py_END_ALLOW_THREADS;
-    if (!found) Py_RETURN_NONE;
+    if (!is_few) Py_RETURN_NONE;
     npy_intp n = (npy_intp)few.n;
     PyObject *values = PyArray_SimpleNew(1, &n, NPY_FLOAT64), *counts = PyArray_SimpleNew(1, &n, NPY_INT64);
     PyObject *result = values && counts ? PyTuple_Pack(2, values, counts) : NULL;
@@ -185,7 +185,7 @@ static PyObject *range_errors(PyObject *self, qn_args a, Py_ssize_t count) {
 static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count("entropy_bin", count, 5)) return NULL;
-    int64_t bins = PyArray_Check(a[0]) ? PyArray_SIZE((PyArrayObject *)a[0]) : 0, found;
+    int64_t bins = PyArray_Check(a[0]) ? PyArray_SIZE((PyArrayObject *)a[0]) : 0, bin;
     int levels, first;
     const double *counts = qn_arg_vector(a[0], bins, NPY_FLOAT64);
     if (!counts || bins > INT32_MAX || qn_arg_int(a[1], 1, INT32_MAX, &levels) ||
@@ -198,14 +198,14 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
     if (!divergence || !(scratch = PyMem_RawMalloc(3 * ((size_t)bins + 1) * sizeof *scratch)))
         return divergence ? PyErr_NoMemory() : NULL;
     Py_BEGIN_ALLOW_THREADS;
-    found = qn_entropy_bin(counts, bins, levels, even ? NULL : reals, first, 0, scratch, divergence);
+    bin = qn_entropy_bin(counts, bins, levels, even ? NULL : reals, first, 0, scratch, divergence);
     Py_END_ALLOW_THREADS;
     PyMem_RawFree(scratch);
-    return PyLong_FromLongLong(found);
+    return PyLong_FromLongLong(bin);
 }
 
 PyMethodDef qn_histogram_methods[] = {
-    QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, block, bits, /)\n--\n\nOccupied bins of every "
+    QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, group, bits, /)\n--\n\nOccupied bins of every "
                          "parameter, with minimum, maximum and counts of NaN and infinities."),
     QN_METHOD(
         few_values,

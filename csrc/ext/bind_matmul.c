@@ -1,4 +1,4 @@
-/* Integer products. That a sum overflows is returned, not raised: the message is Python's. */
+/* Integer products. They return False when a sum overflows; Python writes the message. */
 #include "bindings.h"
 
 #include "matmul.h"
@@ -51,7 +51,7 @@ static PyObject *matmul_integer(PyObject *self, qn_args a, Py_ssize_t count) {
     return fitted(outcome);
 }
 
-/* A matrix of whole rows, which may lie apart. */
+/* A matrix whose rows are contiguous; there may be gaps between them. */
 static int result_rows(PyObject *argument, PyObject *type, int64_t rows, int64_t columns, qn_result *r) {
     int number;
     if (qn_arg_int(type, 0, QN_TYPE_COUNT - 1, &number)) return -1;
@@ -71,7 +71,8 @@ static int result_rows(PyObject *argument, PyObject *type, int64_t rows, int64_t
     return 0;
 }
 
-/* (a, a_type, a_zero, packed, out, out_type, row_scale, column_scale, bias, acc_bias, lo, hi, zero_point, qmin, qmax) */
+/* (a, a_type, a_zero, packed, out, out_type, row_scale, column_scale, bias, acc_bias, lo, hi, zero_point, qmin, qmax)
+ */
 static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_matrix left;
     qn_zeros zero;

@@ -1,4 +1,4 @@
-/* weight4_room, weight4_pack, matmul4 and matmul4_codes: products with packed 4-bit weights. */
+/* weight4_room, weight4_pack, weight4_codes, matmul4 and matmul4_codes: products with packed 4-bit weights. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -6,10 +6,10 @@
 #include "allocate.h"
 #include "packed4.h"
 
-static int layout(qn_args kn_block, qn_weight4 *w) {
-    if (qn_arg_i64(kn_block[0], &w->k) || qn_arg_i64(kn_block[1], &w->n) || qn_arg_i64(kn_block[2], &w->block))
+static int layout(qn_args kn_group, qn_weight4 *w) {
+    if (qn_arg_i64(kn_group[0], &w->k) || qn_arg_i64(kn_group[1], &w->n) || qn_arg_i64(kn_group[2], &w->group))
         return -1;
-    bool known = w->block == 16 || w->block == 32 || w->block == 64 || w->block == 128;
+    bool known = w->group == 16 || w->group == 32 || w->group == 64 || w->group == 128;
     if (known && w->k >= 0 && w->n >= 0 && w->k <= INT64_MAX / 2 && w->n <= INT64_MAX / 2 && qn_weight4_layout(w))
         return 0;
     PyErr_SetString(PyExc_ValueError, "qnumpy._core: a 4-bit weight of this shape cannot be packed.");
@@ -47,6 +47,23 @@ static PyObject *weight4_pack(PyObject *self, qn_args a, Py_ssize_t count) {
     if (!packed) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     qn_weight4_pack(&w, from, is_signed, scales, zeros, packed);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+static PyObject *weight4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weight4 w;
+    bool is_signed;
+    int64_t kn;
+    (void)self;
+    if (qn_arg_count("weight4_codes", count, 8) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+        qn_arg_flag(a[6], &is_signed) || layout(a + 1, &w) || qn_arg_product(w.k, w.n, &kn))
+        return NULL;
+    const uint8_t *packed = qn_arg_vector(a[0], qn_weight4_bytes(&w), NPY_UINT8);
+    uint8_t *codes = packed ? qn_arg_output(a[7], kn, 1) : NULL;
+    if (!codes) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_weight4_codes(&w, packed, is_signed, codes);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
@@ -94,18 +111,18 @@ static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 /* One scale, one for each row, or one for each group of each row. */
-static int given_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
-                       bool is_signed, qn_given_codes *given) {
+static int input_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
+                       bool is_signed, qn_input_codes *input) {
     int64_t mk, each, n = PyArray_Check(scales) ? PyArray_SIZE((PyArrayObject *)scales) : 1;
     const void *zeros;
     if (qn_arg_product(m, w->k, &mk) || qn_arg_product(m, w->groups, &each)) return -1;
-    if (n == each) given->row = w->groups, given->step = 1;
-    else if (n == m) given->row = 1;
+    if (n == each) input->row = w->groups, input->step = 1;
+    else if (n == m) input->row = 1;
     else n = 1;
-    if (!(given->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||
-        !(given->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) || qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
+    if (!(input->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||
+        !(input->scales = qn_arg_vector(scales, n, NPY_FLOAT32)) || qn_arg_optional(zero_points, n, NPY_INT32, &zeros))
         return -1;
-    given->zero_points = zeros;
+    input->zero_points = zeros;
     return 0;
 }
 
@@ -117,22 +134,25 @@ static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
         layout(a + 1, &w) || qn_arg_i64(a[7], &p.m))
         return NULL;
     p.is_signed = PyArray_Check(a[6]) && PyArray_TYPE((PyArrayObject *)a[6]) == NPY_INT8;
-    if (given_codes(&w, p.m, a[6], a[8], a[9], p.is_signed, &p.given)) return NULL;
+    if (input_codes(&w, p.m, a[6], a[8], a[9], p.is_signed, &p.input)) return NULL;
     return multiply(&w, a[0], &p, a + 10);
 }
 
 PyMethodDef qn_packed4_methods[] = {
     QN_METHOD(weight4_room,
-              "weight4_room(k, n, block, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
-    QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, block, /)\n--\n\nPack a 4-bit "
-                            "weight [k][n] with a scale for each block of k."),
+              "weight4_room(k, n, group, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
+    QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, group, /)\n--\n\nPack a 4-bit "
+                            "weight [k][n] with a scale for each group of k."),
+    QN_METHOD(weight4_codes,
+              "weight4_codes(packed, k, n, group, half, zeros, signed, codes, /)\n--\n\nFill codes [k][n] "
+              "from a packed 4-bit weight, one code to a byte."),
     QN_METHOD(
         matmul4,
-        "matmul4(packed, k, n, block, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
+        "matmul4(packed, k, n, group, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
         "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
     QN_METHOD(
         matmul4_codes,
-        "matmul4_codes(packed, k, n, block, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
+        "matmul4_codes(packed, k, n, group, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
         "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
     QN_END,
 };

@@ -79,7 +79,7 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     x.qmin = x_low, x.qmax = x_high, x.zero_point = x_zero;
     r.type = (qn_type)type, r.row_stride = n, r.column_scale = column_scale, r.bias = bias, r.acc_bias = acc_bias;
     r.zero_point = zero, r.qmin = low, r.qmax = high;
-    const float one = 1; /* the multipliers of codes hold the scale of x */
+    const float one = 1; /* the column scales of codes include the scale of x */
     if (r.type != QN_F32) r.row_scale = &one, r.row_scales = 1;
     qn_outcome outcome;
     Py_BEGIN_ALLOW_THREADS;

@@ -1,4 +1,5 @@
-/* quantize, dequantize, fake_quantize, requantize: each (input, type, parameters..., output, type, grid..., ...) -> None. */
+/* quantize, dequantize, fake_quantize, requantize: each (input, type, parameters..., output, type, grid..., ...) ->
+ * None. */
 #include "bindings.h"
 
 #include "quantize.h"
@@ -6,9 +7,9 @@
 typedef struct {
     float scale;
     int32_t zero_point;
-} one_each; /* where parameters that come as Python numbers live */
+} one_each; /* storage of parameters given as Python numbers */
 
-/* Arrays, or per tensor a float and an int: making an array would cost as much as a small call. */
+/* Arrays; or per tensor a float and an int, because making an array costs as much as a small call. */
 static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p, one_each *one) {
     int64_t n = qn_grid_params(grid);
     if (n == 1 && PyFloat_CheckExact(scale)) one->scale = (float)PyFloat_AS_DOUBLE(scale), p->scale = &one->scale;
@@ -53,7 +54,7 @@ static PyObject *perform(operation operate, const qn_source *in, void *out, qn_t
     Py_RETURN_NONE;
 }
 
-/* (x, type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, qmax, convention) */
+/* (x, type, scale, zero_point, out, out_type, outer, channels, inner, group, qmin, qmax, convention) */
 static PyObject *quantizing(const char *name, operation operate, qn_type first, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
@@ -136,7 +137,7 @@ static PyObject *first_bad_scale(PyObject *self, qn_args a, Py_ssize_t count) {
     return PyLong_FromLong(-1);
 }
 
-/* The bytes that an array lies in, gaps between its elements included. */
+/* The first byte and the end of the memory of an array, gaps between its elements included. */
 static void extent(PyArrayObject *array, const char **low, const char **high) {
     *low = PyArray_BYTES(array);
     *high = *low + (PyArray_SIZE(array) ? PyArray_ITEMSIZE(array) : 0);
@@ -157,7 +158,8 @@ static PyObject *overlap(PyObject *self, qn_args a, Py_ssize_t count) {
     return PyBool_FromLong(low[0] < high[1] && low[1] < high[0]);
 }
 
-/* (out, dtype, shape, inputs...) -> bool. One call for what would take the seam eight; it asks again only to say what is wrong. */
+/* (out, dtype, shape, inputs...) -> bool. One call in place of eight of the seam, which looks for the fault only after
+ * False. */
 static PyObject *output_fits(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (count < 3 || !PyTuple_Check(a[2]))
@@ -180,13 +182,13 @@ static PyObject *output_fits(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_quantize_methods[] = {
-    QN_METHOD(quantize, "quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, block, qmin, "
+    QN_METHOD(quantize, "quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, group, qmin, "
                         "qmax, convention, /)\n--\n\nFill out with codes."),
     QN_METHOD(fake_quantize, "fake_quantize(x, x_type, scale, zero_point, out, out_type, outer, channels, inner, "
-                             "block, qmin, qmax, convention, /)\n--\n\nFill out with dequantized codes."),
-    QN_METHOD(dequantize, "dequantize(q, q_type, scale, zero_point, out, out_type, outer, channels, inner, block, "
+                             "group, qmin, qmax, convention, /)\n--\n\nFill out with dequantized codes."),
+    QN_METHOD(dequantize, "dequantize(q, q_type, scale, zero_point, out, out_type, outer, channels, inner, group, "
                           "/)\n--\n\nFill out with real values."),
-    QN_METHOD(requantize, "requantize(acc, acc_type, scale, zero_point, out, out_type, outer, channels, inner, block, "
+    QN_METHOD(requantize, "requantize(acc, acc_type, scale, zero_point, out, out_type, outer, channels, inner, group, "
                           "qmin, qmax, method, multiplier, shift, /)\n--\n\nFill out with codes."),
     QN_METHOD(first_bad_scale, "first_bad_scale(scale, /)\n--\n\nIndex of the first scale that is not positive, finite "
                                "and normal, or -1."),

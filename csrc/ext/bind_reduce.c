@@ -1,4 +1,4 @@
-/* min_max(x, type, outer, channels, inner, block) -> (min, max, nan, infinite), flat arrays of the parameter count. */
+/* min_max(x, type, outer, channels, inner, group) -> (min, max, nan, infinite), flat arrays of the parameter count. */
 #include "bindings.h"
 
 #include "reduce.h"
@@ -15,11 +15,11 @@ static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_range *ranges = NULL;
     if (n < PY_SSIZE_T_MAX / (npy_intp)sizeof *ranges) ranges = PyMem_RawMalloc((size_t)(n ? n : 1) * sizeof *ranges);
     if (!ranges) return PyErr_NoMemory();
-    bool found;
+    bool done;
     Py_BEGIN_ALLOW_THREADS;
-    found = qn_min_max(&x, &grid, ranges);
+    done = qn_min_max(&x, &grid, ranges);
     Py_END_ALLOW_THREADS;
-    if (!found) return PyMem_RawFree(ranges), PyErr_NoMemory();
+    if (!done) return PyMem_RawFree(ranges), PyErr_NoMemory();
     PyObject *min = PyArray_SimpleNew(1, &n, NPY_FLOAT64), *max = PyArray_SimpleNew(1, &n, NPY_FLOAT64);
     PyObject *nan = PyArray_SimpleNew(1, &n, NPY_INT64), *infinite = PyArray_SimpleNew(1, &n, NPY_INT64),
              *result = NULL;
@@ -38,7 +38,7 @@ static PyObject *min_max(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_reduce_methods[] = {
-    QN_METHOD(min_max, "min_max(x, x_type, outer, channels, inner, block, /)\n--\n\nMinimum and maximum of the finite "
+    QN_METHOD(min_max, "min_max(x, x_type, outer, channels, inner, group, /)\n--\n\nMinimum and maximum of the finite "
                        "elements, counts of NaN and infinities."),
     QN_END,
 };

@@ -1,13 +1,12 @@
-/* ISA rows, threads, the numbers of the types, and bounds. */
+/* The ISA, the threads, and errors of the environment. */
 #include "bindings.h"
 
 #include "dispatch.h"
-#include "distinct.h"
 #include "threads.h"
 
 static PyObject *isas(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self, (void)a;
-    if (qn_arg_count_always("isas", count, 0)) return NULL;
+    if (qn_arg_count_of_setter("isas", count, 0)) return NULL;
     PyObject *list = PyList_New(0);
     for (int isa = 0; list && isa < qn_isa_count(); isa++) {
         PyObject *row = Py_BuildValue("(sN)", qn_isa_name(isa), PyBool_FromLong(qn_isa_supported(isa)));
@@ -25,7 +24,7 @@ static PyObject *isa(PyObject *self, qn_args a, Py_ssize_t count) {
 
 static PyObject *set_isa(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    if (qn_arg_count_always("set_isa", count, 1)) return NULL;
+    if (qn_arg_count_of_setter("set_isa", count, 1)) return NULL;
     for (int k = 0; k < qn_isa_count(); k++)
         if (PyUnicode_Check(a[0]) && PyUnicode_CompareWithASCIIString(a[0], qn_isa_name(k)) == 0 &&
             qn_isa_supported(k)) {
@@ -56,51 +55,21 @@ static PyObject *num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
 static PyObject *set_num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
     int threads;
     (void)self;
-    if (qn_arg_count_always("set_num_threads", count, 1) || qn_arg_int(a[0], 1, QN_MAX_THREADS, &threads)) return NULL;
+    if (qn_arg_count_of_setter("set_num_threads", count, 1) || qn_arg_int(a[0], 1, QN_MAX_THREADS, &threads))
+        return NULL;
     qn_set_num_threads(threads);
     Py_RETURN_NONE;
 }
 
 static PyObject *refuse_calls(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    if (qn_arg_count_always("refuse_calls", count, 2)) return NULL;
-    bool none = a[0] == Py_None && a[1] == Py_None;
-    if (!none && !(PyExceptionClass_Check(a[0]) && PyUnicode_Check(a[1])))
-        return PyErr_Format(PyExc_TypeError, "qnumpy._core.refuse_calls: takes an exception and a text, or None.");
-    if (qn_refuse_calls(none ? NULL : a[0], none ? NULL : a[1])) return NULL;
+    if (qn_arg_count_of_setter("refuse_calls", count, 2)) return NULL;
+    bool valid = a[0] == Py_None ? a[1] == Py_None : PyExceptionClass_Check(a[0]) && PyUnicode_Check(a[1]);
+    if (!valid)
+        return PyErr_Format(PyExc_TypeError,
+                            "qnumpy._core.refuse_calls: takes an exception and a text, or None twice.");
+    if (qn_set_pending_error(a[0], a[1])) return NULL;
     Py_RETURN_NONE;
-}
-
-int qn_runtime_constants(PyObject *module) {
-    static const struct {
-        const char *name;
-        qn_type type;
-    } types[] = {
-#define NAME(_, tag, TYPE, name, bits, exponent, mantissa, bias, kind) {name, QN_##TYPE},
-        QN_FLOATS(NAME, _)
-#undef NAME
-            {"int8", QN_I8},
-        {"uint8", QN_U8},
-        {"int16", QN_I16},
-        {"uint16", QN_U16},
-        {"int32", QN_I32},
-        {"int4", QN_I4},
-        {"uint4", QN_U4},
-        {"int2", QN_I2},
-        {"uint2", QN_U2},
-    };
-    _Static_assert(sizeof types / sizeof *types == QN_TYPE_COUNT, "every type has its name");
-    PyObject *dict = PyDict_New();
-    for (size_t k = 0; dict && k < QN_TYPE_COUNT; k++) {
-        PyObject *number = PyLong_FromLong(types[k].type);
-        if (!number || PyDict_SetItemString(dict, types[k].name, number)) Py_CLEAR(dict);
-        Py_XDECREF(number);
-    }
-    int failed = !dict || PyModule_AddObjectRef(module, "TYPES", dict) ||
-                 PyModule_AddIntConstant(module, "MAX_THREADS", QN_MAX_THREADS) ||
-                 PyModule_AddIntConstant(module, "FEW", QN_FEW);
-    Py_XDECREF(dict);
-    return failed ? -1 : 0;
 }
 
 PyMethodDef qn_runtime_methods[] = {
@@ -109,7 +78,8 @@ PyMethodDef qn_runtime_methods[] = {
     QN_METHOD(set_isa, "set_isa(name, /)\n--\n\nSelect a row; False when this CPU does not have it."),
     QN_METHOD(kernels, "kernels()\n--\n\nWhich row serves which kernel."),
     QN_METHOD(num_threads, "num_threads()\n--\n\nThreads a large call may use."),
-    QN_METHOD(refuse_calls, "refuse_calls(error, text, /)\n--\n\nFrom now on raise it; None and None end it."),
     QN_METHOD(set_num_threads, "set_num_threads(threads, /)\n--\n\nSet them."),
+    QN_METHOD(refuse_calls,
+              "refuse_calls(error, text, /)\n--\n\nMake every call raise error(text); None and None end it."),
     QN_END,
 };

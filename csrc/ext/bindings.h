@@ -1,17 +1,17 @@
-/* What module.c takes from each bind_*.c. */
+/* What module.c and the bind_*.c files share. */
 #ifndef QN_BINDINGS_H
 #define QN_BINDINGS_H
 
 #include "args.h"
+#include "bind_list.h"
 
-extern PyMethodDef qn_quantize_methods[], qn_cast_methods[], qn_reduce_methods[], qn_metrics_methods[],
-    qn_histogram_methods[], qn_pack_methods[], qn_accumulate_methods[], qn_blocks_methods[], qn_float_error_methods[],
-    qn_matmul_methods[], qn_packed8_methods[], qn_conv_methods[], qn_packed4_methods[], qn_saturation_methods[],
-    qn_runtime_methods[];
-int qn_runtime_constants(PyObject *module); /* adds TYPES */
-int qn_cast_constants(PyObject *module);    /* adds FLOATS */
+#define QN_DECLARE_METHODS(stem) extern PyMethodDef qn_##stem##_methods[];
+QN_BIND_LIST(QN_DECLARE_METHODS)
+#undef QN_DECLARE_METHODS
 
-#define QN_PACKED_CAPSULE "qnumpy.packed" /* holds a qn_packed of matmul.h */
+int qn_add_constants(PyObject *module); /* constants.c */
+
+#define QN_PACKED_CAPSULE "qnumpy.packed" /* name of a capsule that holds a qn_packed of matmul.h */
 #define QN_METHOD(name, text) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, text}
 #define QN_END {NULL, NULL, 0, NULL}
 

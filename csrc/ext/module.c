@@ -8,13 +8,13 @@ static int execute(PyObject *module) {
     if (PyArray_ImportNumPyAPI() < 0) return -1;
     qn_dispatch_init();
     PyMethodDef *const tables[] = {
-        qn_quantize_methods, qn_cast_methods,       qn_reduce_methods,  qn_metrics_methods,     qn_histogram_methods,
-        qn_pack_methods,     qn_accumulate_methods, qn_blocks_methods,  qn_float_error_methods, qn_matmul_methods,
-        qn_packed8_methods,  qn_conv_methods,       qn_packed4_methods, qn_saturation_methods,  qn_runtime_methods,
+#define QN_METHODS(stem) qn_##stem##_methods,
+        QN_BIND_LIST(QN_METHODS)
+#undef QN_METHODS
     };
     for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
         if (PyModule_AddFunctions(module, tables[k])) return -1;
-    return qn_runtime_constants(module) || qn_cast_constants(module) ? -1 : 0;
+    return qn_add_constants(module);
 }
 
 static PyModuleDef_Slot slots[] = {

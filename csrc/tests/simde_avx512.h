@@ -1,6 +1,6 @@
-/* AVX-512 as plain AVX2 code, for tests on machines without it: SIMDe's emulation under Intel's own names, and here the few
- * intrinsics that isa_avx512.c uses and SIMDe 0.7 lacks, made of two AVX2 halves. isa_avx512.c includes this file in place of
- * <immintrin.h>; it is compiled with -mavx2 -mfma -mf16c. */
+/* AVX-512 as plain AVX2 code, for tests on machines without it: SIMDe's emulation under Intel's own names, and here the
+ * few intrinsics that isa_avx512.c uses and SIMDe 0.7 lacks, made of two AVX2 halves. isa_avx512.c includes this file
+ * in place of <immintrin.h>; it is compiled with -mavx2 -mfma -mf16c. */
 #ifndef QN_SIMDE_AVX512_H
 #define QN_SIMDE_AVX512_H
 

@@ -12,7 +12,7 @@ void *qn_allocate(int64_t count, int64_t size) {
     const int64_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : LINE;
     void *p = aligned_alloc((size_t)align, (size_t)round_up(most(bytes, 1), align));
 #ifdef MADV_HUGEPAGE
-    if (p && bytes >= HUGE_PAGE) madvise(p, (size_t)bytes, MADV_HUGEPAGE); /* a hint: refused is as good */
+    if (p && bytes >= HUGE_PAGE) madvise(p, (size_t)bytes, MADV_HUGEPAGE); /* a hint: nothing depends on it */
 #endif
     return p;
 }

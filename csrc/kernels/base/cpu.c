@@ -14,14 +14,15 @@
 #include <sys/syscall.h>
 #endif
 
-/* XCR0 says which registers the OS saves on a context switch: a CPU with AVX-512 under an OS without it must not use it. */
+/* XCR0 says which registers the OS saves on a context switch. An ISA is usable only if the OS saves its registers. */
 static unsigned long saved_registers(void) {
     unsigned eax, edx;
     __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
     return eax;
 }
 
-/* Linux saves the 8 KiB of AMX's tiles for a process that asked, which changes its signal stacks. So QNUMPY_ISA has to. */
+/* Linux saves the 8 KiB of AMX tiles only for a process that requested it, and the request enlarges signal stacks. So
+ * we request it only if QNUMPY_ISA names the ISA. */
 static bool tiles_granted(void) {
     const char *asked = getenv("QNUMPY_ISA");
     if (!asked || strcmp(asked, "amx") != 0) return false;

@@ -10,15 +10,15 @@ static const struct {
     const char *name;
     const qn_table *row;
 } rows[] = {
-#define QN_ROW(name, target, detector) {#name, &qn_row_##name},
-    QN_ISA_LIST(QN_ROW)
-#undef QN_ROW
+#define QN_ISA_ROW(name, target, detector) {#name, &qn_row_##name},
+    QN_ISA_LIST(QN_ISA_ROW)
+#undef QN_ISA_ROW
 };
 
 enum { ROWS = sizeof rows / sizeof *rows };
 
 static const char *const kernel_names[] = {
-#define QN_NAME(name, arguments) #name,
+#define QN_NAME(kind, name, arguments, ...) #name,
     QN_KERNEL_LIST(QN_NAME)
 #undef QN_NAME
 };
@@ -29,7 +29,7 @@ static bool supported[ROWS];
 static _Atomic int active;
 static int64_t stream_bytes;
 
-/* Above this size a shared last-level cache no longer holds an output for us, whatever the CPU says it owns. */
+/* Others use the last-level cache too: it does not hold a larger output for us, whatever size the CPU reports. */
 enum { STREAM_BYTES_MOST = 16 << 20 };
 
 void qn_dispatch_init(void) {

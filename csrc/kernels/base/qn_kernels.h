@@ -1,8 +1,8 @@
-/* The contract of every kernel, and the table made from kernel_list.h.
+/* The contract of every kernel, and the table that kernel_list.h fills.
  *
  * Common to all: pointers and element counts, no Python, no allocation, no state. Inputs and outputs do not overlap.
  * n may be 0. Pointers need no more than the alignment of their type. The caller has set round-to-nearest-even and
- * cleared flush-to-zero (qn_fp_begin). Every row gives the same bits as the scalar row. p->rows > 1 is for
+ * cleared flush-to-zero (qn_fp_begin). Every ISA row gives the same bits as the scalar one. p->rows > 1 is for
  * quantize_f32_<T>, dequantize_<T>_f32, fake_quantize_f32 and requantize_i32_<T>.
  *
  * quantize_f32_<T>(x[n], q[n], p)
@@ -13,7 +13,7 @@
  *     TFLITE  saturate(away(x / S) + Z)          away = round half away from zero
  *   saturate = clamp to [p->qmin, p->qmax]; infinities saturate. |Z| <= 65535.
  *   With p->exact_inverse the ONNX quotient of a run is fma(x, i, x * j), i + j = 1/S, |x| clamped to 1024 S: it rounds
- *   as the division does for every scale mantissa and every 8-bit boundary (csrc/tests/prove_division.c tries them all).
+ *   as the division does for every scale mantissa and every 8-bit boundary (csrc/tests/prove_division.c).
  * quantize_f64_i32: the same in float64; codes stay int32.
  * narrow_i32_<T>: int32 codes already in range to T.
  * dequantize_<T>_f32(q[n], x[n], p): (float)(q - Z) * S, one float32 rounding (two for |q - Z| > 2^24).
@@ -25,64 +25,72 @@
  *     FIXED_DOUBLE  gemmlowp: high = round((acc << left) * m / 2^31), then a rounding right shift, ties away from zero
  * min_max_<f>(x[n], r): extends r by the finite elements; counts NaN and infinities instead of taking them.
  * min_max_columns_<f>(x, rows, stride, n, r[n]): the same for each of n columns of x[rows][stride].
- * count_f32(x[n], shift, ways, counts[2^(32 - shift)][ways]): adds 1 to a counter of bin (bits of x) >> shift, ways 1 or 4;
- *   which of them is not fixed, their sum is. NaN and infinities are counted where their bits are. n < 2^32.
+ * count_f32(x[n], shift, ways, counts[2^(32 - shift)][ways]): adds 1 to one of the counters of bin (bits of x) >>
+ *   shift, ways 1 or 4. Only the sum of the ways is specified. NaN and infinities are counted by their bits. n < 2^32.
  * count_columns_f32(x, rows, stride, n, shift, table, counts[n][table]): the same for each of n columns, one way.
  * sort_columns_i16(keys[n][QN_COLUMNS], n): each column in rising order.
  * truncate_f64_f32(x[n], y[n]): rounds toward zero; infinities and NaN stay what they are.
- * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), folded pairwise. A NaN shows in
- *   the noise, not in the peak.
+ * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), added pairwise. A NaN makes
+ *   the noise NaN and leaves the peak alone.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
- * widen_rows(p), dot_rows(d): the formulas stand beside their structs; sums modulo 2^32.
- * matmul4_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, group g of [first, last), in this
- *   order, and column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32, s the exact sum
- *   over the group of (code_x - zero_point_x) * (code_w - zero_point_w). Fuses nothing.
- * saturate_pairs_u8s8(a[k], b[k][stride], k, stride, n, sum[n], error[n], pairs[n]): for each pair of neighbours in k and
- *   each column j, e = a0 * b0[j] + a1 * b1[j] clamped to int16, as vpmaddubsw does; adds the clamped e to sum, clamped
- *   minus exact to error, and counts in pairs where the two differ. An odd last element pairs with 0. k <= 65536.
+ * widen_image_rows(p), dot_rows(d): the formulas stand beside their structs; sums modulo 2^32.
+ * matmul4_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, each group g of [first, last)
+ *   in this order, and each column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32,
+ *   none fused; s is the exact sum over the group of (code_x - zero_point_x) * (code_w - zero_point_w).
+ * saturate_pairs_u8s8(a[k], b[k][stride], k, stride, n, sum[n], error[n], pairs[n]): for each pair of neighbours in k
+ *   and each column j, e = a0 * b0[j] + a1 * b1[j], and c = e clamped to int16, as vpmaddubsw does. sum += c,
+ *   error += c - e, pairs += c != e. An odd last element pairs with 0. k <= 65536.
  * unsafe_pairs_i8(b[k][stride], k, stride, n, pairs[n]): counts the pairs that some a0, a1 in 0..255 would saturate.
- * widen_<T>_f32(h[n], x[n], p), narrow_f32_<T>(x[n], h[n], n, p): T of float_list.h, one code to an element. Widening is
- *   exact, bits above a code's are not read; only p->stream counts. Narrowing rounds half to even, once.
- *     beyond the largest   infinity; NaN where T has none; the largest where T has no NaN. p->saturate: the largest, for
- *                          infinities too
+ * widen_<T>_f32(h[n], x[n], p), narrow_f32_<T>(x[n], h[n], n, p): T of float_list.h, one code to an element. Widening
+ *   is exact and reads no bits above a code's; of p it reads only `stream`. Narrowing rounds half to even, once.
+ *     beyond the largest   infinity; NaN where T has none; the largest where T has no NaN. p->saturate: the largest,
+ *                          for infinities too
  *     NaN                  quiet, its sign and the top of its payload kept where T has them; FINITE: zero, sign flipped
  *     zero                 keeps its sign but in FNUZ
- *     SCALE (e8m0fnu)      a tie goes up; 0 < x <= 2^-127 is 2^-127, up to 1.5 * 2^-126 2^-126; negative numbers are NaN,
- *                          0 too, but the smallest with p->saturate
- *     p->stochastic        up when the fraction exceeds random bits of (p->seed, p->index + i); below the smallest normal
- *                          number the fraction is read to 30 - mantissa places. Beyond the largest: to nearest.
- * narrow_f64_f32, widen_f32_f64, copy_<T>_<T>: the CPU's own conversion; p->saturate and p->stochastic (32 places) as above.
- * odd_f64_f32: inexact values become the neighbour with an odd last bit, which rounds on as the float64 would.
+ *     SCALE (e8m0fnu)      ties go up; 0 < x <= 2^-127 becomes 2^-127, then x < 1.5 * 2^-126 becomes 2^-126; negative
+ *                          numbers and 0 become NaN, or the smallest number with p->saturate
+ *     p->stochastic        up when the fraction exceeds random bits of (p->seed, p->index + i); below the smallest
+ *                          normal number the fraction is read to 30 - mantissa places. Beyond the largest: to nearest.
+ * narrow_f64_f32, widen_f32_f64, copy_<T>_<T>: the CPU's own conversion; p->saturate and p->stochastic (32 places) as
+ *   above.
+ * odd_f64_f32: rounds to odd: an inexact value becomes the neighbour whose last bit is 1. A second rounding of it to a
+ *   narrower type gives what one rounding of the float64 would.
  * divide_<f>, multiply_f32(x[n], y[n], p): x / S and x * S, one IEEE operation each.
- * block_max_f32(x[n], most[ceil(n / block)]): the largest finite magnitude of each block, 0 if none; NaN if one is there.
- * float_error_<f>(x[n], y[n], limits, e): extends e; y is x after conversion to another type and back. Exact but for the
- *   relative errors, each rounded to 2^-30.
- * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w), one rounding of the exact value, half to even, to T, kept as
- *   float32; overflow to infinity; every NaN is the same one.
+ * block_max_f32(x[n], most[ceil(n / block)]): the largest finite magnitude of each block, 0 if there is none; NaN if
+ *   the block has a NaN.
+ * float_error_<f>(x[n], y[n], limits, e): extends e; y is x after conversion to another type and back. Everything is
+ *   exact except the relative errors, each of which is rounded to 2^-30.
+ * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w): the exact value is rounded once, half to even, to T, and y
+ *   stores it as float32. Overflow gives infinity; every NaN gets the same bits.
  * pack_4, pack_2: 2 or 4 codes to a byte, first code in the low bits, the last byte padded with zero bits.
  * unpack_*: the inverse; i4 and i2 sign-extend into the byte.
  *
- * Integer products; docs/matmul.md proves that no step overflows. Sums are modulo 2^32. Panels, slivers and the tile are
- * described in qn_types.h; buffers of packed codes are 64-byte aligned, groups come in even numbers.
- * matmul_tiling(t): what this row wants of the driver.
- * left_pairs, left_bytes, left_words(l): pack rows of A for multiply_pairs*, multiply_u8 and multiply_u7, multiply_words;
- *   left_parts(l) one row for multiply_parts.
- *   What they store is the row's affair; beyond l->k it contributes 0 to every product. start: 0, or minus the sums of
- *   Winograd's products of pairs; sum: of a - zero. Bytes are int8, uint8 less 128; pairs have the zero point subtracted.
- * right_bytes(b[4 groups][16 panels], ...): panels, each byte XOR flip. right_turned: one panel from b[16][4 groups].
- * right_sums: adds to sum[16] the stored bytes u of each column, to pairs[16] -(u0 - 128)(u1 - 128) - (u2 - 128)(u3 - 128).
- * right_widen(panel, wide): what multiply_pairs_wide reads in place of the panel, 128 bytes a group.
- * multiply_*(t): c[r][j] = row_start[r] + column_start[j] + (add ? c[r][j] : 0) + sum over k of a b, where b is u - 128
- *   with pairs, u with parts, u8 (any byte) and u7 (bytes 0..127), a word with words.
- * left_quads(l): bytes a - 128 + 128 of uint8, a + 128 of int8; where center is 64, a of uint8, a + 64 of int8. Beyond k:
- *   center. Code less center is the a of multiply_quads and add_excess.
- * left_turned(packed, groups, rows, turned, step): turned[k][row] of what left_quads has packed, whole strips of rows.
- * right_quads(panel, groups, less, center, quads): for two groups their 128 codes u - less as int8, then -center times the
- *   sums of their quads (excess.h), int16, modulo 2^16: columns 0-15, each codes 0 and 1, then 2 and 3.
- * multiply_quads(t): as the others, plus more; right: what right_quads has made. No pair a b + a' b' and no quad may leave
- *   int16.
- * add_excess(x): sums[r][column] = (add ? sums[r][column] : 0) + sum over the pass's excess e of (turned[k][r] - center) e.
- * sweep, dots(t): c[r][j] += sum over k of a[r][k] b; |a| <= 255. Nothing beyond k and columns of b is read.
+ * Integer products; docs/matmul.md proves that no step overflows. Sums are modulo 2^32. qn_types.h describes the tile
+ * and the head of matmul.c panels and slivers. Buffers of packed codes are 64-byte aligned; numbers of quartets are
+ * even.
+ * matmul_tiling(t): what this ISA row asks of the driver.
+ * left_pairs(l), left_bytes(l), left_words(l), left_parts(l): pack rows of A for multiply_pairs*; multiply_u8 and
+ *   multiply_u7; multiply_words; one row for multiply_parts.
+ *   The layout of a sliver is private to each ISA row; what lies beyond l->k contributes 0 to every product. start: 0,
+ *   or minus the sums of Winograd's products of pairs; sum: sum of a - zero. Bytes are int8, or uint8 less 128; pairs
+ *   have the zero point subtracted.
+ * right_bytes(b[4 quartets][16 panels], ...): packs panels, each byte XOR flip. right_turned(b[16][4 quartets], ...):
+ *   packs one panel from the transpose.
+ * right_sums: for each column sum += u, pairs += -(u0 - 128)(u1 - 128) - (u2 - 128)(u3 - 128), u the stored bytes.
+ * right_widen(panel, wide): the panel as multiply_pairs_wide reads it, 128 bytes a quartet.
+ * multiply_*(t): c[r][j] = row_start[r] + column_start[j] + (add ? c[r][j] : 0) + sum over k of a b, where b is
+ *   u - 128 with pairs; u with parts, u8 (any byte) and u7 (bytes 0..127); a word with words.
+ * left_quads(l): bytes a of uint8, a + center of int8; center beyond k. Byte less center is the a of multiply_quads and
+ *   of add_excess.
+ * left_turned(packed, quartets, rows, turned, step): turned[k][row] = what left_quads packed, for whole bands of rows.
+ * right_quads(panel, quartets, less, center, quads): for each two quartets their 128 codes u - less as int8, then
+ *   -center times the sums of their quads (excess.h) as int16, modulo 2^16: columns 0-15, for each the quad of codes 0
+ *   and 1, then that of codes 2 and 3.
+ * multiply_quads(t): like multiply_*, plus more; t->right is what right_quads wrote. No pair a b + a' b' and no quad
+ *   may exceed int16.
+ * add_excess(x): sums[r][column] = (add ? sums[r][column] : 0) + sum over the excess e of the pass of
+ *   (turned[k][r] - center) e.
+ * sweep, dots(t): c[r][j] += sum over k of a[r][k] b; |a| <= 255. They read nothing beyond k and columns of b.
  * add_outer: c[r][j] += x[r] y[j].
  * finish_f32(f): min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), one rounding each; NaN stays.
  * finish_i8, finish_u8(f): saturate(rne((float)acc * (row_scale * column_scale)) + Z).
@@ -95,13 +103,13 @@
 #include "qn_types.h"
 
 typedef struct {
-#define QN_MEMBER(name, arguments) void(*name) arguments;
+#define QN_MEMBER(kind, name, arguments, ...) void(*name) arguments;
     QN_KERNEL_LIST(QN_MEMBER)
 #undef QN_MEMBER
 } qn_table;
 
 enum {
-#define QN_COUNT(name, arguments) QN_INDEX_##name,
+#define QN_COUNT(kind, name, arguments, ...) QN_INDEX_##name,
     QN_KERNEL_LIST(QN_COUNT)
 #undef QN_COUNT
         QN_KERNEL_COUNT

@@ -1,4 +1,4 @@
-/* Layouts and parameter structs shared by kernels, walkers and bindings. */
+/* Layouts and parameter structs that kernels, their callers and the bindings share. */
 #ifndef QN_TYPES_H
 #define QN_TYPES_H
 
@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "code_list.h"
 #include "float_list.h"
 
 /* Element types as the bindings name them. The floats come first; codes follow, from QN_I8. */
@@ -13,16 +14,10 @@ typedef enum {
 #define QN_TYPE(C, tag, NAME, name, bits, exponent, mantissa, bias, kind) QN_##NAME,
     QN_FLOATS(QN_TYPE, _)
 #undef QN_TYPE
-        QN_I8,
-    QN_U8,
-    QN_I16,
-    QN_U16,
-    QN_I32,
-    QN_I4,
-    QN_U4,
-    QN_I2,
-    QN_U2,
-    QN_TYPE_COUNT
+#define QN_TYPE(C, tag, NAME, name, type, bits, is_signed, storage) QN_##NAME,
+        QN_INTEGERS(QN_TYPE, _)
+#undef QN_TYPE
+            QN_TYPE_COUNT
 } qn_type;
 
 /* Which rounding a quantize follows; docs/semantics.md states the formulas. */
@@ -33,9 +28,9 @@ typedef enum { QN_FLOAT, QN_FIXED, QN_FIXED_DOUBLE, QN_METHOD_COUNT } qn_method;
 /* Parameters of one span of contiguous elements.
  *
  * run > 0   element i uses parameter (phase + i) / run: one scale for each run of elements
- * run == 0  element i uses parameter i: one scale for each element (per-channel on the last axis). There may be `rows` of
- *           n elements each, `stride` elements apart in input and output, that share the parameters; when they are
- *           streamed, the output of all of them is aligned alike
+ * run == 0  element i uses parameter i: one scale for each element (per channel on the last axis). `rows` rows of n
+ *           elements each, `stride` elements apart in input and output, use the same parameters; if they are streamed,
+ *           all rows of the output have the same alignment
  */
 typedef struct {
     const float *scale;        /* [params] S, or the multiplier M of requantize */
@@ -49,12 +44,12 @@ typedef struct {
     qn_convention convention;
     qn_method method;
     bool exact_inverse; /* run > 0: the fused form rounds as the division: 8-bit codes and 2^-90 <= S <= 2^90 */
-    bool stream;        /* write around the caches */
+    bool stream;        /* bypass the caches */
 } qn_affine;
 
 enum {
-    QN_BOUND = 1 << 10, /* beyond any 8-bit code less its zero point */
-    QN_COLUMNS = 64,    /* of a rectangle that are worked on together, row under row: a cache line of 8-bit codes */
+    QN_BOUND = 1 << 10, /* exceeds |code - zero point| of all 8-bit types */
+    QN_COLUMNS = 64,    /* columns of a strip: a cache line of 8-bit codes */
 };
 
 /* 1/S - i for i = 1/S rounded to float32. The remainder 1 - i S is a float32, and exact here: i S has 48 bits. */
@@ -66,9 +61,9 @@ static inline float qn_low(float scale, float inverse) {
 typedef struct {
     uint64_t seed; /* of stochastic rounding: the random bits belong to (seed, index) */
     int64_t index; /* of the first element, in C order */
-    bool saturate; /* what is beyond the largest number becomes the largest, infinities too */
+    bool saturate; /* numbers beyond the largest one, and infinities, become the largest one */
     bool stochastic;
-    bool stream; /* write around the caches */
+    bool stream; /* bypass the caches */
 } qn_cast;
 
 /* Running minimum, maximum and counts. Empty: +inf, -inf, 0, 0. */
@@ -89,40 +84,41 @@ typedef struct {
     float normal;
 } qn_float_limits;
 
-/* What becomes of finite numbers in a float type, and how many are not finite. Empty: least is infinity, the rest 0. */
+/* Counts what a conversion to a float type does to numbers, and its errors. Empty: least is infinity, the rest 0. */
 typedef struct {
-    uint64_t nan, infinite, overflow, zero, subnormal, kept; /* zero: what is not zero and becomes it; kept: the rest */
+    uint64_t nan, infinite, overflow, zero, subnormal, kept; /* zero: nonzero numbers that become 0; kept: the rest */
     uint64_t relative;                                       /* |x - y| / |x| of the kept, summed in units of 2^-30 */
     double worst, peak, least; /* the largest of these; the largest and the smallest nonzero finite |x| */
 } qn_float_error;
 
-/* The one granularity idea: a C-contiguous array seen as [outer][channels][inner].
- * block == 0  one parameter for each channel:                [channels]
- * block > 0   channels are cut into blocks, the last may be short: [outer][ceil(channels / block)][inner]
- * Per tensor is (1, 1, n), block 0; per group on the last axis is (rows, columns, 1), block = group_size.
+/* Every granularity: a C-contiguous array seen as [outer][channels][inner].
+ * group == 0  one parameter for each channel:                [channels]
+ * group > 0   channels are cut into groups, the last may be short: [outer][ceil(channels / group)][inner]
+ * Per tensor is (1, 1, n), group 0; per group on the last axis is (rows, columns, 1), group = group_size.
  */
 typedef struct {
-    int64_t outer, channels, inner, block;
+    int64_t outer, channels, inner, group;
 } qn_grid;
 
-/* Rows of planes of an image: to[p * plane + t * line + c] is code c of row `row` + t * gap of plane p less the zero point;
- * 0 in rows outside the image. */
+/* Rows of planes of an image: to[p * plane + t * line + c] is code c of row `row` + t * gap of plane p less the zero
+ * point, 0 in rows outside the image. */
 typedef struct {
     const uint8_t *x;               /* code 0 of row 0 of plane 0: int8 or uint8 */
     int64_t x_plane, x_row, x_step; /* bytes from plane to plane, row to row, code to code */
-    int64_t room;                   /* bytes that may be read from x on; 0: the codes alone */
+    int64_t room;                   /* bytes that the kernel may read from x on; 0: only the codes */
     bool is_signed;
     int32_t zero_point;
     int64_t planes, height, row, gap, lines, n;
-    int16_t *to; /* [planes][lines][n]; after an n up to QN_REACH - 1 elements may become 0 */
+    int16_t *to; /* [planes][lines][n]; up to QN_REACH - 1 elements after each n may become 0 */
     int64_t plane, line;
 } qn_wide_rows;
 
-/* y[m][r][c] = start[m] + sum over t of x'[tap[t]] w[m][t][0] + x'[tap[t] + 1] w[m][t][1], x' = x + m / outputs * x_step +
- * r * line + c * step. By step 1 odd c have instead x'[tap[t] - 1] w[m][t][2] + x'[tap[t]] w[m][t][3]; where an odd line
- * makes c even and odd by turns, both ways must give the same sum. */
+/* y[m][r][c] = start[m] + sum over t of x'[tap[t]] w[m][t][0] + x'[tap[t] + 1] w[m][t][1],
+ *   x' = x + m / outputs * x_step + r * line + c * step.
+ * With step 1 an odd c uses x'[tap[t] - 1] w[m][t][2] + x'[tap[t]] w[m][t][3] instead. An odd line makes the same c
+ * even in one row and odd in the next: then both formulas must give the same sum. */
 typedef struct {
-    const int16_t *x; /* 2 * QN_BLOCK elements after what is met may be read */
+    const int16_t *x; /* the kernel may read 2 * QN_RESULTS elements past the last tap */
     int64_t x_step, line;
     int step;           /* 1 or 2, and line a multiple */
     const int16_t *w;   /* [inputs][outputs][taps][4] */
@@ -132,40 +128,40 @@ typedef struct {
     qn_type type;         /* QN_I32, or the codes saturate(rne((float)y[m] * scale[m]) + Z) to [qmin, qmax] */
     const float *scale;   /* [inputs][outputs] */
     int32_t zero_point, qmin, qmax;
-    void *flat; /* [(rows - 1) * line / step + n + QN_BLOCK] of the type, scratch */
+    void *flat; /* [(rows - 1) * line / step + n + QN_RESULTS] of the type, scratch */
     void *y;    /* [inputs][outputs][rows][n], y_step from output to output */
     int64_t y_step;
 } qn_dot_rows;
 
 enum {
-    QN_REACH = 16, /* elements that a vector may go too far */
-    QN_BLOCK = 64, /* results that dot_rows finds together at most */
+    QN_REACH = 16,   /* elements that a vector may reach past the end of a row */
+    QN_RESULTS = 64, /* results that dot_rows sums at a time, at most */
 };
 
 /* A packed 4-bit weight [k][n]; packed4.h describes the bytes. */
 typedef struct {
     int64_t k, n;
-    int64_t block;  /* 16, 32, 64 or 128 neighbours along k share a scale */
-    int64_t groups; /* ceil(k / block) */
+    int64_t group;  /* 16, 32, 64 or 128 neighbours along k share a scale */
+    int64_t groups; /* ceil(k / group) */
     int64_t record; /* bytes of a group of 16 columns */
     bool half;      /* scales are float16, else float32 */
-    bool zeros;     /* every group has zero points, else all are QN_ZERO_4 */
+    bool zeros;     /* every group stores zero points; else all are QN_ZERO_4 */
 } qn_weight4;
 
 enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
 
-/* Rows of activations for it: int8 codes, 0 past k. */
+/* Rows of activations for a 4-bit weight: int8 codes, 0 past k. */
 typedef struct {
-    const int8_t *codes;        /* [rows][stride], stride = groups * block */
+    const int8_t *codes;        /* [rows][stride], stride = groups * group */
     const float *scales;        /* of row i and group g: scales[i * scale_row + g * scale_step] */
-    const int32_t *minus_zeros; /* the same way, zero points, negated, in -127..128; NULL: all are 0 */
-    const int32_t *minus_sums;  /* [rows][groups] of the codes less their zero point, negated; those past k left out */
+    const int32_t *minus_zeros; /* [rows][groups] like scales: negated zero points, -127..128; NULL: all are 0 */
+    const int32_t *minus_sums;  /* [rows][groups] -sum (code - zero point) over the k of the group */
     int64_t rows, stride, groups, scale_row, scale_step;
 } qn_rows4;
 
 enum { QN_MAX_DIMS = 64 };
 
-/* An input array: any strides, alignment and byte order; element k in C order is found from shape and strides. */
+/* An input array of any strides, alignment and byte order. Elements are numbered in C order. */
 typedef struct {
     const char *data;
     qn_type type;
@@ -176,44 +172,45 @@ typedef struct {
     bool swapped;                                     /* the other byte order */
 } qn_source;
 
-/* ---- integer products; matmul.c says how they fit together ---- */
+/* ---- integer products; the head of matmul.c draws the packed matrices ---- */
 
 enum {
-    QN_PANEL = 16,           /* columns of a panel of the right matrix */
-    QN_SLIVER = 4,           /* rows of a sliver of the left matrix */
-    QN_GROUP = 64,           /* bytes of a group: the 16 columns of a panel x 4 bytes, which are 4 codes or 2 words */
-    QN_PANELS = 4,           /* panels a tile may have side by side */
-    QN_QUADS = 3 * QN_GROUP, /* bytes of two groups as multiply_quads reads them */
-    QN_STRIP = 32,           /* rows of the left matrix that lie side by side for add_excess */
+    QN_PANEL = 16,   /* columns of a panel of the right matrix */
+    QN_SLIVER = 4,   /* rows of a sliver of the left matrix */
+    QN_QUARTET = 64, /* bytes of a quartet of every column of a panel: 4 bytes each, which are 4 codes or 2 words */
+    QN_PANELS = 4,   /* panels side by side in a tile, at most */
+    QN_QUADS = 3 * QN_QUARTET, /* bytes that multiply_quads reads in place of two quartets */
+    QN_BAND = 32,              /* rows of the left matrix that lie side by side for add_excess */
 };
 
-/* What a row of the table wants from the driver. */
+/* What an ISA row asks of the driver. */
 typedef struct {
-    bool pairs;          /* full-range 8-bit products go by multiply_pairs, else by multiply_u8 */
-    bool parts;          /* of one row by multiply_parts */
-    bool quads;          /* of many rows by multiply_quads, where the weights allow it; tiles of one panel */
-    int panels;          /* side by side in a tile */
-    int64_t block;       /* groups of a block of k that a tile keeps in the L1 cache */
-    int64_t block_rows;  /* rows of the left matrix packed at a time: half of the L2 cache */
-    int64_t finish_rows; /* summed before the output stage has them, if all of k fits a block; 0: 48 */
-    bool finishes;       /* multiply_pairs*, _u7 and _quads heed qn_tile.finish */
-    int64_t macs_a_byte; /* products that take as long as a byte of traffic: thresholds of the threads */
-    int64_t widen_rows;  /* products of at least this many rows widen each panel once (multiply_pairs_wide), or quads */
-    int64_t sweep_rows, dots_rows; /* up to so many, at most 16, take a raw right matrix as it lies */
+    bool pairs;          /* full-range 8-bit products use multiply_pairs, else multiply_u8 */
+    bool parts;          /* products of one row use multiply_parts */
+    bool quads;          /* products of many rows use multiply_quads if the weights allow it; a tile has one panel */
+    int panels;          /* panels side by side in a tile */
+    int64_t kblock;      /* quartets of a kblock: its panels stay in the L1 cache */
+    int64_t band_rows;   /* rows of the left matrix packed at a time: they fill half of the L2 cache */
+    int64_t finish_rows; /* rows multiplied before the output stage runs, if all of k is one kblock; 0: 48 */
+    bool finishes;       /* multiply_pairs*, _u7 and _quads run the output stage qn_tile.finish */
+    int64_t macs_a_byte; /* products in the time of a byte of memory traffic; decides how many threads pay */
+    int64_t widen_rows;  /* from so many rows on each panel is widened once (multiply_pairs_wide) or made quads */
+    int64_t sweep_rows,
+        dots_rows; /* up to so many rows, at most 16, use sweep or dots: the right matrix is not packed */
 } qn_tiling;
 
-/* Rows of the left matrix to be packed: slivers of four rows. Rows past the end repeat the last one. */
+/* Rows of the left matrix to be packed into slivers of four rows. Rows past the end repeat the last one. */
 typedef struct {
     const void *a;       /* [rows][k] codes, or words of the 16-bit products */
     int64_t stride;      /* bytes from row to row */
     bool is_signed;      /* int8, else uint8 */
     const int32_t *zero; /* zero point of row i: zero[i * zero_step] */
     int64_t zero_step;
-    uint8_t center;          /* left_quads: 128, or 64 where codes span 128 values */
-    int64_t rows, k, groups; /* k padded to groups */
-    void *packed;            /* [ceil(rows / 4)][groups][4 rows][8 or 4 bytes], 64-byte aligned */
-    int32_t *start;          /* [rows rounded up to 4] what the kernel's sums lack: 0 unless packed as pairs */
-    int32_t *sum;            /* [rows rounded up to 4] sum of a - zero */
+    uint8_t center;            /* left_quads: 128, or 64 where codes span 128 values */
+    int64_t rows, k, quartets; /* k padded to quartets */
+    void *packed;              /* [ceil(rows / 4)][quartets][4 rows][8 or 4 bytes], 64-byte aligned */
+    int32_t *start;            /* [rows rounded up to 4] to be added to the kernel's sums: 0 unless packed as pairs */
+    int32_t *sum;              /* [rows rounded up to 4] sum of a - zero */
 } qn_left;
 
 /* The output stage of rows x columns finished sums. */
@@ -232,45 +229,45 @@ typedef struct {
 
 /* A tile: rows x panels of 16 columns. */
 typedef struct {
-    const void *left;     /* packed slivers, one after the other; 8 bytes behind them may be read */
-    const uint8_t *right; /* groups of the first panel */
+    const void *left;     /* packed slivers, one after the other; the kernel may read 8 bytes past them */
+    const uint8_t *right; /* quartets of the first panel */
     int64_t right_step;   /* bytes from panel to panel */
-    int64_t groups;       /* even */
+    int64_t quartets;     /* even */
     int64_t rows;
     int panels;
     int32_t *c;
     int64_t c_step;                          /* elements from row to row */
     const int32_t *row_start, *column_start; /* [rows], [16 * panels] */
-    const int32_t *more;                     /* multiply_quads: NULL, or [rows][16] added, 64-byte aligned */
-    bool add;                                /* to what is in c */
-    const qn_finish *finish; /* NULL, or what brings the sums to finish->out, as float32, in place of c */
+    const int32_t *more;                     /* multiply_quads: NULL, or [rows][16] to be added, 64-byte aligned */
+    bool add;                                /* to c, else overwrite it */
+    const qn_finish *finish; /* NULL: store the sums in c; else run this stage and store float32 in finish->out */
 } qn_tile;
 
-/* Excess of codes of one column (excess.h), two by two; k counts from the block's first. */
+/* The excess of two codes of one column (excess.h); k counts from the first k of the kblock. */
 typedef struct {
     uint16_t k[2];
     int8_t excess[2]; /* of one sign |sum| <= 128; the second may be 0 */
-} qn_excess;
+} qn_excess_pair;
 
-/* The excess of a panel's block whose sums fit int16: at most 255 a column. */
+/* A part of the excess of one panel and kblock: at most 255 a column, so that its sums fit int16. */
 typedef struct {
-    uint32_t first;                            /* of the block's qn_excess: column[0]'s, then column[1]'s ... */
-    uint8_t column[QN_PANEL], count[QN_PANEL]; /* columns in the order of their counts */
-    int16_t sum[QN_PANEL];                     /* of excess */
+    uint32_t first; /* index of the first pair of column[0]; those of column[1], ... follow */
+    uint8_t column[QN_PANEL], count[QN_PANEL]; /* columns sorted by count */
+    int16_t sum[QN_PANEL];                     /* sum of the excess of each column */
 } qn_excess_pass;
 
 typedef struct {
-    const uint8_t *turned; /* [k][step] what left_quads packed, turned */
+    const uint8_t *turned; /* [k][step] transpose of what left_quads packed */
     int64_t step;
-    int strips; /* 1, 2 or 3 */
+    int bands; /* 1, 2 or 3 */
     uint8_t center;
-    bool add; /* to what is in sums */
+    bool add; /* to sums, else overwrite them */
     const qn_excess_pass *pass;
-    const qn_excess *excess; /* of column[0] */
-    int32_t *sums;           /* [32 * strips][16], 64-byte aligned */
+    const qn_excess_pair *pairs; /* of column[0] */
+    int32_t *sums;               /* [32 * bands][16], 64-byte aligned */
 } qn_excess_tile;
 
-/* A few rows times a right matrix that is not packed: c[rows][columns] += a b. */
+/* A few rows times a raw right matrix: c[rows][columns] += a b. */
 typedef struct {
     const int16_t *a; /* [rows][k] codes less their zero points, k padded with zeros to a multiple of 16 */
     int64_t a_step;   /* elements from row to row */

@@ -8,22 +8,16 @@ static const size_t itemsizes[QN_TYPE_COUNT] = {
 #define ITEMSIZE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind) [QN_##NAME] = bits / 8,
     QN_FLOATS(ITEMSIZE, _)
 #undef ITEMSIZE
-        [QN_I8] = 1,
-    [QN_U8] = 1,
-    [QN_I16] = 2,
-    [QN_U16] = 2,
-    [QN_I32] = 4,
-    [QN_I4] = 1,
-    [QN_U4] = 1,
-    [QN_I2] = 1,
-    [QN_U2] = 1,
+#define ITEMSIZE(_, tag, NAME, name, type, bits, is_signed, storage) [QN_##NAME] = sizeof(type),
+        QN_INTEGERS(ITEMSIZE, _)
+#undef ITEMSIZE
 };
 
 size_t qn_itemsize(qn_type type) { return itemsizes[type]; }
 
-int64_t qn_grid_blocks(const qn_grid *g) { return g->block ? (g->channels + g->block - 1) / g->block : 0; }
+int64_t qn_grid_groups(const qn_grid *g) { return g->group ? (g->channels + g->group - 1) / g->group : 0; }
 
-int64_t qn_grid_params(const qn_grid *g) { return g->block ? g->outer * qn_grid_blocks(g) * g->inner : g->channels; }
+int64_t qn_grid_params(const qn_grid *g) { return g->group ? g->outer * qn_grid_groups(g) * g->inner : g->channels; }
 
 int64_t qn_elements(const qn_source *x) {
     int64_t n = 1;

@@ -1,4 +1,4 @@
-/* Reading arrays: sizes of elements and grids, and tiles of what a kernel cannot read in place. */
+/* Reads arrays: sizes of elements and grids, and copies into tiles where a kernel cannot read in place. */
 #ifndef QN_SOURCE_H
 #define QN_SOURCE_H
 
@@ -8,7 +8,7 @@ static inline bool qn_is_float(qn_type type) { return type < QN_I8; }
 size_t qn_itemsize(qn_type type);
 int64_t qn_elements(const qn_source *x);
 int64_t qn_grid_params(const qn_grid *grid);
-int64_t qn_grid_blocks(const qn_grid *grid); /* along the channels; 0 without blocks */
+int64_t qn_grid_groups(const qn_grid *grid); /* along the channels; 0 without groups */
 
 enum { QN_TILE = 2048 }; /* elements staged at a time: 16 KiB of float64 at most */
 
@@ -19,18 +19,18 @@ typedef union {
 
 void qn_gather(const qn_source *source, int64_t start, int64_t n, void *tile); /* native byte order, C order */
 
-/* Elements [start, start + n) of the source in their own type: in place, or gathered. */
+/* Elements [start, start + n) of the source in their own type: in place, or gathered into t. */
 const void *qn_source_raw(const qn_source *s, int64_t start, int64_t n, qn_tile_buffer *t);
 
-/* The same of floats, widened to float32 where the type is narrower. */
+/* The same of a source of floats; a type narrower than float32 is widened into `wide`. */
 const float *qn_source_floats(const qn_source *s, int64_t start, int64_t n, qn_tile_buffer *t, float *wide);
 
-/* At most a tile of a source of floats as float32, in place or in `buffer`; float64 is rounded to odd. */
+/* At most QN_TILE floats of a source as float32, in place or in `buffer`; float64 is rounded to odd. */
 const float *qn_floats_at(const qn_source *source, int64_t start, int64_t n, float *buffer);
 
 /* From and to a type of float_list.h other than float32 and float64. */
 void qn_widen(qn_type type, const void *h, float *x, int64_t n, const qn_cast *p);
 void qn_narrow(qn_type type, const float *x, void *h, int64_t n, const qn_cast *p);
-extern const qn_cast qn_plain_cast; /* neither saturates nor rounds by chance */
+extern const qn_cast qn_plain_cast; /* neither saturates nor rounds stochastically */
 
 #endif

@@ -18,11 +18,11 @@
 #endif
 
 enum {
-    SPINS_BEFORE_SLEEP = 2000, /* 40 to 80 microseconds: long enough to meet the next call of a loop */
-    PATIENCE = 6000,           /* spins more of one that came too late or was woken for the calls to come */
-    PIECES_A_THREAD = 4,       /* a late worker finds less to do, the caller never waits for one that sleeps */
+    SPINS_BEFORE_SLEEP = 2000, /* 40 to 80 us: the next call of a loop comes within that time */
+    PATIENCE = 6000, /* extra spins of a worker that missed the last job, or was woken ahead of an expected series */
+    PIECES_A_THREAD = 4, /* many pieces: a late worker takes fewer of them, and the caller waits for no sleeper */
     OPEN = 1 << 20,
-    A_SERIES = 50000, /* nanoseconds between calls that will find a worker spinning, once it is awake */
+    A_SERIES = 50000, /* ns: calls closer together are a series; a woken worker still spins when the next one comes */
 };
 
 static struct {
@@ -34,18 +34,18 @@ static struct {
     _Atomic int asleep;
     _Atomic int state; /* OPEN while workers may join, plus how many are inside */
     /* the job */
-    qn_part part;
+    qn_piece process;
     void *context;
     int64_t n, piece;
-    int helpers; /* how many workers may join: the thread count may have been lowered since the pool grew */
+    int helpers; /* workers that may join: fewer than the pool has, after the thread count was lowered */
     _Atomic int64_t next;
-    _Atomic int64_t ended; /* when the last call on one thread did that a spinning worker would have shared */
+    _Atomic int64_t ended; /* time when the last call ended that ran alone because all workers slept */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static _Atomic int wanted = 1;
 static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 
-/* The child of a fork has none of our threads; locks may have been held by them. */
+/* The child of a fork has none of our threads, and a lock may be in the state that one of them left. */
 static void forget_workers(void) {
     pthread_mutex_init(&pool.busy, NULL);
     pthread_mutex_init(&pool.sleep, NULL);
@@ -62,7 +62,7 @@ static void take_pieces(void) {
         int64_t begin = atomic_fetch_add(&pool.next, pool.piece);
         if (begin >= pool.n) return;
         int64_t end = begin + pool.piece < pool.n ? begin + pool.piece : pool.n;
-        pool.part(pool.context, begin, end);
+        pool.process(pool.context, begin, end);
     }
 }
 
@@ -100,7 +100,7 @@ static void *worker(void *seen_at_start) {
 static void grow_pool(int workers) {
     pthread_once(&fork_handler, watch_forks);
     sigset_t all, before;
-    sigfillset(&all); /* signals belong to Python's main thread */
+    sigfillset(&all); /* Python's main thread handles signals */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
@@ -129,32 +129,33 @@ static void wake_workers(void) {
     pthread_mutex_unlock(&pool.sleep);
 }
 
-/* Too little to wait for a worker that sleeps. In a series of such calls the workers are woken for the next ones. */
-static void run_alone(int threads, int64_t n, qn_part part, void *context) {
+/* The call is shorter than the time that a sleeping worker takes to wake. In a series of such calls the caller wakes
+ * the workers for the next one. */
+static void run_alone(int threads, int64_t n, qn_piece process, void *context) {
     if (now() - atomic_load(&pool.ended) < A_SERIES && !pthread_mutex_trylock(&pool.busy)) {
         grow_pool(threads - 1);
         wake_workers();
         pthread_mutex_unlock(&pool.busy);
     }
-    part(context, 0, n);
+    process(context, 0, n);
     atomic_store(&pool.ended, now());
 }
 
-void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_part part, void *context) {
+void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, void *context) {
     int threads = qn_num_threads();
     bool awake = pool.workers && atomic_load(&pool.asleep) == 0;
     bool alone = threads == 1 || n <= grain || bytes < QN_PARALLEL_BYTES_AWAKE;
     if (!alone && !awake && bytes < QN_PARALLEL_BYTES_ASLEEP) {
-        run_alone(threads, n, part, context);
+        run_alone(threads, n, process, context);
         return;
     }
     if (alone || pthread_mutex_trylock(&pool.busy)) {
-        if (n > 0) part(context, 0, n);
+        if (n > 0) process(context, 0, n);
         return;
     }
     grow_pool(threads - 1);
     int64_t pieces = (int64_t)threads * PIECES_A_THREAD, grains = (n + grain - 1) / grain;
-    pool.part = part;
+    pool.process = process;
     pool.context = context;
     pool.n = n;
     pool.helpers = threads - 1;

@@ -6,7 +6,7 @@
 #include "source.h"
 #include "threads.h"
 
-/* A block of y stays in the L2 cache, its w in the L1 cache: every row of y uses what was read and widened once. */
+/* A tile of y stays in the L2 cache, its w in the L1 cache: all rows of y share one read and one widening of w. */
 enum { ROWS = 8, STRIP = QN_TILE, STEPS = 256, GRAIN = 64 };
 
 typedef struct {
@@ -14,7 +14,7 @@ typedef struct {
     char *y;
     qn_type type;
     int64_t rows, steps, columns;
-} product;
+} accumulation;
 
 typedef void (*multiply_add)(float a, const float *w, float *y, int64_t n);
 
@@ -23,18 +23,18 @@ static multiply_add kernel_of(qn_type type) {
     return type == QN_F16 ? k->multiply_add_f16 : type == QN_BF16 ? k->multiply_add_bf16 : k->multiply_add_f32;
 }
 
-static void put(const product *p, int64_t at, const float *y, int64_t n) {
+static void put(const accumulation *p, int64_t at, const float *y, int64_t n) {
     const qn_cast exact = {0};
     if (p->type == QN_F32) memcpy((float *)p->y + at, y, (size_t)n * sizeof *y);
     else qn_narrow(p->type, y, (uint16_t *)p->y + at, n, &exact);
 }
 
 /* Rows [r0, r0 + rows) of columns [c0, c0 + n). */
-static void block(const product *p, int64_t r0, int64_t rows, int64_t c0, int64_t n) {
+static void tile(const accumulation *p, int64_t r0, int64_t rows, int64_t c0, int64_t n) {
     float y[ROWS][STRIP], x_wide[ROWS][STEPS], w_wide[STRIP];
     const float *x[ROWS], *w;
     multiply_add add = kernel_of(p->type);
-    int64_t together = n == p->columns && n < STRIP ? STRIP / n : 1; /* short rows of w are read several at a time */
+    int64_t together = n == p->columns && n < STRIP ? STRIP / n : 1; /* several short rows of w are read at once */
     for (int64_t r = 0; r < rows; r++) memset(y[r], 0, (size_t)n * sizeof y[r][0]);
     for (int64_t k0 = 0; k0 < p->steps; k0 += STEPS) {
         int64_t steps = p->steps - k0 < STEPS ? p->steps - k0 : STEPS;
@@ -49,17 +49,17 @@ static void block(const product *p, int64_t r0, int64_t rows, int64_t c0, int64_
     for (int64_t r = 0; r < rows; r++) put(p, (r0 + r) * p->columns + c0, y[r], n);
 }
 
-static void part(void *context, int64_t begin, int64_t end) {
-    const product *p = context;
+static void piece(void *context, int64_t begin, int64_t end) {
+    const accumulation *p = context;
     uint64_t saved = qn_fp_begin();
     for (int64_t c0 = begin; c0 < end; c0 += STRIP)
         for (int64_t r0 = 0; r0 < p->rows; r0 += ROWS)
-            block(p, r0, p->rows - r0 < ROWS ? p->rows - r0 : ROWS, c0, end - c0 < STRIP ? end - c0 : STRIP);
+            tile(p, r0, p->rows - r0 < ROWS ? p->rows - r0 : ROWS, c0, end - c0 < STRIP ? end - c0 : STRIP);
     qn_fp_end(saved);
 }
 
 void qn_accumulate(const qn_source *x, const qn_source *w, void *y, qn_type type) {
-    product p = {x, w, y, type, x->shape[0], x->shape[1], w->shape[1]};
-    /* a step costs about as much as 8 bytes of traffic */
-    qn_parallel_for(p.columns, GRAIN, 8 * p.rows * p.steps * p.columns, part, &p);
+    accumulation p = {x, w, y, type, x->shape[0], x->shape[1], w->shape[1]};
+    /* one multiply-add costs about as much as 8 bytes of memory traffic */
+    qn_parallel_for(p.columns, GRAIN, 8 * p.rows * p.steps * p.columns, piece, &p);
 }

@@ -2,11 +2,12 @@
  *
  * The product of two float32 is exact in double. The sum is rounded to odd: where bits are lost, the last bit kept is
  * set, so that a later rounding to fewer bits, half to even, gives what one rounding of the exact sum would have given
- * (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). Plain loops: the compiler vectorizes them.
+ * (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). Plain loops: the compiler vectorizes
+ * them.
  */
 
-/* s = a + b; the part that was rounded away is exact (Knuth's two-sum). Where it is not zero and s is even, the odd
- * neighbour on its side. An infinite or NaN s has a NaN part, which compares false. */
+/* a + b rounded to odd. Knuth's two-sum gives the exact rounding error of s; where it is not zero and the last bit of s
+ * is 0, s moves one step toward the exact sum. The error of an infinite or NaN s is NaN, and the comparison false. */
 V_INLINE double sum_to_odd(double a, double b) {
     double s = a + b, part = s - a, lost = (a - (s - part)) + (b - part);
     int64_t bits, lost_bits;
@@ -18,7 +19,7 @@ V_INLINE double sum_to_odd(double a, double b) {
     return s;
 }
 
-/* Odd again, to the 24 bits of a float32; the result has the type's range and is not infinite unless s is. */
+/* s rounded to odd in float32. Overflow gives the largest float32, unless s is infinite. */
 V_INLINE float narrow_to_odd(double s) {
     float f = (float)s;
     double lost = s - (double)f;
@@ -29,8 +30,9 @@ V_INLINE float narrow_to_odd(double s) {
     return f;
 }
 
-V_INLINE float from_body(uint32_t body,
-                         uint32_t sign) { /* one NaN for all: which one an addition gives differs by CPU */
+V_INLINE float
+from_body(uint32_t body,
+          uint32_t sign) { /* every NaN becomes the same one: which NaN an addition returns depends on the CPU */
     uint32_t bits = body > 0x7F800000 ? 0x7FC00000 : body | sign;
     float x;
     memcpy(&x, &bits, sizeof x);

@@ -17,8 +17,8 @@ typedef struct {
 
 static const qn_cast saturating = {.saturate = true};
 
-/* E8M0 from the exponent field of the largest magnitude; a subnormal one lies far below the smallest scale. What comes
- * back is 1 / S, a power of two as well: the product with it is the quotient, and a division is dear. */
+/* The E8M0 code is the exponent field of the largest magnitude less emax; subnormal magnitudes get the smallest scale.
+ * `inverse` receives 1 / S, also a power of two: multiplying by it is exact and cheaper than dividing by S. */
 static void power_scales(const float *most, int64_t n, int emax, uint8_t *codes, float *inverse) {
     uint8_t inverse_codes[QN_TILE];
     for (int64_t i = 0; i < n; i++) {
@@ -33,15 +33,15 @@ static void power_scales(const float *most, int64_t n, int emax, uint8_t *codes,
 }
 
 static void float_scales(const float *most, int64_t n, const qn_block_format *f, uint8_t *codes, float *scales) {
-    float wanted[QN_TILE];
-    for (int64_t i = 0; i < n; i++) wanted[i] = most[i] / f->largest / f->tensor_scale;
-    qn_kernels()->narrow_f32_e4m3fn(wanted, codes, n, &saturating);
+    float quotients[QN_TILE];
+    for (int64_t i = 0; i < n; i++) quotients[i] = most[i] / f->largest / f->tensor_scale;
+    qn_kernels()->narrow_f32_e4m3fn(quotients, codes, n, &saturating);
     for (int64_t i = 0; i < n; i++) codes[i] = (uint8_t)(codes[i] ? codes[i] : 1);
     qn_kernels()->widen_e4m3fn_f32(codes, scales, n, &saturating);
     for (int64_t i = 0; i < n; i++) scales[i] *= f->tensor_scale;
 }
 
-/* Whole blocks, the last one maybe short: n elements from `start`, at most a tile. */
+/* Whole blocks, of which the last may be short: n elements from `start`, at most a tile. */
 static void some(const blocks *b, int64_t start, int64_t n, int64_t first) {
     const qn_block_format *f = b->format;
     float wide[QN_TILE], most[QN_TILE], scales[QN_TILE], quotient[QN_TILE];
@@ -59,7 +59,7 @@ static void some(const blocks *b, int64_t start, int64_t n, int64_t first) {
     qn_narrow(f->element, quotient, b->codes + start, n, &saturating);
 }
 
-static void part(void *context, int64_t begin, int64_t end) {
+static void piece(void *context, int64_t begin, int64_t end) {
     const blocks *b = context;
     const int64_t block = b->format->block;
     uint64_t saved = qn_fp_begin();
@@ -76,9 +76,9 @@ static void part(void *context, int64_t begin, int64_t end) {
 
 void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const qn_block_format *format,
                         uint8_t *codes, uint8_t *scales) {
-    if (columns % format->block == 0) columns *= rows, rows = 1; /* then one long row is the same */
+    if (columns % format->block == 0) columns *= rows, rows = 1; /* no block is short: treat all rows as one */
     blocks b = {x, format, columns, (columns + format->block - 1) / format->block, codes, scales};
     if (rows * columns == 0) return;
     int64_t bytes = rows * columns * (int64_t)(x->itemsize + 1);
-    qn_parallel_for(rows * b.per_row, GRAIN, bytes, part, &b);
+    qn_parallel_for(rows * b.per_row, GRAIN, bytes, piece, &b);
 }

@@ -1,4 +1,4 @@
-/* All casts but those of float64 to itself go by way of float32. */
+/* Every cast passes through float32, except float64 to float64. */
 #include "cast.h"
 
 #include <math.h>
@@ -34,8 +34,8 @@ static double largest(qn_type type) {
     }
 }
 
-/* The first of two steps to a format, both by chance: the mean is still x. Beyond the largest number to odd instead, as
- * the second step is to the nearest there and what overflows must not depend on chance. */
+/* float64 to float32, the first of two stochastic roundings: their expected value is still x. Beyond the largest number
+ * of the type, the second step rounds to nearest, so the first rounds to odd: overflow does not depend on chance. */
 static void random_f64_f32(const double *x, float *wide, int64_t n, qn_type type, const qn_cast *c) {
     const double most = largest(type);
     qn_kernels()->narrow_f64_f32(x, wide, n, c);

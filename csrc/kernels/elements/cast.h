@@ -4,6 +4,6 @@
 
 #include "qn_types.h"
 
-void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast); /* index and stream are set */
+void qn_cast_array(const qn_source *x, void *y, qn_type type, const qn_cast *cast); /* sets index and stream itself */
 
 #endif

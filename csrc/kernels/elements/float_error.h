@@ -1,4 +1,4 @@
-/* What a float type does to numbers, for arrays of any layout. */
+/* Counts and errors of a conversion to a float type, for arrays of any layout. */
 #ifndef QN_FLOAT_ERROR_H
 #define QN_FLOAT_ERROR_H
 

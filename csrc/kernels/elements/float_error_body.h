@@ -1,5 +1,6 @@
-/* What becomes of x in a narrower float type, y being the result. Everything is counted in integers, relative errors in
- * units of 2^-30 and magnitudes by their bits: no order of summing shows, and the compiler vectorizes the loop. */
+/* Counts and errors of x after conversion to a narrower float type; y is the converted value. All sums are integers,
+ * relative errors in units of 2^-30 and magnitudes as their bits: the result does not depend on the order of summation,
+ * and the compiler vectorizes the loop. */
 
 enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
 

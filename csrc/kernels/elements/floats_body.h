@@ -1,11 +1,12 @@
 /* Float formats to and from float32, each made from its row of float_list.h.
  *
- * The numbers of a format are constants to the inlined functions below: no branch on them is left in a loop. A code is
- * worked on in an int32 lane. The bits of a positive float, taken as an integer, count the floats of its format from 0
- * upward: a carry out of the mantissa moves on to the next power of two, at the top to infinity or whatever stands there.
+ * The numbers of a format are constants of the inlined functions below, so that no loop branches on them. A code
+ * occupies an int32 lane. The bits of a positive float, as an integer, count the floats of its format from 0 upward: a
+ * carry out of the mantissa gives the next power of two, and beyond the largest number the code of infinity or NaN.
  */
 
-#define V_APART static __attribute__((noinline)) /* rarely run: leaves the registers to the loops */
+#define V_APART                                                                                                        \
+    static __attribute__((noinline)) /* rarely called; not inlined, so that the loops keep their registers */
 
 typedef struct {
     int exponent, mantissa, bias;
@@ -14,34 +15,37 @@ typedef struct {
 
 enum { V_INFINITY = 0x7F800000 };
 
-V_INLINE int v_drop(v_format f) { return 23 - f.mantissa; }                 /* bits that a mantissa loses */
-V_INLINE int v_width(v_format f) { return f.exponent + f.mantissa; }        /* bits of a code without its sign */
-V_INLINE int32_t v_rebias(v_format f) { return (127 - f.bias) * 0x800000; } /* what the bits of a float32 have more */
+V_INLINE int v_drop(v_format f) { return 23 - f.mantissa; }          /* bits that a mantissa loses */
+V_INLINE int v_width(v_format f) { return f.exponent + f.mantissa; } /* bits of a code without its sign */
+V_INLINE int32_t v_rebias(v_format f) {
+    return (127 - f.bias) * 0x800000;
+} /* difference of the exponent fields, as bits of a float32 */
 V_INLINE bool v_same_range(v_format f) { return f.exponent == 8 && f.bias == 127; } /* subnormals are those of f32 */
-V_INLINE bool v_is_half(v_format f) { return f.exponent == 5 && f.mantissa == 10; } /* the one that CPUs know */
+V_INLINE bool v_is_half(v_format f) { return f.exponent == 5 && f.mantissa == 10; } /* CPUs convert it */
 
 /* The code of the largest number; the next one is infinity, NaN, or a sign bit. */
 V_INLINE int32_t v_largest(v_format f) {
     if (f.kind == QN_IEEE) return (((1 << f.exponent) - 1) << f.mantissa) - 1;
     return (1 << v_width(f)) - (f.kind == QN_FN || f.kind == QN_SCALE ? 2 : 1);
 }
-/* The bits of a code's float32, were its exponent field an ordinary one. */
+/* The bits of a code as a float32, if its exponent field is neither 0 nor the highest. */
 V_INLINE int32_t v_bits(v_format f, int32_t code) { return code * (1 << v_drop(f)) + v_rebias(f); }
-/* What magnitudes are held to, as the bits of a float32, so that they round to the code of an overflow. */
+/* The bound of magnitudes, as the bits of a float32: it rounds to the code of an overflow. */
 V_INLINE int32_t v_limit(v_format f, bool saturate) {
     return v_bits(f, v_largest(f) + (f.kind != QN_FINITE && !saturate));
 }
 
 /* ---- float32 to a format ---- */
 
-/* What is added below the bits that stay: half, less one where that would take a tie to an odd code. */
+/* The addend below the kept bits: half, less one if the code is even, so that a tie stays at an even code. */
 V_INLINE vi v_half(vi body, v_format f) {
     return vi_add(vi_set1((1 << (v_drop(f) - 1)) - 1), vi_low_unsigned(vi_shr(body, v_drop(f)), 1));
 }
 
-/* The code of a magnitude, in the lower half. Adding a power of two whose last bit is the quantum of x rounds x to quanta,
- * subnormals too, and leaves their number in the low bits; the power itself counts the octaves below. What both counts
- * are too large by is taken off in the addend, modulo 2^16; it is even, so that ties stay ties to even. */
+/* The code of a magnitude, in the lower half. Adding a power of two whose last bit is one quantum of x rounds x to
+ * quanta, subnormals included, and leaves their number in the low bits; the exponent of the power counts the octaves
+ * below. Both counts have a constant surplus, which the addend subtracts modulo 2^16. The surplus is even, so ties stay
+ * ties to even. */
 V_INLINE vi v_low_code(vf held, v_format f) {
     const int32_t least = (128 - f.bias) * 0x800000, drop = v_drop(f) * 0x800000,
                   surplus = (128 - f.bias) << f.mantissa;
@@ -50,7 +54,7 @@ V_INLINE vi v_low_code(vf held, v_format f) {
     return vi_add(vi_from_bits(vf_add(held, addend)), vi_shr(power, v_drop(f)));
 }
 
-/* Below the smallest normal number: up with the probability of the fraction, read to `places` bits. */
+/* Stochastic rounding below the smallest normal number: up with the probability of the fraction, to `places` bits. */
 V_INLINE vi v_subnormal_random(vi body, vi random, v_format f) {
     const int places = 30 - f.mantissa;
     const int32_t scale = (127 + places - 1 + f.bias + f.mantissa) * 0x800000; /* 2^places quanta a unit */
@@ -63,8 +67,8 @@ V_INLINE vi v_round_code(vi held, v_format f) {
     if (v_same_range(f)) return vi_shr(vi_add(held, v_half(held, f)), v_drop(f));
     return vi_low_unsigned(v_low_code(vf_from_bits(held), f), 16);
 }
-/* Stochastic: up with the probability of the fraction. Beyond the largest number to the nearest, so that what overflows
- * does not depend on chance. */
+/* Stochastic rounding: up with the probability of the fraction. Beyond the largest number it is to nearest, so that
+ * overflow does not depend on chance. */
 V_INLINE vi v_random_code(vi body, vi random, v_format f) {
     vi up = vi_if_less(vi_set1(v_bits(f, v_largest(f))), body, v_half(body, f), vi_shr(random, 32 - v_drop(f)));
     vi code = vi_shr(vi_add(body, vi_sub(up, vi_set1(v_rebias(f)))), v_drop(f));
@@ -89,7 +93,7 @@ V_INLINE vi v_scale_code(vi bits, bool saturate, bool stochastic, vi random, v_f
     return vi_if_less(vi_set1(V_INFINITY), bits, nan, code);
 }
 
-/* A code with its sign. NaN keeps the top of its payload where the format has one, and is quiet. */
+/* A code with its sign. NaN becomes quiet and keeps the top of its payload if the format has one. */
 V_INLINE vi v_to_code(vf x, vi random, v_format f, bool saturate, bool stochastic) {
     vi bits = vi_from_bits(x), body = vi_low_unsigned(bits, 31), infinity = vi_set1(V_INFINITY);
     if (f.kind == QN_SCALE) return v_scale_code(bits, saturate, stochastic, random, f);
@@ -102,7 +106,7 @@ V_INLINE vi v_to_code(vf x, vi random, v_format f, bool saturate, bool stochasti
         code = vi_if_less(infinity, body, nan, code);
     } else if (f.kind == QN_FINITE) { /* no NaN: a zero of the other sign, as ml_dtypes has it */
         code = vi_if_less(infinity, body, vi_set1(1 << v_width(f)), code);
-    } else if (saturate) { /* else it was held to the limit, and that is NaN */
+    } else if (saturate) { /* without saturation the bound is NaN already */
         code = vi_if_less(infinity, body, vi_set1(v_largest(f) + 1), code);
     }
     vi sign = vi_and(vi_shr(bits, 31 - v_width(f)), vi_set1(1 << v_width(f)));
@@ -110,7 +114,7 @@ V_INLINE vi v_to_code(vf x, vi random, v_format f, bool saturate, bool stochasti
     return vi_xor(code, sign);
 }
 
-/* ---- four vectors without a NaN: fewer steps, the same codes ---- */
+/* ---- fast path: four vectors without a NaN, the same codes ---- */
 
 V_INLINE bool v_has_short_way(v_format f, bool saturate) {
     const bool upper_half = v_same_range(f) && f.mantissa == 7 && f.kind == QN_IEEE; /* of a float32: bfloat16 */
@@ -152,7 +156,7 @@ V_INLINE vf v_from_code(vi code, v_format f) {
         bits = vi_if_less(last, body, nan, bits);
     }
     if (f.kind == QN_FN) bits = vi_if_less(last, body, quiet, bits);
-    if (f.kind == QN_FNUZ) { /* the code of -0 is negative only when it stands alone */
+    if (f.kind == QN_FNUZ) { /* the code of -0 is the one NaN */
         vi alone = vi_xor(code, vi_set1(1 << v_width(f)));
         bits = vi_if_less(alone, vi_set1(1), quiet, bits);
     }
@@ -162,8 +166,8 @@ V_INLINE vf v_from_code(vi code, v_format f) {
 
 /* ---- random bits ----
  *
- * Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) under the key `seed`. Of each 64 elements in C order, number j has word
- * j / 16 of counter j % 16 of the 16 that belong to them; `stream` tells uses apart.
+ * Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) under the key `seed`. Of each 64 elements in C order, number j has
+ * word j / 16 of counter j % 16 of the 16 that belong to them; `stream` tells uses apart.
  */
 enum { V_BLOCK = 64, V_COUNTERS = V_BLOCK / 4 };
 
@@ -290,7 +294,7 @@ QN_NARROW_FLOATS(FLOAT_LOOPS, _)
 V_INLINE float finite_f32(float x) { return fabsf(x) > FLT_MAX ? copysignf(FLT_MAX, x) : x; }
 V_INLINE double finite_f64(double x) { return fabs(x) > DBL_MAX ? copysign(DBL_MAX, x) : x; }
 
-/* From one type to another as the CPU does it, or held to the finite numbers; a NaN is beyond none of them. */
+/* The CPU's own conversion, with p->saturate clamped to finite numbers; NaN stays NaN. */
 #define COPY(name, from, to, tag)                                                                                      \
     static void name(const from *restrict x, to *restrict y, int64_t n, const qn_cast *p) {                            \
         if (p->saturate)                                                                                               \
@@ -303,7 +307,7 @@ COPY(copy_f64_f64, double, double, f64)
 COPY(widen_f32_f64, float, double, f64)
 COPY(nearest_f64_f32, double, float, f32)
 
-/* Up with the probability of the fraction, read to 32 bits; `exponent` is that of a float32's last bit. */
+/* Stochastic rounding of a float64, with 32 bits of the fraction; `exponent` is that of a float32's last bit. */
 V_INLINE float random_one_f64(double x, uint32_t random, bool saturate) {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -312,7 +316,7 @@ V_INLINE float random_one_f64(double x, uint32_t random, bool saturate) {
     double quantum, inverse;
     memcpy(&quantum, &quantum_bits, sizeof quantum), memcpy(&inverse, &inverse_bits, sizeof inverse);
     if (!(fabs(x) <= (double)FLT_MAX))
-        return saturate ? finite_f32((float)x) : (float)x; /* overflow is not left to chance */
+        return saturate ? finite_f32((float)x) : (float)x; /* overflow does not depend on chance */
     double quanta = fabs(x) * inverse, down = (double)(int64_t)quanta;
     double up = down + (random * 0x1p-32 < quanta - down);
     return (float)copysign(up * quantum, x);
@@ -329,16 +333,17 @@ static void narrow_f64_f32(const double *x, float *y, int64_t n, const qn_cast *
         }
 }
 
-/* To odd: what float32 cannot hold becomes the neighbour whose last bit is 1. Rounding that to any narrower format gives
- * what rounding x itself gives: float32 has at least two more bits than the format, below its subnormals too, so a tie or
- * a number of the format is even in float32 and only met by x that equals it; all others stay on their side of it. */
+/* Rounding to odd: an inexact x becomes the neighbouring float32 whose last bit is 1. Rounding that to a narrower
+ * format gives what rounding x itself gives. float32 has at least two more bits than the format, among subnormals too,
+ * so every number and every tie of the format is even in float32: only an x equal to it becomes it, and every other x
+ * stays on its side. */
 static void odd_f64_f32(const double *restrict x, float *restrict y, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float nearest = (float)x[i];
         double back = fabs((double)nearest), from = fabs(x[i]);
         int32_t bits;
         memcpy(&bits, &nearest, sizeof bits);
-        int32_t step = (back < from) - (back > from); /* magnitude: on to the side where x lies */
+        int32_t step = (back < from) - (back > from); /* of the magnitude, toward x */
         bits += bits & 1 ? 0 : step;
         memcpy(y + i, &bits, sizeof bits);
     }

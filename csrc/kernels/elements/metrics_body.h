@@ -1,7 +1,8 @@
-/* What a report sums over an array and its approximation, and which codes occur.
+/* Sums over an array and its approximation, and which codes occur.
  *
- * Eight partial sums, whatever the width of the vectors, folded in one order: the sums have the same bits on every ISA.
- * They are pairs of the compiler's own vectors, which every ISA has; it does not find them in plain loops.
+ * There are eight partial sums, whatever the width of the vectors, and one order of adding them up: the sums have the
+ * same bits on every ISA. They are written in vectors of GCC of two doubles, which every ISA has, because the compiler
+ * does not vectorize the plain loop.
  */
 
 enum { SUM_PAIRS = 4, SUM_LANES = 2 * SUM_PAIRS };

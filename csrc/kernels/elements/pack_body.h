@@ -1,4 +1,4 @@
-/* 4- and 2-bit codes to and from bytes; the first code lies in the low bits, as ONNX packs them. */
+/* Sub-byte codes to and from bytes, in the order of ONNX: the first code in the low bits. */
 
 static void pack_4(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
     for (int64_t i = 0; i < n / 2; i++) bytes[i] = (uint8_t)((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
@@ -14,7 +14,7 @@ static void pack_2(const uint8_t *restrict codes, uint8_t *restrict bytes, int64
     for (int64_t i = n & ~(int64_t)3; i < n; i++) bytes[i / 4] |= (uint8_t)((codes[i] & 3) << 2 * (i & 3));
 }
 
-/* (x ^ sign) - sign extends the sign bit of a field; sign 0 leaves it as it is. */
+/* (x ^ sign) - sign extends the sign bit of a field; with sign 0 it does nothing. */
 V_INLINE void unpack_4(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
     for (int64_t i = 0; i < n / 2; i++) {
         codes[2 * i] = (uint8_t)(((bytes[i] & 15) ^ sign) - sign);
@@ -30,7 +30,9 @@ V_INLINE void unpack_2(const uint8_t *restrict bytes, uint8_t *restrict codes, i
         codes[i] = (uint8_t)(((bytes[i / 4] >> 2 * (i & 3) & 3) ^ sign) - sign);
 }
 
-static void unpack_i4(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_4(bytes, codes, n, 8); }
-static void unpack_u4(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_4(bytes, codes, n, 0); }
-static void unpack_i2(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_2(bytes, codes, n, 2); }
-static void unpack_u2(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_2(bytes, codes, n, 0); }
+#define UNPACK(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
+    static void unpack_##tag(const uint8_t *bytes, uint8_t *codes, int64_t n) {                                        \
+        unpack_##bits(bytes, codes, n, is_signed ? 1 << (bits - 1) : 0);                                               \
+    }
+QN_SUB_BYTE_CODES(UNPACK, _)
+#undef UNPACK

@@ -9,33 +9,33 @@ static void put_floats(const qn_walk *w, int64_t start, int64_t n, const float *
 }
 
 static void put_codes(const qn_walk *w, int64_t start, int64_t n, const int32_t *codes) {
+    void *q = w->out + (size_t)start * w->out_size;
     switch (w->out_type) {
-    case QN_I16: qn_kernels()->narrow_i32_i16(codes, (int16_t *)w->out + start, n); break;
-    case QN_U16: qn_kernels()->narrow_i32_u16(codes, (uint16_t *)w->out + start, n); break;
-    case QN_U8: qn_kernels()->narrow_i32_u8(codes, (uint8_t *)w->out + start, n); break;
-    default: qn_kernels()->narrow_i32_i8(codes, (int8_t *)w->out + start, n);
+#define NARROW(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
+    case QN_##NAME: qn_kernels()->narrow_i32_##storage(codes, q, n); break;
+        QN_CODES(NARROW, _)
+#undef NARROW
+    default: break;
     }
 }
 
-/* Codes that are floats: the quotient, saturated. */
+/* The codes of a float type are the saturated quotients. */
 static void narrow_quotient(const qn_walk *w, const float *quotient, int64_t start, int64_t n) {
     const qn_cast saturating = {.saturate = true};
     qn_narrow(w->out_type, quotient, w->out + start, n, &saturating);
 }
 
 static void quantize_floats(const qn_walk *w, const float *x, int64_t start, int64_t n, const qn_affine *p) {
-    const qn_table *k = qn_kernels();
-    if (qn_is_float(w->out_type)) { /* then n is at most a tile */
-        float quotient[QN_TILE];
-        k->divide_f32(x, quotient, n, p);
-        narrow_quotient(w, quotient, start, n);
-        return;
-    }
+    float quotient[QN_TILE];
+    void *q = w->out + (size_t)start * w->out_size;
     switch (w->out_type) {
-    case QN_I16: k->quantize_f32_i16(x, (int16_t *)w->out + start, n, p); break;
-    case QN_U16: k->quantize_f32_u16(x, (uint16_t *)w->out + start, n, p); break;
-    case QN_U8: k->quantize_f32_u8(x, (uint8_t *)w->out + start, n, p); break;
-    default: k->quantize_f32_i8(x, (int8_t *)w->out + start, n, p);
+#define QUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                   \
+    case QN_##NAME: qn_kernels()->quantize_f32_##storage(x, q, n, p); break;
+        QN_CODES(QUANTIZE, _)
+#undef QUANTIZE
+    default: /* a float; then n is at most a tile */
+        qn_kernels()->divide_f32(x, quotient, n, p);
+        narrow_quotient(w, quotient, start, n);
     }
 }
 
@@ -61,18 +61,13 @@ static void quantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_a
     else qn_by_tiles(w, start, n, p, quantize_tile);
 }
 
-static void dequantize_codes(qn_type type, const void *q, float *x, int64_t n, const qn_affine *p) {
-    const qn_table *k = qn_kernels();
-    switch (type) {
-    case QN_U8: k->dequantize_u8_f32(q, x, n, p); break;
-    case QN_I16: k->dequantize_i16_f32(q, x, n, p); break;
-    case QN_U16: k->dequantize_u16_f32(q, x, n, p); break;
-    case QN_I32: k->dequantize_i32_f32(q, x, n, p); break;
-    case QN_I4: k->dequantize_i4_f32(q, x, n, p); break;
-    case QN_U4: k->dequantize_u4_f32(q, x, n, p); break;
-    case QN_I2: k->dequantize_i2_f32(q, x, n, p); break;
-    case QN_U2: k->dequantize_u2_f32(q, x, n, p); break;
-    default: k->dequantize_i8_f32(q, x, n, p);
+static void dequantize_codes(qn_type q_type, const void *q, float *x, int64_t n, const qn_affine *p) {
+    switch (q_type) {
+#define DEQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
+    case QN_##NAME: qn_kernels()->dequantize_##tag##_f32(q, x, n, p); break;
+        QN_INTEGERS(DEQUANTIZE, _)
+#undef DEQUANTIZE
+    default: break;
     }
 }
 
@@ -117,12 +112,13 @@ static void fake_quantize_span(const qn_walk *w, int64_t start, int64_t n, const
 }
 
 static void requantize_acc(const qn_walk *w, const int32_t *acc, int64_t start, int64_t n, const qn_affine *p) {
-    const qn_table *k = qn_kernels();
+    void *q = w->out + (size_t)start * w->out_size;
     switch (w->out_type) {
-    case QN_I16: k->requantize_i32_i16(acc, (int16_t *)w->out + start, n, p); break;
-    case QN_U16: k->requantize_i32_u16(acc, (uint16_t *)w->out + start, n, p); break;
-    case QN_U8: k->requantize_i32_u8(acc, (uint8_t *)w->out + start, n, p); break;
-    default: k->requantize_i32_i8(acc, (int8_t *)w->out + start, n, p);
+#define REQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
+    case QN_##NAME: qn_kernels()->requantize_i32_##storage(acc, q, n, p); break;
+        QN_CODES(REQUANTIZE, _)
+#undef REQUANTIZE
+    default: break;
     }
 }
 
@@ -143,7 +139,7 @@ static void requantize_span(const qn_walk *w, int64_t start, int64_t n, const qn
     else qn_by_tiles(w, start, n, p, requantize_tile);
 }
 
-/* The reciprocal in two parts equals the division where neither can overflow or lose bits to underflow. */
+/* For these scales neither part of the reciprocal overflows or underflows, so that it rounds as the division does. */
 static bool scales_are_moderate(const float *scale, int64_t n) {
     bool all = true;
     for (int64_t i = 0; i < n; i++) all &= scale[i] >= 0x1p-90f && scale[i] <= 0x1p90f;

@@ -1,4 +1,4 @@
-/* Codes of reals and back, for arrays of any layout. */
+/* Quantize, dequantize, fake-quantize and requantize arrays of any layout. */
 #ifndef QN_QUANTIZE_H
 #define QN_QUANTIZE_H
 

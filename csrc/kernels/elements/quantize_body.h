@@ -1,18 +1,18 @@
 /* Quantize, dequantize, fake-quantize, requantize: element loops over spans of contiguous elements.
  *
- * Every loop has the shape: four vectors at a time (one full store of 8-bit codes), then single vectors, then the last few
- * elements through a padded copy. `each` is a compile-time constant: false = one parameter for the whole piece, true =
- * parameter arrays that advance with the elements.
+ * Every loop has the shape: four vectors at a time (one full store of 8-bit codes), then single vectors, then the last
+ * few elements through a padded copy. `each` is a compile-time constant: false = one parameter for the whole piece,
+ * true = parameter arrays that advance with the elements.
  */
 
-enum { QN_WIDEST_CODE = 1 << 18 }; /* clamp before the conversion to int32; beyond any code */
+enum { QN_WIDEST_CODE = 1 << 18 }; /* the clamp before the conversion to int32: beyond any code */
 
 typedef struct {
     const float *scale;
     const int32_t *zero_point;
     vf s, i, j, b, zf; /* the parameters as vectors when they are the same for all elements */
     vi z;
-    int64_t ahead; /* from an element to the one to prefetch */
+    int64_t ahead; /* prefetch distance in elements */
 } v_params;
 
 V_INLINE v_params v_params_set(float scale, int32_t zero_point) {
@@ -30,7 +30,7 @@ V_INLINE v_params v_params_set(float scale, int32_t zero_point) {
 V_INLINE vf v_scale(const v_params *p, int64_t i, bool each) { return each ? vf_load(p->scale + i) : p->s; }
 V_INLINE vi v_zero(const v_params *p, int64_t i, bool each) { return each ? vi_load(p->zero_point + i) : p->z; }
 
-/* x by the reciprocal in two parts: for 8-bit codes it rounds as x / S does. */
+/* x times the reciprocal in two parts: for 8-bit codes it rounds as x / S does. */
 V_INLINE vf v_product(vf x, const v_params *p) { return vf_fma(x, p->i, vf_mul(x, p->j)); }
 
 V_INLINE vf v_limited(vf x) { return vf_clamp_abs(x, vf_set1((float)QN_WIDEST_CODE)); } /* to what int32 holds */
@@ -57,8 +57,9 @@ V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool each, qn_convention 
     return vi_zero_nan(vi_round(v), x);
 }
 
-/* Four vectors of codes at x + i. By ONNX's convention they are tried without a clamp and without a look for NaN: where either
- * would have mattered, the conversion to int32 shows it. From 2^18 to 2^30 a code saturates with the clamp and without. */
+/* Four vectors of codes at x + i. Fast path of the ONNX convention: convert without a clamp and without a test for NaN.
+ * NaN and out-of-range lanes become INT32_MIN; vi_any_lost sees that, and the four vectors are done again with the
+ * clamp. Quotients from 2^18 to 2^30 saturate with and without the clamp. */
 V_INLINE void v_code4(vi c[4], const float *x, const v_params *p, int64_t i, bool each, qn_convention convention,
                       bool fused) {
     const bool quick = V_LOST_SHOWS && convention == QN_ONNX;
@@ -83,13 +84,13 @@ V_INLINE vi v_saturate(vi code, vi zero, int32_t lo, int32_t hi) {
     return vi_min(vi_max(vi_add(code, zero), vi_set1(lo)), vi_set1(hi));
 }
 
-/* How many elements stand before `p` is aligned for a streaming store. */
+/* The number of elements before `p` is aligned for a streaming store. */
 V_INLINE int64_t v_misaligned(const void *p, size_t itemsize, int64_t n) {
     int64_t head = (int64_t)((-(uintptr_t)p & 63) / itemsize);
     return head < n ? head : n;
 }
 
-/* Into L1; what is read only rows later, into L2. */
+/* Into L1; into L2 what is read only rows later. */
 V_INLINE void v_prefetch(const void *p, int64_t bytes, bool later) {
     for (int64_t k = 0; k < bytes; k += 64)
         if (later) __builtin_prefetch((const char *)p + k, 0, 2);
@@ -111,9 +112,9 @@ V_INLINE v_params v_tail_set(v_tail *t, const v_params *p, int64_t i, int64_t co
     return tail;
 }
 
-/* The pieces of a span: run by run; or of a rectangle, whose elements each have their own parameters, QN_COLUMNS wide, a few
- * rows under each other, so that the parameters of a piece come from the L1 cache however wide the rows are. `head` elements
- * stand before the output is aligned: later pieces start there. */
+/* The pieces of a span: its runs. The pieces of a rectangle, in which each element has its own parameters, are
+ * QN_COLUMNS wide and come V_ROWS rows at a time, so that their parameters stay in the L1 cache however wide the rows
+ * are. `head` elements stand before the output is aligned: the second column of pieces starts there. */
 typedef struct {
     v_params v;
     int64_t at, count, next, k;
@@ -134,7 +135,7 @@ V_INLINE bool v_next_of_rectangle(v_piece *piece, int64_t n, const qn_affine *p,
     piece->count = p->rows == 1 || wide > n - c ? n - c : wide;
     piece->at = piece->row * p->stride + c;
     piece->v.scale = p->scale + c, piece->v.zero_point = p->zero_point + c;
-    /* The next rows come in the order in which they lie in memory, as hardware prefetchers expect them. */
+    /* Prefetch the next rows in the order of their addresses, as hardware prefetchers do. */
     int64_t below = piece->top + V_ROWS, along = V_ROWS * c + (piece->row - piece->top) * piece->count;
     for (; along >= n; along -= n) below++;
     piece->v.ahead = p->rows == 1 ? p->ahead : below * p->stride + along - piece->at;
@@ -157,13 +158,35 @@ V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p, int64_t head
     return true;
 }
 
-/* Where the first streaming store of a span goes. */
+/* The element of the first streaming store of a span. */
 V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_affine *p) {
     return p->stream ? v_misaligned(out, itemsize, n) : 0;
 }
 
+/* The loop over the n elements of a piece, written to `to`: up to V_LANES elements at a time until streaming stores are
+ * aligned, four vectors at a time (a full store of 8-bit codes), single vectors, and the rest. The statements use i,
+ * the element, and `some` uses count, how many elements it takes. */
+#define V_PIECE(to, n, stream, some, four, one)                                                                        \
+    int64_t i = 0;                                                                                                     \
+    if (stream)                                                                                                        \
+        for (int64_t head = v_misaligned(to, sizeof *to, n); i < head;) {                                              \
+            int64_t count = head - i < V_LANES ? head - i : V_LANES;                                                   \
+            some;                                                                                                      \
+            i += count;                                                                                                \
+        }                                                                                                              \
+    for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                                   \
+        four;                                                                                                          \
+    }                                                                                                                  \
+    for (; i + V_LANES <= n; i += V_LANES) {                                                                           \
+        one;                                                                                                           \
+    }                                                                                                                  \
+    if (i < n) {                                                                                                       \
+        int64_t count = n - i;                                                                                         \
+        some;                                                                                                          \
+    }
+
 /* Quantize a piece of f32 to T. */
-#define QUANTIZE(tag, type)                                                                                            \
+#define QUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                   \
     V_INLINE void quantize_some_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,       \
                                       int64_t at, bool each, qn_convention convention, bool fused) {                   \
         float in[V_LANES] = {0};                                                                                       \
@@ -180,25 +203,19 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
         const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
-        int64_t i = 0;                                                                                                 \
-        if (stream)                                                                                                    \
-            for (int64_t head = v_misaligned(q, sizeof *q, n); i < head;) {                                            \
-                int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
-                quantize_some_##tag(x + i, q + i, count, p, v, i, each, convention, fused);                            \
-                i += count;                                                                                            \
-            }                                                                                                          \
-        for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
-            vi c[4];                                                                                                   \
-            v_prefetch(x + i + ahead, 16 * V_LANES, each);                                                             \
-            v_code4(c, x, v, i, each, convention, fused);                                                              \
-            if (each) v_add_zero4(c, v, i);                                                                            \
-            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
-        }                                                                                                              \
-        for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
-            vi c = v_code(vf_load(x + i), v, i, each, convention, fused);                                              \
-            vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                                \
-        }                                                                                                              \
-        if (i < n) quantize_some_##tag(x + i, q + i, n - i, p, v, i, each, convention, fused);                         \
+        V_PIECE(                                                                                                       \
+            q, n, stream, quantize_some_##tag(x + i, q + i, count, p, v, i, each, convention, fused),                  \
+            {                                                                                                          \
+                vi c[4];                                                                                               \
+                v_prefetch(x + i + ahead, 16 * V_LANES, each);                                                         \
+                v_code4(c, x, v, i, each, convention, fused);                                                          \
+                if (each) v_add_zero4(c, v, i);                                                                        \
+                vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                       \
+            },                                                                                                         \
+            {                                                                                                          \
+                vi c = v_code(vf_load(x + i), v, i, each, convention, fused);                                          \
+                vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                            \
+            })                                                                                                         \
     }                                                                                                                  \
     V_INLINE void quantize_span_##tag(const float *x, type *q, int64_t n, const qn_affine *p,                          \
                                       qn_convention convention, bool fused) {                                          \
@@ -219,7 +236,7 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
         if (p->stream) v_fence();                                                                                      \
     }
 
-QN_CODES(QUANTIZE)
+QN_WHOLE_CODES(QUANTIZE, _)
 
 /* float64: plain C, one division in float64. */
 V_INLINE int32_t code_f64(double x, float scale, int32_t z, const qn_affine *p, qn_convention convention) {
@@ -254,13 +271,23 @@ static void quantize_f64_i32(const double *x, int32_t *q, int64_t n, const qn_af
     }
 }
 
-#define NARROW(tag, type)                                                                                              \
+#define NARROW(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
     static void narrow_i32_##tag(const int32_t *restrict x, type *restrict q, int64_t n) {                             \
         for (int64_t i = 0; i < n; i++) q[i] = (type)x[i];                                                             \
     }
-QN_CODES(NARROW)
+QN_WHOLE_CODES(NARROW, _)
 
-/* Dequantize: LOAD_<tag> gives one vector of codes as int32. */
+/* load_<tag>: one vector of codes as int32. */
+#define LOAD_WHOLE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
+    V_INLINE vi load_##tag(const type *q) { return vi_load_##tag(q); }
+#define LOAD_SUB_BYTE(_, tag, NAME, name, type, bits, is_signed, storage)                                              \
+    V_INLINE vi load_##tag(const type *q) {                                                                            \
+        return is_signed ? vi_low_signed(vi_load_u8(q), bits) : vi_low_unsigned(vi_load_u8(q), bits);                  \
+    }
+V_INLINE vi load_i32(const int32_t *q) { return vi_load(q); }
+QN_WHOLE_CODES(LOAD_WHOLE, _)
+QN_SUB_BYTE_CODES(LOAD_SUB_BYTE, _)
+
 V_INLINE void put_f32(float *p, vf v, bool stream) {
     if (stream) vf_stream(p, v);
     else vf_store(p, v);
@@ -273,9 +300,9 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
         for (int k = 0; k < 4; k++) vf_store(p + k * V_LANES, v[k]);
 }
 
-#define DEQUANTIZE(tag, type)                                                                                          \
+#define DEQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
     V_INLINE vf dequantize_one_##tag(const type *q, const v_params *v, int64_t i, bool each) {                         \
-        return vf_mul(vf_from_vi(vi_sub(LOAD_##tag(q), v_zero(v, i, each))), v_scale(v, i, each));                     \
+        return vf_mul(vf_from_vi(vi_sub(load_##tag(q), v_zero(v, i, each))), v_scale(v, i, each));                     \
     }                                                                                                                  \
     V_INLINE void dequantize_some_##tag(const type *q, float *x, int64_t n, const v_params *v, int64_t at,             \
                                         bool each) {                                                                   \
@@ -287,26 +314,23 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
         vf_store(out, dequantize_one_##tag(in, &tail, 0, each));                                                       \
         memcpy(x, out, (size_t)n * sizeof *out);                                                                       \
     }                                                                                                                  \
+    V_INLINE void dequantize_four_##tag(vf y[4], const type *q, const v_params *v, int64_t i, bool each) {             \
+        _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] =                                                     \
+            dequantize_one_##tag(q + i + k * V_LANES, v, i + k * V_LANES, each);                                       \
+    }                                                                                                                  \
     V_INLINE void dequantize_piece_##tag(const type *q, float *x, int64_t n, const qn_affine *p, const v_params *v,    \
                                          bool each) {                                                                  \
         const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
-        int64_t i = 0;                                                                                                 \
-        if (stream)                                                                                                    \
-            for (int64_t head = v_misaligned(x, sizeof *x, n); i < head;) {                                            \
-                int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
-                dequantize_some_##tag(q + i, x + i, count, v, i, each);                                                \
-                i += count;                                                                                            \
-            }                                                                                                          \
-        for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
-            v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q, each);                                         \
-            vf y[4];                                                                                                   \
-            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] =                                                 \
-                dequantize_one_##tag(q + i + k * V_LANES, v, i + k * V_LANES, each);                                   \
-            put4_f32(x + i, y, stream);                                                                                \
-        }                                                                                                              \
-        for (; i + V_LANES <= n; i += V_LANES) put_f32(x + i, dequantize_one_##tag(q + i, v, i, each), stream);        \
-        if (i < n) dequantize_some_##tag(q + i, x + i, n - i, v, i, each);                                             \
+        V_PIECE(                                                                                                       \
+            x, n, stream, dequantize_some_##tag(q + i, x + i, count, v, i, each),                                      \
+            {                                                                                                          \
+                vf y[4];                                                                                               \
+                v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q, each);                                     \
+                dequantize_four_##tag(y, q, v, i, each);                                                               \
+                put4_f32(x + i, y, stream);                                                                            \
+            },                                                                                                         \
+            put_f32(x + i, dequantize_one_##tag(q + i, v, i, each), stream))                                           \
     }                                                                                                                  \
     static void dequantize_##tag##_f32(const type *q, float *x, int64_t n, const qn_affine *p) {                       \
         for (v_piece s = {0}; v_next(&s, n, p, v_head(x, sizeof *x, n, p));)                                           \
@@ -315,18 +339,9 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
         if (p->stream) v_fence();                                                                                      \
     }
 
-#define LOAD_i8(p) vi_load_i8(p)
-#define LOAD_u8(p) vi_load_u8(p)
-#define LOAD_i16(p) vi_load_i16(p)
-#define LOAD_u16(p) vi_load_u16(p)
-#define LOAD_i32(p) vi_load(p)
-#define LOAD_i4(p) vi_low_signed(vi_load_u8(p), 4)
-#define LOAD_u4(p) vi_low_unsigned(vi_load_u8(p), 4)
-#define LOAD_i2(p) vi_low_signed(vi_load_u8(p), 2)
-#define LOAD_u2(p) vi_low_unsigned(vi_load_u8(p), 2)
-QN_CODES_IN(DEQUANTIZE)
+QN_INTEGERS(DEQUANTIZE, _)
 
-/* Fake-quantize: the codes of quantize, saturated, and at once the dequantization; never stored as integers. */
+/* Fake-quantize: quantize, saturate and dequantize in registers. */
 V_INLINE vf fake_value(vi steps, const v_params *v, int64_t i, bool each, const qn_affine *p) {
     vi z = v_zero(v, i, each); /* [qmin - Z, qmax - Z] is loop-invariant when Z is */
     steps = vi_min(vi_max(steps, vi_sub(vi_set1(p->qmin), z)), vi_sub(vi_set1(p->qmax), z));
@@ -348,28 +363,25 @@ V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p,
     memcpy(y, out, (size_t)n * sizeof *out);
 }
 
+V_INLINE void fake_value4(vf y[4], const vi steps[4], const v_params *v, int64_t i, bool each, const qn_affine *p) {
+    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] = fake_value(steps[k], v, i + k * V_LANES, each, p);
+}
+
 V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, bool each,
                          qn_convention convention, bool fused) {
     const int64_t ahead = v->ahead;
     const bool stream = p->stream;
-    int64_t i = 0;
-    if (stream)
-        for (int64_t head = v_misaligned(y, sizeof *y, n); i < head;) {
-            int64_t count = head - i < V_LANES ? head - i : V_LANES;
-            fake_some(x + i, y + i, count, p, v, i, each, convention, fused);
-            i += count;
-        }
-    for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {
-        v_prefetch(x + i + ahead, 16 * V_LANES, each);
-        vi steps[4];
-        vf out[4];
-        v_code4(steps, x, v, i, each, convention, fused);
-        _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) out[k] = fake_value(steps[k], v, i + k * V_LANES, each, p);
-        put4_f32(y + i, out, stream);
-    }
-    for (; i + V_LANES <= n; i += V_LANES)
-        put_f32(y + i, fake_one(vf_load(x + i), v, i, each, p, convention, fused), stream);
-    if (i < n) fake_some(x + i, y + i, n - i, p, v, i, each, convention, fused);
+    V_PIECE(
+        y, n, stream, fake_some(x + i, y + i, count, p, v, i, each, convention, fused),
+        {
+            vi steps[4];
+            vf out[4];
+            v_prefetch(x + i + ahead, 16 * V_LANES, each);
+            v_code4(steps, x, v, i, each, convention, fused);
+            fake_value4(out, steps, v, i, each, p);
+            put4_f32(y + i, out, stream);
+        },
+        put_f32(y + i, fake_one(vf_load(x + i), v, i, each, p, convention, fused), stream))
 }
 
 V_INLINE void fake_span(const float *x, float *y, int64_t n, const qn_affine *p, qn_convention convention, bool fused) {
@@ -390,7 +402,7 @@ static void fake_quantize_f32(const float *x, float *y, int64_t n, const qn_affi
     if (p->stream) v_fence();
 }
 
-/* Requantize, method "float": M stands in the scale. */
+/* Requantize, method "float": p->scale is the multiplier M. */
 V_INLINE vf requantize_value(vi acc, const v_params *v, int64_t i, bool each) {
     return vf_mul(vf_from_vi(acc), v_scale(v, i, each));
 }
@@ -399,7 +411,7 @@ V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
     return vi_round(v_limited(requantize_value(acc, v, i, each)));
 }
 
-/* Four vectors, without the clamp where it would not have mattered, as in v_code4. */
+/* Four vectors, with the fast path of v_code4. */
 V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i, bool each) {
     _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
         int64_t j = i + k * V_LANES;
@@ -409,7 +421,7 @@ V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i
         for (int k = 0; k < 4; k++) c[k] = requantize_one(acc[k], v, i + k * V_LANES, each);
 }
 
-#define REQUANTIZE(tag, type)                                                                                          \
+#define REQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
     V_INLINE void requantize_some_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p, const v_params *v, \
                                         int64_t at, bool each) {                                                       \
         int32_t in[V_LANES] = {0}, out[V_LANES];                                                                       \
@@ -425,26 +437,21 @@ V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
         const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
-        int64_t i = 0;                                                                                                 \
-        if (stream)                                                                                                    \
-            for (int64_t head = v_misaligned(q, sizeof *q, n); i < head;) {                                            \
-                int64_t count = head - i < V_LANES ? head - i : V_LANES;                                               \
-                requantize_some_##tag(acc + i, q + i, count, p, v, i, each);                                           \
-                i += count;                                                                                            \
-            }                                                                                                          \
-        for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {                                                               \
-            vi a[4], c[4];                                                                                             \
-            v_prefetch(acc + i + ahead, 16 * V_LANES, each);                                                           \
-            for (int k = 0; k < 4; k++) a[k] = vi_load(acc + i + k * V_LANES);                                         \
-            requantize4(c, a, v, i, each);                                                                             \
-            if (each) v_add_zero4(c, v, i);                                                                            \
-            vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                           \
-        }                                                                                                              \
-        for (; i + V_LANES <= n; i += V_LANES) {                                                                       \
-            vi c = requantize_one(vi_load(acc + i), v, i, each);                                                       \
-            vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                                \
-        }                                                                                                              \
-        if (i < n) requantize_some_##tag(acc + i, q + i, n - i, p, v, i, each);                                        \
+        V_PIECE(                                                                                                       \
+            q, n, stream, requantize_some_##tag(acc + i, q + i, count, p, v, i, each),                                 \
+            {                                                                                                          \
+                vi a[4];                                                                                               \
+                vi c[4];                                                                                               \
+                v_prefetch(acc + i + ahead, 16 * V_LANES, each);                                                       \
+                for (int k = 0; k < 4; k++) a[k] = vi_load(acc + i + k * V_LANES);                                     \
+                requantize4(c, a, v, i, each);                                                                         \
+                if (each) v_add_zero4(c, v, i);                                                                        \
+                vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                       \
+            },                                                                                                         \
+            {                                                                                                          \
+                vi c = requantize_one(vi_load(acc + i), v, i, each);                                                   \
+                vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                            \
+            })                                                                                                         \
     }                                                                                                                  \
     static void requantize_i32_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p) {                     \
         for (v_piece s = {0}; v_next(&s, n, p, v_head(q, sizeof *q, n, p));)                                           \
@@ -452,17 +459,16 @@ V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i
             else requantize_piece_##tag(acc + s.at, q + s.at, s.count, p, &s.v, s.z, false);                           \
         if (p->stream) v_fence();                                                                                      \
     }
-QN_CODES(REQUANTIZE)
+QN_WHOLE_CODES(REQUANTIZE, _)
 
-/* Requantize by integers. gemmlowp's form doubles and takes the high half, then shifts, rounding twice. */
+/* Requantize in integers. gemmlowp's form takes the rounded high half of the doubled product, then a rounding shift. */
 V_INLINE int32_t fixed_one(int32_t acc, int32_t m, int32_t shift, int32_t z, const qn_affine *p, bool twice) {
     int64_t code;
     if (!twice) {
         code = ((int64_t)acc * m + ((int64_t)1 << (shift - 1))) >> shift;
     } else {
         int left = shift < 31 ? 31 - shift : 0, right = shift > 31 ? shift - 31 : 0;
-        int64_t shifted =
-            (int64_t)acc * ((int64_t)1 << left); /* saturates to int32 first, as its int32 arithmetic must */
+        int64_t shifted = (int64_t)acc * ((int64_t)1 << left); /* saturated to int32, as in gemmlowp */
         shifted = shifted > INT32_MAX ? INT32_MAX : shifted < INT32_MIN ? INT32_MIN : shifted;
         int64_t product = shifted * m, nudge = product >= 0 ? (int64_t)1 << 30 : 1 - ((int64_t)1 << 30);
         int64_t high = (product + nudge) / ((int64_t)1 << 31);

@@ -9,7 +9,7 @@
 
 typedef struct {
     qn_range *ranges;
-    atomic_bool *lack; /* of memory */
+    atomic_bool *no_memory;
 } reduction;
 
 static const reduction *reduction_of(const qn_walk *w) { return w->own; }
@@ -38,7 +38,7 @@ static void min_max_piece(const qn_walk *w, int64_t start, int64_t n, qn_range *
     }
 }
 
-/* Only what is a part of a run waits for the mutex, and that no more than twice. */
+/* A span has at most two incomplete runs, at its ends; only these take the mutex. */
 static void min_max_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
     for (int64_t at = 0, count; at < n; at += count) {
         int64_t pos = p->phase + at, k = pos / p->run;
@@ -76,21 +76,21 @@ static void min_max_rectangle(const qn_walk *w, int64_t r0, int64_t r1, int64_t 
                                                   ranges);
         }
     }
-    int64_t repeat = w->grid.block ? 1 : w->grid.inner;
+    int64_t repeat = w->grid.group ? 1 : w->grid.inner;
     pthread_mutex_lock(w->merge);
     for (int64_t i = 0; i < count; i++) merge(w, offset + (c0 + i) / repeat, ranges + i);
     pthread_mutex_unlock(w->merge);
 }
 
-/* For the columns of a strip; on the stack of a thread they might not fit. */
+/* The ranges of the columns of a strip, on the heap: the stack of a thread may be too small. */
 static void *strip_ranges(const qn_walk *w) {
     int64_t columns = w->columns_end - w->columns_begin;
     qn_range *room = malloc((size_t)(columns < QN_WIDE ? columns : QN_WIDE) * sizeof *room);
-    if (!room) atomic_store(reduction_of(w)->lack, true);
+    if (!room) atomic_store(reduction_of(w)->no_memory, true);
     return room;
 }
 
-/* Rows [r0, r1) of which all share the ranges at `offset`, strip by strip: as wide as a tile where a row is staged. */
+/* Rows [r0, r1), which share the ranges at `offset`, strip by strip; a strip that is staged is at most a tile wide. */
 static void min_max_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room) {
     const qn_source *s = w->source;
     int64_t widest = s->direct && (s->type == QN_F32 || s->type == QN_F64) ? QN_WIDE : QN_TILE;
@@ -100,12 +100,12 @@ static void min_max_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t off
 
 bool qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges) {
     const qn_affine none = {0};
-    atomic_bool lack = false;
-    const reduction own = {ranges, &lack};
+    atomic_bool no_memory = false;
+    const reduction own = {ranges, &no_memory};
     qn_walk w = qn_new_walk(x, grid, &none, NULL, QN_F32, min_max_span);
     w.out_size = 0;
     w.own = &own, w.rows = min_max_strips, w.room = strip_ranges;
     for (int64_t k = 0, n = qn_grid_params(grid); k < n; k++) ranges[k] = empty_range;
     qn_walk_all(&w);
-    return !atomic_load(&lack);
+    return !atomic_load(&no_memory);
 }

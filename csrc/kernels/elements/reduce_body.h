@@ -1,17 +1,17 @@
 /* Minimum and maximum of the finite elements.
  *
- * A block is reduced as if all of it were finite; only where an extreme shows that it is not, is it read again to count and
- * leave out what is not. A result of -0 becomes +0 (x + 0.0), because comparisons would let the order of the blocks choose
- * the sign.
+ * The fast path reduces a block as if all elements were finite. If an extreme is not finite, the block is read a second
+ * time, element by element, to count NaN and infinities. A result of -0 becomes +0 (x + 0.0): otherwise its sign would
+ * depend on the order of the blocks.
  */
 
 enum {
-    REDUCE_RUN = 4096,   /* neighbours of float32: half the L1 cache, should they be read again */
+    REDUCE_RUN = 4096,   /* float32 elements: half the L1 cache, so that a second read hits it */
     REDUCE_BLOCK = 1024, /* columns, or elements of a row */
     REDUCE_ROWS = 1024,  /* rows of a block of columns */
     REDUCE_WIDE = 4096,  /* columns of float32 */
     REDUCE_TALL = 4096,  /* rows of them */
-    REDUCE_GROUP = 8,    /* rows that are read together */
+    REDUCE_GROUP = 8,    /* rows read together */
     REDUCE_PAGE = 1024,  /* int32 */
 };
 
@@ -29,10 +29,11 @@ static void extend_carefully(double x, qn_range *r) {
 
 /* ---- float32: by the bits ----
  *
- * As integers the bits of floats order as the floats do above zero and the other way round below it. So the largest signed
- * one is the maximum if anything has no sign, the largest unsigned one the minimum if anything has one, and the smallest
- * unsigned one is the other end where all are of one sign. What is not finite lies beyond, on either side. Two operations
- * an element keep up with the memory; comparisons of floats, which must look for NaN besides, do not.
+ * As integers, the bits of positive floats have the order of the floats, those of negative floats the opposite order.
+ * So the largest signed integer is the maximum if any element is positive, and the largest unsigned integer is the
+ * minimum if any is negative. If all have one sign, the smallest unsigned integer is the other extreme. The bits of
+ * infinities and NaN lie beyond those of finite numbers on both sides. This takes two operations an element, which
+ * keeps up with memory; float comparisons with a test for NaN do not.
  */
 static const int32_t INFINITE_BITS = 0x7F800000;
 
@@ -56,7 +57,7 @@ V_INLINE int32_t signed_max(int32_t a, int32_t b) { return a > b ? a : b; }
 V_INLINE int32_t unsigned_max(int32_t a, int32_t b) { return (uint32_t)a > (uint32_t)b ? a : b; }
 V_INLINE int32_t unsigned_min(int32_t a, int32_t b) { return (uint32_t)a < (uint32_t)b ? a : b; }
 
-/* False where something is not finite. */
+/* False if an element is not finite. */
 V_INLINE bool extend_bits(bit_range v, qn_range *r) {
     if (v.high >= INFINITE_BITS || (v.low < 0 && (v.low & INT32_MAX) >= INFINITE_BITS)) return false;
     extend(r, value_f32(v.low < 0 ? v.low : v.near), value_f32(v.high >= 0 ? v.high : v.near));
@@ -81,7 +82,7 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
         const float *b = x + at;
         int64_t count = n - at < REDUCE_RUN ? n - at : REDUCE_RUN, i = 0;
         int32_t highs[V_LANES], lows[V_LANES];
-        bit_range found = {INT32_MIN, 0, 0};
+        bit_range extremes = {INT32_MIN, 0, 0};
         vi high[4], low[4];
         for (int k = 0; k < 4; k++) high[k] = vi_set1(INT32_MIN), low[k] = vi_set1(0);
         for (; i + 4 * V_LANES <= count; i += 4 * V_LANES) {
@@ -97,20 +98,20 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
         vi_store(highs, vi_max(vi_max(high[0], high[1]), vi_max(high[2], high[3])));
         vi_store(lows, vi_max_unsigned(vi_max_unsigned(low[0], low[1]), vi_max_unsigned(low[2], low[3])));
         for (int k = 0; k < V_LANES; k++)
-            found.high = signed_max(found.high, highs[k]), found.low = unsigned_max(found.low, lows[k]);
+            extremes.high = signed_max(extremes.high, highs[k]), extremes.low = unsigned_max(extremes.low, lows[k]);
         for (; i < count; i++) {
             int32_t v = bits_f32(b[i]);
-            found.high = signed_max(found.high, v), found.low = unsigned_max(found.low, v);
+            extremes.high = signed_max(extremes.high, v), extremes.low = unsigned_max(extremes.low, v);
         }
-        /* The end near zero of a block of one sign counts only while nothing nearer, or of the other sign, was met. */
-        if ((found.high < 0 && r->max < 0) || (found.low >= 0 && r->min > 0)) found.near = near_bits(b, count);
-        if (!extend_bits(found, r))
+        /* The extreme nearer to zero of a block of one sign matters only if all blocks before have this sign too. */
+        if ((extremes.high < 0 && r->max < 0) || (extremes.low >= 0 && r->min > 0)) extremes.near = near_bits(b, count);
+        if (!extend_bits(extremes, r))
             for (i = 0; i < count; i++) extend_carefully(b[i], r);
     }
 }
 
-/* The extremes of columns: the high ones, the low ones, the near ones. Lines from each other and half a page from the rows,
- * or loads would wait for stores to the same place in another page. */
+/* The extremes of columns: the high ones, the low ones, the near ones. Lines from each other and half a page from the
+ * rows, or loads would wait for stores to the same place in another page. */
 enum { LOW = REDUCE_WIDE + 64, NEAR = 2 * LOW };
 
 typedef struct {
@@ -122,10 +123,11 @@ V_INLINE int32_t *place(v_extremes *e, const float *rows) {
     return e->room + apart / 64 * 16 % REDUCE_PAGE;
 }
 
-/* Makes the compiler load again: prefetching on Zen 4 keeps up with three loads of a line, not with one (csrc/README.md). */
+/* Makes the compiler load again: prefetching on Zen 4 keeps up with three loads of a line, not with one
+ * (csrc/README.md). */
 #define V_HIDE(p) __asm__ volatile("" : "+r"(p)::"memory")
 
-/* Extends the extremes of `count` columns by `rows` rows, a constant; below them lie those that are read next. */
+/* Extends the extremes of `count` columns by `rows` rows, a constant, and prefetches the rows below. */
 V_INLINE void columns_f32(const float *x, int rows, int64_t stride, int64_t count, int32_t *e) {
     int64_t i = 0;
     for (; i + V_LANES <= count; i += V_LANES) {
@@ -163,7 +165,8 @@ static void min_max_columns_f32(const float *x, int64_t rows, int64_t stride, in
             for (; k + REDUCE_GROUP <= height; k += REDUCE_GROUP)
                 columns_f32(b + k * stride, REDUCE_GROUP, stride, count, e);
             for (; k < height; k++) columns_f32(b + k * stride, 1, stride, count, e);
-            for (int64_t i = 0; i < count; i++) /* the columns that are read again, in the place of what is used up */
+            for (int64_t i = 0; i < count;
+                 i++) /* columns to read a second time; their indices overwrite extremes that are used up */
                 if (!extend_bits((bit_range){e[i], e[LOW + i], e[NEAR + i]}, r + column + i)) odd[again++] = (int32_t)i;
             for (k = 0; k < height && again; k++)
                 for (int64_t i = 0; i < again; i++) extend_carefully(b[k * stride + odd[i]], r + column + odd[i]);
@@ -173,8 +176,8 @@ static void min_max_columns_f32(const float *x, int64_t rows, int64_t stride, in
 
 /* ---- float64: plain loops over integers ----
  *
- * The bits of a float, with all but the sign flipped when the sign is set, order as integers do, NaN outside both
- * infinities; and the compiler turns integer minima into vectors.
+ * Flipping all bits but the sign of negative floats gives integers in the order of the floats, with NaN outside both
+ * infinities. The compiler vectorizes integer minima.
  */
 static const int64_t INFINITE_KEY = 0x7FF0000000000000;
 

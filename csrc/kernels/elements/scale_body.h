@@ -1,5 +1,5 @@
-/* What codes that are floats need: quotients and products by a scale, and the largest magnitude of each block. Plain
- * loops: the compiler vectorizes them. */
+/* For float codes: quotients and products by a scale, and the largest magnitude of each block. Plain loops, which the
+ * compiler vectorizes. */
 
 #define SCALE(name, type, operator)                                                                                    \
     static void name(const type *restrict x, type *restrict y, int64_t n, const qn_affine *p) {                        \
@@ -18,7 +18,7 @@ SCALE(divide_f64, double, /)
 SCALE(multiply_f32, float, *)
 #undef SCALE
 
-/* Magnitudes compare as their bits do; the bits of a NaN are above all others. */
+/* The bits of magnitudes have the order of the magnitudes, and NaN comes last. */
 static void block_max_f32(const float *restrict x, float *restrict most, int64_t n, int64_t block) {
     for (int64_t b = 0; b * block < n; b++) {
         int64_t end = (b + 1) * block < n ? (b + 1) * block : n;
@@ -27,10 +27,11 @@ static void block_max_f32(const float *restrict x, float *restrict most, int64_t
             uint32_t bits;
             memcpy(&bits, x + i, sizeof bits);
             bits &= 0x7FFFFFFF;
-            bits &= 0 - (uint32_t)(bits != 0x7F800000); /* a mask: the compiler finds no maximum behind a choice */
+            bits &= 0 - (uint32_t)(bits !=
+                                   0x7F800000); /* a mask: the compiler does not vectorize a maximum of a conditional */
             highest = bits > highest ? bits : highest;
         }
-        highest = highest > 0x7F800000 ? 0x7FC00000 : highest; /* one NaN for all */
+        highest = highest > 0x7F800000 ? 0x7FC00000 : highest; /* every NaN becomes the same one */
         memcpy(most + b, &highest, sizeof highest);
     }
 }

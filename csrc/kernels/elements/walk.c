@@ -7,8 +7,8 @@
 
 enum {
     AHEAD = 2048,    /* prefetch distance in elements: two pages of float32 */
-    SHORT_RUN = 32,  /* channels with fewer neighbours are walked with one parameter for each element */
-    GRAIN = 1 << 14, /* elements below which a piece is not worth handing to another thread */
+    SHORT_RUN = 32,  /* channels with fewer neighbours get one parameter for each element */
+    GRAIN = 1 << 14, /* elements of the smallest piece for another thread */
 };
 
 static qn_affine advanced(const qn_affine *p, int64_t by) {
@@ -33,7 +33,7 @@ void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p,
 static void walk_runs(void *context, int64_t begin, int64_t end) {
     const qn_walk *w = context;
     uint64_t saved = qn_fp_begin();
-    int64_t params_a_row = w->grid.block ? qn_grid_blocks(&w->grid) : 0;
+    int64_t params_a_row = w->grid.group ? qn_grid_groups(&w->grid) : 0;
     for (int64_t at = begin; at < end;) {
         int64_t row = at / w->row, pos = at - row * w->row, n = w->row - pos;
         if (n > end - at) n = end - at;
@@ -48,11 +48,11 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
     qn_fp_end(saved);
 }
 
-/* Rows [r0, r1) of which all share the parameters at `offset`, strip by strip. */
+/* Rows [r0, r1), which share the parameters at `offset`, strip by strip. */
 static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset) {
     _Alignas(64) float scale[QN_WIDE];
     _Alignas(64) int32_t zero[QN_WIDE], multiplier[QN_WIDE], shift[QN_WIDE];
-    int64_t repeat = w->grid.block ? 1 : w->grid.inner;
+    int64_t repeat = w->grid.group ? 1 : w->grid.inner;
     for (int64_t c0 = w->columns_begin; c0 < w->columns_end; c0 += QN_WIDE) {
         int64_t count = w->columns_end - c0 < QN_WIDE ? w->columns_end - c0 : QN_WIDE;
         qn_affine p = w->params;
@@ -65,13 +65,13 @@ static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset
         p.scale = scale, p.zero_point = zero;
         if (p.multiplier) p.multiplier = multiplier, p.shift = shift;
         p.run = 0, p.rows = 1, p.stride = w->row;
-        bool alike = !p.stream || (size_t)w->row * w->out_size % 64 == 0; /* every row is aligned as the first one */
+        bool alike = !p.stream || (size_t)w->row * w->out_size % 64 == 0; /* every row has the alignment of the first */
         if (w->in_place && alike) {
             p.rows = r1 - r0;
             w->span(w, r0 * w->row + c0, count, &p);
             continue;
         }
-        p.ahead = count < w->row ? w->row : AHEAD; /* what is read next stands one row on */
+        p.ahead = count < w->row ? w->row : AHEAD; /* the next read is one row below */
         for (int64_t r = r0; r < r1; r++) w->span(w, r * w->row + c0, count, &p);
     }
 }
@@ -84,11 +84,11 @@ static void walk_rows(void *context, int64_t begin, int64_t end) {
     uint64_t saved = qn_fp_begin();
     for (int64_t r = begin; r < end;) {
         int64_t last = end, offset = 0;
-        if (g->block) { /* rows of one block share their parameters */
-            int64_t outer = r / g->channels, d = r % g->channels, block = d / g->block;
-            int64_t block_end = (block + 1) * g->block < g->channels ? (block + 1) * g->block : g->channels;
-            if (outer * g->channels + block_end < last) last = outer * g->channels + block_end;
-            offset = (outer * qn_grid_blocks(g) + block) * g->inner;
+        if (g->group) { /* rows of one group share their parameters */
+            int64_t outer = r / g->channels, d = r % g->channels, group = d / g->group;
+            int64_t group_end = (group + 1) * g->group < g->channels ? (group + 1) * g->group : g->channels;
+            if (outer * g->channels + group_end < last) last = outer * g->channels + group_end;
+            offset = (outer * qn_grid_groups(g) + group) * g->inner;
         }
         if (w->rows) w->rows(w, r, last, offset, room);
         else walk_strips(w, r, last, offset);
@@ -113,14 +113,14 @@ void qn_walk_all(qn_walk *w) {
     int64_t bytes = w->total * (int64_t)(w->source->itemsize + w->out_size);
     w->params.ahead = AHEAD;
     w->params.stream = !w->staged && w->total * (int64_t)w->out_size >= qn_stream_bytes();
-    if (g->block ? g->inner == 1 : g->inner >= SHORT_RUN || g->channels == 1) {
-        w->params.run = g->block ? g->block : g->inner;
-        bool even = g->block && g->channels % g->block == 0;
+    if (g->group ? g->inner == 1 : g->inner >= SHORT_RUN || g->channels == 1) {
+        w->params.run = g->group ? g->group : g->inner;
+        bool even = g->group && g->channels % g->group == 0;
         w->row = even ? w->total : g->channels * g->inner;
         qn_parallel_for(w->total, GRAIN, bytes, walk_runs, w);
         return;
     }
-    w->row = g->block ? g->inner : g->channels * g->inner;
+    w->row = g->group ? g->inner : g->channels * g->inner;
     w->columns_begin = 0, w->columns_end = w->row;
     int64_t rows = w->total / w->row;
     if (rows >= 4 * (int64_t)qn_num_threads()) qn_parallel_for(rows, 1 + GRAIN / w->row, bytes, walk_rows, w);

@@ -1,5 +1,5 @@
-/* From arrays to kernels: cuts a grid into spans of contiguous elements, stages what a kernel cannot read in place through
- * a tile in the L1 cache, and shares the spans among threads. */
+/* From arrays to kernels: cuts a grid into spans of contiguous elements, stages what a kernel cannot read in place
+ * through a tile in the L1 cache, and shares the spans among threads. */
 #ifndef QN_WALK_H
 #define QN_WALK_H
 
@@ -7,7 +7,7 @@
 
 #include "source.h"
 
-enum { QN_WIDE = 4096 }; /* columns whose parameters are laid out, or whose ranges are kept, at a time */
+enum { QN_WIDE = 4096 }; /* columns of a strip, whose parameters or ranges fit the L1 cache */
 
 typedef struct qn_walk qn_walk;
 typedef void (*qn_span_function)(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p);
@@ -21,14 +21,14 @@ struct qn_walk {
     char *out;
     size_t out_size;
     qn_span_function span;
-    bool in_place;   /* the kernel reads the input and writes the output where they lie; else tile by tile */
-    bool staged;     /* the output is narrowed from a tile: never written around the caches */
-    const void *own; /* what the operation alone knows */
-    /* In place of spans of one row: rows [r0, r1) of which all share the parameters at `offset`. */
+    bool in_place;   /* the kernel reads the input and writes the output directly; else through tiles */
+    bool staged;     /* the output is narrowed from a tile: no streaming stores */
+    const void *own; /* arguments of the operation */
+    /* Replaces spans of one row: processes rows [r0, r1), which share the parameters at `offset`. */
     void (*rows)(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room);
-    void *(*room)(const qn_walk *w); /* what `rows` works in, to be freed; NULL: no memory */
+    void *(*room)(const qn_walk *w); /* workspace of `rows`, freed after it; NULL: no memory */
     pthread_mutex_t *merge;
-    int64_t row; /* elements after which the parameters start again or move on */
+    int64_t row; /* elements after which the parameters repeat or advance */
     int64_t columns_begin, columns_end;
 };
 

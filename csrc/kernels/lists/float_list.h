@@ -1,11 +1,11 @@
-/* The list of float formats. Their types, kernels and names in C, and their numbers in Python, are made from these rows.
+/* The list of float formats. C makes their types, kernels and names from these rows, Python their FloatType.
  *
  * X(C, tag, NAME, name, bits, exponent, mantissa, bias, kind)
- *   C         whatever the reader of the list passes on
+ *   C         an argument that the list passes on to X
  *   tag NAME  of kernels (narrow_f32_<tag>) and of qn_type (QN_<NAME>); name: of the NumPy or ml_dtypes type
  *   bits      of one element in memory: the unsigned integer that holds it
  *   exponent, mantissa, bias    exponent field E > 0: 2^(E - bias) (1 + M / 2^mantissa), a sign above; E = 0: subnormal
- *   kind      what the codes at the top mean, see qn_float_kind
+ *   kind      meaning of the highest codes, see qn_float_kind
  */
 #ifndef QN_FLOAT_LIST_H
 #define QN_FLOAT_LIST_H

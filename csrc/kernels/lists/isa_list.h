@@ -1,11 +1,11 @@
 /* The list of ISA rows, low to high. One line here and one isa_<name>.c make an ISA.
  *
  * QN_ISA(name, target string, detector)
- *   target    what the row's file is compiled for, between QN_TARGET_BEGIN(QN_TARGET_<name>) and QN_TARGET_END
+ *   target    instructions of the code between QN_TARGET_BEGIN(QN_TARGET_<name>) and QN_TARGET_END in isa_<name>.c
  *   detector  an expression over `const qn_cpu *cpu`; true only when the OS saves the registers too
  * A row inherits every kernel it leaves NULL from the row above it in this list.
  */
-/* Around the code of a row. */
+/* Compile the code between them for a target. */
 #define QN_PRAGMA(text) _Pragma(#text)
 #ifdef __clang__
 #define QN_TARGET_BEGIN(isa) QN_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))

@@ -1,124 +1,137 @@
-/* The list of kernels: QN_KERNEL(name, argument list). The contract of each stands in qn_kernels.h.
- * From this list are made: the table struct, the declarations, the overlay, the introspection (`_core.kernels()`).
- * QN_CODES(X) and QN_CODES_IN(X) are the code types that exist in memory: tag, C type.
+/* The list of kernels. The table struct, the declarations, the overlay, `_core.kernels()` and the C tests read it. The
+ * contract of each kernel stands in qn_kernels.h.
+ *
+ * QN_KERNEL(kind, name, argument list, what its test needs...)
+ *   AFFINE    input and output type, what varies, the least and the largest code. CONVENTIONS: p->convention; METHODS:
+ *             p->method; RECTANGLES: p->rows
+ *   CAST      input and output type: float, double, or the unsigned integer of a narrow float
+ *   NARROW    input and output type, the least and the largest code
+ *   PLAIN     input and output type, how many codes an element of each holds
+ *   OWN       stem: the function test_<stem> of csrc/tests/test_<stem>.c tests the kernel
+ *   PRODUCT   nothing: test_matmul.c tests the kernels of products through their driver
  */
 #ifndef QN_KERNEL_LIST_H
 #define QN_KERNEL_LIST_H
 
+#include "code_list.h"
 #include "float_list.h"
 
-#define QN_CODES(X)                                                                                                    \
-    X(i8, int8_t)                                                                                                      \
-    X(u8, uint8_t)                                                                                                     \
-    X(i16, int16_t)                                                                                                    \
-    X(u16, uint16_t)
+/* QN_KERNEL with the argument list of the kind. */
+#define QN_KERNEL_AFFINE(QN_KERNEL, name, input, output, varies, qmin, qmax)                                           \
+    QN_KERNEL(AFFINE, name, (const input *x, output *y, int64_t n, const qn_affine *p), input, output, varies, qmin,   \
+              qmax)
+#define QN_KERNEL_CAST(QN_KERNEL, name, input, output)                                                                 \
+    QN_KERNEL(CAST, name, (const input *x, output *y, int64_t n, const qn_cast *p), input, output)
+#define QN_KERNEL_NARROW(QN_KERNEL, name, input, output, qmin, qmax)                                                   \
+    QN_KERNEL(NARROW, name, (const input *x, output *y, int64_t n), input, output, qmin, qmax)
+#define QN_KERNEL_PLAIN(QN_KERNEL, name, input, output, input_codes, output_codes)                                     \
+    QN_KERNEL(PLAIN, name, (const input *x, output *y, int64_t n), input, output, input_codes, output_codes)
 
-/* Codes that dequantize reads: the above, int32 accumulators, and the sub-byte types, one code to a byte. */
-#define QN_CODES_IN(X)                                                                                                 \
-    QN_CODES(X)                                                                                                        \
-    X(i32, int32_t)                                                                                                    \
-    X(i4, uint8_t)                                                                                                     \
-    X(u4, uint8_t)                                                                                                     \
-    X(i2, uint8_t)                                                                                                     \
-    X(u2, uint8_t)
-
+/* The kernels of a row of code_list.h or float_list.h. */
+#define QN_QUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                 \
+    QN_KERNEL_AFFINE(QN_KERNEL, quantize_f32_##tag, float, type, CONVENTIONS | RECTANGLES, QN_QMIN(bits, is_signed),   \
+                     QN_QMAX(bits, is_signed))
+#define QN_NARROW_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                   \
+    QN_KERNEL_NARROW(QN_KERNEL, narrow_i32_##tag, int32_t, type, QN_QMIN(bits, is_signed), QN_QMAX(bits, is_signed))
+#define QN_DEQUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                               \
+    QN_KERNEL_AFFINE(QN_KERNEL, dequantize_##tag##_f32, type, float, RECTANGLES, QN_QMIN(bits, is_signed),             \
+                     QN_QMAX(bits, is_signed))
+#define QN_REQUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                               \
+    QN_KERNEL_AFFINE(QN_KERNEL, requantize_i32_##tag, int32_t, type, RECTANGLES, QN_QMIN(bits, is_signed),             \
+                     QN_QMAX(bits, is_signed))
+#define QN_PACK_KERNEL(QN_KERNEL, bits) QN_KERNEL_PLAIN(QN_KERNEL, pack_##bits, uint8_t, uint8_t, 1, 8 / bits)
+#define QN_UNPACK_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                   \
+    QN_KERNEL_PLAIN(QN_KERNEL, unpack_##tag, uint8_t, uint8_t, 8 / bits, 1)
 #define QN_FLOAT_KERNELS(QN_KERNEL, tag, NAME, name, bits, exponent, mantissa, bias, kind)                             \
-    QN_KERNEL(widen_##tag##_f32, (const uint##bits##_t *h, float *x, int64_t n, const qn_cast *p))                     \
-    QN_KERNEL(narrow_f32_##tag, (const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p))
+    QN_KERNEL_CAST(QN_KERNEL, widen_##tag##_f32, uint##bits##_t, float)                                                \
+    QN_KERNEL_CAST(QN_KERNEL, narrow_f32_##tag, float, uint##bits##_t)
 
 #define QN_KERNEL_LIST(QN_KERNEL)                                                                                      \
-    QN_KERNEL(quantize_f32_i8, (const float *x, int8_t *q, int64_t n, const qn_affine *p))                             \
-    QN_KERNEL(quantize_f32_u8, (const float *x, uint8_t *q, int64_t n, const qn_affine *p))                            \
-    QN_KERNEL(quantize_f32_i16, (const float *x, int16_t *q, int64_t n, const qn_affine *p))                           \
-    QN_KERNEL(quantize_f32_u16, (const float *x, uint16_t *q, int64_t n, const qn_affine *p))                          \
-    QN_KERNEL(quantize_f64_i32, (const double *x, int32_t *q, int64_t n, const qn_affine *p))                          \
-    QN_KERNEL(narrow_i32_i8, (const int32_t *x, int8_t *q, int64_t n))                                                 \
-    QN_KERNEL(narrow_i32_u8, (const int32_t *x, uint8_t *q, int64_t n))                                                \
-    QN_KERNEL(narrow_i32_i16, (const int32_t *x, int16_t *q, int64_t n))                                               \
-    QN_KERNEL(narrow_i32_u16, (const int32_t *x, uint16_t *q, int64_t n))                                              \
-    QN_KERNEL(dequantize_i8_f32, (const int8_t *q, float *x, int64_t n, const qn_affine *p))                           \
-    QN_KERNEL(dequantize_u8_f32, (const uint8_t *q, float *x, int64_t n, const qn_affine *p))                          \
-    QN_KERNEL(dequantize_i16_f32, (const int16_t *q, float *x, int64_t n, const qn_affine *p))                         \
-    QN_KERNEL(dequantize_u16_f32, (const uint16_t *q, float *x, int64_t n, const qn_affine *p))                        \
-    QN_KERNEL(dequantize_i32_f32, (const int32_t *q, float *x, int64_t n, const qn_affine *p))                         \
-    QN_KERNEL(dequantize_i4_f32, (const uint8_t *q, float *x, int64_t n, const qn_affine *p))                          \
-    QN_KERNEL(dequantize_u4_f32, (const uint8_t *q, float *x, int64_t n, const qn_affine *p))                          \
-    QN_KERNEL(dequantize_i2_f32, (const uint8_t *q, float *x, int64_t n, const qn_affine *p))                          \
-    QN_KERNEL(dequantize_u2_f32, (const uint8_t *q, float *x, int64_t n, const qn_affine *p))                          \
-    QN_KERNEL(fake_quantize_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                            \
-    QN_KERNEL(requantize_i32_i8, (const int32_t *acc, int8_t *q, int64_t n, const qn_affine *p))                       \
-    QN_KERNEL(requantize_i32_u8, (const int32_t *acc, uint8_t *q, int64_t n, const qn_affine *p))                      \
-    QN_KERNEL(requantize_i32_i16, (const int32_t *acc, int16_t *q, int64_t n, const qn_affine *p))                     \
-    QN_KERNEL(requantize_i32_u16, (const int32_t *acc, uint16_t *q, int64_t n, const qn_affine *p))                    \
-    QN_KERNEL(requantize_fixed_i32, (const int32_t *acc, int32_t *q, int64_t n, const qn_affine *p))                   \
-    QN_KERNEL(min_max_f32, (const float *x, int64_t n, qn_range *r))                                                   \
-    QN_KERNEL(min_max_f64, (const double *x, int64_t n, qn_range *r))                                                  \
-    QN_KERNEL(min_max_columns_f32, (const float *x, int64_t rows, int64_t stride, int64_t n, qn_range *r))             \
-    QN_KERNEL(min_max_columns_f64, (const double *x, int64_t rows, int64_t stride, int64_t n, qn_range *r))            \
-    QN_KERNEL(count_f32, (const float *x, int64_t n, int shift, int ways, uint32_t *counts))                           \
-    QN_KERNEL(count_columns_f32,                                                                                       \
-              (const float *x, int64_t rows, int64_t stride, int64_t n, int shift, int64_t table, uint32_t *counts))   \
-    QN_KERNEL(sort_columns_i16, (int16_t *keys, int64_t n))                                                            \
-    QN_KERNEL(truncate_f64_f32, (const double *x, float *y, int64_t n))                                                \
-    QN_KERNEL(error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e))                                \
-    QN_KERNEL(codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen))                                          \
+    QN_WHOLE_CODES(QN_QUANTIZE_KERNEL, QN_KERNEL)                                                                      \
+    QN_KERNEL_AFFINE(QN_KERNEL, quantize_f64_i32, double, int32_t, CONVENTIONS, INT16_MIN, INT16_MAX)                  \
+    QN_WHOLE_CODES(QN_NARROW_KERNEL, QN_KERNEL)                                                                        \
+    QN_INTEGERS(QN_DEQUANTIZE_KERNEL, QN_KERNEL)                                                                       \
+    QN_KERNEL_AFFINE(QN_KERNEL, fake_quantize_f32, float, float, CONVENTIONS | RECTANGLES, INT8_MIN, INT8_MAX)         \
+    QN_WHOLE_CODES(QN_REQUANTIZE_KERNEL, QN_KERNEL)                                                                    \
+    QN_KERNEL_AFFINE(QN_KERNEL, requantize_fixed_i32, int32_t, int32_t, METHODS, INT16_MIN, INT16_MAX)                 \
+    QN_KERNEL(OWN, min_max_f32, (const float *x, int64_t n, qn_range *r), reduce)                                      \
+    QN_KERNEL(OWN, min_max_f64, (const double *x, int64_t n, qn_range *r), reduce)                                     \
+    QN_KERNEL(OWN, min_max_columns_f32, (const float *x, int64_t rows, int64_t stride, int64_t n, qn_range *r),        \
+              reduce)                                                                                                  \
+    QN_KERNEL(OWN, min_max_columns_f64, (const double *x, int64_t rows, int64_t stride, int64_t n, qn_range *r),       \
+              reduce)                                                                                                  \
+    QN_KERNEL(OWN, count_f32, (const float *x, int64_t n, int shift, int ways, uint32_t *counts), histogram)           \
+    QN_KERNEL(OWN, count_columns_f32,                                                                                  \
+              (const float *x, int64_t rows, int64_t stride, int64_t n, int shift, int64_t table, uint32_t *counts),   \
+              histogram)                                                                                               \
+    QN_KERNEL(OWN, sort_columns_i16, (int16_t *keys, int64_t n), histogram)                                            \
+    QN_KERNEL_PLAIN(QN_KERNEL, truncate_f64_f32, double, float, 1, 1)                                                  \
+    QN_KERNEL(OWN, error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e), metrics)                  \
+    QN_KERNEL(OWN, codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen), metrics)                            \
     QN_NARROW_FLOATS(QN_FLOAT_KERNELS, QN_KERNEL)                                                                      \
-    QN_KERNEL(narrow_f64_f32, (const double *x, float *y, int64_t n, const qn_cast *p))                                \
-    QN_KERNEL(odd_f64_f32, (const double *x, float *y, int64_t n))                                                     \
-    QN_KERNEL(widen_f32_f64, (const float *x, double *y, int64_t n, const qn_cast *p))                                 \
-    QN_KERNEL(copy_f32_f32, (const float *x, float *y, int64_t n, const qn_cast *p))                                   \
-    QN_KERNEL(copy_f64_f64, (const double *x, double *y, int64_t n, const qn_cast *p))                                 \
-    QN_KERNEL(widen_rows, (const qn_wide_rows *p))                                                                     \
-    QN_KERNEL(dot_rows, (const qn_dot_rows *d))                                                                        \
-    QN_KERNEL(matmul4_panels, (const qn_weight4 *w, const uint8_t *panel, int64_t panels, const qn_rows4 *x,           \
-                               int64_t first, int64_t last, float *y))                                                 \
-    QN_KERNEL(saturate_pairs_u8s8, (const uint8_t *a, const int8_t *b, int64_t k, int64_t stride, int64_t n,           \
-                                    int32_t *sum, int32_t *error, int32_t *pairs))                                     \
-    QN_KERNEL(unsafe_pairs_i8, (const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *pairs))                \
-    QN_KERNEL(divide_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                   \
-    QN_KERNEL(divide_f64, (const double *x, double *y, int64_t n, const qn_affine *p))                                 \
-    QN_KERNEL(multiply_f32, (const float *x, float *y, int64_t n, const qn_affine *p))                                 \
-    QN_KERNEL(block_max_f32, (const float *x, float *most, int64_t n, int64_t block))                                  \
-    QN_KERNEL(float_error_f32,                                                                                         \
-              (const float *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e))           \
-    QN_KERNEL(float_error_f64,                                                                                         \
-              (const double *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e))          \
-    QN_KERNEL(multiply_add_f16, (float a, const float *w, float *y, int64_t n))                                        \
-    QN_KERNEL(multiply_add_bf16, (float a, const float *w, float *y, int64_t n))                                       \
-    QN_KERNEL(multiply_add_f32, (float a, const float *w, float *y, int64_t n))                                        \
-    QN_KERNEL(pack_4, (const uint8_t *codes, uint8_t *bytes, int64_t n))                                               \
-    QN_KERNEL(pack_2, (const uint8_t *codes, uint8_t *bytes, int64_t n))                                               \
-    QN_KERNEL(unpack_i4, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
-    QN_KERNEL(unpack_u4, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
-    QN_KERNEL(unpack_i2, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
-    QN_KERNEL(unpack_u2, (const uint8_t *bytes, uint8_t *codes, int64_t n))                                            \
-    QN_KERNEL(matmul_tiling, (qn_tiling * t))                                                                          \
-    QN_KERNEL(left_pairs, (const qn_left *l))                                                                          \
-    QN_KERNEL(left_bytes, (const qn_left *l))                                                                          \
-    QN_KERNEL(left_parts, (const qn_left *l))                                                                          \
-    QN_KERNEL(left_words, (const qn_left *l))                                                                          \
-    QN_KERNEL(right_bytes, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels,            \
-                            uint8_t *packed, int64_t panel_step))                                                      \
-    QN_KERNEL(right_turned, (const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel))          \
-    QN_KERNEL(right_sums, (const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs))                        \
-    QN_KERNEL(right_widen, (const uint8_t *panel, int64_t groups, uint16_t *wide))                                     \
-    QN_KERNEL(multiply_pairs, (const qn_tile *t))                                                                      \
-    QN_KERNEL(multiply_pairs_wide, (const qn_tile *t))                                                                 \
-    QN_KERNEL(multiply_parts, (const qn_tile *t))                                                                      \
-    QN_KERNEL(multiply_u8, (const qn_tile *t))                                                                         \
-    QN_KERNEL(multiply_u7, (const qn_tile *t))                                                                         \
-    QN_KERNEL(multiply_words, (const qn_tile *t))                                                                      \
-    QN_KERNEL(left_quads, (const qn_left *l))                                                                          \
-    QN_KERNEL(left_turned, (const uint8_t *packed, int64_t groups, int64_t rows, uint8_t *turned, int64_t step))       \
-    QN_KERNEL(right_quads, (const uint8_t *panel, int64_t groups, uint8_t less, uint8_t center, uint8_t *quads))       \
-    QN_KERNEL(multiply_quads, (const qn_tile *t))                                                                      \
-    QN_KERNEL(add_excess, (const qn_excess_tile *x))                                                                   \
-    QN_KERNEL(sweep, (const qn_thin *t))                                                                               \
-    QN_KERNEL(dots, (const qn_thin *t))                                                                                \
-    QN_KERNEL(add_outer,                                                                                               \
+    QN_KERNEL_CAST(QN_KERNEL, narrow_f64_f32, double, float)                                                           \
+    QN_KERNEL_PLAIN(QN_KERNEL, odd_f64_f32, double, float, 1, 1)                                                       \
+    QN_KERNEL_CAST(QN_KERNEL, widen_f32_f64, float, double)                                                            \
+    QN_KERNEL_CAST(QN_KERNEL, copy_f32_f32, float, float)                                                              \
+    QN_KERNEL_CAST(QN_KERNEL, copy_f64_f64, double, double)                                                            \
+    QN_KERNEL(OWN, widen_image_rows, (const qn_wide_rows *p), conv)                                                    \
+    QN_KERNEL(OWN, dot_rows, (const qn_dot_rows *d), conv)                                                             \
+    QN_KERNEL(OWN, matmul4_panels,                                                                                     \
+              (const qn_weight4 *w, const uint8_t *panel, int64_t panels, const qn_rows4 *x, int64_t first,            \
+               int64_t last, float *y),                                                                                \
+              packed4)                                                                                                 \
+    QN_KERNEL(OWN, saturate_pairs_u8s8,                                                                                \
+              (const uint8_t *a, const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *sum, int32_t *error,  \
+               int32_t *pairs),                                                                                        \
+              saturation)                                                                                              \
+    QN_KERNEL(OWN, unsafe_pairs_i8, (const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *pairs),           \
+              saturation)                                                                                              \
+    QN_KERNEL_AFFINE(QN_KERNEL, divide_f32, float, float, 0, INT8_MIN, INT8_MAX)                                       \
+    QN_KERNEL_AFFINE(QN_KERNEL, divide_f64, double, double, 0, INT8_MIN, INT8_MAX)                                     \
+    QN_KERNEL_AFFINE(QN_KERNEL, multiply_f32, float, float, 0, INT8_MIN, INT8_MAX)                                     \
+    QN_KERNEL(OWN, block_max_f32, (const float *x, float *most, int64_t n, int64_t block), blocks)                     \
+    QN_KERNEL(OWN, float_error_f32,                                                                                    \
+              (const float *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e),           \
+              float_error)                                                                                             \
+    QN_KERNEL(OWN, float_error_f64,                                                                                    \
+              (const double *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e),          \
+              float_error)                                                                                             \
+    QN_KERNEL(OWN, multiply_add_f16, (float a, const float *w, float *y, int64_t n), accumulate)                       \
+    QN_KERNEL(OWN, multiply_add_bf16, (float a, const float *w, float *y, int64_t n), accumulate)                      \
+    QN_KERNEL(OWN, multiply_add_f32, (float a, const float *w, float *y, int64_t n), accumulate)                       \
+    QN_SUB_BYTE_WIDTHS(QN_PACK_KERNEL, QN_KERNEL)                                                                      \
+    QN_SUB_BYTE_CODES(QN_UNPACK_KERNEL, QN_KERNEL)                                                                     \
+    QN_KERNEL(PRODUCT, matmul_tiling, (qn_tiling * t))                                                                 \
+    QN_KERNEL(PRODUCT, left_pairs, (const qn_left *l))                                                                 \
+    QN_KERNEL(PRODUCT, left_bytes, (const qn_left *l))                                                                 \
+    QN_KERNEL(PRODUCT, left_parts, (const qn_left *l))                                                                 \
+    QN_KERNEL(PRODUCT, left_words, (const qn_left *l))                                                                 \
+    QN_KERNEL(PRODUCT, right_bytes,                                                                                    \
+              (const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels, uint8_t *packed,      \
+               int64_t panel_step))                                                                                    \
+    QN_KERNEL(PRODUCT, right_turned,                                                                                   \
+              (const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, uint8_t *panel))                      \
+    QN_KERNEL(PRODUCT, right_sums, (const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs))             \
+    QN_KERNEL(PRODUCT, right_widen, (const uint8_t *panel, int64_t quartets, uint16_t *wide))                          \
+    QN_KERNEL(PRODUCT, multiply_pairs, (const qn_tile *t))                                                             \
+    QN_KERNEL(PRODUCT, multiply_pairs_wide, (const qn_tile *t))                                                        \
+    QN_KERNEL(PRODUCT, multiply_parts, (const qn_tile *t))                                                             \
+    QN_KERNEL(PRODUCT, multiply_u8, (const qn_tile *t))                                                                \
+    QN_KERNEL(PRODUCT, multiply_u7, (const qn_tile *t))                                                                \
+    QN_KERNEL(PRODUCT, multiply_words, (const qn_tile *t))                                                             \
+    QN_KERNEL(OWN, left_quads, (const qn_left *l), excess)                                                             \
+    QN_KERNEL(OWN, left_turned,                                                                                        \
+              (const uint8_t *packed, int64_t quartets, int64_t rows, uint8_t *turned, int64_t step), excess)          \
+    QN_KERNEL(OWN, right_quads,                                                                                        \
+              (const uint8_t *panel, int64_t quartets, uint8_t less, uint8_t center, uint8_t *quads), excess)          \
+    QN_KERNEL(OWN, multiply_quads, (const qn_tile *t), excess)                                                         \
+    QN_KERNEL(OWN, add_excess, (const qn_excess_tile *x), excess)                                                      \
+    QN_KERNEL(PRODUCT, sweep, (const qn_thin *t))                                                                      \
+    QN_KERNEL(PRODUCT, dots, (const qn_thin *t))                                                                       \
+    QN_KERNEL(PRODUCT, add_outer,                                                                                      \
               (const int32_t *x, const int32_t *y, int64_t rows, int64_t columns, int32_t *c, int64_t c_step))         \
-    QN_KERNEL(finish_f32, (const qn_finish *f))                                                                        \
-    QN_KERNEL(finish_i8, (const qn_finish *f))                                                                         \
-    QN_KERNEL(finish_u8, (const qn_finish *f))
+    QN_KERNEL(PRODUCT, finish_f32, (const qn_finish *f))                                                               \
+    QN_KERNEL(PRODUCT, finish_i8, (const qn_finish *f))                                                                \
+    QN_KERNEL(PRODUCT, finish_u8, (const qn_finish *f))
 
 #endif

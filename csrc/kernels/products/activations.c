@@ -1,22 +1,18 @@
 #include "activations.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "dispatch.h"
+#include "qparams.h"
 #include "threads.h"
 
-enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* read twice, the second time from a cache */
+enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* x is read twice, the second time from a cache */
 
-/* QParams.from_range: float64, the scale rounded once to float32. */
 static void choose(const qn_activations *a, const float *x, int64_t n, float *scale, int32_t *zero_point) {
     qn_range r = {INFINITY, -INFINITY, 0, 0};
     qn_kernels()->min_max_f32(x, n, &r);
-    double low = fmin(r.min, 0.0), high = fmax(r.max, 0.0), steps = a->qmax - a->qmin;
-    double extent = a->symmetric ? 2 * fmax(-low, high) : high - low, exact = extent / steps;
-    *scale = extent == 0 ? 1.0f : exact < 0x1p-126 ? 0x1p-126f : (float)exact;
-    *zero_point = a->zero_point;
-    if (!a->symmetric) *zero_point = (int32_t)fmin(fmax(rint(a->qmin - low / (double)*scale), a->qmin), a->qmax);
+    qn_qparams p = qn_qparams_of_range(fmin(r.min, 0.0), fmax(r.max, 0.0), a->symmetric, a->qmin, a->qmax);
+    *scale = p.scale, *zero_point = a->symmetric ? a->zero_point : p.zero_point;
 }
 
 static bool stored_signed(const qn_activations *a) { return a->is_signed || a->less; }
@@ -30,10 +26,10 @@ static void quantize(const qn_activations *a, const float *x, int64_t n, uint8_t
     else qn_kernels()->quantize_f32_u8(x, codes, n, &p);
 }
 
-static void quantize_row(const qn_activations *a, int64_t row, int64_t blocks) {
-    for (int64_t i = 0, at = 0; i < blocks; i++, at += a->block) {
+static void quantize_row(const qn_activations *a, int64_t row, int64_t groups) {
+    for (int64_t i = 0, at = 0; i < groups; i++, at += a->group) {
         const float *x = a->x + row * a->k + at;
-        int64_t n = a->k - at < a->block ? a->k - at : a->block, one = row * blocks + i;
+        int64_t n = a->k - at < a->group ? a->k - at : a->group, one = row * groups + i;
         a->scales[one] = a->scale, a->zero_points[one] = a->zero_point;
         if (a->scale == 0) choose(a, x, n, a->scales + one, a->zero_points + one);
         a->zero_points[one] -= a->less;
@@ -41,24 +37,24 @@ static void quantize_row(const qn_activations *a, int64_t row, int64_t blocks) {
     }
 }
 
-static void take_row(const qn_activations *a, int64_t row, int64_t blocks) {
-    const qn_given_codes *g = &a->given;
+static void take_row(const qn_activations *a, int64_t row, int64_t groups) {
+    const qn_input_codes *g = &a->input;
     const uint8_t *from = g->codes + row * a->k;
     uint8_t *to = a->codes + row * a->stride, less = (uint8_t)a->less;
     for (int64_t k = 0; k < a->k; k++) to[k] = (uint8_t)(from[k] - less);
-    for (int64_t i = 0; i < blocks && a->k > 0; i++) {
-        int64_t at = row * g->row + i * g->step, one = row * blocks + i;
+    for (int64_t i = 0; i < groups && a->k > 0; i++) {
+        int64_t at = row * g->row + i * g->step, one = row * groups + i;
         a->scales[one] = g->scales[at];
         a->zero_points[one] = (g->zero_points ? g->zero_points[at] : 0) - a->less;
     }
 }
 
-static void sum_row(const qn_activations *a, int64_t row, int64_t blocks) {
+static void sum_row(const qn_activations *a, int64_t row, int64_t groups) {
     const int8_t *codes = (const int8_t *)a->codes + row * a->stride;
-    int64_t count = (a->k + a->sum_block - 1) / a->sum_block;
-    for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_block) {
-        int64_t n = a->k - at < a->sum_block ? a->k - at : a->sum_block;
-        int32_t sum = (int32_t)n * a->zero_points[row * blocks + at / a->block];
+    int64_t count = (a->k + a->sum_group - 1) / a->sum_group;
+    for (int64_t i = 0, at = 0; i < count; i++, at += a->sum_group) {
+        int64_t n = a->k - at < a->sum_group ? a->k - at : a->sum_group;
+        int32_t sum = (int32_t)n * a->zero_points[row * groups + at / a->group];
         for (int64_t k = 0; k < n; k++) sum -= codes[at + k];
         a->minus_sums[row * count + i] = sum;
     }
@@ -66,13 +62,13 @@ static void sum_row(const qn_activations *a, int64_t row, int64_t blocks) {
 
 static void quantize_rows(void *context, int64_t begin, int64_t end) {
     const qn_activations *a = context;
-    int64_t blocks = a->k ? (a->k + a->block - 1) / a->block : 1; /* without codes there is still a scale */
+    int64_t groups = a->k ? (a->k + a->group - 1) / a->group : 1; /* without codes there is still a scale */
     uint64_t saved = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
-        if (a->x) quantize_row(a, row, blocks);
-        else take_row(a, row, blocks);
+        if (a->x) quantize_row(a, row, groups);
+        else take_row(a, row, groups);
         memset(a->codes + row * a->stride + a->k, 0, (size_t)(a->stride - a->k));
-        if (a->minus_sums) sum_row(a, row, blocks);
+        if (a->minus_sums) sum_row(a, row, groups);
     }
     qn_fp_end(saved);
 }

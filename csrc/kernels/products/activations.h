@@ -1,37 +1,38 @@
-/* Rows of float32 activations to 8-bit codes, with a scale of their own or a given one; or rows of codes as they are. */
+/* Quantizes rows of float32 activations to 8-bit codes, with scales from their ranges or one fixed scale; or takes rows
+ * of codes over. */
 #ifndef QN_ACTIVATIONS_H
 #define QN_ACTIVATIONS_H
 
 #include "qn_types.h"
 
-/* Codes and their parameters: those of row i and block b stand at [i * row + b * step]. */
+/* Codes and their parameters: row i and group g have those at [i * row + g * step]. */
 typedef struct {
     const uint8_t *codes; /* [rows][k]; int8 has the same bytes */
     const float *scales;
     const int32_t *zero_points; /* NULL: all are 0 */
     int64_t row, step;
-} qn_given_codes;
+} qn_input_codes;
 
 typedef struct {
-    const float *x;       /* [rows][k]; NULL: */
-    qn_given_codes given; /* are taken over */
+    const float *x;       /* [rows][k]; NULL: take `input` over */
+    qn_input_codes input; /* if x is NULL */
     int64_t rows, k;
-    int64_t block; /* neighbours along k that share a scale; the last may be fewer */
+    int64_t group; /* neighbours along k that share a scale; the last group may be short */
     bool is_signed, symmetric;
     int32_t qmin, qmax;
-    float scale; /* the one scale of all, with its zero point; 0: found for each block */
+    float scale; /* one scale for all, with zero_point; 0: each group gets the parameters of its range */
     int32_t zero_point;
-    int32_t less;         /* subtracted from codes and zero points as they are stored: 128 makes int8 of uint8 */
+    int32_t less;         /* subtracted from codes and zero points when they are stored: 128 turns uint8 into int8 */
     uint8_t *codes;       /* [rows][stride], 0 past k */
     int64_t stride;       /* bytes from row to row, at least k */
-    float *scales;        /* [rows][blocks], at least one block */
-    int32_t *zero_points; /* [rows][blocks] */
-    int64_t sum_block;    /* neighbours along k of a sum, no more than a block */
-    int32_t *minus_sums;  /* [rows][ceil(k / sum_block)] of the codes, int8, less their zero point, negated; or NULL */
+    float *scales;        /* [rows][groups], at least one group */
+    int32_t *zero_points; /* [rows][groups] */
+    int64_t sum_group;    /* neighbours along k of a sum, at most a group */
+    int32_t *minus_sums;  /* [rows][ceil(k / sum_group)] -sum (code - zero point), codes are int8; or NULL */
 } qn_activations;
 
-/* The codes and parameters of qn.quantize(x, granularity=PerGroup(block)) with min-max parameters: NaN and infinities take
- * no part in a range. */
+/* The codes and parameters of qn.quantize(x, granularity=PerGroup(group)) with min-max parameters. NaN and infinities
+ * do not count for a range. */
 void qn_quantize_activations(const qn_activations *a);
 
 #endif

@@ -1,15 +1,15 @@
-/* Column c of the result and element j of a row of the kernel meet column c * stride + j * dilation - left of the image.
- * So a row of the image is laid out as lanes, the columns with the same remainder by the stride: there the c are
- * neighbours for every j. What lies outside the image holds the zero point.
+/* Output column c and filter column j read input column c * stride + j * dilation - left. So a row of the image is laid
+ * out as lanes: a lane holds the columns with the same remainder by the stride, and for every j the columns that
+ * neighbouring c read are neighbours in a lane. Outside the image a lane holds the zero point.
  *
- * Products: the patches of a window of results are a right matrix with one row for each element of a kernel. The rows of
- * the image that a window meets are laid out in lanes of bytes, and the packer copies from them: the patches never lie in
- * memory. The weight is the left matrix.
+ * Products: the weight is the left matrix. The patches of a window of results are the right matrix, with one row for
+ * each element of a filter. The rows of the image that a window reads are laid out in lanes of bytes, and the packer
+ * copies from them: the patches are never in memory.
  *
- * Sums, where so few channels see the same patches that packing them would cost more: for a band of rows of results, or
- * for several channels of a small image, codes are laid out as int16 less the zero point, rows in lanes like columns, and
- * row after row with just the padding between them. So the results are one long row, whose vectors run over what lies
- * between two rows of them.
+ * Sums, where so few channels use the same patches that packing them would cost more: for a band of rows of results, or
+ * for several channels of a small image, codes are laid out as int16 less the zero point, the rows in lanes as the
+ * columns are, one row after the other with only the padding between them. So the results are one long row, whose
+ * vectors also compute what lies between two rows of results.
  */
 #include "conv.h"
 
@@ -23,17 +23,17 @@
 
 enum {
     WINDOW = 512 << 10,   /* bytes of packed patches: half of the L2 cache */
-    WINDOWS_A_THREAD = 2, /* at least, where they are not too small */
-    SMALLEST_WINDOW = 64, /* columns for which the weight is worth packing again */
-    FEW_OUTPUTS = 4,      /* channels of a group up to which sums are faster */
-    FEW_PAIRS = 64,       /* and with up to so many pairs of an input and an output channel */
-    BAND = 16 << 10,      /* bytes of laid rows: half of the L1 cache */
-    FEWEST_ROWS = 8,      /* of results found together, even if what they meet takes more */
-    LARGEST = 255 * 255,  /* product of two codes */
-    SUMS_A_BYTE = 4,      /* products of a sum in the time that a byte of traffic takes */
+    WINDOWS_A_THREAD = 2, /* windows for each thread, unless they would be too small */
+    SMALLEST_WINDOW = 64, /* columns: with fewer, packing the weight again costs too much */
+    FEW_OUTPUTS = 4,      /* of a channel group: up to so many sums are faster */
+    FEW_PAIRS = 64,       /* input channels times output channels: up to so many sums are faster */
+    BAND = 16 << 10,      /* bytes of rows laid out: half of the L1 cache */
+    FEWEST_ROWS = 8,      /* rows of results of a band, even if their input exceeds BAND */
+    LARGEST = 255 * 255,  /* product of two codes, at most */
+    SUMS_A_BYTE = 4,      /* products in the time of a byte of memory traffic */
 };
 
-static int64_t times(int64_t a, int64_t b) { /* INT64_MAX where it overflows */
+static int64_t times(int64_t a, int64_t b) { /* INT64_MAX if it overflows */
     int64_t product;
     return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
 }
@@ -51,23 +51,23 @@ static void *allocate(int64_t count, int64_t size) {
 
 /* ---- lanes ---- */
 
-/* The rows or columns of the image that meet the kernel: element t of a lane is number first + t * stride. */
+/* The rows or columns of the image that the filter reads: element t of a lane is row or column first + t * stride. */
 typedef struct {
     int64_t count, stride;
     int64_t longest;            /* elements of a lane */
     int64_t *first, *length;    /* [count] */
-    int64_t *begin, *end;       /* [count] elements that lie in the image */
-    int64_t *lane, *start, *at; /* [kernel] element j meets start[j] + c of lane[j], at[j] + c of the lanes in a line,
-                                   QN_REACH after each */
+    int64_t *begin, *end;       /* [count] elements inside the image */
+    int64_t *lane, *start, *at; /* [filter] element j reads start[j] + c of lane[j], which is at[j] + c of all lanes one
+                                   after the other, with QN_REACH elements after each */
 } lanes;
 
 static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_t results) {
-    int64_t kernel = c->kernel[d], size = d ? c->width : c->height;
-    *l = (lanes){.stride = stride, .first = allocate(kernel, 7 * sizeof *l->first)};
+    int64_t filter = c->filter[d], size = d ? c->width : c->height;
+    *l = (lanes){.stride = stride, .first = allocate(filter, 7 * sizeof *l->first)};
     if (!l->first) return false;
-    l->length = l->first + kernel, l->begin = l->length + kernel, l->end = l->begin + kernel;
-    l->lane = l->end + kernel, l->start = l->lane + kernel, l->at = l->start + kernel;
-    for (int64_t j = 0, n; j < kernel; j++) {
+    l->length = l->first + filter, l->begin = l->length + filter, l->end = l->begin + filter;
+    l->lane = l->end + filter, l->start = l->lane + filter, l->at = l->start + filter;
+    for (int64_t j = 0, n; j < filter; j++) {
         int64_t place = j * c->dilation[d] - (d ? c->left : c->top);
         for (n = 0; n < l->count; n++)
             if ((place - l->first[n]) % stride == 0 && (place - l->first[n]) / stride <= l->length[n]) break;
@@ -76,7 +76,7 @@ static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_
         l->length[n] = l->start[j] + results, l->longest = most(l->longest, l->length[n]);
     }
     if (times(l->count, l->longest + QN_REACH) > INT64_MAX / 8) return free(l->first), l->first = NULL, false;
-    for (int64_t j = 0; j < kernel; j++) l->at[j] = l->lane[j] * (l->longest + QN_REACH) + l->start[j];
+    for (int64_t j = 0; j < filter; j++) l->at[j] = l->lane[j] * (l->longest + QN_REACH) + l->start[j];
     for (int64_t n = 0; n < l->count; n++) {
         int64_t from = l->first[n];
         l->begin[n] = least(l->length[n], from < 0 ? (stride - 1 - from) / stride : 0);
@@ -90,22 +90,22 @@ static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_
 typedef struct {
     const qn_conv *c;
     lanes lanes;   /* of columns */
-    int64_t line;  /* bytes of the lanes of a row */
+    int64_t line;  /* bytes of all lanes of a row */
     bool in_place; /* the image is the right matrix */
     int64_t depth, outputs, k, pixels;
-    int64_t window, windows; /* columns of the right matrix, of each image and group */
-    int64_t gap, rows;       /* only each gap-th row of the padded image is met, so many in a window */
+    int64_t window, windows; /* columns of a window; windows of each image and channel group */
+    int64_t gap, rows;       /* a window reads every gap-th row of the padded image, so many */
     atomic_int outcome;
 } products;
 
-/* Buffers of one thread, and the window that they hold. */
+/* Buffers of one thread, and the window that is in them. */
 typedef struct {
     const products *p;
-    int64_t first, low, high; /* result; rows of the image, counted in gaps from the padding above */
+    int64_t first, low, high; /* first result; rows of the image, counted in gaps from the padding above */
     qn_packed *patches;
     float *ones;
     uint8_t *rows;    /* [depth][high - low][lanes] */
-    uint8_t *outside; /* the lanes of a row outside the image */
+    uint8_t *outside; /* lanes of a row outside the image */
 } window;
 
 static void lay_row(const products *p, const char *from, uint8_t *to) {
@@ -131,7 +131,7 @@ static void lay_rows(window *w, const char *x, int64_t count) {
     int64_t step = c->stride[0] / p->gap, bottom = (w->first + count - 1) / c->out_width * step;
     w->low = most(w->first / c->out_width * step, (c->top + p->gap - 1) / p->gap);
     w->high =
-        least(bottom + (c->kernel[0] - 1) * c->dilation[0] / p->gap + 1, (c->height + c->top + p->gap - 1) / p->gap);
+        least(bottom + (c->filter[0] - 1) * c->dilation[0] / p->gap + 1, (c->height + c->top + p->gap - 1) / p->gap);
     w->high = most(w->low, w->high);
     uint8_t *to = w->rows;
     for (int64_t d = 0; d < p->depth; d++)
@@ -139,9 +139,9 @@ static void lay_rows(window *w, const char *x, int64_t count) {
             lay_row(p, x + d * c->x_step[1] + (row * p->gap - c->top) * c->x_step[2], to);
 }
 
-/* Where a row of results begins in a line of the packer. */
+/* The part of a row of results that is in a line of the packer, from byte `at` on. */
 typedef struct {
-    int64_t row, column, at; /* row of the padded image, in gaps, for the first row of the kernel */
+    int64_t row, column, at; /* row of the padded image, in gaps, that the first row of the filter reads */
 } stretch;
 
 static void gather(const void *context, int64_t k, int64_t column, int64_t rows, int64_t columns, uint8_t *to) {
@@ -151,7 +151,7 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
     int64_t row = (w->first + column) / c->out_width, at = (w->first + column) % c->out_width;
     for (int64_t n = 0; n < columns; n += c->out_width - at, row++, at = 0)
         *s++ = (stretch){row * (c->stride[0] / w->p->gap), at, n};
-    int64_t width = c->kernel[1], d = k / width / c->kernel[0], i = k / width % c->kernel[0], j = k % width;
+    int64_t width = c->filter[1], d = k / width / c->filter[0], i = k / width % c->filter[0], j = k % width;
     int64_t line = w->p->line, apart = c->dilation[0] / w->p->gap;
     const int64_t *at_element = w->p->lanes.at;
     for (const uint8_t *end = to + rows * QN_GATHERED; to < end; j = 0) {
@@ -161,11 +161,12 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
             bool outside = y < w->low || y >= w->high;
             from[t] = (outside ? w->outside : plane + (y - w->low) * line) + all[t].column;
         }
-        for (; j < width && to < end; j++, to += QN_GATHERED) { /* what is copied too far is written after it */
+        for (; j < width && to < end;
+             j++, to += QN_GATHERED) { /* the next copy overwrites what this one copied too far */
             memcpy(to, from[0] + at_element[j], QN_GATHERED);
             for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + at_element[j], QN_GATHERED);
         }
-        if (++i == c->kernel[0]) i = 0, d++;
+        if (++i == c->filter[0]) i = 0, d++;
     }
 }
 
@@ -188,12 +189,12 @@ static bool window_make(window *w, const products *p) {
     return true;
 }
 
-static qn_outcome multiply_window(window *w, int64_t image, int64_t group, int64_t first) {
+static qn_outcome multiply_window(window *w, int64_t image, int64_t channel_group, int64_t first) {
     const products *p = w->p;
     const qn_conv *c = p->c;
-    int64_t count = least(p->window, p->pixels - first), channel = group * p->outputs;
+    int64_t count = least(p->window, p->pixels - first), channel = channel_group * p->outputs;
     int64_t to = (image * c->outputs + channel) * p->pixels + first;
-    const char *x = c->x + image * c->x_step[0] + group * p->depth * c->x_step[1];
+    const char *x = c->x + image * c->x_step[0] + channel_group * p->depth * c->x_step[1];
     w->first = first;
     if (!p->in_place) lay_rows(w, x, count);
     qn_matrix patches = {.data = x + first * c->x_step[3], .type = c->x_type, .rows = p->k, .columns = count};
@@ -219,8 +220,8 @@ static void multiply_windows(void *context, int64_t begin, int64_t end) {
         return;
     }
     for (int64_t n = begin; n < end && !atomic_load(&p->outcome); n++) {
-        int64_t group = n / p->windows % p->c->groups, image = n / p->windows / p->c->groups;
-        qn_outcome outcome = multiply_window(&w, image, group, n % p->windows * p->window);
+        int64_t channel_group = n / p->windows % p->c->channel_groups, image = n / p->windows / p->c->channel_groups;
+        qn_outcome outcome = multiply_window(&w, image, channel_group, n % p->windows * p->window);
         if (outcome) atomic_store(&p->outcome, outcome);
     }
     window_free(&w);
@@ -230,21 +231,21 @@ static qn_outcome convolve_by_products(products *p, int64_t macs) {
     const qn_conv *c = p->c;
     if (!lanes_make(&p->lanes, c, 1, c->stride[1], c->out_width)) return QN_NO_MEMORY;
     p->line = p->lanes.count * (p->lanes.longest + QN_REACH);
-    int64_t threads = qn_num_threads(), parts = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
-    int64_t each = (times(p->pixels, c->images * c->groups) + parts - 1) / parts,
+    int64_t threads = qn_num_threads(), pieces = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
+    int64_t each = (times(p->pixels, c->images * c->channel_groups) + pieces - 1) / pieces,
             whole = round_up(p->pixels, QN_GATHERED);
     p->window = most(SMALLEST_WINDOW, WINDOW / most(p->k, 1) / QN_GATHERED * QN_GATHERED);
     p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(each, QN_GATHERED))));
     p->windows = (p->pixels + p->window - 1) / p->window;
     int64_t above = (p->window + c->out_width - 2) / c->out_width;
-    p->gap = common_divisor(c->stride[0], c->kernel[0] > 1 ? c->dilation[0] : 0);
-    p->rows = least(c->height, above * c->stride[0] + (c->kernel[0] - 1) * c->dilation[0]) / p->gap + 1;
-    bool alone = c->kernel[0] == 1 && c->kernel[1] == 1 && c->stride[0] == 1 && c->stride[1] == 1;
+    p->gap = common_divisor(c->stride[0], c->filter[0] > 1 ? c->dilation[0] : 0);
+    p->rows = least(c->height, above * c->stride[0] + (c->filter[0] - 1) * c->dilation[0]) / p->gap + 1;
+    bool alone = c->filter[0] == 1 && c->filter[1] == 1 && c->stride[0] == 1 && c->stride[1] == 1;
     p->in_place = alone && !c->top && !c->left && c->out_height == c->height && c->out_width == c->width &&
                   (c->height == 1 || c->x_step[2] == c->width * c->x_step[3]);
     qn_tiling tiling;
     qn_kernels()->matmul_tiling(&tiling);
-    qn_parallel_for(c->images * c->groups * p->windows, 1, macs / tiling.macs_a_byte, multiply_windows, p);
+    qn_parallel_for(c->images * c->channel_groups * p->windows, 1, macs / tiling.macs_a_byte, multiply_windows, p);
     free(p->lanes.first);
     return (qn_outcome)atomic_load(&p->outcome);
 }
@@ -255,21 +256,21 @@ typedef struct {
     const qn_conv *c;
     int64_t depth, outputs, k;
     lanes columns, rows;
-    int step;              /* from result to result in a lane: 2 by stride 2, whose columns stay together, else 1 */
-    int64_t band, bands;   /* rows of results that are found together, of each image and group */
-    int64_t together;      /* groups that are laid together, where one band has all rows */
-    int64_t line, segment; /* elements from line to line; of a lane of columns in a lane of rows */
-    int64_t plane;         /* of a channel */
-    int64_t taps, *tap;    /* of an output channel; [taps] where one meets the planes of its group */
-    int64_t *even, *odd;   /* [k] where a weight stands in the weights of all taps */
+    int step;            /* from result to result in a lane: 2 with stride 2, whose columns stay in one lane, else 1 */
+    int64_t band, bands; /* rows of results of a band; bands of each image and channel group */
+    int64_t together;    /* channel groups laid out together, if one band has all rows */
+    int64_t line, segment; /* elements from line to line; elements of one lane of columns in one lane of rows */
+    int64_t plane;         /* elements of a channel */
+    int64_t taps, *tap;    /* of an output channel; [taps] offset in the planes of its channel group */
+    int64_t *even, *odd;   /* [k] index of a weight in the weights of all taps */
     atomic_int outcome;
 } sums;
 
 /* Buffers of one thread. */
 typedef struct {
-    int16_t *x; /* [together][depth][plane], 0 where the image has ended */
+    int16_t *x; /* [together][depth][plane], 0 outside the image */
     int16_t *w; /* [together][outputs][taps][4] */
-    void *flat; /* results of a channel, rows line / step apart: less than out_width where padding is wide */
+    void *flat; /* results of a channel, rows line / step apart, which wide padding makes less than out_width */
 } buffers;
 
 static int64_t fitting(const sums *s, int64_t elements) {
@@ -281,11 +282,11 @@ static bool plan_planes(sums *s) {
     lanes *l = &s->columns;
     s->step = c->stride[1] == 2 ? 2 : 1;
     if (!lanes_make(l, c, 1, c->stride[1] / s->step, (c->out_width - 1) * s->step + 1)) return false;
-    for (int64_t n = 0; n < l->count; n++) { /* the padding after a row is the one before the next */
+    for (int64_t n = 0; n < l->count; n++) { /* the padding after a row is also that before the next */
         int64_t padding = l->begin[n] < l->end[n] ? least(l->begin[n], l->longest - l->end[n]) : 0;
         s->line = most(s->line, round_up(l->longest - padding, s->step));
     }
-    int64_t height = times(l->count * s->line, least(c->kernel[0], c->stride[0]));
+    int64_t height = times(l->count * s->line, least(c->filter[0], c->stride[0]));
     int64_t rows = least(c->out_height, most(FEWEST_ROWS, fitting(s, height)));
     s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
     if (!lanes_make(&s->rows, c, 0, c->stride[0], s->band)) return false;
@@ -296,11 +297,11 @@ static bool plan_planes(sums *s) {
     return true;
 }
 
-/* A tap adds to even results x[0] w[0] + x[1] w[1], to odd ones, which lie one element further, x[-1] w[2] + x[0] w[3]:
- * both are found from the same load. With step 2 all results are even. */
+/* A tap adds x[0] w[0] + x[1] w[1] to an even result. An odd result lies one element further; the tap adds x[-1] w[2] +
+ * x[0] w[3] to it, so that one load serves both. With step 2 all results are even. */
 static bool plan_taps(sums *s) {
     const lanes *l = &s->columns;
-    int64_t width = s->c->kernel[1], height = s->c->kernel[0], taps = 0;
+    int64_t width = s->c->filter[1], height = s->c->filter[0], taps = 0;
     s->tap = allocate(s->k, 3 * sizeof *s->tap);
     if (!s->tap) return false;
     s->even = s->tap + s->k, s->odd = s->even + s->k;
@@ -314,7 +315,7 @@ static bool plan_taps(sums *s) {
             if (at > last) s->tap[taps++] = in_lane + (last = at + 1);
             s->odd[j] = 4 * (taps - 1) + 3 + at - last;
         }
-    for (int64_t m = 1; m < s->depth * height; m++) { /* other rows of the kernel as the first one */
+    for (int64_t m = 1; m < s->depth * height; m++) { /* the other rows of the filter like the first one */
         int64_t i = m % height;
         int64_t at = m / height * s->plane + s->rows.lane[i] * l->count * s->segment + s->rows.start[i] * s->line;
         for (int64_t t = 0; t < taps; t++) s->tap[m * taps + t] = at + s->tap[t];
@@ -330,15 +331,15 @@ static bool plan_taps(sums *s) {
 static void buffers_free(buffers *b) { free(b->x), free(b->w), free(b->flat); }
 
 static bool buffers_make(buffers *b, const sums *s) {
-    int64_t results = s->band * (s->line / s->step) + s->c->out_width; /* plan_planes has checked the size */
-    b->x = allocate(s->together * s->depth * s->plane + QN_REACH + 2 * QN_BLOCK, sizeof *b->x);
+    int64_t results = s->band * (s->line / s->step) + s->c->out_width; /* plan_planes checked the size */
+    b->x = allocate(s->together * s->depth * s->plane + QN_REACH + 2 * QN_RESULTS, sizeof *b->x);
     b->w = allocate(times(s->together, s->outputs), times(s->taps, 4 * sizeof *b->w));
-    b->flat = allocate(results + QN_BLOCK, s->c->type == QN_I32 ? sizeof(int32_t) : 1);
+    b->flat = allocate(results + QN_RESULTS, s->c->type == QN_I32 ? sizeof(int32_t) : 1);
     if (b->x && b->w && b->flat) return true;
     return buffers_free(b), false;
 }
 
-/* Planes of neighbouring channels, for rows of results from `row` on. */
+/* Lays out planes of neighbouring channels, for rows of results from `row` on. */
 static void lay_planes(const sums *s, const char *x, int64_t row, int64_t planes, int16_t *to) {
     const qn_conv *c = s->c;
     const lanes *l = &s->columns, *r = &s->rows;
@@ -351,7 +352,7 @@ static void lay_planes(const sums *s, const char *x, int64_t row, int64_t planes
             p.n = l->end[n] - l->begin[n], p.row = row * c->stride[0] + r->first[i], p.lines = r->length[i];
             p.x = (const uint8_t *)x + column, p.room = c->x_bytes ? c->x_bytes - (x - c->x) - column : 0;
             p.to = to + (i * l->count + n) * s->segment + l->begin[n];
-            if (p.n > 0) qn_kernels()->widen_rows(&p);
+            if (p.n > 0) qn_kernels()->widen_image_rows(&p);
         }
 }
 
@@ -365,11 +366,13 @@ static void lay_weights(const sums *s, int64_t channel, int64_t channels, int16_
     }
 }
 
-static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t group, int64_t groups, int64_t row) {
+static void sum_band(const sums *s, const buffers *b, int64_t image, int64_t channel_group, int64_t channel_groups,
+                     int64_t row) {
     const qn_conv *c = s->c;
-    int64_t channel = group * s->outputs, at = ((image * c->outputs + channel) * c->out_height + row) * c->out_width;
+    int64_t channel = channel_group * s->outputs,
+            at = ((image * c->outputs + channel) * c->out_height + row) * c->out_width;
     qn_dot_rows d = {.x = b->x, .x_step = s->depth * s->plane, .line = s->line, .step = s->step};
-    d.w = b->w, d.tap = s->tap, d.taps = s->taps, d.inputs = groups, d.outputs = s->outputs,
+    d.w = b->w, d.tap = s->tap, d.taps = s->taps, d.inputs = channel_groups, d.outputs = s->outputs,
     d.start = c->bias ? c->bias + channel : NULL;
     d.rows = least(s->band, c->out_height - row), d.n = c->out_width, d.flat = b->flat;
     d.y = (char *)c->y + at * (c->type == QN_I32 ? (int64_t)sizeof(int32_t) : 1), d.y_step = c->out_height * d.n;
@@ -388,12 +391,13 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
     }
     uint64_t saved = qn_fp_begin();
     for (int64_t n = begin, count; n < end; n += count) {
-        int64_t group = n / s->bands % c->groups, image = n / s->bands / c->groups, row = n % s->bands * s->band;
-        count = least(s->together, least(end - n, c->groups - group));
-        const char *x = c->x + image * c->x_step[0] + group * s->depth * c->x_step[1];
+        int64_t channel_group = n / s->bands % c->channel_groups, image = n / s->bands / c->channel_groups,
+                row = n % s->bands * s->band;
+        count = least(s->together, least(end - n, c->channel_groups - channel_group));
+        const char *x = c->x + image * c->x_step[0] + channel_group * s->depth * c->x_step[1];
         lay_planes(s, x, row, count * s->depth, b.x);
-        lay_weights(s, group * s->outputs, count * s->outputs, b.w);
-        sum_band(s, &b, image, group, count, row);
+        lay_weights(s, channel_group * s->outputs, count * s->outputs, b.w);
+        sum_band(s, &b, image, channel_group, count, row);
     }
     qn_fp_end(saved);
     buffers_free(&b);
@@ -404,8 +408,8 @@ static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
     atomic_store(&s->outcome, QN_NO_MEMORY);
     if (plan_planes(s) && plan_taps(s)) {
         atomic_store(&s->outcome, QN_DONE);
-        int64_t pixels = times(c->images * c->groups, c->out_height * c->out_width);
-        qn_parallel_for(c->images * c->groups * s->bands, 1, most(macs / SUMS_A_BYTE, pixels), sum_bands, s);
+        int64_t pixels = times(c->images * c->channel_groups, c->out_height * c->out_width);
+        qn_parallel_for(c->images * c->channel_groups * s->bands, 1, most(macs / SUMS_A_BYTE, pixels), sum_bands, s);
     }
     free(s->columns.first), free(s->rows.first), free(s->tap);
     return (qn_outcome)atomic_load(&s->outcome);
@@ -413,19 +417,19 @@ static qn_outcome convolve_by_sums(sums *s, int64_t macs) {
 
 /* ---- the choice ---- */
 
-qn_outcome qn_convolve(const qn_conv *given) {
-    qn_conv c = *given;
-    int64_t pixels = c.out_height * c.out_width, bias = 0, depth = c.channels / c.groups,
-            outputs = c.outputs / c.groups;
+qn_outcome qn_convolve(const qn_conv *convolution) {
+    qn_conv c = *convolution;
+    int64_t pixels = c.out_height * c.out_width, bias = 0, depth = c.channels / c.channel_groups,
+            outputs = c.outputs / c.channel_groups;
     if (c.images == 0 || c.outputs == 0 || pixels == 0) return QN_DONE;
     for (int d = 0; d < 2; d++)
-        if ((d ? c.out_width : c.out_height) == 1) c.stride[d] = 1; /* whatever it is */
+        if ((d ? c.out_width : c.out_height) == 1) c.stride[d] = 1; /* the stride has no effect */
     for (int64_t m = 0; c.bias && m < c.outputs; m++) bias = most(bias, llabs((long long)c.bias[m]));
     bool one_zero = true;
     for (int64_t m = 1; m < c.w_zero.count; m++) one_zero = one_zero && c.w_zero.values[m] == c.w_zero.values[0];
     if (one_zero) c.w_zero.count = 1;
-    int64_t k = depth * c.kernel[0] * c.kernel[1], macs = times(times(pixels, c.images), times(c.outputs, k));
-    bool few = outputs <= FEW_OUTPUTS || outputs * depth <= FEW_PAIRS, tall = c.kernel[0] > 1 || depth == 1;
+    int64_t k = depth * c.filter[0] * c.filter[1], macs = times(times(pixels, c.images), times(c.outputs, k));
+    bool few = outputs <= FEW_OUTPUTS || outputs * depth <= FEW_PAIRS, tall = c.filter[0] > 1 || depth == 1;
     if (few && tall && k > 0 && k <= (INT32_MAX - bias) / LARGEST) {
         sums s = {.c = &c, .depth = depth, .outputs = outputs, .k = k};
         return convolve_by_sums(&s, macs);

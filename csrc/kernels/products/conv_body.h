@@ -1,11 +1,12 @@
-/* Sums over windows of an image whose rows lie one after the other as int16: a load of neighbours is a load of pairs, and a
- * product of pairs adds two products. A vector may reach into what is written next. */
+/* Sums over windows of an image whose rows lie one after the other as int16. A vector of int16 holds pairs of
+ * neighbours, and one instruction multiplies pairs and adds both products. A store may overlap the next one. */
 
 static const int16_t v_kept[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
-/* A row of n codes, zeros after it as far as a vector goes; the last ones one by one where QN_REACH are too many to read. */
-V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
-                          const bool beside, const bool is_signed) {
+/* Widens a row of n codes; a vector may write zeros after it. The last codes are read one by one if QN_REACH bytes are
+ * not readable. */
+V_INLINE void v_widen_image_row(const qn_wide_rows *p, const uint8_t *x, int64_t room, int64_t n, int16_t *to,
+                                const bool beside, const bool is_signed) {
     const int32_t zero = p->zero_point;
     int64_t c = 0;
     if (beside) {
@@ -18,23 +19,24 @@ V_INLINE void v_widen_row(const qn_wide_rows *p, const uint8_t *x, int64_t room,
     for (; c < n; c++) to[c] = (int16_t)((is_signed ? (int8_t)x[c * p->x_step] : x[c * p->x_step]) - zero);
 }
 
-V_INLINE void v_widen_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
+V_INLINE void v_widen_image_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
     const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line, lines = p->lines;
-    const int64_t inside = p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines up to its end */
+    const int64_t inside =
+        p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines before the end of the image */
     const int64_t next = p->gap * p->x_row;
     for (int64_t m = 0; m < p->planes; m++) {
         int16_t *to = p->to + m * p->plane;
         int64_t at = m * p->x_plane + p->row * p->x_row;
         for (int64_t t = 0; t < lines; t++, to += line, at += next)
-            if (t >= above && t < inside) v_widen_row(p, p->x + at, p->room - at, n, to, beside, is_signed);
+            if (t >= above && t < inside) v_widen_image_row(p, p->x + at, p->room - at, n, to, beside, is_signed);
             else
                 for (int64_t c = 0; c < n; c += QN_REACH) memset(to + c, 0, QN_REACH * sizeof *to);
     }
 }
 
-static void widen_rows(const qn_wide_rows *p) {
-    if (p->x_step == 1) p->is_signed ? v_widen_rows(p, true, true) : v_widen_rows(p, true, false);
-    else p->is_signed ? v_widen_rows(p, false, true) : v_widen_rows(p, false, false);
+static void widen_image_rows(const qn_wide_rows *p) {
+    if (p->x_step == 1) p->is_signed ? v_widen_image_rows(p, true, true) : v_widen_image_rows(p, true, false);
+    else p->is_signed ? v_widen_image_rows(p, false, true) : v_widen_image_rows(p, false, false);
 }
 
 typedef vi v_unaligned __attribute__((aligned(2), may_alias));
@@ -75,7 +77,8 @@ V_INLINE void v_put4(void *flat, int64_t at, const vi s[4], const v_params *v, c
     else vi_store4_u8((uint8_t *)flat + at, c[0], c[1], c[2], c[3], narrow, false);
 }
 
-/* Copies rows of n bytes in parts of `size`, a constant, the last one of a row overlapping; false if they are shorter. */
+/* Copies rows of n bytes in pieces of `size`, a constant; the last piece of a row overlaps the one before it. False if
+ * n < size. */
 V_INLINE bool copy_by(const int64_t size, uint8_t *to, const uint8_t *from, int64_t rows, int64_t n, int64_t line) {
     if (n < size) return false;
     for (int64_t r = 0; r < rows; r++, to += n, from += line) {
@@ -91,7 +94,7 @@ V_INLINE void copy_rows(uint8_t *to, const uint8_t *from, int64_t rows, int64_t 
            copy_by(1, to, from, rows, n, line));
 }
 
-/* The rows of results follow one another in one long row, unless there is more than a block between them. */
+/* All rows of results are computed as one long row, unless more than four vectors lie between two of them. */
 V_INLINE void v_dot_rows(const qn_dot_rows d, const int step, const qn_type type) {
     const int64_t line = d.line / step, size = type == QN_I32 ? sizeof(int32_t) : 1;
     const bool apart = line - d.n >= 4 * V_LANES;

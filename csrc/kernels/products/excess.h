@@ -1,8 +1,10 @@
-/* Full-range weights for vpmaddubsw, which adds in int16: what their codes have too much is kept apart.
+/* Exact full-range products with vpmaddubsw. It adds in int16, so codes that could overflow its sums are clipped, and
+ * the amounts clipped, the excess, are a sparse matrix of their own.
  *
- * A quad is two codes of a group and the two in the same places of the next group, k, k+1, k+4, k+5: its products, a less
- * 128, are added in int16. That is exact where no pair |s0 + s1| exceeds 128 and no quad |s0| + |s1| + |s2| + |s3| exceeds
- * 255 (docs/matmul.md). A code gives up its excess; sum of a e over these few is added to the tile by itself.
+ * A quad is two codes of a quartet and the codes in the same places of the next quartet: k, k+1, k+4, k+5. The products
+ * of its codes s by a, which is less 128, are added in int16. That is exact if no pair |s0 + s1| exceeds 128 and no
+ * quad |s0| + |s1| + |s2| + |s3| exceeds 255 (docs/matmul.md). The products of the excess are added to the tile
+ * separately.
  */
 #ifndef QN_EXCESS_H
 #define QN_EXCESS_H
@@ -10,24 +12,24 @@
 #include "qn_types.h"
 
 typedef struct {
-    int64_t block, blocks;  /* groups of a block of k, and how many there are */
-    uint32_t *first;        /* [panels * blocks + 1] first pass of a panel's block */
-    qn_excess_pass *passes; /* [first[panels * blocks]] */
-    qn_excess *excess;
-    int64_t pairs; /* of excess */
-} qn_residual;
+    int64_t kblock, kblocks; /* quartets of a kblock; number of kblocks */
+    uint32_t *first;         /* [panels * kblocks + 1] first pass of each kblock of each panel */
+    qn_excess_pass *passes;  /* [first[panels * kblocks]] */
+    qn_excess_pair *pairs;
+    int64_t pair_count;
+} qn_excess;
 
-/* Of panels[panels][groups][64 bytes], codes less `less`; `block` groups at most to a block. False: no memory. *made stays
- * NULL where the excess would cost more than the kernel gains. */
-bool qn_residual_make(const uint8_t *panel, int64_t panels, int64_t groups, uint8_t less, int64_t block,
-                      qn_residual **made);
-void qn_residual_free(qn_residual *residual);
-int64_t qn_residual_bytes(const qn_residual *residual, int64_t panels);
+/* The excess of panel[panels][quartets][64], codes less `less`, in kblocks of at most `kblock` quartets. False: no
+ * memory. *result stays NULL if the excess would cost more than quads gain. */
+bool qn_excess_make(const uint8_t *panel, int64_t panels, int64_t quartets, uint8_t less, int64_t kblock,
+                    qn_excess **result);
+void qn_excess_free(qn_excess *excess);
+int64_t qn_excess_bytes(const qn_excess *excess, int64_t panels);
 
-/* Takes the excess of block `at` (panel * blocks + block) out of what right_quads has made. */
-void qn_residual_take(const qn_residual *residual, int64_t at, int32_t center, uint8_t *quads);
+/* Subtracts the excess of kblock `number` (panel * kblocks + kblock) from what right_quads wrote. */
+void qn_excess_take(const qn_excess *excess, int64_t number, int32_t center, uint8_t *quads);
 
-/* Groups of a block: at most `most`, even, and all blocks about equal. */
-int64_t qn_even_block(int64_t groups, int64_t most);
+/* Quartets of a kblock: at most `most`, even, and all kblocks about equal. */
+int64_t qn_even_kblock(int64_t quartets, int64_t most);
 
 #endif

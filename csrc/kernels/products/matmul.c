@@ -1,23 +1,27 @@
-/* Integer products: blocks, packing, routes, threads.
+/* Integer products: kblocks, routes, threads. matmul_pack.c packs the right matrix, matmul_raw.c takes raw matrices.
  *
- * The right matrix is packed into panels of 16 columns. In a panel lies one group of k after the other, 64 bytes each:
- * column 0 (k .. k+3), column 1, ...; words go two to a group. A byte u stands for the code b = u + base: int8 is stored
- * as b ^ 0x80 with base -128, uint8 as it is with base 0, a narrow matrix (codes that span at most 128 values) with base =
- * its smallest code. The left matrix is packed block by block into slivers of four rows; what they hold is the row's
- * affair. With a' the left code as stored (int8; uint8 less 128), za' its zero point likewise, e = zb - base:
+ *   panel: 16 columns of B, 64 bytes a quartet of k        sliver: 4 rows of A, 16 bytes a quartet of k
+ *     column 0          column 1          ... column 15      row 0             row 1             row 2      row 3
+ *     k k+1 k+2 k+3     k k+1 k+2 k+3     ...                k k+1 k+2 k+3     k k+1 k+2 k+3     ...
+ *     the same of k+4 .. k+7, ...                            the same of k+4 .. k+7, ...
+ *   A 16-bit word takes two bytes, so that its quartet holds two k. The layout of a sliver is private to each ISA row.
+ *
+ * A byte u of a panel stands for the code b = u + base: int8 is stored as b ^ 0x80 with base -128, uint8 as it is with
+ * base 0, a narrow matrix (codes that span at most 128 values) with its smallest code as base. With a' the left code as
+ * stored (int8; uint8 less 128), za' its zero point likewise, e = zb - base:
  *
  *   sum (a - za)(b - zb) = sum a' u  -  za' sum u  -  e sum (a - za)
  *
- * and rows that multiply by Winograd's pairs subtract za and 128 beforehand:
+ * Kernels that multiply Winograd's pairs subtract za and 128 beforehand:
  *
  *   sum (a - za)(b - zb) = sum (a - za)(u - 128)  -  (e - 128) sum (a - za)
  *
- * Quads (excess.h) take 128, or 64 from a narrow u, and no zero point:
+ * Quads (excess.h) subtract 128, or 64 from a narrow u, and no zero point:
  *
  *   sum (a - za)(b - zb) = sum a' (u - 128)  -  za' sum (u - 128)  -  (e - 128) sum (a - za)
  *
- * The last terms come out of packing. They enter as start values of a tile, or where they differ by row and column as an
- * outer product. docs/matmul.md proves that no step overflows.
+ * Packing computes the sums of the last terms. The terms are start values of a tile; a term that differs by row and by
+ * column is added as an outer product. docs/matmul.md proves that no step overflows.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -27,125 +31,126 @@
 #include "threads.h"
 
 enum {
-    TILE_ROWS = 48,      /* most rows of a tile that goes through a buffer */
-    QUAD_ROWS = 96,      /* the same of quads: strips for their excess */
-    FEW_ROWS = 48,       /* so few rows take long blocks of k: reading the panels in one go matters more */
-    FEW_BLOCK = 1024,    /* groups of such a block */
-    PIECE_COLUMNS = 384, /* columns that pay for packing the left matrix again in another piece */
+    TILE_ROWS = 48, /* rows of a tile that goes through a buffer, at most */
+    QUAD_ROWS = 96, /* the same with quads: whole bands, for their excess */
+    FEW_ROWS = 48,  /* up to so many rows kblocks are long: one linear read of a panel saves more than the L1 cache */
+    FEW_KBLOCK = 1024,   /* quartets of such a kblock */
+    PIECE_COLUMNS = 384, /* columns of a piece, at least: with fewer, packing A again for it costs more than it saves */
 };
 
 typedef struct {
     const qn_matrix *a;
     qn_zeros za;
     const qn_packed *b;
-    const qn_packing *strips; /* packs b as the product goes, or NULL */
+    const qn_packing *strips; /* NULL, or packs b strip by strip during the product */
     const qn_result *out;
-    const qn_table *kernels; /* one row for all of a product: another may be chosen meanwhile */
+    const qn_table *kernels; /* of the whole product, even if another thread selects another ISA meanwhile */
     qn_tiling tiling;
-    int64_t each;                /* no product of two codes is larger */
-    bool wide;                   /* blocks of k are added in int64 */
-    bool pairs;                  /* the kernel multiplies Winograd's pairs */
-    bool quads;                  /* the kernel adds four products in int16 */
-    const qn_residual *residual; /* of quads; NULL where a is narrow enough to need none */
-    int32_t less;                /* a kernel's b is the stored byte less this */
-    int32_t offset;              /* a kernel's a is the code less this, unless the zero point has been subtracted */
-    uint8_t center;              /* of quads: their a is a byte less this */
+    int64_t each;            /* bound of |(a - za)(b - zb)| */
+    bool wide;               /* sums between kblocks are int64 */
+    bool pairs;              /* the kernel multiplies Winograd's pairs */
+    bool quads;              /* the kernel adds four products in int16 */
+    const qn_excess *excess; /* of quads; NULL if a is so narrow that there is none */
+    int32_t less;            /* the b of the kernel is the stored byte less this */
+    int32_t offset;          /* the a of the kernel is the code less this, unless packing subtracts the zero point */
+    uint8_t center;          /* the a of a quad is the packed byte less this */
     void (*multiply)(const qn_tile *t);
     void (*left)(const qn_left *l);
-    int64_t left_bytes; /* of a group of a row, packed */
+    int64_t left_bytes; /* packed bytes of a quartet of one row */
     bool by_rows;
     atomic_int outcome;
-} job;
+} multiplication;
 
-/* Buffers of one piece. */
+/* Buffers for one piece. */
 typedef struct {
-    void *block;
+    void *memory;
     uint8_t *left;                               /* packed */
     uint8_t *staged;                             /* [48][ks] */
-    int32_t *start, *sum;                        /* [rows] of qn_packing */
+    int32_t *start, *sum;                        /* [rows] of qn_left */
     int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
-    uint8_t *strip;                              /* [panels][groups][64] packed on the way */
+    uint8_t *strip;                              /* [panels][quartets][64] packed during the product */
     uint8_t *turned;                             /* [ks][turned_step] */
     int64_t turned_step;
-    int32_t *more;  /* [96][16] excess times a */
-    uint8_t *panel; /* widened, or made quads */
-    int32_t *tile;  /* [48 or 96][16 * panels] */
-    int32_t *part;  /* [rows][columns] sums between blocks of k */
-    int64_t *wide;  /* the same in int64 */
+    int32_t *more;    /* [96][16] excess times a */
+    uint8_t *panel;   /* a panel widened, or as quads */
+    int32_t *tile;    /* [48 or 96][16 * panels] */
+    int32_t *between; /* [rows][columns] sums between kblocks */
+    int64_t *wide;    /* the same in int64 */
 } scratch;
 
 typedef struct {
-    int64_t rows, groups; /* of a block, both rounded so that all blocks are about equal */
-    int64_t columns;      /* of the piece, whole panels */
-    int64_t panels, tile; /* packed at a time, multiplied at a time */
-    int64_t buffered;     /* rows of a tile that goes through a buffer */
-    bool part, widen;
-} blocking;
+    int64_t rows, quartets; /* of a band and of a kblock: all of about equal size */
+    int64_t columns;        /* of the piece, whole panels */
+    int64_t panels, tile;   /* panels packed at a time, panels of a tile */
+    int64_t buffered;       /* rows of a tile that goes through a buffer */
+    bool keeps_sums, widen;
+} plan;
 
-static blocking blocking_of(const job *j, int64_t rows, int64_t panels) {
+static plan plan_of(const multiplication *j, int64_t rows, int64_t panels) {
     const qn_packed *b = j->b;
-    blocking s = {.columns = panels * QN_PANEL};
+    plan s = {.columns = panels * QN_PANEL};
     s.tile = j->quads            ? 1
              : rows <= QN_SLIVER ? QN_PANELS
-                                 : j->tiling.panels; /* few rows: four streams run faster than one */
+                                 : j->tiling.panels; /* few rows: reading four panels at once is faster */
     s.panels = j->strips ? QN_PANELS : s.tile;
     s.widen = j->pairs && rows >= j->tiling.widen_rows;
-    int64_t most_groups = j->residual                      ? j->residual->block
-                          : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->groups : FEW_BLOCK
-                                                           : j->tiling.block;
-    if (j->wide) /* the sums of a block fit int32 */
-        most_groups = least(most_groups, most(INT32_MAX / j->each / qn_ks_a_group(b->form) / 2 * 2, 2));
-    s.groups = qn_even_block(b->groups, most_groups);
-    int64_t row_blocks = most(1, (rows + j->tiling.block_rows - 1) / j->tiling.block_rows);
-    s.rows = round_up((rows + row_blocks - 1) / row_blocks, 12);
-    s.part = s.groups < b->groups && !j->wide && j->out->type != QN_I32;
-    s.buffered = j->quads ? QUAD_ROWS : s.part || !j->tiling.finish_rows ? TILE_ROWS : j->tiling.finish_rows;
+    int64_t most_quartets = j->excess                        ? j->excess->kblock
+                            : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->quartets : FEW_KBLOCK
+                                                             : j->tiling.kblock;
+    if (j->wide) /* sums of one kblock fit int32 */
+        most_quartets = least(most_quartets, most(INT32_MAX / j->each / qn_ks_a_quartet(b->form) / 2 * 2, 2));
+    s.quartets = qn_even_kblock(b->quartets, most_quartets);
+    int64_t bands = most(1, (rows + j->tiling.band_rows - 1) / j->tiling.band_rows);
+    s.rows = round_up((rows + bands - 1) / bands, 12);
+    s.keeps_sums = s.quartets < b->quartets && !j->wide && j->out->type != QN_I32;
+    s.buffered = j->quads ? QUAD_ROWS : s.keeps_sums || !j->tiling.finish_rows ? TILE_ROWS : j->tiling.finish_rows;
     return s;
 }
 
-static bool scratch_make(scratch *s, const job *j, const blocking *g) {
-    int64_t width = g->tile * QN_PANEL, ks = g->groups * qn_ks_a_group(j->b->form);
-    s->turned_step = j->residual ? round_up(g->rows, QN_STRIP) : 0;
+static bool scratch_make(scratch *s, const multiplication *j, const plan *g) {
+    int64_t width = g->tile * QN_PANEL, ks = g->quartets * qn_ks_a_quartet(j->b->form);
+    s->turned_step = j->excess ? round_up(g->rows, QN_BAND) : 0;
     int64_t sizes[] = {
-        round_up(g->rows, QN_STRIP) * g->groups * j->left_bytes,
+        round_up(g->rows, QN_BAND) * g->quartets * j->left_bytes,
         TILE_ROWS * ks * (j->b->form == QN_WORDS ? 2 : 1),
         g->rows * 4 * 5,
-        j->strips ? g->panels * g->groups * QN_GROUP : 0,
-        j->quads   ? g->groups / 2 * QN_QUADS
-        : g->widen ? g->groups * QN_GROUP * 2
+        j->strips ? g->panels * g->quartets * QN_QUARTET : 0,
+        j->quads   ? g->quartets / 2 * QN_QUADS
+        : g->widen ? g->quartets * QN_QUARTET * 2
                    : 0,
         (j->quads ? QUAD_ROWS : TILE_ROWS) * width * 4,
-        g->part ? g->rows * g->columns * 4 : 0,
+        g->keeps_sums ? g->rows * g->columns * 4 : 0,
         j->wide ? g->rows * g->columns * 8 : 0,
         ks * s->turned_step,
-        j->residual ? QUAD_ROWS * QN_PANEL * 4 : 0,
+        j->excess ? QUAD_ROWS * QN_PANEL * 4 : 0,
     };
     enum { SIZES = sizeof sizes / sizeof *sizes };
-    int64_t at[SIZES], total = 0;
-    for (int i = 0; i < SIZES; i++) at[i] = total, total += round_up(sizes[i], QN_GROUP);
-    uint8_t *p = s->block = qn_allocate(total, 1);
+    int64_t offset[SIZES], total = 0;
+    for (int i = 0; i < SIZES; i++) offset[i] = total, total += round_up(sizes[i], QN_QUARTET);
+    uint8_t *p = s->memory = qn_allocate(total, 1);
     if (!p) return false;
-    s->left = p + at[0], s->staged = p + at[1], s->start = (int32_t *)(void *)(p + at[2]);
+    s->left = p + offset[0], s->staged = p + offset[1], s->start = (int32_t *)(void *)(p + offset[2]);
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
     s->minus_zero = s->minus_sum + g->rows;
-    s->strip = p + at[3], s->panel = p + at[4], s->turned = p + at[8], s->more = (int32_t *)(void *)(p + at[9]);
-    s->tile = (int32_t *)(void *)(p + at[5]);
-    s->part = g->part ? (int32_t *)(void *)(p + at[6]) : NULL;
-    s->wide = j->wide ? (int64_t *)(void *)(p + at[7]) : NULL;
+    s->strip = p + offset[3], s->panel = p + offset[4], s->turned = p + offset[8],
+    s->more = (int32_t *)(void *)(p + offset[9]);
+    s->tile = (int32_t *)(void *)(p + offset[5]);
+    s->between = g->keeps_sums ? (int32_t *)(void *)(p + offset[6]) : NULL;
+    s->wide = j->wide ? (int64_t *)(void *)(p + offset[7]) : NULL;
     return true;
 }
 
-static int32_t zero_of(const job *j, int64_t row) {
+static int32_t zero_of(const multiplication *j, int64_t row) {
     return j->za.count == 0 ? 0 : j->za.values[j->za.count == 1 ? 0 : row];
 }
 
-/* Packs rows [i0, i0 + rows) x groups [g0, g0 + groups). */
-static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_t groups, scratch *s) {
+/* Packs rows [i0, i0 + rows) x quartets [g0, g0 + quartets). */
+static void pack_left(const multiplication *j, int64_t i0, int64_t rows, int64_t g0, int64_t quartets, scratch *s) {
     static const int32_t nothing = 0;
     const qn_matrix *a = j->a;
-    int64_t per = qn_ks_a_group(j->b->form), k0 = g0 * per, k = most(0, least(groups * per, j->b->k - k0));
+    int64_t per = qn_ks_a_quartet(j->b->form), k0 = g0 * per, k = most(0, least(quartets * per, j->b->k - k0));
     bool words = j->b->form == QN_WORDS, direct = !words && a->column_stride == 1;
-    qn_left l = {.is_signed = a->type != QN_U8, .center = j->center, .k = k, .groups = groups, .zero = &nothing};
+    qn_left l = {.is_signed = a->type != QN_U8, .center = j->center, .k = k, .quartets = quartets, .zero = &nothing};
     for (int64_t i = 0; i < rows; i += l.rows) {
         l.rows = direct ? rows : least(TILE_ROWS, rows - i);
         if (j->za.count) l.zero = j->za.values + (j->za.count == 1 ? 0 : i0 + i), l.zero_step = j->za.count > 1;
@@ -155,31 +160,31 @@ static void pack_left(const job *j, int64_t i0, int64_t rows, int64_t g0, int64_
             qn_stage(a, i0 + i, k0, l.rows, k, 0, words, s->staged, k);
             l.a = s->staged, l.stride = k * (words ? 2 : 1);
         }
-        l.packed = s->left + i * groups * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
+        l.packed = s->left + i * quartets * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
         j->left(&l);
     }
-    if (j->residual) j->kernels->left_turned(s->left, groups, rows, s->turned, s->turned_step);
+    if (j->excess) j->kernels->left_turned(s->left, quartets, rows, s->turned, s->turned_step);
 }
 
-/* What a block of k contributes to the start values of its columns. */
+/* What one kblock adds to the start values of its columns. */
 typedef struct {
     int32_t start[QN_PANELS * QN_PANEL], sum[QN_PANELS * QN_PANEL];
-} columns;
+} panel_terms;
 
-static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g0, columns *t) {
+static void column_terms(const multiplication *j, int64_t p, const qn_tile *tile, int64_t g0, panel_terms *t) {
     const qn_packed *b = j->b;
     const int32_t *sum = b->sum + p * QN_PANEL, *pairs = b->pairs + p * QN_PANEL;
     int32_t own_pairs[QN_PANELS * QN_PANEL] = {0};
-    const int64_t groups = tile->groups;
+    const int64_t quartets = tile->quartets;
     const int count = tile->panels * QN_PANEL;
     const uint32_t zero = (uint32_t)(zero_of(j, 0) - j->offset);
     const bool of_row = !j->pairs && j->za.count > 1; /* an outer product */
     memset(t, 0, sizeof *t);
     if (j->strips && !j->pairs && !of_row && zero == 0) return;
-    if (j->wide || j->strips) { /* each block by itself */
-        int64_t per = qn_ks_a_group(b->form), padded = most(0, (g0 + groups) * per - most(b->k, g0 * per));
+    if (j->wide || j->strips) { /* sums of this kblock alone */
+        int64_t per = qn_ks_a_quartet(b->form), padded = most(0, (g0 + quartets) * per - most(b->k, g0 * per));
         for (int i = 0; i < tile->panels; i++)
-            qn_sum_panel(b, tile->right + i * tile->right_step, groups, t->sum + i * QN_PANEL,
+            qn_sum_panel(b, tile->right + i * tile->right_step, quartets, t->sum + i * QN_PANEL,
                          own_pairs + i * QN_PANEL);
         for (int c = 0; c < count; c++) t->sum[c] -= (int32_t)padded * b->pad;
         pairs = own_pairs;
@@ -200,8 +205,8 @@ static void column_terms(const job *j, int64_t p, const qn_tile *tile, int64_t g
     for (int c = 0; c < count; c++) t->start[c] = (int32_t)((uint32_t)t->start[c] - zero * (uint32_t)t->sum[c]);
 }
 
-/* The start values that belong to rows. */
-static void row_terms(const job *j, int64_t i0, int64_t rows, bool first, scratch *s) {
+/* Start values of rows. */
+static void row_terms(const multiplication *j, int64_t i0, int64_t rows, bool first, scratch *s) {
     const int32_t *bias = first && !j->wide ? j->out->row_bias : NULL;
     uint32_t e = j->b->uniform && j->b->panels ? (uint32_t)(j->b->e[0] - j->less) : 0u;
     for (int64_t r = 0; r < rows; r++) {
@@ -212,20 +217,20 @@ static void row_terms(const job *j, int64_t i0, int64_t rows, bool first, scratc
     }
 }
 
-/* The output stage of the sums from (row, column) on. */
-static qn_finish stage_of(const job *j, int64_t row, int64_t column) {
+/* The output stage for the sums from (row, column) on. */
+static qn_finish stage_of(const multiplication *j, int64_t row, int64_t column) {
     const qn_result *o = j->out;
     qn_finish f = {.out_step = o->row_stride, .row_scale_step = o->row_scales > 1};
-    int64_t at = row * o->row_stride + column;
-    f.out = o->type == QN_F32 ? (void *)((float *)o->data + at) : (void *)((uint8_t *)o->data + at);
+    int64_t offset = row * o->row_stride + column;
+    f.out = o->type == QN_F32 ? (void *)((float *)o->data + offset) : (void *)((uint8_t *)o->data + offset);
     f.row_scale = o->row_scale + row * f.row_scale_step;
     f.column_scale = o->column_scale + column, f.bias = o->bias ? o->bias + column : NULL;
     f.lo = o->lo, f.hi = o->hi, f.zero_point = o->zero_point, f.qmin = o->qmin, f.qmax = o->qmax;
     return f;
 }
 
-static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t row, int64_t rows, int64_t column,
-                   int64_t count) {
+static void finish(const multiplication *j, const int32_t *acc, int64_t acc_step, int64_t row, int64_t rows,
+                   int64_t column, int64_t count) {
     const qn_result *o = j->out;
     if (o->type == QN_I32) {
         for (int64_t r = 0; r < rows; r++)
@@ -239,7 +244,7 @@ static void finish(const job *j, const int32_t *acc, int64_t acc_step, int64_t r
     else j->kernels->finish_u8(&f);
 }
 
-/* The lines that `finish` will write, while there is a product to wait behind. */
+/* Prefetches the output lines for finish(), so that their cache misses overlap the product. */
 static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t column, int64_t count) {
     int64_t size = o->type == QN_I8 || o->type == QN_U8 ? 1 : 4;
     const char *line = (const char *)o->data + (row * o->row_stride + column) * size;
@@ -249,144 +254,152 @@ static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t c
     }
 }
 
-/* A block: rows [row, row + rows) x groups [group, group + groups) of a piece whose columns begin at `left`. */
+/* Rows [row, row + rows) x quartets [quartet, quartet + quartets) of a piece whose first column is `left`. */
 typedef struct {
-    int64_t row, rows, group, groups, left;
-    bool first, last; /* of the blocks of k */
-    int64_t strip;    /* the first panel of what is packed */
-} block;
+    int64_t row, rows, quartet, quartets, left;
+    bool first, last; /* kblock of the product */
+    int64_t strip;    /* first panel of the packed strip */
+} kblock;
 
-/* Where the sums of rows from i on go: the output itself, the strip of sums between blocks of k, or a buffer. */
-static void place_tile(const job *j, const scratch *s, const blocking *g, const block *at, int64_t i, int64_t column,
-                       int64_t count, bool direct, qn_tile *t) {
+/* Chooses where the sums of rows from i on go: the output, the sums between kblocks, or a buffer. */
+static void place_tile(const multiplication *j, const scratch *s, const plan *g, const kblock *range, int64_t i,
+                       int64_t column, int64_t count, bool direct, qn_tile *t) {
     const qn_result *o = j->out;
-    int32_t *out = o->type == QN_I32 ? (int32_t *)o->data + (at->row + i) * o->row_stride + column : NULL;
-    t->c = s->tile, t->c_step = t->panels * QN_PANEL, t->add = !at->first && !j->wide;
+    int32_t *out = o->type == QN_I32 ? (int32_t *)o->data + (range->row + i) * o->row_stride + column : NULL;
+    t->c = s->tile, t->c_step = t->panels * QN_PANEL, t->add = !range->first && !j->wide;
     if (direct) t->c = out, t->c_step = o->row_stride;
-    else if (t->finish && !s->part) t->c = t->finish->out, t->c_step = o->row_stride;
-    else if (s->part) t->c = s->part + i * g->columns + (column - at->left), t->c_step = g->columns;
+    else if (t->finish && !s->between) t->c = t->finish->out, t->c_step = o->row_stride;
+    else if (s->between) t->c = s->between + i * g->columns + (column - range->left), t->c_step = g->columns;
     else if (t->add)
         for (int64_t r = 0; r < t->rows; r++) memcpy(t->c + r * t->c_step, out + r * o->row_stride, (size_t)count * 4);
 }
 
-/* Adds a block's sums in int64; after the last block they go back, if they fit. */
-static void add_wide(job *j, const qn_tile *t, const block *at, int64_t row, int64_t column, int64_t count,
-                     int64_t *wide, const blocking *g) {
+/* Adds the sums of a kblock in int64; after the last kblock stores them as int32, or notes that one does not fit. */
+static void add_wide(multiplication *j, const qn_tile *t, const kblock *range, int64_t row, int64_t column,
+                     int64_t count, int64_t *wide, const plan *g) {
     const int32_t *bias = j->out->acc_bias ? j->out->acc_bias + column : NULL;
     for (int64_t r = 0; r < t->rows; r++) {
         int64_t start = j->out->row_bias ? j->out->row_bias[row + r] : 0;
         for (int64_t c = 0; c < count; c++) {
             int64_t *sum = wide + r * g->columns + c;
             int32_t *tile = t->c + r * t->c_step + c;
-            *sum = (!at->first ? *sum : start + (bias ? bias[c] : 0)) + *tile;
-            if (!at->last) continue;
+            *sum = (!range->first ? *sum : start + (bias ? bias[c] : 0)) + *tile;
+            if (!range->last) continue;
             if (*sum < INT32_MIN || *sum > INT32_MAX) atomic_store(&j->outcome, QN_OVERFLOW);
             *tile = (int32_t)*sum;
         }
     }
 }
 
-/* What multiply_quads reads in place of a panel. */
-static void make_quads(const job *j, const scratch *s, const block *at, int64_t p, const uint8_t *panel) {
-    j->kernels->right_quads(panel, at->groups, (uint8_t)j->less, j->center, s->panel);
-    if (j->residual)
-        qn_residual_take(j->residual, p * j->residual->blocks + at->group / j->residual->block, j->center, s->panel);
+/* Converts a panel to quads, without their excess. */
+static void make_quads(const multiplication *j, const scratch *s, const kblock *range, int64_t p,
+                       const uint8_t *panel) {
+    j->kernels->right_quads(panel, range->quartets, (uint8_t)j->less, j->center, s->panel);
+    if (j->excess)
+        qn_excess_take(j->excess, p * j->excess->kblocks + range->quartet / j->excess->kblock, j->center, s->panel);
 }
 
-/* The excess of a panel times the rows of a tile, which are the block's from i on. */
-static void add_excess(const job *j, const scratch *s, const block *at, int64_t i, int64_t p, qn_tile *t) {
-    const qn_residual *r = j->residual;
-    const int64_t first = p * r->blocks + at->group / r->block;
+/* Multiplies the excess of a panel by the rows of a tile, those of the kblock from i on. */
+static void add_excess(const multiplication *j, const scratch *s, const kblock *range, int64_t i, int64_t p,
+                       qn_tile *t) {
+    const qn_excess *r = j->excess;
+    const int64_t first = p * r->kblocks + range->quartet / r->kblock;
     qn_excess_tile x = {.turned = s->turned + i, .step = s->turned_step, .center = j->center, .sums = s->more};
-    x.strips = (int)((t->rows + QN_STRIP - 1) / QN_STRIP);
+    x.bands = (int)((t->rows + QN_BAND - 1) / QN_BAND);
     t->more = NULL;
     for (uint32_t n = r->first[first]; n < r->first[first + 1]; n++, x.add = true) {
-        x.pass = r->passes + n, x.excess = r->excess + x.pass->first;
+        x.pass = r->passes + n, x.pairs = r->pairs + x.pass->first;
         j->kernels->add_excess(&x);
         t->more = s->more;
     }
 }
 
-/* The rows of a block, packed before, times panels side by side. */
-static void multiply_panels(job *j, scratch *s, const blocking *g, const block *at, int64_t p, int panels) {
+/* Multiplies the packed rows of a kblock by panels side by side. */
+static void multiply_panels(multiplication *j, scratch *s, const plan *g, const kblock *range, int64_t p, int panels) {
     const qn_packed *b = j->b;
     const qn_table *k = j->kernels;
     const int64_t column = p * QN_PANEL, width = panels * QN_PANEL, count = least(width, b->n - column);
-    const bool outer_a = !j->pairs && j->za.count > 1 && (at->first || j->wide || j->strips), outer_b = !b->uniform;
-    const bool direct = j->out->type == QN_I32 && !j->wide && count == width, done = at->last || !(j->wide || s->part);
-    const bool fused = j->out->type == QN_F32 && j->tiling.finishes && done && at->rows > QN_SLIVER && count == width &&
-                       !(outer_a || outer_b || j->wide || b->form == QN_WORDS);
+    const bool outer_a = !j->pairs && j->za.count > 1 && (range->first || j->wide || j->strips), outer_b = !b->uniform;
+    const bool direct = j->out->type == QN_I32 && !j->wide && count == width,
+               done = range->last || !(j->wide || s->between);
+    const bool fused = j->out->type == QN_F32 && j->tiling.finishes && done && range->rows > QN_SLIVER &&
+                       count == width && !(outer_a || outer_b || j->wide || b->form == QN_WORDS);
     qn_finish stage;
     int32_t e[QN_PANELS * QN_PANEL];
-    columns terms;
-    qn_tile t = {.groups = at->groups, .right_step = qn_panel_bytes(b), .panels = panels, .column_start = terms.start};
-    if (j->strips) t.right = s->strip + (p - at->strip) * at->groups * QN_GROUP, t.right_step = at->groups * QN_GROUP;
-    else t.right = b->panel + p * qn_panel_bytes(b) + at->group * QN_GROUP;
-    column_terms(j, p, &t, at->group, &terms);
-    if (j->quads) make_quads(j, s, at, p, t.right), t.right = s->panel;
-    else if (g->widen) k->right_widen(t.right, at->groups, (uint16_t *)(void *)s->panel), t.right = s->panel;
+    panel_terms terms;
+    qn_tile t = {
+        .quartets = range->quartets, .right_step = qn_panel_bytes(b), .panels = panels, .column_start = terms.start};
+    if (j->strips)
+        t.right = s->strip + (p - range->strip) * range->quartets * QN_QUARTET,
+        t.right_step = range->quartets * QN_QUARTET;
+    else t.right = b->panel + p * qn_panel_bytes(b) + range->quartet * QN_QUARTET;
+    column_terms(j, p, &t, range->quartet, &terms);
+    if (j->quads) make_quads(j, s, range, p, t.right), t.right = s->panel;
+    else if (g->widen) k->right_widen(t.right, range->quartets, (uint16_t *)(void *)s->panel), t.right = s->panel;
     for (int64_t c = 0; outer_b && c < width; c++) e[c] = b->e[column + c] - j->less;
-    for (int64_t i = 0; i < at->rows; i += t.rows) {
-        t.rows = (direct || fused) && !j->residual ? at->rows : least(g->buffered, at->rows - i);
-        t.left = s->left + i * at->groups * j->left_bytes, t.row_start = s->row_start + i;
-        if (fused) stage = stage_of(j, at->row + i, column), t.finish = &stage;
-        place_tile(j, s, g, at, i, column, count, direct, &t);
-        if (!direct && !fused && done) fetch_lines(j->out, at->row + i, t.rows, column, count);
-        if (j->residual) add_excess(j, s, at, i, p, &t);
+    for (int64_t i = 0; i < range->rows; i += t.rows) {
+        t.rows = (direct || fused) && !j->excess ? range->rows : least(g->buffered, range->rows - i);
+        t.left = s->left + i * range->quartets * j->left_bytes, t.row_start = s->row_start + i;
+        if (fused) stage = stage_of(j, range->row + i, column), t.finish = &stage;
+        place_tile(j, s, g, range, i, column, count, direct, &t);
+        if (!direct && !fused && done) fetch_lines(j->out, range->row + i, t.rows, column, count);
+        if (j->excess) add_excess(j, s, range, i, p, &t);
         if (g->widen) k->multiply_pairs_wide(&t);
         else j->multiply(&t);
         if (outer_b) k->add_outer(s->minus_sum + i, e, t.rows, width, t.c, t.c_step);
         if (outer_a) k->add_outer(s->minus_zero + i, terms.sum, t.rows, width, t.c, t.c_step);
-        if (j->wide) add_wide(j, &t, at, at->row + i, column, count, s->wide + i * g->columns + (column - at->left), g);
-        if (!direct && !fused && done) finish(j, t.c, t.c_step, at->row + i, t.rows, column, count);
+        if (j->wide)
+            add_wide(j, &t, range, range->row + i, column, count, s->wide + i * g->columns + (column - range->left), g);
+        if (!direct && !fused && done) finish(j, t.c, t.c_step, range->row + i, t.rows, column, count);
     }
 }
 
-/* `panels` panels of a block of k, which are multiplied before the next ones come. */
-static void pack_strip(const job *j, scratch *s, const block *at, int panels) {
-    for (int64_t g = 0; g < at->groups; g += QN_PACK_GROUPS)
-        qn_pack_bytes(j->strips, at->strip, panels, at->group + g, least(QN_PACK_GROUPS, at->groups - g),
-                      s->strip + g * QN_GROUP, at->groups * QN_GROUP);
+/* Packs `panels` panels of a kblock; they are multiplied before the next ones overwrite them. */
+static void pack_strip(const multiplication *j, scratch *s, const kblock *range, int panels) {
+    for (int64_t g = 0; g < range->quartets; g += QN_PACK_QUARTETS)
+        qn_pack_bytes(j->strips, range->strip, panels, range->quartet + g, least(QN_PACK_QUARTETS, range->quartets - g),
+                      s->strip + g * QN_QUARTET, range->quartets * QN_QUARTET);
 }
 
-/* Rows [m0, m1) x panels [p0, p1). */
-static void multiply_piece(job *j, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+/* Multiplies rows [m0, m1) by panels [p0, p1). */
+static void multiply_rectangle(multiplication *j, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
     if (m0 >= m1 || p0 >= p1) return;
-    const blocking g = blocking_of(j, m1 - m0, p1 - p0);
+    const plan g = plan_of(j, m1 - m0, p1 - p0);
     scratch s;
     if (!scratch_make(&s, j, &g)) {
         atomic_store(&j->outcome, QN_NO_MEMORY);
         return;
     }
-    block at = {.left = p0 * QN_PANEL};
-    for (at.row = m0; at.row < m1; at.row += g.rows)
-        for (at.group = 0; at.group < j->b->groups; at.group += g.groups) {
-            at.rows = least(g.rows, m1 - at.row), at.groups = least(g.groups, j->b->groups - at.group);
-            at.first = at.group == 0, at.last = at.group + at.groups == j->b->groups;
-            pack_left(j, at.row, at.rows, at.group, at.groups, &s);
-            row_terms(j, at.row, at.rows, at.first, &s);
-            for (at.strip = p0; at.strip < p1; at.strip += g.panels) {
-                int64_t end = least(at.strip + g.panels, p1);
-                if (j->strips) pack_strip(j, &s, &at, (int)(end - at.strip));
-                for (int64_t p = at.strip; p < end; p += g.tile)
-                    multiply_panels(j, &s, &g, &at, p, (int)least(g.tile, end - p));
+    kblock range = {.left = p0 * QN_PANEL};
+    for (range.row = m0; range.row < m1; range.row += g.rows)
+        for (range.quartet = 0; range.quartet < j->b->quartets; range.quartet += g.quartets) {
+            range.rows = least(g.rows, m1 - range.row),
+            range.quartets = least(g.quartets, j->b->quartets - range.quartet);
+            range.first = range.quartet == 0, range.last = range.quartet + range.quartets == j->b->quartets;
+            pack_left(j, range.row, range.rows, range.quartet, range.quartets, &s);
+            row_terms(j, range.row, range.rows, range.first, &s);
+            for (range.strip = p0; range.strip < p1; range.strip += g.panels) {
+                int64_t end = least(range.strip + g.panels, p1);
+                if (j->strips) pack_strip(j, &s, &range, (int)(end - range.strip));
+                for (int64_t p = range.strip; p < end; p += g.tile)
+                    multiply_panels(j, &s, &g, &range, p, (int)least(g.tile, end - p));
             }
         }
-    free(s.block);
+    free(s.memory);
 }
 
-static void multiply_part(void *context, int64_t begin, int64_t end) {
-    job *j = context;
+static void multiply_piece(void *context, int64_t begin, int64_t end) {
+    multiplication *j = context;
     uint64_t saved = qn_fp_begin();
     int64_t rows = j->a->rows, panels = j->b->panels;
-    if (j->by_rows) multiply_piece(j, begin, end, 0, panels);
-    else multiply_piece(j, 0, rows, begin, end);
+    if (j->by_rows) multiply_rectangle(j, begin, end, 0, panels);
+    else multiply_rectangle(j, 0, rows, begin, end);
     qn_fp_end(saved);
 }
 
-/* One row at a time, everything in int64: words so large that a short block of k may leave int32. */
+/* One row at a time in int64, for words so large that even a short kblock may overflow int32. */
 static void multiply_slowly(void *context, int64_t begin, int64_t end) {
-    job *j = context;
+    multiplication *j = context;
     const qn_packed *b = j->b;
     uint64_t saved = qn_fp_begin();
     for (int64_t i = begin; i < end; i++)
@@ -409,25 +422,25 @@ static void multiply_slowly(void *context, int64_t begin, int64_t end) {
     qn_fp_end(saved);
 }
 
-enum { SHORT_BLOCK = 64 }; /* ks for which a block in int32 is worth the trouble */
+enum { SHORT_KBLOCK = 64 }; /* k: with shorter kblocks in int32, multiply_slowly is as good */
 
-/* `each` bounds the products of one k; `wide`: their sum may leave int32. */
+/* `each` bounds the products of one k; `wide`: their sum may overflow int32. */
 static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
                            const qn_result *out, int64_t each, bool wide) {
     const qn_table *k = qn_kernels();
-    job j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .kernels = k, .wide = wide};
+    multiplication j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .kernels = k, .wide = wide};
     j.each = most(each, 1);
     int64_t m = a->rows, macs;
     if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
     k->matmul_tiling(&j.tiling);
     int64_t cost = most(b->k * b->n, macs / j.tiling.macs_a_byte);
-    if (wide && INT32_MAX / j.each < SHORT_BLOCK) {
+    if (wide && INT32_MAX / j.each < SHORT_KBLOCK) {
         qn_parallel_for(m, 1, macs, multiply_slowly, &j);
         return (qn_outcome)atomic_load(&j.outcome);
     }
-    const bool whole = a->narrow && !b->lowest && b->form != QN_WORDS; /* no quad leaves int16 */
-    j.quads = j.tiling.quads && m >= j.tiling.widen_rows && !wide && (b->residual || whole);
-    j.residual = j.quads && !whole && b->residual->first[b->panels * b->residual->blocks] ? b->residual : NULL;
+    const bool whole = a->narrow && !b->lowest && b->form != QN_WORDS; /* no quad exceeds int16 */
+    j.quads = j.tiling.quads && m >= j.tiling.widen_rows && !wide && (b->excess || whole);
+    j.excess = j.quads && !whole && b->excess->first[b->panels * b->excess->kblocks] ? b->excess : NULL;
     const bool parts = b->form == QN_FULL && j.tiling.parts && m == 1;
     j.pairs = b->form == QN_FULL && j.tiling.pairs && !j.quads && !parts;
     j.center = a->narrow ? 64 : 128;
@@ -452,7 +465,7 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
                              : j.tiling.panels;
     int64_t turns = most(1, least(4, extent * (j.by_rows ? 1 : QN_PANEL) / (threads * PIECE_COLUMNS)));
     int64_t grain = round_up(most(1, (extent + threads * turns - 1) / (threads * turns)), unit);
-    qn_parallel_for(extent, grain, cost, multiply_part, &j);
+    qn_parallel_for(extent, grain, cost, multiply_piece, &j);
     return (qn_outcome)atomic_load(&j.outcome);
 }
 

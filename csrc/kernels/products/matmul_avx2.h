@@ -1,21 +1,21 @@
-/* Tiles of 4 x 16 in AVX2. GCC 12 spills them when written with intrinsics, hence the assembly: ymm0-7 hold the tile,
- * 8-11 the panel, 12-15 work.
+/* Tiles of 4 x 16 in AVX2, in assembly because GCC 12 spills them when they are written with intrinsics. ymm0-7 hold
+ * the tile, 8-11 the panel, 12-15 are temporary.
  *
- * Full-range codes go by Winograd's pairs (1968), for each group of four k:
+ * Full-range codes are multiplied by Winograd's pairs (1968), for each quartet:
  *   a0 b0 + a1 b1 + a2 b2 + a3 b3 = (a0 + b1)(a1 + b0) + (a2 + b3)(a3 + b2) - (a0 a1 + a2 a3) - (b0 b1 + b2 b3)
- * One vpmaddwd makes the two products for 8 columns; the last two terms come out of packing as start values.
+ * One vpmaddwd computes both products for 8 columns. Packing computes the last two terms; they are start values.
  */
 #define QN_OWN_TILES
 #define V_UNROLL QN_PRAGMA(GCC unroll 8)
 
-#ifndef QN_WIDE_TILES /* a file with tiles of its own takes the packers and the thin products */
+#ifndef QN_WIDE_TILES /* AVX-512 has its own tiles and uses the packers and the thin products of this file */
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true,
                      .parts = true,
                      .quads = true,
                      .panels = 1,
-                     .block = 128,
-                     .block_rows = 256,
+                     .kblock = 128,
+                     .band_rows = 256,
                      .finishes = true,
                      .macs_a_byte = 8,
                      .widen_rows = 49,
@@ -26,7 +26,7 @@ static void matmul_tiling(qn_tiling *t) {
 
 /* ---- packing ---- */
 
-/* 16 codes as int16, zeros past the end; the zero point is subtracted from codes alone. */
+/* 16 codes as int16 less the zero point; 0 past the end. */
 V_INLINE __m256i v_left_words(const uint8_t *a, int64_t left, bool is_signed, int32_t zero) {
     __m128i bytes;
     if (left >= 16) {
@@ -49,23 +49,24 @@ V_INLINE int32_t v_sum_lanes(__m256i v) {
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
-/* For each group and row int16 (a0, a2, a1, a3), each a - zero - 128: the 128 that the stored byte of B has too much. */
+/* For each quartet and row int16 (a0, a2, a1, a3), each a - zero - 128. The 128 corrects the stored byte of B, which is
+ * 128 too large. */
 V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
     const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7,
                                            8, 9, 12, 13, 10, 11, 14, 15);
     const __m256i one = _mm256_set1_epi16(1), offset = _mm256_set1_epi16(128);
-    const __m256i once = _mm256_set1_epi64x(0xFFFFFFFF); /* each pair stands there twice */
+    const __m256i once = _mm256_set1_epi64x(0xFFFFFFFF); /* each pair is in the vector twice */
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
         const uint8_t *row[QN_SLIVER];
         int32_t zero[QN_SLIVER];
         __m256i pairs[QN_SLIVER], sum[QN_SLIVER];
-        char *to = (char *)l->packed + i * l->groups * 8;
+        char *to = (char *)l->packed + i * l->quartets * 8;
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t at = i + r < l->rows ? i + r : l->rows - 1;
             row[r] = (const uint8_t *)l->a + at * l->stride, zero[r] = l->zero[at * l->zero_step];
             pairs[r] = sum[r] = _mm256_setzero_si256();
         }
-        for (int64_t k = 0; k < l->groups * 4; k += 16, to += 128) {
+        for (int64_t k = 0; k < l->quartets * 4; k += 16, to += 128) {
             __m256i w[QN_SLIVER];
             for (int r = 0; r < QN_SLIVER; r++) {
                 w[r] = _mm256_shuffle_epi8(v_left_words(row[r] + k, l->k - k, is_signed, zero[r]), order);
@@ -77,7 +78,7 @@ V_INLINE void v_left_pairs(const qn_left *l, bool is_signed) {
             __m256i c = _mm256_unpacklo_epi64(w[2], w[3]), d = _mm256_unpackhi_epi64(w[2], w[3]);
             _mm256_store_si256((__m256i *)to, _mm256_permute2x128_si256(a, c, 0x20));
             _mm256_store_si256((__m256i *)(to + 32), _mm256_permute2x128_si256(b, d, 0x20));
-            if (k + 8 >= l->groups * 4) break; /* groups come in twos */
+            if (k + 8 >= l->quartets * 4) break; /* quartets come in twos */
             _mm256_store_si256((__m256i *)(to + 64), _mm256_permute2x128_si256(a, c, 0x31));
             _mm256_store_si256((__m256i *)(to + 96), _mm256_permute2x128_si256(b, d, 0x31));
         }
@@ -93,19 +94,19 @@ static void left_pairs(const qn_left *l) {
     else v_left_pairs(l, false);
 }
 
-/* For each group and row four bytes: codes less `less`, which then are int8, plus `plus`. */
+/* For each quartet and row four bytes: codes less `less`, which makes them int8, plus `plus`. */
 V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
     const __m128i down = _mm_set1_epi8((char)less), up = _mm_set1_epi8((char)plus);
     const __m128i one8 = _mm_set1_epi8(1), one = _mm_set1_epi16(1);
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
         const uint8_t *row[QN_SLIVER];
         __m128i sum[QN_SLIVER];
-        char *to = (char *)l->packed + i * l->groups * 4;
+        char *to = (char *)l->packed + i * l->quartets * 4;
         for (int r = 0; r < QN_SLIVER; r++) {
             row[r] = (const uint8_t *)l->a + (i + r < l->rows ? i + r : l->rows - 1) * l->stride;
             sum[r] = _mm_setzero_si128();
         }
-        for (int64_t k = 0; k < l->groups * 4; k += 16, to += 64) {
+        for (int64_t k = 0; k < l->quartets * 4; k += 16, to += 64) {
             __m128i w[QN_SLIVER];
             int64_t left = l->k - k;
             for (int r = 0; r < QN_SLIVER; r++) {
@@ -124,7 +125,7 @@ V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
             __m128i c = _mm_unpacklo_epi32(w[2], w[3]), d = _mm_unpackhi_epi32(w[2], w[3]);
             _mm_store_si128((__m128i *)to, _mm_unpacklo_epi64(a, c));
             _mm_store_si128((__m128i *)(to + 16), _mm_unpackhi_epi64(a, c));
-            if (k + 8 >= l->groups * 4) break;
+            if (k + 8 >= l->quartets * 4) break;
             _mm_store_si128((__m128i *)(to + 32), _mm_unpacklo_epi64(b, d));
             _mm_store_si128((__m128i *)(to + 48), _mm_unpackhi_epi64(b, d));
         }
@@ -142,15 +143,15 @@ static void left_bytes(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : 12
 
 #ifndef QN_WIDE_TILES
 #define QN_OWN_PARTS
-/* One row: for each group its four bytes a as h and l in -8..8, a = 16 h + l. They take the place of left_bytes' four rows,
- * which are all the same. */
+/* One row: for each quartet its four bytes a in two parts h and l in -8..8, a = 16 h + l, instead of the four equal
+ * rows of left_bytes. */
 static void left_parts(const qn_left *l) {
     const __m256i eight = _mm256_set1_epi8(8), low = _mm256_set1_epi8(15), one = _mm256_set1_epi8(1);
     const __m256i flip = _mm256_set1_epi8((char)0x80);
     left_bytes(l);
     const __m256i *from = l->packed;
     __m128i *to = l->packed;
-    for (int64_t g = 0; g < l->groups; g += 2, from++, to++) {
+    for (int64_t g = 0; g < l->quartets; g += 2, from++, to++) {
         const __m256i a = _mm256_load_si256(from), up = _mm256_xor_si256(a, flip);
         const __m256i down = _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(up, 4), low), eight);
         const __m256i high = _mm256_add_epi8(down, _mm256_and_si256(_mm256_srli_epi16(a, 3), one));
@@ -161,7 +162,7 @@ static void left_parts(const qn_left *l) {
 }
 #endif
 
-/* Four rows of 32 columns to eight vectors of four columns each... */
+/* Transposes four rows of 32 columns into eight vectors of four columns each. */
 V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
     __m256i a = _mm256_unpacklo_epi8(r[0], r[1]), b = _mm256_unpackhi_epi8(r[0], r[1]);
     __m256i c = _mm256_unpacklo_epi8(r[2], r[3]), d = _mm256_unpackhi_epi8(r[2], r[3]);
@@ -171,11 +172,11 @@ V_INLINE void v_interleave(const __m256i r[4], __m256i to[4]) {
     to[2] = _mm256_permute2x128_si256(e, f, 0x31), to[3] = _mm256_permute2x128_si256(g, h, 0x31);
 }
 
-/* Whole lines of B at a time, the rows after them on their way; of a last odd panel 16 columns only. */
-static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels, uint8_t *packed,
-                        int64_t panel_step) {
+/* Takes whole cache lines of B and prefetches the next rows; of an odd last panel only 16 columns. */
+static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
+                        uint8_t *packed, int64_t panel_step) {
     const __m256i x = _mm256_set1_epi8((char)flip);
-    for (int64_t g = 0; g < groups; g++, b += 4 * stride, packed += QN_GROUP) {
+    for (int64_t g = 0; g < quartets; g++, b += 4 * stride, packed += QN_QUARTET) {
         for (int k = 0; k < 4; k++) __builtin_prefetch(b + (32 + k) * stride);
         for (int64_t p = 0; p < panels; p += 2) {
             const uint8_t *from = b + p * QN_PANEL;
@@ -196,7 +197,7 @@ static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t 
     }
 }
 
-/* 8 x 8 elements of 32 bits. */
+/* Transposes 8 x 8 elements of 32 bits. */
 V_INLINE void v_transpose8(__m256i r[8]) {
     __m256i t[8], u[8];
     for (int i = 0; i < 8; i += 2)
@@ -210,30 +211,30 @@ V_INLINE void v_transpose8(__m256i r[8]) {
         r[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
 }
 
-static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel) {
+static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, uint8_t *panel) {
     const __m256i x = _mm256_set1_epi8((char)flip);
     int64_t g = 0;
-    for (; g + 8 <= groups; g += 8)
+    for (; g + 8 <= quartets; g += 8)
         for (int half = 0; half < 2; half++) {
             __m256i r[8];
             for (int c = 0; c < 8; c++)
                 r[c] = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(b + (8 * half + c) * stride + g * 4)), x);
             v_transpose8(r);
-            for (int k = 0; k < 8; k++) _mm256_store_si256((__m256i *)(panel + (g + k) * QN_GROUP + 32 * half), r[k]);
+            for (int k = 0; k < 8; k++) _mm256_store_si256((__m256i *)(panel + (g + k) * QN_QUARTET + 32 * half), r[k]);
         }
-    for (; g < groups; g++)
+    for (; g < quartets; g++)
         for (int c = 0; c < QN_PANEL; c++)
-            for (int k = 0; k < 4; k++) panel[g * QN_GROUP + c * 4 + k] = b[c * stride + g * 4 + k] ^ flip;
+            for (int k = 0; k < 4; k++) panel[g * QN_QUARTET + c * 4 + k] = b[c * stride + g * 4 + k] ^ flip;
 }
 
-static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
+static void right_sums(const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs) {
     const __m256i low = _mm256_set1_epi16(255), offset = _mm256_set1_epi16(128), one8 = _mm256_set1_epi8(1),
                   one = _mm256_set1_epi16(1);
     for (int half = 0; half < 2; half++) {
         __m256i *s = (__m256i *)(sum + 8 * half), *p = (__m256i *)(pairs + 8 * half);
         __m256i added = _mm256_loadu_si256(s), paired = _mm256_loadu_si256(p);
-        for (int64_t g = 0; g < groups; g++) {
-            __m256i u = _mm256_load_si256((const __m256i *)(panel + g * QN_GROUP + 32 * half));
+        for (int64_t g = 0; g < quartets; g++) {
+            __m256i u = _mm256_load_si256((const __m256i *)(panel + g * QN_QUARTET + 32 * half));
             __m256i odd = _mm256_sub_epi16(_mm256_srli_epi16(u, 8), offset);
             __m256i even = _mm256_sub_epi16(_mm256_and_si256(u, low), offset);
             paired = _mm256_sub_epi32(paired, _mm256_madd_epi16(odd, even));
@@ -243,10 +244,10 @@ static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32
     }
 }
 
-/* For each group: odd k of columns 0-7, even k, then of columns 8-15. */
-static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
+/* For each quartet: odd k of columns 0-7, even k, then of columns 8-15. */
+static void right_widen(const uint8_t *panel, int64_t quartets, uint16_t *wide) {
     const __m256i low = _mm256_set1_epi16(255);
-    for (int64_t h = 0; h < 2 * groups; h++) {
+    for (int64_t h = 0; h < 2 * quartets; h++) {
         __m256i u = _mm256_load_si256((const __m256i *)(panel + 32 * h));
         _mm256_store_si256((__m256i *)(wide + 32 * h), _mm256_srli_epi16(u, 8));
         _mm256_store_si256((__m256i *)(wide + 32 * h + 16), _mm256_and_si256(u, low));
@@ -266,15 +267,16 @@ typedef struct {
     const float *bounds; /* lo and hi, or NULL */
 } v_stage;
 
-/* Four rows at most of one tile. Old C is fetched on entry and added at the end: loading it first costs 3 %. */
+/* At most four rows of one tile. It prefetches the old C on entry and adds it at the end: loading it first is 3 %
+ * slower. */
 typedef struct {
     const void *a, *b;
-    int64_t groups;
+    int64_t quartets;
     int32_t *c;
     int64_t c_step; /* bytes */
     const int32_t *row_start, *column_start, *more;
     int64_t add;
-    const v_stage *stage; /* NULL: the sums go to c */
+    const v_stage *stage; /* NULL: store the sums in c */
 } v_tile;
 typedef void (*v_tile_function)(const v_tile *t);
 
@@ -285,7 +287,8 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_FETCH(r, at, c0, c1) "prefetcht0 " at "\n\t"
 #define ASM_ADD(r, at, c0, c1) "vpaddd " at ", %%" c0 ", %%" c0 "\n\tvpaddd 32+" at ", %%" c1 ", %%" c1 "\n\t"
 #define ASM_STORE(r, at, c0, c1) "vmovdqu %%" c0 ", " at "\n\tvmovdqu %%" c1 ", 32+" at "\n\t"
-/* Conversion, scales, bias; and bounds, which let NaN pass: where neither is greater, the operand named first stays. */
+/* Conversion, scales, bias, bounds. NaN passes the bounds: if neither operand is greater, vmaxps and vminps return the
+ * one that AT&T syntax names first. */
 #define ASM_REAL(r, at, c0, c1)                                                                                        \
     "vbroadcastss (%[a]), %%ymm12\n\tadd %[n], %[a]\n\t"                                                               \
     "vmulps %%ymm8, %%ymm12, %%ymm13\n\tvmulps %%ymm9, %%ymm12, %%ymm12\n\t"                                           \
@@ -307,8 +310,9 @@ typedef void (*v_tile_function)(const v_tile *t);
 #define ASM_ROWS3(F) ASM_ROWS2(F) F(2, "0(%[c],%[step],2)", "ymm4", "ymm5")
 #define ASM_ROWS4(F) ASM_ROWS3(F) F(3, "0(%[c],%[step3])", "ymm6", "ymm7")
 
-/* A row of a group: 4 additions, 2 products and 2 sums make 64 products. ymm12 or 15, `x`, and 13 hold the row's codes; in
- * `w`, the other one, and 13 it leaves those of the next row. Fetched so early they save 8 % of the loop on Zen 4. */
+/* One row of a quartet: 4 additions, 2 products and 2 sums compute 64 products. `x`, ymm12 or 15, and ymm13 hold the
+ * codes of the row. It loads those of the next row into `w`, the other of the two, and ymm13; so early a load makes the
+ * loop 8 % faster on Zen 4. */
 #define ASM_PAIRS(next, x, w, c0, c1)                                                                                  \
     "vpaddw %%ymm8, %%" x ", %%ymm14\n\t"                                                                              \
     "vpaddw %%ymm9, %%ymm13, %%" w "\n\t"                                                                              \
@@ -329,7 +333,7 @@ typedef void (*v_tile_function)(const v_tile *t);
     ASM_PAIRS("8+" at, x, w, "ymm0", "ymm1")                                                                           \
     ASM_PAIRS("16+" at, w, x, "ymm2", "ymm3")                                                                          \
     ASM_PAIRS("24+" at, x, w, "ymm4", "ymm5") ASM_PAIRS("32+" at, w, x, "ymm6", "ymm7")
-/* A panel widened before, or in the loop, where it comes from memory: 16 KiB ahead of it. */
+/* Loads a panel that right_widen widened, or widens it in the loop, with a prefetch of 16 KiB ahead. */
 #define ASM_LOAD_WIDE(at)                                                                                              \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"                                              \
     "vmovdqa 64+" at "(%[b]), %%ymm10\n\tvmovdqa 96+" at "(%[b]), %%ymm11\n\t"
@@ -339,7 +343,7 @@ typedef void (*v_tile_function)(const v_tile *t);
     "vpsrlw $8, %%ymm9, %%ymm8\n\tvpsrlw $8, %%ymm11, %%ymm10\n\t"                                                     \
     "vpand %[low], %%ymm9, %%ymm9\n\tvpand %[low], %%ymm11, %%ymm11\n\t"
 
-/* Codes of B in 0..127: vpmaddubsw cannot saturate, 2 * 127 * 128 < 32768. */
+/* Codes of B in 0..127: vpmaddubsw does not saturate, 2 * 127 * 128 < 32768. */
 #define ASM_NARROW(at, c0, c1)                                                                                         \
     "vpbroadcastd " at "(%[a]), %%ymm12\n\t"                                                                           \
     "vpmaddubsw %%ymm12, %%ymm8, %%ymm13\n\tvpmaddubsw %%ymm12, %%ymm9, %%ymm14\n\t"                                   \
@@ -353,15 +357,15 @@ typedef void (*v_tile_function)(const v_tile *t);
     "prefetcht1 16384+" at "(%[b])\n\t"                                                                                \
     "vmovdqa " at "(%[b]), %%ymm8\n\tvmovdqa 32+" at "(%[b]), %%ymm9\n\t"
 
-/* `turn` of the loop: `depth` groups of a_group and b_group bytes. */
-#define ASM_TILE(name, R, depth, turn, a_group, b_group, before, after)                                                \
+/* `turn` of the loop: `depth` quartets of a_quartet and b_quartet bytes. */
+#define ASM_TILE(name, R, depth, turn, a_quartet, b_quartet, before, after)                                            \
     static void name##R(const v_tile *t) {                                                                             \
         const void *a = t->a, *b = t->b;                                                                               \
-        int64_t n = t->groups, step = t->c_step, step3 = 3 * step;                                                     \
+        int64_t n = t->quartets, step = t->c_step, step3 = 3 * step;                                                   \
         int32_t *c = t->c;                                                                                             \
         __asm__ volatile(ASM_ROWS##R(ASM_FETCH) ASM_ROWS##R(ASM_START) before                                          \
-                         ".p2align 6\n1:\n\t" turn "add $" #depth "*" #a_group ", %[a]\n\tadd $" #depth "*" #b_group   \
-                         ", %[b]\n\tsub $" #depth ", %[n]\n\tjnz 1b\n\t" after                                         \
+                         ".p2align 6\n1:\n\t" turn "add $" #depth "*" #a_quartet ", %[a]\n\tadd $" #depth              \
+                         "*" #b_quartet ", %[b]\n\tsub $" #depth ", %[n]\n\tjnz 1b\n\t" after                          \
                          "test %[add], %[add]\n\tjz 2f\n\t" ASM_ROWS##R(ASM_ADD) "2:\n\t" ASM_FINISH(R)                \
                              ASM_ROWS##R(ASM_STORE)                                                                    \
                          : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n), [c] "+r"(c), [step] "+r"(step), [step3] "+r"(step3)  \
@@ -372,14 +376,14 @@ typedef void (*v_tile_function)(const v_tile *t);
     }
 #define ASM_TABLE(name) static const v_tile_function name[QN_SLIVER] = {name##1, name##2, name##3, name##4};
 #define ASM_CODES "vpbroadcastd (%[a]), %%ymm12\n\tvpbroadcastd 4(%[a]), %%ymm13\n\t"
-#define ASM_ODD(R, LOAD, b_group)                                                                                      \
-    LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15") LOAD(#b_group) ASM_PAIRS##R("32", "ymm15", "ymm12")
+#define ASM_ODD(R, LOAD, b_quartet)                                                                                    \
+    LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15") LOAD(#b_quartet) ASM_PAIRS##R("32", "ymm15", "ymm12")
 #define ASM_EVEN(R, LOAD) LOAD("0") ASM_PAIRS##R("0", "ymm12", "ymm15")
-#define ASM_PAIRS_TILES(name, LOAD, b_group)                                                                           \
-    ASM_TILE(name, 1, 2, ASM_ODD(1, LOAD, b_group), 32, b_group, ASM_CODES, "")                                        \
-    ASM_TILE(name, 2, 1, ASM_EVEN(2, LOAD), 32, b_group, ASM_CODES, "")                                                \
-    ASM_TILE(name, 3, 2, ASM_ODD(3, LOAD, b_group), 32, b_group, ASM_CODES, "")                                        \
-    ASM_TILE(name, 4, 1, ASM_EVEN(4, LOAD), 32, b_group, ASM_CODES, "")                                                \
+#define ASM_PAIRS_TILES(name, LOAD, b_quartet)                                                                         \
+    ASM_TILE(name, 1, 2, ASM_ODD(1, LOAD, b_quartet), 32, b_quartet, ASM_CODES, "")                                    \
+    ASM_TILE(name, 2, 1, ASM_EVEN(2, LOAD), 32, b_quartet, ASM_CODES, "")                                              \
+    ASM_TILE(name, 3, 2, ASM_ODD(3, LOAD, b_quartet), 32, b_quartet, ASM_CODES, "")                                    \
+    ASM_TILE(name, 4, 1, ASM_EVEN(4, LOAD), 32, b_quartet, ASM_CODES, "")                                              \
     ASM_TABLE(name)
 #define ASM_NARROW_TILE(R)                                                                                             \
     ASM_TILE(v_narrow_bytes, R, 2, ASM_LOAD_BYTES("0") ASM_NARROW##R("0") ASM_LOAD_BYTES("64") ASM_NARROW##R("16"),    \
@@ -399,7 +403,7 @@ ASM_TABLE(v_narrow_bytes)
 static const float v_no_bias[QN_PANEL] = {-0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f,
                                           -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f};
 
-/* Rows from r on, columns from `column` on; bounds: the copy of f's that outlives the tile. */
+/* The stage for rows from r on and columns from `column` on; `bounds` is a copy of f's that outlives the tile. */
 V_INLINE v_stage v_stage_of(const qn_finish *f, int64_t r, int64_t column, const float *bounds) {
     return (v_stage){
         .row_scale = f->row_scale + r * f->row_scale_step,
@@ -420,9 +424,9 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
             int64_t rows = t->rows - r < QN_SLIVER ? t->rows - r : QN_SLIVER;
             const v_stage stage = f ? v_stage_of(f, r, p * QN_PANEL, bounds) : (v_stage){0};
             const v_tile v = {
-                .a = (const char *)t->left + r * t->groups * left_bytes,
+                .a = (const char *)t->left + r * t->quartets * left_bytes,
                 .b = t->right + p * t->right_step,
-                .groups = t->groups,
+                .quartets = t->quartets,
                 .c = t->c + r * t->c_step + p * QN_PANEL,
                 .c_step = t->c_step * 4,
                 .row_start = t->row_start + r,
@@ -431,16 +435,16 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
                 .add = t->add,
                 .stage = f ? &stage : NULL,
             };
-            for (int64_t i = 0; f && t->add && i < rows; i++) /* C is fetched by the tile */
+            for (int64_t i = 0; f && t->add && i < rows; i++) /* the tile prefetches C, not the output */
                 __builtin_prefetch((const char *)stage.out + i * stage.out_step, 1);
             functions[rows - 1](&v);
         }
-    _mm256_zeroupper(); /* the compiler does not see what the assembly leaves there */
+    _mm256_zeroupper(); /* the compiler does not know that the assembly used the upper halves */
 }
 
-/* One row. It is bound by memory, which the CPU fetches the further ahead, the fewer instructions a line takes: two
- * vpmaddubsw with the parts of A, neither of which can saturate, and sums in int16 for eight groups:
- * 8 * 2 * 255 * 8 < 32768. ymm0-3 and ymm4-7 hold them for two panels, the second `step` bytes from the first. */
+/* One row, bound by memory. The fewer instructions a cache line takes, the further ahead out-of-order loads run: two
+ * vpmaddubsw with the parts of A, which do not saturate, and sums in int16 over eight quartets, 8 * 2 * 255 * 8 <
+ * 32768. ymm0-3 and ymm4-7 hold the sums of two panels, the second `step` bytes from the first. */
 #define ASM_PART(at, high, low)                                                                                        \
     "vmovdqa " at ", %%ymm10\n\t"                                                                                      \
     "vpmaddubsw %%ymm8, %%ymm10, %%ymm11\n\tvpmaddubsw %%ymm9, %%ymm10, %%ymm10\n\t"                                   \
@@ -457,8 +461,8 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
     "vmovdqa %%" low ", " at "(%[sum])\n\t"
 static const int16_t v_words_16[16] __attribute__((aligned(32))) = WORDS16(16);
 
-V_INLINE void v_parts(const int32_t *a, const uint8_t *b, int64_t step, int64_t groups, __m256i sum[4]) {
-    int64_t n = groups / 2;
+V_INLINE void v_parts(const int32_t *a, const uint8_t *b, int64_t step, int64_t quartets, __m256i sum[4]) {
+    int64_t n = quartets / 2;
     __asm__ volatile(ASM_PARTS_ZERO("ymm0", "ymm4") ASM_PARTS_ZERO("ymm1", "ymm5") ASM_PARTS_ZERO(
                          "ymm2", "ymm6") ASM_PARTS_ZERO("ymm3", "ymm7") "1:\n\t" ASM_PARTS("0", "0")
                          ASM_PARTS("8", "64") "add $16, %[a]\n\tadd $128, %[b]\n\tdec %[n]\n\tjnz 1b\n\t" ASM_PARTS_SUM(
@@ -470,7 +474,7 @@ V_INLINE void v_parts(const int32_t *a, const uint8_t *b, int64_t step, int64_t 
                        "memory", "cc");
 }
 
-/* The sums of a row go to C. */
+/* Stores the sums of a row in C. */
 V_INLINE void v_put_row_of(const qn_tile *t, const __m256i sum[2 * QN_PANELS]) {
     for (int i = 0; i < 2 * t->panels; i++) {
         __m256i *c = (__m256i *)(t->c + 8 * i);
@@ -481,14 +485,14 @@ V_INLINE void v_put_row_of(const qn_tile *t, const __m256i sum[2 * QN_PANELS]) {
     }
 }
 
-/* Of an odd last panel a second half is made and left. */
+/* An odd last panel is multiplied twice, and the second result is dropped. */
 static void multiply_parts(const qn_tile *t) {
-    enum { GROUPS = 8 };
+    enum { QUARTETS = 8 };
     __m256i sum[2 * QN_PANELS] = {0};
-    for (int64_t g = 0; g < t->groups; g += GROUPS)
+    for (int64_t g = 0; g < t->quartets; g += QUARTETS)
         for (int p = 0; p < t->panels; p += 2)
-            v_parts((const int32_t *)t->left + 2 * g, t->right + p * t->right_step + g * QN_GROUP,
-                    p + 1 < t->panels ? t->right_step : 0, t->groups - g < GROUPS ? t->groups - g : GROUPS,
+            v_parts((const int32_t *)t->left + 2 * g, t->right + p * t->right_step + g * QN_QUARTET,
+                    p + 1 < t->panels ? t->right_step : 0, t->quartets - g < QUARTETS ? t->quartets - g : QUARTETS,
                     sum + 2 * p);
     v_put_row_of(t, sum);
 }
@@ -496,14 +500,14 @@ static void multiply_parts(const qn_tile *t) {
 static void multiply_pairs(const qn_tile *t) { v_by_slivers(t, v_pairs, 8); }
 static void multiply_pairs_wide(const qn_tile *t) { v_by_slivers(t, v_pairs_wide, 8); }
 
-/* One row times four narrow panels: as many streams as the hardware likes to fetch ahead. */
+/* One row times four narrow panels: the hardware prefetcher follows so many streams well. */
 V_INLINE void v_narrow_row(const qn_tile *t) {
     const __m256i one = _mm256_set1_epi16(1);
     const int32_t *a = t->left;
     const uint8_t *b = t->right;
     __m256i sum[2 * QN_PANELS];
     V_UNROLL for (int i = 0; i < 2 * QN_PANELS; i++) sum[i] = _mm256_setzero_si256();
-    for (int64_t g = 0; g < t->groups; g++, a += 4, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 4, b += QN_QUARTET) {
         const __m256i quad = _mm256_set1_epi32(*a);
         V_UNROLL for (int i = 0; i < 2 * QN_PANELS; i++) {
             const __m256i u = _mm256_load_si256((const __m256i *)(b + i / 2 * t->right_step + i % 2 * 32));
@@ -518,7 +522,7 @@ static void multiply_u7(const qn_tile *t) {
     else v_by_slivers(t, v_narrow_bytes, 4);
 }
 
-/* Words: 4 x 16 again, a pair of k to a product. */
+/* Words: tiles of 4 x 16, two k to a vpmaddwd. */
 V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b, int64_t r, int64_t column, int rows) {
     __m256i sum[QN_SLIVER][2];
     int32_t *c = t->c + r * t->c_step + column;
@@ -529,7 +533,7 @@ V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b,
             if (!t->add) continue;
             sum[i][h] = _mm256_add_epi32(sum[i][h], _mm256_loadu_si256((const __m256i *)(c + i * t->c_step + 8 * h)));
         }
-    for (int64_t g = 0; g < t->groups; g++, a += 8, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 8, b += QN_QUARTET) {
         __m256i low = _mm256_load_si256((const __m256i *)b), high = _mm256_load_si256((const __m256i *)(b + 32));
         for (int i = 0; i < rows; i++) {
             int32_t pair;
@@ -546,7 +550,7 @@ V_INLINE void v_words_tile(const qn_tile *t, const int16_t *a, const uint8_t *b,
 static void multiply_words(const qn_tile *t) {
     for (int p = 0; p < t->panels; p++)
         for (int64_t r = 0; r < t->rows; r += QN_SLIVER) {
-            const int16_t *a = (const int16_t *)t->left + r * t->groups * 2;
+            const int16_t *a = (const int16_t *)t->left + r * t->quartets * 2;
             const uint8_t *b = t->right + p * t->right_step;
             switch (t->rows - r) {
             case 1: v_words_tile(t, a, b, r, p * QN_PANEL, 1); break;
@@ -558,11 +562,12 @@ static void multiply_words(const qn_tile *t) {
 }
 #endif
 
-/* ---- thin products: the weights are read once, as they come ---- */
+/* ---- thin products: B is read once and not packed ---- */
 
 #define QN_OWN_THIN
-/* 8 rows of B (the last ones zero in A if there are fewer) times 1 or 2 rows of A; sums stay in the caches. The next 8 come
- * to the L2 cache in the order of memory, row after row: 8 rows at a time reach two thirds of that. */
+/* 8 rows of B (with fewer, A has zeros) times 1 or 2 rows of A; the sums stay in the caches. The next 8 rows are
+ * prefetched into the L2 cache in the order of memory, row after row: prefetching them side by side reaches two thirds
+ * of the speed. */
 V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bool is_signed) {
     __m256i a[2][4];
     const uint8_t *line[8];
@@ -602,14 +607,14 @@ V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, const int rows, const bo
 }
 
 enum {
-    DEPTH = 128, /* rows and columns of B that are widened at a time: whole lines, 16 KiB */
+    DEPTH = 128, /* rows and columns of B widened at a time: whole cache lines, 16 KiB */
     STRIP = 64,
     SWEPT = 16384,     /* columns swept at a time: 16 rows of B and the sums stay in the L2 cache */
-    DOTS_DEPTH = 4096, /* of k that dots take at a time: four columns stay in the L1 cache */
-    DOT_DEPTH = 8192,  /* of one row: half of the L1 cache */
+    DOTS_DEPTH = 4096, /* k at a time in dots: four columns stay in the L1 cache */
+    DOT_DEPTH = 8192,  /* k at a time with one row: half of the L1 cache */
 };
 
-/* Panels of 16 columns, for each pair of rows columns 0-3, 8-11, then 4-7, 12-15. */
+/* Widens into panels of 16 columns; each pair of rows has the columns 0-3, 8-11, then 4-7, 12-15. */
 V_INLINE void v_widen_strip(const uint8_t *b, int64_t stride, int64_t depth, int64_t columns, int16_t *strip,
                             const bool is_signed) {
     for (int64_t k = 0; k < depth; k += 2, b += 2 * stride, strip += 32) {
@@ -666,7 +671,7 @@ V_INLINE void v_sweep_strips(const qn_thin *t, const bool is_signed) {
                 for (int64_t j = 0; j < columns; j += 16) {
                     const int16_t *a = t->a + r * t->a_step + k, *b = strip + j * DEPTH;
                     int32_t *c = t->c + r * t->c_step + left + j;
-                    for (int64_t i = j / 16; r == 0 && i < DEPTH; i += 4) /* of the next strip */
+                    for (int64_t i = j / 16; r == 0 && i < DEPTH; i += 4) /* prefetches the next strip */
                         _mm_prefetch(t->b + (k + i) * t->stride + left + STRIP, _MM_HINT_T1);
                     switch (t->rows - r) {
                     case 1: v_strip_tile(a, t->a_step, b, depth, c, t->c_step, 1); break;
@@ -682,24 +687,24 @@ V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
     if (t->rows > 2) v_sweep_strips(t, is_signed);
     else
         for (int64_t left = 0; left < t->columns; left += SWEPT) {
-            qn_thin part = *t;
-            part.b += left, part.c += left;
-            part.columns = t->columns - left < SWEPT ? t->columns - left : SWEPT;
+            qn_thin strip = *t;
+            strip.b += left, strip.c += left;
+            strip.columns = t->columns - left < SWEPT ? t->columns - left : SWEPT;
             for (int64_t k = 0; k < t->k; k += 8) {
-                if (t->rows == 1) v_sweep_rows(&part, k, 1, is_signed);
-                else v_sweep_rows(&part, k, 2, is_signed);
+                if (t->rows == 1) v_sweep_rows(&strip, k, 1, is_signed);
+                else v_sweep_rows(&strip, k, 2, is_signed);
             }
         }
 }
 
-/* Both return the columns they have done. */
+/* Both return how many columns they multiplied. */
 static int64_t v_sweep(const qn_thin *t) {
     if (t->is_signed) v_sweep_all(t, true);
     else v_sweep_all(t, false);
     return t->columns / 16 * 16;
 }
 
-/* Four columns times 1 or 2 rows, while the next four come to the L2 cache. */
+/* Four columns times 1 or 2 rows, with a prefetch of the next four into the L2 cache. */
 V_INLINE void v_dots_add(const uint8_t *const *b, const int16_t *a, int64_t a_step, __m256i sum[2][4], const int rows,
                          const bool is_signed) {
     V_UNROLL for (int c = 0; c < 4; c++) {
@@ -735,7 +740,7 @@ V_INLINE void v_dots_of(const qn_thin *t, int64_t k, int64_t end, int64_t column
     }
 }
 
-/* One row takes column after column: a linear read, which the hardware fetches ahead best without hints. */
+/* One row takes column after column: the hardware prefetcher follows this linear read best without hints. */
 V_INLINE int32_t v_dot(const int16_t *a, const uint8_t *b, int64_t count, const bool is_signed) {
     __m256i sum[4];
     int64_t k = 0;

@@ -1,5 +1,5 @@
-/* The frame of tiles of 12 x 32 in AVX-512. In assembly, because GCC 12 stores every sum in every turn of the loop: zmm0-23
- * hold the tile, 24-27 the panels, 28-31 work. */
+/* Tiles of 12 x 32 in AVX-512, in assembly because GCC 12 stores every sum in every turn of the loop. zmm0-23 hold the
+ * tile, 24-27 the panels, 28-31 are temporary. */
 
 enum { ROWS = 12, PANELS = 2 };
 
@@ -10,7 +10,7 @@ static const uint32_t v_constants[2] = {0x00FF00FF, 0x00010001};
 #define ASM_AHEAD1 "prefetcht0 2048(%[b])\n\t"
 #define ASM_AHEAD2 ASM_AHEAD1 "prefetcht0 2048(%[b],%[panel])\n\t"
 #define ASM_CLEAR(at, s0, s1) "vpxord %%" s0 ", %%" s0 ", %%" s0 "\n\tvpxord %%" s1 ", %%" s1 ", %%" s1 "\n\t"
-/* The start values, what is in C where k1 says so, and the store. */
+/* Adds the start values, and C in the lanes of k1; stores the sums. */
 #define ASM_STORE1(at, s0, s1)                                                                                         \
     "vpbroadcastd (%[rows]), %%zmm26\n\tadd $4, %[rows]\n\t"                                                           \
     "vpaddd %%zmm26, %%" s0 ", %%" s0 "\n\tvpaddd %%zmm24, %%" s0 ", %%" s0 "\n\t"                                     \
@@ -19,7 +19,7 @@ static const uint32_t v_constants[2] = {0x00FF00FF, 0x00010001};
     "vpaddd 64(%[c]), %%" s1 ", %%" s1 "%{%%k1%}\n\t"                                                                  \
     "vpbroadcastd (%[rows]), %%zmm26\n\tvpaddd %%zmm26, %%" s1 ", %%" s1 "\n\t"                                        \
     "vpaddd %%zmm25, %%" s1 ", %%" s1 "\n\tvmovdqu32 %%" s1 ", 64(%[c])\n\t" ASM_STORE1(at, s0, s1)
-/* W: bytes of a row in a group, "4" or "8". */
+/* W: bytes of a quartet of one row, "4" or "8". */
 #define ASM_ROWS1(F, W) F("0*" W "(%[a])", "zmm0", "zmm1")
 #define ASM_ROWS2(F, W) ASM_ROWS1(F, W) F("1*" W "(%[a])", "zmm2", "zmm3")
 #define ASM_ROWS3(F, W) ASM_ROWS2(F, W) F("2*" W "(%[a])", "zmm4", "zmm5")
@@ -35,7 +35,7 @@ static const uint32_t v_constants[2] = {0x00FF00FF, 0x00010001};
 
 typedef struct {
     const void *a, *b;
-    int64_t sliver, panel, groups; /* bytes from sliver to sliver, from panel to panel */
+    int64_t sliver, panel, quartets; /* bytes from sliver to sliver, from panel to panel */
     int32_t *c;
     int64_t step; /* bytes */
     const int32_t *row_start, *column_start;
@@ -43,11 +43,12 @@ typedef struct {
 } asm_tile;
 typedef void (*asm_function)(const asm_tile *t);
 
-/* LOAD1, LOAD2: a group of one and of two panels; ROW1, ROW2(codes, sum of the first panel, of the second): a row of it. */
+/* LOAD1, LOAD2 load a quartet of one or two panels. ROW1, ROW2(codes, sum of the first panel, of the second) multiply
+ * one row by it. */
 #define ASM_TILE(name, R, P, W, LOAD, ROW, before, ahead)                                                              \
     static void name##P##_##R(const asm_tile *t) {                                                                     \
         const void *a = t->a, *b = t->b;                                                                               \
-        int64_t n = t->groups;                                                                                         \
+        int64_t n = t->quartets;                                                                                       \
         int32_t *c = t->c;                                                                                             \
         const int32_t *rows = t->row_start;                                                                            \
         __asm__ volatile(                                                                                              \
@@ -62,7 +63,7 @@ typedef void (*asm_function)(const asm_tile *t);
               "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22",       \
               "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30", "zmm31", "k1", "memory", "cc");  \
     }
-#define ASM_SECOND1 "0" /* one panel: there is no second, and its start values are not read */
+#define ASM_SECOND1 "0" /* one panel: the start values of a second one are not read */
 #define ASM_SECOND2 "64"
 #define ASM_HEIGHTS(name, P, ...)                                                                                      \
     ASM_TILE(name, 1, P, __VA_ARGS__, ASM_AHEAD##P)                                                                    \
@@ -86,7 +87,7 @@ typedef void (*asm_function)(const asm_tile *t);
     static const asm_function name[PANELS][ROWS] = {ASM_NAMES(name##1_), ASM_NAMES(name##2_)};
 
 static void by_tiles(const qn_tile *t, const asm_function functions[PANELS][ROWS], int64_t left_bytes) {
-    asm_tile a = {.panel = t->right_step, .groups = t->groups, .sliver = t->groups * QN_SLIVER * left_bytes};
+    asm_tile a = {.panel = t->right_step, .quartets = t->quartets, .sliver = t->quartets * QN_SLIVER * left_bytes};
     a.step = t->c_step * 4, a.add = t->add ? 0xFFFF : 0;
     for (int p = 0; p < t->panels; p += PANELS) {
         const asm_function *of_height = functions[t->panels - p > 1];
@@ -99,5 +100,5 @@ static void by_tiles(const qn_tile *t, const asm_function functions[PANELS][ROWS
             of_height[rows - 1](&a);
         }
     }
-    __asm__ volatile("vzeroupper"); /* the compiler does not see what the tiles leave in the upper halves */
+    __asm__ volatile("vzeroupper"); /* the compiler does not know that the assembly used the upper halves */
 }

@@ -1,5 +1,6 @@
 /* Integer products, in plain C and in the vector primitives: the packers, the tiles, the output stage. A file that has
- * tiles of its own (QN_OWN_TILES) defines left_bytes, left_pairs, right_*, multiply_* and matmul_tiling before this one.
+ * tiles of its own (QN_OWN_TILES) defines left_bytes, left_pairs, right_*, multiply_* and matmul_tiling before it
+ * includes this one.
  */
 #ifndef QN_OWN_U8
 static void multiply_u8(const qn_tile *t);
@@ -10,24 +11,24 @@ static void multiply_u8(const qn_tile *t);
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = 1,
-                     .block = 128,
-                     .block_rows = 256,
+                     .kblock = 128,
+                     .band_rows = 256,
                      .macs_a_byte = 1,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 16,
                      .dots_rows = 16};
 }
 
-/* Every byte as int8: a uint8 less 128. */
+/* Packs bytes as int8: an uint8 becomes itself less 128. */
 static void left_bytes(const qn_left *l) {
     int8_t *to = l->packed;
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER)
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t row = i + r < l->rows ? i + r : l->rows - 1;
             const uint8_t *a = (const uint8_t *)l->a + row * l->stride;
-            int8_t *sliver = to + i * l->groups * 4 + r * 4;
+            int8_t *sliver = to + i * l->quartets * 4 + r * 4;
             int32_t sum = 0;
-            for (int64_t k = 0; k < l->groups * 4; k++) {
+            for (int64_t k = 0; k < l->quartets * 4; k++) {
                 int8_t code = k < l->k ? (int8_t)(l->is_signed ? a[k] : a[k] ^ 0x80) : 0;
                 sliver[k / 4 * 16 + k % 4] = code;
                 sum += code;
@@ -37,24 +38,24 @@ static void left_bytes(const qn_left *l) {
         }
 }
 
-/* Rows without a kernel of pairs of their own never ask for it. */
+/* An ISA row without multiply_pairs does not ask for it. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 
-static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels, uint8_t *packed,
-                        int64_t panel_step) {
+static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
+                        uint8_t *packed, int64_t panel_step) {
     for (int64_t p = 0; p < panels; p++)
-        for (int64_t k = 0; k < groups * 4; k++)
+        for (int64_t k = 0; k < quartets * 4; k++)
             for (int j = 0; j < QN_PANEL; j++)
-                packed[p * panel_step + k / 4 * QN_GROUP + j * 4 + k % 4] = b[k * stride + p * QN_PANEL + j] ^ flip;
+                packed[p * panel_step + k / 4 * QN_QUARTET + j * 4 + k % 4] = b[k * stride + p * QN_PANEL + j] ^ flip;
 }
 
-static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel) {
+static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, uint8_t *panel) {
     for (int j = 0; j < QN_PANEL; j++)
-        for (int64_t k = 0; k < groups * 4; k++) panel[k / 4 * QN_GROUP + j * 4 + k % 4] = b[j * stride + k] ^ flip;
+        for (int64_t k = 0; k < quartets * 4; k++) panel[k / 4 * QN_QUARTET + j * 4 + k % 4] = b[j * stride + k] ^ flip;
 }
 
-static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
-    for (const uint8_t *u = panel; u < panel + groups * QN_GROUP; u += QN_GROUP)
+static void right_sums(const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs) {
+    for (const uint8_t *u = panel; u < panel + quartets * QN_QUARTET; u += QN_QUARTET)
         for (int j = 0; j < QN_PANEL; j++) {
             const uint8_t *q = u + 4 * j;
             sum[j] += q[0] + q[1] + q[2] + q[3];
@@ -62,8 +63,8 @@ static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32
         }
 }
 
-static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
-    for (int64_t i = 0; i < groups * QN_GROUP; i++) wide[i] = panel[i];
+static void right_widen(const uint8_t *panel, int64_t quartets, uint16_t *wide) {
+    for (int64_t i = 0; i < quartets * QN_QUARTET; i++) wide[i] = panel[i];
 }
 
 static void multiply_u7(const qn_tile *t) { multiply_u8(t); }
@@ -72,7 +73,7 @@ static void multiply_pairs_wide(const qn_tile *t) { multiply_u8(t); }
 
 static void multiply_words(const qn_tile *t) {
     for (int64_t r = 0; r < t->rows; r++) {
-        const int16_t *a = (const int16_t *)t->left + r / QN_SLIVER * t->groups * 8 + r % QN_SLIVER * 2;
+        const int16_t *a = (const int16_t *)t->left + r / QN_SLIVER * t->quartets * 8 + r % QN_SLIVER * 2;
         for (int p = 0; p < t->panels; p++) {
             uint32_t sum[QN_PANEL];
             int32_t *c = t->c + r * t->c_step + p * QN_PANEL;
@@ -80,7 +81,7 @@ static void multiply_words(const qn_tile *t) {
             for (int j = 0; j < QN_PANEL; j++)
                 sum[j] = (uint32_t)t->row_start[r] + (uint32_t)t->column_start[p * QN_PANEL + j] +
                          (t->add ? (uint32_t)c[j] : 0u);
-            for (int64_t g = 0; g < t->groups; g++, b += QN_GROUP / 2)
+            for (int64_t g = 0; g < t->quartets; g++, b += QN_QUARTET / 2)
                 for (int j = 0; j < QN_PANEL; j++)
                     for (int k = 0; k < 2; k++) {
                         const int32_t product = a[g * 8 + k] * b[j * 2 + k];
@@ -92,11 +93,11 @@ static void multiply_words(const qn_tile *t) {
 }
 #endif
 
-/* Of the rows whose full-range products go by pairs it is the reference. */
+/* The reference of ISA rows that use multiply_pairs instead. */
 #ifndef QN_OWN_U8
 static void multiply_u8(const qn_tile *t) {
     for (int64_t r = 0; r < t->rows; r++) {
-        const int8_t *a = (const int8_t *)t->left + r / QN_SLIVER * t->groups * 16 + r % QN_SLIVER * 4;
+        const int8_t *a = (const int8_t *)t->left + r / QN_SLIVER * t->quartets * 16 + r % QN_SLIVER * 4;
         for (int p = 0; p < t->panels; p++) {
             uint32_t sum[QN_PANEL];
             int32_t *c = t->c + r * t->c_step + p * QN_PANEL;
@@ -104,7 +105,7 @@ static void multiply_u8(const qn_tile *t) {
             for (int j = 0; j < QN_PANEL; j++)
                 sum[j] = (uint32_t)t->row_start[r] + (uint32_t)t->column_start[p * QN_PANEL + j] +
                          (t->add ? (uint32_t)c[j] : 0u);
-            for (int64_t g = 0; g < t->groups; g++, b += QN_GROUP)
+            for (int64_t g = 0; g < t->quartets; g++, b += QN_QUARTET)
                 for (int j = 0; j < QN_PANEL; j++)
                     for (int k = 0; k < 4; k++) sum[j] += (uint32_t)(a[g * 16 + k] * b[j * 4 + k]);
             for (int j = 0; j < QN_PANEL; j++) c[j] = (int32_t)sum[j];
@@ -119,9 +120,9 @@ static void left_words(const qn_left *l) {
         for (int r = 0; r < QN_SLIVER; r++) {
             int64_t row = i + r < l->rows ? i + r : l->rows - 1;
             const int16_t *a = (const int16_t *)(const void *)((const char *)l->a + row * l->stride);
-            int16_t *sliver = to + i * l->groups * 2 + r * 2;
+            int16_t *sliver = to + i * l->quartets * 2 + r * 2;
             int64_t sum = 0;
-            for (int64_t k = 0; k < l->groups * 2; k++) {
+            for (int64_t k = 0; k < l->quartets * 2; k++) {
                 int16_t code = k < l->k ? a[k] : 0;
                 sliver[k / 2 * 8 + k % 2] = code;
                 sum += code;
@@ -131,7 +132,7 @@ static void left_words(const qn_left *l) {
         }
 }
 
-/* Columns [from, t->columns) of a thin product: of what the vectors leave over, or of everything. */
+/* Columns [from, t->columns) of a thin product: the last ones after the vectors, or all. */
 V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64_t column_step) {
     for (int r = 0; r < t->rows; r++)
         for (int64_t j = from; j < t->columns; j++) {
@@ -145,7 +146,7 @@ V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64
         }
 }
 
-/* Rows without a kernel of parts of their own never ask for it. */
+/* An ISA row without multiply_parts does not ask for it. */
 #ifndef QN_OWN_PARTS
 static void left_parts(const qn_left *l) { left_bytes(l); }
 static void multiply_parts(const qn_tile *t) { multiply_u8(t); }
@@ -166,8 +167,8 @@ static void add_outer(const int32_t *x, const int32_t *y, int64_t rows, int64_t 
 
 /* ---- the output stage ---- */
 
-/* Sixteen columns at a time, so that a line of the output is visited once; scale and bias stay in registers down the rows.
- * The last columns go through padded copies. */
+/* Sixteen columns at a time: each cache line of the output is written once, and scale and bias stay in registers for
+ * all rows. The last columns use padded copies. */
 enum { V_VECTORS = QN_PANEL / V_LANES, ROWS_AHEAD = 8 };
 
 typedef struct {
@@ -207,8 +208,8 @@ V_INLINE void v_finish_f32(const qn_finish *f, int64_t j, const size_t count, bo
     }
 }
 
-V_INLINE void v_finish_all_f32(const qn_finish *given, bool by_row, bool biased, bool bounded) {
-    const qn_finish f = *given; /* a copy that no store can change */
+V_INLINE void v_finish_all_f32(const qn_finish *stage, bool by_row, bool biased, bool bounded) {
+    const qn_finish f = *stage; /* a copy that no store can change */
     int64_t j = 0;
     for (; j + QN_PANEL <= f.columns; j += QN_PANEL) v_finish_f32(&f, j, QN_PANEL, by_row, biased, bounded);
     if (j < f.columns) v_finish_f32(&f, j, (size_t)(f.columns - j), by_row, biased, bounded);
@@ -250,8 +251,8 @@ static void finish_f32(const qn_finish *f) {
             if (count < QN_PANEL) memcpy(out, last, count);                                                            \
         }                                                                                                              \
     }                                                                                                                  \
-    V_INLINE void v_finish_all_##tag(const qn_finish *given, bool by_row) {                                            \
-        const qn_finish f = *given;                                                                                    \
+    V_INLINE void v_finish_all_##tag(const qn_finish *stage, bool by_row) {                                            \
+        const qn_finish f = *stage;                                                                                    \
         int64_t j = 0;                                                                                                 \
         for (; j + QN_PANEL <= f.columns; j += QN_PANEL) v_finish_##tag(&f, j, QN_PANEL, by_row);                      \
         if (j < f.columns) v_finish_##tag(&f, j, (size_t)(f.columns - j), by_row);                                     \

@@ -1,6 +1,6 @@
-/* Integer products in NEON: packers, and what the tiles of its rows share. They are HEIGHT x 8.
+/* Integer products in NEON: packers, and what the tiles of its ISA rows share. Tiles are HEIGHT x 8.
  *
- * Bytes are multiplied as int8: u - 128 in place of u. Packing adds what is missing, 128 times the sum of a'.
+ * Bytes are multiplied as int8, u - 128 instead of u. Packing adds the difference, 128 times the sum of a'.
  */
 
 /* ---- packing ---- */
@@ -23,26 +23,26 @@ V_INLINE int32x4_t v_high_halves(int32x4_t a, int32x4_t b) {
     return vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
 }
 
-/* 4 x 4 elements of 32 bits. */
+/* Transposes 4 x 4 elements of 32 bits. */
 V_INLINE void v_transpose4(int32x4_t r[4]) {
     int32x4_t a = vtrn1q_s32(r[0], r[1]), b = vtrn2q_s32(r[0], r[1]);
     int32x4_t c = vtrn1q_s32(r[2], r[3]), d = vtrn2q_s32(r[2], r[3]);
     r[0] = v_low_halves(a, c), r[1] = v_low_halves(b, d), r[2] = v_high_halves(a, c), r[3] = v_high_halves(b, d);
 }
 
-/* Four rows of 16 k: for each group four bytes of each row, or for each two groups eight. `lacking` times the sum of what is
- * stored is what the kernel's sums lack. Both are constants. */
+/* Packs four rows of 16 k: for each quartet four bytes of each row, or for each two quartets eight. start is `lacking`
+ * times the sum of the stored bytes. Both are constants. */
 V_INLINE void v_left_bytes(const qn_left *l, const bool eights, const uint32_t lacking) {
     const uint8_t flip = l->is_signed ? 0 : 0x80;
     for (int64_t i = 0; i < l->rows; i += QN_SLIVER) {
         const uint8_t *row[QN_SLIVER];
         int32x4_t sum[QN_SLIVER];
-        int32_t *to = (int32_t *)(void *)((char *)l->packed + i * l->groups * 4);
+        int32_t *to = (int32_t *)(void *)((char *)l->packed + i * l->quartets * 4);
         for (int r = 0; r < QN_SLIVER; r++) {
             row[r] = (const uint8_t *)l->a + (i + r < l->rows ? i + r : l->rows - 1) * l->stride;
             sum[r] = vdupq_n_s32(0);
         }
-        for (int64_t k = 0; k < l->groups * 4; k += 16, to += 16) {
+        for (int64_t k = 0; k < l->quartets * 4; k += 16, to += 16) {
             int32x4_t w[QN_SLIVER];
             for (int r = 0; r < QN_SLIVER; r++) {
                 int8x16_t codes = v_left_codes(row[r] + k, l->k - k, flip);
@@ -57,7 +57,7 @@ V_INLINE void v_left_bytes(const qn_left *l, const bool eights, const uint32_t l
                 v_transpose4(w);
             }
             vst1q_s32(to, w[0]), vst1q_s32(to + 4, w[1]);
-            if (k + 8 >= l->groups * 4) break; /* groups come in twos */
+            if (k + 8 >= l->quartets * 4) break; /* quartets come in twos */
             vst1q_s32(to + 8, w[2]), vst1q_s32(to + 12, w[3]);
         }
         for (int r = 0; r < QN_SLIVER; r++) {
@@ -71,7 +71,7 @@ V_INLINE void v_left_bytes(const qn_left *l, const bool eights, const uint32_t l
 
 /* ---- tiles ---- */
 
-/* Sums of columns [column, column + 4) of a row, if it has one. */
+/* Stores the sums of columns [column, column + 4) of a row, if the row exists. */
 V_INLINE void v_put(const qn_tile *t, int64_t row, int64_t column, int32x4_t sum) {
     if (row >= t->rows) return;
     int32_t *c = t->c + row * t->c_step + column;
@@ -79,12 +79,14 @@ V_INLINE void v_put(const qn_tile *t, int64_t row, int64_t column, int32x4_t sum
     vst1q_s32(c, t->add ? vaddq_s32(sum, vld1q_s32(c)) : sum);
 }
 
-V_INLINE const int8_t *v_sliver(const qn_tile *t, int64_t row) { return (const int8_t *)t->left + row * t->groups * 4; }
+V_INLINE const int8_t *v_sliver(const qn_tile *t, int64_t row) {
+    return (const int8_t *)t->left + row * t->quartets * 4;
+}
 V_INLINE const uint8_t *v_half_panel(const qn_tile *t, int64_t column) {
     return t->right + column / QN_PANEL * t->right_step + column % QN_PANEL * 4;
 }
 
-/* Slivers are whole: a tile may compute rows past the last one. HEIGHT is 4, 8 or 12. */
+/* Slivers are whole, so a tile may compute rows past the last one. HEIGHT is 4, 8 or 12. */
 #define QN_WALK(name, tile)                                                                                            \
     static void name(const qn_tile *t) {                                                                               \
         for (int64_t column = 0; column < t->panels * QN_PANEL; column += 8)                                           \

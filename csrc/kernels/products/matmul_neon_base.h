@@ -1,5 +1,5 @@
-/* Integer products of the NEON row: the packers of the right matrix and the thin products, which the rows above inherit, and
- * tiles of 4 x 8 without dot products. */
+/* Integer products of the NEON row: the packers of the right matrix and the thin products, which higher ISA rows
+ * inherit, and tiles of 4 x 8 without dot products. */
 #define QN_OWN_TILES
 
 enum { HEIGHT = 4 };
@@ -8,8 +8,8 @@ enum { HEIGHT = 4 };
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = 1,
-                     .block = 128,
-                     .block_rows = 256,
+                     .kblock = 128,
+                     .band_rows = 256,
                      .macs_a_byte = 4,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 16,
@@ -20,38 +20,38 @@ static void matmul_tiling(qn_tiling *t) {
 
 static void left_bytes(const qn_left *l) { v_left_bytes(l, false, 128); }
 
-static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, int64_t panels, uint8_t *packed,
-                        int64_t panel_step) {
+static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
+                        uint8_t *packed, int64_t panel_step) {
     for (int64_t p = 0; p < panels; p++)
-        for (int64_t g = 0; g < groups; g++) {
+        for (int64_t g = 0; g < quartets; g++) {
             const uint8_t *from = b + g * 4 * stride + p * QN_PANEL;
             uint8x16x4_t quads;
             for (int k = 0; k < 4; k++) quads.val[k] = veorq_u8(vld1q_u8(from + k * stride), vdupq_n_u8(flip));
-            vst4q_u8(packed + p * panel_step + g * QN_GROUP, quads);
+            vst4q_u8(packed + p * panel_step + g * QN_QUARTET, quads);
         }
 }
 
-static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t groups, uint8_t *panel) {
+static void right_turned(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, uint8_t *panel) {
     int64_t g = 0;
-    for (; g + 4 <= groups; g += 4)
+    for (; g + 4 <= quartets; g += 4)
         for (int j = 0; j < QN_PANEL; j += 4) {
             int32x4_t r[4];
             for (int c = 0; c < 4; c++)
                 r[c] = vreinterpretq_s32_u8(veorq_u8(vld1q_u8(b + (j + c) * stride + g * 4), vdupq_n_u8(flip)));
             v_transpose4(r);
-            for (int k = 0; k < 4; k++) vst1q_u8(panel + (g + k) * QN_GROUP + j * 4, vreinterpretq_u8_s32(r[k]));
+            for (int k = 0; k < 4; k++) vst1q_u8(panel + (g + k) * QN_QUARTET + j * 4, vreinterpretq_u8_s32(r[k]));
         }
-    for (; g < groups; g++)
+    for (; g < quartets; g++)
         for (int j = 0; j < QN_PANEL; j++)
-            for (int k = 0; k < 4; k++) panel[g * QN_GROUP + j * 4 + k] = b[j * stride + g * 4 + k] ^ flip;
+            for (int k = 0; k < 4; k++) panel[g * QN_QUARTET + j * 4 + k] = b[j * stride + g * 4 + k] ^ flip;
 }
 
-static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
+static void right_sums(const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs) {
     for (int j = 0; j < QN_PANEL; j += 4) {
         uint32x4_t added = vreinterpretq_u32_s32(vld1q_s32(sum + j));
         int32x4_t paired = vdupq_n_s32(0);
-        for (int64_t g = 0; g < groups; g++) {
-            const uint8x16_t u = vld1q_u8(panel + g * QN_GROUP + 4 * j);
+        for (int64_t g = 0; g < quartets; g++) {
+            const uint8x16_t u = vld1q_u8(panel + g * QN_QUARTET + 4 * j);
             const int8x16_t b = vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(0x80)));
             added = vpadalq_u16(added, vpaddlq_u8(u));
             paired = vpadalq_s16(paired, vmull_s8(vget_low_s8(vuzp1q_s8(b, b)), vget_low_s8(vuzp2q_s8(b, b))));
@@ -63,15 +63,15 @@ static void right_sums(const uint8_t *panel, int64_t groups, int32_t *sum, int32
 
 /* ---- tiles ---- */
 
-/* Sums of two columns of bytes (four k each) or of words (two k each) lie in a vector. A product of bytes is at most
- * 128 * 128: int16 holds it. `rows` and `words` are constants. */
+/* A vector holds sums of two columns of bytes (four k each) or of words (two k each). A product of bytes is at most
+ * 128 * 128 and fits int16. `rows` and `words` are constants. */
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int rows, const bool words) {
     const int8_t *a = v_sliver(t, row);
     const uint8_t *b = v_half_panel(t, column);
     int32x4_t sum[HEIGHT][4];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 4; c++) sum[r][c] = vdupq_n_s32(0);
-    for (int64_t g = 0; g < t->groups; g++, a += 16, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 16, b += QN_QUARTET) {
         const uint8x16_t u[2] = {vld1q_u8(b), vld1q_u8(b + 16)};
         __builtin_prefetch(b + 1024);
         for (int r = 0; r < rows; r++)
@@ -104,12 +104,12 @@ QN_WALK(multiply_words, v_words_tile)
 
 static void multiply_u7(const qn_tile *t) { multiply_u8(t); }
 
-/* Nothing asks for pairs. */
+/* The tiling does not ask for pairs. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 static void multiply_pairs(const qn_tile *t) { multiply_u8(t); }
 static void multiply_pairs_wide(const qn_tile *t) { multiply_u8(t); }
-static void right_widen(const uint8_t *panel, int64_t groups, uint16_t *wide) {
-    for (int64_t i = 0; i < groups * QN_GROUP; i++) wide[i] = panel[i];
+static void right_widen(const uint8_t *panel, int64_t quartets, uint16_t *wide) {
+    for (int64_t i = 0; i < quartets * QN_QUARTET; i++) wide[i] = panel[i];
 }
 
 /* ---- thin products ---- */
@@ -126,7 +126,7 @@ V_INLINE v_words v_widen(uint8x16_t bytes, const bool is_signed) {
     return (v_words){vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes))), vreinterpretq_s16_u16(vmovl_high_u8(bytes))};
 }
 
-/* 8 rows of B (the last ones zero in A if there are fewer) times `rows` of A; sums stay in the caches. */
+/* 8 rows of B (with fewer, A has zeros) times `rows` of A; the sums stay in the caches. */
 V_INLINE void v_sweep_rows(const qn_thin *t, int64_t k, int row, const int rows, const bool is_signed) {
     const int16_t *a = t->a + row * t->a_step + k;
     const uint8_t *line[8];
@@ -161,7 +161,7 @@ V_INLINE void v_sweep_all(const qn_thin *t, const bool is_signed) {
             }
 }
 
-/* Both return the columns they have done. */
+/* Both return how many columns they multiplied. */
 static int64_t v_sweep(const qn_thin *t) {
     if (t->is_signed) v_sweep_all(t, true);
     else v_sweep_all(t, false);

@@ -1,11 +1,11 @@
-/* Packing of right matrices; the head of matmul.c draws the packed form. */
+/* Packs right matrices; the head of matmul.c draws the result. */
 #include <stdlib.h>
 
 #include "dispatch.h"
 #include "matmul_private.h"
 #include "threads.h"
 
-/* ---- staging: what the packers cannot read in place ---- */
+/* ---- staging: copies of what the packers cannot read in place ---- */
 
 void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad, bool wide,
               void *to, int64_t step) {
@@ -29,30 +29,30 @@ void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int
 
 /* ---- packing the right matrix ---- */
 
-static void pack_words(const int16_t *b, int64_t groups, uint8_t *panel) {
+static void pack_words(const int16_t *b, int64_t quartets, uint8_t *panel) {
     int16_t *to = (int16_t *)(void *)panel;
-    for (int64_t k = 0; k < groups * 2; k++)
+    for (int64_t k = 0; k < quartets * 2; k++)
         for (int j = 0; j < QN_PANEL; j++) to[k / 2 * 32 + j * 2 + k % 2] = b[k * QN_PANEL + j];
 }
 
-static void sum_words(const uint8_t *panel, int64_t groups, int32_t *sum) {
+static void sum_words(const uint8_t *panel, int64_t quartets, int32_t *sum) {
     const int16_t *b = (const int16_t *)(const void *)panel;
-    for (int64_t g = 0; g < groups; g++, b += QN_GROUP / 2)
+    for (int64_t g = 0; g < quartets; g++, b += QN_QUARTET / 2)
         for (int j = 0; j < QN_PANEL; j++)
             sum[j] = (int32_t)((uint32_t)sum[j] + (uint32_t)b[2 * j] + (uint32_t)b[2 * j + 1]);
 }
 
-void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_t groups, uint8_t *to, int64_t step) {
+void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_t quartets, uint8_t *to, int64_t step) {
     const qn_matrix *m = w->from;
     const qn_packed *b = w->to;
     int64_t column = p * QN_PANEL, width = panels * QN_PANEL, k = g * 4;
-    bool inside = column + width <= b->n && k + groups * 4 <= b->k;
-    uint8_t staged[QN_PANELS * QN_PANEL * QN_PACK_GROUPS * 4] __attribute__((aligned(64)));
+    bool inside = column + width <= b->n && k + quartets * 4 <= b->k;
+    uint8_t staged[QN_PANELS * QN_PANEL * QN_PACK_QUARTETS * 4] __attribute__((aligned(64)));
     if (w->gather) {
-        int64_t rows = least(groups * 4, most(0, b->k - k));
+        int64_t rows = least(quartets * 4, most(0, b->k - k));
         w->gather(w->context, k, column, rows, least(width, b->n - column), staged);
-        memset(staged + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((groups * 4 - rows) * QN_GATHERED));
-        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, groups, panels, to, step);
+        memset(staged + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((quartets * 4 - rows) * QN_GATHERED));
+        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, quartets, panels, to, step);
         return;
     }
     if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
@@ -61,26 +61,26 @@ void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_
             const uint8_t *from = (const uint8_t *)m->data + column * m->column_stride + k;
             int64_t stride = m->column_stride;
             if (!inside) {
-                qn_stage(&turned, column, k, QN_PANEL, groups * 4, (b->pad + w->less) ^ w->flip, false, staged,
-                         groups * 4);
-                from = staged, stride = groups * 4;
+                qn_stage(&turned, column, k, QN_PANEL, quartets * 4, (b->pad + w->less) ^ w->flip, false, staged,
+                         quartets * 4);
+                from = staged, stride = quartets * 4;
             }
-            qn_kernels()->right_turned(from, stride, w->flip, groups, to);
+            qn_kernels()->right_turned(from, stride, w->flip, quartets, to);
         }
         return;
     }
     const uint8_t *from = (const uint8_t *)m->data + k * m->row_stride + column;
     int64_t stride = m->row_stride;
     if (!inside || m->column_stride != 1) {
-        qn_stage(m, k, column, groups * 4, width, (b->pad + w->less) ^ w->flip, false, staged, width);
+        qn_stage(m, k, column, quartets * 4, width, (b->pad + w->less) ^ w->flip, false, staged, width);
         from = staged, stride = width;
     }
-    qn_kernels()->right_bytes(from, stride, w->flip, groups, panels, to, step);
+    qn_kernels()->right_bytes(from, stride, w->flip, quartets, panels, to, step);
 }
 
-void qn_sum_panel(const qn_packed *b, const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs) {
-    if (b->form == QN_WORDS) sum_words(panel, groups, sum);
-    else qn_kernels()->right_sums(panel, groups, sum, pairs);
+void qn_sum_panel(const qn_packed *b, const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs) {
+    if (b->form == QN_WORDS) sum_words(panel, quartets, sum);
+    else qn_kernels()->right_sums(panel, quartets, sum, pairs);
 }
 
 static void pack_panels(void *context, int64_t begin, int64_t end) {
@@ -90,26 +90,26 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
         int panels = (int)least(2, end - p);
         memset(b->sum + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
         memset(b->pairs + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
-        for (int64_t g = 0; g < b->groups; g += QN_PACK_GROUPS) {
-            int64_t groups = least(QN_PACK_GROUPS, b->groups - g);
+        for (int64_t g = 0; g < b->quartets; g += QN_PACK_QUARTETS) {
+            int64_t quartets = least(QN_PACK_QUARTETS, b->quartets - g);
             if (b->form == QN_WORDS) {
-                int16_t staged[QN_PANEL * QN_PACK_GROUPS * 2];
+                int16_t staged[QN_PANEL * QN_PACK_QUARTETS * 2];
                 for (int i = 0; i < panels; i++) {
-                    qn_stage(w->from, g * 2, (p + i) * QN_PANEL, groups * 2, QN_PANEL, 0, true, staged, QN_PANEL);
-                    pack_words(staged, groups, b->panel + (p + i) * qn_panel_bytes(b) + g * QN_GROUP);
+                    qn_stage(w->from, g * 2, (p + i) * QN_PANEL, quartets * 2, QN_PANEL, 0, true, staged, QN_PANEL);
+                    pack_words(staged, quartets, b->panel + (p + i) * qn_panel_bytes(b) + g * QN_QUARTET);
                 }
             } else {
-                qn_pack_bytes(w, p, panels, g, groups, b->panel + p * qn_panel_bytes(b) + g * QN_GROUP,
+                qn_pack_bytes(w, p, panels, g, quartets, b->panel + p * qn_panel_bytes(b) + g * QN_QUARTET,
                               qn_panel_bytes(b));
             }
             for (int64_t i = p; i < p + panels; i++) {
-                uint8_t *panel = b->panel + i * qn_panel_bytes(b) + g * QN_GROUP;
+                uint8_t *panel = b->panel + i * qn_panel_bytes(b) + g * QN_QUARTET;
                 if (w->less)
-                    for (int64_t x = 0; x < groups * QN_GROUP; x++) panel[x] = (uint8_t)(panel[x] - w->less);
-                qn_sum_panel(b, panel, groups, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
+                    for (int64_t x = 0; x < quartets * QN_QUARTET; x++) panel[x] = (uint8_t)(panel[x] - w->less);
+                qn_sum_panel(b, panel, quartets, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
             }
         }
-        int32_t padded = (int32_t)(b->groups * qn_ks_a_group(b->form) - b->k) * b->pad;
+        int32_t padded = (int32_t)(b->quartets * qn_ks_a_quartet(b->form) - b->k) * b->pad;
         for (int64_t j = p * QN_PANEL; j < (p + panels) * QN_PANEL; j++) b->sum[j] -= padded;
     }
 }
@@ -141,25 +141,26 @@ int64_t qn_magnitude_of(qn_extremes e, qn_zeros z) {
 
 void qn_packed_free(qn_packed *b) {
     if (!b) return;
-    qn_residual_free(b->residual);
+    qn_excess_free(b->excess);
     free(b->panel), free(b->sum), free(b);
 }
 
-/* `strips`: no panels, for a product that packs as it goes. */
+/* `strips`: without panels, for a product that packs strip by strip. */
 static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
-    if (rows > INT64_MAX / QN_GROUP || columns > INT64_MAX / QN_GROUP) return NULL; /* broadcast ones may be */
+    if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET)
+        return NULL; /* broadcast matrices may be that large */
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
     *b = (qn_packed){.k = rows, .n = columns, .form = words ? QN_WORDS : QN_FULL};
-    b->groups = round_up(most(1, (rows + qn_ks_a_group(b->form) - 1) / qn_ks_a_group(b->form)), 2);
+    b->quartets = round_up(most(1, (rows + qn_ks_a_quartet(b->form) - 1) / qn_ks_a_quartet(b->form)), 2);
     b->panels = (columns + QN_PANEL - 1) / QN_PANEL;
     if (!strips) b->panel = qn_allocate(b->panels, qn_panel_bytes(b));
-    b->sum = qn_allocate(b->panels, 3 * QN_GROUP);
+    b->sum = qn_allocate(b->panels, 3 * QN_QUARTET);
     if (!(b->panel || strips) || !b->sum) return qn_packed_free(b), NULL;
     return b;
 }
 
-/* `weights`: for many products, so that it pays to look at the codes. `strips`: filled in place of panels and sums. */
+/* See qn_pack_right. */
 static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, qn_packing *strips,
                         qn_codes_maker gather, const void *context) {
     bool words = b->form == QN_WORDS;
@@ -191,7 +192,7 @@ qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weigh
     qn_tiling tiling;
     qn_kernels()->matmul_tiling(&tiling);
     if (weights && !words && tiling.quads && b->panels &&
-        !qn_residual_make(b->panel, b->panels, b->groups, qn_middle_of(b), tiling.block, &b->residual))
+        !qn_excess_make(b->panel, b->panels, b->quartets, qn_middle_of(b), tiling.kblock, &b->excess))
         return qn_packed_free(b), NULL;
     return b;
 }
@@ -210,12 +211,12 @@ qn_type qn_packed_type(const qn_packed *b) { return b->type; }
 int64_t qn_packed_rows(const qn_packed *b) { return b->k; }
 int64_t qn_packed_columns(const qn_packed *b) { return b->n; }
 int64_t qn_packed_bytes(const qn_packed *b) {
-    int64_t residual = b->residual ? qn_residual_bytes(b->residual, b->panels) : 0;
-    return (int64_t)sizeof *b + b->panels * qn_panel_bytes(b) + b->panels * QN_PANEL * 3 * 4 + residual;
+    int64_t excess = b->excess ? qn_excess_bytes(b->excess, b->panels) : 0;
+    return (int64_t)sizeof *b + b->panels * qn_panel_bytes(b) + b->panels * QN_PANEL * 3 * 4 + excess;
 }
 const char *qn_packed_form(const qn_packed *b) {
     static const char *const names[] = {[QN_FULL] = "full", [QN_NARROW] = "narrow", [QN_WORDS] = "words"};
-    return b->residual ? "quads" : names[b->form];
+    return b->excess ? "quads" : names[b->form];
 }
 
 void qn_packed_codes(const qn_packed *b, void *codes) {
@@ -224,7 +225,8 @@ void qn_packed_codes(const qn_packed *b, void *codes) {
             for (int64_t c = 0; c < least(QN_PANEL, b->n - p * QN_PANEL); c++) {
                 const uint8_t *panel = b->panel + p * qn_panel_bytes(b);
                 int64_t at = k * b->n + p * QN_PANEL + c;
-                if (b->form == QN_WORDS) memcpy((int16_t *)codes + at, panel + k / 2 * QN_GROUP + c * 4 + k % 2 * 2, 2);
-                else ((uint8_t *)codes)[at] = (uint8_t)(panel[k / 4 * QN_GROUP + c * 4 + k % 4] + b->base);
+                if (b->form == QN_WORDS)
+                    memcpy((int16_t *)codes + at, panel + k / 2 * QN_QUARTET + c * 4 + k % 2 * 2, 2);
+                else ((uint8_t *)codes)[at] = (uint8_t)(panel[k / 4 * QN_QUARTET + c * 4 + k % 4] + b->base);
             }
 }

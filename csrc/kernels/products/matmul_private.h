@@ -8,27 +8,27 @@
 #include "excess.h"
 #include "matmul.h"
 
-enum { QN_PACK_GROUPS = 64 }; /* groups packed at a time: their rows stay in the L1 cache and in the TLB */
+enum { QN_PACK_QUARTETS = 64 }; /* quartets packed at a time: their rows of B stay in the L1 cache and in the TLB */
 
 typedef enum { QN_FULL, QN_NARROW, QN_WORDS } qn_form;
 
 struct qn_packed {
-    int64_t k, n, groups, panels;
+    int64_t k, n, quartets, panels;
     qn_form form;
     qn_type type;
-    int32_t base, pad;     /* code of a stored 0; what is stored beyond k and n */
-    int64_t magnitude;     /* no |b - zb| is larger */
-    bool uniform;          /* all columns have the zero point e[0] + base */
-    bool lowest;           /* some code may lie 128 below the middle of its bytes */
-    qn_residual *residual; /* NULL: quads do not pay, or are not for this row */
-    uint8_t *panel;        /* [panels][groups][64] */
-    int32_t *sum;          /* [panels * 16] sum of u over k */
-    int32_t *pairs;        /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
-    int32_t *e;            /* [panels * 16] zb - base */
+    int32_t base, pad; /* code of a stored 0; byte stored beyond k and n */
+    int64_t magnitude; /* bound of |b - zb| */
+    bool uniform;      /* all columns have the zero point e[0] + base */
+    bool lowest;       /* a stored byte may be 0, 128 below the middle */
+    qn_excess *excess; /* NULL: quads are slower here, or the ISA row has none */
+    uint8_t *panel;    /* [panels][quartets][64] */
+    int32_t *sum;      /* [panels * 16] sum of u over k */
+    int32_t *pairs;    /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
+    int32_t *e;        /* [panels * 16] zb - base */
 };
 
-static inline int64_t qn_ks_a_group(qn_form f) { return f == QN_WORDS ? 2 : 4; }
-static inline int64_t qn_panel_bytes(const qn_packed *b) { return b->groups * QN_GROUP; }
+static inline int64_t qn_ks_a_quartet(qn_form f) { return f == QN_WORDS ? 2 : 4; }
+static inline int64_t qn_panel_bytes(const qn_packed *b) { return b->quartets * QN_QUARTET; }
 static inline uint8_t qn_middle_of(const qn_packed *b) {
     return b->form == QN_FULL ? 128 : 64;
 } /* of the stored bytes */
@@ -46,8 +46,8 @@ typedef struct {
     qn_packed *to;
     const qn_matrix *from;
     uint8_t flip;          /* XOR of the code's byte and the stored one */
-    uint8_t less;          /* subtracted after it: narrow matrices */
-    qn_codes_maker gather; /* what the matrix holds, if it is not in memory */
+    uint8_t less;          /* then subtracted: narrow matrices */
+    qn_codes_maker gather; /* computes the matrix, if it is not in memory */
     const void *context;
 } qn_packing;
 
@@ -55,22 +55,23 @@ typedef struct {
     int32_t lo, hi;
 } qn_extremes;
 
-/* rows x columns codes from (row, column) on into to[rows][step], `pad` where the matrix has ended. Words if `wide`. */
+/* Copies rows x columns codes from (row, column) on into to[rows][step], `pad` past the end of the matrix; words if
+ * `wide`. */
 void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad, bool wide,
               void *to, int64_t step);
 
-/* Groups [g, g + groups) of `panels` panels from p on, `step` bytes from panel to panel. */
-void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_t groups, uint8_t *to, int64_t step);
-void qn_sum_panel(const qn_packed *b, const uint8_t *panel, int64_t groups, int32_t *sum, int32_t *pairs);
+/* Packs quartets [g, g + quartets) of `panels` panels from p on; `step` bytes from panel to panel. */
+void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_t quartets, uint8_t *to, int64_t step);
+void qn_sum_panel(const qn_packed *b, const uint8_t *panel, int64_t quartets, int32_t *sum, int32_t *pairs);
 
 qn_extremes qn_extremes_of_type(qn_type type);
 qn_extremes qn_extremes_of_matrix(const qn_matrix *m);
 int64_t qn_magnitude_of(qn_extremes e, qn_zeros z); /* the largest |code - zero| */
 
-/* `weights`: for many products, so that it pays to look at the codes. `strips`: filled in place of panels and sums. */
+/* `weights`: for many products, so that looking at all codes pays. `strips` not NULL: fills it, packs no panels. */
 qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, qn_packing *strips);
 
-/* Whether some sum may leave int32, `extra` added. */
+/* Whether a sum of k products and `extra` may overflow int32; `each` bounds a product. */
 bool qn_may_overflow(int64_t each, int64_t k, int64_t extra);
 qn_outcome qn_multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
                               const qn_result *out);

@@ -1,18 +1,18 @@
-/* Quads (excess.h) in AVX2: four products in an int16 lane before they are widened, 12 instructions where pairs take
- * 16. They come after matmul_avx2.h, whose frame of a tile they share.
+/* Quads (excess.h) in AVX2: four products are added in an int16 lane before they are widened, 12 instructions where
+ * pairs need 16. Include it after matmul_avx2.h, whose ASM_TILE it uses.
  */
 #define QN_OWN_QUADS
 
-/* Every byte as a - 128, or a - 64, plus that again: a uint8, or an int8 so many higher. */
+/* Packs an uint8 as it is, an int8 plus center. */
 static void left_quads(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : l->center, l->center); }
 
-/* Strips of 32 rows, 8 slivers, four k at a time. */
-static void left_turned(const uint8_t *packed, int64_t groups, int64_t rows, uint8_t *turned, int64_t step) {
+/* One band of 32 rows, which is 8 slivers, and four k at a time. */
+static void left_turned(const uint8_t *packed, int64_t quartets, int64_t rows, uint8_t *turned, int64_t step) {
     const __m256i by_k = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9,
                                           13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const int64_t sliver = groups * QN_SLIVER * 4;
-    for (int64_t i = 0; i < rows; i += QN_STRIP)
-        for (int64_t g = 0; g < groups; g++) {
+    const int64_t sliver = quartets * QN_SLIVER * 4;
+    for (int64_t i = 0; i < rows; i += QN_BAND)
+        for (int64_t g = 0; g < quartets; g++) {
             const uint8_t *from = packed + i / QN_SLIVER * sliver + g * QN_SLIVER * 4;
             uint8_t *to = turned + g * 4 * step + i;
             __m256i r[4];
@@ -30,22 +30,22 @@ static void left_turned(const uint8_t *packed, int64_t groups, int64_t rows, uin
         }
 }
 
-/* For two groups their codes, then -center times the sums of their quads, modulo 2^16. */
-static void right_quads(const uint8_t *panel, int64_t groups, uint8_t less, uint8_t center, uint8_t *quads) {
+/* For each two quartets their codes, then -center times the sums of their quads, modulo 2^16. */
+static void right_quads(const uint8_t *panel, int64_t quartets, uint8_t less, uint8_t center, uint8_t *quads) {
     const __m256i middle = _mm256_set1_epi8((char)less), by = _mm256_set1_epi8((char)center);
-    for (int64_t g = 0; g < groups; g += 2, panel += 2 * QN_GROUP, quads += QN_QUADS)
-        for (int h = 0; h < QN_GROUP; h += 32) {
+    for (int64_t g = 0; g < quartets; g += 2, panel += 2 * QN_QUARTET, quads += QN_QUADS)
+        for (int h = 0; h < QN_QUARTET; h += 32) {
             __m256i offset = _mm256_setzero_si256();
-            for (int n = h; n < 2 * QN_GROUP; n += QN_GROUP) {
+            for (int n = h; n < 2 * QN_QUARTET; n += QN_QUARTET) {
                 __m256i s = _mm256_sub_epi8(_mm256_load_si256((const __m256i *)(panel + n)), middle);
                 _mm256_store_si256((__m256i *)(quads + n), s);
                 offset = _mm256_sub_epi16(offset, _mm256_maddubs_epi16(by, s));
             }
-            _mm256_store_si256((__m256i *)(quads + 2 * QN_GROUP + h), offset);
+            _mm256_store_si256((__m256i *)(quads + 2 * QN_QUARTET + h), offset);
         }
 }
 
-/* A row of two groups; ymm8-10 hold three of their four vectors. */
+/* One row of two quartets; ymm8-10 hold three of the four vectors of B. */
 #define ASM_QUADS(first, second, c0, c1)                                                                               \
     "vpbroadcastd " first "(%[a]), %%ymm12\n\t"                                                                        \
     "vpmaddubsw %%ymm8, %%ymm12, %%ymm13\n\t"                                                                          \
@@ -81,29 +81,30 @@ static void multiply_quads(const qn_tile *t) {
     v_by_slivers(t, functions, 4);
 }
 
-enum { V_STRIPS = 3 }; /* at most */
+enum { V_BANDS = 3 }; /* at most */
 
-/* sum of (a - center) e over the excess of a column, int16 by rows: in each strip 0-7, 16-23, 8-15, 24-31. */
-V_INLINE void v_excess_column(const qn_excess_tile *x, const qn_excess *e, int count, int16_t start, const int strips,
-                              int16_t *to) {
-    __m256i sum[2 * V_STRIPS];
-    for (int s = 0; s < 2 * strips; s++) sum[s] = _mm256_set1_epi16(start);
+/* Sum of (a - center) e over the excess e of one column, an int16 for each row; the rows of a band are in the order
+ * 0-7, 16-23, 8-15, 24-31. */
+V_INLINE void v_excess_column(const qn_excess_tile *x, const qn_excess_pair *e, int count, int16_t start,
+                              const int bands, int16_t *to) {
+    __m256i sum[2 * V_BANDS];
+    for (int s = 0; s < 2 * bands; s++) sum[s] = _mm256_set1_epi16(start);
     for (; count > 0; count--, e++) {
         const uint8_t *a = x->turned + e->k[0] * x->step, *b = x->turned + e->k[1] * x->step;
         int16_t both;
         memcpy(&both, e->excess, sizeof both);
         const __m256i by = _mm256_set1_epi16(both);
-        for (int s = 0; s < strips; s++) {
-            __m256i v = _mm256_load_si256((const __m256i *)(a + QN_STRIP * s));
-            __m256i w = _mm256_load_si256((const __m256i *)(b + QN_STRIP * s));
+        for (int s = 0; s < bands; s++) {
+            __m256i v = _mm256_load_si256((const __m256i *)(a + QN_BAND * s));
+            __m256i w = _mm256_load_si256((const __m256i *)(b + QN_BAND * s));
             sum[2 * s] = _mm256_add_epi16(sum[2 * s], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(v, w), by));
             sum[2 * s + 1] = _mm256_add_epi16(sum[2 * s + 1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(v, w), by));
         }
     }
-    for (int s = 0; s < 2 * strips; s++) _mm256_store_si256((__m256i *)(to + 16 * s), sum[s]);
+    for (int s = 0; s < 2 * bands; s++) _mm256_store_si256((__m256i *)(to + 16 * s), sum[s]);
 }
 
-/* 8 x 8 elements of 16 bits in each half. */
+/* Transposes 8 x 8 elements of 16 bits in each half. */
 V_INLINE void v_transpose8_words(__m256i r[8]) {
     __m256i t[8], u[8];
     for (int i = 0; i < 4; i++)
@@ -121,16 +122,15 @@ V_INLINE void v_put_row(const qn_excess_tile *x, int64_t row, int column, __m128
     _mm256_store_si256(to, x->add ? _mm256_add_epi32(sum, _mm256_load_si256(to)) : sum);
 }
 
-V_INLINE void v_add_excess(const qn_excess_tile *given, const int strips) {
-    int16_t sums[QN_PANEL][V_STRIPS * QN_STRIP] __attribute__((aligned(32)));
-    const qn_excess_tile x = *given; /* a copy that no store can change */
-    const qn_excess *e = x.excess;
+V_INLINE void v_add_excess(const qn_excess_tile *tile, const int bands) {
+    int16_t sums[QN_PANEL][V_BANDS * QN_BAND] __attribute__((aligned(32)));
+    const qn_excess_tile x = *tile; /* a copy that no store can change */
+    const qn_excess_pair *e = x.pairs;
     for (int j = 0; j < QN_PANEL; e += x.pass->count[j++])
-        v_excess_column(&x, e, x.pass->count[j], (int16_t)(-x.center * x.pass->sum[j]), strips,
-                        sums[x.pass->column[j]]);
-    for (int half = 0; half < 2 * strips; half++)
+        v_excess_column(&x, e, x.pass->count[j], (int16_t)(-x.center * x.pass->sum[j]), bands, sums[x.pass->column[j]]);
+    for (int half = 0; half < 2 * bands; half++)
         for (int column = 0; column < QN_PANEL; column += 8) {
-            const int64_t row = half / 2 * QN_STRIP + half % 2 * 8;
+            const int64_t row = half / 2 * QN_BAND + half % 2 * 8;
             __m256i r[8];
             for (int j = 0; j < 8; j++) r[j] = _mm256_load_si256((const __m256i *)(sums[column + j] + 16 * half));
             v_transpose8_words(r);
@@ -142,7 +142,7 @@ V_INLINE void v_add_excess(const qn_excess_tile *given, const int strips) {
 }
 
 static void add_excess(const qn_excess_tile *x) {
-    if (x->strips == 1) v_add_excess(x, 1);
-    else if (x->strips == 2) v_add_excess(x, 2);
+    if (x->bands == 1) v_add_excess(x, 1);
+    else if (x->bands == 2) v_add_excess(x, 2);
     else v_add_excess(x, 3);
 }

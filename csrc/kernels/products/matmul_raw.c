@@ -1,4 +1,4 @@
-/* Products of raw matrices, thin ones as they lie, and stacks of them. */
+/* Products of stacks of raw matrices. Few rows are multiplied without packing the right matrix. */
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -6,7 +6,7 @@
 #include "matmul_private.h"
 #include "threads.h"
 
-enum { THIN_ROWS = 16 }; /* no row of the table takes more as they are */
+enum { THIN_ROWS = 16 }; /* the largest sweep_rows and dots_rows of all ISA rows */
 
 typedef struct {
     const qn_matrix *b;
@@ -15,7 +15,7 @@ typedef struct {
     const int16_t *a;
     const int32_t *sum; /* of each row of a */
     int32_t *out;
-    bool turned; /* the columns of b lie one after the other */
+    bool turned; /* b is contiguous along k */
 } thin;
 
 static void multiply_thin(void *context, int64_t begin, int64_t end) {
@@ -62,7 +62,7 @@ static qn_outcome thin_product(const qn_matrix *a, qn_zeros za, const qn_matrix 
     return QN_DONE;
 }
 
-/* One product of a stack; `b` is packed already where the whole stack shares it. */
+/* One product of a stack; `packed` is b, if the whole stack shares it, else NULL. */
 static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matrix *b, qn_zeros zb,
                                   const qn_packed *packed, int32_t *out) {
     const qn_result result = {.type = QN_I32, .data = out, .row_stride = b->columns};
@@ -76,7 +76,8 @@ static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matr
             qn_magnitude_of(qn_extremes_of_type(a->type), za) * qn_magnitude_of(qn_extremes_of_type(b->type), zb);
         if (!qn_may_overflow(each, b->rows, 0)) return thin_product(a, za, b, zb, out);
     }
-    qn_packing own_strips, *strips = words || a->rows > tiling.block_rows ? NULL : &own_strips; /* each packed once */
+    qn_packing own_strips,
+        *strips = words || a->rows > tiling.band_rows ? NULL : &own_strips; /* many rows: pack all of b once */
     qn_packed *own = qn_pack_right(b, zb, words, false, strips);
     if (!own) return QN_NO_MEMORY;
     qn_outcome outcome = qn_multiply_safely(a, za, own, strips, &result);
@@ -119,7 +120,7 @@ qn_outcome qn_matmul_integer(const qn_product *p) {
     if (count == 0 || p->a.rows == 0 || p->b.columns == 0) return QN_DONE;
     stack s = {.product = p};
     qn_packed *packed = NULL;
-    if (shared && count > 1 && p->a.rows > THIN_ROWS / 4) { /* packing pays from the second product on */
+    if (shared && count > 1 && p->a.rows > THIN_ROWS / 4) { /* from the second product on packing pays */
         packed = qn_pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16, false, NULL);
         if (!packed) return QN_NO_MEMORY;
         s.packed = packed;
@@ -127,7 +128,8 @@ qn_outcome qn_matmul_integer(const qn_product *p) {
     qn_tiling tiling;
     qn_kernels()->matmul_tiling(&tiling);
     int64_t size = p->b.rows * p->b.columns, cost = most(size, size / tiling.macs_a_byte * p->a.rows);
-    if (count == 1 || cost > QN_PARALLEL_BYTES_ASLEEP) multiply_stack(&s, 0, count); /* each by all threads */
+    if (count == 1 || cost > QN_PARALLEL_BYTES_ASLEEP)
+        multiply_stack(&s, 0, count); /* one product after the other, each on all threads */
     else qn_parallel_for(count, 1, cost * count, multiply_stack, &s);
     qn_packed_free(packed);
     return (qn_outcome)atomic_load(&s.outcome);

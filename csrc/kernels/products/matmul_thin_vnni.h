@@ -1,14 +1,14 @@
-/* Thin products with vpdpbusd: a few rows of A, less their zero points, times the bytes of B as they lie.
+/* Thin products with vpdpbusd: a few rows of A, less their zero points, times the bytes of a raw B.
  *
- * One factor is unsigned, the other signed. Where all of a - zero lies in 0..255 that is A, and B is signed; else B is
- * unsigned, and A the sum of one or two int8, -256..254. A row spans 256 values, so only rows with different zero points
- * can have both 255 and negative ones; those go to the row of the table below.
- * B comes into its type by XOR 0x80, which adds or takes 128; 128 times the sum of a - zero makes up for it.
+ * One factor must be unsigned, the other signed. If all a - zero lie in 0..255, A is the unsigned factor. Otherwise B
+ * is, and A is the sum of one or two int8, -256..254. A row spans 256 values, so only rows with different zero points
+ * can have both 255 and negative values; the lower ISA row multiplies those. XOR 0x80 converts B to the other
+ * signedness, which adds or subtracts 128; 128 times the sum of a - zero corrects that.
  */
 
 enum {
-    THIN_ROWS = 4,      /* of A at a time */
-    THIN_CODES = 16384, /* of all of them: half of the L1 cache */
+    THIN_ROWS = 4,      /* rows of A at a time */
+    THIN_CODES = 16384, /* codes of all these rows: half of the L1 cache */
     THIN_SWEPT = 16384, /* columns: 16 rows of B and the sums stay in the L2 cache */
 };
 
@@ -21,7 +21,7 @@ typedef struct {
     uint8_t code[2][THIN_CODES] __attribute__((aligned(64))); /* zeros past the end */
 } thin_codes;
 
-/* False: not to be split. */
+/* False: the rows cannot be split. */
 static bool split_codes(const qn_thin *t, int64_t k, int64_t depth, thin_codes *c) {
     int16_t lo = 0, hi = 0;
     for (int r = 0; r < t->rows; r++)
@@ -57,7 +57,7 @@ V_INLINE __m512i v_quad(const uint8_t *codes) {
     return _mm512_set1_epi32(quad);
 }
 
-/* Four rows of 64 columns: columns 0-3, 16-19, 32-35, 48-51, then those four further, ... */
+/* Transposes four rows of 64 columns: columns 0-3, 16-19, 32-35, 48-51, then 4-7, 20-23, ... */
 V_INLINE void v_interleave64(const uint8_t *const line[4], int64_t j, __m512i flip, __m512i to[4]) {
     __m512i r[4];
     V_UNROLL for (int i = 0; i < 4; i++) r[i] = _mm512_xor_si512(_mm512_loadu_si512(line[i] + j), flip);
@@ -67,7 +67,7 @@ V_INLINE void v_interleave64(const uint8_t *const line[4], int64_t j, __m512i fl
     to[2] = _mm512_unpacklo_epi16(b, d), to[3] = _mm512_unpackhi_epi16(b, d);
 }
 
-/* C from its order into that one, or back, and a number for each row added. */
+/* Permutes C into that order, or back, and adds a number to each row. */
 static void turn_sums(const qn_thin *t, const int32_t *start) {
     for (int r = 0; r < t->rows; r++)
         for (int64_t j = 0; j + 64 <= t->columns; j += 64) {
@@ -83,8 +83,8 @@ static void turn_sums(const qn_thin *t, const int32_t *start) {
         }
 }
 
-/* 8 rows of B from k on, whose codes begin at i; the sums stay in the caches. The next 8 come to the L2 cache in the order
- * of memory. */
+/* 8 rows of B from k on, times codes from i on; the sums stay in the caches. The next 8 rows are prefetched into the L2
+ * cache in the order of memory. */
 V_INLINE void v_sweep_rows(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t i, const int rows,
                            const int parts, const bool is_unsigned) {
     const __m512i flip = _mm512_set1_epi8((char)codes->flip);
@@ -111,7 +111,8 @@ V_INLINE void v_sweep_rows(const qn_thin *t, const thin_codes *codes, int64_t k,
     }
 }
 
-/* 4 columns from k on, while the next ones come to the L2 cache, or one: a linear read, better without hints. */
+/* 4 columns from k on, with a prefetch of the next 4 into the L2 cache; or 1 column, a linear read that the hardware
+ * prefetcher follows best without hints. */
 V_INLINE void v_dots_of(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth, int64_t column,
                         const int columns, const int rows, const int parts, const bool is_unsigned) {
     const __m512i flip = _mm512_set1_epi8((char)codes->flip);
@@ -150,44 +151,44 @@ V_INLINE void v_dots_part(const qn_thin *t, const thin_codes *codes, int64_t k, 
     for (; j < t->columns; j++) v_dots_of(t, codes, k, depth, j, 1, rows, parts, is_unsigned);
 }
 
-#define THIN_KINDS(part, rows)                                                                                         \
-    if (codes->is_unsigned) part(t, codes, k, depth, rows, 1, true);                                                   \
-    else if (codes->parts == 1) part(t, codes, k, depth, rows, 1, false);                                              \
-    else part(t, codes, k, depth, rows, 2, false);                                                                     \
+#define THIN_KINDS(piece, rows)                                                                                        \
+    if (codes->is_unsigned) piece(t, codes, k, depth, rows, 1, true);                                                  \
+    else if (codes->parts == 1) piece(t, codes, k, depth, rows, 1, false);                                             \
+    else piece(t, codes, k, depth, rows, 2, false);                                                                    \
     break;
-#define THIN_PART(name, part)                                                                                          \
+#define THIN_KERNEL(name, piece)                                                                                       \
     static void name(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth) {                            \
         switch (t->rows) {                                                                                             \
-        case 1: THIN_KINDS(part, 1)                                                                                    \
-        case 2: THIN_KINDS(part, 2)                                                                                    \
-        case 3: THIN_KINDS(part, 3)                                                                                    \
-        default: THIN_KINDS(part, 4)                                                                                   \
+        case 1: THIN_KINDS(piece, 1)                                                                                   \
+        case 2: THIN_KINDS(piece, 2)                                                                                   \
+        case 3: THIN_KINDS(piece, 3)                                                                                   \
+        default: THIN_KINDS(piece, 4)                                                                                  \
         }                                                                                                              \
     }
-THIN_PART(sweep_part, v_sweep_part)
-THIN_PART(dots_part, v_dots_part)
+THIN_KERNEL(sweep_piece, v_sweep_part)
+THIN_KERNEL(dots_piece, v_dots_part)
 
-/* Four rows of A at most, a block of k at a time. */
+/* At most four rows of A and THIN_CODES codes at a time. */
 V_INLINE void v_by_parts(const qn_thin *t, const bool turned) {
     thin_codes codes;
     for (int row = 0; row < t->rows; row += THIN_ROWS) {
-        qn_thin part = *t;
-        part.a += row * t->a_step, part.c += row * t->c_step;
-        part.rows = t->rows - row < THIN_ROWS ? t->rows - row : THIN_ROWS;
-        codes.step = THIN_CODES / part.rows / 64 * 64;
+        qn_thin piece = *t;
+        piece.a += row * t->a_step, piece.c += row * t->c_step;
+        piece.rows = t->rows - row < THIN_ROWS ? t->rows - row : THIN_ROWS;
+        codes.step = THIN_CODES / piece.rows / 64 * 64;
         for (int64_t k = 0; k < t->k; k += codes.step) {
             const int64_t depth = t->k - k < codes.step ? t->k - k : codes.step;
-            if (!split_codes(&part, k, depth, &codes)) {
-                qn_thin rest = part;
+            if (!split_codes(&piece, k, depth, &codes)) {
+                qn_thin rest = piece;
                 rest.a += k, rest.b += turned ? k : k * t->stride, rest.k = depth;
                 if (turned) qn_row_avx512.dots(&rest);
                 else qn_row_avx512.sweep(&rest);
             } else if (turned) {
-                dots_part(&part, &codes, k, depth);
+                dots_piece(&piece, &codes, k, depth);
             } else {
-                turn_sums(&part, codes.start);
-                sweep_part(&part, &codes, k, depth);
-                turn_sums(&part, NULL);
+                turn_sums(&piece, codes.start);
+                sweep_piece(&piece, &codes, k, depth);
+                turn_sums(&piece, NULL);
             }
         }
     }
@@ -195,14 +196,14 @@ V_INLINE void v_by_parts(const qn_thin *t, const bool turned) {
 
 static void dots(const qn_thin *t) { v_by_parts(t, true); }
 
-/* What is left of 64 columns is the row below's. */
+/* The lower ISA row multiplies the last columns, fewer than 64. */
 static void sweep(const qn_thin *t) {
     qn_thin rest = *t;
     while (rest.columns >= 64) {
-        qn_thin part = rest;
-        part.columns = rest.columns < THIN_SWEPT ? rest.columns / 64 * 64 : THIN_SWEPT;
-        v_by_parts(&part, false);
-        rest.b += part.columns, rest.c += part.columns, rest.columns -= part.columns;
+        qn_thin piece = rest;
+        piece.columns = rest.columns < THIN_SWEPT ? rest.columns / 64 * 64 : THIN_SWEPT;
+        v_by_parts(&piece, false);
+        rest.b += piece.columns, rest.c += piece.columns, rest.columns -= piece.columns;
     }
     if (rest.columns) qn_row_avx512.sweep(&rest);
 }

@@ -7,10 +7,10 @@
 
 enum {
     PANEL = 16,
-    ROWS = 128,          /* of x at a time: their codes stay in the L2 cache */
-    DEPTH = 2048,        /* of k at a time when there are many rows: that part of a panel stays in the L1 cache */
-    FEW_ROWS = 8,        /* up to which a panel is read once, from one end to the other */
-    SIDE = 4,            /* panels side by side for few rows */
+    ROWS = 128,          /* rows of x at a time: their codes stay in the L2 cache */
+    DEPTH = 2048,        /* k at a time with many rows: this part of a panel stays in the L1 cache */
+    FEW_ROWS = 8,        /* up to so many rows a panel is read once, from one end to the other */
+    SIDE = 4,            /* panels side by side with few rows */
     PRODUCTS_A_BYTE = 8, /* multiplications in the time that a byte of memory traffic takes */
 };
 
@@ -19,8 +19,8 @@ static int64_t panels(const qn_weight4 *w) { return ceil_div(w->n, PANEL); }
 
 bool qn_weight4_layout(qn_weight4 *w) {
     int64_t bytes;
-    w->groups = ceil_div(w->k, w->block);
-    w->record = w->block * (PANEL / 2) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
+    w->groups = ceil_div(w->k, w->group);
+    w->record = w->group * (PANEL / 2) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
     return !__builtin_mul_overflow(w->groups, w->record, &bytes) && !__builtin_mul_overflow(bytes, panels(w), &bytes);
 }
 
@@ -34,32 +34,71 @@ typedef struct {
     const char *scales;
     uint8_t flip;
     uint8_t *packed;
-} packing;
+} raw_weight4;
+
+/* One group of one panel: `depth` neighbours from k on, `columns` columns from `column` on. */
+typedef struct {
+    int64_t group, k, depth, column, columns;
+} record;
+
+static record record_at(const qn_weight4 *w, int64_t number) {
+    record r = {.group = number % w->groups, .column = number / w->groups * PANEL};
+    r.k = r.group * w->group, r.depth = w->k - r.k < w->group ? w->k - r.k : w->group;
+    r.columns = w->n - r.column < PANEL ? w->n - r.column : PANEL;
+    return r;
+}
+
+/* Byte of column 0 that holds code k of a group, in its low bits or in its high bits; column j is 4 j bytes further. */
+static int64_t byte_of(int64_t k) { return k / 8 * 64 + k % 4; }
+static int shift_of(int64_t k) { return k & 4; }
 
 static void pack_panels(void *context, int64_t begin, int64_t end) {
-    const packing *c = context;
+    const raw_weight4 *c = context;
     const qn_weight4 *w = c->w;
     size_t itemsize = w->half ? 2 : 4;
-    for (int64_t at = begin * w->groups; at < end * w->groups; at++) {
-        int64_t j = at / w->groups * PANEL, group = at % w->groups, n = w->n - j < PANEL ? w->n - j : PANEL;
-        uint8_t *record = c->packed + at * w->record, *scales = record + w->block * (PANEL / 2);
-        memset(record, 0, (size_t)w->record);
-        int64_t first = group * w->block, depth = w->k - first < w->block ? w->k - first : w->block;
-        for (int64_t k = 0; k < depth; k++) {
-            const uint8_t *codes = c->codes + (first + k) * w->n + j;
-            uint8_t *to = record + k / 8 * 64 + k % 4;
-            int shift = k & 4;
-            for (int64_t i = 0; i < n; i++) to[4 * i] |= (uint8_t)(((codes[i] ^ c->flip) & 15) << shift);
+    for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
+        const record r = record_at(w, number);
+        uint8_t *bytes = c->packed + number * w->record, *scales = bytes + w->group * (PANEL / 2);
+        memset(bytes, 0, (size_t)w->record);
+        for (int64_t k = 0; k < r.depth; k++) {
+            const uint8_t *codes = c->codes + (r.k + k) * w->n + r.column;
+            uint8_t *to = bytes + byte_of(k);
+            for (int64_t j = 0; j < r.columns; j++) to[4 * j] |= (uint8_t)(((codes[j] ^ c->flip) & 15) << shift_of(k));
         }
-        memcpy(scales, c->scales + (size_t)(group * w->n + j) * itemsize, (size_t)n * itemsize);
-        if (w->zeros) memcpy(scales + PANEL * itemsize, c->zeros + group * w->n + j, (size_t)n);
+        memcpy(scales, c->scales + (size_t)(r.group * w->n + r.column) * itemsize, (size_t)r.columns * itemsize);
+        if (w->zeros) memcpy(scales + PANEL * itemsize, c->zeros + r.group * w->n + r.column, (size_t)r.columns);
     }
 }
 
 void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, const void *scales,
                      const uint8_t *zeros, uint8_t *packed) {
-    packing c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
+    raw_weight4 c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
     qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
+}
+
+typedef struct {
+    const qn_weight4 *w;
+    const uint8_t *packed;
+    uint8_t zero; /* the stored code of 0 */
+    uint8_t *codes;
+} unpacking4;
+
+static void unpack_panels(void *context, int64_t begin, int64_t end) {
+    const unpacking4 *u = context;
+    const qn_weight4 *w = u->w;
+    for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
+        const record r = record_at(w, number);
+        for (int64_t k = 0; k < r.depth; k++) {
+            const uint8_t *from = u->packed + number * w->record + byte_of(k);
+            uint8_t *codes = u->codes + (r.k + k) * w->n + r.column;
+            for (int64_t j = 0; j < r.columns; j++) codes[j] = (uint8_t)((from[4 * j] >> shift_of(k) & 15) - u->zero);
+        }
+    }
+}
+
+void qn_weight4_codes(const qn_weight4 *w, const uint8_t *packed, bool is_signed, uint8_t *codes) {
+    unpacking4 u = {w, packed, is_signed ? QN_ZERO_4 : 0, codes};
+    qn_parallel_for(panels(w), 1, w->k * w->n, unpack_panels, &u);
 }
 
 /* ---- the product ---- */
@@ -68,11 +107,11 @@ typedef struct {
     const qn_weight4 *w;
     const uint8_t *packed;
     const qn_product4 *p;
-    int64_t row; /* the first of this pass */
+    int64_t row; /* first row of this pass */
     qn_rows4 x;
-} product;
+} product4_pass;
 
-static void put(const product *c, int64_t panel, const float *y) {
+static void put(const product4_pass *c, int64_t panel, const float *y) {
     const qn_product4 *p = c->p;
     int64_t j = panel * PANEL, n = c->w->n - j < PANEL ? c->w->n - j : PANEL;
     for (int64_t r = 0; r < c->x.rows; r++, y += PANEL) {
@@ -86,11 +125,11 @@ static void put(const product *c, int64_t panel, const float *y) {
 }
 
 static void multiply_panels(void *context, int64_t begin, int64_t end) {
-    const product *c = context;
+    const product4_pass *c = context;
     const qn_weight4 *w = c->w;
     const int64_t width = w->groups * w->record, size = c->x.rows * PANEL;
     const bool few = c->x.rows <= FEW_ROWS;
-    const int64_t step = few ? w->groups : ceil_div(DEPTH, w->block), side = few ? SIDE : 1;
+    const int64_t step = few ? w->groups : ceil_div(DEPTH, w->group), side = few ? SIDE : 1;
     _Alignas(64) float y[ROWS * PANEL];
     uint64_t saved = qn_fp_begin();
     for (int64_t panel = begin; panel < end; panel += side) {
@@ -106,23 +145,23 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
 
 static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
 
-/* Negates them in place; NULL where all are 0. */
+/* Negates x in place; NULL if all are 0. */
 static const int32_t *negated(int32_t *x, int64_t n) {
     int32_t bits = 0;
     for (int64_t i = 0; i < n; i++) bits |= x[i], x[i] = -x[i];
     return bits ? x : NULL;
 }
 
-/* Codes, and a scale, a zero point and a sum for each group. */
+/* For codes, and a scale, a zero point and a sum for each group. */
 int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
     int64_t bytes;
-    return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->block + 12), &bytes) ? -1 : bytes;
+    return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->group + 12), &bytes) ? -1 : bytes;
 }
 
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
-    int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->block;
-    qn_activations a = {.given = p->given, .k = w->k, .block = p->by_row ? stride : w->block, .stride = stride};
-    a.sum_block = w->block, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
+    int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->group;
+    qn_activations a = {.input = p->input, .k = w->k, .group = p->by_row ? stride : w->group, .stride = stride};
+    a.sum_group = w->group, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
     a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
     a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + each), a.zero_points = a.minus_sums + each;
     a.codes = (uint8_t *)(a.zero_points + each);
@@ -131,11 +170,11 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
     for (int64_t row = 0; row < p->m; row += most) {
         a.rows = x.rows = p->m - row < most ? p->m - row : most;
         if (p->x) a.x = p->x + row * w->k;
-        else a.given.codes = p->given.codes + row * w->k, a.given.scales = p->given.scales + row * p->given.row;
-        if (p->given.zero_points) a.given.zero_points = p->given.zero_points + row * p->given.row;
+        else a.input.codes = p->input.codes + row * w->k, a.input.scales = p->input.scales + row * p->input.row;
+        if (p->input.zero_points) a.input.zero_points = p->input.zero_points + row * p->input.row;
         qn_quantize_activations(&a);
         x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
-        product c = {w, packed, p, row, x};
+        product4_pass c = {w, packed, p, row, x};
         int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
         qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,
                         &c);

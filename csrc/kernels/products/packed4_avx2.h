@@ -1,8 +1,8 @@
-/* What packed4_body.h is made of, in AVX2: 16 columns are two vectors.
+/* The primitives of packed4_body.h in AVX2: 16 columns are two vectors.
  *
  * A pair of products is at most 2 * 15 * 128 = 3840, so vpmaddubsw never saturates here, and int16 holds eight of them:
- * the body widens after 32 neighbours in k. vpmaddwd multiplies int32 lanes as well, where both factors fit int16 and one of
- * them is not negative: its upper halves are 0.
+ * the body widens after 32 neighbours in k. vpmaddwd can multiply int32 lanes if both factors fit int16 and one of them
+ * is not negative, because then its upper half is 0.
  */
 
 typedef struct {
@@ -14,7 +14,7 @@ typedef struct {
 
 enum { V4_ROWS = 4 };
 
-/* Else gcc makes a tree of the additions and spills its leaves: a sixth of the time. */
+/* Keeps the order of additions. GCC would build a tree of them and spill its leaves, which takes a sixth longer. */
 #define V4_IN_ORDER(v) __asm__("" : "+x"((v).half[0]), "+x"((v).half[1]))
 
 V_INLINE v4_codes v4_low(const uint8_t *p) {
@@ -37,9 +37,9 @@ V_INLINE v4_sums v4_begin(v4_i32 sum) {
     return (v4_sums){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
 }
 V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
-    int32_t quad;
-    memcpy(&quad, a, sizeof quad);
-    __m256i x = _mm256_set1_epi32(quad);
+    int32_t quartet;
+    memcpy(&quartet, a, sizeof quartet);
+    __m256i x = _mm256_set1_epi32(quartet);
     s.half[0] = _mm256_add_epi16(s.half[0], _mm256_maddubs_epi16(u.half[0], x));
     s.half[1] = _mm256_add_epi16(s.half[1], _mm256_maddubs_epi16(u.half[1], x));
     V4_IN_ORDER(s);

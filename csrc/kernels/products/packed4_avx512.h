@@ -1,5 +1,5 @@
-/* What packed4_body.h is made of, in AVX-512: 16 columns are one vector. As in packed4_avx2.h, or with VNNI, whose
- * vpdpbusd adds four products to an int32 at once. */
+/* The primitives of packed4_body.h in AVX-512: 16 columns are one vector. With VNNI vpdpbusd adds four products to an
+ * int32 at once; without it they work as in packed4_avx2.h. */
 
 typedef __m512i v4_codes, v4_sums, v4_i32;
 typedef __m512 v4_f32;
@@ -14,9 +14,9 @@ V_INLINE v4_codes v4_plus(v4_codes a, v4_codes b) { return _mm512_add_epi8(a, b)
 #ifdef V4_VNNI
 V_INLINE v4_sums v4_begin(v4_i32 sum) { return sum; }
 V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
-    int32_t quad;
-    memcpy(&quad, a, sizeof quad);
-    return _mm512_dpbusd_epi32(s, u, _mm512_set1_epi32(quad));
+    int32_t quartet;
+    memcpy(&quartet, a, sizeof quartet);
+    return _mm512_dpbusd_epi32(s, u, _mm512_set1_epi32(quartet));
 }
 V_INLINE v4_i32 v4_end(v4_i32 sum, v4_sums s) { return (void)sum, s; }
 V_INLINE v4_i32 v4_times(v4_i32 sum, v4_i32 n, const int32_t *by) {
@@ -25,9 +25,9 @@ V_INLINE v4_i32 v4_times(v4_i32 sum, v4_i32 n, const int32_t *by) {
 #else
 V_INLINE v4_sums v4_begin(v4_i32 sum) { return (void)sum, _mm512_setzero_si512(); }
 V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
-    int32_t quad;
-    memcpy(&quad, a, sizeof quad);
-    return _mm512_add_epi16(s, _mm512_maddubs_epi16(u, _mm512_set1_epi32(quad)));
+    int32_t quartet;
+    memcpy(&quartet, a, sizeof quartet);
+    return _mm512_add_epi16(s, _mm512_maddubs_epi16(u, _mm512_set1_epi32(quartet)));
 }
 V_INLINE v4_i32 v4_end(v4_i32 sum, v4_sums s) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(s, _mm512_set1_epi16(1)));

@@ -1,5 +1,5 @@
-/* What packed4_body.h is made of, in NEON: 16 columns are four vectors. With dot products four products are added to an
- * int32 at once; without, int16 holds those of 32 neighbours in k, 8 * 15 * 128 = 15360. */
+/* The primitives of packed4_body.h in NEON: 16 columns are four vectors. With dot products sdot adds four products to
+ * an int32 at once; without them int16 holds those of 32 neighbours in k, 8 * 15 * 128 = 15360. */
 
 typedef struct {
     int8x16_t quarter[4]; /* 4 columns each, 4 neighbours in k of a column in 32 bits */
@@ -28,9 +28,9 @@ V_INLINE v4_codes v4_plus(v4_codes a, v4_codes b) {
     return a;
 }
 V_INLINE int8x16_t v4_quad(const int8_t *a) {
-    int32_t quad;
-    memcpy(&quad, a, sizeof quad);
-    return vreinterpretq_s8_s32(vdupq_n_s32(quad));
+    int32_t quartet;
+    memcpy(&quartet, a, sizeof quartet);
+    return vreinterpretq_s8_s32(vdupq_n_s32(quartet));
 }
 #ifdef V4_DOT
 typedef v4_i32 v4_sums;

@@ -1,4 +1,4 @@
-/* What packed4_body.h is made of, in plain C: 16 columns are 16 lanes of an array. */
+/* The primitives of packed4_body.h in plain C: 16 columns are 16 elements of an array. */
 
 typedef struct {
     uint8_t lane[64]; /* [16 columns][4 neighbours in k] */

@@ -14,22 +14,22 @@ qn_outcome qn_linear(const qn_input *x, const qn_packed *b, const qn_result *res
     if (__builtin_mul_overflow(most, k + 8, &bytes)) return QN_NO_MEMORY;
     float *scales = malloc((size_t)bytes);
     if (!scales) return QN_NO_MEMORY;
-    qn_activations a = {.k = k, .block = k > 0 ? k : 1, .stride = k, .scales = scales};
+    qn_activations a = {.k = k, .group = k > 0 ? k : 1, .stride = k, .scales = scales};
     a.is_signed = x->is_signed, a.symmetric = x->symmetric, a.qmin = x->qmin, a.qmax = x->qmax;
     a.scale = x->scale, a.zero_point = x->zero_point;
     a.zero_points = (int32_t *)(scales + most), a.codes = (uint8_t *)(a.zero_points + most);
     size_t itemsize = result->type == QN_F32 ? 4 : 1;
     qn_outcome outcome = QN_DONE;
     for (int64_t row = 0; row < x->m && outcome == QN_DONE; row += most) {
-        qn_result part = *result;
+        qn_result pass = *result;
         a.rows = x->m - row < most ? x->m - row : most, a.x = x->x + row * k;
         qn_quantize_activations(&a);
-        part.data = (char *)result->data + (size_t)(row * result->row_stride) * itemsize;
-        if (!result->row_scale) part.row_scale = scales, part.row_scales = x->scale != 0 ? 1 : a.rows;
+        pass.data = (char *)result->data + (size_t)(row * result->row_stride) * itemsize;
+        if (!result->row_scale) pass.row_scale = scales, pass.row_scales = x->scale != 0 ? 1 : a.rows;
         qn_matrix left = {(const char *)a.codes, x->is_signed ? QN_I8 : QN_U8, false, a.rows, k, k, 1, false};
         left.narrow = x->is_signed ? x->qmin >= -64 && x->qmax <= 63 : x->qmax <= 127;
         qn_zeros zeros = {a.zero_points, x->scale != 0 ? x->zero_point != 0 : x->symmetric ? 0 : a.rows};
-        outcome = qn_matmul_packed(&left, zeros, b, &part);
+        outcome = qn_matmul_packed(&left, zeros, b, &pass);
     }
     free(scales);
     return outcome;

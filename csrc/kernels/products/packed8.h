@@ -1,4 +1,4 @@
-/* float32 activations times a packed 8-bit weight: quantized by rows on the way, in passes of bounded memory. */
+/* float32 activations times a packed 8-bit weight. Passes of bounded memory quantize some rows and multiply them. */
 #ifndef QN_PACKED8_H
 #define QN_PACKED8_H
 
@@ -9,11 +9,11 @@ typedef struct {
     int64_t m;
     bool is_signed, symmetric;
     int32_t qmin, qmax;
-    float scale; /* of all rows, with its zero point; 0: each row has its own */
+    float scale; /* one scale for all rows, with zero_point; 0: each row gets the parameters of its range */
     int32_t zero_point;
 } qn_input;
 
-/* result->row_scale NULL: that of the activations. */
+/* result->row_scale NULL: the scales of the activations. */
 qn_outcome qn_linear(const qn_input *x, const qn_packed *b, const qn_result *result);
 
 #endif

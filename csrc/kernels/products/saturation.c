@@ -15,14 +15,14 @@ typedef struct {
     const uint8_t *a;
     const int8_t *b;
     int64_t m, k, n, *sum, *error, *pairs;
-} product;
+} saturating_product;
 
 static void add(int64_t *to, const int32_t *from, int64_t n) {
     for (int64_t j = 0; j < n; j++) to[j] += from[j];
 }
 
 static void saturate_columns(void *context, int64_t begin, int64_t end) {
-    const product *c = context;
+    const saturating_product *c = context;
     int32_t sum[STRIP], error[STRIP], pairs[STRIP];
     for (int64_t j = begin; j < end; j += STRIP) {
         int64_t n = end - j < STRIP ? end - j : STRIP;
@@ -40,13 +40,13 @@ static void saturate_columns(void *context, int64_t begin, int64_t end) {
 
 void qn_saturate(const uint8_t *a, const int8_t *b, int64_t m, int64_t k, int64_t n, int64_t *sum, int64_t *error,
                  int64_t *pairs) {
-    product c = {a, b, m, k, n, sum, error, pairs};
+    saturating_product c = {a, b, m, k, n, sum, error, pairs};
     double work = (double)m * (double)k * (double)n / PRODUCTS_A_BYTE;
     qn_parallel_for(n, STRIP, work < 0x1p40 ? (int64_t)work : (int64_t)1 << 40, saturate_columns, &c);
 }
 
 static void unsafe_columns(void *context, int64_t begin, int64_t end) {
-    const product *c = context;
+    const saturating_product *c = context;
     int32_t pairs[STRIP];
     for (int64_t j = begin; j < end; j += STRIP) {
         int64_t n = end - j < STRIP ? end - j : STRIP;
@@ -59,6 +59,6 @@ static void unsafe_columns(void *context, int64_t begin, int64_t end) {
 }
 
 void qn_unsafe_pairs(const int8_t *b, int64_t k, int64_t n, int64_t *pairs) {
-    product c = {.b = b, .k = k, .n = n, .pairs = pairs};
+    saturating_product c = {.b = b, .k = k, .n = n, .pairs = pairs};
     qn_parallel_for(n, STRIP, k * n, unsafe_columns, &c);
 }

@@ -1,4 +1,4 @@
-/* What a matrix product by saturating pairs would have been, over whole matrices and threads. */
+/* Simulates matrix products by saturating pairs (vpmaddubsw). */
 #ifndef QN_SATURATION_H
 #define QN_SATURATION_H
 

@@ -1,6 +1,6 @@
-/* What a kernel of saturating pairs (vpmaddubsw) would have added up, one row of the result at a time.
+/* Simulates a kernel of saturating pairs (vpmaddubsw), one row of the result at a time.
  *
- * Plain loops over neighbouring columns: the compiler vectorizes them for each row of the table.
+ * The loops run over neighbouring columns, so that the compiler vectorizes them for each ISA row.
  */
 
 static void saturate_pairs_u8s8(const uint8_t *a, const int8_t *b, int64_t k, int64_t stride, int64_t n,
@@ -16,7 +16,7 @@ static void saturate_pairs_u8s8(const uint8_t *a, const int8_t *b, int64_t k, in
     }
 }
 
-/* The worst pair of a takes 255 for every factor of one sign and 0 for those of the other. */
+/* The worst pair of a has 255 where b has one sign and 0 where b has the other. */
 static void unsafe_pairs_i8(const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *restrict pairs) {
     enum { MOST = INT16_MAX / UINT8_MAX }; /* 128: also the most on the negative side, 32768 / 255 */
     for (int64_t p = 0; p + 1 < k; p += 2) {

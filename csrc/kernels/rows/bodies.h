@@ -1,4 +1,4 @@
-/* Compiles every element loop for the ISA whose file included this, and makes its row of the table. The groups keep the
+/* Compiles every element loop for the ISA whose file includes this one, and fills its ISA row. The groups keep the
  * functions in the order in which the benchmarks measured them: their alignment depends on it. */
 #include "accumulate_body.h"
 #include "float_error_body.h"
@@ -18,6 +18,6 @@
 #include "floats_body.h" /* after the loads, stores and prefetches of quantize_body.h */
 #include "matmul_body.h" /* after quantize_body.h, whose clamp it shares */
 
-#define QN_ENTRY(name, arguments) .name = name,
+#define QN_ENTRY(kind, name, arguments, ...) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};
 #undef QN_ENTRY

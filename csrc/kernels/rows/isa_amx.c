@@ -1,7 +1,7 @@
-/* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32. Sixteen
- * groups of a panel are such a tile as they lie. Tiles of 32 x 32; everything else is the AVX512-VNNI row's.
+/* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32.
+ * Sixteen quartets of a panel are such a tile without packing. Tiles of 32 x 32; the AVX512-VNNI row has all the rest.
  *
- * No CPU of ours has it: only tests/emulated_amx.h has run it, so it is never chosen unasked (cpu.c).
+ * It has never run on a CPU, only under tests/emulated_amx.h; so cpu.c reports it only if QNUMPY_ISA names it.
  */
 #include "qn_kernels.h"
 
@@ -15,22 +15,22 @@
 
 QN_TARGET_BEGIN(QN_TARGET_amx)
 
-enum { HIGH = 16, DEEP = 16, LINE = 64, PANELS = 2 }; /* rows and groups of a tile, bytes of its rows */
+enum { HIGH = 16, DEEP = 16, LINE = 64, PANELS = 2 }; /* rows and quartets of a tile, bytes of its rows */
 
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = PANELS,
-                     .block = 192,
-                     .block_rows = 384,
+                     .kblock = 192,
+                     .band_rows = 384,
                      .macs_a_byte = 64,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 4,
                      .dots_rows = 16};
 }
 
-/* Row after row, not in slivers: int8, zeros past the end. */
+/* Packs int8, row after row and not in slivers; zeros past the end. */
 static void left_bytes(const qn_left *l) {
-    const int64_t line = l->groups * 4;
+    const int64_t line = l->quartets * 4;
     const int32_t offset = l->is_signed ? 0 : 128;
     for (int64_t i = 0; i < l->rows; i++) {
         const uint8_t *a = (const uint8_t *)l->a + i * l->stride;
@@ -46,8 +46,8 @@ static void left_bytes(const qn_left *l) {
 /* GCC 12 does not know that the intrinsics read memory. */
 static inline void settle(void) { __asm__ volatile("" ::: "memory"); }
 
-/* tmm0-3 hold the sums: 0 and 1 of the upper rows, 2 and 3 of the lower ones; 4 and 5 those rows of A; 6 and 7 the panels.
- * All have lines of 64 bytes: what is left of k goes through padded copies. */
+/* tmm0 and 1 hold the sums of the upper rows, 2 and 3 those of the lower ones, 4 and 5 these rows of A, 6 and 7 the
+ * panels. All have rows of 64 bytes; the last k use padded copies. */
 static void configure(int64_t upper, int64_t lower) {
     struct {
         uint8_t palette, start_row, reserved[14];
@@ -60,8 +60,9 @@ static void configure(int64_t upper, int64_t lower) {
     _tile_loadconfig(&config);
 }
 
-/* 16 groups. */
-static void multiply_groups(const void *left, int64_t line, bool two, const uint8_t *right, int64_t panel, int panels) {
+/* Multiplies 16 quartets. */
+static void multiply_quartets(const void *left, int64_t line, bool two, const uint8_t *right, int64_t panel,
+                              int panels) {
     _tile_loadd(4, left, line);
     _tile_loadd(6, right, LINE);
     _tile_dpbsud(0, 4, 6);
@@ -76,12 +77,12 @@ static void multiply_groups(const void *left, int64_t line, bool two, const uint
 }
 
 static void multiply_panels(const qn_tile *t) {
-    const int64_t line = t->groups * 4, whole = t->groups / DEEP * DEEP, rest = (t->groups - whole) * 4;
+    const int64_t line = t->quartets * 4, whole = t->quartets / DEEP * DEEP, rest = (t->quartets - whole) * 4;
     _Alignas(LINE) uint8_t right[PANELS][DEEP * LINE] = {{0}};
     _Alignas(LINE) int8_t left[2 * HIGH][LINE] = {{0}};
     _Alignas(LINE) int32_t sums[2 * HIGH][PANELS * QN_PANEL];
     for (int p = 0; p < t->panels; p++)
-        memcpy(right[p], t->right + p * t->right_step + whole * QN_GROUP, (size_t)(rest * QN_PANEL));
+        memcpy(right[p], t->right + p * t->right_step + whole * QN_QUARTET, (size_t)(rest * QN_PANEL));
     for (int64_t row = 0, rows; row < t->rows; row += rows) {
         rows = t->rows - row < 2 * HIGH ? t->rows - row : 2 * HIGH;
         const int8_t *a = (const int8_t *)t->left + row * line;
@@ -94,8 +95,8 @@ static void multiply_panels(const qn_tile *t) {
         _tile_zero(2);
         _tile_zero(3);
         for (int64_t g = 0; g < whole; g += DEEP)
-            multiply_groups(a + g * 4, line, two, t->right + g * QN_GROUP, t->right_step, t->panels);
-        if (rest) multiply_groups(left, LINE, two, right[0], DEEP * LINE, t->panels);
+            multiply_quartets(a + g * 4, line, two, t->right + g * QN_QUARTET, t->right_step, t->panels);
+        if (rest) multiply_quartets(left, LINE, two, right[0], DEEP * LINE, t->panels);
         _tile_stored(0, sums[0], sizeof sums[0]);
         _tile_stored(1, sums[0] + QN_PANEL, sizeof sums[0]);
         if (two) {
@@ -115,10 +116,10 @@ static void multiply_panels(const qn_tile *t) {
 
 static void multiply_u8(const qn_tile *t) {
     for (int p = 0; p < t->panels; p += PANELS) {
-        qn_tile part = *t;
-        part.panels = t->panels - p < PANELS ? t->panels - p : PANELS;
-        part.right += p * t->right_step, part.c += p * QN_PANEL, part.column_start += p * QN_PANEL;
-        multiply_panels(&part);
+        qn_tile tile = *t;
+        tile.panels = t->panels - p < PANELS ? t->panels - p : PANELS;
+        tile.right += p * t->right_step, tile.c += p * QN_PANEL, tile.column_start += p * QN_PANEL;
+        multiply_panels(&tile);
     }
 }
 

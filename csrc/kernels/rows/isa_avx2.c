@@ -22,7 +22,7 @@ typedef __m256 vm;
 typedef struct {
     __m256i z, lo, hi;     /* int32 lanes */
     __m256i z16, lo8, hi8; /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
-    bool whole;            /* every 8-bit code is in range: the packs saturate */
+    bool whole;            /* every 8-bit code is in range, so that saturating packs suffice */
 } v_narrow;
 
 V_INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
@@ -59,7 +59,7 @@ V_INLINE void vi_store(int32_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, v);
 V_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
-V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+V_INLINE void vi_zip(vi *even, vi *odd) { /* interleaves the lanes: the first halves, the last halves */
     vi low = _mm256_unpacklo_epi32(*even, *odd), high = _mm256_unpackhi_epi32(*even, *odd);
     *even = _mm256_permute2x128_si256(low, high, 0x20), *odd = _mm256_permute2x128_si256(low, high, 0x31);
 }
@@ -90,7 +90,7 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
-/* QN_REACH codes less Z, and the bits to keep of each. */
+/* QN_REACH codes less Z, ANDed with `kept`. */
 V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     __m128i codes = _mm_loadu_si128((const __m128i *)x);
     __m256i words = is_signed ? _mm256_cvtepi8_epi16(codes) : _mm256_cvtepu8_epi16(codes);
@@ -120,8 +120,8 @@ V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) {
     };
 }
 
-/* Two int32 vectors to int16, saturating, plus Z, saturating: right for every 8-bit code because |Z| <= 255. The packs
- * work in 128-bit lanes; one permutation at the end puts the eight groups of four codes back in order. */
+/* Packs two int32 vectors to int16 with saturation and adds Z with saturation, which is exact for 8-bit codes because
+ * |Z| <= 255. The packs work in 128-bit lanes; one permutation at the end restores the order of the codes. */
 V_INLINE __m256i pair16(vi a, vi b, const v_narrow *n) { return _mm256_adds_epi16(_mm256_packs_epi32(a, b), n->z16); }
 V_INLINE __m256i in_order(__m256i v) {
     return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
@@ -145,7 +145,7 @@ V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8), stream);
     put(p + 16, _mm256_permute4x64_epi64(_mm256_packus_epi32(c, d), 0xD8), stream);
 }
-/* The lower halves of c, bytes all, with the signs of x, moved down. */
+/* Stores c, which are bytes, with the sign bits of x shifted right by `down`. */
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
     __m256i low[4], byte = _mm256_set1_epi32(0xFF);
     for (int k = 0; k < 4; k++) low[k] = _mm256_and_si256(c[k], byte);

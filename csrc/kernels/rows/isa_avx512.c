@@ -26,7 +26,7 @@ typedef __mmask16 vm;
 typedef struct {
     __m512i z, lo, hi;     /* int32 lanes */
     __m512i z16, lo8, hi8; /* int16 and int8 lanes, for the four-vector store of 8-bit codes */
-    bool whole;            /* every 8-bit code is in range: the packs saturate */
+    bool whole;            /* every 8-bit code is in range, so that saturating packs suffice */
 } v_narrow;
 
 V_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
@@ -58,7 +58,7 @@ V_INLINE void vi_store(int32_t *p, vi v) { _mm512_storeu_si512(p, v); }
 V_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 V_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 V_INLINE vi vi_dot2(vi sum, vi a, vi b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
-V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+V_INLINE void vi_zip(vi *even, vi *odd) { /* interleaves the lanes: the first halves, the last halves */
     const vi first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     vi low = _mm512_permutex2var_epi32(*even, first, *odd);
     *odd = _mm512_permutex2var_epi32(*even, vi_add(first, _mm512_set1_epi32(8)), *odd), *even = low;
@@ -92,7 +92,7 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
-/* QN_REACH codes less Z, and the bits to keep of each. */
+/* QN_REACH codes less Z, ANDed with `kept`. */
 V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     __m128i codes = _mm_loadu_si128((const __m128i *)x);
     __m256i words = is_signed ? _mm256_cvtepi8_epi16(codes) : _mm256_cvtepu8_epi16(codes);
@@ -146,7 +146,7 @@ V_INLINE __m512i halves_of(vi a, vi b, bool high) {
     __m512i index = _mm512_add_epi32(first, _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x00040004)));
     return _mm512_permutex2var_epi16(a, index, b);
 }
-/* The lower halves of c, bytes all, with the signs of x, moved down. */
+/* Stores c, which are bytes, with the sign bits of x shifted right by `down`. */
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
     __m512i codes = _mm512_packus_epi16(halves_of(c[0], c[1], false), halves_of(c[2], c[3], false));
     __m512i signs = _mm512_packs_epi16(halves_of(x[0], x[1], true), halves_of(x[2], x[3], true));
@@ -177,7 +177,7 @@ V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code
 
 #include "packed4_avx512.h"
 
-#ifndef QN_AVX512_HEADER /* nothing emulates assembly: there the tiles are those of AVX2 */
+#ifndef QN_AVX512_HEADER /* an emulation has no assembly: it uses the tiles of AVX2 */
 #define QN_WIDE_TILES
 #endif
 #include "matmul_avx2.h"
@@ -187,8 +187,8 @@ V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = true,
                      .panels = PANELS,
-                     .block = 192,
-                     .block_rows = 256,
+                     .kblock = 192,
+                     .band_rows = 256,
                      .finish_rows = ROWS,
                      .macs_a_byte = 8,
                      .widen_rows = INT64_MAX,
@@ -196,8 +196,9 @@ static void matmul_tiling(qn_tiling *t) {
                      .dots_rows = 16};
 }
 
-/* In each row products first, sums last: Zen 4 spreads them over its pipes as they come, and words are a fifth faster so.
- * Winograd's pairs are those of matmul_avx2.h: odd k in zmm24 and 26, even ones in 25 and 27. */
+/* In each row the products come first, the sums last: Zen 4 assigns instructions to pipes in program order, and words
+ * are a fifth faster in this one. Winograd's pairs are those of matmul_avx2.h: odd k in zmm24 and 26, even k in 25
+ * and 27. */
 #define ASM_SPLIT(at, odd, even)                                                                                       \
     "vmovdqa64 " at ", %%" even "\n\tvpsrlw $8, %%" even ", %%" odd "\n\t"                                             \
     "vpandd %[constants]%{1to16%}, %%" even ", %%" even "\n\t"
@@ -230,7 +231,7 @@ ASM_TILES(v_words, "4", ASM_LOAD_BYTES, ASM_WORDS, "")
 static void multiply_pairs(const qn_tile *t) { by_tiles(t, v_pairs, 8); }
 static void multiply_u7(const qn_tile *t) { by_tiles(t, v_narrow_bytes, 4); }
 static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
-/* Splitting the panels costs a tile of 12 rows little: nothing asks for widened ones. */
+/* Widening a panel costs little in a tile of 12 rows, so the tiling does not ask for widened panels. */
 static void multiply_pairs_wide(const qn_tile *t) { multiply_pairs(t); }
 #else
 #include "matmul_quads_avx2.h"

@@ -1,5 +1,6 @@
-/* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without saturation
- * (vpdpbusds, its saturating sister, is not used). Tiles of 12 x 32. Everything else is the AVX-512 row's. */
+/* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without
+ * saturation (vpdpbusds would saturate). Tiles of 12 x 32. The AVX-512 row has all the rest.
+ */
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)
@@ -13,8 +14,8 @@ QN_TARGET_BEGIN(QN_TARGET_avx512vnni)
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = PANELS,
-                     .block = 192,
-                     .block_rows = 384,
+                     .kblock = 192,
+                     .band_rows = 384,
                      .finish_rows = ROWS,
                      .macs_a_byte = 16,
                      .widen_rows = INT64_MAX,
@@ -32,14 +33,14 @@ ASM_TILES(v_words, "4", ASM_LOAD_BYTES, ASM_WORDS, "")
 #define V_INLINE static inline __attribute__((always_inline))
 #define V_UNROLL QN_PRAGMA(GCC unroll 8)
 
-/* A few rows times four panels: as many streams as the hardware likes to fetch ahead, without a hint. */
+/* A few rows times four panels: the hardware prefetcher follows so many streams well, without hints. */
 V_INLINE void v_few_rows(const qn_tile *t, const int rows) {
     const char *a = t->left;
     const uint8_t *b = t->right;
     __m512i sum[QN_SLIVER][QN_PANELS];
     V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int p = 0; p < QN_PANELS; p++) sum[r][p] =
         _mm512_setzero_si512();
-    for (int64_t g = 0; g < t->groups; g++, a += 16, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 16, b += QN_QUARTET) {
         int32_t quad[QN_SLIVER];
         memcpy(quad, a, sizeof quad);
         V_UNROLL for (int p = 0; p < QN_PANELS; p++) {

@@ -1,4 +1,6 @@
-/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the rest is the AVX2 row's. */
+/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the AVX2 row has all the
+ * rest.
+ */
 #include "qn_kernels.h"
 
 #if defined(__x86_64__)
@@ -19,24 +21,24 @@ enum { ROWS = 6 };
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = 1,
-                     .block = 192,
-                     .block_rows = 384,
+                     .kblock = 192,
+                     .band_rows = 384,
                      .macs_a_byte = 16,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 4,
                      .dots_rows = 8};
 }
 
-/* Rows [row, row + rows); `first` is row % 12, so that slivers lie at constant places. All but t, row and column are
- * constants. */
+/* Rows [row, row + rows). `first` is row % 12, so that the offsets of slivers are constants, as all arguments but t,
+ * row and column are. */
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int first, const int rows) {
-    const int64_t sliver = t->groups * 16;
+    const int64_t sliver = t->quartets * 16;
     const char *a = (const char *)t->left + (row - first) / QN_SLIVER * sliver;
     const uint8_t *b = t->right + column / QN_PANEL * t->right_step;
     int32_t *c = t->c + row * t->c_step + column;
     __m256i sum[ROWS][2];
     UNROLL for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (int64_t g = 0; g < t->groups; g++, a += 16, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 16, b += QN_QUARTET) {
         const __m256i low = _mm256_load_si256((const __m256i *)b), high = _mm256_load_si256((const __m256i *)(b + 32));
         if (rows <= QN_SLIVER) _mm_prefetch((const char *)b + 4096, _MM_HINT_T0);
         UNROLL for (int r = 0; r < rows; r++) {

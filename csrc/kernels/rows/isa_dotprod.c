@@ -1,4 +1,6 @@
-/* NEON with dot products (sdot): four bytes times four, added to an int32. Tiles of 12 x 8; the rest is the NEON row's. */
+/* NEON with dot products (sdot): four bytes times four, added to an int32. Tiles of 12 x 8; the NEON row has all the
+ * rest.
+ */
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)
@@ -15,8 +17,8 @@ enum { HEIGHT = 12 };
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = 1,
-                     .block = 192,
-                     .block_rows = 384,
+                     .kblock = 192,
+                     .band_rows = 384,
                      .macs_a_byte = 8,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 16,
@@ -36,13 +38,13 @@ V_INLINE int32x4_t v_dot(int32x4_t sum, int8x16_t b, int8x16_t a, const int lane
 }
 
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int rows) {
-    const int64_t sliver = t->groups * 16;
+    const int64_t sliver = t->quartets * 16;
     const int8_t *a = v_sliver(t, row);
     const uint8_t *b = v_half_panel(t, column);
     const uint8x16_t offset = vdupq_n_u8(0x80);
     int32x4_t sum[HEIGHT][2];
     UNROLL for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = vdupq_n_s32(0);
-    for (int64_t g = 0; g < t->groups; g++, a += 16, b += QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g++, a += 16, b += QN_QUARTET) {
         int8x16_t right[2], left[HEIGHT / 4];
         if (rows <= QN_SLIVER) __builtin_prefetch(b + 2048);
         for (int h = 0; h < 2; h++) right[h] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(b + 16 * h), offset));

@@ -1,5 +1,5 @@
-/* NEON with products of matrices of bytes (usmmla): 2 columns x 8 unsigned bytes times 8 signed bytes x 2 rows, added to
- * 2 x 2 int32. Tiles of 8 x 8; the rest is the dot product row's. */
+/* NEON with products of matrices of bytes (usmmla): 2 columns x 8 unsigned bytes times 8 signed bytes x 2 rows, added
+ * to 2 x 2 int32. Tiles of 8 x 8; the dot product row has all the rest. */
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)
@@ -16,8 +16,8 @@ enum { HEIGHT = 8 };
 static void matmul_tiling(qn_tiling *t) {
     *t = (qn_tiling){.pairs = false,
                      .panels = 1,
-                     .block = 192,
-                     .block_rows = 384,
+                     .kblock = 192,
+                     .band_rows = 384,
                      .macs_a_byte = 16,
                      .widen_rows = INT64_MAX,
                      .sweep_rows = 16,
@@ -26,19 +26,19 @@ static void matmul_tiling(qn_tiling *t) {
 
 static void left_bytes(const qn_left *l) { v_left_bytes(l, true, 0); }
 
-/* Two groups at a time: four k of a column and the next four become neighbours. */
+/* Two quartets at a time: it brings four k of a column and the next four together. */
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int rows) {
-    const int64_t sliver = t->groups * 16;
+    const int64_t sliver = t->quartets * 16;
     const int8_t *a = v_sliver(t, row);
     const uint8_t *b = v_half_panel(t, column);
     int32x4_t sum[HEIGHT / 2][4]; /* [rows / 2][columns / 2], in each (column 0, row 0), (0, 1), (1, 0), (1, 1) */
     UNROLL for (int r = 0; r < rows / 2; r++) for (int c = 0; c < 4; c++) sum[r][c] = vdupq_n_s32(0);
-    for (int64_t g = 0; g < t->groups; g += 2, a += 32, b += 2 * QN_GROUP) {
+    for (int64_t g = 0; g < t->quartets; g += 2, a += 32, b += 2 * QN_QUARTET) {
         uint8x16_t right[4];
-        if (rows <= QN_SLIVER) __builtin_prefetch(b + 2048), __builtin_prefetch(b + 2048 + QN_GROUP);
+        if (rows <= QN_SLIVER) __builtin_prefetch(b + 2048), __builtin_prefetch(b + 2048 + QN_QUARTET);
         for (int h = 0; h < 2; h++) {
             const uint32x4_t first = vreinterpretq_u32_u8(vld1q_u8(b + 16 * h));
-            const uint32x4_t next = vreinterpretq_u32_u8(vld1q_u8(b + QN_GROUP + 16 * h));
+            const uint32x4_t next = vreinterpretq_u32_u8(vld1q_u8(b + QN_QUARTET + 16 * h));
             right[2 * h] = vreinterpretq_u8_u32(vzip1q_u32(first, next));
             right[2 * h + 1] = vreinterpretq_u8_u32(vzip2q_u32(first, next));
         }

@@ -53,7 +53,7 @@ V_INLINE vi vi_dot2(vi sum, vi a, vi b) {
     int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
     return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
 }
-V_INLINE void vi_zip(vi *even, vi *odd) { /* lanes of both by turns: the first ones, the last ones */
+V_INLINE void vi_zip(vi *even, vi *odd) { /* interleaves the lanes: the first halves, the last halves */
     vi low = vzip1q_s32(*even, *odd);
     *odd = vzip2q_s32(*even, *odd), *even = low;
 }
@@ -93,7 +93,7 @@ V_INLINE vi vi_load_u8(const uint8_t *p) {
 }
 V_INLINE vi vi_load_i16(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
-/* QN_REACH codes less Z, and the bits to keep of each. */
+/* QN_REACH codes less Z, ANDed with `kept`. */
 V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     int16x8_t zero = vdupq_n_s16((int16_t)zero_point);
     for (int k = 0; k < QN_REACH; k += 8) {
@@ -124,7 +124,7 @@ V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     (void)stream;
     vi_store_u16(p, a), vi_store_u16(p + 4, b), vi_store_u16(p + 8, c), vi_store_u16(p + 12, d);
 }
-/* The lower halves of c, bytes all, with the signs of x, moved down. */
+/* Stores c, which are bytes, with the sign bits of x shifted right by `down`. */
 V_INLINE uint8x16_t bytes_of(const vi v[4], int shift) {
     int32x4_t by = vdupq_n_s32(-shift);
     int16x8_t ab = vcombine_s16(low16(vshlq_s32(v[0], by)), low16(vshlq_s32(v[1], by)));

@@ -1,4 +1,4 @@
-/* The scalar row: normative. Vectors of one lane, true division, plain C. */
+/* The scalar ISA row, which is normative. Vectors of one lane, true division, plain C. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 
 #define QN_ROW qn_row_scalar
 #define V_LANES 1
-#define V_FUSED_INVERSE 0 /* without an FMA instruction the division is both simpler and faster */
+#define V_FUSED_INVERSE 0 /* without an FMA instruction a division is simpler and faster */
 #define V_LOST_SHOWS 0
 #define V_HALF 0
 #define V_INLINE static inline __attribute__((always_inline))
@@ -45,7 +45,7 @@ V_INLINE vi vi_load(const int32_t *p) { return *p; }
 V_INLINE void vi_store(int32_t *p, vi v) { *p = v; }
 V_INLINE vi vi_add(vi a, vi b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
 V_INLINE vi vi_sub(vi a, vi b) { return (int32_t)((uint32_t)a - (uint32_t)b); }
-V_INLINE vi vi_dot2(vi sum, vi a, vi b) { /* plus the products of both int16 halves */
+V_INLINE vi vi_dot2(vi sum, vi a, vi b) { /* sum plus the products of both int16 halves */
     return (int32_t)((uint32_t)sum + (uint32_t)((int16_t)a * (int16_t)b) + (uint32_t)((a >> 16) * (b >> 16)));
 }
 V_INLINE void vi_zip(vi *even, vi *odd) { (void)even, (void)odd; } /* one lane each: in order */
@@ -78,7 +78,7 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return *p; }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return *p; }
 V_INLINE vi vi_load_i16(const int16_t *p) { return *p; }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return *p; }
-/* QN_REACH codes less Z, and the bits to keep of each. */
+/* QN_REACH codes less Z, ANDed with `kept`. */
 V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     for (int k = 0; k < QN_REACH; k++) to[k] = (int16_t)(((is_signed ? (int8_t)x[k] : x[k]) - zero_point) & keep[k]);
 }
@@ -114,13 +114,13 @@ V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
     c += n->z;
     return c < n->lo ? n->lo : c > n->hi ? n->hi : c;
 }
-#define STORE4(tag, type)                                                                                              \
+#define STORE4(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
     V_INLINE void vi_store4_##tag(type *p, vi a, vi b, vi c, vi d, const v_narrow *n, bool stream) {                   \
         (void)stream;                                                                                                  \
         p[0] = (type)narrow1(a, n), p[1] = (type)narrow1(b, n), p[2] = (type)narrow1(c, n),                            \
         p[3] = (type)narrow1(d, n);                                                                                    \
     }
-QN_CODES(STORE4)
+QN_WHOLE_CODES(STORE4, _)
 
 #include "packed4_plain.h"
 

@@ -20,15 +20,18 @@ static const double *doubles_at(const qn_source *x, int64_t start, int64_t n, do
     return tile;
 }
 
-enum { SLOTS = 16 * QN_FEW, WAYS = 4 }; /* so many that two values seldom share one: a probe is not foreseen */
+enum {
+    SLOTS = 16 * QN_FEW,
+    WAYS = 4
+}; /* many slots: two values seldom share one, so that the branch predictor is right about probes */
 
 typedef struct {
     qn_few *few;
-    uint8_t slots[SLOTS];             /* the number of a value, plus one, by a hash of its bits */
-    int64_t counts[WAYS][QN_FEW + 1]; /* side by side, as in count_f32; [0] of what is not finite */
+    uint8_t slots[SLOTS];             /* hash table: the number of a value plus one, or 0 */
+    int64_t counts[WAYS][QN_FEW + 1]; /* several ways, as in count_f32; [0] counts NaN and infinities */
 } census;
 
-/* The number of a value, plus one; 0 where it is not finite, -1 where there is no room. */
+/* The number of a value plus one; 0 if it is not finite, -1 if it does not fit the table. */
 static int number_of(census *c, double v) {
     uint64_t bits;
     memcpy(&bits, &v, sizeof bits);
@@ -36,7 +39,7 @@ static int number_of(census *c, double v) {
     while (c->slots[slot] && c->few->values[c->slots[slot] - 1] != v) slot = (slot + 1) % SLOTS;
     if (c->slots[slot]) return c->slots[slot];
     if (!isfinite(v)) return 0;
-    if (fabs(v) > FLT_MAX || c->few->n == QN_FEW) return -1; /* no scale reaches it */
+    if (fabs(v) > FLT_MAX || c->few->n == QN_FEW) return -1; /* no float32 scale reaches it */
     c->few->values[c->few->n] = v;
     return c->slots[slot] = (uint8_t)++c->few->n;
 }
@@ -62,8 +65,8 @@ static bool take_census(const qn_source *x, int64_t total, qn_few *few) {
     return fit;
 }
 
-/* Where all elements of a bin are the same number, and the number of bins is small, the bins have counted already: to see
- * that they are takes two loads an element and no branch. Of float32 and what it holds. */
+/* If there are few bins, and all elements of each bin are the same number, the counts of the bins are the counts of the
+ * values. To check that takes two loads an element and no branch. For types that float32 holds. */
 static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *keys, const int64_t *counts, int64_t bins,
                           qn_few *few) {
     enum { UNSEEN = 0x7FC00000 }; /* a NaN */
@@ -79,7 +82,7 @@ static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *key
         const float *f = qn_floats_at(x, start, n, wide);
         uint32_t bits, other = 0;
         for (int64_t i = 0; i < n; i++) memcpy(&bits, f + i, sizeof bits), other |= seen[numbers[bits >> 16]] ^ bits;
-        for (int64_t i = 0; i < n && other; i++) { /* something new, or not finite */
+        for (int64_t i = 0; i < n && other; i++) { /* a new value, or not finite */
             memcpy(&bits, f + i, sizeof bits);
             uint32_t *known = seen + numbers[bits >> 16];
             if (!isfinite(f[i]) || *known == bits) continue;
@@ -99,8 +102,8 @@ static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *key
 bool qn_few_values(const qn_source *x, const uint16_t *keys, const int64_t *counts, int64_t bins, qn_few *few) {
     int64_t total = qn_elements(x);
     uint64_t saved = qn_fp_begin();
-    bool many = total >= QN_BINS / 8 && x->type != QN_F64 && bins <= QN_FEW; /* else the table costs more */
-    bool found = (many && alone_in_bins(x, total, keys, counts, bins, few)) || take_census(x, total, few);
+    bool many = total >= QN_BINS / 8 && x->type != QN_F64 && bins <= QN_FEW; /* else filling the table costs more */
+    bool few_enough = (many && alone_in_bins(x, total, keys, counts, bins, few)) || take_census(x, total, few);
     qn_fp_end(saved);
-    return found;
+    return few_enough;
 }

@@ -13,26 +13,26 @@
 #define V_ALWAYS static inline __attribute__((always_inline))
 
 enum {
-    TILE = 4096,            /* elements whose extremes are found, then counted: 16 KiB stay in the L1 cache */
-    COLUMNS = QN_COLUMNS,   /* columns, or short runs, that are worked on together */
-    MANY = 1 << 17,         /* elements from which four counters a bin cost less than stores that wait */
-    PART = 1 << 14,         /* elements below which a part is not worth handing to another thread */
-    LARGEST_PART = 1 << 30, /* 32-bit counters do not overflow */
-    SHORT_SORT = 48,        /* keys below which insertion beats counting bytes */
-    SHORT = 256,            /* elements of a channel or group up to which sorting many of them at once is fastest */
-    FEW = 16,               /* parameters below which they are sorted one by one */
-    INFINITE = 0x7F80,      /* magnitudes from here on are not finite */
-    MAX_PARTS = 64,
-    APART = 13 * 16, /* counters between the tables of two columns, or all would share their cache sets */
+    TILE = 4096,              /* elements of a tile: 16 KiB stay in the L1 cache between min_max and counting */
+    COLUMNS = QN_COLUMNS,     /* columns of a strip, or short runs sorted side by side */
+    MANY = 1 << 17,           /* elements: from here on four counters a bin pay; they avoid store-to-load stalls */
+    SHORTEST_PIECE = 1 << 14, /* elements: with fewer, another thread costs more than it saves */
+    LONGEST_PIECE = 1 << 30,  /* elements: 32-bit counters do not overflow */
+    SHORT_SORT = 48,          /* keys: with fewer, insertion sort is faster than radix sort */
+    SHORT = 256,              /* elements of a channel or group: up to so many, sorting side by side is fastest */
+    FEW = 16,                 /* parameters: fewer are sorted one after the other */
+    INFINITE = 0x7F80,        /* bits of the smallest magnitude that is not finite */
+    MAX_PIECES = 64,
+    APART = 13 * 16, /* counters between the tables of two columns: else all tables would map to the same cache sets */
 };
 
-/* Elements [o0, o1) x parameters [p0, p1) x [i0, i1): what one thread takes at a time. */
+/* Elements [o0, o1) x parameters [p0, p1) x [i0, i1), which one thread takes at a time. */
 typedef struct {
     int64_t o0, o1, p0, p1, i0, i1;
-    qn_histogram made;
+    qn_histogram histogram;
     int64_t room;
     bool failed;
-} part;
+} piece;
 
 typedef struct {
     const qn_source *source;
@@ -40,23 +40,23 @@ typedef struct {
     int bits;
     bool columns; /* neighbours in memory belong to different parameters */
     int ways;
-    part parts[MAX_PARTS];
+    piece pieces[MAX_PIECES];
     int64_t count;
     pthread_mutex_t mutex;
-    struct bench *idle; /* what finished parts leave to the next: fresh memory costs more than counting */
-} job;
+    struct workspace *idle; /* free list: page faults on new memory cost more than the counting */
+} counting;
 
-/* What a thread works in: counters, and tiles for what cannot be read in place. */
-typedef struct bench {
-    struct bench *next;
-    const job *j;
+/* Memory of one thread: counters, and tiles for elements that cannot be read in place. */
+typedef struct workspace {
+    struct workspace *next;
+    const counting *j;
     int shift, ways;
     uint32_t *counters; /* [1 << (bits + 9)][ways], or [COLUMNS][table_size], all 0 between two parameters */
     float wide[TILE];
     double raw[TILE];
     uint16_t keys[TILE], sorted[TILE];
     int16_t lanes[SHORT * COLUMNS];
-} bench;
+} workspace;
 
 void qn_histogram_free(qn_histogram *h) {
     free(h->offsets), free(h->keys), free(h->counts), free(h->ranges);
@@ -72,7 +72,7 @@ static int start(qn_histogram *h, int64_t params, int64_t room, bool ranges) {
     return h->offsets && h->keys && h->counts && (!ranges || h->ranges) ? 0 : -1;
 }
 
-/* Without the room that was not needed. */
+/* Frees the memory that the bins do not need. */
 static int shrink(qn_histogram *h) {
     int64_t bins = h->offsets[h->params];
     void *keys = realloc(h->keys, (size_t)bins * sizeof *h->keys + 1);
@@ -82,22 +82,22 @@ static int shrink(qn_histogram *h) {
     return keys && counts ? 0 : -1;
 }
 
-/* Room for `more` bins after `used`. */
-static bool reserve(part *p, int64_t used, int64_t more) {
+/* Makes room for `more` bins after `used`. */
+static bool reserve(piece *p, int64_t used, int64_t more) {
     if (used + more <= p->room) return true;
     int64_t room = 2 * p->room + more;
-    uint16_t *keys = realloc(p->made.keys, (size_t)room * sizeof *keys);
-    if (keys) p->made.keys = keys;
-    int64_t *counts = realloc(p->made.counts, (size_t)room * sizeof *counts);
-    if (counts) p->made.counts = counts;
+    uint16_t *keys = realloc(p->histogram.keys, (size_t)room * sizeof *keys);
+    if (keys) p->histogram.keys = keys;
+    int64_t *counts = realloc(p->histogram.counts, (size_t)room * sizeof *counts);
+    if (counts) p->histogram.counts = counts;
     if (keys && counts) p->room = room;
     return keys && counts;
 }
 
 /* ---- reading ---- */
 
-/* Elements [start, start + n) as float32, n <= TILE; their extremes and what is not finite go into r[count]. */
-static const float *staged(bench *b, int64_t start, int64_t n) {
+/* Elements [start, start + n) as float32, n <= TILE. */
+static const float *staged(workspace *b, int64_t start, int64_t n) {
     const qn_source *s = b->j->source;
     const void *x = s->data + (size_t)start * s->itemsize;
     if (!s->direct) qn_gather(s, start, n, b->raw), x = b->raw;
@@ -112,22 +112,22 @@ static const float *staged(bench *b, int64_t start, int64_t n) {
     return b->wide;
 }
 
-static const float *read_run(bench *b, int64_t start, int64_t n, qn_range *r) {
+static const float *read_run(workspace *b, int64_t start, int64_t n, qn_range *r) {
     const float *x = staged(b, start, n);
     if (b->j->source->type == QN_F64) qn_kernels()->min_max_f64(b->raw, n, r);
     else qn_kernels()->min_max_f32(x, n, r);
     return x;
 }
 
-static int64_t table_size(const job *j) { return ((int64_t)1 << (9 + j->bits)) + APART; }
+static int64_t table_size(const counting *j) { return ((int64_t)1 << (9 + j->bits)) + APART; }
 
 static bool is_finite(uint16_t bin) { return (bin & 0x8000 ? bin - 0x8000 : 0x7FFF - bin) < INFINITE; }
 
 static uint16_t ordered(uint32_t key) { return (uint16_t)(key & 0x8000 ? 0xFFFF - key : 0x8000 + key); }
 
-/* ---- few elements: sorted ---- */
+/* ---- few elements: sort them ---- */
 
-static void sort_keys(bench *b, int64_t n) {
+static void sort_keys(workspace *b, int64_t n) {
     uint16_t *k = b->keys;
     if (n < SHORT_SORT) {
         for (int64_t i = 1; i < n; i++) {
@@ -151,85 +151,87 @@ static uint16_t key_of(float x, int shift) {
     return (uint16_t)(bits >> shift << (shift - 16));
 }
 
-static void take_keys(bench *b, const float *x, int64_t n, uint16_t *keys) {
+static void take_keys(workspace *b, const float *x, int64_t n, uint16_t *keys) {
     for (int64_t i = 0; i < n; i++) keys[i] = ordered(key_of(x[i], b->shift));
 }
 
-static int64_t emit_keys(bench *b, int64_t n, part *p, int64_t used) {
+static int64_t emit_keys(workspace *b, int64_t n, piece *p, int64_t used) {
     sort_keys(b, n);
     if (!reserve(p, used, n)) return p->failed = true, used;
     for (int64_t i = 0, next; i < n; i = next) {
         for (next = i + 1; next < n && b->keys[next] == b->keys[i]; next++) {
         }
         if (!is_finite(b->keys[i])) continue;
-        p->made.keys[used] = b->keys[i], p->made.counts[used++] = next - i;
+        p->histogram.keys[used] = b->keys[i], p->histogram.counts[used++] = next - i;
     }
     return used;
 }
 
-/* ---- many parameters of few elements: sorted side by side ---- */
+/* ---- many parameters of few elements: sort them side by side ---- */
 
-/* Element i of lane c as a signed key: it orders as the values do. */
-V_ALWAYS void put_key(bench *b, int64_t i, int64_t c, float x) {
+/* Stores element i of lane c as a signed key in the order of the values. */
+V_ALWAYS void put_key(workspace *b, int64_t i, int64_t c, float x) {
     int16_t key = (int16_t)key_of(x, b->shift);
     b->lanes[i * COLUMNS + c] = (int16_t)(key ^ (key >> 15 & 0x7FFF));
 }
 
-/* Appends the bins of n sorted keys; what is not finite stands at both ends. */
-static int64_t emit_lane(bench *b, int64_t c, int64_t n, part *p, int64_t used) {
+/* Appends the bins of n sorted keys. NaN and infinities are at both ends. */
+static int64_t emit_lane(workspace *b, int64_t c, int64_t n, piece *p, int64_t used) {
     const int16_t *key = b->lanes + c;
     int64_t i = 0, from;
     if (!reserve(p, used, n)) return p->failed = true, used;
     while (i < n && !is_finite((uint16_t)(key[i * COLUMNS] ^ INT16_MIN))) i++;
     while (n > i && !is_finite((uint16_t)(key[(n - 1) * COLUMNS] ^ INT16_MIN))) n--;
-    for (from = i; i < n;) { /* every element is written, and overwritten unless it is the last of its bin */
+    for (from = i;
+         i < n;) { /* no branch: every element writes a bin, which the next one overwrites unless this was its last */
         int16_t mine = key[i * COLUMNS];
-        p->made.keys[used] = (uint16_t)(mine ^ INT16_MIN), p->made.counts[used] = ++i - from;
+        p->histogram.keys[used] = (uint16_t)(mine ^ INT16_MIN), p->histogram.counts[used] = ++i - from;
         bool last = i == n || key[i * COLUMNS] != mine;
         used += last, from = last ? i : from;
     }
     return used;
 }
 
-/* ---- many elements: counted ---- */
+/* ---- many elements: count them ---- */
 
-enum { BLOCK = 64 }; /* counters looked at together */
+enum { COUNTERS = 64 }; /* counters of a chunk, which are tested for 0 together */
 
-static int64_t sum_of(const uint32_t *block) { /* below 2^32: a part has no more elements */
+static int64_t sum_of(const uint32_t *chunk) { /* fits: a piece has at most LONGEST_PIECE elements */
     uint32_t sum = 0;
-    for (int k = 0; k < BLOCK; k++) sum += block[k];
+    for (int k = 0; k < COUNTERS; k++) sum += chunk[k];
     return sum;
 }
 
-/* The bin of the largest magnitude on one side, counted from zero; no bin beyond it was touched. */
+/* The bin of the largest magnitude on one side, counted from zero; all bins beyond it are empty. */
 static int64_t last_bin(double magnitude, int shift) {
     if (!(magnitude > 0)) return 0;
-    float near = (float)magnitude; /* rounded up it is one bin further, no harm */
+    float near = (float)magnitude; /* rounding up may give the next bin, which is empty */
     uint32_t bits, largest = 0x7F7FFFFF;
     memcpy(&bits, &near, sizeof bits);
     return (bits < largest ? bits : largest) >> shift;
 }
 
-/* The lowest block above that of zero with one of n elements, found from above: most of the octaves below are empty. */
-static int64_t lowest_block(const uint32_t *above, const uint32_t *below, int64_t high, int64_t low, int64_t n) {
-    int64_t block = (high > low ? high : low) + 1;
+/* The lowest chunk above that of zero that holds one of n elements. It searches from above until it has met all n,
+ * because most of the octaves below are empty. */
+static int64_t lowest_chunk(const uint32_t *above, const uint32_t *below, int64_t high, int64_t low, int64_t n) {
+    int64_t chunk = (high > low ? high : low) + 1;
     n -= sum_of(above) + sum_of(below);
-    while (n > 0 && --block > 0) {
-        if (block <= high) n -= sum_of(above + block * BLOCK);
-        if (block <= low) n -= sum_of(below + block * BLOCK);
+    while (n > 0 && --chunk > 0) {
+        if (chunk <= high) n -= sum_of(above + chunk * COUNTERS);
+        if (chunk <= low) n -= sum_of(below + chunk * COUNTERS);
     }
-    return block;
+    return chunk;
 }
 
-/* Appends the bins of one side, magnitudes away from zero or toward it, and empties the counters. */
+/* Appends the bins of one side in the order of their values and sets their counters to 0. */
 V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t lowest, int64_t last, int drop, int ways, bool negative,
                            qn_histogram *h, int64_t used) {
-    const int64_t width = BLOCK / ways, blocks = last < lowest ? 1 : last - lowest + 2;
-    for (int64_t step = 0; step < blocks; step++) {
-        int64_t order = negative ? blocks - 1 - step : step, first = order ? (lowest + order - 1) * width : 0;
+    const int64_t width = COUNTERS / ways, chunks = last < lowest ? 1 : last - lowest + 2;
+    for (int64_t step = 0; step < chunks; step++) {
+        int64_t order = negative ? chunks - 1 - step : step, first = order ? (lowest + order - 1) * width : 0;
         uint32_t *c = counters + first * ways;
         if (sum_of(c) == 0) continue;
-        for (int64_t k = 0; k < width; k++) { /* an empty bin is written, too, and then overwritten */
+        for (int64_t k = 0; k < width; k++) { /* no branch: the next bin overwrites an empty one */
             int64_t at = negative ? width - 1 - k : k, count = 0;
             for (int way = 0; way < ways; way++) count += c[at * ways + way];
             int64_t key = (first + at) << drop;
@@ -237,44 +239,45 @@ V_ALWAYS int64_t emit_side(uint32_t *counters, int64_t lowest, int64_t last, int
             h->counts[used] = count;
             used += count != 0;
         }
-        memset(c, 0, BLOCK * sizeof *c);
+        memset(c, 0, COUNTERS * sizeof *c);
     }
     return used;
 }
 
-/* Appends the bins of a parameter's n elements, of the range r, in the order of their values; leaves the counters empty. */
-static int64_t emit_counters(bench *b, uint32_t *counters, int64_t n, const qn_range *r, part *p, int64_t used) {
+/* Appends the bins of the n elements of a parameter, whose range is r, in the order of their values. Sets the counters
+ * to 0. */
+static int64_t emit_counters(workspace *b, uint32_t *counters, int64_t n, const qn_range *r, piece *p, int64_t used) {
     const int drop = b->shift - 16, ways = b->ways;
     const int64_t half = ((QN_BINS / 2) >> drop) * ways, finite = (INFINITE >> drop) * ways;
     uint32_t *below = counters + half;
     if (r->nan || r->infinite)
         for (int side = 0; side < 2; side++)
             memset(counters + side * half + finite, 0, (size_t)(half - finite) * sizeof *counters);
-    int64_t low = last_bin(-r->min, b->shift) * ways / BLOCK, high = last_bin(r->max, b->shift) * ways / BLOCK;
-    int64_t lowest = lowest_block(counters, below, high, low, n - r->nan - r->infinite);
-    if (!reserve(p, used, (low + high + 4) * BLOCK)) return p->failed = true, used;
+    int64_t low = last_bin(-r->min, b->shift) * ways / COUNTERS, high = last_bin(r->max, b->shift) * ways / COUNTERS;
+    int64_t lowest = lowest_chunk(counters, below, high, low, n - r->nan - r->infinite);
+    if (!reserve(p, used, (low + high + 4) * COUNTERS)) return p->failed = true, used;
     if (ways == 1) {
-        used = emit_side(below, lowest, low, drop, 1, true, &p->made, used);
-        return emit_side(counters, lowest, high, drop, 1, false, &p->made, used);
+        used = emit_side(below, lowest, low, drop, 1, true, &p->histogram, used);
+        return emit_side(counters, lowest, high, drop, 1, false, &p->histogram, used);
     }
-    used = emit_side(below, lowest, low, drop, 4, true, &p->made, used);
-    return emit_side(counters, lowest, high, drop, 4, false, &p->made, used);
+    used = emit_side(below, lowest, low, drop, 4, true, &p->histogram, used);
+    return emit_side(counters, lowest, high, drop, 4, false, &p->histogram, used);
 }
 
 /* ---- runs of neighbours that share a parameter ---- */
 
-static int64_t sort_limit(const job *j) { return j->bits == QN_TENSOR_BITS ? 1024 : SHORT; }
+static int64_t sort_limit(const counting *j) { return j->bits == QN_TENSOR_BITS ? 1024 : SHORT; }
 
-/* Where run o of parameter p starts and how long it is. */
+/* The first element and the length of run o of parameter p. */
 static int64_t run_of(const qn_grid *g, int64_t o, int64_t p, int64_t *length) {
-    if (!g->block) return *length = g->inner, (o * g->channels + p) * g->inner;
-    int64_t blocks = (g->channels + g->block - 1) / g->block, at = p % blocks * g->block;
-    *length = g->channels - at < g->block ? g->channels - at : g->block;
-    return p / blocks * g->channels + at;
+    if (!g->group) return *length = g->inner, (o * g->channels + p) * g->inner;
+    int64_t groups = (g->channels + g->group - 1) / g->group, at = p % groups * g->group;
+    *length = g->channels - at < g->group ? g->channels - at : g->group;
+    return p / groups * g->channels + at;
 }
 
-static int64_t count_runs(bench *b, part *p, int64_t k, int64_t used) {
-    qn_range *r = p->made.ranges + (k - p->p0);
+static int64_t count_runs(workspace *b, piece *p, int64_t k, int64_t used) {
+    qn_range *r = p->histogram.ranges + (k - p->p0);
     int64_t n = 0;
     bool sort = (p->o1 - p->o0) * (p->i1 - p->i0) <= sort_limit(b->j);
     for (int64_t o = p->o0; o < p->o1; o++) {
@@ -291,22 +294,22 @@ static int64_t count_runs(bench *b, part *p, int64_t k, int64_t used) {
 }
 
 /* Up to COLUMNS parameters from k on, none of more than SHORT elements. */
-static int64_t sort_runs(bench *b, part *p, int64_t k, int64_t count, int64_t used) {
+static int64_t sort_runs(workspace *b, piece *p, int64_t k, int64_t count, int64_t used) {
     int64_t most = (p->o1 - p->o0) * (p->i1 - p->i0);
     for (int64_t c = 0; c < count; c++) {
         int64_t n = 0;
         for (int64_t o = p->o0; o < p->o1; o++) {
             int64_t length, from = run_of(&b->j->grid, o, k + c, &length), end = p->i1 < length ? p->i1 : length;
             if (end <= p->i0) continue;
-            const float *x = read_run(b, from + p->i0, end - p->i0, p->made.ranges + (k + c - p->p0));
+            const float *x = read_run(b, from + p->i0, end - p->i0, p->histogram.ranges + (k + c - p->p0));
             for (int64_t i = p->i0; i < end; i++) put_key(b, n++, c, x[i - p->i0]);
         }
-        for (; n < most; n++) b->lanes[n * COLUMNS + c] = INT16_MAX; /* a NaN: left out */
+        for (; n < most; n++) b->lanes[n * COLUMNS + c] = INT16_MAX; /* a NaN, which is not counted */
     }
     qn_kernels()->sort_columns_i16(b->lanes, most);
     for (int64_t c = 0; c < count; c++) {
         used = emit_lane(b, c, most, p, used);
-        p->made.offsets[k - p->p0 + c + 1] = used;
+        p->histogram.offsets[k - p->p0 + c + 1] = used;
     }
     return used;
 }
@@ -318,19 +321,19 @@ typedef struct {
     int64_t count;               /* columns, the parameters k, k + 1, ... */
 } strip;
 
-static strip strip_of(const part *p, const qn_grid *g, int64_t k) {
+static strip strip_of(const piece *p, const qn_grid *g, int64_t k) {
     strip s = {.stride = g->inner, .count = p->p1 - k < COLUMNS ? p->p1 - k : COLUMNS};
-    if (!g->block) return s.stride = g->channels, s.start = p->o0 * g->channels + k, s.rows = p->o1 - p->o0, s;
-    int64_t blocks = (g->channels + g->block - 1) / g->block, band = k / g->inner, column = k % g->inner;
-    int64_t first = band % blocks * g->block;
-    s.start = (band / blocks * g->channels + first) * g->inner + column;
-    s.rows = g->channels - first < g->block ? g->channels - first : g->block;
+    if (!g->group) return s.stride = g->channels, s.start = p->o0 * g->channels + k, s.rows = p->o1 - p->o0, s;
+    int64_t groups = (g->channels + g->group - 1) / g->group, band = k / g->inner, column = k % g->inner;
+    int64_t first = band % groups * g->group;
+    s.start = (band / groups * g->channels + first) * g->inner + column;
+    s.rows = g->channels - first < g->group ? g->channels - first : g->group;
     if (s.count > g->inner - column) s.count = g->inner - column;
     return s;
 }
 
-/* Rows [first, first + rows) of a strip, of which x is the first. */
-static void take_rows(bench *b, const float *x, const strip *s, int64_t first, int64_t rows) {
+/* Counts or collects rows [first, first + rows) of a strip; x is the first of them. */
+static void take_rows(workspace *b, const float *x, const strip *s, int64_t first, int64_t rows) {
     if (s->rows > SHORT) {
         qn_kernels()->count_columns_f32(x, rows, s->stride, s->count, b->shift, table_size(b->j), b->counters);
         return;
@@ -339,12 +342,12 @@ static void take_rows(bench *b, const float *x, const strip *s, int64_t first, i
         for (int64_t c = 0; c < s->count; c++) put_key(b, first + r, c, x[r * s->stride + c]);
 }
 
-static int64_t count_strip(bench *b, part *p, const strip *s, int64_t k, int64_t used) {
+static int64_t count_strip(workspace *b, piece *p, const strip *s, int64_t k, int64_t used) {
     const qn_table *t = qn_kernels();
     const qn_source *source = b->j->source;
-    qn_range *ranges = p->made.ranges + (k - p->p0);
+    qn_range *ranges = p->histogram.ranges + (k - p->p0);
     if (source->direct && source->type == QN_F32) {
-        enum { BAND = 256 }; /* rows that are in the L2 cache when they are counted */
+        enum { BAND = 256 }; /* rows that stay in the L2 cache between min_max and counting */
         for (int64_t r = 0; r < s->rows; r += BAND) {
             const float *x = (const float *)source->data + s->start + r * s->stride;
             int64_t rows = s->rows - r < BAND ? s->rows - r : BAND;
@@ -363,16 +366,16 @@ static int64_t count_strip(bench *b, part *p, const strip *s, int64_t k, int64_t
     for (int64_t c = 0; c < s->count; c++) {
         used = s->rows <= SHORT ? emit_lane(b, c, s->rows, p, used)
                                 : emit_counters(b, b->counters + c * table_size(b->j), s->rows, ranges + c, p, used);
-        p->made.offsets[k - p->p0 + c + 1] = used;
+        p->histogram.offsets[k - p->p0 + c + 1] = used;
     }
     return used;
 }
 
-/* ---- parts ---- */
+/* ---- pieces ---- */
 
-static bench *take_bench(job *j) {
+static workspace *take_workspace(counting *j) {
     pthread_mutex_lock(&j->mutex);
-    bench *b = j->idle;
+    workspace *b = j->idle;
     if (b) j->idle = b->next;
     pthread_mutex_unlock(&j->mutex);
     if (b || !(b = malloc(sizeof *b))) return b;
@@ -382,19 +385,19 @@ static bench *take_bench(job *j) {
     return b->counters ? b : (free(b), NULL);
 }
 
-static void leave_bench(job *j, bench *b) {
+static void leave_workspace(counting *j, workspace *b) {
     pthread_mutex_lock(&j->mutex);
     b->next = j->idle, j->idle = b;
     pthread_mutex_unlock(&j->mutex);
 }
 
-static void make_part(job *j, part *p) {
+static void make_piece(counting *j, piece *p) {
     int64_t params = p->p1 - p->p0, used = 0;
     int64_t bins = params << (5 + j->bits), elements = params * (p->o1 - p->o0) * (p->i1 - p->i0);
-    if (j->columns && j->grid.block) elements *= j->grid.block;
-    bench *b = take_bench(j);
-    p->failed = !b || start(&p->made, params, p->room = bins < elements ? bins : elements, true);
-    for (int64_t k = 0; k < params && !p->failed; k++) p->made.ranges[k] = (qn_range){INFINITY, -INFINITY, 0, 0};
+    if (j->columns && j->grid.group) elements *= j->grid.group;
+    workspace *b = take_workspace(j);
+    p->failed = !b || start(&p->histogram, params, p->room = bins < elements ? bins : elements, true);
+    for (int64_t k = 0; k < params && !p->failed; k++) p->histogram.ranges[k] = (qn_range){INFINITY, -INFINITY, 0, 0};
     for (int64_t k = p->p0; k < p->p1 && !p->failed;) {
         if (j->columns) {
             strip s = strip_of(p, &j->grid, k);
@@ -406,42 +409,43 @@ static void make_part(job *j, part *p) {
             k += count;
         } else {
             used = count_runs(b, p, k, used);
-            p->made.offsets[++k - p->p0] = used;
+            p->histogram.offsets[++k - p->p0] = used;
         }
     }
-    if (b) leave_bench(j, b);
+    if (b) leave_workspace(j, b);
 }
 
-static void make_parts(void *context, int64_t begin, int64_t end) {
-    job *j = context;
+static void make_pieces(void *context, int64_t begin, int64_t end) {
+    counting *j = context;
     uint64_t saved = qn_fp_begin();
-    for (int64_t k = begin; k < end; k++) make_part(j, &j->parts[k]);
+    for (int64_t k = begin; k < end; k++) make_piece(j, &j->pieces[k]);
     qn_fp_end(saved);
 }
 
-/* Cuts the parameters among the parts, and the elements of a parameter where there are too few of them. */
-static void cut(job *j) {
+/* Cuts the parameters among the pieces, and the elements of a parameter where there are too few of them. */
+static void cut(counting *j) {
     const qn_grid *g = &j->grid;
-    int64_t params = qn_grid_params(g), outer = g->block ? 1 : g->outer;
-    int64_t inner = j->columns ? 1 : g->block ? g->block : g->inner;
-    int64_t total = g->outer * g->channels * g->inner, wanted = total / (j->bits == QN_TENSOR_BITS ? MANY : PART);
+    int64_t params = qn_grid_params(g), outer = g->group ? 1 : g->outer;
+    int64_t inner = j->columns ? 1 : g->group ? g->group : g->inner;
+    int64_t total = g->outer * g->channels * g->inner,
+            wanted = total / (j->bits == QN_TENSOR_BITS ? MANY : SHORTEST_PIECE);
     int64_t most = qn_num_threads() == 1 ? 1 : 4 * (int64_t)qn_num_threads();
     if (wanted > most) wanted = most;
-    if (wanted < 1 + total / LARGEST_PART) wanted = 1 + total / LARGEST_PART;
-    if (wanted > MAX_PARTS) wanted = MAX_PARTS;
+    if (wanted < 1 + total / LONGEST_PIECE) wanted = 1 + total / LONGEST_PIECE;
+    if (wanted > MAX_PIECES) wanted = MAX_PIECES;
     int64_t grain = j->columns ? COLUMNS : 1, grains = (params + grain - 1) / grain;
     int64_t by_params = grains < wanted ? grains : wanted;
-    int64_t rest = g->block && j->columns ? 1 : wanted / by_params; /* the rows of a band are not cut */
+    int64_t rest = g->group && j->columns ? 1 : wanted / by_params; /* the rows of a group are not cut */
     bool cut_outer = outer >= rest;
     if (!cut_outer && rest > inner) rest = inner;
     for (int64_t a = 0; a < by_params; a++)
         for (int64_t b = 0; b < rest; b++) {
             int64_t p0 = grains * a / by_params * grain, p1 = grains * (a + 1) / by_params * grain;
             if (a + 1 == by_params) p1 = params;
-            part p = {.o0 = 0, .o1 = outer, .p0 = p0, .p1 = p1, .i0 = 0, .i1 = inner};
+            piece p = {.o0 = 0, .o1 = outer, .p0 = p0, .p1 = p1, .i0 = 0, .i1 = inner};
             if (cut_outer) p.o0 = outer * b / rest, p.o1 = outer * (b + 1) / rest;
             else p.i0 = inner * b / rest, p.i1 = inner * (b + 1) / rest;
-            j->parts[j->count++] = p;
+            j->pieces[j->count++] = p;
         }
 }
 
@@ -453,63 +457,63 @@ static void merge_ranges(qn_range *to, const qn_range *from, int64_t n) {
     }
 }
 
-/* Parts of the same parameters become one. */
-static int join_parts(job *j) {
+/* Merges pieces of the same parameters. */
+static int join_pieces(counting *j) {
     int64_t kept = 0;
     for (int64_t k = 1; k < j->count; k++) {
-        qn_histogram *into = &j->parts[kept].made, *next = &j->parts[k].made, sum;
-        if (j->parts[k].p0 == j->parts[kept].p0) {
+        qn_histogram *into = &j->pieces[kept].histogram, *next = &j->pieces[k].histogram, sum;
+        if (j->pieces[k].p0 == j->pieces[kept].p0) {
             if (qn_histogram_merge(into, next, &sum)) return qn_histogram_free(&sum), -1;
             merge_ranges(into->ranges, next->ranges, into->params);
             sum.ranges = into->ranges, into->ranges = NULL;
             qn_histogram_free(into), qn_histogram_free(next);
             *into = sum;
         } else if (++kept != k) {
-            j->parts[kept] = j->parts[k];
-            j->parts[k].made = (qn_histogram){0};
+            j->pieces[kept] = j->pieces[k];
+            j->pieces[k].histogram = (qn_histogram){0};
         }
     }
     j->count = j->count ? kept + 1 : 0;
     return 0;
 }
 
-static int concatenate(job *j, qn_histogram *h) {
+static int concatenate(counting *j, qn_histogram *h) {
     int64_t used = 0, bins = 0;
     if (j->count == 1) {
-        *h = j->parts[0].made, j->parts[0].made = (qn_histogram){0};
+        *h = j->pieces[0].histogram, j->pieces[0].histogram = (qn_histogram){0};
         return shrink(h);
     }
-    for (int64_t k = 0; k < j->count; k++) bins += j->parts[k].made.offsets[j->parts[k].made.params];
+    for (int64_t k = 0; k < j->count; k++) bins += j->pieces[k].histogram.offsets[j->pieces[k].histogram.params];
     if (start(h, qn_grid_params(&j->grid), bins, true)) return -1;
     for (int64_t k = 0; k < h->params; k++) h->ranges[k] = (qn_range){INFINITY, -INFINITY, 0, 0};
     for (int64_t k = 0; k < j->count; k++) {
-        const part *p = &j->parts[k];
-        int64_t n = p->made.offsets[p->made.params];
-        memcpy(h->ranges + p->p0, p->made.ranges, (size_t)p->made.params * sizeof *h->ranges);
-        memcpy(h->keys + used, p->made.keys, (size_t)n * sizeof *h->keys);
-        memcpy(h->counts + used, p->made.counts, (size_t)n * sizeof *h->counts);
-        for (int64_t i = 1; i <= p->made.params; i++) h->offsets[p->p0 + i] = used + p->made.offsets[i];
+        const piece *p = &j->pieces[k];
+        int64_t n = p->histogram.offsets[p->histogram.params];
+        memcpy(h->ranges + p->p0, p->histogram.ranges, (size_t)p->histogram.params * sizeof *h->ranges);
+        memcpy(h->keys + used, p->histogram.keys, (size_t)n * sizeof *h->keys);
+        memcpy(h->counts + used, p->histogram.counts, (size_t)n * sizeof *h->counts);
+        for (int64_t i = 1; i <= p->histogram.params; i++) h->offsets[p->p0 + i] = used + p->histogram.offsets[i];
         used += n;
     }
     return 0;
 }
 
 int qn_histogram_of(const qn_source *x, const qn_grid *grid, int bits, qn_histogram *h) {
-    job *j = calloc(1, sizeof *j);
+    counting *j = calloc(1, sizeof *j);
     *h = (qn_histogram){0};
     if (!j) return -1;
     j->source = x, j->grid = *grid, j->bits = bits;
-    j->columns = grid->block ? grid->inner > 1 : grid->inner == 1 && grid->channels > 1;
+    j->columns = grid->group ? grid->inner > 1 : grid->inner == 1 && grid->channels > 1;
     int64_t total = grid->outer * grid->channels * grid->inner, params = qn_grid_params(grid);
     j->ways = !j->columns && params && total / params >= MANY ? 4 : 1;
     pthread_mutex_init(&j->mutex, NULL);
     if (total) cut(j);
-    qn_parallel_for(j->count, 1, total * (int64_t)x->itemsize, make_parts, j);
+    qn_parallel_for(j->count, 1, total * (int64_t)x->itemsize, make_pieces, j);
     bool failed = false;
-    for (int64_t k = 0; k < j->count; k++) failed |= j->parts[k].failed;
-    failed = failed || join_parts(j) || concatenate(j, h);
-    for (int64_t k = 0; k < MAX_PARTS; k++) qn_histogram_free(&j->parts[k].made);
-    for (bench *b = j->idle, *next; b; b = next) next = b->next, free(b->counters), free(b);
+    for (int64_t k = 0; k < j->count; k++) failed |= j->pieces[k].failed;
+    failed = failed || join_pieces(j) || concatenate(j, h);
+    for (int64_t k = 0; k < MAX_PIECES; k++) qn_histogram_free(&j->pieces[k].histogram);
+    for (workspace *b = j->idle, *next; b; b = next) next = b->next, free(b->counters), free(b);
     pthread_mutex_destroy(&j->mutex);
     free(j);
     return failed ? -1 : 0;

@@ -1,12 +1,12 @@
-/* Histograms of the bit patterns of floats: what observers keep.
+/* Histograms of the bit patterns of floats, which observers keep.
  *
- * A bin is the sign, the exponent and the first `bits` bits of the mantissa of a float32, as a number from 0 to 65,535 that
- * orders as the values do: 0x8000 + m from +0 up, 0x7FFF - m from -0 down, m = the magnitude's bits >> 16 with the lower
- * 7 - bits cleared. Only bins that are occupied are stored, sorted. Whatever the order, the cuts and the threads, the same
- * elements give the same bytes.
+ * A bin is the sign, the exponent and the first `bits` bits of the mantissa of a float32, as a number from 0 to 65,535
+ * in the order of the values: 0x8000 + m from +0 up, 0x7FFF - m from -0 down, m = the bits of the magnitude >> 16 with
+ * the lower 7 - bits cleared. Only occupied bins are stored, sorted. The same elements give the same bytes, in any
+ * order and cut among any number of threads.
  *
- * float64 counts where its own bits, truncated, put it; beyond the largest float32 in the last bin, below the smallest
- * subnormal in the first. Minimum and maximum are float64 and exact. NaN and infinities are counted in the ranges only.
+ * A float64 is truncated to float32; beyond the largest float32 it counts in the last bin, below the smallest subnormal
+ * in the first. Minimum and maximum are float64 and exact. NaN and infinities are counted only in the ranges.
  */
 #ifndef QN_HISTOGRAM_H
 #define QN_HISTOGRAM_H
@@ -21,10 +21,10 @@ typedef struct {
     int64_t *offsets; /* [params + 1] */
     uint16_t *keys;
     int64_t *counts;
-    qn_range *ranges; /* [params]; none after a merge */
+    qn_range *ranges; /* [params]; NULL after a merge */
 } qn_histogram;
 
-/* Both return 0, or -1 without memory; free what they fill in either case. */
+/* Both return 0, or -1 without memory. The caller frees h in either case. */
 int qn_histogram_of(const qn_source *x, const qn_grid *grid, int bits, qn_histogram *h);
 int qn_histogram_merge(const qn_histogram *a, const qn_histogram *b, qn_histogram *h);
 void qn_histogram_free(qn_histogram *h);

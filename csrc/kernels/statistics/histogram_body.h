@@ -1,12 +1,12 @@
 /* Counting floats by the upper bits of their pattern: sign, exponent, first bits of the mantissa.
  *
- * The bin is a shift of the bits, so there is no range to find first and no value that does not fit. Elements run into the
- * counters of `ways` tables in turn: two equal neighbours would make a load wait for the store before it. Plain C is as
- * fast as vectors here (an element costs a load, an addition in memory, and no arithmetic); the compiler reads the upper
- * half of a float32 directly.
+ * The bin is a shift of the bits: no range must be known before, and every value fits. Neighbouring elements are
+ * counted in different tables, `ways` of them in turn: with one table the load of the counter of an equal neighbour
+ * would wait for the store before it. Vectors would not be faster: an element costs a load and an addition in memory,
+ * and the compiler loads the upper half of a float32 directly.
  */
 
-enum { COUNT_UNROLL = 16, COUNT_AHEAD = 4096 }; /* the next tile: its extremes are found before it is counted */
+enum { COUNT_UNROLL = 16, COUNT_AHEAD = 4096 }; /* elements: the next tile */
 
 V_INLINE uint32_t count_key(const float *x, int shift) {
     uint32_t bits;
@@ -31,7 +31,8 @@ static void count_f32(const float *x, int64_t n, int shift, int ways, uint32_t *
     else count_ways(x, n, shift, 1, counts);
 }
 
-/* Sixteen columns at a time, a cache line of each row: their busy counters fit into the L1 cache beside the rows. */
+/* Sixteen columns at a time, which are one cache line of each row: their most used counters fit the L1 cache beside it.
+ */
 static void count_columns_f32(const float *x, int64_t rows, int64_t stride, int64_t n, int shift, int64_t table,
                               uint32_t *counts) {
     int64_t i = 0;
@@ -43,7 +44,7 @@ static void count_columns_f32(const float *x, int64_t rows, int64_t stride, int6
         for (int64_t r = 0; r < rows; r++) counts[i * table + count_key(x + r * stride + i, shift)]++;
 }
 
-/* Batcher's odd-even merges: pairs of rows in an order that depends on n alone, so all columns go together. */
+/* Batcher's odd-even merge sort: which rows it compares depends on n alone, so that it sorts all columns at once. */
 static void sort_columns_i16(int16_t *keys, int64_t n) {
     for (int64_t sorted = 1; sorted < n; sorted *= 2)
         for (int64_t apart = sorted; apart > 0; apart /= 2)
@@ -64,7 +65,8 @@ static void truncate_f64_f32(const double *x, float *y, int64_t n) {
         uint32_t bits;
         memcpy(&bits, &near, sizeof bits);
         double magnitude = near < 0 ? -(double)near : (double)near, exact = x[i] < 0 ? -x[i] : x[i];
-        bits -= magnitude > exact; /* rounded away from zero: one step back, from infinity to the largest float32 */
+        bits -= magnitude >
+                exact; /* if it was rounded away from zero, one step back; from infinity to the largest float32 */
         memcpy(&y[i], &bits, sizeof bits);
     }
 }

@@ -6,7 +6,7 @@
 #include "search_private.h"
 #include "threads.h"
 
-enum { SEARCH_BYTES = 1 << 18 }; /* traffic that a parameter's search weighs as */
+enum { SEARCH_BYTES = 1 << 18 }; /* the search of a parameter takes as long as so much memory traffic */
 
 /* ---- percentile ---- */
 
@@ -29,13 +29,13 @@ static void search_percentile(const qn_sketch *r, const qn_search_spec *p, doubl
 typedef struct {
     const qn_histogram *h;
     const qn_search_spec *spec;
-    int64_t n; /* ranges a parameter, 0 for a search */
-    const double *given_low, *given_high;
+    int64_t n; /* ranges of each parameter; 0: search */
+    const double *lows, *highs;
     double *low, *high, *error;
     _Atomic bool failed;
-} job;
+} range_search;
 
-static void search_row(const job *j, int64_t k, qn_search_room *space) {
+static void search_sketch(const range_search *j, int64_t k, qn_search_room *space) {
     qn_sketch r = sketch_of(j->h, j->spec, k);
     double *low = j->low + k, *high = j->high + k, *error = j->error + k;
     switch (j->spec->criterion) {
@@ -45,7 +45,7 @@ static void search_row(const job *j, int64_t k, qn_search_room *space) {
     }
 }
 
-static void errors_of_row(const job *j, int64_t k, qn_search_room *space) {
+static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *space) {
     const qn_search_spec *p = j->spec;
     qn_sketch r = sketch_of(j->h, p, k);
     qn_sides s = {0};
@@ -59,7 +59,7 @@ static void errors_of_row(const job *j, int64_t k, qn_search_room *space) {
         sum = qn_sums_of(space->counts, l.bins, space->sums);
     }
     for (int64_t i = k * j->n; i < (k + 1) * j->n; i++) {
-        double low = j->given_low[i], high = j->given_high[i];
+        double low = j->lows[i], high = j->highs[i];
         if (p->criterion == QN_PERCENTILE) {
             j->error[i] = outside(&r, low, high);
         } else if (p->criterion == QN_APART) {
@@ -78,28 +78,28 @@ static void errors_of_row(const job *j, int64_t k, qn_search_room *space) {
     }
 }
 
-static void search_part(void *context, int64_t begin, int64_t end) {
-    job *j = context;
+static void search_piece(void *context, int64_t begin, int64_t end) {
+    range_search *j = context;
     uint64_t saved = qn_fp_begin();
     qn_search_room *space = malloc(sizeof *space);
     if (!space) j->failed = true;
     for (int64_t k = begin; k < end && space; k++) {
-        if (j->n) errors_of_row(j, k, space);
-        else search_row(j, k, space);
+        if (j->n) errors_of_sketch(j, k, space);
+        else search_sketch(j, k, space);
     }
     free(space);
     qn_fp_end(saved);
 }
 
 int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, double *high, double *error) {
-    job j = {.h = h, .spec = spec, .low = low, .high = high, .error = error};
-    qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_part, &j);
+    range_search j = {.h = h, .spec = spec, .low = low, .high = high, .error = error};
+    qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_piece, &j);
     return j.failed ? -1 : 0;
 }
 
 int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low,
                      const double *high, double *error) {
-    job j = {.h = h, .spec = spec, .n = n, .given_low = low, .given_high = high, .error = error};
-    if (n) qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_part, &j);
+    range_search j = {.h = h, .spec = spec, .n = n, .lows = low, .highs = high, .error = error};
+    if (n) qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_piece, &j);
     return j.failed ? -1 : 0;
 }

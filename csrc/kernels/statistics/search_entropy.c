@@ -4,10 +4,11 @@
 #include "search_private.h"
 
 enum {
-    STRIDE = 64, /* the coarsest step of its ends */
-    FIRST = 128, /* and the fewest bins it keeps */
+    STRIDE = 64, /* coarsest step of the ends, in bins */
+    FIRST = 128, /* fewest bins that a range keeps */
 };
-static const double TAIL = 1e-3; /* the share that has no say in the width of the entropy bins */
+static const double TAIL =
+    1e-3; /* fraction of the largest magnitudes that is ignored when the entropy bins are sized */
 
 static double xlogx(double x) { return x > 0 ? x * log(x) : 0; }
 
@@ -22,7 +23,7 @@ qn_bin_sums qn_sums_of(const double *counts, int64_t bins, double *scratch) {
     return (qn_bin_sums){count, filled, logs};
 }
 
-/* Levels of a window of bins: even ones, or the numbers of a float, the largest of which stands at its end. */
+/* Levels over a window of bins: evenly spaced, or the numbers of a float type, of which the largest is at the end. */
 typedef struct {
     int64_t n;
     const double *reals; /* [n], or NULL */
@@ -33,7 +34,8 @@ static scheme scheme_of(const qn_search_spec *p) {
     return (scheme){p->symmetric ? (codes + 1) / 2 : codes, p->reals};
 }
 
-/* The end of cell k of `width` bins: bin i is of the cell i * n / width; of a float, of the number nearest to its middle. */
+/* The end of cell k, of n cells over `width` bins. Bin i belongs to cell i * n / width, or to the number of the float
+ * type that is nearest to its middle. */
 static int64_t cell_end(scheme l, int64_t k, int64_t width) {
     if (!l.reals) return ((k + 1) * width + l.n - 1) / l.n;
     if (k + 1 == l.n) return width;
@@ -41,8 +43,8 @@ static int64_t cell_end(scheme l, int64_t k, int64_t width) {
     return (int64_t)ceil(fmin(fmax(middle - 0.5, 0), (double)width));
 }
 
-/* KL(p || q) of the bins [a, b): p their counts with the tails added to the first and the last, q the counts spread evenly
- * over the filled bins of the cell of each level. */
+/* KL(p || q) over the bins [a, b). p: their counts, with the tails added to the first and the last bin; q: the counts
+ * of each cell, spread evenly over its filled bins. */
 static double divergence_of(const double *counts, const qn_bin_sums *s, int64_t bins, int64_t a, int64_t b, scheme l) {
     double all = s->count[bins], kept = s->count[b] - s->count[a], sum = s->log[b] - s->log[a], cross = 0;
     double tails[2] = {s->count[a], all - s->count[b]};
@@ -78,7 +80,8 @@ int64_t qn_entropy_bin(const double *counts, int64_t bins, int64_t n, const doub
     return best;
 }
 
-/* Spreads one side over QN_LINEAR bins of `width`, upward or downward from `to`; the rest is beyond them and returned. */
+/* Spreads one side over QN_LINEAR bins of `width`, upward or downward from `to`. Returns how many elements lie beyond.
+ */
 static double spread(const qn_sketch *r, bool negative, double width, double *to, int step) {
     descent d = descent_of(r, false, negative);
     double count, tail = 0, top = extreme(r, negative);
@@ -98,7 +101,8 @@ static double spread(const qn_sketch *r, bool negative, double width, double *to
     return tail;
 }
 
-/* Linear bins up to the largest magnitude, or to 8 times what 99.9 % stay below: outliers get none, only their weight. */
+/* Linear bins up to the largest magnitude, or up to 8 times the quantile that TAIL leaves out. Larger elements add to
+ * the count of the last bin. */
 qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *space) {
     qn_linear_bins l = {.bins = symmetric ? QN_LINEAR : 2 * QN_LINEAR,
                         .whole = fmax(extreme(r, false), extreme(r, true))};
@@ -108,20 +112,21 @@ qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *
     double *zero = space->counts + (symmetric ? 0 : QN_LINEAR);
     double above = spread(r, false, l.width, zero, 1);
     double below = symmetric ? spread(r, true, l.width, zero, 1) : spread(r, true, l.width, zero - 1, -1);
-    zero[0] = zero[1]; /* as published: the zeros of a ReLU would outweigh everything */
+    zero[0] = zero[1]; /* as in the publication: the zeros of a ReLU would outweigh everything else */
     if (symmetric) above += below;
     else zero[-1] = zero[-2], zero[-QN_LINEAR] += below;
     zero[QN_LINEAR - 1] += above;
     return l;
 }
 
-/* Bins of a window on one side without the empty ones at its end. */
+/* Bins of a window on one side, without empty ones at its end. */
 static int64_t filled(const double *counts, int64_t zero, int64_t bins, int64_t step) {
     while (bins > 0 && counts[zero + (bins - 1) * step - (step < 0)] == 0) bins--;
     return bins;
 }
 
-/* With fewer filled bins than levels every bin keeps a level of its own: the divergence sees no loss, whatever is clipped. */
+/* With fewer filled bins than levels every bin has its own level, and the divergence shows no loss, whatever is
+ * clipped. */
 static bool can_judge(const qn_bin_sums *s, int64_t a, int64_t b, int64_t n) {
     return b - a >= FIRST && s->filled[b] - s->filled[a] >= (double)n;
 }
@@ -130,7 +135,7 @@ static double end_of(const qn_linear_bins *l, int64_t bins) {
     return bins == QN_LINEAR ? l->whole : (double)bins * l->width;
 }
 
-/* Both ends alike, then one after the other, in strides that become finer. */
+/* Moves both ends together, then one after the other, in strides that become finer. */
 static void search_window(const double *counts, const qn_bin_sums *s, scheme l, bool two_sided[2], int64_t *below,
                           int64_t *above, double *least) {
     *below = two_sided[0] ? QN_LINEAR : 0, *above = two_sided[1] ? QN_LINEAR : 0;
@@ -161,7 +166,7 @@ void qn_search_entropy(const qn_sketch *r, const qn_search_spec *p, qn_search_ro
                        double *error) {
     const scheme v = scheme_of(p);
     *low = -extreme(r, true), *high = extreme(r, false), *error = 0;
-    if (v.n > QN_LINEAR / 2 || fmax(-*low, *high) < FLT_MIN) return; /* as many codes as bins: nothing is lost */
+    if (v.n > QN_LINEAR / 2 || fmax(-*low, *high) < FLT_MIN) return; /* about as many codes as bins: nothing is lost */
     qn_linear_bins l = qn_linear_of(r, p->symmetric, space);
     if (p->symmetric) {
         int64_t bin = qn_entropy_bin(space->counts, QN_LINEAR, v.n, v.reals, FIRST, v.n, space->sums, NULL);

@@ -1,15 +1,14 @@
 /* The range of the least mean square error. */
-#include <float.h>
-
+#include "qparams.h"
 #include "search_private.h"
 
 enum {
-    OCTAVES = 40, /* below the top: what is smaller rounds to zero on any grid that is tried */
-    EXACT = 256,  /* levels of a side whose cells are summed one by one; the bins beyond are wider than a cell */
-    STEPS = 16,   /* thresholds tried in an octave */
+    OCTAVES = 40, /* below the largest magnitude: smaller elements round to zero on every grid tried */
+    EXACT = 256,  /* cells of a side that are summed one by one; bins beyond them are wider than cells */
+    STEPS = 16,   /* thresholds tried in each octave */
 };
 
-/* Counts of the bins of a side, above the first; room[QN_BINS / 2 + 2] cells. `cut` is the highest bin that counts. */
+/* Fills room[QN_BINS / 2 + 2] with the cells of a side. Elements beyond the bin `cut` are left out. */
 static side side_of(const qn_sketch *r, bool symmetric, bool negative, int64_t cut, int exponent, cell *room) {
     const int drop = 7 - r->bits;
     side s = {.cells = room, .shift = 52 - r->bits};
@@ -30,7 +29,7 @@ static side side_of(const qn_sketch *r, bool symmetric, bool negative, int64_t c
     }
     double largest = symmetric ? fmax(extreme(r, false), extreme(r, true)) : extreme(r, negative);
     for (int64_t i = 1; i <= s.count; i++) n += room[i].q;
-    n = total - n; /* zeros, and what is as good as zero */
+    n = total - n; /* zeros, and elements that round to zero */
     room[0].p = n;
     for (int64_t i = 1; i <= s.count; i++) {
         double from, to, c = room[i].q;
@@ -47,18 +46,18 @@ static side side_of(const qn_sketch *r, bool symmetric, bool negative, int64_t c
 
 static const cell *all_of(const side *s) { return s->cells + s->count + 1; }
 
-/* The cell of x, which is raised to where its elements begin. */
+/* The cell of x; raises x to its lower end. */
 static const cell *cell_of(const side *s, double *x) {
     if (*x >= s->top) return all_of(s);
     int64_t bits, i;
     memcpy(&bits, x, sizeof bits);
     i = (bits >> s->shift) - s->base + 1;
-    const cell *c = s->cells + (i < 0 ? 0 : i < s->count ? i : s->count); /* the last bin may reach beyond float32 */
+    const cell *c = s->cells + (i < 0 ? 0 : i < s->count ? i : s->count); /* the last bin may end beyond float32 */
     *x = fmax(*x, c->from);
     return c;
 }
 
-/* The sum over x > t of (x - t)^2: what clipping at t costs. */
+/* The sum of (x - t)^2 over x > t, which is the cost of clipping at t. */
 static double clipped(const side *s, double t) {
     double x = t;
     const cell *all = all_of(s), *c = cell_of(s, &x);
@@ -69,8 +68,9 @@ static double clipped(const side *s, double t) {
 
 /* The sum of squared errors of one side on the grid 0, step, ..., levels * step; what lies beyond saturates.
  *
- * Summed by parts, with t_k = (k - 1/2) step: the sum over the cells of k (F1(t_k+1) - F1(t_k)) is K F1(oo) less the sum of
- * F1(t_k), and likewise for k^2 and F0. From the EXACT-th cell on, bins are wider than cells: step^2 / 12 for each element. */
+ * Summed by parts, with t_k = (k - 1/2) step: the sum over the cells of k (F1(t_k+1) - F1(t_k)) is K F1(oo) less the
+ * sum of F1(t_k), and likewise for k^2 and F0. From the EXACT-th cell on, bins are wider than cells: step^2 / 12 for
+ * each element. */
 static double side_error(const side *s, double step, int64_t levels) {
     const cell *all = all_of(s);
     int64_t last = levels < EXACT ? levels : EXACT, k = 1;
@@ -80,7 +80,7 @@ static double side_error(const side *s, double step, int64_t levels) {
         sum0 += (double)(2 * k - 1) * (c->p + c->q * t);
         sum1 += c->r + 0.5 * c->q * t * t;
     }
-    if (k <= last || last == levels) { /* every boundary from t_k on lies beyond the last element */
+    if (k <= last || last == levels) { /* all elements lie below the boundaries from t_k on */
         double left = (double)(last - k + 1), top = (double)last;
         sum1 += left * all->r;
         sum0 += (top * top - (double)(k - 1) * (double)(k - 1)) * all->p;
@@ -97,8 +97,8 @@ static double side_error(const side *s, double step, int64_t levels) {
     return fmax(inner, 0) + step * step / 12 * (e - n) + fmax(outer, 0);
 }
 
-/* The same of the numbers of a float times step, [0] = 0, each with the magnitudes up to the middle between two of them: by
- * parts again, with the differences of the numbers and of their squares. */
+/* The same of the numbers of a float times step, [0] = 0, each with the magnitudes up to the middle between two of
+ * them: by parts again, with the differences of the numbers and of their squares. */
 static double float_error(const side *s, double step, const double *real, int64_t n) {
     const cell *all = all_of(s);
     double sum0 = 0, sum1 = 0, last = 0;
@@ -125,32 +125,12 @@ qn_sides qn_sides_of(const qn_sketch *r, bool symmetric, qn_search_room *space) 
     return s;
 }
 
-/* The grid of a range, as QParams.from_range makes it; low <= 0 <= high. */
-typedef struct {
-    double scale;
-    int64_t below, above; /* levels below and above zero */
-} grid;
-
-static double rounded(double scale) { return scale < FLT_MIN ? FLT_MIN : scale > FLT_MAX ? FLT_MAX : (float)scale; }
-
-/* The largest number of a symmetric grid, in steps. */
+/* The largest level of a symmetric grid, in steps. */
 static double reach_of(const qn_search_spec *p) {
     return p->reals ? p->reals[p->qmax] : (double)((p->qmax - p->qmin) / 2);
 }
 
-static grid grid_of(const qn_search_spec *p, double low, double high) {
-    double steps = (double)p->qmax - p->qmin;
-    if (p->symmetric) {
-        double most = fmax(-low, high);
-        int64_t levels = (p->qmax - p->qmin) / 2;
-        return (grid){most > 0 ? rounded(most / reach_of(p)) : 1, levels, levels};
-    }
-    double scale = high > low ? rounded((high - low) / steps) : 1, zero = rint(p->qmin - low / scale);
-    zero = fmin(fmax(zero, p->qmin), p->qmax);
-    return (grid){scale, (int64_t)zero - p->qmin, p->qmax - (int64_t)zero};
-}
-
-static double grid_error(const qn_sides *s, double step, int64_t below, int64_t above) {
+static double affine_error(const qn_sides *s, double step, int64_t below, int64_t above) {
     return side_error(&s->high, step, above) + side_error(&s->low, step, below);
 }
 
@@ -159,26 +139,27 @@ static double symmetric_error(const qn_sides *s, const qn_search_spec *p, double
     return side_error(&s->high, step, (p->qmax - p->qmin) / 2);
 }
 
-/* Thresholds fall from the top by STEPS an octave until clipping alone costs more than the best; then around the best. Those
- * of a float from twice the top, as its numbers repeat themselves octave by octave. */
+/* Tries thresholds from the top down, STEPS in each octave, until clipping alone costs more than the best; then
+ * thresholds around the best. For a float type it starts at twice the top, because its numbers repeat themselves in
+ * each octave. */
 static double search_symmetric(const qn_sides *s, const qn_search_spec *p, double *best_step) {
     const double reach = reach_of(p), top = s->high.top * (p->reals ? 2 : 1);
-    double best = INFINITY, at = top, center;
+    double best = INFINITY, threshold = top, center;
     for (int j = 0; j < STEPS * OCTAVES; j++) {
         double t = top * exp2(-j / (double)STEPS);
         if (clipped(&s->high, t) >= best) break;
         double error = symmetric_error(s, p, t / reach);
-        if (error < best) best = error, at = t;
+        if (error < best) best = error, threshold = t;
     }
     for (int fine = STEPS * 8; fine <= STEPS * 64; fine *= 8) {
-        center = at;
+        center = threshold;
         for (int i = -7; i <= 7; i++) {
             double t = center * exp2(i / (double)fine), error;
             if (i == 0 || t > top) continue;
-            if ((error = symmetric_error(s, p, t / reach)) < best) best = error, at = t;
+            if ((error = symmetric_error(s, p, t / reach)) < best) best = error, threshold = t;
         }
     }
-    *best_step = at / reach;
+    *best_step = threshold / reach;
     return best;
 }
 
@@ -187,25 +168,25 @@ typedef struct {
     int64_t below;
 } affine;
 
-/* Zero is among the codes, and none lies a whole step beyond the data. */
+/* Zero has a code, and no code lies a whole step beyond the data. */
 static bool fits(const qn_sides *s, int64_t levels, const affine *a) {
     return a->step > 0 && a->below >= 0 && a->below <= levels && (double)(a->below - 1) * a->step <= s->low.top &&
            (double)(levels - a->below - 1) * a->step <= s->high.top;
 }
 
-/* Eight neighbours of step and zero point, the best taken until none is better; then half the distance. */
+/* Moves to the best of eight neighbours in step and zero point until none is better, then halves the distance. */
 static affine descend_affine(const qn_sides *s, int64_t levels, affine a) {
     int64_t shift = levels / 8 > 0 ? levels / 8 : 1;
     for (double octave = 0.25; octave > 1.0 / 1024;) {
-        affine found = a;
+        affine best = a;
         for (int i = -1; i <= 1; i++)
             for (int64_t d = -shift; d <= shift; d += shift) {
                 affine next = {a.step * exp2(i * octave), 0, a.below + d};
                 if ((i == 0 && d == 0) || !fits(s, levels, &next)) continue;
-                next.error = grid_error(s, next.step, next.below, levels - next.below);
-                if (next.error < found.error) found = next;
+                next.error = affine_error(s, next.step, next.below, levels - next.below);
+                if (next.error < best.error) best = next;
             }
-        if (found.error < a.error) a = found;
+        if (best.error < a.error) a = best;
         else octave /= 2, shift = shift > 1 ? shift / 2 : 1;
     }
     return a;
@@ -215,12 +196,12 @@ static affine start_affine(const qn_sides *s, int64_t levels, double low, double
     affine a = {.step = (low + high) / (double)levels};
     double below = rint(low / a.step);
     a.below = (int64_t)fmin(fmax(below, 0), (double)levels);
-    a.error = grid_error(s, a.step, a.below, levels - a.below);
+    a.error = affine_error(s, a.step, a.below, levels - a.below);
     return a;
 }
 
-/* Starts: the whole range; the best by the estimate "clipping on either side, step^2 / 12 inside"; near what that finds,
- * grids with a code at an end. */
+/* Starts from the whole range, from the best by the estimate "cost of clipping on both sides, step^2 / 12 inside", and,
+ * near their result, from grids with a code at an end of the data. */
 static affine search_affine(const qn_sides *s, int64_t levels) {
     affine whole = start_affine(s, levels, s->low.top, s->high.top);
     double cost_low[4 * OCTAVES], cost_high[4 * OCTAVES], best = INFINITY, low = s->low.top, high = s->high.top;
@@ -238,12 +219,12 @@ static affine search_affine(const qn_sides *s, int64_t levels) {
     affine b = descend_affine(s, levels, start_affine(s, levels, low, high));
     if (b.error < a.error) a = b;
     for (int64_t below = a.below - 4, last = a.below + 4; below <= last; below++)
-        for (int end = 0; end < 2; end++) { /* a code just at the end, where many elements may lie */
+        for (int end = 0; end < 2; end++) { /* a code exactly at the end, where many elements may lie */
             int64_t codes = end ? levels - below : below;
             if (codes <= 0) continue;
             b = (affine){(end ? s->high.top : s->low.top) / (double)codes, 0, below};
             if (!fits(s, levels, &b)) continue;
-            b.error = grid_error(s, b.step, below, levels - below);
+            b.error = affine_error(s, b.step, below, levels - below);
             if (b.error < 1.1 * a.error) b = descend_affine(s, levels, b);
             if (b.error < a.error) a = b;
         }
@@ -253,7 +234,7 @@ static affine search_affine(const qn_sides *s, int64_t levels) {
 void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *space, double *low, double *high,
                    double *error) {
     *low = -extreme(r, true), *high = extreme(r, false), *error = 0;
-    if (!(fmax(-*low, *high) >= FLT_MIN)) return; /* no normal scale is that small: all of it becomes zero */
+    if (!(fmax(-*low, *high) >= FLT_MIN)) return; /* no normal scale is that small: all elements become zero */
     qn_sides s = qn_sides_of(r, p->symmetric, space);
     double unit = ldexp(1, s.exponent);
     if (p->symmetric) {
@@ -264,17 +245,18 @@ void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *
         return;
     }
     affine a = search_affine(&s, p->qmax - p->qmin);
-    double scale = rounded(a.step * unit); /* of a float32, the ends give back just this grid */
+    double scale = qn_scale_rounded(a.step * unit); /* a float32, so that the ends give exactly this grid again */
     *error = a.error / s.kept * unit * unit;
     if (scale <= FLT_MIN || scale >= FLT_MAX) return;
     *low = -scale * (double)a.below, *high = scale * (double)(p->qmax - p->qmin - a.below);
 }
 
 double qn_mse(const qn_sides *s, const qn_search_spec *p, double low, double high) {
-    grid g = grid_of(p, low, high);
-    double unit = ldexp(1, s->exponent);
-    double error =
-        p->symmetric ? symmetric_error(s, p, g.scale / unit) : grid_error(s, g.scale / unit, g.below, g.above);
+    qn_qparams q = qn_qparams_of_range(low, high, p->symmetric, p->qmin, p->qmax);
+    if (p->reals) q.scale = qn_scale_of_extent(fmax(-low, high), reach_of(p));
+    double unit = ldexp(1, s->exponent), step = (double)q.scale / unit;
+    double error = p->symmetric ? symmetric_error(s, p, step)
+                                : affine_error(s, step, q.zero_point - p->qmin, p->qmax - q.zero_point);
     return error / s->kept * unit * unit;
 }
 

@@ -1,4 +1,4 @@
-/* What the driver of the searches, search.c, has from search_mse.c and search_entropy.c. */
+/* What search.c calls in search_mse.c and search_entropy.c. */
 #ifndef QN_SEARCH_PRIVATE_H
 #define QN_SEARCH_PRIVATE_H
 
@@ -6,21 +6,22 @@
 
 enum { QN_LINEAR = 2048 }; /* bins of the entropy search */
 
-/* F0 = p + q x, F1 = r + q x^2 / 2, F2 = s + q x^3 / 3: count, sum and sum of squares of the elements below x >= from. */
+/* Count, sum and sum of squares of the elements below x, for x >= from in this cell: F0 = p + q x, F1 = r + q x^2 / 2,
+ * F2 = s + q x^3 / 3. */
 typedef struct {
     double p, q, r, s, from;
 } cell;
 
-/* Magnitudes of one sign, or of both, scaled by 2^-exponent so that no square overflows. */
+/* Magnitudes of one sign, or of both, scaled by 2^-exponent, which keeps squares from overflowing. */
 typedef struct {
-    cell *cells;  /* [count + 2]: what lies below the first bin, the bins, what lies above the last */
-    int64_t base; /* bits of a float64 >> shift, of the first bin */
+    cell *cells;  /* [count + 2]: below the first bin, the bins, above the last bin */
+    int64_t base; /* of the first bin: bits of a float64 >> shift */
     int64_t count;
     int shift;
     double top;
 } side;
 
-/* Both sides of a grid, or the magnitudes alone where it is symmetric. */
+/* Both sides of a grid; of a symmetric one `high` has all magnitudes. */
 typedef struct {
     side high, low;
     double kept;
@@ -34,25 +35,25 @@ typedef struct {
 } qn_search_room;
 
 typedef struct {
-    const double *count, *filled, *log; /* sums below a bin: of c, of c > 0, of c log c */
+    const double *count, *filled, *log; /* [bins + 1] sums over the bins below: of c, of c > 0, of c log c */
 } qn_bin_sums;
 
 typedef struct {
     double width; /* of a linear bin */
     int64_t bins; /* QN_LINEAR, or 2 QN_LINEAR with zero in the middle */
-    double whole; /* the largest magnitude, for which the last bin stands when nothing lies beyond */
+    double whole; /* the largest magnitude, the end of the last bin if nothing exceeds it */
 } qn_linear_bins;
 
-/* low, high and error of the best range. */
+/* Find low, high and error of the best range. */
 void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *space, double *low, double *high,
                    double *error);
 void qn_search_entropy(const qn_sketch *r, const qn_search_spec *p, qn_search_room *space, double *low, double *high,
                        double *error);
 
-/* The error of a given range, from what is made once for a parameter. */
+/* The error of a range, from sums that are computed once for each parameter. */
 qn_sides qn_sides_of(const qn_sketch *r, bool symmetric, qn_search_room *space);
 double qn_mse(const qn_sides *s, const qn_search_spec *p, double low, double high);
-double qn_mean_square(const qn_sides *s, bool symmetric); /* of what is quantized */
+double qn_mean_square(const qn_sides *s, bool symmetric); /* without outliers */
 
 qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *space);
 qn_bin_sums qn_sums_of(const double *counts, int64_t bins, double *scratch);

@@ -7,17 +7,17 @@
 
 #include "search.h"
 
-/* Values separated from the rest by 16 empty octaves are outliers: no 16-bit grid represents both. Float codes need a wider
- * gap: see sketch_of. */
+/* Values separated from the rest by 16 empty octaves are outliers: no 16-bit grid represents both. Float codes need a
+ * wider gap: see sketch_of. */
 enum { QN_GAP = 16 };
-static const double QN_APART_SHARE = 1e-5; /* the largest share of what is not zero that may be set apart */
+static const double QN_APART_SHARE = 1e-5; /* the largest share of the nonzero elements that may be outliers */
 
 typedef struct {
     const uint16_t *keys;
     const int64_t *counts;
     int64_t bins, zero; /* bins [0, zero) are negative */
     double min, max, total;
-    double least; /* no magnitude is smaller; 0 where both signs occur */
+    double least; /* the smallest magnitude; 0 if both signs occur */
     int bits, gap;
 } qn_sketch;
 
@@ -44,8 +44,8 @@ static inline double value(int64_t magnitude) {
     return magnitude == 0x7F80 ? 0x1p128 : (double)x;
 }
 
-/* Ends of the bin of a magnitude; `extreme` is the largest magnitude on its side, and where it is alone in its bin that is
- * where it lies. A bin never quite vanishes. */
+/* Ends of the bin of a magnitude. `extreme` is the largest magnitude on its side; if it is the only element of its bin,
+ * the bin is there. A bin keeps a width of at least 2^-16 of its own. */
 static inline void ends(const qn_sketch *r, int64_t m, double count, double extreme, double *from, double *to) {
     double start = value(m), end = value(m + (1 << (7 - r->bits))), narrowest = (end - start) * 0x1p-16;
     *from = r->least > start ? r->least : start;
@@ -59,7 +59,7 @@ static inline double extreme(const qn_sketch *r, bool negative) {
     return x > 0 ? x : 0;
 }
 
-/* Bins in falling order of magnitude; of two signs, those of one magnitude together. */
+/* Bins in falling order of magnitude. With two signs, both bins of a magnitude come together. */
 typedef struct {
     const qn_sketch *r;
     int64_t low, high; /* bins not yet taken: [low, high) */
@@ -81,7 +81,7 @@ static inline descent descent_of(const qn_sketch *r, bool symmetric, bool negati
     return negative ? (descent){r, 0, r->zero} : (descent){r, r->zero, r->bins};
 }
 
-/* The magnitude beyond which `tail` elements lie, interpolated inside its bin; 0 if that is all of them. */
+/* The magnitude that `tail` elements exceed, interpolated inside its bin; 0 if there are fewer elements. */
 static inline double quantile(const qn_sketch *r, bool symmetric, bool negative, double tail) {
     descent d = descent_of(r, symmetric, negative);
     double seen = 0, count;
@@ -96,7 +96,7 @@ static inline double quantile(const qn_sketch *r, bool symmetric, bool negative,
     return 0;
 }
 
-/* Elements of one side beyond a magnitude. */
+/* How many elements of one side exceed a magnitude. */
 static inline double beyond(const qn_sketch *r, bool negative, double x) {
     descent d = descent_of(r, false, negative);
     double seen = 0, count, top = extreme(r, negative);
@@ -111,13 +111,13 @@ static inline double beyond(const qn_sketch *r, bool negative, double x) {
     return seen;
 }
 
-/* What lies beyond a gap that no grid spans. */
+/* The elements beyond a gap that no grid spans. */
 typedef struct {
-    int64_t cut;        /* the bin that holds the largest element which is no outlier */
-    double count, from; /* outliers, and where their lowest bin begins */
+    int64_t cut;        /* the bin of the largest element that is no outlier */
+    double count, from; /* number of outliers; lower end of their lowest bin */
 } outliers;
 
-/* Beyond a gap that no grid spans, at most the share QN_APART_SHARE of the elements that are not zero. */
+/* At most the share QN_APART_SHARE of the nonzero elements. */
 static inline outliers outliers_of(const qn_sketch *r) {
     descent d = descent_of(r, true, false);
     double seen = 0, count, filled = 0;
@@ -125,9 +125,9 @@ static inline outliers outliers_of(const qn_sketch *r) {
     outliers o = {.cut = -1};
     bool sign;
     for (int64_t i = 0; i < r->bins; i++)
-        if (magnitude(r->keys[i]) >= 128) filled += (double)r->counts[i]; /* zeros and subnormals have no say */
+        if (magnitude(r->keys[i]) >= 128) filled += (double)r->counts[i]; /* zeros and subnormals do not count */
     for (int64_t m; descend(&d, &m, &count, &sign) && seen <= QN_APART_SHARE * filled; seen += count, above = m) {
-        if (m < 128 && o.cut >= 0) break; /* nor are they the lower side of a gap */
+        if (m < 128 && o.cut >= 0) break; /* zeros and subnormals do not end a gap */
         if (o.cut < 0) o.cut = m;
         else if ((above >> 7) - (m >> 7) >= r->gap) o = (outliers){m, seen, value(above)};
     }

@@ -1,0 +1,22 @@
+/* The list of bind_<stem>.c files: one line here and one qn_<stem>_methods[] there make functions of `_core`. */
+#ifndef QN_BIND_LIST_H
+#define QN_BIND_LIST_H
+
+#define QN_BIND_LIST(QN_BIND)                                                                                          \
+    QN_BIND(accumulate)                                                                                                \
+    QN_BIND(blocks)                                                                                                    \
+    QN_BIND(cast)                                                                                                      \
+    QN_BIND(conv)                                                                                                      \
+    QN_BIND(float_error)                                                                                               \
+    QN_BIND(histogram)                                                                                                 \
+    QN_BIND(matmul)                                                                                                    \
+    QN_BIND(metrics)                                                                                                   \
+    QN_BIND(pack)                                                                                                      \
+    QN_BIND(packed4)                                                                                                   \
+    QN_BIND(packed8)                                                                                                   \
+    QN_BIND(quantize)                                                                                                  \
+    QN_BIND(reduce)                                                                                                    \
+    QN_BIND(runtime)                                                                                                   \
+    QN_BIND(saturation)
+
+#endif

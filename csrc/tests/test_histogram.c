@@ -1,0 +1,72 @@
+/* count_f32, count_columns_f32, sort_columns_i16. */
+#include "support.h"
+
+static int by_value(const void *a, const void *b) { return *(const int16_t *)a - *(const int16_t *)b; }
+
+static void test_sort(const char *row_name, const qn_table *row) {
+    if (!row->sort_columns_i16) return;
+    for (int64_t n = 0; n <= 256; n += n < 70 ? 1 : 31) {
+        size_t bytes = (size_t)n * QN_COLUMNS * sizeof(int16_t);
+        guarded g = guarded_make(bytes, 0);
+        int16_t *keys = (int16_t *)g.data, *want = array(bytes, 1), *columns = array(bytes, 1);
+        for (int64_t i = 0; i < n * QN_COLUMNS; i++) keys[i] = (int16_t)(random_bits() % (i % 3 ? 65536 : 5));
+        for (int64_t i = 0; i < n * QN_COLUMNS; i++) columns[i % QN_COLUMNS * n + i / QN_COLUMNS] = keys[i];
+        for (int64_t c = 0; c < QN_COLUMNS; c++) qsort(columns + c * n, (size_t)n, sizeof *keys, by_value);
+        for (int64_t i = 0; i < n * QN_COLUMNS; i++) want[i] = columns[i % QN_COLUMNS * n + i / QN_COLUMNS];
+        row->sort_columns_i16(keys, n);
+        check(!memcmp(keys, want, bytes), row_name, "sort_columns_i16", "differs from qsort", n, NULL);
+        CHECK_GUARDS(g, "sort_columns_i16");
+        free(want), free(columns), free(g.block);
+    }
+}
+
+/* Counters against a plain loop over the bits. Which way counts an element is free; the sum over the ways is not. */
+static void test_counts(const char *row_name, const qn_table *row) {
+    enum { SHIFT = 20, BINS = 1 << (32 - SHIFT), TABLE = BINS + 3, COLUMNS = 37 };
+    for (int size = 0; size < SIZES; size++) {
+        int64_t n = size_at(size), rows = n / COLUMNS;
+        float *x = array((size_t)n, sizeof *x);
+        fill_float(x, n, NULL, NULL);
+        for (int ways = 1; ways <= 4 && row->count_f32; ways += 3) {
+            uint32_t *expected = calloc(BINS, sizeof *expected);
+            size_t bytes = BINS * (size_t)ways * sizeof *expected;
+            guarded g = guarded_make(bytes, 0);
+            memset(g.data, 0, bytes);
+            for (int64_t i = 0; i < n; i++) {
+                uint32_t bits;
+                memcpy(&bits, x + i, sizeof bits);
+                expected[bits >> SHIFT]++;
+            }
+            row->count_f32(x, n, SHIFT, ways, (uint32_t *)g.data);
+            bool same = true;
+            for (int k = 0; k < BINS; k++)
+                for (int way = 0; way < ways; way++) expected[k] -= ((uint32_t *)g.data)[k * ways + way];
+            for (int k = 0; k < BINS; k++) same &= expected[k] == 0;
+            check(same, row_name, "count_f32", "differs from a plain loop", n, NULL);
+            CHECK_GUARDS(g, "count_f32");
+            free(expected), free(g.block);
+        }
+        if (row->count_columns_f32 && n % 5 == 0) {
+            size_t bytes = (size_t)COLUMNS * TABLE * sizeof(uint32_t);
+            uint32_t *expected = calloc(bytes, 1);
+            guarded g = guarded_make(bytes, 0);
+            memset(g.data, 0, bytes);
+            for (int64_t i = 0; i < rows * COLUMNS; i++) {
+                uint32_t bits;
+                memcpy(&bits, x + i, sizeof bits);
+                expected[i % COLUMNS * TABLE + (bits >> SHIFT)]++;
+            }
+            row->count_columns_f32(x, rows, COLUMNS, COLUMNS, SHIFT, TABLE, (uint32_t *)g.data);
+            check(!memcmp(expected, g.data, bytes), row_name, "count_columns_f32", "differs from a plain loop", n,
+                  NULL);
+            CHECK_GUARDS(g, "count_columns_f32");
+            free(expected), free(g.block);
+        }
+        free(x);
+    }
+}
+
+void test_histogram(const char *row_name, const qn_table *row) {
+    test_sort(row_name, row);
+    test_counts(row_name, row);
+}
