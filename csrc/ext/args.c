@@ -1,6 +1,5 @@
 #include "args.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 
 static int refuse(const char *what) {
@@ -8,27 +7,21 @@ static int refuse(const char *what) {
     return -1;
 }
 
-/* (type, text) of the error that calls raise, or NULL. Never freed: another thread may be about to raise it. */
-static _Atomic(PyObject *) pending_error;
+_Atomic(PyObject *) qn_pending_error;
 
 int qn_set_pending_error(PyObject *type, PyObject *text) {
     PyObject *error = type == Py_None ? NULL : PyTuple_Pack(2, type, text);
     if (type != Py_None && !error) return -1;
-    atomic_store_explicit(&pending_error, error, memory_order_release);
+    atomic_store_explicit(&qn_pending_error, error, memory_order_release);
     return 0;
 }
 
-int qn_arg_count_of_setter(const char *function, Py_ssize_t count, Py_ssize_t expected) {
-    if (count == expected) return 0;
-    PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: takes %zd arguments; got %zd.", function, expected, count);
-    return -1;
-}
-
-int qn_arg_count(const char *function, Py_ssize_t count, Py_ssize_t expected) {
-    if (qn_arg_count_of_setter(function, count, expected)) return -1;
-    PyObject *error = atomic_load_explicit(&pending_error, memory_order_acquire);
-    if (!error) return 0;
-    PyErr_SetObject(PyTuple_GET_ITEM(error, 0), PyTuple_GET_ITEM(error, 1));
+int qn_refuse_call(const char *function, Py_ssize_t count, Py_ssize_t expected) {
+    PyObject *error = atomic_load_explicit(&qn_pending_error, memory_order_acquire);
+    if (count != expected)
+        PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: takes %zd arguments; got %zd.", function, expected, count);
+    else if (error) PyErr_SetObject(PyTuple_GET_ITEM(error, 0), PyTuple_GET_ITEM(error, 1));
+    else return 0; /* another thread has just cleared it */
     return -1;
 }
 

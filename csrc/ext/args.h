@@ -11,6 +11,7 @@
 #define NO_IMPORT_ARRAY
 #endif
 #include <numpy/arrayobject.h>
+#include <stdatomic.h>
 
 #include "matmul.h"
 #include "source.h"
@@ -20,11 +21,21 @@ enum { QN_GIL_ELEMENTS = 1 << 14 };
 
 typedef PyObject *const *qn_args;
 
+/* (type, text) of the error that every call raises, because a variable of the environment is wrong; or NULL. Never
+ * freed: another thread may be about to raise it. */
+extern _Atomic(PyObject *) qn_pending_error;
+int qn_set_pending_error(PyObject *type, PyObject *text);                        /* None and None: no error */
+int qn_refuse_call(const char *function, Py_ssize_t count, Py_ssize_t expected); /* sets the exception; -1 */
+
 /* Each returns -1 with an exception set when the argument is not what it must be. Every binding starts with
- * qn_arg_count, which also raises the pending error; those that mend the error or tell what can be set start with
- * qn_arg_count_of_setter. */
-int qn_arg_count(const char *function, Py_ssize_t count, Py_ssize_t expected);
-int qn_arg_count_of_setter(const char *function, Py_ssize_t count, Py_ssize_t expected);
+ * qn_arg_count; those that mend the pending error, or tell what can be set, with qn_arg_count_always. */
+static inline int qn_arg_count_always(const char *function, Py_ssize_t count, Py_ssize_t expected) {
+    return count == expected ? 0 : qn_refuse_call(function, count, expected);
+}
+static inline int qn_arg_count(const char *function, Py_ssize_t count, Py_ssize_t expected) {
+    bool pending = atomic_load_explicit(&qn_pending_error, memory_order_relaxed) != NULL;
+    return count == expected && !pending ? 0 : qn_refuse_call(function, count, expected);
+}
 int qn_arg_i64(PyObject *argument, int64_t *value);
 int qn_arg_int(PyObject *argument, int low, int high, int *value);
 int qn_arg_flag(PyObject *argument, bool *value);
@@ -40,10 +51,6 @@ int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m);
 
 /* None, or an array of int32 whose last axis holds 1 or `count` zero points one after the other. */
 int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z);
-
-/* The error type(text) that every call raises from now on, because a variable of the environment is wrong; None and
- * None end it. */
-int qn_set_pending_error(PyObject *type, PyObject *text);
 
 /* A new one-dimensional array that takes over *data, which malloc returned, and sets it to NULL. NULL on error; the
  * caller still owns *data unless it is NULL. */

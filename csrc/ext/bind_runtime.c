@@ -6,7 +6,7 @@
 
 static PyObject *isas(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self, (void)a;
-    if (qn_arg_count_of_setter("isas", count, 0)) return NULL;
+    if (qn_arg_count_always("isas", count, 0)) return NULL;
     PyObject *list = PyList_New(0);
     for (int isa = 0; list && isa < qn_isa_count(); isa++) {
         PyObject *row = Py_BuildValue("(sN)", qn_isa_name(isa), PyBool_FromLong(qn_isa_supported(isa)));
@@ -24,7 +24,7 @@ static PyObject *isa(PyObject *self, qn_args a, Py_ssize_t count) {
 
 static PyObject *set_isa(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    if (qn_arg_count_of_setter("set_isa", count, 1)) return NULL;
+    if (qn_arg_count_always("set_isa", count, 1)) return NULL;
     for (int k = 0; k < qn_isa_count(); k++)
         if (PyUnicode_Check(a[0]) && PyUnicode_CompareWithASCIIString(a[0], qn_isa_name(k)) == 0 &&
             qn_isa_supported(k)) {
@@ -55,15 +55,14 @@ static PyObject *num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
 static PyObject *set_num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
     int threads;
     (void)self;
-    if (qn_arg_count_of_setter("set_num_threads", count, 1) || qn_arg_int(a[0], 1, QN_MAX_THREADS, &threads))
-        return NULL;
+    if (qn_arg_count_always("set_num_threads", count, 1) || qn_arg_int(a[0], 1, QN_MAX_THREADS, &threads)) return NULL;
     qn_set_num_threads(threads);
     Py_RETURN_NONE;
 }
 
 static PyObject *refuse_calls(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    if (qn_arg_count_of_setter("refuse_calls", count, 2)) return NULL;
+    if (qn_arg_count_always("refuse_calls", count, 2)) return NULL;
     bool valid = a[0] == Py_None ? a[1] == Py_None : PyExceptionClass_Check(a[0]) && PyUnicode_Check(a[1]);
     if (!valid)
         return PyErr_Format(PyExc_TypeError,
