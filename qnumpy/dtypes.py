@@ -174,7 +174,8 @@ class FloatType:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name))
+    dtype: np.dtype[Any] = np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name))
+    return dtype
 
 
 def _code(name: str, core: int, bits: int, signed: bool) -> CodeType:

@@ -195,6 +195,15 @@ def guarded_products():
     codes, pair = wrong_vectors(np.int8, 8)[:-2], wrong_vectors(np.float32, 2)
     good = [packed, 4, 5, 16, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y]
     yield "matmul4_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail]
+    unpacked = np.zeros((4, 5), np.int8)
+    wrong_codes = [
+        *NO_ARRAYS,
+        unpacked[:, :4],
+        unpacked.astype(np.int16),
+        np.zeros((5, 4), np.int8).T,
+        read_only(unpacked),
+    ]
+    yield "weight4_codes", [packed, 4, 5, 16, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
     image, kernel = np.ones((1, 4, 3, 4), np.int8), np.ones((4, 2, 2, 2), np.uint8)
     out = np.ones((1, 4, 2, 3), np.uint8)
     four = [*NO_ARRAYS, image[0], image.astype(np.int16), np.ones((1, 3, 3, 4), np.int8)]

@@ -9,7 +9,6 @@ from .packed8 import Activations, Output
 __all__ = ["GROUP_SIZES", "Packed4"]
 
 GROUP_SIZES = (16, 32, 64, 128)
-_COLUMNS = 16  # of a panel
 
 
 class Packed4:
@@ -50,20 +49,9 @@ class Packed4:
         return int(self._packed.nbytes)
 
     def codes(self) -> Array:
-        """Return the codes as they were packed.
-
-        A panel of 16 columns holds, for each group of K, the codes and then the parameters. 64 bytes of codes are 16
-        columns of 4 bytes: the low half of a byte is one of four codes of K, the high half one of the next four.
-        """
-        (k, n), size = self.shape, self._layout[2]
-        codes = np.empty((k, n), np.int8 if self._signed else np.uint8)
-        if codes.size:
-            groups, panels = -(-k // size), -(-n // _COLUMNS)
-            fields = self._packed.reshape(panels, groups, -1)[:, :, : size * _COLUMNS // 2]
-            fields = fields.reshape(panels, groups, -1, _COLUMNS, 4)
-            halves = np.stack([fields & 15, fields >> 4], axis=3)  # panel, group, eight of k, half of it, column, k
-            rows = halves.transpose(1, 2, 3, 5, 0, 4).reshape(groups * size, panels * _COLUMNS)[:k, :n]
-            codes[...] = rows.astype(np.int8) - (8 if self._signed else 0)
+        """Return the codes as they were packed."""
+        codes = np.empty(self.shape, np.int8 if self._signed else np.uint8)
+        _core.weight4_codes(self._packed, *self._layout, self._signed, codes)
         return codes
 
     def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:

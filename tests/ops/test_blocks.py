@@ -42,7 +42,8 @@ def test_codes_and_scales(group_size, element, row):
             x = hard((3, n), source)
             for tensor_scale in (None, np.float32(0.01)):
                 codes, scales = quantized(x, element, group_size, tensor_scale)
-                want = twin.quantize_blocks(x, element, group_size, tensor_scale)
+                types = REAL_TYPES[source], FLOAT_TYPES[element], POWERS if tensor_scale is None else STEPS
+                want = twin.quantize_blocks(x, *types, group_size, tensor_scale)
                 assert_same_bits(codes, want[0], f"n = {n}, {source}, {tensor_scale}")
                 assert_same_bits(scales, want[1], f"n = {n}, {source}, {tensor_scale}")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from strategies import assert_same_bits
 
+import qnumpy as qn
 from qnumpy import _core
 from qnumpy import testing as twin
 from qnumpy.ops.packed4 import GROUP_SIZES, Packed4
@@ -108,8 +109,8 @@ def test_real_rows_are_quantized_on_the_way(symmetric, by_row, row):
         if static:
             x_scale, x_zero = np.full((6, 3), 0.03, F32), np.full((6, 3), 0 if symmetric else 100)
         spread = [np.repeat(params, size, 1)[:, :k] for params in (x_scale, x_zero)]
-        xq = twin.quantize_linear(x.reshape(-1), *(params.reshape(-1) for params in spread), dtype=kind, axis=0,
-                                  qmin=qmin, qmax=qmax).reshape(x.shape)  # fmt: skip
+        qparams = qn.QParams(*(params.reshape(-1) for params in spread), kind, qn.PerChannel(0), qmin, qmax)
+        xq = twin.codes_of(x.reshape(-1), qparams).reshape(x.shape)
         given = (0.03, int(x_zero[0, 0])) if static else ()
         out = np.empty((6, n), F32)
         assert packed.multiply(x, 6, Activations(core, symmetric, qmin, qmax, by_row, *given), REALS, out)
@@ -143,40 +144,10 @@ def packed_weight(codes, group, half, with_zeros):
 @pytest.mark.parametrize(("dtype", "low"), [(np.int8, -8), (np.uint8, 0)])
 def test_weight4_codes_are_those_packed(group, with_zeros, half, dtype, low):
     rng = np.random.default_rng(group)
-    for k, n in [
-        (1, 1),
-        (group, 16),
-        (group + 1, 17),
-        (3 * group - 5, 50),
-        (group // 2, 15),
-        (0, 5),
-        (7, 0),
-        (600, 70),
-    ]:
+    shapes = [(1, 1), (group, 16), (group + 1, 17), (3 * group - 5, 50), (group // 2, 15), (0, 5), (7, 0), (600, 70)]
+    for k, n in shapes:
         codes = rng.integers(low, low + 16, (k, n)).astype(dtype)
         unpacked = np.full((k, n), 99, dtype)
         packed = packed_weight(codes, group, half, with_zeros)
         _core.weight4_codes(packed, k, n, group, half, with_zeros, dtype == np.int8, unpacked)
         np.testing.assert_array_equal(unpacked, codes)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {0: np.zeros(5, np.uint8)},
-        {0: None},
-        {1: -1},
-        {2: 1 << 62},
-        {3: 17},
-        {7: np.zeros((8, 15), np.uint8)},
-        {7: np.zeros((8, 16), np.int16)},
-        {7: np.zeros((16, 8), np.int8).T},
-    ],
-)
-def test_guard_of_weight4_codes(change):
-    arguments = [_core.weight4_room(8, 16, 16, False, False), 8, 16, 16, False, False, True, np.zeros((8, 16), np.int8)]
-    _core.weight4_codes(*arguments)
-    for index, value in change.items():
-        arguments[index] = value
-    with pytest.raises((TypeError, ValueError)):
-        _core.weight4_codes(*arguments)
