@@ -83,6 +83,17 @@ def method(value: Any, name: str, *args: Any) -> Any:
     return getattr(value, name)(*args)
 
 
+def figure(observer: Any, name: str) -> Any:
+    """A figure of a histogram: a method of the observer, or of its sketch."""
+    if hasattr(observer, name) or not hasattr(observer, "sketch"):
+        return method(observer, name)
+    if name == "curve":
+        code = qn.QParams(1.0, 0, observer.dtype).code
+        kind = {"symmetric": observer.symmetric, "method": observer.method, "percentile": observer.percentile}
+        return observer.sketch.curve(code, **kind)
+    return method(observer.sketch, name)
+
+
 def dynamic(x: Any, per: str, **kind: Any) -> Any:
     """Quantize with parameters for each row; how they are shaped may differ, so they are returned flat."""
     if hasattr(qn, "PerRow"):
@@ -158,7 +169,9 @@ def parts(value: Any) -> Iterator[bytes]:
 
 
 def figures(value: Any) -> Any:
-    """A report without its sentences."""
+    """A report without its sentences; a granularity by its axis and group size, whatever else its form says."""
+    if isinstance(value, Mapping) and value and set(value) <= {"kind", "axis", "group_size"}:
+        return value.get("axis"), value.get("group_size")
     if isinstance(value, Mapping):
         return {key: figures(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -581,7 +594,7 @@ def area_observers() -> Iterator[Call]:
         yield f"{label}/range", lambda: single.range()
         yield f"{label}/learned", lambda: [getattr(single, name) for name in learned]
         for name in values if "Histogram" in label else ():
-            yield f"{label}/{name}", lambda: method(single, name)
+            yield f"{label}/{name}", lambda: figure(single, name)
         if "Average" not in label:
             yield f"{label}/merged", lambda: create().observe(batches[0]).merge(create().observe(batches[1])).qparams()
             yield f"{label}/refused", lambda: create().observe(batches[0]).merge(create().observe(reals((3, 2))))

@@ -1,6 +1,5 @@
 """Reports as text, HTML and JSON."""
 
-import html
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ __all__ = [
     "Table",
     "aligned",
     "as_json",
+    "escape",
     "html_facts",
     "html_list",
     "html_row",
@@ -129,22 +129,29 @@ def aligned(rows: list[list[str]], *, left: int) -> list[str]:
     return lines
 
 
+def escape(text: str) -> str:
+    """Return the text as HTML shows it."""
+    import html  # with its table of entities it takes a millisecond, which `import qnumpy` does not spend
+
+    return html.escape(text)
+
+
 def html_row(cells: Sequence[str], tag: str = "td", columns: int = 0) -> str:
     """Return one row. The last cell of a row shorter than `columns` spans the rest."""
     span = f' colspan="{columns - len(cells) + 1}"' if len(cells) < columns else ""
-    *first, last = map(html.escape, cells)
+    *first, last = map(escape, cells)
     return f"<tr>{''.join(f'<{tag}>{text}</{tag}>' for text in first)}<{tag}{span}>{last}</{tag}></tr>"
 
 
 def html_list(sentences: Iterable[str]) -> str:
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f"<ul>{items}</ul>" if items else ""
 
 
 def html_facts(caption: str, lines: Iterable[tuple[str, str]]) -> str:
     """Return a small table of one object, a label and a text on each line."""
-    cells = "".join(f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in lines)
-    return f"<table><caption>{html.escape(caption)}</caption>{cells}</table>"
+    cells = "".join(f"<tr><th>{label}</th><td>{escape(text)}</td></tr>" for label, text in lines)
+    return f"<table><caption>{escape(caption)}</caption>{cells}</table>"
 
 
 def as_json(content: Any, indent: int | None) -> str:

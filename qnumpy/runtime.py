@@ -7,7 +7,6 @@ that needs a kernel raises, and goes on raising until set_isa or set_num_threads
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypedDict
 
 from . import _core
@@ -146,6 +145,11 @@ def _note(variable: str, error: Exception | None) -> None:
         _core.refuse_calls(type(first), str(first))
 
 
+def _words(path: str) -> list[str]:
+    with open(path, encoding="ascii") as file:
+        return file.read().split()
+
+
 def _cgroup_quota() -> float:
     """CPUs the cgroup (version 2 or 1) grants; infinity without a limit."""
     for paths in (
@@ -153,7 +157,7 @@ def _cgroup_quota() -> float:
         ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
     ):
         try:
-            words = [word for path in paths for word in Path(path).read_text(encoding="ascii").split()]
+            words = [word for path in paths for word in _words(path)]
             quota, period = float(words[0]), float(words[1])
         except (OSError, ValueError, IndexError):
             continue

@@ -1,12 +1,14 @@
-"""Npz archives, read and written one member at a time."""
+"""Npz archives, read and written one member at a time.
+
+The functions import zipfile themselves: it takes 5 ms, which `import qnumpy` does not spend.
+"""
 
 import contextlib
 import errno
 import math
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from .._typing import Array, Path
 from .fault import fault
 from .safetensors import SCHEMA_KEY
 from .spec import Held, is_ml_dtype, refuse_giant
+
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
 
 __all__: list[str] = []
 
@@ -24,12 +29,14 @@ class NpzReader:
     """An npz archive, the headers of its members checked before anything is read."""
 
     def __init__(self, path: Path) -> None:
+        from zipfile import ZipFile
+
         self.path = path
         self.metadata: dict[str, str] = {}
         self.schema: str | None = None
         self.held: Held = {}
         with _refusing(path, None, "this is no npz archive"):
-            self._zip = zipfile.ZipFile(path)
+            self._zip = ZipFile(path)
         try:
             for info in self._zip.infolist():
                 self._add(info)
@@ -39,7 +46,7 @@ class NpzReader:
             self.close()
             raise
 
-    def _add(self, info: zipfile.ZipInfo) -> None:
+    def _add(self, info: "ZipInfo") -> None:
         name = info.filename.removesuffix(".npy")
         if name == info.filename:
             raise fault(self.path, None, f"member {info.filename!r} must be an array, a name that ends in .npy.")
@@ -85,7 +92,9 @@ class NpzReader:
 @contextlib.contextmanager
 def _refusing(path: Path, tensor: str | None, what: str = "") -> Iterator[None]:
     """Turn all that zipfile and NumPy say of a bad archive into FileFormatError."""
-    bad_archive = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: encrypted, or unknown method
+    from zipfile import BadZipFile
+
+    bad_archive = (BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: encrypted, or unknown method
     bad_header = (ValueError, TypeError, KeyError, SyntaxError, MemoryError)  # it is a Python literal, and evaluated
     try:
         yield
@@ -103,7 +112,9 @@ class NpzWriter:
     longest = 0xFFFF - len(".npy")  # bytes of a name: zip counts them in 16 bits
 
     def __init__(self, file: IO[bytes], stored: Held, metadata: Mapping[str, str]) -> None:
-        self._zip = zipfile.ZipFile(file, "w", allowZip64=True)
+        from zipfile import ZipFile
+
+        self._zip = ZipFile(file, "w", allowZip64=True)
         self.write(SCHEMA_ENTRY, np.frombuffer(metadata[SCHEMA_KEY].encode(), np.uint8))
 
     @staticmethod
@@ -111,9 +122,11 @@ class NpzWriter:
         return not is_ml_dtype(dtype)
 
     def write(self, name: str, array: Array) -> None:
+        from zipfile import ZipInfo
+
         if is_ml_dtype(array.dtype):
             array = array.view(f"u{array.dtype.itemsize}")
-        with self._zip.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+        with self._zip.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
             np.lib.format.write_array(member, array, allow_pickle=False)
 
     def close(self) -> None:

@@ -1,6 +1,5 @@
 """How numbers are kept: sign, exponent and mantissa of floats, powers of two of integers."""
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._check import array, must
-from .._tables import MAX_ROWS, aligned, as_json
+from .._tables import MAX_ROWS, aligned, as_json, escape
 from .._typing import Array, ArrayLike
 from ..dtypes import code_type, float_type
 
@@ -190,7 +189,7 @@ class Bits:
         def row(i: int) -> str:
             parts = zip(self._parts(i), _COLORS if self.is_float else ("", "", ""), strict=True)
             spans = "".join(f'<span style="background:{color};color:black">{part}</span>' for part, color in parts)
-            value, meaning = html.escape(str(self.x.reshape(-1)[i])), html.escape(self._meaning(i))
+            value, meaning = escape(str(self.x.reshape(-1)[i])), escape(self._meaning(i))
             return f"<tr><td>{value}</td><td><code>{spans}</code></td><td>{meaning}</td></tr>"
 
         heads = "".join(f"<th>{head.strip()}</th>" for head in (str(self.x.dtype), *self._heads()))

@@ -1,13 +1,12 @@
 """What int8 matrix products by saturating instructions get wrong."""
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import _check
-from .._tables import as_json, html_facts
+from .._tables import as_json, escape, html_facts
 from .._typing import Array, CodeLike, Int32Array, Int64Array, NDArray
 from ..arrays.quantized import QuantizedArray
 from ..ops.saturation import saturated_matmul, unsafe_pairs
@@ -104,7 +103,7 @@ class Saturation:
         return "\n".join([f"Saturation of {title}", *(f"  {k:<15}  {v}" for k, v in rows), f"  {self.advice}"])
 
     def _repr_html_(self) -> str:
-        return f"{html_facts('Saturation', self._rows())}<p>{html.escape(self.advice)}</p>"
+        return f"{html_facts('Saturation', self._rows())}<p>{escape(self.advice)}</p>"
 
 
 def simulate_saturation(a: CodeLike | QuantizedArray, b: CodeLike | QuantizedArray) -> Saturation:
