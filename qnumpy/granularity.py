@@ -334,11 +334,11 @@ def _axis_after(axis: int, shape: tuple[int, ...], keys: list[int | slice]) -> i
     return axis - sum(not isinstance(key, slice) for key in keys[:axis]) - from_end
 
 
-def granularity(owner: str, value: Any) -> Granularity:
+def granularity(owner: str, value: Any, name: str = "granularity") -> Granularity:
     """Return `value` if it is a granularity; raise TypeError for anything else."""
     if not isinstance(value, Granularity):
         wanted = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
-        raise TypeError(must(owner, "granularity", wanted, typed(value)))
+        raise TypeError(must(owner, name, wanted, typed(value)))
     return value
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from .. import _args, _check
 from .._typing import Array, ArrayLike, DType, RealLike
 from ..arrays.quantized import quantize
-from ..granularity import Granularity, PerChannel, PerTensor
+from ..granularity import Granularity, PerChannel, PerTensor, granularity
 from ._layers import along_axis, check_inputs, factors, largest_magnitudes, matrix, rounded, weight_axis
 
 __all__ = ["AlphaSearch", "Smoothed", "smoothquant", "smoothquant_alpha"]
@@ -152,9 +152,12 @@ def smoothquant_alpha(
     if tried.ndim != 1 or not tried.size:
         raise ValueError(_check.must(owner, "alphas", "a sequence of one number or more", f"shape {tried.shape}"))
     tried = np.array([_alpha(owner, "alphas", each) for each in tried.tolist()])
-    per_x = PerTensor() if x_granularity is None else x_granularity
-    per_w = PerChannel(1 - along) if w_granularity is None else w_granularity
+    code = _args.code(owner, dtype)
+    per_x = granularity(owner, PerTensor() if x_granularity is None else x_granularity, "x_granularity")
+    per_w = granularity(owner, PerChannel(1 - along) if w_granularity is None else w_granularity, "w_granularity")
     rows, wide = source.reshape(-1, source.shape[-1]).astype(np.float64), weight.astype(np.float64)
+    per_x.check(owner, rows.shape)
+    per_w.check(owner, wide.shape)
     for name, values in (("x", rows), ("w", wide)):
         if not np.isfinite(values).all():
             raise ValueError(_check.must(owner, name, "finite", "NaN or infinities"))
@@ -168,8 +171,8 @@ def smoothquant_alpha(
     exact = rows @ np.moveaxis(wide, along, 0)
 
     def error(scale: Array) -> float:
-        xq = quantize(rows / scale, dtype=dtype, granularity=per_x)
-        wq = quantize(wide * along_axis(scale, along, wide), dtype=dtype, granularity=per_w)
+        xq = quantize(rows / scale, dtype=code.dtype, granularity=per_x)
+        wq = quantize(wide * along_axis(scale, along, wide), dtype=code.dtype, granularity=per_w)
         product = xq.dequantize("float64") @ np.moveaxis(wq.dequantize("float64"), along, 0)
         return float(np.mean(np.square(product - exact))) if exact.size else 0.0
 

@@ -118,3 +118,21 @@ def smoothquant_rows():
 @refusals(smoothquant_rows())
 def test_refusals(call, exception, message):
     assert_refused(call, exception, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dtype": "int3"}, TypeError, "dtype must be int8, uint8, int16, uint16, int4, uint4, int2, uint2, "
+         "float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn; got 'int3'."),
+        ({"x_granularity": 1}, TypeError,
+         "x_granularity must be PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow(); got 1."),
+        ({"w_granularity": "row"}, TypeError,
+         "w_granularity must be PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow(); got 'row'."),
+        ({"w_granularity": qn.PerChannel(2)}, ValueError, "axis must be in [-2, 1]; got 2."),
+    ],
+)  # fmt: skip
+def test_errors_of_the_search_name_the_search(options, error, message):
+    with pytest.raises(error) as caught:
+        qn.weights.smoothquant_alpha(noise(8, 3), noise(3, 2), **options)
+    assert str(caught.value) == f"smoothquant_alpha: {message}"
