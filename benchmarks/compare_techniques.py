@@ -27,7 +27,7 @@ from .harness import Array
 BATCH = 30  # images
 SHOWN = 5
 TECHNIQUES = ["minmax", "moving average", *METHODS[1:]]
-KINDS = ("embeddings", "attention", "feed forward", "pooler")  # of MiniLM's matrices, by their names
+KINDS = ("embeddings", "attention", "feedforward", "pooler")  # of MiniLM's matrices, by their names
 
 
 def model() -> Path | None:
