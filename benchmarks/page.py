@@ -133,7 +133,7 @@ size of an operation, with one thread and with two; "more" counts its other weak
 ## Repeat it
 
 ```console
-$ python -m benchmarks            # {minutes} minutes on two quiet cores; writes `benchmarks/results/<cpu>.json`
+$ python -m benchmarks            # {minutes} minutes on two quiet cores; writes `benchmarks/results/<cpu>-<row>.json`
 $ python -m benchmarks --page     # this page, its chart and README's table from the newest results
 $ python -m benchmarks conv --only codes --threads 1    # some figures alone; nothing is written
 ```
