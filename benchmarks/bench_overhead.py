@@ -1,4 +1,4 @@
-"""The overhead of a call and of the import: calls on 64 elements beside np.add; import qnumpy without its dependencies."""
+"""The overhead of a call and the import: calls on 64 elements beside np.add; import qnumpy without its dependencies."""
 
 import subprocess
 import sys

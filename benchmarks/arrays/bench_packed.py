@@ -22,7 +22,7 @@ from ..ops.bench_matmul import set_blas_threads
 LAYERS = [(m, k, n) for k, n in ((768, 3072), (4096, 4096)) for m in (1, 16, 128, 512)]
 WIDE = [(m, 4096, 4096) for m in (1, 4, 16, 128)]
 GROUP = 32
-# Eight bits of x and of w: an error of half a step each, of some hundred steps, averaged over K products.
+# x and w have 8 bits: errors of half a step, where values are up to 127 steps, averaged over K products.
 CLOSE = 0.03
 PAGE = 4096  # bytes
 
