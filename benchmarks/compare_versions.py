@@ -13,7 +13,7 @@ text of reports and representations; "retired", functions that later versions la
 differs.
 """
 
-# ruff: noqa: B023  each lambda is called before the loop that yields it goes on
+# ruff: noqa: B023  the caller calls each lambda before the loop continues
 
 import argparse
 import hashlib
@@ -392,8 +392,8 @@ def area_cast() -> Iterator[Call]:
             yield f"{source}/{target}/{overflow}", lambda: cast(x, target, overflow=overflow)
         tame = typed(np.exp2(generator(source).integers(-2, 2, 40).astype(float)), source)
         yield f"{source}/{target}/tame", lambda: cast(tame, target, overflow="raise")
-        some = x[:: max(1, x.size // 4096)]
-        yield f"{source}/{target}/stochastic", lambda: cast(some, target, rounding="stochastic", seed=7)
+        sample = x[:: max(1, x.size // 4096)]
+        yield f"{source}/{target}/stochastic", lambda: cast(sample, target, rounding="stochastic", seed=7)
     for source, target in itertools.product(REALS, FORMATS):
         for layout, stored in layouts(reals((5, 4, 9), source, hard=True)).items():
             yield f"{source}/{target}/{layout}", lambda: cast(stored, target)
@@ -624,8 +624,8 @@ def area_reports() -> Iterator[Call]:
             yield f"compare/{label}/records", lambda: figures(compare(values, q, **options).to_records())
         yield f"compare/{code}/{name}/texts", lambda: text(compare(x, q, name="w"))
         tables.append(compare(finite, q))
-    kept = ("bias", (3,), "float32", 12, "it is 1-D")
-    yield "table", lambda: api("ReportTable")([*tables, api("Report").kept(*kept)])
+    bias = ("bias", (3,), "float32", 12, "it is 1-D")
+    yield "table", lambda: api("ReportTable")([*tables, api("Report").kept(*bias)])
     yield "table/totals", lambda: repr(api("ReportTable")(tables).totals)
     yield "table/texts", lambda: text(api("ReportTable")(tables))
     yield "compare/arrays", lambda: compare(finite, finite.astype(np.float16))

@@ -1,10 +1,9 @@
-"""README keeps its word: every snippet runs, in order and in one folder, and prints what stands below it.
+"""Every snippet of README runs, in order and in one folder, and prints the output below it; links and files exist.
 
-The first two ``sh`` blocks are run by .ci/run, from a fresh copy in a fresh environment; here only their form is
-checked (plain ``pytest`` tests the installed package; ``python -m pytest`` would put the checkout before it). A
-``python`` block is executed; the ``text`` block that follows it is its output. In a ``console`` block each line that
-starts with ``$ qnumpy`` is run in this process; the lines below it are its output. Links and file names are right,
-here and in the other pages.
+.ci/run runs the first two ``sh`` blocks from a fresh copy in a fresh environment; the test compares their text (plain
+``pytest`` tests the installed package; ``python -m pytest`` would put the checkout before it). The ``text`` block after
+a ``python`` block is its output. In a ``console`` block the lines below ``$ qnumpy ...`` are the output of that command,
+which runs in this process.
 """
 
 import contextlib

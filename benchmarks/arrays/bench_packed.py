@@ -3,7 +3,7 @@
 Peers: PyTorch's dynamically quantized Linear (fbgemm or oneDNN, weights of 7 bits), ONNX Runtime's
 DynamicQuantizeLinear + MatMulInteger with uint8 weights (its exact kernel) and MatMulNBits at accuracy level 4 (int8
 activations in blocks), and the float32 product of NumPy's BLAS. Each result is compared with the exact product of the
-same weights before anything is timed. The limit of a single row is a pure read of the packed weight.
+same weights before the timing. The limit of a single row is a pure read of the packed weight.
 """
 
 import warnings
@@ -28,7 +28,7 @@ PAGE = 4096  # bytes
 
 
 def layer(operation: str, x: Array, packed: qn.PackedWeight, threads: int, exact: Array) -> Case:
-    """Ours, and the limit of a single row."""
+    """Our call, and the limit if x is a single row."""
     m, k, n = *x.shape, exact.shape[1]
     case = Case(f"{m} x {k} x {n}", "layer" if m > 1 else "thin product", m * k * n, threads)
     out = np.empty(exact.shape, np.float32)

@@ -190,7 +190,7 @@ def check() -> None:
         for name, x in run(batch).items():
             extremes[name] = max(extremes.get(name, 0.0), float(np.abs(x).max()))
     params = ours(qn.MinMaxObserver())()
-    assert {name: float(each.scale) for name, each in params.items()} == {
+    assert {name: float(qparams.scale) for name, qparams in params.items()} == {
         name: float(np.float32(most / 127)) for name, most in extremes.items()
     }
 
@@ -204,10 +204,10 @@ def entries(effort: tuple[int, float]) -> Iterator[Entry]:
         for job in installed:
             command = [sys.executable, "-W", "ignore", "-m", __spec__.name, job]
             environment = {**harness.ENVIRONMENT, **threads}
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            samples[job].append(json.loads(done.stdout.splitlines()[-1]))
-    seconds = {job: min(each["seconds"] for each in runs) for job, runs in samples.items()}
-    memory = {job: int(max(each["bytes"] for each in runs)) for job, runs in samples.items()}
+            process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            samples[job].append(json.loads(process.stdout.splitlines()[-1]))
+    seconds = {job: min(run["seconds"] for run in runs) for job, runs in samples.items()}
+    memory = {job: int(max(run["bytes"] for run in runs)) for job, runs in samples.items()}
 
     def observing(job: str) -> list[float]:
         network = seconds[NETWORKS[JOBS[job][0]]]
