@@ -2,8 +2,8 @@
 
 .ci/run runs the first two ``sh`` blocks from a fresh copy in a fresh environment; the test compares their text (plain
 ``pytest`` tests the installed package; ``python -m pytest`` would put the checkout before it). The ``text`` block after
-a ``python`` block is its output. In a ``console`` block the lines below ``$ qnumpy ...`` are the output of that command,
-which runs in this process.
+a ``python`` block is its output. In a ``console`` block the lines below ``$ qnumpy ...`` are the output of that
+command, which runs in this process.
 """
 
 import contextlib
