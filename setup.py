@@ -1,4 +1,4 @@
-"""Builds qnumpy._core; everything else about the package stands in pyproject.toml.
+"""Builds qnumpy._core; pyproject.toml has everything else about the package.
 
 QNUMPY_WERROR=1    warnings are errors (CI)
 QNUMPY_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer (CI)
@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 
 
 class ParallelBuild(build_ext):
-    """Compiles the sources side by side, one on each CPU; setuptools does so with extensions only."""
+    """Compiles the sources in parallel, one on each CPU; setuptools parallelizes extensions only."""
 
     def build_extensions(self) -> None:
         compile_files = self.compiler.compile
@@ -28,23 +28,23 @@ class ParallelBuild(build_ext):
         super().build_extensions()
 
 
-def asked(name: str) -> bool:
+def is_set(name: str) -> bool:
     return os.environ.get(name) == "1"
 
 
-# No -ffast-math, no -march, no contraction of a * b + c: results are the same on every machine, and ISA code asks for
-# its own target. -fno-trapping-math and -fno-math-errno change no result; they let the element loops vectorize.
+# No -ffast-math, no -march, no contraction of a * b + c: results are the same on every machine, and pragmas select the
+# target of each ISA row. -fno-trapping-math and -fno-math-errno change no result; they let the element loops vectorize.
 flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden"]
 flags += ["-Wall", "-Wextra", "-pthread"]
 link = ["-pthread"]
-if asked("QNUMPY_WERROR"):
+if is_set("QNUMPY_WERROR"):
     flags += ["-Wconversion", "-Werror"]
-if asked("QNUMPY_SANITIZE"):
+if is_set("QNUMPY_SANITIZE"):
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     flags += [*sanitize, "-fno-omit-frame-pointer", "-g", "-O1"]
     link += sanitize
 
-# The rows of the instruction sets take the longest and start first. Every folder is on the include path.
+# The ISA rows compile longest and start first. Every folder is on the include path.
 sources = glob("csrc/kernels/**/*.c", recursive=True) + glob("csrc/ext/*.c")
 sources.sort(key=lambda path: ("/rows/" not in path, path))
 folders = sorted(glob("csrc/kernels/*/"))

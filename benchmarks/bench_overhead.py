@@ -1,4 +1,4 @@
-"""What a call and the import cost: calls on 64 elements beside np.add, import qnumpy beside its dependencies."""
+"""The overhead of a call and the import: calls on 64 elements beside np.add; import qnumpy without its dependencies."""
 
 import subprocess
 import sys

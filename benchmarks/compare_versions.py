@@ -1,19 +1,19 @@
-"""Whether two installed versions of qnumpy give the same bits: thousands of calls of the public API, hashed.
+"""Compares the results of two installed versions of qnumpy: thousands of calls of the public API, hashed.
 
 Run: ``python benchmarks/compare_versions.py OLD_PYTHON NEW_PYTHON``, or as ``python -m benchmarks.compare_versions``
 
-OLD_PYTHON and NEW_PYTHON are interpreters that have one version each. Both run this file on inputs of fixed seeds, away
-from the checkout, and print a line ``name sha256`` for each call. A name consists of an area, the instruction set (for
-the calls that depend on it) and the arguments. The interpreter that compares needs NumPy and ml_dtypes.
+OLD_PYTHON and NEW_PYTHON are interpreters that have one version each. Both run this file on inputs of fixed seeds,
+outside the checkout, and print a line ``name sha256`` for each call. A name consists of an area, the instruction set
+(for the calls that depend on it) and the arguments. The interpreter that compares needs NumPy and ml_dtypes.
 
 The hash of an array covers dtype, shape and bytes in C order; that of an object covers its public arrays and figures;
-that of an exception covers its type. The results must be equal, and a call that one version does not have counts as a
-difference ("absent"). Three areas are listed and never counted: "errors", the messages of exceptions, "texts", what
-reports and representations say, and "retired", functions that later versions do without. The exit status is 1 if a
-result differs.
+that of an exception covers its type. The results must be equal; a call that one version lacks counts as a difference
+("absent"). Differences in three areas are printed and not counted: "errors", the messages of exceptions; "texts", the
+text of reports and representations; "retired", functions that later versions lack. The exit status is 1 if a result
+differs.
 """
 
-# ruff: noqa: B023  each lambda is called before the loop that yields it goes on
+# ruff: noqa: B023  the caller calls each lambda before the loop continues
 
 import argparse
 import hashlib
@@ -43,7 +43,7 @@ qn: Any = importlib.import_module("qnumpy") if CHILD else None
 
 Array = np.ndarray[Any, Any]
 Call = tuple[str, Callable[[], Any]]
-LISTED = ("errors", "retired", "texts")  # areas whose differences do not fail
+UNCOUNTED = ("errors", "retired", "texts")  # areas whose differences do not fail
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
 FLOAT_CODES = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn")
@@ -55,7 +55,7 @@ METHODS = ("minmax", "mse", "entropy", "percentile")
 CONVENTIONS = ("onnx", "guide", "torch", "tflite")
 BOTH = (False, True)
 
-# ---- names that may stand in another place ----
+# ---- names and parameters that moved between versions ----
 
 HOMES = ("", "weights", "reports")
 
@@ -68,7 +68,7 @@ touched: set[str] = set()
 
 
 def api(name: str) -> Any:
-    """A public object: from the top level, or from the module of specialists that holds it."""
+    """A public object of the top level, or of a module that holds specialists' names."""
     touched.add(name)
     for home in HOMES:
         module = getattr(qn, home, None) if home else qn
@@ -95,7 +95,7 @@ def figure(observer: Any, name: str) -> Any:
 
 
 def dynamic(x: Any, per: str, **kind: Any) -> Any:
-    """Quantize with parameters for each row; how they are shaped may differ, so they are returned flat."""
+    """Quantize with parameters for each row. Their shape depends on the version, so they are returned flat."""
     if hasattr(qn, "PerRow"):
         touched.update(("dynamic_quantize", "PerRow"))
         q = qn.quantize(x, granularity=qn.PerRow() if per == "row" else qn.PerTensor(), **kind)
@@ -105,21 +105,18 @@ def dynamic(x: Any, per: str, **kind: Any) -> Any:
 
 
 def packed(w: Any, per: str | None = None, **options: Any) -> Any:
-    """A PackedWeight; `per` is what shares a scale when x is quantized by the product."""
-    kind = api("PackedWeight")
-    if per is not None:
-        parameters = inspect.signature(kind).parameters
-        if "per" in parameters:
-            options["per"] = per
-        else:
-            name = next(name for name in parameters if "granularity" in name)
-            group = w.granularity.group_size
-            options[name] = {"row": qn.PerRow, "tensor": qn.PerTensor, "group": lambda: qn.PerGroup(group)}[per]()
-    return kind(w, **options)
+    """A PackedWeight; `per` is the granularity of x: "row", "tensor" or "group"."""
+    cls = api("PackedWeight")
+    if per is not None and "per" in inspect.signature(cls).parameters:
+        options["per"] = per
+    elif per is not None:
+        group = partial(qn.PerGroup, w.granularity.group_size) if per == "group" else None
+        options["x_granularity"] = {"row": qn.PerRow, "tensor": qn.PerTensor, "group": group}[per]()
+    return cls(w, **options)
 
 
 def parameters_round_trip(path: str, params: Mapping[str, Any]) -> Any:
-    """Write parameters as JSON and read them: functions of their own, or save and load."""
+    """Write parameters as JSON and read them, by functions of their own or by save and load."""
     touched.update(("save_qparams", "load_qparams"))
     save, load = (
         getattr(qn, name, None) or getattr(qn, name.split("_")[0]) for name in ("save_qparams", "load_qparams")
@@ -132,7 +129,7 @@ def parameters_round_trip(path: str, params: Mapping[str, Any]) -> Any:
 
 
 def parts(value: Any) -> Iterator[bytes]:
-    """What a result consists of, as bytes."""
+    """The parts of a result, as bytes."""
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
         yield from parts(value.tolist())
     elif isinstance(value, (np.ndarray, np.generic)):
@@ -160,7 +157,7 @@ def parts(value: Any) -> Iterator[bytes]:
         yield from parts((value.scale, value.levels, value.nbytes, value.dequantize()))
     elif hasattr(value, "unpack"):  # PackedWeight
         yield from parts((value.shape, value.qparams, value.bias, value.unpack(), value.nbytes))
-    elif hasattr(value, "to_dict"):  # reports: their figures; sentences are texts
+    elif hasattr(value, "to_dict"):  # the figures of a report; its sentences are texts
         yield from parts(figures(value.to_dict()))
     elif hasattr(value, "to_records"):
         yield from parts(figures(value.to_records()))
@@ -169,7 +166,7 @@ def parts(value: Any) -> Iterator[bytes]:
 
 
 def figures(value: Any) -> Any:
-    """A report without its sentences; a granularity by its axis and group size, whatever else its form says."""
+    """A report without its sentences; of a granularity its axis and group size alone."""
     if isinstance(value, Mapping) and value and set(value) <= {"kind", "axis", "group_size"}:
         return value.get("axis"), value.get("group_size")
     if isinstance(value, Mapping):
@@ -199,7 +196,7 @@ def typed(x: Array, name: str) -> Array:
 
 
 def reals(shape: Any, kind: str = "float32", *, hard: bool = False, seed: int = 0) -> Array:
-    """Normal numbers with outliers; hard ones have NaN, infinities, both zeros, ties and subnormals among them."""
+    """Normal numbers with outliers; hard ones include NaN, infinities, both zeros, ties and subnormals."""
     rng = generator(shape, seed)
     x = rng.standard_normal(shape) * np.exp2(rng.integers(-3, 4, shape))
     if hard and x.size:
@@ -229,7 +226,7 @@ def patterns(kind: str) -> Array:
 
 
 def layouts(x: Array) -> dict[str, Array]:
-    """The same values in different memory."""
+    """The same values in different memory layouts."""
     wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
     wide[..., ::2] = x
     raw = np.zeros(x.nbytes + 1, np.uint8)
@@ -284,16 +281,16 @@ def area_quantize_linear() -> Iterator[Call]:
     quantize, shape = api("quantize_linear"), (7, 5, 9)
     for code, (grid, (axis, block)), kind in itertools.product(CODES, GRIDS.items(), REALS):
         scale, zero = linear_parameters(shape, code, axis, block)
-        where = {"dtype": code, "axis": axis, "block_size": block}
+        place = {"dtype": code, "axis": axis, "block_size": block}
         x = reals(shape, kind, hard=True)
         for convention in CONVENTIONS if code in INTEGERS[:4] or kind == "float32" else CONVENTIONS[:1]:
             if code in FLOAT_CODES and convention != "onnx":
                 continue
-            options = {**where, "convention": convention}
+            options = {**place, "convention": convention}
             yield f"{code}/{grid}/{kind}/{convention}", lambda: quantize(x, scale, zero, **options)
         if kind == "float32":
             for layout, stored in layouts(x).items():
-                yield f"{code}/{grid}/{layout}", lambda: quantize(stored, scale, zero, **where)
+                yield f"{code}/{grid}/{layout}", lambda: quantize(stored, scale, zero, **place)
     for n, code in itertools.product((0, 1, 15, 16, 17, 31, 33, 63, 65, 70, 300), ("int8", "uint16", "int4")):
         yield f"{code}/length{n}", lambda: quantize(reals(n), 0.05, 1, dtype=code)
     yield "scalar", lambda: quantize(1.0, 0.1)
@@ -301,12 +298,10 @@ def area_quantize_linear() -> Iterator[Call]:
     yield "out", lambda: quantize(reals((9, 9)), 0.1, dtype="int8", out=np.empty((9, 9), np.int8))
     yield "nan", lambda: quantize([np.nan], 0.1, on_nan="raise")
     big = reals((600, 700))
+    rows = linear_parameters(big.shape, "int8", 0, None)
     for count in (1, 2):
         with api("threads")(count):
-            yield (
-                f"large/{count}",
-                lambda: quantize(big, *linear_parameters(big.shape, "int8", 0, None), dtype="int8", axis=0),
-            )
+            yield f"large/{count}", lambda: quantize(big, *rows, dtype="int8", axis=0)
 
 
 def area_dequantize_linear() -> Iterator[Call]:
@@ -314,12 +309,12 @@ def area_dequantize_linear() -> Iterator[Call]:
     for code, (grid, (axis, block)), kind in itertools.product((*CODES, "int32"), GRIDS.items(), REALS):
         q = typed(reals(shape), code) if code in FLOAT_CODES else integers(shape, code)
         scale, zero = linear_parameters(shape, code, axis, block)
-        given = None if code == "int32" else zero
-        where = {"axis": axis, "block_size": block}
-        yield f"{code}/{grid}/{kind}", lambda: dequantize(q, scale, given, dtype=kind, **where)
+        zero_point = None if code == "int32" else zero
+        place = {"axis": axis, "block_size": block}
+        yield f"{code}/{grid}/{kind}", lambda: dequantize(q, scale, zero_point, dtype=kind, **place)
         if kind == "float32":
             for layout, stored in layouts(q).items():
-                yield f"{code}/{grid}/{layout}", lambda: dequantize(stored, scale, given, **where)
+                yield f"{code}/{grid}/{layout}", lambda: dequantize(stored, scale, zero_point, **place)
 
 
 def area_dynamic() -> Iterator[Call]:
@@ -397,8 +392,8 @@ def area_cast() -> Iterator[Call]:
             yield f"{source}/{target}/{overflow}", lambda: cast(x, target, overflow=overflow)
         tame = typed(np.exp2(generator(source).integers(-2, 2, 40).astype(float)), source)
         yield f"{source}/{target}/tame", lambda: cast(tame, target, overflow="raise")
-        some = x[:: max(1, x.size // 4096)]
-        yield f"{source}/{target}/stochastic", lambda: cast(some, target, rounding="stochastic", seed=7)
+        sample = x[:: max(1, x.size // 4096)]
+        yield f"{source}/{target}/stochastic", lambda: cast(sample, target, rounding="stochastic", seed=7)
     for source, target in itertools.product(REALS, FORMATS):
         for layout, stored in layouts(reals((5, 4, 9), source, hard=True)).items():
             yield f"{source}/{target}/{layout}", lambda: cast(stored, target)
@@ -413,7 +408,7 @@ def area_min_max() -> Iterator[Call]:
 
 
 def area_retired() -> Iterator[Call]:
-    """Functions that later versions do without."""
+    """Functions that later versions lack."""
     for kind, (name, by) in itertools.product(REALS, granularities().items()):
         yield f"abs_max/{kind}/{name}", lambda: api("abs_max")(reals((6, 35), kind, hard=True), by)
 
@@ -422,13 +417,10 @@ def area_pack() -> Iterator[Call]:
     pack, unpack = api("pack"), api("unpack")
     for code, shape in itertools.product(("int4", "uint4", "int2", "uint2"), ((0,), (1,), (17,), (4, 33), (3, 5, 8))):
         for axis in range(-len(shape), len(shape)):
-            for layout, q in layouts(integers(shape, code)).items():
+            codes, n = integers(shape, code), shape[axis]
+            for layout, q in layouts(codes).items():
                 yield f"{code}/{shape}/{axis}/{layout}", lambda: pack(q, code, axis)
-            n = shape[axis]
-            yield (
-                f"{code}/{shape}/{axis}/unpack",
-                lambda: unpack(pack(integers(shape, code), code, axis), code, n, axis),
-            )
+            yield f"{code}/{shape}/{axis}/unpack", lambda: unpack(pack(codes, code, axis), code, n, axis)
 
 
 def area_matmul() -> Iterator[Call]:
@@ -459,10 +451,8 @@ def area_matmul() -> Iterator[Call]:
         yield f"matmul/{kind}/{into}", lambda: api("matmul")(a, b, accumulate=into)
         yield f"matmul/{kind}/{into}/dot", lambda: api("matmul")(a[0, 0], b[:, 0], accumulate=into)
         yield f"accumulate_dot/{kind}/{into}", lambda: api("accumulate_dot")(a, b, into)
-        yield (
-            f"accumulate_dot/{kind}/{into}/hard",
-            lambda: api("accumulate_dot")(reals((4, 60), kind, hard=True), a[0, 0]),
-        )
+        hard = reals((4, 60), kind, hard=True)
+        yield f"accumulate_dot/{kind}/{into}/hard", lambda: api("accumulate_dot")(hard, a[0, 0])
         yield f"accumulator/{kind}/{into}", lambda: api("accumulator")(kind)
     for left, right, symmetric in itertools.product(("int8", "uint8"), ("int8", "uint8"), BOTH):
         by_row, by_column = api("PerChannel")(0), api("PerChannel")(1)
@@ -470,12 +460,10 @@ def area_matmul() -> Iterator[Call]:
             qa = api("quantize")(reals((9, 40)), dtype=left, symmetric=symmetric, granularity=left_by)
             qb = api("quantize")(reals((40, 11)), dtype=right, symmetric=symmetric, granularity=right_by)
             out = api("QParams").from_range(-9, 9, dtype=left, symmetric=symmetric)
-            yield f"qmatmul/{left}/{right}/{symmetric}/{name}", lambda: qmatmul(qa, qb)
-            yield (
-                f"qmatmul/{left}/{right}/{symmetric}/{name}/bias",
-                lambda: qmatmul(qa, qb, bias=reals(11), out_qparams=out),
-            )
-            yield f"qlinear/{left}/{right}/{symmetric}/{name}", lambda: api("qlinear_matmul")(
+            label = f"{left}/{right}/{symmetric}/{name}"
+            yield f"qmatmul/{label}", lambda: qmatmul(qa, qb)
+            yield f"qmatmul/{label}/bias", lambda: qmatmul(qa, qb, bias=reals(11), out_qparams=out)
+            yield f"qlinear/{label}", lambda: api("qlinear_matmul")(
                 qa.codes, qa.scale, qa.zero_point, qb.codes, qb.scale, qb.zero_point, out.scale,
                 out.zero_point.astype(left)
             )  # fmt: skip
@@ -484,12 +472,8 @@ def area_matmul() -> Iterator[Call]:
 def area_conv() -> Iterator[Call]:
     conv, qconv = api("conv2d_integer"), api("qlinear_conv2d")
     steps: tuple[dict[str, Any], ...] = (
-        {},
-        {"strides": 2},
-        {"padding": 1},
-        {"padding": (2, 1), "dilations": 2},
-        {"strides": (1, 2), "padding": 2},
-    )
+        {}, {"strides": 2}, {"padding": 1}, {"padding": (2, 1), "dilations": 2}, {"strides": (1, 2), "padding": 2},
+    )  # fmt: skip
     kernels = ((4, 3, 3), (7, 1, 1), (2, 5, 2))
     for left, right, (m, kh, kw), options in itertools.product(("int8", "uint8"), ("int8", "uint8"), kernels, steps):
         for groups in (1, 2) if m % 2 == 0 else (1,):
@@ -500,20 +484,17 @@ def area_conv() -> Iterator[Call]:
             yield f"{name}/zeros", lambda: conv(x, w, 3, generator(m).integers(0, 5, m), **full)
             bias = integers(m, "int32") >> 12
             scale = generator(m).uniform(0.001, 0.1, m).astype(np.float32)
-            y_zero = np.zeros((), left)
-            yield (
-                f"{name}/qlinear",
-                lambda: qconv(x, 0.02, np.ones((), left), w, scale, np.zeros((), right), 0.5, y_zero, bias, **full),
-            )
+            x_zero, w_zero, y_zero = np.ones((), left), np.zeros((), right), np.zeros((), left)
+            yield f"{name}/qlinear", lambda: qconv(x, 0.02, x_zero, w, scale, w_zero, 0.5, y_zero, bias, **full)
     for layout, stored in layouts(integers((2, 4, 9, 9), "uint8")).items():
         yield f"layout/{layout}", lambda: conv(stored, integers((3, 4, 3, 3), "int8"), 7, padding=1)
 
 
 def area_packed() -> Iterator[Call]:
     quantize, out = api("quantize"), api("QParams").from_range(-20, 20)
-    kinds: list[tuple[str, str, Any]] = [
-        ("tensor", code, api("PerTensor")()) for code in ("int8", "uint8", "int4", "uint4")
-    ] + [("channel", code, api("PerChannel")(1)) for code in ("int8", "uint8", "int4", "uint4")]
+    columns = {"tensor": api("PerTensor")(), "channel": api("PerChannel")(1)}
+    eight = ("int8", "uint8", "int4", "uint4")
+    kinds: list[tuple[str, str, Any]] = [(name, code, by) for name, by in columns.items() for code in eight]
     kinds += [(f"group{g}", code, api("PerGroup")(g, 0)) for g in (16, 32, 64, 128) for code in ("int4", "uint4")]
     x_qparams = api("QParams").from_range(-4, 5, dtype="uint8", symmetric=False)
     for (name, code, by), symmetric, (k, n) in itertools.product(kinds, BOTH, ((70, 33), (128, 64), (1, 1))):
@@ -532,11 +513,11 @@ def area_packed() -> Iterator[Call]:
         if groups:
             options["half"] = {"scale_dtype": "float16"}
             options["by row"] = {"per": "row"}
-        for option, given in options.items():
+        for option, keywords in options.items():
             label = f"{code}/{name}/{symmetric}/{k},{n}/{option}"
-            yield f"{label}/packed", lambda: packed(w, **given)
+            yield f"{label}/packed", lambda: packed(w, **keywords)
             for rows, kind in ((1, "float32"), (5, "float16"), (70, "float32")):
-                yield f"{label}/{rows},{kind}", lambda: reals((rows, k), kind) @ packed(w, **given)
+                yield f"{label}/{rows},{kind}", lambda: reals((rows, k), kind) @ packed(w, **keywords)
         turned = quantize(np.ascontiguousarray(reals((k, n)).T), dtype=code)
         yield f"{code}/{name}/{symmetric}/{k},{n}/turned", lambda: reals((2, 4, k)) @ packed(turned, axis=1)
         for by_x in (api("PerTensor")(), api("PerChannel")(0)):
@@ -553,12 +534,9 @@ def area_saturation() -> Iterator[Call]:
     ):
         a, b = integers((m, k), left), integers((k, n), right)
         name = f"{left}/{right}/{m},{k},{n}"
-        found: Callable[[], Any] = lambda: api("simulate_saturation")(a, b)  # noqa: E731
-        yield name, found
-        yield (
-            f"{name}/arrays",
-            lambda: [getattr(found(), each) for each in ("product", "error", "pairs", "safe", "share")],
-        )
+        simulate, fields = partial(api("simulate_saturation"), a, b), ("product", "error", "pairs", "safe", "share")
+        yield name, simulate
+        yield f"{name}/arrays", lambda: [getattr(simulate(), field) for field in fields]
         yield f"{name}/safe", lambda: api("safe_weights")(b)
         yield f"{name}/safe/axis1", lambda: api("safe_weights")(a, axis=1)
     for code, symmetric, (name, by) in itertools.product(("int8", "uint8"), BOTH, granularities().items()):
@@ -576,16 +554,13 @@ def observer_kinds() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"MinMaxObserver/{label}", partial(api("MinMaxObserver"), **options)
         yield f"MovingAverage/{label}", partial(api("MovingAverageMinMaxObserver"), 0.1, **options)
         for how in METHODS[1:]:
-            yield (
-                f"Histogram/{how}/{label}",
-                partial(api("HistogramObserver"), how, 99, **options),
-            )
+            yield f"Histogram/{how}/{label}", partial(api("HistogramObserver"), how, 99, **options)
 
 
 def area_observers() -> Iterator[Call]:
     batches = [reals((6, 35), kind, hard=True, seed=at) for at, kind in enumerate(REALS)]
     learned = ("min_", "max_", "count_", "nan_", "infinite_")
-    values = ("error", "coverage", "mse", "mean_square", "apart", "curve", "bins")
+    estimates = ("error", "coverage", "mse", "mean_square", "apart", "curve", "bins")
     for label, create in observer_kinds():
         single = create()
         for batch in batches:
@@ -593,7 +568,7 @@ def area_observers() -> Iterator[Call]:
         yield f"{label}/qparams", lambda: single.qparams()
         yield f"{label}/range", lambda: single.range()
         yield f"{label}/learned", lambda: [getattr(single, name) for name in learned]
-        for name in values if "Histogram" in label else ():
+        for name in estimates if "Histogram" in label else ():
             yield f"{label}/{name}", lambda: figure(single, name)
         if "Average" not in label:
             yield f"{label}/merged", lambda: create().observe(batches[0]).merge(create().observe(batches[1])).qparams()
@@ -603,10 +578,9 @@ def area_observers() -> Iterator[Call]:
         yield f"{label}/nothing", lambda: create().qparams()
         yield f"{label}/texts", lambda: text(single)
     for n in (1, 40, 70000):
-        for values_kind in ("normal", "few", "zero"):
-            x = {"normal": reals(n), "few": np.round(reals(n)), "zero": np.zeros(n, np.float32)}[values_kind]
+        for values, x in {"normal": reals(n), "few": np.round(reals(n)), "zero": np.zeros(n, np.float32)}.items():
             for how in METHODS:
-                yield f"{values_kind}/{n}/{how}", lambda: api("HistogramObserver")().observe(x).qparams(how)
+                yield f"{values}/{n}/{how}", lambda: api("HistogramObserver")().observe(x).qparams(how)
 
 
 def area_calibrate() -> Iterator[Call]:
@@ -650,20 +624,18 @@ def area_reports() -> Iterator[Call]:
             yield f"compare/{label}/records", lambda: figures(compare(values, q, **options).to_records())
         yield f"compare/{code}/{name}/texts", lambda: text(compare(x, q, name="w"))
         tables.append(compare(finite, q))
-    kept = ("bias", (3,), "float32", 12, "it is 1-D")
-    yield "table", lambda: api("ReportTable")([*tables, api("Report").kept(*kept)])
+    bias = ("bias", (3,), "float32", 12, "it is 1-D")
+    yield "table", lambda: api("ReportTable")([*tables, api("Report").kept(*bias)])
     yield "table/totals", lambda: repr(api("ReportTable")(tables).totals)
     yield "table/texts", lambda: text(api("ReportTable")(tables))
     yield "compare/arrays", lambda: compare(finite, finite.astype(np.float16))
     for source, target in itertools.product(REALS, FORMATS):
         values = patterns(source)[::7] if source != "float64" else reals((90, 9), source, hard=True)
         yield f"float_report/{source}/{target}", lambda: api("float_report")(values, target)
-        yield (
-            f"float_report/{source}/{target}/tame",
-            lambda: api("float_report")(reals((6, 9), source), target, name="w"),
-        )
+        tame = reals((6, 9), source)
+        yield f"float_report/{source}/{target}/tame", lambda: api("float_report")(tame, target, name="w")
         yield f"float_report/{source}/{target}/texts", lambda: text(api("float_report")(values, target))
-    yield "float_table", lambda: api("FloatReportTable")([api("float_report")(reals((6, 9)), each) for each in FORMATS])
+    yield "float_table", lambda: api("FloatReportTable")([api("float_report")(reals((6, 9)), name) for name in FORMATS])
     for name in ("FloatReport", "Saturation", "Bits"):
         yield f"class/{name}", lambda: api(name).__name__
     for kind in (*FORMATS, *INTEGERS, "int32", "uint64"):
@@ -678,28 +650,18 @@ def area_reports() -> Iterator[Call]:
 def area_weights() -> Iterator[Call]:
     for kind, power_of_two in itertools.product(REALS, BOTH):
         w1, w2, x = reals((12, 20), kind), reals((20, 9), kind, seed=1), reals((30, 20), kind, seed=2)
-        two = {"power_of_two": power_of_two}
-        yield (
-            f"{kind}/{power_of_two}/equalize",
-            lambda: tuple(api("cross_layer_equalize")(w1, w2, reals(20, kind), **two)),
-        )
-        yield (
-            f"{kind}/{power_of_two}/axes",
-            lambda: tuple(api("cross_layer_equalize")(w1.T, w2.T, axis1=0, axis2=1, **two)),
-        )
+        label, two, equalize = f"{kind}/{power_of_two}", {"power_of_two": power_of_two}, api("cross_layer_equalize")
+        yield f"{label}/equalize", lambda: tuple(equalize(w1, w2, reals(20, kind), **two))
+        yield f"{label}/axes", lambda: tuple(equalize(w1.T, w2.T, axis1=0, axis2=1, **two))
         for alpha in (0.0, 0.5, 0.8, 1.0):
-            yield f"{kind}/{power_of_two}/smooth/{alpha}", lambda: tuple(api("smoothquant")(x, w2, alpha=alpha, **two))
+            yield f"{label}/smooth/{alpha}", lambda: tuple(api("smoothquant")(x, w2, alpha=alpha, **two))
         q = api("quantize")(w2, dtype="int4", granularity=api("PerChannel")(1))
-        yield f"{kind}/{power_of_two}/bias", lambda: api("correct_bias")(x, w2, q, reals(9, kind))
-        yield (
-            f"{kind}/{power_of_two}/bias/xq",
-            lambda: api("correct_bias")(x, w2, q, xq=typed(np.round(x.astype(float)), kind)),
-        )
+        xq = typed(np.round(x.astype(float)), kind)
+        yield f"{label}/bias", lambda: api("correct_bias")(x, w2, q, reals(9, kind))
+        yield f"{label}/bias/xq", lambda: api("correct_bias")(x, w2, q, xq=xq)
         for code in ("int8", "uint4", "float8_e4m3fn"):
-            yield (
-                f"{kind}/{power_of_two}/alpha/{code}",
-                lambda: tuple(api("smoothquant_alpha")(x, w2, [0.2, 0.5, 0.7], dtype=code)),
-            )
+            alphas = partial(api("smoothquant_alpha"), x, w2, [0.2, 0.5, 0.7], dtype=code)
+            yield f"{label}/alpha/{code}", lambda: tuple(alphas())
 
 
 def area_qparams() -> Iterator[Call]:
@@ -775,7 +737,7 @@ def area_dask() -> Iterator[Call]:
 
 
 def area_errors() -> Iterator[Call]:
-    """Every function with a bad value in the place of one argument; what is raised, not that it is."""
+    """Every function with a bad value in the place of one argument; the messages are compared."""
     x, q8, w = reals((6, 8)), integers((6, 8), "int8"), integers((8, 6), "int8")
     params, weight = api("QParams").from_range(-1, 1), api("quantize")(reals((8, 6)), granularity=api("PerChannel")(1))
     image, kernel = integers((1, 2, 5, 5), "int8"), integers((2, 2, 3, 3), "int8")
@@ -846,41 +808,41 @@ AREAS = {name.removeprefix("area_"): value for name, value in list(globals().ite
 # ---- the child: runs the calls ----
 
 
-def said(error: BaseException) -> str:
-    """Type and message on one line, without what differs between two runs: folders and addresses."""
+def sentence(error: BaseException) -> str:
+    """Type and message on one line, without folders and addresses, which differ between two runs."""
     message = f"{type(error).__name__}: {error}".replace(os.getcwd(), ".")
     return " ".join(re.sub(r"tmp\w{8}|0x[0-9a-f]+", "...", message).split())
 
 
 def to_the_end(calls: Iterator[Call]) -> Iterator[Call]:
-    """The calls of an area; where its own preparation fails, that is the last result."""
+    """The calls of an area; if their preparation fails, the error is the last result."""
     try:
         yield from calls
     except Exception as error:
-        sentence = said(error)
-        yield "stopped", lambda: sentence
+        message = sentence(error)
+        yield "stopped", lambda: message
 
 
 def run(prefix: str, calls: Iterator[Call]) -> None:
-    """Print the hash of each call before the next is prepared: the lambdas of an area read its loop's variables."""
+    """Print the hash of each call before the next is prepared: the lambdas of an area read variables of its loop."""
     for label, call in to_the_end(calls):
-        name, listed, message = f"{prefix}/{label}".replace(" ", ""), False, ""
+        name, refused, message = f"{prefix}/{label}".replace(" ", ""), False, ""
         try:
             value = call()
-            found = digest(value)
+            result = digest(value)
             if label == "stopped":
                 message = value
                 print(f"# {name}: {value}", file=sys.stderr)
             if label.endswith("texts"):
                 name, message = f"texts/{name}", " ".join(value.split())
         except AbsentError:
-            found = "absent"
+            result = "absent"
         except Exception as error:
-            found, message, listed = digest(f"raises {type(error).__name__}"), said(error), True
+            result, message, refused = digest(f"raises {type(error).__name__}"), sentence(error), True
         if prefix == "errors":
-            listed, found = False, digest(message)
-        print(name, found, message)
-        if listed:
+            refused, result = False, digest(message)
+        print(name, result, message)
+        if refused:
             print(f"errors/{name}", digest(message), message)
 
 
@@ -918,15 +880,13 @@ def results(python: str, path: str) -> tuple[dict[str, str], dict[str, str]]:
         environment["PYTHONPATH"] = os.path.abspath(path)
     with tempfile.TemporaryDirectory() as folder:
         command = [python, str(Path(__file__).resolve()), "--child"]
-        lines = subprocess.run(
-            command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
+        child = subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
     hashes, messages = {}, {}
-    for line in lines.splitlines():
-        name, found, *rest = line.split(" ", 2)
+    for line in child.stdout.splitlines():
+        name, result, *rest = line.split(" ", 2)
         if name in hashes:
             raise SystemExit(f"Two calls have the name {name}.")
-        hashes[name], messages[name] = found, rest[0] if rest else ""
+        hashes[name], messages[name] = result, rest[0] if rest else ""
     return hashes, messages
 
 
@@ -939,24 +899,24 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=40, help="differences that are printed of an area")
     options = parser.parse_args()
     with ThreadPoolExecutor(2) as pool:
-        (old, old_said), (new, new_said) = pool.map(
-            results, (options.old, options.new), (options.old_path, options.new_path)
-        )
+        sides = pool.map(results, (options.old, options.new), (options.old_path, options.new_path))
+        (old, old_messages), (new, new_messages) = sides
     names = sorted(old.keys() | new.keys())
     failed = 0
-    for area in sorted({name.split("/")[0] for name in names}, key=lambda area: (area in LISTED, area)):
+    for area in sorted({name.split("/")[0] for name in names}, key=lambda area: (area in UNCOUNTED, area)):
         own = [name for name in names if name.split("/")[0] == area]
-        if area == "errors":  # what only one version refuses is a result that differs
+        if area == "errors":  # a call that only one version refuses counts as a result
             own = [name for name in own if name in old and name in new]
         different = [name for name in own if old.get(name, "absent") != new.get(name, "absent")]
         print(f"{area:<20} {len(own):>6} calls  {len(different):>5} differ")
         for name in different[: options.show]:
             absent = [side for side, hashes in (("old", old), ("new", new)) if hashes.get(name, "absent") == "absent"]
             print(f"    {name}" + (f": absent in the {absent[0]} version" if absent else ""))
-            if old_said.get(name) or new_said.get(name):
-                print(f"        old: {old_said.get(name, '')[:300]}\n        new: {new_said.get(name, '')[:300]}")
-        failed += 0 if area in LISTED else len(different)
-    total = sum(name.split("/")[0] not in LISTED for name in names)
+            if old_messages.get(name) or new_messages.get(name):
+                for side, messages in (("old", old_messages), ("new", new_messages)):
+                    print(f"        {side}: {messages.get(name, '')[:300]}")
+        failed += 0 if area in UNCOUNTED else len(different)
+    total = sum(name.split("/")[0] not in UNCOUNTED for name in names)
     print(f"{total} results, {failed} differ.")
     raise SystemExit(failed > 0)
 

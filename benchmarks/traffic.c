@@ -1,10 +1,10 @@
-/* The limit of a memory-bound kernel: loops that read and write as many bytes and compute nothing.
- * Compiled by harness.py with `cc -O3`; the fastest of the rows that the CPU has is the limit. */
+/* The limit of a memory-bound kernel: loops that read and write as many bytes and compute nothing. harness.py compiles
+ * them with `cc -O3`; the fastest row that the CPU has is the limit. */
 #include <stddef.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#define KEEP(v) __asm__ volatile("" : : "x"(v)) /* the load happens although nobody uses its value */
+#define KEEP(v) __asm__ volatile("" : : "x"(v)) /* keeps the load, whose value nothing uses */
 #define NOTHING (void)0
 #else
 typedef unsigned char v16 __attribute__((vector_size(16), aligned(16)));

@@ -1,7 +1,7 @@
-"""Where things are, what may import what, and what the package shows of itself.
+"""The places of files, imports, and public names.
 
-The order of the modules is a contract of import-linter in pyproject.toml (``lint-imports``). Here stands what it cannot
-see: the compiled module, the two floors of C, what an import loads, the places of files, and the public names.
+The layers of the modules are a contract of import-linter in pyproject.toml (``lint-imports``). These tests check the
+rest: the compiled module, the two floors of C, the modules that an import loads, the tree, and public names.
 """
 
 import ast
@@ -24,15 +24,15 @@ CSRC = ROOT / "csrc"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 MODULES = sorted(module.name for module in pkgutil.walk_packages(qn.__path__, "qnumpy.") if "._" not in module.name)
 
-# Beside ops/, these import the extension: for its lists of types, its checks of arguments and its settings.
+# Only these and ops/ import the extension: these for its lists of types, its checks of arguments and its settings.
 VOCABULARY = {"_args.py", "_check.py", "dtypes.py", "runtime.py"}
 
-# Modules whose tests do not stand in tests/<folder>/test_<module>.py, and where they are.
+# Modules whose tests are not in tests/<folder>/test_<module>.py, and the files that have them.
 TESTED_IN = {
     "arrays/base.py": "tests/arrays/test_quantized.py",  # what all arrays share
     "calibration/report.py": "tests/calibration/test_calibrate.py",  # the report of a Calibration
     "cli/common.py": "tests/cli/test_main.py",  # arguments and files of all commands
-    "cli/scheme.py": "tests/cli/test_quantize.py",  # the options that say how to quantize
+    "cli/scheme.py": "tests/cli/test_quantize.py",  # the options of how to quantize
     "files/fault.py": "tests/files/test_spec.py",  # the sentences of the other modules' errors
     "observers/base.py": "tests/observers/test_observers.py",  # one file runs every observer over the same data
     "observers/histogram.py": "tests/observers/test_observers.py",
@@ -55,8 +55,8 @@ def loaded_by(statement):
     """The modules that a statement adds to those of ``import numpy.typing, ml_dtypes``, in a fresh interpreter."""
     script = "import sys, numpy.typing, ml_dtypes; before = set(sys.modules); "
     script += f"{statement}; print(*set(sys.modules) - before)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(process.stdout.split())
 
 
 def test_import_loads_nothing_but_itself_and_the_standard_library():
@@ -70,7 +70,7 @@ def test_import_loads_nothing_but_itself_and_the_standard_library():
 
 @pytest.mark.parametrize("module", ["qnumpy.cli", "qnumpy.testing"])
 def test_other_modules_wait_for_their_dependencies(module):
-    """tqdm and the extras are imported by the function that needs them."""
+    """The function that needs tqdm or an extra imports it."""
     top = {name.partition(".")[0] for name in loaded_by(f"import {module}")}
     assert top - set(sys.stdlib_module_names) == {"qnumpy"}
 
@@ -79,8 +79,8 @@ def test_other_modules_wait_for_their_dependencies(module):
 def test_only_ops_computes_with_the_extension(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    place = path.relative_to(PACKAGE).as_posix()
-    if place not in VOCABULARY and not place.startswith("ops/"):
+    module = path.relative_to(PACKAGE).as_posix()
+    if module not in VOCABULARY and not module.startswith("ops/"):
         assert not [node.lineno for node in imports if "_core" in {name.name for name in node.names}]
 
 
@@ -104,7 +104,7 @@ def test_tests_mirror_the_package(folder):
 
 
 def tree():
-    """The paths that CONTRIBUTING's tree names: an entry stands two spaces to the right of its folder."""
+    """The lines of CONTRIBUTING's tree, and their paths: an entry is indented by two spaces more than its folder."""
     block = re.search(r"^## The tree\n.*?^```\w*\n(.*?)^```", CONTRIBUTING.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     lines, folders, paths = block[1].splitlines(), [], []
     for line in lines:
@@ -114,9 +114,9 @@ def tree():
     return lines, paths
 
 
-def folders_of(place):
-    found = (path for path in (ROOT / place).iterdir() if path.is_dir() and path.name[0] not in "._")
-    return {path.relative_to(ROOT).as_posix() for path in found if path.name != "build"}
+def folders_of(parent):
+    folders = (path for path in (ROOT / parent).iterdir() if path.is_dir() and path.name[0] not in "._")
+    return {path.relative_to(ROOT).as_posix() for path in folders if path.name != "build"}
 
 
 def test_the_tree_in_contributing_is_short_and_true():
@@ -127,8 +127,8 @@ def test_the_tree_in_contributing_is_short_and_true():
     mirrored = {
         path.replace("qnumpy/", f"{copy}/", 1) for path in folders_of("qnumpy") for copy in ("tests", "benchmarks")
     }
-    for place in ("csrc", "csrc/kernels", "qnumpy", "tests", "benchmarks", "docs"):
-        assert folders_of(place) - mirrored <= set(paths), place
+    for parent in ("csrc", "csrc/kernels", "qnumpy", "tests", "benchmarks", "docs"):
+        assert folders_of(parent) - mirrored <= set(paths), parent
 
 
 def test_every_module_beside_the_folders_is_in_the_tree():
@@ -153,7 +153,7 @@ def test_every_function_of_the_extension_is_used():
 
 @pytest.mark.parametrize("path", sorted(CSRC.rglob("*.[ch]")), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_c_floors(path):
-    """kernels/ knows no Python, ext/ no arithmetic; tests/ know the kernels alone."""
+    """kernels/ and tests/ include no Python, ext/ no arithmetic."""
     included = set(re.findall(r'^#include ["<](\S+)[">]', path.read_text(encoding="utf-8"), re.MULTILINE))
     intrinsics = {name for name in included if re.search(r"immintrin|arm_neon|simde", name)}
     python = {name for name in included if re.search(r"Python\.h|numpy/|args\.h|bindings\.h", name)}
@@ -165,14 +165,14 @@ def test_c_floors(path):
 
 
 def test_public_names():
-    """Complete and unique; ruff keeps them sorted. Two modules hold what few need."""
-    shown = [name for name, value in vars(qn).items() if not name.startswith("_") and not inspect.ismodule(value)]
-    assert sorted(qn.__all__) == sorted([*shown, "reports", "weights"])
+    """Complete and unique; ruff keeps them sorted. Two modules hold specialists' names."""
+    public = [name for name, value in vars(qn).items() if not name.startswith("_") and not inspect.ismodule(value)]
+    assert sorted(qn.__all__) == sorted([*public, "reports", "weights"])
     assert len(qn.__all__) <= 55
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_is_public(name):
+def test_every_module_has_a_docstring_and_public_names(name):
     module = importlib.import_module(name)
     assert module.__doc__
     assert all(hasattr(module, public) for public in module.__all__)
@@ -193,25 +193,25 @@ def sections(text):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstrings_of_functions(name):
-    """Every parameter and the result are described, and an example shows them; what takes nothing needs only a line."""
+    """Every parameter and the result are described, with an example; without parameters a line suffices."""
     function = FUNCTIONS[name]
     doc = sections(inspect.getdoc(function))
     assert re.match(r"[A-Z][^\n]*[.:]", doc[""]), "an imperative summary"
     signature = inspect.signature(function)
-    listed = re.findall(r"^(\w[\w, ]*?)(?: :.*)?$", doc.get("Parameters", ""), re.MULTILINE)
-    described = [each for line in listed for each in line.split(", ")]
+    entries = re.findall(r"^(\w[\w, ]*?)(?: :.*)?$", doc.get("Parameters", ""), re.MULTILINE)
+    described = [parameter for entry in entries for parameter in entry.split(", ")]
     assert described == list(signature.parameters)
     if signature.parameters and signature.return_annotation is not None and name != "qnumpy.threads":
         assert "Returns" in doc
-        assert "Examples" in doc or name == "qnumpy.load"  # its example stands with save
+        assert "Examples" in doc or name == "qnumpy.load"  # save has its example
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_docstrings_of_classes(name):
-    """A summary, and one for every public method; properties may speak by their names."""
-    kind = CLASSES[name]
-    assert inspect.getdoc(kind)
-    for member, value in vars(kind).items():
+    """The class and each of its public methods have a docstring; the name of a property may suffice."""
+    cls = CLASSES[name]
+    assert inspect.getdoc(cls)
+    for member, value in vars(cls).items():
         function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
         if not member.startswith("_") and inspect.isfunction(function):
-            assert inspect.getdoc(getattr(kind, member)), member
+            assert inspect.getdoc(getattr(cls, member)), member

@@ -1,4 +1,4 @@
-"""docs/performance.md and README's table of speed hold what the newest results say, and no figure of their own."""
+"""docs/performance.md and README's table of speed have the figures of the newest results, and no others."""
 
 import runpy
 from pathlib import Path

@@ -1,10 +1,9 @@
-"""README keeps its word: every snippet runs, in order and in one folder, and prints what stands below it.
+"""Every snippet of README runs, in order and in one folder, and prints the output below it; links and files exist.
 
-The first two ``sh`` blocks are run by .ci/run, from a fresh copy in a fresh environment; here only their form is
-checked (plain ``pytest`` tests the installed package; ``python -m pytest`` would put the checkout before it). A
-``python`` block is executed; the ``text`` block that follows it is its output. In a ``console`` block each line that
-starts with ``$ qnumpy`` is run in this process; the lines below it are its output. Links and file names are right,
-here and in the other pages.
+.ci/run runs the first two ``sh`` blocks from a fresh copy in a fresh environment; the test compares their text (plain
+``pytest`` tests the installed package; ``python -m pytest`` would put the checkout before it). The ``text`` block after
+a ``python`` block is its output. In a ``console`` block the lines below ``$ qnumpy ...`` are the output of that
+command, which runs in this process.
 """
 
 import contextlib
@@ -43,38 +42,37 @@ def test_the_first_two_commands():
 
 def test_every_snippet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = blocks()
+    fences = blocks()
     names = {"__name__": "__main__"}
-    ran = []
-    for (language, body), (following, expected) in zip(found, [*found[1:], ("", "")], strict=True):
+    languages = set()
+    for (language, body), (following, expected) in zip(fences, [*fences[1:], ("", "")], strict=True):
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 exec(compile(body, str(README), "exec"), names)
-            wanted = expected if following == "text" else ""
-            assert lines(printed.getvalue()) == lines(wanted), body
-            ran.append(language)
+            assert lines(printed.getvalue()) == lines(expected if following == "text" else ""), body
+            languages.add(language)
         elif language == "console":
-            for command, wanted in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", body, re.MULTILINE):
+            for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", body, re.MULTILINE):
                 program, *arguments = shlex.split(command)
                 assert program == "qnumpy", command
                 with contextlib.redirect_stdout(io.StringIO()) as printed:
                     assert cli.main(arguments) == 0, command
-                assert lines(printed.getvalue()) == lines(wanted), command
-                ran.append(language)
-    assert {"python", "console"} <= set(ran)
+                assert lines(printed.getvalue()) == lines(output), command
+                languages.add(language)
+    assert {"python", "console"} <= languages
 
 
 def public(path):
-    """Whether `path`, dotted below qn, goes through modules to a name that the last of them declares."""
-    *modules, name = path.split(".")
-    place = qn
-    for module in modules:
-        place = getattr(place, module)
-    return name in place.__all__ or inspect.ismodule(getattr(place, name))
+    """Whether `path`, relative to qn, leads through modules to a public name of the last one, or to a module."""
+    *names, name = path.split(".")
+    module = qn
+    for submodule in names:
+        module = getattr(module, submodule)
+    return name in module.__all__ or inspect.ismodule(getattr(module, name))
 
 
 def test_the_feature_table_names_what_exists():
-    """Every `qn.name` and `qn.module.name` in README is public, and every public name on top stands in it."""
+    """Every `qn.name` and `qn.module.name` in README is public, and README has every public name of qn."""
     text = README.read_text(encoding="utf-8")
     modules = "|".join(name for name, value in vars(qn).items() if inspect.ismodule(value) and name[0] != "_")
     for path in set(re.findall(rf"\bqn\.((?:(?:{modules})\.)?\w+)", text)):

@@ -3,7 +3,7 @@
 Peers: PyTorch's dynamically quantized Linear (fbgemm or oneDNN, weights of 7 bits), ONNX Runtime's
 DynamicQuantizeLinear + MatMulInteger with uint8 weights (its exact kernel) and MatMulNBits at accuracy level 4 (int8
 activations in blocks), and the float32 product of NumPy's BLAS. Each result is compared with the exact product of the
-same weights before anything is timed. The limit of a single row is a pure read of the packed weight.
+same weights before the timing. The limit of a single row is a pure read of the packed weight.
 """
 
 import warnings
@@ -22,13 +22,13 @@ from ..ops.bench_matmul import set_blas_threads
 LAYERS = [(m, k, n) for k, n in ((768, 3072), (4096, 4096)) for m in (1, 16, 128, 512)]
 WIDE = [(m, 4096, 4096) for m in (1, 4, 16, 128)]
 GROUP = 32
-# Eight bits of x and of w: an error of half a step each, of some hundred steps, averaged over K products.
+# x and w have 8 bits: errors of half a step, where values are up to 127 steps, averaged over K products.
 CLOSE = 0.03
 PAGE = 4096  # bytes
 
 
 def layer(operation: str, x: Array, packed: qn.PackedWeight, threads: int, exact: Array) -> Case:
-    """Ours, and the limit of a single row."""
+    """Our call, and the limit if x is a single row."""
     m, k, n = *x.shape, exact.shape[1]
     case = Case(f"{m} x {k} x {n}", "layer" if m > 1 else "thin product", m * k * n, threads)
     out = np.empty(exact.shape, np.float32)

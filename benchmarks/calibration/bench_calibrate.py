@@ -1,9 +1,9 @@
 """A whole static calibration: a network of three layers, 200 batches of 512 x 768, against the peers' calibrators.
 
 Every job runs the same layers in its own library and observes the same seven tensors, four of them of 512 x 768. Each
-is a process of its own on one CPU; imports, weights and batches are there before the clock starts. The time of an entry
-is the job's best less that of the same library's network alone; a difference below 5 % of the network's time is noise:
-ours counts as those 5 %, a peer's as unstable. Memory is the peak over what was resident before.
+is a process of its own on one CPU; imports, weights and batches are ready before the clock starts. The time of an entry
+is the job's best less that of the same library's network alone. A difference below 5 % of the network's time is noise:
+ours counts as those 5 %, a peer's as unstable. Memory is the peak less the resident memory before the job.
 """
 
 import importlib.util
@@ -25,13 +25,13 @@ from .. import harness
 from ..harness import Array, Case, Entry
 
 BATCHES, ROWS, WIDE, NARROW, LAYERS = 200, 512, 768, 32, 3
-POOL = 8  # different batches: they come again and again, and take no part in the peak
+POOL = 8  # different batches, which repeat; they do not count in the peak
 
 Job = Callable[[], Any]
 
 
 def _weights() -> list[tuple[Array, Array]]:
-    """Layers of low rank: cheap, so that what is measured is the observing."""
+    """Layers of low rank: cheap, so that the observers take most of the time."""
     rng = np.random.default_rng(0)
     shapes = ((WIDE, NARROW), (NARROW, WIDE))
     return [tuple(rng.standard_normal(s, np.float32) / s[0] ** 0.5 for s in shapes) for _ in range(LAYERS)]  # type: ignore[misc]
@@ -43,7 +43,7 @@ def _batches() -> Iterator[Array]:
     return (pool[k % POOL] for k in range(BATCHES))
 
 
-# ---- jobs: what is made before the clock starts, and a call that is timed ----
+# ---- jobs: preparations, and the call that is timed ----
 
 
 def numpy_network() -> Callable[[Array], dict[str, Array]]:
@@ -140,7 +140,7 @@ def onnx_job(method: str | None) -> Job:
     return run
 
 
-NOISE = 0.05  # of the time of a network: what is less is not told apart from it
+NOISE = 0.05  # of the time of a network: smaller differences are noise
 NETWORKS = {"NumPy": "NumPy network alone", "PyTorch": "PyTorch network alone", "ONNX Runtime": "ONNX Runtime alone"}
 JOBS: dict[str, tuple[str, Callable[[], Job]]] = {
     NETWORKS["NumPy"]: ("NumPy", alone),
@@ -190,7 +190,7 @@ def check() -> None:
         for name, x in run(batch).items():
             extremes[name] = max(extremes.get(name, 0.0), float(np.abs(x).max()))
     params = ours(qn.MinMaxObserver())()
-    assert {name: float(each.scale) for name, each in params.items()} == {
+    assert {name: float(qparams.scale) for name, qparams in params.items()} == {
         name: float(np.float32(most / 127)) for name, most in extremes.items()
     }
 
@@ -204,10 +204,10 @@ def entries(effort: tuple[int, float]) -> Iterator[Entry]:
         for job in installed:
             command = [sys.executable, "-W", "ignore", "-m", __spec__.name, job]
             environment = {**harness.ENVIRONMENT, **threads}
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            samples[job].append(json.loads(done.stdout.splitlines()[-1]))
-    seconds = {job: min(each["seconds"] for each in runs) for job, runs in samples.items()}
-    memory = {job: int(max(each["bytes"] for each in runs)) for job, runs in samples.items()}
+            process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            samples[job].append(json.loads(process.stdout.splitlines()[-1]))
+    seconds = {job: min(run["seconds"] for run in runs) for job, runs in samples.items()}
+    memory = {job: int(max(run["bytes"] for run in runs)) for job, runs in samples.items()}
 
     def observing(job: str) -> list[float]:
         network = seconds[NETWORKS[JOBS[job][0]]]

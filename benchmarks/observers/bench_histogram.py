@@ -12,7 +12,7 @@ from .. import harness
 from ..harness import Case, Check
 
 BATCHES, BATCH, POOL = 200, (512, 768), 8
-BINS = (2048, -6, 6)  # the peers count equal bins of a range that is given to them
+BINS = (2048, -6, 6)  # of the peers, which count equal bins of a fixed range
 
 
 def histograms(threads: int) -> Iterator[Case]:

@@ -1,6 +1,6 @@
 """Casts between float32 and the narrow float formats, and from float64.
 
-The peer "NumPy" is ``np.copyto``, which runs ml_dtypes where the format is one of its own.
+The peer "NumPy" is ``np.copyto``, which runs ml_dtypes for the formats of that package.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,11 @@ FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn
 
 def cast(source: str, target: str, elements: int, threads: int) -> Case:
     """One cast into a buffer; NumPy's copy is the oracle."""
-    here, there = FLOAT_TYPES[source], FLOAT_TYPES[target]
+    source_type, target_type = FLOAT_TYPES[source], FLOAT_TYPES[target]
     values = np.random.default_rng(0).standard_normal(elements, np.float32)
-    bits, out = harness.aligned(values.shape, here.storage), harness.aligned(values.shape, there.storage)
-    x, typed = bits.view(here.dtype), out.view(there.dtype)
+    bits = harness.aligned(values.shape, source_type.storage)
+    out = harness.aligned(values.shape, target_type.storage)
+    x, typed = bits.view(source_type.dtype), out.view(target_type.dtype)
     np.copyto(x, values, casting="unsafe")
     case = harness.elementwise(
         f"cast {source} to {target}", bits, out, threads,
@@ -31,7 +32,7 @@ def cast(source: str, target: str, elements: int, threads: int) -> Case:
 
 
 def torch(case: Case, x: Array, out: Array) -> Case:
-    """Add PyTorch where it is installed and has both types."""
+    """Add PyTorch if it is installed and has both types."""
     module = harness.torch()
     if module is None or not all(hasattr(module, array.dtype.name) for array in (x, out)):
         return case

@@ -19,13 +19,13 @@ from ..harness import Array, Case, Check
 
 LARGE = [(192,) * 3, (768,) * 3, (1536,) * 3, (128, 384, 1536), (128, 1536, 384), (512, 4096, 4096)]
 THIN = [(1, 4096, 4096), (4, 4096, 4096), (16, 4096, 4096), (1, 8192, 8192), (16, 8192, 8192)]
-THINNEST = 16  # rows of a: more are limited by arithmetic
-SIGMAS = 4  # where the largest Gaussian weight lies
+THINNEST = 16  # most rows of a thin product: arithmetic limits larger ones
+SIGMAS = 4  # standard deviations of the largest Gaussian weight
 
 
 @cache
 def set_blas_threads() -> Callable[[int], object]:
-    """OpenBLAS's own setter, in the library that NumPy has loaded; nothing where NumPy uses another BLAS."""
+    """The setter of the OpenBLAS that NumPy has loaded; a function without effect if NumPy uses another BLAS."""
     paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "openblas" in line}
     for path in paths:
         library = ctypes.CDLL(path)
@@ -42,7 +42,7 @@ def exact(a: Array, b: Array) -> Array:
 
 
 def packed(case: Case, name: str, a: Array, b: Array, product: Array) -> None:
-    """Add the product with weights that were packed before, to float32 by a scale of 1."""
+    """Add the product with packed weights, to float32 with a scale of 1."""
     codes = qn.QuantizedArray(a, qn.QParams(1, 0, "int8"))
     weight = qn.PackedWeight(qn.QuantizedArray(b, qn.QParams(1, 0, "int8")))
     out = np.empty(product.shape, np.float32)

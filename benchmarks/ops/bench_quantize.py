@@ -84,16 +84,16 @@ def quantize(p: Problem, threads: int) -> Case:
     p.onnx(case, [("QuantizeLinear", ["x", "s", "z"], "y")], p.x, out, parameters)
 
     def make(torch: Any) -> tuple[Call, Callable[[], Array]]:
-        x, kept = torch.from_numpy(p.x), list[Any]()
+        x, results = torch.from_numpy(p.x), list[Any]()
         scale, zero = torch.tensor(np.asarray(p.scale)), torch.tensor(np.asarray(p.zero))
 
         def call() -> None:
             if p.axis is None:
-                kept[:] = [torch.quantize_per_tensor(x, float(p.scale), ZERO_POINT, torch.qint8)]
+                results[:] = [torch.quantize_per_tensor(x, float(p.scale), ZERO_POINT, torch.qint8)]
             else:
-                kept[:] = [torch.quantize_per_channel(x, scale, zero, p.axis, torch.qint8)]
+                results[:] = [torch.quantize_per_channel(x, scale, zero, p.axis, torch.qint8)]
 
-        return call, lambda: kept[0].int_repr().numpy()
+        return call, lambda: results[0].int_repr().numpy()
 
     return p.torch(case, make)
 
@@ -113,7 +113,7 @@ def dequantize(p: Problem, threads: int) -> Case:
     p.onnx(case, [("DequantizeLinear", ["x", "s", "z"], "y")], p.codes, out, parameters)
 
     def make(torch: Any) -> tuple[Call, Callable[[], Array]]:
-        codes, kept = torch.from_numpy(p.codes), list[Any]()
+        codes, results = torch.from_numpy(p.codes), list[Any]()
         scale, zero = torch.tensor(np.asarray(p.scale)), torch.tensor(np.asarray(p.zero))
         if p.axis is None:
             q = torch._make_per_tensor_quantized_tensor(codes, float(p.scale), ZERO_POINT)
@@ -121,9 +121,9 @@ def dequantize(p: Problem, threads: int) -> Case:
             q = torch._make_per_channel_quantized_tensor(codes, scale, zero, p.axis)
 
         def call() -> None:
-            kept[:] = [q.dequantize()]
+            results[:] = [q.dequantize()]
 
-        return call, lambda: kept[0].numpy()
+        return call, lambda: results[0].numpy()
 
     return p.torch(case, make)
 
@@ -147,16 +147,16 @@ def fake_quantize(p: Problem, threads: int) -> Case:
     p.onnx(case, nodes, p.x, out, {"s": np.asarray(p.scale), "z": np.asarray(p.zero)})
 
     def make(torch: Any) -> tuple[Call, Callable[[], Array]]:
-        x, kept = torch.from_numpy(p.x), list[Any]()
+        x, results = torch.from_numpy(p.x), list[Any]()
         scale, zero = torch.tensor(np.asarray(p.scale)), torch.tensor(np.asarray(p.zero, np.int32))
 
         def call() -> None:
             if p.axis is None:
-                kept[:] = [torch.fake_quantize_per_tensor_affine(x, float(p.scale), ZERO_POINT, LOW, HIGH)]
+                results[:] = [torch.fake_quantize_per_tensor_affine(x, float(p.scale), ZERO_POINT, LOW, HIGH)]
             else:
-                kept[:] = [torch.fake_quantize_per_channel_affine(x, scale, zero, p.axis, LOW, HIGH)]
+                results[:] = [torch.fake_quantize_per_channel_affine(x, scale, zero, p.axis, LOW, HIGH)]
 
-        return call, lambda: kept[0].numpy()
+        return call, lambda: results[0].numpy()
 
     return p.torch(case, make)
 

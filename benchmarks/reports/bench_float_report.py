@@ -24,10 +24,10 @@ def float_report(elements: int, threads: int) -> Case:
 
     def numpy() -> None:
         y = x.astype("float16").astype(np.float32)
-        size, kept = np.abs(x), np.abs(y)
+        magnitude, result = np.abs(x), np.abs(y)
         with np.errstate(divide="ignore", invalid="ignore"):
-            error = np.where(kept > 0, np.abs(x - y) / size, 0).max()
-        counts = [np.isinf(y).sum(), ((kept == 0) & (size > 0)).sum(), ((kept > 0) & (kept < NORMAL)).sum()]
+            error = np.where(result > 0, np.abs(x - y) / magnitude, 0).max()
+        counts = [np.isinf(y).sum(), ((result == 0) & (magnitude > 0)).sum(), ((result > 0) & (result < NORMAL)).sum()]
         figures["NumPy"] = np.array([*counts, error], np.float64)
 
     results = [lambda peer=peer: [figures[peer]] for peer in ("qnumpy", "NumPy")]

@@ -1,7 +1,7 @@
-"""What an IDE shows for the calls that are used most; mypy checks it, nothing runs it.
+"""The types that an IDE shows for the most used calls; mypy checks this file, nothing runs it.
 
-``dtype=np.float16`` tells the type of the result, a name such as "float16" does not: types of ml_dtypes are unknown to
-type checkers.
+``dtype=np.float16`` determines the type of the result. A name such as "float16" does not: type checkers do not know the
+types of ml_dtypes.
 """
 
 from typing import Any, assert_type
