@@ -9,7 +9,7 @@ import numpy as np
 from .. import _args, _check
 from .._typing import Array, BlockFormat, DType, Float32Array, RealLike, ScaleLike
 from ..dtypes import FLOAT_TYPES, FloatType
-from ..granularity import PerGroup, PerTensor
+from ..granularity import PerGroup, PerTensor, groups_of_slice
 from ..ops import blocks
 from ..ops.reduce import extremes
 from .base import CodedArray
@@ -116,7 +116,7 @@ class MXArray(CodedArray):
     """
 
     __slots__ = ("_format", "scales", "tensor_scale")
-    _kind = "format"
+    _type_label = "format"
 
     scales: Array
     tensor_scale: np.float32 | None
@@ -127,7 +127,7 @@ class MXArray(CodedArray):
         owner = "MXArray"
         mx = mx_format(format)
         if mx is None:
-            raise ValueError(_check.must(owner, "format", _args.listed(list(MX_FORMATS)), _check.typed(format)))
+            raise ValueError(_check.must(owner, "format", _check.alternatives(MX_FORMATS), _check.typed(format)))
         arrays = []
         for name, value, kind in (("codes", codes, mx.element), ("scales", scales, mx.scale)):
             array = _check.array(owner, name, value)
@@ -220,15 +220,11 @@ class MXArray(CodedArray):
         """Slice with integers and slices; of the last axis whole blocks, and never a single element."""
         codes = np.asarray(self.codes[key])
         keys = _check.basic_index("MXArray", key, self.ndim)
-        last, length, size = keys[-1], self.shape[-1], self.group_size
-        inner = slice(None)
-        if last != slice(None):
-            start, stop, step = last.indices(length) if isinstance(last, slice) else (0, 0, 0)
-            if step != 1 or start % size or (stop % size and stop != length):
-                wanted = f"whole blocks of {size} on the last axis"
-                raise ValueError(_check.must("MXArray", "index", wanted, _check.typed(last)))
-            inner = slice(start // size, -(-stop // size))
-        return MXArray._join(codes, self.scales[(*keys[:-1], inner)], self._format, self.tensor_scale)
+        groups = groups_of_slice(keys[-1], self.shape[-1], self.group_size)
+        if groups is None:
+            requirement = f"whole blocks of {self.group_size} on the last axis"
+            raise ValueError(_check.must("MXArray", "index", requirement, _check.typed(keys[-1])))
+        return MXArray._join(codes, self.scales[(*keys[:-1], groups)], self._format, self.tensor_scale)
 
     def _describe(self) -> list[str]:
         parts = [self.format, f"blocks of {self.group_size}"]

@@ -396,7 +396,7 @@ class _Input:
             by = choices[0]
         elif not isinstance(by, Granularity) or by not in choices:
             error = ValueError if isinstance(by, Granularity) else TypeError
-            wanted = _args.listed([str(choice) for choice in choices])
+            wanted = _check.alternatives(map(str, choices))
             raise error(_check.must(owner, "x_granularity", wanted, _check.typed(by)))
         by = choices[choices.index(by)]
         if _check.integer(owner, "activation_bits", bits) not in (7, 8):

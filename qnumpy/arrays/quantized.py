@@ -181,7 +181,7 @@ class QuantizedArray(CodedArray):
     """
 
     __slots__ = ("qparams",)
-    _kind = "dtype"
+    _type_label = "dtype"
 
     qparams: QParams
 

@@ -123,4 +123,4 @@ def _factor(owner: str, name: str, value: Any) -> tuple[Array, FloatType]:
 
 
 def _accumulate(x: Array, x_type: FloatType, w: Array, w_type: FloatType, out: Array, kind: FloatType) -> None:
-    _core.accumulate(x, x_type.core, w, w_type.core, out.view(kind.storage), kind.core)
+    _core.accumulate(x, x_type.core, w, w_type.core, out, kind.core)

@@ -137,7 +137,7 @@ def _seed(owner: str, seed: Any, stochastic: int) -> int:
 
 def _check_range(owner: str, source: Array, kind: FloatType, to: FloatType) -> None:
     """Raise when `to` cannot hold an element. The range decides; the elements are read only to count them."""
-    order = _args.memory_order(source, None)
+    order = _args.memory_order(source)
     contiguous = source if order is None else source.transpose(order)
     low, high, nan, infinite = (part[0] for part in _core.min_max(contiguous, kind.core, 1, 1, source.size, 0))
     extremes = [low, high] if low <= high else []

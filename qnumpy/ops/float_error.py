@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .. import _args, _core
+from .. import _core
 from .._typing import Array
 from ..dtypes import FloatType
 
@@ -30,9 +30,7 @@ class FloatError(NamedTuple):
 
 def float_error(array: Array, source: FloatType, target: FloatType) -> FloatError:
     """Count what `target` would lose of an array of the type `source`."""
-    figures = _core.float_error(
-        _args.stored(array, source.storage), source.core, target.core, target.overflow, target.smallest_normal
-    )
+    figures = _core.float_error(array, source.core, target.core, target.overflow, target.smallest_normal)
     return FloatError(*figures)
 
 

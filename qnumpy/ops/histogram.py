@@ -97,12 +97,11 @@ class Sketch:
         shape, laid_out = granularity.params_shape(source.shape), granularity
         array = source
         if granularity.params_ndim() is not None:  # the parameters of groups and rows follow the axes of the array
-            order = _args.memory_order(source, None)
+            order = _args.memory_order(source)
             if order is not None:
                 array, laid_out = source.transpose(order), granularity.permuted(order, source.shape)
-        plain = _args.stored(array, float_type.storage)
         *bins, low, high, nan, infinite = _core.histogram(
-            plain, float_type.core, *laid_out.grid(array.shape), _bits(granularity)
+            array, float_type.core, *laid_out.grid(array.shape), _bits(granularity)
         )
         histogram = Histogram(*bins)
         sums = np.concatenate([[0], np.cumsum(histogram.counts)])
@@ -111,7 +110,7 @@ class Sketch:
         values = Distinct.none()
         # -0, which counts as 0, has a bin of its own
         if distinct and granularity.params_ndim() == 0 and histogram.keys.size <= LIMIT + 1:
-            values = Distinct.of(plain, float_type.core, histogram.keys, histogram.counts)
+            values = Distinct.of(array, float_type.core, histogram.keys, histogram.counts)
         return cls(granularity, histogram, low, high, finite, nan, infinite, values)
 
     def merge(self, other: "Sketch") -> "Sketch":

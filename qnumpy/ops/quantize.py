@@ -155,7 +155,7 @@ def _check_convention(owner: str, convention: str, code: CodeType) -> None:
 
 def _check_nan(owner: str, on_nan: str, source: Array, kind: FloatType) -> None:
     _args.choice(owner, "on_nan", on_nan, {"zero_point": 0, "raise": 1})
-    count = int(_core.min_max(_args.stored(source, kind.storage), kind.core, 1, 1, source.size, 0)[2][0])
+    count = int(_core.min_max(source, kind.core, 1, 1, source.size, 0)[2][0])
     if count:
         raise ValueError(_check.must(owner, "x", 'without NaN when on_nan is "raise"', f"{count} of {source.size} NaN"))
 
@@ -318,7 +318,7 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[NDArray[np.uint8], np.float32
     owner = "dynamic_quantize_linear"
     source, kind = _args.real(owner, "x", x)
     layout = _args.layout(owner, source.shape, None, None)
-    low, high, _, _ = _core.min_max(_args.stored(source, kind.storage), kind.core, *layout.grid)
+    low, high, _, _ = _core.min_max(source, kind.core, *layout.grid)
     with np.errstate(over="ignore"):
         low32 = np.minimum(low.astype(np.float32)[0], np.float32(0))
         high32 = np.maximum(high.astype(np.float32)[0], np.float32(0))

@@ -96,11 +96,11 @@ def ranges(owner: str, x: ArrayLike, granularity: Granularity | None) -> tuple[A
 
 def extremes(source: Array, float_type: FloatType, granularity: Granularity) -> tuple[Array, Array, Array, Array]:
     """Return what `ranges` returns, for an array of a known type that has the axis of the granularity."""
-    order = _args.memory_order(source, None)
+    order = _args.memory_order(source)
     permuted = granularity
     if order is not None:
         permuted, source = granularity.permuted(order, source.shape), source.transpose(order)
-    parts = _core.min_max(_args.stored(source, float_type.storage), float_type.core, *permuted.grid(source.shape))
+    parts = _core.min_max(source, float_type.core, *permuted.grid(source.shape))
     shape = permuted.params_shape(source.shape)
     if order is None:
         return tuple(part.reshape(shape) for part in parts)  # type: ignore[return-value]
