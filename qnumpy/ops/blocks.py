@@ -22,7 +22,7 @@ def quantize_blocks(
 ) -> tuple[Array, Array]:
     """Return the codes and the scale of each block of `group_size` neighbours along the last axis.
 
-    With a tensor_scale the scales count in units of it; without one they are powers of two. Rounds half to even.
+    With a tensor_scale the scales are multiples of it; without one they are powers of two. Rounds half to even.
     """
     codes = np.empty(x.shape, np.uint8)
     scales = np.empty(PerGroup(group_size).params_shape(x.shape), np.uint8)

@@ -1,4 +1,4 @@
-"""What a conversion to a narrower float type loses, counted in one read; reports/float_report.py says it in words."""
+"""Counts of the elements that a conversion to a narrower float type loses, in one read of the array."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ __all__ = ["FloatError", "float_error", "float_features"]
 
 
 class FloatError(NamedTuple):
-    """Counts of the elements of x by what becomes of them, and the errors of those that are kept.
+    """Counts of the elements by the result of the conversion, and the errors of those that are kept.
 
-    `relative_error` is the sum of the relative errors in units of 2**-30, an integer, so that no order of the sum
-    changes it.
+    `relative_error` is the sum of the relative errors in units of 2**-30, an integer: its bits do not depend
+    on the order of the additions.
     """
 
     nan: int
@@ -29,7 +29,7 @@ class FloatError(NamedTuple):
 
 
 def float_error(array: Array, source: FloatType, target: FloatType) -> FloatError:
-    """Count what `target` would lose of an array of the type `source`."""
+    """Count the elements of an array of type `source` that `target` loses."""
     figures = _core.float_error(array, source.core, target.core, target.overflow, target.smallest_normal)
     return FloatError(*figures)
 
