@@ -15,8 +15,8 @@ from ..qparams import grid_of_range
 
 __all__ = ["LIMIT", "Distinct"]
 
-LIMIT = _core.FEW  # values that are kept at largest
-SWEEP = 1 << 16  # breakpoints that are sorted at largest, in about 2 ms
+LIMIT = _core.FEW  # values that are kept at most
+SWEEP = 1 << 16  # breakpoints that are sorted at most, in about 2 ms
 FINALISTS = 32  # steps whose errors are computed again, without cancellation
 ROUNDING = 2.0**-44  # relative to the mean square: a bound of the error of rounding a scale to float32
 FINE = 16  # steps an octave in the search for the narrowest
@@ -43,7 +43,7 @@ class Distinct(NamedTuple):
         return cls(pair[0][order], pair[1][order])
 
     def merge(self, other: "Distinct", elements: tuple[int, int]) -> "Distinct":
-        """Return the values of both; `elements` are the sizes of their data. Associative and commutative, to the byte."""
+        """Merge the values of data of these numbers of elements; associative and commutative, to the byte."""
         if any(n and not part.values.size for part, n in zip((self, other), elements, strict=True)):
             return self.none()
         values, index = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)

@@ -220,7 +220,7 @@ class Sketch:
         return self._figure("square", code, symmetric)
 
     def outliers(self, code: CodeType) -> tuple[Float64Array, Float64Array]:
-        """Count the outliers that the search by mean squared error leaves out: no grid represents both them and the rest.
+        """Count the outliers, which the search by mean squared error leaves out: no grid holds both them and the rest.
 
         Parameters
         ----------

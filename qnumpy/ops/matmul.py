@@ -126,8 +126,9 @@ def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Ar
     Notes
     -----
     Sums in float16 are rounded half to even, once for each product added, in the order of K, by the emulation
-    of accumulate_dot. BLAS computes the sums in float32: operands are widened exactly, in blocks of 16 MiB. The order of
-    its additions is not fixed: the result is within ``K * 2**-24 * (|a| @ |b|)``, to first order, of the exact one.
+    of accumulate_dot. BLAS computes the sums in float32: operands are widened exactly, in blocks of 16 MiB. BLAS
+    chooses the order of the additions: the result is within ``K * 2**-24 * (|a| @ |b|)``, to first order, of the exact
+    product.
 
     Examples
     --------
@@ -286,9 +287,7 @@ def _zeros(
     checked = zero_point(owner, value, code.qmin, code.qmax, name)
     zeros = checked.reshape(1) if checked.size == 1 else checked
     if zeros.ndim > 1:
-        zeros = (
-            zeros.squeeze(axis) if zeros.shape[axis] == 1 else zeros[..., None]
-        )  # length 1 at the end: refused below
+        zeros = zeros.squeeze(axis) if zeros.shape[axis] == 1 else zeros[..., None]  # the latter is refused below
     if zeros.shape[-1] not in (1, length) or not _broadcasts(zeros.shape[:-1], batch):
         wanted = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
         raise ValueError(must(owner, name, f"of shape () or {wanted}", f"shape {checked.shape}"))
@@ -300,8 +299,10 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def _stacked(array: Any, batch: tuple[int, ...], own: int) -> Any:
-    """Broadcast an array over the batch, all but its last `own` axes; without np.broadcast_to where it can be, for
-    that takes as long as a small product."""
+    """Broadcast all axes of an array but the last `own` to the batch.
+
+    np.broadcast_to takes as long as a small product, so the common cases do without.
+    """
     if array is None or array.shape[:-own] == batch:
         return array
     if not batch:

@@ -105,11 +105,11 @@ def accumulate_dot(a: ArrayLike, b: ArrayLike, accumulate: DTypeLike | None = No
     real = float_of(accumulate if accumulate is not None else np.float16 if a.dtype == np.float16 else np.float32)
     a, b = a.astype(np.float64), b.astype(np.float64)
     rows, columns = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b.reshape(len(b), math.prod(b.shape[1:]))
-    sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
+    sums = [[_sum(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
     return np.array(sums, np.float64).reshape((*a.shape[:-1], *b.shape[1:])).astype(real.dtype)
 
 
-def _summed(a: list[float], b: list[float], real: FloatType) -> float:
+def _sum(a: list[float], b: list[float], real: FloatType) -> float:
     acc = 0.0
     for x, y in zip(a, b, strict=True):
         plain = acc + x * y  # of zeros and of what is not finite the sum is right already
