@@ -1,4 +1,4 @@
-"""How many parameters an array has: one, one for each channel, one for each group, or one for each row."""
+"""Granularities: one parameter for an array, or one for each channel, group or row of it."""
 
 import math
 from dataclasses import dataclass, fields
@@ -60,7 +60,7 @@ class Granularity:
         raise NotImplementedError
 
     def counts(self, shape: tuple[int, ...]) -> Array:
-        """Return how many elements each parameter has, int64 in the shape of the parameters."""
+        """Return the number of elements of each parameter, int64 in the shape of the parameters."""
         params = self.params_shape(shape)
         return np.full(params, math.prod(shape) // max(math.prod(params), 1), np.int64)
 

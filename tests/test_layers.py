@@ -115,8 +115,8 @@ def tree():
 
 
 def folders_of(place):
-    found = (path for path in (ROOT / place).iterdir() if path.is_dir() and path.name[0] not in "._")
-    return {path.relative_to(ROOT).as_posix() for path in found if path.name != "build"}
+    folders = (path for path in (ROOT / place).iterdir() if path.is_dir() and path.name[0] not in "._")
+    return {path.relative_to(ROOT).as_posix() for path in folders if path.name != "build"}
 
 
 def test_the_tree_in_contributing_is_short_and_true():
@@ -166,8 +166,8 @@ def test_c_floors(path):
 
 def test_public_names():
     """Complete and unique; ruff keeps them sorted. Two modules hold what few need."""
-    shown = [name for name, value in vars(qn).items() if not name.startswith("_") and not inspect.ismodule(value)]
-    assert sorted(qn.__all__) == sorted([*shown, "reports", "weights"])
+    names = [name for name, value in vars(qn).items() if not name.startswith("_") and not inspect.ismodule(value)]
+    assert sorted(qn.__all__) == sorted([*names, "reports", "weights"])
     assert len(qn.__all__) <= 55
 
 
@@ -198,8 +198,8 @@ def test_docstrings_of_functions(name):
     doc = sections(inspect.getdoc(function))
     assert re.match(r"[A-Z][^\n]*[.:]", doc[""]), "an imperative summary"
     signature = inspect.signature(function)
-    listed = re.findall(r"^(\w[\w, ]*?)(?: :.*)?$", doc.get("Parameters", ""), re.MULTILINE)
-    described = [each for line in listed for each in line.split(", ")]
+    lines = re.findall(r"^(\w[\w, ]*?)(?: :.*)?$", doc.get("Parameters", ""), re.MULTILINE)
+    described = [name for line in lines for name in line.split(", ")]
     assert described == list(signature.parameters)
     if signature.parameters and signature.return_annotation is not None and name != "qnumpy.threads":
         assert "Returns" in doc
@@ -209,9 +209,9 @@ def test_docstrings_of_functions(name):
 @pytest.mark.parametrize("name", CLASSES)
 def test_docstrings_of_classes(name):
     """A summary, and one for every public method; properties may speak by their names."""
-    kind = CLASSES[name]
-    assert inspect.getdoc(kind)
-    for member, value in vars(kind).items():
+    cls = CLASSES[name]
+    assert inspect.getdoc(cls)
+    for member, value in vars(cls).items():
         function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
         if not member.startswith("_") and inspect.isfunction(function):
-            assert inspect.getdoc(getattr(kind, member)), member
+            assert inspect.getdoc(getattr(cls, member)), member

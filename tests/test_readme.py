@@ -43,10 +43,10 @@ def test_the_first_two_commands():
 
 def test_every_snippet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = blocks()
+    fenced = blocks()
     names = {"__name__": "__main__"}
     ran = []
-    for (language, body), (following, expected) in zip(found, [*found[1:], ("", "")], strict=True):
+    for (language, body), (following, expected) in zip(fenced, [*fenced[1:], ("", "")], strict=True):
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 exec(compile(body, str(README), "exec"), names)

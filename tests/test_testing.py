@@ -37,8 +37,8 @@ ORIGINALS = originals()
 
 def parameters(function):
     """Name, kind and default of what the twin takes too."""
-    listed = inspect.signature(function).parameters.values()
-    return [(each.name, each.kind, each.default) for each in listed if each.name not in ("owner", "out")]
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters if p.name not in ("owner", "out")]
 
 
 @pytest.mark.parametrize("name", sorted(set(TWINS) - set(ALONE)))

@@ -1,4 +1,4 @@
-"""What the twins share: how parameters reach the elements, and how codes are to_codes."""
+"""What the twins share: the spread of parameters over elements, and the storage of codes."""
 
 import math
 

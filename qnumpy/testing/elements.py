@@ -66,7 +66,7 @@ def codes_of(x: ArrayLike, qparams: QParams) -> Array:
 
 
 def _quantize_by(x: Array, qparams: QParams, convention: str) -> Array:
-    scale, zero = (expanded(each, qparams.granularity, x.shape) for each in (qparams.scale, qparams.zero_point))
+    scale, zero = (expanded(params, qparams.granularity, x.shape) for params in (qparams.scale, qparams.zero_point))
     code = code_of(qparams.dtype)
     return _quantize(x, scale, zero.astype(np.int64), code, qparams.qmin, qparams.qmax, convention)
 
@@ -149,7 +149,7 @@ def fake_quantize(x: ArrayLike, qparams: QParams, *, convention: Convention = "o
     array([ 0.1, -3. ,  0. ], dtype=float32)
     """
     x = np.asarray(x)
-    scale, zero = (expanded(each, qparams.granularity, x.shape) for each in (qparams.scale, qparams.zero_point))
+    scale, zero = (expanded(params, qparams.granularity, x.shape) for params in (qparams.scale, qparams.zero_point))
     return _dequantize(_quantize_by(x, qparams, convention), scale, zero, x.dtype)
 
 
@@ -221,7 +221,7 @@ def min_max(
 def ranges(x: ArrayLike, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
     """Return the smallest and largest finite element, the NaN count and the infinity count of each parameter.
 
-    A zero is +0.0; +inf and -inf say that there is no finite element.
+    A zero is +0.0; +inf and -inf if there is no finite element.
 
     Examples
     --------

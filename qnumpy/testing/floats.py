@@ -124,13 +124,13 @@ def quantize_blocks(
         exponent = np.frexp(np.where(nan | (size == 0), 2.0**-200, size))[1] - math.frexp(element.largest)[1]
         field = np.where(nan, 255, np.clip(exponent + 127, 0, 254)).astype(np.uint8)
         scales = field.view(scale_type.dtype)
-        each = np.where(nan, np.nan, np.ldexp(1.0, field.astype(int) - 127))
-        quotient = source / np.repeat(each, group_size, -1)[..., :columns]  # exact: powers of two
+        block_scale = np.where(nan, np.nan, np.ldexp(1.0, field.astype(int) - 127))
+        quotient = source / np.repeat(block_scale, group_size, -1)[..., :columns]  # exact: powers of two
     else:
         exact = size.astype(np.float32) / np.float32(element.largest) / tensor_scale
         scales = np.maximum(float_codes(exact, scale_type).view(np.uint8), 1).view(scale_type.dtype)
-        each = scales.astype(np.float32) * tensor_scale
-        quotient = source.astype(np.float32) / np.repeat(each, group_size, -1)[..., :columns]
+        block_scale = scales.astype(np.float32) * tensor_scale
+        quotient = source.astype(np.float32) / np.repeat(block_scale, group_size, -1)[..., :columns]
     return float_codes(quotient, element), scales
 
 
@@ -175,7 +175,7 @@ def _decode(x: Array, source: FloatType) -> tuple[Array, Array]:
 
 
 def _round(value: Array, target: FloatType, places: int, random: Array | None) -> Array:
-    """Round to the quanta of a format without a largest number; by `random`, if given, up to the largest."""
+    """Round to the quanta of a format without a largest number; stochastically if there are `random` bits, up to the largest."""
     magnitude = np.where(np.isfinite(value), np.abs(value), 0.0)
     exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - target.bias)
     quanta = np.ldexp(magnitude, target.mantissa_bits - exponent)
@@ -195,7 +195,7 @@ def _round(value: Array, target: FloatType, places: int, random: Array | None) -
 
 
 def _power_of_two(value: Array, target: FloatType, random: Array | None, *, saturate: bool) -> Array:
-    """Round to a power of two, ties up; what lies between the two smallest ones goes up."""
+    """Round to a power of two, ties up; numbers between the two smallest go up."""
     positive = np.isfinite(value) & (value > 0)
     fraction, exponent = np.frexp(np.where(positive, value, 1.0))
     fraction, exponent = 2 * fraction - 1, exponent - 1
