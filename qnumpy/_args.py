@@ -128,8 +128,8 @@ def qparams_layout(owner: str, value: Any, shape: tuple[int, ...]) -> Layout:
         raise TypeError(must(owner, "qparams", "a QParams", typed(value)))
     layout = layout_of(owner, value.granularity, shape)
     if value.scale.shape != layout.shape:
-        wanted = f"of scale shape {layout.shape} for an array of shape {shape}"
-        raise ValueError(must(owner, "qparams", wanted, f"{value.scale.shape}"))
+        requirement = f"of scale shape {layout.shape} for an array of shape {shape}"
+        raise ValueError(must(owner, "qparams", requirement, f"{value.scale.shape}"))
     return layout
 
 
@@ -163,8 +163,8 @@ def _fit(owner: str, name: str, params: Array, layout: Layout) -> Array:
         return params
     if params.ndim == 0:
         return np.full(layout.shape, params)
-    wanted = f"() or {layout.shape}" if layout.shape else "() when axis is None"
-    raise ValueError(must(owner, name, f"of shape {wanted}", f"shape {params.shape}"))
+    requirement = f"() or {layout.shape}" if layout.shape else "() when axis is None"
+    raise ValueError(must(owner, name, f"of shape {requirement}", f"shape {params.shape}"))
 
 
 # ---- memory: the order of the axes, the output ----

@@ -332,8 +332,8 @@ def groups_of_slice(key: Key, length: int, group_size: int) -> slice | None:
 def granularity(owner: str, value: Any) -> Granularity:
     """Return `value` if it is a granularity; raise TypeError for anything else."""
     if not isinstance(value, Granularity):
-        wanted = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
-        raise TypeError(must(owner, "granularity", wanted, typed(value)))
+        requirement = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
+        raise TypeError(must(owner, "granularity", requirement, typed(value)))
     return value
 
 

@@ -94,8 +94,8 @@ class QParams:
         zeros = _check.zero_point(owner, zero_point, *((lowest, highest) if code.real is None else code.zero_points))
         if not granularity.has_params(scales.ndim):
             ndim = granularity.params_ndim()
-            wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
-            raise ValueError(f"QParams: scale must have {wanted} for {granularity}; got shape {scales.shape}.")
+            requirement = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
+            raise ValueError(f"QParams: scale must have {requirement} for {granularity}; got shape {scales.shape}.")
         if zeros.shape not in ((), scales.shape):
             raise ValueError(
                 f"QParams: zero_point must have shape () or scale's {scales.shape}; got shape {zeros.shape}."

@@ -26,7 +26,7 @@ NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 def words(text):
-    """What is said apart from the numbers and the width of columns."""
+    """The text without numbers and column widths."""
     return NUMBER.sub("#", text).split()
 
 

@@ -108,7 +108,7 @@ def test_an_unknown_row_in_the_environment_is_refused_at_first_use(name):
 
 
 def report(*uses):
-    """Code that prints what each use raises, or that it is fine."""
+    """Code that prints the error of each use, or "fine"."""
     lines = ["import numpy as np, qnumpy as qn"]
     for use in uses:
         lines += ["try:", f"    {use}", "except Exception as error: print(type(error).__name__, error)"]
@@ -156,7 +156,7 @@ def test_show_config():
     assert config["isa"] == qn.isa()
     assert config["isas"]["scalar"] is True
     assert config["num_threads"] == qn.num_threads()
-    config["isas"].clear()  # ours to change
+    config["isas"].clear()  # a copy
     assert qn.show_config()["isas"]
 
 
@@ -166,7 +166,7 @@ def test_a_kernel_is_served_by_the_row_or_one_below(row):
     kernels = qn.show_config()["kernels"]
     assert {"quantize_f32_i8", "dequantize_u8_f32", "fake_quantize_f32", "min_max_f32", "pack_4"} <= set(kernels)
     assert set(kernels.values()) <= set(ROWS[: ROWS.index(row) + 1])
-    if row != "scalar":  # a row that serves nothing would be no row
+    if row != "scalar":  # each row serves a kernel
         assert row in kernels.values()
 
 

@@ -84,7 +84,7 @@ def test_only_ops_computes_with_the_extension(path):
         assert not [node.lineno for node in imports if "_core" in {name.name for name in node.names}]
 
 
-# ---- the places of files ----
+# ---- files ----
 
 
 @pytest.mark.parametrize("stem", sorted(path.stem.removeprefix("bind_") for path in CSRC.glob("ext/bind_*.c")))

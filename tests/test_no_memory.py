@@ -101,7 +101,7 @@ def outcome_of(call, want, library):
 
 
 def child(library_path):
-    """Runs in the process whose malloc is ours."""
+    """Runs in the process that preloads failing_malloc.c."""
     library = ctypes.CDLL(library_path)
     library.fail_after.argtypes = [ctypes.c_long]
     library.watch.argtypes = [ctypes.c_size_t, ctypes.c_size_t]

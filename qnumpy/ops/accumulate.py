@@ -103,8 +103,8 @@ def accumulate_dot(a: RealLike, b: RealLike, accumulate: DType | None = None) ->
     if left.ndim == 0:
         raise ValueError(_check.must(owner, "a", "at least 1-D", "a 0-d array"))
     if right.ndim not in (1, 2) or right.shape[0] != left.shape[-1]:
-        wanted = f"of shape ({left.shape[-1]},) or ({left.shape[-1]}, N)"
-        raise ValueError(_check.must(owner, "b", wanted, f"shape {right.shape}"))
+        requirement = f"of shape ({left.shape[-1]},) or ({left.shape[-1]}, N)"
+        raise ValueError(_check.must(owner, "b", requirement, f"shape {right.shape}"))
     count = math.prod(left.shape[:-1])
     rows, shape = left.reshape(count, left.shape[-1]), (*left.shape[:-1], *right.shape[1:])
     out = np.empty(shape, sum_type.dtype)

@@ -203,6 +203,6 @@ def _zero(owner: str, name: str, value: Any, codes: Array, channels: int) -> Arr
     if zeros.size == 1:
         return zeros.reshape(1)
     if zeros.shape != (channels,):
-        wanted = "()" if channels == 1 else f"() or ({channels},)"
-        raise ValueError(_check.must(owner, name, f"of shape {wanted}", f"shape {zeros.shape}"))
+        requirement = "()" if channels == 1 else f"() or ({channels},)"
+        raise ValueError(_check.must(owner, name, f"of shape {requirement}", f"shape {zeros.shape}"))
     return zeros

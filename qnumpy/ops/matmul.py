@@ -141,8 +141,8 @@ def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Ar
     name = left.dtype.name
     integers = name in _INTEGERS
     if right.dtype.name not in _INTEGERS if integers else right.dtype.name != name:
-        wanted = "integers like a" if integers else f"of {name} like a"
-        raise TypeError(must(owner, "b", wanted, f"dtype {right.dtype.name}"))
+        requirement = "integers like a" if integers else f"of {name} like a"
+        raise TypeError(must(owner, "b", requirement, f"dtype {right.dtype.name}"))
     allowed = ("int32",) if integers else _FLOATS[name]
     chosen = allowed[0] if accumulate is None else _name(accumulate)
     if chosen not in allowed:
@@ -289,8 +289,8 @@ def _zeros(
     if zeros.ndim > 1:
         zeros = zeros.squeeze(axis) if zeros.shape[axis] == 1 else zeros[..., None]  # the latter is refused below
     if zeros.shape[-1] not in (1, length) or not _broadcasts(zeros.shape[:-1], batch):
-        wanted = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
-        raise ValueError(must(owner, name, f"of shape () or {wanted}", f"shape {checked.shape}"))
+        requirement = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
+        raise ValueError(must(owner, name, f"of shape () or {requirement}", f"shape {checked.shape}"))
     return np.ascontiguousarray(zeros) if zeros.any() else None
 
 

@@ -92,8 +92,8 @@ def qlinear_matmul(
         multiplier = rows * sb / sy.reshape(())
         multipliers = np.broadcast_to(multiplier, acc.shape) if multiplier.size > 1 else multiplier
     except ValueError:
-        wanted, got = f"of one for each row or column of {acc.shape}", f"shapes {sa.shape} and {sb.shape}"
-        raise ValueError(_check.must(owner, "a_scale and b_scale", wanted, got)) from None
+        requirement, got = f"of one for each row or column of {acc.shape}", f"shapes {sa.shape} and {sb.shape}"
+        raise ValueError(_check.must(owner, "a_scale and b_scale", requirement, got)) from None
     if multipliers.size == 1:
         return _requantize(owner, acc, multipliers.reshape(()), y_zero_point, None)
     if multiplier.size == acc.shape[-1] and rows.size == 1:

@@ -175,7 +175,7 @@ def _decode(x: Array, source: FloatType) -> tuple[Array, Array]:
 
 
 def _round(value: Array, target: FloatType, places: int, random: Array | None) -> Array:
-    """Round to the quanta of a format without a largest number; stochastically if there are `random` bits, up to the largest."""
+    """Round to the quanta of a format without a largest number; stochastically, up to the largest, with `random`."""
     magnitude = np.where(np.isfinite(value), np.abs(value), 0.0)
     exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - target.bias)
     quanta = np.ldexp(magnitude, target.mantissa_bits - exponent)
