@@ -98,7 +98,7 @@ class Layout(NamedTuple):
 
 @lru_cache(512)
 def layout_of(owner: str, granularity: Granularity, shape: tuple[int, ...]) -> Layout:
-    """Return the layout of an array of `shape`; raise ValueError where the granularity's axis does not fit it."""
+    """Return the layout of an array of `shape`; raise ValueError unless it has the axis."""
     granularity.check(owner, shape)
     return Layout(granularity.grid(shape), granularity.params_shape(shape), granularity)
 
@@ -234,13 +234,10 @@ def elementwise(
     if layout is None:
         kernel(source, source_type.core, result, result_type.core, *options)
     else:
-        kernel(
-            source, source_type.core, scale, zero_point, result, result_type.core, *layout.grid, *options
-        )  # fmt: skip
+        kernel(source, source_type.core, scale, zero_point, result, result_type.core, *layout.grid, *options)
     return result if order is None else result.transpose(sorted(range(len(order)), key=order.__getitem__))
 
 
 @lru_cache(512)
 def _transposed(granularity: Granularity, order: tuple[int, ...], shape: tuple[int, ...]) -> Layout:
-    transpose = tuple(shape[d] for d in order)
-    return layout_of("", granularity.permuted(order, shape), transpose)
+    return layout_of("", granularity.permuted(order, shape), tuple(shape[d] for d in order))

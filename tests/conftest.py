@@ -1,7 +1,7 @@
 """Child processes import the tested qnumpy, not a folder of that name in their working directory.
 
-Examples of Hypothesis have no deadline, because machines are shared. Tests of memory are skipped under AddressSanitizer,
-which allocates memory too.
+Examples of Hypothesis have no deadline, because machines are shared. AddressSanitizer
+allocates memory too, so tests of memory are skipped under it.
 """
 
 import os
