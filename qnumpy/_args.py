@@ -229,8 +229,10 @@ def elementwise(
             scale, zero_point = granularity.permute(scale, order), granularity.permute(zero_point, order)
             layout = _transposed(granularity, order, source.shape)
         source = source.transpose(order)
-    shape, dtype = source.shape, result_type.dtype
-    result = np.empty(shape, dtype) if out is None else output(owner, out, dtype, shape, source, scale, zero_point)
+    if out is None:
+        result = np.empty(source.shape, result_type.dtype)
+    else:
+        result = output(owner, out, result_type.dtype, source.shape, source, scale, zero_point)
     if layout is None:
         kernel(source, source_type.core, result, result_type.core, *options)
     else:
