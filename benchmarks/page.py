@@ -90,7 +90,7 @@ CAUSES = [
     (r"int8 layer, 1 x", "includes quantizing the row"),
     (r"int8 layer", "oneDNN's tiles are faster"),
     (r"int4 layer", "unpacks 4 bits before it multiplies"),
-    (r"convolution", "lays the weights out in every call"),
+    (r"convolution", "packs the weights in each call"),
     (r"call of min_max", "makes two arrays"),
     (r"call of", "checks the arguments in Python"),
 ]

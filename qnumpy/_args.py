@@ -10,19 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check, _core
-from ._check import HUGE, TINY, array, integer, must, typed
+from ._check import HUGE, TINY, alternatives, array, integer, must, typed
 from ._typing import Array
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
-from .granularity import Granularity, Grid, PerTensor, from_axis_block
+from .granularity import Granularity, Grid, from_axis_block
 from .granularity import granularity as granularity
 from .qparams import QParams
 
 __all__: list[str] = []
 
-_CODES = {kind.dtype: kind for kind in CODE_TYPES.values()}  # a look-up by dtype is faster than one by name
-_FLOATS = {kind.dtype: kind for kind in FLOAT_TYPES.values()}
-_SCALARS, _INTEGERS = {float, np.float32}, {int, np.int8, np.uint8, np.int32}
-_PER_TENSOR = PerTensor()
+_CODES = {code.dtype: code for code in CODE_TYPES.values()}  # a look-up by dtype is faster than one by name
+_FLOATS = {real.dtype: real for real in FLOAT_TYPES.values()}
+_SCALARS, _INTEGERS = {float, np.float32}, {int, np.int8, np.uint8, np.int32}  # types of one scale, one zero point
 CONVENTIONS = {"onnx": 0, "guide": 1, "torch": 2, "tflite": 3}
 METHODS = {"float": 0, "fixed": 1, "fixed_double": 2}
 
@@ -30,34 +29,30 @@ METHODS = {"float": 0, "fixed": 1, "fixed_double": 2}
 # ---- one argument by itself: an array, a dtype, a choice ----
 
 
-def listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
 def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> tuple[Array, FloatType]:
     """Return an array of one of `types` and the type; Python numbers become float64."""
     source = value if type(value) is np.ndarray else array(owner, name, value)
-    kind = _FLOATS.get(source.dtype) or float_type(source.dtype)
-    if kind is None or kind.name not in types:
+    source_type = _FLOATS.get(source.dtype) or float_type(source.dtype)
+    if source_type is None or source_type.name not in types:
         if source.dtype.kind in "iub" and type(value) is not np.ndarray and not isinstance(value, np.generic):
             return real(owner, name, source.astype(np.float64))  # a Python list or number
-        raise TypeError(must(owner, name, f"an array of {listed(list(types))}", f"dtype {source.dtype}"))
-    return source, kind
+        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", f"dtype {source.dtype}"))
+    return source, source_type
 
 
 def codes(owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> tuple[Array, CodeType]:
     """Return an array of one of `types` and the type."""
     source = value if type(value) is np.ndarray else array(owner, name, value)
-    kind = _CODES.get(source.dtype) or code_type(source.dtype)
-    if kind is None or kind.name not in types:
-        raise TypeError(must(owner, name, f"an array of {listed(list(types))}", f"dtype {source.dtype}"))
-    return source, kind
+    source_type = _CODES.get(source.dtype) or code_type(source.dtype)
+    if source_type is None or source_type.name not in types:
+        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", f"dtype {source.dtype}"))
+    return source, source_type
 
 
 def plain(source: Array, code: CodeType) -> Array:
-    """Return codes as plain integers, a view where it can be.
+    """Return codes as plain integers: a view, or a copy where a byte holds more than its code.
 
-    Only the low bits of a 4- or 2-bit code count. ml_dtypes' casts leave the others zero; here they hold the sign.
+    Only the low bits of a 4- or 2-bit code count. Casts of ml_dtypes clear the others; here they repeat the sign.
     """
     if code.bits >= 8 or code.real is not None:
         return source
@@ -69,17 +64,17 @@ def plain(source: Array, code: CodeType) -> Array:
 
 
 def code(owner: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> CodeType:
-    kind = (types.get(value) if type(value) is str else None) or code_type(value)
-    if kind is None or kind.name not in types:
-        raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
-    return kind
+    result = (types.get(value) if type(value) is str else None) or code_type(value)
+    if result is None or result.name not in types:
+        raise TypeError(must(owner, "dtype", alternatives(types), typed(value)))
+    return result
 
 
 def floating(owner: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> FloatType:
-    kind = (types.get(value) if type(value) is str else None) or float_type(value)
-    if kind is None or kind.name not in types:
-        raise TypeError(must(owner, "dtype", listed(list(types)), typed(value)))
-    return kind
+    result = (types.get(value) if type(value) is str else None) or float_type(value)
+    if result is None or result.name not in types:
+        raise TypeError(must(owner, "dtype", alternatives(types), typed(value)))
+    return result
 
 
 def choice(owner: str, name: str, value: Any, choices: dict[str, int]) -> int:
@@ -94,27 +89,22 @@ def choice(owner: str, name: str, value: Any, choices: dict[str, int]) -> int:
 
 
 class Layout(NamedTuple):
-    """A granularity of an array of one shape: the kernels' grid and the shape of scale and zero_point."""
+    """A granularity, with the grid and the shape of the parameters that it has for an array of one shape."""
 
     grid: Grid
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of scale and zero_point
     granularity: Granularity
 
 
 @lru_cache(512)
 def layout_of(owner: str, granularity: Granularity, shape: tuple[int, ...]) -> Layout:
-    """Return the layout of an array of `shape`; raise ValueError where the granularity's axis does not fit it."""
+    """Return the layout of an array of `shape`; raise ValueError unless it has the axis."""
     granularity.check(owner, shape)
     return Layout(granularity.grid(shape), granularity.params_shape(shape), granularity)
 
 
-@lru_cache(512)
-def _flat(shape: tuple[int, ...]) -> Layout:
-    return layout_of("", _PER_TENSOR, shape)  # without a hash of the granularity, which is written in Python
-
-
-@lru_cache(512)
-def _layout_of_axis(owner: str, axis: int, block_size: int | None, shape: tuple[int, ...]) -> Layout:
+@lru_cache(512)  # without it a call hashes the granularity, in Python
+def _layout_of_axis(owner: str, axis: int | None, block_size: int | None, shape: tuple[int, ...]) -> Layout:
     return layout_of(owner, from_axis_block(axis, block_size), shape)
 
 
@@ -123,23 +113,23 @@ def layout(owner: str, shape: tuple[int, ...], axis: Any, block_size: Any) -> La
     if axis is None:
         if block_size is not None:
             raise ValueError(must(owner, "axis", "given with block_size", "None"))
-        return _flat(shape)
-    axis = integer(owner, "axis", axis)
-    if block_size is not None:
-        block_size = integer(owner, "block_size", block_size)
-        if block_size < 1:
-            raise ValueError(must(owner, "block_size", "at least 1", str(block_size)))
+    else:
+        axis = integer(owner, "axis", axis)
+        if block_size is not None:
+            block_size = integer(owner, "block_size", block_size)
+            if block_size < 1:
+                raise ValueError(must(owner, "block_size", "at least 1", str(block_size)))
     return _layout_of_axis(owner, axis, block_size, shape)
 
 
 def qparams_layout(owner: str, value: Any, shape: tuple[int, ...]) -> Layout:
-    """Return the layout of an array of `shape` with the parameters `value`; raise unless it is a QParams that fits."""
+    """Return the layout that a QParams has for an array of `shape`; raise unless the parameters fit."""
     if not isinstance(value, QParams):
         raise TypeError(must(owner, "qparams", "a QParams", typed(value)))
     layout = layout_of(owner, value.granularity, shape)
     if value.scale.shape != layout.shape:
-        wanted = f"of scale shape {layout.shape} for an array of shape {shape}"
-        raise ValueError(must(owner, "qparams", wanted, f"{value.scale.shape}"))
+        requirement = f"of scale shape {layout.shape} for an array of shape {shape}"
+        raise ValueError(must(owner, "qparams", requirement, f"{value.scale.shape}"))
     return layout
 
 
@@ -152,11 +142,11 @@ def qparams(owner: str, value: Any, shape: tuple[int, ...]) -> QParams:
 def scales(owner: str, name: str, value: Any, layout: Layout) -> Array | float:
     """Return scale as checked C-contiguous float32 of the parameters' shape; a scalar serves every channel.
 
-    The common case, one number for one tensor, stays a number: it is faster than an array.
+    One number for one tensor, the common case, stays a number: making an array takes longer.
     """
     if type(value) in _SCALARS and not layout.shape and TINY <= (number := float(value)) <= HUGE:
         return number
-    return _fitted(owner, name, _check.scale(owner, name, value), layout)
+    return _fit(owner, name, _check.scale(owner, name, value), layout)
 
 
 def zero_points(owner: str, value: Any, layout: Layout, low: int, high: int) -> Array | int:
@@ -165,46 +155,34 @@ def zero_points(owner: str, value: Any, layout: Layout, low: int, high: int) -> 
         return np.zeros(layout.shape, np.int32) if layout.shape else 0
     if type(value) in _INTEGERS and not layout.shape and low <= (number := int(value)) <= high:
         return number
-    return _fitted(owner, "zero_point", _check.zero_point(owner, value, low, high), layout)
+    return _fit(owner, "zero_point", _check.zero_point(owner, value, low, high), layout)
 
 
-def _fitted(owner: str, name: str, params: Array, layout: Layout) -> Array:
+def _fit(owner: str, name: str, params: Array, layout: Layout) -> Array:
     if params.shape == layout.shape or (not layout.shape and params.size == 1):
         return params
     if params.ndim == 0:
         return np.full(layout.shape, params)
-    wanted = f"() or {layout.shape}" if layout.shape else "() when axis is None"
-    raise ValueError(must(owner, name, f"of shape {wanted}", f"shape {params.shape}"))
+    requirement = f"() or {layout.shape}" if layout.shape else "() when axis is None"
+    raise ValueError(must(owner, name, f"of shape {requirement}", f"shape {params.shape}"))
 
 
-# ---- memory: the order of the axes, the bytes, the output ----
+# ---- memory: the order of the axes, the output ----
 
 
-def memory_order(source: Array, out: Any) -> tuple[int, ...] | None:
-    """Return the axes in the order memory holds them, if that makes `source` C-contiguous and is not C order.
+def memory_order(source: Array) -> tuple[int, ...] | None:
+    """Return the axes in the order of memory, None unless that order differs from C order and has no gaps.
 
-    Results then keep the layout of `source` in memory.
+    A kernel reads the transpose by this order; its results keep the layout of `source`.
     """
-    if out is not None or source.ndim < 2 or source.flags.c_contiguous:
+    if source.ndim < 2 or source.flags.c_contiguous:
         return None
     order = tuple(sorted(range(source.ndim), key=lambda d: -source.strides[d]))
     return order if source.transpose(order).flags.c_contiguous else None
 
 
-def unpermuted(result: Array, order: tuple[int, ...] | None) -> Array:
-    """Return the array of which `result` is the transpose by `order`."""
-    return result if order is None else result.transpose(sorted(range(len(order)), key=order.__getitem__))
-
-
-def stored(source: Array, storage: np.dtype[Any]) -> Array:
-    """View an ml_dtypes or float16 array as the plain integers with the same bytes, its byte order kept."""
-    if source.dtype == storage or source.dtype.itemsize != storage.itemsize:
-        return source
-    return source.view(storage if source.dtype.isnative else storage.newbyteorder())
-
-
 def output(owner: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...], *inputs: Array | float) -> Array:
-    """Return `out` if it is what a kernel may write to, or a new array when it is None."""
+    """Return `out` if a kernel may write to it, a new array if it is None; raise for any other `out`."""
     if out is None:
         return np.empty(shape, dtype)
     if _core.output_fits(out, dtype, shape, *inputs):
@@ -225,48 +203,43 @@ def output(owner: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...], *
     return out
 
 
-# ---- the protocol ----
+# ---- the call of a kernel ----
 
 
 def elementwise(
     owner: str,
     kernel: Callable[..., None],
     source: Array,
-    kind: CodeType | FloatType,
+    source_type: CodeType | FloatType,
     layout: Layout | None,
-    scale: Any,
-    zero: Any,
-    result_kind: CodeType | FloatType,
+    scale: Any,  # an array, or one number for one tensor
+    zero_point: Any,
+    result_type: CodeType | FloatType,
     out: Any,
     *options: Any,
 ) -> Array:
-    """Run a kernel that makes one element of each: the steps that all such functions share.
+    """Run a kernel that maps each element to one element; the result has the memory layout of `source`.
 
-    The caller has settled the type of `source`, the layout and the parameters; a kernel without parameters has no
-    layout. Here come the memory order, the permutation, the output, the bytes that the kernel reads and writes, the
-    kernel with its options, and the permutation back.
+    The caller has checked the source, the layout and the parameters. A kernel without parameters has no layout.
     """
-    order = memory_order(source, out) if out is None and source.ndim > 1 else None
+    order = memory_order(source) if out is None and source.ndim > 1 else None
     if order is not None:
         if layout is not None:
             granularity = layout.granularity
-            scale, zero = granularity.permute(scale, order), granularity.permute(zero, order)
-            layout = _permuted(granularity, order, source.shape)
+            scale, zero_point = granularity.permute(scale, order), granularity.permute(zero_point, order)
+            layout = _transposed(granularity, order, source.shape)
         source = source.transpose(order)
-    dtype, storage = result_kind.dtype, result_kind.storage
-    shape = source.shape
-    result = np.empty(shape, dtype) if out is None else output(owner, out, dtype, shape, source, scale, zero)
-    if layout is None:
-        kernel(source, kind.core, result, result_kind.core, *options)
+    if out is None:
+        result = np.empty(source.shape, result_type.dtype)
     else:
-        kernel(
-            source if source.dtype is kind.storage else stored(source, kind.storage), kind.core, scale, zero,
-            result if dtype is storage else result.view(storage), result_kind.core, *layout.grid, *options,
-        )  # fmt: skip
-    return result if order is None else unpermuted(result, order)
+        result = output(owner, out, result_type.dtype, source.shape, source, scale, zero_point)
+    if layout is None:
+        kernel(source, source_type.core, result, result_type.core, *options)
+    else:
+        kernel(source, source_type.core, scale, zero_point, result, result_type.core, *layout.grid, *options)
+    return result if order is None else result.transpose(sorted(range(len(order)), key=order.__getitem__))
 
 
 @lru_cache(512)
-def _permuted(granularity: Granularity, order: tuple[int, ...], shape: tuple[int, ...]) -> Layout:
-    permuted, transposed = granularity.permuted(order, shape), tuple(shape[d] for d in order)
-    return Layout(permuted.grid(transposed), permuted.params_shape(transposed), permuted)
+def _transposed(granularity: Granularity, order: tuple[int, ...], shape: tuple[int, ...]) -> Layout:
+    return layout_of("", granularity.permuted(order, shape), tuple(shape[d] for d in order))

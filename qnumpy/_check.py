@@ -1,6 +1,7 @@
 """Checks of one argument by itself, and the sentence of every error."""
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,22 @@ def must(owner: str, name: str, requirement: str, got: str) -> str:
     return f"{owner}: {name} must be {requirement}; got {got}."
 
 
+def alternatives(names: Iterable[str]) -> str:
+    """Return names as a message lists them: "a, b or c"."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
+
+
 def typed(value: Any) -> str:
     """Return a value as it was typed, an array as its dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with shape {value.shape}"
-    text = repr(value) if getattr(type(value), "__array_ufunc__", 0) is not None else _kind(value)
+    text = repr(value) if getattr(type(value), "__array_ufunc__", 0) is not None else _class_name(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _kind(value: Any) -> str:
-    """Return the type of an object of ours, whose repr is long."""
+def _class_name(value: Any) -> str:
+    """Return the class of an array of codes and its article; its repr is too long for a message."""
     name = type(value).__name__
     return f"an {name}" if name.startswith("MX") else f"a {name}"
 
@@ -74,7 +81,7 @@ def scale(owner: str, name: str, value: Any) -> Float32Array:
     if numbers.dtype == _F32 and numbers.flags.carray:
         scales = numbers
     else:
-        with np.errstate(over="ignore", under="ignore"):  # what overflows is refused below
+        with np.errstate(over="ignore", under="ignore"):  # first_bad_scale finds infinities and zeros
             scales = np.require(numbers, _F32, ["C", "A"])
     bad = _core.first_bad_scale(scales)
     if bad >= 0:
@@ -106,13 +113,13 @@ def basic_index(owner: str, key: Any, ndim: int) -> list[Any]:
     if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
         raise TypeError(must(owner, "index", "of integers, slices and ...", typed(key)))
     if Ellipsis in keys:
-        at = keys.index(Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (ndim - len(keys) + 1)
+        position = keys.index(Ellipsis)
+        keys[position : position + 1] = [slice(None)] * (ndim - len(keys) + 1)
     return keys + [slice(None)] * (ndim - len(keys))
 
 
 def at_index(index: int, source: Array) -> str:
-    """Return " at index 3" for the element of an array that a message is about, nothing for a 0-d array."""
+    """Return " at index 3" for an element of an array, an empty text for a 0-d array."""
     if source.ndim == 0:
         return ""
     position = ", ".join(str(int(i)) for i in np.unravel_index(index, source.shape))

@@ -1,4 +1,4 @@
-"""Types of the extension; private. The arguments are positional, arrays are what qnumpy/_args.py made of them."""
+"""Types of the extension; private. Arguments are positional; qnumpy/_args.py has checked the arrays."""
 
 from typing import Any
 

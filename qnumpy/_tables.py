@@ -30,13 +30,15 @@ Item = TypeVar("Item")
 class Table(Generic[Item]):
     """Several reports as one table; a derived class defines the columns."""
 
-    _left: ClassVar[int] = 4  # columns of words; the others are numbers and stand to the right
+    _left: ClassVar[int] = (
+        4  # so many columns hold words and are aligned left; the others hold numbers and are aligned right
+    )
 
-    def __init__(self, items: Iterable[Item], kind: type[Item], name: str) -> None:
+    def __init__(self, items: Iterable[Item], item_type: type[Item], name: str) -> None:
         self._items = tuple(items)
         for item in self._items:
-            if not isinstance(item, kind):
-                raise TypeError(must(type(self).__name__, name, f"{kind.__name__} objects", typed(item)))
+            if not isinstance(item, item_type):
+                raise TypeError(must(type(self).__name__, name, f"{item_type.__name__} objects", typed(item)))
 
     def __len__(self) -> int:
         return len(self._items)
@@ -49,7 +51,7 @@ class Table(Generic[Item]):
         return [item.to_dict() for item in self._items]  # type: ignore[attr-defined]
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """Return JSON: "tensors" and the entries of the table; null replaces what is not finite or does not apply."""
+        """Return JSON: "tensors" and the entries of the table; numbers that are not finite or do not apply are null."""
         return as_json({"tensors": self.to_records(), **self._about()}, indent)
 
     def __str__(self) -> str:
@@ -80,7 +82,7 @@ class Table(Generic[Item]):
         raise NotImplementedError
 
     def _foot(self) -> list[list[str]]:
-        """Return the last row in a list, or an empty list."""
+        """Return the rows below the table: one or none."""
         return []
 
     def _about(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class Table(Generic[Item]):
         return {}
 
     def _sentences(self) -> list[str]:
-        """Return warnings: what is valid but surprising, one sentence each."""
+        """Return warnings of valid but surprising facts, one sentence each."""
         return []
 
 
@@ -101,12 +103,12 @@ def tensors(count: int) -> str:
     return f"{count} tensor{'' if count == 1 else 's'}"
 
 
-def number(value: Any) -> str:
+def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
 def printable(text: str) -> str:
-    """Escape what would break a line or steer the terminal: names come from files."""
+    """Escape line breaks and control characters of the terminal; names come from files."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -131,7 +133,7 @@ def aligned(rows: list[list[str]], *, left: int) -> list[str]:
 
 def escape(text: str) -> str:
     """Return the text as HTML shows it."""
-    import html  # with its table of entities it takes a millisecond, which `import qnumpy` does not spend
+    import html  # takes a millisecond, for its table of entities; `import qnumpy` does without
 
     return html.escape(text)
 

@@ -1,4 +1,4 @@
-"""The types that public signatures name; nothing here is a class of its own."""
+"""Aliases for the types of public signatures."""
 
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -17,7 +17,7 @@ Float64Array: TypeAlias = NDArray[np.float64]
 Int32Array: TypeAlias = NDArray[np.int32]
 Int64Array: TypeAlias = NDArray[np.int64]
 
-# What a parameter takes. An array of bfloat16, float8 or int4 is an ndarray of a dtype of ml_dtypes.
+# Types of parameters. An array of bfloat16, float8 or int4 is an ndarray of a dtype of ml_dtypes.
 RealLike: TypeAlias = ArrayLike  # float32, float64, float16 or bfloat16
 CodeLike: TypeAlias = ArrayLike  # integers of 2 to 16 bits, or floats of 4 and 8 bits
 ScaleLike: TypeAlias = ArrayLike  # positive, finite, normal in float32
@@ -36,6 +36,6 @@ Overflow: TypeAlias = Literal["inf", "saturate", "raise"]
 Rounding: TypeAlias = Literal["nearest", "stochastic"]
 BlockFormat: TypeAlias = Literal["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4"]
 
-# Overloads know the dtype of the result where a dtype is given as NumPy's own: np.float64 or np.dtype(np.float64).
+# Overloads infer the dtype of the result from a dtype of NumPy: np.float64 or np.dtype(np.float64).
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 DTypeOf: TypeAlias = type[ScalarT] | np.dtype[ScalarT]

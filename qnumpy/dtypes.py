@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CodeType:
-    """A type of codes: integers, rows of csrc/kernels/lists/code_list.h, or floats of 8 and 4 bits.
+    """A type of codes: integers, lines of csrc/kernels/lists/code_list.h, or floats of 8 and 4 bits.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class CodeType:
     dtype : numpy.dtype
         The dtype of an array of codes.
     storage : numpy.dtype
-        The plain NumPy dtype with the same bytes, which the kernels read and write.
+        The plain NumPy dtype of the same bytes.
     bits : int
         Bits of one code.
     qmin, qmax : int
@@ -95,7 +95,7 @@ class CodeType:
 
 @dataclass(frozen=True, slots=True)
 class FloatType:
-    """A floating type that the kernels read or write: a row of csrc/kernels/lists/float_list.h.
+    """A floating type that the kernels read or write: a line of csrc/kernels/lists/float_list.h.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class FloatType:
     dtype : numpy.dtype
         The NumPy or ml_dtypes type.
     storage : numpy.dtype
-        The plain NumPy dtype with the same bytes, which the kernels read and write.
+        The plain NumPy dtype of the same bytes.
     core : int
         The number of the type in the kernels.
     exponent_bits, mantissa_bits, bias : int
@@ -157,7 +157,9 @@ class FloatType:
     def overflow(self) -> float:
         """The smallest magnitude that rounds beyond the largest number."""
         tie = self.largest + math.ldexp(1.0, math.frexp(self.largest)[1] - self.mantissa_bits - 2)
-        return math.nextafter(tie, math.inf) if self.kind == "FN" else tie  # there the largest code is the even one
+        return (
+            math.nextafter(tie, math.inf) if self.kind == "FN" else tie
+        )  # the largest FN code is even: a tie rounds to it
 
     @property
     def smallest_normal(self) -> float:
@@ -184,9 +186,9 @@ def _code(name: str, core: int, bits: int, signed: bool) -> CodeType:
     return CodeType(name, _dtype(name), storage, bits, qmin, qmin + (1 << bits) - 1, core)
 
 
-def _float_code(kind: FloatType) -> CodeType:
-    most = int(kind.largest)
-    return CodeType(kind.name, kind.dtype, kind.storage, kind.bits, -most, most, kind.core, kind)
+def _float_code(real: FloatType) -> CodeType:
+    largest = int(real.largest)
+    return CodeType(real.name, real.dtype, real.storage, real.bits, -largest, largest, real.core, real)
 
 
 FLOAT_TYPES = {
@@ -212,9 +214,9 @@ CODE_TYPES = INTEGER_TYPES | {
 
 
 @cache
-def _look_up(dtype: Any, kind: str) -> Any:
-    table: dict[str, Any] = CODE_TYPES if kind == "code" else FLOAT_TYPES
-    if dtype is None:  # NumPy would take it for float64
+def _look_up(dtype: Any, family: str) -> Any:
+    table: dict[str, Any] = CODE_TYPES if family == "code" else FLOAT_TYPES
+    if dtype is None:  # float64 in NumPy
         return None
     if isinstance(dtype, str) and dtype in table:
         return table[dtype]
@@ -260,5 +262,5 @@ def real_type(dtype: object) -> FloatType | None:
     >>> real_type("float16").bits, real_type("float8_e5m2")
     (16, None)
     """
-    kind = float_type(dtype)
-    return kind if kind is not None and kind.name in REAL_TYPES else None
+    result = float_type(dtype)
+    return result if result is not None and result.name in REAL_TYPES else None

@@ -1,4 +1,4 @@
-"""How many parameters an array has: one, one for each channel, one for each group, or one for each row."""
+"""Granularities: one parameter for an array, or one for each channel, group or row of it."""
 
 import math
 from dataclasses import dataclass, fields
@@ -11,25 +11,19 @@ from ._typing import Array
 
 __all__ = ["Granularity", "PerChannel", "PerGroup", "PerRow", "PerTensor"]
 
-Grid = tuple[int, int, int, int]
+Grid = tuple[int, int, int, int]  # (outer, channels, inner, group size)
+Key = int | slice  # of one axis
 
 
 @dataclass(frozen=True, slots=True)
 class Granularity:
     """Base of the granularities.
 
-    ``axis`` and ``group_size`` are None for a granularity without them. Whatever depends on the kind of a granularity
-    is a method: no other module asks for the kind to compute a shape, a grid or a slice.
+    ``axis`` and ``group_size`` are None for a granularity without them. Shapes, grids and slices of the parameters are
+    methods: no other module asks for the class to compute one.
     """
 
-    kind: ClassVar[str]  # the word for it in files and on the command line
-    _kinds: ClassVar[dict[str, type["Granularity"]]] = {}
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        # dataclass(slots=True) makes the class anew: the second registration replaces the first
-        super(Granularity, cls).__init_subclass__(**options)
-        if "kind" in vars(cls):
-            Granularity._kinds[cls.kind] = cls
+    kind: ClassVar[str]  # its name in files and on the command line
 
     @property
     def axis(self) -> int | None:
@@ -45,7 +39,7 @@ class Granularity:
         return self.axis, self.group_size
 
     def check(self, owner: str, shape: tuple[int, ...]) -> None:
-        """Raise ValueError in the name of `owner` unless an array of `shape` has the axis."""
+        """Raise ValueError unless an array of `shape` has the axis; the message names the function `owner`."""
         if self.axis is not None:
             normalize_axis(owner, self.axis, len(shape))
 
@@ -62,11 +56,11 @@ class Granularity:
         return ndim == self.params_ndim()
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
-        """Return (outer, channels, inner, block) over a C-contiguous array of `shape`; see csrc/README.md."""
+        """Return (outer, channels, inner, group size) of a C-contiguous array of `shape`; see csrc/README.md."""
         raise NotImplementedError
 
     def counts(self, shape: tuple[int, ...]) -> Array:
-        """Return how many elements each parameter has, int64 in the shape of the parameters."""
+        """Return the number of elements of each parameter, int64 in the shape of the parameters."""
         params = self.params_shape(shape)
         return np.full(params, math.prod(shape) // max(math.prod(params), 1), np.int64)
 
@@ -86,9 +80,7 @@ class Granularity:
         """Return the parameters of ``x.transpose(order)`` as those of x: the inverse of `permute`."""
         return params
 
-    def sliced(
-        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
-    ) -> tuple["Granularity", tuple[int | slice, ...]]:
+    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple["Granularity", tuple[Key, ...]]:
         """Return the granularity of a basic slice, one key for each axis, and the index of its parameters."""
         raise NotImplementedError
 
@@ -97,18 +89,17 @@ class Granularity:
         return f"per {self.kind}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the granularity as JSON holds it; `from_dict` takes it."""
+        """Return the granularity as a dict of plain values; `from_dict` reads it."""
         values = {"kind": self.kind, "axis": self.axis, "group_size": self.group_size}
         return {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
     def from_dict(values: Any, owner: str = "Granularity.from_dict") -> "Granularity":
         """Return the granularity that `to_dict` described; raise TypeError or ValueError for anything else."""
-        kind = Granularity._kinds.get(str(values.get("kind"))) if isinstance(values, dict) else None
-        arguments = {name: value for name, value in values.items() if name != "kind"} if kind is not None else {}
-        if kind is None or set(arguments) != {field.name for field in fields(kind)}:
+        cls = _KINDS.get(str(values.get("kind"))) if isinstance(values, dict) else None
+        if cls is None or set(values) != {"kind", *(field.name for field in fields(cls))}:
             raise TypeError(must(owner, "granularity", "what Granularity.to_dict returns", typed(values)))
-        return kind(**arguments)
+        return cls(**{name: value for name, value in values.items() if name != "kind"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +126,7 @@ class PerTensor(Granularity):
     def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
         return params
 
-    def sliced(
-        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
-    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
         return self, ()
 
 
@@ -175,14 +164,12 @@ class PerChannel(Granularity):
 
     def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
         axis = self.axis % len(index)
-        return params[index[axis]].reshape([-1 if d == axis else 1 for d in range(len(index))])
+        return _along(params[index[axis]], axis, len(index))
 
     def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> Granularity:
         return PerChannel(order.index(self.axis % len(order)))
 
-    def sliced(
-        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
-    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
         axis = self.axis % len(shape)
         if not isinstance(keys[axis], slice):
             return PerTensor(), (keys[axis],)
@@ -231,15 +218,15 @@ class PerGroup(Granularity):
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         axis = normalize_axis("PerGroup", self.axis, len(shape))
-        block = min(self.group_size, max(shape[axis], 1))
-        return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]), block
+        group = min(self.group_size, max(shape[axis], 1))
+        return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]), group
 
     def counts(self, shape: tuple[int, ...]) -> Array:
         params, axis = self.params_shape(shape), self.axis % len(shape)
         lengths = np.full(params[axis], self.group_size, np.int64)
         if lengths.size:
             lengths[-1] = shape[axis] - self.group_size * (params[axis] - 1)
-        return np.broadcast_to(lengths.reshape([-1 if d == axis else 1 for d in range(len(shape))]), params)
+        return np.broadcast_to(_along(lengths, axis, len(shape)), params)
 
     def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
         axis = self.axis % len(index)
@@ -255,17 +242,12 @@ class PerGroup(Granularity):
     def unpermute(self, params: Array, order: tuple[int, ...]) -> Array:
         return params.transpose(np.argsort(order))
 
-    def sliced(
-        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
-    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
         axis, size = self.axis % len(shape), self.group_size
-        own = keys[axis]
-        if own != slice(None):
-            start, stop, step = own.indices(shape[axis]) if isinstance(own, slice) else (own, 0, 1)
-            whole = isinstance(own, slice) and step == 1 and start % size == 0
-            if not (whole and (stop % size == 0 or stop == shape[axis])):
-                raise ValueError(must(owner, "index", f"whole groups of {size} on axis {axis}", typed(own)))
-            keys = [slice(start // size, -(-stop // size)) if d == axis else key for d, key in enumerate(keys)]
+        groups = groups_of_slice(keys[axis], shape[axis], size)
+        if groups is None:
+            raise ValueError(must(owner, "index", f"whole groups of {size} on axis {axis}", typed(keys[axis])))
+        keys = [*keys[:axis], groups, *keys[axis + 1 :]]
         return PerGroup(size, _axis_after(self.axis, shape, keys)), tuple(keys)
 
     def describe(self) -> str:
@@ -276,7 +258,7 @@ class PerGroup(Granularity):
 class PerRow(Granularity):
     """One scale and zero point for each row: for each index of all axes but the last.
 
-    Activations of shape (..., features) are quantized so, one scale for each token. An array of one axis is one row.
+    Of activations of shape (..., features) each token has a scale. An array of one axis is one row.
 
     Examples
     --------
@@ -304,9 +286,6 @@ class PerRow(Granularity):
     def grid(self, shape: tuple[int, ...]) -> Grid:
         return 1, math.prod(self.params_shape(shape)), shape[-1], 0
 
-    def counts(self, shape: tuple[int, ...]) -> Array:
-        return np.full(self.params_shape(shape), shape[-1], np.int64)
-
     def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
         return params[index[:-1]][..., None]
 
@@ -319,26 +298,42 @@ class PerRow(Granularity):
     def unpermute(self, params: Array, order: tuple[int, ...]) -> Array:
         return params.transpose(np.argsort(order))[..., 0]
 
-    def sliced(
-        self, owner: str, shape: tuple[int, ...], keys: list[int | slice]
-    ) -> tuple[Granularity, tuple[int | slice, ...]]:
+    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
         if not isinstance(keys[-1], slice):
             raise ValueError(must(owner, "index", "a slice of the last axis of rows", typed(keys[-1])))
         return self, tuple(keys[:-1])
 
 
-def _axis_after(axis: int, shape: tuple[int, ...], keys: list[int | slice]) -> int:
-    """Return where a kept axis stands in a slice, counted from the end if it was, so that a whole equals itself."""
+_KINDS: dict[str, type[Granularity]] = {cls.kind: cls for cls in (PerTensor, PerChannel, PerGroup, PerRow)}
+
+
+def _along(values: Array, axis: int, ndim: int) -> Array:
+    """Return a vector with `ndim` axes, all of length 1 but one."""
+    return values.reshape([-1 if d == axis else 1 for d in range(ndim)])
+
+
+def _axis_after(axis: int, shape: tuple[int, ...], keys: list[Key]) -> int:
+    """Return the number that an axis has in a slice which keeps it; a negative axis stays negative."""
     from_end = sum(isinstance(key, slice) for key in keys) if axis < 0 else 0
     axis %= len(shape)
     return axis - sum(not isinstance(key, slice) for key in keys[:axis]) - from_end
 
 
+def groups_of_slice(key: Key, length: int, group_size: int) -> slice | None:
+    """Return the groups in a slice of their axis, None for an index or a slice that cuts a group."""
+    if not isinstance(key, slice):
+        return None
+    start, stop, step = key.indices(length)
+    if step != 1 or start % group_size or (stop % group_size and stop != length):
+        return None
+    return slice(start // group_size, -(-stop // group_size))
+
+
 def granularity(owner: str, value: Any, name: str = "granularity") -> Granularity:
     """Return `value` if it is a granularity; raise TypeError for anything else."""
     if not isinstance(value, Granularity):
-        wanted = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
-        raise TypeError(must(owner, name, wanted, typed(value)))
+        requirement = "PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow()"
+        raise TypeError(must(owner, name, requirement, typed(value)))
     return value
 
 

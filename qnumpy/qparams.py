@@ -94,8 +94,8 @@ class QParams:
         zeros = _check.zero_point(owner, zero_point, *((lowest, highest) if code.real is None else code.zero_points))
         if not granularity.has_params(scales.ndim):
             ndim = granularity.params_ndim()
-            wanted = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
-            raise ValueError(f"QParams: scale must have {wanted} for {granularity}; got shape {scales.shape}.")
+            requirement = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
+            raise ValueError(f"QParams: scale must have {requirement} for {granularity}; got shape {scales.shape}.")
         if zeros.shape not in ((), scales.shape):
             raise ValueError(
                 f"QParams: zero_point must have shape () or scale's {scales.shape}; got shape {zeros.shape}."
@@ -168,10 +168,8 @@ class QParams:
         owner = "QParams.from_range"
         code = _code(owner, dtype)
         check_scheme(owner, code, symmetric)
-        low, high = (
-            _check.reals(owner, "min", min).astype(np.float64),
-            _check.reals(owner, "max", max).astype(np.float64),
-        )
+        low = _check.reals(owner, "min", min).astype(np.float64)
+        high = _check.reals(owner, "max", max).astype(np.float64)
         if low.shape != high.shape:
             raise ValueError(f"QParams.from_range: min and max must have one shape; got {low.shape} and {high.shape}.")
         if granularity is None:
@@ -190,7 +188,7 @@ class QParams:
     def _of_range(
         cls, owner: str, low: Array, high: Array, code: CodeType, symmetric: bool, granularity: Granularity
     ) -> "QParams":
-        """Return what `from_range` does for ranges that are checked; `owner` is the function that the user called."""
+        """Compute the parameters of checked ranges; `owner` is the function that the user called."""
         qmin = code.symmetric_qmin if symmetric else code.qmin
         scale, zero = grid_of_range(low, high, qmin, code.qmax, symmetric, owner)
         return cls(scale, zero, code.dtype, granularity, qmin, code.qmax)
@@ -204,7 +202,7 @@ class QParams:
 
     @property
     def levels(self) -> int:
-        """How many codes there are from qmin to qmax."""
+        """The number of codes from qmin to qmax."""
         return self.code.levels if self.code.real is not None else self.qmax - self.qmin + 1
 
     @property
@@ -242,7 +240,7 @@ class QParams:
         shape : tuple of int
             The shape of the array.
         key : integers, slices and ...
-            Whole groups of the axis that is cut into groups, a slice of the last axis of rows.
+            Per group: whole groups on the grouped axis. Per row: a slice on the last axis.
         owner : str
             The function that errors name.
 
@@ -267,7 +265,7 @@ class QParams:
         return QParams(self.scale[index], self.zero_point[index], self.dtype, granularity, self.qmin, self.qmax)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values that JSON holds exactly; `from_dict` reads them."""
+        """Return the fields as plain values that JSON represents exactly; `from_dict` reads them."""
         return {
             "dtype": self.code.name,
             "granularity": self.granularity.to_dict(),
@@ -291,8 +289,10 @@ class QParams:
 
         Raises
         ------
+        TypeError
+            values is no dict with the keys of `to_dict`; granularity is none that `Granularity.to_dict` returns.
         TypeError, ValueError
-            A value is missing, of another kind, or out of its range.
+            A value is refused by the granularity or by QParams.
         """
         owner = "QParams.from_dict"
         names = ("dtype", "granularity", "scale", "zero_point", "qmin", "qmax")
@@ -300,28 +300,25 @@ class QParams:
             got = str(list(values)) if isinstance(values, dict) else typed(values)
             raise TypeError(must(owner, "values", f"a dict with the keys {', '.join(names)}", got))
         granularity = Granularity.from_dict(values["granularity"], owner)
-        shape = np.shape(values["scale"])
-        if 0 in shape:  # an empty list is of no type
+        scale, zero = values["scale"], values["zero_point"]
+        if 0 in (shape := np.shape(scale)):  # in NumPy an empty list is of float64
             scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
-            return cls(scale, zero, values["dtype"], granularity, values["qmin"], values["qmax"])
-        return cls(values["scale"], values["zero_point"], values["dtype"], granularity, values["qmin"], values["qmax"])
+        return cls(scale, zero, values["dtype"], granularity, values["qmin"], values["qmax"])
 
     def __repr__(self) -> str:
         return f"QParams({', '.join(self._describe())})"
 
     def _describe(self) -> list[str]:
-        parts = [self.code.name, self.granularity.describe()]
-        if self.scale.ndim == 0:
-            parts += [f"scale={float(self.scale):.4g}"] + [f"zero_point={int(self.zero_point)}"] * (
-                self.code.real is None
-            )
-        elif self.scale.size:
-            parts.append(f"scale={float(self.scale.min()):.4g}..{float(self.scale.max()):.4g} {self.scale.shape}")
-            if self.code.real is None:
-                ends = sorted({int(self.zero_point.min()), int(self.zero_point.max())})
-                parts.append("zero_point=" + "..".join(map(str, ends)))
+        parts, scale = [self.code.name, self.granularity.describe()], self.scale
+        if not scale.size:
+            return [*parts, f"scale {scale.shape}"]
+        if scale.ndim == 0:
+            parts.append(f"scale={float(scale):.4g}")
         else:
-            parts.append(f"scale {self.scale.shape}")
+            parts.append(f"scale={float(scale.min()):.4g}..{float(scale.max()):.4g} {scale.shape}")
+        if self.code.real is None:
+            ends = sorted({int(self.zero_point.min()), int(self.zero_point.max())})
+            parts.append("zero_point=" + "..".join(map(str, ends)))
         return parts
 
     def __eq__(self, other: object) -> bool:
@@ -367,12 +364,12 @@ def grid_of_range(
 ) -> tuple[Any, Any]:
     """Return the scale and the zero point that map the range [low, high] onto the codes [qmin, qmax].
 
-    This is the only home of the formulas of QParams.from_range in Python; qn_grid_of_range is the one in C. `low` and
-    `high` are float64 arrays of one shape with ``low <= high``; a symmetric range contains 0. The results are float32
-    and int32 arrays. Of two Python floats the results are a Python float and an int, in a tenth of the time. A scale
-    above the largest float32 raises ValueError where `owner` is named, and is the largest float32 where it is not.
+    The formulas of QParams.from_range stand here alone in Python; in C they stand in qn_grid_of_range. `low` and `high`
+    are float64 arrays of one shape with ``low <= high``; a symmetric range contains 0. The results are float32 and
+    int32 arrays; of two Python floats they are a float and an int, in a tenth of the time. A scale above the largest
+    float32 raises ValueError if there is an `owner`, and else becomes the largest float32.
     """
-    steps = (qmax - qmin) / 2  # everything is halved, because high - low may overflow
+    steps = (qmax - qmin) / 2  # all terms are halved, because high - low may overflow
     if type(low) is float:
         half = max(-low, high) if symmetric else high / 2 - low / 2
         step = float(np.float32(1.0 if low == high else min(max(half / steps, _check.TINY), _check.HUGE)))

@@ -1,7 +1,7 @@
-"""The machine: instruction sets, threads, and what serves what.
+"""The machine: instruction sets, threads, and the ISA row that serves each kernel.
 
-QNUMPY_ISA and QNUMPY_NUM_THREADS are read at import. A variable that is wrong does not stop the import: the first call
-that needs a kernel raises, and goes on raising until set_isa or set_num_threads chooses something else.
+QNUMPY_ISA and QNUMPY_NUM_THREADS are read at import. A wrong variable does not stop the import: every call that needs a
+kernel raises, until set_isa or set_num_threads chooses a valid value.
 """
 
 import os
@@ -17,7 +17,7 @@ __all__ = ["isa", "num_threads", "set_isa", "set_num_threads", "show_config", "t
 
 
 _THREADS = f"an integer from 1 to {_core.MAX_THREADS}"
-_faults: dict[str, Exception] = {}  # variable of the environment -> what is wrong with it
+_faults: dict[str, Exception] = {}  # variable of the environment -> the error that calls raise
 
 
 class Config(TypedDict):
@@ -30,7 +30,7 @@ class Config(TypedDict):
 
 
 def isa() -> str:
-    """Return the name of the instruction-set row in use.
+    """Return the name of the instruction set in use.
 
     Examples
     --------
@@ -46,13 +46,13 @@ def set_isa(name: str) -> None:
     Parameters
     ----------
     name : str
-        A row this CPU has: "scalar", "avx2", "avxvnni", "avx512", "avx512vnni"; "neon", "dotprod" or "i8mm" on ARM.
-        "amx" only in a process that began with QNUMPY_ISA=amx: no hardware has tested it yet.
+        An instruction set of this CPU: "scalar"; "avx2", "avxvnni", "avx512", "avx512vnni"; on ARM "neon", "dotprod",
+        "i8mm". "amx" only in a process that began with QNUMPY_ISA=amx: no hardware has tested it yet.
 
     Raises
     ------
     TypeError
-        name is no text.
+        name is no str.
     UnsupportedISAError
         The name is unknown, or this CPU does not have it.
     """
@@ -65,13 +65,13 @@ def set_isa(name: str) -> None:
 def num_threads() -> int:
     """Return how many threads a large call may use.
 
-    By default QNUMPY_NUM_THREADS, else the CPUs this process may run on, capped by its cgroup's quota.
+    By default QNUMPY_NUM_THREADS; else the CPUs that this process may run on, capped by the quota of its cgroup.
     """
     return _core.num_threads()
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a large call may use; 1 means no worker at all.
+    """Set how many threads a large call may use; 1 means no worker thread.
 
     Parameters
     ----------
@@ -117,12 +117,12 @@ def threads(n: int) -> Iterator[None]:
 
 
 def show_config() -> Config:
-    """Return what this process uses: rows, threads, and the row that serves each kernel.
+    """Return the instruction set, the threads, and the ISA row that serves each kernel.
 
     Returns
     -------
     dict
-        "isa", "isas" (name -> whether this CPU has it), "num_threads", "kernels" (name -> row).
+        "isa", "isas" (name -> whether this CPU has it), "num_threads", "kernels" (kernel -> name of the ISA row).
     """
     return {"isa": isa(), "isas": dict(_core.isas()), "num_threads": num_threads(), "kernels": _core.kernels()}
 
@@ -134,7 +134,7 @@ def _select(owner: str, parameter: str, name: str) -> None:
 
 
 def _note(variable: str, error: Exception | None) -> None:
-    """Let calls raise what is wrong with a variable, or no longer."""
+    """Record the error of a variable, or None for a valid one; calls raise the first recorded error."""
     _faults.pop(variable, None)
     if error is not None:
         _faults[variable] = error
@@ -151,7 +151,7 @@ def _words(path: str) -> list[str]:
 
 
 def _cgroup_quota() -> float:
-    """CPUs the cgroup (version 2 or 1) grants; infinity without a limit."""
+    """Return the CPUs that the cgroup (version 2 or 1) grants; infinity without a limit."""
     for paths in (
         ("/sys/fs/cgroup/cpu.max",),
         ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),

@@ -1,5 +1,8 @@
-"""Child processes import the qnumpy that is tested, never a folder of that name where they happen to start; no example
-has a deadline, since machines are shared; a sanitizer's own memory is not measured; the fixture of every ISA row."""
+"""Child processes import the tested qnumpy, not a folder of that name in their working directory.
+
+Examples of Hypothesis have no deadline, because machines are shared. AddressSanitizer
+allocates memory too, so tests of memory are skipped under it.
+"""
 
 import os
 from pathlib import Path

@@ -38,9 +38,9 @@ def alone(arrays):
 
 
 def names(title):
-    found = {}
-    exec(compile(RECIPES[title][0], f"{PAGE.name}: {title}", "exec"), found)
-    return found
+    namespace = {}
+    exec(compile(RECIPES[title][0], f"{PAGE.name}: {title}", "exec"), namespace)
+    return namespace
 
 
 def test_every_recipe_is_tried():
@@ -96,8 +96,8 @@ def test_spark(partitions, depth):
 def test_spark_takes_any_observer():
     zero = qn.MinMaxObserver(granularity=qn.PerChannel(0), dtype="uint8", symmetric=False)
     arrays = [np.random.default_rng(seed).standard_normal((3, 5)) for seed in range(7)]
-    found = names("Spark")["calibrate"](Rdd([arrays[:2], arrays[2:]]), zero)
-    assert found.to_json() == reduce(lambda a, x: a.observe(x), arrays, zero).to_json()
+    observer = names("Spark")["calibrate"](Rdd([arrays[:2], arrays[2:]]), zero)
+    assert observer.to_json() == reduce(lambda a, x: a.observe(x), arrays, zero).to_json()
 
 
 # --- Ray

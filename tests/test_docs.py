@@ -1,22 +1,25 @@
-"""Every example in a docstring runs and prints what it says."""
+"""Every example in a docstring runs and prints its output; lists of types in docstrings are those of the tables."""
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 
 import numpy as np
 import pytest
 
 import qnumpy as qn
+from qnumpy._check import alternatives
+from qnumpy.dtypes import CODE_TYPES, FLOAT_TYPES, INTEGER_TYPES
 
 OPTIONAL = {"onnx", "onnxruntime", "torch", "dask", "matplotlib"}
 
 
 def modules():
     yield "qnumpy"
-    for found in pkgutil.walk_packages(qn.__path__, "qnumpy."):
-        if not found.name.endswith("__main__"):
-            yield found.name
+    for module_info in pkgutil.walk_packages(qn.__path__, "qnumpy."):
+        if not module_info.name.endswith("__main__"):
+            yield module_info.name
 
 
 def load(name):
@@ -46,3 +49,17 @@ def test_examples_are_found():
         len(test.examples) for test in doctest.DocTestFinder().find(importlib.import_module("qnumpy.ops.quantize"))
     )
     assert count >= 5  # one for each public function: a finder that sees nothing would pass everything
+
+
+NARROW = [name for name, code in INTEGER_TYPES.items() if code.bits < 8]
+
+
+@pytest.mark.parametrize(("function", "types"), [
+    (qn.quantize_linear, CODE_TYPES),
+    (qn.QParams, CODE_TYPES),
+    (qn.pack, NARROW),
+    (qn.unpack, NARROW),
+    (qn.cast, FLOAT_TYPES),
+], ids=["quantize_linear", "QParams", "pack", "unpack", "cast"])  # fmt: skip
+def test_docstrings_list_every_type(function, types):
+    assert f" {alternatives(types)}." in " ".join(inspect.getdoc(function).split())

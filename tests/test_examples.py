@@ -26,7 +26,7 @@ NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 def words(text):
-    """What is said apart from the numbers and the width of columns."""
+    """The text without numbers and column widths."""
     return NUMBER.sub("#", text).split()
 
 
@@ -36,12 +36,12 @@ def numbers(text):
     A share in percent by one image of the 180 that are classified; what has decimals by two units of the last one
     shown; integers not at all.
     """
-    for found in NUMBER.finditer(text):
-        shown = found[0].replace(",", "")
-        decimals = len(shown.partition("e")[0].partition(".")[2])
-        place = 10.0 ** (int(shown.partition("e")[2] or 0) - decimals)
-        image = text[found.end() : found.end() + 1] == "%"
-        yield float(shown), 100 / 180 + place if image else 2 * place if decimals else 0.0
+    for match in NUMBER.finditer(text):
+        number = match[0].replace(",", "")
+        decimals = len(number.partition("e")[0].partition(".")[2])
+        place = 10.0 ** (int(number.partition("e")[2] or 0) - decimals)
+        image = text[match.end() : match.end() + 1] == "%"
+        yield float(number), 100 / 180 + place if image else 2 * place if decimals else 0.0
 
 
 def differences(kept, made):

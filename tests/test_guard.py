@@ -316,8 +316,8 @@ def test_an_output_fits_or_not():
         assert not _core.output_fits(wrong, real, (2, 3), x)
     for shape in ((3, 2), (6,), (2, 3, 1), (), (2, -3), (2, 2**62)):
         assert not _core.output_fits(out, real, shape)
-    for given in (out, out[1:], out.T, out[:, ::-1], out.view(np.int32)[0]):
-        assert not _core.output_fits(out, real, (2, 3), x, given)
+    for wrong in (out, out[1:], out.T, out[:, ::-1], out.view(np.int32)[0]):
+        assert not _core.output_fits(out, real, (2, 3), x, wrong)
     for arguments in ([], [out], [out, real], [out, real, [2, 3]], [out, real, (2, "3")], [out, real, (2, None)]):
         with pytest.raises(TypeError):
             _core.output_fits(*arguments)
@@ -403,5 +403,5 @@ def test_nothing_crashes_or_hangs(name):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     argv = [sys.executable, "-P", "-c", START + DANGEROUS[name] + "print('fine')"]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=20)
-    said = re.sub(r"==\d+==WARNING: AddressSanitizer failed to allocate \w+ bytes\n", "", done.stderr)  # as it should
-    assert (done.returncode, done.stdout, re.sub(r"(?s).*\n(?=.)", "", said)) == (0, "fine\n", "")
+    errors = re.sub(r"==\d+==WARNING: AddressSanitizer failed to allocate \w+ bytes\n", "", done.stderr)  # as it should
+    assert (done.returncode, done.stdout, re.sub(r"(?s).*\n(?=.)", "", errors)) == (0, "fine\n", "")

@@ -107,8 +107,8 @@ def test_an_unknown_row_in_the_environment_is_refused_at_first_use(name):
     assert done.stderr.splitlines()[-1] == want
 
 
-def told(*uses):
-    """Code that prints what each use raises, or that it is fine."""
+def report(*uses):
+    """Code that prints the error of each use, or "fine"."""
     lines = ["import numpy as np, qnumpy as qn"]
     for use in uses:
         lines += ["try:", f"    {use}", "except Exception as error: print(type(error).__name__, error)"]
@@ -117,9 +117,9 @@ def told(*uses):
 
 
 def test_every_use_is_refused_and_refused_again():
-    done = python(told(*USES.values(), *USES.values()), QNUMPY_ISA="sse9")
+    done = python(report(*USES.values(), *USES.values()), QNUMPY_ISA="sse9")
     assert done.stdout.splitlines() == [f"UnsupportedISAError {ISA_FAULT}"] * (2 * len(USES)), done.stderr
-    done = python(told(*USES.values()), QNUMPY_NUM_THREADS="0")
+    done = python(report(*USES.values()), QNUMPY_NUM_THREADS="0")
     assert done.stdout.splitlines() == [f"ValueError {THREADS_FAULT}"] * len(USES), done.stderr
 
 
@@ -127,17 +127,17 @@ def test_a_choice_ends_the_refusal():
     isa, threads = f"UnsupportedISAError {ISA_FAULT}", f"ValueError {THREADS_FAULT}"
     both = {"QNUMPY_ISA": "sse9", "QNUMPY_NUM_THREADS": "0"}
     uses = ("qn.isa()", "qn.set_isa('scalar')", "qn.isa()", "qn.set_num_threads(1)", *USES.values())
-    done = python(told(*uses), **both)
+    done = python(report(*uses), **both)
     assert done.stdout.splitlines() == [isa, "fine", threads, "fine", *["fine"] * len(USES)], done.stderr
     uses = ("qn.set_num_threads(2)", "qn.num_threads()", "qn.set_isa('scalar')", "qn.num_threads()")
-    assert python(told(*uses), **both).stdout.splitlines() == ["fine", isa, "fine", "fine"]
+    assert python(report(*uses), **both).stdout.splitlines() == ["fine", isa, "fine", "fine"]
     uses = ("qn.set_isa('sse9')", "qn.set_num_threads(0)", "qn.isa()")  # a wrong choice ends nothing
-    said = python(told(*uses), **both).stdout.splitlines()
-    assert [line.partition(":")[0] for line in said[:2]] == [
+    lines = python(report(*uses), **both).stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [
         "UnsupportedISAError set_isa",
         "ValueError set_num_threads",
     ]
-    assert said[2] == isa
+    assert lines[2] == isa
 
 
 def test_the_refusal_of_the_extension_is_guarded():
@@ -156,7 +156,7 @@ def test_show_config():
     assert config["isa"] == qn.isa()
     assert config["isas"]["scalar"] is True
     assert config["num_threads"] == qn.num_threads()
-    config["isas"].clear()  # ours to change
+    config["isas"].clear()  # a copy
     assert qn.show_config()["isas"]
 
 
@@ -166,7 +166,7 @@ def test_a_kernel_is_served_by_the_row_or_one_below(row):
     kernels = qn.show_config()["kernels"]
     assert {"quantize_f32_i8", "dequantize_u8_f32", "fake_quantize_f32", "min_max_f32", "pack_4"} <= set(kernels)
     assert set(kernels.values()) <= set(ROWS[: ROWS.index(row) + 1])
-    if row != "scalar":  # a row that serves nothing would be no row
+    if row != "scalar":  # each row serves a kernel
         assert row in kernels.values()
 
 
@@ -223,11 +223,11 @@ def test_min_max(source, grid):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("code", CODES)
 def test_requantize(code, method, grid):
-    grid, kind = GRIDS[grid], code_type(code)
+    grid, info = GRIDS[grid], code_type(code)
     rng = np.random.default_rng(7)
     for n in SIZES:
         m = rng.choice([0.5, 2.0**-10, 0.0007, 1 / 3, 1.7], grid.params_shape(n))
-        zero = rng.integers(kind.qmin, kind.qmax + 1, m.shape)
+        zero = rng.integers(info.qmin, info.qmax + 1, m.shape)
         acc = rng.integers(-(2**31), 2**31, grid.of(n)) >> rng.integers(0, 32, grid.of(n))  # of every magnitude
         acc = acc.astype(np.int32)
         on_every_row(

@@ -20,7 +20,7 @@ CONSTANT = 1 << 20  # bytes beside the output: the objects of a call, a few tile
 
 
 def calls(grid, n, source):
-    """Name -> (function, the arrays it is given); every public function that takes arrays."""
+    """Name -> (function, its arrays); every public function that takes arrays."""
     x, scale, zero = case(grid, n, "int4", source)
     rng = np.random.default_rng(n)
     where, shape = grid.where, grid.of(n)
@@ -28,7 +28,7 @@ def calls(grid, n, source):
     params = qn.QParams(scale, zero, "int4", grid.granularity)
     acc = rng.integers(-1000, 1000, shape).astype(np.int32)
     packed = rng.integers(0, 256, shape, np.uint8)
-    found = {
+    cases = {
         "quantize_linear": (lambda x, s, z: qn.quantize_linear(x, s, z, dtype="int4", **where), x, scale, zero),
         "dequantize_linear": (lambda q, s, z: qn.dequantize_linear(q, s, z, **where), q, scale, zero),
         "fake_quantize": (lambda x: qn.fake_quantize(x, params), x),
@@ -43,16 +43,16 @@ def calls(grid, n, source):
     }
     if grid.block_size is None:
         for method in ("float", "fixed"):
-            found[f"requantize {method}"] = (
+            cases[f"requantize {method}"] = (
                 lambda acc, m, z, method=method: qn.requantize(acc, m, z, dtype="int4", axis=grid.axis, method=method),
                 acc,
                 scale / 512,
                 zero,
             )
     finite = np.where(np.abs(x.astype(np.float64)) < 100, x, np.ones((), x.dtype))
-    found["dynamic_quantize_linear"] = (qn.dynamic_quantize_linear, finite)
-    found["choose_qparams"] = (lambda x: qn.choose_qparams(x, granularity=grid.granularity), finite)
-    return found
+    cases["dynamic_quantize_linear"] = (qn.dynamic_quantize_linear, finite)
+    cases["choose_qparams"] = (lambda x: qn.choose_qparams(x, granularity=grid.granularity), finite)
+    return cases
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -60,10 +60,10 @@ def calls(grid, n, source):
 @pytest.mark.parametrize("source", SOURCES)
 def test_inputs_are_not_modified(source, grid, layout):
     for name, (function, *arrays) in calls(GRIDS[grid], 37, SOURCES[source]).items():
-        given = [LAYOUTS[layout](np.asarray(array)) if np.ndim(array) else np.asarray(array) for array in arrays]
-        before = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in given]
-        function(*given)
-        after = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in given]
+        inputs = [LAYOUTS[layout](np.asarray(array)) if np.ndim(array) else np.asarray(array) for array in arrays]
+        before = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in inputs]
+        function(*inputs)
+        after = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in inputs]
         assert before == after, name
 
 
@@ -206,7 +206,7 @@ def growth(call, times):
         return tracemalloc.get_traced_memory()[0]
 
     gc.collect()
-    gc.freeze()  # what other tests have made is not looked through again
+    gc.freeze()  # later collections skip the objects of other tests
     tracemalloc.start()
     try:
         sizes = [run() for _ in range(8)]  # the first fills caches, and tracemalloc's own

@@ -101,7 +101,7 @@ def outcome_of(call, want, library):
 
 
 def child(library_path):
-    """Runs in the process whose malloc is ours."""
+    """Runs in the process that preloads failing_malloc.c."""
     library = ctypes.CDLL(library_path)
     library.fail_after.argtypes = [ctypes.c_long]
     library.watch.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
@@ -111,17 +111,17 @@ def child(library_path):
     library.hook.restype = ctypes.c_void_p
     python.PyMem_GetAllocator(0, own)
     python.PyMem_SetAllocator(0, ctypes.c_void_p(library.hook(own)))
-    found = {}
+    results = {}
     for name, call in calls().items():
         want = np.array(call())
-        found[name] = {}
+        results[name] = {}
         library.watch(int(ends[0], 16), int(ends[-1], 16))
         for threads in (1, 2):
             with qn.threads(threads):
                 call()
-                found[name][threads] = outcome_of(call, want, library)
+                results[name][threads] = outcome_of(call, want, library)
         library.watch(0, 0)
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.floa
 
 
 def some(code="int8"):
-    kind = code_type(code)
+    info = code_type(code)
     return [
-        qn.QParams(0.5, kind.qmax, code),
-        qn.QParams(np.linspace(0.1, 1, 4), [kind.qmin, kind.qmax, 1, 1], code, qn.PerChannel(0)),
+        qn.QParams(0.5, info.qmax, code),
+        qn.QParams(np.linspace(0.1, 1, 4), [info.qmin, info.qmax, 1, 1], code, qn.PerChannel(0)),
         qn.QParams(np.linspace(0.1, 1, 6).reshape(2, 3), 1, code, qn.PerGroup(7, 0)),
-        qn.QParams(1.0, kind.qmin + 1, code, qmin=kind.qmin + 1, qmax=kind.qmax),
+        qn.QParams(1.0, info.qmin + 1, code, qmin=info.qmin + 1, qmax=info.qmax),
         qn.QParams(np.zeros(0), 0, code, qn.PerChannel(1)),
     ]
 
@@ -35,15 +35,15 @@ def some(code="int8"):
 
 @pytest.mark.parametrize("code", CODES)
 def test_what_it_keeps(code):
-    kind = code_type(code)
+    info = code_type(code)
     params = qn.QParams([0.1, 0.2], 1, code, qn.PerChannel(-1))
     assert_same_bits(params.scale, np.array([0.1, 0.2], np.float32))
     assert_same_bits(params.zero_point, np.array([1, 1], np.int32))
-    assert (params.dtype, params.granularity) == (kind.dtype, qn.PerChannel(-1))
-    assert (params.qmin, params.qmax) == (kind.qmin, kind.qmax)
-    assert params.code is kind
-    for form in (kind.name, kind.dtype, kind.dtype.type):
-        assert qn.QParams(1, 0, form).dtype == kind.dtype
+    assert (params.dtype, params.granularity) == (info.dtype, qn.PerChannel(-1))
+    assert (params.qmin, params.qmax) == (info.qmin, info.qmax)
+    assert params.code is info
+    for form in (info.name, info.dtype, info.dtype.type):
+        assert qn.QParams(1, 0, form).dtype == info.dtype
 
 
 def test_defaults():
@@ -102,8 +102,8 @@ def test_equality():
 @pytest.mark.parametrize("code", CODES)
 def test_pickle_and_copies(code):
     for params in some(code):
-        made = [pickle.loads(pickle.dumps(params, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
-        for twin in (*made, copy.copy(params), copy.deepcopy(params)):
+        copies = [pickle.loads(pickle.dumps(params, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+        for twin in (*copies, copy.copy(params), copy.deepcopy(params)):
             assert twin == params
             assert twin.dtype == params.dtype
             assert not twin.scale.flags.writeable
@@ -123,16 +123,16 @@ def test_repr():
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_symmetric_and_nbytes(code, grid):
-    grid, kind = GRIDS[grid], code_type(code)
+    grid, info = GRIDS[grid], code_type(code)
     shape = grid.params_shape(20)
     count = int(np.prod(shape))
-    middle = qn.QParams(np.ones(shape), kind.symmetric_zero_point, code, grid.granularity)
+    middle = qn.QParams(np.ones(shape), info.symmetric_zero_point, code, grid.granularity)
     assert middle.symmetric
     assert middle.nbytes == 4 * count  # no zero points to keep
-    other = qn.QParams(np.ones(shape), kind.qmin, code, grid.granularity)
+    other = qn.QParams(np.ones(shape), info.qmin, code, grid.granularity)
     assert not other.symmetric
     rows, last = (count // shape[-1], shape[-1]) if shape else (1, 1)
-    assert other.nbytes == 4 * count + rows * -(-last * kind.bits // 8)
+    assert other.nbytes == 4 * count + rows * -(-last * info.bits // 8)
 
 
 # ---- from_range ----
@@ -149,15 +149,15 @@ ONE_ROUNDING = Fraction(1, 2) + Fraction(1, 2**27)
 NO_TIE = Fraction(1, 2**35)
 
 
-def affine(low, high, kind):
+def affine(low, high, info):
     """S before rounding and, given S, Z before rounding."""
     low, high = min(Fraction(low), 0), max(Fraction(high), 0)
-    return (high - low) / (kind.qmax - kind.qmin), lambda scale: kind.qmin - low / Fraction(float(scale))
+    return (high - low) / (info.qmax - info.qmin), lambda scale: info.qmin - low / Fraction(float(scale))
 
 
 def check_affine(low, high, code):
-    kind, params = code_type(code), qn.QParams.from_range(low, high, dtype=code, symmetric=False)
-    exact, zero = affine(low, high, kind)
+    info, params = code_type(code), qn.QParams.from_range(low, high, dtype=code, symmetric=False)
+    exact, zero = affine(low, high, info)
     if exact == 0:
         assert params.scale == 1
     elif exact < TINY:
@@ -166,24 +166,24 @@ def check_affine(low, high, code):
         assert nearly(params.scale, exact, ONE_ROUNDING)
     want = zero(params.scale)
     got = int(params.zero_point)
-    clipped = min(max(want, kind.qmin), kind.qmax)
+    clipped = min(max(want, info.qmin), info.qmax)
     assert abs(got - clipped) <= Fraction(1, 2) + NO_TIE
     if abs(abs(want - round(want)) - Fraction(1, 2)) > NO_TIE:
-        assert got == min(max(round(want), kind.qmin), kind.qmax)  # Python rounds half to even
-    assert (params.qmin, params.qmax) == (kind.qmin, kind.qmax)
+        assert got == min(max(round(want), info.qmin), info.qmax)  # Python rounds half to even
+    assert (params.qmin, params.qmax) == (info.qmin, info.qmax)
 
 
 def check_symmetric(low, high, code):
-    kind, params = code_type(code), qn.QParams.from_range(low, high, dtype=code)
-    exact = max(-Fraction(low), Fraction(high), Fraction(0)) * 2 / (kind.qmax - kind.symmetric_qmin)
+    info, params = code_type(code), qn.QParams.from_range(low, high, dtype=code)
+    exact = max(-Fraction(low), Fraction(high), Fraction(0)) * 2 / (info.qmax - info.symmetric_qmin)
     if exact == 0:
         assert params.scale == 1
     elif exact < TINY:
         assert params.scale == np.float32(TINY)
     else:
         assert nearly(params.scale, exact, ONE_ROUNDING)
-    assert int(params.zero_point) == kind.symmetric_zero_point == (0 if kind.signed else 2 ** (kind.bits - 1))
-    assert (params.qmin, params.qmax) == (kind.qmin + 1, kind.qmax)
+    assert int(params.zero_point) == info.symmetric_zero_point == (0 if info.signed else 2 ** (info.bits - 1))
+    assert (params.qmin, params.qmax) == (info.qmin + 1, info.qmax)
     assert params.symmetric
 
 
@@ -229,13 +229,13 @@ def test_zero_has_an_exact_code_and_the_ends_are_reached(below, above, code):
 
 @given(st.floats(0.5, 100), st.floats(0.5, 100), codes)
 def test_without_zero_the_range_is_kept(start, width, code):
-    kind = code_type(code)
+    info = code_type(code)
     params = qn.QParams.from_range(start, start + width, dtype=code, symmetric=False, include_zero=False)
-    exact = (Fraction(start + width) - Fraction(start)) / (kind.qmax - kind.qmin)
+    exact = (Fraction(start + width) - Fraction(start)) / (info.qmax - info.qmin)
     assume(exact > 0)
     assert nearly(params.scale, exact, ONE_ROUNDING)
-    want = kind.qmin - Fraction(start) / Fraction(float(params.scale))
-    assert abs(int(params.zero_point) - max(want, kind.qmin)) <= Fraction(1, 2) + NO_TIE
+    want = info.qmin - Fraction(start) / Fraction(float(params.scale))
+    assert abs(int(params.zero_point) - max(want, info.qmin)) <= Fraction(1, 2) + NO_TIE
 
 
 def test_include_zero_by_default():
@@ -378,8 +378,8 @@ def qparams_rows():
     second = f"{finite} 3 and 2 at index 1"
     yield lambda: ranged([0, 3, 5], [1, 2, 4], granularity=channel), ValueError, second
     yield lambda: ranged([1.0], 1.0), ValueError, f"{start} min and max must have one shape; got (1,) and ()"
-    given = f"{start} granularity must be given for arrays of ranges; got None"
-    yield lambda: ranged([1.0], [2.0]), ValueError, given
+    missing = f"{start} granularity must be given for arrays of ranges; got None"
+    yield lambda: ranged([1.0], [2.0]), ValueError, missing
     wide = f"{start} the range must have a finite float32 scale; got"
     for symmetric, scale in ((True, "7.87402e+305"), (False, "7.84314e+305")):
         yield lambda s=symmetric: ranged(-1e308, 1e308, symmetric=s), ValueError, f"{wide} {scale}"

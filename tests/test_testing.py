@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 TWINS = [name for name in twin.__all__ if inspect.isfunction(getattr(twin, name))]
 RESULTS = [name for name in twin.__all__ if inspect.isclass(getattr(twin, name))]
 
-# What has no function to be compared with.
+# Twins without an original.
 ALONE = {
     "spread": "how parameters reach the elements; kernels read them through a grid",
     "histogram": "Sketch.of reads an array once for everything that a sketch holds",
@@ -37,8 +37,8 @@ ORIGINALS = originals()
 
 def parameters(function):
     """Name, kind and default of what the twin takes too."""
-    listed = inspect.signature(function).parameters.values()
-    return [(each.name, each.kind, each.default) for each in listed if each.name not in ("owner", "out")]
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters if p.name not in ("owner", "out")]
 
 
 @pytest.mark.parametrize("name", sorted(set(TWINS) - set(ALONE)))
@@ -78,7 +78,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", sorted(set(TWINS) - set(ALONE)))
 def test_a_twin_returns_the_type_of_its_original(name):
-    """And the same numbers; tests of the functions compare them over the grids."""
+    """And the same numbers; the tests of the functions compare both over the grids."""
     arguments, options = CALLS[name]
     original = ORIGINALS[name]
     owner = ["test"] if "owner" in inspect.signature(original).parameters else []

@@ -123,21 +123,21 @@ def operations(grid):
     zero = rng.integers(-100, 100, params).astype(np.int32)
     where, qparams = grid.where, qn.QParams(scale, zero, "int8", grid.granularity)
     q, wide = qn.quantize_linear(x, scale, zero, dtype="int8", **where), x.astype(np.float64)
-    found = {
+    operations = {
         "quantize": lambda: qn.quantize_linear(x, scale, zero, dtype="int8", **where),
         "quantize float64": lambda: qn.quantize_linear(wide, scale, zero, dtype="int16", **where),
         "dequantize": lambda: qn.dequantize_linear(q, scale, zero, **where),
         "dequantize to float16": lambda: qn.dequantize_linear(q, scale, zero, dtype="float16", **where),
         "fake_quantize": lambda: qn.fake_quantize(x, qparams),
     }
-    found["min_max"] = lambda: np.stack(ranges("min_max", x, grid.granularity))
+    operations["min_max"] = lambda: np.stack(ranges("min_max", x, grid.granularity))
     if grid.block_size is None:
         acc = rng.integers(-(2**20), 2**20, shape).astype(np.int32)
         for method in ("float", "fixed"):
-            found[f"requantize {method}"] = lambda method=method: qn.requantize(
+            operations[f"requantize {method}"] = lambda method=method: qn.requantize(
                 acc, scale / 4096, zero, axis=grid.axis, method=method
             )
-    return found
+    return operations
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -318,11 +318,11 @@ import threading
 import numpy as np
 import qnumpy as qn
 x = np.random.default_rng(0).normal(size=(40, 5000)).astype(np.float32)
-found = []
+results = []
 threading.stack_size(160 << 10)
-thread = threading.Thread(target=lambda: found.append(qn.min_max(x, qn.PerChannel(1))))
+thread = threading.Thread(target=lambda: results.append(qn.min_max(x, qn.PerChannel(1))))
 thread.start(), thread.join()
-np.testing.assert_array_equal(found[0], (x.min(0), x.max(0)))
+np.testing.assert_array_equal(results[0], (x.min(0), x.max(0)))
 """
 
 

@@ -15,10 +15,10 @@ class CodedArray:
     """An array of codes with the shape of the reals they stand for; ``np.asarray`` returns the reals."""
 
     __slots__ = ("codes",)
-    __array_ufunc__ = None  # NumPy leaves x @ q to the class, and no ufunc dequantizes by accident
+    __array_ufunc__ = None  # NumPy leaves x @ q to the class; ufuncs refuse q instead of dequantizing it
 
     codes: Array
-    _kind: ClassVar[str]  # the label of the first item of _describe
+    _type_label: ClassVar[str]  # of the first item of _describe
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ class CodedArray:
         return f"{type(self).__name__}({', '.join([str(self.shape), *self._describe()])})"
 
     def _repr_html_(self) -> str:
-        kind, *parameters = self._describe()
-        rows = [("shape", str(self.shape)), (self._kind, kind), ("parameters", ", ".join(parameters))]
+        code_type, *parameters = self._describe()
+        rows = [("shape", str(self.shape)), (self._type_label, code_type), ("parameters", ", ".join(parameters))]
         rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
         return html_facts(type(self).__name__, rows)

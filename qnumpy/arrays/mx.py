@@ -9,7 +9,7 @@ import numpy as np
 from .. import _args, _check
 from .._typing import Array, BlockFormat, DType, Float32Array, RealLike, ScaleLike
 from ..dtypes import FLOAT_TYPES, FloatType
-from ..granularity import PerGroup, PerTensor
+from ..granularity import PerGroup, PerTensor, groups_of_slice
 from ..ops import blocks
 from ..ops.reduce import extremes
 from .base import CodedArray
@@ -26,7 +26,7 @@ class MXFormat:
     name : str
         ``"mxfp4"``, ``"nvfp4"``, ...
     element, scale : FloatType
-        float8_e8m0fnu scales are powers of two; float8_e4m3fn ones count in units of a float32 scale of the tensor.
+        float8_e8m0fnu scales are powers of two; float8_e4m3fn scales are multiplied by a float32 scale of the tensor.
     group_size : int
         Neighbours along the last axis that share a scale.
     """
@@ -63,7 +63,7 @@ MX_FORMATS = {
 
 
 def mx_format(dtype: Any) -> MXFormat | None:
-    """Find the format of a name; None if it is none.
+    """Return the format of a name, None for anything else.
 
     Examples
     --------
@@ -78,8 +78,8 @@ class MXArray(CodedArray):
 
     ``x = scale * code``. In the MX formats 32 neighbours along the last axis share a scale, which is a power of two
     (float8_e8m0fnu). In NVFP4 16 neighbours share one, the product of a float8_e4m3fn and of a float32 for the whole
-    tensor. The last block of a row may be short. `quantize` takes float64 numbers beyond the range of float32 as its
-    largest number; for NVFP4, whose tensor scale follows from the largest magnitude, they raise ValueError.
+    tensor. The last block of a row may be short. `quantize` clips float64 numbers to the
+    range of float32; for NVFP4, whose tensor scale follows from the largest magnitude, they raise ValueError.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class MXArray(CodedArray):
     """
 
     __slots__ = ("_format", "scales", "tensor_scale")
-    _kind = "format"
+    _type_label = "format"
 
     scales: Array
     tensor_scale: np.float32 | None
@@ -127,22 +127,22 @@ class MXArray(CodedArray):
         owner = "MXArray"
         mx = mx_format(format)
         if mx is None:
-            raise ValueError(_check.must(owner, "format", _args.listed(list(MX_FORMATS)), _check.typed(format)))
+            raise ValueError(_check.must(owner, "format", _check.alternatives(MX_FORMATS), _check.typed(format)))
         arrays = []
-        for name, value, kind in (("codes", codes, mx.element), ("scales", scales, mx.scale)):
+        for name, value, float_type in (("codes", codes, mx.element), ("scales", scales, mx.scale)):
             array = _check.array(owner, name, value)
-            if array.dtype != kind.dtype:
-                raise TypeError(_check.must(owner, name, f"an array of {kind.name}", f"dtype {array.dtype}"))
+            if array.dtype != float_type.dtype:
+                raise TypeError(_check.must(owner, name, f"an array of {float_type.name}", f"dtype {array.dtype}"))
             arrays.append(array)
         self.codes, self.scales = arrays
         if self.codes.ndim == 0:
             raise ValueError(_check.must(owner, "codes", "at least 1-D", "a 0-d array"))
-        wanted = mx.scales_shape(self.codes.shape)
-        if self.scales.shape != wanted:
-            raise ValueError(_check.must(owner, "scales", f"of shape {wanted}", f"shape {self.scales.shape}"))
+        shape = mx.scales_shape(self.codes.shape)
+        if self.scales.shape != shape:
+            raise ValueError(_check.must(owner, "scales", f"of shape {shape}", f"shape {self.scales.shape}"))
         if (tensor_scale is None) == mx.has_tensor_scale:
-            need = "given for nvfp4" if mx.has_tensor_scale else f"left out for {mx.name}"
-            raise ValueError(_check.must(owner, "tensor_scale", need, _check.typed(tensor_scale)))
+            requirement = "given for nvfp4" if mx.has_tensor_scale else f"left out for {mx.name}"
+            raise ValueError(_check.must(owner, "tensor_scale", requirement, _check.typed(tensor_scale)))
         scale = None if tensor_scale is None else _check.scale(owner, "tensor_scale", tensor_scale)
         if scale is not None and scale.ndim:
             raise ValueError(_check.must(owner, "tensor_scale", "one number", f"shape {scale.shape}"))
@@ -151,7 +151,7 @@ class MXArray(CodedArray):
 
     @classmethod
     def _join(cls, codes: Array, scales: Array, format: MXFormat, tensor_scale: np.float32 | None) -> "MXArray":
-        """Join codes and scales that are known to belong together."""
+        """Make an array of checked codes and scales."""
         array = object.__new__(cls)
         array.codes, array.scales, array._format, array.tensor_scale = codes, scales, format, tensor_scale
         return array
@@ -178,18 +178,18 @@ class MXArray(CodedArray):
 
     @property
     def levels(self) -> int:
-        """How many codes may occur."""
+        """The number of codes of the type."""
         return 1 << self._format.element.bits
 
     @property
     def scale(self) -> Float32Array:
-        """The scale of each block as float32; of NVFP4 the product with the tensor's, rounded half to even."""
+        """The scale of each block as float32; for NVFP4 times tensor_scale, rounded half to even."""
         scales = self.scales.astype(np.float32)
         return scales if self.tensor_scale is None else scales * self.tensor_scale
 
     @property
     def nbytes(self) -> int:
-        """Bytes in a file: 4-bit codes two to a byte (each row on its own), 6-bit ones one to a byte, and scales."""
+        """Bytes in a file: two 4-bit codes to a byte, row by row; one 6-bit code to a byte; and scales."""
         bits = 4 if self._format.element.bits == 4 else 8
         row = -(-self.shape[-1] * bits // 8)
         tensor_scale = 0 if self.tensor_scale is None else 4
@@ -208,8 +208,8 @@ class MXArray(CodedArray):
         Returns
         -------
         ndarray
-            Of MX formats exact in float32; of NVFP4 one multiplication, rounded half to even. Other dtypes convert
-            that value. A block whose scale is NaN is NaN.
+            Exact in float32 for MX formats; for NVFP4 one multiplication, rounded half to even. Other dtypes are
+            converted from that value and rounded half to even. A block whose scale is NaN is NaN.
         """
         owner = "MXArray.dequantize"
         real = _args.floating(owner, dtype)
@@ -217,18 +217,14 @@ class MXArray(CodedArray):
         return blocks.dequantize_blocks(owner, self.codes, mx.element, self.scale, mx.group_size, real, out)
 
     def __getitem__(self, key: Any) -> "MXArray":
-        """Slice with integers and slices; of the last axis whole blocks, and never a single element."""
+        """Slice with integers and slices; on the last axis a slice of whole blocks."""
         codes = np.asarray(self.codes[key])
         keys = _check.basic_index("MXArray", key, self.ndim)
-        last, length, size = keys[-1], self.shape[-1], self.group_size
-        inner = slice(None)
-        if last != slice(None):
-            start, stop, step = last.indices(length) if isinstance(last, slice) else (0, 0, 0)
-            if step != 1 or start % size or (stop % size and stop != length):
-                wanted = f"whole blocks of {size} on the last axis"
-                raise ValueError(_check.must("MXArray", "index", wanted, _check.typed(last)))
-            inner = slice(start // size, -(-stop // size))
-        return MXArray._join(codes, self.scales[(*keys[:-1], inner)], self._format, self.tensor_scale)
+        groups = groups_of_slice(keys[-1], self.shape[-1], self.group_size)
+        if groups is None:
+            requirement = f"whole blocks of {self.group_size} on the last axis"
+            raise ValueError(_check.must("MXArray", "index", requirement, _check.typed(keys[-1])))
+        return MXArray._join(codes, self.scales[(*keys[:-1], groups)], self._format, self.tensor_scale)
 
     def _describe(self) -> list[str]:
         parts = [self.format, f"blocks of {self.group_size}"]
@@ -258,7 +254,7 @@ def _unpickle(codes: Array, scales: Array, name: BlockFormat, tensor_scale: np.f
 
 
 def quantize_blocks(owner: str, x: RealLike, format: MXFormat) -> MXArray:
-    """Quantize along the last axis: the scale of each block from its largest magnitude, then the codes."""
+    """Quantize in blocks along the last axis; the largest magnitude of a block determines its scale."""
     source, float_type = _args.real(owner, "x", x)
     if source.ndim == 0:
         raise ValueError(_check.must(owner, "x", f"at least 1-D for {format.name}", "a 0-d array"))
@@ -270,7 +266,7 @@ def quantize_blocks(owner: str, x: RealLike, format: MXFormat) -> MXArray:
 
 
 def _tensor_scale(owner: str, source: Array, float_type: FloatType, format: MXFormat) -> np.float32:
-    """Return the scale with which the largest magnitude has the largest code and the largest scale of a block."""
+    """Return the scale that maps the largest magnitude to the largest code times the largest scale of a block."""
     low, high, _, _ = extremes(source, float_type, PerTensor())
     largest = max(-float(low), float(high), 0.0) if low <= high else 0.0
     scale = largest / (format.element.largest * format.scale.largest)

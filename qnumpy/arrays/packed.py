@@ -1,4 +1,4 @@
-"""PackedWeight: a quantized weight laid out once for products with any number of activations."""
+"""PackedWeight: a quantized weight, packed once for products with any activations."""
 
 import math
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ __all__ = ["PackedWeight", "qmatmul"]
 _FLOAT32 = REAL_TYPES["float32"]
 _PER_TENSOR, _PER_ROW = PerTensor(), PerRow()
 _HALF = np.finfo(np.float16)
+_SUMS = ("every sum of codes", "in the range of int32", "one that is not")
 
 
 class PackedWeight:
@@ -45,8 +46,8 @@ class PackedWeight:
     clip : (low, high), optional
         Bounds of y, None for no bound: ``(0, None)`` is a ReLU. NaN stays NaN.
     x_granularity : PerRow, PerTensor or PerGroup, optional
-        How x is quantized: PerRow() or PerTensor(); for a weight in groups also PerGroup(group_size), its own groups
-        along the last axis of x. The default is the last where it is allowed, else PerRow().
+        Of the quantization of x: PerRow() or PerTensor(); for a w in groups also PerGroup(group_size), the groups of w
+        along the last axis of x. The default is the groups of w, without groups PerRow().
     symmetric : bool, default True
         Quantize x to int8 around 0, or to uint8 with a zero point.
     activation_bits : {8, 7}
@@ -75,13 +76,35 @@ class PackedWeight:
     TypeError
         w is no QuantizedArray.
     ValueError
-        w is not 2-D, or axis is none of its axes.
+        w is not 2-D.
+    TypeError
+        axis is not an integer.
+    ValueError
+        axis is neither 0 nor 1.
     TypeError
         w is of another type of codes.
     ValueError
-        w is of another granularity; scale_dtype, the shape of bias or clip does not fit; float16 does not hold a scale.
-    TypeError, ValueError
-        x_granularity, activation_bits, x_qparams or out_qparams is of another kind or not allowed.
+        w is of another granularity; scale_dtype is neither float32 nor float16, or is float16 for a w without groups.
+    TypeError
+        bias is not real.
+    ValueError
+        bias is not of shape (N,).
+    TypeError
+        clip is no pair of numbers or None.
+    ValueError
+        The bounds of clip are not in order; float16 does not hold a scale.
+    TypeError
+        x_granularity is no granularity.
+    ValueError
+        x_granularity is not allowed for w.
+    TypeError
+        activation_bits is not an integer.
+    ValueError
+        activation_bits is neither 8 nor 7.
+    TypeError
+        x_qparams or out_qparams is no QParams.
+    ValueError
+        x_qparams or out_qparams is not per tensor, or not of int8 or uint8.
 
     Notes
     -----
@@ -109,13 +132,13 @@ class PackedWeight:
     """
 
     __slots__ = ("_input", "_out_qparams", "_reals", "_scale_dtype", "_storage", "bias", "qparams", "shape")
-    __array_ufunc__ = None  # x @ packed reaches us
+    __array_ufunc__ = None  # NumPy leaves x @ packed to __rmatmul__
 
     shape: tuple[int, int]
     qparams: QParams
     bias: Float32Array | None
     _storage: Packed8 | Packed4
-    _reals: Output  # of products that end in float32
+    _reals: Output  # the conversion of the sums to float32
 
     def __init__(
         self,
@@ -137,7 +160,7 @@ class PackedWeight:
         self._out_qparams = None if out_qparams is None else _eight_bits(owner, "out_qparams", out_qparams)
 
     def _pack(self, owner: str, name: str, w: Any, axis: Any, bias: Any, clip: Any, scale_dtype: Any) -> None:
-        """Check the weight and what belongs to it, and choose its storage."""
+        """Check the arguments that belong to the weight, and choose its storage."""
         if not isinstance(w, QuantizedArray):
             raise TypeError(_check.must(owner, name, "a QuantizedArray", _check.typed(w)))
         if w.ndim != 2:
@@ -210,11 +233,11 @@ class PackedWeight:
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
         activations = self._input.activations_of(x32)
-        output = self._output(owner, self._input.activations.scale)  # not that of a measured range
+        output = self._output(owner, self._input.activations.scale)  # 0 if the scale depends on x
         target = y if self._out_qparams is None or output is not self._reals else np.empty(y.shape, np.float32)
         if not self._storage.multiply(x32, rows, activations, output, target):
             raise OverflowError(_check.must(owner, *_SUMS))
-        return self._finished(owner, target, y)
+        return self._finish(owner, target, y)
 
     def _product_of_codes(
         self, owner: str, name: str, x: QuantizedArray, out: Array | None
@@ -223,7 +246,7 @@ class PackedWeight:
         per_tensor = isinstance(params.granularity, PerTensor)
         if _bits(params) != 8 or not (per_tensor or self._input.takes(params.granularity, x.ndim)):
             got = f"{params.code.name} {params.granularity.describe()}"
-            raise TypeError(_check.must(owner, name, f"of int8 or uint8 {self._input.wanted}", got))
+            raise TypeError(_check.must(owner, name, f"of int8 or uint8 {self._input.allowed}", got))
         rows = self._rows(owner, name, x.shape)
         y = self._result(owner, out, x.codes)
         output = self._output(owner, float(params.scale) if per_tensor else 0.0)
@@ -231,7 +254,7 @@ class PackedWeight:
         scale, zero = params.scale, params.zero_point
         if not self._storage.multiply_codes(x.codes, params.code.core, rows, scale, zero, output, target):
             raise OverflowError(_check.must(owner, *_SUMS))
-        return self._finished(owner, target, y)
+        return self._finish(owner, target, y)
 
     def _rows(self, owner: str, name: str, shape: tuple[int, ...]) -> int:
         if not shape or shape[-1] != self.shape[0]:
@@ -243,9 +266,9 @@ class PackedWeight:
         return _args.output(owner, out, dtype, (*source.shape[:-1], self.shape[1]), source)
 
     def _output(self, owner: str, x_scale: float) -> Output:
-        """Return what becomes of the sums: codes if there are out_qparams and the product has a scale for each column.
+        """Return the conversion of the sums: to codes if there are out_qparams and the scale of a sum is known.
 
-        x_scale is 0 where x has several scales, or one that is computed from x.
+        It is x_scale times the scale of the column. x_scale is 0 if x has several scales, or one that depends on x.
         """
         params, column_scale = self._out_qparams, self._storage.column_scale
         if params is None or column_scale is None or not x_scale:
@@ -264,13 +287,13 @@ class PackedWeight:
             int(params.zero_point), max(int(low), params.qmin), min(int(high), params.qmax),
         )  # fmt: skip
 
-    def _finished(self, owner: str, target: Array, y: Array) -> Float32Array | QuantizedArray:
+    def _finish(self, owner: str, target: Array, y: Array) -> Float32Array | QuantizedArray:
         params = self._out_qparams
         if params is None:
             return y
         if target is not y:
             y[...] = codes_of(owner, target, params)
-        return QuantizedArray._join(y, params)  # both ways to make codes saturate to their range
+        return QuantizedArray._join(y, params)  # the codes saturate to the range of params
 
     def __repr__(self) -> str:
         return f"PackedWeight({', '.join([str(self.shape), *self._describe()])})"
@@ -297,7 +320,7 @@ class PackedWeight:
             "bias": self.bias, "clip": (self._reals.low, self._reals.high), "out_qparams": self._out_qparams,
             "scale_dtype": self._scale_dtype, **self._input.options(),
         }  # fmt: skip
-        return _unpickled, (self.unpack(), options)
+        return _unpickle, (self.unpack(), options)
 
 
 @overload
@@ -311,7 +334,7 @@ def qmatmul(
 def qmatmul(
     a: QuantizedArray, b: QuantizedArray, *, bias: RealLike | None = None, out_qparams: QParams | None = None
 ) -> Float32Array | QuantizedArray:
-    """Multiply two quantized matrices: an exact product of the codes, brought to reals or codes in the same pass.
+    """Multiply two quantized matrices: an exact product of the codes, converted to reals or codes in the same pass.
 
     ``y = float32(acc) * (Sa * Sb) + bias``; with out_qparams
     ``saturate(round_half_even(float32(acc + round_half_even(bias / (Sa * Sb))) * (Sa * Sb / Sy)) + Zy)``. Groups: as
@@ -334,9 +357,14 @@ def qmatmul(
 
     Raises
     ------
+    TypeError
+        a or b is no QuantizedArray.
     TypeError, ValueError
-        a or b is no QuantizedArray, or of a type, granularity or shape that cannot be multiplied; bias is of another
-        shape; out_qparams is none.
+        b, bias or out_qparams: as in PackedWeight, in its order.
+    TypeError
+        a is of another type or granularity.
+    ValueError
+        The last axis of a has another length than the first axis of b.
     OverflowError
         A sum of codes does not fit in int32.
 
@@ -354,19 +382,16 @@ def qmatmul(
     owner = "qmatmul"
     if not isinstance(a, QuantizedArray):
         raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
-    packed = object.__new__(PackedWeight)  # whose errors are those of qmatmul
+    packed = object.__new__(PackedWeight)  # not the constructor: errors name qmatmul
     packed._pack(owner, "b", b, 0, bias, (None, None), "float32")
     packed._input = _Input.of(owner, packed.qparams, None, True, 8, None)
     packed._out_qparams = None if out_qparams is None else _eight_bits(owner, "out_qparams", out_qparams)
     return packed._product_of_codes(owner, "a", a, None)
 
 
-_SUMS = ("every sum of codes", "in the range of int32", "one that is not")
-
-
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """How x becomes codes.
+    """The quantization of x.
 
     Attributes
     ----------
@@ -376,9 +401,9 @@ class _Input:
     bits : int
         8 or 7.
     activations : Activations
-        The arguments of the kernels. Per tensor and without `qparams` the scale is that of each x: `activations_of`.
+        The arguments of the kernels. Per tensor and without `qparams`, `activations_of` adds the scale of each x.
     qparams : QParams or None
-        Those that the user passed for every x.
+        The x_qparams of the user, if any.
     """
 
     granularity: Granularity
@@ -388,23 +413,25 @@ class _Input:
     qparams: QParams | None = None
 
     @classmethod
-    def of(cls, owner: str, weight: QParams, by: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
+    def of(cls, owner: str, weight: QParams, granularity: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
         size = weight.granularity.group_size
         groups = None if size is None else PerGroup(size)
         choices = [_PER_ROW, _PER_TENSOR] if groups is None else [groups, _PER_ROW, _PER_TENSOR]
-        if by is None:
-            by = choices[0]
-        elif not isinstance(by, Granularity) or by not in choices:
-            error = ValueError if isinstance(by, Granularity) else TypeError
-            wanted = _args.listed([str(choice) for choice in choices])
-            raise error(_check.must(owner, "x_granularity", wanted, _check.typed(by)))
-        by = choices[choices.index(by)]
+        if granularity is None:
+            granularity = choices[0]
+        elif not isinstance(granularity, Granularity) or granularity not in choices:
+            error = ValueError if isinstance(granularity, Granularity) else TypeError
+            requirement = _check.alternatives(map(str, choices))
+            raise error(_check.must(owner, "x_granularity", requirement, _check.typed(granularity)))
+        granularity = choices[choices.index(granularity)]
         if _check.integer(owner, "activation_bits", bits) not in (7, 8):
             raise ValueError(_check.must(owner, "activation_bits", "8 or 7", str(bits)))
         if qparams is None:
             qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
             qmin, code = (-qmax, CODE_TYPES["int8"]) if symmetric else (0, CODE_TYPES["uint8"])
-            return cls(by, groups, bits, Activations(code.core, bool(symmetric), qmin, qmax, by == _PER_ROW))
+            return cls(
+                granularity, groups, bits, Activations(code.core, bool(symmetric), qmin, qmax, granularity == _PER_ROW)
+            )
         params = _eight_bits(owner, "x_qparams", qparams)
         scale, zero = float(params.scale), int(params.zero_point)
         activations = Activations(params.code.core, True, params.qmin, params.qmax, False, scale, zero)
@@ -421,7 +448,7 @@ class _Input:
         return activations._replace(scale=scale, zero_point=zero)
 
     def takes(self, granularity: Granularity, ndim: int) -> bool:
-        """Whether codes of `ndim` dimensions may have this granularity, where they have several scales."""
+        """Return whether codes of `ndim` dimensions with several scales may have this granularity."""
         if isinstance(granularity, PerGroup):
             return granularity.axis % ndim == ndim - 1 and PerGroup(granularity.group_size) == self.groups
         if isinstance(granularity, PerChannel):
@@ -429,8 +456,8 @@ class _Input:
         return isinstance(granularity, PerRow)
 
     @property
-    def wanted(self) -> str:
-        """The granularities that codes may have, in words."""
+    def allowed(self) -> str:
+        """The granularities that codes may have, for messages."""
         if self.groups is None:
             return "per tensor or per row"
         return f"per tensor, per row or {self.groups.describe()} on the last axis"
@@ -443,11 +470,11 @@ class _Input:
 
     def __str__(self) -> str:
         name = "int8" if self.activations.core == CODE_TYPES["int8"].core else "uint8"
-        how = "as given" if self.qparams is not None else f"per {self.granularity.kind}"
-        return f"x {name} {how}" + (" of 7 bits" if self.bits == 7 else "")
+        origin = "as given" if self.qparams is not None else f"per {self.granularity.kind}"
+        return f"x {name} {origin}" + (" of 7 bits" if self.bits == 7 else "")
 
 
-def _unpickled(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
+def _unpickle(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
 
 
@@ -488,14 +515,15 @@ def _group_size(owner: str, name: str, params: QParams) -> int | None:
         raise TypeError(_check.must(owner, name, "of int8, uint8, int4 or uint4", params.code.name))
     elif granularity in (_PER_TENSOR, PerChannel(1), PerChannel(-1)):
         return None
-    wanted = "quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K"
-    raise ValueError(_check.must(owner, name, wanted, granularity.describe()))
+    sizes = _check.alternatives(map(str, GROUP_SIZES))
+    requirement = f"quantized per tensor, per channel on the axis of N, or in groups of {sizes} along K"
+    raise ValueError(_check.must(owner, name, requirement, granularity.describe()))
 
 
 def _scale_dtype(owner: str, value: Any, group_size: int | None) -> str:
     """Return the name of the type of the scales of groups."""
-    kind = float_type(value)
-    name = value if kind is None else kind.name
+    scale_type = float_type(value)
+    name = value if scale_type is None else scale_type.name
     _args.choice(owner, "scale_dtype", name, {"float32": 0, "float16": 1})
     if name == "float16" and group_size is None:
         raise ValueError(_check.must(owner, "scale_dtype", "float32 unless w is in groups", name))

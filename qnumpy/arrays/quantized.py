@@ -1,4 +1,4 @@
-"""QuantizedArray: codes with their parameters, and the functions between it and plain arrays."""
+"""QuantizedArray: codes with their parameters; quantize and dequantize."""
 
 from typing import Any, Literal, overload
 
@@ -18,7 +18,7 @@ __all__ = ["QuantizedArray", "dequantize", "quantize"]
 
 
 @overload
-def quantize(  # type: ignore[overload-overlap]  # a name of a format of blocks is a str, as a dtype may be
+def quantize(  # type: ignore[overload-overlap]  # the name of a block format is a str, as a dtype may be
     x: ArrayLike, qparams: None = None, *, dtype: BlockFormat
 ) -> MXArray: ...
 @overload
@@ -60,7 +60,7 @@ def quantize(
     Raises
     ------
     ValueError
-        A format of blocks and another option are given.
+        dtype is a format of blocks, and granularity, symmetric or method is not its default.
     TypeError
         x is not real.
     TypeError, ValueError, CalibrationError
@@ -89,8 +89,8 @@ def quantize(
     if blocks is not None:
         if granularity is not None or not symmetric or method != "minmax":
             got = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
-            wanted = f"left at their defaults for {blocks.name}"
-            raise ValueError(_check.must(owner, "granularity, symmetric and method", wanted, got))
+            requirement = f"left at their defaults for {blocks.name}"
+            raise ValueError(_check.must(owner, "granularity, symmetric and method", requirement, got))
         return quantize_blocks(owner, x, blocks)
     source, float_type = _args.real(owner, "x", x)
     if qparams is None:
@@ -148,7 +148,7 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
 
 
 class QuantizedArray(CodedArray):
-    """An array of codes and the parameters that give them meaning.
+    """An array of codes with the parameters of the reals that they stand for.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class QuantizedArray(CodedArray):
     """
 
     __slots__ = ("qparams",)
-    _kind = "dtype"
+    _type_label = "dtype"
 
     qparams: QParams
 
@@ -204,7 +204,7 @@ class QuantizedArray(CodedArray):
 
     @classmethod
     def _join(cls, codes: Array, qparams: QParams) -> "QuantizedArray":
-        """Join codes and parameters that are known to belong together."""
+        """Make an array of checked codes and parameters."""
         result = object.__new__(cls)
         result.codes, result.qparams = codes, qparams
         return result
@@ -223,7 +223,7 @@ class QuantizedArray(CodedArray):
 
     @property
     def levels(self) -> int:
-        """How many codes may occur."""
+        """The number of codes from qmin to qmax."""
         return self.qparams.levels
 
     @property
@@ -268,7 +268,7 @@ class QuantizedArray(CodedArray):
         return self.qparams == other.qparams and np.array_equal(self.codes, other.codes)
 
     def __reduce__(self) -> Any:
-        name = self.qparams.code.name  # as plain integers: pickles of ml_dtypes arrays depend on its version
+        name = self.qparams.code.name  # plain integers: pickles of ml_dtypes arrays depend on the version of ml_dtypes
         return _unpickle, (self.codes.view(self.qparams.code.storage), name, self.qparams)
 
 

@@ -1,4 +1,4 @@
-"""Sums of products in a narrow accumulator: which type that is, and what it loses."""
+"""Sums of products in a narrow accumulator, and the accumulator of each low-precision type."""
 
 import math
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from .. import _check, _core
+from .._check import alternatives
 from .._typing import Array, DType, RealLike
 from ..dtypes import FloatType, float_type
 
 __all__ = ["accumulate_dot", "accumulator"]
 
-# The four low-precision types and what their products are summed in.
+# The four low-precision types and the types of their sums.
 ACCUMULATORS = {"float16": "float16", "bfloat16": "float32", "int16": "int32", "int8": "int32"}
 _INPUTS = ("float16", "bfloat16", "float32")
 
@@ -44,8 +45,8 @@ def accumulator(dtype: DType) -> np.dtype[Any]:
     try:
         return np.dtype(ACCUMULATORS[np.dtype(dtype).name])
     except (TypeError, KeyError):
-        wanted = "float16, bfloat16, int16 or int8"
-        raise TypeError(_check.must("accumulator", "dtype", wanted, _check.typed(dtype))) from None
+        requirement = alternatives(ACCUMULATORS)
+        raise TypeError(_check.must("accumulator", "dtype", requirement, _check.typed(dtype))) from None
 
 
 def accumulate_dot(a: RealLike, b: RealLike, accumulate: DType | None = None) -> Array:
@@ -69,14 +70,14 @@ def accumulate_dot(a: RealLike, b: RealLike, accumulate: DType | None = None) ->
     Raises
     ------
     TypeError
-        a or b is of another type, or accumulate is.
+        a, b or accumulate is of another type.
     ValueError
-        The shapes do not fit.
+        a is 0-d; b is neither 1-D nor 2-D, or of another K.
 
     Notes
     -----
-    Overflow gives infinity. Every NaN in the result is the same one. Equal bits on every ISA and thread count. It
-    emulates: each step is some twenty instructions, so use it to see what an accumulator loses, not to be fast.
+    Overflow gives infinity. Every NaN in the result has the same bits. Equal bits on every ISA and thread count. An
+    emulation, about twenty instructions a step: use it to measure the error of an accumulator.
 
     References
     ----------
@@ -85,7 +86,7 @@ def accumulate_dot(a: RealLike, b: RealLike, accumulate: DType | None = None) ->
 
     Examples
     --------
-    A float16 has 11 bits: at 2048 adding one changes nothing any more.
+    A float16 has 11 bits: 2048 + 1 rounds to 2048.
 
     >>> ones = np.ones(5000, np.float16)
     >>> float(accumulate_dot(ones, ones)), float(accumulate_dot(ones, ones, accumulate="float32"))
@@ -96,31 +97,31 @@ def accumulate_dot(a: RealLike, b: RealLike, accumulate: DType | None = None) ->
     right, right_type = _factor(owner, "b", b)
     if accumulate is None:
         accumulate = ACCUMULATORS.get(left_type.name, "float32")
-    kind = float_type(accumulate)
-    if kind is None or kind.name not in _INPUTS:
-        raise TypeError(_check.must(owner, "accumulate", "float16, bfloat16 or float32", _check.typed(accumulate)))
+    sum_type = float_type(accumulate)
+    if sum_type is None or sum_type.name not in _INPUTS:
+        raise TypeError(_check.must(owner, "accumulate", alternatives(_INPUTS), _check.typed(accumulate)))
     if left.ndim == 0:
         raise ValueError(_check.must(owner, "a", "at least 1-D", "a 0-d array"))
     if right.ndim not in (1, 2) or right.shape[0] != left.shape[-1]:
-        wanted = f"of shape ({left.shape[-1]},) or ({left.shape[-1]}, N)"
-        raise ValueError(_check.must(owner, "b", wanted, f"shape {right.shape}"))
+        requirement = f"of shape ({left.shape[-1]},) or ({left.shape[-1]}, N)"
+        raise ValueError(_check.must(owner, "b", requirement, f"shape {right.shape}"))
     count = math.prod(left.shape[:-1])
     rows, shape = left.reshape(count, left.shape[-1]), (*left.shape[:-1], *right.shape[1:])
-    out = np.empty(shape, kind.dtype)
+    out = np.empty(shape, sum_type.dtype)
     if right.ndim == 1:  # one row times the columns of rows.T: products commute
-        _accumulate(right[None], right_type, rows.T, left_type, out.reshape(1, count), kind)
+        _accumulate(right[None], right_type, rows.T, left_type, out.reshape(1, count), sum_type)
     else:
-        _accumulate(rows, left_type, right, right_type, out.reshape(count, right.shape[1]), kind)
+        _accumulate(rows, left_type, right, right_type, out.reshape(count, right.shape[1]), sum_type)
     return out[()] if out.ndim == 0 else out
 
 
 def _factor(owner: str, name: str, value: Any) -> tuple[Array, FloatType]:
     factor = _check.array(owner, name, value)
-    kind = float_type(factor.dtype)
-    if kind is None or kind.name not in _INPUTS:
-        raise TypeError(_check.must(owner, name, "an array of float16, bfloat16 or float32", f"dtype {factor.dtype}"))
-    return factor, kind
+    factor_type = float_type(factor.dtype)
+    if factor_type is None or factor_type.name not in _INPUTS:
+        raise TypeError(_check.must(owner, name, f"an array of {alternatives(_INPUTS)}", f"dtype {factor.dtype}"))
+    return factor, factor_type
 
 
-def _accumulate(x: Array, x_type: FloatType, w: Array, w_type: FloatType, out: Array, kind: FloatType) -> None:
-    _core.accumulate(x, x_type.core, w, w_type.core, out.view(kind.storage), kind.core)
+def _accumulate(x: Array, x_type: FloatType, w: Array, w_type: FloatType, out: Array, sum_type: FloatType) -> None:
+    _core.accumulate(x, x_type.core, w, w_type.core, out, sum_type.core)

@@ -22,13 +22,13 @@ def quantize_blocks(
 ) -> tuple[Array, Array]:
     """Return the codes and the scale of each block of `group_size` neighbours along the last axis.
 
-    With a tensor_scale the scales count in units of it; without one they are powers of two. Rounds half to even.
+    With a tensor_scale the scales are multiples of it; without one they are powers of two. Rounds half to even.
     """
     codes = np.empty(x.shape, np.uint8)
     scales = np.empty(PerGroup(group_size).params_shape(x.shape), np.uint8)
     exponent = math.frexp(element.largest)[1] - 1
     _core.quantize_blocks(
-        _args.stored(x, float_type.storage), float_type.core, math.prod(x.shape[:-1]), x.shape[-1], element.core,
+        x, float_type.core, math.prod(x.shape[:-1]), x.shape[-1], element.core,
         group_size, exponent, element.largest, float(tensor_scale or 0), codes, scales,
     )  # fmt: skip
     return codes.view(element.dtype), scales.view(scale_type.dtype)

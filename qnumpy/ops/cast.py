@@ -112,16 +112,18 @@ def cast(
     [0.1015625, 448.0, -448.0]
     """
     owner = "cast"
-    source, kind = _args.real(owner, "x", x, FLOAT_TYPES)
-    to = _args.floating(owner, dtype, FLOAT_TYPES)
+    source, source_type = _args.real(owner, "x", x, FLOAT_TYPES)
+    target = _args.floating(owner, dtype, FLOAT_TYPES)
     saturate = _args.choice(owner, "overflow", overflow, _OVERFLOW)
     stochastic = _args.choice(owner, "rounding", rounding, _ROUNDING)
     number = _seed(owner, seed, stochastic) if stochastic or seed is not None else 0
     if overflow == "raise":
-        _check_range(owner, source, kind, to)
-    if stochastic and out is None:  # the random numbers follow C order
-        out = np.empty(source.shape, to.dtype)
-    return _args.elementwise(owner, _core.cast, source, kind, None, None, None, to, out, saturate, stochastic, number)
+        _check_range(owner, source, source_type, target)
+    if stochastic and out is None:  # the random numbers belong to elements in C order
+        out = np.empty(source.shape, target.dtype)
+    return _args.elementwise(
+        owner, _core.cast, source, source_type, None, None, None, target, out, saturate, stochastic, number
+    )
 
 
 def _seed(owner: str, seed: Any, stochastic: int) -> int:
@@ -135,36 +137,36 @@ def _seed(owner: str, seed: Any, stochastic: int) -> int:
     return number
 
 
-def _check_range(owner: str, source: Array, kind: FloatType, to: FloatType) -> None:
-    """Raise when `to` cannot hold an element. The range decides; the elements are read only to count them."""
-    order = _args.memory_order(source, None)
+def _check_range(owner: str, source: Array, source_type: FloatType, target: FloatType) -> None:
+    """Raise OverflowError if `target` cannot hold an element; count such elements only if the range shows one."""
+    order = _args.memory_order(source)
     contiguous = source if order is None else source.transpose(order)
-    low, high, nan, infinite = (part[0] for part in _core.min_max(contiguous, kind.core, 1, 1, source.size, 0))
+    low, high, nan, infinite = (part[0] for part in _core.min_max(contiguous, source_type.core, 1, 1, source.size, 0))
     extremes = [low, high] if low <= high else []
     extremes += [np.nan] * bool(nan) + [np.inf] * bool(infinite)
-    if not _unfit(np.array(extremes), to).any():
+    if not _outside(np.array(extremes), target).any():
         return
     count, first, value = 0, 0, 0.0
     for start in range(0, source.size, _CHUNK):
         part = source.flat[start : start + _CHUNK]
         wide = np.empty(part.shape, np.float64)
-        _core.cast(part, kind.core, wide, _FLOAT64.core, 0, 0, 0)
-        bad = np.flatnonzero(_unfit(wide, to))
+        _core.cast(part, source_type.core, wide, _FLOAT64.core, 0, 0, 0)
+        bad = np.flatnonzero(_outside(wide, target))
         if bad.size and not count:
             first, value = start + int(bad[0]), float(wide[bad[0]])
         count += bad.size
     got = f"{count} of {source.size} outside it, the first {value!r}{_check.at_index(first, source)}"
-    raise OverflowError(_check.must(owner, "x", f'in the range of {to.name} when overflow is "raise"', got))
+    raise OverflowError(_check.must(owner, "x", f'in the range of {target.name} when overflow is "raise"', got))
 
 
-def _unfit(x: Array, to: FloatType) -> Array:
-    """Return which float64 numbers `to` cannot hold, even rounded."""
+def _outside(x: Array, target: FloatType) -> Array:
+    """Return which float64 numbers `target` cannot hold, even rounded."""
     magnitude = np.abs(x)
-    unfit: Array = (magnitude >= to.overflow) & (magnitude < np.inf)
-    if not to.has_infinity:
-        unfit |= magnitude == np.inf
-    if not to.has_nan:
-        unfit |= np.isnan(x)
-    if to.kind == "SCALE":
-        unfit |= x <= 0
-    return unfit
+    outside: Array = (magnitude >= target.overflow) & (magnitude < np.inf)
+    if not target.has_infinity:
+        outside |= magnitude == np.inf
+    if not target.has_nan:
+        outside |= np.isnan(x)
+    if target.kind == "SCALE":
+        outside |= x <= 0
+    return outside

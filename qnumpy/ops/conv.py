@@ -11,7 +11,7 @@ from ..dtypes import CODE_TYPES
 __all__ = ["conv2d_integer"]
 
 _OPERANDS = {code_type.dtype: code_type for code_type in (CODE_TYPES["int8"], CODE_TYPES["uint8"])}
-_LARGEST = 2**31 - 1  # of a stride, a dilation, a padding: the kernel takes int32
+_LARGEST = 2**31 - 1  # stride, dilation and padding: int32 in the kernel
 _INT32 = np.dtype(np.int32)
 
 Pair: TypeAlias = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
@@ -36,7 +36,7 @@ def conv2d_integer(
     x : array_like of int8 or uint8, shape (N, C, H, W)
     w : array_like of int8 or uint8, shape (M, C / groups, kH, kW)
     x_zero_point : int, optional
-        Also the code of the padding: it stands for 0.0. 0 by default.
+        Also the code of the padding, since it stands for 0.0; 0 by default.
     w_zero_point : array_like of integers, optional
         One, or shape (M,): one for each output channel. 0 by default.
     strides : int or (vertical, horizontal), default 1
@@ -55,17 +55,33 @@ def conv2d_integer(
     Raises
     ------
     TypeError
-        x or w is not of 8-bit integers, a zero point not an integer, out not int32.
+        x or w is not of int8 or uint8.
     ValueError
-        Shapes, groups, strides, padding, dilations or a zero point do not fit.
+        x or w is not 4-D.
+    TypeError
+        groups is not an integer.
+    ValueError
+        groups does not divide the channels; w has not C / groups channels; a filter has no elements.
+    TypeError
+        strides, dilations or padding hold no integers.
+    ValueError
+        strides or dilations are below 1, padding is below 0, one is above 2**31 - 1 or of another length.
+    ValueError
+        A filter is larger than the padded image.
+    TypeError
+        A zero point is not an integer.
+    ValueError
+        A zero point is outside the range of its operand's type, or of another shape.
+    TypeError, ValueError
+        out: as in quantize_linear.
     OverflowError
         A sum does not fit int32.
 
     Notes
     -----
-    Exact, no rounding. A product of the weight and patches of the image, which are laid out window by window in a
-    buffer of half a MiB; groups of few output channels, as in a depthwise convolution, need no patches. A correlation,
-    as in ONNX and PyTorch: the kernel is not flipped.
+    Exact, no rounding. The kernel multiplies the weight by patches of the image, which it copies window by window to a
+    buffer of half a MiB; groups of few output channels, as in a depthwise convolution, need no patches. As in ONNX and
+    PyTorch this is a correlation: filters are not flipped.
 
     References
     ----------
@@ -158,7 +174,7 @@ def _pair(owner: str, name: str, value: Any, least: int) -> tuple[int, ...]:
     if type(value) is int and least <= value <= _LARGEST:
         return value, value
     values = value if isinstance(value, (tuple, list)) else (value, value)
-    pair = tuple(_check.integer(owner, name, each) for each in values)
+    pair = tuple(_check.integer(owner, name, number) for number in values)
     if len(pair) != 2 or min(pair) < least:
         raise ValueError(_check.must(owner, name, f"one or two integers of at least {least}", _check.typed(value)))
     return _bounded(owner, name, pair)
@@ -168,7 +184,7 @@ def _padding(owner: str, value: Any) -> tuple[int, ...]:
     """Return (top, left, bottom, right)."""
     if not (isinstance(value, (tuple, list)) and len(value) == 4):
         return _pair(owner, "padding", value, 0) * 2
-    sides = tuple(_check.integer(owner, "padding", each) for each in value)
+    sides = tuple(_check.integer(owner, "padding", number) for number in value)
     if min(sides) < 0:
         raise ValueError(_check.must(owner, "padding", "at least 0", _check.typed(value)))
     return _bounded(owner, "padding", sides)
@@ -187,6 +203,6 @@ def _zero(owner: str, name: str, value: Any, codes: Array, channels: int) -> Arr
     if zeros.size == 1:
         return zeros.reshape(1)
     if zeros.shape != (channels,):
-        wanted = "()" if channels == 1 else f"() or ({channels},)"
-        raise ValueError(_check.must(owner, name, f"of shape {wanted}", f"shape {zeros.shape}"))
+        requirement = "()" if channels == 1 else f"() or ({channels},)"
+        raise ValueError(_check.must(owner, name, f"of shape {requirement}", f"shape {zeros.shape}"))
     return zeros

@@ -1,7 +1,7 @@
-"""Data of a few distinct values: kept exactly beside their histogram, and searched by mean squared error exactly.
+"""Tensors of few distinct values: the values and their counts, and the range of least mean squared error.
 
-All of a few values may lie on the levels of one grid. A histogram cannot show that, because it does not know where in a
-bin an element lies. The values and how often each occurs depend on the data alone, not on how it was split.
+Few values may all be levels of one grid. A histogram cannot show that: it loses the place of an element in its bin. The
+values and their counts do not depend on how the data was split.
 """
 
 from typing import NamedTuple
@@ -15,27 +15,27 @@ from ..qparams import grid_of_range
 
 __all__ = ["LIMIT", "Distinct"]
 
-LIMIT = _core.FEW  # at most so many values are kept
-SWEEP = 1 << 16  # breakpoints that are sorted at most: some 2 ms
-FINALISTS = 32  # steps that are judged again without cancellation
-ROUNDING = 2.0**-44  # of the mean square: what rounding a scale to float32 costs, with room
-FINE = 16  # thresholds an octave, to find where clipping alone costs too much
+LIMIT = _core.FEW  # values that are kept at most
+SWEEP = 1 << 16  # breakpoints that are sorted at most, in about 2 ms
+FINALISTS = 32  # steps whose errors are computed again, without cancellation
+ROUNDING = 2.0**-44  # relative to the mean square: a bound of the error of rounding a scale to float32
+FINE = 16  # steps an octave in the search for the narrowest
 
 
 class Distinct(NamedTuple):
-    """Distinct values, rising, and how often each occurs; both empty where there are none, or more than LIMIT."""
+    """Distinct values in rising order and their counts; both empty if there are none, or more than LIMIT."""
 
     values: Float64Array
     counts: Int64Array
 
     @classmethod
     def none(cls) -> "Distinct":
-        """Return what is kept of many values, or of none."""
+        """Return the empty Distinct: no values, or more than LIMIT."""
         return cls(np.empty(0), np.empty(0, np.int64))
 
     @classmethod
     def of(cls, source: Array, core: int, keys: Array, counts: Array) -> "Distinct":
-        """Count the distinct finite values of an array, given its bins as one tensor; -0 counts as 0."""
+        """Count the distinct finite values of an array with these bins (per tensor); -0 counts as 0."""
         pair = _core.few_values(source, core, keys, counts)
         if pair is None:
             return cls.none()
@@ -43,7 +43,7 @@ class Distinct(NamedTuple):
         return cls(pair[0][order], pair[1][order])
 
     def merge(self, other: "Distinct", elements: tuple[int, int]) -> "Distinct":
-        """Return the values of both, given the number of elements of each; associative and commutative, to the byte."""
+        """Merge the values of data of these numbers of elements; associative and commutative, to the byte."""
         if any(n and not part.values.size for part, n in zip((self, other), elements, strict=True)):
             return self.none()
         values, index = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)
@@ -85,7 +85,7 @@ class Distinct(NamedTuple):
     def search(self, code: CodeType, symmetric: bool, low: float, high: float) -> tuple[float, float, float]:
         """Return the range of least mean squared error, never worse than [low, high], and its error."""
         top = float(np.abs(self.values).max())
-        if top < _check.TINY or max(-low, high) == 0:  # no normal scale is that small
+        if top < _check.TINY or max(-low, high) == 0:  # the scale would be subnormal
             return low, high, 0.0
         numbers = _even((code.qmax - code.symmetric_qmin) // 2) if code.real is None else code.real.numbers
         qmin = code.symmetric_qmin if symmetric else code.qmin
@@ -103,7 +103,7 @@ class Distinct(NamedTuple):
         scale, zero = np.array([step for step, _ in grids]), np.array([zero for _, zero in grids])
         cost = self.errors(scale, zero, qmin, code.qmax, code.real)
         noise = ROUNDING * self.mean_square()
-        best = int(np.argmin(np.where(cost <= cost.min() + noise, scale, np.inf)))  # the narrowest of equals
+        best = int(np.argmin(np.where(cost <= cost.min() + noise, scale, np.inf)))  # of equal errors the smallest scale
         if before <= cost[best] + noise:
             return low, high, before
         step, zero_point = grids[best]
@@ -112,7 +112,7 @@ class Distinct(NamedTuple):
 
 
 def _affine(distinct: Distinct, code: CodeType, low: float, high: float) -> list[tuple[float, int]]:
-    """Return candidates for scale and zero point: those that clip nothing; and some that do, for each zero point."""
+    """Return candidates for scale and zero point: without clipping; and, for each zero point, with clipping."""
     levels = code.qmax - code.qmin
     start, numbers = (high - low) / levels, _even(levels)
     first_below = round(-low / start)
@@ -127,7 +127,7 @@ def _affine(distinct: Distinct, code: CodeType, low: float, high: float) -> list
         sides = numbers[: below + 1], numbers[: levels - below + 1]
         ends = ((-first, below), (last, levels - below))
         whole = max(end / codes if codes else 2 * (last - first) / levels for end, codes in ends if end)
-        steps = _sweep(distinct, *sides, _narrowest(distinct, *sides, start), whole)  # a larger step clips nothing
+        steps = _sweep(distinct, *sides, _narrowest(distinct, *sides, start), whole)  # larger steps clip nothing
         grids += [(step, code.qmin + below) for step in steps]
     return grids
 
@@ -145,7 +145,7 @@ def _sweep(distinct: Distinct, below: Array, above: Array, narrowest: float, wid
 
     Negative values take the numbers `below` times the step, positive ones the numbers `above`. As the step
     falls from `widest`, one value after the other moves to its next number. Between two such breakpoints the error is
-    a parabola of the step, C - 2 A step + B step^2, with a known least.
+    a parabola of the step, C - 2 A step + B step^2, with its minimum at A / B.
     """
     if narrowest >= widest:
         return []
@@ -173,12 +173,12 @@ def _sweep(distinct: Distinct, below: Array, above: Array, narrowest: float, wid
 
 
 def _narrowest(distinct: Distinct, below: Array, above: Array, start: float) -> float:
-    """Return a step at which clipping alone costs as much as all does at `start`."""
+    """Return a step so small that clipping alone has at least the whole error of the step `start`."""
     x = np.abs(distinct.values)
-    most = np.where(distinct.values > 0, above[-1], below[-1])
+    largest = np.where(distinct.values > 0, above[-1], below[-1])
     numbers = np.concatenate([-below[:0:-1], above])
     nearest = numbers[np.searchsorted(_middles(numbers), distinct.values / start)]
     cost = np.square(distinct.values - start * nearest) @ distinct.counts
     steps = start * np.exp2(-np.arange(40 * FINE) / FINE)
-    clipped = np.square(np.maximum(x - most * steps[:, None], 0)) @ distinct.counts
+    clipped = np.square(np.maximum(x - largest * steps[:, None], 0)) @ distinct.counts
     return float(steps[np.argmax(clipped >= cost)])

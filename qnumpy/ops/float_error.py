@@ -1,8 +1,8 @@
-"""What a conversion to a narrower float type loses, counted in one read; reports/float_report.py says it in words."""
+"""Counts of the elements that a conversion to a narrower float type loses, in one read of the array."""
 
 from typing import NamedTuple
 
-from .. import _args, _core
+from .. import _core
 from .._typing import Array
 from ..dtypes import FloatType
 
@@ -10,10 +10,10 @@ __all__ = ["FloatError", "float_error", "float_features"]
 
 
 class FloatError(NamedTuple):
-    """Counts of the elements of x by what becomes of them, and the errors of those that are kept.
+    """Counts of the elements by the result of the conversion, and the errors of those that are kept.
 
-    `relative_error` is the sum of the relative errors in units of 2**-30, an integer, so that no order of the sum
-    changes it.
+    `relative_error` is the sum of the relative errors in units of 2**-30, an integer: its bits do not depend
+    on the order of the additions.
     """
 
     nan: int
@@ -29,10 +29,8 @@ class FloatError(NamedTuple):
 
 
 def float_error(array: Array, source: FloatType, target: FloatType) -> FloatError:
-    """Count what `target` would lose of an array of the type `source`."""
-    figures = _core.float_error(
-        _args.stored(array, source.storage), source.core, target.core, target.overflow, target.smallest_normal
-    )
+    """Count the elements of an array of type `source` that `target` loses."""
+    figures = _core.float_error(array, source.core, target.core, target.overflow, target.smallest_normal)
     return FloatError(*figures)
 
 

@@ -21,7 +21,7 @@ __all__ = ["CHOICES", "METHODS", "Bins", "Histogram", "Sketch", "bin_ends", "per
 
 METHODS = {"mse": 0, "entropy": 1, "percentile": 2}
 CHOICES = {"minmax": -1, **METHODS}
-_CRITERIA = {**METHODS, "square": 3, "outliers": 4, "outliers_from": 5}  # the enumeration of the kernel
+_CRITERIA = {**METHODS, "square": 3, "outliers": 4, "outliers_from": 5}  # the numbers of the kernel
 _TENSOR_BITS, _CHANNEL_BITS = 7, 4
 _LARGEST = 2.0**128  # end of the last bin, which holds everything beyond float32
 
@@ -39,7 +39,7 @@ class Histogram(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Occupied bins: their ends, how many elements they hold, and the number of the parameter that they belong to."""
+    """Occupied bins: their ends, their counts of elements, and the number of the parameter of each."""
 
     low: Float64Array
     high: Float64Array
@@ -49,7 +49,7 @@ class Bins(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sketch:
-    """What a search for the best range needs to know of an array: a histogram, and what it does not tell exactly.
+    """The data of a search for the best range: a histogram of an array, and exact figures that the histogram lacks.
 
     Two sketches of parts of the data merge into the sketch of the whole, to the byte. The arrays are of the shape of
     the parameters, except `histogram` and `distinct`.
@@ -64,7 +64,7 @@ class Sketch:
     finite, nan, infinite : ndarray of int64
         How many elements are finite, NaN, infinite.
     distinct : Distinct
-        The distinct values of a tensor while they are few. Their mean squared error is exact.
+        The distinct values of a tensor, if they are few; their mean squared error is exact.
     """
 
     granularity: Granularity
@@ -88,30 +88,29 @@ class Sketch:
         granularity : Granularity
             Its axis fits `source`.
         distinct : bool, default True
-            Whether to look for few distinct values, which reads an array of few bins a second time.
+            Whether to count the distinct values of an array of few bins, which is a second read.
 
         Returns
         -------
         Sketch
         """
-        shape, laid_out = granularity.params_shape(source.shape), granularity
+        shape, layout = granularity.params_shape(source.shape), granularity
         array = source
-        if granularity.params_ndim() is not None:  # the parameters of groups and rows follow the axes of the array
-            order = _args.memory_order(source, None)
+        if granularity.params_ndim() is not None:  # results per group and per row keep the order of the axes
+            order = _args.memory_order(source)
             if order is not None:
-                array, laid_out = source.transpose(order), granularity.permuted(order, source.shape)
-        plain = _args.stored(array, float_type.storage)
+                array, layout = source.transpose(order), granularity.permuted(order, source.shape)
         *bins, low, high, nan, infinite = _core.histogram(
-            plain, float_type.core, *laid_out.grid(array.shape), _bits(granularity)
+            array, float_type.core, *layout.grid(array.shape), _bits(granularity)
         )
         histogram = Histogram(*bins)
         sums = np.concatenate([[0], np.cumsum(histogram.counts)])
-        low, high, nan, infinite = (each.reshape(shape) for each in (low, high, nan, infinite))
+        low, high, nan, infinite = (values.reshape(shape) for values in (low, high, nan, infinite))
         finite = np.diff(sums[histogram.offsets]).reshape(shape)
         values = Distinct.none()
         # -0, which counts as 0, has a bin of its own
         if distinct and granularity.params_ndim() == 0 and histogram.keys.size <= LIMIT + 1:
-            values = Distinct.of(plain, float_type.core, histogram.keys, histogram.counts)
+            values = Distinct.of(array, float_type.core, histogram.keys, histogram.counts)
         return cls(granularity, histogram, low, high, finite, nan, infinite, values)
 
     def merge(self, other: "Sketch") -> "Sketch":
@@ -147,17 +146,17 @@ class Sketch:
         Returns
         -------
         low, high, error : ndarrays of float64
-            In the shape of the parameters; low <= 0 <= high except by "minmax", and both 0 where nothing is finite.
+            In the shape of the parameters; low <= 0 <= high except by "minmax", and both 0 where no element is finite.
             The error is the mean square, the divergence, or the share of the elements outside; 0 by "minmax".
         """
         first, last = self._ends()
         if method == "minmax":
             return first, last, np.zeros(first.shape)
         spec = self._spec(code, symmetric, method, percentile)
-        low, high, error = (each.reshape(first.shape) for each in _core.search_ranges(*spec))
+        low, high, error = (values.reshape(first.shape) for values in _core.search_ranges(*spec))
         if method == "mse" and self.distinct.values.size:
             exact = self._without_outliers(code).search(code, symmetric, float(low), float(high))
-            low, high, error = (np.array(each) for each in exact)
+            low, high, error = (np.array(values) for values in exact)
         return low, high, error
 
     def errors(
@@ -170,7 +169,7 @@ class Sketch:
         method: str,
         limits: tuple[int, int] | None = None,
     ) -> Float64Array:
-        """Return what ranges of the caller's choice cost by a criterion.
+        """Return the errors of ranges of the caller's choice by a criterion.
 
         Parameters
         ----------
@@ -211,7 +210,7 @@ class Sketch:
 
     def coverage(self, low: Array, high: Array) -> Float64Array:
         """Return the share of the elements inside a range of each parameter, in the shape of the parameters."""
-        spec = self._spec(CODE_TYPES["int8"], False, "percentile", 100.0)  # of any code type
+        spec = self._spec(CODE_TYPES["int8"], False, "percentile", 100.0)  # any code type gives the same coverage
         return 1 - self._evaluated(low[..., None], high[..., None], spec)[..., 0]
 
     def mean_square(self, code: CodeType, *, symmetric: bool) -> Float64Array:
@@ -221,7 +220,7 @@ class Sketch:
         return self._figure("square", code, symmetric)
 
     def outliers(self, code: CodeType) -> tuple[Float64Array, Float64Array]:
-        """Count the outliers that the search by mean squared error leaves out: no grid represents them and the rest.
+        """Count the outliers, which the search by mean squared error leaves out: no grid holds both them and the rest.
 
         Parameters
         ----------
@@ -230,14 +229,14 @@ class Sketch:
         Returns
         -------
         count, magnitude : ndarrays of float64
-            In the shape of the parameters: how many, and where the bin of the smallest begins; 0 where none is.
+            In the shape of the parameters: how many, and the lower end of the bin of the smallest; 0 without outliers.
         """
         return self._figure("outliers", code, True), self._figure("outliers_from", code, True)
 
     def curve(
         self, code: CodeType, *, symmetric: bool, method: str, percentile: float = 99.99, n: int = 256
     ) -> tuple[Float64Array, Float64Array]:
-        """Return thresholds and what each costs by a criterion, for a plot.
+        """Return thresholds and their errors by a criterion, for a plot.
 
         Parameters
         ----------
@@ -296,10 +295,10 @@ class Sketch:
         high = np.where(alone & ~positive & (low == first), first, high)
         return Bins(low, high, counts, parameter)
 
-    # ---- what the searches share ----
+    # ---- parts of the searches ----
 
     def _ends(self) -> tuple[Float64Array, Float64Array]:
-        """Return the extremes; 0 where nothing is finite."""
+        """Return the extremes; 0 where no element is finite."""
         empty = self.finite == 0
         if not empty.any():
             return self.min, self.max

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _core
-from .._check import array, must, typed, zero_point
+from .._check import alternatives, array, must, typed, zero_point
 from .._typing import Array, ArrayLike, CodeLike, DType, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES, CodeType, float_type
 from .accumulate import accumulate_dot
@@ -16,8 +16,8 @@ __all__ = ["integer_operand", "integer_product", "matmul", "matmul_integer"]
 
 _INTEGERS = ("int8", "uint8", "int16")
 _OPERANDS = {CODE_TYPES[name].dtype: CODE_TYPES[name] for name in _INTEGERS}
-_FLOATS = {"float16": ("float16", "float32"), "bfloat16": ("float32",)}  # and what they may be summed in
-_WIDENED = 1 << 22  # elements of an operand that are float32 at a time
+_FLOATS = {"float16": ("float16", "float32"), "bfloat16": ("float32",)}  # and the accumulators they may have
+_WIDENED = 1 << 22  # elements of an operand that are widened at a time
 _INT32 = np.dtype(np.int32)
 
 
@@ -37,10 +37,10 @@ def matmul_integer(
         Shapes (..., M, K) and (..., K, N), in any mix of the types; broadcast as np.matmul does, 1-d operands too. Any
         strides; a transposed operand is not copied.
     a_zero_point : array_like of integers, optional
-        In the range of the type of `a`: a number, shape (M,) for one each row, or (..., M, 1) with
-        the batch axes of the result. 0 by default.
+        In the range of the type of `a`: a number; or one for each row, of shape (M,), or (..., M, 1) with the batch
+        axes of the result. 0 by default.
     b_zero_point : array_like of integers, optional
-        In the range of the type of `b`: a number, shape (N,) for one each column, or (..., 1, N).
+        In the range of the type of `b`: a number; or one for each column, of shape (N,) or (..., 1, N).
     out : ndarray of int32, optional
         Receives the product: exact shape, C-contiguous, writable, apart from the inputs.
 
@@ -52,24 +52,29 @@ def matmul_integer(
     Raises
     ------
     TypeError
-        An operand is not int8, uint8 or int16, a zero point not an integer, out not int32.
+        a or b is not of int8, uint8 or int16.
     ValueError
-        Shapes do not fit, a zero point is outside the range of its operand's type, out does not fit.
+        a or b is 0-d; the columns of a are not the rows of b; their batch axes do not broadcast.
+    TypeError
+        A zero point is not an integer.
+    ValueError
+        A zero point is outside the range of its operand's type, or of another shape.
+    TypeError, ValueError
+        out: as in quantize_linear.
     OverflowError
-        A sum does not fit int32. It never wraps and never saturates; `out` then holds no result.
+        A sum does not fit int32; it never wraps or saturates. The content of `out` is then undefined.
     MemoryError
         There is no memory for the packed operands.
 
     Notes
     -----
     Exact, and the same bits on every ISA, thread count and memory layout; no step saturates. Sums of fewer than 131,072
-    products of int8 without zero points (33,026 of any 8-bit operands) cannot overflow, and nothing is spent on a
-    check; longer ones are added in int64. O(M K N); scratch of K N bytes for the packed b,
-    which up to 256 rows of 8-bit codes do without.
+    products of int8 without zero points (33,026 of any 8-bit operands) cannot overflow and are not checked; longer sums
+    are added in int64. O(M K N); K N bytes of scratch for the packed b, none for up to 256 rows of 8-bit codes.
 
     References
     ----------
-    ONNX MatMulInteger, opset 10, which knows 8-bit operands. docs/matmul.md explains the kernels.
+    ONNX MatMulInteger, opset 10, for 8-bit operands. docs/matmul.md explains the kernels.
 
     Examples
     --------
@@ -108,18 +113,22 @@ def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Ar
     Raises
     ------
     TypeError
-        An operand is of another type, the two do not go together, or accumulate does not fit them.
+        a or b is of another type.
     ValueError
-        The shapes do not fit.
+        a or b is 0-d.
+    TypeError
+        a and b are of two types that are not both integers; accumulate is no accumulator of their type.
+    ValueError
+        The columns of a are not the rows of b, or their batch axes do not broadcast.
     OverflowError
         A sum of integers does not fit in int32.
 
     Notes
     -----
-    Sums in float16 are rounded half to even, once for each product added, in the order of K (accumulate_dot): what
-    hardware without a wider accumulator computes, at the price of an emulation. Sums in float32 are products of BLAS:
-    operands are widened, which is exact, in blocks of 16 MiB; the order of the sums is that of BLAS, so the result is
-    within ``K * 2**-24 * (|a| @ |b|)``, to first order, of the exact one.
+    Sums in float16 are rounded half to even, once for each product added, in the order of K, by the emulation
+    of accumulate_dot. BLAS computes the sums in float32: operands are widened exactly, in blocks of 16 MiB. BLAS
+    chooses the order of the additions: the result is within ``K * 2**-24 * (|a| @ |b|)``, to first order, of the exact
+    product.
 
     Examples
     --------
@@ -132,8 +141,8 @@ def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Ar
     name = left.dtype.name
     integers = name in _INTEGERS
     if right.dtype.name not in _INTEGERS if integers else right.dtype.name != name:
-        wanted = "integers like a" if integers else f"of {name} like a"
-        raise TypeError(must(owner, "b", wanted, f"dtype {right.dtype.name}"))
+        requirement = "integers like a" if integers else f"of {name} like a"
+        raise TypeError(must(owner, "b", requirement, f"dtype {right.dtype.name}"))
     allowed = ("int32",) if integers else _FLOATS[name]
     chosen = allowed[0] if accumulate is None else _name(accumulate)
     if chosen not in allowed:
@@ -146,7 +155,7 @@ def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Ar
 def _operand(owner: str, name: str, value: Any) -> Array:
     operand = array(owner, name, value)
     if operand.dtype.name not in (*_INTEGERS, *_FLOATS):
-        text = must(owner, name, "an array of int8, uint8, int16, float16 or bfloat16", f"dtype {operand.dtype}")
+        text = must(owner, name, f"an array of {alternatives([*_INTEGERS, *_FLOATS])}", f"dtype {operand.dtype}")
         raise TypeError(text + (" Use a @ b." if operand.dtype.kind == "f" else ""))
     if operand.ndim == 0:
         raise ValueError(must(owner, name, "of one dimension or more", "a 0-d array"))
@@ -154,9 +163,9 @@ def _operand(owner: str, name: str, value: Any) -> Array:
 
 
 def _name(dtype: Any) -> str | None:
-    kind = float_type(dtype)
+    real = float_type(dtype)
     try:
-        return kind.name if kind else np.dtype(dtype).name
+        return real.name if real else np.dtype(dtype).name
     except TypeError:
         return None
 
@@ -200,7 +209,7 @@ def integer_operand(owner: str, name: str, value: Any) -> Array:
     """Return an operand of matmul_integer as a checked array."""
     operand = array(owner, name, value)
     if _integer_type(operand) is None:
-        sentence = must(owner, name, "an array of int8, uint8 or int16", f"dtype {operand.dtype}")
+        sentence = must(owner, name, f"an array of {alternatives(_INTEGERS)}", f"dtype {operand.dtype}")
         if float_type(operand.dtype) is not None:
             sentence += " Quantize it first, or multiply floats with qnumpy.matmul or np.matmul."
         raise TypeError(sentence)
@@ -223,7 +232,7 @@ def integer_product(owner: str, left: Array, right: Array, a_zero: Any, b_zero: 
     row_zeros = _zeros(owner, "a_zero_point", a_zero, left_type, batch, m, axis=-1)
     column_zeros = _zeros(owner, "b_zero_point", b_zero, right_type, batch, n, axis=-2)
     shape = (*batch, m, n)
-    if left.ndim == 1 or right.ndim == 1:  # without the axes that were put there
+    if left.ndim == 1 or right.ndim == 1:  # drop the axes that were added to 1-d operands
         shape = (*batch, *((m,) if left.ndim > 1 else ()), *((n,) if right.ndim > 1 else ()))
     result = _args.output(owner, out, _INT32, shape, left, right)
     full = result.reshape(*batch, m, n)
@@ -269,19 +278,19 @@ def _is_tall(rows: Array, columns: Array, batch: tuple[int, ...], a_zero: Array 
 def _zeros(
     owner: str, name: str, value: Any, code: CodeType, batch: tuple[int, ...], length: int, axis: int
 ) -> Array | None:
-    """Return None for zeros, or int32 of shape (..., 1 or length) whose first axes broadcast to the batch's.
+    """Return int32 of shape (..., 1 or length) whose first axes broadcast to the batch; None if all are 0.
 
-    With two axes or more `axis` is the one that the operand multiplies along, of length 1.
+    With two axes or more the zero points have length 1 on `axis`, that of K.
     """
     if value is None:
         return None
     checked = zero_point(owner, value, code.qmin, code.qmax, name)
     zeros = checked.reshape(1) if checked.size == 1 else checked
     if zeros.ndim > 1:
-        zeros = zeros.squeeze(axis) if zeros.shape[axis] == 1 else zeros[..., None]  # the latter fits nothing
+        zeros = zeros.squeeze(axis) if zeros.shape[axis] == 1 else zeros[..., None]  # the latter is refused below
     if zeros.shape[-1] not in (1, length) or not _broadcasts(zeros.shape[:-1], batch):
-        wanted = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
-        raise ValueError(must(owner, name, f"of shape () or {wanted}", f"shape {checked.shape}"))
+        requirement = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
+        raise ValueError(must(owner, name, f"of shape () or {requirement}", f"shape {checked.shape}"))
     return np.ascontiguousarray(zeros) if zeros.any() else None
 
 
@@ -290,7 +299,10 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def _stacked(array: Any, batch: tuple[int, ...], own: int) -> Any:
-    """Spread an array with `own` axes of its own over the batch; np.broadcast_to takes as long as a small product."""
+    """Broadcast all axes of an array but the last `own` to the batch.
+
+    np.broadcast_to takes as long as a small product, so the common cases do without.
+    """
     if array is None or array.shape[:-own] == batch:
         return array
     if not batch:

@@ -1,4 +1,4 @@
-"""Sums that the figures of error are made of, and which codes occur; the figures stand in reports/metrics.py."""
+"""Sums for the errors that reports/metrics.py computes, and the set of codes that occur."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ __all__ = ["error_sums", "mark_codes"]
 def error_sums(x: Array, y: Array) -> tuple[float, float, float, float, float]:
     """Return the sums of ``x^2``, ``y^2``, ``x y`` and ``(x - y)^2`` in float64, and the largest ``|x - y|``.
 
-    x and y are of one shape and hold values that float32 holds. Where x or y is not finite, neither are the sums.
+    x and y have one shape, and float32 holds their values. The sums are not finite where x or y is not.
     """
     return _core.error_sums(np.require(x, np.float32, ["C", "A"]), np.require(y, np.float32, ["C", "A"]))
 

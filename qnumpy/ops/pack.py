@@ -11,6 +11,8 @@ from ..granularity import normalize_axis
 
 __all__ = ["pack", "unpack"]
 
+_PACKABLE = [code.name for code in INTEGER_TYPES.values() if code.bits < 8]
+
 
 def pack(codes: CodeLike, dtype: DType = "int4", axis: int = -1) -> UInt8Array:
     """Pack 4- or 2-bit codes along an axis.
@@ -32,9 +34,17 @@ def pack(codes: CodeLike, dtype: DType = "int4", axis: int = -1) -> UInt8Array:
     Raises
     ------
     TypeError
-        codes or dtype are of another type.
+        dtype is no packable type; codes are of no integer code type.
     ValueError
-        The axis does not fit, or a code is outside the range of dtype.
+        codes are 0-d.
+    TypeError
+        codes are of more than 8 bits.
+    ValueError
+        A code is outside the range of dtype.
+    TypeError
+        axis is not an integer.
+    ValueError
+        codes do not have the axis.
 
     Examples
     --------
@@ -68,7 +78,7 @@ def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1
     dtype : str or dtype
         int4, uint4, int2 or uint2.
     n : int, optional
-        Length of the unpacked axis; all the codes the bytes hold by default.
+        Length of the unpacked axis; by default that of all codes in the bytes.
     axis : int, default -1
 
     Returns
@@ -79,9 +89,17 @@ def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1
     Raises
     ------
     TypeError
-        packed is not uint8 or dtype not packable.
+        dtype is no packable type; packed is not of uint8.
     ValueError
-        n or axis do not fit.
+        packed is 0-d.
+    TypeError
+        axis is not an integer.
+    ValueError
+        packed does not have the axis.
+    TypeError
+        n is not an integer.
+    ValueError
+        n codes take more or fewer bytes than the axis has.
 
     Examples
     --------
@@ -113,6 +131,6 @@ def _axis(owner: str, axis: Any, ndim: int) -> int:
 
 def _packable(owner: str, dtype: Any) -> CodeType:
     code = _args.code(owner, dtype, INTEGER_TYPES)
-    if code.bits >= 8:
-        raise TypeError(_check.must(owner, "dtype", "int4, uint4, int2 or uint2", _check.typed(dtype)))
+    if code.name not in _PACKABLE:
+        raise TypeError(_check.must(owner, "dtype", _check.alternatives(_PACKABLE), _check.typed(dtype)))
     return code

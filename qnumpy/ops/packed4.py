@@ -19,16 +19,16 @@ class Packed4:
     codes : ndarray of int8 in [-8, 7] or uint8 in [0, 15], shape (K, N)
     scale : ndarray of float32, shape (groups, N)
     zero_point : ndarray of int32, shape (groups, N), or None
-        None where all are the middle of the codes, 0 or 8.
+        None if all are the middle of the codes, 0 or 8.
     group_size : int
         One of GROUP_SIZES.
     half : bool
-        Store the scales as float16; they must be numbers of float16.
+        Store the scales as float16, which must hold them exactly.
     """
 
     __slots__ = ("_layout", "_packed", "_signed", "shape")
 
-    column_scale = None  # each group has its own: the sums of a column are float32, and codes need a pass of their own
+    column_scale = None  # each group has a scale: sums of a column are float32, and a second pass makes codes of them
 
     def __init__(
         self, codes: Array, scale: Float32Array, zero_point: Int32Array | None, group_size: int, half: bool
@@ -38,10 +38,10 @@ class Packed4:
         self._signed = codes.dtype == np.int8
         self._layout = k, n, group_size, half, zero_point is not None
         self._packed = _core.weight4_room(*self._layout)
-        stored = np.ascontiguousarray(scale.astype(np.float16).view(np.uint16) if half else scale)
+        scales = np.ascontiguousarray(scale.astype(np.float16).view(np.uint16) if half else scale)
         zeros = None if zero_point is None else (zero_point + 8 * self._signed).astype(np.uint8)
         plain = np.ascontiguousarray(codes).view(np.uint8)
-        _core.weight4_pack(plain, self._signed, stored, zeros, self._packed, k, n, group_size)
+        _core.weight4_pack(plain, self._signed, scales, zeros, self._packed, k, n, group_size)
 
     @property
     def nbytes(self) -> int:

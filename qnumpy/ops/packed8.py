@@ -1,7 +1,7 @@
 """Weights of 8-bit codes, packed once for products with any number of rows.
 
-The product of the codes is exact in int32. What becomes of the sums is an `Output`; 4-bit weights (packed4) take the
-same `Activations` and `Output`.
+The product of the codes is exact in int32. An `Output` describes the conversion of the sums; 4-bit weights (packed4)
+take the same `Activations` and `Output`.
 """
 
 from typing import NamedTuple
@@ -24,13 +24,13 @@ class Activations(NamedTuple):
     symmetric: bool
     qmin: int
     qmax: int
-    by_row: bool  # each row has a scale; else each group of a row, if the weight is in groups
+    by_row: bool  # each row has a scale; else, for a weight in groups, each group of a row
     scale: float = 0.0  # of all rows; 0 where the kernel computes the scales
     zero_point: int = 0
 
 
 class Output(NamedTuple):
-    """What becomes of the sums: float32, or codes where there are multipliers.
+    """The conversion of the sums: to float32, or to codes if there are multipliers.
 
     float32 is ``clip(float32(acc) * (Sx * Sw) + bias)``. A code is
     ``round_half_even(float32(acc + acc_bias) * multiplier) + zero_point``, saturated to [qmin, qmax].
@@ -94,10 +94,10 @@ class Packed8:
 
         x has one scale and zero point, or one for each row. The multipliers of an output of codes hold the scale of x.
         """
-        reals = output.multipliers is None
+        to_float32 = output.multipliers is None
         return _core.matmul_packed(
             x.reshape(rows, self.shape[0]), core, zero_point.reshape(-1) if zero_point.any() else None, self._packed,
-            out.reshape(rows, self.shape[1]), output.core, scale.reshape(-1) if reals else _ONE,
-            self.column_scale if reals else output.multipliers, output.bias, output.acc_bias,
+            out.reshape(rows, self.shape[1]), output.core, scale.reshape(-1) if to_float32 else _ONE,
+            self.column_scale if to_float32 else output.multipliers, output.bias, output.acc_bias,
             output.low, output.high, output.zero_point, output.qmin, output.qmax,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""ONNX's QLinearMatMul and QLinearConv: products of codes, brought to codes."""
+"""ONNX's QLinearMatMul and QLinearConv: products of codes, requantized to codes."""
 
 from typing import Any
 
@@ -47,16 +47,27 @@ def qlinear_matmul(
     Raises
     ------
     TypeError
-        An operand or y_zero_point is not of 8-bit integers.
+        a or b is not of an integer type that matmul_integer takes.
     ValueError
-        Shapes, scales or zero points do not fit.
+        a or b is 0-d, or their shapes do not fit.
+    TypeError, ValueError
+        a_zero_point or b_zero_point: as in matmul_integer.
     OverflowError
         A sum does not fit int32.
+    TypeError
+        A scale is not real.
+    ValueError
+        A scale is not positive, finite and normal in float32; y_scale is not one number; a_scale or b_scale is of
+        another shape.
+    TypeError
+        y_zero_point is not an int8 or uint8 scalar.
+    ValueError
+        y_zero_point is not one number; ``Sa * Sb / Sy`` is no normal float32.
 
     Notes
     -----
-    The product is exact; ``Sa * Sb / Sy`` is computed in float32 from left to right, acc becomes float32, their product
-    is rounded half to even.
+    The product is exact. ``Sa * Sb / Sy`` is computed in float32 from left to right; acc is rounded to float32, and the
+    product of both is rounded half to even.
 
     References
     ----------
@@ -79,17 +90,17 @@ def qlinear_matmul(
     rows = sa[..., None] if sa.ndim == 1 and sa.size > 1 else sa
     try:
         multiplier = rows * sb / sy.reshape(())
-        each = np.broadcast_to(multiplier, acc.shape) if multiplier.size > 1 else multiplier
+        multipliers = np.broadcast_to(multiplier, acc.shape) if multiplier.size > 1 else multiplier
     except ValueError:
-        wanted, got = f"of one for each row or column of {acc.shape}", f"shapes {sa.shape} and {sb.shape}"
-        raise ValueError(_check.must(owner, "a_scale and b_scale", wanted, got)) from None
-    if each.size == 1:
-        return _requantized(owner, acc, each.reshape(()), y_zero_point, None)
+        requirement, got = f"of one for each row or column of {acc.shape}", f"shapes {sa.shape} and {sb.shape}"
+        raise ValueError(_check.must(owner, "a_scale and b_scale", requirement, got)) from None
+    if multipliers.size == 1:
+        return _requantize(owner, acc, multipliers.reshape(()), y_zero_point, None)
     if multiplier.size == acc.shape[-1] and rows.size == 1:
-        return _requantized(owner, acc, multiplier.reshape(-1), y_zero_point, -1)
+        return _requantize(owner, acc, multiplier.reshape(-1), y_zero_point, -1)
     lines = [
-        _requantized(owner, line, scales, y_zero_point, 0)
-        for line, scales in zip(acc.reshape(-1, acc.shape[-1]), each.reshape(-1, acc.shape[-1]), strict=True)
+        _requantize(owner, line, scales, y_zero_point, 0)
+        for line, scales in zip(acc.reshape(-1, acc.shape[-1]), multipliers.reshape(-1, acc.shape[-1]), strict=True)
     ]
     return np.array(lines).reshape(acc.shape)
 
@@ -134,10 +145,21 @@ def qlinear_conv2d(
 
     Raises
     ------
+    TypeError, ValueError
+        x, w, groups, strides, dilations, padding, x_zero_point or w_zero_point: as in conv2d_integer, in its order.
     TypeError
-        An operand or y_zero_point is not of 8-bit integers, or bias not of int32.
+        A scale is not real.
     ValueError
-        Shapes, scales, zero points or options do not fit.
+        A scale is not positive, finite and normal in float32; x_scale or y_scale is not one number; w_scale is of
+        another shape.
+    TypeError
+        bias is not of integers.
+    ValueError
+        bias is of another shape or outside int32.
+    TypeError
+        y_zero_point is not an int8 or uint8 scalar.
+    ValueError
+        y_zero_point is not one number; ``Sx * Sw / Sy`` is no normal float32.
     OverflowError
         A sum does not fit int32.
 
@@ -169,8 +191,8 @@ def qlinear_conv2d(
     sums = None if bias is None else _bias(owner, bias, channels)
     code, zero, multiplier = _codes(owner, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, operands.shape, 1)
     out = np.empty(operands.shape, code.dtype)
-    each = np.full(channels, multiplier) if multiplier.ndim == 0 else multiplier
-    convolve(owner, operands, out, each, sums, int(zero), code.qmin, code.qmax)
+    multipliers = np.full(channels, multiplier) if multiplier.ndim == 0 else multiplier
+    convolve(owner, operands, out, multipliers, sums, int(zero), code.qmin, code.qmax)
     return out
 
 
@@ -210,6 +232,6 @@ def _codes(
     return code, zero.reshape(()), multiplier
 
 
-def _requantized(owner: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
+def _requantize(owner: str, acc: Array, multiplier: Array, zero_point: Any, axis: int | None) -> Array:
     code, zero, checked = _codes(owner, multiplier, zero_point, acc.shape, axis)
     return requantize(acc, checked, zero, dtype=code.dtype, axis=axis)

@@ -129,7 +129,7 @@ def quantize_linear(
     array([-7,  3,  5, 93], dtype=int8)
     """
     owner = "quantize_linear"
-    source, kind = _args.real(owner, "x", x)
+    source, float_type = _args.real(owner, "x", x)
     if dtype is None:
         code = _UINT8 if zero_point is None else code_type(getattr(zero_point, "dtype", None)) or _UINT8
     else:
@@ -141,35 +141,35 @@ def quantize_linear(
     scales = _args.scales(owner, "scale", scale, layout)
     zeros = _args.zero_points(owner, zero_point, layout, *code.zero_points)
     if on_nan != "zero_point":
-        _check_nan(owner, on_nan, source, kind)
+        _check_nan(owner, on_nan, source, float_type)
     return _args.elementwise(
-        owner, _core.quantize, source, kind, layout, scales, zeros, code, out, code.qmin, code.qmax, rounding
+        owner, _core.quantize, source, float_type, layout, scales, zeros, code, out, code.qmin, code.qmax, rounding
     )
 
 
 def _check_convention(owner: str, convention: str, code: CodeType) -> None:
-    """Refuse the conventions that differ from "onnx" in how they round to integers, for codes that are floats."""
+    """Raise ValueError for float codes unless the convention is "onnx": the others define a rounding to integers."""
     if convention != "onnx":
         raise ValueError(_check.must(owner, "convention", f'"onnx" for {code.name}', _check.typed(convention)))
 
 
-def _check_nan(owner: str, on_nan: str, source: Array, kind: FloatType) -> None:
+def _check_nan(owner: str, on_nan: str, source: Array, float_type: FloatType) -> None:
     _args.choice(owner, "on_nan", on_nan, {"zero_point": 0, "raise": 1})
-    count = int(_core.min_max(_args.stored(source, kind.storage), kind.core, 1, 1, source.size, 0)[2][0])
+    count = int(_core.min_max(source, float_type.core, 1, 1, source.size, 0)[2][0])
     if count:
         raise ValueError(_check.must(owner, "x", 'without NaN when on_nan is "raise"', f"{count} of {source.size} NaN"))
 
 
 def codes_of(owner: str, x: ArrayLike, qparams: QParams) -> Array:
     """Quantize with a QParams."""
-    source, kind = _args.real(owner, "x", x)
-    return quantize_array(owner, source, kind, _args.qparams_layout(owner, qparams, source.shape), qparams)
+    source, float_type = _args.real(owner, "x", x)
+    return quantize_array(owner, source, float_type, _args.qparams_layout(owner, qparams, source.shape), qparams)
 
 
-def quantize_array(owner: str, source: Array, kind: FloatType, layout: _args.Layout, params: QParams) -> Array:
+def quantize_array(owner: str, source: Array, float_type: FloatType, layout: _args.Layout, params: QParams) -> Array:
     """Quantize an array whose type and layout are settled."""
     return _args.elementwise(
-        owner, _core.quantize, source, kind, layout, params.scale, params.zero_point, params.code, None,
+        owner, _core.quantize, source, float_type, layout, params.scale, params.zero_point, params.code, None,
         params.qmin, params.qmax, 0,
     )  # fmt: skip
 
@@ -264,19 +264,19 @@ def dequantize_linear(
     else:
         source, code = _args.codes(owner, "q", source)
         low, high = code.zero_points
-    kind = _args.floating(owner, dtype)
+    float_type = _args.floating(owner, dtype)
     layout = _args.layout(owner, source.shape, axis, block_size)
     scales = _args.scales(owner, "scale", scale, layout)
     zeros = _args.zero_points(owner, zero_point, layout, low, high)
-    return _args.elementwise(owner, _core.dequantize, source, code, layout, scales, zeros, kind, out)
+    return _args.elementwise(owner, _core.dequantize, source, code, layout, scales, zeros, float_type, out)
 
 
 def reals_of(owner: str, codes: Array, params: QParams, dtype: DTypeLike, out: Array | None) -> Array:
     """Dequantize codes that belong to a QParams."""
-    kind = _args.floating(owner, dtype)
+    float_type = _args.floating(owner, dtype)
     layout = _args.layout_of(owner, params.granularity, codes.shape)
     return _args.elementwise(
-        owner, _core.dequantize, codes, params.code, layout, params.scale, params.zero_point, kind, out
+        owner, _core.dequantize, codes, params.code, layout, params.scale, params.zero_point, float_type, out
     )
 
 
@@ -316,9 +316,9 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[NDArray[np.uint8], np.float32
     (array([153, 255,   0,  26, 221, 179], dtype=uint8), np.uint8(153))
     """
     owner = "dynamic_quantize_linear"
-    source, kind = _args.real(owner, "x", x)
+    source, float_type = _args.real(owner, "x", x)
     layout = _args.layout(owner, source.shape, None, None)
-    low, high, _, _ = _core.min_max(_args.stored(source, kind.storage), kind.core, *layout.grid)
+    low, high, _, _ = _core.min_max(source, float_type.core, *layout.grid)
     with np.errstate(over="ignore"):
         low32 = np.minimum(low.astype(np.float32)[0], np.float32(0))
         high32 = np.maximum(high.astype(np.float32)[0], np.float32(0))
@@ -328,10 +328,10 @@ def dynamic_quantize_linear(x: ArrayLike) -> tuple[NDArray[np.uint8], np.float32
         raise ValueError(_check.must(owner, "x", "of a range that float32 holds", got))
     scale = np.float32(1) if extent == 0 else max(np.float32(extent / np.float32(255)), np.finfo(np.float32).tiny)
     zero = np.uint8(np.clip(np.rint(np.float32(-low32) / scale), 0, 255))
-    if kind.name == "float64":  # rounded once more, as the range was
-        source, kind = source.astype(np.float32), _FLOAT32
+    if float_type.name == "float64":  # the range was rounded to float32 too
+        source, float_type = source.astype(np.float32), _FLOAT32
     codes = _args.elementwise(
-        owner, _core.quantize, source, kind, layout, float(scale), int(zero), _UINT8, None, 0, 255, 0
+        owner, _core.quantize, source, float_type, layout, float(scale), int(zero), _UINT8, None, 0, 255, 0
     )
     return codes, np.float32(scale), zero
 
@@ -384,18 +384,29 @@ def fake_quantize(
     array([ 0.1, -3. ], dtype=float32)
     """
     owner = "fake_quantize"
-    source, kind = _args.real(owner, "x", x)
+    source, float_type = _args.real(owner, "x", x)
     layout = _args.qparams_layout(owner, qparams, source.shape)
     rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     code, scale, zero = qparams.code, qparams.scale, qparams.zero_point
-    if code.real is not None:  # no kernel leaves out codes that are floats: they go through memory
+    if code.real is not None:  # no fused kernel for float codes: they are stored in between
         _check_convention(owner, convention, code)
         if out is not None:
-            _args.output(owner, out, kind.dtype, source.shape, source)
-        codes = quantize_array(owner, source, kind, layout, qparams)
-        return _args.elementwise(owner, _core.dequantize, codes, code, layout, scale, zero, kind, out)
+            _args.output(owner, out, float_type.dtype, source.shape, source)
+        codes = quantize_array(owner, source, float_type, layout, qparams)
+        return _args.elementwise(owner, _core.dequantize, codes, code, layout, scale, zero, float_type, out)
     return _args.elementwise(
-        owner, _core.fake_quantize, source, kind, layout, scale, zero, kind, out, qparams.qmin, qparams.qmax, rounding
+        owner,
+        _core.fake_quantize,
+        source,
+        float_type,
+        layout,
+        scale,
+        zero,
+        float_type,
+        out,
+        qparams.qmin,
+        qparams.qmax,
+        rounding,
     )
 
 
@@ -496,7 +507,7 @@ def requantize(
 
     Notes
     -----
-    Each method says how it rounds. The result saturates, whatever the method.
+    "float" rounds half to even, "fixed" once half up, "fixed_double" twice. Every method saturates.
 
     References
     ----------
@@ -518,7 +529,7 @@ def requantize(
     multipliers = _args.scales(owner, "multiplier", multiplier, layout)
     zeros = _args.zero_points(owner, zero_point, layout, code.qmin, code.qmax)
     m = shift = None
-    if method != "float":  # of the multiplier as it came, which may have more digits than float32
+    if method != "float":  # split before the multiplier is rounded to float32
         exact = np.asarray(multiplier, np.float64).reshape(-1)
         m, shift = split_multiplier(owner, np.broadcast_to(exact, math.prod(layout.shape)))
     return _args.elementwise(

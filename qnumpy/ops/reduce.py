@@ -59,7 +59,7 @@ def abs_max(
     Parameters
     ----------
     x, granularity, on_nonfinite
-        As in min_max; so are errors and speed.
+        As in min_max, with the same errors.
 
     Returns
     -------
@@ -89,18 +89,18 @@ def _finite_range(
 def ranges(owner: str, x: ArrayLike, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
     """Return min, max, NaN count and infinity count in the shape of the parameters."""
     granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
-    source, kind = _args.real(owner, "x", x)
+    source, float_type = _args.real(owner, "x", x)
     granularity.check(owner, source.shape)
-    return extremes(source, kind, granularity)
+    return extremes(source, float_type, granularity)
 
 
 def extremes(source: Array, float_type: FloatType, granularity: Granularity) -> tuple[Array, Array, Array, Array]:
-    """Return what `ranges` returns, for an array of a known type that has the axis of the granularity."""
-    order = _args.memory_order(source, None)
+    """Return the same as `ranges`, for an array whose type and axis are checked."""
+    order = _args.memory_order(source)
     permuted = granularity
     if order is not None:
         permuted, source = granularity.permuted(order, source.shape), source.transpose(order)
-    parts = _core.min_max(_args.stored(source, float_type.storage), float_type.core, *permuted.grid(source.shape))
+    parts = _core.min_max(source, float_type.core, *permuted.grid(source.shape))
     shape = permuted.params_shape(source.shape)
     if order is None:
         return tuple(part.reshape(shape) for part in parts)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Products by instructions that saturate, which CPUs without VNNI use; reports/saturation.py counts what goes wrong."""
+"""Products by instructions that saturate, as libraries compute them on CPUs without VNNI."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from .._typing import Array
 
 __all__ = ["SaturatedProduct", "saturated_matmul", "unsafe_pairs"]
 
-_TILE = 1 << 20  # elements of an operand that are brought into the kernel's form at a time
+_TILE = 1 << 20  # elements of an operand that are shifted and made contiguous at a time
 _INT32 = np.iinfo(np.int32)
 
 
@@ -76,7 +76,7 @@ def _signed(b: Array) -> Array:
 
 
 def _correction(a: Array, b: Array) -> Array:
-    """Return what the shifts added: (a + s)(b - t) = a b + s b - t a - s t, where s and t are 0 or 128."""
+    """Return the sum that the shifts added: (a + s)(b - t) = a b + s b - t a - s t, where s and t are 0 or 128."""
     s, t = 128 * (a.dtype == np.int8), 128 * (b.dtype == np.uint8)
     rows, columns = a.sum(1, dtype=np.int64), b.sum(0, dtype=np.int64)
     return np.asarray(s * columns[None, :] - t * rows[:, None] - s * t * a.shape[1])

@@ -2,9 +2,8 @@
 
 A twin has the name, the parameters and the result type of its original, and gives the same bits. The originals are
 functions of qnumpy and, without their first parameter `owner`, functions of `qnumpy.ops`. Twins have no `out`, and they
-refuse nothing: on_nan, on_nonfinite and overflow="raise" are accepted and change nothing. They share no code with the
-kernels: parameters are repeated until every element has its own, then the formula of docs/semantics.md stands on one
-line.
+check no arguments: on_nan, on_nonfinite and overflow="raise" have no effect. They share no code with the
+kernels: parameters are repeated for every element, then the formula of docs/semantics.md stands on one line.
 """
 
 from ._common import spread

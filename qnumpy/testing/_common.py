@@ -1,4 +1,4 @@
-"""What the twins share: how parameters reach the elements, and how codes are stored."""
+"""What the twins share: the spread of parameters over elements, and the storage of codes."""
 
 import math
 
@@ -9,7 +9,7 @@ from .._typing import Array, Int32Array
 from ..dtypes import CodeType, FloatType, code_type, float_type
 from ..granularity import Granularity
 
-__all__ = ["code_of", "expanded", "float_of", "int32_of", "integers", "parameter_of", "spread", "stored"]
+__all__ = ["code_of", "expanded", "float_of", "int32_of", "integers", "parameter_of", "spread", "to_codes"]
 
 
 def spread(params: ArrayLike, shape: tuple[int, ...], axis: int | None = None, block_size: int | None = None) -> Array:
@@ -51,16 +51,16 @@ def code_of(dtype: DTypeLike) -> CodeType:
 
 
 def float_of(dtype: DTypeLike) -> FloatType:
-    kind = float_type(dtype)
-    assert kind is not None, dtype
-    return kind
+    real = float_type(dtype)
+    assert real is not None, dtype
+    return real
 
 
 def integers(codes: ArrayLike) -> Array:
     return np.asarray(codes).astype(np.int64)
 
 
-def stored(codes: Array, code: CodeType) -> Array:
+def to_codes(codes: Array, code: CodeType) -> Array:
     """Narrow codes that are in range; a 4- or 2-bit code fills its byte with its sign."""
     return codes.astype(code.storage).view(code.dtype)
 

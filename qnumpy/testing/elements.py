@@ -9,7 +9,7 @@ from .._typing import Array, Convention, OnNan, OnNonfinite, RequantizeMethod
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerTensor
 from ..qparams import QParams
-from ._common import code_of, expanded, float_of, integers, parameter_of, spread, stored
+from ._common import code_of, expanded, float_of, integers, parameter_of, spread, to_codes
 from .floats import float_codes
 
 __all__ = [
@@ -51,7 +51,7 @@ def quantize_linear(
     x = np.asarray(x)
     s = spread(np.asarray(scale, np.float32), x.shape, axis, block_size)
     z = spread(integers(0 if zero_point is None else zero_point), x.shape, axis, block_size)
-    return _quantized(x, s, z, code, code.qmin, code.qmax, convention)
+    return _quantize(x, s, z, code, code.qmin, code.qmax, convention)
 
 
 def codes_of(x: ArrayLike, qparams: QParams) -> Array:
@@ -62,16 +62,16 @@ def codes_of(x: ArrayLike, qparams: QParams) -> Array:
     >>> codes_of(np.array([0.12, -3.0, 9.0]), QParams(0.1, 0, qmin=-20, qmax=20))
     array([  1, -20,  20], dtype=int8)
     """
-    return _by_qparams(np.asarray(x), qparams, "onnx")
+    return _quantize_by(np.asarray(x), qparams, "onnx")
 
 
-def _by_qparams(x: Array, qparams: QParams, convention: str) -> Array:
-    scale, zero = (expanded(each, qparams.granularity, x.shape) for each in (qparams.scale, qparams.zero_point))
+def _quantize_by(x: Array, qparams: QParams, convention: str) -> Array:
+    scale, zero = (expanded(params, qparams.granularity, x.shape) for params in (qparams.scale, qparams.zero_point))
     code = code_of(qparams.dtype)
-    return _quantized(x, scale, zero.astype(np.int64), code, qparams.qmin, qparams.qmax, convention)
+    return _quantize(x, scale, zero.astype(np.int64), code, qparams.qmin, qparams.qmax, convention)
 
 
-def _quantized(x: Array, s: Array, z: Array, code: CodeType, qmin: int, qmax: int, convention: str) -> Array:
+def _quantize(x: Array, s: Array, z: Array, code: CodeType, qmin: int, qmax: int, convention: str) -> Array:
     """The formulas of the conventions, each element with a scale and a zero point of its own."""
     wide = np.float64 if x.dtype == np.float64 else np.float32
     x, s = x.astype(wide), s.astype(wide)
@@ -90,7 +90,7 @@ def _quantized(x: Array, s: Array, z: Array, code: CodeType, qmin: int, qmax: in
         else:
             raise ValueError(convention)
     codes = np.clip(np.where(np.isnan(x), z, real), qmin, qmax)
-    return stored(codes.astype(np.int64), code)
+    return to_codes(codes.astype(np.int64), code)
 
 
 def dequantize_linear(
@@ -112,10 +112,10 @@ def dequantize_linear(
     q = np.asarray(q)
     s = spread(np.asarray(scale, np.float32), q.shape, axis, block_size)
     z = spread(integers(0 if zero_point is None else zero_point), q.shape, axis, block_size)
-    return _dequantized(q, s, z, dtype)
+    return _dequantize(q, s, z, dtype)
 
 
-def _dequantized(q: Array, s: Array, z: Array, dtype: DTypeLike) -> Array:
+def _dequantize(q: Array, s: Array, z: Array, dtype: DTypeLike) -> Array:
     """The real number of each code, one rounding to float32 and one to `dtype`."""
     code = code_type(q.dtype)
     steps = q if code is not None and code.real is not None else integers(q) - z
@@ -149,8 +149,8 @@ def fake_quantize(x: ArrayLike, qparams: QParams, *, convention: Convention = "o
     array([ 0.1, -3. ,  0. ], dtype=float32)
     """
     x = np.asarray(x)
-    scale, zero = (expanded(each, qparams.granularity, x.shape) for each in (qparams.scale, qparams.zero_point))
-    return _dequantized(_by_qparams(x, qparams, convention), scale, zero, x.dtype)
+    scale, zero = (expanded(params, qparams.granularity, x.shape) for params in (qparams.scale, qparams.zero_point))
+    return _dequantize(_quantize_by(x, qparams, convention), scale, zero, x.dtype)
 
 
 def requantize(
@@ -175,14 +175,14 @@ def requantize(
         m = spread(np.asarray(multiplier, np.float32), acc.shape, axis)
         with np.errstate(all="ignore"):
             steps = np.rint(acc.astype(np.float32) * m).astype(np.float64)
-        return stored(np.clip(steps + z, code.qmin, code.qmax).astype(np.int64), code)
+        return to_codes(np.clip(steps + z, code.qmin, code.qmax).astype(np.int64), code)
     scale = {"fixed": _fixed, "fixed_double": _fixed_double}[method]
     real = spread(np.asarray(multiplier, np.float64), acc.shape, axis)
     codes = [
         min(max(scale(a, *_split(r)) + zero, code.qmin), code.qmax)
         for a, r, zero in zip(acc.ravel().tolist(), real.ravel().tolist(), z.ravel().tolist(), strict=True)
     ]
-    return stored(np.array(codes, np.int64).reshape(acc.shape), code)
+    return to_codes(np.array(codes, np.int64).reshape(acc.shape), code)
 
 
 def split_multiplier(multiplier: Array) -> tuple[Array, Array]:
@@ -221,7 +221,7 @@ def min_max(
 def ranges(x: ArrayLike, granularity: Granularity | None) -> tuple[Array, Array, Array, Array]:
     """Return the smallest and largest finite element, the NaN count and the infinity count of each parameter.
 
-    A zero is +0.0; +inf and -inf say that there is no finite element.
+    A zero is +0.0; +inf and -inf if there is no finite element.
 
     Examples
     --------
@@ -273,7 +273,7 @@ def unpack(packed: ArrayLike, dtype: DTypeLike, n: int | None = None, axis: int 
     rows = np.moveaxis(np.asarray(packed).astype(np.int64), axis, -1)
     fields = rows[..., None] >> np.arange(0, 8, code.bits) & (2**code.bits - 1)
     fields = fields.reshape(*rows.shape[:-1], rows.shape[-1] * (8 // code.bits))[..., :n]
-    return np.moveaxis(stored(np.where(fields > code.qmax, fields - 2**code.bits, fields), code), -1, axis)
+    return np.moveaxis(to_codes(np.where(fields > code.qmax, fields - 2**code.bits, fields), code), -1, axis)
 
 
 def _round_half_away(v: Array) -> Array:

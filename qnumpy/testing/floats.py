@@ -29,25 +29,25 @@ def cast(
     [0.5, 2.0, -6.0]
     """
     x = np.asarray(x)
-    source, to = float_of(x.dtype), float_of(dtype)
-    value, payload = _decoded(x, source)
-    if source is not to or to.bits < 32:  # not a mere copy
+    source, target = float_of(x.dtype), float_of(dtype)
+    value, payload = _decode(x, source)
+    if source is not target or target.bits < 32:  # not a mere copy
         payload |= np.uint64(1 << 51)
-    if rounding == "stochastic" and source.name == "float64" and to.name != "float64":
-        first = _rounded(value, FLOAT_TYPES["float32"], 32, _philox(seed, x.size, 1).reshape(x.shape))
-        value = np.where(np.abs(value) > to.largest, value, first)
-    random = _philox(seed, x.size, 0).reshape(x.shape) if rounding == "stochastic" and to.bits < 32 else None
-    places = 23 - to.mantissa_bits
-    if to.kind == "SCALE":
-        return _encoded(_power_of_two(value, to, random, saturate=overflow == "saturate"), payload, to)
-    value = _rounded(value, to, places, random)
-    over = np.abs(value) > to.largest
-    if overflow == "saturate" or to.kind == "FINITE":
-        value = np.where(over, np.copysign(to.largest, value), value)
+    if rounding == "stochastic" and source.name == "float64" and target.name != "float64":
+        first = _round(value, FLOAT_TYPES["float32"], 32, _philox(seed, x.size, 1).reshape(x.shape))
+        value = np.where(np.abs(value) > target.largest, value, first)
+    random = _philox(seed, x.size, 0).reshape(x.shape) if rounding == "stochastic" and target.bits < 32 else None
+    places = 23 - target.mantissa_bits
+    if target.kind == "SCALE":
+        return _encode(_power_of_two(value, target, random, saturate=overflow == "saturate"), payload, target)
+    value = _round(value, target, places, random)
+    over = np.abs(value) > target.largest
+    if overflow == "saturate" or target.kind == "FINITE":
+        value = np.where(over, np.copysign(target.largest, value), value)
     else:
-        value = np.where(over, np.copysign(np.inf if to.has_infinity else np.nan, value), value)
+        value = np.where(over, np.copysign(np.inf if target.has_infinity else np.nan, value), value)
         payload = np.where(over, 0, payload)
-    return _encoded(value, payload, to)
+    return _encode(value, payload, target)
 
 
 class FloatError(NamedTuple):
@@ -124,13 +124,13 @@ def quantize_blocks(
         exponent = np.frexp(np.where(nan | (size == 0), 2.0**-200, size))[1] - math.frexp(element.largest)[1]
         field = np.where(nan, 255, np.clip(exponent + 127, 0, 254)).astype(np.uint8)
         scales = field.view(scale_type.dtype)
-        each = np.where(nan, np.nan, np.ldexp(1.0, field.astype(int) - 127))
-        quotient = source / np.repeat(each, group_size, -1)[..., :columns]  # exact: powers of two
+        block_scale = np.where(nan, np.nan, np.ldexp(1.0, field.astype(int) - 127))
+        quotient = source / np.repeat(block_scale, group_size, -1)[..., :columns]  # exact: powers of two
     else:
-        wanted = size.astype(np.float32) / np.float32(element.largest) / tensor_scale
-        scales = np.maximum(float_codes(wanted, scale_type).view(np.uint8), 1).view(scale_type.dtype)
-        each = scales.astype(np.float32) * tensor_scale
-        quotient = source.astype(np.float32) / np.repeat(each, group_size, -1)[..., :columns]
+        exact = size.astype(np.float32) / np.float32(element.largest) / tensor_scale
+        scales = np.maximum(float_codes(exact, scale_type).view(np.uint8), 1).view(scale_type.dtype)
+        block_scale = scales.astype(np.float32) * tensor_scale
+        quotient = source.astype(np.float32) / np.repeat(block_scale, group_size, -1)[..., :columns]
     return float_codes(quotient, element), scales
 
 
@@ -154,83 +154,85 @@ def _nearest(size: Array, real: FloatType) -> Array:
     return np.where((up < down) | ((up == down) & (above % 2 == 0)), above, above - 1)
 
 
-def _decoded(x: Array, kind: FloatType) -> tuple[Array, Array]:
+def _decode(x: Array, source: FloatType) -> tuple[Array, Array]:
     """Return the values as float64, and the payloads of NaNs as the 52 bits of a float64."""
     bits = x.astype(x.dtype.newbyteorder("=")).view(f"u{x.dtype.itemsize}").astype(np.uint64)
-    width, m = kind.exponent_bits + kind.mantissa_bits, kind.mantissa_bits
+    width, m = source.exponent_bits + source.mantissa_bits, source.mantissa_bits
     code = bits & np.uint64((1 << width) - 1)
-    sign = np.where(bits >> np.uint64(width) & np.uint64(kind.kind != "SCALE"), -1.0, 1.0)
+    sign = np.where(bits >> np.uint64(width) & np.uint64(source.kind != "SCALE"), -1.0, 1.0)
     field, mantissa = (code >> np.uint64(m)).astype(np.int64), (code & np.uint64((1 << m) - 1)).astype(np.float64)
-    implicit = np.where((field > 0) | (kind.kind == "SCALE"), 2.0**m, 0.0)
-    exponent = np.where((field > 0) | (kind.kind == "SCALE"), field, 1) - kind.bias - m
+    implicit = np.where((field > 0) | (source.kind == "SCALE"), 2.0**m, 0.0)
+    exponent = np.where((field > 0) | (source.kind == "SCALE"), field, 1) - source.bias - m
     with np.errstate(over="ignore"):  # the codes of infinity and NaN
         value = np.copysign(np.ldexp(implicit + mantissa, exponent), sign)
-    over = code > np.uint64(kind.largest_code)
-    nan = over & ((code != np.uint64(kind.largest_code + 1)) | (not kind.has_infinity))
-    if kind.kind == "FNUZ":
+    over = code > np.uint64(source.largest_code)
+    nan = over & ((code != np.uint64(source.largest_code + 1)) | (not source.has_infinity))
+    if source.kind == "FNUZ":
         nan = (code == 0) & (sign < 0)
     value = np.where(nan, np.copysign(np.nan, sign), np.where(over, np.copysign(np.inf, sign), value))
-    payload = (mantissa * 2.0 ** (52 - m)).astype(np.uint64) if kind.has_infinity else np.zeros_like(bits)
+    payload = (mantissa * 2.0 ** (52 - m)).astype(np.uint64) if source.has_infinity else np.zeros_like(bits)
     return value, payload
 
 
-def _rounded(value: Array, to: FloatType, places: int, random: Array | None) -> Array:
-    """Round to the quanta of a format without a largest number; by `random`, if given, up to the largest."""
+def _round(value: Array, target: FloatType, places: int, random: Array | None) -> Array:
+    """Round to the quanta of a format without a largest number; stochastically, up to the largest, with `random`."""
     magnitude = np.where(np.isfinite(value), np.abs(value), 0.0)
-    exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - to.bias)
-    quanta = np.ldexp(magnitude, to.mantissa_bits - exponent)
+    exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - target.bias)
+    quanta = np.ldexp(magnitude, target.mantissa_bits - exponent)
     steps = np.rint(quanta)
     if random is not None:
-        subnormal = (magnitude < to.smallest_normal) & (to.bits < 16 or to.bias != 127) & (places < 32)
-        read = np.where(subnormal, 30 - to.mantissa_bits, places)
+        subnormal = (magnitude < target.smallest_normal) & (target.bits < 16 or target.bias != 127) & (places < 32)
+        read = np.where(subnormal, 30 - target.mantissa_bits, places)
         fraction = np.floor(np.ldexp(quanta - np.floor(quanta), read))
         if places == 32:  # float64 to float32: the fraction is compared as it is
             up = np.ldexp(random.astype(np.float64), -32) < quanta - np.floor(quanta)
         else:
             up = fraction + (random >> (32 - read).astype(np.uint64)) >= np.ldexp(1.0, read)
-        steps = np.where(magnitude <= to.largest, np.floor(quanta) + up, steps)
+        steps = np.where(magnitude <= target.largest, np.floor(quanta) + up, steps)
     with np.errstate(over="ignore"):
-        rounded = np.copysign(np.ldexp(steps, exponent - to.mantissa_bits), value)
+        rounded = np.copysign(np.ldexp(steps, exponent - target.mantissa_bits), value)
     return np.where(np.isfinite(value), rounded, value)
 
 
-def _power_of_two(value: Array, to: FloatType, random: Array | None, *, saturate: bool) -> Array:
-    """Round to a power of two, ties up; what lies between the two smallest ones goes up."""
+def _power_of_two(value: Array, target: FloatType, random: Array | None, *, saturate: bool) -> Array:
+    """Round to a power of two, ties up; numbers between the two smallest go up."""
     positive = np.isfinite(value) & (value > 0)
     fraction, exponent = np.frexp(np.where(positive, value, 1.0))
     fraction, exponent = 2 * fraction - 1, exponent - 1
     up = fraction >= 0.5
-    up |= (exponent == -to.bias) & (fraction > 0)
+    up |= (exponent == -target.bias) & (fraction > 0)
     if random is not None:
         carries = np.ldexp(fraction, 23) + (random >> np.uint64(9)) >= 2.0**23
-        up = np.where(exponent < to.bias, carries, up)
-    power = np.ldexp(1.0, np.maximum(exponent, -to.bias) + (up & (exponent >= -to.bias)))
-    power = np.where(positive & (power <= to.largest), power, np.nan)
+        up = np.where(exponent < target.bias, carries, up)
+    power = np.ldexp(1.0, np.maximum(exponent, -target.bias) + (up & (exponent >= -target.bias)))
+    power = np.where(positive & (power <= target.largest), power, np.nan)
     if saturate:
-        power = np.where(value == 0, to.smallest_normal, power)
-        power = np.where((value > to.largest), to.largest, power)
+        power = np.where(value == 0, target.smallest_normal, power)
+        power = np.where((value > target.largest), target.largest, power)
     return power
 
 
-def _encoded(value: Array, payload: Array, to: FloatType) -> Array:
+def _encode(value: Array, payload: Array, target: FloatType) -> Array:
     """Return the codes of numbers of the format, of infinities and of NaNs."""
-    m, width = to.mantissa_bits, to.exponent_bits + to.mantissa_bits
+    m, width = target.mantissa_bits, target.exponent_bits + target.mantissa_bits
     fraction, exponent = np.frexp(np.where(np.isfinite(value), np.abs(value), 0.0))
-    field = np.maximum(np.where(fraction == 0, 0, exponent - 1 + to.bias), to.kind != "SCALE")
-    quanta = np.ldexp(fraction, exponent + m + to.bias - field).astype(np.uint64)
+    field = np.maximum(np.where(fraction == 0, 0, exponent - 1 + target.bias), target.kind != "SCALE")
+    quanta = np.ldexp(fraction, exponent + m + target.bias - field).astype(np.uint64)
     code = (field.astype(np.uint64) << np.uint64(m)) + quanta - np.uint64(1 << m)
-    top = np.uint64(to.largest_code + 1)
+    top = np.uint64(target.largest_code + 1)
     code = np.where(np.isinf(value), top, code)
-    code = np.where(np.isnan(value), top + (payload >> np.uint64(52 - m) if to.has_infinity else np.uint64(0)), code)
+    code = np.where(
+        np.isnan(value), top + (payload >> np.uint64(52 - m) if target.has_infinity else np.uint64(0)), code
+    )
     negative = np.signbit(value)
-    if to.kind == "FINITE":
+    if target.kind == "FINITE":
         code, negative = np.where(np.isnan(value), 0, code), negative ^ np.isnan(value)
-    if to.kind == "FNUZ":
+    if target.kind == "FNUZ":
         negative &= (code != 0) & ~np.isnan(value)
-    if to.kind == "SCALE":
+    if target.kind == "SCALE":
         negative &= False
     code = code + (negative.astype(np.uint64) << np.uint64(width))
-    return np.asarray(code.astype(f"u{to.dtype.itemsize}").view(to.dtype))
+    return np.asarray(code.astype(f"u{target.dtype.itemsize}").view(target.dtype))
 
 
 def _philox(seed: int | None, n: int, stream: int) -> Array:

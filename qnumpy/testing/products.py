@@ -26,7 +26,7 @@ def matmul_integer(
     array([[8]], dtype=int32)
     """
     a_zero, b_zero = (integers(0 if zero is None else zero) for zero in (a_zero_point, b_zero_point))
-    if a_zero.ndim == 1:  # one each row
+    if a_zero.ndim == 1:  # one for each row
         a_zero = a_zero[:, None] if np.ndim(a) > 1 else a_zero
     return int32_of(np.matmul(integers(a) - a_zero, integers(b) - b_zero))
 
@@ -51,7 +51,7 @@ def conv2d_integer(
            [2, 4, 2],
            [1, 2, 1]], dtype=int32)
     """
-    (sv, sh), (dv, dh) = (np.broadcast_to(each, 2) for each in (strides, dilations))
+    (sv, sh), (dv, dh) = (np.broadcast_to(pair, 2) for pair in (strides, dilations))
     top, left, bottom, right = np.tile(padding, 2) if np.size(padding) == 2 else np.broadcast_to(padding, 4)
     image = integers(x) - integers(0 if x_zero_point is None else x_zero_point)
     image = np.pad(image, ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -105,14 +105,14 @@ def accumulate_dot(a: ArrayLike, b: ArrayLike, accumulate: DTypeLike | None = No
     real = float_of(accumulate if accumulate is not None else np.float16 if a.dtype == np.float16 else np.float32)
     a, b = a.astype(np.float64), b.astype(np.float64)
     rows, columns = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b.reshape(len(b), math.prod(b.shape[1:]))
-    sums = [[_summed(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
+    sums = [[_sum(row.tolist(), column.tolist(), real) for column in columns.T] for row in rows]
     return np.array(sums, np.float64).reshape((*a.shape[:-1], *b.shape[1:])).astype(real.dtype)
 
 
-def _summed(a: list[float], b: list[float], real: FloatType) -> float:
+def _sum(a: list[float], b: list[float], real: FloatType) -> float:
     acc = 0.0
     for x, y in zip(a, b, strict=True):
-        plain = acc + x * y  # of zeros and of what is not finite the sum is right already
+        plain = acc + x * y  # exact for zeros; NaN and infinities are right too
         if plain and math.isfinite(acc) and math.isfinite(x) and math.isfinite(y):
             plain = _nearest_fraction(Fraction(acc) + Fraction(x) * Fraction(y), real)
         acc = plain

@@ -282,11 +282,11 @@ def block_rows():
         "quantize: x must be at least 1-D for mxfp4; got a 0-d array",
     )
     yield lambda: qn.quantize(Q, dtype="nvfp4"), TypeError, f"quantize: x must be an array of {REALS}; got dtype int8"
-    for given in ({"granularity": qn.PerTensor()}, {"symmetric": False}):
-        got = {"granularity": None, "symmetric": True} | given
+    for options in ({"granularity": qn.PerTensor()}, {"symmetric": False}):
+        got = {"granularity": None, "symmetric": True} | options
         got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method='minmax'"
         fine = f"quantize: granularity, symmetric and method must be left at their defaults for mxfp4; got {got}"
-        yield lambda g=given: qn.quantize(X, dtype="mxfp4", **g), ValueError, fine
+        yield lambda g=options: qn.quantize(X, dtype="mxfp4", **g), ValueError, fine
     fine = "quantize: x must be of a range that float32 holds; got 1e+300"
     yield lambda: qn.quantize(np.array([1e300]), dtype="nvfp4"), ValueError, fine
 

@@ -34,7 +34,7 @@ def message(error, text):
     return pytest.raises(error, match=f"^{text}$")
 
 
-# ---- made ----
+# ---- construction ----
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -90,21 +90,21 @@ def test_codes_are_not_copied():
 @pytest.mark.parametrize("code", ["int4", "uint4", "int2", "uint2"])
 def test_codes_made_by_a_cast_of_ml_dtypes(code):
     """Its cast leaves the upper bits of a byte zero; here they hold the sign."""
-    kind = code_type(code)
-    values = np.arange(kind.qmin, kind.qmax + 1)
-    cast = values.astype(kind.dtype)
-    given = cast.tobytes()
+    info = code_type(code)
+    values = np.arange(info.qmin, info.qmax + 1)
+    cast = values.astype(info.dtype)
+    before = cast.tobytes()
     q = qn.QuantizedArray(cast, qn.QParams(0.5, 0, code))
-    assert q.codes.dtype == kind.dtype
-    assert q.codes.view(kind.storage).tolist() == values.tolist()
+    assert q.codes.dtype == info.dtype
+    assert q.codes.view(info.storage).tolist() == values.tolist()
     assert q.dequantize().tolist() == (values / 2).tolist()
-    assert q == qn.QuantizedArray(values.astype(kind.storage).view(kind.dtype), qn.QParams(0.5, 0, code))
-    assert cast.tobytes() == given
-    if kind.signed:
+    assert q == qn.QuantizedArray(values.astype(info.storage).view(info.dtype), qn.QParams(0.5, 0, code))
+    assert cast.tobytes() == before
+    if info.signed:
         with message(
-            ValueError, rf"QuantizedArray: codes must be in \[{kind.qmin + 1}, {kind.qmax}\]; got {kind.qmin}\."
+            ValueError, rf"QuantizedArray: codes must be in \[{info.qmin + 1}, {info.qmax}\]; got {info.qmin}\."
         ):
-            qn.QuantizedArray(cast, qn.QParams(0.5, 0, code, qmin=kind.qmin + 1))
+            qn.QuantizedArray(cast, qn.QParams(0.5, 0, code, qmin=info.qmin + 1))
 
 
 def test_dequantize_into_out():
@@ -408,8 +408,8 @@ def test_codes_of_the_other_byte_order(dtype):
     codes = np.array([[1, 2, 300]], dtype)
     q = qn.QuantizedArray(codes.astype(codes.dtype.newbyteorder()), qn.QParams(0.5, 0, dtype))
     assert q.codes.dtype.isnative
-    for made in (q, pickle.loads(pickle.dumps(q))):
-        assert_same_bits(made.codes, codes)
+    for array in (q, pickle.loads(pickle.dumps(q))):
+        assert_same_bits(array.codes, codes)
 
 
 def test_equality():
@@ -433,8 +433,8 @@ def test_equality():
 @pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(-1), qn.PerGroup(5), qn.PerRow()], ids=str)
 def test_pickle_and_copies(granularity, code):
     q = quantized(granularity, code=code)
-    made = [pickle.loads(pickle.dumps(q, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
-    for twin_ in (*made, copy.copy(q), copy.deepcopy(q)):
+    copies = [pickle.loads(pickle.dumps(q, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for twin_ in (*copies, copy.copy(q), copy.deepcopy(q)):
         assert twin_ == q
         assert_same_bits(twin_.codes, q.codes)
         assert_same_bits(twin_.dequantize(), q.dequantize())

@@ -17,7 +17,7 @@ import qnumpy as qn
 from qnumpy import testing
 from qnumpy.dtypes import FLOAT_TYPES
 
-NARROW = [name for name, kind in FLOAT_TYPES.items() if kind.bits <= 16]
+NARROW = [name for name, float_type in FLOAT_TYPES.items() if float_type.bits <= 16]
 SEED = 0x0123456789ABCDEF
 FLOATS_A_CHUNK = 1 << 17  # temporaries stay in the cache
 
@@ -32,28 +32,30 @@ def astype(x, dtype):
 
 
 def codes(name):
-    kind = FLOAT_TYPES[name]
-    return np.arange(1 << kind.bits).astype(kind.storage).view(kind.dtype)
+    float_type = FLOAT_TYPES[name]
+    return np.arange(1 << float_type.bits).astype(float_type.storage).view(float_type.dtype)
 
 
 @functools.cache
 def numbers(name):
     """The finite numbers of a format from 0 up, by its fields; they order as their codes do."""
-    kind = FLOAT_TYPES[name]
-    implicit, found = 1 << kind.mantissa_bits, []
-    for code in range(kind.largest_code + 1):
+    float_type = FLOAT_TYPES[name]
+    implicit, values = 1 << float_type.mantissa_bits, []
+    for code in range(float_type.largest_code + 1):
         field, mantissa = divmod(code, implicit)
-        hidden = implicit if field or kind.kind == "SCALE" else 0
-        exponent = (field if hidden else 1) - kind.bias - kind.mantissa_bits
-        found.append(np.ldexp(float(hidden + mantissa), exponent))
-    return np.array(found)
+        hidden = implicit if field or float_type.kind == "SCALE" else 0
+        exponent = (field if hidden else 1) - float_type.bias - float_type.mantissa_bits
+        values.append(np.ldexp(float(hidden + mantissa), exponent))
+    return np.array(values)
 
 
 def hard(name, source=np.float32):
     """Numbers of a format, their ties and what lies beyond the largest, each with its neighbours, of both signs."""
-    kind = FLOAT_TYPES[name]
+    float_type = FLOAT_TYPES[name]
     exact = numbers(name)
-    near = np.concatenate([exact, (exact[1:] + exact[:-1]) / 2, [kind.overflow, 2 * kind.largest, 0.0, np.inf]])
+    near = np.concatenate(
+        [exact, (exact[1:] + exact[:-1]) / 2, [float_type.overflow, 2 * float_type.largest, 0.0, np.inf]]
+    )
     x = astype(near, source)
     x = np.concatenate([x, np.nextafter(x, x.dtype.type(np.inf)), np.nextafter(x, x.dtype.type(-np.inf))])
     return np.concatenate([x, -x, np.array([np.nan, -np.nan], source)])
@@ -78,27 +80,27 @@ def assert_cast(got, want, about):
 
 @pytest.mark.parametrize("name", FLOAT_TYPES)
 def test_the_table_says_what_the_peers_say(name):
-    kind = FLOAT_TYPES[name]
-    info = ml_dtypes.finfo(kind.dtype)
-    assert kind.dtype.name == name
-    assert kind.bits == info.bits
-    assert kind.dtype.itemsize == kind.storage.itemsize
-    assert kind.mantissa_bits == info.nmant
-    assert [kind.largest, kind.smallest_normal, kind.smallest_subnormal, kind.epsilon] == [
+    float_type = FLOAT_TYPES[name]
+    info = ml_dtypes.finfo(float_type.dtype)
+    assert float_type.dtype.name == name
+    assert float_type.bits == info.bits
+    assert float_type.dtype.itemsize == float_type.storage.itemsize
+    assert float_type.mantissa_bits == info.nmant
+    assert [float_type.largest, float_type.smallest_normal, float_type.smallest_subnormal, float_type.epsilon] == [
         float(value) for value in (info.max, info.smallest_normal, info.smallest_subnormal, info.eps)
     ]
     with np.errstate(over="ignore"):
-        assert kind.has_infinity == bool(np.isinf(np.array(np.inf).astype(kind.dtype).astype(np.float64)))
-    assert kind.has_nan == bool(np.isnan(np.array(np.nan).astype(kind.dtype).astype(np.float64)))
+        assert float_type.has_infinity == bool(np.isinf(np.array(np.inf).astype(float_type.dtype).astype(np.float64)))
+    assert float_type.has_nan == bool(np.isnan(np.array(np.nan).astype(float_type.dtype).astype(np.float64)))
 
 
 @pytest.mark.parametrize("name", [name for name in FLOAT_TYPES if FLOAT_TYPES[name].bits < 64])
 def test_where_overflow_begins(name):
-    kind = FLOAT_TYPES[name]
-    below = np.nextafter(kind.overflow, 0)
-    assert float(qn.cast(below, name)) == kind.largest
-    beyond = float(qn.cast(kind.overflow, name))
-    assert beyond == kind.largest if kind.kind == "FINITE" else not np.isfinite(beyond)
+    float_type = FLOAT_TYPES[name]
+    below = np.nextafter(float_type.overflow, 0)
+    assert float(qn.cast(below, name)) == float_type.largest
+    beyond = float(qn.cast(float_type.overflow, name))
+    assert beyond == float_type.largest if float_type.kind == "FINITE" else not np.isfinite(beyond)
 
 
 # ---- to and from float32 ----
@@ -112,11 +114,11 @@ def test_every_code_widened(row, name):
 
 @pytest.mark.parametrize("name", NARROW)
 def test_unused_bits_of_a_code_are_not_read(row, name):
-    kind = FLOAT_TYPES[name]
-    if kind.bits < 8:
+    float_type = FLOAT_TYPES[name]
+    if float_type.bits < 8:
         every = np.arange(256, dtype=np.uint8)
-        used = (every & ((1 << kind.bits) - 1)).view(kind.dtype)
-        assert_same_bits(qn.cast(every.view(kind.dtype), "float32"), qn.cast(used, "float32"))
+        used = (every & ((1 << float_type.bits) - 1)).view(float_type.dtype)
+        assert_same_bits(qn.cast(every.view(float_type.dtype), "float32"), qn.cast(used, "float32"))
 
 
 @functools.cache
@@ -198,15 +200,15 @@ def test_float64_to_float32_is_ieee(row):
 
 def sample(source, to):
     """Every code of a narrow source, else the hard values of the target, any bits, and any size."""
-    kind, target = FLOAT_TYPES[source], FLOAT_TYPES[to]
-    if kind.bits <= 8:
+    float_type, target = FLOAT_TYPES[source], FLOAT_TYPES[to]
+    if float_type.bits <= 8:
         return codes(source)
-    rng = np.random.default_rng([kind.core, target.core])
-    any_bits = rng.integers(0, 2**63, 700, np.uint64).astype(f"u{kind.dtype.itemsize}").view(kind.dtype)
-    sizes = astype(rng.standard_normal(500) * np.exp2(rng.uniform(-160, 140, 500)), kind.dtype)
+    rng = np.random.default_rng([float_type.core, target.core])
+    any_bits = rng.integers(0, 2**63, 700, np.uint64).astype(f"u{float_type.dtype.itemsize}").view(float_type.dtype)
+    sizes = astype(rng.standard_normal(500) * np.exp2(rng.uniform(-160, 140, 500)), float_type.dtype)
     parts = [any_bits, sizes]
-    if kind.bits > 16 and target.bits <= 16:
-        parts.append(rng.choice(hard(to, kind.dtype), 800))
+    if float_type.bits > 16 and target.bits <= 16:
+        parts.append(rng.choice(hard(to, float_type.dtype), 800))
     return np.concatenate(parts)
 
 
@@ -255,10 +257,10 @@ def test_sizes(row):
     """Every tail of every vector length, at every alignment of the output, with and without a NaN in the way."""
     x = np.concatenate([hard("float8_e5m2"), hard("float8_e5m2")])[:200]
     for name in NARROW:
-        kind = FLOAT_TYPES[name]
+        float_type = FLOAT_TYPES[name]
         want, plain = bits(testing.cast(x, name)), qn.cast(np.nan_to_num(x), name)
         for n in range(150):
-            memory = np.zeros(n + 3, kind.dtype)
+            memory = np.zeros(n + 3, float_type.dtype)
             qn.cast(x[:n], name, out=memory[1 : n + 1])
             assert np.array_equal(bits(memory)[1 : n + 1], want[:n])
             assert not bits(memory)[[0, n + 1]].any()
@@ -292,10 +294,10 @@ def test_large_outputs_are_streamed_and_shared(row, shift):
 @pytest.mark.parametrize("name", [name for name in NARROW if FLOAT_TYPES[name].kind != "SCALE"])
 def test_saturate_is_a_clip(row, name):
     """As ONNX has it for float8: infinities become the largest number, NaN stays."""
-    kind = FLOAT_TYPES[name]
+    float_type = FLOAT_TYPES[name]
     x = dense_sample(name)[::3]
-    clipped = np.clip(x, np.float32(-kind.largest), np.float32(kind.largest))
-    assert_cast(qn.cast(x, name, overflow="saturate"), astype(clipped, kind.dtype), name)
+    clipped = np.clip(x, np.float32(-float_type.largest), np.float32(float_type.largest))
+    assert_cast(qn.cast(x, name, overflow="saturate"), astype(clipped, float_type.dtype), name)
 
 
 def test_scales_saturate_between_the_smallest_and_the_largest():
@@ -309,12 +311,12 @@ def test_scales_saturate_between_the_smallest_and_the_largest():
 
 @pytest.mark.parametrize("name", [name for name in FLOAT_TYPES if name != "float64"])
 def test_raise_takes_what_fits(name):
-    kind = FLOAT_TYPES[name]
-    x = np.array([np.nextafter(kind.overflow, 0), kind.largest, kind.smallest_subnormal, 1.0])
+    float_type = FLOAT_TYPES[name]
+    x = np.array([np.nextafter(float_type.overflow, 0), float_type.largest, float_type.smallest_subnormal, 1.0])
     assert_same_bits(qn.cast(x, name, overflow="raise"), testing.cast(x, name))
-    beyond = [kind.overflow] + [np.inf] * (not kind.has_infinity) + [np.nan] * (not kind.has_nan)
-    for bad in [*beyond, *([0.0, -1.0] if kind.kind == "SCALE" else [-kind.overflow])]:
-        out = np.ones((2, 4), kind.dtype)
+    beyond = [float_type.overflow] + [np.inf] * (not float_type.has_infinity) + [np.nan] * (not float_type.has_nan)
+    for bad in [*beyond, *([0.0, -1.0] if float_type.kind == "SCALE" else [-float_type.overflow])]:
+        out = np.ones((2, 4), float_type.dtype)
         with pytest.raises(OverflowError) as error:
             qn.cast(np.array([x, [1.0, bad, 1.0, bad]]), name, overflow="raise", out=out)
         assert str(error.value) == (
@@ -322,7 +324,7 @@ def test_raise_takes_what_fits(name):
             f"got 2 of 8 outside it, the first {float(bad)!r} at index (1, 1)."
         )
         assert (out == 1).all()
-    kept = [np.inf, -np.inf] * kind.has_infinity + [np.nan] * kind.has_nan
+    kept = [np.inf, -np.inf] * float_type.has_infinity + [np.nan] * float_type.has_nan
     qn.cast(np.array([1.0, *kept]), name, overflow="raise")
 
 
@@ -346,10 +348,10 @@ def test_the_generator_is_philox():
 @pytest.mark.parametrize("name", NARROW)
 def test_the_mean_is_the_value(name, source):
     """n draws with probability p of one quantum: the mean is within 5 standard deviations, 5 sqrt(p (1 - p) / n)."""
-    kind, n = FLOAT_TYPES[name], 1 << 14
+    float_type, n = FLOAT_TYPES[name], 1 << 14
     for p in (0.03, 1 / 3, 0.5, 0.9):
-        for base in (1.0, kind.smallest_normal / 2 if kind.bits < 16 and kind.mantissa_bits else 2.0):
-            quantum = max(base * kind.epsilon, kind.smallest_subnormal)
+        for base in (1.0, float_type.smallest_normal / 2 if float_type.bits < 16 and float_type.mantissa_bits else 2.0):
+            quantum = max(base * float_type.epsilon, float_type.smallest_subnormal)
             x = np.full(n, base + p * quantum, source)
             y = qn.cast(x, name, rounding="stochastic", seed=7).astype(np.float64)
             assert set(np.unique(y)) == {base, base + quantum}
@@ -360,13 +362,15 @@ def test_the_mean_is_the_value(name, source):
 @pytest.mark.parametrize("name", [name for name in FLOAT_TYPES if name != "float64"])
 def test_what_overflows_does_not_depend_on_chance(row, name):
     """Just below where overflow begins the nearest number is the largest, whatever is drawn."""
-    kind = FLOAT_TYPES[name]
-    x = np.full(300, np.nextafter(kind.overflow, 0))
-    x[::2] *= -1 if kind.kind != "SCALE" else 1
+    float_type = FLOAT_TYPES[name]
+    x = np.full(300, np.nextafter(float_type.overflow, 0))
+    x[::2] *= -1 if float_type.kind != "SCALE" else 1
     for seed in range(20):
         for overflow in ("inf", "saturate", "raise"):
             y = qn.cast(x, name, rounding="stochastic", seed=seed, overflow=overflow)
-            np.testing.assert_array_equal(y.astype(np.float64), np.copysign(kind.largest, x), f"{seed} {overflow}")
+            np.testing.assert_array_equal(
+                y.astype(np.float64), np.copysign(float_type.largest, x), f"{seed} {overflow}"
+            )
         assert_same_bits(qn.cast(x, name, rounding="stochastic", seed=seed), testing.cast(x, name), f"{seed}")
 
 

@@ -72,15 +72,15 @@ def summed(x, w, zero, w_zero, strides, padding, dilations, groups):
     n, m, per = len(x), len(w), w.shape[1]
     spans = [(k - 1) * d for k, d in zip(w.shape[2:], dilations, strict=True)]
     shape = [(size - span - 1) // s + 1 for size, span, s in zip(image.shape[2:], spans, strides, strict=True)]
-    found = np.zeros((n, groups, m // groups, *shape), np.int64)
+    sums = np.zeros((n, groups, m // groups, *shape), np.int64)
     for i, j in np.ndindex(w.shape[2:]):
         rows, columns = (
             slice(at * d, at * d + (length - 1) * s + 1, s)
             for at, d, length, s in zip((i, j), dilations, shape, strides, strict=True)
         )
         seen = image[:, :, rows, columns].reshape(n, groups, per, *shape)
-        found += np.einsum("gmc,ngchw->ngmhw", weight[:, :, i, j].reshape(groups, -1, per), seen)
-    return found.reshape(n, m, *shape)
+        sums += np.einsum("gmc,ngchw->ngmhw", weight[:, :, i, j].reshape(groups, -1, per), seen)
+    return sums.reshape(n, m, *shape)
 
 
 def test_geometries(row):

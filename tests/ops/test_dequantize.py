@@ -12,9 +12,9 @@ from qnumpy.dtypes import code_type
 def problem(grid, n, code):
     """Codes of the whole range, with parameters."""
     _, scale, zero = case(grid, n, code, np.float32)
-    kind = code_type(code)
-    plain = np.random.default_rng(n).integers(kind.qmin, kind.qmax + 1, grid.of(n))
-    return plain.astype(kind.storage).view(kind.dtype), scale, zero
+    info = code_type(code)
+    plain = np.random.default_rng(n).integers(info.qmin, info.qmax + 1, grid.of(n))
+    return plain.astype(info.storage).view(info.dtype), scale, zero
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -44,9 +44,9 @@ def test_beyond_one_tile(target, grid):
 
 @pytest.mark.parametrize("code", [name for name in CODES if code_type(name).bits <= 8])
 def test_every_code_and_zero_point(code):
-    kind = code_type(code)
-    every = np.arange(kind.qmin, kind.qmax + 1)
-    q = every.astype(kind.storage).view(kind.dtype)
+    info = code_type(code)
+    every = np.arange(info.qmin, info.qmax + 1)
+    q = every.astype(info.storage).view(info.dtype)
     for zero in every:
         for scale in (np.float32(0.1), np.float32(1 / 3)):
             want = (every - zero).astype(np.float32) * scale
@@ -55,18 +55,18 @@ def test_every_code_and_zero_point(code):
 
 @pytest.mark.parametrize("code", ["int16", "uint16"])
 def test_every_code_of_16_bits(code):
-    kind = code_type(code)
-    every = np.arange(kind.qmin, kind.qmax + 1)
-    for zero in (kind.qmin, -1 if kind.signed else 1, 0, 12345, kind.qmax):
+    info = code_type(code)
+    every = np.arange(info.qmin, info.qmax + 1)
+    for zero in (info.qmin, -1 if info.signed else 1, 0, 12345, info.qmax):
         want = (every - zero).astype(np.float32) * np.float32(0.1)
-        assert_same_bits(qn.dequantize_linear(every.astype(kind.dtype), 0.1, zero), want, f"zero point {zero}")
+        assert_same_bits(qn.dequantize_linear(every.astype(info.dtype), 0.1, zero), want, f"zero point {zero}")
 
 
 @pytest.mark.parametrize("code", ["int4", "uint4", "int2", "uint2"])
 def test_only_the_low_bits_of_a_byte_are_the_code(code):
     """ml_dtypes may leave anything in the upper bits; its own cast is the oracle."""
-    kind = code_type(code)
-    dirty = np.arange(256, dtype=np.uint8).view(kind.dtype)
+    info = code_type(code)
+    dirty = np.arange(256, dtype=np.uint8).view(info.dtype)
     assert_same_bits(qn.dequantize_linear(dirty, 0.5), dirty.astype(np.float32) * np.float32(0.5))
 
 
@@ -114,9 +114,9 @@ def test_scalars_and_empty_arrays():
 
 @pytest.mark.parametrize("code", CODES)
 def test_codes_survive_the_way_to_reals_and_back(code):
-    kind = code_type(code)
-    plain = np.arange(kind.qmin, kind.qmax + 1)
-    q = plain.astype(kind.storage).view(kind.dtype)
+    info = code_type(code)
+    plain = np.arange(info.qmin, info.qmax + 1)
+    q = plain.astype(info.storage).view(info.dtype)
     for scale in (0.1, 1 / 3, 7.0, 2.0**-60):
-        zero = kind.symmetric_zero_point
+        zero = info.symmetric_zero_point
         assert_same_bits(qn.quantize_linear(qn.dequantize_linear(q, scale, zero), scale, zero, dtype=code), q)

@@ -52,11 +52,11 @@ def test_no_grid_is_better(name, dtype):
     for symmetric in (True, False)[: 1 if "float" in dtype else 2]:
         observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric).observe(x)
         params = observer.qparams()
-        found = error_of(x, params)
+        error = error_of(x, params)
         tried = (qn.QParams.from_range(*ends, dtype=dtype, symmetric=symmetric) for ends in ranges(x, symmetric))
-        assert found <= PERCENT_2 * min(error_of(x, each) for each in tried) + rounding
-        for told in (observer.error(), observer.mse(), observer.mse(params)):
-            assert told == pytest.approx(found, rel=1e-3, abs=10 * rounding)
+        assert error <= PERCENT_2 * min(error_of(x, each) for each in tried) + rounding
+        for estimate in (observer.error(), observer.mse(), observer.mse(params)):
+            assert estimate == pytest.approx(error, rel=1e-3, abs=10 * rounding)
         assert observer.mean_square() == pytest.approx(np.mean(x.astype(np.float64) ** 2), rel=1e-12)
 
 

@@ -48,8 +48,8 @@ def steps_by_division(x, scale):
 
 
 def codes_of(steps, code):
-    kind = code_type(code)
-    return np.clip(steps + ZERO_POINTS[code], kind.qmin, kind.qmax).astype(kind.dtype)
+    info = code_type(code)
+    return np.clip(steps + ZERO_POINTS[code], info.qmin, info.qmax).astype(info.dtype)
 
 
 def assert_codes(x, scale, steps, **where):

@@ -54,8 +54,8 @@ def test_against_ml_dtypes(code):
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_comes_back(code):
-    kind = code_type(code)
-    every = np.arange(1 << kind.bits).astype(np.uint8).view(kind.dtype)
+    info = code_type(code)
+    every = np.arange(1 << info.bits).astype(np.uint8).view(info.dtype)
     values = qn.dequantize_linear(every, 0.5)
     np.testing.assert_array_equal(values, every.astype(np.float32) / 2)
     finite = np.isfinite(values)

@@ -264,8 +264,8 @@ ENOUGH, NOISE = 100_000, 1.005
 def test_as_good_as_brute_force(name, dtype):
     x = sample(name, ENOUGH)
     for symmetric in (True, False):
-        found = error_of(x, qn.choose_qparams(x, dtype=dtype, symmetric=symmetric, method="mse"))
-        loss = 10 * math.log10(found / brute_force(x, dtype, symmetric))
+        error = error_of(x, qn.choose_qparams(x, dtype=dtype, symmetric=symmetric, method="mse"))
+        loss = 10 * math.log10(error / brute_force(x, dtype, symmetric))
         assert loss < DB_005, f"symmetric={symmetric}: {loss:.3f} dB"
 
 
@@ -277,9 +277,9 @@ def test_float_codes_as_good_as_brute_force(name, dtype):
     most = float(np.abs(x).max())
     tried = (qn.QParams.from_range(-most * s, most * s, dtype=dtype) for s in np.geomspace(0.05, 2, 40))
     observer = qn.HistogramObserver(dtype=dtype).observe(x)
-    found = error_of(x, observer.qparams())
-    assert found <= PERCENT_2 * min(error_of(x, params) for params in tried)
-    assert observer.mse() == pytest.approx(found, rel=0.02)  # of bins 1/128 of a value wide
+    error = error_of(x, observer.qparams())
+    assert error <= PERCENT_2 * min(error_of(x, params) for params in tried)
+    assert observer.mse() == pytest.approx(error, rel=0.02)  # of bins 1/128 of a value wide
 
 
 def test_outliers_that_a_float_spans_are_signal():
@@ -298,9 +298,9 @@ def test_channels_as_good_as_tensors(name):
     x = sample(name, 2 * ENOUGH)
     for dtype in ("int8", "int4", "uint8", "int2"):
         for symmetric in (True, False):
-            kind = {"dtype": dtype, "symmetric": symmetric, "method": "mse"}
-            whole = error_of(x, qn.choose_qparams(x, **kind))
-            row = error_of(x[None], qn.choose_qparams(x[None], granularity=qn.PerChannel(0), **kind))
+            options = {"dtype": dtype, "symmetric": symmetric, "method": "mse"}
+            whole = error_of(x, qn.choose_qparams(x, **options))
+            row = error_of(x[None], qn.choose_qparams(x[None], granularity=qn.PerChannel(0), **options))
             assert 10 * math.log10(row / whole) < DB_005, (dtype, symmetric)
 
 
@@ -310,12 +310,12 @@ def test_channels_as_good_as_tensors(name):
 def test_every_code_type(method, symmetric, dtype):
     """One channel among many is treated as it is alone, and the estimate is what quantizing really costs."""
     x = np.stack([sample(name, 4000) for name in ("normal", "relu", "normal narrow", "gamma shifted")])
-    kind = {"dtype": dtype, "symmetric": symmetric, "granularity": qn.PerChannel(0)}
-    observer = qn.HistogramObserver(method, **kind).observe(x)
+    options = {"dtype": dtype, "symmetric": symmetric, "granularity": qn.PerChannel(0)}
+    observer = qn.HistogramObserver(method, **options).observe(x)
     params = observer.qparams()
-    assert params == qn.choose_qparams(x, method=method, **kind)
+    assert params == qn.choose_qparams(x, method=method, **options)
     for k in range(len(x)):
-        alone = qn.HistogramObserver(method, **kind).observe(x[k : k + 1])
+        alone = qn.HistogramObserver(method, **options).observe(x[k : k + 1])
         assert alone.qparams().scale[0] == params.scale[k]
         assert alone.qparams().zero_point[0] == params.zero_point[k]
         if method == "mse" and params.code.bits < 16:  # 4000 elements, and what one of them does far out
@@ -361,13 +361,13 @@ def test_a_power_of_two_scales_the_result(seed, exponent, dtype, symmetric):
 def test_one_outlier_does_not_ruin_the_rest(outlier, dtype, symmetric):
     x = np.random.default_rng(7).standard_normal(1_000_000, dtype=np.float32)
     dirty = np.append(x, np.float32(outlier))
-    kind = {"dtype": dtype, "symmetric": symmetric}
-    best = error_of(x, qn.choose_qparams(x, method="mse", **kind))
-    assert error_of(x, qn.choose_qparams(dirty, method="mse", **kind)) <= PERCENT_2 * best
-    rows = {"granularity": qn.PerChannel(0), **kind}
+    options = {"dtype": dtype, "symmetric": symmetric}
+    best = error_of(x, qn.choose_qparams(x, method="mse", **options))
+    assert error_of(x, qn.choose_qparams(dirty, method="mse", **options)) <= PERCENT_2 * best
+    rows = {"granularity": qn.PerChannel(0), **options}
     assert error_of(x[None], qn.choose_qparams(dirty[None], method="mse", **rows)) <= PERCENT_2 * best
     for method in ("percentile", "entropy"):
-        assert abs(qn.choose_qparams(dirty, method=method, **kind).scale * 127) < 100
+        assert abs(qn.choose_qparams(dirty, method=method, **options).scale * 127) < 100
 
 
 METHODS = ["mse", "entropy", "percentile"]

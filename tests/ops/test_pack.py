@@ -15,9 +15,9 @@ NARROW = ["int4", "uint4", "int2", "uint2"]
 
 
 def random_codes(shape, name, seed=0):
-    kind = code_type(name)
-    plain = np.random.default_rng(seed).integers(kind.qmin, kind.qmax + 1, shape)
-    return plain.astype(kind.storage).view(kind.dtype)
+    info = code_type(name)
+    plain = np.random.default_rng(seed).integers(info.qmin, info.qmax + 1, shape)
+    return plain.astype(info.storage).view(info.dtype)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def random_codes(shape, name, seed=0):
     ],
 )
 def test_golden_bytes(name, codes, packed):
-    kind = code_type(name)
-    codes = np.array(codes).astype(kind.storage).view(kind.dtype)
+    info = code_type(name)
+    codes = np.array(codes).astype(info.storage).view(info.dtype)
     assert_same_bits(qn.pack(codes, name), np.array(packed, np.uint8))
     assert_same_bits(qn.unpack(np.array(packed, np.uint8), name, len(codes)), codes)
 
@@ -71,11 +71,11 @@ def test_there_and_back(name, shape, seed):
 
 @pytest.mark.parametrize("name", NARROW)
 def test_codes_may_be_plain_bytes(name):
-    kind = code_type(name)
-    plain = np.array([kind.qmin, kind.qmax, 0, 1], np.int8 if kind.signed else np.uint8)
+    info = code_type(name)
+    plain = np.array([info.qmin, info.qmax, 0, 1], np.int8 if info.signed else np.uint8)
     assert_same_bits(qn.pack(plain, name), twin.pack(plain, name))
-    wide = np.array([kind.qmax + 1], np.int8)
-    low, high = kind.qmin, kind.qmax
+    wide = np.array([info.qmax + 1], np.int8)
+    low, high = info.qmin, info.qmax
     with pytest.raises(ValueError, match=rf"^pack: codes must be in \[{low}, {high}\]; got {high + 1}\.$"):
         qn.pack(wide, name)
 
@@ -83,8 +83,8 @@ def test_codes_may_be_plain_bytes(name):
 @pytest.mark.parametrize("name", NARROW)
 def test_codes_as_ml_dtypes_makes_them(name):
     """Its cast fills only the low bits of a byte; ours fills the byte with the sign. Both are the same code."""
-    kind = code_type(name)
-    codes = np.arange(kind.qmin, kind.qmax + 1).astype(kind.dtype)
+    info = code_type(name)
+    codes = np.arange(info.qmin, info.qmax + 1).astype(info.dtype)
     assert_same_bits(qn.pack(codes, name), twin.pack(codes, name))
     wider = {"int2": "int4", "uint2": "uint4"}.get(name)
     if wider:

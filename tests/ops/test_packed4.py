@@ -111,9 +111,9 @@ def test_real_rows_are_quantized_on_the_way(symmetric, by_row, row):
         spread = [np.repeat(params, size, 1)[:, :k] for params in (x_scale, x_zero)]
         qparams = qn.QParams(*(params.reshape(-1) for params in spread), kind, qn.PerChannel(0), qmin, qmax)
         xq = twin.codes_of(x.reshape(-1), qparams).reshape(x.shape)
-        given = (0.03, int(x_zero[0, 0])) if static else ()
+        fixed = (0.03, int(x_zero[0, 0])) if static else ()
         out = np.empty((6, n), F32)
-        assert packed.multiply(x, 6, Activations(core, symmetric, qmin, qmax, by_row, *given), REALS, out)
+        assert packed.multiply(x, 6, Activations(core, symmetric, qmin, qmax, by_row, *fixed), REALS, out)
         assert_same_bits(out, summed(xq, x_scale, x_zero, codes, scale, zero, size))
 
 

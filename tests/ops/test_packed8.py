@@ -204,8 +204,8 @@ def test_which_weights_go_by_quads():
     for kind, form in (("bell, 5 sigma", "quads"), ("bell, 3.2 sigma", "quads"), ("uniform", "full")):
         b = WEIGHTS[kind](rng, (1024, 256))
         packed = _core.pack_weights(b, T["int8"], None)
-        size[kind], found = _core.packed_info(packed)[2:]
-        assert found == form
+        size[kind], storage = _core.packed_info(packed)[2:]
+        assert storage == form
         back = np.empty_like(b)
         _core.packed_codes(packed, back)
         np.testing.assert_array_equal(back, b)

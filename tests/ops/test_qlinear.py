@@ -73,12 +73,12 @@ def test_matmul_is_onnx_runtimes(left, right):
         b = rng.integers(-64, 64, (k, n)).astype(np.int8) if right == "int8" else codes(rng, (k, n), right)
         for shape in ((), (n,)):
             sb, bz = scales(rng, shape), np.full(shape, 0 if shape else 3, right)
-            given = {
+            inputs = {
                 "a": a, "sa": scales(rng), "za": codes(rng, (), left), "b": b, "sb": sb, "zb": bz,
                 "sy": np.array(0.9, F32), "zy": codes(rng, (), left),
             }  # fmt: skip
-            want = runtime("QLinearMatMul", given, left)
-            assert_same_bits(qn.qlinear_matmul(*given.values()), want, f"{(m, k, n)} {shape}")
+            want = runtime("QLinearMatMul", inputs, left)
+            assert_same_bits(qn.qlinear_matmul(*inputs.values()), want, f"{(m, k, n)} {shape}")
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
@@ -103,15 +103,17 @@ def test_conv(kind, per_channel, groups):
 def test_conv_is_onnx_runtimes():
     rng = np.random.default_rng(5)
     for groups, per_channel in itertools.product((1, 4), (False, True)):
-        given = {
+        inputs = {
             "x": codes(rng, (2, 4, 9, 8), "uint8"), "sx": scales(rng), "zx": np.array(17, np.uint8),
             "w": rng.integers(-64, 64, (8, 4 // groups, 3, 3)).astype(np.int8),
             "sw": scales(rng, 8 if per_channel else ()), "zw": np.zeros(8 if per_channel else (), np.int8),
             "sy": np.array(0.8, F32), "zy": np.array(99, np.uint8), "b": rng.integers(-999, 999, 8).astype(np.int32),
         }  # fmt: skip
-        want = runtime("QLinearConv", given, "uint8", group=groups, pads=[1, 0, 2, 1], strides=[1, 2], dilations=[2, 1])
+        want = runtime(
+            "QLinearConv", inputs, "uint8", group=groups, pads=[1, 0, 2, 1], strides=[1, 2], dilations=[2, 1]
+        )
         options = {"groups": groups, "padding": (1, 0, 2, 1), "strides": (1, 2), "dilations": (2, 1)}
-        assert_same_bits(qn.qlinear_conv2d(*given.values(), **options), want)
+        assert_same_bits(qn.qlinear_conv2d(*inputs.values(), **options), want)
 
 
 A, B = np.ones((2, 3), np.uint8), np.ones((3, 2), np.int8)

@@ -20,10 +20,10 @@ EDGES = [0, 1, -1, 2**31 - 1, -(2**31), 2**30, -(2**30), 2**24 + 1, -(2**24) - 1
 def problem(grid, n, code, seed=0):
     """Accumulators that fill the code range and a little more, ties and the ends of int32 among them."""
     rng = np.random.default_rng([seed, n])
-    kind, shape = code_type(code), grid.of(n)
+    info, shape = code_type(code), grid.of(n)
     m = rng.choice([0.5, 0.25, 2.0**-10, 0.0007, 1 / 3, 1.7], grid.params_shape(n))
-    zero = rng.integers(kind.qmin, kind.qmax + 1, m.shape)
-    steps = rng.uniform(-1.3, 1.3, shape) * (kind.qmax - kind.qmin)
+    zero = rng.integers(info.qmin, info.qmax + 1, m.shape)
+    steps = rng.uniform(-1.3, 1.3, shape) * (info.qmax - info.qmin)
     acc = np.rint(steps / twin.spread(m, shape, grid.axis))
     acc = np.where(rng.random(shape) < 0.1, rng.choice(EDGES, shape), acc)
     return acc.astype(np.int32), m, zero
@@ -73,7 +73,7 @@ def test_the_methods_differ_on_ties_as_their_sources_say():
 
 
 def test_the_double_rounding_shows():
-    found = 0
+    differences = 0
     for multiplier in (0.1249, 0.3333, 0.0401, 0.00321):
         acc = np.arange(-20000, 20000, dtype=np.int32)
         once = qn.requantize(acc, multiplier, dtype="int16", method="fixed")
@@ -81,8 +81,8 @@ def test_the_double_rounding_shows():
         assert_same_bits(once, twin.requantize(acc, multiplier, dtype="int16", method="fixed"))
         assert_same_bits(twice, twin.requantize(acc, multiplier, dtype="int16", method="fixed_double"))
         assert np.abs(once.astype(int) - twice).max() <= 1  # each rounding moves the result by at most half a code
-        found += (once != twice).sum()
-    assert found
+        differences += (once != twice).sum()
+    assert differences
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=40), st.floats(2.0**-32, 2.0**29), codes, st.randoms())
@@ -91,11 +91,11 @@ def test_fixed_is_the_exact_product_rounded_half_up(values, multiplier, code, ra
     from fractions import Fraction
     from math import floor
 
-    kind = code_type(code)
-    zero = random.randint(kind.qmin, kind.qmax)
+    info = code_type(code)
+    zero = random.randint(info.qmin, info.qmax)
     m, shift = map(int, twin.split_multiplier(np.array(multiplier)))
     real = Fraction(m, 2**shift)
-    want = [min(max(floor(a * real + Fraction(1, 2)) + zero, kind.qmin), kind.qmax) for a in values]
+    want = [min(max(floor(a * real + Fraction(1, 2)) + zero, info.qmin), info.qmax) for a in values]
     got = qn.requantize(np.array(values, np.int32), multiplier, zero, dtype=code, method="fixed")
     assert got.astype(np.int64).tolist() == want
 

@@ -30,12 +30,12 @@ def test_equals_the_twin(left, right, row):
         for m, k, n in [(0, 3, 2), (2, 0, 3), (3, 2, 0), (1, 1, 1), (3, 2, 5), (4, 7, 17), (5, 33, 70), (2, 64, 300)]:
             a, b = codes(rng, (m, k), left), codes(rng, (k, n), right)
             product, error, pairs = twin.saturated_matmul(a, b)
-            found = qn.simulate_saturation(a, b)
-            assert_same_bits(found.product, product)
-            assert_same_bits(found.error, error)
-            assert_same_bits(found.pairs, pairs)
-            assert found.wrong == np.count_nonzero(error)
-            assert found.max_abs_error == (np.abs(error).max() if error.size else 0)
+            result = qn.simulate_saturation(a, b)
+            assert_same_bits(result.product, product)
+            assert_same_bits(result.error, error)
+            assert_same_bits(result.pairs, pairs)
+            assert result.wrong == np.count_nonzero(error)
+            assert result.max_abs_error == (np.abs(error).max() if error.size else 0)
     finally:
         qn.set_isa(before)
 
@@ -47,11 +47,11 @@ def test_sums_longer_than_a_tile_and_threads(threads):
     a, b = np.full((2, k), 255, np.uint8), np.zeros((k, 600), np.int8)
     b[:, 0] = 127
     with qn.threads(threads):
-        found = qn.simulate_saturation(a, b)
-    assert found.product[:, 0].tolist() == [k // 2 * 32767] * 2
-    assert found.error[:, 0].tolist() == [k // 2 * (32767 - 2 * 255 * 127)] * 2
-    assert found.saturated == k == found.pairs[0]
-    assert found.safe.tolist() == [False] + [True] * 599
+        result = qn.simulate_saturation(a, b)
+    assert result.product[:, 0].tolist() == [k // 2 * 32767] * 2
+    assert result.error[:, 0].tolist() == [k // 2 * (32767 - 2 * 255 * 127)] * 2
+    assert result.saturated == k == result.pairs[0]
+    assert result.safe.tolist() == [False] + [True] * 599
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
