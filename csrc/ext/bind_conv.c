@@ -1,4 +1,4 @@
-/* conv2d: convolutions of images with the kernels of a weight. */
+/* conv2d: convolutions of images with the filters of a weight. */
 #include "bindings.h"
 
 #include <string.h>

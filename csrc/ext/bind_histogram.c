@@ -1,7 +1,8 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
  * few_values(x, type, keys, counts) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets,
  * keys, counts) -> (offsets, keys, counts); search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high,
- * error); range_errors likewise for given ranges; entropy_bin(counts, levels, reals, first, divergence) -> bin. */
+ * error); range_errors likewise, of ranges that are arguments; entropy_bin(counts, levels, reals, first, divergence) ->
+ * bin. */
 #include "bindings.h"
 
 #include <stdlib.h>

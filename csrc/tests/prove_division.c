@@ -6,10 +6,10 @@
  * it. Tried are every mantissa of S (2^23) and, for each h = 0.5 .. 255.5 (an 8-bit code less its zero point is at most
  * 255), every x within 4 ulps of h * S.
  *
- * Why that is all of them: j carries a relative error of 2^-24 and is at most 2^-24 i, and so does x * j, hence q lies
- * within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. The two can be parted only by an h between them;
- * then x is less than 2 ulps from h * S. Negative x mirror positive ones. Another exponent of S scales x, i and j by
- * powers of two, exactly, as long as nothing leaves the normal numbers: 2^-90 <= S <= 2^90 is safe by far.
+ * Why these are enough: j carries a relative error of 2^-24 and is at most 2^-24 i, and so does x * j, hence q lies
+ * within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. They differ in rounding only if an h lies between
+ * them; then x is less than 2 ulps from h * S. Negative x mirror positive ones. Another exponent of S scales x, i and j
+ * by powers of two, exactly, as long as nothing leaves the normal numbers: 2^-90 <= S <= 2^90 is safe by far.
  */
 #include <math.h>
 #include <stdint.h>

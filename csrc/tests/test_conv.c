@@ -1,7 +1,7 @@
 /* widen_image_rows, dot_rows. */
 #include "support.h"
 
-/* Lines are compared with what lies between them; only the QN_REACH after the last one of a plane is free. */
+/* Lines and the gaps between them are compared; only the QN_REACH elements after the last line of a plane are free. */
 static void test_widen_image_rows(const char *row_name, const qn_table *row) {
     if (!row->widen_image_rows) return;
     for (int n = 1; n < SMALL; n++)

@@ -1,4 +1,4 @@
-/* Products by pairs of bytes: left_quads, left_turned, right_quads, multiply_quads, add_excess. */
+/* Products by quads: left_quads, left_turned, right_quads, multiply_quads, add_excess. */
 #include "support.h"
 
 static void *line(size_t bytes) { /* 64-byte aligned, whole lines */

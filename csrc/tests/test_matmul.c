@@ -21,7 +21,7 @@
 #include "threads.h"
 
 #ifdef QN_TEST_EMULATED
-static bool emulated(const char *row) { /* AMX on top of a real AVX512-VNNI row */
+static bool emulated(const char *row) { /* AMX on top of a real AVX-512 VNNI ISA row */
     return !strcmp(row, "avx512") || !strcmp(row, "avxvnni") || (!strcmp(row, "amx") && qn_cpu_detect().avx512vnni);
 }
 #else
@@ -41,7 +41,7 @@ typedef void (*kernel_pointer)(void);
 static kernel_pointer kernels[QN_KERNEL_COUNT]; /* of the active table */
 static _Atomic bool called[QN_KERNEL_COUNT];
 
-/* What follows is for the kernels of this kind. */
+/* ONLY_<kind>: expands to its argument for the kernels of products. */
 #define ONLY_PRODUCT(...) __VA_ARGS__
 #define ONLY_AFFINE(...)
 #define ONLY_CAST(...)
@@ -69,7 +69,8 @@ static void note_calls(void) {
     QN_KERNEL_LIST(INSTALL)
 }
 
-/* The kernels that a tiling chooses: no row of this machine may choose them. */
+/* Some kernels are called only if the tiling of an ISA row has their flag, and this machine may have no such ISA row.
+ */
 static bool may_be_called(int index, const qn_tiling *chosen) {
     switch (index) {
     case QN_INDEX_left_pairs:
@@ -125,8 +126,7 @@ static operand operand_make(int64_t rows, int64_t columns, int64_t span, bool wo
     if (span == 128 && random_bits() % 2) o.lo = o.m.type == QN_U8 ? 0 : -64, o.hi = o.lo + 127; /* 7 bits */
     bool turned = random_bits() % 2;
     if (turned) lines = columns, length = rows;
-    int64_t step = random_bits() % 4 ? 1 : 2,
-            stride = length * step + gap; /* one in four: not even the lines lie close */
+    int64_t step = random_bits() % 4 ? 1 : 2, stride = length * step + gap; /* step 2: not even a line is contiguous */
     int64_t count = lines && length ? (lines - 1) * stride + (length - 1) * step + 1 : 0;
     o.memory = walled_make((size_t)(count * size));
     uint64_t kind = random_bits() % 6;
@@ -233,7 +233,7 @@ int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 20240229;
     mallopt(M_PERTURB, 0x5A);
     qn_dispatch_init();
-    qn_tiling chosen = {0}; /* by any row */
+    qn_tiling chosen = {0}; /* by any ISA row */
     for (int isa = 0; isa < qn_isa_count(); isa++) {
         const char *row = qn_isa_name(isa);
         if (!qn_isa_supported(isa) && !emulated(row)) {

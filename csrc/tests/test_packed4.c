@@ -42,7 +42,7 @@ void test_packed4(const char *row_name, const qn_table *row) {
             guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(rows % 5) * 4);
             memset(expected.data, 0, bytes), memset(got.data, 0, bytes);
             qn_row_scalar.matmul4_panels(&w, panel, panels, &x, 0, GROUPS, (float *)expected.data);
-            row->matmul4_panels(&w, panel, panels, &x, 0, 2, (float *)got.data); /* in two parts */
+            row->matmul4_panels(&w, panel, panels, &x, 0, 2, (float *)got.data); /* in two calls */
             row->matmul4_panels(&w, panel, panels, &x, 2, GROUPS, (float *)got.data);
             bool same = !memcmp(expected.data, got.data, bytes);
             check(same, row_name, "matmul4_panels", "differs from the scalar row", rows, NULL);

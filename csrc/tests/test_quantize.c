@@ -28,7 +28,7 @@ static void test_spans(const char *row_name, const qn_table *row, const kernel *
                 }
 }
 
-/* A rectangle of `row` beside the scalar row called line by line; what lies between the lines stays as it was. */
+/* A rectangle of `row` beside the scalar ISA row called line by line; elements between the lines do not change. */
 static void compare_rectangle(const char *row_name, const qn_table *row, const kernel *k, int64_t n, parameters *s,
                               size_t shift) {
     const int64_t rows = s->p.rows, stride = s->p.stride, total = (rows - 1) * stride + n;

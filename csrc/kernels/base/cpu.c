@@ -14,7 +14,8 @@
 #include <sys/syscall.h>
 #endif
 
-/* XCR0 says which registers the OS saves on a context switch. An ISA is usable only if the OS saves its registers. */
+/* XCR0 lists the registers that the OS saves on a context switch. An ISA is usable only if the OS saves its registers.
+ */
 static unsigned long saved_registers(void) {
     unsigned eax, edx;
     __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));

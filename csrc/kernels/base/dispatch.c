@@ -1,4 +1,4 @@
-/* Rows overlaid low to high: table k holds, for each kernel, the highest row up to k that has it. */
+/* ISA rows overlaid low to high: table k holds each kernel of the highest ISA row up to k that has it. */
 #include "dispatch.h"
 
 #include <stdatomic.h>
@@ -29,7 +29,7 @@ static bool supported[ROWS];
 static _Atomic int active;
 static int64_t stream_bytes;
 
-/* Others use the last-level cache too: it does not hold a larger output for us, whatever size the CPU reports. */
+/* Other processes share the last-level cache, so it does not keep a larger output, whatever size the CPU reports. */
 enum { STREAM_BYTES_MOST = 16 << 20 };
 
 void qn_dispatch_init(void) {

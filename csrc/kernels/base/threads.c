@@ -45,7 +45,7 @@ static struct {
 static _Atomic int wanted = 1;
 static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 
-/* The child of a fork has none of our threads, and a lock may be in the state that one of them left. */
+/* The child of a fork has no worker threads, and one of them may have held a lock. */
 static void forget_workers(void) {
     pthread_mutex_init(&pool.busy, NULL);
     pthread_mutex_init(&pool.sleep, NULL);
@@ -129,7 +129,7 @@ static void wake_workers(void) {
     pthread_mutex_unlock(&pool.sleep);
 }
 
-/* The call is shorter than the time that a sleeping worker takes to wake. In a series of such calls the caller wakes
+/* The call is shorter than the wake-up of a sleeping worker. In a series of such calls the caller wakes
  * the workers for the next one. */
 static void run_alone(int threads, int64_t n, qn_piece process, void *context) {
     if (now() - atomic_load(&pool.ended) < A_SERIES && !pthread_mutex_trylock(&pool.busy)) {

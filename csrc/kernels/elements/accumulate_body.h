@@ -30,9 +30,8 @@ V_INLINE float narrow_to_odd(double s) {
     return f;
 }
 
-V_INLINE float
-from_body(uint32_t body,
-          uint32_t sign) { /* every NaN becomes the same one: which NaN an addition returns depends on the CPU */
+/* Every NaN becomes the same one: which NaN an addition returns depends on the CPU. */
+V_INLINE float from_body(uint32_t body, uint32_t sign) {
     uint32_t bits = body > 0x7F800000 ? 0x7FC00000 : body | sign;
     float x;
     memcpy(&x, &bits, sizeof x);

@@ -36,7 +36,7 @@ enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
                 worst = share_bits > worst ? share_bits : worst;                                                       \
                 finite_bits = bits & (0 - finite);                                                                     \
                 peak = finite_bits > peak ? finite_bits : peak;                                                        \
-                finite_bits -= 1; /* what is not finite, or zero, is now the largest */                                \
+                finite_bits -= 1; /* zero, infinity and NaN become the largest */                                      \
                 least = finite_bits < least ? finite_bits : least;                                                     \
             }                                                                                                          \
             e->nan += nan, e->infinite += infinite, e->overflow += overflow, e->zero += zero;                          \

@@ -5,8 +5,8 @@
  * carry out of the mantissa gives the next power of two, and beyond the largest number the code of infinity or NaN.
  */
 
-#define V_APART                                                                                                        \
-    static __attribute__((noinline)) /* rarely called; not inlined, so that the loops keep their registers */
+/* Of functions that are called rarely: not inlined, so that the loops keep their registers. */
+#define V_APART static __attribute__((noinline))
 
 typedef struct {
     int exponent, mantissa, bias;
@@ -17,9 +17,8 @@ enum { V_INFINITY = 0x7F800000 };
 
 V_INLINE int v_drop(v_format f) { return 23 - f.mantissa; }          /* bits that a mantissa loses */
 V_INLINE int v_width(v_format f) { return f.exponent + f.mantissa; } /* bits of a code without its sign */
-V_INLINE int32_t v_rebias(v_format f) {
-    return (127 - f.bias) * 0x800000;
-} /* difference of the exponent fields, as bits of a float32 */
+/* The difference of the exponent fields, as bits of a float32. */
+V_INLINE int32_t v_rebias(v_format f) { return (127 - f.bias) * 0x800000; }
 V_INLINE bool v_same_range(v_format f) { return f.exponent == 8 && f.bias == 127; } /* subnormals are those of f32 */
 V_INLINE bool v_is_half(v_format f) { return f.exponent == 5 && f.mantissa == 10; } /* CPUs convert it */
 
@@ -167,7 +166,8 @@ V_INLINE vf v_from_code(vi code, v_format f) {
 /* ---- random bits ----
  *
  * Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) under the key `seed`. Of each 64 elements in C order, number j has
- * word j / 16 of counter j % 16 of the 16 that belong to them; `stream` tells uses apart.
+ * word j / 16 of counter j % 16 of the 16 that belong to them; `stream` is another one for
+ * each use.
  */
 enum { V_BLOCK = 64, V_COUNTERS = V_BLOCK / 4 };
 
@@ -335,8 +335,8 @@ static void narrow_f64_f32(const double *x, float *y, int64_t n, const qn_cast *
 
 /* Rounding to odd: an inexact x becomes the neighbouring float32 whose last bit is 1. Rounding that to a narrower
  * format gives what rounding x itself gives. float32 has at least two more bits than the format, among subnormals too,
- * so every number and every tie of the format is even in float32: only an x equal to it becomes it, and every other x
- * stays on its side. */
+ * so the last bit of every number and every tie of the format is 0 in float32. Rounding to odd gives such a number only
+ * for an equal x, and moves no x across one. */
 static void odd_f64_f32(const double *restrict x, float *restrict y, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float nearest = (float)x[i];

@@ -51,15 +51,14 @@ V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool each, qn_convention 
         vi z = v_zero(p, i, each);
         return vi_zero_nan(vi_sub(vi_round(vf_add(v, each ? vf_from_vi(z) : p->zf)), z), x);
     }
-    if (convention ==
-        QN_TFLITE) /* the largest float below a half: v + it, truncated, is v rounded half away from zero */
-        return vi_zero_nan(vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v))), x);
+    /* v plus the largest float below a half, truncated, is v rounded half away from zero. */
+    if (convention == QN_TFLITE) return vi_zero_nan(vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v))), x);
     return vi_zero_nan(vi_round(v), x);
 }
 
 /* Four vectors of codes at x + i. Fast path of the ONNX convention: convert without a clamp and without a test for NaN.
- * NaN and out-of-range lanes become INT32_MIN; vi_any_lost sees that, and the four vectors are done again with the
- * clamp. Quotients from 2^18 to 2^30 saturate with and without the clamp. */
+ * NaN and out-of-range lanes become INT32_MIN; vi_any_lost detects that, and the four vectors are converted again with
+ * the clamp. Quotients from 2^18 to 2^30 saturate with and without the clamp. */
 V_INLINE void v_code4(vi c[4], const float *x, const v_params *p, int64_t i, bool each, qn_convention convention,
                       bool fused) {
     const bool quick = V_LOST_SHOWS && convention == QN_ONNX;
@@ -90,7 +89,7 @@ V_INLINE int64_t v_misaligned(const void *p, size_t itemsize, int64_t n) {
     return head < n ? head : n;
 }
 
-/* Into L1; into L2 what is read only rows later. */
+/* Into the L1 cache; into the L2 cache if `later`, for rows that are read later. */
 V_INLINE void v_prefetch(const void *p, int64_t bytes, bool later) {
     for (int64_t k = 0; k < bytes; k += 64)
         if (later) __builtin_prefetch((const char *)p + k, 0, 2);

@@ -110,8 +110,9 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
     }
 }
 
-/* The extremes of columns: the high ones, the low ones, the near ones. Lines from each other and half a page from the
- * rows, or loads would wait for stores to the same place in another page. */
+/* The extremes of columns: the high ones, the low ones, the near ones. Modulo a page, they lie four cache lines from
+ * one another and half a page from the rows: otherwise loads would wait for stores to the same offset of another page.
+ */
 enum { LOW = REDUCE_WIDE + 64, NEAR = 2 * LOW };
 
 typedef struct {
@@ -124,7 +125,7 @@ V_INLINE int32_t *place(v_extremes *e, const float *rows) {
 }
 
 /* Makes the compiler load again: prefetching on Zen 4 keeps up with three loads of a line, not with one
- * (csrc/README.md). */
+ * (docs/tuning.md). */
 #define V_HIDE(p) __asm__ volatile("" : "+r"(p)::"memory")
 
 /* Extends the extremes of `count` columns by `rows` rows, a constant, and prefetches the rows below. */
@@ -165,8 +166,8 @@ static void min_max_columns_f32(const float *x, int64_t rows, int64_t stride, in
             for (; k + REDUCE_GROUP <= height; k += REDUCE_GROUP)
                 columns_f32(b + k * stride, REDUCE_GROUP, stride, count, e);
             for (; k < height; k++) columns_f32(b + k * stride, 1, stride, count, e);
-            for (int64_t i = 0; i < count;
-                 i++) /* columns to read a second time; their indices overwrite extremes that are used up */
+            /* The indices of columns that are read a second time overwrite extremes that are no longer needed. */
+            for (int64_t i = 0; i < count; i++)
                 if (!extend_bits((bit_range){e[i], e[LOW + i], e[NEAR + i]}, r + column + i)) odd[again++] = (int32_t)i;
             for (k = 0; k < height && again; k++)
                 for (int64_t i = 0; i < again; i++) extend_carefully(b[k * stride + odd[i]], r + column + odd[i]);

@@ -8,8 +8,8 @@
  *
  * Sums, where so few channels use the same patches that packing them would cost more: for a band of rows of results, or
  * for several channels of a small image, codes are laid out as int16 less the zero point, the rows in lanes as the
- * columns are, one row after the other with only the padding between them. So the results are one long row, whose
- * vectors also compute what lies between two rows of results.
+ * columns are, one row after the other with only the padding between them. So the results are one long row; its
+ * vectors also compute the gaps between two rows of results, which are dropped.
  */
 #include "conv.h"
 
@@ -54,11 +54,12 @@ static void *allocate(int64_t count, int64_t size) {
 /* The rows or columns of the image that the filter reads: element t of a lane is row or column first + t * stride. */
 typedef struct {
     int64_t count, stride;
-    int64_t longest;            /* elements of a lane */
-    int64_t *first, *length;    /* [count] */
-    int64_t *begin, *end;       /* [count] elements inside the image */
-    int64_t *lane, *start, *at; /* [filter] element j reads start[j] + c of lane[j], which is at[j] + c of all lanes one
-                                   after the other, with QN_REACH elements after each */
+    int64_t longest;         /* elements of a lane */
+    int64_t *first, *length; /* [count] */
+    int64_t *begin, *end;    /* [count] elements inside the image */
+    /* [filter] element j reads start[j] + c of lane[j], which is at[j] + c of all lanes one after the other, with
+     * QN_REACH elements after each. */
+    int64_t *lane, *start, *at;
 } lanes;
 
 static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_t results) {
@@ -98,7 +99,7 @@ typedef struct {
     atomic_int outcome;
 } products;
 
-/* Buffers of one thread, and the window that is in them. */
+/* Buffers of one thread, and the window that they hold. */
 typedef struct {
     const products *p;
     int64_t first, low, high; /* first result; rows of the image, counted in gaps from the padding above */
@@ -139,7 +140,7 @@ static void lay_rows(window *w, const char *x, int64_t count) {
             lay_row(p, x + d * c->x_step[1] + (row * p->gap - c->top) * c->x_step[2], to);
 }
 
-/* The part of a row of results that is in a line of the packer, from byte `at` on. */
+/* The results of one row that a line of the packer holds, from byte `at` on. */
 typedef struct {
     int64_t row, column, at; /* row of the padded image, in gaps, that the first row of the filter reads */
 } stretch;
@@ -161,8 +162,8 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
             bool outside = y < w->low || y >= w->high;
             from[t] = (outside ? w->outside : plane + (y - w->low) * line) + all[t].column;
         }
-        for (; j < width && to < end;
-             j++, to += QN_GATHERED) { /* the next copy overwrites what this one copied too far */
+        /* A copy writes past the end of its stretch; the next one overwrites that. */
+        for (; j < width && to < end; j++, to += QN_GATHERED) {
             memcpy(to, from[0] + at_element[j], QN_GATHERED);
             for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + at_element[j], QN_GATHERED);
         }
@@ -270,7 +271,7 @@ typedef struct {
 typedef struct {
     int16_t *x; /* [together][depth][plane], 0 outside the image */
     int16_t *w; /* [together][outputs][taps][4] */
-    void *flat; /* results of a channel, rows line / step apart, which wide padding makes less than out_width */
+    void *flat; /* results of a channel, rows line / step apart: with wide padding less than out_width */
 } buffers;
 
 static int64_t fitting(const sums *s, int64_t elements) {

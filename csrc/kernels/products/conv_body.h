@@ -21,8 +21,8 @@ V_INLINE void v_widen_image_row(const qn_wide_rows *p, const uint8_t *x, int64_t
 
 V_INLINE void v_widen_image_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
     const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line, lines = p->lines;
-    const int64_t inside =
-        p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines before the end of the image */
+    /* Lines before the end of the image. */
+    const int64_t inside = p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0;
     const int64_t next = p->gap * p->x_row;
     for (int64_t m = 0; m < p->planes; m++) {
         int16_t *to = p->to + m * p->plane;
@@ -77,8 +77,8 @@ V_INLINE void v_put4(void *flat, int64_t at, const vi s[4], const v_params *v, c
     else vi_store4_u8((uint8_t *)flat + at, c[0], c[1], c[2], c[3], narrow, false);
 }
 
-/* Copies rows of n bytes in pieces of `size`, a constant; the last piece of a row overlaps the one before it. False if
- * n < size. */
+/* Copies rows of n bytes, `size` bytes at a time, a constant; the last copy of a row overlaps the one before it. False
+ * if n < size. */
 V_INLINE bool copy_by(const int64_t size, uint8_t *to, const uint8_t *from, int64_t rows, int64_t n, int64_t line) {
     if (n < size) return false;
     for (int64_t r = 0; r < rows; r++, to += n, from += line) {

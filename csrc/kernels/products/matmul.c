@@ -89,9 +89,8 @@ typedef struct {
 static plan plan_of(const multiplication *j, int64_t rows, int64_t panels) {
     const qn_packed *b = j->b;
     plan s = {.columns = panels * QN_PANEL};
-    s.tile = j->quads            ? 1
-             : rows <= QN_SLIVER ? QN_PANELS
-                                 : j->tiling.panels; /* few rows: reading four panels at once is faster */
+    /* Few rows: reading four panels at once is faster. */
+    s.tile = j->quads ? 1 : rows <= QN_SLIVER ? QN_PANELS : j->tiling.panels;
     s.panels = j->strips ? QN_PANELS : s.tile;
     s.widen = j->pairs && rows >= j->tiling.widen_rows;
     int64_t most_quartets = j->excess                        ? j->excess->kblock
@@ -166,7 +165,7 @@ static void pack_left(const multiplication *j, int64_t i0, int64_t rows, int64_t
     if (j->excess) j->kernels->left_turned(s->left, quartets, rows, s->turned, s->turned_step);
 }
 
-/* What one kblock adds to the start values of its columns. */
+/* The terms of one kblock in the start values of its columns. */
 typedef struct {
     int32_t start[QN_PANELS * QN_PANEL], sum[QN_PANELS * QN_PANEL];
 } panel_terms;
@@ -261,7 +260,7 @@ typedef struct {
     int64_t strip;    /* first panel of the packed strip */
 } kblock;
 
-/* Chooses where the sums of rows from i on go: the output, the sums between kblocks, or a buffer. */
+/* Chooses the destination of the sums of rows from i on: the output, the sums between kblocks, or a buffer. */
 static void place_tile(const multiplication *j, const scratch *s, const plan *g, const kblock *range, int64_t i,
                        int64_t column, int64_t count, bool direct, qn_tile *t) {
     const qn_result *o = j->out;
@@ -274,7 +273,8 @@ static void place_tile(const multiplication *j, const scratch *s, const plan *g,
         for (int64_t r = 0; r < t->rows; r++) memcpy(t->c + r * t->c_step, out + r * o->row_stride, (size_t)count * 4);
 }
 
-/* Adds the sums of a kblock in int64; after the last kblock stores them as int32, or notes that one does not fit. */
+/* Adds the sums of a kblock in int64; after the last kblock stores them as int32; a sum that does not fit sets the
+ * outcome. */
 static void add_wide(multiplication *j, const qn_tile *t, const kblock *range, int64_t row, int64_t column,
                      int64_t count, int64_t *wide, const plan *g) {
     const int32_t *bias = j->out->acc_bias ? j->out->acc_bias + column : NULL;

@@ -38,7 +38,7 @@ static void left_bytes(const qn_left *l) {
         }
 }
 
-/* An ISA row without multiply_pairs does not ask for it. */
+/* Not called: the tiling of such an ISA row has pairs = false. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 
 static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
@@ -146,7 +146,7 @@ V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64
         }
 }
 
-/* An ISA row without multiply_parts does not ask for it. */
+/* Not called: the tiling of such an ISA row has parts = false. */
 #ifndef QN_OWN_PARTS
 static void left_parts(const qn_left *l) { left_bytes(l); }
 static void multiply_parts(const qn_tile *t) { multiply_u8(t); }

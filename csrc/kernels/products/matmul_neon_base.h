@@ -1,4 +1,4 @@
-/* Integer products of the NEON row: the packers of the right matrix and the thin products, which higher ISA rows
+/* Integer products of the NEON ISA row: the packers of the right matrix and the thin products, which higher ISA rows
  * inherit, and tiles of 4 x 8 without dot products. */
 #define QN_OWN_TILES
 
@@ -104,7 +104,7 @@ QN_WALK(multiply_words, v_words_tile)
 
 static void multiply_u7(const qn_tile *t) { multiply_u8(t); }
 
-/* The tiling does not ask for pairs. */
+/* Not called: the tiling has pairs = false. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 static void multiply_pairs(const qn_tile *t) { multiply_u8(t); }
 static void multiply_pairs_wide(const qn_tile *t) { multiply_u8(t); }

@@ -5,7 +5,7 @@
 #include "matmul_private.h"
 #include "threads.h"
 
-/* ---- staging: copies of what the packers cannot read in place ---- */
+/* ---- staging: copies of codes that the packers cannot read in place ---- */
 
 void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad, bool wide,
               void *to, int64_t step) {
@@ -147,8 +147,8 @@ void qn_packed_free(qn_packed *b) {
 
 /* `strips`: without panels, for a product that packs strip by strip. */
 static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
-    if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET)
-        return NULL; /* broadcast matrices may be that large */
+    /* Broadcast matrices may be that large. */
+    if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET) return NULL;
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
     *b = (qn_packed){.k = rows, .n = columns, .form = words ? QN_WORDS : QN_FULL};

@@ -1,5 +1,5 @@
 /* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without
- * saturation (vpdpbusds would saturate). Tiles of 12 x 32. The AVX-512 row has all the rest.
+ * saturation (vpdpbusds would saturate). Tiles of 12 x 32. The AVX-512 ISA row has all the rest.
  */
 #include "qn_kernels.h"
 

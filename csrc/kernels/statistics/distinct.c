@@ -20,10 +20,8 @@ static const double *doubles_at(const qn_source *x, int64_t start, int64_t n, do
     return tile;
 }
 
-enum {
-    SLOTS = 16 * QN_FEW,
-    WAYS = 4
-}; /* many slots: two values seldom share one, so that the branch predictor is right about probes */
+/* Many slots: two values seldom share one, so that the branch predictor is right about probes. */
+enum { SLOTS = 16 * QN_FEW, WAYS = 4 };
 
 typedef struct {
     qn_few *few;
@@ -66,7 +64,8 @@ static bool take_census(const qn_source *x, int64_t total, qn_few *few) {
 }
 
 /* If there are few bins, and all elements of each bin are the same number, the counts of the bins are the counts of the
- * values. To check that takes two loads an element and no branch. For types that float32 holds. */
+ * values. The check takes two loads an element and no branch. For types that convert exactly to
+ * float32. */
 static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *keys, const int64_t *counts, int64_t bins,
                           qn_few *few) {
     enum { UNSEEN = 0x7FC00000 }; /* a NaN */

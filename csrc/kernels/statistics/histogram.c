@@ -182,8 +182,8 @@ static int64_t emit_lane(workspace *b, int64_t c, int64_t n, piece *p, int64_t u
     if (!reserve(p, used, n)) return p->failed = true, used;
     while (i < n && !is_finite((uint16_t)(key[i * COLUMNS] ^ INT16_MIN))) i++;
     while (n > i && !is_finite((uint16_t)(key[(n - 1) * COLUMNS] ^ INT16_MIN))) n--;
-    for (from = i;
-         i < n;) { /* no branch: every element writes a bin, which the next one overwrites unless this was its last */
+    /* No branch: every element writes a bin, and the next element overwrites it unless the bin ended. */
+    for (from = i; i < n;) {
         int16_t mine = key[i * COLUMNS];
         p->histogram.keys[used] = (uint16_t)(mine ^ INT16_MIN), p->histogram.counts[used] = ++i - from;
         bool last = i == n || key[i * COLUMNS] != mine;

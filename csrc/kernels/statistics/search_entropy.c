@@ -7,8 +7,7 @@ enum {
     STRIDE = 64, /* coarsest step of the ends, in bins */
     FIRST = 128, /* fewest bins that a range keeps */
 };
-static const double TAIL =
-    1e-3; /* fraction of the largest magnitudes that is ignored when the entropy bins are sized */
+static const double TAIL = 1e-3; /* fraction of the elements, the largest ones, that does not widen the bins */
 
 static double xlogx(double x) { return x > 0 ? x * log(x) : 0; }
 
@@ -101,7 +100,7 @@ static double spread(const qn_sketch *r, bool negative, double width, double *to
     return tail;
 }
 
-/* Linear bins up to the largest magnitude, or up to 8 times the quantile that TAIL leaves out. Larger elements add to
+/* Linear bins up to the largest magnitude, or up to 8 times the quantile 1 - TAIL. Larger elements add to
  * the count of the last bin. */
 qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *space) {
     qn_linear_bins l = {.bins = symmetric ? QN_LINEAR : 2 * QN_LINEAR,

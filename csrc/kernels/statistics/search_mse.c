@@ -66,7 +66,7 @@ static double clipped(const side *s, double t) {
     return fmax(square - 2 * t * sum + t * t * n, 0);
 }
 
-/* The sum of squared errors of one side on the grid 0, step, ..., levels * step; what lies beyond saturates.
+/* The sum of squared errors of one side on the grid 0, step, ..., levels * step; larger elements saturate.
  *
  * Summed by parts, with t_k = (k - 1/2) step: the sum over the cells of k (F1(t_k+1) - F1(t_k)) is K F1(oo) less the
  * sum of F1(t_k), and likewise for k^2 and F0. From the EXACT-th cell on, bins are wider than cells: step^2 / 12 for
