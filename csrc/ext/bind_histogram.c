@@ -63,10 +63,10 @@ static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
     if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.few_values: the input is not real.");
     int64_t bins = PyArray_Check(a[2]) ? PyArray_SIZE((PyArrayObject *)a[2]) : 0;
     const uint16_t *keys = qn_arg_vector(a[2], bins, NPY_UINT16);
-    const int64_t *times = keys ? qn_arg_vector(a[3], bins, NPY_INT64) : NULL;
-    if (!times) return NULL;
+    const int64_t *bin_counts = keys ? qn_arg_vector(a[3], bins, NPY_INT64) : NULL;
+    if (!bin_counts) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    is_few = qn_few_values(&x, keys, times, bins, &few);
+    is_few = qn_few_values(&x, keys, bin_counts, bins, &few);
     Py_END_ALLOW_THREADS;
     if (!is_few) Py_RETURN_NONE;
     npy_intp n = (npy_intp)few.n;

@@ -21,7 +21,7 @@
 
 #include "qn_types.h"
 
-enum { MANTISSAS = 1 << 23, BLOCK = 1024, BOUNDARIES = 256, ULPS = 4, PROCESSES = 2 };
+enum { MANTISSAS = 1 << 23, BATCH = 1024, BOUNDARIES = 256, ULPS = 4, PROCESSES = 2 };
 
 typedef struct {
     uint64_t tried, differ, reciprocal; /* the last: how often x * i alone is wrong, to show that the test can see it */
@@ -41,26 +41,26 @@ static inline uint32_t bits_of(float x) {
 #if defined(__x86_64__)
 __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #endif
-static void try_block(const float *s, const float *inverse, const float *low, float h, uint32_t ulps, result *r) {
+static void try_batch(const float *s, const float *inverse, const float *low, float h, uint32_t ulps, result *r) {
     uint32_t differ = 0, reciprocal = 0;
-    for (int k = 0; k < BLOCK; k++) {
+    for (int k = 0; k < BATCH; k++) {
         float x = float_of(bits_of(h * s[k]) + ulps), i = inverse[k];
         float q0 = x * i, q = fmaf(x, i, x * low[k]), exact = x / s[k];
         differ += ((q < h) != (exact < h)) | ((q > h) != (exact > h));
         reciprocal += ((q0 < h) != (exact < h)) | ((q0 > h) != (exact > h));
     }
-    r->tried += BLOCK, r->differ += differ, r->reciprocal += reciprocal;
+    r->tried += BATCH, r->differ += differ, r->reciprocal += reciprocal;
 }
 
 static void try_scales(uint32_t first, result *r) {
-    float s[BLOCK], inverse[BLOCK], low[BLOCK];
-    for (uint32_t k = 0; k < BLOCK; k++) {
+    float s[BATCH], inverse[BATCH], low[BATCH];
+    for (uint32_t k = 0; k < BATCH; k++) {
         s[k] = float_of(0x3F800000 | (first + k));
         inverse[k] = 1.0f / s[k];
         low[k] = qn_low(s[k], inverse[k]);
     }
     for (int code = 0; code < BOUNDARIES; code++)
-        for (int ulps = -ULPS; ulps <= ULPS; ulps++) try_block(s, inverse, low, (float)code + 0.5f, (uint32_t)ulps, r);
+        for (int ulps = -ULPS; ulps <= ULPS; ulps++) try_batch(s, inverse, low, (float)code + 0.5f, (uint32_t)ulps, r);
 }
 
 int main(void) {
@@ -71,8 +71,8 @@ int main(void) {
         if (child < 0) return perror("fork"), 2;
         if (child == 0) {
             result r = {0};
-            for (int block = process; block < MANTISSAS / BLOCK; block += PROCESSES)
-                try_scales((uint32_t)block * BLOCK, &r);
+            for (int batch = process; batch < MANTISSAS / BATCH; batch += PROCESSES)
+                try_scales((uint32_t)batch * BATCH, &r);
             _exit(write(ends[1], &r, sizeof r) == sizeof r ? 0 : 2);
         }
     }

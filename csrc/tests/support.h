@@ -84,7 +84,7 @@ void *array(size_t count, size_t itemsize); /* an empty one has an address too *
 
 /* An output of `bytes` bytes, `shift` bytes past a 64-byte boundary, with guards on both sides. */
 typedef struct {
-    unsigned char *block, *data;
+    unsigned char *memory, *data;
     size_t bytes, total;
 } guarded;
 

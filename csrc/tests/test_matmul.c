@@ -172,13 +172,13 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     int32_t *za_values = array((size_t)(m + 1), 4), *zb_values = array((size_t)(n + 1), 4),
             *out = array((size_t)(m * n + 2 * GUARD), 4);
     qn_zeros za = zeros_make(&a, m, za_values), zb = zeros_make(&b, n, zb_values);
-    int64_t *want = array((size_t)(m * n), 8);
+    int64_t *expected = array((size_t)(m * n), 8);
     bool fits = true;
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
             int64_t sum = 0;
             for (int64_t x = 0; x < k; x++) sum += (code(&a, i, x) - zero(za, i)) * (code(&b, x, j) - zero(zb, j));
-            want[i * n + j] = sum;
+            expected[i * n + j] = sum;
             fits = fits && sum >= INT32_MIN && sum <= INT32_MAX;
         }
     for (int64_t i = 0; i < m * n + 2 * GUARD; i++) out[i] = GUARD_WORD;
@@ -186,7 +186,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     qn_outcome outcome = qn_matmul_integer(&product);
     count(outcome == (fits ? QN_DONE : QN_OVERFLOW), row, "the outcome is another", m, k, n);
     bool same = true, whole = true;
-    for (int64_t i = 0; i < m * n; i++) same = same && out[GUARD + i] == want[i];
+    for (int64_t i = 0; i < m * n; i++) same = same && out[GUARD + i] == expected[i];
     for (int64_t i = 0; i < GUARD; i++) whole = whole && out[i] == GUARD_WORD && out[m * n + GUARD + i] == GUARD_WORD;
     count(same || !fits, row, "a raw product is wrong", m, k, n);
     count(whole, row, "a product wrote outside its output", m, k, n);
@@ -205,7 +205,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         qn_packed *packed = qn_pack_weights(&b.m, zb);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
-            float x = (float)(int32_t)want[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
+            float x = (float)(int32_t)expected[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
             if (r.bias) x += r.bias[i % n];
             x = x < r.lo ? r.lo : x > r.hi ? r.hi : x;
             same = !memcmp(real + i, &x, sizeof x);
@@ -217,7 +217,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         r.zero_point = (int32_t)random_i64(r.qmin, r.qmax);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the outcome of codes is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
-            float x = (float)(int32_t)want[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
+            float x = (float)(int32_t)expected[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
             double code = rint((double)x) + r.zero_point;
             same = q[i] == (uint8_t)(int)(code < r.qmin ? r.qmin : code > r.qmax ? r.qmax : code);
         }
@@ -225,7 +225,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         free(q);
         qn_packed_free(packed);
     }
-    free(za_values), free(zb_values), free(out), free(want), free(scale), free(real);
+    free(za_values), free(zb_values), free(out), free(expected), free(scale), free(real);
     munmap(a.memory.map, a.memory.size), munmap(b.memory.map, b.memory.size);
 }
 

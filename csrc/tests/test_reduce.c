@@ -45,7 +45,7 @@ static qn_range random_range(void) { /* empty, or of some elements */
                     bool same = same_ranges(a, (qn_range *)g.data, n);                                                 \
                     CHECK_SAME(same, columns);                                                                         \
                     CHECK_GUARDS(g, columns);                                                                          \
-                    free(a), free(g.block);                                                                            \
+                    free(a), free(g.memory);                                                                           \
                 }                                                                                                      \
                 free(x);                                                                                               \
             }                                                                                                          \

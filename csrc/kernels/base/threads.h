@@ -25,6 +25,6 @@ void qn_set_num_threads(int threads); /* 1..QN_MAX_THREADS */
 /* Kernels need round-half-even without flush-to-zero. qn_fp_begin returns the modes that another library set, qn_fp_end
  * restores them. */
 uint64_t qn_fp_begin(void);
-void qn_fp_end(uint64_t saved);
+void qn_fp_end(uint64_t modes);
 
 #endif

@@ -169,10 +169,10 @@ V_INLINE vf v_from_code(vi code, v_format f) {
  * word j / 16 of counter j % 16 of the 16 that belong to them; `stream` is another one for
  * each use.
  */
-enum { V_BLOCK = 64, V_COUNTERS = V_BLOCK / 4 };
+enum { V_DRAW = 64, V_COUNTERS = V_DRAW / 4 };
 
-V_APART void v_random(uint64_t seed, int64_t block, int32_t stream, int32_t random[V_BLOCK]) {
-    const uint64_t first = (uint64_t)block * V_COUNTERS; /* no carry into the upper half: 16 divides 2^32 */
+V_APART void v_random(uint64_t seed, int64_t draw, int32_t stream, int32_t random[V_DRAW]) {
+    const uint64_t first = (uint64_t)draw * V_COUNTERS; /* no carry into the upper half: 16 divides 2^32 */
     int32_t low[V_COUNTERS];
     for (int k = 0; k < V_COUNTERS; k++) low[k] = (int32_t)((uint32_t)first + (uint32_t)k);
     for (int k = 0; k < V_COUNTERS; k += V_LANES) {
@@ -238,15 +238,15 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         if (stream) v_fence();                                                                                         \
     }                                                                                                                  \
     V_INLINE void narrow_random_##tag(const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p) {                \
-        float in[V_BLOCK] = {0};                                                                                       \
-        uint##bits##_t out[V_BLOCK];                                                                                   \
-        int32_t random[V_BLOCK];                                                                                       \
+        float in[V_DRAW] = {0};                                                                                        \
+        uint##bits##_t out[V_DRAW];                                                                                    \
+        int32_t random[V_DRAW];                                                                                        \
         for (int64_t i = 0, count; i < n; i += count) {                                                                \
-            int64_t skip = (p->index + i) % V_BLOCK;                                                                   \
-            count = V_BLOCK - skip < n - i ? V_BLOCK - skip : n - i;                                                   \
-            v_random(p->seed, (p->index + i) / V_BLOCK, 0, random);                                                    \
+            int64_t skip = (p->index + i) % V_DRAW;                                                                    \
+            count = V_DRAW - skip < n - i ? V_DRAW - skip : n - i;                                                     \
+            v_random(p->seed, (p->index + i) / V_DRAW, 0, random);                                                     \
             memcpy(in + skip, x + i, (size_t)count * sizeof *in);                                                      \
-            for (int k = 0; k < V_BLOCK; k += V_LANES)                                                                 \
+            for (int k = 0; k < V_DRAW; k += V_LANES)                                                                  \
                 vi_store_u##bits(out + k, narrow_one_##tag(vf_load(in + k), vi_load(random + k), p->saturate, true));  \
             memcpy(h + i, out + skip, (size_t)count * sizeof *out);                                                    \
         }                                                                                                              \
@@ -323,13 +323,13 @@ V_INLINE float random_one_f64(double x, uint32_t random, bool saturate) {
 }
 
 static void narrow_f64_f32(const double *x, float *y, int64_t n, const qn_cast *p) {
-    int32_t random[V_BLOCK];
+    int32_t random[V_DRAW];
     if (!p->stochastic) nearest_f64_f32(x, y, n, p);
     else
         for (int64_t i = 0; i < n; i++) {
             int64_t at = p->index + i;
-            if (i == 0 || at % V_BLOCK == 0) v_random(p->seed, at / V_BLOCK, 1, random);
-            y[i] = random_one_f64(x[i], (uint32_t)random[at % V_BLOCK], p->saturate);
+            if (i == 0 || at % V_DRAW == 0) v_random(p->seed, at / V_DRAW, 1, random);
+            y[i] = random_one_f64(x[i], (uint32_t)random[at % V_DRAW], p->saturate);
         }
 }
 

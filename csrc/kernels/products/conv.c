@@ -233,10 +233,10 @@ static qn_outcome convolve_by_products(products *p, int64_t macs) {
     if (!lanes_make(&p->lanes, c, 1, c->stride[1], c->out_width)) return QN_NO_MEMORY;
     p->line = p->lanes.count * (p->lanes.longest + QN_REACH);
     int64_t threads = qn_num_threads(), pieces = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
-    int64_t each = (times(p->pixels, c->images * c->channel_groups) + pieces - 1) / pieces,
+    int64_t share = (times(p->pixels, c->images * c->channel_groups) + pieces - 1) / pieces,
             whole = round_up(p->pixels, QN_GATHERED);
     p->window = most(SMALLEST_WINDOW, WINDOW / most(p->k, 1) / QN_GATHERED * QN_GATHERED);
-    p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(each, QN_GATHERED))));
+    p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(share, QN_GATHERED))));
     p->windows = (p->pixels + p->window - 1) / p->window;
     int64_t above = (p->window + c->out_width - 2) / c->out_width;
     p->gap = common_divisor(c->stride[0], c->filter[0] > 1 ? c->dilation[0] : 0);
@@ -390,7 +390,7 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
         atomic_store(&s->outcome, QN_NO_MEMORY);
         return;
     }
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t n = begin, count; n < end; n += count) {
         int64_t channel_group = n / s->bands % c->channel_groups, image = n / s->bands / c->channel_groups,
                 row = n % s->bands * s->band;
@@ -400,7 +400,7 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
         lay_weights(s, channel_group * s->outputs, count * s->outputs, b.w);
         sum_band(s, &b, image, channel_group, count, row);
     }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
     buffers_free(&b);
 }
 

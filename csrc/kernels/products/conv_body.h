@@ -1,7 +1,7 @@
 /* Sums over windows of an image whose rows lie one after the other as int16. A vector of int16 holds pairs of
  * neighbours, and one instruction multiplies pairs and adds both products. A store may overlap the next one. */
 
-static const int16_t v_kept[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+static const int16_t v_row_end[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
 /* Widens a row of n codes; a vector may write zeros after it. The last codes are read one by one if QN_REACH bytes are
  * not readable. */
@@ -10,9 +10,9 @@ V_INLINE void v_widen_image_row(const qn_wide_rows *p, const uint8_t *x, int64_t
     const int32_t zero = p->zero_point;
     int64_t c = 0;
     if (beside) {
-        for (; c + QN_REACH <= n; c += QN_REACH) v_wide_codes(to + c, x + c, zero, v_kept, is_signed);
+        for (; c + QN_REACH <= n; c += QN_REACH) v_wide_codes(to + c, x + c, zero, v_row_end, is_signed);
         if (c < n && c + QN_REACH <= room) {
-            v_wide_codes(to + c, x + c, zero, v_kept + QN_REACH - (n - c), is_signed);
+            v_wide_codes(to + c, x + c, zero, v_row_end + QN_REACH - (n - c), is_signed);
             return;
         }
     }

@@ -46,7 +46,7 @@ typedef struct {
     const qn_result *out;
     const qn_table *kernels; /* of the whole product, even if another thread selects another ISA meanwhile */
     qn_tiling tiling;
-    int64_t each;            /* bound of |(a - za)(b - zb)| */
+    int64_t largest;         /* bound of |(a - za)(b - zb)| */
     bool wide;               /* sums between kblocks are int64 */
     bool pairs;              /* the kernel multiplies Winograd's pairs */
     bool quads;              /* the kernel adds four products in int16 */
@@ -97,7 +97,7 @@ static plan plan_of(const multiplication *j, int64_t rows, int64_t panels) {
                             : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->quartets : FEW_KBLOCK
                                                              : j->tiling.kblock;
     if (j->wide) /* sums of one kblock fit int32 */
-        most_quartets = least(most_quartets, most(INT32_MAX / j->each / qn_ks_a_quartet(b->form) / 2 * 2, 2));
+        most_quartets = least(most_quartets, most(INT32_MAX / j->largest / qn_ks_a_quartet(b->form) / 2 * 2, 2));
     s.quartets = qn_even_kblock(b->quartets, most_quartets);
     int64_t bands = most(1, (rows + j->tiling.band_rows - 1) / j->tiling.band_rows);
     s.rows = round_up((rows + bands - 1) / bands, 12);
@@ -390,18 +390,18 @@ static void multiply_rectangle(multiplication *j, int64_t m0, int64_t m1, int64_
 
 static void multiply_piece(void *context, int64_t begin, int64_t end) {
     multiplication *j = context;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     int64_t rows = j->a->rows, panels = j->b->panels;
     if (j->by_rows) multiply_rectangle(j, begin, end, 0, panels);
     else multiply_rectangle(j, 0, rows, begin, end);
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 /* One row at a time in int64, for words so large that even a short kblock may overflow int32. */
 static void multiply_slowly(void *context, int64_t begin, int64_t end) {
     multiplication *j = context;
     const qn_packed *b = j->b;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t i = begin; i < end; i++)
         for (int64_t p = 0; p < b->panels; p++) {
             const int16_t *word = (const int16_t *)(const void *)(b->panel + p * qn_panel_bytes(b));
@@ -419,22 +419,22 @@ static void multiply_slowly(void *context, int64_t begin, int64_t end) {
             }
             finish(j, acc, QN_PANEL, i, 1, p * QN_PANEL, count);
         }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 enum { SHORT_KBLOCK = 64 }; /* k: with shorter kblocks in int32, multiply_slowly is as good */
 
 /* `each` bounds the products of one k; `wide`: their sum may overflow int32. */
 static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
-                           const qn_result *out, int64_t each, bool wide) {
+                           const qn_result *out, int64_t largest, bool wide) {
     const qn_table *k = qn_kernels();
     multiplication j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .kernels = k, .wide = wide};
-    j.each = most(each, 1);
+    j.largest = most(largest, 1);
     int64_t m = a->rows, macs;
     if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
     k->matmul_tiling(&j.tiling);
     int64_t cost = most(b->k * b->n, macs / j.tiling.macs_a_byte);
-    if (wide && INT32_MAX / j.each < SHORT_KBLOCK) {
+    if (wide && INT32_MAX / j.largest < SHORT_KBLOCK) {
         qn_parallel_for(m, 1, macs, multiply_slowly, &j);
         return (qn_outcome)atomic_load(&j.outcome);
     }
@@ -469,19 +469,19 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
     return (qn_outcome)atomic_load(&j.outcome);
 }
 
-bool qn_may_overflow(int64_t each, int64_t k, int64_t extra) {
+bool qn_may_overflow(int64_t largest, int64_t k, int64_t extra) {
     int64_t bound;
-    return __builtin_mul_overflow(each, k, &bound) || bound > INT32_MAX - extra;
+    return __builtin_mul_overflow(largest, k, &bound) || bound > INT32_MAX - extra;
 }
 
 qn_outcome qn_multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
                               const qn_result *out) {
-    int64_t each = qn_magnitude_of(qn_extremes_of_type(a->type), za) * b->magnitude, extra = 0;
+    int64_t largest = qn_magnitude_of(qn_extremes_of_type(a->type), za) * b->magnitude, extra = 0;
     for (int64_t n = 0; out->acc_bias && n < b->n; n++) extra = most(extra, llabs((long long)out->acc_bias[n]));
     for (int64_t m = 0; out->row_bias && m < a->rows; m++) extra = most(extra, llabs((long long)out->row_bias[m]));
-    if (b->form == QN_WORDS && qn_may_overflow(each, b->k, extra))
-        each = qn_magnitude_of(qn_extremes_of_matrix(a), za) * b->magnitude;
-    return multiply(a, za, b, strips, out, each, qn_may_overflow(each, b->k, extra));
+    if (b->form == QN_WORDS && qn_may_overflow(largest, b->k, extra))
+        largest = qn_magnitude_of(qn_extremes_of_matrix(a), za) * b->magnitude;
+    return multiply(a, za, b, strips, out, largest, qn_may_overflow(largest, b->k, extra));
 }
 
 qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {

@@ -25,9 +25,9 @@ static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t 
     for (int64_t p = 0; p < panels; p++)
         for (int64_t g = 0; g < quartets; g++) {
             const uint8_t *from = b + g * 4 * stride + p * QN_PANEL;
-            uint8x16x4_t quads;
-            for (int k = 0; k < 4; k++) quads.val[k] = veorq_u8(vld1q_u8(from + k * stride), vdupq_n_u8(flip));
-            vst4q_u8(packed + p * panel_step + g * QN_QUARTET, quads);
+            uint8x16x4_t lines;
+            for (int k = 0; k < 4; k++) lines.val[k] = veorq_u8(vld1q_u8(from + k * stride), vdupq_n_u8(flip));
+            vst4q_u8(packed + p * panel_step + g * QN_QUARTET, lines);
         }
 }
 

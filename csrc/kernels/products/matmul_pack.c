@@ -9,9 +9,9 @@
 
 void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad, bool wide,
               void *to, int64_t step) {
-    int64_t there = most(0, least(columns, m->columns - column));
+    int64_t available = most(0, least(columns, m->columns - column));
     for (int64_t r = 0; r < rows; r++) {
-        int64_t count = row + r < m->rows ? there : 0;
+        int64_t count = row + r < m->rows ? available : 0;
         int16_t *words = (int16_t *)to + r * step;
         uint8_t *bytes = (uint8_t *)to + r * step;
         const char *from = m->data + (row + r) * m->row_stride + column * m->column_stride;

@@ -72,7 +72,7 @@ int64_t qn_magnitude_of(qn_extremes e, qn_zeros z); /* the largest |code - zero|
 qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, qn_packing *strips);
 
 /* Whether a sum of k products and `extra` may overflow int32; `each` bounds a product. */
-bool qn_may_overflow(int64_t each, int64_t k, int64_t extra);
+bool qn_may_overflow(int64_t largest, int64_t k, int64_t extra);
 qn_outcome qn_multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
                               const qn_result *out);
 

@@ -80,7 +80,7 @@ static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *s
 
 static void search_piece(void *context, int64_t begin, int64_t end) {
     range_search *j = context;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     qn_search_room *space = malloc(sizeof *space);
     if (!space) j->failed = true;
     for (int64_t k = begin; k < end && space; k++) {
@@ -88,7 +88,7 @@ static void search_piece(void *context, int64_t begin, int64_t end) {
         else search_sketch(j, k, space);
     }
     free(space);
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, double *high, double *error) {

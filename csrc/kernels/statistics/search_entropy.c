@@ -146,17 +146,17 @@ static void search_window(const double *counts, const qn_bin_sums *s, scheme l, 
         if (d < *least) *least = d, *below = a, *above = b;
     }
     for (int64_t stride = STRIDE, again = 0; stride > 0; stride = ++again % 2 ? stride : stride / 8)
-        for (int side = 1; side >= 0; side--) {
-            int64_t *moved = side ? above : below, center = *moved;
-            if (!two_sided[side]) continue;
+        for (int upper = 1; upper >= 0; upper--) {
+            int64_t *end = upper ? above : below, center = *end;
+            if (!two_sided[upper]) continue;
             int64_t reach = again < 2 ? QN_LINEAR : 12 * stride;
             for (int64_t v = center - reach / stride * stride; v <= center + reach && v <= QN_LINEAR; v += stride) {
-                int64_t a = side ? *below : v, b = side ? v : *above;
+                int64_t a = upper ? *below : v, b = upper ? v : *above;
                 if (v < 0) continue;
                 a = filled(counts, QN_LINEAR, a, -1), b = filled(counts, QN_LINEAR, b, 1);
                 if (!can_judge(s, QN_LINEAR - a, QN_LINEAR + b, l.n)) continue;
                 double d = divergence_of(counts, s, 2 * QN_LINEAR, QN_LINEAR - a, QN_LINEAR + b, l);
-                if (d < *least) *least = d, *moved = side ? b : a;
+                if (d < *least) *least = d, *end = upper ? b : a;
             }
         }
 }
