@@ -1,5 +1,5 @@
-/* The tile instructions that isa_amx.c uses, after their pseudo-code in Intel's manual; what would fault there ends the
- * test here. Every tile is a thread's own, as the registers are. */
+/* The tile instructions that isa_amx.c uses, after their pseudo-code in Intel's manual; a fault of the CPU ends
+ * the test here. Every tile is a thread's own, as the registers are. */
 #ifndef QN_EMULATED_AMX_H
 #define QN_EMULATED_AMX_H
 

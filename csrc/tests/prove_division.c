@@ -2,9 +2,9 @@
  *
  *     q = fma(x, i, x * j),  i = 1/S,  j = qn_low(S, i) = 1/S - i        rounds like        x / S
  *
- * in every convention, for q and x / S lie on the same side of every half-integer h, where two codes meet, or both on
- * it. Tried are every mantissa of S (2^23) and, for each h = 0.5 .. 255.5 (an 8-bit code less its zero point is at most
- * 255), every x within 4 ulps of h * S.
+ * in every convention, because q and x / S lie on the same side of every half-integer h, where two codes meet, or both
+ * on it. Tried are every mantissa of S (2^23) and, for each h = 0.5 .. 255.5 (an 8-bit code less its zero point is at
+ * most 255), every x within 4 ulps of h * S.
  *
  * Why these are enough: j carries a relative error of 2^-24 and is at most 2^-24 i, and so does x * j, hence q lies
  * within 0.5 + 2^-20 ulps of the true quotient, and x / S within 0.5. They differ in rounding only if an h lies between
@@ -37,7 +37,7 @@ static inline uint32_t bits_of(float x) {
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
-/* One boundary, one distance from it, a block of scales: the loop that the compiler turns into vectors. */
+/* One boundary, one distance from it, a batch of scales: the loop that the compiler turns into vectors. */
 #if defined(__x86_64__)
 __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #endif

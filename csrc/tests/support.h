@@ -52,7 +52,7 @@ void parameters_free(parameters *s);
 
 typedef struct kernel kernel;
 
-enum { CONVENTIONS = 1, METHODS = 2, RECTANGLES = 4 }; /* what varies besides sizes and values */
+enum { CONVENTIONS = 1, METHODS = 2, RECTANGLES = 4 }; /* fields that vary besides sizes and values */
 
 struct kernel {
     const char *name;

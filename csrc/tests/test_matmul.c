@@ -2,7 +2,7 @@
  * and kblocks.
  *
  * Operands end at a page without access, and the output lies between guards. M_PERTURB fills scratch with rubbish, so
- * that a wrong result shows what a kernel did not write.
+ * that elements that a kernel does not write make the result wrong.
  *
  * The driver calls the kernels of products through thunks that note each call: a kernel that no case calls fails the
  * test.
@@ -256,7 +256,7 @@ int main(int argc, char **argv) {
             if (i % 7 == 0) m = random_i64(65, 230), k = random_i64(0, 300), n = random_i64(1, 40);
             if (i % 35 == 0) m = random_i64(65, 300), k = random_i64(500, 1600);
             if (i % 50 == 0) m = random_i64(1, 20), k = random_i64(4000, 4200);
-            if (i == 99) m = 2, k = 140000, n = 3; /* beyond what int32 is sure to hold */
+            if (i == 99) m = 2, k = 140000, n = 3; /* sums may exceed int32 */
             test_one(row, m, k, n);
         }
         printf("%-10s %ld checks\n", row, passed + failed - before);

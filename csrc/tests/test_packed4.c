@@ -1,7 +1,8 @@
 /* matmul4_panels. */
 #include "support.h"
 
-/* Any bytes are nibbles; the first record and row are all at the ends, where int16 sums come nearest to overflow. */
+/* Any bytes are nibbles; the codes of the first record and row are all extreme, so that int16 sums come nearest to
+ * overflow. */
 void test_packed4(const char *row_name, const qn_table *row) {
     enum { GROUPS = 3 };
     static const int64_t depths[] = {16, 32, 64, 128};

@@ -1,7 +1,7 @@
 /* saturate_pairs_u8s8, unsafe_pairs_i8. */
 #include "support.h"
 
-/* Full range, and both ends often: they are what saturates. */
+/* Full range, and both ends often, because they saturate. */
 static void fill_extreme(uint8_t *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         static const uint8_t ends[] = {0, 255, 127, 128};

@@ -54,7 +54,7 @@
  * narrow_f64_f32, widen_f32_f64, copy_<T>_<T>: the CPU's own conversion; p->saturate and p->stochastic (32 places) as
  *   above.
  * odd_f64_f32: rounds to odd: an inexact value becomes the neighbour whose last bit is 1. A second rounding of it to a
- *   narrower type gives what one rounding of the float64 would.
+ *   narrower type gives the same number as one rounding of the float64.
  * divide_<f>, multiply_f32(x[n], y[n], p): x / S and x * S, one IEEE operation each.
  * block_max_f32(x[n], most[ceil(n / block)]): the largest finite magnitude of each block, 0 if there is none; NaN if
  *   the block has a NaN.

@@ -84,7 +84,8 @@ typedef struct {
     float normal;
 } qn_float_limits;
 
-/* Counts what a conversion to a float type does to numbers, and its errors. Empty: least is infinity, the rest 0. */
+/* Counts of the numbers that a conversion to a float type changes, and its errors. Empty: least is infinity, the rest
+ * 0. */
 typedef struct {
     uint64_t nan, infinite, overflow, zero, subnormal, kept; /* zero: nonzero numbers that become 0; kept: the rest */
     uint64_t relative;                                       /* |x - y| / |x| of the kept, summed in units of 2^-30 */

@@ -1,4 +1,4 @@
-/* Float formats to and from float32, each made from its row of float_list.h.
+/* Float formats to and from float32, each made from its line of float_list.h.
  *
  * The numbers of a format are constants of the inlined functions below, so that no loop branches on them. A code
  * occupies an int32 lane. The bits of a positive float, as an integer, count the floats of its format from 0 upward: a
@@ -77,7 +77,7 @@ V_INLINE vi v_random_code(vi body, vi random, v_format f) {
 }
 
 /* QN_SCALE, from the bits as they are: a sign makes them negative. The implicit bit is the last of the significand and
- * odd, so a tie goes up. Subnormal float32 has none; there what exceeds 2^-127 goes to 2^-126, as in ml_dtypes. */
+ * odd, so a tie goes up. A subnormal float32 has none: numbers above 2^-127 round to 2^-126, as in ml_dtypes. */
 V_INLINE vi v_scale_code(vi bits, bool saturate, bool stochastic, vi random, v_format f) {
     const vi nan = vi_set1(v_largest(f) + 1), one = vi_set1(1), normal = vi_set1(0x800000);
     vi body = vi_low_unsigned(bits, 31), held = vi_min(bits, vi_set1(v_limit(f, saturate)));
@@ -334,9 +334,9 @@ static void narrow_f64_f32(const double *x, float *y, int64_t n, const qn_cast *
 }
 
 /* Rounding to odd: an inexact x becomes the neighbouring float32 whose last bit is 1. Rounding that to a narrower
- * format gives what rounding x itself gives. float32 has at least two more bits than the format, among subnormals too,
- * so the last bit of every number and every tie of the format is 0 in float32. Rounding to odd gives such a number only
- * for an equal x, and moves no x across one. */
+ * format gives the same number as rounding x itself. float32 has at least two more bits than the format, among
+ * subnormals too, so the last bit of every number and every tie of the format is 0 in float32. Rounding to odd gives
+ * such a number only for an equal x, and moves no x across one. */
 static void odd_f64_f32(const double *restrict x, float *restrict y, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float nearest = (float)x[i];

@@ -37,7 +37,7 @@ V_INLINE vi v_zero(const v_params *p, int64_t i, bool per_element) {
 /* x times the reciprocal in two parts: for 8-bit codes it rounds as x / S does. */
 V_INLINE vf v_product(vf x, const v_params *p) { return vf_fma(x, p->i, vf_mul(x, p->j)); }
 
-V_INLINE vf v_limited(vf x) { return vf_clamp_abs(x, vf_set1((float)QN_WIDEST_CODE)); } /* to what int32 holds */
+V_INLINE vf v_limited(vf x) { return vf_clamp_abs(x, vf_set1((float)QN_WIDEST_CODE)); } /* to the range of int32 */
 
 /* x / S, or the product above. */
 V_INLINE vf v_quotient(vf x, const v_params *p, int64_t i, bool per_element, bool fused) {

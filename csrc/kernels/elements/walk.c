@@ -99,9 +99,9 @@ static void walk_rows(void *context, int64_t begin, int64_t end) {
 }
 
 static void walk_columns(void *context, int64_t begin, int64_t end) {
-    qn_walk part = *(const qn_walk *)context;
-    part.columns_begin = begin, part.columns_end = end;
-    walk_rows(&part, 0, part.total / part.row);
+    qn_walk strip = *(const qn_walk *)context;
+    strip.columns_begin = begin, strip.columns_end = end;
+    walk_rows(&strip, 0, strip.total / strip.row);
 }
 
 void qn_walk_all(qn_walk *w) {

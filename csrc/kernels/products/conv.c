@@ -257,9 +257,9 @@ typedef struct {
     const qn_conv *c;
     int64_t depth, outputs, k;
     lanes columns, rows;
-    int step;            /* from result to result in a lane: 2 with stride 2, whose columns stay in one lane, else 1 */
-    int64_t band, bands; /* rows of results of a band; bands of each image and channel group */
-    int64_t together;    /* channel groups laid out together, if one band has all rows */
+    int step; /* from result to result in a lane: 2 with stride 2, which keeps its columns in one lane, else 1 */
+    int64_t band, bands;   /* rows of results of a band; bands of each image and channel group */
+    int64_t together;      /* channel groups laid out together, if one band has all rows */
     int64_t line, segment; /* elements from line to line; elements of one lane of columns in one lane of rows */
     int64_t plane;         /* elements of a channel */
     int64_t taps, *tap;    /* of an output channel; [taps] offset in the planes of its channel group */

@@ -10,7 +10,7 @@ enum {
     PASS_LIMIT = 255,   /* sum of a column's |excess| in a pass: 128 * 255 again */
     PAIR_COST = 4,      /* of a pair of entries, in units of one product; measured, like the next two */
     PASS_COST = 8,      /* of a pass, for each column */
-    PERCENT = 7,        /* of all products: what quads gain over Winograd's pairs */
+    PERCENT = 7,        /* of all products: the gain of quads over Winograd's pairs */
 };
 
 typedef struct {

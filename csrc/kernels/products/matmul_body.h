@@ -180,7 +180,7 @@ V_INLINE vf v_scaled(const qn_finish *f, const int32_t *acc, int64_t r, vf scale
     return vf_mul(vf_from_vi(vi_load(acc)), scale);
 }
 
-/* `by_row`, `biased` and `bounded` are constants, and `count` where it is 16. */
+/* `by_row`, `biased` and `bounded` are constants; so is `count` if it is 16. */
 V_INLINE void v_finish_f32(const qn_finish *f, int64_t j, const size_t count, bool by_row, bool biased, bool bounded) {
     const vf lo = vf_set1(f->lo), hi = vf_set1(f->hi);
     const int32_t *acc = f->acc + j;

@@ -151,44 +151,44 @@ V_INLINE void v_dots_band(const qn_thin *t, const thin_codes *codes, int64_t k, 
     for (; j < t->columns; j++) v_dots_of(t, codes, k, depth, j, 1, rows, parts, is_unsigned);
 }
 
-#define THIN_KINDS(piece, rows)                                                                                        \
-    if (codes->is_unsigned) piece(t, codes, k, depth, rows, 1, true);                                                  \
-    else if (codes->parts == 1) piece(t, codes, k, depth, rows, 1, false);                                             \
-    else piece(t, codes, k, depth, rows, 2, false);                                                                    \
+#define THIN_KINDS(multiply, rows)                                                                                     \
+    if (codes->is_unsigned) multiply(t, codes, k, depth, rows, 1, true);                                               \
+    else if (codes->parts == 1) multiply(t, codes, k, depth, rows, 1, false);                                          \
+    else multiply(t, codes, k, depth, rows, 2, false);                                                                 \
     break;
-#define THIN_KERNEL(name, piece)                                                                                       \
+#define THIN_KERNEL(name, multiply)                                                                                    \
     static void name(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth) {                            \
         switch (t->rows) {                                                                                             \
-        case 1: THIN_KINDS(piece, 1)                                                                                   \
-        case 2: THIN_KINDS(piece, 2)                                                                                   \
-        case 3: THIN_KINDS(piece, 3)                                                                                   \
-        default: THIN_KINDS(piece, 4)                                                                                  \
+        case 1: THIN_KINDS(multiply, 1)                                                                                \
+        case 2: THIN_KINDS(multiply, 2)                                                                                \
+        case 3: THIN_KINDS(multiply, 3)                                                                                \
+        default: THIN_KINDS(multiply, 4)                                                                               \
         }                                                                                                              \
     }
 THIN_KERNEL(sweep_band, v_sweep_band)
 THIN_KERNEL(dots_band, v_dots_band)
 
-/* At most four rows of A and THIN_CODES codes at a time. */
+/* Bands of at most four rows of A, THIN_CODES codes at a time. */
 V_INLINE void v_by_bands(const qn_thin *t, const bool turned) {
     thin_codes codes;
     for (int row = 0; row < t->rows; row += THIN_ROWS) {
-        qn_thin piece = *t;
-        piece.a += row * t->a_step, piece.c += row * t->c_step;
-        piece.rows = t->rows - row < THIN_ROWS ? t->rows - row : THIN_ROWS;
-        codes.step = THIN_CODES / piece.rows / 64 * 64;
+        qn_thin band = *t;
+        band.a += row * t->a_step, band.c += row * t->c_step;
+        band.rows = t->rows - row < THIN_ROWS ? t->rows - row : THIN_ROWS;
+        codes.step = THIN_CODES / band.rows / 64 * 64;
         for (int64_t k = 0; k < t->k; k += codes.step) {
             const int64_t depth = t->k - k < codes.step ? t->k - k : codes.step;
-            if (!split_codes(&piece, k, depth, &codes)) {
-                qn_thin rest = piece;
+            if (!split_codes(&band, k, depth, &codes)) {
+                qn_thin rest = band;
                 rest.a += k, rest.b += turned ? k : k * t->stride, rest.k = depth;
                 if (turned) qn_row_avx512.dots(&rest);
                 else qn_row_avx512.sweep(&rest);
             } else if (turned) {
-                dots_band(&piece, &codes, k, depth);
+                dots_band(&band, &codes, k, depth);
             } else {
-                turn_sums(&piece, codes.start);
-                sweep_band(&piece, &codes, k, depth);
-                turn_sums(&piece, NULL);
+                turn_sums(&band, codes.start);
+                sweep_band(&band, &codes, k, depth);
+                turn_sums(&band, NULL);
             }
         }
     }
@@ -200,10 +200,10 @@ static void dots(const qn_thin *t) { v_by_bands(t, true); }
 static void sweep(const qn_thin *t) {
     qn_thin rest = *t;
     while (rest.columns >= 64) {
-        qn_thin piece = rest;
-        piece.columns = rest.columns < THIN_SWEPT ? rest.columns / 64 * 64 : THIN_SWEPT;
-        v_by_bands(&piece, false);
-        rest.b += piece.columns, rest.c += piece.columns, rest.columns -= piece.columns;
+        qn_thin strip = rest;
+        strip.columns = rest.columns < THIN_SWEPT ? rest.columns / 64 * 64 : THIN_SWEPT;
+        v_by_bands(&strip, false);
+        rest.b += strip.columns, rest.c += strip.columns, rest.columns -= strip.columns;
     }
     if (rest.columns) qn_row_avx512.sweep(&rest);
 }
