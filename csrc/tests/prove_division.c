@@ -24,7 +24,8 @@
 enum { MANTISSAS = 1 << 23, BATCH = 1024, BOUNDARIES = 256, ULPS = 4, PROCESSES = 2 };
 
 typedef struct {
-    uint64_t tried, differ, reciprocal; /* the last: how often x * i alone is wrong, to show that the test can see it */
+    uint64_t tried, differ,
+        reciprocal; /* the last: how often x * i alone is wrong, to show that the test detects errors */
 } result;
 
 static inline float float_of(uint32_t bits) {
