@@ -55,7 +55,7 @@ static PyObject *perform(operation operate, const qn_source *in, void *out, qn_t
 }
 
 /* (x, type, scale, zero_point, out, out_type, outer, channels, inner, group, qmin, qmax, convention) */
-static PyObject *quantizing(const char *name, operation operate, qn_type first, qn_args a, Py_ssize_t count) {
+static PyObject *quantize_call(const char *name, operation operate, qn_type first, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
     qn_affine p = {0};
@@ -75,12 +75,12 @@ static PyObject *quantizing(const char *name, operation operate, qn_type first, 
 
 static PyObject *quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("quantize", qn_quantize, QN_E4M3FN, a, count);
+    return quantize_call("quantize", qn_quantize, QN_E4M3FN, a, count);
 }
 
 static PyObject *fake_quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("fake_quantize", qn_fake_quantize, QN_F32, a, count);
+    return quantize_call("fake_quantize", qn_fake_quantize, QN_F32, a, count);
 }
 
 static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {

@@ -274,7 +274,7 @@ typedef struct {
     void *flat; /* results of a channel, rows line / step apart: with wide padding less than out_width */
 } buffers;
 
-static int64_t fitting(const sums *s, int64_t elements) {
+static int64_t band_capacity(const sums *s, int64_t elements) {
     return most(1, BAND / times(s->depth, times(elements, sizeof(int16_t))));
 }
 
@@ -288,13 +288,13 @@ static bool plan_planes(sums *s) {
         s->line = most(s->line, round_up(l->longest - padding, s->step));
     }
     int64_t height = times(l->count * s->line, least(c->filter[0], c->stride[0]));
-    int64_t rows = least(c->out_height, most(FEWEST_ROWS, fitting(s, height)));
+    int64_t rows = least(c->out_height, most(FEWEST_ROWS, band_capacity(s, height)));
     s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
     if (!lanes_make(&s->rows, c, 0, c->stride[0], s->band)) return false;
     int64_t lines = s->rows.longest, segments = s->rows.count * l->count;
     if (times(times(s->depth, segments), times(lines + 1, s->line + QN_REACH)) > INT64_MAX / 8) return false;
     s->segment = (lines - 1) * s->line + l->longest + QN_REACH, s->plane = segments * s->segment;
-    s->together = s->bands == 1 ? fitting(s, s->plane) : 1;
+    s->together = s->bands == 1 ? band_capacity(s, s->plane) : 1;
     return true;
 }
 

@@ -65,7 +65,7 @@ typedef struct {
 typedef struct {
     void *memory;
     uint8_t *left;                               /* packed */
-    uint8_t *staged;                             /* [48][ks] */
+    uint8_t *staging;                            /* [48][ks] */
     int32_t *start, *sum;                        /* [rows] of qn_left */
     int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
     uint8_t *strip;                              /* [panels][quartets][64] packed during the product */
@@ -128,7 +128,7 @@ static bool scratch_make(scratch *s, const multiplication *j, const plan *g) {
     for (int i = 0; i < SIZES; i++) offset[i] = total, total += round_up(sizes[i], QN_QUARTET);
     uint8_t *p = s->memory = qn_allocate(total, 1);
     if (!p) return false;
-    s->left = p + offset[0], s->staged = p + offset[1], s->start = (int32_t *)(void *)(p + offset[2]);
+    s->left = p + offset[0], s->staging = p + offset[1], s->start = (int32_t *)(void *)(p + offset[2]);
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
     s->minus_zero = s->minus_sum + g->rows;
     s->strip = p + offset[3], s->panel = p + offset[4], s->turned = p + offset[8],
@@ -156,8 +156,8 @@ static void pack_left(const multiplication *j, int64_t i0, int64_t rows, int64_t
         if (direct) {
             l.a = a->data + (i0 + i) * a->row_stride + k0, l.stride = a->row_stride;
         } else {
-            qn_stage(a, i0 + i, k0, l.rows, k, 0, words, s->staged, k);
-            l.a = s->staged, l.stride = k * (words ? 2 : 1);
+            qn_stage(a, i0 + i, k0, l.rows, k, 0, words, s->staging, k);
+            l.a = s->staging, l.stride = k * (words ? 2 : 1);
         }
         l.packed = s->left + i * quartets * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
         j->left(&l);

@@ -146,7 +146,7 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
 static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
 
 /* Negates x in place; NULL if all are 0. */
-static const int32_t *negated(int32_t *x, int64_t n) {
+static const int32_t *negate(int32_t *x, int64_t n) {
     int32_t bits = 0;
     for (int64_t i = 0; i < n; i++) bits |= x[i], x[i] = -x[i];
     return bits ? x : NULL;
@@ -173,7 +173,7 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
         else a.input.codes = p->input.codes + row * w->k, a.input.scales = p->input.scales + row * p->input.row;
         if (p->input.zero_points) a.input.zero_points = p->input.zero_points + row * p->input.row;
         qn_quantize_activations(&a);
-        x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
+        x.minus_zeros = negate(a.zero_points, w->k ? x.rows * x.scale_row : 0);
         product4_pass c = {w, packed, p, row, x};
         int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
         qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,

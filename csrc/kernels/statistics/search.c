@@ -10,7 +10,7 @@ enum { SEARCH_BYTES = 1 << 18 }; /* the search of a parameter takes as long as s
 
 /* ---- percentile ---- */
 
-static double outside(const qn_sketch *r, double low, double high) {
+static double share_outside(const qn_sketch *r, double low, double high) {
     return (beyond(r, true, -low) + beyond(r, false, high)) / r->total;
 }
 
@@ -21,7 +21,7 @@ static void search_percentile(const qn_sketch *r, const qn_search_spec *p, doubl
     } else {
         *high = quantile(r, false, false, tail / 2), *low = -quantile(r, false, true, tail / 2);
     }
-    *error = outside(r, *low, *high);
+    *error = share_outside(r, *low, *high);
 }
 
 /* ---- all parameters ---- */
@@ -61,7 +61,7 @@ static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *s
     for (int64_t i = k * j->n; i < (k + 1) * j->n; i++) {
         double low = j->lows[i], high = j->highs[i];
         if (p->criterion == QN_PERCENTILE) {
-            j->error[i] = outside(&r, low, high);
+            j->error[i] = share_outside(&r, low, high);
         } else if (p->criterion == QN_APART) {
             j->error[i] = apart.count;
         } else if (p->criterion == QN_APART_FROM) {
