@@ -131,11 +131,11 @@ int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z) {
     return 0;
 }
 
-static void let_go(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, NULL)); }
+static void free_data(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, NULL)); }
 
 PyObject *qn_array_owning(void **data, int64_t n, int type_number) {
     npy_intp length = (npy_intp)n;
-    PyObject *capsule = PyCapsule_New(*data, NULL, let_go);
+    PyObject *capsule = PyCapsule_New(*data, NULL, free_data);
     if (!capsule) return NULL;
     PyObject *array = PyArray_SimpleNewFromData(1, &length, type_number, *data);
     *data = NULL;

@@ -27,8 +27,8 @@ extern _Atomic(PyObject *) qn_pending_error;
 int qn_set_pending_error(PyObject *type, PyObject *text);                        /* None and None: no error */
 int qn_refuse_call(const char *function, Py_ssize_t count, Py_ssize_t expected); /* sets the exception; -1 */
 
-/* Each returns -1 with an exception set when the argument is not what it must be. Every binding starts with
- * qn_arg_count; those that mend the pending error, or tell what can be set, with qn_arg_count_always. */
+/* Each returns -1 with an exception set when the argument is refused. Every binding starts with qn_arg_count; those
+ * that clear the pending error, or list the values that clear it, with qn_arg_count_always. */
 static inline int qn_arg_count_always(const char *function, Py_ssize_t count, Py_ssize_t expected) {
     return count == expected ? 0 : qn_refuse_call(function, count, expected);
 }
@@ -44,7 +44,7 @@ int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source);
 int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid);
 void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);       /* NULL on error */
 const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number); /* C-contiguous, exactly this long */
-int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data); /* such a one or None */
+int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data); /* a vector or None */
 
 /* The last two axes of an array of 8-bit codes or words. */
 int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m);

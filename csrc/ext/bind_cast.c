@@ -16,12 +16,12 @@ static PyObject *cast(PyObject *self, qn_args a, Py_ssize_t count) {
     void *out = qn_arg_output(a[2], n, qn_itemsize((qn_type)type));
     uint64_t seed = PyLong_AsUnsignedLongLong(a[6]);
     if (!out || PyErr_Occurred()) return NULL;
-    const qn_cast how = {.seed = seed, .saturate = saturate, .stochastic = stochastic};
+    const qn_cast options = {.seed = seed, .saturate = saturate, .stochastic = stochastic};
     if (n < QN_GIL_ELEMENTS) {
-        qn_cast_array(&x, out, (qn_type)type, &how);
+        qn_cast_array(&x, out, (qn_type)type, &options);
     } else {
         Py_BEGIN_ALLOW_THREADS;
-        qn_cast_array(&x, out, (qn_type)type, &how);
+        qn_cast_array(&x, out, (qn_type)type, &options);
         Py_END_ALLOW_THREADS;
     }
     Py_RETURN_NONE;

@@ -1,4 +1,4 @@
-/* conv2d: convolutions of images with the kernels of a weight. */
+/* conv2d: convolutions of images with the filters of a weight. */
 #include "bindings.h"
 
 #include <string.h>
@@ -86,6 +86,6 @@ PyMethodDef qn_conv_methods[] = {
         conv2d,
         "conv2d(x, x_type, w, w_type, x_zero, w_zero, channel_groups, stride_v, stride_h, dilation_v, dilation_h, "
         "top, left, out, out_type, scale, bias, zero_point, qmin, qmax, /)\n--\n\nConvolve images with the "
-        "kernels of a weight; False when a sum does not fit int32."),
+        "filters of a weight; False when a sum does not fit int32."),
     QN_END,
 };

@@ -1,4 +1,5 @@
-/* float_error(x, x_type, type, overflow, normal) -> counts and errors; float_features() -> what the CPU has. */
+/* float_error(x, x_type, type, overflow, normal) -> counts and errors; float_features() -> {name: whether the CPU has
+ * it}. */
 #include "bindings.h"
 
 #include "cpu.h"

@@ -1,7 +1,8 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
  * few_values(x, type, keys, counts) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets,
  * keys, counts) -> (offsets, keys, counts); search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high,
- * error); range_errors likewise for given ranges; entropy_bin(counts, levels, reals, first, divergence) -> bin. */
+ * error); range_errors likewise, of ranges that are arguments; entropy_bin(counts, levels, reals, first, divergence) ->
+ * bin. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -14,11 +15,11 @@
 /* Sets items 0, 1, 2 of a tuple to the three arrays. */
 static int put_histogram(qn_histogram *h, PyObject *tuple) {
     npy_intp bins = (npy_intp)h->offsets[h->params];
-    PyObject *parts[3] = {qn_array_owning((void **)&h->offsets, (npy_intp)h->params + 1, NPY_INT64),
-                          qn_array_owning((void **)&h->keys, bins, NPY_UINT16),
-                          qn_array_owning((void **)&h->counts, bins, NPY_INT64)};
-    for (int k = 0; k < 3; k++) PyTuple_SET_ITEM(tuple, k, parts[k]);
-    return parts[0] && parts[1] && parts[2] ? 0 : -1;
+    PyObject *arrays[3] = {qn_array_owning((void **)&h->offsets, (npy_intp)h->params + 1, NPY_INT64),
+                           qn_array_owning((void **)&h->keys, bins, NPY_UINT16),
+                           qn_array_owning((void **)&h->counts, bins, NPY_INT64)};
+    for (int k = 0; k < 3; k++) PyTuple_SET_ITEM(tuple, k, arrays[k]);
+    return arrays[0] && arrays[1] && arrays[2] ? 0 : -1;
 }
 
 static int put_ranges(const qn_range *ranges, npy_intp n, PyObject *tuple) {
@@ -62,10 +63,10 @@ static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
     if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.few_values: the input is not real.");
     int64_t bins = PyArray_Check(a[2]) ? PyArray_SIZE((PyArrayObject *)a[2]) : 0;
     const uint16_t *keys = qn_arg_vector(a[2], bins, NPY_UINT16);
-    const int64_t *times = keys ? qn_arg_vector(a[3], bins, NPY_INT64) : NULL;
-    if (!times) return NULL;
+    const int64_t *bin_counts = keys ? qn_arg_vector(a[3], bins, NPY_INT64) : NULL;
+    if (!bin_counts) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    is_few = qn_few_values(&x, keys, times, bins, &few);
+    is_few = qn_few_values(&x, keys, bin_counts, bins, &few);
     Py_END_ALLOW_THREADS;
     if (!is_few) Py_RETURN_NONE;
     npy_intp n = (npy_intp)few.n;
@@ -145,17 +146,17 @@ static PyObject *search_ranges(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count("search_ranges", count, 12) || arg_search(a, QN_SQUARE, &h, &spec)) return NULL;
     npy_intp n = (npy_intp)h.params;
-    PyObject *parts[3], *result = NULL;
-    for (int k = 0; k < 3; k++) parts[k] = PyArray_SimpleNew(1, &n, NPY_FLOAT64);
-    if (parts[0] && parts[1] && parts[2]) {
+    PyObject *arrays[3], *result = NULL;
+    for (int k = 0; k < 3; k++) arrays[k] = PyArray_SimpleNew(1, &n, NPY_FLOAT64);
+    if (arrays[0] && arrays[1] && arrays[2]) {
         double *to[3];
-        for (int k = 0; k < 3; k++) to[k] = PyArray_DATA((PyArrayObject *)parts[k]);
+        for (int k = 0; k < 3; k++) to[k] = PyArray_DATA((PyArrayObject *)arrays[k]);
         Py_BEGIN_ALLOW_THREADS;
         failed = qn_search(&h, &spec, to[0], to[1], to[2]);
         Py_END_ALLOW_THREADS;
-        result = failed ? PyErr_NoMemory() : PyTuple_Pack(3, parts[0], parts[1], parts[2]);
+        result = failed ? PyErr_NoMemory() : PyTuple_Pack(3, arrays[0], arrays[1], arrays[2]);
     }
-    for (int k = 0; k < 3; k++) Py_XDECREF(parts[k]);
+    for (int k = 0; k < 3; k++) Py_XDECREF(arrays[k]);
     PyMem_RawFree(h.ranges);
     return result;
 }

@@ -17,7 +17,7 @@ static int steps(PyObject *argument, int tail, const qn_product *p, int64_t unit
     return fits ? 0 : -1;
 }
 
-static PyObject *fitted(qn_outcome outcome) {
+static PyObject *result_of(qn_outcome outcome) {
     if (outcome == QN_NO_MEMORY) return PyErr_NoMemory();
     return PyBool_FromLong(outcome == QN_DONE);
 }
@@ -48,7 +48,7 @@ static PyObject *matmul_integer(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     outcome = qn_matmul_integer(&p);
     Py_END_ALLOW_THREADS;
-    return fitted(outcome);
+    return result_of(outcome);
 }
 
 /* A matrix whose rows are contiguous; there may be gaps between them. */
@@ -107,7 +107,7 @@ static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     outcome = qn_matmul_packed(&left, zero, b, &r);
     Py_END_ALLOW_THREADS;
-    return fitted(outcome);
+    return result_of(outcome);
 }
 
 PyMethodDef qn_matmul_methods[] = {

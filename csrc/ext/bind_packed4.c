@@ -113,10 +113,10 @@ static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
 /* One scale, one for each row, or one for each group of each row. */
 static int input_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
                        bool is_signed, qn_input_codes *input) {
-    int64_t mk, each, n = PyArray_Check(scales) ? PyArray_SIZE((PyArrayObject *)scales) : 1;
+    int64_t mk, group_scales, n = PyArray_Check(scales) ? PyArray_SIZE((PyArrayObject *)scales) : 1;
     const void *zeros;
-    if (qn_arg_product(m, w->k, &mk) || qn_arg_product(m, w->groups, &each)) return -1;
-    if (n == each) input->row = w->groups, input->step = 1;
+    if (qn_arg_product(m, w->k, &mk) || qn_arg_product(m, w->groups, &group_scales)) return -1;
+    if (n == group_scales) input->row = w->groups, input->step = 1;
     else if (n == m) input->row = 1;
     else n = 1;
     if (!(input->codes = qn_arg_vector(codes, mk, is_signed ? NPY_INT8 : NPY_UINT8)) ||

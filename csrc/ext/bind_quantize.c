@@ -7,10 +7,10 @@
 typedef struct {
     float scale;
     int32_t zero_point;
-} one_each; /* storage of parameters given as Python numbers */
+} number_params; /* storage of parameters given as Python numbers */
 
 /* Arrays; or per tensor a float and an int, because making an array costs as much as a small call. */
-static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p, one_each *one) {
+static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p, number_params *one) {
     int64_t n = qn_grid_params(grid);
     if (n == 1 && PyFloat_CheckExact(scale)) one->scale = (float)PyFloat_AS_DOUBLE(scale), p->scale = &one->scale;
     else p->scale = qn_arg_vector(scale, n, NPY_FLOAT32);
@@ -55,11 +55,11 @@ static PyObject *perform(operation operate, const qn_source *in, void *out, qn_t
 }
 
 /* (x, type, scale, zero_point, out, out_type, outer, channels, inner, group, qmin, qmax, convention) */
-static PyObject *quantizing(const char *name, operation operate, qn_type first, qn_args a, Py_ssize_t count) {
+static PyObject *quantize_call(const char *name, operation operate, qn_type first, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
     qn_affine p = {0};
-    one_each one;
+    number_params one;
     void *out;
     qn_type type;
     int convention;
@@ -75,19 +75,19 @@ static PyObject *quantizing(const char *name, operation operate, qn_type first, 
 
 static PyObject *quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("quantize", qn_quantize, QN_E4M3FN, a, count);
+    return quantize_call("quantize", qn_quantize, QN_E4M3FN, a, count);
 }
 
 static PyObject *fake_quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
-    return quantizing("fake_quantize", qn_fake_quantize, QN_F32, a, count);
+    return quantize_call("fake_quantize", qn_fake_quantize, QN_F32, a, count);
 }
 
 static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source q;
     qn_grid grid;
     qn_affine p = {0};
-    one_each one;
+    number_params one;
     void *out;
     qn_type type;
     (void)self;
@@ -104,7 +104,7 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source acc;
     qn_grid grid;
     qn_affine p = {0};
-    one_each one;
+    number_params one;
     void *out;
     qn_type type;
     int method;

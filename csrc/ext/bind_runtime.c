@@ -72,12 +72,12 @@ static PyObject *refuse_calls(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 PyMethodDef qn_runtime_methods[] = {
-    QN_METHOD(isas, "isas()\n--\n\nRows of this build, low to high, with whether this CPU has them."),
-    QN_METHOD(isa, "isa()\n--\n\nName of the active row."),
-    QN_METHOD(set_isa, "set_isa(name, /)\n--\n\nSelect a row; False when this CPU does not have it."),
-    QN_METHOD(kernels, "kernels()\n--\n\nWhich row serves which kernel."),
+    QN_METHOD(isas, "isas()\n--\n\nISA rows of this build, low to high, with whether this CPU has them."),
+    QN_METHOD(isa, "isa()\n--\n\nName of the active ISA row."),
+    QN_METHOD(set_isa, "set_isa(name, /)\n--\n\nSelect an ISA row; False when this CPU does not have it."),
+    QN_METHOD(kernels, "kernels()\n--\n\nWhich ISA row serves which kernel."),
     QN_METHOD(num_threads, "num_threads()\n--\n\nThreads a large call may use."),
-    QN_METHOD(set_num_threads, "set_num_threads(threads, /)\n--\n\nSet them."),
+    QN_METHOD(set_num_threads, "set_num_threads(threads, /)\n--\n\nSet the threads a large call may use."),
     QN_METHOD(refuse_calls,
               "refuse_calls(error, text, /)\n--\n\nMake every call raise error(text); None and None end it."),
     QN_END,

@@ -1,5 +1,5 @@
-/* The tile instructions that isa_amx.c uses, after their pseudo-code in Intel's manual; what would fault there ends the
- * test here. Every tile is a thread's own, as the registers are. */
+/* The tile instructions that isa_amx.c uses, after their pseudo-code in Intel's manual; a fault of the CPU ends
+ * the test here. Every tile is a thread's own, as the registers are. */
 #ifndef QN_EMULATED_AMX_H
 #define QN_EMULATED_AMX_H
 
@@ -21,7 +21,7 @@ static _Thread_local bool qn_configured;
 static inline void qn_fault_unless(bool good) {
     if (!good) abort();
 }
-/* A line written is zero past its end, and so are the lines below the last. */
+/* The bytes past the end of a line, and the lines below the last, become 0. */
 static inline void qn_zero_rest(qn_tmm *t) {
     for (int r = 0; r < 16; r++)
         for (int i = r < t->rows ? t->bytes : 0; i < 64; i++) t->line[r][i] = 0;

@@ -50,7 +50,7 @@ static inline simde__m512i qn_cvtepu16_epi32(__m256i a) {
     QN_HALVES(simde__m512i, m256i, _mm256_cvtepu16_epi32(qn_half(a, k)));
 }
 static inline simde__m512 qn_cvtph_ps(__m256i a) { QN_HALVES(simde__m512, m256, _mm256_cvtph_ps(qn_half(a, k))); }
-static inline __m256i qn_cvtps_ph(simde__m512 a) { /* half to even, the only rounding asked for */
+static inline __m256i qn_cvtps_ph(simde__m512 a) { /* half to even, the only rounding in use */
     simde__m512_private v = simde__m512_to_private(a);
     return _mm256_set_m128i(_mm256_cvtps_ph(v.m256[1], 0), _mm256_cvtps_ph(v.m256[0], 0));
 }
@@ -82,7 +82,7 @@ static inline __m128i qn_cvtepi32_epi8(simde__m512i a) {
 #define _mm512_cvtps_ph(a, rounding) qn_cvtps_ph(a)
 #define _mm512_cvtepi32_epi16(a) qn_cvtepi32_epi16(a)
 #define _mm512_cvtepi32_epi8(a) qn_cvtepi32_epi8(a)
-/* Plain stores do what streaming ones do, but for the caches. */
+/* Plain stores write the same bytes as streaming ones. */
 #define _mm512_stream_ps(p, v) simde_mm512_storeu_ps(p, v)
 #define _mm512_stream_si512(p, v) simde_mm512_storeu_si512(p, v)
 

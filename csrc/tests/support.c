@@ -166,15 +166,15 @@ void *array(size_t count, size_t itemsize) {
 guarded guarded_make(size_t bytes, size_t shift) {
     guarded g = {.bytes = bytes};
     g.total = (shift + bytes + 2 * GUARD + 63) / 64 * 64;
-    g.block = aligned_alloc(64, g.total);
-    if (!g.block) abort();
-    memset(g.block, GUARD_BYTE, g.total);
-    g.data = g.block + GUARD + shift;
+    g.memory = aligned_alloc(64, g.total);
+    if (!g.memory) abort();
+    memset(g.memory, GUARD_BYTE, g.total);
+    g.data = g.memory + GUARD + shift;
     return g;
 }
 
 bool guarded_whole(const guarded *g) {
-    for (unsigned char *b = g->block; b < g->block + g->total; b++)
+    for (unsigned char *b = g->memory; b < g->memory + g->total; b++)
         if ((b < g->data || b >= g->data + g->bytes) && *b != GUARD_BYTE) return false;
     return true;
 }
@@ -214,7 +214,7 @@ void compare_on(const char *row_name, const qn_table *row, const kernel *k, cons
     check(guarded_whole(&expected), "scalar", k->name, "wrote outside its output", n, shown);
     check(guarded_whole(&result), row_name, k->name, "wrote outside its output", n, shown);
     check(!memcmp(copy, in, in_bytes), row_name, k->name, "changed its input", n, shown);
-    free(copy), free(expected.block), free(result.block);
+    free(copy), free(expected.memory), free(result.memory);
 }
 
 void compare(const char *row_name, const qn_table *row, const kernel *k, int64_t n, const void *p, const parameters *s,

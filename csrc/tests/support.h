@@ -9,8 +9,8 @@
 
 #include "qn_kernels.h"
 
-#ifdef QN_TEST_EMULATED /* the rows of this build hold their instructions as plain code: they run whatever the CPU has \
-                         */
+/* The ISA rows of such a build emulate their instructions, so that they run on any CPU. */
+#ifdef QN_TEST_EMULATED
 #define QN_EMULATED 1
 #else
 #define QN_EMULATED 0
@@ -52,7 +52,7 @@ void parameters_free(parameters *s);
 
 typedef struct kernel kernel;
 
-enum { CONVENTIONS = 1, METHODS = 2, RECTANGLES = 4 }; /* what varies besides sizes and values */
+enum { CONVENTIONS = 1, METHODS = 2, RECTANGLES = 4 }; /* fields that vary besides sizes and values */
 
 struct kernel {
     const char *name;
@@ -60,10 +60,10 @@ struct kernel {
     void (*test)(const char *row_name, const qn_table *row, const kernel *k);
     void (*test_own)(const char *row_name, const qn_table *row); /* in place of test and all below */
     void (*call)(const qn_table *t, const void *in, void *out, int64_t n, const void *p);
-    void (*fill)(void *in, int64_t n, const kernel *k,
-                 const parameters *s); /* s: NULL for kernels without parameters */
-    size_t in_size, out_size;          /* bytes of an element */
-    int in_codes, out_codes;           /* of an element: 2 of packed 4-bit codes */
+    /* s: NULL for kernels without parameters. */
+    void (*fill)(void *in, int64_t n, const kernel *k, const parameters *s);
+    size_t in_size, out_size; /* bytes of an element */
+    int in_codes, out_codes;  /* of an element: 2 of packed 4-bit codes */
     int varies;
     int32_t qmin, qmax;
 };
@@ -84,7 +84,7 @@ void *array(size_t count, size_t itemsize); /* an empty one has an address too *
 
 /* An output of `bytes` bytes, `shift` bytes past a 64-byte boundary, with guards on both sides. */
 typedef struct {
-    unsigned char *block, *data;
+    unsigned char *memory, *data;
     size_t bytes, total;
 } guarded;
 
@@ -99,11 +99,11 @@ extern bool silent; /* failures are counted only */
 bool count_check(bool good); /* whether to print a failure */
 void check(bool good, const char *row, const char *kernel_name, const char *what, int64_t n, const qn_affine *p);
 
-/* What follows a check of a kernel `name` of two rows. */
+/* Checks of a kernel `name` of two ISA rows. */
 #define CHECK_SAME(good, name) check(good, row_name, name, "differs from the scalar row", n, NULL)
 #define CHECK_GUARDS(g, name) check(guarded_whole(&(g)), row_name, name, "wrote outside its output", n, NULL)
 
-/* One call of the scalar row and one of `row` on the same input; p: the last argument of the kernel. */
+/* One call of the scalar ISA row and one of `row` on the same input; p: the last argument of the kernel. */
 void compare_on(const char *row_name, const qn_table *row, const kernel *k, const void *in, int64_t n, const void *p,
                 const qn_affine *shown, size_t shift);
 void compare(const char *row_name, const qn_table *row, const kernel *k, int64_t n, const void *p, const parameters *s,

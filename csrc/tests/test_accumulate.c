@@ -24,7 +24,7 @@ static float random_hard(void) {
                 bool same = memcmp(y, g.data, bytes) == 0;                                                             \
                 CHECK_SAME(same, "multiply_add_" #tag);                                                                \
                 CHECK_GUARDS(g, "multiply_add_" #tag);                                                                 \
-                free(w), free(y), free(g.block);                                                                       \
+                free(w), free(y), free(g.memory);                                                                      \
             }
 
 void test_accumulate(const char *row_name, const qn_table *row) {

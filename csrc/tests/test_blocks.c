@@ -14,6 +14,6 @@ void test_blocks(const char *row_name, const qn_table *row) {
             bool same = memcmp(most, g.data, (size_t)blocks * sizeof *most) == 0;
             CHECK_SAME(same, "block_max_f32");
             CHECK_GUARDS(g, "block_max_f32");
-            free(x), free(most), free(g.block);
+            free(x), free(most), free(g.memory);
         }
 }

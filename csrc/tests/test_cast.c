@@ -19,7 +19,7 @@ void test_CAST(const char *row_name, const qn_table *row, const kernel *k) {
 
 enum { CODES = 1 << 16 };
 
-/* A number returns as it went. */
+/* Widening and narrowing a number gives it back. */
 #define TEST_FORMAT(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                          \
     static void test_##tag(const char *row_name, const qn_table *row) {                                                \
         const qn_cast plain = {0};                                                                                     \

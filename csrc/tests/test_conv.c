@@ -1,7 +1,7 @@
 /* widen_image_rows, dot_rows. */
 #include "support.h"
 
-/* Lines are compared with what lies between them; only the QN_REACH after the last one of a plane is free. */
+/* Lines and the gaps between them are compared; only the QN_REACH elements after the last line of a plane are free. */
 static void test_widen_image_rows(const char *row_name, const qn_table *row) {
     if (!row->widen_image_rows) return;
     for (int n = 1; n < SMALL; n++)
@@ -17,17 +17,17 @@ static void test_widen_image_rows(const char *row_name, const qn_table *row) {
             fill_any(x, (size_t)bytes);
             p.x = x;
             size_t size = (size_t)(p.planes * p.plane) * sizeof(int16_t);
-            guarded expected = guarded_make(size, 0), got = guarded_make(size, (size_t)(again % 5) * 2);
+            guarded expected = guarded_make(size, 0), result = guarded_make(size, (size_t)(again % 5) * 2);
             p.to = (int16_t *)(void *)expected.data, qn_row_scalar.widen_image_rows(&p);
-            p.to = (int16_t *)(void *)got.data, row->widen_image_rows(&p);
+            p.to = (int16_t *)(void *)result.data, row->widen_image_rows(&p);
             bool same = true;
             for (int64_t m = 0; m < p.planes; m++) {
                 size_t at = (size_t)(m * p.plane) * sizeof(int16_t), line = (size_t)(p.lines * p.line);
-                same = same && !memcmp(expected.data + at, got.data + at, line * sizeof(int16_t));
+                same = same && !memcmp(expected.data + at, result.data + at, line * sizeof(int16_t));
             }
             CHECK_SAME(same, "widen_image_rows");
-            CHECK_GUARDS(got, "widen_image_rows");
-            free(x), free(expected.block), free(got.block);
+            CHECK_GUARDS(result, "widen_image_rows");
+            free(x), free(expected.memory), free(result.memory);
         }
 }
 
@@ -65,15 +65,15 @@ static void test_dot_rows(const char *row_name, const qn_table *row) {
             d.zero_point = random_int(-128, 255), d.qmin = d.type == QN_I8 ? -128 : again % 4, d.qmax = again + 100;
             size_t size = d.type == QN_I32 ? sizeof(int32_t) : 1;
             size_t bytes = (size_t)((outputs - 1) * d.y_step + d.rows * n) * size;
-            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(again % 5) * 4);
+            guarded expected = guarded_make(bytes, 0), result = guarded_make(bytes, (size_t)(again % 5) * 4);
             guarded flat = guarded_make((size_t)((d.rows - 1) * d.line / d.step + n + QN_RESULTS) * size, 0);
-            memset(expected.data, 0, bytes), memset(got.data, 0, bytes), d.flat = flat.data;
+            memset(expected.data, 0, bytes), memset(result.data, 0, bytes), d.flat = flat.data;
             d.y = expected.data, qn_row_scalar.dot_rows(&d);
-            d.y = got.data, row->dot_rows(&d);
-            CHECK_SAME(!memcmp(expected.data, got.data, bytes), "dot_rows");
-            CHECK_GUARDS(got, "dot_rows");
+            d.y = result.data, row->dot_rows(&d);
+            CHECK_SAME(!memcmp(expected.data, result.data, bytes), "dot_rows");
+            CHECK_GUARDS(result, "dot_rows");
             check(guarded_whole(&flat), row_name, "dot_rows", "wrote outside its scratch", n, NULL);
-            free(x), free(expected.block), free(got.block), free(flat.block);
+            free(x), free(expected.memory), free(result.memory), free(flat.memory);
         }
 }
 

@@ -1,4 +1,4 @@
-/* Products by pairs of bytes: left_quads, left_turned, right_quads, multiply_quads, add_excess. */
+/* Products by quads: left_quads, left_turned, right_quads, multiply_quads, add_excess. */
 #include "support.h"
 
 static void *line(size_t bytes) { /* 64-byte aligned, whole lines */
@@ -72,7 +72,7 @@ static void test_quads_of(const char *row_name, const qn_table *row, int64_t row
         free(sums[0]), free(sums[1]);
     }
     for (int n = 0; n < 2; n++) free(packed[n]), free(turned[n]), free(quads[n]), free(ends[n]);
-    free(a), free(panel), free(more), free(c[0]), free(g.block);
+    free(a), free(panel), free(more), free(c[0]), free(g.memory);
 }
 
 void test_excess(const char *row_name, const qn_table *row) {

@@ -1,7 +1,7 @@
 /* float_error_<f>. */
 #include "support.h"
 
-/* y as some float16 of x would be, and now and then anything at all. */
+/* y is near x, as after a cast to float16; infinity or NaN where x is large. */
 #define TEST_FLOAT_ERROR(tag, type)                                                                                    \
     if (row->float_error_##tag)                                                                                        \
         for (int size = 0; size < SIZES; size++)                                                                       \

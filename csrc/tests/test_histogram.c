@@ -8,15 +8,15 @@ static void test_sort(const char *row_name, const qn_table *row) {
     for (int64_t n = 0; n <= 256; n += n < 70 ? 1 : 31) {
         size_t bytes = (size_t)n * QN_COLUMNS * sizeof(int16_t);
         guarded g = guarded_make(bytes, 0);
-        int16_t *keys = (int16_t *)g.data, *want = array(bytes, 1), *columns = array(bytes, 1);
+        int16_t *keys = (int16_t *)g.data, *expected = array(bytes, 1), *columns = array(bytes, 1);
         for (int64_t i = 0; i < n * QN_COLUMNS; i++) keys[i] = (int16_t)(random_bits() % (i % 3 ? 65536 : 5));
         for (int64_t i = 0; i < n * QN_COLUMNS; i++) columns[i % QN_COLUMNS * n + i / QN_COLUMNS] = keys[i];
         for (int64_t c = 0; c < QN_COLUMNS; c++) qsort(columns + c * n, (size_t)n, sizeof *keys, by_value);
-        for (int64_t i = 0; i < n * QN_COLUMNS; i++) want[i] = columns[i % QN_COLUMNS * n + i / QN_COLUMNS];
+        for (int64_t i = 0; i < n * QN_COLUMNS; i++) expected[i] = columns[i % QN_COLUMNS * n + i / QN_COLUMNS];
         row->sort_columns_i16(keys, n);
-        check(!memcmp(keys, want, bytes), row_name, "sort_columns_i16", "differs from qsort", n, NULL);
+        check(!memcmp(keys, expected, bytes), row_name, "sort_columns_i16", "differs from qsort", n, NULL);
         CHECK_GUARDS(g, "sort_columns_i16");
-        free(want), free(columns), free(g.block);
+        free(expected), free(columns), free(g.memory);
     }
 }
 
@@ -44,7 +44,7 @@ static void test_counts(const char *row_name, const qn_table *row) {
             for (int k = 0; k < BINS; k++) same &= expected[k] == 0;
             check(same, row_name, "count_f32", "differs from a plain loop", n, NULL);
             CHECK_GUARDS(g, "count_f32");
-            free(expected), free(g.block);
+            free(expected), free(g.memory);
         }
         if (row->count_columns_f32 && n % 5 == 0) {
             size_t bytes = (size_t)COLUMNS * TABLE * sizeof(uint32_t);
@@ -60,7 +60,7 @@ static void test_counts(const char *row_name, const qn_table *row) {
             check(!memcmp(expected, g.data, bytes), row_name, "count_columns_f32", "differs from a plain loop", n,
                   NULL);
             CHECK_GUARDS(g, "count_columns_f32");
-            free(expected), free(g.block);
+            free(expected), free(g.memory);
         }
         free(x);
     }

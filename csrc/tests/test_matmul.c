@@ -2,7 +2,7 @@
  * and kblocks.
  *
  * Operands end at a page without access, and the output lies between guards. M_PERTURB fills scratch with rubbish, so
- * that a wrong result shows what a kernel did not write.
+ * that elements that a kernel does not write make the result wrong.
  *
  * The driver calls the kernels of products through thunks that note each call: a kernel that no case calls fails the
  * test.
@@ -21,7 +21,7 @@
 #include "threads.h"
 
 #ifdef QN_TEST_EMULATED
-static bool emulated(const char *row) { /* AMX on top of a real AVX512-VNNI row */
+static bool emulated(const char *row) { /* AMX on top of a real AVX-512 VNNI ISA row */
     return !strcmp(row, "avx512") || !strcmp(row, "avxvnni") || (!strcmp(row, "amx") && qn_cpu_detect().avx512vnni);
 }
 #else
@@ -41,7 +41,7 @@ typedef void (*kernel_pointer)(void);
 static kernel_pointer kernels[QN_KERNEL_COUNT]; /* of the active table */
 static _Atomic bool called[QN_KERNEL_COUNT];
 
-/* What follows is for the kernels of this kind. */
+/* ONLY_<kind>: expands to its argument for the kernels of products. */
 #define ONLY_PRODUCT(...) __VA_ARGS__
 #define ONLY_AFFINE(...)
 #define ONLY_CAST(...)
@@ -69,7 +69,8 @@ static void note_calls(void) {
     QN_KERNEL_LIST(INSTALL)
 }
 
-/* The kernels that a tiling chooses: no row of this machine may choose them. */
+/* Some kernels are called only if the tiling of an ISA row has their flag, and this machine may have no such ISA row.
+ */
 static bool may_be_called(int index, const qn_tiling *chosen) {
     switch (index) {
     case QN_INDEX_left_pairs:
@@ -125,8 +126,7 @@ static operand operand_make(int64_t rows, int64_t columns, int64_t span, bool wo
     if (span == 128 && random_bits() % 2) o.lo = o.m.type == QN_U8 ? 0 : -64, o.hi = o.lo + 127; /* 7 bits */
     bool turned = random_bits() % 2;
     if (turned) lines = columns, length = rows;
-    int64_t step = random_bits() % 4 ? 1 : 2,
-            stride = length * step + gap; /* one in four: not even the lines lie close */
+    int64_t step = random_bits() % 4 ? 1 : 2, stride = length * step + gap; /* step 2: not even a line is contiguous */
     int64_t count = lines && length ? (lines - 1) * stride + (length - 1) * step + 1 : 0;
     o.memory = walled_make((size_t)(count * size));
     uint64_t kind = random_bits() % 6;
@@ -172,13 +172,13 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     int32_t *za_values = array((size_t)(m + 1), 4), *zb_values = array((size_t)(n + 1), 4),
             *out = array((size_t)(m * n + 2 * GUARD), 4);
     qn_zeros za = zeros_make(&a, m, za_values), zb = zeros_make(&b, n, zb_values);
-    int64_t *want = array((size_t)(m * n), 8);
+    int64_t *expected = array((size_t)(m * n), 8);
     bool fits = true;
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
             int64_t sum = 0;
             for (int64_t x = 0; x < k; x++) sum += (code(&a, i, x) - zero(za, i)) * (code(&b, x, j) - zero(zb, j));
-            want[i * n + j] = sum;
+            expected[i * n + j] = sum;
             fits = fits && sum >= INT32_MIN && sum <= INT32_MAX;
         }
     for (int64_t i = 0; i < m * n + 2 * GUARD; i++) out[i] = GUARD_WORD;
@@ -186,7 +186,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     qn_outcome outcome = qn_matmul_integer(&product);
     count(outcome == (fits ? QN_DONE : QN_OVERFLOW), row, "the outcome is another", m, k, n);
     bool same = true, whole = true;
-    for (int64_t i = 0; i < m * n; i++) same = same && out[GUARD + i] == want[i];
+    for (int64_t i = 0; i < m * n; i++) same = same && out[GUARD + i] == expected[i];
     for (int64_t i = 0; i < GUARD; i++) whole = whole && out[i] == GUARD_WORD && out[m * n + GUARD + i] == GUARD_WORD;
     count(same || !fits, row, "a raw product is wrong", m, k, n);
     count(whole, row, "a product wrote outside its output", m, k, n);
@@ -205,7 +205,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         qn_packed *packed = qn_pack_weights(&b.m, zb);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
-            float x = (float)(int32_t)want[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
+            float x = (float)(int32_t)expected[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
             if (r.bias) x += r.bias[i % n];
             x = x < r.lo ? r.lo : x > r.hi ? r.hi : x;
             same = !memcmp(real + i, &x, sizeof x);
@@ -217,7 +217,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         r.zero_point = (int32_t)random_i64(r.qmin, r.qmax);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the outcome of codes is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
-            float x = (float)(int32_t)want[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
+            float x = (float)(int32_t)expected[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
             double code = rint((double)x) + r.zero_point;
             same = q[i] == (uint8_t)(int)(code < r.qmin ? r.qmin : code > r.qmax ? r.qmax : code);
         }
@@ -225,7 +225,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         free(q);
         qn_packed_free(packed);
     }
-    free(za_values), free(zb_values), free(out), free(want), free(scale), free(real);
+    free(za_values), free(zb_values), free(out), free(expected), free(scale), free(real);
     munmap(a.memory.map, a.memory.size), munmap(b.memory.map, b.memory.size);
 }
 
@@ -233,7 +233,7 @@ int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 20240229;
     mallopt(M_PERTURB, 0x5A);
     qn_dispatch_init();
-    qn_tiling chosen = {0}; /* by any row */
+    qn_tiling chosen = {0}; /* by any ISA row */
     for (int isa = 0; isa < qn_isa_count(); isa++) {
         const char *row = qn_isa_name(isa);
         if (!qn_isa_supported(isa) && !emulated(row)) {
@@ -256,7 +256,7 @@ int main(int argc, char **argv) {
             if (i % 7 == 0) m = random_i64(65, 230), k = random_i64(0, 300), n = random_i64(1, 40);
             if (i % 35 == 0) m = random_i64(65, 300), k = random_i64(500, 1600);
             if (i % 50 == 0) m = random_i64(1, 20), k = random_i64(4000, 4200);
-            if (i == 99) m = 2, k = 140000, n = 3; /* beyond what int32 is sure to hold */
+            if (i == 99) m = 2, k = 140000, n = 3; /* sums may exceed int32 */
             test_one(row, m, k, n);
         }
         printf("%-10s %ld checks\n", row, passed + failed - before);

@@ -22,7 +22,7 @@ void test_metrics(const char *row_name, const qn_table *row) {
             row->codes_seen_8(codes, n, g.data);
             check(!memcmp(a, g.data, sizeof a), row_name, "codes_seen_8", "differs from a plain loop", n, NULL);
             CHECK_GUARDS(g, "codes_seen_8");
-            free(g.block);
+            free(g.memory);
         }
         free(x), free(y), free(codes);
     }

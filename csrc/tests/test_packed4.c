@@ -1,7 +1,8 @@
 /* matmul4_panels. */
 #include "support.h"
 
-/* Any bytes are nibbles; the first record and row are all at the ends, where int16 sums come nearest to overflow. */
+/* Any bytes are nibbles; the codes of the first record and row are all extreme, so that int16 sums come nearest to
+ * overflow. */
 void test_packed4(const char *row_name, const qn_table *row) {
     enum { GROUPS = 3 };
     static const int64_t depths[] = {16, 32, 64, 128};
@@ -11,10 +12,10 @@ void test_packed4(const char *row_name, const qn_table *row) {
             qn_weight4 w = {.group = depths[variant % 4], .groups = GROUPS, .half = variant & 4, .zeros = variant & 8};
             w.record = w.group * 8 + (w.half ? 32 : 64) + (w.zeros ? 16 : 0);
             const int64_t panels = random_int(1, 6), stride = GROUPS * w.group, width = GROUPS * w.record;
-            size_t bytes = (size_t)(panels * rows) * 16 * sizeof(float), each = (size_t)(rows * GROUPS);
+            size_t bytes = (size_t)(panels * rows) * 16 * sizeof(float), params = (size_t)(rows * GROUPS);
             uint8_t *panel = array((size_t)(panels * width), 1), *codes = array((size_t)(rows * stride), 1);
-            float *scales = array(each, sizeof *scales);
-            int32_t *sums = array(each, sizeof *sums), *zeros = array(each, sizeof *zeros);
+            float *scales = array(params, sizeof *scales);
+            int32_t *sums = array(params, sizeof *sums), *zeros = array(params, sizeof *zeros);
             fill_any(panel, (size_t)(panels * width)), fill_any(codes, (size_t)(rows * stride));
             memset(panel, 0xFF, (size_t)w.group * 8);
             if (rows) memset(codes, 0x80, (size_t)stride);
@@ -39,14 +40,14 @@ void test_packed4(const char *row_name, const qn_table *row) {
                 sums[i] = -(int32_t)w.group * minus_zero;
                 for (int64_t k = 0; k < w.group; k++) sums[i] -= (int8_t)codes[i * w.group + k];
             }
-            guarded expected = guarded_make(bytes, 0), got = guarded_make(bytes, (size_t)(rows % 5) * 4);
-            memset(expected.data, 0, bytes), memset(got.data, 0, bytes);
+            guarded expected = guarded_make(bytes, 0), result = guarded_make(bytes, (size_t)(rows % 5) * 4);
+            memset(expected.data, 0, bytes), memset(result.data, 0, bytes);
             qn_row_scalar.matmul4_panels(&w, panel, panels, &x, 0, GROUPS, (float *)expected.data);
-            row->matmul4_panels(&w, panel, panels, &x, 0, 2, (float *)got.data); /* in two parts */
-            row->matmul4_panels(&w, panel, panels, &x, 2, GROUPS, (float *)got.data);
-            bool same = !memcmp(expected.data, got.data, bytes);
+            row->matmul4_panels(&w, panel, panels, &x, 0, 2, (float *)result.data); /* in two calls */
+            row->matmul4_panels(&w, panel, panels, &x, 2, GROUPS, (float *)result.data);
+            bool same = !memcmp(expected.data, result.data, bytes);
             check(same, row_name, "matmul4_panels", "differs from the scalar row", rows, NULL);
-            check(guarded_whole(&got), row_name, "matmul4_panels", "wrote outside its output", rows, NULL);
-            free(panel), free(codes), free(scales), free(sums), free(zeros), free(expected.block), free(got.block);
+            check(guarded_whole(&result), row_name, "matmul4_panels", "wrote outside its output", rows, NULL);
+            free(panel), free(codes), free(scales), free(sums), free(zeros), free(expected.memory), free(result.memory);
         }
 }

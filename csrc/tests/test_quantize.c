@@ -28,13 +28,13 @@ static void test_spans(const char *row_name, const qn_table *row, const kernel *
                 }
 }
 
-/* A rectangle of `row` beside the scalar row called line by line; what lies between the lines stays as it was. */
+/* A rectangle of `row` beside the scalar ISA row called line by line; elements between the lines do not change. */
 static void compare_rectangle(const char *row_name, const qn_table *row, const kernel *k, int64_t n, parameters *s,
                               size_t shift) {
     const int64_t rows = s->p.rows, stride = s->p.stride, total = (rows - 1) * stride + n;
     char *in = array((size_t)total, k->in_size);
     guarded expected = guarded_make((size_t)total * k->out_size, shift * k->out_size);
-    guarded got = guarded_make((size_t)total * k->out_size, shift * k->out_size);
+    guarded result = guarded_make((size_t)total * k->out_size, shift * k->out_size);
     for (int64_t r = 0; r < rows; r++) {
         char *line = in + (size_t)(r * stride) * k->in_size;
         k->fill(line, r < rows - 1 ? stride : n, k, NULL);
@@ -45,9 +45,10 @@ static void compare_rectangle(const char *row_name, const qn_table *row, const k
     for (int64_t r = 0; r < rows; r++)
         k->call(&qn_row_scalar, in + (size_t)(r * stride) * k->in_size,
                 expected.data + (size_t)(r * stride) * k->out_size, n, &one);
-    k->call(row, in, got.data, n, &s->p);
-    check(memcmp(expected.block, got.block, got.total) == 0, row_name, k->name, "a rectangle differs", n, &s->p);
-    free(in), free(expected.block), free(got.block);
+    k->call(row, in, result.data, n, &s->p);
+    check(memcmp(expected.memory, result.memory, result.total) == 0, row_name, k->name, "a rectangle differs", n,
+          &s->p);
+    free(in), free(expected.memory), free(result.memory);
 }
 
 static void test_rectangles(const char *row_name, const qn_table *row, const kernel *k) {

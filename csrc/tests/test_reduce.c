@@ -10,7 +10,7 @@ static bool same_ranges(const qn_range *a, const qn_range *b, int64_t n) {
     return true;
 }
 
-static qn_range random_range(void) { /* empty, or one that has seen something */
+static qn_range random_range(void) { /* empty, or of some elements */
     if (random_bits() % 2) return (qn_range){INFINITY, -INFINITY, 0, 0};
     return (qn_range){-random_unit(), random_unit(), (int64_t)(random_bits() % 9), (int64_t)(random_bits() % 9)};
 }
@@ -45,7 +45,7 @@ static qn_range random_range(void) { /* empty, or one that has seen something */
                     bool same = same_ranges(a, (qn_range *)g.data, n);                                                 \
                     CHECK_SAME(same, columns);                                                                         \
                     CHECK_GUARDS(g, columns);                                                                          \
-                    free(a), free(g.block);                                                                            \
+                    free(a), free(g.memory);                                                                           \
                 }                                                                                                      \
                 free(x);                                                                                               \
             }                                                                                                          \

@@ -1,5 +1,5 @@
-/* Every ISA row against the scalar row, bit for bit, called through the tables. kernel_list.h says how each kernel is
- * tested.
+/* Every ISA row against the scalar one, bit for bit, called through the tables. kernel_list.h has the kind of test of
+ * each kernel.
  *
  * Each kernel runs over sizes 0..70 (every tail of every vector length, several whole strides) and some larger, random
  * and edge values, every convention, one parameter for each run and one for each element, streamed and not, with
@@ -54,7 +54,7 @@ QN_KERNEL_LIST(CALL)
 
 const kernel kernels[QN_KERNEL_COUNT] = {QN_KERNEL_LIST(ROW)};
 
-/* ---- rows ---- */
+/* ---- ISA rows ---- */
 
 static bool is_first_of_its_test(int index) { /* a test of its own may cover several kernels */
     for (int k = 0; k < index; k++)
@@ -72,7 +72,8 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
     memcpy(own, row, sizeof own);
     for (int k = 0; k < QN_KERNEL_COUNT; k++) {
         if (kernels[k].test_own && is_first_of_its_test(k)) kernels[k].test_own(name, row);
-        if (kernels[k].test && own[k]) kernels[k].test(name, row, &kernels[k]); /* NULL: inherited from a lower row */
+        if (kernels[k].test && own[k])
+            kernels[k].test(name, row, &kernels[k]); /* NULL: inherited from a lower ISA row */
     }
     test_formats(name, row);
     printf("%-10s %ld checks\n", name, passed + failed - before);
@@ -82,8 +83,8 @@ static void test_row(const char *name, const qn_table *row, bool can_run) {
 
 static void do_nothing(void) {}
 
-/* Whether the test of a kernel fails on a scalar row in which the kernel does nothing. The ABIs of the CPUs that have
- * rows let a function ignore its arguments. */
+/* Whether the test of a kernel fails on a scalar ISA row in which the kernel does nothing. The ABIs of the CPUs that
+ * have ISA rows let a function ignore its arguments. */
 static bool test_notices(const kernel *k) {
     qn_table row;
     void (*pointers[QN_KERNEL_COUNT])(void);
@@ -108,7 +109,7 @@ int main(int argc, char **argv) {
     if (QN_EMULATED) detected.avx512 = true;
     const qn_cpu *cpu = &detected;
     (void)cpu;
-    /* The scalar row runs against itself too: guards, inputs, and whatever a sanitizer sees. */
+    /* The scalar ISA row runs against itself too: for the guards, the inputs and the sanitizers. */
 #define TEST_ROW(name, target, detector) test_row(#name, &qn_row_##name, detector);
     QN_ISA_LIST(TEST_ROW)
     for (int k = 0; k < QN_KERNEL_COUNT; k++)

@@ -14,7 +14,8 @@
 #include <sys/syscall.h>
 #endif
 
-/* XCR0 says which registers the OS saves on a context switch. An ISA is usable only if the OS saves its registers. */
+/* XCR0 lists the registers that the OS saves on a context switch. An ISA is usable only if the OS saves its registers.
+ */
 static unsigned long saved_registers(void) {
     unsigned eax, edx;
     __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
@@ -24,8 +25,8 @@ static unsigned long saved_registers(void) {
 /* Linux saves the 8 KiB of AMX tiles only for a process that requested it, and the request enlarges signal stacks. So
  * we request it only if QNUMPY_ISA names the ISA. */
 static bool tiles_granted(void) {
-    const char *asked = getenv("QNUMPY_ISA");
-    if (!asked || strcmp(asked, "amx") != 0) return false;
+    const char *isa = getenv("QNUMPY_ISA");
+    if (!isa || strcmp(isa, "amx") != 0) return false;
 #ifdef __linux__
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;

@@ -29,7 +29,7 @@
  *   shift, ways 1 or 4. Only the sum of the ways is specified. NaN and infinities are counted by their bits. n < 2^32.
  * count_columns_f32(x, rows, stride, n, shift, table, counts[n][table]): the same for each of n columns, one way.
  * sort_columns_i16(keys[n][QN_COLUMNS], n): each column in rising order.
- * truncate_f64_f32(x[n], y[n]): rounds toward zero; infinities and NaN stay what they are.
+ * truncate_f64_f32(x[n], y[n]): rounds toward zero; keeps infinities and NaN.
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), added pairwise. A NaN makes
  *   the noise NaN and leaves the peak alone.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
@@ -54,7 +54,7 @@
  * narrow_f64_f32, widen_f32_f64, copy_<T>_<T>: the CPU's own conversion; p->saturate and p->stochastic (32 places) as
  *   above.
  * odd_f64_f32: rounds to odd: an inexact value becomes the neighbour whose last bit is 1. A second rounding of it to a
- *   narrower type gives what one rounding of the float64 would.
+ *   narrower type gives the same number as one rounding of the float64.
  * divide_<f>, multiply_f32(x[n], y[n], p): x / S and x * S, one IEEE operation each.
  * block_max_f32(x[n], most[ceil(n / block)]): the largest finite magnitude of each block, 0 if there is none; NaN if
  *   the block has a NaN.
@@ -68,11 +68,11 @@
  * Integer products; docs/matmul.md proves that no step overflows. Sums are modulo 2^32. qn_types.h describes the tile
  * and the head of matmul.c panels and slivers. Buffers of packed codes are 64-byte aligned; numbers of quartets are
  * even.
- * matmul_tiling(t): what this ISA row asks of the driver.
+ * matmul_tiling(t): the tiles and routes that the driver takes with this ISA row.
  * left_pairs(l), left_bytes(l), left_words(l), left_parts(l): pack rows of A for multiply_pairs*; multiply_u8 and
  *   multiply_u7; multiply_words; one row for multiply_parts.
- *   The layout of a sliver is private to each ISA row; what lies beyond l->k contributes 0 to every product. start: 0,
- *   or minus the sums of Winograd's products of pairs; sum: sum of a - zero. Bytes are int8, or uint8 less 128; pairs
+ *   The layout of a sliver is private to each ISA row; its elements beyond l->k contribute 0 to every product. start:
+ * 0, or minus the sums of Winograd's products of pairs; sum: sum of a - zero. Bytes are int8, or uint8 less 128; pairs
  *   have the zero point subtracted.
  * right_bytes(b[4 quartets][16 panels], ...): packs panels, each byte XOR flip. right_turned(b[16][4 quartets], ...):
  *   packs one panel from the transpose.
@@ -82,16 +82,13 @@
  *   u - 128 with pairs; u with parts, u8 (any byte) and u7 (bytes 0..127); a word with words.
  * left_quads(l): bytes a of uint8, a + center of int8; center beyond k. Byte less center is the a of multiply_quads and
  *   of add_excess.
- * left_turned(packed, quartets, rows, turned, step): turned[k][row] = what left_quads packed, for whole bands of rows.
- * right_quads(panel, quartets, less, center, quads): for each two quartets their 128 codes u - less as int8, then
- *   -center times the sums of their quads (excess.h) as int16, modulo 2^16: columns 0-15, for each the quad of codes 0
- *   and 1, then that of codes 2 and 3.
- * multiply_quads(t): like multiply_*, plus more; t->right is what right_quads wrote. No pair a b + a' b' and no quad
- *   may exceed int16.
- * add_excess(x): sums[r][column] = (add ? sums[r][column] : 0) + sum over the excess e of the pass of
- *   (turned[k][r] - center) e.
- * sweep, dots(t): c[r][j] += sum over k of a[r][k] b; |a| <= 255. They read nothing beyond k and columns of b.
- * add_outer: c[r][j] += x[r] y[j].
+ * left_turned(packed, quartets, rows, turned, step): turned[k][row] = the bytes that left_quads packed, for whole bands
+ * of rows. right_quads(panel, quartets, less, center, quads): for each two quartets their 128 codes u - less as int8,
+ * then -center times the sums of their quads (excess.h) as int16, modulo 2^16: columns 0-15, for each the quad of codes
+ * 0 and 1, then that of codes 2 and 3. multiply_quads(t): like multiply_*, plus more; t->right is an output of
+ * right_quads. No pair a b + a' b' and no quad may exceed int16. add_excess(x): sums[r][column] = (add ?
+ * sums[r][column] : 0) + sum over the excess e of the pass of (turned[k][r] - center) e. sweep, dots(t): c[r][j] += sum
+ * over k of a[r][k] b; |a| <= 255. They read nothing beyond k and columns of b. add_outer: c[r][j] += x[r] y[j].
  * finish_f32(f): min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), one rounding each; NaN stays.
  * finish_i8, finish_u8(f): saturate(rne((float)acc * (row_scale * column_scale)) + Z).
  */

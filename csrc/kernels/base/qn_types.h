@@ -39,7 +39,7 @@ typedef struct {
     const int32_t *shift;      /* [params] 1..62 */
     int64_t run, phase;
     int64_t rows, stride; /* read only when run == 0; at least one row */
-    int64_t ahead;        /* prefetch distance in elements: what the caller reads next */
+    int64_t ahead;        /* prefetch distance in elements, to the next read of the caller */
     int32_t qmin, qmax;   /* codes saturate here */
     qn_convention convention;
     qn_method method;
@@ -84,7 +84,8 @@ typedef struct {
     float normal;
 } qn_float_limits;
 
-/* Counts what a conversion to a float type does to numbers, and its errors. Empty: least is infinity, the rest 0. */
+/* Counts of the numbers that a conversion to a float type changes, and its errors. Empty: least is infinity, the rest
+ * 0. */
 typedef struct {
     uint64_t nan, infinite, overflow, zero, subnormal, kept; /* zero: nonzero numbers that become 0; kept: the rest */
     uint64_t relative;                                       /* |x - y| / |x| of the kept, summed in units of 2^-30 */
@@ -183,7 +184,7 @@ enum {
     QN_BAND = 32,              /* rows of the left matrix that lie side by side for add_excess */
 };
 
-/* What an ISA row asks of the driver. */
+/* The tiles and routes that the driver takes with an ISA row. */
 typedef struct {
     bool pairs;          /* full-range 8-bit products use multiply_pairs, else multiply_u8 */
     bool parts;          /* products of one row use multiply_parts */
@@ -195,8 +196,8 @@ typedef struct {
     bool finishes;       /* multiply_pairs*, _u7 and _quads run the output stage qn_tile.finish */
     int64_t macs_a_byte; /* products in the time of a byte of memory traffic; decides how many threads pay */
     int64_t widen_rows;  /* from so many rows on each panel is widened once (multiply_pairs_wide) or made quads */
-    int64_t sweep_rows,
-        dots_rows; /* up to so many rows, at most 16, use sweep or dots: the right matrix is not packed */
+    int64_t sweep_rows;  /* up to so many rows, at most 16, use sweep: the right matrix is not packed */
+    int64_t dots_rows;   /* the same of dots */
 } qn_tiling;
 
 /* Rows of the left matrix to be packed into slivers of four rows. Rows past the end repeat the last one. */
@@ -249,7 +250,7 @@ typedef struct {
     int8_t excess[2]; /* of one sign |sum| <= 128; the second may be 0 */
 } qn_excess_pair;
 
-/* A part of the excess of one panel and kblock: at most 255 a column, so that its sums fit int16. */
+/* Entries of the excess of one panel and kblock: magnitudes of at most 255 a column, so that its sums fit int16. */
 typedef struct {
     uint32_t first; /* index of the first pair of column[0]; those of column[1], ... follow */
     uint8_t column[QN_PANEL], count[QN_PANEL]; /* columns sorted by count */
@@ -257,7 +258,7 @@ typedef struct {
 } qn_excess_pass;
 
 typedef struct {
-    const uint8_t *turned; /* [k][step] transpose of what left_quads packed */
+    const uint8_t *turned; /* [k][step] transpose of an output of left_quads */
     int64_t step;
     int bands; /* 1, 2 or 3 */
     uint8_t center;

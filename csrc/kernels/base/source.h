@@ -1,4 +1,4 @@
-/* Reads arrays: sizes of elements and grids, and copies into tiles where a kernel cannot read in place. */
+/* Reads arrays: sizes of elements and grids, and copies in tiles of elements that a kernel cannot read in place. */
 #ifndef QN_SOURCE_H
 #define QN_SOURCE_H
 

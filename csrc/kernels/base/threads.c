@@ -42,11 +42,11 @@ static struct {
     _Atomic int64_t ended; /* time when the last call ended that ran alone because all workers slept */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
-static _Atomic int wanted = 1;
+static _Atomic int thread_count = 1;
 static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 
-/* The child of a fork has none of our threads, and a lock may be in the state that one of them left. */
-static void forget_workers(void) {
+/* The child of a fork has no worker threads, and one of them may have held a lock. */
+static void reset_pool(void) {
     pthread_mutex_init(&pool.busy, NULL);
     pthread_mutex_init(&pool.sleep, NULL);
     pthread_cond_init(&pool.wake, NULL);
@@ -55,7 +55,7 @@ static void forget_workers(void) {
     atomic_store(&pool.state, 0);
 }
 
-static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_workers); }
+static void watch_forks(void) { pthread_atfork(NULL, NULL, reset_pool); }
 
 static void take_pieces(void) {
     for (;;) {
@@ -73,20 +73,20 @@ static bool join(void) {
     return false;
 }
 
-static void *worker(void *seen_at_start) {
-    unsigned seen = (unsigned)(uintptr_t)seen_at_start;
+static void *worker(void *generation) {
+    unsigned last = (unsigned)(uintptr_t)generation;
     int spins = 0;
     for (;;) {
-        while (atomic_load(&pool.generation) == seen) {
+        while (atomic_load(&pool.generation) == last) {
             relax();
             if (++spins < SPINS_BEFORE_SLEEP) continue;
             pthread_mutex_lock(&pool.sleep);
             atomic_fetch_add(&pool.asleep, 1);
-            while (atomic_load(&pool.generation) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
+            while (atomic_load(&pool.generation) == last) pthread_cond_wait(&pool.wake, &pool.sleep);
             atomic_fetch_sub(&pool.asleep, 1);
             pthread_mutex_unlock(&pool.sleep);
         }
-        seen = atomic_load(&pool.generation);
+        last = atomic_load(&pool.generation);
         spins = -PATIENCE;
         if (join()) {
             take_pieces();
@@ -107,8 +107,8 @@ static void grow_pool(int workers) {
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     while (pool.workers < workers) {
         pthread_t thread;
-        void *seen = (void *)(uintptr_t)atomic_load(&pool.generation);
-        if (pthread_create(&thread, &attributes, worker, seen)) break; /* fewer workers, same result */
+        void *last = (void *)(uintptr_t)atomic_load(&pool.generation);
+        if (pthread_create(&thread, &attributes, worker, last)) break; /* fewer workers, same result */
         pool.workers++;
     }
     pthread_attr_destroy(&attributes);
@@ -129,7 +129,7 @@ static void wake_workers(void) {
     pthread_mutex_unlock(&pool.sleep);
 }
 
-/* The call is shorter than the time that a sleeping worker takes to wake. In a series of such calls the caller wakes
+/* The call is shorter than the wake-up of a sleeping worker. In a series of such calls the caller wakes
  * the workers for the next one. */
 static void run_alone(int threads, int64_t n, qn_piece process, void *context) {
     if (now() - atomic_load(&pool.ended) < A_SERIES && !pthread_mutex_trylock(&pool.busy)) {
@@ -172,26 +172,26 @@ void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, 
     pthread_mutex_unlock(&pool.busy);
 }
 
-int qn_num_threads(void) { return atomic_load_explicit(&wanted, memory_order_relaxed); }
+int qn_num_threads(void) { return atomic_load_explicit(&thread_count, memory_order_relaxed); }
 
-void qn_set_num_threads(int threads) { atomic_store(&wanted, threads); }
+void qn_set_num_threads(int threads) { atomic_store(&thread_count, threads); }
 
 #if defined(__x86_64__)
 uint64_t qn_fp_begin(void) {
-    unsigned saved = _mm_getcsr();
+    unsigned modes = _mm_getcsr();
     _mm_setcsr(0x1F80); /* the power-on state: all exceptions masked, round to nearest even, no FTZ, no DAZ */
-    return saved;
+    return modes;
 }
-void qn_fp_end(uint64_t saved) { _mm_setcsr((unsigned)saved); }
+void qn_fp_end(uint64_t modes) { _mm_setcsr((unsigned)modes); }
 #elif defined(__aarch64__)
 uint64_t qn_fp_begin(void) {
-    uint64_t saved;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    uint64_t modes;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(modes));
     __asm__ volatile("msr fpcr, %0" ::"r"((uint64_t)0));
-    return saved;
+    return modes;
 }
-void qn_fp_end(uint64_t saved) { __asm__ volatile("msr fpcr, %0" ::"r"(saved)); }
+void qn_fp_end(uint64_t modes) { __asm__ volatile("msr fpcr, %0" ::"r"(modes)); }
 #else
 uint64_t qn_fp_begin(void) { return 0; }
-void qn_fp_end(uint64_t saved) { (void)saved; }
+void qn_fp_end(uint64_t modes) { (void)modes; }
 #endif

@@ -22,8 +22,9 @@ void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, 
 int qn_num_threads(void);
 void qn_set_num_threads(int threads); /* 1..QN_MAX_THREADS */
 
-/* Kernels need round-half-even without flush-to-zero. Begin saves what another library has set, end restores it. */
+/* Kernels need round-half-even without flush-to-zero. qn_fp_begin returns the modes that another library set, qn_fp_end
+ * restores them. */
 uint64_t qn_fp_begin(void);
-void qn_fp_end(uint64_t saved);
+void qn_fp_end(uint64_t modes);
 
 #endif

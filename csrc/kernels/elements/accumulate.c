@@ -30,7 +30,7 @@ static void put(const accumulation *p, int64_t at, const float *y, int64_t n) {
 }
 
 /* Rows [r0, r0 + rows) of columns [c0, c0 + n). */
-static void tile(const accumulation *p, int64_t r0, int64_t rows, int64_t c0, int64_t n) {
+static void multiply_tile(const accumulation *p, int64_t r0, int64_t rows, int64_t c0, int64_t n) {
     float y[ROWS][STRIP], x_wide[ROWS][STEPS], w_wide[STRIP];
     const float *x[ROWS], *w;
     multiply_add add = kernel_of(p->type);
@@ -49,17 +49,17 @@ static void tile(const accumulation *p, int64_t r0, int64_t rows, int64_t c0, in
     for (int64_t r = 0; r < rows; r++) put(p, (r0 + r) * p->columns + c0, y[r], n);
 }
 
-static void piece(void *context, int64_t begin, int64_t end) {
+static void multiply_piece(void *context, int64_t begin, int64_t end) {
     const accumulation *p = context;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t c0 = begin; c0 < end; c0 += STRIP)
         for (int64_t r0 = 0; r0 < p->rows; r0 += ROWS)
-            tile(p, r0, p->rows - r0 < ROWS ? p->rows - r0 : ROWS, c0, end - c0 < STRIP ? end - c0 : STRIP);
-    qn_fp_end(saved);
+            multiply_tile(p, r0, p->rows - r0 < ROWS ? p->rows - r0 : ROWS, c0, end - c0 < STRIP ? end - c0 : STRIP);
+    qn_fp_end(modes);
 }
 
 void qn_accumulate(const qn_source *x, const qn_source *w, void *y, qn_type type) {
     accumulation p = {x, w, y, type, x->shape[0], x->shape[1], w->shape[1]};
     /* one multiply-add costs about as much as 8 bytes of memory traffic */
-    qn_parallel_for(p.columns, GRAIN, 8 * p.rows * p.steps * p.columns, piece, &p);
+    qn_parallel_for(p.columns, GRAIN, 8 * p.rows * p.steps * p.columns, multiply_piece, &p);
 }

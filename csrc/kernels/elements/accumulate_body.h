@@ -1,7 +1,7 @@
 /* Multiply-add with one rounding to a narrow accumulator, which is kept as float32.
  *
  * The product of two float32 is exact in double. The sum is rounded to odd: where bits are lost, the last bit kept is
- * set, so that a later rounding to fewer bits, half to even, gives what one rounding of the exact sum would have given
+ * set, so that a later rounding to fewer bits, half to even, gives the same number as one rounding of the exact sum
  * (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). Plain loops: the compiler vectorizes
  * them.
  */
@@ -30,9 +30,8 @@ V_INLINE float narrow_to_odd(double s) {
     return f;
 }
 
-V_INLINE float
-from_body(uint32_t body,
-          uint32_t sign) { /* every NaN becomes the same one: which NaN an addition returns depends on the CPU */
+/* Every NaN becomes the same one: which NaN an addition returns depends on the CPU. */
+V_INLINE float from_body(uint32_t body, uint32_t sign) {
     uint32_t bits = body > 0x7F800000 ? 0x7FC00000 : body | sign;
     float x;
     memcpy(&x, &bits, sizeof x);

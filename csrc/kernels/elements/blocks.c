@@ -42,7 +42,7 @@ static void float_scales(const float *most, int64_t n, const qn_block_format *f,
 }
 
 /* Whole blocks, of which the last may be short: n elements from `start`, at most a tile. */
-static void some(const blocks *b, int64_t start, int64_t n, int64_t first) {
+static void quantize_tile(const blocks *b, int64_t start, int64_t n, int64_t first) {
     const qn_block_format *f = b->format;
     float wide[QN_TILE], most[QN_TILE], scales[QN_TILE], quotient[QN_TILE];
     int64_t count = (n + f->block - 1) / f->block;
@@ -59,19 +59,19 @@ static void some(const blocks *b, int64_t start, int64_t n, int64_t first) {
     qn_narrow(f->element, quotient, b->codes + start, n, &saturating);
 }
 
-static void piece(void *context, int64_t begin, int64_t end) {
+static void quantize_piece(void *context, int64_t begin, int64_t end) {
     const blocks *b = context;
     const int64_t block = b->format->block;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t at = begin; at < end;) {
         int64_t row = at / b->per_row, first = at - row * b->per_row, count = b->per_row - first;
         if (count > end - at) count = end - at;
         if (count > QN_TILE / block) count = QN_TILE / block;
         int64_t n = b->columns - first * block < count * block ? b->columns - first * block : count * block;
-        some(b, row * b->columns + first * block, n, at);
+        quantize_tile(b, row * b->columns + first * block, n, at);
         at += count;
     }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const qn_block_format *format,
@@ -80,5 +80,5 @@ void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const
     blocks b = {x, format, columns, (columns + format->block - 1) / format->block, codes, scales};
     if (rows * columns == 0) return;
     int64_t bytes = rows * columns * (int64_t)(x->itemsize + 1);
-    qn_parallel_for(rows * b.per_row, GRAIN, bytes, piece, &b);
+    qn_parallel_for(rows * b.per_row, GRAIN, bytes, quantize_piece, &b);
 }

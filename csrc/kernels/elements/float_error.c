@@ -15,7 +15,7 @@ static void float_error_span(const qn_walk *w, int64_t start, int64_t n, const q
     const qn_table *k = qn_kernels();
     const float_error *error = w->own;
     const qn_type type = error->type;
-    qn_float_error part = {.least = INFINITY}, *all = error->sums;
+    qn_float_error sums = {.least = INFINITY}, *all = error->sums;
     qn_tile_buffer t, codes;
     float wide[QN_TILE], result[QN_TILE];
     (void)p;
@@ -34,15 +34,15 @@ static void float_error_span(const qn_walk *w, int64_t start, int64_t n, const q
             k->narrow_f64_f32(x, result, count, &qn_plain_cast);
             y = result;
         }
-        if (f64) k->float_error_f64(x, y, count, error->limits, &part);
-        else k->float_error_f32(x, y, count, error->limits, &part);
+        if (f64) k->float_error_f64(x, y, count, error->limits, &sums);
+        else k->float_error_f32(x, y, count, error->limits, &sums);
     }
     pthread_mutex_lock(w->merge);
-    all->nan += part.nan, all->infinite += part.infinite, all->overflow += part.overflow, all->zero += part.zero;
-    all->subnormal += part.subnormal, all->kept += part.kept, all->relative += part.relative;
-    if (part.worst > all->worst) all->worst = part.worst;
-    if (part.peak > all->peak) all->peak = part.peak;
-    if (part.least < all->least) all->least = part.least;
+    all->nan += sums.nan, all->infinite += sums.infinite, all->overflow += sums.overflow, all->zero += sums.zero;
+    all->subnormal += sums.subnormal, all->kept += sums.kept, all->relative += sums.relative;
+    if (sums.worst > all->worst) all->worst = sums.worst;
+    if (sums.peak > all->peak) all->peak = sums.peak;
+    if (sums.least < all->least) all->least = sums.least;
     pthread_mutex_unlock(w->merge);
 }
 

@@ -2,7 +2,7 @@
  * relative errors in units of 2^-30 and magnitudes as their bits: the result does not depend on the order of summation,
  * and the compiler vectorizes the loop. */
 
-enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
+enum { ERROR_ELEMENTS = 1 << 12 }; /* counted at a time: the counts fit 32 bits */
 
 #define FLOAT_ERROR(tag, type, limit, bits_type, infinite_bits)                                                        \
     static void float_error_##tag(const type *restrict x, const float *restrict y, int64_t n,                          \
@@ -11,8 +11,8 @@ enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
         const float normal = limits->normal;                                                                           \
         bits_type peak = 0, least = (bits_type) - 1;                                                                   \
         uint32_t worst = 0;                                                                                            \
-        for (int64_t start = 0; start < n; start += ERROR_BLOCK) {                                                     \
-            int64_t end = n - start < ERROR_BLOCK ? n : start + ERROR_BLOCK, relative = 0;                             \
+        for (int64_t start = 0; start < n; start += ERROR_ELEMENTS) {                                                  \
+            int64_t end = n - start < ERROR_ELEMENTS ? n : start + ERROR_ELEMENTS, relative = 0;                       \
             bits_type nan = 0, infinite = 0, overflow = 0, zero = 0, subnormal = 0, kept = 0;                          \
             for (int64_t i = start; i < end; i++) {                                                                    \
                 bits_type bits, finite_bits;                                                                           \
@@ -36,7 +36,7 @@ enum { ERROR_BLOCK = 1 << 12 }; /* counts of a block fit 32 bits */
                 worst = share_bits > worst ? share_bits : worst;                                                       \
                 finite_bits = bits & (0 - finite);                                                                     \
                 peak = finite_bits > peak ? finite_bits : peak;                                                        \
-                finite_bits -= 1; /* what is not finite, or zero, is now the largest */                                \
+                finite_bits -= 1; /* zero, infinity and NaN become the largest */                                      \
                 least = finite_bits < least ? finite_bits : least;                                                     \
             }                                                                                                          \
             e->nan += nan, e->infinite += infinite, e->overflow += overflow, e->zero += zero;                          \

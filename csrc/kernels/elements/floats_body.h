@@ -1,12 +1,12 @@
-/* Float formats to and from float32, each made from its row of float_list.h.
+/* Float formats to and from float32, each made from its line of float_list.h.
  *
  * The numbers of a format are constants of the inlined functions below, so that no loop branches on them. A code
  * occupies an int32 lane. The bits of a positive float, as an integer, count the floats of its format from 0 upward: a
  * carry out of the mantissa gives the next power of two, and beyond the largest number the code of infinity or NaN.
  */
 
-#define V_APART                                                                                                        \
-    static __attribute__((noinline)) /* rarely called; not inlined, so that the loops keep their registers */
+/* Of functions that are called rarely: not inlined, so that the loops keep their registers. */
+#define V_APART static __attribute__((noinline))
 
 typedef struct {
     int exponent, mantissa, bias;
@@ -17,9 +17,8 @@ enum { V_INFINITY = 0x7F800000 };
 
 V_INLINE int v_drop(v_format f) { return 23 - f.mantissa; }          /* bits that a mantissa loses */
 V_INLINE int v_width(v_format f) { return f.exponent + f.mantissa; } /* bits of a code without its sign */
-V_INLINE int32_t v_rebias(v_format f) {
-    return (127 - f.bias) * 0x800000;
-} /* difference of the exponent fields, as bits of a float32 */
+/* The difference of the exponent fields, as bits of a float32. */
+V_INLINE int32_t v_rebias(v_format f) { return (127 - f.bias) * 0x800000; }
 V_INLINE bool v_same_range(v_format f) { return f.exponent == 8 && f.bias == 127; } /* subnormals are those of f32 */
 V_INLINE bool v_is_half(v_format f) { return f.exponent == 5 && f.mantissa == 10; } /* CPUs convert it */
 
@@ -78,7 +77,7 @@ V_INLINE vi v_random_code(vi body, vi random, v_format f) {
 }
 
 /* QN_SCALE, from the bits as they are: a sign makes them negative. The implicit bit is the last of the significand and
- * odd, so a tie goes up. Subnormal float32 has none; there what exceeds 2^-127 goes to 2^-126, as in ml_dtypes. */
+ * odd, so a tie goes up. A subnormal float32 has none: numbers above 2^-127 round to 2^-126, as in ml_dtypes. */
 V_INLINE vi v_scale_code(vi bits, bool saturate, bool stochastic, vi random, v_format f) {
     const vi nan = vi_set1(v_largest(f) + 1), one = vi_set1(1), normal = vi_set1(0x800000);
     vi body = vi_low_unsigned(bits, 31), held = vi_min(bits, vi_set1(v_limit(f, saturate)));
@@ -167,12 +166,13 @@ V_INLINE vf v_from_code(vi code, v_format f) {
 /* ---- random bits ----
  *
  * Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) under the key `seed`. Of each 64 elements in C order, number j has
- * word j / 16 of counter j % 16 of the 16 that belong to them; `stream` tells uses apart.
+ * word j / 16 of counter j % 16 of the 16 that belong to them; `stream` is another one for
+ * each use.
  */
-enum { V_BLOCK = 64, V_COUNTERS = V_BLOCK / 4 };
+enum { V_DRAW = 64, V_COUNTERS = V_DRAW / 4 };
 
-V_APART void v_random(uint64_t seed, int64_t block, int32_t stream, int32_t random[V_BLOCK]) {
-    const uint64_t first = (uint64_t)block * V_COUNTERS; /* no carry into the upper half: 16 divides 2^32 */
+V_APART void v_random(uint64_t seed, int64_t draw, int32_t stream, int32_t random[V_DRAW]) {
+    const uint64_t first = (uint64_t)draw * V_COUNTERS; /* no carry into the upper half: 16 divides 2^32 */
     int32_t low[V_COUNTERS];
     for (int k = 0; k < V_COUNTERS; k++) low[k] = (int32_t)((uint32_t)first + (uint32_t)k);
     for (int k = 0; k < V_COUNTERS; k += V_LANES) {
@@ -238,15 +238,15 @@ V_INLINE bool v_any_nan(const vf v[4]) {
         if (stream) v_fence();                                                                                         \
     }                                                                                                                  \
     V_INLINE void narrow_random_##tag(const float *x, uint##bits##_t *h, int64_t n, const qn_cast *p) {                \
-        float in[V_BLOCK] = {0};                                                                                       \
-        uint##bits##_t out[V_BLOCK];                                                                                   \
-        int32_t random[V_BLOCK];                                                                                       \
+        float in[V_DRAW] = {0};                                                                                        \
+        uint##bits##_t out[V_DRAW];                                                                                    \
+        int32_t random[V_DRAW];                                                                                        \
         for (int64_t i = 0, count; i < n; i += count) {                                                                \
-            int64_t skip = (p->index + i) % V_BLOCK;                                                                   \
-            count = V_BLOCK - skip < n - i ? V_BLOCK - skip : n - i;                                                   \
-            v_random(p->seed, (p->index + i) / V_BLOCK, 0, random);                                                    \
+            int64_t skip = (p->index + i) % V_DRAW;                                                                    \
+            count = V_DRAW - skip < n - i ? V_DRAW - skip : n - i;                                                     \
+            v_random(p->seed, (p->index + i) / V_DRAW, 0, random);                                                     \
             memcpy(in + skip, x + i, (size_t)count * sizeof *in);                                                      \
-            for (int k = 0; k < V_BLOCK; k += V_LANES)                                                                 \
+            for (int k = 0; k < V_DRAW; k += V_LANES)                                                                  \
                 vi_store_u##bits(out + k, narrow_one_##tag(vf_load(in + k), vi_load(random + k), p->saturate, true));  \
             memcpy(h + i, out + skip, (size_t)count * sizeof *out);                                                    \
         }                                                                                                              \
@@ -323,20 +323,20 @@ V_INLINE float random_one_f64(double x, uint32_t random, bool saturate) {
 }
 
 static void narrow_f64_f32(const double *x, float *y, int64_t n, const qn_cast *p) {
-    int32_t random[V_BLOCK];
+    int32_t random[V_DRAW];
     if (!p->stochastic) nearest_f64_f32(x, y, n, p);
     else
         for (int64_t i = 0; i < n; i++) {
             int64_t at = p->index + i;
-            if (i == 0 || at % V_BLOCK == 0) v_random(p->seed, at / V_BLOCK, 1, random);
-            y[i] = random_one_f64(x[i], (uint32_t)random[at % V_BLOCK], p->saturate);
+            if (i == 0 || at % V_DRAW == 0) v_random(p->seed, at / V_DRAW, 1, random);
+            y[i] = random_one_f64(x[i], (uint32_t)random[at % V_DRAW], p->saturate);
         }
 }
 
 /* Rounding to odd: an inexact x becomes the neighbouring float32 whose last bit is 1. Rounding that to a narrower
- * format gives what rounding x itself gives. float32 has at least two more bits than the format, among subnormals too,
- * so every number and every tie of the format is even in float32: only an x equal to it becomes it, and every other x
- * stays on its side. */
+ * format gives the same number as rounding x itself. float32 has at least two more bits than the format, among
+ * subnormals too, so the last bit of every number and every tie of the format is 0 in float32. Rounding to odd gives
+ * such a number only for an equal x, and moves no x across one. */
 static void odd_f64_f32(const double *restrict x, float *restrict y, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float nearest = (float)x[i];

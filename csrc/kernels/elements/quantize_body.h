@@ -1,8 +1,8 @@
 /* Quantize, dequantize, fake-quantize, requantize: element loops over spans of contiguous elements.
  *
  * Every loop has the shape: four vectors at a time (one full store of 8-bit codes), then single vectors, then the last
- * few elements through a padded copy. `each` is a compile-time constant: false = one parameter for the whole piece,
- * true = parameter arrays that advance with the elements.
+ * few elements through a padded copy. `per_element` is a compile-time constant: false = one parameter for the whole
+ * segment, true = parameter arrays that advance with the elements.
  */
 
 enum { QN_WIDEST_CODE = 1 << 18 }; /* the clamp before the conversion to int32: beyond any code */
@@ -27,52 +27,55 @@ V_INLINE v_params v_params_set(float scale, int32_t zero_point) {
     };
 }
 
-V_INLINE vf v_scale(const v_params *p, int64_t i, bool each) { return each ? vf_load(p->scale + i) : p->s; }
-V_INLINE vi v_zero(const v_params *p, int64_t i, bool each) { return each ? vi_load(p->zero_point + i) : p->z; }
+V_INLINE vf v_scale(const v_params *p, int64_t i, bool per_element) {
+    return per_element ? vf_load(p->scale + i) : p->s;
+}
+V_INLINE vi v_zero(const v_params *p, int64_t i, bool per_element) {
+    return per_element ? vi_load(p->zero_point + i) : p->z;
+}
 
 /* x times the reciprocal in two parts: for 8-bit codes it rounds as x / S does. */
 V_INLINE vf v_product(vf x, const v_params *p) { return vf_fma(x, p->i, vf_mul(x, p->j)); }
 
-V_INLINE vf v_limited(vf x) { return vf_clamp_abs(x, vf_set1((float)QN_WIDEST_CODE)); } /* to what int32 holds */
+V_INLINE vf v_limited(vf x) { return vf_clamp_abs(x, vf_set1((float)QN_WIDEST_CODE)); } /* to the range of int32 */
 
 /* x / S, or the product above. */
-V_INLINE vf v_quotient(vf x, const v_params *p, int64_t i, bool each, bool fused) {
-    return fused ? v_product(vf_clamp_abs(x, p->b), p) : v_limited(vf_div(x, v_scale(p, i, each)));
+V_INLINE vf v_quotient(vf x, const v_params *p, int64_t i, bool per_element, bool fused) {
+    return fused ? v_product(vf_clamp_abs(x, p->b), p) : v_limited(vf_div(x, v_scale(p, i, per_element)));
 }
 
 /* round(x / S) by the convention, before Z is added, 0 for NaN; GUIDE returns round(x / S + Z) - Z. */
-V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool each, qn_convention convention, bool fused) {
+V_INLINE vi v_code(vf x, const v_params *p, int64_t i, bool per_element, qn_convention convention, bool fused) {
     if (convention == QN_TORCH) {
-        vf inverse = each ? vf_div(vf_set1(1), v_scale(p, i, each)) : p->i;
+        vf inverse = per_element ? vf_div(vf_set1(1), v_scale(p, i, per_element)) : p->i;
         return vi_zero_nan(vi_round(v_limited(vf_mul(x, inverse))), x);
     }
-    vf v = v_quotient(x, p, i, each, fused);
+    vf v = v_quotient(x, p, i, per_element, fused);
     if (convention == QN_GUIDE) {
-        vi z = v_zero(p, i, each);
-        return vi_zero_nan(vi_sub(vi_round(vf_add(v, each ? vf_from_vi(z) : p->zf)), z), x);
+        vi z = v_zero(p, i, per_element);
+        return vi_zero_nan(vi_sub(vi_round(vf_add(v, per_element ? vf_from_vi(z) : p->zf)), z), x);
     }
-    if (convention ==
-        QN_TFLITE) /* the largest float below a half: v + it, truncated, is v rounded half away from zero */
-        return vi_zero_nan(vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v))), x);
+    /* v plus the largest float below a half, truncated, is v rounded half away from zero. */
+    if (convention == QN_TFLITE) return vi_zero_nan(vi_truncate(vf_add(v, vf_copysign(vf_set1(0x1.fffffep-2f), v))), x);
     return vi_zero_nan(vi_round(v), x);
 }
 
 /* Four vectors of codes at x + i. Fast path of the ONNX convention: convert without a clamp and without a test for NaN.
- * NaN and out-of-range lanes become INT32_MIN; vi_any_lost sees that, and the four vectors are done again with the
- * clamp. Quotients from 2^18 to 2^30 saturate with and without the clamp. */
-V_INLINE void v_code4(vi c[4], const float *x, const v_params *p, int64_t i, bool each, qn_convention convention,
+ * NaN and out-of-range lanes become INT32_MIN; vi_any_lost detects that, and the four vectors are converted again with
+ * the clamp. Quotients from 2^18 to 2^30 saturate with and without the clamp. */
+V_INLINE void v_code4(vi c[4], const float *x, const v_params *p, int64_t i, bool per_element, qn_convention convention,
                       bool fused) {
     const bool quick = V_LOST_SHOWS && convention == QN_ONNX;
     _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
         int64_t j = i + k * V_LANES;
         vf v = vf_load(x + j);
-        c[k] = quick ? vi_round(fused ? v_product(v, p) : vf_div(v, v_scale(p, j, each)))
-                     : v_code(v, p, j, each, convention, fused);
+        c[k] = quick ? vi_round(fused ? v_product(v, p) : vf_div(v, v_scale(p, j, per_element)))
+                     : v_code(v, p, j, per_element, convention, fused);
     }
     if (quick && __builtin_expect(vi_any_lost(c[0], c[1], c[2], c[3]), 0))
         for (int k = 0; k < 4; k++) {
             int64_t j = i + k * V_LANES;
-            c[k] = v_code(vf_load(x + j), p, j, each, convention, fused);
+            c[k] = v_code(vf_load(x + j), p, j, per_element, convention, fused);
         }
 }
 
@@ -90,14 +93,14 @@ V_INLINE int64_t v_misaligned(const void *p, size_t itemsize, int64_t n) {
     return head < n ? head : n;
 }
 
-/* Into L1; into L2 what is read only rows later. */
+/* Into the L1 cache; into the L2 cache if `later`, for rows that are read later. */
 V_INLINE void v_prefetch(const void *p, int64_t bytes, bool later) {
     for (int64_t k = 0; k < bytes; k += 64)
         if (later) __builtin_prefetch((const char *)p + k, 0, 2);
         else __builtin_prefetch((const char *)p + k);
 }
 
-/* The parameters for the tail of a piece, padded so that whole vectors can be read. */
+/* The parameters for the tail of a segment, padded so that whole vectors can be read. */
 typedef struct {
     float scale[V_LANES];
     int32_t zero_point[V_LANES];
@@ -112,49 +115,49 @@ V_INLINE v_params v_tail_set(v_tail *t, const v_params *p, int64_t i, int64_t co
     return tail;
 }
 
-/* The pieces of a span: its runs. The pieces of a rectangle, in which each element has its own parameters, are
+/* The segments of a span: its runs. The segments of a rectangle, in which each element has its own parameters, are
  * QN_COLUMNS wide and come V_ROWS rows at a time, so that their parameters stay in the L1 cache however wide the rows
- * are. `head` elements stand before the output is aligned: the second column of pieces starts there. */
+ * are. `head` elements stand before the output is aligned: the second column of segments starts there. */
 typedef struct {
     v_params v;
     int64_t at, count, next, k;
     int64_t top, row, column;
     int32_t z;
-} v_piece;
+} v_segment;
 
 enum { V_ROWS = 4 };
 
-V_INLINE bool v_next_of_rectangle(v_piece *piece, int64_t n, const qn_affine *p, int64_t head) {
-    int64_t bottom = p->rows - piece->top < V_ROWS ? p->rows : piece->top + V_ROWS;
-    if (piece->count && ++piece->row == bottom) {
-        piece->row = piece->top, piece->column += piece->count;
-        if (piece->column == n) piece->column = 0, piece->row = piece->top = bottom;
+V_INLINE bool v_next_of_rectangle(v_segment *segment, int64_t n, const qn_affine *p, int64_t head) {
+    int64_t bottom = p->rows - segment->top < V_ROWS ? p->rows : segment->top + V_ROWS;
+    if (segment->count && ++segment->row == bottom) {
+        segment->row = segment->top, segment->column += segment->count;
+        if (segment->column == n) segment->column = 0, segment->row = segment->top = bottom;
     }
-    if (piece->row == p->rows || n == 0) return false;
-    int64_t c = piece->column, wide = QN_COLUMNS + (c == 0 ? head : 0);
-    piece->count = p->rows == 1 || wide > n - c ? n - c : wide;
-    piece->at = piece->row * p->stride + c;
-    piece->v.scale = p->scale + c, piece->v.zero_point = p->zero_point + c;
+    if (segment->row == p->rows || n == 0) return false;
+    int64_t c = segment->column, wide = QN_COLUMNS + (c == 0 ? head : 0);
+    segment->count = p->rows == 1 || wide > n - c ? n - c : wide;
+    segment->at = segment->row * p->stride + c;
+    segment->v.scale = p->scale + c, segment->v.zero_point = p->zero_point + c;
     /* Prefetch the next rows in the order of their addresses, as hardware prefetchers do. */
-    int64_t below = piece->top + V_ROWS, along = V_ROWS * c + (piece->row - piece->top) * piece->count;
+    int64_t below = segment->top + V_ROWS, along = V_ROWS * c + (segment->row - segment->top) * segment->count;
     for (; along >= n; along -= n) below++;
-    piece->v.ahead = p->rows == 1 ? p->ahead : below * p->stride + along - piece->at;
+    segment->v.ahead = p->rows == 1 ? p->ahead : below * p->stride + along - segment->at;
     return true;
 }
 
-V_INLINE bool v_next(v_piece *piece, int64_t n, const qn_affine *p, int64_t head) {
-    if (p->run == 0) return v_next_of_rectangle(piece, n, p, head);
-    int64_t at = piece->next;
+V_INLINE bool v_next(v_segment *segment, int64_t n, const qn_affine *p, int64_t head) {
+    if (p->run == 0) return v_next_of_rectangle(segment, n, p, head);
+    int64_t at = segment->next;
     if (at >= n) return false;
-    int64_t k = at == 0 ? p->phase / p->run : piece->k + 1;
+    int64_t k = at == 0 ? p->phase / p->run : segment->k + 1;
     int64_t left = at == 0 ? p->run - p->phase % p->run : p->run;
-    piece->at = at;
-    piece->k = k;
-    piece->count = left < n - at ? left : n - at;
-    piece->z = p->zero_point[k];
-    piece->v = v_params_set(p->scale[k], p->zero_point[k]);
-    piece->v.ahead = p->ahead;
-    piece->next = at + piece->count;
+    segment->at = at;
+    segment->k = k;
+    segment->count = left < n - at ? left : n - at;
+    segment->z = p->zero_point[k];
+    segment->v = v_params_set(p->scale[k], p->zero_point[k]);
+    segment->v.ahead = p->ahead;
+    segment->next = at + segment->count;
     return true;
 }
 
@@ -163,10 +166,10 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
     return p->stream ? v_misaligned(out, itemsize, n) : 0;
 }
 
-/* The loop over the n elements of a piece, written to `to`: up to V_LANES elements at a time until streaming stores are
- * aligned, four vectors at a time (a full store of 8-bit codes), single vectors, and the rest. The statements use i,
- * the element, and `some` uses count, how many elements it takes. */
-#define V_PIECE(to, n, stream, some, four, one)                                                                        \
+/* The loop over the n elements of a segment, written to `to`: up to V_LANES elements at a time until streaming stores
+ * are aligned, four vectors at a time (a full store of 8-bit codes), single vectors, and the rest. The statements use
+ * i, the element, and `some` uses count, how many elements it takes. */
+#define V_SEGMENT(to, n, stream, some, four, one)                                                                      \
     int64_t i = 0;                                                                                                     \
     if (stream)                                                                                                        \
         for (int64_t head = v_misaligned(to, sizeof *to, n); i < head;) {                                              \
@@ -185,43 +188,43 @@ V_INLINE int64_t v_head(const void *out, size_t itemsize, int64_t n, const qn_af
         some;                                                                                                          \
     }
 
-/* Quantize a piece of f32 to T. */
+/* Quantize a segment of f32 to T. */
 #define QUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                   \
     V_INLINE void quantize_some_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,       \
-                                      int64_t at, bool each, qn_convention convention, bool fused) {                   \
+                                      int64_t at, bool per_element, qn_convention convention, bool fused) {            \
         float in[V_LANES] = {0};                                                                                       \
         int32_t out[V_LANES];                                                                                          \
         v_tail t;                                                                                                      \
         memcpy(in, x, (size_t)n * sizeof *in);                                                                         \
-        v_params tail = each ? v_tail_set(&t, v, at, n) : *v;                                                          \
-        vi c = v_code(vf_load(in), &tail, 0, each, convention, fused);                                                 \
-        vi_store(out, v_saturate(c, v_zero(&tail, 0, each), p->qmin, p->qmax));                                        \
+        v_params tail = per_element ? v_tail_set(&t, v, at, n) : *v;                                                   \
+        vi c = v_code(vf_load(in), &tail, 0, per_element, convention, fused);                                          \
+        vi_store(out, v_saturate(c, v_zero(&tail, 0, per_element), p->qmin, p->qmax));                                 \
         for (int64_t k = 0; k < n; k++) q[k] = (type)out[k];                                                           \
     }                                                                                                                  \
-    V_INLINE void quantize_piece_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,      \
-                                       int32_t z, bool each, qn_convention convention, bool fused) {                   \
+    V_INLINE void quantize_segment_##tag(const float *x, type *q, int64_t n, const qn_affine *p, const v_params *v,    \
+                                         int32_t z, bool per_element, qn_convention convention, bool fused) {          \
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
         const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
-        V_PIECE(                                                                                                       \
-            q, n, stream, quantize_some_##tag(x + i, q + i, count, p, v, i, each, convention, fused),                  \
+        V_SEGMENT(                                                                                                     \
+            q, n, stream, quantize_some_##tag(x + i, q + i, count, p, v, i, per_element, convention, fused),           \
             {                                                                                                          \
                 vi c[4];                                                                                               \
-                v_prefetch(x + i + ahead, 16 * V_LANES, each);                                                         \
-                v_code4(c, x, v, i, each, convention, fused);                                                          \
-                if (each) v_add_zero4(c, v, i);                                                                        \
+                v_prefetch(x + i + ahead, 16 * V_LANES, per_element);                                                  \
+                v_code4(c, x, v, i, per_element, convention, fused);                                                   \
+                if (per_element) v_add_zero4(c, v, i);                                                                 \
                 vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                       \
             },                                                                                                         \
             {                                                                                                          \
-                vi c = v_code(vf_load(x + i), v, i, each, convention, fused);                                          \
-                vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                            \
+                vi c = v_code(vf_load(x + i), v, i, per_element, convention, fused);                                   \
+                vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, per_element), p->qmin, p->qmax));                     \
             })                                                                                                         \
     }                                                                                                                  \
     V_INLINE void quantize_span_##tag(const float *x, type *q, int64_t n, const qn_affine *p,                          \
                                       qn_convention convention, bool fused) {                                          \
-        for (v_piece s = {0}; v_next(&s, n, p, v_head(q, sizeof *q, n, p));)                                           \
-            if (p->run == 0) quantize_piece_##tag(x + s.at, q + s.at, s.count, p, &s.v, 0, true, convention, false);   \
-            else quantize_piece_##tag(x + s.at, q + s.at, s.count, p, &s.v, s.z, false, convention, fused);            \
+        for (v_segment s = {0}; v_next(&s, n, p, v_head(q, sizeof *q, n, p));)                                         \
+            if (p->run == 0) quantize_segment_##tag(x + s.at, q + s.at, s.count, p, &s.v, 0, true, convention, false); \
+            else quantize_segment_##tag(x + s.at, q + s.at, s.count, p, &s.v, s.z, false, convention, fused);          \
     }                                                                                                                  \
     static void quantize_f32_##tag(const float *x, type *q, int64_t n, const qn_affine *p) {                           \
         bool fused = V_FUSED_INVERSE && p->exact_inverse && sizeof(type) == 1;                                         \
@@ -301,93 +304,94 @@ V_INLINE void put4_f32(float *p, const vf v[4], bool stream) {
 }
 
 #define DEQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
-    V_INLINE vf dequantize_one_##tag(const type *q, const v_params *v, int64_t i, bool each) {                         \
-        return vf_mul(vf_from_vi(vi_sub(load_##tag(q), v_zero(v, i, each))), v_scale(v, i, each));                     \
+    V_INLINE vf dequantize_one_##tag(const type *q, const v_params *v, int64_t i, bool per_element) {                  \
+        return vf_mul(vf_from_vi(vi_sub(load_##tag(q), v_zero(v, i, per_element))), v_scale(v, i, per_element));       \
     }                                                                                                                  \
     V_INLINE void dequantize_some_##tag(const type *q, float *x, int64_t n, const v_params *v, int64_t at,             \
-                                        bool each) {                                                                   \
+                                        bool per_element) {                                                            \
         type in[V_LANES] = {0};                                                                                        \
         float out[V_LANES];                                                                                            \
         v_tail t;                                                                                                      \
         memcpy(in, q, (size_t)n * sizeof *in);                                                                         \
-        v_params tail = each ? v_tail_set(&t, v, at, n) : *v;                                                          \
-        vf_store(out, dequantize_one_##tag(in, &tail, 0, each));                                                       \
+        v_params tail = per_element ? v_tail_set(&t, v, at, n) : *v;                                                   \
+        vf_store(out, dequantize_one_##tag(in, &tail, 0, per_element));                                                \
         memcpy(x, out, (size_t)n * sizeof *out);                                                                       \
     }                                                                                                                  \
-    V_INLINE void dequantize_four_##tag(vf y[4], const type *q, const v_params *v, int64_t i, bool each) {             \
+    V_INLINE void dequantize_four_##tag(vf y[4], const type *q, const v_params *v, int64_t i, bool per_element) {      \
         _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] =                                                     \
-            dequantize_one_##tag(q + i + k * V_LANES, v, i + k * V_LANES, each);                                       \
+            dequantize_one_##tag(q + i + k * V_LANES, v, i + k * V_LANES, per_element);                                \
     }                                                                                                                  \
-    V_INLINE void dequantize_piece_##tag(const type *q, float *x, int64_t n, const qn_affine *p, const v_params *v,    \
-                                         bool each) {                                                                  \
+    V_INLINE void dequantize_segment_##tag(const type *q, float *x, int64_t n, const qn_affine *p, const v_params *v,  \
+                                           bool per_element) {                                                         \
         const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
-        V_PIECE(                                                                                                       \
-            x, n, stream, dequantize_some_##tag(q + i, x + i, count, v, i, each),                                      \
+        V_SEGMENT(                                                                                                     \
+            x, n, stream, dequantize_some_##tag(q + i, x + i, count, v, i, per_element),                               \
             {                                                                                                          \
                 vf y[4];                                                                                               \
-                v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q, each);                                     \
-                dequantize_four_##tag(y, q, v, i, each);                                                               \
+                v_prefetch(q + i + ahead, 4 * V_LANES * (int64_t)sizeof *q, per_element);                              \
+                dequantize_four_##tag(y, q, v, i, per_element);                                                        \
                 put4_f32(x + i, y, stream);                                                                            \
             },                                                                                                         \
-            put_f32(x + i, dequantize_one_##tag(q + i, v, i, each), stream))                                           \
+            put_f32(x + i, dequantize_one_##tag(q + i, v, i, per_element), stream))                                    \
     }                                                                                                                  \
     static void dequantize_##tag##_f32(const type *q, float *x, int64_t n, const qn_affine *p) {                       \
-        for (v_piece s = {0}; v_next(&s, n, p, v_head(x, sizeof *x, n, p));)                                           \
-            if (p->run == 0) dequantize_piece_##tag(q + s.at, x + s.at, s.count, p, &s.v, true);                       \
-            else dequantize_piece_##tag(q + s.at, x + s.at, s.count, p, &s.v, false);                                  \
+        for (v_segment s = {0}; v_next(&s, n, p, v_head(x, sizeof *x, n, p));)                                         \
+            if (p->run == 0) dequantize_segment_##tag(q + s.at, x + s.at, s.count, p, &s.v, true);                     \
+            else dequantize_segment_##tag(q + s.at, x + s.at, s.count, p, &s.v, false);                                \
         if (p->stream) v_fence();                                                                                      \
     }
 
 QN_INTEGERS(DEQUANTIZE, _)
 
 /* Fake-quantize: quantize, saturate and dequantize in registers. */
-V_INLINE vf fake_value(vi steps, const v_params *v, int64_t i, bool each, const qn_affine *p) {
-    vi z = v_zero(v, i, each); /* [qmin - Z, qmax - Z] is loop-invariant when Z is */
+V_INLINE vf fake_value(vi steps, const v_params *v, int64_t i, bool per_element, const qn_affine *p) {
+    vi z = v_zero(v, i, per_element); /* [qmin - Z, qmax - Z] is loop-invariant when Z is */
     steps = vi_min(vi_max(steps, vi_sub(vi_set1(p->qmin), z)), vi_sub(vi_set1(p->qmax), z));
-    return vf_mul(vf_from_vi(steps), v_scale(v, i, each));
+    return vf_mul(vf_from_vi(steps), v_scale(v, i, per_element));
 }
 
-V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool each, const qn_affine *p, qn_convention convention,
+V_INLINE vf fake_one(vf x, const v_params *v, int64_t i, bool per_element, const qn_affine *p, qn_convention convention,
                      bool fused) {
-    return fake_value(v_code(x, v, i, each, convention, fused), v, i, each, p);
+    return fake_value(v_code(x, v, i, per_element, convention, fused), v, i, per_element, p);
 }
 
 V_INLINE void fake_some(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, int64_t at,
-                        bool each, qn_convention convention, bool fused) {
+                        bool per_element, qn_convention convention, bool fused) {
     float in[V_LANES] = {0}, out[V_LANES];
     v_tail t;
     memcpy(in, x, (size_t)n * sizeof *in);
-    v_params tail = each ? v_tail_set(&t, v, at, n) : *v;
-    vf_store(out, fake_one(vf_load(in), &tail, 0, each, p, convention, fused));
+    v_params tail = per_element ? v_tail_set(&t, v, at, n) : *v;
+    vf_store(out, fake_one(vf_load(in), &tail, 0, per_element, p, convention, fused));
     memcpy(y, out, (size_t)n * sizeof *out);
 }
 
-V_INLINE void fake_value4(vf y[4], const vi steps[4], const v_params *v, int64_t i, bool each, const qn_affine *p) {
-    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] = fake_value(steps[k], v, i + k * V_LANES, each, p);
+V_INLINE void fake_value4(vf y[4], const vi steps[4], const v_params *v, int64_t i, bool per_element,
+                          const qn_affine *p) {
+    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) y[k] = fake_value(steps[k], v, i + k * V_LANES, per_element, p);
 }
 
-V_INLINE void fake_piece(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, bool each,
-                         qn_convention convention, bool fused) {
+V_INLINE void fake_segment(const float *x, float *y, int64_t n, const qn_affine *p, const v_params *v, bool per_element,
+                           qn_convention convention, bool fused) {
     const int64_t ahead = v->ahead;
     const bool stream = p->stream;
-    V_PIECE(
-        y, n, stream, fake_some(x + i, y + i, count, p, v, i, each, convention, fused),
+    V_SEGMENT(
+        y, n, stream, fake_some(x + i, y + i, count, p, v, i, per_element, convention, fused),
         {
             vi steps[4];
             vf out[4];
-            v_prefetch(x + i + ahead, 16 * V_LANES, each);
-            v_code4(steps, x, v, i, each, convention, fused);
-            fake_value4(out, steps, v, i, each, p);
+            v_prefetch(x + i + ahead, 16 * V_LANES, per_element);
+            v_code4(steps, x, v, i, per_element, convention, fused);
+            fake_value4(out, steps, v, i, per_element, p);
             put4_f32(y + i, out, stream);
         },
-        put_f32(y + i, fake_one(vf_load(x + i), v, i, each, p, convention, fused), stream))
+        put_f32(y + i, fake_one(vf_load(x + i), v, i, per_element, p, convention, fused), stream))
 }
 
 V_INLINE void fake_span(const float *x, float *y, int64_t n, const qn_affine *p, qn_convention convention, bool fused) {
-    for (v_piece s = {0}; v_next(&s, n, p, v_head(y, sizeof *y, n, p));)
-        if (p->run == 0) fake_piece(x + s.at, y + s.at, s.count, p, &s.v, true, convention, false);
-        else fake_piece(x + s.at, y + s.at, s.count, p, &s.v, false, convention, fused);
+    for (v_segment s = {0}; v_next(&s, n, p, v_head(y, sizeof *y, n, p));)
+        if (p->run == 0) fake_segment(x + s.at, y + s.at, s.count, p, &s.v, true, convention, false);
+        else fake_segment(x + s.at, y + s.at, s.count, p, &s.v, false, convention, fused);
 }
 
 static void fake_quantize_f32(const float *x, float *y, int64_t n, const qn_affine *p) {
@@ -403,60 +407,61 @@ static void fake_quantize_f32(const float *x, float *y, int64_t n, const qn_affi
 }
 
 /* Requantize, method "float": p->scale is the multiplier M. */
-V_INLINE vf requantize_value(vi acc, const v_params *v, int64_t i, bool each) {
-    return vf_mul(vf_from_vi(acc), v_scale(v, i, each));
+V_INLINE vf requantize_value(vi acc, const v_params *v, int64_t i, bool per_element) {
+    return vf_mul(vf_from_vi(acc), v_scale(v, i, per_element));
 }
 
-V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool each) {
-    return vi_round(v_limited(requantize_value(acc, v, i, each)));
+V_INLINE vi requantize_one(vi acc, const v_params *v, int64_t i, bool per_element) {
+    return vi_round(v_limited(requantize_value(acc, v, i, per_element)));
 }
 
 /* Four vectors, with the fast path of v_code4. */
-V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i, bool each) {
+V_INLINE void requantize4(vi c[4], const vi acc[4], const v_params *v, int64_t i, bool per_element) {
     _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
         int64_t j = i + k * V_LANES;
-        c[k] = V_LOST_SHOWS ? vi_round(requantize_value(acc[k], v, j, each)) : requantize_one(acc[k], v, j, each);
+        c[k] = V_LOST_SHOWS ? vi_round(requantize_value(acc[k], v, j, per_element))
+                            : requantize_one(acc[k], v, j, per_element);
     }
     if (V_LOST_SHOWS && __builtin_expect(vi_any_lost(c[0], c[1], c[2], c[3]), 0))
-        for (int k = 0; k < 4; k++) c[k] = requantize_one(acc[k], v, i + k * V_LANES, each);
+        for (int k = 0; k < 4; k++) c[k] = requantize_one(acc[k], v, i + k * V_LANES, per_element);
 }
 
 #define REQUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                 \
     V_INLINE void requantize_some_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p, const v_params *v, \
-                                        int64_t at, bool each) {                                                       \
+                                        int64_t at, bool per_element) {                                                \
         int32_t in[V_LANES] = {0}, out[V_LANES];                                                                       \
         v_tail t;                                                                                                      \
         memcpy(in, acc, (size_t)n * sizeof *in);                                                                       \
-        v_params tail = each ? v_tail_set(&t, v, at, n) : *v;                                                          \
-        vi c = requantize_one(vi_load(in), &tail, 0, each);                                                            \
-        vi_store(out, v_saturate(c, v_zero(&tail, 0, each), p->qmin, p->qmax));                                        \
+        v_params tail = per_element ? v_tail_set(&t, v, at, n) : *v;                                                   \
+        vi c = requantize_one(vi_load(in), &tail, 0, per_element);                                                     \
+        vi_store(out, v_saturate(c, v_zero(&tail, 0, per_element), p->qmin, p->qmax));                                 \
         for (int64_t k = 0; k < n; k++) q[k] = (type)out[k];                                                           \
     }                                                                                                                  \
-    V_INLINE void requantize_piece_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p,                   \
-                                         const v_params *v, int32_t z, bool each) {                                    \
+    V_INLINE void requantize_segment_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p,                 \
+                                           const v_params *v, int32_t z, bool per_element) {                           \
         const v_narrow narrow = v_narrow_set(z, p->qmin, p->qmax);                                                     \
         const int64_t ahead = v->ahead;                                                                                \
         const bool stream = p->stream;                                                                                 \
-        V_PIECE(                                                                                                       \
-            q, n, stream, requantize_some_##tag(acc + i, q + i, count, p, v, i, each),                                 \
+        V_SEGMENT(                                                                                                     \
+            q, n, stream, requantize_some_##tag(acc + i, q + i, count, p, v, i, per_element),                          \
             {                                                                                                          \
                 vi a[4];                                                                                               \
                 vi c[4];                                                                                               \
-                v_prefetch(acc + i + ahead, 16 * V_LANES, each);                                                       \
+                v_prefetch(acc + i + ahead, 16 * V_LANES, per_element);                                                \
                 for (int k = 0; k < 4; k++) a[k] = vi_load(acc + i + k * V_LANES);                                     \
-                requantize4(c, a, v, i, each);                                                                         \
-                if (each) v_add_zero4(c, v, i);                                                                        \
+                requantize4(c, a, v, i, per_element);                                                                  \
+                if (per_element) v_add_zero4(c, v, i);                                                                 \
                 vi_store4_##tag(q + i, c[0], c[1], c[2], c[3], &narrow, stream);                                       \
             },                                                                                                         \
             {                                                                                                          \
-                vi c = requantize_one(vi_load(acc + i), v, i, each);                                                   \
-                vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, each), p->qmin, p->qmax));                            \
+                vi c = requantize_one(vi_load(acc + i), v, i, per_element);                                            \
+                vi_store_##tag(q + i, v_saturate(c, v_zero(v, i, per_element), p->qmin, p->qmax));                     \
             })                                                                                                         \
     }                                                                                                                  \
     static void requantize_i32_##tag(const int32_t *acc, type *q, int64_t n, const qn_affine *p) {                     \
-        for (v_piece s = {0}; v_next(&s, n, p, v_head(q, sizeof *q, n, p));)                                           \
-            if (p->run == 0) requantize_piece_##tag(acc + s.at, q + s.at, s.count, p, &s.v, 0, true);                  \
-            else requantize_piece_##tag(acc + s.at, q + s.at, s.count, p, &s.v, s.z, false);                           \
+        for (v_segment s = {0}; v_next(&s, n, p, v_head(q, sizeof *q, n, p));)                                         \
+            if (p->run == 0) requantize_segment_##tag(acc + s.at, q + s.at, s.count, p, &s.v, 0, true);                \
+            else requantize_segment_##tag(acc + s.at, q + s.at, s.count, p, &s.v, s.z, false);                         \
         if (p->stream) v_fence();                                                                                      \
     }
 QN_WHOLE_CODES(REQUANTIZE, _)

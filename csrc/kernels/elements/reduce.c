@@ -24,7 +24,7 @@ static void merge(const qn_walk *w, int64_t k, const qn_range *r) {
     to->infinite += r->infinite;
 }
 
-static void min_max_piece(const qn_walk *w, int64_t start, int64_t n, qn_range *r) {
+static void min_max_elements(const qn_walk *w, int64_t start, int64_t n, qn_range *r) {
     qn_tile_buffer t;
     float wide[QN_TILE];
     const qn_source *s = w->source;
@@ -42,16 +42,16 @@ static void min_max_piece(const qn_walk *w, int64_t start, int64_t n, qn_range *
 static void min_max_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
     for (int64_t at = 0, count; at < n; at += count) {
         int64_t pos = p->phase + at, k = pos / p->run;
-        qn_range part = empty_range;
+        qn_range range = empty_range;
         count = p->run - pos % p->run;
         if (count > n - at) count = n - at;
         if (count == p->run) {
-            min_max_piece(w, start + at, count, reduction_of(w)->ranges + k);
+            min_max_elements(w, start + at, count, reduction_of(w)->ranges + k);
             continue;
         }
-        min_max_piece(w, start + at, count, &part);
+        min_max_elements(w, start + at, count, &range);
         pthread_mutex_lock(w->merge);
-        merge(w, k, &part);
+        merge(w, k, &range);
         pthread_mutex_unlock(w->merge);
     }
 }

@@ -1,18 +1,18 @@
 /* Minimum and maximum of the finite elements.
  *
- * The fast path reduces a block as if all elements were finite. If an extreme is not finite, the block is read a second
+ * The fast path reduces a tile as if all elements were finite. If an extreme is not finite, the tile is read a second
  * time, element by element, to count NaN and infinities. A result of -0 becomes +0 (x + 0.0): otherwise its sign would
- * depend on the order of the blocks.
+ * depend on the order of the tiles.
  */
 
 enum {
-    REDUCE_RUN = 4096,   /* float32 elements: half the L1 cache, so that a second read hits it */
-    REDUCE_BLOCK = 1024, /* columns, or elements of a row */
-    REDUCE_ROWS = 1024,  /* rows of a block of columns */
-    REDUCE_WIDE = 4096,  /* columns of float32 */
-    REDUCE_TALL = 4096,  /* rows of them */
-    REDUCE_GROUP = 8,    /* rows read together */
-    REDUCE_PAGE = 1024,  /* int32 */
+    REDUCE_TILE = 4096,     /* float32 elements: half the L1 cache, so that a second read hits it */
+    REDUCE_WIDE = 4096,     /* columns of float32 */
+    REDUCE_TALL = 4096,     /* rows of them */
+    REDUCE_BAND = 8,        /* rows of float32 that are loaded together */
+    REDUCE_TILE_F64 = 1024, /* float64 elements, or columns of float64 */
+    REDUCE_TALL_F64 = 1024, /* rows of them */
+    REDUCE_PAGE = 1024,     /* int32 of a page of memory */
 };
 
 V_INLINE void extend(qn_range *r, double min, double max) {
@@ -78,9 +78,9 @@ V_INLINE int32_t near_bits(const float *x, int64_t n) {
 }
 
 static void min_max_f32(const float *x, int64_t n, qn_range *r) {
-    for (int64_t at = 0; at < n; at += REDUCE_RUN) {
+    for (int64_t at = 0; at < n; at += REDUCE_TILE) {
         const float *b = x + at;
-        int64_t count = n - at < REDUCE_RUN ? n - at : REDUCE_RUN, i = 0;
+        int64_t count = n - at < REDUCE_TILE ? n - at : REDUCE_TILE, i = 0;
         int32_t highs[V_LANES], lows[V_LANES];
         bit_range extremes = {INT32_MIN, 0, 0};
         vi high[4], low[4];
@@ -103,15 +103,16 @@ static void min_max_f32(const float *x, int64_t n, qn_range *r) {
             int32_t v = bits_f32(b[i]);
             extremes.high = signed_max(extremes.high, v), extremes.low = unsigned_max(extremes.low, v);
         }
-        /* The extreme nearer to zero of a block of one sign matters only if all blocks before have this sign too. */
+        /* The extreme nearer to zero of a tile of one sign matters only if all tiles before have this sign too. */
         if ((extremes.high < 0 && r->max < 0) || (extremes.low >= 0 && r->min > 0)) extremes.near = near_bits(b, count);
         if (!extend_bits(extremes, r))
             for (i = 0; i < count; i++) extend_carefully(b[i], r);
     }
 }
 
-/* The extremes of columns: the high ones, the low ones, the near ones. Lines from each other and half a page from the
- * rows, or loads would wait for stores to the same place in another page. */
+/* The extremes of columns: the high ones, the low ones, the near ones. Modulo a page, they lie four cache lines from
+ * one another and half a page from the rows: otherwise loads would wait for stores to the same offset of another page.
+ */
 enum { LOW = REDUCE_WIDE + 64, NEAR = 2 * LOW };
 
 typedef struct {
@@ -124,7 +125,7 @@ V_INLINE int32_t *place(v_extremes *e, const float *rows) {
 }
 
 /* Makes the compiler load again: prefetching on Zen 4 keeps up with three loads of a line, not with one
- * (csrc/README.md). */
+ * (docs/tuning.md). */
 #define V_HIDE(p) __asm__ volatile("" : "+r"(p)::"memory")
 
 /* Extends the extremes of `count` columns by `rows` rows, a constant, and prefetches the rows below. */
@@ -158,18 +159,19 @@ static void min_max_columns_f32(const float *x, int64_t rows, int64_t stride, in
     for (int64_t column = 0; column < n; column += REDUCE_WIDE) {
         int64_t count = n - column < REDUCE_WIDE ? n - column : REDUCE_WIDE;
         for (int64_t first = 0; first < rows; first += REDUCE_TALL) {
-            int64_t height = rows - first < REDUCE_TALL ? rows - first : REDUCE_TALL, k = 0, again = 0;
+            int64_t height = rows - first < REDUCE_TALL ? rows - first : REDUCE_TALL, k = 0, retries = 0;
             const float *b = x + first * stride + column;
-            int32_t *e = place(&room, b), *odd = e;
+            int32_t *e = place(&room, b), *retry = e;
             for (int64_t i = 0; i < count; i++) e[i] = INT32_MIN, e[LOW + i] = 0, e[NEAR + i] = -1;
-            for (; k + REDUCE_GROUP <= height; k += REDUCE_GROUP)
-                columns_f32(b + k * stride, REDUCE_GROUP, stride, count, e);
+            for (; k + REDUCE_BAND <= height; k += REDUCE_BAND)
+                columns_f32(b + k * stride, REDUCE_BAND, stride, count, e);
             for (; k < height; k++) columns_f32(b + k * stride, 1, stride, count, e);
-            for (int64_t i = 0; i < count;
-                 i++) /* columns to read a second time; their indices overwrite extremes that are used up */
-                if (!extend_bits((bit_range){e[i], e[LOW + i], e[NEAR + i]}, r + column + i)) odd[again++] = (int32_t)i;
-            for (k = 0; k < height && again; k++)
-                for (int64_t i = 0; i < again; i++) extend_carefully(b[k * stride + odd[i]], r + column + odd[i]);
+            /* The indices of columns that are read a second time overwrite extremes that are no longer needed. */
+            for (int64_t i = 0; i < count; i++)
+                if (!extend_bits((bit_range){e[i], e[LOW + i], e[NEAR + i]}, r + column + i))
+                    retry[retries++] = (int32_t)i;
+            for (k = 0; k < height && retries; k++)
+                for (int64_t i = 0; i < retries; i++) extend_carefully(b[k * stride + retry[i]], r + column + retry[i]);
         }
     }
 }
@@ -197,9 +199,9 @@ V_INLINE double value_f64(int64_t key) { /* key_f64 is its own inverse */
 V_INLINE bool finite_keys(int64_t lo, int64_t hi) { return lo > ~INFINITE_KEY && hi < INFINITE_KEY; }
 
 static void min_max_f64(const double *x, int64_t n, qn_range *r) {
-    for (int64_t at = 0; at < n; at += REDUCE_BLOCK) {
+    for (int64_t at = 0; at < n; at += REDUCE_TILE_F64) {
         const double *b = x + at;
-        int64_t count = n - at < REDUCE_BLOCK ? n - at : REDUCE_BLOCK;
+        int64_t count = n - at < REDUCE_TILE_F64 ? n - at : REDUCE_TILE_F64;
         int64_t lo = key_f64(b[0]), hi = lo;
         for (int64_t i = 0; i < count; i++) {
             int64_t key = key_f64(b[i]);
@@ -212,11 +214,11 @@ static void min_max_f64(const double *x, int64_t n, qn_range *r) {
 }
 
 static void min_max_columns_f64(const double *x, int64_t rows, int64_t stride, int64_t n, qn_range *r) {
-    int64_t lo[REDUCE_BLOCK], hi[REDUCE_BLOCK];
-    for (int64_t column = 0; column < n; column += REDUCE_BLOCK) {
-        int64_t count = n - column < REDUCE_BLOCK ? n - column : REDUCE_BLOCK;
-        for (int64_t first = 0; first < rows; first += REDUCE_ROWS) {
-            int64_t height = rows - first < REDUCE_ROWS ? rows - first : REDUCE_ROWS;
+    int64_t lo[REDUCE_TILE_F64], hi[REDUCE_TILE_F64];
+    for (int64_t column = 0; column < n; column += REDUCE_TILE_F64) {
+        int64_t count = n - column < REDUCE_TILE_F64 ? n - column : REDUCE_TILE_F64;
+        for (int64_t first = 0; first < rows; first += REDUCE_TALL_F64) {
+            int64_t height = rows - first < REDUCE_TALL_F64 ? rows - first : REDUCE_TALL_F64;
             const double *b = x + first * stride + column;
             for (int64_t i = 0; i < count; i++) lo[i] = hi[i] = key_f64(b[i]);
             for (int64_t k = 1; k < height; k++) {

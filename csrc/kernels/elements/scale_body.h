@@ -27,8 +27,8 @@ static void block_max_f32(const float *restrict x, float *restrict most, int64_t
             uint32_t bits;
             memcpy(&bits, x + i, sizeof bits);
             bits &= 0x7FFFFFFF;
-            bits &= 0 - (uint32_t)(bits !=
-                                   0x7F800000); /* a mask: the compiler does not vectorize a maximum of a conditional */
+            /* A mask: the compiler does not vectorize a maximum of a conditional. */
+            bits &= 0 - (uint32_t)(bits != 0x7F800000);
             highest = bits > highest ? bits : highest;
         }
         highest = highest > 0x7F800000 ? 0x7FC00000 : highest; /* every NaN becomes the same one */

@@ -11,7 +11,7 @@ enum {
     GRAIN = 1 << 14, /* elements of the smallest piece for another thread */
 };
 
-static qn_affine advanced(const qn_affine *p, int64_t by) {
+static qn_affine affine_at(const qn_affine *p, int64_t by) {
     qn_affine a = *p;
     if (a.run) {
         a.phase += by;
@@ -24,7 +24,7 @@ static qn_affine advanced(const qn_affine *p, int64_t by) {
 
 void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function) {
     for (int64_t at = 0; at < n; at += QN_TILE) {
-        qn_affine a = advanced(p, at);
+        qn_affine a = affine_at(p, at);
         function(w, start + at, n - at < QN_TILE ? n - at : QN_TILE, &a);
     }
 }
@@ -32,7 +32,7 @@ void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p,
 /* Runs: elements [begin, end) in C order, one parameter for each run of neighbours. */
 static void walk_runs(void *context, int64_t begin, int64_t end) {
     const qn_walk *w = context;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     int64_t params_a_row = w->grid.group ? qn_grid_groups(&w->grid) : 0;
     for (int64_t at = begin; at < end;) {
         int64_t row = at / w->row, pos = at - row * w->row, n = w->row - pos;
@@ -45,7 +45,7 @@ static void walk_runs(void *context, int64_t begin, int64_t end) {
         w->span(w, at, n, &p);
         at += n;
     }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 /* Rows [r0, r1), which share the parameters at `offset`, strip by strip. */
@@ -81,7 +81,7 @@ static void walk_rows(void *context, int64_t begin, int64_t end) {
     const qn_grid *g = &w->grid;
     void *room = w->room ? w->room(w) : NULL;
     if (w->room && !room) return;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t r = begin; r < end;) {
         int64_t last = end, offset = 0;
         if (g->group) { /* rows of one group share their parameters */
@@ -94,14 +94,14 @@ static void walk_rows(void *context, int64_t begin, int64_t end) {
         else walk_strips(w, r, last, offset);
         r = last;
     }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
     free(room);
 }
 
 static void walk_columns(void *context, int64_t begin, int64_t end) {
-    qn_walk part = *(const qn_walk *)context;
-    part.columns_begin = begin, part.columns_end = end;
-    walk_rows(&part, 0, part.total / part.row);
+    qn_walk strip = *(const qn_walk *)context;
+    strip.columns_begin = begin, strip.columns_end = end;
+    walk_rows(&strip, 0, strip.total / strip.row);
 }
 
 void qn_walk_all(qn_walk *w) {

@@ -1,5 +1,5 @@
-/* From arrays to kernels: cuts a grid into spans of contiguous elements, stages what a kernel cannot read in place
- * through a tile in the L1 cache, and shares the spans among threads. */
+/* From arrays to kernels: cuts a grid into spans of contiguous elements, copies elements
+ * that a kernel cannot read in place into a tile in the L1 cache, and shares the spans among threads. */
 #ifndef QN_WALK_H
 #define QN_WALK_H
 

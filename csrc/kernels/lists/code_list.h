@@ -1,11 +1,11 @@
-/* The list of integer types. C makes their numbers, kernels and switches from these rows, Python their CodeType.
+/* The list of integer types. C makes their numbers, kernels and switches from these lines, Python its CodeType.
  *
  * X(C, tag, NAME, name, type, bits, is_signed, storage)
  *   C         an argument that the list passes on to X
  *   tag NAME  of kernels (dequantize_<tag>_f32) and of qn_type (QN_<NAME>); name: of the NumPy or ml_dtypes type
  *   type      of one element in memory, as dequantize reads it
  *   bits      of one code; its range is QN_QMIN(bits, is_signed) to QN_QMAX(bits, is_signed)
- *   storage   tag of the row whose kernels quantize_f32_, narrow_i32_ and requantize_i32_ write the type
+ *   storage   tag of the line that makes the kernels quantize_f32_, narrow_i32_ and requantize_i32_ of this type
  */
 #ifndef QN_CODE_LIST_H
 #define QN_CODE_LIST_H

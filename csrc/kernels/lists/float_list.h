@@ -1,4 +1,4 @@
-/* The list of float formats. C makes their types, kernels and names from these rows, Python their FloatType.
+/* The list of float formats. C makes their types, kernels and names from these lines, Python its FloatType.
  *
  * X(C, tag, NAME, name, bits, exponent, mantissa, bias, kind)
  *   C         an argument that the list passes on to X

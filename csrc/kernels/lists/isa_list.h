@@ -3,9 +3,9 @@
  * QN_ISA(name, target string, detector)
  *   target    instructions of the code between QN_TARGET_BEGIN(QN_TARGET_<name>) and QN_TARGET_END in isa_<name>.c
  *   detector  an expression over `const qn_cpu *cpu`; true only when the OS saves the registers too
- * A row inherits every kernel it leaves NULL from the row above it in this list.
+ * An ISA row inherits every kernel that is NULL in it from the ISA row above it in this list.
  */
-/* Compile the code between them for a target. */
+/* Compile the code between the two for a target. */
 #define QN_PRAGMA(text) _Pragma(#text)
 #ifdef __clang__
 #define QN_TARGET_BEGIN(isa) QN_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))

@@ -1,12 +1,12 @@
 /* The list of kernels. The table struct, the declarations, the overlay, `_core.kernels()` and the C tests read it. The
  * contract of each kernel stands in qn_kernels.h.
  *
- * QN_KERNEL(kind, name, argument list, what its test needs...)
- *   AFFINE    input and output type, what varies, the least and the largest code. CONVENTIONS: p->convention; METHODS:
- *             p->method; RECTANGLES: p->rows
+ * QN_KERNEL(kind, name, argument list, arguments of its test...)
+ *   AFFINE    input and output type, the fields of p that vary, the least and the largest code. CONVENTIONS:
+ *             p->convention; METHODS: p->method; RECTANGLES: p->rows
  *   CAST      input and output type: float, double, or the unsigned integer of a narrow float
  *   NARROW    input and output type, the least and the largest code
- *   PLAIN     input and output type, how many codes an element of each holds
+ *   PLAIN     input and output type, codes in an element of each
  *   OWN       stem: the function test_<stem> of csrc/tests/test_<stem>.c tests the kernel
  *   PRODUCT   nothing: test_matmul.c tests the kernels of products through their driver
  */
@@ -27,7 +27,7 @@
 #define QN_KERNEL_PLAIN(QN_KERNEL, name, input, output, input_codes, output_codes)                                     \
     QN_KERNEL(PLAIN, name, (const input *x, output *y, int64_t n), input, output, input_codes, output_codes)
 
-/* The kernels of a row of code_list.h or float_list.h. */
+/* The kernels of a line of code_list.h or float_list.h. */
 #define QN_QUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                 \
     QN_KERNEL_AFFINE(QN_KERNEL, quantize_f32_##tag, float, type, CONVENTIONS | RECTANGLES, QN_QMIN(bits, is_signed),   \
                      QN_QMAX(bits, is_signed))

@@ -63,14 +63,14 @@ static void sum_row(const qn_activations *a, int64_t row, int64_t groups) {
 static void quantize_rows(void *context, int64_t begin, int64_t end) {
     const qn_activations *a = context;
     int64_t groups = a->k ? (a->k + a->group - 1) / a->group : 1; /* without codes there is still a scale */
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
         if (a->x) quantize_row(a, row, groups);
         else take_row(a, row, groups);
         memset(a->codes + row * a->stride + a->k, 0, (size_t)(a->stride - a->k));
         if (a->minus_sums) sum_row(a, row, groups);
     }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 void qn_quantize_activations(const qn_activations *a) {

@@ -8,8 +8,8 @@
  *
  * Sums, where so few channels use the same patches that packing them would cost more: for a band of rows of results, or
  * for several channels of a small image, codes are laid out as int16 less the zero point, the rows in lanes as the
- * columns are, one row after the other with only the padding between them. So the results are one long row, whose
- * vectors also compute what lies between two rows of results.
+ * columns are, one row after the other with only the padding between them. So the results are one long row; its
+ * vectors also compute the gaps between two rows of results, which are dropped.
  */
 #include "conv.h"
 
@@ -54,11 +54,12 @@ static void *allocate(int64_t count, int64_t size) {
 /* The rows or columns of the image that the filter reads: element t of a lane is row or column first + t * stride. */
 typedef struct {
     int64_t count, stride;
-    int64_t longest;            /* elements of a lane */
-    int64_t *first, *length;    /* [count] */
-    int64_t *begin, *end;       /* [count] elements inside the image */
-    int64_t *lane, *start, *at; /* [filter] element j reads start[j] + c of lane[j], which is at[j] + c of all lanes one
-                                   after the other, with QN_REACH elements after each */
+    int64_t longest;         /* elements of a lane */
+    int64_t *first, *length; /* [count] */
+    int64_t *begin, *end;    /* [count] elements inside the image */
+    /* [filter] element j reads start[j] + c of lane[j], which is at[j] + c of all lanes one after the other, with
+     * QN_REACH elements after each. */
+    int64_t *lane, *start, *at;
 } lanes;
 
 static bool lanes_make(lanes *l, const qn_conv *c, int d, int64_t stride, int64_t results) {
@@ -98,7 +99,7 @@ typedef struct {
     atomic_int outcome;
 } products;
 
-/* Buffers of one thread, and the window that is in them. */
+/* Buffers of one thread, and the window that they hold. */
 typedef struct {
     const products *p;
     int64_t first, low, high; /* first result; rows of the image, counted in gaps from the padding above */
@@ -139,7 +140,7 @@ static void lay_rows(window *w, const char *x, int64_t count) {
             lay_row(p, x + d * c->x_step[1] + (row * p->gap - c->top) * c->x_step[2], to);
 }
 
-/* The part of a row of results that is in a line of the packer, from byte `at` on. */
+/* The results of one row that a line of the packer holds, from byte `at` on. */
 typedef struct {
     int64_t row, column, at; /* row of the padded image, in gaps, that the first row of the filter reads */
 } stretch;
@@ -161,8 +162,8 @@ static void gather(const void *context, int64_t k, int64_t column, int64_t rows,
             bool outside = y < w->low || y >= w->high;
             from[t] = (outside ? w->outside : plane + (y - w->low) * line) + all[t].column;
         }
-        for (; j < width && to < end;
-             j++, to += QN_GATHERED) { /* the next copy overwrites what this one copied too far */
+        /* A copy writes past the end of its stretch; the next one overwrites that. */
+        for (; j < width && to < end; j++, to += QN_GATHERED) {
             memcpy(to, from[0] + at_element[j], QN_GATHERED);
             for (int64_t t = 1; t < s - all; t++) memcpy(to + all[t].at, from[t] + at_element[j], QN_GATHERED);
         }
@@ -232,10 +233,10 @@ static qn_outcome convolve_by_products(products *p, int64_t macs) {
     if (!lanes_make(&p->lanes, c, 1, c->stride[1], c->out_width)) return QN_NO_MEMORY;
     p->line = p->lanes.count * (p->lanes.longest + QN_REACH);
     int64_t threads = qn_num_threads(), pieces = threads > 1 ? WINDOWS_A_THREAD * threads : 1;
-    int64_t each = (times(p->pixels, c->images * c->channel_groups) + pieces - 1) / pieces,
+    int64_t share = (times(p->pixels, c->images * c->channel_groups) + pieces - 1) / pieces,
             whole = round_up(p->pixels, QN_GATHERED);
     p->window = most(SMALLEST_WINDOW, WINDOW / most(p->k, 1) / QN_GATHERED * QN_GATHERED);
-    p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(each, QN_GATHERED))));
+    p->window = least(whole, least(p->window, most(SMALLEST_WINDOW, round_up(share, QN_GATHERED))));
     p->windows = (p->pixels + p->window - 1) / p->window;
     int64_t above = (p->window + c->out_width - 2) / c->out_width;
     p->gap = common_divisor(c->stride[0], c->filter[0] > 1 ? c->dilation[0] : 0);
@@ -256,9 +257,9 @@ typedef struct {
     const qn_conv *c;
     int64_t depth, outputs, k;
     lanes columns, rows;
-    int step;            /* from result to result in a lane: 2 with stride 2, whose columns stay in one lane, else 1 */
-    int64_t band, bands; /* rows of results of a band; bands of each image and channel group */
-    int64_t together;    /* channel groups laid out together, if one band has all rows */
+    int step; /* from result to result in a lane: 2 with stride 2, which keeps its columns in one lane, else 1 */
+    int64_t band, bands;   /* rows of results of a band; bands of each image and channel group */
+    int64_t together;      /* channel groups laid out together, if one band has all rows */
     int64_t line, segment; /* elements from line to line; elements of one lane of columns in one lane of rows */
     int64_t plane;         /* elements of a channel */
     int64_t taps, *tap;    /* of an output channel; [taps] offset in the planes of its channel group */
@@ -270,10 +271,10 @@ typedef struct {
 typedef struct {
     int16_t *x; /* [together][depth][plane], 0 outside the image */
     int16_t *w; /* [together][outputs][taps][4] */
-    void *flat; /* results of a channel, rows line / step apart, which wide padding makes less than out_width */
+    void *flat; /* results of a channel, rows line / step apart: with wide padding less than out_width */
 } buffers;
 
-static int64_t fitting(const sums *s, int64_t elements) {
+static int64_t band_capacity(const sums *s, int64_t elements) {
     return most(1, BAND / times(s->depth, times(elements, sizeof(int16_t))));
 }
 
@@ -287,13 +288,13 @@ static bool plan_planes(sums *s) {
         s->line = most(s->line, round_up(l->longest - padding, s->step));
     }
     int64_t height = times(l->count * s->line, least(c->filter[0], c->stride[0]));
-    int64_t rows = least(c->out_height, most(FEWEST_ROWS, fitting(s, height)));
+    int64_t rows = least(c->out_height, most(FEWEST_ROWS, band_capacity(s, height)));
     s->bands = (c->out_height + rows - 1) / rows, s->band = (c->out_height + s->bands - 1) / s->bands;
     if (!lanes_make(&s->rows, c, 0, c->stride[0], s->band)) return false;
     int64_t lines = s->rows.longest, segments = s->rows.count * l->count;
     if (times(times(s->depth, segments), times(lines + 1, s->line + QN_REACH)) > INT64_MAX / 8) return false;
     s->segment = (lines - 1) * s->line + l->longest + QN_REACH, s->plane = segments * s->segment;
-    s->together = s->bands == 1 ? fitting(s, s->plane) : 1;
+    s->together = s->bands == 1 ? band_capacity(s, s->plane) : 1;
     return true;
 }
 
@@ -389,7 +390,7 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
         atomic_store(&s->outcome, QN_NO_MEMORY);
         return;
     }
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t n = begin, count; n < end; n += count) {
         int64_t channel_group = n / s->bands % c->channel_groups, image = n / s->bands / c->channel_groups,
                 row = n % s->bands * s->band;
@@ -399,7 +400,7 @@ static void sum_bands(void *context, int64_t begin, int64_t end) {
         lay_weights(s, channel_group * s->outputs, count * s->outputs, b.w);
         sum_band(s, &b, image, channel_group, count, row);
     }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
     buffers_free(&b);
 }
 

@@ -1,7 +1,7 @@
 /* Sums over windows of an image whose rows lie one after the other as int16. A vector of int16 holds pairs of
  * neighbours, and one instruction multiplies pairs and adds both products. A store may overlap the next one. */
 
-static const int16_t v_kept[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+static const int16_t v_row_end[2 * QN_REACH] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
 /* Widens a row of n codes; a vector may write zeros after it. The last codes are read one by one if QN_REACH bytes are
  * not readable. */
@@ -10,9 +10,9 @@ V_INLINE void v_widen_image_row(const qn_wide_rows *p, const uint8_t *x, int64_t
     const int32_t zero = p->zero_point;
     int64_t c = 0;
     if (beside) {
-        for (; c + QN_REACH <= n; c += QN_REACH) v_wide_codes(to + c, x + c, zero, v_kept, is_signed);
+        for (; c + QN_REACH <= n; c += QN_REACH) v_wide_codes(to + c, x + c, zero, v_row_end, is_signed);
         if (c < n && c + QN_REACH <= room) {
-            v_wide_codes(to + c, x + c, zero, v_kept + QN_REACH - (n - c), is_signed);
+            v_wide_codes(to + c, x + c, zero, v_row_end + QN_REACH - (n - c), is_signed);
             return;
         }
     }
@@ -21,8 +21,8 @@ V_INLINE void v_widen_image_row(const qn_wide_rows *p, const uint8_t *x, int64_t
 
 V_INLINE void v_widen_image_rows(const qn_wide_rows *p, const bool beside, const bool is_signed) {
     const int64_t above = p->row < 0 ? (p->gap - 1 - p->row) / p->gap : 0, n = p->n, line = p->line, lines = p->lines;
-    const int64_t inside =
-        p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0; /* lines before the end of the image */
+    /* Lines before the end of the image. */
+    const int64_t inside = p->row < p->height ? (p->height - 1 - p->row) / p->gap + 1 : 0;
     const int64_t next = p->gap * p->x_row;
     for (int64_t m = 0; m < p->planes; m++) {
         int16_t *to = p->to + m * p->plane;
@@ -77,8 +77,8 @@ V_INLINE void v_put4(void *flat, int64_t at, const vi s[4], const v_params *v, c
     else vi_store4_u8((uint8_t *)flat + at, c[0], c[1], c[2], c[3], narrow, false);
 }
 
-/* Copies rows of n bytes in pieces of `size`, a constant; the last piece of a row overlaps the one before it. False if
- * n < size. */
+/* Copies rows of n bytes, `size` bytes at a time, a constant; the last copy of a row overlaps the one before it. False
+ * if n < size. */
 V_INLINE bool copy_by(const int64_t size, uint8_t *to, const uint8_t *from, int64_t rows, int64_t n, int64_t line) {
     if (n < size) return false;
     for (int64_t r = 0; r < rows; r++, to += n, from += line) {

@@ -10,7 +10,7 @@ enum {
     PASS_LIMIT = 255,   /* sum of a column's |excess| in a pass: 128 * 255 again */
     PAIR_COST = 4,      /* of a pair of entries, in units of one product; measured, like the next two */
     PASS_COST = 8,      /* of a pass, for each column */
-    PERCENT = 7,        /* of all products: what quads gain over Winograd's pairs */
+    PERCENT = 7,        /* of all products: the gain of quads over Winograd's pairs */
 };
 
 typedef struct {
@@ -83,12 +83,12 @@ static void split_quartets(const uint8_t *panel, uint8_t less, int64_t k, panel_
 
 /* Resizes an array to `wanted` elements. With `room`, its size so far, it grows by half at least, so that it grows
  * seldom. */
-static bool resize(void **array, int64_t *room, int64_t wanted, size_t size) {
-    if (room && wanted <= *room) return true;
-    int64_t count = room ? wanted + *room / 2 : wanted;
-    void *moved = realloc(*array, (size_t)count * size + 1);
-    if (!moved) return false;
-    *array = moved;
+static bool resize(void **array, int64_t *room, int64_t elements, size_t size) {
+    if (room && elements <= *room) return true;
+    int64_t count = room ? elements + *room / 2 : elements;
+    void *memory = realloc(*array, (size_t)count * size + 1);
+    if (!memory) return false;
+    *array = memory;
     if (room) *room = count;
     return true;
 }

@@ -2,7 +2,7 @@
  * the amounts clipped, the excess, are a sparse matrix of their own.
  *
  * A quad is two codes of a quartet and the codes in the same places of the next quartet: k, k+1, k+4, k+5. The products
- * of its codes s by a, which is less 128, are added in int16. That is exact if no pair |s0 + s1| exceeds 128 and no
+ * of its codes s by the codes of A less 128 are added in int16. That is exact if no pair |s0 + s1| exceeds 128 and no
  * quad |s0| + |s1| + |s2| + |s3| exceeds 255 (docs/matmul.md). The products of the excess are added to the tile
  * separately.
  */
@@ -26,7 +26,7 @@ bool qn_excess_make(const uint8_t *panel, int64_t panels, int64_t quartets, uint
 void qn_excess_free(qn_excess *excess);
 int64_t qn_excess_bytes(const qn_excess *excess, int64_t panels);
 
-/* Subtracts the excess of kblock `number` (panel * kblocks + kblock) from what right_quads wrote. */
+/* Subtracts the excess of kblock `number` (panel * kblocks + kblock) from an output of right_quads. */
 void qn_excess_take(const qn_excess *excess, int64_t number, int32_t center, uint8_t *quads);
 
 /* Quartets of a kblock: at most `most`, even, and all kblocks about equal. */

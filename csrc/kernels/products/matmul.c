@@ -46,7 +46,7 @@ typedef struct {
     const qn_result *out;
     const qn_table *kernels; /* of the whole product, even if another thread selects another ISA meanwhile */
     qn_tiling tiling;
-    int64_t each;            /* bound of |(a - za)(b - zb)| */
+    int64_t largest;         /* bound of |(a - za)(b - zb)| */
     bool wide;               /* sums between kblocks are int64 */
     bool pairs;              /* the kernel multiplies Winograd's pairs */
     bool quads;              /* the kernel adds four products in int16 */
@@ -65,7 +65,7 @@ typedef struct {
 typedef struct {
     void *memory;
     uint8_t *left;                               /* packed */
-    uint8_t *staged;                             /* [48][ks] */
+    uint8_t *staging;                            /* [48][ks] */
     int32_t *start, *sum;                        /* [rows] of qn_left */
     int32_t *row_start, *minus_sum, *minus_zero; /* [rows] */
     uint8_t *strip;                              /* [panels][quartets][64] packed during the product */
@@ -89,16 +89,15 @@ typedef struct {
 static plan plan_of(const multiplication *j, int64_t rows, int64_t panels) {
     const qn_packed *b = j->b;
     plan s = {.columns = panels * QN_PANEL};
-    s.tile = j->quads            ? 1
-             : rows <= QN_SLIVER ? QN_PANELS
-                                 : j->tiling.panels; /* few rows: reading four panels at once is faster */
+    /* Few rows: reading four panels at once is faster. */
+    s.tile = j->quads ? 1 : rows <= QN_SLIVER ? QN_PANELS : j->tiling.panels;
     s.panels = j->strips ? QN_PANELS : s.tile;
     s.widen = j->pairs && rows >= j->tiling.widen_rows;
     int64_t most_quartets = j->excess                        ? j->excess->kblock
                             : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->quartets : FEW_KBLOCK
                                                              : j->tiling.kblock;
     if (j->wide) /* sums of one kblock fit int32 */
-        most_quartets = least(most_quartets, most(INT32_MAX / j->each / qn_ks_a_quartet(b->form) / 2 * 2, 2));
+        most_quartets = least(most_quartets, most(INT32_MAX / j->largest / qn_ks_a_quartet(b->form) / 2 * 2, 2));
     s.quartets = qn_even_kblock(b->quartets, most_quartets);
     int64_t bands = most(1, (rows + j->tiling.band_rows - 1) / j->tiling.band_rows);
     s.rows = round_up((rows + bands - 1) / bands, 12);
@@ -129,7 +128,7 @@ static bool scratch_make(scratch *s, const multiplication *j, const plan *g) {
     for (int i = 0; i < SIZES; i++) offset[i] = total, total += round_up(sizes[i], QN_QUARTET);
     uint8_t *p = s->memory = qn_allocate(total, 1);
     if (!p) return false;
-    s->left = p + offset[0], s->staged = p + offset[1], s->start = (int32_t *)(void *)(p + offset[2]);
+    s->left = p + offset[0], s->staging = p + offset[1], s->start = (int32_t *)(void *)(p + offset[2]);
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
     s->minus_zero = s->minus_sum + g->rows;
     s->strip = p + offset[3], s->panel = p + offset[4], s->turned = p + offset[8],
@@ -157,8 +156,8 @@ static void pack_left(const multiplication *j, int64_t i0, int64_t rows, int64_t
         if (direct) {
             l.a = a->data + (i0 + i) * a->row_stride + k0, l.stride = a->row_stride;
         } else {
-            qn_stage(a, i0 + i, k0, l.rows, k, 0, words, s->staged, k);
-            l.a = s->staged, l.stride = k * (words ? 2 : 1);
+            qn_stage(a, i0 + i, k0, l.rows, k, 0, words, s->staging, k);
+            l.a = s->staging, l.stride = k * (words ? 2 : 1);
         }
         l.packed = s->left + i * quartets * j->left_bytes, l.start = s->start + i, l.sum = s->sum + i;
         j->left(&l);
@@ -166,7 +165,7 @@ static void pack_left(const multiplication *j, int64_t i0, int64_t rows, int64_t
     if (j->excess) j->kernels->left_turned(s->left, quartets, rows, s->turned, s->turned_step);
 }
 
-/* What one kblock adds to the start values of its columns. */
+/* The terms of one kblock in the start values of its columns. */
 typedef struct {
     int32_t start[QN_PANELS * QN_PANEL], sum[QN_PANELS * QN_PANEL];
 } panel_terms;
@@ -261,7 +260,7 @@ typedef struct {
     int64_t strip;    /* first panel of the packed strip */
 } kblock;
 
-/* Chooses where the sums of rows from i on go: the output, the sums between kblocks, or a buffer. */
+/* Chooses the destination of the sums of rows from i on: the output, the sums between kblocks, or a buffer. */
 static void place_tile(const multiplication *j, const scratch *s, const plan *g, const kblock *range, int64_t i,
                        int64_t column, int64_t count, bool direct, qn_tile *t) {
     const qn_result *o = j->out;
@@ -274,7 +273,8 @@ static void place_tile(const multiplication *j, const scratch *s, const plan *g,
         for (int64_t r = 0; r < t->rows; r++) memcpy(t->c + r * t->c_step, out + r * o->row_stride, (size_t)count * 4);
 }
 
-/* Adds the sums of a kblock in int64; after the last kblock stores them as int32, or notes that one does not fit. */
+/* Adds the sums of a kblock in int64; after the last kblock stores them as int32; a sum that does not fit sets the
+ * outcome. */
 static void add_wide(multiplication *j, const qn_tile *t, const kblock *range, int64_t row, int64_t column,
                      int64_t count, int64_t *wide, const plan *g) {
     const int32_t *bias = j->out->acc_bias ? j->out->acc_bias + column : NULL;
@@ -390,18 +390,18 @@ static void multiply_rectangle(multiplication *j, int64_t m0, int64_t m1, int64_
 
 static void multiply_piece(void *context, int64_t begin, int64_t end) {
     multiplication *j = context;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     int64_t rows = j->a->rows, panels = j->b->panels;
     if (j->by_rows) multiply_rectangle(j, begin, end, 0, panels);
     else multiply_rectangle(j, 0, rows, begin, end);
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 /* One row at a time in int64, for words so large that even a short kblock may overflow int32. */
 static void multiply_slowly(void *context, int64_t begin, int64_t end) {
     multiplication *j = context;
     const qn_packed *b = j->b;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t i = begin; i < end; i++)
         for (int64_t p = 0; p < b->panels; p++) {
             const int16_t *word = (const int16_t *)(const void *)(b->panel + p * qn_panel_bytes(b));
@@ -419,22 +419,22 @@ static void multiply_slowly(void *context, int64_t begin, int64_t end) {
             }
             finish(j, acc, QN_PANEL, i, 1, p * QN_PANEL, count);
         }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 enum { SHORT_KBLOCK = 64 }; /* k: with shorter kblocks in int32, multiply_slowly is as good */
 
 /* `each` bounds the products of one k; `wide`: their sum may overflow int32. */
 static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
-                           const qn_result *out, int64_t each, bool wide) {
+                           const qn_result *out, int64_t largest, bool wide) {
     const qn_table *k = qn_kernels();
     multiplication j = {.a = a, .za = za, .b = b, .strips = strips, .out = out, .kernels = k, .wide = wide};
-    j.each = most(each, 1);
+    j.largest = most(largest, 1);
     int64_t m = a->rows, macs;
     if (__builtin_mul_overflow(m, b->k, &macs) || __builtin_mul_overflow(macs, b->n, &macs)) macs = INT64_MAX;
     k->matmul_tiling(&j.tiling);
     int64_t cost = most(b->k * b->n, macs / j.tiling.macs_a_byte);
-    if (wide && INT32_MAX / j.each < SHORT_KBLOCK) {
+    if (wide && INT32_MAX / j.largest < SHORT_KBLOCK) {
         qn_parallel_for(m, 1, macs, multiply_slowly, &j);
         return (qn_outcome)atomic_load(&j.outcome);
     }
@@ -469,19 +469,19 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
     return (qn_outcome)atomic_load(&j.outcome);
 }
 
-bool qn_may_overflow(int64_t each, int64_t k, int64_t extra) {
+bool qn_may_overflow(int64_t largest, int64_t k, int64_t extra) {
     int64_t bound;
-    return __builtin_mul_overflow(each, k, &bound) || bound > INT32_MAX - extra;
+    return __builtin_mul_overflow(largest, k, &bound) || bound > INT32_MAX - extra;
 }
 
 qn_outcome qn_multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
                               const qn_result *out) {
-    int64_t each = qn_magnitude_of(qn_extremes_of_type(a->type), za) * b->magnitude, extra = 0;
+    int64_t largest = qn_magnitude_of(qn_extremes_of_type(a->type), za) * b->magnitude, extra = 0;
     for (int64_t n = 0; out->acc_bias && n < b->n; n++) extra = most(extra, llabs((long long)out->acc_bias[n]));
     for (int64_t m = 0; out->row_bias && m < a->rows; m++) extra = most(extra, llabs((long long)out->row_bias[m]));
-    if (b->form == QN_WORDS && qn_may_overflow(each, b->k, extra))
-        each = qn_magnitude_of(qn_extremes_of_matrix(a), za) * b->magnitude;
-    return multiply(a, za, b, strips, out, each, qn_may_overflow(each, b->k, extra));
+    if (b->form == QN_WORDS && qn_may_overflow(largest, b->k, extra))
+        largest = qn_magnitude_of(qn_extremes_of_matrix(a), za) * b->magnitude;
+    return multiply(a, za, b, strips, out, largest, qn_may_overflow(largest, b->k, extra));
 }
 
 qn_outcome qn_matmul_packed(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_result *out) {

@@ -1,7 +1,7 @@
 /* Exact integer products: C = (A - za)(B - zb), from raw matrices or with a packed right matrix.
-  * Sums are exact. If |a - za| |b - zb| K fits int32, the sums modulo 2^32 are the sums. Otherwise kblocks are added in
- * int64, and the outcome is QN_OVERFLOW if a sum does not fit int32.
-
+ *
+ * If |a - za| |b - zb| K fits int32, the sums modulo 2^32 are the sums. Otherwise kblocks are added in int64, and the
+ * outcome is QN_OVERFLOW if a sum does not fit int32.
  */
 #ifndef QN_MATMUL_H
 #define QN_MATMUL_H
@@ -46,7 +46,7 @@ typedef struct {
 } qn_result;
 
 /* A right matrix K x N, packed once for any number of products. It is immutable: threads may share it. From 2 MiB on it
- * asks for huge pages. NULL: no memory. */
+ * lies in huge pages, if the OS has them. NULL: no memory. */
 typedef struct qn_packed qn_packed;
 qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb);
 void qn_packed_free(qn_packed *packed);

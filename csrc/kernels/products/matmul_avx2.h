@@ -138,7 +138,7 @@ V_INLINE void v_left_bytes(const qn_left *l, int less, int plus) {
     }
 }
 
-/* int8: uint8 less 128. */
+/* As int8: an uint8 becomes itself less 128. */
 static void left_bytes(const qn_left *l) { v_left_bytes(l, l->is_signed ? 0 : 128, 0); }
 
 #ifndef QN_WIDE_TILES
@@ -439,7 +439,7 @@ V_INLINE void v_by_slivers(const qn_tile *t, const v_tile_function *functions, i
                 __builtin_prefetch((const char *)stage.out + i * stage.out_step, 1);
             functions[rows - 1](&v);
         }
-    _mm256_zeroupper(); /* the compiler does not know that the assembly used the upper halves */
+    _mm256_zeroupper(); /* the compiler does not track the upper halves that the assembly used */
 }
 
 /* One row, bound by memory. The fewer instructions a cache line takes, the further ahead out-of-order loads run: two

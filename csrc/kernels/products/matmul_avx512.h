@@ -100,5 +100,5 @@ static void by_tiles(const qn_tile *t, const asm_function functions[PANELS][ROWS
             of_height[rows - 1](&a);
         }
     }
-    __asm__ volatile("vzeroupper"); /* the compiler does not know that the assembly used the upper halves */
+    __asm__ volatile("vzeroupper"); /* the compiler does not track the upper halves that the assembly used */
 }

@@ -38,7 +38,7 @@ static void left_bytes(const qn_left *l) {
         }
 }
 
-/* An ISA row without multiply_pairs does not ask for it. */
+/* Not called: the tiling of such an ISA row has pairs = false. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 
 static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t quartets, int64_t panels,
@@ -146,7 +146,7 @@ V_INLINE void thin_columns(const qn_thin *t, int64_t from, int64_t k_step, int64
         }
 }
 
-/* An ISA row without multiply_parts does not ask for it. */
+/* Not called: the tiling of such an ISA row has parts = false. */
 #ifndef QN_OWN_PARTS
 static void left_parts(const qn_left *l) { left_bytes(l); }
 static void multiply_parts(const qn_tile *t) { multiply_u8(t); }
@@ -180,7 +180,7 @@ V_INLINE vf v_scaled(const qn_finish *f, const int32_t *acc, int64_t r, vf scale
     return vf_mul(vf_from_vi(vi_load(acc)), scale);
 }
 
-/* `by_row`, `biased` and `bounded` are constants, and `count` where it is 16. */
+/* `by_row`, `biased` and `bounded` are constants; so is `count` if it is 16. */
 V_INLINE void v_finish_f32(const qn_finish *f, int64_t j, const size_t count, bool by_row, bool biased, bool bounded) {
     const vf lo = vf_set1(f->lo), hi = vf_set1(f->hi);
     const int32_t *acc = f->acc + j;

@@ -1,4 +1,4 @@
-/* Integer products in NEON: packers, and what the tiles of its ISA rows share. Tiles are HEIGHT x 8.
+/* Integer products in NEON: packers, and the common code of the tiles of its ISA rows. Tiles are HEIGHT x 8.
  *
  * Bytes are multiplied as int8, u - 128 instead of u. Packing adds the difference, 128 times the sum of a'.
  */

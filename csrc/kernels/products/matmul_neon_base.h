@@ -1,4 +1,4 @@
-/* Integer products of the NEON row: the packers of the right matrix and the thin products, which higher ISA rows
+/* Integer products of the NEON ISA row: the packers of the right matrix and the thin products, which higher ISA rows
  * inherit, and tiles of 4 x 8 without dot products. */
 #define QN_OWN_TILES
 
@@ -25,9 +25,9 @@ static void right_bytes(const uint8_t *b, int64_t stride, uint8_t flip, int64_t 
     for (int64_t p = 0; p < panels; p++)
         for (int64_t g = 0; g < quartets; g++) {
             const uint8_t *from = b + g * 4 * stride + p * QN_PANEL;
-            uint8x16x4_t quads;
-            for (int k = 0; k < 4; k++) quads.val[k] = veorq_u8(vld1q_u8(from + k * stride), vdupq_n_u8(flip));
-            vst4q_u8(packed + p * panel_step + g * QN_QUARTET, quads);
+            uint8x16x4_t lines;
+            for (int k = 0; k < 4; k++) lines.val[k] = veorq_u8(vld1q_u8(from + k * stride), vdupq_n_u8(flip));
+            vst4q_u8(packed + p * panel_step + g * QN_QUARTET, lines);
         }
 }
 
@@ -104,7 +104,7 @@ QN_WALK(multiply_words, v_words_tile)
 
 static void multiply_u7(const qn_tile *t) { multiply_u8(t); }
 
-/* The tiling does not ask for pairs. */
+/* Not called: the tiling has pairs = false. */
 static void left_pairs(const qn_left *l) { left_bytes(l); }
 static void multiply_pairs(const qn_tile *t) { multiply_u8(t); }
 static void multiply_pairs_wide(const qn_tile *t) { multiply_u8(t); }

@@ -5,13 +5,13 @@
 #include "matmul_private.h"
 #include "threads.h"
 
-/* ---- staging: copies of what the packers cannot read in place ---- */
+/* ---- staging: copies of codes that the packers cannot read in place ---- */
 
 void qn_stage(const qn_matrix *m, int64_t row, int64_t column, int64_t rows, int64_t columns, int32_t pad, bool wide,
               void *to, int64_t step) {
-    int64_t there = most(0, least(columns, m->columns - column));
+    int64_t available = most(0, least(columns, m->columns - column));
     for (int64_t r = 0; r < rows; r++) {
-        int64_t count = row + r < m->rows ? there : 0;
+        int64_t count = row + r < m->rows ? available : 0;
         int16_t *words = (int16_t *)to + r * step;
         uint8_t *bytes = (uint8_t *)to + r * step;
         const char *from = m->data + (row + r) * m->row_stride + column * m->column_stride;
@@ -47,23 +47,23 @@ void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_
     const qn_packed *b = w->to;
     int64_t column = p * QN_PANEL, width = panels * QN_PANEL, k = g * 4;
     bool inside = column + width <= b->n && k + quartets * 4 <= b->k;
-    uint8_t staged[QN_PANELS * QN_PANEL * QN_PACK_QUARTETS * 4] __attribute__((aligned(64)));
+    uint8_t staging[QN_PANELS * QN_PANEL * QN_PACK_QUARTETS * 4] __attribute__((aligned(64)));
     if (w->gather) {
         int64_t rows = least(quartets * 4, most(0, b->k - k));
-        w->gather(w->context, k, column, rows, least(width, b->n - column), staged);
-        memset(staged + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((quartets * 4 - rows) * QN_GATHERED));
-        qn_kernels()->right_bytes(staged, QN_GATHERED, w->flip, quartets, panels, to, step);
+        w->gather(w->context, k, column, rows, least(width, b->n - column), staging);
+        memset(staging + rows * QN_GATHERED, b->pad ^ w->flip, (size_t)((quartets * 4 - rows) * QN_GATHERED));
+        qn_kernels()->right_bytes(staging, QN_GATHERED, w->flip, quartets, panels, to, step);
         return;
     }
     if (m->row_stride == 1 && m->column_stride != 1) { /* the transpose is row-major */
-        const qn_matrix turned = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1, false};
+        const qn_matrix transpose = {m->data, m->type, false, m->columns, m->rows, m->column_stride, 1, false};
         for (int i = 0; i < panels; i++, column += QN_PANEL, to += step) {
             const uint8_t *from = (const uint8_t *)m->data + column * m->column_stride + k;
             int64_t stride = m->column_stride;
             if (!inside) {
-                qn_stage(&turned, column, k, QN_PANEL, quartets * 4, (b->pad + w->less) ^ w->flip, false, staged,
+                qn_stage(&transpose, column, k, QN_PANEL, quartets * 4, (b->pad + w->less) ^ w->flip, false, staging,
                          quartets * 4);
-                from = staged, stride = quartets * 4;
+                from = staging, stride = quartets * 4;
             }
             qn_kernels()->right_turned(from, stride, w->flip, quartets, to);
         }
@@ -72,8 +72,8 @@ void qn_pack_bytes(const qn_packing *w, int64_t p, int panels, int64_t g, int64_
     const uint8_t *from = (const uint8_t *)m->data + k * m->row_stride + column;
     int64_t stride = m->row_stride;
     if (!inside || m->column_stride != 1) {
-        qn_stage(m, k, column, quartets * 4, width, (b->pad + w->less) ^ w->flip, false, staged, width);
-        from = staged, stride = width;
+        qn_stage(m, k, column, quartets * 4, width, (b->pad + w->less) ^ w->flip, false, staging, width);
+        from = staging, stride = width;
     }
     qn_kernels()->right_bytes(from, stride, w->flip, quartets, panels, to, step);
 }
@@ -93,10 +93,10 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
         for (int64_t g = 0; g < b->quartets; g += QN_PACK_QUARTETS) {
             int64_t quartets = least(QN_PACK_QUARTETS, b->quartets - g);
             if (b->form == QN_WORDS) {
-                int16_t staged[QN_PANEL * QN_PACK_QUARTETS * 2];
+                int16_t staging[QN_PANEL * QN_PACK_QUARTETS * 2];
                 for (int i = 0; i < panels; i++) {
-                    qn_stage(w->from, g * 2, (p + i) * QN_PANEL, quartets * 2, QN_PANEL, 0, true, staged, QN_PANEL);
-                    pack_words(staged, quartets, b->panel + (p + i) * qn_panel_bytes(b) + g * QN_QUARTET);
+                    qn_stage(w->from, g * 2, (p + i) * QN_PANEL, quartets * 2, QN_PANEL, 0, true, staging, QN_PANEL);
+                    pack_words(staging, quartets, b->panel + (p + i) * qn_panel_bytes(b) + g * QN_QUARTET);
                 }
             } else {
                 qn_pack_bytes(w, p, panels, g, quartets, b->panel + p * qn_panel_bytes(b) + g * QN_QUARTET,
@@ -147,8 +147,8 @@ void qn_packed_free(qn_packed *b) {
 
 /* `strips`: without panels, for a product that packs strip by strip. */
 static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
-    if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET)
-        return NULL; /* broadcast matrices may be that large */
+    /* Broadcast matrices may be that large. */
+    if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET) return NULL;
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
     *b = (qn_packed){.k = rows, .n = columns, .form = words ? QN_WORDS : QN_FULL};

@@ -29,9 +29,8 @@ struct qn_packed {
 
 static inline int64_t qn_ks_a_quartet(qn_form f) { return f == QN_WORDS ? 2 : 4; }
 static inline int64_t qn_panel_bytes(const qn_packed *b) { return b->quartets * QN_QUARTET; }
-static inline uint8_t qn_middle_of(const qn_packed *b) {
-    return b->form == QN_FULL ? 128 : 64;
-} /* of the stored bytes */
+/* Of the stored bytes. */
+static inline uint8_t qn_middle_of(const qn_packed *b) { return b->form == QN_FULL ? 128 : 64; }
 
 static inline int32_t qn_code_at(const qn_matrix *m, int64_t row, int64_t column) {
     const char *p = m->data + row * m->row_stride + column * m->column_stride;
@@ -68,11 +67,12 @@ qn_extremes qn_extremes_of_type(qn_type type);
 qn_extremes qn_extremes_of_matrix(const qn_matrix *m);
 int64_t qn_magnitude_of(qn_extremes e, qn_zeros z); /* the largest |code - zero| */
 
-/* `weights`: for many products, so that looking at all codes pays. `strips` not NULL: fills it, packs no panels. */
+/* `weights`: for many products, so that reading all codes beforehand pays. `strips` not NULL: fills it, packs no
+ * panels. */
 qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, qn_packing *strips);
 
 /* Whether a sum of k products and `extra` may overflow int32; `each` bounds a product. */
-bool qn_may_overflow(int64_t each, int64_t k, int64_t extra);
+bool qn_may_overflow(int64_t largest, int64_t k, int64_t extra);
 qn_outcome qn_multiply_safely(const qn_matrix *a, qn_zeros za, const qn_packed *b, const qn_packing *strips,
                               const qn_result *out);
 

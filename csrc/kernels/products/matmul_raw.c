@@ -72,12 +72,12 @@ static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matr
     qn_kernels()->matmul_tiling(&tiling);
     if (a->rows <= (b->column_stride == 1 ? tiling.sweep_rows : tiling.dots_rows) && in_place && !words &&
         b->rows > 0) {
-        int64_t each =
+        int64_t largest =
             qn_magnitude_of(qn_extremes_of_type(a->type), za) * qn_magnitude_of(qn_extremes_of_type(b->type), zb);
-        if (!qn_may_overflow(each, b->rows, 0)) return thin_product(a, za, b, zb, out);
+        if (!qn_may_overflow(largest, b->rows, 0)) return thin_product(a, za, b, zb, out);
     }
-    qn_packing own_strips,
-        *strips = words || a->rows > tiling.band_rows ? NULL : &own_strips; /* many rows: pack all of b once */
+    /* Many rows: packs all of b once. */
+    qn_packing own_strips, *strips = words || a->rows > tiling.band_rows ? NULL : &own_strips;
     qn_packed *own = qn_pack_right(b, zb, words, false, strips);
     if (!own) return QN_NO_MEMORY;
     qn_outcome outcome = qn_multiply_safely(a, za, own, strips, &result);

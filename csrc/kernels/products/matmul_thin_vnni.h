@@ -51,10 +51,10 @@ V_INLINE __m512i v_dot(__m512i sum, __m512i b, __m512i a, const bool is_unsigned
     return is_unsigned ? _mm512_dpbusd_epi32(sum, a, b) : _mm512_dpbusd_epi32(sum, b, a);
 }
 
-V_INLINE __m512i v_quad(const uint8_t *codes) {
-    int32_t quad;
-    memcpy(&quad, codes, sizeof quad);
-    return _mm512_set1_epi32(quad);
+V_INLINE __m512i v_quartet(const uint8_t *codes) {
+    int32_t quartet;
+    memcpy(&quartet, codes, sizeof quartet);
+    return _mm512_set1_epi32(quartet);
 }
 
 /* Transposes four rows of 64 columns: columns 0-3, 16-19, 32-35, 48-51, then 4-7, 20-23, ... */
@@ -92,7 +92,7 @@ V_INLINE void v_sweep_rows(const qn_thin *t, const thin_codes *codes, int64_t k,
     __m512i a[2][2][THIN_ROWS];
     for (int n = 0; n < 8; n++) line[n] = t->b + (k + n < t->k ? k + n : t->k - 1) * t->stride;
     V_UNROLL for (int g = 0; g < 2; g++) V_UNROLL for (int p = 0; p < parts; p++)
-        V_UNROLL for (int r = 0; r < rows; r++) a[g][p][r] = v_quad(codes->code[p] + r * codes->step + i + 4 * g);
+        V_UNROLL for (int r = 0; r < rows; r++) a[g][p][r] = v_quartet(codes->code[p] + r * codes->step + i + 4 * g);
     const uint8_t *next = t->b + (k + 8) * t->stride;
     int64_t at = 0;
     for (int64_t j = 0; j + 64 <= t->columns; j += 64) {
@@ -121,12 +121,12 @@ V_INLINE void v_dots_of(const qn_thin *t, const thin_codes *codes, int64_t k, in
     V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int c = 0; c < columns; c++) sum[r][c] =
         _mm512_setzero_si512();
     for (int64_t i = 0; i < depth; i += 64) {
-        const __mmask64 there = depth - i < 64 ? (1ull << (depth - i)) - 1 : ~0ull;
+        const __mmask64 mask = depth - i < 64 ? (1ull << (depth - i)) - 1 : ~0ull;
         __m512i w[4];
         V_UNROLL for (int c = 0; c < columns; c++) {
             const uint8_t *at = b + c * t->stride + i;
             if (columns > 1) _mm_prefetch(at + columns * t->stride, _MM_HINT_T1);
-            w[c] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(there, at), flip);
+            w[c] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, at), flip);
         }
         V_UNROLL for (int p = 0; p < parts; p++) V_UNROLL for (int r = 0; r < rows; r++) {
             const __m512i a = _mm512_load_si512(codes->code[p] + r * codes->step + i);
@@ -139,71 +139,71 @@ V_INLINE void v_dots_of(const qn_thin *t, const thin_codes *codes, int64_t k, in
     }
 }
 
-V_INLINE void v_sweep_part(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth, const int rows,
+V_INLINE void v_sweep_band(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth, const int rows,
                            const int parts, const bool is_unsigned) {
     for (int64_t i = 0; i < depth; i += 8) v_sweep_rows(t, codes, k + i, i, rows, parts, is_unsigned);
 }
 
-V_INLINE void v_dots_part(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth, const int rows,
+V_INLINE void v_dots_band(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth, const int rows,
                           const int parts, const bool is_unsigned) {
     int64_t j = 0;
     for (; rows > 1 && j + 4 <= t->columns; j += 4) v_dots_of(t, codes, k, depth, j, 4, rows, parts, is_unsigned);
     for (; j < t->columns; j++) v_dots_of(t, codes, k, depth, j, 1, rows, parts, is_unsigned);
 }
 
-#define THIN_KINDS(piece, rows)                                                                                        \
-    if (codes->is_unsigned) piece(t, codes, k, depth, rows, 1, true);                                                  \
-    else if (codes->parts == 1) piece(t, codes, k, depth, rows, 1, false);                                             \
-    else piece(t, codes, k, depth, rows, 2, false);                                                                    \
+#define THIN_KINDS(multiply, rows)                                                                                     \
+    if (codes->is_unsigned) multiply(t, codes, k, depth, rows, 1, true);                                               \
+    else if (codes->parts == 1) multiply(t, codes, k, depth, rows, 1, false);                                          \
+    else multiply(t, codes, k, depth, rows, 2, false);                                                                 \
     break;
-#define THIN_KERNEL(name, piece)                                                                                       \
+#define THIN_KERNEL(name, multiply)                                                                                    \
     static void name(const qn_thin *t, const thin_codes *codes, int64_t k, int64_t depth) {                            \
         switch (t->rows) {                                                                                             \
-        case 1: THIN_KINDS(piece, 1)                                                                                   \
-        case 2: THIN_KINDS(piece, 2)                                                                                   \
-        case 3: THIN_KINDS(piece, 3)                                                                                   \
-        default: THIN_KINDS(piece, 4)                                                                                  \
+        case 1: THIN_KINDS(multiply, 1)                                                                                \
+        case 2: THIN_KINDS(multiply, 2)                                                                                \
+        case 3: THIN_KINDS(multiply, 3)                                                                                \
+        default: THIN_KINDS(multiply, 4)                                                                               \
         }                                                                                                              \
     }
-THIN_KERNEL(sweep_piece, v_sweep_part)
-THIN_KERNEL(dots_piece, v_dots_part)
+THIN_KERNEL(sweep_band, v_sweep_band)
+THIN_KERNEL(dots_band, v_dots_band)
 
-/* At most four rows of A and THIN_CODES codes at a time. */
-V_INLINE void v_by_parts(const qn_thin *t, const bool turned) {
+/* Bands of at most four rows of A, THIN_CODES codes at a time. */
+V_INLINE void v_by_bands(const qn_thin *t, const bool turned) {
     thin_codes codes;
     for (int row = 0; row < t->rows; row += THIN_ROWS) {
-        qn_thin piece = *t;
-        piece.a += row * t->a_step, piece.c += row * t->c_step;
-        piece.rows = t->rows - row < THIN_ROWS ? t->rows - row : THIN_ROWS;
-        codes.step = THIN_CODES / piece.rows / 64 * 64;
+        qn_thin band = *t;
+        band.a += row * t->a_step, band.c += row * t->c_step;
+        band.rows = t->rows - row < THIN_ROWS ? t->rows - row : THIN_ROWS;
+        codes.step = THIN_CODES / band.rows / 64 * 64;
         for (int64_t k = 0; k < t->k; k += codes.step) {
             const int64_t depth = t->k - k < codes.step ? t->k - k : codes.step;
-            if (!split_codes(&piece, k, depth, &codes)) {
-                qn_thin rest = piece;
+            if (!split_codes(&band, k, depth, &codes)) {
+                qn_thin rest = band;
                 rest.a += k, rest.b += turned ? k : k * t->stride, rest.k = depth;
                 if (turned) qn_row_avx512.dots(&rest);
                 else qn_row_avx512.sweep(&rest);
             } else if (turned) {
-                dots_piece(&piece, &codes, k, depth);
+                dots_band(&band, &codes, k, depth);
             } else {
-                turn_sums(&piece, codes.start);
-                sweep_piece(&piece, &codes, k, depth);
-                turn_sums(&piece, NULL);
+                turn_sums(&band, codes.start);
+                sweep_band(&band, &codes, k, depth);
+                turn_sums(&band, NULL);
             }
         }
     }
 }
 
-static void dots(const qn_thin *t) { v_by_parts(t, true); }
+static void dots(const qn_thin *t) { v_by_bands(t, true); }
 
 /* The lower ISA row multiplies the last columns, fewer than 64. */
 static void sweep(const qn_thin *t) {
     qn_thin rest = *t;
     while (rest.columns >= 64) {
-        qn_thin piece = rest;
-        piece.columns = rest.columns < THIN_SWEPT ? rest.columns / 64 * 64 : THIN_SWEPT;
-        v_by_parts(&piece, false);
-        rest.b += piece.columns, rest.c += piece.columns, rest.columns -= piece.columns;
+        qn_thin strip = rest;
+        strip.columns = rest.columns < THIN_SWEPT ? rest.columns / 64 * 64 : THIN_SWEPT;
+        v_by_bands(&strip, false);
+        rest.b += strip.columns, rest.c += strip.columns, rest.columns -= strip.columns;
     }
     if (rest.columns) qn_row_avx512.sweep(&rest);
 }

@@ -131,7 +131,7 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
     const bool few = c->x.rows <= FEW_ROWS;
     const int64_t step = few ? w->groups : ceil_div(DEPTH, w->group), side = few ? SIDE : 1;
     _Alignas(64) float y[ROWS * PANEL];
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t panel = begin; panel < end; panel += side) {
         int64_t count = end - panel < side ? end - panel : side;
         memset(y, 0, (size_t)(count * size) * sizeof *y);
@@ -140,13 +140,13 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
                                          g + step < w->groups ? g + step : w->groups, y);
         for (int64_t i = 0; i < count; i++) put(c, panel + i, y + i * size);
     }
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 static int64_t rows_at_once(int64_t m) { return m < ROWS ? m : ROWS; }
 
 /* Negates x in place; NULL if all are 0. */
-static const int32_t *negated(int32_t *x, int64_t n) {
+static const int32_t *negate(int32_t *x, int64_t n) {
     int32_t bits = 0;
     for (int64_t i = 0; i < n; i++) bits |= x[i], x[i] = -x[i];
     return bits ? x : NULL;
@@ -159,12 +159,12 @@ int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
 }
 
 void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
-    int64_t most = rows_at_once(p->m), each = most * (w->groups + 1), stride = w->groups * w->group;
+    int64_t most = rows_at_once(p->m), params = most * (w->groups + 1), stride = w->groups * w->group;
     qn_activations a = {.input = p->input, .k = w->k, .group = p->by_row ? stride : w->group, .stride = stride};
     a.sum_group = w->group, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
     a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
-    a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + each), a.zero_points = a.minus_sums + each;
-    a.codes = (uint8_t *)(a.zero_points + each);
+    a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + params), a.zero_points = a.minus_sums + params;
+    a.codes = (uint8_t *)(a.zero_points + params);
     qn_rows4 x = {.codes = (int8_t *)a.codes, .scales = a.scales, .minus_sums = a.minus_sums, .stride = stride};
     x.groups = w->groups, x.scale_row = p->by_row ? 1 : w->groups, x.scale_step = !p->by_row;
     for (int64_t row = 0; row < p->m; row += most) {
@@ -173,7 +173,7 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
         else a.input.codes = p->input.codes + row * w->k, a.input.scales = p->input.scales + row * p->input.row;
         if (p->input.zero_points) a.input.zero_points = p->input.zero_points + row * p->input.row;
         qn_quantize_activations(&a);
-        x.minus_zeros = negated(a.zero_points, w->k ? x.rows * x.scale_row : 0);
+        x.minus_zeros = negate(a.zero_points, w->k ? x.rows * x.scale_row : 0);
         product4_pass c = {w, packed, p, row, x};
         int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
         qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,

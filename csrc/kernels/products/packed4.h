@@ -24,8 +24,8 @@ void qn_weight4_codes(const qn_weight4 *w, const uint8_t *packed, bool is_signed
 
 typedef struct {
     const float *x; /* [m][k] or NULL */
-    qn_input_codes
-        input; /* if x is NULL: with one scale, one for each row, or one for each group of each row; by_row is false */
+    /* If x is NULL: with one scale, one for each row, or one for each group of each row; by_row is false. */
+    qn_input_codes input;
     int64_t m;
     bool is_signed, symmetric; /* codes of x are int8, else uint8 */
     int32_t qmin, qmax;        /* of the codes of x */

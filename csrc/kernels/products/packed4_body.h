@@ -32,7 +32,7 @@ V_INLINE void v4_group(const qn_weight4 *w, const int64_t size, const uint8_t *r
         V4_EACH(r) s[r] = v4_begin(sum[r]);
         for (int64_t at = 0; at < deep; at += 64) {
             const int8_t *quartet = a + at / 8;
-            if (rows > 1) __builtin_prefetch(record + at + V4_AHEAD); /* gains nothing with one row */
+            if (rows > 1) __builtin_prefetch(record + at + V4_AHEAD); /* with one row it gains nothing */
             v4_codes u = v4_low(record + at);
             V4_EACH(r) s[r] = v4_dot(s[r], u, quartet + r * x->stride);
             if (affine) few = v4_plus(few, u);

@@ -27,7 +27,7 @@ V_INLINE v4_codes v4_plus(v4_codes a, v4_codes b) {
     V4_QUARTERS(i) a.quarter[i] = vaddq_s8(a.quarter[i], b.quarter[i]);
     return a;
 }
-V_INLINE int8x16_t v4_quad(const int8_t *a) {
+V_INLINE int8x16_t v4_quartet(const int8_t *a) {
     int32_t quartet;
     memcpy(&quartet, a, sizeof quartet);
     return vreinterpretq_s8_s32(vdupq_n_s32(quartet));
@@ -37,7 +37,7 @@ typedef v4_i32 v4_sums;
 enum { V4_ROWS = 4 };
 V_INLINE v4_sums v4_begin(v4_i32 sum) { return sum; }
 V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
-    const int8x16_t x = v4_quad(a);
+    const int8x16_t x = v4_quartet(a);
     V4_QUARTERS(i) s.quarter[i] = vdotq_s32(s.quarter[i], u.quarter[i], x);
     return s;
 }
@@ -54,7 +54,7 @@ V_INLINE v4_sums v4_begin(v4_i32 sum) {
     return s;
 }
 V_INLINE v4_sums v4_dot(v4_sums s, v4_codes u, const int8_t *a) {
-    const int8x16_t x = v4_quad(a);
+    const int8x16_t x = v4_quartet(a);
     V4_QUARTERS(i) {
         s.eighth[2 * i] = vmlal_s8(s.eighth[2 * i], vget_low_s8(u.quarter[i]), vget_low_s8(x));
         s.eighth[2 * i + 1] = vmlal_high_s8(s.eighth[2 * i + 1], u.quarter[i], x);

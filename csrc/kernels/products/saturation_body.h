@@ -10,8 +10,8 @@ static void saturate_pairs_u8s8(const uint8_t *a, const int8_t *b, int64_t k, in
         int32_t a0 = a[p], a1 = p + 1 < k ? a[p + 1] : 0;
         for (int64_t j = 0; j < n; j++) {
             int32_t exact = a0 * first[j] + a1 * second[j];
-            int32_t kept = exact > INT16_MAX ? INT16_MAX : exact < INT16_MIN ? INT16_MIN : exact;
-            sum[j] += kept, error[j] += kept - exact, pairs[j] += kept != exact;
+            int32_t sum_of_pair = exact > INT16_MAX ? INT16_MAX : exact < INT16_MIN ? INT16_MIN : exact;
+            sum[j] += sum_of_pair, error[j] += sum_of_pair - exact, pairs[j] += sum_of_pair != exact;
         }
     }
 }

@@ -1,5 +1,5 @@
-/* Compiles every element loop for the ISA whose file includes this one, and fills its ISA row. The groups keep the
- * functions in the order in which the benchmarks measured them: their alignment depends on it. */
+/* Compiles every element loop for the ISA of the including file, and fills its ISA row. The blank lines keep
+ * SortIncludes from changing the order: the alignment of the measured loops depends on it. */
 #include "accumulate_body.h"
 #include "float_error_body.h"
 #include "histogram_body.h"

@@ -1,7 +1,8 @@
 /* AMX-INT8: tdpbsud multiplies 16 rows x 64 k by 64 k x 16 columns, signed by unsigned bytes, into 16 x 16 int32.
- * Sixteen quartets of a panel are such a tile without packing. Tiles of 32 x 32; the AVX512-VNNI row has all the rest.
+ * Sixteen quartets of a panel are such a tile without packing. Tiles of 32 x 32; the AVX-512 VNNI ISA row has all the
+ * rest.
  *
- * It has never run on a CPU, only under tests/emulated_amx.h; so cpu.c reports it only if QNUMPY_ISA names it.
+ * It has run only under csrc/tests/emulated_amx.h, never on a CPU; so cpu.c reports it only if QNUMPY_ISA names it.
  */
 #include "qn_kernels.h"
 
@@ -43,7 +44,7 @@ static void left_bytes(const qn_left *l) {
     }
 }
 
-/* GCC 12 does not know that the intrinsics read memory. */
+/* A barrier: GCC 12 does not model the memory that the intrinsics read. */
 static inline void settle(void) { __asm__ volatile("" ::: "memory"); }
 
 /* tmm0 and 1 hold the sums of the upper rows, 2 and 3 those of the lower ones, 4 and 5 these rows of A, 6 and 7 the

@@ -92,7 +92,7 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_
 V_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi vi_load_i16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
-/* QN_REACH codes less Z, ANDed with `kept`. */
+/* QN_REACH codes less Z, ANDed with `keep`. */
 V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     __m128i codes = _mm_loadu_si128((const __m128i *)x);
     __m256i words = is_signed ? _mm256_cvtepi8_epi16(codes) : _mm256_cvtepu8_epi16(codes);
@@ -231,7 +231,7 @@ ASM_TILES(v_words, "4", ASM_LOAD_BYTES, ASM_WORDS, "")
 static void multiply_pairs(const qn_tile *t) { by_tiles(t, v_pairs, 8); }
 static void multiply_u7(const qn_tile *t) { by_tiles(t, v_narrow_bytes, 4); }
 static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
-/* Widening a panel costs little in a tile of 12 rows, so the tiling does not ask for widened panels. */
+/* Widening a panel costs little in a tile of 12 rows, so widen_rows is INT64_MAX. */
 static void multiply_pairs_wide(const qn_tile *t) { multiply_pairs(t); }
 #else
 #include "matmul_quads_avx2.h"

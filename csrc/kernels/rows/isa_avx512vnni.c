@@ -1,5 +1,5 @@
 /* AVX-512 VNNI: vpdpbusd multiplies the stored bytes of B by the signed bytes of A and adds in int32, without
- * saturation (vpdpbusds would saturate). Tiles of 12 x 32. The AVX-512 row has all the rest.
+ * saturation (vpdpbusds would saturate). Tiles of 12 x 32. The AVX-512 ISA row has all the rest.
  */
 #include "qn_kernels.h"
 
@@ -41,12 +41,12 @@ V_INLINE void v_few_rows(const qn_tile *t, const int rows) {
     V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int p = 0; p < QN_PANELS; p++) sum[r][p] =
         _mm512_setzero_si512();
     for (int64_t g = 0; g < t->quartets; g++, a += 16, b += QN_QUARTET) {
-        int32_t quad[QN_SLIVER];
-        memcpy(quad, a, sizeof quad);
+        int32_t codes[QN_SLIVER];
+        memcpy(codes, a, sizeof codes);
         V_UNROLL for (int p = 0; p < QN_PANELS; p++) {
             const __m512i u = _mm512_load_si512(b + p * t->right_step);
             V_UNROLL for (int r = 0; r < rows; r++) sum[r][p] =
-                _mm512_dpbusd_epi32(sum[r][p], u, _mm512_set1_epi32(quad[r]));
+                _mm512_dpbusd_epi32(sum[r][p], u, _mm512_set1_epi32(codes[r]));
         }
     }
     V_UNROLL for (int r = 0; r < rows; r++) V_UNROLL for (int p = 0; p < QN_PANELS; p++) {

@@ -1,5 +1,5 @@
-/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the AVX2 row has all the
- * rest.
+/* AVX-VNNI: vpdpbusd on 32 bytes, for CPUs that have it without AVX-512. Tiles of 6 x 16; the AVX2 ISA row has all
+ * the rest.
  */
 #include "qn_kernels.h"
 

@@ -1,5 +1,5 @@
-/* NEON with dot products (sdot): four bytes times four, added to an int32. Tiles of 12 x 8; the NEON row has all the
- * rest.
+/* NEON with dot products (sdot): four bytes times four, added to an int32. Tiles of 12 x 8; the NEON ISA row has all
+ * the rest.
  */
 #include "qn_kernels.h"
 

@@ -1,5 +1,5 @@
 /* NEON with products of matrices of bytes (usmmla): 2 columns x 8 unsigned bytes times 8 signed bytes x 2 rows, added
- * to 2 x 2 int32. Tiles of 8 x 8; the dot product row has all the rest. */
+ * to 2 x 2 int32. Tiles of 8 x 8; the dotprod ISA row has all the rest. */
 #include "qn_kernels.h"
 
 #if defined(__aarch64__)
@@ -26,7 +26,7 @@ static void matmul_tiling(qn_tiling *t) {
 
 static void left_bytes(const qn_left *l) { v_left_bytes(l, true, 0); }
 
-/* Two quartets at a time: it brings four k of a column and the next four together. */
+/* Two quartets at a time: the zip brings four k of a column and the next four together. */
 V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int rows) {
     const int64_t sliver = t->quartets * 16;
     const int8_t *a = v_sliver(t, row);

@@ -93,7 +93,7 @@ V_INLINE vi vi_load_u8(const uint8_t *p) {
 }
 V_INLINE vi vi_load_i16(const int16_t *p) { return vmovl_s16(vld1_s16(p)); }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
-/* QN_REACH codes less Z, ANDed with `kept`. */
+/* QN_REACH codes less Z, ANDed with `keep`. */
 V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     int16x8_t zero = vdupq_n_s16((int16_t)zero_point);
     for (int k = 0; k < QN_REACH; k += 8) {
@@ -124,13 +124,14 @@ V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     (void)stream;
     vi_store_u16(p, a), vi_store_u16(p + 4, b), vi_store_u16(p + 8, c), vi_store_u16(p + 12, d);
 }
-/* Stores c, which are bytes, with the sign bits of x shifted right by `down`. */
+/* The low bytes of four vectors shifted right by `shift`. */
 V_INLINE uint8x16_t bytes_of(const vi v[4], int shift) {
     int32x4_t by = vdupq_n_s32(-shift);
     int16x8_t ab = vcombine_s16(low16(vshlq_s32(v[0], by)), low16(vshlq_s32(v[1], by)));
     int16x8_t cd = vcombine_s16(low16(vshlq_s32(v[2], by)), low16(vshlq_s32(v[3], by)));
     return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(ab), vmovn_s16(cd)));
 }
+/* Stores c, which are bytes, with the sign bits of x shifted right by `down`. */
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
     (void)stream;
     uint8x16_t codes = bytes_of(c, 0), signs = vandq_u8(bytes_of(x, 24 + down), vdupq_n_u8((uint8_t)(0x80 >> down)));

@@ -78,7 +78,7 @@ V_INLINE vi vi_load_i8(const int8_t *p) { return *p; }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return *p; }
 V_INLINE vi vi_load_i16(const int16_t *p) { return *p; }
 V_INLINE vi vi_load_u16(const uint16_t *p) { return *p; }
-/* QN_REACH codes less Z, ANDed with `kept`. */
+/* QN_REACH codes less Z, ANDed with `keep`. */
 V_INLINE void v_wide_codes(int16_t *to, const uint8_t *x, int32_t zero_point, const int16_t *keep, bool is_signed) {
     for (int k = 0; k < QN_REACH; k++) to[k] = (int16_t)(((is_signed ? (int8_t)x[k] : x[k]) - zero_point) & keep[k]);
 }
@@ -95,6 +95,7 @@ V_INLINE void vi_store_u16(uint16_t *p, vi v) { *p = (uint16_t)v; }
     }
 PUT4(8)
 PUT4(16)
+/* Stores c, which are bytes, with the sign bits of x shifted right by `down`. */
 V_INLINE void vi_put4_signed(uint8_t *p, const vi c[4], const vi x[4], int down, bool no_minus_zero, bool stream) {
     (void)stream;
     for (int k = 0; k < 4; k++) {

@@ -20,10 +20,8 @@ static const double *doubles_at(const qn_source *x, int64_t start, int64_t n, do
     return tile;
 }
 
-enum {
-    SLOTS = 16 * QN_FEW,
-    WAYS = 4
-}; /* many slots: two values seldom share one, so that the branch predictor is right about probes */
+/* Many slots: two values seldom share one, so that the branch predictor is right about probes. */
+enum { SLOTS = 16 * QN_FEW, WAYS = 4 };
 
 typedef struct {
     qn_few *few;
@@ -66,7 +64,8 @@ static bool take_census(const qn_source *x, int64_t total, qn_few *few) {
 }
 
 /* If there are few bins, and all elements of each bin are the same number, the counts of the bins are the counts of the
- * values. To check that takes two loads an element and no branch. For types that float32 holds. */
+ * values. The check takes two loads an element and no branch. For types that convert exactly to
+ * float32. */
 static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *keys, const int64_t *counts, int64_t bins,
                           qn_few *few) {
     enum { UNSEEN = 0x7FC00000 }; /* a NaN */
@@ -84,10 +83,10 @@ static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *key
         for (int64_t i = 0; i < n; i++) memcpy(&bits, f + i, sizeof bits), other |= seen[numbers[bits >> 16]] ^ bits;
         for (int64_t i = 0; i < n && other; i++) { /* a new value, or not finite */
             memcpy(&bits, f + i, sizeof bits);
-            uint32_t *known = seen + numbers[bits >> 16];
-            if (!isfinite(f[i]) || *known == bits) continue;
-            if (*known != UNSEEN || known == seen) return false;
-            *known = bits;
+            uint32_t *first = seen + numbers[bits >> 16];
+            if (!isfinite(f[i]) || *first == bits) continue;
+            if (*first != UNSEEN || first == seen) return false;
+            *first = bits;
         }
     }
     few->n = 0;
@@ -101,9 +100,9 @@ static bool alone_in_bins(const qn_source *x, int64_t total, const uint16_t *key
 
 bool qn_few_values(const qn_source *x, const uint16_t *keys, const int64_t *counts, int64_t bins, qn_few *few) {
     int64_t total = qn_elements(x);
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     bool many = total >= QN_BINS / 8 && x->type != QN_F64 && bins <= QN_FEW; /* else filling the table costs more */
     bool few_enough = (many && alone_in_bins(x, total, keys, counts, bins, few)) || take_census(x, total, few);
-    qn_fp_end(saved);
+    qn_fp_end(modes);
     return few_enough;
 }

@@ -97,7 +97,7 @@ static bool reserve(piece *p, int64_t used, int64_t more) {
 /* ---- reading ---- */
 
 /* Elements [start, start + n) as float32, n <= TILE. */
-static const float *staged(workspace *b, int64_t start, int64_t n) {
+static const float *stage(workspace *b, int64_t start, int64_t n) {
     const qn_source *s = b->j->source;
     const void *x = s->data + (size_t)start * s->itemsize;
     if (!s->direct) qn_gather(s, start, n, b->raw), x = b->raw;
@@ -113,7 +113,7 @@ static const float *staged(workspace *b, int64_t start, int64_t n) {
 }
 
 static const float *read_run(workspace *b, int64_t start, int64_t n, qn_range *r) {
-    const float *x = staged(b, start, n);
+    const float *x = stage(b, start, n);
     if (b->j->source->type == QN_F64) qn_kernels()->min_max_f64(b->raw, n, r);
     else qn_kernels()->min_max_f32(x, n, r);
     return x;
@@ -123,7 +123,7 @@ static int64_t table_size(const counting *j) { return ((int64_t)1 << (9 + j->bit
 
 static bool is_finite(uint16_t bin) { return (bin & 0x8000 ? bin - 0x8000 : 0x7FFF - bin) < INFINITE; }
 
-static uint16_t ordered(uint32_t key) { return (uint16_t)(key & 0x8000 ? 0xFFFF - key : 0x8000 + key); }
+static uint16_t order_key(uint32_t key) { return (uint16_t)(key & 0x8000 ? 0xFFFF - key : 0x8000 + key); }
 
 /* ---- few elements: sort them ---- */
 
@@ -152,7 +152,7 @@ static uint16_t key_of(float x, int shift) {
 }
 
 static void take_keys(workspace *b, const float *x, int64_t n, uint16_t *keys) {
-    for (int64_t i = 0; i < n; i++) keys[i] = ordered(key_of(x[i], b->shift));
+    for (int64_t i = 0; i < n; i++) keys[i] = order_key(key_of(x[i], b->shift));
 }
 
 static int64_t emit_keys(workspace *b, int64_t n, piece *p, int64_t used) {
@@ -182,11 +182,11 @@ static int64_t emit_lane(workspace *b, int64_t c, int64_t n, piece *p, int64_t u
     if (!reserve(p, used, n)) return p->failed = true, used;
     while (i < n && !is_finite((uint16_t)(key[i * COLUMNS] ^ INT16_MIN))) i++;
     while (n > i && !is_finite((uint16_t)(key[(n - 1) * COLUMNS] ^ INT16_MIN))) n--;
-    for (from = i;
-         i < n;) { /* no branch: every element writes a bin, which the next one overwrites unless this was its last */
-        int16_t mine = key[i * COLUMNS];
-        p->histogram.keys[used] = (uint16_t)(mine ^ INT16_MIN), p->histogram.counts[used] = ++i - from;
-        bool last = i == n || key[i * COLUMNS] != mine;
+    /* No branch: every element writes a bin, and the next element overwrites it unless the bin ended. */
+    for (from = i; i < n;) {
+        int16_t current = key[i * COLUMNS];
+        p->histogram.keys[used] = (uint16_t)(current ^ INT16_MIN), p->histogram.counts[used] = ++i - from;
+        bool last = i == n || key[i * COLUMNS] != current;
         used += last, from = last ? i : from;
     }
     return used;
@@ -356,7 +356,7 @@ static int64_t count_strip(workspace *b, piece *p, const strip *s, int64_t k, in
         }
     } else {
         for (int64_t r = 0; r < s->rows; r++) {
-            const float *x = staged(b, s->start + r * s->stride, s->count);
+            const float *x = stage(b, s->start + r * s->stride, s->count);
             if (source->type == QN_F64) t->min_max_columns_f64(b->raw, 1, 0, s->count, ranges);
             else t->min_max_columns_f32(x, 1, 0, s->count, ranges);
             take_rows(b, x, s, r, 1);
@@ -417,9 +417,9 @@ static void make_piece(counting *j, piece *p) {
 
 static void make_pieces(void *context, int64_t begin, int64_t end) {
     counting *j = context;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     for (int64_t k = begin; k < end; k++) make_piece(j, &j->pieces[k]);
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 /* Cuts the parameters among the pieces, and the elements of a parameter where there are too few of them. */
@@ -428,14 +428,14 @@ static void cut(counting *j) {
     int64_t params = qn_grid_params(g), outer = g->group ? 1 : g->outer;
     int64_t inner = j->columns ? 1 : g->group ? g->group : g->inner;
     int64_t total = g->outer * g->channels * g->inner,
-            wanted = total / (j->bits == QN_TENSOR_BITS ? MANY : SHORTEST_PIECE);
+            pieces = total / (j->bits == QN_TENSOR_BITS ? MANY : SHORTEST_PIECE);
     int64_t most = qn_num_threads() == 1 ? 1 : 4 * (int64_t)qn_num_threads();
-    if (wanted > most) wanted = most;
-    if (wanted < 1 + total / LONGEST_PIECE) wanted = 1 + total / LONGEST_PIECE;
-    if (wanted > MAX_PIECES) wanted = MAX_PIECES;
+    if (pieces > most) pieces = most;
+    if (pieces < 1 + total / LONGEST_PIECE) pieces = 1 + total / LONGEST_PIECE;
+    if (pieces > MAX_PIECES) pieces = MAX_PIECES;
     int64_t grain = j->columns ? COLUMNS : 1, grains = (params + grain - 1) / grain;
-    int64_t by_params = grains < wanted ? grains : wanted;
-    int64_t rest = g->group && j->columns ? 1 : wanted / by_params; /* the rows of a group are not cut */
+    int64_t by_params = grains < pieces ? grains : pieces;
+    int64_t rest = g->group && j->columns ? 1 : pieces / by_params; /* the rows of a group are not cut */
     bool cut_outer = outer >= rest;
     if (!cut_outer && rest > inner) rest = inner;
     for (int64_t a = 0; a < by_params; a++)
@@ -459,21 +459,21 @@ static void merge_ranges(qn_range *to, const qn_range *from, int64_t n) {
 
 /* Merges pieces of the same parameters. */
 static int join_pieces(counting *j) {
-    int64_t kept = 0;
+    int64_t last = 0;
     for (int64_t k = 1; k < j->count; k++) {
-        qn_histogram *into = &j->pieces[kept].histogram, *next = &j->pieces[k].histogram, sum;
-        if (j->pieces[k].p0 == j->pieces[kept].p0) {
+        qn_histogram *into = &j->pieces[last].histogram, *next = &j->pieces[k].histogram, sum;
+        if (j->pieces[k].p0 == j->pieces[last].p0) {
             if (qn_histogram_merge(into, next, &sum)) return qn_histogram_free(&sum), -1;
             merge_ranges(into->ranges, next->ranges, into->params);
             sum.ranges = into->ranges, into->ranges = NULL;
             qn_histogram_free(into), qn_histogram_free(next);
             *into = sum;
-        } else if (++kept != k) {
-            j->pieces[kept] = j->pieces[k];
+        } else if (++last != k) {
+            j->pieces[last] = j->pieces[k];
             j->pieces[k].histogram = (qn_histogram){0};
         }
     }
-    j->count = j->count ? kept + 1 : 0;
+    j->count = j->count ? last + 1 : 0;
     return 0;
 }
 

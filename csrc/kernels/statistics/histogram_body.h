@@ -65,8 +65,8 @@ static void truncate_f64_f32(const double *x, float *y, int64_t n) {
         uint32_t bits;
         memcpy(&bits, &near, sizeof bits);
         double magnitude = near < 0 ? -(double)near : (double)near, exact = x[i] < 0 ? -x[i] : x[i];
-        bits -= magnitude >
-                exact; /* if it was rounded away from zero, one step back; from infinity to the largest float32 */
+        /* One step back if x was rounded away from zero; from infinity to the largest float32. */
+        bits -= magnitude > exact;
         memcpy(&y[i], &bits, sizeof bits);
     }
 }

@@ -10,7 +10,7 @@ enum { SEARCH_BYTES = 1 << 18 }; /* the search of a parameter takes as long as s
 
 /* ---- percentile ---- */
 
-static double outside(const qn_sketch *r, double low, double high) {
+static double share_outside(const qn_sketch *r, double low, double high) {
     return (beyond(r, true, -low) + beyond(r, false, high)) / r->total;
 }
 
@@ -21,7 +21,7 @@ static void search_percentile(const qn_sketch *r, const qn_search_spec *p, doubl
     } else {
         *high = quantile(r, false, false, tail / 2), *low = -quantile(r, false, true, tail / 2);
     }
-    *error = outside(r, *low, *high);
+    *error = share_outside(r, *low, *high);
 }
 
 /* ---- all parameters ---- */
@@ -61,7 +61,7 @@ static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *s
     for (int64_t i = k * j->n; i < (k + 1) * j->n; i++) {
         double low = j->lows[i], high = j->highs[i];
         if (p->criterion == QN_PERCENTILE) {
-            j->error[i] = outside(&r, low, high);
+            j->error[i] = share_outside(&r, low, high);
         } else if (p->criterion == QN_APART) {
             j->error[i] = apart.count;
         } else if (p->criterion == QN_APART_FROM) {
@@ -80,7 +80,7 @@ static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *s
 
 static void search_piece(void *context, int64_t begin, int64_t end) {
     range_search *j = context;
-    uint64_t saved = qn_fp_begin();
+    uint64_t modes = qn_fp_begin();
     qn_search_room *space = malloc(sizeof *space);
     if (!space) j->failed = true;
     for (int64_t k = begin; k < end && space; k++) {
@@ -88,7 +88,7 @@ static void search_piece(void *context, int64_t begin, int64_t end) {
         else search_sketch(j, k, space);
     }
     free(space);
-    qn_fp_end(saved);
+    qn_fp_end(modes);
 }
 
 int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, double *high, double *error) {

@@ -1,4 +1,4 @@
-/* Which range of a histogram quantizes best; docs/searches.md says how it is found.
+/* The range of a histogram that quantizes best; docs/searches.md describes the searches.
  *
  * The searches assume that the elements of a bin are spread evenly over it; the outermost bins end at the exact
  * extremes. One thread computes all sums of a parameter, in float64 and in one order: results do not depend on the
@@ -17,9 +17,9 @@ typedef struct {
     qn_criterion criterion;
     bool symmetric;
     int bits; /* of the histogram */
-    int32_t qmin,
-        qmax;     /* of the scheme: [-127, 127] when int8 is symmetric; [-n, n] of a float with n positive numbers */
-    double share; /* percentile / 100 */
+    /* Codes of the scheme: [-127, 127] when int8 is symmetric; [-n, n] of a float with n positive numbers. */
+    int32_t qmin, qmax;
+    double share;        /* percentile / 100 */
     const double *reals; /* NULL, or [n + 1] the numbers of a float type from 0 up; then symmetric */
 } qn_search_spec;
 

@@ -7,8 +7,7 @@ enum {
     STRIDE = 64, /* coarsest step of the ends, in bins */
     FIRST = 128, /* fewest bins that a range keeps */
 };
-static const double TAIL =
-    1e-3; /* fraction of the largest magnitudes that is ignored when the entropy bins are sized */
+static const double TAIL = 1e-3; /* fraction of the elements, the largest ones, that does not widen the bins */
 
 static double xlogx(double x) { return x > 0 ? x * log(x) : 0; }
 
@@ -101,7 +100,7 @@ static double spread(const qn_sketch *r, bool negative, double width, double *to
     return tail;
 }
 
-/* Linear bins up to the largest magnitude, or up to 8 times the quantile that TAIL leaves out. Larger elements add to
+/* Linear bins up to the largest magnitude, or up to 8 times the quantile 1 - TAIL. Larger elements add to
  * the count of the last bin. */
 qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *space) {
     qn_linear_bins l = {.bins = symmetric ? QN_LINEAR : 2 * QN_LINEAR,
@@ -120,7 +119,7 @@ qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *
 }
 
 /* Bins of a window on one side, without empty ones at its end. */
-static int64_t filled(const double *counts, int64_t zero, int64_t bins, int64_t step) {
+static int64_t filled_bins(const double *counts, int64_t zero, int64_t bins, int64_t step) {
     while (bins > 0 && counts[zero + (bins - 1) * step - (step < 0)] == 0) bins--;
     return bins;
 }
@@ -141,23 +140,23 @@ static void search_window(const double *counts, const qn_bin_sums *s, scheme l, 
     *below = two_sided[0] ? QN_LINEAR : 0, *above = two_sided[1] ? QN_LINEAR : 0;
     *least = divergence_of(counts, s, 2 * QN_LINEAR, QN_LINEAR - *below, QN_LINEAR + *above, l);
     for (int64_t v = QN_LINEAR - STRIDE; two_sided[0] && two_sided[1] && v > 0; v -= STRIDE) {
-        int64_t a = filled(counts, QN_LINEAR, v, -1), b = filled(counts, QN_LINEAR, v, 1);
+        int64_t a = filled_bins(counts, QN_LINEAR, v, -1), b = filled_bins(counts, QN_LINEAR, v, 1);
         if (!can_judge(s, QN_LINEAR - a, QN_LINEAR + b, l.n)) break;
         double d = divergence_of(counts, s, 2 * QN_LINEAR, QN_LINEAR - a, QN_LINEAR + b, l);
         if (d < *least) *least = d, *below = a, *above = b;
     }
     for (int64_t stride = STRIDE, again = 0; stride > 0; stride = ++again % 2 ? stride : stride / 8)
-        for (int side = 1; side >= 0; side--) {
-            int64_t *moved = side ? above : below, center = *moved;
-            if (!two_sided[side]) continue;
+        for (int upper = 1; upper >= 0; upper--) {
+            int64_t *end = upper ? above : below, center = *end;
+            if (!two_sided[upper]) continue;
             int64_t reach = again < 2 ? QN_LINEAR : 12 * stride;
             for (int64_t v = center - reach / stride * stride; v <= center + reach && v <= QN_LINEAR; v += stride) {
-                int64_t a = side ? *below : v, b = side ? v : *above;
+                int64_t a = upper ? *below : v, b = upper ? v : *above;
                 if (v < 0) continue;
-                a = filled(counts, QN_LINEAR, a, -1), b = filled(counts, QN_LINEAR, b, 1);
+                a = filled_bins(counts, QN_LINEAR, a, -1), b = filled_bins(counts, QN_LINEAR, b, 1);
                 if (!can_judge(s, QN_LINEAR - a, QN_LINEAR + b, l.n)) continue;
                 double d = divergence_of(counts, s, 2 * QN_LINEAR, QN_LINEAR - a, QN_LINEAR + b, l);
-                if (d < *least) *least = d, *moved = side ? b : a;
+                if (d < *least) *least = d, *end = upper ? b : a;
             }
         }
 }
@@ -189,11 +188,11 @@ double qn_entropy_error(const qn_search_spec *p, const qn_linear_bins *l, const 
     int64_t above = (int64_t)fmax(fmin(rint(high / l->width), QN_LINEAR), 0);
     if (v.n > QN_LINEAR / 2) return 0;
     if (p->symmetric) {
-        int64_t most = filled(space->counts, 0, below > above ? below : above, 1);
+        int64_t most = filled_bins(space->counts, 0, below > above ? below : above, 1);
         return most < QN_LINEAR && !can_judge(s, 0, most, v.n) ? INFINITY
                                                                : divergence_of(space->counts, s, QN_LINEAR, 0, most, v);
     }
-    below = filled(space->counts, QN_LINEAR, below, -1), above = filled(space->counts, QN_LINEAR, above, 1);
+    below = filled_bins(space->counts, QN_LINEAR, below, -1), above = filled_bins(space->counts, QN_LINEAR, above, 1);
     if (below + above < QN_LINEAR && !can_judge(s, QN_LINEAR - below, QN_LINEAR + above, v.n)) return INFINITY;
     return divergence_of(space->counts, s, 2 * QN_LINEAR, QN_LINEAR - below, QN_LINEAR + above, v);
 }

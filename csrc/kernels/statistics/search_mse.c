@@ -58,7 +58,7 @@ static const cell *cell_of(const side *s, double *x) {
 }
 
 /* The sum of (x - t)^2 over x > t, which is the cost of clipping at t. */
-static double clipped(const side *s, double t) {
+static double clipping_cost(const side *s, double t) {
     double x = t;
     const cell *all = all_of(s), *c = cell_of(s, &x);
     double n = all->p - (c->p + c->q * x), sum = all->r - (c->r + c->q * x * x / 2);
@@ -66,7 +66,7 @@ static double clipped(const side *s, double t) {
     return fmax(square - 2 * t * sum + t * t * n, 0);
 }
 
-/* The sum of squared errors of one side on the grid 0, step, ..., levels * step; what lies beyond saturates.
+/* The sum of squared errors of one side on the grid 0, step, ..., levels * step; larger elements saturate.
  *
  * Summed by parts, with t_k = (k - 1/2) step: the sum over the cells of k (F1(t_k+1) - F1(t_k)) is K F1(oo) less the
  * sum of F1(t_k), and likewise for k^2 and F0. From the EXACT-th cell on, bins are wider than cells: step^2 / 12 for
@@ -147,7 +147,7 @@ static double search_symmetric(const qn_sides *s, const qn_search_spec *p, doubl
     double best = INFINITY, threshold = top, center;
     for (int j = 0; j < STEPS * OCTAVES; j++) {
         double t = top * exp2(-j / (double)STEPS);
-        if (clipped(&s->high, t) >= best) break;
+        if (clipping_cost(&s->high, t) >= best) break;
         double error = symmetric_error(s, p, t / reach);
         if (error < best) best = error, threshold = t;
     }
@@ -207,8 +207,8 @@ static affine search_affine(const qn_sides *s, int64_t levels) {
     double cost_low[4 * OCTAVES], cost_high[4 * OCTAVES], best = INFINITY, low = s->low.top, high = s->high.top;
     double inside = s->kept - s->high.cells[0].p - s->low.cells[0].p;
     int lows = s->low.top > 0 ? 4 * OCTAVES : 1, highs = s->high.top > 0 ? 4 * OCTAVES : 1;
-    for (int i = 0; i < lows; i++) cost_low[i] = clipped(&s->low, s->low.top * exp2(-i / 4.0));
-    for (int i = 0; i < highs; i++) cost_high[i] = clipped(&s->high, s->high.top * exp2(-i / 4.0));
+    for (int i = 0; i < lows; i++) cost_low[i] = clipping_cost(&s->low, s->low.top * exp2(-i / 4.0));
+    for (int i = 0; i < highs; i++) cost_high[i] = clipping_cost(&s->high, s->high.top * exp2(-i / 4.0));
     for (int i = 0; i < highs && cost_high[i] < best; i++)
         for (int j = 0; j < lows && cost_high[i] + cost_low[j] < best; j++) {
             double h = s->high.top * exp2(-i / 4.0), l = s->low.top * exp2(-j / 4.0), step = (h + l) / (double)levels;

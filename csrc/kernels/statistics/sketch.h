@@ -84,13 +84,13 @@ static inline descent descent_of(const qn_sketch *r, bool symmetric, bool negati
 /* The magnitude that `tail` elements exceed, interpolated inside its bin; 0 if there are fewer elements. */
 static inline double quantile(const qn_sketch *r, bool symmetric, bool negative, double tail) {
     descent d = descent_of(r, symmetric, negative);
-    double seen = 0, count;
+    double larger = 0, count;
     bool sign;
-    for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
-        if (seen + count < tail) continue;
+    for (int64_t m; descend(&d, &m, &count, &sign); larger += count) {
+        if (larger + count < tail) continue;
         double from, to, top = symmetric ? fmax(extreme(r, false), extreme(r, true)) : extreme(r, sign);
         ends(r, m, count, top, &from, &to);
-        double x = to - (tail - seen) / count * (to - from);
+        double x = to - (tail - larger) / count * (to - from);
         return x < top ? x : top;
     }
     return 0;
@@ -99,16 +99,16 @@ static inline double quantile(const qn_sketch *r, bool symmetric, bool negative,
 /* How many elements of one side exceed a magnitude. */
 static inline double beyond(const qn_sketch *r, bool negative, double x) {
     descent d = descent_of(r, false, negative);
-    double seen = 0, count, top = extreme(r, negative);
+    double larger = 0, count, top = extreme(r, negative);
     bool sign;
     if (x >= top) return 0;
-    for (int64_t m; descend(&d, &m, &count, &sign); seen += count) {
+    for (int64_t m; descend(&d, &m, &count, &sign); larger += count) {
         double from, to;
         ends(r, m, count, top, &from, &to);
         if (x >= to) break;
-        if (x > from) return seen + count * (to - x) / (to - from);
+        if (x > from) return larger + count * (to - x) / (to - from);
     }
-    return seen;
+    return larger;
 }
 
 /* The elements beyond a gap that no grid spans. */
@@ -120,16 +120,16 @@ typedef struct {
 /* At most the share QN_APART_SHARE of the nonzero elements. */
 static inline outliers outliers_of(const qn_sketch *r) {
     descent d = descent_of(r, true, false);
-    double seen = 0, count, filled = 0;
+    double larger = 0, count, filled = 0;
     int64_t above = -1;
     outliers o = {.cut = -1};
     bool sign;
     for (int64_t i = 0; i < r->bins; i++)
         if (magnitude(r->keys[i]) >= 128) filled += (double)r->counts[i]; /* zeros and subnormals do not count */
-    for (int64_t m; descend(&d, &m, &count, &sign) && seen <= QN_APART_SHARE * filled; seen += count, above = m) {
+    for (int64_t m; descend(&d, &m, &count, &sign) && larger <= QN_APART_SHARE * filled; larger += count, above = m) {
         if (m < 128 && o.cut >= 0) break; /* zeros and subnormals do not end a gap */
         if (o.cut < 0) o.cut = m;
-        else if ((above >> 7) - (m >> 7) >= r->gap) o = (outliers){m, seen, value(above)};
+        else if ((above >> 7) - (m >> 7) >= r->gap) o = (outliers){m, larger, value(above)};
     }
     return o;
 }
