@@ -80,12 +80,12 @@ def test_nothing_to_observe():
 
 def test_merging_leaves_its_parts_alone():
     """A task may run twice on the same states: the second time must give the same."""
-    from qnumpy.dask.reduction import _merged
+    from qnumpy.dask.reduction import _merge_all
 
     parts = [[qn.MinMaxObserver().observe(noise(50, seed=k))] for k in range(3)]
     before = pickle.dumps(parts)
-    first = _merged(qn.MinMaxObserver(), parts)[0].to_json()
-    assert _merged(qn.MinMaxObserver(), parts)[0].to_json() == first
+    first = _merge_all(qn.MinMaxObserver(), parts)[0].to_json()
+    assert _merge_all(qn.MinMaxObserver(), parts)[0].to_json() == first
     assert pickle.dumps(parts) == before
 
 
