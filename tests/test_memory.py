@@ -20,17 +20,17 @@ CONSTANT = 1 << 20  # bytes beside the output: the objects of a call, a few tile
 
 
 def calls(grid, n, source):
-    """Name -> (function, the arrays it is given); every public function that takes arrays."""
+    """Name -> (function, its arrays); every public function that takes arrays."""
     x, scale, zero = case(grid, n, "int4", source)
     rng = np.random.default_rng(n)
-    where, shape = grid.where, grid.of(n)
-    q = qn.quantize_linear(x, scale, zero, dtype="int4", **where)
+    options, shape = grid.where, grid.of(n)
+    q = qn.quantize_linear(x, scale, zero, dtype="int4", **options)
     params = qn.QParams(scale, zero, "int4", grid.granularity)
     acc = rng.integers(-1000, 1000, shape).astype(np.int32)
     packed = rng.integers(0, 256, shape, np.uint8)
-    found = {
-        "quantize_linear": (lambda x, s, z: qn.quantize_linear(x, s, z, dtype="int4", **where), x, scale, zero),
-        "dequantize_linear": (lambda q, s, z: qn.dequantize_linear(q, s, z, **where), q, scale, zero),
+    by_name = {
+        "quantize_linear": (lambda x, s, z: qn.quantize_linear(x, s, z, dtype="int4", **options), x, scale, zero),
+        "dequantize_linear": (lambda q, s, z: qn.dequantize_linear(q, s, z, **options), q, scale, zero),
         "fake_quantize": (lambda x: qn.fake_quantize(x, params), x),
         "quantize": (lambda x: qn.quantize(x, params).dequantize(), x),
         "QuantizedArray": (lambda q: repr(qn.QuantizedArray(q, params)[...]), q),
@@ -43,16 +43,16 @@ def calls(grid, n, source):
     }
     if grid.block_size is None:
         for method in ("float", "fixed"):
-            found[f"requantize {method}"] = (
+            by_name[f"requantize {method}"] = (
                 lambda acc, m, z, method=method: qn.requantize(acc, m, z, dtype="int4", axis=grid.axis, method=method),
                 acc,
                 scale / 512,
                 zero,
             )
     finite = np.where(np.abs(x.astype(np.float64)) < 100, x, np.ones((), x.dtype))
-    found["dynamic_quantize_linear"] = (qn.dynamic_quantize_linear, finite)
-    found["choose_qparams"] = (lambda x: qn.choose_qparams(x, granularity=grid.granularity), finite)
-    return found
+    by_name["dynamic_quantize_linear"] = (qn.dynamic_quantize_linear, finite)
+    by_name["choose_qparams"] = (lambda x: qn.choose_qparams(x, granularity=grid.granularity), finite)
+    return by_name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -60,10 +60,10 @@ def calls(grid, n, source):
 @pytest.mark.parametrize("source", SOURCES)
 def test_inputs_are_not_modified(source, grid, layout):
     for name, (function, *arrays) in calls(GRIDS[grid], 37, SOURCES[source]).items():
-        given = [LAYOUTS[layout](np.asarray(array)) if np.ndim(array) else np.asarray(array) for array in arrays]
-        before = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in given]
-        function(*given)
-        after = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in given]
+        inputs = [LAYOUTS[layout](np.asarray(array)) if np.ndim(array) else np.asarray(array) for array in arrays]
+        before = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in inputs]
+        function(*inputs)
+        after = [(array.tobytes(), array.dtype, array.shape, array.strides, array.flags.num) for array in inputs]
         assert before == after, name
 
 
@@ -97,10 +97,10 @@ def test_reals_are_not_copied(dtype, kind):
     x = BIG[kind](dtype)
     assert x.size == N
     params = qn.QParams(0.5, 3)
-    each = qn.QParams(np.full(x.shape[-1], 0.5), 3, "int8", qn.PerChannel(-1))
+    per_channel = qn.QParams(np.full(x.shape[-1], 0.5), 3, "int8", qn.PerChannel(-1))
     for name, function in {
         "quantize_linear": lambda: qn.quantize_linear(x, 0.5, 3, dtype="int8"),
-        "per channel": lambda: qn.quantize_linear(x, each.scale, each.zero_point, dtype="int8", axis=-1),
+        "per channel": lambda: qn.quantize_linear(x, per_channel.scale, per_channel.zero_point, dtype="int8", axis=-1),
         "per group": lambda: qn.quantize_linear(x, 0.5, 3, dtype="int8", axis=-1, block_size=2048),
         "quantize": lambda: qn.quantize(x, params).codes,
         "min_max": lambda: qn.min_max(x, qn.PerChannel(0)),
@@ -196,7 +196,7 @@ def repeated():
 
 
 def growth(call, times):
-    """Bytes by which traced memory grows: the least of six rounds. A cache may grow in one, a leak grows in all."""
+    """Return the least growth of traced memory in six rounds: a cache may grow in one, a leak grows in all."""
 
     def run():
         for _ in range(times):
@@ -206,7 +206,7 @@ def growth(call, times):
         return tracemalloc.get_traced_memory()[0]
 
     gc.collect()
-    gc.freeze()  # what other tests have made is not looked through again
+    gc.freeze()  # the collector skips the objects of other tests
     tracemalloc.start()
     try:
         sizes = [run() for _ in range(8)]  # the first fills caches, and tracemalloc's own
@@ -218,7 +218,7 @@ def growth(call, times):
 
 @pytest.mark.parametrize("name", repeated())
 def test_nothing_is_kept(name):
-    """The smallest object has 16 bytes; the bound is half of what one object left behind by each call would be."""
+    """The smallest object has 16 bytes; the bound is half of one such object for each call."""
     times = 200
     assert growth(repeated()[name], times) < 8 * times
 
@@ -229,7 +229,7 @@ def test_growth_sees_a_leak():
 
 
 def test_no_references_are_kept():
-    """An object that is there already grows by no byte when it is not let go."""
+    """Reference counts show a leak of an existing object, which takes no new memory."""
     x = np.linspace(-1, 1, 600).astype(np.float32)
     scale, zero, out = np.ones((), np.float32), np.zeros((), np.int32), np.empty(600, np.int8)
     acc, m, shift = np.ones(600, np.int32), np.array(2**30, np.int32), np.array(30, np.int32)

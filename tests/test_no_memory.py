@@ -1,4 +1,4 @@
-"""Without memory: MemoryError, nothing kept, and the same call is right once there is memory again.
+"""Out of memory: MemoryError, nothing leaks, and the same call succeeds once there is memory again.
 
 Every allocation of the extension fails once, one after the other, in a process that preloads failing_malloc.c; and the
 address space of a process ends where a large call begins.
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def calls():
-    """Name -> call, of everything that allocates in C; sizes reach the threads where there are any."""
+    """Name -> call, of every function that allocates in C; sizes are large enough for threads."""
     rng = np.random.default_rng(0)
     real, few = (rng.standard_normal((96, n)).astype(np.float32) for n in (512, 20))
     a, b = rng.integers(-128, 128, (500, 512)).astype(np.int8), rng.integers(0, 256, (512, 256)).astype(np.uint8)
@@ -34,8 +34,8 @@ def calls():
     x = rng.integers(0, 256, (2, 32, 48, 48)).astype(np.uint8)
     kernel = rng.integers(-128, 128, (32, 32, 3, 3)).astype(np.int8)
     zero = np.uint8(3)
-    seen = qn.HistogramObserver().observe(real)
-    each = qn.HistogramObserver(granularity=qn.PerChannel(1)).observe(few)
+    observer = qn.HistogramObserver().observe(real)
+    columns = qn.HistogramObserver(granularity=qn.PerChannel(1)).observe(few)
 
     def chosen(method):
         return lambda: qn.HistogramObserver(method=method).observe(few).qparams().scale
@@ -64,9 +64,9 @@ def calls():
         "HistogramObserver, mse": chosen("mse"),
         "HistogramObserver, entropy": chosen("entropy"),
         "HistogramObserver, percentile": chosen("percentile"),
-        "HistogramObserver.merge": lambda: qn.HistogramObserver().merge(seen).merge(seen).qparams().scale,
-        "HistogramObserver of columns": lambda: qn.HistogramObserver.from_config(each.get_config())
-        .merge(each).observe(few).qparams().scale,
+        "HistogramObserver.merge": lambda: qn.HistogramObserver().merge(observer).merge(observer).qparams().scale,
+        "HistogramObserver of columns": lambda: qn.HistogramObserver.from_config(columns.get_config())
+        .merge(columns).observe(few).qparams().scale,
         "dynamic_quantize_linear": lambda: qn.dynamic_quantize_linear(real)[0],
     }  # fmt: skip
 
@@ -76,7 +76,7 @@ if __name__ != "__main__":
 
 
 def outcome_of(call, want, library):
-    """Let the first, second, ... allocation of a call fail until none is left; return their number, what went wrong."""
+    """Let the first, second, ... allocation of a call fail; return their number and a description of the fault."""
     for n in range(1000):
         before, got, caught = library.not_freed(), None, ""
         library.fail_after(n)
@@ -101,7 +101,7 @@ def outcome_of(call, want, library):
 
 
 def child(library_path):
-    """Runs in the process whose malloc is ours."""
+    """Run every call in the process that preloads failing_malloc.c."""
     library = ctypes.CDLL(library_path)
     library.fail_after.argtypes = [ctypes.c_long]
     library.watch.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
@@ -111,17 +111,17 @@ def child(library_path):
     library.hook.restype = ctypes.c_void_p
     python.PyMem_GetAllocator(0, own)
     python.PyMem_SetAllocator(0, ctypes.c_void_p(library.hook(own)))
-    found = {}
+    results = {}
     for name, call in calls().items():
         want = np.array(call())
-        found[name] = {}
+        results[name] = {}
         library.watch(int(ends[0], 16), int(ends[-1], 16))
         for threads in (1, 2):
             with qn.threads(threads):
                 call()
-                found[name][threads] = outcome_of(call, want, library)
+                results[name][threads] = outcome_of(call, want, library)
         library.watch(0, 0)
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 @pytest.fixture(scope="module")

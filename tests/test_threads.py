@@ -28,7 +28,7 @@ def put_back():
 
 
 def python(code, first="", **environment):
-    """Run code in an interpreter of its own, which finds the same qnumpy; `tasks` counts the threads of the process.
+    """Run code in a new interpreter with the same qnumpy; `tasks` counts the threads of the process.
 
     `first` runs before qnumpy is imported.
     """
@@ -121,23 +121,23 @@ def operations(grid):
     x.flat[::1001], x.flat[1::1003], x.flat[2::1007] = np.nan, np.inf, -np.inf
     scale = rng.uniform(0.1, 2, params).astype(np.float32)
     zero = rng.integers(-100, 100, params).astype(np.int32)
-    where, qparams = grid.where, qn.QParams(scale, zero, "int8", grid.granularity)
-    q, wide = qn.quantize_linear(x, scale, zero, dtype="int8", **where), x.astype(np.float64)
-    found = {
-        "quantize": lambda: qn.quantize_linear(x, scale, zero, dtype="int8", **where),
-        "quantize float64": lambda: qn.quantize_linear(wide, scale, zero, dtype="int16", **where),
-        "dequantize": lambda: qn.dequantize_linear(q, scale, zero, **where),
-        "dequantize to float16": lambda: qn.dequantize_linear(q, scale, zero, dtype="float16", **where),
+    options, qparams = grid.where, qn.QParams(scale, zero, "int8", grid.granularity)
+    q, wide = qn.quantize_linear(x, scale, zero, dtype="int8", **options), x.astype(np.float64)
+    calls = {
+        "quantize": lambda: qn.quantize_linear(x, scale, zero, dtype="int8", **options),
+        "quantize float64": lambda: qn.quantize_linear(wide, scale, zero, dtype="int16", **options),
+        "dequantize": lambda: qn.dequantize_linear(q, scale, zero, **options),
+        "dequantize to float16": lambda: qn.dequantize_linear(q, scale, zero, dtype="float16", **options),
         "fake_quantize": lambda: qn.fake_quantize(x, qparams),
     }
-    found["min_max"] = lambda: np.stack(ranges("min_max", x, grid.granularity))
+    calls["min_max"] = lambda: np.stack(ranges("min_max", x, grid.granularity))
     if grid.block_size is None:
         acc = rng.integers(-(2**20), 2**20, shape).astype(np.int32)
         for method in ("float", "fixed"):
-            found[f"requantize {method}"] = lambda method=method: qn.requantize(
+            calls[f"requantize {method}"] = lambda method=method: qn.requantize(
                 acc, scale / 4096, zero, axis=grid.axis, method=method
             )
-    return found
+    return calls
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -152,7 +152,7 @@ def test_results_do_not_depend_on_the_count(grid):
 
 # ---- the pool ----
 
-# Later Pythons warn of a fork beside threads: the very thing that is tested.
+# Later Pythons warn of a fork of a process with threads, which these tests do on purpose.
 QUIET = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)"
 LARGE = "qn.quantize_linear(np.zeros(1 << 22, np.float32), 0.5)\n"
 
@@ -205,7 +205,7 @@ print(status, np.array_equal(qn.quantize_linear(x, 0.5), want))
 
 @needs_tasks
 def test_a_fork_while_another_thread_computes():
-    """The child inherits locks that a thread it does not have may hold."""
+    """The child inherits locks whose holder, another thread, exists only in the parent."""
     code = """
 import threading
 x = np.random.default_rng(0).standard_normal(1 << 21).astype(np.float32)
@@ -235,9 +235,9 @@ def test_many_callers_at_once():
     for grid in ("tensor", "channel-first", "channel-last", "group-last-32"):
         jobs += [(name, operation, operation()) for name, operation in operations(GRIDS[grid]).items()]
     with qn.threads(3), ThreadPoolExecutor(6) as executor:
-        waiting = [(name, want, executor.submit(operation)) for name, operation, want in jobs * 2]
-        for name, want, result in waiting:
-            assert_same_bits(result.result(timeout=60), want, name)
+        futures = [(name, want, executor.submit(operation)) for name, operation, want in jobs * 2]
+        for name, want, future in futures:
+            assert_same_bits(future.result(timeout=60), want, name)
 
 
 def test_the_count_may_change_while_others_compute():
@@ -264,7 +264,7 @@ def test_the_count_may_change_while_others_compute():
 
 
 def large_calls():
-    """Calls of some milliseconds; the arrays are views of one element, so they cost no memory to speak of."""
+    """Calls of some milliseconds; the arrays are views of one element, so they take almost no memory."""
     real = np.broadcast_to(np.float32(1), (1 << 22,))
     codes = np.broadcast_to(np.int8(1), (1 << 22,))
     params, nibbles = qn.QParams(0.5, 0), np.zeros(1 << 24, np.uint8)
@@ -284,9 +284,9 @@ def large_calls():
 def test_the_gil_is_released(name):
     """Another Python thread moves on during one call.
 
-    No thread is asked to give the GIL up while the switch interval lasts, so the ticks can rise between the two lines
-    that read them only if the call releases it. That it does so once in many calls is all that is asked: a busy machine
-    may keep the other thread from running.
+    The interpreter takes the GIL from no thread within the switch interval, so the ticks rise between the two lines
+    that read them only if the call releases it. Once in many calls is enough: a busy machine may delay the other
+    thread.
     """
     call, ticks, stop = large_calls()[name], [0], threading.Event()
 
@@ -318,11 +318,11 @@ import threading
 import numpy as np
 import qnumpy as qn
 x = np.random.default_rng(0).normal(size=(40, 5000)).astype(np.float32)
-found = []
+results = []
 threading.stack_size(160 << 10)
-thread = threading.Thread(target=lambda: found.append(qn.min_max(x, qn.PerChannel(1))))
+thread = threading.Thread(target=lambda: results.append(qn.min_max(x, qn.PerChannel(1))))
 thread.start(), thread.join()
-np.testing.assert_array_equal(found[0], (x.min(0), x.max(0)))
+np.testing.assert_array_equal(results[0], (x.min(0), x.max(0)))
 """
 
 

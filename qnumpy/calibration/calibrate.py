@@ -361,7 +361,7 @@ def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Ca
     Notes
     -----
     Of nested blocks only the inner one observes. Other threads are not observed: taps follow the context
-    (`contextvars`) of the block. Observers have no lock: let each thread observe with its own calibration, and merge them.
+    (`contextvars`) of the block. Observers have no lock: give each thread its own calibration, and merge.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from ..ops.choose import choose_qparams as choose_here
 from ..ops.histogram import CHOICES, percentile_share
 from ..ops.quantize import codes_of
 from ..qparams import QParams, check_scheme
-from ..reports.compare import Report, merged
+from ..reports.compare import Report, add_sums
 from ..reports.metrics import Sums, measure
 from .reduction import observe
 
@@ -331,4 +331,4 @@ def _block_sums(x: Array, q: Array, params: QParams | None) -> tuple[Sums, Array
 
 
 def _add_sums(parts: Sequence[tuple[Sums, Array]]) -> tuple[Sums, Array]:
-    return merged([sums for sums, _ in parts]), np.unique(np.concatenate([codes for _, codes in parts]))
+    return add_sums([sums for sums, _ in parts]), np.unique(np.concatenate([codes for _, codes in parts]))

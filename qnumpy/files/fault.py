@@ -1,4 +1,4 @@
-"""What is said of a bad file: one form of sentence, and one reader of JSON that tells what it refuses."""
+"""Errors of bad files: their one form of sentence, and a reader of JSON that names what it refuses."""
 
 import json
 from typing import Any
@@ -17,14 +17,14 @@ def fault(path: Path, tensor: str | None, text: str) -> FileFormatError:
 
 
 def json_object(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
-    """Return a JSON object; refuse other texts, other values and keys that stand twice."""
+    """Return a JSON object; refuse invalid JSON, other values and duplicate keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise fault(path, None, f"{twice!r} stands twice in {what}.")
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise fault(path, None, f"{repeated!r} stands twice in {what}.")
         return values
 
     try:
