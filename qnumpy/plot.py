@@ -25,7 +25,7 @@ __all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "
 
 METHODS: tuple[Method, ...] = ("minmax", *HistogramObserver.methods)
 
-# Okabe and Ito's palette: its colors differ for every kind of color vision.
+# Okabe and Ito's palette: distinct colors also for color-blind readers.
 _COLORS = {"minmax": "#555555", "percentile": "#E69F00", "entropy": "#009E73", "mse": "#D55E00"}
 _MORE = ("#0072B2", "#CC79A7", "#56B4E9", "#F0E442")
 _FILL, _ALARM = "#9DB7D5", "#D55E00"

@@ -35,7 +35,7 @@ class Technique:
     sqnr_db : float or None
         Signal-to-quantization-noise ratio in dB, of every finite element, as `compare` measures it.
     rest_db : float or None
-        The same without the outliers that "mse" leaves out; equal where there are none.
+        The same without the outliers that "mse" ignores; equal if there are none.
     """
 
     method: str

@@ -44,8 +44,8 @@ def add_command(
     return parser
 
 
-def add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+def add_json(parser: argparse.ArgumentParser, content: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {content} as JSON")
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def about_to_rename(args: argparse.Namespace) -> None:
 # Output
 
 
-def progress(specs: Mapping[str, TensorSpec], what: str) -> Iterator[str]:
+def progress(specs: Mapping[str, TensorSpec], title: str) -> Iterator[str]:
     """Yield the names; if stderr is a terminal, show a bar that counts bytes."""
     if not sys.stderr.isatty():
         yield from specs
@@ -110,7 +110,7 @@ def progress(specs: Mapping[str, TensorSpec], what: str) -> Iterator[str]:
     from tqdm import tqdm  # needed by a visible bar alone
 
     total = sum(spec.nbytes for spec in specs.values())
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
         for name, spec in specs.items():
             yield name
             bar.update(spec.nbytes)

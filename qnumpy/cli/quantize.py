@@ -1,4 +1,4 @@
-"""``qnumpy quantize``: quantize a file and print a table of what it cost."""
+"""``qnumpy quantize``: quantize a file and print a table of the errors and sizes."""
 
 import argparse
 import contextlib

@@ -53,9 +53,9 @@ class AtomicFile:
             os.chmod(self._temporary, stat.S_IMODE(os.stat(self._target).st_mode))
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, exception_type: object, *_: object) -> None:
         try:
-            if kind is None:
+            if exception_type is None:
                 with self.naming_errors():
                     self.file.close()
                     os.replace(self._temporary, self._target)

@@ -16,7 +16,7 @@ def fault(path: Path, tensor: str | None, text: str) -> FileFormatError:
     return FileFormatError(f"{path}: tensor {tensor!r}{'' if text.startswith(':') else ' '}{text}")
 
 
-def json_object(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
+def json_object(path: Path, text: str | bytes, title: str) -> dict[str, Any]:
     """Return a JSON object; refuse invalid JSON, other values and duplicate keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def json_object(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
             repeated = next(name for name in names if names.count(name) > 1)
-            raise fault(path, None, f"{repeated!r} stands twice in {what}.")
+            raise fault(path, None, f"{repeated!r} stands twice in {title}.")
         return values
 
     try:
@@ -32,7 +32,7 @@ def json_object(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
     except FileFormatError:
         raise
     except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
-        raise fault(path, None, f"{what} is not valid JSON: {error}.") from error
+        raise fault(path, None, f"{title} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise fault(path, None, f"{what} must be a JSON object; got {type(value).__name__}.")
+        raise fault(path, None, f"{title} must be a JSON object; got {type(value).__name__}.")
     return value

@@ -90,7 +90,7 @@ class NpzReader:
 
 
 @contextlib.contextmanager
-def _refusing(path: Path, tensor: str | None, what: str = "") -> Iterator[None]:
+def _refusing(path: Path, tensor: str | None, problem: str = "") -> Iterator[None]:
     """Raise FileFormatError for every error of zipfile and NumPy about a bad archive."""
     from zipfile import BadZipFile
 
@@ -99,11 +99,11 @@ def _refusing(path: Path, tensor: str | None, what: str = "") -> Iterator[None]:
     try:
         yield
     except (*bad_archive, *bad_header) as error:
-        raise fault(path, tensor, f"{what}: {error}.") from error
+        raise fault(path, tensor, f"{problem}: {error}.") from error
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise fault(path, tensor, f"{what}: an offset outside the file.") from error  # the seek was refused
+        raise fault(path, tensor, f"{problem}: an offset outside the file.") from error  # the seek was refused
 
 
 class NpzWriter:

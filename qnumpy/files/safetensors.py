@@ -135,12 +135,12 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
-            what = "overlaps the one before it" if begin < position else f"leaves a hole after byte {position}"
-            raise fault(path, name, f"at bytes {begin}..{end} {what}.")
+            problem = "overlaps the one before it" if begin < position else f"leaves a hole after byte {position}"
+            raise fault(path, name, f"at bytes {begin}..{end} {problem}.")
         position = end
         if end > size:
-            what = "the file is truncated or its header is wrong."
-            raise fault(path, name, f"ends at byte {end} of the data, which has {size}; {what}")
+            problem = "the file is truncated or its header is wrong."
+            raise fault(path, name, f"ends at byte {end} of the data, which has {size}; {problem}")
     if position != size:
         raise fault(path, None, f"{size - position} bytes after the last tensor belong to none.")
 

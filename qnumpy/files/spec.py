@@ -177,7 +177,7 @@ class TensorSpec:
         """Return the array whose plain tensors `read` returns by name."""
         stored = read(name)
         if self.granularity is None and is_ml_dtype(self.dtype) and _bits(self.dtype) >= 8:
-            return stored.view(self.dtype).reshape(self.shape)  # kept as bytes where the container lacks the dtype
+            return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
         codes = _unpack(stored, self.dtype, self.shape)
         if self.granularity is None:
             return codes

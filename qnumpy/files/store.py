@@ -227,9 +227,9 @@ class Writer:
     def __exit__(self, *details: Any) -> None:
         self._stack.__exit__(*details)
 
-    def _finish(self, kind: object, *_: object) -> None:
+    def _finish(self, exception_type: object, *_: object) -> None:
         try:
-            if kind is None:
+            if exception_type is None:
                 if self._missing:
                     raise ValueError(f"save: {next(iter(self._missing))!r} was planned and never written.")
                 with self._file.naming_errors():

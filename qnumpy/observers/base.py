@@ -134,7 +134,7 @@ class Observer:
         return self
 
     def qparams(self) -> QParams:
-        """Choose the parameters for what was seen.
+        """Choose the parameters for the observed data.
 
         Returns
         -------
@@ -321,13 +321,13 @@ class Observer:
         owner = f"{cls.__name__}.{method}"
         try:
             values = read(source)
-            kind = Observer._kinds[values["observer"]]
-            observer = kind.from_config(values["config"])
+            observer_type = Observer._kinds[values["observer"]]
+            observer = observer_type.from_config(values["config"])
             observer._restore({key: _array(key, value) for key, value in values["state"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(_check.must(owner, name, wanted, _check.typed(source))) from error
         if not isinstance(observer, cls):
-            raise ValueError(_check.must(owner, name, f"of a {cls.__name__}", kind.__name__))
+            raise ValueError(_check.must(owner, name, f"of a {cls.__name__}", observer_type.__name__))
         return observer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -459,8 +459,8 @@ class Observer:
 
 def observers_by_method() -> dict[str, type[Observer]]:
     """Return the class of observers for each method, from every class that defines `methods`."""
-    kinds = [kind for kind in Observer._kinds.values() if "methods" in vars(kind)]  # not those that inherit them
-    return {method: kind for kind in sorted(kinds, key=lambda kind: len(kind.methods)) for method in kind.methods}
+    types = [cls for cls in Observer._kinds.values() if "methods" in vars(cls)]  # not those that inherit them
+    return {method: cls for cls in sorted(types, key=lambda cls: len(cls.methods)) for method in cls.methods}
 
 
 def observer_for(method: str, percentile: float = 99.99, **config: Any) -> Observer:

@@ -105,7 +105,7 @@ class HistogramObserver(Observer):
         return {"method": self.method, "percentile": self.percentile, **super().get_config()}
 
     def qparams(self, method: Method | None = None) -> QParams:
-        """Choose the parameters for what was seen.
+        """Choose the parameters for the observed data.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class HistogramObserver(Observer):
         return self._state().coverage(low, high)
 
     def mse(self, qparams: QParams | None = None) -> Float64Array:
-        """Estimate the mean squared error of quantizing what was seen, without the outliers that `apart` counts.
+        """Estimate the mean squared error of quantizing the observed data, without the outliers that `apart` counts.
 
         Parameters
         ----------
@@ -242,7 +242,7 @@ class HistogramObserver(Observer):
         return self._state().mse(self.qparams() if qparams is None else self._check_qparams(owner, qparams))
 
     def mean_square(self) -> Float64Array:
-        """Estimate the mean of the squares of what was seen, the signal of an SQNR, without outliers as `mse`.
+        """Estimate the mean of the squares of the observed data, the signal of an SQNR, without outliers as `mse`.
 
         Returns
         -------

@@ -95,7 +95,7 @@ def _smallest_step(params: QParams) -> float:
     return 1.0 if real is None else real.smallest_subnormal
 
 
-def _some(indices: Array, channels: int, axis: int, what: str) -> str:
+def _some(indices: Array, channels: int, axis: int, fault: str) -> str:
     names = ", ".join(map(str, indices[:_NAMED].tolist())) + (", ..." if indices.size > _NAMED else "")
     verb = "is" if indices.size == 1 else "are"
-    return f"{indices.size:,} of {channels:,} channels of axis {axis} ({names}) {verb} {what}"
+    return f"{indices.size:,} of {channels:,} channels of axis {axis} ({names}) {verb} {fault}"

@@ -65,8 +65,8 @@ def rounded(owner: str, name: str, operation: np.ufunc, array: Array, other: Arr
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         exact = operation(array, other, dtype=np.float64)
         result = np.asarray(exact.astype(array.dtype))
-    lost = np.isfinite(array) & ~np.isfinite(result)
-    if lost.any():
-        got = f"{exact[lost].flat[0]:.4g} in {array.dtype.name}"
+    overflowing = np.isfinite(array) & ~np.isfinite(result)
+    if overflowing.any():
+        got = f"{exact[overflowing].flat[0]:.4g} in {array.dtype.name}"
         raise ValueError(_check.must(owner, name, "of a dtype that holds the result", got))
     return result

@@ -1,4 +1,4 @@
-"""Bias correction: the mean of every output stays what it was before the weight was quantized."""
+"""Bias correction: the mean of every output stays the same when the weight is quantized."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ __all__ = ["AlphaSearch", "Smoothed", "smoothquant", "smoothquant_alpha"]
 
 
 class Smoothed(NamedTuple):
-    """What smoothquant returns: the weight to quantize, and what to divide its input by, for each input channel."""
+    """What smoothquant returns: the weight to quantize, and the divisor of each input channel."""
 
     w: Array
     scale: Array
