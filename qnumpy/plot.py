@@ -1,7 +1,7 @@
 """Pictures of ranges and errors, with matplotlib (the extra ``plot``).
 
-Every function draws into `ax`, or makes a figure of its own, and returns the Axes. Nothing is shown and no global
-setting is changed.
+Every function draws into `ax`, or into a new figure, and returns the Axes. It shows no window and changes no global
+setting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ __all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "
 
 METHODS: tuple[Method, ...] = ("minmax", *HistogramObserver.methods)
 
-# Okabe and Ito's palette: told apart by everyone.
+# Okabe and Ito's palette: distinct colors also for color-blind readers.
 _COLORS = {"minmax": "#555555", "percentile": "#E69F00", "entropy": "#009E73", "mse": "#D55E00"}
 _MORE = ("#0072B2", "#CC79A7", "#56B4E9", "#F0E442")
 _FILL, _ALARM = "#9DB7D5", "#D55E00"
@@ -40,17 +40,17 @@ def histogram(
     name: str = "",
     ax: Any = None,
 ) -> Any:
-    """Draw how the values are distributed, where the parameters clip them, and how many.
+    """Draw the distribution of the values, the ends of the range of the parameters, and the share that is clipped.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, or HistogramObserver
     qparams : QParams or mapping of str to QParams, optional
-        Per tensor: whose ends to draw, under which names. By default those of the observer, or int8 by "mse".
+        The parameters whose ends are drawn, per tensor, by name. By default those of the observer, or int8 by "mse".
     resolution : int, default 120
         Bars across the picture.
     name : str, optional
-        What the title calls the data.
+        The name of the data in the title.
     ax : matplotlib Axes, optional
 
     Returns
@@ -60,16 +60,22 @@ def histogram(
     Raises
     ------
     TypeError
-        x is not real, or qparams none.
+        resolution is no integer.
     ValueError
-        qparams is not per tensor, or resolution below 1.
+        resolution is below 1.
+    TypeError
+        x is not real.
+    TypeError
+        qparams is neither QParams nor a mapping of them.
+    ValueError
+        qparams is not per tensor.
     CalibrationError
         x has no finite element.
 
     Notes
     -----
-    Counts are on a logarithmic axis: what is clipped lies in the tails. Clipped is what lies more than half a step
-    outside the codes.
+    Counts are on a logarithmic axis, because the clipped elements are in the tails. An element is clipped if it lies
+    more than half a step outside the range.
 
     Examples
     --------
@@ -83,8 +89,7 @@ def histogram(
         raise ValueError(_check.must(owner, "resolution", "at least 1", str(resolution)))
     observer = _observer(owner, x)
     if qparams is None:
-        own = observer.qparams()
-        qparams = {observer.method: own}
+        qparams = {observer.method: observer.qparams()}
     named = {"": qparams} if isinstance(qparams, QParams) else qparams
     _per_tensor(owner, named)
     bins = observer.sketch.bins()
@@ -99,8 +104,8 @@ def histogram(
         ends = [float(end) for end in params.range()]
         share = _cost(bins, params).clipped
         color = _color(label, k)
-        says = f"{label + ': ' if label else ''}{ends[0]:.3g} to {ends[1]:.3g}, {_percent(share)} clipped"
-        ax.axvline(ends[0], color=color, linestyle="--", linewidth=1.4, label=says)
+        text = f"{label + ': ' if label else ''}{ends[0]:.3g} to {ends[1]:.3g}, {_percent(share)} clipped"
+        ax.axvline(ends[0], color=color, linestyle="--", linewidth=1.4, label=text)
         ax.axvline(ends[1], color=color, linestyle="--", linewidth=1.4)
     _finish(ax, name or "Values", "value", "elements in a bin")
     _legend(ax, "upper left")
@@ -120,7 +125,7 @@ def channel_ranges(
     outlier : float, default 3
         A channel is marked when its largest magnitude is more than this many times the median channel's.
     name : str, optional
-        What the title calls the data.
+        The name of the data in the title.
     ax : matplotlib Axes, optional
 
     Returns
@@ -129,10 +134,18 @@ def channel_ranges(
 
     Raises
     ------
+    ValueError
+        outlier is not positive.
+    ValueError
+        The observer is not per channel.
+    CalibrationError
+        The observer has a channel without a finite element.
     TypeError
         x is not real.
+    TypeError
+        axis is no integer.
     ValueError
-        The axis does not fit x, the observer is not per channel, or outlier is not positive.
+        axis is none of x's.
 
     Examples
     --------
@@ -154,8 +167,8 @@ def channel_ranges(
         source, _ = _args.real(owner, "x", x)
         along = normalize_axis(owner, _check.integer(owner, "axis", axis), source.ndim)
         low, high, _, _ = ranges(owner, source, PerChannel(along))
-    seen = low <= high
-    low, high = np.where(seen, low, 0.0), np.where(seen, high, 0.0)
+    finite = low <= high  # at least one element of the channel
+    low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
     widest = np.maximum(-low, high)
     order = np.argsort(widest, kind="stable")
     median = float(np.median(widest)) if widest.size else 0.0
@@ -166,9 +179,9 @@ def channel_ranges(
     ax.fill_between(place, low, high, step="mid", color=_FILL, linewidth=0)
     if marked.any():
         worst = ", ".join(map(str, order[marked][::-1][:_NAMED])) + (", ..." if marked.sum() > _NAMED else "")
-        says = f"{int(marked.sum())} of {len(order)} above {outlier:g} times the median: {worst}"
-        width = max(1.0, len(order) / 300)  # of a bar; never thinner than a picture shows
-        ax.bar(place[marked], (high - low)[marked], width, low[marked], color=_ALARM, linewidth=0, label=says)
+        text = f"{int(marked.sum())} of {len(order)} above {outlier:g} times the median: {worst}"
+        width = max(1.0, len(order) / 300)  # of a bar: at least a pixel
+        ax.bar(place[marked], (high - low)[marked], width, low[marked], color=_ALARM, linewidth=0, label=text)
     ax.axhline(0, color="#555555", linewidth=0.8)
     _finish(ax, name or "Channels", "channels, sorted by largest magnitude", "smallest to largest value")
     ax.margins(x=0.02, y=0.08)
@@ -187,20 +200,20 @@ def error_by_threshold(
     name: str = "",
     ax: Any = None,
 ) -> Any:
-    """Draw the squared error against the end of the range: rounding, clipping, their sum, and what each method chose.
+    """Draw the squared error against the end of the range: rounding, clipping, their sum, and the methods' choices.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, or HistogramObserver
-        Of an observer its dtype and symmetric are taken.
+        An observer's dtype and symmetric replace the arguments.
     methods : sequence of str, default minmax, percentile, entropy, mse
-        Those marked on the curve.
+        The methods whose choices are marked on the curve.
     dtype : str or dtype, default "int8"
     symmetric : bool, default True
     points : int, default 160
-        Of the curve, for a factor of four in the threshold.
+        Points of the curve for a factor of four in the threshold.
     name : str, optional
-        What the title calls the data.
+        The name of the data in the title.
     ax : matplotlib Axes, optional
 
     Returns
@@ -210,16 +223,26 @@ def error_by_threshold(
     Raises
     ------
     TypeError
-        x is not real, or dtype no code type.
+        points is no integer.
     ValueError
-        A method is unknown, the observer not per tensor, or points below 2.
+        points is below 2.
+    TypeError
+        x is not real.
+    TypeError
+        dtype is no code type.
+    ValueError
+        symmetric is False for codes that are floats.
+    ValueError
+        The observer is not per tensor.
     CalibrationError
         x has no finite element.
+    ValueError
+        A method is unknown.
 
     Notes
     -----
-    From a histogram of x, values taken as even inside a bin. Symmetric: the threshold is the end of the range. Affine:
-    both ends shrink together, and the threshold is that of the larger one.
+    Estimated from a histogram of x, with values spread evenly inside a bin. Symmetric: the threshold is the end of the
+    range. Affine: both ends shrink together, and the threshold is the larger one.
 
     Examples
     --------
@@ -248,20 +271,20 @@ def error_by_threshold(
     for method in methods:
         params = observer.qparams(method)
         marks.append((method, max(abs(float(end)) for end in params.range()), _cost(bins, params)))
-    # what is farther to the left is steep, and clipping alone
-    interesting = (total < 40 * total.min()) | (
+    # farther left the curve is steep, and its error is clipping alone
+    is_visible = (total < 40 * total.min()) | (
         shares * widest >= 0.9 * min((end for _, end, _ in marks), default=widest)
     )
-    near = slice(int(interesting.argmax()), None)
+    near = slice(int(is_visible.argmax()), None)
     ends, total, rounding = shares[near] * widest, total[near], rounding[near]
     ax = _axes(ax)
     ax.plot(ends, total, color="black", linewidth=1.8, label="both")
     ax.plot(ends, rounding, color="#0072B2", linewidth=1.2, linestyle=":", label="rounding")
     ax.plot(ends, total - rounding, color="#CC79A7", linewidth=1.2, linestyle=":", label="clipping")
     for k, (method, end, cost) in enumerate(marks):
-        says = f"{method}: {end:.3g}, {cost.sqnr_db:.1f} dB"
-        ax.plot([end], [cost.mse], "o", color=_color(method, k), label=says, zorder=3)
-    if total.min() > 0:  # all zero: no error at all
+        text = f"{method}: {end:.3g}, {cost.sqnr_db:.1f} dB"
+        ax.plot([end], [cost.mse], "o", color=_color(method, k), label=text, zorder=3)
+    if total.min() > 0:  # 0 without an error, which a logarithmic axis cannot show
         ax.set_yscale("log")
         ax.set_ylim(total.min() / 10, 1.5 * total.max())
     _finish(ax, f"{name or 'Error'}, {dtype}", "largest value with a code", "mean squared error")
@@ -289,7 +312,7 @@ def error_by_bits(
     granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     symmetric : bool, default True
     name : str, optional
-        What the title calls the data.
+        The name of the data in the title.
     ax : matplotlib Axes, optional
 
     Returns
@@ -299,15 +322,23 @@ def error_by_bits(
     Raises
     ------
     TypeError
-        x is not real, granularity no Granularity, or a dtype no code type.
+        x is not real.
+    TypeError
+        granularity is no granularity.
     ValueError
-        The axis does not fit x, symmetric is False for a float type, or a method is unknown.
+        granularity does not fit x.
+    TypeError
+        A dtype is no code type.
+    ValueError
+        symmetric is False for codes that are floats.
+    ValueError
+        A method is unknown.
     CalibrationError
         x has no finite element.
 
     Notes
     -----
-    Measured: x is quantized with each method and dtype. A perfect quantizer gains 6.02 dB with every bit; the dotted
+    Measured: x is quantized with each method and dtype. An ideal quantizer gains 6.02 dB with every bit; the dotted
     line has that slope.
 
     Examples
@@ -384,7 +415,7 @@ def _cost(bins: Bins, params: QParams) -> Estimate:
 
 
 def _error_and_rounding(bins: Bins, params: QParams) -> tuple[float, float]:
-    """The mean squared error, and what of it arises inside the range."""
+    """Return the mean squared error, and the part of it that arises inside the range."""
     whole = _cost(bins, params)
     first, last = params.range()
     inside = share_below(bins.low, bins.high, last) - share_below(bins.low, bins.high, first)
@@ -404,14 +435,14 @@ def _per_tensor(owner: str, named: Any) -> None:
 
 
 def _rebinned(bins: Bins, edges: Array) -> Array:
-    """Elements between the edges, the first and last of which hold all; taken as even inside their bins."""
+    """Return the elements between neighbouring edges, which enclose all bins; bins are spread evenly."""
     below = [float(bins.counts @ share_below(bins.low, bins.high, edge)) for edge in edges[1:-1].tolist()]
     return np.diff([0, *below, bins.counts.sum()])
 
 
-def _observer(owner: str, x: Any, **kind: Any) -> HistogramObserver:
-    """Return x if it is an observer, else an observer that has seen the array."""
+def _observer(owner: str, x: Any, **options: Any) -> HistogramObserver:
+    """Return x if it is an observer, else an observer of the array."""
     if isinstance(x, HistogramObserver):
         return x
     source, _ = _args.real(owner, "x", x)
-    return HistogramObserver(**kind).observe(source)
+    return HistogramObserver(**options).observe(source)

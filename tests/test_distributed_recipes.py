@@ -1,7 +1,7 @@
-"""The programs of docs/distributed.md: each runs on its own and prints what stands below it.
+"""The programs of docs/distributed.md: each runs on its own and prints the output below it.
 
-Spark and Ray are not installed here. Their recipes run against plain functions of the same shape, which do what those
-do to the states: pickle them, hand out copies, run a task twice.
+The tests do not need Spark and Ray. Their recipes run against plain functions that treat the states as those do: pickle
+them, pass copies, run a task twice.
 """
 
 import pickle
@@ -148,14 +148,14 @@ def test_a_moving_average_says_why_not():
 @pytest.mark.parametrize("make", [qn.MinMaxObserver, qn.HistogramObserver])
 @pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1)], ids=repr)
 def test_states_arrive_in_buffers_of_any_kind(make, granularity):
-    """Transports hand over slices of what they received: read-only, at addresses that are no multiple of eight."""
+    """Transports pass slices of the received bytes: read-only, at addresses that are no multiple of eight."""
 
     def sent(state):
         buffers = []
         body = pickle.dumps(state, protocol=5, buffer_callback=buffers.append)
-        crooked = [memoryview(b"\0" + bytes(buffer.raw()))[1:] for buffer in buffers]
-        assert crooked
-        return pickle.loads(body, buffers=crooked)
+        unaligned = [memoryview(b"\0" + bytes(buffer.raw()))[1:] for buffer in buffers]
+        assert unaligned
+        return pickle.loads(body, buffers=unaligned)
 
     x, y = (np.random.default_rng(seed).standard_normal((50, 4)) for seed in (1, 2))
     whole = make(granularity=granularity).observe(x).observe(y)

@@ -34,9 +34,6 @@ TESTED_IN = {
     "cli/common.py": "tests/cli/test_main.py",  # arguments and files of all commands
     "cli/scheme.py": "tests/cli/test_quantize.py",  # the options of how to quantize
     "files/fault.py": "tests/files/test_spec.py",  # the sentences of the other modules' errors
-    "observers/base.py": "tests/observers/test_observers.py",  # one file runs every observer over the same data
-    "observers/histogram.py": "tests/observers/test_observers.py",
-    "observers/minmax.py": "tests/observers/test_observers.py",
     "ops/choose.py": "tests/ops/test_histogram.py",  # the choices by a histogram; test_qparams.py has those by a range
     "reports/advice.py": "tests/reports/test_compare.py",  # the advice of a Report
 }

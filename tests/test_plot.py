@@ -1,4 +1,4 @@
-"""Pictures: drawn into the Axes given, with labels, and with lines where the numbers are."""
+"""Pictures: drawn into the Axes of the caller, with labels, and with lines at the numbers."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _no_window(monkeypatch):
-    """Drawing to memory, no figure left behind by another test, and nobody may call show."""
+    """Draw to memory, fail where show is called, and close all figures afterwards."""
     matplotlib.use("Agg")
     monkeypatch.setattr(pyplot, "show", lambda *a, **k: pytest.fail("show was called"))
     yield
@@ -53,10 +53,10 @@ def test_axes_in_axes_out(kind, ax):
     assert isinstance(own, matplotlib.axes.Axes)
     assert len(pyplot.get_fignums()) == 1
     assert dict(matplotlib.rcParams) == before
-    for each in (ax, own):
-        assert each.get_xlabel()
-        assert each.get_ylabel()
-        assert each.get_legend() is not None
+    for axes in (ax, own):
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+        assert axes.get_legend() is not None
     assert ax.get_title(loc="left").startswith("w")
     ax.figure.canvas.draw()  # warnings are errors: nothing overflows, no glyph is missing
 

@@ -1,6 +1,6 @@
 """Static calibration: run any Python callable over batches, observe the arrays it names, choose their parameters.
 
-What is observed is named by `tap` where it arises, or returned by the callable as a dict.
+`tap` names an array inside the callable; the callable may also return arrays as a dict.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from .._typing import Array, RealLike
 from ..errors import CalibrationError
 from ..observers import HistogramObserver, Observer
 from ..qparams import QParams
-from .report import CalibrationReport, calibrated
+from .report import CalibrationReport, summarize
 
 __all__ = ["Calibration", "calibrate", "complete", "fresh", "observing", "tap"]
 
@@ -26,24 +26,24 @@ Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer 
 
 _active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
 _State = TypeVar("_State", Observer, "Calibration")
-_Tapped = TypeVar("_Tapped", bound=RealLike)
-_WILD = frozenset("*?[")  # what makes a name a pattern
+_Real = TypeVar("_Real", bound=RealLike)
+_WILD = frozenset("*?[")  # a name with one of these is a pattern
 _FORMAT = "qnumpy calibration"
 
 
 class Calibration(Mapping[str, QParams]):
     """Observers by name, and a mapping from the names to the parameters that they choose.
 
-    It has the methods of an observer: `observe`, `merge`, `reset`, `to_json`. It can be pickled, and what two processes
-    learned on different batches can be merged.
+    It has the methods of an observer: `observe`, `merge`, `reset`, `to_json`. It can be pickled. Calibrations of
+    different batches, from different processes, can be merged.
 
     Parameters
     ----------
     observers : Observer, mapping or callable, optional
         What observes an array of a name: one configuration for all; or a mapping from names and patterns (``"block*"``,
         as the shell's) to configurations, an exact name first, then the first pattern that matches; or a function from
-        a name to a configuration. Names without one, or with None, are passed over. Observers given serve as
-        configurations only: every name gets a fresh one. HistogramObserver() by default.
+        a name to a configuration. Arrays whose name has none, or None, are ignored. The observers passed in serve as
+        configurations only: every name gets a new one. HistogramObserver() by default.
 
     Attributes
     ----------
@@ -69,13 +69,13 @@ class Calibration(Mapping[str, QParams]):
     """
 
     def __init__(self, observers: Observers | None = None) -> None:
-        self._templates = _checked("Calibration", observers)
+        self._templates = _configuration("Calibration", observers)
         self.observers: dict[str, Observer] = {}
         self.batches = 0
         self.settled = False
 
     def observe(self, name: str, x: RealLike) -> Self:
-        """Show an array to the observer of its name.
+        """Observe an array with the observer of its name.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Calibration(Mapping[str, QParams]):
         TypeError
             name is no string.
         TypeError, ValueError
-            The observer refuses x; a note says the name.
+            The observer refuses x; a note names the array.
         """
         if not isinstance(name, str):
             raise TypeError(_check.must("Calibration.observe", "name", "a string", _check.typed(name)))
@@ -125,7 +125,7 @@ class Calibration(Mapping[str, QParams]):
         Raises
         ------
         TypeError, ValueError
-            An observer refuses an array; a note says the name. What `run` raises passes through.
+            An observer refuses an array; a note names it. Exceptions of `run` pass through.
         """
         with observing(self):
             result = run(batch)
@@ -136,7 +136,7 @@ class Calibration(Mapping[str, QParams]):
         return self
 
     def merge(self, other: "Calibration") -> Self:
-        """Learn what another calibration has learned, as if its batches had run here; it is left as it is.
+        """Add the state of another calibration, as if its batches had run here; `other` does not change.
 
         Parameters
         ----------
@@ -145,7 +145,7 @@ class Calibration(Mapping[str, QParams]):
         Returns
         -------
         Calibration
-            Itself, with new observers in the place of those that it had.
+            Itself; new observers replace those that were merged.
 
         Raises
         ------
@@ -154,8 +154,8 @@ class Calibration(Mapping[str, QParams]):
         TypeError
             An observer cannot be merged: a moving average.
         ValueError
-            Two observers of one name differ in their configuration or in the shape of their parameters. Then nothing
-            is learned, of any name.
+            Two observers of one name differ in their configuration or in the shape of their parameters. Then no
+            observer changes.
         """
         if not isinstance(other, Calibration):
             raise TypeError(_check.must("Calibration.merge", "other", "a Calibration", _check.typed(other)))
@@ -175,7 +175,7 @@ class Calibration(Mapping[str, QParams]):
         return self
 
     def reset(self) -> Self:
-        """Forget everything learned; the configuration stays.
+        """Discard the learned state; keep the configuration.
 
         Returns
         -------
@@ -200,26 +200,26 @@ class Calibration(Mapping[str, QParams]):
         return dict(self)
 
     def report(self) -> CalibrationReport:
-        """Say what was seen and what the parameters cost: ranges, clipped share, SQNR, NaN, the best technique.
+        """Report ranges, clipped shares, SQNR, NaN and the best technique of every array.
 
         Returns
         -------
         CalibrationReport
         """
         return CalibrationReport(
-            tuple(calibrated(name, observer) for name, observer in self.observers.items()), self.batches, self.settled
+            tuple(summarize(name, observer) for name, observer in self.observers.items()), self.batches, self.settled
         )
 
     def to_json(self) -> str:
         """Return configuration and state of all observers as JSON: everything, exactly; `from_json` takes it.
 
-        `qnumpy.save` writes the chosen parameters; this is the learned state. A calibration that is read again learns
-        on, and merges.
+        `qnumpy.save` writes the chosen parameters; this is the learned state. A calibration from `from_json` can
+        observe and merge.
 
         Returns
         -------
         str
-            A function that chose observers is left out; what it has chosen is there.
+            If a function chose the observers, the text has those observers and not the function.
 
         Examples
         --------
@@ -232,7 +232,7 @@ class Calibration(Mapping[str, QParams]):
             "version": 1,
             "batches": self.batches,
             "settled": self.settled,
-            "configuration": _described(self._templates),
+            "configuration": _to_plain(self._templates),
             "observers": {name: observer.to_dict() for name, observer in self.observers.items()},
         }
         return json.dumps(content)
@@ -245,8 +245,8 @@ class Calibration(Mapping[str, QParams]):
         ----------
         text : str
         observers : Observer, mapping or callable, optional
-            What observes names that are new, as in Calibration; by default what it was made with. If that was a
-            function, it must be given again.
+            Configurations for new names, as in Calibration; by default those that it was made with. If that was a
+            function, it must be passed again.
 
         Returns
         -------
@@ -268,17 +268,17 @@ class Calibration(Mapping[str, QParams]):
                     "format": format_, "version": 1, "batches": int() as batches, "settled": bool() as settled,
                     "configuration": configuration, "observers": dict(states),
                 } if format_ == _FORMAT:  # fmt: skip
-                    stored = _restored(configuration)
-                    seen = {name: Observer.from_dict(state) for name, state in states.items()}
+                    templates = _from_plain(configuration)
+                    restored_observers = {name: Observer.from_dict(state) for name, state in states.items()}
                 case _:
                     raise ValueError("of another kind")
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(_check.must(owner, "text", "what to_json returned", _check.typed(text))) from error
-        if observers is None and stored is None:
+        if observers is None and templates is None:
             wanted = "given, as the calibration was made with a function"
             raise ValueError(_check.must(owner, "observers", wanted, "None"))
-        calibration = cls(stored if observers is None else _checked(owner, observers))
-        calibration.observers, calibration.batches, calibration.settled = seen, batches, settled
+        calibration = cls(templates if observers is None else _configuration(owner, observers))
+        calibration.observers, calibration.batches, calibration.settled = restored_observers, batches, settled
         return calibration
 
     def _repr_html_(self) -> str:
@@ -307,8 +307,8 @@ class Calibration(Mapping[str, QParams]):
         return f"Calibration({count}{': ' if names else ''}{names})"
 
 
-def tap(name: str, x: _Tapped) -> _Tapped:
-    """Name an array for whoever observes, and return it as it is.
+def tap(name: str, x: _Real) -> _Real:
+    """Name an array for the calibration that observes, and return it unchanged.
 
     Parameters
     ----------
@@ -318,12 +318,12 @@ def tap(name: str, x: _Tapped) -> _Tapped:
     Returns
     -------
     array_like
-        `x` itself. Outside `observing` and `calibrate` nothing else happens.
+        `x` itself. Outside `observing` and `calibrate`, `tap` does nothing else.
 
     Raises
     ------
     TypeError, ValueError
-        The observer refuses x; a note says the name.
+        The observer refuses x; a note names the array.
 
     Examples
     --------
@@ -342,12 +342,12 @@ def tap(name: str, x: _Tapped) -> _Tapped:
 
 @contextlib.contextmanager
 def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Calibration]:
-    """Observe every array that is tapped inside the ``with`` block.
+    """Observe every array that `tap` names inside the ``with`` block.
 
     Parameters
     ----------
     observers : Observer, mapping, callable or Calibration, optional
-        As in Calibration; a Calibration goes on learning.
+        As in Calibration; a Calibration keeps its state and adds to it.
 
     Returns
     -------
@@ -360,8 +360,8 @@ def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Ca
 
     Notes
     -----
-    Inside another ``observing`` the inner one alone observes. Other threads are not observed: taps follow the context
-    (`contextvars`) of the block. Observers are not locked; threads observe each on its own, and merge.
+    Of nested blocks only the inner one observes. Other threads are not observed: taps follow the context
+    (`contextvars`) of the block. Observers have no lock: give each thread its own calibration, and merge.
 
     Examples
     --------
@@ -371,7 +371,7 @@ def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Ca
     ['x1']
     """
     if not isinstance(observers, Calibration):
-        observers = Calibration(_checked("observing", observers))
+        observers = Calibration(_configuration("observing", observers))
     token = _active.set(observers)
     try:
         yield observers
@@ -393,16 +393,16 @@ def calibrate(
     Parameters
     ----------
     run : callable
-        Called as ``run(batch)``. It names arrays with `tap` where they arise, or returns them as a dict, or both;
-        whatever else it returns is dropped.
+        Called as ``run(batch)``. It names arrays with `tap`, or returns them as a dict, or both. Another result is
+        ignored.
     batches : iterable
-        What `run` takes, one at a time; nothing is kept.
+        The arguments of `run`, one at a time; none is kept.
     observers : Observer, mapping or callable, optional
         As in Calibration.
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
     patience : int, optional
-        Stop early, once no range has moved in this many consecutive batches. Off by default.
+        Stop once no range has moved in this many consecutive batches. Off by default.
     tolerance : float, default 0.01
         A range has moved in a batch if one of its ends did, by more than this fraction of the width it had; a new name,
         or a new channel, has moved.
@@ -427,7 +427,7 @@ def calibrate(
     TypeError
         observers is no observer, mapping or function.
     TypeError, ValueError
-        An observer refuses an array; a note says the name.
+        An observer refuses an array; a note names it.
     CalibrationError
         There is no batch, or the first one brings no array.
     CalibrationError
@@ -435,8 +435,8 @@ def calibrate(
 
     Notes
     -----
-    With observers that are independent of the split, as MinMaxObserver and HistogramObserver, the result depends on
-    the data alone, not on the size or the order of the batches.
+    MinMaxObserver and HistogramObserver make the result depend on the data alone, not on the size or the order of the
+    batches.
 
     Examples
     --------
@@ -458,11 +458,11 @@ def calibrate(
         raise ValueError(_check.must(owner, "patience", "at least 1", str(patience)))
     if not (isinstance(tolerance, (int, float, np.number)) and tolerance >= 0):
         raise ValueError(_check.must(owner, "tolerance", "a number of at least 0", _check.typed(tolerance)))
-    calibration = Calibration(_checked(owner, observers))
+    calibration = Calibration(_configuration(owner, observers))
     still = 0
     total = len(batches) if isinstance(batches, Sized) else None
-    with _shown(source, total, progress) as shown:
-        for batch in shown:
+    with _progress_bar(source, total, progress) as items:
+        for batch in items:
             before = None if patience is None else _ranges(calibration)
             calibration.run(run, batch)
             if not calibration:
@@ -489,8 +489,8 @@ def complete(owner: str, calibration: Calibration, observers: Observers | None) 
     return calibration
 
 
-def _checked(owner: str, observers: Any) -> Observers:
-    """Refuse what cannot configure observers; None stands for the default."""
+def _configuration(owner: str, observers: Any) -> Observers:
+    """Return the configuration of the observers, by default a HistogramObserver; refuse other values."""
     if observers is None:
         return HistogramObserver()
     if isinstance(observers, Mapping):
@@ -504,7 +504,7 @@ def _checked(owner: str, observers: Any) -> Observers:
 
 
 def _template(observers: Observers, name: str) -> Observer | None:
-    """A fresh observer for a name that has come for the first time."""
+    """Return a new observer for a name; None where the configuration has none."""
     template: Any = observers
     if isinstance(observers, Mapping):
         patterns = (pattern for pattern in observers if fnmatchcase(name, pattern))
@@ -518,21 +518,22 @@ def _template(observers: Observers, name: str) -> Observer | None:
     return None if template is None else fresh(template)
 
 
-def _described(observers: Observers) -> Any:
-    """A configuration as plain values; None for a function."""
+def _to_plain(observers: Observers) -> Any:
+    """Return a configuration as values of JSON; None for a function."""
     if isinstance(observers, Observer):
         return fresh(observers).to_dict()
     if isinstance(observers, Mapping):
-        return {"names": {name: None if each is None else _described(each) for name, each in observers.items()}}
+        return {"names": {name: None if value is None else _to_plain(value) for name, value in observers.items()}}
     return None
 
 
-def _restored(values: Any) -> Observers | None:
+def _from_plain(values: Any) -> Observers | None:
+    """Return the configuration that `_to_plain` turned into values of JSON."""
     match values:
         case None:
             return None
         case {"names": dict(names)}:
-            return {name: None if each is None else Observer.from_dict(each) for name, each in names.items()}
+            return {name: None if value is None else Observer.from_dict(value) for name, value in names.items()}
         case _:
             return Observer.from_dict(values)
 
@@ -545,7 +546,11 @@ def fresh(state: _State) -> _State:
 
 
 def _ranges(calibration: Calibration) -> dict[str, tuple[Array, Array]]:
-    return {name: (seen.min_, seen.max_) for name, seen in calibration.observers.items() if hasattr(seen, "min_")}
+    return {
+        name: (observer.min_, observer.max_)
+        for name, observer in calibration.observers.items()
+        if hasattr(observer, "min_")
+    }
 
 
 def _close(
@@ -558,18 +563,18 @@ def _close(
         width = np.maximum(old[1] - old[0], 0.0)
         with np.errstate(invalid="ignore"):
             still = [(a == b) | (np.abs(a - b) <= tolerance * width) for a, b in zip(old, after[name], strict=True)]
-        if not all(each.all() for each in still):
+        if not all(end.all() for end in still):
             return False
     return True
 
 
 @contextlib.contextmanager
-def _shown(batches: Iterator[Any], total: int | None, progress: bool | None) -> Iterator[Iterable[Any]]:
-    """Yield the batches, with a progress bar on stderr where it is wanted."""
+def _progress_bar(batches: Iterator[Any], total: int | None, progress: bool | None) -> Iterator[Iterable[Any]]:
+    """Yield the batches, with a progress bar on stderr on request."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield batches
         return
-    from tqdm import tqdm  # only when it is seen
+    from tqdm import tqdm  # needed by a visible bar alone
 
     with tqdm(batches, desc="calibrate", total=total, unit=" batches", leave=False, file=sys.stderr) as bar:
         yield bar

@@ -1,4 +1,4 @@
-"""What quantizing does to data of which only a histogram is left: the expected error and the share clipped."""
+"""The expected error and the clipped share of quantizing data that is known by its histogram alone."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from ..qparams import QParams
 
 __all__ = ["Estimate", "estimate", "expected", "share_below"]
 
-_POINTS = 64  # tried in a bin of outliers: it is 1/128 or 1/16 of its values wide
+_POINTS = 64  # that stand for a bin of outliers, whose width is 1/128 or 1/16 of its values
 
 
 class Estimate(NamedTuple):
-    """Sums over the elements of a histogram: how many, their squares, the squares of their errors, how many clipped."""
+    """Sums over the elements of a histogram: their number, squares, squared errors, and the number that is clipped."""
 
     elements: float
     signal: float
@@ -89,7 +89,7 @@ _Rounding = Callable[[Array], tuple[Array, Array]]
 
 
 def _rounding(qmin: int, qmax: int, real: FloatType | None) -> tuple[_Rounding, float, float]:
-    """A function that gives the code n of u and the sum of gap**3 / 12 from 0 to n; beyond which u is clipped."""
+    """Return a function from u to its code n and the sum of gap**3 / 12 from 0 to n, and the limits of u."""
     if real is None:
 
         def even(u: Array) -> tuple[Array, Array]:
@@ -136,10 +136,10 @@ def share_below(low: Array, high: Array, limit: Any) -> Float64Array:
 def estimate(sketch: Sketch, params: QParams, symmetric: bool) -> tuple[Estimate, Estimate]:
     """Estimate what quantizing the data of a sketch would do: to all of it, and to all but the outliers.
 
-    Outliers that no grid represents along with the rest are most of the signal: they hide what becomes of the rest.
+    Outliers that no grid represents along with the rest are most of the signal, so they hide the error of the rest.
     """
     low, high, counts, which = sketch.bins()
-    outliers, magnitude = (part.reshape(-1)[which] for part in sketch.outliers(params.code))
+    outliers, magnitude = (figure.reshape(-1)[which] for figure in sketch.outliers(params.code))
     far = (outliers > 0) & (np.minimum(np.abs(low), np.abs(high)) >= magnitude)
     scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
     means = sketch.mse(params), sketch.mean_square(params.code, symmetric=symmetric)
@@ -151,13 +151,13 @@ def estimate(sketch: Sketch, params: QParams, symmetric: bool) -> tuple[Estimate
     if not far.any():
         return rest, rest
     first, last = (end.reshape(-1)[which][far] for end in (sketch.min, sketch.max))
-    part = QParams(scale[far], zero[far], params.dtype, PerChannel(0), params.qmin, params.qmax)
-    lost = _quantized(Bins(low[far], high[far], counts[far], which[far]), first, last, part)
-    return Estimate(*(a + b for a, b in zip(rest, lost, strict=True))), rest
+    far_params = QParams(scale[far], zero[far], params.dtype, PerChannel(0), params.qmin, params.qmax)
+    outlying = _estimate_points(Bins(low[far], high[far], counts[far], which[far]), first, last, far_params)
+    return Estimate(*(a + b for a, b in zip(rest, outlying, strict=True))), rest
 
 
-def _quantized(bins: Bins, first: Array, last: Array, params: QParams) -> Estimate:
-    """Quantize points of a few bins; the extremes are known, and each of them is one element."""
+def _estimate_points(bins: Bins, first: Array, last: Array, params: QParams) -> Estimate:
+    """Estimate by quantizing points of a few bins; the extremes are exact, and each of them is one element."""
     known = ((bins.low == first) | (bins.high == last)).astype(np.float64)
     middles = (np.arange(_POINTS) + 0.5) / _POINTS
     x = bins.low[:, None] + (bins.high - bins.low)[:, None] * middles
@@ -170,5 +170,5 @@ def _quantized(bins: Bins, first: Array, last: Array, params: QParams) -> Estima
     outside = (steps < least) | (steps > most)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32, and squares beyond float64
         error = np.where(weight > 0, x - fake_quantize(x, params), 0.0)
-        sums = (np.sum(weight * each) for each in (x * x, error * error, outside))
+        sums = (np.sum(weight * values) for values in (x * x, error * error, outside))
         return Estimate(float(bins.counts.sum()), *map(float, sums))

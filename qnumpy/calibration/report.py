@@ -1,4 +1,4 @@
-"""The report of a calibration: ranges seen and chosen, what is clipped, the SQNR that every technique would give."""
+"""The report of a calibration: ranges seen and chosen, clipped shares, the SQNR of every technique."""
 
 import contextlib
 import math
@@ -16,14 +16,14 @@ from ..qparams import QParams
 from ..reports.compare import texts
 from .estimate import estimate
 
-__all__ = ["CalibratedTensor", "CalibrationReport", "Technique", "calibrated"]
+__all__ = ["CalibratedTensor", "CalibrationReport", "Technique", "summarize"]
 
-_GAIN_DB = 1.0  # what makes another technique worth a sentence
+_GAIN_DB = 1.0  # a warning names another technique that gains at least this much
 
 
 @dataclass(frozen=True)
 class Technique:
-    """What one way to choose the range would give.
+    """The range and the cost of one way to choose the range.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Technique:
     sqnr_db : float or None
         Signal-to-quantization-noise ratio in dB, of every finite element, as `compare` measures it.
     rest_db : float or None
-        The same without the outliers that "mse" leaves out; equal where there are none.
+        The same without the outliers that "mse" ignores; equal if there are none.
     """
 
     method: str
@@ -48,7 +48,7 @@ class Technique:
 
 @dataclass(frozen=True, repr=False)
 class CalibratedTensor:
-    """What an observer has seen of one tensor, and what its parameters cost.
+    """What an observer saw of one tensor, and the cost of its parameters.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class CalibratedTensor:
     chosen : Technique or None
         The parameters; None when there are none.
     techniques : tuple of Technique
-        What every technique would give, where the observer keeps a histogram.
+        The cost of every technique, where the observer keeps a histogram.
     reason : str or None
         Why there are no parameters.
     apart : int
@@ -95,7 +95,7 @@ class CalibratedTensor:
         return max(self.techniques, key=lambda technique: _decibels(technique.rest_db), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures under their names, flat; ``sqnr_db_mse`` is what the technique "mse" would give."""
+        """Return the figures under their names, flat; ``sqnr_db_mse`` is the SQNR of the technique "mse"."""
         chosen = self.chosen
         return {
             "name": self.name, "observer": self.observer, "dtype": self.dtype, "granularity": self.granularity,
@@ -136,10 +136,10 @@ class CalibratedTensor:
             total = self.count + self.nan + self.inf
             sentences.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
         if self.apart:
-            each = ", ".join(f"{technique.method} {_cell(technique.rest_db)}" for technique in self.techniques)
+            figures = ", ".join(f"{technique.method} {_cell(technique.rest_db)}" for technique in self.techniques)
             sentences.append(
                 f"{self.apart:,} of {self.count:,} elements, from magnitude {self.apart_from:.4g} on, are set apart by "
-                f"mse as outliers. The rest has an SQNR of, in dB: {each}."
+                f"mse as outliers. The rest has an SQNR of, in dB: {figures}."
             )
         if self.reason is not None:
             sentences.append(f"There are no parameters. {self.reason}")
@@ -152,7 +152,7 @@ class CalibratedTensor:
 
 
 class CalibrationReport(Table[CalibratedTensor]):
-    """The tensors of a calibration as one table: ranges, what is clipped, SQNR of every technique.
+    """The tensors of a calibration as one table: ranges, clipped shares, SQNR of every technique.
 
     SQNR and the clipped share are estimates from the observer's histogram, with values spread evenly inside a bin. An
     observer without a histogram has no SQNR, and min-max clips nothing. Where "mse" leaves out outliers, "best" names
@@ -225,26 +225,26 @@ def _cell(value: float | None) -> str:
     return texts(value, None, None, None)[0]
 
 
-def calibrated(name: str, observer: Observer) -> CalibratedTensor:
-    """Say what an observer has seen and chosen."""
+def summarize(name: str, observer: Observer) -> CalibratedTensor:
+    """Return the figures of an observer: what it saw, what it chose, and what each technique would give."""
     count = nan = inf = 0
     low = high = chosen = reason = None
     techniques: tuple[Technique, ...] = ()
     apart, apart_from = 0, 0.0
     if hasattr(observer, "min_"):
-        count, nan, inf = (int(each.sum()) for each in (observer.count_, observer.nan_, observer.infinite_))
+        count, nan, inf = (int(counts.sum()) for counts in (observer.count_, observer.nan_, observer.infinite_))
         if count:
             low, high = float(observer.min_.min()), float(observer.max_.max())
     try:
         chosen = _technique("chosen", observer, observer.qparams())
     except ValueError as error:  # nothing finite, or a range that no float32 scale covers
         reason = str(error)
-    with contextlib.suppress(CalibrationError):  # nothing finite: the reason says so
+    with contextlib.suppress(CalibrationError):  # nothing finite: `reason` has the sentence
         techniques = tuple(_technique(method, observer, params) for method, params in observer.techniques().items())
         if observer.sketch is not None:
-            each, magnitude = observer.sketch.outliers(CODE_TYPES[observer.dtype])
-            apart = int(each.sum())
-            apart_from = float(np.min(magnitude, where=each > 0, initial=np.inf)) if apart else 0.0
+            outliers, magnitude = observer.sketch.outliers(CODE_TYPES[observer.dtype])
+            apart = int(outliers.sum())
+            apart_from = float(np.min(magnitude, where=outliers > 0, initial=np.inf)) if apart else 0.0
     granularity = observer.granularity.describe()
     return CalibratedTensor(
         name, observer.label, observer.dtype, granularity, count, nan, inf, low, high, chosen, techniques, reason,
@@ -253,10 +253,10 @@ def calibrated(name: str, observer: Observer) -> CalibratedTensor:
 
 
 def _technique(method: str, observer: Observer, params: QParams) -> Technique:
-    low, high = (part.reshape(-1) for part in params.range())
+    low, high = (end.reshape(-1) for end in params.range())
     ends = float(low.min()), float(high.max())
     sketch = observer.sketch
     if sketch is None:
         return Technique(method, *ends, 0.0 if observer.covers_all else None, None, None)
-    every, rest = estimate(sketch, params, observer.symmetric)
-    return Technique(method, *ends, every.clipped, every.sqnr_db, rest.sqnr_db)
+    total, rest = estimate(sketch, params, observer.symmetric)
+    return Technique(method, *ends, total.clipped, total.sqnr_db, rest.sqnr_db)

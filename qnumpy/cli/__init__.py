@@ -31,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = _parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has said what is wrong, or printed the help
+    except SystemExit as stop:  # argparse has printed the error or the help
         return int(stop.code or 0)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of tensors may be beyond its encoding
+            stream.reconfigure(errors="backslashreplace")  # its encoding may lack a character of a tensor's name
     try:
         isa()
-    except (UnsupportedISAError, ValueError) as error:  # a variable of the environment is wrong
+    except (UnsupportedISAError, ValueError) as error:  # QNUMPY_ISA or QNUMPY_NUM_THREADS is wrong
         print(error, file=sys.stderr)
         return USAGE
     try:
@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except UsageError as error:
         return complain(args, str(error), USAGE)
-    except BrokenPipeError:  # the reader of our output has gone; what is still buffered has nowhere to go
+    except BrokenPipeError:  # the reader closed the pipe; the null device takes the buffered rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(args.code)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return complain(args, f"{what}.", BAD_FILE)
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return complain(args, f"{text}.", BAD_FILE)
     except FileFormatError as error:
         return complain(args, str(error), BAD_FILE)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, options, opening and guarding files, the progress bar."""
+"""Shared by the commands: exit codes, options, input and output files, the progress bar."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ READABLE = "a .npz or .safetensors file, or the .safetensors.index.json of a sha
 
 
 class UsageError(Exception):
-    """What was asked cannot be done; nothing was written."""
+    """The arguments do not allow the command; no file was written."""
 
 
 def complain(args: argparse.Namespace, text: str, code: int) -> int:
@@ -39,13 +39,13 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command; `text` is its help."""
     parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    # code: the exit code when the reader of our output has gone. left: what Ctrl-C leaves behind.
+    # code: the exit code after a broken pipe. left: the state of the output file, which Ctrl-C reports.
     parser.set_defaults(run=run, code=FINE, left="no file was written", dry_run=False)
     return parser
 
 
-def add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+def add_json(parser: argparse.ArgumentParser, content: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {content} as JSON")
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def add_symmetric(parser: argparse.ArgumentParser) -> None:
 
 
 def open_reader(path: str) -> Reader:
-    """Open for reading; a name that ends in nothing known is the user's slip, not a bad file."""
+    """Open for reading; an unknown ending is a usage error, not a bad file."""
     try:
         return Reader(path)
     except FileFormatError:
@@ -79,7 +79,7 @@ def open_reader(path: str) -> Reader:
 
 
 def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Iterable[str]) -> str:
-    """Return the path of -o; refuse an output that would cost the user a file."""
+    """Return the path of -o; refuse to replace an input, or any file without --force."""
     path: str = args.output
     if not path.endswith(suffixes):
         raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
@@ -94,7 +94,7 @@ def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Ite
 
 
 def about_to_rename(args: argparse.Namespace) -> None:
-    """Note that from here on Ctrl-C can no longer promise that no file was written."""
+    """Change the message for Ctrl-C: from here on the output file may exist."""
     if args.output is not None and not args.dry_run:
         args.left = f"{args.output!r} is whole, or as it was"
 
@@ -102,15 +102,15 @@ def about_to_rename(args: argparse.Namespace) -> None:
 # Output
 
 
-def progress(specs: Mapping[str, TensorSpec], what: str) -> Iterator[str]:
-    """Yield the names; if stderr is a terminal, with a bar on it that counts bytes."""
+def progress(specs: Mapping[str, TensorSpec], title: str) -> Iterator[str]:
+    """Yield the names; if stderr is a terminal, show a bar that counts bytes."""
     if not sys.stderr.isatty():
         yield from specs
         return
-    from tqdm import tqdm  # only when it is seen
+    from tqdm import tqdm  # needed by a visible bar alone
 
     total = sum(spec.nbytes for spec in specs.values())
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
         for name, spec in specs.items():
             yield name
             bar.update(spec.nbytes)

@@ -68,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         print_table(args, reports)
         sys.stdout.flush()
-    finally:  # said even when nobody reads the table
+    finally:  # also after a broken pipe
         if failed:
             more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-            what = f"{len(failed)} of {len(reports)} below {limit:g} dB: {', '.join(failed[:5])}{more}."
-            complain(args, what, GATE_FAILED)
+            text = f"{len(failed)} of {len(reports)} below {limit:g} dB: {', '.join(failed[:5])}{more}."
+            complain(args, text, GATE_FAILED)
     return int(args.code)
 
 
@@ -92,7 +92,7 @@ def _require_same_tensors(args: argparse.Namespace, reference: Reader, quantized
 
 
 def _is_cast(x: Array, q: Array) -> bool:
-    """Whether q is x in another of the types whose figures compare gives."""
+    """Whether both are floating arrays that `compare` takes, of different dtypes."""
     return x.dtype.name != q.dtype.name and None not in (real_type(x.dtype), real_type(q.dtype))
 
 

@@ -1,6 +1,6 @@
-"""``qnumpy demo``: what quantization does to a small real classifier, without a network.
+"""``qnumpy demo``: quantize a small real classifier that is part of the package.
 
-Each step is one function from the model to the text it shows; STEPS lists them in the order of the demo.
+Each step is a function that takes the model and returns text; STEPS has them in the order of the demo.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SCHEMES: tuple[tuple[str, Granularity], ...] = (("int8", PerChannel(0)), ("int4"
 
 @dataclass(frozen=True)
 class Digits:
-    """A perceptron 64-64-32-10 with ReLU and handwritten digits it was not trained on.
+    """A perceptron 64-64-32-10 with ReLU, and handwritten digits for its test.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Digits:
     labels: Array
 
     def correct(self, weights: Mapping[str, Array | QuantizedArray]) -> int:
-        """Count the images that the model names rightly with these weights."""
+        """Count the images that the model classifies correctly with these weights."""
         *_, logits = self._forward(weights)
         return int((logits.argmax(axis=1) == self.labels).sum())
 
@@ -50,7 +50,7 @@ class Digits:
         return dict(zip([*names, "logits"], self._forward(self.weights), strict=True))
 
     def _forward(self, weights: Mapping[str, Array | QuantizedArray]) -> Iterator[Array]:
-        """Yield the input of each layer, and at last the logits."""
+        """Yield the input of each layer, then the logits."""
         x = self.images.reshape(len(self.images), -1) / np.float32(16)
         for w, bias in zip(weights.values(), self.biases.values(), strict=True):
             yield x
@@ -69,15 +69,17 @@ def load() -> Digits:
 
 
 def quantized_weights(digits: Digits) -> str:
-    """Quantize the weights, compare them with the originals, and count right answers before and after."""
+    """Quantize the weights, compare them with the originals, and count correct scores before and after."""
     total = len(digits.labels)
-    tables, answers = [], [("float32", digits.correct(digits.weights))]
+    tables, scores = [], [("float32", digits.correct(digits.weights))]
     for dtype, granularity in SCHEMES:
         quantized = {name: quantize(w, dtype=dtype, granularity=granularity) for name, w in digits.weights.items()}
         tables.append(str(ReportTable(compare(digits.weights[name], q, name=name) for name, q in quantized.items())))
-        answers.append((f"{dtype} {granularity.describe()}", digits.correct(quantized)))
-    width = max(len(scheme) for scheme, _ in answers)
-    lines = [f"{scheme:<{width}}  {right} of {total} images right, {right / total:.1%}" for scheme, right in answers]
+        scores.append((f"{dtype} {granularity.describe()}", digits.correct(quantized)))
+    width = max(len(scheme) for scheme, _ in scores)
+    lines = [
+        f"{scheme:<{width}}  {correct} of {total} images right, {correct / total:.1%}" for scheme, correct in scores
+    ]
     return "\n\n".join([*tables, "\n".join(lines)])
 
 

@@ -1,4 +1,4 @@
-"""``qnumpy info``: versions, instruction sets, threads, and the row that serves each kernel."""
+"""``qnumpy info``: versions, instruction sets, threads, and the ISA row of each kernel."""
 
 import argparse
 import json

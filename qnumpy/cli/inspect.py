@@ -1,4 +1,4 @@
-"""``qnumpy inspect``: list what is in a file, or what its floats would lose in another type."""
+"""``qnumpy inspect``: list the tensors of a file, or report what its floats would lose in another type."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("input", metavar="FILE", help=READABLE)
     parser.add_argument(
         "--float", dest="float_type", metavar="TYPE", choices=list(TARGETS),
-        help=f"say of each floating tensor what it would lose in {', '.join(TARGETS)}",
+        help=f"report what each floating tensor would lose in {', '.join(TARGETS)}",
     )  # fmt: skip
     add_json(parser, "the list")
 

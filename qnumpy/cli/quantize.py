@@ -1,4 +1,4 @@
-"""``qnumpy quantize``: quantize a file and print a table of what it cost."""
+"""``qnumpy quantize``: quantize a file and print a table of the errors and sizes."""
 
 import argparse
 import contextlib
@@ -78,10 +78,10 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("-o OUT must be given; without it use --dry-run.")
         path = None if args.output is None else output_path(args, (".npz", ".safetensors"), reader.paths)
         plan = _plan(args, reader.specs)
-        writer = None if path is None else _planned(path, plan, reader)
+        writer = None if path is None else _writer(path, plan, reader)
         with contextlib.nullcontext() if writer is None or args.dry_run else writer as output:
             for name in progress(reader.specs, "quantize"):
-                value, report = _quantized(args, reader, name, plan[name])
+                value, report = _quantize(args, reader, name, plan[name])
                 reports.append(report)
                 if output is not None:
                     output.write(name, value)
@@ -90,20 +90,20 @@ def run(args: argparse.Namespace) -> int:
     return FINE
 
 
-# The plan: what becomes of each tensor
+# The plan: one step for each tensor
 
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of one tensor: the spec to write, and the scheme that leads to it or the reason why it is kept."""
+    """The spec to write for one tensor, and its scheme, or the reason why the tensor is kept."""
 
     spec: TensorSpec
-    kept: str = ""
+    reason: str = ""
     scheme: Scheme | None = None
 
 
 def _plan(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str, Step]:
-    """Decide for each tensor; every complaint about the options is made here, before any work."""
+    """Return the step of each tensor; raise the errors of the options before any work."""
     include = [_pattern("--include", text, specs) for text in args.include]
     exclude = [_pattern("--exclude", text, specs) for text in args.exclude]
     base = Scheme(args.dtype, args.per, args.axis, args.group_size, args.symmetric)
@@ -115,17 +115,17 @@ def _plan(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str
         scheme = base.changed(options[-1]) if options else base
         left_out = bool(include) and not options and not any(pattern.search(name) for pattern in include)
         if any(pattern.search(name) for pattern in exclude):
-            kept = "excluded"
+            reason = "excluded"
         else:
-            kept = _reason_to_keep(spec, scheme, bool(options)) or ("not included" if left_out else "")
-        plan[name] = Step(spec, kept) if kept else Step(_spec(name, spec, scheme), scheme=scheme)
+            reason = _reason_to_keep(spec, scheme, bool(options)) or ("not included" if left_out else "")
+        plan[name] = Step(spec, reason) if reason else Step(_spec(name, spec, scheme), scheme=scheme)
     return plan
 
 
 def _pattern(option: str, text: str, names: Iterable[str]) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # a pattern that may come to mean something else
+            warnings.simplefilter("error", FutureWarning)  # a later Python may read the pattern otherwise
             pattern = re.compile(text)
     except (re.error, RecursionError, OverflowError, FutureWarning) as error:
         raise UsageError(f"{option} must be a regular expression; got {text!r}: {error}.") from error
@@ -147,7 +147,7 @@ def _change(text: str, base: Scheme, names: Iterable[str]) -> tuple[re.Pattern[s
 
 
 def _reason_to_keep(spec: TensorSpec, scheme: Scheme, named: bool) -> str:
-    """Return why a tensor stays as it is, "" if it is quantized; `named` says whether --set matches it."""
+    """Return why a tensor stays as it is, "" if it is quantized; `named`: whether --set matches it."""
     if scheme.keep:
         return "kept by --set"
     if spec.granularity is not None:
@@ -162,7 +162,7 @@ def _reason_to_keep(spec: TensorSpec, scheme: Scheme, named: bool) -> str:
 
 
 def _spec(name: str, spec: TensorSpec, scheme: Scheme) -> TensorSpec:
-    """Return what a tensor becomes; refuse a granularity that it has not."""
+    """Return the spec of a quantized tensor; refuse a granularity that does not fit it."""
     try:
         scheme.granularity().params_shape(spec.shape)
     except ValueError as error:
@@ -170,8 +170,8 @@ def _spec(name: str, spec: TensorSpec, scheme: Scheme) -> TensorSpec:
     return scheme.spec(spec.shape)
 
 
-def _planned(path: str, plan: Mapping[str, Step], reader: Reader) -> Writer:
-    """Return the writer of the output, which refuses what the file cannot hold."""
+def _writer(path: str, plan: Mapping[str, Step], reader: Reader) -> Writer:
+    """Return the writer of the output; refuse a plan that the file cannot hold."""
     try:
         return Writer(path, {name: step.spec for name, step in plan.items()}, reader.metadata)
     except NamesCollideError as error:
@@ -182,11 +182,11 @@ def _planned(path: str, plan: Mapping[str, Step], reader: Reader) -> Writer:
         raise UsageError(str(error)) from error
 
 
-def _quantized(args: argparse.Namespace, reader: Reader, name: str, step: Step) -> tuple[Value, Report]:
+def _quantize(args: argparse.Namespace, reader: Reader, name: str, step: Step) -> tuple[Value, Report]:
     x = reader.read(name)
     spec, scheme = step.spec, step.scheme
     if scheme is None:
-        return x, Report.kept(name, spec.shape, spec.format or spec.dtype, spec.nbytes, step.kept)
+        return x, Report.kept(name, spec.shape, spec.format or spec.dtype, spec.nbytes, step.reason)
     assert isinstance(x, np.ndarray)
     value: Value
     try:
@@ -196,6 +196,6 @@ def _quantized(args: argparse.Namespace, reader: Reader, name: str, step: Step) 
             value = quantize(x, dtype=spec.format)
         else:
             value = quantize(x, dtype=spec.dtype, granularity=spec.granularity, symmetric=scheme.symmetric)
-    except (ValueError, OverflowError) as error:  # the options were checked before: it is the numbers
+    except (ValueError, OverflowError) as error:  # the options were checked before, so the values are at fault
         raise FileFormatError(f"{args.input}: tensor {name!r}: {error} --exclude keeps it as it is.") from error
     return value, compare(x, value, name=name)

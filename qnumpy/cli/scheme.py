@@ -1,4 +1,4 @@
-"""Scheme: how a tensor is to be quantized, as the options of the command line say it."""
+"""Scheme: how a tensor is quantized, from the options of the command line."""
 
 import argparse
 import re
@@ -14,7 +14,7 @@ __all__: list[str] = []
 
 CASTS = ("float16", "bfloat16")  # a conversion without parameters, of tensors of any shape
 DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS]
-GRANULARITIES: dict[str, type[Granularity]] = {kind.kind: kind for kind in (PerTensor, PerChannel, PerGroup)}
+GRANULARITIES: dict[str, type[Granularity]] = {cls.kind: cls for cls in (PerTensor, PerChannel, PerGroup)}
 DEFAULTS: dict[str, dict[str, int]] = {"tensor": {}, "channel": {"axis": 0}, "group": {"axis": -1, "group_size": 32}}
 
 _OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d{{1,18}})?|axis=-?\d{{1,18}}|(?:no-)?symmetric|keep)"
@@ -22,7 +22,7 @@ SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.
 
 
 def add_granularity(parser: argparse.ArgumentParser, default: str, axis: str) -> None:
-    """Add --per, --axis and --group-size; `default` and `axis` say what holds without them."""
+    """Add --per, --axis and --group-size; `default` and `axis` describe their defaults."""
     parser.add_argument(
         "--per", choices=list(GRANULARITIES), help=f"granularity (default: {default}; group with --group-size)"
     )
@@ -42,7 +42,7 @@ class Scheme:
     keep: bool = False
 
     def granularity(self, option: str = "") -> Granularity:
-        """Return the granularity. Casts and MX formats fix their own: any granularity option is a usage error then."""
+        """Return the granularity. Casts and MX formats fix their own and refuse every option of it."""
         if not self.has_choice:
             if (self.per, self.axis, self.group_size, self.symmetric) != (None, None, None, True):
                 raise UsageError(
@@ -53,7 +53,6 @@ class Scheme:
         if code is not None and code.real is not None and not self.symmetric:
             raise UsageError(f"{option}{self.dtype} must be symmetric: it has no zero point.")
         per = self.per or ("channel" if self.group_size is None else "group")
-        kind = GRANULARITIES[per]
         arguments = dict(DEFAULTS[per])
         for name, value in (("group_size", self.group_size), ("axis", self.axis)):
             if value is None:
@@ -63,7 +62,7 @@ class Scheme:
             arguments[name] = value
         if arguments.get("group_size", 1) < 1:
             raise UsageError(f"{option}group size must be at least 1; got {arguments['group_size']}.")
-        return kind(**arguments)
+        return GRANULARITIES[per](**arguments)
 
     @property
     def has_choice(self) -> bool:
@@ -89,16 +88,16 @@ class Scheme:
         return scheme
 
     def of_type(self, dtype: str) -> "Scheme":
-        """Return the scheme for another type; one that leaves no choice drops what was asked of the others."""
+        """Return the scheme for another type; a type without a choice resets the options of granularity."""
         scheme = replace(self, dtype=dtype)
         return scheme if scheme.has_choice else Scheme(dtype, None, None, None, True)
 
     def spec(self, shape: tuple[int, ...]) -> TensorSpec:
-        """Return what a tensor of `shape` becomes."""
+        """Return the spec of a quantized tensor of `shape`."""
         if mx_format(self.dtype) is not None:
             return TensorSpec.blocks(shape, self.dtype)
         if not self.has_choice:
-            kind = float_type(self.dtype)
-            assert kind is not None
-            return TensorSpec(kind.dtype, shape)
+            real = float_type(self.dtype)
+            assert real is not None
+            return TensorSpec(real.dtype, shape)
         return TensorSpec.quantized(shape, self.dtype, self.granularity(), symmetric=self.symmetric)

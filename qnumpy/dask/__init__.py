@@ -1,7 +1,6 @@
-"""Calibration and quantization of dask arrays and bags: more data than one machine, the same bits as one process.
+"""Calibration and quantization of dask arrays and bags, larger than memory, with the same bits as in one process.
 
-Needs the extra ``dask``. Observers are reduced as a tree by whatever scheduler dask uses: threads, processes, a
-cluster.
+Needs the extra ``dask``. Any scheduler of dask can reduce the observers, as a tree: threads, processes, a cluster.
 """
 
 from .arrays import choose_qparams, compare, dequantize, quantize

@@ -1,6 +1,6 @@
 """Quantization of dask arrays, block by block, with parameters for the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,13 @@ from ..ops.choose import choose_qparams as choose_here
 from ..ops.histogram import CHOICES, percentile_share
 from ..ops.quantize import codes_of
 from ..qparams import QParams, check_scheme
-from ..reports.compare import Report, merged
+from ..reports.compare import Report, add_sums
 from ..reports.metrics import Sums, measure
 from .reduction import observe
 
 __all__ = ["choose_qparams", "compare", "dequantize", "quantize"]
 
-_FAN = 8  # blocks whose sums are added at once
+_FAN = 8  # sums that one task adds
 
 
 def choose_qparams(
@@ -63,8 +63,8 @@ def choose_qparams(
 
     Notes
     -----
-    Computed at once: x is read here, and a second time when it is quantized. Per group or row, nothing is
-    merged: each block has its own groups and rows.
+    Computed at once: x is read here, and a second time when it is quantized. Groups and rows are not merged: each lies
+    in one block.
 
     Examples
     --------
@@ -79,13 +79,13 @@ def choose_qparams(
     share = percentile_share(owner, percentile)
     check_scheme(owner, _args.code(owner, dtype), symmetric)
     _args.granularity(owner, granularity)
-    kind: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
-    how: dict[str, Any] = {"method": method, "percentile": share}
-    if source.size == 0:  # nothing to observe, and yet parameters
-        return choose_here(np.empty(source.shape, source.dtype), **kind, **how)
+    scheme: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
+    criterion: dict[str, Any] = {"method": method, "percentile": share}
+    if source.size == 0:  # observers would have seen nothing
+        return choose_here(np.empty(source.shape, source.dtype), **scheme, **criterion)
     if granularity.params_ndim() is None:
-        return _by_block(owner, source, granularity, {**kind, **how})
-    return observe(source, observer_for(method, share, **kind), split_every=split_every).qparams()
+        return _by_block(owner, source, granularity, {**scheme, **criterion})
+    return observe(source, observer_for(method, share, **scheme), split_every=split_every).qparams()
 
 
 def quantize(x: da.Array, qparams: QParams) -> da.Array:
@@ -100,12 +100,14 @@ def quantize(x: da.Array, qparams: QParams) -> da.Array:
     Returns
     -------
     dask array
-        Codes, lazily; each block as qnumpy.quantize makes it. Per group, blocks are cut between groups.
+        Codes, lazily; each block as qnumpy.quantize makes it. Per group, blocks end between groups.
 
     Raises
     ------
     TypeError
-        x is no dask array, or qparams no QParams.
+        x is no dask array.
+    TypeError
+        qparams is no QParams.
     ValueError
         qparams does not fit x.
 
@@ -122,28 +124,34 @@ def quantize(x: da.Array, qparams: QParams) -> da.Array:
     return _blockwise(_codes_of_block, source, params, params.dtype)
 
 
-def dequantize(q: da.Array, qparams: QParams, *, dtype: Any = "float32") -> da.Array:
+def dequantize(q: da.Array, qparams: QParams, *, dtype: DType = "float32") -> da.Array:
     """Turn codes back into reals, block by block.
 
     Parameters
     ----------
     q : dask array of the dtype of `qparams`
     qparams : QParams
-        Those that made the codes.
+        Those of the codes.
     dtype : str or dtype, default "float32"
         float32, float64, float16 or bfloat16.
 
     Returns
     -------
     dask array
-        Lazily; each block as qnumpy.dequantize makes it.
+        Reals, lazily; each block as qnumpy.dequantize makes it.
 
     Raises
     ------
     TypeError
-        q is no dask array of codes, qparams no QParams, or dtype no floating type.
+        q is no dask array.
+    TypeError
+        qparams is no QParams.
     ValueError
         qparams does not fit q.
+    TypeError
+        q has another dtype than qparams.
+    TypeError
+        dtype is no floating type.
 
     Examples
     --------
@@ -169,23 +177,33 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
     x : dask array of float32, float64, float16 or bfloat16
         The reference.
     q : dask array
-        Of the shape of `x`: codes, or without qparams values that were dequantized.
+        Of the shape of `x`: codes, or without qparams dequantized values.
     qparams : QParams, optional
         Those of the codes.
     name : str, optional
-        What tables call it.
+        The name in tables.
 
     Returns
     -------
     Report
-        Without channels, and without the warnings that need another look at x.
+        Without channels, and without the warnings that need a second pass over x.
 
     Raises
     ------
     TypeError
-        x or q is no dask array or of another type, qparams no QParams, or name no string.
+        name is no string.
+    TypeError
+        x or q is no dask array.
     ValueError
-        q has another shape than x, or qparams does not fit.
+        q has another shape than x.
+    TypeError
+        qparams is no QParams.
+    ValueError
+        qparams does not fit x.
+    TypeError
+        q has another dtype than qparams.
+    TypeError
+        x is not real.
 
     Notes
     -----
@@ -216,14 +234,14 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         slices_from_chunks(source.chunks), source.to_delayed().ravel(), values.to_delayed().ravel(), strict=True
     )
     parts = [
-        delayed(_measured)(a, b, None if params is None else params.sliced(source.shape, at)) for at, a, b in blocks
+        delayed(_block_sums)(a, b, None if params is None else params.sliced(source.shape, at)) for at, a, b in blocks
     ]
     while len(parts) > 1:
-        parts = [delayed(_together)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]
-    sums, seen = parts[0].compute()
+        parts = [delayed(_add_sums)(parts[k : k + _FAN]) for k in range(0, len(parts), _FAN)]
+    sums, codes = parts[0].compute()
     if params is not None:
-        sums = replace(sums, used=len(seen))
-    lost = f"{sums.nan:,} NaN and {sums.inf:,} infinite of {source.size:,} elements are left out of the figures."
+        sums = replace(sums, used=len(codes))
+    sentence = f"{sums.nan:,} NaN and {sums.inf:,} infinite of {source.size:,} elements are left out of the figures."
     return Report(
         name=name,
         shape=source.shape,
@@ -234,7 +252,7 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
         nbytes_after=values.nbytes if params is None else params.code.packed_nbytes(values.shape) + params.nbytes,
         levels=None if params is None else params.levels,
         sums=sums,
-        warnings=(lost,) if sums.nan or sums.inf else (),
+        warnings=(sentence,) if sums.nan or sums.inf else (),
     )
 
 
@@ -250,7 +268,7 @@ def _same_type(owner: str, name: str, codes: da.Array, params: QParams) -> None:
 
 
 def _cut(x: da.Array, granularity: Granularity) -> da.Array:
-    """Move the cuts between blocks to boundaries of groups, each to the next one; rows stay whole."""
+    """Move each end of a block to the next end of a group; rows stay whole."""
     if isinstance(granularity, PerRow) and x.ndim:
         return x.rechunk({x.ndim - 1: -1})
     if not isinstance(granularity, PerGroup):
@@ -261,11 +279,11 @@ def _cut(x: da.Array, granularity: Granularity) -> da.Array:
     return x.rechunk({axis: lengths or (0,)})
 
 
-def _by_block(owner: str, x: da.Array, granularity: Granularity, kind: dict[str, Any]) -> QParams:
+def _by_block(owner: str, x: da.Array, granularity: Granularity, options: dict[str, Any]) -> QParams:
     """Choose the parameters of every block and put them together; no parameter belongs to two blocks."""
     granularity.check(owner, x.shape)
     x = _cut(x, granularity)
-    parts = compute(*(delayed(choose_here)(block, **kind) for block in x.to_delayed().ravel()))
+    parts = compute(*(delayed(choose_here)(block, **options) for block in x.to_delayed().ravel()))
     shape = granularity.params_shape(x.shape)
     scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
     for block, part in zip(slices_from_chunks(x.chunks), parts, strict=True):
@@ -274,8 +292,8 @@ def _by_block(owner: str, x: da.Array, granularity: Granularity, kind: dict[str,
     return QParams(scale, zero, part.dtype, granularity, part.qmin, part.qmax)
 
 
-def _blockwise(function: Any, x: da.Array, params: QParams, dtype: Any, **options: Any) -> da.Array:
-    """Map blocks of x, each with its own parameters, which are cut like x."""
+def _blockwise(function: Callable[..., Array], x: da.Array, params: QParams, dtype: DType, **options: Any) -> da.Array:
+    """Map the blocks of x, each with its own parameters, whose blocks follow those of x."""
     granularity = params.granularity
     x = _cut(x, granularity)
     axis, size = granularity.axis, granularity.group_size
@@ -287,30 +305,30 @@ def _blockwise(function: Any, x: da.Array, params: QParams, dtype: Any, **option
     if axis is not None and size is not None:
         cuts[axis] = tuple(-(-length // size) for length in x.chunks[axis])
     chunks = tuple(cuts.values())
-    every = tuple(range(x.ndim))
+    axes = tuple(range(x.ndim))
     scale, zero = (da.from_array(np.asarray(part), chunks=chunks) for part in (params.scale, params.zero_point))
     return da.blockwise(
-        function, every, x, every, scale, along, zero, along,
-        kind=(params.code.name, params.granularity, params.qmin, params.qmax), **options,
+        function, axes, x, axes, scale, along, zero, along,
+        scheme=(params.code.name, params.granularity, params.qmin, params.qmax), **options,
         dtype=dtype, meta=np.empty((0,) * x.ndim, dtype), align_arrays=False,
     )  # fmt: skip
 
 
-def _codes_of_block(x: Array, scale: Array, zero: Array, *, kind: Any) -> Array:
-    return codes_of("quantize", x, QParams(scale, zero, *kind))
+def _codes_of_block(x: Array, scale: Array, zero: Array, *, scheme: Any) -> Array:
+    return codes_of("quantize", x, QParams(scale, zero, *scheme))
 
 
-def _reals_of_block(q: Array, scale: Array, zero: Array, *, kind: Any, real: Any) -> Array:
-    return QuantizedArray(q, QParams(scale, zero, *kind)).dequantize(real)
+def _reals_of_block(q: Array, scale: Array, zero: Array, *, scheme: Any, real: Any) -> Array:
+    return QuantizedArray(q, QParams(scale, zero, *scheme)).dequantize(real)
 
 
-def _measured(x: Array, q: Array, params: QParams | None) -> tuple[Sums, Array]:
-    """Sums of a block and the codes that occur in it."""
+def _block_sums(x: Array, q: Array, params: QParams | None) -> tuple[Sums, Array]:
+    """Return the sums of a block, and the codes that occur in it."""
     if params is None:
         return measure("compare", x, q), np.empty(0, np.int32)
     values = QuantizedArray(q, params)
     return measure("compare", x, values), np.unique(_args.plain(q, params.code))
 
 
-def _together(parts: Sequence[tuple[Sums, Array]]) -> tuple[Sums, Array]:
-    return merged([sums for sums, _ in parts]), np.unique(np.concatenate([seen for _, seen in parts]))
+def _add_sums(parts: Sequence[tuple[Sums, Array]]) -> tuple[Sums, Array]:
+    return add_sums([sums for sums, _ in parts]), np.unique(np.concatenate([codes for _, codes in parts]))

@@ -1,4 +1,4 @@
-"""Observers over dask collections: one for each block or partition, merged as a tree."""
+"""Observers of dask collections: each block or partition has its own, and a tree of tasks merges them."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,25 +29,26 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     x : dask array or bag of arrays
         float32, float64, float16 or bfloat16.
     observer : Observer
-        The configuration; it is left as it is.
+        The configuration; it does not change.
     split_every : int, default 8
         How many observers are merged at once.
 
     Returns
     -------
     Observer
-        Its state has the same bits as that of an observer that has seen the whole in one process, whatever the blocks
-        and the scheduler are, and also if workers die.
+        Its state has the same bits as that of an observer that observed the whole in one process, for any blocks and
+        scheduler, and also if workers die.
 
     Raises
     ------
     TypeError
-        observer is no observer, or cannot be merged.
+        observer is no observer.
+    TypeError
+        observer is a moving average, which cannot be merged.
     TypeError
         x is no dask array or bag.
     ValueError
-        The observer is per group and x an array: a group lies in one block, so there is nothing to merge. Use
-        choose_qparams.
+        The observer is per group and x an array. Use choose_qparams: each group lies in one block, so nothing merges.
     ValueError
         x does not have the axis of the granularity.
     TypeError, ValueError
@@ -55,9 +56,9 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
 
     Notes
     -----
-    Computed at once, by the scheduler that dask's configuration or a client names. Per channel, blocks are made whole
-    along that axis first. A block is read once and never kept; a state is a few kilobytes. Merging makes new states, so
-    a task may run again at any time.
+    Computed at once, by the scheduler that dask's configuration or a client names. Per channel, x is rechunked first:
+    a block holds the whole axis of the channels. A block is read once and not kept; a state has a few kilobytes.
+    Merging makes new states, so a task may run again at any time.
 
     Examples
     --------
@@ -69,12 +70,12 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     owner = "observe"
     _mergeable(owner, observer)
     if isinstance(x, Bag):
-        parts = x.map_partitions(partial(_observed, observer)).to_delayed()
+        parts = x.map_partitions(partial(_observe_all, observer)).to_delayed()
     else:
-        whole = _whole(owner, x, observer)
-        parts = [delayed(_observed)(observer, [block]) for block in whole.to_delayed().ravel()]
-    merged: Observer = _tree(owner, parts, fresh(observer), split_every)
-    return merged
+        whole = _with_whole_channels(owner, x, observer)
+        parts = [delayed(_observe_all)(observer, [block]) for block in whole.to_delayed().ravel()]
+    result: Observer = _tree(owner, parts, fresh(observer), split_every)
+    return result
 
 
 def calibrate(
@@ -85,7 +86,7 @@ def calibrate(
     Parameters
     ----------
     run : callable
-        Called as ``run(item)`` where the item is; it taps arrays or returns them as a dict.
+        Called as ``run(item)`` on the worker that has the item; it taps arrays or returns them as a dict.
     batches : Bag
         One partition is one task.
     observers : Observer, mapping or callable, optional
@@ -96,7 +97,7 @@ def calibrate(
     Returns
     -------
     Calibration
-        Equal to that of one process over the same items.
+        Equal to that of one process with the same items.
 
     Raises
     ------
@@ -107,7 +108,7 @@ def calibrate(
     TypeError
         observers is no observer, mapping or function.
     TypeError
-        An observer cannot be merged.
+        An observer is a moving average, which cannot be merged.
     TypeError, ValueError
         split_every is no integer of at least 2.
     TypeError, ValueError
@@ -133,7 +134,7 @@ def calibrate(
     for observer in observers.values() if isinstance(observers, Mapping) else (observers,):
         if isinstance(observer, Observer):
             _mergeable(owner, observer)
-    parts = batches.map_partitions(partial(_calibrated, empty, run)).to_delayed()
+    parts = batches.map_partitions(partial(_run_all, empty, run)).to_delayed()
     return complete(owner, _tree(owner, parts, empty, split_every), observers)
 
 
@@ -148,13 +149,13 @@ def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[
     Returns
     -------
     Bag of dict
-        ``{name: array}`` with one tensor each, read when its turn comes: ``calibrate(dict, bag)`` observes every tensor
+        ``{name: array}`` with one tensor each, read one after the other: ``calibrate(dict, bag)`` observes every tensor
         under its name. Tensors of one name in several files are batches of one tensor.
 
     Raises
     ------
     ValueError
-        There is no path, or a name ends in nothing known.
+        There is no path, or one does not end in .npz, .safetensors or .safetensors.index.json.
     FileFormatError
         A file is truncated, oversized or contradicts itself.
 
@@ -179,7 +180,7 @@ def from_safetensors(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[
 
 
 class _Shard:
-    """The floating tensors of a file, again for every iteration, one at a time in memory."""
+    """The floating tensors of a file; each iteration reads them again, one at a time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -195,11 +196,11 @@ def _mergeable(owner: str, observer: Any) -> None:
     if not isinstance(observer, Observer):
         raise TypeError(_check.must(owner, "observer", "an observer", _check.typed(observer)))
     if not observer.mergeable:
-        fresh(observer).merge(fresh(observer))  # says why
+        fresh(observer).merge(fresh(observer))  # raises the error with the reason
 
 
-def _whole(owner: str, x: Any, observer: Observer) -> DaskArray:
-    """Blocks that hold every channel; the other axes are cut as dask thinks best."""
+def _with_whole_channels(owner: str, x: Any, observer: Observer) -> DaskArray:
+    """Rechunk x so that a block holds every channel; dask chooses the blocks along the other axes."""
     if not isinstance(x, DaskArray):
         raise TypeError(_check.must(owner, "x", "a dask array or bag", _check.typed(x)))
     granularity = observer.granularity
@@ -213,17 +214,17 @@ def _whole(owner: str, x: Any, observer: Observer) -> DaskArray:
     return x.rechunk({d: -1 if d == axis else "auto" for d in range(x.ndim)})
 
 
-def _observed(observer: Observer, arrays: Iterable[Array]) -> list[Observer]:
-    return [reduce(lambda seen, x: seen.observe(np.asarray(x)), arrays, fresh(observer))]
+def _observe_all(observer: Observer, arrays: Iterable[Array]) -> list[Observer]:
+    return [reduce(lambda state, x: state.observe(np.asarray(x)), arrays, fresh(observer))]
 
 
-def _calibrated(empty: Calibration, run: Callable[[Any], Any], batches: Iterable[Any]) -> list[Calibration]:
-    return [reduce(lambda seen, batch: seen.run(run, batch), batches, fresh(empty))]
+def _run_all(empty: Calibration, run: Callable[[Any], Any], batches: Iterable[Any]) -> list[Calibration]:
+    return [reduce(lambda state, batch: state.run(run, batch), batches, fresh(empty))]
 
 
-def _merged(empty: Any, parts: Sequence[list[Any]]) -> list[Any]:
-    """A new state: those of the parts may be used again, by a task that is repeated."""
-    return [reduce(lambda merged, part: merged.merge(part[0]), parts, fresh(empty))]
+def _merge_all(empty: Any, parts: Sequence[list[Any]]) -> list[Any]:
+    """Merge states into a new one: a task that runs again needs the states of the parts unchanged."""
+    return [reduce(lambda state, part: state.merge(part[0]), parts, fresh(empty))]
 
 
 def _tree(owner: str, parts: list[Any], empty: Any, split_every: Any) -> Any:
@@ -231,5 +232,5 @@ def _tree(owner: str, parts: list[Any], empty: Any, split_every: Any) -> Any:
     if fan < 2:
         raise ValueError(_check.must(owner, "split_every", "at least 2", str(fan)))
     while len(parts) > 1:
-        parts = [delayed(_merged)(empty, parts[k : k + fan]) for k in range(0, len(parts), fan)]
+        parts = [delayed(_merge_all)(empty, parts[k : k + fan]) for k in range(0, len(parts), fan)]
     return parts[0].compute()[0] if parts else empty

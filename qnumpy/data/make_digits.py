@@ -1,4 +1,4 @@
-"""Make digits.npz: a small classifier and the images it has never seen. Needs scikit-learn; qnumpy itself does not.
+"""Make digits.npz: a small classifier and its test images. Needs scikit-learn; qnumpy itself does not.
 
 Run: ``python qnumpy/data/make_digits.py``
 
@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 SEED = 3
-HELD_BACK = 360
+TEST_IMAGES = 360
 SIZES = (64, 64, 32, 10)
 EPOCHS = 60
 BATCH = 32
@@ -35,7 +35,7 @@ def forward(x: Array, weights: list[Array], biases: list[Array]) -> list[Array]:
 
 
 def train(x: Array, labels: Array, rng: np.random.Generator) -> tuple[list[Array], list[Array]]:
-    """AdamW on the cross-entropy, the learning rate falling to zero along half a cosine."""
+    """Train with AdamW on the cross-entropy; the learning rate falls to zero along half a cosine."""
     shapes = list(zip(SIZES[1:], SIZES[:-1], strict=True))
     weights = [rng.normal(0, np.sqrt(2 / inputs), (outputs, inputs)) for outputs, inputs in shapes]
     biases = [np.zeros(outputs) for outputs, _ in shapes]
@@ -69,18 +69,18 @@ def main() -> None:
     digits = load_digits()
     rng = np.random.default_rng(SEED)
     order = rng.permutation(len(digits.data))
-    held, seen = order[:HELD_BACK], order[HELD_BACK:]
-    weights, biases = train(digits.data[seen] / 16, digits.target[seen], rng)
+    test, training = order[:TEST_IMAGES], order[TEST_IMAGES:]
+    weights, biases = train(digits.data[training] / 16, digits.target[training], rng)
     arrays: dict[str, Any] = {}
     for layer, (w, b) in enumerate(zip(weights, biases, strict=True), 1):
         arrays[f"layer{layer}.weight"] = w.astype(np.float32)
         arrays[f"layer{layer}.bias"] = b.astype(np.float32)
-    arrays["images"] = digits.images[held].astype(np.uint8)
-    arrays["labels"] = digits.target[held].astype(np.uint8)
+    arrays["images"] = digits.images[test].astype(np.uint8)
+    arrays["labels"] = digits.target[test].astype(np.uint8)
     path = Path(__file__).with_name("digits.npz")
     np.savez_compressed(path, **arrays)
-    logits = forward(digits.data[held] / 16, weights, biases)[-1]
-    print(f"{path.name}: {path.stat().st_size:,} bytes, {(logits.argmax(1) == digits.target[held]).mean():.2%} correct")
+    logits = forward(digits.data[test] / 16, weights, biases)[-1]
+    print(f"{path.name}: {path.stat().st_size:,} bytes, {(logits.argmax(1) == digits.target[test]).mean():.2%} correct")
 
 
 if __name__ == "__main__":

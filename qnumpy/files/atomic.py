@@ -43,7 +43,7 @@ class AtomicFile:
         if os.path.exists(self._target) and not os.path.isfile(self._target):
             raise ValueError(must("save", "path", "a regular file", repr(self._path)))
         folder, base = os.path.split(self._target)
-        # 30 characters of at most 4 bytes: the name is short enough wherever the target's is
+        # 30 characters of at most 4 bytes, so that the name is never too long where the target's is not
         self._temporary = os.path.join(folder, f".{base[:30]}.{os.urandom(4).hex()}.tmp")
 
     def __enter__(self) -> Self:
@@ -53,14 +53,14 @@ class AtomicFile:
             os.chmod(self._temporary, stat.S_IMODE(os.stat(self._target).st_mode))
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, exception_type: object, *_: object) -> None:
         try:
-            if kind is None:
+            if exception_type is None:
                 with self.naming_errors():
                     self.file.close()
                     os.replace(self._temporary, self._target)
         finally:
-            # A full disk may complain again at close; the error that led here must not be hidden by it.
+            # A full disk may raise again at close; that must not hide the first error.
             with contextlib.suppress(OSError, ValueError):
                 self.file.close()
             with contextlib.suppress(OSError):  # there is nothing to remove after the rename
@@ -77,6 +77,6 @@ class AtomicFile:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str) -> Iterator[IO[Any]]:
-    """Open a file that appears whole or not at all, where all that is done in the block is to write it."""
+    """Open a file that appears whole or not at all; every OSError of the ``with`` block names its path."""
     with AtomicFile(path, mode) as new, new.naming_errors():
         yield new.file

@@ -1,4 +1,4 @@
-"""What is said of a bad file: one form of sentence, and one reader of JSON that tells what it refuses."""
+"""Errors of bad files: their one form of sentence, and a reader of JSON that names what it refuses."""
 
 import json
 from typing import Any
@@ -16,15 +16,15 @@ def fault(path: Path, tensor: str | None, text: str) -> FileFormatError:
     return FileFormatError(f"{path}: tensor {tensor!r}{'' if text.startswith(':') else ' '}{text}")
 
 
-def json_object(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
-    """Return a JSON object; refuse other texts, other values and keys that stand twice."""
+def json_object(path: Path, text: str | bytes, title: str) -> dict[str, Any]:
+    """Return a JSON object; refuse invalid JSON, other values and duplicate keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise fault(path, None, f"{twice!r} stands twice in {what}.")
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise fault(path, None, f"{repeated!r} stands twice in {title}.")
         return values
 
     try:
@@ -32,7 +32,7 @@ def json_object(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
     except FileFormatError:
         raise
     except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
-        raise fault(path, None, f"{what} is not valid JSON: {error}.") from error
+        raise fault(path, None, f"{title} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise fault(path, None, f"{what} must be a JSON object; got {type(value).__name__}.")
+        raise fault(path, None, f"{title} must be a JSON object; got {type(value).__name__}.")
     return value

@@ -1,6 +1,6 @@
 """Npz archives, read and written one member at a time.
 
-The functions import zipfile themselves: it takes 5 ms, which `import qnumpy` does not spend.
+The functions import zipfile: its import takes 5 ms, and `import qnumpy` must not wait for it.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SCHEMA_ENTRY = "__qnumpy__"
 
 
 class NpzReader:
-    """An npz archive, the headers of its members checked before anything is read."""
+    """An npz archive; the constructor checks the headers of all members."""
 
     def __init__(self, path: Path) -> None:
         from zipfile import ZipFile
@@ -90,24 +90,24 @@ class NpzReader:
 
 
 @contextlib.contextmanager
-def _refusing(path: Path, tensor: str | None, what: str = "") -> Iterator[None]:
-    """Turn all that zipfile and NumPy say of a bad archive into FileFormatError."""
+def _refusing(path: Path, tensor: str | None, problem: str = "") -> Iterator[None]:
+    """Raise FileFormatError for every error of zipfile and NumPy about a bad archive."""
     from zipfile import BadZipFile
 
     bad_archive = (BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: encrypted, or unknown method
-    bad_header = (ValueError, TypeError, KeyError, SyntaxError, MemoryError)  # it is a Python literal, and evaluated
+    bad_header = (ValueError, TypeError, KeyError, SyntaxError, MemoryError)  # NumPy evaluates it as a Python literal
     try:
         yield
     except (*bad_archive, *bad_header) as error:
-        raise fault(path, tensor, f"{what}: {error}.") from error
+        raise fault(path, tensor, f"{problem}: {error}.") from error
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise fault(path, tensor, f"{what}: an offset outside the file.") from error  # the seek was refused
+        raise fault(path, tensor, f"{problem}: an offset outside the file.") from error  # the seek was refused
 
 
 class NpzWriter:
-    """An uncompressed archive with no dates in it, so that equal arrays give equal files."""
+    """An uncompressed archive without dates, so that equal arrays give equal files."""
 
     longest = 0xFFFF - len(".npy")  # bytes of a name: zip counts them in 16 bits
 

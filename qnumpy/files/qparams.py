@@ -15,7 +15,7 @@ FORMAT, VERSION = "qnumpy qparams", 1
 
 
 def save_qparams(path: Path, qparams: Mapping[str, object]) -> None:
-    """Write parameters by name; what `save` does for a path that ends in .json.
+    """Write parameters by name; `save` calls it for a path that ends in .json.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def save_qparams(path: Path, qparams: Mapping[str, object]) -> None:
     TypeError
         qparams is no mapping of names to QParams.
     CalibrationError
-        An observer of a calibration has seen nothing finite.
+        An observer of the calibration has seen nothing finite.
     OSError
         The file cannot be written.
     """
@@ -46,7 +46,7 @@ def save_qparams(path: Path, qparams: Mapping[str, object]) -> None:
 
 
 def load_qparams(path: Path) -> dict[str, QParams]:
-    """Read what save_qparams has written; what `load` does for a path that ends in .json.
+    """Read a file of save_qparams; `load` calls it for a path that ends in .json.
 
     Parameters
     ----------

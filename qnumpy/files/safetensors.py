@@ -1,9 +1,9 @@
 """Safetensors files, read and written without the package of that name, which is a dependency of the tests alone.
 
-The package needs every tensor at once to write a file (8 tensors of 4 MiB take 32 MiB, here 4), copies what it reads
-(here a memory map is read), gives NumPy no float8 array, accepts a name that stands twice, and leaves out which tensor
-most bad headers are wrong about. tests/files/test_safetensors.py shows each of these, and that either side reads the
-files of the other.
+The package needs every tensor at once to write a file (8 tensors of 4 MiB take 32 MiB, here 4), copies the tensors that
+it reads (here they are views of a memory map), has no float8 arrays for NumPy, accepts duplicate names, and mostly does
+not name the tensor whose header is wrong. tests/files/test_safetensors.py shows each of these, and that the package and
+this module read each other's files.
 """
 
 import json
@@ -51,7 +51,7 @@ _NAMES = {dtype.name: name for name, dtype in _DTYPES.items()}
 
 
 class SafetensorsReader:
-    """A safetensors file, its header checked whole before anything is read."""
+    """A safetensors file; the constructor checks the whole header."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -97,7 +97,7 @@ class SafetensorsReader:
                 if self._file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
                     raise fault(self.path, name, "is cut short: the file became smaller.")
             return array
-        # Each tensor has a map of its own, which goes with the array: pages that were read do not stay in memory.
+        # Each tensor has its own map, which is released with the array, so that its pages do not stay in memory.
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         length = offset - start + count * dtype.itemsize
@@ -109,7 +109,7 @@ class SafetensorsReader:
 
 
 def _read_entry(path: Path, name: str, values: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    """Return dtype, shape, first byte and end of a tensor, each of them checked."""
+    """Return dtype, shape, first byte and end of a tensor, all checked."""
     match values:
         case {"dtype": str(code), "shape": shape, "data_offsets": [begin, end]}:
             pass
@@ -135,18 +135,18 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
-            what = "overlaps the one before it" if begin < position else f"leaves a hole after byte {position}"
-            raise fault(path, name, f"at bytes {begin}..{end} {what}.")
+            problem = "overlaps the one before it" if begin < position else f"leaves a hole after byte {position}"
+            raise fault(path, name, f"at bytes {begin}..{end} {problem}.")
         position = end
         if end > size:
-            what = "the file is truncated or its header is wrong."
-            raise fault(path, name, f"ends at byte {end} of the data, which has {size}; {what}")
+            problem = "the file is truncated or its header is wrong."
+            raise fault(path, name, f"ends at byte {end} of the data, which has {size}; {problem}")
     if position != size:
         raise fault(path, None, f"{size - position} bytes after the last tensor belong to none.")
 
 
 class SafetensorsWriter:
-    """A safetensors file whose header is written first: each tensor has its place and may come at any time."""
+    """A safetensors file whose header is written first: it fixes the place of each tensor, so any order will do."""
 
     longest = MAX_HEADER  # bytes of a name
 
@@ -183,4 +183,4 @@ class SafetensorsWriter:
         self._file.write(array.view(np.uint8).data)
 
     def close(self) -> None:
-        """Nothing is left to write; the file is closed by whoever opened it."""
+        """Do nothing: all is written, and the caller closes the file."""

@@ -1,4 +1,4 @@
-"""TensorSpec: what a file says of one array, and the plain tensors that hold it.
+"""TensorSpec: the description of one array in a file, and the plain tensors that hold it.
 
 A quantized array ``w`` is kept as the plain tensors ``w`` (codes), ``w.scale`` (float32) and ``w.zero_point``, which is
 left out where every zero point is the symmetric one. Codes narrower than a byte are packed along the last axis, low
@@ -41,15 +41,15 @@ Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain 
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array
 _ML_DTYPES = {
-    name: np.dtype(kind)
-    for name, kind in vars(ml_dtypes).items()
-    if isinstance(kind, type) and issubclass(kind, np.generic)
+    name: np.dtype(scalar)
+    for name, scalar in vars(ml_dtypes).items()
+    if isinstance(scalar, type) and issubclass(scalar, np.generic)
 }
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a file says of one array: enough to plan the file before the values are known.
+    """Description of one array in a file: enough to plan the file before the values are known.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class TensorSpec:
 
     @classmethod
     def of(cls, value: Value) -> Self:
-        """Describe an array that is there."""
+        """Describe an existing array."""
         if isinstance(value, MXArray):
             return cls.blocks(value.shape, value.format)
         if not isinstance(value, QuantizedArray):
@@ -91,7 +91,7 @@ class TensorSpec:
 
     @classmethod
     def blocks(cls, shape: tuple[int, ...], format: str) -> Self:
-        """Describe what ``quantize`` will make of an array of `shape` in a format of blocks."""
+        """Describe the result of ``quantize`` for an array of `shape` in a format of blocks."""
         mx = mx_format(format)
         if mx is None:
             raise ValueError(must("TensorSpec", "format", "the name of an MX format", typed(format)))
@@ -99,7 +99,7 @@ class TensorSpec:
 
     @classmethod
     def quantized(cls, shape: tuple[int, ...], dtype: DType, granularity: Granularity, *, symmetric: bool) -> Self:
-        """Describe what ``quantize`` will make of an array of `shape`."""
+        """Describe the result of ``quantize`` for an array of `shape`."""
         code = code_type(dtype)
         if code is None:
             raise TypeError(must("TensorSpec", "dtype", "a code type such as 'int8' or 'uint4'", repr(dtype)))
@@ -108,7 +108,7 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, name: str, values: Any, held: Held) -> Self:
-        """Read the entry of the schema; a zero point is known by the tensor that holds it."""
+        """Read an entry of the schema; there are zero points where the file has a tensor of them."""
         dtype, shape = values["dtype"], values["shape"]
         if not is_shape(shape):
             raise ValueError(f"shape {shape!r} is no list of sizes.")
@@ -154,7 +154,7 @@ class TensorSpec:
         return parts
 
     def names(self, name: str) -> list[str]:
-        """Return the names that the array claims: a quantized one both, so that reading never has to guess."""
+        """Return the names that the array reserves; every quantized one reserves that of zero points, used or not."""
         claims = [name] if self.granularity is None else [name, f"{name}.scale", f"{name}.zero_point"]
         return claims + [part for part in self.stored(name) if part not in claims]
 
@@ -177,7 +177,7 @@ class TensorSpec:
         """Return the array whose plain tensors `read` returns by name."""
         stored = read(name)
         if self.granularity is None and is_ml_dtype(self.dtype) and _bits(self.dtype) >= 8:
-            return stored.view(self.dtype).reshape(self.shape)  # kept as bytes where the container lacks the dtype
+            return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
         codes = _unpack(stored, self.dtype, self.shape)
         if self.granularity is None:
             return codes
@@ -212,7 +212,7 @@ def refuse_giant(path: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, 
         raise fault(path, name, f"has a shape too large for an array: {tuple(shape)}.")
 
 
-# How codes are kept
+# Storage of codes
 
 
 def _code(dtype: np.dtype[Any]) -> CodeType:
@@ -241,7 +241,7 @@ def _stored_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, ..
 
 
 def _pack(array: Array) -> Array:
-    """Return what a file holds of an array: packed bytes for narrow codes, else the array."""
+    """Return the form of an array in a file: packed bytes for codes narrower than a byte, else the array."""
     if _bits(array.dtype) >= 8:
         return array
     integers = _integers(array.dtype)
@@ -255,7 +255,7 @@ def _unpack(stored: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Arra
 
 
 def _integers(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Codes of 4 bits that are floats are packed as the integers of the same bits."""
+    """Return the dtype to pack codes as: for 4-bit floats the integers of the same bits."""
     code = code_type(dtype)
     return np.dtype(ml_dtypes.uint4) if code is not None and code.real is not None else dtype
 
@@ -264,7 +264,7 @@ def _integers(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> str:
-    """Return the JSON text about the arrays that the container does not hold as they are."""
+    """Return the JSON text that describes the arrays which are not plain tensors of the container."""
     tensors = {
         name: spec.to_dict() for name, spec in specs.items() if spec.granularity is not None or not holds(spec.dtype)
     }

@@ -58,22 +58,22 @@ class Reader:
     Attributes
     ----------
     specs : dict of str to TensorSpec
-        What is in the file, in its order.
+        The arrays of the file, in its order.
     metadata : dict of str to str
         Other metadata of the file.
     paths : list of str
-        Every file that is read.
+        Every file of the model.
 
     Raises
     ------
     TypeError
         path is no text and no path.
     ValueError
-        The name of the file ends in nothing known.
+        path does not end in .npz, .safetensors or .safetensors.index.json.
     OSError
         The file cannot be read.
     FileFormatError
-        The file is truncated, oversized or contradicts itself; names the file and the tensor.
+        The file is truncated, oversized or contradicts itself; the message names the file and the tensor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,7 +133,7 @@ class Reader:
         KeyError
             The file has no such array.
         FileFormatError
-            The file was cut, or scales and zero points are none.
+            The file was cut, or holds invalid scales or zero points.
         """
         spec, container = self.specs[name], self._homes[name]
         try:
@@ -166,18 +166,26 @@ class Writer:
     path : str or path
         Ends in .npz or .safetensors.
     specs : dict of str to TensorSpec
-        What will be written.
+        The arrays that will be written.
     metadata : dict of str to str, optional
-        More metadata for a .safetensors file; not kept in .npz.
+        More metadata for a .safetensors file; .npz has none.
 
     Raises
     ------
     TypeError
-        path is no text and no path, a name no text, or a dtype cannot be kept.
+        path is no text and no path.
     ValueError
-        The path ends in something else or is no file, or a name cannot be kept.
+        path does not end in .npz or .safetensors.
+    TypeError
+        A name is no text.
+    ValueError
+        The file cannot hold a name.
+    TypeError
+        The file cannot hold a dtype.
     NamesCollideError
         Two arrays need one name in the file.
+    ValueError
+        path names a folder or a device.
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
@@ -204,7 +212,7 @@ class Writer:
         Raises
         ------
         ValueError
-            The plan says something else of this name.
+            The value differs from its spec, or was written before.
         OSError
             The disk is full, or the file cannot be written.
         """
@@ -219,15 +227,15 @@ class Writer:
     def __exit__(self, *details: Any) -> None:
         self._stack.__exit__(*details)
 
-    def _finish(self, kind: object, *_: object) -> None:
+    def _finish(self, exception_type: object, *_: object) -> None:
         try:
-            if kind is None:
+            if exception_type is None:
                 if self._missing:
                     raise ValueError(f"save: {next(iter(self._missing))!r} was planned and never written.")
                 with self._file.naming_errors():
                     self._container.close()
         finally:
-            with contextlib.suppress(OSError, ValueError):  # of a file that will be removed, or is closed already
+            with contextlib.suppress(OSError, ValueError):  # the file will be removed, or is already closed
                 self._container.close()
 
 
@@ -301,13 +309,23 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike]) -> None:
     Raises
     ------
     TypeError
-        path is no text and no path; arrays is no mapping, a name no text, or a dtype cannot be kept (objects;
-        complex128 in .safetensors); a .json file is to hold something else than QParams.
+        path is no text and no path.
     ValueError
-        The path ends in something else, or names collide: a quantized ``w`` also takes ``w.scale`` and
-        ``w.zero_point`` (``w.tensor_scale`` if it is NVFP4).
+        path does not end in .npz, .safetensors or .json.
+    TypeError
+        arrays is no mapping, or for a .json file a value is no QParams.
     CalibrationError
         An observer of a calibration has seen nothing finite.
+    TypeError
+        For another file an array has a mask or is a QParams, or a name is no text.
+    ValueError
+        The file cannot hold a name.
+    TypeError
+        The file cannot hold a dtype: objects; complex128 in .safetensors.
+    ValueError
+        Names collide: a quantized ``w`` also takes ``w.scale`` and ``w.zero_point``, an NVFP4 one ``w.tensor_scale``.
+    ValueError
+        path names a folder or a device.
     OSError
         The disk is full, or the file cannot be written.
 
@@ -345,8 +363,7 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike]) -> None:
 def load(path: Path) -> dict[str, Value] | dict[str, QParams]:
     """Load every array of a file, or the parameters of a .json file.
 
-    Files of other programs load too: all their tensors are plain arrays, bfloat16 and float8 ones with the dtypes of
-    ml_dtypes.
+    Files of other programs load too, as plain arrays; bfloat16 and float8 have the dtypes of ml_dtypes.
 
     Parameters
     ----------
@@ -363,11 +380,11 @@ def load(path: Path) -> dict[str, Value] | dict[str, QParams]:
     TypeError
         path is no text and no path.
     ValueError
-        The name of the file ends in nothing known.
+        path does not end in .npz, .safetensors, .safetensors.index.json or .json.
     OSError
         The file cannot be read.
     FileFormatError
-        The file is truncated, oversized or contradicts itself; names the file and the tensor.
+        The file is truncated, oversized or contradicts itself; the message names the file and the tensor.
     """
     if _holds_qparams(_text("load", path), "load"):
         return load_qparams(path)
@@ -376,7 +393,7 @@ def load(path: Path) -> dict[str, Value] | dict[str, QParams]:
 
 
 def _holds_qparams(path: str, owner: str) -> bool:
-    """Whether save and load take the file for parameters; refuse names that end in nothing known."""
+    """Whether a path names a file of parameters; refuse unknown endings."""
     if path.endswith((*_FORMATS, INDEX)):
         return False
     if path.endswith(".json"):

@@ -1,4 +1,4 @@
-"""Observers: what a stream of arrays teaches about the range its quantized form needs."""
+"""Observers: they read arrays one after the other and choose the range of the quantized form."""
 
 from .base import Observer, observer_for, observers_by_method
 from .histogram import HistogramObserver

@@ -1,4 +1,4 @@
-"""What all observers share: configuration, counts, the state contract, how they are shown and stored."""
+"""The base class of the observers: configuration, counts, the state contract, text and storage."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ __all__ = ["Observer", "observer_for", "observers_by_method"]
 
 
 class Batch(NamedTuple):
-    """What observers learn of an array for each parameter: extremes, and counts of finite, NaN, infinite elements."""
+    """Figures of an array for each parameter: extremes, and counts of finite, NaN and infinite elements."""
 
     min: Float64Array
     max: Float64Array
@@ -30,10 +30,11 @@ class Batch(NamedTuple):
 
 
 class Observer:
-    """Base of the observers: sees arrays one after the other, then chooses the parameters of their quantized form.
+    """Base of the observers: reads arrays one after the other and chooses the parameters of their quantized form.
 
-    The constructor stores its arguments. `observe` learns, and what is learned ends in an underscore: `min_`, `max_`
-    (float64), `count_`, `nan_`, `infinite_` (int64), each of the shape of the parameters. `qparams` changes nothing.
+    The constructor stores its arguments. `observe` adds to the state. Its attributes end in an underscore: `min_`,
+    `max_` (float64), `count_`, `nan_`, `infinite_` (int64), each of the shape of the parameters. `qparams` does not
+    change it.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class Observer:
     """
 
     mergeable: ClassVar[bool] = True
-    methods: ClassVar[tuple[str, ...]] = ()  # by which `observer_for` finds the class, and so does the command line
+    methods: ClassVar[tuple[str, ...]] = ()  # `observer_for` and the command line find the class by these
     covers_all: ClassVar[bool] = False  # whether the range holds every finite element
     _kinds: ClassVar[dict[str, type["Observer"]]] = {}
     _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
@@ -99,8 +100,7 @@ class Observer:
         Parameters
         ----------
         x : array_like of float32, float64, float16 or bfloat16
-            Of any shape per tensor; of the same number of channels or groups as before else. An empty array changes
-            nothing.
+            Per tensor of any shape, else with as many channels or groups as before. An empty array changes nothing.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class Observer:
         return self
 
     def qparams(self) -> QParams:
-        """Choose the parameters for what was seen.
+        """Choose the parameters for the observed data.
 
         Returns
         -------
@@ -151,7 +151,7 @@ class Observer:
         return self._from_range(*self._range(f"{type(self).__name__}.qparams"))
 
     def range(self) -> tuple[Float64Array, Float64Array]:
-        """Return the ends of the range that `qparams` maps onto the codes, as it was found in the data.
+        """Return the ends of the range that `qparams` maps onto the codes.
 
         Returns
         -------
@@ -166,14 +166,14 @@ class Observer:
         return self._range(f"{type(self).__name__}.range")
 
     def merge(self, other: Self) -> Self:
-        """Learn what another observer has learned, as if this one had seen its arrays.
+        """Add the state of another observer, as if this one had observed its arrays.
 
         Associative and commutative: any tree of merges over any split of the data gives the same state, to the bit.
 
         Parameters
         ----------
         other : Observer
-            Of the same class and configuration; it is left as it is.
+            Of the same class and configuration; it does not change.
 
         Returns
         -------
@@ -185,9 +185,9 @@ class Observer:
         TypeError
             other is of another class.
         ValueError
-            Its configuration differs.
+            The configuration of other differs.
         ValueError
-            Its parameters have another shape.
+            The parameters of other have another shape.
         """
         owner = f"{type(self).__name__}.merge"
         if type(other) is not type(self):
@@ -205,7 +205,7 @@ class Observer:
         return self
 
     def reset(self) -> Self:
-        """Forget everything learned; the configuration stays.
+        """Discard the learned state; keep the configuration.
 
         Returns
         -------
@@ -281,12 +281,12 @@ class Observer:
         ValueError
             values are not what `to_dict` returned, or of another class than `cls`.
         """
-        return cls._stored("from_dict", "values", "what to_dict returned", values)
+        return cls._parse("from_dict", "values", "what to_dict returned", values)
 
     def to_json(self) -> str:
         """Return configuration and state as JSON: everything, exactly, in one form only.
 
-        Two observers that have learned the same give the same text.
+        Observers with equal state give equal text.
 
         Returns
         -------
@@ -312,26 +312,26 @@ class Observer:
         ValueError
             text is not what `to_json` returned, or of another class than `cls`.
         """
-        return cls._stored("from_json", "text", "what to_json returned", text, json.loads)
+        return cls._parse("from_json", "text", "what to_json returned", text, json.loads)
 
     @classmethod
-    def _stored(
-        cls, method: str, name: str, wanted: str, stored: Any, read: Callable[[Any], Any] = lambda values: values
+    def _parse(
+        cls, method: str, name: str, wanted: str, source: Any, read: Callable[[Any], Any] = lambda values: values
     ) -> Self:
         owner = f"{cls.__name__}.{method}"
         try:
-            values = read(stored)
-            kind = Observer._kinds[values["observer"]]
-            observer = kind.from_config(values["config"])
+            values = read(source)
+            observer_type = Observer._kinds[values["observer"]]
+            observer = observer_type.from_config(values["config"])
             observer._restore({key: _array(key, value) for key, value in values["state"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(_check.must(owner, name, wanted, _check.typed(stored))) from error
+            raise ValueError(_check.must(owner, name, wanted, _check.typed(source))) from error
         if not isinstance(observer, cls):
-            raise ValueError(_check.must(owner, name, f"of a {cls.__name__}", kind.__name__))
+            raise ValueError(_check.must(owner, name, f"of a {cls.__name__}", observer_type.__name__))
         return observer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the arrays of a pickle; those from another process may be read-only or not aligned."""
+        """Restore a pickled state; arrays from another process may be read-only or unaligned and are then copied."""
         missing = [name for name in self._learned if name not in state]
         if 0 < len(missing) < len(self._learned):
             owner, got = type(self).__name__, f"none of {', '.join(missing)}"
@@ -348,10 +348,10 @@ class Observer:
             type(self).__name__, [(name, text.partition("=")[2] or text) for name, text in self._describe()]
         )
 
-    # ---- what a kind of observer may change ----
+    # ---- what a subclass may override ----
 
     def _read(self, source: Array, float_type: FloatType) -> Any:
-        """Read an array once; what comes of it has the attributes of a Batch."""
+        """Read an array once; return a Batch, or another object with its attributes."""
         low, high, nan, infinite = extremes(source, float_type, self.granularity)
         return Batch(low, high, self.granularity.counts(source.shape) - nan - infinite, nan, infinite)
 
@@ -360,7 +360,7 @@ class Observer:
         return Batch(self.min_, self.max_, self.count_, self.nan_, self.infinite_)
 
     def _learn(self, batch: Any) -> None:
-        """Add what `_read` returned of an array, or `_state` of another observer."""
+        """Add to the state what `_read`, or `_state` of another observer, returned."""
         if not self._seen:
             counts = batch.finite, batch.nan, batch.infinite
             self.min_, self.max_, self.count_, self.nan_, self.infinite_ = map(
@@ -372,7 +372,7 @@ class Observer:
         self.infinite_ = np.asarray(self.infinite_ + batch.infinite)
 
     def _extended(self, batch: Batch) -> tuple[Array, Array]:
-        """The range after one more batch."""
+        """Return the range after one more batch."""
         return np.minimum(self.min_, batch.min), np.maximum(self.max_, batch.max)
 
     def _restore(self, state: dict[str, Array]) -> None:
@@ -384,9 +384,9 @@ class Observer:
             raise ValueError("inconsistent")
 
     def _sound(self) -> bool:
-        """Whether the state is one that arrays can have taught."""
+        """Whether there are arrays that lead to this state."""
         shape, counts = self.min_.shape, (self.count_, self.nan_, self.infinite_)
-        if self.max_.shape != shape or any(each.shape != shape or (each < 0).any() for each in counts):
+        if self.max_.shape != shape or any(count.shape != shape or (count < 0).any() for count in counts):
             return False
         none = (self.min_ == np.inf) & (self.max_ == -np.inf)
         some = np.isfinite(self.min_) & np.isfinite(self.max_) & (self.min_ <= self.max_)
@@ -402,7 +402,7 @@ class Observer:
 
     @property
     def sketch(self) -> Sketch | None:
-        """The histogram that was seen, for figures of it and estimates; None where the observer keeps none."""
+        """The histogram of the data, for figures and estimates; None where the observer keeps none."""
         return None
 
     @property
@@ -411,7 +411,7 @@ class Observer:
         return type(self).__name__.removesuffix("Observer")
 
     def techniques(self) -> dict[str, QParams]:
-        """Return the parameters that each technique would choose, by its name, where the observer knows more than one.
+        """Return the parameters of each technique by its name; none where the observer has one technique.
 
         Returns
         -------
@@ -419,7 +419,7 @@ class Observer:
         """
         return {}
 
-    # ---- the rest is the same for all ----
+    # ---- the same for all ----
 
     @property
     def _seen(self) -> bool:
@@ -430,7 +430,7 @@ class Observer:
         return _args.code(type(self).__name__, self.dtype)
 
     def _check(self, owner: str) -> None:
-        """Refuse where nothing finite was seen."""
+        """Raise CalibrationError unless every parameter has a finite element."""
         if not self._seen:
             raise CalibrationError(f"{owner}: data must be observed first; got none. Call observe(x).")
         empty = self.count_ == 0
@@ -458,9 +458,9 @@ class Observer:
 
 
 def observers_by_method() -> dict[str, type[Observer]]:
-    """Return the class of observers that knows each method; every class that names `methods` is there by itself."""
-    kinds = [kind for kind in Observer._kinds.values() if "methods" in vars(kind)]  # not those that inherit them
-    return {method: kind for kind in sorted(kinds, key=lambda kind: len(kind.methods)) for method in kind.methods}
+    """Return the class of observers for each method, from every class that defines `methods`."""
+    types = [cls for cls in Observer._kinds.values() if "methods" in vars(cls)]  # not those that inherit them
+    return {method: cls for cls in sorted(types, key=lambda cls: len(cls.methods)) for method in cls.methods}
 
 
 def observer_for(method: str, percentile: float = 99.99, **config: Any) -> Observer:
@@ -483,22 +483,24 @@ def observer_for(method: str, percentile: float = 99.99, **config: Any) -> Obser
 
 
 def _granularity(owner: str, value: Any) -> Granularity:
-    """Refuse what is no granularity, and rows: batches have any number of them, so no parameter belongs to one."""
+    """Return a granularity; refuse PerRow: batches have any number of rows, so no parameter belongs to one."""
     if isinstance(value, Granularity) and not isinstance(value, PerRow):
         return value
     wanted = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-    mend = " Rows are quantized as they come: quantize(x, granularity=PerRow())." if isinstance(value, PerRow) else ""
-    raise (ValueError if mend else TypeError)(_check.must(owner, "granularity", wanted, _check.typed(value)) + mend)
+    advice = " Rows are quantized as they come: quantize(x, granularity=PerRow())." if isinstance(value, PerRow) else ""
+    exception = ValueError if advice else TypeError
+    raise exception(_check.must(owner, "granularity", wanted, _check.typed(value)) + advice)
 
 
 def _plain(value: Array) -> Any:
-    """An array as JSON; what is not finite (the range of nothing) as null."""
+    """Return an array as values of JSON; null stands for the infinite ends of an empty range."""
     flat = value.ravel().tolist()
     data = [number if np.isfinite(number) else None for number in flat] if value.dtype.kind == "f" else flat
     return {"shape": list(value.shape), "data": data}
 
 
 def _array(name: str, value: Any) -> Array:
+    """Return the array that `_plain` turned into values of JSON."""
     if name in ("min_", "max_", "values_"):
         empty = np.inf if name == "min_" else -np.inf
         flat = np.array([empty if number is None else number for number in value["data"]], np.float64)

@@ -20,8 +20,8 @@ __all__ = ["HistogramObserver"]
 class HistogramObserver(Observer):
     """Observe a histogram of the bit patterns; choose the range by mean squared error, entropy or percentile.
 
-    A bin is a sign, an exponent and the first bits of a mantissa, 7 per tensor, 4 per channel and group. So there is no
-    range to find first, no outlier too large, and one batch, a hundred batches or merged observers give the same bytes.
+    A bin is a sign, an exponent and the first bits of a mantissa, 7 per tensor, 4 per channel and group. So the
+    range need not be known first, no outlier is too large, and any split of the data gives the same bytes.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class HistogramObserver(Observer):
         The criterion; docs/semantics.md states the formulas.
     percentile : float, default 99.99
         Percent of the elements inside the range, where method is "percentile": symmetric of the magnitudes, affine with
-        half of the rest beyond either end.
+        half of the rest outside either end.
     dtype, granularity, symmetric, on_nonfinite
         As in MinMaxObserver.
 
@@ -46,9 +46,9 @@ class HistogramObserver(Observer):
     -----
     By entropy, the range is erratic on fewer than some thousands of elements: most of the 2048 bins are then empty.
 
-    Memory: 10 bytes for each occupied bin and 48 for a parameter. However much is seen, that is at most 653 KB for a
-    tensor (some 40 KB in practice), 82 KB for a channel (some 4 KB), and never more than 10 bytes an element. One read
-    of the data.
+    Memory: 10 bytes for each occupied bin and 48 for a parameter: at most 653 KB for a tensor (some 40 KB in practice),
+    82 KB for a channel (some 4 KB), and never more than 10 bytes an element. The data is read once.
+
     The distinct values of a tensor are kept too, 16 bytes each, while they are at most 64: the mean squared error is
     then exact. An array of at most 64 bins is read a second time for them. `sketch` holds all of it.
 
@@ -105,7 +105,7 @@ class HistogramObserver(Observer):
         return {"method": self.method, "percentile": self.percentile, **super().get_config()}
 
     def qparams(self, method: Method | None = None) -> QParams:
-        """Choose the parameters for what was seen.
+        """Choose the parameters for the observed data.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class HistogramObserver(Observer):
         ValueError
             The range needs a scale that float32 does not hold.
         """
-        return self._from_range(*self._by(f"{type(self).__name__}.qparams", method)[:2])
+        return self._from_range(*self._search(f"{type(self).__name__}.qparams", method)[:2])
 
     def range(self, method: Method | None = None) -> tuple[Float64Array, Float64Array]:
         """Return the ends of the range that `qparams` maps onto the codes.
@@ -148,11 +148,11 @@ class HistogramObserver(Observer):
         CalibrationError
             Nothing was observed, or nothing finite.
         """
-        return self._by(f"{type(self).__name__}.range", method)[:2]
+        return self._search(f"{type(self).__name__}.range", method)[:2]
 
     @property
     def sketch(self) -> Sketch:
-        """The histogram that was seen, with its searches.
+        """The histogram of the data, with its searches.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class HistogramObserver(Observer):
         return self._state()
 
     def error(self, method: HistogramMethod | None = None) -> Float64Array:
-        """Return what the chosen range costs by its own criterion.
+        """Return the cost of the chosen range by its own criterion.
 
         Parameters
         ----------
@@ -184,7 +184,7 @@ class HistogramObserver(Observer):
         """
         owner = f"{type(self).__name__}.error"
         _args.choice(owner, "method", self.method if method is None else method, METHODS)
-        return self._by(owner, method)[2]
+        return self._search(owner, method)[2]
 
     def coverage(self, method: Method | None = None) -> Float64Array:
         """Return the share of the elements inside the range.
@@ -209,14 +209,14 @@ class HistogramObserver(Observer):
         CalibrationError
             Nothing was observed, or nothing finite.
         """
-        low, high, _ = self._by(f"{type(self).__name__}.coverage", method)
+        low, high, _ = self._search(f"{type(self).__name__}.coverage", method)
         if self.symmetric:
             high = np.maximum(-low, high)
             low = -high
         return self._state().coverage(low, high)
 
     def mse(self, qparams: QParams | None = None) -> Float64Array:
-        """Estimate the mean squared error of quantizing what was seen, without the outliers that `apart` counts.
+        """Estimate the mean squared error of quantizing the observed data, without the outliers that `apart` counts.
 
         Parameters
         ----------
@@ -239,10 +239,10 @@ class HistogramObserver(Observer):
         """
         owner = f"{type(self).__name__}.mse"
         self._check(owner)
-        return self._state().mse(self.qparams() if qparams is None else self._own(owner, qparams))
+        return self._state().mse(self.qparams() if qparams is None else self._check_qparams(owner, qparams))
 
     def mean_square(self) -> Float64Array:
-        """Estimate the mean of the squares of what was seen, the signal of an SQNR, without outliers as `mse`.
+        """Estimate the mean of the squares of the observed data, the signal of an SQNR, without outliers as `mse`.
 
         Returns
         -------
@@ -258,7 +258,7 @@ class HistogramObserver(Observer):
         return self._state().mean_square(self._code, symmetric=self.symmetric)
 
     def apart(self) -> tuple[Float64Array, Float64Array]:
-        """Count the outliers that the search by mean squared error leaves out: no grid represents them and the rest.
+        """Count the outliers that the search by mean squared error ignores: no grid represents them and the rest.
 
         Returns
         -------
@@ -289,7 +289,7 @@ class HistogramObserver(Observer):
         self._check(f"{type(self).__name__}.techniques")
         params: dict[str, QParams] = {}
         for method in ("minmax", *self.methods):
-            low, high, _ = self._by("", method)
+            low, high, _ = self._search("", method)
             with contextlib.suppress(ValueError):
                 params[method] = self._from_range(low, high)
         return params
@@ -298,14 +298,14 @@ class HistogramObserver(Observer):
     def label(self) -> str:
         return f"{super().label} {self.method}"
 
-    # ---- what makes it an observer ----
+    # ---- what the base class calls ----
 
     @classmethod
     def _by_method(cls, method: str, percentile: float, **config: Any) -> Self:
         return cls(method, percentile, **config)  # type: ignore[arg-type]
 
     def _read(self, source: Array, float_type: FloatType) -> Sketch:
-        too_many = self._seen and not self.values_.size and bool(self.count_.any())  # distinct values, before
+        too_many = self._seen and not self.values_.size and bool(self.count_.any())  # distinct values so far
         return Sketch.of(source, float_type, self.granularity, distinct=not too_many)
 
     def _state(self) -> Sketch:
@@ -324,15 +324,15 @@ class HistogramObserver(Observer):
         self.offsets_, self.keys_, self.bins_ = batch.histogram
         self.values_, self.times_ = batch.distinct
 
-    def _by(self, owner: str, method: str | None) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Return range and error by a criterion."""
+    def _search(self, owner: str, method: str | None) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Return the ends of the range and the error by a criterion, by default the observer's."""
         method = self.method if method is None else method
         _args.choice(owner, "method", method, CHOICES)
         self._check(owner)
         return self._state().search(self._code, symmetric=self.symmetric, method=method, percentile=self.percentile)
 
-    def _own(self, owner: str, qparams: Any) -> QParams:
-        """Refuse parameters of other codes or parts than the observer's."""
+    def _check_qparams(self, owner: str, qparams: Any) -> QParams:
+        """Return `qparams`; refuse another granularity or shape than the observer's."""
         if not isinstance(qparams, QParams):
             raise TypeError(_check.must(owner, "qparams", "a QParams", _check.typed(qparams)))
         if qparams.granularity != self.granularity or qparams.scale.shape != self.min_.shape:

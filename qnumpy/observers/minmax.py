@@ -1,4 +1,4 @@
-"""Observers of the extremes: of everything seen, or averaged over the batches."""
+"""Observers of the extremes: of all arrays, or averaged over the batches."""
 
 from typing import Any, ClassVar, Self
 
@@ -25,7 +25,7 @@ class MinMaxObserver(Observer):
 
     Notes
     -----
-    Exact, however the data is split; 40 bytes a parameter; reads at the speed of memory.
+    Exact, however the data is split. The state has 40 bytes for each parameter.
 
     Examples
     --------
@@ -45,8 +45,8 @@ class MinMaxObserver(Observer):
 class MovingAverageMinMaxObserver(Observer):
     """Observe the extremes of each batch and average them: ``min = (1 - c) min + c batch_min``.
 
-    The first batch initializes; one without a finite element is passed over, for each parameter by itself. The result
-    depends on what a batch is and on their order.
+    The first batch gives the first extremes. A batch that has no finite element for a parameter leaves that parameter
+    unchanged. The result depends on the size and the order of the batches. The average is float64.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class MovingAverageMinMaxObserver(Observer):
         return {"averaging_constant": self.averaging_constant, **super().get_config()}
 
     def merge(self, other: Self) -> Self:
-        """Refuse: an average over batches depends on their order, which two observers do not share.
+        """Raise TypeError: an average depends on the order of the batches, and two observers have no common order.
 
         Raises
         ------

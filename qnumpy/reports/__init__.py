@@ -1,4 +1,4 @@
-"""What an array loses by a conversion, and what its numbers look like: the results of the reporting functions."""
+"""Results of the reporting functions: the cost of a conversion, and the bits of numbers."""
 
 from .bits import Bits
 from .compare import Report, ReportTable

@@ -1,4 +1,4 @@
-"""What is valid but surprising about a quantized array, one sentence each, with the number."""
+"""Warnings about a quantized array: a sentence, with its number, for each result that is valid but surprising."""
 
 import math
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from .metrics import Sums
 
 __all__ = ["warnings"]
 
-WIDE = 100  # times the median channel: one scale for all leaves the median one code of int8 on either side of 0
+WIDE = 100  # times the median channel: with one int8 scale for all, the median has one code on either side of 0
 GAIN_DB = 6.02  # one bit of precision
 _NAMED = 5  # channels that a warning lists
 
 
 def warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) -> Iterator[str]:
-    """Yield what is valid but surprising, with the number; without a channel axis, of every axis."""
+    """Yield the warnings; without a channel axis, for the channels of every axis."""
     if sums.nan or sums.inf:
         yield f"{sums.nan:,} NaN and {sums.inf:,} infinite of {x.size:,} elements are left out of the figures."
     if x.size and sums.count == 0:
@@ -57,7 +57,7 @@ def _dead(zero: Array, axis: int) -> Iterator[str]:
 
 
 def _wide(widest: Array, axis: int) -> Iterator[str]:
-    """The widest channel against the median of the others that are not zero."""
+    """Warn if the widest channel is far wider than the median of the others that are not zero."""
     top = int(widest.argmax())
     others = np.delete(widest, top)
     others = others[others > 0]
@@ -73,15 +73,15 @@ def _wide(widest: Array, axis: int) -> Iterator[str]:
         )
 
 
-def _lost(widest: Array, scale: float, axis: int) -> Iterator[str]:
-    """Channels that are not zero, but all of whose elements round to the zero point."""
-    lost = np.flatnonzero((widest > 0) & (widest <= scale / 2))
+def _lost(widest: Array, step: float, axis: int) -> Iterator[str]:
+    """Warn of channels that are not zero, but whose elements all round to the zero point."""
+    lost = np.flatnonzero((widest > 0) & (widest <= step / 2))
     if lost.size:
-        yield f"{_some(lost, len(widest), axis, f'lost: no element above half a step ({scale / 2:.3g})')}."
+        yield f"{_some(lost, len(widest), axis, f'lost: no element above half a step ({step / 2:.3g})')}."
 
 
 def _gain_db(low: Array, high: Array, params: QParams, sums: Sums, per_channel: int) -> float:
-    """The noise there is against the noise of a scale for each channel, taken as uniform: step^2 / 12 an element."""
+    """Return the gain of a scale for each channel, whose noise is taken as uniform: step^2 / 12 an element."""
     if params.code.real is not None:  # the step grows with the number, and one scale serves a wide range
         return 0.0
     extent = 2 * np.maximum(-low, high) if params.symmetric else high - low
@@ -95,7 +95,7 @@ def _smallest_step(params: QParams) -> float:
     return 1.0 if real is None else real.smallest_subnormal
 
 
-def _some(indices: Array, channels: int, axis: int, what: str) -> str:
-    listed = ", ".join(map(str, indices[:_NAMED].tolist())) + (", ..." if indices.size > _NAMED else "")
+def _some(indices: Array, channels: int, axis: int, fault: str) -> str:
+    names = ", ".join(map(str, indices[:_NAMED].tolist())) + (", ..." if indices.size > _NAMED else "")
     verb = "is" if indices.size == 1 else "are"
-    return f"{indices.size:,} of {channels:,} channels of axis {axis} ({listed}) {verb} {what}"
+    return f"{indices.size:,} of {channels:,} channels of axis {axis} ({names}) {verb} {fault}"

@@ -1,4 +1,4 @@
-"""How numbers are kept: sign, exponent and mantissa of floats, powers of two of integers."""
+"""The bits of numbers: sign, exponent and mantissa of floats, powers of two of integers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _COLORS = ("#f6c6c6", "#c9e7c4", "#c6d8f6")  # sign, exponent, mantissa in a not
 
 
 def bits(x: ArrayLike) -> "Bits":
-    """Show how numbers are kept in memory.
+    """Show the bits of numbers in memory.
 
     A float is ``sign * mantissa * 2**exponent``, each from its own field of bits; an integer is the sum of the powers
     of two whose bits are set, the highest of them negative in a signed type (two's complement).
@@ -37,7 +37,7 @@ def bits(x: ArrayLike) -> "Bits":
     Raises
     ------
     TypeError
-        x is neither.
+        x holds neither floats nor integers of at most 64 bits.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def _native(values: Array) -> Array:
 
 
 class Bits:
-    """The fields of numbers and what they stand for; made by `bits`.
+    """The bit fields of numbers and their values; the result of `bits`.
 
     Attributes
     ----------
@@ -134,32 +134,32 @@ class Bits:
 
     @property
     def text(self) -> Array:
-        """The bits as text, the fields of a float parted by spaces."""
-        return self._shaped(np.array([" ".join(part for part in self._parts(i) if part) for i in range(self.x.size)]))
+        """The bits as text, with spaces between the fields of a float."""
+        return self._reshape(np.array([" ".join(part for part in self._parts(i) if part) for i in range(self.x.size)]))
 
     @property
     def fields(self) -> tuple[Array, Array, Array]:
-        """The sign, exponent and mantissa fields as they stand, uint64; of an integer its sign bit, 0 and the rest."""
-        sign, exponent, mantissa = map(self._shaped, self._fields)
+        """The sign, exponent and mantissa fields as uint64; of an integer its sign bit, 0 and the other bits."""
+        sign, exponent, mantissa = map(self._reshape, self._fields)
         return sign, exponent, mantissa
 
     @property
     def sign(self) -> Array:
         """1 or -1."""
-        return self._shaped(1 - 2 * self._fields[0].astype(np.int64))
+        return self._reshape(1 - 2 * self._fields[0].astype(np.int64))
 
     @property
     def exponent(self) -> Array:
         """The exponent of 2 as int64: the field less the bias; of a subnormal that of the smallest normal number."""
         field = self._fields[1].astype(np.int64)
         lowest = 1 if self._layout.mantissa else 0  # float8_e8m0fnu has no subnormals
-        return self._shaped(np.maximum(field, lowest) - self._layout.bias)
+        return self._reshape(np.maximum(field, lowest) - self._layout.bias)
 
     @property
     def mantissa(self) -> Array:
         """The mantissa as float64, in [1, 2) of a normal number, in [0, 1) of a subnormal one or zero."""
         hidden = (self._fields[1] > 0) | (self._layout.mantissa == 0)
-        return self._shaped(hidden + np.ldexp(self._fields[2].astype(np.float64), -self._layout.mantissa))
+        return self._reshape(hidden + np.ldexp(self._fields[2].astype(np.float64), -self._layout.mantissa))
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return flat dicts, one for each number, ready for a data frame."""
@@ -180,7 +180,7 @@ class Bits:
             rows = [[str(self.x.dtype), *self._heads()], *map(self._row, range(min(self.x.size, MAX_ROWS)))]
             left = self.x.size - MAX_ROWS
             return "\n".join([*aligned(rows, left=4), *([f"... and {left:,} more"] if left > 0 else [])])
-        lines = [f"{self.x.dtype} {self.x}", *aligned([["", *line] for line in self._explained()], left=4)]
+        lines = [f"{self.x.dtype} {self.x}", *aligned([["", *line] for line in self._explanation()], left=4)]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -198,7 +198,7 @@ class Bits:
         more = f'<tr><td colspan="3">... and {left:,} more</td></tr>' if left > 0 else ""
         return f"<table><tr>{heads}</tr>{rows}{more}</table>"
 
-    def _shaped(self, values: Array) -> Array:
+    def _reshape(self, values: Array) -> Array:
         return values.reshape(self.x.shape)
 
     def _heads(self) -> list[str]:
@@ -235,7 +235,7 @@ class Bits:
         terms = [f"-{text_of(1 << layout.mantissa)}"] * sign if layout.sign else []
         return " + ".join(terms + [text_of(power) for power in powers]) or "0"
 
-    def _explained(self) -> list[list[str]]:
+    def _explanation(self) -> list[list[str]]:
         """The lines below the title of a single number."""
         layout = self._layout
         if not self.is_float:
@@ -244,14 +244,14 @@ class Bits:
         parts, (sign, exponent, mantissa) = self._parts(0), (int(field[0]) for field in self._fields)
         lines = [["sign", parts[0], "-1" if sign else "+1"]] if layout.sign else []
         if not np.isfinite(float(self.x)):
-            kind = "NaN" if np.isnan(float(self.x)) else "infinity"
-            lines += [["exponent", parts[1], kind]]
+            value = "NaN" if np.isnan(float(self.x)) else "infinity"
+            lines += [["exponent", parts[1], value]]
             return lines + ([["mantissa", parts[2], ""]] if layout.mantissa else [])
         power, real = int(self.exponent), float(self.mantissa)
         subnormal = layout.mantissa > 0 and exponent == 0
-        kind = ", subnormal" if mantissa else ", zero"
-        counted = f"{max(exponent, int(subnormal))} - {layout.bias} = {power}{kind if subnormal else ''}"
-        lines.append(["exponent", parts[1], counted])
+        note = ", subnormal" if mantissa else ", zero"
+        difference = f"{max(exponent, int(subnormal))} - {layout.bias} = {power}{note if subnormal else ''}"
+        lines.append(["exponent", parts[1], difference])
         if layout.mantissa:
             fraction = f"{int(not subnormal)} + {mantissa}/{1 << layout.mantissa} = {_short(real)}"
             lines.append(["mantissa", parts[2], fraction])

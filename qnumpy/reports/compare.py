@@ -1,4 +1,4 @@
-"""Reports: what quantizing did to an array, as numbers, as text, as HTML, as JSON, and what is surprising about it."""
+"""Reports on quantized arrays: figures and warnings as numbers, text, HTML and JSON."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -46,9 +46,9 @@ def compare(
     x : array_like of float32, float64, float16 or bfloat16, any shape
         The reference.
     q : QuantizedArray, MXArray, or array_like of one of those types
-        Of the shape of `x`: codes with parameters, or values that were dequantized elsewhere.
+        Of the shape of `x`: codes with parameters, or dequantized values.
     name : str, optional
-        What tables call it.
+        The name in tables.
     per_channel : bool, default False
         Give the figures of every channel too, as `Report.channels`.
     axis : int, optional
@@ -61,9 +61,15 @@ def compare(
     Raises
     ------
     TypeError
-        x or q is of another type, or name is no string.
+        name is no string.
+    TypeError
+        x or q is of another type.
     ValueError
-        q has another shape than x, or axis does not fit x.
+        q has another shape than x.
+    TypeError
+        axis is no integer.
+    ValueError
+        axis is none of x's.
 
     Notes
     -----
@@ -90,9 +96,9 @@ def compare(
     source, values = pair(owner, x, q)
     params = values.qparams if isinstance(values, QuantizedArray) else None
     granularity = values.granularity if isinstance(values, Quantized) else None
-    own = granularity.axis if isinstance(granularity, PerChannel) else None
-    chosen = own if axis is None else _check.integer(owner, "axis", axis)
-    along = None if chosen is None else normalize_axis(owner, chosen, source.ndim)
+    default = granularity.axis if isinstance(granularity, PerChannel) else None
+    axis = default if axis is None else _check.integer(owner, "axis", axis)
+    along = None if axis is None else normalize_axis(owner, axis, source.ndim)
     channels = None
     if per_channel:
         along_channels = normalize_axis(owner, 0, source.ndim) if along is None else along
@@ -128,13 +134,13 @@ class Report:
     nbytes_before, nbytes_after : int
         After: codes at their bit width, scales and zero points.
     levels : int or None
-        How many codes the parameters allow.
+        The number of codes that the parameters allow.
     sums : Sums or None
         The sums that the figures are computed from.
     channels : Channels or None
         The figures of every channel, on request.
     warnings : tuple of str
-        What is valid but surprising, one sentence each, with the number.
+        A sentence, with its number, for each result that is valid but surprising.
     reason : str or None
         Why the tensor was kept.
     """
@@ -163,7 +169,7 @@ class Report:
         dtype : str or dtype
         nbytes : int
         reason : str
-            Why; tables print it in place of the figures.
+            Tables print it in place of the figures.
 
         Examples
         --------
@@ -171,9 +177,9 @@ class Report:
         bias: (10,) float32, 40 bytes, kept: 1-D
         """
         shape = tuple(int(length) for length in shape)
-        kind = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        type_name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
         return cls(
-            name=name, shape=shape, source=kind, dtype=kind, granularity=None,
+            name=name, shape=shape, source=type_name, dtype=type_name, granularity=None,
             nbytes_before=int(nbytes), nbytes_after=int(nbytes), reason=reason,
         )  # fmt: skip
 
@@ -189,7 +195,7 @@ class Report:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Signal-to-quantization-noise ratio in dB; inf where nothing was lost."""
+        """Signal-to-quantization-noise ratio in dB; inf where the error is 0."""
         return None if self.sums is None else float(self.sums.sqnr_db)
 
     @property
@@ -406,7 +412,7 @@ class ReportTable(Table[Report]):
     Raises
     ------
     TypeError
-        Something else is among them.
+        An item is no Report.
 
     Examples
     --------
@@ -436,7 +442,7 @@ class ReportTable(Table[Report]):
         figures = [report.sums for report in self if report.sums is not None]
         before = sum(report.nbytes_before for report in self)
         after = sum(report.nbytes_after for report in self)
-        whole = merged(figures) if figures else None
+        whole = add_sums(figures) if figures else None
         return {
             "tensors": len(self),
             "kept": sum(report.reason is not None for report in self),
@@ -498,6 +504,7 @@ def _arrow(before: int, after: int) -> str:
 
 
 def texts(sqnr: Any, error: Any, cosine: Any, clipped: Any) -> tuple[str, str, str, str]:
+    """Return the figures as the cells of a table."""
     share = "-"
     if clipped is not None:
         share = "0" if clipped == 0 else "<0.01" if clipped < 0.0001 else f"{100 * clipped:.2f}"
@@ -509,8 +516,8 @@ def texts(sqnr: Any, error: Any, cosine: Any, clipped: Any) -> tuple[str, str, s
     )
 
 
-def merged(parts: list[Sums]) -> Sums:
-    """The sums of all parts together; codes of different types have no sum."""
+def add_sums(parts: list[Sums]) -> Sums:
+    """Return the sums of several arrays as if they were one; the number of different codes is not known."""
     added = {
         name: sum(getattr(part, name) for part in parts)
         for name in ("count", "nan", "inf", "signal", "energy", "dot", "noise")

@@ -1,4 +1,4 @@
-"""Whether numbers survive in a narrower float type, and what the CPU makes of the type."""
+"""What numbers lose in a narrower float type, and how this CPU uses the type."""
 
 import math
 from collections.abc import Iterable
@@ -13,9 +13,11 @@ from ..ops.float_error import float_error, float_features
 
 __all__ = ["FloatReport", "FloatReportTable", "float_report"]
 
-LOST = 0.001  # share of the nonzero numbers: beyond it, numbers that become zero are more than stray ones
-COARSE = 0.1  # share that become subnormal and keep fewer bits than the type has
-TARGETS = {name: kind for name, kind in FLOAT_TYPES.items() if kind.kind != "SCALE" and name != "float64"}
+LOST = 0.001  # share of the nonzero numbers: up to it, numbers that become zero do not make x "underflow"
+COARSE = 0.1  # share of the nonzero numbers: up to it, numbers that become subnormal do not make x "coarse"
+TARGETS = {
+    name: float_type for name, float_type in FLOAT_TYPES.items() if float_type.kind != "SCALE" and name != "float64"
+}
 
 
 def float_report(x: RealLike, dtype: DType = "float16", *, name: str | None = None) -> "FloatReport":
@@ -29,7 +31,7 @@ def float_report(x: RealLike, dtype: DType = "float16", *, name: str | None = No
         float32, float16, bfloat16, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float6_e2m3fn,
         float6_e3m2fn or float4_e2m1fn.
     name : str, optional
-        What tables call it.
+        The name in tables.
 
     Returns
     -------
@@ -38,7 +40,11 @@ def float_report(x: RealLike, dtype: DType = "float16", *, name: str | None = No
     Raises
     ------
     TypeError
-        x is not real, dtype is none of these, or name is no string.
+        name is no string.
+    TypeError
+        x is no array of floats.
+    TypeError
+        dtype is none of these.
 
     Notes
     -----
@@ -93,7 +99,7 @@ class FloatReport:
     name : str or None
     shape : tuple of int
     source, dtype : str
-        The type the numbers have, and the one they would get.
+        The type of x, and the narrower one.
     size, nonzero : int
         Elements; those that are finite and not zero.
     nan, inf : int
@@ -103,7 +109,7 @@ class FloatReport:
     underflow : int
         Nonzero numbers that become zero.
     subnormal : int
-        Numbers that become subnormal: they keep fewer bits, and some hardware takes them for zero.
+        Numbers that become subnormal: they keep fewer bits, and some hardware flushes them to zero.
     max_relative_error, mean_relative_error : float
         Over the numbers that neither overflow nor become zero; 0 without any.
     largest, smallest : float
@@ -133,14 +139,14 @@ class FloatReport:
 
     @property
     def smallest_eps(self) -> float:
-        """The smallest epsilon that survives in the type: its smallest subnormal number."""
+        """The smallest epsilon that is not zero in the type: its smallest subnormal number."""
         return self.type.smallest_subnormal
 
     @property
     def verdict(self) -> str:
-        """One word: "overflows" where a finite number does, or x has an infinity or NaN that the type lacks: what
-        `cast` refuses when overflow is "raise"; "underflows" where more than 0.1 % of the nonzero numbers become zero;
-        "coarse" where more than 10 % become subnormal; else "fits"."""
+        """One word: "overflows" where a finite number does, or x has an infinity or NaN that the type lacks, so that
+        `cast` with ``overflow="raise"`` refuses x; "underflows" where more than 0.1 % of the nonzero numbers become
+        zero; "coarse" where more than 10 % become subnormal; else "fits"."""
         if self.overflow or self._lacking():
             return "overflows"
         if self.underflow > LOST * self.nonzero:
@@ -175,7 +181,7 @@ class FloatReport:
 
     @property
     def cpu(self) -> str:
-        """What this CPU does with the type."""
+        """How this CPU uses the type."""
         return _cpu(self.dtype)[1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -229,7 +235,7 @@ class FloatReport:
         return f"{self.nan:,} NaN, {self.inf:,} infinite"
 
     def _lacking(self) -> list[str]:
-        """What becomes of the infinities and NaN that the type has no codes for."""
+        """Return a sentence for the infinities, and one for the NaN, that the type has no codes for."""
         to, sentences = self.type, []
         for count, has, name, instead in (
             (self.inf, to.has_infinity, "infinity", "NaN" if to.has_nan else f"{to.largest:g} or -{to.largest:g}"),
@@ -246,7 +252,7 @@ class FloatReport:
 
 
 def _cpu(dtype: str) -> tuple[bool, str]:
-    """Whether the CPU computes in the type, and in words."""
+    """Return whether the CPU computes in the type, and a phrase that describes how it uses the type."""
     has = float_features()
     if dtype == "float32":
         return True, "computes in float32"
@@ -254,8 +260,8 @@ def _cpu(dtype: str) -> tuple[bool, str]:
         for feature in ("AVX512_FP16", "NEON FP16"):
             if has[feature]:
                 return True, f"computes in float16 ({feature})"
-        how = " (converts by F16C)" if has["F16C"] else ""
-        return False, f"stores float16{how}, computes in float32"
+        conversion = " (converts by F16C)" if has["F16C"] else ""
+        return False, f"stores float16{conversion}, computes in float32"
     if dtype == "bfloat16":
         for feature in ("AVX512_BF16", "NEON BF16"):
             if has[feature]:
@@ -273,7 +279,7 @@ class FloatReportTable(Table[FloatReport]):
     Raises
     ------
     TypeError
-        Something else is among them.
+        An item is no FloatReport.
 
     Examples
     --------
@@ -299,7 +305,7 @@ class FloatReportTable(Table[FloatReport]):
 
     @property
     def totals(self) -> dict[str, Any]:
-        """Sums of the counts, and how many tensors got which verdict."""
+        """Sums of the counts, and the number of tensors with each verdict."""
         verdicts = [report.verdict for report in self]
         names = ("size", "nonzero", "nan", "inf", "overflow", "underflow", "subnormal")
         return {

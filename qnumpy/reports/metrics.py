@@ -1,4 +1,4 @@
-"""How far a quantized array is from what it stands for: mean squared error, SQNR, largest error, cosine, clipping."""
+"""The distance of a quantized array from its original: mean squared error, SQNR, largest error, cosine, clipping."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from ..ops.reduce import ranges
 
 __all__ = ["Quantized", "Sums", "measure", "pair"]
 
-_TILE = 1 << 16  # elements: the few float64 arrays of a tile stay in the second-level cache
+_TILE = 1 << 16  # elements: the float64 arrays of a tile stay in the L2 cache
 
 Index = tuple[slice, ...]
 Quantized: TypeAlias = QuantizedArray | MXArray
@@ -27,10 +27,10 @@ Quantized: TypeAlias = QuantizedArray | MXArray
 
 @dataclass(frozen=True)
 class Sums:
-    """What one pass over x and its approximation r leaves, as scalars, or as one array element for each channel.
+    """Sums of one pass over x and its approximation r: scalars, or arrays with an element for each channel.
 
-    Only elements where x is finite are summed. Squares are float64: where float64 input is so small that they vanish or
-    so large that they overflow (beyond about 1e-160 and 1e150), sqnr_db is nan; narrower input never is.
+    Only elements where x is finite are summed. Squares are float64: where those of float64 input underflow or overflow
+    (beyond about 1e-160 and 1e150), sqnr_db is nan. Squares of narrower input do neither.
 
     Attributes
     ----------
@@ -41,9 +41,9 @@ class Sums:
     peak : float or ndarray
         The largest |x - r|; infinity where r is not finite.
     outside : int, ndarray or None
-        Elements that were clipped; None when r came without parameters.
+        Elements that were clipped; None when r has no parameters.
     used : int, ndarray or None
-        Different codes that occur; None when r came without codes, and per channel for 16-bit codes.
+        Different codes that occur; None when r has no codes, and per channel for 16-bit codes.
     """
 
     count: Any
@@ -81,7 +81,7 @@ class Sums:
 
 
 def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None = None) -> Sums:
-    """Read x and q once, in tiles, and sum what every metric needs.
+    """Read x and q once, in tiles, and add up the sums of every metric.
 
     Parameters
     ----------
@@ -90,14 +90,14 @@ def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None =
     x : array_like of float32, float64, float16 or bfloat16, any shape
         The reference.
     q : QuantizedArray, MXArray, or array_like of one of those types
-        Of the shape of `x`: codes with parameters, or values that were dequantized elsewhere.
+        Of the shape of `x`: codes with parameters, or dequantized values.
     axis : int, optional
         Sum for each index of this axis; counted from the front.
 
     Returns
     -------
     Sums
-        In float64, tile by tile: nothing of the size of x is allocated.
+        In float64, tile by tile; no array of the size of x is allocated.
 
     Raises
     ------
@@ -119,14 +119,14 @@ def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None =
     plain = axis is None and not nonfinite and bounds is None and _single(source) and _single(values)
     total = {name: np.zeros(shape) for name in ("signal", "energy", "dot", "noise", "peak")}
     count = {name: np.zeros(shape, np.int64) for name in ("nan", "inf", "outside")}
-    seen = _Seen(values, axis) if quantized else None
+    flags = _CodeFlags(values, axis) if quantized else None
     buffers = _Buffers(source, granularity)
-    # A non-finite r makes the sums inf or nan, as it should; a huge float64 overflows and is documented.
+    # A non-finite r makes the sums inf or nan, as it should; Sums documents the overflow of float64 squares.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for tile in _tiles(source, granularity):
             at: Any = () if axis is None else tile[axis]
-            if seen is not None:
-                seen.add(values.codes[tile], tile)
+            if flags is not None:
+                flags.add(values.codes[tile], tile)
             if plain:
                 part = values[tile].dequantize() if quantized else values[tile]
                 sums = error_sums(source[tile], part)
@@ -137,17 +137,17 @@ def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None =
             real, approximate, scratch = buffers.shaped(tile)
             np.copyto(real, source[tile])
             np.copyto(approximate, values[tile].dequantize() if quantized else values[tile])
-            bad = ~np.isfinite(real) if nonfinite else None
+            skipped = ~np.isfinite(real) if nonfinite else None
             if bounds is not None:
                 outside = real < granularity.expand(bounds.low, tile)
                 outside |= real > granularity.expand(bounds.high, tile)
-                if bad is not None:
-                    outside &= ~bad
+                if skipped is not None:
+                    outside &= ~skipped
                 count["outside"][at] += np.count_nonzero(outside, axis=others)
-            if bad is not None:
+            if skipped is not None:
                 count["nan"][at] += np.count_nonzero(np.isnan(real), axis=others)
                 count["inf"][at] += np.count_nonzero(np.isinf(real), axis=others)
-                real[bad] = approximate[bad] = 0.0
+                real[skipped] = approximate[skipped] = 0.0
             total["signal"][at] += np.add.reduce(np.square(real, out=scratch), axis=others)
             total["energy"][at] += np.add.reduce(np.square(approximate, out=scratch), axis=others)
             total["dot"][at] += np.add.reduce(np.multiply(real, approximate, out=scratch), axis=others)
@@ -155,13 +155,13 @@ def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None =
             total["noise"][at] += np.add.reduce(np.square(error, out=scratch), axis=others)
             worst = np.maximum.reduce(np.abs(error, out=scratch), axis=others)  # propagates NaN
             total["peak"][at] = np.maximum(total["peak"][at], worst)
-    for name in ("noise", "peak"):  # NaN only where r is not finite and x is: no error is worse
+    for name in ("noise", "peak"):  # NaN comes from a non-finite r where x is finite: an infinite error
         total[name] = np.where(np.isnan(total[name]), np.inf, total[name])
     per_channel = source.size // shape[0] if shape and shape[0] else source.size
-    used = seen.counted() if seen is not None else None
+    used = flags.count() if flags is not None else None
     finite = per_channel - count["nan"] - count["inf"]
     sums_by_name: dict[str, Any] = {"count": finite, **count, **total, "used": used}
-    if seen is None:
+    if flags is None:
         sums_by_name["outside"] = None
     return Sums(**{name: value.item() if np.ndim(value) == 0 and value is not None else value
                    for name, value in sums_by_name.items()})  # fmt: skip
@@ -187,7 +187,7 @@ class _Bounds(NamedTuple):
 
 
 def _bounds(q: Quantized, low: Array, high: Array) -> _Bounds | None:
-    """Half a step beyond the smallest and the largest value of each parameter; None when all of x lies within."""
+    """Return half a step beyond the smallest and the largest value of each parameter; None if all of x is within."""
     scale = q.scale.astype(np.float64)  # the products are exact: 24 bits times at most 18
     if isinstance(q, QuantizedArray) and q.qparams.code.real is None:
         params = q.qparams
@@ -201,12 +201,12 @@ def _bounds(q: Quantized, low: Array, high: Array) -> _Bounds | None:
 
 
 def _nearest(array: Array) -> list[int]:
-    """The axes, those whose neighbours lie closest in memory first."""
+    """Return the axes in the order of their strides, the smallest first."""
     return sorted(range(array.ndim), key=lambda d: (abs(array.strides[d]), -d))
 
 
 def _tile_shape(array: Array, granularity: Granularity) -> list[int]:
-    """About _TILE elements, whole along the nearest axes. A group is never cut, so a tile holds at least one."""
+    """Return the shape of a tile: about _TILE elements, whole along the nearest axes; at least one whole group."""
     group = 1 if granularity.group_size is None else granularity.group_size
     grouped = None if granularity.axis is None else granularity.axis % array.ndim
     room, shape = _TILE, [1] * array.ndim
@@ -218,7 +218,7 @@ def _tile_shape(array: Array, granularity: Granularity) -> list[int]:
 
 
 def _tiles(array: Array, granularity: Granularity) -> Iterator[Index]:
-    """Cover an array with slices of one tile each."""
+    """Yield the slices of the tiles that cover an array."""
     if array.size:
         sizes = _tile_shape(array, granularity)
         for starts in product(*(range(0, length, size) for length, size in zip(array.shape, sizes, strict=True))):
@@ -229,7 +229,7 @@ def _tiles(array: Array, granularity: Granularity) -> Iterator[Index]:
 
 
 class _Buffers:
-    """Three float64 arrays that every tile reuses, laid out as the array they serve: fresh pages would cost more."""
+    """Three float64 arrays in the memory order of x, which every tile reuses: new arrays would cost page faults."""
 
     def __init__(self, array: Array, granularity: Granularity) -> None:
         self.flat = np.empty((3, math.prod(_tile_shape(array, granularity))))
@@ -241,8 +241,8 @@ class _Buffers:
         return [flat[: math.prod(shape)].reshape(shape).transpose(self.back) for flat in self.flat]
 
 
-class _Seen:
-    """Which codes have occurred, per tensor or per channel."""
+class _CodeFlags:
+    """A flag for each code that has occurred, per tensor or per channel."""
 
     def __init__(self, q: Quantized, axis: int | None) -> None:
         code = q.element if isinstance(q, MXArray) else q.qparams.code
@@ -253,7 +253,7 @@ class _Seen:
         # 65,536 flags a channel would take more memory than the codes
         channels = 1 if axis is None else q.shape[axis]
         self.flags: Array | None = None
-        self.bytes = axis is None and code.bits <= 8  # then a flag for each value of a byte, and a kernel sets them
+        self.bytes = axis is None and code.bits <= 8  # then a kernel sets a flag for each value of a byte
         if self.bytes:
             self.flags = np.zeros((1, 256), np.uint8)
         elif axis is None or code.bits <= 8:
@@ -261,19 +261,19 @@ class _Seen:
 
     def add(self, codes: Array, tile: Index) -> None:
         if self.flags is None or (self.axis is None and np.count_nonzero(self.flags) == self.most):
-            return  # nothing new can come
+            return  # every code has occurred
         if self.bytes:
             mark_codes(codes, self.flags)
             return
         index = codes.view(self.storage).astype(np.intp)
         index -= self.low
         if self.axis is not None:
-            own = tile[self.axis]
-            rows = np.arange(own.start, own.stop) * self.levels
+            channels = tile[self.axis]
+            rows = np.arange(channels.start, channels.stop) * self.levels
             index += rows.reshape([-1 if d == self.axis else 1 for d in range(codes.ndim)])
         self.flags.reshape(-1)[index.reshape(-1)] = True
 
-    def counted(self) -> Any:
+    def count(self) -> Any:
         if self.flags is None:
             return None
         counts = np.count_nonzero(self.flags, axis=1)
@@ -281,6 +281,7 @@ class _Seen:
 
 
 def _one(values: Any) -> Any:
+    """Return a 0-d array or quantized array with one axis."""
     if isinstance(values, QuantizedArray):
         return QuantizedArray(values.codes.reshape(1), values.qparams)
     return values.reshape(1)

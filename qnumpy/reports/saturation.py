@@ -1,4 +1,4 @@
-"""What int8 matrix products by saturating instructions get wrong."""
+"""Errors of 8-bit matrix products by saturating instructions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ class Saturation:
 
     @property
     def share(self) -> float:
-        """Saturated pairs as a part of all; 0 for an empty product."""
+        """The share of the pairs that saturated; 0 for an empty product."""
         total = self.product.size * (-(-self.depth // 2))
         return self.saturated / total if total else 0.0
 
@@ -61,7 +61,7 @@ class Saturation:
 
     @property
     def advice(self) -> str:
-        """One sentence: whether a column can saturate, and the way out."""
+        """One sentence: whether a column can saturate, and the remedy."""
         unsafe = int(np.count_nonzero(~self.safe))
         if unsafe == 0:
             return "No column can saturate: these weights give exact products on every CPU."
@@ -107,7 +107,7 @@ class Saturation:
 
 
 def simulate_saturation(a: CodeLike | QuantizedArray, b: CodeLike | QuantizedArray) -> Saturation:
-    """Compute what a matrix product by saturating instructions would have returned.
+    """Compute the result of a matrix product by saturating instructions.
 
     CPUs without VNNI multiply bytes with ``vpmaddubsw``: products of an unsigned and a signed byte, added in pairs of
     neighbours along K, each pair clamped to int16: ``clip(a[2p] * b[2p] + a[2p+1] * b[2p+1], -32768, 32767)``. Sums of
@@ -116,9 +116,9 @@ def simulate_saturation(a: CodeLike | QuantizedArray, b: CodeLike | QuantizedArr
     Parameters
     ----------
     a : array_like of uint8 or int8, or QuantizedArray, shape (M, K)
-        The unsigned operand. int8 is shifted by 128 into uint8, as the libraries do, and the product corrected for it.
+        The unsigned operand. int8 is shifted by 128 into uint8, as libraries do, and the product is corrected for it.
     b : array_like of int8 or uint8, or QuantizedArray, shape (K, N)
-        The signed operand. uint8 is shifted by -128 into int8, and the product corrected for it.
+        The signed operand. uint8 is shifted by -128 into int8, and the product is corrected for it.
 
     Returns
     -------
@@ -128,9 +128,11 @@ def simulate_saturation(a: CodeLike | QuantizedArray, b: CodeLike | QuantizedArr
     Raises
     ------
     TypeError
-        An operand is not of 8-bit integers.
+        An operand is not of int8 or uint8.
     ValueError
-        An operand is not 2-D, or the inner dimensions differ.
+        An operand is not 2-D.
+    ValueError
+        The inner dimensions differ.
     OverflowError
         An element of the product does not fit in int32.
 

@@ -1,4 +1,4 @@
-"""What is done to weights before they are quantized: equalization, bias correction, smoothing, safe ranges."""
+"""Preparation of weights for quantization: equalization, bias correction, smoothing, safe ranges."""
 
 from .bias import correct_bias
 from .equalize import cross_layer_equalize

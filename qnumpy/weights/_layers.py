@@ -1,4 +1,4 @@
-"""Checks of a layer's arrays, factors of its channels, and the one rounding at the end."""
+"""Checks of a layer's arrays, factors of its channels, and the rounding of its results."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..ops.reduce import abs_max
 
 __all__ = ["along_axis", "check_inputs", "factors", "largest_magnitudes", "matrix", "rounded", "vector", "weight_axis"]
 
-_LARGEST = 2.0**127  # of a factor, 2**-126 the smallest: float32 holds both, and powers of two stay inside
+_LARGEST = 2.0**127  # factor; the smallest is 2**-126. Both are powers of two in float32's normal range
 
 
 def matrix(owner: str, w: Any, axis: Any) -> tuple[Array, int]:
@@ -42,12 +42,12 @@ def check_inputs(owner: str, name: str, x: Array, inputs: int) -> None:
 
 
 def largest_magnitudes(array: Array, axis: int) -> Array:
-    """Return the largest finite magnitude of each channel, 0 without one."""
+    """Return the largest finite magnitude of each channel; 0 for a channel without a finite element."""
     return np.maximum(abs_max(array, PerChannel(axis)), 0.0)
 
 
 def factors(over: Array, under: Array, power_of_two: bool) -> Array:
-    """Return over / under, held to the normal range of float32, and 1 where one of them is 0."""
+    """Return over / under, clipped to the normal range of float32, and 1 where one of them is 0."""
     scale = np.ones_like(over)
     with np.errstate(over="ignore"):
         np.divide(over, under, out=scale, where=(over > 0) & (under > 0))
@@ -65,8 +65,8 @@ def rounded(owner: str, name: str, operation: np.ufunc, array: Array, other: Arr
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         exact = operation(array, other, dtype=np.float64)
         result = np.asarray(exact.astype(array.dtype))
-    lost = np.isfinite(array) & ~np.isfinite(result)
-    if lost.any():
-        got = f"{exact[lost].flat[0]:.4g} in {array.dtype.name}"
+    overflowing = np.isfinite(array) & ~np.isfinite(result)
+    if overflowing.any():
+        got = f"{exact[overflowing].flat[0]:.4g} in {array.dtype.name}"
         raise ValueError(_check.must(owner, name, "of a dtype that holds the result", got))
     return result

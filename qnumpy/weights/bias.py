@@ -1,4 +1,4 @@
-"""Bias correction: the mean of every output stays what it was before the weight was quantized."""
+"""Bias correction: the mean of every output stays the same when the weight is quantized."""
 
 from typing import Any
 
@@ -32,25 +32,43 @@ def correct_bias(
     w : array_like of one of those types, shape (inputs, outputs)
         The weight.
     q : QuantizedArray, or array_like of one of those types
-        Of the shape of w: the weight that will be used.
+        Of the shape of w: the quantized weight.
     bias : array_like of shape (outputs,), optional
         Zero by default.
     xq : array_like, shape (..., inputs), optional
-        The inputs that the layer will see, when they are quantized too; those of `x` by default.
+        The quantized inputs of the layer; `x` by default.
     axis : int, default 0
         The axis of w that holds the inputs; 1 for a weight of shape (outputs, inputs).
 
     Returns
     -------
     ndarray, shape (outputs,)
-        In the dtype of `bias`, or of w without one; float64 inside, rounded once.
+        In the dtype of `bias`, or of w without one. Computed in float64 and rounded once, half to even.
 
     Raises
     ------
     TypeError
-        An array is not real.
+        w is not real.
     ValueError
-        Shapes or the axis do not fit, the mean of the inputs is not finite, or a finite result is beyond the dtype.
+        w is no matrix.
+    TypeError
+        axis is no integer.
+    ValueError
+        axis is none of w's.
+    TypeError
+        q is not real.
+    ValueError
+        q has another shape than w.
+    TypeError
+        x, xq or bias is not real.
+    ValueError
+        The last axis of x or xq is not as long as w has inputs.
+    ValueError
+        The mean of x or xq is not finite.
+    ValueError
+        bias is not of shape (outputs,).
+    ValueError
+        A finite bias overflows its dtype after the correction.
 
     References
     ----------
@@ -71,12 +89,12 @@ def correct_bias(
         raise ValueError(_check.must(owner, "q", f"of the shape {weight.shape} of w", f"shape {approximate.shape}"))
     inputs, outputs = weight.shape[along], weight.shape[1 - along]
     mean = _mean(owner, "x", x, inputs)
-    seen = mean if xq is None else _mean(owner, "xq", xq, inputs)
+    quantized_mean = mean if xq is None else _mean(owner, "xq", xq, inputs)
     offset = np.zeros(outputs, weight.dtype) if bias is None else vector(owner, "bias", bias, outputs)
-    wide, narrow = (np.moveaxis(each, along, 0).astype(np.float64) for each in (weight, approximate))
-    # without xq both means are one, and the difference of the weights is exact enough to be taken first
+    exact, coarse = (np.moveaxis(array, along, 0).astype(np.float64) for array in (weight, approximate))
+    # without xq both means are equal, and subtracting the weights first avoids cancellation of the products
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        shift = mean @ (wide - narrow) if xq is None else mean @ wide - seen @ narrow
+        shift = mean @ (exact - coarse) if xq is None else mean @ exact - quantized_mean @ coarse
     return rounded(owner, "bias", np.add, offset, shift)
 
 

@@ -1,6 +1,6 @@
 """Cross-layer equalization: the outputs of one layer and the inputs of the next get the same range.
 
-A layer is ``y = x @ w + bias`` with w of shape (inputs, outputs), or any other layout with its axes given.
+A layer is ``y = x @ w + bias`` with w of shape (inputs, outputs); `axis1` and `axis2` name the axes of another layout.
 """
 
 from typing import NamedTuple
@@ -34,16 +34,16 @@ def cross_layer_equalize(
 ) -> Equalized:
     """Give the outputs of one layer and the inputs of the next the same range, channel by channel.
 
-    Between the two may stand nothing or a function with ``f(s x) = s f(x)`` for s > 0, as ReLU. With r1 and r2 the
-    largest magnitudes of a channel in both weights, ``s = sqrt(r1 / r2)``; w1 and its bias are divided by s, w2 is
+    Between the layers there is nothing, or a function with ``f(s x) = s f(x)`` for s > 0, such as ReLU. With r1 and r2
+    the largest magnitudes of a channel in both weights, ``s = sqrt(r1 / r2)``; w1 and its bias are divided by s, w2 is
     multiplied by it, and both ranges become ``sqrt(r1 r2)``.
 
     Parameters
     ----------
     w1, w2 : array_like of float32, float64, float16 or bfloat16
-        The weight of a layer, and that of the layer its outputs go to; matrices or kernels of convolutions.
+        The weights of a layer and of the next one; matrices or filters of convolutions.
     bias : array_like of shape (channels,), optional
-        That of the first layer.
+        The bias of the first layer.
     axis1 : int, default -1
         The axis of w1 that holds its outputs.
     axis2 : int, default 0
@@ -56,20 +56,30 @@ def cross_layer_equalize(
     Returns
     -------
     Equalized
-        ``(w1, w2, bias, scale)``, in the dtypes given; scale is float64, of shape (channels,).
+        ``(w1, w2, bias, scale)``, in the dtypes of the arguments; scale is float64, of shape (channels,).
 
     Raises
     ------
     TypeError
-        A weight or the bias is not real.
+        w1 or w2 is not real.
+    TypeError
+        axis1 or axis2 is no integer.
     ValueError
-        An axis does not fit, the numbers of channels differ, or a finite number of a result is beyond its dtype.
+        axis1 is no axis of w1, or axis2 none of w2.
+    ValueError
+        w2 has another number of channels than w1.
+    TypeError
+        bias is not real.
+    ValueError
+        bias is not of shape (channels,).
+    ValueError
+        A finite element overflows its dtype after the scaling.
 
     Notes
     -----
-    Computed in float64, rounded once. A channel that is zero in one of the weights keeps s = 1; s stays in float32's
-    normal range, from 2^-126 to 2^127. A chain of layers is equalized by going through its pairs until the scales are
-    near 1.
+    Computed in float64, rounded once, half to even. A channel that is zero in one of the weights has s = 1; s stays in
+    float32's normal range, from 2^-126 to 2^127. To equalize a chain of layers, repeat over its pairs until the scales
+    are near 1.
 
     References
     ----------

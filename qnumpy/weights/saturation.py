@@ -14,15 +14,15 @@ __all__ = ["reduce_range", "safe_weights"]
 
 
 def safe_weights(w: CodeLike | QuantizedArray, *, axis: int = 0) -> NDArray[np.bool_]:
-    """Say which columns of a weight no saturating product can get wrong, whatever it is multiplied by.
+    """Return which columns of a weight saturating instructions multiply exactly, whatever the other operand is.
 
-    A column is safe when no pair of neighbours along K leaves int16 for any two factors in 0..255: both positive with a
-    sum of at most 128, both negative with a sum of at least -128, or of different signs.
+    A column is safe when no pair of neighbours along K overflows int16 for any two factors in 0..255. Such pairs are
+    both positive with a sum of at most 128, both negative with a sum of at least -128, or of different signs.
 
     Parameters
     ----------
     w : array_like of int8 or uint8, or QuantizedArray, 2-D
-        uint8 counts as shifted by -128, as in simulate_saturation.
+        uint8 is shifted by -128, as in simulate_saturation.
     axis : int, default 0
         The axis K along which the product sums: 0 for (K, N), 1 for (N, K).
 
@@ -33,9 +33,13 @@ def safe_weights(w: CodeLike | QuantizedArray, *, axis: int = 0) -> NDArray[np.b
     Raises
     ------
     TypeError
-        w is not of 8-bit integers.
+        w is not of int8 or uint8.
     ValueError
-        w is not 2-D, or axis is none of its axes.
+        w is not 2-D.
+    TypeError
+        axis is no integer.
+    ValueError
+        axis is none of w's.
 
     Examples
     --------
@@ -50,10 +54,10 @@ def safe_weights(w: CodeLike | QuantizedArray, *, axis: int = 0) -> NDArray[np.b
 
 
 def reduce_range(qparams: QParams) -> QParams:
-    """Give the same range of reals 7 bits: the codes of an 8-bit type that saturating products get right.
+    """Map the same range onto the 7-bit part of an 8-bit type, which saturating instructions multiply exactly.
 
     int8 codes become [-64, 63] ([-63, 63] if they were symmetric), uint8 ones [64, 191] ([65, 191]): any two
-    of them, less 128 if unsigned, add up to at most 128. The step doubles: 6 dB of precision are the price.
+    of them, less 128 if unsigned, add up to at most 128. The step doubles, which costs 6 dB.
 
     Parameters
     ----------
@@ -67,12 +71,14 @@ def reduce_range(qparams: QParams) -> QParams:
     Raises
     ------
     TypeError
-        qparams is no QParams, or not of int8 or uint8.
+        qparams is no QParams.
+    TypeError
+        qparams is not of int8 or uint8.
 
     Notes
     -----
     Products of qnumpy are exact with all 8 bits; this is for weights that go to another library. The new scale is
-    computed in float64 and rounded once; the zero point is rounded half to even.
+    computed in float64 and rounded once; both it and the zero point are rounded half to even.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""SmoothQuant: outliers of a layer's input move into its weight, with a factor for each input channel."""
+"""SmoothQuant: a factor for each input channel moves outliers of a layer's input into its weight."""
 
 from typing import Any, NamedTuple
 
@@ -14,14 +14,14 @@ __all__ = ["AlphaSearch", "Smoothed", "smoothquant", "smoothquant_alpha"]
 
 
 class Smoothed(NamedTuple):
-    """What smoothquant returns: the weight to quantize, and what to divide its input by, for each input channel."""
+    """What smoothquant returns: the weight to quantize, and the divisor of each input channel."""
 
     w: Array
     scale: Array
 
 
 class AlphaSearch(NamedTuple):
-    """What smoothquant_alpha returns: the best alpha, every alpha tried with its error, and the error with s = 1."""
+    """What smoothquant_alpha returns: the best alpha, all alphas with their errors, and the error with s = 1."""
 
     alpha: float
     alphas: Array
@@ -32,7 +32,8 @@ class AlphaSearch(NamedTuple):
 def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, power_of_two: bool = False) -> Smoothed:
     """Move outliers of the input into the weight: ``x @ w = (x / s) @ (s w)`` with a factor for each input channel.
 
-    ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``: alpha = 0 makes the weight flat, 1 the input, 0.5 shares.
+    ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``: alpha = 0 gives the channels of the weight one range, 1
+    those of the input, and 0.5 makes the ranges of both equal.
 
     Parameters
     ----------
@@ -57,13 +58,21 @@ def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, 
     ------
     TypeError
         x or w is not real.
+    TypeError
+        axis is no integer.
     ValueError
-        Shapes or the axis do not fit, alpha is outside [0, 1], or a finite number of s w is beyond the dtype of w.
+        axis is none of w's.
+    ValueError
+        The last axis of x is not as long as w has inputs.
+    ValueError
+        alpha is not in [0, 1].
+    ValueError
+        A finite element of w overflows its dtype when it is multiplied by s.
 
     Notes
     -----
-    Computed in float64, rounded once. NaN and infinities take no part in a maximum; where x or w has none but zeros,
-    s = 1; s stays in float32's normal range, from 2^-126 to 2^127.
+    Computed in float64, rounded once, half to even. Maxima ignore NaN and infinities; a channel of x or w whose maximum
+    is 0 has s = 1; s stays in float32's normal range, from 2^-126 to 2^127.
 
     References
     ----------
@@ -108,28 +117,45 @@ def smoothquant_alpha(
         Inputs of the layer.
     w : array_like of one of those types, shape (inputs, outputs)
     alphas : array_like of floats in [0, 1], optional
-        What to try; 0, 0.05, ... 1 by default.
+        The candidates; 0, 0.05, ... 1 by default.
     axis : int, default 0
         The axis of w that holds the inputs; 1 for a weight of shape (outputs, inputs).
     dtype : str or dtype, default "int8"
-        That of the codes of both.
+        The code type of x and w.
     x_granularity, w_granularity : Granularity, optional
-        How x, as a matrix of shape (rows, inputs), and w are quantized, both symmetric: PerTensor(), and one scale for
-        each output, by default.
+        Of x, as a matrix of shape (rows, inputs), and of w; both are symmetric. By default PerTensor() for x and a
+        scale for each output for w.
 
     Returns
     -------
     AlphaSearch
         ``(alpha, alphas, mse, baseline)``; mse is the mean squared difference of ``x @ w`` before and after quantizing
-        both, baseline the same without smoothing. Of equal ones the smallest alpha wins.
+        both, baseline the same without smoothing. Of equal errors the first alpha counts.
 
     Raises
     ------
     TypeError
-        x or w is not real, dtype no code type.
+        x or w is not real.
     ValueError
-        Shapes or the axis do not fit, an alpha is outside [0, 1], x or w is not finite, or the largest magnitudes of a
-        channel or their product are beyond float32.
+        w is no matrix.
+    TypeError
+        axis is no integer.
+    ValueError
+        axis is none of w's.
+    ValueError
+        The last axis of x is not as long as w has inputs.
+    TypeError, ValueError
+        alphas is no sequence of one number or more.
+    ValueError
+        An alpha is not in [0, 1].
+    ValueError
+        x or w is not finite.
+    ValueError
+        The largest magnitudes of a channel, or their product, overflow float32.
+    TypeError
+        dtype is no code type, or x_granularity or w_granularity no granularity.
+    ValueError
+        A granularity does not fit its array.
 
     Notes
     -----
@@ -148,10 +174,10 @@ def smoothquant_alpha(
     source, _ = _args.real(owner, "x", x)
     weight, along = matrix(owner, w, axis)
     check_inputs(owner, "x", source, weight.shape[along])
-    tried = np.linspace(0, 1, 21) if alphas is None else np.atleast_1d(_check.reals(owner, "alphas", alphas))
-    if tried.ndim != 1 or not tried.size:
-        raise ValueError(_check.must(owner, "alphas", "a sequence of one number or more", f"shape {tried.shape}"))
-    tried = np.array([_alpha(owner, "alphas", each) for each in tried.tolist()])
+    candidates = np.linspace(0, 1, 21) if alphas is None else np.atleast_1d(_check.reals(owner, "alphas", alphas))
+    if candidates.ndim != 1 or not candidates.size:
+        raise ValueError(_check.must(owner, "alphas", "a sequence of one number or more", f"shape {candidates.shape}"))
+    candidates = np.array([_alpha(owner, "alphas", alpha) for alpha in candidates.tolist()])
     code = _args.code(owner, dtype)
     per_x = granularity(owner, PerTensor() if x_granularity is None else x_granularity, "x_granularity")
     per_w = granularity(owner, PerChannel(1 - along) if w_granularity is None else w_granularity, "w_granularity")
@@ -163,10 +189,10 @@ def smoothquant_alpha(
             raise ValueError(_check.must(owner, name, "finite", "NaN or infinities"))
     widest_x, widest_w = largest_magnitudes(rows, 1), largest_magnitudes(wide, along)
     with np.errstate(over="ignore"):
-        most = np.max([widest_x, widest_w, widest_x * widest_w], initial=0.0)
-    if most > _check.HUGE:
+        largest = np.max([widest_x, widest_w, widest_x * widest_w], initial=0.0)
+    if largest > _check.HUGE:
         raise ValueError(
-            _check.must(owner, "x and w", "of ranges that float32 holds, and their product", f"{most:.4g}")
+            _check.must(owner, "x and w", "of ranges that float32 holds, and their product", f"{largest:.4g}")
         )
     exact = rows @ np.moveaxis(wide, along, 0)
 
@@ -176,8 +202,8 @@ def smoothquant_alpha(
         product = xq.dequantize("float64") @ np.moveaxis(wq.dequantize("float64"), along, 0)
         return float(np.mean(np.square(product - exact))) if exact.size else 0.0
 
-    mse = np.array([error(_migration(widest_x, widest_w, alpha, False)) for alpha in tried.tolist()])
-    return AlphaSearch(float(tried[mse.argmin()]), tried, mse, error(np.ones_like(widest_x)))
+    mse = np.array([error(_migration(widest_x, widest_w, alpha, False)) for alpha in candidates.tolist()])
+    return AlphaSearch(float(candidates[mse.argmin()]), candidates, mse, error(np.ones_like(widest_x)))
 
 
 def _alpha(owner: str, name: str, value: Any) -> float:

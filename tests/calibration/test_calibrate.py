@@ -1,4 +1,4 @@
-"""calibrate observes what a program names, gives parameters by name, and says what they cost."""
+"""calibrate observes the arrays that a program names, and gives parameters by name and a report of their cost."""
 
 import contextlib
 import contextvars
@@ -50,14 +50,16 @@ def states(calibration):
 
 @pytest.mark.parametrize("run", [tapping, returning])
 def test_every_array_under_its_name(run):
-    found = qn.calibrate(run, batches(), MINMAX)
+    calibration = qn.calibrate(run, batches(), MINMAX)
     x = np.concatenate(batches())
-    assert isinstance(found, Mapping)
-    assert dict(found) == found.qparams() == {name: qn.choose_qparams(v) for name, v in returning(x).items()}
-    assert (list(found), len(found), "x" in found, "z" in found) == (["x", "y"], 2, True, False)
-    assert (found.batches, found.settled) == (10, False)
+    assert isinstance(calibration, Mapping)
+    assert (
+        dict(calibration) == calibration.qparams() == {name: qn.choose_qparams(v) for name, v in returning(x).items()}
+    )
+    assert (list(calibration), len(calibration), "x" in calibration, "z" in calibration) == (["x", "y"], 2, True, False)
+    assert (calibration.batches, calibration.settled) == (10, False)
     with pytest.raises(KeyError):
-        found["z"]
+        calibration["z"]
 
 
 def test_the_split_does_not_matter():
@@ -75,24 +77,24 @@ def test_a_pipeline_that_does_both_is_observed_once_each():
 
 
 def test_batches_may_be_dicts_of_arrays():
-    found = qn.calibrate(dict, [{"a": noise(3), "b": noise(4)}, {"a": noise(5, seed=1)}], MINMAX)
-    assert found["a"] == qn.choose_qparams(np.concatenate([noise(3), noise(5, seed=1)]))
+    calibration = qn.calibrate(dict, [{"a": noise(3), "b": noise(4)}, {"a": noise(5, seed=1)}], MINMAX)
+    assert calibration["a"] == qn.choose_qparams(np.concatenate([noise(3), noise(5, seed=1)]))
 
 
 # --- which observer
 
 
 def test_one_configuration_for_all_is_copied():
-    given = qn.MinMaxObserver(dtype="int4").observe(noise(9) * 1000)
-    before = given.to_json()
-    found = qn.calibrate(tapping, batches(), given)
-    assert given.to_json() == before
-    assert found["x"] == qn.choose_qparams(np.concatenate(batches()), dtype="int4")
+    configuration = qn.MinMaxObserver(dtype="int4").observe(noise(9) * 1000)
+    before = configuration.to_json()
+    calibration = qn.calibrate(tapping, batches(), configuration)
+    assert configuration.to_json() == before
+    assert calibration["x"] == qn.choose_qparams(np.concatenate(batches()), dtype="int4")
 
 
 def test_the_default_is_a_histogram():
-    found = qn.calibrate(tapping, batches())
-    assert states(found)["x"] == qn.HistogramObserver().observe(np.concatenate(batches())).to_json()
+    calibration = qn.calibrate(tapping, batches())
+    assert states(calibration)["x"] == qn.HistogramObserver().observe(np.concatenate(batches())).to_json()
 
 
 def test_a_mapping_by_name_and_pattern():
@@ -100,24 +102,24 @@ def test_a_mapping_by_name_and_pattern():
         return {"block0.in": x, "block0.out": x + 1, "block1.in": x + 2, "other": x, "kept": x}
 
     channel = qn.MinMaxObserver(granularity=qn.PerChannel(1))
-    found = qn.calibrate(run, batches(), {"block*": U8, "block1.in": channel, "kept": None, "[k]ept": U8})
-    assert list(found) == ["block0.in", "block0.out", "block1.in"]
-    assert found["block0.out"].dtype == np.uint8
-    assert found["block1.in"].granularity == qn.PerChannel(1)
+    calibration = qn.calibrate(run, batches(), {"block*": U8, "block1.in": channel, "kept": None, "[k]ept": U8})
+    assert list(calibration) == ["block0.in", "block0.out", "block1.in"]
+    assert calibration["block0.out"].dtype == np.uint8
+    assert calibration["block1.in"].granularity == qn.PerChannel(1)
 
 
 def test_a_function_of_the_name():
-    found = qn.calibrate(returning, batches(), lambda name: U8 if name == "y" else None)
-    assert {name: params.dtype.name for name, params in found.items()} == {"y": "uint8"}
+    calibration = qn.calibrate(returning, batches(), lambda name: U8 if name == "y" else None)
+    assert {name: params.dtype.name for name, params in calibration.items()} == {"y": "uint8"}
 
 
 def test_a_moving_average_sees_the_batches():
     observer = qn.MovingAverageMinMaxObserver(0.25)
-    found = qn.calibrate(tapping, batches(), observer)
+    calibration = qn.calibrate(tapping, batches(), observer)
     alone = qn.MovingAverageMinMaxObserver(0.25)
     for batch in batches():
         alone.observe(batch)
-    assert states(found)["x"] == alone.to_json()
+    assert states(calibration)["x"] == alone.to_json()
 
 
 # --- observing and tap
@@ -193,26 +195,26 @@ def test_an_error_says_the_name():
 def test_it_stops_when_the_ranges_have_settled():
     ends = [1.0, 2.0, 2.1, 2.11, 2.115, 2.5, 2.5, 2.501, 2.5, 2.0, 9.0]  # widths: twice these
     source = iter([np.array([-end, end]) for end in ends])
-    found = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=4, tolerance=0.01)
+    calibration = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=4, tolerance=0.01)
     # 2.1 to 2.11 moves an end by 0.0024 of the width; so does 2.115; 2.5 moves; four quiet ones follow
-    assert (found.batches, found.settled) == (10, True)
+    assert (calibration.batches, calibration.settled) == (10, True)
     assert next(source)[1] == 9.0
-    assert float(found["x"].scale) == np.float32(2.501 / 127)
+    assert float(calibration["x"].scale) == np.float32(2.501 / 127)
 
 
 @pytest.mark.parametrize("end", ["low", "high"])
 @pytest.mark.parametrize("moves", [0.0201, 0.0199])
 def test_either_end_may_move(end, moves):
-    """By more than the tolerance, in parts of the width, which is 2 here; the other end stays."""
+    """An end moves if it moves by more than the tolerance times the width, here 2; the other end stays."""
     low, high = (-1 - moves, 1) if end == "low" else (-1, 1 + moves)
     source = [np.array([-1.0, 1.0]), np.array([low, high]), np.array([low, high])]
-    found = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=1, tolerance=0.01)
-    assert found.batches == (3 if moves > 0.02 else 2)
-    assert found.settled
+    calibration = qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=1, tolerance=0.01)
+    assert calibration.batches == (3 if moves > 0.02 else 2)
+    assert calibration.settled
 
 
 def test_the_tolerance_is_of_the_width():
-    """Of a range far from zero too; a move of just that much is none."""
+    """Also of a range far from zero; a move by exactly the tolerance does not count."""
     for last, settled in ((10.5, True), (10.5625, False)):
         source = [np.array([8.0, 10.0]), np.array([8.0, last])]
         assert qn.calibrate(lambda x: {"x": x}, source, MINMAX, patience=1, tolerance=0.25).settled == settled
@@ -238,8 +240,8 @@ def test_one_moving_channel_or_name_keeps_it_going():
 
 def test_a_channel_with_nothing_finite_has_not_moved():
     x = np.array([[1.0, 2.0], [np.nan, np.inf]])
-    found = qn.calibrate(lambda x: {"x": x}, [x] * 9, qn.MinMaxObserver(granularity=qn.PerChannel(0)), patience=3)
-    assert found.batches == 4
+    calibration = qn.calibrate(lambda x: {"x": x}, [x] * 9, qn.MinMaxObserver(granularity=qn.PerChannel(0)), patience=3)
+    assert calibration.batches == 4
 
 
 def test_without_patience_every_batch_runs():
@@ -253,11 +255,11 @@ def test_without_patience_every_batch_runs():
 @pytest.mark.parametrize("progress", [None, True, False])
 def test_progress(terminal, progress, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    found = qn.calibrate(tapping, batches(), progress=progress)
+    calibration = qn.calibrate(tapping, batches(), progress=progress)
     out, err = capsys.readouterr()
     assert out == ""
     assert ("calibrate:" in err) == (terminal if progress is None else progress)
-    assert states(found) == states(qn.calibrate(tapping, batches(), progress=False))
+    assert states(calibration) == states(qn.calibrate(tapping, batches(), progress=False))
 
 
 # --- merging
@@ -298,9 +300,9 @@ def test_a_refused_merge_changes_no_name():
 
 
 def test_pickle_reset_and_repr():
-    found = qn.calibrate(tapping, batches(), {"x": U8, "*": qn.MinMaxObserver()})
-    back = pickle.loads(pickle.dumps(found))
-    assert (states(back), back.batches) == (states(found), 10)
+    calibration = qn.calibrate(tapping, batches(), {"x": U8, "*": qn.MinMaxObserver()})
+    back = pickle.loads(pickle.dumps(calibration))
+    assert (states(back), back.batches) == (states(calibration), 10)
     assert list(back.observe("z", W)) == ["x", "y", "z"]
     assert repr(back) == "Calibration(3 tensors: x, y, z)"
     assert repr(back.reset()) == "Calibration(0 tensors)"
@@ -320,22 +322,22 @@ OBSERVERS = {
 
 @pytest.mark.parametrize("kind", OBSERVERS)
 def test_json_is_everything(kind):
-    found = qn.calibrate(tapping, batches(), OBSERVERS[kind], patience=9, tolerance=9)
-    text = found.to_json()
+    calibration = qn.calibrate(tapping, batches(), OBSERVERS[kind], patience=9, tolerance=9)
+    text = calibration.to_json()
     back = qn.Calibration.from_json(text)
     assert back.to_json() == text
-    assert (states(back), back.batches, back.settled) == (states(found), 10, found.settled)
-    assert found.settled == (kind != "mapping")  # groups of zeros move when their first number comes
-    for name in ("x", "new", "z"):  # it goes on as the other does, for names that are new too
-        for calibration in (found, back):
-            calibration.observe(name, noise(5, 8, seed=50))
-    assert states(back) == states(found)
+    assert (states(back), back.batches, back.settled) == (states(calibration), 10, calibration.settled)
+    assert calibration.settled == (kind != "mapping")  # groups of zeros move when their first number comes
+    for name in ("x", "new", "z"):  # the copy continues as the original does, also with new names
+        for either in (calibration, back):
+            either.observe(name, noise(5, 8, seed=50))
+    assert states(back) == states(calibration)
     assert ("z" in back) == (kind != "mapping")
     assert qn.Calibration.from_json(qn.Calibration(OBSERVERS[kind]).to_json()).reset().to_json() == (
         qn.Calibration.from_json(text).reset().to_json()
     )
     if kind != "average":
-        assert states(back.merge(back)) == states(found.merge(pickle.loads(pickle.dumps(found))))
+        assert states(back.merge(back)) == states(calibration.merge(pickle.loads(pickle.dumps(calibration))))
 
 
 def test_json_of_a_function():
@@ -378,18 +380,18 @@ REPORTED = {
 
 
 def test_the_report_estimates_what_compare_measures():
-    found = qn.calibrate(activations, range(30), REPORTED)
-    report = found.report()
+    calibration = qn.calibrate(activations, range(30), REPORTED)
+    report = calibration.report()
     for name in REPORTED:
         tensor, x = report[name], np.concatenate([activations(k)[name] for k in range(30)])
-        measured = qn.compare(x, qn.quantize(x, found[name]))
+        measured = qn.compare(x, qn.quantize(x, calibration[name]))
         # values are taken as even inside a bin of the histogram, 1/128 (1/16 per channel) of a value wide
         assert tensor.chosen.sqnr_db == pytest.approx(measured.sqnr_db, abs=0.15)
         assert tensor.chosen.clipped == pytest.approx(measured.clipped, abs=3e-4)
         assert (tensor.min, tensor.max, tensor.count) == (float(x.min()), float(x.max()), x.size)
         assert [t.method for t in tensor.techniques] == ["minmax", "percentile", "entropy", "mse"]
         for technique in tensor.techniques:
-            params = found.observers[name].qparams(technique.method)
+            params = calibration.observers[name].qparams(technique.method)
             measured = qn.compare(x, qn.quantize(x, params)).sqnr_db
             assert technique.sqnr_db == pytest.approx(measured, abs=0.15)
         assert tensor.best.sqnr_db == max(t.sqnr_db for t in tensor.techniques)
@@ -398,7 +400,7 @@ def test_the_report_estimates_what_compare_measures():
         assert (own[name].low, own[name].high) == (report[name].chosen.low, report[name].chosen.high)
     assert report["x"].best.method == "mse"
     for name, line in zip(REPORTED, str(report).splitlines()[1:], strict=False):
-        low, high = found[name].range()
+        low, high = calibration[name].range()
         assert (report[name].chosen.low, report[name].chosen.high) == (low.min(), high.max())
         assert line.split()[-2:] == [f"{report[name].techniques[-1].sqnr_db:.2f}", report[name].best.method]
     gains = [line for line in str(report).splitlines() if " would gain about " in line]
@@ -415,10 +417,10 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
         params = observer.qparams(method)
         low, high, counts, which = observer.sketch.bins()
         scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]
-        found = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
-        assert found.elements == x.size
+        sums = expected(low, high, counts, scale, zero, params.qmin, params.qmax)
+        assert sums.elements == x.size
         # the search spreads an element that is alone in an outermost bin over 2^-16 of it
-        assert found.noise == pytest.approx(float((observer.mse(params) * observer.count_).sum()), rel=1e-4)
+        assert sums.noise == pytest.approx(float((observer.mse(params) * observer.count_).sum()), rel=1e-4)
 
 
 def test_an_outlier_does_not_hide_the_rest():
@@ -447,8 +449,8 @@ def test_an_outlier_does_not_hide_the_rest():
 
 def winner(x, observer):
     """The technique of the highest measured SQNR, and that SQNR."""
-    each = {method: qn.quantize(x, params) for method, params in observer.techniques().items()}
-    measured = {method: qn.compare(x, q).sqnr_db for method, q in each.items()}
+    quantized = {method: qn.quantize(x, params) for method, params in observer.techniques().items()}
+    measured = {method: qn.compare(x, q).sqnr_db for method, q in quantized.items()}
     best = max(measured, key=measured.get)
     return best, measured
 
@@ -543,12 +545,12 @@ def test_zeros_do_not_count_when_outliers_are_told():
     assert 1.9 <= qn.choose_qparams(x, method="mse").scale * 127 < 2.2  # 1.0, 1.1, ... are whole numbers of 1 / 60
 
 
-@pytest.mark.parametrize(("gain", "said"), [(0.99, []), (1.0, ["mse would gain about 1.0 dB."]), (np.inf, [])])
-def test_a_gain_of_a_decibel_is_worth_a_sentence(gain, said):
+@pytest.mark.parametrize(("gain", "sentences"), [(0.99, []), (1.0, ["mse would gain about 1.0 dB."]), (np.inf, [])])
+def test_a_gain_of_a_decibel_is_worth_a_sentence(gain, sentences):
     chosen, better = (Technique("mse", -1.0, 1.0, 0.0, db, db) for db in (20.0, 20.0 + gain))
     tensor = CalibratedTensor("x", "Histogram", "int8", "per tensor", 9, 0, 0, -1.0, 1.0, chosen, (chosen, better))
     assert tensor.best is better
-    assert tensor.warnings == said
+    assert tensor.warnings == sentences
 
 
 def test_a_negative_sqnr_is_one():
@@ -581,8 +583,8 @@ def test_a_range_that_no_scale_covers():
 def test_the_report_without_histograms():
     x = np.array([[1.0, -2.0], [np.nan, np.inf]])
     observers = {"a": qn.MinMaxObserver(), "b": qn.MovingAverageMinMaxObserver(), "n": qn.MinMaxObserver()}
-    found = qn.calibrate(lambda x: {"a": x, "b": x, "n": x[1:]}, [x], observers)
-    report = found.report()
+    calibration = qn.calibrate(lambda x: {"a": x, "b": x, "n": x[1:]}, [x], observers)
+    report = calibration.report()
     assert str(report) == (
         "tensor  type  granularity  observer             min  max  low  high  clipped %  SQNR dB\n"
         "a       int8  per tensor   MinMax                -2    1   -2     2          0        -\n"
@@ -602,8 +604,8 @@ def test_the_report_without_histograms():
 
 
 def test_the_report_in_other_forms():
-    found = qn.calibrate(activations, range(3), {**REPORTED, "x": qn.MinMaxObserver()})
-    report = found.report()
+    calibration = qn.calibrate(activations, range(3), {**REPORTED, "x": qn.MinMaxObserver()})
+    report = calibration.report()
     content = json.loads(report.to_json())
     assert (content["batches"], content["settled"]) == (3, False)
     assert content["tensors"] == report.to_records()
@@ -615,7 +617,7 @@ def test_the_report_in_other_forms():
     assert (first["name"], first["observer"], first["best"]) == ("x", "MinMax", None)
     assert second["observer"] == "Histogram percentile"
     assert second["sqnr_db"] == second["sqnr_db_percentile"]
-    page = found._repr_html_()
+    page = calibration._repr_html_()
     assert page == report._repr_html_()
     assert page.count("<tr>") == 4
     assert "<b>" not in qn.Calibration().observe("<b>", W)._repr_html_()

@@ -1,4 +1,4 @@
-"""Expected errors and shares clipped against what quantizing the elements themselves does."""
+"""Expected errors and clipped shares against those of quantizing the elements themselves."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from qnumpy.dtypes import CODE_TYPES
 
 FLOATS = [name for name, code in CODE_TYPES.items() if code.real is not None]
 BIN = 1e-3  # of 200,000 elements, those of the one bin that an end of the range cuts
-PERCENT_1 = 0.01  # elements are even inside a bin 1/128 of a value wide but for chance
+PERCENT_1 = 0.01  # elements are even, up to chance, inside a bin whose width is 1/128 of its values
 
 
 def skew(seed=0):
@@ -37,14 +37,14 @@ def test_what_quantizing_costs(dtype):
         params = qn.QParams.from_range(-most, most, dtype=dtype)
         real = params.code.real
         low, high, counts, _ = observer.sketch.bins()
-        found = expected(low, high, counts, params.scale, params.zero_point, params.qmin, params.qmax, real)
+        sums = expected(low, high, counts, params.scale, params.zero_point, params.qmin, params.qmax, real)
         noise = np.mean((x - qn.fake_quantize(x, params)) ** 2, dtype=np.float64)
-        assert found.mse == pytest.approx(noise, rel=PERCENT_1)
-        assert found.mse == pytest.approx(float(observer.mse(params)), rel=1e-3)  # its sums below 2^-40 are left out
+        assert sums.mse == pytest.approx(noise, rel=PERCENT_1)
+        assert sums.mse == pytest.approx(float(observer.mse(params)), rel=1e-3)  # its sums below 2^-40 are left out
         most = params.qmax + 0.5 if real is None else real.overflow
-        assert found.clipped == pytest.approx(np.mean(np.abs(x / params.scale) > most), abs=BIN)
+        assert sums.clipped == pytest.approx(np.mean(np.abs(x / params.scale) > most), abs=BIN)
         sqnr = 10 * np.log10(np.mean(x.astype(np.float64) ** 2) / noise)
-        assert found.sqnr_db == pytest.approx(sqnr, abs=0.05)  # PERCENT_1 in dB
+        assert sums.sqnr_db == pytest.approx(sqnr, abs=0.05)  # PERCENT_1 in dB
 
 
 def test_figures_of_nothing():

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: a model in a file, and a way to run a command."""
+"""Shared by the tests of the commands: a model in a file, and a way to run a command."""
 
 import ml_dtypes
 import numpy as np
@@ -28,7 +28,7 @@ def model(tmp_path):
 def run(capsys):
     def run(*argv):
         code = cli.main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run

@@ -41,7 +41,7 @@ def test_calibrate_per_channel_and_as_json(run, activations, tmp_path):
     code, text, err = run("calibrate", activations[0], "-o", out, "--per", "channel", "--axis", 0, "--json")
     assert (code, err) == (0, "")
     params = qn.load(out)
-    assert {name: each.scale.shape for name, each in params.items()} == {"x": (8,), "y": (3,)}
+    assert {name: qparams.scale.shape for name, qparams in params.items()} == {"x": (8,), "y": (3,)}
     assert [tensor["name"] for tensor in json.loads(text)["tensors"]] == ["x", "y"]
     assert run("calibrate", activations[0])[0] == 0  # without a file, the table alone
 
@@ -66,8 +66,8 @@ def test_calibrate_does_not_replace_its_input(run, tmp_path):
     save(tmp_path / "a.safetensors", {"x": reals(4, 4)})
     index.write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
     before = index.read_bytes()
-    says = f"-o must be another file than the input; got {str(index)!r} for both."
-    assert run("calibrate", index, "-o", index, "--force") == (2, "", f"qnumpy calibrate: {says}\n")
+    message = f"-o must be another file than the input; got {str(index)!r} for both."
+    assert run("calibrate", index, "-o", index, "--force") == (2, "", f"qnumpy calibrate: {message}\n")
     assert index.read_bytes() == before
     assert run("calibrate", index)[0] == 0
 
@@ -108,7 +108,7 @@ def test_calibrate_refuses(run, activations, tmp_path):
         assert run("calibrate", *argv) == (code, "", f"qnumpy calibrate: {message}\n")
         assert not out.exists()
     out.write_text("mine")
-    says = f"-o must be a new file, or --force given to replace it; {str(out)!r} exists."
-    assert run("calibrate", first, "-o", out) == (2, "", f"qnumpy calibrate: {says}\n")
+    message = f"-o must be a new file, or --force given to replace it; {str(out)!r} exists."
+    assert run("calibrate", first, "-o", out) == (2, "", f"qnumpy calibrate: {message}\n")
     assert run("calibrate", first, "-o", out, "--force")[0] == 0
     assert set(qn.load(out)) == {"x", "y"}

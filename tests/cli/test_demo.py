@@ -51,9 +51,9 @@ def test_the_command_prints_every_step(run):
     for words in ("layer1.weight", "layer3.weight", "int8", "int4", "float32"):
         assert words in printed
     digits = demo.load()
-    found = re.findall(r"(\d+) of 360 images right", printed)
-    assert len(found) == 1 + len(demo.SCHEMES)
-    assert int(found[0]) == digits.correct(digits.weights)
+    counts = re.findall(r"(\d+) of 360 images right", printed)
+    assert len(counts) == 1 + len(demo.SCHEMES)
+    assert int(counts[0]) == digits.correct(digits.weights)
 
 
 def test_importing_the_package_does_not_load_the_demo():

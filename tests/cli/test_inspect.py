@@ -15,9 +15,9 @@ def test_inspect_lists_every_tensor(run, model, tmp_path):
     assert code == 0
     assert re.search(r"embed\.weight +int4 +\(40, 16\) +per group 8 +640\n", text)  # 320 bytes of codes, 80 scales
     assert re.search(r"fc\.bias +float32 +\(12,\) +- +48\n", text)
-    listed = json.loads(run("inspect", out, "--json")[1])
-    assert [tensor["name"] for tensor in listed["tensors"]] == list(load(out))
-    assert listed["nbytes"] == sum(tensor["nbytes"] for tensor in listed["tensors"])
+    listing = json.loads(run("inspect", out, "--json")[1])
+    assert [tensor["name"] for tensor in listing["tensors"]] == list(load(out))
+    assert listing["nbytes"] == sum(tensor["nbytes"] for tensor in listing["tensors"])
     assert run("inspect", model)[0] == 0
 
 
@@ -31,7 +31,7 @@ def test_inspect_says_what_a_float_type_would_lose(run, model, tmp_path):
     assert lines[-1].startswith("This CPU ")
     path = tmp_path / "eps.npz"
     save(path, {"eps": np.float32(1e-12), "w": np.array([[7e4]], np.float32)})
-    found = json.loads(run("inspect", path, "--float=float16", "--json")[1])
-    assert [tensor["verdict"] for tensor in found["tensors"]] == ["underflows", "overflows"]
-    assert found["totals"]["verdicts"] == {"overflows": 1, "underflows": 1}
+    table = json.loads(run("inspect", path, "--float=float16", "--json")[1])
+    assert [tensor["verdict"] for tensor in table["tensors"]] == ["underflows", "overflows"]
+    assert table["totals"]["verdicts"] == {"overflows": 1, "underflows": 1}
     assert run("inspect", path, "--float", "int8")[0] == 2

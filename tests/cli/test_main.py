@@ -1,4 +1,4 @@
-"""What holds for every command: usage, exit codes, the environment, pipes, names of tensors."""
+"""Every command: usage, exit codes, the environment, pipes, names of tensors."""
 
 import json
 import os

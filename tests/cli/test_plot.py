@@ -21,7 +21,7 @@ def test_plot_draws_what_a_quantized_file_holds(run, model, tmp_path):
     small, out = tmp_path / "small.npz", tmp_path / "picture.svg"
     assert run("quantize", model, "-o", small, "--per", "tensor", "--dtype", "int4")[0] == 0
     assert run("plot", small, "fc.weight", "-o", out)[0] == 0
-    assert "<!-- in the file" in out.read_text()  # matplotlib says in comments what it draws as paths
+    assert "<!-- in the file" in out.read_text()  # matplotlib writes the text of its paths as comments
     assert run("plot", small, "embed.weight", "-o", out, "--force")[0] == 0
 
 
@@ -40,8 +40,8 @@ def test_plot_refuses(run, model, tmp_path):
         assert run("plot", model, *argv) == (2, "", f"qnumpy plot: {message}\n")
         assert not out.exists()
     out.write_bytes(b"mine")
-    says = f"-o must be a new file, or --force given to replace it; {str(out)!r} exists."
-    assert run("plot", model, "fc.weight", "-o", out) == (2, "", f"qnumpy plot: {says}\n")
+    message = f"-o must be a new file, or --force given to replace it; {str(out)!r} exists."
+    assert run("plot", model, "fc.weight", "-o", out) == (2, "", f"qnumpy plot: {message}\n")
     assert out.read_bytes() == b"mine"
     code, _, err = run("plot", model, "fc.weight", "-o", tmp_path / "no" / "a.png")
     assert (code, "no file was written" in err) == (3, True)
@@ -49,5 +49,5 @@ def test_plot_refuses(run, model, tmp_path):
 
 def test_plot_without_matplotlib(run, model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    says = "matplotlib must be installed: pip install 'qnumpy[plot]'."
-    assert run("plot", model, "fc.weight", "-o", tmp_path / "a.png") == (2, "", f"qnumpy plot: {says}\n")
+    message = "matplotlib must be installed: pip install 'qnumpy[plot]'."
+    assert run("plot", model, "fc.weight", "-o", tmp_path / "a.png") == (2, "", f"qnumpy plot: {message}\n")

@@ -1,4 +1,4 @@
-"""``qnumpy quantize``: what it writes and prints, what it refuses, and that nothing is ever lost."""
+"""``qnumpy quantize``: the file and the table, refusals, and that no input is ever lost."""
 
 import json
 import os
@@ -319,7 +319,7 @@ def test_a_number_that_float16_lacks_is_refused(run, tmp_path):
 
 
 def test_numbers_beyond_float32(run, tmp_path):
-    """No float32 scale covers them: said with the file and the tensor, and nothing is written."""
+    """No float32 scale covers them: the message names the file and the tensor, and no file is written."""
     path, out = tmp_path / "big.npz", tmp_path / "out.npz"
     np.savez(path, w=np.array([[1e300, -1.0]]))
     for dtype in ("int8", "float8_e4m3fn", "nvfp4"):
@@ -329,7 +329,7 @@ def test_numbers_beyond_float32(run, tmp_path):
     code, _, err = run("calibrate", path, "-o", tmp_path / "q.json")
     assert code == 3
     assert "tensor 'w'" in err
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["big.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.npz"]
 
 
 def test_ctrl_c_after_the_rename_does_not_deny_the_file(tmp_path):
@@ -338,7 +338,7 @@ def test_ctrl_c_after_the_rename_does_not_deny_the_file(tmp_path):
     save(model, {f"{k}" + "x" * 1000: np.ones((2, 2), np.float32) for k in range(200)})
     command = [sys.executable, "-m", "qnumpy", "quantize", model, "-o", out]
 
-    def heard():  # a job in the background of a shell is born deaf to it
+    def heard():  # a shell starts jobs in the background with the signal ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -1,4 +1,4 @@
-"""dask gives the bits of one process: whatever the blocks, the scheduler, and the workers that die on the way."""
+"""dask gives the bits of one process, for any blocks and scheduler, and also when workers die."""
 
 import json
 import os
@@ -51,11 +51,11 @@ def scheduler(request):
 def test_the_state_of_one_process(kind, granularity, chunks):
     x = noise(200, 90)
     observer = OBSERVERS[kind](granularity=granularity)
-    found = qd.observe(da.from_array(x, chunks=chunks), observer, split_every=2 if chunks[0] == 64 else 8)
+    result = qd.observe(da.from_array(x, chunks=chunks), observer, split_every=2 if chunks[0] == 64 else 8)
     alone = OBSERVERS[kind](granularity=granularity).observe(x)
-    assert found.to_json() == alone.to_json()
-    assert found.qparams() == alone.qparams()
-    assert "nothing seen" in repr(observer)  # the configuration was left alone
+    assert result.to_json() == alone.to_json()
+    assert result.qparams() == alone.qparams()
+    assert "nothing seen" in repr(observer)  # the configuration did not change
 
 
 @pytest.mark.parametrize("kind", OBSERVERS)
@@ -64,28 +64,28 @@ def test_a_bag_of_arrays(kind, npartitions):
     batches = [noise(k, 30, seed=k) for k in range(20)]  # the first is empty
     bag = db.from_sequence(batches, npartitions=npartitions)
     with dask.config.set(scheduler="threads"):
-        found = qd.observe(bag, OBSERVERS[kind](dtype="uint8", symmetric=False))
+        result = qd.observe(bag, OBSERVERS[kind](dtype="uint8", symmetric=False))
     alone = OBSERVERS[kind](dtype="uint8", symmetric=False)
     for batch in batches:
         alone.observe(batch)
-    assert found.to_json() == alone.to_json()
+    assert result.to_json() == alone.to_json()
 
 
 def test_nothing_to_observe():
     for empty in (da.zeros((0, 4)), db.from_sequence([], npartitions=1)):
-        found = qd.observe(empty, qn.MinMaxObserver())
+        result = qd.observe(empty, qn.MinMaxObserver())
         with pytest.raises(qn.CalibrationError):
-            found.qparams()
+            result.qparams()
 
 
 def test_merging_leaves_its_parts_alone():
     """A task may run twice on the same states: the second time must give the same."""
-    from qnumpy.dask.reduction import _merged
+    from qnumpy.dask.reduction import _merge_all
 
     parts = [[qn.MinMaxObserver().observe(noise(50, seed=k))] for k in range(3)]
     before = pickle.dumps(parts)
-    first = _merged(qn.MinMaxObserver(), parts)[0].to_json()
-    assert _merged(qn.MinMaxObserver(), parts)[0].to_json() == first
+    first = _merge_all(qn.MinMaxObserver(), parts)[0].to_json()
+    assert _merge_all(qn.MinMaxObserver(), parts)[0].to_json() == first
     assert pickle.dumps(parts) == before
 
 
@@ -101,18 +101,18 @@ def model(x):
 def test_calibrate_is_calibrate():
     batches = [noise(k + 1, 30, seed=k) for k in range(20)]
     observers = {"x": qn.MinMaxObserver(granularity=qn.PerChannel(1)), "[yz]": qn.HistogramObserver("entropy")}
-    found = qd.calibrate(model, db.from_sequence(batches, npartitions=7), observers)
+    result = qd.calibrate(model, db.from_sequence(batches, npartitions=7), observers)
     alone = qn.calibrate(model, batches, observers)
-    assert dict(found) == dict(alone)
-    assert {n: o.to_json() for n, o in found.observers.items()} == {n: o.to_json() for n, o in alone.observers.items()}
-    assert found.batches == alone.batches == 20
+    assert dict(result) == dict(alone)
+    assert {n: o.to_json() for n, o in result.observers.items()} == {n: o.to_json() for n, o in alone.observers.items()}
+    assert result.batches == alone.batches == 20
 
 
 def test_partitions_without_a_batch():
     bag = db.from_sequence(range(40), npartitions=10).filter(lambda k: k < 5).map(lambda k: noise(3, 30, seed=k))
     with dask.config.set(scheduler="threads"):
-        found = qd.calibrate(model, bag)
-    assert dict(found) == dict(qn.calibrate(model, [noise(3, 30, seed=k) for k in range(5)]))
+        result = qd.calibrate(model, bag)
+    assert dict(result) == dict(qn.calibrate(model, [noise(3, 30, seed=k) for k in range(5)]))
 
 
 def test_shards(tmp_path):
@@ -127,12 +127,12 @@ def test_shards(tmp_path):
         qn.save(shards[-1], tensors)
     bag = qd.from_safetensors(shards)
     assert bag.npartitions == 3
-    found = qd.calibrate(dict, bag, qn.MinMaxObserver())
-    assert set(found) == {"w", "only0", "only1", "only2"}
+    result = qd.calibrate(dict, bag, qn.MinMaxObserver())
+    assert set(result) == {"w", "only0", "only1", "only2"}
     whole = qn.MinMaxObserver()
     for shard in shards:
         whole.observe(qn.load(shard)["w"])
-    assert found.observers["w"].to_json() == whole.to_json()
+    assert result.observers["w"].to_json() == whole.to_json()
     again = qd.observe(bag.filter(lambda tensor: "w" in tensor).pluck("w"), qn.MinMaxObserver())
     assert again.to_json() == whole.to_json()
     one = qd.calibrate(dict, qd.from_safetensors(str(shards[1])))
@@ -146,8 +146,8 @@ def test_an_index_of_shards(tmp_path):
     index.write_text(json.dumps({"weight_map": {f"w{k}": f"part{k}.safetensors" for k in range(2)}}))
     bag = qd.from_safetensors(index)
     assert bag.npartitions == 2
-    found = qd.calibrate(dict, bag, qn.MinMaxObserver())
-    assert dict(found) == {f"w{k}": qn.choose_qparams(noise(4, 4, seed=k)) for k in range(2)}
+    result = qd.calibrate(dict, bag, qn.MinMaxObserver())
+    assert dict(result) == {f"w{k}": qn.choose_qparams(noise(4, 4, seed=k)) for k in range(2)}
 
 
 # --- arrays
@@ -186,8 +186,8 @@ def test_blocks_are_the_whole(dtype, symmetric, granularity, chunks):
 def test_every_method_chooses_as_in_one_process(method, granularity, shape, dtype):
     x, kind = noise(*shape), {"dtype": dtype, "granularity": granularity, "method": method}
     with dask.config.set(scheduler="synchronous"):
-        found = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), **kind)
-    assert found == qn.choose_qparams(x, **kind)
+        result = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), **kind)
+    assert result == qn.choose_qparams(x, **kind)
 
 
 def test_values_that_are_not_finite_are_counted():
@@ -212,7 +212,7 @@ def test_dequantized_values_compare_too():
 
 @pytest.mark.memory
 def test_an_array_larger_than_memory():
-    """768 MiB of float32, made block by block, under a limit of 512 MiB for everything."""
+    """768 MiB of float32, computed block by block, under a limit of 512 MiB for the process."""
     script = """
 import resource, numpy as np, dask, dask.array as da, qnumpy.dask as qd
 resource.setrlimit(resource.RLIMIT_DATA, (512 << 20,) * 2)
@@ -337,8 +337,8 @@ def test_a_cluster_gives_the_same_bits(client):
     x = noise(400, 90)
     for kind, make in OBSERVERS.items():
         for granularity in GRANULARITIES:
-            found = qd.observe(da.from_array(x, chunks=(30, 40)), make(granularity=granularity))
-            assert found.to_json() == make(granularity=granularity).observe(x).to_json(), kind
+            result = qd.observe(da.from_array(x, chunks=(30, 40)), make(granularity=granularity))
+            assert result.to_json() == make(granularity=granularity).observe(x).to_json(), kind
     source = da.from_array(x, chunks=(64, 90))
     params = qd.choose_qparams(source, granularity=qn.PerChannel(1))
     codes = qd.quantize(source, params)
@@ -348,8 +348,8 @@ def test_a_cluster_gives_the_same_bits(client):
     back = qd.dequantize(codes, params)
     assert qd.compare(source, back).max_abs_error == whole.max_abs_error
     batches = [noise(5, 30, seed=k) for k in range(12)]
-    found = qd.calibrate(model, db.from_sequence(batches, npartitions=6))
-    assert dict(found) == dict(qn.calibrate(model, batches))
+    result = qd.calibrate(model, db.from_sequence(batches, npartitions=6))
+    assert dict(result) == dict(qn.calibrate(model, batches))
 
 
 def test_a_killed_worker_loses_nothing(client, tmp_path):
@@ -361,12 +361,12 @@ def test_a_killed_worker_loses_nothing(client, tmp_path):
 
     bag = db.from_sequence(list(enumerate(batches)), npartitions=16).starmap(kill)
     observer = qn.MinMaxObserver(granularity=qn.PerChannel(1))
-    found = qd.observe(bag, observer)
+    result = qd.observe(bag, observer)
     assert Path(marker).exists()
     alone = qn.MinMaxObserver(granularity=qn.PerChannel(1))
     for batch in batches:
         alone.observe(batch)
-    assert found.to_json() == alone.to_json()  # its counts too: nothing is counted twice
+    assert result.to_json() == alone.to_json()  # its counts too: nothing is counted twice
 
 
 def test_choices_are_those_of_an_array_in_memory():
@@ -408,9 +408,9 @@ def test_calibrate_refuses_a_moving_average_before_anything_runs(partitions):
 def test_the_percentile_asked_for():
     x = noise(60, 48)
     with dask.config.set(scheduler="synchronous"):
-        found = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), method="percentile", percentile=90)
-    assert found == qn.choose_qparams(x, method="percentile", percentile=90)
-    assert found != qn.choose_qparams(x, method="percentile")
+        result = qd.choose_qparams(da.from_array(x, chunks=(25, 20)), method="percentile", percentile=90)
+    assert result == qn.choose_qparams(x, method="percentile", percentile=90)
+    assert result != qn.choose_qparams(x, method="percentile")
 
 
 def test_blocks_of_another_cut_compare():

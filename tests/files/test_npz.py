@@ -1,4 +1,4 @@
-"""Npz archives: NumPy's own load, and what lies is refused."""
+"""Npz archives: NumPy loads them, and inconsistent ones are refused."""
 
 import re
 import zipfile

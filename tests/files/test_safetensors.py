@@ -1,4 +1,4 @@
-"""Safetensors files: the package of that name agrees, bad headers are told, and why the package is not used."""
+"""Safetensors files: agreement with the package of that name, bad headers, and why qnumpy does not use the package."""
 
 import json
 import re
@@ -155,7 +155,7 @@ def traced(call):
 
 
 def test_the_package_needs_every_tensor_at_once_to_write(tmp_path):
-    """Tensors made one at a time, as quantizing a file makes them: one in memory here, all of them there."""
+    """Tensors come one at a time, as from quantizing a file: qnumpy holds one in memory, the package all."""
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
 
     def tensor(k):

@@ -1,4 +1,4 @@
-"""What a file says of a tensor: the plain tensors that hold it, the schema, and schemas that lie."""
+"""The description of a tensor in a file: the plain tensors that hold it, the schema, and wrong schemas."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What save writes comes back: every dtype, granularity and layout, shards, and damaged bytes."""
+"""save and load: every dtype, granularity and layout, shards, and damaged bytes."""
 
 import json
 import re

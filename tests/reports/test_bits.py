@@ -9,12 +9,12 @@ import qnumpy as qn
 from qnumpy.dtypes import FLOAT_TYPES
 from qnumpy.reports.compare import MAX_ROWS
 
-NARROW = [name for name, kind in FLOAT_TYPES.items() if kind.bits <= 16]
+NARROW = [name for name, float_type in FLOAT_TYPES.items() if float_type.bits <= 16]
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 
 
-def every_code(kind):
-    return np.arange(1 << kind.bits).astype(kind.storage).view(kind.dtype)
+def every_code(float_type):
+    return np.arange(1 << float_type.bits).astype(float_type.storage).view(float_type.dtype)
 
 
 def hard_floats(dtype):
@@ -27,26 +27,26 @@ def hard_floats(dtype):
 
 
 def assert_fields_make_the_number(x):
-    seen = qn.bits(x)
-    assert seen.is_float
+    parts = qn.bits(x)
+    assert parts.is_float
     with np.errstate(invalid="ignore"):  # signalling NaN
         wide = x.astype(np.float64)
     finite = np.isfinite(wide)
-    made = seen.sign * np.ldexp(np.where(finite, seen.mantissa, 0), seen.exponent)
-    np.testing.assert_array_equal(made[finite], wide[finite])
-    if FLOAT_TYPES[x.dtype.name].kind not in ("FNUZ", "SCALE"):  # there the sign bit of NaN, or all, says another thing
-        np.testing.assert_array_equal(seen.sign < 0, np.signbit(wide))
-    mantissa = seen.mantissa[finite]
-    assert ((mantissa >= 1) | (seen.fields[1][finite] == 0)).all()
+    value = parts.sign * np.ldexp(np.where(finite, parts.mantissa, 0), parts.exponent)
+    np.testing.assert_array_equal(value[finite], wide[finite])
+    if FLOAT_TYPES[x.dtype.name].kind not in ("FNUZ", "SCALE"):  # NaN has the sign bit, or there is none
+        np.testing.assert_array_equal(parts.sign < 0, np.signbit(wide))
+    mantissa = parts.mantissa[finite]
+    assert ((mantissa >= 1) | (parts.fields[1][finite] == 0)).all()
     assert (mantissa < 2).all()
 
 
 @pytest.mark.parametrize("name", NARROW)
 def test_every_code_of_a_narrow_float(name):
-    kind = FLOAT_TYPES[name]
-    assert_fields_make_the_number(every_code(kind))
-    texts = qn.bits(every_code(kind)).text
-    assert [int(text.replace(" ", ""), 2) for text in texts] == list(range(1 << kind.bits))
+    float_type = FLOAT_TYPES[name]
+    assert_fields_make_the_number(every_code(float_type))
+    texts = qn.bits(every_code(float_type)).text
+    assert [int(text.replace(" ", ""), 2) for text in texts] == list(range(1 << float_type.bits))
 
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
@@ -59,9 +59,9 @@ def test_against_frexp(name):
     """NumPy has the mantissa in [0.5, 1)."""
     x = np.array([1.0, -0.1, 3.7, 1e-3, 6.1e4], name)
     mantissa, exponent = np.frexp(x)
-    seen = qn.bits(x)
-    np.testing.assert_array_equal(seen.mantissa, 2 * np.abs(mantissa.astype(np.float64)))
-    np.testing.assert_array_equal(seen.exponent, exponent - 1)
+    parts = qn.bits(x)
+    np.testing.assert_array_equal(parts.mantissa, 2 * np.abs(mantissa.astype(np.float64)))
+    np.testing.assert_array_equal(parts.exponent, exponent - 1)
 
 
 @pytest.mark.parametrize("name", [*INTEGERS, "int4", "uint4", "int2", "uint2"])
@@ -102,22 +102,22 @@ def test_one_number_explained():
 
 
 def test_tables_are_cut():
-    seen = qn.bits(np.arange(MAX_ROWS + 3.0))
-    assert str(seen).endswith("... and 3 more")
-    assert "... and 3 more" in seen._repr_html_()
-    assert len(seen.to_records()) == MAX_ROWS + 3
+    parts = qn.bits(np.arange(MAX_ROWS + 3.0))
+    assert str(parts).endswith("... and 3 more")
+    assert "... and 3 more" in parts._repr_html_()
+    assert len(parts.to_records()) == MAX_ROWS + 3
     assert str(qn.bits(np.zeros(0, np.float16))).splitlines() == ["float16  bits  sign x mantissa x 2^exponent"]
 
 
 def test_layouts_and_input():
     x = np.arange(-6, 6, dtype=np.float32).reshape(3, 4)
     for view in (x.T, x[::-1, ::2], x.astype(">f4"), np.asfortranarray(x)):
-        seen = qn.bits(view)
-        assert seen.exponent.shape == view.shape
-        np.testing.assert_array_equal(seen.sign * np.ldexp(seen.mantissa, seen.exponent), view.astype(np.float64))
-    seen = qn.bits(x)
+        parts = qn.bits(view)
+        assert parts.exponent.shape == view.shape
+        np.testing.assert_array_equal(parts.sign * np.ldexp(parts.mantissa, parts.exponent), view.astype(np.float64))
+    parts = qn.bits(x)
     x[:] = 0
-    assert seen.x.any()  # a copy
+    assert parts.x.any()  # a copy
 
 
 def test_html_has_a_span_for_each_field():

@@ -1,4 +1,4 @@
-"""Reports say the right numbers, in every form, and what is surprising in exact sentences."""
+"""Reports have the right numbers in every form, and exact sentences about surprising results."""
 
 import dataclasses
 import json
@@ -209,18 +209,18 @@ def test_better_per_channel(axis, symmetric, dtype):
     # one channel ten times as wide as the others
     x = np.random.default_rng(0).uniform(-1, 1, (64, 256)).astype(np.float32)
     np.moveaxis(x, axis, 0)[5] *= 10
-    each = qn.PerChannel(axis)
+    channels = qn.PerChannel(axis)
     report = compare(x, qn.quantize(x, symmetric=symmetric, dtype=dtype))
     (sentence,) = report.warnings
-    found = re.fullmatch(
+    match = re.fullmatch(
         rf"Per channel on axis {axis} would gain about (\d+\.\d) dB for {4 * (x.shape[axis] - 1)} bytes of scales.",
         sentence.replace(",", ""),
     )
-    real = compare(x, qn.quantize(x, granularity=each, symmetric=symmetric, dtype=dtype)).sqnr_db - report.sqnr_db
+    real = compare(x, qn.quantize(x, granularity=channels, symmetric=symmetric, dtype=dtype)).sqnr_db - report.sqnr_db
     # The estimate takes the new noise as uniform, which it is here up to the edge of 16 codes: a few percent of power.
-    assert float(found[1]) == pytest.approx(real, abs=0.5)
+    assert float(match[1]) == pytest.approx(real, abs=0.5)
     assert real > 6.02
-    assert compare(x, qn.quantize(x, granularity=each, dtype=dtype)).warnings == ()
+    assert compare(x, qn.quantize(x, granularity=channels, dtype=dtype)).warnings == ()
 
 
 def test_not_finite():

@@ -1,4 +1,4 @@
-"""Verdicts of float reports, and what they say."""
+"""Float reports: verdicts, sentences, refusals."""
 
 import json
 from pathlib import Path
@@ -42,25 +42,25 @@ def test_verdicts():
 
 @pytest.mark.parametrize("dtype", TARGETS)
 def test_what_a_type_lacks_is_said(dtype):
-    """Against what cast makes of it, and refuses when overflow is "raise"."""
+    """Against the results of cast, and its refusal when overflow is "raise"."""
     lacking = []
     for value, has in ((np.inf, TARGETS[dtype].has_infinity), (np.nan, TARGETS[dtype].has_nan)):
         x, report = np.array([value, 1.0]), qn.float_report([value, 1.0], dtype)
-        became = float(qn.cast(x, dtype)[0])
-        assert np.array_equal(became, value, equal_nan=True) == has == (report.verdict == "fits")
+        result = float(qn.cast(x, dtype)[0])
+        assert np.array_equal(result, value, equal_nan=True) == has == (report.verdict == "fits")
         if not has:
             lacking.append(value)
-            said = "NaN" if np.isnan(became) else f"{became:g} or {-became:g}" if became else "zero"
+            replacement = "NaN" if np.isnan(result) else f"{result:g} or {-result:g}" if result else "zero"
             name = "NaN" if np.isnan(value) else "infinity"
-            assert report.sentence == f"{dtype} has no {name}: 1 becomes {said}."
+            assert report.sentence == f"{dtype} has no {name}: 1 becomes {replacement}."
             with pytest.raises(OverflowError):
                 qn.cast(x, dtype, overflow="raise")
     assert qn.float_report([*lacking, *lacking, 1e39], dtype).sentence.count(": 2 become ") == len(lacking)
 
 
 def test_one_and_many():
-    for count, said in ((1, "1 of 1 nonzero numbers becomes subnormal and keeps"), (2, "become subnormal and keep ")):
-        assert said in qn.float_report(np.full(count, 1e-7)).sentence
+    for count, text in ((1, "1 of 1 nonzero numbers becomes subnormal and keeps"), (2, "become subnormal and keep ")):
+        assert text in qn.float_report(np.full(count, 1e-7)).sentence
 
 
 def test_float16_holds_what_came_from_float16():

@@ -1,4 +1,4 @@
-"""What a report of a saturating product says, and what it refuses."""
+"""The report of a saturating product: figures, sentences, refusals."""
 
 import itertools
 import pickle

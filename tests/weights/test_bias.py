@@ -81,8 +81,8 @@ def correct_bias_rows():
             wrong = np.ones((2, 3), dtype)
             yield lambda c=call, v=wrong: c(v), TypeError, f"{owner}: {name} {real} {dtype}"
     for axis in (2, -3):
-        where = f"{owner}: axis must be in [-2, 1]; got {axis}"
-        yield lambda a=axis: correct(rows, w, q, axis=a), ValueError, where
+        wrong = f"{owner}: axis must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: correct(rows, w, q, axis=a), ValueError, wrong
     yield lambda: correct(rows, w, q, bias[:2]), ValueError, f"{owner}: bias must be of shape (3,); got shape (2,)"
     yield lambda: correct(rows, bias, bias), ValueError, f"{owner}: w must be a matrix; got shape (3,)"
     wrong = f"{owner}: q must be of the shape (2, 3) of w; got shape (3, 4)"

@@ -35,7 +35,7 @@ def test_powers_of_two_keep_every_bit():
     assert len(np.unique(e.scale)) > 5
     assert np.array_equal(network(x, e.w1, e.bias, e.w2), network(x, w1, bias, w2))
     ratio = widest(e.w1, 1) / widest(e.w2, 0)
-    assert ((ratio > 0.49) & (ratio < 2.01)).all()  # float32 rounds the ranges themselves not at all
+    assert ((ratio > 0.49) & (ratio < 2.01)).all()  # the ranges are exact in float32
     assert [a.dtype for a in (e.w1, e.w2, e.bias)] == [np.float32] * 3
 
 
@@ -86,9 +86,9 @@ def equalize_rows():
             wrong = np.ones((2, 3), dtype)
             yield lambda c=call, v=wrong: c(v), TypeError, f"{owner}: {name} {real} {dtype}"
     for axis in (2, -3):
-        where = f"must be in [-2, 1]; got {axis}"
-        yield lambda a=axis: cross(w1, w2, axis1=a), ValueError, f"{owner}: axis1 {where}"
-        yield lambda a=axis: cross(w1, w2, axis2=a), ValueError, f"{owner}: axis2 {where}"
+        wrong = f"must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: cross(w1, w2, axis1=a), ValueError, f"{owner}: axis1 {wrong}"
+        yield lambda a=axis: cross(w1, w2, axis2=a), ValueError, f"{owner}: axis2 {wrong}"
     yield lambda: cross(w1, w2, axis1=0.0), TypeError, f"{owner}: axis1 must be an integer; got 0.0"
     channels = f"{owner}: w2 must be of 3 channels on axis 1, as w1 has on axis 1; got shape (3, 4)"
     yield lambda: cross(w1, w2, axis2=1), ValueError, channels

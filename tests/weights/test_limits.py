@@ -1,4 +1,4 @@
-"""What a dtype does not hold is refused; factors stay in float32's normal range."""
+"""Results that overflow their dtype are refused; factors stay in float32's normal range."""
 
 import re
 
@@ -49,7 +49,7 @@ def test_what_a_dtype_does_not_hold_is_refused(message):
 
 @pytest.mark.parametrize("power_of_two", [True, False])
 def test_factors_stay_in_the_normal_range_of_float32(power_of_two):
-    """Whatever the ranges; the function stays the same, since any factor keeps it."""
+    """For any ranges; the function stays the same, because no factor changes it."""
     most, least = 2.0**127, np.finfo(np.float32).smallest_normal
     w1, w2 = np.array([[1e300, 5e-324, 4.0]]), np.array([[5e-324], [1e300], [1.0]])
     e = qn.weights.cross_layer_equalize(w1, w2, power_of_two=power_of_two)

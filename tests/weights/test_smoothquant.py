@@ -16,12 +16,12 @@ U32 = 2.0**-24
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_formula(alpha, axis):
     x, w = uneven(3, 40, 16, axis=2), noise(16, 8, seed=3)
-    given = w if axis == 0 else w.T
-    smooth = qn.weights.smoothquant(x, given, alpha=alpha, axis=axis)
+    weight = w if axis == 0 else w.T
+    smooth = qn.weights.smoothquant(x, weight, alpha=alpha, axis=axis)
     mx, mw = np.abs(x).max(axis=(0, 1)), np.abs(w).max(axis=1)
     np.testing.assert_allclose(smooth.scale, mx**alpha / mw ** (1 - alpha), rtol=8 * U)
-    np.testing.assert_allclose(smooth.w, given * np.expand_dims(smooth.scale, 1 - axis), rtol=0)
-    # what the formula is for: both maxima share out mx * mw
+    np.testing.assert_allclose(smooth.w, weight * np.expand_dims(smooth.scale, 1 - axis), rtol=0)
+    # the purpose of the formula: both maxima share mx * mw
     np.testing.assert_allclose(np.abs(x / smooth.scale).max(axis=(0, 1)), (mx * mw) ** (1 - alpha), rtol=16 * U)
     np.testing.assert_allclose(np.abs(smooth.w).max(axis=1 - axis), (mx * mw) ** alpha, rtol=16 * U)
 
@@ -49,45 +49,45 @@ def test_maxima_from_observation_and_dead_channels():
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 1])
 def test_dead_channels_keep_their_scale_at_every_alpha(alpha):
-    """Where 0 ** 0 = 1 would give the other's maximum a say."""
+    """0 ** 0 = 1 would let the maximum of the other array decide."""
     x, w = np.array([[0.0, 4.0, 0.0, 4.0]]), np.array([[8.0], [0.0], [0.0], [16.0]])
     assert qn.weights.smoothquant(x, w, alpha=alpha).scale.tolist() == [1, 1, 1, 4**alpha / 16 ** (1 - alpha)]
 
 
 def test_the_search_finds_the_best_alpha():
     x, w = uneven(64, 32, axis=1), noise(32, 8, seed=3)
-    found = qn.weights.smoothquant_alpha(x, w)
-    assert found.alphas.tolist() == pytest.approx(np.arange(21) / 20)
-    assert found.mse[found.alphas.tolist().index(found.alpha)] == found.mse.min()
-    assert found.mse.min() < found.baseline / 4
-    for alpha, error in zip(found.alphas[::5], found.mse[::5], strict=True):  # each figure by the public functions
+    search = qn.weights.smoothquant_alpha(x, w)
+    assert search.alphas.tolist() == pytest.approx(np.arange(21) / 20)
+    assert search.mse[search.alphas.tolist().index(search.alpha)] == search.mse.min()
+    assert search.mse.min() < search.baseline / 4
+    for alpha, error in zip(search.alphas[::5], search.mse[::5], strict=True):  # each figure by the public functions
         smooth = qn.weights.smoothquant(x, w, alpha=alpha)
         xq, wq = qn.quantize(x / smooth.scale), qn.quantize(smooth.w, granularity=qn.PerChannel(1))
         product = xq.dequantize("float64") @ wq.dequantize("float64")
         assert error == pytest.approx(np.mean((product - x @ w) ** 2), rel=1e-12)  # 32 terms summed by two layouts
-    one = qn.weights.smoothquant_alpha(x, w, [found.alpha])
-    assert (one.alpha, one.mse[0]) == (found.alpha, found.mse.min())
-    turned = qn.weights.smoothquant_alpha(x, w.T, [found.alpha], axis=1)
-    assert turned.mse[0] == pytest.approx(found.mse.min(), rel=1e-12)
+    one = qn.weights.smoothquant_alpha(x, w, [search.alpha])
+    assert (one.alpha, one.mse[0]) == (search.alpha, search.mse.min())
+    turned = qn.weights.smoothquant_alpha(x, w.T, [search.alpha], axis=1)
+    assert turned.mse[0] == pytest.approx(search.mse.min(), rel=1e-12)
     coarse = qn.weights.smoothquant_alpha(
         x, w, dtype="int4", x_granularity=qn.PerChannel(0), w_granularity=qn.PerTensor()
     )
-    assert coarse.mse.min() > 10 * found.mse.min()  # four bits fewer lose 24 dB; rows give some of it back
+    assert coarse.mse.min() > 10 * search.mse.min()  # four bits fewer lose 24 dB; rows give some of it back
     none = qn.weights.smoothquant_alpha(np.zeros((0, 3)), noise(3, 2))
     assert (none.mse.tolist(), none.alpha) == ([0] * 21, 0)  # of equal ones the smallest
     xq, wq = qn.quantize(x), qn.quantize(w, granularity=qn.PerChannel(1))
     plain = np.mean((xq.dequantize("float64") @ wq.dequantize("float64") - x @ w) ** 2)
-    assert found.baseline == pytest.approx(plain, rel=1e-12)
+    assert search.baseline == pytest.approx(plain, rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_the_search_of_alpha_refuses_what_is_not_finite(bad):
     x, w = noise(8, 3), noise(3, 2)
     for name in ("x", "w"):
-        given = {"x": x.copy(), "w": w.copy()}
-        given[name][1, 1] = bad
+        arrays = {"x": x.copy(), "w": w.copy()}
+        arrays[name][1, 1] = bad
         with pytest.raises(ValueError, match=rf"^smoothquant_alpha: {name} must be finite; got NaN or infinities\.$"):
-            qn.weights.smoothquant_alpha(**given)
+            qn.weights.smoothquant_alpha(**arrays)
 
 
 def smoothquant_rows():
@@ -103,8 +103,8 @@ def smoothquant_rows():
             x = np.ones(shape)
             yield lambda f=function, v=x: f(v, w), ValueError, wrong
     for axis in (2, -3):
-        where = f"smoothquant: axis must be in [-2, 1]; got {axis}"
-        yield lambda a=axis: smooth(rows, w, axis=a), ValueError, where
+        wrong = f"smoothquant: axis must be in [-2, 1]; got {axis}"
+        yield lambda a=axis: smooth(rows, w, axis=a), ValueError, wrong
     for value in (-0.1, 1.5, np.nan, "1", None):
         wrong = f"smoothquant: alpha must be in [0, 1]; got {value!r}"
         yield lambda v=value: smooth(rows, w, alpha=v), ValueError, wrong
