@@ -1,4 +1,4 @@
-"""The oracle: every operation again in plain NumPy expressions and Python integers.
+"""The oracle: what the kernels compute, in plain NumPy expressions and Python integers.
 
 A twin has the name, the parameters and the result type of its original, and gives the same bits. The originals are
 functions of qnumpy and, without their first parameter `owner`, functions of `qnumpy.ops`. Twins have no `out`, and they

@@ -1,9 +1,7 @@
 """dask gives the bits of one process, for any blocks and scheduler, and also when workers die."""
 
 import json
-import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from cluster_jobs import deadly, model
 
 import qnumpy as qn
 
@@ -90,11 +89,6 @@ def test_merging_leaves_its_parts_alone():
 
 
 # --- calibrate
-
-
-def model(x):
-    qn.tap("x", x)
-    return {"y": np.maximum(x @ np.linspace(-1, 1, 60, dtype=np.float32).reshape(30, 2), 0), "z": np.float32(2) * x}
 
 
 @pytest.mark.usefixtures("scheduler")
@@ -320,17 +314,6 @@ def client(cluster):
     """The default scheduler while a test runs, and no longer."""
     with cluster.get_client() as client:
         yield client
-
-
-def deadly(marker, x):
-    """Kill the worker the first time; what it had finished until then is lost with it."""
-    try:
-        with open(marker, "x", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError:
-        return x
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("still alive")
 
 
 def test_a_cluster_gives_the_same_bits(client):
