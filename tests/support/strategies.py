@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 import qnumpy as qn
-from qnumpy.dtypes import code_type
+from qnumpy.dtypes import INTEGER_TYPES, code_type
 
 SOURCES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-CODES = ["int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"]
+CODES = list(INTEGER_TYPES)
 CONVENTIONS = ["onnx", "guide", "torch", "tflite"]
 METHODS = ["float", "fixed", "fixed_double"]
 ROWS = [name for name, supported in qn.show_config()["isas"].items() if supported]
