@@ -5,6 +5,8 @@ QNUMPY_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer (CI)
 """
 
 import os
+import shutil
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
@@ -17,6 +19,7 @@ class ParallelBuild(build_ext):
     """Compiles the sources in parallel, one on each CPU; setuptools parallelizes extensions only."""
 
     def build_extensions(self) -> None:
+        require_compiler(self.compiler.compiler_so[0])
         compile_files = self.compiler.compile
 
         def compile_each(sources: list[str], *args, **options) -> list[str]:
@@ -26,6 +29,18 @@ class ParallelBuild(build_ext):
 
         self.compiler.compile = compile_each
         super().build_extensions()
+
+
+def require_compiler(command: str) -> None:
+    """Stop with one sentence where the machine cannot compile an extension."""
+    header = os.path.join(sysconfig.get_path("include"), "Python.h")
+    if shutil.which(command) is None:
+        fault = f"a C compiler (GCC 11, clang 14, or later) must be installed; got no command {command}"
+    elif not os.path.exists(header):
+        fault = f"the headers of Python (Debian: python3-dev) must be installed; got no file {header}"
+    else:
+        return
+    raise SystemExit(f"qnumpy: {fault}.")
 
 
 def is_set(name: str) -> bool:
@@ -43,6 +58,9 @@ if is_set("QNUMPY_SANITIZE"):
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     flags += [*sanitize, "-fno-omit-frame-pointer", "-g", "-O1"]
     link += sanitize
+
+if os.name != "posix":
+    raise SystemExit(f"qnumpy: the system must be Linux or macOS; got {os.name}.")
 
 # The ISA rows compile longest and start first. Every folder is on the include path.
 sources = glob("csrc/kernels/**/*.c", recursive=True) + glob("csrc/ext/*.c")

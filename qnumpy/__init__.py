@@ -1,5 +1,15 @@
 """qnumpy: exact, fast quantization for NumPy arrays."""
 
+try:
+    from . import _core  # noqa: F401  # the compiled part; everything below needs it
+except ImportError as error:
+    if error.name != __name__:  # there is a _core, and it does not load
+        raise
+    raise ImportError(
+        f"qnumpy: the folder {__path__[0]!r} must hold the compiled _core; got the sources alone, which hide an "
+        "installed qnumpy. Start Python in another folder or with -P, or build in place with `pip install -e .`."
+    ) from None
+
 # what holds the parameters, and how many there are
 from .granularity import PerChannel, PerGroup, PerRow, PerTensor
 from .qparams import QParams

@@ -5,8 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -62,13 +64,28 @@ static void detect_isa(qn_cpu *cpu) {
     }
 }
 #else
+#if defined(__aarch64__) && defined(__APPLE__)
+static bool has_feature(const char *name) {
+    int value = 0;
+    size_t bytes = sizeof value;
+    return sysctlbyname(name, &value, &bytes, NULL, 0) == 0 && value != 0;
+}
+#endif
+
 static void detect_isa(qn_cpu *cpu) {
 #if defined(__aarch64__)
-    cpu->neon = true;                                  /* part of the base architecture */
+    cpu->neon = true; /* part of the base architecture */
+#if defined(__linux__)
     cpu->dotprod = getauxval(AT_HWCAP) & 1ul << 20;    /* HWCAP_ASIMDDP */
     cpu->i8mm = getauxval(AT_HWCAP2) & 1ul << 13;      /* HWCAP2_I8MM */
     cpu->neon_fp16 = getauxval(AT_HWCAP) & 1ul << 10;  /* HWCAP_ASIMDHP */
     cpu->neon_bf16 = getauxval(AT_HWCAP2) & 1ul << 14; /* HWCAP2_BF16 */
+#elif defined(__APPLE__)
+    cpu->dotprod = has_feature("hw.optional.arm.FEAT_DotProd");
+    cpu->i8mm = has_feature("hw.optional.arm.FEAT_I8MM");
+    cpu->neon_fp16 = has_feature("hw.optional.arm.FEAT_FP16");
+    cpu->neon_bf16 = has_feature("hw.optional.arm.FEAT_BF16");
+#endif
 #else
     (void)cpu;
 #endif
@@ -78,9 +95,13 @@ static void detect_isa(qn_cpu *cpu) {
 qn_cpu qn_cpu_detect(void) {
     qn_cpu cpu = {0};
     detect_isa(&cpu);
-#ifdef _SC_LEVEL3_CACHE_SIZE
+#if defined(_SC_LEVEL3_CACHE_SIZE)
     long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
     cpu.l3_bytes = bytes > 0 ? bytes : 0;
+#elif defined(__APPLE__)
+    int64_t bytes = 0;
+    size_t size = sizeof bytes;
+    if (sysctlbyname("hw.l3cachesize", &bytes, &size, NULL, 0) == 0) cpu.l3_bytes = bytes;
 #endif
     return cpu;
 }
