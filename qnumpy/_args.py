@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check, _core
-from ._check import HUGE, TINY, alternatives, array, integer, must, typed
+from ._check import HUGE, TINY, alternatives, array, flag, integer, must, typed
 from ._typing import Array
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, Grid, from_axis_block
@@ -137,6 +137,21 @@ def qparams(owner: str, value: Any, shape: tuple[int, ...]) -> QParams:
     """Return `value` if it is a QParams whose parameters fit an array of `shape`."""
     qparams_layout(owner, value, shape)
     return value  # type: ignore[no-any-return]
+
+
+def agree_with_qparams(
+    owner: str, params: QParams, layout: Layout, shape: tuple[int, ...], dtype: Any, wanted: Any, symmetric: Any
+) -> None:
+    """Raise for an argument that says something else than the parameters of an array beside it; None says nothing."""
+    if dtype is not None and code_type(dtype) is not params.code:
+        raise ValueError(must(owner, "dtype", f"left out or {params.code.name} like qparams", typed(dtype)))
+    if wanted is not None and wanted != params.granularity:
+        granularity(owner, wanted)
+        if layout_of(owner, wanted, shape)[:2] != layout[:2]:  # PerChannel(-1) may be PerChannel(1)
+            requirement = f"left out or {params.granularity} like qparams"
+            raise ValueError(must(owner, "granularity", requirement, typed(wanted)))
+    if symmetric is not None and flag(owner, "symmetric", symmetric) not in params.schemes:
+        raise ValueError(must(owner, "symmetric", f"left out or {not symmetric} like qparams", typed(symmetric)))
 
 
 def scales(owner: str, name: str, value: Any, layout: Layout) -> Array | float:

@@ -65,6 +65,13 @@ def integer(owner: str, name: str, value: Any) -> int:
         raise TypeError(must(owner, name, "an integer", typed(value))) from None
 
 
+def flag(owner: str, name: str, value: Any) -> bool:
+    """Return a bool; a text such as "False" would count as True."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(must(owner, name, "True or False", typed(value)))
+
+
 def reals(owner: str, name: str, value: Any) -> Array:
     """Return an array of integers or floats."""
     numbers = array(owner, name, value)

@@ -211,6 +211,17 @@ class QParams:
         return bool((self.zero_point == self.code.symmetric_zero_point).all())
 
     @property
+    def schemes(self) -> tuple[bool, ...]:
+        """The values of `symmetric` that these parameters agree with.
+
+        Middle zero points over all codes agree with both: an affine range may be symmetric.
+        """
+        if not self.symmetric:
+            return (False,)
+        narrow = self.code.real is not None or self.qmin == self.code.symmetric_qmin
+        return (True,) if narrow else (True, False)
+
+    @property
     def nbytes(self) -> int:
         """Bytes in a file: 4 for each scale, a packed code for each zero point; symmetric zero points take none."""
         return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
