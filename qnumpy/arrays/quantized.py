@@ -48,9 +48,9 @@ def quantize(
     qparams : QParams, optional
         Beside it, dtype, granularity and symmetric are left out or say the same, and method is left out.
     dtype, granularity, symmetric, method
-        As in choose_qparams; None means its defaults: int8, PerTensor(), True and "minmax". ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a
-        calibration before. Or dtype names a format of blocks along the last axis, which fixes the others:
-        "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
+        As in choose_qparams; None means its defaults: int8, PerTensor(), True and "minmax".
+        ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a calibration before. Or
+        dtype names a format of blocks along the last axis, which fixes the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------
