@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _core
-from .._check import alternatives, array, must, typed, zero_point
+from .._check import alternatives, array, got, must, typed, zero_point
 from .._typing import Array, ArrayLike, CodeLike, DType, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES, CodeType, float_type
 from .accumulate import accumulate_dot
@@ -154,9 +154,9 @@ def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Ar
 
 
 def _operand(owner: str, name: str, value: Any) -> Array:
-    operand = array(owner, name, value)
+    operand = array(owner, name, value, "Use qmatmul with a PackedWeight, or q.dequantize().")
     if operand.dtype.name not in (*_INTEGERS, *_FLOATS):
-        text = must(owner, name, f"an array of {alternatives([*_INTEGERS, *_FLOATS])}", f"dtype {operand.dtype}")
+        text = must(owner, name, f"an array of {alternatives([*_INTEGERS, *_FLOATS])}", got(value, operand))
         raise TypeError(text + (" Use a @ b." if operand.dtype.kind == "f" else ""))
     if operand.ndim == 0:
         raise ValueError(must(owner, name, "of one dimension or more", "a 0-d array"))
@@ -181,8 +181,7 @@ def _pair_by_pair(
     except ValueError:
         stack = None
     if stack is None or left.shape[-1] != right.shape[-2]:
-        got = f"shapes {a.shape} and {b.shape}"
-        raise ValueError(must(owner, "a and b", "of shapes (..., M, K) and (..., K, N)", got))
+        raise ValueError(must(owner, "a and b", "of shapes (..., M, K) and (..., K, N)", _shapes(a, b)))
     out = np.empty((*stack, left.shape[-2], right.shape[-1]), dtype)
     lefts, rights = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (left, right))
     for index in np.ndindex(stack):
@@ -208,9 +207,9 @@ def _widened(a: Array, b: Array, out: Array) -> None:
 
 def integer_operand(owner: str, name: str, value: Any) -> Array:
     """Return an operand of matmul_integer as a checked array."""
-    operand = array(owner, name, value)
+    operand = array(owner, name, value, "Use q.codes and q.zero_point, or qmatmul with a PackedWeight.")
     if _integer_type(operand) is None:
-        sentence = must(owner, name, f"an array of {alternatives(_INTEGERS)}", f"dtype {operand.dtype}")
+        sentence = must(owner, name, f"an array of {alternatives(_INTEGERS)}", got(value, operand))
         if float_type(operand.dtype) is not None:
             sentence += " Quantize it first, or multiply floats with qnumpy.matmul or np.matmul."
         raise TypeError(sentence)

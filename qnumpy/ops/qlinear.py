@@ -206,7 +206,7 @@ def _single(owner: str, name: str, scale: Array) -> None:
 def _bias(owner: str, bias: Any, channels: int) -> Array:
     sums = _check.array(owner, "bias", bias)
     if sums.dtype.kind not in "iu" or not np.can_cast(sums.dtype, np.int64):
-        raise TypeError(_check.must(owner, "bias", "an array of int32", f"dtype {sums.dtype}"))
+        raise TypeError(_check.must(owner, "bias", "an array of int32", _check.got(bias, sums)))
     if sums.shape != (channels,):
         raise ValueError(_check.must(owner, "bias", f"of shape {(channels,)}", f"shape {sums.shape}"))
     outside = sums[(sums < _INT32.min) | (sums > _INT32.max)]
