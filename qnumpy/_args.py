@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check, _core
-from ._check import HUGE, TINY, alternatives, array, integer, must, typed
+from ._check import HUGE, TINY, alternatives, array, flag, got, integer, is_python, must, typed
 from ._typing import Array
 from .dtypes import CODE_TYPES, FLOAT_TYPES, REAL_TYPES, CodeType, FloatType, code_type, float_type
 from .granularity import Granularity, Grid, from_axis_block
@@ -34,18 +34,18 @@ def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_T
     source = value if type(value) is np.ndarray else array(owner, name, value)
     source_type = _FLOATS.get(source.dtype) or float_type(source.dtype)
     if source_type is None or source_type.name not in types:
-        if source.dtype.kind in "iub" and type(value) is not np.ndarray and not isinstance(value, np.generic):
-            return real(owner, name, source.astype(np.float64))  # a Python list or number
-        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", f"dtype {source.dtype}"))
+        if is_python(value, source):
+            return real(owner, name, source.astype(np.float64))
+        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", got(value, source)))
     return source, source_type
 
 
 def codes(owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> tuple[Array, CodeType]:
     """Return an array of one of `types` and the type."""
-    source = value if type(value) is np.ndarray else array(owner, name, value)
+    source = value if type(value) is np.ndarray else array(owner, name, value, "Use q.codes first.")
     source_type = _CODES.get(source.dtype) or code_type(source.dtype)
     if source_type is None or source_type.name not in types:
-        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", f"dtype {source.dtype}"))
+        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", got(value, source)))
     return source, source_type
 
 
@@ -66,7 +66,9 @@ def plain(source: Array, code: CodeType) -> Array:
 def code(owner: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> CodeType:
     result = (types.get(value) if type(value) is str else None) or code_type(value)
     if result is None or result.name not in types:
-        raise TypeError(must(owner, "dtype", alternatives(types), typed(value)))
+        real_type = float_type(value)
+        mend = "" if real_type is None else f" qnumpy.cast converts to {real_type.name}."
+        raise TypeError(must(owner, "dtype", alternatives(types), typed(value)) + mend)
     return result
 
 
@@ -137,6 +139,21 @@ def qparams(owner: str, value: Any, shape: tuple[int, ...]) -> QParams:
     """Return `value` if it is a QParams whose parameters fit an array of `shape`."""
     qparams_layout(owner, value, shape)
     return value  # type: ignore[no-any-return]
+
+
+def agree_with_qparams(
+    owner: str, params: QParams, layout: Layout, shape: tuple[int, ...], dtype: Any, wanted: Any, symmetric: Any
+) -> None:
+    """Raise for an argument that says something else than the parameters of an array beside it; None says nothing."""
+    if dtype is not None and code_type(dtype) is not params.code:
+        raise ValueError(must(owner, "dtype", f"left out or {params.code.name} like qparams", typed(dtype)))
+    if wanted is not None and wanted != params.granularity:
+        granularity(owner, wanted)
+        if layout_of(owner, wanted, shape)[:2] != layout[:2]:  # PerChannel(-1) may be PerChannel(1)
+            requirement = f"left out or {params.granularity} like qparams"
+            raise ValueError(must(owner, "granularity", requirement, typed(wanted)))
+    if symmetric is not None and flag(owner, "symmetric", symmetric) not in params.schemes:
+        raise ValueError(must(owner, "symmetric", f"left out or {not symmetric} like qparams", typed(symmetric)))
 
 
 def scales(owner: str, name: str, value: Any, layout: Layout) -> Array | float:

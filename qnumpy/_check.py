@@ -14,6 +14,7 @@ __all__: list[str] = []
 
 TINY, HUGE = float(np.finfo(np.float32).smallest_normal), float(np.finfo(np.float32).max)  # ends of a scale
 
+_NUMBERS = ("i8", "u8", "f8", "b1")  # the dtypes of Python numbers
 _F32, _I32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
@@ -29,47 +30,110 @@ def alternatives(names: Iterable[str]) -> str:
 
 
 def typed(value: Any) -> str:
-    """Return a value as it was typed, an array as its dtype and shape."""
+    """Return a value as it was typed, an array as its dtype and shape, an object of another library as its class."""
     if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype} with shape {value.shape}"
-    text = repr(value) if getattr(type(value), "__array_ufunc__", 0) is not None else _class_name(value)
+        name = "an array" if type(value) is np.ndarray else _class_name(value)
+        return f"{name} of {value.dtype} with shape {value.shape}"
+    cls = value if isinstance(value, type) else type(value)
+    text = repr(value) if _has_short_repr(cls) else _class_name(value)
+    if " at 0x" in text:  # the address of a generator or a function
+        text = _class_name(value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _has_short_repr(cls: type) -> bool:
+    """Whether the repr of an object is a text that a message can hold: not that of a table, or with an address."""
+    root = cls.__module__.partition(".")[0]
+    is_coded = getattr(cls, "__array_ufunc__", 0) is None
+    return root in ("builtins", "numpy", "ml_dtypes", "qnumpy") and not is_coded and cls.__repr__ is not object.__repr__
+
+
 def _class_name(value: Any) -> str:
-    """Return the class of an array of codes and its article; its repr is too long for a message."""
-    name = type(value).__name__
-    return f"an {name}" if name.startswith("MX") else f"a {name}"
+    """Return the class of an object and its article."""
+    name = (value if isinstance(value, type) else type(value)).__name__
+    return f"the class {name}" if isinstance(value, type) else f"{_article(name)} {name}"
 
 
-def array(owner: str, name: str, value: Any) -> Array:
-    """Return an array; raise TypeError rather than drop a mask or dequantize."""
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIOaeio" or name.startswith("MX") else "a"
+
+
+def got(value: Any, array: Array) -> str:
+    """Return what an array of a wrong dtype was made of: its dtype; of what is no array, the value itself."""
+    if isinstance(value, np.ndarray | np.generic) or array.dtype.kind not in "OUS":
+        return f"dtype {array.dtype}"
+    if hasattr(type(value), "__array__"):
+        return f"{_class_name(value)} of dtype {array.dtype}"
+    return typed(value)
+
+
+def array(owner: str, name: str, value: Any, mend: str = "Use q.dequantize() first.") -> Array:
+    """Return an array; raise TypeError rather than drop a mask or dequantize.
+
+    `mend` says what to do with an array of codes that holds its parameters.
+    """
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ma.MaskedArray):
+    first = value
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    if isinstance(first, np.ma.MaskedArray):
         raise TypeError(must(owner, name, "an array without a mask", "a MaskedArray") + " Use x.filled(...) first.")
-    if getattr(type(value), "__array_ufunc__", 0) is None and hasattr(value, "dequantize"):
-        raise TypeError(must(owner, name, "a plain array", typed(value)) + " Use q.dequantize() first.")
+    if getattr(type(first), "__array_ufunc__", 0) is None and hasattr(first, "dequantize"):
+        raise TypeError(must(owner, name, "a plain array", typed(first)) + f" {mend}")
+    if type(value).__module__.startswith("scipy.sparse"):
+        raise TypeError(must(owner, name, "a dense array", _class_name(value)) + " Use x.toarray() first.")
     try:
         return np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(must(owner, name, "an array, or rows of one length", typed(value))) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and isinstance(value, list | tuple):  # rows of different lengths
+            raise ValueError(must(owner, name, "an array, or rows of one length", typed(value))) from error
+        raise TypeError(_unreadable(owner, name, value, error)) from error
+
+
+def _unreadable(owner: str, name: str, value: Any, error: Exception) -> str:
+    """Return the sentence for an object whose conversion to an array failed, and how to convert it."""
+    if type(value).__module__.partition(".")[0] != "torch":
+        return must(owner, name, "an array", f"{_class_name(value)} that NumPy cannot read, {type(error).__name__}")
+    kind, device = str(getattr(value, "dtype", "")).removeprefix("torch."), str(getattr(value, "device", "cpu"))
+    steps = ".detach()" if getattr(value, "requires_grad", False) else ""
+    steps += "" if device == "cpu" else ".cpu()"
+    steps += ".float()" if kind == "bfloat16" or kind.startswith("float8") else ""
+    return must(owner, name, "an array", f"a Tensor of {kind} on {device}") + f" Use x{steps}.numpy() first."
+
+
+def is_python(value: Any, array: Array) -> bool:
+    """Whether the numbers of an array were Python numbers: integers are then reals too.
+
+    Whatever has a dtype keeps it, also in a list: such integers are codes.
+    """
+    return isinstance(value, int | float | list | tuple | range) and array.dtype.kind + str(array.itemsize) in _NUMBERS
 
 
 def integer(owner: str, name: str, value: Any) -> int:
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool | np.bool_):
             raise TypeError
         return operator.index(value)
     except TypeError:
         raise TypeError(must(owner, name, "an integer", typed(value))) from None
 
 
+def flag(owner: str, name: str, value: Any) -> bool:
+    """Return a bool; a text such as "False" would count as True."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(must(owner, name, "True or False", typed(value)))
+
+
 def reals(owner: str, name: str, value: Any) -> Array:
     """Return an array of integers or floats."""
     numbers = array(owner, name, value)
     if numbers.dtype.kind not in "fiu" and float_type(numbers.dtype) is None:
-        raise TypeError(must(owner, name, "real", f"dtype {numbers.dtype}"))
+        raise TypeError(must(owner, name, "real", got(value, numbers)))
     return numbers
 
 
@@ -85,8 +149,8 @@ def scale(owner: str, name: str, value: Any) -> Float32Array:
             scales = np.require(numbers, _F32, ["C", "A"])
     bad = _core.first_bad_scale(scales)
     if bad >= 0:
-        got = f"{numbers.flat[bad]}{at_index(bad, numbers)}"
-        raise ValueError(must(owner, name, "positive, finite and normal in float32", got))
+        worst = f"{numbers.flat[bad]}{at_index(bad, numbers)}"
+        raise ValueError(must(owner, name, "positive, finite and normal in float32", worst))
     return scales
 
 
@@ -98,7 +162,7 @@ def zero_point(owner: str, value: Any, low: int, high: int, name: str = "zero_po
     if numbers.dtype == object and numbers.size and all(type(number) is int for number in numbers.flat):
         outside = [number for number in numbers.flat if not low <= number <= high]  # beyond int64
     elif numbers.dtype.kind not in "iu" and code_type(numbers.dtype) is None:
-        raise TypeError(must(owner, name, "an integer", f"dtype {numbers.dtype}"))
+        raise TypeError(must(owner, name, "an integer", got(value, numbers)))
     else:
         wide = numbers.astype(np.int32) if numbers.dtype.itemsize < 4 else numbers
         outside = wide[(wide < low) | (wide > high)].tolist()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _check
-from ._check import integer, must, typed
+from ._check import flag, integer, must, typed
 from ._typing import Array, Float32Array, Float64Array, Int32Array
 from .dtypes import CodeType, code_type
 from .granularity import Granularity, PerTensor
@@ -139,18 +139,20 @@ class QParams:
         granularity : Granularity, optional
             PerTensor() for scalars by default; required for arrays.
         include_zero : bool, default True
-            Widen the range to hold 0, so that 0.0 has an exact code. If False, Z is clipped to the codes, and 0.0 may
-            have no code. A symmetric range always holds 0.
+            Widen the range to hold 0, so that 0.0 has an exact code. If False, 0 may lie outside the range by half a
+            step: Z is a code, so that codes reach no range that is further from 0. A symmetric range, and one of a
+            single number, always holds 0.
 
         Returns
         -------
         QParams
-            An all-zero range gives S = 1. A range whose S would be subnormal gives the smallest normal S.
+            Represents min and max with an error of half a step, ``S / 2``, and the rounding of S to float32. An
+            all-zero range gives S = 1. A range whose S would be subnormal gives the smallest normal S.
 
         Raises
         ------
         TypeError
-            dtype is no code type.
+            dtype is no code type; symmetric or include_zero is neither True nor False.
         ValueError
             symmetric is False for a float type.
         TypeError
@@ -158,7 +160,7 @@ class QParams:
         ValueError
             min and max are of two shapes; granularity is missing for arrays; an end is not finite, or min > max.
         ValueError
-            The range needs a scale that float32 does not hold.
+            The range needs a scale that float32 does not hold, or a zero point that is no code.
 
         Examples
         --------
@@ -167,6 +169,8 @@ class QParams:
         """
         owner = "QParams.from_range"
         code = _code(owner, dtype)
+        symmetric = flag(owner, "symmetric", symmetric)
+        include_zero = flag(owner, "include_zero", include_zero)
         check_scheme(owner, code, symmetric)
         low = _check.reals(owner, "min", min).astype(np.float64)
         high = _check.reals(owner, "max", max).astype(np.float64)
@@ -180,9 +184,12 @@ class QParams:
             i = int(np.argmin(np.isfinite(low) & np.isfinite(high) & (low <= high)))
             got = f"{low.flat[i]:g} and {high.flat[i]:g}{_check.at_index(i, low)}"
             raise ValueError(f"QParams.from_range: min and max must be finite with min <= max; got {got}.")
-        if include_zero or symmetric:
-            low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-        return cls._of_range(owner, low, high, code, symmetric, granularity)
+        holds_zero = include_zero or symmetric or low == high
+        ends = np.where(holds_zero, np.minimum(low, 0.0), low), np.where(holds_zero, np.maximum(high, 0.0), high)
+        params = cls._of_range(owner, *ends, code, symmetric, granularity)
+        if not (include_zero or symmetric):
+            _check_reach(owner, *ends, params)
+        return params
 
     @classmethod
     def _of_range(
@@ -209,6 +216,17 @@ class QParams:
     def symmetric(self) -> bool:
         """Whether every zero point is the middle of the codes."""
         return bool((self.zero_point == self.code.symmetric_zero_point).all())
+
+    @property
+    def schemes(self) -> tuple[bool, ...]:
+        """The values of `symmetric` that these parameters agree with.
+
+        Middle zero points over all codes agree with both: an affine range may be symmetric.
+        """
+        if not self.symmetric:
+            return (False,)
+        narrow = self.code.real is not None or self.qmin == self.code.symmetric_qmin
+        return (True,) if narrow else (True, False)
 
     @property
     def nbytes(self) -> int:
@@ -349,6 +367,17 @@ def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
     """Raise ValueError for an affine scheme of codes that are floats."""
     if code.real is not None and not symmetric:
         raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
+
+
+def _check_reach(owner: str, low: Array, high: Array, params: QParams) -> None:
+    """Raise ValueError for a range so far from 0 that clipping the zero point moved the codes by more than S / 2."""
+    exact = params.qmin - low / params.scale.astype(np.float64)
+    far = np.abs(params.zero_point - exact) > 0.5
+    if far.any():
+        i = int(np.argmax(far))
+        got = f"{low.flat[i]:g} and {high.flat[i]:g}{_check.at_index(i, low)}, which need {np.rint(exact.flat[i]):g}"
+        requirement = f"a range whose zero point is in [{params.qmin}, {params.qmax}]"
+        raise ValueError(must(owner, "min and max", requirement, got) + " Widen it by include_zero=True.")
 
 
 @overload

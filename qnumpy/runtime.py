@@ -7,16 +7,20 @@ kernel raises, until set_isa or set_num_threads chooses a valid value.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypedDict
 
 from . import _core
-from ._check import must
+from ._check import integer, must
 from .errors import UnsupportedISAError
 
 __all__ = ["isa", "num_threads", "set_isa", "set_num_threads", "show_config", "threads"]
 
 
 _THREADS = f"an integer from 1 to {_core.MAX_THREADS}"
+_blocks: ContextVar[tuple[list[int], ...]] = ContextVar(
+    "qnumpy.threads", default=()
+)  # of `threads`, the innermost last
 _faults: dict[str, Exception] = {}  # variable of the environment -> the error that calls raise
 
 
@@ -63,7 +67,7 @@ def set_isa(name: str) -> None:
 
 
 def num_threads() -> int:
-    """Return how many threads a large call may use.
+    """Return how many threads a large call may use here: inside a block of `threads` its n, else the process's count.
 
     By default QNUMPY_NUM_THREADS; else the CPUs that this process may run on, capped by the quota of its cgroup.
     """
@@ -71,7 +75,9 @@ def num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a large call may use; 1 means no worker thread.
+    """Set how many threads a large call of this process may use; 1 means no worker thread.
+
+    A block of `threads` goes before it.
 
     Parameters
     ----------
@@ -85,22 +91,30 @@ def set_num_threads(n: int) -> None:
     ValueError
         n is not from 1 to 256.
     """
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(must("set_num_threads", "n", "an integer", repr(n)))
-    if not 1 <= n <= _core.MAX_THREADS:
-        raise ValueError(must("set_num_threads", "n", _THREADS, repr(n)))
-    _core.set_num_threads(int(n))
+    _core.set_num_threads(_count("set_num_threads", n))
     _note("QNUMPY_NUM_THREADS", None)
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Limit the threads inside a ``with`` block.
+    """Limit the threads of large calls inside a ``with`` block.
 
     Parameters
     ----------
     n : int
         As in set_num_threads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in set_num_threads.
+
+    Notes
+    -----
+    The limit belongs to the context (see contextvars): to this thread or asyncio task, and to tasks that the block
+    creates, as long as they run. Blocks of two threads or tasks may overlap. A new thread begins without a limit
+    (contextvars.copy_context().run passes it on); set_num_threads serves every thread. As with decimal.localcontext, a
+    generator that stops inside a block leaves the limit with its caller until it goes on and leaves the block.
 
     Examples
     --------
@@ -108,12 +122,18 @@ def threads(n: int) -> Iterator[None]:
     ...     num_threads()
     1
     """
-    before = num_threads()
-    set_num_threads(n)
+    num_threads()  # refuses a wrong variable of the environment
+    block = [_count("threads", n)]
+    _core.watch_thread_blocks(_blocks)
+    _blocks.set((*_blocks.get(), block))
     try:
         yield
     finally:
-        set_num_threads(before)
+        open_blocks = tuple(other for other in _blocks.get() if other is not block)
+        if len(open_blocks) < len(_blocks.get()):
+            _blocks.set(open_blocks)
+        else:  # a generator that another context closes: it cannot set the variable of the context that it began in
+            block[0] = 0
 
 
 def show_config() -> Config:
@@ -125,6 +145,13 @@ def show_config() -> Config:
         "isa", "isas" (name -> whether this CPU has it), "num_threads", "kernels" (kernel -> name of the ISA row).
     """
     return {"isa": isa(), "isas": dict(_core.isas()), "num_threads": num_threads(), "kernels": _core.kernels()}
+
+
+def _count(owner: str, n: int) -> int:
+    count = integer(owner, "n", n)
+    if not 1 <= count <= _core.MAX_THREADS:
+        raise ValueError(must(owner, "n", _THREADS, repr(n)))
+    return count
 
 
 def _select(owner: str, parameter: str, name: str) -> None:

@@ -44,6 +44,13 @@ DATA = {
     "unpack": lambda packed: qn.unpack(packed, "int4"),
 }
 NAME = {"dequantize_linear": "q", "pack": "codes", "QuantizedArray": "codes", "requantize": "acc", "unpack": "packed"}
+MEND = {
+    "dequantize_linear": "Use q.dequantize()",
+    "pack": "Use q.codes first",
+    "QuantizedArray": "Use q.codes first",
+    "requantize": "Its codes are no sums",
+    "unpack": "Use pack(q.codes) first",
+}
 KIND = {
     "cast": FLOATS,
     "dequantize_linear": CODES,
@@ -84,6 +91,55 @@ DTYPE = {
 }
 
 
+class Series:
+    """A column of another library, whose type NumPy does not have."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([1, None], object)
+
+    def __repr__(self):
+        return "0    1\n1    None"
+
+
+class Broken:
+    """An array of another library that does not convert itself."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("no data")
+
+
+class Tensor(Broken):
+    """What the seam reads of a tensor of PyTorch, which the tests do not need."""
+
+    __module__ = "torch"
+
+    def __init__(self, dtype, device="cpu", requires_grad=False):
+        self.dtype, self.device, self.requires_grad = f"torch.{dtype}", device, requires_grad
+
+
+class SparseArray:
+    """A sparse array of SciPy, which NumPy takes for an object."""
+
+    __module__ = "scipy.sparse._csr"
+
+
+FOREIGN = [
+    (Series(), "a Series of dtype object"),
+    ((k for k in range(2)), "a generator"),
+    (object(), "an object"),
+    ({1}, "{1}"),
+]
+UNREADABLE = [
+    (Broken(), "an array; got a Broken that NumPy cannot read, RuntimeError"),
+    (SparseArray(), "a dense array; got a SparseArray. Use x.toarray() first"),
+    (Tensor("bfloat16"), "an array; got a Tensor of bfloat16 on cpu. Use x.float().numpy() first"),
+    (
+        Tensor("float32", "cuda:0", requires_grad=True),
+        "an array; got a Tensor of float32 on cuda:0. Use x.detach().cpu().numpy() first",
+    ),
+]
+
+
 def rows():
     """(call, exception, message without the last full stop)"""
     yield from data_rows()
@@ -102,7 +158,7 @@ def data_rows():
         "object": np.ones(2, object),
         "complex128": np.ones(2, complex),
         "<U1": np.array(["a", "b"]),
-        "|S1": b"a",
+        "|S1": np.array([b"a"]),
         "datetime64[s]": np.array("2020", "M8[s]"),
         "float8_e3m4": np.ones(2, ml_dtypes.float8_e3m4),
         "[('a', '<f4')]": np.zeros(2, [("a", "<f4")]),
@@ -119,14 +175,27 @@ def data_rows():
                 TypeError,
                 f"{owner}: {name} must be an array of {kind}; got dtype {dtype}",
             )
-        yield lambda c=call: c(None), TypeError, f"{owner}: {name} must be an array of {kind}; got dtype object"
+        for value in (None, "a", {"a": 1}, b"a", ["1", "2"]):
+            yield (
+                lambda c=call, v=value: c(v),
+                TypeError,
+                f"{owner}: {name} must be an array of {kind}; got {value!r}",
+            )
+        for value, got in FOREIGN:
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be an array of {kind}; got {got}"
+        for value, text in UNREADABLE:
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be {text}"
         ragged = f"{owner}: {name} must be an array, or rows of one length; got [[1.0, 2.0], [3.0]]"
         yield lambda c=call: c([[1.0, 2.0], [3.0]]), ValueError, ragged
         for held, kind_of in ((qn.quantize(X), "a QuantizedArray"), (qn.quantize(X, dtype="mxfp4"), "an MXArray")):
-            plain = f"{owner}: {name} must be a plain array; got {kind_of}. Use q.dequantize() first"
+            plain = (
+                f"{owner}: {name} must be a plain array; got {kind_of}. {MEND.get(owner, 'Use q.dequantize() first')}"
+            )
             yield lambda c=call, v=held: c(v), TypeError, plain
+            yield lambda c=call, v=held: c([v]), TypeError, plain
         hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if kind in (CODES, INTEGERS) else X))
-        yield lambda c=call, v=hidden: c(v), TypeError, f"{owner}: {name} must be {MASK}"
+        for value in (hidden, [hidden]):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be {MASK}"
     yield (
         lambda: qn.dequantize_linear(masked(ACC), 0.5),
         TypeError,
@@ -154,8 +223,8 @@ def scale_rows():
     kinds = {
         "bool": True,
         "complex128": 1 + 2j,
-        "<U3": "0.5",
-        "object": None,
+        "<U3": np.array("0.5"),
+        "object": np.array(None),
         "datetime64[s]": np.array("2020", "M8[s]"),
     }
     for owner, call in SCALE.items():
@@ -165,6 +234,8 @@ def scale_rows():
             yield lambda c=call, v=value: c(v), ValueError, f"{fine} {value}"
         for dtype, value in kinds.items():
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be real; got dtype {dtype}"
+        for value in (None, "0.5", ["1", "2"], {}, b"1"):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be real; got {value!r}"
         yield lambda c=call: c(masked(0.5)), TypeError, f"{owner}: {name} must be {MASK}"
         if owner == "QParams":
             continue
@@ -185,13 +256,15 @@ def scale_rows():
 
 def zero_point_rows():
     big = [-129, 128, 2**31, -(2**40), 2**64 - 1, np.uint64(2**63), -(2**70)]
-    kinds = {"float64": 1.0, "float32": np.float32(1), "<U1": "1", "bool": True, "complex128": 1j, "object": object()}
+    kinds = {"float64": 1.0, "float32": np.float32(1), "bool": True, "complex128": 1j}
     for owner, call in ZERO.items():
         fine = f"{owner}: zero_point must be in [-128, 127]; got"
         for value in big:
             yield lambda c=call, v=value: c(v), ValueError, f"{fine} {value}"
         for dtype, value in kinds.items():
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: zero_point must be an integer; got dtype {dtype}"
+        for value, got in (("1", "'1'"), (object(), "an object"), ({}, "{}")):
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: zero_point must be an integer; got {got}"
         yield lambda c=call: c(masked(1)), TypeError, f"{owner}: zero_point must be {MASK}"
         if owner != "QParams":
             yield lambda c=call: c([0, 128, 0], axis=1), ValueError, f"{fine} 128"
@@ -242,7 +315,8 @@ def dtype_rows():
         wanted = "a code type such as 'int8' or 'uint4'" if owner.startswith("QParams") else CODES
         wanted = INTEGERS if owner in ("requantize", "pack", "unpack") else wanted
         for value in ("int3", "float32", np.int32, 3, [], "", bool):
-            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: dtype must be {wanted}; got {value!r}"
+            mend = ". qnumpy.cast converts to float32" if value == "float32" and not owner.startswith("QParams") else ""
+            yield lambda c=call, v=value: c(v), TypeError, f"{owner}: dtype must be {wanted}; got {value!r}{mend}"
         if owner in ("pack", "unpack"):
             yield lambda c=call: c("int8"), TypeError, f"{owner}: dtype must be {NARROW}; got 'int8'"
     for value in ("int8", np.int32, 3, "", None, "float8_e4m3fn"):

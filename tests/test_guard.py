@@ -13,6 +13,7 @@ import pytest
 from refusals import read_only
 
 import qnumpy as qn
+from qnumpy import runtime
 from qnumpy import _core
 
 T = _core.TYPES
@@ -131,6 +132,7 @@ def guarded():
     yield "first_bad_scale", [scale], [scales]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
+    yield "watch_thread_blocks", [runtime._blocks], [[None, 1, (), "blocks", np.zeros(1)]]
     yield from guarded_matmul()
 
 
@@ -405,3 +407,15 @@ def test_nothing_crashes_or_hangs(name):
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=20)
     errors = re.sub(r"==\d+==WARNING: AddressSanitizer failed to allocate \w+ bytes\n", "", done.stderr)  # as it should
     assert (done.returncode, done.stdout, re.sub(r"(?s).*\n(?=.)", "", errors)) == (0, "fine\n", "")
+
+
+def test_a_foreign_value_of_the_context_variable_is_no_limit():
+    with qn.threads(3):
+        for value in (None, 7, [], ((),), ([],), (None, 2), (["many"],), ([2**70],), ([-1],)):
+            token = runtime._blocks.set(value)
+            try:
+                with pytest.raises(ValueError, match=r"^qnumpy\._core: the blocks of threads are of another form\.$"):
+                    qn.num_threads()
+            finally:
+                runtime._blocks.reset(token)
+        assert qn.num_threads() == 3

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -227,15 +228,60 @@ def test_zero_has_an_exact_code_and_the_ends_are_reached(below, above, code):
             assert abs(back - end) <= (0.5 if symmetric else 1) * float(params.scale) + rounding
 
 
-@given(st.floats(0.5, 100), st.floats(0.5, 100), codes)
-def test_without_zero_the_range_is_kept(start, width, code):
-    info = code_type(code)
-    params = qn.QParams.from_range(start, start + width, dtype=code, symmetric=False, include_zero=False)
-    exact = (Fraction(start + width) - Fraction(start)) / (info.qmax - info.qmin)
-    assume(exact > 0)
-    assert nearly(params.scale, exact, ONE_ROUNDING)
-    want = info.qmin - Fraction(start) / Fraction(float(params.scale))
-    assert abs(int(params.zero_point) - max(want, info.qmin)) <= Fraction(1, 2) + NO_TIE
+ends = st.one_of(st.floats(-100, 100), st.floats(-1e30, 1e30), st.sampled_from([0.0, 1.0, 1e-40, -1e-40, 3e38]))
+
+
+@given(ends, ends, codes, st.booleans(), st.booleans())
+def test_a_range_is_represented_or_refused(first, second, code, symmetric, include_zero):
+    low, high = sorted((first, second))
+    options = {"dtype": code, "symmetric": symmetric, "include_zero": include_zero}
+    try:
+        params = qn.QParams.from_range(low, high, **options)
+    except ValueError as error:
+        assert not include_zero and not symmetric and " must be a range whose zero point is in " in str(error)
+        # No zero point that is a code brings both ends within half a step, for the scale of the range.
+        steps = code_type(code).qmax - code_type(code).qmin
+        assert min(abs(low), abs(high)) > 0.499 * (high - low) / steps
+        assert low * high > 0
+        return
+    scale = Fraction(float(params.scale))
+    # S is rounded to float32 once, by 2**-24 of the range or the largest subnormal number.
+    slack = (abs(Fraction(low)) + abs(Fraction(high))) / 2**23
+    for end in (low, high):
+        code_of_end = min(max(round(Fraction(end) / scale) + int(params.zero_point), params.qmin), params.qmax)
+        assert abs(scale * (code_of_end - int(params.zero_point)) - Fraction(end)) <= scale / 2 + slack
+
+
+def test_without_zero_a_range_may_be_half_a_step_from_it():
+    near = qn.QParams.from_range(0.5, 255.5, dtype="uint8", symmetric=False, include_zero=False)
+    assert (float(near.scale), int(near.zero_point)) == (1.0, 0)
+    below = qn.QParams.from_range(-255.5, -0.5, dtype="uint8", symmetric=False, include_zero=False)
+    assert (float(below.scale), int(below.zero_point)) == (1.0, 255)
+    one = qn.QParams.from_range(51.0, 51.0, dtype="uint8", symmetric=False, include_zero=False)
+    assert one == qn.QParams.from_range(0.0, 51.0, dtype="uint8", symmetric=False)
+    assert qn.quantize([51.0], one).dequantize()[0] == np.float32(255) * np.float32(0.2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "code", "message"),
+    [
+        (1, 2, "uint8", "zero point is in [0, 255]; got 1 and 2, which need -255"),
+        (-2, -1, "uint8", "zero point is in [0, 255]; got -2 and -1, which need 510"),
+        (1, 2, "int8", "zero point is in [-128, 127]; got 1 and 2, which need -383"),
+        (0.51, 255.51, "uint8", "zero point is in [0, 255]; got 0.51 and 255.51, which need -1"),
+        (
+            np.array([-1, 3]),
+            np.array([1, 4]),
+            "int4",
+            "zero point is in [-8, 7]; got 3 and 4 at index 1, which need -53",
+        ),
+    ],
+)
+def test_a_range_that_no_zero_point_reaches(low, high, code, message):
+    granularity = qn.PerChannel(0) if np.ndim(low) else None
+    want = f"QParams.from_range: min and max must be a range whose {message}. Widen it by include_zero=True."
+    with pytest.raises(ValueError, match=f"^{re.escape(want)}$"):
+        qn.QParams.from_range(low, high, dtype=code, symmetric=False, include_zero=False, granularity=granularity)
 
 
 def test_include_zero_by_default():
@@ -383,9 +429,9 @@ def qparams_rows():
     wide = f"{start} the range must have a finite float32 scale; got"
     for symmetric, scale in ((True, "7.87402e+305"), (False, "7.84314e+305")):
         yield lambda s=symmetric: ranged(-1e308, 1e308, symmetric=s), ValueError, f"{wide} {scale}"
-    for dtype, value in {"<U1": "1", "complex128": 1 + 2j, "object": object()}.items():
-        yield lambda v=value: ranged(v, 1), TypeError, f"{start} min must be real; got dtype {dtype}"
-        yield lambda v=value: ranged(-1, v), TypeError, f"{start} max must be real; got dtype {dtype}"
+    for got, value in {"'1'": "1", "dtype complex128": 1 + 2j, "an object": object()}.items():
+        yield lambda v=value: ranged(v, 1), TypeError, f"{start} min must be real; got {got}"
+        yield lambda v=value: ranged(-1, v), TypeError, f"{start} max must be real; got {got}"
     wrong = "QuantizedArray: codes must be an array of int8; got dtype uint8"
     yield lambda: qn.QuantizedArray(BYTES, PARAMS), TypeError, wrong
     narrow = make(1, 0, qmin=-127, qmax=100)

@@ -1,5 +1,8 @@
 """Threads change the time, never the result: settings, the pool's life, forks, and several callers at once."""
 
+import asyncio
+import contextvars
+import gc
 import os
 import re
 import subprocess
@@ -17,6 +20,9 @@ import qnumpy as qn
 from qnumpy.ops.reduce import ranges
 
 N = 1 << 20  # elements; several pieces for each of eight threads
+# Later Pythons warn of a fork beside threads: the very thing that is tested.
+QUIET = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)"
+LARGE = "qn.quantize_linear(np.zeros(1 << 22, np.float32), 0.5)\n"
 needs_tasks = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
 
 
@@ -65,10 +71,10 @@ def test_threads_is_undone_even_by_an_exception():
 @pytest.mark.parametrize("n", [0, -1, 257, 2**70])
 def test_bad_counts(n):
     qn.set_num_threads(2)
-    want = f"^set_num_threads: n must be an integer from 1 to 256; got {re.escape(repr(n))}\\.$"
-    with pytest.raises(ValueError, match=want):
+    want = f": n must be an integer from 1 to 256; got {re.escape(repr(n))}\\.$"
+    with pytest.raises(ValueError, match=f"^set_num_threads{want}"):
         qn.set_num_threads(n)
-    with pytest.raises(ValueError, match=want), qn.threads(n):
+    with pytest.raises(ValueError, match=f"^threads{want}"), qn.threads(n):
         pass
     assert qn.num_threads() == 2
 
@@ -76,8 +82,11 @@ def test_bad_counts(n):
 @pytest.mark.parametrize("n", [1.0, 1.5, "2", None, True, [1]])
 def test_counts_that_are_no_integers(n):
     qn.set_num_threads(2)
-    with pytest.raises(TypeError, match=f"^set_num_threads: n must be an integer; got {re.escape(repr(n))}\\.$"):
+    want = f": n must be an integer; got {re.escape(repr(n))}\\.$"
+    with pytest.raises(TypeError, match=f"^set_num_threads{want}"):
         qn.set_num_threads(n)
+    with pytest.raises(TypeError, match=f"^threads{want}"), qn.threads(n):
+        pass
     assert qn.num_threads() == 2
 
 
@@ -106,6 +115,172 @@ def test_by_default_no_more_threads_than_cpus_this_process_may_run_on():
     assert (done.stdout, done.stderr) == ("True\n", "")
     pinned = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import qnumpy as qn"
     assert python("print(qn.num_threads())", first=pinned).stdout == "1\n"
+
+
+# ---- blocks belong to their context ----
+
+
+def test_set_num_threads_inside_a_block_serves_the_others():
+    qn.set_num_threads(2)
+    with qn.threads(3):
+        qn.set_num_threads(5)
+        assert qn.num_threads() == 3
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(qn.num_threads).result() == 5
+    assert qn.num_threads() == 5
+
+
+@pytest.mark.parametrize("first_to_end", [0, 1])
+def test_blocks_of_two_threads_overlap(first_to_end):
+    qn.set_num_threads(4)
+    began, ends = threading.Barrier(3), [threading.Event(), threading.Event()]
+    seen = [[], []]
+
+    def work(k):
+        with qn.threads(7 + k):
+            began.wait(10)
+            seen[k].append(qn.num_threads())
+            ends[k].wait(10)
+            seen[k].append(qn.num_threads())
+        seen[k].append(qn.num_threads())
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    began.wait(10)
+    assert qn.num_threads() == 4
+    for k in (first_to_end, 1 - first_to_end):
+        ends[k].set()
+        workers[k].join(10)
+        assert qn.num_threads() == 4
+    assert seen == [[7, 7, 4], [8, 8, 4]]
+
+
+def test_blocks_of_two_tasks_overlap():
+    qn.set_num_threads(4)
+
+    async def work(n, turns):
+        seen = []
+        with qn.threads(n):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                seen.append(qn.num_threads())
+        await asyncio.sleep(0)
+        return [*seen, qn.num_threads()]
+
+    async def main():
+        results = await asyncio.gather(work(2, 3), work(3, 1), work(5, 6))
+        with qn.threads(6):
+            task = asyncio.create_task(work(7, 1))
+            inherited = asyncio.create_task(asyncio.to_thread(qn.num_threads))
+        return results, await task, await inherited, qn.num_threads()
+
+    results, task, inherited, after = asyncio.run(main())
+    assert results == [[2, 2, 2, 4], [3, 4], [5] * 6 + [4]]
+    assert (task, inherited, after) == ([7, 6], 6, 4)  # a task goes on with the limit of the block that created it
+
+
+def limited(n):
+    with qn.threads(n):
+        yield qn.num_threads()
+        yield qn.num_threads()
+
+
+@pytest.mark.parametrize("ends", ["exhausted", "closed", "dropped", "raised"])
+def test_a_generator_leaves_no_limit(ends):
+    qn.set_num_threads(4)
+    generator = limited(2)
+    assert next(generator) == 2
+    with qn.threads(3):
+        if ends == "exhausted":
+            assert list(generator) == [3]  # the innermost block is that of the caller
+        elif ends == "closed":
+            generator.close()
+        elif ends == "raised":
+            with pytest.raises(KeyError):
+                generator.throw(KeyError)
+        del generator
+        gc.collect()
+        assert qn.num_threads() == 3
+    assert qn.num_threads() == 4
+
+
+def test_a_generator_that_another_context_closes():
+    qn.set_num_threads(4)
+    generator = limited(2)
+    assert next(generator) == 2
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(generator.close).result()
+        assert executor.submit(qn.num_threads).result() == 4
+    assert qn.num_threads() == 4
+
+
+def test_blocks_that_end_in_another_order():
+    qn.set_num_threads(4)
+    blocks = [qn.threads(n) for n in (2, 3, 5)]
+    for block in blocks:
+        block.__enter__()
+    counts = []
+    for k in (1, 2, 0):
+        blocks[k].__exit__(None, None, None)
+        counts.append(qn.num_threads())
+    assert counts == [5, 2, 4]
+
+
+def test_a_limit_as_a_decorator_and_in_a_copy_of_the_context():
+    qn.set_num_threads(4)
+    assert qn.threads(2)(qn.num_threads)() == 2
+    with qn.threads(3):
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(context.run, qn.num_threads).result() == 3
+    assert qn.num_threads() == 4
+
+
+def test_many_threads_with_limits_of_their_own():
+    qn.set_num_threads(4)
+    x = np.random.default_rng(0).standard_normal(N, np.float32)
+    want = qn.quantize_linear(x, 0.1)
+
+    def work(k):
+        for _ in range(20):
+            with qn.threads(1 + k):
+                assert_same_bits(qn.quantize_linear(x, 0.1), want)
+                assert qn.num_threads() == 1 + k
+        return qn.num_threads()
+
+    with ThreadPoolExecutor(6) as executor:
+        assert set(executor.map(work, range(6))) == {4}
+    assert qn.num_threads() == 4
+
+
+@needs_tasks
+def test_a_forked_child_keeps_the_limit():
+    code = """
+with qn.threads(2):
+    child = os.fork()
+    if child == 0:
+        with qn.threads(3):
+            qn.quantize_linear(np.zeros(1 << 22, np.float32), 0.5)
+        os._exit(10 * qn.num_threads() + tasks())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), qn.num_threads())
+"""
+    done = python(code, first=QUIET, QNUMPY_NUM_THREADS="5")
+    assert (done.stdout, done.stderr) == ("23 5\n", "")
+
+
+@needs_tasks
+def test_a_limit_reaches_the_workers():
+    code = f"""
+before = tasks()
+with qn.threads(1):
+    {LARGE}
+alone = tasks() - before
+with qn.threads(3):
+    {LARGE}
+print(alone, tasks() - before)
+"""
+    assert python(code, QNUMPY_NUM_THREADS="2").stdout == "0 2\n"
 
 
 # ---- the same bits ----
@@ -151,10 +326,6 @@ def test_results_do_not_depend_on_the_count(grid):
 
 
 # ---- the pool ----
-
-# Later Pythons warn of a fork beside threads: the very thing that is tested.
-QUIET = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)"
-LARGE = "qn.quantize_linear(np.zeros(1 << 22, np.float32), 0.5)\n"
 
 
 @needs_tasks
@@ -235,7 +406,8 @@ def test_many_callers_at_once():
     for grid in ("tensor", "channel-first", "channel-last", "group-last-32"):
         jobs += [(name, operation, operation()) for name, operation in operations(GRIDS[grid]).items()]
     with qn.threads(3), ThreadPoolExecutor(6) as executor:
-        waiting = [(name, want, executor.submit(operation)) for name, operation, want in jobs * 2]
+        limit = [contextvars.copy_context() for _ in range(2 * len(jobs))]  # a context runs once at a time
+        waiting = [(name, want, executor.submit(limit.pop().run, operation)) for name, operation, want in jobs * 2]
         for name, want, result in waiting:
             assert_same_bits(result.result(timeout=60), want, name)
 

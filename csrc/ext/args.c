@@ -1,5 +1,7 @@
 #include "args.h"
 
+#include "threads.h"
+
 #include <stdlib.h>
 
 static int refuse(const char *what) {
@@ -13,6 +15,35 @@ int qn_set_pending_error(PyObject *type, PyObject *text) {
     PyObject *error = type == Py_None ? NULL : PyTuple_Pack(2, type, text);
     if (type != Py_None && !error) return -1;
     atomic_store_explicit(&qn_pending_error, error, memory_order_release);
+    return 0;
+}
+
+_Atomic(PyObject *) qn_thread_blocks;
+
+/* The limit of the innermost block that has not ended; 0 without one. -1: a value that qnumpy.threads did not set. */
+static int innermost_limit(PyObject *blocks) {
+    if (!PyTuple_Check(blocks)) return -1;
+    int limit = 0;
+    for (Py_ssize_t k = PyTuple_GET_SIZE(blocks); k > 0 && !limit; k--) {
+        PyObject *block = PyTuple_GET_ITEM(blocks, k - 1);
+        if (!PyList_Check(block) || PyList_GET_SIZE(block) != 1) return -1;
+        int overflow; /* the item is a small int, which is immortal: no reference to take */
+        long number = PyLong_Check(PyList_GET_ITEM(block, 0))
+                          ? PyLong_AsLongAndOverflow(PyList_GET_ITEM(block, 0), &overflow)
+                          : -1;
+        if (number < 0 || number > QN_MAX_THREADS) return -1;
+        limit = (int)number;
+    }
+    return limit;
+}
+
+int qn_read_thread_limit(void) {
+    PyObject *blocks = NULL;
+    if (PyContextVar_Get(atomic_load_explicit(&qn_thread_blocks, memory_order_acquire), NULL, &blocks)) return -1;
+    int limit = blocks ? innermost_limit(blocks) : 0;
+    Py_XDECREF(blocks);
+    if (limit < 0) return refuse("the blocks of threads are of another form");
+    qn_limit_threads(limit);
     return 0;
 }
 

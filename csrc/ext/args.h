@@ -27,6 +27,11 @@ extern _Atomic(PyObject *) qn_pending_error;
 int qn_set_pending_error(PyObject *type, PyObject *text);                        /* None and None: no error */
 int qn_refuse_call(const char *function, Py_ssize_t count, Py_ssize_t expected); /* sets the exception; -1 */
 
+/* The context variable of the blocks of qnumpy.threads: a tuple of lists of one number, the innermost block last; 0 is
+ * a block that has ended. NULL until a block begins, so that calls of other programs do not pay for the look-up. */
+extern _Atomic(PyObject *) qn_thread_blocks;
+int qn_read_thread_limit(void);
+
 /* Each returns -1 with an exception set when the argument is refused. Every binding starts with qn_arg_count; those
  * that clear the pending error, or list the values that clear it, with qn_arg_count_always. */
 static inline int qn_arg_count_always(const char *function, Py_ssize_t count, Py_ssize_t expected) {
@@ -34,7 +39,9 @@ static inline int qn_arg_count_always(const char *function, Py_ssize_t count, Py
 }
 static inline int qn_arg_count(const char *function, Py_ssize_t count, Py_ssize_t expected) {
     bool pending = atomic_load_explicit(&qn_pending_error, memory_order_relaxed) != NULL;
-    return count == expected && !pending ? 0 : qn_refuse_call(function, count, expected);
+    bool limited = atomic_load_explicit(&qn_thread_blocks, memory_order_relaxed) != NULL;
+    if (count != expected || pending) return qn_refuse_call(function, count, expected);
+    return limited ? qn_read_thread_limit() : 0;
 }
 int qn_arg_i64(PyObject *argument, int64_t *value);
 int qn_arg_int(PyObject *argument, int low, int high, int *value);

@@ -60,6 +60,16 @@ static PyObject *set_num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+static PyObject *watch_thread_blocks(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    if (qn_arg_count_always("watch_thread_blocks", count, 1)) return NULL;
+    if (!PyContextVar_CheckExact(a[0]))
+        return PyErr_Format(PyExc_TypeError, "qnumpy._core.watch_thread_blocks: takes a context variable.");
+    PyObject *none = NULL; /* the first variable stays: another thread may be about to read it */
+    if (atomic_compare_exchange_strong(&qn_thread_blocks, &none, a[0])) Py_INCREF(a[0]);
+    Py_RETURN_NONE;
+}
+
 static PyObject *refuse_calls(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count_always("refuse_calls", count, 2)) return NULL;
@@ -78,6 +88,8 @@ PyMethodDef qn_runtime_methods[] = {
     QN_METHOD(kernels, "kernels()\n--\n\nWhich ISA row serves which kernel."),
     QN_METHOD(num_threads, "num_threads()\n--\n\nThreads a large call may use."),
     QN_METHOD(set_num_threads, "set_num_threads(threads, /)\n--\n\nSet the threads a large call may use."),
+    QN_METHOD(watch_thread_blocks,
+              "watch_thread_blocks(variable, /)\n--\n\nRead the threads of each call from the blocks of its context."),
     QN_METHOD(refuse_calls,
               "refuse_calls(error, text, /)\n--\n\nMake every call raise error(text); None and None end it."),
     QN_END,

@@ -26,19 +26,19 @@ def quantize(
     x: ArrayLike,
     qparams: QParams | None = None,
     *,
-    dtype: DTypeLike = "int8",
+    dtype: DTypeLike | None = None,
     granularity: Granularity | None = None,
-    symmetric: bool = True,
-    method: Method = "minmax",
+    symmetric: bool | None = None,
+    method: Method | None = None,
 ) -> "QuantizedArray": ...
 def quantize(
     x: ArrayLike,
     qparams: QParams | None = None,
     *,
-    dtype: DTypeLike = "int8",
+    dtype: DTypeLike | None = None,
     granularity: Granularity | None = None,
-    symmetric: bool = True,
-    method: Method = "minmax",
+    symmetric: bool | None = None,
+    method: Method | None = None,
 ) -> "QuantizedArray | MXArray":
     """Quantize an array, with `qparams` or with the parameters that choose_qparams returns.
 
@@ -46,11 +46,11 @@ def quantize(
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
     qparams : QParams, optional
-        With it, dtype, granularity, symmetric and method are ignored.
+        Beside it, dtype, granularity and symmetric are left out or say the same, and method is left out.
     dtype, granularity, symmetric, method
-        As in choose_qparams. ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a
-        calibration before. Or dtype names a format of blocks along the last axis, which fixes the others:
-        "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
+        As in choose_qparams; None means its defaults: int8, PerTensor(), True and "minmax".
+        ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a calibration before. Or
+        dtype names a format of blocks along the last axis, which fixes the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------
@@ -69,6 +69,8 @@ def quantize(
         qparams is no QParams.
     ValueError
         qparams does not fit the shape of x.
+    TypeError, ValueError
+        dtype, granularity, symmetric or method says something else than qparams.
 
     Notes
     -----
@@ -87,17 +89,26 @@ def quantize(
     owner = "quantize"
     blocks = mx_format(dtype) if qparams is None else None
     if blocks is not None:
-        if granularity is not None or not symmetric or method != "minmax":
+        if granularity is not None or symmetric not in (None, True) or method not in (None, "minmax"):
             got = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
             requirement = f"left at their defaults for {blocks.name}"
             raise ValueError(_check.must(owner, "granularity, symmetric and method", requirement, got))
         return quantize_blocks(owner, x, blocks)
     source, float_type = _args.real(owner, "x", x)
     if qparams is None:
-        qparams = choose(owner, source, float_type, dtype, granularity, symmetric, method)
+        qparams = choose(
+            owner, source, float_type, "int8" if dtype is None else dtype, granularity,
+            True if symmetric is None else symmetric, "minmax" if method is None else method,
+        )  # fmt: skip
         layout = _args.layout_of(owner, qparams.granularity, source.shape)
     else:
         layout = _args.qparams_layout(owner, qparams, source.shape)
+        if dtype is not None and mx_format(dtype) is None:
+            _args.code(owner, dtype)
+        _args.agree_with_qparams(owner, qparams, layout, source.shape, dtype, granularity, symmetric)
+        if method is not None:
+            requirement = "left out beside qparams, which are chosen already"
+            raise ValueError(_check.must(owner, "method", requirement, _check.typed(method)))
     return QuantizedArray._join(quantize_array(owner, source, float_type, layout, qparams), qparams)
 
 

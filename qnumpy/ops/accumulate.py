@@ -119,7 +119,7 @@ def _factor(owner: str, name: str, value: Any) -> tuple[Array, FloatType]:
     factor = _check.array(owner, name, value)
     factor_type = float_type(factor.dtype)
     if factor_type is None or factor_type.name not in _INPUTS:
-        raise TypeError(_check.must(owner, name, f"an array of {alternatives(_INPUTS)}", f"dtype {factor.dtype}"))
+        raise TypeError(_check.must(owner, name, f"an array of {alternatives(_INPUTS)}", _check.got(value, factor)))
     return factor, factor_type
 
 

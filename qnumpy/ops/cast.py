@@ -1,5 +1,6 @@
 """Cast between float formats; csrc/kernels/lists/float_list.h lists them, docs/semantics.md states the rules."""
 
+import math
 from typing import Any, overload
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check, _core
 from .._typing import Array, DTypeOf, Overflow, Rounding, ScalarT
-from ..dtypes import FLOAT_TYPES, FloatType
+from ..dtypes import FLOAT_TYPES, FloatType, float_type
 
 __all__ = ["cast"]
 
@@ -15,6 +16,7 @@ _OVERFLOW = {"inf": 0, "saturate": 1, "raise": 0}
 _ROUNDING = {"nearest": 0, "stochastic": 1}
 _FLOAT64 = FLOAT_TYPES["float64"]
 _CHUNK = 1 << 16
+_EXACT = 1 << 53  # float64 holds every integer up to here
 
 
 @overload
@@ -51,7 +53,8 @@ def cast(
     Parameters
     ----------
     x : array_like of floats, any shape
-        float32, float64, or any of the formats below.
+        float32, float64, or any of the formats below. Python numbers, also in lists: integers of any size are rounded
+        once.
     dtype : str or dtype
         float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz,
         float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn.
@@ -78,6 +81,8 @@ def cast(
     ------
     TypeError
         x is not of a float format; dtype is no float format.
+    ValueError
+        x holds a Python integer that float64 does not hold.
     ValueError
         overflow or rounding is unknown.
     ValueError
@@ -112,6 +117,8 @@ def cast(
     [0.1015625, 448.0, -448.0]
     """
     owner = "cast"
+    if isinstance(x, int | list | tuple | range):
+        x = _python_integers(owner, x, float_type(dtype) is not _FLOAT64)
     source, source_type = _args.real(owner, "x", x, FLOAT_TYPES)
     target = _args.floating(owner, dtype, FLOAT_TYPES)
     saturate = _args.choice(owner, "overflow", overflow, _OVERFLOW)
@@ -124,6 +131,45 @@ def cast(
     return _args.elementwise(
         owner, _core.cast, source, source_type, None, None, None, target, out, saturate, stochastic, number
     )
+
+
+def _python_integers(owner: str, x: Any, narrower: bool) -> Any:
+    """Return Python numbers of which some need more than float64's 53 bits as float64; anything else as it is.
+
+    Such integers are rounded half to even for float64 itself. For a narrower type they are rounded to odd: rounding
+    once more is then as if it were the first time (Boldo and Melquiond, 2008).
+    """
+    numbers = _check.array(owner, "x", x)
+    if (
+        numbers.dtype.kind not in "iufO"
+        or not numbers.size
+        or not (_check.is_python(x, numbers) or numbers.dtype == object)
+    ):
+        return x
+    if numbers.dtype != object and -_EXACT <= numbers.min() and numbers.max() <= _EXACT:
+        return x
+    objects = np.asarray(x, dtype=object)
+    if objects.shape != numbers.shape or not all(
+        isinstance(number, int | float | np.number) for number in objects.flat
+    ):
+        return x
+    return np.array([_float64(owner, number, narrower) for number in objects.flat], np.float64).reshape(numbers.shape)
+
+
+def _float64(owner: str, number: Any, narrower: bool) -> float:
+    if not isinstance(number, int | np.integer):
+        return float(number)
+    exact = int(number)
+    try:
+        nearest = float(exact)
+    except OverflowError:
+        got = f"an integer of {exact.bit_length()} bits"
+        raise ValueError(_check.must(owner, "x", "in the range of float64", got)) from None
+    unused = exact.bit_length() - 53
+    if not narrower or unused <= 0 or int(nearest) == exact:
+        return nearest
+    odd = math.ldexp(abs(exact) >> unused | 1, unused)
+    return -odd if exact < 0 else odd
 
 
 def _seed(owner: str, seed: Any, stochastic: int) -> int:

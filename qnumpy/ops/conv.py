@@ -162,9 +162,9 @@ def convolve(
 
 
 def _operand(owner: str, name: str, value: Any) -> Array:
-    operand = _check.array(owner, name, value)
+    operand = _check.array(owner, name, value, "Use q.codes and q.zero_point.")
     if operand.dtype not in _OPERANDS:
-        raise TypeError(_check.must(owner, name, "an array of int8 or uint8", f"dtype {operand.dtype}"))
+        raise TypeError(_check.must(owner, name, "an array of int8 or uint8", _check.got(value, operand)))
     if operand.ndim != 4:
         raise ValueError(_check.must(owner, name, "4-D", f"shape {operand.shape}"))
     return operand

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _core
-from .._check import alternatives, array, must, typed, zero_point
+from .._check import alternatives, array, got, must, typed, zero_point
 from .._typing import Array, ArrayLike, CodeLike, DType, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES, CodeType, float_type
 from .accumulate import accumulate_dot
 
-__all__ = ["integer_operand", "integer_product", "matmul", "matmul_integer"]
+__all__ = ["integer_operand", "integer_product", "matmul", "matmul_integer", "operand_params", "product_shape"]
 
 _INTEGERS = ("int8", "uint8", "int16")
 _OPERANDS = {CODE_TYPES[name].dtype: CODE_TYPES[name] for name in _INTEGERS}
@@ -37,10 +37,11 @@ def matmul_integer(
         Shapes (..., M, K) and (..., K, N), in any mix of the types; broadcast as np.matmul does, 1-d operands too. Any
         strides; a transposed operand is not copied.
     a_zero_point : array_like of integers, optional
-        In the range of the type of `a`: a number; or one for each row, of shape (M,), or (..., M, 1) with the batch
-        axes of the result. 0 by default.
+        In the range of the type of `a`: a number; or one for each row, of shape (M,) or (..., M, 1); or one for each
+        matrix, of shape (..., 1, 1). The axes before broadcast to the batch axes of the result. 0 by default.
     b_zero_point : array_like of integers, optional
-        In the range of the type of `b`: a number; or one for each column, of shape (N,) or (..., 1, N).
+        In the range of the type of `b`: a number; or one for each column, of shape (N,) or (..., 1, N); or one for each
+        matrix, of shape (..., 1, 1).
     out : ndarray of int32, optional
         Receives the product: exact shape, C-contiguous, writable, apart from the inputs.
 
@@ -153,9 +154,9 @@ def matmul(a: ArrayLike, b: ArrayLike, *, accumulate: DType | None = None) -> Ar
 
 
 def _operand(owner: str, name: str, value: Any) -> Array:
-    operand = array(owner, name, value)
+    operand = array(owner, name, value, "Use qmatmul with a PackedWeight, or q.dequantize().")
     if operand.dtype.name not in (*_INTEGERS, *_FLOATS):
-        text = must(owner, name, f"an array of {alternatives([*_INTEGERS, *_FLOATS])}", f"dtype {operand.dtype}")
+        text = must(owner, name, f"an array of {alternatives([*_INTEGERS, *_FLOATS])}", got(value, operand))
         raise TypeError(text + (" Use a @ b." if operand.dtype.kind == "f" else ""))
     if operand.ndim == 0:
         raise ValueError(must(owner, name, "of one dimension or more", "a 0-d array"))
@@ -180,8 +181,7 @@ def _pair_by_pair(
     except ValueError:
         stack = None
     if stack is None or left.shape[-1] != right.shape[-2]:
-        got = f"shapes {a.shape} and {b.shape}"
-        raise ValueError(must(owner, "a and b", "of shapes (..., M, K) and (..., K, N)", got))
+        raise ValueError(must(owner, "a and b", "of shapes (..., M, K) and (..., K, N)", _shapes(a, b)))
     out = np.empty((*stack, left.shape[-2], right.shape[-1]), dtype)
     lefts, rights = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (left, right))
     for index in np.ndindex(stack):
@@ -207,9 +207,9 @@ def _widened(a: Array, b: Array, out: Array) -> None:
 
 def integer_operand(owner: str, name: str, value: Any) -> Array:
     """Return an operand of matmul_integer as a checked array."""
-    operand = array(owner, name, value)
+    operand = array(owner, name, value, "Use q.codes and q.zero_point, or qmatmul with a PackedWeight.")
     if _integer_type(operand) is None:
-        sentence = must(owner, name, f"an array of {alternatives(_INTEGERS)}", f"dtype {operand.dtype}")
+        sentence = must(owner, name, f"an array of {alternatives(_INTEGERS)}", got(value, operand))
         if float_type(operand.dtype) is not None:
             sentence += " Quantize it first, or multiply floats with qnumpy.matmul or np.matmul."
         raise TypeError(sentence)
@@ -249,6 +249,12 @@ def integer_product(owner: str, left: Array, right: Array, a_zero: Any, b_zero: 
     return result if out is not None or result.ndim else result[()]
 
 
+def product_shape(left: Array, right: Array) -> tuple[int, int, tuple[int, ...]]:
+    """Return M, N and the batch axes of the product of operands that fit."""
+    m, n = left.shape[-2] if left.ndim > 1 else 1, right.shape[-1] if right.ndim > 1 else 1
+    return m, n, np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+
+
 def _integer_type(operand: Array) -> CodeType | None:
     return _OPERANDS.get(operand.dtype) or _OPERANDS.get(operand.dtype.newbyteorder("="))
 
@@ -278,20 +284,29 @@ def _is_tall(rows: Array, columns: Array, batch: tuple[int, ...], a_zero: Array 
 def _zeros(
     owner: str, name: str, value: Any, code: CodeType, batch: tuple[int, ...], length: int, axis: int
 ) -> Array | None:
-    """Return int32 of shape (..., 1 or length) whose first axes broadcast to the batch; None if all are 0.
-
-    With two axes or more the zero points have length 1 on `axis`, that of K.
-    """
+    """Return int32 of shape (..., 1 or length) whose first axes broadcast to the batch; None if all are 0."""
     if value is None:
         return None
     checked = zero_point(owner, value, code.qmin, code.qmax, name)
-    zeros = checked.reshape(1) if checked.size == 1 else checked
-    if zeros.ndim > 1:
-        zeros = zeros.squeeze(axis) if zeros.shape[axis] == 1 else zeros[..., None]  # the latter is refused below
-    if zeros.shape[-1] not in (1, length) or not _broadcasts(zeros.shape[:-1], batch):
-        requirement = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
-        raise ValueError(must(owner, name, f"of shape () or {requirement}", f"shape {checked.shape}"))
+    zeros = operand_params(owner, name, checked, batch, length, axis).squeeze(axis)
     return np.ascontiguousarray(zeros) if zeros.any() else None
+
+
+def operand_params(owner: str, name: str, params: Array, batch: tuple[int, ...], length: int, axis: int) -> Array:
+    """Return the scales or zero points of an operand as an array that broadcasts against it; raise for other shapes.
+
+    A vector holds one for each row of a (`axis`, that of K, is -1) or for each column of b (-2). More axes are those of
+    the operand, with length 1 on `axis`; the others broadcast.
+    """
+    if params.size == 1:
+        return params.reshape(1, 1)
+    if params.ndim == 1 and params.shape == (length,):
+        return params[:, None] if axis == -1 else params[None, :]
+    own = params.shape[-2:]
+    if len(own) == 2 and own[axis] == 1 and own[-3 - axis] in (1, length) and _broadcasts(params.shape[:-2], batch):
+        return params
+    requirement = f"({length},) or (..., {length}, 1)" if axis == -1 else f"({length},) or (..., 1, {length})"
+    raise ValueError(must(owner, name, f"of shape () or {requirement}", f"shape {params.shape}"))
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

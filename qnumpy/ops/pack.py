@@ -108,9 +108,9 @@ def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1
     """
     owner = "unpack"
     code = _packable(owner, dtype)
-    array = _check.array(owner, "packed", packed)
+    array = _check.array(owner, "packed", packed, "Use pack(q.codes) first.")
     if array.dtype != np.uint8:
-        raise TypeError(_check.must(owner, "packed", "an array of uint8", f"dtype {array.dtype}"))
+        raise TypeError(_check.must(owner, "packed", "an array of uint8", _check.got(packed, array)))
     if array.ndim == 0:
         raise ValueError(_check.must(owner, "packed", "of one dimension or more", "a 0-d array"))
     rows = np.ascontiguousarray(np.moveaxis(array, _axis(owner, axis, array.ndim), -1))

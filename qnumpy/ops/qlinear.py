@@ -8,7 +8,7 @@ from .. import _args, _check
 from .._typing import Array, CodeLike, IntegerLike, ScaleLike
 from ..dtypes import CodeType, code_type
 from .conv import Pair, convolution, convolve
-from .matmul import integer_operand, integer_product
+from .matmul import integer_operand, integer_product, operand_params, product_shape
 from .quantize import requantize
 
 __all__ = ["qlinear_conv2d", "qlinear_matmul"]
@@ -30,12 +30,14 @@ def qlinear_matmul(
 
     Parameters
     ----------
-    a : array_like of int8 or uint8, shape (..., M, K)
+    a : array_like of int8, uint8 or int16, shape (..., M, K)
     a_scale, a_zero_point : array_like
-        Of `a`: one, or shape (M,) or (..., M, 1): one for each row.
-    b : array_like of int8 or uint8, shape (..., K, N)
+        Of `a`: a number; or one for each row, of shape (M,) or (..., M, 1); or one for each matrix, of shape
+        (..., 1, 1). The axes before broadcast to the batch axes of the result.
+    b : array_like of int8, uint8 or int16, shape (..., K, N)
     b_scale, b_zero_point : array_like
-        Of `b`: one, or shape (N,) or (..., 1, N): one for each column.
+        Of `b`: a number; or one for each column, of shape (N,) or (..., 1, N); or one for each matrix, of shape
+        (..., 1, 1).
     y_scale : float
     y_zero_point : int8 or uint8 scalar
         Its type is that of the result.
@@ -58,11 +60,11 @@ def qlinear_matmul(
         A scale is not real.
     ValueError
         A scale is not positive, finite and normal in float32; y_scale is not one number; a_scale or b_scale is of
-        another shape.
+        another shape; ``Sa * Sb / Sy`` is no normal float32.
     TypeError
         y_zero_point is not an int8 or uint8 scalar.
     ValueError
-        y_zero_point is not one number; ``Sa * Sb / Sy`` is no normal float32.
+        y_zero_point is not one number.
 
     Notes
     -----
@@ -71,7 +73,8 @@ def qlinear_matmul(
 
     References
     ----------
-    ONNX QLinearMatMul, opset 21.
+    ONNX QLinearMatMul, opset 21, which has 8-bit operands. A vector belongs to the rows of `a` as its text says, while
+    its reference implementation applies it to the columns.
 
     Examples
     --------
@@ -87,22 +90,21 @@ def qlinear_matmul(
         for name, value in (("a_scale", a_scale), ("b_scale", b_scale), ("y_scale", y_scale))
     )
     _single(owner, "y_scale", sy)
-    rows = sa[..., None] if sa.ndim == 1 and sa.size > 1 else sa
-    try:
-        multiplier = rows * sb / sy.reshape(())
-        multipliers = np.broadcast_to(multiplier, acc.shape) if multiplier.size > 1 else multiplier
-    except ValueError:
-        requirement, got = f"of one for each row or column of {acc.shape}", f"shapes {sa.shape} and {sb.shape}"
-        raise ValueError(_check.must(owner, "a_scale and b_scale", requirement, got)) from None
-    if multipliers.size == 1:
-        return _requantize(owner, acc, multipliers.reshape(()), y_zero_point, None)
-    if multiplier.size == acc.shape[-1] and rows.size == 1:
-        return _requantize(owner, acc, multiplier.reshape(-1), y_zero_point, -1)
-    lines = [
-        _requantize(owner, line, scales, y_zero_point, 0)
-        for line, scales in zip(acc.reshape(-1, acc.shape[-1]), multipliers.reshape(-1, acc.shape[-1]), strict=True)
-    ]
-    return np.array(lines).reshape(acc.shape)
+    m, n, batch = product_shape(left, right)
+    multiplier = (
+        operand_params(owner, "a_scale", sa, batch, m, axis=-1)
+        * operand_params(owner, "b_scale", sb, batch, n, axis=-2)
+        / sy.reshape(())
+    )
+    if multiplier.size == 1:
+        return _requantize(owner, acc, multiplier.reshape(()), y_zero_point, None)
+    if multiplier.size == multiplier.shape[-1]:  # one for each column
+        return _requantize(owner, acc.reshape(-1, n), multiplier.reshape(n), y_zero_point, 1).reshape(acc.shape)
+    if multiplier.shape[-1] == 1:  # one for each row
+        rows = np.broadcast_to(multiplier, (*batch, m, 1)).reshape(-1)
+        return _requantize(owner, acc.reshape(-1, n), rows, y_zero_point, 0).reshape(acc.shape)
+    sums = np.broadcast_to(multiplier, (*batch, m, n)).reshape(-1)
+    return _requantize(owner, acc.reshape(-1), sums, y_zero_point, 0).reshape(acc.shape)
 
 
 def qlinear_conv2d(
@@ -204,7 +206,7 @@ def _single(owner: str, name: str, scale: Array) -> None:
 def _bias(owner: str, bias: Any, channels: int) -> Array:
     sums = _check.array(owner, "bias", bias)
     if sums.dtype.kind not in "iu" or not np.can_cast(sums.dtype, np.int64):
-        raise TypeError(_check.must(owner, "bias", "an array of int32", f"dtype {sums.dtype}"))
+        raise TypeError(_check.must(owner, "bias", "an array of int32", _check.got(bias, sums)))
     if sums.shape != (channels,):
         raise ValueError(_check.must(owner, "bias", f"of shape {(channels,)}", f"shape {sums.shape}"))
     outside = sums[(sums < _INT32.min) | (sums > _INT32.max)]

@@ -258,11 +258,11 @@ def dequantize_linear(
     array([-5.,  0.,  1.], dtype=float32)
     """
     owner = "dequantize_linear"
-    source = _check.array(owner, "q", q)
+    source = _check.array(owner, "q", q, "Use q.dequantize().")
     if source.dtype is ACCUMULATOR_TYPE.dtype or (source.dtype.kind == "i" and source.dtype.itemsize == 4):
         code, low, high = ACCUMULATOR_TYPE, 0, 0
     else:
-        source, code = _args.codes(owner, "q", source)
+        source, code = _args.codes(owner, "q", q)
         low, high = code.zero_points
     float_type = _args.floating(owner, dtype)
     layout = _args.layout(owner, source.shape, axis, block_size)
@@ -520,9 +520,9 @@ def requantize(
     array([ 51, -49,   3], dtype=int8)
     """
     owner = "requantize"
-    source = _check.array(owner, "acc", acc)
+    source = _check.array(owner, "acc", acc, "Its codes are no sums.")
     if source.dtype is not ACCUMULATOR_TYPE.dtype and source.dtype.newbyteorder("=") != ACCUMULATOR_TYPE.dtype:
-        raise TypeError(_check.must(owner, "acc", "an array of int32", f"dtype {source.dtype}"))
+        raise TypeError(_check.must(owner, "acc", "an array of int32", _check.got(acc, source)))
     code = _args.code(owner, dtype, INTEGER_TYPES)
     rounding = _args.choice(owner, "method", method, _args.METHODS)
     layout = _args.layout(owner, source.shape, axis, None)

@@ -1,12 +1,13 @@
 """The bits of numbers: sign, exponent and mantissa of floats, powers of two of integers."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._check import array, must
+from .._check import array, got, is_python, must
 from .._tables import MAX_ROWS, aligned, as_json, escape
 from .._typing import Array, ArrayLike
 from ..dtypes import code_type, float_type
@@ -60,20 +61,33 @@ def bits(x: ArrayLike) -> "Bits":
     nan            0 1111 111  nan
     """
     owner = "bits"
-    numbers = array(owner, "x", x)
-    if numbers.dtype == object:
-        raise TypeError(must(owner, "x", "of floats or integers", "integers beyond 64 bits or other objects"))
+    numbers = _integers(owner, array(owner, "x", x), x)
     real, code = float_type(numbers.dtype), code_type(numbers.dtype)
     if real is not None:
         sign = int(real.kind != "SCALE")
         return Bits(_native(numbers), _Layout(sign, real.exponent_bits, real.mantissa_bits, real.bias))
     if numbers.dtype.kind not in "iu" and code is None:
-        raise TypeError(must(owner, "x", "of floats or integers", f"dtype {numbers.dtype}"))
-    if not isinstance(x, (np.ndarray, np.generic)):
+        raise TypeError(must(owner, "x", "of floats or integers of at most 64 bits", got(x, numbers)))
+    if is_python(x, numbers):
         numbers = numbers.astype(_narrowest(numbers))
     width = 8 * numbers.dtype.itemsize if code is None else code.bits
     signed = code.signed if code is not None else numbers.dtype.kind == "i"
     return Bits(_native(numbers), _Layout(int(signed), 0, width - signed))
+
+
+def _integers(owner: str, numbers: Array, x: Any) -> Array:
+    """Return Python integers in a type that holds them all: NumPy makes floats of those above and below 2**63."""
+    if not (is_python(x, numbers) or numbers.dtype == object) or numbers.dtype.kind not in "fO":
+        return numbers
+    if numbers.dtype.kind == "f" and not (np.abs(numbers) >= 2.0**63).any():
+        return numbers
+    objects = np.asarray(x, dtype=object)
+    if not all(type(number) is int for number in objects.flat):
+        return numbers
+    if objects.min() < 0 or objects.max() >= 2**64:
+        outside = f"integers from {objects.min()} to {objects.max()}"
+        raise TypeError(must(owner, "x", "of floats or integers of at most 64 bits", outside))
+    return objects.astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -163,13 +177,14 @@ class Bits:
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return flat dicts, one for each number, ready for a data frame."""
-        values, texts = self.x.reshape(-1), self.text.reshape(-1).tolist()
-        rows = [{"value": str(value), "bits": text} for value, text in zip(values, texts, strict=True)]
-        for i, row in enumerate(rows):
-            if self.is_float:
-                row |= {name: getattr(self, name).reshape(-1)[i].item() for name in ("sign", "exponent", "mantissa")}
-            row["meaning"] = self._meaning(i)
-        return rows
+        names = ("sign", "exponent", "mantissa") if self.is_float else ()
+        columns = {
+            "value": map(str, self.x.reshape(-1)),
+            "bits": self.text.reshape(-1).tolist(),
+            **{name: getattr(self, name).reshape(-1).tolist() for name in names},
+            "meaning": self._meanings(range(self.x.size)),
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the records as JSON."""
@@ -177,7 +192,8 @@ class Bits:
 
     def __str__(self) -> str:
         if self.x.ndim:
-            rows = [[str(self.x.dtype), *self._heads()], *map(self._row, range(min(self.x.size, MAX_ROWS)))]
+            shown = range(min(self.x.size, MAX_ROWS))
+            rows = [[str(self.x.dtype), *self._heads()], *map(self._row, shown, self._meanings(shown))]
             left = self.x.size - MAX_ROWS
             return "\n".join([*aligned(rows, left=4), *([f"... and {left:,} more"] if left > 0 else [])])
         lines = [f"{self.x.dtype} {self.x}", *aligned([["", *line] for line in self._explanation()], left=4)]
@@ -186,14 +202,15 @@ class Bits:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def row(i: int) -> str:
+        def row(i: int, meaning: str) -> str:
             parts = zip(self._parts(i), _COLORS if self.is_float else ("", "", ""), strict=True)
             spans = "".join(f'<span style="background:{color};color:black">{part}</span>' for part, color in parts)
-            value, meaning = escape(str(self.x.reshape(-1)[i])), escape(self._meaning(i))
-            return f"<tr><td>{value}</td><td><code>{spans}</code></td><td>{meaning}</td></tr>"
+            value = escape(str(self.x.reshape(-1)[i]))
+            return f"<tr><td>{value}</td><td><code>{spans}</code></td><td>{escape(meaning)}</td></tr>"
 
         heads = "".join(f"<th>{head.strip()}</th>" for head in (str(self.x.dtype), *self._heads()))
-        rows = "".join(map(row, range(min(self.x.size, MAX_ROWS))))
+        shown = range(min(self.x.size, MAX_ROWS))
+        rows = "".join(map(row, shown, self._meanings(shown)))
         left = self.x.size - MAX_ROWS
         more = f'<tr><td colspan="3">... and {left:,} more</td></tr>' if left > 0 else ""
         return f"<table><tr>{heads}</tr>{rows}{more}</table>"
@@ -216,17 +233,19 @@ class Bits:
         )
         return sign, exponent, mantissa
 
-    def _row(self, i: int) -> list[str]:
-        return [str(self.x.reshape(-1)[i]), " ".join(filter(None, self._parts(i))), self._meaning(i)]
+    def _row(self, i: int, meaning: str) -> list[str]:
+        return [str(self.x.reshape(-1)[i]), " ".join(filter(None, self._parts(i))), meaning]
 
-    def _meaning(self, i: int) -> str:
+    def _meanings(self, rows: range) -> list[str]:
+        """The values of the first numbers, as products or sums of powers of two."""
         if not self.is_float:
-            return self._sum(i, str)
-        value = float(self.x.reshape(-1)[i])
-        if not np.isfinite(value):
-            return str(value)
-        sign, exponent, mantissa = (getattr(self, name).reshape(-1)[i] for name in ("sign", "exponent", "mantissa"))
-        return f"{sign:+d} x {_short(mantissa)} x 2^{exponent}"
+            return [self._sum(i, str) for i in rows]
+        values = self.x.reshape(-1)[: len(rows)].astype(np.float64).tolist()
+        parts = (getattr(self, name).reshape(-1)[: len(rows)].tolist() for name in ("sign", "exponent", "mantissa"))
+        return [
+            f"{sign:+d} x {_short(mantissa)} x 2^{exponent}" if math.isfinite(value) else str(value)
+            for value, sign, exponent, mantissa in zip(values, *parts, strict=True)
+        ]
 
     def _sum(self, i: int, text_of: Callable[[int], str]) -> str:
         """The powers of an integer, highest first, the sign bit as a negative one."""
@@ -255,4 +274,4 @@ class Bits:
         if layout.mantissa:
             fraction = f"{int(not subnormal)} + {mantissa}/{1 << layout.mantissa} = {_short(real)}"
             lines.append(["mantissa", parts[2], fraction])
-        return [*lines, ["value", self._meaning(0)]]
+        return [*lines, ["value", *self._meanings(range(1))]]

@@ -166,7 +166,7 @@ def byte_codes(owner: str, name: str, value: Any) -> Array:
     """Return the codes of a 2-D operand of int8 or uint8."""
     codes = value.codes if isinstance(value, QuantizedArray) else _check.array(owner, name, value)
     if codes.dtype != np.int8 and codes.dtype != np.uint8:
-        raise TypeError(_check.must(owner, name, "an array of int8 or uint8", f"dtype {codes.dtype}"))
+        raise TypeError(_check.must(owner, name, "an array of int8 or uint8", _check.got(value, codes)))
     if codes.ndim != 2:
         raise ValueError(_check.must(owner, name, "2-D", f"shape {codes.shape}"))
     return codes

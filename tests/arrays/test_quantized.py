@@ -3,8 +3,10 @@
 import copy
 import operator
 import pickle
+import re
 from xml.etree import ElementTree
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -62,7 +64,6 @@ def test_quantize_without_parameters_chooses_them():
     for options in ({}, {"dtype": "uint4", "symmetric": False}, {"granularity": qn.PerGroup(3), "dtype": "int16"}):
         params = qn.choose_qparams(x, **options)
         assert qn.quantize(x, **options) == qn.quantize(x, params)
-    assert qn.quantize(x, params, dtype="nonsense").qparams == params  # not looked at, as documented
 
 
 def test_a_range_narrower_than_the_type_is_kept():
@@ -483,3 +484,57 @@ def test_repr_html_is_well_formed(granularity):
         assert list(cells) == ["shape", "dtype", "parameters", "bytes"]
         assert (cells["shape"], cells["dtype"]) == (str(shape), "int8")
         assert cells["bytes"] == f"{q.size * 4:,} as float32, {q.nbytes:,} here"
+
+
+# ---- arguments beside qparams ----
+
+INT4 = qn.QParams([0.5, 0.25], 0, "int4", qn.PerChannel(1), -7)
+AFFINE = qn.QParams(0.5, 3, "uint8")
+CONFLICTS = [
+    (INT4, {"dtype": "int8"}, "dtype must be left out or int4 like qparams; got 'int8'"),
+    (INT4, {"dtype": "mxfp4"}, "dtype must be left out or int4 like qparams; got 'mxfp4'"),
+    (
+        INT4,
+        {"granularity": qn.PerTensor()},
+        "granularity must be left out or PerChannel(axis=1) like qparams; got PerTensor()",
+    ),
+    (
+        INT4,
+        {"granularity": qn.PerChannel(0)},
+        "granularity must be left out or PerChannel(axis=1) like qparams; got PerChannel(axis=0)",
+    ),
+    (INT4, {"symmetric": False}, "symmetric must be left out or True like qparams; got False"),
+    (AFFINE, {"symmetric": True}, "symmetric must be left out or False like qparams; got True"),
+    (INT4, {"method": "mse"}, "method must be left out beside qparams, which are chosen already; got 'mse'"),
+]
+
+
+@pytest.mark.parametrize(("params", "options", "message"), CONFLICTS)
+def test_arguments_that_conflict_with_qparams(params, options, message):
+    with pytest.raises(ValueError, match=f"^quantize: {re.escape(message)}\\.$"):
+        qn.quantize(np.ones((3, 2), np.float32), params, **options)
+
+
+def test_a_wrong_kind_beside_qparams():
+    x = np.ones((3, 2), np.float32)
+    with pytest.raises(TypeError, match=r"^quantize: symmetric must be True or False; got 'False'\.$"):
+        qn.quantize(x, INT4, symmetric="False")
+    with pytest.raises(TypeError, match="^quantize: dtype must be int8, "):
+        qn.quantize(x, INT4, dtype="int3")
+    with pytest.raises(TypeError, match="^quantize: granularity must be PerTensor"):
+        qn.quantize(x, INT4, granularity=1)
+
+
+@pytest.mark.parametrize(
+    ("params", "options"),
+    [
+        (INT4, {"dtype": ml_dtypes.int4, "granularity": qn.PerChannel(1), "symmetric": True}),
+        (INT4, {"dtype": "int4", "granularity": qn.PerChannel(-1), "symmetric": np.True_}),
+        (AFFINE, {"dtype": np.uint8, "granularity": qn.PerTensor(), "symmetric": False}),
+        (qn.QParams(0.5, 0), {"symmetric": False}),  # a middle zero point over all codes is of either scheme
+        (qn.QParams(0.5, 0), {"symmetric": True}),
+    ],
+)
+def test_arguments_that_agree_with_qparams(params, options):
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
+    assert qn.quantize(x, params, **options) == qn.quantize(x, params)

@@ -1,5 +1,6 @@
 """matmul_integer against int64, on every row: types, sizes, layouts, zero points, threads."""
 
+import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -233,7 +234,7 @@ def test_eight_python_threads_at_once():
                 wrong.append(1)
 
     with qn.threads(2):
-        workers = [threading.Thread(target=work) for _ in range(8)]
+        workers = [threading.Thread(target=contextvars.copy_context().run, args=(work,)) for _ in range(8)]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -1,6 +1,7 @@
 """qlinear_matmul and qlinear_conv2d: the formula, and ONNX Runtime where it is installed."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -64,6 +65,112 @@ def test_matmul_with_a_scale_for_each_row():
     assert_same_bits(qn.qlinear_matmul(a, sa, az, b, sb[0], 0, sy, np.uint8(7)), one)
 
 
+OPERANDS = [
+    ((4, 5), (5, 4)),
+    ((1, 3), (3, 1)),
+    ((2, 3, 5), (2, 5, 2)),
+    ((2, 3, 5), (5, 3)),
+    ((3, 5), (2, 5, 3)),
+    ((2, 1, 2, 5), (3, 5, 2)),
+    ((5,), (2, 5, 3)),
+    ((2, 3, 5), (5,)),
+    ((3, 3, 3), (3, 3, 3)),
+    ((0, 3), (3, 2)),
+]
+
+
+def shapes_of(side, batch, length):
+    """Every legal shape of the parameters of an operand, and the shape with which NumPy broadcasts it."""
+    own = (length, 1) if side == "a" else (1, length)
+    yield from (((), ()), ((1,), ()), ((1, 1, 1, 1), ()), ((length,), own), (own, own))
+    for k in range(1, len(batch) + 1):
+        yield from (((*batch[-k:], *own),) * 2, ((*batch[-k:], 1, 1),) * 2)
+    yield ((1,) * len(batch) + own,) * 2
+
+
+def spread(rng, shape):
+    return (2.0 ** rng.integers(-8, -2, shape)).astype(F32)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8"])
+@pytest.mark.parametrize(("a_shape", "b_shape"), OPERANDS)
+def test_every_shape_of_scales_and_zero_points(a_shape, b_shape, kind):
+    """Scales are powers of 2, so that only the last step rounds; Python's fractions compute it."""
+    rng = np.random.default_rng(7)
+    a, b = codes(rng, a_shape, "uint8"), codes(rng, b_shape, "int8")
+    rows, columns = a if a.ndim > 1 else a[None], b if b.ndim > 1 else b[:, None]
+    batch = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    m, n = rows.shape[-2], columns.shape[-1]
+    shape = (a.astype(int) @ b.astype(int)).shape
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    for (a_given, a_as), (b_given, b_as) in itertools.product(shapes_of("a", batch, m), shapes_of("b", batch, n)):
+        sa, za = spread(rng, a_given), rng.integers(0, 256, a_given)
+        sb, zb = spread(rng, b_given), rng.integers(-128, 128, b_given)
+        acc = (rows - za.reshape(a_as).astype(object)) @ (columns - zb.reshape(b_as).astype(object))
+        ratio = np.broadcast_to(sa.reshape(a_as) * sb.reshape(b_as) / F32(0.5), acc.shape)
+        ratios = (Fraction(float(r)) for r in ratio.flat)
+        exact = [round(c * r) + 9 for c, r in zip(acc.flat, ratios, strict=True)]
+        want = np.clip(np.array(exact, int), low, high).astype(kind).reshape(shape)
+        got = qn.qlinear_matmul(a, sa, za, b, sb, zb, 0.5, np.dtype(kind).type(9))
+        assert_same_bits(got, want, f"{a_given} {b_given}")
+
+
+def legal(side, shape, batch, length):
+    return shape in [given for given, _ in shapes_of(side, batch, length)] or int(np.prod(shape)) == 1
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_every_other_shape_is_refused(side):
+    """M, N and the batch are 2, so that a shape could be read in several ways."""
+    a, b = np.ones((2, 2, 5), np.uint8), np.ones((2, 5, 2), np.int8)
+    for shape in itertools.chain.from_iterable(itertools.product((1, 2, 5), repeat=ndim) for ndim in range(1, 5)):
+        if legal(side, shape, (2,), 2):
+            continue
+        for values in ((np.ones(shape), 0), (1.0, np.ones(shape, int))):
+            pairs = {"a": (values, (1.0, 0)), "b": ((1.0, 0), values)}[side]
+            name = f"{side}_scale" if np.ndim(values[0]) else f"{side}_zero_point"
+            with pytest.raises(ValueError, match=f"^qlinear_matmul: {name} must be of shape .*; got shape "):
+                qn.qlinear_matmul(a, *pairs[0], b, *pairs[1], 1.0, np.uint8(0))
+
+
+def test_matmul_is_the_one_of_onnxs_reference_evaluator():
+    """Its vectors belong to columns, also those of a; else it agrees: even zero points, as it adds them to a float."""
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    rng = np.random.default_rng(8)
+    names = ["a", "sa", "za", "b", "sb", "zb", "sy", "zy"]
+    make = onnx.helper
+    infos = [
+        make.make_tensor_value_info(name, 1 if name[0] == "s" else 3 if name in ("b", "zb") else 2, None)
+        for name in names
+    ]
+    y = make.make_tensor_value_info("y", 2, None)
+    graph = make.make_graph([make.make_node("QLinearMatMul", names, ["y"])], "one", infos, [y])
+    evaluator = reference.ReferenceEvaluator(make.make_model(graph, opset_imports=[make.make_opsetid("", 21)]))
+    for a_shape, b_shape in OPERANDS:
+        if 1 in (len(a_shape), len(b_shape)):
+            continue
+        a, b = codes(rng, a_shape, "uint8"), codes(rng, b_shape, "int8")
+        shapes = [((), ()), ((*a_shape[:-1], 1), (*b_shape[:-2], 1, b_shape[-1])), ((), b_shape[-1:])]
+        shapes += [((*a_shape[:-2], 1, 1), (*b_shape[:-2], 1, 1))]
+        for a_given, b_given in shapes:
+            inputs = {
+                "a": a, "sa": spread(rng, a_given), "za": codes(rng, a_given, "uint8"),
+                "b": b, "sb": spread(rng, b_given), "zb": codes(rng, b_given, "int8"),
+                "sy": np.array(0.5, F32), "zy": np.array(8, np.uint8),
+            }  # fmt: skip
+            want = evaluator.run(None, inputs)[0]
+            assert_same_bits(qn.qlinear_matmul(*inputs.values()), want, f"{a_given} {b_given}")
+
+
+def test_matmul_of_words_is_exact():
+    rng = np.random.default_rng(9)
+    a, b = rng.integers(-(2**15), 2**15, (3, 7)).astype(np.int16), codes(rng, (7, 4), "uint8")
+    acc = a.astype(int) @ b.astype(int)
+    want = np.clip(np.rint(acc.astype(F32) * F32(2.0**-14)) + 3, -128, 127).astype(np.int8)
+    assert_same_bits(qn.qlinear_matmul(a, 2.0**-7, 0, b, 2.0**-7, 0, 1.0, np.int8(3)), want)
+
+
 @pytest.mark.parametrize(("left", "right"), [("uint8", "uint8"), ("uint8", "int8"), ("int8", "int8")])
 def test_matmul_is_onnx_runtimes(left, right):
     """Codes of b within 7 bits: on CPUs without VNNI its uint8 x int8 kernel saturates on more."""
@@ -125,8 +232,15 @@ U8 = np.uint8(0)
     ("call", "error", "message"),
     [
         (lambda: qn.qlinear_matmul(A, [1.0, 2.0, 3.0], 0, B, 1.0, 0, 1.0, U8), ValueError,
-         "qlinear_matmul: a_scale and b_scale must be of one for each row or column of (2, 2); got shapes (3,) "
-         "and ()."),
+         "qlinear_matmul: a_scale must be of shape () or (2,) or (..., 2, 1); got shape (3,)."),
+        (lambda: qn.qlinear_matmul(A, 1.0, 0, B, np.ones((2, 1)), 0, 1.0, U8), ValueError,
+         "qlinear_matmul: b_scale must be of shape () or (2,) or (..., 1, 2); got shape (2, 1)."),
+        (lambda: qn.qlinear_matmul(A, np.ones((1, 2)), 0, B, 1.0, 0, 1.0, U8), ValueError,
+         "qlinear_matmul: a_scale must be of shape () or (2,) or (..., 2, 1); got shape (1, 2)."),
+        (lambda: qn.qlinear_matmul(A, np.ones((2, 1, 1)), 0, B, 1.0, 0, 1.0, U8), ValueError,
+         "qlinear_matmul: a_scale must be of shape () or (2,) or (..., 2, 1); got shape (2, 1, 1)."),
+        (lambda: qn.qlinear_matmul(A[0], [1.0, 2.0], 0, B, 1.0, 0, 1.0, U8), ValueError,
+         "qlinear_matmul: a_scale must be of shape () or (1,) or (..., 1, 1); got shape (2,)."),
         (lambda: qn.qlinear_matmul(A, 0.0, 0, B, 1.0, 0, 1.0, U8), ValueError,
          "qlinear_matmul: a_scale must be positive, finite and normal in float32; got 0.0."),
         (lambda: qn.qlinear_matmul(A, 1.0, 0, B, 1.0, 0, [1.0, 1.0], U8), ValueError,

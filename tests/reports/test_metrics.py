@@ -131,7 +131,7 @@ def test_exactly_half_a_step_outside_is_not_clipped():
 
 
 def test_a_range_without_zero_counts_no_nan_as_clipped():
-    params = qn.QParams.from_range(10.0, 20.0, dtype="uint8", symmetric=False, include_zero=False)
+    params = qn.QParams(10 / 255, 0, dtype="uint8")
     x = np.array([np.nan, np.inf, 1.0], np.float32)
     assert params.zero_point == 0
     q = qn.quantize(np.array([np.nan, np.inf, 30.0], np.float32), params)

@@ -43,6 +43,7 @@ static struct {
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static _Atomic int thread_count = 1;
+static _Thread_local int thread_limit; /* of the call in progress; 0: thread_count */
 static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 
 /* The child of a fork has no worker threads, and one of them may have held a lock. */
@@ -142,9 +143,10 @@ static void run_alone(int threads, int64_t n, qn_piece process, void *context) {
 }
 
 void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, void *context) {
-    int threads = qn_num_threads();
+    bool small = n <= grain || bytes < QN_PARALLEL_BYTES_AWAKE; /* read first: a short call need not look at the rest */
+    int threads = small ? 1 : qn_num_threads();
     bool awake = pool.workers && atomic_load(&pool.asleep) == 0;
-    bool alone = threads == 1 || n <= grain || bytes < QN_PARALLEL_BYTES_AWAKE;
+    bool alone = threads == 1;
     if (!alone && !awake && bytes < QN_PARALLEL_BYTES_ASLEEP) {
         run_alone(threads, n, process, context);
         return;
@@ -172,7 +174,11 @@ void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, 
     pthread_mutex_unlock(&pool.busy);
 }
 
-int qn_num_threads(void) { return atomic_load_explicit(&thread_count, memory_order_relaxed); }
+int qn_num_threads(void) {
+    return thread_limit ? thread_limit : atomic_load_explicit(&thread_count, memory_order_relaxed);
+}
+
+void qn_limit_threads(int threads) { thread_limit = threads; }
 
 void qn_set_num_threads(int threads) { atomic_store(&thread_count, threads); }
 

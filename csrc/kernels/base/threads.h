@@ -19,8 +19,9 @@ typedef void (*qn_piece)(void *context, int64_t begin, int64_t end);
  * same time runs on its own thread alone. */
 void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, void *context);
 
-int qn_num_threads(void);
-void qn_set_num_threads(int threads); /* 1..QN_MAX_THREADS */
+int qn_num_threads(void);             /* of the calling thread */
+void qn_set_num_threads(int threads); /* 1..QN_MAX_THREADS, for every thread without a limit of its own */
+void qn_limit_threads(int threads);   /* for the calling thread alone; 0 removes the limit */
 
 /* Kernels need round-half-even without flush-to-zero. qn_fp_begin returns the modes that another library set, qn_fp_end
  * restores them. */
