@@ -71,6 +71,13 @@ static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset
             w->span(w, r0 * w->row + c0, count, &p);
             continue;
         }
+        if (w->by_rows && alike && count == w->row && 2 * count <= QN_TILE) {
+            for (int64_t r = r0; r < r1; r += p.rows) {
+                p.rows = r1 - r < QN_TILE / count ? r1 - r : QN_TILE / count;
+                w->span(w, r * count, count, &p);
+            }
+            continue;
+        }
         p.ahead = count < w->row ? w->row : AHEAD; /* the next read is one row below */
         for (int64_t r = r0; r < r1; r++) w->span(w, r * w->row + c0, count, &p);
     }

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "packing.h"
 #include "source.h"
 
 enum { QN_WIDE = 4096 }; /* columns of a strip, whose parameters or ranges fit the L1 cache */
@@ -23,6 +24,8 @@ struct qn_walk {
     qn_span_function span;
     bool in_place;   /* the kernel reads the input and writes the output directly; else through tiles */
     bool staged;     /* the output is narrowed from a tile: no streaming stores */
+    bool by_rows;    /* a span may be several whole rows, of at most a tile: codes pass through one, reals do not */
+    qn_byte_rows packed; /* the output, if its width has bits */
     const void *own; /* arguments of the operation */
     /* Replaces spans of one row: processes rows [r0, r1), which share the parameters at `offset`. */
     void (*rows)(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room);
