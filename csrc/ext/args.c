@@ -82,7 +82,7 @@ int qn_arg_packed(PyObject *argument, PyObject *type, PyObject *columns, qn_sour
     if (length < 0 || length > QN_MAX_COLUMNS || source->shape[last] != qn_row_bytes(width.bits, length) ||
         (source->shape[last] > 1 && source->strides[last] != 1))
         return refuse("the rows of a packed input do not have that many codes");
-    source->one_row = source->direct && qn_rows_are_even(width.bits, length);
+    source->no_gaps = source->direct;
     source->shape[last] = length, source->width = width, source->direct = false;
     int64_t elements = 1;
     for (int d = 0; d <= last; d++)

@@ -38,13 +38,19 @@ _INSTEAD = {
 class CodedArray(NDArrayOperatorsMixin):
     """An array of codes with the shape of the reals they stand for; ``np.asarray`` returns the reals.
 
-    Codes narrower than a byte are held packed along the last axis, as files hold them. A subclass has the parameters,
-    and says how they follow an index, a transpose and a reshape.
+    Codes narrower than a byte are held packed, as files hold them. A subclass has the parameters, and says how they
+    follow an index, a transpose and a reshape.
+
+    Attributes
+    ----------
+    _memory : (ndarray, tuple of int or None)
+        The codes; or rows of packed bytes, along the last axis of ``self.transpose(order)``. None: the order of the
+        axes is that of the array. One attribute, because `_held` replaces it while other threads may read it.
     """
 
-    __slots__ = ("_held", "_shape")
+    __slots__ = ("_memory", "_shape")
 
-    _held: Array  # the codes, or rows of bytes
+    _memory: tuple[Array, tuple[int, ...] | None]
     _shape: tuple[int, ...]
     _type_label: ClassVar[str]  # of the first item of _describe
 
@@ -94,14 +100,30 @@ class CodedArray(NDArrayOperatorsMixin):
     def _hold(self, codes: Array) -> None:
         """Keep codes, packed if they are narrower than a byte."""
         self._shape = codes.shape
-        self._held = pack_rows(codes, self._code) if self._code.is_packed else codes
+        self._memory = (pack_rows(codes, self._code) if self._code.is_packed else codes), None
+
+    @property
+    def _held(self) -> Array:
+        """The codes, or packed rows along the last axis; rows along another axis are repacked, and stay so."""
+        held, order = self._memory
+        if order is not None:
+            held = pack_rows(self._unpacked(), self._code)
+            self._memory = held, None
+        return held
+
+    def _unpacked(self) -> Array:
+        held, order = self._memory
+        if order is None:
+            return unpack_rows(held, self._code, self._shape)
+        codes = unpack_rows(held, self._code, tuple(self._shape[d] for d in order))
+        return codes.transpose(_inverse(order))
 
     @property
     def codes(self) -> Array:
         """The codes, of `dtype`. Those narrower than a byte are unpacked on each access into a read-only array."""
         if not self._code.is_packed:
             return self._held
-        codes = unpack_rows(self._held, self._code, self._shape)
+        codes = self._unpacked()
         codes.flags.writeable = False
         return codes
 
@@ -185,8 +207,7 @@ class CodedArray(NDArrayOperatorsMixin):
         Returns
         -------
         array of the same class
-            A view of codes of a byte or more, a copy of packed ones. Parameters per row become groups if the last axis
-            moves.
+            A view of the codes. Parameters per row become groups if the last axis moves.
 
         Raises
         ------
@@ -203,15 +224,14 @@ class CodedArray(NDArrayOperatorsMixin):
             order = tuple(axis + ndim if -ndim <= axis < 0 else axis for axis in numbers)
             if sorted(order) != list(range(ndim)):
                 raise ValueError(_check.must(owner, "axes", f"an order of {ndim} axes", str(tuple(numbers))))
-        params = self._params_of_order(order)
-        held = self._held
+        params, shape = self._params_of_order(order), tuple(self._shape[d] for d in order)
+        held, old = self._memory
         if not self._code.is_packed:
-            held = held.transpose(order)
-        elif order and order[-1] == ndim - 1:
-            held = _with_rows(held.transpose(order))
-        else:
-            held = pack_rows(unpack_rows(held, self._code, self._shape).transpose(order), self._code)
-        return self._remade(held, tuple(self._shape[d] for d in order), params)
+            return self._remade(held.transpose(order), shape, params)
+        result, back = self._remade(held, shape, params), _inverse(order)
+        new = back if old is None else tuple(back[d] for d in old)
+        result._memory = held, None if new == tuple(range(ndim)) else new
+        return result
 
     def reshape(self, *shape: Any) -> Self:
         """Return the array in another shape, in C order; parameters follow.
@@ -306,8 +326,13 @@ class CodedArray(NDArrayOperatorsMixin):
 
     def _same_codes(self, other: "CodedArray") -> bool:
         """Whether two arrays of one type of codes hold the same bytes."""
-        storage = self._held.dtype if self._code.is_packed else self._code.storage
-        return self._shape == other._shape and np.array_equal(self._held.view(storage), other._held.view(storage))
+        if self._shape != other._shape:
+            return False
+        (held, order), (other_held, other_order) = self._memory, other._memory
+        if order != other_order:
+            held, other_held = self._held, other._held
+        storage = np.uint8 if self._code.is_packed else self._code.storage
+        return np.array_equal(held.view(storage), other_held.view(storage))
 
     # ---- what it shows ----
 
@@ -333,6 +358,10 @@ class CodedArray(NDArrayOperatorsMixin):
         rows = [("shape", str(self.shape)), (self._type_label, code_type), ("parameters", ", ".join(parameters))]
         rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
         return html_facts(type(self).__name__, rows)
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 def _with_rows(rows: Array) -> Array:

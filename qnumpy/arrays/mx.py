@@ -158,7 +158,7 @@ class MXArray(CodedArray):
     ) -> "MXArray":
         """Make an array of what another one held: codes, or rows of packed bytes; and of checked scales."""
         array = object.__new__(cls)
-        array._held, array._shape, array.scales = held, shape, scales
+        array._memory, array._shape, array.scales = (held, None), shape, scales
         array._format, array.tensor_scale = format, tensor_scale
         return array
 

@@ -1,5 +1,6 @@
 """QuantizedArray: codes with their parameters; quantize and dequantize."""
 
+import math
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -9,7 +10,7 @@ from .. import _args, _check
 from .._typing import Array, BlockFormat, DTypeOf, Float32Array, Int32Array, Method, ScalarT
 from ..granularity import Granularity, Mesh
 from .._index import Index
-from .._packing import clean_rows, unpack_rows
+from .._packing import clean_rows, columns_of, unpack_rows
 from ..dtypes import CODE_TYPES, CodeType, code_type, float_type
 from ..ops.choose import choose
 from ..ops.quantize import dequantize_packed, quantize_array, quantize_packed, reals_of
@@ -102,11 +103,12 @@ def quantize(
         layout = _args.layout_of(owner, qparams.granularity, source.shape)
     else:
         layout = _args.qparams_layout(owner, qparams, source.shape)
-    if qparams.code.is_packed:
-        held = quantize_packed(source, float_type, layout, qparams)
-    else:
-        held = quantize_array(owner, source, float_type, layout, qparams)
-    return QuantizedArray._of_held(held, source.shape, qparams)
+    if not qparams.code.is_packed:
+        codes = quantize_array(owner, source, float_type, layout, qparams)
+        return QuantizedArray._of_held(codes, source.shape, qparams)
+    order = _args.memory_order(source)
+    rows = quantize_packed(source, float_type, layout, qparams, order)
+    return QuantizedArray._of_held(rows, source.shape, qparams, order)
 
 
 def _check_dtype(owner: str, dtype: Any) -> None:
@@ -232,10 +234,12 @@ class QuantizedArray(CodedArray):
         return result
 
     @classmethod
-    def _of_held(cls, held: Array, shape: tuple[int, ...], qparams: QParams) -> "QuantizedArray":
-        """Make an array of what another one held: codes, or rows of packed bytes."""
+    def _of_held(
+        cls, held: Array, shape: tuple[int, ...], qparams: QParams, order: tuple[int, ...] | None = None
+    ) -> "QuantizedArray":
+        """Make an array of what another one held: codes, or rows of packed bytes in the order of some axes."""
         result = object.__new__(cls)
-        result._held, result._shape, result.qparams = held, shape, qparams
+        result._memory, result._shape, result.qparams = (held, order), shape, qparams
         return result
 
     @classmethod
@@ -244,10 +248,10 @@ class QuantizedArray(CodedArray):
         owner, code = "QuantizedArray", qparams.code
         _args.qparams(owner, qparams, shape)
         step = max(_BAND // max(rows.shape[-1], 1), 1)  # rows of a band, which is unpacked to be checked
-        flat, columns = rows.reshape(-1, rows.shape[-1]), shape[-1] if shape else 1
+        flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
         for first in range(0, len(flat), step):
             band = flat[first : first + step]
-            _check_range(owner, unpack_rows(band, code, (len(band), columns)), qparams)
+            _check_range(owner, unpack_rows(band, code, (len(band), columns_of(shape))), qparams)
         return cls._of_held(clean_rows(rows, code, shape), shape, qparams)
 
     @property
@@ -303,9 +307,12 @@ class QuantizedArray(CodedArray):
         params = self.qparams
         if not params.code.is_packed:
             return reals_of(owner, self._held, params, dtype, out)
+        held, order = self._memory
+        if out is not None and order is not None:
+            held, order = self._held, None  # out is in C order
         layout = _args.layout_of(owner, params.granularity, self._shape)
         return dequantize_packed(
-            owner, self._held, params.code, self._shape, layout, params.scale, params.zero_point, dtype, out
+            owner, held, params.code, self._shape, layout, params.scale, params.zero_point, dtype, out, order
         )
 
     def _reals_at(self, codes: Array, mesh: Mesh) -> Array:

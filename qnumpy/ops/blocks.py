@@ -26,7 +26,8 @@ def quantize_blocks(
     Codes narrower than a byte are packed. With a tensor_scale the scales are multiples of it; without one they are
     powers of two. Rounds half to even.
     """
-    codes = np.empty(element.packed_shape(x.shape), np.uint8)
+    allocate = np.zeros if group_size * element.bits % 8 else np.empty  # blocks may share a byte
+    codes = allocate(element.packed_shape(x.shape), np.uint8)
     scales = np.empty(PerGroup(group_size).params_shape(x.shape), np.uint8)
     exponent = math.frexp(element.largest)[1] - 1
     _core.quantize_blocks(

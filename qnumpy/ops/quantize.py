@@ -177,16 +177,24 @@ def codes_of(owner: str, x: ArrayLike, qparams: QParams) -> Array:
     return quantize_array(owner, source, float_type, _args.qparams_layout(owner, qparams, source.shape), qparams)
 
 
-def quantize_packed(source: Array, float_type: FloatType, layout: _args.Layout, params: QParams) -> UInt8Array:
-    """Quantize as quantize_array does to codes narrower than a byte; return them packed, in C order."""
-    code, columns = params.code, columns_of(source.shape)
+def quantize_packed(
+    source: Array, float_type: FloatType, layout: _args.Layout, params: QParams, order: tuple[int, ...] | None
+) -> UInt8Array:
+    """Quantize as quantize_array does to codes narrower than a byte; return them packed.
+
+    `order` is the memory order of the source: rows lie along the last axis of ``source.transpose(order)``.
+    """
+    code, scale, zero = params.code, params.scale, params.zero_point
+    if order is not None:
+        layout, scale, zero = _args.transposed(layout, order, source.shape, scale, zero)
+        source = source.transpose(order)
     allocate = np.empty if rows_are_even(code.bits, source.shape) else np.zeros  # threads may share a byte
     rows = allocate(code.packed_shape(source.shape), np.uint8)
     if source.size:
+        columns = columns_of(source.shape)
         _core.quantize_packed(
-            source, float_type.core, params.scale, params.zero_point, rows, code.core, columns, *layout.grid,
-            params.qmin, params.qmax,
-        )  # fmt: skip
+            source, float_type.core, scale, zero, rows, code.core, columns, *layout.grid, params.qmin, params.qmax
+        )
     return rows
 
 
@@ -196,19 +204,23 @@ def dequantize_packed(
     code: Packable,
     shape: tuple[int, ...],
     layout: _args.Layout,
-    scale: Float32Array,
-    zero_point: Int32Array,
+    scale: Array,
+    zero_point: Array,
     dtype: DTypeLike,
     out: Array | None,
+    order: tuple[int, ...] | None = None,
 ) -> Array:
-    """Dequantize packed codes, which are unpacked in tiles."""
+    """Dequantize packed codes, which are unpacked in tiles; `order` as in quantize_packed, without an out."""
     float_type = _args.floating(owner, dtype)
+    if order is not None:
+        layout, scale, zero_point = _args.transposed(layout, order, shape, scale, zero_point)
+        shape = tuple(shape[d] for d in order)
     result = _args.output(owner, out, float_type.dtype, shape, rows, scale, zero_point)
     if result.size:
         _core.dequantize_packed(
             rows, code.core, scale, zero_point, result, float_type.core, *layout.grid, columns_of(shape)
         )
-    return result
+    return result if order is None else result.transpose(np.argsort(order))
 
 
 def quantize_array(owner: str, source: Array, float_type: FloatType, layout: _args.Layout, params: QParams) -> Array:

@@ -165,6 +165,7 @@ typedef struct {
     int bits; /* of a code; 0: a code is an element */
     void (*pack)(const uint8_t *codes, uint8_t *bytes, int64_t n);
     void (*unpack)(const uint8_t *bytes, uint8_t *codes, int64_t n);
+    void (*unpack_bits)(const uint8_t *bytes, uint8_t *codes, int64_t n); /* without signs, which kernels do not read */
 } qn_width;
 
 enum { QN_MAX_DIMS = 64 };
@@ -179,7 +180,7 @@ typedef struct {
     bool direct;                                      /* C-contiguous, aligned, native byte order: read in place */
     bool swapped;                                     /* the other byte order */
     qn_width width; /* of packed codes: then shape counts codes, and a row along the last axis lies in bytes */
-    bool one_row;       /* packed rows follow each other without gaps and without padding */
+    bool no_gaps;       /* packed rows follow each other */
 } qn_source;
 
 /* ---- integer products; the head of matmul.c draws the packed matrices ---- */

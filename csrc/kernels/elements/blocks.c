@@ -61,7 +61,7 @@ static void quantize_tile(const blocks *b, int64_t start, int64_t n, int64_t fir
     if (b->packed.width.bits) {
         uint8_t codes[QN_TILE];
         qn_narrow(f->element, quotient, codes, n, &saturating);
-        qn_pack_span(&b->packed, codes, start, n); /* blocks begin with a byte: threads share none */
+        qn_pack_span(&b->packed, codes, start, n);
     } else {
         qn_narrow(f->element, quotient, b->codes + start, n, &saturating);
     }

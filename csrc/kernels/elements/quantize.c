@@ -60,17 +60,16 @@ static void quantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_a
     if (packs) qn_pack_span(&w->packed, codes_8, start, n);
 }
 
+static void pack_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    uint8_t codes[QN_CODE_TILE];
+    quantize_floats(w, (const float *)w->source->data + start, codes, n, p);
+    qn_pack_span(&w->packed, codes, start, p->run ? n : n * p->rows);
+}
+
 static void quantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    const float *x = (const float *)w->source->data + start; /* if it is float32 */
-    if (w->in_place) {
-        quantize_floats(w, x, out_at(w, start), n, p);
-    } else if (w->by_rows && p->run == 0 && p->rows > 1) {
-        uint8_t codes[QN_TILE];
-        quantize_floats(w, x, codes, n, p);
-        qn_pack_span(&w->packed, codes, start, n * p->rows);
-    } else {
-        qn_by_tiles(w, start, n, p, quantize_tile);
-    }
+    if (w->in_place) quantize_floats(w, (const float *)w->source->data + start, out_at(w, start), n, p);
+    else if (w->by_codes) qn_by_code_tiles(w, start, n, p, pack_tile);
+    else qn_by_tiles(w, start, n, p, quantize_tile);
 }
 
 static void dequantize_codes(qn_type q_type, const void *q, float *x, int64_t n, const qn_affine *p) {
@@ -96,17 +95,18 @@ static void dequantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn
     if (x == wide) put_floats(w, start, n, wide);
 }
 
+static void unpack_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    uint8_t codes[QN_CODE_TILE];
+    qn_unpack_span(w->source, start, p->run ? n : n * p->rows, codes);
+    dequantize_codes(w->source->type, codes, (float *)w->out + start, n, p);
+}
+
 static void dequantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
     const qn_source *s = w->source;
-    if (w->in_place) {
+    if (w->in_place)
         dequantize_codes(s->type, s->data + (size_t)start * s->itemsize, (float *)w->out + start, n, p);
-    } else if (w->by_rows && p->run == 0 && p->rows > 1) {
-        uint8_t codes[QN_TILE];
-        qn_unpack_span(s, start, n * p->rows, codes);
-        dequantize_codes(s->type, codes, (float *)w->out + start, n, p);
-    } else {
-        qn_by_tiles(w, start, n, p, dequantize_tile);
-    }
+    else if (w->by_codes) qn_by_code_tiles(w, start, n, p, unpack_tile);
+    else qn_by_tiles(w, start, n, p, dequantize_tile);
 }
 
 static void fake_quantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
@@ -179,14 +179,14 @@ void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid,
 void qn_quantize_packed(const qn_source *x, const qn_byte_rows *q, qn_type code, const qn_grid *grid,
                         const qn_affine *params) {
     qn_walk w = quantize_walk(x, q->bytes, code, grid, params);
-    w.by_rows = w.in_place, w.in_place = false, w.staged = true, w.packed = *q;
+    w.by_codes = w.in_place, w.in_place = false, w.staged = true, w.packed = *q;
     qn_walk_all(&w);
 }
 
 void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *grid, const qn_affine *params) {
     qn_walk w = qn_new_walk(q, grid, params, x, type, dequantize_span);
     w.in_place = q->direct && type == QN_F32 && !qn_is_float(q->type);
-    w.by_rows = q->width.bits && type == QN_F32 && !qn_is_float(q->type);
+    w.by_codes = q->width.bits && type == QN_F32 && !qn_is_float(q->type);
     qn_walk_all(&w);
 }
 
