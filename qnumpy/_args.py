@@ -3,7 +3,7 @@
 A grid is the tuple (outer, channels, inner, block) over a C-contiguous view; see csrc/kernels/base/qn_types.h.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -63,12 +63,13 @@ def plain(source: Array, code: CodeType) -> Array:
     return integers
 
 
-def code(owner: str, value: Any, types: dict[str, CodeType] = CODE_TYPES) -> CodeType:
+def code(owner: str, value: Any, types: dict[str, CodeType] = CODE_TYPES, more: Iterable[str] = ()) -> CodeType:
+    """Return a code type; `more` are names that the caller takes besides, for the message."""
     result = (types.get(value) if type(value) is str else None) or code_type(value)
     if result is None or result.name not in types:
         real_type = float_type(value)
         mend = "" if real_type is None else f" qnumpy.cast converts to {real_type.name}."
-        raise TypeError(must(owner, "dtype", alternatives(types), typed(value)) + mend)
+        raise TypeError(must(owner, "dtype", alternatives([*types, *more]), typed(value)) + mend)
     return result
 
 
@@ -242,9 +243,7 @@ def elementwise(
     order = memory_order(source) if out is None and source.ndim > 1 else None
     if order is not None:
         if layout is not None:
-            granularity = layout.granularity
-            scale, zero_point = granularity.permute(scale, order), granularity.permute(zero_point, order)
-            layout = _transposed(granularity, order, source.shape)
+            layout, scale, zero_point = transposed(layout, order, source.shape, scale, zero_point)
         source = source.transpose(order)
     if out is None:
         result = np.empty(source.shape, result_type.dtype)
@@ -255,6 +254,15 @@ def elementwise(
     else:
         kernel(source, source_type.core, scale, zero_point, result, result_type.core, *layout.grid, *options)
     return result if order is None else result.transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+def transposed(
+    layout: Layout, order: tuple[int, ...], shape: tuple[int, ...], scale: Any, zero_point: Any
+) -> tuple[Layout, Any, Any]:
+    """Return the layout and the parameters of ``x.transpose(order)`` for an x of `shape`."""
+    granularity = layout.granularity
+    scale, zero_point = granularity.permute(scale, order), granularity.permute(zero_point, order)
+    return _transposed(granularity, order, shape), scale, zero_point
 
 
 @lru_cache(512)

@@ -45,8 +45,20 @@ def typed(value: Any) -> str:
 def _has_short_repr(cls: type) -> bool:
     """Whether the repr of an object is a text that a message can hold: not that of a table, or with an address."""
     root = cls.__module__.partition(".")[0]
-    is_coded = getattr(cls, "__array_ufunc__", 0) is None
-    return root in ("builtins", "numpy", "ml_dtypes", "qnumpy") and not is_coded and cls.__repr__ is not object.__repr__
+    return (
+        root in ("builtins", "numpy", "ml_dtypes", "qnumpy")
+        and not _of_codes(cls)
+        and cls.__repr__ is not object.__repr__
+    )
+
+
+def holds_codes(value: Any) -> bool:
+    """Whether a value is an array of codes or a packed weight, classes that stand above this module."""
+    return _of_codes(type(value))
+
+
+def _of_codes(cls: type) -> bool:
+    return hasattr(cls, "dequantize") or getattr(cls, "__array_ufunc__", 0) is None
 
 
 def _class_name(value: Any) -> str:
@@ -80,7 +92,7 @@ def array(owner: str, name: str, value: Any, mend: str = "Use q.dequantize() fir
         first = first[0]
     if isinstance(first, np.ma.MaskedArray):
         raise TypeError(must(owner, name, "an array without a mask", "a MaskedArray") + " Use x.filled(...) first.")
-    if getattr(type(first), "__array_ufunc__", 0) is None and hasattr(first, "dequantize"):
+    if hasattr(type(first), "dequantize"):
         raise TypeError(must(owner, name, "a plain array", typed(first)) + f" {mend}")
     if type(value).__module__.startswith("scipy.sparse"):
         raise TypeError(must(owner, name, "a dense array", _class_name(value)) + " Use x.toarray() first.")
@@ -169,17 +181,6 @@ def zero_point(owner: str, value: Any, low: int, high: int, name: str = "zero_po
     if outside:
         raise ValueError(must(owner, name, f"in [{low}, {high}]", str(outside[0])))
     return np.require(numbers, _I32, ["C", "A"])
-
-
-def basic_index(owner: str, key: Any, ndim: int) -> list[Any]:
-    """Return a basic index as one integer or slice for each axis."""
-    keys = list(key if isinstance(key, tuple) else (key,))
-    if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
-        raise TypeError(must(owner, "index", "of integers, slices and ...", typed(key)))
-    if Ellipsis in keys:
-        position = keys.index(Ellipsis)
-        keys[position : position + 1] = [slice(None)] * (ndim - len(keys) + 1)
-    return keys + [slice(None)] * (ndim - len(keys))
 
 
 def at_index(index: int, source: Array) -> str:

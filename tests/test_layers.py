@@ -26,7 +26,7 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(qn.__path__, "q
 
 # Only these and ops/ import the extension: these for its lists of types, its checks of arguments and its settings, and
 # to say that it is missing.
-VOCABULARY = {"__init__.py", "_args.py", "_check.py", "dtypes.py", "runtime.py"}
+VOCABULARY = {"__init__.py", "_args.py", "_check.py", "_packing.py", "dtypes.py", "runtime.py"}
 
 # Modules whose tests are not in tests/<folder>/test_<module>.py, and the files that have them.
 TESTED_IN = {

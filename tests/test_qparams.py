@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from refusals import BYTES, PARAMS, Q, X, assert_refused, refusals
 from strategies import CODES, GRIDS, assert_same_bits, codes

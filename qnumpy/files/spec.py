@@ -9,32 +9,33 @@ them::
      "granularity": {"kind": "group", "axis": -1, "group_size": 32}, "qmin": -7, "qmax": 7}}}
 
 An MXArray has its scales, one byte each, as ``w.scale``, that of an NVFP4 tensor as ``w.tensor_scale``, and the name of
-its format as "dtype". A plain array whose dtype the container lacks is kept as bytes, with "granularity": null and no
+its format as "dtype". A file with codes of 6 bits, four of which take three bytes, has format_version 2; in version 1
+each took a byte. A plain array whose dtype the container lacks is kept as bytes, with "granularity": null and no
 range.
 """
 
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 from .._check import must, typed
+from .._packing import pack_rows, unpack_rows
 from .._typing import Array, DType, Path
 from ..arrays.mx import MXArray, mx_format
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
-from ..ops.pack import pack, unpack
 from ..qparams import QParams
 from .fault import fault, json_object
 
 __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest
 
 Value: TypeAlias = Array | QuantizedArray | MXArray
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
@@ -64,6 +65,8 @@ class TensorSpec:
         Whether the file holds zero points.
     format : str, optional
         Of an MXArray.
+    byte_codes : bool
+        Whether each 6-bit code takes a byte, as in format version 1.
 
     Examples
     --------
@@ -78,6 +81,7 @@ class TensorSpec:
     qmax: int = 0
     zero_point: bool = False
     format: str | None = None
+    byte_codes: bool = False
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -140,9 +144,11 @@ class TensorSpec:
 
     def stored(self, name: str) -> Held:
         """Return the plain tensors that hold the array in a file."""
-        parts: Held = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
         mx = mx_format(self.format)
+        parts: Held = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
         if mx is not None:
+            if mx.element.is_packed and not self.byte_codes:
+                parts = {name: (np.dtype(np.uint8), mx.element.packed_shape(self.shape))}
             parts[f"{name}.scale"] = (mx.scale.dtype, mx.scales_shape(self.shape))
             if mx.has_tensor_scale:
                 parts[f"{name}.tensor_scale"] = (np.dtype("<f4"), ())
@@ -161,12 +167,12 @@ class TensorSpec:
     def encode(self, name: str, value: Value) -> Iterator[tuple[str, Array]]:
         """Yield the plain tensors of an array by name."""
         if isinstance(value, MXArray):
-            yield name, _pack(value.codes)
+            yield name, value._held
             yield f"{name}.scale", value.scales
             if value.tensor_scale is not None:
                 yield f"{name}.tensor_scale", np.asarray(value.tensor_scale)
         elif isinstance(value, QuantizedArray):
-            yield name, _pack(value.codes)
+            yield name, value._held
             yield f"{name}.scale", value.scale
             if self.zero_point:
                 yield f"{name}.zero_point", _pack(value.zero_point.astype(self.dtype))
@@ -178,20 +184,23 @@ class TensorSpec:
         stored = read(name)
         if self.granularity is None and is_ml_dtype(self.dtype) and _bits(self.dtype) >= 8:
             return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
-        codes = _unpack(stored, self.dtype, self.shape)
         if self.granularity is None:
-            return codes
-        codes = codes.view(self.dtype)
+            return _unpack(stored, self.dtype, self.shape)
         mx = mx_format(self.format)
         if mx is not None:
             scales = read(f"{name}.scale").view(mx.scale.dtype)
             tensor_scale = read(f"{name}.tensor_scale")[()] if mx.has_tensor_scale else None
-            return MXArray(codes, scales, mx.name, tensor_scale)
+            if mx.element.is_packed and not self.byte_codes:
+                return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
+            return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
         code, scale = _code(self.dtype), read(f"{name}.scale")
         zero_point: Any = code.symmetric_zero_point
         if self.zero_point:
             zero_point = _unpack(read(f"{name}.zero_point"), code.dtype, scale.shape).astype(np.int32)
-        return QuantizedArray(codes, QParams(scale, zero_point, code.dtype, self.granularity, self.qmin, self.qmax))
+        params = QParams(scale, zero_point, code.dtype, self.granularity, self.qmin, self.qmax)
+        if code.is_packed:
+            return QuantizedArray._of_rows(stored, self.shape, params)
+        return QuantizedArray(stored.view(self.dtype), params)
 
 
 def is_ml_dtype(dtype: np.dtype[Any]) -> bool:
@@ -242,22 +251,13 @@ def _stored_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, ..
 
 def _pack(array: Array) -> Array:
     """Return the form of an array in a file: packed bytes for codes narrower than a byte, else the array."""
-    if _bits(array.dtype) >= 8:
-        return array
-    integers = _integers(array.dtype)
-    return pack(array.reshape(array.shape or (1,)).view(integers), integers, axis=-1)
+    code = code_type(array.dtype)
+    return array if code is None or not code.is_packed else pack_rows(array, code)
 
 
 def _unpack(stored: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if _bits(dtype) < 8:
-        stored = unpack(stored, _integers(dtype), shape[-1] if shape else 1, axis=-1).view(dtype)
-    return stored.reshape(shape)
-
-
-def _integers(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype to pack codes as: for 4-bit floats the integers of the same bits."""
     code = code_type(dtype)
-    return np.dtype(ml_dtypes.uint4) if code is not None and code.real is not None else dtype
+    return stored.reshape(shape) if code is None or not code.is_packed else unpack_rows(stored, code, shape)
 
 
 # The schema
@@ -268,15 +268,21 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
     tensors = {
         name: spec.to_dict() for name, spec in specs.items() if spec.granularity is not None or not holds(spec.dtype)
     }
-    return json.dumps({"format_version": FORMAT_VERSION, "tensors": tensors}, ensure_ascii=False)
+    version = FORMAT_VERSION if any(_has_six_bits(spec) for spec in specs.values()) else 1
+    return json.dumps({"format_version": version, "tensors": tensors}, ensure_ascii=False)
+
+
+def _has_six_bits(spec: TensorSpec) -> bool:
+    mx = mx_format(spec.format)
+    return mx is not None and mx.element.bits == 6
 
 
 def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
     """Return the arrays that the plain tensors of a file stand for, in the order of the file."""
     schema = json_object(path, text, "the qnumpy schema")
     version = schema.get("format_version")
-    if version != FORMAT_VERSION:
-        raise fault(path, None, f"format_version must be {FORMAT_VERSION}; got {version!r}.")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise fault(path, None, f"format_version must be 1 or {FORMAT_VERSION}; got {version!r}.")
     tensors = schema.get("tensors")
     if not isinstance(tensors, dict):
         raise fault(path, None, f"the qnumpy schema must have an object 'tensors'; got {tensors!r}.")
@@ -285,6 +291,7 @@ def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
     for name, values in tensors.items():
         try:
             spec = TensorSpec.from_dict(name, values, held)
+            spec = replace(spec, byte_codes=version == 1 and _has_six_bits(spec))
             stored = spec.stored(name)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise fault(path, name, f": the qnumpy schema is wrong: {error}") from error
