@@ -5,16 +5,16 @@ its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file th
 """
 
 import argparse
+import contextlib
 import io
-import os
-import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import FileFormatError, UnsupportedISAError
 from ..runtime import isa
 from . import calibrate, compare, demo, info, inspect, plot, quantize
-from .common import BAD_FILE, INTERRUPTED, USAGE, UsageError, complain
+from .common import BAD_FILE, FINE, INTERRUPTED, USAGE, UsageError, complain
+from .streams import show, standard_streams, warn
 
 __all__ = ["main"]
 
@@ -29,30 +29,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments without the program's name; those of the process by default.
     """
+    with standard_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = argparse.Namespace(command=None, code=FINE, left="no file was written")
     try:
-        args = _parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has printed the error or the help
-        return int(stop.code or 0)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # its encoding may lack a character of a tensor's name
-    try:
-        isa()
-    except (UnsupportedISAError, ValueError) as error:  # QNUMPY_ISA or QNUMPY_NUM_THREADS is wrong
-        print(error, file=sys.stderr)
-        return USAGE
-    try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
+        out, err = io.StringIO(), io.StringIO()  # argparse ignores that a stream is full
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                args = _parser().parse_args(argv)
+        except SystemExit as stop:
+            if err.getvalue():
+                warn(err.getvalue().removesuffix("\n"))
+            if out.getvalue():
+                show(out.getvalue().removesuffix("\n"))
+            return int(stop.code or FINE)
+        try:
+            isa()
+        except (UnsupportedISAError, ValueError) as error:  # QNUMPY_ISA or QNUMPY_NUM_THREADS is wrong
+            warn(str(error))
+            return USAGE
+        return int(args.run(args))
     except UsageError as error:
         return complain(args, str(error), USAGE)
-    except BrokenPipeError:  # the reader closed the pipe; the null device takes the buffered rest
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of the output has left
         return int(args.code)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return complain(args, f"{text}.", BAD_FILE)
+        return complain(args, f"{text}.", args.code or BAD_FILE)
     except FileFormatError as error:
         return complain(args, str(error), BAD_FILE)
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from .common import (
     open_reader,
     output_path,
     progress,
+    show_table,
 )
 from .scheme import Scheme, add_granularity
 
@@ -69,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if path is not None:
         about_to_rename(args)
         save_qparams(path, {tensor: _qparams(calibration, tensor) for tensor in calibration})
-    report = calibration.report()
-    print(report.to_json() if args.json else report)
+    show_table(args, calibration.report())
     return FINE
 
 

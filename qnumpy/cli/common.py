@@ -4,13 +4,15 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from .._tables import Table
 from ..dtypes import CODE_TYPES
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec
 from ..files.store import Reader
 from ..reports.compare import Report, ReportTable
+from .streams import show, show_json, warn
 
 __all__: list[str] = []
 
@@ -27,7 +29,7 @@ class UsageError(Exception):
 
 def complain(args: argparse.Namespace, text: str, code: int) -> int:
     """Print a sentence on stderr under the name of the command; return the exit code."""
-    print(f"qnumpy {args.command}: {text}", file=sys.stderr)
+    warn(f"qnumpy{f' {args.command}' if args.command else ''}: {text}")
     return code
 
 
@@ -117,5 +119,12 @@ def progress(specs: Mapping[str, TensorSpec], title: str) -> Iterator[str]:
 
 
 def print_table(args: argparse.Namespace, reports: list[Report]) -> None:
-    table = ReportTable(reports)
-    print(table.to_json() if args.json else table)
+    show_table(args, ReportTable(reports))
+
+
+def show_table(args: argparse.Namespace, table: Table[Any]) -> None:
+    """Print a table as text, or as the JSON of --json."""
+    if args.json:
+        show_json(table.to_json())
+    else:
+        show(str(table))

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import sys
 
 import numpy as np
 
@@ -67,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
         args.code = GATE_FAILED
     try:
         print_table(args, reports)
-        sys.stdout.flush()
     finally:  # also after a broken pipe
         if failed:
             more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
