@@ -1,7 +1,8 @@
 """The command line: ``qnumpy quantize | inspect | compare | plot | calibrate | info | demo``.
 
 A command is a module of this folder with two functions: ``add(commands)`` adds its arguments and ``run(args)`` returns
-its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written.
+its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written,
+128 + n stopped by the signal n.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from ..errors import FileFormatError, UnsupportedISAError
 from ..runtime import isa
 from . import calibrate, compare, demo, info, inspect, plot, quantize
 from .common import BAD_FILE, INTERRUPTED, USAGE, UsageError, complain
+from .signals import Stopped, unwinding
 
 __all__ = ["main"]
 
@@ -42,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return USAGE
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
+        with unwinding():
+            code: int = args.run(args)
+            sys.stdout.flush()
         return code
     except UsageError as error:
         return complain(args, str(error), USAGE)
@@ -55,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(args, f"{text}.", BAD_FILE)
     except FileFormatError as error:
         return complain(args, str(error), BAD_FILE)
+    except Stopped as stop:
+        return complain(args, f"{stop}; {args.left}.", stop.code)
     except KeyboardInterrupt:
         return complain(args, f"interrupted; {args.left}.", INTERRUPTED)
 

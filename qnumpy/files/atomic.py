@@ -61,9 +61,10 @@ class AtomicFiles:
     """
 
     files: list[IO[Any]]
+    nameless: ClassVar[bool] = hasattr(os, "O_TMPFILE")  # whether to try a file without a name first
 
     def __init__(self, paths: Sequence[Path], mode: str, stale: Iterable[str] = ()) -> None:
-        self._drafts = [_Draft(path, mode) for path in paths]
+        self._drafts = [_Draft(path, mode, self.nameless) for path in paths]
         self._stale = list(stale)
 
     def __enter__(self) -> Self:
@@ -113,12 +114,10 @@ class AtomicFiles:
 class _Draft:
     """A file that is not in its place yet."""
 
-    nameless: ClassVar[bool] = hasattr(os, "O_TMPFILE")  # whether to try a file without a name first
-
     file: IO[Any]
 
-    def __init__(self, path: Path, mode: str) -> None:
-        self.path, self._mode = os.fspath(path), mode
+    def __init__(self, path: Path, mode: str, nameless: bool) -> None:
+        self.path, self._mode, self._nameless = os.fspath(path), mode, nameless
         self.target = os.path.realpath(path)
         if os.path.exists(self.target) and not os.path.isfile(self.target):
             raise ValueError(must("save", "path", "a regular file", repr(self.path)))
@@ -134,12 +133,13 @@ class _Draft:
             if descriptor is None:
                 descriptor = self._open_named()
             self._lock = os.dup(descriptor)  # keeps the lock after the file is closed
-            self.file = open(descriptor, self._mode.replace("x", "w"), encoding=None if "b" in self._mode else "utf-8")
+            encoding = None if "b" in self._mode else "utf-8"
+            self.file = open(descriptor, self._mode.replace("x", "w"), encoding=encoding)  # noqa: SIM115 - finish closes
         with contextlib.suppress(OSError):
             os.fchmod(self._lock, stat.S_IMODE(os.stat(self.target).st_mode))
 
     def _open_nameless(self) -> int | None:
-        if not self.nameless:
+        if not self._nameless:
             return None
         try:
             descriptor = os.open(self._folder, os.O_TMPFILE | os.O_RDWR, 0o666)
@@ -195,9 +195,7 @@ class _Draft:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self.file.close()
         if self._temporary is not None:
-            with contextlib.suppress(OSError):  # there is nothing to remove after the rename
-                os.unlink(self._temporary)
-            _names.discard(self._temporary)
+            _names.remove(self._temporary)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -260,7 +258,9 @@ class _TemporaryNames:
                         self._handled.append(number)
         self._owners[name] = os.getpid()
 
-    def discard(self, name: str) -> None:
+    def remove(self, name: str) -> None:
+        """Remove the file of a name, if it still has the name, and forget it."""
+        self._unlink(name)
         self._owners.pop(name, None)
         if not self._owners and self._handled and threading.current_thread() is threading.main_thread():
             for number in self._handled:
@@ -274,10 +274,13 @@ class _TemporaryNames:
         signal.raise_signal(number)
 
     def _remove_all(self) -> None:
-        for name, owner in list(self._owners.items()):
-            if owner == os.getpid():
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
+        for name in list(self._owners):
+            self._unlink(name)
+
+    def _unlink(self, name: str) -> None:
+        if self._owners.get(name) == os.getpid():
+            with contextlib.suppress(OSError):
+                os.unlink(name)
 
 
 _names = _TemporaryNames()

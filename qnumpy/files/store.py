@@ -336,8 +336,8 @@ class Writer:
         """Return the index of the shards, in the form of Hugging Face's."""
         total = sum(spec.nbytes for spec in self.specs.values())
         homes = {
-            part: os.path.basename(path)
-            for names, path in zip(self._shards, self.paths, strict=False)
+            part: os.path.basename(shard)
+            for names, shard in zip(self._shards, self.paths, strict=False)
             for part in self._held(names)
         }
         index = {"metadata": {"total_size": total}, "weight_map": homes}
