@@ -1,7 +1,8 @@
 """The command line: ``qnumpy quantize | inspect | compare | plot | calibrate | info | demo``.
 
 A command is a module of this folder with two functions: ``add(commands)`` adds its arguments and ``run(args)`` returns
-its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written.
+its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written,
+128 + n stopped by the signal n.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from ..errors import FileFormatError, UnsupportedISAError
 from ..runtime import isa
 from . import calibrate, compare, demo, info, inspect, plot, quantize
 from .common import BAD_FILE, FINE, INTERRUPTED, USAGE, UsageError, complain
+from .signals import Stopped, unwinding
 from .streams import show, standard_streams, warn
 
 __all__ = ["main"]
@@ -51,7 +53,8 @@ def _main(argv: Sequence[str] | None) -> int:
         except (UnsupportedISAError, ValueError) as error:  # QNUMPY_ISA or QNUMPY_NUM_THREADS is wrong
             warn(str(error))
             return USAGE
-        return int(args.run(args))
+        with unwinding():
+            return int(args.run(args))
     except UsageError as error:
         return complain(args, str(error), USAGE)
     except BrokenPipeError:  # the reader of the output has left
@@ -61,6 +64,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return complain(args, f"{text}.", args.code or BAD_FILE)
     except FileFormatError as error:
         return complain(args, str(error), BAD_FILE)
+    except Stopped as stop:
+        return complain(args, f"{stop}; {args.left}.", stop.code)
     except KeyboardInterrupt:
         return complain(args, f"interrupted; {args.left}.", INTERRUPTED)
 

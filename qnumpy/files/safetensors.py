@@ -151,25 +151,18 @@ class SafetensorsWriter:
     longest = MAX_HEADER  # bytes of a name
 
     def __init__(self, file: IO[bytes], stored: Held, metadata: Mapping[str, str]) -> None:
-        # Wide items first, as other writers do: every tensor is aligned.
-        offsets: dict[str, tuple[int, int]] = {}
-        end = 0
-        for name in sorted(stored, key=lambda name: (-stored[name][0].itemsize, name)):
-            dtype, shape = stored[name]
-            offsets[name] = end, end + dtype.itemsize * math.prod(shape)
-            end = offsets[name][1]
-        entries = {
-            name: {"dtype": _NAMES[dtype.name], "shape": shape, "data_offsets": offsets[name]}
-            for name, (dtype, shape) in stored.items()
-        }
-        values = {"__metadata__": dict(metadata), **entries}
-        header = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
-        header += b" " * (-len(header) % 8)
+        header, offsets = _header(stored, metadata)
         if len(header) > MAX_HEADER:
             raise ValueError(f"save: arrays must have a header of at most {MAX_HEADER} bytes; got {len(header)}.")
         self._file = file
         self._offsets = {name: 8 + len(header) + begin for name, (begin, _) in offsets.items()}
         file.write(struct.pack("<Q", len(header)) + header)
+
+    @staticmethod
+    def nbytes(stored: Held, metadata: Mapping[str, str]) -> int:
+        """Return the bytes of a file."""
+        header, offsets = _header(stored, metadata)
+        return 8 + len(header) + max((end for _, end in offsets.values()), default=0)
 
     @staticmethod
     def holds(dtype: np.dtype[Any]) -> bool:
@@ -184,3 +177,21 @@ class SafetensorsWriter:
 
     def close(self) -> None:
         """Do nothing: all is written, and the caller closes the file."""
+
+
+def _header(stored: Held, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Return the header and the first byte and end of each tensor in the data."""
+    # Wide items first, as other writers do: every tensor is aligned.
+    offsets: dict[str, tuple[int, int]] = {}
+    end = 0
+    for name in sorted(stored, key=lambda name: (-stored[name][0].itemsize, name)):
+        dtype, shape = stored[name]
+        offsets[name] = end, end + dtype.itemsize * math.prod(shape)
+        end = offsets[name][1]
+    entries = {
+        name: {"dtype": _NAMES[dtype.name], "shape": shape, "data_offsets": offsets[name]}
+        for name, (dtype, shape) in stored.items()
+    }
+    values = {"__metadata__": dict(metadata), **entries}
+    header = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    return header + b" " * (-len(header) % 8), offsets
