@@ -27,7 +27,7 @@ from .common import (
     progress,
     show_table,
 )
-from .scheme import Scheme, add_granularity
+from .scheme import Scheme, add_granularity, add_method
 
 __all__: list[str] = []
 
@@ -40,11 +40,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="the .json file to write; without it only the table is printed"
     )
-    methods = list(observers_by_method())
-    parser.add_argument("--method", choices=methods, default="mse", help="how the range is chosen (default: mse)")
-    parser.add_argument(
-        "--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)"
-    )
+    add_method(parser, observers_by_method(), "mse")
     add_code_type(parser)
     add_granularity(parser, "tensor", "axis of the channels or groups (default: the last)")
     add_symmetric(parser)

@@ -20,7 +20,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
-READABLE = "a .npz or .safetensors file, or the .safetensors.index.json of a sharded model"
+READABLE = "a .npz or .safetensors file, the .safetensors.index.json of a sharded model, or the folder of a model"
 
 
 class UsageError(Exception):
@@ -83,16 +83,26 @@ def open_reader(path: str) -> Reader:
 def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Iterable[str]) -> str:
     """Return the path of -o; refuse to replace an input, or any file without --force."""
     path: str = args.output
+    require_suffix(path, suffixes)
+    refuse_to_replace(args, [path], inputs)
+    return path
+
+
+def require_suffix(path: str, suffixes: tuple[str, ...]) -> None:
     if not path.endswith(suffixes):
         raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
-    if os.path.exists(path):
-        if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
+
+
+def refuse_to_replace(args: argparse.Namespace, paths: Iterable[str], inputs: Iterable[str]) -> None:
+    """Refuse to replace an input, or any file without --force."""
+    sources = [source for source in inputs if os.path.exists(source)]
+    for path in filter(os.path.exists, paths):
+        if any(os.path.samefile(path, source) for source in sources):
             raise UsageError(f"-o must be another file than the input; got {path!r} for both.")
         if not os.path.isfile(path):
             raise UsageError(f"-o must be a regular file; got {path!r}.")
         if not (args.force or args.dry_run):
             raise UsageError(f"-o must be a new file, or --force given to replace it; {path!r} exists.")
-    return path
 
 
 def about_to_rename(args: argparse.Namespace) -> None:
