@@ -7,9 +7,10 @@ import sys
 import numpy as np
 
 from .._typing import Array
+from ..arrays.packed import PackedWeight
 from ..dtypes import real_type
 from ..errors import FileFormatError
-from ..files.spec import Value
+from ..files.spec import Value, is_same_layer
 from ..files.store import Reader
 from ..reports.compare import Report, compare
 from .common import (
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         _require_same_tensors(args, reference, quantized)
         for name in progress(quantized.specs, "compare"):
             x, q, spec = reference.read(name), quantized.read(name), quantized.specs[name]
-            if isinstance(x, np.ndarray) and (not isinstance(q, np.ndarray) or _is_cast(x, q)):
+            if isinstance(x, np.ndarray) and isinstance(q, PackedWeight):
+                q = q.unpack()
+            if isinstance(x, np.ndarray) and not isinstance(q, PackedWeight) and _is_quantized(x, q):
                 if real_type(x.dtype) is None:
                     raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
                 report = compare(x, q, name=name)
@@ -91,13 +94,17 @@ def _require_same_tensors(args: argparse.Namespace, reference: Reader, quantized
                 )
 
 
-def _is_cast(x: Array, q: Array) -> bool:
-    """Whether both are floating arrays that `compare` takes, of different dtypes."""
+def _is_quantized(x: Array, q: Value) -> bool:
+    """Whether q is a quantized array, or both are floating arrays that `compare` takes, of different dtypes."""
+    if not isinstance(q, np.ndarray):
+        return True
     return x.dtype.name != q.dtype.name and None not in (real_type(x.dtype), real_type(q.dtype))
 
 
 def _is_same(x: Value, q: Value) -> bool:
     """Whether two arrays have the same bits, so that NaN equals itself, in whatever byte order."""
+    if isinstance(x, PackedWeight) and isinstance(q, PackedWeight):
+        return is_same_layer(x, q)
     if not (isinstance(x, np.ndarray) and isinstance(q, np.ndarray)):
         return type(x) is type(q) and bool(x == q)
     x, q = _native(x), _native(q)
