@@ -256,7 +256,7 @@ def _code(dtype: np.dtype[Any]) -> CodeType:
 
 def _bits(dtype: np.dtype[Any]) -> int:
     code = code_type(dtype)
-    return code.bits if code else 8 * dtype.itemsize
+    return code.bits if code else max(8 * dtype.itemsize, 8)
 
 
 def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._check import integer, must, typed
+from .._check import array, integer, must, typed
 from .._typing import Array, Path
 from ..arrays.mx import MXArray
 from ..arrays.packed import PackedWeight
@@ -452,7 +452,9 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
         if spec.unreadable is not None:
             raise ValueError(must("save", f"arrays[{name!r}]", "readable", f"one that {spec.unreadable.reason}"))
         if not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
-            raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {spec.dtype}.")
+            got = str(spec.dtype)
+            got = got if len(got) <= 60 else f"{got[:57]}..."
+            raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {got}.")
         for claim in spec.names(name):
             if claim in owners:
                 raise NamesCollideError(
@@ -536,7 +538,8 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     values: dict[str, Value] = {}
     for name, value in arrays.items():
         _check_value(f"arrays[{name!r}]", value)
-        values[name] = value if isinstance(value, (QuantizedArray, MXArray, PackedWeight)) else np.asarray(value)
+        coded = isinstance(value, (QuantizedArray, MXArray, PackedWeight))
+        values[name] = value if coded else np.asarray(array("save", f"arrays[{name!r}]", value))
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
     with Writer(path, specs, max_shard_bytes=max_shard_bytes) as writer:
         for name, value in values.items():
