@@ -19,7 +19,9 @@ def numbers(name, *shape):
     if "int" in name:
         return rng.integers(0, 2, shape).astype(ML_DTYPES[name])
     if "complex" in name:
-        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64).astype(ML_DTYPES[name])
+        return (
+            (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64).astype(ML_DTYPES[name])
+        )
     return rng.standard_normal(shape).astype(np.float32).astype(ML_DTYPES[name])
 
 
@@ -171,7 +173,9 @@ REFUSED = {
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 @pytest.mark.parametrize("name", list(REFUSED))
 def test_dtypes_that_no_file_holds(tmp_path, suffix, name):
-    with pytest.raises(TypeError, match=r"^save: arrays\['x'\] must have a dtype that this kind of file holds; got ") as e:
+    with pytest.raises(
+        TypeError, match=r"^save: arrays\['x'\] must have a dtype that this kind of file holds; got "
+    ) as e:
         save(tmp_path / f"a.{suffix}", {"x": REFUSED[name]})
     assert len(str(e.value)) < 150
     assert list(tmp_path.iterdir()) == []
