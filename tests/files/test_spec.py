@@ -190,14 +190,14 @@ def test_the_bias_of_a_packed_weight_takes_a_name(tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda p, t: p.update(activation_bits=9), "tensor 'fc': PackedWeight: activation_bits must be 8 or 7; got 9."),
-    (lambda p, t: p.update(symmetric="False"), "tensor 'fc': the qnumpy schema is wrong: symmetric 'False' is no bool."),
+    (lambda p, t: p.update(symmetric="False"), "'fc': the qnumpy schema is wrong: symmetric 'False' is no bool."),
     (lambda p, t: p.update(activation_bits=True), "activation_bits True is no int."),
     (lambda p, t: p.update(bias=3), "bias 3 is no bool."),
     (lambda p, t: p.update(scale_dtype=["float16"]), "scale_dtype ['float16'] is no str."),
     (lambda p, t: p.update(scale_dtype="float16"), "scale_dtype must be float32 unless w is in groups; got float16."),
     (lambda p, t: p.update(w=1), "packed_weight has the unknown option 'w'."),
     (lambda p, t: p.update(relu=True), "packed_weight has the unknown option 'relu'."),
-    (lambda p, t: p.update(clip=[1, 0]), "PackedWeight: clip must be a low and a high bound, in this order; got [1, 0]."),
+    (lambda p, t: p.update(clip=[1, 0]), "clip must be a low and a high bound, in this order; got [1, 0]."),
     (lambda p, t: p.update(clip="no"), "PackedWeight: clip must be two bounds, each a number or None; got 'no'."),
     (lambda p, t: p.update(clip=3), "PackedWeight: clip must be two bounds, each a number or None; got 3."),
     (lambda p, t: p.update(x_qparams=3), "QParams.from_dict: values must be a dict with the keys"),
@@ -205,7 +205,7 @@ def test_the_bias_of_a_packed_weight_takes_a_name(tmp_path):
      "PackedWeight: out_qparams must be of int8 or uint8 per tensor"),
     (lambda p, t: p.update(x_granularity={"kind": "channel", "axis": 0}), "PackedWeight: x_granularity must be "),
     (lambda p, t: t.pop("fc.bias"), "tensor 'fc.bias' is in the qnumpy schema and not in the file."),
-    (lambda p, t: t.update({"fc.bias": np.ones(3, np.float32)}), "PackedWeight: bias must be of shape (16,); got shape (3,)."),
+    (lambda p, t: t.update({"fc.bias": np.ones(3, np.float32)}), "bias must be of shape (16,); got shape (3,)."),
     (lambda p, t: t.update({"fc.bias": np.ones(16)}), "tensor 'fc.bias' must be float32 (16,) by the qnumpy schema"),
 ])  # fmt: skip
 def test_options_that_lie(tmp_path, change, message):
