@@ -37,7 +37,7 @@ from .fields import ML_DTYPES, converted, plain, restored, stand_in, types
 
 __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest
 
 Value: TypeAlias = Array | QuantizedArray | MXArray | PackedWeight
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
@@ -366,15 +366,21 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
     tensors = {
         name: spec.to_dict() for name, spec in specs.items() if spec.granularity is not None or not holds(spec.dtype)
     }
-    return json.dumps({"format_version": FORMAT_VERSION, "tensors": tensors}, ensure_ascii=False)
+    version = max(map(_version, specs.values()), default=1)
+    return json.dumps({"format_version": version, "tensors": tensors}, ensure_ascii=False)
+
+
+def _version(spec: TensorSpec) -> int:
+    """Return the first version of the format that has such an array."""
+    return 1 if spec.options is None and not isinstance(types(spec.dtype), dict) else 2
 
 
 def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
     """Return the arrays that the plain tensors of a file stand for, in the order of the file."""
     schema = json_object(path, text, "the qnumpy schema")
     version = schema.get("format_version")
-    if version != FORMAT_VERSION:
-        raise fault(path, None, f"format_version must be {FORMAT_VERSION}; got {version!r}.")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise fault(path, None, f"format_version must be 1 or {FORMAT_VERSION}; got {version!r}.")
     tensors = schema.get("tensors")
     if not isinstance(tensors, dict):
         raise fault(path, None, f"the qnumpy schema must have an object 'tensors'; got {tensors!r}.")

@@ -30,7 +30,7 @@ def test_the_layout_by_hand(tmp_path):
     np.testing.assert_array_equal(raw["int2.tensor"], [0b01_01_00_11, 0b11])
     assert raw["uint16.affine.zero_point"] == np.uint16(1000)
     assert {"int4.group.zero_point", "int8.channel.zero_point"}.isdisjoint(raw)
-    assert schema["format_version"] == FORMAT_VERSION == 1
+    assert schema["format_version"] == 1 < FORMAT_VERSION  # what version 1 can say has it still
     assert schema["tensors"]["int4.group"] == {
         "dtype": "int4",
         "shape": [2, 5],
@@ -71,8 +71,9 @@ def with_schema(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, w, t: s.update(format_version=2), "format_version must be 1; got 2."),
-        (lambda s, w, t: s.pop("format_version"), "format_version must be 1; got None."),
+        (lambda s, w, t: s.update(format_version=3), "format_version must be 1 or 2; got 3."),
+        (lambda s, w, t: s.update(format_version=True), "format_version must be 1 or 2; got True."),
+        (lambda s, w, t: s.pop("format_version"), "format_version must be 1 or 2; got None."),
         (lambda s, w, t: s.pop("tensors"), "the qnumpy schema must have an object 'tensors'; got None."),
         (lambda s, w, t: s["tensors"].update(v=w), "tensor 'v' is in the qnumpy schema and not in the file."),
         (lambda s, w, t: t.pop("w.scale"), "tensor 'w.scale' is in the qnumpy schema and not in the file."),
@@ -171,6 +172,7 @@ def test_a_packed_weight_by_hand(tmp_path):
     raw, schema = plain_tensors(tmp_path / "a.safetensors")
     assert {name: x.shape for name, x in raw.items()} == {"fc": (64, 8), "fc.scale": (16,), "fc.bias": (16,)}
     np.testing.assert_array_equal(raw["fc.bias"], W[1])
+    assert schema["format_version"] == 2
     assert schema["tensors"]["fc"] == {
         "dtype": "int4", "shape": [64, 16], "granularity": {"kind": "channel", "axis": 1}, "qmin": -7, "qmax": 7,
         "packed_weight": {
