@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     for name in args.inputs:
         with open_reader(name) as reader:
             for tensor in progress(reader.specs, "calibrate"):
+                if reader.specs[tensor].unreadable is not None:
+                    continue
                 x = reader.read(tensor)
                 if not isinstance(x, np.ndarray) or real_type(x.dtype) is None:
                     continue

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from .._tables import Table
+from .._typing import Array
+from ..arrays.mx import MXArray
+from ..arrays.packed import PackedWeight
+from ..arrays.quantized import QuantizedArray
 from ..dtypes import CODE_TYPES
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec
@@ -78,6 +82,12 @@ def open_reader(path: str) -> Reader:
         raise
     except ValueError as error:
         raise UsageError(str(error).removeprefix("load: ")) from error
+
+
+def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray:
+    """Return an array of a file; of a PackedWeight its weight."""
+    value = reader.read(name)
+    return value.unpack() if isinstance(value, PackedWeight) else value
 
 
 def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Iterable[str]) -> str:

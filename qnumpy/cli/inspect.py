@@ -7,7 +7,7 @@ import math
 from .._tables import aligned
 from ..dtypes import float_type
 from ..reports.float_report import TARGETS, FloatReportTable, float_report
-from .common import FINE, READABLE, Commands, add_command, add_json, open_reader, progress, show_table
+from .common import FINE, READABLE, Commands, add_command, add_json, open_reader, progress, read_array, show_table
 from .streams import show
 
 __all__: list[str] = []
@@ -66,8 +66,8 @@ def _report_floats(args: argparse.Namespace) -> int:
     with open_reader(args.input) as reader:
         for name in progress(reader.specs, "inspect"):
             spec = reader.specs[name]
-            if spec.granularity is None and float_type(spec.dtype) is not None:
-                reports.append(float_report(reader.read(name), args.float_type, name=name))
+            if spec.granularity is None and spec.unreadable is None and float_type(spec.dtype) is not None:
+                reports.append(float_report(read_array(reader, name), args.float_type, name=name))
             else:
                 left_out += 1
     show_table(args, FloatReportTable(reports))

@@ -5,11 +5,11 @@ import warnings
 from typing import Any
 
 from .. import plot
+from .._typing import Array
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import real_type
 from ..files.atomic import replacing
-from ..files.spec import Value
 from ..observers import HistogramObserver
 from .common import (
     FINE,
@@ -24,6 +24,7 @@ from .common import (
     complain,
     open_reader,
     output_path,
+    read_array,
 )
 
 __all__: list[str] = []
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     with open_reader(args.input) as reader:
         if args.tensor not in reader.specs:
             raise UsageError(f"TENSOR must be one of {args.input}; got {args.tensor!r}.")
-        stored = reader.read(args.tensor)
+        stored = read_array(reader, args.tensor)
     figure = Figure(figsize=(7, 4), layout="constrained")
     try:
         _draw(args, stored, figure.subplots())
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     return complain(args, f"the font lacks characters of {args.tensor!r}; they are boxes.", FINE) if lacking else FINE
 
 
-def _draw(args: argparse.Namespace, stored: Value, ax: Any) -> None:
+def _draw(args: argparse.Namespace, stored: Array | QuantizedArray | MXArray, ax: Any) -> None:
     if not isinstance(stored, QuantizedArray | MXArray) and real_type(stored.dtype) is None:
         raise UsageError(f"TENSOR must be floating; got {args.tensor!r} of {stored.dtype}.")
     x = stored.dequantize() if isinstance(stored, QuantizedArray | MXArray) else stored

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     reports = []
     with open_reader(args.input) as reader:
         path = model_path(args)
-        plan = _plan(args, reader.specs)
+        plan = _plan(args, reader)
         with model_output(args, path, {name: step.spec for name, step in plan.items()}, reader) as write:
-            for name in progress(reader.specs, "quantize"):
+            for name in progress({name: reader.specs[name] for name in plan}, "quantize"):
                 value, report = _quantize(args, reader, name, plan[name])
                 reports.append(report)
                 write(name, value)
@@ -88,15 +88,15 @@ class Step:
     scheme: Scheme | None = None
 
 
-def _plan(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str, Step]:
+def _plan(args: argparse.Namespace, reader: Reader) -> dict[str, Step]:
     """Return the step of each tensor; raise the errors of the options before any work."""
-    selection = Selection.of(args, specs)
+    selection = Selection.of(args, reader.specs)
     base = Scheme(args.dtype, args.per, args.axis, args.group_size, args.symmetric, args.method)
     base.granularity()
     check_percentile(args)
-    changes = [_change(text, base, specs) for text in args.set]
+    changes = [_change(text, base, reader.specs) for text in args.set]
     plan = {}
-    for name, spec in specs.items():
+    for name, spec in selection.readable(reader).items():
         options = [options for pattern, options in changes if pattern.search(name)]
         scheme = base.changed(options[-1]) if options else base
         left_out = not options and selection.leaves_out(name)

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from ..errors import FileFormatError
+from ..files.spec import TensorSpec
+from ..files.store import Reader
 from .common import UsageError
 
 __all__: list[str] = []
@@ -17,7 +20,11 @@ def add_selection(parser: argparse.ArgumentParser, verb: str) -> None:
         "--include", metavar="RE", action="append", default=[], help=f"{verb} only names that match (repeatable)"
     )
     parser.add_argument(
-        "--exclude", metavar="RE", action="append", default=[], help="keep names that match as they are (repeatable)"
+        "--exclude",
+        metavar="RE",
+        action="append",
+        default=[],
+        help="keep names that match as they are (repeatable); arrays of Python objects are left out",
     )
 
 
@@ -33,6 +40,15 @@ class Selection:
         names = list(names)
         include = [name_pattern("--include", text, names) for text in args.include]
         return cls(include, [name_pattern("--exclude", text, names) for text in args.exclude])
+
+    def readable(self, reader: Reader) -> dict[str, TensorSpec]:
+        """Return the tensors to write; refuse one that cannot be read, unless it is excluded."""
+        for name, spec in reader.specs.items():
+            if spec.unreadable is not None and not self.excludes(name):
+                raise FileFormatError(
+                    f"{reader.path}: tensor {name!r} {spec.unreadable.reason}. --exclude leaves it out."
+                )
+        return {name: spec for name, spec in reader.specs.items() if spec.unreadable is None}
 
     def excludes(self, name: str) -> bool:
         return any(pattern.search(name) for pattern in self.exclude)

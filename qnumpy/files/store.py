@@ -11,18 +11,20 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._check import integer, must, typed
+from .._check import array, integer, must, typed
 from .._typing import Array, Path
 from ..arrays.mx import MXArray
+from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..errors import FileFormatError
 from ..qparams import QParams
 from .atomic import AtomicFiles, naming_errors
 from .fault import fault, json_object
+from .fields import is_ml_dtype, stand_in
 from .npz import SCHEMA_ENTRY, NpzReader, NpzWriter
 from .qparams import load_qparams, save_qparams
 from .safetensors import SCHEMA_KEY, SafetensorsReader, SafetensorsWriter
-from .spec import Held, TensorSpec, Value, is_ml_dtype, read_schema, write_schema
+from .spec import Held, TensorSpec, Unreadable, Value, read_schema, write_schema
 
 __all__ = ["NamesCollideError", "Reader", "Writer", "load", "save"]
 
@@ -43,6 +45,7 @@ class _Container(Protocol):
     """A file of plain tensors."""
 
     held: Held
+    unreadable: dict[str, Unreadable]
     schema: str | None
     metadata: dict[str, str]
 
@@ -119,7 +122,8 @@ class Reader:
         for name, spec in specs.items():
             if name in self.specs:
                 raise fault(path, name, "stands in another file of the model too.")
-            self.specs[name] = spec
+            problem = container.unreadable.get(name)
+            self.specs[name] = spec if problem is None else replace(spec, unreadable=problem, format=problem.dtype)
             self._homes[name] = container
 
     def _open_shards(self, index: str) -> None:
@@ -145,14 +149,17 @@ class Reader:
         KeyError
             The file has no such array.
         FileFormatError
-            The file was cut, or holds invalid scales or zero points.
+            The file was cut, holds invalid scales or zero points, or holds the array in a form that qnumpy does not
+            read, as Python objects.
         """
         spec, container = self.specs[name], self._homes[name]
+        if spec.unreadable is not None:
+            raise fault(self.path, name, f"{spec.unreadable.reason}. load(names=...) reads the others.")
         try:
             return spec.decode(name, lambda part: container.read(part, copy))
         except FileFormatError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise fault(self.path, name, f": {error}") from error
 
     def close(self) -> None:
@@ -316,14 +323,14 @@ class Writer:
             if exception_type is None:
                 if self._missing:
                     raise ValueError(f"save: {next(iter(self._missing))!r} was planned and never written.")
-                for container, path in self._containers:
-                    with naming_errors(path):
+                for container, shard in self._containers:
+                    with naming_errors(shard):
                         container.close()
                 if len(self.paths) > len(self._containers):
                     with naming_errors(self.paths[-1]):
                         self._files.files[-1].write(self._index())
         finally:
-            for container, _ in self._containers:
+            for container, _path in self._containers:
                 with contextlib.suppress(OSError, ValueError):  # the file will be removed, or is already closed
                     container.close()
 
@@ -442,8 +449,12 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
             raise TypeError(f"save: arrays must have texts as names; got {name!r}.")
         if name in _RESERVED or "\0" in name or not _encodable(name):
             raise ValueError(f"save: arrays must have names that a file can hold; got {name!r}.")
-        if spec.dtype.hasobject or not (is_ml_dtype(spec.dtype) or holds(spec.dtype)):
-            raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {spec.dtype}.")
+        if spec.unreadable is not None:
+            raise ValueError(must("save", f"arrays[{name!r}]", "readable", f"one that {spec.unreadable.reason}"))
+        if not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
+            got = str(spec.dtype)
+            got = got if len(got) <= 60 else f"{got[:57]}..."
+            raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {got}.")
         for claim in spec.names(name):
             if claim in owners:
                 raise NamesCollideError(
@@ -455,7 +466,7 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
             if (size := len(part.encode())) > longest:
                 got = f"{size} for {typed(part)}"
                 raise ValueError(f"save: arrays must have names of at most {longest} bytes in this file; got {got}.")
-            stored[part] = (dtype if holds(dtype) else np.dtype(f"u{dtype.itemsize}")), shape
+            stored[part] = (dtype if holds(dtype) else stand_in(dtype)), shape
     return stored
 
 
@@ -469,7 +480,7 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     path : str or path
         Ends in .npz, .safetensors or .json; an existing file is replaced. A folder gets a model.safetensors; one whose
         name ends in "/" is made.
-    arrays : mapping of str to QuantizedArray, MXArray or array_like
+    arrays : mapping of str to QuantizedArray, MXArray, PackedWeight or array_like
         For a .json file a mapping of str to QParams: a calibration, or any other.
     max_shard_bytes : int, optional
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
@@ -526,15 +537,26 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
         raise TypeError(must("save", "arrays", "a mapping of names to arrays", type(arrays).__name__))
     values: dict[str, Value] = {}
     for name, value in arrays.items():
-        if isinstance(value, np.ma.MaskedArray):
-            raise TypeError(must("save", f"arrays[{name!r}]", "an array without a mask", "a masked array"))
-        if isinstance(value, QParams):
-            raise TypeError(must("save", f"arrays[{name!r}]", "an array unless path ends in .json", typed(value)))
-        values[name] = value if isinstance(value, (QuantizedArray, MXArray)) else np.asarray(value)
+        _check_value(f"arrays[{name!r}]", value)
+        coded = isinstance(value, (QuantizedArray, MXArray, PackedWeight))
+        values[name] = value if coded else np.asarray(array("save", f"arrays[{name!r}]", value))
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
     with Writer(path, specs, max_shard_bytes=max_shard_bytes) as writer:
         for name, value in values.items():
             writer.write(name, value)
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Refuse parameters, masks, which NumPy would drop, and lists of quantized arrays, which it would dequantize."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(must("save", name, "an array without a mask", "a masked array"))
+    if isinstance(value, QParams):
+        raise TypeError(must("save", name, "an array unless path ends in .json", typed(value)))
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if isinstance(item, (QuantizedArray, MXArray, PackedWeight)):
+                raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
+            _check_value(name, item)
 
 
 def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Value] | dict[str, QParams]:
@@ -554,7 +576,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
 
     Returns
     -------
-    dict of str to QuantizedArray, MXArray or numpy.ndarray
+    dict of str to QuantizedArray, MXArray, PackedWeight or numpy.ndarray
         In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams.
 
     Raises

@@ -1,6 +1,7 @@
 """``qnumpy dequantize``: the reals of every quantized tensor, and the rest as it was."""
 
 import json
+import re
 
 import ml_dtypes
 import numpy as np
@@ -102,3 +103,35 @@ def test_quantize_and_dequantize_meet(run, model, tmp_path):
     with Reader(back) as reader:
         assert reader.metadata == {"format": "pt"}
     assert run("compare", model, back)[0] == 0
+
+
+def test_a_packed_weight_becomes_its_weight_and_bias(run, tmp_path):
+    w, bias = reals(32, 16), reals(16, seed=1)
+    packed = qn.PackedWeight(qn.quantize(w, granularity=qn.PerChannel(1)), bias=bias)
+    save(tmp_path / "layer.npz", {"fc": packed, "head": qn.PackedWeight(qn.quantize(w))})
+    out = tmp_path / "out.safetensors"
+    assert run("dequantize", tmp_path / "layer.npz", "-o", out, "--dtype=bfloat16")[0] == 0
+    back = load(out)
+    assert list(back) == ["fc", "fc.bias", "head"]
+    assert back["fc"].tobytes() == packed.unpack().dequantize("bfloat16").tobytes()
+    np.testing.assert_array_equal(back["fc.bias"], bias)
+    assert run("dequantize", tmp_path / "layer.npz", "-o", tmp_path / "same.npz", "--exclude", "fc")[0] == 0
+    assert isinstance(load(tmp_path / "same.npz")["fc"], qn.PackedWeight)
+
+
+@pytest.mark.parametrize("command", ["quantize", "dequantize"])
+def test_objects_are_left_out_on_request(run, tmp_path, command):
+    path, out = tmp_path / "a.npz", tmp_path / "out.npz"
+    np.savez(path, w=reals(4, 4), names=np.array(["a", None], object))
+    problem = "tensor 'names' holds Python objects, which qnumpy never unpickles. --exclude leaves it out."
+    assert run(command, path, "-o", out) == (3, "", f"qnumpy {command}: {path}: {problem}\n")
+    assert not out.exists()
+    assert run(command, path, "-o", out, "--exclude", "names")[0] == 0
+    assert list(load(out)) == ["w"]
+    code, table, err = run("compare", path, out)
+    assert (code, err) == (0, "")
+    assert "w " in table
+    assert run("calibrate", path)[0] == run("inspect", path)[0] == 0
+    code, table, err = run("compare", path, path, "--fail-below-sqnr", "10")
+    assert (code, err) == (1, "qnumpy compare: 1 of 2 below 10 dB: 'names' (not read).\n")
+    assert re.search(r"names +\(2,\) +object +kept .* not read", table)

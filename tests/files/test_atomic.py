@@ -126,6 +126,7 @@ def test_replacing_names_the_file_of_the_user(tmp_path):
 
 WRITE = """
 import sys, time
+from threading import Thread
 import numpy as np
 from qnumpy.files.atomic import AtomicFiles
 from qnumpy.files.spec import TensorSpec
@@ -193,8 +194,8 @@ def test_a_signal_in_the_middle_leaves_nothing(tmp_path, mode, target, name):
 EXITS = {
     "sys.exit": "write(sys.exit)",
     "exception": "write(lambda: 1 / 0)",
-    "sys.exit in a thread": "import threading; t = threading.Thread(target=write, args=[sys.exit]); t.start(); t.join()",
-    "daemon thread": "import threading; threading.Thread(target=write, args=[wait], daemon=True).start(); time.sleep(1)",
+    "sys.exit in a thread": "t = Thread(target=write, args=[sys.exit]); t.start(); t.join()",
+    "daemon thread": "Thread(target=write, args=[wait], daemon=True).start(); time.sleep(1)",
 }
 
 
