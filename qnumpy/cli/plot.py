@@ -1,14 +1,15 @@
 """``qnumpy plot``: draw a tensor of a file."""
 
 import argparse
+import warnings
 from typing import Any
 
 from .. import plot
+from .._typing import Array
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import real_type
 from ..files.atomic import replacing
-from ..files.spec import Value
 from ..observers import HistogramObserver
 from .common import (
     FINE,
@@ -20,8 +21,10 @@ from .common import (
     add_command,
     add_force,
     add_symmetric,
+    complain,
     open_reader,
     output_path,
+    read_array,
 )
 
 __all__: list[str] = []
@@ -56,19 +59,24 @@ def run(args: argparse.Namespace) -> int:
     with open_reader(args.input) as reader:
         if args.tensor not in reader.specs:
             raise UsageError(f"TENSOR must be one of {args.input}; got {args.tensor!r}.")
-        stored = reader.read(args.tensor)
+        stored = read_array(reader, args.tensor)
     figure = Figure(figsize=(7, 4), layout="constrained")
     try:
         _draw(args, stored, figure.subplots())
     except ValueError as error:  # nothing finite, or no such axis
         raise UsageError(f"tensor {args.tensor!r}: {error}") from error
-    with replacing(path, "xb") as file:
+    with replacing(path, "xb") as file, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(file, format=path.rpartition(".")[2], dpi=150)
         about_to_rename(args)
-    return FINE
+    lacking = [warning for warning in caught if "missing from" in str(warning.message)]  # glyphs of the name
+    for warning in caught:
+        if warning not in lacking:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return complain(args, f"the font lacks characters of {args.tensor!r}; they are boxes.", FINE) if lacking else FINE
 
 
-def _draw(args: argparse.Namespace, stored: Value, ax: Any) -> None:
+def _draw(args: argparse.Namespace, stored: Array | QuantizedArray | MXArray, ax: Any) -> None:
     if not isinstance(stored, QuantizedArray | MXArray) and real_type(stored.dtype) is None:
         raise UsageError(f"TENSOR must be floating; got {args.tensor!r} of {stored.dtype}.")
     x = stored.dequantize() if isinstance(stored, QuantizedArray | MXArray) else stored
@@ -78,7 +86,7 @@ def _draw(args: argparse.Namespace, stored: Value, ax: Any) -> None:
         params = {method: observer.qparams(method) for method in ("minmax", "mse")}
         if isinstance(stored, QuantizedArray) and stored.scale.ndim == 0:
             params = {"in the file": stored.qparams}
-        plot.histogram(observer, params, name=f"{args.tensor}, {next(iter(params.values())).code.name}", ax=ax)
+        plot.histogram(observer, params, name=f"{args.tensor} ({x.dtype.name})", ax=ax)
     elif args.kind == "channels":
         plot.channel_ranges(x, args.axis, name=args.tensor, ax=ax)
     elif args.kind == "threshold":

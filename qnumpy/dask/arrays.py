@@ -15,12 +15,13 @@ from ..arrays.quantized import QuantizedArray
 from ..granularity import Granularity, PerGroup, PerRow, PerTensor, normalize_axis
 from ..observers import observer_for
 from ..ops.choose import choose_qparams as choose_here
+from ..ops.choose import finite_extremes
 from ..ops.histogram import CHOICES, percentile_share
 from ..ops.quantize import codes_of
 from ..qparams import QParams, check_scheme
 from ..reports.compare import Report, add_sums
 from ..reports.metrics import Sums, measure
-from .reduction import observe
+from .reduction import known, observe_blocks, plain, refusal
 
 __all__ = ["choose_qparams", "compare", "dequantize", "quantize"]
 
@@ -73,11 +74,12 @@ def choose_qparams(
     array(0.1, dtype=float32)
     """
     owner = "choose_qparams"
-    source = _dask(owner, "x", x)
+    source = _reals(owner, "x", x)
     granularity = PerTensor() if granularity is None else granularity
     _args.choice(owner, "method", method, CHOICES)
     share = percentile_share(owner, percentile)
-    check_scheme(owner, _args.code(owner, dtype), symmetric)
+    code = _args.code(owner, dtype)
+    check_scheme(owner, code, symmetric)
     _args.granularity(owner, granularity)
     scheme: dict[str, Any] = {"dtype": dtype, "granularity": granularity, "symmetric": symmetric}
     criterion: dict[str, Any] = {"method": method, "percentile": share}
@@ -85,7 +87,12 @@ def choose_qparams(
         return choose_here(np.empty(source.shape, source.dtype), **scheme, **criterion)
     if granularity.params_ndim() is None:
         return _by_block(owner, source, granularity, {**scheme, **criterion})
-    return observe(source, observer_for(method, share, **scheme), split_every=split_every).qparams()
+    seen = observe_blocks(owner, source, observer_for(method, share, **scheme), split_every)
+    if not hasattr(seen, "min_"):  # the shape was unknown, and there is no element
+        return choose_here(np.empty((0,) * source.ndim, source.dtype), **scheme, **criterion)
+    finite_extremes(owner, seen.min_, seen.max_, seen.nan_, seen.infinite_)
+    low, high = seen.range()
+    return QParams._of_range(owner, np.minimum(low, 0.0), np.maximum(high, 0.0), code, symmetric, granularity)
 
 
 def quantize(x: da.Array, qparams: QParams) -> da.Array:
@@ -119,8 +126,8 @@ def quantize(x: da.Array, qparams: QParams) -> da.Array:
     array([-127,  -64,    0,   64,  127], dtype=int8)
     """
     owner = "quantize"
-    source = _dask(owner, "x", x)
-    params = _args.qparams(owner, qparams, source.shape)
+    source = _reals(owner, "x", x)
+    params = _fitting(owner, "x", source, qparams)
     return _blockwise(_codes_of_block, source, params, params.dtype)
 
 
@@ -163,7 +170,7 @@ def dequantize(q: da.Array, qparams: QParams, *, dtype: DType = "float32") -> da
     """
     owner = "dequantize"
     codes = _dask(owner, "q", q)
-    params = _args.qparams(owner, qparams, codes.shape)
+    params = _fitting(owner, "q", codes, qparams)
     _same_type(owner, "q", codes, params)
     real = _args.floating(owner, dtype)
     return _blockwise(_reals_of_block, codes, params, real.dtype, real=real.dtype)
@@ -221,7 +228,8 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
     owner = "compare"
     if not (name is None or isinstance(name, str)):
         raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
-    source, values = _dask(owner, "x", x), _dask(owner, "q", q)
+    source = known(owner, "x", _reals(owner, "x", x))
+    values = known(owner, "q", _dask(owner, "q", q))
     if values.shape != source.shape:
         raise ValueError(_check.must(owner, "q", f"of the shape {source.shape} of x", f"shape {values.shape}"))
     params = None
@@ -258,11 +266,24 @@ def compare(x: da.Array, q: da.Array, qparams: QParams | None = None, *, name: s
 
 def _dask(owner: str, name: str, value: Any) -> da.Array:
     if not isinstance(value, da.Array):
-        raise TypeError(_check.must(owner, name, "a dask array", _check.typed(value)))
-    return value
+        raise refusal(owner, name, "a dask array", value)
+    return plain(owner, name, value)
 
 
-def _same_type(owner: str, name: str, codes: da.Array, params: QParams) -> None:
+def _reals(owner: str, name: str, value: Any) -> da.Array:
+    array = _dask(owner, name, value)
+    _args.real(owner, name, array._meta)
+    return array
+
+
+def _fitting(owner: str, name: str, x: da.Array, qparams: Any) -> QParams:
+    """Return the parameters if they fit x; those of a tensor also fit an array of unknown shape."""
+    if isinstance(qparams, QParams) and qparams.scale.ndim:
+        known(owner, name, x, " unless qparams is per tensor")
+    return _args.qparams(owner, qparams, x.shape)
+
+
+def _same_type(owner: str, name: str, codes: da.Array | Array, params: QParams) -> None:
     if codes.dtype != params.dtype:
         raise TypeError(_check.must(owner, name, f"an array of {params.code.name}", f"dtype {codes.dtype}"))
 
@@ -281,7 +302,7 @@ def _cut(x: da.Array, granularity: Granularity) -> da.Array:
 
 def _by_block(owner: str, x: da.Array, granularity: Granularity, options: dict[str, Any]) -> QParams:
     """Choose the parameters of every block and put them together; no parameter belongs to two blocks."""
-    granularity.check(owner, x.shape)
+    granularity.check(owner, known(owner, "x", x).shape)
     x = _cut(x, granularity)
     parts = compute(*(delayed(choose_here)(block, **options) for block in x.to_delayed().ravel()))
     shape = granularity.params_shape(x.shape)
@@ -319,15 +340,23 @@ def _codes_of_block(x: Array, scale: Array, zero: Array, *, scheme: Any) -> Arra
 
 
 def _reals_of_block(q: Array, scale: Array, zero: Array, *, scheme: Any, real: Any) -> Array:
-    return QuantizedArray(q, QParams(scale, zero, *scheme)).dequantize(real)
+    return _quantized("dequantize", q, QParams(scale, zero, *scheme)).dequantize(real)
+
+
+def _quantized(owner: str, q: Any, params: QParams) -> QuantizedArray:
+    """Return a block of codes with its parameters; dask does not know for sure of what its blocks are."""
+    codes = _check.array(owner, "q", q)
+    _same_type(owner, "q", codes, params)
+    return QuantizedArray(codes, params)
 
 
 def _block_sums(x: Array, q: Array, params: QParams | None) -> tuple[Sums, Array]:
     """Return the sums of a block, and the codes that occur in it."""
+    source = _args.real("compare", "x", x)[0]
     if params is None:
-        return measure("compare", x, q), np.empty(0, np.int32)
-    values = QuantizedArray(q, params)
-    return measure("compare", x, values), np.unique(_args.plain(q, params.code))
+        return measure("compare", source, _check.array("compare", "q", q)), np.empty(0, np.int32)
+    values = _quantized("compare", q, params)
+    return measure("compare", source, values), np.unique(_args.plain(values.codes, params.code))
 
 
 def _add_sums(parts: Sequence[tuple[Sums, Array]]) -> tuple[Sums, Array]:

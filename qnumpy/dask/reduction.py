@@ -1,5 +1,6 @@
 """Observers of dask collections: each block or partition has its own, and a tree of tasks merges them."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
@@ -9,9 +10,9 @@ import numpy as np
 from dask import delayed
 from dask.array import Array as DaskArray
 from dask.bag import Bag, from_delayed
+from dask.delayed import Delayed
 
-from .. import _check
-from .._typing import Array
+from .. import _args, _check
 from ..calibration.calibrate import Calibration, Observers, complete, fresh
 from ..dtypes import float_type
 from ..files.store import Reader
@@ -47,10 +48,14 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
         observer is a moving average, which cannot be merged.
     TypeError
         x is no dask array or bag.
+    TypeError
+        A block or an item is not real, has a mask, or is a QuantizedArray or an MXArray.
     ValueError
         The observer is per group and x an array. Use choose_qparams: each group lies in one block, so nothing merges.
     ValueError
         x does not have the axis of the granularity.
+    ValueError
+        The shape of x is unknown, and a block does not hold every channel.
     TypeError, ValueError
         split_every is no integer of at least 2.
 
@@ -70,10 +75,19 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     owner = "observe"
     _mergeable(owner, observer)
     if isinstance(x, Bag):
-        parts = x.map_partitions(partial(_observe_all, observer)).to_delayed()
-    else:
-        whole = _with_whole_channels(owner, x, observer)
-        parts = [delayed(_observe_all)(observer, [block]) for block in whole.to_delayed().ravel()]
+        parts = x.map_partitions(partial(_observe_all, owner, observer)).to_delayed()
+        result: Observer = _tree(owner, parts, fresh(observer), split_every)
+        return result
+    if not isinstance(x, DaskArray):
+        raise refusal(owner, "x", "a dask array or bag", x)
+    return observe_blocks(owner, x, observer, split_every)
+
+
+def observe_blocks(owner: str, x: DaskArray, observer: Observer, split_every: Any) -> Observer:
+    """Observe every block of a dask array; `owner` is the function that the user called."""
+    _args.real(owner, "x", plain(owner, "x", x)._meta)
+    whole = _with_whole_channels(owner, x, observer)
+    parts = [delayed(_observe_all)(owner, observer, [block]) for block in whole.to_delayed().ravel()]
     result: Observer = _tree(owner, parts, fresh(observer), split_every)
     return result
 
@@ -188,7 +202,7 @@ class _Shard:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with Reader(self.path) as reader:
             for name, spec in reader.specs.items():
-                if float_type(spec.dtype) is not None:
+                if float_type(spec.dtype) is not None and spec.granularity is None and spec.unreadable is None:
                     yield {name: reader.read(name, copy=True)}
 
 
@@ -199,10 +213,37 @@ def _mergeable(owner: str, observer: Any) -> None:
         fresh(observer).merge(fresh(observer))  # raises the error with the reason
 
 
-def _with_whole_channels(owner: str, x: Any, observer: Observer) -> DaskArray:
+def refusal(owner: str, name: str, requirement: str, value: Any) -> TypeError:
+    """Return the error about what is no dask array, with the function that makes one of it."""
+    if isinstance(value, Delayed):
+        text = _check.must(owner, name, requirement, "a Delayed")
+        return TypeError(f"{text} Use dask.array.from_delayed({name}, shape, dtype) first.")
+    if hasattr(value, "to_dask_array"):  # a dataframe
+        text = _check.must(owner, name, requirement, f"a {type(value).__name__}")
+        return TypeError(f"{text} Use {name}.to_dask_array(lengths=True) first.")
+    return TypeError(_check.must(owner, name, requirement, _check.typed(value)))
+
+
+def plain(owner: str, name: str, x: DaskArray) -> DaskArray:
+    """Return x if its blocks are plain NumPy arrays, as far as dask knows; the blocks themselves are checked too."""
+    meta = x._meta
+    if not isinstance(meta, np.ndarray):
+        got = f"one of {type(meta).__module__}.{type(meta).__qualname__}"
+        raise TypeError(_check.must(owner, name, "a dask array of NumPy arrays", got))
+    _check.array(owner, name, meta)  # refuses a mask
+    return x
+
+
+def known(owner: str, name: str, x: DaskArray, unless: str = "") -> DaskArray:
+    """Return x if its shape is known."""
+    if any(math.isnan(length) for length in x.shape):
+        text = _check.must(owner, name, f"an array of known shape{unless}", f"shape {x.shape}")
+        raise ValueError(f"{text} Use {name}.compute_chunk_sizes() first.")
+    return x
+
+
+def _with_whole_channels(owner: str, x: DaskArray, observer: Observer) -> DaskArray:
     """Rechunk x so that a block holds every channel; dask chooses the blocks along the other axes."""
-    if not isinstance(x, DaskArray):
-        raise TypeError(_check.must(owner, "x", "a dask array or bag", _check.typed(x)))
     granularity = observer.granularity
     if isinstance(granularity, PerGroup):
         raise ValueError(_check.must(owner, "observer", "per tensor or per channel", granularity.describe()))
@@ -211,11 +252,12 @@ def _with_whole_channels(owner: str, x: Any, observer: Observer) -> DaskArray:
     axis = normalize_axis(owner, granularity.axis, x.ndim)
     if x.numblocks[axis] == 1:
         return x
+    known(owner, "x", x, " where a block does not hold every channel")
     return x.rechunk({d: -1 if d == axis else "auto" for d in range(x.ndim)})
 
 
-def _observe_all(observer: Observer, arrays: Iterable[Array]) -> list[Observer]:
-    return [reduce(lambda state, x: state.observe(np.asarray(x)), arrays, fresh(observer))]
+def _observe_all(owner: str, observer: Observer, arrays: Iterable[Any]) -> list[Observer]:
+    return [reduce(lambda state, x: state.observe(_args.real(owner, "x", x)[0]), arrays, fresh(observer))]
 
 
 def _run_all(empty: Calibration, run: Callable[[Any], Any], batches: Iterable[Any]) -> list[Calibration]:

@@ -5,8 +5,9 @@ The functions import zipfile: its import takes 5 ms, and `import qnumpy` must no
 
 import contextlib
 import errno
+import io
 import math
-import zlib
+import struct
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from .._typing import Array, Path
 from .fault import fault
+from .fields import is_numpys, stand_in
 from .safetensors import SCHEMA_KEY
-from .spec import Held, is_ml_dtype, refuse_giant
+from .spec import Held, Unreadable, refuse_giant
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 SCHEMA_ENTRY = "__qnumpy__"
+MAX_HEADER = 65_000  # bytes of the text that describes an array; NumPy's own limit is 10,000
 
 
 class NpzReader:
@@ -35,6 +38,7 @@ class NpzReader:
         self.metadata: dict[str, str] = {}
         self.schema: str | None = None
         self.held: Held = {}
+        self.unreadable: dict[str, Unreadable] = {}
         with _refusing(path, None, "this is no npz archive"):
             self._zip = ZipFile(path)
         try:
@@ -48,23 +52,26 @@ class NpzReader:
 
     def _add(self, info: "ZipInfo") -> None:
         name = info.filename.removesuffix(".npy")
-        if name == info.filename:
-            raise fault(self.path, None, f"member {info.filename!r} must be an array, a name that ends in .npy.")
         if name in self.held:
             raise fault(self.path, name, "stands twice in the archive.")
+        if name == info.filename:
+            self._leave(name, np.dtype(np.void), (), "is no array: its name in the archive does not end in .npy", info)
+            return
         with _refusing(self.path, name), self._zip.open(info) as member:
-            version = np.lib.format.read_magic(member)
-            if version not in ((1, 0), (2, 0)):
-                raise ValueError(f"version {version} of the .npy format is not read")
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(member)
+            shape, dtype = _read_header(member)
             if dtype.hasobject:
-                raise ValueError("arrays of objects are not read")
+                self._leave(name, dtype, shape, "holds Python objects, which qnumpy never unpickles", info)
+                return
             size, need = info.file_size - member.tell(), dtype.itemsize * math.prod(shape)
             if size != need:
                 raise ValueError(f"{dtype} {shape} needs {need} bytes; the member has {size}")
         refuse_giant(self.path, name, dtype, shape)
         self.held[name] = dtype, shape
+
+    def _leave(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], reason: str, info: "ZipInfo") -> None:
+        """Note a member that is not read."""
+        self.held[name] = dtype, shape
+        self.unreadable[name] = Unreadable(reason, info.file_size)
 
     def _read_schema(self) -> str:
         dtype, shape = self.held[SCHEMA_ENTRY]
@@ -80,7 +87,7 @@ class NpzReader:
     def read(self, name: str, copy: bool = True) -> Array:
         """Return a tensor, which owns its memory in either case."""
         with _refusing(self.path, name), self._zip.open(f"{name}.npy") as member:
-            array: Array = np.lib.format.read_array(member, allow_pickle=False)
+            array: Array = np.lib.format.read_array(member, allow_pickle=False, max_header_size=MAX_HEADER)
             if member.read(1):  # zipfile compares the checksum at the end of the member
                 raise ValueError("more bytes than the array has")
         return array
@@ -89,21 +96,59 @@ class NpzReader:
         self._zip.close()
 
 
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and the dtype of a member in the .npy format."""
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member, MAX_HEADER)
+        return shape, dtype
+    if version == (3, 0):  # as 2.0, but the text is UTF-8, not Latin-1; escapes make it the same literal
+        (length,) = struct.unpack("<I", member.read(4).ljust(4, b"\0"))
+        text = member.read(min(length, MAX_HEADER + 1)).decode().encode("latin1", "backslashreplace")
+        member = io.BytesIO(struct.pack("<I", len(text)) + text)
+    elif version != (2, 0):
+        raise ValueError(f"version {version} of the .npy format is not read")
+    shape, _, dtype = np.lib.format.read_array_header_2_0(member, MAX_HEADER)
+    return shape, dtype
+
+
+def _description(dtype: np.dtype[Any]) -> str | None:
+    """Return the text by which the .npy format describes a dtype, None if it cannot."""
+    if dtype.hasobject or dtype != stand_in(dtype) or not _has_numpys(dtype):
+        return None
+    try:
+        descr = np.lib.format.dtype_to_descr(dtype)
+        text = repr(descr)
+        text.encode()
+        same = np.lib.format.descr_to_dtype(descr) == dtype
+    except (ValueError, TypeError):  # fields that overlap or are out of order; surrogates in their names
+        return None
+    return text if same else None
+
+
+def _has_numpys(dtype: np.dtype[Any]) -> bool:
+    """Whether all fields are of dtypes of NumPy."""
+    if dtype.subdtype is not None:
+        return _has_numpys(dtype.subdtype[0])
+    if dtype.fields is None:
+        return is_numpys(dtype)
+    return all(_has_numpys(field[0]) for field in dtype.fields.values())
+
+
 @contextlib.contextmanager
 def _refusing(path: Path, tensor: str | None, problem: str = "") -> Iterator[None]:
-    """Raise FileFormatError for every error of zipfile and NumPy about a bad archive."""
-    from zipfile import BadZipFile
+    """Raise FileFormatError for every error of zipfile and NumPy about a bad archive.
 
-    bad_archive = (BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: encrypted, or unknown method
-    bad_header = (ValueError, TypeError, KeyError, SyntaxError, MemoryError)  # NumPy evaluates it as a Python literal
+    They raise many kinds, as NumPy evaluates a header as a literal of Python.
+    """
     try:
         yield
-    except (*bad_archive, *bad_header) as error:
-        raise fault(path, tensor, f"{problem}: {error}.") from error
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         raise fault(path, tensor, f"{problem}: an offset outside the file.") from error  # the seek was refused
+    except Exception as error:
+        raise fault(path, tensor, f"{problem}: {error}.") from error
 
 
 class NpzWriter:
@@ -119,15 +164,19 @@ class NpzWriter:
 
     @staticmethod
     def holds(dtype: np.dtype[Any]) -> bool:
-        return not is_ml_dtype(dtype)
+        text = _description(dtype)
+        return text is not None and len(text) <= MAX_HEADER // 2
 
     def write(self, name: str, array: Array) -> None:
         from zipfile import ZipInfo
 
-        if is_ml_dtype(array.dtype):
-            array = array.view(f"u{array.dtype.itemsize}")
+        dtype = stand_in(array.dtype)
+        if dtype != array.dtype:
+            array = array.view(dtype)
+        text = _description(array.dtype) or ""
+        version = (1, 0) if text.isascii() else (3, 0)  # without a version NumPy warns of all but the first
         with self._zip.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-            np.lib.format.write_array(member, array, allow_pickle=False)
+            np.lib.format.write_array(member, array, version, allow_pickle=False)
 
     def close(self) -> None:
         self._zip.close()

@@ -19,7 +19,7 @@ import numpy as np
 
 from .._typing import Array, Path
 from .fault import fault, json_object
-from .spec import Held, is_shape, refuse_giant
+from .spec import Held, Unreadable, is_shape, refuse_giant
 
 __all__: list[str] = []
 
@@ -56,6 +56,7 @@ class SafetensorsReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self.unreadable: dict[str, Unreadable] = {}
         try:
             self.held, self._offsets, self.metadata = self._read_header()
         except BaseException:
@@ -81,7 +82,11 @@ class SafetensorsReader:
         spans = []
         for name, values in header.items():
             dtype, shape, begin, end = _read_entry(path, name, values)
-            held[name] = dtype, shape
+            held[name] = dtype or np.dtype(np.void), shape
+            if dtype is None:
+                code = values["dtype"]
+                reason = f"has the dtype {code!r}, which qnumpy does not read"
+                self.unreadable[name] = Unreadable(reason, end - begin, code)
             spans.append((begin, end, name))
         _check_spans(path, spans, size - 8 - length)
         return held, {name: 8 + length + begin for begin, _, name in spans}, metadata
@@ -108,19 +113,19 @@ class SafetensorsReader:
         self._file.close()
 
 
-def _read_entry(path: Path, name: str, values: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    """Return dtype, shape, first byte and end of a tensor, all checked."""
+def _read_entry(path: Path, name: str, values: Any) -> tuple[np.dtype[Any] | None, tuple[int, ...], int, int]:
+    """Return dtype, shape, first byte and end of a tensor, all checked; None for an unknown dtype."""
     match values:
         case {"dtype": str(code), "shape": shape, "data_offsets": [begin, end]}:
             pass
         case _:
             raise fault(path, name, f"must have dtype, shape and data_offsets; got {values!r}.")
-    if code not in _DTYPES:
-        raise fault(path, name, f"has the dtype {code!r}, which qnumpy does not read.")
     if not is_shape(shape):
         raise fault(path, name, f"must have a list of sizes as its shape; got {shape!r}.")
     if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
         raise fault(path, name, f"must have ordered data_offsets; got [{begin!r}, {end!r}].")
+    if code not in _DTYPES:
+        return None, tuple(shape), begin, end
     dtype = _DTYPES[code]
     need = dtype.itemsize * math.prod(shape)
     if end - begin != need:
@@ -151,25 +156,18 @@ class SafetensorsWriter:
     longest = MAX_HEADER  # bytes of a name
 
     def __init__(self, file: IO[bytes], stored: Held, metadata: Mapping[str, str]) -> None:
-        # Wide items first, as other writers do: every tensor is aligned.
-        offsets: dict[str, tuple[int, int]] = {}
-        end = 0
-        for name in sorted(stored, key=lambda name: (-stored[name][0].itemsize, name)):
-            dtype, shape = stored[name]
-            offsets[name] = end, end + dtype.itemsize * math.prod(shape)
-            end = offsets[name][1]
-        entries = {
-            name: {"dtype": _NAMES[dtype.name], "shape": shape, "data_offsets": offsets[name]}
-            for name, (dtype, shape) in stored.items()
-        }
-        values = {"__metadata__": dict(metadata), **entries}
-        header = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
-        header += b" " * (-len(header) % 8)
+        header, offsets = _header(stored, metadata)
         if len(header) > MAX_HEADER:
             raise ValueError(f"save: arrays must have a header of at most {MAX_HEADER} bytes; got {len(header)}.")
         self._file = file
         self._offsets = {name: 8 + len(header) + begin for name, (begin, _) in offsets.items()}
         file.write(struct.pack("<Q", len(header)) + header)
+
+    @staticmethod
+    def nbytes(stored: Held, metadata: Mapping[str, str]) -> int:
+        """Return the bytes of a file."""
+        header, offsets = _header(stored, metadata)
+        return 8 + len(header) + max((end for _, end in offsets.values()), default=0)
 
     @staticmethod
     def holds(dtype: np.dtype[Any]) -> bool:
@@ -184,3 +182,21 @@ class SafetensorsWriter:
 
     def close(self) -> None:
         """Do nothing: all is written, and the caller closes the file."""
+
+
+def _header(stored: Held, metadata: Mapping[str, str]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Return the header and the first byte and end of each tensor in the data."""
+    # Wide items first, as other writers do: every tensor is aligned.
+    offsets: dict[str, tuple[int, int]] = {}
+    end = 0
+    for name in sorted(stored, key=lambda name: (-stored[name][0].itemsize, name)):
+        dtype, shape = stored[name]
+        offsets[name] = end, end + dtype.itemsize * math.prod(shape)
+        end = offsets[name][1]
+    entries = {
+        name: {"dtype": _NAMES[dtype.name], "shape": shape, "data_offsets": offsets[name]}
+        for name, (dtype, shape) in stored.items()
+    }
+    values = {"__metadata__": dict(metadata), **entries}
+    header = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    return header + b" " * (-len(header) % 8), offsets

@@ -18,34 +18,40 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, Self, TypeAlias
 
-import ml_dtypes
 import numpy as np
 
 from .._check import must, typed
 from .._packing import pack_rows, unpack_rows
 from .._typing import Array, DType, Path
 from ..arrays.mx import MXArray, mx_format
+from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
 from ..qparams import QParams
 from .fault import fault, json_object
+from .fields import ML_DTYPES, converted, plain, restored, stand_in, types
 
 __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
 FORMAT_VERSION = 2  # the newest
 
-Value: TypeAlias = Array | QuantizedArray | MXArray
+Value: TypeAlias = Array | QuantizedArray | MXArray | PackedWeight
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array
-_ML_DTYPES = {
-    name: np.dtype(scalar)
-    for name, scalar in vars(ml_dtypes).items()
-    if isinstance(scalar, type) and issubclass(scalar, np.generic)
-}
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Why an array of a file cannot be read, as the end of a sentence; its bytes; its dtype, where NumPy has none."""
+
+    reason: str
+    nbytes: int
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,10 @@ class TensorSpec:
         Of an MXArray.
     byte_codes : bool
         Whether each 6-bit code takes a byte, as in format version 1.
+    options : dict, optional
+        Of a PackedWeight: the keywords of its constructor as values of JSON, and the shape of its bias.
+    unreadable : Unreadable, optional
+        Of an array of a file that qnumpy does not read.
 
     Examples
     --------
@@ -82,14 +92,19 @@ class TensorSpec:
     zero_point: bool = False
     format: str | None = None
     byte_codes: bool = False
+    options: Mapping[str, Any] | None = None
+    unreadable: Unreadable | None = None
 
     @classmethod
     def of(cls, value: Value) -> Self:
         """Describe an existing array."""
+        if isinstance(value, PackedWeight):
+            w, options = _parts(value)
+            return replace(cls.of(w), options=_options_to_json(options))
         if isinstance(value, MXArray):
             return cls.blocks(value.shape, value.format)
         if not isinstance(value, QuantizedArray):
-            return cls(value.dtype, value.shape)
+            return cls(plain(value.dtype), value.shape)
         p = value.qparams
         return cls(p.code.dtype, value.shape, p.granularity, p.qmin, p.qmax, not p.symmetric)
 
@@ -117,11 +132,16 @@ class TensorSpec:
         if not is_shape(shape):
             raise ValueError(f"shape {shape!r} is no list of sizes.")
         shape = tuple(shape)
+        if "packed_weight" in values:
+            w = cls.from_dict(name, {key: value for key, value in values.items() if key != "packed_weight"}, held)
+            return replace(w, options=_checked_options(name, w, values["packed_weight"], held))
+        if isinstance(dtype, dict):
+            return cls(restored(held[name][0], dtype), shape)
         if mx_format(dtype) is not None:
             return cls.blocks(shape, dtype)
         code = code_type(dtype)
-        if values["granularity"] is None and (code is not None or dtype in _ML_DTYPES):
-            return cls(code.dtype if code is not None else _ML_DTYPES[dtype], shape)
+        if values["granularity"] is None and (code is not None or dtype in ML_DTYPES):
+            return cls(code.dtype if code is not None else ML_DTYPES[dtype], shape)
         if code is None:
             raise ValueError(f"dtype {dtype!r} is unknown.")
         granularity = Granularity.from_dict(values["granularity"])
@@ -132,7 +152,11 @@ class TensorSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the schema."""
-        values: dict[str, Any] = {"dtype": self.format or self.dtype.name, "shape": list(self.shape)}
+        values: dict[str, Any] = {"dtype": self.format or types(self.dtype) or self.dtype.name}
+        values["shape"] = list(self.shape)
+        if self.options is not None:
+            values["packed_weight"] = {key: value for key, value in self.options.items() if key != "bias"}
+            values["packed_weight"]["bias"] = self.options["bias"] is not None
         if self.granularity is None or self.format is not None:
             return {**values, "granularity": None}
         return {**values, "granularity": self.granularity.to_dict(), "qmin": self.qmin, "qmax": self.qmax}
@@ -140,6 +164,8 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """Bytes in a file, scales and zero points included."""
+        if self.unreadable is not None:
+            return self.unreadable.nbytes
         return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.stored("").values())
 
     def stored(self, name: str) -> Held:
@@ -157,6 +183,8 @@ class TensorSpec:
             parts[f"{name}.scale"] = (np.dtype("<f4"), shape)
             if self.zero_point:
                 parts[f"{name}.zero_point"] = (_stored_dtype(self.dtype), _stored_shape(self.dtype, shape))
+        if self.options is not None and self.options["bias"] is not None:
+            parts[f"{name}.bias"] = (np.dtype("<f4"), self.options["bias"])
         return parts
 
     def names(self, name: str) -> list[str]:
@@ -166,7 +194,12 @@ class TensorSpec:
 
     def encode(self, name: str, value: Value) -> Iterator[tuple[str, Array]]:
         """Yield the plain tensors of an array by name."""
-        if isinstance(value, MXArray):
+        if isinstance(value, PackedWeight):
+            w, options = _parts(value)
+            yield from self.encode(name, w)
+            if options["bias"] is not None:
+                yield f"{name}.bias", options["bias"]
+        elif isinstance(value, MXArray):
             yield name, value._held
             yield f"{name}.scale", value.scales
             if value.tensor_scale is not None:
@@ -177,12 +210,16 @@ class TensorSpec:
             if self.zero_point:
                 yield f"{name}.zero_point", _pack(value.zero_point.astype(self.dtype))
         else:
-            yield name, _pack(value)
+            yield name, _pack(converted(value, self.dtype))
 
     def decode(self, name: str, read: Callable[[str], Array]) -> Value:
         """Return the array whose plain tensors `read` returns by name."""
+        if self.options is not None:
+            w: Any = replace(self, options=None).decode(name, read)
+            bias = None if self.options["bias"] is None else read(f"{name}.bias")
+            return PackedWeight(w, **{**_options_from_json(self.options), "bias": bias})
         stored = read(name)
-        if self.granularity is None and is_ml_dtype(self.dtype) and _bits(self.dtype) >= 8:
+        if self.granularity is None and types(self.dtype) is not None and _bits(self.dtype) >= 8:
             return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
         if self.granularity is None:
             return _unpack(stored, self.dtype, self.shape)
@@ -201,11 +238,6 @@ class TensorSpec:
         if code.is_packed:
             return QuantizedArray._of_rows(stored, self.shape, params)
         return QuantizedArray(stored.view(self.dtype), params)
-
-
-def is_ml_dtype(dtype: np.dtype[Any]) -> bool:
-    """Whether the dtype is one of ml_dtypes', which NumPy's format cannot name."""
-    return dtype.name in _ML_DTYPES
 
 
 def is_shape(shape: Any) -> bool:
@@ -232,7 +264,7 @@ def _code(dtype: np.dtype[Any]) -> CodeType:
 
 def _bits(dtype: np.dtype[Any]) -> int:
     code = code_type(dtype)
-    return code.bits if code else 8 * dtype.itemsize
+    return code.bits if code else max(8 * dtype.itemsize, 8)
 
 
 def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -260,6 +292,71 @@ def _unpack(stored: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Arra
     return stored.reshape(shape) if code is None or not code.is_packed else unpack_rows(stored, code, shape)
 
 
+# The options of a PackedWeight
+
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in signature(PackedWeight).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "x_granularity": Granularity.from_dict,
+    "x_qparams": QParams.from_dict,
+    "out_qparams": QParams.from_dict,
+}
+
+
+def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray, dict[str, Any]]:
+    """Return the weight and the options that make an equal PackedWeight: what a pickle of it holds."""
+    _, (w, options) = packed.__reduce__()
+    return w, options
+
+
+def is_same_layer(one: PackedWeight, other: PackedWeight) -> bool:
+    """Whether two weights have equal codes, parameters and options."""
+    (w, options), (w2, options2) = _parts(one), _parts(other)
+    bias, bias2 = options["bias"], options2["bias"]
+    same_bias = (bias is None) == (bias2 is None) and (bias is None or bias.tobytes() == bias2.tobytes())
+    return (
+        type(w) is type(w2) and bool(w == w2) and same_bias and _options_to_json(options) == _options_to_json(options2)
+    )
+
+
+def _options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as values of JSON, but the bias as its shape or None; other options that are None are left out."""
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name == "bias":
+            values[name] = None if value is None else value.shape
+        elif name == "clip":
+            values[name] = [bound if math.isfinite(bound) else None for bound in value]
+        elif isinstance(value, (QParams, Granularity)):
+            values[name] = value.to_dict()
+        elif value is not None:
+            values[name] = value
+    return values
+
+
+def _checked_options(name: str, w: TensorSpec, values: Any, held: Held) -> dict[str, Any]:
+    """Return options that were read, with the shape of the bias."""
+    if not isinstance(values, dict) or w.granularity is None:
+        raise ValueError(f"packed_weight {values!r} is no object beside a granularity.")
+    for key, value in values.items():
+        if key != "bias" and key not in _DEFAULTS:
+            raise ValueError(f"packed_weight has the unknown option {key!r}.")
+        default = True if key == "bias" else _DEFAULTS[key]
+        if isinstance(default, (bool, int, str)) and type(value) is not type(default):
+            raise ValueError(f"{key} {value!r} is no {type(default).__name__}.")
+    part = f"{name}.bias"
+    shape = held[part][1] if values.get("bias") and part in held else () if values.get("bias") else None
+    return {**values, "bias": shape}
+
+
+def _options_from_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as the constructor of PackedWeight takes them."""
+    return {name: _READERS[name](value) if name in _READERS else value for name, value in values.items()}
+
+
 # The schema
 
 
@@ -268,13 +365,15 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
     tensors = {
         name: spec.to_dict() for name, spec in specs.items() if spec.granularity is not None or not holds(spec.dtype)
     }
-    version = FORMAT_VERSION if any(_has_six_bits(spec) for spec in specs.values()) else 1
+    version = max(map(_version, specs.values()), default=1)
     return json.dumps({"format_version": version, "tensors": tensors}, ensure_ascii=False)
 
 
-def _has_six_bits(spec: TensorSpec) -> bool:
+def _version(spec: TensorSpec) -> int:
+    """Return the first version of the format that has such an array."""
     mx = mx_format(spec.format)
-    return mx is not None and mx.element.bits == 6
+    has_six_bits = mx is not None and mx.element.bits == 6
+    return 2 if has_six_bits or spec.options is not None or isinstance(types(spec.dtype), dict) else 1
 
 
 def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
@@ -299,8 +398,7 @@ def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
             if part not in rest:
                 raise fault(path, part, "is in the qnumpy schema and not in the file.")
             held_dtype, held_shape = rest.pop(part)
-            same_dtype = held_dtype == dtype or (is_ml_dtype(dtype) and held_dtype.itemsize == dtype.itemsize)
-            if held_shape != shape or not same_dtype:
+            if held_shape != shape or held_dtype not in (dtype, stand_in(dtype)):
                 got = f"got {held_dtype} {held_shape}."
                 raise fault(path, part, f"must be {dtype} {shape} by the qnumpy schema; {got}")
         specs[name] = spec

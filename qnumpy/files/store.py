@@ -1,30 +1,37 @@
 """Dictionaries of arrays and quantized arrays in .npz and .safetensors files, one tensor at a time; save and load."""
 
 import contextlib
+import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._check import must, typed
+from .._check import array, integer, must, typed
 from .._typing import Array, Path
 from ..arrays.mx import MXArray
+from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..errors import FileFormatError
 from ..qparams import QParams
-from .atomic import AtomicFile
+from .atomic import AtomicFiles, naming_errors
 from .fault import fault, json_object
+from .fields import is_ml_dtype, stand_in
 from .npz import SCHEMA_ENTRY, NpzReader, NpzWriter
 from .qparams import load_qparams, save_qparams
 from .safetensors import SCHEMA_KEY, SafetensorsReader, SafetensorsWriter
-from .spec import Held, TensorSpec, Value, is_ml_dtype, read_schema, write_schema
+from .spec import Held, TensorSpec, Unreadable, Value, read_schema, write_schema
 
 __all__ = ["NamesCollideError", "Reader", "Writer", "load", "save"]
 
 INDEX = ".safetensors.index.json"
+_MODEL = "model.safetensors"  # the file of a folder
+_SHARD = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors$")
+_OFFSETS = 40  # digits of two offsets, which are longer in a file of many arrays
 _RESERVED = (SCHEMA_ENTRY, "__metadata__")
 _Format: TypeAlias = tuple[type[SafetensorsReader | NpzReader], type[SafetensorsWriter | NpzWriter]]
 _FORMATS: dict[str, _Format] = {".safetensors": (SafetensorsReader, SafetensorsWriter), ".npz": (NpzReader, NpzWriter)}
@@ -38,6 +45,7 @@ class _Container(Protocol):
     """A file of plain tensors."""
 
     held: Held
+    unreadable: dict[str, Unreadable]
     schema: str | None
     metadata: dict[str, str]
 
@@ -53,7 +61,8 @@ class Reader:
     Parameters
     ----------
     path : str or path
-        A .npz or .safetensors file, or the .safetensors.index.json of a sharded model.
+        A .npz or .safetensors file, the .safetensors.index.json of a sharded model, or a folder: its model.safetensors,
+        else its one index, else all its .safetensors files together.
 
     Attributes
     ----------
@@ -69,29 +78,39 @@ class Reader:
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors or .safetensors.index.json.
+        path does not end in .npz, .safetensors or .safetensors.index.json, and is no folder.
     OSError
         The file cannot be read.
     FileFormatError
-        The file is truncated, oversized or contradicts itself; the message names the file and the tensor.
+        The file is truncated, oversized or contradicts itself; the message names the file and the tensor. The folder
+        has no such file, several indexes, shards without an index, or one name in two files.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = _text("load", path)
         self.specs: dict[str, TensorSpec] = {}
         self.metadata: dict[str, str] = {}
-        self.paths = [self.path]
+        self.paths: list[str] = []
         self._homes: dict[str, _Container] = {}
         self._containers: list[_Container] = []
         try:
-            if self.path.endswith(INDEX):
-                self._open_shards()
+            if not os.path.isdir(self.path):
+                self._open(self.path)
             else:
-                open_container, _ = _format("load", self.path, f" or {INDEX}")
-                self._add(open_container(self.path), self.path)
+                for name in _model_files(self.path):
+                    self._open(os.path.join(self.path, name))
         except BaseException:
             self.close()
             raise
+
+    def _open(self, path: str) -> None:
+        """Open a file, or all files of an index."""
+        if path.endswith(INDEX):
+            self._open_shards(path)
+        else:
+            open_container, _ = _format("load", path, f" or {INDEX}, or be a folder")
+            self.paths.append(path)
+            self._add(open_container(path), path)
 
     def _add(self, container: _Container, path: str) -> None:
         self._containers.append(container)
@@ -101,19 +120,16 @@ class Reader:
         else:
             specs = read_schema(path, container.schema, container.held)
         for name, spec in specs.items():
-            self.specs[name] = spec
+            if name in self.specs:
+                raise fault(path, name, "stands in another file of the model too.")
+            problem = container.unreadable.get(name)
+            self.specs[name] = spec if problem is None else replace(spec, unreadable=problem, format=problem.dtype)
             self._homes[name] = container
 
-    def _open_shards(self) -> None:
-        with open(self.path, "rb") as file:
-            index = json_object(self.path, file.read(), "the index")
-        homes = index.get("weight_map")
-        if not isinstance(homes, dict):
-            raise fault(self.path, None, f"the index must have an object 'weight_map'; got {homes!r}.")
-        for name, shard in homes.items():
-            if not _is_shard(shard):
-                raise fault(self.path, name, f"must be in a .safetensors file beside the index; got {shard!r}.")
-        folder = os.path.dirname(self.path)
+    def _open_shards(self, index: str) -> None:
+        self.paths.append(index)
+        homes = _weight_map(index)
+        folder = os.path.dirname(index)
         for shard in dict.fromkeys(homes.values()):
             path = os.path.join(folder, shard)
             self.paths.append(path)
@@ -121,7 +137,7 @@ class Reader:
             names = {name for name, home in homes.items() if home == shard}
             for name in sorted(names.symmetric_difference(container.held)):
                 container.close()
-                lacks, has = (path, self.path) if name in names else (self.path, path)
+                lacks, has = (path, index) if name in names else (index, path)
                 raise fault(lacks, name, f"is missing; {os.path.basename(has)} has it here.")
             self._add(container, path)
 
@@ -133,14 +149,17 @@ class Reader:
         KeyError
             The file has no such array.
         FileFormatError
-            The file was cut, or holds invalid scales or zero points.
+            The file was cut, holds invalid scales or zero points, or holds the array in a form that qnumpy does not
+            read, as Python objects.
         """
         spec, container = self.specs[name], self._homes[name]
+        if spec.unreadable is not None:
+            raise fault(self.path, name, f"{spec.unreadable.reason}. load(names=...) reads the others.")
         try:
             return spec.decode(name, lambda part: container.read(part, copy))
         except FileFormatError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise fault(self.path, name, f": {error}") from error
 
     def close(self) -> None:
@@ -158,24 +177,40 @@ class Reader:
 class Writer:
     """Write a file tensor by tensor, in any order, after a plan.
 
-    The file appears whole or not at all: it is written under another name in the same folder, and renamed on leaving
-    the ``with`` block; any exception, Ctrl-C too, removes it.
+    The file appears whole or not at all: it takes its name on leaving the ``with`` block. Any exception, Ctrl-C too,
+    leaves nothing. The shards of a model and their index take their names together, the index last.
 
     Parameters
     ----------
     path : str or path
-        Ends in .npz or .safetensors.
+        Ends in .npz or .safetensors, or names a folder, which gets a model.safetensors; a folder whose name ends in "/"
+        is made.
     specs : dict of str to TensorSpec
         The arrays that will be written.
     metadata : dict of str to str, optional
         More metadata for a .safetensors file; .npz has none.
+    max_shard_bytes : int, optional
+        Write a larger model.safetensors as the shards model-00001-of-00003.safetensors, ... of at most so many bytes,
+        and as model.safetensors.index.json, which `load` reads. An array is never cut: one that is larger fills a shard
+        by itself.
+
+    Attributes
+    ----------
+    paths : list of str
+        The files that will be written; of a sharded model the index is the last.
+    stale : list of str
+        The files of an earlier model of the same name that will be removed.
 
     Raises
     ------
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz or .safetensors.
+        path does not end in .npz or .safetensors, and is no folder.
+    TypeError
+        max_shard_bytes is not an integer.
+    ValueError
+        max_shard_bytes is not positive, or path ends in .npz.
     TypeError
         A name is no text.
     ValueError
@@ -188,21 +223,76 @@ class Writer:
         path names a folder or a device.
     """
 
-    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        specs: Mapping[str, TensorSpec],
+        metadata: Mapping[str, str] | None = None,
+        *,
+        max_shard_bytes: int | None = None,
+    ) -> None:
         self.path = _text("save", path)
-        _, self._container_type = _format("save", self.path)
+        self._new_folder: str | None = None
+        if _is_folder(self.path):
+            self._new_folder = None if os.path.exists(self.path) else self.path
+            self.path = os.path.join(self.path, _MODEL)
+        _, self._container_type = _format("save", self.path, ", or be a folder")
+        limit = None if max_shard_bytes is None else self._shard_limit(max_shard_bytes)
         self.specs = dict(specs)
         self._stored = _plan(self.specs, self._container_type.holds, self._container_type.longest)
-        self._metadata = {**(metadata or {}), SCHEMA_KEY: write_schema(self.specs, self._container_type.holds)}
+        self._metadata = dict(metadata or {})
+        self._shards = [list(self.specs)] if limit is None else self._divide(limit)
         self._missing = dict.fromkeys(self.specs)
-        self._file = AtomicFile(self.path, "xb")
+        self.paths = _paths(self.path, len(self._shards))
+        self.stale = _stale(self.path, self.paths)
+        self._files = AtomicFiles(self.paths, "xb", self.stale)
+
+    def _shard_limit(self, value: int) -> int:
+        limit = integer("save", "max_shard_bytes", value)
+        if self._container_type is not SafetensorsWriter:
+            raise ValueError(must("save", "max_shard_bytes", "left out unless path ends in .safetensors", str(limit)))
+        if limit < 1:
+            raise ValueError(must("save", "max_shard_bytes", "positive", str(limit)))
+        return limit
+
+    def _divide(self, limit: int) -> list[list[str]]:
+        """Return the names of each shard: in the order of the plan, of files of at most `limit` bytes."""
+        frame = SafetensorsWriter.nbytes({}, self._schema([]))
+        shards: list[list[str]] = []
+        room = 0
+        for name in self.specs:
+            size = SafetensorsWriter.nbytes(self._held([name]), self._schema([name])) - frame + _OFFSETS
+            if not shards or size > room:
+                shards.append([])
+                room = limit - frame
+            shards[-1].append(name)
+            room -= size
+        return shards or [[]]
+
+    def _held(self, names: Iterable[str]) -> Held:
+        """Return the plain tensors of some arrays."""
+        return {part: self._stored[part] for name in names for part in self.specs[name].stored(name)}
+
+    def _schema(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the metadata of a file of some arrays."""
+        specs = {name: self.specs[name] for name in names}
+        return {**self._metadata, SCHEMA_KEY: write_schema(specs, self._container_type.holds)}
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._file)
-            with self._file.naming_errors():
-                self._container = self._container_type(self._file.file, self._stored, self._metadata)
+            if self._new_folder is not None:
+                with naming_errors(self._new_folder):
+                    os.mkdir(self._new_folder)
+                stack.push(self._remove_folder)
+            stack.enter_context(self._files)
+            self._homes: dict[str, tuple[SafetensorsWriter | NpzWriter, str]] = {}
+            self._containers: list[tuple[SafetensorsWriter | NpzWriter, str]] = []
             stack.push(self._finish)
+            for names, file, path in zip(self._shards, self._files.files, self.paths, strict=False):
+                with naming_errors(path):
+                    container = self._container_type(file, self._held(names), self._schema(names))
+                self._containers.append((container, path))
+                self._homes |= dict.fromkeys(names, (container, path))
             self._stack = stack.pop_all()
         return self
 
@@ -219,9 +309,10 @@ class Writer:
         spec, actual = self.specs[name], TensorSpec.of(value)
         if name not in self._missing or actual not in (spec, replace(spec, zero_point=False)):
             raise ValueError(f"save: {name!r} must be written once, as planned: {spec}; got {actual}.")
-        with self._file.naming_errors():
+        container, path = self._homes[name]
+        with naming_errors(path):
             for part, array in spec.encode(name, value):
-                self._container.write(part, array)
+                container.write(part, array)
         del self._missing[name]
 
     def __exit__(self, *details: Any) -> None:
@@ -232,11 +323,32 @@ class Writer:
             if exception_type is None:
                 if self._missing:
                     raise ValueError(f"save: {next(iter(self._missing))!r} was planned and never written.")
-                with self._file.naming_errors():
-                    self._container.close()
+                for container, shard in self._containers:
+                    with naming_errors(shard):
+                        container.close()
+                if len(self.paths) > len(self._containers):
+                    with naming_errors(self.paths[-1]):
+                        self._files.files[-1].write(self._index())
         finally:
-            with contextlib.suppress(OSError, ValueError):  # the file will be removed, or is already closed
-                self._container.close()
+            for container, _path in self._containers:
+                with contextlib.suppress(OSError, ValueError):  # the file will be removed, or is already closed
+                    container.close()
+
+    def _remove_folder(self, exception_type: object, *_: object) -> None:
+        if exception_type is not None and self._new_folder is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._new_folder)
+
+    def _index(self) -> bytes:
+        """Return the index of the shards, in the form of Hugging Face's."""
+        total = sum(spec.nbytes for spec in self.specs.values())
+        homes = {
+            part: os.path.basename(shard)
+            for names, shard in zip(self._shards, self.paths, strict=False)
+            for part in self._held(names)
+        }
+        index = {"metadata": {"total_size": total}, "weight_map": homes}
+        return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _text(owner: str, path: Path) -> str:
@@ -251,6 +363,66 @@ def _format(owner: str, path: str, more: str = "") -> _Format:
         if path.endswith(suffix):
             return types
     raise ValueError(f"{owner}: path must end in .npz or .safetensors{more}; got {path!r}.")
+
+
+def _is_folder(path: str) -> bool:
+    """Whether a path to write names a folder."""
+    return path.endswith(os.sep) or (not path.endswith(tuple(_FORMATS)) and os.path.isdir(path))
+
+
+def _model_files(folder: str) -> list[str]:
+    """Return the names of the files of the model in a folder: a file, an index, or files with all their arrays."""
+    names = sorted(os.listdir(folder))
+    indexes = [name for name in names if name.endswith(INDEX)]
+    files = [name for name in names if name.endswith(".safetensors")]
+    if _MODEL in files:
+        return [_MODEL]
+    if len(indexes) > 1:
+        raise fault(folder, None, f"the folder must have one index; got {', '.join(indexes)}.")
+    if indexes:
+        return indexes
+    if not files:
+        raise fault(folder, None, "the folder must have a .safetensors file or an index of them.")
+    for name in files:
+        if _SHARD.search(name):
+            raise fault(folder, None, f"the folder has the shard {name!r} and no index; the model is not complete.")
+    return files
+
+
+def _weight_map(index: str) -> dict[str, str]:
+    """Return the shard of each plain tensor of a sharded model."""
+    with open(index, "rb") as file:
+        homes = json_object(index, file.read(), "the index").get("weight_map")
+    if not isinstance(homes, dict):
+        raise fault(index, None, f"the index must have an object 'weight_map'; got {homes!r}.")
+    for name, shard in homes.items():
+        if not _is_shard(shard):
+            raise fault(index, name, f"must be in a .safetensors file beside the index; got {shard!r}.")
+    return homes
+
+
+def _paths(path: str, count: int) -> list[str]:
+    """Return the paths of a file or of `count` shards and their index."""
+    if count == 1:
+        return [path]
+    stem = path.removesuffix(".safetensors")
+    return [*(f"{stem}-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)), stem + INDEX]
+
+
+def _stale(path: str, paths: list[str]) -> list[str]:
+    """Return the existing files of an earlier model of the name `path` that `paths` do not replace.
+
+    A reader takes the file before the index: left behind, it would stand for the new model.
+    """
+    if not path.endswith(".safetensors"):
+        return []
+    index, earlier = path.removesuffix(".safetensors") + INDEX, [path]
+    if os.path.isfile(index):
+        earlier.append(index)
+        with contextlib.suppress(OSError, FileFormatError):
+            shards = dict.fromkeys(_weight_map(index).values())
+            earlier += [os.path.join(os.path.dirname(path), shard) for shard in shards if _SHARD.search(shard)]
+    return [old for old in earlier if old not in paths and os.path.isfile(old)]
 
 
 def _is_shard(name: Any) -> bool:
@@ -277,8 +449,12 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
             raise TypeError(f"save: arrays must have texts as names; got {name!r}.")
         if name in _RESERVED or "\0" in name or not _encodable(name):
             raise ValueError(f"save: arrays must have names that a file can hold; got {name!r}.")
-        if spec.dtype.hasobject or not (is_ml_dtype(spec.dtype) or holds(spec.dtype)):
-            raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {spec.dtype}.")
+        if spec.unreadable is not None:
+            raise ValueError(must("save", f"arrays[{name!r}]", "readable", f"one that {spec.unreadable.reason}"))
+        if not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
+            got = str(spec.dtype)
+            got = got if len(got) <= 60 else f"{got[:57]}..."
+            raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {got}.")
         for claim in spec.names(name):
             if claim in owners:
                 raise NamesCollideError(
@@ -290,11 +466,11 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
             if (size := len(part.encode())) > longest:
                 got = f"{size} for {typed(part)}"
                 raise ValueError(f"save: arrays must have names of at most {longest} bytes in this file; got {got}.")
-            stored[part] = (dtype if holds(dtype) else np.dtype(f"u{dtype.itemsize}")), shape
+            stored[part] = (dtype if holds(dtype) else stand_in(dtype)), shape
     return stored
 
 
-def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike]) -> None:
+def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_shard_bytes: int | None = None) -> None:
     """Save arrays and quantized arrays to one .npz or .safetensors file, or parameters to a .json file.
 
     Codes of 4 and 2 bits are packed, low bits first, along the last axis. The file appears whole or not at all.
@@ -302,22 +478,30 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike]) -> None:
     Parameters
     ----------
     path : str or path
-        Ends in .npz, .safetensors or .json; an existing file is replaced.
-    arrays : mapping of str to QuantizedArray, MXArray or array_like
+        Ends in .npz, .safetensors or .json; an existing file is replaced. A folder gets a model.safetensors; one whose
+        name ends in "/" is made.
+    arrays : mapping of str to QuantizedArray, MXArray, PackedWeight or array_like
         For a .json file a mapping of str to QParams: a calibration, or any other.
+    max_shard_bytes : int, optional
+        Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
+        the index ``model.safetensors.index.json``. An array is never cut. All files appear together, the index last.
 
     Raises
     ------
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors or .json.
+        path does not end in .npz, .safetensors or .json, and is no folder.
     TypeError
         arrays is no mapping, or for a .json file a value is no QParams.
     CalibrationError
         An observer of a calibration has seen nothing finite.
     TypeError
-        For another file an array has a mask or is a QParams, or a name is no text.
+        For another file an array has a mask or is a QParams; max_shard_bytes is not an integer.
+    ValueError
+        max_shard_bytes is not positive, or path does not end in .safetensors.
+    TypeError
+        A name is no text.
     ValueError
         The file cannot hold a name.
     TypeError
@@ -344,35 +528,55 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike]) -> None:
     {'x': QParams(int8, per tensor, scale=0.1, zero_point=0)}
     """
     if _holds_qparams(_text("save", path), "save"):
+        if max_shard_bytes is not None:
+            got = typed(max_shard_bytes)
+            raise ValueError(must("save", "max_shard_bytes", "left out unless path ends in .safetensors", got))
         save_qparams(path, arrays)
         return
     if not isinstance(arrays, Mapping):
         raise TypeError(must("save", "arrays", "a mapping of names to arrays", type(arrays).__name__))
     values: dict[str, Value] = {}
     for name, value in arrays.items():
-        if isinstance(value, np.ma.MaskedArray):
-            raise TypeError(must("save", f"arrays[{name!r}]", "an array without a mask", "a masked array"))
-        if isinstance(value, QParams):
-            raise TypeError(must("save", f"arrays[{name!r}]", "an array unless path ends in .json", typed(value)))
-        values[name] = value if isinstance(value, (QuantizedArray, MXArray)) else np.asarray(value)
-    with Writer(path, {name: TensorSpec.of(value) for name, value in values.items()}) as writer:
+        _check_value(f"arrays[{name!r}]", value)
+        coded = isinstance(value, (QuantizedArray, MXArray, PackedWeight))
+        values[name] = value if coded else np.asarray(array("save", f"arrays[{name!r}]", value))
+    specs = {name: TensorSpec.of(value) for name, value in values.items()}
+    with Writer(path, specs, max_shard_bytes=max_shard_bytes) as writer:
         for name, value in values.items():
             writer.write(name, value)
 
 
-def load(path: Path) -> dict[str, Value] | dict[str, QParams]:
-    """Load every array of a file, or the parameters of a .json file.
+def _check_value(name: str, value: Any) -> None:
+    """Refuse parameters, masks, which NumPy would drop, and lists of quantized arrays, which it would dequantize."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(must("save", name, "an array without a mask", "a masked array"))
+    if isinstance(value, QParams):
+        raise TypeError(must("save", name, "an array unless path ends in .json", typed(value)))
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if isinstance(item, (QuantizedArray, MXArray, PackedWeight)):
+                raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
+            _check_value(name, item)
+
+
+def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Value] | dict[str, QParams]:
+    """Load the arrays of a file, or the parameters of a .json file.
 
     Files of other programs load too, as plain arrays; bfloat16 and float8 have the dtypes of ml_dtypes.
 
     Parameters
     ----------
     path : str or path
-        A .npz or .safetensors file, the .safetensors.index.json of a sharded model, or a .json file that save wrote.
+        A .npz or .safetensors file, the .safetensors.index.json of a sharded model, a folder with a model, or a .json
+        file that save wrote. In a folder the model is model.safetensors, else the one index, else all .safetensors
+        files together.
+    names : str or iterable of str, optional
+        Read these arrays alone, in this order. The others are not read, so they may be arrays of Python objects, which
+        qnumpy never unpickles.
 
     Returns
     -------
-    dict of str to QuantizedArray, MXArray or numpy.ndarray
+    dict of str to QuantizedArray, MXArray, PackedWeight or numpy.ndarray
         In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams.
 
     Raises
@@ -380,23 +584,48 @@ def load(path: Path) -> dict[str, Value] | dict[str, QParams]:
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors, .safetensors.index.json or .json.
+        path does not end in .npz, .safetensors, .safetensors.index.json or .json, and is no folder.
     OSError
         The file cannot be read.
     FileFormatError
         The file is truncated, oversized or contradicts itself; the message names the file and the tensor.
+    TypeError
+        names is no text and no iterable of texts.
+    ValueError
+        The file has no array of a name.
     """
     if _holds_qparams(_text("load", path), "load"):
-        return load_qparams(path)
+        qparams = load_qparams(path)
+        return {name: qparams[name] for name in _asked(names, qparams)}
     with Reader(path) as reader:
-        return {name: reader.read(name, copy=True) for name in reader.specs}
+        return {name: reader.read(name, copy=True) for name in _asked(names, reader.specs)}
+
+
+def _asked(names: Any, stored: Mapping[str, Any]) -> Iterable[str]:
+    """Return the names to load; refuse those that the file does not have."""
+    if names is None:
+        return stored
+    requirement = "a text or texts"
+    if not isinstance(names, (str, Iterable)):
+        raise TypeError(must("load", "names", requirement, typed(names)))
+    asked = [names] if isinstance(names, str) else list(names)
+    for name in asked:
+        if not isinstance(name, str):
+            raise TypeError(must("load", "names", requirement, typed(name)))
+        if name not in stored:
+            from difflib import get_close_matches  # takes 3 ms to import
+
+            near = get_close_matches(name, stored, n=3)
+            hint = f" Near it {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}." if near else ""
+            raise ValueError(must("load", "names", "among those of the file", typed(name)) + hint)
+    return asked
 
 
 def _holds_qparams(path: str, owner: str) -> bool:
     """Whether a path names a file of parameters; refuse unknown endings."""
-    if path.endswith((*_FORMATS, INDEX)):
+    if path.endswith((*_FORMATS, INDEX)) or (os.path.isdir(path) if owner == "load" else _is_folder(path)):
         return False
     if path.endswith(".json"):
         return True
     index = f", {INDEX}" if owner == "load" else ""
-    raise ValueError(f"{owner}: path must end in .npz, .safetensors{index} or .json; got {path!r}.")
+    raise ValueError(f"{owner}: path must end in .npz, .safetensors{index} or .json, or be a folder; got {path!r}.")

@@ -103,12 +103,18 @@ def choose(
         low, high, nan, infinite = sketch.min, sketch.max, sketch.nan, sketch.infinite
     else:
         low, high, nan, infinite = extremes(source, float_type, granularity)
+    low, high = finite_extremes(owner, low, high, nan, infinite)
+    if by_histogram:
+        low, high, _ = sketch.search(code, symmetric=symmetric, method=method, percentile=share)
+    return QParams._of_range(owner, np.minimum(low, 0.0), np.maximum(high, 0.0), code, symmetric, granularity)
+
+
+def finite_extremes(owner: str, low: Array, high: Array, nan: Array, infinite: Array) -> tuple[Array, Array]:
+    """Return the extremes, 0 where there is no element; refuse elements of which none is finite."""
     empty = low > high
     if empty.any():
         if nan.any() or infinite.any():
             places = "" if low.ndim == 0 else f" in {int(empty.sum())} of {low.size} channels or groups"
             raise CalibrationError(_check.must(owner, "x", "finite somewhere", f"only NaN and infinities{places}"))
         low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
-    if by_histogram:
-        low, high, _ = sketch.search(code, symmetric=symmetric, method=method, percentile=share)
-    return QParams._of_range(owner, np.minimum(low, 0.0), np.maximum(high, 0.0), code, symmetric, granularity)
+    return low, high

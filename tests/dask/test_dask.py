@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +283,162 @@ def test_messages(message):
     with dask.config.set(scheduler="synchronous"), pytest.raises(exception) as caught:
         call()
     assert str(caught.value) == message
+
+
+FUNCTIONS = {
+    "observe": lambda x: qd.observe(x, MINMAX),
+    "observe channels": lambda x: qd.observe(x, qn.MinMaxObserver(granularity=qn.PerChannel(0))),
+    "observe histogram": lambda x: qd.observe(x, qn.HistogramObserver()),
+    "choose_qparams": qd.choose_qparams,
+    "choose_qparams mse": lambda x: qd.choose_qparams(x, method="mse", granularity=qn.PerChannel(1)),
+    "choose_qparams groups": lambda x: qd.choose_qparams(x, granularity=qn.PerGroup(2)),
+    "choose_qparams rows": lambda x: qd.choose_qparams(x, granularity=qn.PerRow()),
+    "quantize": lambda x: qd.quantize(x, PARAMS).compute(),
+    "quantize rows": lambda x: qd.quantize(x, qn.QParams(np.ones(4), 0, granularity=qn.PerRow())).compute(),
+    "compare": lambda x: qd.compare(x, LAZY),
+    "compare codes": lambda x: qd.compare(x, qd.quantize(LAZY, PARAMS), PARAMS),
+}
+
+
+def hiding(x, function):
+    """Return a dask array whose blocks are what `function` gives, while dask takes them for plain arrays."""
+    return x.map_blocks(function, dtype=x.dtype, meta=np.empty((0, 0), x.dtype))
+
+
+def masked(block):
+    return np.ma.array(block, mask=np.zeros(block.shape, bool))
+
+
+UNFIT = {
+    "masked": (lambda: da.ma.masked_greater(LAZY, 2), "an array without a mask; got a MaskedArray. Use x.filled"),
+    "masked, unknown to dask": (lambda: hiding(LAZY, masked), "an array without a mask; got a MaskedArray."),
+    "quantized": (lambda: hiding(LAZY, qn.quantize), "a plain array; got a QuantizedArray. Use q.dequantize"),
+    "integers": (lambda: LAZY.astype(int), "an array of float32, float64, float16 or bfloat16; got dtype int64"),
+    "integers, unknown to dask": (lambda: hiding(LAZY, lambda block: block.astype(int)),
+                                  "an array of float32, float64, float16 or bfloat16; got dtype int64"),
+    "objects": (lambda: LAZY.astype(object), "an array of float32, float64, float16 or bfloat16; got dtype object"),
+    "another kind of array": (lambda: da.from_array(Duck((4, 6)), asarray=False, chunks=2),
+                              "a dask array of NumPy arrays; got one of .*Duck\\."),
+    "a delayed": (lambda: dask.delayed(np.ones)(3), "a dask array.*; got a Delayed. Use dask.array.from_delayed"),
+}  # fmt: skip
+
+
+class Duck:
+    """An array of another library, as dask sees it: cupy's, sparse's."""
+
+    __array_ufunc__ = __array_function__ = lambda *_, **__: NotImplemented
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, shape):
+        self.shape, self.ndim = shape, len(shape)
+
+    def __getitem__(self, key):
+        return self
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_blocks_that_are_no_plain_reals(function, kind):
+    make, problem = UNFIT[kind]
+    if kind == "quantized" and function.endswith(("channels", "mse", "rows")):
+        pytest.skip("dask makes an array of the blocks first, of dtype object")
+    with dask.config.set(scheduler="synchronous"), pytest.raises(TypeError) as caught:
+        FUNCTIONS[function](make())
+    assert re.match(rf"{function.split()[0]}: x must be {problem}", str(caught.value))
+
+
+@pytest.mark.parametrize("call", [
+    lambda q: qd.dequantize(q, PARAMS).compute(), lambda q: qd.compare(LAZY, q, PARAMS), lambda q: qd.compare(LAZY, q),
+], ids=["dequantize", "compare", "compare reals"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["masked", "hidden"])
+def test_codes_with_a_mask(call, kind):
+    codes = qd.quantize(LAZY, PARAMS)
+    with pytest.raises(
+        TypeError, match=r"^(dequantize|compare): q must be an array without a mask; got a MaskedArray\."
+    ):
+        call(da.ma.masked_greater(codes, 0) if kind == "masked" else hiding(codes, masked))
+
+
+@pytest.mark.parametrize(("item", "problem"), [
+    (qn.quantize(np.ones((2, 2))), "a plain array; got a QuantizedArray. Use q.dequantize() first."),
+    (qn.quantize(np.ones((2, 32)), dtype="mxfp4"), "a plain array; got an MXArray. Use q.dequantize() first."),
+    (masked(np.ones(3)), "an array without a mask; got a MaskedArray. Use x.filled(...) first."),
+    (np.array([1.0, None]), "an array of float32, float64, float16 or bfloat16; got dtype object."),
+    (None, "an array of float32, float64, float16 or bfloat16; got dtype object."),
+    (np.arange(3), "an array of float32, float64, float16 or bfloat16; got dtype int64."),
+], ids=["quantized", "mx", "masked", "objects", "none", "integers"])  # fmt: skip
+def test_items_that_are_no_plain_reals(item, problem):
+    bag = db.from_sequence([np.ones(3), item], npartitions=1)
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.raises(TypeError) as caught:
+            qd.observe(bag, MINMAX)
+        assert str(caught.value) == f"observe: x must be {problem}"
+        with pytest.raises(TypeError) as caught:  # as qnumpy.calibrate, whose observers are called
+            qd.calibrate(lambda x: {"x": x}, bag, MINMAX)
+        assert str(caught.value) == f"MinMaxObserver.observe: x must be {problem}"
+
+
+@pytest.mark.parametrize(("call", "condition"), [
+    (lambda x: qd.observe(x, qn.MinMaxObserver(granularity=qn.PerChannel(1))),
+     " where a block does not hold every channel"),
+    (lambda x: qd.choose_qparams(x, granularity=qn.PerChannel(0)), " where a block does not hold every channel"),
+    (lambda x: qd.choose_qparams(x, granularity=qn.PerGroup(2)), ""),
+    (lambda x: qd.choose_qparams(x, granularity=qn.PerRow(), method="mse"), ""),
+    (lambda x: qd.quantize(x, qn.QParams(np.ones(6), 0, granularity=qn.PerChannel(1))),
+     " unless qparams is per tensor"),
+    (lambda x: qd.compare(x, x), ""),
+])  # fmt: skip
+def test_unknown_chunk_sizes_are_one_sentence(call, condition):
+    x = LAZY[LAZY[:, 0] > 0]
+    with pytest.raises(ValueError, match=r"compute_chunk_sizes") as caught:
+        call(x)
+    owner = str(caught.value).partition(":")[0]
+    assert owner in qd.__all__
+    hint = "Use x.compute_chunk_sizes() first."
+    assert str(caught.value) == f"{owner}: x must be an array of known shape{condition}; got shape (nan, 6). {hint}"
+    call(x.compute_chunk_sizes())
+
+
+def test_unknown_chunk_sizes_that_do_not_matter():
+    x = noise(40, 6)
+    lazy = da.from_array(x, chunks=(9, 6))
+    some, here = lazy[lazy[:, 0] > 0], x[x[:, 0] > 0]
+    assert qd.choose_qparams(some) == qn.choose_qparams(here)
+    columns = {"granularity": qn.PerChannel(1), "method": "mse"}
+    assert qd.choose_qparams(some, **columns) == qn.choose_qparams(here, **columns)
+    np.testing.assert_array_equal(qd.quantize(some, PARAMS).compute(), qn.quantize(here, PARAMS).codes)
+    assert qd.choose_qparams(lazy[lazy[:, 0] > np.inf]) == qn.choose_qparams(x[:0])
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0)], ids=repr)
+def test_choose_qparams_is_named_by_its_errors(method, granularity):
+    scheme = {"method": method, "granularity": granularity}
+    for x in (np.full((4, 6), np.nan), np.full((4, 6), 1e200)):
+        sentences = []
+        for call in (
+            lambda x=x: qn.choose_qparams(x, **scheme),
+            lambda x=x: qd.choose_qparams(da.from_array(x), **scheme),
+        ):
+            with pytest.raises(ValueError, match=r"^choose_qparams: ") as caught:
+                call()
+            sentences.append((type(caught.value), str(caught.value)))
+        assert sentences[0] == sentences[1]
+    for wrong, message in (
+        ({"granularity": qn.PerChannel(2)}, "choose_qparams: axis must be in [-2, 1]; got 2."),
+        ({"split_every": 1}, "choose_qparams: split_every must be at least 2; got 1."),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            qd.choose_qparams(LAZY, **{**scheme, **wrong})
+
+
+def test_a_dataframe_is_told_how_to_become_an_array():
+    pandas, frames = pytest.importorskip("pandas"), pytest.importorskip("dask.dataframe")
+    frame = frames.from_pandas(pandas.DataFrame({"a": [1.0, 2.0]}), npartitions=1)
+    message = "observe: x must be a dask array or bag; got a DataFrame. Use x.to_dask_array(lengths=True) first."
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        qd.observe(frame, MINMAX)
+    assert float(qd.observe(frame.to_dask_array(lengths=True), MINMAX).max_) == 2.0
 
 
 def test_dequantize_to_no_float():

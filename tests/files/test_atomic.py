@@ -3,11 +3,16 @@
 import errno
 import os
 import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 from tensor_files import reals
 
-from qnumpy.files.atomic import replacing
+from qnumpy.files.atomic import AtomicFiles, replacing
 from qnumpy.files.spec import TensorSpec
 from qnumpy.files.store import Writer, load, save
 
@@ -115,3 +120,193 @@ def test_replacing_names_the_file_of_the_user(tmp_path):
         written(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert caught.value.filename == str(path)
     assert list(tmp_path.iterdir()) == []
+
+
+# The end of the process: children that wait in the middle of a write, or are stopped at any moment of it.
+
+WRITE = """
+import sys, time
+from threading import Thread
+import numpy as np
+from qnumpy.files.atomic import AtomicFiles
+from qnumpy.files.spec import TensorSpec
+from qnumpy.files.store import Writer
+
+def write(pause):
+    arrays = {name: np.ones((64, 64), np.float32) for name in "abcd"}
+    specs = {name: TensorSpec.of(x) for name, x in arrays.items()}
+    with Writer(sys.argv[1], specs, max_shard_bytes=20_000 if sys.argv[1].endswith("/") else None) as writer:
+        for name, x in arrays.items():
+            writer.write(name, x)
+            if name == "b":
+                pause()
+
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+NAMED = "AtomicFiles.nameless = False\n"
+nameless = pytest.mark.skipif(not AtomicFiles.nameless, reason="no O_TMPFILE")
+TARGETS = ["a.npz", pytest.param("a.safetensors", marks=pytest.mark.slow), "folder/"]
+MODES = [pytest.param("", marks=nameless, id="nameless"), pytest.param(NAMED, id="named")]
+SIGNALS = ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGALRM"]
+FEW = [name if name in ("SIGTERM", "SIGHUP") else pytest.param(name, marks=pytest.mark.slow) for name in SIGNALS]
+
+
+def child(code, *argv):
+    def heard():  # a shell starts jobs in the background with some signals ignored
+        for name in SIGNALS:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], **pipes, preexec_fn=heard)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", [*FEW, "SIGKILL"])
+def test_a_signal_in_the_middle_leaves_nothing(tmp_path, mode, target, name):
+    (tmp_path / "folder").mkdir()
+    path = f"{tmp_path}/{target}"
+    number = getattr(signal, name)
+    with child(f"{WRITE}{mode}\nwrite(wait)", path) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == -number, err
+    if name == "SIGKILL" and mode:
+        assert len(files(tmp_path)) == (1 if "." in target else 5)  # the shards and the index
+        assert all(".qnumpy-tmp" in left for left in files(tmp_path))
+        with child(f"{WRITE}{mode}\nwrite(lambda: None)", path) as process:  # the next run removes them
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert not any(".qnumpy-tmp" in left for left in files(tmp_path))
+        assert len(load(path)) == 4
+    else:
+        assert files(tmp_path) == []
+
+
+EXITS = {
+    "sys.exit": "write(sys.exit)",
+    "exception": "write(lambda: 1 / 0)",
+    "sys.exit in a thread": "t = Thread(target=write, args=[sys.exit]); t.start(); t.join()",
+    "daemon thread": "Thread(target=write, args=[wait], daemon=True).start(); time.sleep(1)",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("end", list(EXITS))
+def test_other_ends_leave_nothing(tmp_path, mode, end):
+    with child(f"{WRITE}{mode}\n{EXITS[end]}", tmp_path / "a.npz") as process:
+        process.communicate(timeout=60)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_child_that_was_forked_does_not_remove_the_file_of_its_parent(tmp_path, mode):
+    path = tmp_path / "a.npz"
+    fork = """
+import os, warnings
+def fork():
+    child = os.fork()
+    if child == 0:
+        sys.exit()  # unwinds the with block, and calls the functions of atexit
+    os.waitpid(child, 0)
+warnings.simplefilter("ignore")
+write(fork)
+"""
+    with child(f"{WRITE}{mode}\n{fork}", path) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert files(tmp_path) == ["a.npz"]
+    assert len(load(path)) == 4
+
+
+def test_a_writer_leaves_the_temporary_file_of_a_living_one(tmp_path):
+    path = tmp_path / "a.npz"
+    with child(f"{WRITE}{NAMED}\nwrite(wait)", path) as process:
+        assert process.stdout.readline() == "ready\n"
+        save(path, {"x": reals(3)})
+        assert len(files(tmp_path)) == 2
+        process.kill()
+    save(path, {"x": reals(4)})
+    assert files(tmp_path) == ["a.npz"]
+    assert load(path)["x"].shape == (4,)
+
+
+def test_files_of_others_stay(tmp_path):
+    names = [".a.npz.00000000.tmp", ".a.npz.0000000g.qnumpy-tmp", ".b.npz.00000000.qnumpy-tmp", "a.npz.qnumpy-tmp"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".a.npz.00000001.qnumpy-tmp").write_bytes(b"of a dead writer")
+    (tmp_path / ".a.npz.00000002.qnumpy-tmp").mkdir()
+    save(tmp_path / "a.npz", {"x": reals(3)})
+    assert files(tmp_path) == sorted([*names, "a.npz"])
+
+
+@pytest.mark.parametrize("mode", [False, pytest.param(True, marks=nameless)])
+def test_handlers_of_signals_are_as_before(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(AtomicFiles, "nameless", mode)
+    mine = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        numbers = signal.valid_signals()
+        before = [signal.getsignal(number) for number in numbers]
+        with replacing(tmp_path / "a.json", "x") as file:
+            file.write("{}")
+            with replacing(tmp_path / "b.json", "x"):
+                pass
+        save(tmp_path / "a.npz", {"x": reals(3)})
+        threads = [threading.Thread(target=save, args=(tmp_path / f"{k}.npz", {"x": reals(3)})) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [signal.getsignal(number) for number in numbers] == before
+    finally:
+        signal.signal(signal.SIGUSR1, mine)
+
+
+COMMAND = """
+import sys
+from qnumpy.cli import main
+from qnumpy.files.atomic import AtomicFiles
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [*FEW[:3], "SIGKILL"])
+def test_the_command_line_stopped_at_any_moment(tmp_path, mode, name):
+    """Whatever the moment, there is no file or a whole one, and the exit code and the sentence tell which."""
+    model, out, number = tmp_path / "model.npz", tmp_path / "out.safetensors", getattr(signal, name)
+    save(model, {str(k): reals(500, 500) for k in range(12)})
+    argv = ["quantize", model, "-o", out, "--force"]
+    stopped = 0
+    for delay in (0.02, 0.04, 0.08):
+        code = f"{COMMAND}{mode}\nprint('ready', flush=True)\nsys.exit(main(sys.argv[1:]))"
+        with child(code, *argv) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(delay)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        left = files(tmp_path)
+        if name == "SIGKILL":
+            left = [path for path in left if not (mode and path.endswith(".qnumpy-tmp"))]
+        elif process.returncode == 128 + number:
+            stopped += 1
+            word = "interrupted" if name == "SIGINT" else f"stopped by {name}"
+            states = [f"{what}.\n" for what in ("no file was written", f"{str(out)!r} is whole, or as it was")]
+            assert err in [f"qnumpy quantize: {word}; {state}" for state in states]
+        assert process.returncode in (0, -number, 128 + number), err
+        assert left in (["model.npz"], ["model.npz", "out.safetensors"])
+        if len(left) == 2:
+            assert len(load(out)) == 12
+            out.unlink()
+    assert stopped or name == "SIGKILL"
+    with child(f"{COMMAND}{mode}\nsys.exit(main(sys.argv[1:]))", *argv) as process:
+        process.communicate(timeout=60)
+    assert files(tmp_path) == ["model.npz", "out.safetensors"]

@@ -179,3 +179,24 @@ def test_the_package_copies_what_it_reads(tmp_path):
         assert traced(lambda: reader.read("x")) < SIZE / 100
         assert traced(lambda: file.get_tensor("x")) >= SIZE
         assert traced(lambda: file.get_slice("x")[:]) >= SIZE
+
+
+def test_a_dtype_that_is_not_read_leaves_the_others_readable(tmp_path):
+    header = {
+        "a": entry(0, 8),
+        "half a byte": entry(8, 10, shape=(2, 2), dtype="F4"),
+        "new": entry(10, 10, shape=(0,), dtype="F99"),
+    }
+    path = raw_file(tmp_path / "a.safetensors", header, np.float32([1, 2]).tobytes() + b"\x12\x34")
+    assert load(path, "a")["a"].tolist() == [1, 2]
+    for name, dtype in (("half a byte", "F4"), ("new", "F99")):
+        with pytest.raises(qn.FileFormatError) as caught:
+            load(path, ["a", name])
+        assert str(caught.value) == (
+            f"{path}: tensor {name!r} has the dtype {dtype!r}, which qnumpy does not read. "
+            "load(names=...) reads the others."
+        )
+    with Reader(path) as reader:
+        assert [(spec.format, spec.shape, spec.nbytes) for spec in reader.specs.values()] == [
+            (None, (2,), 8), ("F4", (2, 2), 2), ("F99", (0,), 0),
+        ]  # fmt: skip

@@ -30,7 +30,7 @@ def test_the_layout_by_hand(tmp_path):
     np.testing.assert_array_equal(raw["int2.tensor"], [0b01_01_00_11, 0b11])
     assert raw["uint16.affine.zero_point"] == np.uint16(1000)
     assert {"int4.group.zero_point", "int8.channel.zero_point"}.isdisjoint(raw)
-    assert schema["format_version"] == FORMAT_VERSION == 1
+    assert schema["format_version"] == 1 < FORMAT_VERSION  # what version 1 can say has it still
     assert schema["tensors"]["int4.group"] == {
         "dtype": "int4",
         "shape": [2, 5],
@@ -71,8 +71,9 @@ def with_schema(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, w, t: s.update(format_version=2), "format_version must be 1; got 2."),
-        (lambda s, w, t: s.pop("format_version"), "format_version must be 1; got None."),
+        (lambda s, w, t: s.update(format_version=3), "format_version must be 1 or 2; got 3."),
+        (lambda s, w, t: s.update(format_version=True), "format_version must be 1 or 2; got True."),
+        (lambda s, w, t: s.pop("format_version"), "format_version must be 1 or 2; got None."),
         (lambda s, w, t: s.pop("tensors"), "the qnumpy schema must have an object 'tensors'; got None."),
         (lambda s, w, t: s["tensors"].update(v=w), "tensor 'v' is in the qnumpy schema and not in the file."),
         (lambda s, w, t: t.pop("w.scale"), "tensor 'w.scale' is in the qnumpy schema and not in the file."),
@@ -117,3 +118,104 @@ def test_specs_refuse():
         TensorSpec.quantized((3,), "int3", qn.PerTensor(), symmetric=True)
     with pytest.raises(ValueError, match=r"^TensorSpec: format must be the name of an MX format; got 'mxfp3'\.$"):
         TensorSpec.blocks((3,), "mxfp3")
+
+
+# PackedWeight
+
+W = reals(64, 16)
+X = reals(5, 64, seed=1)
+PER_COLUMN, GROUPS = qn.PerChannel(1), qn.PerGroup(32, 0)
+LAYERS = {
+    "int8": qn.PackedWeight(qn.quantize(W, granularity=PER_COLUMN)),
+    "one scale": qn.PackedWeight(qn.quantize(W), symmetric=False, x_granularity=qn.PerTensor()),
+    "zero points": qn.PackedWeight(
+        qn.quantize(W, dtype="uint8", symmetric=False, granularity=PER_COLUMN), bias=W[0], clip=(0, None)
+    ),
+    "transposed": qn.PackedWeight(qn.quantize(W.T, granularity=qn.PerChannel(0)), axis=1, activation_bits=7),
+    "fixed": qn.PackedWeight(
+        qn.quantize(W, dtype="int4", granularity=PER_COLUMN), bias=W[1], clip=(-1.1, 2.3),
+        x_qparams=qn.QParams(0.03, 100, "uint8"), out_qparams=qn.QParams(0.25, -3),
+    ),
+    "groups": qn.PackedWeight(qn.quantize(W, dtype="int4", granularity=GROUPS), scale_dtype="float16"),
+    "groups, zero points": qn.PackedWeight(
+        qn.quantize(W, dtype="uint4", symmetric=False, granularity=GROUPS), bias=W[2], x_granularity=qn.PerRow()
+    ),
+    "empty": qn.PackedWeight(qn.quantize(W[:, :0]), bias=[]),
+}  # fmt: skip
+
+
+def packed_options(packed):
+    _, (_, options) = packed.__reduce__()
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_a_packed_weight_comes_back(tmp_path, suffix):
+    save(tmp_path / f"a.{suffix}", {**LAYERS, "plain": W})
+    loaded = load(tmp_path / f"a.{suffix}")
+    assert list(loaded) == [*LAYERS, "plain"]
+    for name, layer in LAYERS.items():
+        back = loaded[name]
+        assert isinstance(back, qn.PackedWeight)
+        assert back.unpack() == layer.unpack()
+        assert packed_options(back) == packed_options(layer)
+        assert (repr(back), back.nbytes) == (repr(layer), layer.nbytes)
+        for x in (X, X.astype(np.float16), qn.quantize(X, dtype="uint8")):
+            got, expected = x @ back, x @ layer
+            assert type(got) is type(expected)
+            assert np.asarray(got).tobytes() == np.asarray(expected).tobytes()
+
+
+def test_a_packed_weight_by_hand(tmp_path):
+    """Its codes are those of a quantized array; the options stand beside them."""
+    save(tmp_path / "a.safetensors", {"fc": LAYERS["fixed"]})
+    raw, schema = plain_tensors(tmp_path / "a.safetensors")
+    assert {name: x.shape for name, x in raw.items()} == {"fc": (64, 8), "fc.scale": (16,), "fc.bias": (16,)}
+    np.testing.assert_array_equal(raw["fc.bias"], W[1])
+    assert schema["format_version"] == 2
+    assert schema["tensors"]["fc"] == {
+        "dtype": "int4", "shape": [64, 16], "granularity": {"kind": "channel", "axis": 1}, "qmin": -7, "qmax": 7,
+        "packed_weight": {
+            "bias": True, "clip": [-1.1, 2.3], "scale_dtype": "float32",
+            "x_qparams": qn.QParams(0.03, 100, "uint8").to_dict(), "out_qparams": qn.QParams(0.25, -3).to_dict(),
+        },
+    }  # fmt: skip
+
+
+def test_the_bias_of_a_packed_weight_takes_a_name(tmp_path):
+    want = "save: arrays must not collide in the file; got 'fc' and 'fc.bias', which both need the name 'fc.bias'."
+    with pytest.raises(ValueError, match=f"^{re.escape(want)}$"):
+        save(tmp_path / "a.npz", {"fc": LAYERS["fixed"], "fc.bias": W[0]})
+    save(tmp_path / "a.npz", {"fc": LAYERS["int8"], "fc.bias": W[0]})
+    assert load(tmp_path / "a.npz")["fc.bias"].shape == (16,)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda p, t: p.update(activation_bits=9), "tensor 'fc': PackedWeight: activation_bits must be 8 or 7; got 9."),
+    (lambda p, t: p.update(symmetric="False"), "'fc': the qnumpy schema is wrong: symmetric 'False' is no bool."),
+    (lambda p, t: p.update(activation_bits=True), "activation_bits True is no int."),
+    (lambda p, t: p.update(bias=3), "bias 3 is no bool."),
+    (lambda p, t: p.update(scale_dtype=["float16"]), "scale_dtype ['float16'] is no str."),
+    (lambda p, t: p.update(scale_dtype="float16"), "scale_dtype must be float32 unless w is in groups; got float16."),
+    (lambda p, t: p.update(w=1), "packed_weight has the unknown option 'w'."),
+    (lambda p, t: p.update(relu=True), "packed_weight has the unknown option 'relu'."),
+    (lambda p, t: p.update(clip=[1, 0]), "clip must be a low and a high bound, in this order; got [1, 0]."),
+    (lambda p, t: p.update(clip="no"), "PackedWeight: clip must be two bounds, each a number or None; got 'no'."),
+    (lambda p, t: p.update(clip=3), "PackedWeight: clip must be two bounds, each a number or None; got 3."),
+    (lambda p, t: p.update(x_qparams=3), "QParams.from_dict: values must be a dict with the keys"),
+    (lambda p, t: p.update(out_qparams=qn.QParams(1, 0, "int4").to_dict()),
+     "PackedWeight: out_qparams must be of int8 or uint8 per tensor"),
+    (lambda p, t: p.update(x_granularity={"kind": "channel", "axis": 0}), "PackedWeight: x_granularity must be "),
+    (lambda p, t: t.pop("fc.bias"), "tensor 'fc.bias' is in the qnumpy schema and not in the file."),
+    (lambda p, t: t.update({"fc.bias": np.ones(3, np.float32)}), "bias must be of shape (16,); got shape (3,)."),
+    (lambda p, t: t.update({"fc.bias": np.ones(16)}), "tensor 'fc.bias' must be float32 (16,) by the qnumpy schema"),
+])  # fmt: skip
+def test_options_that_lie(tmp_path, change, message):
+    path = tmp_path / "a.safetensors"
+    save(path, {"fc": qn.PackedWeight(qn.quantize(W), bias=W[0])})
+    tensors, schema = plain_tensors(path)
+    change(schema["tensors"]["fc"]["packed_weight"], tensors)
+    safetensors.numpy.save_file(tensors, path, metadata={"qnumpy": json.dumps(schema)})
+    with pytest.raises(qn.FileFormatError, match=re.escape(message)) as caught:
+        load(path)
+    assert str(caught.value).startswith(str(path))

@@ -187,7 +187,7 @@ def test_damaged_bytes_never_surprise(tmp_path_factory, suffix, data):
 @pytest.mark.parametrize(
     ("name", "arrays", "kind", "message"),
     [
-        ("a.bin", {}, ValueError, "save: path must end in .npz, .safetensors or .json; got "),
+        ("a.bin", {}, ValueError, "save: path must end in .npz, .safetensors or .json, or be a folder; got "),
         ("a.npz", [1], TypeError, "save: arrays must be a mapping of names to arrays; got list."),
         ("a.npz", {3: 1}, TypeError, "save: arrays must have texts as names; got 3."),
         ("a.npz", {"a\0b": 1}, ValueError, "save: arrays must have names that a file can hold; got 'a\\x00b'."),
@@ -220,14 +220,16 @@ def test_names_that_collide(tmp_path, suffix, other, first):
 
 
 def test_load_refuses_other_names(tmp_path):
-    want = "load: path must end in .npz, .safetensors, .safetensors.index.json or .json; got "
+    want = "load: path must end in .npz, .safetensors, .safetensors.index.json or .json, or be a folder; got "
     with pytest.raises(ValueError, match=f"^{re.escape(want)}"):
         load(tmp_path / "a.bin")
     with pytest.raises(
         ValueError, match=re.escape("load: path must end in .npz or .safetensors or .safetensors.index")
     ):
         Reader(tmp_path / "a.json")
-    with pytest.raises(ValueError, match=re.escape("save: path must end in .npz or .safetensors; got ")):
+    with pytest.raises(
+        ValueError, match=re.escape("save: path must end in .npz or .safetensors, or be a folder; got ")
+    ):
         save(tmp_path / "a.safetensors.index.json", {})
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "a.npz")
@@ -284,3 +286,184 @@ def test_long_names_of_arrays(tmp_path):
         save(tmp_path / "b.safetensors", {name: value})
         assert list(load(tmp_path / "b.safetensors")) == [name]
     assert not (tmp_path / "b.npz").exists()
+
+
+# Names
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_load_reads_the_names_that_are_asked_for(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    arrays = {"w": qn.quantize(reals(3, 4)), "b": reals(3), "wide": reals(20), "": reals(1)}
+    save(path, arrays)
+    asked = [["b", "w"], ("wide",), {"w": 0}.keys(), iter(["b"]), np.array(["w", "b"]), [], ["b", "b"], [""]]
+    for names in asked:
+        names = list(names)
+        assert_same(load(path, names=iter(names)), {name: arrays[name] for name in dict.fromkeys(names)})
+    assert_same(load(path, "wide"), {"wide": arrays["wide"]})  # one name, not four of a letter
+    for names, text in (
+        ("wid", "among those of the file; got 'wid'. Near it is 'wide'."),
+        (["w", "w.scale"], "among those of the file; got 'w.scale'."),
+        (3, "a text or texts; got 3."),
+        ([3], "a text or texts; got 3."),
+        ([["w"]], "a text or texts; got ['w']."),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            load(path, names)
+        assert str(caught.value) == f"load: names must be {text}"
+        assert type(caught.value) is (ValueError if "among" in text else TypeError)
+
+
+def test_parameters_by_name(tmp_path):
+    path = tmp_path / "q.json"
+    save(path, {"x": qn.QParams(0.5, 0), "y": qn.QParams(0.25, 0)})
+    assert load(path, ["y"]) == {"y": qn.QParams(0.25, 0)}
+    with pytest.raises(ValueError, match=r"^load: names must be among those of the file; got 'z'\.$"):
+        load(path, "z")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_are_not_asked_for_are_not_read(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    save(path, {"a": np.zeros(1000), "b": np.ones(1000)})
+    damaged = path.read_bytes().replace(np.zeros(1000).tobytes(), np.full(1000, np.nan).tobytes())
+    path.write_bytes(damaged)  # in an archive the checksum of the member is wrong now
+    np.testing.assert_array_equal(load(path, "b")["b"], np.ones(1000))
+
+
+# Folders and shards
+
+ARRAYS = {
+    "layer.0": qn.quantize(reals(16, 32), granularity=qn.PerChannel(0)),
+    "layer.1": qn.quantize(reals(16, 32), dtype="uint4", symmetric=False, granularity=qn.PerGroup(8)),
+    "layer.2": qn.quantize(reals(16, 32), dtype="mxfp4"),
+    "layer.3": qn.PackedWeight(qn.quantize(reals(16, 32), granularity=qn.PerChannel(1)), bias=reals(32)),
+    "bias": reals(40).astype(ml_dtypes.bfloat16),
+    "empty": reals(0, 3),
+}
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("limit", [1, 700, 1500, 2200, 10**9, None])
+def test_a_folder_gets_the_model(tmp_path, limit):
+    save(f"{tmp_path}/model/", ARRAYS, max_shard_bytes=limit)  # makes it
+    folder = tmp_path / "model"
+    loaded = load(folder)
+    assert_same({name: loaded[name] for name in ARRAYS}, ARRAYS)
+    shards = [name for name in names_in(folder) if "-of-" in name]
+    if limit in (10**9, None):
+        assert names_in(folder) == ["model.safetensors"]
+        return
+    count = len(shards)
+    assert count > 1
+    assert shards == [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    assert names_in(folder) == sorted([*shards, "model.safetensors.index.json"])
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": sum(TensorSpec.of(value).nbytes for value in ARRAYS.values())}
+    for shard in shards:  # as the package of safetensors sees them
+        with safetensors.safe_open(folder / shard, "np") as file:
+            held = list(file.keys())
+        assert {name for name, home in index["weight_map"].items() if home == shard} == set(held)
+        arrays = [name for name in ARRAYS if name in held]
+        assert (folder / shard).stat().st_size <= limit or len(arrays) == 1
+    assert_same(load(folder / "model.safetensors.index.json", names="layer.2"), {"layer.2": ARRAYS["layer.2"]})
+
+
+def test_a_folder_of_another_name_of_file(tmp_path):
+    save(tmp_path / "weights.safetensors", ARRAYS, max_shard_bytes=1500)
+    assert names_in(tmp_path)[-1] == "weights.safetensors.index.json"
+    assert set(load(tmp_path)) == set(ARRAYS)
+
+
+def test_a_model_replaces_the_one_before_it(tmp_path):
+    """No shard of another division stays, and no model.safetensors that a reader would prefer to the index."""
+    seen = set()
+    for limit in (700, 1500, None, 2200, 1, 700, None):
+        with Writer(tmp_path, {name: TensorSpec.of(x) for name, x in ARRAYS.items()}, max_shard_bytes=limit) as writer:
+            for name in reversed(ARRAYS):
+                writer.write(name, ARRAYS[name])
+            assert sorted(writer.stale) == sorted(set(map(str, tmp_path.glob("*"))) - set(writer.paths))
+        assert sorted(writer.paths) == sorted(map(str, tmp_path.iterdir()))
+        assert set(load(tmp_path)) == set(ARRAYS)
+        seen.add(len(writer.paths))
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_shards_appear_together_or_not_at_all(tmp_path, before):
+    folder = tmp_path / "model"
+    if before:
+        save(f"{folder}/", ARRAYS, max_shard_bytes=1500)
+        old = {path: path.read_bytes() for path in folder.iterdir()}
+    specs = {name: TensorSpec.of(value) for name, value in ARRAYS.items()}
+
+    def write(limit, names, error=None):
+        with Writer(f"{folder}/", specs, max_shard_bytes=limit) as writer:
+            for name in names:
+                writer.write(name, ARRAYS[name])
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write(1500, ARRAYS, KeyboardInterrupt)
+    with pytest.raises(ValueError, match="was planned and never written"):
+        write(700, ["bias"])
+    if before:
+        assert {path: path.read_bytes() for path in folder.iterdir()} == old
+    else:
+        assert not folder.exists()
+
+
+def test_a_place_that_is_taken(tmp_path):
+    (tmp_path / "model-00002-of-00003.safetensors").mkdir()
+    with pytest.raises(ValueError, match=r"^save: path must be a regular file; got '.*-00002-of-00003.safetensors'"):
+        save(tmp_path, ARRAYS, max_shard_bytes=2200)
+    assert names_in(tmp_path) == ["model-00002-of-00003.safetensors"]
+
+
+def test_what_a_folder_stands_for(tmp_path):
+    def refused(text):
+        with pytest.raises(qn.FileFormatError) as caught:
+            load(tmp_path)
+        assert str(caught.value) == f"{tmp_path}: {text}"
+
+    (tmp_path / "config.json").write_text("{}")
+    refused("the folder must have a .safetensors file or an index of them.")
+    save(tmp_path / "a.safetensors", {"a": reals(2)})
+    save(tmp_path / "b.safetensors", {"b": reals(3)})
+    assert list(load(tmp_path)) == ["a", "b"]
+    with Reader(tmp_path) as reader:
+        assert reader.paths == [f"{tmp_path}/a.safetensors", f"{tmp_path}/b.safetensors"]
+    save(tmp_path / "c.safetensors", {"b": reals(3)})
+    with pytest.raises(qn.FileFormatError) as caught:
+        load(tmp_path)
+    path = tmp_path / "c.safetensors"
+    assert str(caught.value) == f"{path}: tensor 'b' stands in another file of the model too."
+    save(tmp_path / "whole.safetensors", ARRAYS, max_shard_bytes=1500)
+    assert set(load(tmp_path)) == set(ARRAYS)  # the index comes before the files
+    save(tmp_path / "other.safetensors", ARRAYS, max_shard_bytes=1500)
+    refused("the folder must have one index; got other.safetensors.index.json, whole.safetensors.index.json.")
+    save(tmp_path / "model.safetensors", {"m": reals(2)})
+    assert list(load(tmp_path)) == ["m"]  # the file of that name comes before the index
+    for path in tmp_path.glob("*"):
+        if "-of-" not in path.name:
+            path.unlink()
+    first = names_in(tmp_path)[0]
+    refused(f"the folder has the shard {first!r} and no index; the model is not complete.")
+
+
+@pytest.mark.parametrize(("name", "limit", "error", "message"), [
+    ("a.npz", 10, ValueError, "left out unless path ends in .safetensors; got 10."),
+    ("a.json", 10, ValueError, "left out unless path ends in .safetensors; got 10."),
+    ("a.safetensors", 0, ValueError, "positive; got 0."),
+    ("a.safetensors", 1.5, TypeError, "an integer; got 1.5."),
+    ("a.safetensors", True, TypeError, "an integer; got True."),
+    ("a.safetensors", "5GB", TypeError, "an integer; got '5GB'."),
+])  # fmt: skip
+def test_a_limit_that_is_none(tmp_path, name, limit, error, message):
+    with pytest.raises(error, match=f"^save: max_shard_bytes must be {re.escape(message)}$"):
+        save(tmp_path / name, {}, max_shard_bytes=limit)
+    assert names_in(tmp_path) == []

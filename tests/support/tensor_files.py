@@ -7,6 +7,7 @@ import numpy as np
 import safetensors
 
 import qnumpy as qn
+from qnumpy.files.spec import is_same_layer
 
 
 def reals(*shape, seed=0):
@@ -19,6 +20,10 @@ def assert_same(got, expected):
         if isinstance(value, qn.QuantizedArray):
             assert isinstance(got[name], qn.QuantizedArray)
             assert got[name] == value
+        elif isinstance(value, qn.MXArray):
+            assert got[name] == value
+        elif isinstance(value, qn.PackedWeight):
+            assert is_same_layer(got[name], value)
         else:
             value = np.asarray(value)
             assert (got[name].dtype.name, got[name].shape) == (value.dtype.name, value.shape)
