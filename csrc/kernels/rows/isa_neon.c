@@ -167,7 +167,7 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 V_INLINE vi vi_half(vf x) { return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_f16(vcvt_f16_f32(x)))); }
 V_INLINE vf vf_half(vi code) { return vcvt_f32_f16(vreinterpret_f16_s16(low16(code))); }
 
-#include "packed4_neon.h"
+#include "panel_neon.h"
 
 #include "matmul_neon_base.h"
 

@@ -123,6 +123,6 @@ V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
     }
 QN_WHOLE_CODES(STORE4, _)
 
-#include "packed4_plain.h"
+#include "panel_plain.h"
 
 #include "bodies.h"
