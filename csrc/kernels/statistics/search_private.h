@@ -1,4 +1,4 @@
-/* What search.c calls in search_mse.c and search_entropy.c. */
+/* What search.c calls in search_mse.c, search_distinct.c and search_entropy.c. */
 #ifndef QN_SEARCH_PRIVATE_H
 #define QN_SEARCH_PRIVATE_H
 
@@ -29,7 +29,18 @@ typedef struct {
     int64_t cut;
 } qn_sides;
 
+/* The distinct values of a parameter, without outliers; n is 0 if they are not known. */
 typedef struct {
+    int64_t n;
+    bool narrow; /* float32 holds all of them */
+    const double *values, *counts;
+    const float *floats;
+    double total, square, clear; /* elements, sum of squares, and the difference of two errors that counts */
+} qn_points;
+
+typedef struct {
+    double values[QN_FEW_OF_TENSOR], counts_of[QN_FEW_OF_TENSOR];
+    float floats[QN_FEW_OF_TENSOR];
     cell high[QN_BINS / 2 + 2], low[QN_BINS / 2 + 2];
     double counts[2 * QN_LINEAR], sums[3 * (2 * QN_LINEAR + 1)];
 } qn_search_room;
@@ -54,6 +65,12 @@ void qn_search_entropy(const qn_sketch *r, const qn_search_spec *p, qn_search_ro
 qn_sides qn_sides_of(const qn_sketch *r, bool symmetric, qn_search_room *space);
 double qn_mse(const qn_sides *s, const qn_search_spec *p, double low, double high);
 double qn_mean_square(const qn_sides *s, bool symmetric); /* without outliers */
+
+/* The same of distinct values: exactly what quantizing them with these parameters costs. */
+qn_points qn_points_of(const qn_sketch *r, const qn_distinct *d, int64_t k, qn_search_room *space);
+double qn_points_mse(const qn_points *v, const qn_search_spec *p, double low, double high);
+void qn_search_points(const qn_sketch *r, const qn_points *v, const qn_search_spec *p, double *low, double *high,
+                      double *error);
 
 qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *space);
 qn_bin_sums qn_sums_of(const double *counts, int64_t bins, double *scratch);
