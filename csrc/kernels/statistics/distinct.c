@@ -1,5 +1,5 @@
-/* A hash table for each parameter takes its elements until it has too many values. Most arrays are refused at once, by
- * their number of occupied bins, or after some hundreds of elements. */
+/* Short parameters are sorted side by side. A hash table for each long one takes its elements until it has too many
+ * values. Most of these are refused at once, by their number of occupied bins, or after some hundreds of elements. */
 #include "distinct.h"
 
 #include <float.h>
@@ -16,6 +16,10 @@ enum {
     COLUMNS = 16,      /* read side by side: one cache line of each row */
     SLOTS_A_VALUE = 8, /* two values seldom share a slot, so that the branch predictor is right about probes */
     SHORT_SORT = 16,
+    SHORT = 256, /* elements of a parameter: up to so many, sorting side by side is fastest */
+    FEWEST = 16, /* parameters: fewer are read one after the other */
+    FIRST = 384, /* elements of a long one that tell whether it has too many values */
+    CELLS = 4096,
     MAX_PIECES = 64,
     PIECE = 1 << 15, /* elements: with fewer, another thread costs more than it saves */
 };
@@ -78,6 +82,21 @@ static void census_take(census *c, const double *values, int64_t n) {
     }
 }
 
+/* Whether the first elements alone have more values than the limit: these mark at most as many cells. */
+static bool too_many(const double *x, int64_t n, int64_t limit) {
+    uint64_t cells[CELLS / 64] = {0};
+    int64_t marked = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double v = fabs(x[i]) <= FLT_MAX ? x[i] + 0.0 : 0.0;
+        uint64_t bits;
+        memcpy(&bits, &v, sizeof bits);
+        uint64_t cell = bits * 0x9E3779B97F4A7C15u >> 52;
+        cells[cell / 64] |= (uint64_t)1 << cell % 64;
+    }
+    for (int i = 0; i < CELLS / 64; i++) marked += __builtin_popcountll(cells[i]);
+    return marked - 1 > limit; /* NaN and infinities mark the cell of 0 */
+}
+
 static void sort_few(few *v, few *scratch, int64_t n) {
     for (int64_t start = 0; start < n; start += SHORT_SORT) {
         int64_t end = least(start + SHORT_SORT, n);
@@ -112,6 +131,8 @@ typedef struct {
     const qn_histogram *h;
     const uint8_t *lost;
     int64_t limit;
+    int64_t elements; /* of a parameter, at most */
+    bool side_by_side;
     bool columns;
     piece pieces[MAX_PIECES];
 } counting;
@@ -132,19 +153,23 @@ static const double *doubles_at(const qn_source *x, int64_t start, int64_t n, do
     return tile;
 }
 
+static bool reserve(piece *p, int64_t used, int64_t n) {
+    qn_distinct *d = &p->found;
+    if (used + n <= p->room) return true;
+    int64_t room = 2 * p->room + n;
+    double *values = realloc(d->values, (size_t)room * sizeof *values);
+    if (values) d->values = values;
+    int64_t *counts = realloc(d->counts, (size_t)room * sizeof *counts);
+    if (counts) d->counts = counts;
+    if (!values || !counts) return p->failed = true, false;
+    return p->room = room, true;
+}
+
 /* Appends the values of a parameter to those of its piece. */
 static void emit(piece *p, census *c, few *sorted) {
     qn_distinct *d = &p->found;
     int64_t used = d->offsets[d->params], n = c->full ? 0 : c->n;
-    if (used + n > p->room) {
-        int64_t room = 2 * p->room + n;
-        double *values = realloc(d->values, (size_t)room * sizeof *values);
-        if (values) d->values = values;
-        int64_t *counts = realloc(d->counts, (size_t)room * sizeof *counts);
-        if (counts) d->counts = counts;
-        if (!values || !counts) p->failed = true, n = 0;
-        else p->room = room;
-    }
+    if (!reserve(p, used, n)) n = 0;
     const int64_t *counts = c->counts, *more = c->counts + c->limit + 1;
     for (int64_t k = 0; k < n; k++) sorted[k] = (few){c->values[k + 1], counts[k + 1] + more[k + 1]};
     sort_few(sorted, sorted + c->limit, n);
@@ -153,13 +178,31 @@ static void emit(piece *p, census *c, few *sorted) {
     census_clear(c);
 }
 
+/* The same of a sorted lane of n elements; infinities at the end are none. */
+static void emit_lane(piece *p, const double *lane, int64_t n, bool keep) {
+    qn_distinct *d = &p->found;
+    int64_t used = d->offsets[d->params], from = 0;
+    while (n > 0 && lane[(n - 1) * QN_COLUMNS] == INFINITY) n--;
+    keep = keep && n > 0 && lane[(n - 1) * QN_COLUMNS] <= FLT_MAX && lane[0] >= -FLT_MAX;
+    if (keep && reserve(p, used, n))
+        for (int64_t i = 0; i < n;) { /* no branch: every element writes a value, see emit_lane of histogram.c */
+            double value = lane[i * QN_COLUMNS];
+            d->values[used] = value, d->counts[used] = ++i - from;
+            bool last = i == n || lane[i * QN_COLUMNS] != value;
+            used += last, from = last ? i : from;
+        }
+    d->offsets[++d->params] = used;
+}
+
 static void take_run(const counting *j, int64_t k, census *c) {
     double tile[QN_TILE];
     for (int64_t o = 0; o < (j->grid.group ? 1 : j->grid.outer) && !c->full; o++) {
         int64_t length, from = qn_grid_run(&j->grid, o, k, &length);
         for (int64_t i = 0; i < length && !c->full; i += QN_TILE) {
             int64_t n = least(length - i, QN_TILE);
-            census_take(c, doubles_at(j->source, from + i, n, tile), n);
+            const double *x = doubles_at(j->source, from + i, n, tile);
+            if (o == 0 && i == 0 && c->limit < FIRST && too_many(x, least(n, FIRST), c->limit)) c->full = true;
+            else census_take(c, x, n);
         }
     }
 }
@@ -177,6 +220,49 @@ static void take_strip(const counting *j, int64_t k, const qn_strip *s, census *
             left -= c[i].full;
         }
     }
+}
+
+static void put(double *lane, int64_t i, double x) { /* +0 for -0; what is not finite comes last */
+    lane[i * QN_COLUMNS] = isfinite(x) ? x + 0.0 : INFINITY;
+}
+
+/* Sorts up to QN_COLUMNS short parameters from k on side by side. Returns how many. */
+static int64_t take_lanes(const counting *j, piece *p, int64_t k, double *lanes) {
+    double tile[QN_TILE];
+    const qn_grid *g = &j->grid;
+    qn_strip s = {.count = least(p->p1 - k, QN_COLUMNS), .rows = j->elements};
+    bool any = false;
+    if (j->columns) s = qn_grid_strip(g, 0, g->outer, k, s.count);
+    for (int64_t c = 0; c < s.count; c++) any |= wanted(j, k + c);
+    for (int64_t r = 0; j->columns && any && r < s.rows; r++) {
+        const double *x = doubles_at(j->source, s.start + r * s.stride, s.count, tile);
+        for (int64_t c = 0; c < s.count; c++) put(lanes + c, r, x[c]);
+    }
+    for (int64_t c = 0; !j->columns && any && c < s.count; c++) {
+        int64_t n = 0, length;
+        for (int64_t o = 0; o < (g->group ? 1 : g->outer); o++) {
+            int64_t from = qn_grid_run(g, o, k + c, &length);
+            const double *x = doubles_at(j->source, from, length, tile);
+            for (int64_t i = 0; i < length; i++) put(lanes + c, n++, x[i]);
+        }
+        for (; n < s.rows; n++) put(lanes + c, n, INFINITY);
+    }
+    for (int64_t c = s.count; c < QN_COLUMNS; c++)
+        for (int64_t r = 0; any && r < s.rows; r++) put(lanes + c, r, INFINITY);
+    if (any) qn_kernels()->sort_columns_f64(lanes, s.rows);
+    for (int64_t c = 0; c < s.count && !p->failed; c++) emit_lane(p, lanes + c, s.rows, any && wanted(j, k + c));
+    return s.count;
+}
+
+static void make_short_piece(counting *j, piece *p) {
+    double *lanes = malloc((size_t)j->elements * QN_COLUMNS * sizeof *lanes);
+    p->found.offsets = calloc((size_t)(p->p1 - p->p0) + 1, sizeof *p->found.offsets);
+    for (int64_t k = p->p0; k < p->p1; k++) p->room += wanted(j, k) ? j->elements : 0;
+    p->found.values = qn_allocate(p->room, sizeof *p->found.values);
+    p->found.counts = qn_allocate(p->room, sizeof *p->found.counts);
+    p->failed = !lanes || !p->found.offsets || !p->found.values || !p->found.counts;
+    for (int64_t k = p->p0; k < p->p1 && !p->failed;) k += take_lanes(j, p, k, lanes);
+    free(lanes);
 }
 
 static void make_piece(counting *j, piece *p) {
@@ -204,7 +290,10 @@ static void make_piece(counting *j, piece *p) {
 static void make_pieces(void *context, int64_t begin, int64_t end) {
     counting *j = context;
     uint64_t modes = qn_fp_begin();
-    for (int64_t k = begin; k < end; k++) make_piece(j, &j->pieces[k]);
+    for (int64_t k = begin; k < end; k++) {
+        if (j->side_by_side) make_short_piece(j, &j->pieces[k]);
+        else make_piece(j, &j->pieces[k]);
+    }
     qn_fp_end(modes);
 }
 
@@ -265,25 +354,57 @@ void qn_distinct_free(qn_distinct *d) {
 static int start(qn_distinct *d, int64_t params, int64_t room) {
     *d = (qn_distinct){.params = params};
     d->offsets = calloc((size_t)params + 1, sizeof *d->offsets);
-    d->values = malloc((size_t)room * sizeof *d->values + 1);
-    d->counts = malloc((size_t)room * sizeof *d->counts + 1);
+    d->values = qn_allocate(room, sizeof *d->values);
+    d->counts = qn_allocate(room, sizeof *d->counts);
     return d->offsets && d->values && d->counts ? 0 : -1;
+}
+
+static bool move_piece(piece *p, qn_distinct *d) {
+    if (p->failed) return true;
+    *d = p->found, p->found = (qn_distinct){0};
+    size_t used = (size_t)d->offsets[d->params];
+    void *values = realloc(d->values, used * sizeof *d->values + 1); /* frees what is not used */
+    if (values) d->values = values;
+    void *counts = realloc(d->counts, used * sizeof *d->counts + 1);
+    if (counts) d->counts = counts;
+    return !values || !counts;
+}
+
+static bool join_pieces(counting *j, int64_t count, qn_distinct *d) {
+    int64_t used = 0;
+    for (int64_t k = 0; k < count; k++) {
+        if (j->pieces[k].failed) return true;
+        used += j->pieces[k].found.offsets[j->pieces[k].found.params];
+    }
+    if (start(d, j->h->params, used)) return true;
+    used = 0;
+    for (int64_t k = 0; k < count; k++) {
+        const qn_distinct *part = &j->pieces[k].found;
+        int64_t n = part->offsets[part->params];
+        if (n) memcpy(d->values + used, part->values, (size_t)n * sizeof *d->values);
+        if (n) memcpy(d->counts + used, part->counts, (size_t)n * sizeof *d->counts);
+        for (int64_t i = 1; i <= part->params; i++) d->offsets[j->pieces[k].p0 + i] = used + part->offsets[i];
+        used += n;
+    }
+    return false;
 }
 
 int qn_distinct_of(const qn_source *x, const qn_grid *grid, int bits, const qn_histogram *h, const uint8_t *lost,
                    qn_distinct *d) {
     *d = (qn_distinct){.params = h->params};
-    int64_t total = qn_elements(x), any = 0, used = 0;
+    int64_t total = qn_elements(x), any = 0;
     counting *j = calloc(1, sizeof *j);
     if (!j) return -1;
     j->source = x, j->grid = *grid, j->h = h, j->lost = lost, j->limit = qn_few_of(bits);
     j->columns = qn_grid_columns(grid);
+    j->elements = grid->group ? least(grid->group, grid->channels) : grid->outer * grid->inner;
+    j->side_by_side = j->elements <= SHORT && h->params >= FEWEST;
     for (int64_t k = 0; k < h->params; k++) any += wanted(j, k);
     uint64_t modes = qn_fp_begin();
     bool done = any && by_bins(x, total, j, d);
     qn_fp_end(modes);
     if (done || !any) return free(j), done ? 0 : start(d, h->params, 0);
-    int64_t grain = j->columns ? COLUMNS : 1, grains = (h->params + grain - 1) / grain;
+    int64_t grain = j->side_by_side ? QN_COLUMNS : j->columns ? COLUMNS : 1, grains = (h->params + grain - 1) / grain;
     int64_t count = least(least(most(total / PIECE, 1), MAX_PIECES), grains);
     if (qn_num_threads() == 1) count = 1;
     for (int64_t k = 0; k < count; k++) {
@@ -291,24 +412,8 @@ int qn_distinct_of(const qn_source *x, const qn_grid *grid, int bits, const qn_h
         j->pieces[k].p1 = k + 1 == count ? h->params : grains * (k + 1) / count * grain;
     }
     qn_parallel_for(count, 1, total * (int64_t)x->itemsize, make_pieces, j);
-    bool failed = false;
-    for (int64_t k = 0; k < count; k++) {
-        failed |= j->pieces[k].failed;
-        if (!failed) used += j->pieces[k].found.offsets[j->pieces[k].found.params];
-    }
-    failed = failed || start(d, h->params, used);
-    used = 0;
-    for (int64_t k = 0; k < count; k++) {
-        qn_distinct *part = &j->pieces[k].found;
-        if (!failed) {
-            int64_t n = part->offsets[part->params];
-            memcpy(d->values + used, part->values, (size_t)n * sizeof *d->values);
-            memcpy(d->counts + used, part->counts, (size_t)n * sizeof *d->counts);
-            for (int64_t i = 1; i <= part->params; i++) d->offsets[j->pieces[k].p0 + i] = used + part->offsets[i];
-            used += n;
-        }
-        qn_distinct_free(part);
-    }
+    bool failed = count == 1 ? move_piece(&j->pieces[0], d) : join_pieces(j, count, d);
+    for (int64_t k = 0; k < count; k++) qn_distinct_free(&j->pieces[k].found);
     free(j);
     return failed ? -1 : 0;
 }

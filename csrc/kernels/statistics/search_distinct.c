@@ -6,11 +6,16 @@
 #include "qparams.h"
 #include "search_private.h"
 
-enum { OCTAVES = 40, STEPS = 16, POLISH = 3, WAYS = 4 };
+enum { OCTAVES = 40, STEPS = 16, POLISH = 3, LANES = QN_POINT_LANES };
+static const double NEARLY = 1.25;   /* times the least error: a better step may make it the best */
 static const double CLEAR = 0x1p-44; /* of the mean square: errors closer than this differ by roundings alone */
 
 qn_points qn_points_of(const qn_sketch *r, const qn_distinct *d, int64_t k, qn_search_room *space) {
-    qn_points v = {.narrow = true, .values = space->values, .counts = space->counts_of, .floats = space->floats};
+    qn_points v = {.narrow = true,
+                   .values = space->values,
+                   .counts = space->counts_of,
+                   .floats = space->floats,
+                   .codes = space->codes};
     outliers apart = outliers_of(r);
     for (int64_t i = d->offsets[k]; i < d->offsets[k + 1]; i++) {
         double x = d->values[i], n = (double)d->counts[i];
@@ -21,72 +26,75 @@ qn_points qn_points_of(const qn_sketch *r, const qn_distinct *d, int64_t k, qn_s
         v.n++;
     }
     v.clear = CLEAR * v.square;
+    for (v.padded = v.n; v.padded % LANES; v.padded++) /* values that do not occur */
+        space->values[v.padded] = space->counts_of[v.padded] = 0, space->floats[v.padded] = 0;
     return v;
 }
 
 /* ---- the error of a grid ---- */
 
-/* Sums over the values x with counts n and codes c, less the zero point: n (x - y)^2, n x c, n c^2. */
-typedef struct {
-    double error, xc, cc;
-} sums;
-
-static inline sums sums_of(const double *lanes) {
-    sums s = {0};
-    for (int i = 0; i < WAYS; i++) s.error += lanes[i], s.xc += lanes[WAYS + i], s.cc += lanes[2 * WAYS + i];
-    return s;
+/* Sums in LANES parts, so that the compiler may use vectors; the order of the additions is the same everywhere. */
+static double sum_of(const double *lanes) {
+    double sum = 0;
+    for (int i = 0; i < LANES; i++) sum += lanes[i];
+    return sum;
 }
 
-static inline void add(double *lanes, int64_t i, double x, double n, double code, double y) {
-    double d = x - y;
-    lanes[i % WAYS] += n * d * d;
-    lanes[WAYS + i % WAYS] += n * x * code;
-    lanes[2 * WAYS + i % WAYS] += n * code * code;
-}
-
-/* Adding and subtracting 1.5 * 2^23 rounds to an integer, half to even; codes have 17 bits at most. */
-static sums even_narrow(const qn_points *v, float scale, float least, float most) {
-    double lanes[3 * WAYS] = {0};
-    for (int64_t i = 0; i < v->n; i++) {
+/* Codes less the zero point. Adding and subtracting 1.5 * 2^23 rounds to an integer, half to even; codes have 17 bits
+ * at most. */
+static void even_narrow(const qn_points *v, float scale, float least, float most) {
+    for (int64_t i = 0; i < v->padded; i++) {
         float c = v->floats[i] / scale;
         c = c < least ? least : c, c = c > most ? most : c;
-        c = (c + 0x1.8p23f) - 0x1.8p23f;
-        add(lanes, i, v->values[i], v->counts[i], (double)c, (double)(scale * c));
+        v->codes[i] = (c + 0x1.8p23f) - 0x1.8p23f;
     }
-    return sums_of(lanes);
 }
 
-static sums even_wide(const qn_points *v, float scale, double least, double most) {
-    double lanes[3 * WAYS] = {0};
-    for (int64_t i = 0; i < v->n; i++) {
+static void even_wide(const qn_points *v, float scale, double least, double most) {
+    for (int64_t i = 0; i < v->padded; i++) {
         double c = v->values[i] / (double)scale;
         c = c < least ? least : c, c = c > most ? most : c;
-        c = (c + 0x1.8p52) - 0x1.8p52;
-        add(lanes, i, v->values[i], v->counts[i], c, (double)(scale * (float)c));
+        v->codes[i] = (float)((c + 0x1.8p52) - 0x1.8p52);
     }
-    return sums_of(lanes);
 }
 
-static sums of_floats(const qn_points *v, float scale, const double *reals, int64_t n) {
-    double lanes[3 * WAYS] = {0};
-    for (int64_t i = 0; i < v->n; i++) {
+static void nearest_floats(const qn_points *v, float scale, const double *reals, int64_t n) {
+    for (int64_t i = 0; i < v->padded; i++) {
         double u = v->narrow ? (double)(v->floats[i] / scale) : v->values[i] / (double)scale, magnitude = fabs(u);
         int64_t low = 0, high = n; /* the nearest number lies in [low, high] */
         while (low < high) {
             int64_t middle = (low + high) / 2;
-            if (magnitude > (reals[middle] + reals[middle + 1]) / 2) low = middle + 1;
-            else high = middle;
+            bool beyond = magnitude > (reals[middle] + reals[middle + 1]) / 2;
+            low = beyond ? middle + 1 : low, high = beyond ? high : middle;
         }
-        double c = copysign(reals[low], u);
-        add(lanes, i, v->values[i], v->counts[i], c, (double)(scale * (float)c));
+        v->codes[i] = (float)copysign(reals[low], u);
     }
-    return sums_of(lanes);
 }
 
-static sums cost_of(const qn_points *v, const qn_search_spec *p, float scale, int64_t below, int64_t above) {
-    if (p->reals) return of_floats(v, scale, p->reals, p->qmax);
-    return v->narrow ? even_narrow(v, scale, (float)-below, (float)above)
-                     : even_wide(v, scale, (double)-below, (double)above);
+/* The sum of squared errors; leaves the codes in v->codes. */
+static double cost_of(const qn_points *v, const qn_search_spec *p, float scale, int64_t below, int64_t above) {
+    double lanes[LANES] = {0};
+    if (p->reals) nearest_floats(v, scale, p->reals, p->qmax);
+    else if (v->narrow) even_narrow(v, scale, (float)-below, (float)above);
+    else even_wide(v, scale, (double)-below, (double)above);
+    for (int64_t i = 0; i < v->padded; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            double d = v->values[i + k] - (double)(scale * v->codes[i + k]);
+            lanes[k] += v->counts[i + k] * (d * d);
+        }
+    return sum_of(lanes);
+}
+
+/* The step of the least error for the codes in v->codes; 0 if all of them are 0. */
+static double best_step(const qn_points *v) {
+    double by_value[LANES] = {0}, by_code[LANES] = {0};
+    for (int64_t i = 0; i < v->padded; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            double c = (double)v->codes[i + k], weighted = v->counts[i + k] * c;
+            by_value[k] += weighted * v->values[i + k], by_code[k] += weighted * c;
+        }
+    double squares = sum_of(by_code);
+    return squares > 0 ? sum_of(by_value) / squares : 0;
 }
 
 static double reach_of(const qn_search_spec *p) {
@@ -98,7 +106,7 @@ double qn_points_mse(const qn_points *v, const qn_search_spec *p, double low, do
     if (p->reals) q.scale = qn_scale_of_extent(fmax(-low, high), reach_of(p));
     int64_t half = (p->qmax - p->qmin) / 2;
     int64_t below = p->symmetric ? half : q.zero_point - p->qmin, above = p->symmetric ? half : p->qmax - q.zero_point;
-    return cost_of(v, p, q.scale, below, above).error / v->total;
+    return cost_of(v, p, q.scale, below, above) / v->total;
 }
 
 /* ---- the search ---- */
@@ -115,25 +123,25 @@ typedef struct {
 
 static int64_t above_of(const search *s, int64_t below) { return s->p->symmetric ? below : s->levels - below; }
 
-/* Takes a grid if it is clearly better. Then its codes give the best step for these codes, and so on. Returns the error
- * of the grid itself. */
+/* Takes a grid if it is clearly better. If it is nearly as good as the best, its codes lead to the best step for these
+ * codes, and so on. Returns the error of the grid itself. */
 static double attempt(search *s, double step, int64_t below) {
-    double first = INFINITY, reach = s->p->reals ? reach_of(s->p) : 0;
+    const double reach = s->p->reals ? reach_of(s->p) : 0;
+    double first = INFINITY;
     if (step * reach > fmax(fmax(s->bottom, s->top), (double)FLT_MAX)) return first;
     for (int i = 0; i < POLISH; i++) {
         float scale = qn_scale_rounded(step);
         int64_t above = above_of(s, below);
-        sums sum = cost_of(s->v, s->p, scale, below, above);
-        if (i == 0) first = sum.error;
-        if (sum.error < s->error - s->v->clear) {
-            s->error = sum.error, s->step = (double)scale, s->below = below;
+        double error = cost_of(s->v, s->p, scale, below, above);
+        if (i == 0) first = error;
+        if (error < s->error - s->v->clear) {
+            s->error = error, s->step = (double)scale, s->below = below;
             s->low = -(double)scale * (reach > 0 ? reach : (double)below);
             s->high = (double)scale * (reach > 0 ? reach : (double)above);
         }
-        if (!(sum.error < 2 * s->error) || !(sum.cc > 0)) break;
-        double polished = sum.xc / sum.cc;
-        if (!(polished >= (double)FLT_MIN && polished <= (double)FLT_MAX) || (float)polished == scale) break;
-        step = polished;
+        if (!(error < NEARLY * s->error)) break;
+        step = best_step(s->v);
+        if (!(step >= (double)FLT_MIN && step <= (double)FLT_MAX) || (float)step == scale) break;
     }
     return first;
 }

@@ -4,7 +4,10 @@
 
 #include "sketch.h"
 
-enum { QN_LINEAR = 2048 }; /* bins of the entropy search */
+enum {
+    QN_LINEAR = 2048,   /* bins of the entropy search */
+    QN_POINT_LANES = 8, /* parts of a sum over distinct values */
+};
 
 /* Count, sum and sum of squares of the elements below x, for x >= from in this cell: F0 = p + q x, F1 = r + q x^2 / 2,
  * F2 = s + q x^3 / 3. */
@@ -31,16 +34,17 @@ typedef struct {
 
 /* The distinct values of a parameter, without outliers; n is 0 if they are not known. */
 typedef struct {
-    int64_t n;
-    bool narrow; /* float32 holds all of them */
+    int64_t n, padded; /* padded to a multiple of QN_POINT_LANES */
+    bool narrow;       /* float32 holds all of them */
     const double *values, *counts;
     const float *floats;
+    float *codes;                /* of the grid tried last */
     double total, square, clear; /* elements, sum of squares, and the difference of two errors that counts */
 } qn_points;
 
 typedef struct {
     double values[QN_FEW_OF_TENSOR], counts_of[QN_FEW_OF_TENSOR];
-    float floats[QN_FEW_OF_TENSOR];
+    float floats[QN_FEW_OF_TENSOR], codes[QN_FEW_OF_TENSOR];
     cell high[QN_BINS / 2 + 2], low[QN_BINS / 2 + 2];
     double counts[2 * QN_LINEAR], sums[3 * (2 * QN_LINEAR + 1)];
 } qn_search_room;
