@@ -308,6 +308,15 @@ class Sketch:
         high = np.where(alone & ~positive & (low == first), first, high)
         return Bins(low, high, counts, parameter)
 
+    def cells(self) -> Bins:
+        """Return what is known of where the elements lie: distinct values, as bins without width, else `bins`."""
+        known, bins = self.distinct.known, self.bins()
+        rest = ~known[bins.parameter]
+        values = self.distinct.values
+        parameter = np.repeat(np.arange(known.size), np.diff(self.distinct.offsets))
+        points = Bins(values, values, self.distinct.counts, parameter)
+        return Bins(*(np.concatenate([part[rest], more]) for part, more in zip(bins, points, strict=True)))
+
     # ---- parts of the searches ----
 
     def _ends(self) -> tuple[Float64Array, Float64Array]:

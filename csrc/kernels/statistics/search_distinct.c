@@ -6,7 +6,7 @@
 #include "qparams.h"
 #include "search_private.h"
 
-enum { OCTAVES = 40, STEPS = 16, POLISH = 3, LANES = QN_POINT_LANES };
+enum { OCTAVES = 40, STEPS = 16, POLISH = 3, LANES = QN_POINT_LANES, MANY = 256 };
 static const double NEARLY = 1.25;   /* times the least error: a better step may make it the best */
 static const double CLEAR = 0x1p-44; /* of the mean square: errors closer than this differ by roundings alone */
 
@@ -123,13 +123,21 @@ typedef struct {
 
 static int64_t above_of(const search *s, int64_t below) { return s->p->symmetric ? below : s->levels - below; }
 
+/* Zero has a code, and no code lies a whole step beyond the data; numbers of a float may, within float32. */
+static bool fits(const search *s, double step, int64_t below) {
+    const double widest = fmax(s->bottom, s->top);
+    if (s->p->reals) return step * reach_of(s->p) <= fmax(widest, (double)FLT_MAX);
+    if (s->p->symmetric) return (double)(below - 1) * step <= widest;
+    return below >= 0 && below <= s->levels && (double)(below - 1) * step <= s->bottom &&
+           (double)(s->levels - below - 1) * step <= s->top;
+}
+
 /* Takes a grid if it is clearly better. If it is nearly as good as the best, its codes lead to the best step for these
  * codes, and so on. Returns the error of the grid itself. */
 static double attempt(search *s, double step, int64_t below) {
     const double reach = s->p->reals ? reach_of(s->p) : 0;
     double first = INFINITY;
-    if (step * reach > fmax(fmax(s->bottom, s->top), (double)FLT_MAX)) return first;
-    for (int i = 0; i < POLISH; i++) {
+    for (int i = 0; i < POLISH && fits(s, step, below); i++) {
         float scale = qn_scale_rounded(step);
         int64_t above = above_of(s, below);
         double error = cost_of(s->v, s->p, scale, below, above);
@@ -180,7 +188,7 @@ static void search_symmetric(search *s) {
     const int64_t half = (p->qmax - p->qmin) / 2;
     /* Grids with a level at the end of the data. One of m steps is among those of 2 m steps. */
     for (int64_t m = p->qmax; p->reals && m > 0 && p->reals[m] > reach / 4; m--) attempt(s, widest / p->reals[m], half);
-    for (int64_t m = half; !p->reals && m > half / 2; m--) attempt(s, widest / (double)m, half);
+    for (int64_t m = half; !p->reals && half < MANY && m > half / 2; m--) attempt(s, widest / (double)m, half);
     if (!p->reals) attempt(s, smallest_gap(s->v), half);
     for (int j = 0; j < STEPS * OCTAVES; j++) {
         double t = top * exp2(-j / (double)STEPS);
@@ -194,12 +202,6 @@ static void search_symmetric(search *s) {
     attempt_around(s, s->step, half);
 }
 
-/* Zero has a code, and no code lies a whole step beyond the data. */
-static bool fits(const search *s, double step, int64_t below) {
-    return below >= 0 && below <= s->levels && (double)(below - 1) * step <= s->bottom &&
-           (double)(s->levels - below - 1) * step <= s->top;
-}
-
 /* Moves to the best of eight neighbours in step and zero point until none is better, then halves the distance. */
 static void descend_from(search *s, double step, int64_t below) {
     int64_t shift = s->levels / 8 > 0 ? s->levels / 8 : 1;
@@ -210,7 +212,7 @@ static void descend_from(search *s, double step, int64_t below) {
         for (int i = -1; i <= 1; i++)
             for (int64_t d = -shift; d <= shift; d += shift) {
                 double near = step * exp2(i * octave), cost;
-                if ((i == 0 && d == 0) || !fits(s, near, below + d)) continue;
+                if (i == 0 && d == 0) continue;
                 if ((cost = attempt(s, near, below + d)) < best) best = cost, best_step = near, best_below = below + d;
             }
         if (best < error) error = best, step = best_step, below = best_below;
@@ -225,7 +227,7 @@ static int64_t codes_below(const search *s, double step, double low) {
 static void search_affine(search *s) {
     const qn_points *v = s->v;
     const double extent = s->bottom + s->top, levels = (double)s->levels, gap = smallest_gap(v);
-    for (int64_t m = s->levels; m > s->levels / 2; m--) { /* see search_symmetric */
+    for (int64_t m = s->levels; s->levels < MANY && m > s->levels / 2; m--) { /* see search_symmetric */
         double step = extent / (double)m;
         attempt(s, step, codes_below(s, step, s->bottom));
     }
