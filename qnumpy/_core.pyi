@@ -11,7 +11,8 @@ TYPES: dict[str, int]
 FLOATS: dict[str, tuple[int, int, int, int, int, str]]  # type, bits, exponent, mantissa, bias, kind
 CODES: dict[str, tuple[int, int, bool]]  # type, bits, signed
 MAX_THREADS: int
-FEW: int
+FEW_OF_CHANNEL: int
+FEW_OF_TENSOR: int
 
 def quantize(
     x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
@@ -50,17 +51,24 @@ def min_max(
 def histogram(
     x: _Array, x_type: int, outer: int, channels: int, inner: int, group: int, bits: int, /
 ) -> tuple[_Array, _Array, _Array, _Array, _Array, _Array, _Array]: ...
-def few_values(x: _Array, x_type: int, keys: _Array, counts: _Array, /) -> tuple[_Array, _Array] | None: ...
+def distinct_values(
+    x: _Array, x_type: int, outer: int, channels: int, inner: int, group: int, bits: int, offsets: _Array,
+    keys: _Array, counts: _Array, lost: _Array, /,
+) -> tuple[_Array, _Array, _Array]: ...
+def merge_distinct(
+    offsets: _Array, values: _Array, counts: _Array, more_offsets: _Array, more_values: _Array, more_counts: _Array,
+    bits: int, lost: _Array, /,
+) -> tuple[_Array, _Array, _Array]: ...
 def merge_histograms(
     offsets: _Array, keys: _Array, counts: _Array, more_offsets: _Array, more_keys: _Array, more_counts: _Array, /
 ) -> tuple[_Array, _Array, _Array]: ...
 def search_ranges(
-    offsets: _Array, keys: _Array, counts: _Array, min: _Array, max: _Array, bits: int, criterion: int, symmetric: int,
-    qmin: int, qmax: int, share: float, reals: _Array, /,
+    offsets: _Array, keys: _Array, counts: _Array, value_offsets: _Array, values: _Array, times: _Array, min: _Array,
+    max: _Array, bits: int, criterion: int, symmetric: int, qmin: int, qmax: int, share: float, reals: _Array, /,
 ) -> tuple[_Array, _Array, _Array]: ...
 def range_errors(
-    offsets: _Array, keys: _Array, counts: _Array, min: _Array, max: _Array, bits: int, criterion: int, symmetric: int,
-    qmin: int, qmax: int, share: float, reals: _Array, low: _Array, high: _Array, error: _Array, /,
+    offsets: _Array, keys: _Array, counts: _Array, value_offsets: _Array, values: _Array, times: _Array, min: _Array,
+    max: _Array, bits: int, criterion: int, symmetric: int, qmin: int, qmax: int, share: float, reals: _Array, low: _Array, high: _Array, error: _Array, /,
 ) -> None: ...
 def entropy_bin(counts: _Array, levels: int, reals: _Array, first: int, divergence: _Array, /) -> int: ...
 def error_sums(x: _Array, y: _Array, /) -> tuple[float, float, float, float, float]: ...

@@ -238,8 +238,23 @@ def guarded_searches():
         [*wrong_vectors(np.int64, 3)[:-4], np.ones(3), crooked(np.ones(3, np.int64))],
     ]
     yield "merge_histograms", [*bins, *bins], no_bins * 2
-    good = [np.ones(3, np.float32), T["float32"], keys, np.ones(3, np.int64)]
-    yield "few_values", good, [NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int32"]], no_bins[1][:-2], no_bins[2]]
+    lost = np.zeros(2, np.uint8)
+    good = [np.ones((2, 3), np.float32), T["float32"], 1, 2, 3, 0, 4, *bins, lost]
+    grid = [[*NO_INTEGERS, *HUGE, -1, 2], [*NO_INTEGERS, *HUGE, 0, 3], [*NO_INTEGERS, *HUGE, 2], [*NO_INTEGERS, -1]]
+    no_lost = [*wrong_vectors(np.uint8, 2)[:-2], np.zeros(1, np.uint8)]
+    yield "distinct_values", good, [
+        NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int32"]], *grid, [*NO_INTEGERS, *HUGE, 3, 8], *no_bins, no_lost,
+    ]  # fmt: skip
+    few = [offsets, np.array([-3.0, 3.0, 3.0]), np.ones(3, np.int64)]
+    many = np.array([0, 321, 321])
+    no_few = [
+        [*no_bins[0], offsets[:2], np.array([0, 2, 2])],
+        [*wrong_vectors(np.float64, 3)[:-4], np.ones(3, np.float32)],
+        no_bins[2],
+    ]
+    yield "merge_distinct", [*few, *few, 4, lost], [*no_few * 2, [*NO_INTEGERS, *HUGE, 3, 8], no_lost]
+    with pytest.raises(ValueError, match="the offsets of distinct values do not fit them"):
+        _core.merge_distinct(many, np.ones(321), np.ones(321, np.int64), *few, 4, lost)
     ends = np.array([-3.0, -3.0]), np.array([3.0, 3.0])
     spec = [7, 0, 1, -127, 127, 0.5, np.empty(0)]
     wrong = [
@@ -249,13 +264,13 @@ def guarded_searches():
     ]  # fmt: skip
     doubles = wrong_vectors(np.float64, 2)
     no_bins[1] = [*no_bins[1], np.array([0x4000, 0xBF80, 0xFF80], np.uint16), np.array([0, 0xBF80, 0xBF80], np.uint16)]
-    yield "search_ranges", [*bins, *ends, *spec], [*no_bins, doubles, doubles, *wrong]
+    yield "search_ranges", [*bins, *few, *ends, *spec], [*no_bins, *no_few, doubles, doubles, *wrong]
     tried, error = [np.full(4, -1.0), np.ones(4)], np.empty(4)
     four = wrong_vectors(np.float64, 4)
     wrong[1] = [*NO_INTEGERS, -1, 6]
     uneven = [value for value in four if not (isinstance(value, np.ndarray) and value.size in (0, 8))]
-    yield "range_errors", [*bins, *ends, *spec, *tried, error], [
-        *no_bins, doubles, doubles, *wrong, uneven, four, wrong_outputs(np.float64, 4),
+    yield "range_errors", [*bins, *few, *ends, *spec, *tried, error], [
+        *no_bins, *no_few, doubles, doubles, *wrong, uneven, four, wrong_outputs(np.float64, 4),
     ]  # fmt: skip
     counts, out = np.ones(200), np.empty(201)
     numbers = [value for value in wrong_vectors(np.float64, 8) if np.size(value) or not isinstance(value, np.ndarray)]

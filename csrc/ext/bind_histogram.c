@@ -1,8 +1,9 @@
 /* histogram(x, type, grid..., bits) -> (offsets, keys, counts, min, max, nan, infinite);
- * few_values(x, type, keys, counts) -> (values, counts), or None; merge_histograms(offsets, keys, counts, offsets,
- * keys, counts) -> (offsets, keys, counts); search_ranges(offsets, keys, counts, min, max, spec...) -> (low, high,
- * error); range_errors likewise, of ranges that are arguments; entropy_bin(counts, levels, reals, first, divergence) ->
- * bin. */
+ * distinct_values(x, type, grid..., bits, offsets, keys, counts, lost) -> (offsets, values, counts);
+ * merge_histograms(offsets, keys, counts, offsets, keys, counts) -> (offsets, keys, counts); merge_distinct(offsets,
+ * values, counts, offsets, values, counts, bits, lost) -> (offsets, values, counts); search_ranges(offsets, keys,
+ * counts, offsets, values, counts, min, max, spec...) -> (low, high, error); range_errors likewise, of ranges that are
+ * arguments; entropy_bin(counts, levels, reals, first, divergence) -> bin. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -54,32 +55,6 @@ static PyObject *histogram(PyObject *self, qn_args a, Py_ssize_t count) {
     return result;
 }
 
-static PyObject *few_values(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_source x;
-    qn_few few;
-    bool is_few;
-    (void)self;
-    if (qn_arg_count("few_values", count, 4) || qn_arg_source(a[0], a[1], &x)) return NULL;
-    if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.few_values: the input is not real.");
-    int64_t bins = PyArray_Check(a[2]) ? PyArray_SIZE((PyArrayObject *)a[2]) : 0;
-    const uint16_t *keys = qn_arg_vector(a[2], bins, NPY_UINT16);
-    const int64_t *bin_counts = keys ? qn_arg_vector(a[3], bins, NPY_INT64) : NULL;
-    if (!bin_counts) return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    is_few = qn_few_values(&x, keys, bin_counts, bins, &few);
-    Py_END_ALLOW_THREADS;
-    if (!is_few) Py_RETURN_NONE;
-    npy_intp n = (npy_intp)few.n;
-    PyObject *values = PyArray_SimpleNew(1, &n, NPY_FLOAT64), *counts = PyArray_SimpleNew(1, &n, NPY_INT64);
-    PyObject *result = values && counts ? PyTuple_Pack(2, values, counts) : NULL;
-    if (result) {
-        memcpy(PyArray_DATA((PyArrayObject *)values), few.values, (size_t)n * sizeof *few.values);
-        memcpy(PyArray_DATA((PyArrayObject *)counts), few.counts, (size_t)n * sizeof *few.counts);
-    }
-    Py_XDECREF(values), Py_XDECREF(counts);
-    return result;
-}
-
 /* Three arrays as a histogram that points into them. */
 static int arg_histogram(qn_args three, qn_histogram *h) {
     *h = (qn_histogram){0};
@@ -94,6 +69,72 @@ static int arg_histogram(qn_args three, qn_histogram *h) {
     for (int64_t k = 0; k < h->params; k++) sound &= h->offsets[k] <= h->offsets[k + 1];
     if (!sound) PyErr_SetString(PyExc_ValueError, "qnumpy._core: the offsets of a histogram do not fit its bins.");
     return sound ? 0 : -1;
+}
+
+/* Three arrays as the distinct values of `params` parameters, which point into them. */
+static int arg_distinct(qn_args three, int64_t params, int bits, qn_distinct *d) {
+    *d = (qn_distinct){.params = params};
+    int64_t n = PyArray_Check(three[1]) ? PyArray_SIZE((PyArrayObject *)three[1]) : 0;
+    d->offsets = (int64_t *)qn_arg_vector(three[0], params + 1, NPY_INT64);
+    d->values = d->offsets ? (double *)qn_arg_vector(three[1], n, NPY_FLOAT64) : NULL;
+    d->counts = d->values ? (int64_t *)qn_arg_vector(three[2], n, NPY_INT64) : NULL;
+    if (!d->counts) return -1;
+    bool sound = d->offsets[0] == 0 && d->offsets[params] == n;
+    for (int64_t k = 0; k < params && sound; k++)
+        sound = d->offsets[k] <= d->offsets[k + 1] && d->offsets[k + 1] - d->offsets[k] <= qn_few_of(bits);
+    if (!sound) PyErr_SetString(PyExc_ValueError, "qnumpy._core: the offsets of distinct values do not fit them.");
+    return sound ? 0 : -1;
+}
+
+static PyObject *put_distinct(qn_distinct *d, int failed) {
+    npy_intp n = failed ? 0 : (npy_intp)d->offsets[d->params];
+    PyObject *result = failed ? PyErr_NoMemory() : PyTuple_New(3);
+    if (result) {
+        PyObject *arrays[3] = {qn_array_owning((void **)&d->offsets, (npy_intp)d->params + 1, NPY_INT64),
+                               qn_array_owning((void **)&d->values, n, NPY_FLOAT64),
+                               qn_array_owning((void **)&d->counts, n, NPY_INT64)};
+        for (int k = 0; k < 3; k++) PyTuple_SET_ITEM(result, k, arrays[k]);
+        if (!arrays[0] || !arrays[1] || !arrays[2]) Py_CLEAR(result);
+    }
+    qn_distinct_free(d);
+    return result;
+}
+
+static PyObject *distinct_values(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source x;
+    qn_grid grid;
+    qn_histogram h;
+    qn_distinct d;
+    int bits, failed;
+    (void)self;
+    if (qn_arg_count("distinct_values", count, 11) || qn_arg_source(a[0], a[1], &x) ||
+        qn_arg_grid(a + 2, qn_elements(&x), &grid) || qn_arg_int(a[6], QN_CHANNEL_BITS, QN_TENSOR_BITS, &bits) ||
+        arg_histogram(a + 7, &h))
+        return NULL;
+    if (x.type > QN_BF16) return PyErr_Format(PyExc_TypeError, "qnumpy._core.distinct_values: the input is not real.");
+    if (h.params != qn_grid_params(&grid))
+        return PyErr_Format(PyExc_ValueError, "qnumpy._core: the histogram does not fit the grid.");
+    const uint8_t *lost = qn_arg_vector(a[10], h.params, NPY_UINT8);
+    if (!lost) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = qn_distinct_of(&x, &grid, bits, &h, lost, &d);
+    Py_END_ALLOW_THREADS;
+    return put_distinct(&d, failed);
+}
+
+static PyObject *merge_distinct(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_distinct x, y, sum;
+    int bits, failed;
+    (void)self;
+    if (qn_arg_count("merge_distinct", count, 8) || qn_arg_int(a[6], QN_CHANNEL_BITS, QN_TENSOR_BITS, &bits))
+        return NULL;
+    int64_t params = PyArray_Check(a[7]) ? PyArray_SIZE((PyArrayObject *)a[7]) : 0;
+    const uint8_t *lost = qn_arg_vector(a[7], params, NPY_UINT8);
+    if (!lost || arg_distinct(a, params, bits, &x) || arg_distinct(a + 3, params, bits, &y)) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = qn_distinct_merge(&x, &y, bits, lost, &sum);
+    Py_END_ALLOW_THREADS;
+    return put_distinct(&sum, failed);
 }
 
 static PyObject *merge_histograms(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -112,23 +153,25 @@ static PyObject *merge_histograms(PyObject *self, qn_args a, Py_ssize_t count) {
     return result;
 }
 
-/* (offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, reals); h->ranges must be freed. */
-static int arg_search(qn_args a, int criteria, qn_histogram *h, qn_search_spec *spec) {
+/* (offsets, keys, counts, offsets, values, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, reals);
+ * h->ranges must be freed. */
+static int arg_search(qn_args a, int criteria, qn_histogram *h, qn_distinct *d, qn_search_spec *spec) {
     int bits, criterion, symmetric, qmin, qmax;
     if (arg_histogram(a, h)) return -1;
-    const double *min = qn_arg_vector(a[3], h->params, NPY_FLOAT64);
-    const double *max = min ? qn_arg_vector(a[4], h->params, NPY_FLOAT64) : NULL;
-    if (!max || qn_arg_int(a[5], QN_CHANNEL_BITS, QN_TENSOR_BITS, &bits) ||
-        qn_arg_int(a[6], 0, criteria - 1, &criterion) || qn_arg_int(a[7], 0, 1, &symmetric) ||
-        qn_arg_int(a[8], -32768, 65535, &qmin) || qn_arg_int(a[9], qmin + 2, 65535, &qmax))
+    const double *min = qn_arg_vector(a[6], h->params, NPY_FLOAT64);
+    const double *max = min ? qn_arg_vector(a[7], h->params, NPY_FLOAT64) : NULL;
+    if (!max || qn_arg_int(a[8], QN_CHANNEL_BITS, QN_TENSOR_BITS, &bits) ||
+        qn_arg_int(a[9], 0, criteria - 1, &criterion) || qn_arg_int(a[10], 0, 1, &symmetric) ||
+        qn_arg_int(a[11], -32768, 65535, &qmin) || qn_arg_int(a[12], qmin + 2, 65535, &qmax) ||
+        arg_distinct(a + 3, h->params, bits, d))
         return -1;
-    double share = PyFloat_AsDouble(a[10]);
+    double share = PyFloat_AsDouble(a[13]);
     if (share == -1 && PyErr_Occurred()) return -1;
     bool finite = true;
     for (int64_t i = 0; i < h->offsets[h->params]; i++) finite &= h->keys[i] >= 0x80 && h->keys[i] < 0xFF80;
     if (!finite) return PyErr_SetString(PyExc_ValueError, "qnumpy._core: the bins of a histogram must be finite."), -1;
-    npy_intp reals = PyArray_Check(a[11]) ? PyArray_SIZE((PyArrayObject *)a[11]) : 0;
-    const double *real = qn_arg_vector(a[11], reals, NPY_FLOAT64);
+    npy_intp reals = PyArray_Check(a[14]) ? PyArray_SIZE((PyArrayObject *)a[14]) : 0;
+    const double *real = qn_arg_vector(a[14], reals, NPY_FLOAT64);
     if (!real) return -1;
     if (reals && (!symmetric || qmin != -qmax || reals != qmax + 1))
         return PyErr_SetString(PyExc_ValueError, "qnumpy._core: the numbers of a float do not fit its codes."), -1;
@@ -141,10 +184,11 @@ static int arg_search(qn_args a, int criteria, qn_histogram *h, qn_search_spec *
 
 static PyObject *search_ranges(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_histogram h;
+    qn_distinct d;
     qn_search_spec spec;
     int failed = -1;
     (void)self;
-    if (qn_arg_count("search_ranges", count, 12) || arg_search(a, QN_SQUARE, &h, &spec)) return NULL;
+    if (qn_arg_count("search_ranges", count, 15) || arg_search(a, QN_SQUARE, &h, &d, &spec)) return NULL;
     npy_intp n = (npy_intp)h.params;
     PyObject *arrays[3], *result = NULL;
     for (int k = 0; k < 3; k++) arrays[k] = PyArray_SimpleNew(1, &n, NPY_FLOAT64);
@@ -152,7 +196,7 @@ static PyObject *search_ranges(PyObject *self, qn_args a, Py_ssize_t count) {
         double *to[3];
         for (int k = 0; k < 3; k++) to[k] = PyArray_DATA((PyArrayObject *)arrays[k]);
         Py_BEGIN_ALLOW_THREADS;
-        failed = qn_search(&h, &spec, to[0], to[1], to[2]);
+        failed = qn_search(&h, &d, &spec, to[0], to[1], to[2]);
         Py_END_ALLOW_THREADS;
         result = failed ? PyErr_NoMemory() : PyTuple_Pack(3, arrays[0], arrays[1], arrays[2]);
     }
@@ -163,18 +207,19 @@ static PyObject *search_ranges(PyObject *self, qn_args a, Py_ssize_t count) {
 
 static PyObject *range_errors(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_histogram h;
+    qn_distinct d;
     qn_search_spec spec;
     int failed;
     (void)self;
-    if (qn_arg_count("range_errors", count, 15) || arg_search(a, QN_CRITERION_COUNT, &h, &spec)) return NULL;
-    int64_t total = PyArray_Check(a[12]) ? PyArray_SIZE((PyArrayObject *)a[12]) : 0,
+    if (qn_arg_count("range_errors", count, 18) || arg_search(a, QN_CRITERION_COUNT, &h, &d, &spec)) return NULL;
+    int64_t total = PyArray_Check(a[15]) ? PyArray_SIZE((PyArrayObject *)a[15]) : 0,
             n = h.params ? total / h.params : 0;
-    const double *low = qn_arg_vector(a[12], n * h.params, NPY_FLOAT64);
-    const double *high = low ? qn_arg_vector(a[13], total, NPY_FLOAT64) : NULL;
-    double *error = high ? qn_arg_output(a[14], total, sizeof *error) : NULL;
+    const double *low = qn_arg_vector(a[15], n * h.params, NPY_FLOAT64);
+    const double *high = low ? qn_arg_vector(a[16], total, NPY_FLOAT64) : NULL;
+    double *error = high ? qn_arg_output(a[17], total, sizeof *error) : NULL;
     if (error) {
         Py_BEGIN_ALLOW_THREADS;
-        failed = qn_search_errors(&h, &spec, n, low, high, error);
+        failed = qn_search_errors(&h, &d, &spec, n, low, high, error);
         Py_END_ALLOW_THREADS;
         if (failed) error = NULL, PyErr_NoMemory();
     }
@@ -208,17 +253,19 @@ static PyObject *entropy_bin(PyObject *self, qn_args a, Py_ssize_t count) {
 PyMethodDef qn_histogram_methods[] = {
     QN_METHOD(histogram, "histogram(x, x_type, outer, channels, inner, group, bits, /)\n--\n\nOccupied bins of every "
                          "parameter, with minimum, maximum and counts of NaN and infinities."),
-    QN_METHOD(
-        few_values,
-        "few_values(x, x_type, keys, counts, /)\n--\n\nThe distinct finite values, given the bins of all, and how "
-        "often each occurs; None if there are more than 64."),
+    QN_METHOD(distinct_values, "distinct_values(x, x_type, outer, channels, inner, group, bits, offsets, keys, counts, "
+                               "lost, /)\n--\n\nThe distinct finite values of every parameter that has few, given "
+                               "the bins of all, and how often each occurs."),
+    QN_METHOD(merge_distinct, "merge_distinct(offsets, values, counts, more_offsets, more_values, more_counts, bits, "
+                              "lost, /)\n--\n\nDistinct values of both."),
     QN_METHOD(merge_histograms, "merge_histograms(offsets, keys, counts, more_offsets, more_keys, more_counts, /)\n--\n"
                                 "\nBins of both."),
-    QN_METHOD(search_ranges, "search_ranges(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, "
+    QN_METHOD(search_ranges, "search_ranges(offsets, keys, counts, value_offsets, values, times, min, max, bits, "
+                             "criterion, symmetric, qmin, qmax, "
                              "share, reals, /)\n--\n\nThe best range of every parameter and its error."),
-    QN_METHOD(range_errors,
-              "range_errors(offsets, keys, counts, min, max, bits, criterion, symmetric, qmin, qmax, share, "
-              "reals, low, high, error, /)\n--\n\nThe errors of given ranges."),
+    QN_METHOD(range_errors, "range_errors(offsets, keys, counts, value_offsets, values, times, min, max, bits, "
+                            "criterion, symmetric, qmin, qmax, share, "
+                            "reals, low, high, error, /)\n--\n\nThe errors of given ranges."),
     QN_METHOD(entropy_bin, "entropy_bin(counts, levels, reals, first, divergence, /)\n--\n\nThe number of bins whose "
                            "quantized form diverges least."),
     QN_END,

@@ -58,7 +58,8 @@ int qn_add_constants(PyObject *module) {
     return add_dict(module, "TYPES", put_types) || add_dict(module, "FLOATS", put_floats) ||
                    add_dict(module, "CODES", put_codes) ||
                    PyModule_AddIntConstant(module, "MAX_THREADS", QN_MAX_THREADS) ||
-                   PyModule_AddIntConstant(module, "FEW", QN_FEW)
+                   PyModule_AddIntConstant(module, "FEW_OF_TENSOR", QN_FEW_OF_TENSOR) ||
+                   PyModule_AddIntConstant(module, "FEW_OF_CHANNEL", QN_FEW_OF_CHANNEL)
                ? -1
                : 0;
 }

@@ -1,24 +1,31 @@
-/* count_f32, count_columns_f32, sort_columns_i16. */
+/* count_f32, count_columns_f32, sort_columns_<T>. */
 #include "support.h"
 
-static int by_value(const void *a, const void *b) { return *(const int16_t *)a - *(const int16_t *)b; }
-
-static void test_sort(const char *row_name, const qn_table *row) {
-    if (!row->sort_columns_i16) return;
-    for (int64_t n = 0; n <= 256; n += n < 70 ? 1 : 31) {
-        size_t bytes = (size_t)n * QN_COLUMNS * sizeof(int16_t);
-        guarded g = guarded_make(bytes, 0);
-        int16_t *keys = (int16_t *)g.data, *expected = array(bytes, 1), *columns = array(bytes, 1);
-        for (int64_t i = 0; i < n * QN_COLUMNS; i++) keys[i] = (int16_t)(random_bits() % (i % 3 ? 65536 : 5));
-        for (int64_t i = 0; i < n * QN_COLUMNS; i++) columns[i % QN_COLUMNS * n + i / QN_COLUMNS] = keys[i];
-        for (int64_t c = 0; c < QN_COLUMNS; c++) qsort(columns + c * n, (size_t)n, sizeof *keys, by_value);
-        for (int64_t i = 0; i < n * QN_COLUMNS; i++) expected[i] = columns[i % QN_COLUMNS * n + i / QN_COLUMNS];
-        row->sort_columns_i16(keys, n);
-        check(!memcmp(keys, expected, bytes), row_name, "sort_columns_i16", "differs from qsort", n, NULL);
-        CHECK_GUARDS(g, "sort_columns_i16");
-        free(expected), free(columns), free(g.memory);
+#define TEST_SORT(T, NAME, KERNEL, RANDOM)                                                                             \
+    static int by_value_##NAME(const void *a, const void *b) {                                                         \
+        T x = *(const T *)a, y = *(const T *)b;                                                                        \
+        return (x > y) - (x < y);                                                                                      \
+    }                                                                                                                  \
+    static void test_sort_##NAME(const char *row_name, const qn_table *row) {                                          \
+        if (!row->KERNEL) return;                                                                                      \
+        for (int64_t n = 0; n <= 256; n += n < 70 ? 1 : 31) {                                                          \
+            size_t bytes = (size_t)n * QN_COLUMNS * sizeof(T);                                                         \
+            guarded g = guarded_make(bytes, 0);                                                                        \
+            T *keys = (T *)g.data, *expected = array(bytes, 1), *columns = array(bytes, 1);                            \
+            for (int64_t i = 0; i < n * QN_COLUMNS; i++) keys[i] = RANDOM;                                             \
+            for (int64_t i = 0; i < n * QN_COLUMNS; i++) columns[i % QN_COLUMNS * n + i / QN_COLUMNS] = keys[i];       \
+            for (int64_t c = 0; c < QN_COLUMNS; c++) qsort(columns + c * n, (size_t)n, sizeof(T), by_value_##NAME);    \
+            for (int64_t i = 0; i < n * QN_COLUMNS; i++) expected[i] = columns[i % QN_COLUMNS * n + i / QN_COLUMNS];   \
+            row->KERNEL(keys, n);                                                                                      \
+            check(!memcmp(keys, expected, bytes), row_name, #KERNEL, "differs from qsort", n, NULL);                   \
+            CHECK_GUARDS(g, #KERNEL);                                                                                  \
+            free(expected), free(columns), free(g.memory);                                                             \
+        }                                                                                                              \
     }
-}
+
+TEST_SORT(int16_t, i16, sort_columns_i16, (int16_t)(random_bits() % (i % 3 ? 65536 : 5)))
+TEST_SORT(double, f64, sort_columns_f64,
+          ldexp((double)(random_bits() % (i % 3 ? 65536 : 5)) - 2, (int)(i % 9) * 200 - 800))
 
 /* Counters against a plain loop over the bits. Which way counts an element is free; the sum over the ways is not. */
 static void test_counts(const char *row_name, const qn_table *row) {
@@ -67,6 +74,7 @@ static void test_counts(const char *row_name, const qn_table *row) {
 }
 
 void test_histogram(const char *row_name, const qn_table *row) {
-    test_sort(row_name, row);
+    test_sort_i16(row_name, row);
+    test_sort_f64(row_name, row);
     test_counts(row_name, row);
 }

@@ -1,4 +1,4 @@
-"""The expected error and the clipped share of quantizing data that is known by its histogram alone."""
+"""The expected error and the clipped share of quantizing data that is known by its sketch alone."""
 
 import math
 from collections.abc import Callable
@@ -117,7 +117,7 @@ def _expected(
     one = na == nb
     several = (gb - ga + (db**3 - da**3) / 3) / np.where(one, 1.0, b - a)
     squares = np.where(one, (da * da + da * db + db * db) / 3, several)
-    outside = share_below(a, b, least) + 1 - share_below(a, b, most)
+    outside = share_below(a, b, least) + share_below(-b, -a, -most)
     return Estimate(
         float(counts.sum()),
         float(np.sum(counts * (low * low + low * high + high * high)) / 3),
@@ -136,9 +136,9 @@ def share_below(low: Array, high: Array, limit: Any) -> Float64Array:
 def estimate(sketch: Sketch, params: QParams, symmetric: bool) -> tuple[Estimate, Estimate]:
     """Estimate what quantizing the data of a sketch would do: to all of it, and to all but the outliers.
 
-    Outliers that no grid represents along with the rest are most of the signal, so they hide the error of the rest.
+    Exact where the distinct values are known. Outliers that no grid represents along with the rest are most of the signal, so they hide the error of the rest.
     """
-    low, high, counts, which = sketch.bins()
+    low, high, counts, which = sketch.cells()
     outliers, magnitude = (figure.reshape(-1)[which] for figure in sketch.outliers(params.code))
     far = (outliers > 0) & (np.minimum(np.abs(low), np.abs(high)) >= magnitude)
     scale, zero = params.scale.reshape(-1)[which], params.zero_point.reshape(-1)[which]

@@ -9,8 +9,8 @@ from .. import _args, _check
 from .._typing import Array, DType, Float64Array, HistogramMethod, Method, OnNonfinite
 from ..dtypes import FloatType
 from ..granularity import Granularity
-from ..ops.distinct import LIMIT, Distinct
-from ..ops.histogram import CHOICES, METHODS, Histogram, Sketch, percentile_share
+from ..ops.distinct import Distinct
+from ..ops.histogram import CHOICES, METHODS, Histogram, Sketch, most_values, percentile_share
 from ..qparams import QParams
 from .base import Observer
 
@@ -70,12 +70,13 @@ class HistogramObserver(Observer):
 
     methods: ClassVar[tuple[HistogramMethod, ...]] = ("percentile", "entropy", "mse")
     _learned: ClassVar[tuple[str, ...]] = (
-        *Observer._learned, "offsets_", "keys_", "bins_", "values_", "times_",
+        *Observer._learned, "offsets_", "keys_", "bins_", "few_", "values_", "times_",
     )  # fmt: skip
 
     offsets_: Array
     keys_: Array
     bins_: Array
+    few_: Array
     values_: Array
     times_: Array
 
@@ -305,13 +306,12 @@ class HistogramObserver(Observer):
         return cls(method, percentile, **config)  # type: ignore[arg-type]
 
     def _read(self, source: Array, float_type: FloatType) -> Sketch:
-        too_many = self._seen and not self.values_.size and bool(self.count_.any())  # distinct values so far
-        return Sketch.of(source, float_type, self.granularity, distinct=not too_many)
+        return Sketch.of(source, float_type, self.granularity, lost=self._state().lost if self._seen else None)
 
     def _state(self) -> Sketch:
         return Sketch(
             self.granularity, Histogram(self.offsets_, self.keys_, self.bins_), self.min_, self.max_, self.count_,
-            self.nan_, self.infinite_, Distinct(self.values_, self.times_),
+            self.nan_, self.infinite_, Distinct(self.few_, self.values_, self.times_),
         )  # fmt: skip
 
     def _learn(self, batch: Sketch) -> None:
@@ -322,7 +322,7 @@ class HistogramObserver(Observer):
         else:
             super()._learn(batch)
         self.offsets_, self.keys_, self.bins_ = batch.histogram
-        self.values_, self.times_ = batch.distinct
+        self.few_, self.values_, self.times_ = batch.distinct
 
     def _search(self, owner: str, method: str | None) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Return the ends of the range and the error by a criterion, by default the observer's."""
@@ -363,12 +363,20 @@ class HistogramObserver(Observer):
         finite = ((keys >= 0x80) & (keys < 0xFF80)).all()
         if not (finite and not falling.any() and (np.diff(sums) == self.count_.reshape(-1)).all()):
             return False
-        values, times = self.values_, self.times_
-        if values.size == 0 or values.ndim != 1 or self.granularity.params_ndim() != 0:
-            return bool(values.shape == times.shape == (0,))
-        whole = times.shape == values.shape and times.sum() == self.count_ and (times > 0).all()
-        rising = np.isfinite(values).all() and (np.diff(values) > 0).all() and values.size <= LIMIT
-        return bool(whole and rising and values[0] == self.min_ and values[-1] == self.max_)
+        few, values, times = self.few_, self.values_, self.times_
+        if few.shape != offsets.shape or values.ndim != 1 or values.shape != times.shape:
+            return False
+        if few[0] != 0 or few[-1] != values.size or (np.diff(few) < 0).any() or (times <= 0).any():
+            return False
+        parameter = np.repeat(np.arange(few.size - 1), np.diff(few))
+        falling = (np.diff(values) <= 0) & (np.diff(parameter) == 0)
+        known, ends = np.diff(few) > 0, few[:-1]
+        sums = np.concatenate([[0], np.cumsum(times)])[few]
+        whole = (np.diff(sums) == self.count_.reshape(-1))[known].all()
+        first, last = values[ends[known]], values[few[1:][known] - 1]
+        extremes = (first == self.min_.reshape(-1)[known]).all() and (last == self.max_.reshape(-1)[known]).all()
+        held = np.diff(few).max(initial=0) <= most_values(self.granularity)
+        return bool(np.isfinite(values).all() and not falling.any() and whole and extremes and held)
 
     def _details(self) -> list[tuple[str, str]]:
         text = f"method={self.method}"

@@ -1,4 +1,4 @@
-"""Tensors of few distinct values: the values and their counts, and the range of least mean squared error.
+"""Distinct values of the parameters that have few of them, and the exhaustive search of the range of a tensor of these.
 
 Few values may all be levels of one grid. A histogram cannot show that: it loses the place of an element in its bin. The
 values and their counts do not depend on how the data was split.
@@ -11,11 +11,10 @@ import numpy as np
 from .. import _check, _core
 from .._typing import Array, Float64Array, Int64Array
 from ..dtypes import CodeType, FloatType
-from ..qparams import grid_of_range
 
-__all__ = ["LIMIT", "Distinct"]
+__all__ = ["SWEPT", "Distinct", "Values"]
 
-LIMIT = _core.FEW  # values that are kept at most
+SWEPT = 64  # values of a tensor whose range is searched breakpoint by breakpoint
 SWEEP = 1 << 16  # breakpoints that are sorted at most, in about 2 ms
 FINALISTS = 32  # steps whose errors are computed again, without cancellation
 ROUNDING = 2.0**-44  # relative to the mean square: a bound of the error of rounding a scale to float32
@@ -23,41 +22,37 @@ FINE = 16  # steps an octave in the search for the narrowest
 
 
 class Distinct(NamedTuple):
-    """Distinct values in rising order and their counts; both empty if there are none, or more than LIMIT."""
+    """Distinct values of every parameter in rising order and their counts, -0 as 0.
 
+    Those of parameter k are [offsets[k], offsets[k + 1]): none if there are too many, or one is beyond float32.
+    """
+
+    offsets: Int64Array  # (parameters + 1,)
     values: Float64Array
     counts: Int64Array
 
     @classmethod
-    def none(cls) -> "Distinct":
-        """Return the empty Distinct: no values, or more than LIMIT."""
-        return cls(np.empty(0), np.empty(0, np.int64))
+    def none(cls, parameters: int) -> "Distinct":
+        """Return the Distinct that knows no values."""
+        return cls(np.zeros(parameters + 1, np.int64), np.empty(0), np.empty(0, np.int64))
 
-    @classmethod
-    def of(cls, source: Array, core: int, keys: Array, counts: Array) -> "Distinct":
-        """Count the distinct finite values of an array with these bins (per tensor); -0 counts as 0."""
-        pair = _core.few_values(source, core, keys, counts)
-        if pair is None:
-            return cls.none()
-        order = np.argsort(pair[0])
-        return cls(pair[0][order], pair[1][order])
+    @property
+    def known(self) -> Array:
+        """Whether the values of each parameter are known."""
+        return np.diff(self.offsets) > 0
 
-    def merge(self, other: "Distinct", elements: tuple[int, int]) -> "Distinct":
-        """Merge the values of data of these numbers of elements; associative and commutative, to the byte."""
-        if any(n and not part.values.size for part, n in zip((self, other), elements, strict=True)):
-            return self.none()
-        values, index = np.unique(np.concatenate([self.values, other.values]), return_inverse=True)
-        counts = np.zeros(values.size, np.int64)
-        np.add.at(counts, index, np.concatenate([self.counts, other.counts]))
-        return Distinct(values, counts) if values.size <= LIMIT else self.none()
+    def merge(self, other: "Distinct", bits: int, lost: Array) -> "Distinct":
+        """Merge the values of two parts, but for parameters that one of them lost; associative and commutative."""
+        if not (self.values.size or other.values.size):
+            return self
+        return Distinct(*_core.merge_distinct(*self, *other, bits, lost.astype(np.uint8)))
 
-    def below(self, magnitude: float) -> "Distinct":
-        """Return the values of smaller magnitude."""
-        smaller = np.abs(self.values) < magnitude
-        return Distinct(self.values[smaller], self.counts[smaller])
 
-    def mean_square(self) -> float:
-        return float(np.square(self.values) @ self.counts / self.counts.sum())
+class Values(NamedTuple):
+    """The values of one parameter, and how often each occurs."""
+
+    values: Float64Array
+    counts: Int64Array
 
     def errors(self, scale: Array, zero_point: Array, qmin: int, qmax: int, real: FloatType | None) -> Float64Array:
         """Return the mean squared error of each scale and zero point, arrays of one shape."""
@@ -70,23 +65,11 @@ class Distinct(NamedTuple):
         squares = np.square(self.values - codes * scale[..., None])
         return np.asarray(squares @ self.counts / self.counts.sum())
 
-    def range_errors(
-        self, low: Array, high: Array, qmin: int, qmax: int, symmetric: bool, real: FloatType | None
-    ) -> Float64Array:
-        """Return the mean squared error of the grid that QParams.from_range makes of each range, low <= 0 <= high."""
-        if real is not None:
-            half = int(real.largest)
-        elif symmetric:
-            half = (qmax - qmin) // 2
-        else:
-            return self.errors(*grid_of_range(low, high, qmin, qmax, False), qmin, qmax, None)
-        return self.errors(*grid_of_range(low, high, -half, half, True), -half, half, real)
-
-    def search(self, code: CodeType, symmetric: bool, low: float, high: float) -> tuple[float, float, float]:
-        """Return the range of least mean squared error, never worse than [low, high], and its error."""
+    def search(self, code: CodeType, symmetric: bool, low: float, high: float) -> tuple[float, float]:
+        """Return the range of least mean squared error near [low, high]; that range if there is none clearly better."""
         top = float(np.abs(self.values).max())
         if top < _check.TINY or max(-low, high) == 0:  # the scale would be subnormal
-            return low, high, 0.0
+            return low, high
         numbers = _even((code.qmax - code.symmetric_qmin) // 2) if code.real is None else code.real.numbers
         qmin = code.symmetric_qmin if symmetric else code.qmin
         if symmetric:
@@ -95,39 +78,35 @@ class Distinct(NamedTuple):
             grids = [(step, code.symmetric_zero_point) for step in steps]
         else:
             grids = _affine(self, code, low, high)
-        ends = np.array([low]), np.array([high])
-        before = float(self.range_errors(*ends, qmin, code.qmax, symmetric, code.real)[0])
         grids = [(float(np.float32(step)), zero) for step, zero in grids if _check.TINY <= step <= _check.HUGE]
         if not grids:
-            return low, high, before
+            return low, high
         scale, zero = np.array([step for step, _ in grids]), np.array([zero for _, zero in grids])
         cost = self.errors(scale, zero, qmin, code.qmax, code.real)
-        noise = ROUNDING * self.mean_square()
+        noise = ROUNDING * float(np.square(self.values) @ self.counts / self.counts.sum())
         best = int(np.argmin(np.where(cost <= cost.min() + noise, scale, np.inf)))  # of equal errors the smallest scale
-        if before <= cost[best] + noise:
-            return low, high, before
         step, zero_point = grids[best]
         below, above = (float(numbers[-1]),) * 2 if symmetric else (zero_point - qmin, code.qmax - zero_point)
-        return -step * below, step * above, float(cost[best])
+        return -step * below, step * above
 
 
-def _affine(distinct: Distinct, code: CodeType, low: float, high: float) -> list[tuple[float, int]]:
+def _affine(values: Values, code: CodeType, low: float, high: float) -> list[tuple[float, int]]:
     """Return candidates for scale and zero point: without clipping; and, for each zero point, with clipping."""
     levels = code.qmax - code.qmin
     start, numbers = (high - low) / levels, _even(levels)
     first_below = round(-low / start)
     grids = []
-    first, last = min(float(distinct.values[0]), 0.0), max(float(distinct.values[-1]), 0.0)
-    for step in _sweep(distinct, numbers, numbers, (last - first) / (levels + 1), 2 * (last - first) / levels):
+    first, last = min(float(values.values[0]), 0.0), max(float(values.values[-1]), 0.0)
+    for step in _sweep(values, numbers, numbers, (last - first) / (levels + 1), 2 * (last - first) / levels):
         below = round(-first / step)
         if below + round(last / step) <= levels:
             grids.append((step, code.qmin + below))
-    exhaustive = distinct.values.size * levels * levels <= SWEEP
+    exhaustive = values.values.size * levels * levels <= SWEEP
     for below in range(levels + 1) if exhaustive else range(max(first_below - 2, 0), min(first_below + 2, levels) + 1):
         sides = numbers[: below + 1], numbers[: levels - below + 1]
         ends = ((-first, below), (last, levels - below))
         whole = max(end / codes if codes else 2 * (last - first) / levels for end, codes in ends if end)
-        steps = _sweep(distinct, *sides, _narrowest(distinct, *sides, start), whole)  # larger steps clip nothing
+        steps = _sweep(values, *sides, _narrowest(values, *sides, start), whole)  # larger steps clip nothing
         grids += [(step, code.qmin + below) for step in steps]
     return grids
 
@@ -140,7 +119,7 @@ def _middles(numbers: Array) -> Float64Array:
     return (numbers[1:] + numbers[:-1]) / 2
 
 
-def _sweep(distinct: Distinct, below: Array, above: Array, narrowest: float, widest: float) -> list[float]:
+def _sweep(values: Values, below: Array, above: Array, narrowest: float, widest: float) -> list[float]:
     """Return the best steps of an interval.
 
     Negative values take the numbers `below` times the step, positive ones the numbers `above`. As the step
@@ -150,8 +129,8 @@ def _sweep(distinct: Distinct, below: Array, above: Array, narrowest: float, wid
     if narrowest >= widest:
         return []
     parts, start_a, start_b = [], 0.0, 0.0
-    for side, numbers in ((distinct.values > 0, above), (distinct.values < 0, below)):
-        x, n, middles = np.abs(distinct.values[side]), distinct.counts[side].astype(np.float64), _middles(numbers)
+    for side, numbers in ((values.values > 0, above), (values.values < 0, below)):
+        x, n, middles = np.abs(values.values[side]), values.counts[side].astype(np.float64), _middles(numbers)
         first, last = (np.searchsorted(middles, x / step) for step in (widest, narrowest))
         start_a += float(n * x @ numbers[first])
         start_b += float(n @ numbers[first] ** 2)
@@ -168,17 +147,17 @@ def _sweep(distinct: Distinct, below: Array, above: Array, narrowest: float, wid
     a, b = np.cumsum(np.append(start_a, more_a[order])), np.cumsum(np.append(start_b, more_b[order]))
     step = np.clip(np.divide(a, b, out=np.full(b.size, widest), where=b > 0), ends[1:], ends[:-1])
     error = step * (step * b - 2 * a)
-    error = np.maximum(error, error.min() + ROUNDING * float(np.square(distinct.values) @ distinct.counts))
+    error = np.maximum(error, error.min() + ROUNDING * float(np.square(values.values) @ values.counts))
     return step[np.lexsort((step, error))[:FINALISTS]].tolist()  # type: ignore[no-any-return]
 
 
-def _narrowest(distinct: Distinct, below: Array, above: Array, start: float) -> float:
+def _narrowest(values: Values, below: Array, above: Array, start: float) -> float:
     """Return a step so small that clipping alone has at least the whole error of the step `start`."""
-    x = np.abs(distinct.values)
-    largest = np.where(distinct.values > 0, above[-1], below[-1])
+    x = np.abs(values.values)
+    largest = np.where(values.values > 0, above[-1], below[-1])
     numbers = np.concatenate([-below[:0:-1], above])
-    nearest = numbers[np.searchsorted(_middles(numbers), distinct.values / start)]
-    cost = np.square(distinct.values - start * nearest) @ distinct.counts
+    nearest = numbers[np.searchsorted(_middles(numbers), values.values / start)]
+    cost = np.square(values.values - start * nearest) @ values.counts
     steps = start * np.exp2(-np.arange(40 * FINE) / FINE)
-    clipped = np.square(np.maximum(x - largest * steps[:, None], 0)) @ distinct.counts
+    clipped = np.square(np.maximum(x - largest * steps[:, None], 0)) @ values.counts
     return float(steps[np.argmax(clipped >= cost)])

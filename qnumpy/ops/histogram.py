@@ -15,9 +15,9 @@ from .._typing import Array, Float64Array, Int64Array
 from ..dtypes import CODE_TYPES, CodeType, FloatType
 from ..granularity import Granularity
 from ..qparams import QParams
-from .distinct import LIMIT, Distinct
+from .distinct import ROUNDING, SWEPT, Distinct, Values
 
-__all__ = ["CHOICES", "METHODS", "Bins", "Histogram", "Sketch", "bin_ends", "percentile_share"]
+__all__ = ["CHOICES", "METHODS", "Bins", "Histogram", "Sketch", "bin_ends", "most_values", "percentile_share"]
 
 METHODS = {"mse": 0, "entropy": 1, "percentile": 2}
 CHOICES = {"minmax": -1, **METHODS}
@@ -64,7 +64,7 @@ class Sketch:
     finite, nan, infinite : ndarray of int64
         How many elements are finite, NaN, infinite.
     distinct : Distinct
-        The distinct values of a tensor, if they are few; their mean squared error is exact.
+        The distinct values of the parameters that have few; their mean squared error is exact.
     """
 
     granularity: Granularity
@@ -77,7 +77,9 @@ class Sketch:
     distinct: Distinct
 
     @classmethod
-    def of(cls, source: Array, float_type: FloatType, granularity: Granularity, *, distinct: bool = True) -> Self:
+    def of(
+        cls, source: Array, float_type: FloatType, granularity: Granularity, *, lost: Array | None = None
+    ) -> Self:
         """Read an array.
 
         Parameters
@@ -87,8 +89,8 @@ class Sketch:
             The type of `source`.
         granularity : Granularity
             Its axis fits `source`.
-        distinct : bool, default True
-            Whether to count the distinct values of an array of few bins, which is a second read.
+        lost : ndarray of bool, optional
+            The parameters whose distinct values are not asked for. They take a second read of those of few bins.
 
         Returns
         -------
@@ -107,17 +109,22 @@ class Sketch:
         sums = np.concatenate([[0], np.cumsum(histogram.counts)])
         low, high, nan, infinite = (values.reshape(shape) for values in (low, high, nan, infinite))
         finite = np.diff(sums[histogram.offsets]).reshape(shape)
-        values = Distinct.none()
-        # -0, which counts as 0, has a bin of its own
-        if distinct and granularity.params_ndim() == 0 and histogram.keys.size <= LIMIT + 1:
-            values = Distinct.of(array, float_type.core, histogram.keys, histogram.counts)
-        return cls(granularity, histogram, low, high, finite, nan, infinite, values)
+        skipped = np.zeros(finite.size, np.uint8) if lost is None else lost.reshape(-1).astype(np.uint8)
+        distinct = Distinct.none(finite.size)
+        if not skipped.all():
+            grid = layout.grid(array.shape)
+            distinct = Distinct(*_core.distinct_values(
+                array, float_type.core, *grid, _bits(granularity), *histogram, skipped
+            ))  # fmt: skip
+        return cls(granularity, histogram, low, high, finite, nan, infinite, distinct)
+
+    @property
+    def lost(self) -> Array:
+        """Whether each parameter has elements, but more distinct values than are kept."""
+        return (self.finite > 0) & ~self.distinct.known.reshape(self.finite.shape)
 
     def merge(self, other: "Sketch") -> "Sketch":
         """Return the sketch of both; associative and commutative, to the byte."""
-        distinct = self.distinct
-        if distinct.values.size or other.distinct.values.size:
-            distinct = distinct.merge(other.distinct, (int(self.finite.sum()), int(other.finite.sum())))
         return Sketch(
             self.granularity,
             Histogram(*_core.merge_histograms(*self.histogram, *other.histogram)),
@@ -126,7 +133,7 @@ class Sketch:
             np.asarray(self.finite + other.finite),
             np.asarray(self.nan + other.nan),
             np.asarray(self.infinite + other.infinite),
-            distinct,
+            self.distinct.merge(other.distinct, _bits(self.granularity), (self.lost | other.lost).reshape(-1)),
         )
 
     # ---- searches ----
@@ -154,10 +161,21 @@ class Sketch:
             return first, last, np.zeros(first.shape)
         spec = self._spec(code, symmetric, method, percentile)
         low, high, error = (values.reshape(first.shape) for values in _core.search_ranges(*spec))
-        if method == "mse" and self.distinct.values.size:
-            exact = self._without_outliers(code).search(code, symmetric, float(low), float(high))
-            low, high, error = (np.array(values) for values in exact)
+        if method == "mse" and self.granularity.params_ndim() == 0 and 0 < self.distinct.values.size <= SWEPT:
+            return self._swept(code, symmetric, low, high, error)
         return low, high, error
+
+    def _swept(
+        self, code: CodeType, symmetric: bool, low: Float64Array, high: Float64Array, error: Float64Array
+    ) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Return the best range of a tensor of very few values, near one that is as good as others."""
+        count, magnitude = self.outliers(code)
+        near = np.abs(self.distinct.values) < float(magnitude) if count else slice(None)
+        values = Values(self.distinct.values[near], self.distinct.counts[near])
+        ends = [np.array(end) for end in values.search(code, symmetric, float(low), float(high))]
+        cost = self.errors(*(end[..., None] for end in ends), code, symmetric=symmetric, method="mse")[..., 0]
+        noise = ROUNDING * self.mean_square(code, symmetric=symmetric)
+        return (*ends, np.asarray(cost)) if cost < error - noise else (low, high, error)
 
     def errors(
         self,
@@ -187,9 +205,6 @@ class Sketch:
             The mean square, the divergence (inf where fewer bins than levels remain), or the share outside.
         """
         qmin, qmax = limits or (code.symmetric_qmin if symmetric else code.qmin, code.qmax)
-        if method == "mse" and self.distinct.values.size:
-            values = self._without_outliers(code)
-            return values.range_errors(low, high, qmin, qmax, symmetric, code.real)
         return self._evaluated(low, high, self._spec(code, symmetric, method, 100.0, (qmin, qmax)))
 
     def mse(self, params: QParams) -> Float64Array:
@@ -215,8 +230,6 @@ class Sketch:
 
     def mean_square(self, code: CodeType, *, symmetric: bool) -> Float64Array:
         """Estimate the mean of the squares, in the shape of the parameters; `outliers` are left out as in `mse`."""
-        if self.distinct.values.size:
-            return np.full(self.min.shape, self._without_outliers(code).mean_square())
         return self._figure("square", code, symmetric)
 
     def outliers(self, code: CodeType) -> tuple[Float64Array, Float64Array]:
@@ -295,6 +308,15 @@ class Sketch:
         high = np.where(alone & ~positive & (low == first), first, high)
         return Bins(low, high, counts, parameter)
 
+    def cells(self) -> Bins:
+        """Return what is known of where the elements lie: distinct values, as bins without width, else `bins`."""
+        known, bins = self.distinct.known, self.bins()
+        rest = ~known[bins.parameter]
+        values = self.distinct.values
+        parameter = np.repeat(np.arange(known.size), np.diff(self.distinct.offsets))
+        points = Bins(values, values, self.distinct.counts, parameter)
+        return Bins(*(np.concatenate([part[rest], more]) for part, more in zip(bins, points, strict=True)))
+
     # ---- parts of the searches ----
 
     def _ends(self) -> tuple[Float64Array, Float64Array]:
@@ -319,7 +341,7 @@ class Sketch:
             qmin, qmax, symmetric = 1 - numbers.size, numbers.size - 1, True
         first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in self._ends())
         return (
-            *self.histogram, first, last, _bits(self.granularity), _CRITERIA[criterion], int(symmetric), qmin, qmax,
+            *self.histogram, *self.distinct, first, last, _bits(self.granularity), _CRITERIA[criterion], int(symmetric), qmin, qmax,
             percentile / 100, numbers,
         )  # fmt: skip
 
@@ -334,17 +356,18 @@ class Sketch:
         zeros = np.zeros((*self.min.shape, 1))
         return self._evaluated(zeros, zeros, self._spec(code, symmetric, criterion, 100.0))[..., 0]
 
-    def _without_outliers(self, code: CodeType) -> Distinct:
-        count, magnitude = self.outliers(code)
-        return self.distinct.below(float(magnitude)) if count else self.distinct
 
-
-_Spec = tuple[Array, Array, Array, Array, Array, int, int, int, int, int, float, Array]
+_Spec = tuple[Array, Array, Array, Array, Array, Array, Array, Array, int, int, int, int, int, float, Array]
 
 
 def _bits(granularity: Granularity) -> int:
     """Return the bits of the mantissa that choose a bin: 128 bins an octave for a tensor, 16 for smaller parts."""
     return _TENSOR_BITS if granularity.params_ndim() == 0 else _CHANNEL_BITS
+
+
+def most_values(granularity: Granularity) -> int:
+    """Return how many distinct values a parameter keeps: those of every 8-bit grid, more for a tensor."""
+    return _core.FEW_OF_TENSOR if _bits(granularity) == _TENSOR_BITS else _core.FEW_OF_CHANNEL
 
 
 def bin_ends(keys: Array, granularity: Granularity) -> tuple[Float64Array, Float64Array]:

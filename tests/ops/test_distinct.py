@@ -5,7 +5,7 @@ import pytest
 from strategies import SOURCES
 
 import qnumpy as qn
-from qnumpy.ops.distinct import LIMIT
+from qnumpy._core import FEW_OF_TENSOR as LIMIT
 
 PERCENT_2 = 1.02
 CODES = ["int8", "uint8", "int4", "uint4", "int2", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"]

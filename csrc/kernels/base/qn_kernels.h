@@ -28,7 +28,7 @@
  * count_f32(x[n], shift, ways, counts[2^(32 - shift)][ways]): adds 1 to one of the counters of bin (bits of x) >>
  *   shift, ways 1 or 4. Only the sum of the ways is specified. NaN and infinities are counted by their bits. n < 2^32.
  * count_columns_f32(x, rows, stride, n, shift, table, counts[n][table]): the same for each of n columns, one way.
- * sort_columns_i16(keys[n][QN_COLUMNS], n): each column in rising order.
+ * sort_columns_<T>(keys[n][QN_COLUMNS], n): each column in rising order; float64 without NaN and -0.
  * truncate_f64_f32(x[n], y[n]): rounds toward zero; keeps infinities and NaN.
  * error_sums_f32(x[n], y[n], e): extends e; eight partial sums (element i in sum i % 8), added pairwise. A NaN makes
  *   the noise NaN and leaves the peak alone.

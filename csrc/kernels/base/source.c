@@ -20,6 +20,26 @@ int64_t qn_grid_groups(const qn_grid *g) { return g->group ? (g->channels + g->g
 
 int64_t qn_grid_params(const qn_grid *g) { return g->group ? g->outer * qn_grid_groups(g) * g->inner : g->channels; }
 
+bool qn_grid_columns(const qn_grid *g) { return g->group ? g->inner > 1 : g->inner == 1 && g->channels > 1; }
+
+int64_t qn_grid_run(const qn_grid *g, int64_t o, int64_t p, int64_t *length) {
+    if (!g->group) return *length = g->inner, (o * g->channels + p) * g->inner;
+    int64_t groups = qn_grid_groups(g), at = p % groups * g->group;
+    *length = g->channels - at < g->group ? g->channels - at : g->group;
+    return p / groups * g->channels + at;
+}
+
+qn_strip qn_grid_strip(const qn_grid *g, int64_t o0, int64_t o1, int64_t k, int64_t most) {
+    qn_strip s = {.stride = g->inner, .count = most};
+    if (!g->group) return s.stride = g->channels, s.start = o0 * g->channels + k, s.rows = o1 - o0, s;
+    int64_t groups = qn_grid_groups(g), band = k / g->inner, column = k % g->inner;
+    int64_t first = band % groups * g->group;
+    s.start = (band / groups * g->channels + first) * g->inner + column;
+    s.rows = g->channels - first < g->group ? g->channels - first : g->group;
+    if (s.count > g->inner - column) s.count = g->inner - column;
+    return s;
+}
+
 int64_t qn_elements(const qn_source *x) {
     int64_t n = 1;
     for (int d = 0; d < x->ndim; d++) n *= x->shape[d];

@@ -10,6 +10,20 @@ int64_t qn_elements(const qn_source *x);
 int64_t qn_grid_params(const qn_grid *grid);
 int64_t qn_grid_groups(const qn_grid *grid); /* along the channels; 0 without groups */
 
+/* The first element and the length of run o of parameter p: neighbours in memory. A group has one run. */
+int64_t qn_grid_run(const qn_grid *g, int64_t o, int64_t p, int64_t *length);
+
+bool qn_grid_columns(const qn_grid *g); /* whether neighbours in memory belong to different parameters */
+
+/* Columns side by side, the parameters k, k + 1, ...: their elements are start, start + stride, ... */
+typedef struct {
+    int64_t start, rows, stride;
+    int64_t count; /* of columns */
+} qn_strip;
+
+/* At most `most` columns from parameter k on; without groups, rows [o0, o1) of them. */
+qn_strip qn_grid_strip(const qn_grid *g, int64_t o0, int64_t o1, int64_t k, int64_t most);
+
 enum { QN_TILE = 2048 }; /* elements staged at a time: 16 KiB of float64 at most */
 
 typedef union {

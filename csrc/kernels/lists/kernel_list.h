@@ -65,6 +65,7 @@
               (const float *x, int64_t rows, int64_t stride, int64_t n, int shift, int64_t table, uint32_t *counts),   \
               histogram)                                                                                               \
     QN_KERNEL(OWN, sort_columns_i16, (int16_t *keys, int64_t n), histogram)                                            \
+    QN_KERNEL(OWN, sort_columns_f64, (double *keys, int64_t n), histogram)                                             \
     QN_KERNEL_PLAIN(QN_KERNEL, truncate_f64_f32, double, float, 1, 1)                                                  \
     QN_KERNEL(OWN, error_sums_f32, (const float *x, const float *y, int64_t n, qn_error *e), metrics)                  \
     QN_KERNEL(OWN, codes_seen_8, (const uint8_t *codes, int64_t n, uint8_t *seen), metrics)                            \

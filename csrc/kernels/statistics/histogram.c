@@ -268,20 +268,12 @@ static int64_t emit_counters(workspace *b, uint32_t *counters, int64_t n, const 
 
 static int64_t sort_limit(const counting *j) { return j->bits == QN_TENSOR_BITS ? 1024 : SHORT; }
 
-/* The first element and the length of run o of parameter p. */
-static int64_t run_of(const qn_grid *g, int64_t o, int64_t p, int64_t *length) {
-    if (!g->group) return *length = g->inner, (o * g->channels + p) * g->inner;
-    int64_t groups = (g->channels + g->group - 1) / g->group, at = p % groups * g->group;
-    *length = g->channels - at < g->group ? g->channels - at : g->group;
-    return p / groups * g->channels + at;
-}
-
 static int64_t count_runs(workspace *b, piece *p, int64_t k, int64_t used) {
     qn_range *r = p->histogram.ranges + (k - p->p0);
     int64_t n = 0;
     bool sort = (p->o1 - p->o0) * (p->i1 - p->i0) <= sort_limit(b->j);
     for (int64_t o = p->o0; o < p->o1; o++) {
-        int64_t length, from = run_of(&b->j->grid, o, k, &length), end = p->i1 < length ? p->i1 : length;
+        int64_t length, from = qn_grid_run(&b->j->grid, o, k, &length), end = p->i1 < length ? p->i1 : length;
         for (int64_t i = p->i0; i < end; i += TILE) {
             int64_t m = end - i < TILE ? end - i : TILE;
             const float *x = read_run(b, from + i, m, r);
@@ -299,7 +291,7 @@ static int64_t sort_runs(workspace *b, piece *p, int64_t k, int64_t count, int64
     for (int64_t c = 0; c < count; c++) {
         int64_t n = 0;
         for (int64_t o = p->o0; o < p->o1; o++) {
-            int64_t length, from = run_of(&b->j->grid, o, k + c, &length), end = p->i1 < length ? p->i1 : length;
+            int64_t length, from = qn_grid_run(&b->j->grid, o, k + c, &length), end = p->i1 < length ? p->i1 : length;
             if (end <= p->i0) continue;
             const float *x = read_run(b, from + p->i0, end - p->i0, p->histogram.ranges + (k + c - p->p0));
             for (int64_t i = p->i0; i < end; i++) put_key(b, n++, c, x[i - p->i0]);
@@ -316,24 +308,8 @@ static int64_t sort_runs(workspace *b, piece *p, int64_t k, int64_t count, int64
 
 /* ---- columns: neighbours belong to different parameters ---- */
 
-typedef struct {
-    int64_t start, rows, stride; /* elements of a column: start, start + stride, ... */
-    int64_t count;               /* columns, the parameters k, k + 1, ... */
-} strip;
-
-static strip strip_of(const piece *p, const qn_grid *g, int64_t k) {
-    strip s = {.stride = g->inner, .count = p->p1 - k < COLUMNS ? p->p1 - k : COLUMNS};
-    if (!g->group) return s.stride = g->channels, s.start = p->o0 * g->channels + k, s.rows = p->o1 - p->o0, s;
-    int64_t groups = (g->channels + g->group - 1) / g->group, band = k / g->inner, column = k % g->inner;
-    int64_t first = band % groups * g->group;
-    s.start = (band / groups * g->channels + first) * g->inner + column;
-    s.rows = g->channels - first < g->group ? g->channels - first : g->group;
-    if (s.count > g->inner - column) s.count = g->inner - column;
-    return s;
-}
-
 /* Counts or collects rows [first, first + rows) of a strip; x is the first of them. */
-static void take_rows(workspace *b, const float *x, const strip *s, int64_t first, int64_t rows) {
+static void take_rows(workspace *b, const float *x, const qn_strip *s, int64_t first, int64_t rows) {
     if (s->rows > SHORT) {
         qn_kernels()->count_columns_f32(x, rows, s->stride, s->count, b->shift, table_size(b->j), b->counters);
         return;
@@ -342,7 +318,7 @@ static void take_rows(workspace *b, const float *x, const strip *s, int64_t firs
         for (int64_t c = 0; c < s->count; c++) put_key(b, first + r, c, x[r * s->stride + c]);
 }
 
-static int64_t count_strip(workspace *b, piece *p, const strip *s, int64_t k, int64_t used) {
+static int64_t count_strip(workspace *b, piece *p, const qn_strip *s, int64_t k, int64_t used) {
     const qn_table *t = qn_kernels();
     const qn_source *source = b->j->source;
     qn_range *ranges = p->histogram.ranges + (k - p->p0);
@@ -400,7 +376,7 @@ static void make_piece(counting *j, piece *p) {
     for (int64_t k = 0; k < params && !p->failed; k++) p->histogram.ranges[k] = (qn_range){INFINITY, -INFINITY, 0, 0};
     for (int64_t k = p->p0; k < p->p1 && !p->failed;) {
         if (j->columns) {
-            strip s = strip_of(p, &j->grid, k);
+            qn_strip s = qn_grid_strip(&j->grid, p->o0, p->o1, k, p->p1 - k < COLUMNS ? p->p1 - k : COLUMNS);
             used = count_strip(b, p, &s, k, used);
             k += s.count;
         } else if (params >= FEW && (p->o1 - p->o0) * (p->i1 - p->i0) <= SHORT) {
@@ -503,7 +479,7 @@ int qn_histogram_of(const qn_source *x, const qn_grid *grid, int bits, qn_histog
     *h = (qn_histogram){0};
     if (!j) return -1;
     j->source = x, j->grid = *grid, j->bits = bits;
-    j->columns = grid->group ? grid->inner > 1 : grid->inner == 1 && grid->channels > 1;
+    j->columns = qn_grid_columns(grid);
     int64_t total = grid->outer * grid->channels * grid->inner, params = qn_grid_params(grid);
     j->ways = !j->columns && params && total / params >= MANY ? 4 : 1;
     pthread_mutex_init(&j->mutex, NULL);

@@ -45,19 +45,24 @@ static void count_columns_f32(const float *x, int64_t rows, int64_t stride, int6
 }
 
 /* Batcher's odd-even merge sort: which rows it compares depends on n alone, so that it sorts all columns at once. */
-static void sort_columns_i16(int16_t *keys, int64_t n) {
-    for (int64_t sorted = 1; sorted < n; sorted *= 2)
-        for (int64_t apart = sorted; apart > 0; apart /= 2)
-            for (int64_t first = apart % sorted; first + apart < n; first += 2 * apart)
-                for (int64_t i = first; i < first + apart && i + apart < n; i++) {
-                    if (i / (2 * sorted) != (i + apart) / (2 * sorted)) continue;
-                    int16_t *a = keys + i * QN_COLUMNS, *b = a + apart * QN_COLUMNS;
-                    for (int c = 0; c < QN_COLUMNS; c++) {
-                        int16_t low = a[c] < b[c] ? a[c] : b[c], high = a[c] < b[c] ? b[c] : a[c];
-                        a[c] = low, b[c] = high;
-                    }
-                }
-}
+#define SORT_COLUMNS(NAME, TYPE)                                                                                       \
+    static void NAME(TYPE *keys, int64_t n) {                                                                          \
+        for (int64_t sorted = 1; sorted < n; sorted *= 2)                                                              \
+            for (int64_t apart = sorted; apart > 0; apart /= 2)                                                        \
+                for (int64_t first = apart % sorted; first + apart < n; first += 2 * apart)                            \
+                    for (int64_t i = first; i < first + apart && i + apart < n; i++) {                                 \
+                        if (i / (2 * sorted) != (i + apart) / (2 * sorted)) continue;                                  \
+                        TYPE *a = keys + i * QN_COLUMNS, *b = a + apart * QN_COLUMNS;                                  \
+                        for (int c = 0; c < QN_COLUMNS; c++) {                                                         \
+                            TYPE low = a[c] < b[c] ? a[c] : b[c], high = a[c] < b[c] ? b[c] : a[c];                    \
+                            a[c] = low, b[c] = high;                                                                   \
+                        }                                                                                              \
+                    }                                                                                                  \
+    }
+
+SORT_COLUMNS(sort_columns_i16, int16_t)
+SORT_COLUMNS(sort_columns_f64, double)
+#undef SORT_COLUMNS
 
 static void truncate_f64_f32(const double *x, float *y, int64_t n) {
     for (int64_t i = 0; i < n; i++) {

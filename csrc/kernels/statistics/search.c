@@ -28,6 +28,7 @@ static void search_percentile(const qn_sketch *r, const qn_search_spec *p, doubl
 
 typedef struct {
     const qn_histogram *h;
+    const qn_distinct *distinct;
     const qn_search_spec *spec;
     int64_t n; /* ranges of each parameter; 0: search */
     const double *lows, *highs;
@@ -41,7 +42,11 @@ static void search_sketch(const range_search *j, int64_t k, qn_search_room *spac
     switch (j->spec->criterion) {
     case QN_ENTROPY: qn_search_entropy(&r, j->spec, space, low, high, error); break;
     case QN_PERCENTILE: search_percentile(&r, j->spec, low, high, error); break;
-    default: qn_search_mse(&r, j->spec, space, low, high, error);
+    default: {
+        qn_points v = qn_points_of(&r, j->distinct, k, space);
+        if (v.n) qn_search_points(&r, &v, j->spec, low, high, error);
+        else qn_search_mse(&r, j->spec, space, low, high, error);
+    }
     }
 }
 
@@ -49,11 +54,15 @@ static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *s
     const qn_search_spec *p = j->spec;
     qn_sketch r = sketch_of(j->h, p, k);
     qn_sides s = {0};
+    qn_points v = {0};
     qn_linear_bins l = {0};
     qn_bin_sums sum = {0};
     outliers apart = outliers_of(&r);
     bool tiny = fmax(extreme(&r, true), extreme(&r, false)) < FLT_MIN;
-    if ((p->criterion == QN_MSE || p->criterion == QN_SQUARE) && !tiny) s = qn_sides_of(&r, p->symmetric, space);
+    if ((p->criterion == QN_MSE || p->criterion == QN_SQUARE) && !tiny) {
+        v = qn_points_of(&r, j->distinct, k, space);
+        if (!v.n) s = qn_sides_of(&r, p->symmetric, space);
+    }
     if (p->criterion == QN_ENTROPY && !tiny) {
         l = qn_linear_of(&r, p->symmetric, space);
         sum = qn_sums_of(space->counts, l.bins, space->sums);
@@ -71,9 +80,9 @@ static void errors_of_sketch(const range_search *j, int64_t k, qn_search_room *s
         } else if (p->criterion == QN_ENTROPY) {
             j->error[i] = qn_entropy_error(p, &l, &sum, space, low, high);
         } else if (p->criterion == QN_SQUARE) {
-            j->error[i] = qn_mean_square(&s, p->symmetric);
+            j->error[i] = v.n ? v.square / v.total : qn_mean_square(&s, p->symmetric);
         } else {
-            j->error[i] = qn_mse(&s, p, low, high);
+            j->error[i] = v.n ? qn_points_mse(&v, p, low, high) : qn_mse(&s, p, low, high);
         }
     }
 }
@@ -91,15 +100,16 @@ static void search_piece(void *context, int64_t begin, int64_t end) {
     qn_fp_end(modes);
 }
 
-int qn_search(const qn_histogram *h, const qn_search_spec *spec, double *low, double *high, double *error) {
-    range_search j = {.h = h, .spec = spec, .low = low, .high = high, .error = error};
+int qn_search(const qn_histogram *h, const qn_distinct *d, const qn_search_spec *spec, double *low, double *high,
+              double *error) {
+    range_search j = {.h = h, .distinct = d, .spec = spec, .low = low, .high = high, .error = error};
     qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_piece, &j);
     return j.failed ? -1 : 0;
 }
 
-int qn_search_errors(const qn_histogram *h, const qn_search_spec *spec, int64_t n, const double *low,
-                     const double *high, double *error) {
-    range_search j = {.h = h, .spec = spec, .n = n, .lows = low, .highs = high, .error = error};
+int qn_search_errors(const qn_histogram *h, const qn_distinct *d, const qn_search_spec *spec, int64_t n,
+                     const double *low, const double *high, double *error) {
+    range_search j = {.h = h, .distinct = d, .spec = spec, .n = n, .lows = low, .highs = high, .error = error};
     if (n) qn_parallel_for(h->params, 1, h->params * SEARCH_BYTES, search_piece, &j);
     return j.failed ? -1 : 0;
 }

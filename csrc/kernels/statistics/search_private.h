@@ -1,10 +1,13 @@
-/* What search.c calls in search_mse.c and search_entropy.c. */
+/* What search.c calls in search_mse.c, search_distinct.c and search_entropy.c. */
 #ifndef QN_SEARCH_PRIVATE_H
 #define QN_SEARCH_PRIVATE_H
 
 #include "sketch.h"
 
-enum { QN_LINEAR = 2048 }; /* bins of the entropy search */
+enum {
+    QN_LINEAR = 2048,   /* bins of the entropy search */
+    QN_POINT_LANES = 8, /* parts of a sum over distinct values */
+};
 
 /* Count, sum and sum of squares of the elements below x, for x >= from in this cell: F0 = p + q x, F1 = r + q x^2 / 2,
  * F2 = s + q x^3 / 3. */
@@ -29,7 +32,19 @@ typedef struct {
     int64_t cut;
 } qn_sides;
 
+/* The distinct values of a parameter, without outliers; n is 0 if they are not known. */
 typedef struct {
+    int64_t n, padded; /* padded to a multiple of QN_POINT_LANES */
+    bool narrow;       /* float32 holds all of them */
+    const double *values, *counts;
+    const float *floats;
+    float *codes;                /* of the grid tried last */
+    double total, square, clear; /* elements, sum of squares, and the difference of two errors that counts */
+} qn_points;
+
+typedef struct {
+    double values[QN_FEW_OF_TENSOR], counts_of[QN_FEW_OF_TENSOR];
+    float floats[QN_FEW_OF_TENSOR], codes[QN_FEW_OF_TENSOR];
     cell high[QN_BINS / 2 + 2], low[QN_BINS / 2 + 2];
     double counts[2 * QN_LINEAR], sums[3 * (2 * QN_LINEAR + 1)];
 } qn_search_room;
@@ -54,6 +69,12 @@ void qn_search_entropy(const qn_sketch *r, const qn_search_spec *p, qn_search_ro
 qn_sides qn_sides_of(const qn_sketch *r, bool symmetric, qn_search_room *space);
 double qn_mse(const qn_sides *s, const qn_search_spec *p, double low, double high);
 double qn_mean_square(const qn_sides *s, bool symmetric); /* without outliers */
+
+/* The same of distinct values: exactly what quantizing them with these parameters costs. */
+qn_points qn_points_of(const qn_sketch *r, const qn_distinct *d, int64_t k, qn_search_room *space);
+double qn_points_mse(const qn_points *v, const qn_search_spec *p, double low, double high);
+void qn_search_points(const qn_sketch *r, const qn_points *v, const qn_search_spec *p, double *low, double *high,
+                      double *error);
 
 qn_linear_bins qn_linear_of(const qn_sketch *r, bool symmetric, qn_search_room *space);
 qn_bin_sums qn_sums_of(const double *counts, int64_t bins, double *scratch);
