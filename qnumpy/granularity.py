@@ -451,7 +451,7 @@ def _varying(owner: str, index: Index, places: set[int], params: list[Array]) ->
 
 
 def groups_of_index(index: Index, axis: int, group_size: int) -> slice | Array | None:
-    """Return the key of the groups in an index of their axis, None unless it consists of whole groups in their order."""
+    """Return the key of the groups in an index of their axis, None unless it has whole groups in their order."""
     key, length = index.key(axis), index.source[axis]
     if isinstance(key, slice):
         start, stop, step = key.indices(length)

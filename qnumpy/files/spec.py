@@ -371,9 +371,13 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
+    later = spec.options is not None or isinstance(types(spec.dtype), dict) or _has_six_bits(spec)
+    return 2 if later else 1
+
+
+def _has_six_bits(spec: TensorSpec) -> bool:
     mx = mx_format(spec.format)
-    has_six_bits = mx is not None and mx.element.bits == 6
-    return 2 if has_six_bits or spec.options is not None or isinstance(types(spec.dtype), dict) else 1
+    return mx is not None and mx.element.bits == 6
 
 
 def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
