@@ -83,7 +83,7 @@ def array(owner: str, name: str, value: Any, mend: str = "Use q.dequantize() fir
     if getattr(type(first), "__array_ufunc__", 0) is None and hasattr(first, "dequantize"):
         raise TypeError(must(owner, name, "a plain array", typed(first)) + f" {mend}")
     if type(value).__module__.startswith("scipy.sparse"):
-        raise TypeError(must(owner, name, "a dense array", _class_name(value)) + " Use x.toarray() first.")
+        raise TypeError(must(owner, name, "a dense array", _class_name(value)) + f" Use {name}.toarray() first.")
     try:
         return np.asarray(value)
     except MemoryError:
@@ -91,7 +91,7 @@ def array(owner: str, name: str, value: Any, mend: str = "Use q.dequantize() fir
     except Exception as error:
         if isinstance(error, ValueError) and isinstance(value, list | tuple):  # rows of different lengths
             raise ValueError(must(owner, name, "an array, or rows of one length", typed(value))) from error
-        raise TypeError(_unreadable(owner, name, value, error)) from error
+        raise TypeError(_unreadable(owner, name, first, error)) from error
 
 
 def _unreadable(owner: str, name: str, value: Any, error: Exception) -> str:
@@ -101,8 +101,9 @@ def _unreadable(owner: str, name: str, value: Any, error: Exception) -> str:
     kind, device = str(getattr(value, "dtype", "")).removeprefix("torch."), str(getattr(value, "device", "cpu"))
     steps = ".detach()" if getattr(value, "requires_grad", False) else ""
     steps += "" if device == "cpu" else ".cpu()"
+    steps += "" if "strided" in str(getattr(value, "layout", "strided")) else ".to_dense()"
     steps += ".float()" if kind == "bfloat16" or kind.startswith("float8") else ""
-    return must(owner, name, "an array", f"a Tensor of {kind} on {device}") + f" Use x{steps}.numpy() first."
+    return must(owner, name, "an array", f"a Tensor of {kind} on {device}") + f" Use {name}{steps}.numpy() first."
 
 
 def is_python(value: Any, array: Array) -> bool:

@@ -152,9 +152,11 @@ class QParams:
         Raises
         ------
         TypeError
-            dtype is no code type; symmetric or include_zero is neither True nor False.
+            dtype is no code type; symmetric is neither True nor False.
         ValueError
             symmetric is False for a float type.
+        TypeError
+            include_zero is neither True nor False.
         TypeError
             min or max is not real.
         ValueError
@@ -169,9 +171,8 @@ class QParams:
         """
         owner = "QParams.from_range"
         code = _code(owner, dtype)
-        symmetric = flag(owner, "symmetric", symmetric)
-        include_zero = flag(owner, "include_zero", include_zero)
         check_scheme(owner, code, symmetric)
+        include_zero = flag(owner, "include_zero", include_zero)
         low = _check.reals(owner, "min", min).astype(np.float64)
         high = _check.reals(owner, "max", max).astype(np.float64)
         if low.shape != high.shape:
@@ -364,8 +365,8 @@ def _code(owner: str, dtype: object) -> CodeType:
 
 
 def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
-    """Raise ValueError for an affine scheme of codes that are floats."""
-    if code.real is not None and not symmetric:
+    """Raise TypeError unless symmetric is a bool, ValueError for an affine scheme of codes that are floats."""
+    if not flag(owner, "symmetric", symmetric) and code.real is not None:
         raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
 
 

@@ -414,6 +414,7 @@ class _Input:
 
     @classmethod
     def of(cls, owner: str, weight: QParams, granularity: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
+        symmetric = _check.flag(owner, "symmetric", symmetric)
         size = weight.granularity.group_size
         groups = None if size is None else PerGroup(size)
         choices = [_PER_ROW, _PER_TENSOR] if groups is None else [groups, _PER_ROW, _PER_TENSOR]
@@ -430,7 +431,7 @@ class _Input:
             qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
             qmin, code = (-qmax, CODE_TYPES["int8"]) if symmetric else (0, CODE_TYPES["uint8"])
             return cls(
-                granularity, groups, bits, Activations(code.core, bool(symmetric), qmin, qmax, granularity == _PER_ROW)
+                granularity, groups, bits, Activations(code.core, symmetric, qmin, qmax, granularity == _PER_ROW)
             )
         params = _eight_bits(owner, "x_qparams", qparams)
         scale, zero = float(params.scale), int(params.zero_point)

@@ -89,7 +89,11 @@ def quantize(
     owner = "quantize"
     blocks = mx_format(dtype) if qparams is None else None
     if blocks is not None:
-        if granularity is not None or symmetric not in (None, True) or method not in (None, "minmax"):
+        if (
+            granularity is not None
+            or not (symmetric is None or _check.flag(owner, "symmetric", symmetric))
+            or method not in (None, "minmax")
+        ):
             got = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
             requirement = f"left at their defaults for {blocks.name}"
             raise ValueError(_check.must(owner, "granularity, symmetric and method", requirement, got))

@@ -458,6 +458,8 @@ def calibrate(
         raise ValueError(_check.must(owner, "patience", "at least 1", str(patience)))
     if not (isinstance(tolerance, (int, float, np.number)) and tolerance >= 0):
         raise ValueError(_check.must(owner, "tolerance", "a number of at least 0", _check.typed(tolerance)))
+    if progress is not None:
+        progress = _check.flag(owner, "progress", progress)
     calibration = Calibration(_configuration(owner, observers))
     still = 0
     total = len(batches) if isinstance(batches, Sized) else None
