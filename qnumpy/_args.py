@@ -202,9 +202,9 @@ def output(owner: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...], *
     """Return `out` if a kernel may write to it, a new array if it is None; raise for any other `out`."""
     if out is None:
         return np.empty(shape, dtype)
-    if _core.output_fits(out, dtype, shape, *inputs):
+    if _core.output_fits(out, dtype, shape, *inputs) and not isinstance(out, np.ma.MaskedArray):
         return out  # type: ignore[no-any-return]
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(must(owner, "out", "an array", typed(out)))
     if out.dtype is not dtype and (out.dtype != dtype or not out.dtype.isnative):
         raise TypeError(must(owner, "out", f"of dtype {dtype}", f"dtype {out.dtype}"))

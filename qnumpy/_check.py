@@ -123,6 +123,11 @@ def integer(owner: str, name: str, value: Any) -> int:
         raise TypeError(must(owner, name, "an integer", typed(value))) from None
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number; a bool is none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def flag(owner: str, name: str, value: Any) -> bool:
     """Return a bool; a text such as "False" would count as True."""
     if isinstance(value, bool | np.bool_):

@@ -222,7 +222,8 @@ def _codes(
 
     `axis` is that of the multipliers where there is more than one.
     """
-    code = code_type(getattr(zero_point, "dtype", None))
+    typed = isinstance(zero_point, np.ndarray | np.generic)
+    code = code_type(zero_point.dtype) if typed else None
     if code is None or code.bits != 8:
         raise TypeError(_check.must(owner, "y_zero_point", "an int8 or uint8 scalar", _check.typed(zero_point)))
     zero = np.asarray(zero_point)

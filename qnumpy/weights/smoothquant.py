@@ -206,7 +206,7 @@ def smoothquant_alpha(
 
 
 def _alpha(owner: str, name: str, value: Any) -> float:
-    if not (isinstance(value, (int, float, np.floating)) and 0 <= value <= 1):
+    if not (_check.is_number(value) and 0 <= value <= 1):
         raise ValueError(_check.must(owner, name, "in [0, 1]", _check.typed(value)))
     return float(value)
 

@@ -13,6 +13,7 @@ ACC = np.arange(6, dtype=np.int32).reshape(2, 3)
 BYTES = np.arange(6, dtype=np.uint8).reshape(2, 3)
 IMAGE, FILTERS = np.ones((1, 2, 4, 4), np.uint8), np.ones((2, 2, 3, 3), np.int8)
 PARAMS = qn.QParams(0.5, 0)
+MX = qn.quantize(X, dtype="mxfp8_e4m3")
 WEIGHT = qn.quantize(X.T, granularity=qn.PerChannel(1))
 
 # function -> right arguments by name
@@ -56,7 +57,7 @@ CALLS = {
     "accumulator": {"dtype": "int8"},
     "bits": {"x": X},
     "compare": {"x": X, "q": X, "name": None, "axis": None, "per_channel": False},
-    "float_report": {"x": X},
+    "float_report": {"x": X, "dtype": "float16", "name": None},
     "simulate_saturation": {"a": BYTES, "b": Q.T},
     "QParams": {
         "scale": 0.5, "zero_point": 0, "dtype": "int8", "granularity": qn.PerTensor(), "qmin": -9, "qmax": 9,
@@ -70,8 +71,28 @@ CALLS = {
     "MinMaxObserver": {"dtype": "int8", "granularity": None, "symmetric": True, "on_nonfinite": "ignore"},
     "set_num_threads": {"n": 1},
     "set_isa": {"name": "scalar"},
+    "HistogramObserver": {
+        "method": "percentile", "percentile": 99.0, "dtype": "int8", "granularity": None, "symmetric": True,
+        "on_nonfinite": "ignore",
+    },
+    "MovingAverageMinMaxObserver": {"averaging_constant": 0.1, "dtype": "int8", "granularity": None, "symmetric": True},
+    "PackedWeight": {
+        "w": WEIGHT, "bias": None, "axis": 0, "clip": (None, None), "x_granularity": None, "symmetric": True,
+        "activation_bits": 8, "x_qparams": None, "out_qparams": None, "scale_dtype": "float32",
+    },
+    "qmatmul": {"a": qn.quantize(X), "b": WEIGHT, "bias": None, "out_qparams": None},
+    "MXArray": {"codes": MX.codes, "scales": MX.scales, "format": "mxfp8_e4m3", "tensor_scale": None},
+    "tap": {"name": "x", "x": X},
+    "weights.correct_bias": {"x": X, "w": X.T, "q": WEIGHT, "bias": None, "axis": 0},
+    "weights.reduce_range": {"qparams": PARAMS},
+    "weights.safe_weights": {"w": Q, "axis": 0},
+    "weights.smoothquant_alpha": {
+        "x": X, "w": X.T, "alphas": None, "axis": 0, "dtype": "int8", "x_granularity": None, "w_granularity": None,
+    },
     "weights.smoothquant": {"x": X, "w": X.T, "alpha": 0.5, "axis": 0, "power_of_two": False},
-    "weights.cross_layer_equalize": {"w1": X, "w2": X.T, "bias": None, "power_of_two": False},
+    "weights.cross_layer_equalize": {
+        "w1": X, "w2": X.T, "bias": None, "axis1": -1, "axis2": 0, "power_of_two": False,
+    },
 }  # fmt: skip
 
 
