@@ -147,11 +147,10 @@ def agree_with_qparams(
     """Raise for an argument that says something else than the parameters of an array beside it; None says nothing."""
     if dtype is not None and code_type(dtype) is not params.code:
         raise ValueError(must(owner, "dtype", f"left out or {params.code.name} like qparams", typed(dtype)))
-    if wanted is not None and wanted != params.granularity:
-        granularity(owner, wanted)
-        if layout_of(owner, wanted, shape)[:2] != layout[:2]:  # PerChannel(-1) may be PerChannel(1)
-            requirement = f"left out or {params.granularity} like qparams"
-            raise ValueError(must(owner, "granularity", requirement, typed(wanted)))
+    # Compared by their grids: PerChannel(-1) may be PerChannel(1).
+    if wanted is not None and layout_of(owner, granularity(owner, wanted), shape)[:2] != layout[:2]:
+        requirement = f"left out or {params.granularity} like qparams"
+        raise ValueError(must(owner, "granularity", requirement, typed(wanted)))
     if symmetric is not None and flag(owner, "symmetric", symmetric) not in params.schemes:
         raise ValueError(must(owner, "symmetric", f"left out or {not symmetric} like qparams", typed(symmetric)))
 

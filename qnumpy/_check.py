@@ -46,7 +46,7 @@ def _has_short_repr(cls: type) -> bool:
     """Whether the repr of an object is a text that a message can hold: not that of a table, or with an address."""
     root = cls.__module__.partition(".")[0]
     is_coded = getattr(cls, "__array_ufunc__", 0) is None
-    return root in ("builtins", "numpy", "ml_dtypes", "qnumpy") and not is_coded and cls.__repr__ is not object.__repr__
+    return root in ("builtins", "numpy", "ml_dtypes", "qnumpy") and not is_coded and cls is not object
 
 
 def _class_name(value: Any) -> str:

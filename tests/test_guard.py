@@ -13,8 +13,7 @@ import pytest
 from refusals import read_only
 
 import qnumpy as qn
-from qnumpy import runtime
-from qnumpy import _core
+from qnumpy import _core, runtime
 
 T = _core.TYPES
 HUGE = [2**62, 2**63 - 1, -(2**63)]

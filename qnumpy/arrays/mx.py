@@ -211,7 +211,9 @@ class MXArray(CodedArray):
             Exact in float32 for MX formats; for NVFP4 one multiplication, rounded half to even. Other dtypes are
             converted from that value and rounded half to even. A block whose scale is NaN is NaN.
         """
-        owner = "MXArray.dequantize"
+        return self._reals("MXArray.dequantize", dtype, out)
+
+    def _reals(self, owner: str, dtype: DType, out: Array | None) -> Array:
         real = _args.floating(owner, dtype)
         mx = self._format
         return blocks.dequantize_blocks(owner, self.codes, mx.element, self.scale, mx.group_size, real, out)

@@ -50,7 +50,8 @@ def quantize(
     dtype, granularity, symmetric, method
         As in choose_qparams; None means its defaults: int8, PerTensor(), True and "minmax".
         ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a calibration before. Or
-        dtype names a format of blocks along the last axis, which fixes the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
+        dtype names a format of blocks along the last axis, which fixes the others: "mxfp8_e4m3", "mxfp8_e5m2",
+        "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------
@@ -159,7 +160,7 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
         return reals_of(owner, q.codes, q.qparams, dtype, out)
     if not isinstance(q, MXArray):
         raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
-    return q.dequantize(dtype, out)
+    return q._reals(owner, dtype, out)
 
 
 class QuantizedArray(CodedArray):

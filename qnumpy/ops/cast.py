@@ -146,7 +146,7 @@ def _python_integers(owner: str, x: Any, narrower: bool) -> Any:
         or not (_check.is_python(x, numbers) or numbers.dtype == object)
     ):
         return x
-    if numbers.dtype != object and -_EXACT <= numbers.min() and numbers.max() <= _EXACT:
+    if numbers.dtype != object and numbers.min() >= -_EXACT and numbers.max() <= _EXACT:
         return x
     objects = np.asarray(x, dtype=object)
     if objects.shape != numbers.shape or not all(

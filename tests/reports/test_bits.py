@@ -1,8 +1,8 @@
 """The bits of numbers: sign x mantissa x 2^exponent is the number, and the powers of two of an integer sum to it."""
 
-import ml_dtypes
 import time
 
+import ml_dtypes
 import numpy as np
 import pytest
 from refusals import assert_refused, refusals

@@ -104,17 +104,19 @@ class Broken:
 
 
 WRONG = [
-    None, True, np.True_, 0, 1, -1, 2, 3, 10**30, -(2**63), 1.5, 0.0, -0.0, -1.5, np.nan, np.inf, -np.inf, 1e300, 1e-300,
-    1 + 2j, "", "False", "1", "int8", "float16", "mxfp4", "nonsense", "\n", b"x", (), [], {}, set(), [1, 2], [[1, 2], [3]],
-    [None], ["1", "2"], [1.0, "a"], (1, 1), (0, -1, 2, 3), range(3), object(), object, int, len, (k for k in range(2)),
-    slice(None), ..., np.float32(1), np.int64(1), np.uint64(2**63), np.datetime64("2020"), np.dtype("int8"), ml_dtypes.int4,
-    X, Q, ACC, BYTES, X.astype(np.float16), X.astype(ml_dtypes.bfloat16), X[:0], X[0, 0], X.astype(">f4"), X.T, X[::-1],
-    Q.astype(ml_dtypes.int4), np.full((2, 3), np.nan, np.float32), np.full((2, 3), np.inf), np.ones((2, 1)), np.ones((0, 3)),
-    np.ones((1,) * 32), np.array(None), np.array("a"), np.zeros(2, "M8[s]"), np.zeros(2, [("a", "i4")]), np.ones(2, bool),
-    np.ones((2, 3), complex), np.ma.masked_array(X, X > 0), [np.ma.masked_array(X)], np.ones((2, 2)).view(np.matrix),
-    np.rec.array([(1, 2.0)]), memoryview(b"abc"), bytearray(b"abc"), Broken(), [Broken()],
-    qn.quantize(X), [qn.quantize(X)], qn.quantize(X, dtype="mxfp4"), PARAMS, qn.QParams([0.5, 0.5], 0, "int8", qn.PerChannel(0)),
-    qn.PackedWeight(WEIGHT), qn.PerTensor(), qn.PerChannel(7), qn.PerChannel(-3), qn.PerGroup(2), qn.PerRow(), qn.MinMaxObserver(),
+    None, True, np.True_, 0, 1, -1, 2, 3, 10**30, -(2**63), 1.5, 0.0, -0.0, -1.5, np.nan, np.inf, -np.inf, 1e300,
+    1e-300, 1 + 2j, "", "False", "1", "int8", "float16", "mxfp4", "nonsense", "\n", b"x", (), [], {}, set(),
+    [1, 2], [[1, 2], [3]], [None], ["1", "2"], [1.0, "a"], (1, 1), (0, -1, 2, 3), range(3), object(), object, int,
+    len, (k for k in range(2)), slice(None), ..., np.float32(1), np.int64(1), np.uint64(2**63),
+    np.datetime64("2020"), np.dtype("int8"), ml_dtypes.int4, X, Q, ACC, BYTES, X.astype(np.float16),
+    X.astype(ml_dtypes.bfloat16), X[:0], X[0, 0], X.astype(">f4"), X.T, X[::-1], Q.astype(ml_dtypes.int4),
+    np.full((2, 3), np.nan, np.float32), np.full((2, 3), np.inf), np.ones((2, 1)), np.ones((0, 3)),
+    np.ones((1,) * 32), np.array(None), np.array("a"), np.zeros(2, "M8[s]"), np.zeros(2, [("a", "i4")]),
+    np.ones(2, bool), np.ones((2, 3), complex), np.ma.masked_array(X, X > 0), [np.ma.masked_array(X)],
+    np.ones((2, 2)).view(np.matrix), np.rec.array([(1, 2.0)]), memoryview(b"abc"), bytearray(b"abc"), Broken(),
+    [Broken()], qn.quantize(X), [qn.quantize(X)], qn.quantize(X, dtype="mxfp4"), PARAMS,
+    qn.QParams([0.5, 0.5], 0, "int8", qn.PerChannel(0)), qn.PackedWeight(WEIGHT), qn.PerTensor(), qn.PerChannel(7),
+    qn.PerChannel(-3), qn.PerGroup(2), qn.PerRow(), qn.MinMaxObserver(),
 ]  # fmt: skip
 
 FLAGS = ("symmetric", "include_zero", "per_channel", "power_of_two", "progress")
