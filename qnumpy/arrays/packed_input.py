@@ -44,6 +44,7 @@ class PackedInput:
     def of(
         cls, owner: str, weight: QParams, granularity: Any, symmetric: Any, bits: Any, qparams: Any
     ) -> "PackedInput":
+        symmetric = _check.flag(owner, "symmetric", symmetric)
         size = weight.granularity.group_size
         groups = None if size is None else PerGroup(size)
         choices = [_PER_ROW, _PER_TENSOR] if groups is None else [groups, _PER_ROW, _PER_TENSOR]
@@ -60,7 +61,7 @@ class PackedInput:
             qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
             qmin, code = (-qmax, CODE_TYPES["int8"]) if symmetric else (0, CODE_TYPES["uint8"])
             return cls(
-                granularity, groups, bits, Activations(code.core, bool(symmetric), qmin, qmax, granularity == _PER_ROW)
+                granularity, groups, bits, Activations(code.core, symmetric, qmin, qmax, granularity == _PER_ROW)
             )
         params = eight_bits(owner, "x_qparams", qparams)
         scale, zero = float(params.scale), int(params.zero_point)
