@@ -1,16 +1,6 @@
 """TensorSpec: the description of one array in a file, and the plain tensors that hold it.
 
-A quantized array ``w`` is kept as the plain tensors ``w`` (codes), ``w.scale`` (float32) and ``w.zero_point``, which is
-left out where every zero point is the symmetric one. Codes narrower than a byte are packed along the last axis, low
-bits first. One JSON text, in safetensors' metadata under "qnumpy" or as the npz entry ``__qnumpy__``, says how to read
-them::
-
-    {"format_version": 1, "tensors": {"w": {"dtype": "int4", "shape": [4096, 768],
-     "granularity": {"kind": "group", "axis": -1, "group_size": 32}, "qmin": -7, "qmax": 7}}}
-
-An MXArray has its scales, one byte each, as ``w.scale``, that of an NVFP4 tensor as ``w.tensor_scale``, and the name of
-its format as "dtype". A plain array whose dtype the container lacks is kept as bytes, with "granularity": null and no
-range.
+docs/file-format.md says how they hold it, and what the schema says about it; a change of it changes that page.
 """
 
 import json
