@@ -538,8 +538,10 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     values: dict[str, Value] = {}
     for name, value in arrays.items():
         _check_value(f"arrays[{name!r}]", value)
-        coded = isinstance(value, (QuantizedArray, MXArray, PackedWeight))
-        values[name] = value if coded else np.asarray(array("save", f"arrays[{name!r}]", value))
+        if isinstance(value, (QuantizedArray, MXArray, PackedWeight)):
+            values[name] = value
+        else:
+            values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
     with Writer(path, specs, max_shard_bytes=max_shard_bytes) as writer:
         for name, value in values.items():
