@@ -1,15 +1,16 @@
 """Pictures of ranges and errors, with matplotlib (the extra ``plot``).
 
 Every function draws into `ax`, or into a new figure, and returns the Axes. It shows no window and changes no global
-setting.
+setting. Names stand as they are in titles and legends: `$` begins no formula, `_` hides nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import _args, _check
+from ._tables import printable
 from ._typing import Array, DType, Method, RealLike
 from .arrays.quantized import quantize
 from .calibration.estimate import Estimate, expected, share_below
@@ -29,7 +30,11 @@ METHODS: tuple[Method, ...] = ("minmax", *HistogramObserver.methods)
 _COLORS = {"minmax": "#555555", "percentile": "#E69F00", "entropy": "#009E73", "mse": "#D55E00"}
 _MORE = ("#0072B2", "#CC79A7", "#56B4E9", "#F0E442")
 _FILL, _ALARM = "#9DB7D5", "#D55E00"
+_MARKERS = "osD^vP"
 _NAMED = 5  # outliers that are labelled
+_THIN = 0.01  # of the width of the picture: narrower data is one bar of this width
+_APART = 0.6  # bits between the places of types of the same width
+_LITERAL = {"parse_math": False, "usetex": False}  # of a text that holds names
 
 
 def histogram(
@@ -93,9 +98,10 @@ def histogram(
     named = {"": qparams} if isinstance(qparams, QParams) else qparams
     _per_tensor(owner, named)
     bins = observer.sketch.bins()
-    edges = np.linspace(bins.low.min(), bins.high.max(), resolution + 1)
+    edges = _edges(bins, [float(end) for params in named.values() for end in params.range()], resolution)
     bars = _rebinned(bins, edges)
     ax = _axes(ax)
+    legend: dict[Any, str] = {}
     ax.stairs(bars, edges, fill=True, color=_FILL)
     ax.set_yscale("log")
     peak = max(float(bars.max()), 1.0)
@@ -105,10 +111,11 @@ def histogram(
         share = _cost(bins, params).clipped
         color = _color(label, k)
         text = f"{label + ': ' if label else ''}{ends[0]:.3g} to {ends[1]:.3g}, {_percent(share)} clipped"
-        ax.axvline(ends[0], color=color, linestyle="--", linewidth=1.4, label=text)
+        legend[ax.axvline(ends[0], color=color, linestyle="--", linewidth=1.4, label=text)] = text
         ax.axvline(ends[1], color=color, linestyle="--", linewidth=1.4)
-    _finish(ax, name or "Values", "value", "elements in a bin")
-    _legend(ax, "upper left")
+    types = dict.fromkeys(params.code.name for params in named.values())
+    _finish(ax, [_subject(name or "Values", x), *types], "value", "elements in a bin")
+    _legend(ax, "upper left", legend)
     return ax
 
 
@@ -176,14 +183,23 @@ def channel_ranges(
     place = np.arange(len(order))
     low, high = low[order], high[order]
     ax = _axes(ax)
-    ax.fill_between(place, low, high, step="mid", color=_FILL, linewidth=0)
+    # the outline shows a channel whose values are equal
+    last = slice(len(order) - 1, None)
+    ends = np.append(place, len(order)) - 0.5
+    ax.fill_between(ends, np.append(low, low[last]), np.append(high, high[last]), step="post", color=_FILL, linewidth=1)
     if marked.any():
         worst = ", ".join(map(str, order[marked][::-1][:_NAMED])) + (", ..." if marked.sum() > _NAMED else "")
         text = f"{int(marked.sum())} of {len(order)} above {outlier:g} times the median: {worst}"
         width = max(1.0, len(order) / 300)  # of a bar: at least a pixel
-        ax.bar(place[marked], (high - low)[marked], width, low[marked], color=_ALARM, linewidth=0, label=text)
+        bars = ax.bar(place[marked], (high - low)[marked], width, low[marked], color=_ALARM, linewidth=1, label=text)
+        for bar in bars:
+            bar.sticky_edges.y.clear()  # else a bar without height lies under the edge of the picture
     ax.axhline(0, color="#555555", linewidth=0.8)
-    _finish(ax, name or "Channels", "channels, sorted by largest magnitude", "smallest to largest value")
+    if isinstance(x, Observer):
+        title = [name or "Channels", f"{x.dtype} {x.granularity.describe()}"]
+    else:
+        title = [_subject(name or "Channels", x), f"axis {axis}"]
+    _finish(ax, title, "channels, sorted by largest magnitude", "smallest to largest value")
     ax.margins(x=0.02, y=0.08)
     if marked.any():
         _legend(ax, "upper left")
@@ -283,11 +299,12 @@ def error_by_threshold(
     ax.plot(ends, total - rounding, color="#CC79A7", linewidth=1.2, linestyle=":", label="clipping")
     for k, (method, end, cost) in enumerate(marks):
         text = f"{method}: {end:.3g}, {cost.sqnr_db:.1f} dB"
-        ax.plot([end], [cost.mse], "o", color=_color(method, k), label=text, zorder=3)
+        marker = _MARKERS[k % len(_MARKERS)]
+        ax.plot([end], [cost.mse], marker, color=_color(method, k), label=text, zorder=3)
     if total.min() > 0:  # 0 without an error, which a logarithmic axis cannot show
         ax.set_yscale("log")
         ax.set_ylim(total.min() / 10, 1.5 * total.max())
-    _finish(ax, f"{name or 'Error'}, {dtype}", "largest value with a code", "mean squared error")
+    _finish(ax, [_subject(name or "Error", x), dtype], "largest value with a code", "mean squared error")
     _legend(ax, "best")
     return ax
 
@@ -353,31 +370,44 @@ def error_by_bits(
     source, float_type = _args.real(owner, "x", x)
     granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
     granularity.check(owner, source.shape)
-    codes = [_args.code(owner, dtype) for dtype in dtypes]
+    codes = list({code.name: code for code in (_args.code(owner, dtype) for dtype in dtypes)}.values())
+    if not codes:
+        raise ValueError(_check.must(owner, "dtypes", "one code type or more", "none"))
     for code in codes:
         check_scheme(owner, code, symmetric)
     for method in methods:
         _args.choice(owner, "methods", method, CHOICES)
+    codes.sort(key=lambda code: code.bits)
     sketch = Sketch.of(source, float_type, granularity)
     if not sketch.finite.all():
-        raise CalibrationError(_check.must(owner, "x", "finite somewhere", "nothing, or only NaN and infinities"))
+        raise _nothing(owner)
     sqnrs: dict[Method, list[float]] = {method: [] for method in methods}
     for code in codes:
         for method in methods:
             low, high, _ = sketch.search(code, symmetric=symmetric, method=method)
             params = QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
-            sqnrs[method].append(float(compare(source, quantize(source, params)).sqnr_db or np.nan))
+            sqnr = compare(source, quantize(source, params)).sqnr_db
+            sqnrs[method].append(np.nan if sqnr is None else sqnr)
     bits = np.array([code.bits for code in codes])
+    places = _places(bits)
     ax = _axes(ax)
-    for k, (method, sqnr) in enumerate(sqnrs.items()):
-        ax.plot(bits, sqnr, "o-", color=_color(method, k), label=method, linewidth=1.5, markersize=5)
-    best = max((sqnr[0] for sqnr in sqnrs.values() if sqnr), default=np.nan)
-    if np.isfinite(best):
+    for k, (method, values) in enumerate(sqnrs.items()):
+        style = f"{_MARKERS[k % len(_MARKERS)]}-"
+        ax.plot(places, values, style, color=_color(method, k), label=method, linewidth=1.5, markersize=5)
+    finite = [value for values in sqnrs.values() for value in np.extract(bits == bits[0], values) if np.isfinite(value)]
+    if finite:
         slope = 20 * np.log10(2)
-        ax.plot(bits, best + slope * (bits - bits[0]), ":", color="black", linewidth=1, label="6.02 dB a bit")
-    ax.set_xticks(bits, [code.name for code in codes])
-    _finish(ax, f"{name or 'Error'}, {granularity.describe()}", "type of the codes", "SQNR in dB (higher is better)")
-    _legend(ax, "best")
+        ax.plot(bits, max(finite) + slope * (bits - bits[0]), ":", color="black", linewidth=1, label="6.02 dB a bit")
+    exact = places[np.isposinf([*sqnrs.values()]).any(axis=0)]
+    if exact.size:
+        top = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+        ax.plot(exact, np.ones(exact.size), "k*", label="at the top: no error", **top)
+    tilted = {} if places is bits else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(places, [code.name for code in codes], **tilted)
+    title = [_subject(name or "Error", x), granularity.describe(), "symmetric" if symmetric else "affine"]
+    _finish(ax, title, "type of the codes", "SQNR in dB (higher is better)")
+    if sqnrs:
+        _legend(ax, "best")
     return ax
 
 
@@ -389,8 +419,13 @@ def _axes(ax: Any) -> Any:
     return pyplot.subplots(figsize=(7, 4), layout="constrained")[1]
 
 
-def _finish(ax: Any, title: str, x: str, y: str) -> None:
-    ax.set_title(title, loc="left")
+def _subject(name: str, x: Any) -> str:
+    """Return the name of the data with its type; an observer does not know the type of its data."""
+    return name if isinstance(x, Observer) else f"{name} ({np.asarray(x).dtype.name})"
+
+
+def _finish(ax: Any, title: Iterable[str], x: str, y: str) -> None:
+    ax.set_title(printable(", ".join(title)), loc="left", **_LITERAL)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.spines[["top", "right"]].set_visible(False)
@@ -398,8 +433,20 @@ def _finish(ax: Any, title: str, x: str, y: str) -> None:
     ax.set_axisbelow(True)
 
 
-def _legend(ax: Any, corner: str) -> None:
-    ax.legend(loc=corner, framealpha=0.85, edgecolor="none", fontsize="small")
+def _legend(ax: Any, corner: str, named: Mapping[Any, str] | None = None) -> None:
+    """Add the legend of all artists with labels; `named` have names of the caller in theirs, which are shown as is."""
+    named = named or {}
+    entries = [entry for entry in zip(*ax.get_legend_handles_labels(), strict=True) if entry[0] not in named]
+    artists, labels = [artist for artist, _ in entries], [label for _, label in entries]
+    if not (entries or named):
+        return
+    # matplotlib leaves out artists whose label begins with "_": their texts are set afterwards
+    legend = ax.legend(
+        [*artists, *named], [*labels, *["name"] * len(named)],
+        loc=corner, framealpha=0.85, edgecolor="none", fontsize="small",
+    )  # fmt: skip
+    for text, label in zip(legend.get_texts()[len(labels) :], named.values(), strict=True):
+        text.set(text=printable(label), **_LITERAL)
 
 
 def _color(label: str, k: int) -> str:
@@ -434,6 +481,25 @@ def _per_tensor(owner: str, named: Any) -> None:
             raise ValueError(_check.must(owner, "qparams", "per tensor", params.granularity.describe()))
 
 
+def _edges(bins: Bins, ends: list[float], resolution: int) -> Array:
+    """Return the edges of the bars: of one, if the data is so narrow beside the range that it would not be seen."""
+    low, high = float(bins.low.min()), float(bins.high.max())
+    width = _THIN * (max(high, *ends, -np.inf) - min(low, *ends, np.inf)) or abs(low) or 1.0
+    if high - low >= width:
+        return np.linspace(low, high, resolution + 1)
+    center = low + (high - low) / 2
+    return np.array([center - width / 2, center + width / 2])
+
+
+def _places(bits: Array) -> Array:
+    """Return where the types of these rising bits stand: types of the same bits beside one another."""
+    _, first, count = np.unique(bits, return_index=True, return_counts=True)
+    if (count == 1).all():
+        return bits
+    within = np.arange(len(bits)) - np.repeat(first, count)
+    return bits + _APART * (within - (np.repeat(count, count) - 1) / 2)
+
+
 def _rebinned(bins: Bins, edges: Array) -> Array:
     """Return the elements between neighbouring edges, which enclose all bins; bins are spread evenly."""
     below = [float(bins.counts @ share_below(bins.low, bins.high, edge)) for edge in edges[1:-1].tolist()]
@@ -445,4 +511,11 @@ def _observer(owner: str, x: Any, **options: Any) -> HistogramObserver:
     if isinstance(x, HistogramObserver):
         return x
     source, _ = _args.real(owner, "x", x)
-    return HistogramObserver(**options).observe(source)
+    observer = HistogramObserver(**options).observe(source)
+    if not (source.size and observer.count_.any()):
+        raise _nothing(owner)
+    return observer
+
+
+def _nothing(owner: str) -> CalibrationError:
+    return CalibrationError(_check.must(owner, "x", "finite somewhere", "nothing, or only NaN and infinities"))

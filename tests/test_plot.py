@@ -12,6 +12,7 @@ from qnumpy import plot
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 
@@ -117,7 +118,73 @@ def test_an_observer_per_channel_is_drawn_as_one(ax):
     assert counts[1].sum() == pytest.approx(x.size)
 
 
+NAMES = {
+    "a$$b": "a$$b",
+    "$\\\\alpha^2$": "$\\\\alpha^2$",
+    "_a": "_a",
+    "a\\nb": r"a\nb",
+    "{x}_y": "{x}_y",
+    "\u05d0": "\u05d0",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_are_shown_as_they_are(kind, name, ax):
+    KINDS[kind](ax=ax, name=name)
+    assert ax.get_title(loc="left").startswith(NAMES[name])
+    assert not ax._left_title.get_parse_math()
+    ax.figure.canvas.draw()
+
+
+def test_names_of_parameters_are_shown_as_they_are(ax):
+    ax.plot([0, 1], [1, 1], label=r"$\sigma$")  # of the caller: mathematics
+    plot.histogram(weights(), {name: qn.QParams(0.01 * k, 0) for k, name in enumerate(NAMES, 1)}, ax=ax)
+    mine, *names = ax.get_legend().get_texts()
+    assert (mine.get_text(), mine.get_parse_math()) == (r"$\sigma$", True)
+    assert [text.get_text().rpartition(":")[0] for text in names] == list(NAMES.values())
+    assert not any(text.get_parse_math() for text in names)
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(("kind", "title"), [
+    ("histogram", "w (float32), int8"), ("channel_ranges", "w (float32), axis 0"),
+    ("error_by_threshold", "w (float32), int8"), ("error_by_bits", "w (float32), per tensor, symmetric"),
+])  # fmt: skip
+def test_titles_name_the_array_and_the_type(kind, title, ax):
+    KINDS[kind](ax=ax, name="w")
+    assert ax.get_title(loc="left") == title
+
+
+@pytest.mark.parametrize("x", [[2.5], [0.0], [-3.0] * 9, [1e-42], [3e38], [1.0, 1.0 + 2**-20]])
+def test_narrow_data_is_one_bar_that_can_be_seen(x, ax):
+    x = np.array(x, np.float32)
+    plot.histogram(x, ax=ax)
+    ax.figure.canvas.draw()
+    (stairs,) = [patch for patch in ax.patches if hasattr(patch, "get_data")]
+    counts, edges = stairs.get_data().values, stairs.get_data().edges
+    assert counts.tolist() == [x.size]
+    assert edges[0] <= x.min() <= x.max() <= edges[1]
+    left, right = (ax.transData.transform((edge, 1))[0] for edge in edges)
+    assert right - left >= 2  # pixels
+
+
 # --- channels
+
+
+@pytest.mark.parametrize("x", [np.ones((1, 5)), np.float32([1, 2, 3, 100]), np.arange(6.0)])
+def test_channels_of_one_value_are_seen(x, ax):
+    before = np.asarray(drawn(ax))
+    plot.channel_ranges(x, ax=ax)
+    blue = np.all(np.asarray(drawn(ax))[..., :3] == (0x9D, 0xB7, 0xD5), axis=-1)
+    assert before.shape == (*blue.shape, 4)
+    assert blue.any(axis=0).sum() > 300 * (len(x) - 1) / len(x)  # of the 400 or so pixels of the width
+
+
+def drawn(ax):
+    canvas = FigureCanvasAgg(ax.figure)
+    canvas.draw()
+    return canvas.buffer_rgba()
 
 
 def test_channels_are_sorted_and_outliers_named(ax):
@@ -206,6 +273,27 @@ def test_data_of_every_kind_can_be_drawn(draw, x, ax):
     ax.figure.canvas.draw()  # warnings are errors
 
 
+def test_types_of_the_same_width_stand_side_by_side(ax):
+    names = ["int8", "uint4", "float8_e4m3fn", "int4", "uint8", "int16", "int8"]
+    plot.error_by_bits(weights(), ["minmax", "mse"], dtypes=names, ax=ax)
+    ticks = dict(zip([text.get_text() for text in ax.get_xticklabels()], ax.get_xticks().tolist(), strict=True))
+    assert list(ticks) == ["uint4", "int4", "int8", "float8_e4m3fn", "uint8", "int16"]
+    places = np.array(list(ticks.values()))
+    assert np.diff(places).min() > 0.5
+    assert np.abs(places - [4, 4, 8, 8, 8, 16]).max() < 1
+    for line in lines(ax, "-"):
+        assert line.get_xdata().tolist() == places.tolist()
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+    assert len({line.get_marker() for line in lines(ax, "-")}) == 2
+    assert len(boxes) == 6
+
+
+def test_types_without_an_error_are_shown(ax):
+    plot.error_by_bits(np.float32([2.5]), ax=ax)
+    assert labels(ax)[-1] == "at the top: no error"
+
+
 # --- errors of arguments
 
 
@@ -230,6 +318,18 @@ WRONG = {
     "error_by_threshold: x must be an observer per tensor; got per channel 0.": (
         ValueError,
         lambda: plot.error_by_threshold(qn.HistogramObserver(granularity=qn.PerChannel(0)).observe(X)),
+    ),
+    "error_by_bits: dtypes must be one code type or more; got none.": (
+        ValueError,
+        lambda: plot.error_by_bits(X, dtypes=[]),
+    ),
+    "histogram: x must be finite somewhere; got nothing, or only NaN and infinities.": (
+        qn.CalibrationError,
+        lambda: plot.histogram(X[:0]),
+    ),
+    "error_by_threshold: x must be finite somewhere; got nothing, or only NaN and infinities.": (
+        qn.CalibrationError,
+        lambda: plot.error_by_threshold(X * np.nan),
     ),
     "error_by_threshold: points must be at least 2; got 1.": (ValueError, lambda: plot.error_by_threshold(X, points=1)),
 }

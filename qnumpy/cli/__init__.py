@@ -1,4 +1,4 @@
-"""The command line: ``qnumpy quantize | inspect | compare | plot | calibrate | info | demo``.
+"""The command line: ``qnumpy quantize | dequantize | inspect | compare | plot | calibrate | info | demo``.
 
 A command is a module of this folder with two functions: ``add(commands)`` adds its arguments and ``run(args)`` returns
 its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written,
@@ -6,21 +6,21 @@ its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file th
 """
 
 import argparse
+import contextlib
 import io
-import os
-import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import FileFormatError, UnsupportedISAError
 from ..runtime import isa
-from . import calibrate, compare, demo, info, inspect, plot, quantize
-from .common import BAD_FILE, INTERRUPTED, USAGE, UsageError, complain
+from . import calibrate, compare, demo, dequantize, info, inspect, plot, quantize
+from .common import BAD_FILE, FINE, INTERRUPTED, USAGE, UsageError, complain
 from .signals import Stopped, unwinding
+from .streams import show, standard_streams, warn
 
 __all__ = ["main"]
 
-COMMANDS = (quantize, inspect, compare, plot, calibrate, info, demo)  # in the order of the help
+COMMANDS = (quantize, dequantize, inspect, compare, plot, calibrate, info, demo)  # in the order of the help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,31 +31,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments without the program's name; those of the process by default.
     """
+    with standard_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = argparse.Namespace(command=None, code=FINE, left="no file was written")
     try:
-        args = _parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has printed the error or the help
-        return int(stop.code or 0)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # its encoding may lack a character of a tensor's name
-    try:
-        isa()
-    except (UnsupportedISAError, ValueError) as error:  # QNUMPY_ISA or QNUMPY_NUM_THREADS is wrong
-        print(error, file=sys.stderr)
-        return USAGE
-    try:
+        out, err = io.StringIO(), io.StringIO()  # argparse ignores that a stream is full
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                args = _parser().parse_args(argv)
+        except SystemExit as stop:
+            if err.getvalue():
+                warn(err.getvalue().removesuffix("\n"))
+            if out.getvalue():
+                show(out.getvalue().removesuffix("\n"))
+            return int(stop.code or FINE)
+        try:
+            isa()
+        except (UnsupportedISAError, ValueError) as error:  # QNUMPY_ISA or QNUMPY_NUM_THREADS is wrong
+            warn(str(error))
+            return USAGE
         with unwinding():
-            code: int = args.run(args)
-            sys.stdout.flush()
-        return code
+            return int(args.run(args))
     except UsageError as error:
         return complain(args, str(error), USAGE)
-    except BrokenPipeError:  # the reader closed the pipe; the null device takes the buffered rest
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of the output has left
         return int(args.code)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return complain(args, f"{text}.", BAD_FILE)
+        return complain(args, f"{text}.", args.code or BAD_FILE)
     except FileFormatError as error:
         return complain(args, str(error), BAD_FILE)
     except Stopped as stop:

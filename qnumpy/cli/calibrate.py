@@ -25,8 +25,9 @@ from .common import (
     open_reader,
     output_path,
     progress,
+    show_table,
 )
-from .scheme import Scheme, add_granularity
+from .scheme import Scheme, add_granularity, add_method
 
 __all__: list[str] = []
 
@@ -39,11 +40,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="the .json file to write; without it only the table is printed"
     )
-    methods = list(observers_by_method())
-    parser.add_argument("--method", choices=methods, default="mse", help="how the range is chosen (default: mse)")
-    parser.add_argument(
-        "--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)"
-    )
+    add_method(parser, observers_by_method(), "mse")
     add_code_type(parser)
     add_granularity(parser, "tensor", "axis of the channels or groups (default: the last)")
     add_symmetric(parser)
@@ -57,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     for name in args.inputs:
         with open_reader(name) as reader:
             for tensor in progress(reader.specs, "calibrate"):
+                if reader.specs[tensor].unreadable is not None:
+                    continue
                 x = reader.read(tensor)
                 if not isinstance(x, np.ndarray) or real_type(x.dtype) is None:
                     continue
@@ -69,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if path is not None:
         about_to_rename(args)
         save_qparams(path, {tensor: _qparams(calibration, tensor) for tensor in calibration})
-    report = calibration.report()
-    print(report.to_json() if args.json else report)
+    show_table(args, calibration.report())
     return FINE
 
 

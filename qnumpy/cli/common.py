@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from .._tables import Table
 from .._typing import Array
 from ..arrays.mx import MXArray
 from ..arrays.packed import PackedWeight
@@ -15,6 +16,7 @@ from ..errors import FileFormatError
 from ..files.spec import TensorSpec
 from ..files.store import Reader
 from ..reports.compare import Report, ReportTable
+from .streams import show, show_json, warn
 
 __all__: list[str] = []
 
@@ -22,7 +24,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
-READABLE = "a .npz or .safetensors file, or the .safetensors.index.json of a sharded model"
+READABLE = "a .npz or .safetensors file, the .safetensors.index.json of a sharded model, or the folder of a model"
 
 
 class UsageError(Exception):
@@ -31,7 +33,7 @@ class UsageError(Exception):
 
 def complain(args: argparse.Namespace, text: str, code: int) -> int:
     """Print a sentence on stderr under the name of the command; return the exit code."""
-    print(f"qnumpy {args.command}: {text}", file=sys.stderr)
+    warn(f"qnumpy{f' {args.command}' if args.command else ''}: {text}")
     return code
 
 
@@ -91,16 +93,26 @@ def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray:
 def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Iterable[str]) -> str:
     """Return the path of -o; refuse to replace an input, or any file without --force."""
     path: str = args.output
+    require_suffix(path, suffixes)
+    refuse_to_replace(args, [path], inputs)
+    return path
+
+
+def require_suffix(path: str, suffixes: tuple[str, ...]) -> None:
     if not path.endswith(suffixes):
         raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
-    if os.path.exists(path):
-        if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
+
+
+def refuse_to_replace(args: argparse.Namespace, paths: Iterable[str], inputs: Iterable[str]) -> None:
+    """Refuse to replace an input, or any file without --force."""
+    sources = [source for source in inputs if os.path.exists(source)]
+    for path in filter(os.path.exists, paths):
+        if any(os.path.samefile(path, source) for source in sources):
             raise UsageError(f"-o must be another file than the input; got {path!r} for both.")
         if not os.path.isfile(path):
             raise UsageError(f"-o must be a regular file; got {path!r}.")
         if not (args.force or args.dry_run):
             raise UsageError(f"-o must be a new file, or --force given to replace it; {path!r} exists.")
-    return path
 
 
 def about_to_rename(args: argparse.Namespace) -> None:
@@ -127,5 +139,12 @@ def progress(specs: Mapping[str, TensorSpec], title: str) -> Iterator[str]:
 
 
 def print_table(args: argparse.Namespace, reports: list[Report]) -> None:
-    table = ReportTable(reports)
-    print(table.to_json() if args.json else table)
+    show_table(args, ReportTable(reports))
+
+
+def show_table(args: argparse.Namespace, table: Table[Any]) -> None:
+    """Print a table as text, or as the JSON of --json."""
+    if args.json:
+        show_json(table.to_json())
+    else:
+        show(str(table))

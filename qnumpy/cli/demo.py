@@ -15,6 +15,7 @@ from ..arrays.quantized import QuantizedArray, quantize
 from ..granularity import Granularity, PerChannel, PerGroup
 from ..reports.compare import ReportTable, compare
 from .common import FINE, Commands, add_command
+from .streams import show
 
 __all__ = ["STEPS", "Digits", "load"]
 
@@ -95,5 +96,5 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every step."""
     digits = load()
-    print("\n\n".join(f"{title}\n\n{step(digits)}" for title, step in STEPS))
+    show("\n\n".join(f"{title}\n\n{step(digits)}" for title, step in STEPS))
     return FINE

@@ -3,7 +3,7 @@
 import argparse
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +12,7 @@ import numpy as np
 from .. import __version__
 from ..runtime import show_config
 from .common import FINE, Commands, add_command, add_json
+from .streams import show
 
 __all__: list[str] = []
 
@@ -33,15 +34,19 @@ def run(args: argparse.Namespace) -> int:
         **show_config(),
     }
     if args.json:
-        print(json.dumps(facts, indent=2))
+        show(json.dumps(facts, indent=2))
         return FINE
+    show("\n".join(_lines(facts)))
+    return FINE
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     width = max(map(len, facts))
     for key, value in facts.items():
         if not isinstance(value, Mapping):
-            print(f"{key:<{width}}  {value}")
+            yield f"{key:<{width}}  {value}"
             continue
         inner = max(map(len, value), default=0)
-        print(key)
+        yield key
         for name, fact in value.items():
-            print(f"  {name:<{inner}}  {('yes' if fact else 'no') if isinstance(fact, bool) else fact}")
-    return FINE
+            yield f"  {name:<{inner}}  {('yes' if fact else 'no') if isinstance(fact, bool) else fact}"

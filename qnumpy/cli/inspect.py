@@ -7,7 +7,8 @@ import math
 from .._tables import aligned
 from ..dtypes import float_type
 from ..reports.float_report import TARGETS, FloatReportTable, float_report
-from .common import FINE, READABLE, Commands, add_command, add_json, open_reader, progress, read_array
+from .common import FINE, READABLE, Commands, add_command, add_json, open_reader, progress, read_array, show_table
+from .streams import show
 
 __all__: list[str] = []
 
@@ -41,7 +42,7 @@ def _list_tensors(args: argparse.Namespace) -> int:
             }
             for name, spec in specs.items()
         ]
-        print(json.dumps({"tensors": records, "nbytes": total, "metadata": metadata}, indent=2))
+        show(json.dumps({"tensors": records, "nbytes": total, "metadata": metadata}, indent=2))
         return FINE
     rows = [["tensor", "dtype", "shape", "granularity", "bytes"]]
     rows += [
@@ -56,7 +57,7 @@ def _list_tensors(args: argparse.Namespace) -> int:
     ]
     elements = sum(math.prod(spec.shape) for spec in specs.values())
     rows.append([f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"])
-    print("\n".join(aligned(rows, left=4)))
+    show("\n".join(aligned(rows, left=4)))
     return FINE
 
 
@@ -69,10 +70,9 @@ def _report_floats(args: argparse.Namespace) -> int:
                 reports.append(float_report(read_array(reader, name), args.float_type, name=name))
             else:
                 left_out += 1
-    table = FloatReportTable(reports)
-    print(table.to_json() if args.json else table)
+    show_table(args, FloatReportTable(reports))
     if left_out and not args.json:
-        print(f"{left_out} more {'is' if left_out == 1 else 'are'} left out: not plain floats.")
+        show(f"{left_out} more {'is' if left_out == 1 else 'are'} left out: not plain floats.")
     if reports and not args.json:
-        print(f"This CPU {reports[0].cpu}.")
+        show(f"This CPU {reports[0].cpu}.")
     return FINE

@@ -1,6 +1,7 @@
 """``qnumpy plot``: draw a tensor of a file."""
 
 import argparse
+import warnings
 from typing import Any
 
 from .. import plot
@@ -20,6 +21,7 @@ from .common import (
     add_command,
     add_force,
     add_symmetric,
+    complain,
     open_reader,
     output_path,
     read_array,
@@ -63,10 +65,15 @@ def run(args: argparse.Namespace) -> int:
         _draw(args, stored, figure.subplots())
     except ValueError as error:  # nothing finite, or no such axis
         raise UsageError(f"tensor {args.tensor!r}: {error}") from error
-    with replacing(path, "xb") as file:
+    with replacing(path, "xb") as file, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(file, format=path.rpartition(".")[2], dpi=150)
         about_to_rename(args)
-    return FINE
+    lacking = [warning for warning in caught if "missing from" in str(warning.message)]  # glyphs of the name
+    for warning in caught:
+        if warning not in lacking:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return complain(args, f"the font lacks characters of {args.tensor!r}; they are boxes.", FINE) if lacking else FINE
 
 
 def _draw(args: argparse.Namespace, stored: Array | QuantizedArray | MXArray, ax: Any) -> None:
@@ -79,7 +86,7 @@ def _draw(args: argparse.Namespace, stored: Array | QuantizedArray | MXArray, ax
         params = {method: observer.qparams(method) for method in ("minmax", "mse")}
         if isinstance(stored, QuantizedArray) and stored.scale.ndim == 0:
             params = {"in the file": stored.qparams}
-        plot.histogram(observer, params, name=f"{args.tensor}, {next(iter(params.values())).code.name}", ax=ax)
+        plot.histogram(observer, params, name=f"{args.tensor} ({x.dtype.name})", ax=ax)
     elif args.kind == "channels":
         plot.channel_ranges(x, args.axis, name=args.tensor, ax=ax)
     elif args.kind == "threshold":

@@ -1,39 +1,37 @@
 """``qnumpy quantize``: quantize a file and print a table of the errors and sizes."""
 
 import argparse
-import contextlib
 import re
-import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .._args import real
 from .._check import typed
 from ..arrays.mx import MX_FORMATS
 from ..arrays.quantized import quantize
 from ..dtypes import CODE_TYPES, real_type
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec, Value
-from ..files.store import NamesCollideError, Reader, Writer
+from ..files.store import Reader
 from ..ops.cast import cast
+from ..ops.choose import choose
 from ..reports.compare import Report, compare
 from .common import (
     FINE,
     READABLE,
     Commands,
     UsageError,
-    about_to_rename,
     add_command,
-    add_force,
-    add_json,
     add_symmetric,
     open_reader,
-    output_path,
     print_table,
     progress,
 )
-from .scheme import CASTS, DTYPES, SET, Scheme, add_granularity
+from .model import add_output, model_output, model_path
+from .scheme import CASTS, DTYPES, METHODS, SET, Scheme, add_granularity, add_method, check_percentile
+from .selection import Selection, add_selection, name_pattern
 
 __all__: list[str] = []
 
@@ -41,7 +39,7 @@ __all__: list[str] = []
 def add(commands: Commands) -> None:
     parser = add_command(commands, "quantize", run, "Quantize a file and print a table of what it cost.")
     parser.add_argument("input", metavar="IN", help=READABLE)
-    parser.add_argument("-o", "--output", metavar="OUT", help="the .npz or .safetensors file to write")
+    add_output(parser)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -52,40 +50,28 @@ def add(commands: Commands) -> None:
     )
     add_granularity(parser, "channel", "axis of the channels (default: 0) or groups (default: -1)")
     add_symmetric(parser)
-    parser.add_argument(
-        "--include", metavar="RE", action="append", default=[], help="quantize only names that match (repeatable)"
-    )
-    parser.add_argument(
-        "--exclude", metavar="RE", action="append", default=[], help="keep names that match as they are (repeatable)"
-    )
+    add_method(parser, METHODS, "minmax")
+    add_selection(parser, "quantize")
     parser.add_argument(
         "--set",
         metavar="RE=OPTIONS",
         action="append",
         default=[],
         help="other options for names that match, as 'embed=int4,group=32' (repeatable, the last one wins): "
-        "a dtype, tensor, channel, group=N, axis=K, symmetric, no-symmetric, keep",
+        "a dtype, tensor, channel, group=N, axis=K, symmetric, no-symmetric, method=M, keep",
     )
-    parser.add_argument("--dry-run", action="store_true", help="do everything but write")
-    add_force(parser)
-    add_json(parser, "the table")
 
 
 def run(args: argparse.Namespace) -> int:
     reports = []
     with open_reader(args.input) as reader:
-        if args.output is None and not args.dry_run:
-            raise UsageError("-o OUT must be given; without it use --dry-run.")
-        path = None if args.output is None else output_path(args, (".npz", ".safetensors"), reader.paths)
-        plan = _plan(args, reader.specs)
-        writer = None if path is None else _writer(path, plan, reader)
-        with contextlib.nullcontext() if writer is None or args.dry_run else writer as output:
-            for name in progress(reader.specs, "quantize"):
+        path = model_path(args)
+        plan = _plan(args, reader)
+        with model_output(args, path, {name: step.spec for name, step in plan.items()}, reader) as write:
+            for name in progress({name: reader.specs[name] for name in plan}, "quantize"):
                 value, report = _quantize(args, reader, name, plan[name])
                 reports.append(report)
-                if output is not None:
-                    output.write(name, value)
-            about_to_rename(args)
+                write(name, value)
     print_table(args, reports)
     return FINE
 
@@ -102,36 +88,24 @@ class Step:
     scheme: Scheme | None = None
 
 
-def _plan(args: argparse.Namespace, specs: Mapping[str, TensorSpec]) -> dict[str, Step]:
+def _plan(args: argparse.Namespace, reader: Reader) -> dict[str, Step]:
     """Return the step of each tensor; raise the errors of the options before any work."""
-    include = [_pattern("--include", text, specs) for text in args.include]
-    exclude = [_pattern("--exclude", text, specs) for text in args.exclude]
-    base = Scheme(args.dtype, args.per, args.axis, args.group_size, args.symmetric)
+    selection = Selection.of(args, reader.specs)
+    base = Scheme(args.dtype, args.per, args.axis, args.group_size, args.symmetric, args.method)
     base.granularity()
-    changes = [_change(text, base, specs) for text in args.set]
+    check_percentile(args)
+    changes = [_change(text, base, reader.specs) for text in args.set]
     plan = {}
-    for name, spec in specs.items():
+    for name, spec in selection.readable(reader).items():
         options = [options for pattern, options in changes if pattern.search(name)]
         scheme = base.changed(options[-1]) if options else base
-        left_out = bool(include) and not options and not any(pattern.search(name) for pattern in include)
-        if any(pattern.search(name) for pattern in exclude):
+        left_out = not options and selection.leaves_out(name)
+        if selection.excludes(name):
             reason = "excluded"
         else:
             reason = _reason_to_keep(spec, scheme, bool(options)) or ("not included" if left_out else "")
         plan[name] = Step(spec, reason) if reason else Step(_spec(name, spec, scheme), scheme=scheme)
     return plan
-
-
-def _pattern(option: str, text: str, names: Iterable[str]) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # a later Python may read the pattern otherwise
-            pattern = re.compile(text)
-    except (re.error, RecursionError, OverflowError, FutureWarning) as error:
-        raise UsageError(f"{option} must be a regular expression; got {text!r}: {error}.") from error
-    if not any(map(pattern.search, names)):
-        raise UsageError(f"{option} must match the name of a tensor; {text!r} matches none.")
-    return pattern
 
 
 def _change(text: str, base: Scheme, names: Iterable[str]) -> tuple[re.Pattern[str], str]:
@@ -140,10 +114,10 @@ def _change(text: str, base: Scheme, names: Iterable[str]) -> tuple[re.Pattern[s
     if match is None:
         raise UsageError(
             f"--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, "
-            f"no-symmetric or keep; got {typed(text)}."
+            f"no-symmetric, method=M or keep; got {typed(text)}."
         )
     base.changed(match["options"]).granularity("--set: ")
-    return _pattern("--set", match["pattern"], names), match["options"]
+    return name_pattern("--set", match["pattern"], names), match["options"]
 
 
 def _reason_to_keep(spec: TensorSpec, scheme: Scheme, named: bool) -> str:
@@ -170,18 +144,6 @@ def _spec(name: str, spec: TensorSpec, scheme: Scheme) -> TensorSpec:
     return scheme.spec(spec.shape)
 
 
-def _writer(path: str, plan: Mapping[str, Step], reader: Reader) -> Writer:
-    """Return the writer of the output; refuse a plan that the file cannot hold."""
-    try:
-        return Writer(path, {name: step.spec for name, step in plan.items()}, reader.metadata)
-    except NamesCollideError as error:
-        raise UsageError(f"{error} --exclude or --set 'RE=keep' leaves a tensor as it is.") from error
-    except TypeError as error:  # a dtype
-        raise UsageError(f"{error} A .npz file holds it.") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
 def _quantize(args: argparse.Namespace, reader: Reader, name: str, step: Step) -> tuple[Value, Report]:
     x = reader.read(name)
     spec, scheme = step.spec, step.scheme
@@ -195,7 +157,12 @@ def _quantize(args: argparse.Namespace, reader: Reader, name: str, step: Step) -
         elif spec.format is not None:
             value = quantize(x, dtype=spec.format)
         else:
-            value = quantize(x, dtype=spec.dtype, granularity=spec.granularity, symmetric=scheme.symmetric)
+            params = choose(
+                "quantize", *real("quantize", "x", x), spec.dtype, spec.granularity, scheme.symmetric, scheme.method,
+                args.percentile,
+            )  # fmt: skip
+            value = quantize(x, params)
     except (ValueError, OverflowError) as error:  # the options were checked before, so the values are at fault
         raise FileFormatError(f"{args.input}: tensor {name!r}: {error} --exclude keeps it as it is.") from error
-    return value, compare(x, value, name=name)
+    report = compare(x, value, name=name)
+    return value, replace(report, method=scheme.method) if scheme.has_choice else report

@@ -2,12 +2,14 @@
 
 import argparse
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..arrays.mx import MX_FORMATS, mx_format
 from ..dtypes import CODE_TYPES, code_type, float_type
 from ..files.spec import TensorSpec
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
+from ..ops.histogram import CHOICES, percentile_share
 from .common import UsageError
 
 __all__: list[str] = []
@@ -17,7 +19,10 @@ DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS]
 GRANULARITIES: dict[str, type[Granularity]] = {cls.kind: cls for cls in (PerTensor, PerChannel, PerGroup)}
 DEFAULTS: dict[str, dict[str, int]] = {"tensor": {}, "channel": {"axis": 0}, "group": {"axis": -1, "group_size": 32}}
 
-_OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d{{1,18}})?|axis=-?\d{{1,18}}|(?:no-)?symmetric|keep)"
+METHODS = tuple(CHOICES)
+
+_OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d{{1,18}})?|axis=-?\d{{1,18}}|"
+_OPTION += rf"(?:no-)?symmetric|method=(?:{'|'.join(METHODS)})|keep)"
 SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.DOTALL)
 
 
@@ -30,6 +35,22 @@ def add_granularity(parser: argparse.ArgumentParser, default: str, axis: str) ->
     parser.add_argument("--group-size", type=int, metavar="N", help="neighbours that share a scale (default: 32)")
 
 
+def add_method(parser: argparse.ArgumentParser, methods: Iterable[str], default: str) -> None:
+    parser.add_argument(
+        "--method", choices=list(methods), default=default, help=f"how the range is chosen (default: {default})"
+    )
+    parser.add_argument(
+        "--percentile", type=float, default=99.99, help="what --method percentile covers (default: 99.99)"
+    )
+
+
+def check_percentile(args: argparse.Namespace) -> None:
+    try:
+        percentile_share("--percentile", args.percentile)
+    except ValueError as error:
+        raise UsageError(str(error).removeprefix("--percentile: ")) from error
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How a tensor is quantized; None stands for the default of the granularity."""
@@ -39,6 +60,7 @@ class Scheme:
     axis: int | None
     group_size: int | None
     symmetric: bool
+    method: str = "minmax"
     keep: bool = False
 
     def granularity(self, option: str = "") -> Granularity:
@@ -48,6 +70,8 @@ class Scheme:
                 raise UsageError(
                     f"{option}granularity, axis, group size and symmetry must be left out for {self.dtype}."
                 )
+            if self.method != "minmax":
+                raise UsageError(f"{option}method must be minmax for {self.dtype}, which chooses no range.")
             return PerTensor()
         code = code_type(self.dtype)
         if code is not None and code.real is not None and not self.symmetric:
@@ -81,6 +105,8 @@ class Scheme:
                 scheme = replace(scheme, axis=int(value))
             elif key.endswith("symmetric"):
                 scheme = replace(scheme, symmetric=key == "symmetric")
+            elif key == "method":
+                scheme = replace(scheme, method=value)
             elif key == "keep":
                 scheme = replace(scheme, keep=True)
             else:

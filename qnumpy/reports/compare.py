@@ -143,6 +143,8 @@ class Report:
         A sentence, with its number, for each result that is valid but surprising.
     reason : str or None
         Why the tensor was kept.
+    method : str or None
+        How the range was chosen, where that is known.
     """
 
     name: str | None
@@ -157,6 +159,7 @@ class Report:
     channels: "Channels | None" = field(default=None, compare=False)
     warnings: tuple[str, ...] = ()
     reason: str | None = None
+    method: str | None = None
 
     @classmethod
     def kept(cls, name: str | None, shape: Iterable[int], dtype: DType, nbytes: int, reason: str) -> "Report":
@@ -236,6 +239,7 @@ class Report:
             "source": self.source,
             "dtype": self.dtype,
             "granularity": self.granularity,
+            "method": self.method,
             "nbytes_before": self.nbytes_before,
             "nbytes_after": self.nbytes_after,
             "ratio": self.ratio,
@@ -428,6 +432,7 @@ class ReportTable(Table[Report]):
 
     def __init__(self, reports: Iterable[Report]) -> None:
         super().__init__(reports, Report, "reports")
+        self._names_methods = any(report.method not in (None, "minmax") for report in self)
 
     @property
     def reports(self) -> tuple[Report, ...]:
@@ -459,12 +464,17 @@ class ReportTable(Table[Report]):
         }
 
     def _head(self) -> list[str]:
-        return _HEAD
+        return [*_HEAD[:4], *self._extra("method"), *_HEAD[4:]]
+
+    def _extra(self, cell: str) -> list[str]:
+        """Return the cell of the column of methods, which is left out where all are "minmax" or unknown."""
+        return [cell] if self._names_methods else []
 
     def _row(self, report: Report) -> list[str]:
         granularity = "kept" if report.reason is not None else report.granularity or "-"
         bytes_ = _arrow(report.nbytes_before, report.nbytes_after)
-        first = [_name(report), str(report.shape), report.dtype, granularity, bytes_, f"{report.ratio:.2f}x"]
+        first = [_name(report), str(report.shape), report.dtype, granularity]
+        first += [*self._extra(report.method or "-"), bytes_, f"{report.ratio:.2f}x"]
         return [*first, report.reason] if report.reason is not None else [*first, *report._figures()]
 
     def _foot(self) -> list[list[str]]:
@@ -472,7 +482,7 @@ class ReportTable(Table[Report]):
         label = tensors(len(self)) + (f" ({totals['kept']} kept)" if totals["kept"] else "")
         figures = texts(totals["sqnr_db"], totals["max_abs_error"], totals["cosine"], totals["clipped"])
         bytes_ = _arrow(totals["nbytes_before"], totals["nbytes_after"])
-        return [[label, "", "", "", bytes_, f"{totals['ratio']:.2f}x", *figures, ""]]
+        return [[label, "", "", "", *self._extra(""), bytes_, f"{totals['ratio']:.2f}x", *figures, ""]]
 
     def _about(self) -> dict[str, Any]:
         return {"totals": self.totals}

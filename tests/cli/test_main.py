@@ -84,6 +84,73 @@ def test_a_closed_pipe_is_no_error(model):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has this device")
+@pytest.mark.parametrize("command", [
+    "--help", "info", "demo", "inspect {model} --json", "inspect {model} --float=float16", "quantize {model} --dry-run",
+    "compare {model} {model}", "calibrate {model}",
+])  # fmt: skip
+def test_output_that_nobody_takes(model, command):
+    """A closed or full standard output is one sentence and exit code 3; without standard error it is the code alone."""
+    name = "qnumpy" if command.startswith("--") else f"qnumpy {command.split()[0]}"
+    start = f"{sys.executable} -m qnumpy {command.format(model=model)}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1" if command == "info" else ""}
+    for redirection, reason in ((">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")):
+        done = subprocess.run(f"{start} {redirection}", shell=True, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (3, f"{name}: standard output: {reason}.\n")
+        more = redirection.replace(">", "2>")
+        done = subprocess.run(f"{start} {redirection} {more}", shell=True, env=environment, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (3, b"", b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has this device")
+@pytest.mark.parametrize(("command", "code"), [
+    ("nothing", 2), ("inspect none.npz", 3), ("info", 0),
+    ("compare {model} {small} --fail-below-sqnr 500", 1),
+])  # fmt: skip
+def test_messages_that_nobody_takes(run, model, tmp_path, command, code):
+    """Without standard error the exit code stays, and no message goes to standard output."""
+    small = tmp_path / "small.npz"
+    assert run("quantize", model, "-o", small)[0] == 0
+    start = f"{sys.executable} -m qnumpy {command.format(model=model, small=small)}"
+    whole = subprocess.run(start, shell=True, capture_output=True)
+    for redirection in ("2>&- <&-", "2>/dev/full"):
+        done = subprocess.run(f"{start} {redirection}", shell=True, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (code, whole.stdout, b"")
+
+
+def test_a_gate_that_fails_beats_the_output(run, model, tmp_path):
+    small = tmp_path / "small.npz"
+    assert run("quantize", model, "-o", small)[0] == 0
+    start = f"{sys.executable} -m qnumpy compare {model} {small} --fail-below-sqnr 500"
+    done = subprocess.run(f"{start} >&-", shell=True, capture_output=True, text=True)
+    assert done.returncode == 1
+    gate, output = done.stderr.splitlines()
+    assert " below 500 dB: " in gate
+    assert output == "qnumpy compare: standard output: Bad file descriptor."
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_does_not_reach_the_file(model, tmp_path, closed):
+    """The file that is written must not get the number of a closed stream, into which messages go."""
+    out, plain = tmp_path / "out.npz", tmp_path / "plain.npz"
+    start = f"{sys.executable} -m qnumpy quantize {model} -o"
+    subprocess.run(f"{start} {plain}", shell=True, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(f"{start} {out} {closed}", shell=True)
+    assert done.returncode == (3 if ">&-" in closed.replace("2>&-", "") else 0)
+    assert out.read_bytes() == plain.read_bytes()
+
+
+def test_json_is_valid_in_any_encoding(tmp_path):
+    model = tmp_path / "model.safetensors"
+    save(model, {"\xe9\U0001f600": reals(2, 3)})
+    for command in (["inspect"], ["quantize", "--dry-run"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "qnumpy", command[0], model, *command[1:], "--json"],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "\xe9\U0001f600" in str(json.loads(done.stdout))
+
+
 @pytest.mark.parametrize("program", ["qnumpy", "python -m qnumpy"])
 @pytest.mark.parametrize(("variable", "value", "wanted"), [
     ("QNUMPY_ISA", "sse9", "one of .* on this CPU"),

@@ -1,8 +1,12 @@
 """``qnumpy plot``: pictures, and what it refuses."""
 
+import html
 import sys
 
 import pytest
+from tensor_files import reals
+
+from qnumpy.files.store import save
 
 
 @pytest.mark.parametrize("kind", ["histogram", "channels", "threshold", "bits"])
@@ -23,6 +27,27 @@ def test_plot_draws_what_a_quantized_file_holds(run, model, tmp_path):
     assert run("plot", small, "fc.weight", "-o", out)[0] == 0
     assert "<!-- in the file" in out.read_text()  # matplotlib writes the text of its paths as comments
     assert run("plot", small, "embed.weight", "-o", out, "--force")[0] == 0
+
+
+NAMES = ["a$$b", "$x$", "_hidden", "a^b_c", "\\\\alpha{", "a\\nb", "\xfcber", "\u05d0\u05d1"]
+
+
+@pytest.mark.parametrize("kind", ["histogram", "channels", "threshold", "bits"])
+def test_names_are_no_mathematics(run, tmp_path, kind):
+    pytest.importorskip("matplotlib")
+    save(tmp_path / "a.npz", {name: reals(4, 6) for name in NAMES})
+    for name in NAMES:
+        out = tmp_path / "picture.svg"
+        assert run("plot", tmp_path / "a.npz", name, "-o", out, "--kind", kind, "--force") == (0, "", "")
+        shown = html.unescape(out.read_text())  # matplotlib writes the text of its paths as comments
+        assert f"<!-- {name if name.isprintable() else 'a' + chr(92) + 'nb'}" in shown
+
+
+def test_a_font_without_the_characters_is_said(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    save(tmp_path / "a.npz", {"\u65e5": reals(4, 6)})
+    message = "qnumpy plot: the font lacks characters of '\u65e5'; they are boxes.\n"
+    assert run("plot", tmp_path / "a.npz", "\u65e5", "-o", tmp_path / "a.png") == (0, "", message)
 
 
 def test_plot_refuses(run, model, tmp_path):

@@ -75,6 +75,55 @@ def test_set_may_quantize_one_dimension(run, model, tmp_path):
     assert load(out)["fc.bias"] == qn.quantize(load(model)["fc.bias"])
 
 
+@pytest.mark.parametrize("method", ["minmax", "mse", "entropy", "percentile"])
+@pytest.mark.parametrize("options", [["--per=tensor"], [], ["--group-size=8", "--dtype=int4"], ["--dtype=float8_e5m2"]])
+def test_methods_choose_the_range(run, model, tmp_path, method, options):
+    out = tmp_path / "out.npz"
+    code, text, err = run("quantize", model, "-o", out, "--method", method, "--percentile=90", "--json", *options)
+    assert (code, err) == (0, "")
+    before, after = load(model), load(out)
+    methods = {record["name"]: record["method"] for record in json.loads(text)["tensors"]}
+    for name, q in after.items():
+        if isinstance(q, np.ndarray):
+            assert methods[name] is None
+            continue
+        scheme = {"dtype": q.qparams.code.name, "granularity": q.qparams.granularity}
+        params = qn.choose_qparams(before[name], method=method, percentile=90.0, **scheme)
+        assert q == qn.quantize(before[name], params)
+        assert methods[name] == method
+
+
+def test_set_changes_the_method(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    options = ["--method=percentile", "--set", "fc.w=method=mse,tensor", "--set", "head=mxfp4"]
+    code, table, _ = run("quantize", model, "-o", out, *options)
+    assert code == 0
+    x, q = load(model)["fc.weight"], load(out)["fc.weight"]
+    assert q == qn.quantize(x, method="mse")
+    assert table.splitlines()[0].split()[:5] == ["tensor", "shape", "type", "granularity", "method"]
+    assert re.search(r"embed\.weight +\(40, 16\) +int8 +per channel 0 +percentile ", table)
+    assert re.search(r"fc\.weight +\(12, 16\) +int8 +per tensor +mse ", table)
+    assert re.search(r"head\.weight +\(5, 12\) +mxfp4 +per group 32 +- ", table)
+    assert "method" not in run("quantize", model, "--dry-run")[1]  # all by minmax
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--method=mse", "--dtype=mxfp4"], "method must be minmax for mxfp4, which chooses no range."),
+    (["--method=entropy", "--dtype=nvfp4"], "method must be minmax for nvfp4, which chooses no range."),
+    (["--method=mse", "--dtype=bfloat16"], "method must be minmax for bfloat16, which chooses no range."),
+    (["--set", "fc=mxfp4,method=mse"], "--set: method must be minmax for mxfp4, which chooses no range."),
+    (["--percentile=0"], "percentile must be in (0, 100]; got 0.0."),
+    (["--percentile=nan", "--method=percentile"], "percentile must be in (0, 100]; got nan."),
+    (["--set", "fc=method=best"],
+     "--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, no-symmetric, "
+     "method=M or keep; got 'fc=method=best'."),
+])  # fmt: skip
+def test_methods_that_do_not_fit(run, model, tmp_path, options, message):
+    out = tmp_path / "out.npz"
+    assert run("quantize", model, "-o", out, *options) == (2, "", f"qnumpy quantize: {message}\n")
+    assert not out.exists()
+
+
 def test_include_keeps_the_rest(run, model, tmp_path):
     code, table, _ = run("quantize", model, "-o", tmp_path / "out.npz", "--include", "fc", "--include", "head")
     assert code == 0
