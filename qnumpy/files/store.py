@@ -154,7 +154,7 @@ class Reader:
         """
         spec, container = self.specs[name], self._homes[name]
         if spec.unreadable is not None:
-            raise fault(self.path, name, f"{spec.unreadable.reason}. load(names=...) reads the others.")
+            raise fault(self.path, name, f"{spec.unreadable.reason}.")
         try:
             return spec.decode(name, lambda part: container.read(part, copy))
         except FileFormatError:
@@ -600,7 +600,11 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
         qparams = load_qparams(path)
         return {name: qparams[name] for name in _asked(names, qparams)}
     with Reader(path) as reader:
-        return {name: reader.read(name, copy=True) for name in _asked(names, reader.specs)}
+        asked = _asked(names, reader.specs)
+        for name in asked:
+            if (problem := reader.specs[name].unreadable) is not None:
+                raise fault(reader.path, name, f"{problem.reason}. load(names=...) reads the others.")
+        return {name: reader.read(name, copy=True) for name in asked}
 
 
 def _asked(names: Any, stored: Mapping[str, Any]) -> Iterable[str]:
