@@ -238,7 +238,7 @@ class Writer:
             self.path = os.path.join(self.path, _MODEL)
         _, self._container_type = _format("save", self.path, ", or be a folder")
         limit = None if max_shard_bytes is None else self._shard_limit(max_shard_bytes)
-        self.specs = dict(specs)
+        self.specs = {name: replace(spec, byte_codes=False) for name, spec in specs.items()}  # the newest form
         self._stored = _plan(self.specs, self._container_type.holds, self._container_type.longest)
         self._metadata = dict(metadata or {})
         self._shards = [list(self.specs)] if limit is None else self._divide(limit)
