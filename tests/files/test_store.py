@@ -305,6 +305,7 @@ def test_load_reads_the_names_that_are_asked_for(tmp_path, suffix):
         ("wid", "among those of the file; got 'wid'. Near it is 'wide'."),
         (["w", "w.scale"], "among those of the file; got 'w.scale'."),
         (3, "a text or texts; got 3."),
+        (b"w", "a text or texts; got b'w'."),
         ([3], "a text or texts; got 3."),
         ([["w"]], "a text or texts; got ['w']."),
     ):
@@ -390,6 +391,16 @@ def test_a_model_replaces_the_one_before_it(tmp_path):
         assert set(load(tmp_path)) == set(ARRAYS)
         seen.add(len(writer.paths))
     assert len(seen) > 3
+
+
+def test_an_index_cannot_name_what_is_removed(tmp_path):
+    names = ["precious.safetensors", "other-00001-of-00002.safetensors", "model-00001-of-00002.safetensors"]
+    for name in (*names, "config.json"):
+        (tmp_path / name).write_bytes(b"")
+    weight_map = {str(k): name for k, name in enumerate(names)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    save(tmp_path, {"x": reals(3)})
+    assert names_in(tmp_path) == ["config.json", "model.safetensors", names[1], names[0]]
 
 
 @pytest.mark.parametrize("before", [False, True])
