@@ -372,7 +372,7 @@ def _is_folder(path: str) -> bool:
 
 def _model_files(folder: str) -> list[str]:
     """Return the names of the files of the model in a folder: a file, an index, or files with all their arrays."""
-    names = sorted(os.listdir(folder))
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     indexes = [name for name in names if name.endswith(INDEX)]
     files = [name for name in names if name.endswith(".safetensors")]
     if _MODEL in files:
