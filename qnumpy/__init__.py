@@ -122,7 +122,7 @@ if not _types.TYPE_CHECKING:  # to a type checker any name would be an attribute
             return import_module(f"qnumpy.{name}")
         except ImportError as error:  # hasattr and inspect expect this error
             raise AttributeError(
-                f"qnumpy.{name}: {error.name} must be installed: pip install 'qnumpy[{name}]'."
+                f"qnumpy.{name}: {str(error.name).partition('.')[0]} must be installed: pip install 'qnumpy[{name}]'."
             ) from error
 
     def __dir__():

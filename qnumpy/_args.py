@@ -225,9 +225,7 @@ def elementwise(
     order = memory_order(source) if out is None and source.ndim > 1 else None
     if order is not None:
         if layout is not None:
-            granularity = layout.granularity
-            scale, zero_point = granularity.permute(scale, order), granularity.permute(zero_point, order)
-            layout = _transposed(granularity, order, source.shape)
+            layout, scale, zero_point = transposed(layout, order, source.shape, scale, zero_point)
         source = source.transpose(order)
     if out is None:
         result = np.empty(source.shape, result_type.dtype)
@@ -238,6 +236,15 @@ def elementwise(
     else:
         kernel(source, source_type.core, scale, zero_point, result, result_type.core, *layout.grid, *options)
     return result if order is None else result.transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+def transposed(
+    layout: Layout, order: tuple[int, ...], shape: tuple[int, ...], scale: Any, zero_point: Any
+) -> tuple[Layout, Any, Any]:
+    """Return the layout and the parameters of ``x.transpose(order)`` for an x of `shape`."""
+    granularity = layout.granularity
+    scale, zero_point = granularity.permute(scale, order), granularity.permute(zero_point, order)
+    return _transposed(granularity, order, shape), scale, zero_point
 
 
 @lru_cache(512)

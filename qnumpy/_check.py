@@ -32,8 +32,13 @@ def typed(value: Any) -> str:
     """Return a value as it was typed, an array as its dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} with shape {value.shape}"
-    text = repr(value) if getattr(type(value), "__array_ufunc__", 0) is not None else _class_name(value)
+    text = _class_name(value) if holds_codes(value) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def holds_codes(value: Any) -> bool:
+    """Whether a value is an array of codes or a packed weight, classes that stand above this module."""
+    return hasattr(type(value), "dequantize") or getattr(type(value), "__array_ufunc__", 0) is None
 
 
 def _class_name(value: Any) -> str:
@@ -48,7 +53,7 @@ def array(owner: str, name: str, value: Any) -> Array:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(must(owner, name, "an array without a mask", "a MaskedArray") + " Use x.filled(...) first.")
-    if getattr(type(value), "__array_ufunc__", 0) is None and hasattr(value, "dequantize"):
+    if hasattr(type(value), "dequantize"):
         raise TypeError(must(owner, name, "a plain array", typed(value)) + " Use q.dequantize() first.")
     try:
         return np.asarray(value)
@@ -105,17 +110,6 @@ def zero_point(owner: str, value: Any, low: int, high: int, name: str = "zero_po
     if outside:
         raise ValueError(must(owner, name, f"in [{low}, {high}]", str(outside[0])))
     return np.require(numbers, _I32, ["C", "A"])
-
-
-def basic_index(owner: str, key: Any, ndim: int) -> list[Any]:
-    """Return a basic index as one integer or slice for each axis."""
-    keys = list(key if isinstance(key, tuple) else (key,))
-    if any(not (isinstance(k, (int, np.integer, slice)) or k is Ellipsis) or isinstance(k, bool) for k in keys):
-        raise TypeError(must(owner, "index", "of integers, slices and ...", typed(key)))
-    if Ellipsis in keys:
-        position = keys.index(Ellipsis)
-        keys[position : position + 1] = [slice(None)] * (ndim - len(keys) + 1)
-    return keys + [slice(None)] * (ndim - len(keys))
 
 
 def at_index(index: int, source: Array) -> str:

@@ -24,6 +24,14 @@ def dequantize(
     q: _Array, q_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, group: int, /,
 ) -> None: ...
+def quantize_packed(
+    x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
+    columns: int, outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int, /,
+) -> None: ...
+def dequantize_packed(
+    q: _Array, q_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
+    outer: int, channels: int, inner: int, group: int, columns: int, /,
+) -> None: ...
 def requantize(
     acc: _Array, acc_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int, method: int,

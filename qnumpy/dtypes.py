@@ -1,7 +1,7 @@
 """The quantized and floating types, each named once.
 
 A code type has a NumPy (or ml_dtypes) dtype, a number of bits and a range. ml_dtypes stores int4 and int2 one code
-to a byte; only files pack them.
+to a byte; arrays of codes and files pack them.
 """
 
 import math
@@ -29,8 +29,30 @@ __all__ = [
 ]
 
 
+class _Packable:
+    """What both kinds of types say about the bytes of an array."""
+
+    __slots__ = ()
+    bits: int
+    storage: np.dtype[Any]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether arrays of codes hold several codes to a byte."""
+        return self.bits < 8
+
+    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in memory: codes narrower than a byte are packed along the last axis, row by row."""
+        if self.bits >= 8:
+            return shape
+        return (*shape[:-1], -(-shape[-1] * self.bits // 8)) if shape else (1,)
+
+    def packed_nbytes(self, shape: tuple[int, ...]) -> int:
+        return math.prod(self.packed_shape(shape)) * self.storage.itemsize
+
+
 @dataclass(frozen=True, slots=True)
-class CodeType:
+class CodeType(_Packable):
     """A type of codes: integers, lines of csrc/kernels/lists/code_list.h, or floats of 8 and 4 bits.
 
     Attributes
@@ -83,18 +105,9 @@ class CodeType:
     def symmetric_zero_point(self) -> int:
         return 0 if self.signed else (self.qmax + 1) // 2
 
-    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape in a file: codes narrower than a byte are packed along the last axis, row by row."""
-        if self.bits >= 8:
-            return shape
-        return (*shape[:-1], -(-shape[-1] * self.bits // 8)) if shape else (1,)
-
-    def packed_nbytes(self, shape: tuple[int, ...]) -> int:
-        return math.prod(self.packed_shape(shape)) * self.storage.itemsize
-
 
 @dataclass(frozen=True, slots=True)
-class FloatType:
+class FloatType(_Packable):
     """A floating type that the kernels read or write: a line of csrc/kernels/lists/float_list.h.
 
     Attributes

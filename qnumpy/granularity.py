@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ._check import integer, must, typed
+from ._index import Index
 from ._typing import Array
 
 __all__ = ["Granularity", "PerChannel", "PerGroup", "PerRow", "PerTensor"]
 
 Grid = tuple[int, int, int, int]  # (outer, channels, inner, group size)
-Key = int | slice  # of one axis
+Mesh = tuple[Array, ...]  # the indices along each axis, as np.ix_ returns them
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,30 @@ class Granularity:
         """Return the parameters of ``x.transpose(order)`` as those of x: the inverse of `permute`."""
         return params
 
-    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple["Granularity", tuple[Key, ...]]:
-        """Return the granularity of a basic slice, one key for each axis, and the index of its parameters."""
+    def transposed(
+        self, order: tuple[int, ...], shape: tuple[int, ...], *params: Array
+    ) -> tuple["Granularity", list[Array]]:
+        """Return the granularity and the parameters of ``x.transpose(order)`` for an x of `shape`.
+
+        Unlike `permuted` it keeps rows that stay rows.
+        """
+        granularity = self.permuted(order, shape)
+        return granularity, [self.permute(param, order) for param in params]
+
+    def at(self, params: Array, mesh: Mesh) -> Array:
+        """Return the parameter of each element of a mesh, in a shape that broadcasts to the mesh."""
+        raise NotImplementedError
+
+    def block(self, shape: tuple[int, ...], slices: tuple[slice, ...]) -> tuple[slice, ...]:
+        """Return the slices of the parameters of a block of the array, which cuts no group."""
+        raise NotImplementedError
+
+    def sliced(self, owner: str, index: Index, *params: Array) -> tuple["Granularity", list[Array]]:
+        """Return the granularity of the result of an index, and its parameters; raise ValueError if it has none."""
+        raise NotImplementedError
+
+    def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> "Granularity | None":
+        """Return the granularity of a reshaped array, whose parameters are the same in C order; None if it has none."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -126,8 +149,17 @@ class PerTensor(Granularity):
     def expand(self, params: Array, index: tuple[slice, ...]) -> Array:
         return params
 
-    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
-        return self, ()
+    def at(self, params: Array, mesh: Mesh) -> Array:
+        return params
+
+    def block(self, shape: tuple[int, ...], slices: tuple[slice, ...]) -> tuple[slice, ...]:
+        return ()
+
+    def sliced(self, owner: str, index: Index, *params: Array) -> tuple[Granularity, list[Array]]:
+        return self, list(params)
+
+    def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Granularity | None:
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +199,32 @@ class PerChannel(Granularity):
         return _along(params[index[axis]], axis, len(index))
 
     def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> Granularity:
-        return PerChannel(order.index(self.axis % len(order)))
+        return PerChannel(_signed(order.index(self.axis % len(order)), self.axis, len(order)))
 
-    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
-        axis = self.axis % len(shape)
-        if not isinstance(keys[axis], slice):
-            return PerTensor(), (keys[axis],)
-        return PerChannel(_axis_after(self.axis, shape, keys)), (keys[axis],)
+    def at(self, params: Array, mesh: Mesh) -> Array:
+        return params[mesh[self.axis]]
+
+    def block(self, shape: tuple[int, ...], slices: tuple[slice, ...]) -> tuple[slice, ...]:
+        return (slices[self.axis],)
+
+    def sliced(self, owner: str, index: Index, *params: Array) -> tuple[Granularity, list[Array]]:
+        axis = self.axis % len(index.source)
+        if len(index.places[axis]) < 2:
+            own = index.key(axis)
+            picked = [param[own] for param in params]
+            if isinstance(own, np.ndarray):  # arrays beside it may be longer
+                picked = [np.broadcast_to(param, index.shape[index.places[axis][0]]) for param in picked]
+            return _channels(self.axis, index, axis), picked
+        keys = index.of_params({axis})
+        wide = [_along(param, axis, len(index.source))[keys] for param in params]
+        return _varying(owner, index, set(index.places[axis]), wide)
+
+    def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Granularity | None:
+        outer, channels, inner, _ = self.grid(old)
+        for d in _axes(self.axis, new):
+            if new[d] == channels and math.prod(new[:d]) == outer and math.prod(new[d + 1 :]) == inner:
+                return PerChannel(_signed(d, self.axis, len(new)))
+        return _runs(inner, new) if outer == 1 else None
 
     def describe(self) -> str:
         return f"per channel {self.axis}"
@@ -234,7 +285,7 @@ class PerGroup(Granularity):
         return rows.take(np.arange(index[axis].start, index[axis].stop) // self.group_size, axis=axis)
 
     def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> Granularity:
-        return PerGroup(self.group_size, order.index(self.axis % len(order)))
+        return PerGroup(self.group_size, _signed(order.index(self.axis % len(order)), self.axis, len(order)))
 
     def permute(self, params: Array, order: tuple[int, ...]) -> Array:
         return np.ascontiguousarray(params.transpose(order))
@@ -242,13 +293,34 @@ class PerGroup(Granularity):
     def unpermute(self, params: Array, order: tuple[int, ...]) -> Array:
         return params.transpose(np.argsort(order))
 
-    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
+    def at(self, params: Array, mesh: Mesh) -> Array:
+        axis = self.axis % len(mesh)
+        return params[tuple(part // self.group_size if d == axis else part for d, part in enumerate(mesh))]
+
+    def block(self, shape: tuple[int, ...], slices: tuple[slice, ...]) -> tuple[slice, ...]:
         axis, size = self.axis % len(shape), self.group_size
-        groups = groups_of_slice(keys[axis], shape[axis], size)
+        own = slices[axis]
+        groups = slice(own.start // size, -(-own.stop // size))
+        return (*slices[:axis], groups, *slices[axis + 1 :])
+
+    def sliced(self, owner: str, index: Index, *params: Array) -> tuple[Granularity, list[Array]]:
+        axis, size = self.axis % len(index.source), self.group_size
+        groups = groups_of_index(index, axis, size)
         if groups is None:
-            raise ValueError(must(owner, "index", f"whole groups of {size} on axis {axis}", typed(keys[axis])))
-        keys = [*keys[:axis], groups, *keys[axis + 1 :]]
-        return PerGroup(size, _axis_after(self.axis, shape, keys)), tuple(keys)
+            key = index.key(axis)
+            raise ValueError(must(owner, "index", f"whole groups of {size} on axis {axis}", typed(key)))
+        keys = index.of_params(range(len(index.source)), {axis: groups})
+        granularity = PerGroup(size, _signed(index.places[axis][0], self.axis, len(index.shape)))
+        return granularity, [param[keys] for param in params]
+
+    def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Granularity | None:
+        axis, size = self.axis % len(old), self.group_size
+        outer, inner, even = math.prod(old[:axis]), math.prod(old[axis + 1 :]), old[axis] % size == 0
+        for d in _axes(self.axis, new):
+            same = new[d] == old[axis] and math.prod(new[:d]) == outer
+            if math.prod(new[d + 1 :]) == inner and (same or (even and new[d] and new[d] % size == 0)):
+                return PerGroup(size, _signed(d, self.axis, len(new)))
+        return None
 
     def describe(self) -> str:
         return f"per group {self.group_size}" + (f" on axis {self.axis}" if self.axis != -1 else "")
@@ -292,16 +364,38 @@ class PerRow(Granularity):
     def permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> Granularity:
         return PerGroup(max(shape[-1], 1), order.index(len(order) - 1))
 
+    def transposed(
+        self, order: tuple[int, ...], shape: tuple[int, ...], *params: Array
+    ) -> tuple[Granularity, list[Array]]:
+        if order[-1] == len(order) - 1:
+            return self, [param.transpose(order[:-1]) for param in params]
+        return super(PerRow, self).transposed(order, shape, *params)
+
     def permute(self, params: Array, order: tuple[int, ...]) -> Array:
         return np.ascontiguousarray(params[..., None].transpose(order))
 
     def unpermute(self, params: Array, order: tuple[int, ...]) -> Array:
         return params.transpose(np.argsort(order))[..., 0]
 
-    def sliced(self, owner: str, shape: tuple[int, ...], keys: list[Key]) -> tuple[Granularity, tuple[Key, ...]]:
-        if not isinstance(keys[-1], slice):
-            raise ValueError(must(owner, "index", "a slice of the last axis of rows", typed(keys[-1])))
-        return self, tuple(keys[:-1])
+    def at(self, params: Array, mesh: Mesh) -> Array:
+        return params[mesh[:-1]]
+
+    def block(self, shape: tuple[int, ...], slices: tuple[slice, ...]) -> tuple[slice, ...]:
+        return slices[:-1]
+
+    def sliced(self, owner: str, index: Index, *params: Array) -> tuple[Granularity, list[Array]]:
+        last, ndim = len(index.source) - 1, len(index.shape)
+        own = index.key(last)
+        if isinstance(own, int):
+            raise ValueError(must(owner, "index", "a slice of the last axis of rows", typed(own)))
+        wide = [param[..., None][index.of_params(range(last))] for param in params]
+        others = {place for axis in range(last) for place in index.places[axis]}
+        if index.places[last] == (ndim - 1,) and ndim - 1 not in others:
+            return self, [param[..., 0] for param in wide]
+        return _varying(owner, index, others, wide)
+
+    def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Granularity | None:
+        return self if new and new[-1] == old[-1] else _runs(old[-1], new)
 
 
 _KINDS: dict[str, type[Granularity]] = {cls.kind: cls for cls in (PerTensor, PerChannel, PerGroup, PerRow)}
@@ -312,21 +406,69 @@ def _along(values: Array, axis: int, ndim: int) -> Array:
     return values.reshape([-1 if d == axis else 1 for d in range(ndim)])
 
 
-def _axis_after(axis: int, shape: tuple[int, ...], keys: list[Key]) -> int:
-    """Return the number that an axis has in a slice which keeps it; a negative axis stays negative."""
-    from_end = sum(isinstance(key, slice) for key in keys) if axis < 0 else 0
-    axis %= len(shape)
-    return axis - sum(not isinstance(key, slice) for key in keys[:axis]) - from_end
+def _signed(axis: int, like: int, ndim: int) -> int:
+    """Return the number of an axis, negative where `like` is."""
+    return axis - ndim if like < 0 else axis
 
 
-def groups_of_slice(key: Key, length: int, group_size: int) -> slice | None:
-    """Return the groups in a slice of their axis, None for an index or a slice that cuts a group."""
-    if not isinstance(key, slice):
+def _axes(like: int, shape: tuple[int, ...]) -> range:
+    """Return all axes, from the end where `like` is negative: of several that serve, it is the nearest to that end."""
+    axes = range(len(shape))
+    return axes[::-1] if like < 0 else axes
+
+
+def _runs(length: int, shape: tuple[int, ...]) -> "PerGroup | None":
+    """Return the granularity of parameters that each serve `length` neighbours in C order."""
+    return PerGroup(length) if shape and length and shape[-1] % length == 0 else None
+
+
+def _channels(like: int, index: Index, axis: int) -> Granularity:
+    """Return the granularity of an axis that has become one axis of the result, or none."""
+    places = index.places[axis]
+    return PerChannel(_signed(places[0], like, len(index.shape))) if places else PerTensor()
+
+
+def _varying(
+    owner: str, index: Index, places: set[int], params: list[Array]
+) -> tuple[Granularity, list[Array]]:
+    """Return the granularity of a result whose parameters vary along some of its axes, and these parameters.
+
+    `params` have the axes of the result, of length 1 where they are constant. The longest axis along which they are
+    constant becomes the axis of rows or of groups.
+    """
+    shape = index.shape
+    if not places:
+        return PerTensor(), [param.reshape(()) for param in params]
+    constant = [d for d in range(len(shape)) if d not in places]
+    if len(places) == 1:
+        (axis,) = places
+        return PerChannel(axis), [param.reshape(-1) for param in params]
+    if not constant:
+        raise ValueError(must(owner, "index", "such that an axis of the result shares its parameters", "none"))
+    axis = max(constant, key=lambda d: (shape[d], d))
+    wide = [np.broadcast_to(param, (*shape[:axis], 1, *shape[axis + 1 :])) for param in params]
+    if axis == len(shape) - 1:
+        return PerRow(), [param[..., 0] for param in wide]
+    return PerGroup(max(shape[axis], 1), axis), wide
+
+
+def groups_of_index(index: Index, axis: int, group_size: int) -> slice | Array | None:
+    """Return the key of the groups in an index of their axis, None unless it consists of whole groups in their order."""
+    key, length = index.key(axis), index.source[axis]
+    if isinstance(key, slice):
+        start, stop, step = key.indices(length)
+        if step != 1 or start % group_size or (stop % group_size and stop != length):
+            return None
+        return slice(start // group_size, -(-stop // group_size))
+    alone = sum(isinstance(other, np.ndarray) for other in index.keys) == 1
+    if isinstance(key, int) or key.ndim != 1 or not alone:
         return None
-    start, stop, step = key.indices(length)
-    if step != 1 or start % group_size or (stop % group_size and stop != length):
+    firsts = key[::group_size]
+    ends = np.minimum(firsts + group_size, length)
+    if (firsts % group_size).any() or int((ends - firsts).sum()) != key.size:
         return None
-    return slice(start // group_size, -(-stop // group_size))
+    whole = np.arange(key.size) % group_size + np.repeat(firsts, group_size)[: key.size]
+    return firsts // group_size if np.array_equal(whole, key) else None
 
 
 def granularity(owner: str, value: Any, name: str = "granularity") -> Granularity:

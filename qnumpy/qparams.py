@@ -1,6 +1,7 @@
 """QParams: scale, zero point and code range of a quantized array, checked once and then immutable."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _check
 from ._check import integer, must, typed
+from ._index import Index
+from ._packing import pack_rows, unpack_rows
 from ._typing import Array, Float32Array, Float64Array, Int32Array
 from .dtypes import CodeType, code_type
 from .granularity import Granularity, PerTensor
@@ -15,8 +18,10 @@ from .granularity import granularity as check_granularity
 
 __all__ = ["QParams", "check_scheme", "grid_of_range"]
 
+_I32 = np.dtype(np.int32)
 
-@dataclass(frozen=True, eq=False, repr=False)
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class QParams:
     """Parameters of ``x = scale * (q - zero_point)``.
 
@@ -68,6 +73,7 @@ class QParams:
     granularity: Granularity
     qmin: int
     qmax: int
+    _zeros: Array | None = field(init=False)  # the codes of 0.0, packed like other codes; None: the middle of the codes
 
     def __init__(
         self,
@@ -100,11 +106,18 @@ class QParams:
             raise ValueError(
                 f"QParams: zero_point must have shape () or scale's {scales.shape}; got shape {zeros.shape}."
             )
-        zeros = np.array(np.broadcast_to(zeros, scales.shape), order="C")
-        scales.flags.writeable = zeros.flags.writeable = False
+        middle = code.symmetric_zero_point
+        if zeros.ndim == 0:
+            held = None if int(zeros) == middle else zeros
+        else:
+            held = None if (zeros == middle).all() else zeros
+        if held is not None and scales.ndim:
+            narrow = np.broadcast_to(held, scales.shape).astype(code.storage)
+            held = pack_rows(narrow, code) if code.is_packed else narrow
+        scales.flags.writeable = False
         for name, value in (
             ("scale", scales),
-            ("zero_point", zeros),
+            ("_zeros", held),
             ("dtype", code.dtype),
             ("granularity", granularity),
             ("qmin", lowest),
@@ -208,11 +221,11 @@ class QParams:
     @property
     def symmetric(self) -> bool:
         """Whether every zero point is the middle of the codes."""
-        return bool((self.zero_point == self.code.symmetric_zero_point).all())
+        return self._zeros is None
 
     @property
     def nbytes(self) -> int:
-        """Bytes in a file: 4 for each scale, a packed code for each zero point; symmetric zero points take none."""
+        """Bytes in memory and in a file: 4 for each scale; 1 packed code for each zero point, none if symmetric."""
         return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
 
     def range(self) -> tuple[Float64Array, Float64Array]:
@@ -233,14 +246,14 @@ class QParams:
         return low, high
 
     def sliced(self, shape: tuple[int, ...], key: Any, owner: str = "QParams.sliced") -> "QParams":
-        """Return the parameters of a basic slice of an array.
+        """Return the parameters of ``x[key]`` for an array x.
 
         Parameters
         ----------
         shape : tuple of int
             The shape of the array.
-        key : integers, slices and ...
-            Per group: whole groups on the grouped axis. Per row: a slice on the last axis.
+        key : index of NumPy: integers, slices, None, ... and arrays of integers or booleans
+            Per group: whole groups on the grouped axis. Per row: no integer on the last axis.
         owner : str
             The function that errors name.
 
@@ -251,9 +264,11 @@ class QParams:
         Raises
         ------
         TypeError
-            key is no basic index.
+            key is no index.
+        IndexError
+            key is out of bounds.
         ValueError
-            key cuts a group.
+            key cuts a group, or the result has no axis along which the parameters are constant.
 
         Examples
         --------
@@ -261,8 +276,28 @@ class QParams:
         >>> QParams([0.5, 0.25], 0, "int8", PerChannel(0)).sliced((2, 8), 1)
         QParams(int8, per tensor, scale=0.25, zero_point=0)
         """
-        granularity, index = self.granularity.sliced(owner, shape, _check.basic_index(owner, key, len(shape)))
-        return QParams(self.scale[index], self.zero_point[index], self.dtype, granularity, self.qmin, self.qmax)
+        return self._indexed(Index.of(owner, key, shape), owner)
+
+    def _indexed(self, index: Index, owner: str) -> "QParams":
+        """Return the parameters of the result of an index."""
+        granularity, (scale, zero_point) = self.granularity.sliced(owner, index, self.scale, self.zero_point)
+        return self._with(scale, zero_point, granularity)
+
+    def _with(self, scale: Array, zero_point: Array, granularity: Granularity) -> "QParams":
+        """Return other parameters of the same codes."""
+        return QParams(scale, zero_point, self.dtype, granularity, self.qmin, self.qmax)
+
+    def _reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> "QParams | None":
+        """Return the parameters of a reshaped array, None where they do not follow."""
+        granularity = self.granularity.reshaped(old, new)
+        if granularity is None or math.prod(shape := granularity.params_shape(new)) != self.scale.size:
+            return None
+        return self._with(self.scale.reshape(shape), self.zero_point.reshape(shape), granularity)
+
+    def _permuted(self, order: tuple[int, ...], shape: tuple[int, ...]) -> "QParams":
+        """Return the parameters of ``x.transpose(order)`` for an x of `shape`."""
+        granularity, (scale, zero_point) = self.granularity.transposed(order, shape, self.scale, self.zero_point)
+        return self._with(scale, zero_point, granularity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values that JSON represents exactly; `from_dict` reads them."""
@@ -336,6 +371,22 @@ class QParams:
     def __reduce__(self) -> Any:
         state = (self.scale, self.zero_point, self.code.name, self.granularity, self.qmin, self.qmax)
         return QParams, state
+
+
+def _zero_point(params: QParams) -> Int32Array:
+    """The zero points as int32, read-only. An array of them is made on each access: QParams holds their codes."""
+    held = params._zeros
+    if held is None:
+        zeros = np.full(params.scale.shape, params.code.symmetric_zero_point, _I32)
+    elif params.scale.ndim and params.code.is_packed:
+        zeros = unpack_rows(held, params.code, params.scale.shape).astype(_I32)
+    else:
+        zeros = held.astype(_I32)
+    zeros.flags.writeable = False
+    return zeros
+
+
+QParams.zero_point = property(_zero_point)  # type: ignore[assignment]  # a field of the dataclass, for replace
 
 
 def _code(owner: str, dtype: object) -> CodeType:

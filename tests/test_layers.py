@@ -25,7 +25,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 MODULES = sorted(module.name for module in pkgutil.walk_packages(qn.__path__, "qnumpy.") if "._" not in module.name)
 
 # Only these and ops/ import the extension: these for its lists of types, its checks of arguments and its settings.
-VOCABULARY = {"_args.py", "_check.py", "dtypes.py", "runtime.py"}
+VOCABULARY = {"_args.py", "_check.py", "_packing.py", "dtypes.py", "runtime.py"}
 
 # Modules whose tests are not in tests/<folder>/test_<module>.py, and the files that have them.
 TESTED_IN = {

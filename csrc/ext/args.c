@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "packing.h"
+
 static int refuse(const char *what) {
     PyErr_Format(PyExc_ValueError, "qnumpy._core: %s.", what);
     return -1;
@@ -66,7 +68,25 @@ int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source) {
         source->strides[d] = PyArray_STRIDE(array, d);
     }
     source->swapped = PyArray_ISBYTESWAPPED(array);
+    source->width = (qn_width){0};
     source->direct = PyArray_IS_C_CONTIGUOUS(array) && PyArray_ISALIGNED(array) && !source->swapped;
+    return 0;
+}
+
+int qn_arg_packed(PyObject *argument, PyObject *type, PyObject *columns, qn_source *source) {
+    int64_t length;
+    if (qn_arg_source(argument, type, source) || qn_arg_i64(columns, &length)) return -1;
+    qn_width width = qn_width_of(source->type);
+    int last = source->ndim - 1;
+    if (!width.bits || last < 0) return refuse("an input is not packed");
+    if (length < 0 || length > QN_MAX_COLUMNS || source->shape[last] != qn_row_bytes(width.bits, length) ||
+        (source->shape[last] > 1 && source->strides[last] != 1))
+        return refuse("the rows of a packed input do not have that many codes");
+    source->no_gaps = source->direct;
+    source->shape[last] = length, source->width = width, source->direct = false;
+    int64_t elements = 1;
+    for (int d = 0; d <= last; d++)
+        if (qn_arg_product(elements, source->shape[d], &elements)) return -1;
     return 0;
 }
 

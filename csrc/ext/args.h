@@ -41,6 +41,7 @@ int qn_arg_int(PyObject *argument, int low, int high, int *value);
 int qn_arg_flag(PyObject *argument, bool *value);
 int qn_arg_product(int64_t a, int64_t b, int64_t *product); /* of two lengths */
 int qn_arg_source(PyObject *argument, PyObject *type, qn_source *source);
+int qn_arg_packed(PyObject *argument, PyObject *type, PyObject *columns, qn_source *source); /* rows of packed codes */
 int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid);
 void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);       /* NULL on error */
 const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number); /* C-contiguous, exactly this long */

@@ -3,6 +3,7 @@
 #include "bindings.h"
 
 #include "blocks.h"
+#include "packing.h"
 
 static PyObject *quantize_blocks(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;
@@ -20,7 +21,9 @@ static PyObject *quantize_blocks(PyObject *self, qn_args a, Py_ssize_t count) {
     format.element = (qn_type)element, format.block = block;
     format.largest = (float)PyFloat_AsDouble(a[7]), format.tensor_scale = (float)PyFloat_AsDouble(a[8]);
     if (PyErr_Occurred()) return NULL;
-    uint8_t *codes = qn_arg_output(a[9], elements, 1);
+    int bits = qn_width_of(format.element).bits;
+    if (bits && columns > QN_MAX_COLUMNS) return PyErr_Format(PyExc_ValueError, "qnumpy._core.quantize_blocks: too large.");
+    uint8_t *codes = qn_arg_output(a[9], bits ? rows * qn_row_bytes(bits, columns) : elements, 1);
     uint8_t *scales = codes ? qn_arg_output(a[10], rows * ((columns + block - 1) / block), 1) : NULL;
     if (!scales) return NULL;
     Py_BEGIN_ALLOW_THREADS;

@@ -1,25 +1,9 @@
 /* pack and unpack rows of sub-byte codes. */
 #include "bindings.h"
 
-#include "dispatch.h"
+#include "packing.h"
 
 typedef void (*copier)(const uint8_t *from, uint8_t *to, int64_t codes);
-
-typedef struct {
-    int bits; /* of a code; 0: the type is not packed */
-    copier pack, unpack;
-} packing;
-
-static packing packing_of(int type) {
-    const qn_table *k = qn_kernels();
-    switch (type) {
-#define PACKING(_, tag, NAME, name, c_type, bits, is_signed, storage)                                                  \
-    case QN_##NAME: return (packing){bits, k->pack_##bits, k->unpack_##tag};
-        QN_SUB_BYTE_CODES(PACKING, _)
-#undef PACKING
-    default: return (packing){0};
-    }
-}
 
 /* (input, output, type, rows, codes a row): rows of bytes are ceil(codes * bits / 8) long. */
 static PyObject *copy_rows(const char *name, bool packs, qn_args a, Py_ssize_t count) {
@@ -28,10 +12,10 @@ static PyObject *copy_rows(const char *name, bool packs, qn_args a, Py_ssize_t c
     if (qn_arg_count(name, count, 5) || qn_arg_int(a[2], 0, QN_TYPE_COUNT - 1, &type) || qn_arg_i64(a[3], &rows) ||
         qn_arg_i64(a[4], &codes))
         return NULL;
-    const packing p = packing_of(type);
-    if (!p.bits || rows < 0 || codes < 0 || codes > INT64_MAX / 8 - 8)
+    const qn_width p = qn_width_of((qn_type)type);
+    if (!p.bits || rows < 0 || codes < 0 || codes > QN_MAX_COLUMNS)
         return PyErr_Format(PyExc_ValueError, "qnumpy._core.%s: the type or the shape is not packable.", name);
-    int64_t bytes = (codes * p.bits + 7) / 8;
+    int64_t bytes = qn_row_bytes(p.bits, codes);
     if (__builtin_mul_overflow(rows, codes, &total_codes) || __builtin_mul_overflow(rows, bytes, &total_bytes))
         return PyErr_Format(PyExc_ValueError, "qnumpy._core.%s: the shape is too large.", name);
     const uint8_t *from = qn_arg_vector(a[0], packs ? total_codes : total_bytes, NPY_UINT8);
@@ -39,7 +23,7 @@ static PyObject *copy_rows(const char *name, bool packs, qn_args a, Py_ssize_t c
     if (!to) return NULL;
     const copier copy = packs ? p.pack : p.unpack;
     Py_BEGIN_ALLOW_THREADS;
-    if (codes * p.bits % 8 == 0) copy(from, to, rows * codes);
+    if (qn_rows_are_even(p.bits, codes)) copy(from, to, rows * codes);
     else
         for (int64_t r = 0; r < rows; r++)
             copy(from + r * (packs ? codes : bytes), to + r * (packs ? bytes : codes), codes);

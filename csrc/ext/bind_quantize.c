@@ -83,21 +83,61 @@ static PyObject *fake_quantize(PyObject *self, qn_args a, Py_ssize_t count) {
     return quantize_call("fake_quantize", qn_fake_quantize, QN_F32, a, count);
 }
 
-static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_source q;
+/* (x, type, scale, zero_point, out, out_type, columns, outer, channels, inner, group, qmin, qmax): quantize whose codes
+ * are packed in rows of `columns`. */
+static PyObject *quantize_packed(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source x;
+    qn_grid grid;
+    qn_affine p = {.convention = QN_ONNX};
+    number_params one;
+    int type;
+    qn_byte_rows q;
+    (void)self;
+    if (qn_arg_count("quantize_packed", count, 13) || qn_arg_source(a[0], a[1], &x) ||
+        qn_arg_int(a[5], QN_E4M3FN, QN_TYPE_COUNT - 1, &type) || qn_arg_i64(a[6], &q.columns))
+        return NULL;
+    q.width = qn_width_of((qn_type)type);
+    int64_t n = qn_elements(&x), rows = q.columns > 0 ? n / q.columns : 0;
+    if (x.type >= QN_I8 || !q.width.bits || q.columns < 0 || q.columns > QN_MAX_COLUMNS || rows * q.columns != n)
+        return PyErr_Format(PyExc_ValueError, "qnumpy._core.quantize_packed: the types or the columns do not fit.");
+    if (qn_arg_grid(a + 7, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) || code_range(a[11], a[12], &p))
+        return NULL;
+    q.bytes = qn_arg_output(a[4], rows * qn_row_bytes(q.width.bits, q.columns), 1);
+    if (!q.bytes) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_quantize_packed(&x, &q, (qn_type)type, &grid, &p);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+/* (q, type, scale, zero_point, out, out_type, outer, channels, inner, group) */
+static PyObject *dequantize_source(const char *name, const qn_source *q, qn_args a) {
     qn_grid grid;
     qn_affine p = {0};
     number_params one;
     void *out;
     qn_type type;
-    (void)self;
-    if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
-    if (q.type < QN_E4M3FN) return PyErr_Format(PyExc_TypeError, "qnumpy._core.dequantize: the input holds no codes.");
-    int64_t n = qn_elements(&q);
+    if (q->type < QN_E4M3FN) return PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input holds no codes.", name);
+    int64_t n = qn_elements(q);
     if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], QN_F32, n, &out, &type))
         return NULL;
-    return perform(qn_dequantize, &q, out, type, &grid, &p, n);
+    return perform(qn_dequantize, q, out, type, &grid, &p, n);
+}
+
+static PyObject *dequantize(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source q;
+    (void)self;
+    if (qn_arg_count("dequantize", count, 10) || qn_arg_source(a[0], a[1], &q)) return NULL;
+    return dequantize_source("dequantize", &q, a);
+}
+
+/* The arguments of dequantize, then the codes of a packed row. */
+static PyObject *dequantize_packed(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_source q;
+    (void)self;
+    if (qn_arg_count("dequantize_packed", count, 11) || qn_arg_packed(a[0], a[1], a[10], &q)) return NULL;
+    return dequantize_source("dequantize_packed", &q, a);
 }
 
 static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -188,6 +228,10 @@ PyMethodDef qn_quantize_methods[] = {
                              "group, qmin, qmax, convention, /)\n--\n\nFill out with dequantized codes."),
     QN_METHOD(dequantize, "dequantize(q, q_type, scale, zero_point, out, out_type, outer, channels, inner, group, "
                           "/)\n--\n\nFill out with real values."),
+    QN_METHOD(quantize_packed, "quantize_packed(x, x_type, scale, zero_point, out, out_type, columns, outer, channels, "
+                               "inner, group, qmin, qmax, /)\n--\n\nFill rows of bytes with packed codes."),
+    QN_METHOD(dequantize_packed, "dequantize_packed(q, q_type, scale, zero_point, out, out_type, outer, channels, "
+                                 "inner, group, columns, /)\n--\n\nFill out with the reals of packed codes."),
     QN_METHOD(requantize, "requantize(acc, acc_type, scale, zero_point, out, out_type, outer, channels, inner, group, "
                           "qmin, qmax, method, multiplier, shift, /)\n--\n\nFill out with codes."),
     QN_METHOD(first_bad_scale, "first_bad_scale(scale, /)\n--\n\nIndex of the first scale that is not positive, finite "

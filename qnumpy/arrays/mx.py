@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from .. import _args, _check
+from .._index import Index
+from .._packing import clean_rows
 from .._typing import Array, BlockFormat, DType, Float32Array, RealLike, ScaleLike
 from ..dtypes import FLOAT_TYPES, FloatType
-from ..granularity import PerGroup, PerTensor, groups_of_slice
+from ..granularity import Mesh, PerGroup, PerTensor, groups_of_index
 from ..ops import blocks
 from ..ops.reduce import extremes
 from .base import CodedArray
@@ -134,10 +136,10 @@ class MXArray(CodedArray):
             if array.dtype != float_type.dtype:
                 raise TypeError(_check.must(owner, name, f"an array of {float_type.name}", f"dtype {array.dtype}"))
             arrays.append(array)
-        self.codes, self.scales = arrays
-        if self.codes.ndim == 0:
+        element_codes, self.scales = arrays
+        if element_codes.ndim == 0:
             raise ValueError(_check.must(owner, "codes", "at least 1-D", "a 0-d array"))
-        shape = mx.scales_shape(self.codes.shape)
+        shape = mx.scales_shape(element_codes.shape)
         if self.scales.shape != shape:
             raise ValueError(_check.must(owner, "scales", f"of shape {shape}", f"shape {self.scales.shape}"))
         if (tensor_scale is None) == mx.has_tensor_scale:
@@ -148,13 +150,30 @@ class MXArray(CodedArray):
             raise ValueError(_check.must(owner, "tensor_scale", "one number", f"shape {scale.shape}"))
         self.tensor_scale = None if scale is None else np.float32(scale)
         self._format = mx
+        self._hold(element_codes)
 
     @classmethod
-    def _join(cls, codes: Array, scales: Array, format: MXFormat, tensor_scale: np.float32 | None) -> "MXArray":
-        """Make an array of checked codes and scales."""
+    def _of_held(
+        cls, held: Array, shape: tuple[int, ...], scales: Array, format: MXFormat, tensor_scale: np.float32 | None
+    ) -> "MXArray":
+        """Make an array of what another one held: codes, or rows of packed bytes; and of checked scales."""
         array = object.__new__(cls)
-        array.codes, array.scales, array._format, array.tensor_scale = codes, scales, format, tensor_scale
+        array._memory, array._shape, array.scales = (held, None), shape, scales
+        array._format, array.tensor_scale = format, tensor_scale
         return array
+
+    @classmethod
+    def _of_rows(
+        cls, rows: Array, shape: tuple[int, ...], scales: Array, format: MXFormat, tensor_scale: np.float32 | None
+    ) -> "MXArray":
+        """Make an array of rows of packed bytes that a file holds, and of its scales; check the scales."""
+        empty = np.empty((0,), format.element.dtype)
+        tensor_scale = MXArray(empty, scales.reshape(-1)[:0], format.name, tensor_scale).tensor_scale
+        return cls._of_held(clean_rows(rows, format.element, shape), shape, scales, format, tensor_scale)
+
+    @property
+    def _code(self) -> FloatType:
+        return self._format.element
 
     @property
     def format(self) -> str:
@@ -189,11 +208,9 @@ class MXArray(CodedArray):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in a file: two 4-bit codes to a byte, row by row; one 6-bit code to a byte; and scales."""
-        bits = 4 if self._format.element.bits == 4 else 8
-        row = -(-self.shape[-1] * bits // 8)
+        """Bytes in memory and in a file: codes at their bit width, row by row, and scales."""
         tensor_scale = 0 if self.tensor_scale is None else 4
-        return math.prod(self.shape[:-1]) * row + self.scales.nbytes + tensor_scale
+        return self._code.packed_nbytes(self._shape) + self.scales.nbytes + tensor_scale
 
     def dequantize(self, dtype: DType = "float32", out: Array | None = None) -> Array:
         """Return ``scale * codes``.
@@ -211,20 +228,46 @@ class MXArray(CodedArray):
             Exact in float32 for MX formats; for NVFP4 one multiplication, rounded half to even. Other dtypes are
             converted from that value and rounded half to even. A block whose scale is NaN is NaN.
         """
-        owner = "MXArray.dequantize"
-        real = _args.floating(owner, dtype)
-        mx = self._format
-        return blocks.dequantize_blocks(owner, self.codes, mx.element, self.scale, mx.group_size, real, out)
+        return blocks.dequantize_blocks(
+            "MXArray.dequantize", self._held, self._code, self._shape, self.scale, self.group_size, dtype, out
+        )
 
-    def __getitem__(self, key: Any) -> "MXArray":
-        """Slice with integers and slices; on the last axis a slice of whole blocks."""
-        codes = np.asarray(self.codes[key])
-        keys = _check.basic_index("MXArray", key, self.ndim)
-        groups = groups_of_slice(keys[-1], self.shape[-1], self.group_size)
-        if groups is None:
+    def _reals_at(self, codes: Array, mesh: Mesh) -> Array:
+        scale = self.granularity.at(self.scales, mesh).astype(np.float32)
+        if self.tensor_scale is not None:
+            scale = scale * self.tensor_scale
+        return np.asarray(codes.astype(np.float32) * scale)
+
+    def _remade(self, held: Array, shape: tuple[int, ...], params: Array) -> "MXArray":
+        return self._of_held(held, shape, params, self._format, self.tensor_scale)
+
+    def _params_of_index(self, index: Index) -> Array:
+        granularity, (scales,) = self._sliced(index)
+        if granularity != self.granularity:
+            raise ValueError(_check.must("MXArray", "index", "such that the blocks stay on the last axis", "another one"))
+        return scales
+
+    def _sliced(self, index: Index) -> Any:
+        last = len(index.source) - 1
+        if groups_of_index(index, last, self.group_size) is None:
             requirement = f"whole blocks of {self.group_size} on the last axis"
-            raise ValueError(_check.must("MXArray", "index", requirement, _check.typed(keys[-1])))
-        return MXArray._join(codes, self.scales[(*keys[:-1], groups)], self._format, self.tensor_scale)
+            raise ValueError(_check.must("MXArray", "index", requirement, _check.typed(index.key(last))))
+        return self.granularity.sliced("MXArray", index, self.scales)
+
+    def _params_of_order(self, order: tuple[int, ...]) -> Array:
+        if order[-1] != len(order) - 1:
+            requirement = "such that the last axis, that of the blocks, stays last"
+            raise ValueError(_check.must("MXArray.transpose", "axes", requirement, str(order)))
+        return self.scales.transpose(order)
+
+    def _params_of_shape(self, shape: tuple[int, ...]) -> Array | None:
+        granularity = self.granularity.reshaped(self._shape, shape)
+        if granularity != self.granularity:
+            return None
+        return self.scales.reshape(self._format.scales_shape(shape))
+
+    def _copied_params(self) -> Array:
+        return self.scales.copy()
 
     def _describe(self) -> list[str]:
         parts = [self.format, f"blocks of {self.group_size}"]
@@ -239,16 +282,29 @@ class MXArray(CodedArray):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MXArray):
             return NotImplemented
-        pairs = ((self.codes, other.codes), (self.scales, other.scales))
-        return (self.format, self.shape, self.tensor_scale) == (other.format, other.shape, other.tensor_scale) and all(
-            np.array_equal(left.view(np.uint8), right.view(np.uint8)) for left, right in pairs
+        return (
+            (self.format, self.tensor_scale) == (other.format, other.tensor_scale)
+            and self._same_codes(other)
+            and np.array_equal(self.scales.view(np.uint8), other.scales.view(np.uint8))
         )
 
     def __reduce__(self) -> Any:
-        return _unpickle, (self.codes.view(np.uint8), self.scales.view(np.uint8), self.format, self.tensor_scale)
+        held = self._held.view(np.uint8)
+        return _unpickle_held, (held, self._shape, self.scales.view(np.uint8), self.format, self.tensor_scale)
+
+
+def _unpickle_held(
+    held: Array, shape: tuple[int, ...], scales: Array, name: BlockFormat, tensor_scale: np.float32 | None
+) -> MXArray:
+    mx = MX_FORMATS[name]
+    scales = scales.view(mx.scale.dtype)
+    if mx.element.is_packed:
+        return MXArray._of_rows(held, shape, scales, mx, tensor_scale)
+    return MXArray(held.view(mx.element.dtype), scales, name, tensor_scale)
 
 
 def _unpickle(codes: Array, scales: Array, name: BlockFormat, tensor_scale: np.float32 | None) -> MXArray:
+    """Read a pickle of version 0.1.0, which has one code to a byte."""
     mx = MX_FORMATS[name]
     return MXArray(codes.view(mx.element.dtype), scales.view(mx.scale.dtype), name, tensor_scale)
 
@@ -259,10 +315,10 @@ def quantize_blocks(owner: str, x: RealLike, format: MXFormat) -> MXArray:
     if source.ndim == 0:
         raise ValueError(_check.must(owner, "x", f"at least 1-D for {format.name}", "a 0-d array"))
     tensor_scale = _tensor_scale(owner, source, float_type, format) if format.has_tensor_scale else None
-    codes, scales = blocks.quantize_blocks(
+    held, scales = blocks.quantize_blocks(
         source, float_type, format.element, format.scale, format.group_size, tensor_scale
     )
-    return MXArray._join(codes, scales, format, tensor_scale)
+    return MXArray._of_held(held, source.shape, scales, format, tensor_scale)
 
 
 def _tensor_scale(owner: str, source: Array, float_type: FloatType, format: MXFormat) -> np.float32:

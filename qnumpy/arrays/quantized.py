@@ -1,5 +1,6 @@
 """QuantizedArray: codes with their parameters; quantize and dequantize."""
 
+import math
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -7,12 +8,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check
 from .._typing import Array, BlockFormat, DTypeOf, Float32Array, Int32Array, Method, ScalarT
-from ..granularity import Granularity
+from ..granularity import Granularity, Mesh
+from .._index import Index
+from .._packing import clean_rows, columns_of, unpack_rows
+from ..dtypes import CODE_TYPES, CodeType, code_type, float_type
 from ..ops.choose import choose
-from ..ops.quantize import quantize_array, reals_of
+from ..ops.quantize import dequantize_packed, quantize_array, quantize_packed, reals_of
 from ..qparams import QParams
 from .base import CodedArray
-from .mx import MXArray, mx_format, quantize_blocks
+from .mx import MX_FORMATS, MXArray, mx_format, quantize_blocks
 
 __all__ = ["QuantizedArray", "dequantize", "quantize"]
 
@@ -94,11 +98,25 @@ def quantize(
         return quantize_blocks(owner, x, blocks)
     source, float_type = _args.real(owner, "x", x)
     if qparams is None:
+        _check_dtype(owner, dtype)
         qparams = choose(owner, source, float_type, dtype, granularity, symmetric, method)
         layout = _args.layout_of(owner, qparams.granularity, source.shape)
     else:
         layout = _args.qparams_layout(owner, qparams, source.shape)
-    return QuantizedArray._join(quantize_array(owner, source, float_type, layout, qparams), qparams)
+    if not qparams.code.is_packed:
+        codes = quantize_array(owner, source, float_type, layout, qparams)
+        return QuantizedArray._of_held(codes, source.shape, qparams)
+    order = _args.memory_order(source)
+    rows = quantize_packed(source, float_type, layout, qparams, order)
+    return QuantizedArray._of_held(rows, source.shape, qparams, order)
+
+
+def _check_dtype(owner: str, dtype: Any) -> None:
+    """Raise TypeError for what is no type of codes; the sentence names the formats of blocks too."""
+    if code_type(dtype) is None:
+        text = _check.must(owner, "dtype", _check.alternatives([*CODE_TYPES, *MX_FORMATS]), _check.typed(dtype))
+        real = float_type(dtype)
+        raise TypeError(text if real is None else f"{text} Use cast to convert to {real.name}.")
 
 
 @overload
@@ -141,7 +159,7 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
     """
     owner = "dequantize"
     if isinstance(q, QuantizedArray):
-        return reals_of(owner, q.codes, q.qparams, dtype, out)
+        return q._reals(owner, dtype, out)
     if not isinstance(q, MXArray):
         raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
     return q.dequantize(dtype, out)
@@ -169,15 +187,25 @@ class QuantizedArray(CodedArray):
 
     Notes
     -----
-    NumPy operators do not dequantize: ``q + 1`` raises. ``np.asarray(q)`` dequantizes.
+    Codes of 4 and 2 bits are held packed along the last axis, in C order; `codes` unpacks them on each access into a
+    read-only array. Other codes are held as they are, and `codes` is that array. `dtype` is that of the codes.
+
+    An index is one of NumPy's: integers, slices, None and arrays of integers or booleans; the parameters follow. Groups
+    must stay whole, and rows keep their last axis.
+
+    ``np.asarray(q)`` and ``np.array(q)`` dequantize, to float32 or to the real dtype they are asked for. Every other
+    function of NumPy and every operator raises TypeError; np.shape, np.ndim and np.size work. ``q == r`` compares
+    parameters and codes, these by their bytes: a NaN code equals itself, the codes of 0 and -0 differ.
 
     Examples
     --------
     >>> q = quantize(np.ones((4, 8), np.float32), granularity=PerChannel(0))
-    >>> q
-    QuantizedArray((4, 8), int8, per channel 0, scale=0.007874..0.007874 (4,), zero_point=0)
-    >>> q[1:3].scale.shape, q.nbytes
-    ((2,), 48)
+    >>> q[:2, :4]
+    QuantizedArray((2, 4), int8, per channel 0, scale=0.007874..0.007874 (2,), zero_point=0)
+    [[1. 1. 1. 1.]
+     [1. 1. 1. 1.]]
+    >>> q[[3, 0, 3]].scale.shape, q.T.granularity, q.nbytes
+    ((3,), PerChannel(axis=1), 48)
     """
 
     __slots__ = ("qparams",)
@@ -193,21 +221,42 @@ class QuantizedArray(CodedArray):
             raise TypeError(_check.must(owner, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
         if not array.dtype.isnative:
             array = array.astype(code.dtype)  # files and pickles store the bytes
-        plain = _args.plain(array, code)
-        if plain.size and (params.qmin, params.qmax) != (code.qmin, code.qmax):
-            low, high = int(plain.min()), int(plain.max())
-            if not params.qmin <= low <= high <= params.qmax:
-                worst = low if low < params.qmin else high
-                raise ValueError(_check.must(owner, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
-        self.codes = array if plain is array else plain.view(code.dtype)
+        _check_range(owner, array, params)
         self.qparams = params
+        self._hold(array)
 
     @classmethod
     def _join(cls, codes: Array, qparams: QParams) -> "QuantizedArray":
-        """Make an array of checked codes and parameters."""
+        """Make an array of checked codes, one to an element, and parameters."""
         result = object.__new__(cls)
-        result.codes, result.qparams = codes, qparams
+        result.qparams = qparams
+        result._hold(codes)
         return result
+
+    @classmethod
+    def _of_held(
+        cls, held: Array, shape: tuple[int, ...], qparams: QParams, order: tuple[int, ...] | None = None
+    ) -> "QuantizedArray":
+        """Make an array of what another one held: codes, or rows of packed bytes in the order of some axes."""
+        result = object.__new__(cls)
+        result._memory, result._shape, result.qparams = (held, order), shape, qparams
+        return result
+
+    @classmethod
+    def _of_rows(cls, rows: Array, shape: tuple[int, ...], qparams: QParams) -> "QuantizedArray":
+        """Make an array of rows of packed bytes that a file holds; check them, without a copy."""
+        owner, code = "QuantizedArray", qparams.code
+        _args.qparams(owner, qparams, shape)
+        step = max(_BAND // max(rows.shape[-1], 1), 1)  # rows of a band, which is unpacked to be checked
+        flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
+        for first in range(0, len(flat), step):
+            band = flat[first : first + step]
+            _check_range(owner, unpack_rows(band, code, (len(band), columns_of(shape))), qparams)
+        return cls._of_held(clean_rows(rows, code, shape), shape, qparams)
+
+    @property
+    def _code(self) -> CodeType:
+        return self.qparams.code
 
     @property
     def scale(self) -> Float32Array:
@@ -228,7 +277,7 @@ class QuantizedArray(CodedArray):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in a file: codes at their bit width, scales and zero points."""
+        """Bytes in memory and in a file: codes at their bit width, scales and zero points."""
         return self.qparams.code.packed_nbytes(self.shape) + self.qparams.nbytes
 
     @overload
@@ -252,12 +301,42 @@ class QuantizedArray(CodedArray):
         ndarray
             One float32 multiplication, rounded half to even; another dtype is converted from that value.
         """
-        return reals_of("QuantizedArray.dequantize", self.codes, self.qparams, dtype, out)
+        return self._reals("QuantizedArray.dequantize", dtype, out)
 
-    def __getitem__(self, key: Any) -> "QuantizedArray":
-        """Slice with integers and slices; the parameters follow."""
-        codes = np.asarray(self.codes[key])
-        return self._join(codes, self.qparams.sliced(self.shape, key, "QuantizedArray"))
+    def _reals(self, owner: str, dtype: DTypeLike, out: Array | None) -> Array:
+        params = self.qparams
+        if not params.code.is_packed:
+            return reals_of(owner, self._held, params, dtype, out)
+        held, order = self._memory
+        if out is not None and order is not None:
+            held, order = self._held, None  # out is in C order
+        layout = _args.layout_of(owner, params.granularity, self._shape)
+        return dequantize_packed(
+            owner, held, params.code, self._shape, layout, params.scale, params.zero_point, dtype, out, order
+        )
+
+    def _reals_at(self, codes: Array, mesh: Mesh) -> Array:
+        granularity, real = self.qparams.granularity, self.qparams.code.real
+        scale = granularity.at(self.scale, mesh)
+        if real is not None:
+            return codes.astype(np.float32) * scale
+        steps = codes.astype(np.int32) - granularity.at(self.zero_point, mesh)
+        return np.asarray(steps.astype(np.float32) * scale)
+
+    def _remade(self, held: Array, shape: tuple[int, ...], params: QParams) -> "QuantizedArray":
+        return self._of_held(held, shape, params)
+
+    def _params_of_index(self, index: Index) -> QParams:
+        return self.qparams._indexed(index, "QuantizedArray")
+
+    def _params_of_order(self, order: tuple[int, ...]) -> QParams:
+        return self.qparams._permuted(order, self._shape)
+
+    def _params_of_shape(self, shape: tuple[int, ...]) -> QParams | None:
+        return self.qparams._reshaped(self._shape, shape)
+
+    def _copied_params(self) -> QParams:
+        return self.qparams  # immutable
 
     def _describe(self) -> list[str]:
         return self.qparams._describe()
@@ -265,12 +344,35 @@ class QuantizedArray(CodedArray):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuantizedArray):
             return NotImplemented
-        return self.qparams == other.qparams and np.array_equal(self.codes, other.codes)
+        return self.qparams == other.qparams and self._same_codes(other)
 
     def __reduce__(self) -> Any:
-        name = self.qparams.code.name  # plain integers: pickles of ml_dtypes arrays depend on the version of ml_dtypes
-        return _unpickle, (self.codes.view(self.qparams.code.storage), name, self.qparams)
+        # plain integers: pickles of ml_dtypes arrays depend on the version of ml_dtypes
+        held = self._held if self._code.is_packed else self._held.view(self._code.storage)
+        return _unpickle_held, (held, self._shape, self.qparams)
+
+
+_BAND = 1 << 18  # bytes
+
+
+def _check_range(owner: str, codes: Array, params: QParams) -> None:
+    """Raise ValueError for a code outside [qmin, qmax] of the parameters."""
+    code = params.code
+    if not codes.size or (params.qmin, params.qmax) == (code.qmin, code.qmax):
+        return
+    plain = _args.plain(codes, code)
+    low, high = int(plain.min()), int(plain.max())
+    if not params.qmin <= low <= high <= params.qmax:
+        worst = low if low < params.qmin else high
+        raise ValueError(_check.must(owner, "codes", f"in [{params.qmin}, {params.qmax}]", str(worst)))
+
+
+def _unpickle_held(held: Array, shape: tuple[int, ...], qparams: QParams) -> QuantizedArray:
+    if qparams.code.is_packed:
+        return QuantizedArray._of_rows(held, shape, qparams)
+    return QuantizedArray(held.view(qparams.code.dtype), qparams)
 
 
 def _unpickle(plain: Array, name: str, qparams: QParams) -> QuantizedArray:
+    """Read a pickle of version 0.1.0, which has one code to an element."""
     return QuantizedArray(plain.view(_args.code("QuantizedArray", name).dtype), qparams)

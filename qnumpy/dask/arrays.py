@@ -308,7 +308,7 @@ def _by_block(owner: str, x: da.Array, granularity: Granularity, options: dict[s
     shape = granularity.params_shape(x.shape)
     scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
     for block, part in zip(slices_from_chunks(x.chunks), parts, strict=True):
-        place = granularity.sliced(owner, x.shape, list(block))[1]
+        place = granularity.block(x.shape, block)
         scale[place], zero[place] = part.scale, part.zero_point
     return QParams(scale, zero, part.dtype, granularity, part.qmin, part.qmax)
 

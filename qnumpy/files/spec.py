@@ -1,16 +1,6 @@
 """TensorSpec: the description of one array in a file, and the plain tensors that hold it.
 
-A quantized array ``w`` is kept as the plain tensors ``w`` (codes), ``w.scale`` (float32) and ``w.zero_point``, which is
-left out where every zero point is the symmetric one. Codes narrower than a byte are packed along the last axis, low
-bits first. One JSON text, in safetensors' metadata under "qnumpy" or as the npz entry ``__qnumpy__``, says how to read
-them::
-
-    {"format_version": 1, "tensors": {"w": {"dtype": "int4", "shape": [4096, 768],
-     "granularity": {"kind": "group", "axis": -1, "group_size": 32}, "qmin": -7, "qmax": 7}}}
-
-An MXArray has its scales, one byte each, as ``w.scale``, that of an NVFP4 tensor as ``w.tensor_scale``, and the name of
-its format as "dtype". A plain array whose dtype the container lacks is kept as bytes, with "granularity": null and no
-range.
+docs/file-format.md says how they hold it, and what the schema says about it; a change of it changes that page.
 """
 
 import json
@@ -20,17 +10,16 @@ from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, Self, TypeAlias
 
-import ml_dtypes
 import numpy as np
 
 from .._check import must, typed
+from .._packing import pack_rows, unpack_rows
 from .._typing import Array, DType, Path
 from ..arrays.mx import MXArray, mx_format
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
-from ..ops.pack import pack, unpack
 from ..qparams import QParams
 from .fault import fault, json_object
 from .fields import ML_DTYPES, converted, plain, restored, stand_in, types
@@ -75,6 +64,8 @@ class TensorSpec:
         Of a PackedWeight: the keywords of its constructor as values of JSON, and the shape of its bias.
     unreadable : Unreadable, optional
         Of an array of a file that qnumpy does not read.
+    byte_codes : bool
+        Whether each 6-bit code takes a byte, as in format version 1.
 
     Examples
     --------
@@ -91,6 +82,7 @@ class TensorSpec:
     format: str | None = None
     options: Mapping[str, Any] | None = None
     unreadable: Unreadable | None = None
+    byte_codes: bool = False
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -167,9 +159,11 @@ class TensorSpec:
 
     def stored(self, name: str) -> Held:
         """Return the plain tensors that hold the array in a file."""
-        parts: Held = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
         mx = mx_format(self.format)
+        parts: Held = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
         if mx is not None:
+            if mx.element.is_packed and not self.byte_codes:
+                parts = {name: (np.dtype(np.uint8), mx.element.packed_shape(self.shape))}
             parts[f"{name}.scale"] = (mx.scale.dtype, mx.scales_shape(self.shape))
             if mx.has_tensor_scale:
                 parts[f"{name}.tensor_scale"] = (np.dtype("<f4"), ())
@@ -195,12 +189,12 @@ class TensorSpec:
             if options["bias"] is not None:
                 yield f"{name}.bias", options["bias"]
         elif isinstance(value, MXArray):
-            yield name, _pack(value.codes)
+            yield name, value._held
             yield f"{name}.scale", value.scales
             if value.tensor_scale is not None:
                 yield f"{name}.tensor_scale", np.asarray(value.tensor_scale)
         elif isinstance(value, QuantizedArray):
-            yield name, _pack(value.codes)
+            yield name, value._held
             yield f"{name}.scale", value.scale
             if self.zero_point:
                 yield f"{name}.zero_point", _pack(value.zero_point.astype(self.dtype))
@@ -216,20 +210,23 @@ class TensorSpec:
         stored = read(name)
         if self.granularity is None and types(self.dtype) is not None and _bits(self.dtype) >= 8:
             return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
-        codes = _unpack(stored, self.dtype, self.shape)
         if self.granularity is None:
-            return codes
-        codes = codes.view(self.dtype)
+            return _unpack(stored, self.dtype, self.shape)
         mx = mx_format(self.format)
         if mx is not None:
             scales = read(f"{name}.scale").view(mx.scale.dtype)
-            tensor_scale = read(f"{name}.tensor_scale")[()] if mx.has_tensor_scale else None
-            return MXArray(codes, scales, mx.name, tensor_scale)
+            tensor_scale: Any = read(f"{name}.tensor_scale")[()] if mx.has_tensor_scale else None
+            if mx.element.is_packed and not self.byte_codes:
+                return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
+            return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
         code, scale = _code(self.dtype), read(f"{name}.scale")
         zero_point: Any = code.symmetric_zero_point
         if self.zero_point:
             zero_point = _unpack(read(f"{name}.zero_point"), code.dtype, scale.shape).astype(np.int32)
-        return QuantizedArray(codes, QParams(scale, zero_point, code.dtype, self.granularity, self.qmin, self.qmax))
+        params = QParams(scale, zero_point, code.dtype, self.granularity, self.qmin, self.qmax)
+        if code.is_packed:
+            return QuantizedArray._of_rows(stored, self.shape, params)
+        return QuantizedArray(stored.view(self.dtype), params)
 
 
 def is_shape(shape: Any) -> bool:
@@ -275,22 +272,13 @@ def _stored_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, ..
 
 def _pack(array: Array) -> Array:
     """Return the form of an array in a file: packed bytes for codes narrower than a byte, else the array."""
-    if _bits(array.dtype) >= 8:
-        return array
-    integers = _integers(array.dtype)
-    return pack(array.reshape(array.shape or (1,)).view(integers), integers, axis=-1)
+    code = code_type(array.dtype)
+    return array if code is None or not code.is_packed else pack_rows(array, code)
 
 
 def _unpack(stored: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if _bits(dtype) < 8:
-        stored = unpack(stored, _integers(dtype), shape[-1] if shape else 1, axis=-1).view(dtype)
-    return stored.reshape(shape)
-
-
-def _integers(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype to pack codes as: for 4-bit floats the integers of the same bits."""
     code = code_type(dtype)
-    return np.dtype(ml_dtypes.uint4) if code is not None and code.real is not None else dtype
+    return stored.reshape(shape) if code is None or not code.is_packed else unpack_rows(stored, code, shape)
 
 
 # The options of a PackedWeight
@@ -330,7 +318,8 @@ def _options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
         if name == "bias":
             values[name] = None if value is None else value.shape
         elif name == "clip":
-            values[name] = [bound if math.isfinite(bound) else None for bound in value]
+            low, high = value
+            values[name] = [None if low == -math.inf else low, None if high == math.inf else high]
         elif isinstance(value, (QParams, Granularity)):
             values[name] = value.to_dict()
         elif value is not None:
@@ -372,7 +361,12 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
-    return 1 if spec.options is None and not isinstance(types(spec.dtype), dict) else 2
+    return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
+
+
+def _has_six_bits(spec: TensorSpec) -> bool:
+    mx = mx_format(spec.format)
+    return mx is not None and mx.element.bits == 6
 
 
 def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
@@ -389,6 +383,7 @@ def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
     for name, values in tensors.items():
         try:
             spec = TensorSpec.from_dict(name, values, held)
+            spec = replace(spec, byte_codes=version == 1 and _has_six_bits(spec))
             stored = spec.stored(name)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise fault(path, name, f": the qnumpy schema is wrong: {error}") from error

@@ -154,7 +154,7 @@ class Reader:
         """
         spec, container = self.specs[name], self._homes[name]
         if spec.unreadable is not None:
-            raise fault(self.path, name, f"{spec.unreadable.reason}. load(names=...) reads the others.")
+            raise fault(self.path, name, f"{spec.unreadable.reason}.")
         try:
             return spec.decode(name, lambda part: container.read(part, copy))
         except FileFormatError:
@@ -238,7 +238,7 @@ class Writer:
             self.path = os.path.join(self.path, _MODEL)
         _, self._container_type = _format("save", self.path, ", or be a folder")
         limit = None if max_shard_bytes is None else self._shard_limit(max_shard_bytes)
-        self.specs = dict(specs)
+        self.specs = {name: replace(spec, byte_codes=False) for name, spec in specs.items()}  # the newest form
         self._stored = _plan(self.specs, self._container_type.holds, self._container_type.longest)
         self._metadata = dict(metadata or {})
         self._shards = [list(self.specs)] if limit is None else self._divide(limit)
@@ -538,8 +538,10 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     values: dict[str, Value] = {}
     for name, value in arrays.items():
         _check_value(f"arrays[{name!r}]", value)
-        coded = isinstance(value, (QuantizedArray, MXArray, PackedWeight))
-        values[name] = value if coded else np.asarray(array("save", f"arrays[{name!r}]", value))
+        if isinstance(value, (QuantizedArray, MXArray, PackedWeight)):
+            values[name] = value
+        else:
+            values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
     with Writer(path, specs, max_shard_bytes=max_shard_bytes) as writer:
         for name, value in values.items():
@@ -598,7 +600,11 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
         qparams = load_qparams(path)
         return {name: qparams[name] for name in _asked(names, qparams)}
     with Reader(path) as reader:
-        return {name: reader.read(name, copy=True) for name in _asked(names, reader.specs)}
+        asked = _asked(names, reader.specs)
+        for name in asked:
+            if (problem := reader.specs[name].unreadable) is not None:
+                raise fault(reader.path, name, f"{problem.reason}. load(names=...) reads the others.")
+        return {name: reader.read(name, copy=True) for name in asked}
 
 
 def _asked(names: Any, stored: Mapping[str, Any]) -> Iterable[str]:

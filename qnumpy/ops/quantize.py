@@ -7,7 +7,18 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check, _core
-from .._typing import Array, Convention, DTypeOf, Float32Array, Int32Array, OnNan, RequantizeMethod, ScalarT
+from .._packing import Packable, columns_of, rows_are_even
+from .._typing import (
+    Array,
+    Convention,
+    DTypeOf,
+    Float32Array,
+    Int32Array,
+    OnNan,
+    RequantizeMethod,
+    ScalarT,
+    UInt8Array,
+)
 from ..dtypes import ACCUMULATOR_TYPE, CODE_TYPES, INTEGER_TYPES, REAL_TYPES, CodeType, FloatType, code_type
 from ..qparams import QParams
 
@@ -164,6 +175,52 @@ def codes_of(owner: str, x: ArrayLike, qparams: QParams) -> Array:
     """Quantize with a QParams."""
     source, float_type = _args.real(owner, "x", x)
     return quantize_array(owner, source, float_type, _args.qparams_layout(owner, qparams, source.shape), qparams)
+
+
+def quantize_packed(
+    source: Array, float_type: FloatType, layout: _args.Layout, params: QParams, order: tuple[int, ...] | None
+) -> UInt8Array:
+    """Quantize as quantize_array does to codes narrower than a byte; return them packed.
+
+    `order` is the memory order of the source: rows lie along the last axis of ``source.transpose(order)``.
+    """
+    code, scale, zero = params.code, params.scale, params.zero_point
+    if order is not None:
+        layout, scale, zero = _args.transposed(layout, order, source.shape, scale, zero)
+        source = source.transpose(order)
+    allocate = np.empty if rows_are_even(code.bits, source.shape) else np.zeros  # threads may share a byte
+    rows = allocate(code.packed_shape(source.shape), np.uint8)
+    if source.size:
+        columns = columns_of(source.shape)
+        _core.quantize_packed(
+            source, float_type.core, scale, zero, rows, code.core, columns, *layout.grid, params.qmin, params.qmax
+        )
+    return rows
+
+
+def dequantize_packed(
+    owner: str,
+    rows: Array,
+    code: Packable,
+    shape: tuple[int, ...],
+    layout: _args.Layout,
+    scale: Array,
+    zero_point: Array,
+    dtype: DTypeLike,
+    out: Array | None,
+    order: tuple[int, ...] | None = None,
+) -> Array:
+    """Dequantize packed codes, which are unpacked in tiles; `order` as in quantize_packed, without an out."""
+    float_type = _args.floating(owner, dtype)
+    if order is not None:
+        layout, scale, zero_point = _args.transposed(layout, order, shape, scale, zero_point)
+        shape = tuple(shape[d] for d in order)
+    result = _args.output(owner, out, float_type.dtype, shape, rows, scale, zero_point)
+    if result.size:
+        _core.dequantize_packed(
+            rows, code.core, scale, zero_point, result, float_type.core, *layout.grid, columns_of(shape)
+        )
+    return result if order is None else result.transpose(np.argsort(order))
 
 
 def quantize_array(owner: str, source: Array, float_type: FloatType, layout: _args.Layout, params: QParams) -> Array:

@@ -113,7 +113,7 @@ def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None =
     bounds = _bounds(values, low, high) if quantized else None
     nonfinite = bool(nan.any() or inf.any())
     if source.ndim == 0:  # a 0-d array has no axis to slice
-        source, values = source.reshape(1), _one(values)
+        source, values = source.reshape(1), values.reshape(1)
     shape = () if axis is None else (source.shape[axis],)
     others = tuple(d for d in range(source.ndim) if d != axis)
     plain = axis is None and not nonfinite and bounds is None and _single(source) and _single(values)
@@ -125,18 +125,18 @@ def measure(owner: str, x: RealLike, q: Quantized | RealLike, axis: int | None =
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for tile in _tiles(source, granularity):
             at: Any = () if axis is None else tile[axis]
+            part = values[tile]
             if flags is not None:
-                flags.add(values.codes[tile], tile)
+                flags.add(part, tile)
             if plain:
-                part = values[tile].dequantize() if quantized else values[tile]
-                sums = error_sums(source[tile], part)
+                sums = error_sums(source[tile], part.dequantize() if quantized else part)
                 for name, more in zip(("signal", "energy", "dot", "noise"), sums[:4], strict=True):
                     total[name] += more
                 total["peak"] = np.maximum(total["peak"], sums[4] if math.isfinite(sums[3]) else math.inf)
                 continue
             real, approximate, scratch = buffers.shaped(tile)
             np.copyto(real, source[tile])
-            np.copyto(approximate, values[tile].dequantize() if quantized else values[tile])
+            np.copyto(approximate, part.dequantize() if quantized else part)
             skipped = ~np.isfinite(real) if nonfinite else None
             if bounds is not None:
                 outside = real < granularity.expand(bounds.low, tile)
@@ -259,9 +259,10 @@ class _CodeFlags:
         elif axis is None or code.bits <= 8:
             self.flags = np.zeros((channels, self.levels), bool)
 
-    def add(self, codes: Array, tile: Index) -> None:
+    def add(self, part: Quantized, tile: Index) -> None:
         if self.flags is None or (self.axis is None and np.count_nonzero(self.flags) == self.most):
             return  # every code has occurred
+        codes = part.codes
         if self.bytes:
             mark_codes(codes, self.flags)
             return
@@ -278,10 +279,3 @@ class _CodeFlags:
             return None
         counts = np.count_nonzero(self.flags, axis=1)
         return counts[0] if self.axis is None else counts
-
-
-def _one(values: Any) -> Any:
-    """Return a 0-d array or quantized array with one axis."""
-    if isinstance(values, QuantizedArray):
-        return QuantizedArray(values.codes.reshape(1), values.qparams)
-    return values.reshape(1)

@@ -14,7 +14,7 @@ from tensor_files import plain_tensors, reals
 
 import qnumpy as qn
 from qnumpy.files.spec import FORMAT_VERSION, TensorSpec
-from qnumpy.files.store import load, save
+from qnumpy.files.store import Reader, Writer, load, save
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 golden = runpy.run_path(str(FIXTURES / "make_golden.py"))["arrays"]
@@ -118,6 +118,31 @@ def test_specs_refuse():
         TensorSpec.quantized((3,), "int3", qn.PerTensor(), symmetric=True)
     with pytest.raises(ValueError, match=r"^TensorSpec: format must be the name of an MX format; got 'mxfp3'\.$"):
         TensorSpec.blocks((3,), "mxfp3")
+
+
+# Codes of 6 bits
+
+
+@pytest.mark.parametrize("dtype", ["mxfp6_e2m3", "mxfp6_e3m2"])
+def test_codes_of_six_bits(tmp_path, dtype):
+    """Four take three bytes, in files of version 2; in those of version 1 each takes a byte."""
+    q = qn.quantize(reals(3, 7), dtype=dtype)
+    path = tmp_path / "a.npz"
+    save(path, {"w": q})
+    with np.load(path) as raw:
+        raw = dict(raw)
+    schema = json.loads(raw["__qnumpy__"].tobytes())
+    assert (schema["format_version"], raw["w"].shape) == (2, (3, 6))
+    codes = q.codes.view(np.uint8) & 63
+    bits = np.unpackbits(codes, bitorder="little").reshape(3, 7, 8)[..., :6].reshape(3, 42)
+    np.testing.assert_array_equal(raw["w"], np.packbits(bits, axis=-1, bitorder="little"))
+    old = np.frombuffer(json.dumps({**schema, "format_version": 1}).encode(), np.uint8)
+    np.savez(path, **{**raw, "w": codes, "__qnumpy__": old})
+    assert load(path)["w"] == q
+    with Reader(path) as reader, Writer(tmp_path / "b.npz", reader.specs) as writer:  # in the newest form
+        writer.write("w", reader.read("w"))
+    with np.load(tmp_path / "b.npz") as new:
+        np.testing.assert_array_equal(new["w"], raw["w"])
 
 
 # PackedWeight

@@ -160,6 +160,14 @@ typedef struct {
     int64_t rows, stride, groups, scale_row, scale_step;
 } qn_rows4;
 
+/* How codes narrower than a byte lie in rows of bytes, the first code in the low bits; each row begins with a byte. */
+typedef struct {
+    int bits; /* of a code; 0: a code is an element */
+    void (*pack)(const uint8_t *codes, uint8_t *bytes, int64_t n);
+    void (*unpack)(const uint8_t *bytes, uint8_t *codes, int64_t n);
+    void (*unpack_bits)(const uint8_t *bytes, uint8_t *codes, int64_t n); /* without signs, which kernels do not read */
+} qn_width;
+
 enum { QN_MAX_DIMS = 64 };
 
 /* An input array of any strides, alignment and byte order. Elements are numbered in C order. */
@@ -171,6 +179,8 @@ typedef struct {
     int64_t shape[QN_MAX_DIMS], strides[QN_MAX_DIMS]; /* strides in bytes */
     bool direct;                                      /* C-contiguous, aligned, native byte order: read in place */
     bool swapped;                                     /* the other byte order */
+    qn_width width; /* of packed codes: then shape counts codes, and a row along the last axis lies in bytes */
+    bool no_gaps;       /* packed rows follow each other */
 } qn_source;
 
 /* ---- integer products; the head of matmul.c draws the packed matrices ---- */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "packing.h"
 
 static const size_t itemsizes[QN_TYPE_COUNT] = {
 #define ITEMSIZE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind) [QN_##NAME] = bits / 8,
@@ -54,6 +55,10 @@ static void swap_bytes(char *p, int64_t n, size_t size) {
 }
 
 void qn_gather(const qn_source *s, int64_t start, int64_t n, void *tile) {
+    if (s->width.bits) {
+        qn_unpack_span(s, start, n, tile);
+        return;
+    }
     int64_t index[QN_MAX_DIMS], rest = start;
     const char *p = s->data;
     char *to = tile;

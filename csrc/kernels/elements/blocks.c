@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "packing.h"
 #include "source.h"
 #include "threads.h"
 
@@ -12,6 +13,7 @@ typedef struct {
     const qn_source *x;
     const qn_block_format *format;
     int64_t columns, per_row; /* elements and blocks of a row */
+    qn_byte_rows packed; /* the codes, unless its width has no bits */
     uint8_t *codes, *scales;
 } blocks;
 
@@ -56,7 +58,13 @@ static void quantize_tile(const blocks *b, int64_t start, int64_t n, int64_t fir
         power_scales(most, count, f->emax, b->scales + first, scales);
         qn_kernels()->multiply_f32(x, quotient, n, &p);
     }
-    qn_narrow(f->element, quotient, b->codes + start, n, &saturating);
+    if (b->packed.width.bits) {
+        uint8_t codes[QN_TILE];
+        qn_narrow(f->element, quotient, codes, n, &saturating);
+        qn_pack_span(&b->packed, codes, start, n);
+    } else {
+        qn_narrow(f->element, quotient, b->codes + start, n, &saturating);
+    }
 }
 
 static void quantize_piece(void *context, int64_t begin, int64_t end) {
@@ -77,7 +85,8 @@ static void quantize_piece(void *context, int64_t begin, int64_t end) {
 void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const qn_block_format *format,
                         uint8_t *codes, uint8_t *scales) {
     if (columns % format->block == 0) columns *= rows, rows = 1; /* no block is short: treat all rows as one */
-    blocks b = {x, format, columns, (columns + format->block - 1) / format->block, codes, scales};
+    const qn_byte_rows packed = {qn_width_of(format->element), columns, codes};
+    blocks b = {x, format, columns, (columns + format->block - 1) / format->block, packed, codes, scales};
     if (rows * columns == 0) return;
     int64_t bytes = rows * columns * (int64_t)(x->itemsize + 1);
     qn_parallel_for(rows * b.per_row, GRAIN, bytes, quantize_piece, &b);

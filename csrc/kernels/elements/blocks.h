@@ -5,7 +5,7 @@
 #include "qn_types.h"
 
 typedef struct {
-    qn_type element;    /* a narrow float, one code to a byte */
+    qn_type element;    /* a narrow float */
     int64_t block;      /* neighbours that share a scale, at most QN_MAX_BLOCK */
     int emax;           /* exponent of the largest element */
     float largest;      /* the largest element */
@@ -15,6 +15,7 @@ typedef struct {
 enum { QN_MAX_BLOCK = 1024 };
 
 /* x as [rows][columns], blocks along the columns, the last of a row may be short. codes[rows][columns],
+ * packed in rows of bytes (packing.h) if an element is narrower than a byte, zero before if blocks do not end with one;
  * scales[rows][ceil(columns / block)]. Each block on its own:
  *   E8M0   S = 2^(floor(log2 m) - emax), m the largest finite magnitude; at least 2^-127
  *   E4M3   s = round(m / largest / tensor_scale) in float32, then to E4M3, at least its smallest; S = s tensor_scale

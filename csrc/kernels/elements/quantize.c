@@ -8,8 +8,9 @@ static void put_floats(const qn_walk *w, int64_t start, int64_t n, const float *
     else qn_narrow(w->out_type, x, w->out + (size_t)start * w->out_size, n, &qn_plain_cast);
 }
 
-static void put_codes(const qn_walk *w, int64_t start, int64_t n, const int32_t *codes) {
-    void *q = w->out + (size_t)start * w->out_size;
+static void *out_at(const qn_walk *w, int64_t start) { return w->out + (size_t)start * w->out_size; }
+
+static void put_codes(const qn_walk *w, void *q, int64_t n, const int32_t *codes) {
     switch (w->out_type) {
 #define NARROW(_, tag, NAME, name, type, bits, is_signed, storage)                                                     \
     case QN_##NAME: qn_kernels()->narrow_i32_##storage(codes, q, n); break;
@@ -20,14 +21,13 @@ static void put_codes(const qn_walk *w, int64_t start, int64_t n, const int32_t 
 }
 
 /* The codes of a float type are the saturated quotients. */
-static void narrow_quotient(const qn_walk *w, const float *quotient, int64_t start, int64_t n) {
+static void narrow_quotient(const qn_walk *w, const float *quotient, void *q, int64_t n) {
     const qn_cast saturating = {.saturate = true};
-    qn_narrow(w->out_type, quotient, w->out + start, n, &saturating);
+    qn_narrow(w->out_type, quotient, q, n, &saturating);
 }
 
-static void quantize_floats(const qn_walk *w, const float *x, int64_t start, int64_t n, const qn_affine *p) {
+static void quantize_floats(const qn_walk *w, const float *x, void *q, int64_t n, const qn_affine *p) {
     float quotient[QN_TILE];
-    void *q = w->out + (size_t)start * w->out_size;
     switch (w->out_type) {
 #define QUANTIZE(_, tag, NAME, name, type, bits, is_signed, storage)                                                   \
     case QN_##NAME: qn_kernels()->quantize_f32_##storage(x, q, n, p); break;
@@ -35,29 +35,40 @@ static void quantize_floats(const qn_walk *w, const float *x, int64_t start, int
 #undef QUANTIZE
     default: /* a float; then n is at most a tile */
         qn_kernels()->divide_f32(x, quotient, n, p);
-        narrow_quotient(w, quotient, start, n);
+        narrow_quotient(w, quotient, q, n);
     }
 }
 
 static void quantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
     qn_tile_buffer t;
     float wide[QN_TILE];
+    uint8_t codes_8[QN_TILE];
+    bool packs = w->packed.width.bits;
+    void *q = packs ? codes_8 : out_at(w, start);
     if (w->source->type == QN_F64 && qn_is_float(w->out_type)) {
         double quotient[QN_TILE];
         qn_kernels()->divide_f64(qn_source_raw(w->source, start, n, &t), quotient, n, p);
         qn_kernels()->odd_f64_f32(quotient, wide, n);
-        narrow_quotient(w, wide, start, n);
+        narrow_quotient(w, wide, q, n);
     } else if (w->source->type == QN_F64) {
         int32_t codes[QN_TILE];
         qn_kernels()->quantize_f64_i32(qn_source_raw(w->source, start, n, &t), codes, n, p);
-        put_codes(w, start, n, codes);
+        put_codes(w, q, n, codes);
     } else {
-        quantize_floats(w, qn_source_floats(w->source, start, n, &t, wide), start, n, p);
+        quantize_floats(w, qn_source_floats(w->source, start, n, &t, wide), q, n, p);
     }
+    if (packs) qn_pack_span(&w->packed, codes_8, start, n);
+}
+
+static void pack_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    uint8_t codes[QN_CODE_TILE];
+    quantize_floats(w, (const float *)w->source->data + start, codes, n, p);
+    qn_pack_span(&w->packed, codes, start, p->run ? n : n * p->rows);
 }
 
 static void quantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    if (w->in_place) quantize_floats(w, (const float *)w->source->data + start, start, n, p);
+    if (w->in_place) quantize_floats(w, (const float *)w->source->data + start, out_at(w, start), n, p);
+    else if (w->by_codes) qn_by_code_tiles(w, start, n, p, pack_tile);
     else qn_by_tiles(w, start, n, p, quantize_tile);
 }
 
@@ -84,10 +95,17 @@ static void dequantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn
     if (x == wide) put_floats(w, start, n, wide);
 }
 
+static void unpack_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    uint8_t codes[QN_CODE_TILE];
+    qn_unpack_span(w->source, start, p->run ? n : n * p->rows, codes);
+    dequantize_codes(w->source->type, codes, (float *)w->out + start, n, p);
+}
+
 static void dequantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
+    const qn_source *s = w->source;
     if (w->in_place)
-        dequantize_codes(w->source->type, w->source->data + (size_t)start * w->source->itemsize,
-                         (float *)w->out + start, n, p);
+        dequantize_codes(s->type, s->data + (size_t)start * s->itemsize, (float *)w->out + start, n, p);
+    else if (w->by_codes) qn_by_code_tiles(w, start, n, p, unpack_tile);
     else qn_by_tiles(w, start, n, p, dequantize_tile);
 }
 
@@ -130,7 +148,7 @@ static void requantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn
     } else {
         int32_t codes[QN_TILE];
         qn_kernels()->requantize_fixed_i32(acc, codes, n, p);
-        put_codes(w, start, n, codes);
+        put_codes(w, out_at(w, start), n, codes);
     }
 }
 
@@ -146,16 +164,29 @@ static bool scales_are_moderate(const float *scale, int64_t n) {
     return all;
 }
 
-void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
+static qn_walk quantize_walk(const qn_source *x, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
     qn_walk w = qn_new_walk(x, grid, params, q, code, quantize_span);
     w.in_place = x->direct && x->type == QN_F32 && !qn_is_float(code);
     w.params.exact_inverse = qn_itemsize(code) == 1 && scales_are_moderate(params->scale, qn_grid_params(grid));
+    return w;
+}
+
+void qn_quantize(const qn_source *x, void *q, qn_type code, const qn_grid *grid, const qn_affine *params) {
+    qn_walk w = quantize_walk(x, q, code, grid, params);
+    qn_walk_all(&w);
+}
+
+void qn_quantize_packed(const qn_source *x, const qn_byte_rows *q, qn_type code, const qn_grid *grid,
+                        const qn_affine *params) {
+    qn_walk w = quantize_walk(x, q->bytes, code, grid, params);
+    w.by_codes = w.in_place, w.in_place = false, w.staged = true, w.packed = *q;
     qn_walk_all(&w);
 }
 
 void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *grid, const qn_affine *params) {
     qn_walk w = qn_new_walk(q, grid, params, x, type, dequantize_span);
     w.in_place = q->direct && type == QN_F32 && !qn_is_float(q->type);
+    w.by_codes = q->width.bits && type == QN_F32 && !qn_is_float(q->type);
     qn_walk_all(&w);
 }
 

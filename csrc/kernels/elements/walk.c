@@ -22,11 +22,20 @@ static qn_affine affine_at(const qn_affine *p, int64_t by) {
     return a;
 }
 
-void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function) {
-    for (int64_t at = 0; at < n; at += QN_TILE) {
+static void by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, int64_t tile,
+                     qn_span_function function) {
+    for (int64_t at = 0; at < n; at += tile) {
         qn_affine a = affine_at(p, at);
-        function(w, start + at, n - at < QN_TILE ? n - at : QN_TILE, &a);
+        function(w, start + at, n - at < tile ? n - at : tile, &a);
     }
+}
+
+void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function) {
+    by_tiles(w, start, n, p, QN_TILE, function);
+}
+
+void qn_by_code_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function) {
+    by_tiles(w, start, n, p, QN_CODE_TILE, function);
 }
 
 /* Runs: elements [begin, end) in C order, one parameter for each run of neighbours. */
@@ -69,6 +78,13 @@ static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset
         if (w->in_place && alike) {
             p.rows = r1 - r0;
             w->span(w, r0 * w->row + c0, count, &p);
+            continue;
+        }
+        if (w->by_codes && alike && count == w->row) { /* whole rows, as many as a tile holds */
+            for (int64_t r = r0; r < r1; r += p.rows) {
+                p.rows = r1 - r < QN_CODE_TILE / count ? r1 - r : QN_CODE_TILE / count;
+                w->span(w, r * count, count, &p);
+            }
             continue;
         }
         p.ahead = count < w->row ? w->row : AHEAD; /* the next read is one row below */

@@ -5,9 +5,13 @@
 
 #include <pthread.h>
 
+#include "packing.h"
 #include "source.h"
 
-enum { QN_WIDE = 4096 }; /* columns of a strip, whose parameters or ranges fit the L1 cache */
+enum {
+    QN_WIDE = 4096,              /* columns of a strip, whose parameters or ranges fit the L1 cache */
+    QN_CODE_TILE = 2 * QN_WIDE, /* codes of a byte between a kernel and their packed form */
+};
 
 typedef struct qn_walk qn_walk;
 typedef void (*qn_span_function)(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p);
@@ -23,6 +27,8 @@ struct qn_walk {
     qn_span_function span;
     bool in_place;   /* the kernel reads the input and writes the output directly; else through tiles */
     bool staged;     /* the output is narrowed from a tile: no streaming stores */
+    bool by_codes;   /* packed codes pass through a tile, float32 is read or written in place */
+    qn_byte_rows packed; /* the output, if its width has bits */
     const void *own; /* arguments of the operation */
     /* Replaces spans of one row: processes rows [r0, r1), which share the parameters at `offset`. */
     void (*rows)(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room);
@@ -36,7 +42,8 @@ qn_walk qn_new_walk(const qn_source *source, const qn_grid *grid, const qn_affin
                     qn_span_function span);
 void qn_walk_all(qn_walk *w);
 
-/* Calls function(w, start, n, p) on tiles of a span of one row. */
+/* Call function(w, start, n, p) on tiles of a span of one row, or on a span of p->rows rows that fit one code tile. */
 void qn_by_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function);
+void qn_by_code_tiles(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p, qn_span_function function);
 
 #endif

@@ -101,6 +101,8 @@
     QN_KERNEL(OWN, multiply_add_f32, (float a, const float *w, float *y, int64_t n), accumulate)                       \
     QN_SUB_BYTE_WIDTHS(QN_PACK_KERNEL, QN_KERNEL)                                                                      \
     QN_SUB_BYTE_CODES(QN_UNPACK_KERNEL, QN_KERNEL)                                                                     \
+    QN_KERNEL(OWN, pack_6, (const uint8_t *codes, uint8_t *bytes, int64_t n), pack)                                    \
+    QN_KERNEL(OWN, unpack_6, (const uint8_t *bytes, uint8_t *codes, int64_t n), pack)                                  \
     QN_KERNEL(PRODUCT, matmul_tiling, (qn_tiling * t))                                                                 \
     QN_KERNEL(PRODUCT, left_pairs, (const qn_left *l))                                                                 \
     QN_KERNEL(PRODUCT, left_bytes, (const qn_left *l))                                                                 \
