@@ -1,12 +1,14 @@
-"""The oracle: what the kernels compute, in plain NumPy expressions and Python integers.
+"""Assertions about quantized arrays, for the tests of experiments; and the oracle.
 
-A twin has the name, the parameters and the result type of its original, and gives the same bits. The originals are
-functions of qnumpy and, without their first parameter `owner`, functions of `qnumpy.ops`. Twins have no `out`, and they
-check no arguments: on_nan, on_nonfinite and overflow="raise" have no effect. They share no code with the
-kernels: parameters are repeated for every element, then the formula of docs/semantics.md stands on one line.
+The oracle says what the kernels compute, in plain NumPy expressions and Python integers. A twin has the name, the
+parameters and the result type of its original, and gives the same bits. The originals are functions of qnumpy and,
+without their first parameter `owner`, functions of `qnumpy.ops`. Twins have no `out`, and they check no arguments:
+on_nan, on_nonfinite and overflow="raise" have no effect. They share no code with the kernels: parameters are repeated
+for every element, then the formula of docs/semantics.md stands on one line.
 """
 
 from ._common import spread
+from .assertions import assert_dequantized_close, assert_qparams_equal, assert_quantized_equal
 from .elements import (
     codes_of,
     dequantize_linear,
@@ -29,6 +31,9 @@ __all__ = [
     "Histogram",
     "SaturatedProduct",
     "accumulate_dot",
+    "assert_dequantized_close",
+    "assert_qparams_equal",
+    "assert_quantized_equal",
     "cast",
     "codes_of",
     "conv2d_integer",
