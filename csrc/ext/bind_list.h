@@ -14,6 +14,7 @@
     QN_BIND(pack)                                                                                                      \
     QN_BIND(packed4)                                                                                                   \
     QN_BIND(packed8)                                                                                                   \
+    QN_BIND(packed_float)                                                                                              \
     QN_BIND(quantize)                                                                                                  \
     QN_BIND(reduce)                                                                                                    \
     QN_BIND(runtime)                                                                                                   \

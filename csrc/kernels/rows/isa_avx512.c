@@ -175,6 +175,10 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 V_INLINE vi vi_half(vf x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code)); }
 
+#include "words_avx2.h"
+
+V_INLINE void vw_halves(vw v, vf *x) { x[0] = _mm512_cvtph_ps(v); } /* the float16 of every word */
+
 #include "packed4_avx512.h"
 
 #ifndef QN_AVX512_HEADER /* an emulation has no assembly: it uses the tiles of AVX2 */
