@@ -163,7 +163,8 @@ def guarded_matmul():
     wrong = [[*matrices, a[None]], type_, zeros(2), capsules, out, [*WRONG_TYPE, T["int8"], T["float64"]]]
     wrong += [[None, *wrong_vectors(np.float32, 2)[8:]], wrong_vectors(np.float32, 5), wrong_vectors(np.float32, 5)[1:]]
     wrong += [wrong_vectors(np.int32, 5)[1:], numbers, numbers, [*NO_INTEGERS, *HUGE, 65536], codes, codes]
-    yield "matmul_packed", [*good, 0, -128, 127], wrong
+    wrong += [wrong_vectors(np.float64, 5)[1:]]
+    yield "matmul_packed", [*good, 0, -128, 127, np.ones(5)], wrong
 
 
 def guarded_products():
@@ -178,23 +179,23 @@ def guarded_products():
     yield "unsafe_pairs", [signed, pairs, 4, 5], [bytes_of[1], long_sums[2], *shape[:2]]
     block = [*NO_INTEGERS, *HUGE, -16, 0, 8, 33, 256]
     longest = [*NO_INTEGERS, -1, 2**63 - 1]
-    yield "weight4_room", [4, 5, 16, 0, 0], [longest, longest, block, flag, flag]
-    nbytes = _core.weight4_room(4, 5, 16, 0, 1).size
+    yield "grouped_room", [4, 5, 16, 0, 0], [longest, longest, block, flag, flag]
+    nbytes = _core.grouped_room(4, 5, 16, 0, 1).size
     packed, scale, zero = np.zeros(nbytes, np.uint8), np.ones(5, np.float32), np.full(5, 8, np.uint8)
     wrong_zero = wrong_vectors(np.uint8, 5)[1:-2]  # None is right
     good = [byte, 1, scale, zero, packed, 4, 5, 16]
     wrong = [bytes_of[2], flag, wrong_vectors(np.float32, 5), wrong_zero, wrong_outputs(np.uint8, nbytes)]
-    yield "weight4_pack", good, [*wrong, *shape[:2], block]
+    yield "grouped_pack", good, [*wrong, *shape[:2], block]
     real, wrong_bias = wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 5)[1:]
     of_packed, tail = wrong_vectors(np.uint8, nbytes)[:-2], [wrong_bias, number, number, wrong_outputs(np.float32, 10)]
     of_weight = [of_packed, [*size, 2**40], [*size, 2**40], block, [*flag, 1], [*flag, 0]]
     good = [packed, 4, 5, 16, 0, 1, x, 2, T["int8"], 1, -127, 127, 0.0, 0, 0, scale, -1.0, 1.0, y]
     type_ = [*WRONG_TYPE, T["float32"], T["int32"], T["int16"], T["int4"]]
     wrong = [*of_weight, real, size, type_, flag, [*code, 127], [*code, -127], number, code, flag, *tail]
-    yield "matmul4", good, wrong
+    yield "matmul_grouped", good, wrong
     codes, pair = wrong_vectors(np.int8, 8)[:-2], wrong_vectors(np.float32, 2)
     good = [packed, 4, 5, 16, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y]
-    yield "matmul4_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail]
+    yield "matmul_grouped_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail]
     unpacked = np.zeros((4, 5), np.int8)
     wrong_codes = [
         *NO_ARRAYS,
@@ -203,7 +204,7 @@ def guarded_products():
         np.zeros((5, 4), np.int8).T,
         read_only(unpacked),
     ]
-    yield "weight4_codes", [packed, 4, 5, 16, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
+    yield "grouped_codes", [packed, 4, 5, 16, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
     image, kernel = np.ones((1, 4, 3, 4), np.int8), np.ones((4, 2, 2, 2), np.uint8)
     out = np.ones((1, 4, 2, 3), np.uint8)
     four = [*NO_ARRAYS, image[0], image.astype(np.int16), np.ones((1, 3, 3, 4), np.int8)]
@@ -222,7 +223,8 @@ def guarded_products():
     wrong = [real, size, wrong_type, flag, code, [*code, -127], number, code, [None, 1, "x", object()]]
     wrong += [wrong_outputs(np.float32, 10), [*WRONG_TYPE, T["int8"], T["int32"]], wrong_vectors(np.float32, 5)]
     wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
-    yield "linear", [*good, -1.0, 1.0, 0, -128, 127], wrong
+    wrong += [wrong_vectors(np.float64, 5)[1:]]
+    yield "linear", [*good, -1.0, 1.0, 0, -128, 127, np.ones(5)], wrong
 
 
 def guarded_searches():

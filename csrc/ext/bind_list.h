@@ -12,9 +12,9 @@
     QN_BIND(matmul)                                                                                                    \
     QN_BIND(metrics)                                                                                                   \
     QN_BIND(pack)                                                                                                      \
-    QN_BIND(packed4)                                                                                                   \
-    QN_BIND(packed8)                                                                                                   \
+    QN_BIND(packed_columns)                                                                                            \
     QN_BIND(packed_float)                                                                                              \
+    QN_BIND(packed_groups)                                                                                             \
     QN_BIND(quantize)                                                                                                  \
     QN_BIND(reduce)                                                                                                    \
     QN_BIND(runtime)                                                                                                   \

@@ -71,16 +71,16 @@ static int result_rows(PyObject *argument, PyObject *type, int64_t rows, int64_t
     return 0;
 }
 
-/* (a, a_type, a_zero, packed, out, out_type, row_scale, column_scale, bias, acc_bias, lo, hi, zero_point, qmin, qmax)
- */
+/* (a, a_type, a_zero, packed, out, out_type, row_scale, column_scale, bias, acc_bias, lo, hi, zero_point, qmin, qmax,
+ * wide_bias) */
 static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_matrix left;
     qn_zeros zero;
     qn_result r = {0};
-    const void *row_scale, *column_scale, *bias, *acc_bias;
+    const void *row_scale, *column_scale, *bias, *acc_bias, *wide_bias;
     int low = 0, high = 0, middle = 0;
     (void)self;
-    if (qn_arg_count("matmul_packed", count, 15) || qn_arg_matrix(a[0], a[1], &left) ||
+    if (qn_arg_count("matmul_packed", count, 16) || qn_arg_matrix(a[0], a[1], &left) ||
         qn_arg_zeros(a[2], left.rows, &zero))
         return NULL;
     const qn_packed *b = PyCapsule_GetPointer(a[3], QN_PACKED_CAPSULE);
@@ -93,15 +93,16 @@ static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
     r.row_scales = PyArray_Check(a[6]) && PyArray_SIZE((PyArrayObject *)a[6]) == m ? m : 1;
     if (result_rows(a[4], a[5], m, n, &r) || qn_arg_optional(a[6], r.row_scales, NPY_FLOAT32, &row_scale) ||
         qn_arg_optional(a[7], n, NPY_FLOAT32, &column_scale) || qn_arg_optional(a[8], n, NPY_FLOAT32, &bias) ||
-        qn_arg_optional(a[9], n, NPY_INT32, &acc_bias) || qn_arg_int(a[12], -65535, 65535, &middle) ||
-        qn_arg_int(a[13], -128, 255, &low) || qn_arg_int(a[14], -128, 255, &high))
+        qn_arg_optional(a[9], n, NPY_INT32, &acc_bias) || qn_arg_optional(a[15], n, NPY_FLOAT64, &wide_bias) ||
+        qn_arg_int(a[12], -65535, 65535, &middle) || qn_arg_int(a[13], -128, 255, &low) ||
+        qn_arg_int(a[14], -128, 255, &high))
         return NULL;
     double lo = PyFloat_AsDouble(a[10]), hi = PyFloat_AsDouble(a[11]);
     if (PyErr_Occurred()) return NULL;
     if (r.type != QN_I32 && (!row_scale || !column_scale))
         return PyErr_Format(PyExc_ValueError, "qnumpy._core: real values and codes need scales.");
     r.row_scale = row_scale, r.column_scale = column_scale, r.bias = bias;
-    r.acc_bias = acc_bias, r.lo = (float)lo, r.hi = (float)hi;
+    r.acc_bias = acc_bias, r.wide_bias = wide_bias, r.lo = (float)lo, r.hi = (float)hi;
     r.zero_point = middle, r.qmin = low, r.qmax = high;
     qn_outcome outcome;
     Py_BEGIN_ALLOW_THREADS;
@@ -113,8 +114,9 @@ static PyObject *matmul_packed(PyObject *self, qn_args a, Py_ssize_t count) {
 PyMethodDef qn_matmul_methods[] = {
     QN_METHOD(matmul_integer, "matmul_integer(a, a_type, b, b_type, a_zero, b_zero, out, /)\n--\n\nFill out with the "
                               "products; False when a sum does not fit int32."),
-    QN_METHOD(matmul_packed, "matmul_packed(a, a_type, a_zero, packed, out, out_type, row_scale, column_scale, bias, "
-                             "acc_bias, lo, hi, zero_point, qmin, qmax, /)\n--\n\nFill out with a product and its "
-                             "output stage; False when a sum does not fit int32."),
+    QN_METHOD(matmul_packed,
+              "matmul_packed(a, a_type, a_zero, packed, out, out_type, row_scale, column_scale, bias, "
+              "acc_bias, lo, hi, zero_point, qmin, qmax, wide_bias, /)\n--\n\nFill out with a product and its "
+              "output stage; False when a sum does not fit int32."),
     QN_END,
 };

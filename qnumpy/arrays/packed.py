@@ -1,28 +1,26 @@
 """PackedWeight: a quantized weight, packed once for products with any activations."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import _args, _check
 from .._tables import html_facts
 from .._typing import Array, DType, Float32Array, RealLike
-from ..dtypes import CODE_TYPES, REAL_TYPES, float_type
-from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor, normalize_axis
-from ..ops.packed4 import GROUP_SIZES, Packed4
-from ..ops.packed8 import Activations, Output, Packed8
-from ..ops.quantize import codes_of, quantize_linear
-from ..ops.reduce import extremes
-from ..qparams import QParams, grid_of_range
+from ..dtypes import REAL_TYPES
+from ..granularity import Granularity, PerTensor
+from ..ops.output import Output, output_of_codes
+from ..ops.quantize import codes_of
+from ..qparams import QParams
+from .packed_input import PackedInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
+from .storages import Weight, other_axis, pack_weight
 
 __all__ = ["PackedWeight", "qmatmul"]
 
 _FLOAT32 = REAL_TYPES["float32"]
-_PER_TENSOR, _PER_ROW = PerTensor(), PerRow()
-_HALF = np.finfo(np.float16)
 _SUMS = ("every sum of codes", "in the range of int32", "one that is not")
 
 
@@ -131,14 +129,13 @@ class PackedWeight:
            [0.  , 0.  , 1.72]], dtype=float32)
     """
 
-    __slots__ = ("_input", "_out_qparams", "_reals", "_scale_dtype", "_storage", "bias", "qparams", "shape")
-    __array_ufunc__ = None  # NumPy leaves x @ packed to __rmatmul__
+    __slots__ = ("_codes_output", "_input", "_out_qparams", "_reals", "_weight", "bias")
 
-    shape: tuple[int, int]
-    qparams: QParams
     bias: Float32Array | None
-    _storage: Packed8 | Packed4
+    _weight: Weight
+    _input: PackedInput
     _reals: Output  # the conversion of the sums to float32
+    _codes_output: Output | None  # to codes, if the scale of x is known
 
     def __init__(
         self,
@@ -155,32 +152,20 @@ class PackedWeight:
         scale_dtype: DType = "float32",
     ) -> None:
         owner = "PackedWeight"
-        self._pack(owner, "w", w, axis, bias, clip, scale_dtype)
-        self._input = _Input.of(owner, self.qparams, x_granularity, symmetric, activation_bits, x_qparams)
-        self._out_qparams = None if out_qparams is None else _eight_bits(owner, "out_qparams", out_qparams)
+        self._weight = pack_weight(owner, "w", w, axis, scale_dtype)
+        self._reals = _real_output(owner, bias, clip, self.shape, axis)
+        self.bias = self._reals.bias
+        self._input = PackedInput.of(owner, self.qparams, x_granularity, symmetric, activation_bits, x_qparams)
+        self._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
+        self._codes_output = self._output_of_codes(self._input.activations.scale)
 
-    def _pack(self, owner: str, name: str, w: Any, axis: Any, bias: Any, clip: Any, scale_dtype: Any) -> None:
-        """Check the arguments that belong to the weight, and choose its storage."""
-        if not isinstance(w, QuantizedArray):
-            raise TypeError(_check.must(owner, name, "a QuantizedArray", _check.typed(w)))
-        if w.ndim != 2:
-            raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
-        codes, params = _oriented(w, normalize_axis(owner, _check.integer(owner, "axis", axis), 2))
-        group_size = _group_size(owner, name, params)
-        self._scale_dtype = _scale_dtype(owner, scale_dtype, group_size)
-        self.shape = codes.shape
-        self.bias = None if bias is None else _vector(owner, "bias", bias, self.shape[1])
-        self._reals = Output(self.bias, *_bounds(owner, clip))
-        plain = _args.plain(codes, params.code)
-        if group_size is None:
-            column_scale = np.array(np.broadcast_to(params.scale, self.shape[1:]))
-            self._storage = Packed8(plain, params.zero_point, column_scale)
-        else:
-            half = self._scale_dtype == "float16"
-            params = _of_half_scales(owner, name, params) if half else params
-            zero = None if params.symmetric else params.zero_point
-            self._storage = Packed4(plain, params.scale, zero, group_size, half)
-        self.qparams = params
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._weight.shape
+
+    @property
+    def qparams(self) -> QParams:
+        return self._weight.qparams
 
     @property
     def ndim(self) -> int:
@@ -188,14 +173,36 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        return self._storage.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        return self._weight.storage.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def unpack(self) -> QuantizedArray:
         """Return the weight, of shape (K, N), as it was packed."""
-        return QuantizedArray(self._storage.codes().view(self.qparams.code.dtype), self.qparams)
+        return self._weight.unpack()
 
     def __rmatmul__(self, x: RealLike | QuantizedArray) -> Float32Array | QuantizedArray:
         return self.matmul(x)
+
+    def __matmul__(self, x: Any) -> NoReturn:
+        raise TypeError(_check.must("PackedWeight", "the left operand of @", "x", "the weight") + " Write x @ packed.")
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Return the product for ``np.matmul(x, packed)``; other functions refuse."""
+        name = f"np.{ufunc.__name__}"
+        if ufunc is not np.matmul or method != "__call__":
+            text = _check.must(name, "every operand", "an array", "a PackedWeight")
+            raise TypeError(text + " Use x @ packed, or packed.unpack().dequantize() for the reals.")
+        x, packed = inputs
+        out = options.pop("out", (None,))[0]
+        if options:
+            got = ", ".join(options)
+            raise TypeError(_check.must(name, "every option but out", "left out for a PackedWeight", got))
+        return packed.matmul(x, out=out) if packed is self else self @ packed
+
+    if not TYPE_CHECKING:  # a type checker would take the weight for an array in ndarray @ weight
+
+        def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NoReturn:
+            text = _check.must("PackedWeight", "the operand of a NumPy function", "an array", "a PackedWeight")
+            raise TypeError(text + " Use np.asarray(x) @ packed, or packed.unpack().dequantize() for the reals.")
 
     def matmul(self, x: RealLike | QuantizedArray, *, out: Array | None = None) -> Float32Array | QuantizedArray:
         """Return ``x @ self``.
@@ -224,68 +231,68 @@ class PackedWeight:
         owner = "PackedWeight.matmul"
         if isinstance(x, QuantizedArray):
             return self._product_of_codes(owner, "x", x, out)
-        if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and not isinstance(x, np.ma.MaskedArray):
-            text = _check.must(owner, "x", "an array of floats or a QuantizedArray", f"dtype {x.dtype}")
-            raise TypeError(text + " Use matmul_integer for plain codes.")
-        source, _ = _args.real(owner, "x", x)
+        source = self._reals_of(owner, x)
         rows = self._rows(owner, "x", source.shape)
         y = self._result(owner, out, source)
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
-        activations = self._input.activations_of(x32)
-        output = self._output(owner, self._input.activations.scale)  # 0 if the scale depends on x
-        target = y if self._out_qparams is None or output is not self._reals else np.empty(y.shape, np.float32)
-        if not self._storage.multiply(x32, rows, activations, output, target):
+        output = self._codes_output or self._reals
+        target = self._target(output, y)
+        if not self._weight.storage.multiply(x32, rows, self._input.activations_of(x32), output, target):
             raise OverflowError(_check.must(owner, *_SUMS))
         return self._finish(owner, target, y)
+
+    def _reals_of(self, owner: str, x: Any) -> Array:
+        """Return x as an array of a real type."""
+        if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and not isinstance(x, np.ma.MaskedArray):
+            text = _check.must(owner, "x", "an array of floats or a QuantizedArray", f"dtype {x.dtype}")
+            raise TypeError(text + " Use matmul_integer for plain codes.")
+        return _args.real(owner, "x", x)[0]
 
     def _product_of_codes(
         self, owner: str, name: str, x: QuantizedArray, out: Array | None
     ) -> Float32Array | QuantizedArray:
         params = x.qparams
         per_tensor = isinstance(params.granularity, PerTensor)
-        if _bits(params) != 8 or not (per_tensor or self._input.takes(params.granularity, x.ndim)):
+        if integer_bits(params) != 8 or not (per_tensor or self._input.takes(params.granularity, x.ndim)):
             got = f"{params.code.name} {params.granularity.describe()}"
             raise TypeError(_check.must(owner, name, f"of int8 or uint8 {self._input.allowed}", got))
         rows = self._rows(owner, name, x.shape)
         y = self._result(owner, out, x.codes)
-        output = self._output(owner, float(params.scale) if per_tensor else 0.0)
-        target = y if self._out_qparams is None or output is not self._reals else np.empty(y.shape, np.float32)
+        output = (self._output_of_codes(float(params.scale)) if per_tensor else None) or self._reals
+        target = self._target(output, y)
         scale, zero = params.scale, params.zero_point
-        if not self._storage.multiply_codes(x.codes, params.code.core, rows, scale, zero, output, target):
+        if not self._weight.storage.multiply_codes(x.codes, params.code.core, rows, scale, zero, output, target):
             raise OverflowError(_check.must(owner, *_SUMS))
         return self._finish(owner, target, y)
 
     def _rows(self, owner: str, name: str, shape: tuple[int, ...]) -> int:
-        if not shape or shape[-1] != self.shape[0]:
-            raise ValueError(_check.must(owner, name, f"of shape (..., {self.shape[0]})", f"shape {shape}"))
+        k, n = self.shape
+        if not shape or shape[-1] != k:
+            swapped = owner != "qmatmul" and shape and shape[-1] == n
+            hint = f" Pack the weight with the other axis if its shape is ({k}, {n})." if swapped else ""
+            raise ValueError(_check.must(owner, name, f"of shape (..., {k})", f"shape {shape}") + hint)
         return math.prod(shape[:-1])
 
     def _result(self, owner: str, out: Any, source: Array) -> Array:
         dtype = _FLOAT32.dtype if self._out_qparams is None else self._out_qparams.code.storage
         return _args.output(owner, out, dtype, (*source.shape[:-1], self.shape[1]), source)
 
-    def _output(self, owner: str, x_scale: float) -> Output:
-        """Return the conversion of the sums: to codes if there are out_qparams and the scale of a sum is known.
+    def _output_of_codes(self, x_scale: float) -> Output | None:
+        """Return the conversion of the sums to codes; None if y is real, or is quantized after the product.
 
-        It is x_scale times the scale of the column. x_scale is 0 if x has several scales, or one that depends on x.
+        x_scale is 0 if x has several scales, or one that depends on x.
         """
-        params, column_scale = self._out_qparams, self._storage.column_scale
+        params, column_scale = self._out_qparams, self._weight.storage.column_scale
         if params is None or column_scale is None or not x_scale:
-            return self._reals
-        unit = np.float32(x_scale) * column_scale
-        acc_bias = None
-        if self.bias is not None:
-            exact = np.rint(self.bias.astype(np.float64) / unit)
-            if not (np.abs(exact) < 2.0**31).all():
-                raise OverflowError(_check.must(owner, "bias", "in the range of int32 in units of the sums", "more"))
-            acc_bias = exact.astype(np.int32)
-        bounds = np.array([self._reals.low, self._reals.high], np.float32)
-        low, high = quantize_linear(bounds, params.scale, params.zero_point, dtype=params.dtype)
-        return Output(
-            None, self._reals.low, self._reals.high, params.code.core, unit / params.scale, acc_bias,
-            int(params.zero_point), max(int(low), params.qmin), min(int(high), params.qmax),
-        )  # fmt: skip
+            return None
+        return output_of_codes(
+            x_scale, column_scale, params, self.bias, self.shape[0], (self._reals.low, self._reals.high)
+        )
+
+    def _target(self, output: Output, y: Array) -> Array:
+        """Return the array that the kernels fill: y, or float32 numbers that `_finish` quantizes."""
+        return np.empty(y.shape, np.float32) if output is self._reals and self._out_qparams is not None else y
 
     def _finish(self, owner: str, target: Array, y: Array) -> Float32Array | QuantizedArray:
         params = self._out_qparams
@@ -318,7 +325,7 @@ class PackedWeight:
     def __reduce__(self) -> Any:
         options = {
             "bias": self.bias, "clip": (self._reals.low, self._reals.high), "out_qparams": self._out_qparams,
-            "scale_dtype": self._scale_dtype, **self._input.options(),
+            "scale_dtype": self._weight.scale_dtype, **self._input.options(),
         }  # fmt: skip
         return _unpickle, (self.unpack(), options)
 
@@ -383,167 +390,29 @@ def qmatmul(
     if not isinstance(a, QuantizedArray):
         raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
     packed = object.__new__(PackedWeight)  # not the constructor: errors name qmatmul
-    packed._pack(owner, "b", b, 0, bias, (None, None), "float32")
-    packed._input = _Input.of(owner, packed.qparams, None, True, 8, None)
-    packed._out_qparams = None if out_qparams is None else _eight_bits(owner, "out_qparams", out_qparams)
+    packed._weight = pack_weight(owner, "b", b, None, "float32")
+    packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)
+    packed.bias = packed._reals.bias
+    packed._input = PackedInput.of(owner, packed.qparams, None, True, 8, None)
+    packed._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
     return packed._product_of_codes(owner, "a", a, None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """The quantization of x.
-
-    Attributes
-    ----------
-    granularity : PerRow, PerTensor or PerGroup
-    groups : PerGroup or None
-        The groups of the weight, along the last axis of x.
-    bits : int
-        8 or 7.
-    activations : Activations
-        The arguments of the kernels. Per tensor and without `qparams`, `activations_of` adds the scale of each x.
-    qparams : QParams or None
-        The x_qparams of the user, if any.
-    """
-
-    granularity: Granularity
-    groups: PerGroup | None
-    bits: int
-    activations: Activations
-    qparams: QParams | None = None
-
-    @classmethod
-    def of(cls, owner: str, weight: QParams, granularity: Any, symmetric: Any, bits: Any, qparams: Any) -> "_Input":
-        size = weight.granularity.group_size
-        groups = None if size is None else PerGroup(size)
-        choices = [_PER_ROW, _PER_TENSOR] if groups is None else [groups, _PER_ROW, _PER_TENSOR]
-        if granularity is None:
-            granularity = choices[0]
-        elif not isinstance(granularity, Granularity) or granularity not in choices:
-            error = ValueError if isinstance(granularity, Granularity) else TypeError
-            requirement = _check.alternatives(map(str, choices))
-            raise error(_check.must(owner, "x_granularity", requirement, _check.typed(granularity)))
-        granularity = choices[choices.index(granularity)]
-        if _check.integer(owner, "activation_bits", bits) not in (7, 8):
-            raise ValueError(_check.must(owner, "activation_bits", "8 or 7", str(bits)))
-        if qparams is None:
-            qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
-            qmin, code = (-qmax, CODE_TYPES["int8"]) if symmetric else (0, CODE_TYPES["uint8"])
-            return cls(
-                granularity, groups, bits, Activations(code.core, bool(symmetric), qmin, qmax, granularity == _PER_ROW)
-            )
-        params = _eight_bits(owner, "x_qparams", qparams)
-        scale, zero = float(params.scale), int(params.zero_point)
-        activations = Activations(params.code.core, True, params.qmin, params.qmax, False, scale, zero)
-        return cls(_PER_TENSOR, groups, 8, activations, params)
-
-    def activations_of(self, x: Float32Array) -> Activations:
-        """Return the activations of x; per tensor with the scale and zero point of its range."""
-        activations = self.activations
-        if self.granularity is not _PER_TENSOR or self.qparams is not None:
-            return activations
-        lowest, highest, _, _ = extremes(x, _FLOAT32, _PER_TENSOR)
-        low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
-        scale, zero = grid_of_range(low, high, activations.qmin, activations.qmax, activations.symmetric)
-        return activations._replace(scale=scale, zero_point=zero)
-
-    def takes(self, granularity: Granularity, ndim: int) -> bool:
-        """Return whether codes of `ndim` dimensions with several scales may have this granularity."""
-        if isinstance(granularity, PerGroup):
-            return granularity.axis % ndim == ndim - 1 and PerGroup(granularity.group_size) == self.groups
-        if isinstance(granularity, PerChannel):
-            return ndim == 2 and granularity.axis % 2 == 0
-        return isinstance(granularity, PerRow)
-
-    @property
-    def allowed(self) -> str:
-        """The granularities that codes may have, for messages."""
-        if self.groups is None:
-            return "per tensor or per row"
-        return f"per tensor, per row or {self.groups.describe()} on the last axis"
-
-    def options(self) -> dict[str, Any]:
-        if self.qparams is not None:
-            return {"x_qparams": self.qparams}
-        symmetric = self.activations.symmetric
-        return {"x_granularity": self.granularity, "symmetric": symmetric, "activation_bits": self.bits}
-
-    def __str__(self) -> str:
-        name = "int8" if self.activations.core == CODE_TYPES["int8"].core else "uint8"
-        origin = "as given" if self.qparams is not None else f"per {self.granularity.kind}"
-        return f"x {name} {origin}" + (" of 7 bits" if self.bits == 7 else "")
 
 
 def _unpickle(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
 
 
-def _bits(params: QParams) -> int:
-    """Return the bits of integer codes, 0 for floats."""
-    return params.code.bits if params.code.real is None else 0
+def _real_output(owner: str, bias: Any, clip: Any, shape: tuple[int, int], axis: int | None) -> Output:
+    """Check the arguments of the output stage and return its conversion to float32."""
+    return Output(None if bias is None else _bias(owner, bias, shape, axis), *_bounds(owner, clip))
 
 
-def _eight_bits(owner: str, name: str, value: Any) -> QParams:
-    """Return `value` if it is a QParams per tensor of int8 or uint8."""
-    if not isinstance(value, QParams):
-        raise TypeError(_check.must(owner, name, "a QParams", _check.typed(value)))
-    if _bits(value) != 8 or not isinstance(value.granularity, PerTensor):
-        raise ValueError(_check.must(owner, name, "of int8 or uint8 per tensor", str(value)))
-    return value
-
-
-def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
-    """Return the codes as (K, N) and their parameters."""
-    params, order = w.qparams, (1, 0)
-    if axis == 0:
-        return w.codes, params
-    granularity = PerChannel(0) if isinstance(params.granularity, PerRow) else params.granularity
-    scale, zero = granularity.permute(params.scale, order), granularity.permute(params.zero_point, order)
-    transposed = granularity.permuted(order, w.shape)
-    return w.codes.T, replace(params, scale=scale, zero_point=zero, granularity=transposed)
-
-
-def _group_size(owner: str, name: str, params: QParams) -> int | None:
-    """Return the size of the groups along K, None without groups."""
-    granularity, bits = params.granularity, _bits(params)
-    if isinstance(granularity, PerGroup):
-        if bits != 4:
-            raise TypeError(_check.must(owner, name, "of int4 or uint4 in groups", params.code.name))
-        if granularity.axis % 2 == 0 and granularity.group_size in GROUP_SIZES:
-            return granularity.group_size
-    elif bits not in (4, 8):
-        raise TypeError(_check.must(owner, name, "of int8, uint8, int4 or uint4", params.code.name))
-    elif granularity in (_PER_TENSOR, PerChannel(1), PerChannel(-1)):
-        return None
-    sizes = _check.alternatives(map(str, GROUP_SIZES))
-    requirement = f"quantized per tensor, per channel on the axis of N, or in groups of {sizes} along K"
-    raise ValueError(_check.must(owner, name, requirement, granularity.describe()))
-
-
-def _scale_dtype(owner: str, value: Any, group_size: int | None) -> str:
-    """Return the name of the type of the scales of groups."""
-    scale_type = float_type(value)
-    name = value if scale_type is None else scale_type.name
-    _args.choice(owner, "scale_dtype", name, {"float32": 0, "float16": 1})
-    if name == "float16" and group_size is None:
-        raise ValueError(_check.must(owner, "scale_dtype", "float32 unless w is in groups", name))
-    return str(name)
-
-
-def _of_half_scales(owner: str, name: str, params: QParams) -> QParams:
-    """Return the parameters with scales rounded to float16, half to even."""
-    with np.errstate(over="ignore", under="ignore"):
-        scales = params.scale.astype(np.float16)
-    if not ((scales >= _HALF.smallest_normal) & np.isfinite(scales)).all():
-        got = f"{params.scale.min():g} to {params.scale.max():g}"
-        raise ValueError(_check.must(owner, name, "of scales that float16 holds", got))
-    return replace(params, scale=scales.astype(np.float32))
-
-
-def _vector(owner: str, name: str, value: Any, n: int) -> Float32Array:
-    numbers = _check.reals(owner, name, value)
+def _bias(owner: str, bias: Any, shape: tuple[int, int], axis: int | None) -> Float32Array:
+    k, n = shape
+    numbers = _check.reals(owner, "bias", bias)
     if numbers.shape != (n,):
-        raise ValueError(_check.must(owner, name, f"of shape ({n},)", f"shape {numbers.shape}"))
+        text = _check.must(owner, "bias", f"of shape ({n},)", f"shape {numbers.shape}")
+        raise ValueError(text + (other_axis(axis) if numbers.shape == (k,) else ""))
     vector = np.array(numbers, np.float32)
     vector.flags.writeable = False
     return vector

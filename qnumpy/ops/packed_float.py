@@ -5,7 +5,7 @@ import numpy as np
 from .. import _core
 from .._typing import Array, Float32Array
 from ..dtypes import FLOAT_TYPES, FloatType
-from .packed8 import Output
+from .output import Output
 
 __all__ = ["PackedFloat"]
 

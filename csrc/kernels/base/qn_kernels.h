@@ -34,7 +34,7 @@
  *   the noise NaN and leaves the peak alone.
  * codes_seen_8(codes[n], seen[256]): sets seen[code] to 1 for every code.
  * widen_image_rows(p), dot_rows(d): the formulas stand beside their structs; sums modulo 2^32.
- * matmul4_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, each group g of [first, last)
+ * grouped_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, each group g of [first, last)
  *   in this order, and each column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32,
  *   none fused; s is the exact sum over the group of (code_x - zero_point_x) * (code_w - zero_point_w).
  * float_panel(w, panel, k, depth, to[depth][16]): the numbers (float)code * scale of rows [k, k + depth), rounded once;

@@ -48,8 +48,9 @@ typedef struct {
 } qn_affine;
 
 enum {
-    QN_BOUND = 1 << 10, /* exceeds |code - zero point| of all 8-bit types */
-    QN_COLUMNS = 64,    /* columns of a strip: a cache line of 8-bit codes */
+    QN_BOUND = 1 << 10,       /* exceeds |code - zero point| of all 8-bit types */
+    QN_COLUMNS = 64,          /* columns of a strip: a cache line of 8-bit codes */
+    QN_WIDEST_CODE = 1 << 18, /* the clamp before the conversion to int32: beyond any code */
 };
 
 /* 1/S - i for i = 1/S rounded to float32. The remainder 1 - i S is a float32, and exact here: i S has 48 bits. */
@@ -139,7 +140,7 @@ enum {
     QN_RESULTS = 64, /* results that dot_rows sums at a time, at most */
 };
 
-/* A packed 4-bit weight [k][n]; packed4.h describes the bytes. */
+/* A packed 4-bit weight [k][n]; packed_groups.h describes the bytes. */
 typedef struct {
     int64_t k, n;
     int64_t group;  /* 16, 32, 64 or 128 neighbours along k share a scale */
@@ -147,7 +148,7 @@ typedef struct {
     int64_t record; /* bytes of a group of 16 columns */
     bool half;      /* scales are float16, else float32 */
     bool zeros;     /* every group stores zero points; else all are QN_ZERO_4 */
-} qn_weight4;
+} qn_grouped;
 
 enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
 
@@ -158,7 +159,7 @@ typedef struct {
     const int32_t *minus_zeros; /* [rows][groups] like scales: negated zero points, -127..128; NULL: all are 0 */
     const int32_t *minus_sums;  /* [rows][groups] -sum (code - zero point) over the k of the group */
     int64_t rows, stride, groups, scale_row, scale_step;
-} qn_rows4;
+} qn_grouped_rows;
 
 /* A packed weight of narrow floats [k][n]; packed_float.h describes the bytes. */
 typedef struct {

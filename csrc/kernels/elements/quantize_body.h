@@ -5,7 +5,6 @@
  * segment, true = parameter arrays that advance with the elements.
  */
 
-enum { QN_WIDEST_CODE = 1 << 18 }; /* the clamp before the conversion to int32: beyond any code */
 
 typedef struct {
     const float *scale;

@@ -76,10 +76,10 @@
     QN_KERNEL_CAST(QN_KERNEL, copy_f64_f64, double, double)                                                            \
     QN_KERNEL(OWN, widen_image_rows, (const qn_wide_rows *p), conv)                                                    \
     QN_KERNEL(OWN, dot_rows, (const qn_dot_rows *d), conv)                                                             \
-    QN_KERNEL(OWN, matmul4_panels,                                                                                     \
-              (const qn_weight4 *w, const uint8_t *panel, int64_t panels, const qn_rows4 *x, int64_t first,            \
+    QN_KERNEL(OWN, grouped_panels,                                                                                     \
+              (const qn_grouped *w, const uint8_t *panel, int64_t panels, const qn_grouped_rows *x, int64_t first,     \
                int64_t last, float *y),                                                                                \
-              packed4)                                                                                                 \
+              packed_groups)                                                                                           \
     QN_KERNEL(OWN, float_panel,                                                                                        \
               (const qn_float_weight *w, const uint8_t *panel, int64_t k, int64_t depth, float *to), packed_float)     \
     QN_KERNEL(OWN, float_rows,                                                                                         \

@@ -23,6 +23,7 @@
  * Packing computes the sums of the last terms. The terms are start values of a tile; a term that differs by row and by
  * column is added as an outer product. docs/matmul.md proves that no step overflows.
  */
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -228,6 +229,25 @@ static qn_finish stage_of(const multiplication *j, int64_t row, int64_t column) 
     return f;
 }
 
+static int32_t saturated(const qn_finish *f, float x) {
+    const float widest = (float)QN_WIDEST_CODE;
+    int32_t code = isnan(x) ? 0 : (int32_t)rintf(fmaxf(-widest, fminf(widest, x)));
+    code += f->zero_point;
+    return code < f->qmin ? f->qmin : code > f->qmax ? f->qmax : code;
+}
+
+/* Codes of the few columns whose bias does not fit int32; the ISA row has written the others. */
+static void finish_wide(const qn_result *o, const qn_finish *f, int64_t column) {
+    for (int64_t c = 0; c < f->columns; c++) {
+        const double bias = o->wide_bias[column + c];
+        for (int64_t r = 0; bias != 0 && r < f->rows; r++) {
+            const float scale = f->row_scale[r * f->row_scale_step] * f->column_scale[c];
+            const int32_t code = saturated(f, (float)((double)f->acc[r * f->acc_step + c] + bias) * scale);
+            ((uint8_t *)f->out)[r * f->out_step + c] = (uint8_t)code;
+        }
+    }
+}
+
 static void finish(const multiplication *j, const int32_t *acc, int64_t acc_step, int64_t row, int64_t rows,
                    int64_t column, int64_t count) {
     const qn_result *o = j->out;
@@ -241,6 +261,7 @@ static void finish(const multiplication *j, const int32_t *acc, int64_t acc_step
     if (o->type == QN_F32) j->kernels->finish_f32(&f);
     else if (o->type == QN_I8) j->kernels->finish_i8(&f);
     else j->kernels->finish_u8(&f);
+    if (o->wide_bias && o->type != QN_F32) finish_wide(o, &f, column);
 }
 
 /* Prefetches the output lines for finish(), so that their cache misses overlap the product. */

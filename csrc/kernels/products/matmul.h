@@ -30,7 +30,8 @@ typedef struct {
  *   QN_I32        acc
  *   QN_F32        min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), one rounding each; NaN stays
  *   QN_I8, QN_U8  saturate(rne((float)acc * (row_scale * column_scale)) + Z) to [qmin, qmax]
- * acc_bias or row_bias is added to acc before that; acc must still fit int32. */
+ * acc_bias or row_bias is added to acc before that; acc must still fit int32. Where wide_bias is not 0, (float)acc is
+ * (float)((double)acc + wide_bias); NaN becomes Z. */
 typedef struct {
     qn_type type;
     void *data;
@@ -41,6 +42,7 @@ typedef struct {
     const float *bias;              /* [N] or NULL; QN_F32 only */
     const int32_t *acc_bias;        /* [N] or NULL; QN_F32, QN_I8 and QN_U8 */
     const int32_t *row_bias;        /* [M] or NULL; instead of acc_bias, not with words */
+    const double *wide_bias;        /* [N] or NULL; QN_I8 and QN_U8: integers that int32 may not hold */
     float lo, hi;                   /* -INFINITY, INFINITY: no bounds */
     int32_t zero_point, qmin, qmax; /* codes */
 } qn_result;

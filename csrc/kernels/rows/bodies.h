@@ -4,7 +4,7 @@
 #include "float_error_body.h"
 #include "histogram_body.h"
 
-#include "packed4_body.h"
+#include "packed_groups_body.h"
 
 #include "matmul_quads_body.h"
 #include "metrics_body.h"

@@ -179,7 +179,7 @@ V_INLINE void vw_halves(vw v, vf *x) { /* the float16 of every word */
     x[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(v)), x[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1));
 }
 
-#include "packed4_avx2.h"
+#include "panel_avx2.h"
 
 #include "matmul_avx2.h"
 #include "matmul_quads_avx2.h"

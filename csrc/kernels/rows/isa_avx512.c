@@ -179,7 +179,7 @@ V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code
 
 V_INLINE void vw_halves(vw v, vf *x) { x[0] = _mm512_cvtph_ps(v); } /* the float16 of every word */
 
-#include "packed4_avx512.h"
+#include "panel_avx512.h"
 
 #ifndef QN_AVX512_HEADER /* an emulation has no assembly: it uses the tiles of AVX2 */
 #define QN_WIDE_TILES

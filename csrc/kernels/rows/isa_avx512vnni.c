@@ -69,15 +69,15 @@ static void multiply_u8(const qn_tile *t) {
 }
 static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
 
-#define V4_VNNI 1
-#include "packed4_avx512.h"
+#define VP_VNNI 1
+#include "panel_avx512.h"
 
-#include "packed4_body.h"
+#include "packed_groups_body.h"
 
 #include "matmul_thin_vnni.h"
 
 const qn_table qn_row_avx512vnni = {
-    .matmul4_panels = matmul4_panels,
+    .grouped_panels = grouped_panels,
     .matmul_tiling = matmul_tiling,
     .multiply_u8 = multiply_u8,
     .multiply_u7 = multiply_u8,

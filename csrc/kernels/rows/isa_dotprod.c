@@ -57,13 +57,13 @@ V_INLINE void v_tile(const qn_tile *t, int64_t row, int64_t column, const int ro
 }
 QN_WALK(multiply_u8, v_tile)
 
-#define V4_DOT
-#include "packed4_neon.h"
+#define VP_DOT
+#include "panel_neon.h"
 
-#include "packed4_body.h"
+#include "packed_groups_body.h"
 
 const qn_table qn_row_dotprod = {
-    .matmul4_panels = matmul4_panels,
+    .grouped_panels = grouped_panels,
     .matmul_tiling = matmul_tiling,
     .left_bytes = left_bytes,
     .multiply_u8 = multiply_u8,

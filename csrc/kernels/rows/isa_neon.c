@@ -195,7 +195,7 @@ V_INLINE void vw_halves(vw v, vf *x) { /* the float16 of every word */
     }
 }
 
-#include "packed4_neon.h"
+#include "panel_neon.h"
 
 #include "matmul_neon_base.h"
 

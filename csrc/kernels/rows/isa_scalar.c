@@ -160,6 +160,6 @@ V_INLINE void vw_halves(vw v, vf *x) {
     }
 }
 
-#include "packed4_plain.h"
+#include "panel_plain.h"
 
 #include "bodies.h"

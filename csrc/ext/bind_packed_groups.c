@@ -1,39 +1,40 @@
-/* weight4_room, weight4_pack, weight4_codes, matmul4 and matmul4_codes: products with packed 4-bit weights. */
+/* grouped_room, grouped_pack, grouped_codes, matmul_grouped and matmul_grouped_codes: products with packed 4-bit
+ * weights. */
 #include "bindings.h"
 
 #include <stdlib.h>
 
 #include "allocate.h"
-#include "packed4.h"
+#include "packed_groups.h"
 
-static int layout(qn_args kn_group, qn_weight4 *w) {
+static int layout(qn_args kn_group, qn_grouped *w) {
     if (qn_arg_i64(kn_group[0], &w->k) || qn_arg_i64(kn_group[1], &w->n) || qn_arg_i64(kn_group[2], &w->group))
         return -1;
     bool known = w->group == 16 || w->group == 32 || w->group == 64 || w->group == 128;
-    if (known && w->k >= 0 && w->n >= 0 && w->k <= INT64_MAX / 2 && w->n <= INT64_MAX / 2 && qn_weight4_layout(w))
+    if (known && w->k >= 0 && w->n >= 0 && w->k <= INT64_MAX / 2 && w->n <= INT64_MAX / 2 && qn_grouped_layout(w))
         return 0;
     PyErr_SetString(PyExc_ValueError, "qnumpy._core: a 4-bit weight of this shape cannot be packed.");
     return -1;
 }
 
-static PyObject *weight4_room(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_weight4 w;
+static PyObject *grouped_room(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_grouped w;
     (void)self;
-    if (qn_arg_count("weight4_room", count, 5) || qn_arg_flag(a[3], &w.half) || qn_arg_flag(a[4], &w.zeros) ||
+    if (qn_arg_count("grouped_room", count, 5) || qn_arg_flag(a[3], &w.half) || qn_arg_flag(a[4], &w.zeros) ||
         layout(a, &w))
         return NULL;
-    void *bytes = qn_allocate(qn_weight4_bytes(&w), 1);
+    void *bytes = qn_allocate(qn_grouped_bytes(&w), 1);
     if (!bytes) return PyErr_NoMemory();
-    PyObject *array = qn_array_owning(&bytes, qn_weight4_bytes(&w), NPY_UINT8);
+    PyObject *array = qn_array_owning(&bytes, qn_grouped_bytes(&w), NPY_UINT8);
     free(bytes);
     return array;
 }
 
-static PyObject *weight4_pack(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_weight4 w;
+static PyObject *grouped_pack(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_grouped w;
     int64_t codes, groups;
     (void)self;
-    if (qn_arg_count("weight4_pack", count, 8)) return NULL;
+    if (qn_arg_count("grouped_pack", count, 8)) return NULL;
     bool is_signed;
     w.half = PyArray_Check(a[2]) && PyArray_TYPE((PyArrayObject *)a[2]) == NPY_UINT16;
     w.zeros = a[3] != Py_None;
@@ -43,62 +44,62 @@ static PyObject *weight4_pack(PyObject *self, qn_args a, Py_ssize_t count) {
     const uint8_t *from = qn_arg_vector(a[0], codes, NPY_UINT8), *zeros = NULL;
     const void *scales = from ? qn_arg_vector(a[2], groups, w.half ? NPY_UINT16 : NPY_FLOAT32) : NULL;
     if (!scales || (w.zeros && !(zeros = qn_arg_vector(a[3], groups, NPY_UINT8)))) return NULL;
-    uint8_t *packed = qn_arg_output(a[4], qn_weight4_bytes(&w), 1);
+    uint8_t *packed = qn_arg_output(a[4], qn_grouped_bytes(&w), 1);
     if (!packed) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    qn_weight4_pack(&w, from, is_signed, scales, zeros, packed);
+    qn_grouped_pack(&w, from, is_signed, scales, zeros, packed);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
 
-static PyObject *weight4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_weight4 w;
+static PyObject *grouped_codes(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_grouped w;
     bool is_signed;
     int64_t kn;
     (void)self;
-    if (qn_arg_count("weight4_codes", count, 8) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+    if (qn_arg_count("grouped_codes", count, 8) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
         qn_arg_flag(a[6], &is_signed) || layout(a + 1, &w) || qn_arg_product(w.k, w.n, &kn))
         return NULL;
-    const uint8_t *packed = qn_arg_vector(a[0], qn_weight4_bytes(&w), NPY_UINT8);
+    const uint8_t *packed = qn_arg_vector(a[0], qn_grouped_bytes(&w), NPY_UINT8);
     uint8_t *codes = packed ? qn_arg_output(a[7], kn, 1) : NULL;
     if (!codes) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    qn_weight4_codes(&w, packed, is_signed, codes);
+    qn_grouped_codes(&w, packed, is_signed, codes);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
 
 /* x and its parameters stand in p; (bias, lowest, highest, y) follow. */
-static PyObject *multiply(const qn_weight4 *w, PyObject *packed_argument, qn_product4 *p, qn_args rest) {
+static PyObject *multiply(const qn_grouped *w, PyObject *packed_argument, qn_grouped_product *p, qn_args rest) {
     int64_t mn;
     const void *bias;
     if (qn_arg_product(p->m, w->n, &mn)) return NULL;
     p->lowest = (float)PyFloat_AsDouble(rest[1]), p->highest = (float)PyFloat_AsDouble(rest[2]);
     if (PyErr_Occurred()) return NULL;
-    const uint8_t *packed = qn_arg_vector(packed_argument, qn_weight4_bytes(w), NPY_UINT8);
+    const uint8_t *packed = qn_arg_vector(packed_argument, qn_grouped_bytes(w), NPY_UINT8);
     if (!packed || qn_arg_optional(rest[0], w->n, NPY_FLOAT32, &bias) ||
         !(p->y = qn_arg_output(rest[3], mn, sizeof *p->y)))
         return NULL;
     p->bias = bias;
-    int64_t bytes = qn_matmul4_scratch(w, p->m);
+    int64_t bytes = qn_grouped_scratch(w, p->m);
     void *scratch = bytes < 0 ? NULL : PyMem_RawMalloc((size_t)bytes);
     if (!scratch) return PyErr_NoMemory();
     if (mn > 0) {
         Py_BEGIN_ALLOW_THREADS;
-        qn_matmul4(w, packed, p, scratch);
+        qn_grouped_multiply(w, packed, p, scratch);
         Py_END_ALLOW_THREADS;
     }
     PyMem_RawFree(scratch);
     Py_RETURN_NONE;
 }
 
-static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_weight4 w;
-    qn_product4 p = {0};
+static PyObject *matmul_grouped(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_grouped w;
+    qn_grouped_product p = {0};
     int type;
     int64_t mk;
     (void)self;
-    if (qn_arg_count("matmul4", count, 19) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+    if (qn_arg_count("matmul_grouped", count, 19) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
         layout(a + 1, &w) || qn_arg_i64(a[7], &p.m) || qn_arg_int(a[8], QN_I8, QN_U8, &type) ||
         qn_arg_flag(a[9], &p.symmetric) || qn_arg_int(a[10], INT8_MIN, UINT8_MAX, &p.qmin) ||
         qn_arg_int(a[11], p.qmin + 1, UINT8_MAX, &p.qmax) || qn_arg_int(a[13], INT8_MIN, UINT8_MAX, &p.zero_point) ||
@@ -111,7 +112,7 @@ static PyObject *matmul4(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 /* One scale, one for each row, or one for each group of each row. */
-static int input_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
+static int input_codes(const qn_grouped *w, int64_t m, PyObject *codes, PyObject *scales, PyObject *zero_points,
                        bool is_signed, qn_input_codes *input) {
     int64_t mk, group_scales, n = PyArray_Check(scales) ? PyArray_SIZE((PyArrayObject *)scales) : 1;
     const void *zeros;
@@ -126,11 +127,11 @@ static int input_codes(const qn_weight4 *w, int64_t m, PyObject *codes, PyObject
     return 0;
 }
 
-static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_weight4 w;
-    qn_product4 p = {0};
+static PyObject *matmul_grouped_codes(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_grouped w;
+    qn_grouped_product p = {0};
     (void)self;
-    if (qn_arg_count("matmul4_codes", count, 14) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
+    if (qn_arg_count("matmul_grouped_codes", count, 14) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
         layout(a + 1, &w) || qn_arg_i64(a[7], &p.m))
         return NULL;
     p.is_signed = PyArray_Check(a[6]) && PyArray_TYPE((PyArrayObject *)a[6]) == NPY_INT8;
@@ -138,21 +139,21 @@ static PyObject *matmul4_codes(PyObject *self, qn_args a, Py_ssize_t count) {
     return multiply(&w, a[0], &p, a + 10);
 }
 
-PyMethodDef qn_packed4_methods[] = {
-    QN_METHOD(weight4_room,
-              "weight4_room(k, n, group, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
-    QN_METHOD(weight4_pack, "weight4_pack(codes, signed, scales, zeros, packed, k, n, group, /)\n--\n\nPack a 4-bit "
+PyMethodDef qn_packed_groups_methods[] = {
+    QN_METHOD(grouped_room,
+              "grouped_room(k, n, group, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
+    QN_METHOD(grouped_pack, "grouped_pack(codes, signed, scales, zeros, packed, k, n, group, /)\n--\n\nPack a 4-bit "
                             "weight [k][n] with a scale for each group of k."),
-    QN_METHOD(weight4_codes,
-              "weight4_codes(packed, k, n, group, half, zeros, signed, codes, /)\n--\n\nFill codes [k][n] "
+    QN_METHOD(grouped_codes,
+              "grouped_codes(packed, k, n, group, half, zeros, signed, codes, /)\n--\n\nFill codes [k][n] "
               "from a packed 4-bit weight, one code to a byte."),
-    QN_METHOD(
-        matmul4,
-        "matmul4(packed, k, n, group, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, zero_point, by_row, "
-        "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
-    QN_METHOD(
-        matmul4_codes,
-        "matmul4_codes(packed, k, n, group, half, zeros, codes, m, scales, zero_points, bias, lowest, highest, y, /)\n"
-        "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
+    QN_METHOD(matmul_grouped,
+              "matmul_grouped(packed, k, n, group, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, "
+              "zero_point, by_row, "
+              "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
+    QN_METHOD(matmul_grouped_codes,
+              "matmul_grouped_codes(packed, k, n, group, half, zeros, codes, m, scales, zero_points, bias, lowest, "
+              "highest, y, /)\n"
+              "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
     QN_END,
 };

@@ -1,4 +1,4 @@
-"""Packed 4-bit weights in groups: Packed4 against sums of groups in NumPy, on every row."""
+"""Packed 4-bit weights in groups: PackedGroups against sums of groups in NumPy, on every row."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from strategies import assert_same_bits
 import qnumpy as qn
 from qnumpy import _core
 from qnumpy import testing as twin
-from qnumpy.ops.packed4 import GROUP_SIZES, Packed4
-from qnumpy.ops.packed8 import Activations, Output
+from qnumpy.ops.packed_columns import Activations, Output
+from qnumpy.ops.packed_groups import GROUP_SIZES, PackedGroups
 
 F32 = np.float32
 T = _core.TYPES
@@ -51,7 +51,7 @@ def test_codes_come_back(size, dtype, zeros, half):
     for k, n in [*SIZES, (0, 3), (3, 0)]:
         codes, scale, zero = weight(dtype, k, n, size, zeros)
         for layout in (codes, np.asfortranarray(codes), np.repeat(codes, 2, 1)[:, ::2]):
-            packed = Packed4(layout, scale, zero, size, half)
+            packed = PackedGroups(layout, scale, zero, size, half)
             assert packed.shape == (k, n)
             assert_same_bits(packed.codes(), codes)
 
@@ -60,7 +60,7 @@ def test_codes_come_back(size, dtype, zeros, half):
 @pytest.mark.parametrize("zeros", [False, True])
 def test_bytes(zeros, half):
     """Panels of 16 columns; each group of one has its codes, 16 scales, and 16 zero points where there are any."""
-    packed = Packed4(*weight("int8", 65, 17, 32, zeros), 32, half)
+    packed = PackedGroups(*weight("int8", 65, 17, 32, zeros), 32, half)
     assert packed.nbytes == 2 * 3 * (32 * 16 // 2 + 16 * (2 if half else 4) + 16 * zeros)
 
 
@@ -68,7 +68,7 @@ def test_where_the_codes_lie():
     """Eight neighbours of K in four bytes: the first four in the low halves, the others above; then the next column."""
     codes = np.zeros((16, 16), np.uint8)
     codes[:8, 0], codes[:8, 1] = range(1, 9), 9
-    packed = Packed4(codes, np.ones((1, 16), F32), None, 16, False)
+    packed = PackedGroups(codes, np.ones((1, 16), F32), None, 16, False)
     assert packed._packed[:8].tolist() == [0x51, 0x62, 0x73, 0x84, 0x99, 0x99, 0x99, 0x99]
     assert not packed._packed[8:128].any()
 
@@ -82,7 +82,7 @@ def test_rows_of_codes(left, right, size, zeros, row):
     low, high = np.iinfo(left).min, np.iinfo(left).max
     for m, (k, n) in zip((1, 3, 7, 66, 2), SIZES, strict=True):
         codes, scale, zero = weight(right, k, n, size, zeros)
-        packed, bias = Packed4(codes, scale, zero, size, half=zeros), rng.normal(size=n).astype(F32)
+        packed, bias = PackedGroups(codes, scale, zero, size, half=zeros), rng.normal(size=n).astype(F32)
         x = rng.integers(low, high + 1, (m, k)).astype(left)
         for shape in ((1, 1), (m, 1), (m, len(scale))):
             x_scale = rng.uniform(0.01, 1, shape).astype(F32)
@@ -101,7 +101,7 @@ def test_real_rows_are_quantized_on_the_way(symmetric, by_row, row):
     codes, scale, zero = weight("int8", k, n, size)
     x = np.random.default_rng(5).standard_normal((6, k)).astype(F32)
     core, qmin, qmax = (T["int8"], -127, 127) if symmetric else (T["uint8"], 0, 255)
-    kind, packed = "int8" if symmetric else "uint8", Packed4(codes, scale, zero, size, False)
+    kind, packed = "int8" if symmetric else "uint8", PackedGroups(codes, scale, zero, size, False)
     parts = [x] if by_row else [x[:, first : first + size] for first in range(0, k, size)]
     pairs = [range_params(part, symmetric, qmin, qmax) for part in parts] * (len(scale) if by_row else 1)
     x_scale, x_zero = (np.stack([pair[i] for pair in pairs], 1) for i in (0, 1))
@@ -132,9 +132,9 @@ def packed_weight(codes, group, half, with_zeros):
     rng = np.random.default_rng(3)
     scales = rng.random((groups, n)).astype(np.float16 if half else np.float32)
     zeros = rng.integers(0, 16, (groups, n)).astype(np.uint8) if with_zeros else None
-    packed = _core.weight4_room(k, n, group, half, with_zeros)
+    packed = _core.grouped_room(k, n, group, half, with_zeros)
     stored = scales.view(np.uint16) if half else scales
-    _core.weight4_pack(codes.view(np.uint8), codes.dtype == np.int8, stored, zeros, packed, k, n, group)
+    _core.grouped_pack(codes.view(np.uint8), codes.dtype == np.int8, stored, zeros, packed, k, n, group)
     return packed
 
 
@@ -149,5 +149,5 @@ def test_weight4_codes_are_those_packed(group, with_zeros, half, dtype, low):
         codes = rng.integers(low, low + 16, (k, n)).astype(dtype)
         unpacked = np.full((k, n), 99, dtype)
         packed = packed_weight(codes, group, half, with_zeros)
-        _core.weight4_codes(packed, k, n, group, half, with_zeros, dtype == np.int8, unpacked)
+        _core.grouped_codes(packed, k, n, group, half, with_zeros, dtype == np.int8, unpacked)
         np.testing.assert_array_equal(unpacked, codes)

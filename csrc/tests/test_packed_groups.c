@@ -1,15 +1,15 @@
-/* matmul4_panels. */
+/* grouped_panels. */
 #include "support.h"
 
 /* Any bytes are nibbles; the codes of the first record and row are all extreme, so that int16 sums come nearest to
  * overflow. */
-void test_packed4(const char *row_name, const qn_table *row) {
+void test_packed_groups(const char *row_name, const qn_table *row) {
     enum { GROUPS = 3 };
     static const int64_t depths[] = {16, 32, 64, 128};
-    if (!row->matmul4_panels) return;
+    if (!row->grouped_panels) return;
     for (int variant = 0; variant < 32; variant++)
         for (int64_t rows = 0; rows < 20; rows++) {
-            qn_weight4 w = {.group = depths[variant % 4], .groups = GROUPS, .half = variant & 4, .zeros = variant & 8};
+            qn_grouped w = {.group = depths[variant % 4], .groups = GROUPS, .half = variant & 4, .zeros = variant & 8};
             w.record = w.group * 8 + (w.half ? 32 : 64) + (w.zeros ? 16 : 0);
             const int64_t panels = random_int(1, 6), stride = GROUPS * w.group, width = GROUPS * w.record;
             size_t bytes = (size_t)(panels * rows) * 16 * sizeof(float), params = (size_t)(rows * GROUPS);
@@ -33,7 +33,8 @@ void test_packed4(const char *row_name, const qn_table *row) {
             const int64_t step = rows % 2;
             for (int64_t i = 0; i < rows * GROUPS; i++)
                 scales[i] = random_scale(true), zeros[i] = i ? random_int(-127, 128) : -127;
-            qn_rows4 x = {(int8_t *)codes, scales, variant & 16 ? zeros : NULL, sums, rows, stride, GROUPS, 1, step};
+            qn_grouped_rows x = {
+                (int8_t *)codes, scales, variant & 16 ? zeros : NULL, sums, rows, stride, GROUPS, 1, step};
             if (step) x.scale_row = GROUPS;
             for (int64_t i = 0; i < rows * GROUPS; i++) {
                 int32_t minus_zero = x.minus_zeros ? zeros[i / GROUPS * x.scale_row + i % GROUPS * step] : 0;
@@ -42,12 +43,12 @@ void test_packed4(const char *row_name, const qn_table *row) {
             }
             guarded expected = guarded_make(bytes, 0), result = guarded_make(bytes, (size_t)(rows % 5) * 4);
             memset(expected.data, 0, bytes), memset(result.data, 0, bytes);
-            qn_row_scalar.matmul4_panels(&w, panel, panels, &x, 0, GROUPS, (float *)expected.data);
-            row->matmul4_panels(&w, panel, panels, &x, 0, 2, (float *)result.data); /* in two calls */
-            row->matmul4_panels(&w, panel, panels, &x, 2, GROUPS, (float *)result.data);
+            qn_row_scalar.grouped_panels(&w, panel, panels, &x, 0, GROUPS, (float *)expected.data);
+            row->grouped_panels(&w, panel, panels, &x, 0, 2, (float *)result.data); /* in two calls */
+            row->grouped_panels(&w, panel, panels, &x, 2, GROUPS, (float *)result.data);
             bool same = !memcmp(expected.data, result.data, bytes);
-            check(same, row_name, "matmul4_panels", "differs from the scalar row", rows, NULL);
-            check(guarded_whole(&result), row_name, "matmul4_panels", "wrote outside its output", rows, NULL);
+            check(same, row_name, "grouped_panels", "differs from the scalar row", rows, NULL);
+            check(guarded_whole(&result), row_name, "grouped_panels", "wrote outside its output", rows, NULL);
             free(panel), free(codes), free(scales), free(sums), free(zeros), free(expected.memory), free(result.memory);
         }
 }

@@ -1,4 +1,4 @@
-#include "packed4.h"
+#include "packed_groups.h"
 
 #include <string.h>
 
@@ -15,33 +15,33 @@ enum {
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t panels(const qn_weight4 *w) { return ceil_div(w->n, PANEL); }
+static int64_t panels(const qn_grouped *w) { return ceil_div(w->n, PANEL); }
 
-bool qn_weight4_layout(qn_weight4 *w) {
+bool qn_grouped_layout(qn_grouped *w) {
     int64_t bytes;
     w->groups = ceil_div(w->k, w->group);
     w->record = w->group * (PANEL / 2) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
     return !__builtin_mul_overflow(w->groups, w->record, &bytes) && !__builtin_mul_overflow(bytes, panels(w), &bytes);
 }
 
-int64_t qn_weight4_bytes(const qn_weight4 *w) { return panels(w) * w->groups * w->record; }
+int64_t qn_grouped_bytes(const qn_grouped *w) { return panels(w) * w->groups * w->record; }
 
 /* ---- packing ---- */
 
 typedef struct {
-    const qn_weight4 *w;
+    const qn_grouped *w;
     const uint8_t *codes, *zeros;
     const char *scales;
     uint8_t flip;
     uint8_t *packed;
-} raw_weight4;
+} raw_groups;
 
 /* One group of one panel: `depth` neighbours from k on, `columns` columns from `column` on. */
 typedef struct {
     int64_t group, k, depth, column, columns;
 } record;
 
-static record record_at(const qn_weight4 *w, int64_t number) {
+static record record_at(const qn_grouped *w, int64_t number) {
     record r = {.group = number % w->groups, .column = number / w->groups * PANEL};
     r.k = r.group * w->group, r.depth = w->k - r.k < w->group ? w->k - r.k : w->group;
     r.columns = w->n - r.column < PANEL ? w->n - r.column : PANEL;
@@ -53,8 +53,8 @@ static int64_t byte_of(int64_t k) { return k / 8 * 64 + k % 4; }
 static int shift_of(int64_t k) { return k & 4; }
 
 static void pack_panels(void *context, int64_t begin, int64_t end) {
-    const raw_weight4 *c = context;
-    const qn_weight4 *w = c->w;
+    const raw_groups *c = context;
+    const qn_grouped *w = c->w;
     size_t itemsize = w->half ? 2 : 4;
     for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
         const record r = record_at(w, number);
@@ -70,22 +70,22 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
     }
 }
 
-void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, const void *scales,
+void qn_grouped_pack(const qn_grouped *w, const uint8_t *codes, bool is_signed, const void *scales,
                      const uint8_t *zeros, uint8_t *packed) {
-    raw_weight4 c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
+    raw_groups c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
     qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
 }
 
 typedef struct {
-    const qn_weight4 *w;
+    const qn_grouped *w;
     const uint8_t *packed;
     uint8_t zero; /* the stored code of 0 */
     uint8_t *codes;
-} unpacking4;
+} unpacking;
 
 static void unpack_panels(void *context, int64_t begin, int64_t end) {
-    const unpacking4 *u = context;
-    const qn_weight4 *w = u->w;
+    const unpacking *u = context;
+    const qn_grouped *w = u->w;
     for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
         const record r = record_at(w, number);
         for (int64_t k = 0; k < r.depth; k++) {
@@ -96,23 +96,23 @@ static void unpack_panels(void *context, int64_t begin, int64_t end) {
     }
 }
 
-void qn_weight4_codes(const qn_weight4 *w, const uint8_t *packed, bool is_signed, uint8_t *codes) {
-    unpacking4 u = {w, packed, is_signed ? QN_ZERO_4 : 0, codes};
+void qn_grouped_codes(const qn_grouped *w, const uint8_t *packed, bool is_signed, uint8_t *codes) {
+    unpacking u = {w, packed, is_signed ? QN_ZERO_4 : 0, codes};
     qn_parallel_for(panels(w), 1, w->k * w->n, unpack_panels, &u);
 }
 
 /* ---- the product ---- */
 
 typedef struct {
-    const qn_weight4 *w;
+    const qn_grouped *w;
     const uint8_t *packed;
-    const qn_product4 *p;
+    const qn_grouped_product *p;
     int64_t row; /* first row of this pass */
-    qn_rows4 x;
-} product4_pass;
+    qn_grouped_rows x;
+} product_pass;
 
-static void put(const product4_pass *c, int64_t panel, const float *y) {
-    const qn_product4 *p = c->p;
+static void put(const product_pass *c, int64_t panel, const float *y) {
+    const qn_grouped_product *p = c->p;
     int64_t j = panel * PANEL, n = c->w->n - j < PANEL ? c->w->n - j : PANEL;
     for (int64_t r = 0; r < c->x.rows; r++, y += PANEL) {
         float *to = p->y + (c->row + r) * c->w->n + j;
@@ -125,8 +125,8 @@ static void put(const product4_pass *c, int64_t panel, const float *y) {
 }
 
 static void multiply_panels(void *context, int64_t begin, int64_t end) {
-    const product4_pass *c = context;
-    const qn_weight4 *w = c->w;
+    const product_pass *c = context;
+    const qn_grouped *w = c->w;
     const int64_t width = w->groups * w->record, size = c->x.rows * PANEL;
     const bool few = c->x.rows <= FEW_ROWS;
     const int64_t step = few ? w->groups : ceil_div(DEPTH, w->group), side = few ? SIDE : 1;
@@ -136,7 +136,7 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
         int64_t count = end - panel < side ? end - panel : side;
         memset(y, 0, (size_t)(count * size) * sizeof *y);
         for (int64_t g = 0; g < w->groups; g += step)
-            qn_kernels()->matmul4_panels(w, c->packed + panel * width, count, &c->x, g,
+            qn_kernels()->grouped_panels(w, c->packed + panel * width, count, &c->x, g,
                                          g + step < w->groups ? g + step : w->groups, y);
         for (int64_t i = 0; i < count; i++) put(c, panel + i, y + i * size);
     }
@@ -153,19 +153,19 @@ static const int32_t *negate(int32_t *x, int64_t n) {
 }
 
 /* For codes, and a scale, a zero point and a sum for each group. */
-int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m) {
+int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m) {
     int64_t bytes;
     return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->group + 12), &bytes) ? -1 : bytes;
 }
 
-void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch) {
+void qn_grouped_multiply(const qn_grouped *w, const uint8_t *packed, const qn_grouped_product *p, void *scratch) {
     int64_t most = rows_at_once(p->m), params = most * (w->groups + 1), stride = w->groups * w->group;
     qn_activations a = {.input = p->input, .k = w->k, .group = p->by_row ? stride : w->group, .stride = stride};
     a.sum_group = w->group, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
     a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
     a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + params), a.zero_points = a.minus_sums + params;
     a.codes = (uint8_t *)(a.zero_points + params);
-    qn_rows4 x = {.codes = (int8_t *)a.codes, .scales = a.scales, .minus_sums = a.minus_sums, .stride = stride};
+    qn_grouped_rows x = {.codes = (int8_t *)a.codes, .scales = a.scales, .minus_sums = a.minus_sums, .stride = stride};
     x.groups = w->groups, x.scale_row = p->by_row ? 1 : w->groups, x.scale_step = !p->by_row;
     for (int64_t row = 0; row < p->m; row += most) {
         a.rows = x.rows = p->m - row < most ? p->m - row : most;
@@ -174,8 +174,8 @@ void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p
         if (p->input.zero_points) a.input.zero_points = p->input.zero_points + row * p->input.row;
         qn_quantize_activations(&a);
         x.minus_zeros = negate(a.zero_points, w->k ? x.rows * x.scale_row : 0);
-        product4_pass c = {w, packed, p, row, x};
-        int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_weight4_bytes(w);
+        product_pass c = {w, packed, p, row, x};
+        int64_t products = x.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_grouped_bytes(w);
         qn_parallel_for(panels(w), x.rows <= FEW_ROWS ? SIDE : 1, products > bytes ? products : bytes, multiply_panels,
                         &c);
     }

@@ -6,21 +6,21 @@
  *   16 bytes of zero points, if any zero point of the weight differs from 8
  * Columns past n have code 0 and scale 0, and so do k past the end.
  */
-#ifndef QN_PACKED4_H
-#define QN_PACKED4_H
+#ifndef QN_PACKED_GROUPS_H
+#define QN_PACKED_GROUPS_H
 
 #include "activations.h"
 
 /* Fills in the rest of w from k, n, group, half and zeros; false if a size overflows. */
-bool qn_weight4_layout(qn_weight4 *w);
-int64_t qn_weight4_bytes(const qn_weight4 *w);
+bool qn_grouped_layout(qn_grouped *w);
+int64_t qn_grouped_bytes(const qn_grouped *w);
 
 /* codes[k][n] in the low 4 bits; scales[groups][n], float16 if w->half; zeros[groups][n] or NULL. */
-void qn_weight4_pack(const qn_weight4 *w, const uint8_t *codes, bool is_signed, const void *scales,
+void qn_grouped_pack(const qn_grouped *w, const uint8_t *codes, bool is_signed, const void *scales,
                      const uint8_t *zeros, uint8_t *packed);
 
 /* The codes that were packed, [k][n], one to a byte: int8 in -8..7 if signed, else uint8 in 0..15. */
-void qn_weight4_codes(const qn_weight4 *w, const uint8_t *packed, bool is_signed, uint8_t *codes);
+void qn_grouped_codes(const qn_grouped *w, const uint8_t *packed, bool is_signed, uint8_t *codes);
 
 typedef struct {
     const float *x; /* [m][k] or NULL */
@@ -35,9 +35,9 @@ typedef struct {
     const float *bias;     /* [n] or NULL */
     float lowest, highest; /* y is clamped to these */
     float *y;              /* [m][n] */
-} qn_product4;
+} qn_grouped_product;
 
-int64_t qn_matmul4_scratch(const qn_weight4 *w, int64_t m); /* bytes; -1 if the size overflows */
-void qn_matmul4(const qn_weight4 *w, const uint8_t *packed, const qn_product4 *p, void *scratch);
+int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m); /* bytes; -1 if the size overflows */
+void qn_grouped_multiply(const qn_grouped *w, const uint8_t *packed, const qn_grouped_product *p, void *scratch);
 
 #endif

@@ -1,4 +1,4 @@
-#include "packed8.h"
+#include "packed_columns.h"
 
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-"""Packed 8-bit weights: the kernels against int64 on every row, with every output, and Packed8 over them."""
+"""Packed 8-bit weights: the kernels against int64 on every row, with every output, and PackedColumns over them."""
 
 from itertools import product
 
@@ -9,7 +9,7 @@ from strategies import ROWS, assert_same_bits
 
 import qnumpy as qn
 from qnumpy import _core
-from qnumpy.ops.packed8 import Activations, Output, Packed8
+from qnumpy.ops.packed_columns import Activations, Output, PackedColumns
 
 T = _core.TYPES
 REALS = Output(None, -np.inf, np.inf)
@@ -39,6 +39,7 @@ def packed_product(a, packed, out, row_scale=None, column_scale=None, bias=None,
         lo,
         hi,
         *codes_,
+        None,
     )
     return out if fits else None
 
@@ -212,7 +213,7 @@ def test_which_weights_go_by_quads():
     assert size["uniform"] < size["bell, 5 sigma"] < size["bell, 3.2 sigma"] < 1.1 * size["uniform"]
 
 
-# ---- Packed8 ----
+# ---- PackedColumns ----
 
 
 def weight(rng, dtype, k, n, zeros):
@@ -229,7 +230,7 @@ def test_codes_come_back(dtype, zeros, row):
     for k, n in [(1, 1), (33, 17), (130, 40), (0, 3), (3, 0)]:
         b, zero, scale = weight(rng, dtype, k, n, zeros)
         for layout in (b, np.asfortranarray(b), np.repeat(b, 2, 1)[:, ::2]):
-            packed = Packed8(layout, zero, scale)
+            packed = PackedColumns(layout, zero, scale)
             assert packed.shape == (k, n)
             assert_same_bits(packed.codes(), b)
             assert packed.nbytes >= k * n + 4 * n
@@ -244,7 +245,7 @@ def test_rows_of_codes(left, right, zeros, row):
     m, k, n = 6, 70, 33
     b, b_zero, b_scale = weight(rng, right, k, n, zeros)
     bias = rng.normal(size=n).astype(np.float32)
-    packed = Packed8(b, b_zero, b_scale)
+    packed = PackedColumns(b, b_zero, b_scale)
     for count in (1, m):
         a, a_scale = codes(rng, left, (m, k)), rng.random(count).astype(np.float32)
         a_zero = rng.integers(0, 100, count).astype(np.int32) * zeros
@@ -260,7 +261,7 @@ def test_real_rows_are_quantized_on_the_way(row):
     """With parameters for all rows, and with the scale of each; to float32 and to codes."""
     rng = np.random.default_rng(3)
     x, (b, zero, scale) = rng.standard_normal((5, 70)).astype(np.float32), weight(rng, "int8", 70, 33, False)
-    packed, out = Packed8(b, zero, scale), np.empty((5, 33), np.float32)
+    packed, out = PackedColumns(b, zero, scale), np.empty((5, 33), np.float32)
     assert packed.multiply(x, 5, Activations(T["uint8"], False, 0, 255, False, 0.03, 128), REALS, out)
     xq = qn.quantize_linear(x, np.float32(0.03), 128, dtype="uint8")
     sums = exact(xq, b, 128)
@@ -282,7 +283,7 @@ def test_real_rows_are_quantized_on_the_way(row):
 
 def test_a_sum_that_does_not_fit_is_told():
     k = 140_000
-    packed = Packed8(np.full((k, 2), 127, np.int8), np.zeros((), np.int32), np.ones(2, np.float32))
+    packed = PackedColumns(np.full((k, 2), 127, np.int8), np.zeros((), np.int32), np.ones(2, np.float32))
     out, one, zero = np.empty((1, 2), np.float32), np.ones(1, np.float32), np.zeros(1, np.int32)
     ones = np.ones((1, k), np.float32)
     assert not packed.multiply(ones, 1, Activations(T["int8"], True, -127, 127, True), REALS, out)

@@ -1,6 +1,6 @@
 /* float32 activations times a packed 8-bit weight. Passes of bounded memory quantize some rows and multiply them. */
-#ifndef QN_PACKED8_H
-#define QN_PACKED8_H
+#ifndef QN_PACKED_COLUMNS_H
+#define QN_PACKED_COLUMNS_H
 
 #include "matmul.h"
 

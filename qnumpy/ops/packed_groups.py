@@ -4,14 +4,15 @@ import numpy as np
 
 from .. import _core
 from .._typing import Array, Float32Array, Int32Array
-from .packed8 import Activations, Output
+from .output import Output
+from .packed_columns import Activations
 
-__all__ = ["GROUP_SIZES", "Packed4"]
+__all__ = ["GROUP_SIZES", "PackedGroups"]
 
 GROUP_SIZES = (16, 32, 64, 128)
 
 
-class Packed4:
+class PackedGroups:
     """A weight of 4-bit codes with one scale for each group of neighbours along K.
 
     Parameters
@@ -28,6 +29,7 @@ class Packed4:
 
     __slots__ = ("_layout", "_packed", "_signed", "shape")
 
+    quantizes = True
     column_scale = None  # each group has a scale: sums of a column are float32, and a second pass makes codes of them
 
     def __init__(
@@ -37,11 +39,11 @@ class Packed4:
         self.shape = k, n
         self._signed = codes.dtype == np.int8
         self._layout = k, n, group_size, half, zero_point is not None
-        self._packed = _core.weight4_room(*self._layout)
+        self._packed = _core.grouped_room(*self._layout)
         scales = np.ascontiguousarray(scale.astype(np.float16).view(np.uint16) if half else scale)
         zeros = None if zero_point is None else (zero_point + 8 * self._signed).astype(np.uint8)
         plain = np.ascontiguousarray(codes).view(np.uint8)
-        _core.weight4_pack(plain, self._signed, scales, zeros, self._packed, k, n, group_size)
+        _core.grouped_pack(plain, self._signed, scales, zeros, self._packed, k, n, group_size)
 
     @property
     def nbytes(self) -> int:
@@ -51,12 +53,12 @@ class Packed4:
     def codes(self) -> Array:
         """Return the codes as they were packed."""
         codes = np.empty(self.shape, np.int8 if self._signed else np.uint8)
-        _core.weight4_codes(self._packed, *self._layout, self._signed, codes)
+        _core.grouped_codes(self._packed, *self._layout, self._signed, codes)
         return codes
 
     def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
         """Fill `out` with the product of real rows and the weight, in float32; the sums of a group always fit."""
-        _core.matmul4(
+        _core.matmul_grouped(
             self._packed, *self._layout, x, rows, activations.core, activations.symmetric, activations.qmin,
             activations.qmax, activations.scale, activations.zero_point, activations.by_row, output.bias, output.low,
             output.high, out,
@@ -70,7 +72,7 @@ class Packed4:
 
         x has one scale and zero point, or one for each row, or one for each group of each row.
         """
-        _core.matmul4_codes(
+        _core.matmul_grouped_codes(
             self._packed, *self._layout, np.ascontiguousarray(x), rows, scale.reshape(-1),
             zero_point.reshape(-1) if zero_point.any() else None, output.bias, output.low, output.high, out,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Weights of 8-bit codes, packed once for products with any number of rows.
 
-The product of the codes is exact in int32. An `Output` describes the conversion of the sums; 4-bit weights (packed4)
+The product of the codes is exact in int32. An `Output` describes the conversion of the sums; weights in groups
 take the same `Activations` and `Output`.
 """
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from .. import _core
 from .._typing import Array, Float32Array, Int32Array
+from .output import Output
 
-__all__ = ["Activations", "Output", "Packed8"]
+__all__ = ["Activations", "PackedColumns"]
 
-_INT8, _UINT8, _FLOAT32 = (_core.TYPES[name] for name in ("int8", "uint8", "float32"))
+_INT8, _UINT8 = _core.TYPES["int8"], _core.TYPES["uint8"]
 _ONE = np.ones(1, np.float32)
 
 
@@ -29,25 +30,7 @@ class Activations(NamedTuple):
     zero_point: int = 0
 
 
-class Output(NamedTuple):
-    """The conversion of the sums: to float32, or to codes if there are multipliers.
-
-    float32 is ``clip(float32(acc) * (Sx * Sw) + bias)``. A code is
-    ``round_half_even(float32(acc + acc_bias) * multiplier) + zero_point``, saturated to [qmin, qmax].
-    """
-
-    bias: Float32Array | None
-    low: float  # the bounds of clip
-    high: float
-    core: int = _FLOAT32  # the kernels' number for the type of the output
-    multipliers: Float32Array | None = None  # one for each column
-    acc_bias: Int32Array | None = None  # in units of the sums
-    zero_point: int = 0
-    qmin: int = 0
-    qmax: int = 0
-
-
-class Packed8:
+class PackedColumns:
     """A weight of 8-bit codes with one scale for each column.
 
     Parameters
@@ -58,6 +41,8 @@ class Packed8:
     """
 
     __slots__ = ("_dtype", "_packed", "column_scale", "shape")
+
+    quantizes = True
 
     def __init__(self, codes: Array, zero_point: Int32Array, column_scale: Float32Array) -> None:
         k, n = codes.shape
@@ -85,6 +70,7 @@ class Packed8:
             x, rows, activations.core, activations.symmetric, activations.qmin, activations.qmax, activations.scale,
             activations.zero_point, self._packed, out, output.core, scale, output.bias, output.acc_bias,
             output.low, output.high, output.zero_point, output.qmin, output.qmax,
+            output.wide_bias,
         )  # fmt: skip
 
     def multiply_codes(
@@ -100,4 +86,5 @@ class Packed8:
             out.reshape(rows, self.shape[1]), output.core, scale.reshape(-1) if to_float32 else _ONE,
             self.column_scale if to_float32 else output.multipliers, output.bias, output.acc_bias,
             output.low, output.high, output.zero_point, output.qmin, output.qmax,
+            output.wide_bias,
         )  # fmt: skip

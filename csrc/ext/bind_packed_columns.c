@@ -2,7 +2,7 @@
  * weights are capsules. */
 #include "bindings.h"
 
-#include "packed8.h"
+#include "packed_columns.h"
 
 static void release(PyObject *capsule) { qn_packed_free(PyCapsule_GetPointer(capsule, QN_PACKED_CAPSULE)); }
 
@@ -46,15 +46,15 @@ static PyObject *packed_codes(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 /* (x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, bias, acc_bias, lo, hi,
- * zero_point, qmin, qmax) */
+ * zero_point, qmin, qmax, wide_bias) */
 static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_input x = {0};
     qn_result r = {0};
     int x_type, x_low, x_high, x_zero, type, zero, low, high;
     int64_t mk, mn;
-    const void *column_scale, *bias, *acc_bias;
+    const void *column_scale, *bias, *acc_bias, *wide_bias;
     (void)self;
-    if (qn_arg_count("linear", count, 19) || qn_arg_i64(a[1], &x.m) || qn_arg_int(a[2], QN_I8, QN_U8, &x_type) ||
+    if (qn_arg_count("linear", count, 20) || qn_arg_i64(a[1], &x.m) || qn_arg_int(a[2], QN_I8, QN_U8, &x_type) ||
         qn_arg_flag(a[3], &x.symmetric) || qn_arg_int(a[4], INT8_MIN, UINT8_MAX, &x_low) ||
         qn_arg_int(a[5], x_low + 1, UINT8_MAX, &x_high) || qn_arg_int(a[7], INT8_MIN, UINT8_MAX, &x_zero) ||
         qn_arg_int(a[10], 0, QN_TYPE_COUNT - 1, &type) || qn_arg_int(a[16], INT8_MIN, UINT8_MAX, &zero) ||
@@ -72,12 +72,14 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     x.x = qn_arg_vector(a[0], mk, NPY_FLOAT32);
     if (!x.x || qn_arg_optional(a[11], n, NPY_FLOAT32, &column_scale) ||
         qn_arg_optional(a[12], n, NPY_FLOAT32, &bias) || qn_arg_optional(a[13], n, NPY_INT32, &acc_bias) ||
+        qn_arg_optional(a[19], n, NPY_FLOAT64, &wide_bias) ||
         !(r.data = qn_arg_output(a[9], mn, type == QN_F32 ? 4 : 1)))
         return NULL;
     if (!column_scale) return PyErr_Format(PyExc_ValueError, "qnumpy._core: a product of reals needs scales.");
     x.is_signed = x_type == QN_I8;
     x.qmin = x_low, x.qmax = x_high, x.zero_point = x_zero;
-    r.type = (qn_type)type, r.row_stride = n, r.column_scale = column_scale, r.bias = bias, r.acc_bias = acc_bias;
+    r.type = (qn_type)type, r.row_stride = n, r.column_scale = column_scale, r.bias = bias, r.acc_bias = acc_bias,
+    r.wide_bias = wide_bias;
     r.zero_point = zero, r.qmin = low, r.qmax = high;
     const float one = 1; /* the column scales of codes include the scale of x */
     if (r.type != QN_F32) r.row_scale = &one, r.row_scales = 1;
@@ -88,14 +90,15 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     return outcome == QN_NO_MEMORY ? PyErr_NoMemory() : PyBool_FromLong(outcome == QN_DONE);
 }
 
-PyMethodDef qn_packed8_methods[] = {
+PyMethodDef qn_packed_columns_methods[] = {
     QN_METHOD(pack_weights,
               "pack_weights(b, b_type, b_zero, /)\n--\n\nPack a right matrix for any number of products."),
     QN_METHOD(packed_info, "packed_info(packed, /)\n--\n\nRows, columns, bytes and form of a packed matrix."),
     QN_METHOD(packed_codes, "packed_codes(packed, out, /)\n--\n\nFill out with the codes that were packed."),
     QN_METHOD(linear,
               "linear(x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, "
-              "bias, acc_bias, lo, hi, zero_point, qmin, qmax, /)\n--\n\nQuantize x, multiply it by a packed weight, "
+              "bias, acc_bias, lo, hi, zero_point, qmin, qmax, wide_bias, /)\n--\n\nQuantize x, multiply it by a "
+              "packed weight, "
               "bring the sums to out; False when one does not fit int32."),
     QN_END,
 };

@@ -1,0 +1,156 @@
+"""The storages of a PackedWeight: which class packs which weight."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from .. import _args, _check
+from .._typing import Array, Float32Array, Int32Array
+from ..dtypes import float_type
+from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor, normalize_axis
+from ..ops.output import Output
+from ..ops.packed_columns import Activations, PackedColumns
+from ..ops.packed_groups import GROUP_SIZES, PackedGroups
+from ..qparams import QParams
+from .packed_input import integer_bits
+from .quantized import QuantizedArray
+
+__all__ = ["Storage", "Weight", "other_axis", "pack_weight"]
+
+_HALF = np.finfo(np.float16)
+_PER_COLUMN = (PerTensor(), PerChannel(1), PerChannel(-1))
+
+
+class Storage(Protocol):
+    """The codes and scales of a weight as the kernels read them, and its products.
+
+    Attributes
+    ----------
+    quantizes : bool
+        Whether x is quantized to 8-bit codes. If not, x stays float32, `multiply` does not read its `activations`, and
+        `multiply_codes` is never called.
+    column_scale : ndarray of float32 or None
+        The scale of each column if its sums are integers, from which an output stage can make codes.
+    """
+
+    @property
+    def quantizes(self) -> bool: ...
+
+    @property
+    def column_scale(self) -> Float32Array | None: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that it holds."""
+
+    def codes(self) -> Array:
+        """Return the codes as they were packed, (K, N)."""
+
+    def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
+        """Fill `out` with the product of real rows and the weight; return whether every sum fits."""
+
+    def multiply_codes(
+        self, x: Array, core: int, rows: int, scale: Float32Array, zero_point: Int32Array, output: Output, out: Array
+    ) -> bool:
+        """Fill `out` with the product of rows of codes and the weight; return whether every sum fits."""
+
+
+class Weight(NamedTuple):
+    """A packed weight: the storage, and what `unpack` needs beside the codes."""
+
+    storage: Storage
+    shape: tuple[int, int]
+    qparams: QParams
+    scale_dtype: str
+
+    def unpack(self) -> QuantizedArray:
+        """Return the weight as (K, N)."""
+        return QuantizedArray(self.storage.codes().view(self.qparams.code.dtype), self.qparams)
+
+
+def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> Weight:
+    """Check a weight and pack it: one branch for each storage.
+
+    `axis` is the axis of K; None where the function has no such parameter.
+    """
+    if not isinstance(w, QuantizedArray):
+        raise TypeError(_check.must(owner, name, "a QuantizedArray", _check.typed(w)))
+    if w.ndim != 2:
+        raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
+    codes, params = _oriented(w, 0 if axis is None else normalize_axis(owner, _check.integer(owner, "axis", axis), 2))
+    group_size = _group_size(owner, name, params, axis)
+    scale_name = _scale_dtype(owner, scale_dtype, group_size)
+    half = scale_name == "float16"
+    plain = _args.plain(codes, params.code)
+    if group_size is None:
+        column_scale = np.array(np.broadcast_to(params.scale, codes.shape[1:]))
+        return Weight(PackedColumns(plain, params.zero_point, column_scale), codes.shape, params, scale_name)
+    params = _of_half_scales(owner, name, params) if half else params
+    zero = None if params.symmetric else params.zero_point
+    return Weight(PackedGroups(plain, params.scale, zero, group_size, half), codes.shape, params, scale_name)
+
+
+def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
+    """Return the codes as (K, N) and their parameters."""
+    params, order = w.qparams, (1, 0)
+    if axis == 0:
+        return w.codes, params
+    granularity = PerChannel(0) if isinstance(params.granularity, PerRow) else params.granularity
+    scale, zero = granularity.permute(params.scale, order), granularity.permute(params.zero_point, order)
+    transposed = granularity.permuted(order, w.shape)
+    return w.codes.T, replace(params, scale=scale, zero_point=zero, granularity=transposed)
+
+
+def _group_size(owner: str, name: str, params: QParams, axis: Any) -> int | None:
+    """Return the size of the groups along K, None without groups."""
+    granularity, bits = params.granularity, integer_bits(params)
+    grouped = isinstance(granularity, PerGroup)
+    along_k = granularity.axis is not None and granularity.axis % 2 == 0
+    if grouped and bits != 4:
+        raise TypeError(_check.must(owner, name, "of int4 or uint4 in groups", params.code.name))
+    if bits not in (4, 8):
+        raise TypeError(_check.must(owner, name, "of int8, uint8, int4 or uint4", params.code.name))
+    if granularity in _PER_COLUMN:
+        return None
+    if grouped and along_k and granularity.group_size in GROUP_SIZES:
+        return granularity.group_size
+    sizes = _check.alternatives(map(str, GROUP_SIZES))
+    requirement = f"quantized per tensor, per channel on the axis of N, or in groups of {sizes} along K"
+    swapped = not along_k and granularity.group_size in GROUP_SIZES if grouped else True
+    hint = other_axis(axis) if swapped else ""
+    raise ValueError(_check.must(owner, name, requirement, _as_typed(granularity, axis)) + hint)
+
+
+def _as_typed(granularity: Granularity, axis: Any) -> str:
+    """Describe the granularity on the axes of the array that the user passed, not on those of (K, N)."""
+    return granularity.permuted((1, 0), (1, 1)).describe() if axis in (1, -1) else granularity.describe()
+
+
+def other_axis(axis: Any) -> str:
+    """Return the sentence for a weight whose axes seem to be swapped; `axis` is that of K, None without a parameter."""
+    if axis is None:
+        return " Use b.T if b is of shape (N, K), as PyTorch stores weights."
+    if axis % 2 == 0:
+        return " Use axis=1 if w is of shape (N, K), as PyTorch stores weights."
+    return " Use axis=0 if w is of shape (K, N)."
+
+
+def _scale_dtype(owner: str, value: Any, group_size: int | None) -> str:
+    """Return the name of the type of the scales of groups."""
+    scale_type = float_type(value)
+    name = value if scale_type is None else scale_type.name
+    _args.choice(owner, "scale_dtype", name, {"float32": 0, "float16": 1})
+    if name == "float16" and group_size is None:
+        raise ValueError(_check.must(owner, "scale_dtype", "float32 unless w is in groups", name))
+    return str(name)
+
+
+def _of_half_scales(owner: str, name: str, params: QParams) -> QParams:
+    """Return the parameters with scales rounded to float16, half to even."""
+    with np.errstate(over="ignore", under="ignore"):
+        scales = params.scale.astype(np.float16)
+    if not ((scales >= _HALF.smallest_normal) & np.isfinite(scales)).all():
+        got = f"{params.scale.min():g} to {params.scale.max():g}"
+        raise ValueError(_check.must(owner, name, "of scales that float16 holds", got))
+    return replace(params, scale=scales.astype(np.float32))
