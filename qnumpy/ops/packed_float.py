@@ -3,9 +3,10 @@
 import numpy as np
 
 from .. import _core
-from .._typing import Array, Float32Array
+from .._typing import Array, Float32Array, Int32Array
 from ..dtypes import FLOAT_TYPES, FloatType
 from .output import Output
+from .packed_columns import Activations
 
 __all__ = ["PackedFloat"]
 
@@ -33,6 +34,7 @@ class PackedFloat:
 
     __slots__ = ("_layout", "_packed", "_scale_type", "element", "shape")
 
+    quantizes = False
     column_scale = None  # y is float32, and a second pass makes codes of it
 
     def __init__(
@@ -73,6 +75,12 @@ class PackedFloat:
         _core.float_weight_scales(self._packed, scales, *self._layout)
         return scales.view(self._scale_type.dtype)
 
-    def multiply(self, x: Float32Array, rows: int, output: Output, out: Array) -> None:
-        """Fill `out` with the product of real rows and the weight."""
+    def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
+        """Fill `out` with the product of float32 rows and the weight; return True."""
         _core.matmul_float(self._packed, x, rows, output.bias, output.low, output.high, out, *self._layout)
+        return True
+
+    def multiply_codes(
+        self, x: Array, core: int, rows: int, scale: Float32Array, zero_point: Int32Array, output: Output, out: Array
+    ) -> bool:
+        raise NotImplementedError("x is not quantized for a weight of floats")

@@ -44,6 +44,12 @@ V_INLINE void f_widen_bits(vw word, vf x[F_VECTORS]) {
 /* Code i of a unit, divided by f_correction. */
 V_INLINE void f_widen(v_format f, const uint8_t *unit, const int i, vf x[F_VECTORS]) {
     const int magnitude = ((1 << v_width(f)) - 1) << (10 - f.mantissa), down = 5 - f.exponent;
+#ifdef V_NIBBLES
+    if (f_bits(f) == 4) {
+        x[0] = vf_nibble(vw_load(unit + i / 4 * 32), i % 4);
+        return;
+    }
+#endif
     vw word = f_code(f, unit, i);
     if (down) word = vw_sra(word, down);
     if (down || f_bits(f) < 16) word = vw_and(word, 0x8000 | magnitude);
@@ -143,6 +149,28 @@ V_INLINE void f_row_unit(v_format f, const uint8_t *unit, int64_t width, const i
     }
 }
 
+/* The first n codes of a unit. The sums pass through memory, so that the loop before keeps them in registers. */
+V_INLINE void f_row_rest(v_format f, const uint8_t *unit, int64_t width, const int side, const vf *s, const float *x,
+                         int64_t n, vf *acc) {
+    float sum[F_SIDE * QN_PANEL], scale[F_SIDE * QN_PANEL], b[QN_UNIT * QN_PANEL];
+    F_EACH(at, side * F_VECTORS) vf_store(sum + at * V_LANES, acc[at]), vf_store(scale + at * V_LANES, s[at]);
+    for (int p = 0; p < side; p++) {
+        float *y = sum + p * QN_PANEL;
+        F_EACH(i, QN_UNIT) {
+            vf number[F_VECTORS];
+            f_widen(f, unit + p * width, i, number);
+            F_EACH(v, F_VECTORS) {
+                const int at = v * V_LANES;
+                vf_store(b + i * QN_PANEL + at, vf_mul(number[v], vf_load(scale + p * QN_PANEL + at)));
+            }
+        }
+        for (int64_t i = 0; i < n; i++)
+            for (int at = 0; at < QN_PANEL; at += V_LANES)
+                vf_store(y + at, vf_fma(vf_set1(x[i]), vf_load(b + i * QN_PANEL + at), vf_load(y + at)));
+    }
+    F_EACH(at, side * F_VECTORS) acc[at] = vf_load(sum + at * V_LANES);
+}
+
 V_INLINE void f_row(v_format f, const qn_float_weight *w, const uint8_t *panel, const int side, const float *x,
                     float *y) {
     const int64_t step = QN_UNIT * 2 * f_bits(f), width = w->width;
@@ -153,14 +181,12 @@ V_INLINE void f_row(v_format f, const qn_float_weight *w, const uint8_t *panel, 
         const int64_t rest = w->k - g * w->group, n = rest < w->group ? rest : w->group;
         F_EACH(p, side) f_scales(w, panel + p * width, g, s + p * F_VECTORS);
         F_EACH(at, side * F_VECTORS) s[at] = vf_mul(s[at], vf_set1(f_correction(f)));
-        for (int64_t k = 0; k < n; k += QN_UNIT, unit += step) {
-            if (k + QN_UNIT <= n) {
-                F_EACH(i, QN_UNIT) f_row_unit(f, unit, width, side, s, x, i, acc);
-                x += QN_UNIT;
-                continue;
-            }
-            F_EACH(i, QN_UNIT - 1) if (k + i < n) f_row_unit(f, unit, width, side, s, x, i, acc);
-            x += n - k;
+        int64_t k = 0;
+        for (; k + QN_UNIT <= n; k += QN_UNIT, unit += step, x += QN_UNIT)
+            F_EACH(i, QN_UNIT) f_row_unit(f, unit, width, side, s, x, i, acc);
+        if (k < n) {
+            f_row_rest(f, unit, width, side, s, x, n - k, acc);
+            unit += step, x += n - k;
         }
     }
     F_EACH(at, side * F_VECTORS) vf_store(y + at * V_LANES, acc[at]);
