@@ -111,10 +111,14 @@ class RealInput:
 
     def __init__(self, owner: str, granularity: Any, symmetric: Any, bits: Any, qparams: Any) -> None:
         """Refuse the options of a quantization."""
-        given = {"x_granularity": granularity, "symmetric": symmetric, "activation_bits": bits, "x_qparams": qparams}
-        defaults = {"x_granularity": None, "symmetric": True, "activation_bits": 8, "x_qparams": None}
-        for name, value in given.items():
-            if type(value) is not type(defaults[name]) or value != defaults[name]:
+        options = {
+            "x_granularity": (granularity, granularity is None),
+            "symmetric": (symmetric, symmetric in (True,)),
+            "activation_bits": (bits, bits in (8,)),
+            "x_qparams": (qparams, qparams is None),
+        }
+        for name, (value, is_default) in options.items():
+            if not is_default:
                 requirement = "left out for a weight of floats, with which x stays float32"
                 raise ValueError(_check.must(owner, name, requirement, _check.typed(value)))
 
