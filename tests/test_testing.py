@@ -20,6 +20,7 @@ RESULTS = [name for name in twin.__all__ if inspect.isclass(getattr(twin, name))
 
 # Twins without an original.
 ALONE = {
+    "matmul_floats": "a method of PackedFloat, which holds the weight",
     "spread": "how parameters reach the elements; kernels read them through a grid",
     "histogram": "Sketch.of reads an array once for everything that a sketch holds",
     "entropy_bin": "a step of the search by entropy, inside the kernel",

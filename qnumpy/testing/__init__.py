@@ -23,7 +23,7 @@ from .elements import (
     unpack,
 )
 from .floats import FloatError, cast, float_error, quantize_blocks
-from .products import SaturatedProduct, accumulate_dot, conv2d_integer, matmul_integer, saturated_matmul
+from .products import SaturatedProduct, accumulate_dot, conv2d_integer, matmul_floats, matmul_integer, saturated_matmul
 from .statistics import Histogram, entropy_bin, histogram
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "fake_quantize",
     "float_error",
     "histogram",
+    "matmul_floats",
     "matmul_integer",
     "min_max",
     "pack",
