@@ -155,7 +155,9 @@ class PackedWeight:
         self._weight = pack_weight(owner, "w", w, axis, scale_dtype)
         self._reals = _real_output(owner, bias, clip, self.shape, axis)
         self.bias = self._reals.bias
-        self._input = PackedInput.of(owner, self.qparams, x_granularity, symmetric, activation_bits, x_qparams)
+        self._input = PackedInput.of(
+            owner, self._weight.granularity, x_granularity, symmetric, activation_bits, x_qparams
+        )
         self._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
         self._codes_output = self._output_of_codes(self._input.activations.scale)
 
@@ -312,7 +314,7 @@ class PackedWeight:
         return html_facts("PackedWeight", rows)
 
     def _describe(self) -> list[str]:
-        parts = [f"{self.qparams.code.name} {self.qparams.granularity.describe()}", str(self._input)]
+        parts = [f"{self._weight.code.name} {self._weight.granularity.describe()}", str(self._input)]
         if self.bias is not None:
             parts.append("bias")
         low, high = self._reals.low, self._reals.high
@@ -393,7 +395,7 @@ def qmatmul(
     packed._weight = pack_weight(owner, "b", b, None, "float32")
     packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)
     packed.bias = packed._reals.bias
-    packed._input = PackedInput.of(owner, packed.qparams, None, True, 8, None)
+    packed._input = PackedInput.of(owner, packed._weight.granularity, None, True, 8, None)
     packed._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
     return packed._product_of_codes(owner, "a", a, None)
 

@@ -1,13 +1,13 @@
 """The storages of a PackedWeight: which class packs which weight."""
 
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from .. import _args, _check
 from .._typing import Array, Float32Array, Int32Array
-from ..dtypes import float_type
+from ..dtypes import CodeType, float_type
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor, normalize_axis
 from ..ops.output import Output
 from ..ops.packed_columns import Activations, PackedColumns
@@ -18,6 +18,7 @@ from .quantized import QuantizedArray
 
 __all__ = ["Storage", "Weight", "other_axis", "pack_weight"]
 
+_CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 _HALF = np.finfo(np.float16)
 _PER_COLUMN = (PerTensor(), PerChannel(1), PerChannel(-1))
 
@@ -47,6 +48,9 @@ class Storage(Protocol):
     def codes(self) -> Array:
         """Return the codes as they were packed, (K, N)."""
 
+    def parameters(self) -> tuple[Float32Array, Int32Array]:
+        """Return the scales and zero points as they were packed."""
+
     def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
         """Fill `out` with the product of real rows and the weight; return whether every sum fits."""
 
@@ -56,17 +60,24 @@ class Storage(Protocol):
         """Fill `out` with the product of rows of codes and the weight; return whether every sum fits."""
 
 
-class Weight(NamedTuple):
-    """A packed weight: the storage, and what `unpack` needs beside the codes."""
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A packed weight: the storage, and what `unpack` needs beside it."""
 
     storage: Storage
     shape: tuple[int, int]
-    qparams: QParams
+    code: CodeType
+    limits: tuple[int, int]  # qmin and qmax
+    granularity: Granularity
     scale_dtype: str
+
+    @property
+    def qparams(self) -> QParams:
+        return QParams(*self.storage.parameters(), self.code.name, self.granularity, *self.limits)
 
     def unpack(self) -> QuantizedArray:
         """Return the weight as (K, N)."""
-        return QuantizedArray(self.storage.codes().view(self.qparams.code.dtype), self.qparams)
+        return QuantizedArray(self.storage.codes().view(self.code.dtype), self.qparams)
 
 
 def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> Weight:
@@ -82,13 +93,15 @@ def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> W
     group_size = _group_size(owner, name, params, axis)
     scale_name = _scale_dtype(owner, scale_dtype, group_size)
     half = scale_name == "float16"
-    plain = _args.plain(codes, params.code)
-    if group_size is None:
-        column_scale = np.array(np.broadcast_to(params.scale, codes.shape[1:]))
-        return Weight(PackedColumns(plain, params.zero_point, column_scale), codes.shape, params, scale_name)
     params = _of_half_scales(owner, name, params) if half else params
-    zero = None if params.symmetric else params.zero_point
-    return Weight(PackedGroups(plain, params.scale, zero, group_size, half), codes.shape, params, scale_name)
+    code, scale, zero = params.code, params.scale, params.zero_point
+    plain = _args.plain(codes, code)
+    storage: Storage
+    if group_size is None:
+        storage = PackedColumns(plain, code.bits, scale, zero)
+    else:
+        storage = PackedGroups(plain, code.bits, scale, None if params.symmetric else zero, group_size, half)
+    return Weight(storage, codes.shape, code, (params.qmin, params.qmax), params.granularity, scale_name)
 
 
 def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
@@ -107,10 +120,8 @@ def _group_size(owner: str, name: str, params: QParams, axis: Any) -> int | None
     granularity, bits = params.granularity, integer_bits(params)
     grouped = isinstance(granularity, PerGroup)
     along_k = granularity.axis is not None and granularity.axis % 2 == 0
-    if grouped and bits != 4:
-        raise TypeError(_check.must(owner, name, "of int4 or uint4 in groups", params.code.name))
-    if bits not in (4, 8):
-        raise TypeError(_check.must(owner, name, "of int8, uint8, int4 or uint4", params.code.name))
+    if bits not in (8, 4, 2):
+        raise TypeError(_check.must(owner, name, f"of {_check.alternatives(_CODES)}", params.code.name))
     if granularity in _PER_COLUMN:
         return None
     if grouped and along_k and granularity.group_size in GROUP_SIZES:
