@@ -157,7 +157,7 @@ class PackedWeight:
         self._reals = _real_output(owner, bias, clip, self.shape, axis)
         self.bias = self._reals.bias
         options = x_granularity, symmetric, activation_bits, x_qparams
-        weight = self._weight.qparams if self._weight.storage.quantizes else None
+        weight = self._weight.granularity if self._weight.storage.quantizes else None
         self._input = RealInput(owner, *options) if weight is None else PackedInput.of(owner, weight, *options)
         self._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
         self._codes_output = self._output_of_codes(self._input.activations.scale)
@@ -396,10 +396,10 @@ def qmatmul(
     if not isinstance(a, QuantizedArray):
         raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
     packed = object.__new__(PackedWeight)  # not the constructor: errors name qmatmul
-    packed._weight = weight = pack_weight(owner, "b", b, None, "float32")
+    packed._weight = pack_weight(owner, "b", b, None, "float32")
     packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)
     packed.bias = packed._reals.bias
-    packed._input = PackedInput.of(owner, weight.qparams, None, True, 8, None)
+    packed._input = PackedInput.of(owner, packed._weight.granularity, None, True, 8, None)
     packed._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
     return packed._product_of_codes(owner, "a", a, None)
 

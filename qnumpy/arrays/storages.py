@@ -29,6 +29,7 @@ __all__ = [
     "pack_weight",
 ]
 
+_CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 _HALF = np.finfo(np.float16)
 _PER_COLUMN = (PerTensor(), PerChannel(1), PerChannel(-1))
 
@@ -58,6 +59,9 @@ class Storage(Protocol):
     def codes(self) -> Array:
         """Return the codes as they were packed, (K, N)."""
 
+    def parameters(self) -> tuple[Float32Array, Int32Array]:
+        """Return the scales and zero points as they were packed."""
+
     def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
         """Fill `out` with the product of real rows and the weight; return whether every sum fits."""
 
@@ -67,12 +71,15 @@ class Storage(Protocol):
         """Fill `out` with the product of rows of codes and the weight; return whether every sum fits."""
 
 
-class Weight(NamedTuple):
-    """A packed weight: the storage, and what `unpack` needs beside the codes."""
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A packed weight: the storage, and what `unpack` needs beside it."""
 
     storage: Storage
     shape: tuple[int, int]
-    qparams: QParams
+    code: CodeType
+    limits: tuple[int, int]  # qmin and qmax
+    granularity: Granularity
     scale_dtype: str
 
     @property
@@ -81,11 +88,15 @@ class Weight(NamedTuple):
         return 0
 
     def describe(self) -> str:
-        return f"{self.qparams.code.name} {self.qparams.granularity.describe()}"
+        return f"{self.code.name} {self.granularity.describe()}"
+
+    @property
+    def qparams(self) -> QParams:
+        return QParams(*self.storage.parameters(), self.code.name, self.granularity, *self.limits)
 
     def unpack(self) -> QuantizedArray:
         """Return the weight as (K, N)."""
-        return QuantizedArray(self.storage.codes().view(self.qparams.code.dtype), self.qparams)
+        return QuantizedArray(self.storage.codes().view(self.code.dtype), self.qparams)
 
 
 def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> Weight:
@@ -101,13 +112,15 @@ def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> W
     group_size = _group_size(owner, name, params, axis)
     scale_name = _scale_dtype(owner, scale_dtype, group_size)
     half = scale_name == "float16"
-    plain = _args.plain(codes, params.code)
-    if group_size is None:
-        column_scale = np.array(np.broadcast_to(params.scale, codes.shape[1:]))
-        return Weight(PackedColumns(plain, params.zero_point, column_scale), codes.shape, params, scale_name)
     params = _of_half_scales(owner, name, params) if half else params
-    zero = None if params.symmetric else params.zero_point
-    return Weight(PackedGroups(plain, params.scale, zero, group_size, half), codes.shape, params, scale_name)
+    code, scale, zero = params.code, params.scale, params.zero_point
+    plain = _args.plain(codes, code)
+    storage: Storage
+    if group_size is None:
+        storage = PackedColumns(plain, code.bits, scale, zero)
+    else:
+        storage = PackedGroups(plain, code.bits, scale, None if params.symmetric else zero, group_size, half)
+    return Weight(storage, codes.shape, code, (params.qmin, params.qmax), params.granularity, scale_name)
 
 
 def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
@@ -126,10 +139,8 @@ def _group_size(owner: str, name: str, params: QParams, axis: Any) -> int | None
     granularity, bits = params.granularity, integer_bits(params)
     grouped = isinstance(granularity, PerGroup)
     along_k = granularity.axis is not None and granularity.axis % 2 == 0
-    if grouped and bits != 4:
-        raise TypeError(_check.must(owner, name, "of int4 or uint4 in groups", params.code.name))
-    if bits not in (4, 8):
-        raise TypeError(_check.must(owner, name, "of int8, uint8, int4 or uint4", params.code.name))
+    if bits not in (8, 4, 2):
+        raise TypeError(_check.must(owner, name, f"of {_check.alternatives(_CODES)}", params.code.name))
     if granularity in _PER_COLUMN:
         return None
     if grouped and along_k and granularity.group_size in GROUP_SIZES:
