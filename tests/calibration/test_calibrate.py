@@ -661,11 +661,16 @@ def calibrate_rows():
         wrong = "calibrate: batches must be one or more; got none"
         yield lambda b=batches: calibrate(run, b), qn.CalibrationError, wrong
     nothing = "calibrate: run must be a function that taps arrays which observers take, or returns them in a dict"
-    for silent, observers in ((np.sum, None), (run, {"y*": qn.MinMaxObserver()}), (run, lambda name: None)):
-        wrong = f"{nothing}; got no such array"
-        yield lambda r=silent, o=observers: calibrate(r, [X, X], o), qn.CalibrationError, wrong
+    wrong = f"{nothing}; got no such array"
+    yield lambda: calibrate(np.sum, [X, X]), qn.CalibrationError, wrong
+    for observers in ({"y*": qn.MinMaxObserver()}, lambda name: None):
+        wrong = f"{nothing}; got only 'x'"
+        yield lambda o=observers: calibrate(run, [X, X], o), qn.CalibrationError, wrong
+    wrong = f"{nothing}; got only 'a0', 'a1', 'a2', 'a3', 'a4' and 1,001 more"
+    many = {"y*": qn.MinMaxObserver()}
+    yield lambda: calibrate(lambda x: {f"a{k}": x for k in range(1006)}, [X], many), qn.CalibrationError, wrong
     observers = {"x": qn.MinMaxObserver(), "z": qn.MinMaxObserver(), "w*": qn.MinMaxObserver(), "v": None}
-    wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came"
+    wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came. The arrays were 'x'"
     yield lambda: calibrate(run, [X], observers), qn.CalibrationError, wrong
     for value in (3, None, ("x",)):
         wrong = f"Calibration.observe: name must be a string; got {value!r}"

@@ -232,13 +232,20 @@ static affine search_affine(const qn_sides *s, int64_t levels) {
     return a;
 }
 
-/* Whether the range of the data is as good as a range of this error, as far as bins can tell. n elements that lie
- * anywhere in their cells have an error that varies by about 1 / sqrt(n) of itself. */
+/* The width of the widest bin by that of the grid's widest cell, at most 1. */
+static double bin_by_cell(const qn_sketch *r, const qn_search_spec *p, double low, double high) {
+    double cells = p->symmetric ? reach_of(p) : (p->qmax - p->qmin) * fmax(-low, high) / (high - low);
+    if (p->reals) cells /= p->reals[p->qmax] - p->reals[p->qmax - 1];
+    return fmin(ldexp(2 * cells, -r->bits), 1);
+}
+
+/* Whether the range of the data is as good as a range of this error, as far as bins can tell. The error of n elements
+ * that lie anywhere in their cells varies by about 1 / sqrt(n) of itself; narrower bins know more. */
 static bool whole_is_as_good(const qn_sketch *r, const qn_sides *s, const qn_search_spec *p, double error, double low,
                              double high, double *whole) {
     double n = s->kept - s->high.cells[0].p - (p->symmetric ? 0 : s->low.cells[0].p);
     *whole = qn_mse(s, p, low, high);
-    return outliers_of(r).count == 0 && error >= *whole * (1 - CLEAR / sqrt(n));
+    return outliers_of(r).count == 0 && error >= *whole * (1 - CLEAR * bin_by_cell(r, p, low, high) / sqrt(n));
 }
 
 void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *space, double *low, double *high,
