@@ -457,7 +457,7 @@ for axis in (1, 0):
 @pytest.mark.memory
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited as on Linux")
 def test_memory_is_that_of_the_data():
-    """Groups are many: their histograms take no address space beyond ten bytes an element."""
+    """Groups are many: histograms and values take no address space beyond 26 bytes an element."""
     environment = {**os.environ, "QNUMPY_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", LIMITED], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
