@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._typing import Array
-from ..granularity import PerChannel, PerTensor
 from ..arrays.quantized import quantize
+from ..granularity import PerChannel, PerTensor
 from ..ops.reduce import ranges
 from ..qparams import QParams, grid_of_range
 from .metrics import Sums, measure

@@ -1,4 +1,4 @@
-"""Few distinct values: what is kept of them, that the search finds the best grid, and never one worse than min-max's."""
+"""Few distinct values: what is kept of them, and that the search finds the best grid, never worse than min-max's."""
 
 import json
 
@@ -279,9 +279,13 @@ def test_the_range_of_continuous_data_stays_unless_the_gain_is_clear(name):
     """Bins do not tell where values lie in a cell, so small gains may be none; the larger gains are."""
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        x = {"uniform": rng.uniform(-1, 1, 3000), "uniform, positive": rng.random(3000),
-             "normal": rng.standard_normal(3000), "rectified": np.maximum(rng.standard_normal(4000), 0)}[name]  # fmt: skip
-        x = x.astype(np.float32)
+        drawn = {
+            "uniform": rng.uniform(-1, 1, 3000),
+            "uniform, positive": rng.random(3000),
+            "normal": rng.standard_normal(3000),
+            "rectified": np.maximum(rng.standard_normal(4000), 0),
+        }
+        x = drawn[name].astype(np.float32)
         for dtype, symmetric in SCHEMES:
             observer = qn.HistogramObserver(dtype=dtype, symmetric=symmetric).observe(x)
             assert observer.values_.size == 0
