@@ -239,6 +239,7 @@ def test_no_references_are_kept():
     packed = np.empty(300, np.uint8)
     real = np.empty(600, np.float32)
     grid = (1, 1, 600, 0)
+    lost = np.zeros(1, np.uint8)
 
     def once():
         core.quantize(x, types["float32"], scale, zero, out, types["int8"], *grid, -128, 127, 0)
@@ -248,7 +249,9 @@ def test_no_references_are_kept():
         core.min_max(x, types["float32"], *grid)
         bins = core.histogram(x, types["float32"], *grid, 7)
         core.merge_histograms(*bins[:3], *bins[:3])
-        core.search_ranges(*bins[:5], 7, 0, 1, -127, 127, 0.5, real[:0].astype(np.float64))
+        few = core.distinct_values(x, types["float32"], *grid, 7, *bins[:3], lost)
+        core.merge_distinct(*few, *few, 7, lost)
+        core.search_ranges(*bins[:3], *few, *bins[3:5], 7, 0, 1, -127, 127, 0.5, real[:0].astype(np.float64))
         core.pack(out.view(np.uint8), packed, types["int4"], 1, 600)
         core.first_bad_scale(scale)
         for wrong in ((x[::2],), (None,), (x, 1), ()):

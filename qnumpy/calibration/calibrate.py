@@ -28,6 +28,7 @@ _active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", defau
 _State = TypeVar("_State", Observer, "Calibration")
 _Real = TypeVar("_Real", bound=RealLike)
 _WILD = frozenset("*?[")  # a name with one of these is a pattern
+_NAMED = 5  # names that an error lists
 _FORMAT = "qnumpy calibration"
 
 
@@ -73,6 +74,7 @@ class Calibration(Mapping[str, QParams]):
         self.observers: dict[str, Observer] = {}
         self.batches = 0
         self.settled = False
+        self._ignored: dict[str, None] = {}  # names that no observer takes, for the sentence of an error
 
     def observe(self, name: str, x: RealLike) -> Self:
         """Observe an array with the observer of its name.
@@ -100,6 +102,7 @@ class Calibration(Mapping[str, QParams]):
         if observer is None:
             observer = _template(self._templates, name)
             if observer is None:
+                self._ignored[name] = None
                 return self
         try:
             observer.observe(x)
@@ -172,6 +175,7 @@ class Calibration(Mapping[str, QParams]):
             merged[name] = whole
         self.observers.update(merged)
         self.batches += other.batches
+        self._ignored.update(other._ignored)
         return self
 
     def reset(self) -> Self:
@@ -182,7 +186,7 @@ class Calibration(Mapping[str, QParams]):
         Calibration
             Itself.
         """
-        self.observers, self.batches, self.settled = {}, 0, False
+        self.observers, self.batches, self.settled, self._ignored = {}, 0, False, {}
         return self
 
     def qparams(self) -> dict[str, QParams]:
@@ -481,14 +485,22 @@ def complete(owner: str, calibration: Calibration, observers: Observers | None) 
     """Raise CalibrationError unless there was a batch, an array, and data for every observer with an exact name."""
     if not calibration.batches:
         raise CalibrationError(_check.must(owner, "batches", "one or more", "none"))
+    seen = [*calibration, *calibration._ignored]
     if not calibration:
         wanted = "a function that taps arrays which observers take, or returns them in a dict"
-        raise CalibrationError(_check.must(owner, "run", wanted, "no such array"))
+        raise CalibrationError(_check.must(owner, "run", wanted, f"only {_names(seen)}" if seen else "no such array"))
     for name, configured in observers.items() if isinstance(observers, Mapping) else ():
         if configured is not None and name not in calibration and not _WILD & set(name):
             got = f"{name!r}, which never came"
-            raise CalibrationError(_check.must(owner, "observers", "named as the arrays are", got))
+            advice = f" The arrays were {_names(seen)}."
+            raise CalibrationError(_check.must(owner, "observers", "named as the arrays are", got) + advice)
     return calibration
+
+
+def _names(names: list[str]) -> str:
+    """Return a few names, and how many there are besides."""
+    first = ", ".join(map(repr, names[:_NAMED]))
+    return f"{first} and {len(names) - _NAMED:,} more" if len(names) > _NAMED else first
 
 
 def _configuration(owner: str, observers: Any) -> Observers:

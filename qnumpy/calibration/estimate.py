@@ -136,7 +136,8 @@ def share_below(low: Array, high: Array, limit: Any) -> Float64Array:
 def estimate(sketch: Sketch, params: QParams, symmetric: bool) -> tuple[Estimate, Estimate]:
     """Estimate what quantizing the data of a sketch would do: to all of it, and to all but the outliers.
 
-    Exact where the distinct values are known. Outliers that no grid represents along with the rest are most of the signal, so they hide the error of the rest.
+    Exact where the distinct values are known. Outliers that no grid represents along with the rest are most of the
+    signal, so they hide the error of the rest.
     """
     low, high, counts, which = sketch.cells()
     outliers, magnitude = (figure.reshape(-1)[which] for figure in sketch.outliers(params.code))

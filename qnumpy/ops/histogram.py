@@ -77,9 +77,7 @@ class Sketch:
     distinct: Distinct
 
     @classmethod
-    def of(
-        cls, source: Array, float_type: FloatType, granularity: Granularity, *, lost: Array | None = None
-    ) -> Self:
+    def of(cls, source: Array, float_type: FloatType, granularity: Granularity, *, lost: Array | None = None) -> Self:
         """Read an array.
 
         Parameters
@@ -172,10 +170,10 @@ class Sketch:
         count, magnitude = self.outliers(code)
         near = np.abs(self.distinct.values) < float(magnitude) if count else slice(None)
         values = Values(self.distinct.values[near], self.distinct.counts[near])
-        ends = [np.array(end) for end in values.search(code, symmetric, float(low), float(high))]
-        cost = self.errors(*(end[..., None] for end in ends), code, symmetric=symmetric, method="mse")[..., 0]
+        first, last = (np.array(end) for end in values.search(code, symmetric, float(low), float(high)))
+        cost = self.errors(first[None], last[None], code, symmetric=symmetric, method="mse")[..., 0]
         noise = ROUNDING * self.mean_square(code, symmetric=symmetric)
-        return (*ends, np.asarray(cost)) if cost < error - noise else (low, high, error)
+        return (first, last, np.asarray(cost)) if cost < error - noise else (low, high, error)
 
     def errors(
         self,
@@ -341,8 +339,8 @@ class Sketch:
             qmin, qmax, symmetric = 1 - numbers.size, numbers.size - 1, True
         first, last = (np.ascontiguousarray(end, np.float64).reshape(-1) for end in self._ends())
         return (
-            *self.histogram, *self.distinct, first, last, _bits(self.granularity), _CRITERIA[criterion], int(symmetric), qmin, qmax,
-            percentile / 100, numbers,
+            *self.histogram, *self.distinct, first, last, _bits(self.granularity), _CRITERIA[criterion],
+            int(symmetric), qmin, qmax, percentile / 100, numbers,
         )  # fmt: skip
 
     def _evaluated(self, low: Array, high: Array, spec: "_Spec") -> Float64Array:

@@ -6,15 +6,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._typing import Array
+from ..arrays.quantized import quantize
 from ..granularity import PerChannel, PerTensor
 from ..ops.reduce import ranges
-from ..qparams import QParams
-from .metrics import Sums
+from ..qparams import QParams, grid_of_range
+from .metrics import Sums, measure
 
-__all__ = ["warnings"]
+__all__ = ["AFFINE_DB", "EXACT_DB", "affine_of", "one_sided", "warnings"]
 
 WIDE = 100  # times the median channel: with one int8 scale for all, the median has one code on either side of 0
 GAIN_DB = 6.02  # one bit of precision
+AFFINE_DB = 1.0  # a gain of an affine grid that counts
+EXACT_DB = 120.0  # an SQNR from which on the error is that of rounding products to float32
 _NAMED = 5  # channels that a warning lists
 
 
@@ -29,6 +32,8 @@ def warnings(x: Array, params: QParams | None, sums: Sums, axis: int | None) -> 
     if x.size and sums.signal == 0:
         yield f"All {sums.count:,} elements are zero."
         return
+    if params is not None and x.size:
+        yield from _one_sided(x, params, sums)
     if x.ndim < 2 or x.size == 0:
         return
     best = (0.0, 0)
@@ -79,6 +84,52 @@ def _lost(widest: Array, step: float, axis: int) -> Iterator[str]:
     lost = np.flatnonzero((widest > 0) & (widest <= step / 2))
     if lost.size:
         yield f"{_some(lost, len(widest), axis, f'lost: no element above half a step ({step / 2:.3g})')}."
+
+
+def affine_of(params: QParams, low: Array, high: Array) -> tuple[QParams, Array] | None:
+    """Return parameters that spend all codes on one side of zero where the data [low, high] lie on that side alone.
+
+    Each keeps the end of its range on that side. With them comes which of them changed. None if none does: the data lie
+    on both sides, the zero point is not the middle of the codes, or the codes are floats.
+    """
+    if params.code.real is not None:
+        return None
+    middle = (params.zero_point == params.code.symmetric_zero_point) & (low <= high)
+    positive, negative = middle & (low >= 0) & (high > 0), middle & (high <= 0) & (low < 0)
+    changed = np.asarray(positive | negative)
+    if not changed.any():
+        return None
+    first, last = params.range()
+    code = params.code
+    ends = np.where(negative, first, 0.0), np.where(positive, last, 0.0)
+    scale, zero = grid_of_range(*ends, code.qmin, code.qmax, False)
+    scale, zero = np.where(changed, scale, params.scale), np.where(changed, zero, params.zero_point)
+    return QParams(scale, zero, params.dtype, params.granularity), changed
+
+
+def one_sided(where: str, gain_db: float, cost: str = "") -> str:
+    """Return the sentence about an affine grid for data on one side of zero."""
+    gain = f"gain about {gain_db:.1f} dB" if gain_db < math.inf else "have no error"
+    return (
+        f"{where} on one side of zero and use half of the symmetric grid. An affine one (symmetric=False) would "
+        f"{gain}{cost}."
+    )
+
+
+def _one_sided(x: Array, params: QParams, sums: Sums) -> Iterator[str]:
+    """Warn if an affine grid would be better for data on one side of zero: measured, by quantizing with it."""
+    if not (0 < sums.noise < math.inf) or sums.sqnr_db >= EXACT_DB:
+        return
+    low, high, _, _ = ranges("compare", x, params.granularity)
+    affine = affine_of(params, low, high)
+    if affine is None:
+        return
+    gain = measure("compare", x, quantize(x, affine[0])).sqnr_db - sums.sqnr_db
+    if gain >= AFFINE_DB:
+        changed, nbytes = affine[1], affine[0].nbytes - params.nbytes
+        parts = f"The elements of {int(changed.sum()):,} of {changed.size:,} channels or groups lie"
+        cost = f" for {nbytes:,} byte{'s' * (nbytes != 1)} of zero points"
+        yield one_sided(parts if changed.ndim else "All elements lie", gain, cost)
 
 
 def _gain_db(low: Array, high: Array, params: QParams, sums: Sums, per_channel: int) -> float:

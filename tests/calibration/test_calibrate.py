@@ -426,6 +426,52 @@ def test_two_ways_to_the_expected_error(granularity, dtype, symmetric):
         assert sums.noise == pytest.approx(float((bins.mse(params) * observer.count_).sum()), rel=1e-4)
 
 
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1)], ids=repr)
+def test_the_report_says_what_an_affine_grid_gains(granularity):
+    x = np.maximum(noise(400, 8), 0)
+    for observer in (qn.HistogramObserver(granularity=granularity), qn.HistogramObserver("percentile")):
+        calibration = qn.calibrate(lambda x: {"x": x}, [x[:100], x[100:]], observer)
+        (sentence,) = (line for line in calibration.report()["x"].warnings if "one side" in line)
+        params = calibration["x"]
+        low, high = params.range()
+        affine = qn.QParams.from_range(0 * low, high, symmetric=False, granularity=params.granularity)
+        gain = qn.compare(x, qn.quantize(x, affine)).sqnr_db - qn.compare(x, qn.quantize(x, params)).sqnr_db
+        assert float(sentence.split(" dB")[0].split()[-1]) == pytest.approx(gain, abs=0.3)  # of bins
+    for other in (noise(400, 8), np.arange(256.0) - 128):
+        report = qn.calibrate(lambda x: {"x": x}, [other], qn.HistogramObserver()).report()
+        assert not any("one side" in line for line in report["x"].warnings)
+    affine = qn.calibrate(lambda x: {"x": x}, [x], qn.HistogramObserver(symmetric=False)).report()["x"]
+    assert affine.affine_db is None
+    assert affine.warnings == []
+
+
+IMAGES = {
+    "images": np.arange(256) / 255,
+    "pixels": np.arange(256.0),
+    "signed": (np.arange(256) - 128) / 128,
+    "some of the levels": np.arange(0, 256, 3) / 255,
+    "coarse": np.arange(70) * 0.25,
+}
+
+
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1), qn.PerGroup(32)], ids=repr)
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_report_of_values_on_a_grid(name, granularity):
+    x = np.random.default_rng(1).choice(IMAGES[name], (1000, 32)).astype(np.float32)
+    observer = qn.HistogramObserver(dtype="uint8", symmetric=False, granularity=granularity)
+    calibration = qn.calibrate(
+        lambda x: {"x": x}, [x] if granularity == qn.PerGroup(32) else [x[:400], x[400:]], observer
+    )
+    tensor = calibration.report()["x"]
+    for technique in tensor.techniques:
+        measured = qn.compare(x, qn.quantize(x, calibration.observers["x"].qparams(technique.method)))
+        assert technique.sqnr_db == pytest.approx(measured.sqnr_db, abs=1e-6)  # the order of the sums
+        assert technique.clipped == measured.clipped
+    sqnr = {technique.method: technique.sqnr_db for technique in tensor.techniques}
+    assert tensor.chosen.sqnr_db == sqnr["mse"] >= max(sqnr.values()) - 1e-9
+    assert sqnr["mse"] > 50 if granularity == qn.PerGroup(32) else sqnr["mse"] > 135
+
+
 def test_an_outlier_does_not_hide_the_rest():
     x = np.random.default_rng(3).standard_normal((400, 500), np.float32)
     x[0, 0] = 1e30
@@ -663,11 +709,16 @@ def calibrate_rows():
         wrong = "calibrate: batches must be one or more; got none"
         yield lambda b=batches: calibrate(run, b), qn.CalibrationError, wrong
     nothing = "calibrate: run must be a function that taps arrays which observers take, or returns them in a dict"
-    for silent, observers in ((np.sum, None), (run, {"y*": qn.MinMaxObserver()}), (run, lambda name: None)):
-        wrong = f"{nothing}; got no such array"
-        yield lambda r=silent, o=observers: calibrate(r, [X, X], o), qn.CalibrationError, wrong
+    wrong = f"{nothing}; got no such array"
+    yield lambda: calibrate(np.sum, [X, X]), qn.CalibrationError, wrong
+    for observers in ({"y*": qn.MinMaxObserver()}, lambda name: None):
+        wrong = f"{nothing}; got only 'x'"
+        yield lambda o=observers: calibrate(run, [X, X], o), qn.CalibrationError, wrong
+    wrong = f"{nothing}; got only 'a0', 'a1', 'a2', 'a3', 'a4' and 1,001 more"
+    many = {"y*": qn.MinMaxObserver()}
+    yield lambda: calibrate(lambda x: {f"a{k}": x for k in range(1006)}, [X], many), qn.CalibrationError, wrong
     observers = {"x": qn.MinMaxObserver(), "z": qn.MinMaxObserver(), "w*": qn.MinMaxObserver(), "v": None}
-    wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came"
+    wrong = "calibrate: observers must be named as the arrays are; got 'z', which never came. The arrays were 'x'"
     yield lambda: calibrate(run, [X], observers), qn.CalibrationError, wrong
     for value in (3, None, ("x",)):
         wrong = f"Calibration.observe: name must be a string; got {value!r}"

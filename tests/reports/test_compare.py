@@ -165,7 +165,7 @@ def test_dead_channels():
     )
     assert compare(x, q, axis=-1).warnings == ("1 of 128 channels of axis 1 (5) is all zero.",)
     lost = np.array([[1.0, 2.0], [np.nan, np.nan]])  # nothing finite is not zero
-    assert not any("zero" in warning for warning in compare(lost, qn.quantize(lost)).warnings)
+    assert not any("all zero" in warning for warning in compare(lost, qn.quantize(lost)).warnings)
 
 
 def test_an_all_zero_tensor():
@@ -221,6 +221,56 @@ def test_better_per_channel(axis, symmetric, dtype):
     assert float(match[1]) == pytest.approx(real, abs=0.5)
     assert real > 6.02
     assert compare(x, qn.quantize(x, granularity=channels, dtype=dtype)).warnings == ()
+
+
+SIDE = " on one side of zero and use half of the symmetric grid. An affine one (symmetric=False) would gain about "
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("dtype", "symmetric"), [("int8", True), ("uint8", True), ("int4", True), ("uint16", True)])
+@pytest.mark.parametrize(
+    "granularity", [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(1), qn.PerGroup(32), qn.PerRow()]
+)
+def test_one_side_of_zero(granularity, dtype, symmetric, sign):
+    x = sign * np.maximum(noise(64, 128), 0)
+    scheme = {"dtype": dtype, "granularity": granularity}
+    q = qn.quantize(x, **scheme)
+    affine = qn.quantize(x, **scheme, symmetric=False)
+    assert compare(x, affine).warnings == ()
+    (sentence,) = (text for text in compare(x, q).warnings if "one side" in text)
+    count = q.scale.size
+    where = f"The elements of {count} of {count} channels or groups lie" if q.scale.ndim else "All elements lie"
+    nbytes = affine.qparams.nbytes - q.qparams.nbytes
+    cost = f"{nbytes:,} byte{'s' * (nbytes != 1)} of zero points."
+    gain = compare(x, affine).sqnr_db - compare(x, q).sqnr_db
+    assert sentence == f"{where}{SIDE}{gain:.1f} dB for {cost}"
+    assert gain > 5.5
+
+
+def test_one_side_of_zero_in_some_channels():
+    x = noise(64, 128)
+    x[5:30] = np.abs(x[5:30])
+    rows = qn.quantize(x, granularity=qn.PerChannel(0))
+    assert compare(x, rows).warnings[0].startswith(f"The elements of 25 of 64 channels or groups lie{SIDE}1.")
+    assert compare(x, qn.quantize(x)).warnings == ()  # the tensor has both signs
+    x[7:30] = noise(23, 128)
+    assert compare(x, qn.quantize(x, granularity=qn.PerChannel(0))).warnings == ()  # a gain of .2 dB
+
+
+def test_one_side_of_zero_without_a_gain():
+    few = np.array([0.0, 1.0, 127.0], np.float32)
+    assert compare(few, qn.quantize(few)).warnings == ()  # exact
+    steps = few[:2] * np.float32(0.1)
+    assert compare(steps, qn.quantize(steps)).warnings == ()  # exact up to rounding
+    floats = np.maximum(noise(100), 0)
+    assert compare(floats, qn.quantize(floats, dtype="float8_e4m3fn")).warnings == ()
+    assert compare(floats, floats).warnings == ()
+    pixels = np.arange(256.0)
+    assert compare(pixels, qn.quantize(pixels)).warnings == (
+        f"All elements lie{SIDE.removesuffix('gain about ')}have no error for 1 byte of zero points.",
+    )
+    pixels[3] = np.nan
+    assert "have no error" in compare(pixels, qn.quantize(pixels)).warnings[1]
 
 
 def test_not_finite():

@@ -123,21 +123,13 @@ typedef struct {
 
 static int64_t above_of(const search *s, int64_t below) { return s->p->symmetric ? below : s->levels - below; }
 
-/* Zero has a code, and no code lies a whole step beyond the data; numbers of a float may, within float32. */
-static bool fits(const search *s, double step, int64_t below) {
-    const double widest = fmax(s->bottom, s->top);
-    if (s->p->reals) return step * reach_of(s->p) <= fmax(widest, (double)FLT_MAX);
-    if (s->p->symmetric) return (double)(below - 1) * step <= widest;
-    return below >= 0 && below <= s->levels && (double)(below - 1) * step <= s->bottom &&
-           (double)(s->levels - below - 1) * step <= s->top;
-}
-
 /* Takes a grid if it is clearly better. If it is nearly as good as the best, its codes lead to the best step for these
  * codes, and so on. Returns the error of the grid itself. */
 static double attempt(search *s, double step, int64_t below) {
     const double reach = s->p->reals ? reach_of(s->p) : 0;
     double first = INFINITY;
-    for (int i = 0; i < POLISH && fits(s, step, below); i++) {
+    if (step * reach > fmax(fmax(s->bottom, s->top), (double)FLT_MAX)) return first;
+    for (int i = 0; i < POLISH; i++) {
         float scale = qn_scale_rounded(step);
         int64_t above = above_of(s, below);
         double error = cost_of(s->v, s->p, scale, below, above);
@@ -185,11 +177,12 @@ static void attempt_around(search *s, double step, int64_t below) {
 static void search_symmetric(search *s) {
     const qn_search_spec *p = s->p;
     const double reach = reach_of(p), widest = fmax(s->bottom, s->top), top = p->reals ? 2 * widest : widest;
+    const double gap = smallest_gap(s->v);
     const int64_t half = (p->qmax - p->qmin) / 2;
     /* Grids with a level at the end of the data. One of m steps is among those of 2 m steps. */
     for (int64_t m = p->qmax; p->reals && m > 0 && p->reals[m] > reach / 4; m--) attempt(s, widest / p->reals[m], half);
     for (int64_t m = half; !p->reals && half < MANY && m > half / 2; m--) attempt(s, widest / (double)m, half);
-    if (!p->reals) attempt(s, smallest_gap(s->v), half);
+    if (!p->reals && gap * (double)half <= 2 * widest) attempt(s, gap, half);
     for (int j = 0; j < STEPS * OCTAVES; j++) {
         double t = top * exp2(-j / (double)STEPS);
         if (clipping_cost(s->v, t, t) >= s->error) break;
@@ -202,6 +195,12 @@ static void search_symmetric(search *s) {
     attempt_around(s, s->step, half);
 }
 
+/* Zero has a code, and no code lies a whole step beyond the data. */
+static bool fits(const search *s, double step, int64_t below) {
+    return below >= 0 && below <= s->levels && (double)(below - 1) * step <= s->bottom &&
+           (double)(s->levels - below - 1) * step <= s->top;
+}
+
 /* Moves to the best of eight neighbours in step and zero point until none is better, then halves the distance. */
 static void descend_from(search *s, double step, int64_t below) {
     int64_t shift = s->levels / 8 > 0 ? s->levels / 8 : 1;
@@ -212,7 +211,7 @@ static void descend_from(search *s, double step, int64_t below) {
         for (int i = -1; i <= 1; i++)
             for (int64_t d = -shift; d <= shift; d += shift) {
                 double near = step * exp2(i * octave), cost;
-                if (i == 0 && d == 0) continue;
+                if ((i == 0 && d == 0) || !fits(s, near, below + d)) continue;
                 if ((cost = attempt(s, near, below + d)) < best) best = cost, best_step = near, best_below = below + d;
             }
         if (best < error) error = best, step = best_step, below = best_below;
@@ -231,7 +230,7 @@ static void search_affine(search *s) {
         double step = extent / (double)m;
         attempt(s, step, codes_below(s, step, s->bottom));
     }
-    if (gap > 0 && gap < INFINITY) {
+    if (gap * levels <= 2 * extent) {
         attempt(s, gap, codes_below(s, gap, s->bottom));
         attempt(s, gap, (int64_t)fmax(levels - fmin(rint(s->top / gap), levels), 0));
     }

@@ -7,6 +7,7 @@ enum {
     EXACT = 256,  /* cells of a side that are summed one by one; bins beyond them are wider than cells */
     STEPS = 16,   /* thresholds tried in each octave */
 };
+static const double CLEAR = 2; /* times the uncertainty of an error that is estimated from bins: a gain that counts */
 
 /* Fills room[QN_BINS / 2 + 2] with the cells of a side. Elements beyond the bin `cut` are left out. */
 static side side_of(const qn_sketch *r, bool symmetric, bool negative, int64_t cut, int exponent, cell *room) {
@@ -231,15 +232,35 @@ static affine search_affine(const qn_sides *s, int64_t levels) {
     return a;
 }
 
+/* The width of the widest bin by that of the grid's widest cell, at most 1. */
+static double bin_by_cell(const qn_sketch *r, const qn_search_spec *p, double low, double high) {
+    double cells = p->symmetric ? reach_of(p) : (p->qmax - p->qmin) * fmax(-low, high) / (high - low);
+    if (p->reals) cells /= p->reals[p->qmax] - p->reals[p->qmax - 1];
+    return fmin(ldexp(2 * cells, -r->bits), 1);
+}
+
+/* Whether the range of the data is as good as a range of this error, as far as bins can tell. The error of n elements
+ * that lie anywhere in their cells varies by about 1 / sqrt(n) of itself; narrower bins know more. */
+static bool whole_is_as_good(const qn_sketch *r, const qn_sides *s, const qn_search_spec *p, double error, double low,
+                             double high, double *whole) {
+    double n = s->kept - s->high.cells[0].p - (p->symmetric ? 0 : s->low.cells[0].p);
+    *whole = qn_mse(s, p, low, high);
+    return outliers_of(r).count == 0 && error >= *whole * (1 - CLEAR * bin_by_cell(r, p, low, high) / sqrt(n));
+}
+
 void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *space, double *low, double *high,
                    double *error) {
     *low = -extreme(r, true), *high = extreme(r, false), *error = 0;
     if (!(fmax(-*low, *high) >= FLT_MIN)) return; /* no normal scale is that small: all elements become zero */
     qn_sides s = qn_sides_of(r, p->symmetric, space);
-    double unit = ldexp(1, s.exponent);
+    double unit = ldexp(1, s.exponent), whole;
     if (p->symmetric) {
         double step, most = fmax(-*low, *high);
         *error = search_symmetric(&s, p, &step) / s.kept * unit * unit;
+        if (whole_is_as_good(r, &s, p, *error, -most, most, &whole)) {
+            *low = -most, *high = most, *error = whole;
+            return;
+        }
         most = fmin(step * reach_of(p) * unit, p->reals ? fmax(most, FLT_MAX) : most);
         *high = most, *low = -most;
         return;
@@ -247,6 +268,10 @@ void qn_search_mse(const qn_sketch *r, const qn_search_spec *p, qn_search_room *
     affine a = search_affine(&s, p->qmax - p->qmin);
     double scale = qn_scale_rounded(a.step * unit); /* a float32, so that the ends give exactly this grid again */
     *error = a.error / s.kept * unit * unit;
+    if (whole_is_as_good(r, &s, p, *error, *low, *high, &whole)) {
+        *error = whole;
+        return;
+    }
     if (scale <= FLT_MIN || scale >= FLT_MAX) return;
     *low = -scale * (double)a.below, *high = scale * (double)(p->qmax - p->qmin - a.below);
 }
