@@ -30,7 +30,7 @@ def test_the_layout_by_hand(tmp_path):
     np.testing.assert_array_equal(raw["int2.tensor"], [0b01_01_00_11, 0b11])
     assert raw["uint16.affine.zero_point"] == np.uint16(1000)
     assert {"int4.group.zero_point", "int8.channel.zero_point"}.isdisjoint(raw)
-    assert schema["format_version"] == FORMAT_VERSION == 1
+    assert schema["format_version"] == 1 < FORMAT_VERSION  # no codes of 6 bits
     assert schema["tensors"]["int4.group"] == {
         "dtype": "int4",
         "shape": [2, 5],
@@ -57,6 +57,32 @@ def test_the_plan_knows_the_bytes(tmp_path):
     assert os.path.getsize(tmp_path / "a.safetensors") == 8 + header + planned
 
 
+@pytest.mark.parametrize("name", ["mxfp6_e2m3", "mxfp6_e3m2"])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 64, 70])
+def test_codes_of_6_bits(tmp_path, name, columns):
+    """Four take three bytes in format version 2; version 1 gave each a byte, and still loads."""
+    path, q = tmp_path / "a.safetensors", qn.quantize(reals(5, columns), dtype=name)
+    save(path, {"w": q, "x": reals(3)})
+    raw, schema = plain_tensors(path)
+    assert (schema["format_version"], raw["w"].shape) == (2, (5, -(-columns * 6 // 8)))
+    assert load(path)["w"] == q
+    assert os.path.getsize(path) - 8 - struct.unpack("<Q", path.read_bytes()[:8])[0] == q.nbytes + 12
+    schema["format_version"] = 1
+    raw["w"] = q.codes.view(np.uint8)
+    safetensors.numpy.save_file(raw, path, metadata={"qnumpy": json.dumps(schema)})
+    assert load(path)["w"] == q
+
+
+def test_padding_of_another_writer(tmp_path):
+    """Its bits behind the last code do not take part in the comparison."""
+    path, q = tmp_path / "a.safetensors", qn.quantize(reals(2, 5), dtype="int4")
+    save(path, {"w": q})
+    raw, schema = plain_tensors(path)
+    raw["w"][:, -1] |= 0xA0
+    safetensors.numpy.save_file(raw, path, metadata={"qnumpy": json.dumps(schema)})
+    assert load(path)["w"] == q
+
+
 def with_schema(path, change):
     """Save one quantized array, its schema changed."""
     q = qn.quantize(reals(2, 6), dtype="int4", granularity=qn.PerGroup(2))
@@ -71,8 +97,8 @@ def with_schema(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, w, t: s.update(format_version=2), "format_version must be 1; got 2."),
-        (lambda s, w, t: s.pop("format_version"), "format_version must be 1; got None."),
+        (lambda s, w, t: s.update(format_version=3), "format_version must be 1 or 2; got 3."),
+        (lambda s, w, t: s.pop("format_version"), "format_version must be 1 or 2; got None."),
         (lambda s, w, t: s.pop("tensors"), "the qnumpy schema must have an object 'tensors'; got None."),
         (lambda s, w, t: s["tensors"].update(v=w), "tensor 'v' is in the qnumpy schema and not in the file."),
         (lambda s, w, t: t.pop("w.scale"), "tensor 'w.scale' is in the qnumpy schema and not in the file."),
