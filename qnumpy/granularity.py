@@ -428,9 +428,7 @@ def _channels(like: int, index: Index, axis: int) -> Granularity:
     return PerChannel(_signed(places[0], like, len(index.shape))) if places else PerTensor()
 
 
-def _varying(
-    owner: str, index: Index, places: set[int], params: list[Array]
-) -> tuple[Granularity, list[Array]]:
+def _varying(owner: str, index: Index, places: set[int], params: list[Array]) -> tuple[Granularity, list[Array]]:
     """Return the granularity of a result whose parameters vary along some of its axes, and these parameters.
 
     `params` have the axes of the result, of length 1 where they are constant. The longest axis along which they are

@@ -57,7 +57,11 @@ def concatenate(arrays: Sequence[CodedT], axis: int = 0) -> CodedT:
     owner = "concatenate"
     parts = list(arrays) if isinstance(arrays, Sequence) else arrays
     if not isinstance(parts, list) or not all(isinstance(part, CodedArray) for part in parts):
-        got = next((part for part in parts if not isinstance(part, CodedArray)), None) if isinstance(parts, list) else parts
+        got = (
+            next((part for part in parts if not isinstance(part, CodedArray)), None)
+            if isinstance(parts, list)
+            else parts
+        )
         requirement = "a sequence of QuantizedArray or MXArray"
         raise TypeError(_check.must(owner, "arrays", requirement, _check.typed(got)))
     if not parts:

@@ -246,7 +246,9 @@ class MXArray(CodedArray):
     def _params_of_index(self, index: Index) -> Array:
         granularity, (scales,) = self._sliced(index)
         if granularity != self.granularity:
-            raise ValueError(_check.must("MXArray", "index", "such that the blocks stay on the last axis", "another one"))
+            raise ValueError(
+                _check.must("MXArray", "index", "such that the blocks stay on the last axis", "another one")
+            )
         return scales
 
     def _sliced(self, index: Index) -> Any:

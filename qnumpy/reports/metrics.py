@@ -279,4 +279,3 @@ class _CodeFlags:
             return None
         counts = np.count_nonzero(self.flags, axis=1)
         return counts[0] if self.axis is None else counts
-

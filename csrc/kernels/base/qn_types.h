@@ -180,7 +180,7 @@ typedef struct {
     bool direct;                                      /* C-contiguous, aligned, native byte order: read in place */
     bool swapped;                                     /* the other byte order */
     qn_width width; /* of packed codes: then shape counts codes, and a row along the last axis lies in bytes */
-    bool no_gaps;       /* packed rows follow each other */
+    bool no_gaps;   /* packed rows follow each other */
 } qn_source;
 
 /* ---- integer products; the head of matmul.c draws the packed matrices ---- */

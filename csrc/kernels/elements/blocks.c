@@ -13,7 +13,7 @@ typedef struct {
     const qn_source *x;
     const qn_block_format *format;
     int64_t columns, per_row; /* elements and blocks of a row */
-    qn_byte_rows packed; /* the codes, unless its width has no bits */
+    qn_byte_rows packed;      /* the codes, unless its width has no bits */
     uint8_t *codes, *scales;
 } blocks;
 
