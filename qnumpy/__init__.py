@@ -18,6 +18,7 @@ from .ops.choose import choose_qparams
 # objects that hold codes
 from .arrays.quantized import QuantizedArray, dequantize, quantize
 from .arrays.mx import MXArray
+from .arrays.concatenate import concatenate
 from .arrays.packed import PackedWeight, qmatmul
 
 # operations on plain arrays, element by element
@@ -86,6 +87,7 @@ __all__ = [
     "cast",
     "choose_qparams",
     "compare",
+    "concatenate",
     "conv2d_integer",
     "dequantize",
     "dequantize_linear",

@@ -51,13 +51,15 @@ def pick(rows: Array, code: Packable, shape: tuple[int, ...], keys: tuple[Any, .
 
     Only what the index names is read.
     """
-    own, end = keys[at], rows.shape[-1] - 1
-    column = np.broadcast_to(np.arange(shape[-1]), shape)[keys]
-    first, second = (  # a code of 6 bits may go on in the next byte
-        np.asarray(rows[(*keys[:at], byte, *keys[at + 1 :])], np.uint16)
-        for byte in (own * code.bits // 8, np.minimum(own * code.bits // 8 + 1, end))
-    )
-    codes = (first | second << 8) >> (column * code.bits % 8).astype(np.uint16)
+    own, bit = keys[at], keys[at] * code.bits
+
+    def at_each(array: Array, key: Any) -> Array:
+        return np.asarray(array[(*keys[:at], key, *keys[at + 1 :])], np.uint16)
+
+    first = at_each(rows, bit // 8)
+    second = at_each(rows, np.minimum(bit // 8 + 1, rows.shape[-1] - 1))  # where a code of 6 bits may go on
+    shifts = np.broadcast_to(np.arange(4) * code.bits % 8, (*shape[:-1], 4))  # they repeat after at most 4 codes
+    codes = (first | second << 8) >> at_each(shifts, own % 4)
     return pack_rows(np.asarray(codes & 0xFF, np.uint8), code)
 
 

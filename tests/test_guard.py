@@ -87,6 +87,15 @@ def guarded():
     yield "quantize", *kernel(real, "float32", codes.copy(), "int8", [-128, 127, 0], [*ends, convention])
     yield "fake_quantize", *kernel(real, "float32", real.copy(), "float32", [-128, 127, 0], [*ends, convention])
     yield "dequantize", *kernel(codes, "int8", real.copy(), "float32", [], [])
+    nibbles = np.ones(12, np.uint8)
+    good, wrong = kernel(real, "float32", nibbles.copy(), "int4", [-8, 7], ends)
+    wrong[4], wrong[5] = wrong_outputs(np.uint8, 12), [*wrong[5], T["int8"], T["float8_e5m2"]]
+    columns = [*NO_INTEGERS, *HUGE, -1, 0, 5, 48]
+    yield "quantize_packed", [*good[:6], 12, *good[6:]], [*wrong[:6], columns, *wrong[6:]]
+    good, wrong = kernel(nibbles.reshape(2, 6), "int4", real.copy(), "float32", [], [])
+    wrong[0] = [*NO_ARRAYS, nibbles, nibbles.reshape(2, 6)[:, ::-1], nibbles.reshape(2, 6).astype(np.uint16)]
+    wrong[1] = [*WRONG_TYPE, *(T[name] for name in ("int8", "float32", "float64", "float8_e5m2", "int2"))]
+    yield "dequantize_packed", [*good, 12], [*wrong, [*NO_INTEGERS, *HUGE, -1, 0, 10, 13]]
     each = [np.full(3, 2**30, np.int32), np.full(3, 30, np.int32)]
     tail, wrong_tail = [-128, 127, 1, *each], [*ends, [*NO_INTEGERS, -1, 3], *[wrong_vectors(np.int32, 3)] * 2]
     yield "requantize", *kernel(acc, "int32", codes.copy(), "int8", tail, wrong_tail)
@@ -102,9 +111,9 @@ def guarded():
         wrong_matrices, floats, wrong_matrices, floats, wrong_outputs(np.float16, 16), floats,
     ]  # fmt: skip
     elements = [*WRONG_TYPE, T["float32"], T["bfloat16"], T["int8"]]
-    bytes_out, count = wrong_outputs(np.uint8, 24), [*NO_INTEGERS, *HUGE, -1, 5]
+    bytes_out, count = wrong_outputs(np.uint8, 12), [*NO_INTEGERS, *HUGE, -1, 5]
     yield "quantize_blocks", [
-        real, T["float32"], 2, 12, T["float4_e2m1fn"], 5, 2, 6.0, 0.0, np.ones(24, np.uint8), np.ones(6, np.uint8),
+        real, T["float32"], 2, 12, T["float4_e2m1fn"], 5, 2, 6.0, 0.0, np.ones(12, np.uint8), np.ones(6, np.uint8),
     ], [
         wrong_sources(np.float32, 24), [*WRONG_TYPE, T["float64"], T["int8"]], count, count, elements,
         [*NO_INTEGERS, 0, 2**31], [*NO_INTEGERS, -1, 128], no_numbers, no_numbers, bytes_out,

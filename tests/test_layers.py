@@ -30,7 +30,6 @@ VOCABULARY = {"__init__.py", "_args.py", "_check.py", "_packing.py", "dtypes.py"
 
 # Modules whose tests are not in tests/<folder>/test_<module>.py, and the files that have them.
 TESTED_IN = {
-    "arrays/base.py": "tests/arrays/test_quantized.py",  # what all arrays share
     "calibration/report.py": "tests/calibration/test_calibrate.py",  # the report of a Calibration
     "cli/common.py": "tests/cli/test_main.py",  # arguments and files of all commands
     "cli/scheme.py": "tests/cli/test_quantize.py",  # the options of how to quantize

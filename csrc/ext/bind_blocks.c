@@ -22,7 +22,8 @@ static PyObject *quantize_blocks(PyObject *self, qn_args a, Py_ssize_t count) {
     format.largest = (float)PyFloat_AsDouble(a[7]), format.tensor_scale = (float)PyFloat_AsDouble(a[8]);
     if (PyErr_Occurred()) return NULL;
     int bits = qn_width_of(format.element).bits;
-    if (bits && columns > QN_MAX_COLUMNS) return PyErr_Format(PyExc_ValueError, "qnumpy._core.quantize_blocks: too large.");
+    if (bits && columns > QN_MAX_COLUMNS)
+        return PyErr_Format(PyExc_ValueError, "qnumpy._core.quantize_blocks: too large.");
     uint8_t *codes = qn_arg_output(a[9], bits ? rows * qn_row_bytes(bits, columns) : elements, 1);
     uint8_t *scales = codes ? qn_arg_output(a[10], rows * ((columns + block - 1) / block), 1) : NULL;
     if (!scales) return NULL;

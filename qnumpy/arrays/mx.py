@@ -112,6 +112,8 @@ class MXArray(CodedArray):
     >>> q = quantize(np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64), dtype="mxfp4")
     >>> q
     MXArray((2, 64), mxfp4, blocks of 32, scale=0.0625..0.25 (2, 2))
+    [[-1.     -1.     -1.     ... -0.0312 -0.0312 -0.    ]
+     [ 0.      0.0312  0.0312 ...  1.      1.      1.    ]]
     >>> q.codes.dtype, q.scales.dtype, q.nbytes
     (dtype(float4_e2m1fn), dtype(float8_e8m0fnu), 68)
     """

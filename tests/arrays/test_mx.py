@@ -213,8 +213,7 @@ def test_as_an_object(name, tmp_path):
         assert back["w"] == q
         assert back["row"] == q[0]
     assert q.format in q._repr_html_()
-    bits = 4 if q.element.bits == 4 else 8
-    assert q.nbytes == 6 * 70 * bits // 8 + q.scales.nbytes + (4 if name == "nvfp4" else 0)
+    assert q.nbytes == 6 * -(-70 * q.element.bits // 8) + q.scales.nbytes + (4 if name == "nvfp4" else 0)
 
 
 @pytest.mark.parametrize("name", MX_FORMATS)
@@ -269,7 +268,12 @@ def block_rows():
     whole = "MXArray: index must be whole blocks of 32 on the last axis; got"
     for key in (3, slice(1, 33), slice(0, 31), slice(None, None, 2)):
         yield lambda k=key: q[:, k], ValueError, f"{whole} {key!r}"
-    yield lambda: q[[0, 1]], TypeError, "MXArray: index must be of integers, slices and ...; got [0, 1]"
+    keys = "integers, slices, None, ... and arrays of integers or booleans"
+    yield lambda: q["a"], TypeError, f"MXArray: index must be of {keys}; got 'a'"
+    moved = "MXArray.transpose: axes must be such that the last axis, that of the blocks, stays last; got (1, 0)"
+    yield lambda: q.T, ValueError, moved
+    shapes = "MXArray.reshape: shape must be one that the parameters of shape (2, 64), blocks of 32, follow"
+    yield lambda: q.reshape(4, 2, 16), ValueError, f"{shapes}; got (4, 2, 16)"
     yield lambda: q.dequantize("int8"), TypeError, f"MXArray.dequantize: dtype must be {REALS}; got 'int8'"
     yield (
         lambda: np.asarray(q, copy=False),

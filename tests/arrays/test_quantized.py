@@ -76,7 +76,7 @@ def test_attributes():
     q = quantized(qn.PerChannel(1))
     assert (q.shape, q.ndim, q.size, len(q)) == (SHAPE, 3, 192, 4)
     assert q.scale is q.qparams.scale
-    assert q.zero_point is q.qparams.zero_point
+    assert_same_bits(q.zero_point, q.qparams.zero_point)
     with pytest.raises(AttributeError):
         q.other = 1
 
@@ -271,12 +271,6 @@ def test_refused_cuts():
     assert q[:, :, 4:].shape == (4, 6, 4)
 
 
-@pytest.mark.parametrize("key", [None, [0, 1], np.array([0, 1]), True, (0, None), np.ones(SHAPE, bool)], ids=str)
-def test_other_indices_are_refused(key):
-    with pytest.raises(TypeError, match=r"^QuantizedArray: index must be of integers, slices and \.\.\.; got .*\.$"):
-        quantized()[key]
-
-
 @pytest.mark.parametrize("key", [4, -5, (0, 6), (0, 0, 0, 0), (..., 8)], ids=str)
 def test_indices_that_are_not_there(key):
     for granularity in (qn.PerTensor(), qn.PerChannel(1)):
@@ -359,8 +353,8 @@ def test_asarray_dequantizes():
     q = quantized(qn.PerChannel(0))
     assert_same_bits(np.asarray(q), q.dequantize())
     assert_same_bits(np.array(q), q.dequantize())
-    for dtype in ("float64", "float16", "int32"):
-        assert_same_bits(np.asarray(q, dtype), q.dequantize().astype(dtype))
+    for dtype in ("float64", "float16", "bfloat16"):
+        assert_same_bits(np.asarray(q, dtype), q.dequantize(dtype))
     with message(ValueError, r"QuantizedArray: copy must be None or True; got False\. Dequantizing always copies\."):
         np.asarray(q, copy=False)
 
@@ -439,7 +433,8 @@ def test_pickle_and_copies(granularity, code):
         assert twin_ == q
         assert_same_bits(twin_.codes, q.codes)
         assert_same_bits(twin_.dequantize(), q.dequantize())
-    assert np.shares_memory(copy.copy(q).codes, q.codes)
+    assert np.shares_memory(copy.copy(q)._held, q._held)
+    assert not np.shares_memory(copy.deepcopy(q)._held, q._held)
     assert not np.shares_memory(copy.deepcopy(q).codes, q.codes)
     strided = q[..., ::-1, :]
     assert pickle.loads(pickle.dumps(strided)) == strided
@@ -461,17 +456,13 @@ def test_nbytes_is_what_a_file_holds(code, symmetric):
 
 def test_repr():
     assert repr(qn.quantize(np.array([1.0, -1.0]), dtype="uint4")) == (
-        "QuantizedArray((2,), uint4, per tensor, scale=0.1429, zero_point=8)"
+        "QuantizedArray((2,), uint4, per tensor, scale=0.1429, zero_point=8)\n[ 1. -1.]"
     )
-    q = qn.quantize(np.ones((4, 8), np.float32), granularity=qn.PerChannel(0))
-    assert (
-        repr(q)
-        == str(q)
-        == ("QuantizedArray((4, 8), int8, per channel 0, scale=0.007874..0.007874 (4,), zero_point=0)")
-    )
+    q = qn.quantize(np.ones((2, 3), np.float32), granularity=qn.PerChannel(0))
+    head = "QuantizedArray((2, 3), int8, per channel 0, scale=0.007874..0.007874 (2,), zero_point=0)"
+    assert repr(q) == str(q) == f"{head}\n[[1. 1. 1.]\n [1. 1. 1.]]"
     for granularity in GRANULARITIES:
-        for shape in (SHAPE, (0, 3, 5)):
-            assert "\n" not in repr(quantized(granularity, shape))
+        assert "\n" not in repr(quantized(granularity, (0, 3, 5)))
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)

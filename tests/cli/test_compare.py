@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensor_files import reals
 
+import qnumpy as qn
 from qnumpy.files.store import load, save
 
 
@@ -80,3 +81,16 @@ def test_compare_does_not_mind_the_byte_order(run, tmp_path):
     save(after, {**x, "i": x["i"].byteswap()})
     code, table, _ = run("compare", before, after, "--fail-below-sqnr", "20")
     assert (code, table.count("CHANGED")) == (1, 1)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_codes_that_are_nan_have_not_changed(run, tmp_path, suffix):
+    x = reals(3, 32)
+    x[0, 0] = np.nan
+    arrays = {"fp8": qn.quantize(x, qn.QParams(0.1, 0, "float8_e4m3fn")), "mx": qn.quantize(x, dtype="mxfp6_e2m3")}
+    paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for path in paths:
+        save(path, arrays)
+    code, text, err = run("compare", *paths, "--fail-below-sqnr", "0")
+    assert (code, err) == (0, "")
+    assert "CHANGED" not in text

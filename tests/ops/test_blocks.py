@@ -5,6 +5,7 @@ import pytest
 from strategies import LAYOUTS, SOURCES, assert_same_bits
 
 from qnumpy import testing as twin
+from qnumpy._packing import pack_rows, unpack_rows
 from qnumpy.dtypes import FLOAT_TYPES, REAL_TYPES
 from qnumpy.ops.blocks import dequantize_blocks, quantize_blocks
 
@@ -24,13 +25,17 @@ def hard(shape, source="float32", seed=0):
 
 
 def quantized(x, element, group_size, tensor_scale=None):
-    scale_type = POWERS if tensor_scale is None else STEPS
-    return quantize_blocks(x, REAL_TYPES[x.dtype.name], FLOAT_TYPES[element], scale_type, group_size, tensor_scale)
+    """The codes, unpacked, and the scales."""
+    scale_type, element = POWERS if tensor_scale is None else STEPS, FLOAT_TYPES[element]
+    held, scales = quantize_blocks(x, REAL_TYPES[x.dtype.name], element, scale_type, group_size, tensor_scale)
+    assert held.nbytes == element.packed_nbytes(x.shape)
+    return unpack_rows(held, element, x.shape) if element.is_packed else held, scales
 
 
 def values(codes, scale, group_size, dtype="float32", out=None):
     element = FLOAT_TYPES[codes.dtype.name]
-    return dequantize_blocks("test", codes, element, scale, group_size, REAL_TYPES[dtype], out)
+    held = pack_rows(codes, element) if element.is_packed else codes
+    return dequantize_blocks("test", held, element, codes.shape, scale, group_size, dtype, out)
 
 
 @pytest.mark.parametrize("element", ELEMENTS)

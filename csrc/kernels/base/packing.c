@@ -36,12 +36,25 @@ static int64_t padded(const qn_width *p, int64_t columns) {
     return codes <= WIDE / 2 ? codes : 0;
 }
 
-/* Copies rows of n codes; a short row is copied as 8 bytes, of which the next row overwrites the rest. */
+/* Copies rows of n codes, with zeros behind them if to_step is larger. A short row is copied as 8 bytes, of which the
+ * next row overwrites the rest. */
 static void copy_rows(const uint8_t *from, int64_t from_step, uint8_t *to, int64_t to_step, int64_t n, int64_t rows) {
     int64_t r = 0;
-    if (n <= 8)
-        for (; r < rows - 8; r++) memcpy(to + r * to_step, from + r * from_step, 8);
-    for (; r < rows; r++) memcpy(to + r * to_step, from + r * from_step, (size_t)n);
+    if (n <= 8) {
+        uint8_t used[8] = {0};
+        uint64_t mask, row;
+        memset(used, 0xFF, (size_t)n);
+        memcpy(&mask, used, sizeof mask);
+        for (; r < rows - 8; r++) {
+            memcpy(&row, from + r * from_step, sizeof row);
+            row &= mask;
+            memcpy(to + r * to_step, &row, sizeof row);
+        }
+    }
+    for (; r < rows; r++) {
+        memcpy(to + r * to_step, from + r * from_step, (size_t)n);
+        for (int64_t i = n; i < to_step; i++) to[r * to_step + i] = 0;
+    }
 }
 
 static void unpack_whole_rows(const qn_width *p, const uint8_t *bytes, int64_t columns, int64_t rows, uint8_t *codes) {
@@ -60,8 +73,6 @@ static void pack_whole_rows(const qn_width *p, const uint8_t *codes, int64_t col
     for (int64_t r = 0; r < rows; r += most) {
         int64_t count = rows - r < most ? rows - r : most;
         copy_rows(codes + r * columns, columns, wide, width, columns, count);
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t k = columns; k < width; k++) wide[i * width + k] = 0;
         p->pack(wide, bytes + r * qn_row_bytes(p->bits, columns), count * width);
     }
 }

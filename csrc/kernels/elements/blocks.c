@@ -13,7 +13,7 @@ typedef struct {
     const qn_source *x;
     const qn_block_format *format;
     int64_t columns, per_row; /* elements and blocks of a row */
-    qn_byte_rows packed; /* the codes, unless its width has no bits */
+    qn_byte_rows packed;      /* the codes, unless its width has no bits */
     uint8_t *codes, *scales;
 } blocks;
 
@@ -84,8 +84,8 @@ static void quantize_piece(void *context, int64_t begin, int64_t end) {
 
 void qn_quantize_blocks(const qn_source *x, int64_t rows, int64_t columns, const qn_block_format *format,
                         uint8_t *codes, uint8_t *scales) {
-    if (columns % format->block == 0) columns *= rows, rows = 1; /* no block is short: treat all rows as one */
     const qn_byte_rows packed = {qn_width_of(format->element), columns, codes};
+    if (columns % format->block == 0) columns *= rows, rows = 1; /* no block is short: treat all rows as one */
     blocks b = {x, format, columns, (columns + format->block - 1) / format->block, packed, codes, scales};
     if (rows * columns == 0) return;
     int64_t bytes = rows * columns * (int64_t)(x->itemsize + 1);

@@ -103,8 +103,7 @@ static void unpack_tile(const qn_walk *w, int64_t start, int64_t n, const qn_aff
 
 static void dequantize_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
     const qn_source *s = w->source;
-    if (w->in_place)
-        dequantize_codes(s->type, s->data + (size_t)start * s->itemsize, (float *)w->out + start, n, p);
+    if (w->in_place) dequantize_codes(s->type, s->data + (size_t)start * s->itemsize, (float *)w->out + start, n, p);
     else if (w->by_codes) qn_by_code_tiles(w, start, n, p, unpack_tile);
     else qn_by_tiles(w, start, n, p, dequantize_tile);
 }

@@ -9,7 +9,7 @@
 #include "source.h"
 
 enum {
-    QN_WIDE = 4096,              /* columns of a strip, whose parameters or ranges fit the L1 cache */
+    QN_WIDE = 4096,             /* columns of a strip, whose parameters or ranges fit the L1 cache */
     QN_CODE_TILE = 2 * QN_WIDE, /* codes of a byte between a kernel and their packed form */
 };
 
@@ -25,11 +25,11 @@ struct qn_walk {
     char *out;
     size_t out_size;
     qn_span_function span;
-    bool in_place;   /* the kernel reads the input and writes the output directly; else through tiles */
-    bool staged;     /* the output is narrowed from a tile: no streaming stores */
-    bool by_codes;   /* packed codes pass through a tile, float32 is read or written in place */
+    bool in_place;       /* the kernel reads the input and writes the output directly; else through tiles */
+    bool staged;         /* the output is narrowed from a tile: no streaming stores */
+    bool by_codes;       /* packed codes pass through a tile, float32 is read or written in place */
     qn_byte_rows packed; /* the output, if its width has bits */
-    const void *own; /* arguments of the operation */
+    const void *own;     /* arguments of the operation */
     /* Replaces spans of one row: processes rows [r0, r1), which share the parameters at `offset`. */
     void (*rows)(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset, void *room);
     void *(*room)(const qn_walk *w); /* workspace of `rows`, freed after it; NULL: no memory */
