@@ -55,6 +55,14 @@ from .runtime import isa, num_threads, set_isa, set_num_threads, show_config, th
 # exceptions
 from .errors import CalibrationError, FileFormatError, UnsupportedISAError
 
+# modules that load when they are used: dask and plot need their extras
+import typing as _types
+
+if _types.TYPE_CHECKING:
+    from . import dask as dask
+    from . import plot as plot
+    from . import testing as testing
+
 __all__ = [
     "Calibration",
     "CalibrationError",
@@ -110,3 +118,22 @@ __all__ = [
     "weights",
 ]
 __version__ = "0.1.0"
+
+_LAZY = ("dask", "plot", "testing")
+
+if not _types.TYPE_CHECKING:  # to a type checker any name would be an attribute
+
+    def __getattr__(name):
+        if name not in _LAZY:
+            raise AttributeError(f"module 'qnumpy' has no attribute {name!r}")
+        from importlib import import_module
+
+        try:
+            return import_module(f"qnumpy.{name}")
+        except ImportError as error:  # hasattr and inspect expect this error
+            raise AttributeError(
+                f"qnumpy.{name}: {str(error.name).partition('.')[0]} must be installed: pip install 'qnumpy[{name}]'."
+            ) from error
+
+    def __dir__():
+        return sorted([*__all__, *_LAZY, "__version__"])

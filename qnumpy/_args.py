@@ -148,11 +148,10 @@ def agree_with_qparams(
     """Raise for an argument that says something else than the parameters of an array beside it; None says nothing."""
     if dtype is not None and code_type(dtype) is not params.code:
         raise ValueError(must(owner, "dtype", f"left out or {params.code.name} like qparams", typed(dtype)))
-    if wanted is not None and wanted != params.granularity:
-        granularity(owner, wanted)
-        if layout_of(owner, wanted, shape)[:2] != layout[:2]:  # PerChannel(-1) may be PerChannel(1)
-            requirement = f"left out or {params.granularity} like qparams"
-            raise ValueError(must(owner, "granularity", requirement, typed(wanted)))
+    # Compared by their grids: PerChannel(-1) may be PerChannel(1).
+    if wanted is not None and layout_of(owner, granularity(owner, wanted), shape)[:2] != layout[:2]:
+        requirement = f"left out or {params.granularity} like qparams"
+        raise ValueError(must(owner, "granularity", requirement, typed(wanted)))
     if symmetric is not None and flag(owner, "symmetric", symmetric) not in params.schemes:
         raise ValueError(must(owner, "symmetric", f"left out or {not symmetric} like qparams", typed(symmetric)))
 
@@ -203,9 +202,9 @@ def output(owner: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...], *
     """Return `out` if a kernel may write to it, a new array if it is None; raise for any other `out`."""
     if out is None:
         return np.empty(shape, dtype)
-    if _core.output_fits(out, dtype, shape, *inputs):
+    if _core.output_fits(out, dtype, shape, *inputs) and not isinstance(out, np.ma.MaskedArray):
         return out  # type: ignore[no-any-return]
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(must(owner, "out", "an array", typed(out)))
     if out.dtype is not dtype and (out.dtype != dtype or not out.dtype.isnative):
         raise TypeError(must(owner, "out", f"of dtype {dtype}", f"dtype {out.dtype}"))

@@ -45,11 +45,7 @@ def typed(value: Any) -> str:
 def _has_short_repr(cls: type) -> bool:
     """Whether the repr of an object is a text that a message can hold: not that of a table, or with an address."""
     root = cls.__module__.partition(".")[0]
-    return (
-        root in ("builtins", "numpy", "ml_dtypes", "qnumpy")
-        and not _of_codes(cls)
-        and cls.__repr__ is not object.__repr__
-    )
+    return root in ("builtins", "numpy", "ml_dtypes", "qnumpy") and not _of_codes(cls) and cls is not object
 
 
 def holds_codes(value: Any) -> bool:
@@ -95,7 +91,7 @@ def array(owner: str, name: str, value: Any, mend: str = "Use q.dequantize() fir
     if hasattr(type(first), "dequantize"):
         raise TypeError(must(owner, name, "a plain array", typed(first)) + f" {mend}")
     if type(value).__module__.startswith("scipy.sparse"):
-        raise TypeError(must(owner, name, "a dense array", _class_name(value)) + " Use x.toarray() first.")
+        raise TypeError(must(owner, name, "a dense array", _class_name(value)) + f" Use {name}.toarray() first.")
     try:
         return np.asarray(value)
     except MemoryError:
@@ -103,7 +99,7 @@ def array(owner: str, name: str, value: Any, mend: str = "Use q.dequantize() fir
     except Exception as error:
         if isinstance(error, ValueError) and isinstance(value, list | tuple):  # rows of different lengths
             raise ValueError(must(owner, name, "an array, or rows of one length", typed(value))) from error
-        raise TypeError(_unreadable(owner, name, value, error)) from error
+        raise TypeError(_unreadable(owner, name, first, error)) from error
 
 
 def _unreadable(owner: str, name: str, value: Any, error: Exception) -> str:
@@ -113,8 +109,9 @@ def _unreadable(owner: str, name: str, value: Any, error: Exception) -> str:
     kind, device = str(getattr(value, "dtype", "")).removeprefix("torch."), str(getattr(value, "device", "cpu"))
     steps = ".detach()" if getattr(value, "requires_grad", False) else ""
     steps += "" if device == "cpu" else ".cpu()"
+    steps += "" if "strided" in str(getattr(value, "layout", "strided")) else ".to_dense()"
     steps += ".float()" if kind == "bfloat16" or kind.startswith("float8") else ""
-    return must(owner, name, "an array", f"a Tensor of {kind} on {device}") + f" Use x{steps}.numpy() first."
+    return must(owner, name, "an array", f"a Tensor of {kind} on {device}") + f" Use {name}{steps}.numpy() first."
 
 
 def is_python(value: Any, array: Array) -> bool:
@@ -132,6 +129,11 @@ def integer(owner: str, name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(must(owner, name, "an integer", typed(value))) from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number; a bool is none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def flag(owner: str, name: str, value: Any) -> bool:

@@ -235,7 +235,7 @@ def _look_up(dtype: Any, family: str) -> Any:
         return table[dtype]
     try:
         return table.get(np.dtype(dtype).name)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: an object whose `dtype` is none
         return None
 
 

@@ -98,10 +98,7 @@ class QParams:
             raise ValueError(must(owner, "qmin and qmax", f"left out for {code.name}", f"{qmin} and {qmax}"))
         scales = _check.scale(owner, "scale", scale).copy()
         zeros = _check.zero_point(owner, zero_point, *((lowest, highest) if code.real is None else code.zero_points))
-        if not granularity.has_params(scales.ndim):
-            ndim = granularity.params_ndim()
-            requirement = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
-            raise ValueError(f"QParams: scale must have {requirement} for {granularity}; got shape {scales.shape}.")
+        _check_dimensions(owner, "scale", scales, granularity)
         if zeros.shape not in ((), scales.shape):
             raise ValueError(
                 f"QParams: zero_point must have shape () or scale's {scales.shape}; got shape {zeros.shape}."
@@ -165,13 +162,19 @@ class QParams:
         Raises
         ------
         TypeError
-            dtype is no code type; symmetric or include_zero is neither True nor False.
+            dtype is no code type; symmetric is neither True nor False.
         ValueError
             symmetric is False for a float type.
         TypeError
+            include_zero is neither True nor False.
+        TypeError
             min or max is not real.
         ValueError
-            min and max are of two shapes; granularity is missing for arrays; an end is not finite, or min > max.
+            min and max are of two shapes; granularity is missing for arrays.
+        TypeError
+            granularity is no granularity.
+        ValueError
+            min and max do not have the dimensions that granularity asks for; an end is not finite, or min > max.
         ValueError
             The range needs a scale that float32 does not hold, or a zero point that is no code.
 
@@ -182,9 +185,8 @@ class QParams:
         """
         owner = "QParams.from_range"
         code = _code(owner, dtype)
-        symmetric = flag(owner, "symmetric", symmetric)
-        include_zero = flag(owner, "include_zero", include_zero)
         check_scheme(owner, code, symmetric)
+        include_zero = flag(owner, "include_zero", include_zero)
         low = _check.reals(owner, "min", min).astype(np.float64)
         high = _check.reals(owner, "max", max).astype(np.float64)
         if low.shape != high.shape:
@@ -193,6 +195,8 @@ class QParams:
             if low.ndim:
                 raise ValueError("QParams.from_range: granularity must be given for arrays of ranges; got None.")
             granularity = PerTensor()
+        check_granularity(owner, granularity)
+        _check_dimensions(owner, "min and max", low, granularity)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
             i = int(np.argmin(np.isfinite(low) & np.isfinite(high) & (low <= high)))
             got = f"{low.flat[i]:g} and {high.flat[i]:g}{_check.at_index(i, low)}"
@@ -414,9 +418,16 @@ def _code(owner: str, dtype: object) -> CodeType:
     return code
 
 
+def _check_dimensions(owner: str, name: str, params: Array, granularity: Granularity) -> None:
+    if not granularity.has_params(params.ndim):
+        ndim = granularity.params_ndim()
+        requirement = f"{ndim} dimensions" if ndim is not None else "the dimensions of the array"
+        raise ValueError(f"{owner}: {name} must have {requirement} for {granularity}; got shape {params.shape}.")
+
+
 def check_scheme(owner: str, code: CodeType, symmetric: bool) -> None:
-    """Raise ValueError for an affine scheme of codes that are floats."""
-    if code.real is not None and not symmetric:
+    """Raise TypeError unless symmetric is a bool, ValueError for an affine scheme of codes that are floats."""
+    if not flag(owner, "symmetric", symmetric) and code.real is not None:
         raise ValueError(must(owner, "symmetric", f"True for {code.name}, which has no zero point", "False"))
 
 

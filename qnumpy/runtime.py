@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import TypedDict
 
 from . import _core
-from ._check import integer, must
+from ._check import integer, must, typed
 from .errors import UnsupportedISAError
 
 __all__ = ["isa", "num_threads", "set_isa", "set_num_threads", "show_config", "threads"]
@@ -61,7 +61,7 @@ def set_isa(name: str) -> None:
         The name is unknown, or this CPU does not have it.
     """
     if not isinstance(name, str):
-        raise TypeError(must("set_isa", "name", "a text", repr(name)))
+        raise TypeError(must("set_isa", "name", "a text", typed(name)))
     _select("set_isa", "name", name)
     _note("QNUMPY_ISA", None)
 
@@ -157,7 +157,7 @@ def _count(owner: str, n: int) -> int:
 def _select(owner: str, parameter: str, name: str) -> None:
     if not _core.set_isa(name):
         valid = ", ".join(row for row, supported in _core.isas() if supported)
-        raise UnsupportedISAError(must(owner, parameter, f"one of {valid} on this CPU", repr(name)))
+        raise UnsupportedISAError(must(owner, parameter, f"one of {valid} on this CPU", typed(name)))
 
 
 def _note(variable: str, error: Exception | None) -> None:

@@ -184,6 +184,7 @@ def data_rows():
         for value, got in FOREIGN:
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be an array of {kind}; got {got}"
         for value, text in UNREADABLE:
+            text = text.replace("Use x", f"Use {name}")
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be {text}"
         ragged = f"{owner}: {name} must be an array, or rows of one length; got [[1.0, 2.0], [3.0]]"
         yield lambda c=call: c([[1.0, 2.0], [3.0]]), ValueError, ragged

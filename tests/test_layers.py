@@ -34,6 +34,8 @@ TESTED_IN = {
     "calibration/report.py": "tests/calibration/test_calibrate.py",  # the report of a Calibration
     "cli/common.py": "tests/cli/test_main.py",  # arguments and files of all commands
     "cli/scheme.py": "tests/cli/test_quantize.py",  # the options of how to quantize
+    "cli/selection.py": "tests/cli/test_quantize.py",  # which tensors
+    "cli/streams.py": "tests/cli/test_main.py",  # standard output and standard error of all commands
     "files/fault.py": "tests/files/test_spec.py",  # the sentences of the other modules' errors
     "ops/choose.py": "tests/ops/test_histogram.py",  # the choices by a histogram; test_qparams.py has those by a range
     "reports/advice.py": "tests/reports/test_compare.py",  # the advice of a Report
@@ -64,6 +66,49 @@ def test_import_loads_nothing_but_itself_and_the_standard_library():
     assert top - set(sys.stdlib_module_names) == {"qnumpy"}
     assert not top & HEAVY
     assert not added & {"qnumpy.cli", "qnumpy.cli.demo", "qnumpy.testing"}
+
+
+LAZY = {"dask", "plot", "testing"}
+
+
+def test_dir_shows_the_public_names_alone():
+    assert set(dir(qn)) == {*qn.__all__, *LAZY, "__version__"}
+    for name in dir(qn):
+        assert name == "dask" or hasattr(qn, name)  # dask is an extra
+    star = {}
+    exec("from qnumpy import *", star)
+    assert set(star) - {"__builtins__"} == set(qn.__all__)
+    with pytest.raises(AttributeError, match=r"^module 'qnumpy' has no attribute 'quantise'$"):
+        qn.quantise  # noqa: B018
+    assert not hasattr(qn, "__wrapped__")
+
+
+def test_modules_load_when_they_are_used():
+    script = """
+import sys, qnumpy as qn
+loaded = lambda: sorted(name for name in ("qnumpy.dask", "qnumpy.plot", "qnumpy.testing") if name in sys.modules)
+dir(qn), hasattr(qn, "nothing")
+print(loaded())
+print(qn.testing.assert_quantized_equal.__name__, qn.plot.histogram.__name__, loaded())
+sys.modules["dask"] = None  # as if it were not installed
+try:
+    qn.dask
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "[]",
+        "assert_quantized_equal histogram ['qnumpy.plot', 'qnumpy.testing']",
+        "qnumpy.dask: dask must be installed: pip install 'qnumpy[dask]'.",
+    ]
+
+
+def test_dask_needs_no_import_of_its_own():
+    pytest.importorskip("dask")
+    script = "import qnumpy as qn; print(qn.dask.observe.__module__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "qnumpy.dask.reduction\n"
 
 
 @pytest.mark.parametrize("module", ["qnumpy.cli", "qnumpy.testing"])

@@ -13,8 +13,9 @@
     QN_BIND(metrics)                                                                                                   \
     QN_BIND(nearest)                                                                                                   \
     QN_BIND(pack)                                                                                                      \
-    QN_BIND(packed_groups)                                                                                             \
     QN_BIND(packed_columns)                                                                                            \
+    QN_BIND(packed_float)                                                                                              \
+    QN_BIND(packed_groups)                                                                                             \
     QN_BIND(quantize)                                                                                                  \
     QN_BIND(reduce)                                                                                                    \
     QN_BIND(runtime)                                                                                                   \

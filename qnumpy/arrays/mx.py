@@ -227,8 +227,11 @@ class MXArray(CodedArray):
             Exact in float32 for MX formats; for NVFP4 one multiplication, rounded half to even. Other dtypes are
             converted from that value and rounded half to even. A block whose scale is NaN is NaN.
         """
+        return self._reals("MXArray.dequantize", dtype, out)
+
+    def _reals(self, owner: str, dtype: DType, out: Array | None) -> Array:
         return blocks.dequantize_blocks(
-            "MXArray.dequantize", self._held, self._code, self._shape, self.scale, self.group_size, dtype, out
+            owner, self._held, self._code, self._shape, self.scale, self.group_size, dtype, out
         )
 
     def _reals_at(self, codes: Array, mesh: Mesh) -> Array:

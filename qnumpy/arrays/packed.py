@@ -14,9 +14,10 @@ from ..granularity import Granularity, PerTensor
 from ..ops.output import Output, output_of_codes
 from ..ops.quantize import codes_of
 from ..qparams import QParams
-from .packed_input import PackedInput, eight_bits, integer_bits
+from .mx import MXArray
+from .packed_input import PackedInput, RealInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
-from .storages import Weight, other_axis, pack_weight
+from .storages import BlockWeight, FloatWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
 
 __all__ = ["PackedWeight", "qmatmul"]
 
@@ -132,14 +133,14 @@ class PackedWeight:
     __slots__ = ("_codes_output", "_input", "_out_qparams", "_reals", "_weight", "bias")
 
     bias: Float32Array | None
-    _weight: Weight
-    _input: PackedInput
+    _weight: Weight | FloatWeight | BlockWeight
+    _input: PackedInput | RealInput
     _reals: Output  # the conversion of the sums to float32
     _codes_output: Output | None  # to codes, if the scale of x is known
 
     def __init__(
         self,
-        w: QuantizedArray,
+        w: QuantizedArray | MXArray,
         *,
         bias: RealLike | None = None,
         axis: int = 0,
@@ -152,10 +153,12 @@ class PackedWeight:
         scale_dtype: DType = "float32",
     ) -> None:
         owner = "PackedWeight"
-        self._weight = pack_weight(owner, "w", w, axis, scale_dtype)
+        self._weight = (pack_floats if is_of_floats(w) else pack_weight)(owner, "w", w, axis, scale_dtype)
         self._reals = _real_output(owner, bias, clip, self.shape, axis)
         self.bias = self._reals.bias
-        self._input = PackedInput.of(owner, self.qparams, x_granularity, symmetric, activation_bits, x_qparams)
+        options = x_granularity, symmetric, activation_bits, x_qparams
+        weight = self._weight.qparams if self._weight.storage.quantizes else None
+        self._input = RealInput(owner, *options) if weight is None else PackedInput.of(owner, weight, *options)
         self._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
         self._codes_output = self._output_of_codes(self._input.activations.scale)
 
@@ -164,7 +167,7 @@ class PackedWeight:
         return self._weight.shape
 
     @property
-    def qparams(self) -> QParams:
+    def qparams(self) -> QParams | None:
         return self._weight.qparams
 
     @property
@@ -175,8 +178,8 @@ class PackedWeight:
     def nbytes(self) -> int:
         return self._weight.storage.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def unpack(self) -> QuantizedArray:
-        """Return the weight, of shape (K, N), as it was packed."""
+    def unpack(self) -> QuantizedArray | MXArray:
+        """Return the weight as it was packed: a QuantizedArray of shape (K, N), or an MXArray of shape (N, K)."""
         return self._weight.unpack()
 
     def __rmatmul__(self, x: RealLike | QuantizedArray) -> Float32Array | QuantizedArray:
@@ -252,6 +255,9 @@ class PackedWeight:
     def _product_of_codes(
         self, owner: str, name: str, x: QuantizedArray, out: Array | None
     ) -> Float32Array | QuantizedArray:
+        if isinstance(self._input, RealInput):
+            text = _check.must(owner, name, "an array of floats for a weight of floats", "a QuantizedArray")
+            raise TypeError(text + f" Use {name}.dequantize().")
         params = x.qparams
         per_tensor = isinstance(params.granularity, PerTensor)
         if integer_bits(params) != 8 or not (per_tensor or self._input.takes(params.granularity, x.ndim)):
@@ -312,7 +318,7 @@ class PackedWeight:
         return html_facts("PackedWeight", rows)
 
     def _describe(self) -> list[str]:
-        parts = [f"{self.qparams.code.name} {self.qparams.granularity.describe()}", str(self._input)]
+        parts = [self._weight.describe(), str(self._input)]
         if self.bias is not None:
             parts.append("bias")
         low, high = self._reals.low, self._reals.high
@@ -325,7 +331,7 @@ class PackedWeight:
     def __reduce__(self) -> Any:
         options = {
             "bias": self.bias, "clip": (self._reals.low, self._reals.high), "out_qparams": self._out_qparams,
-            "scale_dtype": self._weight.scale_dtype, **self._input.options(),
+            "axis": self._weight.axis, "scale_dtype": self._weight.scale_dtype, **self._input.options(),
         }  # fmt: skip
         return _unpickle, (self.unpack(), options)
 
@@ -390,15 +396,15 @@ def qmatmul(
     if not isinstance(a, QuantizedArray):
         raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
     packed = object.__new__(PackedWeight)  # not the constructor: errors name qmatmul
-    packed._weight = pack_weight(owner, "b", b, None, "float32")
+    packed._weight = weight = pack_weight(owner, "b", b, None, "float32")
     packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)
     packed.bias = packed._reals.bias
-    packed._input = PackedInput.of(owner, packed.qparams, None, True, 8, None)
+    packed._input = PackedInput.of(owner, weight.qparams, None, True, 8, None)
     packed._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
     return packed._product_of_codes(owner, "a", a, None)
 
 
-def _unpickle(w: QuantizedArray, options: dict[str, Any]) -> PackedWeight:
+def _unpickle(w: QuantizedArray | MXArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
 
 

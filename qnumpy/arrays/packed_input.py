@@ -11,7 +11,7 @@ from ..ops.packed_columns import Activations
 from ..ops.reduce import extremes
 from ..qparams import QParams, grid_of_range
 
-__all__ = ["PackedInput", "eight_bits", "integer_bits"]
+__all__ = ["PackedInput", "RealInput", "eight_bits", "integer_bits"]
 
 _FLOAT32 = REAL_TYPES["float32"]
 _PER_TENSOR, _PER_ROW = PerTensor(), PerRow()
@@ -44,6 +44,7 @@ class PackedInput:
     def of(
         cls, owner: str, weight: QParams, granularity: Any, symmetric: Any, bits: Any, qparams: Any
     ) -> "PackedInput":
+        symmetric = _check.flag(owner, "symmetric", symmetric)
         size = weight.granularity.group_size
         groups = None if size is None else PerGroup(size)
         choices = [_PER_ROW, _PER_TENSOR] if groups is None else [groups, _PER_ROW, _PER_TENSOR]
@@ -60,7 +61,7 @@ class PackedInput:
             qmax = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
             qmin, code = (-qmax, CODE_TYPES["int8"]) if symmetric else (0, CODE_TYPES["uint8"])
             return cls(
-                granularity, groups, bits, Activations(code.core, bool(symmetric), qmin, qmax, granularity == _PER_ROW)
+                granularity, groups, bits, Activations(code.core, symmetric, qmin, qmax, granularity == _PER_ROW)
             )
         params = eight_bits(owner, "x_qparams", qparams)
         scale, zero = float(params.scale), int(params.zero_point)
@@ -102,6 +103,34 @@ class PackedInput:
         name = "int8" if self.activations.core == CODE_TYPES["int8"].core else "uint8"
         origin = "as given" if self.qparams is not None else f"per {self.granularity.kind}"
         return f"x {name} {origin}" + (" of 7 bits" if self.bits == 7 else "")
+
+
+class RealInput:
+    """No quantization of x: it stays float32."""
+
+    activations = Activations(CODE_TYPES["int8"].core, True, -127, 127, True)  # no kernel reads them
+
+    def __init__(self, owner: str, granularity: Any, symmetric: Any, bits: Any, qparams: Any) -> None:
+        """Refuse the options of a quantization."""
+        options = {
+            "x_granularity": (granularity, granularity is None),
+            "symmetric": (symmetric, symmetric in (True,)),
+            "activation_bits": (bits, bits in (8,)),
+            "x_qparams": (qparams, qparams is None),
+        }
+        for name, (value, is_default) in options.items():
+            if not is_default:
+                requirement = "left out for a weight of floats, with which x stays float32"
+                raise ValueError(_check.must(owner, name, requirement, _check.typed(value)))
+
+    def activations_of(self, x: Float32Array) -> Activations:
+        return self.activations
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def __str__(self) -> str:
+        return "x float32"
 
 
 def integer_bits(params: QParams) -> int:

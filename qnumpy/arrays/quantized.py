@@ -54,7 +54,8 @@ def quantize(
     dtype, granularity, symmetric, method
         As in choose_qparams; None means its defaults: int8, PerTensor(), True and "minmax".
         ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a calibration before. Or
-        dtype names a format of blocks along the last axis, which fixes the others: "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
+        dtype names a format of blocks along the last axis, which fixes the others: "mxfp8_e4m3", "mxfp8_e5m2",
+        "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
 
     Returns
     -------
@@ -93,7 +94,11 @@ def quantize(
     owner = "quantize"
     blocks = mx_format(dtype) if qparams is None else None
     if blocks is not None:
-        if granularity is not None or symmetric not in (None, True) or method not in (None, "minmax"):
+        if (
+            granularity is not None
+            or not (symmetric is None or _check.flag(owner, "symmetric", symmetric))
+            or method not in (None, "minmax")
+        ):
             got = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
             requirement = f"left at their defaults for {blocks.name}"
             raise ValueError(_check.must(owner, "granularity, symmetric and method", requirement, got))
@@ -166,7 +171,7 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
         return q._reals(owner, dtype, out)
     if not isinstance(q, MXArray):
         raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
-    return q.dequantize(dtype, out)
+    return q._reals(owner, dtype, out)
 
 
 class QuantizedArray(CodedArray):

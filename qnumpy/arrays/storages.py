@@ -1,22 +1,33 @@
 """The storages of a PackedWeight: which class packs which weight."""
 
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from .. import _args, _check
 from .._typing import Array, Float32Array, Int32Array
-from ..dtypes import float_type
+from ..dtypes import CodeType, float_type
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor, normalize_axis
 from ..ops.output import Output
 from ..ops.packed_columns import Activations, PackedColumns
+from ..ops.packed_float import PackedFloat
 from ..ops.packed_groups import GROUP_SIZES, PackedGroups
 from ..qparams import QParams
+from .mx import MX_FORMATS, MXArray
 from .packed_input import integer_bits
 from .quantized import QuantizedArray
 
-__all__ = ["Storage", "Weight", "other_axis", "pack_weight"]
+__all__ = [
+    "BlockWeight",
+    "FloatWeight",
+    "Storage",
+    "Weight",
+    "is_of_floats",
+    "other_axis",
+    "pack_floats",
+    "pack_weight",
+]
 
 _HALF = np.finfo(np.float16)
 _PER_COLUMN = (PerTensor(), PerChannel(1), PerChannel(-1))
@@ -63,6 +74,14 @@ class Weight(NamedTuple):
     shape: tuple[int, int]
     qparams: QParams
     scale_dtype: str
+
+    @property
+    def axis(self) -> int:
+        """That of K in the array that `unpack` returns."""
+        return 0
+
+    def describe(self) -> str:
+        return f"{self.qparams.code.name} {self.qparams.granularity.describe()}"
 
     def unpack(self) -> QuantizedArray:
         """Return the weight as (K, N)."""
@@ -154,3 +173,114 @@ def _of_half_scales(owner: str, name: str, params: QParams) -> QParams:
         got = f"{params.scale.min():g} to {params.scale.max():g}"
         raise ValueError(_check.must(owner, name, "of scales that float16 holds", got))
     return replace(params, scale=scales.astype(np.float32))
+
+
+# ---- weights of floats, with which x stays float32 ----
+
+
+@dataclass(frozen=True, slots=True)
+class FloatWeight:
+    """A packed QuantizedArray of float codes.
+
+    Attributes
+    ----------
+    scale : ndarray of float32 or None
+        That of the qparams if the storage does not hold it: per tensor, or of a weight without rows.
+    """
+
+    storage: PackedFloat
+    shape: tuple[int, int]
+    code: CodeType
+    granularity: Granularity
+    scale: Float32Array | None
+
+    axis: ClassVar[int] = 0
+    scale_dtype: ClassVar[str] = "float32"
+
+    @property
+    def qparams(self) -> QParams:
+        scale = self.scale
+        if scale is None:
+            scales = self.storage.scales()
+            scale = scales if isinstance(self.granularity, PerGroup) else scales[0]
+        return QParams(scale, np.zeros(scale.shape, np.int32), self.code.name, self.granularity)
+
+    def unpack(self) -> QuantizedArray:
+        """Return the weight as (K, N)."""
+        return QuantizedArray(self.storage.codes().view(self.code.dtype), self.qparams)
+
+    def describe(self) -> str:
+        return f"{self.code.name} {self.granularity.describe()}"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeight:
+    """A packed MXArray."""
+
+    storage: PackedFloat
+    shape: tuple[int, int]
+    format: str
+    tensor_scale: np.float32 | None
+
+    axis: ClassVar[int] = 1
+    scale_dtype: ClassVar[str] = "float32"
+    qparams: ClassVar[None] = None
+
+    def unpack(self) -> MXArray:
+        """Return the weight as (N, K), since blocks lie along the last axis."""
+        codes, scales = (np.ascontiguousarray(part.T) for part in (self.storage.codes(), self.storage.scales()))
+        mx = MX_FORMATS[self.format]
+        return MXArray._join(codes.view(mx.element.dtype), scales, mx, self.tensor_scale)
+
+    def describe(self) -> str:
+        return self.format
+
+
+def is_of_floats(w: Any) -> bool:
+    """Return whether a weight has codes that are floats."""
+    return isinstance(w, MXArray) or (isinstance(w, QuantizedArray) and w.qparams.code.real is not None)
+
+
+def pack_floats(
+    owner: str, name: str, w: QuantizedArray | MXArray, axis: Any, scale_dtype: Any
+) -> FloatWeight | BlockWeight:
+    """Check a weight of floats and pack it. `axis` is the axis of K."""
+    if w.ndim != 2:
+        raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
+    k_axis = normalize_axis(owner, _check.integer(owner, "axis", axis), 2)
+    weight = _pack_blocks(owner, w, k_axis) if isinstance(w, MXArray) else _pack_floats(owner, name, w, axis, k_axis)
+    if _scale_dtype(owner, scale_dtype, 1) != "float32":
+        raise ValueError(_check.must(owner, "scale_dtype", "float32 for a weight of floats", "float16"))
+    return weight
+
+
+def _pack_floats(owner: str, name: str, w: QuantizedArray, axis: Any, k_axis: int) -> FloatWeight:
+    codes, params = _oriented(w, k_axis)
+    granularity, code, scale = params.granularity, params.code, params.scale
+    assert code.real is not None
+    k, n = codes.shape
+    size = k
+    if isinstance(granularity, PerGroup) and granularity.axis % 2 == 0:
+        size = granularity.group_size
+    elif granularity in _PER_COLUMN:
+        scale = np.broadcast_to(scale, (min(k, 1), n))
+    else:
+        requirement = "quantized per tensor, per channel on the axis of N, or in groups along K"
+        raise ValueError(_check.must(owner, name, requirement, _as_typed(granularity, axis)) + other_axis(axis))
+    storage = PackedFloat(_bytes(codes), code.real, scale, size)
+    outside = params.scale if k == 0 or isinstance(granularity, PerTensor) else None
+    return FloatWeight(storage, codes.shape, code, granularity, outside)
+
+
+def _pack_blocks(owner: str, w: MXArray, k_axis: int) -> BlockWeight:
+    if k_axis != 1:
+        requirement = "1 for an MXArray, whose blocks lie along its last axis"
+        raise ValueError(_check.must(owner, "axis", requirement, str(k_axis)) + " Pass the weight as (N, K).")
+    n, k = w.shape
+    tensor_scale = 1.0 if w.tensor_scale is None else float(w.tensor_scale)
+    storage = PackedFloat(_bytes(w.codes.T), w.element, w.scales.T, w.group_size, tensor_scale)
+    return BlockWeight(storage, (k, n), w.format, w.tensor_scale)
+
+
+def _bytes(codes: Array) -> Array:
+    return np.ascontiguousarray(codes).view(np.uint8)

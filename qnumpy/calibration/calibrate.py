@@ -456,8 +456,10 @@ def calibrate(
         raise TypeError(_check.must(owner, "batches", "iterable", _check.typed(batches))) from None
     if patience is not None and _check.integer(owner, "patience", patience) < 1:
         raise ValueError(_check.must(owner, "patience", "at least 1", str(patience)))
-    if not (isinstance(tolerance, (int, float, np.number)) and tolerance >= 0):
+    if not (_check.is_number(tolerance) and tolerance >= 0):
         raise ValueError(_check.must(owner, "tolerance", "a number of at least 0", _check.typed(tolerance)))
+    if progress is not None:
+        progress = _check.flag(owner, "progress", progress)
     calibration = Calibration(_configuration(owner, observers))
     still = 0
     total = len(batches) if isinstance(batches, Sized) else None

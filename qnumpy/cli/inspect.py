@@ -6,6 +6,7 @@ import math
 
 from .._tables import aligned
 from ..dtypes import float_type
+from ..files.spec import TensorSpec
 from ..reports.float_report import TARGETS, FloatReportTable, float_report
 from .common import FINE, READABLE, Commands, add_command, add_json, open_reader, progress, read_array, show_table
 from .streams import show
@@ -39,6 +40,7 @@ def _list_tensors(args: argparse.Namespace) -> int:
                 "shape": list(spec.shape),
                 "granularity": None if spec.granularity is None else spec.granularity.describe(),
                 "nbytes": spec.nbytes,
+                "unreadable": None if spec.unreadable is None else spec.unreadable.reason,
             }
             for name, spec in specs.items()
         ]
@@ -50,7 +52,7 @@ def _list_tensors(args: argparse.Namespace) -> int:
             name,
             spec.format or spec.dtype.name,
             str(spec.shape),
-            spec.granularity.describe() if spec.granularity else "-",
+            _parameters(spec),
             f"{spec.nbytes:,}",
         ]
         for name, spec in specs.items()
@@ -59,6 +61,13 @@ def _list_tensors(args: argparse.Namespace) -> int:
     rows.append([f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"])
     show("\n".join(aligned(rows, left=4)))
     return FINE
+
+
+def _parameters(spec: TensorSpec) -> str:
+    """Return the cell of the granularity, or why the array is not read."""
+    if spec.unreadable is not None:
+        return f"not read: {spec.unreadable.reason}"
+    return "-" if spec.granularity is None else spec.granularity.describe()
 
 
 def _report_floats(args: argparse.Namespace) -> int:

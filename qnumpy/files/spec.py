@@ -1,17 +1,6 @@
 """TensorSpec: the description of one array in a file, and the plain tensors that hold it.
 
-A quantized array ``w`` is kept as the plain tensors ``w`` (codes), ``w.scale`` (float32) and ``w.zero_point``, which is
-left out where every zero point is the symmetric one. Codes narrower than a byte are packed along the last axis, low
-bits first. One JSON text, in safetensors' metadata under "qnumpy" or as the npz entry ``__qnumpy__``, says how to read
-them::
-
-    {"format_version": 1, "tensors": {"w": {"dtype": "int4", "shape": [4096, 768],
-     "granularity": {"kind": "group", "axis": -1, "group_size": 32}, "qmin": -7, "qmax": 7}}}
-
-An MXArray has its scales, one byte each, as ``w.scale``, that of an NVFP4 tensor as ``w.tensor_scale``, and the name of
-its format as "dtype". A file with codes of 6 bits, four of which take three bytes, has format_version 2; in version 1
-each took a byte. A plain array whose dtype the container lacks is kept as bytes, with "granularity": null and no
-range.
+docs/file-format.md says how they hold it, and what the schema says about it; a change of it changes that page.
 """
 
 import json
@@ -71,12 +60,12 @@ class TensorSpec:
         Whether the file holds zero points.
     format : str, optional
         Of an MXArray.
-    byte_codes : bool
-        Whether each 6-bit code takes a byte, as in format version 1.
     options : dict, optional
         Of a PackedWeight: the keywords of its constructor as values of JSON, and the shape of its bias.
     unreadable : Unreadable, optional
         Of an array of a file that qnumpy does not read.
+    byte_codes : bool
+        Whether each 6-bit code takes a byte, as in format version 1.
 
     Examples
     --------
@@ -91,9 +80,9 @@ class TensorSpec:
     qmax: int = 0
     zero_point: bool = False
     format: str | None = None
-    byte_codes: bool = False
     options: Mapping[str, Any] | None = None
     unreadable: Unreadable | None = None
+    byte_codes: bool = False
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -226,7 +215,7 @@ class TensorSpec:
         mx = mx_format(self.format)
         if mx is not None:
             scales = read(f"{name}.scale").view(mx.scale.dtype)
-            tensor_scale = read(f"{name}.tensor_scale")[()] if mx.has_tensor_scale else None
+            tensor_scale: Any = read(f"{name}.tensor_scale")[()] if mx.has_tensor_scale else None
             if mx.element.is_packed and not self.byte_codes:
                 return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
@@ -329,10 +318,11 @@ def _options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
         if name == "bias":
             values[name] = None if value is None else value.shape
         elif name == "clip":
-            values[name] = [bound if math.isfinite(bound) else None for bound in value]
+            low, high = value
+            values[name] = [None if low == -math.inf else low, None if high == math.inf else high]
         elif isinstance(value, (QParams, Granularity)):
             values[name] = value.to_dict()
-        elif value is not None:
+        elif value is not None and (name, value) != ("axis", 0):
             values[name] = value
     return values
 
@@ -371,8 +361,7 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
-    later = spec.options is not None or isinstance(types(spec.dtype), dict) or _has_six_bits(spec)
-    return 2 if later else 1
+    return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
 
 
 def _has_six_bits(spec: TensorSpec) -> bool:

@@ -443,7 +443,9 @@ class Observer:
         return self.min_, self.max_
 
     def _from_range(self, low: Array, high: Array) -> QParams:
-        return QParams.from_range(low, high, dtype=self.dtype, symmetric=self.symmetric, granularity=self.granularity)
+        owner = f"{type(self).__name__}.qparams"
+        ends = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        return QParams._of_range(owner, *ends, _args.code(owner, self.dtype), self.symmetric, self.granularity)
 
     def _describe(self) -> list[tuple[str, str]]:
         lines = [("dtype", self.dtype), ("granularity", self.granularity.describe())]

@@ -84,7 +84,7 @@ class MovingAverageMinMaxObserver(Observer):
     ) -> None:
         super().__init__(dtype=dtype, granularity=granularity, symmetric=symmetric, on_nonfinite=on_nonfinite)
         owner, name = type(self).__name__, "averaging_constant"
-        if isinstance(averaging_constant, bool) or not isinstance(averaging_constant, (int, float, np.number)):
+        if not _check.is_number(averaging_constant):
             raise TypeError(_check.must(owner, name, "a number", _check.typed(averaging_constant)))
         if not 0 < averaging_constant <= 1:
             raise ValueError(_check.must(owner, name, "in (0, 1]", _check.typed(averaging_constant)))

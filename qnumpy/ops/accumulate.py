@@ -44,7 +44,7 @@ def accumulator(dtype: DType) -> np.dtype[Any]:
     """
     try:
         return np.dtype(ACCUMULATORS[np.dtype(dtype).name])
-    except (TypeError, KeyError):
+    except (TypeError, ValueError, KeyError):
         requirement = alternatives(ACCUMULATORS)
         raise TypeError(_check.must("accumulator", "dtype", requirement, _check.typed(dtype))) from None
 

@@ -34,7 +34,6 @@ def choose_qparams(
     symmetric : bool, default True
     method : {"minmax", "mse", "entropy", "percentile"}
         "minmax" covers every finite element. The others choose a range by a histogram, as HistogramObserver does.
-        QParams.from_range turns the range into parameters.
     percentile : float, default 99.99
         Percent of the elements inside the range, for the method "percentile".
 
@@ -49,7 +48,7 @@ def choose_qparams(
     ValueError
         method is unknown.
     TypeError
-        dtype is no code type.
+        dtype is no code type; symmetric is neither True nor False.
     ValueError
         symmetric is False for codes that are floats.
     TypeError

@@ -394,7 +394,7 @@ def _reals(magnitudes: Array) -> Float64Array:
 
 def percentile_share(owner: str, value: Any) -> float:
     """Return a percentile as a float in (0, 100]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if not _check.is_number(value):
         raise TypeError(_check.must(owner, "percentile", "a number", _check.typed(value)))
     if not 0 < value <= 100:
         raise ValueError(_check.must(owner, "percentile", "in (0, 100]", _check.typed(value)))

@@ -167,7 +167,7 @@ def _name(dtype: Any) -> str | None:
     real = float_type(dtype)
     try:
         return real.name if real else np.dtype(dtype).name
-    except TypeError:
+    except (TypeError, ValueError):
         return None
 
 

@@ -1,5 +1,6 @@
 """ONNX's QLinearMatMul and QLinearConv: products of codes, requantized to codes."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -91,18 +92,16 @@ def qlinear_matmul(
     )
     _single(owner, "y_scale", sy)
     m, n, batch = product_shape(left, right)
-    multiplier = (
-        operand_params(owner, "a_scale", sa, batch, m, axis=-1)
-        * operand_params(owner, "b_scale", sb, batch, n, axis=-2)
-        / sy.reshape(())
-    )
+    rows = operand_params(owner, "a_scale", sa, batch, m, axis=-1)
+    columns = operand_params(owner, "b_scale", sb, batch, n, axis=-2)
+    multiplier, lines = _ratio(rows, columns, sy), (math.prod(batch) * m, n)
     if multiplier.size == 1:
         return _requantize(owner, acc, multiplier.reshape(()), y_zero_point, None)
     if multiplier.size == multiplier.shape[-1]:  # one for each column
-        return _requantize(owner, acc.reshape(-1, n), multiplier.reshape(n), y_zero_point, 1).reshape(acc.shape)
+        return _requantize(owner, acc.reshape(lines), multiplier.reshape(n), y_zero_point, 1).reshape(acc.shape)
     if multiplier.shape[-1] == 1:  # one for each row
-        rows = np.broadcast_to(multiplier, (*batch, m, 1)).reshape(-1)
-        return _requantize(owner, acc.reshape(-1, n), rows, y_zero_point, 0).reshape(acc.shape)
+        each = np.broadcast_to(multiplier, (*batch, m, 1)).reshape(-1)
+        return _requantize(owner, acc.reshape(lines), each, y_zero_point, 0).reshape(acc.shape)
     sums = np.broadcast_to(multiplier, (*batch, m, n)).reshape(-1)
     return _requantize(owner, acc.reshape(-1), sums, y_zero_point, 0).reshape(acc.shape)
 
@@ -191,11 +190,17 @@ def qlinear_conv2d(
     if sw.size != 1 and sw.shape != (channels,):
         raise ValueError(_check.must(owner, "w_scale", f"of shape () or ({channels},)", f"shape {sw.shape}"))
     sums = None if bias is None else _bias(owner, bias, channels)
-    code, zero, multiplier = _codes(owner, sx.reshape(()) * sw / sy.reshape(()), y_zero_point, operands.shape, 1)
+    code, zero, multiplier = _codes(owner, _ratio(sx.reshape(()), sw, sy), y_zero_point, operands.shape, 1)
     out = np.empty(operands.shape, code.dtype)
     multipliers = np.full(channels, multiplier) if multiplier.ndim == 0 else multiplier
     convolve(owner, operands, out, multipliers, sums, int(zero), code.qmin, code.qmax)
     return out
+
+
+def _ratio(first: Array, second: Array, result: Array) -> Array:
+    """Return Sa * Sb / Sy in float32, from left to right; _codes refuses what overflows."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(first * second / result.reshape(()))
 
 
 def _single(owner: str, name: str, scale: Array) -> None:
@@ -222,7 +227,8 @@ def _codes(
 
     `axis` is that of the multipliers where there is more than one.
     """
-    code = code_type(getattr(zero_point, "dtype", None))
+    typed = isinstance(zero_point, np.ndarray | np.generic)
+    code = code_type(zero_point.dtype) if typed else None
     if code is None or code.bits != 8:
         raise TypeError(_check.must(owner, "y_zero_point", "an int8 or uint8 scalar", _check.typed(zero_point)))
     zero = np.asarray(zero_point)

@@ -151,7 +151,7 @@ def quantize_linear(
     layout = _args.layout(owner, source.shape, axis, block_size)
     scales = _args.scales(owner, "scale", scale, layout)
     zeros = _args.zero_points(owner, zero_point, layout, *code.zero_points)
-    if on_nan != "zero_point":
+    if not (type(on_nan) is str and on_nan == "zero_point"):
         _check_nan(owner, on_nan, source, float_type)
     return _args.elementwise(
         owner, _core.quantize, source, float_type, layout, scales, zeros, code, out, code.qmin, code.qmax, rounding

@@ -63,7 +63,8 @@ def _wide(widest: Array, axis: int) -> Iterator[str]:
     others = others[others > 0]
     if others.size == 0:
         return
-    median = float(np.median(others))
+    with np.errstate(over="ignore"):  # np.median adds the two in the middle
+        median = float(np.median(others))
     if widest[top] >= WIDE * median:
         ratio = widest[top] / median
         times = f"{ratio:,.0f}" if ratio < 1e9 else f"{ratio:.3g}"

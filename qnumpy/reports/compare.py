@@ -93,6 +93,7 @@ def compare(
     owner = "compare"
     if not (name is None or isinstance(name, str)):
         raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
+    per_channel = _check.flag(owner, "per_channel", per_channel)
     source, values = pair(owner, x, q)
     params = values.qparams if isinstance(values, QuantizedArray) else None
     granularity = values.granularity if isinstance(values, Quantized) else None

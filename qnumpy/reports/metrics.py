@@ -70,8 +70,8 @@ class Sums:
 
     @property
     def cosine(self) -> Any:
-        norm = np.sqrt(self.signal) * np.sqrt(self.energy)
         with np.errstate(divide="ignore", invalid="ignore"):
+            norm = np.sqrt(self.signal) * np.sqrt(self.energy)  # nan for 0 and infinity
             angle = np.where(norm == 0, 0.0, np.clip(self.dot / norm, -1.0, 1.0))
         return np.where(np.asarray(self.peak) == 0, 1.0, angle)[()]
 

@@ -1,12 +1,14 @@
-"""The oracle: what the kernels compute, in plain NumPy expressions and Python integers.
+"""Assertions about quantized arrays, for the tests of experiments; and the oracle.
 
-A twin has the name, the parameters and the result type of its original, and gives the same bits. The originals are
-functions of qnumpy and, without their first parameter `owner`, functions of `qnumpy.ops`. Twins have no `out`, and they
-check no arguments: on_nan, on_nonfinite and overflow="raise" have no effect. They share no code with the
-kernels: parameters are repeated for every element, then the formula of docs/semantics.md stands on one line.
+The oracle says what the kernels compute, in plain NumPy expressions and Python integers. A twin has the name, the
+parameters and the result type of its original, and gives the same bits. The originals are functions of qnumpy and,
+without their first parameter `owner`, functions of `qnumpy.ops`. Twins have no `out`, and they check no arguments:
+on_nan, on_nonfinite and overflow="raise" have no effect. They share no code with the kernels: parameters are repeated
+for every element, then the formula of docs/semantics.md stands on one line.
 """
 
 from ._common import spread
+from .assertions import assert_dequantized_close, assert_qparams_equal, assert_quantized_equal
 from .elements import (
     codes_of,
     dequantize_linear,
@@ -21,7 +23,7 @@ from .elements import (
     unpack,
 )
 from .floats import FloatError, cast, float_error, quantize_blocks
-from .products import SaturatedProduct, accumulate_dot, conv2d_integer, matmul_integer, saturated_matmul
+from .products import SaturatedProduct, accumulate_dot, conv2d_integer, matmul_floats, matmul_integer, saturated_matmul
 from .statistics import Histogram, entropy_bin, histogram
 
 __all__ = [
@@ -29,6 +31,9 @@ __all__ = [
     "Histogram",
     "SaturatedProduct",
     "accumulate_dot",
+    "assert_dequantized_close",
+    "assert_qparams_equal",
+    "assert_quantized_equal",
     "cast",
     "codes_of",
     "conv2d_integer",
@@ -38,6 +43,7 @@ __all__ = [
     "fake_quantize",
     "float_error",
     "histogram",
+    "matmul_floats",
     "matmul_integer",
     "min_max",
     "pack",

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .._typing import Array, Int32Array
+from .._typing import Array, Float32Array, Int32Array
 from ..dtypes import FloatType
 from ._common import float_of, int32_of, integers
 
-__all__ = ["SaturatedProduct", "accumulate_dot", "conv2d_integer", "matmul_integer", "saturated_matmul"]
+__all__ = ["SaturatedProduct", "accumulate_dot", "conv2d_integer", "matmul_floats", "matmul_integer", "saturated_matmul"]
 
 
 def matmul_integer(
@@ -29,6 +29,41 @@ def matmul_integer(
     if a_zero.ndim == 1:  # one for each row
         a_zero = a_zero[:, None] if np.ndim(a) > 1 else a_zero
     return int32_of(np.matmul(integers(a) - a_zero, integers(b) - b_zero))
+
+
+def matmul_floats(
+    x: Float32Array,
+    w: Float32Array,
+    bias: Float32Array | None = None,
+    clip: tuple[float, float] = (-math.inf, math.inf),
+) -> Float32Array:
+    """Multiply as PackedWeight does with a weight of floats, which `dequantize` has made float32.
+
+    Examples
+    --------
+    >>> matmul_floats(np.float32([[1, 2]]), np.float32([[3], [4]]), clip=(0, 10))
+    array([[10.]], dtype=float32)
+    """
+    acc = np.zeros((len(x), w.shape[1]), np.float32)
+    with np.errstate(all="ignore"):
+        for k in range(len(w)):
+            acc = _fma(x[:, k, None], w[k], acc)
+        acc = acc if bias is None else acc + bias
+    low, high = np.float32(clip)
+    y = np.where(acc < low, low, np.where(acc > high, high, acc))
+    return np.where(np.isnan(y), np.float32(np.nan), y)
+
+
+def _fma(a: Float32Array, b: Float32Array, c: Float32Array) -> Float32Array:
+    """Return a * b + c rounded once: the float64 sum, rounded to odd, is rounded again to float32 as the exact one."""
+    product, addend = a.astype(np.float64) * b, c.astype(np.float64)  # exact
+    total = product + addend
+    part = total - product
+    error = (product - (total - part)) + (addend - part)  # exact (Knuth's TwoSum)
+    bits = total.view(np.int64)
+    inexact = np.isfinite(error) & (error != 0) & (bits & 1 == 0)
+    bits = np.where(inexact, bits + np.where((error > 0) == (total > 0), 1, -1), bits)
+    return bits.view(np.float64).astype(np.float32)
 
 
 def conv2d_integer(

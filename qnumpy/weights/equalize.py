@@ -100,6 +100,7 @@ def cross_layer_equalize(
         wanted = f"of {channels} channels on axis {along2}, as w1 has on axis {along1}"
         raise ValueError(_check.must(owner, "w2", wanted, f"shape {second.shape}"))
     offset = None if bias is None else vector(owner, "bias", bias, channels)
+    power_of_two = _check.flag(owner, "power_of_two", power_of_two)
     r1, r2 = largest_magnitudes(first, along1), largest_magnitudes(second, along2)
     scale = factors(np.sqrt(r1), np.sqrt(r2), power_of_two)
     return Equalized(

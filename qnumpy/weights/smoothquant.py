@@ -93,9 +93,8 @@ def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, 
     weight, _ = _args.real(owner, "w", w)
     along = weight_axis(owner, "axis", axis, weight)
     check_inputs(owner, "x", source, weight.shape[along])
-    scale = _migration(
-        largest_magnitudes(source, -1), largest_magnitudes(weight, along), _alpha(owner, "alpha", alpha), power_of_two
-    )
+    exponent, power_of_two = _alpha(owner, "alpha", alpha), _check.flag(owner, "power_of_two", power_of_two)
+    scale = _migration(largest_magnitudes(source, -1), largest_magnitudes(weight, along), exponent, power_of_two)
     return Smoothed(rounded(owner, "w", np.multiply, weight, along_axis(scale, along, weight)), scale)
 
 
@@ -207,7 +206,7 @@ def smoothquant_alpha(
 
 
 def _alpha(owner: str, name: str, value: Any) -> float:
-    if not (isinstance(value, (int, float, np.floating)) and 0 <= value <= 1):
+    if not (_check.is_number(value) and 0 <= value <= 1):
         raise ValueError(_check.must(owner, name, "in [0, 1]", _check.typed(value)))
     return float(value)
 

@@ -519,9 +519,9 @@ def test_a_wrong_kind_beside_qparams():
     x = np.ones((3, 2), np.float32)
     with pytest.raises(TypeError, match=r"^quantize: symmetric must be True or False; got 'False'\.$"):
         qn.quantize(x, INT4, symmetric="False")
-    with pytest.raises(TypeError, match="^quantize: dtype must be int8, "):
+    with pytest.raises(TypeError, match=r"^quantize: dtype must be int8, "):
         qn.quantize(x, INT4, dtype="int3")
-    with pytest.raises(TypeError, match="^quantize: granularity must be PerTensor"):
+    with pytest.raises(TypeError, match=r"^quantize: granularity must be PerTensor"):
         qn.quantize(x, INT4, granularity=1)
 
 

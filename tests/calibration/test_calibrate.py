@@ -580,7 +580,9 @@ def test_the_share_clipped_is_what_lies_half_a_step_outside(low, high, clipped, 
 def test_a_range_that_no_scale_covers():
     report = qn.calibrate(lambda x: {"x": x}, [np.array([1e300, -1.0])], MINMAX).report()
     assert report["x"].chosen is None
-    assert report["x"].reason == ("QParams.from_range: the range must have a finite float32 scale; got 7.87402e+297.")
+    assert report["x"].reason == (
+        "MinMaxObserver.qparams: the range must have a finite float32 scale; got 7.87402e+297."
+    )
 
 
 def test_the_report_without_histograms():

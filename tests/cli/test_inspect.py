@@ -35,3 +35,15 @@ def test_inspect_says_what_a_float_type_would_lose(run, model, tmp_path):
     assert [tensor["verdict"] for tensor in table["tensors"]] == ["underflows", "overflows"]
     assert table["totals"]["verdicts"] == {"overflows": 1, "underflows": 1}
     assert run("inspect", path, "--float", "int8")[0] == 2
+
+
+def test_an_array_that_is_not_read_is_listed_with_its_reason(run, tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.ones((2, 3), np.float32), o=np.array([{}, None]))
+    code, out, _ = run("inspect", path)
+    assert code == 0
+    assert re.search(r"^o +object +\(2,\) +not read: holds Python objects, which qnumpy never unpickles ", out, re.M)
+    code, out, _ = run("inspect", path, "--json")
+    assert [(t["name"], t["unreadable"]) for t in json.loads(out)["tensors"]] == [
+        ("x", None), ("o", "holds Python objects, which qnumpy never unpickles"),
+    ]  # fmt: skip

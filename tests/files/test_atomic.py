@@ -4,12 +4,10 @@ import errno
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import pytest
+from children import FEW, MODES, NAMED, child, files, nameless
 from tensor_files import reals
 
 from qnumpy.files.atomic import AtomicFiles, replacing
@@ -145,26 +143,7 @@ def wait():
     print("ready", flush=True)
     time.sleep(60)
 """
-NAMED = "AtomicFiles.nameless = False\n"
-nameless = pytest.mark.skipif(not AtomicFiles.nameless, reason="no O_TMPFILE")
 TARGETS = ["a.npz", pytest.param("a.safetensors", marks=pytest.mark.slow), "folder/"]
-MODES = [pytest.param("", marks=nameless, id="nameless"), pytest.param(NAMED, id="named")]
-SIGNALS = ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGALRM"]
-FEW = [name if name in ("SIGTERM", "SIGHUP") else pytest.param(name, marks=pytest.mark.slow) for name in SIGNALS]
-
-
-def child(code, *argv):
-    def heard():  # a shell starts jobs in the background with some signals ignored
-        for name in SIGNALS:
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], **pipes, preexec_fn=heard)
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -269,44 +248,3 @@ def test_handlers_of_signals_are_as_before(tmp_path, monkeypatch, mode):
         assert [signal.getsignal(number) for number in numbers] == before
     finally:
         signal.signal(signal.SIGUSR1, mine)
-
-
-COMMAND = """
-import sys
-from qnumpy.cli import main
-from qnumpy.files.atomic import AtomicFiles
-"""
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [*FEW[:3], "SIGKILL"])
-def test_the_command_line_stopped_at_any_moment(tmp_path, mode, name):
-    """Whatever the moment, there is no file or a whole one, and the exit code and the sentence tell which."""
-    model, out, number = tmp_path / "model.npz", tmp_path / "out.safetensors", getattr(signal, name)
-    save(model, {str(k): reals(500, 500) for k in range(12)})
-    argv = ["quantize", model, "-o", out, "--force"]
-    stopped = 0
-    for delay in (0.02, 0.04, 0.08):
-        code = f"{COMMAND}{mode}\nprint('ready', flush=True)\nsys.exit(main(sys.argv[1:]))"
-        with child(code, *argv) as process:
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(delay)
-            process.send_signal(number)
-            _, err = process.communicate(timeout=60)
-        left = files(tmp_path)
-        if name == "SIGKILL":
-            left = [path for path in left if not (mode and path.endswith(".qnumpy-tmp"))]
-        elif process.returncode == 128 + number:
-            stopped += 1
-            word = "interrupted" if name == "SIGINT" else f"stopped by {name}"
-            states = [f"{what}.\n" for what in ("no file was written", f"{str(out)!r} is whole, or as it was")]
-            assert err in [f"qnumpy quantize: {word}; {state}" for state in states]
-        assert process.returncode in (0, -number, 128 + number), err
-        assert left in (["model.npz"], ["model.npz", "out.safetensors"])
-        if len(left) == 2:
-            assert len(load(out)) == 12
-            out.unlink()
-    assert stopped or name == "SIGKILL"
-    with child(f"{COMMAND}{mode}\nsys.exit(main(sys.argv[1:]))", *argv) as process:
-        process.communicate(timeout=60)
-    assert files(tmp_path) == ["model.npz", "out.safetensors"]

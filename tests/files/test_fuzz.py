@@ -39,9 +39,9 @@ CODES = {
 PARAMS = {"a": qn.QParams(0.5, 3, "uint8"), "b": qn.QParams([1, 2], 0, "int4", qn.PerChannel(0))}
 VALUES = [
     None, True, False, 0, 1, -1, 2, 3, 8, 16, 255, 2**31, 2**62, 2**64, 10**400, 0.0, -0.5, 1e-45, 1e308, float("nan"),
-    float("inf"), "", "int8", "int4", "uint2", "float8_e5m2", "mxfp4", "mxfp6_e2m3", "bfloat16", "float16", "<f4", "F32",
-    "F4", "U8", "w", "fc", "w.scale", "\u0000", "\ud800", "日", [], [[]], [0], [32, 8], [0, 2**62], [1] * 65, [1, 0],
-    [None, None], ["a"], {}, {"kind": "tensor"}, {"kind": "row"}, {"kind": "channel", "axis": 1},
+    float("inf"), "", "int8", "int4", "uint2", "float8_e5m2", "mxfp4", "mxfp6_e2m3", "bfloat16", "float16", "<f4",
+    "F32", "F4", "U8", "w", "fc", "w.scale", "\u0000", "\ud800", "日", [], [[]], [0], [32, 8], [0, 2**62], [1] * 65,
+    [1, 0], [None, None], ["a"], {}, {"kind": "tensor"}, {"kind": "row"}, {"kind": "channel", "axis": 1},
     {"kind": "group", "axis": -1, "group_size": 3}, {"a": "bfloat16"}, {"n": {"b": "int4"}}, {"n": {}},
 ]  # fmt: skip
 

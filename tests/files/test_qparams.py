@@ -69,7 +69,7 @@ KEYS = "dtype, granularity, scale, zero_point, qmin, qmax"
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"scale": -1.0}, "QParams: scale must be positive, finite and normal in float32; got -1.0."),
-    ({"scale": "1"}, "QParams: scale must be real; got dtype <U1."),
+    ({"scale": "1"}, "QParams: scale must be real; got '1'."),
     ({"scale": [1.0]}, "QParams: scale must have 0 dimensions for PerTensor(); got shape (1,)."),
     ({"zero_point": 300}, "QParams: zero_point must be in [0, 255]; got 300."),
     ({"dtype": "int9"}, "QParams: dtype must be a code type such as 'int8' or 'uint4'; got 'int9'."),

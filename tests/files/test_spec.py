@@ -14,7 +14,7 @@ from tensor_files import plain_tensors, reals
 
 import qnumpy as qn
 from qnumpy.files.spec import FORMAT_VERSION, TensorSpec
-from qnumpy.files.store import load, save
+from qnumpy.files.store import Reader, Writer, load, save
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 golden = runpy.run_path(str(FIXTURES / "make_golden.py"))["arrays"]
@@ -120,6 +120,31 @@ def test_specs_refuse():
         TensorSpec.blocks((3,), "mxfp3")
 
 
+# Codes of 6 bits
+
+
+@pytest.mark.parametrize("dtype", ["mxfp6_e2m3", "mxfp6_e3m2"])
+def test_codes_of_six_bits(tmp_path, dtype):
+    """Four take three bytes, in files of version 2; in those of version 1 each takes a byte."""
+    q = qn.quantize(reals(3, 7), dtype=dtype)
+    path = tmp_path / "a.npz"
+    save(path, {"w": q})
+    with np.load(path) as raw:
+        raw = dict(raw)
+    schema = json.loads(raw["__qnumpy__"].tobytes())
+    assert (schema["format_version"], raw["w"].shape) == (2, (3, 6))
+    codes = q.codes.view(np.uint8) & 63
+    bits = np.unpackbits(codes, bitorder="little").reshape(3, 7, 8)[..., :6].reshape(3, 42)
+    np.testing.assert_array_equal(raw["w"], np.packbits(bits, axis=-1, bitorder="little"))
+    old = np.frombuffer(json.dumps({**schema, "format_version": 1}).encode(), np.uint8)
+    np.savez(path, **{**raw, "w": codes, "__qnumpy__": old})
+    assert load(path)["w"] == q
+    with Reader(path) as reader, Writer(tmp_path / "b.npz", reader.specs) as writer:  # in the newest form
+        writer.write("w", reader.read("w"))
+    with np.load(tmp_path / "b.npz") as new:
+        np.testing.assert_array_equal(new["w"], raw["w"])
+
+
 # PackedWeight
 
 W = reals(64, 16)
@@ -219,3 +244,14 @@ def test_options_that_lie(tmp_path, change, message):
     with pytest.raises(qn.FileFormatError, match=re.escape(message)) as caught:
         load(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_with_an_axis_is_transposed(tmp_path):
+    """Weights in formats of blocks along K are kept as (N, K)."""
+    path, w = tmp_path / "a.safetensors", qn.quantize(W.T, granularity=qn.PerChannel(0))
+    save(path, {"fc": w, "fc.bias": W[0]})
+    tensors, schema = plain_tensors(path)
+    schema["format_version"] = 2
+    schema["tensors"]["fc"]["packed_weight"] = {"axis": 1, "bias": True, "clip": [0, None]}
+    safetensors.numpy.save_file(tensors, path, metadata={"qnumpy": json.dumps(schema)})
+    np.testing.assert_array_equal(X @ load(path)["fc"], X @ qn.PackedWeight(w, axis=1, bias=W[0], clip=(0, None)))

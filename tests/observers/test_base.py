@@ -262,7 +262,10 @@ def rows():
     codes = "int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, "
     codes += "float8_e5m2fnuz or float4_e2m1fn"
     granular = "PerTensor(), PerChannel(axis) or PerGroup(group_size)"
-    yield lambda: qn.MinMaxObserver(dtype="float32"), f"MinMaxObserver: dtype must be {codes}; got 'float32'."
+    yield (
+        lambda: qn.MinMaxObserver(dtype="float32"),
+        f"MinMaxObserver: dtype must be {codes}; got 'float32'. qnumpy.cast converts to float32.",
+    )
     even = "symmetric must be True for float8_e4m3fn, which has no zero point; got False."
     for kind in (qn.MinMaxObserver, qn.HistogramObserver):
         yield lambda k=kind: k(dtype="float8_e4m3fn", symmetric=False), f"{kind.__name__}: {even}"
@@ -341,3 +344,10 @@ def test_message(call, message):
     with pytest.raises((TypeError, ValueError)) as caught:
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("kind", [qn.MinMaxObserver, qn.MovingAverageMinMaxObserver, qn.HistogramObserver])
+def test_a_range_without_a_scale_names_the_observer(kind):
+    want = rf"^{kind.__name__}\.qparams: the range must have a finite float32 scale; got 7\.87402e\+297\.$"
+    with pytest.raises(ValueError, match=want):
+        kind().observe(np.array([1e300])).qparams(*(["minmax"] if kind is qn.HistogramObserver else []))

@@ -475,3 +475,60 @@ def seed_rows():
 @refusals(seed_rows())
 def test_refusals(call, exception, message):
     assert_refused(call, exception, message)
+
+
+# ---- Python integers ----
+
+
+def rounded(number, mantissa_bits):
+    """A positive integer rounded half to even to a mantissa, in integers."""
+    shift = max(number.bit_length() - mantissa_bits - 1, 0)
+    kept, rest = number >> shift, number & ((1 << shift) - 1)
+    half = (1 << shift) >> 1
+    return (kept + (rest > half or (rest == half and shift > 0 and kept & 1))) << shift
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16"])
+def test_integers_beyond_float64_are_rounded_once(name):
+    rng = np.random.default_rng(0)
+    kind = FLOAT_TYPES[name]
+    numbers = [2**60 + 2**52 + 1, 2**60 + 2**52, 2**60 + 2**52 - 1, 2**63 - 1, 2**64 - 1, 2**53 + 1, 2**70 + 2**62 + 1]
+    for bits in range(54, 90):
+        ties = (1 << bits) + (1 << (bits - kind.mantissa_bits - 1))  # halfway between two numbers of the type
+        numbers += [ties + d for d in (-1, 0, 1)] + [int(rng.integers(2**40)) << (bits - 40) | 1]
+    want = [float(rounded(number, kind.mantissa_bits)) for number in numbers]
+    for sign in (1, -1):
+        got = qn.cast([sign * number for number in numbers], name)
+        assert got.dtype == kind.dtype
+        assert got.astype(np.float64).tolist() == [sign * value for value in want]
+    small = [number for number in numbers if number < 2**63]
+    assert qn.cast(small, name).astype(np.float64).tolist() == want[: len(small)] or small != numbers[: len(small)]
+    assert [float(qn.cast(number, name)) for number in numbers] == want
+    assert qn.cast([*numbers, 0.5], name).astype(np.float64).tolist() == [*want, 0.5]
+
+
+def test_integers_overflow_as_floats_do():
+    big = [2**128 - 1, 10**300, -(10**300)]
+    assert qn.cast(big, "float32").tolist() == [np.inf, np.inf, -np.inf]
+    assert qn.cast(big, "bfloat16", overflow="saturate").astype(float).tolist() == [
+        float(FLOAT_TYPES["bfloat16"].largest) * sign for sign in (1, 1, -1)
+    ]
+    with pytest.raises(OverflowError):
+        qn.cast(big, "float16", overflow="raise")
+    with pytest.raises(ValueError, match=r"^cast: x must be in the range of float64; got an integer of 1329 bits\.$"):
+        qn.cast([10**400], "float32")
+
+
+@pytest.mark.parametrize("call", [qn.quantize, qn.min_max, qn.choose_qparams, lambda x: qn.cast(x, "float16")])
+def test_integers_that_have_a_type_are_codes(call, tmp_path):
+    """An integer array is refused in every disguise; a list of Python integers is real."""
+    codes = np.arange(4, dtype=np.int8).reshape(2, 2)
+    mapped = np.memmap(tmp_path / "codes", np.int8, "w+", shape=(2, 2))
+    for x in (codes, mapped, codes.view(np.matrix), memoryview(codes), [np.int8(1)], [codes], codes[0, 0], list(codes)):
+        with pytest.raises(TypeError, match="; got dtype int8"):
+            call(x)
+    call([[0, 1], [2, 3]])
+    call(range(3))
+    real = np.memmap(tmp_path / "reals", np.float32, "w+", shape=(2, 2))
+    call(real)
+    call(np.ones((2, 2)).view(np.matrix))

@@ -76,6 +76,10 @@ OPERANDS = [
     ((2, 3, 5), (5,)),
     ((3, 3, 3), (3, 3, 3)),
     ((0, 3), (3, 2)),
+    ((3, 2), (2, 0)),
+    ((2, 3, 4), (4, 0)),
+    ((0, 3, 4), (4, 2)),
+    ((2, 2), (2, 2)),
 ]
 
 
@@ -251,6 +255,10 @@ U8 = np.uint8(0)
          "qlinear_matmul: y_zero_point must be one number; got shape (2,)."),
         (lambda: qn.qlinear_matmul(A, 1e30, 0, B, 1e30, 0, 1.0, U8), ValueError,
          "qlinear_matmul: the ratio of scales must be positive, finite and normal in float32; got inf."),
+        (lambda: qn.qlinear_matmul(A, 1e30, 0, B, [1.0, 1e30], 0, 1.0, U8), ValueError,
+         "qlinear_matmul: the ratio of scales must be positive, finite and normal in float32; got inf at index 1."),
+        (lambda: qn.qlinear_conv2d(X, 1e30, 0, W, [1.0, 1e30], 0, 1.0, U8), ValueError,
+         "qlinear_conv2d: the ratio of scales must be positive, finite and normal in float32; got inf at index 1."),
         (lambda: qn.qlinear_conv2d(X, [1.0, 1.0], 0, W, 1.0, 0, 1.0, U8), ValueError,
          "qlinear_conv2d: x_scale must be one number; got shape (2,)."),
         (lambda: qn.qlinear_conv2d(X, 1.0, 0, W, [1.0] * 3, 0, 1.0, U8), ValueError,

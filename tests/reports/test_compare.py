@@ -436,3 +436,28 @@ def test_every_report_has_every_form(kind):
         assert isinstance(records, list)
         assert all(not isinstance(value, dict) for record in records for value in record.values())
         assert json.loads(report.to_json(indent=None)) == json.loads(report.to_json())
+
+
+SPECIAL = {
+    "zeros": np.zeros(3),
+    "infinity": np.array([0, np.inf, 1]),
+    "infinities": np.array([np.inf, -np.inf, np.inf]),
+    "nan": np.full(3, np.nan),
+    "huge": np.array([1e308, -1e308, 1e308]),
+    "tiny": np.array([5e-324, 0, 1e-310]),
+    "float16": np.array([65504, np.inf, 0], np.float16),
+    "ones": np.ones(3),
+}
+
+
+@pytest.mark.parametrize("q", SPECIAL)
+@pytest.mark.parametrize("x", SPECIAL)
+def test_no_report_warns(x, q):
+    """Warnings are errors in this suite."""
+    report = qn.compare(SPECIAL[x], SPECIAL[q])
+    columns = qn.compare(SPECIAL[x][:, None], SPECIAL[q][:, None], per_channel=False)
+    for shown in (report, columns):
+        assert str(shown)
+        assert shown.to_json()
+        assert shown._repr_html_()
+    assert str(qn.float_report(SPECIAL[x]))

@@ -37,6 +37,13 @@
  * grouped_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, each group g of [first, last)
  *   in this order, and each column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32,
  *   none fused; s is the exact sum over the group of (code_x - zero_point_x) * (code_w - zero_point_w).
+ * float_panel(w, panel, k, depth, to[depth][16]): the numbers (float)code * scale of rows [k, k + depth), rounded once;
+ *   k is a multiple of QN_UNIT from the start of its group. A NaN may become any number.
+ * float_rows(x[rows][k], k, first, last, rows, packed[rows * k]): packs elements [first, last) of the rows for
+ *   multiply_floats of the same ISA row, whose private layout it is.
+ * multiply_floats(t): y = fma(x[i][k], w[k][j], y) for rising k, each rounded once. The payload of a NaN is any.
+ * multiply_float_row(w, panel, panels, x[k], y[panels][16]): the same from y = 0, for one row and the numbers of
+ *   float_panel; not for w->large.
  * saturate_pairs_u8s8(a[k], b[k][stride], k, stride, n, sum[n], error[n], pairs[n]): for each pair of neighbours in k
  *   and each column j, e = a0 * b0[j] + a1 * b1[j], and c = e clamped to int16, as vpmaddubsw does. sum += c,
  *   error += c - e, pairs += c != e. An odd last element pairs with 0. k <= 65536.

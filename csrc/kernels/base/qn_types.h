@@ -169,6 +169,33 @@ typedef struct {
     void (*unpack_bits)(const uint8_t *bytes, uint8_t *codes, int64_t n); /* without signs, which kernels do not read */
 } qn_width;
 
+/* A packed weight of narrow floats [k][n]; packed_float.h describes the bytes. */
+typedef struct {
+    int64_t k, n;
+    int64_t group;   /* neighbours along k that share a scale; the last group may be short */
+    int64_t groups;  /* ceil(k / group) */
+    qn_type element; /* a float of 8, 6 or 4 bits */
+    int bits;        /* of a code */
+    qn_type scale;   /* QN_F32, QN_E8M0FNU, or QN_E4M3FN times tensor_scale */
+    float tensor_scale;
+    bool large;    /* some scale exceeds QN_LARGE_SCALE, so multiply_float_row does not take the weight */
+    int64_t codes; /* bytes of the codes of a panel */
+    int64_t width; /* bytes of a panel */
+} qn_float_weight;
+
+#define QN_LARGE_SCALE 0x1p112f /* times 2^14 it is finite */
+enum { QN_UNIT = 8 };           /* neighbours along k whose codes lie together */
+
+/* Rows of x times panels of float32. */
+typedef struct {
+    const float *x;                /* an output of float_rows for `rows` rows of k elements */
+    int64_t k, first, depth, rows; /* elements [first, first + depth) of each row */
+    const float *w;                /* [panels][w_step], of which [depth][16] */
+    int64_t w_step, panels;
+    float *y; /* [rows][y_step], of which [panels * 16] */
+    int64_t y_step;
+} qn_float_tile;
+
 enum { QN_MAX_DIMS = 64 };
 
 /* An input array of any strides, alignment and byte order. Elements are numbered in C order. */
@@ -181,7 +208,7 @@ typedef struct {
     bool direct;                                      /* C-contiguous, aligned, native byte order: read in place */
     bool swapped;                                     /* the other byte order */
     qn_width width; /* of packed codes: then shape counts codes, and a row along the last axis lies in bytes */
-    bool no_gaps;       /* packed rows follow each other */
+    bool no_gaps;   /* packed rows follow each other */
 } qn_source;
 
 /* ---- integer products; the head of matmul.c draws the packed matrices ---- */

@@ -19,6 +19,8 @@
 #include "floats_body.h" /* after the loads, stores and prefetches of quantize_body.h */
 #include "matmul_body.h" /* after quantize_body.h, whose clamp it shares */
 
+#include "packed_float_body.h" /* after the formats of floats_body.h */
+
 #define QN_ENTRY(kind, name, arguments, ...) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};
 #undef QN_ENTRY

@@ -173,6 +173,12 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 V_INLINE vi vi_half(vf x) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 V_INLINE vf vf_half(vi code) { return _mm256_cvtph_ps(halves_u16(code)); }
 
+#include "words_avx2.h"
+
+V_INLINE void vw_halves(vw v, vf *x) { /* the float16 of every word */
+    x[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(v)), x[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1));
+}
+
 #include "panel_avx2.h"
 
 #include "matmul_avx2.h"

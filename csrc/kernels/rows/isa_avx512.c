@@ -175,6 +175,21 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 V_INLINE vi vi_half(vf x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 V_INLINE vf vf_half(vi code) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(code)); }
 
+#include "words_avx2.h"
+
+V_INLINE void vw_halves(vw v, vf *x) { x[0] = _mm512_cvtph_ps(v); } /* the float16 of every word */
+
+/* Nibble i of every word, from the high one on, as the float16 of a float4_e2m1fn with a wrong bias: the number times
+ * 2^-14. A permutation reads only the low 4 bits of an index. */
+#define V_NIBBLES
+V_INLINE vf vf_nibble(vw v, const int i) {
+    const float u = 0x1p-15f; /* the number 0.5 */
+    const __m512 numbers = _mm512_setr_ps(0, u, 2 * u, 3 * u, 4 * u, 6 * u, 8 * u, 12 * u, -0.0f, -u, -2 * u, -3 * u,
+                                          -4 * u, -6 * u, -8 * u, -12 * u);
+    const __m512i word = _mm512_cvtepu16_epi32(v);
+    return _mm512_permutexvar_ps(i == 3 ? word : _mm512_srli_epi32(word, (unsigned)(12 - 4 * i)), numbers);
+}
+
 #include "panel_avx512.h"
 
 #ifndef QN_AVX512_HEADER /* an emulation has no assembly: it uses the tiles of AVX2 */

@@ -167,6 +167,34 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 V_INLINE vi vi_half(vf x) { return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_f16(vcvt_f16_f32(x)))); }
 V_INLINE vf vf_half(vi code) { return vcvt_f32_f16(vreinterpret_f16_s16(low16(code))); }
 
+typedef struct {
+    int16x8_t half[2];
+} vw; /* 16 words, one for each column of a panel */
+V_INLINE vw vw_load(const uint8_t *p) {
+    return (vw){{vreinterpretq_s16_u8(vld1q_u8(p)), vreinterpretq_s16_u8(vld1q_u8(p + 16))}};
+}
+V_INLINE void vw_store(uint16_t *p, vw v) {
+    vst1q_s16((int16_t *)p, v.half[0]), vst1q_s16((int16_t *)p + 8, v.half[1]);
+}
+V_INLINE vw vw_shl(vw v, int bits) {
+    const int16x8_t by = vdupq_n_s16((int16_t)bits);
+    return (vw){{vshlq_s16(v.half[0], by), vshlq_s16(v.half[1], by)}};
+}
+V_INLINE vw vw_sra(vw v, int bits) { return vw_shl(v, -bits); }
+V_INLINE vw vw_and(vw v, int mask) {
+    const int16x8_t m = vdupq_n_s16((int16_t)mask);
+    return (vw){{vandq_s16(v.half[0], m), vandq_s16(v.half[1], m)}};
+}
+V_INLINE vw vw_or(vw a, vw b) {
+    return (vw){{vorrq_s16(a.half[0], b.half[0]), vorrq_s16(a.half[1], b.half[1])}};
+}
+V_INLINE void vw_halves(vw v, vf *x) { /* the float16 of every word */
+    for (int h = 0; h < 2; h++) {
+        const float16x8_t halves = vreinterpretq_f16_s16(v.half[h]);
+        x[2 * h] = vcvt_f32_f16(vget_low_f16(halves)), x[2 * h + 1] = vcvt_high_f32_f16(halves);
+    }
+}
+
 #include "panel_neon.h"
 
 #include "matmul_neon_base.h"

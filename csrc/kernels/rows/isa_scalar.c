@@ -123,6 +123,43 @@ V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
     }
 QN_WHOLE_CODES(STORE4, _)
 
+/* 16 words, one for each column of a panel. */
+typedef struct {
+    uint16_t lane[QN_PANEL];
+} vw;
+#define EACH_WORD(v, value)                                                                                            \
+    for (int k = 0; k < QN_PANEL; k++) (v).lane[k] = (uint16_t)(value)
+V_INLINE vw vw_load(const uint8_t *p) {
+    vw v;
+    memcpy(v.lane, p, sizeof v.lane);
+    return v;
+}
+V_INLINE void vw_store(uint16_t *p, vw v) { memcpy(p, v.lane, sizeof v.lane); }
+V_INLINE vw vw_shl(vw v, int bits) {
+    EACH_WORD(v, v.lane[k] << bits);
+    return v;
+}
+V_INLINE vw vw_sra(vw v, int bits) {
+    EACH_WORD(v, (int16_t)v.lane[k] >> bits);
+    return v;
+}
+V_INLINE vw vw_and(vw v, int mask) {
+    EACH_WORD(v, v.lane[k] & mask);
+    return v;
+}
+V_INLINE vw vw_or(vw a, vw b) {
+    EACH_WORD(a, a.lane[k] | b.lane[k]);
+    return a;
+}
+/* The float16 of every word; what a NaN becomes is not specified. */
+V_INLINE void vw_halves(vw v, vf *x) {
+    for (int k = 0; k < QN_PANEL; k++) {
+        int32_t body = v.lane[k] & 0x7FFF;
+        float magnitude = body < 0x7C00 ? vf_from_bits(body << 13) * 0x1p112f : INFINITY;
+        x[k] = v.lane[k] & 0x8000 ? -magnitude : magnitude;
+    }
+}
+
 #include "panel_plain.h"
 
 #include "bodies.h"

@@ -1,0 +1,86 @@
+"""Weights of narrow floats, packed once for products with float32 rows."""
+
+import numpy as np
+
+from .. import _core
+from .._typing import Array, Float32Array, Int32Array
+from ..dtypes import FLOAT_TYPES, FloatType
+from .output import Output
+from .packed_columns import Activations
+
+__all__ = ["PackedFloat"]
+
+_LARGE_SCALE = 2.0**112  # above it a scale times the power of two that corrects the bias of a code may overflow
+
+
+class PackedFloat:
+    """A weight of floats of 8, 6 or 4 bits with one scale for each group of neighbours along K.
+
+    An element of the weight is ``float32(code) * scale``, rounded once, as `dequantize` returns it. A product adds
+    ``fma(x, w, acc)`` in float32 for rising k, from 0.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8, shape (K, N)
+        The bytes of the codes, one to a byte.
+    element : FloatType
+        Of the codes.
+    scales : ndarray of float32, or of float8_e8m0fnu or float8_e4m3fn, shape (groups, N)
+    group_size : int
+        At least 1; K for a weight without groups.
+    tensor_scale : float, default 1.0
+        The factor of float8_e4m3fn scales; each product is rounded to float32.
+    """
+
+    __slots__ = ("_layout", "_packed", "_scale_type", "element", "shape")
+
+    quantizes = False
+    column_scale = None  # y is float32, and a second pass makes codes of it
+
+    def __init__(
+        self, codes: Array, element: FloatType, scales: Array, group_size: int, tensor_scale: float = 1.0
+    ) -> None:
+        k, n = codes.shape
+        self.shape = k, n
+        self.element = element
+        self._scale_type = FLOAT_TYPES[scales.dtype.name]
+        with np.errstate(over="ignore"):
+            reals = scales.astype(np.float32) * np.float32(tensor_scale)
+        large = bool((np.abs(reals) > _LARGE_SCALE).any())
+        group_size = max(min(group_size, k), 1)
+        self._layout = k, n, group_size, element.core, self._scale_type.core, tensor_scale, large
+        self._packed = _core.float_weight_room(*self._layout)
+        plain = np.ascontiguousarray(scales).view(self._scale_storage)
+        _core.float_weight_pack(np.ascontiguousarray(codes), plain, self._packed, *self._layout)
+
+    @property
+    def _scale_storage(self) -> np.dtype[np.generic]:
+        return self._scale_type.storage
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed codes and scales, and a byte a column that marks NaN."""
+        return int(self._packed.nbytes)
+
+    def codes(self) -> Array:
+        """Return the bytes of the codes as they were packed."""
+        codes = np.empty(self.shape, np.uint8)
+        _core.float_weight_codes(self._packed, codes, *self._layout)
+        return codes
+
+    def scales(self) -> Array:
+        """Return the scales as they were packed."""
+        k, n, group_size, *_ = self._layout
+        scales = np.empty((-(-k // group_size), n), self._scale_storage)
+        _core.float_weight_scales(self._packed, scales, *self._layout)
+        return scales.view(self._scale_type.dtype)
+
+    def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
+        """Fill `out` with the product of float32 rows and the weight; return True."""
+        _core.matmul_float(self._packed, x, rows, output.bias, output.low, output.high, out, *self._layout)
+        return True
+
+    def multiply_codes(
+        self, x: Array, core: int, rows: int, scale: Float32Array, zero_point: Int32Array, output: Output, out: Array
+    ) -> bool:
+        raise NotImplementedError("x is not quantized for a weight of floats")

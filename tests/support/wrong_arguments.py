@@ -1,0 +1,137 @@
+"""Right arguments for every public function, and values that are wrong for most parameters."""
+
+import re
+
+import ml_dtypes
+import numpy as np
+
+import qnumpy as qn
+
+X = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+Q = np.arange(6, dtype=np.int8).reshape(2, 3)
+ACC = np.arange(6, dtype=np.int32).reshape(2, 3)
+BYTES = np.arange(6, dtype=np.uint8).reshape(2, 3)
+IMAGE, FILTERS = np.ones((1, 2, 4, 4), np.uint8), np.ones((2, 2, 3, 3), np.int8)
+PARAMS = qn.QParams(0.5, 0)
+MX = qn.quantize(X, dtype="mxfp8_e4m3")
+WEIGHT = qn.quantize(X.T, granularity=qn.PerChannel(1))
+
+# function -> right arguments by name
+CALLS = {
+    "quantize": {"x": X, "qparams": None, "dtype": "int8", "granularity": None, "symmetric": True, "method": "minmax"},
+    "dequantize": {"q": qn.quantize(X), "dtype": "float32", "out": None},
+    "choose_qparams": {
+        "x": X, "dtype": "int8", "granularity": None, "symmetric": True, "method": "percentile", "percentile": 99.0,
+    },
+    "quantize_linear": {
+        "x": X, "scale": 0.5, "zero_point": 0, "dtype": "int8", "axis": 0, "block_size": 2, "convention": "onnx",
+        "on_nan": "zero_point", "out": None,
+    },
+    "dequantize_linear": {
+        "q": Q, "scale": 0.5, "zero_point": 0, "axis": 0, "block_size": 2, "dtype": "float32", "out": None,
+    },
+    "dynamic_quantize_linear": {"x": X},
+    "fake_quantize": {"x": X, "qparams": PARAMS, "convention": "onnx", "out": None},
+    "requantize": {
+        "acc": ACC, "multiplier": 0.5, "zero_point": 0, "dtype": "int8", "axis": 0, "method": "fixed", "out": None,
+    },
+    "cast": {"x": X, "dtype": "float16", "overflow": "inf", "rounding": "stochastic", "seed": 1, "out": None},
+    "pack": {"codes": Q, "dtype": "int4", "axis": 0},
+    "unpack": {"packed": BYTES, "dtype": "int4", "n": 3, "axis": 0},
+    "min_max": {"x": X, "granularity": None, "on_nonfinite": "ignore"},
+    "matmul": {"a": Q, "b": Q.T, "accumulate": "int32"},
+    "matmul_integer": {"a": Q, "b": Q.T, "a_zero_point": 0, "b_zero_point": 0, "out": None},
+    "conv2d_integer": {
+        "x": IMAGE, "w": FILTERS, "x_zero_point": 1, "w_zero_point": 0, "strides": 1, "padding": 0, "dilations": 1,
+        "groups": 1, "out": None,
+    },
+    "qlinear_matmul": {
+        "a": Q, "a_scale": 0.5, "a_zero_point": 0, "b": Q.T, "b_scale": 0.5, "b_zero_point": 0, "y_scale": 0.5,
+        "y_zero_point": np.int8(0),
+    },
+    "qlinear_conv2d": {
+        "x": IMAGE, "x_scale": 0.5, "x_zero_point": 0, "w": FILTERS, "w_scale": 0.5, "w_zero_point": 0, "y_scale": 0.5,
+        "y_zero_point": np.int8(0), "bias": None, "strides": 1, "padding": 0, "dilations": 1, "groups": 1,
+    },
+    "accumulate_dot": {"a": X, "b": X[0], "accumulate": "float32"},
+    "accumulator": {"dtype": "int8"},
+    "bits": {"x": X},
+    "compare": {"x": X, "q": X, "name": None, "axis": None, "per_channel": False},
+    "float_report": {"x": X, "dtype": "float16", "name": None},
+    "simulate_saturation": {"a": BYTES, "b": Q.T},
+    "QParams": {
+        "scale": 0.5, "zero_point": 0, "dtype": "int8", "granularity": qn.PerTensor(), "qmin": -9, "qmax": 9,
+    },
+    "QParams.from_range": {
+        "min": -1.0, "max": 2.0, "dtype": "int8", "symmetric": False, "granularity": None, "include_zero": False,
+    },
+    "PerChannel": {"axis": 0},
+    "PerGroup": {"group_size": 2, "axis": -1},
+    "QuantizedArray": {"codes": Q, "qparams": PARAMS},
+    "MinMaxObserver": {"dtype": "int8", "granularity": None, "symmetric": True, "on_nonfinite": "ignore"},
+    "set_num_threads": {"n": 1},
+    "set_isa": {"name": "scalar"},
+    "HistogramObserver": {
+        "method": "percentile", "percentile": 99.0, "dtype": "int8", "granularity": None, "symmetric": True,
+        "on_nonfinite": "ignore",
+    },
+    "MovingAverageMinMaxObserver": {"averaging_constant": 0.1, "dtype": "int8", "granularity": None, "symmetric": True},
+    "PackedWeight": {
+        "w": WEIGHT, "bias": None, "axis": 0, "clip": (None, None), "x_granularity": None, "symmetric": True,
+        "activation_bits": 8, "x_qparams": None, "out_qparams": None, "scale_dtype": "float32",
+    },
+    "qmatmul": {"a": qn.quantize(X), "b": WEIGHT, "bias": None, "out_qparams": None},
+    "MXArray": {"codes": MX.codes, "scales": MX.scales, "format": "mxfp8_e4m3", "tensor_scale": None},
+    "tap": {"name": "x", "x": X},
+    "weights.correct_bias": {"x": X, "w": X.T, "q": WEIGHT, "bias": None, "axis": 0},
+    "weights.reduce_range": {"qparams": PARAMS},
+    "weights.safe_weights": {"w": Q, "axis": 0},
+    "weights.smoothquant_alpha": {
+        "x": X, "w": X.T, "alphas": None, "axis": 0, "dtype": "int8", "x_granularity": None, "w_granularity": None,
+    },
+    "weights.smoothquant": {"x": X, "w": X.T, "alpha": 0.5, "axis": 0, "power_of_two": False},
+    "weights.cross_layer_equalize": {
+        "w1": X, "w2": X.T, "bias": None, "axis1": -1, "axis2": 0, "power_of_two": False,
+    },
+}  # fmt: skip
+
+
+class Broken:
+    """An array of another library that does not convert itself."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("no data")
+
+
+WRONG = [
+    None, True, np.True_, 0, 1, -1, 2, 3, 10**30, -(2**63), 1.5, 0.0, -0.0, -1.5, np.nan, np.inf, -np.inf, 1e300,
+    1e-300, 1 + 2j, "", "False", "1", "int8", "float16", "mxfp4", "nonsense", "\n", b"x", (), [], {}, set(),
+    [1, 2], [[1, 2], [3]], [None], ["1", "2"], [1.0, "a"], (1, 1), (0, -1, 2, 3), range(3), object(), object, int,
+    len, (k for k in range(2)), slice(None), ..., np.float32(1), np.int64(1), np.uint64(2**63),
+    np.datetime64("2020"), np.dtype("int8"), ml_dtypes.int4, X, Q, ACC, BYTES, X.astype(np.float16),
+    X.astype(ml_dtypes.bfloat16), X[:0], X[0, 0], X.astype(">f4"), X.T, X[::-1], Q.astype(ml_dtypes.int4),
+    np.full((2, 3), np.nan, np.float32), np.full((2, 3), np.inf), np.ones((2, 1)), np.ones((0, 3)),
+    np.ones((1,) * 32), np.array(None), np.array("a"), np.zeros(2, "M8[s]"), np.zeros(2, [("a", "i4")]),
+    np.ones(2, bool), np.ones((2, 3), complex), np.ma.masked_array(X, X > 0), [np.ma.masked_array(X)],
+    np.ones((2, 2)).view(np.matrix), np.rec.array([(1, 2.0)]), memoryview(b"abc"), bytearray(b"abc"), Broken(),
+    [Broken()], qn.quantize(X), [qn.quantize(X)], qn.quantize(X, dtype="mxfp4"), PARAMS,
+    qn.QParams([0.5, 0.5], 0, "int8", qn.PerChannel(0)), qn.PackedWeight(WEIGHT), qn.PerTensor(), qn.PerChannel(7),
+    qn.PerChannel(-3), qn.PerGroup(2), qn.PerRow(), qn.MinMaxObserver(),
+]  # fmt: skip
+
+FLAGS = ("symmetric", "include_zero", "per_channel", "power_of_two", "progress")
+
+
+def function(name):
+    """A public function by its path in qnumpy."""
+    result = qn
+    for part in name.split("."):
+        result = getattr(result, part)
+    return result
+
+
+def is_sentence(name, error):
+    """Whether an error is the sentence of a function: its name, what must be, what came, how to mend it."""
+    owner = name.removeprefix("weights.")
+    pattern = rf"^{re.escape(owner)}: .*\b(must|no|every)\b.*; got .*\.( .+\.)?$"
+    return "\n" not in str(error) and re.match(pattern, str(error)) is not None
