@@ -62,6 +62,7 @@ import typing as _types
 if _types.TYPE_CHECKING:
     from . import dask as dask
     from . import plot as plot
+    from . import search as search
     from . import testing as testing
 
 __all__ = [
@@ -121,7 +122,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAZY = ("dask", "plot", "testing")
+_LAZY = ("dask", "plot", "search", "testing")
 
 if not _types.TYPE_CHECKING:  # to a type checker any name would be an attribute
 

@@ -11,6 +11,7 @@
     QN_BIND(histogram)                                                                                                 \
     QN_BIND(matmul)                                                                                                    \
     QN_BIND(metrics)                                                                                                   \
+    QN_BIND(nearest)                                                                                                   \
     QN_BIND(pack)                                                                                                      \
     QN_BIND(packed_columns)                                                                                            \
     QN_BIND(packed_float)                                                                                              \

@@ -72,6 +72,15 @@
  * pack_4, pack_2, pack_6: 2 or 4 codes to a byte, or 4 to 3 bytes, first code in the low bits, the last byte padded
  * with zero bits. unpack_*: the inverse; i4 and i2 sign-extend into the byte. They read the bytes of n codes and no
  * more.
+ * pack_4, pack_2, pack_6: 2 or 4 codes to a byte, or 4 to 3 bytes, first code in the low bits, the last byte padded with
+ *   zero bits.
+ * unpack_*: the inverse; i4 and i2 sign-extend into the byte. They read the bytes of n codes and no more.
+ * hamming_rows(rows[n][bytes], n, query[bytes], bytes, distances[n]): the bits that differ. bytes < 2^28.
+ * score_sums(sums[n], scale[n], offset[n] or NULL, factor, scores[n], n): (float)sum * (factor * scale) + offset, each
+ *   step rounded to float32, none fused.
+ * first_above(scores[n], least, n, index): the first index of a score > least, n if there is none.
+ * dot_f64(x[n], y[n], n, total): the sum of the exact products x y in float64, in 16 partial sums (element i in sum
+ *   i % 16) that are added in halves.
  *
  * Integer products; docs/matmul.md proves that no step overflows. Sums are modulo 2^32. qn_types.h describes the tile
  * and the head of matmul.c panels and slivers. Buffers of packed codes are 64-byte aligned; numbers of quartets are

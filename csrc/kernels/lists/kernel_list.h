@@ -95,6 +95,13 @@
               saturation)                                                                                              \
     QN_KERNEL(OWN, unsafe_pairs_i8, (const int8_t *b, int64_t k, int64_t stride, int64_t n, int32_t *pairs),           \
               saturation)                                                                                              \
+    QN_KERNEL(OWN, hamming_rows,                                                                                       \
+              (const uint8_t *rows, int64_t n, const uint8_t *query, int64_t bytes, int32_t *distances), nearest)      \
+    QN_KERNEL(OWN, score_sums,                                                                                         \
+              (const int32_t *sums, const float *scale, const float *offset, float factor, float *scores, int64_t n),  \
+              nearest)                                                                                                 \
+    QN_KERNEL(OWN, first_above, (const float *scores, float least, int64_t n, int64_t *index), nearest)                \
+    QN_KERNEL(OWN, dot_f64, (const float *x, const float *y, int64_t n, double *total), nearest)                       \
     QN_KERNEL_AFFINE(QN_KERNEL, divide_f32, float, float, 0, INT8_MIN, INT8_MAX)                                       \
     QN_KERNEL_AFFINE(QN_KERNEL, divide_f64, double, double, 0, INT8_MIN, INT8_MAX)                                     \
     QN_KERNEL_AFFINE(QN_KERNEL, multiply_f32, float, float, 0, INT8_MIN, INT8_MAX)                                     \

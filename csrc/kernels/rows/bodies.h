@@ -10,6 +10,7 @@
 
 #include "matmul_quads_body.h"
 #include "metrics_body.h"
+#include "nearest_body.h"
 #include "pack_body.h"
 #include "quantize_body.h"
 #include "reduce_body.h"

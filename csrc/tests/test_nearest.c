@@ -1,0 +1,56 @@
+/* hamming_rows, score_sums, first_above, dot_f64. */
+#include "support.h"
+
+static float small_float(void) { return (float)random_int(-1000, 1000) / 64; }
+
+static void test_distances(const char *row_name, const qn_table *row, int64_t n) {
+    for (int64_t bytes = 0; bytes < 70; bytes += bytes < 10 ? 1 : 3) {
+        uint8_t *rows = array((size_t)(n * bytes), 1), *query = array((size_t)bytes, 1);
+        for (int64_t i = 0; i < n * bytes; i++) rows[i] = (uint8_t)random_bits();
+        for (int64_t i = 0; i < bytes; i++) query[i] = (uint8_t)random_bits();
+        guarded expected = guarded_make((size_t)n * sizeof(int32_t), 0),
+                result = guarded_make((size_t)n * sizeof(int32_t), 0);
+        qn_row_scalar.hamming_rows(rows, n, query, bytes, (int32_t *)expected.data);
+        row->hamming_rows(rows, n, query, bytes, (int32_t *)result.data);
+        CHECK_SAME(!memcmp(expected.data, result.data, (size_t)n * sizeof(int32_t)), "hamming_rows");
+        CHECK_GUARDS(result, "hamming_rows");
+        free(rows), free(query), free(expected.memory), free(result.memory);
+    }
+}
+
+static void test_scores(const char *row_name, const qn_table *row, int64_t n) {
+    size_t bytes = (size_t)n * sizeof(float);
+    float *scale = array((size_t)n, sizeof(float)), *offset = array((size_t)n, sizeof(float));
+    int32_t *sums = array((size_t)n, sizeof(int32_t));
+    for (int64_t i = 0; i < n; i++)
+        scale[i] = small_float(), offset[i] = small_float(), sums[i] = (int32_t)random_bits();
+    for (int with_offset = 0; with_offset < 2; with_offset++) {
+        guarded expected = guarded_make(bytes, 0), result = guarded_make(bytes, 0);
+        float *e = (float *)expected.data, *r = (float *)result.data;
+        const float *added = with_offset ? offset : NULL;
+        qn_row_scalar.score_sums(sums, scale, added, 0.3f, e, n);
+        row->score_sums(sums, scale, added, 0.3f, r, n);
+        CHECK_SAME(!memcmp(e, r, bytes), "score_sums");
+        CHECK_GUARDS(result, "score_sums");
+        for (int64_t i = 0; i < n; i++) {
+            int64_t from_scalar = -1, from_row = -1;
+            qn_row_scalar.first_above(e, e[i], n, &from_scalar);
+            row->first_above(e, e[i], n, &from_row);
+            CHECK_SAME(from_scalar == from_row, "first_above");
+        }
+        free(expected.memory), free(result.memory);
+    }
+    double from_scalar = 0, from_row = 1;
+    qn_row_scalar.dot_f64(scale, offset, n, &from_scalar);
+    row->dot_f64(scale, offset, n, &from_row);
+    CHECK_SAME(!memcmp(&from_scalar, &from_row, sizeof from_row), "dot_f64");
+    free(scale), free(offset), free(sums);
+}
+
+void test_nearest(const char *row_name, const qn_table *row) {
+    if (!row->hamming_rows) return; /* inherited, as the others are */
+    for (int size = 0; size < SIZES; size++) {
+        test_distances(row_name, row, size_at(size) % 40);
+        test_scores(row_name, row, size_at(size));
+    }
+}
