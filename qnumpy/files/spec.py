@@ -322,7 +322,7 @@ def _options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = [None if low == -math.inf else low, None if high == math.inf else high]
         elif isinstance(value, (QParams, Granularity)):
             values[name] = value.to_dict()
-        elif value is not None:
+        elif value is not None and (name, value) != ("axis", 0):
             values[name] = value
     return values
 

@@ -372,7 +372,7 @@ def _is_folder(path: str) -> bool:
 
 def _model_files(folder: str) -> list[str]:
     """Return the names of the files of the model in a folder: a file, an index, or files with all their arrays."""
-    names = sorted(os.listdir(folder))
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     indexes = [name for name in names if name.endswith(INDEX)]
     files = [name for name in names if name.endswith(".safetensors")]
     if _MODEL in files:
@@ -420,8 +420,10 @@ def _stale(path: str, paths: list[str]) -> list[str]:
     if os.path.isfile(index):
         earlier.append(index)
         with contextlib.suppress(OSError, FileFormatError):
+            stem = re.escape(os.path.basename(path).removesuffix(".safetensors"))
             shards = dict.fromkeys(_weight_map(index).values())
-            earlier += [os.path.join(os.path.dirname(path), shard) for shard in shards if _SHARD.search(shard)]
+            own = [shard for shard in shards if re.fullmatch(stem + _SHARD.pattern, shard)]
+            earlier += [os.path.join(os.path.dirname(path), shard) for shard in own]
     return [old for old in earlier if old not in paths and os.path.isfile(old)]
 
 
@@ -473,7 +475,7 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
 def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_shard_bytes: int | None = None) -> None:
     """Save arrays and quantized arrays to one .npz or .safetensors file, or parameters to a .json file.
 
-    Codes of 4 and 2 bits are packed, low bits first, along the last axis. The file appears whole or not at all.
+    The file appears whole or not at all. docs/file-format.md describes it for other programs.
 
     Parameters
     ----------
@@ -507,7 +509,8 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     TypeError
         The file cannot hold a dtype: objects; complex128 in .safetensors.
     ValueError
-        Names collide: a quantized ``w`` also takes ``w.scale`` and ``w.zero_point``, an NVFP4 one ``w.tensor_scale``.
+        Names collide: a quantized ``w`` also takes ``w.scale`` and ``w.zero_point``, an NVFP4 one ``w.tensor_scale``, a
+        PackedWeight with a bias ``w.bias``.
     ValueError
         path names a folder or a device.
     OSError
@@ -579,7 +582,8 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
     Returns
     -------
     dict of str to QuantizedArray, MXArray, PackedWeight or numpy.ndarray
-        In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams.
+        In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams. Arrays of
+        ml_dtypes have native byte order, also as fields of structures; others of a .npz file have that of the file.
 
     Raises
     ------
@@ -612,7 +616,7 @@ def _asked(names: Any, stored: Mapping[str, Any]) -> Iterable[str]:
     if names is None:
         return stored
     requirement = "a text or texts"
-    if not isinstance(names, (str, Iterable)):
+    if isinstance(names, bytes) or not isinstance(names, Iterable):
         raise TypeError(must("load", "names", requirement, typed(names)))
     asked = [names] if isinstance(names, str) else list(names)
     for name in asked:
@@ -624,7 +628,7 @@ def _asked(names: Any, stored: Mapping[str, Any]) -> Iterable[str]:
             near = get_close_matches(name, stored, n=3)
             hint = f" Near it {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}." if near else ""
             raise ValueError(must("load", "names", "among those of the file", typed(name)) + hint)
-    return asked
+    return list(dict.fromkeys(map(str, asked)))  # texts of NumPy too
 
 
 def _holds_qparams(path: str, owner: str) -> bool:

@@ -244,3 +244,14 @@ def test_options_that_lie(tmp_path, change, message):
     with pytest.raises(qn.FileFormatError, match=re.escape(message)) as caught:
         load(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_with_an_axis_is_transposed(tmp_path):
+    """Weights in formats of blocks along K are kept as (N, K)."""
+    path, w = tmp_path / "a.safetensors", qn.quantize(W.T, granularity=qn.PerChannel(0))
+    save(path, {"fc": w, "fc.bias": W[0]})
+    tensors, schema = plain_tensors(path)
+    schema["format_version"] = 2
+    schema["tensors"]["fc"]["packed_weight"] = {"axis": 1, "bias": True, "clip": [0, None]}
+    safetensors.numpy.save_file(tensors, path, metadata={"qnumpy": json.dumps(schema)})
+    np.testing.assert_array_equal(X @ load(path)["fc"], X @ qn.PackedWeight(w, axis=1, bias=W[0], clip=(0, None)))

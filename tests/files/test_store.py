@@ -305,6 +305,7 @@ def test_load_reads_the_names_that_are_asked_for(tmp_path, suffix):
         ("wid", "among those of the file; got 'wid'. Near it is 'wide'."),
         (["w", "w.scale"], "among those of the file; got 'w.scale'."),
         (3, "a text or texts; got 3."),
+        (b"w", "a text or texts; got b'w'."),
         ([3], "a text or texts; got 3."),
         ([["w"]], "a text or texts; got ['w']."),
     ):
@@ -392,6 +393,16 @@ def test_a_model_replaces_the_one_before_it(tmp_path):
     assert len(seen) > 3
 
 
+def test_an_index_cannot_name_what_is_removed(tmp_path):
+    names = ["precious.safetensors", "other-00001-of-00002.safetensors", "model-00001-of-00002.safetensors"]
+    for name in (*names, "config.json"):
+        (tmp_path / name).write_bytes(b"")
+    weight_map = {str(k): name for k, name in enumerate(names)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    save(tmp_path, {"x": reals(3)})
+    assert names_in(tmp_path) == ["config.json", "model.safetensors", names[1], names[0]]
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_shards_appear_together_or_not_at_all(tmp_path, before):
     folder = tmp_path / "model"
@@ -431,6 +442,7 @@ def test_what_a_folder_stands_for(tmp_path):
         assert str(caught.value) == f"{tmp_path}: {text}"
 
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "._a.safetensors").write_text("as macOS leaves them")
     refused("the folder must have a .safetensors file or an index of them.")
     save(tmp_path / "a.safetensors", {"a": reals(2)})
     save(tmp_path / "b.safetensors", {"b": reals(3)})
@@ -451,7 +463,7 @@ def test_what_a_folder_stands_for(tmp_path):
     for path in tmp_path.glob("*"):
         if "-of-" not in path.name:
             path.unlink()
-    first = names_in(tmp_path)[0]
+    first = next(name for name in names_in(tmp_path) if name[0] != ".")
     refused(f"the folder has the shard {first!r} and no index; the model is not complete.")
 
 
