@@ -29,7 +29,7 @@ def test_plot_draws_what_a_quantized_file_holds(run, model, tmp_path):
     assert run("plot", small, "embed.weight", "-o", out, "--force")[0] == 0
 
 
-NAMES = ["a$$b", "$x$", "_hidden", "a^b_c", "\\\\alpha{", "a\\nb", "\xfcber", "\u05d0\u05d1"]
+NAMES = ["a$$b", "_hidden", "a^b_c{", "a\nb"]
 
 
 @pytest.mark.parametrize("kind", ["histogram", "channels", "threshold", "bits"])
