@@ -69,9 +69,6 @@
  *   exact except the relative errors, each of which is rounded to 2^-30.
  * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w): the exact value is rounded once, half to even, to T, and y
  *   stores it as float32. Overflow gives infinity; every NaN gets the same bits.
- * pack_4, pack_2, pack_6: 2 or 4 codes to a byte, or 4 to 3 bytes, first code in the low bits, the last byte padded
- * with zero bits. unpack_*: the inverse; i4 and i2 sign-extend into the byte. They read the bytes of n codes and no
- * more.
  * pack_4, pack_2, pack_6: 2 or 4 codes to a byte, or 4 to 3 bytes, first code in the low bits, the last byte padded with
  *   zero bits.
  * unpack_*: the inverse; i4 and i2 sign-extend into the byte. They read the bytes of n codes and no more.
@@ -88,9 +85,9 @@
  * matmul_tiling(t): the tiles and routes that the driver takes with this ISA row.
  * left_pairs(l), left_bytes(l), left_words(l), left_parts(l): pack rows of A for multiply_pairs*; multiply_u8 and
  *   multiply_u7; multiply_words; one row for multiply_parts.
- *   The layout of a sliver is private to each ISA row; its elements beyond l->k contribute 0 to every product. start:
- * 0, or minus the sums of Winograd's products of pairs; sum: sum of a - zero. Bytes are int8, or uint8 less 128; pairs
- *   have the zero point subtracted.
+ *   The layout of a sliver is private to each ISA row; its elements beyond l->k contribute 0 to every product.
+ *   start is 0, or minus the sums of Winograd's products of pairs; sum is that of a - zero. Bytes are int8, or uint8
+ *   less 128; pairs have the zero point subtracted.
  * right_bytes(b[4 quartets][16 panels], ...): packs panels, each byte XOR flip. right_turned(b[16][4 quartets], ...):
  *   packs one panel from the transpose.
  * right_sums: for each column sum += u, pairs += -(u0 - 128)(u1 - 128) - (u2 - 128)(u3 - 128), u the stored bytes.
@@ -99,13 +96,17 @@
  *   u - 128 with pairs; u with parts, u8 (any byte) and u7 (bytes 0..127); a word with words.
  * left_quads(l): bytes a of uint8, a + center of int8; center beyond k. Byte less center is the a of multiply_quads and
  *   of add_excess.
- * left_turned(packed, quartets, rows, turned, step): turned[k][row] = the bytes that left_quads packed, for whole bands
- * of rows. right_quads(panel, quartets, less, center, quads): for each two quartets their 128 codes u - less as int8,
- * then -center times the sums of their quads (excess.h) as int16, modulo 2^16: columns 0-15, for each the quad of codes
- * 0 and 1, then that of codes 2 and 3. multiply_quads(t): like multiply_*, plus more; t->right is an output of
- * right_quads. No pair a b + a' b' and no quad may exceed int16. add_excess(x): sums[r][column] = (add ?
- * sums[r][column] : 0) + sum over the excess e of the pass of (turned[k][r] - center) e. sweep, dots(t): c[r][j] += sum
- * over k of a[r][k] b; |a| <= 255. They read nothing beyond k and columns of b. add_outer: c[r][j] += x[r] y[j].
+ * left_turned(packed, quartets, rows, turned, step): turned[k][row] = the bytes that left_quads packed, for whole
+ *   bands of rows.
+ * right_quads(panel, quartets, less, center, quads): for each two quartets their 128 codes u - less as int8, then
+ *   -center times the sums of their quads (excess.h) as int16, modulo 2^16: columns 0-15, for each the quad of codes 0
+ *   and 1, then that of codes 2 and 3.
+ * multiply_quads(t): like multiply_*, plus more; t->right is an output of right_quads. No pair a b + a' b' and no quad
+ *   may exceed int16.
+ * add_excess(x): sums[r][column] = (add ? sums[r][column] : 0) + sum over the excess e of the pass of
+ *   (turned[k][r] - center) e.
+ * sweep, dots(t): c[r][j] += sum over k of a[r][k] b; |a| <= 255. They read nothing beyond k and columns of b.
+ * add_outer: c[r][j] += x[r] y[j].
  * finish_f32(f): min(max((float)acc * (row_scale * column_scale) + bias, lo), hi), one rounding each; NaN stays.
  * finish_i8, finish_u8(f): saturate(rne((float)acc * (row_scale * column_scale)) + Z).
  */
