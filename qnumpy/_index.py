@@ -1,4 +1,4 @@
-"""Indices as NumPy takes them, checked for an array of one shape, with the axis of the result that each axis becomes."""
+"""Indices as NumPy takes them, checked for arrays of one shape, with the axis of the result that each axis becomes."""
 
 import operator
 from collections.abc import Container, Mapping

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _args, _check
-from .._typing import Array, BlockFormat, DTypeOf, Float32Array, Int32Array, Method, ScalarT
-from ..granularity import Granularity, Mesh
 from .._index import Index
 from .._packing import clean_rows, columns_of, unpack_rows
+from .._typing import Array, BlockFormat, DTypeOf, Float32Array, Int32Array, Method, ScalarT
 from ..dtypes import CODE_TYPES, CodeType, code_type, float_type
+from ..granularity import Granularity, Mesh
 from ..ops.choose import choose
 from ..ops.quantize import dequantize_packed, quantize_array, quantize_packed, reals_of
 from ..qparams import QParams

@@ -189,7 +189,7 @@ class TensorSpec:
         mx = mx_format(self.format)
         if mx is not None:
             scales = read(f"{name}.scale").view(mx.scale.dtype)
-            tensor_scale = read(f"{name}.tensor_scale")[()] if mx.has_tensor_scale else None
+            tensor_scale: Any = read(f"{name}.tensor_scale")[()] if mx.has_tensor_scale else None
             if mx.element.is_packed and not self.byte_codes:
                 return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)

@@ -178,6 +178,8 @@ V_INLINE vf vf_half(vi code) { return _mm256_cvtph_ps(halves_u16(code)); }
 #include "matmul_avx2.h"
 #include "matmul_quads_avx2.h"
 
+#include "pack_avx2.h"
+
 #include "bodies.h"
 QN_TARGET_END
 #endif
