@@ -7,7 +7,7 @@ to a byte; arrays of codes and files pack them.
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -33,8 +33,13 @@ class _Packable:
     """What both kinds of types say about the bytes of an array."""
 
     __slots__ = ()
-    bits: int
-    storage: np.dtype[Any]
+    if TYPE_CHECKING:  # fields or properties of the types
+
+        @property
+        def bits(self) -> int: ...
+
+        @property
+        def storage(self) -> np.dtype[Any]: ...
 
     @property
     def is_packed(self) -> bool:

@@ -104,7 +104,7 @@ class Granularity:
         raise NotImplementedError
 
     def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> "Granularity | None":
-        """Return the granularity of a reshaped array, whose parameters are the same in C order; None if it has none."""
+        """Return the granularity of a reshaped array, whose parameters have the same C order; None if it has none."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -295,7 +295,8 @@ class PerGroup(Granularity):
 
     def at(self, params: Array, mesh: Mesh) -> Array:
         axis = self.axis % len(mesh)
-        return params[tuple(part // self.group_size if d == axis else part for d, part in enumerate(mesh))]
+        keys = tuple(part // self.group_size if d == axis else part for d, part in enumerate(mesh))
+        return np.asarray(params[keys])
 
     def block(self, shape: tuple[int, ...], slices: tuple[slice, ...]) -> tuple[slice, ...]:
         axis, size = self.axis % len(shape), self.group_size
@@ -378,7 +379,7 @@ class PerRow(Granularity):
         return params.transpose(np.argsort(order))[..., 0]
 
     def at(self, params: Array, mesh: Mesh) -> Array:
-        return params[mesh[:-1]]
+        return np.asarray(params[mesh[:-1]])
 
     def block(self, shape: tuple[int, ...], slices: tuple[slice, ...]) -> tuple[slice, ...]:
         return slices[:-1]

@@ -104,10 +104,8 @@ class QParams:
                 f"QParams: zero_point must have shape () or scale's {scales.shape}; got shape {zeros.shape}."
             )
         middle = code.symmetric_zero_point
-        if zeros.ndim == 0:
-            held = None if int(zeros) == middle else zeros
-        else:
-            held = None if (zeros == middle).all() else zeros
+        symmetric = int(zeros) == middle if zeros.ndim == 0 else (zeros == middle).all()
+        held: Array | None = None if symmetric else zeros
         if held is not None and scales.ndim:
             narrow = np.broadcast_to(held, scales.shape).astype(code.storage)
             held = pack_rows(narrow, code) if code.is_packed else narrow

@@ -288,7 +288,7 @@ class CodedArray(NDArrayOperatorsMixin):
         kinds = (np.ndarray, np.generic, CodedArray)
         if any(hasattr(type(x), "__array_ufunc__") and not isinstance(x, kinds) for x in inputs):
             return NotImplemented
-        self._refuse(f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else ""))
+        return self._refuse(f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else ""))
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
         if not all(issubclass(kind, CodedArray | np.ndarray) for kind in types):
@@ -296,7 +296,7 @@ class CodedArray(NDArrayOperatorsMixin):
         if function in _SHAPES:
             return _SHAPES[function](*args, **options)
         module = function.__module__.removeprefix("numpy").removeprefix(".")
-        self._refuse(".".join(["np", *([module] if module in ("linalg", "fft") else []), function.__name__]))
+        return self._refuse(".".join(["np", *([module] if module in ("linalg", "fft") else []), function.__name__]))
 
     def _refuse(self, function: str) -> NoReturn:
         instead = _INSTEAD.get(function.split(".")[-1])
@@ -372,7 +372,7 @@ def _shown(length: int, long: bool) -> Array:
     """Return the indices along an axis that a repr shows; an axis that it abbreviates has one more than the edges."""
     if not long or length <= 2 * _EDGE + 1:
         return np.arange(length)
-    return np.r_[: _EDGE + 1, length - _EDGE : length]
+    return np.concatenate([np.arange(_EDGE + 1), np.arange(length - _EDGE, length)])
 
 
 def _lengths(owner: str, shape: tuple[Any, ...], size: int) -> tuple[int, ...]:

@@ -55,15 +55,11 @@ def concatenate(arrays: Sequence[CodedT], axis: int = 0) -> CodedT:
     True
     """
     owner = "concatenate"
-    parts = list(arrays) if isinstance(arrays, Sequence) else arrays
-    if not isinstance(parts, list) or not all(isinstance(part, CodedArray) for part in parts):
-        got = (
-            next((part for part in parts if not isinstance(part, CodedArray)), None)
-            if isinstance(parts, list)
-            else parts
-        )
-        requirement = "a sequence of QuantizedArray or MXArray"
-        raise TypeError(_check.must(owner, "arrays", requirement, _check.typed(got)))
+    parts = list(arrays) if isinstance(arrays, Sequence) else []
+    strange: list[Any] = [part for part in parts if not isinstance(part, CodedArray)]
+    if strange or not isinstance(arrays, Sequence):
+        got = strange[0] if strange else arrays
+        raise TypeError(_check.must(owner, "arrays", "a sequence of QuantizedArray or MXArray", _check.typed(got)))
     if not parts:
         raise ValueError(_check.must(owner, "arrays", "at least one array", "none"))
     first = parts[0]
@@ -74,8 +70,8 @@ def concatenate(arrays: Sequence[CodedT], axis: int = 0) -> CodedT:
     at = normalize_axis(owner, _check.integer(owner, "axis", axis), first.ndim)
     for part in parts[1:]:
         if part.ndim != first.ndim or any(part.shape[d] != first.shape[d] for d in range(first.ndim) if d != at):
-            got = f"{first.shape} and {part.shape}"
-            raise ValueError(_check.must(owner, "arrays", f"of one shape but for axis {at}", got))
+            shapes = f"{first.shape} and {part.shape}"
+            raise ValueError(_check.must(owner, "arrays", f"of one shape but for axis {at}", shapes))
     shape = tuple(sum(part.shape[d] for part in parts) if d == at else length for d, length in enumerate(first.shape))
     if isinstance(first, MXArray):
         scales = _joined_scales(owner, parts, at)
@@ -130,8 +126,8 @@ def _scheme(part: QuantizedArray) -> tuple[Any, ...]:
 def _joined_scales(owner: str, parts: Sequence[MXArray], axis: int) -> Array:
     first = parts[0]
     if any((part.format, part.tensor_scale) != (first.format, first.tensor_scale) for part in parts):
-        got = " and ".join(sorted({f"{part.format}, {part.tensor_scale}" for part in parts}))
-        raise ValueError(_check.must(owner, "arrays", "of one format and tensor_scale", got))
+        both = " and ".join(sorted({f"{part.format}, {part.tensor_scale}" for part in parts}))
+        raise ValueError(_check.must(owner, "arrays", "of one format and tensor_scale", both))
     if axis == first.ndim - 1:
         _check_whole(owner, parts, axis, first.group_size)
     return np.concatenate([part.scales for part in parts], axis)

@@ -246,19 +246,15 @@ class MXArray(CodedArray):
         return self._of_held(held, shape, params, self._format, self.tensor_scale)
 
     def _params_of_index(self, index: Index) -> Array:
-        granularity, (scales,) = self._sliced(index)
-        if granularity != self.granularity:
-            raise ValueError(
-                _check.must("MXArray", "index", "such that the blocks stay on the last axis", "another one")
-            )
-        return scales
-
-    def _sliced(self, index: Index) -> Any:
-        last = len(index.source) - 1
+        owner, last = "MXArray", len(index.source) - 1
         if groups_of_index(index, last, self.group_size) is None:
             requirement = f"whole blocks of {self.group_size} on the last axis"
-            raise ValueError(_check.must("MXArray", "index", requirement, _check.typed(index.key(last))))
-        return self.granularity.sliced("MXArray", index, self.scales)
+            raise ValueError(_check.must(owner, "index", requirement, _check.typed(index.key(last))))
+        granularity, (scales,) = self.granularity.sliced(owner, index, self.scales)
+        if granularity != self.granularity:
+            requirement = "such that the axis of the blocks stays last"
+            raise ValueError(_check.must(owner, "index", requirement, "new axes behind it"))
+        return scales
 
     def _params_of_order(self, order: tuple[int, ...]) -> Array:
         if order[-1] != len(order) - 1:

@@ -1,4 +1,4 @@
-"""What all arrays of codes share: their memory, NumPy's indices, transposes, reshapes and protocols, and what they show."""
+"""What all arrays of codes share: memory, indices, transposes, reshapes, NumPy's protocols, and what they show."""
 
 import copy
 import pickle
@@ -98,7 +98,7 @@ def test_nothing_unpacks_a_whole_array(code, tmp_path):
         ("load", lambda: qn.load(tmp_path / "q.npz"), 2 * q.nbytes),
         ("concatenate", lambda: qn.concatenate([q[:10], q[10:20]]), 0),
         ("copy", lambda: q.copy(), q.nbytes),
-        ("pickle", lambda: pickle.dumps(q), 2 * q.nbytes),
+        ("pickle", lambda: pickle.dumps(q), 3 * q.nbytes),
     ):
         peak = grown(call)[2]
         assert peak < result + free, f"{name}: {peak}"
@@ -231,13 +231,29 @@ KEYS = [
 ]
 
 
+def refusal_of(call):
+    """The sentence of a ValueError, or None; and the result."""
+    try:
+        return None, call()
+    except ValueError as error:
+        return str(error), None
+
+
+def index_error(call):
+    """The sentence of an IndexError, or None."""
+    try:
+        call()
+    except IndexError as error:
+        return str(error)
+    return None
+
+
 def assert_indexed(q, key, whole):
     """The result has the reals of NumPy's, and parameters of the right shape; or is refused in one sentence."""
     want = whole[key]
-    try:
-        part = q[key]
-    except ValueError as error:
-        assert re.match(r"^\w+: index must be (whole|a slice|such that) .*; got [^\n]*\.$", str(error)), error
+    refusal, part = refusal_of(lambda: q[key])
+    if refusal is not None:
+        assert re.match(r"^\w+: index must be (whole|a slice|such that) .*; got [^\n]*\.$", refusal)
         return False
     assert_same_bits(part.dequantize(), np.asarray(want), f"{q!r}[{key}]")
     if isinstance(part, qn.QuantizedArray):
@@ -284,12 +300,9 @@ def any_key(data, shape):
 def test_any_index(granularity, code, data):
     q = quantized(code, granularity, (4, 4, 32))
     whole, key = q.dequantize(), any_key(data, q.shape)
-    try:
-        whole[key]
-    except IndexError as error:
-        with pytest.raises(IndexError) as caught:
-            q[key]
-        assert str(caught.value).split()[:5] == str(error).split()[:5]
+    message = index_error(lambda: whole[key])
+    if message is not None:
+        assert index_error(lambda: q[key]).split()[:5] == message.split()[:5]
         return
     assert_indexed(q, key, whole)
 
@@ -354,7 +367,7 @@ def test_transposes(granularity, code):
     assert_same_bits(q.T.dequantize(), whole.T)
     assert_same_bits(q.mT.dequantize(), whole.mT if hasattr(whole, "mT") else whole.swapaxes(-1, -2))
     if granularity != qn.PerRow():
-        assert q.T.T == q
+        assert q == q.T.T
     with pytest.raises(
         ValueError, match=r"^QuantizedArray\.transpose: axes must be an order of 3 axes; got \(0, 0\)\.$"
     ):
@@ -394,11 +407,10 @@ def test_reshapes(granularity, code):
     q = quantized(code, granularity)
     whole, known = q.dequantize(), 0
     for shape in {shape for shapes in RESHAPED.values() for shape in shapes} | {(12, 128), (1, 1536), (1536, 1)}:
-        try:
-            new = q.reshape(shape)
-        except ValueError as error:
-            assert re.match(r"^QuantizedArray\.reshape: shape must be one that the parameters of shape", str(error))
-            assert shape not in RESHAPED[str(granularity)], error
+        refusal, new = refusal_of(lambda shape=shape: q.reshape(shape))
+        if refusal is not None:
+            assert re.match(r"^QuantizedArray\.reshape: shape must be one that the parameters of shape", refusal)
+            assert shape not in RESHAPED[str(granularity)], refusal
             continue
         known += 1
         assert_same_bits(new.dequantize(), whole.reshape(shape))

@@ -663,7 +663,7 @@ def test_the_report_in_other_forms():
     first, second, _ = report.to_records()
     assert list(first) == [
         "name", "observer", "dtype", "granularity", "count", "nan", "inf", "min", "max", "low", "high", "clipped",
-        "sqnr_db", "rest_db", "best", "best_rest", "reason", "apart", "apart_from",
+        "sqnr_db", "rest_db", "best", "best_rest", "reason", "apart", "apart_from", "affine_db",
     ]  # fmt: skip
     assert (first["name"], first["observer"], first["best"]) == ("x", "MinMax", None)
     assert second["observer"] == "Histogram percentile"

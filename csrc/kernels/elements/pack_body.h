@@ -1,15 +1,22 @@
 /* Sub-byte codes to and from bytes, in the order of ONNX: the first code in the low bits. */
 
+#ifndef V_PACKS /* a row may process the first codes with its vectors; the loops here finish */
+#define v_pack_4(codes, bytes, n) 0
+#define v_unpack_4(bytes, codes, n) 0
+#define v_pack_2(codes, bytes, n) 0
+#define v_unpack_2(bytes, codes, n) 0
+#endif
+
 static void pack_4(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
-    for (int64_t i = 0; i < n / 2; i++) bytes[i] = (uint8_t)((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
+    for (int64_t i = v_pack_4(codes, bytes, n) / 2; i < n / 2; i++)
+        bytes[i] = (uint8_t)((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
     if (n & 1) bytes[n / 2] = codes[n - 1] & 15;
 }
 
 static void pack_2(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
-    for (int64_t i = 0; i < n / 4; i++) {
-        uint32_t c; /* the compiler vectorizes one word better than four bytes */
-        memcpy(&c, codes + 4 * i, sizeof c);
-        bytes[i] = (uint8_t)((c & 3) | (c >> 6 & 12) | (c >> 12 & 48) | (c >> 18 & 192));
+    for (int64_t i = v_pack_2(codes, bytes, n) / 4; i < n / 4; i++) {
+        const uint8_t *c = codes + 4 * i;
+        bytes[i] = (uint8_t)((c[0] & 3) | (c[1] & 3) << 2 | (c[2] & 3) << 4 | c[3] << 6);
     }
     if (n & 3) bytes[n / 4] = 0;
     for (int64_t i = n & ~(int64_t)3; i < n; i++) bytes[i / 4] |= (uint8_t)((codes[i] & 3) << 2 * (i & 3));
@@ -43,7 +50,7 @@ static void unpack_6(const uint8_t *restrict bytes, uint8_t *restrict codes, int
 
 /* (x ^ sign) - sign extends the sign bit of a field; with sign 0 it does nothing. */
 V_INLINE void unpack_4(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
-    for (int64_t i = 0; i < n / 2; i++) {
+    for (int64_t i = sign ? 0 : v_unpack_4(bytes, codes, n) / 2; i < n / 2; i++) {
         codes[2 * i] = (uint8_t)(((bytes[i] & 15) ^ sign) - sign);
         codes[2 * i + 1] = (uint8_t)(((bytes[i] >> 4) ^ sign) - sign);
     }
@@ -51,7 +58,7 @@ V_INLINE void unpack_4(const uint8_t *restrict bytes, uint8_t *restrict codes, i
 }
 
 V_INLINE void unpack_2(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
-    for (int64_t i = 0; i < n / 4; i++)
+    for (int64_t i = sign ? 0 : v_unpack_2(bytes, codes, n) / 4; i < n / 4; i++)
         for (int k = 0; k < 4; k++) codes[4 * i + k] = (uint8_t)(((bytes[i] >> 2 * k & 3) ^ sign) - sign);
     for (int64_t i = n & ~(int64_t)3; i < n; i++)
         codes[i] = (uint8_t)(((bytes[i / 4] >> 2 * (i & 3) & 3) ^ sign) - sign);

@@ -184,6 +184,8 @@ V_INLINE void vw_halves(vw v, vf *x) { /* the float16 of every word */
 #include "matmul_avx2.h"
 #include "matmul_quads_avx2.h"
 
+#include "pack_avx2.h"
+
 #include "bodies.h"
 QN_TARGET_END
 #endif

@@ -252,6 +252,8 @@ static void multiply_pairs_wide(const qn_tile *t) { multiply_pairs(t); }
 #include "matmul_quads_avx2.h"
 #endif
 
+#include "pack_avx2.h"
+
 #include "bodies.h"
 QN_TARGET_END
 #endif
