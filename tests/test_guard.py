@@ -138,7 +138,7 @@ def guarded_matmul():
     a, b, product = np.ones((2, 4), np.int8), np.ones((4, 5), np.int8), np.zeros((2, 5), np.int32)
     matrices = [*NO_ARRAYS, a[0], a[:, :3], a.astype(np.int16), a.astype(object)]
     type_ = [*WRONG_TYPE, T["float32"], T["int32"], T["int16"], T["int4"]]
-    packed = _core.pack_weights(b, T["int8"], None)
+    packed = _core.pack_weights(b, T["int8"], None, 8)
     capsules = [None, 1, "x", a, object()]
 
     def zeros(length):
@@ -151,7 +151,7 @@ def guarded_matmul():
         good,
         [[*matrices, a[None]], type_, [*matrices, b[None]], type_, zeros(2), zeros(5), wrong_outputs(np.int32, 10)],
     )
-    yield "pack_weights", [b, T["int8"], None], [matrices[:7], type_, zeros(5)]
+    yield "pack_weights", [b, T["int8"], None, 8], [matrices[:7], type_, zeros(5), [*NO_INTEGERS, *HUGE, 1, 3, 16, 17]]
     yield "packed_info", [packed], [capsules]
     yield "packed_codes", [packed, b.copy()], [capsules, wrong_outputs(np.int8, 20)]
     real = np.zeros((2, 5), np.float32)
@@ -178,23 +178,23 @@ def guarded_products():
     yield "saturate", [byte[:8], signed, sums, sums.copy(), pairs, 2, 4, 5], [*bytes_of[:2], *long_sums, *shape]
     yield "unsafe_pairs", [signed, pairs, 4, 5], [bytes_of[1], long_sums[2], *shape[:2]]
     block = [*NO_INTEGERS, *HUGE, -16, 0, 8, 33, 256]
-    longest = [*NO_INTEGERS, -1, 2**63 - 1]
-    yield "grouped_room", [4, 5, 16, 0, 0], [longest, longest, block, flag, flag]
-    nbytes = _core.grouped_room(4, 5, 16, 0, 1).size
+    longest, bits = [*NO_INTEGERS, -1, 2**63 - 1], [*NO_INTEGERS, *HUGE, 1, 3, 5, 6, 7, 16]
+    yield "grouped_room", [4, 5, 16, 4, 0, 0], [longest, longest, block, bits, flag, flag]
+    nbytes = _core.grouped_room(4, 5, 16, 4, 0, 1).size
     packed, scale, zero = np.zeros(nbytes, np.uint8), np.ones(5, np.float32), np.full(5, 8, np.uint8)
     wrong_zero = wrong_vectors(np.uint8, 5)[1:-2]  # None is right
-    good = [byte, 1, scale, zero, packed, 4, 5, 16]
+    good = [byte, 1, scale, zero, packed, 4, 5, 16, 4]
     wrong = [bytes_of[2], flag, wrong_vectors(np.float32, 5), wrong_zero, wrong_outputs(np.uint8, nbytes)]
-    yield "grouped_pack", good, [*wrong, *shape[:2], block]
+    yield "grouped_pack", good, [*wrong, *shape[:2], block, bits]
     real, wrong_bias = wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 5)[1:]
     of_packed, tail = wrong_vectors(np.uint8, nbytes)[:-2], [wrong_bias, number, number, wrong_outputs(np.float32, 10)]
-    of_weight = [of_packed, [*size, 2**40], [*size, 2**40], block, [*flag, 1], [*flag, 0]]
-    good = [packed, 4, 5, 16, 0, 1, x, 2, T["int8"], 1, -127, 127, 0.0, 0, 0, scale, -1.0, 1.0, y]
+    of_weight = [of_packed, [*size, 2**40], [*size, 2**40], block, [*bits, 8], [*flag, 1], [*flag, 0]]
+    good = [packed, 4, 5, 16, 4, 0, 1, x, 2, T["int8"], 1, -127, 127, 0.0, 0, 0, scale, -1.0, 1.0, y]
     type_ = [*WRONG_TYPE, T["float32"], T["int32"], T["int16"], T["int4"]]
     wrong = [*of_weight, real, size, type_, flag, [*code, 127], [*code, -127], number, code, flag, *tail]
     yield "matmul_grouped", good, wrong
     codes, pair = wrong_vectors(np.int8, 8)[:-2], wrong_vectors(np.float32, 2)
-    good = [packed, 4, 5, 16, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y]
+    good = [packed, 4, 5, 16, 4, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y]
     yield "matmul_grouped_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail]
     unpacked = np.zeros((4, 5), np.int8)
     wrong_codes = [
@@ -204,7 +204,7 @@ def guarded_products():
         np.zeros((5, 4), np.int8).T,
         read_only(unpacked),
     ]
-    yield "grouped_codes", [packed, 4, 5, 16, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
+    yield "grouped_codes", [packed, 4, 5, 16, 4, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
     image, kernel = np.ones((1, 4, 3, 4), np.int8), np.ones((4, 2, 2, 2), np.uint8)
     out = np.ones((1, 4, 2, 3), np.uint8)
     four = [*NO_ARRAYS, image[0], image.astype(np.int16), np.ones((1, 3, 3, 4), np.int8)]
@@ -217,7 +217,7 @@ def guarded_products():
     wrong += [[None, *wrong_vectors(np.float32, 4)], wrong_vectors(np.int32, 4)[1:], code, code, code]
     good = [image, T["int8"], kernel, T["uint8"], 0, np.zeros(4, np.int32), 2, 1, 1, 1, 1, 0, 0, out, T["uint8"]]
     yield "conv2d", [*good, np.ones(4, np.float32), np.zeros(4, np.int32), 0, 0, 255], wrong
-    weight = _core.pack_weights(signed.reshape(4, 5), T["int8"], None)
+    weight = _core.pack_weights(signed.reshape(4, 5), T["int8"], None, 8)
     wrong_type = [*WRONG_TYPE, T["float32"], T["int16"]]
     good = [x, 2, T["int8"], 1, -127, 127, 0.0, 0, weight, y, T["float32"], scale, scale, np.ones(5, np.int32)]
     wrong = [real, size, wrong_type, flag, code, [*code, -127], number, code, [None, 1, "x", object()]]

@@ -6,16 +6,20 @@
 
 static void release(PyObject *capsule) { qn_packed_free(PyCapsule_GetPointer(capsule, QN_PACKED_CAPSULE)); }
 
-/* (b, b_type, b_zero) */
+/* (b, b_type, b_zero, bits) */
 static PyObject *pack_weights(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_matrix b;
     qn_zeros zero;
     qn_packed *packed;
     (void)self;
-    if (qn_arg_count("pack_weights", count, 3) || qn_arg_matrix(a[0], a[1], &b) || qn_arg_zeros(a[2], b.columns, &zero))
+    int bits;
+    if (qn_arg_count("pack_weights", count, 4) || qn_arg_matrix(a[0], a[1], &b) ||
+        qn_arg_zeros(a[2], b.columns, &zero) || qn_arg_int(a[3], 2, 16, &bits))
         return NULL;
+    if ((bits != 2 && bits != 4 && bits != 8 && bits != 16) || (bits == 16) != (b.type == QN_I16))
+        return PyErr_Format(PyExc_ValueError, "qnumpy._core: no packed matrix of codes of %d bits.", bits);
     Py_BEGIN_ALLOW_THREADS;
-    packed = qn_pack_weights(&b, zero);
+    packed = qn_pack_weights(&b, zero, bits);
     Py_END_ALLOW_THREADS;
     if (!packed) return PyErr_NoMemory();
     PyObject *capsule = PyCapsule_New(packed, QN_PACKED_CAPSULE, release);
@@ -92,7 +96,7 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
 
 PyMethodDef qn_packed_columns_methods[] = {
     QN_METHOD(pack_weights,
-              "pack_weights(b, b_type, b_zero, /)\n--\n\nPack a right matrix for any number of products."),
+              "pack_weights(b, b_type, b_zero, bits, /)\n--\n\nPack a right matrix for any number of products."),
     QN_METHOD(packed_info, "packed_info(packed, /)\n--\n\nRows, columns, bytes and form of a packed matrix."),
     QN_METHOD(packed_codes, "packed_codes(packed, out, /)\n--\n\nFill out with the codes that were packed."),
     QN_METHOD(linear,

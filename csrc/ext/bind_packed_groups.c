@@ -1,5 +1,5 @@
-/* grouped_room, grouped_pack, grouped_codes, matmul_grouped and matmul_grouped_codes: products with packed 4-bit
- * weights. */
+/* grouped_room, grouped_pack, grouped_codes, matmul_grouped and matmul_grouped_codes: products with packed weights in
+ * groups. Each takes the layout of a weight as k, n, group, bits. */
 #include "bindings.h"
 
 #include <stdlib.h>
@@ -7,20 +7,22 @@
 #include "allocate.h"
 #include "packed_groups.h"
 
-static int layout(qn_args kn_group, qn_grouped *w) {
-    if (qn_arg_i64(kn_group[0], &w->k) || qn_arg_i64(kn_group[1], &w->n) || qn_arg_i64(kn_group[2], &w->group))
+static int layout(qn_args a, qn_grouped *w) {
+    if (qn_arg_i64(a[0], &w->k) || qn_arg_i64(a[1], &w->n) || qn_arg_i64(a[2], &w->group) ||
+        qn_arg_int(a[3], 2, 8, &w->bits))
         return -1;
     bool known = w->group == 16 || w->group == 32 || w->group == 64 || w->group == 128;
+    known = known && (w->bits == 8 || w->bits == 4 || w->bits == 2);
     if (known && w->k >= 0 && w->n >= 0 && w->k <= INT64_MAX / 2 && w->n <= INT64_MAX / 2 && qn_grouped_layout(w))
         return 0;
-    PyErr_SetString(PyExc_ValueError, "qnumpy._core: a 4-bit weight of this shape cannot be packed.");
+    PyErr_SetString(PyExc_ValueError, "qnumpy._core: a weight of this shape cannot be packed in groups.");
     return -1;
 }
 
 static PyObject *grouped_room(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_grouped w;
     (void)self;
-    if (qn_arg_count("grouped_room", count, 5) || qn_arg_flag(a[3], &w.half) || qn_arg_flag(a[4], &w.zeros) ||
+    if (qn_arg_count("grouped_room", count, 6) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
         layout(a, &w))
         return NULL;
     void *bytes = qn_allocate(qn_grouped_bytes(&w), 1);
@@ -34,7 +36,7 @@ static PyObject *grouped_pack(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_grouped w;
     int64_t codes, groups;
     (void)self;
-    if (qn_arg_count("grouped_pack", count, 8)) return NULL;
+    if (qn_arg_count("grouped_pack", count, 9)) return NULL;
     bool is_signed;
     w.half = PyArray_Check(a[2]) && PyArray_TYPE((PyArrayObject *)a[2]) == NPY_UINT16;
     w.zeros = a[3] != Py_None;
@@ -57,11 +59,11 @@ static PyObject *grouped_codes(PyObject *self, qn_args a, Py_ssize_t count) {
     bool is_signed;
     int64_t kn;
     (void)self;
-    if (qn_arg_count("grouped_codes", count, 8) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
-        qn_arg_flag(a[6], &is_signed) || layout(a + 1, &w) || qn_arg_product(w.k, w.n, &kn))
+    if (qn_arg_count("grouped_codes", count, 9) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
+        qn_arg_flag(a[7], &is_signed) || layout(a + 1, &w) || qn_arg_product(w.k, w.n, &kn))
         return NULL;
     const uint8_t *packed = qn_arg_vector(a[0], qn_grouped_bytes(&w), NPY_UINT8);
-    uint8_t *codes = packed ? qn_arg_output(a[7], kn, 1) : NULL;
+    uint8_t *codes = packed ? qn_arg_output(a[8], kn, 1) : NULL;
     if (!codes) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     qn_grouped_codes(&w, packed, is_signed, codes);
@@ -99,16 +101,16 @@ static PyObject *matmul_grouped(PyObject *self, qn_args a, Py_ssize_t count) {
     int type;
     int64_t mk;
     (void)self;
-    if (qn_arg_count("matmul_grouped", count, 19) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
-        layout(a + 1, &w) || qn_arg_i64(a[7], &p.m) || qn_arg_int(a[8], QN_I8, QN_U8, &type) ||
-        qn_arg_flag(a[9], &p.symmetric) || qn_arg_int(a[10], INT8_MIN, UINT8_MAX, &p.qmin) ||
-        qn_arg_int(a[11], p.qmin + 1, UINT8_MAX, &p.qmax) || qn_arg_int(a[13], INT8_MIN, UINT8_MAX, &p.zero_point) ||
-        qn_arg_flag(a[14], &p.by_row) || qn_arg_product(p.m, w.k, &mk))
+    if (qn_arg_count("matmul_grouped", count, 20) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
+        layout(a + 1, &w) || qn_arg_i64(a[8], &p.m) || qn_arg_int(a[9], QN_I8, QN_U8, &type) ||
+        qn_arg_flag(a[10], &p.symmetric) || qn_arg_int(a[11], INT8_MIN, UINT8_MAX, &p.qmin) ||
+        qn_arg_int(a[12], p.qmin + 1, UINT8_MAX, &p.qmax) || qn_arg_int(a[14], INT8_MIN, UINT8_MAX, &p.zero_point) ||
+        qn_arg_flag(a[15], &p.by_row) || qn_arg_product(p.m, w.k, &mk))
         return NULL;
     p.is_signed = type == QN_I8;
-    p.scale = (float)PyFloat_AsDouble(a[12]);
-    if (PyErr_Occurred() || !(p.x = qn_arg_vector(a[6], mk, NPY_FLOAT32))) return NULL;
-    return multiply(&w, a[0], &p, a + 15);
+    p.scale = (float)PyFloat_AsDouble(a[13]);
+    if (PyErr_Occurred() || !(p.x = qn_arg_vector(a[7], mk, NPY_FLOAT32))) return NULL;
+    return multiply(&w, a[0], &p, a + 16);
 }
 
 /* One scale, one for each row, or one for each group of each row. */
@@ -131,29 +133,30 @@ static PyObject *matmul_grouped_codes(PyObject *self, qn_args a, Py_ssize_t coun
     qn_grouped w;
     qn_grouped_product p = {0};
     (void)self;
-    if (qn_arg_count("matmul_grouped_codes", count, 14) || qn_arg_flag(a[4], &w.half) || qn_arg_flag(a[5], &w.zeros) ||
-        layout(a + 1, &w) || qn_arg_i64(a[7], &p.m))
+    if (qn_arg_count("matmul_grouped_codes", count, 15) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
+        layout(a + 1, &w) || qn_arg_i64(a[8], &p.m))
         return NULL;
-    p.is_signed = PyArray_Check(a[6]) && PyArray_TYPE((PyArrayObject *)a[6]) == NPY_INT8;
-    if (input_codes(&w, p.m, a[6], a[8], a[9], p.is_signed, &p.input)) return NULL;
-    return multiply(&w, a[0], &p, a + 10);
+    p.is_signed = PyArray_Check(a[7]) && PyArray_TYPE((PyArrayObject *)a[7]) == NPY_INT8;
+    if (input_codes(&w, p.m, a[7], a[9], a[10], p.is_signed, &p.input)) return NULL;
+    return multiply(&w, a[0], &p, a + 11);
 }
 
 PyMethodDef qn_packed_groups_methods[] = {
     QN_METHOD(grouped_room,
-              "grouped_room(k, n, group, half, zeros, /)\n--\n\nAn array for a packed 4-bit weight, in huge pages."),
-    QN_METHOD(grouped_pack, "grouped_pack(codes, signed, scales, zeros, packed, k, n, group, /)\n--\n\nPack a 4-bit "
+              "grouped_room(k, n, group, bits, half, zeros, /)\n--\n\nAn array for a packed weight, in huge pages."),
+    QN_METHOD(grouped_pack, "grouped_pack(codes, signed, scales, zeros, packed, k, n, group, bits, /)\n--\n\nPack a "
                             "weight [k][n] with a scale for each group of k."),
     QN_METHOD(grouped_codes,
-              "grouped_codes(packed, k, n, group, half, zeros, signed, codes, /)\n--\n\nFill codes [k][n] "
-              "from a packed 4-bit weight, one code to a byte."),
+              "grouped_codes(packed, k, n, group, bits, half, zeros, signed, codes, /)\n--\n\nFill codes [k][n] "
+              "from a packed weight, one code to a byte."),
     QN_METHOD(matmul_grouped,
-              "matmul_grouped(packed, k, n, group, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, "
+              "matmul_grouped(packed, k, n, group, bits, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, "
               "zero_point, by_row, "
-              "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed 4-bit weight."),
-    QN_METHOD(matmul_grouped_codes,
-              "matmul_grouped_codes(packed, k, n, group, half, zeros, codes, m, scales, zero_points, bias, lowest, "
-              "highest, y, /)\n"
-              "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed 4-bit weight."),
+              "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed weight."),
+    QN_METHOD(
+        matmul_grouped_codes,
+        "matmul_grouped_codes(packed, k, n, group, bits, half, zeros, codes, m, scales, zero_points, bias, lowest, "
+        "highest, y, /)\n"
+        "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed weight."),
     QN_END,
 };

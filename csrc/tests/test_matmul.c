@@ -202,7 +202,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     if (stage % 7 < 2) r.lo = -1.5f;
     if (stage % 7 == 1) r.hi = 2;
     if (a.m.type != QN_I16 || b.m.type == QN_I16) { /* words times packed bytes do not exist */
-        qn_packed *packed = qn_pack_weights(&b.m, zb);
+        qn_packed *packed = qn_pack_weights(&b.m, zb, b.m.type == QN_I16 ? 16 : 8);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
             float x = (float)(int32_t)expected[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);

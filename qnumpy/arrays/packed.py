@@ -17,7 +17,7 @@ from ..qparams import QParams
 from .mx import MXArray
 from .packed_input import PackedInput, RealInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
-from .storages import BlockWeight, FloatWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
+from .storages import BlockWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
 
 __all__ = ["PackedWeight", "qmatmul"]
 
@@ -133,7 +133,7 @@ class PackedWeight:
     __slots__ = ("_codes_output", "_input", "_out_qparams", "_reals", "_weight", "bias")
 
     bias: Float32Array | None
-    _weight: Weight | FloatWeight | BlockWeight
+    _weight: Weight | BlockWeight
     _input: PackedInput | RealInput
     _reals: Output  # the conversion of the sums to float32
     _codes_output: Output | None  # to codes, if the scale of x is known
@@ -157,8 +157,10 @@ class PackedWeight:
         self._reals = _real_output(owner, bias, clip, self.shape, axis)
         self.bias = self._reals.bias
         options = x_granularity, symmetric, activation_bits, x_qparams
-        weight = self._weight.qparams if self._weight.storage.quantizes else None
-        self._input = RealInput(owner, *options) if weight is None else PackedInput.of(owner, weight, *options)
+        if isinstance(self._weight, Weight) and self._weight.storage.quantizes:
+            self._input = PackedInput.of(owner, self._weight.granularity, *options)
+        else:
+            self._input = RealInput(owner, *options)
         self._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
         self._codes_output = self._output_of_codes(self._input.activations.scale)
 
@@ -399,7 +401,7 @@ def qmatmul(
     packed._weight = weight = pack_weight(owner, "b", b, None, "float32")
     packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)
     packed.bias = packed._reals.bias
-    packed._input = PackedInput.of(owner, weight.qparams, None, True, 8, None)
+    packed._input = PackedInput.of(owner, weight.granularity, None, True, 8, None)
     packed._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
     return packed._product_of_codes(owner, "a", a, None)
 

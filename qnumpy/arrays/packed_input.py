@@ -42,9 +42,9 @@ class PackedInput:
 
     @classmethod
     def of(
-        cls, owner: str, weight: QParams, granularity: Any, symmetric: Any, bits: Any, qparams: Any
+        cls, owner: str, weight: Granularity, granularity: Any, symmetric: Any, bits: Any, qparams: Any
     ) -> "PackedInput":
-        size = weight.granularity.group_size
+        size = weight.group_size
         groups = None if size is None else PerGroup(size)
         choices = [_PER_ROW, _PER_TENSOR] if groups is None else [groups, _PER_ROW, _PER_TENSOR]
         if granularity is None:

@@ -1,4 +1,4 @@
-"""Weights of 8-bit codes, packed once for products with any number of rows.
+"""Weights of 8-, 4- or 2-bit codes, packed once for products with any number of rows.
 
 The product of the codes is exact in int32. An `Output` describes the conversion of the sums; weights in groups
 take the same `Activations` and `Output`.
@@ -31,31 +31,39 @@ class Activations(NamedTuple):
 
 
 class PackedColumns:
-    """A weight of 8-bit codes with one scale for each column.
+    """A weight of codes with one scale for each column.
 
     Parameters
     ----------
-    codes : ndarray of int8 or uint8, shape (K, N)
+    codes : ndarray of int8 or uint8 in the range of `bits`, shape (K, N)
+    bits : {8, 4, 2}
+    scale : ndarray of float32, shape () or (N,)
     zero_point : ndarray of int32, shape () or (N,)
-    column_scale : ndarray of float32, shape (N,)
     """
 
-    __slots__ = ("_dtype", "_packed", "column_scale", "shape")
+    __slots__ = ("_dtype", "_packed", "_parameters", "column_scale", "shape")
 
     quantizes = True
 
-    def __init__(self, codes: Array, zero_point: Int32Array, column_scale: Float32Array) -> None:
+    def __init__(self, codes: Array, bits: int, scale: Float32Array, zero_point: Int32Array) -> None:
         k, n = codes.shape
         self.shape = k, n
-        self.column_scale = column_scale
+        self._parameters = scale, zero_point
+        self.column_scale = scale if scale.ndim else np.full(n, scale)
         self._dtype = codes.dtype
         core = _INT8 if codes.dtype == np.int8 else _UINT8
-        self._packed = _core.pack_weights(codes, core, zero_point.reshape(-1) if zero_point.any() else None)
+        self._packed = _core.pack_weights(codes, core, zero_point.reshape(-1) if zero_point.any() else None, bits)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed codes, their sums and their scales."""
-        return int(_core.packed_info(self._packed)[2]) + self.column_scale.nbytes
+        """Bytes of the packed codes, their sums, scales and zero points."""
+        scale, zero_point = self._parameters
+        arrays = self.column_scale.nbytes + zero_point.nbytes + (0 if scale.ndim else scale.nbytes)
+        return int(_core.packed_info(self._packed)[2]) + arrays
+
+    def parameters(self) -> tuple[Float32Array, Int32Array]:
+        """Return the scales and zero points as they were packed."""
+        return self._parameters
 
     def codes(self) -> Array:
         """Return the codes as they were packed."""

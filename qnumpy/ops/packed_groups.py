@@ -1,4 +1,4 @@
-"""Weights of 4-bit codes in groups, packed once for products with any number of rows."""
+"""Weights of 8-, 4- or 2-bit codes in groups, packed once for products with any number of rows."""
 
 import numpy as np
 
@@ -10,17 +10,19 @@ from .packed_columns import Activations
 __all__ = ["GROUP_SIZES", "PackedGroups"]
 
 GROUP_SIZES = (16, 32, 64, 128)
+_PANEL = 16  # columns of a record
 
 
 class PackedGroups:
-    """A weight of 4-bit codes with one scale for each group of neighbours along K.
+    """A weight of codes with one scale for each group of neighbours along K.
 
     Parameters
     ----------
-    codes : ndarray of int8 in [-8, 7] or uint8 in [0, 15], shape (K, N)
+    codes : ndarray of int8 or uint8 in the range of `bits`, shape (K, N)
+    bits : {8, 4, 2}
     scale : ndarray of float32, shape (groups, N)
     zero_point : ndarray of int32, shape (groups, N), or None
-        None if all are the middle of the codes, 0 or 8.
+        None if all are the middle of the codes: 0 of signed ones, else ``2**(bits - 1)``.
     group_size : int
         One of GROUP_SIZES.
     half : bool
@@ -33,22 +35,40 @@ class PackedGroups:
     column_scale = None  # each group has a scale: sums of a column are float32, and a second pass makes codes of them
 
     def __init__(
-        self, codes: Array, scale: Float32Array, zero_point: Int32Array | None, group_size: int, half: bool
+        self, codes: Array, bits: int, scale: Float32Array, zero_point: Int32Array | None, group_size: int, half: bool
     ) -> None:
         k, n = codes.shape
         self.shape = k, n
         self._signed = codes.dtype == np.int8
-        self._layout = k, n, group_size, half, zero_point is not None
+        self._layout = k, n, group_size, bits, half, zero_point is not None
         self._packed = _core.grouped_room(*self._layout)
         scales = np.ascontiguousarray(scale.astype(np.float16).view(np.uint16) if half else scale)
-        zeros = None if zero_point is None else (zero_point + 8 * self._signed).astype(np.uint8)
+        middle = 2 ** (bits - 1) if self._signed else 0
+        zeros = None if zero_point is None else (zero_point + middle).astype(np.uint8)
         plain = np.ascontiguousarray(codes).view(np.uint8)
-        _core.grouped_pack(plain, self._signed, scales, zeros, self._packed, k, n, group_size)
+        _core.grouped_pack(plain, self._signed, scales, zeros, self._packed, *self._layout[:4])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed codes, their scales and zero points."""
         return int(self._packed.nbytes)
+
+    def parameters(self) -> tuple[Float32Array, Int32Array]:
+        """Return the scales and zero points as they were packed, (groups, N)."""
+        _, _, _, bits, half, zeros = self._layout
+        middle = 2 ** (bits - 1)
+        scale = self._column(0, np.float16 if half else np.float32).astype(np.float32)
+        stored = self._column(_PANEL * (2 if half else 4), np.uint8) if zeros else np.full(scale.shape, middle)
+        return scale, stored.astype(np.int32) - (middle if self._signed else 0)
+
+    def _column(self, offset: int, dtype: type[np.generic]) -> Array:
+        """Return what lies `offset` bytes after the codes of each record, as packed_groups.h draws it, (groups, N)."""
+        k, n, group_size, bits, _, _ = self._layout
+        panels, groups = -(-n // _PANEL), -(-k // group_size)
+        first = group_size * bits * _PANEL // 8 + offset
+        records = self._packed.reshape(panels, groups, self._packed.size // max(panels * groups, 1))
+        values = np.ascontiguousarray(records[:, :, first : first + _PANEL * np.dtype(dtype).itemsize]).view(dtype)
+        return values.swapaxes(0, 1).reshape(groups, -1)[:, :n] if values.size else np.empty((groups, n), dtype)
 
     def codes(self) -> Array:
         """Return the codes as they were packed."""

@@ -21,10 +21,13 @@ WEIGHTS = {
     "int8 per channel": {"dtype": "int8", "granularity": qn.PerChannel(1)},
     "uint8 affine": {"dtype": "uint8", "symmetric": False, "granularity": qn.PerChannel(1)},
     "int4 per channel": {"dtype": "int4", "granularity": qn.PerChannel(-1)},
+    "uint4 affine": {"dtype": "uint4", "symmetric": False, "granularity": qn.PerChannel(1)},
+    "int2 per tensor": {"dtype": "int2"},
+    "uint2 affine": {"dtype": "uint2", "symmetric": False, "granularity": qn.PerChannel(1)},
 }
 GROUPS = {
-    f"{dtype} {size}": {"dtype": dtype, "symmetric": dtype == "int4", "granularity": qn.PerGroup(size, 0)}
-    for dtype in ("int4", "uint4")
+    f"{dtype} {size}": {"dtype": dtype, "symmetric": dtype.startswith("int"), "granularity": qn.PerGroup(size, 0)}
+    for dtype in ("int8", "uint8", "int4", "uint4", "int2", "uint2")
     for size in (16, 32, 64, 128)
 }
 
@@ -490,10 +493,8 @@ X = np.ones((2, 4), F32)
         (lambda: qn.PackedWeight(qn.quantize(X, dtype="int4", granularity=qn.PerGroup(8, 0))), ValueError,
          "PackedWeight: w must be quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or "
          "128 along K; got per group 8 on axis 0."),
-        (lambda: qn.PackedWeight(qn.quantize(X, granularity=qn.PerGroup(16, 0))), TypeError,
-         "PackedWeight: w must be of int4 or uint4 in groups; got int8."),
         (lambda: qn.PackedWeight(qn.quantize(X, dtype="int16")), TypeError,
-         "PackedWeight: w must be of int8, uint8, int4 or uint4; got int16."),
+         "PackedWeight: w must be of int8, uint8, int4, uint4, int2 or uint2; got int16."),
         (lambda: qn.PackedWeight(W8, bias=np.ones(4)), ValueError,
          "PackedWeight: bias must be of shape (3,); got shape (4,). Use axis=1 if w is of shape (N, K), as PyTorch "
          "stores weights."),
@@ -521,9 +522,9 @@ X = np.ones((2, 4), F32)
         (lambda: qn.PackedWeight(W4, x_qparams=qn.QParams(1.0, 0, "float8_e5m2")), ValueError,
          "PackedWeight: x_qparams must be of int8 or uint8 per tensor; got QParams(float8_e5m2, per tensor, scale=1)."),
         (lambda: qn.PackedWeight(qn.quantize(X, dtype="float8_e5m2")), TypeError,
-         "PackedWeight: w must be of int8, uint8, int4 or uint4; got float8_e5m2."),
+         "PackedWeight: w must be of int8, uint8, int4, uint4, int2 or uint2; got float8_e5m2."),
         (lambda: qn.PackedWeight(qn.quantize(X, dtype="float4_e2m1fn", granularity=qn.PerGroup(16, 0))), TypeError,
-         "PackedWeight: w must be of int4 or uint4 in groups; got float4_e2m1fn."),
+         "PackedWeight: w must be of int8, uint8, int4, uint4, int2 or uint2; got float4_e2m1fn."),
         (lambda: X[:, :3] @ P8, ValueError,
          "PackedWeight.matmul: x must be of shape (..., 4); got shape (2, 3). Pack the weight "
          "with the other axis if its shape is (4, 3)."),

@@ -9,7 +9,9 @@ from strategies import ROWS, assert_same_bits
 
 import qnumpy as qn
 from qnumpy import _core
-from qnumpy.ops.packed_columns import Activations, Output, PackedColumns
+from qnumpy.dtypes import code_type
+from qnumpy.ops.output import Output
+from qnumpy.ops.packed_columns import Activations, PackedColumns
 
 T = _core.TYPES
 REALS = Output(None, -np.inf, np.inf)
@@ -54,7 +56,7 @@ def test_one_row_at_its_limits(row):
             a = np.full((1, k), a_code, np.int8).view(left)
             b = np.full((k, n), b_code, np.int8).view(right)
             b[:, -1] = codes(rng, right, (k,))
-            got = packed_product(a, _core.pack_weights(b, T[right], None), np.empty((1, n), np.int32))
+            got = packed_product(a, _core.pack_weights(b, T[right], None, bits_of(right)), np.empty((1, n), np.int32))
             np.testing.assert_array_equal(got, exact(a, b), str((k, n, a_code, b_code)))
 
 
@@ -72,7 +74,7 @@ def test_packed(row, span):
         a_zero = [None, np.array([5], np.int32), rng.integers(0, 100, m).astype(np.int32)][rng.integers(3)]
         b_zero = [None, np.array([7], np.int32), rng.integers(0, 100, n).astype(np.int32)][rng.integers(3)]
         acc = exact(a, b, 0 if a_zero is None else a_zero[:, None], 0 if b_zero is None else b_zero)
-        packed = _core.pack_weights(np.asfortranarray(b) if m % 2 else b, T[right], b_zero)
+        packed = _core.pack_weights(np.asfortranarray(b) if m % 2 else b, T[right], b_zero, bits_of(right))
         assert _core.packed_info(packed)[:2] == (k, n)
         back = np.empty((k, n), right)
         _core.packed_codes(packed, back)
@@ -102,7 +104,7 @@ def test_packed(row, span):
 def test_packed_says_what_does_not_fit():
     k = 131072
     low = np.full((1, k), -128, np.int8)
-    packed = _core.pack_weights(low.T, T["int8"], None)
+    packed = _core.pack_weights(low.T, T["int8"], None, 8)
     assert packed_product(low, packed, np.empty((1, 1), np.int32)) is None
     acc_bias = np.array([-1], np.int32)  # with it the sum fits again
     assert packed_product(low, packed, np.empty((1, 1), np.int32), acc_bias=acc_bias).item() == 2**31 - 1
@@ -113,7 +115,7 @@ def test_a_packed_matrix_serves_every_row():
     a, b = codes(rng, "int8", (70, 300)), codes(rng, "int8", (300, 50))
     for row in ROWS:
         qn.set_isa(row)
-        packed = _core.pack_weights(b, T["int8"], None)
+        packed = _core.pack_weights(b, T["int8"], None, 8)
         for other in ROWS:
             qn.set_isa(other)
             np.testing.assert_array_equal(packed_product(a, packed, np.empty((70, 50), np.int32)), exact(a, b))
@@ -157,7 +159,7 @@ def test_quads(kind, row):
                 rng.integers(3)
             ]
             acc = exact(a, stored, 0 if a_zero is None else a_zero[:, None], 0 if b_zero is None else b_zero)
-            packed = _core.pack_weights(stored, T[right], b_zero)
+            packed = _core.pack_weights(stored, T[right], b_zero, bits_of(right))
             np.testing.assert_array_equal(packed_product(a, packed, np.empty((m, n), np.int32), a_zero=a_zero), acc)
             columns, one, extra = np.full(n, 0.5, np.float32), np.ones(1, np.float32), np.arange(n, dtype=np.int32)
             real = packed_product(a, packed, np.empty((m, n), np.float32), one, columns, a_zero=a_zero)
@@ -188,7 +190,7 @@ def test_quads_at_their_limits(row):
     b = np.stack(columns, 1).astype(np.int8)
     a = np.repeat(np.array([[-128], [127], [0], [-1]], np.int8), 20, 0).repeat(k, 1)
     a[40:60, ::2] = 127
-    packed = _core.pack_weights(b, T["int8"], None)
+    packed = _core.pack_weights(b, T["int8"], None, 8)
     if row == "avx2":
         assert _core.packed_info(packed)[3] == "quads"
     for left in (a, a.view(np.uint8)):
@@ -204,7 +206,7 @@ def test_which_weights_go_by_quads():
     size = {}
     for kind, form in (("bell, 5 sigma", "quads"), ("bell, 3.2 sigma", "quads"), ("uniform", "full")):
         b = WEIGHTS[kind](rng, (1024, 256))
-        packed = _core.pack_weights(b, T["int8"], None)
+        packed = _core.pack_weights(b, T["int8"], None, 8)
         size[kind], storage = _core.packed_info(packed)[2:]
         assert storage == form
         back = np.empty_like(b)
@@ -215,37 +217,77 @@ def test_which_weights_go_by_quads():
 
 # ---- PackedColumns ----
 
+CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
+
+
+def bits_of(dtype):
+    return np.dtype(dtype).itemsize * 8
+
 
 def weight(rng, dtype, k, n, zeros):
-    """Codes, the zero point of each column, or 0 for all, and the scales."""
-    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    """Codes and their bits, the scales, and the zero point of each column, or 0 for all."""
+    kind = code_type(dtype)
+    low, high = kind.qmin, kind.qmax
     zero = rng.integers(low, high + 1, n).astype(np.int32) if zeros else np.zeros((), np.int32)
-    return codes(rng, dtype, (k, n)), zero, rng.random(n).astype(np.float32)
+    values = rng.integers(low, high + 1, (k, n)).astype(kind.storage)
+    return values, kind.bits, rng.random(n).astype(np.float32), zero
 
 
 @pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize("dtype", CODES)
 def test_codes_come_back(dtype, zeros, row):
     rng = np.random.default_rng(1)
     for k, n in [(1, 1), (33, 17), (130, 40), (0, 3), (3, 0)]:
-        b, zero, scale = weight(rng, dtype, k, n, zeros)
+        b, bits, scale, zero = weight(rng, dtype, k, n, zeros)
         for layout in (b, np.asfortranarray(b), np.repeat(b, 2, 1)[:, ::2]):
-            packed = PackedColumns(layout, zero, scale)
+            packed = PackedColumns(layout, bits, scale, zero)
             assert packed.shape == (k, n)
             assert_same_bits(packed.codes(), b)
-            assert packed.nbytes >= k * n + 4 * n
+            assert packed.parameters() == (scale, zero) if not n else packed.parameters()[0] is scale
+            assert packed.nbytes >= k * n * bits // 8 + 4 * n
+
+
+@pytest.mark.parametrize("right", ["int4", "uint4", "int2", "uint2"])
+@pytest.mark.parametrize("left", BYTES)
+def test_codes_of_few_bits_give_the_sums_of_bytes(left, right, row):
+    """Rows around the kernels' limits, k around the kblocks and fields, more columns than a tile; extremes on both
+    sides; zero points of rows and columns; and k so long that sums need int64."""
+    rng, kind = np.random.default_rng(9), code_type(right)
+    low, high = np.iinfo(left).min, np.iinfo(left).max
+    for m in (1, 2, 3, 4, 5, 13, 48, 49, 66, 130):
+        for k, n in ((1, 17), (15, 1), (127, 100), (770, 70), (1600, 33)):
+            b, bits, scale, zero = weight(rng, right, k, n, m % 2 == 0)
+            a = rng.integers(low, high + 1, (m, k)).astype(left)
+            b[:, 0], a[0], a[-1] = kind.qmin, low, high
+            b[:, -1] = kind.qmax
+            a_zero = rng.integers(low, high + 1, m if m % 3 else 1).astype(np.int32)
+            out = np.empty((m, n), np.float32)
+            ones = np.ones(len(a_zero), np.float32)
+            assert PackedColumns(b, bits, scale, zero).multiply_codes(a, T[left], m, ones, a_zero, REALS, out)
+            sums = exact(a, b, a_zero[:, None], zero).astype(np.float32)
+            assert_same_bits(out, sums * (np.float32(1) * scale), f"{(m, k, n)}")
+    if kind.bits == 4:
+        k = 700_000
+        a, b = np.full((2, k), high, left), np.zeros((k, 17), kind.storage)
+        b[::2], b[1::2] = kind.qmax, kind.qmin
+        out, one = np.empty((2, 17), np.float32), np.ones(1, np.float32)
+        packed = PackedColumns(b, 4, np.ones(17, np.float32), np.zeros((), np.int32))
+        fits = packed.multiply_codes(a, T[left], 2, one, np.zeros(1, np.int32), REALS, out)
+        sums = exact(a, b)
+        assert fits == (np.abs(sums) < 2**31).all()
+        assert not fits or (out == sums.astype(np.float32)).all()
 
 
 @pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize("right", BYTES)
+@pytest.mark.parametrize("right", CODES)
 @pytest.mark.parametrize("left", BYTES)
 def test_rows_of_codes(left, right, zeros, row):
     """One scale or one for each row, with zero points or without; bias and bounds."""
     rng = np.random.default_rng(2)
     m, k, n = 6, 70, 33
-    b, b_zero, b_scale = weight(rng, right, k, n, zeros)
+    b, bits, b_scale, b_zero = weight(rng, right, k, n, zeros)
     bias = rng.normal(size=n).astype(np.float32)
-    packed = PackedColumns(b, b_zero, b_scale)
+    packed = PackedColumns(b, bits, b_scale, b_zero)
     for count in (1, m):
         a, a_scale = codes(rng, left, (m, k)), rng.random(count).astype(np.float32)
         a_zero = rng.integers(0, 100, count).astype(np.int32) * zeros
@@ -260,8 +302,8 @@ def test_rows_of_codes(left, right, zeros, row):
 def test_real_rows_are_quantized_on_the_way(row):
     """With parameters for all rows, and with the scale of each; to float32 and to codes."""
     rng = np.random.default_rng(3)
-    x, (b, zero, scale) = rng.standard_normal((5, 70)).astype(np.float32), weight(rng, "int8", 70, 33, False)
-    packed, out = PackedColumns(b, zero, scale), np.empty((5, 33), np.float32)
+    x, (b, bits, scale, zero) = rng.standard_normal((5, 70)).astype(np.float32), weight(rng, "int8", 70, 33, False)
+    packed, out = PackedColumns(b, bits, scale, zero), np.empty((5, 33), np.float32)
     assert packed.multiply(x, 5, Activations(T["uint8"], False, 0, 255, False, 0.03, 128), REALS, out)
     xq = qn.quantize_linear(x, np.float32(0.03), 128, dtype="uint8")
     sums = exact(xq, b, 128)
@@ -283,7 +325,7 @@ def test_real_rows_are_quantized_on_the_way(row):
 
 def test_a_sum_that_does_not_fit_is_told():
     k = 140_000
-    packed = PackedColumns(np.full((k, 2), 127, np.int8), np.zeros((), np.int32), np.ones(2, np.float32))
+    packed = PackedColumns(np.full((k, 2), 127, np.int8), 8, np.ones(2, np.float32), np.zeros((), np.int32))
     out, one, zero = np.empty((1, 2), np.float32), np.ones(1, np.float32), np.zeros(1, np.int32)
     ones = np.ones((1, k), np.float32)
     assert not packed.multiply(ones, 1, Activations(T["int8"], True, -127, 127, True), REALS, out)

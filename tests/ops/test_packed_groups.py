@@ -1,4 +1,4 @@
-"""Packed 4-bit weights in groups: PackedGroups against sums of groups in NumPy, on every row."""
+"""Packed weights in groups: PackedGroups against sums of groups in NumPy, on every row."""
 
 import numpy as np
 import pytest
@@ -7,32 +7,35 @@ from strategies import assert_same_bits
 import qnumpy as qn
 from qnumpy import _core
 from qnumpy import testing as twin
-from qnumpy.ops.packed_columns import Activations, Output
+from qnumpy.dtypes import code_type
+from qnumpy.ops.output import Output
+from qnumpy.ops.packed_columns import Activations
 from qnumpy.ops.packed_groups import GROUP_SIZES, PackedGroups
 
 F32 = np.float32
 T = _core.TYPES
 REALS = Output(None, -np.inf, np.inf)
-RANGES = {"int8": (-8, 7), "uint8": (0, 15)}  # of the codes, as they are stored
+KINDS = {name: code_type(name) for name in ("int8", "uint8", "int4", "uint4", "int2", "uint2")}
 SIZES = [(1, 1), (33, 17), (130, 40), (256, 16), (257, 33)]
 
 
 def weight(dtype, k, n, size, zeros=True):
-    """Codes, scales that float16 holds, and zero points, None for the middle of the codes."""
-    rng = np.random.default_rng([k, n, size])
-    low, high = RANGES[dtype]
-    codes = rng.integers(low, high + 1, (k, n)).astype(dtype)
+    """Codes and their bits, scales that float16 holds, and zero points, None for the middle of the codes."""
+    rng, kind = np.random.default_rng([k, n, size]), KINDS[dtype]
+    low, high = kind.qmin, kind.qmax
+    codes = rng.integers(low, high + 1, (k, n)).astype(kind.storage)
+    codes[: size * 2, :1], codes[: size * 2, -1:] = low, high
     scale = rng.uniform(0.01, 1, (-(-k // size), n)).astype(np.float16).astype(F32)
     zero = rng.integers(low, high + 1, scale.shape).astype(np.int32) if zeros else None
-    return codes, scale, zero
+    return codes, kind.bits, scale, zero
 
 
-def summed(x, x_scale, x_zero, codes, scale, zero, size, bias=None, clip=(-np.inf, np.inf)):
+def summed(x, x_scale, x_zero, codes, bits, scale, zero, size, bias=None, clip=(-np.inf, np.inf)):
     """The sum of each group is exact and brought to float32; they are added one after the other.
 
     x_scale and x_zero have one entry for each row and group.
     """
-    middle = 0 if codes.dtype == np.int8 else 8
+    middle = 0 if codes.dtype == np.int8 else 2 ** (bits - 1)
     y = np.zeros((len(x), codes.shape[1]), F32)
     for g in range(len(scale)):
         part = slice(g * size, (g + 1) * size)
@@ -45,52 +48,68 @@ def summed(x, x_scale, x_zero, codes, scale, zero, size, bias=None, clip=(-np.in
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize("dtype", RANGES)
+@pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("size", GROUP_SIZES)
 def test_codes_come_back(size, dtype, zeros, half):
     for k, n in [*SIZES, (0, 3), (3, 0)]:
-        codes, scale, zero = weight(dtype, k, n, size, zeros)
+        codes, bits, scale, zero = weight(dtype, k, n, size, zeros)
+        middle = np.full(scale.shape, 0 if codes.dtype == np.int8 else 2 ** (bits - 1), np.int32)
         for layout in (codes, np.asfortranarray(codes), np.repeat(codes, 2, 1)[:, ::2]):
-            packed = PackedGroups(layout, scale, zero, size, half)
+            packed = PackedGroups(layout, bits, scale, zero, size, half)
             assert packed.shape == (k, n)
             assert_same_bits(packed.codes(), codes)
+            assert_same_bits(packed.parameters()[0], scale)
+            assert_same_bits(packed.parameters()[1], middle if zero is None else zero)
 
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("zeros", [False, True])
-def test_bytes(zeros, half):
+@pytest.mark.parametrize("dtype", ["int8", "uint4", "int2"])
+def test_bytes(dtype, zeros, half):
     """Panels of 16 columns; each group of one has its codes, 16 scales, and 16 zero points where there are any."""
-    packed = PackedGroups(*weight("int8", 65, 17, 32, zeros), 32, half)
-    assert packed.nbytes == 2 * 3 * (32 * 16 // 2 + 16 * (2 if half else 4) + 16 * zeros)
+    packed = PackedGroups(*weight(dtype, 65, 17, 32, zeros), 32, half)
+    assert packed.nbytes == 2 * 3 * (32 * 16 * KINDS[dtype].bits // 8 + 16 * (2 if half else 4) + 16 * zeros)
 
 
 def test_where_the_codes_lie():
     """Eight neighbours of K in four bytes: the first four in the low halves, the others above; then the next column."""
     codes = np.zeros((16, 16), np.uint8)
     codes[:8, 0], codes[:8, 1] = range(1, 9), 9
-    packed = PackedGroups(codes, np.ones((1, 16), F32), None, 16, False)
+    packed = PackedGroups(codes, 4, np.ones((1, 16), F32), None, 16, False)
     assert packed._packed[:8].tolist() == [0x51, 0x62, 0x73, 0x84, 0x99, 0x99, 0x99, 0x99]
     assert not packed._packed[8:128].any()
 
 
+def test_where_codes_of_2_bits_lie():
+    """Sixteen neighbours of K in four bytes: k, k + 4, k + 8 and k + 12 from the low bits of a byte on."""
+    codes = np.zeros((16, 16), np.uint8)
+    codes[:, 0] = [0, 1, 2, 3, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    packed = PackedGroups(codes, 2, np.ones((1, 16), F32), None, 16, False)
+    assert packed._packed[:4].tolist() == [0b11100100, 0b11100101, 0b11100110, 0b11100111]
+    assert not packed._packed[4:64].any()
+
+
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("size", GROUP_SIZES)
-@pytest.mark.parametrize(("left", "right"), [("int8", "int8"), ("uint8", "uint8"), ("int8", "uint8")])
+@pytest.mark.parametrize("right", KINDS)
+@pytest.mark.parametrize("left", ["int8", "uint8"])
 def test_rows_of_codes(left, right, size, zeros, row):
     """One scale, one for each row, or one for each group of each row; bias and bounds."""
     rng = np.random.default_rng(size)
     low, high = np.iinfo(left).min, np.iinfo(left).max
     for m, (k, n) in zip((1, 3, 7, 66, 2), SIZES, strict=True):
-        codes, scale, zero = weight(right, k, n, size, zeros)
-        packed, bias = PackedGroups(codes, scale, zero, size, half=zeros), rng.normal(size=n).astype(F32)
+        codes, bits, scale, zero = weight(right, k, n, size, zeros)
+        packed, bias = PackedGroups(codes, bits, scale, zero, size, half=zeros), rng.normal(size=n).astype(F32)
         x = rng.integers(low, high + 1, (m, k)).astype(left)
+        x[0], x[-1] = low, high
         for shape in ((1, 1), (m, 1), (m, len(scale))):
             x_scale = rng.uniform(0.01, 1, shape).astype(F32)
             x_zero = rng.integers(low, high + 1, shape).astype(np.int32) * zeros
             each = [np.broadcast_to(params, (m, len(scale))) for params in (x_scale, x_zero)]
             out = np.empty((m, n), F32)
             assert packed.multiply_codes(x, T[left], m, x_scale, x_zero, Output(bias, -3.0, 40.0), out)
-            assert_same_bits(out, summed(x, *each, codes, scale, zero, size, bias, (-3, 40)), f"{(m, k, n)} {shape}")
+            want = summed(x, *each, codes, bits, scale, zero, size, bias, (-3, 40))
+            assert_same_bits(out, want, f"{(m, k, n)} {shape}")
 
 
 @pytest.mark.parametrize("by_row", [False, True])
@@ -98,10 +117,10 @@ def test_rows_of_codes(left, right, size, zeros, row):
 def test_real_rows_are_quantized_on_the_way(symmetric, by_row, row):
     """Without a scale the kernel finds one for each row or each group; with one it takes it for all."""
     size, (k, n) = 32, (70, 33)
-    codes, scale, zero = weight("int8", k, n, size)
+    codes, bits, scale, zero = weight("int8", k, n, size)
     x = np.random.default_rng(5).standard_normal((6, k)).astype(F32)
     core, qmin, qmax = (T["int8"], -127, 127) if symmetric else (T["uint8"], 0, 255)
-    kind, packed = "int8" if symmetric else "uint8", PackedGroups(codes, scale, zero, size, False)
+    kind, packed = "int8" if symmetric else "uint8", PackedGroups(codes, bits, scale, zero, size, False)
     parts = [x] if by_row else [x[:, first : first + size] for first in range(0, k, size)]
     pairs = [range_params(part, symmetric, qmin, qmax) for part in parts] * (len(scale) if by_row else 1)
     x_scale, x_zero = (np.stack([pair[i] for pair in pairs], 1) for i in (0, 1))
@@ -114,7 +133,7 @@ def test_real_rows_are_quantized_on_the_way(symmetric, by_row, row):
         fixed = (0.03, int(x_zero[0, 0])) if static else ()
         out = np.empty((6, n), F32)
         assert packed.multiply(x, 6, Activations(core, symmetric, qmin, qmax, by_row, *fixed), REALS, out)
-        assert_same_bits(out, summed(xq, x_scale, x_zero, codes, scale, zero, size))
+        assert_same_bits(out, summed(xq, x_scale, x_zero, codes, bits, scale, zero, size))
 
 
 def range_params(x, symmetric, qmin, qmax):
@@ -132,9 +151,9 @@ def packed_weight(codes, group, half, with_zeros):
     rng = np.random.default_rng(3)
     scales = rng.random((groups, n)).astype(np.float16 if half else np.float32)
     zeros = rng.integers(0, 16, (groups, n)).astype(np.uint8) if with_zeros else None
-    packed = _core.grouped_room(k, n, group, half, with_zeros)
+    packed = _core.grouped_room(k, n, group, 4, half, with_zeros)
     stored = scales.view(np.uint16) if half else scales
-    _core.grouped_pack(codes.view(np.uint8), codes.dtype == np.int8, stored, zeros, packed, k, n, group)
+    _core.grouped_pack(codes.view(np.uint8), codes.dtype == np.int8, stored, zeros, packed, k, n, group, 4)
     return packed
 
 
@@ -149,5 +168,5 @@ def test_weight4_codes_are_those_packed(group, with_zeros, half, dtype, low):
         codes = rng.integers(low, low + 16, (k, n)).astype(dtype)
         unpacked = np.full((k, n), 99, dtype)
         packed = packed_weight(codes, group, half, with_zeros)
-        _core.grouped_codes(packed, k, n, group, half, with_zeros, dtype == np.int8, unpacked)
+        _core.grouped_codes(packed, k, n, group, 4, half, with_zeros, dtype == np.int8, unpacked)
         np.testing.assert_array_equal(unpacked, codes)

@@ -140,19 +140,20 @@ enum {
     QN_RESULTS = 64, /* results that dot_rows sums at a time, at most */
 };
 
-/* A packed 4-bit weight [k][n]; packed_groups.h describes the bytes. */
+/* A packed weight [k][n] in groups; packed_groups.h describes the bytes. */
 typedef struct {
     int64_t k, n;
+    int bits;       /* of a code: 8, 4 or 2 */
     int64_t group;  /* 16, 32, 64 or 128 neighbours along k share a scale */
     int64_t groups; /* ceil(k / group) */
     int64_t record; /* bytes of a group of 16 columns */
     bool half;      /* scales are float16, else float32 */
-    bool zeros;     /* every group stores zero points; else all are QN_ZERO_4 */
+    bool zeros;     /* every group stores zero points; else all are qn_middle(bits) */
 } qn_grouped;
 
-enum { QN_ZERO_4 = 8 }; /* the middle of the codes 0..15: 0 of int4 */
+static inline int qn_middle(int bits) { return 1 << (bits - 1); } /* of the codes 0..2^bits - 1: 0 of a signed type */
 
-/* Rows of activations for a 4-bit weight: int8 codes, 0 past k. */
+/* Rows of activations for a weight in groups: int8 codes, 0 past k. */
 typedef struct {
     const int8_t *codes;        /* [rows][stride], stride = groups * group */
     const float *scales;        /* of row i and group g: scales[i * scale_row + g * scale_step] */

@@ -127,6 +127,9 @@
     QN_KERNEL(PRODUCT, multiply_u8, (const qn_tile *t))                                                                \
     QN_KERNEL(PRODUCT, multiply_u7, (const qn_tile *t))                                                                \
     QN_KERNEL(PRODUCT, multiply_words, (const qn_tile *t))                                                             \
+    QN_KERNEL(PRODUCT, multiply_u4, (const qn_tile *t))                                                                \
+    QN_KERNEL(PRODUCT, multiply_u2, (const qn_tile *t))                                                                \
+    QN_KERNEL(PRODUCT, right_unpack, (const uint8_t *packed, int bits, int64_t quartets, uint8_t *panel))              \
     QN_KERNEL(OWN, left_quads, (const qn_left *l), excess)                                                             \
     QN_KERNEL(OWN, left_turned,                                                                                        \
               (const uint8_t *packed, int64_t quartets, int64_t rows, uint8_t *turned, int64_t step), excess)          \

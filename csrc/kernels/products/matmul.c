@@ -51,6 +51,7 @@ typedef struct {
     bool wide;               /* sums between kblocks are int64 */
     bool pairs;              /* the kernel multiplies Winograd's pairs */
     bool quads;              /* the kernel adds four products in int16 */
+    bool in_bits;            /* the kernel reads codes of 4 or 2 bits; else panels of bytes are made of them */
     const qn_excess *excess; /* of quads; NULL if a is so narrow that there is none */
     int32_t less;            /* the b of the kernel is the stored byte less this */
     int32_t offset;          /* the a of the kernel is the code less this, unless packing subtracts the zero point */
@@ -73,6 +74,7 @@ typedef struct {
     uint8_t *turned;                             /* [ks][turned_step] */
     int64_t turned_step;
     int32_t *more;    /* [96][16] excess times a */
+    uint8_t *bytes;   /* [panels][quartets][64] of codes of 4 or 2 bits */
     uint8_t *panel;   /* a panel widened, or as quads */
     int32_t *tile;    /* [48 or 96][16 * panels] */
     int32_t *between; /* [rows][columns] sums between kblocks */
@@ -95,11 +97,14 @@ static plan plan_of(const multiplication *j, int64_t rows, int64_t panels) {
     s.panels = j->strips ? QN_PANELS : s.tile;
     s.widen = j->pairs && rows >= j->tiling.widen_rows;
     int64_t most_quartets = j->excess                        ? j->excess->kblock
+                            : j->in_bits                     ? b->quartets
+                            : b->bits < 8                    ? j->tiling.kblock
                             : rows <= FEW_ROWS && !j->strips ? rows <= QN_SLIVER ? b->quartets : FEW_KBLOCK
                                                              : j->tiling.kblock;
     if (j->wide) /* sums of one kblock fit int32 */
         most_quartets = least(most_quartets, most(INT32_MAX / j->largest / qn_ks_a_quartet(b->form) / 2 * 2, 2));
     s.quartets = qn_even_kblock(b->quartets, most_quartets);
+    if (b->bits == 2) s.quartets = round_up(s.quartets, 4);
     int64_t bands = most(1, (rows + j->tiling.band_rows - 1) / j->tiling.band_rows);
     s.rows = round_up((rows + bands - 1) / bands, 12);
     s.keeps_sums = s.quartets < b->quartets && !j->wide && j->out->type != QN_I32;
@@ -123,6 +128,7 @@ static bool scratch_make(scratch *s, const multiplication *j, const plan *g) {
         j->wide ? g->rows * g->columns * 8 : 0,
         ks * s->turned_step,
         j->excess ? QUAD_ROWS * QN_PANEL * 4 : 0,
+        j->b->bits < 8 && !j->in_bits ? g->tile * g->quartets * QN_QUARTET : 0,
     };
     enum { SIZES = sizeof sizes / sizeof *sizes };
     int64_t offset[SIZES], total = 0;
@@ -133,7 +139,7 @@ static bool scratch_make(scratch *s, const multiplication *j, const plan *g) {
     s->sum = s->start + g->rows, s->row_start = s->sum + g->rows, s->minus_sum = s->row_start + g->rows;
     s->minus_zero = s->minus_sum + g->rows;
     s->strip = p + offset[3], s->panel = p + offset[4], s->turned = p + offset[8],
-    s->more = (int32_t *)(void *)(p + offset[9]);
+    s->more = (int32_t *)(void *)(p + offset[9]), s->bytes = p + offset[10];
     s->tile = (int32_t *)(void *)(p + offset[5]);
     s->between = g->keeps_sums ? (int32_t *)(void *)(p + offset[6]) : NULL;
     s->wide = j->wide ? (int64_t *)(void *)(p + offset[7]) : NULL;
@@ -142,6 +148,20 @@ static bool scratch_make(scratch *s, const multiplication *j, const plan *g) {
 
 static int32_t zero_of(const multiplication *j, int64_t row) {
     return j->za.count == 0 ? 0 : j->za.values[j->za.count == 1 ? 0 : row];
+}
+
+/* Packs rows for multiply_u4 and multiply_u2: [rows][4 quartets] of int8. */
+static void left_plain(const qn_left *l) {
+    const uint8_t flip = l->is_signed ? 0 : 128;
+    for (int64_t r = 0; r < l->rows; r++) {
+        const uint8_t *from = (const uint8_t *)l->a + r * l->stride;
+        int8_t *to = (int8_t *)l->packed + r * l->quartets * 4;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < l->k; k++) to[k] = (int8_t)(from[k] ^ flip);
+        for (int64_t k = 0; k < l->k; k++) sum += to[k];
+        memset(to + l->k, 0, (size_t)(l->quartets * 4 - l->k));
+        l->start[r] = 0, l->sum[r] = sum - (int32_t)l->k * (l->zero[r * l->zero_step] - flip);
+    }
 }
 
 /* Packs rows [i0, i0 + rows) x quartets [g0, g0 + quartets). */
@@ -335,6 +355,14 @@ static void add_excess(const multiplication *j, const scratch *s, const kblock *
     }
 }
 
+/* Makes panels of bytes of the codes of 4 or 2 bits of a tile. */
+static void unpack(const multiplication *j, const scratch *s, qn_tile *t) {
+    const int64_t step = t->quartets * QN_QUARTET;
+    for (int i = 0; i < t->panels; i++)
+        j->kernels->right_unpack(t->right + i * t->right_step, j->b->bits, t->quartets, s->bytes + i * step);
+    t->right = s->bytes, t->right_step = step;
+}
+
 /* Multiplies the packed rows of a kblock by panels side by side. */
 static void multiply_panels(multiplication *j, scratch *s, const plan *g, const kblock *range, int64_t p, int panels) {
     const qn_packed *b = j->b;
@@ -353,7 +381,8 @@ static void multiply_panels(multiplication *j, scratch *s, const plan *g, const 
     if (j->strips)
         t.right = s->strip + (p - range->strip) * range->quartets * QN_QUARTET,
         t.right_step = range->quartets * QN_QUARTET;
-    else t.right = b->panel + p * qn_panel_bytes(b) + range->quartet * QN_QUARTET;
+    else t.right = b->panel + p * qn_panel_bytes(b) + qn_quartets_bytes(b, range->quartet);
+    if (b->bits < 8 && !j->in_bits) unpack(j, s, &t);
     column_terms(j, p, &t, range->quartet, &terms);
     if (j->quads) make_quads(j, s, range, p, t.right), t.right = s->panel;
     else if (g->widen) k->right_widen(t.right, range->quartets, (uint16_t *)(void *)s->panel), t.right = s->panel;
@@ -459,21 +488,25 @@ static qn_outcome multiply(const qn_matrix *a, qn_zeros za, const qn_packed *b, 
         qn_parallel_for(m, 1, macs, multiply_slowly, &j);
         return (qn_outcome)atomic_load(&j.outcome);
     }
-    const bool whole = a->narrow && !b->lowest && b->form != QN_WORDS; /* no quad exceeds int16 */
+    /* No quad exceeds int16. */
+    const bool whole = b->bits < 8 || (a->narrow && !b->lowest && b->form != QN_WORDS);
     j.quads = j.tiling.quads && m >= j.tiling.widen_rows && !wide && (b->excess || whole);
     j.excess = j.quads && !whole && b->excess->first[b->panels * b->excess->kblocks] ? b->excess : NULL;
+    j.in_bits = b->bits < 8 && m <= QN_SLIVER && !wide;
     const bool parts = b->form == QN_FULL && j.tiling.parts && m == 1;
     j.pairs = b->form == QN_FULL && j.tiling.pairs && !j.quads && !parts;
     j.center = a->narrow ? 64 : 128;
     j.less = j.pairs || j.quads ? qn_middle_of(b) : 0;
     j.offset = a->type == QN_U8 && b->form != QN_WORDS ? j.quads ? j.center : 128 : 0;
     j.multiply = b->form == QN_WORDS    ? k->multiply_words
+                 : j.in_bits            ? b->bits == 4 ? k->multiply_u4 : k->multiply_u2
                  : j.quads              ? k->multiply_quads
                  : b->form == QN_NARROW ? k->multiply_u7
                  : parts                ? k->multiply_parts
                  : j.pairs              ? k->multiply_pairs
                                         : k->multiply_u8;
     j.left = b->form == QN_WORDS ? k->left_words
+             : j.in_bits         ? left_plain
              : j.quads           ? k->left_quads
              : parts             ? k->left_parts
              : j.pairs           ? k->left_pairs

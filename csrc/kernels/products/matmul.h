@@ -50,7 +50,7 @@ typedef struct {
 /* A right matrix K x N, packed once for any number of products. It is immutable: threads may share it. From 2 MiB on it
  * lies in huge pages, if the OS has them. NULL: no memory. */
 typedef struct qn_packed qn_packed;
-qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb);
+qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb, int bits); /* of a code: 16, 8, 4 or 2 */
 void qn_packed_free(qn_packed *packed);
 int64_t qn_packed_rows(const qn_packed *packed);
 int64_t qn_packed_columns(const qn_packed *packed);

@@ -83,15 +83,30 @@ void qn_sum_panel(const qn_packed *b, const uint8_t *panel, int64_t quartets, in
     else qn_kernels()->right_sums(panel, quartets, sum, pairs);
 }
 
+/* Puts quartets of bytes together to codes of fewer bits. */
+static void pack_bits(const uint8_t *bytes, int bits, int64_t quartets, uint8_t *to) {
+    const int fields = 8 / bits, mask = (1 << bits) - 1;
+    for (int64_t g = 0; g < quartets; g += fields, to += QN_QUARTET)
+        for (int i = 0; i < QN_QUARTET; i++) {
+            int code = 0;
+            for (int f = 0; f < fields; f++) code |= (bytes[(g + f) * QN_QUARTET + i] & mask) << (f * bits);
+            to[i] = (uint8_t)code;
+        }
+}
+
 static void pack_panels(void *context, int64_t begin, int64_t end) {
     const qn_packing *w = context;
     qn_packed *b = w->to;
+    uint8_t unpacked[2 * QN_PACK_QUARTETS * QN_QUARTET] __attribute__((aligned(64)));
     for (int64_t p = begin; p < end; p += 2) {
         int panels = (int)least(2, end - p);
         memset(b->sum + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
         memset(b->pairs + p * QN_PANEL, 0, (size_t)(panels * QN_PANEL) * 4);
         for (int64_t g = 0; g < b->quartets; g += QN_PACK_QUARTETS) {
             int64_t quartets = least(QN_PACK_QUARTETS, b->quartets - g);
+            uint8_t *const target = b->panel + p * qn_panel_bytes(b) + qn_quartets_bytes(b, g);
+            uint8_t *const bytes = b->bits < 8 ? unpacked : target;
+            const int64_t step = b->bits < 8 ? quartets * QN_QUARTET : qn_panel_bytes(b);
             if (b->form == QN_WORDS) {
                 int16_t staging[QN_PANEL * QN_PACK_QUARTETS * 2];
                 for (int i = 0; i < panels; i++) {
@@ -99,14 +114,14 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
                     pack_words(staging, quartets, b->panel + (p + i) * qn_panel_bytes(b) + g * QN_QUARTET);
                 }
             } else {
-                qn_pack_bytes(w, p, panels, g, quartets, b->panel + p * qn_panel_bytes(b) + g * QN_QUARTET,
-                              qn_panel_bytes(b));
+                qn_pack_bytes(w, p, panels, g, quartets, bytes, step);
             }
             for (int64_t i = p; i < p + panels; i++) {
-                uint8_t *panel = b->panel + i * qn_panel_bytes(b) + g * QN_QUARTET;
+                uint8_t *panel = bytes + (i - p) * step;
                 if (w->less)
                     for (int64_t x = 0; x < quartets * QN_QUARTET; x++) panel[x] = (uint8_t)(panel[x] - w->less);
                 qn_sum_panel(b, panel, quartets, b->sum + i * QN_PANEL, b->pairs + i * QN_PANEL);
+                if (b->bits < 8) pack_bits(panel, b->bits, quartets, target + (i - p) * qn_panel_bytes(b));
             }
         }
         int32_t padded = (int32_t)(b->quartets * qn_ks_a_quartet(b->form) - b->k) * b->pad;
@@ -146,13 +161,15 @@ void qn_packed_free(qn_packed *b) {
 }
 
 /* `strips`: without panels, for a product that packs strip by strip. */
-static qn_packed *packed_make(int64_t rows, int64_t columns, bool words, bool strips) {
+static qn_packed *packed_make(int64_t rows, int64_t columns, int bits, bool strips) {
     /* Broadcast matrices may be that large. */
     if (rows > INT64_MAX / QN_QUARTET || columns > INT64_MAX / QN_QUARTET) return NULL;
     qn_packed *b = malloc(sizeof *b);
     if (!b) return NULL;
-    *b = (qn_packed){.k = rows, .n = columns, .form = words ? QN_WORDS : QN_FULL};
-    b->quartets = round_up(most(1, (rows + qn_ks_a_quartet(b->form) - 1) / qn_ks_a_quartet(b->form)), 2);
+    *b = (qn_packed){.k = rows, .n = columns, .form = bits == 16 ? QN_WORDS : bits < 8 ? QN_NARROW : QN_FULL};
+    b->bits = bits < 8 ? bits : 8;
+    const int64_t ks = qn_ks_a_quartet(b->form);
+    b->quartets = round_up(most(1, (rows + ks - 1) / ks), b->bits == 2 ? 4 : 2);
     b->panels = (columns + QN_PANEL - 1) / QN_PANEL;
     if (!strips) b->panel = qn_allocate(b->panels, qn_panel_bytes(b));
     b->sum = qn_allocate(b->panels, 3 * QN_QUARTET);
@@ -167,7 +184,8 @@ static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weig
     b->n = m->columns, b->type = m->type, b->panels = (m->columns + QN_PANEL - 1) / QN_PANEL;
     const qn_extremes e = weights || words ? qn_extremes_of_matrix(m) : qn_extremes_of_type(m->type);
     b->magnitude = qn_magnitude_of(e, zb);
-    if (weights && !words && e.hi - e.lo < 128) b->form = QN_NARROW, b->base = e.lo;
+    if (b->bits < 8) b->base = m->type == QN_I8 ? -qn_middle(b->bits) : 0;
+    else if (weights && !words && e.hi - e.lo < 128) b->form = QN_NARROW, b->base = e.lo;
     if (b->form == QN_FULL) b->base = m->type == QN_I8 ? -128 : 0, b->lowest = e.lo == b->base;
     if (b->form != QN_WORDS) b->pad = qn_middle_of(b);
     b->pairs = b->sum + b->panels * QN_PANEL;
@@ -180,32 +198,30 @@ static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weig
     }
     qn_packing w = {.to = b, .from = m, .flip = !words && m->type == QN_I8 ? 0x80 : 0};
     w.gather = gather, w.context = context;
-    if (b->form == QN_NARROW) w.less = (uint8_t)(e.lo + (m->type == QN_I8 ? 128 : 0));
+    if (b->form == QN_NARROW) w.less = (uint8_t)(b->base + (m->type == QN_I8 ? 128 : 0));
     if (strips) *strips = w;
     else qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
 }
 
-qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, qn_packing *strips) {
-    qn_packed *b = packed_make(m->rows, m->columns, words, strips);
+qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, int bits, bool weights, qn_packing *strips) {
+    qn_packed *b = packed_make(m->rows, m->columns, bits, strips);
     if (!b) return NULL;
     packed_fill(b, m, zb, weights, strips, NULL, NULL);
     qn_tiling tiling;
     qn_kernels()->matmul_tiling(&tiling);
-    if (weights && !words && tiling.quads && b->panels &&
+    if (weights && bits == 8 && tiling.quads && b->panels &&
         !qn_excess_make(b->panel, b->panels, b->quartets, qn_middle_of(b), tiling.kblock, &b->excess))
         return qn_packed_free(b), NULL;
     return b;
 }
 
-qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, false, false); }
+qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, 8, false); }
 
 void qn_packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zero, qn_codes_maker gather, const void *context) {
     packed_fill(b, m, zero, false, NULL, gather, context);
 }
 
-qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb) {
-    return qn_pack_right(b, zb, b->type == QN_I16, true, NULL);
-}
+qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb, int bits) { return qn_pack_right(b, zb, bits, true, NULL); }
 
 qn_type qn_packed_type(const qn_packed *b) { return b->type; }
 int64_t qn_packed_rows(const qn_packed *b) { return b->k; }
@@ -216,7 +232,13 @@ int64_t qn_packed_bytes(const qn_packed *b) {
 }
 const char *qn_packed_form(const qn_packed *b) {
     static const char *const names[] = {[QN_FULL] = "full", [QN_NARROW] = "narrow", [QN_WORDS] = "words"};
+    if (b->bits < 8) return b->bits == 4 ? "4 bits" : "2 bits";
     return b->excess ? "quads" : names[b->form];
+}
+
+/* The stored code k of column c of a panel; panel_body.h draws those of fewer bits than 8. */
+static int code_of(const qn_packed *b, const uint8_t *panel, int64_t k, int64_t c) {
+    return panel[k * b->bits / 32 * QN_QUARTET + c * 4 + k % 4] >> (k / 4 * b->bits % 8) & ((1 << b->bits) - 1);
 }
 
 void qn_packed_codes(const qn_packed *b, void *codes) {
@@ -227,6 +249,6 @@ void qn_packed_codes(const qn_packed *b, void *codes) {
                 int64_t at = k * b->n + p * QN_PANEL + c;
                 if (b->form == QN_WORDS)
                     memcpy((int16_t *)codes + at, panel + k / 2 * QN_QUARTET + c * 4 + k % 2 * 2, 2);
-                else ((uint8_t *)codes)[at] = (uint8_t)(panel[k / 4 * QN_QUARTET + c * 4 + k % 4] + b->base);
+                else ((uint8_t *)codes)[at] = (uint8_t)(code_of(b, panel, k, c) + b->base);
             }
 }

@@ -16,21 +16,28 @@ struct qn_packed {
     int64_t k, n, quartets, panels;
     qn_form form;
     qn_type type;
+    int bits;          /* of a stored code: 8, or 4 or 2 of a narrow matrix */
     int32_t base, pad; /* code of a stored 0; byte stored beyond k and n */
     int64_t magnitude; /* bound of |b - zb| */
     bool uniform;      /* all columns have the zero point e[0] + base */
     bool lowest;       /* a stored byte may be 0, 128 below the middle */
     qn_excess *excess; /* NULL: quads are slower here, or the ISA row has none */
-    uint8_t *panel;    /* [panels][quartets][64] */
+    uint8_t *panel;    /* [panels][quartets][64]; of fewer bits: see panel_body.h */
     int32_t *sum;      /* [panels * 16] sum of u over k */
     int32_t *pairs;    /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */
     int32_t *e;        /* [panels * 16] zb - base */
 };
 
 static inline int64_t qn_ks_a_quartet(qn_form f) { return f == QN_WORDS ? 2 : 4; }
-static inline int64_t qn_panel_bytes(const qn_packed *b) { return b->quartets * QN_QUARTET; }
-/* Of the stored bytes. */
-static inline uint8_t qn_middle_of(const qn_packed *b) { return b->form == QN_FULL ? 128 : 64; }
+/* Of so many quartets of a panel, a multiple of four if codes have 2 bits. */
+static inline int64_t qn_quartets_bytes(const qn_packed *b, int64_t quartets) {
+    return quartets * QN_QUARTET * b->bits / 8;
+}
+static inline int64_t qn_panel_bytes(const qn_packed *b) { return qn_quartets_bytes(b, b->quartets); }
+/* Of the stored codes. */
+static inline uint8_t qn_middle_of(const qn_packed *b) {
+    return b->bits < 8 ? (uint8_t)qn_middle(b->bits) : b->form == QN_FULL ? 128 : 64;
+}
 
 static inline int32_t qn_code_at(const qn_matrix *m, int64_t row, int64_t column) {
     const char *p = m->data + row * m->row_stride + column * m->column_stride;
@@ -69,7 +76,7 @@ int64_t qn_magnitude_of(qn_extremes e, qn_zeros z); /* the largest |code - zero|
 
 /* `weights`: for many products, so that reading all codes beforehand pays. `strips` not NULL: fills it, packs no
  * panels. */
-qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, bool words, bool weights, qn_packing *strips);
+qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, int bits, bool weights, qn_packing *strips);
 
 /* Whether a sum of k products and `extra` may overflow int32; `each` bounds a product. */
 bool qn_may_overflow(int64_t largest, int64_t k, int64_t extra);

@@ -78,7 +78,7 @@ static qn_outcome integer_product(const qn_matrix *a, qn_zeros za, const qn_matr
     }
     /* Many rows: packs all of b once. */
     qn_packing own_strips, *strips = words || a->rows > tiling.band_rows ? NULL : &own_strips;
-    qn_packed *own = qn_pack_right(b, zb, words, false, strips);
+    qn_packed *own = qn_pack_right(b, zb, words ? 16 : 8, false, strips);
     if (!own) return QN_NO_MEMORY;
     qn_outcome outcome = qn_multiply_safely(a, za, own, strips, &result);
     qn_packed_free(own);
@@ -121,7 +121,7 @@ qn_outcome qn_matmul_integer(const qn_product *p) {
     stack s = {.product = p};
     qn_packed *packed = NULL;
     if (shared && count > 1 && p->a.rows > THIN_ROWS / 4) { /* from the second product on packing pays */
-        packed = qn_pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16, false, NULL);
+        packed = qn_pack_right(&p->b, p->zb, p->a.type == QN_I16 || p->b.type == QN_I16 ? 16 : 8, false, NULL);
         if (!packed) return QN_NO_MEMORY;
         s.packed = packed;
     }

@@ -8,7 +8,7 @@
 enum {
     PANEL = 16,
     ROWS = 128,          /* rows of x at a time: their codes stay in the L2 cache */
-    DEPTH = 2048,        /* k at a time with many rows: this part of a panel stays in the L1 cache */
+    DEPTH_BYTES = 16384, /* of a panel at a time with many rows: they stay in the L1 cache */
     FEW_ROWS = 8,        /* up to so many rows a panel is read once, from one end to the other */
     SIDE = 4,            /* panels side by side with few rows */
     PRODUCTS_A_BYTE = 8, /* multiplications in the time that a byte of memory traffic takes */
@@ -16,11 +16,12 @@ enum {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t panels(const qn_grouped *w) { return ceil_div(w->n, PANEL); }
+static int64_t code_bytes(const qn_grouped *w) { return w->group * w->bits * (PANEL / 8); } /* of a record */
 
 bool qn_grouped_layout(qn_grouped *w) {
     int64_t bytes;
     w->groups = ceil_div(w->k, w->group);
-    w->record = w->group * (PANEL / 2) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
+    w->record = code_bytes(w) + PANEL * (w->half ? 2 : 4) + (w->zeros ? PANEL : 0);
     return !__builtin_mul_overflow(w->groups, w->record, &bytes) && !__builtin_mul_overflow(bytes, panels(w), &bytes);
 }
 
@@ -48,9 +49,9 @@ static record record_at(const qn_grouped *w, int64_t number) {
     return r;
 }
 
-/* Byte of column 0 that holds code k of a group, in its low bits or in its high bits; column j is 4 j bytes further. */
-static int64_t byte_of(int64_t k) { return k / 8 * 64 + k % 4; }
-static int shift_of(int64_t k) { return k & 4; }
+/* Byte of column 0 that holds code k of a group, and the place of its bits there; column j is 4 j bytes further. */
+static int64_t byte_of(int64_t k, int bits) { return k * bits / 32 * 64 + k % 4; }
+static int shift_of(int64_t k, int bits) { return (int)(k / 4 * bits % 8); }
 
 static void pack_panels(void *context, int64_t begin, int64_t end) {
     const raw_groups *c = context;
@@ -58,12 +59,13 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
     size_t itemsize = w->half ? 2 : 4;
     for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
         const record r = record_at(w, number);
-        uint8_t *bytes = c->packed + number * w->record, *scales = bytes + w->group * (PANEL / 2);
+        uint8_t *bytes = c->packed + number * w->record, *scales = bytes + code_bytes(w);
         memset(bytes, 0, (size_t)w->record);
         for (int64_t k = 0; k < r.depth; k++) {
             const uint8_t *codes = c->codes + (r.k + k) * w->n + r.column;
-            uint8_t *to = bytes + byte_of(k);
-            for (int64_t j = 0; j < r.columns; j++) to[4 * j] |= (uint8_t)(((codes[j] ^ c->flip) & 15) << shift_of(k));
+            uint8_t *to = bytes + byte_of(k, w->bits);
+            const int shift = shift_of(k, w->bits), mask = (1 << w->bits) - 1;
+            for (int64_t j = 0; j < r.columns; j++) to[4 * j] |= (uint8_t)(((codes[j] ^ c->flip) & mask) << shift);
         }
         memcpy(scales, c->scales + (size_t)(r.group * w->n + r.column) * itemsize, (size_t)r.columns * itemsize);
         if (w->zeros) memcpy(scales + PANEL * itemsize, c->zeros + r.group * w->n + r.column, (size_t)r.columns);
@@ -72,7 +74,7 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
 
 void qn_grouped_pack(const qn_grouped *w, const uint8_t *codes, bool is_signed, const void *scales,
                      const uint8_t *zeros, uint8_t *packed) {
-    raw_groups c = {w, codes, zeros, scales, is_signed ? QN_ZERO_4 : 0, packed};
+    raw_groups c = {w, codes, zeros, scales, is_signed ? (uint8_t)qn_middle(w->bits) : 0, packed};
     qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
 }
 
@@ -89,15 +91,16 @@ static void unpack_panels(void *context, int64_t begin, int64_t end) {
     for (int64_t number = begin * w->groups; number < end * w->groups; number++) {
         const record r = record_at(w, number);
         for (int64_t k = 0; k < r.depth; k++) {
-            const uint8_t *from = u->packed + number * w->record + byte_of(k);
+            const uint8_t *from = u->packed + number * w->record + byte_of(k, w->bits);
             uint8_t *codes = u->codes + (r.k + k) * w->n + r.column;
-            for (int64_t j = 0; j < r.columns; j++) codes[j] = (uint8_t)((from[4 * j] >> shift_of(k) & 15) - u->zero);
+            const int shift = shift_of(k, w->bits), mask = (1 << w->bits) - 1;
+            for (int64_t j = 0; j < r.columns; j++) codes[j] = (uint8_t)((from[4 * j] >> shift & mask) - u->zero);
         }
     }
 }
 
 void qn_grouped_codes(const qn_grouped *w, const uint8_t *packed, bool is_signed, uint8_t *codes) {
-    unpacking u = {w, packed, is_signed ? QN_ZERO_4 : 0, codes};
+    unpacking u = {w, packed, is_signed ? (uint8_t)qn_middle(w->bits) : 0, codes};
     qn_parallel_for(panels(w), 1, w->k * w->n, unpack_panels, &u);
 }
 
@@ -129,7 +132,7 @@ static void multiply_panels(void *context, int64_t begin, int64_t end) {
     const qn_grouped *w = c->w;
     const int64_t width = w->groups * w->record, size = c->x.rows * PANEL;
     const bool few = c->x.rows <= FEW_ROWS;
-    const int64_t step = few ? w->groups : ceil_div(DEPTH, w->group), side = few ? SIDE : 1;
+    const int64_t step = few ? w->groups : ceil_div(DEPTH_BYTES, code_bytes(w)), side = few ? SIDE : 1;
     _Alignas(64) float y[ROWS * PANEL];
     uint64_t modes = qn_fp_begin();
     for (int64_t panel = begin; panel < end; panel += side) {

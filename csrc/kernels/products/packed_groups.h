@@ -1,9 +1,9 @@
-/* Products with 4-bit weights whose groups lie along k.
+/* Products with weights of 8, 4 or 2 bits whose groups lie along k.
  *
  * A packed weight is panels of 16 columns. A panel holds one record for each group:
- *   [group / 8][16 columns][4] bytes: code k in the low bits, code k + 4 in the high bits, stored as 0..15
+ *   [group * bits / 32][16 columns][4] bytes: codes k, k + 4, ... from the low bits on, stored as 0..2^bits - 1
  *   16 scales, float16 or float32
- *   16 bytes of zero points, if any zero point of the weight differs from 8
+ *   16 bytes of zero points, if any zero point of the weight differs from the middle, 2^(bits - 1)
  * Columns past n have code 0 and scale 0, and so do k past the end.
  */
 #ifndef QN_PACKED_GROUPS_H
@@ -11,15 +11,15 @@
 
 #include "activations.h"
 
-/* Fills in the rest of w from k, n, group, half and zeros; false if a size overflows. */
+/* Fills in the rest of w from k, n, bits, group, half and zeros; false if a size overflows. */
 bool qn_grouped_layout(qn_grouped *w);
 int64_t qn_grouped_bytes(const qn_grouped *w);
 
-/* codes[k][n] in the low 4 bits; scales[groups][n], float16 if w->half; zeros[groups][n] or NULL. */
+/* codes[k][n] in the low bits; scales[groups][n], float16 if w->half; zeros[groups][n] or NULL. */
 void qn_grouped_pack(const qn_grouped *w, const uint8_t *codes, bool is_signed, const void *scales,
                      const uint8_t *zeros, uint8_t *packed);
 
-/* The codes that were packed, [k][n], one to a byte: int8 in -8..7 if signed, else uint8 in 0..15. */
+/* The codes that were packed, [k][n], one to a byte: int8 if signed, else uint8. */
 void qn_grouped_codes(const qn_grouped *w, const uint8_t *packed, bool is_signed, uint8_t *codes);
 
 typedef struct {

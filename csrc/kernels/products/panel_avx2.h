@@ -1,8 +1,8 @@
-/* The primitives of packed_groups_body.h in AVX2: 16 columns are two vectors.
+/* The primitives of panel_body.h in AVX2: 16 columns are two vectors.
  *
  * A pair of products is at most 2 * 15 * 128 = 3840, so vpmaddubsw never saturates here, and int16 holds eight of them:
- * the body widens after 32 neighbours in k. vpmaddwd can multiply int32 lanes if both factors fit int16 and one of them
- * is not negative, because then its upper half is 0.
+ * the body widens after 32 neighbours in k; of 2-bit codes after 128, 32 * 2 * 3 * 128 = 24576. vpmaddwd can multiply
+ * int32 lanes if both factors fit int16 and one of them is not negative, because then its upper half is 0.
  */
 
 typedef struct {
@@ -12,20 +12,18 @@ typedef struct {
     __m256 half[2];
 } vp_f32;
 
-enum { VP_ROWS = 4 };
+enum { VP_ROWS = 4, VP_WHOLE = false };
 
 /* Keeps the order of additions. GCC would build a tree of them and spill its leaves, which takes a sixth longer. */
 #define VP_IN_ORDER(v) __asm__("" : "+x"((v).half[0]), "+x"((v).half[1]))
 
-V_INLINE vp_codes vp_low(const uint8_t *p) {
-    const __m256i mask = _mm256_set1_epi8(15);
-    return (vp_codes){{_mm256_and_si256(_mm256_loadu_si256((const __m256i *)p), mask),
-                       _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(p + 32)), mask)}};
-}
-V_INLINE vp_codes vp_high(const uint8_t *p) {
-    const __m256i mask = _mm256_set1_epi8(15);
-    return (vp_codes){{_mm256_and_si256(_mm256_srli_epi16(_mm256_loadu_si256((const __m256i *)p), 4), mask),
-                       _mm256_and_si256(_mm256_srli_epi16(_mm256_loadu_si256((const __m256i *)(p + 32)), 4), mask)}};
+V_INLINE vp_codes vp_field(const uint8_t *p, const int bits, const int f) {
+    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
+    vp_codes u;
+    for (int h = 0; h < 2; h++)
+        u.half[h] =
+            _mm256_and_si256(_mm256_srli_epi16(_mm256_loadu_si256((const __m256i *)(p + 32 * h)), f * bits), mask);
+    return u;
 }
 V_INLINE vp_codes vp_plus(vp_codes a, vp_codes b) {
     for (int h = 0; h < 2; h++) a.half[h] = _mm256_add_epi8(a.half[h], b.half[h]);
@@ -51,8 +49,12 @@ V_INLINE vp_i32 vp_end(vp_i32 sum, vp_sums s) {
     sum.half[1] = _mm256_add_epi32(sum.half[1], _mm256_madd_epi16(s.half[1], one));
     return sum;
 }
-V_INLINE vp_i32 vp_eights(const int32_t *minus_sum) {
-    __m256i s = _mm256_slli_epi32(_mm256_set1_epi32(*minus_sum), 3);
+V_INLINE vp_i32 vp_plus_16(vp_i32 sum, vp_i32 n) {
+    for (int h = 0; h < 2; h++) sum.half[h] = _mm256_add_epi32(sum.half[h], _mm256_slli_epi32(n.half[h], 4));
+    return sum;
+}
+V_INLINE vp_i32 vp_middle(const int32_t *minus_sum, const int bits) {
+    __m256i s = _mm256_set1_epi32(*minus_sum * (1 << (bits - 1)));
     return (vp_i32){{s, s}};
 }
 V_INLINE vp_i32 vp_zeros(const int32_t *minus_sum, const uint8_t *zero) {

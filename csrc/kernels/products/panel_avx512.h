@@ -1,4 +1,4 @@
-/* The primitives of packed_groups_body.h in AVX-512: 16 columns are one vector. With VNNI vpdpbusd adds four products
+/* The primitives of panel_body.h in AVX-512: 16 columns are one vector. With VNNI vpdpbusd adds four products
  * to an int32 at once; without it they work as in panel_avx2.h. */
 
 typedef __m512i vp_codes, vp_sums, vp_i32;
@@ -6,12 +6,13 @@ typedef __m512 vp_f32;
 
 enum { VP_ROWS = 8 };
 
-V_INLINE vp_codes vp_low(const uint8_t *p) { return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)); }
-V_INLINE vp_codes vp_high(const uint8_t *p) {
-    return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15));
+V_INLINE vp_codes vp_field(const uint8_t *p, const int bits, const int f) {
+    const __m512i down = _mm512_srli_epi16(_mm512_loadu_si512(p), f * bits);
+    return bits == 8 ? down : _mm512_and_si512(down, _mm512_set1_epi8((char)((1 << bits) - 1)));
 }
 V_INLINE vp_codes vp_plus(vp_codes a, vp_codes b) { return _mm512_add_epi8(a, b); }
 #ifdef VP_VNNI
+enum { VP_WHOLE = true };
 V_INLINE vp_sums vp_begin(vp_i32 sum) { return sum; }
 V_INLINE vp_sums vp_dot(vp_sums s, vp_codes u, const int8_t *a) {
     int32_t quartet;
@@ -23,6 +24,7 @@ V_INLINE vp_i32 vp_times(vp_i32 sum, vp_i32 n, const int32_t *by) {
     return _mm512_dpwssd_epi32(sum, n, _mm512_set1_epi32(*by));
 }
 #else
+enum { VP_WHOLE = false };
 V_INLINE vp_sums vp_begin(vp_i32 sum) { return (void)sum, _mm512_setzero_si512(); }
 V_INLINE vp_sums vp_dot(vp_sums s, vp_codes u, const int8_t *a) {
     int32_t quartet;
@@ -36,7 +38,10 @@ V_INLINE vp_i32 vp_times(vp_i32 sum, vp_i32 n, const int32_t *by) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(n, _mm512_set1_epi32(*by)));
 }
 #endif
-V_INLINE vp_i32 vp_eights(const int32_t *minus_sum) { return _mm512_slli_epi32(_mm512_set1_epi32(*minus_sum), 3); }
+V_INLINE vp_i32 vp_plus_16(vp_i32 sum, vp_i32 n) { return _mm512_add_epi32(sum, _mm512_slli_epi32(n, 4)); }
+V_INLINE vp_i32 vp_middle(const int32_t *minus_sum, const int bits) {
+    return _mm512_set1_epi32(*minus_sum * (1 << (bits - 1)));
+}
 V_INLINE vp_i32 vp_zeros(const int32_t *minus_sum, const uint8_t *zero) {
     return _mm512_madd_epi16(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)zero)),
                              _mm512_set1_epi32(*minus_sum));

@@ -1,4 +1,4 @@
-/* The primitives of packed_groups_body.h in NEON: 16 columns are four vectors. With dot products sdot adds four
+/* The primitives of panel_body.h in NEON: 16 columns are four vectors. With dot products sdot adds four
  * products to an int32 at once; without them int16 holds those of 32 neighbours in k, 8 * 15 * 128 = 15360. */
 
 typedef struct {
@@ -13,14 +13,12 @@ typedef struct {
 
 #define VP_QUARTERS(i) _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++)
 
-V_INLINE vp_codes vp_low(const uint8_t *p) {
+V_INLINE vp_codes vp_field(const uint8_t *p, const int bits, const int f) {
     vp_codes u;
-    VP_QUARTERS(i) u.quarter[i] = vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(15)));
-    return u;
-}
-V_INLINE vp_codes vp_high(const uint8_t *p) {
-    vp_codes u;
-    VP_QUARTERS(i) u.quarter[i] = vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
+    VP_QUARTERS(i) {
+        const uint8x16_t down = vshlq_u8(vld1q_u8(p + 16 * i), vdupq_n_s8((int8_t)(-f * bits)));
+        u.quarter[i] = vreinterpretq_s8_u8(vandq_u8(down, vdupq_n_u8((uint8_t)((1 << bits) - 1))));
+    }
     return u;
 }
 V_INLINE vp_codes vp_plus(vp_codes a, vp_codes b) {
@@ -32,6 +30,7 @@ V_INLINE int8x16_t vp_quartet(const int8_t *a) {
     memcpy(&quartet, a, sizeof quartet);
     return vreinterpretq_s8_s32(vdupq_n_s32(quartet));
 }
+enum { VP_WHOLE = false };
 #ifdef VP_DOT
 typedef vp_i32 vp_sums;
 enum { VP_ROWS = 4 };
@@ -69,9 +68,13 @@ V_INLINE vp_i32 vp_end(vp_i32 sum, vp_sums s) {
     return sum;
 }
 #endif
-V_INLINE vp_i32 vp_eights(const int32_t *minus_sum) {
+V_INLINE vp_i32 vp_plus_16(vp_i32 sum, vp_i32 n) {
+    VP_QUARTERS(i) sum.quarter[i] = vmlaq_n_s32(sum.quarter[i], n.quarter[i], 16);
+    return sum;
+}
+V_INLINE vp_i32 vp_middle(const int32_t *minus_sum, const int bits) {
     vp_i32 v;
-    VP_QUARTERS(i) v.quarter[i] = vdupq_n_s32(QN_ZERO_4 * *minus_sum);
+    VP_QUARTERS(i) v.quarter[i] = vdupq_n_s32(*minus_sum * (1 << (bits - 1)));
     return v;
 }
 V_INLINE vp_i32 vp_zeros(const int32_t *minus_sum, const uint8_t *zero) {

@@ -1,4 +1,4 @@
-/* The primitives of packed_groups_body.h in plain C: 16 columns are 16 elements of an array. */
+/* The primitives of panel_body.h in plain C: 16 columns are 16 elements of an array. */
 
 typedef struct {
     uint8_t lane[64]; /* [16 columns][4 neighbours in k] */
@@ -10,16 +10,11 @@ typedef struct {
     float lane[16];
 } vp_f32;
 
-enum { VP_ROWS = 4 };
+enum { VP_ROWS = 4, VP_WHOLE = true };
 
-V_INLINE vp_codes vp_low(const uint8_t *p) {
+V_INLINE vp_codes vp_field(const uint8_t *p, const int bits, const int f) {
     vp_codes u;
-    for (int i = 0; i < 64; i++) u.lane[i] = p[i] & 15;
-    return u;
-}
-V_INLINE vp_codes vp_high(const uint8_t *p) {
-    vp_codes u;
-    for (int i = 0; i < 64; i++) u.lane[i] = p[i] >> 4;
+    for (int i = 0; i < 64; i++) u.lane[i] = (uint8_t)(p[i] >> (f * bits) & ((1 << bits) - 1));
     return u;
 }
 V_INLINE vp_codes vp_plus(vp_codes a, vp_codes b) {
@@ -33,9 +28,13 @@ V_INLINE vp_sums vp_dot(vp_sums s, vp_codes u, const int8_t *a) {
         for (int k = 0; k < 4; k++) s.lane[c] += u.lane[4 * c + k] * a[k];
     return s;
 }
-V_INLINE vp_i32 vp_eights(const int32_t *minus_sum) {
+V_INLINE vp_i32 vp_plus_16(vp_i32 sum, vp_i32 n) {
+    for (int c = 0; c < 16; c++) sum.lane[c] += 16 * n.lane[c];
+    return sum;
+}
+V_INLINE vp_i32 vp_middle(const int32_t *minus_sum, const int bits) {
     vp_i32 v;
-    for (int c = 0; c < 16; c++) v.lane[c] = QN_ZERO_4 * *minus_sum;
+    for (int c = 0; c < 16; c++) v.lane[c] = *minus_sum * (1 << (bits - 1));
     return v;
 }
 V_INLINE vp_i32 vp_zeros(const int32_t *minus_sum, const uint8_t *zero) {

@@ -4,6 +4,8 @@
 #include "float_error_body.h"
 #include "histogram_body.h"
 
+#include "panel_body.h"
+
 #include "packed_groups_body.h"
 
 #include "matmul_quads_body.h"

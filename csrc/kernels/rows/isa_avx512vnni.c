@@ -72,12 +72,17 @@ static void multiply_words(const qn_tile *t) { by_tiles(t, v_words, 4); }
 #define VP_VNNI 1
 #include "panel_avx512.h"
 
+#include "panel_body.h"
+
 #include "packed_groups_body.h"
 
 #include "matmul_thin_vnni.h"
 
 const qn_table qn_row_avx512vnni = {
     .grouped_panels = grouped_panels,
+    .multiply_u4 = multiply_u4,
+    .multiply_u2 = multiply_u2,
+    .right_unpack = right_unpack,
     .matmul_tiling = matmul_tiling,
     .multiply_u8 = multiply_u8,
     .multiply_u7 = multiply_u8,

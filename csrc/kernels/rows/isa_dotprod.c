@@ -60,10 +60,15 @@ QN_WALK(multiply_u8, v_tile)
 #define VP_DOT
 #include "panel_neon.h"
 
+#include "panel_body.h"
+
 #include "packed_groups_body.h"
 
 const qn_table qn_row_dotprod = {
     .grouped_panels = grouped_panels,
+    .multiply_u4 = multiply_u4,
+    .multiply_u2 = multiply_u2,
+    .right_unpack = right_unpack,
     .matmul_tiling = matmul_tiling,
     .left_bytes = left_bytes,
     .multiply_u8 = multiply_u8,
