@@ -99,8 +99,8 @@ static PyObject *matmul_float(PyObject *self, qn_args a, Py_ssize_t count) {
     p.lowest = (float)PyFloat_AsDouble(a[4]), p.highest = (float)PyFloat_AsDouble(a[5]);
     if (PyErr_Occurred()) return NULL;
     const uint8_t *packed = qn_arg_vector(a[0], qn_float_weight_bytes(&w), NPY_UINT8);
-    if (!packed || !(p.x = qn_arg_vector(a[1], mk, NPY_FLOAT32)) ||
-        qn_arg_optional(a[3], w.n, NPY_FLOAT32, &bias) || !(p.y = qn_arg_output(a[6], mn, sizeof *p.y)))
+    if (!packed || !(p.x = qn_arg_vector(a[1], mk, NPY_FLOAT32)) || qn_arg_optional(a[3], w.n, NPY_FLOAT32, &bias) ||
+        !(p.y = qn_arg_output(a[6], mn, sizeof *p.y)))
         return NULL;
     p.bias = bias;
     int64_t bytes = qn_matmul_float_scratch(&w, p.m);

@@ -17,7 +17,7 @@ from ..qparams import QParams
 from .mx import MXArray
 from .packed_input import PackedInput, RealInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
-from .storages import BlockWeight, FloatWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
+from .storages import BlockWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
 
 __all__ = ["PackedWeight", "qmatmul"]
 
@@ -33,20 +33,27 @@ class PackedWeight:
     has one sum for each group, and x is quantized in the same groups:
     ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + bias)``.
 
+    With a weight of floats x is not quantized but stays float32. Each element of the weight is the float32 number that
+    `dequantize` returns, and ``y = clip(acc + bias)``, where acc starts at 0 and becomes ``fma(x[k], w[k], acc)`` for
+    each k in rising order.
+
     Parameters
     ----------
-    w : QuantizedArray, shape (K, N)
+    w : QuantizedArray, shape (K, N), or MXArray, shape (N, K)
         int8, uint8, int4 or uint4 per tensor or per channel on the axis of N, which are stored in 8 bits; int4 or uint4
         in groups of 16, 32, 64 or 128 along K, which are stored in 4 bits.
+        Float8 and float4 per tensor, per channel on the axis of N, or in groups of any size along K; an MXArray with
+        ``axis=1``, since its blocks lie along the last axis. They are stored in their own 8, 6 or 4 bits.
     bias : array_like of floats, shape (N,), optional
         Added in float32.
     axis : int, default 0
-        The axis of w that is K: 1 for weights of shape (N, K), as PyTorch stores them.
+        The axis of w that is K: 1 for weights of shape (N, K), as PyTorch stores them, and for an MXArray.
     clip : (low, high), optional
         Bounds of y, None for no bound: ``(0, None)`` is a ReLU. NaN stays NaN.
     x_granularity : PerRow, PerTensor or PerGroup, optional
         Of the quantization of x: PerRow() or PerTensor(); for a w in groups also PerGroup(group_size), the groups of w
-        along the last axis of x. The default is the groups of w, without groups PerRow().
+        along the last axis of x. The default is the groups of w, without groups PerRow(). A weight of floats takes none
+        of x_granularity, symmetric, activation_bits and x_qparams.
     symmetric : bool, default True
         Quantize x to int8 around 0, or to uint8 with a zero point.
     activation_bits : {8, 7}
@@ -64,8 +71,8 @@ class PackedWeight:
     ----------
     shape : tuple of int
         (K, N).
-    qparams : QParams
-        Those of the weight as (K, N).
+    qparams : QParams or None
+        Those of the weight as (K, N); None for an MXArray.
     bias : ndarray of float32 or None
     nbytes : int
         Bytes of the packed codes, their parameters and sums, and the bias.
@@ -73,13 +80,13 @@ class PackedWeight:
     Raises
     ------
     TypeError
-        w is no QuantizedArray.
+        w is no QuantizedArray or MXArray.
     ValueError
         w is not 2-D.
     TypeError
         axis is not an integer.
     ValueError
-        axis is neither 0 nor 1.
+        axis is neither 0 nor 1, or is not 1 for an MXArray.
     TypeError
         w is of another type of codes.
     ValueError
@@ -108,8 +115,8 @@ class PackedWeight:
     Notes
     -----
     x is converted to float32 and quantized as ``quantize(x, granularity=x_granularity)`` does, half to even. NaN
-    becomes 0 and is left out of the range. Every float32 operation is rounded once and none is fused, so y has the same
-    bits on every ISA and thread count.
+    becomes 0 and is left out of the range. Every float32 operation is rounded once, and none is fused but the fma of a
+    weight of floats, so y has the same bits on every ISA and thread count, and a row does not depend on the others.
 
     With out_qparams y is quantized. If the scale of x does not depend on x (x_qparams, or codes per tensor) and w has a
     scale for each column, y is computed in integers instead:
@@ -117,7 +124,8 @@ class PackedWeight:
     to even.
 
     With G groups y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first order, of the product of the dequantized
-    values. A PackedWeight is immutable, so threads may share it; a pickle holds the codes of w.
+    values. With a weight of floats it is within ``(K + 1) * 2**-24 * sum(|x| |w|)``, and every NaN has the same bits. A
+    PackedWeight is immutable, so threads may share it; a pickle holds the codes of w.
 
     Examples
     --------
@@ -133,7 +141,7 @@ class PackedWeight:
     __slots__ = ("_codes_output", "_input", "_out_qparams", "_reals", "_weight", "bias")
 
     bias: Float32Array | None
-    _weight: Weight | FloatWeight | BlockWeight
+    _weight: Weight | BlockWeight
     _input: PackedInput | RealInput
     _reals: Output  # the conversion of the sums to float32
     _codes_output: Output | None  # to codes, if the scale of x is known
@@ -157,8 +165,10 @@ class PackedWeight:
         self._reals = _real_output(owner, bias, clip, self.shape, axis)
         self.bias = self._reals.bias
         options = x_granularity, symmetric, activation_bits, x_qparams
-        weight = self._weight.granularity if self._weight.storage.quantizes else None
-        self._input = RealInput(owner, *options) if weight is None else PackedInput.of(owner, weight, *options)
+        if isinstance(self._weight, Weight) and self._weight.storage.quantizes:
+            self._input = PackedInput.of(owner, self._weight.granularity, *options)
+        else:
+            self._input = RealInput(owner, *options)
         self._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
         self._codes_output = self._output_of_codes(self._input.activations.scale)
 
@@ -214,7 +224,8 @@ class PackedWeight:
         ----------
         x : array_like of float32, float64, float16 or bfloat16, or QuantizedArray, shape (..., K)
             Codes must be int8 or uint8: per tensor, per row (per channel on axis 0 of a matrix is the same), or in the
-            groups of a weight in groups. Their parameters replace those of the PackedWeight for x.
+            groups of a weight in groups. Their parameters replace those of the PackedWeight for x. A weight of floats
+            takes reals only.
         out : ndarray, optional
             Of shape (..., N) and of float32 or the type of out_qparams; C-contiguous, writable, apart from x.
 
@@ -396,10 +407,10 @@ def qmatmul(
     if not isinstance(a, QuantizedArray):
         raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
     packed = object.__new__(PackedWeight)  # not the constructor: errors name qmatmul
-    packed._weight = pack_weight(owner, "b", b, None, "float32")
+    packed._weight = weight = pack_weight(owner, "b", b, None, "float32")
     packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)
     packed.bias = packed._reals.bias
-    packed._input = PackedInput.of(owner, packed._weight.granularity, None, True, 8, None)
+    packed._input = PackedInput.of(owner, weight.granularity, None, True, 8, None)
     packed._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
     return packed._product_of_codes(owner, "a", a, None)
 

@@ -1,13 +1,13 @@
 """The storages of a PackedWeight: which class packs which weight."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from .. import _args, _check
 from .._typing import Array, Float32Array, Int32Array
-from ..dtypes import CodeType, float_type
+from ..dtypes import CODE_TYPES, CodeType, float_type
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor, normalize_axis
 from ..ops.output import Output
 from ..ops.packed_columns import Activations, PackedColumns
@@ -20,7 +20,6 @@ from .quantized import QuantizedArray
 
 __all__ = [
     "BlockWeight",
-    "FloatWeight",
     "Storage",
     "Weight",
     "is_of_floats",
@@ -30,6 +29,7 @@ __all__ = [
 ]
 
 _CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
+_FLOAT_CODES = tuple(name for name, code in CODE_TYPES.items() if code.real is not None)
 _HALF = np.finfo(np.float16)
 _PER_COLUMN = (PerTensor(), PerChannel(1), PerChannel(-1))
 
@@ -83,16 +83,16 @@ class Weight:
     scale_dtype: str
 
     @property
+    def qparams(self) -> QParams:
+        return QParams(*self.storage.parameters(), self.code.name, self.granularity, *self.limits)
+
+    @property
     def axis(self) -> int:
         """That of K in the array that `unpack` returns."""
         return 0
 
     def describe(self) -> str:
         return f"{self.code.name} {self.granularity.describe()}"
-
-    @property
-    def qparams(self) -> QParams:
-        return QParams(*self.storage.parameters(), self.code.name, self.granularity, *self.limits)
 
     def unpack(self) -> QuantizedArray:
         """Return the weight as (K, N)."""
@@ -105,7 +105,11 @@ def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> W
     `axis` is the axis of K; None where the function has no such parameter.
     """
     if not isinstance(w, QuantizedArray):
-        raise TypeError(_check.must(owner, name, "a QuantizedArray", _check.typed(w)))
+        raise TypeError(
+            _check.must(
+                owner, name, "a QuantizedArray" if axis is None else "a QuantizedArray or MXArray", _check.typed(w)
+            )
+        )
     if w.ndim != 2:
         raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
     codes, params = _oriented(w, 0 if axis is None else normalize_axis(owner, _check.integer(owner, "axis", axis), 2))
@@ -140,7 +144,8 @@ def _group_size(owner: str, name: str, params: QParams, axis: Any) -> int | None
     grouped = isinstance(granularity, PerGroup)
     along_k = granularity.axis is not None and granularity.axis % 2 == 0
     if bits not in (8, 4, 2):
-        raise TypeError(_check.must(owner, name, f"of {_check.alternatives(_CODES)}", params.code.name))
+        names = _CODES if axis is None else (*_CODES, *_FLOAT_CODES)
+        raise TypeError(_check.must(owner, name, f"of {_check.alternatives(names)}", params.code.name))
     if granularity in _PER_COLUMN:
         return None
     if grouped and along_k and granularity.group_size in GROUP_SIZES:
@@ -190,41 +195,6 @@ def _of_half_scales(owner: str, name: str, params: QParams) -> QParams:
 
 
 @dataclass(frozen=True, slots=True)
-class FloatWeight:
-    """A packed QuantizedArray of float codes.
-
-    Attributes
-    ----------
-    scale : ndarray of float32 or None
-        That of the qparams if the storage does not hold it: per tensor, or of a weight without rows.
-    """
-
-    storage: PackedFloat
-    shape: tuple[int, int]
-    code: CodeType
-    granularity: Granularity
-    scale: Float32Array | None
-
-    axis: ClassVar[int] = 0
-    scale_dtype: ClassVar[str] = "float32"
-
-    @property
-    def qparams(self) -> QParams:
-        scale = self.scale
-        if scale is None:
-            scales = self.storage.scales()
-            scale = scales if isinstance(self.granularity, PerGroup) else scales[0]
-        return QParams(scale, np.zeros(scale.shape, np.int32), self.code.name, self.granularity)
-
-    def unpack(self) -> QuantizedArray:
-        """Return the weight as (K, N)."""
-        return QuantizedArray(self.storage.codes().view(self.code.dtype), self.qparams)
-
-    def describe(self) -> str:
-        return f"{self.code.name} {self.granularity.describe()}"
-
-
-@dataclass(frozen=True, slots=True)
 class BlockWeight:
     """A packed MXArray."""
 
@@ -239,7 +209,7 @@ class BlockWeight:
 
     def unpack(self) -> MXArray:
         """Return the weight as (N, K), since blocks lie along the last axis."""
-        codes, scales = (np.ascontiguousarray(part.T) for part in (self.storage.codes(), self.storage.scales()))
+        codes, scales = (np.ascontiguousarray(part.T) for part in (self.storage.codes(), self.storage.scale()))
         mx = MX_FORMATS[self.format]
         return MXArray._join(codes.view(mx.element.dtype), scales, mx, self.tensor_scale)
 
@@ -254,7 +224,7 @@ def is_of_floats(w: Any) -> bool:
 
 def pack_floats(
     owner: str, name: str, w: QuantizedArray | MXArray, axis: Any, scale_dtype: Any
-) -> FloatWeight | BlockWeight:
+) -> Weight | BlockWeight:
     """Check a weight of floats and pack it. `axis` is the axis of K."""
     if w.ndim != 2:
         raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
@@ -265,22 +235,18 @@ def pack_floats(
     return weight
 
 
-def _pack_floats(owner: str, name: str, w: QuantizedArray, axis: Any, k_axis: int) -> FloatWeight:
+def _pack_floats(owner: str, name: str, w: QuantizedArray, axis: Any, k_axis: int) -> Weight:
     codes, params = _oriented(w, k_axis)
-    granularity, code, scale = params.granularity, params.code, params.scale
+    granularity, code = params.granularity, params.code
     assert code.real is not None
-    k, n = codes.shape
-    size = k
+    size = codes.shape[0]
     if isinstance(granularity, PerGroup) and granularity.axis % 2 == 0:
         size = granularity.group_size
-    elif granularity in _PER_COLUMN:
-        scale = np.broadcast_to(scale, (min(k, 1), n))
-    else:
+    elif granularity not in _PER_COLUMN:
         requirement = "quantized per tensor, per channel on the axis of N, or in groups along K"
         raise ValueError(_check.must(owner, name, requirement, _as_typed(granularity, axis)) + other_axis(axis))
-    storage = PackedFloat(_bytes(codes), code.real, scale, size)
-    outside = params.scale if k == 0 or isinstance(granularity, PerTensor) else None
-    return FloatWeight(storage, codes.shape, code, granularity, outside)
+    storage = PackedFloat(_bytes(codes), code.real, params.scale, size)
+    return Weight(storage, codes.shape, code, (params.qmin, params.qmax), granularity, "float32")
 
 
 def _pack_blocks(owner: str, w: MXArray, k_axis: int) -> BlockWeight:

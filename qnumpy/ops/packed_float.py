@@ -25,37 +25,36 @@ class PackedFloat:
         The bytes of the codes, one to a byte.
     element : FloatType
         Of the codes.
-    scales : ndarray of float32, or of float8_e8m0fnu or float8_e4m3fn, shape (groups, N)
+    scale : ndarray of float32, float8_e8m0fnu or float8_e4m3fn, shape (), (N,) or (groups, N)
     group_size : int
         At least 1; K for a weight without groups.
     tensor_scale : float, default 1.0
         The factor of float8_e4m3fn scales; each product is rounded to float32.
     """
 
-    __slots__ = ("_layout", "_packed", "_scale_type", "element", "shape")
+    __slots__ = ("_layout", "_one", "_packed", "_scale_shape", "_scale_type", "element", "shape")
 
     quantizes = False
     column_scale = None  # y is float32, and a second pass makes codes of it
 
     def __init__(
-        self, codes: Array, element: FloatType, scales: Array, group_size: int, tensor_scale: float = 1.0
+        self, codes: Array, element: FloatType, scale: Array, group_size: int, tensor_scale: float = 1.0
     ) -> None:
         k, n = codes.shape
+        group_size = max(min(group_size, k), 1)
         self.shape = k, n
         self.element = element
-        self._scale_type = FLOAT_TYPES[scales.dtype.name]
+        self._scale_type = FLOAT_TYPES[scale.dtype.name]
+        self._scale_shape = scale.shape
+        self._one = scale if scale.ndim == 0 or k == 0 else None  # a weight without columns or rows holds none
+        scales = np.broadcast_to(scale, (-(-k // group_size), n)) if k else np.empty((0, n), scale.dtype)
         with np.errstate(over="ignore"):
             reals = scales.astype(np.float32) * np.float32(tensor_scale)
         large = bool((np.abs(reals) > _LARGE_SCALE).any())
-        group_size = max(min(group_size, k), 1)
         self._layout = k, n, group_size, element.core, self._scale_type.core, tensor_scale, large
         self._packed = _core.float_weight_room(*self._layout)
-        plain = np.ascontiguousarray(scales).view(self._scale_storage)
+        plain = np.ascontiguousarray(scales).view(self._scale_type.storage)
         _core.float_weight_pack(np.ascontiguousarray(codes), plain, self._packed, *self._layout)
-
-    @property
-    def _scale_storage(self) -> np.dtype[np.generic]:
-        return self._scale_type.storage
 
     @property
     def nbytes(self) -> int:
@@ -68,12 +67,19 @@ class PackedFloat:
         _core.float_weight_codes(self._packed, codes, *self._layout)
         return codes
 
-    def scales(self) -> Array:
+    def scale(self) -> Array:
         """Return the scales as they were packed."""
+        if self._one is not None:
+            return self._one
         k, n, group_size, *_ = self._layout
-        scales = np.empty((-(-k // group_size), n), self._scale_storage)
+        scales = np.empty((-(-k // group_size), n), self._scale_type.storage)
         _core.float_weight_scales(self._packed, scales, *self._layout)
-        return scales.view(self._scale_type.dtype)
+        return scales.view(self._scale_type.dtype).reshape(self._scale_shape)
+
+    def parameters(self) -> tuple[Float32Array, Int32Array]:
+        """Return the float32 scales as they were packed, and zero points of 0."""
+        scale = self.scale()
+        return scale, np.zeros(scale.shape, np.int32)
 
     def multiply(self, x: Float32Array, rows: int, activations: Activations, output: Output, out: Array) -> bool:
         """Fill `out` with the product of float32 rows and the weight; return True."""

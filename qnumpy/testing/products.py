@@ -12,7 +12,14 @@ from .._typing import Array, Float32Array, Int32Array
 from ..dtypes import FloatType
 from ._common import float_of, int32_of, integers
 
-__all__ = ["SaturatedProduct", "accumulate_dot", "conv2d_integer", "matmul_floats", "matmul_integer", "saturated_matmul"]
+__all__ = [
+    "SaturatedProduct",
+    "accumulate_dot",
+    "conv2d_integer",
+    "matmul_floats",
+    "matmul_integer",
+    "saturated_matmul",
+]
 
 
 def matmul_integer(
@@ -49,7 +56,7 @@ def matmul_floats(
         for k in range(len(w)):
             acc = _fma(x[:, k, None], w[k], acc)
         acc = acc if bias is None else acc + bias
-    low, high = np.float32(clip)
+    low, high = np.array(clip, np.float32)
     y = np.where(acc < low, low, np.where(acc > high, high, acc))
     return np.where(np.isnan(y), np.float32(np.nan), y)
 

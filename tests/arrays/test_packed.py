@@ -484,7 +484,7 @@ X = np.ones((2, 4), F32)
     ("call", "error", "message"),
     [
         (lambda: qn.PackedWeight(np.ones((4, 3))), TypeError,
-         "PackedWeight: w must be a QuantizedArray; got an array of float64 with shape (4, 3)."),
+         "PackedWeight: w must be a QuantizedArray or MXArray; got an array of float64 with shape (4, 3)."),
         (lambda: qn.PackedWeight(qn.quantize(np.ones(4))), ValueError, "PackedWeight: w must be 2-D; got shape (4,)."),
         (lambda: qn.PackedWeight(W8, axis=2), ValueError, "PackedWeight: axis must be in [-2, 1]; got 2."),
         (lambda: qn.PackedWeight(qn.quantize(X, granularity=qn.PerChannel(0))), ValueError,
@@ -494,7 +494,8 @@ X = np.ones((2, 4), F32)
          "PackedWeight: w must be quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or "
          "128 along K; got per group 8 on axis 0."),
         (lambda: qn.PackedWeight(qn.quantize(X, dtype="int16")), TypeError,
-         "PackedWeight: w must be of int8, uint8, int4, uint4, int2 or uint2; got int16."),
+         "PackedWeight: w must be of int8, uint8, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, "
+         "float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn; got int16."),
         (lambda: qn.PackedWeight(W8, bias=np.ones(4)), ValueError,
          "PackedWeight: bias must be of shape (3,); got shape (4,). Use axis=1 if w is of shape (N, K), as PyTorch "
          "stores weights."),
@@ -521,10 +522,6 @@ X = np.ones((2, 4), F32)
          "zero_point=0)."),
         (lambda: qn.PackedWeight(W4, x_qparams=qn.QParams(1.0, 0, "float8_e5m2")), ValueError,
          "PackedWeight: x_qparams must be of int8 or uint8 per tensor; got QParams(float8_e5m2, per tensor, scale=1)."),
-        (lambda: qn.PackedWeight(qn.quantize(X, dtype="float8_e5m2")), TypeError,
-         "PackedWeight: w must be of int8, uint8, int4, uint4, int2 or uint2; got float8_e5m2."),
-        (lambda: qn.PackedWeight(qn.quantize(X, dtype="float4_e2m1fn", granularity=qn.PerGroup(16, 0))), TypeError,
-         "PackedWeight: w must be of int8, uint8, int4, uint4, int2 or uint2; got float4_e2m1fn."),
         (lambda: X[:, :3] @ P8, ValueError,
          "PackedWeight.matmul: x must be of shape (..., 4); got shape (2, 3). Pack the weight "
          "with the other axis if its shape is (4, 3)."),

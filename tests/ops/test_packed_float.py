@@ -51,7 +51,7 @@ def test_codes_and_scales_come_back(element):
                 packed = PackedFloat(layout, FLOAT_TYPES[element], scales, group)
                 assert packed.shape == (k, n)
                 assert_same_bits(packed.codes(), codes)
-                assert_same_bits(packed.scales().view(np.uint8), scales.view(np.uint8))
+                assert_same_bits(packed.scale().view(np.uint8), scales.view(np.uint8))
 
 
 @pytest.mark.parametrize(("element", "bits"), [("float8_e5m2", 8), ("float6_e3m2fn", 6), ("float4_e2m1fn", 4)])
