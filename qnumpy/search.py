@@ -37,7 +37,7 @@ class EmbeddingIndex:
     x : array_like of float32, float64, float16 or bfloat16, shape (N, D)
         Finite. Converted to float32.
     dtype : {"int8", "binary"}
-        int8 takes D bytes and a scale for each row; binary one bit for each number, 1 where x > 0, in ceil(D / 8) bytes.
+        int8 takes D bytes and a scale for each row; binary one bit for each number, 1 where x > 0.
     metric : {"ip", "cosine", "l2"}
         Inner product; inner product over both norms (0 for a row of zeros); squared distance. A binary index finds rows
         by their Hamming distance and uses the metric when it rescores.
@@ -71,9 +71,7 @@ class EmbeddingIndex:
     EmbeddingIndex(1000 x 64, int8, cosine, 72,000 bytes)
     """
 
-    def __init__(
-        self, x: RealLike, dtype: Literal["int8", "binary"] = "int8", *, metric: Metric = "ip"
-    ) -> None:
+    def __init__(self, x: RealLike, dtype: Literal["int8", "binary"] = "int8", *, metric: Metric = "ip") -> None:
         rows = _rows(_NAME, "x", x, None)
         _args.choice(_NAME, "dtype", dtype, _DTYPES)
         _args.choice(_NAME, "metric", metric, _METRICS)
@@ -82,9 +80,7 @@ class EmbeddingIndex:
         self._append(rows)
 
     @classmethod
-    def from_codes(
-        cls, codes: "QuantizedArray | UInt8Array", *, dim: int | None = None, metric: Metric = "ip"
-    ) -> Self:
+    def from_codes(cls, codes: "QuantizedArray | UInt8Array", *, dim: int | None = None, metric: Metric = "ip") -> Self:
         """Make an index of codes, as the attribute `codes` returns them.
 
         Parameters
@@ -245,7 +241,7 @@ class EmbeddingIndex:
             return codes, scale
         squares = np.einsum("ij,ij->i", codes, codes, dtype=np.int64).astype(np.float64)
         if self.metric == "cosine":
-            return codes, scale, np.divide(1, np.sqrt(squares), out=np.zeros(len(codes)), where=squares > 0).astype("f4")
+            return codes, scale, _quotient(1, np.sqrt(squares)).astype(np.float32)
         return codes, scale, (-0.5 * squares * scale.astype(np.float64) ** 2).astype(np.float32)
 
     def _whole(self) -> tuple[Array, ...]:
@@ -268,7 +264,7 @@ class EmbeddingIndex:
         norms = np.sqrt(_squares(q))
         factor = quantized.scale
         if self.metric == "cosine":
-            factor = np.divide(factor, norms, out=np.zeros(len(q)), where=norms > 0).astype(np.float32)
+            factor = _quotient(factor, norms).astype(np.float32)
         scale = rows[2] if self.metric == "cosine" else rows[1]
         offset = rows[2] if self.metric == "l2" else None
         step = max(1024, _SCORES // len(q))
@@ -294,15 +290,15 @@ class EmbeddingIndex:
 
     def _float_scores(self, q: Float32Array, ids: Int64Array, vectors: Any) -> Float64Array:
         rows, scale = self._candidates(ids, vectors)
-        products = dot_candidates(q, rows) * scale
+        products: Float64Array = dot_candidates(q, rows) * scale
         if self.metric == "ip":
             return products
         flat = rows.reshape(-1, self.dim)
         squares = _squares(flat).reshape(ids.shape) * scale**2
         if self.metric == "cosine":
-            norms = np.sqrt(_squares(q)[:, None] * squares)
-            return np.divide(products, norms, out=np.zeros(ids.shape), where=norms > 0)
-        return np.maximum(_squares(q)[:, None] - 2 * products + squares, 0)
+            return _quotient(products, np.sqrt(_squares(q)[:, None] * squares))
+        distances: Float64Array = np.maximum(_squares(q)[:, None] - 2 * products + squares, 0)
+        return distances
 
     def _candidates(self, ids: Int64Array, vectors: Any) -> tuple[Float32Array, Any]:
         """Return the rows (M, C, D) of candidates, and the scales that they are to be multiplied by."""
@@ -353,6 +349,11 @@ def _check_codes(owner: str, codes: QuantizedArray) -> None:
     if codes.ndim != 2 or not codes.shape[1] or not one_scale_a_row:
         got = f"shape {codes.shape} {params.granularity.describe()}"
         raise ValueError(_check.must(owner, "codes", "of shape (N, D), per row or per tensor", got))
+
+
+def _quotient(x: Any, norms: Float64Array) -> Float64Array:
+    """Return x / norms, 0 where a norm is 0."""
+    return np.divide(x, norms, out=np.zeros(norms.shape), where=norms > 0)
 
 
 def _squares(x: Float32Array) -> Float64Array:

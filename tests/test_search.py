@@ -2,6 +2,7 @@
 
 import pickle
 from fractions import Fraction
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -44,9 +45,12 @@ def test_scores_are_exact_sums_times_both_scales(row):
     want = acc.astype(np.float32) * (q.scale[:, None] * x.scale)
     assert np.take_along_axis(want, ids, 1).tobytes() == scores.tobytes()
     assert np.array_equal(ids, best_ids(want, 700))
-    exact = [Fraction(int(a)) * Fraction(float(q.scale[0])) * Fraction(float(s)) for a, s in zip(acc[0], x.scale)]
+    exact = [
+        Fraction(int(a)) * Fraction(float(q.scale[0])) * Fraction(float(s))
+        for a, s in zip(acc[0], x.scale, strict=True)
+    ]
     in_order = [exact[i] for i in ids[0]]
-    assert all(a >= b - abs(b) / 2**22 for a, b in zip(in_order, in_order[1:]))  # three roundings of 2^-24 on each side
+    assert all(a >= b - abs(b) / 2**22 for a, b in pairwise(in_order))  # three roundings of 2^-24 on each side
 
 
 @pytest.mark.parametrize("dtype", ["int8", "binary"])
@@ -209,12 +213,12 @@ def test_refused_kinds():
         (lambda: EmbeddingIndex(X).query(X[0], 1.5), "EmbeddingIndex.query: k must be an integer; got 1.5."),
         (
             lambda: EmbeddingIndex.from_codes(X),
-            "EmbeddingIndex.from_codes: codes must be a QuantizedArray of int8 or an array of uint8; got dtype float32.",
+            "EmbeddingIndex.from_codes: codes must be a QuantizedArray of int8 or an array of uint8; got dtype "
+            "float32.",
         ),
         (
             lambda: EmbeddingIndex.from_codes(qn.quantize(X, dtype="uint8")),
-            "EmbeddingIndex.from_codes: codes must be of symmetric int8; got "
-            f"{qn.quantize(X, dtype='uint8').qparams}.",
+            f"EmbeddingIndex.from_codes: codes must be of symmetric int8; got {qn.quantize(X, dtype='uint8').qparams}.",
         ),
     ):
         with pytest.raises(TypeError, match="must be") as error:

@@ -211,7 +211,7 @@ class BlockWeight:
         """Return the weight as (N, K), since blocks lie along the last axis."""
         codes, scales = (np.ascontiguousarray(part.T) for part in (self.storage.codes(), self.storage.scale()))
         mx = MX_FORMATS[self.format]
-        return MXArray._join(codes.view(mx.element.dtype), scales, mx, self.tensor_scale)
+        return MXArray(codes.view(mx.element.dtype), scales, mx.name, self.tensor_scale)
 
     def describe(self) -> str:
         return self.format
