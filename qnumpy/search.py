@@ -353,7 +353,8 @@ def _check_codes(owner: str, codes: QuantizedArray) -> None:
 
 def _quotient(x: Any, norms: Float64Array) -> Float64Array:
     """Return x / norms, 0 where a norm is 0."""
-    return np.divide(x, norms, out=np.zeros(norms.shape), where=norms > 0)
+    quotient: Float64Array = np.divide(x, norms, out=np.zeros(norms.shape), where=norms > 0)
+    return quotient
 
 
 def _squares(x: Float32Array) -> Float64Array:
