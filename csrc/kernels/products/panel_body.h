@@ -15,8 +15,8 @@ enum { VP_SIDE = 4 };     /* panels side by side with one row: their sums are in
 #define VP_PANELS(p) _Pragma("GCC unroll 4") for (int p = 0; p < panels; p++)
 #define VP_FIELDS(f) _Pragma("GCC unroll 4") for (int f = 0; f < fields; f++)
 
-/* Neighbours in k whose sums int16 holds. */
-V_INLINE int64_t vp_depth(const int bits) { return bits == 2 ? 128 : 32; }
+/* Neighbours in k whose sums int16 holds. With sums in int32 fewer of them make shorter chains of additions. */
+V_INLINE int64_t vp_depth(const int bits) { return bits == 2 && !VP_WHOLE ? 128 : 32; }
 
 /* Adds sum a u over `size` neighbours to sum[rows], and, if `affine`, sum u to *codes. Row r of a begins r * stride
  * bytes further. `bits`, `rows` and `affine` are constants. */
