@@ -21,6 +21,7 @@ from .storages import Weight, other_axis, pack_weight
 __all__ = ["PackedWeight", "qmatmul"]
 
 _FLOAT32 = REAL_TYPES["float32"]
+_AXES = [(-2, -1)] * 3
 _SUMS = ("every sum of codes", "in the range of int32", "one that is not")
 
 
@@ -35,10 +36,10 @@ class PackedWeight:
     Parameters
     ----------
     w : QuantizedArray, shape (K, N)
-        int8, uint8, int4 or uint4 per tensor or per channel on the axis of N, which are stored in 8 bits; int4 or uint4
-        in groups of 16, 32, 64 or 128 along K, which are stored in 4 bits.
+        int8, uint8, int4, uint4, int2 or uint2: per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or
+        128 along K. A code is stored in as many bits as its type has.
     bias : array_like of floats, shape (N,), optional
-        Added in float32.
+        Added in float32, or in units of the sums before they become codes.
     axis : int, default 0
         The axis of w that is K: 1 for weights of shape (N, K), as PyTorch stores them.
     clip : (low, high), optional
@@ -67,7 +68,7 @@ class PackedWeight:
         Those of the weight as (K, N).
     bias : ndarray of float32 or None
     nbytes : int
-        Bytes of the packed codes, their parameters and sums, and the bias.
+        All bytes that it holds: the packed codes, their parameters and sums, and the bias.
 
     Raises
     ------
@@ -113,7 +114,7 @@ class PackedWeight:
     With out_qparams y is quantized. If the scale of x does not depend on x (x_qparams, or codes per tensor) and w has a
     scale for each column, y is computed in integers instead:
     ``saturate(round_half_even(float32(acc + b) * (Sx * Sw / Sy)) + Zy)``, where b is ``bias / (Sx * Sw)`` rounded half
-    to even.
+    to even, of any size: a column of tiny weights gives the code of its bias.
 
     With G groups y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first order, of the product of the dequantized
     values. A PackedWeight is immutable, so threads may share it; a pickle holds the codes of w.
@@ -195,6 +196,8 @@ class PackedWeight:
             raise TypeError(text + " Use x @ packed, or packed.unpack().dequantize() for the reals.")
         x, packed = inputs
         out = options.pop("out", (None,))[0]
+        if options.get("axes") == _AXES:  # x @= packed
+            del options["axes"]
         if options:
             got = ", ".join(options)
             raise TypeError(_check.must(name, "every option but out", "left out for a PackedWeight", got))
@@ -204,7 +207,9 @@ class PackedWeight:
 
         def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NoReturn:
             text = _check.must("PackedWeight", "the operand of a NumPy function", "an array", "a PackedWeight")
-            raise TypeError(text + " Use np.asarray(x) @ packed, or packed.unpack().dequantize() for the reals.")
+            raise TypeError(
+                text + " Use np.asarray(x) @ packed (x.toarray() if x is sparse), or packed.unpack().dequantize()."
+            )
 
     def matmul(self, x: RealLike | QuantizedArray, *, out: Array | None = None) -> Float32Array | QuantizedArray:
         """Return ``x @ self``.
@@ -271,8 +276,8 @@ class PackedWeight:
     def _rows(self, owner: str, name: str, shape: tuple[int, ...]) -> int:
         k, n = self.shape
         if not shape or shape[-1] != k:
-            swapped = owner != "qmatmul" and shape and shape[-1] == n
-            hint = f" Pack the weight with the other axis if its shape is ({k}, {n})." if swapped else ""
+            other = f" Pack the weight with the other axis if its shape is ({k}, {n})."
+            hint = "" if not shape or shape[-1] != n else other if name == "x" else other_axis(None)
             raise ValueError(_check.must(owner, name, f"of shape (..., {k})", f"shape {shape}") + hint)
         return math.prod(shape[:-1])
 
@@ -353,8 +358,8 @@ def qmatmul(
     ----------
     a : QuantizedArray of int8 or uint8, shape (..., K)
         Per tensor, per row (per channel on axis 0 of a matrix is the same), or in the groups of b if it has some.
-    b : QuantizedArray of int8, uint8, int4 or uint4, shape (K, N)
-        Per tensor or per channel on axis 1; int4 and uint4 also in groups of 16, 32, 64 or 128 along K.
+    b : QuantizedArray of int8, uint8, int4, uint4, int2 or uint2, shape (K, N)
+        Per tensor, per channel on axis 1, or in groups of 16, 32, 64 or 128 along K.
     bias : array_like of floats, shape (N,), optional
     out_qparams : QParams, optional
         Per tensor, int8 or uint8.
@@ -390,7 +395,9 @@ def qmatmul(
     """
     owner = "qmatmul"
     if not isinstance(a, QuantizedArray):
-        raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
+        raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)) + " Use qn.quantize(a) first.")
+    if isinstance(b, PackedWeight):
+        raise TypeError(_check.must(owner, "b", "a QuantizedArray", "one that is packed") + " Use a @ b.")
     packed = object.__new__(PackedWeight)  # not the constructor: errors name qmatmul
     packed._weight = pack_weight(owner, "b", b, None, "float32")
     packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)
