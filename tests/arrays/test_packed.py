@@ -545,7 +545,11 @@ X = np.ones((2, 4), F32)
         (lambda: P8.matmul(X[:, :3] @ np.ones((3, 4), F32), out=np.empty((2, 4), F32)), ValueError,
          "PackedWeight.matmul: out must be of shape (2, 3); got shape (2, 4)."),
         (lambda: qn.qmatmul(X, W8), TypeError,
-         "qmatmul: a must be a QuantizedArray; got an array of float32 with shape (2, 4)."),
+         "qmatmul: a must be a QuantizedArray; got an array of float32 with shape (2, 4). Use qn.quantize(a) first."),
+        (lambda: qn.qmatmul(W8, P8), TypeError, "qmatmul: b must be a QuantizedArray; got one that is packed. Use a @ b."),
+        (lambda: qn.qmatmul(qn.quantize(X), qn.quantize(np.ones((5, 4)))), ValueError,
+         "qmatmul: a must be of shape (..., 5); got shape (2, 4). Use b.T if b is of shape (N, K), as PyTorch stores "
+         "weights."),
         (lambda: qn.qmatmul(W8, X), TypeError,
          "qmatmul: b must be a QuantizedArray; got an array of float32 with shape (2, 4)."),
         (lambda: qn.qmatmul(W8, qn.quantize(np.ones(4))), ValueError, "qmatmul: b must be 2-D; got shape (4,)."),
