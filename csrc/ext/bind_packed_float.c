@@ -7,13 +7,13 @@
 #include "allocate.h"
 #include "packed_float.h"
 
-enum { LAYOUT = 7 }; /* arguments of a layout: k, n, group, element, scale, tensor_scale, large */
+enum { LAYOUT = 7 }; /* arguments of a layout: k, n, group, element, scale, tensor_scale, plain */
 
 static int layout(qn_args a, qn_float_weight *w) {
     int element, scale;
     if (qn_arg_i64(a[0], &w->k) || qn_arg_i64(a[1], &w->n) || qn_arg_i64(a[2], &w->group) ||
         qn_arg_int(a[3], 0, QN_TYPE_COUNT - 1, &element) || qn_arg_int(a[4], 0, QN_TYPE_COUNT - 1, &scale) ||
-        qn_arg_flag(a[6], &w->large))
+        qn_arg_flag(a[6], &w->plain))
         return -1;
     w->element = (qn_type)element, w->scale = (qn_type)scale;
     w->tensor_scale = (float)PyFloat_AsDouble(a[5]);
@@ -99,8 +99,8 @@ static PyObject *matmul_float(PyObject *self, qn_args a, Py_ssize_t count) {
     p.lowest = (float)PyFloat_AsDouble(a[4]), p.highest = (float)PyFloat_AsDouble(a[5]);
     if (PyErr_Occurred()) return NULL;
     const uint8_t *packed = qn_arg_vector(a[0], qn_float_weight_bytes(&w), NPY_UINT8);
-    if (!packed || !(p.x = qn_arg_vector(a[1], mk, NPY_FLOAT32)) ||
-        qn_arg_optional(a[3], w.n, NPY_FLOAT32, &bias) || !(p.y = qn_arg_output(a[6], mn, sizeof *p.y)))
+    if (!packed || !(p.x = qn_arg_vector(a[1], mk, NPY_FLOAT32)) || qn_arg_optional(a[3], w.n, NPY_FLOAT32, &bias) ||
+        !(p.y = qn_arg_output(a[6], mn, sizeof *p.y)))
         return NULL;
     p.bias = bias;
     int64_t bytes = qn_matmul_float_scratch(&w, p.m);
@@ -115,7 +115,7 @@ static PyObject *matmul_float(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
-#define LAYOUT_TEXT "k, n, group, element, scale, tensor_scale, large, /)\n--\n\n"
+#define LAYOUT_TEXT "k, n, group, element, scale, tensor_scale, plain, /)\n--\n\n"
 
 PyMethodDef qn_packed_float_methods[] = {
     QN_METHOD(float_weight_room,

@@ -165,23 +165,22 @@ typedef struct {
 /* A packed weight of narrow floats [k][n]; packed_float.h describes the bytes. */
 typedef struct {
     int64_t k, n;
-    int64_t group;      /* neighbours along k that share a scale; the last group may be short */
-    int64_t groups;     /* ceil(k / group) */
-    qn_type element;    /* a float of 8, 6 or 4 bits */
-    int bits;           /* of a code */
-    qn_type scale;      /* QN_F32, QN_E8M0FNU, or QN_E4M3FN times tensor_scale */
+    int64_t group;   /* neighbours along k that share a scale; the last group may be short */
+    int64_t groups;  /* ceil(k / group) */
+    qn_type element; /* a float of 8, 6 or 4 bits */
+    int bits;        /* of a code */
+    qn_type scale;   /* QN_F32, QN_E8M0FNU, or QN_E4M3FN times tensor_scale */
     float tensor_scale;
-    bool large;    /* some scale exceeds QN_LARGE_SCALE, so multiply_float_row does not take the weight */
+    bool plain;    /* no code is infinite, and no scale too large for multiply_float_row */
     int64_t codes; /* bytes of the codes of a panel */
     int64_t width; /* bytes of a panel */
 } qn_float_weight;
 
-#define QN_LARGE_SCALE 0x1p112f /* times 2^14 it is finite */
-enum { QN_UNIT = 8 };           /* neighbours along k whose codes lie together */
+enum { QN_UNIT = 8 }; /* neighbours along k whose codes lie together */
 
 /* Rows of x times panels of float32. */
 typedef struct {
-    const float *x; /* an output of float_rows for `rows` rows of k elements */
+    const float *x;                /* an output of float_rows for `rows` rows of k elements */
     int64_t k, first, depth, rows; /* elements [first, first + depth) of each row */
     const float *w;                /* [panels][w_step], of which [depth][16] */
     int64_t w_step, panels;
