@@ -1,4 +1,4 @@
-"""Products with packed weights, float32 in and out: whole dynamic int8 layers, and int4 in groups of 32.
+"""Products with packed weights, float32 in and out: dynamic int8 layers, int4 in groups of 32, and weights of floats.
 
 Peers: PyTorch's dynamically quantized Linear (fbgemm or oneDNN, weights of 7 bits), ONNX Runtime's
 DynamicQuantizeLinear + MatMulInteger with uint8 weights (its exact kernel) and MatMulNBits at accuracy level 4 (int8
@@ -21,6 +21,8 @@ from ..ops.bench_matmul import set_blas_threads
 
 LAYERS = [(m, k, n) for k, n in ((768, 3072), (4096, 4096)) for m in (1, 16, 128, 512)]
 WIDE = [(m, 4096, 4096) for m in (1, 4, 16, 128)]
+FLOATS = [(1, 4096, 4096), (1, 8192, 8192), (16, 4096, 4096), (128, 4096, 4096), (512, 4096, 4096)]
+FORMATS = ("mxfp8_e4m3", "mxfp4")
 GROUP = 32
 # x and w have 8 bits: errors of half a step, where values are up to 127 steps, averaged over K products.
 CLOSE = 0.03
@@ -124,9 +126,28 @@ def onnx_groups(x: Array, q: qn.QuantizedArray, threads: int) -> Call:
     return lambda: (call(), out)[1]
 
 
+def floats(m: int, k: int, n: int, threads: int) -> Case:
+    """x stays float32: many rows beside BLAS sgemm, a row beside a read of the weight."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
+    q = qn.quantize(w, dtype="float8_e4m3fn", granularity=qn.PerChannel(1))
+    w8, product = q.dequantize(), np.empty((m, n), np.float32)
+    case = layer("float8 layer", x, qn.PackedWeight(q), threads, x @ w8)
+    for name in FORMATS:
+        blocks = qn.quantize(w.T, dtype=name)
+        packed, out = qn.PackedWeight(blocks, axis=1), np.empty((m, n), np.float32)
+        case.ours[f"{name} layer"] = lambda packed=packed, out=out: packed.matmul(x, out=out)
+        case.checks[f"{name} layer"] = Check(lambda out=out: [out], [x @ blocks.dequantize().T], CLOSE)
+    if m > 1:
+        case.limits["BLAS sgemm"] = lambda: np.matmul(x, w8, out=product)
+    return case
+
+
 def cases(threads: int) -> Iterator[Case]:
     set_blas_threads()(threads)
     for shape in LAYERS:
         yield channels(*shape, threads)
     for shape in WIDE:
         yield groups(*shape, threads)
+    for shape in FLOATS:
+        yield floats(*shape, threads)

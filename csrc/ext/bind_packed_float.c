@@ -7,13 +7,13 @@
 #include "allocate.h"
 #include "packed_float.h"
 
-enum { LAYOUT = 7 }; /* arguments of a layout: k, n, group, element, scale, tensor_scale, large */
+enum { LAYOUT = 7 }; /* arguments of a layout: k, n, group, element, scale, tensor_scale, plain */
 
 static int layout(qn_args a, qn_float_weight *w) {
     int element, scale;
     if (qn_arg_i64(a[0], &w->k) || qn_arg_i64(a[1], &w->n) || qn_arg_i64(a[2], &w->group) ||
         qn_arg_int(a[3], 0, QN_TYPE_COUNT - 1, &element) || qn_arg_int(a[4], 0, QN_TYPE_COUNT - 1, &scale) ||
-        qn_arg_flag(a[6], &w->large))
+        qn_arg_flag(a[6], &w->plain))
         return -1;
     w->element = (qn_type)element, w->scale = (qn_type)scale;
     w->tensor_scale = (float)PyFloat_AsDouble(a[5]);
@@ -115,7 +115,7 @@ static PyObject *matmul_float(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
-#define LAYOUT_TEXT "k, n, group, element, scale, tensor_scale, large, /)\n--\n\n"
+#define LAYOUT_TEXT "k, n, group, element, scale, tensor_scale, plain, /)\n--\n\n"
 
 PyMethodDef qn_packed_float_methods[] = {
     QN_METHOD(float_weight_room,

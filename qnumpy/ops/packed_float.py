@@ -10,8 +10,6 @@ from .packed_columns import Activations
 
 __all__ = ["PackedFloat"]
 
-_LARGE_SCALE = 2.0**112  # above it a scale times the power of two that corrects the bias of a code may overflow
-
 
 class PackedFloat:
     """A weight of floats of 8, 6 or 4 bits with one scale for each group of neighbours along K.
@@ -48,13 +46,11 @@ class PackedFloat:
         self._scale_shape = scale.shape
         self._one = scale if scale.ndim == 0 or k == 0 else None  # a weight without columns or rows holds none
         scales = np.broadcast_to(scale, (-(-k // group_size), n)) if k else np.empty((0, n), scale.dtype)
-        with np.errstate(over="ignore"):
-            reals = scales.astype(np.float32) * np.float32(tensor_scale)
-        large = bool((np.abs(reals) > _LARGE_SCALE).any())
-        self._layout = k, n, group_size, element.core, self._scale_type.core, tensor_scale, large
+        plain = _is_plain(codes, element, scales, tensor_scale)
+        self._layout = k, n, group_size, element.core, self._scale_type.core, tensor_scale, plain
         self._packed = _core.float_weight_room(*self._layout)
-        plain = np.ascontiguousarray(scales).view(self._scale_type.storage)
-        _core.float_weight_pack(np.ascontiguousarray(codes), plain, self._packed, *self._layout)
+        stored = np.ascontiguousarray(scales).view(self._scale_type.storage)
+        _core.float_weight_pack(np.ascontiguousarray(codes), stored, self._packed, *self._layout)
 
     @property
     def nbytes(self) -> int:
@@ -90,3 +86,13 @@ class PackedFloat:
         self, x: Array, core: int, rows: int, scale: Float32Array, zero_point: Int32Array, output: Output, out: Array
     ) -> bool:
         raise NotImplementedError("x is not quantized for a weight of floats")
+
+
+def _is_plain(codes: Array, element: FloatType, scales: Array, tensor_scale: float) -> bool:
+    """Return whether no code is infinite, and every scale times the power of two that corrects the bias is finite."""
+    if element.has_infinity and ((codes & 0x7F) == element.largest_code + 1).any():
+        return False
+    with np.errstate(over="ignore"):
+        reals = scales.astype(np.float32) * np.float32(tensor_scale)
+    most = np.finfo(np.float32).max * 2.0 ** (element.bias - (127 if element.bits == 8 else 15))
+    return not (np.abs(reals) > most).any()

@@ -43,7 +43,7 @@
  *   multiply_floats of the same ISA row, whose private layout it is.
  * multiply_floats(t): y = fma(x[i][k], w[k][j], y) for rising k, each rounded once. The payload of a NaN is any.
  * multiply_float_row(w, panel, panels, x[k], y[panels][16]): the same from y = 0, for one row and the numbers of
- *   float_panel; not for w->large.
+ *   float_panel; only if w->plain: scales times 2^(127 - bias), or 2^(15 - bias) of 6 and 4 bits, are finite.
  * saturate_pairs_u8s8(a[k], b[k][stride], k, stride, n, sum[n], error[n], pairs[n]): for each pair of neighbours in k
  *   and each column j, e = a0 * b0[j] + a1 * b1[j], and c = e clamped to int16, as vpmaddubsw does. sum += c,
  *   error += c - e, pairs += c != e. An odd last element pairs with 0. k <= 65536.

@@ -179,13 +179,12 @@ typedef struct {
     int bits;        /* of a code */
     qn_type scale;   /* QN_F32, QN_E8M0FNU, or QN_E4M3FN times tensor_scale */
     float tensor_scale;
-    bool large;    /* some scale exceeds QN_LARGE_SCALE, so multiply_float_row does not take the weight */
+    bool plain;    /* no code is infinite, and no scale too large for multiply_float_row */
     int64_t codes; /* bytes of the codes of a panel */
     int64_t width; /* bytes of a panel */
 } qn_float_weight;
 
-#define QN_LARGE_SCALE 0x1p112f /* times 2^14 it is finite */
-enum { QN_UNIT = 8 };           /* neighbours along k whose codes lie together */
+enum { QN_UNIT = 8 }; /* neighbours along k whose codes lie together */
 
 /* Rows of x times panels of float32. */
 typedef struct {

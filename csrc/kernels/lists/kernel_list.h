@@ -81,10 +81,10 @@
               (const qn_grouped *w, const uint8_t *panel, int64_t panels, const qn_grouped_rows *x, int64_t first,     \
                int64_t last, float *y),                                                                                \
               packed_groups)                                                                                           \
-    QN_KERNEL(OWN, float_panel,                                                                                        \
-              (const qn_float_weight *w, const uint8_t *panel, int64_t k, int64_t depth, float *to), packed_float)     \
-    QN_KERNEL(OWN, float_rows,                                                                                         \
-              (const float *x, int64_t k, int64_t first, int64_t last, int64_t rows, float *packed), packed_float)     \
+    QN_KERNEL(OWN, float_panel, (const qn_float_weight *w, const uint8_t *panel, int64_t k, int64_t depth, float *to), \
+              packed_float)                                                                                            \
+    QN_KERNEL(OWN, float_rows, (const float *x, int64_t k, int64_t first, int64_t last, int64_t rows, float *packed),  \
+              packed_float)                                                                                            \
     QN_KERNEL(OWN, multiply_floats, (const qn_float_tile *t), packed_float)                                            \
     QN_KERNEL(OWN, multiply_float_row,                                                                                 \
               (const qn_float_weight *w, const uint8_t *panel, int64_t panels, const float *x, float *y),              \

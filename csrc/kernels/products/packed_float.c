@@ -9,11 +9,11 @@
 #include "threads.h"
 
 enum {
-    ROWS = 128,          /* rows of x at a time: their part of y stays in the L1 cache */
-    DEPTH = 256,         /* k at a time: this part of the panels, as float32, stays in the L2 cache */
-    SIDE = 2,            /* panels side by side */
+    ROWS = 128,           /* rows of x at a time: their part of y stays in the L1 cache */
+    DEPTH = 256,          /* k at a time: this part of the panels, as float32, stays in the L2 cache */
+    SIDE = 2,             /* panels side by side */
     ROW_SIDE = QN_PANELS, /* the same with one row */
-    PRODUCTS_A_BYTE = 2, /* multiplications in the time that a byte of memory traffic takes */
+    PRODUCTS_A_BYTE = 2,  /* multiplications in the time that a byte of memory traffic takes */
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -55,28 +55,41 @@ int64_t qn_float_weight_bytes(const qn_float_weight *w) { return panels(w) * w->
 
 /* ---- packing ---- */
 
-/* Word and shift of code i of a unit, as packed_float.h describes them; 6 bits: of codes 0 to 5. */
+/* Of 6 and 4 bits: word and shift of code i of a unit, as packed_float.h describes them; of 6 bits, of codes 0 to 5. */
 static int word_of(int bits, int i) { return i / (16 / bits); }
 static int shift_of(int bits, int i) { return 16 - bits - i % (16 / bits) * bits; }
 
-/* The 8 codes of a unit of one column, from and to its words. */
-static void join_codes(int bits, const uint8_t code[QN_UNIT], uint16_t word[4]) {
-    memset(word, 0, 4 * sizeof *word);
+/* Writes the 8 codes of one column of a unit. */
+static void join_codes(int bits, const uint8_t code[QN_UNIT], uint8_t *unit, int64_t column) {
+    if (bits == 8) {
+        for (int i = 0; i < 2; i++) memcpy(unit + i * QN_QUARTET + 4 * column, code + 4 * i, 4);
+        return;
+    }
+    uint16_t word[3] = {0};
     const int whole = bits == 6 ? 6 : QN_UNIT;
     for (int i = 0; i < whole; i++)
         word[word_of(bits, i)] = (uint16_t)(word[word_of(bits, i)] | code[i] << shift_of(bits, i));
-    if (bits != 6) return;
-    word[0] = (uint16_t)(word[0] | code[6] >> 2);
-    word[1] = (uint16_t)(word[1] | (code[6] & 3) << 2 | code[7] >> 4);
-    word[2] = (uint16_t)(word[2] | (code[7] & 15));
+    if (bits == 6) {
+        word[0] = (uint16_t)(word[0] | code[6] >> 2);
+        word[1] = (uint16_t)(word[1] | (code[6] & 3) << 2 | code[7] >> 4);
+        word[2] = (uint16_t)(word[2] | (code[7] & 15));
+    }
+    for (int r = 0; r < bits / 2; r++) memcpy(unit + r * 2 * QN_PANEL + 2 * column, &word[r], 2);
 }
 
-static void split_codes(int bits, const uint16_t word[4], uint8_t code[QN_UNIT]) {
+static void split_codes(int bits, const uint8_t *unit, int64_t column, uint8_t code[QN_UNIT]) {
+    if (bits == 8) {
+        for (int i = 0; i < 2; i++) memcpy(code + 4 * i, unit + i * QN_QUARTET + 4 * column, 4);
+        return;
+    }
+    uint16_t word[3];
+    for (int r = 0; r < bits / 2; r++) memcpy(&word[r], unit + r * 2 * QN_PANEL + 2 * column, 2);
     const int whole = bits == 6 ? 6 : QN_UNIT, mask = (1 << bits) - 1;
     for (int i = 0; i < whole; i++) code[i] = (uint8_t)(word[word_of(bits, i)] >> shift_of(bits, i) & mask);
-    if (bits != 6) return;
-    code[6] = (uint8_t)((word[0] & 15) << 2 | (word[1] >> 2 & 3));
-    code[7] = (uint8_t)((word[1] & 3) << 4 | (word[2] & 15));
+    if (bits == 6) {
+        code[6] = (uint8_t)((word[0] & 15) << 2 | (word[1] >> 2 & 3));
+        code[7] = (uint8_t)((word[1] & 3) << 4 | (word[2] & 15));
+    }
 }
 
 /* Sets nan[code] for the codes of a type of 8 bits or fewer. */
@@ -98,20 +111,18 @@ typedef struct {
 
 static void pack_group(const packing *c, int64_t panel, int64_t g, uint8_t *nan) {
     const qn_float_weight *w = c->w;
-    const int rows = w->bits / 2, mask = (1 << w->bits) - 1;
+    const int mask = (1 << w->bits) - 1;
     const int64_t column = panel * QN_PANEL, columns = least(w->n - column, QN_PANEL), size = scale_size(w);
     const int64_t first = g * w->group, depth = least(w->k - first, w->group);
     uint8_t *to = c->packed + panel * w->width + units_before(w, g) * QN_UNIT * 2 * w->bits;
     for (int64_t k = 0; k < depth; k += QN_UNIT, to += QN_UNIT * 2 * w->bits)
         for (int64_t j = 0; j < QN_PANEL; j++) {
             uint8_t code[QN_UNIT] = {0};
-            uint16_t word[4];
             for (int64_t i = 0; i < QN_UNIT && k + i < depth && j < columns; i++) {
                 code[i] = (uint8_t)(c->codes[(first + k + i) * w->n + column + j] & mask);
                 nan[j] |= c->nan_code[code[i]];
             }
-            join_codes(w->bits, code, word);
-            for (int r = 0; r < rows; r++) memcpy(to + r * 2 * QN_PANEL + 2 * j, &word[r], 2);
+            join_codes(w->bits, code, to, j);
         }
     const char *scales = c->scales + (g * w->n + column) * size;
     memcpy(c->packed + panel * w->width + w->codes + g * QN_PANEL * size, scales, (size_t)(columns * size));
@@ -147,17 +158,14 @@ typedef struct {
 static void unpack_panels(void *context, int64_t begin, int64_t end) {
     const unpacking *u = context;
     const qn_float_weight *w = u->w;
-    const int rows = w->bits / 2;
     for (int64_t panel = begin; panel < end; panel++)
         for (int64_t k = 0; k < w->k; k += least(QN_UNIT, w->group - k % w->group)) {
             const int64_t g = k / w->group, count = least(least(QN_UNIT, w->group - k % w->group), w->k - k);
-            const uint8_t *from = u->packed + panel * w->width +
-                                  (units_before(w, g) + k % w->group / QN_UNIT) * QN_UNIT * 2 * w->bits;
+            const uint8_t *from =
+                u->packed + panel * w->width + (units_before(w, g) + k % w->group / QN_UNIT) * QN_UNIT * 2 * w->bits;
             for (int64_t j = 0; j < QN_PANEL && panel * QN_PANEL + j < w->n; j++) {
                 uint8_t code[QN_UNIT];
-                uint16_t word[4];
-                for (int r = 0; r < rows; r++) memcpy(&word[r], from + r * 2 * QN_PANEL + 2 * j, 2);
-                split_codes(w->bits, word, code);
+                split_codes(w->bits, from, j, code);
                 for (int64_t i = 0; i < count; i++) u->codes[(k + i) * w->n + panel * QN_PANEL + j] = code[i];
             }
         }
@@ -261,7 +269,7 @@ void qn_matmul_float(const qn_float_weight *w, const uint8_t *packed, const qn_f
     for (c.row = 0; c.row < p->m; c.row += ROWS) {
         c.rows = least(p->m - c.row, ROWS);
         const int64_t products = c.rows * w->k * w->n / PRODUCTS_A_BYTE, bytes = qn_float_weight_bytes(w);
-        if (c.rows == 1 && !w->large) {
+        if (c.rows == 1 && w->plain) {
             qn_parallel_for(panels(w), ROW_SIDE, most(products, bytes), multiply_row, &c);
             continue;
         }

@@ -2,8 +2,8 @@
  *
  * A packed weight is panels of 16 columns, then n bytes: 1 for each column that has a NaN among its codes or scales. A
  * panel holds its codes, then its scales, [groups][16], and is padded to 64 bytes. Codes lie in units of 8 neighbours
- * along k, of which every group starts a new one; a unit is rows of 16 words, one for each column:
- *   8 bits   4 rows: code 2 r in the high byte of row r, code 2 r + 1 in the low one
+ * along k, of which every group starts a new one. A unit is rows of 16 words, one for each column, of 8 bits quartets:
+ *   8 bits   2 rows of quartets: codes 4 r to 4 r + 3
  *   6 bits   3 rows: codes 2 r and 2 r + 1 in the high 12 bits; code 6 in the low bits 3..0 of row 0 and 3..2 of row 1,
  *            code 7 in the low bits 1..0 of row 1 and 3..0 of row 2
  *   4 bits   2 rows: codes 4 r to 4 r + 3, from the high bits to the low ones

@@ -1,15 +1,20 @@
 /* float32 rows times panels of 16 columns of narrow floats.
  *
- * Every code fits a float16 of the same mantissa whose exponent field has another bias: the code's bits are moved to
- * the place of the float16's, the CPU widens that, and a power of two corrects the bias, which is exact. The one
- * exception are the highest exponents of e5m2fnuz, which are numbers and in float16 are not.
+ * The bits of a code are moved to the place that its fields have in a wider format whose bias differs, and a power of
+ * two corrects the bias, which is exact. A code of 8 bits takes the place of a float32. Its few subnormal numbers are
+ * subnormal there too, which costs some CPUs an assist of about 150 cycles; of 6 and 4 bits they would be too many, so
+ * these take the place of a float16, which the CPU widens without one.
  */
 
 enum {
-    F_VECTORS = QN_PANEL / V_LANES,                        /* of a panel */
-    F_ROWS = V_LANES == 16 ? 12 : V_LANES == 1 ? 4 : 6,    /* of a tile */
-    F_PANELS = V_LANES == 16 ? 2 : 1,                      /* of a tile */
-    F_SIDE = V_LANES == 16 ? QN_PANELS : V_LANES == 1 ? 1 : 2, /* panels side by side with one row of x */
+    F_VECTORS = QN_PANEL / V_LANES, /* of a panel */
+    F_ROWS = V_LANES == 16 ? 12
+    : V_LANES == 1         ? 4
+                           : 6,       /* of a tile */
+    F_PANELS = V_LANES == 16 ? 2 : 1, /* of a tile */
+    F_SIDE = V_LANES == 16 ? QN_PANELS
+    : V_LANES == 1         ? 1
+                           : 2, /* panels side by side with one row of x */
 };
 
 #define F_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
@@ -17,44 +22,58 @@ enum {
 /* ---- codes ---- */
 
 V_INLINE int f_bits(v_format f) { return 1 + v_width(f); }
-V_INLINE bool f_is_wide(v_format f) { return f.kind == QN_FNUZ && f.exponent == 5; } /* e5m2fnuz */
-V_INLINE float f_correction(v_format f) { return (float)(1 << (f_is_wide(f) ? 0 : 15 - f.bias)); }
+/* The power of two that f_widen leaves out. */
+V_INLINE float f_correction(v_format f) {
+    const float exponent = f_bits(f) == 8 ? 0x1p127f : 0x1p15f;
+    return exponent / (float)(1 << f.bias);
+}
 
-/* Code i of a unit in the highest bits of its word; the bits below it are those of other codes. */
+/* Code i of a unit in the highest bits of its word; the bits below it are those of other codes. 6 or 4 bits. */
 V_INLINE vw f_code(v_format f, const uint8_t *unit, const int i) {
     const int bits = f_bits(f), each = 16 / bits;
-    if (bits == 6 && i == 6)
-        return vw_or(vw_shl(vw_load(unit), 12), vw_and(vw_shl(vw_load(unit + 32), 8), 0x0C00));
+    if (bits == 6 && i == 6) return vw_or(vw_shl(vw_load(unit), 12), vw_and(vw_shl(vw_load(unit + 32), 8), 0x0C00));
     if (bits == 6 && i == 7)
         return vw_or(vw_shl(vw_load(unit + 32), 14), vw_and(vw_shl(vw_load(unit + 64), 10), 0x3C00));
     return vw_shl(vw_load(unit + i / each * 32), i % each * bits);
 }
 
-/* e5m2fnuz: as the bits of a float32, then two exact products. */
-V_INLINE void f_widen_bits(vw word, vf x[F_VECTORS]) {
-    uint16_t bits[QN_PANEL];
-    vw_store(bits, word);
+V_INLINE void f_widen_byte(v_format f, const uint8_t *unit, const int i, vf x[F_VECTORS]) {
+    const int32_t *quartets = (const int32_t *)(const void *)(unit + i / 4 * QN_QUARTET);
+    const int32_t magnitude = 0x7F << (23 - f.mantissa);
     F_EACH(v, F_VECTORS) {
-        vi code = vi_load_u16(bits + v * V_LANES);
-        vi number = vi_or(vi_shl(vi_low_unsigned(code, 15), 13), vi_shl(vi_shr(code, 15), 31));
-        x[v] = vf_mul(vf_from_bits(number), vf_set1(0x1p111f));
+        vi code = vi_load(quartets + v * V_LANES);
+        if (i % 4 < 3) code = vi_shl(code, 24 - i % 4 * 8);
+        x[v] = vf_from_bits(vi_and(vi_sra(code, 8 - f.exponent), vi_set1(INT32_MIN | magnitude)));
     }
 }
 
-/* Code i of a unit, divided by f_correction. */
+/* Code i of a unit, divided by f_correction; infinities and NaN become numbers. */
 V_INLINE void f_widen(v_format f, const uint8_t *unit, const int i, vf x[F_VECTORS]) {
-    const int magnitude = ((1 << v_width(f)) - 1) << (10 - f.mantissa), down = 5 - f.exponent;
+    if (f_bits(f) == 8) {
+        f_widen_byte(f, unit, i, x);
+        return;
+    }
 #ifdef V_NIBBLES
     if (f_bits(f) == 4) {
         x[0] = vf_nibble(vw_load(unit + i / 4 * 32), i % 4);
         return;
     }
 #endif
-    vw word = f_code(f, unit, i);
-    if (down) word = vw_sra(word, down);
-    if (down || f_bits(f) < 16) word = vw_and(word, 0x8000 | magnitude);
-    if (f_is_wide(f)) f_widen_bits(word, x);
-    else vw_halves(word, x);
+    const int magnitude = ((1 << v_width(f)) - 1) << (10 - f.mantissa);
+    vw_halves(vw_and(vw_sra(f_code(f, unit, i), 5 - f.exponent), 0x8000 | magnitude), x);
+}
+
+/* The float32 of code i. */
+V_INLINE void f_number(v_format f, const uint8_t *unit, const int i, vf x[F_VECTORS]) {
+    f_widen(f, unit, i, x);
+    F_EACH(v, F_VECTORS) {
+        x[v] = vf_mul(x[v], vf_set1(f_correction(f)));
+        if (f.kind == QN_IEEE) { /* the codes above the largest number */
+            const vi bits = vi_from_bits(x[v]), body = vi_low_unsigned(bits, 31);
+            const vi infinity = vi_or(vi_and(bits, vi_set1(INT32_MIN)), vi_set1(V_INFINITY));
+            x[v] = vf_from_bits(vi_if_less(vi_set1(v_bits(f, v_largest(f))), body, infinity, bits));
+        }
+    }
 }
 
 /* ---- scales ---- */
@@ -91,16 +110,12 @@ V_INLINE f_place f_place_of(const qn_float_weight *w, int64_t k) {
 V_INLINE void f_unit(v_format f, const uint8_t *unit, const vf s[F_VECTORS], float *to) {
     F_EACH(i, QN_UNIT) {
         vf x[F_VECTORS];
-        f_widen(f, unit, i, x);
-        F_EACH(v, F_VECTORS) {
-            vf number = vf_mul(x[v], vf_set1(f_correction(f)));
-            vf_store(to + i * QN_PANEL + v * V_LANES, vf_mul(number, s[v]));
-        }
+        f_number(f, unit, i, x);
+        F_EACH(v, F_VECTORS) vf_store(to + i * QN_PANEL + v * V_LANES, vf_mul(x[v], s[v]));
     }
 }
 
-V_INLINE void f_panel(v_format f, const qn_float_weight *w, const uint8_t *panel, int64_t k, int64_t depth,
-                      float *to) {
+V_INLINE void f_panel(v_format f, const qn_float_weight *w, const uint8_t *panel, int64_t k, int64_t depth, float *to) {
     const int64_t step = QN_UNIT * 2 * f_bits(f);
     while (depth > 0) {
         const f_place at = f_place_of(w, k);
@@ -204,7 +219,8 @@ static void multiply_float_row(const qn_float_weight *w, const uint8_t *panel, i
     switch (w->element) {
 #define ROW_CASE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                             \
     case QN_##NAME:                                                                                                    \
-        if (F_IS_ELEMENT(bits, kind)) f_row_panels((v_format){exponent, mantissa, bias, kind}, w, panel, panels, x, y); \
+        if (F_IS_ELEMENT(bits, kind))                                                                                  \
+            f_row_panels((v_format){exponent, mantissa, bias, kind}, w, panel, panels, x, y);                          \
         break;
         QN_NARROW_FLOATS(ROW_CASE, _)
 #undef ROW_CASE
@@ -264,10 +280,11 @@ V_INLINE void f_tiles(const qn_float_tile *t, int64_t panel, const int panels) {
     case rows:                                                                                                         \
         if (rows <= F_ROWS) f_tile(t, row, panel, rows <= F_ROWS ? rows : 1, panels);                                  \
         break;
-            TILE_CASE(1) TILE_CASE(2) TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6)
-            TILE_CASE(7) TILE_CASE(8) TILE_CASE(9) TILE_CASE(10) TILE_CASE(11) TILE_CASE(12)
+            TILE_CASE(1)
+            TILE_CASE(2) TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6) TILE_CASE(7) TILE_CASE(8) TILE_CASE(9)
+                TILE_CASE(10) TILE_CASE(11) TILE_CASE(12)
 #undef TILE_CASE
-        default: break;
+                    default : break;
         }
         row += n;
     }

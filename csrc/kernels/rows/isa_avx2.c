@@ -79,6 +79,7 @@ V_INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
 V_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 V_INLINE vi vi_shl(vi a, int bits) { return _mm256_slli_epi32(a, bits); }
 V_INLINE vi vi_shr(vi a, int bits) { return _mm256_srli_epi32(a, bits); }
+V_INLINE vi vi_sra(vi a, int bits) { return _mm256_srai_epi32(a, bits); }
 V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return _mm256_blendv_epi8(no, yes, _mm256_cmpgt_epi32(b, a)); }
 V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
     __m256i m = _mm256_set1_epi32((int)by), even = _mm256_mul_epu32(a, m);

@@ -79,6 +79,7 @@ V_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 V_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 V_INLINE vi vi_shl(vi a, int bits) { return _mm512_slli_epi32(a, (unsigned)bits); }
 V_INLINE vi vi_shr(vi a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
+V_INLINE vi vi_sra(vi a, int bits) { return _mm512_srai_epi32(a, (unsigned)bits); }
 V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) {
     return _mm512_mask_mov_epi32(no, _mm512_cmpgt_epi32_mask(b, a), yes);
 }

@@ -74,6 +74,7 @@ V_INLINE vi vi_shl(vi a, int bits) { return vshlq_s32(a, vdupq_n_s32(bits)); }
 V_INLINE vi vi_shr(vi a, int bits) {
     return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-bits)));
 }
+V_INLINE vi vi_sra(vi a, int bits) { return vshlq_s32(a, vdupq_n_s32(-bits)); }
 V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return vbslq_s32(vcltq_s32(a, b), yes, no); }
 V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits of an unsigned product */
     uint32x4_t u = vreinterpretq_u32_s32(a), m = vdupq_n_u32(by);
@@ -173,9 +174,6 @@ typedef struct {
 V_INLINE vw vw_load(const uint8_t *p) {
     return (vw){{vreinterpretq_s16_u8(vld1q_u8(p)), vreinterpretq_s16_u8(vld1q_u8(p + 16))}};
 }
-V_INLINE void vw_store(uint16_t *p, vw v) {
-    vst1q_s16((int16_t *)p, v.half[0]), vst1q_s16((int16_t *)p + 8, v.half[1]);
-}
 V_INLINE vw vw_shl(vw v, int bits) {
     const int16x8_t by = vdupq_n_s16((int16_t)bits);
     return (vw){{vshlq_s16(v.half[0], by), vshlq_s16(v.half[1], by)}};
@@ -185,9 +183,7 @@ V_INLINE vw vw_and(vw v, int mask) {
     const int16x8_t m = vdupq_n_s16((int16_t)mask);
     return (vw){{vandq_s16(v.half[0], m), vandq_s16(v.half[1], m)}};
 }
-V_INLINE vw vw_or(vw a, vw b) {
-    return (vw){{vorrq_s16(a.half[0], b.half[0]), vorrq_s16(a.half[1], b.half[1])}};
-}
+V_INLINE vw vw_or(vw a, vw b) { return (vw){{vorrq_s16(a.half[0], b.half[0]), vorrq_s16(a.half[1], b.half[1])}}; }
 V_INLINE void vw_halves(vw v, vf *x) { /* the float16 of every word */
     for (int h = 0; h < 2; h++) {
         const float16x8_t halves = vreinterpretq_f16_s16(v.half[h]);

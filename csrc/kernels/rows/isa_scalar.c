@@ -73,6 +73,7 @@ V_INLINE void v_multiply(vi a, uint32_t by, vi *high, vi *low) { /* all 64 bits 
     uint64_t product = (uint64_t)(uint32_t)a * by;
     *high = (int32_t)(product >> 32), *low = (int32_t)product;
 }
+V_INLINE vi vi_sra(vi a, int bits) { return a >> bits; }
 V_INLINE vi vi_if_less(vi a, vi b, vi yes, vi no) { return a < b ? yes : no; }
 V_INLINE vi vi_load_i8(const int8_t *p) { return *p; }
 V_INLINE vi vi_load_u8(const uint8_t *p) { return *p; }
@@ -134,7 +135,6 @@ V_INLINE vw vw_load(const uint8_t *p) {
     memcpy(v.lane, p, sizeof v.lane);
     return v;
 }
-V_INLINE void vw_store(uint16_t *p, vw v) { memcpy(p, v.lane, sizeof v.lane); }
 V_INLINE vw vw_shl(vw v, int bits) {
     EACH_WORD(v, v.lane[k] << bits);
     return v;

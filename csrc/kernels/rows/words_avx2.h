@@ -3,7 +3,6 @@
 typedef __m256i vw;
 
 V_INLINE vw vw_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-V_INLINE void vw_store(uint16_t *p, vw v) { _mm256_storeu_si256((__m256i *)p, v); }
 V_INLINE vw vw_shl(vw v, int bits) { return _mm256_slli_epi16(v, bits); }
 V_INLINE vw vw_sra(vw v, int bits) { return _mm256_srai_epi16(v, bits); }
 V_INLINE vw vw_and(vw v, int mask) { return _mm256_and_si256(v, _mm256_set1_epi16((int16_t)mask)); }
