@@ -67,6 +67,7 @@ CALLS = {
     "matmul_integer": ([CODES, CODES.T, [1, 2, 3, 4], 5], {}),
     "min_max": ([X, qn.PerRow()], {"on_nonfinite": "raise"}),
     "pack": ([CODES % 4, "uint2", 0], {}),
+    "qmatmul": ([qn.quantize(X[0]), qn.quantize(X[0].T, granularity=qn.PerChannel(1))], {"bias": [1.0, 2.0, 3.0]}),
     "quantize_blocks": ([X, *map(float_type, ("float64", "float4_e2m1fn", "float8_e8m0fnu")), 3], {}),
     "quantize_linear": ([X, [0.5, 0.25, 1], np.array([1, 2, 3], np.int8)], {"axis": 1, "on_nan": "raise"}),
     "ranges": ([X, qn.PerRow()], {}),

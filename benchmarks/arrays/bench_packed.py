@@ -1,4 +1,5 @@
-"""Products with packed weights, float32 in and out: dynamic int8 layers, int4 in groups of 32, and weights of floats.
+"""Products with packed weights, float32 in and out: whole dynamic int8 layers, int4 in groups of 32, weights of other
+widths by column and in groups, and weights of floats.
 
 Peers: PyTorch's dynamically quantized Linear (fbgemm or oneDNN, weights of 7 bits), ONNX Runtime's
 DynamicQuantizeLinear + MatMulInteger with uint8 weights (its exact kernel) and MatMulNBits at accuracy level 4 (int8
@@ -143,11 +144,32 @@ def floats(m: int, k: int, n: int, threads: int) -> Case:
     return case
 
 
+SMALL = [
+    ("int8", qn.PerGroup(GROUP, 0)),
+    ("int2", qn.PerGroup(GROUP, 0)),
+    ("int4", qn.PerChannel(1)),
+    ("int2", qn.PerChannel(1)),
+]
+
+
+def widths(dtype: str, granularity: qn.PerGroup | qn.PerChannel, m: int, k: int, n: int, threads: int) -> Case:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
+    q = qn.quantize(w, dtype=dtype, granularity=granularity)
+    real, product = q.dequantize(), np.empty((m, n), np.float32)
+    case = layer(f"{dtype} layer, {granularity.describe()}", x, qn.PackedWeight(q), threads, x @ real)
+    add(case, "NumPy float32", lambda: np.matmul(x, real, out=product), x @ real)
+    return case
+
+
 def cases(threads: int) -> Iterator[Case]:
     set_blas_threads()(threads)
     for shape in LAYERS:
         yield channels(*shape, threads)
     for shape in WIDE:
         yield groups(*shape, threads)
+    for dtype, granularity in SMALL:
+        for m in (1, 4, 128, 512):
+            yield widths(dtype, granularity, m, 2048, 2048, threads)
     for shape in FLOATS:
         yield floats(*shape, threads)

@@ -124,6 +124,7 @@ static operand operand_make(int64_t rows, int64_t columns, int64_t span, bool wo
     int64_t lines = rows, length = columns, gap = random_i64(0, 3), size = words ? 2 : 1;
     o.lo = lowest(o.m.type) + random_i64(0, codes(o.m.type) - span), o.hi = o.lo + span - 1;
     if (span == 128 && random_bits() % 2) o.lo = o.m.type == QN_U8 ? 0 : -64, o.hi = o.lo + 127; /* 7 bits */
+    if (span <= 16) o.lo = o.m.type == QN_U8 ? 0 : -span / 2, o.hi = o.lo + span - 1;            /* 4 or 2 bits */
     bool turned = random_bits() % 2;
     if (turned) lines = columns, length = rows;
     int64_t step = random_bits() % 4 ? 1 : 2, stride = length * step + gap; /* step 2: not even a line is contiguous */
@@ -164,11 +165,12 @@ static int64_t zero(qn_zeros z, int64_t i) { return z.count ? z.values[z.count =
 /* ---- products ---- */
 
 static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
-    static const int64_t spans[] = {256, 256, 128, 100};
+    static const int64_t spans[] = {256, 256, 128, 100, 16, 4};
     static const int64_t word_spans[] = {65536, 1000, 256, 100}; /* most sums of the first leave int32 */
     bool a_words = random_bits() % 6 == 0, b_words = random_bits() % (a_words ? 2 : 6) == 0;
     operand a = operand_make(m, k, a_words ? word_spans[random_bits() % 4] : random_bits() % 4 ? 256 : 128, a_words);
-    operand b = operand_make(k, n, (b_words ? word_spans : spans)[random_bits() % 4], b_words);
+    const int64_t span = b_words ? word_spans[random_bits() % 4] : spans[random_bits() % 6];
+    operand b = operand_make(k, n, span, b_words);
     int32_t *za_values = array((size_t)(m + 1), 4), *zb_values = array((size_t)(n + 1), 4),
             *out = array((size_t)(m * n + 2 * GUARD), 4);
     qn_zeros za = zeros_make(&a, m, za_values), zb = zeros_make(&b, n, zb_values);
@@ -202,7 +204,7 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
     if (stage % 7 < 2) r.lo = -1.5f;
     if (stage % 7 == 1) r.hi = 2;
     if (a.m.type != QN_I16 || b.m.type == QN_I16) { /* words times packed bytes do not exist */
-        qn_packed *packed = qn_pack_weights(&b.m, zb, b.m.type == QN_I16 ? 16 : 8);
+        qn_packed *packed = qn_pack_weights(&b.m, zb, b_words ? 16 : span == 16 ? 4 : span == 4 ? 2 : 8);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the packed outcome is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
             float x = (float)(int32_t)expected[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
@@ -212,17 +214,21 @@ static void test_one(const char *row, int64_t m, int64_t k, int64_t n) {
         }
         count(same || !fits, row, "a packed product is wrong", m, k, n);
         uint8_t *q = array((size_t)(m * n), 1);
+        double *wide = array((size_t)(n + 1), 8); /* biases that int32 does not hold, or none */
+        for (int64_t j = 0; j < n; j++) wide[j] = random_bits() % 3 ? 0 : (double)random_i64(-9, 9) * 0x1p40;
+        if (stage % 4 == 0) r.wide_bias = wide;
         r.type = stage % 2 ? QN_I8 : QN_U8, r.data = q, r.bias = NULL;
         r.qmin = stage % 2 ? -100 : 3, r.qmax = stage % 2 ? 127 : 250,
         r.zero_point = (int32_t)random_i64(r.qmin, r.qmax);
         count(qn_matmul_packed(&a.m, za, packed, &r) == outcome, row, "the outcome of codes is another", m, k, n);
         for (int64_t i = 0; same && i < m * n; i++) {
-            float x = (float)(int32_t)expected[i] * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
+            const float sum = r.wide_bias ? (float)((double)expected[i] + wide[i % n]) : (float)(int32_t)expected[i];
+            const float x = sum * (scale[r.row_scales == 1 ? 0 : i / n] * scale[m + i % n]);
             double code = rint((double)x) + r.zero_point;
             same = q[i] == (uint8_t)(int)(code < r.qmin ? r.qmin : code > r.qmax ? r.qmax : code);
         }
         count(same || !fits, row, "codes of a packed product are wrong", m, k, n);
-        free(q);
+        free(q), free(wide);
         qn_packed_free(packed);
     }
     free(za_values), free(zb_values), free(out), free(expected), free(scale), free(real);

@@ -22,6 +22,7 @@ from .storages import BlockWeight, Weight, is_of_floats, other_axis, pack_floats
 __all__ = ["PackedWeight", "qmatmul"]
 
 _FLOAT32 = REAL_TYPES["float32"]
+_AXES = [(-2, -1)] * 3
 _SUMS = ("every sum of codes", "in the range of int32", "one that is not")
 
 
@@ -40,12 +41,12 @@ class PackedWeight:
     Parameters
     ----------
     w : QuantizedArray, shape (K, N), or MXArray, shape (N, K)
-        int8, uint8, int4 or uint4 per tensor or per channel on the axis of N, which are stored in 8 bits; int4 or uint4
-        in groups of 16, 32, 64 or 128 along K, which are stored in 4 bits.
+        int8, uint8, int4, uint4, int2 or uint2: per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or
+        128 along K. A code is stored in as many bits as its type has.
         Float8 and float4 per tensor, per channel on the axis of N, or in groups of any size along K; an MXArray with
         ``axis=1``, since its blocks lie along the last axis. They are stored in their own 8, 6 or 4 bits.
     bias : array_like of floats, shape (N,), optional
-        Added in float32.
+        Added in float32, or in units of the sums before they become codes.
     axis : int, default 0
         The axis of w that is K: 1 for weights of shape (N, K), as PyTorch stores them, and for an MXArray.
     clip : (low, high), optional
@@ -75,7 +76,7 @@ class PackedWeight:
         Those of the weight as (K, N); None for an MXArray.
     bias : ndarray of float32 or None
     nbytes : int
-        Bytes of the packed codes, their parameters and sums, and the bias.
+        All bytes that it holds: the packed codes, their parameters and sums, and the bias.
 
     Raises
     ------
@@ -121,7 +122,7 @@ class PackedWeight:
     With out_qparams y is quantized. If the scale of x does not depend on x (x_qparams, or codes per tensor) and w has a
     scale for each column, y is computed in integers instead:
     ``saturate(round_half_even(float32(acc + b) * (Sx * Sw / Sy)) + Zy)``, where b is ``bias / (Sx * Sw)`` rounded half
-    to even.
+    to even, of any size: a column of tiny weights gives the code of its bias.
 
     With G groups y is within ``(G + 2) * 2**-24 * sum(|x| |w|)``, to first order, of the product of the dequantized
     values. With a weight of floats it is within ``(K + 1) * 2**-24 * sum(|x| |w|)``, and every NaN has the same bits. A
@@ -206,6 +207,8 @@ class PackedWeight:
             raise TypeError(text + " Use x @ packed, or packed.unpack().dequantize() for the reals.")
         x, packed = inputs
         out = options.pop("out", (None,))[0]
+        if options.get("axes") == _AXES:  # x @= packed
+            del options["axes"]
         if options:
             got = ", ".join(options)
             raise TypeError(_check.must(name, "every option but out", "left out for a PackedWeight", got))
@@ -215,7 +218,9 @@ class PackedWeight:
 
         def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NoReturn:
             text = _check.must("PackedWeight", "the operand of a NumPy function", "an array", "a PackedWeight")
-            raise TypeError(text + " Use np.asarray(x) @ packed, or packed.unpack().dequantize() for the reals.")
+            raise TypeError(
+                text + " Use np.asarray(x) @ packed (x.toarray() if x is sparse), or packed.unpack().dequantize()."
+            )
 
     def matmul(self, x: RealLike | QuantizedArray, *, out: Array | None = None) -> Float32Array | QuantizedArray:
         """Return ``x @ self``.
@@ -286,8 +291,8 @@ class PackedWeight:
     def _rows(self, owner: str, name: str, shape: tuple[int, ...]) -> int:
         k, n = self.shape
         if not shape or shape[-1] != k:
-            swapped = owner != "qmatmul" and shape and shape[-1] == n
-            hint = f" Pack the weight with the other axis if its shape is ({k}, {n})." if swapped else ""
+            other = f" Pack the weight with the other axis if its shape is ({k}, {n})."
+            hint = "" if not shape or shape[-1] != n else other if name == "x" else other_axis(None)
             raise ValueError(_check.must(owner, name, f"of shape (..., {k})", f"shape {shape}") + hint)
         return math.prod(shape[:-1])
 
@@ -368,8 +373,8 @@ def qmatmul(
     ----------
     a : QuantizedArray of int8 or uint8, shape (..., K)
         Per tensor, per row (per channel on axis 0 of a matrix is the same), or in the groups of b if it has some.
-    b : QuantizedArray of int8, uint8, int4 or uint4, shape (K, N)
-        Per tensor or per channel on axis 1; int4 and uint4 also in groups of 16, 32, 64 or 128 along K.
+    b : QuantizedArray of int8, uint8, int4, uint4, int2 or uint2, shape (K, N)
+        Per tensor, per channel on axis 1, or in groups of 16, 32, 64 or 128 along K.
     bias : array_like of floats, shape (N,), optional
     out_qparams : QParams, optional
         Per tensor, int8 or uint8.
@@ -405,7 +410,9 @@ def qmatmul(
     """
     owner = "qmatmul"
     if not isinstance(a, QuantizedArray):
-        raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)))
+        raise TypeError(_check.must(owner, "a", "a QuantizedArray", _check.typed(a)) + " Use qn.quantize(a) first.")
+    if isinstance(b, PackedWeight):
+        raise TypeError(_check.must(owner, "b", "a QuantizedArray", "one that is packed") + " Use a @ b.")
     packed = object.__new__(PackedWeight)  # not the constructor: errors name qmatmul
     packed._weight = weight = pack_weight(owner, "b", b, None, "float32")
     packed._reals = _real_output(owner, bias, (None, None), packed.shape, None)

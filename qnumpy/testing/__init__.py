@@ -21,7 +21,15 @@ from .elements import (
     unpack,
 )
 from .floats import FloatError, cast, float_error, quantize_blocks
-from .products import SaturatedProduct, accumulate_dot, conv2d_integer, matmul_floats, matmul_integer, saturated_matmul
+from .products import (
+    SaturatedProduct,
+    accumulate_dot,
+    conv2d_integer,
+    matmul_floats,
+    matmul_integer,
+    qmatmul,
+    saturated_matmul,
+)
 from .statistics import Histogram, entropy_bin, histogram
 
 __all__ = [
@@ -42,6 +50,7 @@ __all__ = [
     "matmul_integer",
     "min_max",
     "pack",
+    "qmatmul",
     "quantize_blocks",
     "quantize_linear",
     "ranges",

@@ -1,16 +1,18 @@
-"""Twins of the products: of integers, of convolutions, by instructions that saturate, with rounded sums."""
+"""Twins of the products: of integers, by instructions that saturate, with rounded sums."""
 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from .._typing import Array, Float32Array, Int32Array
 from ..dtypes import FloatType
+from ..qparams import QParams
 from ._common import float_of, int32_of, integers
+from .elements import codes_of
 
 __all__ = [
     "SaturatedProduct",
@@ -18,6 +20,7 @@ __all__ = [
     "conv2d_integer",
     "matmul_floats",
     "matmul_integer",
+    "qmatmul",
     "saturated_matmul",
 ]
 
@@ -71,6 +74,53 @@ def _fma(a: Float32Array, b: Float32Array, c: Float32Array) -> Float32Array:
     inexact = np.isfinite(error) & (error != 0) & (bits & 1 == 0)
     bits = np.where(inexact, bits + np.where((error > 0) == (total > 0), 1, -1), bits)
     return bits.view(np.float64).astype(np.float32)
+
+
+class Coded(Protocol):
+    """Codes and their parameters, as a QuantizedArray has them."""
+
+    @property
+    def codes(self) -> Array: ...
+
+    @property
+    def qparams(self) -> QParams: ...
+
+
+def qmatmul(a: Coded, b: Coded, *, bias: ArrayLike | None = None, out_qparams: QParams | None = None) -> Array:
+    """Multiply as qnumpy.qmatmul does, a matrix by a matrix; with out_qparams return the codes alone.
+
+    The sums are exact in int64, groups are added in float32 in their order, and a bias in units of the sums is float64.
+
+    Examples
+    --------
+    >>> from qnumpy import quantize
+    >>> qmatmul(quantize([[1.0, 2.0]]), quantize([[0.5], [0.25]])).round(2)
+    array([[1.]], dtype=float32)
+    """
+    left, right = integers(a.codes), integers(b.codes)
+    (m, k), n = left.shape, right.shape[1]
+    size = b.qparams.granularity.group_size
+    parts = [slice(first, first + (size or k)) for first in range(0, k, size or k or 1)] or [slice(0, 0)]
+    of_groups = a.qparams.granularity.group_size is not None
+    sa, za = (
+        np.broadcast_to(values if of_groups or values.ndim == 0 else values[:, None], (m, len(parts)))
+        for values in (a.qparams.scale, integers(a.qparams.zero_point))
+    )
+    sb, zb = (np.broadcast_to(values, (len(parts), n)) for values in (b.qparams.scale, integers(b.qparams.zero_point)))
+    offset = np.asarray(0 if bias is None else bias, np.float32)
+    acc, y = np.zeros((m, n), np.int64), np.zeros((m, n), np.float32)
+    for g, part in enumerate(parts):
+        acc = (left[:, part] - za[:, g, None]) @ (right[part] - zb[g])
+        y = y + acc.astype(np.float32) * (sa[:, g, None] * sb[g])
+    if out_qparams is None:
+        return y + offset
+    if size is not None or a.qparams.scale.ndim:
+        return codes_of(y + offset, out_qparams)
+    unit = sa[0, 0] * sb[0] if m else sb[0]
+    sums = (acc + np.rint(offset.astype(np.float64) / unit)).astype(np.float32)
+    codes = np.rint(sums * (unit / out_qparams.scale)) + integers(out_qparams.zero_point)
+    narrowed: Array = np.clip(codes, out_qparams.qmin, out_qparams.qmax).astype(out_qparams.dtype)
+    return narrowed
 
 
 def conv2d_integer(

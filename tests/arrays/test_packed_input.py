@@ -21,8 +21,10 @@ def test_matmul_of_numpy_is_the_operator():
     np.testing.assert_array_equal([[1, 2, 3, 4, 5, 6, 7, 8]] @ P, np.arange(1, 9, dtype=F32)[None] @ P)
 
 
-USE = " Use np.asarray(x) @ packed, or packed.unpack().dequantize() for the reals."
-AN_ARRAY = "PackedWeight: the operand of a NumPy function must be an array; got a PackedWeight." + USE
+AN_ARRAY = (
+    "PackedWeight: the operand of a NumPy function must be an array; got a PackedWeight. Use np.asarray(x) @ packed "
+    "(x.toarray() if x is sparse), or packed.unpack().dequantize()."
+)
 REALS = "PackedWeight.matmul: x must be an array of float32, float64, float16 or bfloat16; got "
 
 
@@ -52,6 +54,23 @@ def test_errors(call, message):
     with pytest.raises(TypeError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_in_place():
+    x = np.ones((3, 5), F32)
+    with pytest.raises(ValueError, match=r"^PackedWeight\.matmul: out must be "):
+        x @= qn.PackedWeight(qn.quantize(np.eye(5)))
+
+
+def test_a_sparse_matrix():
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TypeError, match=r"x\.toarray\(\) if x is sparse"):
+        sparse.csr_array(X) @ P
+
+
+def test_a_tensor():
+    torch = pytest.importorskip("torch")
+    np.testing.assert_array_equal(torch.tensor(X) @ P, X @ P)
 
 
 def test_a_data_frame():

@@ -10,13 +10,14 @@
 
 enum { VP_AHEAD = 2304 }; /* bytes: prefetch distance */
 enum { VP_SIDE = 4 };     /* panels side by side with one row: their sums are independent chains of additions */
+enum { VP_MOST = (int)VP_ROWS > (int)QN_SLIVER ? (int)VP_ROWS : (int)QN_SLIVER };
 
 #define VP_EACH(r) _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
 #define VP_PANELS(p) _Pragma("GCC unroll 4") for (int p = 0; p < panels; p++)
 #define VP_FIELDS(f) _Pragma("GCC unroll 4") for (int f = 0; f < fields; f++)
 
-/* Neighbours in k whose sums int16 holds. */
-V_INLINE int64_t vp_depth(const int bits) { return bits == 2 ? 128 : 32; }
+/* Neighbours in k whose sums int16 holds. With sums in int32 fewer of them make shorter chains of additions. */
+V_INLINE int64_t vp_depth(const int bits) { return bits == 2 && !VP_WHOLE ? 128 : 32; }
 
 /* Adds sum a u over `size` neighbours to sum[rows], and, if `affine`, sum u to *codes. Row r of a begins r * stride
  * bytes further. `bits`, `rows` and `affine` are constants. */
@@ -30,7 +31,7 @@ V_INLINE void vp_products(const int bits, const int64_t size, const uint8_t *fro
     for (int64_t first = 0; first < size; first += depth) {
         const int64_t end = size - first < depth ? size : first + depth;
         for (int part = 0; part < parts; part++) {
-            vp_sums s[VP_ROWS], c = vp_begin(part ? none : *codes);
+            vp_sums s[VP_MOST], c = vp_begin(part ? none : *codes);
             vp_codes few = {0};
             VP_EACH(r) s[r] = vp_begin(part ? none : sum[r]);
             for (int64_t k = first; k < end; k += step) {
