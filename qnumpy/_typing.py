@@ -12,6 +12,7 @@ __all__: list[str] = []
 
 Array: TypeAlias = np.ndarray[Any, Any]
 UInt8Array: TypeAlias = NDArray[np.uint8]
+Int8Array: TypeAlias = NDArray[np.int8]
 Float32Array: TypeAlias = NDArray[np.float32]
 Float64Array: TypeAlias = NDArray[np.float64]
 Int32Array: TypeAlias = NDArray[np.int32]

@@ -1,8 +1,8 @@
 """EmbeddingIndex: scores against exact fractions, ranks against brute force, edges, and refusals."""
 
+import copy
 import pickle
 from fractions import Fraction
-from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -36,21 +36,61 @@ def best_ids(scores, k):
     return np.lexsort((ids, -scores))[:, :k]
 
 
-def test_scores_are_exact_sums_times_both_scales(row):
-    """float32(acc) * float32(query scale * row scale), and ranks of exact fractions never reverse by more than that."""
-    index = EmbeddingIndex(X)
-    scores, ids = index.query(QUERIES, k=700)
-    q, x = qn.quantize(QUERIES, granularity=qn.PerRow()), index.codes
-    acc = q.codes.astype(np.int64) @ x.codes.astype(np.int64).T
-    want = acc.astype(np.float32) * (q.scale[:, None] * x.scale)
-    assert np.take_along_axis(want, ids, 1).tobytes() == scores.tobytes()
-    assert np.array_equal(ids, best_ids(want, 700))
-    exact = [
-        Fraction(int(a)) * Fraction(float(q.scale[0])) * Fraction(float(s))
-        for a, s in zip(acc[0], x.scale, strict=True)
-    ]
-    in_order = [exact[i] for i in ids[0]]
-    assert all(a >= b - abs(b) / 2**22 for a, b in pairwise(in_order))  # three roundings of 2^-24 on each side
+def fractions_of(q):
+    """The codes as Python integers and the scale of each row as a fraction."""
+    return q.codes.tolist(), [Fraction(float(scale)) for scale in q.scale.reshape(-1)]
+
+
+def test_ranks_are_those_of_exact_fractions(row):
+    """Rows of nearly one score, and twins of them: float32 would round many of them to one number."""
+    rng = np.random.default_rng(3)
+    x = np.resize(X[:30], (300, 48)) * (1 + rng.integers(-3, 4, (300, 1)) * 2.0**-23)
+    index = EmbeddingIndex(x)
+    scores, ids = index.query(QUERIES, k=300)
+    queries, query_scales = fractions_of(qn.quantize(QUERIES, granularity=qn.PerRow()))
+    rows, scales = fractions_of(index.codes)
+    for i, q in enumerate(queries):
+        exact = [
+            sum(a * b for a, b in zip(q, r, strict=True)) * query_scales[i] * s
+            for r, s in zip(rows, scales, strict=True)
+        ]
+        assert ids[i].tolist() == sorted(range(300), key=lambda j: (-exact[j], j))
+        want = np.array([float(exact[j]) for j in ids[i]])
+        # float64 rounds the product with the scale of the query, then float32 rounds that.
+        assert np.allclose(scores[i], want, rtol=2**-24 * (1 + 2**-20), atol=0)
+
+
+def test_distances_and_cosines_are_those_of_dequantized_rows(row):
+    q = qn.quantize(QUERIES, granularity=qn.PerRow()).dequantize().astype(np.float64)
+    for metric in ("cosine", "l2"):
+        index = EmbeddingIndex(X, metric=metric)
+        scores, ids = index.query(QUERIES, k=700)
+        x = qn.dequantize(index.codes).astype(np.float64)
+        exact = np.abs(float_scores(q, x, metric)) if metric == "l2" else float_scores(q, x, metric)
+        # dequantize rounds to float32: 2^-24 of each factor.
+        assert np.allclose(scores, np.take_along_axis(exact, ids, 1), rtol=2**-21, atol=2**-21)
+
+
+def test_a_row_is_at_distance_0_and_cosine_1_of_itself():
+    for metric, want in (("l2", 0), ("cosine", 1)):
+        index = EmbeddingIndex(X, metric=metric)
+        for rescore, vectors in ((None, None), (2, None), (2, X)):
+            rows = X if rescore is None or vectors is not None else qn.dequantize(index.codes)
+            scores, ids = index.query(rows, 1, rescore, vectors=vectors)
+            assert np.array_equal(ids[:, 0], np.arange(700))
+            if not (metric == "l2" and vectors is None and rescore):  # the dequantized row was rounded to float32
+                assert (scores == want).all(), (metric, rescore)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_ranks_of_scores_beyond_float32(metric, size):
+    index, plain = EmbeddingIndex(X * np.float32(size), metric=metric), EmbeddingIndex(X, metric=metric)
+    for rescore in (None, 3):
+        scores, ids = index.query(QUERIES * np.float32(size), 20, rescore)
+        _, same = plain.query(QUERIES, 20, rescore)
+        assert np.mean(ids == same) > 0.95  # the factor is no power of two: some codes differ
+        assert (np.abs(scores) <= 1.001).all() if metric == "cosine" else np.isin(scores, [0, np.inf, -np.inf]).all()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "binary"])
@@ -147,6 +187,68 @@ def test_real_types(dtype):
     assert index.codes == same.codes
 
 
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_rows_added_one_by_one_and_copies_that_grow_apart(dtype):
+    index = EmbeddingIndex(X[:0], dtype, metric="cosine")
+    for row in X[:100]:
+        index.add(row[None])
+    other = copy.copy(index)
+    assert len(pickle.dumps(index)) < index.nbytes + 2000  # no spare room
+    index.add(X[100:103])
+    other.add(X[200:202])
+    index.add(X[103:104])
+    assert (len(index), len(other)) == (104, 102)
+    for grown, rows in ((index, X[:104]), (other, X[np.r_[:100, 200:202]])):
+        for left, right in zip(
+            grown.query(QUERIES), EmbeddingIndex(rows, dtype, metric="cosine").query(QUERIES), strict=True
+        ):
+            assert left.tobytes() == right.tobytes()
+
+
+def test_a_refused_row_leaves_the_index_as_it_was():
+    index = EmbeddingIndex(X)
+    with pytest.raises(ValueError, match="finite"):
+        index.add(np.r_[X[:2], np.full((1, 48), np.nan, np.float32)])
+    assert len(index) == 700
+    assert index.codes == EmbeddingIndex(X).codes
+
+
+def test_codes_are_read_only():
+    """The norms of the rows were computed from them."""
+    index = EmbeddingIndex(X, metric="cosine")
+    with pytest.raises(ValueError, match="read-only"):
+        index.codes.codes[0] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        EmbeddingIndex(X, "binary").codes[0] = 0
+    index.add(X[:1])  # still grows
+
+
+def test_vectors_of_every_kind(tmp_path):
+    """float64, a memory map of float16, a list, reversed rows, and an array on which only some ids are read."""
+    da = pytest.importorskip("dask.array")
+    np.save(tmp_path / "x.npy", X.astype(np.float16))
+    half = np.load(tmp_path / "x.npy", mmap_mode="r")
+    index = EmbeddingIndex(X, "binary")
+    want = index.query(QUERIES, 5, 20, vectors=X)
+    for vectors in (X.astype(np.float64), X.tolist(), X[::-1].copy()[::-1], np.asfortranarray(X), da.from_array(X)):
+        for left, right in zip(index.query(QUERIES, 5, 20, vectors=vectors), want, strict=True):
+            assert left.tobytes() == right.tobytes()
+    of_half = index.query(QUERIES, 5, 20, vectors=half)
+    for left, right in zip(of_half, index.query(QUERIES, 5, 20, vectors=np.array(half)), strict=True):
+        assert left.tobytes() == right.tobytes()
+
+
+def test_many_queries_and_many_candidates():
+    """More queries than are scored together; more candidates than are gathered at a time."""
+    x = embeddings(3000, 100, seed=4)
+    index, queries = EmbeddingIndex(x, metric="l2"), embeddings(300, 100, seed=5)
+    _, ids = index.query(queries, 3000, 1, vectors=x)
+    exact = float_scores(queries, x, "l2")
+    assert np.array_equal(np.sort(ids, axis=1), np.broadcast_to(np.arange(3000), ids.shape))
+    assert np.array_equal(ids[:, :20], best_ids(exact, 20))
+    assert index.query(queries[299])[1].tolist() == index.query(queries)[1][299].tolist()
+
+
 def test_edges():
     empty = EmbeddingIndex(np.empty((0, 4), np.float32))
     assert [part.shape for part in empty.query(np.ones((3, 4)))] == [(3, 0), (3, 0)]
@@ -168,8 +270,27 @@ REFUSED = [
         lambda: EmbeddingIndex(np.array([[1e300]])),
         "EmbeddingIndex: x must be finite in float32; got NaN or numbers beyond its range.",
     ),
-    (lambda: EmbeddingIndex(X, "int4"), "EmbeddingIndex: dtype must be int8 or binary; got 'int4'."),
-    (lambda: EmbeddingIndex(X, metric="dot"), "EmbeddingIndex: metric must be ip, cosine or l2; got 'dot'."),
+    (lambda: EmbeddingIndex(X, "int4"), "EmbeddingIndex: dtype must be one of 'int8', 'binary'; got 'int4'."),
+    (
+        lambda: EmbeddingIndex(X, metric="dot"),
+        "EmbeddingIndex: metric must be one of 'ip', 'cosine', 'l2'; got 'dot'.",
+    ),
+    (
+        lambda: EmbeddingIndex(np.zeros((1, 131_072), np.float32)),
+        "EmbeddingIndex: x must be of at most 131071 columns for int8; got shape (1, 131072).",
+    ),
+    (
+        lambda: EmbeddingIndex(X).query(X[0], 1, 1, vectors=np.full(X.shape, np.nan)),
+        "EmbeddingIndex.query: vectors must be finite in float32; got NaN or numbers beyond its range.",
+    ),
+    (
+        lambda: EmbeddingIndex(X).query(np.float32(1)),
+        "EmbeddingIndex.query: q must be of shape (n, 48); got shape ().",
+    ),
+    (
+        lambda: EmbeddingIndex(X).query(X[None]),
+        "EmbeddingIndex.query: q must be of shape (n, 48); got shape (1, 700, 48).",
+    ),
     (lambda: EmbeddingIndex(X).add(X[:, 1:]), "EmbeddingIndex.add: x must be of shape (n, 48); got shape (700, 47)."),
     (
         lambda: EmbeddingIndex(X).query(X[0, 1:]),
@@ -211,6 +332,14 @@ def test_refused_kinds():
             "EmbeddingIndex: x must be an array of float32, float64, float16 or bfloat16; got dtype int32.",
         ),
         (lambda: EmbeddingIndex(X).query(X[0], 1.5), "EmbeddingIndex.query: k must be an integer; got 1.5."),
+        (
+            lambda: EmbeddingIndex(X).query(X[0], rescore=True),
+            "EmbeddingIndex.query: rescore must be an integer; got True.",
+        ),
+        (
+            lambda: EmbeddingIndex(X).query(X[0], rescore=2, vectors=X.astype(np.int8)),
+            "EmbeddingIndex.query: vectors must be an array of float32, float64, float16 or bfloat16; got dtype int8.",
+        ),
         (
             lambda: EmbeddingIndex.from_codes(X),
             "EmbeddingIndex.from_codes: codes must be a QuantizedArray of int8 or an array of uint8; got dtype "

@@ -5,7 +5,7 @@ import numpy as np
 from .. import _core
 from .._typing import Array, Float32Array, Float64Array, Int32Array, Int64Array, UInt8Array
 
-__all__ = ["Best", "dot_candidates"]
+__all__ = ["Best", "dot_candidates", "squared_norms"]
 
 
 class Best:
@@ -15,7 +15,7 @@ class Best:
     """
 
     def __init__(self, queries: int, k: int) -> None:
-        self._scores = np.empty((queries, k), np.float32)
+        self._scores = np.empty((queries, k))
         self._ids = np.empty((queries, k), np.int64)
         self._seen = 0
 
@@ -23,16 +23,16 @@ class Best:
         return self._scores, self._ids, *self._scores.shape, self._seen
 
     def offer_sums(
-        self, sums: Int32Array, factor: Float32Array, scale: Float32Array, offset: Float32Array | None
+        self, sums: Int32Array, factor: Float64Array, scale: Float64Array, offset: Float64Array | None
     ) -> None:
-        """Offer the next rows, of the scores ``float32(sums) * (factor * scale) + offset``.
+        """Offer the next rows, of the scores ``sums * (factor * scale) + offset`` in float64.
 
         Parameters
         ----------
         sums : ndarray of int32, shape (queries, n)
-        factor : ndarray of float32, shape (queries,)
-        scale : ndarray of float32, shape (n,)
-        offset : ndarray of float32, shape (n,), optional
+        factor : ndarray of float64, shape (queries,)
+        scale : ndarray of float64, shape (n,)
+        offset : ndarray of float64, shape (n,), optional
         """
         n = sums.shape[1]
         _core.best_of_sums(*self._state(), n, sums, factor, scale, offset)
@@ -44,16 +44,21 @@ class Best:
         _core.best_of_bits(*self._state(), n, nbytes, rows, queries)
         self._seen += n
 
-    def sorted(self) -> tuple[Float32Array, Int64Array]:
+    def sorted(self) -> tuple[Float64Array, Int64Array]:
         """Return the scores and ids of the best rows, the best one first; no row can be offered after it."""
         _core.best_sort(*self._state())
         kept = min(self._scores.shape[1], self._seen)
         return self._scores[:, :kept], self._ids[:, :kept]
 
 
-def dot_candidates(x: Float32Array, rows: Float32Array) -> Float64Array:
-    """Return the inner products of x (M, D) and its own rows (M, C, D), summed in float64 in a fixed order."""
-    queries, candidates, d = rows.shape
-    products = np.empty((queries, candidates))
-    _core.dot_candidates(x, rows, queries, candidates, d, products)
+def dot_candidates(x: Float32Array, rows: Float32Array, ids: Int64Array) -> Float64Array:
+    """Return the inner products of x (M, D) and its rows[ids] (M, C, D), summed in float64 in a fixed order."""
+    n, d = rows.shape
+    products = np.empty(ids.shape)
+    _core.dot_candidates(x, rows, np.ascontiguousarray(ids), *ids.shape, n, d, products)
     return products
+
+
+def squared_norms(x: Float32Array) -> Float64Array:
+    """Return the squared norm of each row, summed as `dot_candidates` sums."""
+    return dot_candidates(x, x, np.arange(len(x))[:, None])[:, 0]

@@ -73,8 +73,9 @@
  *   with zero bits.
  * unpack_*: the inverse; i4 and i2 sign-extend into the byte. They read the bytes of n codes and no more.
  * hamming_rows(rows[n][bytes], n, query[bytes], bytes, distances[n]): the bits that differ. bytes < 2^28.
- * score_sums(sums[n], scale[n], offset[n] or NULL, factor, scores[n], n): (float)sum * (factor * scale) + offset, each
- *   step rounded to float32, none fused.
+ * first_below(distances[n], limit, n, index): the first index of a distance < limit, n if there is none.
+ * score_sums(sums[n], scale[n], offset[n] or NULL, factor, scores[n], n): (double)sum * (factor * scale) + offset, each
+ *   step rounded to float64, none fused.
  * first_above(scores[n], least, n, index): the first index of a score > least, n if there is none.
  * dot_f64(x[n], y[n], n, total): the sum of the exact products x y in float64, in 16 partial sums (element i in sum
  *   i % 16) that are added in halves.

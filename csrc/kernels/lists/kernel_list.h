@@ -97,10 +97,12 @@
               saturation)                                                                                              \
     QN_KERNEL(OWN, hamming_rows,                                                                                       \
               (const uint8_t *rows, int64_t n, const uint8_t *query, int64_t bytes, int32_t *distances), nearest)      \
-    QN_KERNEL(OWN, score_sums,                                                                                         \
-              (const int32_t *sums, const float *scale, const float *offset, float factor, float *scores, int64_t n),  \
-              nearest)                                                                                                 \
-    QN_KERNEL(OWN, first_above, (const float *scores, float least, int64_t n, int64_t *index), nearest)                \
+    QN_KERNEL(OWN, first_below, (const int32_t *distances, int32_t limit, int64_t n, int64_t *index), nearest)         \
+    QN_KERNEL(                                                                                                         \
+        OWN, score_sums,                                                                                               \
+        (const int32_t *sums, const double *scale, const double *offset, double factor, double *scores, int64_t n),    \
+        nearest)                                                                                                       \
+    QN_KERNEL(OWN, first_above, (const double *scores, double least, int64_t n, int64_t *index), nearest)              \
     QN_KERNEL(OWN, dot_f64, (const float *x, const float *y, int64_t n, double *total), nearest)                       \
     QN_KERNEL_AFFINE(QN_KERNEL, divide_f32, float, float, 0, INT8_MIN, INT8_MAX)                                       \
     QN_KERNEL_AFFINE(QN_KERNEL, divide_f64, double, double, 0, INT8_MIN, INT8_MAX)                                     \
