@@ -287,8 +287,8 @@ def block_rows():
     )
     yield lambda: qn.quantize(Q, dtype="nvfp4"), TypeError, f"quantize: x must be an array of {REALS}; got dtype int8"
     for options in ({"granularity": qn.PerTensor()}, {"symmetric": False}):
-        got = {"granularity": None, "symmetric": True} | options
-        got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method='minmax'"
+        got = {"granularity": None, "symmetric": None} | options
+        got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method=None"
         fine = f"quantize: granularity, symmetric and method must be left at their defaults for mxfp4; got {got}"
         yield lambda g=options: qn.quantize(X, dtype="mxfp4", **g), ValueError, fine
     fine = "quantize: x must be of a range that float32 holds; got 1e+300"
