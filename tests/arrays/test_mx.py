@@ -13,6 +13,7 @@ import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.arrays.mx import MX_FORMATS
 from qnumpy.dtypes import float_type
+from qnumpy.testing.floats import unpacked
 
 TORCHAO = Path(__file__).parents[1] / "fixtures" / "mx_torchao.npz"
 POWERS = [name for name, mx in MX_FORMATS.items() if not mx.has_tensor_scale]
@@ -30,7 +31,9 @@ def hard(shape, source, seed=0, spread=8):
 
 def twin_of(x, q):
     format = MX_FORMATS[q.format]
-    return twin.quantize_blocks(x, float_type(x.dtype), q.element, format.scale, q.group_size, q.tensor_scale)
+    types = float_type(x.dtype), q.element, format.scale
+    held, scales = twin.quantize_blocks(x, *types, q.group_size, q.tensor_scale)
+    return unpacked(held, q.element, x.shape[-1]), scales
 
 
 def assert_like_twin(x, name, about=""):
