@@ -55,7 +55,7 @@ class Index(NamedTuple):
             elif isinstance(key, slice):
                 keys.append(slice(None))
             else:
-                keys.append(np.zeros_like(key) if isinstance(key, np.ndarray) else 0)
+                keys.append(np.zeros((1,) * key.ndim, np.intp) if isinstance(key, np.ndarray) else 0)
         return tuple(keys)
 
 

@@ -217,7 +217,7 @@ class PerChannel(Granularity):
             return _channels(self.axis, index, axis), picked
         keys = index.of_params({axis})
         wide = [_along(param, axis, len(index.source))[keys] for param in params]
-        return _varying(owner, index, set(index.places[axis]), wide)
+        return _varying(index, set(index.places[axis]), wide)
 
     def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Granularity | None:
         outer, channels, inner, _ = self.grid(old)
@@ -386,14 +386,11 @@ class PerRow(Granularity):
 
     def sliced(self, owner: str, index: Index, *params: Array) -> tuple[Granularity, list[Array]]:
         last, ndim = len(index.source) - 1, len(index.shape)
-        own = index.key(last)
-        if isinstance(own, int):
-            raise ValueError(must(owner, "index", "a slice of the last axis of rows", typed(own)))
         wide = [param[..., None][index.of_params(range(last))] for param in params]
         others = {place for axis in range(last) for place in index.places[axis]}
         if index.places[last] == (ndim - 1,) and ndim - 1 not in others:
             return self, [param[..., 0] for param in wide]
-        return _varying(owner, index, others, wide)
+        return _varying(index, others, wide)
 
     def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Granularity | None:
         return self if new and new[-1] == old[-1] else _runs(old[-1], new)
@@ -429,11 +426,11 @@ def _channels(like: int, index: Index, axis: int) -> Granularity:
     return PerChannel(_signed(places[0], like, len(index.shape))) if places else PerTensor()
 
 
-def _varying(owner: str, index: Index, places: set[int], params: list[Array]) -> tuple[Granularity, list[Array]]:
+def _varying(index: Index, places: set[int], params: list[Array]) -> tuple[Granularity, list[Array]]:
     """Return the granularity of a result whose parameters vary along some of its axes, and these parameters.
 
     `params` have the axes of the result, of length 1 where they are constant. The longest axis along which they are
-    constant becomes the axis of rows or of groups.
+    constant becomes the axis of rows or of groups; if there is none, each element is a group.
     """
     shape = index.shape
     if not places:
@@ -443,7 +440,7 @@ def _varying(owner: str, index: Index, places: set[int], params: list[Array]) ->
         (axis,) = places
         return PerChannel(axis), [param.reshape(-1) for param in params]
     if not constant:
-        raise ValueError(must(owner, "index", "such that an axis of the result shares its parameters", "none"))
+        return PerGroup(1), params
     axis = max(constant, key=lambda d: (shape[d], d))
     wide = [np.broadcast_to(param, (*shape[:axis], 1, *shape[axis + 1 :])) for param in params]
     if axis == len(shape) - 1:

@@ -73,7 +73,8 @@ class QParams:
     granularity: Granularity
     qmin: int
     qmax: int
-    _zeros: Array | None = field(init=False)  # the codes of 0.0, packed like other codes; None: the middle of the codes
+    symmetric: bool = field(init=False)  # whether every zero point is the middle of the codes
+    _zeros: Array | None = field(init=False)  # one int32, or codes, packed like others; None: several, all the middle
 
     def __init__(
         self,
@@ -105,14 +106,18 @@ class QParams:
             )
         middle = code.symmetric_zero_point
         symmetric = int(zeros) == middle if zeros.ndim == 0 else (zeros == middle).all()
-        held: Array | None = None if symmetric else zeros
+        held: Array | None = zeros if scales.ndim == 0 or not symmetric else None
         if held is not None and scales.ndim:
             narrow = np.broadcast_to(held, scales.shape).astype(code.storage)
             held = pack_rows(narrow, code) if code.is_packed else narrow
+        if held is not None and held.dtype == _I32:
+            held = held.copy()
+            held.flags.writeable = False
         scales.flags.writeable = False
         for name, value in (
             ("scale", scales),
             ("_zeros", held),
+            ("symmetric", bool(symmetric)),
             ("dtype", code.dtype),
             ("granularity", granularity),
             ("qmin", lowest),
@@ -228,11 +233,6 @@ class QParams:
         return self.code.levels if self.code.real is not None else self.qmax - self.qmin + 1
 
     @property
-    def symmetric(self) -> bool:
-        """Whether every zero point is the middle of the codes."""
-        return self._zeros is None
-
-    @property
     def schemes(self) -> tuple[bool, ...]:
         """The values of `symmetric` that these parameters agree with.
 
@@ -246,7 +246,7 @@ class QParams:
     @property
     def nbytes(self) -> int:
         """Bytes in memory and in a file: 4 for each scale; 1 packed code for each zero point, none if symmetric."""
-        return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.zero_point.shape))
+        return self.scale.nbytes + (0 if self.symmetric else self.code.packed_nbytes(self.scale.shape))
 
     def range(self) -> tuple[Float64Array, Float64Array]:
         """Return the reals of the smallest and the largest code: ``scale * (q - zero_point)`` of qmin and qmax.
@@ -398,7 +398,9 @@ def _zero_point(params: QParams) -> Int32Array:
     held = params._zeros
     if held is None:
         zeros = np.full(params.scale.shape, params.code.symmetric_zero_point, _I32)
-    elif params.scale.ndim and params.code.is_packed:
+    elif held.dtype == _I32:
+        return held
+    elif params.code.is_packed:
         zeros = unpack_rows(held, params.code, params.scale.shape).astype(_I32)
     else:
         zeros = held.astype(_I32)

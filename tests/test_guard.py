@@ -215,6 +215,22 @@ def guarded_products():
         read_only(unpacked),
     ]
     yield "grouped_codes", [packed, 4, 5, 16, 4, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
+    shape, good_shape = [longest, longest, [*NO_INTEGERS, -1, 0]], [4, 5, 3, T["float8_e5m2"], T["float32"], 1.0, 1]
+    floats = [*WRONG_TYPE, T["float32"], T["int8"], T["float16"], T["float8_e8m0fnu"]]
+    of_floats = [*shape, floats, [*WRONG_TYPE, T["float16"], T["int8"]], number, flag]
+    yield "float_weight_room", good_shape, of_floats
+    of_floats = [[*size, 2**40], [*size, 2**40], [*NO_INTEGERS, -1, 0, 1], floats, of_floats[4], number, flag]
+    nbytes = _core.float_weight_room(*good_shape).size
+    packed, scales = np.zeros(nbytes, np.uint8), np.ones(10, np.float32)
+    of_packed, to_packed = wrong_vectors(np.uint8, nbytes)[:-2], wrong_outputs(np.uint8, nbytes)
+    good = [byte, scales, packed, *good_shape]
+    yield "float_weight_pack", good, [bytes_of[2], wrong_vectors(np.float32, 10), to_packed, *of_floats]
+    good = [packed, byte.copy(), *good_shape]
+    yield "float_weight_codes", good, [of_packed, wrong_outputs(np.uint8, 20), *of_floats]
+    good = [packed, scales.copy(), *good_shape]
+    yield "float_weight_scales", good, [of_packed, wrong_outputs(np.float32, 10), *of_floats]
+    good = [packed, x, 2, scale, -1.0, 1.0, y, *good_shape]
+    yield "matmul_float", good, [of_packed, real, size, *tail, *of_floats]
     image, kernel = np.ones((1, 4, 3, 4), np.int8), np.ones((4, 2, 2, 2), np.uint8)
     out = np.ones((1, 4, 2, 3), np.uint8)
     four = [*NO_ARRAYS, image[0], image.astype(np.int16), np.ones((1, 3, 3, 4), np.int8)]

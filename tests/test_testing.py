@@ -1,6 +1,7 @@
 """The twins: each has the parameters of its original, and a test uses it."""
 
 import ast
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -29,7 +30,8 @@ ALONE = {
 
 def originals():
     """Public functions, and the functions of ops by name."""
-    modules = [getattr(ops, path.stem) for path in Path(ops.__file__).parent.glob("[!_]*.py")]
+    stems = (path.stem for path in Path(ops.__file__).parent.glob("[!_]*.py"))
+    modules = [importlib.import_module(f"qnumpy.ops.{stem}") for stem in stems]
     inner = {name: value for module in modules for name, value in vars(module).items() if name[0] != "_"}
     return inner | {name: value for name, value in vars(qn).items() if inspect.isfunction(value)}
 

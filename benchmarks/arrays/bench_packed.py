@@ -1,4 +1,4 @@
-"""Products with packed weights, float32 in and out: dynamic int8 layers, int4 in groups of 32, weights of other
+"""Products with packed weights, float32 in and out: whole dynamic int8 layers, int4 in groups of 32, weights of other
 widths by column and in groups, and weights of floats.
 
 Peers: PyTorch's dynamically quantized Linear (fbgemm or oneDNN, weights of 7 bits), ONNX Runtime's
@@ -168,8 +168,8 @@ def cases(threads: int) -> Iterator[Case]:
         yield channels(*shape, threads)
     for shape in WIDE:
         yield groups(*shape, threads)
-    for shape in FLOATS:
-        yield floats(*shape, threads)
     for dtype, granularity in SMALL:
         for m in (1, 4, 128, 512):
             yield widths(dtype, granularity, m, 2048, 2048, threads)
+    for shape in FLOATS:
+        yield floats(*shape, threads)

@@ -256,7 +256,7 @@ class QuantizedArray(CodedArray):
         """Make an array of rows of packed bytes that a file holds; check them, without a copy."""
         owner, code = "QuantizedArray", qparams.code
         _args.qparams(owner, qparams, shape)
-        step = max(_BAND // max(rows.shape[-1], 1), 1)  # rows of a band, which is unpacked to be checked
+        step = max(_BAND // max(columns_of(shape), 1), 1)  # rows of a band, which is unpacked to be checked
         flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
         for first in range(0, len(flat), step):
             band = flat[first : first + step]
@@ -361,7 +361,7 @@ class QuantizedArray(CodedArray):
         return _unpickle_held, (held, self._shape, self.qparams)
 
 
-_BAND = 1 << 18  # bytes
+_BAND = 1 << 17  # codes
 
 
 def _check_range(owner: str, codes: Array, params: QParams) -> None:

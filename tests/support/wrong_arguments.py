@@ -82,6 +82,7 @@ CALLS = {
     },
     "qmatmul": {"a": qn.quantize(X), "b": WEIGHT, "bias": None, "out_qparams": None},
     "MXArray": {"codes": MX.codes, "scales": MX.scales, "format": "mxfp8_e4m3", "tensor_scale": None},
+    "concatenate": {"arrays": [qn.quantize(X), qn.quantize(X)], "axis": 0},
     "tap": {"name": "x", "x": X},
     "weights.correct_bias": {"x": X, "w": X.T, "q": WEIGHT, "bias": None, "axis": 0},
     "weights.reduce_range": {"qparams": PARAMS},

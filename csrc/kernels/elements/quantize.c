@@ -42,7 +42,7 @@ static void quantize_floats(const qn_walk *w, const float *x, void *q, int64_t n
 static void quantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
     qn_tile_buffer t;
     float wide[QN_TILE];
-    uint8_t codes_8[QN_TILE];
+    _Alignas(64) uint8_t codes_8[QN_TILE];
     bool packs = w->packed.width.bits;
     void *q = packs ? codes_8 : out_at(w, start);
     if (w->source->type == QN_F64 && qn_is_float(w->out_type)) {
@@ -61,7 +61,7 @@ static void quantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn_a
 }
 
 static void pack_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    uint8_t codes[QN_CODE_TILE];
+    _Alignas(64) uint8_t codes[QN_ROWS_TILE]; /* full stores that cross no cache line */
     quantize_floats(w, (const float *)w->source->data + start, codes, n, p);
     qn_pack_span(&w->packed, codes, start, p->run ? n : n * p->rows);
 }
@@ -96,7 +96,7 @@ static void dequantize_tile(const qn_walk *w, int64_t start, int64_t n, const qn
 }
 
 static void unpack_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    uint8_t codes[QN_CODE_TILE];
+    _Alignas(64) uint8_t codes[QN_ROWS_TILE]; /* full stores that cross no cache line */
     qn_unpack_span(w->source, start, p->run ? n : n * p->rows, codes);
     dequantize_codes(w->source->type, codes, (float *)w->out + start, n, p);
 }

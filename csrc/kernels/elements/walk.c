@@ -82,7 +82,7 @@ static void walk_strips(const qn_walk *w, int64_t r0, int64_t r1, int64_t offset
         }
         if (w->by_codes && alike && count == w->row) { /* whole rows, as many as a tile holds */
             for (int64_t r = r0; r < r1; r += p.rows) {
-                p.rows = r1 - r < QN_CODE_TILE / count ? r1 - r : QN_CODE_TILE / count;
+                p.rows = r1 - r < QN_ROWS_TILE / count ? r1 - r : QN_ROWS_TILE / count;
                 w->span(w, r * count, count, &p);
             }
             continue;

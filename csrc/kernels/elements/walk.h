@@ -10,7 +10,8 @@
 
 enum {
     QN_WIDE = 4096,             /* columns of a strip, whose parameters or ranges fit the L1 cache */
-    QN_CODE_TILE = 2 * QN_WIDE, /* codes of a byte between a kernel and their packed form */
+    QN_CODE_TILE = 2 * QN_WIDE, /* codes of a byte between a kernel and their packed form; they stay in the L1 cache */
+    QN_ROWS_TILE = 8 * QN_WIDE, /* the same of rows that share their parameters, in the L2 cache */
 };
 
 typedef struct qn_walk qn_walk;

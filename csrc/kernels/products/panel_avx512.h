@@ -13,6 +13,11 @@ V_INLINE vp_codes vp_field(const uint8_t *p, const int bits, const int f) {
 V_INLINE vp_codes vp_plus(vp_codes a, vp_codes b) { return _mm512_add_epi8(a, b); }
 #ifdef VP_VNNI
 enum { VP_WHOLE = true };
+#define VP_IN_PLACE
+V_INLINE vp_codes vp_masked(vp_codes v, const int mask) { return _mm512_and_si512(v, _mm512_set1_epi8((char)mask)); }
+V_INLINE vp_i32 vp_plus_down(vp_i32 sum, vp_i32 n, const int bits) {
+    return _mm512_add_epi32(sum, _mm512_srai_epi32(n, (unsigned)bits));
+}
 V_INLINE vp_sums vp_begin(vp_i32 sum) { return sum; }
 V_INLINE vp_sums vp_dot(vp_sums s, vp_codes u, const int8_t *a) {
     int32_t quartet;

@@ -53,19 +53,54 @@ V_INLINE void vp_products(const int bits, const int64_t size, const uint8_t *fro
 
 /* ---- weights with a scale for each column: the exact sums of all k ---- */
 
+#ifdef VP_IN_PLACE
+/* vp_products of 2-bit codes without shifts: field f where it lies in its byte is u << 2 f, and so is its sum. That
+ * makes the fields four independent chains of additions. Over 2^16 neighbours the highest sum stays in int32:
+ * 2^12 * 4 * 192 * 128 < 2^31. */
+V_INLINE void vp_products_in_place(const int64_t size, const uint8_t *from, const int8_t *a, int64_t stride,
+                                   const int rows, vp_i32 *sum) {
+    enum { FIELDS = 4 };
+    const int fields = FIELDS;
+    vp_i32 s[FIELDS * QN_SLIVER], none = {0};
+    VP_FIELDS(f) VP_EACH(r) s[f * rows + r] = none;
+    for (int64_t k = 0; k < size; k += 4 * fields, from += QN_QUARTET) {
+        vp_codes v;
+        memcpy(&v, from, sizeof v);
+        VP_FIELDS(f) {
+            const vp_codes u = vp_masked(v, 3 << (2 * f));
+            VP_EACH(r) s[f * rows + r] = vp_dot(s[f * rows + r], u, a + r * stride + k + 4 * f);
+        }
+    }
+    VP_FIELDS(f) VP_EACH(r) sum[r] = vp_plus_down(sum[r], s[f * rows + r], 2 * f);
+}
+#endif
+
+/* Adds the products of all k to sum[panels][rows]. */
+V_INLINE void vp_sum_columns(const int bits, int64_t k, const uint8_t *right, int64_t right_step, const int8_t *a,
+                             const int rows, const int panels, vp_i32 *sum) {
+    const int64_t depth = vp_depth(bits);
+    vp_i32 unused = {0};
+    int64_t at = 0;
+#ifdef VP_IN_PLACE
+    for (const int64_t part = 1 << 16; bits == 2 && at < k; at += part)
+        for (int i = 0; i < panels; i++)
+            vp_products_in_place(k - at < part ? k - at : part, right + i * right_step + at * 2 * bits, a + at, k, rows,
+                                 sum + i * rows);
+#endif
+    for (; k - at >= depth; at += depth) VP_PANELS(i) {
+            const uint8_t *from = right + i * right_step + at * 2 * bits;
+            vp_products(bits, depth, from, a + at, k, rows, false, sum + i * rows, &unused);
+        }
+    for (int i = 0; at < k && i < panels; i++)
+        vp_products(bits, k - at, right + i * right_step + at * 2 * bits, a + at, k, rows, false, sum + i * rows,
+                    &unused);
+}
+
 V_INLINE void vp_few_rows(const qn_tile *t, const int bits, int p, const int rows, const int panels) {
-    const int64_t k = t->quartets * 4, depth = vp_depth(bits);
-    const uint8_t *right = t->right + p * t->right_step;
-    vp_i32 sum[VP_SIDE * QN_SLIVER], unused = {0};
+    vp_i32 sum[VP_SIDE * QN_SLIVER];
     const vp_i32 none = {0};
     VP_PANELS(i) VP_EACH(r) sum[i * rows + r] = none;
-    int64_t at = 0;
-    for (; k - at >= depth; at += depth) VP_PANELS(i)
-    vp_products(bits, depth, right + i * t->right_step + at * 2 * bits, (const int8_t *)t->left + at, k, rows, false,
-                sum + i * rows, &unused);
-    if (at < k) VP_PANELS(i)
-    vp_products(bits, k - at, right + i * t->right_step + at * 2 * bits, (const int8_t *)t->left + at, k, rows, false,
-                sum + i * rows, &unused);
+    vp_sum_columns(bits, t->quartets * 4, t->right + p * t->right_step, t->right_step, t->left, rows, panels, sum);
     VP_PANELS(i) VP_EACH(r) {
         int32_t lane[QN_PANEL], *c = t->c + r * t->c_step + (p + i) * QN_PANEL;
         const int32_t *start = t->column_start + (p + i) * QN_PANEL;
