@@ -41,7 +41,7 @@ def embeddings() -> tuple[str, Array, Array]:
 
 def exact(q: Array, x: Array) -> tuple[Array, Array]:
     scores = q @ x.T
-    ids = np.argpartition(-scores, K - 1, axis=1)[:, :K]
+    ids = np.argpartition(scores, -K, axis=1)[:, -K:]
     best = np.take_along_axis(scores, ids, 1)
     order = np.argsort(-best, axis=1)
     return np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)

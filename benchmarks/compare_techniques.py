@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 
 import qnumpy as qn
-from qnumpy.calibration.estimate import METHODS
 from qnumpy.cli import demo
 from qnumpy.observers import Observer
+from qnumpy.ops.histogram import CHOICES
 
 from . import page
 from .harness import Array
 
 BATCH = 30  # images
 SHOWN = 5
+METHODS = tuple(CHOICES)
 TECHNIQUES = ["minmax", "moving average", *METHODS[1:]]
 KINDS = ("embeddings", "attention", "feedforward", "pooler")  # of MiniLM's matrices, by their names
 

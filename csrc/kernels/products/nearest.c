@@ -11,6 +11,7 @@
 enum {
     STRIP = 1024,       /* rows that one query scores at a time: their scores stay in the L1 cache */
     L1_BYTES = 1 << 14, /* of packed rows that all queries read in turn */
+    PARTS = 4,          /* of the rows for each thread: a thread that starts late takes fewer */
     PART_ROWS = 64,     /* rows of a part for each place of its heap, at least: filling heaps then costs little */
 };
 
@@ -174,7 +175,7 @@ static bool offer_parts(offer *o, int64_t parts) {
 
 void qn_best_of_bits(qn_best *best, const uint8_t *rows, int64_t n, const uint8_t *queries, int64_t bytes) {
     offer o = {.best = best, .n = n, .rows = rows, .queries = queries, .bytes = bytes};
-    int64_t threads = qn_num_threads(), parts = best->k ? least(threads, n / best->k / PART_ROWS) : 0;
+    int64_t threads = qn_num_threads(), parts = best->k ? least(PARTS * threads, n / best->k / PART_ROWS) : 0;
     bool share = best->queries && best->queries < threads && parts > 1 && n * bytes >= QN_PARALLEL_BYTES_AWAKE;
     if (best->k && !(share && offer_parts(&o, parts)))
         qn_parallel_for(best->queries, 1, n * bytes * best->queries, offer_bits, &o);
