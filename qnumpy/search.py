@@ -98,7 +98,7 @@ class EmbeddingIndex:
     >>> ids[:, 0], scores.shape
     (array([ 7, 42]), (2, 3))
     >>> index
-    EmbeddingIndex(1000 x 64, int8, cosine, 72,000 bytes)
+    EmbeddingIndex(1000 x 64, int8, cosine, 76,000 bytes)
     """
 
     def __init__(self, x: RealLike, dtype: Literal["int8", "binary"] = "int8", *, metric: Metric = "ip") -> None:
