@@ -15,7 +15,9 @@ from strategies import CODES, GRIDS, LAYOUTS, SOURCES, assert_same_bits, case
 
 import qnumpy as qn
 from qnumpy import testing as twin
-from qnumpy.dtypes import code_type
+from qnumpy._check import alternatives
+from qnumpy.arrays.mx import MX_FORMATS
+from qnumpy.dtypes import CODE_TYPES, code_type
 from qnumpy.files.spec import TensorSpec
 
 SHAPE = (4, 6, 8)
@@ -518,3 +520,13 @@ def test_a_wrong_kind_beside_qparams():
 def test_arguments_that_agree_with_qparams(params, options):
     x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
     assert qn.quantize(x, params, **options) == qn.quantize(x, params)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mend"), [("mxfp8", ""), ("float16", " qnumpy.cast converts to float16."), ("int3", "")]
+)
+def test_a_dtype_that_is_no_code_type_lists_all_of_them(dtype, mend):
+    types = alternatives([*CODE_TYPES, *MX_FORMATS])
+    with pytest.raises(TypeError) as error:
+        qn.quantize(np.ones(2), dtype=dtype)
+    assert str(error.value) == f"quantize: dtype must be {types}; got {dtype!r}.{mend}"
