@@ -5,7 +5,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 
 from . import _args, _check
-from ._typing import Array, Float32Array, Float64Array, Int8Array, Int64Array, RealLike, UInt8Array
+from ._typing import Array, DType, Float32Array, Float64Array, Int8Array, Int64Array, RealLike, UInt8Array
 from .arrays.quantized import QuantizedArray, quantize
 from .granularity import PerChannel, PerRow, PerTensor
 from .ops.matmul import integer_product
@@ -98,11 +98,13 @@ class EmbeddingIndex:
     >>> ids[:, 0], scores.shape
     (array([ 7, 42]), (2, 3))
     >>> index
-    EmbeddingIndex(1000 x 64, int8, cosine, 72,000 bytes)
+    EmbeddingIndex(1000 x 64, int8, cosine, 76,000 bytes)
     """
 
-    def __init__(self, x: RealLike, dtype: Literal["int8", "binary"] = "int8", *, metric: Metric = "ip") -> None:
+    def __init__(self, x: RealLike, dtype: DType = "int8", *, metric: Metric = "ip") -> None:
         source = _matrix(_NAME, "x", x, None)
+        if isinstance(dtype, type | np.dtype) and np.dtype(dtype) == np.int8:
+            dtype = "int8"
         _args.choice(_NAME, "dtype", dtype, _DTYPES)
         _args.choice(_NAME, "metric", metric, _METRICS)
         if dtype == "int8":

@@ -6,8 +6,8 @@
 
 /* Scores and ids of shape (queries, k), and how many rows were offered before. */
 static int best_of(qn_args a, int64_t queries, int64_t k, int64_t seen, qn_best *best) {
-    int64_t places;
-    if (qn_arg_product(queries, k, &places) || qn_arg_product(seen, 1, &seen)) return -1; /* refuses negative ones */
+    int64_t places, twice;
+    if (qn_arg_product(queries, k, &places) || qn_arg_product(seen, 2, &twice)) return -1; /* ids fit int64 */
     *best = (qn_best){.queries = queries, .k = k, .seen = seen};
     best->scores = qn_arg_output(a[0], places, sizeof(double));
     best->ids = best->scores ? qn_arg_output(a[1], places, sizeof(int64_t)) : NULL;

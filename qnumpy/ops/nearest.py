@@ -53,9 +53,9 @@ class Best:
 
 def dot_candidates(x: Float32Array, rows: Float32Array, ids: Int64Array) -> Float64Array:
     """Return the inner products of x (M, D) and its rows[ids] (M, C, D), summed in float64 in a fixed order."""
-    n, d = rows.shape
+    (queries, candidates), (n, d) = ids.shape, rows.shape
     products = np.empty(ids.shape)
-    _core.dot_candidates(x, rows, np.ascontiguousarray(ids), *ids.shape, n, d, products)
+    _core.dot_candidates(x, rows, np.ascontiguousarray(ids), queries, candidates, n, d, products)
     return products
 
 
