@@ -215,9 +215,9 @@ class PerChannel(Granularity):
             if isinstance(own, np.ndarray):  # arrays beside it may be longer
                 picked = [np.broadcast_to(param, index.shape[index.places[axis][0]]) for param in picked]
             return _channels(self.axis, index, axis), picked
-        keys = index.of_params({axis})
-        wide = [_along(param, axis, len(index.source))[keys] for param in params]
-        return _varying(index, set(index.places[axis]), wide)
+        keys, places = index.of_params({axis}), set(index.places[axis])
+        wide = _spread(index, places, [_along(param, axis, len(index.source))[keys] for param in params])
+        return _varying(index, places, wide)
 
     def reshaped(self, old: tuple[int, ...], new: tuple[int, ...]) -> Granularity | None:
         outer, channels, inner, _ = self.grid(old)
@@ -386,8 +386,8 @@ class PerRow(Granularity):
 
     def sliced(self, owner: str, index: Index, *params: Array) -> tuple[Granularity, list[Array]]:
         last, ndim = len(index.source) - 1, len(index.shape)
-        wide = [param[..., None][index.of_params(range(last))] for param in params]
         others = {place for axis in range(last) for place in index.places[axis]}
+        wide = _spread(index, others, [param[..., None][index.of_params(range(last))] for param in params])
         if index.places[last] == (ndim - 1,) and ndim - 1 not in others:
             return self, [param[..., 0] for param in wide]
         return _varying(index, others, wide)
@@ -424,6 +424,12 @@ def _channels(like: int, index: Index, axis: int) -> Granularity:
     """Return the granularity of an axis that has become one axis of the result, or none."""
     places = index.places[axis]
     return PerChannel(_signed(places[0], like, len(index.shape))) if places else PerTensor()
+
+
+def _spread(index: Index, places: set[int], params: list[Array]) -> list[Array]:
+    """Return parameters with the lengths of the result along `places`: an index array may be shorter than another."""
+    shape = tuple(length if d in places else 1 for d, length in enumerate(index.shape))
+    return [np.broadcast_to(param, shape) for param in params]
 
 
 def _varying(index: Index, places: set[int], params: list[Array]) -> tuple[Granularity, list[Array]]:

@@ -31,7 +31,7 @@ def crooked(array):
 
 def wrong_vectors(dtype, length):
     good = np.ones(length, dtype)
-    other = np.float64 if dtype == np.float32 else np.int64
+    other = np.float64 if dtype in (np.float32, np.int64) else np.int64
     shaped = [good[:-1], np.ones(length + 1, dtype), np.ones(2 * length, dtype)[::2], np.ones(0, dtype)]
     return [
         *NO_ARRAYS,
@@ -188,6 +188,19 @@ def guarded_products():
     shape = [[*NO_INTEGERS, *HUGE, -1, 3]] * 3
     yield "saturate", [byte[:8], signed, sums, sums.copy(), pairs, 2, 4, 5], [*bytes_of[:2], *long_sums, *shape]
     yield "unsafe_pairs", [signed, pairs, 4, 5], [bytes_of[1], long_sums[2], *shape[:2]]
+    best = [wrong_outputs(np.float64, 6), wrong_outputs(np.int64, 6)]
+    scores, ids, exact, rows = np.zeros((2, 3)), np.zeros((2, 3), np.int64), np.ones(4), np.ones(8, np.uint8)
+    parts = [wrong_vectors(dtype, n) for dtype, n in ((np.int32, 8), (np.float64, 2), (np.float64, 4), (np.float64, 4))]
+    parts[3] = [value for value in parts[3] if value is not None]  # the offset is optional
+    seen, count = [*NO_INTEGERS, 2**63, -1], [*NO_INTEGERS, *HUGE, -1, 7]
+    arrays = [np.ones((2, 4), np.int32), exact[:2], exact, exact.copy()]
+    yield "best_of_sums", [scores, ids, 2, 3, 0, 4, *arrays], [*best, *[count] * 2, seen, count, *parts]
+    bits = [wrong_vectors(np.uint8, length)[:-2] for length in (8, 4)]
+    yield "best_of_bits", [scores, ids, 2, 3, 0, 4, 2, rows, rows[:4]], [*best, *[count] * 2, seen, *[count] * 2, *bits]
+    yield "best_sort", [scores, ids, 2, 3, 0], [*best, *[count] * 2, seen]
+    reals = [wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 20), wrong_vectors(np.int64, 6)]
+    places = [x, np.ones((5, 4), np.float32), ids, 2, 3, 5, 4, scores]
+    yield "dot_candidates", places, [*reals, *[count] * 4, best[0]]
     block = [*NO_INTEGERS, *HUGE, -16, 0, 8, 33, 256]
     longest, bits = [*NO_INTEGERS, -1, 2**63 - 1], [*NO_INTEGERS, *HUGE, 1, 3, 5, 6, 7, 16]
     yield "grouped_room", [4, 5, 16, 4, 0, 0], [longest, longest, block, bits, flag, flag]

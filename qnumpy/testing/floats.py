@@ -107,11 +107,13 @@ def quantize_blocks(
 ) -> tuple[Array, Array]:
     """Quantize as qnumpy.quantize does to a format of blocks, NVFP4 with `tensor_scale`; return codes and scales.
 
+    Codes narrower than a byte are packed; `unpacked` returns them one to a byte.
+
     Examples
     --------
     >>> types = (FLOAT_TYPES[name] for name in ("float32", "float4_e2m1fn", "float8_e8m0fnu"))
-    >>> codes, scales = quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), *types, 32)
-    >>> codes.tolist(), scales.tolist()
+    >>> rows, scales = quantize_blocks(np.array([0.5, 3.0, -8.0], np.float32), *types, 32)
+    >>> unpacked(rows, FLOAT_TYPES["float4_e2m1fn"], 3).tolist(), scales.tolist()
     ([0.0, 1.5, -4.0], [2.0])
     """
     source, (*rows, columns) = x.astype(np.float64), x.shape
@@ -131,7 +133,20 @@ def quantize_blocks(
         scales = np.maximum(float_codes(exact, scale_type).view(np.uint8), 1).view(scale_type.dtype)
         block_scale = scales.astype(np.float32) * tensor_scale
         quotient = source.astype(np.float32) / np.repeat(block_scale, group_size, -1)[..., :columns]
-    return float_codes(quotient, element), scales
+    codes = float_codes(quotient, element)
+    if element.bits == 8:
+        return codes, scales
+    bits = np.unpackbits(codes.view(np.uint8)[..., None], axis=-1, bitorder="little")[..., : element.bits]
+    return np.packbits(bits.reshape(*rows, columns * element.bits), axis=-1, bitorder="little"), scales
+
+
+def unpacked(held: Array, element: FloatType, columns: int) -> Array:
+    """Return the codes of rows that quantize_blocks has packed; others as they are."""
+    if element.bits == 8:
+        return held
+    bits = np.unpackbits(held, axis=-1, count=columns * element.bits, bitorder="little")
+    codes = np.packbits(bits.reshape(*held.shape[:-1], columns, element.bits), axis=-1, bitorder="little")
+    return codes[..., 0].view(element.dtype)
 
 
 def float_codes(x: Array, real: FloatType) -> Array:

@@ -95,7 +95,7 @@ def qmatmul(a: Coded, b: Coded, *, bias: ArrayLike | None = None, out_qparams: Q
     --------
     >>> from qnumpy import quantize
     >>> qmatmul(quantize([[1.0, 2.0]]), quantize([[0.5], [0.25]])).round(2)
-    array([[1.]], dtype=float32)
+    array([[1.01]], dtype=float32)
     """
     left, right = integers(a.codes), integers(b.codes)
     (m, k), n = left.shape, right.shape[1]

@@ -13,6 +13,7 @@ import qnumpy as qn
 from qnumpy import testing as twin
 from qnumpy.arrays.mx import MX_FORMATS
 from qnumpy.dtypes import float_type
+from qnumpy.testing.floats import unpacked
 
 TORCHAO = Path(__file__).parents[1] / "fixtures" / "mx_torchao.npz"
 POWERS = [name for name, mx in MX_FORMATS.items() if not mx.has_tensor_scale]
@@ -30,7 +31,9 @@ def hard(shape, source, seed=0, spread=8):
 
 def twin_of(x, q):
     format = MX_FORMATS[q.format]
-    return twin.quantize_blocks(x, float_type(x.dtype), q.element, format.scale, q.group_size, q.tensor_scale)
+    types = float_type(x.dtype), q.element, format.scale
+    held, scales = twin.quantize_blocks(x, *types, q.group_size, q.tensor_scale)
+    return unpacked(held, q.element, x.shape[-1]), scales
 
 
 def assert_like_twin(x, name, about=""):
@@ -287,8 +290,8 @@ def block_rows():
     )
     yield lambda: qn.quantize(Q, dtype="nvfp4"), TypeError, f"quantize: x must be an array of {REALS}; got dtype int8"
     for options in ({"granularity": qn.PerTensor()}, {"symmetric": False}):
-        got = {"granularity": None, "symmetric": True} | options
-        got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method='minmax'"
+        got = {"granularity": None, "symmetric": None} | options
+        got = f"granularity={got['granularity']}, symmetric={got['symmetric']}, method=None"
         fine = f"quantize: granularity, symmetric and method must be left at their defaults for mxfp4; got {got}"
         yield lambda g=options: qn.quantize(X, dtype="mxfp4", **g), ValueError, fine
     fine = "quantize: x must be of a range that float32 holds; got 1e+300"

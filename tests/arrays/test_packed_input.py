@@ -44,7 +44,7 @@ REALS = "PackedWeight.matmul: x must be an array of float32, float64, float16 or
         (lambda: np.dot(X, P), AN_ARRAY),
         (lambda: np.ones((3, 8), np.int8) @ P, "PackedWeight.matmul: x must be an array of floats or a QuantizedArray; "
                                                "got dtype int8. Use matmul_integer for plain codes."),
-        (lambda: P.matmul(None), REALS + "dtype object."),
+        (lambda: P.matmul(None), REALS + "None."),
         (lambda: np.ma.masked_less(X, 0) @ P, "PackedWeight.matmul: x must be an array without a mask; got a "
                                               "MaskedArray. Use x.filled(...) first."),
         (lambda: X.astype(complex) @ P, REALS + "dtype complex128."),

@@ -145,18 +145,7 @@ def cut_groups(granularity, key, shape):
     return step != 1 or start % size != 0 or not (stop % size == 0 or stop == shape[axis])
 
 
-def cut_row(granularity, key, shape):
-    """Whether the key takes one element of each row."""
-    return granularity == qn.PerRow() and not isinstance(every_axis(key, shape)[-1], slice)
-
-
 def assert_sliced(q, key):
-    if cut_row(q.qparams.granularity, key, q.shape):
-        with pytest.raises(
-            ValueError, match=r"^QuantizedArray: index must be a slice of the last axis of rows; got -?\d\.$"
-        ):
-            q[key]
-        return
     if cut_groups(q.qparams.granularity, key, q.shape):
         with pytest.raises(
             ValueError, match=r"^QuantizedArray: index must be whole groups of \d+ on axis \d; got .*\.$"
@@ -229,7 +218,7 @@ def test_any_slice_of_a_slice(granularity, code, data):
     for _ in range(2):
         key = a_key(data, q.shape)
         assert_sliced(q, key)
-        if cut_groups(q.qparams.granularity, key, q.shape) or cut_row(q.qparams.granularity, key, q.shape):
+        if cut_groups(q.qparams.granularity, key, q.shape):
             return
         q = q[key]
 

@@ -364,7 +364,7 @@ def test_codes_with_a_mask(call, kind):
     (qn.quantize(np.ones((2, 32)), dtype="mxfp4"), "a plain array; got an MXArray. Use q.dequantize() first."),
     (masked(np.ones(3)), "an array without a mask; got a MaskedArray. Use x.filled(...) first."),
     (np.array([1.0, None]), "an array of float32, float64, float16 or bfloat16; got dtype object."),
-    (None, "an array of float32, float64, float16 or bfloat16; got dtype object."),
+    (None, "an array of float32, float64, float16 or bfloat16; got None."),
     (np.arange(3), "an array of float32, float64, float16 or bfloat16; got dtype int64."),
 ], ids=["quantized", "mx", "masked", "objects", "none", "integers"])  # fmt: skip
 def test_items_that_are_no_plain_reals(item, problem):

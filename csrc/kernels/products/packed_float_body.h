@@ -271,20 +271,22 @@ V_INLINE void f_tile(const qn_float_tile *t, int64_t row, int64_t panel, const i
     F_EACH(r, rows) F_EACH(v, panels * F_VECTORS) vf_store(y + r * t->y_step + v * V_LANES, acc[r][v]);
 }
 
+/* Rows that a sliver may have: X(C, rows). */
+#define F_ROW_COUNTS(X, C)                                                                                             \
+    X(C, 1) X(C, 2) X(C, 3) X(C, 4) X(C, 5) X(C, 6) X(C, 7) X(C, 8) X(C, 9) X(C, 10) X(C, 11) X(C, 12)
+
 V_INLINE void f_tiles(const qn_float_tile *t, int64_t panel, const int panels) {
     const f_split split = f_split_of(t->rows);
     for (int64_t i = 0, row = 0; i < split.number; i++) {
         const int64_t n = split.least + (i < split.longer);
         switch (n) {
-#define TILE_CASE(rows)                                                                                                \
+#define TILE_CASE(_, rows)                                                                                             \
     case rows:                                                                                                         \
         if (rows <= F_ROWS) f_tile(t, row, panel, rows <= F_ROWS ? rows : 1, panels);                                  \
         break;
-            TILE_CASE(1)
-            TILE_CASE(2) TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6) TILE_CASE(7) TILE_CASE(8) TILE_CASE(9)
-                TILE_CASE(10) TILE_CASE(11) TILE_CASE(12)
+            F_ROW_COUNTS(TILE_CASE, _)
 #undef TILE_CASE
-                    default : break;
+        default: break;
         }
         row += n;
     }
