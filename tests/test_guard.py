@@ -132,7 +132,6 @@ def guarded():
     yield "histogram", [real, T["float32"], *GRID, 4], [
         wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID, [*NO_INTEGERS, *HUGE, 3, 8],
     ]  # fmt: skip
-    yield from guarded_nearest()
     yield from guarded_searches()
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
@@ -316,28 +315,6 @@ def guarded_searches():
     yield "entropy_bin", [counts, 8, np.arange(8.0), 16, out], [
         wrong_vectors(np.float64, 200), [*NO_INTEGERS, 0, 17], numbers, [*NO_INTEGERS, 7, 201],
         wrong_outputs(np.float64, 201),
-    ]  # fmt: skip
-
-
-def guarded_nearest():
-    sizes, seen = [*NO_INTEGERS, *HUGE, -1, 4], [*NO_INTEGERS, *HUGE, -1]
-    best, heaps = (
-        [np.zeros((2, 3)), np.zeros((2, 3), np.int64)],
-        [wrong_outputs(np.float64, 6), wrong_outputs(np.int64, 6)],
-    )
-    sums, two, five = np.ones(10, np.int32), wrong_vectors(np.float64, 2), wrong_vectors(np.float64, 5)
-    yield "best_of_sums", [*best, 2, 3, 0, 5, sums, np.ones(2), np.ones(5), np.ones(5)], [
-        *heaps, sizes, sizes, seen, sizes, wrong_vectors(np.int32, 10), two, five, five[1:],
-    ]  # fmt: skip
-    yield "best_of_bits", [*best, 2, 3, 0, 5, 7, np.ones(35, np.uint8), np.ones(14, np.uint8)], [
-        *heaps, sizes, sizes, seen, sizes, sizes, *([*wrong_vectors(np.uint8, n)[:-2]] for n in (35, 14)),
-    ]  # fmt: skip
-    yield "best_sort", [*best, 2, 3, 0], [*heaps, sizes, sizes, seen]
-    x, ids = np.ones(8, np.float32), np.zeros(6, np.int64)
-    yield "dot_candidates", [x, np.ones(20, np.float32), ids, 2, 3, 5, 4, np.empty((2, 3))], [
-        wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 20),
-        [*NO_ARRAYS, ids[:5], ids.astype(np.int32), ids - 1, ids + 5, crooked(ids)],
-        sizes, sizes, sizes, [*NO_INTEGERS, *HUGE, -1, 3], wrong_outputs(np.float64, 6),
     ]  # fmt: skip
 
 
