@@ -497,7 +497,8 @@ def test_never_worse_than_torch(name):
             scale, zero = (float(v) for v in theirs.calculate_qparams())
             params = qn.QParams(scale, int(zero), dtype, qmin=code.qmin + symmetric)
             ours = qn.choose_qparams(x, dtype=dtype, symmetric=symmetric, method="mse")
-            assert error_of(x, ours) <= error_of(x, params) * NOISE, (dtype, symmetric)
+            # The range of the data stays where the estimated gain is at most 2 / sqrt(n) (docs/searches.md).
+            assert error_of(x, ours) <= error_of(x, params) * NOISE * (1 + 2 / ENOUGH**0.5), (dtype, symmetric)
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
