@@ -5,7 +5,6 @@
  * segment, true = parameter arrays that advance with the elements.
  */
 
-
 typedef struct {
     const float *scale;
     const int32_t *zero_point;
