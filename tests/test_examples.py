@@ -13,7 +13,15 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
 
 
 def outputs(notebook):
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    """All outputs; what a cell prints is one, though the kernel sends it in parts where the machine is busy."""
+    joined = []
+    for cell in notebook.cells:
+        for i, output in enumerate(cell.get("outputs", [])):
+            if i and output.get("name") and output.get("name") == joined[-1].get("name"):
+                joined[-1] = nbformat.from_dict({**joined[-1], "text": joined[-1]["text"] + output["text"]})
+            else:
+                joined.append(output)
+    return joined
 
 
 def shown(output):
