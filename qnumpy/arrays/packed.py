@@ -445,6 +445,8 @@ def _bias(owner: str, bias: Any, shape: tuple[int, int], axis: int | None) -> Fl
 def _bounds(owner: str, clip: Any) -> tuple[float, float]:
     try:
         low, high = clip
+        if np.ndim(low) or np.ndim(high):
+            raise TypeError  # NumPy 2.0 makes a float of an array of one element
         bounds = -math.inf if low is None else float(low), math.inf if high is None else float(high)
     except (TypeError, ValueError):
         raise TypeError(_check.must(owner, "clip", "two bounds, each a number or None", _check.typed(clip))) from None
