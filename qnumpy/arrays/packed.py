@@ -41,10 +41,10 @@ class PackedWeight:
     Parameters
     ----------
     w : QuantizedArray, shape (K, N), or MXArray, shape (N, K)
-        int8, uint8, int4, uint4, int2 or uint2: per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or
-        128 along K. Float8 and float4: per tensor, per channel on the axis of N, or in groups of any size along K. An
-        MXArray with ``axis=1``, since its blocks lie along the last axis. A code is stored in as many bits as its type
-        has.
+        Integers of 2 to 8 bits: per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K.
+        Float8 and float4: per tensor, per channel on the axis of N, or in groups of any size along K. An MXArray with
+        ``axis=1``, since its blocks lie along the last axis. A code is stored in as many bits as its type has, but one
+        of 3 bits in 4, and one of 5, 6 or 7 bits in 8.
     bias : array_like of floats, shape (N,), optional
         Added in float32, or in units of the sums before they become codes.
     axis : int, default 0
@@ -373,7 +373,7 @@ def qmatmul(
     ----------
     a : QuantizedArray of int8 or uint8, shape (..., K)
         Per tensor, per row (per channel on axis 0 of a matrix is the same), or in the groups of b if it has some.
-    b : QuantizedArray of int8, uint8, int4, uint4, int2 or uint2, shape (K, N)
+    b : QuantizedArray of integers of 2 to 8 bits, shape (K, N)
         Per tensor, per channel on axis 1, or in groups of 16, 32, 64 or 128 along K.
     bias : array_like of floats, shape (N,), optional
     out_qparams : QParams, optional

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _args, _check
 from .._typing import Array, Float32Array, Int32Array
-from ..dtypes import CODE_TYPES, CodeType, float_type
+from ..dtypes import CODE_TYPES, INTEGER_TYPES, CodeType, float_type
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor, normalize_axis
 from ..ops.output import Output
 from ..ops.packed_columns import Activations, PackedColumns
@@ -28,9 +28,10 @@ __all__ = [
     "pack_weight",
 ]
 
-_CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
+_CODES = [name for name, code in INTEGER_TYPES.items() if code.bits <= 8]
 _FLOAT_CODES = tuple(name for name, code in CODE_TYPES.items() if code.real is not None)
 _HALF = np.finfo(np.float16)
+_WIDTHS = (2, 4, 8)  # of stored codes; others take the next wider one, whose products are as exact
 _PER_COLUMN = (PerTensor(), PerChannel(1), PerChannel(-1))
 
 
@@ -119,11 +120,13 @@ def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> W
     params = _of_half_scales(owner, name, params) if half else params
     code, scale, zero = params.code, params.scale, params.zero_point
     plain = _args.plain(codes, code)
+    bits = next(width for width in _WIDTHS if width >= code.bits)
     storage: Storage
     if group_size is None:
-        storage = PackedColumns(plain, code.bits, scale, zero)
+        storage = PackedColumns(plain, bits, scale, zero)
     else:
-        storage = PackedGroups(plain, code.bits, scale, None if params.symmetric else zero, group_size, half)
+        middle = params.symmetric and (code.signed or bits == code.bits)  # of the codes that the kernels store
+        storage = PackedGroups(plain, bits, scale, None if middle else zero, group_size, half)
     return Weight(storage, codes.shape, code, (params.qmin, params.qmax), params.granularity, scale_name)
 
 
@@ -140,10 +143,10 @@ def _oriented(w: QuantizedArray, axis: int) -> tuple[Array, QParams]:
 
 def _group_size(owner: str, name: str, params: QParams, axis: Any) -> int | None:
     """Return the size of the groups along K, None without groups."""
-    granularity, bits = params.granularity, integer_bits(params)
+    granularity = params.granularity
     grouped = isinstance(granularity, PerGroup)
     along_k = granularity.axis is not None and granularity.axis % 2 == 0
-    if bits not in (8, 4, 2):
+    if params.code.name not in _CODES:
         names = _CODES if axis is None else (*_CODES, *_FLOAT_CODES)
         raise TypeError(_check.must(owner, name, f"of {_check.alternatives(names)}", params.code.name))
     if granularity in _PER_COLUMN:

@@ -148,7 +148,7 @@ def _quantize(args: argparse.Namespace, reader: Reader, name: str, step: Step) -
     x = reader.read(name)
     spec, scheme = step.spec, step.scheme
     if scheme is None:
-        return x, Report.kept(name, spec.shape, spec.format or spec.dtype, spec.nbytes, step.reason)
+        return x, Report.kept(name, spec.shape, spec.type_name, spec.nbytes, step.reason)
     assert isinstance(x, np.ndarray)
     value: Value
     try:
@@ -158,7 +158,7 @@ def _quantize(args: argparse.Namespace, reader: Reader, name: str, step: Step) -
             value = quantize(x, dtype=spec.format)
         else:
             params = choose(
-                "quantize", *real("quantize", "x", x), spec.dtype, spec.granularity, scheme.symmetric, scheme.method,
+                "quantize", *real("quantize", "x", x), spec.type_name, spec.granularity, scheme.symmetric, scheme.method,
                 args.percentile,
             )  # fmt: skip
             value = quantize(x, params)

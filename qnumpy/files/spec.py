@@ -66,6 +66,8 @@ class TensorSpec:
         Of an array of a file that qnumpy does not read.
     byte_codes : bool
         Whether each 6-bit code takes a byte, as in format version 1.
+    named : CodeType, optional
+        Of codes whose type has no dtype.
 
     Examples
     --------
@@ -83,6 +85,7 @@ class TensorSpec:
     options: Mapping[str, Any] | None = None
     unreadable: Unreadable | None = None
     byte_codes: bool = False
+    named: CodeType | None = None
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -95,7 +98,14 @@ class TensorSpec:
         if not isinstance(value, QuantizedArray):
             return cls(plain(value.dtype), value.shape)
         p = value.qparams
-        return cls(p.code.dtype, value.shape, p.granularity, p.qmin, p.qmax, not p.symmetric)
+        return cls._of_codes(p.code, value.shape, p.granularity, p.qmin, p.qmax, not p.symmetric)
+
+    @classmethod
+    def _of_codes(
+        cls, code: CodeType, shape: tuple[int, ...], granularity: Granularity, qmin: int, qmax: int, zero_point: bool
+    ) -> Self:
+        named = code if code.is_named else None
+        return cls(code.dtype, shape, granularity, qmin, qmax, zero_point, named=named)
 
     @classmethod
     def blocks(cls, shape: tuple[int, ...], format: str) -> Self:
@@ -112,7 +122,7 @@ class TensorSpec:
         if code is None:
             raise TypeError(must("TensorSpec", "dtype", "a code type such as 'int8' or 'uint4'", repr(dtype)))
         qmin = code.symmetric_qmin if symmetric else code.qmin
-        return cls(code.dtype, tuple(shape), granularity, qmin, code.qmax, not symmetric)
+        return cls._of_codes(code, tuple(shape), granularity, qmin, code.qmax, not symmetric)
 
     @classmethod
     def from_dict(cls, name: str, values: Any, held: Held) -> Self:
@@ -129,7 +139,7 @@ class TensorSpec:
         if mx_format(dtype) is not None:
             return cls.blocks(shape, dtype)
         code = code_type(dtype)
-        if values["granularity"] is None and (code is not None or dtype in ML_DTYPES):
+        if values["granularity"] is None and (code is not None or dtype in ML_DTYPES) and not (code and code.is_named):
             return cls(code.dtype if code is not None else ML_DTYPES[dtype], shape)
         if code is None:
             raise ValueError(f"dtype {dtype!r} is unknown.")
@@ -137,11 +147,11 @@ class TensorSpec:
         qmin, qmax = values["qmin"], values["qmax"]
         if type(qmin) is not int or type(qmax) is not int:
             raise ValueError(f"qmin and qmax {qmin!r}, {qmax!r} are no integers.")
-        return cls(code.dtype, shape, granularity, qmin, qmax, f"{name}.zero_point" in held)
+        return cls._of_codes(code, shape, granularity, qmin, qmax, f"{name}.zero_point" in held)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the schema."""
-        values: dict[str, Any] = {"dtype": self.format or types(self.dtype) or self.dtype.name}
+        values: dict[str, Any] = {"dtype": self.format or types(self.dtype) or self.type_name}
         values["shape"] = list(self.shape)
         if self.options is not None:
             values["packed_weight"] = {key: value for key, value in self.options.items() if key != "bias"}
@@ -149,6 +159,16 @@ class TensorSpec:
         if self.granularity is None or self.format is not None:
             return {**values, "granularity": None}
         return {**values, "granularity": self.granularity.to_dict(), "qmin": self.qmin, "qmax": self.qmax}
+
+    @property
+    def type_name(self) -> str:
+        """The name of the format or of the type, for messages and tables."""
+        return self.format or (self.dtype.name if self.named is None else self.named.name)
+
+    @property
+    def code(self) -> CodeType | None:
+        """The code type of the array, None for one of another type."""
+        return self.named or code_type(self.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -160,7 +180,7 @@ class TensorSpec:
     def stored(self, name: str) -> Held:
         """Return the plain tensors that hold the array in a file."""
         mx = mx_format(self.format)
-        parts: Held = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
+        parts: Held = {name: (_stored_dtype(self.dtype, self.code), _stored_shape(self.code, self.shape))}
         if mx is not None:
             if mx.element.is_packed and not self.byte_codes:
                 parts = {name: (np.dtype(np.uint8), mx.element.packed_shape(self.shape))}
@@ -171,7 +191,7 @@ class TensorSpec:
             shape = self.granularity.params_shape(self.shape)
             parts[f"{name}.scale"] = (np.dtype("<f4"), shape)
             if self.zero_point:
-                parts[f"{name}.zero_point"] = (_stored_dtype(self.dtype), _stored_shape(self.dtype, shape))
+                parts[f"{name}.zero_point"] = (_stored_dtype(self.dtype, self.code), _stored_shape(self.code, shape))
         if self.options is not None and self.options["bias"] is not None:
             parts[f"{name}.bias"] = (np.dtype("<f4"), self.options["bias"])
         return parts
@@ -197,9 +217,9 @@ class TensorSpec:
             yield name, value._held
             yield f"{name}.scale", value.scale
             if self.zero_point:
-                yield f"{name}.zero_point", _pack(value.zero_point.astype(self.dtype))
+                yield f"{name}.zero_point", _pack(value.zero_point.astype(self.dtype), self.code)
         else:
-            yield name, _pack(converted(value, self.dtype))
+            yield name, _pack(converted(value, self.dtype), self.code)
 
     def decode(self, name: str, read: Callable[[str], Array]) -> Value:
         """Return the array whose plain tensors `read` returns by name."""
@@ -208,10 +228,11 @@ class TensorSpec:
             bias = None if self.options["bias"] is None else read(f"{name}.bias")
             return PackedWeight(w, **{**_options_from_json(self.options), "bias": bias})
         stored = read(name)
-        if self.granularity is None and types(self.dtype) is not None and _bits(self.dtype) >= 8:
+        code = self.code
+        if self.granularity is None and types(self.dtype) is not None and not (code and code.is_packed):
             return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
         if self.granularity is None:
-            return _unpack(stored, self.dtype, self.shape)
+            return _unpack(stored, code, self.shape)
         mx = mx_format(self.format)
         if mx is not None:
             scales = read(f"{name}.scale").view(mx.scale.dtype)
@@ -219,11 +240,12 @@ class TensorSpec:
             if mx.element.is_packed and not self.byte_codes:
                 return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
-        code, scale = _code(self.dtype), read(f"{name}.scale")
+        assert code is not None
+        scale = read(f"{name}.scale")
         zero_point: Any = code.symmetric_zero_point
         if self.zero_point:
-            zero_point = _unpack(read(f"{name}.zero_point"), code.dtype, scale.shape).astype(np.int32)
-        params = QParams(scale, zero_point, code.dtype, self.granularity, self.qmin, self.qmax)
+            zero_point = _unpack(read(f"{name}.zero_point"), code, scale.shape).astype(np.int32)
+        params = QParams(scale, zero_point, code.name, self.granularity, self.qmin, self.qmax)
         if code.is_packed:
             return QuantizedArray._of_rows(stored, self.shape, params)
         return QuantizedArray(stored.view(self.dtype), params)
@@ -245,39 +267,24 @@ def refuse_giant(path: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, 
 # Storage of codes
 
 
-def _code(dtype: np.dtype[Any]) -> CodeType:
-    code = code_type(dtype)
-    assert code is not None
-    return code
-
-
-def _bits(dtype: np.dtype[Any]) -> int:
-    code = code_type(dtype)
-    return code.bits if code else max(8 * dtype.itemsize, 8)
-
-
-def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    code = code_type(dtype)
+def _stored_dtype(dtype: np.dtype[Any], code: CodeType | None) -> np.dtype[Any]:
     if code is None:
         return dtype
-    if code.bits < 8:
+    if code.is_packed:
         return np.dtype(np.uint8)
     return code.storage if code.real is None else code.dtype
 
 
-def _stored_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, ...]:
-    code = code_type(dtype)
+def _stored_shape(code: CodeType | None, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if code is None else code.packed_shape(shape)
 
 
-def _pack(array: Array) -> Array:
+def _pack(array: Array, code: CodeType | None) -> Array:
     """Return the form of an array in a file: packed bytes for codes narrower than a byte, else the array."""
-    code = code_type(array.dtype)
     return array if code is None or not code.is_packed else pack_rows(array, code)
 
 
-def _unpack(stored: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    code = code_type(dtype)
+def _unpack(stored: Array, code: CodeType | None, shape: tuple[int, ...]) -> Array:
     return stored.reshape(shape) if code is None or not code.is_packed else unpack_rows(stored, code, shape)
 
 
@@ -361,7 +368,8 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
-    return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
+    newer = spec.options is not None or spec.named is not None or _has_six_bits(spec)
+    return 2 if newer or isinstance(types(spec.dtype), dict) else 1
 
 
 def _has_six_bits(spec: TensorSpec) -> bool:
