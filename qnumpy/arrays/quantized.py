@@ -197,8 +197,8 @@ class QuantizedArray(CodedArray):
 
     Notes
     -----
-    Codes narrower than a byte are held packed along the last axis, in C order; `codes` unpacks them on each access into a
-    read-only array. Other codes are held as they are, and `codes` is that array. `dtype` is that of the codes.
+    Codes narrower than a byte are held packed along the last axis, in C order; `codes` unpacks them on each access into
+    a read-only array. Other codes are held as they are, and `codes` is that array. `dtype` is that of the codes.
 
     An index is one of NumPy's: integers, slices, None and arrays of integers or booleans; the parameters follow. Groups
     must stay whole, and rows keep their last axis.

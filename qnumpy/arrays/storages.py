@@ -15,7 +15,6 @@ from ..ops.packed_float import PackedFloat
 from ..ops.packed_groups import GROUP_SIZES, PackedGroups
 from ..qparams import QParams
 from .mx import MX_FORMATS, MXArray
-from .packed_input import integer_bits
 from .quantized import QuantizedArray
 
 __all__ = [

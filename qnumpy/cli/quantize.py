@@ -158,8 +158,8 @@ def _quantize(args: argparse.Namespace, reader: Reader, name: str, step: Step) -
             value = quantize(x, dtype=spec.format)
         else:
             params = choose(
-                "quantize", *real("quantize", "x", x), spec.type_name, spec.granularity, scheme.symmetric, scheme.method,
-                args.percentile,
+                "quantize", *real("quantize", "x", x), spec.type_name, spec.granularity, scheme.symmetric,
+                scheme.method, args.percentile,
             )  # fmt: skip
             value = quantize(x, params)
     except (ValueError, OverflowError) as error:  # the options were checked before, so the values are at fault
