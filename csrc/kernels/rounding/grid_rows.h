@@ -14,5 +14,6 @@ typedef struct {
 
 /* Each fills [rows][groups] on all threads. */
 void qn_search_grids(const qn_weights *weights, float *scale, int32_t *zero);
+void qn_search_offsets(const qn_weights *weights, float *scale, float *offset);
 
 #endif
