@@ -159,11 +159,12 @@ def _each(parameter: Array, w: Array, group_size: int) -> Array:
 
 
 def _nearest(x: Float32Array, scale: Float32Array, zero: Int32Array, levels: Levels) -> Int16Array:
-    return np.clip(np.rint(x / scale) + zero, levels.qmin, levels.qmax).astype(np.int16)
+    codes: Int16Array = np.clip(np.rint(x / scale) + zero, levels.qmin, levels.qmax).astype(np.int16)
+    return codes
 
 
 def _level(codes: Array, scale: Array, zero: Array) -> Array:
-    return np.float64(scale * np.float32(codes - zero))
+    return (scale * np.asarray(codes - zero, np.float32)).astype(np.float64)
 
 
 def _product(x: Float64Array, h: Float64Array) -> Float64Array:
