@@ -2,6 +2,8 @@
 #ifndef QN_GRID_ROWS_H
 #define QN_GRID_ROWS_H
 
+#include <stdbool.h>
+
 #include "grid_search.h"
 
 typedef struct {
