@@ -97,7 +97,8 @@ def _damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array
 def _nearest(w: Float32Array, scale: Float32Array, zero: Int32Array, group_size: int, levels: Levels) -> Array:
     group = np.arange(w.shape[1]) // group_size
     steps = np.rint(w / scale[:, group])
-    return np.clip(steps + zero[:, group], levels.qmin, levels.qmax).astype(np.int16)
+    codes: Array = np.clip(steps + zero[:, group], levels.qmin, levels.qmax).astype(np.int16)
+    return codes
 
 
 class Rows(NamedTuple):

@@ -116,7 +116,7 @@ def test_set_changes_the_method(run, model, tmp_path):
     (["--percentile=nan", "--method=percentile"], "percentile must be in (0, 100]; got nan."),
     (["--set", "fc=method=best"],
      "--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, no-symmetric, "
-     "method=M or keep; got 'fc=method=best'."),
+     "full-range, method=M or keep; got 'fc=method=best'."),
 ])  # fmt: skip
 def test_methods_that_do_not_fit(run, model, tmp_path, options, message):
     out = tmp_path / "out.npz"

@@ -101,9 +101,9 @@ def with_schema(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, w, t: s.update(format_version=3), "format_version must be 1 or 2; got 3."),
-        (lambda s, w, t: s.update(format_version=True), "format_version must be 1 or 2; got True."),
-        (lambda s, w, t: s.pop("format_version"), "format_version must be 1 or 2; got None."),
+        (lambda s, w, t: s.update(format_version=4), "format_version must be 1 to 3; got 4."),
+        (lambda s, w, t: s.update(format_version=True), "format_version must be 1 to 3; got True."),
+        (lambda s, w, t: s.pop("format_version"), "format_version must be 1 to 3; got None."),
         (lambda s, w, t: s.pop("tensors"), "the qnumpy schema must have an object 'tensors'; got None."),
         (lambda s, w, t: s["tensors"].update(v=w), "tensor 'v' is in the qnumpy schema and not in the file."),
         (lambda s, w, t: t.pop("w.scale"), "tensor 'w.scale' is in the qnumpy schema and not in the file."),
