@@ -194,7 +194,8 @@ class MomentsObserver(SecondMoment, Observer):
 
     @classmethod
     def _no_range(cls, method: str) -> str:
-        return f"{cls.__name__}.{method}: moments have no range, so that no scale follows from them. Use HistogramObserver."
+        name = cls.__name__
+        return f"{name}.{method}: moments have no range, so that no scale follows from them. Use HistogramObserver."
 
     @property
     def _ends(self) -> tuple[Array, Array] | None:

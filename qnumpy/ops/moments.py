@@ -64,11 +64,12 @@ class SecondMoment:
             return
         mean = block.mean(axis=0, dtype=np.float64)
         near = mean.astype(block.dtype)  # what float32 holds of the mean; the scatter moves from it to the mean below
-        block = block - near
-        largest = np.maximum(block.max(axis=0), -block.min(axis=0))
-        if block.dtype == np.float32 and not (((largest >= _LOW) | (largest == 0)) & (largest <= _HIGH)).all():
-            block = block.astype(np.float64)
-        self._add(Sums(len(block), mean, block.T @ block), mean - near)
+        with np.errstate(over="ignore"):
+            apart = block - near
+        largest = np.maximum(apart.max(axis=0), -apart.min(axis=0))
+        if apart.dtype == np.float32 and not (((largest >= _LOW) | (largest == 0)) & (largest <= _HIGH)).all():
+            apart = block.astype(np.float64) - near
+        self._add(Sums(len(block), mean, apart.T @ apart), mean - near)
 
     def _add(self, other: "Sums", beside: Float64Array | None = None) -> None:
         """Add the sums of other rows; `beside`: the distance of their mean from where their scatter was taken.
