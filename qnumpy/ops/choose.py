@@ -170,7 +170,7 @@ class Plan(NamedTuple):
             raise ValueError(_check.must(owner, "moments", requirement, f"method={method!r}"))
         if plan.searched:
             check_width(owner, code, f"for the search of {method!r}")
-        if moments is not None:
+        if moments is not None or method == "gptq":
             check_moments(owner, moments, rows)
         return plan
 

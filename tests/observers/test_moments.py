@@ -177,9 +177,8 @@ def test_there_is_no_range():
     for method in ("qparams", "range"):
         with pytest.raises(TypeError) as caught:
             getattr(observer, method)()
-        assert str(caught.value) == (
-            f"MomentsObserver.{method}: moments have no range, so that no scale follows from them. Use HistogramObserver."
-        )
+        text = "moments have no range, so that no scale follows from them. Use HistogramObserver."
+        assert str(caught.value) == f"MomentsObserver.{method}: {text}"
 
 
 # ---- merging and storage ----
