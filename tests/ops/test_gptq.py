@@ -158,7 +158,7 @@ def test_the_objective():
 def test_no_change_of_a_code_lowers_the_objective_after_descent(dtype, group_size):
     rng = np.random.default_rng(3)
     levels = Levels.of(code_type(dtype), "affine")
-    w, h = weights(rng, 6, 40), moment(rng, 40)
+    w, h = weights(rng, 30, 40), moment(rng, 40)
     scale, zero, codes, better = rounded(w, h, group_size, levels)
     before, after = (exact(w, h, q, scale, zero, group_size) for q in (codes, better))
     assert (after <= before).all()
