@@ -60,8 +60,10 @@ def round_weight(
     alone = group_size >= w.shape[1]
     if alone:  # no group holds columns together: in this order, a permutation of the inputs permutes the codes
         w, wanted = np.ascontiguousarray(w[:, order]), np.ascontiguousarray(wanted[:, order])
-        spread, places = spread[np.ix_(order, order)], order
-        order = np.arange(len(order))
+        places, order = order, np.arange(len(order))
+    else:
+        back = np.argsort(order)
+        spread = spread[np.ix_(back, back)]
     importance = spread.diagonal().astype(np.float32)
     scale, zero = search_grid(wanted, importance, group_size, levels)
     codes = _nearest(w, scale, zero, group_size, levels)
@@ -84,19 +86,20 @@ def round_weight(
 
 
 def _damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Int64Array, float]:
-    """Return h with damping, in units of its mean diagonal; the order of its columns, and its factor in that order."""
-    size = float(h.diagonal().mean())
-    if not size > 0:  # inputs that are all zero: every weight rounds to the nearest
-        h, size = np.eye(len(h)), 1.0
-    else:
-        h = h / size
+    """Return h in units of its mean diagonal, with damping, its columns in order; its factor; the order; that mean."""
     order = np.argsort(-h.diagonal(), kind="stable")
+    size = float(h.diagonal().mean())
+    if size > 0:
+        ordered = h[np.ix_(order, order)]
+        ordered /= size
+    else:  # inputs that are all zero: every weight rounds to nearest
+        ordered, size = np.eye(len(h)), 1.0
+    diagonal = ordered.diagonal().copy()
     while True:
-        damped = h.copy()
-        np.fill_diagonal(damped, h.diagonal() + damping)
-        factor = inverse_factor(damped[np.ix_(order, order)])
+        np.fill_diagonal(ordered, diagonal + damping)
+        factor = inverse_factor(ordered)
         if factor is not None:
-            return damped, factor, order, size
+            return ordered, factor, order, size
         damping = max(10 * damping, _LEAST_DAMPING)
 
 
