@@ -15,20 +15,22 @@ import numpy as np
 from .._check import must, typed
 from .._packing import pack_rows, unpack_rows
 from .._typing import Array, DType, Path
+from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray, mx_format
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
+from ..ops.gguf import GGUF_TYPES
 from ..qparams import QParams
 from .fault import fault, json_object
 from .fields import ML_DTYPES, converted, plain, restored, stand_in, types
 
 __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
-FORMAT_VERSION = 2  # the newest
+FORMAT_VERSION = 3  # the newest
 
-Value: TypeAlias = Array | QuantizedArray | MXArray | PackedWeight
+Value: TypeAlias = Array | QuantizedArray | MXArray | GGUFArray | PackedWeight
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array
@@ -59,7 +61,7 @@ class TensorSpec:
     zero_point : bool
         Whether the file holds zero points.
     format : str, optional
-        Of an MXArray.
+        Of an MXArray, or the type of a GGUFArray.
     options : dict, optional
         Of a PackedWeight: the keywords of its constructor as values of JSON, and the shape of its bias.
     unreadable : Unreadable, optional
@@ -92,6 +94,8 @@ class TensorSpec:
             return replace(cls.of(w), options=_options_to_json(options))
         if isinstance(value, MXArray):
             return cls.blocks(value.shape, value.format)
+        if isinstance(value, GGUFArray):
+            return cls.gguf(value.shape, value.type)
         if not isinstance(value, QuantizedArray):
             return cls(plain(value.dtype), value.shape)
         p = value.qparams
@@ -104,6 +108,15 @@ class TensorSpec:
         if mx is None:
             raise ValueError(must("TensorSpec", "format", "the name of an MX format", typed(format)))
         return cls(mx.element.dtype, tuple(shape), PerGroup(mx.group_size), format=mx.name)
+
+    @classmethod
+    def gguf(cls, shape: tuple[int, ...], type: str) -> Self:
+        """Describe the result of ``quantize_gguf`` for an array of `shape`."""
+        kind = GGUF_TYPES[type]
+        if not shape or shape[-1] % kind.size:
+            requirement = f"of a last axis that is a multiple of {kind.size} for {kind.name}"
+            raise ValueError(must("TensorSpec", "shape", requirement, str(shape)))
+        return cls(np.dtype(np.uint8), tuple(shape), PerGroup(kind.group), format=kind.name)
 
     @classmethod
     def quantized(cls, shape: tuple[int, ...], dtype: DType, granularity: Granularity, *, symmetric: bool) -> Self:
@@ -128,6 +141,8 @@ class TensorSpec:
             return cls(restored(held[name][0], dtype), shape)
         if mx_format(dtype) is not None:
             return cls.blocks(shape, dtype)
+        if dtype in GGUF_TYPES:
+            return cls.gguf(shape, dtype)
         code = code_type(dtype)
         if values["granularity"] is None and (code is not None or dtype in ML_DTYPES):
             return cls(code.dtype if code is not None else ML_DTYPES[dtype], shape)
@@ -159,6 +174,8 @@ class TensorSpec:
 
     def stored(self, name: str) -> Held:
         """Return the plain tensors that hold the array in a file."""
+        if self.format in GGUF_TYPES:
+            return {name: (self.dtype, GGUF_TYPES[self.format].bytes_shape(self.shape))}
         mx = mx_format(self.format)
         parts: Held = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
         if mx is not None:
@@ -178,7 +195,11 @@ class TensorSpec:
 
     def names(self, name: str) -> list[str]:
         """Return the names that the array reserves; every quantized one reserves that of zero points, used or not."""
-        claims = [name] if self.granularity is None else [name, f"{name}.scale", f"{name}.zero_point"]
+        claims = (
+            [name]
+            if self.granularity is None or self.format in GGUF_TYPES
+            else [name, f"{name}.scale", f"{name}.zero_point"]
+        )
         return claims + [part for part in self.stored(name) if part not in claims]
 
     def encode(self, name: str, value: Value) -> Iterator[tuple[str, Array]]:
@@ -193,6 +214,8 @@ class TensorSpec:
             yield f"{name}.scale", value.scales
             if value.tensor_scale is not None:
                 yield f"{name}.tensor_scale", np.asarray(value.tensor_scale)
+        elif isinstance(value, GGUFArray):
+            yield name, value.data
         elif isinstance(value, QuantizedArray):
             yield name, value._held
             yield f"{name}.scale", value.scale
@@ -208,6 +231,8 @@ class TensorSpec:
             bias = None if self.options["bias"] is None else read(f"{name}.bias")
             return PackedWeight(w, **{**_options_from_json(self.options), "bias": bias})
         stored = read(name)
+        if self.format in GGUF_TYPES:
+            return GGUFArray(stored, self.format)
         if self.granularity is None and types(self.dtype) is not None and _bits(self.dtype) >= 8:
             return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
         if self.granularity is None:
@@ -361,6 +386,8 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
+    if spec.format in GGUF_TYPES:
+        return 3
     return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
 
 
@@ -374,7 +401,7 @@ def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
     schema = json_object(path, text, "the qnumpy schema")
     version = schema.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise fault(path, None, f"format_version must be 1 or {FORMAT_VERSION}; got {version!r}.")
+        raise fault(path, None, f"format_version must be at least 1 and at most {FORMAT_VERSION}; got {version!r}.")
     tensors = schema.get("tensors")
     if not isinstance(tensors, dict):
         raise fault(path, None, f"the qnumpy schema must have an object 'tensors'; got {tensors!r}.")

@@ -1,4 +1,4 @@
-"""Dictionaries of arrays and quantized arrays in .npz and .safetensors files, one tensor at a time; save and load."""
+"""Dictionaries of arrays and quantized arrays in .npz, .safetensors and .gguf files, one tensor at a time."""
 
 import contextlib
 import json
@@ -13,14 +13,17 @@ from numpy.typing import ArrayLike
 
 from .._check import array, integer, must, typed
 from .._typing import Array, Path
+from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..errors import FileFormatError
+from ..ops.gguf import GGUF_TYPES
 from ..qparams import QParams
 from .atomic import AtomicFiles, naming_errors
 from .fault import fault, json_object
 from .fields import is_ml_dtype, stand_in
+from .gguf import GGUFReader, GGUFWriter, check_value
 from .npz import SCHEMA_ENTRY, NpzReader, NpzWriter
 from .qparams import load_qparams, save_qparams
 from .safetensors import SCHEMA_KEY, SafetensorsReader, SafetensorsWriter
@@ -33,8 +36,14 @@ _MODEL = "model.safetensors"  # the file of a folder
 _SHARD = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors$")
 _OFFSETS = 40  # digits of two offsets, which are longer in a file of many arrays
 _RESERVED = (SCHEMA_ENTRY, "__metadata__")
-_Format: TypeAlias = tuple[type[SafetensorsReader | NpzReader], type[SafetensorsWriter | NpzWriter]]
-_FORMATS: dict[str, _Format] = {".safetensors": (SafetensorsReader, SafetensorsWriter), ".npz": (NpzReader, NpzWriter)}
+_Format: TypeAlias = tuple[
+    type[SafetensorsReader | NpzReader | GGUFReader], type[SafetensorsWriter | NpzWriter | GGUFWriter]
+]
+_FORMATS: dict[str, _Format] = {
+    ".safetensors": (SafetensorsReader, SafetensorsWriter),
+    ".npz": (NpzReader, NpzWriter),
+    ".gguf": (GGUFReader, GGUFWriter),
+}
 
 
 class NamesCollideError(ValueError):
@@ -47,7 +56,7 @@ class _Container(Protocol):
     held: Held
     unreadable: dict[str, Unreadable]
     schema: str | None
-    metadata: dict[str, str]
+    metadata: Any
 
     def read(self, name: str, copy: bool) -> Array: ...
     def close(self) -> None: ...
@@ -61,15 +70,15 @@ class Reader:
     Parameters
     ----------
     path : str or path
-        A .npz or .safetensors file, the .safetensors.index.json of a sharded model, or a folder: its model.safetensors,
-        else its one index, else all its .safetensors files together.
+        A .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, or a folder: its
+        model.safetensors, else its one index, else all its .safetensors files together.
 
     Attributes
     ----------
     specs : dict of str to TensorSpec
         The arrays of the file, in its order.
-    metadata : dict of str to str
-        Other metadata of the file.
+    metadata : dict
+        Other metadata of the file: texts; in a .gguf file also numbers and lists.
     paths : list of str
         Every file of the model.
 
@@ -78,7 +87,7 @@ class Reader:
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors or .safetensors.index.json, and is no folder.
+        path does not end in .npz, .safetensors, .gguf or .safetensors.index.json, and is no folder.
     OSError
         The file cannot be read.
     FileFormatError
@@ -89,7 +98,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path = _text("load", path)
         self.specs: dict[str, TensorSpec] = {}
-        self.metadata: dict[str, str] = {}
+        self.metadata: dict[str, Any] = {}
         self.paths: list[str] = []
         self._homes: dict[str, _Container] = {}
         self._containers: list[_Container] = []
@@ -183,12 +192,12 @@ class Writer:
     Parameters
     ----------
     path : str or path
-        Ends in .npz or .safetensors, or names a folder, which gets a model.safetensors; a folder whose name ends in "/"
-        is made.
+        Ends in .npz, .safetensors or .gguf, or names a folder, which gets a model.safetensors; a folder whose name ends
+        in "/" is made.
     specs : dict of str to TensorSpec
         The arrays that will be written.
-    metadata : dict of str to str, optional
-        More metadata for a .safetensors file; .npz has none.
+    metadata : dict, optional
+        More metadata for a .safetensors file, texts, or a .gguf file, also numbers and lists; .npz has none.
     max_shard_bytes : int, optional
         Write a larger model.safetensors as the shards model-00001-of-00003.safetensors, ... of at most so many bytes,
         and as model.safetensors.index.json, which `load` reads. An array is never cut: one that is larger fills a shard
@@ -206,11 +215,11 @@ class Writer:
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz or .safetensors, and is no folder.
+        path does not end in .npz, .safetensors or .gguf, and is no folder.
     TypeError
         max_shard_bytes is not an integer.
     ValueError
-        max_shard_bytes is not positive, or path ends in .npz.
+        max_shard_bytes is not positive, or path does not end in .safetensors.
     TypeError
         A name is no text.
     ValueError
@@ -227,7 +236,7 @@ class Writer:
         self,
         path: Path,
         specs: Mapping[str, TensorSpec],
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         *,
         max_shard_bytes: int | None = None,
     ) -> None:
@@ -239,8 +248,10 @@ class Writer:
         _, self._container_type = _format("save", self.path, ", or be a folder")
         limit = None if max_shard_bytes is None else self._shard_limit(max_shard_bytes)
         self.specs = {name: replace(spec, byte_codes=False) for name, spec in specs.items()}  # the newest form
-        self._stored = _plan(self.specs, self._container_type.holds, self._container_type.longest)
+        self._stored = _plan(self.specs, self._container_type)
         self._metadata = dict(metadata or {})
+        if self._container_type is not GGUFWriter:
+            self._metadata = {key: value for key, value in self._metadata.items() if isinstance(value, str)}
         self._shards = [list(self.specs)] if limit is None else self._divide(limit)
         self._missing = dict.fromkeys(self.specs)
         self.paths = _paths(self.path, len(self._shards))
@@ -273,7 +284,7 @@ class Writer:
         """Return the plain tensors of some arrays."""
         return {part: self._stored[part] for name in names for part in self.specs[name].stored(name)}
 
-    def _schema(self, names: Iterable[str]) -> dict[str, str]:
+    def _schema(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the metadata of a file of some arrays."""
         specs = {name: self.specs[name] for name in names}
         return {**self._metadata, SCHEMA_KEY: write_schema(specs, self._container_type.holds)}
@@ -285,8 +296,8 @@ class Writer:
                     os.mkdir(self._new_folder)
                 stack.push(self._remove_folder)
             stack.enter_context(self._files)
-            self._homes: dict[str, tuple[SafetensorsWriter | NpzWriter, str]] = {}
-            self._containers: list[tuple[SafetensorsWriter | NpzWriter, str]] = []
+            self._homes: dict[str, tuple[SafetensorsWriter | NpzWriter | GGUFWriter, str]] = {}
+            self._containers: list[tuple[SafetensorsWriter | NpzWriter | GGUFWriter, str]] = []
             stack.push(self._finish)
             for names, file, path in zip(self._shards, self._files.files, self.paths, strict=False):
                 with naming_errors(path):
@@ -362,7 +373,7 @@ def _format(owner: str, path: str, more: str = "") -> _Format:
     for suffix, types in _FORMATS.items():
         if path.endswith(suffix):
             return types
-    raise ValueError(f"{owner}: path must end in .npz or .safetensors{more}; got {path!r}.")
+    raise ValueError(f"{owner}: path must end in .npz, .safetensors or .gguf{more}; got {path!r}.")
 
 
 def _is_folder(path: str) -> bool:
@@ -442,8 +453,9 @@ def _encodable(name: str) -> bool:
     return True
 
 
-def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool], longest: int) -> Held:
+def _plan(specs: Mapping[str, TensorSpec], container: type[SafetensorsWriter | NpzWriter | GGUFWriter]) -> Held:
     """Return every plain tensor of the file; refuse names that collide and dtypes that no file holds."""
+    holds, longest = container.holds, container.longest
     stored: Held = {}
     owners: dict[str, str] = {}
     for name, spec in specs.items():
@@ -453,7 +465,9 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
             raise ValueError(f"save: arrays must have names that a file can hold; got {name!r}.")
         if spec.unreadable is not None:
             raise ValueError(must("save", f"arrays[{name!r}]", "readable", f"one that {spec.unreadable.reason}"))
-        if not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
+        if container is GGUFWriter and (problem := GGUFWriter.refusal(spec)) is not None:
+            raise TypeError(must("save", f"arrays[{name!r}]", *problem))
+        if not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype)) or spec.format in GGUF_TYPES):
             got = str(spec.dtype)
             got = got if len(got) <= 60 else f"{got[:57]}..."
             raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {got}.")
@@ -472,28 +486,38 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
     return stored
 
 
-def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_shard_bytes: int | None = None) -> None:
-    """Save arrays and quantized arrays to one .npz or .safetensors file, or parameters to a .json file.
+def save(
+    path: Path,
+    arrays: Mapping[str, Value | QParams | ArrayLike],
+    *,
+    max_shard_bytes: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Save arrays and quantized arrays to one .npz, .safetensors or .gguf file, or parameters to a .json file.
 
-    The file appears whole or not at all. docs/file-format.md describes it for other programs.
+    The file appears whole or not at all. docs/file-format.md describes it for other programs. A .gguf file holds
+    GGUFArrays and plain arrays of float32, float16, bfloat16, float64 and signed integers.
 
     Parameters
     ----------
     path : str or path
-        Ends in .npz, .safetensors or .json; an existing file is replaced. A folder gets a model.safetensors; one whose
-        name ends in "/" is made.
-    arrays : mapping of str to QuantizedArray, MXArray, PackedWeight or array_like
+        Ends in .npz, .safetensors, .gguf or .json; an existing file is replaced. A folder gets a model.safetensors; one
+        whose name ends in "/" is made.
+    arrays : mapping of str to QuantizedArray, MXArray, GGUFArray, PackedWeight or array_like
         For a .json file a mapping of str to QParams: a calibration, or any other.
     max_shard_bytes : int, optional
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
         the index ``model.safetensors.index.json``. An array is never cut. All files appear together, the index last.
+    metadata : mapping of str to str, number, list or numpy scalar, optional
+        For a .gguf file, as ``{"general.architecture": "llama", "llama.block_count": 32}``: an int becomes uint32, or the
+        type that holds it, a float float32. For a .safetensors file texts.
 
     Raises
     ------
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors or .json, and is no folder.
+        path does not end in .npz, .safetensors, .gguf or .json, and is no folder.
     TypeError
         arrays is no mapping, or for a .json file a value is no QParams.
     CalibrationError
@@ -503,11 +527,13 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     ValueError
         max_shard_bytes is not positive, or path does not end in .safetensors.
     TypeError
+        metadata is no mapping of texts to values that the file holds.
+    TypeError
         A name is no text.
     ValueError
         The file cannot hold a name.
     TypeError
-        The file cannot hold a dtype: objects; complex128 in .safetensors.
+        The file cannot hold a dtype: objects; complex128 in .safetensors; a QuantizedArray in .gguf.
     ValueError
         Names collide: a quantized ``w`` also takes ``w.scale`` and ``w.zero_point``, an NVFP4 one ``w.tensor_scale``, a
         PackedWeight with a bias ``w.bias``.
@@ -534,6 +560,7 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
         if max_shard_bytes is not None:
             got = typed(max_shard_bytes)
             raise ValueError(must("save", "max_shard_bytes", "left out unless path ends in .safetensors", got))
+        _check_metadata(path, metadata)
         save_qparams(path, arrays)
         return
     if not isinstance(arrays, Mapping):
@@ -541,14 +568,34 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     values: dict[str, Value] = {}
     for name, value in arrays.items():
         _check_value(f"arrays[{name!r}]", value)
-        if isinstance(value, (QuantizedArray, MXArray, PackedWeight)):
+        if isinstance(value, (QuantizedArray, MXArray, GGUFArray, PackedWeight)):
             values[name] = value
         else:
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
+    _check_metadata(path, metadata)
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
-    with Writer(path, specs, max_shard_bytes=max_shard_bytes) as writer:
+    with Writer(path, specs, metadata, max_shard_bytes=max_shard_bytes) as writer:
         for name, value in values.items():
             writer.write(name, value)
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    """Refuse metadata that the file does not hold."""
+    if metadata is None:
+        return
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if suffix in (".npz", ".json"):
+        requirement = "left out unless path ends in .safetensors or .gguf"
+        raise ValueError(must("save", "metadata", requirement, typed(metadata)))
+    if not isinstance(metadata, Mapping):
+        raise TypeError(must("save", "metadata", "a mapping of texts to values", typed(metadata)))
+    for key, value in metadata.items():
+        if not isinstance(key, str) or key in (SCHEMA_KEY, "__metadata__"):
+            raise TypeError(must("save", "metadata", "a mapping of texts to values", f"the key {key!r:.60}"))
+        if suffix == ".gguf":
+            check_value(f"metadata[{key!r}]", value)
+        elif not isinstance(value, str):
+            raise TypeError(must("save", f"metadata[{key!r}]", "a text", typed(value)))
 
 
 def _check_value(name: str, value: Any) -> None:
@@ -559,7 +606,7 @@ def _check_value(name: str, value: Any) -> None:
         raise TypeError(must("save", name, "an array unless path ends in .json", typed(value)))
     if isinstance(value, (list, tuple)):
         for item in value:
-            if isinstance(item, (QuantizedArray, MXArray, PackedWeight)):
+            if isinstance(item, (QuantizedArray, MXArray, GGUFArray, PackedWeight)):
                 raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
             _check_value(name, item)
 
@@ -572,8 +619,8 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
     Parameters
     ----------
     path : str or path
-        A .npz or .safetensors file, the .safetensors.index.json of a sharded model, a folder with a model, or a .json
-        file that save wrote. In a folder the model is model.safetensors, else the one index, else all .safetensors
+        A .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, a folder with a model, or a
+        .json file that save wrote. In a folder the model is model.safetensors, else the one index, else all .safetensors
         files together.
     names : str or iterable of str, optional
         Read these arrays alone, in this order. The others are not read, so they may be arrays of Python objects, which
@@ -581,7 +628,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
 
     Returns
     -------
-    dict of str to QuantizedArray, MXArray, PackedWeight or numpy.ndarray
+    dict of str to QuantizedArray, MXArray, GGUFArray, PackedWeight or numpy.ndarray
         In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams. Arrays of
         ml_dtypes have native byte order, also as fields of structures; others of a .npz file have that of the file.
 
@@ -590,7 +637,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors, .safetensors.index.json or .json, and is no folder.
+        path does not end in .npz, .safetensors, .safetensors.index.json, .gguf or .json, and is no folder.
     OSError
         The file cannot be read.
     FileFormatError
@@ -638,4 +685,5 @@ def _holds_qparams(path: str, owner: str) -> bool:
     if path.endswith(".json"):
         return True
     index = f", {INDEX}" if owner == "load" else ""
-    raise ValueError(f"{owner}: path must end in .npz, .safetensors{index} or .json, or be a folder; got {path!r}.")
+    suffixes = f".npz, .safetensors{index}, .gguf or .json"
+    raise ValueError(f"{owner}: path must end in {suffixes}, or be a folder; got {path!r}.")
