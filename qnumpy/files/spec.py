@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class Unreadable:
     dtype: str | None = None
 
 
+class Layout(Protocol):
+    """The plain tensors of a weight of another library; see layouts.py."""
+
+    def stored(self, name: str, spec: "TensorSpec") -> Held: ...
+    def encode(self, name: str, spec: "TensorSpec", value: Any) -> Iterator[tuple[str, Array]]: ...
+    def decode(self, name: str, spec: "TensorSpec", read: Callable[[str], Array]) -> Value: ...
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Description of one array in a file: enough to plan the file before the values are known.
@@ -68,6 +76,8 @@ class TensorSpec:
         Of an array of a file that qnumpy does not read.
     byte_codes : bool
         Whether each 6-bit code takes a byte, as in format version 1.
+    layout : Layout, optional
+        How another library stores the array; the schema does not name such an array.
 
     Examples
     --------
@@ -85,6 +95,7 @@ class TensorSpec:
     options: Mapping[str, Any] | None = None
     unreadable: Unreadable | None = None
     byte_codes: bool = False
+    layout: Layout | None = None
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -174,6 +185,8 @@ class TensorSpec:
 
     def stored(self, name: str) -> Held:
         """Return the plain tensors that hold the array in a file."""
+        if self.layout is not None:
+            return self.layout.stored(name, self)
         if self.format in GGUF_TYPES:
             return {name: (self.dtype, GGUF_TYPES[self.format].bytes_shape(self.shape))}
         mx = mx_format(self.format)
@@ -204,7 +217,9 @@ class TensorSpec:
 
     def encode(self, name: str, value: Value) -> Iterator[tuple[str, Array]]:
         """Yield the plain tensors of an array by name."""
-        if isinstance(value, PackedWeight):
+        if self.layout is not None:
+            yield from self.layout.encode(name, self, value)
+        elif isinstance(value, PackedWeight):
             w, options = _parts(value)
             yield from self.encode(name, w)
             if options["bias"] is not None:
@@ -226,6 +241,8 @@ class TensorSpec:
 
     def decode(self, name: str, read: Callable[[str], Array]) -> Value:
         """Return the array whose plain tensors `read` returns by name."""
+        if self.layout is not None:
+            return self.layout.decode(name, self, read)
         if self.options is not None:
             w: Any = replace(self, options=None).decode(name, read)
             bias = None if self.options["bias"] is None else read(f"{name}.bias")
@@ -378,7 +395,9 @@ def _options_from_json(values: Mapping[str, Any]) -> dict[str, Any]:
 def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> str:
     """Return the JSON text that describes the arrays which are not plain tensors of the container."""
     tensors = {
-        name: spec.to_dict() for name, spec in specs.items() if spec.granularity is not None or not holds(spec.dtype)
+        name: spec.to_dict()
+        for name, spec in specs.items()
+        if spec.layout is None and (spec.granularity is not None or not holds(spec.dtype))
     }
     version = max(map(_version, specs.values()), default=1)
     return json.dumps({"format_version": version, "tensors": tensors}, ensure_ascii=False)

@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._args import choice
 from .._check import array, integer, must, typed
 from .._typing import Array, Path
 from ..arrays.gguf import GGUFArray
@@ -24,6 +25,7 @@ from .atomic import AtomicFiles, naming_errors
 from .fault import fault, json_object
 from .fields import is_ml_dtype, stand_in
 from .gguf import GGUFReader, GGUFWriter, check_value
+from .layouts import CONFIG, CONFIG_KEY, adopt, compressed, compressed_config, read_config
 from .npz import SCHEMA_ENTRY, NpzReader, NpzWriter
 from .qparams import load_qparams, save_qparams
 from .safetensors import SCHEMA_KEY, SafetensorsReader, SafetensorsWriter
@@ -128,6 +130,7 @@ class Reader:
             specs = {name: TensorSpec(*held) for name, held in container.held.items()}
         else:
             specs = read_schema(path, container.schema, container.held)
+        specs = adopt(path, specs, container.metadata, lambda part: container.read(part, False))
         for name, spec in specs.items():
             if name in self.specs:
                 raise fault(path, name, "stands in another file of the model too.")
@@ -239,6 +242,8 @@ class Writer:
         metadata: Mapping[str, Any] | None = None,
         *,
         max_shard_bytes: int | None = None,
+        format: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = _text("save", path)
         self._new_folder: str | None = None
@@ -247,16 +252,33 @@ class Writer:
             self.path = os.path.join(self.path, _MODEL)
         _, self._container_type = _format("save", self.path, ", or be a folder")
         limit = None if max_shard_bytes is None else self._shard_limit(max_shard_bytes)
-        self.specs = {name: replace(spec, byte_codes=False) for name, spec in specs.items()}  # the newest form
+        own = {name: replace(spec, byte_codes=False, layout=None) for name, spec in specs.items()}  # the newest form
+        self.specs = own if format is None else self._compressed(own, format)
         self._stored = _plan(self.specs, self._container_type)
         self._metadata = dict(metadata or {})
         if self._container_type is not GGUFWriter:
             self._metadata = {key: value for key, value in self._metadata.items() if isinstance(value, str)}
         self._shards = [list(self.specs)] if limit is None else self._divide(limit)
         self._missing = dict.fromkeys(self.specs)
-        self.paths = _paths(self.path, len(self._shards))
+        self._models = _paths(self.path, len(self._shards))
+        self._config = None if format is None else self._whole_config(config)
+        beside = [] if self._config is None else [os.path.join(os.path.dirname(self.path), CONFIG)]
+        self.paths = [*beside, *self._models]
         self.stale = _stale(self.path, self.paths)
         self._files = AtomicFiles(self.paths, "xb", self.stale)
+
+    def _compressed(self, specs: dict[str, TensorSpec], format: Any) -> dict[str, TensorSpec]:
+        choice("save", "format", format, {"compressed-tensors": 0})
+        if self._container_type is not SafetensorsWriter:
+            raise ValueError(must("save", "format", "left out unless path ends in .safetensors", repr(format)))
+        return compressed("save", specs)
+
+    def _whole_config(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the config.json of the model, and tell the metadata what it says about the quantization."""
+        path = os.path.join(os.path.dirname(self.path), CONFIG)
+        quantization = compressed_config(self.specs)
+        self._metadata[CONFIG_KEY] = json.dumps(quantization)
+        return {**(read_config(path) if config is None else config), CONFIG_KEY: quantization}
 
     def _shard_limit(self, value: int) -> int:
         limit = integer("save", "max_shard_bytes", value)
@@ -299,7 +321,8 @@ class Writer:
             self._homes: dict[str, tuple[SafetensorsWriter | NpzWriter | GGUFWriter, str]] = {}
             self._containers: list[tuple[SafetensorsWriter | NpzWriter | GGUFWriter, str]] = []
             stack.push(self._finish)
-            for names, file, path in zip(self._shards, self._files.files, self.paths, strict=False):
+            files = self._files.files[len(self.paths) - len(self._models) :]
+            for names, file, path in zip(self._shards, files, self._models, strict=False):
                 with naming_errors(path):
                     container = self._container_type(file, self._held(names), self._schema(names))
                 self._containers.append((container, path))
@@ -317,12 +340,13 @@ class Writer:
         OSError
             The disk is full, or the file cannot be written.
         """
-        spec, actual = self.specs[name], TensorSpec.of(value)
+        planned, actual = self.specs[name], TensorSpec.of(value)
+        spec = replace(planned, layout=None)
         if name not in self._missing or actual not in (spec, replace(spec, zero_point=False)):
             raise ValueError(f"save: {name!r} must be written once, as planned: {spec}; got {actual}.")
         container, path = self._homes[name]
         with naming_errors(path):
-            for part, array in spec.encode(name, value):
+            for part, array in planned.encode(name, value):
                 container.write(part, array)
         del self._missing[name]
 
@@ -337,7 +361,10 @@ class Writer:
                 for container, shard in self._containers:
                     with naming_errors(shard):
                         container.close()
-                if len(self.paths) > len(self._containers):
+                if self._config is not None:
+                    with naming_errors(self.paths[0]):
+                        self._files.files[0].write(_json_text(self._config))
+                if len(self._models) > len(self._containers):
                     with naming_errors(self.paths[-1]):
                         self._files.files[-1].write(self._index())
         finally:
@@ -355,11 +382,15 @@ class Writer:
         total = sum(spec.nbytes for spec in self.specs.values())
         homes = {
             part: os.path.basename(shard)
-            for names, shard in zip(self._shards, self.paths, strict=False)
+            for names, shard in zip(self._shards, self._models, strict=False)
             for part in self._held(names)
         }
         index = {"metadata": {"total_size": total}, "weight_map": homes}
-        return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
+        return _json_text(index)
+
+
+def _json_text(values: Any) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _text(owner: str, path: Path) -> str:
@@ -492,6 +523,7 @@ def save(
     *,
     max_shard_bytes: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    format: Literal["compressed-tensors"] | None = None,
 ) -> None:
     """Save arrays and quantized arrays to one .npz, .safetensors or .gguf file, or parameters to a .json file.
 
@@ -511,6 +543,10 @@ def save(
     metadata : mapping of str to str, number, list or numpy scalar, optional
         For a .gguf file, as ``{"general.architecture": "llama", "llama.block_count": 32}``: an int becomes uint32, or the
         type that holds it, a float float32. For a .safetensors file texts.
+    format : str, optional
+        "compressed-tensors" writes a .safetensors file for other libraries: QuantizedArrays of 2 to 8 bits, shape
+        (N, K), per channel of axis 0 or in groups along K, as ``w_packed``, ``w_scale``, ``w_zero_point`` and
+        ``w_shape``. The config.json beside the file gets the ``quantization_config``; its other values stay.
 
     Raises
     ------
@@ -561,6 +597,8 @@ def save(
             got = typed(max_shard_bytes)
             raise ValueError(must("save", "max_shard_bytes", "left out unless path ends in .safetensors", got))
         _check_metadata(path, metadata)
+        if format is not None:
+            raise ValueError(must("save", "format", "left out unless path ends in .safetensors", typed(format)))
         save_qparams(path, arrays)
         return
     if not isinstance(arrays, Mapping):
@@ -574,7 +612,7 @@ def save(
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
     _check_metadata(path, metadata)
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
-    with Writer(path, specs, metadata, max_shard_bytes=max_shard_bytes) as writer:
+    with Writer(path, specs, metadata, max_shard_bytes=max_shard_bytes, format=format) as writer:
         for name, value in values.items():
             writer.write(name, value)
 
