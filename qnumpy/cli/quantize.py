@@ -17,7 +17,9 @@ from ..files.spec import TensorSpec, Value
 from ..files.store import Reader
 from ..ops.cast import cast
 from ..ops.choose import choose
+from ..ops.gguf import GGUF_TYPES, fallback
 from ..reports.compare import Report, compare
+from ..weights.gguf import quantize_gguf
 from .common import (
     FINE,
     READABLE,
@@ -46,7 +48,13 @@ def add(commands: Commands) -> None:
         default="int8",
         metavar="DTYPE",
         help=f"{', '.join(CODE_TYPES)} (default: int8); {' or '.join(CASTS)}, a plain conversion of every floating "
-        f"tensor; or blocks along the last axis with a shared scale, {', '.join(MX_FORMATS)}",
+        f"tensor; or blocks along the last axis with a shared scale, {', '.join(MX_FORMATS)}; or the blocks of a .gguf "
+        f"file, {', '.join(GGUF_TYPES)}",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["compressed-tensors"],
+        help="write a .safetensors file for other libraries, with the quantization_config in the config.json beside it",
     )
     add_granularity(parser, "channel", "axis of the channels (default: 0) or groups (default: -1)")
     add_symmetric(parser)
@@ -130,6 +138,8 @@ def _reason_to_keep(spec: TensorSpec, scheme: Scheme, named: bool) -> str:
         return "integer" if spec.dtype.kind in "iu" or "int" in spec.dtype.name else spec.dtype.name
     if scheme.dtype == spec.dtype.name:
         return f"{spec.dtype.name} already"
+    if scheme.dtype in GGUF_TYPES and spec.shape and fallback(scheme.dtype, spec.shape[-1]) is None:
+        return f"rows of {spec.shape[-1]}"
     if scheme.dtype not in CASTS and len(spec.shape) < (1 if named else 2):
         return f"{len(spec.shape)}-D"
     return ""
@@ -154,6 +164,8 @@ def _quantize(args: argparse.Namespace, reader: Reader, name: str, step: Step) -
     try:
         if scheme.dtype in CASTS:
             value = cast(x, scheme.dtype, overflow="raise")
+        elif spec.format in GGUF_TYPES:
+            value = quantize_gguf(x, spec.format)
         elif spec.format is not None:
             value = quantize(x, dtype=spec.format)
         else:

@@ -205,6 +205,10 @@ class Writer:
         Write a larger model.safetensors as the shards model-00001-of-00003.safetensors, ... of at most so many bytes,
         and as model.safetensors.index.json, which `load` reads. An array is never cut: one that is larger fills a shard
         by itself.
+    format : str, optional
+        "compressed-tensors": quantized arrays as that library stores them, with the config.json of the model.
+    config : dict, optional
+        The config.json to write beside the file; by default none, and with a `format` the one that is there.
 
     Attributes
     ----------
@@ -261,7 +265,7 @@ class Writer:
         self._shards = [list(self.specs)] if limit is None else self._divide(limit)
         self._missing = dict.fromkeys(self.specs)
         self._models = _paths(self.path, len(self._shards))
-        self._config = None if format is None else self._whole_config(config)
+        self._config = config if format is None else self._whole_config(config)
         beside = [] if self._config is None else [os.path.join(os.path.dirname(self.path), CONFIG)]
         self.paths = [*beside, *self._models]
         self.stale = _stale(self.path, self.paths)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._typing import Array, Float32Array, UInt8Array
 
-__all__ = ["GGUF_TYPES", "Block", "GGUFType", "decode", "pack_block", "unpack_block"]
+__all__ = ["GGUF_TYPES", "Block", "GGUFType", "decode", "fallback", "pack_block", "unpack_block"]
 
 
 class Plane(NamedTuple):
@@ -107,6 +107,20 @@ def _types() -> dict[str, GGUFType]:
 
 
 GGUF_TYPES = _types()
+
+
+_NARROWER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+def fallback(name: str, columns: int) -> str | None:
+    """Return the type for rows of so many columns: the one of `name`, else one of smaller blocks, None if none fits.
+
+    llama.cpp chooses the same for Q4_K, Q5_K and Q6_K.
+    """
+    for candidate in (name, _NARROWER.get(name)):
+        if candidate is not None and columns % GGUF_TYPES[candidate].size == 0:
+            return candidate
+    return None
 
 
 def decode(blocks: UInt8Array, kind: GGUFType) -> Float32Array:
