@@ -279,10 +279,7 @@ def _fit_with_minimum(x: Float32Array, w: Float32Array, kind: GGUFType) -> _Fit:
         half, half_min = _half(d2), _half(dmin2)
         ratio = fit.d.astype(np.float32) * _inverse(half.astype(np.float32))
         ratio_m = fit.dmin.astype(np.float32) * _inverse(half_min.astype(np.float32))
-        near, below = scale * _inverse(half.astype(np.float32)), -offset * _inverse(half_min.astype(np.float32))
-        fit = _better_block(fit, _better(
-            chosen(half, half_min, near, below), chosen(half, half_min, fit.sc * ratio, fit.m * ratio_m)
-        ))  # fmt: skip
+        fit = _better_block(fit, chosen(half, half_min, fit.sc * ratio, fit.m * ratio_m))
     return fit
 
 
