@@ -75,7 +75,10 @@ def _block(x: Float32Array, w: Float32Array, kind: GGUFType) -> Block:
 
 
 def _sum(values: Float32Array) -> Float32Array:
-    return np.asarray(np.add.reduce(values, axis=0))
+    """Return the sum along the first axis, from the first element to the last."""
+    if values.size > len(values):
+        return np.asarray(np.add.reduce(values, axis=0))
+    return np.asarray(np.add.accumulate(values, axis=0)[-1])  # reduce adds neighbours in memory in pairs
 
 
 def _nearest(x: Float32Array, inverse: Float32Array, low: float, high: float) -> Float32Array:
@@ -111,8 +114,7 @@ def _reaches(kind: GGUFType) -> Iterator[float]:
 def _search(x: Float32Array, w: Float32Array, kind: GGUFType) -> Float32Array:
     """Return the scale of each group."""
     low, high = _limits(kind)
-    least, most = x.min(axis=0), x.max(axis=0)
-    peak = np.where(most > -least, most, least)
+    peak = _peak(x)
     inverse_peak = _inverse(peak)
     wx = w * x
     best, scale = np.zeros_like(peak), np.zeros_like(peak)
@@ -149,11 +151,11 @@ def _fit(x: Float32Array, w: Float32Array, kind: GGUFType) -> _Fit:
         return _Fit(_sum(difference), codes, d, np.zeros_like(d), sc, np.zeros_like(sc))
 
     if not kind.scale_bits:
-        sc = np.ones_like(scale)
-        half = scale[0].astype(np.float16)
+        sc, half, peak = np.ones_like(scale), _half(scale[0]), _peak(x)[0]
         fit = measured(half, sc)
-        for direction in (-np.inf, np.inf):
-            fit = _better(fit, measured(_finite(np.nextafter(half, np.float16(direction))), sc))
+        # the neighbours of d, and the scales that clip nothing
+        for d in (*_neighbours(half), _half(peak / np.float32(low)), _half(peak / np.float32(high))):
+            fit = _better(fit, measured(d, sc))
         return fit
     lowest = -(1 << (kind.scale_bits - 1))
 
@@ -164,7 +166,7 @@ def _fit(x: Float32Array, w: Float32Array, kind: GGUFType) -> _Fit:
         return _better(measured(d, down), measured(d, up))
 
     peak = np.take_along_axis(scale, np.abs(scale).argmax(axis=0)[None], axis=0)[0]
-    d = (peak / np.float32(lowest)).astype(np.float16)
+    d = _half(peak / np.float32(lowest))
     fit = chosen(d, scale * _inverse(d.astype(np.float32)))
     for _ in range(_ROUNDS):
         levels = fit.codes * fit.sc
@@ -244,11 +246,13 @@ def _fit_with_minimum(x: Float32Array, w: Float32Array, kind: GGUFType) -> _Fit:
         return _Fit(_sum(difference), codes, d, dmin, sc, m)
 
     if not kind.scale_bits:
-        one = np.ones_like(scale)
-        half, least = _half(scale[0]), _half(offset[0])
-        fit = measured(half, least, one, -one)
-        for direction in (-np.inf, np.inf):
-            fit = _better(fit, measured(_finite(np.nextafter(half, np.float16(direction))), least, one, -one))
+        one, half, start = np.ones_like(scale), _half(scale[0]), _half(offset[0])
+        fit = measured(half, start, one, -one)
+        least, most = x.min(axis=0)[0], x.max(axis=0)[0]
+        # the neighbours of d, and the range that clips nothing
+        tries = [*((d, start) for d in _neighbours(half)), (_half((most - least) / np.float32(last)), _half(least))]
+        for d, dmin in tries:
+            fit = _better(fit, measured(d, dmin, one, -one))
         return fit
     highest = np.float32((1 << kind.scale_bits) - 1)
 
@@ -287,12 +291,22 @@ def _fit_with_minimum(x: Float32Array, w: Float32Array, kind: GGUFType) -> _Fit:
 
 
 def _half(values: Float32Array) -> Array:
-    """Return float16, rounded half to even, 0 for what is not finite."""
-    return np.clip(np.nan_to_num(values, posinf=0, neginf=0), -LARGEST, LARGEST).astype(np.float16)
+    """Return float16, rounded half to even, of numbers not 0 at least the smallest; 0 for what is not finite."""
+    half = np.clip(np.nan_to_num(values, posinf=0, neginf=0), -LARGEST, LARGEST).astype(np.float16)
+    vanished = (half == 0) & (values != 0) & np.isfinite(values)
+    return np.where(vanished, np.copysign(np.finfo(np.float16).smallest_subnormal, values).astype(np.float16), half)
 
 
-def _finite(half: Array) -> Array:
-    return np.where(np.isfinite(half), half, np.float16(0))
+def _neighbours(half: Array) -> Iterator[Array]:
+    for direction in (-np.inf, np.inf):
+        beside = np.nextafter(half, np.float16(direction))
+        yield np.where(np.isfinite(beside), beside, half)
+
+
+def _peak(x: Float32Array) -> Float32Array:
+    """Return the element of each group with the largest magnitude."""
+    least, most = x.min(axis=0), x.max(axis=0)
+    return np.where(most > -least, most, least)
 
 
 def _better(one: _Fit, other: _Fit) -> _Fit:
