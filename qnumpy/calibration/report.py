@@ -212,7 +212,7 @@ class CalibrationReport(Table[CalibratedTensor]):
         words = [tensor.name, tensor.dtype, tensor.granularity, tensor.observer]
         chosen = tensor.chosen
         if chosen is None:
-            return [*words, "no parameters"]
+            return [*words, "no parameters" if tensor.dtype else f"{tensor.count:,} rows"]
         sqnr, _, _, clipped = texts(chosen.sqnr_db, None, None, chosen.clipped)
         row = [*words, *map(number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
         sqnrs = {technique.method: technique.sqnr_db for technique in tensor.techniques}
@@ -238,6 +238,9 @@ def _cell(value: float | None) -> str:
 
 def summarize(name: str, observer: Observer) -> CalibratedTensor:
     """Return the figures of an observer: what it saw, what it chose, and what each technique would give."""
+    if not observer.chooses_range:
+        counts = [int(getattr(observer, field, 0)) for field in ("count_", "nan_", "infinite_")]
+        return CalibratedTensor(name, observer.label, "", "", *counts, None, None, None)
     count = nan = inf = 0
     low = high = chosen = reason = None
     techniques: tuple[Technique, ...] = ()

@@ -8,12 +8,14 @@ from numpy.typing import ArrayLike
 from .. import _args, _check
 from .._typing import Float32Array, RealLike
 from ..arrays.gguf import GGUFArray, gguf_type
+from ..errors import CalibrationError
 from ..ops.kquant import LARGEST, encode
+from ..ops.moments import SecondMoment
 
 __all__ = ["quantize_gguf"]
 
 
-def quantize_gguf(w: RealLike, type: str, *, moments: ArrayLike | None = None) -> GGUFArray:
+def quantize_gguf(w: RealLike, type: str, *, moments: SecondMoment | ArrayLike | None = None) -> GGUFArray:
     """Quantize a weight to blocks of a GGUF type, with the least weighted error that a search finds.
 
     The error is ``sum(E[x^2] * (w - level)**2)`` over the inputs x, or the plain squared error without moments. For each
@@ -47,6 +49,8 @@ def quantize_gguf(w: RealLike, type: str, *, moments: ArrayLike | None = None) -
         moments are not real.
     ValueError
         moments are of another shape, or a diagonal element is negative or not finite.
+    CalibrationError
+        A MomentsObserver has seen nothing.
 
     Examples
     --------
@@ -79,8 +83,10 @@ def quantize_gguf(w: RealLike, type: str, *, moments: ArrayLike | None = None) -
 
 def _importance(owner: str, moments: Any, columns: int) -> Float32Array:
     """Return the importance of each input, scaled to a mean of 1."""
-    if not isinstance(moments, np.ndarray) and hasattr(moments, "second_"):
-        moments = moments.second_  # a MomentsObserver
+    if isinstance(moments, SecondMoment):
+        if not (hasattr(moments, "mean_") and int(moments.count_)):
+            raise CalibrationError(_check.must(owner, "moments", "of one finite row or more", "none"))
+        moments = moments.diagonal
     values = _check.reals(owner, "moments", moments)
     if values.shape == (columns, columns):
         values = values.diagonal()
