@@ -75,7 +75,7 @@ class GGUFReader:
             self.close()
             raise
         # The tensors of blocks, in the words of the schema of the other containers.
-        self.schema: str | None = json.dumps({"format_version": 3, "tensors": self._entries})
+        self.schema: str | None = json.dumps({"format_version": 1, "tensors": self._entries})
 
     def _read_header(self) -> None:
         path = self.path

@@ -459,7 +459,7 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
-    if spec.format in GGUF_TYPES or spec.moments is not None:
+    if spec.moments is not None:
         return 3
     return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
 
