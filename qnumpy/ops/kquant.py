@@ -105,7 +105,7 @@ def _reaches(kind: GGUFType) -> Iterator[float]:
     """Yield the codes that the largest magnitude of a group is mapped to, beyond the last one where it is clipped."""
     low, high = _limits(kind)
     share = 0.6 if kind.bits <= 3 else 0.45 if kind.bits == 4 else 0.2 if kind.bits == 5 else 0.06
-    for step in np.linspace(-0.02, share, 12 if kind.bits < 6 else 8):
+    for step in np.linspace(-0.02, share, 12):
         yield float(low * (1 + step))
         if kind.bits < 6:
             yield float(high * (1 + step))
