@@ -36,7 +36,7 @@ class _Fit(NamedTuple):
     m: Float32Array
 
 
-def encode(x: Float32Array, importance: Float32Array | None, kind: GGUFType) -> UInt8Array:
+def encode(x: Float32Array, importance: Array | None, kind: GGUFType) -> UInt8Array:
     """Return the bytes (blocks, nbytes) of x (blocks, size); the importance of block i is that of i modulo its length.
 
     x must be finite, of magnitudes up to `LARGEST`; importance finite and not negative.
@@ -52,12 +52,13 @@ def encode(x: Float32Array, importance: Float32Array | None, kind: GGUFType) -> 
     return out
 
 
-def _normalized(importance: Float32Array) -> Float32Array:
+def _normalized(importance: Array) -> Float32Array:
     """Return importances of mean 1 with a floor."""
-    mean = importance.mean(dtype=np.float64)
-    if not mean > 0:
-        return np.ones_like(importance)
-    return np.maximum((importance / mean).astype(np.float32), _FLOOR)
+    largest = importance.max(initial=0)
+    if largest == 0:
+        return np.ones(importance.shape, np.float32)
+    share = importance.astype(np.float64) / largest
+    return np.maximum((share / share.mean()).astype(np.float32), _FLOOR)
 
 
 def _grouped(array: Float32Array, kind: GGUFType) -> Float32Array:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _args, _check
-from .._typing import Float32Array, RealLike
+from .._typing import Float64Array, RealLike
 from ..arrays.gguf import GGUFArray, gguf_type
 from ..errors import CalibrationError
 from ..ops.kquant import LARGEST, encode
@@ -81,8 +81,8 @@ def quantize_gguf(w: RealLike, type: str, *, moments: SecondMoment | ArrayLike |
     return GGUFArray(data.reshape(kind.bytes_shape(source.shape)), kind.name)
 
 
-def _importance(owner: str, moments: Any, columns: int) -> Float32Array:
-    """Return the importance of each input, scaled to a mean of 1."""
+def _importance(owner: str, moments: Any, columns: int) -> Float64Array:
+    """Return the importance of each input."""
     if isinstance(moments, SecondMoment):
         if not (hasattr(moments, "mean_") and int(moments.count_)):
             raise CalibrationError(_check.must(owner, "moments", "of one finite row or more", "none"))
@@ -97,5 +97,4 @@ def _importance(owner: str, moments: Any, columns: int) -> Float32Array:
     good = (exact >= 0) & np.isfinite(exact)
     if not good.all():
         raise ValueError(_check.must(owner, "moments", "finite and not negative", f"{exact[~good][0]:g}"))
-    mean = float(np.mean(exact / max(exact.max(initial=0.0), 1e-300)))
-    return (exact / max(exact.max(initial=0.0), 1e-300) / (mean or 1.0)).astype(np.float32)
+    return exact
