@@ -27,7 +27,7 @@ __all__: list[str] = []
 CONFIG = "config.json"
 CONFIG_KEY = "quantization_config"
 _CONFIGS = (CONFIG, "quantize_config.json")
-_PACKED, _WEIGHT = ".weight_packed", ".weight"
+_PACKED, _WEIGHT = "_packed", ".weight"
 _AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # where the columns 0 to 7 of a word stand in it
 
 Read = Callable[[str], Array]
