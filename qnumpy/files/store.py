@@ -502,11 +502,12 @@ def _plan(specs: Mapping[str, TensorSpec], container: type[SafetensorsWriter | N
             raise ValueError(f"save: arrays must have names that a file can hold; got {name!r}.")
         if spec.unreadable is not None:
             raise ValueError(must("save", f"arrays[{name!r}]", "readable", f"one that {spec.unreadable.reason}"))
-        if container is GGUFWriter and (problem := GGUFWriter.refusal(spec)) is not None:
-            raise TypeError(must("save", f"arrays[{name!r}]", *problem))
-        if container is not GGUFWriter and spec.format in GGUF_TYPES:
+        if container is GGUFWriter:
+            if (problem := GGUFWriter.refusal(spec)) is not None:
+                raise TypeError(must("save", f"arrays[{name!r}]", *problem))
+        elif spec.format in GGUF_TYPES:
             raise TypeError(must("save", f"arrays[{name!r}]", "no GGUFArray unless path ends in .gguf", spec.format))
-        if not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
+        elif not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
             got = str(spec.dtype)
             got = got if len(got) <= 60 else f"{got[:57]}..."
             raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {got}.")
