@@ -304,7 +304,7 @@ def _typed(name: str, value: Any) -> tuple[int, bytes]:
     if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
         wide = not -(1 << 31) <= value < 1 << 32
         value = (np.int64 if wide else np.int32)(value) if value < 0 else (np.uint64 if wide else np.uint32)(value)
-    elif isinstance(value, float):
+    elif isinstance(value, float) and not isinstance(value, np.generic):
         value = np.float32(value)
     if isinstance(value, np.generic) and value.dtype.name in _SCALAR_NUMBERS:
         return _SCALAR_NUMBERS[value.dtype.name], np.asarray(value, value.dtype.newbyteorder("<")).tobytes()
