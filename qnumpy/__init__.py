@@ -18,6 +18,7 @@ from .ops.choose import choose_qparams
 # objects that hold codes
 from .arrays.quantized import QuantizedArray, dequantize, quantize
 from .arrays.mx import MXArray
+from .arrays.gguf import GGUFArray
 from .arrays.concatenate import concatenate
 from .arrays.packed import PackedWeight, qmatmul
 
@@ -69,6 +70,7 @@ __all__ = [
     "Calibration",
     "CalibrationError",
     "FileFormatError",
+    "GGUFArray",
     "HistogramObserver",
     "MXArray",
     "MinMaxObserver",

@@ -180,7 +180,7 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
 
     Parameters
     ----------
-    q : QuantizedArray or MXArray
+    q : QuantizedArray, MXArray or GGUFArray
     dtype : str or dtype, default "float32"
         float32, float64, float16 or bfloat16.
     out : ndarray, optional
@@ -194,7 +194,7 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
     Raises
     ------
     TypeError
-        q is no QuantizedArray or MXArray; dtype is no real type.
+        q is no QuantizedArray, MXArray or GGUFArray; dtype is no real type.
     TypeError, ValueError
         out: as in quantize_linear.
 
@@ -204,11 +204,10 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
     array([ 1., -1.], dtype=float32)
     """
     owner = "dequantize"
-    if isinstance(q, QuantizedArray):
-        return q._reals(owner, dtype, out)
-    if not isinstance(q, MXArray):
-        raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
-    return q._reals(owner, dtype, out)
+    reals = getattr(q, "_reals", None)  # of a GGUFArray too, which is above this module
+    if reals is None:
+        raise TypeError(_check.must(owner, "q", "a QuantizedArray, MXArray or GGUFArray", _check.typed(q)))
+    return reals(owner, dtype, out)  # type: ignore[no-any-return]
 
 
 class QuantizedArray(CodedArray):

@@ -73,7 +73,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qnumpy",
-        description="Quantize the arrays of .npz and .safetensors files.",
+        description="Quantize the arrays of .npz, .safetensors and .gguf files.",
         epilog="Exit codes: 0 fine, 1 quality gate failed, 2 usage, 3 bad file.",
         allow_abbrev=False,
     )

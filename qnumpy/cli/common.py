@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from .._tables import Table
 from .._typing import Array
+from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
@@ -25,7 +26,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
-READABLE = "a .npz or .safetensors file, the .safetensors.index.json of a sharded model, or the folder of a model"
+READABLE = "a .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, or the folder of a model"
 
 
 class UsageError(Exception):
@@ -86,10 +87,12 @@ def open_reader(path: str) -> Reader:
 
 
 def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray:
-    """Return an array of a file; of a PackedWeight its weight, of moments their scatter."""
+    """Return an array of a file; of a PackedWeight its weight, of moments their scatter, of a GGUFArray its reals."""
     value = reader.read(name)
     if isinstance(value, MomentsObserver):
         return value.scatter_
+    if isinstance(value, GGUFArray):
+        return value.dequantize()
     return value.unpack() if isinstance(value, PackedWeight) else value
 
 

@@ -3,6 +3,9 @@
 import argparse
 import json
 import math
+from typing import Any
+
+import numpy as np
 
 from .._tables import aligned
 from ..dtypes import float_type
@@ -12,6 +15,8 @@ from .common import FINE, READABLE, Commands, add_command, add_json, open_reader
 from .streams import show
 
 __all__: list[str] = []
+
+_LONGEST = 64  # list of metadata that is shown
 
 
 def add(commands: Commands) -> None:
@@ -45,7 +50,8 @@ def _list_tensors(args: argparse.Namespace) -> int:
             }
             for name, spec in specs.items()
         ]
-        show(json.dumps({"tensors": records, "nbytes": total, "metadata": metadata}, indent=2))
+        values = {key: _plain(value) for key, value in metadata.items()}
+        show(json.dumps({"tensors": records, "nbytes": total, "metadata": values}, indent=2))
         return FINE
     rows = [["tensor", "dtype", "shape", "granularity", "bytes"]]
     rows += [
@@ -62,6 +68,13 @@ def _list_tensors(args: argparse.Namespace) -> int:
     rows.append([f"{len(specs)} tensors", "", f"{elements:,} elements", "", f"{total:,}"])
     show("\n".join(aligned(rows, left=4)))
     return FINE
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of the metadata as one of JSON; a long list, as of the tokens of a model, as its length."""
+    if isinstance(value, (list, np.ndarray)):
+        return f"a list of {len(value)}" if len(value) > _LONGEST else [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _parameters(spec: TensorSpec) -> str:

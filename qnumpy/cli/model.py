@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..files.atomic import replacing
+from ..files.layouts import CONFIG, CONFIG_KEY, read_config
 from ..files.spec import TensorSpec, Value
 from ..files.store import NamesCollideError, Reader, Writer
 from .common import UsageError, about_to_rename, add_force, add_json, refuse_to_replace, require_suffix
@@ -17,7 +18,7 @@ __all__: list[str] = []
 
 Write: TypeAlias = Callable[[str, Value], None]
 
-SUFFIXES = (".npz", ".safetensors")
+SUFFIXES = (".npz", ".safetensors", ".gguf")
 WEIGHTS = (
     ".safetensors", ".index.json", ".npz", ".npy", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx",
     ".onnx_data", ".data", ".gguf", ".ggml", ".tflite", ".ot",
@@ -34,7 +35,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="OUT",
-        help="the .npz or .safetensors file to write, or a folder, which gets a model.safetensors and, from a folder, "
+        help="the .npz, .safetensors or .gguf file to write, or a folder, which gets a model.safetensors and, from a folder, "
         "copies of all files without weights (config.json, tokenizer.json, ...)",
     )
     parser.add_argument(
@@ -61,8 +62,9 @@ def model_path(args: argparse.Namespace) -> str | None:
         require_suffix(path, SUFFIXES)
     elif os.path.isdir(path) and any(os.path.samefile(path, source) for source in _folders(args)):
         raise UsageError(f"-o must be another folder than the input's; got {args.output!r}.")
-    if args.shard_size is not None and path.endswith(".npz"):
-        raise UsageError("--shard-size must be left out for a .npz file.")
+    for suffix in (".npz", ".gguf"):
+        if args.shard_size is not None and path.endswith(suffix):
+            raise UsageError(f"--shard-size must be left out for a {suffix} file.")
     return path
 
 
@@ -75,8 +77,14 @@ def model_output(
     if path is None:
         yield _write_nothing
         return
-    writer = _writer(path, specs, reader, limit)
     copies = _copies(args.input, path)
+    format, config = getattr(args, "format", None), None
+    source = os.path.join(args.input, CONFIG)
+    if source in copies and (format is not None or any(spec.layout is not None for spec in reader.specs.values())):
+        del copies[source]
+        config = read_config(source)
+        config.pop(CONFIG_KEY, None)  # about the input
+    writer = _writer(path, specs, reader, limit, format, config)
     refuse_to_replace(args, [*writer.paths, *writer.stale, *copies.values()], reader.paths)
     if args.dry_run:
         yield _write_nothing
@@ -113,10 +121,18 @@ def _size(text: str) -> int:
     return size
 
 
-def _writer(path: str, specs: Mapping[str, TensorSpec], reader: Reader, limit: int | None) -> Writer:
+def _writer(
+    path: str,
+    specs: Mapping[str, TensorSpec],
+    reader: Reader,
+    limit: int | None,
+    format: str | None,
+    config: Mapping[str, Any] | None,
+) -> Writer:
     """Return the writer of the output; refuse a plan that the file cannot hold."""
+    metadata = {key: value for key, value in reader.metadata.items() if key not in (CONFIG_KEY, "general.file_type")}
     try:
-        return Writer(path, specs, reader.metadata, max_shard_bytes=limit)
+        return Writer(path, specs, metadata, max_shard_bytes=limit, format=format, config=config)
     except NamesCollideError as error:
         raise UsageError(f"{error} --exclude or --set 'RE=keep' leaves a tensor as it is.") from error
     except TypeError as error:  # a dtype

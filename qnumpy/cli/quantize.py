@@ -18,10 +18,13 @@ from ..dtypes import CODE_TYPES, real_type
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec, Value
 from ..files.store import Reader
+from ..granularity import PerGroup
 from ..ops.cast import cast
 from ..ops.choose import choose
+from ..ops.gguf import GGUF_TYPES, fallback
 from ..ops.rounding import Rows
 from ..reports.compare import Report, compare
+from ..weights.gguf import quantize_gguf
 from .common import (
     FINE,
     READABLE,
@@ -52,7 +55,13 @@ def add(commands: Commands) -> None:
         default="int8",
         metavar="DTYPE",
         help=f"{', '.join(CODE_TYPES)} (default: int8); {' or '.join(CASTS)}, a plain conversion of every floating "
-        f"tensor; or blocks along the last axis with a shared scale, {', '.join(MX_FORMATS)}",
+        f"tensor; or blocks along the last axis with a shared scale, {', '.join(MX_FORMATS)}; or the blocks of a .gguf "
+        f"file, {', '.join(GGUF_TYPES)}",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["compressed-tensors"],
+        help="write a .safetensors file for other libraries, with the quantization_config in the config.json beside it",
     )
     add_granularity(parser, "channel", "axis of the channels (default: 0) or groups (default: -1)")
     add_symmetric(parser)
@@ -66,7 +75,7 @@ def add(commands: Commands) -> None:
         "--moments",
         metavar="FILE",
         help="moments of the layers' inputs, as `qnumpy calibrate --method moments` writes them, for --method gptq and "
-        "mse: of a tensor 'fc.weight' those of the name 'fc.weight' or 'fc'",
+        "mse and the types of .gguf files: of a tensor 'fc.weight' those of the name 'fc.weight' or 'fc'",
     )
     add_selection(parser, "quantize")
     parser.add_argument(
@@ -146,7 +155,7 @@ def _moments_reader(args: argparse.Namespace) -> Iterator[Reader | None]:
 def _step(name: str, spec: TensorSpec, scheme: Scheme, moments: Reader | None) -> Step:
     """Return the step of a tensor that is quantized."""
     step = Step(_spec(name, spec, scheme), scheme=scheme)
-    if scheme.method not in ("gptq", "mse"):
+    if scheme.method not in ("gptq", "mse") and scheme.dtype not in GGUF_TYPES:
         return step
     if moments is None:
         if scheme.method == "gptq":
@@ -157,7 +166,8 @@ def _step(name: str, spec: TensorSpec, scheme: Scheme, moments: Reader | None) -
     ]
     if not names:
         return step
-    inputs, rows = moments.specs[names[0]].shape[0], Rows.of(scheme.granularity(), spec.shape)
+    granularity = PerGroup(1) if scheme.dtype in GGUF_TYPES else scheme.granularity()  # along the last axis
+    inputs, rows = moments.specs[names[0]].shape[0], Rows.of(granularity, spec.shape)
     if rows.columns != inputs:
         wanted = f"{rows.columns} inputs, as {name!r} of shape {spec.shape} has {rows.granularity.describe()}"
         raise UsageError(f"--moments: {names[0]!r} must be of {wanted}; got {inputs}.")
@@ -193,6 +203,8 @@ def _reason_to_keep(spec: TensorSpec, scheme: Scheme, named: bool) -> str:
         return "integer" if spec.dtype.kind in "iu" or "int" in spec.dtype.name else spec.dtype.name
     if scheme.dtype == spec.dtype.name:
         return f"{spec.dtype.name} already"
+    if scheme.dtype in GGUF_TYPES and spec.shape and fallback(scheme.dtype, spec.shape[-1]) is None:
+        return f"rows of {spec.shape[-1]}"
     if scheme.dtype not in CASTS and len(spec.shape) < (1 if named else 2):
         return f"{len(spec.shape)}-D"
     return ""
@@ -225,6 +237,9 @@ def _quantize(
     try:
         if scheme.dtype in CASTS:
             value = cast(x, scheme.dtype, overflow="raise")
+        elif spec.format in GGUF_TYPES:
+            value = quantize_gguf(x, spec.format, moments=observer)
+            label = "no moments" if observer is None else "moments"
         elif spec.format is not None:
             value = quantize(x, dtype=spec.format)
         elif method == "gptq":
@@ -241,4 +256,5 @@ def _quantize(
     except (ValueError, OverflowError) as error:  # the options were checked before, so the values are at fault
         raise FileFormatError(f"{args.input}: tensor {name!r}: {error} --exclude keeps it as it is.") from error
     report = compare(x, value, name=name)
-    return value, replace(report, method=label) if scheme.has_choice else report
+    says = scheme.has_choice or (spec.format in GGUF_TYPES and moments is not None)
+    return value, replace(report, method=label) if says else report

@@ -11,13 +11,14 @@ from ..dtypes import CODE_TYPES, CodeType, code_type, float_type
 from ..files.spec import TensorSpec
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
 from ..ops.choose import GRIDS
+from ..ops.gguf import GGUF_TYPES, fallback
 from ..ops.histogram import percentile_share
 from .common import UsageError
 
 __all__: list[str] = []
 
 CASTS = ("float16", "bfloat16")  # a conversion without parameters, of tensors of any shape
-DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS]
+DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS, *GGUF_TYPES]
 GRANULARITIES: dict[str, type[Granularity]] = {cls.kind: cls for cls in (PerTensor, PerChannel, PerGroup)}
 DEFAULTS: dict[str, dict[str, int]] = {"tensor": {}, "channel": {"axis": 0}, "group": {"axis": -1, "group_size": 32}}
 
@@ -106,7 +107,7 @@ class Scheme:
     @property
     def has_choice(self) -> bool:
         """Whether the type leaves a choice of granularity and symmetry."""
-        return self.dtype not in CASTS and self.dtype not in MX_FORMATS
+        return self.dtype not in (*CASTS, *MX_FORMATS, *GGUF_TYPES)
 
     def changed(self, options: str) -> "Scheme":
         """Return the scheme with the right side of --set applied."""
@@ -137,6 +138,8 @@ class Scheme:
 
     def spec(self, shape: tuple[int, ...]) -> TensorSpec:
         """Return the spec of a quantized tensor of `shape`."""
+        if self.dtype in GGUF_TYPES:
+            return TensorSpec.gguf(shape, fallback(self.dtype, shape[-1]) or self.dtype)
         if mx_format(self.dtype) is not None:
             return TensorSpec.blocks(shape, self.dtype)
         if not self.has_choice:

@@ -8,18 +8,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 
 from .._check import must, typed
 from .._packing import pack_rows, unpack_rows
 from .._typing import Array, DType, Path
+from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray, mx_format
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
+from ..ops.gguf import GGUF_TYPES
 from ..observers.moments import MomentsObserver
 from ..qparams import QParams
 from .fault import fault, json_object
@@ -29,7 +31,7 @@ __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
 FORMAT_VERSION = 3  # the newest
 
-Value: TypeAlias = Array | QuantizedArray | MXArray | PackedWeight | MomentsObserver
+Value: TypeAlias = Array | QuantizedArray | MXArray | GGUFArray | PackedWeight | MomentsObserver
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array
@@ -42,6 +44,14 @@ class Unreadable:
     reason: str
     nbytes: int
     dtype: str | None = None
+
+
+class Layout(Protocol):
+    """The plain tensors of a weight of another library; see layouts.py."""
+
+    def stored(self, name: str, spec: "TensorSpec") -> Held: ...
+    def encode(self, name: str, spec: "TensorSpec", value: Any) -> Iterator[tuple[str, Array]]: ...
+    def decode(self, name: str, spec: "TensorSpec", read: Callable[[str], Array]) -> Value: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class TensorSpec:
     zero_point : bool
         Whether the file holds zero points.
     format : str, optional
-        Of an MXArray.
+        Of an MXArray, or the type of a GGUFArray.
     options : dict, optional
         Of a PackedWeight: the keywords of its constructor as values of JSON, and the shape of its bias.
     moments : dict, optional
@@ -71,6 +81,8 @@ class TensorSpec:
         Whether each 6-bit code takes a byte, as in format version 1.
     named : CodeType, optional
         Of codes whose type has no dtype.
+    layout : Layout, optional
+        How another library stores the array; the schema does not name such an array.
 
     Examples
     --------
@@ -90,6 +102,7 @@ class TensorSpec:
     unreadable: Unreadable | None = None
     byte_codes: bool = False
     named: CodeType | None = None
+    layout: Layout | None = None
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -102,6 +115,8 @@ class TensorSpec:
             return cls(np.dtype(np.float64), value.scatter_.shape, moments={**counts, **value.get_config()})
         if isinstance(value, MXArray):
             return cls.blocks(value.shape, value.format)
+        if isinstance(value, GGUFArray):
+            return cls.gguf(value.shape, value.type)
         if not isinstance(value, QuantizedArray):
             return cls(plain(value.dtype), value.shape)
         p = value.qparams
@@ -121,6 +136,15 @@ class TensorSpec:
         if mx is None:
             raise ValueError(must("TensorSpec", "format", "the name of an MX format", typed(format)))
         return cls(mx.element.dtype, tuple(shape), PerGroup(mx.group_size), format=mx.name)
+
+    @classmethod
+    def gguf(cls, shape: tuple[int, ...], type: str) -> Self:
+        """Describe the result of ``quantize_gguf`` for an array of `shape`."""
+        kind = GGUF_TYPES[type]
+        if not shape or shape[-1] % kind.size:
+            requirement = f"of a last axis that is a multiple of {kind.size} for {kind.name}"
+            raise ValueError(must("TensorSpec", "shape", requirement, str(shape)))
+        return cls(np.dtype(np.uint8), tuple(shape), PerGroup(kind.group), format=kind.name)
 
     @classmethod
     def quantized(cls, shape: tuple[int, ...], dtype: DType, granularity: Granularity, *, symmetric: bool) -> Self:
@@ -147,6 +171,8 @@ class TensorSpec:
             return cls(np.dtype(np.float64), shape, moments=_checked_moments(shape, values["moments"]))
         if mx_format(dtype) is not None:
             return cls.blocks(shape, dtype)
+        if dtype in GGUF_TYPES:
+            return cls.gguf(shape, dtype)
         code = code_type(dtype)
         if values["granularity"] is None and (code is not None or dtype in ML_DTYPES) and not (code and code.is_named):
             return cls(code.dtype if code is not None else ML_DTYPES[dtype], shape)
@@ -194,6 +220,10 @@ class TensorSpec:
 
     def stored(self, name: str) -> Held:
         """Return the plain tensors that hold the array in a file."""
+        if self.layout is not None:
+            return self.layout.stored(name, self)
+        if self.format in GGUF_TYPES:
+            return {name: (self.dtype, GGUF_TYPES[self.format].bytes_shape(self.shape))}
         mx = mx_format(self.format)
         parts: Held = {name: (_stored_dtype(self.dtype, self.code), _stored_shape(self.code, self.shape))}
         if mx is not None:
@@ -215,12 +245,18 @@ class TensorSpec:
 
     def names(self, name: str) -> list[str]:
         """Return the names that the array reserves; every quantized one reserves that of zero points, used or not."""
-        claims = [name] if self.granularity is None else [name, f"{name}.scale", f"{name}.zero_point"]
+        claims = (
+            [name]
+            if self.granularity is None or self.format in GGUF_TYPES
+            else [name, f"{name}.scale", f"{name}.zero_point"]
+        )
         return claims + [part for part in self.stored(name) if part not in claims]
 
     def encode(self, name: str, value: Value) -> Iterator[tuple[str, Array]]:
         """Yield the plain tensors of an array by name."""
-        if isinstance(value, PackedWeight):
+        if self.layout is not None:
+            yield from self.layout.encode(name, self, value)
+        elif isinstance(value, PackedWeight):
             w, options = _parts(value)
             yield from self.encode(name, w)
             if options["bias"] is not None:
@@ -233,6 +269,8 @@ class TensorSpec:
             yield f"{name}.scale", value.scales
             if value.tensor_scale is not None:
                 yield f"{name}.tensor_scale", np.asarray(value.tensor_scale)
+        elif isinstance(value, GGUFArray):
+            yield name, value.data
         elif isinstance(value, QuantizedArray):
             yield name, value._held
             yield f"{name}.scale", value.scale
@@ -243,11 +281,15 @@ class TensorSpec:
 
     def decode(self, name: str, read: Callable[[str], Array]) -> Value:
         """Return the array whose plain tensors `read` returns by name."""
+        if self.layout is not None:
+            return self.layout.decode(name, self, read)
         if self.options is not None:
             w: Any = replace(self, options=None).decode(name, read)
             bias = None if self.options["bias"] is None else read(f"{name}.bias")
             return PackedWeight(w, **{**_options_from_json(self.options), "bias": bias})
         stored = read(name)
+        if self.format in GGUF_TYPES:
+            return GGUFArray(stored, self.format)
         if self.moments is not None:
             return _moments(self.moments, stored, read(f"{name}.mean"))
         code = self.code
@@ -412,7 +454,11 @@ def is_same_moments(one: MomentsObserver, other: MomentsObserver) -> bool:
 
 def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> str:
     """Return the JSON text that describes the arrays which are not plain tensors of the container."""
-    tensors = {name: spec.to_dict() for name, spec in specs.items() if not spec.is_plain or not holds(spec.dtype)}
+    tensors = {
+        name: spec.to_dict()
+        for name, spec in specs.items()
+        if spec.layout is None and not (spec.is_plain and holds(spec.dtype))
+    }
     version = max(map(_version, specs.values()), default=1)
     return json.dumps({"format_version": version, "tensors": tensors}, ensure_ascii=False)
 

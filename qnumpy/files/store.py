@@ -1,4 +1,4 @@
-"""Dictionaries of arrays and quantized arrays in .npz and .safetensors files, one tensor at a time; save and load."""
+"""Dictionaries of arrays and quantized arrays in .npz, .safetensors and .gguf files, one tensor at a time."""
 
 import contextlib
 import json
@@ -6,23 +6,28 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._args import choice
 from .._check import array, integer, must, typed
 from .._typing import Array, Path
+from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..errors import CalibrationError, FileFormatError
 from ..observers.base import Observer
 from ..observers.moments import MomentsObserver
+from ..ops.gguf import GGUF_TYPES
 from ..qparams import QParams
 from .atomic import AtomicFiles, naming_errors
 from .fault import fault, json_object
 from .fields import is_ml_dtype, stand_in
+from .gguf import GGUFReader, GGUFWriter, check_value
+from .layouts import CONFIG, CONFIG_KEY, adopt, compressed, compressed_config, read_config
 from .npz import SCHEMA_ENTRY, NpzReader, NpzWriter
 from .qparams import load_qparams, save_qparams
 from .safetensors import SCHEMA_KEY, SafetensorsReader, SafetensorsWriter
@@ -35,8 +40,14 @@ _MODEL = "model.safetensors"  # the file of a folder
 _SHARD = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors$")
 _OFFSETS = 40  # digits of two offsets, which are longer in a file of many arrays
 _RESERVED = (SCHEMA_ENTRY, "__metadata__")
-_Format: TypeAlias = tuple[type[SafetensorsReader | NpzReader], type[SafetensorsWriter | NpzWriter]]
-_FORMATS: dict[str, _Format] = {".safetensors": (SafetensorsReader, SafetensorsWriter), ".npz": (NpzReader, NpzWriter)}
+_Format: TypeAlias = tuple[
+    type[SafetensorsReader | NpzReader | GGUFReader], type[SafetensorsWriter | NpzWriter | GGUFWriter]
+]
+_FORMATS: dict[str, _Format] = {
+    ".safetensors": (SafetensorsReader, SafetensorsWriter),
+    ".npz": (NpzReader, NpzWriter),
+    ".gguf": (GGUFReader, GGUFWriter),
+}
 
 
 class NamesCollideError(ValueError):
@@ -49,7 +60,7 @@ class _Container(Protocol):
     held: Held
     unreadable: dict[str, Unreadable]
     schema: str | None
-    metadata: dict[str, str]
+    metadata: Any
 
     def read(self, name: str, copy: bool) -> Array: ...
     def close(self) -> None: ...
@@ -63,15 +74,15 @@ class Reader:
     Parameters
     ----------
     path : str or path
-        A .npz or .safetensors file, the .safetensors.index.json of a sharded model, or a folder: its model.safetensors,
-        else its one index, else all its .safetensors files together.
+        A .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, or a folder: its
+        model.safetensors, else its one index, else all its .safetensors files together.
 
     Attributes
     ----------
     specs : dict of str to TensorSpec
         The arrays of the file, in its order.
-    metadata : dict of str to str
-        Other metadata of the file.
+    metadata : dict
+        Other metadata of the file: texts; in a .gguf file also numbers and lists.
     paths : list of str
         Every file of the model.
 
@@ -80,7 +91,7 @@ class Reader:
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors or .safetensors.index.json, and is no folder.
+        path does not end in .npz, .safetensors, .gguf or .safetensors.index.json, and is no folder.
     OSError
         The file cannot be read.
     FileFormatError
@@ -91,7 +102,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path = _text("load", path)
         self.specs: dict[str, TensorSpec] = {}
-        self.metadata: dict[str, str] = {}
+        self.metadata: dict[str, Any] = {}
         self.paths: list[str] = []
         self._homes: dict[str, _Container] = {}
         self._containers: list[_Container] = []
@@ -121,6 +132,7 @@ class Reader:
             specs = {name: TensorSpec(*held) for name, held in container.held.items()}
         else:
             specs = read_schema(path, container.schema, container.held)
+        specs = adopt(path, specs, container.metadata, lambda part: container.read(part, False))
         for name, spec in specs.items():
             if name in self.specs:
                 raise fault(path, name, "stands in another file of the model too.")
@@ -185,16 +197,20 @@ class Writer:
     Parameters
     ----------
     path : str or path
-        Ends in .npz or .safetensors, or names a folder, which gets a model.safetensors; a folder whose name ends in "/"
-        is made.
+        Ends in .npz, .safetensors or .gguf, or names a folder, which gets a model.safetensors; a folder whose name ends
+        in "/" is made.
     specs : dict of str to TensorSpec
         The arrays that will be written.
-    metadata : dict of str to str, optional
-        More metadata for a .safetensors file; .npz has none.
+    metadata : dict, optional
+        More metadata for a .safetensors file, texts, or a .gguf file, also numbers and lists; .npz has none.
     max_shard_bytes : int, optional
         Write a larger model.safetensors as the shards model-00001-of-00003.safetensors, ... of at most so many bytes,
         and as model.safetensors.index.json, which `load` reads. An array is never cut: one that is larger fills a shard
         by itself.
+    format : str, optional
+        "compressed-tensors": quantized arrays as that library stores them, with the config.json of the model.
+    config : dict, optional
+        The config.json to write beside the file; by default none, and with a `format` the one that is there.
 
     Attributes
     ----------
@@ -208,11 +224,11 @@ class Writer:
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz or .safetensors, and is no folder.
+        path does not end in .npz, .safetensors or .gguf, and is no folder.
     TypeError
         max_shard_bytes is not an integer.
     ValueError
-        max_shard_bytes is not positive, or path ends in .npz.
+        max_shard_bytes is not positive, or path does not end in .safetensors.
     TypeError
         A name is no text.
     ValueError
@@ -229,9 +245,11 @@ class Writer:
         self,
         path: Path,
         specs: Mapping[str, TensorSpec],
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         *,
         max_shard_bytes: int | None = None,
+        format: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = _text("save", path)
         self._new_folder: str | None = None
@@ -240,14 +258,33 @@ class Writer:
             self.path = os.path.join(self.path, _MODEL)
         _, self._container_type = _format("save", self.path, ", or be a folder")
         limit = None if max_shard_bytes is None else self._shard_limit(max_shard_bytes)
-        self.specs = {name: replace(spec, byte_codes=False) for name, spec in specs.items()}  # the newest form
-        self._stored = _plan(self.specs, self._container_type.holds, self._container_type.longest)
+        own = {name: replace(spec, byte_codes=False, layout=None) for name, spec in specs.items()}  # the newest form
+        self.specs = own if format is None else self._compressed(own, format)
+        self._stored = _plan(self.specs, self._container_type)
         self._metadata = dict(metadata or {})
+        if self._container_type is not GGUFWriter:
+            self._metadata = {key: value for key, value in self._metadata.items() if isinstance(value, str)}
         self._shards = [list(self.specs)] if limit is None else self._divide(limit)
         self._missing = dict.fromkeys(self.specs)
-        self.paths = _paths(self.path, len(self._shards))
+        self._models = _paths(self.path, len(self._shards))
+        self._config = config if format is None else self._whole_config(config)
+        beside = [] if self._config is None else [os.path.join(os.path.dirname(self.path), CONFIG)]
+        self.paths = [*beside, *self._models]
         self.stale = _stale(self.path, self.paths)
         self._files = AtomicFiles(self.paths, "xb", self.stale)
+
+    def _compressed(self, specs: dict[str, TensorSpec], format: Any) -> dict[str, TensorSpec]:
+        choice("save", "format", format, {"compressed-tensors": 0})
+        if self._container_type is not SafetensorsWriter:
+            raise ValueError(must("save", "format", "left out unless path ends in .safetensors", repr(format)))
+        return compressed("save", specs)
+
+    def _whole_config(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the config.json of the model, and tell the metadata what it says about the quantization."""
+        path = os.path.join(os.path.dirname(self.path), CONFIG)
+        quantization = compressed_config(self.specs)
+        self._metadata[CONFIG_KEY] = json.dumps(quantization)
+        return {**(read_config(path) if config is None else config), CONFIG_KEY: quantization}
 
     def _shard_limit(self, value: int) -> int:
         limit = integer("save", "max_shard_bytes", value)
@@ -275,7 +312,7 @@ class Writer:
         """Return the plain tensors of some arrays."""
         return {part: self._stored[part] for name in names for part in self.specs[name].stored(name)}
 
-    def _schema(self, names: Iterable[str]) -> dict[str, str]:
+    def _schema(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the metadata of a file of some arrays."""
         specs = {name: self.specs[name] for name in names}
         return {**self._metadata, SCHEMA_KEY: write_schema(specs, self._container_type.holds)}
@@ -287,10 +324,11 @@ class Writer:
                     os.mkdir(self._new_folder)
                 stack.push(self._remove_folder)
             stack.enter_context(self._files)
-            self._homes: dict[str, tuple[SafetensorsWriter | NpzWriter, str]] = {}
-            self._containers: list[tuple[SafetensorsWriter | NpzWriter, str]] = []
+            self._homes: dict[str, tuple[SafetensorsWriter | NpzWriter | GGUFWriter, str]] = {}
+            self._containers: list[tuple[SafetensorsWriter | NpzWriter | GGUFWriter, str]] = []
             stack.push(self._finish)
-            for names, file, path in zip(self._shards, self._files.files, self.paths, strict=False):
+            files = self._files.files[len(self.paths) - len(self._models) :]
+            for names, file, path in zip(self._shards, files, self._models, strict=False):
                 with naming_errors(path):
                     container = self._container_type(file, self._held(names), self._schema(names))
                 self._containers.append((container, path))
@@ -308,12 +346,13 @@ class Writer:
         OSError
             The disk is full, or the file cannot be written.
         """
-        spec, actual = self.specs[name], TensorSpec.of(value)
+        planned, actual = self.specs[name], TensorSpec.of(value)
+        spec = replace(planned, layout=None)
         if name not in self._missing or actual not in (spec, replace(spec, zero_point=False)):
             raise ValueError(f"save: {name!r} must be written once, as planned: {spec}; got {actual}.")
         container, path = self._homes[name]
         with naming_errors(path):
-            for part, array in spec.encode(name, value):
+            for part, array in planned.encode(name, value):
                 container.write(part, array)
         del self._missing[name]
 
@@ -328,7 +367,10 @@ class Writer:
                 for container, shard in self._containers:
                     with naming_errors(shard):
                         container.close()
-                if len(self.paths) > len(self._containers):
+                if self._config is not None:
+                    with naming_errors(self.paths[0]):
+                        self._files.files[0].write(_json_text(self._config))
+                if len(self._models) > len(self._containers):
                     with naming_errors(self.paths[-1]):
                         self._files.files[-1].write(self._index())
         finally:
@@ -346,11 +388,15 @@ class Writer:
         total = sum(spec.nbytes for spec in self.specs.values())
         homes = {
             part: os.path.basename(shard)
-            for names, shard in zip(self._shards, self.paths, strict=False)
+            for names, shard in zip(self._shards, self._models, strict=False)
             for part in self._held(names)
         }
         index = {"metadata": {"total_size": total}, "weight_map": homes}
-        return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
+        return _json_text(index)
+
+
+def _json_text(values: Any) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _text(owner: str, path: Path) -> str:
@@ -364,7 +410,7 @@ def _format(owner: str, path: str, more: str = "") -> _Format:
     for suffix, types in _FORMATS.items():
         if path.endswith(suffix):
             return types
-    raise ValueError(f"{owner}: path must end in .npz or .safetensors{more}; got {path!r}.")
+    raise ValueError(f"{owner}: path must end in .npz, .safetensors or .gguf{more}; got {path!r}.")
 
 
 def _is_folder(path: str) -> bool:
@@ -444,8 +490,9 @@ def _encodable(name: str) -> bool:
     return True
 
 
-def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool], longest: int) -> Held:
+def _plan(specs: Mapping[str, TensorSpec], container: type[SafetensorsWriter | NpzWriter | GGUFWriter]) -> Held:
     """Return every plain tensor of the file; refuse names that collide and dtypes that no file holds."""
+    holds, longest = container.holds, container.longest
     stored: Held = {}
     owners: dict[str, str] = {}
     for name, spec in specs.items():
@@ -455,7 +502,12 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
             raise ValueError(f"save: arrays must have names that a file can hold; got {name!r}.")
         if spec.unreadable is not None:
             raise ValueError(must("save", f"arrays[{name!r}]", "readable", f"one that {spec.unreadable.reason}"))
-        if not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
+        if container is GGUFWriter:
+            if (problem := GGUFWriter.refusal(spec)) is not None:
+                raise TypeError(must("save", f"arrays[{name!r}]", *problem))
+        elif spec.format in GGUF_TYPES:
+            raise TypeError(must("save", f"arrays[{name!r}]", "no GGUFArray unless path ends in .gguf", spec.format))
+        elif not (is_ml_dtype(spec.dtype) or holds(stand_in(spec.dtype))):
             got = str(spec.dtype)
             got = got if len(got) <= 60 else f"{got[:57]}..."
             raise TypeError(f"save: arrays[{name!r}] must have a dtype that this kind of file holds; got {got}.")
@@ -474,29 +526,44 @@ def _plan(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool
     return stored
 
 
-def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_shard_bytes: int | None = None) -> None:
-    """Save arrays and quantized arrays to one .npz or .safetensors file, or parameters to a .json file.
+def save(
+    path: Path,
+    arrays: Mapping[str, Value | QParams | ArrayLike],
+    *,
+    max_shard_bytes: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    format: Literal["compressed-tensors"] | None = None,
+) -> None:
+    """Save arrays and quantized arrays to one .npz, .safetensors or .gguf file, or parameters to a .json file.
 
-    The file appears whole or not at all. docs/file-format.md describes it for other programs.
+    The file appears whole or not at all. docs/file-format.md describes it for other programs. A .gguf file holds
+    GGUFArrays and plain arrays of float32, float16, bfloat16, float64 and signed integers.
 
     Parameters
     ----------
     path : str or path
-        Ends in .npz, .safetensors or .json; an existing file is replaced. A folder gets a model.safetensors; one whose
-        name ends in "/" is made.
-    arrays : mapping of str to QuantizedArray, MXArray, PackedWeight, MomentsObserver or array_like
+        Ends in .npz, .safetensors, .gguf or .json; an existing file is replaced. A folder gets a model.safetensors; one
+        whose name ends in "/" is made.
+    arrays : mapping of str to QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver or array_like
         For a .json file a mapping of str to QParams: a calibration, or any other. Of a calibration other files get its
         MomentsObservers.
     max_shard_bytes : int, optional
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
         the index ``model.safetensors.index.json``. An array is never cut. All files appear together, the index last.
+    metadata : mapping of str to str, number, list or numpy scalar, optional
+        For a .gguf file, as ``{"general.architecture": "llama", "llama.block_count": 32}``: an int becomes uint32, or the
+        type that holds it, a float float32. For a .safetensors file texts.
+    format : str, optional
+        "compressed-tensors" writes a .safetensors file for other libraries: QuantizedArrays of 2 to 8 bits, shape
+        (N, K), per channel of axis 0 or in groups along K, as ``w_packed``, ``w_scale``, ``w_zero_point`` and
+        ``w_shape``. The config.json beside the file gets the ``quantization_config``; its other values stay.
 
     Raises
     ------
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors or .json, and is no folder.
+        path does not end in .npz, .safetensors, .gguf or .json, and is no folder.
     TypeError
         arrays is no mapping, or for a .json file a value is no QParams.
     CalibrationError
@@ -508,11 +575,13 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     ValueError
         max_shard_bytes is not positive, or path does not end in .safetensors.
     TypeError
+        metadata is no mapping of texts to values that the file holds.
+    TypeError
         A name is no text.
     ValueError
         The file cannot hold a name.
     TypeError
-        The file cannot hold a dtype: objects; complex128 in .safetensors.
+        The file cannot hold a dtype: objects; complex128 in .safetensors; a QuantizedArray in .gguf.
     ValueError
         Names collide: a quantized ``w`` also takes ``w.scale`` and ``w.zero_point``, an NVFP4 one ``w.tensor_scale``, a
         PackedWeight with a bias ``w.bias``, a MomentsObserver ``w.mean``.
@@ -542,6 +611,9 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
         if max_shard_bytes is not None:
             got = typed(max_shard_bytes)
             raise ValueError(must("save", "max_shard_bytes", "left out unless path ends in .safetensors", got))
+        _check_metadata(path, metadata)
+        if format is not None:
+            raise ValueError(must("save", "format", "left out unless path ends in .safetensors", typed(format)))
         save_qparams(path, arrays)
         return
     if not isinstance(arrays, Mapping):
@@ -549,14 +621,34 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     values: dict[str, Value] = {}
     for name, value in _moments_of(arrays).items():
         _check_value(f"arrays[{name!r}]", value)
-        if isinstance(value, (QuantizedArray, MXArray, PackedWeight, MomentsObserver)):
+        if isinstance(value, (QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver)):
             values[name] = value
         else:
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
+    _check_metadata(path, metadata)
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
-    with Writer(path, specs, max_shard_bytes=max_shard_bytes) as writer:
+    with Writer(path, specs, metadata, max_shard_bytes=max_shard_bytes, format=format) as writer:
         for name, value in values.items():
             writer.write(name, value)
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    """Refuse metadata that the file does not hold."""
+    if metadata is None:
+        return
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if suffix in (".npz", ".json"):
+        requirement = "left out unless path ends in .safetensors or .gguf"
+        raise ValueError(must("save", "metadata", requirement, typed(metadata)))
+    if not isinstance(metadata, Mapping):
+        raise TypeError(must("save", "metadata", "a mapping of texts to values", typed(metadata)))
+    for key, value in metadata.items():
+        if not isinstance(key, str) or key in (SCHEMA_KEY, "__metadata__"):
+            raise TypeError(must("save", "metadata", "a mapping of texts to values", f"the key {key!r:.60}"))
+        if suffix == ".gguf":
+            check_value(f"metadata[{key!r}]", value)
+        elif not isinstance(value, str):
+            raise TypeError(must("save", f"metadata[{key!r}]", "a text", typed(value)))
 
 
 def _moments_of(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -581,7 +673,7 @@ def _check_value(name: str, value: Any) -> None:
             raise CalibrationError(must("save", name, "of observed data", "none"))
     if isinstance(value, (list, tuple)):
         for item in value:
-            if isinstance(item, (QuantizedArray, MXArray, PackedWeight, MomentsObserver)):
+            if isinstance(item, (QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver)):
                 raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
             _check_value(name, item)
 
@@ -594,8 +686,8 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
     Parameters
     ----------
     path : str or path
-        A .npz or .safetensors file, the .safetensors.index.json of a sharded model, a folder with a model, or a .json
-        file that save wrote. In a folder the model is model.safetensors, else the one index, else all .safetensors
+        A .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, a folder with a model, or a
+        .json file that save wrote. In a folder the model is model.safetensors, else the one index, else all .safetensors
         files together.
     names : str or iterable of str, optional
         Read these arrays alone, in this order. The others are not read, so they may be arrays of Python objects, which
@@ -603,7 +695,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
 
     Returns
     -------
-    dict of str to QuantizedArray, MXArray, PackedWeight, MomentsObserver or numpy.ndarray
+    dict of str to QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver or numpy.ndarray
         In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams. Arrays of
         ml_dtypes have native byte order, also as fields of structures; others of a .npz file have that of the file.
 
@@ -612,7 +704,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
     TypeError
         path is no text and no path.
     ValueError
-        path does not end in .npz, .safetensors, .safetensors.index.json or .json, and is no folder.
+        path does not end in .npz, .safetensors, .safetensors.index.json, .gguf or .json, and is no folder.
     OSError
         The file cannot be read.
     FileFormatError
@@ -660,4 +752,5 @@ def _holds_qparams(path: str, owner: str) -> bool:
     if path.endswith(".json"):
         return True
     index = f", {INDEX}" if owner == "load" else ""
-    raise ValueError(f"{owner}: path must end in .npz, .safetensors{index} or .json, or be a folder; got {path!r}.")
+    suffixes = f".npz, .safetensors{index}, .gguf or .json"
+    raise ValueError(f"{owner}: path must end in {suffixes}, or be a folder; got {path!r}.")

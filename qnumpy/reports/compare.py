@@ -1,7 +1,7 @@
 """Reports on quantized arrays: figures and warnings as numbers, text, HTML and JSON."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from .._tables import (
     tensors,
 )
 from .._typing import Array, DType, RealLike
+from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray
 from ..arrays.quantized import QuantizedArray
 from ..granularity import PerChannel, normalize_axis
@@ -45,7 +46,7 @@ def compare(
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
         The reference.
-    q : QuantizedArray, MXArray, or array_like of one of those types
+    q : QuantizedArray, MXArray, GGUFArray, or array_like of one of those types
         Of the shape of `x`: codes with parameters, or dequantized values.
     name : str, optional
         The name in tables.
@@ -91,6 +92,9 @@ def compare(
       codes used  255/255
     """
     owner = "compare"
+    if isinstance(q, GGUFArray):
+        report = compare(x, q.dequantize(), name=name, per_channel=per_channel, axis=axis)
+        return replace(report, dtype=q.type, granularity=q.granularity.describe(), nbytes_after=q.nbytes)
     if not (name is None or isinstance(name, str)):
         raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
     per_channel = _check.flag(owner, "per_channel", per_channel)

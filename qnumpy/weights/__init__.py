@@ -2,6 +2,7 @@
 
 from .bias import correct_bias
 from .equalize import cross_layer_equalize
+from .gguf import quantize_gguf
 from .gptq import gptq
 from .patches import patches
 from .saturation import reduce_range, safe_weights
@@ -12,6 +13,7 @@ __all__ = [
     "cross_layer_equalize",
     "gptq",
     "patches",
+    "quantize_gguf",
     "reduce_range",
     "safe_weights",
     "smoothquant",
