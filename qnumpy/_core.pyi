@@ -134,6 +134,10 @@ def quantize_blocks(
 def float_error(
     x: _Array, x_type: int, type: int, overflow: float, normal: float, /
 ) -> tuple[int, int, int, int, int, int, int, float, float, float]: ...
+def search_grids(
+    w: _Array, importance: _Array | None, rows: int, columns: int, group: int, qmin: int, qmax: int, zero_low: int,
+    zero_high: int, scale: _Array, zero: _Array, /,
+) -> None: ...
 def float_features() -> dict[str, bool]: ...
 def matmul_integer(
     a: _Array, a_type: int, b: _Array, b_type: int, a_zero: _Array | None, b_zero: _Array | None, out: _Array, /

@@ -2,6 +2,7 @@
 #ifndef QN_GRID_SEARCH_H
 #define QN_GRID_SEARCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* The codes, and the zero points that a search may choose; one zero point is fixed. zero_low and zero_high are in

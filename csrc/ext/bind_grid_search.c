@@ -1,0 +1,51 @@
+/* search_grids(w, importance, ...) -> None: scale and zero point of every group of a matrix of weights. */
+#include "bindings.h"
+
+#include "grid_rows.h"
+
+/* w, importance, rows, columns, group, qmin, qmax. Sets the number of groups. */
+static int weights_of(qn_args a, qn_weights *m, int64_t *groups) {
+    int64_t elements;
+    int qmin, qmax;
+    if (qn_arg_i64(a[2], &m->rows) || qn_arg_i64(a[3], &m->columns) || qn_arg_i64(a[4], &m->group) ||
+        qn_arg_product(m->rows, m->columns, &elements) || qn_arg_int(a[5], INT16_MIN, INT16_MAX, &qmin) ||
+        qn_arg_int(a[6], INT16_MIN, INT16_MAX, &qmax))
+        return -1;
+    if (m->group < 1 || qmin >= qmax) {
+        PyErr_SetString(PyExc_ValueError, "qnumpy._core: groups or codes are empty.");
+        return -1;
+    }
+    m->levels = (qn_levels){qmin, qmax, qmin, qmax};
+    m->w = qn_arg_vector(a[0], elements, NPY_FLOAT32);
+    if (!m->w) return -1;
+    m->by_row = PyArray_Check(a[1]) && PyArray_NDIM((PyArrayObject *)a[1]) == 2;
+    const void *importance;
+    if (qn_arg_optional(a[1], m->by_row ? elements : m->columns, NPY_FLOAT32, &importance)) return -1;
+    m->importance = importance;
+    return qn_arg_product(m->rows, m->columns / m->group + (m->columns % m->group > 0), groups);
+}
+
+static PyObject *search_grids(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weights m;
+    int64_t groups;
+    int low, high;
+    (void)self;
+    if (qn_arg_count("search_grids", count, 11) || weights_of(a, &m, &groups) ||
+        qn_arg_int(a[7], m.levels.qmin, m.levels.qmax, &low) || qn_arg_int(a[8], low, m.levels.qmax, &high))
+        return NULL;
+    m.levels.zero_low = low, m.levels.zero_high = high;
+    float *scale = qn_arg_output(a[9], groups, sizeof *scale);
+    int32_t *zero = scale ? qn_arg_output(a[10], groups, sizeof *zero) : NULL;
+    if (!zero) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_search_grids(&m, scale, zero);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+PyMethodDef qn_grid_search_methods[] = {
+    QN_METHOD(search_grids,
+              "search_grids(w, importance, rows, columns, group, qmin, qmax, zero_low, zero_high, scale, zero, "
+              "/)\n--\n\nScale and zero point of each group of columns of each row."),
+    QN_END,
+};
