@@ -34,7 +34,7 @@ from .ops.qlinear import qlinear_conv2d, qlinear_matmul
 from .ops.accumulate import accumulate_dot, accumulator
 
 # ranges of data that comes in batches
-from .observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
+from .observers import HistogramObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver
 from .calibration.calibrate import Calibration, calibrate, observing, tap
 
 # what quantization costs; the classes of the results are in qn.reports
@@ -72,6 +72,7 @@ __all__ = [
     "HistogramObserver",
     "MXArray",
     "MinMaxObserver",
+    "MomentsObserver",
     "MovingAverageMinMaxObserver",
     "PackedWeight",
     "PerChannel",

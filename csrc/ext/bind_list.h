@@ -8,6 +8,7 @@
     QN_BIND(cast)                                                                                                      \
     QN_BIND(conv)                                                                                                      \
     QN_BIND(float_error)                                                                                               \
+    QN_BIND(gptq)                                                                                                      \
     QN_BIND(grid_search)                                                                                               \
     QN_BIND(histogram)                                                                                                 \
     QN_BIND(matmul)                                                                                                    \

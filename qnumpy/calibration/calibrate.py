@@ -33,6 +33,8 @@ _FORMAT = "qnumpy calibration"
 class Calibration(Mapping[str, QParams]):
     """Observers by name, and a mapping from the names to the parameters that they choose.
 
+    Names whose observer chooses none, a MomentsObserver, are in `observers` alone.
+
     It has the methods of an observer: `observe`, `merge`, `reset`, `to_json`. It can be pickled. Calibrations of
     different batches, from different processes, can be merged.
 
@@ -293,6 +295,8 @@ class Calibration(Mapping[str, QParams]):
 
     def __getitem__(self, name: str) -> QParams:
         observer = self.observers[name]
+        if not observer.chooses_range:
+            raise KeyError(f"{name!r} has a {type(observer).__name__}, which chooses no parameters: observers[{name!r}].")
         try:
             return observer.qparams()
         except CalibrationError as error:
@@ -300,17 +304,19 @@ class Calibration(Mapping[str, QParams]):
             raise
 
     def __contains__(self, name: object) -> bool:
-        return name in self.observers
+        observer = self.observers.get(name)  # type: ignore[call-overload]  # any object
+        return observer is not None and observer.chooses_range
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.observers)
+        return (name for name, observer in self.observers.items() if observer.chooses_range)
 
     def __len__(self) -> int:
-        return len(self.observers)
+        return sum(observer.chooses_range for observer in self.observers.values())
 
     def __repr__(self) -> str:
-        names = ", ".join(list(self)[:5]) + (", ..." if len(self) > 5 else "")
-        count = f"{len(self)} tensor{'' if len(self) == 1 else 's'}"
+        seen = self.observers
+        names = ", ".join(list(seen)[:5]) + (", ..." if len(seen) > 5 else "")
+        count = f"{len(seen)} tensor{'' if len(seen) == 1 else 's'}"
         return f"Calibration({count}{': ' if names else ''}{names})"
 
 
@@ -441,7 +447,7 @@ def calibrate(
         for batch in items:
             before = None if patience is None else _ranges(calibration)
             calibration.run(run, batch)
-            if not calibration:
+            if not calibration.observers:
                 break
             if before is not None:
                 still = still + 1 if _close(before, _ranges(calibration), float(tolerance)) else 0
@@ -455,12 +461,12 @@ def complete(owner: str, calibration: Calibration, observers: Observers | None) 
     """Raise CalibrationError unless there was a batch, an array, and data for every observer with an exact name."""
     if not calibration.batches:
         raise CalibrationError(_check.must(owner, "batches", "one or more", "none"))
-    seen = [*calibration, *calibration._ignored]
-    if not calibration:
+    seen = [*calibration.observers, *calibration._ignored]
+    if not calibration.observers:
         wanted = "a function that taps arrays which observers take, or returns them in a dict"
         raise CalibrationError(_check.must(owner, "run", wanted, f"only {_names(seen)}" if seen else "no such array"))
     for name, configured in observers.items() if isinstance(observers, Mapping) else ():
-        if configured is not None and name not in calibration and not _WILD & set(name):
+        if configured is not None and name not in calibration.observers and not _WILD & set(name):
             got = f"{name!r}, which never came"
             advice = f" The arrays were {_names(seen)}."
             raise CalibrationError(_check.must(owner, "observers", "named as the arrays are", got) + advice)
@@ -530,11 +536,8 @@ def fresh(state: _State) -> _State:
 
 
 def _ranges(calibration: Calibration) -> dict[str, tuple[Array, Array]]:
-    return {
-        name: (observer.min_, observer.max_)
-        for name, observer in calibration.observers.items()
-        if hasattr(observer, "min_")
-    }
+    ends = {name: observer._ends for name, observer in calibration.observers.items()}
+    return {name: pair for name, pair in ends.items() if pair is not None}
 
 
 def _close(

@@ -238,6 +238,9 @@ def _cell(value: float | None) -> str:
 
 def summarize(name: str, observer: Observer) -> CalibratedTensor:
     """Return the figures of an observer: what it saw, what it chose, and what each technique would give."""
+    if not observer.chooses_range:
+        counts = [int(getattr(observer, field, 0)) for field in ("count_", "nan_", "infinite_")]
+        return CalibratedTensor(name, observer.label, "", "", *counts, None, None, None)
     count = nan = inf = 0
     low = high = chosen = reason = None
     techniques: tuple[Technique, ...] = ()

@@ -3,10 +3,12 @@
 from .base import Observer, observer_for, observers_by_method
 from .histogram import HistogramObserver
 from .minmax import MinMaxObserver, MovingAverageMinMaxObserver
+from .moments import MomentsObserver
 
 __all__ = [
     "HistogramObserver",
     "MinMaxObserver",
+    "MomentsObserver",
     "MovingAverageMinMaxObserver",
     "Observer",
     "observer_for",

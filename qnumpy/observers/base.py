@@ -62,6 +62,7 @@ class Observer:
     mergeable: ClassVar[bool] = True
     methods: ClassVar[tuple[str, ...]] = ()  # `observer_for` and the command line find the class by these
     covers_all: ClassVar[bool] = False  # whether the range holds every finite element
+    chooses_range: ClassVar[bool] = True  # False: it learns of the data what is no range, so it has no parameters
     _kinds: ClassVar[dict[str, type["Observer"]]] = {}
     _learned: ClassVar[tuple[str, ...]] = ("min_", "max_", "count_", "nan_", "infinite_")
 
@@ -198,9 +199,9 @@ class Observer:
             raise ValueError(_check.must(owner, "other", f"made with {name}={mine[name]!r}", f"{theirs[name]!r}"))
         if not other._seen:
             return self
-        if self._seen and self.min_.shape != other.min_.shape:
-            wanted = f"an observer of parameters of shape {self.min_.shape}"
-            raise ValueError(_check.must(owner, "other", wanted, f"{other.min_.shape}"))
+        shape, others = (vars(observer).get(self._learned[0], np.empty(0)).shape for observer in (self, other))
+        if self._seen and shape != others:
+            raise ValueError(_check.must(owner, "other", f"an observer of parameters of shape {shape}", f"{others}"))
         self._learn(other._state())
         return self
 
@@ -423,7 +424,12 @@ class Observer:
 
     @property
     def _seen(self) -> bool:
-        return "min_" in vars(self)
+        return self._learned[0] in vars(self)
+
+    @property
+    def _ends(self) -> tuple[Array, Array] | None:
+        """The ends of what the data covers, for a calibration that stops when they rest; None before there is data."""
+        return (self.min_, self.max_) if self._seen else None
 
     @property
     def _code(self) -> CodeType:
@@ -503,7 +509,7 @@ def _plain(value: Array) -> Any:
 
 def _array(name: str, value: Any) -> Array:
     """Return the array that `_plain` turned into values of JSON."""
-    if name in ("min_", "max_", "values_"):
+    if name in ("min_", "max_", "values_", "mean_", "scatter_"):
         empty = np.inf if name == "min_" else -np.inf
         flat = np.array([empty if number is None else number for number in value["data"]], np.float64)
     else:

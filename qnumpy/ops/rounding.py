@@ -1,0 +1,191 @@
+"""Rounding of a weight to codes: the grid of every group, and codes by the second moment of the inputs.
+
+A weight is a matrix (N, K), N outputs of K inputs; groups of columns share a scale and a zero point. `Rows` turns a
+weight of any shape into that matrix, by its granularity.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _check
+from .._typing import Array, Float32Array, Float64Array, Int32Array
+from ..dtypes import CodeType
+from ..errors import CalibrationError
+from ..granularity import Granularity, PerChannel, PerGroup, PerRow
+from .gptq import descend, inverse_factor, objective, refit, round_columns
+from .grid_search import Levels, search_grid
+from .moments import SecondMoment
+
+__all__ = ["Rounded", "Rows", "check_moments", "check_width", "importance_of", "matrix_of", "round_weight"]
+
+_SWEEPS = 30  # of coordinate descent; six to ten suffice on layers of transformers
+_REFITS = 2
+_LEAST_DAMPING = 0.01  # where a second moment is not positive definite with the damping asked for
+
+
+class Rounded(NamedTuple):
+    """Codes (N, K), scales and zero points (N, G), and the objective of each row: of round-to-nearest, and of these."""
+
+    codes: Array
+    scale: Float32Array
+    zero: Int32Array
+    before: Float64Array
+    after: Float64Array
+
+
+def round_weight(
+    w: Float32Array,
+    h: Float64Array,
+    levels: Levels,
+    group_size: int,
+    *,
+    damping: float = 0.1,
+    sweeps: int = _SWEEPS,
+    refits: int = _REFITS,
+    target: Float32Array | None = None,
+) -> Rounded:
+    """Round a weight (N, K) so that ``(q - w) h (q - w)^T`` of each row is small.
+
+    ``h`` (K, K) is the second moment of the inputs; `damping` times the mean of its diagonal is added to the diagonal,
+    more if the sum is not positive definite. The grids are searched first, weighted by the diagonal. Then GPTQ takes
+    the columns in descending order of the diagonal; a row whose codes are no better than the nearest ones keeps these.
+    Coordinate descent follows, until no change of one code lowers the objective; then scales of least squares and
+    descent again, `refits` times. The objective never rises. With `target` the codes approximate it in place of w, and
+    `before` is that of the codes nearest to w.
+    """
+    wanted = w if target is None else target
+    spread, factor, order, size = _damped(h, damping)
+    importance = spread.diagonal().astype(np.float32)
+    scale, zero = search_grid(wanted, importance, group_size, levels)
+    nearest = _nearest(w, scale, zero, group_size, levels)
+    before = objective(wanted, spread, nearest, scale, zero, group_size)
+    codes, best = nearest, before
+    if target is not None:
+        codes = _nearest(wanted, scale, zero, group_size, levels)
+        best = objective(wanted, spread, codes, scale, zero, group_size)
+    loop = round_columns(wanted, factor, order, scale, zero, group_size, levels)
+    better = objective(wanted, spread, loop, scale, zero, group_size) < best
+    codes = np.where(better[:, None], loop, codes)
+    codes = descend(wanted, spread, codes, scale, zero, group_size, levels, sweeps)
+    for _ in range(refits):
+        scale = refit(wanted, spread, codes, scale, zero, group_size)
+        codes = descend(wanted, spread, codes, scale, zero, group_size, levels, sweeps)
+    after = objective(wanted, spread, codes, scale, zero, group_size)
+    return Rounded(codes, scale, zero, before * size, after * size)
+
+
+def _damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Array, float]:
+    """Return h with damping, in units of its mean diagonal; its factor and the order of its columns; that mean."""
+    diagonal = h.diagonal()
+    size = float(diagonal.mean())
+    if not size > 0:  # inputs that are all zero: every weight rounds to the nearest
+        h, size = np.eye(len(h)), 1.0
+    else:
+        h = h / size
+    while True:
+        damped = h.copy()
+        np.fill_diagonal(damped, h.diagonal() + damping)
+        order = np.argsort(-damped.diagonal(), kind="stable")
+        factor = inverse_factor(damped[np.ix_(order, order)])
+        if factor is not None:
+            return damped, factor, order, size
+        damping = max(10 * damping, _LEAST_DAMPING)
+
+
+def _nearest(w: Float32Array, scale: Float32Array, zero: Int32Array, group_size: int, levels: Levels) -> Array:
+    group = np.arange(w.shape[1]) // group_size
+    steps = np.rint(w / scale[:, group])
+    return np.clip(steps + zero[:, group], levels.qmin, levels.qmax).astype(np.int16)
+
+
+class Rows(NamedTuple):
+    """How a weight becomes a matrix (N, K): the order of its axes, and how many of them are rows.
+
+    Per group K is the grouped axis; per channel it is all axes but that of the channels, in their order.
+    """
+
+    granularity: Granularity
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    leading: int
+
+    @classmethod
+    def of(cls, granularity: Granularity, shape: tuple[int, ...]) -> "Rows":
+        axes = range(len(shape))
+        if isinstance(granularity, PerChannel):
+            first = granularity.axis % len(shape)
+            return cls(granularity, shape, (first, *(d for d in axes if d != first)), 1)
+        if isinstance(granularity, PerGroup):
+            last = granularity.axis % len(shape)
+            return cls(granularity, shape, (*(d for d in axes if d != last), last), len(shape) - 1)
+        return cls(granularity, shape, tuple(axes), len(shape) - 1 if isinstance(granularity, PerRow) else 0)
+
+    @property
+    def moved(self) -> tuple[int, ...]:
+        return tuple(self.shape[d] for d in self.order)
+
+    @property
+    def columns(self) -> int:
+        return math.prod(self.moved[self.leading :])
+
+    @property
+    def group_size(self) -> int:
+        size = self.granularity.group_size
+        return self.columns if size is None else min(size, self.columns)
+
+    def matrix(self, array: Array) -> Array:
+        """Return an array of the shape of the weight as (N, K)."""
+        return array.transpose(self.order).reshape(-1, self.columns)
+
+    def array(self, matrix: Array) -> Array:
+        """Return a matrix (N, K) as an array of the shape of the weight, of C order."""
+        back = tuple(np.argsort(self.order))
+        return np.ascontiguousarray(matrix.reshape(self.moved).transpose(back))
+
+    def params(self, values: Array) -> Array:
+        """Return parameters (N, G) in the shape that those of the weight have."""
+        if isinstance(self.granularity, PerGroup):
+            back = tuple(np.argsort(self.order))
+            return np.ascontiguousarray(values.reshape(*self.moved[:-1], -1).transpose(back))
+        return values.reshape(self.granularity.params_shape(self.shape))
+
+
+def matrix_of(owner: str, source: Array, rows: Rows) -> Float32Array:
+    """Return a weight as a C-contiguous float32 matrix (N, K); refuse finite values that float32 does not hold."""
+    with np.errstate(over="ignore"):
+        matrix = np.ascontiguousarray(rows.matrix(source), np.float32)
+    if source.dtype.itemsize > 4 and np.isinf(matrix).sum() > np.isinf(source).sum():
+        largest = float(np.max(np.abs(source), where=np.isfinite(source), initial=0.0))
+        raise ValueError(_check.must(owner, "x", "of magnitudes that float32 holds", f"{largest:.4g}"))
+    return matrix
+
+
+def check_width(owner: str, code: CodeType, reason: str) -> None:
+    """Refuse code types whose codes the rounding does not search."""
+    if code.real is not None or code.bits > 8:
+        raise TypeError(_check.must(owner, "dtype", f"an integer type of at most 8 bits {reason}", code.name))
+
+
+def check_moments(owner: str, moments: object, rows: Rows) -> SecondMoment:
+    """Return moments that fit the inputs of a weight."""
+    if not isinstance(moments, SecondMoment):
+        raise TypeError(_check.must(owner, "moments", "a MomentsObserver", _check.typed(moments)))
+    if not isinstance(rows.granularity, PerChannel | PerGroup):
+        wanted = "PerChannel(axis) or PerGroup(group_size) beside moments"
+        raise ValueError(_check.must(owner, "granularity", wanted, _check.typed(rows.granularity)))
+    if not (hasattr(moments, "mean_") and int(moments.count_)):
+        raise CalibrationError(_check.must(owner, "moments", "of one finite row or more", "none"))
+    if moments.inputs != rows.columns:
+        got = f"moments of {moments.inputs}"
+        wanted = f"of the {rows.columns} inputs that {rows.granularity} leaves of shape {rows.shape}"
+        raise ValueError(_check.must(owner, "moments", wanted, got))
+    return moments
+
+
+def importance_of(moments: SecondMoment) -> Float32Array:
+    """Return the weight of each input in a search of grids: its mean square, in units of their mean."""
+    diagonal = moments.diagonal
+    size = diagonal.mean()
+    return np.asarray(diagonal / size if size > 0 else np.ones_like(diagonal), np.float32)
