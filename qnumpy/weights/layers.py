@@ -20,7 +20,7 @@ from ..dtypes import CodeType
 from ..errors import CalibrationError
 from ..files.store import load, save
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow
-from ..ops.grid_search import Levels, Scheme
+from ..ops.grid_search import Levels, Scheme, search_grid
 from ..ops.rounding import Rounded, round_weight
 from ..qparams import QParams
 from ._stage_moments import StageMoments, Target
@@ -31,6 +31,7 @@ __all__ = ["LayersReport", "QuantizedLayers", "RoundedLayer", "quantize_layers"]
 
 RoundingMethod = Literal["gptq", "mse", "hqq", "minmax"]
 
+PRINT = 0
 _METHODS = {"gptq": 0, "mse": 1, "hqq": 2, "minmax": 3}
 
 
@@ -324,6 +325,16 @@ def _unrotated(w: Float32Array, rotation: Hadamard | None, axis: int) -> Float32
     return np.moveaxis(rotation.inverse(np.ascontiguousarray(np.moveaxis(w, axis, -1))), -1, axis)
 
 
+def _nearest(w: Float32Array, h: Array | None, scheme: _Scheme) -> Rounded:
+    g = scheme.group_size(w.shape[1])
+    importance = None if h is None else np.ascontiguousarray(h.diagonal(), np.float32)
+    scale, zero = search_grid(w, importance, g, scheme.levels)
+    group = np.arange(w.shape[1]) // g
+    codes = np.clip(np.rint(w / scale[:, group]) + zero[:, group], scheme.levels.qmin, scheme.levels.qmax)
+    no = np.zeros(len(w))
+    return Rounded(codes.astype(np.int16), scale, zero, no, no)
+
+
 def _quantized_rows(x: Float32Array) -> Float32Array:
     return quantize(x, granularity=PerRow(), symmetric=False).dequantize()
 
@@ -337,7 +348,7 @@ def _round_alone(
     rotation = rotations.get(w.shape[1])
     if rotation is not None:
         w = rotation.apply(w)
-    rounded = round_weight(w, None, scheme.levels, scheme.group_size(w.shape[1]), method=scheme.method)
+    rounded = _nearest(w, None, scheme)
     q = scheme.array(rounded, slice(None))
     noise = float(np.square(scheme.rows(q.dequantize()) - w, dtype=np.float64).sum())
     signal = float(np.square(w, dtype=np.float64).sum())
@@ -438,10 +449,10 @@ def _round_stage(
     del moments
     t1 = time.perf_counter()
     group_size = scheme.group_size(w.shape[1])
-    rounded = round_weight(
-        v, target.h, scheme.levels, group_size, method=scheme.method, damping=scheme.damping,
-        target=target.w if scheme.method == "gptq" else None,
-    )  # fmt: skip
+    if scheme.method == "gptq":
+        rounded = round_weight(v, target.h, scheme.levels, group_size, damping=scheme.damping, target=target.w)
+    else:
+        rounded = _nearest(v, target.h, scheme)
     t2 = time.perf_counter()
     done = {}
     seconds = time.perf_counter() - start
@@ -457,6 +468,6 @@ def _round_stage(
             float(rounded.after[part].sum()), target.sqnr(levels, part), seconds * len(levels) / first,
         )  # fmt: skip
         done[name] = _Done(q, bias, report)
-    if __debug__ and False:
+    if PRINT:
         print(stage.names[0], t1 - start, t2 - t1)
     return done
