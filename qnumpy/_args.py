@@ -152,7 +152,12 @@ def agree_with_qparams(
     if wanted is not None and layout_of(owner, granularity(owner, wanted), shape)[:2] != layout[:2]:
         requirement = f"left out or {params.granularity} like qparams"
         raise ValueError(must(owner, "granularity", requirement, typed(wanted)))
-    if symmetric is not None and flag(owner, "symmetric", symmetric) not in params.schemes:
+    if isinstance(symmetric, str) and symmetric == "full":
+        middle, real = params.code.symmetric_zero_point, params.code.real
+        whole = (params.qmin, params.qmax) == (params.code.qmin, params.code.qmax)
+        if real is not None or not whole or not np.isin(params.zero_point, (middle - 1, middle)).all():
+            raise ValueError(must(owner, "symmetric", "left out or that of qparams", "'full'"))
+    elif symmetric is not None and flag(owner, "symmetric", symmetric) not in params.schemes:
         raise ValueError(must(owner, "symmetric", f"left out or {not symmetric} like qparams", typed(symmetric)))
 
 

@@ -15,6 +15,7 @@ UInt8Array: TypeAlias = NDArray[np.uint8]
 Int8Array: TypeAlias = NDArray[np.int8]
 Float32Array: TypeAlias = NDArray[np.float32]
 Float64Array: TypeAlias = NDArray[np.float64]
+Int16Array: TypeAlias = NDArray[np.int16]
 Int32Array: TypeAlias = NDArray[np.int32]
 Int64Array: TypeAlias = NDArray[np.int64]
 
@@ -29,6 +30,9 @@ Path: TypeAlias = str | PathLike[str]
 # Parameters with fixed choices.
 Convention: TypeAlias = Literal["onnx", "guide", "torch", "tflite"]
 Method: TypeAlias = Literal["minmax", "mse", "entropy", "percentile"]  # how a range is chosen
+GridMethod: TypeAlias = Method | Literal["hqq"]  # how scale and zero point of data at hand are chosen
+WeightMethod: TypeAlias = GridMethod | Literal["gptq"]  # and how codes are
+Symmetric: TypeAlias = bool | Literal["full"]
 HistogramMethod: TypeAlias = Literal["mse", "entropy", "percentile"]
 RequantizeMethod: TypeAlias = Literal["float", "fixed", "fixed_double"]
 OnNan: TypeAlias = Literal["zero_point", "raise"]

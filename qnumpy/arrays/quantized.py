@@ -9,11 +9,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .. import _args, _check
 from .._index import Index
 from .._packing import clean_rows, columns_of, unpack_rows
-from .._typing import Array, BlockFormat, DTypeOf, Float32Array, Int32Array, Method, ScalarT
+from .._typing import Array, BlockFormat, DTypeOf, Float32Array, Int32Array, ScalarT, Symmetric, WeightMethod
 from ..dtypes import CodeType
 from ..granularity import Granularity, Mesh
-from ..ops.choose import choose
+from ..ops.choose import GRIDS, Plan, choose
+from ..ops.moments import SecondMoment
 from ..ops.quantize import dequantize_packed, quantize_array, quantize_packed, reals_of
+from ..ops.rounding import Rounded, matrix_of, round_weight
 from ..qparams import QParams
 from .base import CodedArray
 from .mx import MX_FORMATS, MXArray, mx_format, quantize_blocks
@@ -32,8 +34,9 @@ def quantize(
     *,
     dtype: DTypeLike | None = None,
     granularity: Granularity | None = None,
-    symmetric: bool | None = None,
-    method: Method | None = None,
+    symmetric: Symmetric | None = None,
+    method: WeightMethod | None = None,
+    moments: SecondMoment | None = None,
 ) -> "QuantizedArray": ...
 def quantize(
     x: ArrayLike,
@@ -41,8 +44,9 @@ def quantize(
     *,
     dtype: DTypeLike | None = None,
     granularity: Granularity | None = None,
-    symmetric: bool | None = None,
-    method: Method | None = None,
+    symmetric: Symmetric | None = None,
+    method: WeightMethod | None = None,
+    moments: SecondMoment | None = None,
 ) -> "QuantizedArray | MXArray":
     """Quantize an array, with `qparams` or with the parameters that choose_qparams returns.
 
@@ -53,9 +57,13 @@ def quantize(
         Beside it, dtype, granularity and symmetric are left out or say the same, and method is left out.
     dtype, granularity, symmetric, method
         As in choose_qparams; None means its defaults: int8, PerTensor(), True and "minmax".
+        ``method="gptq"`` rounds a weight by the `moments` of its inputs, to the codes that change the outputs of the
+        layer least, for integer types of at most 8 bits, per channel or group.
         ``granularity=PerRow()`` gives each row (token) of activations its own scale, without a calibration before. Or
         dtype names a format of blocks along the last axis, which fixes the others: "mxfp8_e4m3", "mxfp8_e5m2",
         "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4" or "nvfp4".
+    moments : MomentsObserver, optional
+        Of the inputs that the weight x multiplies, for the methods "gptq" and "mse", as in choose_qparams.
 
     Returns
     -------
@@ -65,17 +73,17 @@ def quantize(
     Raises
     ------
     ValueError
-        dtype is a format of blocks, and granularity, symmetric or method is not its default.
+        dtype is a format of blocks, and granularity, symmetric, method or moments is not its default.
     TypeError
         x is not real.
     TypeError, ValueError, CalibrationError
-        Without qparams: as choose_qparams.
+        Without qparams: as choose_qparams; for "gptq" moments are missing, or x is not finite.
     TypeError
         qparams is no QParams.
     ValueError
         qparams does not fit the shape of x.
     TypeError, ValueError
-        dtype, granularity, symmetric or method says something else than qparams.
+        dtype, granularity, symmetric, method or moments says something else than qparams.
 
     Notes
     -----
@@ -96,20 +104,26 @@ def quantize(
     if blocks is not None:
         if (
             granularity is not None
-            or not (symmetric is None or _check.flag(owner, "symmetric", symmetric))
+            or not (symmetric is None or (not _is_full(symmetric) and _check.flag(owner, "symmetric", symmetric)))
             or method not in (None, "minmax")
         ):
             got = f"granularity={granularity}, symmetric={symmetric}, method={method!r}"
             requirement = f"left at their defaults for {blocks.name}"
             raise ValueError(_check.must(owner, "granularity, symmetric and method", requirement, got))
+        if moments is not None:
+            raise ValueError(_check.must(owner, "moments", f"left out for {blocks.name}", _check.typed(moments)))
         return quantize_blocks(owner, x, blocks)
     source, float_type = _args.real(owner, "x", x)
     if qparams is None:
         dtype = "int8" if dtype is None else dtype
         _args.code(owner, dtype, more=MX_FORMATS)
+        scheme, method = True if symmetric is None else symmetric, "minmax" if method is None else method
+        _args.choice(owner, "method", method, {**GRIDS, "gptq": 4})
+        if method == "gptq":
+            plan = Plan.of(owner, source.shape, dtype, granularity, scheme, method, moments)
+            return rounded(owner, "x", source, plan)[0]
         qparams = choose(
-            owner, source, float_type, dtype, granularity,
-            True if symmetric is None else symmetric, "minmax" if method is None else method,
+            owner, source, float_type, dtype, granularity, scheme, method, moments=moments
         )  # fmt: skip
         layout = _args.layout_of(owner, qparams.granularity, source.shape)
     else:
@@ -120,12 +134,36 @@ def quantize(
         if method is not None:
             requirement = "left out beside qparams, which are chosen already"
             raise ValueError(_check.must(owner, "method", requirement, _check.typed(method)))
+        if moments is not None:
+            requirement = "left out beside qparams, which are chosen already"
+            raise ValueError(_check.must(owner, "moments", requirement, _check.typed(moments)))
     if not qparams.code.is_packed:
         codes = quantize_array(owner, source, float_type, layout, qparams)
         return QuantizedArray._of_held(codes, source.shape, qparams)
     order = _args.memory_order(source)
     rows = quantize_packed(source, float_type, layout, qparams, order)
     return QuantizedArray._of_held(rows, source.shape, qparams, order)
+
+
+def _is_full(symmetric: Any) -> bool:
+    return isinstance(symmetric, str) and symmetric == "full"
+
+
+def rounded(
+    owner: str, name: str, source: Array, plan: Plan, *, centered: bool = False, damping: float = 0.1
+) -> tuple["QuantizedArray", Rounded | None]:
+    """Round a weight by the moments of a checked plan; also return the objective, None of an empty weight."""
+    if plan.moments is None:
+        raise TypeError(_check.must(owner, "moments", 'a MomentsObserver for the method "gptq"', "None"))
+    if not np.isfinite(source).all():
+        raise ValueError(_check.must(owner, name, "finite", "NaN or infinities"))
+    if not source.size:
+        return quantize(source, dtype=plan.code.dtype, granularity=plan.granularity), None
+    w = matrix_of(owner, source, plan.rows)
+    h = plan.moments.covariance(centered=centered)
+    result = round_weight(w, h, plan.levels, plan.rows.group_size, damping=damping)
+    codes = plan.rows.array(result.codes).astype(plan.code.dtype)
+    return QuantizedArray._join(codes, plan.qparams(result.scale, result.zero)), result
 
 
 @overload

@@ -212,7 +212,7 @@ class CalibrationReport(Table[CalibratedTensor]):
         words = [tensor.name, tensor.dtype, tensor.granularity, tensor.observer]
         chosen = tensor.chosen
         if chosen is None:
-            return [*words, "no parameters"]
+            return [*words, "no parameters" if tensor.dtype else f"{tensor.count:,} rows"]
         sqnr, _, _, clipped = texts(chosen.sqnr_db, None, None, chosen.clipped)
         row = [*words, *map(number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
         sqnrs = {technique.method: technique.sqnr_db for technique in tensor.techniques}

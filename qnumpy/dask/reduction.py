@@ -202,7 +202,7 @@ class _Shard:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with Reader(self.path) as reader:
             for name, spec in reader.specs.items():
-                if float_type(spec.dtype) is not None and spec.granularity is None and spec.unreadable is None:
+                if float_type(spec.dtype) is not None and spec.is_plain:
                     yield {name: reader.read(name, copy=True)}
 
 

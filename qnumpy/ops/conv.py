@@ -128,8 +128,8 @@ def convolution(
         raise ValueError(_check.must(owner, "x and w", f"of C and C / groups channels for groups={groups}", got))
     if 0 in kernel:
         raise ValueError(_check.must(owner, "w", "of a kernel of at least one element", f"shape {weight.shape}"))
-    steps, gaps = _pair(owner, "strides", strides, 1), _pair(owner, "dilations", dilations, 1)
-    pads = _padding(owner, padding)
+    steps, gaps = pair(owner, "strides", strides, 1), pair(owner, "dilations", dilations, 1)
+    pads = sides(owner, padding)
     height, width = size[0] + pads[0] + pads[2], size[1] + pads[1] + pads[3]
     tall, wide = gaps[0] * (kernel[0] - 1) + 1, gaps[1] * (kernel[1] - 1) + 1
     if tall > height or wide > width:
@@ -170,24 +170,25 @@ def _operand(owner: str, name: str, value: Any) -> Array:
     return operand
 
 
-def _pair(owner: str, name: str, value: Any, least: int) -> tuple[int, ...]:
+def pair(owner: str, name: str, value: Any, least: int) -> tuple[int, ...]:
+    """Return (vertical, horizontal)."""
     if type(value) is int and least <= value <= _LARGEST:
         return value, value
     values = value if isinstance(value, (tuple, list)) else (value, value)
-    pair = tuple(_check.integer(owner, name, number) for number in values)
-    if len(pair) != 2 or min(pair) < least:
+    numbers = tuple(_check.integer(owner, name, number) for number in values)
+    if len(numbers) != 2 or min(numbers) < least:
         raise ValueError(_check.must(owner, name, f"one or two integers of at least {least}", _check.typed(value)))
-    return _bounded(owner, name, pair)
+    return _bounded(owner, name, numbers)
 
 
-def _padding(owner: str, value: Any) -> tuple[int, ...]:
+def sides(owner: str, value: Any) -> tuple[int, ...]:
     """Return (top, left, bottom, right)."""
     if not (isinstance(value, (tuple, list)) and len(value) == 4):
-        return _pair(owner, "padding", value, 0) * 2
-    sides = tuple(_check.integer(owner, "padding", number) for number in value)
-    if min(sides) < 0:
+        return pair(owner, "padding", value, 0) * 2
+    numbers = tuple(_check.integer(owner, "padding", number) for number in value)
+    if min(numbers) < 0:
         raise ValueError(_check.must(owner, "padding", "at least 0", _check.typed(value)))
-    return _bounded(owner, "padding", sides)
+    return _bounded(owner, "padding", numbers)
 
 
 def _bounded(owner: str, name: str, values: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,8 +1,19 @@
-"""Preparation of weights for quantization: equalization, bias correction, smoothing, safe ranges."""
+"""What is done to weights: rounding by moments, equalization, bias correction, smoothing, safe ranges."""
 
 from .bias import correct_bias
 from .equalize import cross_layer_equalize
+from .gptq import gptq
+from .patches import patches
 from .saturation import reduce_range, safe_weights
 from .smoothquant import smoothquant, smoothquant_alpha
 
-__all__ = ["correct_bias", "cross_layer_equalize", "reduce_range", "safe_weights", "smoothquant", "smoothquant_alpha"]
+__all__ = [
+    "correct_bias",
+    "cross_layer_equalize",
+    "gptq",
+    "patches",
+    "reduce_range",
+    "safe_weights",
+    "smoothquant",
+    "smoothquant_alpha",
+]
