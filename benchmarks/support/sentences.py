@@ -1,10 +1,11 @@
-"""English sentences of our own, made by templates: those that calibrate a model, and others that measure it.
+"""English sentences of our own: 200 of many kinds that calibrate a model, and others that measure it.
 
-The two sets share a grammar and no topic: subjects, verbs, objects and clauses differ. Sentences have from 5 to about
-80 tokens. `seed` chooses others of the same topics.
+Those that calibrate were written one by one, so that words seldom repeat: the rounding fits the tokens that it has
+seen, and few words make it fit them alone. Those that measure are made by templates, from 5 to about 80 tokens long.
 """
 
 import random
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["calibration", "evaluation"]
@@ -21,7 +22,7 @@ class Topic(NamedTuple):
     facts: str
 
 
-CALIBRATION = (
+TOPICS = (
     Topic(
         "the surgeon|a night nurse|Dr. Patel|the clinic in Leeds|the patient's daughter|a team of cardiologists",
         "ordered|postponed|explained|documented|recommended against|had to repeat",
@@ -110,9 +111,6 @@ CALIBRATION = (
         "the constitution guarantees a fair trial|voters care more about jobs than about slogans|"
         "the embassy will remain closed until further notice|a ceasefire was signed at dawn",
     ),
-)
-
-EVALUATION = (
     Topic(
         "the violinist|a jazz trio|the conductor|Amara|the recording studio|a choir of forty voices",
         "rehearsed|improvised over|cancelled|tuned|composed|has never liked",
@@ -238,9 +236,10 @@ def _made(topics: tuple[Topic, ...], count: int, seed: int) -> list[str]:
     return list(sentences)
 
 
-def calibration(count: int = 200, seed: int = 0) -> list[str]:
-    return _made(CALIBRATION, count, seed)
+def calibration() -> list[str]:
+    return Path(__file__).with_name("calibration.txt").read_text(encoding="utf-8").splitlines()
 
 
 def evaluation(count: int = 500, seed: int = 0) -> list[str]:
-    return _made(EVALUATION, count, seed)
+    """Sentences of `seed`: another one makes others."""
+    return _made(TOPICS, count, seed)

@@ -3,6 +3,7 @@
 from .bias import correct_bias
 from .equalize import cross_layer_equalize
 from .gptq import gptq
+from .layers import quantize_layers
 from .patches import patches
 from .saturation import reduce_range, safe_weights
 from .smoothquant import smoothquant, smoothquant_alpha
@@ -12,6 +13,7 @@ __all__ = [
     "cross_layer_equalize",
     "gptq",
     "patches",
+    "quantize_layers",
     "reduce_range",
     "safe_weights",
     "smoothquant",

@@ -32,12 +32,18 @@ class StageMoments:
         n, k = w.shape
         self.w, self.v, self.prepare = w, v, prepare
         self.count = 0
-        self.x_sum, self.e_sum, self.y_sum = np.zeros(k), np.zeros(n), np.zeros(n)
+        self.x_sum, self.e_sum = np.zeros(k), np.zeros(n)
         self.x_shift = np.zeros(k, np.float32)  # near the mean: products of centred rows keep their digits
-        self.e_shift, self.y_shift = np.zeros(n, np.float32), np.zeros(n, np.float32)
+        self.e_shift = np.zeros(n, np.float32)
+        self.unit = 1.0  # a power of two near the largest input; x and e are summed in this unit
         self.xx, self.xe = np.zeros((k, k)), np.zeros((k, n))
-        self.ee, self.yy = np.zeros(n), np.zeros(n)
+        self.ee = np.zeros(n)
 
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.xx).all() and np.isfinite(self.xe).all())
+
+    @np.errstate(over="ignore", invalid="ignore")  # `finite` tells
     def add(self, x_float: Array, x: Array, residuals: list[tuple[slice, Array, Array]]) -> None:
         """Add the rows of a batch: the inputs of both models, and what both add to the outputs of some layers."""
         k = self.w.shape[1]
@@ -46,58 +52,62 @@ class StageMoments:
             band = slice(first, first + _BAND)
             rows = np.asarray(x[band], np.float32)
             float_rows = rows if x_float is x else np.asarray(x_float[band], np.float32)
-            prepared = rows if self.prepare is None else self.prepare(rows)
-            y = float_rows @ self.w.T
-            e = y - prepared @ self.v.T
+            if self.prepare is None:
+                prepared, e = rows, (float_rows - rows) @ self.w.T
+            else:
+                prepared = self.prepare(rows)
+                e = float_rows @ self.w.T
+                e -= prepared @ self.v.T
             for columns, r_float, r in residuals:
                 width = columns.stop - columns.start
-                float_part = np.asarray(r_float.reshape(-1, width)[band], np.float32)
-                y[:, columns] += float_part
-                e[:, columns] += float_part - np.asarray(r.reshape(-1, width)[band], np.float32)
-            self._add(prepared, e, y)
+                float_part, part = (np.asarray(array.reshape(-1, width)[band], np.float32) for array in (r_float, r))
+                e[:, columns] += float_part - part
+            self._add(prepared, e)
 
-    def _add(self, x: Float32Array, e: Float32Array, y: Float32Array) -> None:
+    def _add(self, x: Float32Array, e: Float32Array) -> None:
         if not self.count:
-            self.x_shift, self.e_shift, self.y_shift = x.mean(0), e.mean(0), y.mean(0)
+            self.x_shift, self.e_shift = x.mean(0), e.mean(0)
+            largest = float(np.abs(x).max())
+            self.unit = 2.0 ** np.frexp(largest)[1] if 0 < largest < np.inf else 1.0
         self.count += len(x)
-        x, e, y = x - self.x_shift, e - self.e_shift, y - self.y_shift
-        for total, rows in ((self.x_sum, x), (self.e_sum, e), (self.y_sum, y)):
-            total += rows.sum(0, dtype=np.float64)
+        x = x - self.x_shift
+        e -= self.e_shift
+        for rows in (x, e):
+            rows /= np.float32(self.unit)
+        self.x_sum += x.sum(0, dtype=np.float64)
+        self.e_sum += e.sum(0, dtype=np.float64)
         self.xx += x.T @ x
         self.xe += x.T @ e
-        self.ee += np.einsum("ij,ij->j", e, e)
-        self.yy += np.einsum("ij,ij->j", y, y)
+        self.ee += np.einsum("ij,ij->j", e, e, dtype=np.float64)
 
-    def solved(self, centered: bool) -> "Target":
+    def target(self, centered: bool) -> "Target":
         """Return the moments, and the weights that bring the outputs of the quantized model nearest to the wanted ones.
 
         ``v + d^T (h + damping)^-1`` with the cross moment ``d = mean(x^T e)``; `centered` where a bias takes the mean.
         """
         n = self.count
-        x_mean, e_mean, y_mean = self.x_sum / n, self.e_sum / n, self.y_sum / n
+        x_mean, e_mean = self.x_sum / n, self.e_sum / n
         h, d = self.xx, self.xe  # overwritten: nothing is added after this
         h /= n
         h -= np.outer(x_mean, x_mean)
         d /= n
         d -= np.outer(x_mean, e_mean)
-        ee, yy = self.ee / n - e_mean**2, self.yy / n - y_mean**2
-        x_mean += self.x_shift
-        e_mean += self.e_shift
-        y_mean += self.y_shift
+        ee = self.ee / n - e_mean**2
+        x_mean += self.x_shift / self.unit
+        e_mean += self.e_shift / self.unit
         if not centered:
             h += np.outer(x_mean, x_mean)
             d += np.outer(x_mean, e_mean)
             ee += e_mean**2
-            yy += y_mean**2
         target = self.v
         diagonal = np.einsum("ii->i", h)
         damping = _DAMPING * float(diagonal.mean())
         if damping > 0 and d.any():
             kept = diagonal.copy()
             diagonal += damping
-            target = (self.v + np.linalg.solve(h, d).T).astype(np.float32)
+            target = self.v + np.linalg.solve((h / damping).astype(np.float32), (d / damping).astype(np.float32)).T
             diagonal[:] = kept
-        return Target(target, self.v, h, d, ee, yy, x_mean, e_mean)
+        return Target(target, self.v, h, h.astype(np.float32), d, ee, x_mean, e_mean, self.unit)
 
 
 class Target(NamedTuple):
@@ -106,20 +116,22 @@ class Target(NamedTuple):
     w: Float32Array
     v: Float32Array
     h: Array
+    h32: Float32Array
     d: Array
     ee: Array
-    yy: Array
     x_mean: Array
     e_mean: Array
+    unit: float  # of the inputs and the outputs in all of these
 
     def bias_shift(self, levels: Float32Array, rows: slice) -> Array:
         """What to add to the bias so that the mean of the outputs is the float model's."""
-        return self.e_mean[rows] + (self.v[rows] - levels).astype(np.float64) @ self.x_mean
+        shift = self.e_mean[rows] + (self.v[rows] - levels).astype(np.float64) @ self.x_mean
+        return shift * self.unit
 
     def sqnr(self, levels: Float32Array, rows: slice) -> float | None:
         """The SQNR in dB of the outputs, residual included, against the float model's; None without a signal."""
-        change = (levels - self.v[rows]).astype(np.float64)
-        noise = self.ee[rows].sum() - 2 * np.einsum("nk,kn->", change, self.d[:, rows])
-        noise += np.einsum("nk,nk->", change @ self.h, change)
-        signal = self.yy[rows].sum()
+        v, d = self.v[rows], self.d[:, rows].T
+        change = levels - v
+        noise = self.ee[rows].sum() - 2 * np.vdot(change, d) + np.vdot(change @ self.h32, change.astype(np.float64))
+        signal = self.ee[rows].sum() + 2 * np.vdot(v, d) + np.vdot(v @ self.h32, v.astype(np.float64))
         return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None

@@ -55,7 +55,7 @@ def survey(
     stages: list[Stage] = []
     met: set[str] = set()
     residuals: set[str] = set()
-    last: _Seen | None = None
+    last: tuple[Array, tuple[Any, ...]] | None = None  # the array, so that no other one gets its memory
 
     def listen(name: str, x: Any) -> Any:
         nonlocal last
@@ -72,15 +72,15 @@ def survey(
             raise ValueError(_check.must(owner, "run", "a function that taps a layer once", f"{name!r} again"))
         source = _input(owner, name, x, inputs[name])
         met.add(name)
-        seen = _Seen.of(source)
-        if last is None or seen != last:
+        identity = _identity(source)
+        if last is None or identity != last[1]:
             if not np.isfinite(source).all():
                 text = _check.must(owner, f"the input of {name!r}", "finite", "NaN or infinities")
                 raise ValueError(text + " A layer is NaN unless run reads it after its tap and before the next one.")
             for other in stages[-1].names if stages else ():
                 layers[other] = blank(other)
             stages.append(Stage([], set()))
-            last = seen
+            last = source, identity
         stages[-1].names.append(name)
         if name in residuals:
             stages[-1].residuals.add(name)
@@ -102,22 +102,10 @@ def survey(
     return stages
 
 
-class _Seen:
-    """An array as the next one is compared with it: the same memory with the same content."""
-
-    def __init__(self, x: Array) -> None:
-        self.x = x  # alive, so that no other array gets its memory
-        self.place = x.__array_interface__["data"][0], x.shape, x.strides, x.dtype
-        self.content = zlib.crc32(np.ascontiguousarray(x).view(np.uint8).data)
-
-    @classmethod
-    def of(cls, x: Array) -> "_Seen":
-        return cls(x)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Seen) and (self.place, self.content) == (other.place, other.content)
-
-    __hash__ = None  # type: ignore[assignment]
+def _identity(x: Array) -> tuple[Any, ...]:
+    """Return what two taps of one array have in common: the memory, and the content, which may change in place."""
+    content = zlib.crc32(np.ascontiguousarray(x).view(np.uint8).data)
+    return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype, content
 
 
 def _input(owner: str, name: str, x: Any, inputs: int) -> Array:
