@@ -21,6 +21,7 @@ from ..observers.tap import listener
 __all__ = ["RESIDUAL", "Stage", "Walk", "survey", "walking"]
 
 RESIDUAL = ".residual"
+_SAMPLES = 64
 
 
 class Stage(NamedTuple):
@@ -108,6 +109,11 @@ def _identity(x: Array) -> tuple[Any, ...]:
     return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype, content
 
 
+def _sample(x: Array) -> Array:
+    """Return a copy of some elements."""
+    return x.reshape(-1)[:: max(x.size // _SAMPLES, 1)].copy() if x.flags.c_contiguous else x[..., :1].copy()
+
+
 def _input(owner: str, name: str, x: Any, inputs: int) -> Array:
     source, _ = _args.real(owner, f"the input of {name!r}", x)
     if source.ndim == 0 or source.shape[-1] != inputs:
@@ -137,6 +143,7 @@ class Walk:
         self._left: set[str] = set()  # taps of the current stage that are still to come
         self.x: Array | None = None
         self.residuals: dict[str, Array] = {}
+        self._samples: list[Array] = []
         self.replace: Callable[[Array], Array] | None = None
         self._replaced: Array | None = None
         self._go, self._halt = threading.Semaphore(0), threading.Semaphore(0)
@@ -161,6 +168,14 @@ class Walk:
             raise error
         if self._done:
             self._refuse("the end")
+
+    def check(self) -> None:
+        """Raise ValueError where another call of `run` has written to what this one taps."""
+        assert self.x is not None
+        for array, sample in zip((self.x, *self.residuals.values()), self._samples, strict=True):
+            if not np.array_equal(_sample(array).view(np.uint8), sample.view(np.uint8)):
+                requirement = "a function whose calls write to no common buffer"
+                raise ValueError(_check.must(self._owner, "run", requirement, "two calls that do"))
 
     def stop(self) -> None:
         """End the thread: at once if it waits, else at its next tap. What `run` raises meanwhile is lost."""
@@ -201,6 +216,7 @@ class Walk:
             if self._left or ahead.residuals - self.residuals.keys():
                 self._refuse(repr(name))
             self.x = _input(self._owner, name, x, self._inputs[name])
+            self._samples = [_sample(array) for array in (self.x, *self.residuals.values())]
             self._at += 1
             self._left = set(ahead.names[1:])
             self._halt.release()

@@ -357,7 +357,8 @@ def quantize_layers(
     CalibrationError
         There is no batch, or no row.
     ValueError
-        run does not tap every layer, or not once and in one order; an input does not fit its layer, or is not finite.
+        run does not tap every layer, or not once and in one order; its calls write to one buffer; an input does not
+        fit its layer, or is not finite.
     ValueError
         resume holds other layers or other options.
     TypeError
@@ -655,6 +656,8 @@ def _target(
     moments = StageMoments(w, w if rotation is None else rotation.apply(w), options.prepare(w.shape[1]))
     for exact, walk in zip(floats, coded, strict=True):
         assert exact.x is not None and walk.x is not None
+        exact.check()
+        walk.check()
         pairs = [(name, exact.residuals[name], walk.residuals[name]) for name in stage.names if name in stage.residuals]
         if exact.x.shape != walk.x.shape:
             requirement = "of one shape in the float model and in the quantized one"

@@ -195,18 +195,20 @@ def test_a_buffer_used_again_is_another_input(rng):
     """The second layer gets the same memory with other numbers."""
     layers = {name: (rng.normal(size=(32, 32)), np.zeros(32)) for name in "ab"}
     data = rng.normal(size=(300, 32))
-    buffer = np.empty_like(data)
 
-    def run(target):
-        x = np.multiply(data, 1, out=target)
-        qn.tap("a", x)
-        x = np.tanh(x @ layers["a"][0].T, out=target)
-        qn.tap("b", x)
+    def run(copies, buffer=None):
+        buffer = np.empty_like(data) if buffer is None else buffer
+        buffer[:] = data
+        x = qn.tap("a", buffer.copy() if copies else buffer)
+        np.tanh(x @ layers["a"][0].T, out=buffer)
+        x = qn.tap("b", buffer)
         return x @ layers["b"][0].T
 
-    result = quantize_layers(layers, run, [buffer])
-    fresh = quantize_layers(layers, run, [None])
+    result, fresh = (quantize_layers(layers, run, [copies]) for copies in (False, True))
     assert all(result[name] == fresh[name] for name in layers)
+    common = np.empty_like(data)
+    sentence = "run must be a function whose calls write to no common buffer; got two calls that do."
+    refused(f"quantize_layers: {sentence}", layers, lambda copies: run(copies, common), [False])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ">f4"])
