@@ -138,6 +138,10 @@ def search_grids(
     w: _Array, importance: _Array | None, rows: int, columns: int, group: int, qmin: int, qmax: int, zero_low: int,
     zero_high: int, scale: _Array, zero: _Array, /,
 ) -> None: ...
+def search_offsets(
+    w: _Array, importance: _Array | None, rows: int, columns: int, group: int, qmin: int, qmax: int, scale: _Array,
+    offset: _Array, /,
+) -> None: ...
 def float_features() -> dict[str, bool]: ...
 def matmul_integer(
     a: _Array, a_type: int, b: _Array, b_type: int, a_zero: _Array | None, b_zero: _Array | None, out: _Array, /

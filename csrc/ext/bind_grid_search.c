@@ -1,4 +1,5 @@
-/* search_grids(w, importance, ...) -> None: scale and zero point of every group of a matrix of weights. */
+/* search_grids and search_offsets(w, importance, ...) -> None: scale and zero point, or offset, of every group of a
+ * matrix of weights. */
 #include "bindings.h"
 
 #include "grid_rows.h"
@@ -43,9 +44,26 @@ static PyObject *search_grids(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+static PyObject *search_offsets(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weights m;
+    int64_t groups;
+    (void)self;
+    if (qn_arg_count("search_offsets", count, 9) || weights_of(a, &m, &groups)) return NULL;
+    float *scale = qn_arg_output(a[7], groups, sizeof *scale);
+    float *offset = scale ? qn_arg_output(a[8], groups, sizeof *offset) : NULL;
+    if (!offset) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_search_offsets(&m, scale, offset);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 PyMethodDef qn_grid_search_methods[] = {
     QN_METHOD(search_grids,
               "search_grids(w, importance, rows, columns, group, qmin, qmax, zero_low, zero_high, scale, zero, "
               "/)\n--\n\nScale and zero point of each group of columns of each row."),
+    QN_METHOD(search_offsets,
+              "search_offsets(w, importance, rows, columns, group, qmin, qmax, scale, offset, /)\n--\n\n"
+              "Scale and offset of each group of columns of each row."),
     QN_END,
 };

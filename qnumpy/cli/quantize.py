@@ -11,6 +11,7 @@ import numpy as np
 
 from .._args import real
 from .._check import typed
+from .._typing import Symmetric
 from ..arrays.mx import MX_FORMATS
 from ..arrays.quantized import quantize
 from ..dtypes import CODE_TYPES, real_type
@@ -110,7 +111,7 @@ def _plan(args: argparse.Namespace, reader: Reader, moments: Reader | None) -> d
     selection = Selection.of(args, reader.specs)
     if args.full_range and not args.symmetric:
         raise UsageError("--no-symmetric must be left out beside --full-range.")
-    symmetric = "full" if args.full_range else args.symmetric
+    symmetric: Symmetric = "full" if args.full_range else args.symmetric
     base = Scheme(args.dtype, args.per, args.axis, args.group_size, symmetric, args.method)
     base.granularity()
     check_percentile(args)
@@ -126,7 +127,9 @@ def _plan(args: argparse.Namespace, reader: Reader, moments: Reader | None) -> d
             reason = _reason_to_keep(spec, scheme, bool(options)) or ("not included" if left_out else "")
         plan[name] = Step(spec, reason) if reason else _step(name, spec, scheme, moments)
     if moments is not None and not any(step.moments for step in plan.values()):
-        raise UsageError(f"--moments must have the name of a tensor that gptq or mse quantizes; {args.moments!r} has none.")
+        raise UsageError(
+            f"--moments must have the name of a tensor that gptq or mse quantizes; {args.moments!r} has none."
+        )
     return plan
 
 
@@ -149,7 +152,9 @@ def _step(name: str, spec: TensorSpec, scheme: Scheme, moments: Reader | None) -
         if scheme.method == "gptq":
             raise UsageError("--moments FILE must be given for the method gptq.")
         return step
-    names = [found for found in (name, *_alike(name, moments)) if moments.specs.get(found) and moments.specs[found].moments]
+    names = [
+        found for found in (name, *_alike(name, moments)) if moments.specs.get(found) and moments.specs[found].moments
+    ]
     if not names:
         return step
     inputs, rows = moments.specs[names[0]].shape[0], Rows.of(scheme.granularity(), spec.shape)

@@ -406,9 +406,7 @@ def is_same_moments(one: MomentsObserver, other: MomentsObserver) -> bool:
 
 def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> str:
     """Return the JSON text that describes the arrays which are not plain tensors of the container."""
-    tensors = {
-        name: spec.to_dict() for name, spec in specs.items() if not spec.is_plain or not holds(spec.dtype)
-    }
+    tensors = {name: spec.to_dict() for name, spec in specs.items() if not spec.is_plain or not holds(spec.dtype)}
     version = max(map(_version, specs.values()), default=1)
     return json.dumps({"format_version": version, "tensors": tensors}, ensure_ascii=False)
 

@@ -13,7 +13,7 @@ from .. import _core
 from .._typing import Float32Array, Int32Array
 from ..dtypes import CodeType
 
-__all__ = ["Levels", "Scheme", "search_grid"]
+__all__ = ["Levels", "Scheme", "search_grid", "search_offsets"]
 
 Scheme: TypeAlias = Literal["symmetric", "affine", "full"]
 
@@ -53,3 +53,17 @@ def search_grid(
     scale, zero = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.int32)
     _core.search_grids(w, importance, rows, columns, group_size, *levels, scale, zero)
     return scale, zero
+
+
+def search_offsets(
+    w: Float32Array, importance: Float32Array | None, group_size: int, qmin: int, qmax: int
+) -> tuple[Float32Array, Float32Array]:
+    """Choose the scales (N, G) and the offsets (N, G) of levels ``scale * q + offset``, alike.
+
+    A code is ``clip(rint((w - offset) / scale), qmin, qmax)``; each operation rounds to float32.
+    """
+    rows, columns = w.shape
+    groups = -(-columns // group_size)
+    scale, offset = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.float32)
+    _core.search_offsets(w, importance, rows, columns, group_size, qmin, qmax, scale, offset)
+    return scale, offset

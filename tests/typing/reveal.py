@@ -76,7 +76,10 @@ def reports_and_files(x: F32, q: qn.QuantizedArray) -> None:
     assert_type(qn.float_report(x, "float16"), qn.reports.FloatReport)
     assert_type(qn.bits(0.1), qn.reports.Bits)
     assert_type(qn.save("w.safetensors", {"w": q}), None)
-    assert_type(qn.load("w.safetensors")["w"], Array | qn.QuantizedArray | qn.MXArray | qn.PackedWeight | qn.QParams)
+    assert_type(
+        qn.load("w.safetensors")["w"],
+        Array | qn.QuantizedArray | qn.MXArray | qn.PackedWeight | qn.MomentsObserver | qn.QParams,
+    )
     assert_type(qn.isa(), str)
 
 

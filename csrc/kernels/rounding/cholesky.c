@@ -15,8 +15,9 @@ enum {
     BAND = 4,   /* slivers that are solved together: the factor is read once for all of them */
 };
 
-/* h with its rows and columns in reverse is l l^T with l lower triangular, and r is l in reverse: the code below factors
- * and inverts l. l is in slivers, of n rows and columns, a multiple of 4: those that are added are those of the identity.
+/* h with its rows and columns in reverse is l l^T with l lower triangular, and r is l in reverse: the code below
+ * factors and inverts l. l is in slivers, of n rows and columns, a multiple of 4: those that are added are those of the
+ * identity.
  */
 typedef struct {
     double *l;
@@ -69,8 +70,7 @@ static void solve_panel(void *context, int64_t begin, int64_t end) {
     uint64_t modes = qn_fp_begin();
     for (int64_t band = begin; band < end; band += BAND)
         for (int64_t j = f->begin; j < f->end; j += SLIVER)
-            for (int64_t s = band; s < least(band + BAND, end); s++)
-                solve(f, sliver_at(f, f->end + s * SLIVER), 0, j);
+            for (int64_t s = band; s < least(band + BAND, end); s++) solve(f, sliver_at(f, f->end + s * SLIVER), 0, j);
     qn_fp_end(modes);
 }
 
@@ -109,8 +109,7 @@ static void invert(void *context, int64_t begin, int64_t end) {
             for (int64_t s = 0; s < count; s++)
                 for (int64_t r = 0; r < SLIVER; r++) {
                     int64_t row = first + s * SLIVER + r;
-                    if (row < f->columns)
-                        f->u[(last - i) * f->columns + last - row] = x[(s * f->n + i) * SLIVER + r];
+                    if (row < f->columns) f->u[(last - i) * f->columns + last - row] = x[(s * f->n + i) * SLIVER + r];
                 }
     }
     qn_fp_end(modes);
@@ -126,8 +125,9 @@ qn_factor_outcome qn_inverse_factor(const double *h, int64_t n, double *u) {
     uint64_t modes = qn_fp_begin();
     for (int64_t i = 0; i < f.n; i++)
         for (int64_t j = 0; j < f.n; j++)
-            f.l[i / SLIVER * SLIVER * f.n + j * SLIVER + i % SLIVER] =
-                j > i ? 0 : i >= n ? i == j : h[(n - 1 - i) * n + n - 1 - j];
+            f.l[i / SLIVER * SLIVER * f.n + j * SLIVER + i % SLIVER] = j > i    ? 0
+                                                                       : i >= n ? i == j
+                                                                                : h[(n - 1 - i) * n + n - 1 - j];
     bool positive = factor(&f);
     if (positive) qn_parallel_for(f.n / SLIVER, BAND, work_bytes((double)elements * (double)n / 6), invert, &f);
     qn_fp_end(modes);

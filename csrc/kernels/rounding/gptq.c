@@ -127,8 +127,7 @@ static void round_bundles(const column_loop *l, const bundle *bundles, int count
         end = run_end(l->loop, begin);
         int64_t strip = begin / STRIP * STRIP;
         for (int64_t j = strip; begin && j < end; j += STRIP)
-            for (int k = 0; k < count; k++)
-                update(l, bundles + k, j, most(j, begin), least(j + STRIP, end), 0, begin);
+            for (int k = 0; k < count; k++) update(l, bundles + k, j, most(j, begin), least(j + STRIP, end), 0, begin);
         for (int k = 0; l->loop->search && k < count; k++) search(l, bundles + k, begin, end, weights);
         for (int64_t j = strip; j < end; j += STRIP)
             for (int k = 0; k < count; k++)

@@ -2,6 +2,8 @@
 #ifndef QN_GRID_ROWS_H
 #define QN_GRID_ROWS_H
 
+#include <stdbool.h>
+
 #include "grid_search.h"
 
 typedef struct {
@@ -14,5 +16,6 @@ typedef struct {
 
 /* Each fills [rows][groups] on all threads. */
 void qn_search_grids(const qn_weights *weights, float *scale, int32_t *zero);
+void qn_search_offsets(const qn_weights *weights, float *scale, float *offset);
 
 #endif
