@@ -7,7 +7,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from typing import Any, Self, TypeVar
 
@@ -17,6 +16,7 @@ from .. import _check
 from .._typing import Array, RealLike
 from ..errors import CalibrationError
 from ..observers import HistogramObserver, Observer
+from ..observers.tap import listener, tap
 from ..qparams import QParams
 from .report import CalibrationReport, summarize
 
@@ -24,9 +24,7 @@ __all__ = ["Calibration", "calibrate", "complete", "fresh", "observing", "tap"]
 
 Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer | None]
 
-_active: ContextVar["Calibration | None"] = ContextVar("qnumpy.observing", default=None)
 _State = TypeVar("_State", Observer, "Calibration")
-_Real = TypeVar("_Real", bound=RealLike)
 _WILD = frozenset("*?[")  # a name with one of these is a pattern
 _NAMED = 5  # names that an error lists
 _FORMAT = "qnumpy calibration"
@@ -113,6 +111,11 @@ class Calibration(Mapping[str, QParams]):
             raise
         self.observers[name] = observer
         return self
+
+    def _listen(self, name: str, x: RealLike) -> RealLike:
+        """Observe an array that `tap` names, and return it."""
+        self.observe(name, x)
+        return x
 
     def run(self, run: Callable[[Any], Any], batch: Any) -> Self:
         """Call ``run(batch)`` and observe the arrays that it taps, and those of a dict that it returns.
@@ -319,39 +322,6 @@ class Calibration(Mapping[str, QParams]):
         return f"Calibration({count}{': ' if names else ''}{names})"
 
 
-def tap(name: str, x: _Real) -> _Real:
-    """Name an array for the calibration that observes, and return it unchanged.
-
-    Parameters
-    ----------
-    name : str
-    x : array_like of float32, float64, float16 or bfloat16
-
-    Returns
-    -------
-    array_like
-        `x` itself. Outside `observing` and `calibrate`, `tap` does nothing else.
-
-    Raises
-    ------
-    TypeError, ValueError
-        The observer refuses x; a note names the array.
-
-    Examples
-    --------
-    >>> def layer(x, w):
-    ...     return np.maximum(tap("layer.in", x) @ w, 0)
-    >>> with observing(MinMaxObserver()) as seen:
-    ...     _ = layer(np.array([[1.0, -2.0]]), np.eye(2))
-    >>> dict(seen)
-    {'layer.in': QParams(int8, per tensor, scale=0.01575, zero_point=0)}
-    """
-    calibration = _active.get()
-    if calibration is not None:
-        calibration.observe(name, x)
-    return x
-
-
 @contextlib.contextmanager
 def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Calibration]:
     """Observe every array that `tap` names inside the ``with`` block.
@@ -384,11 +354,11 @@ def observing(observers: "Observers | Calibration | None" = None) -> Iterator[Ca
     """
     if not isinstance(observers, Calibration):
         observers = Calibration(_configuration("observing", observers))
-    token = _active.set(observers)
+    token = listener.set(observers._listen)
     try:
         yield observers
     finally:
-        _active.reset(token)
+        listener.reset(token)
 
 
 def calibrate(

@@ -4,6 +4,7 @@ from .bias import correct_bias
 from .equalize import cross_layer_equalize
 from .gguf import quantize_gguf
 from .gptq import gptq
+from .layers import quantize_layers
 from .patches import patches
 from .saturation import reduce_range, safe_weights
 from .smoothquant import smoothquant, smoothquant_alpha
@@ -14,6 +15,7 @@ __all__ = [
     "gptq",
     "patches",
     "quantize_gguf",
+    "quantize_layers",
     "reduce_range",
     "safe_weights",
     "smoothquant",

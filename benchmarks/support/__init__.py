@@ -1,0 +1,1 @@
+"""What several benchmarks share: a sentence encoder in NumPy, and sentences for it."""
