@@ -45,7 +45,8 @@ def codes(owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_T
     source = value if type(value) is np.ndarray else array(owner, name, value, "Use q.codes first.")
     source_type = _CODES.get(source.dtype) or code_type(source.dtype)
     if source_type is None or source_type.name not in types:
-        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", got(value, source)))
+        dtypes = [own.name for own in types.values() if not own.is_named]
+        raise TypeError(must(owner, name, f"an array of {alternatives(dtypes)}", got(value, source)))
     return source, source_type
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from refusals import (
     ACC,
+    ARRAYS_OF_CODES,
+    ARRAYS_OF_INTEGERS,
     BYTES,
     CODES,
     FLOATS,
@@ -53,9 +55,9 @@ MEND = {
 }
 KIND = {
     "cast": FLOATS,
-    "dequantize_linear": CODES,
-    "pack": INTEGERS,
-    "QuantizedArray": CODES,
+    "dequantize_linear": ARRAYS_OF_CODES,
+    "pack": ARRAYS_OF_INTEGERS,
+    "QuantizedArray": ARRAYS_OF_CODES,
     "requantize": "int32",
     "unpack": "uint8",
 }
@@ -194,7 +196,8 @@ def data_rows():
             )
             yield lambda c=call, v=held: c(v), TypeError, plain
             yield lambda c=call, v=held: c([v]), TypeError, plain
-        hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if kind in (CODES, INTEGERS) else X))
+        of_codes = kind in (ARRAYS_OF_CODES, ARRAYS_OF_INTEGERS)
+        hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if of_codes else X))
         for value in (hidden, [hidden]):
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be {MASK}"
     yield (

@@ -31,7 +31,7 @@ V_INLINE uint64_t v_together(const uint8_t *codes, size_t n, const int bits) {
     const int unused = 8 - bits;
     uint64_t x = 0;
     memcpy(&x, codes, n);
-    x &= V_PAIRS * 0x0101 * ((1 << bits) - 1);
+    x &= V_PAIRS * 0x0101 * ((1u << bits) - 1);
     x = (x & V_PAIRS * 0xFF) | (x & V_PAIRS * 0xFF00) >> unused;
     x = (x & V_QUADRUPLES * 0xFFFF) | (x & V_QUADRUPLES * 0xFFFF0000) >> 2 * unused;
     return (x & UINT32_MAX) | x >> 32 << 4 * bits;
@@ -46,7 +46,7 @@ V_INLINE uint64_t v_apart(const uint8_t *bytes, size_t n, const int bits, const 
     x = (x & pair) | (x << 2 * unused & pair << 16);
     x = (x & one) | (x << unused & one << 8);
     if (is_signed)
-        x |= (x >> (bits - 1) & V_PAIRS * 0x0101) * (0xFF >> bits << bits); /* no byte carries into the next */
+        x |= (x >> (bits - 1) & V_PAIRS * 0x0101) * (0xFFu >> bits << bits); /* no byte carries into the next */
     return x;
 }
 
