@@ -54,7 +54,7 @@ class Encoder:
             for name, x in arrays.items()
             if name.endswith(".LayerNorm.weight")
         }
-        self.layers: dict[str, tuple[Array, Array]] = {
+        self.layers: dict[str, tuple[Array, Array] | qn.PackedWeight] = {
             name.removesuffix(".weight"): (x, arrays[name.removesuffix("weight") + "bias"])
             for name, x in arrays.items()
             if name.startswith("encoder.") and x.ndim == 2
@@ -77,7 +77,10 @@ class Encoder:
 
     def linear(self, name: str, x: Array) -> Array:
         x = qn.tap(name, x)
-        w, bias = self.layers[name]
+        layer = self.layers[name]
+        if isinstance(layer, qn.PackedWeight):
+            return x @ layer
+        w, bias = layer
         y = x @ w.T
         y += bias
         return y

@@ -277,7 +277,7 @@ def quantize_layers(
     granularity: Granularity | None = None,
     symmetric: Symmetric = False,
     method: RoundingMethod | None = None,
-    damping: float = 0.1,
+    damping: float = 0.3,
     hadamard: bool = False,
     activations: Literal["int8"] | None = None,
     progress: bool | None = None,
@@ -316,8 +316,8 @@ def quantize_layers(
         "gptq", the default with data, chooses codes of least error of the outputs; the others round to nearest on grids
         that are searched ("mse", the default without data; weighted by the inputs where there are some; "hqq") or span
         the range.
-    damping : float, default 0.1
-        As in gptq.
+    damping : float, default 0.3
+        As in gptq. The inputs that judge a model are others than these, and more damping than for one layer suits them.
     hadamard : bool, default False
         Rotate the inputs of every layer, and its weight with them. It helps at few bits and with int8 activations.
     activations : "int8", optional
@@ -528,7 +528,7 @@ def _to_nearest(w: Float32Array, plan: Plan, method: str, h: Array | None) -> Qu
         scale, zero = search_grid(w, importance, plan.rows.group_size, plan.levels)
         return quantize(x, plan.qparams(scale, zero))
     symmetric = {"symmetric": True, "affine": False, "full": "full"}[plan.scheme]
-    kinds = {"dtype": plan.code.dtype, "granularity": plan.granularity, "symmetric": symmetric, "method": method}
+    kinds = {"dtype": plan.code.name, "granularity": plan.granularity, "symmetric": symmetric, "method": method}
     return quantize(x, **kinds)
 
 
