@@ -1,4 +1,4 @@
-"""What rounding the weights of a sentence encoder costs: nearest, and `qn.weights.quantize_layers` without and with data.
+"""What rounding the weights of a sentence encoder costs: to nearest, and by `qn.weights.quantize_layers`.
 
 Run: ``python -m benchmarks.compare_rounding --markdown``
 
@@ -73,9 +73,7 @@ class Judge:
     def cosines(self, result: QuantizedLayers, options: dict[str, Any]) -> Array:
         for name in result:
             packs = options.get("activations") is not None
-            self.encoder.layers[name] = (
-                result.pack(name) if packs else (result.dequantize(name), result.biases[name])
-            )
+            self.encoder.layers[name] = result.pack(name) if packs else (result.dequantize(name), result.biases[name])
         rounded = self.encoder.embed(self.sentences)
         self.encoder.layers.update(self.floats)
         return np.asarray((rounded * self.exact).sum(axis=1), np.float64)

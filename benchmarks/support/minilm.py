@@ -46,9 +46,9 @@ class Encoder:
         self.tokenizer.enable_truncation(LONGEST)
         arrays = {name: np.array(x) for name, x in qn.load(path / "model.safetensors").items()}
         self.words = arrays["embeddings.word_embeddings.weight"]
-        self.positions = arrays["embeddings.position_embeddings.weight"] + arrays[
-            "embeddings.token_type_embeddings.weight"
-        ][0]
+        self.positions = (
+            arrays["embeddings.position_embeddings.weight"] + arrays["embeddings.token_type_embeddings.weight"][0]
+        )
         self.norms = {
             name.removesuffix(".LayerNorm.weight"): (x, arrays[name.removesuffix("weight") + "bias"])
             for name, x in arrays.items()
