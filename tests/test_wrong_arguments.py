@@ -74,7 +74,15 @@ def signatures():
 
 
 def test_the_table_holds_every_parameter():
-    elsewhere = {"Calibration", "calibrate", "load", "observing", "save", "threads", "weights.quantize_layers"}  # with their own tests
+    elsewhere = {
+        "Calibration",
+        "calibrate",
+        "load",
+        "observing",
+        "save",
+        "threads",
+        "weights.quantize_layers",
+    }  # with their own tests
     for name, parameters in signatures():
         if name not in elsewhere and parameters:
             assert name in CALLS, name

@@ -46,15 +46,15 @@ class Encoder:
         self.tokenizer.enable_truncation(LONGEST)
         arrays = {name: np.array(x) for name, x in qn.load(path / "model.safetensors").items()}
         self.words = arrays["embeddings.word_embeddings.weight"]
-        self.positions = arrays["embeddings.position_embeddings.weight"] + arrays[
-            "embeddings.token_type_embeddings.weight"
-        ][0]
+        self.positions = (
+            arrays["embeddings.position_embeddings.weight"] + arrays["embeddings.token_type_embeddings.weight"][0]
+        )
         self.norms = {
             name.removesuffix(".LayerNorm.weight"): (x, arrays[name.removesuffix("weight") + "bias"])
             for name, x in arrays.items()
             if name.endswith(".LayerNorm.weight")
         }
-        self.layers: dict[str, tuple[Array, Array]] = {
+        self.layers: dict[str, tuple[Array, Array] | qn.PackedWeight] = {
             name.removesuffix(".weight"): (x, arrays[name.removesuffix("weight") + "bias"])
             for name, x in arrays.items()
             if name.startswith("encoder.") and x.ndim == 2
@@ -77,7 +77,10 @@ class Encoder:
 
     def linear(self, name: str, x: Array) -> Array:
         x = qn.tap(name, x)
-        w, bias = self.layers[name]
+        layer = self.layers[name]
+        if isinstance(layer, qn.PackedWeight):
+            return x @ layer
+        w, bias = layer
         y = x @ w.T
         y += bias
         return y

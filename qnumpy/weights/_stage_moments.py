@@ -52,11 +52,10 @@ class StageMoments:
             band = slice(first, first + _BAND)
             rows = np.asarray(x[band], np.float32)
             float_rows = rows if x_float is x else np.asarray(x_float[band], np.float32)
-            if self.prepare is None:
-                prepared, e = rows, (float_rows - rows) @ self.w.T
-            else:
-                prepared = self.prepare(rows)
-                e = float_rows @ self.w.T
+            prepared = rows if self.prepare is None else self.prepare(rows)
+            lost = float_rows - rows if self.prepare is None else float_rows
+            e = np.asarray(lost @ self.w.T, np.float32)
+            if self.prepare is not None:
                 e -= prepared @ self.v.T
             for columns, r_float, r in residuals:
                 width = columns.stop - columns.start
@@ -105,7 +104,9 @@ class StageMoments:
         if damping > 0 and d.any():
             kept = diagonal.copy()
             diagonal += damping
-            target = self.v + np.linalg.solve((h / damping).astype(np.float32), (d / damping).astype(np.float32)).T
+            # well conditioned: damping is the mean of the eigenvalues
+            a, b = (np.asarray(part / damping, np.float32) for part in (h, d))
+            target = np.asarray(self.v + np.linalg.solve(a, b).T, np.float32)
             diagonal[:] = kept
         return Target(target, self.v, h, h.astype(np.float32), d, ee, x_mean, e_mean, self.unit)
 

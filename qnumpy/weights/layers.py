@@ -5,7 +5,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +22,7 @@ from ..files.store import load, save
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow
 from ..ops.choose import Plan
 from ..ops.grid_search import search_grid
-from ..ops.rounding import Rounded, matrix_of, round_weight
+from ..ops.rounding import Rounded, check_width, matrix_of, round_weight
 from ._layers import rounded, vector
 from ._stage_moments import StageMoments, Target
 from ._walks import Stage, Walk, survey, walking
@@ -210,12 +210,12 @@ class _Layer(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        return self.w.shape[0] if self.axis else self.w.shape[1]
+        return int(self.w.shape[1 - self.axis])
 
     @property
     def axis(self) -> int:
         """The axis of w that holds the inputs."""
-        return self.plan.rows.order[-1]
+        return int(self.plan.rows.order[-1])
 
     def matrix(self) -> Float32Array:
         """Return the weight as float32 (N, K)."""
@@ -277,7 +277,7 @@ def quantize_layers(
     granularity: Granularity | None = None,
     symmetric: Symmetric = False,
     method: RoundingMethod | None = None,
-    damping: float = 0.1,
+    damping: float = 0.3,
     hadamard: bool = False,
     activations: Literal["int8"] | None = None,
     progress: bool | None = None,
@@ -316,8 +316,8 @@ def quantize_layers(
         "gptq", the default with data, chooses codes of least error of the outputs; the others round to nearest on grids
         that are searched ("mse", the default without data; weighted by the inputs where there are some; "hqq") or span
         the range.
-    damping : float, default 0.1
-        As in gptq.
+    damping : float, default 0.3
+        As in gptq. The inputs that judge a model are others than these, and more damping than for one layer suits them.
     hadamard : bool, default False
         Rotate the inputs of every layer, and its weight with them. It helps at few bits and with int8 activations.
     activations : "int8", optional
@@ -411,7 +411,7 @@ def quantize_layers(
             results = _alone(entries, options)
         else:
             results = _staged(layers, entries, options, run, list(batches), folder)
-        with contextlib.closing(results):
+        with contextlib.closing(results):  # an exception here ends the walks too
             for stage in results:
                 done.update(stage)
                 advance(len(stage))
@@ -450,7 +450,8 @@ def _checked(
     rotations = {}
     if _check.flag(_OWNER, "hadamard", hadamard):
         rotations = {size: hadamard_of(size) for size in sorted({layer.inputs for layer in entries.values()})}
-    _args.choice(_OWNER, "activations", activations, {None: 0, "int8": 1})
+    if activations is not None and (not isinstance(activations, str) or activations != "int8"):
+        raise ValueError(_check.must(_OWNER, "activations", "None or 'int8'", _check.typed(activations)))
     _check_data(run, batches, method)
     return entries, _Options(method, float(damping), rotations, activations)
 
@@ -464,7 +465,8 @@ def _layer(name: str, value: Any, dtype: Any, granularity: Granularity, symmetri
     weight, _ = _args.real(_OWNER, name, w)
     if weight.ndim != 2:
         raise ValueError(_check.must(_OWNER, name, "a matrix", f"shape {weight.shape}"))
-    plan = Plan.of(_OWNER, weight.shape, dtype, granularity, symmetric, "gptq", None)
+    plan = Plan.of(_OWNER, weight.shape, dtype, granularity, symmetric, "minmax", None)
+    check_width(_OWNER, plan.code, "for the codes of a layer")
     if not weight.size:
         raise ValueError(_check.must(_OWNER, name, "of one element or more", f"shape {weight.shape}"))
     if not np.isfinite(weight).all():
@@ -508,7 +510,7 @@ def _progress_bar(total: int, progress: bool | None) -> Iterator[Callable[[int],
 # ---- without data ----
 
 
-def _alone(entries: Mapping[str, _Layer], options: _Options) -> Iterator[dict[str, _Done]]:
+def _alone(entries: Mapping[str, _Layer], options: _Options) -> Generator[dict[str, _Done], None, None]:
     """Yield each layer, rounded by itself."""
     for name, layer in entries.items():
         start, rotation = time.perf_counter(), options.rotations.get(layer.inputs)
@@ -520,16 +522,15 @@ def _alone(entries: Mapping[str, _Layer], options: _Options) -> Iterator[dict[st
         yield {name: _Done(q, layer.bias, _report(name, layer, None, None, sqnr, time.perf_counter() - start))}
 
 
-def _to_nearest(w: Float32Array, plan: Plan, method: str, h: Array | None) -> QuantizedArray:
+def _to_nearest(w: Float32Array, plan: Plan, method: RoundingMethod, h: Array | None) -> QuantizedArray:
     """Round a weight (N, K) to nearest, on the grids of a method; `h` weights the search of "mse"."""
     x = plan.rows.array(w)
     if method == "mse":
         importance = None if h is None else _importance(h)
         scale, zero = search_grid(w, importance, plan.rows.group_size, plan.levels)
         return quantize(x, plan.qparams(scale, zero))
-    symmetric = {"symmetric": True, "affine": False, "full": "full"}[plan.scheme]
-    kinds = {"dtype": plan.code.dtype, "granularity": plan.granularity, "symmetric": symmetric, "method": method}
-    return quantize(x, **kinds)
+    symmetric: Symmetric = "full" if plan.scheme == "full" else plan.scheme == "symmetric"
+    return quantize(x, dtype=plan.code.name, granularity=plan.granularity, symmetric=symmetric, method=method)
 
 
 def _importance(h: Array) -> Float32Array:
@@ -573,7 +574,7 @@ def _staged(
     run: Callable[[Any], Any],
     batches: list[Any],
     folder: Path | None,
-) -> Iterator[dict[str, _Done]]:
+) -> Generator[dict[str, _Done], None, None]:
     """Yield the layers of each stage, rounded for the inputs that they get in the quantized model."""
     if not batches:
         raise CalibrationError(_check.must(_OWNER, "batches", "one or more", "none"))
@@ -655,20 +656,23 @@ def _target(
     rotation = options.rotations.get(w.shape[1])
     moments = StageMoments(w, w if rotation is None else rotation.apply(w), options.prepare(w.shape[1]))
     for exact, walk in zip(floats, coded, strict=True):
-        assert exact.x is not None and walk.x is not None
+        assert exact.x is not None
+        assert walk.x is not None
         exact.check()
         walk.check()
-        pairs = [(name, exact.residuals[name], walk.residuals[name]) for name in stage.names if name in stage.residuals]
         if exact.x.shape != walk.x.shape:
             requirement = "of one shape in the float model and in the quantized one"
             got = f"shapes {exact.x.shape} and {walk.x.shape}"
             raise ValueError(_check.must(_OWNER, f"the input of {stage.names[0]!r}", requirement, got))
-        for name, *both in pairs:
-            wanted = (*walk.x.shape[:-1], entries[name].outputs)
+        residuals = []
+        for name in filter(stage.residuals.__contains__, stage.names):
+            wanted, both = (*walk.x.shape[:-1], entries[name].outputs), (exact.residuals[name], walk.residuals[name])
             for r in both:
                 if r.shape != wanted:
-                    raise ValueError(_check.must(_OWNER, f"the residual of {name!r}", f"of shape {wanted}", f"{r.shape}"))
-        moments.add(exact.x, walk.x, [(parts[name], *both) for name, *both in pairs])
+                    text = _check.must(_OWNER, f"the residual of {name!r}", f"of shape {wanted}", f"shape {r.shape}")
+                    raise ValueError(text)
+            residuals.append((parts[name], *both))
+        moments.add(exact.x, walk.x, residuals)
     if not moments.count:
         raise CalibrationError(_check.must(_OWNER, "batches", "of one row or more", "none"))
     if not moments.finite:
@@ -730,7 +734,8 @@ def _kept(
         raise ValueError(_check.must(_OWNER, "resume", "a folder of the same layers and options", got))
     done = {}
     for j, name in enumerate(stage.names):
-        nearest, objective, sqnr, seconds = (None if np.isnan(x) else x for x in arrays[f"{j}.report"].tolist())
+        *costs, seconds = arrays[f"{j}.report"].tolist()
+        nearest, objective, sqnr = (None if np.isnan(cost) else cost for cost in costs)
         report = _report(name, entries[name], nearest, objective, sqnr, seconds)
         done[name] = _Done(arrays[f"{j}.w"], arrays.get(f"{j}.b"), report)
     return done

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ class Mlp:
 
     def __init__(self, rng, sizes=(32, 64, 48, 8), bias=True):
         self.layers = {}
-        for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             w = rng.normal(size=(outputs, inputs)).astype(np.float32) / np.sqrt(np.float32(inputs))
             self.layers[f"dense{i}"] = (w, rng.normal(size=outputs).astype(np.float32)) if bias else w
         mixing = rng.normal(size=(sizes[0], sizes[0])) * np.geomspace(1, 0.05, sizes[0])[:, None]
@@ -57,8 +58,8 @@ class Block:
     """Attention with one head and a feed-forward layer, both with residuals; weights (K, N)."""
 
     def __init__(self, rng, width=32, tapped=True):
-        shapes = dict(q=(width, width), k=(width, width), v=(width, width), out=(width, width))
-        shapes |= dict(up=(width, 2 * width), down=(2 * width, width))
+        shapes = {name: (width, width) for name in ("q", "k", "v", "out")}
+        shapes |= {"up": (width, 2 * width), "down": (2 * width, width)}
         self.layers = {
             name: [(rng.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32), np.zeros(shape[1], np.float32)]
             for name, shape in shapes.items()
@@ -111,9 +112,7 @@ def test_less_error_than_round_to_nearest(rng, bias):
 @pytest.mark.parametrize("granularity", [qn.PerGroup(16), qn.PerGroup(20), qn.PerChannel(0)], ids=str)
 def test_every_scheme(rng, dtype, symmetric, granularity):
     model = Mlp(rng, (24, 40, 8))
-    result = quantize_layers(
-        model.layers, model, [model.x], dtype=dtype, granularity=granularity, symmetric=symmetric
-    )
+    result = quantize_layers(model.layers, model, [model.x], dtype=dtype, granularity=granularity, symmetric=symmetric)
     for name, q in result.items():
         w, _ = model.layers[name]
         assert isinstance(q, qn.QuantizedArray)
@@ -149,7 +148,7 @@ def test_identical_inputs_and_one_layer_give_what_gptq_gives(rng):
     w, bias = model.layers["dense0"]
     result = quantize_layers(model.layers, model, [model.x], granularity=qn.PerGroup(8))
     moments = qn.MomentsObserver().observe(model.x)
-    alone = qn.weights.gptq(w, moments, qn.PerGroup(8), symmetric=False, bias=bias)
+    alone = qn.weights.gptq(w, moments, qn.PerGroup(8), symmetric=False, bias=bias, damping=0.3)
     assert np.mean(result["dense0"].codes == alone.q.codes) > 0.98  # the moments differ by rounding
     np.testing.assert_allclose(result.biases["dense0"], alone.bias, atol=2e-3)
     assert result.report["dense0"].objective == pytest.approx(alone.after.sum(), rel=1e-2)
@@ -268,7 +267,9 @@ def test_int8_activations_are_what_the_layers_get(rng):
 
     quantize_layers(model.layers, run, [model.x], dtype="int8", activations="int8")
     assert seen.count(False) == 1  # the first layer of the quantized model; its second one ends the work
-    packed = quantize_layers(model.layers, run, [model.x], dtype="int8", granularity=qn.PerChannel(0), activations="int8")
+    packed = quantize_layers(
+        model.layers, run, [model.x], dtype="int8", granularity=qn.PerChannel(0), activations="int8"
+    )
     x = model.x
     for name in packed:
         x = np.maximum(x @ packed.pack(name), 0)
@@ -386,7 +387,7 @@ W = np.ones((4, 8), np.float32)
          "batches; got 'gptq'."),
         (ValueError, {"damping": -1}, "damping must be a number of at least 0; got -1."),
         (TypeError, {"hadamard": 1}, "hadamard must be True or False; got 1."),
-        (ValueError, {"activations": "int4"}, "activations must be one of None, 'int8'; got 'int4'."),
+        (ValueError, {"activations": "int4"}, "activations must be None or 'int8'; got 'int4'."),
         (TypeError, {"run": 3}, "run must be callable; got 3."),
         (TypeError, {"batches": 3}, "batches must be iterable; got 3."),
         (ValueError, {"batches": None}, "run and batches must be both there or both left out; got run alone."),
@@ -433,7 +434,7 @@ def test_what_run_must_do():
     lost = lambda i: [qn.tap("a", x), i == 1 and qn.tap("b.residual", y[:, :2]), qn.tap("b", y)]  # noqa: E731
     refuses(order + "'b' out of turn.", lost)
     wide = lambda i: [qn.tap("a.residual", x), qn.tap("a", x), qn.tap("b", y)]  # noqa: E731
-    refuses("the residual of 'a' must be of shape (3, 4); got (3, 8).", wide)
+    refuses("the residual of 'a' must be of shape (3, 4); got shape (3, 8).", wide)
 
 
 def test_inputs_that_are_not_finite_later_and_no_rows():
@@ -463,7 +464,7 @@ def test_exceptions_of_run_pass_through_and_all_is_restored(rng, call):
             x = np.maximum(x @ w.T + bias, 0)
 
     before = dict(model.layers)
-    with pytest.raises(Unexpected, match="^in the middle$") as caught:
+    with pytest.raises(Unexpected, match=r"^in the middle$") as caught:
         quantize_layers(model.layers, run, np.split(model.x, 2))
     assert all(model.layers[name] is before[name] for name in before)
     assert "run" in [entry.name for entry in caught.traceback]
@@ -500,7 +501,7 @@ def test_the_report_is_a_table(rng):
     ]  # fmt: skip
     assert json.loads(report.to_json())["tensors"] == report.to_records()
     assert "<table>" in report._repr_html_()
-    with pytest.raises(KeyError, match="^'nothing'$"):
+    with pytest.raises(KeyError, match=r"^'nothing'$"):
         report["nothing"]
 
 
@@ -552,7 +553,7 @@ def test_what_is_done_is_resumed(rng, tmp_path):
             w, bias = model.layers[name]
             x = np.maximum(x @ w.T + bias, 0)
 
-    with pytest.raises(OSError, match="^the power fails$"):
+    with pytest.raises(OSError, match=r"^the power fails$"):
         quantize_layers(model.layers, run, np.split(model.x, 2), resume=tmp_path / "work")
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["stage-0000.safetensors"]
     calls.extend([None] * 9)
@@ -562,7 +563,9 @@ def test_what_is_done_is_resumed(rng, tmp_path):
         assert np.array_equal(result.biases[name], whole.biases[name])
     again = quantize_layers(model.layers, run, np.split(model.x, 2), resume=tmp_path / "work")
     assert again.report.to_records() == result.report.to_records()
-    sentence = "quantize_layers: resume must be a folder of the same layers and options; got stage-0000.safetensors of others."
+    sentence = (
+        "quantize_layers: resume must be a folder of the same layers and options; got stage-0000.safetensors of others."
+    )
     refused(sentence, model.layers, run, [model.x], resume=tmp_path / "work", dtype="int8")
     model.layers["dense0"][0][0, 0] += 1
     refused(sentence, model.layers, run, [model.x], resume=tmp_path / "work")
@@ -608,7 +611,9 @@ def test_tiny_and_huge_values(rng, factor):
 
 def test_inputs_of_zeros_one_row_and_one_input(rng):
     w = rng.normal(size=(4, 8)).astype(np.float32)
-    zeros = quantize_layers({"a": (w, np.ones(4))}, lambda x: qn.tap("a", x), [np.zeros((5, 8))], granularity=qn.PerGroup(8))
+    zeros = quantize_layers(
+        {"a": (w, np.ones(4))}, lambda x: qn.tap("a", x), [np.zeros((5, 8))], granularity=qn.PerGroup(8)
+    )
     np.testing.assert_allclose(zeros.dequantize("a"), w, atol=0.5)
     np.testing.assert_array_equal(zeros.biases["a"], np.ones(4))
     row = quantize_layers({"a": w}, lambda x: qn.tap("a", x), [np.ones(8)], granularity=qn.PerGroup(8))
