@@ -318,7 +318,7 @@ def dtype_rows():
     for owner, call in DTYPE.items():
         wanted = "a code type such as 'int8' or 'uint4'" if owner.startswith("QParams") else CODES
         wanted = INTEGERS if owner in ("requantize", "pack", "unpack") else wanted
-        for value in ("int3", "float32", np.int32, 3, [], "", bool):
+        for value in ("int9", "float32", np.int32, 3, [], "", bool):
             mend = ". qnumpy.cast converts to float32" if value == "float32" and not owner.startswith("QParams") else ""
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: dtype must be {wanted}; got {value!r}{mend}"
         if owner in ("pack", "unpack"):
