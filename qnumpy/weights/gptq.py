@@ -18,6 +18,9 @@ from ._layers import vector
 __all__ = ["RoundedWeight", "gptq"]
 
 
+_MOST_DAMPING = 1_000_000
+
+
 class RoundedWeight(NamedTuple):
     """What gptq returns: the quantized weight, the corrected bias, and the objective of each output.
 
@@ -66,7 +69,7 @@ def gptq(
     centered : bool, default True
         False: the bias stays as it is, and h is taken about zero.
     damping : float, default 0.1
-        At least 0. More keeps the codes nearer to w, where there are few rows.
+        At most 1,000,000, which rounds to nearest. More keeps the codes nearer to w, where there are few rows.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def gptq(
     TypeError, ValueError, CalibrationError
         moments is no MomentsObserver, has another number of inputs than w, or has seen nothing.
     ValueError
-        damping is no number of at least 0.
+        damping is no number in [0, 1000000].
     TypeError
         centered is neither True nor False.
     TypeError, ValueError
@@ -124,8 +127,8 @@ def gptq(
     source, _ = _args.real(owner, "w", w)
     _args.code(owner, dtype, more=MX_FORMATS)
     plan = Plan.of(owner, source.shape, dtype, granularity, symmetric, "gptq", moments)
-    if not (_check.is_number(damping) and 0 <= damping < np.inf):
-        raise ValueError(_check.must(owner, "damping", "a number of at least 0", _check.typed(damping)))
+    if not (_check.is_number(damping) and 0 <= damping <= _MOST_DAMPING):
+        raise ValueError(_check.must(owner, "damping", f"in [0, {_MOST_DAMPING}]", _check.typed(damping)))
     centered = _check.flag(owner, "centered", centered)
     outputs = plan.rows.moved[: plan.rows.leading]
     count = math.prod(outputs)
