@@ -74,20 +74,12 @@ def signatures():
 
 
 def test_the_table_holds_every_parameter():
-    elsewhere = {
-        "Calibration",
-        "calibrate",
-        "load",
-        "observing",
-        "save",
-        "threads",
-        "weights.quantize_layers",
-    }  # with their own tests
+    elsewhere = {"Calibration", "calibrate", "load", "observing", "save", "threads"}  # with their own tests
     for name, parameters in signatures():
         if name not in elsewhere and parameters:
             assert name in CALLS, name
             left = set(parameters) - set(CALLS[name])
-            assert left <= {"xq", "on_nonfinite"}, f"{name}: {left}"
+            assert left <= {"xq", "on_nonfinite", "run", "batches", "resume"}, f"{name}: {left}"
 
 
 def boolean_parameters():

@@ -1,7 +1,8 @@
-"""English sentences of our own: 200 of many kinds that calibrate a model, and others that measure it.
+"""English sentences of our own: 200 lines of many kinds that calibrate a model, and others that measure it.
 
-Those that calibrate were written one by one, so that words seldom repeat: the rounding fits the tokens that it has
-seen, and few words make it fit them alone. Those that measure are made by templates, from 5 to about 80 tokens long.
+Those that calibrate, one or two sentences a line, were written one by one, so that words seldom repeat: the rounding
+fits the tokens that it has seen, and with few words it would fit them alone. Those that measure are made by templates,
+from 5 to about 80 tokens long.
 """
 
 import random

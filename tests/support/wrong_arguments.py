@@ -89,6 +89,10 @@ CALLS = {
     "concatenate": {"arrays": [qn.quantize(X), qn.quantize(X)], "axis": 0},
     "tap": {"name": "x", "x": X},
     "weights.correct_bias": {"x": X, "w": X.T, "q": WEIGHT, "bias": None, "axis": 0},
+    "weights.quantize_layers": {
+        "layers": {"w": X}, "dtype": "int4", "granularity": None, "symmetric": False, "method": "mse", "damping": 0.1,
+        "hadamard": False, "activations": None, "progress": None,
+    },
     "weights.reduce_range": {"qparams": PARAMS},
     "weights.safe_weights": {"w": Q, "axis": 0},
     "weights.smoothquant_alpha": {
@@ -130,7 +134,7 @@ WRONG = [
     qn.MomentsObserver(), MOMENTS,
 ]  # fmt: skip
 
-FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress")
+FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "hadamard")
 
 
 def function(name):
