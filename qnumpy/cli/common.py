@@ -25,7 +25,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
-READABLE = "a .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, or the folder of a model"
+READABLE = (
+    "a .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, or the folder of a model"
+)
 
 
 class UsageError(Exception):

@@ -135,7 +135,9 @@ def _plan(args: argparse.Namespace, reader: Reader, moments: Reader | None) -> d
             reason = _reason_to_keep(spec, scheme, bool(options)) or ("not included" if left_out else "")
         plan[name] = Step(spec, reason) if reason else _step(name, spec, scheme, moments)
     if moments is not None and not any(step.moments for step in plan.values()):
-        raise UsageError(f"--moments must have the name of a tensor that gptq or mse quantizes; {args.moments!r} has none.")
+        raise UsageError(
+            f"--moments must have the name of a tensor that gptq or mse quantizes; {args.moments!r} has none."
+        )
     return plan
 
 
@@ -158,7 +160,9 @@ def _step(name: str, spec: TensorSpec, scheme: Scheme, moments: Reader | None) -
         if scheme.method == "gptq":
             raise UsageError("--moments FILE must be given for the method gptq.")
         return step
-    names = [found for found in (name, *_alike(name, moments)) if moments.specs.get(found) and moments.specs[found].moments]
+    names = [
+        found for found in (name, *_alike(name, moments)) if moments.specs.get(found) and moments.specs[found].moments
+    ]
     if not names:
         return step
     granularity = PerGroup(1) if scheme.dtype in GGUF_TYPES else scheme.granularity()  # along the last axis

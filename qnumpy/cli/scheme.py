@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..arrays.mx import MX_FORMATS, mx_format
 from .._typing import Symmetric
+from ..arrays.mx import MX_FORMATS, mx_format
 from ..dtypes import CODE_TYPES, CodeType, code_type, float_type
 from ..files.spec import TensorSpec
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
@@ -98,7 +98,9 @@ class Scheme:
             raise UsageError(f"{option}method must be minmax, mse, hqq or gptq for a full range; got {self.method}.")
         searched = self.method in ("hqq", "gptq") or (self.method == "mse" and self.symmetric == "full")
         if searched and code is not None and (code.bits > 8 or code.real is not None):
-            raise UsageError(f"{option}dtype must be an integer type of at most 8 bits for {self.method}; got {code.name}.")
+            raise UsageError(
+                f"{option}dtype must be an integer type of at most 8 bits for {self.method}; got {code.name}."
+            )
         if self.method == "gptq" and per == "tensor":
             raise UsageError(f"{option}granularity must be channel or group for gptq; got tensor.")
 

@@ -138,8 +138,9 @@ class GGUFReader:
             refuse_giant(self.path, name, dtype, shape)
             self.held[name] = dtype, shape
             return dtype.itemsize * math.prod(shape)
-        kind = _KINDS.get(number)
-        label, block, nbytes = (kind.name, kind.size, kind.nbytes) if kind else _OTHERS.get(number, ("", 1, 0))
+        kind, label, block, nbytes = _KINDS.get(number), *_OTHERS.get(number, ("", 1, 0))
+        if kind is not None:
+            label, block, nbytes = kind.name, kind.size, kind.nbytes
         if label and (not shape or shape[-1] % block):
             raise fault(self.path, name, f"of {label} must have rows of whole blocks of {block}; got shape {shape}.")
         if kind is None:

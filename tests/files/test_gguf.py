@@ -21,7 +21,11 @@ NUMBERS = {
 
 def everything():
     arrays = {f"w.{name}": qn.weights.quantize_gguf(reals(3, 512, seed=k), name) for k, name in enumerate(GGUF_TYPES)}
-    arrays |= {"f32": reals(5, 7), "f16": reals(2, 3, 4).astype(np.float16), "bf16": reals(9).astype(ml_dtypes.bfloat16)}
+    arrays |= {
+        "f32": reals(5, 7),
+        "f16": reals(2, 3, 4).astype(np.float16),
+        "bf16": reals(9).astype(ml_dtypes.bfloat16),
+    }
     arrays |= {"f64": reals(3).astype(np.float64), "i8": np.arange(-3, 3, dtype=np.int8), "i16": np.int16([[1], [2]])}
     arrays |= {"i32": np.arange(5, dtype=np.int32), "i64": np.arange(5), "one": np.float32(3), "none": np.zeros((0, 4))}
     return arrays
