@@ -123,6 +123,20 @@ def guarded():
         wrong_sources(np.float32, 24)[len(NO_ARRAYS) + 2 :] + NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int8"]],
         [*WRONG_TYPE, T["float64"], T["int8"]], no_numbers, no_numbers,
     ]  # fmt: skip
+    groups, lengths = [0, 4, 6, 4, -7, 7], [[*NO_INTEGERS, *HUGE, -1, 3, 5]] * 2
+    outside = [*NO_INTEGERS, *HUGE, -(2**15) - 1, 2**15]
+    of_groups = [
+        wrong_vectors(np.float32, 24), wrong_vectors(np.float32, 6)[1:], flag, *lengths, [*NO_INTEGERS, *HUGE, -1, 0, 1, 2],
+        [*outside, 7], [*outside, -7],
+    ]  # fmt: skip
+    scales, wrong_scales = np.ones(8, np.float32), wrong_outputs(np.float32, 8)
+    yield "search_grids", [real, np.ones(6, np.float32), *groups, 0, 0, scales, np.ones(8, np.int32)], [
+        *of_groups, [*outside, -8, 1], [*outside, -1, 8], wrong_scales, wrong_outputs(np.int32, 8),
+    ]  # fmt: skip
+    offsets = np.ones(8, np.float32)
+    yield "search_offsets", [real, np.ones((4, 6), np.float32), *groups, scales, offsets], [
+        of_groups[0], wrong_vectors(np.float32, 24)[1:], *of_groups[2:], wrong_scales, wrong_scales,
+    ]  # fmt: skip
     nibbles, packed = np.ones(24, np.uint8), np.zeros(12, np.uint8)
     sizes = [[*NO_INTEGERS, *HUGE, -1, 0, 3]] * 2
     no_nibbles = [*WRONG_TYPE, T["int8"], T["float32"]]
@@ -133,6 +147,7 @@ def guarded():
         wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID, [*NO_INTEGERS, *HUGE, 3, 8],
     ]  # fmt: skip
     yield from guarded_searches()
+    yield from guarded_roundings()
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
     yield from guarded_products()
@@ -264,6 +279,26 @@ def guarded_products():
     wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
     wrong += [wrong_vectors(np.float64, 5)[1:]]
     yield "linear", [*good, -1.0, 1.0, 0, -128, 127, np.ones(5)], wrong
+
+
+def guarded_roundings():
+    h, order, codes = np.eye(4), np.arange(4), np.zeros(12, np.int16)
+    weights, scale, zero = np.ones(12, np.float32), np.ones(6, np.float32), np.zeros(6, np.int32)
+    of_h, size, group = wrong_vectors(np.float64, 16), [*NO_INTEGERS, *HUGE, -1, 2, 5], [*NO_INTEGERS, *HUGE, -1, 0, 1]
+    yield "inverse_factor", [h, 4, h.copy()], [of_h, size, wrong_outputs(np.float64, 16)]
+    of_grid = [wrong_vectors(np.float32, 6), wrong_vectors(np.int32, 6)]
+    of_codes = [[*NO_INTEGERS, *HUGE, 7, -32769], [*NO_INTEGERS, *HUGE, -8, 2**15]]
+    columns = [*wrong_vectors(np.int64, 4), np.array([0, 1, 2, 4]), np.array([-1, 1, 2, 3])]
+    wrong = [wrong_vectors(np.float32, 12), of_h, columns, wrong_vectors(np.float32, 4)[1:], *[size] * 2, group]
+    wrong += [*of_codes, [*NO_INTEGERS, *HUGE, -9, 1], [*NO_INTEGERS, *HUGE, -1, 8], [*NO_INTEGERS, -1, 2]]
+    good = [weights, h, order, order.astype(np.float32), 3, 4, 2, -8, 7, 0, 0]
+    yield "round_columns", [*good, 0, scale, zero, codes], [*wrong, *of_grid, wrong_outputs(np.int16, 12)]
+    good, wrong = [weights, h, codes, scale, zero, 3, 4, 2], [wrong[0], of_h, wrong_vectors(np.int16, 12), *of_grid]
+    wrong += [size, size, group]
+    tail = [*of_codes, NO_INTEGERS, wrong_outputs(np.int16, 12)]
+    yield "descend", [*good, -8, 7, 3, codes.copy()], [*wrong, *tail]
+    yield "refit_scales", [*good, scale.copy()], [*wrong, wrong_outputs(np.float32, 6)]
+    yield "rounding_objective", [*good, np.zeros(3)], [*wrong, wrong_outputs(np.float64, 3)]
 
 
 def guarded_searches():

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._args import real
 from .._check import typed
+from .._typing import Symmetric
 from ..arrays.mx import MX_FORMATS
 from ..arrays.quantized import quantize
 from ..dtypes import CODE_TYPES, real_type
@@ -119,7 +120,7 @@ def _plan(args: argparse.Namespace, reader: Reader, moments: Reader | None) -> d
     selection = Selection.of(args, reader.specs)
     if args.full_range and not args.symmetric:
         raise UsageError("--no-symmetric must be left out beside --full-range.")
-    symmetric = "full" if args.full_range else args.symmetric
+    symmetric: Symmetric = "full" if args.full_range else args.symmetric
     base = Scheme(args.dtype, args.per, args.axis, args.group_size, symmetric, args.method)
     base.granularity()
     check_percentile(args)
