@@ -1,7 +1,8 @@
 """Quantized weights as other libraries store them in .safetensors: compressed-tensors, GPTQ and AWQ.
 
 A layout knows the plain tensors of one weight. `adopt` finds them by their names and shapes, and puts one weight in
-their place; the configuration of the model says what the shapes leave open. Tensors that fit no layout stay as they are.
+their place; the configuration of the model says what the shapes leave open. Tensors that fit no layout stay as they
+are.
 """
 
 import json
@@ -82,7 +83,7 @@ class PackQuantized:
 
 @dataclass(frozen=True)
 class WordColumns:
-    """GPTQ's and AWQ's layouts: (K, N) in int32 words along K or N, scales (groups, N), zero points in words along N."""
+    """GPTQ's and AWQ's layouts: (K, N) in int32 words along K or N, scales (groups, N), zero points along N."""
 
     bits: int
     stem: str

@@ -1,4 +1,4 @@
-"""Codes of 1 to 8 bits in int32 words, as PyTorch's libraries store them: a stream of bits, the first in the low ones."""
+"""Codes of 1 to 8 bits in int32 words, as PyTorch's libraries store them: a stream, the first code in the low bits."""
 
 from typing import Any
 

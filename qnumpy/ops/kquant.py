@@ -1,9 +1,9 @@
 """Encoders of GGUF's block types: codes, scales and minima that make the weighted squared error small.
 
-The error of a block is ``sum(importance * (x - level)**2)``. Each group is searched on its own: for a list of scales the
-codes are the nearest, the scale (and the minimum) follow from the codes by least squares, and the best is refined from
-its own codes. Then d and dmin, the float16 that all groups of a block share, are chosen, the integers of each group
-among their neighbours by the error itself, and d and dmin again by least squares, while the error falls.
+The error of a block is ``sum(importance * (x - level)**2)``. Each group is searched on its own: for a list of scales
+the codes are the nearest, the scale (and the minimum) follow from the codes by least squares, and the best is refined
+from its own codes. Then d and dmin, the float16 that all groups of a block share, are chosen, the integers of each
+group among their neighbours by the error itself, and d and dmin again by least squares, while the error falls.
 
 Arrays are (elements of a group, groups of a block, blocks): every sum runs along the first axes, in one order, so that
 the bytes do not depend on the machine.

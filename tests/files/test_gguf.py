@@ -187,7 +187,7 @@ def test_ggufarrays_are_for_gguf_files(tmp_path):
         with pytest.raises(TypeError) as caught:
             qn.save(tmp_path / name, {"w": q})
         assert str(caught.value) == "save: arrays['w'] must be no GGUFArray unless path ends in .gguf; got Q4_0."
-    with pytest.raises(ValueError, match="left out unless path ends in .safetensors"):
+    with pytest.raises(ValueError, match=r"left out unless path ends in \.safetensors"):
         qn.save(tmp_path / "a.gguf", {"w": q}, max_shard_bytes=100)
 
 
@@ -196,7 +196,8 @@ def test_ggufarrays_are_for_gguf_files(tmp_path):
     [
         ("m.gguf", 3, TypeError, "metadata must be a mapping of texts to values; got 3."),
         ("m.gguf", {3: 1}, TypeError, "metadata must be a mapping of texts to values; got the key 3."),
-        ("m.gguf", {"a": None}, TypeError, "metadata['a'] must be a text, a number, or a list of one type of them; got None."),
+        ("m.gguf", {"a": None}, TypeError,
+         "metadata['a'] must be a text, a number, or a list of one type of them; got None."),
         ("m.gguf", {"a": [1, "b"]}, TypeError,
          "metadata['a'] must be a text, a number, or a list of one type of them; got [1, 'b']."),
         ("m.gguf", {"a": 1 << 70}, TypeError,

@@ -148,7 +148,7 @@ def test_format_is_for_safetensors(tmp_path):
 
 def test_a_failure_leaves_the_configuration_as_it_was(tmp_path):
     (tmp_path / "config.json").write_text("{broken")
-    with pytest.raises(qn.FileFormatError, match="config.json: the configuration is not valid JSON"):
+    with pytest.raises(qn.FileFormatError, match=r"config\.json: the configuration is not valid JSON"):
         save(tmp_path, {"w": quantized()})
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     (tmp_path / "config.json").write_text('{"a": 1}')
