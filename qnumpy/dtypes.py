@@ -26,6 +26,7 @@ __all__ = [
     "FloatType",
     "code_type",
     "float_type",
+    "narrowest",
     "real_type",
 ]
 
@@ -268,6 +269,18 @@ def code_type(dtype: object) -> CodeType | None:
         return _look_up(dtype, "code")  # type: ignore[no-any-return]
     except TypeError:  # unhashable
         return None
+
+
+def narrowest(bits: int, *, signed: bool) -> CodeType:
+    """Return the narrowest type of integers of at least so many bits, at most 8.
+
+    Examples
+    --------
+    >>> narrowest(2, signed=True).name
+    'int2'
+    """
+    types = (code for code in INTEGER_TYPES.values() if bits <= code.bits <= 8 and code.signed == signed)
+    return min(types, key=lambda code: code.bits)
 
 
 def float_type(dtype: object) -> FloatType | None:

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 from .. import _args, _check
 from .._tables import html_facts
 from .._typing import Array, DType, UInt8Array
-from ..dtypes import code_type
+from ..dtypes import narrowest
 from ..granularity import PerGroup
 from ..ops.cast import cast
 from ..ops.gguf import GGUF_TYPES, GGUFType, decode, unpack_block
@@ -29,7 +29,7 @@ def gguf_type(owner: str, name: str, value: Any) -> GGUFType:
 
 
 class GGUFArray:
-    """Rows of blocks of a GGUF type; ``qn.weights.quantize_gguf`` returns one, and ``qn.save`` writes it to a .gguf file.
+    """Rows of blocks of a GGUF type; ``qn.weights.quantize_gguf`` returns one, ``qn.save`` writes it to a .gguf file.
 
     Parameters
     ----------
@@ -176,8 +176,7 @@ class GGUFArray:
         groups[scale == 0] = 0
         scale = np.where(scale == 0, np.float32(1), np.abs(scale))
         at = (*shape[:-1], shape[-1] // kind.group)
-        names = (f"int{kind.bits}", "int4" if kind.bits < 4 else "int8")
-        code = next(code for code in map(code_type, names) if code is not None)
+        code = narrowest(kind.bits, signed=True)
         qmin = -(1 << (kind.bits - 1))
         zero_point = -negative.astype(np.int32).reshape(at)
         params = QParams(scale.reshape(at), zero_point, code.dtype, PerGroup(kind.group), qmin, -1 - qmin)

@@ -1,7 +1,7 @@
 """QuantizedArray: codes with their parameters; quantize and dequantize."""
 
 import math
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -19,6 +19,9 @@ from ..ops.rounding import Rounded, matrix_of, round_weight
 from ..qparams import QParams
 from .base import CodedArray
 from .mx import MX_FORMATS, MXArray, mx_format, quantize_blocks
+
+if TYPE_CHECKING:
+    from .gguf import GGUFArray  # made of this module
 
 __all__ = ["QuantizedArray", "dequantize", "quantize"]
 
@@ -174,15 +177,19 @@ def rounded(
 
 @overload
 def dequantize(
-    q: "QuantizedArray | MXArray", *, dtype: Literal["float32"] = "float32", out: Float32Array | None = None
+    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: Literal["float32"] = "float32", out: Float32Array | None = None
 ) -> Float32Array: ...
 @overload
 def dequantize(
-    q: "QuantizedArray | MXArray", *, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None
+    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None
 ) -> NDArray[ScalarT]: ...
 @overload
-def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array: ...
-def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
+def dequantize(
+    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: DTypeLike = "float32", out: Array | None = None
+) -> Array: ...
+def dequantize(
+    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: DTypeLike = "float32", out: Array | None = None
+) -> Array:
     """Turn codes back into reals: ``scale * (codes - zero_point)``.
 
     Parameters

@@ -26,7 +26,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FINE, GATE_FAILED, USAGE, BAD_FILE, INTERRUPTED = 0, 1, 2, 3, 130
 
-READABLE = "a .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, or the folder of a model"
+READABLE = (
+    "a .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, or the folder of a model"
+)
 
 
 class UsageError(Exception):
@@ -87,12 +89,12 @@ def open_reader(path: str) -> Reader:
 
 
 def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray:
-    """Return an array of a file; of a PackedWeight its weight, of moments their scatter, of a GGUFArray its reals."""
+    """Return an array of a file; of a PackedWeight its weight, of a GGUFArray its reals, of moments their scatter."""
     value = reader.read(name)
-    if isinstance(value, MomentsObserver):
-        return value.scatter_
     if isinstance(value, GGUFArray):
         return value.dequantize()
+    if isinstance(value, MomentsObserver):
+        return value.scatter_
     return value.unpack() if isinstance(value, PackedWeight) else value
 
 

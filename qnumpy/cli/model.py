@@ -35,8 +35,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="OUT",
-        help="the .npz, .safetensors or .gguf file to write, or a folder, which gets a model.safetensors and, from a folder, "
-        "copies of all files without weights (config.json, tokenizer.json, ...)",
+        help="the .npz, .safetensors or .gguf file to write, or a folder, which gets a model.safetensors and, from a "
+        "folder, copies of all files without weights (config.json, tokenizer.json, ...)",
     )
     parser.add_argument(
         "--shard-size",

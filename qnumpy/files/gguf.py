@@ -137,9 +137,10 @@ class GGUFReader:
         if (dtype := _DTYPES.get(number)) is not None:
             refuse_giant(self.path, name, dtype, shape)
             self.held[name] = dtype, shape
-            return dtype.itemsize * math.prod(shape)
-        kind = _KINDS.get(number)
-        label, block, nbytes = (kind.name, kind.size, kind.nbytes) if kind else _OTHERS.get(number, ("", 1, 0))
+            return int(dtype.itemsize) * math.prod(shape)
+        kind, label, block, nbytes = _KINDS.get(number), *_OTHERS.get(number, ("", 1, 0))
+        if kind is not None:
+            label, block, nbytes = kind.name, kind.size, kind.nbytes
         if label and (not shape or shape[-1] % block):
             raise fault(self.path, name, f"of {label} must have rows of whole blocks of {block}; got shape {shape}.")
         if kind is None:
@@ -152,7 +153,7 @@ class GGUFReader:
         refuse_giant(self.path, name, np.dtype(np.uint8), stored)
         self.held[name] = np.dtype(np.uint8), stored
         self._entries[name] = {"dtype": kind.name, "shape": list(shape), "granularity": None}
-        return math.prod(stored)
+        return kind.nbytes * (math.prod(shape) // kind.size)
 
     def read(self, name: str, copy: bool) -> Array:
         """Return a tensor: with `copy` one that owns its memory, else a read-only view of a memory map."""

@@ -1,7 +1,8 @@
 """Quantized weights as other libraries store them in .safetensors: compressed-tensors, GPTQ and AWQ.
 
 A layout knows the plain tensors of one weight. `adopt` finds them by their names and shapes, and puts one weight in
-their place; the configuration of the model says what the shapes leave open. Tensors that fit no layout stay as they are.
+their place; the configuration of the model says what the shapes leave open. Tensors that fit no layout stay as they
+are.
 """
 
 import json
@@ -15,12 +16,12 @@ import numpy as np
 from .._check import must
 from .._typing import Array, Path
 from ..arrays.quantized import QuantizedArray
-from ..dtypes import code_type, real_type
+from ..dtypes import code_type, narrowest, real_type
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
 from ..qparams import QParams
 from .fault import fault, json_object
 from .spec import Held, TensorSpec, Value
-from .words import narrowest, pack_words, positive_scales, unpack_words, words
+from .words import pack_words, positive_scales, unpack_words, words
 
 __all__: list[str] = []
 
@@ -82,7 +83,7 @@ class PackQuantized:
 
 @dataclass(frozen=True)
 class WordColumns:
-    """GPTQ's and AWQ's layouts: (K, N) in int32 words along K or N, scales (groups, N), zero points in words along N."""
+    """GPTQ's and AWQ's layouts: (K, N) in int32 words along K or N, scales (groups, N), zero points along N."""
 
     bits: int
     stem: str
@@ -139,7 +140,7 @@ def _weight(
     if spec.granularity is None:
         difference = codes.astype(np.int32) - spread(zero)
         return np.asarray(spread(scale) * difference.astype(np.float32))
-    code = narrowest(bits, signed)
+    code = narrowest(bits, signed=signed)
     offset = 1 << (bits - 1) if signed else 0
     shape = spec.granularity.params_shape(spec.shape)
     params = QParams(
@@ -178,7 +179,9 @@ class _Adopter:
         if not index.any() or (index == -1).all():  # written by programs that do not reorder
             return None
         if index.min() < 0 or index.max() >= groups:
-            raise fault(self._path, name, f"must have indices in [0, {groups - 1}]; got {index.min()} to {index.max()}.")
+            raise fault(
+                self._path, name, f"must have indices in [0, {groups - 1}]; got {index.min()} to {index.max()}."
+            )
         return index
 
     def pack_quantized(self, name: str) -> None:
@@ -277,7 +280,7 @@ class _Adopter:
         if granularity is None:
             spec = TensorSpec(np.dtype(np.float32), shape, layout=layout, zero_point=zero_point)
         else:
-            code = narrowest(layout.bits, limits[0] < 0)
+            code = narrowest(layout.bits, signed=limits[0] < 0)
             spec = TensorSpec(code.dtype, shape, granularity, *limits, zero_point, layout=layout)
         self.found[first] = name, spec
 
@@ -285,7 +288,9 @@ class _Adopter:
         return {name: (self._specs[name].dtype, self._specs[name].shape) for name in names if name in self._specs}
 
 
-def adopt(path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, Any], read: Read) -> dict[str, TensorSpec]:
+def adopt(
+    path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, Any], read: Read
+) -> dict[str, TensorSpec]:
     """Return the arrays of a file with one weight in the place of the tensors of each layout."""
     if not any(name.endswith((_PACKED, ".qweight")) for name in specs):
         return dict(specs)
@@ -340,7 +345,8 @@ def compressed(owner: str, specs: Mapping[str, TensorSpec]) -> dict[str, TensorS
             result[name] = spec
             continue
         code = None if spec.format is not None or spec.options is not None else code_type(spec.dtype)
-        along = isinstance(spec.granularity, PerGroup) and spec.granularity.axis in (-1, 1)
+        group = spec.granularity.group_size if isinstance(spec.granularity, PerGroup) else None
+        along = group is not None and spec.granularity.axis in (-1, 1)
         requirement = "a QuantizedArray of integers of at most 8 bits for compressed-tensors"
         if code is None or code.real is not None or code.bits > 8:
             raise TypeError(must(owner, f"arrays[{name!r}]", requirement, spec.format or spec.dtype.name))
@@ -348,7 +354,7 @@ def compressed(owner: str, specs: Mapping[str, TensorSpec]) -> dict[str, TensorS
             requirement = "2-D, per channel of axis 0 or in groups of axis 1, for compressed-tensors"
             got = f"shape {spec.shape}, {spec.granularity.describe()}"
             raise ValueError(must(owner, f"arrays[{name!r}]", requirement, got))
-        if along and spec.shape[1] % spec.granularity.group_size:  # type: ignore[attr-defined]
+        if group is not None and spec.shape[1] % group:
             requirement = "of whole groups for compressed-tensors"
             got = f"{spec.shape[1]} columns {spec.granularity.describe()}"
             raise ValueError(must(owner, f"arrays[{name!r}]", requirement, got))
@@ -362,7 +368,7 @@ def compressed_config(specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
     ignored = []
     for name, spec in specs.items():
         module = name.removesuffix(_WEIGHT)
-        if spec.layout is None:
+        if not isinstance(spec.layout, PackQuantized):
             if len(spec.shape) == 2 and name.endswith(_WEIGHT):
                 ignored.append(module)
             continue

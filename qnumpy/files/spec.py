@@ -21,8 +21,8 @@ from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
-from ..ops.gguf import GGUF_TYPES
 from ..observers.moments import MomentsObserver
+from ..ops.gguf import GGUF_TYPES
 from ..qparams import QParams
 from .fault import fault, json_object
 from .fields import ML_DTYPES, converted, plain, restored, stand_in, types

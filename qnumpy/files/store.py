@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
@@ -551,8 +551,8 @@ def save(
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
         the index ``model.safetensors.index.json``. An array is never cut. All files appear together, the index last.
     metadata : mapping of str to str, number, list or numpy scalar, optional
-        For a .gguf file, as ``{"general.architecture": "llama", "llama.block_count": 32}``: an int becomes uint32, or the
-        type that holds it, a float float32. For a .safetensors file texts.
+        For a .gguf file, as ``{"general.architecture": "llama", "llama.block_count": 32}``: an int becomes uint32, or
+        the type that holds it, a float float32. For a .safetensors file texts.
     format : str, optional
         "compressed-tensors" writes a .safetensors file for other libraries: QuantizedArrays of 2 to 8 bits, shape
         (N, K), per channel of axis 0 or in groups along K, as ``w_packed``, ``w_scale``, ``w_zero_point`` and
@@ -687,8 +687,8 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
     ----------
     path : str or path
         A .npz, .safetensors or .gguf file, the .safetensors.index.json of a sharded model, a folder with a model, or a
-        .json file that save wrote. In a folder the model is model.safetensors, else the one index, else all .safetensors
-        files together.
+        .json file that save wrote. In a folder the model is model.safetensors, else the one index, else all
+        .safetensors files together.
     names : str or iterable of str, optional
         Read these arrays alone, in this order. The others are not read, so they may be arrays of Python objects, which
         qnumpy never unpickles.

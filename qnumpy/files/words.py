@@ -1,11 +1,10 @@
-"""Codes of 1 to 8 bits in int32 words, as PyTorch's libraries store them: a stream of bits, the first in the low ones."""
+"""Codes of 1 to 8 bits in int32 words, as PyTorch's libraries store them: a stream, the first code in the low bits."""
 
 from typing import Any
 
 import numpy as np
 
 from .._typing import Array, UInt8Array
-from ..dtypes import CodeType, code_type
 
 __all__: list[str] = []
 
@@ -17,10 +16,9 @@ def words(bits: int, count: int) -> int:
 
 def unpack_words(packed: Array, bits: int, count: int) -> UInt8Array:
     """Return the `count` codes of each row of words (rows, words) as unsigned integers."""
-    stream = np.ascontiguousarray(packed, "<i4").view(np.uint8).reshape(len(packed), -1)
-    # 8 codes are `bits` bytes
-    units = -(-count // 8)
-    stream = _padded(stream, units * bits).reshape(len(packed), units, bits)
+    rows = np.ascontiguousarray(packed, "<i4").view(np.uint8).reshape(len(packed), -1)
+    units = -(-count // 8)  # 8 codes are `bits` bytes
+    stream = _padded(rows, units * bits).reshape(len(packed), units, bits)
     codes = np.empty((len(packed), units, 8), np.uint8)
     joined = np.zeros(stream.shape[:2], np.uint64)
     for i in range(bits):
@@ -52,12 +50,6 @@ def _padded(rows: Array, length: int) -> Array:
     wide = np.zeros((len(rows), length), rows.dtype)
     wide[:, : rows.shape[1]] = rows
     return wide
-
-
-def narrowest(bits: int, signed: bool) -> CodeType:
-    """Return the narrowest type of codes of at least `bits` bits."""
-    names = (f"{'int' if signed else 'uint'}{width}" for width in range(max(bits, 2), 9))
-    return next(code for code in map(code_type, names) if code is not None)
 
 
 def positive_scales(codes: UInt8Array, scale: Any, zero: Array, bits: int, spread: Any) -> tuple[Array, Array, Array]:

@@ -103,7 +103,7 @@ def _types() -> dict[str, GGUFType]:
         ("Q5_K", 13, 256, 32, 5, 0, True, 6, (d, dmin, scales, ("high", Plane(1, 32)), (low, Plane(4, 32)))),
         ("Q6_K", 14, 256, 16, 6, 32, False, 8, ((low, Plane(4, 64)), ("high", Plane(2, 32)), ("scales", 16), d)),
     ]
-    return {row[0]: GGUFType(*row) for row in rows}  # type: ignore[arg-type]
+    return {row[0]: GGUFType(*row) for row in rows}
 
 
 GGUF_TYPES = _types()
@@ -194,7 +194,7 @@ def _join(bits: UInt8Array, plane: Plane) -> UInt8Array:
     nbytes = bits.shape[1] // count
     spread = bits.reshape(len(bits), nbytes // plane.stride, count, plane.stride)
     shifts = np.arange(0, 8, plane.bits, dtype=np.uint8)[:, None]
-    return np.bitwise_or.reduce(spread << shifts, axis=2).reshape(len(bits), nbytes)
+    return np.asarray(np.bitwise_or.reduce(spread << shifts, axis=2)).reshape(len(bits), nbytes)
 
 
 _LOW4, _HIGH2 = Plane(4, 8), Plane(2, 4)  # the sixteen scales of Q3_K

@@ -1,9 +1,9 @@
 """Encoders of GGUF's block types: codes, scales and minima that make the weighted squared error small.
 
-The error of a block is ``sum(importance * (x - level)**2)``. Each group is searched on its own: for a list of scales the
-codes are the nearest, the scale (and the minimum) follow from the codes by least squares, and the best is refined from
-its own codes. Then d and dmin, the float16 that all groups of a block share, are chosen, the integers of each group
-among their neighbours by the error itself, and d and dmin again by least squares, while the error falls.
+The error of a block is ``sum(importance * (x - level)**2)``. Each group is searched on its own: for a list of scales
+the codes are the nearest, the scale (and the minimum) follow from the codes by least squares, and the best is refined
+from its own codes. Then d and dmin, the float16 that all groups of a block share, are chosen, the integers of each
+group among their neighbours by the error itself, and d and dmin again by least squares, while the error falls.
 
 Arrays are (elements of a group, groups of a block, blocks): every sum runs along the first axes, in one order, so that
 the bytes do not depend on the machine.
@@ -58,7 +58,7 @@ def _normalized(importance: Array) -> Float32Array:
     if largest == 0:
         return np.ones(importance.shape, np.float32)
     share = importance.astype(np.float64) / largest
-    return np.maximum((share / share.mean()).astype(np.float32), _FLOOR)
+    return np.asarray(np.maximum((share / share.mean()).astype(np.float32), _FLOOR))
 
 
 def _grouped(array: Float32Array, kind: GGUFType) -> Float32Array:
@@ -87,7 +87,8 @@ def _nearest(x: Float32Array, inverse: Float32Array, low: float, high: float) ->
     codes = x * inverse
     np.rint(codes, out=codes)
     np.maximum(codes, np.float32(low), out=codes)
-    return np.minimum(codes, np.float32(high), out=codes)
+    np.minimum(codes, np.float32(high), out=codes)
+    return codes
 
 
 def _inverse(scale: Float32Array) -> Float32Array:
@@ -291,7 +292,7 @@ def _fit_with_minimum(x: Float32Array, w: Float32Array, kind: GGUFType) -> _Fit:
 # ---- the better of two ----
 
 
-def _half(values: Float32Array) -> Array:
+def _half(values: Array) -> Array:
     """Return float16, rounded half to even, of numbers not 0 at least the smallest; 0 for what is not finite."""
     half = np.clip(np.nan_to_num(values, posinf=0, neginf=0), -LARGEST, LARGEST).astype(np.float16)
     vanished = (half == 0) & (values != 0) & np.isfinite(values)
@@ -307,21 +308,30 @@ def _neighbours(half: Array) -> Iterator[Array]:
 def _peak(x: Float32Array) -> Float32Array:
     """Return the element of each group with the largest magnitude."""
     least, most = x.min(axis=0), x.max(axis=0)
-    return np.where(most > -least, most, least)
+    return np.asarray(np.where(most > -least, most, least))
 
 
 def _better(one: _Fit, other: _Fit) -> _Fit:
-    """Return the better fit of each group; d and dmin are of one if a block has several groups."""
+    """Return the better fit of each group; groups that share a block have one d and dmin."""
     better = other.error < one.error
-    parts = [np.where(better, new, old) for old, new in ((one.error, other.error), (one.codes, other.codes))]
-    sc, m = np.where(better, other.sc, one.sc), np.where(better, other.m, one.m)
-    if len(better) > 1:
-        return _Fit(*parts, other.d, other.dmin, sc, m)
-    d, dmin = (np.where(better[0], new, old) for old, new in ((one.d, other.d), (one.dmin, other.dmin)))
-    return _Fit(*parts, d, dmin, sc, m)
+    if len(better) == 1:
+        return _chosen(better, better[0], one, other)
+    return _chosen(better, np.True_, one, other)
 
 
 def _better_block(one: _Fit, other: _Fit) -> _Fit:
     """Return the better fit of each block."""
     better = _sum(other.error) < _sum(one.error)
-    return _Fit(*(np.where(better, new, old) for old, new in zip(one, other, strict=True)))
+    return _chosen(better, better, one, other)
+
+
+def _chosen(groups: Array, blocks: Array | np.bool_, one: _Fit, other: _Fit) -> _Fit:
+    """Return `other` for the groups and blocks that are true, else `one`."""
+    return _Fit(
+        error=np.where(groups, other.error, one.error),
+        codes=np.where(groups, other.codes, one.codes),
+        d=np.where(blocks, other.d, one.d),
+        dmin=np.where(blocks, other.dmin, one.dmin),
+        sc=np.where(groups, other.sc, one.sc),
+        m=np.where(groups, other.m, one.m),
+    )

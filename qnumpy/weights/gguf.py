@@ -18,15 +18,15 @@ __all__ = ["quantize_gguf"]
 def quantize_gguf(w: RealLike, type: str, *, moments: SecondMoment | ArrayLike | None = None) -> GGUFArray:
     """Quantize a weight to blocks of a GGUF type, with the least weighted error that a search finds.
 
-    The error is ``sum(E[x^2] * (w - level)**2)`` over the inputs x, or the plain squared error without moments. For each
-    group many scales are tried, and for each of them the codes are the nearest, rounded half to even, and scale and
-    minimum follow by least squares; then d and dmin of the block and the integers of its groups.
+    The error is ``sum(E[x^2] * (w - level)**2)`` over the inputs x, or the plain squared error without moments. For
+    each group many scales are tried: the codes are the nearest, rounded half to even, and scale and minimum follow from
+    them by least squares; then d and dmin of the block and the integers of its groups.
 
     Parameters
     ----------
     w : array_like of float32, float64, float16 or bfloat16
-        The inputs of the layer along the last axis, as PyTorch stores weights: (N, K). K is a multiple of the block: 256
-        for the types with K in their name, else 32.
+        The inputs of the layer along the last axis, as PyTorch stores weights: (N, K). K is a multiple of the block:
+        256 for the types with K in their name, else 32.
     type : str
         "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K" or "Q6_K".
     moments : array_like, shape (K,) or (K, K), or MomentsObserver, optional

@@ -108,34 +108,40 @@ def test_empty():
 NAMES = "'Q4_0', 'Q4_1', 'Q5_0', 'Q5_1', 'Q8_0', 'Q2_K', 'Q3_K', 'Q4_K', 'Q5_K' or 'Q6_K'"
 
 
-@refusals([
-    (lambda: qn.GGUFArray(np.zeros((1, 18), np.uint8), "Q9"), ValueError, f"GGUFArray: type must be {NAMES}; got 'Q9'"),
-    (lambda: qn.GGUFArray(np.zeros((1, 18), np.uint8), 4), ValueError, f"GGUFArray: type must be {NAMES}; got 4"),
-    (
-        lambda: qn.GGUFArray(np.zeros((1, 18), np.int8), "Q4_0"),
-        TypeError,
-        "GGUFArray: data must be an array of uint8; got dtype int8",
-    ),
-    (
-        lambda: qn.GGUFArray(np.zeros((1, 17), np.uint8), "Q4_0"),
-        ValueError,
-        "GGUFArray: data must be rows of whole blocks of 18 bytes for Q4_0; got shape (1, 17)",
-    ),
-    (
-        lambda: qn.GGUFArray(np.uint8(3), "Q4_0"),
-        ValueError,
-        "GGUFArray: data must be rows of whole blocks of 18 bytes for Q4_0; got shape ()",
-    ),
-    (
-        lambda: some("Q4_0", 1, 32).dequantize("int8"),
-        TypeError,
-        "GGUFArray.dequantize: dtype must be float32, float64, float16 or bfloat16; got 'int8'",
-    ),
-    (
-        lambda: some("Q4_0", 1, 32).dequantize(out=np.empty(32, np.float32)),
-        ValueError,
-        "GGUFArray.dequantize: out must be of shape (1, 32); got shape (32,)",
-    ),
-])
+@refusals(
+    [
+        (
+            lambda: qn.GGUFArray(np.zeros((1, 18), np.uint8), "Q9"),
+            ValueError,
+            f"GGUFArray: type must be {NAMES}; got 'Q9'",
+        ),
+        (lambda: qn.GGUFArray(np.zeros((1, 18), np.uint8), 4), ValueError, f"GGUFArray: type must be {NAMES}; got 4"),
+        (
+            lambda: qn.GGUFArray(np.zeros((1, 18), np.int8), "Q4_0"),
+            TypeError,
+            "GGUFArray: data must be an array of uint8; got dtype int8",
+        ),
+        (
+            lambda: qn.GGUFArray(np.zeros((1, 17), np.uint8), "Q4_0"),
+            ValueError,
+            "GGUFArray: data must be rows of whole blocks of 18 bytes for Q4_0; got shape (1, 17)",
+        ),
+        (
+            lambda: qn.GGUFArray(np.uint8(3), "Q4_0"),
+            ValueError,
+            "GGUFArray: data must be rows of whole blocks of 18 bytes for Q4_0; got shape ()",
+        ),
+        (
+            lambda: some("Q4_0", 1, 32).dequantize("int8"),
+            TypeError,
+            "GGUFArray.dequantize: dtype must be float32, float64, float16 or bfloat16; got 'int8'",
+        ),
+        (
+            lambda: some("Q4_0", 1, 32).dequantize(out=np.empty(32, np.float32)),
+            ValueError,
+            "GGUFArray.dequantize: out must be of shape (1, 32); got shape (32,)",
+        ),
+    ]
+)
 def test_refuses(call, exception, message):
     assert_refused(call, exception, message)

@@ -21,7 +21,11 @@ NUMBERS = {
 
 def everything():
     arrays = {f"w.{name}": qn.weights.quantize_gguf(reals(3, 512, seed=k), name) for k, name in enumerate(GGUF_TYPES)}
-    arrays |= {"f32": reals(5, 7), "f16": reals(2, 3, 4).astype(np.float16), "bf16": reals(9).astype(ml_dtypes.bfloat16)}
+    arrays |= {
+        "f32": reals(5, 7),
+        "f16": reals(2, 3, 4).astype(np.float16),
+        "bf16": reals(9).astype(ml_dtypes.bfloat16),
+    }
     arrays |= {"f64": reals(3).astype(np.float64), "i8": np.arange(-3, 3, dtype=np.int8), "i16": np.int16([[1], [2]])}
     arrays |= {"i32": np.arange(5, dtype=np.int32), "i64": np.arange(5), "one": np.float32(3), "none": np.zeros((0, 4))}
     return arrays
@@ -183,7 +187,7 @@ def test_ggufarrays_are_for_gguf_files(tmp_path):
         with pytest.raises(TypeError) as caught:
             qn.save(tmp_path / name, {"w": q})
         assert str(caught.value) == "save: arrays['w'] must be no GGUFArray unless path ends in .gguf; got Q4_0."
-    with pytest.raises(ValueError, match="left out unless path ends in .safetensors"):
+    with pytest.raises(ValueError, match=r"left out unless path ends in \.safetensors"):
         qn.save(tmp_path / "a.gguf", {"w": q}, max_shard_bytes=100)
 
 
@@ -192,7 +196,8 @@ def test_ggufarrays_are_for_gguf_files(tmp_path):
     [
         ("m.gguf", 3, TypeError, "metadata must be a mapping of texts to values; got 3."),
         ("m.gguf", {3: 1}, TypeError, "metadata must be a mapping of texts to values; got the key 3."),
-        ("m.gguf", {"a": None}, TypeError, "metadata['a'] must be a text, a number, or a list of one type of them; got None."),
+        ("m.gguf", {"a": None}, TypeError,
+         "metadata['a'] must be a text, a number, or a list of one type of them; got None."),
         ("m.gguf", {"a": [1, "b"]}, TypeError,
          "metadata['a'] must be a text, a number, or a list of one type of them; got [1, 'b']."),
         ("m.gguf", {"a": 1 << 70}, TypeError,

@@ -148,7 +148,7 @@ def test_format_is_for_safetensors(tmp_path):
 
 def test_a_failure_leaves_the_configuration_as_it_was(tmp_path):
     (tmp_path / "config.json").write_text("{broken")
-    with pytest.raises(qn.FileFormatError, match="config.json: the configuration is not valid JSON"):
+    with pytest.raises(qn.FileFormatError, match=r"config\.json: the configuration is not valid JSON"):
         save(tmp_path, {"w": quantized()})
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     (tmp_path / "config.json").write_text('{"a": 1}')
@@ -361,9 +361,15 @@ def compressed(**changes):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (changed(qzeros=np.zeros((3, 4), np.int32)), "'m.qzeros' must hold 4 rows of 32 zero points; got shape (3, 4)."),
+        (
+            changed(qzeros=np.zeros((3, 4), np.int32)),
+            "'m.qzeros' must hold 4 rows of 32 zero points; got shape (3, 4).",
+        ),
         (changed(qzeros=np.zeros((4, 5), np.int32)), "'m.qweight' must hold codes of 2, 3, 4 or 8 bits; got 5 by"),
-        (changed(qweight=np.zeros((8, 31), np.int32)), "'m.qweight' must have 32 columns of words along K, or 4 along N"),
+        (
+            changed(qweight=np.zeros((8, 31), np.int32)),
+            "'m.qweight' must have 32 columns of words along K, or 4 along N",
+        ),
         (changed(g_idx=np.zeros(5, np.int32)), "'m.g_idx' must have one index for each of 64 columns; got shape (5,)."),
         (changed(g_idx=np.full(64, 7, np.int32)), "'m.g_idx' must have indices in [0, 3]; got 7 to 7."),
         (compressed(shape=np.array([5, 64])), "'w_shape' must begin with 6; got 5, 64."),

@@ -188,7 +188,7 @@ def test_damaged_bytes_never_surprise(tmp_path_factory, suffix, data):
 @pytest.mark.parametrize(
     ("name", "arrays", "kind", "message"),
     [
-        ("a.bin", {}, ValueError, "save: path must end in .npz, .safetensors or .json, or be a folder; got "),
+        ("a.bin", {}, ValueError, "save: path must end in .npz, .safetensors, .gguf or .json, or be a folder; got "),
         ("a.npz", [1], TypeError, "save: arrays must be a mapping of names to arrays; got list."),
         ("a.npz", {3: 1}, TypeError, "save: arrays must have texts as names; got 3."),
         ("a.npz", {"a\0b": 1}, ValueError, "save: arrays must have names that a file can hold; got 'a\\x00b'."),
@@ -221,15 +221,15 @@ def test_names_that_collide(tmp_path, suffix, other, first):
 
 
 def test_load_refuses_other_names(tmp_path):
-    want = "load: path must end in .npz, .safetensors, .safetensors.index.json or .json, or be a folder; got "
+    want = "load: path must end in .npz, .safetensors, .safetensors.index.json, .gguf or .json, or be a folder; got "
     with pytest.raises(ValueError, match=f"^{re.escape(want)}"):
         load(tmp_path / "a.bin")
     with pytest.raises(
-        ValueError, match=re.escape("load: path must end in .npz or .safetensors or .safetensors.index")
+        ValueError, match=re.escape("load: path must end in .npz, .safetensors or .gguf or .safetensors.index")
     ):
         Reader(tmp_path / "a.json")
     with pytest.raises(
-        ValueError, match=re.escape("save: path must end in .npz or .safetensors, or be a folder; got ")
+        ValueError, match=re.escape("save: path must end in .npz, .safetensors or .gguf, or be a folder; got ")
     ):
         save(tmp_path / "a.safetensors.index.json", {})
     with pytest.raises(FileNotFoundError):

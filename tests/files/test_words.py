@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qnumpy.files.words import narrowest, pack_words, positive_scales, unpack_words, words
+from qnumpy.files.words import pack_words, positive_scales, unpack_words, words
 
 WIDTHS = pytest.mark.parametrize("bits", range(1, 9))
 
@@ -22,15 +22,6 @@ def test_a_stream_of_bits(bits, count):
     wide = np.zeros((3, 2 * packed.shape[1]), np.int32)
     wide[:, ::2] = packed
     np.testing.assert_array_equal(unpack_words(wide[:, ::2], bits, count), codes)
-
-
-@WIDTHS
-def test_the_narrowest_type(bits):
-    for signed in (False, True):
-        code = narrowest(bits, signed)
-        assert code.bits >= bits
-        assert code.signed == signed
-        assert bits not in (2, 4, 8) or code.bits == bits
 
 
 def test_positive_scales_keep_the_reals():

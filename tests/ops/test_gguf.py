@@ -54,7 +54,10 @@ def weight(name, block, i):
             q |= (block[16 + r] >> j & 1) << 4
         return half(block, 0) * F(scale) * F(q) - half(block, 2) * F(minimum)
     chunk, rest = divmod(i, 128)
-    q = block[64 * chunk + rest % 64] >> 4 * (rest // 64) & 15 | (block[128 + 32 * chunk + r] >> 2 * (rest // 32) & 3) << 4
+    q = (
+        block[64 * chunk + rest % 64] >> 4 * (rest // 64) & 15
+        | (block[128 + 32 * chunk + r] >> 2 * (rest // 32) & 3) << 4
+    )
     return half(block, 208) * F(np.int8(np.uint8(block[192 + i // 16]))) * F(q - 32)
 
 

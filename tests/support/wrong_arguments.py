@@ -16,6 +16,7 @@ PARAMS = qn.QParams(0.5, 0)
 MX = qn.quantize(X, dtype="mxfp8_e4m3")
 MOMENTS = qn.MomentsObserver().observe(X)
 WEIGHT = qn.quantize(X.T, granularity=qn.PerChannel(1))
+WIDE = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
 
 # function -> right arguments by name
 CALLS = {
@@ -80,6 +81,7 @@ CALLS = {
         "on_nonfinite": "ignore",
     },
     "MovingAverageMinMaxObserver": {"averaging_constant": 0.1, "dtype": "int8", "granularity": None, "symmetric": True},
+    "GGUFArray": {"data": np.zeros((2, 18), np.uint8), "type": "Q4_0"},
     "PackedWeight": {
         "w": WEIGHT, "bias": None, "axis": 0, "clip": (None, None), "x_granularity": None, "symmetric": True,
         "activation_bits": 8, "x_qparams": None, "out_qparams": None, "scale_dtype": "float32",
@@ -93,6 +95,7 @@ CALLS = {
         "layers": {"w": X}, "dtype": "int4", "granularity": None, "symmetric": False, "method": "mse", "damping": 0.1,
         "hadamard": False, "activations": None, "progress": None,
     },
+    "weights.quantize_gguf": {"w": WIDE, "type": "Q4_0", "moments": None},
     "weights.reduce_range": {"qparams": PARAMS},
     "weights.safe_weights": {"w": Q, "axis": 0},
     "weights.smoothquant_alpha": {

@@ -82,7 +82,7 @@ def reports_and_files(x: F32, q: qn.QuantizedArray) -> None:
     assert_type(qn.save("w.safetensors", {"w": q}), None)
     assert_type(
         qn.load("w.safetensors")["w"],
-        Array | qn.QuantizedArray | qn.MXArray | qn.PackedWeight | qn.MomentsObserver | qn.QParams,
+        Array | qn.QuantizedArray | qn.MXArray | qn.GGUFArray | qn.PackedWeight | qn.MomentsObserver | qn.QParams,
     )
     assert_type(qn.isa(), str)
 
