@@ -37,12 +37,11 @@ V_INLINE uint64_t v_together(const uint8_t *codes, size_t n, const int bits) {
     return (x & UINT32_MAX) | x >> 32 << 4 * bits;
 }
 
-V_INLINE uint64_t v_apart(const uint8_t *bytes, size_t n, const int bits, const bool is_signed) {
+V_INLINE uint64_t v_apart(uint64_t x, const int bits, const bool is_signed) {
     const int unused = 8 - bits;
     const uint64_t pair = ((UINT64_C(1) << 2 * bits) - 1) * V_QUADRUPLES, one = ((UINT64_C(1) << bits) - 1) * V_PAIRS;
-    uint64_t x = 0;
-    memcpy(&x, bytes, n);
-    x = (x & ((UINT64_C(1) << 4 * bits) - 1)) | x >> 4 * bits << 32;
+    const uint64_t low = (UINT64_C(1) << 4 * bits) - 1;
+    x = (x & low) | (x >> 4 * bits & low) << 32;
     x = (x & pair) | (x << 2 * unused & pair << 16);
     x = (x & one) | (x << unused & one << 8);
     if (is_signed)
@@ -63,12 +62,19 @@ V_INLINE void v_pack_bits(const uint8_t *restrict codes, uint8_t *restrict bytes
 V_INLINE void v_unpack_bits(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, const int bits,
                             const bool is_signed) {
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8, bytes += bits) {
-        const uint64_t x = v_apart(bytes, (size_t)bits, bits, is_signed);
-        memcpy(codes + i, &x, 8);
+    for (; (n - i) * bits >= 64; i += 8, bytes += bits) { /* eight bytes in one load: parts of them would be slow */
+        uint64_t x;
+        memcpy(&x, bytes, sizeof x);
+        x = v_apart(x, bits, is_signed);
+        memcpy(codes + i, &x, sizeof x);
     }
-    const uint64_t rest = v_apart(bytes, (size_t)(((n - i) * bits + 7) / 8), bits, is_signed);
-    memcpy(codes + i, &rest, (size_t)(n - i));
+    for (; i < n; i += 8, bytes += bits) {
+        const int64_t count = n - i < 8 ? n - i : 8;
+        uint64_t x = 0;
+        memcpy(&x, bytes, (size_t)((count * bits + 7) / 8));
+        x = v_apart(x, bits, is_signed);
+        memcpy(codes + i, &x, (size_t)count);
+    }
 }
 
 #define PACK_BITS(bits)                                                                                                \
@@ -78,9 +84,38 @@ V_INLINE void v_unpack_bits(const uint8_t *restrict bytes, uint8_t *restrict cod
     }
 PACK_BITS(3)
 PACK_BITS(5)
-PACK_BITS(6)
 PACK_BITS(7)
 #undef PACK_BITS
+
+/* Codes of 6 bits, four to three bytes: loops that compilers vectorize. */
+static void pack_6(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
+    for (int64_t i = 0; i < n / 4; i++) {
+        const uint8_t *c = codes + 4 * i;
+        bytes[3 * i] = (uint8_t)((c[0] & 63) | c[1] << 6);
+        bytes[3 * i + 1] = (uint8_t)((c[1] & 63) >> 2 | c[2] << 4);
+        bytes[3 * i + 2] = (uint8_t)((c[2] & 63) >> 4 | c[3] << 2);
+    }
+    uint32_t rest = 0;
+    for (int64_t i = n & ~(int64_t)3; i < n; i++) rest |= (uint32_t)(codes[i] & 63) << 6 * (i & 3);
+    for (int64_t i = 0; i < (n & 3); i++) bytes[n / 4 * 3 + i] = (uint8_t)(rest >> 8 * i); /* k < 4 codes: k bytes */
+}
+
+V_INLINE void unpack_6(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
+    if (sign) {
+        v_unpack_bits(bytes, codes, n, 6, true);
+        return;
+    }
+    for (int64_t i = 0; i < n / 4; i++) {
+        const uint8_t *b = bytes + 3 * i;
+        codes[4 * i] = b[0] & 63;
+        codes[4 * i + 1] = (uint8_t)(b[0] >> 6 | (b[1] & 15) << 2);
+        codes[4 * i + 2] = (uint8_t)(b[1] >> 4 | (b[2] & 3) << 4);
+        codes[4 * i + 3] = b[2] >> 2;
+    }
+    uint32_t rest = 0;
+    for (int64_t i = 0; i < (n & 3); i++) rest |= (uint32_t)bytes[n / 4 * 3 + i] << 8 * i;
+    for (int64_t i = n & ~(int64_t)3; i < n; i++) codes[i] = rest >> 6 * (i & 3) & 63;
+}
 
 /* (x ^ sign) - sign extends the sign bit of a field; with sign 0 it does nothing. */
 V_INLINE void unpack_4(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
