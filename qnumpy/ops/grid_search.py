@@ -13,7 +13,7 @@ from .. import _core
 from .._typing import DTypeOf, Float32Array, Int32Array, NDArray, ScalarT
 from ..dtypes import CodeType
 
-__all__ = ["Levels", "Scheme", "hqq_grid", "hqq_offsets", "search_grid", "search_offsets"]
+__all__ = ["Levels", "Scheme", "assumed_importance", "hqq_grid", "hqq_offsets", "search_grid", "search_offsets"]
 
 Scheme: TypeAlias = Literal["symmetric", "affine", "full"]
 
@@ -59,6 +59,18 @@ def search_offsets(
     A code is ``clip(rint((w - offset) / scale), qmin, qmax)``; each operation rounds to float32.
     """
     return _line(w, importance, group_size, qmin, qmax, half_quadratic=False)
+
+
+def assumed_importance(w: Float32Array) -> Float32Array:
+    """Return the importance (K,) of the inputs as if each contributed alike: the reciprocal of its mean square weight.
+
+    For where no data tell it: inputs that a trained layer gives small weights are large. The largest one is 1; an input
+    whose weights are zeros, or not finite, gets 0.
+    """
+    square = np.einsum("nk,nk->k", w, w, dtype=np.float64) if w.size else np.zeros(w.shape[1])
+    usable = (square > 0) & (square < np.inf)
+    least = square.min(where=usable, initial=np.inf)
+    return np.divide(least, square, out=np.zeros_like(square), where=usable).astype(np.float32)
 
 
 def hqq_grid(w: Float32Array, group_size: int, levels: Levels) -> tuple[Float32Array, Int32Array]:
