@@ -1,6 +1,6 @@
-"""The search of a layer's grids beside the same search as PyTorch and NumPy would do it: 48 shrunk ranges.
+"""The search of a layer's grids beside a search of as many shrunk ranges by PyTorch and by NumPy.
 
-The size is that of a layer of all-MiniLM-L6-v2, at 4 bits in groups of 32. The peers try fewer grids.
+The size is that of a layer of all-MiniLM-L6-v2, at 4 bits in groups of 32.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from qnumpy.testing import grid_search as twin
 from .. import harness
 from ..harness import Array, Case, Check
 
-SHAPE, GROUP, SHRINKS = (1536, 384), 32, 48
+SHAPE, GROUP = (1536, 384), 32
+TRIED: dict[Scheme, int] = {"symmetric": 55, "affine": 126}  # grids of a group, in all passes
 CHECKED = 4  # rows that the twin, which is slow, computes too
 
 
@@ -25,10 +26,10 @@ def int4() -> CodeType:
     return code
 
 
-def shrunk(module: Any, groups: Any, importance: Any, scale: Any, zero: Any, levels: Levels) -> Any:
-    """The best scale of 48 for each group, with the zero point of the range."""
+def shrunk(module: Any, groups: Any, importance: Any, scale: Any, zero: Any, levels: Levels, count: int) -> Any:
+    """The best scale of some for each group, with the zero point of the range."""
     best, least = scale, None
-    for part in np.linspace(1, 0.25, SHRINKS).tolist():
+    for part in np.linspace(1, 0.25, count).tolist():
         tried = scale * part
         q = module.clip(module.round(groups / tried) + zero, levels.qmin, levels.qmax)
         error = ((tried * (q - zero) - groups) ** 2 * importance).sum(-1)[..., None]
@@ -54,12 +55,12 @@ def searches(scheme: Scheme, threads: int) -> Case:
     low, high = np.minimum(groups.min(-1), 0)[..., None], np.maximum(groups.max(-1), 0)[..., None]
     scale = np.maximum(-low, high) / 7 if scheme == "symmetric" else (high - low) / 15
     zero = np.zeros_like(scale) if scheme == "symmetric" else np.clip(np.rint(-8 - low / scale), -8, 7)
-    case.peers["NumPy"] = lambda: shrunk(np, groups, weights, scale, zero, levels)
+    case.peers["NumPy"] = lambda: shrunk(np, groups, weights, scale, zero, levels, TRIED[scheme])
     torch = harness.torch()
     if torch is not None:
         torch.set_num_threads(threads)
         tensors = [torch.from_numpy(array) for array in (groups, weights, scale, zero)]
-        case.peers["PyTorch"] = lambda: shrunk(torch, *tensors, levels)
+        case.peers["PyTorch"] = lambda: shrunk(torch, *tensors, levels, TRIED[scheme])
     return case
 
 

@@ -167,6 +167,10 @@ def _grid_of(
         return group.rounded(scale), zero
     kept = [(scale, 0.0, zero)]
     if zero_high - zero_low < 3:
+        longer = zero_high if -low >= high else zero_low
+        steps = longer - qmin if -low >= high else qmax - longer
+        if zero_low < zero_high and steps > 0:
+            kept.append((max(-low, high) / steps, 0.0, longer))
         zeros = range(zero_low, zero_high + 1)
         tried = [(scale * _part(i, 40), 0.0, z) for z in zeros for i in range(40)]
     else:
