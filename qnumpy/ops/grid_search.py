@@ -64,8 +64,9 @@ def search_offsets(
 def assumed_importance(w: Float32Array) -> Float32Array:
     """Return the importance (K,) of the inputs as if each contributed alike: the reciprocal of its mean square weight.
 
-    For where no data tell it: inputs that a trained layer gives small weights are large. The largest one is 1; an input
-    whose weights are zeros, or not finite, gets 0.
+    For where no data tell it: inputs that a trained layer gives small weights are often large, behind normalizations
+    above all. A guess: docs/tuning.md has what it brought. The largest one is 1; an input whose weights are zeros, or
+    not finite, gets 0.
     """
     square = np.einsum("nk,nk->k", w, w, dtype=np.float64) if w.size else np.zeros(w.shape[1])
     usable = (square > 0) & (square < np.inf)
