@@ -7,7 +7,7 @@ import numpy as np
 from .. import _args, _check
 from .._typing import Array, ArrayLike, DType, Float64Array, GridMethod, RealLike, Symmetric
 from ..arrays.quantized import quantize
-from ..granularity import Granularity
+from ..granularity import Granularity, PerChannel, PerGroup
 from ..observers.moments import MomentsObserver
 from ..ops.choose import Plan
 from ..ops.gptq import objective
@@ -113,6 +113,9 @@ def awq(
     _args.choice(owner, "method", method, {"mse": 0, "minmax": 1, "hqq": 2})
     plan = Plan.of(owner, source.shape, dtype, granularity, symmetric, method, None)
     check_width(owner, plan.code, "for a weight")
+    if not isinstance(plan.granularity, PerChannel | PerGroup):
+        wanted = "PerChannel(axis) or PerGroup(group_size)"
+        raise ValueError(_check.must(owner, "granularity", wanted, _check.typed(granularity)))
     moments = _moments(owner, x, plan)
     candidates = alphas_of(owner, alphas)
     power_of_two = _check.flag(owner, "power_of_two", power_of_two)
@@ -132,12 +135,12 @@ def awq(
 
 def _moments(owner: str, x: Any, plan: Plan) -> SecondMoment:
     if isinstance(x, SecondMoment):
-        return check_moments(owner, x, plan.rows)
+        return check_moments(owner, x, plan.rows, "x")
     source, _ = _args.real(owner, "x", x)
     inputs = plan.rows.columns
     if source.ndim == 0 or source.shape[-1] != inputs:
         raise ValueError(_check.must(owner, "x", f"of shape (..., {inputs}), as w has inputs", f"shape {source.shape}"))
-    return check_moments(owner, MomentsObserver().observe(source), plan.rows)
+    return check_moments(owner, MomentsObserver().observe(source), plan.rows, "x")
 
 
 def _factors(size: Float64Array, alpha: float, power_of_two: bool) -> Float64Array:

@@ -7,6 +7,11 @@ import qnumpy as qn
 from qnumpy.weights import awq
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
 def layer(rng, n=6, k=48, rows=300):
     x = rng.normal(size=(rows, k)) @ (np.eye(k) + 0.3 * rng.normal(size=(k, k)))
     x[:, ::7] *= 15
@@ -121,7 +126,7 @@ X, W = np.ones((4, 6)), np.ones((2, 6))
         ((X, W, qn.PerTensor()), {}, ValueError, "awq: granularity must be PerChannel(axis) or PerGroup(group_size)"),
         ((X[:, :5], W, qn.PerChannel(0)), {}, ValueError,
          "awq: x must be of shape (..., 6), as w has inputs; got shape (4, 5)."),
-        ((X[:0], W, qn.PerChannel(0)), {}, qn.CalibrationError, "awq: moments must be of one finite row or more"),
+        ((X[:0], W, qn.PerChannel(0)), {}, qn.CalibrationError, "awq: x must be of one finite row or more; got none."),
         ((X, W, qn.PerChannel(0)), {"alphas": [2]}, ValueError, "awq: alphas must be in [0, 1]; got 2."),
         ((X, W, qn.PerChannel(0)), {"alphas": []}, ValueError, "awq: alphas must be a sequence of one number or more"),
         ((X, W, qn.PerChannel(0)), {"power_of_two": 1}, TypeError, "awq: power_of_two must be True or False; got 1."),
