@@ -11,7 +11,7 @@ from ..dtypes import CodeType, FloatType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor
 from ..qparams import QParams, check_scheme, grid_of_range
-from .grid_search import Levels, Scheme, search_grid
+from .grid_search import Levels, Scheme, hqq_grid, search_grid
 from .histogram import CHOICES, Sketch, percentile_share
 from .moments import SecondMoment
 from .reduce import extremes

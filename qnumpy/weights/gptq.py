@@ -18,6 +18,9 @@ from ._layers import vector
 __all__ = ["RoundedWeight", "gptq"]
 
 
+_MOST_DAMPING = 1_000_000
+
+
 class RoundedWeight(NamedTuple):
     """What gptq returns: the quantized weight, the corrected bias, and the objective of each output.
 
@@ -66,7 +69,7 @@ def gptq(
     centered : bool, default True
         False: the bias stays as it is, and h is taken about zero.
     damping : float, default 0.1
-        At least 0. More keeps the codes nearer to w, where there are few rows.
+        At most 1,000,000, which rounds to nearest. More keeps the codes nearer to w, where there are few rows.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def gptq(
     TypeError, ValueError, CalibrationError
         moments is no MomentsObserver, has another number of inputs than w, or has seen nothing.
     ValueError
-        damping is no number of at least 0.
+        damping is no number in [0, 1000000].
     TypeError
         centered is neither True nor False.
     TypeError, ValueError
@@ -99,8 +102,9 @@ def gptq(
     -----
     The grid of every group is searched, weighted by the mean squares of the inputs. GPTQ rounds column by column, in
     descending order of the mean square; an output whose codes are no better than the nearest ones keeps these. Then
-    coordinate descent changes single codes until none lowers the objective, scales are fitted by least squares, and
-    both are repeated. w is rounded to float32 first. The same w and moments give the same bits on every ISA and thread
+    coordinate descent changes single codes until none lowers the objective. In groups this starts a second time with
+    grids that are searched when GPTQ meets the group, and the better of both goes on. Scales are fitted by least
+    squares, descent follows, and both are repeated. w is rounded to float32 first. The same w and moments give the same bits on every ISA and thread
     count.
 
     References
@@ -124,8 +128,8 @@ def gptq(
     source, _ = _args.real(owner, "w", w)
     _args.code(owner, dtype, more=MX_FORMATS)
     plan = Plan.of(owner, source.shape, dtype, granularity, symmetric, "gptq", moments)
-    if not (_check.is_number(damping) and 0 <= damping < np.inf):
-        raise ValueError(_check.must(owner, "damping", "a number of at least 0", _check.typed(damping)))
+    if not (_check.is_number(damping) and 0 <= damping <= _MOST_DAMPING):
+        raise ValueError(_check.must(owner, "damping", f"in [0, {_MOST_DAMPING}]", _check.typed(damping)))
     centered = _check.flag(owner, "centered", centered)
     outputs = plan.rows.moved[: plan.rows.leading]
     count = math.prod(outputs)

@@ -478,7 +478,8 @@ def test_full_range_without_moments(run, model, tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--method=gptq"], "--moments FILE must be given for the method gptq."),
-    (["--method=gptq", "--per=tensor", "--moments=MOMENTS"], "granularity must be channel or group for gptq; got tensor."),
+    (["--method=gptq", "--per=tensor", "--moments=MOMENTS"],
+     "granularity must be channel or group for gptq; got tensor."),
     (["--method=gptq", "--axis=1", "--moments=MOMENTS"],
      "--moments: 'fc' must be of 12 inputs, as 'fc.weight' of shape (12, 16) has per channel 1; got 16."),
     (["--moments=MOMENTS"],

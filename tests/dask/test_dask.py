@@ -545,7 +545,7 @@ def test_choices_are_those_of_an_array_in_memory():
                 qn.choose_qparams(x, **wrong)
             with pytest.raises(here.type) as there:
                 qd.choose_qparams(blocks, **wrong)
-            assert str(there.value) == str(here.value)
+            assert str(there.value) == str(here.value).replace(", 'hqq'", "")  # which searches whole groups
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])

@@ -122,3 +122,24 @@ def test_searches_leave_out_what_is_not_finite():
     assert params.scale[0] == qn.choose_qparams(x[:1, 1:], **options).scale[0]
     with pytest.raises(qn.CalibrationError, match=r"^choose_qparams: x must be finite somewhere; "):
         qn.choose_qparams(x * np.nan, **options)
+
+
+# ---- half-quadratic splitting ----
+
+
+@pytest.mark.parametrize("symmetric", [True, False, "full"])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_hqq_needs_no_data(symmetric, granularity):
+    x = weight()
+    options = {"dtype": "int4", "granularity": granularity, "symmetric": symmetric}
+    q = qn.quantize(x, method="hqq", **options)
+    assert q == qn.quantize(x, qn.choose_qparams(x, method="hqq", **options))
+
+    def size(params):  # outliers weigh less than in a mean of squares
+        return float((np.abs(qn.fake_quantize(x, params).astype(np.float64) - x) ** 0.7).sum())
+
+    assert size(q.qparams) <= size(qn.choose_qparams(x, **options)) * 1.02
+    with pytest.raises(
+        TypeError, match=r"^quantize: dtype must be an integer type of at most 8 bits for the search of "
+    ):
+        qn.quantize(x, method="hqq", **{**options, "dtype": "int16"})

@@ -135,6 +135,7 @@ WRONG = [
     [Broken()], qn.quantize(X), [qn.quantize(X)], qn.quantize(X, dtype="mxfp4"), PARAMS,
     qn.QParams([0.5, 0.5], 0, "int8", qn.PerChannel(0)), qn.PackedWeight(WEIGHT), qn.PerTensor(), qn.PerChannel(7),
     qn.PerChannel(-3), qn.PerGroup(2), qn.PerRow(), qn.MinMaxObserver(),
+    qn.MomentsObserver(), MOMENTS,
 ]  # fmt: skip
 
 FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "x_symmetric")

@@ -96,8 +96,8 @@ def test_the_bias_has_its_dtype():
 
 
 @pytest.mark.parametrize(("options", "kind", "text"), [
-    ({"damping": -1}, ValueError, "damping must be a number of at least 0; got -1."),
-    ({"damping": np.nan}, ValueError, "damping must be a number of at least 0; got nan."),
+    ({"damping": -1}, ValueError, "damping must be in [0, 1000000]; got -1."),
+    ({"damping": np.nan}, ValueError, "damping must be in [0, 1000000]; got nan."),
     ({"centered": 1}, TypeError, "centered must be True or False; got 1."),
     ({"bias": np.zeros(3)}, ValueError, "bias must be of shape (2,); got shape (3,)."),
     ({"w": [[np.nan, 1, 2]]}, ValueError, "w must be finite; got NaN or infinities."),

@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "half_quadratic.h"
 #include "threads.h"
 
 enum { BYTES_A_WEIGHT = 1 << 10 }; /* the search of a weight's grid takes as long as so much memory traffic */
@@ -22,8 +23,11 @@ static void search_groups(void *context, int64_t begin, int64_t end) {
         int64_t n = m->columns - first < m->group ? m->columns - first : m->group;
         const float *importance = m->importance ? m->importance + (m->by_row ? row * m->columns : 0) + first : NULL;
         const float *w = m->w + row * m->columns + first;
-        if (j->zero) qn_grid_search(w, importance, n, &m->levels, j->scale + k, j->zero + k);
-        else qn_offset_search(w, importance, n, m->levels.qmin, m->levels.qmax, j->scale + k, j->offset + k);
+        int32_t qmin = m->levels.qmin, qmax = m->levels.qmax;
+        if (j->zero && m->half_quadratic) qn_half_quadratic_grid(w, n, &m->levels, j->scale + k, j->zero + k);
+        else if (j->zero) qn_grid_search(w, importance, n, &m->levels, j->scale + k, j->zero + k);
+        else if (m->half_quadratic) qn_half_quadratic_offset(w, n, qmin, qmax, j->scale + k, j->offset + k);
+        else qn_offset_search(w, importance, n, qmin, qmax, j->scale + k, j->offset + k);
     }
     qn_fp_end(modes);
 }

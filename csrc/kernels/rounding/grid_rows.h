@@ -1,4 +1,4 @@
-/* The searches of grid_search.h for every group of a matrix. */
+/* The grids of grid_search.h and half_quadratic.h for every group of a matrix. */
 #ifndef QN_GRID_ROWS_H
 #define QN_GRID_ROWS_H
 
@@ -12,6 +12,7 @@ typedef struct {
     int64_t rows, columns, group; /* groups of `group` columns; the last one of a row may be shorter */
     bool by_row;
     qn_levels levels;
+    bool half_quadratic; /* the grids of half_quadratic.h, without importance */
 } qn_weights;
 
 /* Each fills [rows][groups] on all threads. */
