@@ -74,14 +74,21 @@ class PackedInput:
 
     def transformed_by(self, hadamard: Hadamard) -> "PackedInput":
         """Return the same for inputs that are transformed first."""
-        return replace(self, hadamard=hadamard)
+        if self._measured:
+            return replace(self, hadamard=hadamard)
+        return replace(self, hadamard=hadamard, activations=self.activations._replace(hadamard=hadamard))
+
+    @property
+    def _measured(self) -> bool:
+        """Whether the range of all of x gives the scale."""
+        return self.granularity is _PER_TENSOR and self.qparams is None
 
     def prepare(self, x: Float32Array) -> tuple[Float32Array, Activations]:
         """Return x and its activations; per tensor with the scale and zero point of its range."""
-        activations, hadamard = self.activations, self.hadamard
-        if self.granularity is not _PER_TENSOR or self.qparams is not None:
-            return x, activations if hadamard is None else activations._replace(hadamard=hadamard)
-        x = x if hadamard is None else hadamard.apply(x)  # whole, since its range comes first
+        activations = self.activations
+        if not self._measured:
+            return x, activations
+        x = x if self.hadamard is None else self.hadamard.apply(x)  # whole, since its range comes first
         lowest, highest, _, _ = extremes(x, _FLOAT32, _PER_TENSOR)
         low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
         scale, zero = grid_of_range(low, high, activations.qmin, activations.qmax, activations.symmetric)

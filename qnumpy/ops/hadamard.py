@@ -12,6 +12,7 @@ from ..granularity import normalize_axis
 
 __all__ = ["Hadamard"]
 
+_NONE = (0, 0, None)
 _ORDERS = (20, 12)  # of matrices that are no power of two, with as many factors of 2 as 4 has
 _SEEDS = 2**64
 _STEP, _MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -72,11 +73,12 @@ class Hadamard:
     (5.103, True)
     """
 
-    __slots__ = ("_factors", "_order", "block", "seed", "size")
+    __slots__ = ("_arguments", "block", "seed", "size")
 
     size: int
     seed: int | None
     block: int
+    _arguments: tuple[int, int, Float32Array]
 
     def __init__(self, size: int, seed: int | None = 0) -> None:
         self._set("hadamard", size, seed)
@@ -89,14 +91,14 @@ class Hadamard:
             seed = _check.integer(owner, "seed", seed)
             if not 0 <= seed < _SEEDS:
                 raise ValueError(_check.must(owner, "seed", "in [0, 2**64), or None", str(seed)))
-        set_ = object.__setattr__
         order, block = _block_of(size)
         factors = np.full(size, 1 / math.sqrt(block), np.float32)
         if seed is not None:
             np.negative(factors, out=factors, where=_is_negative(size, seed))
         factors.flags.writeable = False
-        for name, value in (("size", size), ("seed", seed), ("block", block), ("_order", order), ("_factors", factors)):
-            set_(self, name, value)
+        arguments = block, order, factors  # as the kernels take them
+        for name, value in (("size", size), ("seed", seed), ("block", block), ("_arguments", arguments)):
+            object.__setattr__(self, name, value)
 
     def apply(self, x: RealLike, *, out: Float32Array | None = None) -> Float32Array:
         """Return the inputs of a layer, transformed along the last axis.
@@ -231,7 +233,7 @@ def transform_rows(
 
 def arguments(transform: Hadamard | None) -> tuple[int, int, Float32Array | None]:
     """Return a transform as the kernels take it: block, order and factors."""
-    return (0, 0, None) if transform is None else (transform.block, transform._order, transform._factors)
+    return _NONE if transform is None else transform._arguments
 
 
 def _block_of(size: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@
 #include "qparams.h"
 #include "threads.h"
 
-enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8 }; /* x is read twice, the second time from a cache */
+enum { ROWS_A_PIECE = 4, BYTES_AN_ELEMENT = 8, LINE = 16 }; /* x is read twice, the second time from a cache */
 
 static void choose(const qn_activations *a, const float *x, int64_t n, float *scale, int32_t *zero_point) {
     qn_range r = {INFINITY, -INFINITY, 0, 0};
@@ -67,7 +67,10 @@ static void quantize_rows(void *context, int64_t begin, int64_t end) {
     uint64_t modes = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
         const float *x = a->x ? a->x + row * a->k : NULL;
-        if (x && transformed) qn_kernels()->hadamard_f32(x, transformed, a->hadamard), x = transformed;
+        if (x && transformed) {
+            for (int64_t k = 0; k < a->k; k += LINE) __builtin_prefetch(x + a->k + k); /* the runs are many streams */
+            qn_kernels()->hadamard_f32(x, transformed, a->hadamard), x = transformed;
+        }
         if (x) quantize_row(a, x, row, groups);
         else take_row(a, row, groups);
         memset(a->codes + row * a->stride + a->k, 0, (size_t)(a->stride - a->k));
