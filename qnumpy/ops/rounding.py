@@ -199,6 +199,12 @@ class Rows(NamedTuple):
             return np.ascontiguousarray(values.reshape(*self.moved[:-1], -1).transpose(back))
         return values.reshape(self.granularity.params_shape(self.shape))
 
+    def parameters(self, params: Array) -> Array:
+        """Return the parameters of the weight as (N, G)."""
+        if isinstance(self.granularity, PerGroup):
+            params = params.transpose(self.order)
+        return params.reshape(math.prod(self.moved[: self.leading]), -1)
+
 
 def matrix_of(owner: str, source: Array, rows: Rows, name: str = "x") -> Float32Array:
     """Return a weight as a C-contiguous float32 matrix (N, K); refuse finite values that float32 does not hold."""
@@ -216,19 +222,19 @@ def check_width(owner: str, code: CodeType, reason: str) -> None:
         raise TypeError(_check.must(owner, "dtype", f"an integer type of at most 8 bits {reason}", code.name))
 
 
-def check_moments(owner: str, moments: object, rows: Rows) -> SecondMoment:
+def check_moments(owner: str, moments: object, rows: Rows, name: str = "moments") -> SecondMoment:
     """Return moments that fit the inputs of a weight."""
     if not isinstance(moments, SecondMoment):
-        raise TypeError(_check.must(owner, "moments", "a MomentsObserver", _check.typed(moments)))
+        raise TypeError(_check.must(owner, name, "a MomentsObserver", _check.typed(moments)))
     if not isinstance(rows.granularity, PerChannel | PerGroup):
         wanted = "PerChannel(axis) or PerGroup(group_size) beside moments"
         raise ValueError(_check.must(owner, "granularity", wanted, _check.typed(rows.granularity)))
     if not (hasattr(moments, "mean_") and int(moments.count_)):
-        raise CalibrationError(_check.must(owner, "moments", "of one finite row or more", "none"))
+        raise CalibrationError(_check.must(owner, name, "of one finite row or more", "none"))
     if moments.inputs != rows.columns:
         got = f"moments of {moments.inputs}"
         wanted = f"of the {rows.columns} inputs that {rows.granularity} leaves of shape {rows.shape}"
-        raise ValueError(_check.must(owner, "moments", wanted, got))
+        raise ValueError(_check.must(owner, name, wanted, got))
     return moments
 
 

@@ -1,44 +1,56 @@
-"""Stand-in in NumPy until the transform lands."""
+"""Hadamard matrices that rotate the inputs of a layer and its weight."""
 
-import numpy as np
+from ..ops.hadamard import Hadamard
 
-
-def _paley12():
-    q, sq = 11, {(i * i) % 11 for i in range(1, 11)}
-    c = lambda a: 0 if a % q == 0 else (1 if a % q in sq else -1)
-    m = np.array([[c(i - j) for j in range(q)] for i in range(q)])
-    h = np.ones((12, 12))
-    h[1:, 1:] = m + np.eye(q)
-    h[1:, 0] = -1
-    s = h.copy()
-    assert np.allclose(s @ s.T, 12 * np.eye(12))
-    return s
+__all__ = ["Hadamard", "hadamard"]
 
 
-class Hadamard:
-    def __init__(self, size, seed=0):
-        m = np.ones((1, 1))
-        rest = size
-        if (rest // 12 & (rest // 12 - 1)) == 0 and rest % 12 == 0:
-            m, rest = _paley12(), rest // 12
-        while rest % 2 == 0:
-            m, rest = np.kron(np.array([[1, 1], [1, -1]]), m), rest // 2
-        if rest > 1:
-            m = np.kron(np.eye(rest), m)
-        self.size = size
-        sign = np.random.default_rng(seed or 0).choice([-1.0, 1.0], size)
-        m = m / np.sqrt((m * m).sum(1, keepdims=True))
-        self.matrix = (m * sign).astype(np.float32)  # x -> matrix x
+def hadamard(size: int, *, seed: int | None = 0) -> Hadamard:
+    """Return a randomised Hadamard matrix: inputs and weights become easier to quantize, and their product stays.
 
-    def apply(self, x):
-        return np.asarray(x, np.float32) @ self.matrix.T
+    ``x @ w = h.apply(x) @ h.rotate(w)``: the matrix is orthogonal. Outliers of single inputs are spread over all of
+    them, so 8-bit rows of ``h.apply(x)`` lose less than those of x.
 
-    def inverse(self, x):
-        return np.asarray(x, np.float32) @ self.matrix
+    Parameters
+    ----------
+    size : int
+        Inputs of the layer; even.
+    seed : int or None, default 0
+        Of the signs, in [0, 2**64); None: all are 1.
 
-    def rotate(self, w, *, axis=0):
-        return np.moveaxis(self.apply(np.moveaxis(np.asarray(w, np.float32), axis, -1)), -1, axis)
+    Returns
+    -------
+    Hadamard
+        With `apply`, `inverse`, `rotate` and `matrix`. ``PackedWeight(w, hadamard=h)`` applies it to x in the pass that
+        quantizes x.
 
+    Raises
+    ------
+    TypeError
+        size is no integer.
+    ValueError
+        size is not even, in [2, 2**31).
+    TypeError
+        seed is no integer or None.
+    ValueError
+        seed is not in [0, 2**64).
 
-def hadamard(size, *, seed=None):
+    Notes
+    -----
+    Float32 additions in a fixed order. 2^k, 12 * 2^k and 20 * 2^k are one block; other sizes are equal blocks of the
+    largest such number that divides them.
+
+    Examples
+    --------
+    >>> from qnumpy import PackedWeight, PerChannel, quantize
+    >>> rng = np.random.default_rng(0)
+    >>> x, w = rng.normal(size=(64, 48)).astype(np.float32), rng.normal(size=(48, 8)).astype(np.float32)
+    >>> x[:, 3] *= 50  # an outlier channel, as in transformers
+    >>> h = hadamard(48)
+    >>> plain = PackedWeight(quantize(w, granularity=PerChannel(1)))
+    >>> turned = PackedWeight(quantize(h.rotate(w), granularity=PerChannel(1)), hadamard=h)
+    >>> errors = [np.square(x @ packed - x @ w).mean() for packed in (plain, turned)]
+    >>> round(float(errors[0] / errors[1]), 1)
+    4.1
+    """
     return Hadamard(size, seed)
