@@ -77,7 +77,8 @@ def codes_seen(codes: _Array, seen: _Array, /) -> None: ...
 def linear(
     x: _Array, m: int, x_type: int, symmetric: bool, x_qmin: int, x_qmax: int, scale: float, x_zero: int,
     packed: Any, out: _Array, out_type: int, column_scale: _Array, bias: _Array | None, acc_bias: _Array | None,
-    lo: float, hi: float, zero_point: int, qmin: int, qmax: int, wide_bias: _Array | None, /,
+    lo: float, hi: float, zero_point: int, qmin: int, qmax: int, wide_bias: _Array | None, block: int,
+    order: int, factors: _Array | None, /,
 ) -> bool: ...
 def conv2d(
     x: _Array, x_type: int, w: _Array, w_type: int, x_zero: int, w_zero: _Array, channel_groups: int, stride_v: int,
@@ -94,8 +95,8 @@ def grouped_codes(
 ) -> None: ...
 def matmul_grouped(
     packed: _Array, k: int, n: int, group: int, bits: int, half: bool, zeros: bool, x: _Array, m: int, x_type: int,
-    symmetric: bool, qmin: int, qmax: int, scale: float, zero_point: int, by_row: bool, bias: _Array | None,
-    lowest: float, highest: float, y: _Array, /,
+    symmetric: bool, qmin: int, qmax: int, scale: float, zero_point: int, by_row: bool, block: int,
+    order: int, factors: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array, /,
 ) -> None: ...
 def matmul_grouped_codes(
     packed: _Array, k: int, n: int, group: int, bits: int, half: bool, zeros: bool, codes: _Array, m: int,
@@ -130,6 +131,10 @@ def accumulate(x: _Array, x_type: int, w: _Array, w_type: int, out: _Array, out_
 def quantize_blocks(
     x: _Array, x_type: int, rows: int, columns: int, element_type: int, block: int, emax: int, largest: float,
     tensor_scale: float, codes: _Array, scales: _Array, /,
+) -> None: ...
+def hadamard(
+    x: _Array, x_type: int, rows: int, size: int, block: int, order: int, factors: _Array | None, inverse: bool,
+    y: _Array, /,
 ) -> None: ...
 def float_error(
     x: _Array, x_type: int, type: int, overflow: float, normal: float, /

@@ -227,10 +227,18 @@ def guarded_products():
     real, wrong_bias = wrong_vectors(np.float32, 8), wrong_vectors(np.float32, 5)[1:]
     of_packed, tail = wrong_vectors(np.uint8, nbytes)[:-2], [wrong_bias, number, number, wrong_outputs(np.float32, 10)]
     of_weight = [of_packed, [*size, 2**40], [*size, 2**40], block, [*bits, 8], [*flag, 1], [*flag, 0]]
-    good = [packed, 4, 5, 16, 4, 0, 1, x, 2, T["int8"], 1, -127, 127, 0.0, 0, 0, scale, -1.0, 1.0, y]
+    factors = np.full(4, 0.5, np.float32)
+    runs = [*NO_INTEGERS, *HUGE, -1, 0, 3, 8]
+    transform = [runs, [*NO_INTEGERS, *HUGE, -1, 0, 2, 4, 12, 20], wrong_vectors(np.float32, 4)[1:]]
+    good = [x, T["float32"], 2, 4, 2, 1, factors, 0, np.zeros(8, np.float32)]
+    wrong = [wrong_sources(np.float32, 8), [*WRONG_TYPE, T["int8"], T["int4"]], [*NO_INTEGERS, *HUGE, -1, 3]]
+    wrong += [[*NO_INTEGERS, *HUGE, -1, 2], *transform[:2], wrong_vectors(np.float32, 4), flag]
+    yield "hadamard", good, [*wrong, wrong_outputs(np.float32, 8)]
+    good = [packed, 4, 5, 16, 4, 0, 1, x, 2, T["int8"], 1, -127, 127, 0.0, 0, 0, 2, 1, factors]
+    good += [scale, -1.0, 1.0, y]
     type_ = [*WRONG_TYPE, T["float32"], T["int32"], T["int16"], T["int4"]]
-    wrong = [*of_weight, real, size, type_, flag, [*code, 127], [*code, -127], number, code, flag, *tail]
-    yield "matmul_grouped", good, wrong
+    wrong = [*of_weight, real, size, type_, flag, [*code, 127], [*code, -127], number, code, flag, *transform]
+    yield "matmul_grouped", good, [*wrong, *tail]
     codes, pair = wrong_vectors(np.int8, 8)[:-2], wrong_vectors(np.float32, 2)
     good = [packed, 4, 5, 16, 4, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y]
     yield "matmul_grouped_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail]
@@ -278,7 +286,7 @@ def guarded_products():
     wrong += [wrong_outputs(np.float32, 10), [*WRONG_TYPE, T["int8"], T["int32"]], wrong_vectors(np.float32, 5)]
     wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
     wrong += [wrong_vectors(np.float64, 5)[1:]]
-    yield "linear", [*good, -1.0, 1.0, 0, -128, 127, np.ones(5)], wrong
+    yield "linear", [*good, -1.0, 1.0, 0, -128, 127, np.ones(5), 2, 1, factors], [*wrong, *transform]
 
 
 def guarded_roundings():

@@ -57,6 +57,9 @@ int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const
 /* The last two axes of an array of 8-bit codes or words. */
 int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m);
 
+/* (block, order, factors) of rows of `size` elements. Without factors h->factors is NULL, and there is no transform. */
+int qn_arg_hadamard(qn_args three, int64_t size, qn_hadamard *h);
+
 /* None, or an array of int32 whose last axis holds 1 or `count` zero points one after the other. */
 int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z);
 

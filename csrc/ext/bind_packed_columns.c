@@ -50,15 +50,16 @@ static PyObject *packed_codes(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 /* (x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, bias, acc_bias, lo, hi,
- * zero_point, qmin, qmax, wide_bias) */
+ * zero_point, qmin, qmax, wide_bias, block, order, factors) */
 static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_input x = {0};
     qn_result r = {0};
+    qn_hadamard h;
     int x_type, x_low, x_high, x_zero, type, zero, low, high;
     int64_t mk, mn;
     const void *column_scale, *bias, *acc_bias, *wide_bias;
     (void)self;
-    if (qn_arg_count("linear", count, 20) || qn_arg_i64(a[1], &x.m) || qn_arg_int(a[2], QN_I8, QN_U8, &x_type) ||
+    if (qn_arg_count("linear", count, 23) || qn_arg_i64(a[1], &x.m) || qn_arg_int(a[2], QN_I8, QN_U8, &x_type) ||
         qn_arg_flag(a[3], &x.symmetric) || qn_arg_int(a[4], INT8_MIN, UINT8_MAX, &x_low) ||
         qn_arg_int(a[5], x_low + 1, UINT8_MAX, &x_high) || qn_arg_int(a[7], INT8_MIN, UINT8_MAX, &x_zero) ||
         qn_arg_int(a[10], 0, QN_TYPE_COUNT - 1, &type) || qn_arg_int(a[16], INT8_MIN, UINT8_MAX, &zero) ||
@@ -70,7 +71,9 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     x.scale = (float)PyFloat_AsDouble(a[6]);
     r.lo = (float)PyFloat_AsDouble(a[14]), r.hi = (float)PyFloat_AsDouble(a[15]);
     if (PyErr_Occurred()) return NULL;
-    if (qn_arg_product(x.m, qn_packed_rows(b), &mk) || qn_arg_product(x.m, n, &mn)) return NULL;
+    if (qn_arg_product(x.m, qn_packed_rows(b), &mk) || qn_arg_product(x.m, n, &mn) ||
+        qn_arg_hadamard(a + 20, qn_packed_rows(b), &h))
+        return NULL;
     if ((type != QN_F32 && type != QN_I8 && type != QN_U8) || qn_packed_type(b) == QN_I16)
         return PyErr_Format(PyExc_ValueError, "qnumpy._core: no product of this shape and type.");
     x.x = qn_arg_vector(a[0], mk, NPY_FLOAT32);
@@ -80,7 +83,7 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
         !(r.data = qn_arg_output(a[9], mn, type == QN_F32 ? 4 : 1)))
         return NULL;
     if (!column_scale) return PyErr_Format(PyExc_ValueError, "qnumpy._core: a product of reals needs scales.");
-    x.is_signed = x_type == QN_I8;
+    x.is_signed = x_type == QN_I8, x.hadamard = h.factors ? &h : NULL;
     x.qmin = x_low, x.qmax = x_high, x.zero_point = x_zero;
     r.type = (qn_type)type, r.row_stride = n, r.column_scale = column_scale, r.bias = bias, r.acc_bias = acc_bias,
     r.wide_bias = wide_bias;
@@ -101,7 +104,8 @@ PyMethodDef qn_packed_columns_methods[] = {
     QN_METHOD(packed_codes, "packed_codes(packed, out, /)\n--\n\nFill out with the codes that were packed."),
     QN_METHOD(linear,
               "linear(x, m, x_type, symmetric, x_qmin, x_qmax, scale, x_zero, packed, out, out_type, column_scale, "
-              "bias, acc_bias, lo, hi, zero_point, qmin, qmax, wide_bias, /)\n--\n\nQuantize x, multiply it by a "
+              "bias, acc_bias, lo, hi, zero_point, qmin, qmax, wide_bias, block, order, factors, /)\n--\n\nQuantize x, "
+              "multiply it by a "
               "packed weight, "
               "bring the sums to out; False when one does not fit int32."),
     QN_END,

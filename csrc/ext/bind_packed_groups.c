@@ -83,7 +83,7 @@ static PyObject *multiply(const qn_grouped *w, PyObject *packed_argument, qn_gro
         !(p->y = qn_arg_output(rest[3], mn, sizeof *p->y)))
         return NULL;
     p->bias = bias;
-    int64_t bytes = qn_grouped_scratch(w, p->m);
+    int64_t bytes = qn_grouped_scratch(w, p->m, p->hadamard != NULL);
     void *scratch = bytes < 0 ? NULL : PyMem_RawMalloc((size_t)bytes);
     if (!scratch) return PyErr_NoMemory();
     if (mn > 0) {
@@ -98,19 +98,21 @@ static PyObject *multiply(const qn_grouped *w, PyObject *packed_argument, qn_gro
 static PyObject *matmul_grouped(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_grouped w;
     qn_grouped_product p = {0};
+    qn_hadamard h;
     int type;
     int64_t mk;
     (void)self;
-    if (qn_arg_count("matmul_grouped", count, 20) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
+    if (qn_arg_count("matmul_grouped", count, 23) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
         layout(a + 1, &w) || qn_arg_i64(a[8], &p.m) || qn_arg_int(a[9], QN_I8, QN_U8, &type) ||
         qn_arg_flag(a[10], &p.symmetric) || qn_arg_int(a[11], INT8_MIN, UINT8_MAX, &p.qmin) ||
         qn_arg_int(a[12], p.qmin + 1, UINT8_MAX, &p.qmax) || qn_arg_int(a[14], INT8_MIN, UINT8_MAX, &p.zero_point) ||
-        qn_arg_flag(a[15], &p.by_row) || qn_arg_product(p.m, w.k, &mk))
+        qn_arg_flag(a[15], &p.by_row) || qn_arg_product(p.m, w.k, &mk) || qn_arg_hadamard(a + 16, w.k, &h))
         return NULL;
+    p.hadamard = h.factors ? &h : NULL;
     p.is_signed = type == QN_I8;
     p.scale = (float)PyFloat_AsDouble(a[13]);
     if (PyErr_Occurred() || !(p.x = qn_arg_vector(a[7], mk, NPY_FLOAT32))) return NULL;
-    return multiply(&w, a[0], &p, a + 16);
+    return multiply(&w, a[0], &p, a + 19);
 }
 
 /* One scale, one for each row, or one for each group of each row. */
@@ -151,7 +153,7 @@ PyMethodDef qn_packed_groups_methods[] = {
               "from a packed weight, one code to a byte."),
     QN_METHOD(matmul_grouped,
               "matmul_grouped(packed, k, n, group, bits, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, "
-              "zero_point, by_row, "
+              "zero_point, by_row, block, order, factors, "
               "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed weight."),
     QN_METHOD(
         matmul_grouped_codes,

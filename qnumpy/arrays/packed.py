@@ -11,6 +11,7 @@ from .._tables import html_facts
 from .._typing import Array, DType, Float32Array, RealLike
 from ..dtypes import REAL_TYPES
 from ..granularity import Granularity, PerTensor
+from ..ops.hadamard import Hadamard
 from ..ops.output import Output, output_of_codes
 from ..ops.quantize import codes_of
 from ..qparams import QParams
@@ -67,6 +68,9 @@ class PackedWeight:
         Return codes with these parameters, per tensor, int8 or uint8, instead of float32.
     scale_dtype : {"float32", "float16"}
         Type in which the scales of groups are stored; float16 rounds them half to even.
+    hadamard : Hadamard, optional
+        Of K inputs, from `qn.weights.hadamard`: y is ``hadamard.apply(x) @ w``, transformed in the pass that quantizes
+        x, to the same bits. w is the quantized ``hadamard.rotate(weight)``.
 
     Attributes
     ----------
@@ -75,6 +79,7 @@ class PackedWeight:
     qparams : QParams or None
         Those of the weight as (K, N); None for an MXArray.
     bias : ndarray of float32 or None
+    hadamard : Hadamard or None
     nbytes : int
         All bytes that it holds: the packed codes, their parameters and sums, and the bias.
 
@@ -112,6 +117,10 @@ class PackedWeight:
         x_qparams or out_qparams is no QParams.
     ValueError
         x_qparams or out_qparams is not per tensor, or not of int8 or uint8.
+    TypeError
+        hadamard is no Hadamard.
+    ValueError
+        hadamard has another size than K.
 
     Notes
     -----
@@ -160,6 +169,7 @@ class PackedWeight:
         x_qparams: QParams | None = None,
         out_qparams: QParams | None = None,
         scale_dtype: DType = "float32",
+        hadamard: Hadamard | None = None,
     ) -> None:
         owner = "PackedWeight"
         self._weight = (pack_floats if is_of_floats(w) else pack_weight)(owner, "w", w, axis, scale_dtype)
@@ -171,7 +181,13 @@ class PackedWeight:
         else:
             self._input = RealInput(owner, *options)
         self._out_qparams = None if out_qparams is None else eight_bits(owner, "out_qparams", out_qparams)
+        if hadamard is not None:
+            self._input = self._input.transformed_by(_hadamard(owner, hadamard, self.shape[0]))
         self._codes_output = self._output_of_codes(self._input.activations.scale)
+
+    @property
+    def hadamard(self) -> Hadamard | None:
+        return self._input.hadamard
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -255,9 +271,10 @@ class PackedWeight:
         y = self._result(owner, out, source)
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
+        x32, activations = self._input.prepare(x32)
         output = self._codes_output or self._reals
         target = self._target(output, y)
-        if not self._weight.storage.multiply(x32, rows, self._input.activations_of(x32), output, target):
+        if not self._weight.storage.multiply(x32, rows, activations, output, target):
             raise OverflowError(_check.must(owner, *_SUMS))
         return self._finish(owner, target, y)
 
@@ -273,6 +290,9 @@ class PackedWeight:
     ) -> Float32Array | QuantizedArray:
         if isinstance(self._input, RealInput):
             text = _check.must(owner, name, "an array of floats for a weight of floats", "a QuantizedArray")
+            raise TypeError(text + f" Use {name}.dequantize().")
+        if self.hadamard is not None:
+            text = _check.must(owner, name, "an array of floats for a weight with hadamard", "a QuantizedArray")
             raise TypeError(text + f" Use {name}.dequantize().")
         params = x.qparams
         per_tensor = isinstance(params.granularity, PerTensor)
@@ -335,6 +355,8 @@ class PackedWeight:
 
     def _describe(self) -> list[str]:
         parts = [self._weight.describe(), str(self._input)]
+        if self.hadamard is not None:
+            parts.append(str(self.hadamard))
         if self.bias is not None:
             parts.append("bias")
         low, high = self._reals.low, self._reals.high
@@ -348,6 +370,7 @@ class PackedWeight:
         options = {
             "bias": self.bias, "clip": (self._reals.low, self._reals.high), "out_qparams": self._out_qparams,
             "axis": self._weight.axis, "scale_dtype": self._weight.scale_dtype, **self._input.options(),
+            "hadamard": self.hadamard,
         }  # fmt: skip
         return _unpickle, (self.unpack(), options)
 
@@ -424,6 +447,14 @@ def qmatmul(
 
 def _unpickle(w: QuantizedArray | MXArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
+
+
+def _hadamard(owner: str, value: Any, inputs: int) -> Hadamard:
+    if not isinstance(value, Hadamard):
+        raise TypeError(_check.must(owner, "hadamard", "a Hadamard, of qn.weights.hadamard", _check.typed(value)))
+    if value.size != inputs:
+        raise ValueError(_check.must(owner, "hadamard", f"of {inputs} inputs, as w has", str(value)))
+    return value
 
 
 def _real_output(owner: str, bias: Any, clip: Any, shape: tuple[int, int], axis: int | None) -> Output:

@@ -1,12 +1,13 @@
 """How a PackedWeight quantizes x."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _check
 from .._typing import Float32Array
 from ..dtypes import CODE_TYPES, REAL_TYPES
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor
+from ..ops.hadamard import Hadamard
 from ..ops.packed_columns import Activations
 from ..ops.reduce import extremes
 from ..qparams import QParams, grid_of_range
@@ -32,6 +33,8 @@ class PackedInput:
         The arguments of the kernels. Per tensor and without `qparams`, `activations_of` adds the scale of each x.
     qparams : QParams or None
         The x_qparams of the user, if any.
+    hadamard : Hadamard or None
+        What transforms x before it is quantized.
     """
 
     granularity: Granularity
@@ -39,6 +42,7 @@ class PackedInput:
     bits: int
     activations: Activations
     qparams: QParams | None = None
+    hadamard: Hadamard | None = None
 
     @classmethod
     def of(
@@ -68,15 +72,20 @@ class PackedInput:
         activations = Activations(params.code.core, True, params.qmin, params.qmax, False, scale, zero)
         return cls(_PER_TENSOR, groups, 8, activations, params)
 
-    def activations_of(self, x: Float32Array) -> Activations:
-        """Return the activations of x; per tensor with the scale and zero point of its range."""
-        activations = self.activations
+    def transformed_by(self, hadamard: Hadamard) -> "PackedInput":
+        """Return the same for inputs that are transformed first."""
+        return replace(self, hadamard=hadamard)
+
+    def prepare(self, x: Float32Array) -> tuple[Float32Array, Activations]:
+        """Return x and its activations; per tensor with the scale and zero point of its range."""
+        activations, hadamard = self.activations, self.hadamard
         if self.granularity is not _PER_TENSOR or self.qparams is not None:
-            return activations
+            return x, activations if hadamard is None else activations._replace(hadamard=hadamard)
+        x = x if hadamard is None else hadamard.apply(x)  # whole, since its range comes first
         lowest, highest, _, _ = extremes(x, _FLOAT32, _PER_TENSOR)
         low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
         scale, zero = grid_of_range(low, high, activations.qmin, activations.qmax, activations.symmetric)
-        return activations._replace(scale=scale, zero_point=zero)
+        return x, activations._replace(scale=scale, zero_point=zero)
 
     def takes(self, granularity: Granularity, ndim: int) -> bool:
         """Return whether codes of `ndim` dimensions with several scales may have this granularity."""
@@ -109,6 +118,7 @@ class RealInput:
     """No quantization of x: it stays float32."""
 
     activations = Activations(CODE_TYPES["int8"].core, True, -127, 127, True)  # no kernel reads them
+    hadamard: Hadamard | None = None
 
     def __init__(self, owner: str, granularity: Any, symmetric: Any, bits: Any, qparams: Any) -> None:
         """Refuse the options of a quantization."""
@@ -123,8 +133,12 @@ class RealInput:
                 requirement = "left out for a weight of floats, with which x stays float32"
                 raise ValueError(_check.must(owner, name, requirement, _check.typed(value)))
 
-    def activations_of(self, x: Float32Array) -> Activations:
-        return self.activations
+    def transformed_by(self, hadamard: Hadamard) -> "RealInput":
+        self.hadamard = hadamard
+        return self
+
+    def prepare(self, x: Float32Array) -> tuple[Float32Array, Activations]:
+        return x if self.hadamard is None else self.hadamard.apply(x), self.activations
 
     def options(self) -> dict[str, Any]:
         return {}

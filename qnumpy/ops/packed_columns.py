@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _core
 from .._typing import Array, Float32Array, Int32Array
+from .hadamard import Hadamard, arguments
 from .output import Output
 
 __all__ = ["Activations", "PackedColumns"]
@@ -28,6 +29,7 @@ class Activations(NamedTuple):
     by_row: bool  # each row has a scale; else, for a weight in groups, each group of a row
     scale: float = 0.0  # of all rows; 0 where the kernel computes the scales
     zero_point: int = 0
+    hadamard: Hadamard | None = None  # transforms each row first
 
 
 class PackedColumns:
@@ -78,7 +80,7 @@ class PackedColumns:
             x, rows, activations.core, activations.symmetric, activations.qmin, activations.qmax, activations.scale,
             activations.zero_point, self._packed, out, output.core, scale, output.bias, output.acc_bias,
             output.low, output.high, output.zero_point, output.qmin, output.qmax,
-            output.wide_bias,
+            output.wide_bias, *arguments(activations.hadamard),
         )  # fmt: skip
 
     def multiply_codes(

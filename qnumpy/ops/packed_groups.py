@@ -4,6 +4,7 @@ import numpy as np
 
 from .. import _core
 from .._typing import Array, Float32Array, Int32Array
+from .hadamard import arguments
 from .output import Output
 from .packed_columns import Activations
 
@@ -80,8 +81,8 @@ class PackedGroups:
         """Fill `out` with the product of real rows and the weight, in float32; the sums of a group always fit."""
         _core.matmul_grouped(
             self._packed, *self._layout, x, rows, activations.core, activations.symmetric, activations.qmin,
-            activations.qmax, activations.scale, activations.zero_point, activations.by_row, output.bias, output.low,
-            output.high, out,
+            activations.qmax, activations.scale, activations.zero_point, activations.by_row,
+            *arguments(activations.hadamard), output.bias, output.low, output.high, out,
         )  # fmt: skip
         return True
 

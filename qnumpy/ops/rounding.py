@@ -161,6 +161,12 @@ class Rows(NamedTuple):
             return np.ascontiguousarray(values.reshape(*self.moved[:-1], -1).transpose(back))
         return values.reshape(self.granularity.params_shape(self.shape))
 
+    def parameters(self, params: Array) -> Array:
+        """Return the parameters of the weight as (N, G)."""
+        if isinstance(self.granularity, PerGroup):
+            params = params.transpose(self.order)
+        return params.reshape(math.prod(self.moved[: self.leading]), -1)
+
 
 def matrix_of(owner: str, source: Array, rows: Rows, name: str = "x") -> Float32Array:
     """Return a weight as a C-contiguous float32 matrix (N, K); refuse finite values that float32 does not hold."""

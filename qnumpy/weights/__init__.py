@@ -1,17 +1,22 @@
-"""What is done to weights: rounding by moments, equalization, bias correction, smoothing, safe ranges."""
+"""What is done to weights: rounding by moments, rotation, equalization, bias correction, smoothing, safe ranges."""
 
+from .awq import awq
 from .bias import correct_bias
 from .equalize import cross_layer_equalize
 from .gptq import gptq
+from .hadamard import Hadamard, hadamard
 from .layers import quantize_layers
 from .patches import patches
 from .saturation import reduce_range, safe_weights
 from .smoothquant import smoothquant, smoothquant_alpha
 
 __all__ = [
+    "Hadamard",
+    "awq",
     "correct_bias",
     "cross_layer_equalize",
     "gptq",
+    "hadamard",
     "patches",
     "quantize_layers",
     "reduce_range",

@@ -6,19 +6,20 @@ import numpy as np
 
 from .. import _args, _check
 from .._typing import Array, RealLike
-from ..arrays.quantized import QuantizedArray
+from ..arrays.base import CodedArray
+from ..ops.moments import SecondMoment
 from ._layers import check_inputs, matrix, rounded, vector
 
 __all__ = ["correct_bias"]
 
 
 def correct_bias(
-    x: RealLike,
+    x: RealLike | SecondMoment,
     w: RealLike,
-    q: QuantizedArray | RealLike,
+    q: CodedArray | RealLike,
     bias: RealLike | None = None,
     *,
-    xq: RealLike | None = None,
+    xq: RealLike | SecondMoment | None = None,
     axis: int = 0,
 ) -> Array:
     """Move the bias so that quantizing the weight does not shift the mean of any output.
@@ -27,15 +28,15 @@ def correct_bias(
 
     Parameters
     ----------
-    x : array_like of float32, float64, float16 or bfloat16, shape (..., inputs)
-        Inputs of the layer, or their mean alone, of shape (inputs,).
+    x : array_like of float32, float64, float16 or bfloat16, shape (..., inputs), or MomentsObserver
+        Inputs of the layer, or their mean alone, of shape (inputs,), or their moments.
     w : array_like of one of those types, shape (inputs, outputs)
         The weight.
-    q : QuantizedArray, or array_like of one of those types
+    q : QuantizedArray or another array of codes, or array_like of one of those types
         Of the shape of w: the quantized weight.
     bias : array_like of shape (outputs,), optional
         Zero by default.
-    xq : array_like, shape (..., inputs), optional
+    xq : array_like, shape (..., inputs), or MomentsObserver, optional
         The quantized inputs of the layer; `x` by default.
     axis : int, default 0
         The axis of w that holds the inputs; 1 for a weight of shape (outputs, inputs).
@@ -84,7 +85,7 @@ def correct_bias(
     """
     owner = "correct_bias"
     weight, along = matrix(owner, w, axis)
-    approximate = q.dequantize() if isinstance(q, QuantizedArray) else _args.real(owner, "q", q)[0]
+    approximate = np.asarray(q.dequantize()) if hasattr(type(q), "dequantize") else _args.real(owner, "q", q)[0]
     if approximate.shape != weight.shape:
         raise ValueError(_check.must(owner, "q", f"of the shape {weight.shape} of w", f"shape {approximate.shape}"))
     inputs, outputs = weight.shape[along], weight.shape[1 - along]
@@ -100,6 +101,8 @@ def correct_bias(
 
 def _mean(owner: str, name: str, x: Any, inputs: int) -> Array:
     """Return the mean of each input channel; zero without a row."""
+    if isinstance(x, SecondMoment):
+        x = x.mean_ if hasattr(x, "mean_") else np.zeros((0, inputs))
     source, _ = _args.real(owner, name, x)
     check_inputs(owner, name, source, inputs)
     rows = source.reshape(-1, inputs)

@@ -1,46 +1,56 @@
-"""Rotation of the inputs of a layer by a randomised Hadamard matrix, as a dense product."""
+"""Hadamard matrices that rotate the inputs of a layer and its weight."""
 
-from typing import Any
-
-import numpy as np
-
-from .._typing import Array, Float32Array
+from ..ops.hadamard import Hadamard
 
 __all__ = ["Hadamard", "hadamard"]
 
 
-def _paley() -> Array:
-    """Return the Hadamard matrix of order 12."""
-    residues = {i * i % 11 for i in range(1, 11)}
-    steps = np.subtract.outer(range(11), range(11)) % 11
-    matrix = np.ones((12, 12))
-    matrix[1:, 1:] = np.where(steps == 0, 1, np.where(np.isin(steps, list(residues)), 1, -1))
-    matrix[1:, 0] = -1
-    return matrix
+def hadamard(size: int, *, seed: int | None = 0) -> Hadamard:
+    """Return a randomised Hadamard matrix: inputs and weights become easier to quantize, and their product stays.
 
+    ``x @ w = h.apply(x) @ h.rotate(w)``: the matrix is orthogonal. Outliers of single inputs are spread over all of
+    them, so 8-bit rows of ``h.apply(x)`` lose less than those of x.
 
-class Hadamard:
-    """An orthogonal matrix that spreads each of `size` inputs over all, or over blocks where no matrix has the size."""
+    Parameters
+    ----------
+    size : int
+        Inputs of the layer; even.
+    seed : int or None, default 0
+        Of the signs, in [0, 2**64); None: all are 1.
 
-    def __init__(self, size: int, seed: int | None = None) -> None:
-        matrix, rest = np.ones((1, 1)), size
-        if size % 12 == 0:
-            matrix, rest = _paley(), size // 12
-        while rest % 2 == 0:
-            matrix, rest = np.kron(np.array([[1, 1], [1, -1]]), matrix), rest // 2
-        matrix = np.kron(np.eye(rest), matrix)
-        signs = np.random.default_rng(seed or 0).choice([-1.0, 1.0], size)
-        self.matrix = np.asarray(matrix * signs * np.sqrt(rest / size), np.float32)
+    Returns
+    -------
+    Hadamard
+        With `apply`, `inverse`, `rotate` and `matrix`. ``PackedWeight(w, hadamard=h)`` applies it to x in the pass that
+        quantizes x.
 
-    def apply(self, x: Any) -> Float32Array:
-        """Rotate along the last axis."""
-        return np.asarray(np.asarray(x, np.float32) @ self.matrix.T, np.float32)
+    Raises
+    ------
+    TypeError
+        size is no integer.
+    ValueError
+        size is not even, in [2, 2**31).
+    TypeError
+        seed is no integer or None.
+    ValueError
+        seed is not in [0, 2**64).
 
-    def inverse(self, x: Any) -> Float32Array:
-        """Rotate back along the last axis."""
-        return np.asarray(np.asarray(x, np.float32) @ self.matrix, np.float32)
+    Notes
+    -----
+    Float32 additions in a fixed order. 2^k, 12 * 2^k and 20 * 2^k are one block; other sizes are equal blocks of the
+    largest such number that divides them.
 
-
-def hadamard(size: int, *, seed: int | None = None) -> Hadamard:
-    """Return the rotation of so many inputs."""
+    Examples
+    --------
+    >>> from qnumpy import PackedWeight, PerChannel, quantize
+    >>> rng = np.random.default_rng(0)
+    >>> x, w = rng.normal(size=(64, 48)).astype(np.float32), rng.normal(size=(48, 8)).astype(np.float32)
+    >>> x[:, 3] *= 50  # an outlier channel, as in transformers
+    >>> h = hadamard(48)
+    >>> plain = PackedWeight(quantize(w, granularity=PerChannel(1)))
+    >>> turned = PackedWeight(quantize(h.rotate(w), granularity=PerChannel(1)), hadamard=h)
+    >>> errors = [np.square(x @ packed - x @ w).mean() for packed in (plain, turned)]
+    >>> round(float(errors[0] / errors[1]), 1)
+    4.1
+    """
     return Hadamard(size, seed)

@@ -1,13 +1,14 @@
 """SmoothQuant: a factor for each input channel moves outliers of a layer's input into its weight."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .. import _args, _check
-from .._typing import Array, ArrayLike, DType, RealLike
+from .._typing import Array, ArrayLike, DType, Float64Array, RealLike
 from ..arrays.quantized import quantize
-from ..granularity import Granularity, PerChannel, PerTensor, granularity
+from ..dtypes import CODE_TYPES, CodeType
+from ..granularity import Granularity, PerChannel, PerRow, PerTensor, granularity
 from ._layers import along_axis, check_inputs, factors, largest_magnitudes, matrix, rounded, weight_axis
 
 __all__ = ["AlphaSearch", "Smoothed", "smoothquant", "smoothquant_alpha"]
@@ -29,7 +30,14 @@ class AlphaSearch(NamedTuple):
     baseline: float
 
 
-def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, power_of_two: bool = False) -> Smoothed:
+def smoothquant(
+    x: RealLike,
+    w: RealLike,
+    *,
+    alpha: float | Literal["search"] = 0.5,
+    axis: int = 0,
+    power_of_two: bool = False,
+) -> Smoothed:
     """Move outliers of the input into the weight: ``x @ w = (x / s) @ (s w)`` with a factor for each input channel.
 
     ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``: alpha = 0 gives the channels of the weight one range, 1
@@ -41,8 +49,9 @@ def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, 
         Inputs of the layer, or the largest magnitude of each channel, of shape (inputs,).
     w : array_like of one of those types
         The weight; it may have any number of axes.
-    alpha : float, default 0.5
-        In [0, 1].
+    alpha : float or "search", default 0.5
+        In [0, 1]. "search": the one that `smoothquant_alpha` finds for int8 weights with a scale for each output and
+        rows of x in int8 with a zero point.
     axis : int, default 0
         The axis of w that holds the inputs; 1 for a weight of shape (outputs, inputs).
     power_of_two : bool, default False
@@ -65,7 +74,9 @@ def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, 
     ValueError
         The last axis of x is not as long as w has inputs.
     ValueError
-        alpha is not in [0, 1].
+        alpha is neither in [0, 1] nor "search".
+    TypeError, ValueError
+        With "search": as smoothquant_alpha.
     ValueError
         A finite element of w overflows its dtype when it is multiplied by s.
 
@@ -93,7 +104,11 @@ def smoothquant(x: RealLike, w: RealLike, *, alpha: float = 0.5, axis: int = 0, 
     weight, _ = _args.real(owner, "w", w)
     along = weight_axis(owner, "axis", axis, weight)
     check_inputs(owner, "x", source, weight.shape[along])
-    exponent, power_of_two = _alpha(owner, "alpha", alpha), _check.flag(owner, "power_of_two", power_of_two)
+    exponent = None if isinstance(alpha, str) and alpha == "search" else _alpha(owner, "alpha", alpha)
+    power_of_two = _check.flag(owner, "power_of_two", power_of_two)
+    if exponent is None:
+        per = PerRow(), PerChannel(1 - matrix(owner, weight, along)[1])
+        exponent = _search(owner, source, weight, along, alphas_of(owner, None), CODE_TYPES["int8"], *per, False).alpha
     scale = _migration(largest_magnitudes(source, -1), largest_magnitudes(weight, along), exponent, power_of_two)
     return Smoothed(rounded(owner, "w", np.multiply, weight, along_axis(scale, along, weight)), scale)
 
@@ -107,6 +122,7 @@ def smoothquant_alpha(
     dtype: DType = "int8",
     x_granularity: Granularity | None = None,
     w_granularity: Granularity | None = None,
+    x_symmetric: bool = True,
 ) -> AlphaSearch:
     """Search the alpha of smoothquant whose quantized layer is nearest to the real one.
 
@@ -122,8 +138,10 @@ def smoothquant_alpha(
     dtype : str or dtype, default "int8"
         The code type of x and w.
     x_granularity, w_granularity : Granularity, optional
-        Of x, as a matrix of shape (rows, inputs), and of w; both are symmetric. By default PerTensor() for x and a
-        scale for each output for w.
+        Of x, as a matrix of shape (rows, inputs), and of w. By default PerTensor() for x and a scale for each output
+        for w.
+    x_symmetric : bool, default True
+        Whether x is quantized around 0; w always is.
 
     Returns
     -------
@@ -155,6 +173,8 @@ def smoothquant_alpha(
         dtype is no code type, or x_granularity or w_granularity no granularity.
     ValueError
         A granularity does not fit its array.
+    TypeError
+        x_symmetric is neither True nor False.
 
     Notes
     -----
@@ -173,13 +193,18 @@ def smoothquant_alpha(
     source, _ = _args.real(owner, "x", x)
     weight, along = matrix(owner, w, axis)
     check_inputs(owner, "x", source, weight.shape[along])
-    candidates = np.linspace(0, 1, 21) if alphas is None else np.atleast_1d(_check.reals(owner, "alphas", alphas))
-    if candidates.ndim != 1 or not candidates.size:
-        raise ValueError(_check.must(owner, "alphas", "a sequence of one number or more", f"shape {candidates.shape}"))
-    candidates = np.array([_alpha(owner, "alphas", alpha) for alpha in candidates.tolist()])
+    candidates = alphas_of(owner, alphas)
     code = _args.code(owner, dtype)
     per_x = granularity(owner, PerTensor() if x_granularity is None else x_granularity, "x_granularity")
     per_w = granularity(owner, PerChannel(1 - along) if w_granularity is None else w_granularity, "w_granularity")
+    symmetric = _check.flag(owner, "x_symmetric", x_symmetric)
+    return _search(owner, source, weight, along, candidates, code, per_x, per_w, symmetric)
+
+
+def _search(
+    owner: str, source: Array, weight: Array, along: int, candidates: Float64Array, code: CodeType, per_x: Granularity,
+    per_w: Granularity, symmetric: bool,
+) -> AlphaSearch:  # fmt: skip
     rows, wide = source.reshape(-1, source.shape[-1]).astype(np.float64), weight.astype(np.float64)
     per_x.check(owner, rows.shape)
     per_w.check(owner, wide.shape)
@@ -196,13 +221,21 @@ def smoothquant_alpha(
     exact = rows @ np.moveaxis(wide, along, 0)
 
     def error(scale: Array) -> float:
-        xq = quantize(rows / scale, dtype=code.dtype, granularity=per_x)
+        xq = quantize(rows / scale, dtype=code.dtype, granularity=per_x, symmetric=symmetric)
         wq = quantize(wide * along_axis(scale, along, wide), dtype=code.dtype, granularity=per_w)
         product = xq.dequantize("float64") @ np.moveaxis(wq.dequantize("float64"), along, 0)
         return float(np.mean(np.square(product - exact))) if exact.size else 0.0
 
     mse = np.array([error(_migration(widest_x, widest_w, alpha, False)) for alpha in candidates.tolist()])
     return AlphaSearch(float(candidates[mse.argmin()]), candidates, mse, error(np.ones_like(widest_x)))
+
+
+def alphas_of(owner: str, alphas: ArrayLike | None) -> Float64Array:
+    """Return the candidates of a search."""
+    candidates = np.linspace(0, 1, 21) if alphas is None else np.atleast_1d(_check.reals(owner, "alphas", alphas))
+    if candidates.ndim != 1 or not candidates.size:
+        raise ValueError(_check.must(owner, "alphas", "a sequence of one number or more", f"shape {candidates.shape}"))
+    return np.array([_alpha(owner, "alphas", alpha) for alpha in candidates.tolist()])
 
 
 def _alpha(owner: str, name: str, value: Any) -> float:

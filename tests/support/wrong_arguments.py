@@ -83,6 +83,7 @@ CALLS = {
     "PackedWeight": {
         "w": WEIGHT, "bias": None, "axis": 0, "clip": (None, None), "x_granularity": None, "symmetric": True,
         "activation_bits": 8, "x_qparams": None, "out_qparams": None, "scale_dtype": "float32",
+        "hadamard": None,
     },
     "qmatmul": {"a": qn.quantize(X), "b": WEIGHT, "bias": None, "out_qparams": None},
     "MXArray": {"codes": MX.codes, "scales": MX.scales, "format": "mxfp8_e4m3", "tensor_scale": None},
@@ -97,8 +98,15 @@ CALLS = {
     "weights.safe_weights": {"w": Q, "axis": 0},
     "weights.smoothquant_alpha": {
         "x": X, "w": X.T, "alphas": None, "axis": 0, "dtype": "int8", "x_granularity": None, "w_granularity": None,
+        "x_symmetric": True,
     },
     "weights.smoothquant": {"x": X, "w": X.T, "alpha": 0.5, "axis": 0, "power_of_two": False},
+    "weights.awq": {
+        "x": X, "w": X, "granularity": qn.PerChannel(0), "dtype": "int4", "symmetric": True, "method": "mse",
+        "alphas": None, "power_of_two": False,
+    },
+    "weights.hadamard": {"size": 12, "seed": 0},
+    "weights.Hadamard": {"size": 12, "seed": 0},
     "weights.gptq": {
         "w": X, "moments": MOMENTS, "granularity": qn.PerChannel(0), "dtype": "int4", "symmetric": True, "bias": None,
         "centered": True, "damping": 0.1,
@@ -133,7 +141,7 @@ WRONG = [
     qn.PerChannel(-3), qn.PerGroup(2), qn.PerRow(), qn.MinMaxObserver(),
 ]  # fmt: skip
 
-FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "hadamard")
+FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "x_symmetric", "hadamard")
 
 
 def function(name):

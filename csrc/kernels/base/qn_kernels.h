@@ -65,6 +65,9 @@
  * divide_<f>, multiply_f32(x[n], y[n], p): x / S and x * S, one IEEE operation each.
  * block_max_f32(x[n], most[ceil(n / block)]): the largest finite magnitude of each block, 0 if there is none; NaN if
  *   the block has a NaN.
+ * hadamard_f32(x[size], y[size], h): each block of x times its factors, then H of the block; inverse: H, then the
+ *   factors. H is the Kronecker product of the symmetric Hadamard matrices of orders h->order and block / order; the
+ *   twin in qnumpy/testing has the order of the additions. y may be x. The payload of a NaN is any.
  * float_error_<f>(x[n], y[n], limits, e): extends e; y is x after conversion to another type and back. Everything is
  *   exact except the relative errors, each of which is rounded to 2^-30.
  * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w): the exact value is rounded once, half to even, to T, and y

@@ -67,6 +67,15 @@ typedef struct {
     bool stream; /* bypass the caches */
 } qn_cast;
 
+/* Products of rows with Hadamard matrices, block by block. */
+typedef struct {
+    int64_t size;         /* of a row: whole blocks */
+    int64_t block;        /* order 2^k */
+    int64_t order;        /* 1, 12 or 20 */
+    const float *factors; /* [size]: 1 / sqrt(block) with a sign */
+    bool inverse;         /* the factors multiply the result, else x */
+} qn_hadamard;
+
 /* Running minimum, maximum and counts. Empty: +inf, -inf, 0, 0. */
 typedef struct {
     double min, max;

@@ -26,9 +26,9 @@ static void quantize(const qn_activations *a, const float *x, int64_t n, uint8_t
     else qn_kernels()->quantize_f32_u8(x, codes, n, &p);
 }
 
-static void quantize_row(const qn_activations *a, int64_t row, int64_t groups) {
+static void quantize_row(const qn_activations *a, const float *source, int64_t row, int64_t groups) {
     for (int64_t i = 0, at = 0; i < groups; i++, at += a->group) {
-        const float *x = a->x + row * a->k + at;
+        const float *x = source + at;
         int64_t n = a->k - at < a->group ? a->k - at : a->group, one = row * groups + i;
         a->scales[one] = a->scale, a->zero_points[one] = a->zero_point;
         if (a->scale == 0) choose(a, x, n, a->scales + one, a->zero_points + one);
@@ -63,15 +63,20 @@ static void sum_row(const qn_activations *a, int64_t row, int64_t groups) {
 static void quantize_rows(void *context, int64_t begin, int64_t end) {
     const qn_activations *a = context;
     int64_t groups = a->k ? (a->k + a->group - 1) / a->group : 1; /* without codes there is still a scale */
+    float *transformed = a->hadamard ? a->transformed + begin / ROWS_A_PIECE * a->k : NULL;
     uint64_t modes = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
-        if (a->x) quantize_row(a, row, groups);
+        const float *x = a->x ? a->x + row * a->k : NULL;
+        if (x && transformed) qn_kernels()->hadamard_f32(x, transformed, a->hadamard), x = transformed;
+        if (x) quantize_row(a, x, row, groups);
         else take_row(a, row, groups);
         memset(a->codes + row * a->stride + a->k, 0, (size_t)(a->stride - a->k));
         if (a->minus_sums) sum_row(a, row, groups);
     }
     qn_fp_end(modes);
 }
+
+int64_t qn_transformed_rows(int64_t rows) { return (rows + ROWS_A_PIECE - 1) / ROWS_A_PIECE; }
 
 void qn_quantize_activations(const qn_activations *a) {
     qn_parallel_for(a->rows, ROWS_A_PIECE, a->rows * a->k * BYTES_AN_ELEMENT, quantize_rows, (void *)a);

@@ -14,8 +14,10 @@ typedef struct {
 } qn_input_codes;
 
 typedef struct {
-    const float *x;       /* [rows][k]; NULL: take `input` over */
-    qn_input_codes input; /* if x is NULL */
+    const float *x;              /* [rows][k]; NULL: take `input` over */
+    const qn_hadamard *hadamard; /* transforms rows of x; or NULL */
+    float *transformed;          /* qn_transformed_rows(rows) rows of k, if there is a transform */
+    qn_input_codes input;        /* if x is NULL */
     int64_t rows, k;
     int64_t group; /* neighbours along k that share a scale; the last group may be short */
     bool is_signed, symmetric;
@@ -30,6 +32,9 @@ typedef struct {
     int64_t sum_group;    /* neighbours along k of a sum, at most a group */
     int32_t *minus_sums;  /* [rows][ceil(k / sum_group)] -sum (code - zero point), codes are int8; or NULL */
 } qn_activations;
+
+/* Rows of floats that the transform of `rows` rows needs: one for each piece of a thread. */
+int64_t qn_transformed_rows(int64_t rows);
 
 /* The codes and parameters of qn.quantize(x, granularity=PerGroup(group)) with min-max parameters. NaN and infinities
  * do not count for a range. */

@@ -11,13 +11,16 @@ qn_outcome qn_linear(const qn_input *x, const qn_packed *b, const qn_result *res
     if (most < FEWEST_ROWS) most = FEWEST_ROWS;
     if (most > x->m) most = x->m;
     if (most == 0) return QN_DONE;
-    if (__builtin_mul_overflow(most, k + 8, &bytes)) return QN_NO_MEMORY;
+    int64_t floats = x->hadamard ? qn_transformed_rows(most) * k : 0; /* fewer than most * k / 2 + k */
+    if (__builtin_mul_overflow(most + 4, 2 * k + 8, &bytes)) return QN_NO_MEMORY;
+    bytes = most * (k + 8) + floats * (int64_t)sizeof(float);
     float *scales = malloc((size_t)bytes);
     if (!scales) return QN_NO_MEMORY;
     qn_activations a = {.k = k, .group = k > 0 ? k : 1, .stride = k, .scales = scales};
     a.is_signed = x->is_signed, a.symmetric = x->symmetric, a.qmin = x->qmin, a.qmax = x->qmax;
     a.scale = x->scale, a.zero_point = x->zero_point;
-    a.zero_points = (int32_t *)(scales + most), a.codes = (uint8_t *)(a.zero_points + most);
+    a.zero_points = (int32_t *)(scales + most), a.hadamard = x->hadamard;
+    a.transformed = (float *)(a.zero_points + most), a.codes = (uint8_t *)(a.transformed + floats);
     size_t itemsize = result->type == QN_F32 ? 4 : 1;
     qn_outcome outcome = QN_DONE;
     for (int64_t row = 0; row < x->m && outcome == QN_DONE; row += most) {

@@ -11,6 +11,7 @@ typedef struct {
     int32_t qmin, qmax;
     float scale; /* one scale for all rows, with zero_point; 0: each row gets the parameters of its range */
     int32_t zero_point;
+    const qn_hadamard *hadamard; /* transforms the rows first; or NULL */
 } qn_input;
 
 /* result->row_scale NULL: the scales of the activations. */

@@ -156,9 +156,12 @@ static const int32_t *negate(int32_t *x, int64_t n) {
 }
 
 /* For codes, and a scale, a zero point and a sum for each group. */
-int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m) {
-    int64_t bytes;
-    return __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->group + 12), &bytes) ? -1 : bytes;
+int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m, bool transforms) {
+    int64_t bytes, floats, rows = transforms ? qn_transformed_rows(rows_at_once(m)) : 0;
+    bool overflow = __builtin_mul_overflow(rows_at_once(m), (w->groups + 1) * (w->group + 12), &bytes) ||
+                    __builtin_mul_overflow(rows * (int64_t)sizeof(float), w->k, &floats) ||
+                    __builtin_add_overflow(bytes, floats, &bytes);
+    return overflow ? -1 : bytes;
 }
 
 void qn_grouped_multiply(const qn_grouped *w, const uint8_t *packed, const qn_grouped_product *p, void *scratch) {
@@ -167,7 +170,8 @@ void qn_grouped_multiply(const qn_grouped *w, const uint8_t *packed, const qn_gr
     a.sum_group = w->group, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
     a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
     a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + params), a.zero_points = a.minus_sums + params;
-    a.codes = (uint8_t *)(a.zero_points + params);
+    a.hadamard = p->hadamard, a.transformed = (float *)(a.zero_points + params);
+    a.codes = (uint8_t *)(a.transformed + (p->hadamard ? qn_transformed_rows(most) * w->k : 0));
     qn_grouped_rows x = {.codes = (int8_t *)a.codes, .scales = a.scales, .minus_sums = a.minus_sums, .stride = stride};
     x.groups = w->groups, x.scale_row = p->by_row ? 1 : w->groups, x.scale_step = !p->by_row;
     for (int64_t row = 0; row < p->m; row += most) {

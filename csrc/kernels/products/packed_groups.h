@@ -27,8 +27,9 @@ typedef struct {
     /* If x is NULL: with one scale, one for each row, or one for each group of each row; by_row is false. */
     qn_input_codes input;
     int64_t m;
-    bool is_signed, symmetric; /* codes of x are int8, else uint8 */
-    int32_t qmin, qmax;        /* of the codes of x */
+    bool is_signed, symmetric;   /* codes of x are int8, else uint8 */
+    int32_t qmin, qmax;          /* of the codes of x */
+    const qn_hadamard *hadamard; /* transforms the rows of x first; or NULL */
     float scale; /* one scale for all of x, with zero_point; 0: each group or row gets the parameters of its range */
     int32_t zero_point;
     bool by_row;           /* one scale for each row instead of each group */
@@ -37,7 +38,8 @@ typedef struct {
     float *y;              /* [m][n] */
 } qn_grouped_product;
 
-int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m); /* bytes; -1 if the size overflows */
+/* Bytes, -1 if the size overflows. */
+int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m, bool transforms);
 void qn_grouped_multiply(const qn_grouped *w, const uint8_t *packed, const qn_grouped_product *p, void *scratch);
 
 #endif

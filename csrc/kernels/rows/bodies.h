@@ -23,6 +23,8 @@
 
 #include "packed_float_body.h" /* after the formats of floats_body.h */
 
+#include "hadamard_body.h"
+
 #define QN_ENTRY(kind, name, arguments, ...) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};
 #undef QN_ENTRY

@@ -36,9 +36,18 @@ V_INLINE vm vm_none(void) { return _mm256_setzero_ps(); }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return _mm256_or_ps(m, _mm256_cmp_ps(a, b, _CMP_UNORD_Q)); }
 V_INLINE bool vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 V_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+V_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+/* Lanes i and i + distance become their sum and their difference. The product with 1 or -1 is exact. */
+V_INLINE vf vf_sum_difference(vf v, const int distance) {
+    const vf far = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1), middle = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+    const vf near = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+    if (distance == 4) return _mm256_fmadd_ps(v, far, _mm256_permute2f128_ps(v, v, 1));
+    if (distance == 2) return _mm256_fmadd_ps(v, middle, _mm256_permute_ps(v, 0x4E));
+    return _mm256_fmadd_ps(v, near, _mm256_permute_ps(v, 0xB1));
+}
 V_INLINE vf vf_clamp_abs(vf x, vf bound) {
     vf sign = _mm256_set1_ps(-0.0f);
     return _mm256_max_ps(_mm256_min_ps(x, bound), _mm256_xor_ps(bound, sign));

@@ -40,9 +40,19 @@ V_INLINE vm vm_none(void) { return 0; }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m | _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 V_INLINE bool vm_any(vm m) { return m != 0; }
 V_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+V_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+/* Lanes i and i + distance become their sum and their difference. The product with 1 or -1 is exact. */
+V_INLINE vf vf_sum_difference(vf v, const int distance) {
+    const __mmask16 second = distance == 8 ? 0xFF00 : distance == 4 ? 0xF0F0 : distance == 2 ? 0xCCCC : 0xAAAA;
+    const vf one = _mm512_set1_ps(1), signs = _mm512_mask_sub_ps(one, second, _mm512_setzero_ps(), one);
+    if (distance == 8) return _mm512_fmadd_ps(v, signs, _mm512_shuffle_f32x4(v, v, 0x4E));
+    if (distance == 4) return _mm512_fmadd_ps(v, signs, _mm512_shuffle_f32x4(v, v, 0xB1));
+    if (distance == 2) return _mm512_fmadd_ps(v, signs, _mm512_permute_ps(v, 0x4E));
+    return _mm512_fmadd_ps(v, signs, _mm512_permute_ps(v, 0xB1));
+}
 V_INLINE vf vf_clamp_abs(vf x, vf bound) { return _mm512_range_ps(x, bound, 2); } /* smaller magnitude, sign of x */
 V_INLINE vf vf_hold_abs(vf x, vf bound) { return _mm512_range_ps(x, bound, 10); } /* smaller magnitude, no sign */
 V_INLINE vf vf_copysign(vf magnitude, vf from) {

@@ -34,9 +34,16 @@ V_INLINE vm vm_or_unordered(vm m, vf a, vf b) {
 }
 V_INLINE bool vm_any(vm m) { return vmaxvq_u32(m) != 0; }
 V_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+V_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 V_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 V_INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+/* Lanes i and i + distance become their sum and their difference; at most 2 apart. */
+V_INLINE vf vf_sum_difference(vf v, const int distance) {
+    vf other = distance == 2 ? vextq_f32(v, v, 2) : vrev64q_f32(v), sum = vaddq_f32(other, v);
+    const uint32x4_t second = distance == 2 ? (uint32x4_t){0, 0, ~0u, ~0u} : (uint32x4_t){0, ~0u, 0, ~0u};
+    return vbslq_f32(second, vsubq_f32(other, v), sum);
+}
 V_INLINE vf vf_clamp_abs(vf x, vf bound) { return vmaxq_f32(vminq_f32(x, bound), vnegq_f32(bound)); }
 V_INLINE vf vf_hold_abs(vf x, vf bound) { return vminq_f32(vabsq_f32(x), bound); }
 V_INLINE vf vf_copysign(vf magnitude, vf sign) { return vbslq_f32(vdupq_n_u32(0x80000000), sign, magnitude); }

@@ -30,6 +30,8 @@ V_INLINE vm vm_none(void) { return false; }
 V_INLINE vm vm_or_unordered(vm m, vf a, vf b) { return m || a != a || b != b; }
 V_INLINE bool vm_any(vm m) { return m; }
 V_INLINE vf vf_add(vf a, vf b) { return a + b; }
+V_INLINE vf vf_sub(vf a, vf b) { return a - b; }
+V_INLINE vf vf_sum_difference(vf v, int distance) { return (void)distance, v; } /* not called: one lane */
 V_INLINE vf vf_mul(vf a, vf b) { return a * b; }
 V_INLINE vf vf_div(vf a, vf b) { return a / b; }
 V_INLINE vf vf_fma(vf a, vf b, vf c) { return fmaf(a, b, c); }
