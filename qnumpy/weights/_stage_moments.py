@@ -108,7 +108,7 @@ class StageMoments:
             a, b = (np.asarray(part / damping, np.float32) for part in (h, d))
             target = np.asarray(self.v + np.linalg.solve(a, b).T, np.float32)
             diagonal[:] = kept
-        return Target(target, self.v, h, h.astype(np.float32), d, ee, x_mean, e_mean, self.unit)
+        return Target(target, self.v, h, d, ee, x_mean, e_mean, self.unit)
 
 
 class Target(NamedTuple):
@@ -117,7 +117,6 @@ class Target(NamedTuple):
     w: Float32Array
     v: Float32Array
     h: Array
-    h32: Float32Array
     d: Array
     ee: Array
     x_mean: Array
@@ -131,8 +130,8 @@ class Target(NamedTuple):
 
     def sqnr(self, levels: Float32Array, rows: slice) -> float | None:
         """The SQNR in dB of the outputs, residual included, against the float model's; None without a signal."""
-        v, d = self.v[rows], self.d[:, rows].T
+        v, d, h = self.v[rows], self.d[:, rows].T, self.h.astype(np.float32)
         change = levels - v
-        noise = self.ee[rows].sum() - 2 * np.vdot(change, d) + np.vdot(change @ self.h32, change.astype(np.float64))
-        signal = self.ee[rows].sum() + 2 * np.vdot(v, d) + np.vdot(v @ self.h32, v.astype(np.float64))
+        noise = self.ee[rows].sum() - 2 * np.vdot(change, d) + np.vdot(change @ h, change.astype(np.float64))
+        signal = self.ee[rows].sum() + 2 * np.vdot(v, d) + np.vdot(v @ h, v.astype(np.float64))
         return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None

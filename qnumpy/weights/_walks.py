@@ -8,7 +8,7 @@ time, so the walks are coroutines that need no change in `run`.
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from .. import _args, _check
 from .._typing import Array
 from ..observers.tap import listener
 
-__all__ = ["RESIDUAL", "Stage", "Walk", "survey", "walking"]
+__all__ = ["RESIDUAL", "Stage", "Walk", "survey", "trim", "walking"]
 
 RESIDUAL = ".residual"
 _SAMPLES = 64
@@ -247,3 +247,11 @@ def walking(walks: list[Walk]) -> Iterator[None]:
     finally:
         for walk in walks:
             walk.stop()
+
+
+def trim() -> None:
+    """Return freed memory to the system: glibc keeps a heap for every thread, each as large as its walk ever was."""
+    import ctypes  # takes milliseconds, which `import qnumpy` does without
+
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -25,7 +25,7 @@ from ..ops.grid_search import search_grid
 from ..ops.rounding import Rounded, check_width, matrix_of, round_weight
 from ._layers import rounded, vector
 from ._stage_moments import StageMoments, Target
-from ._walks import Stage, Walk, survey, walking
+from ._walks import Stage, Walk, survey, trim, walking
 from .hadamard import Hadamard
 from .hadamard import hadamard as hadamard_of
 
@@ -602,10 +602,12 @@ def _staged(
                 for walk in coded:
                     walk.replace = options.replace(size)
                     walk.advance()
+                trim()
                 for name in stage.names:
                     layers[name] = entries[name].value
                 for walk in floats:
                     walk.advance()
+                trim()
     finally:
         for name, layer in entries.items():
             layers[name] = layer.value

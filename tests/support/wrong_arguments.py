@@ -145,9 +145,7 @@ WRONG = [
     qn.MomentsObserver(), MOMENTS,
 ]  # fmt: skip
 
-FLAGS = (
-    "symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "hadamard", "x_symmetric",
-)  # fmt: skip
+FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "x_symmetric", "hadamard")
 
 
 def function(name):
