@@ -137,7 +137,7 @@ def test_calibrate_observes_moments(run, activations, tmp_path, suffix):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["-o", "q.json"], "-o must end in .npz, .safetensors or .gguf; got 'q.json'."),
+    (["-o", "q.json"], "-o must end in .npz or .safetensors; got 'q.json'."),
     (["--per", "channel"], "--dtype, --per, --axis, --group-size and --no-symmetric must be left out for moments."),
     (["--dtype", "int4"], "--dtype, --per, --axis, --group-size and --no-symmetric must be left out for moments."),
 ])  # fmt: skip
