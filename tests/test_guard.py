@@ -126,8 +126,8 @@ def guarded():
     groups, lengths = [0, 4, 6, 4, -7, 7], [[*NO_INTEGERS, *HUGE, -1, 3, 5]] * 2
     outside = [*NO_INTEGERS, *HUGE, -(2**15) - 1, 2**15]
     of_groups = [
-        wrong_vectors(np.float32, 24), wrong_vectors(np.float32, 6)[1:], flag, *lengths, [*NO_INTEGERS, *HUGE, -1, 0, 1, 2],
-        [*outside, 7], [*outside, -7],
+        wrong_vectors(np.float32, 24), wrong_vectors(np.float32, 6)[1:], flag, *lengths,
+        [*NO_INTEGERS, *HUGE, -1, 0, 1, 2], [*outside, 7], [*outside, -7],
     ]  # fmt: skip
     scales, wrong_scales = np.ones(8, np.float32), wrong_outputs(np.float32, 8)
     yield "search_grids", [real, np.ones(6, np.float32), *groups, 0, 0, scales, np.ones(8, np.int32)], [

@@ -3,13 +3,14 @@ once."""
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from .._typing import Array, Float32Array, Int32Array
 
-__all__ = ["search_grid", "search_offsets"]
+__all__ = ["hqq_grid", "hqq_offsets", "search_grid", "search_offsets"]
 
 F = np.float32
 TINY, HUGE = float(np.finfo(F).tiny), float(np.finfo(F).max)
@@ -28,6 +29,26 @@ def search_offsets(
     w: Float32Array, importance: Float32Array | None, group_size: int, qmin: int, qmax: int
 ) -> tuple[Float32Array, Float32Array]:
     scale, offset = _each_group(w, importance, group_size, lambda x, h: _line_of(x, h, qmin, qmax))
+    return scale, offset.astype(np.float32)
+
+
+def hqq_grid(w: Float32Array, group_size: int, levels: Any) -> tuple[Float32Array, Int32Array]:
+    qmin, qmax = levels[:2]
+
+    def search(x: Float32Array, h: Float32Array) -> tuple[float, float]:
+        scale, zero = _grid_of(x, h, *levels)
+        return _split(x, F(scale), None, qmin - int(zero), qmax - int(zero))[0], zero
+
+    scale, zero = _each_group(w, None, group_size, search)
+    return scale, zero.astype(np.int32)
+
+
+def hqq_offsets(w: Float32Array, group_size: int, qmin: int, qmax: int) -> tuple[Float32Array, Float32Array]:
+    def search(x: Float32Array, h: Float32Array) -> tuple[float, float]:
+        scale, offset = _line_of(x, h, qmin, qmax)
+        return _split(x, F(scale), F(offset), qmin, qmax)
+
+    scale, offset = _each_group(w, None, group_size, search)
     return scale, offset.astype(np.float32)
 
 
@@ -204,3 +225,43 @@ def _line_of(w: Float32Array, importance: Float32Array, qmin: int, qmax: int) ->
                 tried.append((scale * times, middle + (offset - middle) * times + z * (1.0 / 3) * scale, 0))
     scale, offset, _ = _Trial(kept, qmin, qmax).least_error(group, True)
     return scale / group.unit, offset / group.unit
+
+
+def _power(x: float) -> float:
+    """x^-0.3 within 1e-9: two steps of Newton's method for y^-10 = m^3, of x = m 2^e."""
+    m, e = math.frexp(x)
+    cube, y = m * m * m, 1.6614 - m * (1.0687 - m * 0.4088)
+    for _ in range(2):
+        y2 = y * y
+        y4 = y2 * y2
+        y = y * (1.1 - 0.1 * cube * (y4 * y4 * y2))
+    whole, k = divmod(3 * e, 10)
+    return math.ldexp(y * float(Decimal(2) ** (Decimal(-k) / 10)), -whole)
+
+
+def _split(w: Float32Array, scale: np.float32, offset: np.float32 | None, low: int, high: int) -> tuple[float, float]:
+    unit, beta, least = float(scale), 10.0, math.inf
+    best = scale, offset
+    w = w[np.isfinite(w)]
+    for _ in range(20):
+        t = (w if offset is None else w - offset) / scale
+        steps = np.clip(np.rint(t), F(low), F(high)).tolist()
+        part, start = float(scale) / unit, 0.0 if offset is None else float(offset) / unit
+        error = total = energy = 0.0
+        for x, r in zip(w.tolist(), steps, strict=True):
+            e = x / unit - start - r * part
+            if abs(e) >= 2.0**-1022:
+                slope = _power(abs(e))
+                error += abs(e) * slope
+                e = math.copysign(min(abs(e), slope / beta), e)
+            total += e if offset is not None else r * (e + r * part)
+            energy += r * r
+        if not error < least:
+            break
+        least, best = error, (scale, offset)
+        beta *= 1.01
+        if offset is not None:
+            offset = F(unit * (start + total / len(w))) if len(w) else F(np.nan)
+        elif total > 0:
+            scale = F(unit * (total / energy))
+    return float(best[0]), 0.0 if best[1] is None else float(best[1])

@@ -5,7 +5,7 @@ import pytest
 
 import qnumpy as qn
 from qnumpy.dtypes import code_type
-from qnumpy.ops.grid_search import Levels, search_grid, search_offsets
+from qnumpy.ops.grid_search import Levels, assumed_importance, hqq_grid, hqq_offsets, search_grid, search_offsets
 from qnumpy.testing import grid_search as twin
 
 LEVELS = {
@@ -94,6 +94,16 @@ def test_the_twin_at_the_ends_of_float32(scale):
         np.testing.assert_array_equal(search_grid(w, None, 16, levels), twin.search_grid(w, None, 16, levels))
         codes = min(levels.qmin, 0), levels.qmax
         np.testing.assert_array_equal(search_offsets(w, None, 16, *codes), twin.search_offsets(w, None, 16, *codes))
+
+
+@every_grid
+@pytest.mark.parametrize(("columns", "group_size"), [(1, 1), (40, 16), (65, 33)])
+def test_the_twin_of_half_quadratic_splitting_gives_the_same_bits(row, levels, columns, group_size):
+    w = weights(np.random.default_rng(columns), 2, columns)
+    w[0, 0] = np.nan if columns > 7 else 0
+    codes = min(levels.qmin, 0), levels.qmax
+    np.testing.assert_array_equal(hqq_grid(w, group_size, levels), twin.hqq_grid(w, group_size, levels))
+    np.testing.assert_array_equal(hqq_offsets(w, group_size, *codes), twin.hqq_offsets(w, group_size, *codes))
 
 
 # ---- a dense search ----
@@ -356,6 +366,70 @@ def test_inputs_may_be_read_only():
     search_grid(w, importance, 32, LEVELS["int4 affine"])
     search_offsets(w, importance, 32, 0, 15)
     np.testing.assert_array_equal(w, before)
+
+
+# ---- without data ----
+
+
+def norm(w, level):
+    return (np.abs(level.astype(float) - w) ** 0.7).sum(1)
+
+
+@every_grid
+def test_half_quadratic_splitting_lowers_the_norm(levels):
+    """p = 0.7: never above the grid of least squares, from which it starts, and below it in a third of the groups."""
+    w = weights(np.random.default_rng(14), 100, 32)
+    level = []
+    for scale, zero in (search_grid(w, None, 32, levels), hqq_grid(w, 32, levels)):
+        q = np.clip(np.rint(w / scale) + zero, levels.qmin, levels.qmax)
+        level.append(scale * (q - zero).astype(np.float32))
+    before, after = (norm(w, part) for part in level)
+    assert (after <= before * (1 + 1e-6)).all()
+    assert (after < before * 0.9999).mean() > 1 / 3
+
+
+def test_half_quadratic_splitting_of_offsets_lowers_the_norm():
+    w = weights(np.random.default_rng(15), 100, 32)
+    before, after = (
+        norm(w, scale * np.clip(np.rint((w - offset) / scale), 0, 15) + offset)
+        for scale, offset in (search_offsets(w, None, 32, 0, 15), hqq_offsets(w, 32, 0, 15))
+    )
+    assert (after <= before * (1 + 1e-6)).all()
+    assert (after < before * 0.9999).mean() > 1 / 3
+
+
+@pytest.mark.parametrize("power", [-60, 70])
+def test_half_quadratic_grids_scale_with_the_weights(power):
+    w = weights(np.random.default_rng(16), 20, 32)
+    (scale, zero), (times, same) = (hqq_grid(x, 32, LEVELS["int4 affine"]) for x in (w, np.ldexp(w, power)))
+    np.testing.assert_array_equal(times, np.ldexp(scale, power))
+    np.testing.assert_array_equal(same, zero)
+    lines = [hqq_offsets(x, 32, 0, 15) for x in (w, np.ldexp(w, power))]
+    np.testing.assert_array_equal(lines[1], np.ldexp(lines[0], power))
+
+
+@pytest.mark.parametrize("largest", [0, 1e-45, 2e-38, 3.4e38])
+def test_half_quadratic_grids_are_normal(largest):
+    w = (np.clip(np.random.default_rng(17).standard_normal((50, 16)), -1, 1) * largest).astype(np.float32)
+    for levels in LEVELS.values():
+        parts = *hqq_grid(w, 16, levels), *hqq_offsets(w, 16, min(levels.qmin, 0), levels.qmax)
+        assert all(np.isfinite(part).all() for part in parts)
+        assert (np.minimum(parts[0], parts[2]) >= np.finfo(np.float32).tiny).all()
+
+
+def test_importance_without_data():
+    """Every input contributes alike, so a factor of a column and its square cancel."""
+    w = weights(np.random.default_rng(18), 40, 8)
+    importance = assumed_importance(w)
+    np.testing.assert_allclose(importance * (w**2).mean(0), importance[0] * (w[:, 0] ** 2).mean(), rtol=1e-5)
+    assert importance.max() == 1
+    assert importance.dtype == np.float32
+    np.testing.assert_array_equal(assumed_importance(np.ldexp(w, -80)), importance)
+    w[:, 3], w[0, 5] = 0, np.inf
+    assert list(np.flatnonzero(assumed_importance(w) == 0)) == [3, 5]
+    for shape in ((0, 3), (3, 0)):
+        assert assumed_importance(np.zeros(shape, np.float32)).shape == (shape[1],)
+    assert not assumed_importance(np.zeros((2, 3), np.float32)).any()
 
 
 # ---- the codes of a scheme ----
