@@ -218,8 +218,8 @@ def dequantize(
     array([ 1., -1.], dtype=float32)
     """
     owner = "dequantize"
-    reals = getattr(q, "_reals", None)  # of a GGUFArray too, which is above this module
-    if reals is None:
+    reals = getattr(q, "_reals", None)  # of a GGUFArray too, whose module needs this one
+    if reals is None or not hasattr(type(q), "dequantize"):
         raise TypeError(_check.must(owner, "q", "a QuantizedArray, MXArray or GGUFArray", _check.typed(q)))
     return reals(owner, dtype, out)  # type: ignore[no-any-return]
 

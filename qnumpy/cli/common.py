@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from .._check import alternatives
 from .._tables import Table
 from .._typing import Array
 from ..arrays.gguf import GGUFArray
@@ -108,7 +109,7 @@ def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Ite
 
 def require_suffix(path: str, suffixes: tuple[str, ...]) -> None:
     if not path.endswith(suffixes):
-        raise UsageError(f"-o must end in {' or '.join(suffixes)}; got {path!r}.")
+        raise UsageError(f"-o must end in {alternatives(suffixes)}; got {path!r}.")
 
 
 def refuse_to_replace(args: argparse.Namespace, paths: Iterable[str], inputs: Iterable[str]) -> None:

@@ -104,8 +104,8 @@ def gptq(
     descending order of the mean square; an output whose codes are no better than the nearest ones keeps these. Then
     coordinate descent changes single codes until none lowers the objective. In groups this starts a second time with
     grids that are searched when GPTQ meets the group, and the better of both goes on. Scales are fitted by least
-    squares, descent follows, and both are repeated. w is rounded to float32 first. The same w and moments give the same bits on every ISA and thread
-    count.
+    squares, descent follows, and both are repeated. w is rounded to float32 first. The same w and moments give the same
+    bits on every ISA and thread count.
 
     References
     ----------

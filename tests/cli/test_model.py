@@ -107,7 +107,10 @@ def test_folders_that_are_refused(run, folder, tmp_path, monkeypatch):
         ([index, "-o", folder, "--force"], f"-o must be another folder than the input's; got {str(folder)!r}."),
         ([index.name, "-o", ".", "--force"], "-o must be another folder than the input's; got '.'."),
         ([folder, "-o", tmp_path / "a.npz", "--shard-size=1GB"], "--shard-size must be left out for a .npz file."),
-        ([index, "-o", tmp_path / "new"], f"-o must end in .npz or .safetensors; got {str(tmp_path / 'new')!r}."),
+        (
+            [index, "-o", tmp_path / "new"],
+            f"-o must end in .npz, .safetensors or .gguf; got {str(tmp_path / 'new')!r}.",
+        ),
         # the file would stand for the model, and its writer would remove the shards
         ([folder, "-o", folder / "model.safetensors", "--force"],
          f"-o must be another file than the input; got {str(index)!r} for both."),

@@ -221,7 +221,7 @@ def test_bad_options_are_one_sentence(run, model, tmp_path, argv, message):
 def test_the_output_is_guarded(run, model, tmp_path):
     out = tmp_path / "out.npz"
     assert run("quantize", model)[::2] == (2, "qnumpy quantize: -o OUT must be given; without it use --dry-run.\n")
-    assert "must end in .npz or .safetensors" in run("quantize", model, "-o", tmp_path / "out.bin")[2]
+    assert "must end in .npz, .safetensors or .gguf" in run("quantize", model, "-o", tmp_path / "out.bin")[2]
     out.write_bytes(b"precious")
     code, _, err = run("quantize", model, "-o", out)
     assert (code, err) == (
