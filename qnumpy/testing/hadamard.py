@@ -17,8 +17,8 @@ def signs(size: int, seed: int | None) -> Float32Array:
     >>> signs(6, 0)
     array([-1.,  1.,  1., -1.,  1., -1.], dtype=float32)
     """
-    result, state = np.ones(size, np.float32), seed
-    for i in range(size if state is not None else 0):
+    result, state = np.ones(size, np.float32), seed or 0
+    for i in range(0 if seed is None else size):
         state = (state + 0x9E3779B97F4A7C15) % 2**64
         z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
         z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64

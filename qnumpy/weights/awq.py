@@ -18,6 +18,8 @@ from .smoothquant import AlphaSearch, alphas_of
 
 __all__ = ["ScaledWeight", "awq"]
 
+_SYMMETRIC: dict[str, Symmetric] = {"symmetric": True, "affine": False, "full": "full"}
+
 
 class ScaledWeight(NamedTuple):
     """What awq returns: the weight to quantize, the divisor of each input, and the search."""
@@ -41,8 +43,9 @@ def awq(
     """Scale the inputs of a weight so that its quantized outputs change least: ``x @ w = (x / s) @ (s w)``.
 
     ``s_j = rms(x_j)^alpha`` with the root of the mean square of each input, divided by the geometric mean of the
-    largest and the smallest of them. The alpha of least output error counts: the mean of ``(q / s - w) h (q / s - w)^T``
-    over the outputs, with the second moment h of the inputs and the weight q that quantize makes of ``s w``.
+    largest and the smallest of them. The alpha of least output error counts: the mean over the outputs of
+    ``(q / s - w) h (q / s - w)^T``, with the second moment h of the inputs and the weight q that quantize makes of
+    ``s w``.
 
     Parameters
     ----------
@@ -161,10 +164,10 @@ def _error(w: Array, h: Float64Array, scale: Float64Array, plan: Plan, method: G
         scaled = (w * scale).astype(np.float32)
     if not np.isfinite(scaled).all():
         return np.inf
-    symmetric = {"symmetric": True, "affine": False, "full": "full"}[plan.scheme]
-    kinds = {"dtype": plan.code.dtype, "granularity": plan.granularity, "symmetric": symmetric, "method": method}
-    q = quantize(plan.rows.array(scaled), **kinds)
-    codes = np.ascontiguousarray(plan.rows.matrix(q.codes), np.int16)
-    params = (np.ascontiguousarray(plan.rows.parameters(p)) for p in (q.qparams.scale, q.qparams.zero_point))
-    errors = objective(scaled, h / scale / scale[:, None], codes, *params, plan.rows.group_size)
+    rows, symmetric = plan.rows, _SYMMETRIC[plan.scheme]
+    array = rows.array(scaled)
+    q = quantize(array, dtype=plan.code.dtype, granularity=plan.granularity, symmetric=symmetric, method=method)
+    codes = np.ascontiguousarray(rows.matrix(q.codes), np.int16)
+    grid, zero = (np.ascontiguousarray(rows.parameters(p)) for p in (q.qparams.scale, q.qparams.zero_point))
+    errors = objective(scaled, h / scale / scale[:, None], codes, grid, zero, rows.group_size)
     return float(errors.mean())

@@ -85,7 +85,7 @@ def correct_bias(
     """
     owner = "correct_bias"
     weight, along = matrix(owner, w, axis)
-    approximate = np.asarray(q.dequantize()) if hasattr(type(q), "dequantize") else _args.real(owner, "q", q)[0]
+    approximate = _reals(q) if hasattr(type(q), "dequantize") else _args.real(owner, "q", q)[0]
     if approximate.shape != weight.shape:
         raise ValueError(_check.must(owner, "q", f"of the shape {weight.shape} of w", f"shape {approximate.shape}"))
     inputs, outputs = weight.shape[along], weight.shape[1 - along]
@@ -97,6 +97,11 @@ def correct_bias(
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         shift = mean @ (exact - coarse) if xq is None else mean @ exact - quantized_mean @ coarse
     return rounded(owner, "bias", np.add, offset, shift)
+
+
+def _reals(q: Any) -> Array:
+    """Return what an array of codes stands for; some of their classes stand above this module."""
+    return np.asarray(q.dequantize())
 
 
 def _mean(owner: str, name: str, x: Any, inputs: int) -> Array:

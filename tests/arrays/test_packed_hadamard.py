@@ -130,7 +130,9 @@ def test_repr_attributes_and_pickles():
 
 def test_refusals():
     h, q = made("int8", 96, 8)
-    with pytest.raises(TypeError, match=r"^PackedWeight: hadamard must be a Hadamard, of qn\.weights\.hadamard; got 96\.$"):
+    with pytest.raises(
+        TypeError, match=r"^PackedWeight: hadamard must be a Hadamard, of qn\.weights\.hadamard; got 96\.$"
+    ):
         qn.PackedWeight(q, hadamard=96)
     wrong = r"^PackedWeight: hadamard must be of 96 inputs, as w has; got Hadamard\(48, seed=0\)\.$"
     with pytest.raises(ValueError, match=wrong):

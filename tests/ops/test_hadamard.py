@@ -3,10 +3,9 @@
 import json
 import pickle
 
-import ml_dtypes
 import numpy as np
 import pytest
-from refusals import assert_refused, read_only
+from refusals import read_only
 from strategies import SOURCES, big_endian, f_order, reversed_, strided
 
 import qnumpy as qn
@@ -141,7 +140,9 @@ def test_empty_and_out():
         with pytest.raises(error, match=r"^Hadamard\.apply: out must be "):
             h.apply(x, out=wrong)
     same = np.ones((2, 24), np.float32)
-    with pytest.raises(ValueError, match=r"^Hadamard\.inverse: out must be apart from the input in memory; got an array"):
+    with pytest.raises(
+        ValueError, match=r"^Hadamard\.inverse: out must be apart from the input in memory; got an array"
+    ):
         h.inverse(same, out=same)
 
 
