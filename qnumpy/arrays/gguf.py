@@ -58,7 +58,7 @@ class GGUFArray:
     >>> q = qn.weights.quantize_gguf(w, "Q4_K")
     >>> q
     GGUFArray((2, 256), Q4_K, 4.5 bits)
-    >>> q.data.shape, q.nbytes, float(np.abs(q.dequantize() - w).max()) < 0.02
+    >>> q.data.shape, q.nbytes, float(np.abs(q.dequantize() - w).max()) < 0.04
     ((2, 144), 288, True)
     """
 

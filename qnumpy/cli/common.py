@@ -109,7 +109,8 @@ def output_path(args: argparse.Namespace, suffixes: tuple[str, ...], inputs: Ite
 
 def require_suffix(path: str, suffixes: tuple[str, ...]) -> None:
     if not path.endswith(suffixes):
-        raise UsageError(f"-o must end in {alternatives(suffixes)}; got {path!r}.")
+        wanted = alternatives(suffixes) if len(suffixes) > 1 else suffixes[0]
+        raise UsageError(f"-o must end in {wanted}; got {path!r}.")
 
 
 def refuse_to_replace(args: argparse.Namespace, paths: Iterable[str], inputs: Iterable[str]) -> None:
