@@ -56,10 +56,16 @@ static PyObject *round_columns(PyObject *self, qn_args a, Py_ssize_t count) {
     loop.w = qn_arg_vector(a[0], elements, NPY_FLOAT32);
     loop.factor = loop.w ? qn_arg_vector(a[1], factors, NPY_FLOAT64) : NULL;
     loop.order = loop.factor ? qn_arg_vector(a[2], loop.columns, NPY_INT64) : NULL;
-    loop.scale = loop.order ? qn_arg_output(a[12], parameters, sizeof *loop.scale) : NULL;
-    loop.zero = loop.scale ? qn_arg_output(a[13], parameters, sizeof *loop.zero) : NULL;
-    loop.codes = loop.zero ? qn_arg_output(a[14], elements, sizeof *loop.codes) : NULL;
+    loop.codes = loop.order ? qn_arg_output(a[14], elements, sizeof *loop.codes) : NULL;
     if (!loop.codes) return NULL;
+    if (loop.search) { /* without it the loop only reads the grids */
+        loop.scale = qn_arg_output(a[12], parameters, sizeof *loop.scale);
+        loop.zero = loop.scale ? qn_arg_output(a[13], parameters, sizeof *loop.zero) : NULL;
+    } else {
+        loop.scale = (float *)qn_arg_vector(a[12], parameters, NPY_FLOAT32);
+        loop.zero = loop.scale ? (int32_t *)qn_arg_vector(a[13], parameters, NPY_INT32) : NULL;
+    }
+    if (!loop.zero) return NULL;
     bool inside = true;
     for (int64_t p = 0; p < loop.columns; p++) inside &= loop.order[p] >= 0 && loop.order[p] < loop.columns;
     if (!inside) {

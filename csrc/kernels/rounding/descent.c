@@ -10,7 +10,7 @@
 #include "slivers.h"
 #include "threads.h"
 
-enum { BAND = 4, BAND_ROWS = BAND * SLIVER }; /* slivers that share each read of h */
+enum { BAND = 16, BAND_ROWS = BAND * SLIVER }; /* slivers that share each read of h */
 
 typedef struct {
     const qn_rounded *r;
