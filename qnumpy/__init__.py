@@ -17,6 +17,7 @@ from .ops.choose import choose_qparams
 
 # objects that hold codes
 from .arrays.quantized import QuantizedArray, dequantize, quantize
+from .arrays.codebook import CodebookArray
 from .arrays.mx import MXArray
 from .arrays.concatenate import concatenate
 from .arrays.packed import PackedWeight, qmatmul
@@ -66,6 +67,7 @@ if _types.TYPE_CHECKING:
     from . import testing as testing
 
 __all__ = [
+    "CodebookArray",
     "Calibration",
     "CalibrationError",
     "FileFormatError",

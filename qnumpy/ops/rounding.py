@@ -18,7 +18,7 @@ from .gptq import descend, inverse_factor, objective, refit, round_columns
 from .grid_search import Levels, search_grid
 from .moments import SecondMoment
 
-__all__ = ["Rounded", "Rows", "check_moments", "check_width", "importance_of", "matrix_of", "round_weight"]
+__all__ = ["Rounded", "Rows", "check_moments", "check_width", "damped", "importance_of", "matrix_of", "round_weight"]
 
 _SWEEPS = 30  # of coordinate descent; six to ten suffice on layers of transformers
 _REFITS = 2
@@ -56,7 +56,7 @@ def round_weight(
     `before` is that of the codes nearest to w.
     """
     wanted = w if target is None else target
-    spread, factor, order, size = _damped(h, damping)
+    spread, factor, order, size = damped(h, damping)
     importance = spread.diagonal().astype(np.float32)
     scale, zero = search_grid(wanted, importance, group_size, levels)
     nearest = _nearest(w, scale, zero, group_size, levels)
@@ -76,7 +76,7 @@ def round_weight(
     return Rounded(codes, scale, zero, before * size, after * size)
 
 
-def _damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Array, float]:
+def damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Array, float]:
     """Return h with damping, in units of its mean diagonal; its factor and the order of its columns; that mean."""
     diagonal = h.diagonal()
     size = float(diagonal.mean())
@@ -152,13 +152,13 @@ class Rows(NamedTuple):
         return values.reshape(self.granularity.params_shape(self.shape))
 
 
-def matrix_of(owner: str, source: Array, rows: Rows) -> Float32Array:
+def matrix_of(owner: str, source: Array, rows: Rows, name: str = "x") -> Float32Array:
     """Return a weight as a C-contiguous float32 matrix (N, K); refuse finite values that float32 does not hold."""
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(rows.matrix(source), np.float32)
     if source.dtype.itemsize > 4 and np.isinf(matrix).sum() > np.isinf(source).sum():
         largest = float(np.max(np.abs(source), where=np.isfinite(source), initial=0.0))
-        raise ValueError(_check.must(owner, "x", "of magnitudes that float32 holds", f"{largest:.4g}"))
+        raise ValueError(_check.must(owner, name, "of magnitudes that float32 holds", f"{largest:.4g}"))
     return matrix
 
 

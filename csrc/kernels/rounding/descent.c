@@ -34,6 +34,8 @@ typedef struct {
 static double *sliver_of(const job *j, const band *b, int64_t s) { return b->a + s * j->r->columns * SLIVER; }
 
 static float step_of(const job *j, int64_t row, int64_t column, int16_t code) {
+    const qn_books *books = j->r->books;
+    if (books) return books->levels[row * books->step + code];
     return (float)((int64_t)code - j->r->zero[row * j->groups + column / j->r->group]);
 }
 
@@ -130,10 +132,14 @@ bool qn_rounding_objective(const qn_rounded *r, double *objective) {
 static bool improve(const job *j, int64_t row, int64_t column, double *gradient) {
     const double *h = j->r->h + column * j->r->columns;
     double scale = (double)j->r->scale[row * j->groups + column / j->r->group], cost = h[column] * scale;
-    if (!(fabs(gradient[column]) > 0.5 * cost) || !(cost > 0)) return false;
-    int16_t *code = j->codes + row * j->r->columns + column;
+    const qn_books *books = j->r->books;
+    if (!(cost > 0) || (!books && !(fabs(gradient[column]) > 0.5 * cost))) return false;
+    int16_t *code = j->codes + row * j->r->columns + column, best;
     double step = -gradient[column] / cost, low = j->qmin - *code, high = j->qmax - *code;
-    int16_t best = (int16_t)(*code + (int)rint(step < low ? low : step > high ? high : step));
+    if (books)
+        best = (int16_t)qn_nearest_level(books->levels + row * books->step, books->count,
+                                         (double)step_of(j, row, column, *code) + step);
+    else best = (int16_t)(*code + (int)rint(step < low ? low : step > high ? high : step));
     double change = (double)level_of(j, row, column, best) - (double)level_of(j, row, column, *code);
     double own = change * change * h[column];
     if (!(2 * change * gradient[column] + own < -0x1p-30 * own)) return false;
@@ -219,9 +225,7 @@ static void add_panel(const job *j, const band *b, int64_t s, int64_t p) {
     }
 }
 
-/* Solves a x = right side for a positive matrix, whose upper triangle becomes its factor; x replaces the right side. An
- * unknown whose pivot is lost to rounding, of which its element of the diagonal tells, becomes zero. */
-static void solve_positive(double *a, double *x, const double *diagonal, int64_t n) {
+void qn_solve_positive(double *a, double *x, const double *diagonal, int64_t n) {
     for (int64_t k = 0; k < n; k++) {
         double *row = a + k * n, pivot = row[k];
         if (!(pivot > 0x1p-40 * diagonal[k])) {
@@ -285,7 +289,7 @@ static void refit_row(const job *j, const band *b, int64_t k, double *scratch) {
             if (h > g) right[h] -= a[g * n + h] * (double)scale[g];
         }
     memcpy(step, right, (size_t)n * sizeof *step);
-    solve_positive(a, step, diagonal, n);
+    qn_solve_positive(a, step, diagonal, n);
     double part = allowed_part(scale, step, n), gain = 0;
     for (int64_t g = 0; g < n; g++) {
         result[g] = (float)((double)scale[g] + part * step[g]);
