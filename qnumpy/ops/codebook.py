@@ -28,7 +28,7 @@ NF4 = np.array([
 NF4.flags.writeable = False
 
 _SWEEPS = 30
-_ROUNDS = 4
+_ROUNDS = 3
 _TINY = np.finfo(np.float32).smallest_normal
 
 

@@ -16,7 +16,8 @@ enum {
     RUNS = 1 << 12,  /* of longer rows */
     ITERATIONS = 100,
     LEVELS = 256,
-    BAND = 8, /* rows that share each read of h */
+    BAND = 16, /* rows that share each read of h */
+    PANEL = 8, /* columns of h side by side */
 };
 
 /* ---- levels of least squares of one row: k-means in one dimension ---- */
@@ -298,17 +299,36 @@ typedef struct {
 
 /* The equations of one row: normal[a][b] = sum of h_ij over codes a and b, right[a] = that of h_ij (w_j - level_j). */
 typedef struct {
-    double *normal, *right, *column;
+    double *normal, *right;
+    int32_t *columns, *ends; /* those of code 0, of code 1, ...; where each code's end */
 } equations;
 
-static void add_column(const qn_level_fit *f, const equations *e, int64_t row, int64_t j, const double *h) {
-    int32_t count = f->count;
+static void list_columns(const qn_level_fit *f, const equations *e, int64_t row) {
     const int16_t *codes = f->codes + row * f->columns;
-    double *sums = e->column, *normal = e->normal + codes[j] * count;
-    memset(sums, 0, (size_t)count * sizeof *sums);
-    for (int64_t i = 0; i < f->columns; i++) sums[codes[i]] += h[i];
-    double error = (double)f->w[row * f->columns + j] - (double)f->levels[row * count + codes[j]];
-    for (int32_t a = 0; a < count; a++) normal[a] += sums[a], e->right[a] += error * sums[a];
+    memset(e->ends, 0, (size_t)f->count * sizeof *e->ends);
+    for (int64_t i = 0; i < f->columns; i++) e->ends[codes[i]]++;
+    for (int32_t a = 1; a < f->count; a++) e->ends[a] += e->ends[a - 1];
+    for (int64_t i = f->columns - 1; i >= 0; i--) e->columns[--e->ends[codes[i]]] = (int32_t)i;
+    for (int32_t a = 0; a + 1 < f->count; a++) e->ends[a] = e->ends[a + 1];
+    e->ends[f->count - 1] = (int32_t)f->columns;
+}
+
+/* Adds the columns [first, first + PANEL) of h, which are in `panel`, [row of h][PANEL]. */
+static void add_panel(const qn_level_fit *f, const equations *e, int64_t row, int64_t first, const double *panel) {
+    const int16_t *codes = f->codes + row * f->columns + first;
+    int64_t n = least(PANEL, f->columns - first);
+    double error[PANEL];
+    for (int64_t c = 0; c < n; c++)
+        error[c] = (double)f->w[row * f->columns + first + c] - (double)f->levels[row * f->count + codes[c]];
+    for (int32_t a = 0, at = 0; a < f->count; a++) {
+        pair s0 = {0, 0}, s1 = s0, s2 = s0, s3 = s0;
+        for (; at < e->ends[a]; at++) {
+            const pair *h = (const pair *)(panel + (int64_t)e->columns[at] * PANEL);
+            s0 += h[0], s1 += h[1], s2 += h[2], s3 += h[3];
+        }
+        double sum[PANEL] = {s0[0], s0[1], s1[0], s1[1], s2[0], s2[1], s3[0], s3[1]};
+        for (int64_t c = 0; c < n; c++) e->normal[a * f->count + codes[c]] += sum[c], e->right[a] += error[c] * sum[c];
+    }
 }
 
 /* Puts the levels in ascending order and renumbers the codes. */
@@ -351,37 +371,43 @@ static void fit_row(const qn_level_fit *f, const equations *e, int64_t row, doub
     sort_levels(f, row);
 }
 
+static void fill_panel(const qn_level_fit *f, int64_t first, double *panel) {
+    int64_t n = least(PANEL, f->columns - first);
+    for (int64_t i = 0; i < f->columns; i++)
+        for (int64_t c = 0; c < PANEL; c++) panel[i * PANEL + c] = c < n ? f->h[i * f->columns + first + c] : 0;
+}
+
 static void fit_piece(void *context, int64_t begin, int64_t end) {
     fit_job *j = context;
     const qn_level_fit *f = j->fit;
-    int64_t n = f->count, each = n * n + n;
-    double *scratch = qn_allocate(BAND * each + n + n * n, sizeof *scratch);
-    if (!scratch) {
-        atomic_store(&j->failed, true);
-        return;
-    }
+    int64_t n = f->count, each = n * n + n, lists = f->columns + n;
+    double *panel = qn_allocate(PANEL * f->columns + BAND * each + n * n, sizeof *panel);
+    int32_t *columns = qn_allocate(BAND * lists, sizeof *columns);
+    double *normal = panel + PANEL * f->columns, *copy = normal + BAND * each;
     uint64_t modes = qn_fp_begin();
-    double *column = scratch + BAND * each, *copy = column + n;
-    for (int64_t row = begin; row < end; row += BAND) {
+    for (int64_t row = begin; panel && columns && row < end; row += BAND) {
+        equations e[BAND];
         int64_t rows = least(BAND, end - row);
-        memset(scratch, 0, (size_t)(BAND * each) * sizeof *scratch);
-        for (int64_t i = 0; i < f->columns; i++)
-            for (int64_t r = 0; r < rows; r++) {
-                equations e = {scratch + r * each, scratch + r * each + n * n, column};
-                add_column(f, &e, row + r, i, f->h + i * f->columns);
-            }
+        memset(normal, 0, (size_t)(BAND * each) * sizeof *normal);
         for (int64_t r = 0; r < rows; r++) {
-            equations e = {scratch + r * each, scratch + r * each + n * n, column};
-            fit_row(f, &e, row + r, copy);
+            e[r] = (equations){normal + r * each, normal + r * each + n * n, columns + r * lists,
+                               columns + r * lists + f->columns};
+            list_columns(f, &e[r], row + r);
         }
+        for (int64_t first = 0; first < f->columns; first += PANEL) {
+            fill_panel(f, first, panel);
+            for (int64_t r = 0; r < rows; r++) add_panel(f, &e[r], row + r, first, panel);
+        }
+        for (int64_t r = 0; r < rows; r++) fit_row(f, &e[r], row + r, copy);
     }
     qn_fp_end(modes);
-    free(scratch);
+    if (!panel || !columns) atomic_store(&j->failed, true);
+    free(panel), free(columns);
 }
 
 bool qn_refit_levels(const qn_level_fit *fit) {
     fit_job j = {.fit = fit};
-    double products = (double)fit->rows * (double)fit->columns * (double)fit->columns;
+    double products = (double)fit->rows * (double)fit->columns * (double)fit->columns / 4;
     qn_parallel_for(fit->rows, BAND, work_bytes(products), fit_piece, &j);
     return !atomic_load(&j.failed);
 }
