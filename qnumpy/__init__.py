@@ -19,6 +19,7 @@ from .ops.choose import choose_qparams
 from .arrays.quantized import QuantizedArray, dequantize, quantize
 from .arrays.codebook import CodebookArray
 from .arrays.mx import MXArray
+from .arrays.offset import OffsetArray
 from .arrays.concatenate import concatenate
 from .arrays.packed import PackedWeight, qmatmul
 
@@ -76,6 +77,7 @@ __all__ = [
     "MinMaxObserver",
     "MomentsObserver",
     "MovingAverageMinMaxObserver",
+    "OffsetArray",
     "PackedWeight",
     "PerChannel",
     "PerGroup",

@@ -2,7 +2,8 @@
 
 from .codebook import CodebookArray
 from .mx import MXArray
+from .offset import OffsetArray
 from .packed import PackedWeight
 from .quantized import QuantizedArray
 
-__all__ = ["CodebookArray", "MXArray", "PackedWeight", "QuantizedArray"]
+__all__ = ["CodebookArray", "MXArray", "OffsetArray", "PackedWeight", "QuantizedArray"]

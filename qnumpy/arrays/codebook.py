@@ -14,7 +14,7 @@ from ..granularity import Granularity, Mesh, PerTensor
 from ..ops.cast import cast
 from .base import CodedArray
 
-__all__ = ["CodebookArray", "code_of_levels"]
+__all__ = ["CodebookArray", "Tables", "bands", "code_of_levels"]
 
 _LEVELS = 256  # the most
 _BAND = 1 << 16  # reals that are computed at a time
@@ -220,7 +220,7 @@ class CodebookArray(CodedArray):
         result = _args.output(owner, out, real.dtype, self._shape, self._memory[0])
         codes = self._unpacked() if self._code_type.is_packed else self._held
         indices = codes.view(np.uint8)
-        for index in _bands(self._shape):
+        for index in bands(self._shape):
             t = self._tables
             levels = _levels(t, indices[index], t.granularity.expand(t.places(), index))
             if t.scale is not None and t.scale_granularity is not None:
@@ -295,7 +295,7 @@ def _levels(tables: Tables, indices: Array, places: Array) -> Float32Array:
     return tables.codebook.reshape(-1)[indices + places * tables.levels]
 
 
-def _bands(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+def bands(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
     """Return the slices of an array that are computed together."""
     if not shape:
         return [()]

@@ -1,7 +1,7 @@
 """QuantizedArray: codes with their parameters; quantize and dequantize."""
 
 import math
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -18,9 +18,13 @@ from ..ops.quantize import dequantize_packed, quantize_array, quantize_packed, r
 from ..ops.rounding import Rounded, matrix_of, round_weight
 from ..qparams import QParams
 from .base import CodedArray
+from .codebook import CodebookArray
 from .mx import MX_FORMATS, MXArray, mx_format, quantize_blocks
+from .offset import OffsetArray
 
 __all__ = ["QuantizedArray", "dequantize", "quantize"]
+
+Coded: TypeAlias = "QuantizedArray | MXArray | CodebookArray | OffsetArray"
 
 
 @overload
@@ -168,20 +172,20 @@ def rounded(
 
 @overload
 def dequantize(
-    q: "QuantizedArray | MXArray", *, dtype: Literal["float32"] = "float32", out: Float32Array | None = None
+    q: "Coded", *, dtype: Literal["float32"] = "float32", out: Float32Array | None = None
 ) -> Float32Array: ...
 @overload
 def dequantize(
-    q: "QuantizedArray | MXArray", *, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None
+    q: "Coded", *, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None
 ) -> NDArray[ScalarT]: ...
 @overload
-def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array: ...
-def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
+def dequantize(q: "Coded", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array: ...
+def dequantize(q: "Coded", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
     """Turn codes back into reals: ``scale * (codes - zero_point)``.
 
     Parameters
     ----------
-    q : QuantizedArray or MXArray
+    q : QuantizedArray, MXArray, CodebookArray or OffsetArray
     dtype : str or dtype, default "float32"
         float32, float64, float16 or bfloat16.
     out : ndarray, optional
@@ -190,12 +194,13 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
     Returns
     -------
     ndarray
-        One float32 multiplication, rounded half to even; another dtype is converted from that value.
+        One float32 multiplication, rounded half to even; then the offset of an OffsetArray is added and rounded. Another
+        dtype is converted from that value.
 
     Raises
     ------
     TypeError
-        q is no QuantizedArray or MXArray; dtype is no real type.
+        q is none of these; dtype is no real type.
     TypeError, ValueError
         out: as in quantize_linear.
 
@@ -205,10 +210,9 @@ def dequantize(q: "QuantizedArray | MXArray", *, dtype: DTypeLike = "float32", o
     array([ 1., -1.], dtype=float32)
     """
     owner = "dequantize"
-    if isinstance(q, QuantizedArray):
-        return q._reals(owner, dtype, out)
-    if not isinstance(q, MXArray):
-        raise TypeError(_check.must(owner, "q", "a QuantizedArray or MXArray", _check.typed(q)))
+    if not isinstance(q, QuantizedArray | MXArray | CodebookArray | OffsetArray):
+        requirement = "a QuantizedArray, MXArray, CodebookArray or OffsetArray"
+        raise TypeError(_check.must(owner, "q", requirement, _check.typed(q)))
     return q._reals(owner, dtype, out)
 
 

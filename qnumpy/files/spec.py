@@ -15,7 +15,9 @@ import numpy as np
 from .._check import must, typed
 from .._packing import pack_rows, unpack_rows
 from .._typing import Array, DType, Path
+from ..arrays.codebook import CodebookArray, Tables, code_of_levels
 from ..arrays.mx import MXArray, mx_format
+from ..arrays.offset import OffsetArray
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
@@ -26,9 +28,9 @@ from .fields import ML_DTYPES, converted, plain, restored, stand_in, types
 
 __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
-FORMAT_VERSION = 2  # the newest
+FORMAT_VERSION = 3  # the newest
 
-Value: TypeAlias = Array | QuantizedArray | MXArray | PackedWeight
+Value: TypeAlias = Array | QuantizedArray | MXArray | CodebookArray | OffsetArray | PackedWeight
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array
@@ -64,6 +66,12 @@ class TensorSpec:
         Of a PackedWeight: the keywords of its constructor as values of JSON, and the shape of its bias.
     unreadable : Unreadable, optional
         Of an array of a file that qnumpy does not read.
+    levels : int
+        Of a table of a CodebookArray, whose tables have `granularity`; 0 for other arrays.
+    scale_granularity : Granularity, optional
+        Of the scales of a CodebookArray that has some.
+    offset : bool
+        Whether the array is an OffsetArray.
     byte_codes : bool
         Whether each 6-bit code takes a byte, as in format version 1.
 
@@ -83,6 +91,9 @@ class TensorSpec:
     options: Mapping[str, Any] | None = None
     unreadable: Unreadable | None = None
     byte_codes: bool = False
+    levels: int = 0
+    scale_granularity: Granularity | None = None
+    offset: bool = False
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -92,6 +103,11 @@ class TensorSpec:
             return replace(cls.of(w), options=_options_to_json(options))
         if isinstance(value, MXArray):
             return cls.blocks(value.shape, value.format)
+        if isinstance(value, CodebookArray):
+            shared = value.scale_granularity
+            return cls(value.dtype, value.shape, value.granularity, levels=value.levels, scale_granularity=shared)
+        if isinstance(value, OffsetArray):
+            return cls(value.dtype, value.shape, value.granularity, offset=True)
         if not isinstance(value, QuantizedArray):
             return cls(plain(value.dtype), value.shape)
         p = value.qparams
@@ -134,10 +150,22 @@ class TensorSpec:
         if code is None:
             raise ValueError(f"dtype {dtype!r} is unknown.")
         granularity = Granularity.from_dict(values["granularity"])
+        if "codebook" in values:
+            return cls._of_codebook(code, shape, granularity, values["codebook"])
+        if values.get("offset") is True:
+            return cls(code.dtype, shape, granularity, offset=True)
         qmin, qmax = values["qmin"], values["qmax"]
         if type(qmin) is not int or type(qmax) is not int:
             raise ValueError(f"qmin and qmax {qmin!r}, {qmax!r} are no integers.")
         return cls(code.dtype, shape, granularity, qmin, qmax, f"{name}.zero_point" in held)
+
+    @classmethod
+    def _of_codebook(cls, code: CodeType, shape: tuple[int, ...], granularity: Granularity, table: Any) -> Self:
+        levels, shared = table["levels"], table["scale_granularity"]
+        if type(levels) is not int or not 2 <= levels <= 256 or code is not code_of_levels(levels):
+            raise ValueError(f"codebook of {levels!r} levels does not fit codes of {code.name}.")
+        scale_granularity = None if shared is None else Granularity.from_dict(shared)
+        return cls(code.dtype, shape, granularity, levels=levels, scale_granularity=scale_granularity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the schema."""
@@ -148,7 +176,13 @@ class TensorSpec:
             values["packed_weight"]["bias"] = self.options["bias"] is not None
         if self.granularity is None or self.format is not None:
             return {**values, "granularity": None}
-        return {**values, "granularity": self.granularity.to_dict(), "qmin": self.qmin, "qmax": self.qmax}
+        values["granularity"] = self.granularity.to_dict()
+        if self.levels:
+            shared = None if self.scale_granularity is None else self.scale_granularity.to_dict()
+            return {**values, "codebook": {"levels": self.levels, "scale_granularity": shared}}
+        if self.offset:
+            return {**values, "offset": True}
+        return {**values, "qmin": self.qmin, "qmax": self.qmax}
 
     @property
     def nbytes(self) -> int:
@@ -167,6 +201,13 @@ class TensorSpec:
             parts[f"{name}.scale"] = (mx.scale.dtype, mx.scales_shape(self.shape))
             if mx.has_tensor_scale:
                 parts[f"{name}.tensor_scale"] = (np.dtype("<f4"), ())
+        elif self.levels and self.granularity is not None:
+            parts[f"{name}.codebook"] = (np.dtype("<f4"), (*self.granularity.params_shape(self.shape), self.levels))
+            if self.scale_granularity is not None:
+                parts[f"{name}.scale"] = (np.dtype("<f4"), self.scale_granularity.params_shape(self.shape))
+        elif self.offset and self.granularity is not None:
+            shape = self.granularity.params_shape(self.shape)
+            parts |= {f"{name}.{part}": (np.dtype("<f4"), shape) for part in ("scale", "offset")}
         elif self.granularity is not None:
             shape = self.granularity.params_shape(self.shape)
             parts[f"{name}.scale"] = (np.dtype("<f4"), shape)
@@ -193,6 +234,15 @@ class TensorSpec:
             yield f"{name}.scale", value.scales
             if value.tensor_scale is not None:
                 yield f"{name}.tensor_scale", np.asarray(value.tensor_scale)
+        elif isinstance(value, CodebookArray):
+            yield name, value._held
+            yield f"{name}.codebook", value.codebook
+            if value.scale is not None:
+                yield f"{name}.scale", value.scale
+        elif isinstance(value, OffsetArray):
+            yield name, value._held
+            yield f"{name}.scale", value.scale
+            yield f"{name}.offset", value.offset
         elif isinstance(value, QuantizedArray):
             yield name, value._held
             yield f"{name}.scale", value.scale
@@ -219,6 +269,14 @@ class TensorSpec:
             if mx.element.is_packed and not self.byte_codes:
                 return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
+        if self.levels:
+            scales = None if self.scale_granularity is None else read(f"{name}.scale")
+            tables = Tables(read(f"{name}.codebook"), self.granularity, scales, self.scale_granularity)
+            return CodebookArray._of_rows(stored, self.shape, tables)
+        if self.offset:
+            return OffsetArray._of_rows(
+                stored, self.shape, _code(self.dtype), read(f"{name}.scale"), read(f"{name}.offset"), self.granularity
+            )
         code, scale = _code(self.dtype), read(f"{name}.scale")
         zero_point: Any = code.symmetric_zero_point
         if self.zero_point:
@@ -361,6 +419,8 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
+    if spec.levels or spec.offset:
+        return 3
     return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
 
 
@@ -374,7 +434,7 @@ def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
     schema = json_object(path, text, "the qnumpy schema")
     version = schema.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise fault(path, None, f"format_version must be 1 or {FORMAT_VERSION}; got {version!r}.")
+        raise fault(path, None, f"format_version must be at least 1 and at most {FORMAT_VERSION}; got {version!r}.")
     tensors = schema.get("tensors")
     if not isinstance(tensors, dict):
         raise fault(path, None, f"the qnumpy schema must have an object 'tensors'; got {tensors!r}.")

@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike
 
 from .._check import array, integer, must, typed
 from .._typing import Array, Path
-from ..arrays.mx import MXArray
+from ..arrays.base import CodedArray
 from ..arrays.packed import PackedWeight
-from ..arrays.quantized import QuantizedArray
 from ..errors import FileFormatError
 from ..qparams import QParams
 from .atomic import AtomicFiles, naming_errors
@@ -482,7 +481,7 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     path : str or path
         Ends in .npz, .safetensors or .json; an existing file is replaced. A folder gets a model.safetensors; one whose
         name ends in "/" is made.
-    arrays : mapping of str to QuantizedArray, MXArray, PackedWeight or array_like
+    arrays : mapping of str to QuantizedArray, MXArray, CodebookArray, OffsetArray, PackedWeight or array_like
         For a .json file a mapping of str to QParams: a calibration, or any other.
     max_shard_bytes : int, optional
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
@@ -541,7 +540,7 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     values: dict[str, Value] = {}
     for name, value in arrays.items():
         _check_value(f"arrays[{name!r}]", value)
-        if isinstance(value, (QuantizedArray, MXArray, PackedWeight)):
+        if isinstance(value, (CodedArray, PackedWeight)):
             values[name] = value
         else:
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
@@ -559,7 +558,7 @@ def _check_value(name: str, value: Any) -> None:
         raise TypeError(must("save", name, "an array unless path ends in .json", typed(value)))
     if isinstance(value, (list, tuple)):
         for item in value:
-            if isinstance(item, (QuantizedArray, MXArray, PackedWeight)):
+            if isinstance(item, (CodedArray, PackedWeight)):
                 raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
             _check_value(name, item)
 
@@ -581,7 +580,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
 
     Returns
     -------
-    dict of str to QuantizedArray, MXArray, PackedWeight or numpy.ndarray
+    dict of str to QuantizedArray, MXArray, CodebookArray, OffsetArray, PackedWeight or numpy.ndarray
         In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams. Arrays of
         ml_dtypes have native byte order, also as fields of structures; others of a .npz file have that of the file.
 

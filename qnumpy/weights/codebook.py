@@ -153,7 +153,7 @@ def codebook(
         h = known.covariance(centered=about_mean)
         chosen = choose_codes(matrix, h, levels, damping=float(damping), fits_levels=method == "lnq")
         codes, levels = chosen.codes, chosen.levels
-    return _array(rows.array(codes), levels, rows, method)
+    return _array(rows.array(codes).reshape(source.shape), levels, rows, method)
 
 
 def _bits(owner: str, value: Any, method: str) -> int:
@@ -175,6 +175,6 @@ def _array(codes: Array, levels: Levels, rows: Rows, method: str) -> CodebookArr
     plain = codes.astype(np.uint8)
     shape = rows.granularity.params_shape(rows.shape)
     if method != "nf4":
-        return CodebookArray(plain, levels.levels.reshape(*shape, -1), rows.granularity)
+        return CodebookArray(plain, levels.levels.reshape(*shape, levels.levels.shape[-1]), rows.granularity)
     scale = rows.params(levels.scale) if codes.size else levels.scale.reshape(shape)
     return CodebookArray(plain, NF4, scale=scale, scale_granularity=rows.granularity)
