@@ -353,7 +353,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray, dict[str, Any]]:
+def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray | CodebookArray, dict[str, Any]]:
     """Return the weight and the options that make an equal PackedWeight: what a pickle of it holds."""
     _, (w, options) = packed.__reduce__()
     return w, options

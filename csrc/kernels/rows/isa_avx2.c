@@ -173,6 +173,11 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 
 V_INLINE vi vi_half(vf x) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 V_INLINE vf vf_half(vi code) { return _mm256_cvtph_ps(halves_u16(code)); }
+V_INLINE vf vf_lookup(const float *table, vi code) { /* a permutation reads 3 bits, a blend the sign */
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), code);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), code);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+}
 
 #include "words_avx2.h"
 

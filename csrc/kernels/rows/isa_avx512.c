@@ -182,6 +182,7 @@ V_INLINE void vw_halves(vw v, vf *x) { x[0] = _mm512_cvtph_ps(v); } /* the float
 
 /* Nibble i of every word, from the high one on, as the float16 of a float4_e2m1fn with a wrong bias: the number times
  * 2^-14. A permutation reads only the low 4 bits of an index. */
+V_INLINE vf vf_lookup(const float *table, vi code) { return _mm512_permutexvar_ps(code, _mm512_loadu_ps(table)); }
 #define V_NIBBLES
 V_INLINE vf vf_nibble(vw v, const int i) {
     const float u = 0x1p-15f; /* the number 0.5 */
