@@ -241,7 +241,7 @@ class BookWeight:
         if self.scale_granularity is None:
             return CodebookArray(np.ascontiguousarray(codes), tables, self.granularity)
         return CodebookArray(
-            np.ascontiguousarray(codes), tables, self.granularity, scale=np.ascontiguousarray(scale),
+            np.ascontiguousarray(codes), tables, self.granularity, scale=scale.copy(),
             scale_granularity=self.scale_granularity,
         )  # fmt: skip
 
