@@ -135,8 +135,12 @@ def float_error(
     x: _Array, x_type: int, type: int, overflow: float, normal: float, /
 ) -> tuple[int, int, int, int, int, int, int, float, float, float]: ...
 def search_grids(
-    w: _Array, importance: _Array | None, rows: int, columns: int, group: int, qmin: int, qmax: int, zero_low: int,
-    zero_high: int, scale: _Array, zero: _Array, /,
+    w: _Array, importance: _Array | None, half_quadratic: int, rows: int, columns: int, group: int, qmin: int,
+    qmax: int, zero_low: int, zero_high: int, scale: _Array, zero: _Array, /,
+) -> None: ...
+def search_offsets(
+    w: _Array, importance: _Array | None, half_quadratic: int, rows: int, columns: int, group: int, qmin: int,
+    qmax: int, scale: _Array, offset: _Array, /,
 ) -> None: ...
 def float_features() -> dict[str, bool]: ...
 def matmul_integer(

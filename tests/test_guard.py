@@ -123,6 +123,20 @@ def guarded():
         wrong_sources(np.float32, 24)[len(NO_ARRAYS) + 2 :] + NO_ARRAYS, [*WRONG_TYPE, T["float64"], T["int8"]],
         [*WRONG_TYPE, T["float64"], T["int8"]], no_numbers, no_numbers,
     ]  # fmt: skip
+    groups, lengths = [0, 4, 6, 4, -7, 7], [[*NO_INTEGERS, *HUGE, -1, 3, 5]] * 2
+    outside = [*NO_INTEGERS, *HUGE, -(2**15) - 1, 2**15]
+    of_groups = [
+        wrong_vectors(np.float32, 24), wrong_vectors(np.float32, 6)[1:], flag, *lengths,
+        [*NO_INTEGERS, *HUGE, -1, 0, 1, 2], [*outside, 7], [*outside, -7],
+    ]  # fmt: skip
+    scales, wrong_scales = np.ones(8, np.float32), wrong_outputs(np.float32, 8)
+    yield "search_grids", [real, np.ones(6, np.float32), *groups, 0, 0, scales, np.ones(8, np.int32)], [
+        *of_groups, [*outside, -8, 1], [*outside, -1, 8], wrong_scales, wrong_outputs(np.int32, 8),
+    ]  # fmt: skip
+    offsets = np.ones(8, np.float32)
+    yield "search_offsets", [real, np.ones((4, 6), np.float32), *groups, scales, offsets], [
+        of_groups[0], wrong_vectors(np.float32, 24)[1:], *of_groups[2:], wrong_scales, wrong_scales,
+    ]  # fmt: skip
     nibbles, packed = np.ones(24, np.uint8), np.zeros(12, np.uint8)
     sizes = [[*NO_INTEGERS, *HUGE, -1, 0, 3]] * 2
     no_nibbles = [*WRONG_TYPE, T["int8"], T["float32"]]

@@ -1,15 +1,16 @@
-/* search_grids(w, importance, ...) -> None: scale and zero point of every group of a matrix of weights. */
+/* search_grids and search_offsets(w, importance, ...) -> None: scale and zero point, or offset, of every group of a
+ * matrix of weights. */
 #include "bindings.h"
 
 #include "grid_rows.h"
 
-/* w, importance, rows, columns, group, qmin, qmax. Sets the number of groups. */
+/* w, importance, half_quadratic, rows, columns, group, qmin, qmax. Sets the number of groups. */
 static int weights_of(qn_args a, qn_weights *m, int64_t *groups) {
     int64_t elements;
     int qmin, qmax;
-    if (qn_arg_i64(a[2], &m->rows) || qn_arg_i64(a[3], &m->columns) || qn_arg_i64(a[4], &m->group) ||
-        qn_arg_product(m->rows, m->columns, &elements) || qn_arg_int(a[5], INT16_MIN, INT16_MAX, &qmin) ||
-        qn_arg_int(a[6], INT16_MIN, INT16_MAX, &qmax))
+    if (qn_arg_flag(a[2], &m->half_quadratic) || qn_arg_i64(a[3], &m->rows) || qn_arg_i64(a[4], &m->columns) ||
+        qn_arg_i64(a[5], &m->group) || qn_arg_product(m->rows, m->columns, &elements) ||
+        qn_arg_int(a[6], INT16_MIN, INT16_MAX, &qmin) || qn_arg_int(a[7], INT16_MIN, INT16_MAX, &qmax))
         return -1;
     if (m->group < 1 || qmin >= qmax) {
         PyErr_SetString(PyExc_ValueError, "qnumpy._core: groups or codes are empty.");
@@ -30,12 +31,12 @@ static PyObject *search_grids(PyObject *self, qn_args a, Py_ssize_t count) {
     int64_t groups;
     int low, high;
     (void)self;
-    if (qn_arg_count("search_grids", count, 11) || weights_of(a, &m, &groups) ||
-        qn_arg_int(a[7], m.levels.qmin, m.levels.qmax, &low) || qn_arg_int(a[8], low, m.levels.qmax, &high))
+    if (qn_arg_count("search_grids", count, 12) || weights_of(a, &m, &groups) ||
+        qn_arg_int(a[8], m.levels.qmin, m.levels.qmax, &low) || qn_arg_int(a[9], low, m.levels.qmax, &high))
         return NULL;
     m.levels.zero_low = low, m.levels.zero_high = high;
-    float *scale = qn_arg_output(a[9], groups, sizeof *scale);
-    int32_t *zero = scale ? qn_arg_output(a[10], groups, sizeof *zero) : NULL;
+    float *scale = qn_arg_output(a[10], groups, sizeof *scale);
+    int32_t *zero = scale ? qn_arg_output(a[11], groups, sizeof *zero) : NULL;
     if (!zero) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     qn_search_grids(&m, scale, zero);
@@ -43,9 +44,27 @@ static PyObject *search_grids(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+static PyObject *search_offsets(PyObject *self, qn_args a, Py_ssize_t count) {
+    qn_weights m;
+    int64_t groups;
+    (void)self;
+    if (qn_arg_count("search_offsets", count, 10) || weights_of(a, &m, &groups)) return NULL;
+    float *scale = qn_arg_output(a[8], groups, sizeof *scale);
+    float *offset = scale ? qn_arg_output(a[9], groups, sizeof *offset) : NULL;
+    if (!offset) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    qn_search_offsets(&m, scale, offset);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 PyMethodDef qn_grid_search_methods[] = {
-    QN_METHOD(search_grids,
-              "search_grids(w, importance, rows, columns, group, qmin, qmax, zero_low, zero_high, scale, zero, "
-              "/)\n--\n\nScale and zero point of each group of columns of each row."),
+    QN_METHOD(search_grids, "search_grids(w, importance, half_quadratic, rows, columns, group, qmin, qmax, zero_low, "
+                            "zero_high, scale, zero, "
+                            "/)\n--\n\nScale and zero point of each group of columns of each row."),
+    QN_METHOD(
+        search_offsets,
+        "search_offsets(w, importance, half_quadratic, rows, columns, group, qmin, qmax, scale, offset, /)\n--\n\n"
+        "Scale and offset of each group of columns of each row."),
     QN_END,
 };

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from .. import _core
-from .._typing import Float32Array, Int32Array
+from .._typing import DTypeOf, Float32Array, Int32Array, NDArray, ScalarT
 from ..dtypes import CodeType
 
-__all__ = ["Levels", "Scheme", "search_grid"]
+__all__ = ["Levels", "Scheme", "assumed_importance", "hqq_grid", "hqq_offsets", "search_grid", "search_offsets"]
 
 Scheme: TypeAlias = Literal["symmetric", "affine", "full"]
 
@@ -48,8 +48,63 @@ def search_grid(
 
     The error is never above that of the range from minimum to maximum.
     """
-    rows, columns = w.shape
-    groups = -(-columns // group_size)
-    scale, zero = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.int32)
-    _core.search_grids(w, importance, rows, columns, group_size, *levels, scale, zero)
+    return _grid(w, importance, group_size, levels, half_quadratic=False)
+
+
+def search_offsets(
+    w: Float32Array, importance: Float32Array | None, group_size: int, qmin: int, qmax: int
+) -> tuple[Float32Array, Float32Array]:
+    """Choose the scales (N, G) and the offsets (N, G) of levels ``scale * q + offset``, alike.
+
+    A code is ``clip(rint((w - offset) / scale), qmin, qmax)``; each operation rounds to float32.
+    """
+    return _line(w, importance, group_size, qmin, qmax, half_quadratic=False)
+
+
+def assumed_importance(w: Float32Array) -> Float32Array:
+    """Return the importance (K,) of the inputs as if each contributed alike: the reciprocal of its mean square weight.
+
+    For where no data tell it: inputs that a trained layer gives small weights are large. The largest one is 1; an input
+    whose weights are zeros, or not finite, gets 0.
+    """
+    square = np.einsum("nk,nk->k", w, w, dtype=np.float64) if w.size else np.zeros(w.shape[1])
+    usable = (square > 0) & (square < np.inf)
+    least = square.min(where=usable, initial=np.inf)
+    return np.divide(least, square, out=np.zeros_like(square), where=usable).astype(np.float32)
+
+
+def hqq_grid(w: Float32Array, group_size: int, levels: Levels) -> tuple[Float32Array, Int32Array]:
+    """Choose the scales and the zero points of small l_p error, p = 0.7, by half-quadratic splitting [1]_.
+
+    The zero points are those of `search_grid`; the splitting fits the scales.
+
+    References
+    ----------
+    .. [1] H. Badri and A. Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023.
+    """
+    return _grid(w, None, group_size, levels, half_quadratic=True)
+
+
+def hqq_offsets(w: Float32Array, group_size: int, qmin: int, qmax: int) -> tuple[Float32Array, Float32Array]:
+    """Choose the scales and the offsets alike: the splitting fits the offsets, which are zero points of float32."""
+    return _line(w, None, group_size, qmin, qmax, half_quadratic=True)
+
+
+def _grid(
+    w: Float32Array, importance: Float32Array | None, group_size: int, levels: Levels, half_quadratic: bool
+) -> tuple[Float32Array, Int32Array]:
+    scale, zero = _empty(w, group_size, np.float32), _empty(w, group_size, np.int32)
+    _core.search_grids(w, importance, half_quadratic, *w.shape, group_size, *levels, scale, zero)
     return scale, zero
+
+
+def _line(
+    w: Float32Array, importance: Float32Array | None, group_size: int, qmin: int, qmax: int, half_quadratic: bool
+) -> tuple[Float32Array, Float32Array]:
+    scale, offset = _empty(w, group_size, np.float32), _empty(w, group_size, np.float32)
+    _core.search_offsets(w, importance, half_quadratic, *w.shape, group_size, qmin, qmax, scale, offset)
+    return scale, offset
+
+
+def _empty(w: Float32Array, group_size: int, dtype: DTypeOf[ScalarT]) -> NDArray[ScalarT]:
+    return np.empty((w.shape[0], -(-w.shape[1] // group_size)), dtype)

@@ -11,13 +11,20 @@ enum {
     LANES = 4,   /* grids side by side; each sums over the weights in their order, so lanes are no part of the result */
     RUN = 8,     /* weights whose terms are added in float32, before they go to a sum in float64 */
     STAGE = 256, /* weights on the stack: a multiple of RUN */
-    MOST = 128,  /* grids of one pass */
-#ifndef STEPS
-    STEPS = 24,
-    ASIDE = 1,
+    MOST = 172,  /* grids of one pass: a multiple of LANES */
+    /* the first pass */
+    SCALES = 40,      /* of each zero point, if there are a few */
+    FEW = 3,          /* zero points */
+    ENDS = 9,         /* lower ends of the range, each with so many upper ends; zero points are rounded */
+    OFFSET_ENDS = 13, /* the same; offsets are not rounded, and more of them differ */
+    /* the next ones, around the best grid */
     ROUNDS = 3,
-#endif
+    ASIDE = 2, /* scales below it, and above */
 };
+/* A range is tried from a part above its own, whose fewer levels may fit better, to a quarter. */
+static const double WIDEST = 1.3, NARROWEST = 0.25;
+static const double STEP = 0.04;        /* between the scales of the first round; each round halves it */
+static const double SHIFT = 1.0 / 3;    /* of a step, between the offsets of a round */
 static const float ROUNDER = 0x1.8p23f; /* added and taken away: rounds what is below 2^22, half to even */
 
 typedef float lanes __attribute__((vector_size(16)));
@@ -30,17 +37,21 @@ typedef struct {
     const float *w, *importance;
     int64_t n;
     float w_unit, importance_unit;
-    double low, high; /* the range, with 0 */
+    double low, high; /* the range */
 } samples;
 
-/* Grids that are tried in one pass, and two sums over the weights of each. */
+/* Grids that are tried in one pass, and sums over the weights of each. A level is scale (q - zero) or scale q + offset;
+ * the steps of a weight, q - zero or q, are in [low, high]. */
 typedef struct {
     int count;
     int32_t zero[MOST];
-    float scale[MOST], low[MOST], high[MOST]; /* codes less the zero point are in [low, high] */
-    double dot[MOST], energy[MOST];
+    float scale[MOST], offset[MOST], low[MOST], high[MOST];
+    double sum[MOST], energy[MOST], dot[MOST];
 } trial;
 
+/* ---- sums ---- */
+
+/* The smaller and the larger one of the bounds where t is beyond them; `low` where t is NaN. */
 static inline lanes clipped(lanes t, lanes low, lanes high) {
     lane_mask more = t > low;
     t = (lanes)(((lane_mask)t & more) | ((lane_mask)low & ~more));
@@ -48,15 +59,20 @@ static inline lanes clipped(lanes t, lanes low, lanes high) {
     return (lanes)(((lane_mask)t & less) | ((lane_mask)high & ~less));
 }
 
-static inline void add(pair sum[2], lanes x) {
-    half_lanes parts[2];
-    memcpy(parts, &x, sizeof x);
-    sum[0] += __builtin_convertvector(parts[0], pair), sum[1] += __builtin_convertvector(parts[1], pair);
+static inline lanes rounded(lanes t) { return (t + ROUNDER) - ROUNDER; }
+
+static inline lanes load(const float *from) {
+    lanes x;
+    memcpy(&x, from, sizeof x);
+    return x;
 }
 
-/* Steps of four grids from their zero points: round(w / scale), clipped. */
-static inline lanes steps_of(float w, lanes scale, lanes low, lanes high) {
-    return (clipped(w / scale, low, high) + ROUNDER) - ROUNDER;
+static inline void add(double sum[LANES], lanes x) {
+    half_lanes parts[2];
+    pair sums[2];
+    memcpy(parts, &x, sizeof x), memcpy(sums, sum, sizeof sums);
+    sums[0] += __builtin_convertvector(parts[0], pair), sums[1] += __builtin_convertvector(parts[1], pair);
+    memcpy(sum, sums, sizeof sums);
 }
 
 /* Copies up to STAGE weights from `first` on; zeros fill the last run. Returns their number. */
@@ -71,154 +87,253 @@ static int64_t stage(const samples *s, int64_t first, float w[STAGE], float impo
     return n;
 }
 
-/* With the steps r of each grid: dot = sum importance w r, energy = sum importance r^2. The best scale for these codes
- * is dot / energy, and the error then sum importance w^2 - dot^2 / energy. */
-static void fit(const samples *s, trial *t) {
-    float w[STAGE], importance[STAGE];
-    memset(t->dot, 0, sizeof t->dot), memset(t->energy, 0, sizeof t->energy);
-    for (int64_t first = 0; first < s->n; first += STAGE) {
-        int64_t n = stage(s, first, w, importance);
-        for (int k = 0; k < t->count; k += LANES) {
-            lanes scale, low, high;
-            pair dot[2], energy[2];
-            memcpy(&scale, t->scale + k, sizeof scale), memcpy(&low, t->low + k, sizeof low);
-            memcpy(&high, t->high + k, sizeof high);
-            memcpy(dot, t->dot + k, sizeof dot), memcpy(energy, t->energy + k, sizeof energy);
-            for (int64_t i = 0; i < n; i += RUN) {
-                lanes a = {0}, b = {0};
-                for (int64_t j = i; j < i + RUN; j++) {
-                    lanes r = steps_of(w[j], scale, low, high), weighted = r * importance[j];
-                    a += weighted * w[j], b += weighted * r;
-                }
-                add(dot, a), add(energy, b);
-            }
-            memcpy(t->dot + k, dot, sizeof dot), memcpy(t->energy + k, energy, sizeof energy);
+/* Which sums a pass makes of the steps r of each grid and h = importance. */
+typedef enum {
+    FIT_GRID,   /* energy = sum h r^2, dot = sum h r w */
+    FIT_OFFSET, /* the same, and sum = sum h r; w and the offset less `center` */
+    ERROR_GRID, /* energy = sum h (level - w)^2 */
+    ERROR_OFFSET
+} pass;
+
+static inline __attribute__((always_inline)) void sum_run(const float *w, const float *importance, trial *t, int k,
+                                                          pass kind, float center) {
+    const lanes scale = load(t->scale + k), low = load(t->low + k), high = load(t->high + k);
+    const lanes offset = kind == FIT_OFFSET || kind == ERROR_OFFSET ? load(t->offset + k) : scale;
+    lanes sum = {0}, energy = {0}, dot = {0};
+    for (int j = 0; j < RUN; j++) {
+        lanes x = {w[j], w[j], w[j], w[j]}, r;
+        if (kind == FIT_OFFSET) x -= center;
+        if (kind == FIT_OFFSET || kind == ERROR_OFFSET) r = rounded(clipped((w[j] - offset) / scale, low, high));
+        else r = rounded(clipped(x / scale, low, high));
+        if (kind == FIT_GRID || kind == FIT_OFFSET) {
+            lanes weighted = r * importance[j];
+            if (kind == FIT_OFFSET) sum += weighted;
+            energy += weighted * r, dot += weighted * x;
+        } else {
+            lanes level = r * scale;
+            if (kind == ERROR_OFFSET) level += offset;
+            energy += (level - x) * importance[j] * (level - x);
         }
     }
+    if (kind == FIT_OFFSET) add(t->sum + k, sum);
+    if (kind == FIT_GRID || kind == FIT_OFFSET) add(t->dot + k, dot);
+    add(t->energy + k, energy);
 }
 
-/* energy = sum importance (scale r - w)^2 of each grid: its error. */
-static void judge(const samples *s, trial *t) {
+static inline __attribute__((always_inline)) void sum_pass(const samples *s, trial *t, pass kind, float center) {
     float w[STAGE], importance[STAGE];
-    memset(t->energy, 0, sizeof t->energy);
+    int count = t->count;
+    for (; t->count % LANES; t->count++) { /* the last lanes repeat a grid */
+        int k = t->count;
+        t->scale[k] = t->scale[0], t->offset[k] = t->offset[0], t->low[k] = t->low[0], t->high[k] = t->high[0];
+    }
+    for (int k = 0; k < t->count; k++) t->sum[k] = t->energy[k] = t->dot[k] = 0;
     for (int64_t first = 0; first < s->n; first += STAGE) {
         int64_t n = stage(s, first, w, importance);
-        for (int k = 0; k < t->count; k += LANES) {
-            lanes scale, low, high;
-            pair energy[2];
-            memcpy(&scale, t->scale + k, sizeof scale), memcpy(&low, t->low + k, sizeof low);
-            memcpy(&high, t->high + k, sizeof high), memcpy(energy, t->energy + k, sizeof energy);
-            for (int64_t i = 0; i < n; i += RUN) {
-                lanes a = {0};
-                for (int64_t j = i; j < i + RUN; j++) {
-                    lanes error = steps_of(w[j], scale, low, high) * scale - w[j];
-                    a += error * importance[j] * error;
-                }
-                add(energy, a);
-            }
-            memcpy(t->energy + k, energy, sizeof energy);
-        }
+        for (int k = 0; k < t->count; k += LANES)
+            for (int64_t i = 0; i < n; i += RUN) sum_run(w + i, importance + i, t, k, kind, center);
     }
+    t->count = count;
 }
 
-static void offer(trial *t, const qn_levels *l, float scale, int32_t zero) {
-    if (zero < l->zero_low || zero > l->zero_high || !(scale >= FLT_MIN) || t->count == MOST) return;
-    int k = t->count++;
-    t->scale[k] = scale, t->zero[k] = zero;
-    t->low[k] = (float)(l->qmin - zero), t->high[k] = (float)(l->qmax - zero);
-}
+/* ---- a group ---- */
 
-/* Fills the last lanes with the last grid. */
-static void pad(trial *t) {
-    for (int k = t->count; k % LANES; k++)
-        t->scale[k] = t->scale[k - 1], t->low[k] = t->low[k - 1], t->high[k] = t->high[k - 1];
-}
-
-/* The grid whose codes, with the best scale for them, have the least error. Returns that scale. */
-static int best_fit(const samples *s, trial *t, float *scale) {
-    int best = 0;
-    double most = -1;
-    pad(t), fit(s, t);
-    for (int k = 0; k < t->count; k++) {
-        double gain = t->dot[k] > 0 ? t->dot[k] * t->dot[k] / t->energy[k] : 0;
-        if (gain > most) most = gain, best = k;
-    }
-    *scale = t->dot[best] > 0 ? qn_scale_rounded(t->dot[best] / t->energy[best]) : t->scale[best];
-    return best;
-}
-
-static int least_error(const samples *s, trial *t) {
-    int best = 0;
-    pad(t), judge(s, t);
-    for (int k = 1; k < t->count; k++)
-        if (t->energy[k] < t->energy[best]) best = k;
-    return best;
-}
-
-/* The power of two that brings a positive number to [1, 2). */
-static float unit_of(float largest) {
+/* The power of two that brings a positive number to [1, 2); 2^127 for those below 2^-127. */
+static float unit_of(float positive) {
     int exponent;
-    frexpf(largest, &exponent);
+    frexpf(positive, &exponent);
     return ldexpf(1, 1 - exponent > 127 ? 127 : 1 - exponent);
 }
 
-/* Returns whether a weight is not 0. */
+/* Returns false if the weights are all one value, which is in s->low and s->high. */
 static bool measure(const float *w, const float *importance, int64_t n, samples *s) {
-    float least = 0, most = 0, weight = 0;
+    float least = FLT_MAX, most = -FLT_MAX, weight = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!(fabsf(w[i]) <= FLT_MAX)) continue;
         least = w[i] < least ? w[i] : least, most = w[i] > most ? w[i] : most;
         if (importance) weight = importance[i] > weight ? importance[i] : weight;
     }
-    if (least == most) return false;
-    *s = (samples){w, weight > 0 ? importance : NULL, n, unit_of(fmaxf(-least, most)), 1, 0, 0};
+    if (least > most) least = most = 0;
+    *s = (samples){w, weight > 0 ? importance : NULL, n, 1, 1, least, most};
     if (weight > 0) s->importance_unit = unit_of(weight);
-    s->low = least * s->w_unit, s->high = most * s->w_unit;
-    return true;
+    if (least != 0 || most != 0) s->w_unit = unit_of(fmaxf(-least, most));
+    s->low *= s->w_unit, s->high *= s->w_unit;
+    return least < most;
 }
 
-/* The scale that covers the range with this zero point. */
-static double covering(const samples *s, const qn_levels *l, int32_t zero) {
-    double up = s->high > 0 ? s->high / fmax(l->qmax - zero, 0.5) : 0;
-    double down = s->low < 0 ? -s->low / fmax(zero - l->qmin, 0.5) : 0;
-    return fmax(up, down);
+/* The scale of the weights themselves. */
+static double weight_scale(const samples *s, double scale) { return scale / (double)s->w_unit; }
+
+/* Whether scales around this one are normal and their levels finite. */
+static bool is_ordinary(const samples *s, double scale, int32_t qmin, int32_t qmax) {
+    return weight_scale(s, scale) >= 16 * (double)FLT_MIN && weight_scale(s, scale) <= FLT_MAX / (4.0 * (qmax - qmin));
 }
 
-static qn_qparams min_max_grid(const samples *s, const qn_levels *l) {
-    double extent = (s->high - s->low) / (l->qmax - l->qmin);
-    int32_t zero = (int32_t)fmin(fmax(rint(l->qmin - s->low / extent), l->zero_low), l->zero_high);
-    bool affine = l->zero_low == l->qmin && l->zero_high == l->qmax;
-    if (affine) return qn_qparams_of_range(s->low, s->high, false, l->qmin, l->qmax);
-    return (qn_qparams){(float)covering(s, l, zero), zero};
+static void offer(trial *t, double scale, float offset, int32_t zero, int32_t qmin, int32_t qmax) {
+    int k = t->count;
+    if (k == MOST || !(scale >= FLT_MIN)) return;
+    t->scale[k] = (float)scale, t->offset[k] = offset, t->zero[k] = zero;
+    t->low[k] = (float)(qmin - zero), t->high[k] = (float)(qmax - zero), t->count++;
 }
 
-void qn_grid_search(const float *w, const float *importance, int64_t n, const qn_levels *levels, float *scale,
+static int least_error(const trial *t) {
+    int best = 0;
+    for (int k = 1; k < t->count; k++)
+        if (t->energy[k] < t->energy[best]) best = k;
+    return best;
+}
+
+/* The part of a range that is tried at place i of n. */
+static double part(int i, int n) { return WIDEST - (WIDEST - NARROWEST) * i / (n - 1); }
+
+/* ---- zero points ---- */
+
+static void offer_grid(trial *t, const qn_levels *l, double scale, int32_t zero) {
+    if (zero >= l->zero_low && zero <= l->zero_high) offer(t, scale, 0, zero, l->qmin, l->qmax);
+}
+
+/* The zero point of a range that starts at `low`, before it is rounded: `least` if no steps are below it. */
+static int32_t zero_of(const qn_levels *l, double low, double scale) {
+    return (int32_t)fmin(fmax(rint(l->qmin - low / scale), l->zero_low), l->zero_high);
+}
+
+/* The grid of the range from minimum to maximum: that of qn_qparams_of_range if every code is a zero point; else the
+ * codes reach both ends. */
+static void min_max_grid(const samples *s, const qn_levels *l, double *scale, int32_t *zero) {
+    if (l->zero_low == l->qmin && l->zero_high == l->qmax) {
+        qn_qparams p = qn_qparams_of_range(s->low, s->high, false, l->qmin, l->qmax);
+        *scale = (double)p.scale, *zero = p.zero_point;
+        return;
+    }
+    *zero = zero_of(l, s->low, (s->high - s->low) / (l->qmax - l->qmin));
+    double up = s->high > 0 ? s->high / fmax(l->qmax - *zero, 0.5) : 0;
+    double down = s->low < 0 ? -s->low / fmax(*zero - l->qmin, 0.5) : 0;
+    *scale = (double)qn_scale_rounded(fmax(up, down));
+}
+
+/* Replaces a grid by the one whose codes, with the best scale for them, have the least error, and that scale: for the
+ * codes of a grid it is dot / energy, with an error of sum h w^2 - dot^2 / energy. */
+static void fit_grid(const samples *s, trial *t, double *scale, int32_t *zero) {
+    double most = 0;
+    sum_pass(s, t, FIT_GRID, 0);
+    for (int k = 0; k < t->count; k++) {
+        double gain = t->dot[k] > 0 ? t->dot[k] / t->energy[k] * t->dot[k] : 0;
+        if (gain > most) most = gain, *zero = t->zero[k], *scale = (float)(t->dot[k] / t->energy[k]);
+    }
+}
+
+void qn_grid_search(const float *w, const float *importance, int64_t n, const qn_levels *l, float *scale,
                     int32_t *zero) {
     samples s;
-    trial t = {.count = 0};
-    *scale = 1, *zero = levels->zero_low > 0 ? levels->zero_low : levels->zero_high < 0 ? levels->zero_high : 0;
-    if (!measure(w, importance, n, &s)) return;
-    qn_qparams start = min_max_grid(&s, levels), best;
-    const float first = 1.1f, last = 0.25f;
-    for (int32_t d = -ASIDE; d <= ASIDE; d++)
-        for (int k = 0; k < STEPS; k++)
-            offer(&t, levels, start.scale * (first + (last - first) * (float)k / (STEPS - 1)), start.zero_point + d);
-    best.zero_point = t.zero[best_fit(&s, &t, &best.scale)];
-    trial final = {0};
-    offer(&final, levels, start.scale, start.zero_point);
-    offer(&final, levels, best.scale, best.zero_point);
-    for (int round = 0; round < ROUNDS; round++) {
-        t.count = 0;
-        for (int32_t d = -1; d <= 1; d++) {
-            offer(&t, levels, best.scale, best.zero_point + d);
-#ifdef WIDE
-            offer(&t, levels, best.scale * 1.03f, best.zero_point + d);
-            offer(&t, levels, best.scale * .97f, best.zero_point + d);
-#endif
-        }
-        best.zero_point = t.zero[best_fit(&s, &t, &best.scale)];
-        offer(&final, levels, best.scale, best.zero_point);
+    trial t, kept;
+    double step;
+    int32_t center;
+    measure(w, importance, n, &s);
+    s.low = fmin(s.low, 0), s.high = fmax(s.high, 0);
+    *scale = 1, *zero = l->zero_low == l->qmin ? l->qmin : l->zero_high;
+    if (s.low == s.high) return;
+    min_max_grid(&s, l, &step, &center);
+    *scale = qn_scale_rounded(weight_scale(&s, step)), *zero = center;
+    if (!is_ordinary(&s, step, l->qmin, l->qmax)) return;
+    t.count = kept.count = 0;
+    offer_grid(&kept, l, step, center);
+    if (l->zero_high - l->zero_low < FEW) {
+        for (int32_t z = l->zero_low; z <= l->zero_high; z++)
+            for (int i = 0; i < SCALES; i++) offer_grid(&t, l, step * part(i, SCALES), z);
+    } else {
+        for (int i = 0; i < ENDS; i++)
+            for (int j = 0; j < ENDS; j++) {
+                double low = s.low * part(i, ENDS), width = s.high * part(j, ENDS) - low;
+                offer_grid(&t, l, width / (l->qmax - l->qmin), zero_of(l, low, width / (l->qmax - l->qmin)));
+            }
     }
-    int chosen = least_error(&s, &final);
-    *scale = qn_scale_rounded((double) final.scale[chosen] / (double)s.w_unit), *zero = final.zero[chosen];
+    fit_grid(&s, &t, &step, &center);
+    for (int round = 0; round < ROUNDS; round++) {
+        offer_grid(&kept, l, step, center);
+        t.count = 0;
+        for (int32_t z = -1; z <= 1; z++)
+            for (int i = -ASIDE; i <= ASIDE; i++) offer_grid(&t, l, step * (1 + ldexp(STEP, -round) * i), center + z);
+        fit_grid(&s, &t, &step, &center);
+    }
+    offer_grid(&kept, l, step, center);
+    sum_pass(&s, &kept, ERROR_GRID, 0);
+    int best = least_error(&kept);
+    *scale = (float)weight_scale(&s, (double)kept.scale[best]), *zero = kept.zero[best];
+}
+
+/* ---- offsets ---- */
+
+typedef struct {
+    double scale, offset;
+} line;
+
+static void offer_line(trial *t, line l, int32_t qmin, int32_t qmax) {
+    offer(t, l.scale, (float)l.offset, 0, qmin, qmax);
+}
+
+/* Replaces a line by the one whose codes, with the best scale and offset for them, have the least error, and those. */
+static void fit_offset(const samples *s, trial *t, double weight, double sum, float center, line *best) {
+    double most = 0;
+    sum_pass(s, t, FIT_OFFSET, center);
+    for (int k = 0; k < t->count; k++) {
+        double dot = t->dot[k] - t->sum[k] / weight * sum, energy = t->energy[k] - t->sum[k] / weight * t->sum[k];
+        double gain = dot > 0 && energy > 0 ? dot / energy * dot : 0;
+        if (!(gain > most)) continue;
+        most = gain, best->scale = dot / energy;
+        best->offset = (double)center + (sum - best->scale * t->sum[k]) / weight;
+    }
+}
+
+/* weight = sum h, *sum = sum h (w - *center), with the weighted mean of w rounded as the center. */
+static double center_of(const samples *s, float *center, double *sum) {
+    float w[STAGE], importance[STAGE];
+    double weight = 0, total = 0;
+    for (int64_t first = 0; first < s->n; first += STAGE) {
+        int64_t n = stage(s, first, w, importance);
+        for (int64_t i = 0; i < n; i++) weight += (double)importance[i], total += (double)importance[i] * (double)w[i];
+    }
+    *center = (float)(total / weight), *sum = total - weight * (double)*center;
+    return weight;
+}
+
+void qn_offset_search(const float *w, const float *importance, int64_t n, int32_t qmin, int32_t qmax, float *scale,
+                      float *offset) {
+    samples s;
+    trial t, kept;
+    float center;
+    double sum;
+    *scale = 1;
+    if (!measure(w, importance, n, &s)) {
+        *offset = (float)(s.low / (double)s.w_unit);
+        return;
+    }
+    const double weight = center_of(&s, &center, &sum), width = s.high - s.low;
+    line best = {width / (qmax - qmin), s.low - width / (qmax - qmin) * qmin};
+    *scale = qn_scale_rounded(weight_scale(&s, best.scale)), *offset = (float)(best.offset / (double)s.w_unit);
+    if (!is_ordinary(&s, best.scale, qmin, qmax)) return;
+    t.count = kept.count = 0;
+    offer_line(&kept, best, qmin, qmax);
+    for (int i = 0; i < OFFSET_ENDS; i++)
+        for (int j = 0; j < OFFSET_ENDS; j++) {
+            double low = center + (s.low - center) * part(i, OFFSET_ENDS);
+            double step = (center + (s.high - center) * part(j, OFFSET_ENDS) - low) / (qmax - qmin);
+            offer_line(&t, (line){step, low - step * qmin}, qmin, qmax);
+        }
+    fit_offset(&s, &t, weight, sum, center, &best);
+    for (int round = 0; round < ROUNDS; round++) {
+        offer_line(&kept, best, qmin, qmax);
+        t.count = 0;
+        for (int z = -1; z <= 1; z++)
+            for (int i = -ASIDE; i <= ASIDE; i++) {
+                double times = 1 + ldexp(STEP, -round) * i;
+                double offset = center + (best.offset - center) * times + z * SHIFT * best.scale;
+                offer_line(&t, (line){best.scale * times, offset}, qmin, qmax);
+            }
+        fit_offset(&s, &t, weight, sum, center, &best);
+    }
+    offer_line(&kept, best, qmin, qmax);
+    sum_pass(&s, &kept, ERROR_OFFSET, 0);
+    int k = least_error(&kept);
+    *scale = (float)weight_scale(&s, (double)kept.scale[k]),
+    *offset = (float)((double)kept.offset[k] / (double)s.w_unit);
 }
