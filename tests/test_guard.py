@@ -147,6 +147,7 @@ def guarded():
         wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID, [*NO_INTEGERS, *HUGE, 3, 8],
     ]  # fmt: skip
     yield from guarded_searches()
+    yield from guarded_roundings()
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
     yield from guarded_products()
@@ -278,6 +279,26 @@ def guarded_products():
     wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
     wrong += [wrong_vectors(np.float64, 5)[1:]]
     yield "linear", [*good, -1.0, 1.0, 0, -128, 127, np.ones(5)], wrong
+
+
+def guarded_roundings():
+    h, order, codes = np.eye(4), np.arange(4), np.zeros(12, np.int16)
+    weights, scale, zero = np.ones(12, np.float32), np.ones(6, np.float32), np.zeros(6, np.int32)
+    of_h, size, group = wrong_vectors(np.float64, 16), [*NO_INTEGERS, *HUGE, -1, 2, 5], [*NO_INTEGERS, *HUGE, -1, 0, 1]
+    yield "inverse_factor", [h, 4, h.copy()], [of_h, size, wrong_outputs(np.float64, 16)]
+    of_grid = [wrong_vectors(np.float32, 6), wrong_vectors(np.int32, 6)]
+    of_codes = [[*NO_INTEGERS, *HUGE, 7, -32769], [*NO_INTEGERS, *HUGE, -8, 2**15]]
+    columns = [*wrong_vectors(np.int64, 4), np.array([0, 1, 2, 4]), np.array([-1, 1, 2, 3])]
+    wrong = [wrong_vectors(np.float32, 12), of_h, columns, wrong_vectors(np.float32, 4)[1:], *[size] * 2, group]
+    wrong += [*of_codes, [*NO_INTEGERS, *HUGE, -9, 1], [*NO_INTEGERS, *HUGE, -1, 8], [*NO_INTEGERS, -1, 2]]
+    good = [weights, h, order, order.astype(np.float32), 3, 4, 2, -8, 7, 0, 0]
+    yield "round_columns", [*good, 0, scale, zero, codes], [*wrong, *of_grid, wrong_outputs(np.int16, 12)]
+    good, wrong = [weights, h, codes, scale, zero, 3, 4, 2], [wrong[0], of_h, wrong_vectors(np.int16, 12), *of_grid]
+    wrong += [size, size, group]
+    tail = [*of_codes, NO_INTEGERS, wrong_outputs(np.int16, 12)]
+    yield "descend", [*good, -8, 7, 3, codes.copy()], [*wrong, *tail]
+    yield "refit_scales", [*good, scale.copy()], [*wrong, wrong_outputs(np.float32, 6)]
+    yield "rounding_objective", [*good, np.zeros(3)], [*wrong, wrong_outputs(np.float64, 3)]
 
 
 def guarded_searches():

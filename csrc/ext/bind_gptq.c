@@ -46,10 +46,10 @@ static PyObject *round_columns(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count("round_columns", count, 15) ||
         sizes_of(a + 4, &loop.rows, &loop.columns, &loop.group, &elements, &parameters) ||
-        qn_arg_product(loop.columns, loop.columns, &factors) ||
-        qn_arg_int(a[7], INT16_MIN, INT16_MAX - 1, &qmin) || qn_arg_int(a[8], qmin + 1, INT16_MAX, &qmax) ||
-        qn_arg_int(a[9], qmin, qmax, &low) || qn_arg_int(a[10], low, qmax, &high) ||
-        qn_arg_flag(a[11], &loop.search) || qn_arg_optional(a[3], loop.columns, NPY_FLOAT32, &importance))
+        qn_arg_product(loop.columns, loop.columns, &factors) || qn_arg_int(a[7], INT16_MIN, INT16_MAX - 1, &qmin) ||
+        qn_arg_int(a[8], qmin + 1, INT16_MAX, &qmax) || qn_arg_int(a[9], qmin, qmax, &low) ||
+        qn_arg_int(a[10], low, qmax, &high) || qn_arg_flag(a[11], &loop.search) ||
+        qn_arg_optional(a[3], loop.columns, NPY_FLOAT32, &importance))
         return NULL;
     loop.levels = (qn_levels){qmin, qmax, low, high};
     loop.importance = importance;

@@ -56,8 +56,8 @@ def round_columns(
     order : ndarray of int64, shape (K,)
         A permutation of the columns.
     """
-    codes = np.empty(w.shape, np.int16)
-    _core.round_columns(w, factor, order, None, *w.shape, group_size, *levels, 0, scale, zero, codes)
+    (n, k), codes = w.shape, np.empty(w.shape, np.int16)
+    _core.round_columns(w, factor, order, None, n, k, group_size, *levels, 0, scale, zero, codes)
     return codes
 
 
@@ -74,9 +74,10 @@ def round_groups(
     The search, `search_grid` with `importance` (K,), sees the weights as the errors before them have changed them.
     `order` keeps the columns of a group together, as `column_order` does. Returns codes, scale and zero.
     """
-    codes, groups = np.empty(w.shape, np.int16), -(-w.shape[1] // group_size)
-    scale, zero = np.empty((len(w), groups), np.float32), np.empty((len(w), groups), np.int32)
-    _core.round_columns(w, factor, order, importance, *w.shape, group_size, *levels, 1, scale, zero, codes)
+    (n, k), codes = w.shape, np.empty(w.shape, np.int16)
+    shape = n, -(-k // group_size)
+    scale, zero = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    _core.round_columns(w, factor, order, importance, n, k, group_size, *levels, 1, scale, zero, codes)
     return codes, scale, zero
 
 
@@ -94,8 +95,8 @@ def descend(
 
     Ends after `sweeps` passes over the columns at the latest. No change raises the objective.
     """
-    result = np.empty_like(codes)
-    _core.descend(w, h, codes, scale, zero, *w.shape, group_size, levels.qmin, levels.qmax, sweeps, result)
+    (n, k), result = w.shape, np.empty_like(codes)
+    _core.descend(w, h, codes, scale, zero, n, k, group_size, levels.qmin, levels.qmax, sweeps, result)
     return result
 
 
@@ -106,8 +107,8 @@ def refit(
 
     Scales stay positive and normal, and none changes by more than a factor 4. A row that gains nothing keeps its own.
     """
-    result = np.empty_like(scale)
-    _core.refit_scales(w, h, codes, scale, zero, *w.shape, group_size, result)
+    (n, k), result = w.shape, np.empty_like(scale)
+    _core.refit_scales(w, h, codes, scale, zero, n, k, group_size, result)
     return result
 
 
@@ -115,6 +116,6 @@ def objective(
     w: Float32Array, h: Float64Array, codes: Int16Array, scale: Float32Array, zero: Int32Array, group_size: int
 ) -> Float64Array:
     """Return ``(level - w) @ h @ (level - w)`` of each row, (N,)."""
-    result = np.empty(len(w))
-    _core.rounding_objective(w, h, codes, scale, zero, *w.shape, group_size, result)
+    (n, k), result = w.shape, np.empty(len(w))
+    _core.rounding_objective(w, h, codes, scale, zero, n, k, group_size, result)
     return result

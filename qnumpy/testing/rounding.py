@@ -1,9 +1,11 @@
 """Twins of `qnumpy.ops.gptq`: textbook loops over columns, with the order of every sum."""
 
+from typing import Any
+
 import numpy as np
 
 from .._typing import Array, Float32Array, Float64Array, Int16Array, Int32Array, Int64Array
-from .grid_search import Levels, search_grid
+from .grid_search import search_grid
 
 __all__ = ["descend", "inverse_factor", "objective", "refit", "round_columns", "round_groups"]
 
@@ -32,7 +34,7 @@ def round_columns(
     scale: Float32Array,
     zero: Int32Array,
     group_size: int,
-    levels: Levels,
+    levels: Any,
 ) -> Int16Array:
     x, codes = w[:, order], np.empty(w.shape, np.int16)
     for p, column in enumerate(order):
@@ -49,7 +51,7 @@ def round_groups(
     order: Int64Array,
     importance: Float32Array | None,
     group_size: int,
-    levels: Levels,
+    levels: Any,
 ) -> tuple[Int16Array, Float32Array, Int32Array]:
     groups = -(-w.shape[1] // group_size)
     scale, zero = np.ones((len(w), groups), np.float32), np.zeros((len(w), groups), np.int32)
@@ -73,7 +75,7 @@ def descend(
     scale: Float32Array,
     zero: Int32Array,
     group_size: int,
-    levels: Levels,
+    levels: Any,
     sweeps: int,
 ) -> Int16Array:
     s, z = _each(scale, w, group_size), _each(zero, w, group_size)
@@ -158,12 +160,13 @@ def _each(parameter: Array, w: Array, group_size: int) -> Array:
     return np.repeat(parameter, group_size, 1)[:, : w.shape[1]]
 
 
-def _nearest(x: Float32Array, scale: Float32Array, zero: Int32Array, levels: Levels) -> Int16Array:
-    return np.clip(np.rint(x / scale) + zero, levels.qmin, levels.qmax).astype(np.int16)
+def _nearest(x: Float32Array, scale: Float32Array, zero: Int32Array, levels: Any) -> Int16Array:
+    codes: Int16Array = np.clip(np.rint(x / scale) + zero, levels.qmin, levels.qmax).astype(np.int16)
+    return codes
 
 
 def _level(codes: Array, scale: Array, zero: Array) -> Array:
-    return np.float64(scale * np.float32(codes - zero))
+    return (scale * np.asarray(codes - zero, np.float32)).astype(np.float64)
 
 
 def _product(x: Float64Array, h: Float64Array) -> Float64Array:

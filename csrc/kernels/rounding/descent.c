@@ -27,46 +27,44 @@ typedef struct {
 typedef struct {
     int64_t row, count; /* rows of the matrix; those after them are zeros */
     double *a;          /* [sliver][column][4] */
-    double *panel;      /* 4 columns of h, [row of h][4] */
+    double *strip;      /* 4 columns of h, [row of h][4] */
     double *results;
 } band;
 
 static double *sliver_of(const job *j, const band *b, int64_t s) { return b->a + s * j->r->columns * SLIVER; }
 
-static float step_of(const job *j, int64_t row, int64_t column, int16_t code) {
+/* `at` is the place of a scale: that of a row and a group. */
+static float step_of(const job *j, int64_t row, int64_t at, int16_t code) {
     const qn_books *books = j->r->books;
-    if (books) return books->levels[row * books->step + code];
-    return (float)((int64_t)code - j->r->zero[row * j->groups + column / j->r->group]);
+    return books ? books->levels[row * books->step + code] : (float)((int64_t)code - j->r->zero[at]);
 }
 
-static float level_of(const job *j, int64_t row, int64_t column, int16_t code) {
-    return j->r->scale[row * j->groups + column / j->r->group] * step_of(j, row, column, code);
+static double level_of(const job *j, int64_t row, int64_t at, int16_t code) {
+    return (double)(j->r->scale[at] * step_of(j, row, at, code)); /* rounded once, to float32 */
 }
 
-static double error_of(const job *j, int64_t row, int64_t column, int16_t code) {
-    return (double)level_of(j, row, column, code) - (double)j->r->w[row * j->r->columns + column];
-}
-
-/* The slivers hold less errors, so that less products is plus those of the errors; or steps, less products less those.
- */
+/* The slivers hold w - level, of which less products are those of level - w; or the steps. */
 static void fill(const job *j, const band *b, const int16_t *codes, bool errors) {
-    int64_t columns = j->r->columns;
-    memset(b->a, 0, (size_t)(BAND_ROWS * columns) * sizeof *b->a);
+    const qn_rounded *r = j->r;
+    memset(b->a, 0, (size_t)(BAND_ROWS * r->columns) * sizeof *b->a);
     for (int64_t k = 0; k < b->count; k++)
-        for (int64_t i = 0; i < columns; i++) {
-            int64_t row = b->row + k;
-            int16_t code = codes[row * columns + i];
-            sliver_of(j, b, k / SLIVER)[i * SLIVER + k % SLIVER] =
-                errors ? -error_of(j, row, i, code) : (double)step_of(j, row, i, code);
+        for (int64_t g = 0; g < j->groups; g++) {
+            int64_t row = b->row + k, at = row * j->groups + g, end = least((g + 1) * r->group, r->columns);
+            double *a = sliver_of(j, b, k / SLIVER) + k % SLIVER;
+            for (int64_t i = g * r->group; i < end; i++) {
+                int16_t code = codes[row * r->columns + i];
+                a[i * SLIVER] = errors ? (double)r->w[row * r->columns + i] - level_of(j, row, at, code)
+                                       : (double)step_of(j, row, at, code);
+            }
         }
 }
 
 /* The 4 columns of h from `first` on, which are its rows, up to row n; zeros past the last column. */
-static void fill_panel(const job *j, const band *b, int64_t first, int64_t n) {
+static void fill_strip(const job *j, const band *b, int64_t first, int64_t n) {
     for (int64_t c = 0; c < SLIVER; c++) {
         bool inside = first + c < j->r->columns;
         const double *row = j->r->h + (inside ? first + c : 0) * j->r->columns;
-        for (int64_t i = 0; i < n; i++) b->panel[i * SLIVER + c] = inside ? row[i] : 0;
+        for (int64_t i = 0; i < n; i++) b->strip[i * SLIVER + c] = inside ? row[i] : 0;
     }
 }
 
@@ -79,9 +77,9 @@ static void walk(job *j, int64_t begin, int64_t end, int64_t results, void (*pro
         return;
     }
     uint64_t modes = qn_fp_begin();
-    double *panel = scratch + BAND_ROWS * columns;
+    double *strip = scratch + BAND_ROWS * columns;
     for (int64_t row = begin; row < end; row += BAND_ROWS) {
-        band b = {row, least(BAND_ROWS, end - row), scratch, panel, panel + SLIVER * columns};
+        band b = {row, least(BAND_ROWS, end - row), scratch, strip, strip + SLIVER * columns};
         process(j, &b);
     }
     qn_fp_end(modes);
@@ -104,15 +102,15 @@ static void band_objective(const job *j, const band *b) {
     fill(j, b, j->r->codes, true);
     for (int64_t p = 0; p < columns; p += SLIVER) {
         int64_t end = least(p + SLIVER, columns);
-        fill_panel(j, b, p, end);
+        fill_strip(j, b, p, end);
         for (int64_t s = 0; s < BAND; s++) {
             const double *a = sliver_of(j, b, s);
-            corner c = corner_less((corner){0}, a, b->panel, p);
+            sliver_sums c = sums_less((sliver_sums){0}, a, b->strip, p);
             for (int64_t i = p; i < end; i++)
                 for (int k = 0; k < SLIVER; k++) {
-                    double before = corner_get(&c, (int)(i - p), k), e = -a[i * SLIVER + k];
-                    for (int64_t m = p; m < i; m++) before -= a[m * SLIVER + k] * b->panel[m * SLIVER + i - p];
-                    sum[s * SLIVER + k] += e * (2 * before + e * b->panel[i * SLIVER + i - p]);
+                    double before = sums_get(&c, (int)(i - p), k), e = -a[i * SLIVER + k];
+                    for (int64_t m = p; m < i; m++) before -= a[m * SLIVER + k] * b->strip[m * SLIVER + i - p];
+                    sum[s * SLIVER + k] += e * (2 * before + e * b->strip[i * SLIVER + i - p]);
                 }
         }
     }
@@ -128,20 +126,20 @@ bool qn_rounding_objective(const qn_rounded *r, double *objective) {
 
 /* ---- descent ---- */
 
-/* The best code of one column; `gradient` is (level - w) h of the row. Returns whether the code changed. */
-static bool improve(const job *j, int64_t row, int64_t column, double *gradient) {
+/* The best code of one column of `group`; `gradient` is (level - w) h of the row. Returns whether the code changed. */
+static bool improve(const job *j, int64_t row, int64_t column, int64_t group, double *gradient) {
     const double *h = j->r->h + column * j->r->columns;
-    double scale = (double)j->r->scale[row * j->groups + column / j->r->group], cost = h[column] * scale;
     const qn_books *books = j->r->books;
+    int64_t at = row * j->groups + group;
+    double cost = h[column] * (double)j->r->scale[at];
     if (!(cost > 0) || (!books && !(fabs(gradient[column]) > 0.5 * cost))) return false;
     int16_t *code = j->codes + row * j->r->columns + column, best;
     double step = -gradient[column] / cost, low = j->qmin - *code, high = j->qmax - *code;
     if (books)
         best = (int16_t)qn_nearest_level(books->levels + row * books->step, books->count,
-                                         (double)step_of(j, row, column, *code) + step);
+                                         (double)step_of(j, row, at, *code) + step);
     else best = (int16_t)(*code + (int)rint(step < low ? low : step > high ? high : step));
-    double change = (double)level_of(j, row, column, best) - (double)level_of(j, row, column, *code);
-    double own = change * change * h[column];
+    double change = level_of(j, row, at, best) - level_of(j, row, at, *code), own = change * change * h[column];
     if (!(2 * change * gradient[column] + own < -0x1p-30 * own)) return false;
     for (int64_t i = 0; i < j->r->columns; i++) gradient[i] += change * h[i];
     *code = best;
@@ -153,12 +151,12 @@ static void band_descend(const job *j, const band *b) {
     double *gradient = b->results; /* [row][column] */
     fill(j, b, j->codes, true);
     for (int64_t p = 0; p < columns; p += SLIVER) {
-        fill_panel(j, b, p, columns);
+        fill_strip(j, b, p, columns);
         for (int64_t s = 0; s < BAND; s++) {
-            corner c = corner_less((corner){0}, sliver_of(j, b, s), b->panel, columns);
+            sliver_sums c = sums_less((sliver_sums){0}, sliver_of(j, b, s), b->strip, columns);
             for (int64_t i = p; i < least(p + SLIVER, columns); i++)
                 for (int k = 0; k < SLIVER; k++)
-                    gradient[(s * SLIVER + k) * columns + i] = corner_get(&c, (int)(i - p), k);
+                    gradient[(s * SLIVER + k) * columns + i] = sums_get(&c, (int)(i - p), k);
         }
     }
     bool moves[BAND_ROWS]; /* a row that a sweep did not change ends */
@@ -166,9 +164,11 @@ static void band_descend(const job *j, const band *b) {
     bool any = true;
     for (int64_t sweep = 0; any && sweep < j->sweeps; sweep++) {
         bool moved[BAND_ROWS] = {0};
-        for (int64_t i = 0; i < columns; i++)
+        for (int64_t i = 0; i < columns; i++) {
+            int64_t group = i / j->r->group;
             for (int64_t k = 0; k < b->count; k++)
-                if (moves[k]) moved[k] |= improve(j, b->row + k, i, gradient + k * columns);
+                if (moves[k]) moved[k] |= improve(j, b->row + k, i, group, gradient + k * columns);
+        }
         memcpy(moves, moved, sizeof moves);
         any = memchr(moved, true, sizeof moved) != NULL;
     }
@@ -199,7 +199,7 @@ static equations equations_of(const job *j, const band *b, int64_t s) {
     return (equations){at, at + unknowns};
 }
 
-static void add_panel(const job *j, const band *b, int64_t s, int64_t p) {
+static void add_strip(const job *j, const band *b, int64_t s, int64_t p) {
     const qn_rounded *r = j->r;
     const double *a = sliver_of(j, b, s);
     equations e = equations_of(j, b, s);
@@ -210,7 +210,7 @@ static void add_panel(const job *j, const band *b, int64_t s, int64_t p) {
             w[i - p][k] = (double)r->w[(b->row + s * SLIVER + k) * r->columns + i];
     for (int64_t g = 0; g < j->groups; g++) {
         int64_t first = g * r->group, n = least(r->group, r->columns - first);
-        corner c = corner_less((corner){0}, a + first * SLIVER, b->panel + first * SLIVER, n);
+        sliver_sums c = sums_less((sliver_sums){0}, a + first * SLIVER, b->strip + first * SLIVER, n);
         for (int64_t i = p; i < end; i++) {
             const pair *less = c.sum[i - p];
             pair x[2];
@@ -265,8 +265,9 @@ static double rounding_noise(const job *j, int64_t row) {
     const qn_rounded *r = j->r;
     double levels = 0, errors = 0;
     for (int64_t i = 0; i < r->columns; i++) {
-        int16_t code = r->codes[row * r->columns + i];
-        double h = r->h[i * r->columns + i], level = (double)level_of(j, row, i, code), e = error_of(j, row, i, code);
+        int64_t at = row * r->columns + i;
+        double h = r->h[i * r->columns + i], level = level_of(j, row, row * j->groups + i / r->group, r->codes[at]);
+        double e = level - (double)r->w[at];
         levels += level * level * h, errors += e * e * h;
     }
     return 0x1p-22 * sqrt(levels * errors);
@@ -310,8 +311,8 @@ static void band_refit(const job *j, const band *b) {
     memset(b->results, 0, (size_t)size * sizeof *b->results);
     fill(j, b, j->r->codes, false);
     for (int64_t p = 0; p < j->r->columns; p += SLIVER) {
-        fill_panel(j, b, p, j->r->columns);
-        for (int64_t s = 0; s < BAND; s++) add_panel(j, b, s, p);
+        fill_strip(j, b, p, j->r->columns);
+        for (int64_t s = 0; s < BAND; s++) add_strip(j, b, s, p);
     }
     for (int64_t k = 0; k < b->count; k++) refit_row(j, b, k, b->results + size);
 }

@@ -9,19 +9,19 @@
 #include "threads.h"
 
 enum {
-    LANES = 8,  /* rows side by side */
-    STRIP = 4,  /* columns that the errors of those before them reach together */
-    BUNDLE = 4, /* lanes that share each read of the factor */
+    LANES = 8, /* rows side by side */
+    STRIP = 4, /* columns that the errors of those before them reach together */
+    BANDS = 4, /* of LANES rows, which share each read of the factor */
 };
 static const float ROUNDER = 0x1.8p23f; /* added and taken away: rounds what is below 2^22, half to even */
 
-typedef float quad __attribute__((vector_size(16)));
+typedef float four __attribute__((vector_size(16), may_alias));
 
 /* The weights of LANES rows, [place][lane]; once a column has its codes, its errors. */
 typedef struct {
     float *x;
     int64_t row, count; /* rows of the matrix; the lanes after them are zeros */
-} bundle;
+} band;
 
 typedef struct {
     const qn_column_loop *loop;
@@ -45,29 +45,29 @@ static void normalize(const qn_column_loop *loop, float *v) {
 }
 
 /* The columns of a strip less the errors of the places [first, first + n). */
-static inline void less_errors(quad c[STRIP][2], const float *x, const float *v, int64_t n) {
-    quad s0 = c[0][0], s1 = c[0][1], s2 = c[1][0], s3 = c[1][1], s4 = c[2][0], s5 = c[2][1], s6 = c[3][0], s7 = c[3][1];
+static inline void less_errors(four c[STRIP][2], const float *x, const float *v, int64_t n) {
+    four s0 = c[0][0], s1 = c[0][1], s2 = c[1][0], s3 = c[1][1], s4 = c[2][0], s5 = c[2][1], s6 = c[3][0], s7 = c[3][1];
     for (int64_t k = 0; k < n; k++, x += LANES, v += STRIP) {
-        quad a = *(const quad *)x, b = *(const quad *)(x + 4), y;
-        y = (quad){v[0], v[0], v[0], v[0]}, s0 -= a * y, s1 -= b * y;
-        y = (quad){v[1], v[1], v[1], v[1]}, s2 -= a * y, s3 -= b * y;
-        y = (quad){v[2], v[2], v[2], v[2]}, s4 -= a * y, s5 -= b * y;
-        y = (quad){v[3], v[3], v[3], v[3]}, s6 -= a * y, s7 -= b * y;
+        four a = *(const four *)x, b = *(const four *)(x + 4), y;
+        y = (four){v[0], v[0], v[0], v[0]}, s0 -= a * y, s1 -= b * y;
+        y = (four){v[1], v[1], v[1], v[1]}, s2 -= a * y, s3 -= b * y;
+        y = (four){v[2], v[2], v[2], v[2]}, s4 -= a * y, s5 -= b * y;
+        y = (four){v[3], v[3], v[3], v[3]}, s6 -= a * y, s7 -= b * y;
     }
     c[0][0] = s0, c[0][1] = s1, c[1][0] = s2, c[1][1] = s3, c[2][0] = s4, c[2][1] = s5, c[3][0] = s6, c[3][1] = s7;
 }
 
 /* The places [begin, end) of one strip less the errors of those from `first` up to `last`. */
-static void update(const column_loop *l, const bundle *b, int64_t j, int64_t begin, int64_t end, int64_t first,
+static void update(const column_loop *l, const band *b, int64_t j, int64_t begin, int64_t end, int64_t first,
                    int64_t last) {
-    quad c[STRIP][2];
+    four c[STRIP][2];
     memcpy(c, b->x + j * LANES, sizeof c);
     less_errors(c, b->x + first * LANES, l->v + strip_at(j) + first * STRIP, last - first);
     memcpy(b->x + begin * LANES, c[begin - j], (size_t)(end - begin) * sizeof c[0]);
 }
 
 /* The same with tables of levels. */
-static void round_to_levels(const column_loop *l, const bundle *b, int64_t p) {
+static void round_to_levels(const column_loop *l, const band *b, int64_t p) {
     const qn_column_loop *loop = l->loop;
     int64_t column = loop->order[p], group = column / loop->group;
     for (int64_t r = 0; r < b->count; r++) {
@@ -81,7 +81,7 @@ static void round_to_levels(const column_loop *l, const bundle *b, int64_t p) {
 }
 
 /* Codes of the column at place p; its weights become its errors. */
-static void round_column(const column_loop *l, const bundle *b, int64_t p) {
+static void round_column(const column_loop *l, const band *b, int64_t p) {
     const qn_column_loop *loop = l->loop;
     if (loop->books) {
         round_to_levels(l, b, p);
@@ -108,7 +108,7 @@ static void round_column(const column_loop *l, const bundle *b, int64_t p) {
 }
 
 /* Codes of the places [begin, end) of the strip j, from which the errors before `first` are subtracted. */
-static void round_strip(const column_loop *l, const bundle *b, int64_t j, int64_t begin, int64_t end, int64_t first) {
+static void round_strip(const column_loop *l, const band *b, int64_t j, int64_t begin, int64_t end, int64_t first) {
     const float *v = l->v + strip_at(j);
     if (j > first) update(l, b, j, begin, end, first, j);
     for (int64_t p = begin; p < end; p++) {
@@ -121,7 +121,7 @@ static void round_strip(const column_loop *l, const bundle *b, int64_t j, int64_
     }
 }
 
-static void search(const column_loop *l, const bundle *b, int64_t begin, int64_t end, float *weights) {
+static void search(const column_loop *l, const band *b, int64_t begin, int64_t end, float *weights) {
     const qn_column_loop *loop = l->loop;
     int64_t group = loop->order[begin] / loop->group;
     for (int64_t r = 0; r < b->count; r++) {
@@ -139,17 +139,16 @@ static int64_t run_end(const qn_column_loop *loop, int64_t begin) {
     return end;
 }
 
-static void round_bundles(const column_loop *l, const bundle *bundles, int count, float *weights) {
+static void round_bands(const column_loop *l, const band *bands, int count, float *weights) {
     int64_t n = l->loop->columns;
     for (int64_t begin = 0, end; begin < n; begin = end) {
         end = run_end(l->loop, begin);
         int64_t strip = begin / STRIP * STRIP;
         for (int64_t j = strip; begin && j < end; j += STRIP)
-            for (int k = 0; k < count; k++) update(l, bundles + k, j, most(j, begin), least(j + STRIP, end), 0, begin);
-        for (int k = 0; l->loop->search && k < count; k++) search(l, bundles + k, begin, end, weights);
+            for (int k = 0; k < count; k++) update(l, bands + k, j, most(j, begin), least(j + STRIP, end), 0, begin);
+        for (int k = 0; l->loop->search && k < count; k++) search(l, bands + k, begin, end, weights);
         for (int64_t j = strip; j < end; j += STRIP)
-            for (int k = 0; k < count; k++)
-                round_strip(l, bundles + k, j, most(j, begin), least(j + STRIP, end), begin);
+            for (int k = 0; k < count; k++) round_strip(l, bands + k, j, most(j, begin), least(j + STRIP, end), begin);
     }
 }
 
@@ -157,25 +156,25 @@ static void round_rows(void *context, int64_t begin, int64_t end) {
     column_loop *l = context;
     const qn_column_loop *loop = l->loop;
     int64_t places = round_up(loop->columns, STRIP);
-    float *x = qn_allocate((BUNDLE * LANES + 1) * places, sizeof *x);
+    float *x = qn_allocate((BANDS * LANES + 1) * places, sizeof *x);
     if (!x) {
         atomic_store(&l->failed, true);
         return;
     }
-    float *weights = x + BUNDLE * LANES * places;
+    float *weights = x + BANDS * LANES * places;
     uint64_t modes = qn_fp_begin();
-    for (int64_t row = begin; row < end; row += BUNDLE * LANES) {
-        bundle bundles[BUNDLE];
+    for (int64_t row = begin; row < end; row += BANDS * LANES) {
+        band bands[BANDS];
         int count = 0;
-        for (int64_t first = row; first < least(row + BUNDLE * LANES, end); first += LANES, count++) {
-            bundle b = {x + count * LANES * places, first, least(LANES, end - first)};
+        for (int64_t first = row; first < least(row + BANDS * LANES, end); first += LANES, count++) {
+            band b = {x + count * LANES * places, first, least(LANES, end - first)};
             memset(b.x, 0, (size_t)(LANES * places) * sizeof *x);
             for (int64_t r = 0; r < b.count; r++)
                 for (int64_t p = 0; p < loop->columns; p++)
                     b.x[p * LANES + r] = loop->w[(first + r) * loop->columns + loop->order[p]];
-            bundles[count] = b;
+            bands[count] = b;
         }
-        round_bundles(l, bundles, count, weights);
+        round_bands(l, bands, count, weights);
     }
     qn_fp_end(modes);
     free(x);
@@ -193,7 +192,7 @@ bool qn_round_columns(const qn_column_loop *loop) {
         l.v = v, l.importance = loop->importance ? importance : NULL;
         for (int64_t p = 0; loop->importance && p < n; p++) importance[p] = loop->importance[loop->order[p]];
         double products = (double)loop->rows * (double)n * (double)n / 4; /* float32: two in the time of one */
-        qn_parallel_for(loop->rows, BUNDLE * LANES, work_bytes(products), round_rows, &l);
+        qn_parallel_for(loop->rows, BANDS * LANES, work_bytes(products), round_rows, &l);
     }
     free(v), free(importance);
     return v && importance && !atomic_load(&l.failed);
