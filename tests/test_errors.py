@@ -359,7 +359,7 @@ def name_rows():
         ("cast", "overflow", "'inf', 'saturate', 'raise'"): lambda v: qn.cast(X, "float16", overflow=v),
         ("cast", "rounding", "'nearest', 'stochastic'"): lambda v: qn.cast(X, "float16", rounding=v),
         ("requantize", "method", methods): lambda v: qn.requantize(ACC, 0.5, method=v),
-        ("choose_qparams", "method", "'minmax', 'mse', 'entropy', 'percentile'"): lambda v: qn.choose_qparams(
+        ("choose_qparams", "method", "'minmax', 'mse', 'entropy', 'percentile', 'hqq'"): lambda v: qn.choose_qparams(
             X, method=v
         ),
         ("min_max", "on_nonfinite", "'ignore', 'raise'"): lambda v: qn.min_max(X, on_nonfinite=v),

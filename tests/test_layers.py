@@ -36,7 +36,7 @@ TESTED_IN = {
     "cli/selection.py": "tests/cli/test_quantize.py",  # which tensors
     "cli/streams.py": "tests/cli/test_main.py",  # standard output and standard error of all commands
     "files/fault.py": "tests/files/test_spec.py",  # the sentences of the other modules' errors
-    "ops/choose.py": "tests/ops/test_histogram.py",  # the choices by a histogram; test_qparams.py has those by a range
+    "ops/moments.py": "tests/observers/test_moments.py",  # the state of the observer
     "reports/advice.py": "tests/reports/test_compare.py",  # the advice of a Report
 }
 

@@ -293,7 +293,9 @@ class Calibration(Mapping[str, QParams]):
     def __getitem__(self, name: str) -> QParams:
         observer = self.observers[name]
         if not observer.chooses_range:
-            raise KeyError(f"{name!r} has a {type(observer).__name__}, which chooses no parameters: observers[{name!r}].")
+            raise KeyError(
+                f"{name!r} has a {type(observer).__name__}, which chooses no parameters: observers[{name!r}]."
+            )
         try:
             return observer.qparams()
         except CalibrationError as error:

@@ -55,7 +55,7 @@ class CalibratedTensor:
     ----------
     name, observer, dtype, granularity : str
     count, nan, inf : int
-        Finite elements, NaN and infinities seen.
+        Finite elements, NaN and infinities seen; of moments rows.
     min, max : float or None
         The range seen, over all channels.
     chosen : Technique or None
@@ -138,8 +138,8 @@ class CalibratedTensor:
         """One sentence, with its number, for each result that is valid but surprising."""
         sentences = []
         if self.nan or self.inf:
-            total = self.count + self.nan + self.inf
-            sentences.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} elements were left out.")
+            total, unit = self.count + self.nan + self.inf, "elements" if self.dtype else "rows"
+            sentences.append(f"{self.nan:,} NaN and {self.inf:,} infinite of {total:,} {unit} were left out.")
         if self.apart:
             figures = ", ".join(f"{technique.method} {_cell(technique.rest_db)}" for technique in self.techniques)
             sentences.append(
@@ -212,7 +212,7 @@ class CalibrationReport(Table[CalibratedTensor]):
         words = [tensor.name, tensor.dtype, tensor.granularity, tensor.observer]
         chosen = tensor.chosen
         if chosen is None:
-            return [*words, "no parameters"]
+            return [*words, "no parameters" if tensor.dtype else f"{tensor.count:,} rows"]
         sqnr, _, _, clipped = texts(chosen.sqnr_db, None, None, chosen.clipped)
         row = [*words, *map(number, (tensor.min, tensor.max, chosen.low, chosen.high)), clipped, sqnr]
         sqnrs = {technique.method: technique.sqnr_db for technique in tensor.techniques}
@@ -239,8 +239,8 @@ def _cell(value: float | None) -> str:
 def summarize(name: str, observer: Observer) -> CalibratedTensor:
     """Return the figures of an observer: what it saw, what it chose, and what each technique would give."""
     if not observer.chooses_range:
-        counts = [int(getattr(observer, field, 0)) for field in ("count_", "nan_", "infinite_")]
-        return CalibratedTensor(name, observer.label, "", "", *counts, None, None, None)
+        rows, nan, inf = (int(getattr(observer, field, 0)) for field in ("count_", "nan_", "infinite_"))
+        return CalibratedTensor(name, observer.label, "", "", rows, nan, inf, None, None, None)
     count = nan = inf = 0
     low = high = chosen = reason = None
     techniques: tuple[Technique, ...] = ()

@@ -15,6 +15,7 @@ from ..dtypes import CODE_TYPES
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec
 from ..files.store import Reader
+from ..observers.moments import MomentsObserver
 from ..reports.compare import Report, ReportTable
 from .streams import show, show_json, warn
 
@@ -85,8 +86,10 @@ def open_reader(path: str) -> Reader:
 
 
 def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray:
-    """Return an array of a file; of a PackedWeight its weight."""
+    """Return an array of a file; of a PackedWeight its weight, of moments their scatter."""
     value = reader.read(name)
+    if isinstance(value, MomentsObserver):
+        return value.scatter_
     return value.unpack() if isinstance(value, PackedWeight) else value
 
 

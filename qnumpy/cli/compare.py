@@ -9,8 +9,9 @@ from .._typing import Array
 from ..arrays.packed import PackedWeight
 from ..dtypes import real_type
 from ..errors import FileFormatError
-from ..files.spec import Value, is_same_layer
+from ..files.spec import Value, is_same_layer, is_same_moments
 from ..files.store import Reader
+from ..observers.moments import MomentsObserver
 from ..reports.compare import Report, compare
 from .common import (
     GATE_FAILED,
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             x, q = reference.read(name), quantized.read(name)
             if isinstance(x, np.ndarray) and isinstance(q, PackedWeight):
                 q = q.unpack()
-            if isinstance(x, np.ndarray) and not isinstance(q, PackedWeight) and _is_quantized(x, q):
+            if isinstance(x, np.ndarray) and not isinstance(q, PackedWeight | MomentsObserver) and _is_quantized(x, q):
                 if real_type(x.dtype) is None:
                     raise FileFormatError(f"{args.reference}: tensor {name!r} must be floating; got {x.dtype}.")
                 report = compare(x, q, name=name)
@@ -111,6 +112,8 @@ def _is_same(x: Value, q: Value) -> bool:
     """Whether two arrays have the same bits, so that NaN equals itself, in whatever byte order."""
     if isinstance(x, PackedWeight) and isinstance(q, PackedWeight):
         return is_same_layer(x, q)
+    if isinstance(x, MomentsObserver) and isinstance(q, MomentsObserver):
+        return is_same_moments(x, q)
     if not (isinstance(x, np.ndarray) and isinstance(q, np.ndarray)):
         return type(x) is type(q) and bool(x == q)
     x, q = _native(x), _native(q)

@@ -13,6 +13,7 @@ from ..arrays.quantized import dequantize
 from ..dtypes import REAL_TYPES, float_type
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec, Value
+from ..observers.moments import MomentsObserver
 from ..ops.cast import cast
 from .common import FINE, READABLE, Commands, UsageError, add_command, open_reader, progress
 from .model import add_output, model_output, model_path
@@ -87,7 +88,7 @@ def _joined(parts: Mapping[str, Mapping[str, TensorSpec]]) -> dict[str, TensorSp
 
 def _dequantize(args: argparse.Namespace, name: str, value: Value) -> dict[str, Array]:
     """Return what a quantized tensor becomes, by name."""
-    assert not isinstance(value, np.ndarray)
+    assert not isinstance(value, np.ndarray | MomentsObserver)
     bias = value.bias if isinstance(value, PackedWeight) else None
     try:
         x = dequantize(value.unpack() if isinstance(value, PackedWeight) else value)

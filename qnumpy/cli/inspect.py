@@ -39,6 +39,7 @@ def _list_tensors(args: argparse.Namespace) -> int:
                 "dtype": spec.format or spec.dtype.name,
                 "shape": list(spec.shape),
                 "granularity": None if spec.granularity is None else spec.granularity.describe(),
+                "moments": None if spec.moments is None else dict(spec.moments),
                 "nbytes": spec.nbytes,
                 "unreadable": None if spec.unreadable is None else spec.unreadable.reason,
             }
@@ -67,6 +68,8 @@ def _parameters(spec: TensorSpec) -> str:
     """Return the cell of the granularity, or why the array is not read."""
     if spec.unreadable is not None:
         return f"not read: {spec.unreadable.reason}"
+    if spec.moments is not None:
+        return f"moments of {spec.moments['rows']:,} rows"
     return "-" if spec.granularity is None else spec.granularity.describe()
 
 
@@ -75,7 +78,7 @@ def _report_floats(args: argparse.Namespace) -> int:
     with open_reader(args.input) as reader:
         for name in progress(reader.specs, "inspect"):
             spec = reader.specs[name]
-            if spec.granularity is None and spec.unreadable is None and float_type(spec.dtype) is not None:
+            if spec.is_plain and float_type(spec.dtype) is not None:
                 reports.append(float_report(read_array(reader, name), args.float_type, name=name))
             else:
                 left_out += 1

@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from .._typing import Symmetric
 from ..arrays.mx import MX_FORMATS, mx_format
-from ..dtypes import CODE_TYPES, code_type, float_type
+from ..dtypes import CODE_TYPES, CodeType, code_type, float_type
 from ..files.spec import TensorSpec
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
-from ..ops.histogram import CHOICES, percentile_share
+from ..ops.choose import GRIDS
+from ..ops.histogram import percentile_share
 from .common import UsageError
 
 __all__: list[str] = []
@@ -19,10 +21,10 @@ DTYPES = [*CODE_TYPES, *CASTS, *MX_FORMATS]
 GRANULARITIES: dict[str, type[Granularity]] = {cls.kind: cls for cls in (PerTensor, PerChannel, PerGroup)}
 DEFAULTS: dict[str, dict[str, int]] = {"tensor": {}, "channel": {"axis": 0}, "group": {"axis": -1, "group_size": 32}}
 
-METHODS = tuple(CHOICES)
+METHODS = (*GRIDS, "gptq")
 
 _OPTION = rf"(?:{'|'.join(DTYPES)}|tensor|channel|group(?:=\d{{1,18}})?|axis=-?\d{{1,18}}|"
-_OPTION += rf"(?:no-)?symmetric|method=(?:{'|'.join(METHODS)})|keep)"
+_OPTION += rf"(?:no-)?symmetric|full-range|method=(?:{'|'.join(METHODS)})|keep)"
 SET = re.compile(rf"(?P<pattern>.+?)=(?P<options>{_OPTION}(?:,{_OPTION})*)", re.DOTALL)
 
 
@@ -59,7 +61,7 @@ class Scheme:
     per: str | None
     axis: int | None
     group_size: int | None
-    symmetric: bool
+    symmetric: Symmetric
     method: str = "minmax"
     keep: bool = False
 
@@ -74,7 +76,7 @@ class Scheme:
                 raise UsageError(f"{option}method must be minmax for {self.dtype}, which chooses no range.")
             return PerTensor()
         code = code_type(self.dtype)
-        if code is not None and code.real is not None and not self.symmetric:
+        if code is not None and code.real is not None and self.symmetric is not True:
             raise UsageError(f"{option}{self.dtype} must be symmetric: it has no zero point.")
         per = self.per or ("channel" if self.group_size is None else "group")
         arguments = dict(DEFAULTS[per])
@@ -84,9 +86,22 @@ class Scheme:
             if name not in arguments:
                 raise UsageError(f"{option}{name.replace('_', ' ')} must be left out per {per}; got {value}.")
             arguments[name] = value
+        self._check_search(option, code, per)
         if arguments.get("group_size", 1) < 1:
             raise UsageError(f"{option}group size must be at least 1; got {arguments['group_size']}.")
         return GRANULARITIES[per](**arguments)
+
+    def _check_search(self, option: str, code: CodeType | None, per: str) -> None:
+        """Refuse what a method or a full range does not search."""
+        if self.symmetric == "full" and self.method in ("entropy", "percentile"):
+            raise UsageError(f"{option}method must be minmax, mse, hqq or gptq for a full range; got {self.method}.")
+        searched = self.method in ("hqq", "gptq") or (self.method == "mse" and self.symmetric == "full")
+        if searched and code is not None and (code.bits > 8 or code.real is not None):
+            raise UsageError(
+                f"{option}dtype must be an integer type of at most 8 bits for {self.method}; got {code.name}."
+            )
+        if self.method == "gptq" and per == "tensor":
+            raise UsageError(f"{option}granularity must be channel or group for gptq; got tensor.")
 
     @property
     def has_choice(self) -> bool:
@@ -105,6 +120,8 @@ class Scheme:
                 scheme = replace(scheme, axis=int(value))
             elif key.endswith("symmetric"):
                 scheme = replace(scheme, symmetric=key == "symmetric")
+            elif key == "full-range":
+                scheme = replace(scheme, symmetric="full")
             elif key == "method":
                 scheme = replace(scheme, method=value)
             elif key == "keep":
@@ -126,4 +143,4 @@ class Scheme:
             real = float_type(self.dtype)
             assert real is not None
             return TensorSpec(real.dtype, shape)
-        return TensorSpec.quantized(shape, self.dtype, self.granularity(), symmetric=self.symmetric)
+        return TensorSpec.quantized(shape, self.dtype, self.granularity(), symmetric=self.symmetric is True)

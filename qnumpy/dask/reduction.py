@@ -38,7 +38,7 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     -------
     Observer
         Its state has the same bits as that of an observer that observed the whole in one process, for any blocks and
-        scheduler, and also if workers die.
+        scheduler, and also if workers die. That of a MomentsObserver is the same within its bound.
 
     Raises
     ------
@@ -62,8 +62,9 @@ def observe(x: DaskArray | Bag, observer: Observer, *, split_every: int = 8) -> 
     Notes
     -----
     Computed at once, by the scheduler that dask's configuration or a client names. Per channel, x is rechunked first:
-    a block holds the whole axis of the channels. A block is read once and not kept; a state has a few kilobytes.
-    Merging makes new states, so a task may run again at any time.
+    a block holds the whole axis of the channels, for moments the last one. A block is read once and not kept; a state
+    has a few kilobytes, one of moments of K inputs 8 K^2 bytes. Merging makes new states, so a task may run again at
+    any time.
 
     Examples
     --------
@@ -202,7 +203,7 @@ class _Shard:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with Reader(self.path) as reader:
             for name, spec in reader.specs.items():
-                if float_type(spec.dtype) is not None and spec.granularity is None and spec.unreadable is None:
+                if float_type(spec.dtype) is not None and spec.is_plain:
                     yield {name: reader.read(name, copy=True)}
 
 

@@ -22,6 +22,7 @@ from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
+from ..observers.moments import MomentsObserver
 from ..qparams import QParams
 from .fault import fault, json_object
 from .fields import ML_DTYPES, converted, plain, restored, stand_in, types
@@ -30,7 +31,9 @@ __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
 FORMAT_VERSION = 3  # the newest
 
-Value: TypeAlias = Array | QuantizedArray | MXArray | CodebookArray | OffsetArray | PackedWeight
+Value: TypeAlias = (
+    Array | QuantizedArray | MXArray | CodebookArray | OffsetArray | PackedWeight | MomentsObserver
+)
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array
@@ -64,6 +67,8 @@ class TensorSpec:
         Of an MXArray.
     options : dict, optional
         Of a PackedWeight: the keywords of its constructor as values of JSON, and the shape of its bias.
+    moments : dict, optional
+        Of a MomentsObserver: its counts of rows and its configuration.
     unreadable : Unreadable, optional
         Of an array of a file that qnumpy does not read.
     levels : int
@@ -89,6 +94,7 @@ class TensorSpec:
     zero_point: bool = False
     format: str | None = None
     options: Mapping[str, Any] | None = None
+    moments: Mapping[str, Any] | None = None
     unreadable: Unreadable | None = None
     byte_codes: bool = False
     levels: int = 0
@@ -101,6 +107,9 @@ class TensorSpec:
         if isinstance(value, PackedWeight):
             w, options = _parts(value)
             return replace(cls.of(w), options=_options_to_json(options))
+        if isinstance(value, MomentsObserver):
+            counts = {key: int(getattr(value, name)) for key, name in _COUNTS.items()}
+            return cls(np.dtype(np.float64), value.scatter_.shape, moments={**counts, **value.get_config()})
         if isinstance(value, MXArray):
             return cls.blocks(value.shape, value.format)
         if isinstance(value, CodebookArray):
@@ -142,6 +151,8 @@ class TensorSpec:
             return replace(w, options=_checked_options(name, w, values["packed_weight"], held))
         if isinstance(dtype, dict):
             return cls(restored(held[name][0], dtype), shape)
+        if "moments" in values:
+            return cls(np.dtype(np.float64), shape, moments=_checked_moments(shape, values["moments"]))
         if mx_format(dtype) is not None:
             return cls.blocks(shape, dtype)
         code = code_type(dtype)
@@ -174,6 +185,8 @@ class TensorSpec:
         if self.options is not None:
             values["packed_weight"] = {key: value for key, value in self.options.items() if key != "bias"}
             values["packed_weight"]["bias"] = self.options["bias"] is not None
+        if self.moments is not None:
+            values["moments"] = dict(self.moments)
         if self.granularity is None or self.format is not None:
             return {**values, "granularity": None}
         values["granularity"] = self.granularity.to_dict()
@@ -183,6 +196,11 @@ class TensorSpec:
         if self.offset:
             return {**values, "offset": True}
         return {**values, "qmin": self.qmin, "qmax": self.qmax}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is an array of NumPy that can be read."""
+        return self.granularity is None and self.moments is None and self.unreadable is None
 
     @property
     def nbytes(self) -> int:
@@ -213,6 +231,8 @@ class TensorSpec:
             parts[f"{name}.scale"] = (np.dtype("<f4"), shape)
             if self.zero_point:
                 parts[f"{name}.zero_point"] = (_stored_dtype(self.dtype), _stored_shape(self.dtype, shape))
+        elif self.moments is not None:
+            parts[f"{name}.mean"] = (np.dtype("<f8"), self.shape[:1])
         if self.options is not None and self.options["bias"] is not None:
             parts[f"{name}.bias"] = (np.dtype("<f4"), self.options["bias"])
         return parts
@@ -229,6 +249,9 @@ class TensorSpec:
             yield from self.encode(name, w)
             if options["bias"] is not None:
                 yield f"{name}.bias", options["bias"]
+        elif isinstance(value, MomentsObserver):
+            yield name, value.scatter_
+            yield f"{name}.mean", value.mean_
         elif isinstance(value, MXArray):
             yield name, value._held
             yield f"{name}.scale", value.scales
@@ -258,6 +281,8 @@ class TensorSpec:
             bias = None if self.options["bias"] is None else read(f"{name}.bias")
             return PackedWeight(w, **{**_options_from_json(self.options), "bias": bias})
         stored = read(name)
+        if self.moments is not None:
+            return _moments(self.moments, stored, read(f"{name}.mean"))
         if self.granularity is None and types(self.dtype) is not None and _bits(self.dtype) >= 8:
             return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
         if self.granularity is None:
@@ -405,21 +430,50 @@ def _options_from_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _READERS[name](value) if name in _READERS else value for name, value in values.items()}
 
 
+# The state of a MomentsObserver
+
+_COUNTS = {"rows": "count_", "nan": "nan_", "infinite": "infinite_"}  # keys of the schema and attributes
+
+
+def _checked_moments(shape: tuple[int, ...], values: Any) -> dict[str, Any]:
+    """Return the counts and the configuration that were read."""
+    if len(shape) != 2 or shape[0] != shape[1] or not isinstance(values, dict):
+        raise ValueError(f"moments {values!r} are no object beside a square shape.")
+    config = {key: value for key, value in values.items() if key not in _COUNTS}
+    MomentsObserver.from_config(config)
+    for key in _COUNTS:
+        if type(values[key]) is not int or not 0 <= values[key] < MAX_ELEMENTS:
+            raise ValueError(f"{key} {values[key]!r} is no count.")
+    return values
+
+
+def _moments(values: Mapping[str, Any], scatter: Array, mean: Array) -> MomentsObserver:
+    observer = MomentsObserver.from_config({key: value for key, value in values.items() if key not in _COUNTS})
+    counts = {name: np.array(values[key], np.int64) for key, name in _COUNTS.items()}
+    # copies: a memory map is read-only, and an observer goes on observing
+    observer._restore({"mean_": np.array(mean, np.float64), "scatter_": np.array(scatter, np.float64), **counts})
+    return observer
+
+
+def is_same_moments(one: MomentsObserver, other: MomentsObserver) -> bool:
+    """Whether two observers have the same configuration and the same bits."""
+    same = TensorSpec.of(one) == TensorSpec.of(other) and one.mean_.tobytes() == other.mean_.tobytes()
+    return same and one.scatter_.tobytes() == other.scatter_.tobytes()
+
+
 # The schema
 
 
 def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]], bool]) -> str:
     """Return the JSON text that describes the arrays which are not plain tensors of the container."""
-    tensors = {
-        name: spec.to_dict() for name, spec in specs.items() if spec.granularity is not None or not holds(spec.dtype)
-    }
+    tensors = {name: spec.to_dict() for name, spec in specs.items() if not spec.is_plain or not holds(spec.dtype)}
     version = max(map(_version, specs.values()), default=1)
     return json.dumps({"format_version": version, "tensors": tensors}, ensure_ascii=False)
 
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
-    if spec.levels or spec.offset:
+    if spec.moments is not None or spec.levels or spec.offset:
         return 3
     return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
 
@@ -434,7 +488,7 @@ def read_schema(path: Path, text: str, held: Held) -> dict[str, TensorSpec]:
     schema = json_object(path, text, "the qnumpy schema")
     version = schema.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise fault(path, None, f"format_version must be at least 1 and at most {FORMAT_VERSION}; got {version!r}.")
+        raise fault(path, None, f"format_version must be 1 to {FORMAT_VERSION}; got {version!r}.")
     tensors = schema.get("tensors")
     if not isinstance(tensors, dict):
         raise fault(path, None, f"the qnumpy schema must have an object 'tensors'; got {tensors!r}.")

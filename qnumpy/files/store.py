@@ -15,7 +15,9 @@ from .._check import array, integer, must, typed
 from .._typing import Array, Path
 from ..arrays.base import CodedArray
 from ..arrays.packed import PackedWeight
-from ..errors import FileFormatError
+from ..errors import CalibrationError, FileFormatError
+from ..observers.base import Observer
+from ..observers.moments import MomentsObserver
 from ..qparams import QParams
 from .atomic import AtomicFiles, naming_errors
 from .fault import fault, json_object
@@ -481,8 +483,9 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     path : str or path
         Ends in .npz, .safetensors or .json; an existing file is replaced. A folder gets a model.safetensors; one whose
         name ends in "/" is made.
-    arrays : mapping of str to QuantizedArray, MXArray, CodebookArray, OffsetArray, PackedWeight or array_like
-        For a .json file a mapping of str to QParams: a calibration, or any other.
+    arrays : mapping of str to arrays of codes, PackedWeight, MomentsObserver or array_like
+        Arrays of codes are QuantizedArray, MXArray, CodebookArray and OffsetArray. For a .json file a mapping of str to QParams: a calibration, or any other. Of a calibration other files get its
+        MomentsObservers.
     max_shard_bytes : int, optional
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
         the index ``model.safetensors.index.json``. An array is never cut. All files appear together, the index last.
@@ -498,7 +501,9 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     CalibrationError
         An observer of a calibration has seen nothing finite.
     TypeError
-        For another file an array has a mask or is a QParams; max_shard_bytes is not an integer.
+        For another file an array has a mask or is a QParams or another observer; max_shard_bytes is not an integer.
+    CalibrationError
+        A MomentsObserver has seen nothing.
     ValueError
         max_shard_bytes is not positive, or path does not end in .safetensors.
     TypeError
@@ -509,7 +514,7 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
         The file cannot hold a dtype: objects; complex128 in .safetensors.
     ValueError
         Names collide: a quantized ``w`` also takes ``w.scale`` and ``w.zero_point``, an NVFP4 one ``w.tensor_scale``, a
-        PackedWeight with a bias ``w.bias``.
+        PackedWeight with a bias ``w.bias``, a MomentsObserver ``w.mean``.
     ValueError
         path names a folder or a device.
     OSError
@@ -530,6 +535,9 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     {'x': QParams(int8, per tensor, scale=0.1, zero_point=0)}
     """
     if _holds_qparams(_text("save", path), "save"):
+        if isinstance(arrays, Mapping) and not arrays and _moments_of(arrays) is not arrays:
+            wanted = "parameters by name for a .json file"
+            raise ValueError(must("save", "arrays", wanted, "moments alone") + " Save them in a .npz file.")
         if max_shard_bytes is not None:
             got = typed(max_shard_bytes)
             raise ValueError(must("save", "max_shard_bytes", "left out unless path ends in .safetensors", got))
@@ -538,9 +546,9 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     if not isinstance(arrays, Mapping):
         raise TypeError(must("save", "arrays", "a mapping of names to arrays", type(arrays).__name__))
     values: dict[str, Value] = {}
-    for name, value in arrays.items():
+    for name, value in _moments_of(arrays).items():
         _check_value(f"arrays[{name!r}]", value)
-        if isinstance(value, (CodedArray, PackedWeight)):
+        if isinstance(value, (CodedArray, PackedWeight, MomentsObserver)):
             values[name] = value
         else:
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
@@ -550,15 +558,29 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
             writer.write(name, value)
 
 
+def _moments_of(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the MomentsObservers of a calibration, whose mapping has the parameters of the others; else `arrays`."""
+    observers = getattr(arrays, "observers", None)
+    if not isinstance(observers, dict):
+        return arrays
+    moments = {name: value for name, value in observers.items() if isinstance(value, MomentsObserver)}
+    return moments or arrays
+
+
 def _check_value(name: str, value: Any) -> None:
     """Refuse parameters, masks, which NumPy would drop, and lists of quantized arrays, which it would dequantize."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(must("save", name, "an array without a mask", "a masked array"))
     if isinstance(value, QParams):
         raise TypeError(must("save", name, "an array unless path ends in .json", typed(value)))
+    if isinstance(value, Observer):
+        if not isinstance(value, MomentsObserver):
+            raise TypeError(must("save", name, "an array or a MomentsObserver", type(value).__name__))
+        if not value._seen:
+            raise CalibrationError(must("save", name, "of observed data", "none"))
     if isinstance(value, (list, tuple)):
         for item in value:
-            if isinstance(item, (CodedArray, PackedWeight)):
+            if isinstance(item, (CodedArray, PackedWeight, MomentsObserver)):
                 raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
             _check_value(name, item)
 
@@ -580,7 +602,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
 
     Returns
     -------
-    dict of str to QuantizedArray, MXArray, CodebookArray, OffsetArray, PackedWeight or numpy.ndarray
+    dict of str to QuantizedArray, MXArray, CodebookArray, OffsetArray, PackedWeight, MomentsObserver or numpy.ndarray
         In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams. Arrays of
         ml_dtypes have native byte order, also as fields of structures; others of a .npz file have that of the file.
 

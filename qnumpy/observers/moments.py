@@ -194,9 +194,8 @@ class MomentsObserver(SecondMoment, Observer):
 
     @classmethod
     def _no_range(cls, method: str) -> str:
-        return (
-            f"{cls.__name__}.{method}: moments have no range, so that no scale follows from them. Use HistogramObserver."
-        )
+        name = cls.__name__
+        return f"{name}.{method}: moments have no range, so that no scale follows from them. Use HistogramObserver."
 
     @property
     def _ends(self) -> tuple[Array, Array] | None:
@@ -257,5 +256,7 @@ class MomentsObserver(SecondMoment, Observer):
             return [("seen", "nothing seen")]
         lines = [("inputs", f"{self.inputs:,} inputs"), ("rows", f"{int(self.count_):,} rows")]
         if self.nan_ or self.infinite_:
-            lines.append(("left out", f"left out: {int(self.nan_):,} with NaN, {int(self.infinite_):,} with infinities"))
+            lines.append(
+                ("left out", f"left out: {int(self.nan_):,} with NaN, {int(self.infinite_):,} with infinities")
+            )
         return lines

@@ -11,7 +11,7 @@ from ..dtypes import CodeType, FloatType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor
 from ..qparams import QParams, check_scheme, grid_of_range
-from .grid_search import Levels, Scheme, search_grid
+from .grid_search import Levels, Scheme, hqq_grid, search_grid
 from .histogram import CHOICES, Sketch, percentile_share
 from .moments import SecondMoment
 from .reduce import extremes
@@ -170,7 +170,7 @@ class Plan(NamedTuple):
             raise ValueError(_check.must(owner, "moments", requirement, f"method={method!r}"))
         if plan.searched:
             check_width(owner, code, f"for the search of {method!r}")
-        if moments is not None:
+        if moments is not None or method == "gptq":
             check_moments(owner, moments, rows)
         return plan
 
@@ -197,15 +197,17 @@ class Plan(NamedTuple):
     def qparams(self, scale: Array, zero: Array) -> QParams:
         """Return scales and zero points (N, G) as the parameters of the weight."""
         levels = self.levels
-        params = (self.rows.params(part) for part in (scale, zero))
-        return QParams(*params, self.code.dtype, self.granularity, levels.qmin, levels.qmax)
+        scale, zero = self.rows.params(scale), self.rows.params(zero)
+        return QParams(scale, zero, self.code.dtype, self.granularity, levels.qmin, levels.qmax)
 
 
 def _scheme_of(owner: str, code: CodeType, symmetric: Any) -> Scheme:
     """Return the scheme that `symmetric` names; refuse what a code type does not have."""
     if isinstance(symmetric, str) and symmetric == "full":
         if code.real is not None:
-            raise ValueError(_check.must(owner, "symmetric", f"True for {code.name}, which has no zero point", "'full'"))
+            raise ValueError(
+                _check.must(owner, "symmetric", f"True for {code.name}, which has no zero point", "'full'")
+            )
         return "full"
     if not isinstance(symmetric, bool | np.bool_):
         raise TypeError(_check.must(owner, "symmetric", "True, False or 'full'", _check.typed(symmetric)))

@@ -133,6 +133,12 @@ def choose_codes(
     then least squares of the levels (of the scales of groups) and descent again, `rounds` times.
     """
     spread, factor, order, size = damped(h, damping)
+    places = None
+    if levels.group_size >= w.shape[1]:  # in this order a permutation of the inputs permutes the codes
+        w, places, order = np.ascontiguousarray(w[:, order]), order, np.arange(len(order))
+    else:
+        back = np.argsort(order)
+        spread = spread[np.ix_(back, back)]
     codes = levels.nearest(w)
     before = best = levels.objective(w, spread, codes)
     for turn in range(rounds + 1):
@@ -149,4 +155,7 @@ def choose_codes(
         else:
             levels = levels.refitted(w, spread, codes)
         best = levels.objective(w, spread, codes)
-    return Chosen(codes, levels, before * size, levels.objective(w, spread, codes) * size)
+    after = levels.objective(w, spread, codes)
+    if places is not None:
+        codes = codes[:, np.argsort(places)]
+    return Chosen(codes, levels, before * size, after * size)

@@ -60,16 +60,16 @@ class SecondMoment:
 
     def _add_rows(self, block: Array) -> None:
         """Add finite rows, at most `_BLOCK` of them."""
-        rows = len(block)
-        if not rows:
+        if not len(block):
             return
         mean = block.mean(axis=0, dtype=np.float64)
         near = mean.astype(block.dtype)  # what float32 holds of the mean; the scatter moves from it to the mean below
-        block = block - near
-        largest = np.maximum(block.max(axis=0), -block.min(axis=0))
-        if block.dtype == np.float32 and not (((largest >= _LOW) | (largest == 0)) & (largest <= _HIGH)).all():
-            block = block.astype(np.float64)
-        self._add(Sums(rows, mean, block.T @ block), mean - near)
+        with np.errstate(over="ignore"):
+            apart = block - near
+        largest = np.maximum(apart.max(axis=0), -apart.min(axis=0))
+        if apart.dtype == np.float32 and not (((largest >= _LOW) | (largest == 0)) & (largest <= _HIGH)).all():
+            apart = block.astype(np.float64) - near
+        self._add(Sums(len(block), mean, apart.T @ apart), mean - near)
 
     def _add(self, other: "Sums", beside: Float64Array | None = None) -> None:
         """Add the sums of other rows; `beside`: the distance of their mean from where their scatter was taken.
@@ -77,26 +77,26 @@ class SecondMoment:
         Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
         """
         count = int(self.count_)
-        total = count + other.count
-        if not other.count:
+        total = count + other.rows
+        if not other.rows:
             return
         apart = other.mean - self.mean_
-        between = apart * np.sqrt(count / total * other.count)
-        within = None if beside is None else beside * np.sqrt(other.count)
+        between = apart * np.sqrt(count / total * other.rows)
+        within = None if beside is None else beside * np.sqrt(other.rows)
         for strip in _strips(self.inputs):
             change = between[strip, None] * between
             if within is not None:
                 change -= within[strip, None] * within
             change += other.scatter[strip]
             self.scatter_[strip] += change
-        self.mean_ = self.mean_ + apart * (other.count / total)
+        self.mean_ = self.mean_ + apart * (other.rows / total)
         self.count_ = np.array(total, np.int64)
 
 
 class Sums(NamedTuple):
     """Count, mean and scatter of rows that another one adds."""
 
-    count: int
+    rows: int
     mean: Float64Array
     scatter: Array
 
@@ -108,10 +108,7 @@ def blocks(x: Array, dtype: type[np.floating]) -> Iterator[Array]:
     flat = x.reshape(rows, x.shape[-1]) if x.ndim < 3 or x.flags.c_contiguous else None
     for first in range(0, rows, _BLOCK):
         last = min(first + _BLOCK, rows)
-        if flat is None:
-            part = x[np.unravel_index(np.arange(first, last), lead)]
-        else:
-            part = flat[first:last]
+        part = x[np.unravel_index(np.arange(first, last), lead)] if flat is None else flat[first:last]
         yield np.ascontiguousarray(part, dtype)
 
 

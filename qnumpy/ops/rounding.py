@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _check
-from .._typing import Array, Float32Array, Float64Array, Int32Array
+from .._typing import Array, Float32Array, Float64Array, Int32Array, Int64Array
 from ..dtypes import CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow
@@ -57,11 +57,17 @@ def round_weight(
     """
     wanted = w if target is None else target
     spread, factor, order, size = damped(h, damping)
+    alone = group_size >= w.shape[1]
+    if alone:  # no group holds columns together: in this order, a permutation of the inputs permutes the codes
+        w, wanted = np.ascontiguousarray(w[:, order]), np.ascontiguousarray(wanted[:, order])
+        places, order = order, np.arange(len(order))
+    else:
+        back = np.argsort(order)
+        spread = spread[np.ix_(back, back)]
     importance = spread.diagonal().astype(np.float32)
     scale, zero = search_grid(wanted, importance, group_size, levels)
-    nearest = _nearest(w, scale, zero, group_size, levels)
-    before = objective(wanted, spread, nearest, scale, zero, group_size)
-    codes, best = nearest, before
+    codes = _nearest(w, scale, zero, group_size, levels)
+    before = best = objective(wanted, spread, codes, scale, zero, group_size)
     if target is not None:
         codes = _nearest(wanted, scale, zero, group_size, levels)
         best = objective(wanted, spread, codes, scale, zero, group_size)
@@ -73,31 +79,35 @@ def round_weight(
         scale = refit(wanted, spread, codes, scale, zero, group_size)
         codes = descend(wanted, spread, codes, scale, zero, group_size, levels, sweeps)
     after = objective(wanted, spread, codes, scale, zero, group_size)
+    if alone:
+        sorted_codes, codes = codes, np.empty_like(codes)
+        codes[:, places] = sorted_codes
     return Rounded(codes, scale, zero, before * size, after * size)
 
 
-def damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Array, float]:
-    """Return h with damping, in units of its mean diagonal; its factor and the order of its columns; that mean."""
-    diagonal = h.diagonal()
-    size = float(diagonal.mean())
-    if not size > 0:  # inputs that are all zero: every weight rounds to the nearest
-        h, size = np.eye(len(h)), 1.0
-    else:
-        h = h / size
+def damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Int64Array, float]:
+    """Return h in units of its mean diagonal, with damping, its columns in order; its factor; the order; that mean."""
+    order = np.argsort(-h.diagonal(), kind="stable")
+    size = float(h.diagonal().mean())
+    if size > 0:
+        ordered = h[np.ix_(order, order)]
+        ordered /= size
+    else:  # inputs that are all zero: every weight rounds to nearest
+        ordered, size = np.eye(len(h)), 1.0
+    diagonal = ordered.diagonal().copy()
     while True:
-        damped = h.copy()
-        np.fill_diagonal(damped, h.diagonal() + damping)
-        order = np.argsort(-damped.diagonal(), kind="stable")
-        factor = inverse_factor(damped[np.ix_(order, order)])
+        np.fill_diagonal(ordered, diagonal + damping)
+        factor = inverse_factor(ordered)
         if factor is not None:
-            return damped, factor, order, size
+            return ordered, factor, order, size
         damping = max(10 * damping, _LEAST_DAMPING)
 
 
 def _nearest(w: Float32Array, scale: Float32Array, zero: Int32Array, group_size: int, levels: Levels) -> Array:
     group = np.arange(w.shape[1]) // group_size
     steps = np.rint(w / scale[:, group])
-    return np.clip(steps + zero[:, group], levels.qmin, levels.qmax).astype(np.int16)
+    codes: Array = np.clip(steps + zero[:, group], levels.qmin, levels.qmax).astype(np.int16)
+    return codes
 
 
 class Rows(NamedTuple):

@@ -1,5 +1,6 @@
 """GPTQ: codes that change the outputs of a layer least, and the bias that keeps their mean."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ from ._layers import vector
 __all__ = ["RoundedWeight", "gptq"]
 
 
+_MOST_DAMPING = 1_000_000
+
+
 class RoundedWeight(NamedTuple):
     """What gptq returns: the quantized weight, the corrected bias, and the objective of each output.
 
@@ -24,7 +28,7 @@ class RoundedWeight(NamedTuple):
     """
 
     q: QuantizedArray
-    bias: Array | None
+    bias: Array
     before: Float64Array
     after: Float64Array
 
@@ -37,13 +41,15 @@ def gptq(
     dtype: DType = "int4",
     symmetric: Symmetric = True,
     bias: RealLike | None = None,
+    centered: bool = True,
     damping: float = 0.1,
 ) -> RoundedWeight:
     """Round a weight by the moments of its inputs, to the codes that change the outputs of the layer least.
 
     The objective of an output is the mean square of its change over the rows of the inputs, ``(q - w) h (q - w)^T``
-    with their second moment h, plus `damping` times the mean square of an input times ``|q - w|^2``. With a bias h is
-    taken about the mean of the inputs, and the bias takes what the mean loses: ``bias + (w - q) mean``.
+    with their second moment h, plus `damping` times the mean square of an input times ``|q - w|^2``. The bias takes
+    what the mean of the inputs loses, ``bias + (w - q) mean``, so h is taken about that mean. The `method` "gptq" of
+    quantize is for layers without a bias.
 
     Parameters
     ----------
@@ -59,15 +65,17 @@ def gptq(
     symmetric : bool or "full", default True
         As in choose_qparams.
     bias : array_like of shape (outputs,), optional
-        The layer's bias; pass zeros for a layer that has none and can take one.
+        Zero by default.
+    centered : bool, default True
+        False: the bias stays as it is, and h is taken about zero.
     damping : float, default 0.1
-        At least 0. More keeps the codes nearer to w, where there are few rows.
+        At most 1,000,000, which rounds to nearest. More keeps the codes nearer to w, where there are few rows.
 
     Returns
     -------
     RoundedWeight
-        ``(q, bias, before, after)``. The bias has the dtype of `bias`, computed in float64 and rounded once, half to
-        even; None without one. before and after are float64, one for each output.
+        ``(q, bias, before, after)``. The bias has the dtype of `bias`, or of w without one, computed in float64 and
+        rounded once, half to even. before and after are float64, one for each output.
 
     Raises
     ------
@@ -80,7 +88,9 @@ def gptq(
     TypeError, ValueError, CalibrationError
         moments is no MomentsObserver, has another number of inputs than w, or has seen nothing.
     ValueError
-        damping is no number of at least 0.
+        damping is no number in [0, 1000000].
+    TypeError
+        centered is neither True nor False.
     TypeError, ValueError
         bias is not real, or not of shape (outputs,).
     ValueError
@@ -117,15 +127,16 @@ def gptq(
     source, _ = _args.real(owner, "w", w)
     _args.code(owner, dtype, more=MX_FORMATS)
     plan = Plan.of(owner, source.shape, dtype, granularity, symmetric, "gptq", moments)
-    if not (_check.is_number(damping) and 0 <= damping < np.inf):
-        raise ValueError(_check.must(owner, "damping", "a number of at least 0", _check.typed(damping)))
+    if not (_check.is_number(damping) and 0 <= damping <= _MOST_DAMPING):
+        raise ValueError(_check.must(owner, "damping", f"in [0, {_MOST_DAMPING}]", _check.typed(damping)))
+    centered = _check.flag(owner, "centered", centered)
     outputs = plan.rows.moved[: plan.rows.leading]
-    offset = None if bias is None else vector(owner, "bias", bias, int(np.prod(outputs)))
-    q, result = rounded(owner, "w", source, plan, centered=offset is not None, damping=float(damping))
+    count = math.prod(outputs)
+    offset = np.zeros(count, source.dtype) if bias is None else vector(owner, "bias", bias, count)
+    q, result = rounded(owner, "w", source, plan, centered=centered, damping=float(damping))
     if result is None:
-        nothing = np.zeros(outputs)
-        return RoundedWeight(q, offset, nothing, nothing.copy())
-    if offset is not None:
+        return RoundedWeight(q, offset, np.zeros(outputs), np.zeros(outputs))
+    if centered:
         change = plan.rows.matrix(source).astype(np.float64) - plan.rows.matrix(q.dequantize("float64"))
         offset = rounded_once(owner, "bias", np.add, offset, change @ moments.mean_)
     return RoundedWeight(q, offset, result.before.reshape(outputs), result.after.reshape(outputs))

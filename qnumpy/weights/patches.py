@@ -64,9 +64,15 @@ def patches(
     spans = tuple(gap * (length - 1) + 1 for gap, length in zip(gaps, size, strict=True))
     height, width = image.shape[2] + pads[0] + pads[2], image.shape[3] + pads[1] + pads[3]
     if spans[0] > height or spans[1] > width:
-        raise ValueError(_check.must(owner, "kernel", "no larger than the padded image", f"{spans} over {(height, width)}"))
+        raise ValueError(
+            _check.must(owner, "kernel", "no larger than the padded image", f"{spans} over {(height, width)}")
+        )
     if any(pads):
         image = np.pad(image, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
     windows = np.lib.stride_tricks.sliding_window_view(image, spans, axis=(2, 3))
     windows = windows[:, :, :: steps[0], :: steps[1], :: gaps[0], :: gaps[1]].transpose(0, 2, 3, 1, 4, 5)
-    return windows.reshape(*windows.shape[:3], -1) if image.size else np.empty((*windows.shape[:3], image.shape[1] * size[0] * size[1]), image.dtype)
+    return (
+        windows.reshape(*windows.shape[:3], -1)
+        if image.size
+        else np.empty((*windows.shape[:3], image.shape[1] * size[0] * size[1]), image.dtype)
+    )

@@ -112,3 +112,38 @@ def test_calibrate_refuses(run, activations, tmp_path):
     assert run("calibrate", first, "-o", out) == (2, "", f"qnumpy calibrate: {message}\n")
     assert run("calibrate", first, "-o", out, "--force")[0] == 0
     assert set(qn.load(out)) == {"x", "y"}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_calibrate_observes_moments(run, activations, tmp_path, suffix):
+    out = tmp_path / f"moments.{suffix}"
+    code, table, err = run("calibrate", *activations, "--method", "moments", "-o", out)
+    assert (code, err) == (0, "")
+    expected = qn.Calibration(qn.MomentsObserver())
+    for path in activations:
+        for name, x in load(path).items():
+            if name != "ids":
+                expected.observe(name, x)
+    back = load(out)
+    assert {name: value.to_json() for name, value in back.items()} == {
+        name: observer.to_json() for name, observer in expected.observers.items()
+    }
+    assert table == f"{expected.report()}\n"
+    assert "10 rows" in table
+    assert run("calibrate", activations[0], "--method", "moments")[0] == 0  # the table alone
+    listed = run("inspect", out)[1]
+    assert "moments of 10 rows" in listed
+    assert json.loads(run("inspect", out, "--json")[1])["tensors"][0]["moments"]["rows"] == 10
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["-o", "q.json"], "-o must end in .npz or .safetensors; got 'q.json'."),
+    (["--per", "channel"], "--dtype, --per, --axis, --group-size and --no-symmetric must be left out for moments."),
+    (["--dtype", "int4"], "--dtype, --per, --axis, --group-size and --no-symmetric must be left out for moments."),
+])  # fmt: skip
+def test_moments_have_no_scheme(run, activations, options, message):
+    assert run("calibrate", activations[0], "--method", "moments", *options) == (
+        2,
+        "",
+        f"qnumpy calibrate: {message}\n",
+    )

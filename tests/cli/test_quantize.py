@@ -116,7 +116,7 @@ def test_set_changes_the_method(run, model, tmp_path):
     (["--percentile=nan", "--method=percentile"], "percentile must be in (0, 100]; got nan."),
     (["--set", "fc=method=best"],
      "--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K, symmetric, no-symmetric, "
-     "method=M or keep; got 'fc=method=best'."),
+     "full-range, method=M or keep; got 'fc=method=best'."),
 ])  # fmt: skip
 def test_methods_that_do_not_fit(run, model, tmp_path, options, message):
     out = tmp_path / "out.npz"
@@ -420,3 +420,97 @@ def test_options_that_python_would_stumble_over(run, model, options):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"qnumpy quantize: {options[0]} must be ")
     assert len(err) < 300
+
+
+# ---- moments ----
+
+
+@pytest.fixture
+def moments(tmp_path):
+    """Moments of the inputs of two layers: one under the name of the layer, one under that of its weight."""
+    observers = {"fc": qn.MomentsObserver().observe(reals(50, 16, seed=5)),
+                 "head.weight": qn.MomentsObserver().observe(reals(50, 12, seed=6))}  # fmt: skip
+    path = tmp_path / "moments.npz"
+    save(path, observers)
+    return path
+
+
+@pytest.mark.parametrize("method", ["gptq", "mse"])
+@pytest.mark.parametrize(("options", "scheme"), [
+    ([], {"granularity": qn.PerChannel(0)}),
+    (["--group-size=8", "--no-symmetric"], {"granularity": qn.PerGroup(8), "symmetric": False}),
+    (["--group-size=8", "--full-range"], {"granularity": qn.PerGroup(8), "symmetric": "full"}),
+])  # fmt: skip
+def test_moments_choose_the_codes(run, model, moments, tmp_path, method, options, scheme):
+    out = tmp_path / "out.safetensors"
+    code, table, err = run(
+        "quantize", model, "-o", out, "--dtype=int4", "--method", method, "--moments", moments, *options
+    )
+    assert (code, err) == (0, "")
+    before, after, observers = load(model), load(out), load(moments)
+    for name, key in (("fc.weight", "fc"), ("head.weight", "head.weight")):
+        assert after[name] == qn.quantize(before[name], dtype="int4", method=method, moments=observers[key], **scheme)
+        assert re.search(rf"{re.escape(name)} .* {method} ", table)
+    assert after["embed.weight"] == qn.quantize(before["embed.weight"], dtype="int4", method="mse", **scheme)
+    assert re.search(r"embed\.weight .* mse \(no moments\) ", table)
+    assert run("compare", model, out)[0] == 0
+
+
+def test_set_chooses_where_moments_count(run, model, moments, tmp_path):
+    out = tmp_path / "out.npz"
+    options = ["--moments", moments, "--set", "fc=int4,full-range,method=gptq", "--set", "fc.bias=keep"]
+    assert run("quantize", model, "-o", out, *options)[0] == 0
+    before, after = load(model), load(out)
+    expected = qn.quantize(
+        before["fc.weight"], dtype="int4", granularity=qn.PerChannel(0), symmetric="full", method="gptq",
+        moments=load(moments)["fc"],
+    )  # fmt: skip
+    assert after["fc.weight"] == expected
+    assert after["head.weight"] == qn.quantize(before["head.weight"], granularity=qn.PerChannel(0))
+
+
+def test_full_range_without_moments(run, model, tmp_path):
+    out = tmp_path / "out.npz"
+    assert run("quantize", model, "-o", out, "--dtype=uint4", "--full-range", "--method=mse")[0] == 0
+    x, q = load(model)["fc.weight"], load(out)["fc.weight"]
+    assert q == qn.quantize(x, dtype="uint4", granularity=qn.PerChannel(0), symmetric="full", method="mse")
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--method=gptq"], "--moments FILE must be given for the method gptq."),
+    (["--method=gptq", "--per=tensor", "--moments=MOMENTS"],
+     "granularity must be channel or group for gptq; got tensor."),
+    (["--method=gptq", "--axis=1", "--moments=MOMENTS"],
+     "--moments: 'fc' must be of 12 inputs, as 'fc.weight' of shape (12, 16) has per channel 1; got 16."),
+    (["--moments=MOMENTS"],
+     "--moments must have the name of a tensor that gptq or mse quantizes; 'MOMENTS' has none."),
+    (["--method=gptq", "--dtype=int16", "--moments=MOMENTS"],
+     "dtype must be an integer type of at most 8 bits for gptq; got int16."),
+    (["--method=entropy", "--full-range"], "method must be minmax, mse, hqq or gptq for a full range; got entropy."),
+    (["--full-range", "--no-symmetric"], "--no-symmetric must be left out beside --full-range."),
+    (["--full-range", "--dtype=float8_e5m2"], "float8_e5m2 must be symmetric: it has no zero point."),
+    (["--full-range", "--dtype=mxfp4"], "granularity, axis, group size and symmetry must be left out for mxfp4."),
+])  # fmt: skip
+def test_moments_that_do_not_fit(run, model, moments, tmp_path, options, message):
+    out = tmp_path / "out.npz"
+    words = [word.replace("MOMENTS", str(moments)) for word in options]
+    expected = f"qnumpy quantize: {message.replace('MOMENTS', str(moments))}\n"
+    assert run("quantize", model, "-o", out, *words) == (2, "", expected)
+    assert not out.exists()
+
+
+def test_files_of_moments_are_kept(run, moments, tmp_path):
+    out = tmp_path / "out.npz"
+    code, table, _ = run("quantize", moments, "-o", out)
+    assert code == 0
+    assert "moments" in table
+    assert {name: value.to_json() for name, value in load(out).items()} == {
+        name: value.to_json() for name, value in load(moments).items()
+    }
+    assert run("compare", moments, out, "--fail-below-sqnr=0")[0] == 0
+    assert run("dequantize", moments, "-o", tmp_path / "reals.npz")[0] == 0
+    changed = load(moments)
+    changed["fc"].observe(np.ones((1, 16)))
+    save(out, changed)
+    assert run("compare", moments, out, "--fail-below-sqnr=0")[0] == 1
+    assert run("inspect", moments, "--float", "float16")[1].startswith("tensor")

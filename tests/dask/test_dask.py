@@ -58,6 +58,29 @@ def test_the_state_of_one_process(kind, granularity, chunks):
     assert "nothing seen" in repr(observer)  # the configuration did not change
 
 
+@pytest.mark.usefixtures("scheduler")
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+def test_moments_are_merged_in_one_order(chunks):
+    x = noise(200, 90)
+    observer = qn.MomentsObserver()
+    first, again = (qd.observe(da.from_array(x, chunks=chunks), observer, split_every=2) for _ in range(2))
+    assert first.to_json() == again.to_json()
+    alone = qn.MomentsObserver().observe(x)
+    assert (first.count_, first.nan_, first.infinite_) == (alone.count_, alone.nan_, alone.infinite_) == (199, 1, 0)
+    size = np.sqrt(np.outer(alone.scatter_.diagonal(), alone.scatter_.diagonal()))
+    assert (np.abs(first.scatter_ - alone.scatter_) <= 2**-13 * size).all()  # the bound of the class
+    assert "nothing seen" in repr(observer)
+    bag = qd.observe(db.from_sequence([x[:50], x[50:]], npartitions=2), qn.MomentsObserver())
+    assert bag.count_ == 199
+
+
+def test_moments_of_tapped_arrays():
+    batches = db.from_sequence([noise(k + 1, 30, seed=k) for k in range(5)], npartitions=2)
+    with dask.config.set(scheduler="threads"):
+        calibration = qd.calibrate(model, batches, {"x": qn.MomentsObserver()})
+    assert (calibration.observers["x"].inputs, len(calibration)) == (30, 0)
+
+
 @pytest.mark.parametrize("kind", OBSERVERS)
 @pytest.mark.parametrize("npartitions", [1, 3, 20])
 def test_a_bag_of_arrays(kind, npartitions):
@@ -522,7 +545,7 @@ def test_choices_are_those_of_an_array_in_memory():
                 qn.choose_qparams(x, **wrong)
             with pytest.raises(here.type) as there:
                 qd.choose_qparams(blocks, **wrong)
-            assert str(there.value) == str(here.value)
+            assert str(there.value) == str(here.value).replace(", 'hqq'", "")  # which searches whole groups
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])

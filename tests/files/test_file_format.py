@@ -33,6 +33,8 @@ def read():
 def real(value):
     if isinstance(value, qn.PackedWeight):
         value = value.unpack()
+    if isinstance(value, qn.MomentsObserver):
+        return value.scatter_
     return value if isinstance(value, np.ndarray) else value.dequantize()
 
 
@@ -97,6 +99,12 @@ def test_the_reader_reads_the_rest(tmp_path, read, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_reader_reads_moments(tmp_path, read, suffix):
+    moments = {"x": qn.MomentsObserver().observe(reals(9, 4)), "y": qn.MomentsObserver().observe(reals(1))}
+    assert_reads(read, tmp_path / f"a.{suffix}", moments)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_reader_reads_the_golden_files(read, suffix):
     path = ROOT / "tests" / "fixtures" / f"golden.{suffix}"
     if not path.exists():
@@ -118,7 +126,7 @@ def test_the_examples_of_the_page(tmp_path):
     schema = json.loads(text)
     spec = TensorSpec.quantized((4096, 768), "int4", qn.PerGroup(32), symmetric=True)
     assert schema == {"format_version": 1, "tensors": {"w": spec.to_dict()}}
-    assert f"format versions 1 and {FORMAT_VERSION}" in PAGE
+    assert f"format versions 1 to {FORMAT_VERSION}" in PAGE
     codes = np.array([-7, 7, 0, 1, -1], np.int8).astype(ml_dtypes.int4)
     save(tmp_path / "a.safetensors", {"w": qn.QuantizedArray(codes, qn.QParams(1, 0, "int4", qmin=-7))})
     packed = plain_tensors(tmp_path / "a.safetensors")[0]["w"].tolist()

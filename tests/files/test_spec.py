@@ -13,7 +13,7 @@ import safetensors.numpy
 from tensor_files import plain_tensors, reals
 
 import qnumpy as qn
-from qnumpy.files.spec import FORMAT_VERSION, TensorSpec
+from qnumpy.files.spec import FORMAT_VERSION, TensorSpec, is_same_moments
 from qnumpy.files.store import Reader, Writer, load, save
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -101,9 +101,9 @@ def with_schema(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, w, t: s.update(format_version=3), "format_version must be 1 or 2; got 3."),
-        (lambda s, w, t: s.update(format_version=True), "format_version must be 1 or 2; got True."),
-        (lambda s, w, t: s.pop("format_version"), "format_version must be 1 or 2; got None."),
+        (lambda s, w, t: s.update(format_version=4), "format_version must be 1 to 3; got 4."),
+        (lambda s, w, t: s.update(format_version=True), "format_version must be 1 to 3; got True."),
+        (lambda s, w, t: s.pop("format_version"), "format_version must be 1 to 3; got None."),
         (lambda s, w, t: s.pop("tensors"), "the qnumpy schema must have an object 'tensors'; got None."),
         (lambda s, w, t: s["tensors"].update(v=w), "tensor 'v' is in the qnumpy schema and not in the file."),
         (lambda s, w, t: t.pop("w.scale"), "tensor 'w.scale' is in the qnumpy schema and not in the file."),
@@ -285,3 +285,105 @@ def test_a_file_with_an_axis_is_transposed(tmp_path):
     schema["tensors"]["fc"]["packed_weight"] = {"axis": 1, "bias": True, "clip": [0, None]}
     safetensors.numpy.save_file(tensors, path, metadata={"qnumpy": json.dumps(schema)})
     np.testing.assert_array_equal(X @ load(path)["fc"], X @ qn.PackedWeight(w, axis=1, bias=W[0], clip=(0, None)))
+
+
+# Moments
+
+
+def moments(rows=9, inputs=4, **config):
+    return qn.MomentsObserver(**config).observe(reals(rows, inputs) * 3 + 1)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_moments_round_trip(tmp_path, suffix):
+    lost = moments(5, 3)
+    lost.observe(np.array([[np.nan, 1, 2], [np.inf, 1, 2]], np.float32))
+    observers = {
+        "fc": moments(), "one": qn.MomentsObserver().observe([2.0]), "strict": moments(on_nonfinite="raise"),
+        "nothing": qn.MomentsObserver().observe([[np.nan, 1.0]]), "lost": lost,
+    }  # fmt: skip
+    path = tmp_path / f"a.{suffix}"
+    save(path, {**observers, "w": reals(2, 3)})
+    back = load(path)
+    assert list(back) == [*observers, "w"]
+    for name, observer in observers.items():
+        assert type(back[name]) is qn.MomentsObserver
+        assert back[name].to_json() == observer.to_json()
+        assert is_same_moments(back[name], observer)
+        back[name].observe(np.ones((2, observer.inputs)))  # it owns its memory, and goes on
+    with Reader(path) as reader:  # views of a memory map
+        reader.read("fc").observe(np.ones((2, 4))).merge(moments())
+    assert not is_same_moments(back["fc"], observers["fc"])
+    assert load(path, "fc")["fc"].to_json() == observers["fc"].to_json()
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_the_moments_of_a_calibration(tmp_path, suffix):
+    observers = {"*.in": qn.MomentsObserver(), "y": qn.MinMaxObserver()}
+    calibration = qn.calibrate(lambda x: {"a.in": x, "b.in": 2 * x, "y": x}, [reals(6, 3)], observers)
+    save(tmp_path / f"a.{suffix}", calibration)
+    back = load(tmp_path / f"a.{suffix}")
+    assert {name: value.to_json() for name, value in back.items()} == {
+        name: calibration.observers[name].to_json() for name in ("a.in", "b.in")
+    }
+    save(tmp_path / "a.json", calibration)
+    assert load(tmp_path / "a.json") == {"y": calibration["y"]}
+
+
+def test_only_files_of_moments_are_of_the_third_version(tmp_path):
+    save(tmp_path / "a.safetensors", {"x": moments()})
+    raw, schema = plain_tensors(tmp_path / "a.safetensors")
+    assert (schema["format_version"], FORMAT_VERSION) == (3, 3)
+    assert {name: (part.dtype.name, part.shape) for name, part in raw.items()} == {
+        "x": ("float64", (4, 4)), "x.mean": ("float64", (4,)),
+    }  # fmt: skip
+    assert schema["tensors"]["x"]["moments"] == {"rows": 9, "nan": 0, "infinite": 0, "on_nonfinite": "ignore"}
+
+
+@pytest.mark.parametrize(("arrays", "kind", "message"), [
+    ({"x": qn.MomentsObserver()}, qn.CalibrationError, "arrays['x'] must be of observed data; got none."),
+    ({"x": qn.MinMaxObserver()}, TypeError, "arrays['x'] must be an array or a MomentsObserver; got MinMaxObserver."),
+    ({"x": [moments()]}, TypeError,
+     "arrays['x'] must be one quantized array or plain numbers; got a list of MomentsObserver(4 inputs, 9 rows)."),
+    ({"x": moments(), "x.mean": np.ones(3)}, ValueError,
+     "arrays must not collide in the file; got 'x' and 'x.mean', which both need the name 'x.mean'."),
+])  # fmt: skip
+def test_moments_that_no_file_holds(tmp_path, arrays, kind, message):
+    with pytest.raises(kind) as caught:
+        save(tmp_path / "a.npz", arrays)
+    assert str(caught.value) == f"save: {message}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_moments_alone_are_no_parameters(tmp_path):
+    calibration = qn.Calibration(qn.MomentsObserver()).observe("x", reals(3, 2))
+    message = "save: arrays must be parameters by name for a .json file; got moments alone. Save them in a .npz file."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        save(tmp_path / "a.json", calibration)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda x, t: x["moments"].pop("rows"), "tensor 'x': the qnumpy schema is wrong: 'rows'"),
+    (lambda x, t: x["moments"].update(rows=-1), "tensor 'x': the qnumpy schema is wrong: rows -1 is no count."),
+    (lambda x, t: x["moments"].update(nan=True), "tensor 'x': the qnumpy schema is wrong: nan True is no count."),
+    (lambda x, t: x["moments"].update(rows=0), "tensor 'x': inconsistent"),
+    (lambda x, t: x["moments"].update(on_nonfinite="skip"), "MomentsObserver: on_nonfinite must be one of"),
+    (lambda x, t: x["moments"].update(other=1), "tensor 'x': the qnumpy schema is wrong: "),
+    (lambda x, t: x.update(moments=3), "moments 3 are no object beside a square shape."),
+    (lambda x, t: x.update(shape=[2, 8]), "are no object beside a square shape."),
+    (lambda x, t: x.update(shape=[5, 5]), "tensor 'x' must be float64 (5, 5) by the qnumpy schema"),
+    (lambda x, t: t.pop("x.mean"), "tensor 'x.mean' is in the qnumpy schema and not in the file."),
+    (lambda x, t: t["x"].__setitem__((0, 1), 99), "tensor 'x': inconsistent"),
+    (lambda x, t: t["x"].__setitem__((0, 0), np.nan), "tensor 'x': inconsistent"),
+    (lambda x, t: t["x.mean"].__setitem__(0, np.inf), "tensor 'x': inconsistent"),
+])  # fmt: skip
+def test_moments_that_lie(tmp_path, change, message):
+    path = tmp_path / "a.safetensors"
+    save(path, {"x": moments()})
+    raw, schema = plain_tensors(path)
+    tensors = {name: part.copy() for name, part in raw.items()}
+    change(schema["tensors"]["x"], tensors)
+    safetensors.numpy.save_file(tensors, path, metadata={"qnumpy": json.dumps(schema)})
+    with pytest.raises(qn.FileFormatError, match=re.escape(message)):
+        load(path)

@@ -236,7 +236,7 @@ def test_a_class_that_names_methods_appears_by_itself(monkeypatch, capsys):
     tensor = qn.Calibration(observer).observe("x", np.array([-1.0, 3.5])).report()["x"]
     assert (tensor.observer, tensor.chosen.high, tensor.chosen.clipped, tensor.techniques) == ("Wide", 7, None, ())
     assert main(["calibrate", "--help"]) == 0
-    assert "{minmax,wide,percentile,entropy,mse}" in capsys.readouterr().out
+    assert "{minmax,wide,percentile,entropy,mse,moments}" in capsys.readouterr().out
 
 
 # ---- words ----

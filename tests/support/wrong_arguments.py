@@ -14,14 +14,17 @@ BYTES = np.arange(6, dtype=np.uint8).reshape(2, 3)
 IMAGE, FILTERS = np.ones((1, 2, 4, 4), np.uint8), np.ones((2, 2, 3, 3), np.int8)
 PARAMS = qn.QParams(0.5, 0)
 MX = qn.quantize(X, dtype="mxfp8_e4m3")
+MOMENTS = qn.MomentsObserver().observe(X)
 WEIGHT = qn.quantize(X.T, granularity=qn.PerChannel(1))
 
 # function -> right arguments by name
 CALLS = {
-    "quantize": {"x": X, "qparams": None, "dtype": "int8", "granularity": None, "symmetric": True, "method": "minmax"},
+    "quantize": {"x": X, "qparams": None, "dtype": "int8", "granularity": None, "symmetric": True, "method": "minmax",
+                 "moments": None},
     "dequantize": {"q": qn.quantize(X), "dtype": "float32", "out": None},
     "choose_qparams": {
         "x": X, "dtype": "int8", "granularity": None, "symmetric": True, "method": "percentile", "percentile": 99.0,
+        "moments": None,
     },
     "quantize_linear": {
         "x": X, "scale": 0.5, "zero_point": 0, "dtype": "int8", "axis": 0, "block_size": 2, "convention": "onnx",
@@ -69,6 +72,7 @@ CALLS = {
     "PerGroup": {"group_size": 2, "axis": -1},
     "QuantizedArray": {"codes": Q, "qparams": PARAMS},
     "MinMaxObserver": {"dtype": "int8", "granularity": None, "symmetric": True, "on_nonfinite": "ignore"},
+    "MomentsObserver": {"on_nonfinite": "ignore"},
     "set_num_threads": {"n": 1},
     "set_isa": {"name": "scalar"},
     "HistogramObserver": {
@@ -91,6 +95,11 @@ CALLS = {
         "x": X, "w": X.T, "alphas": None, "axis": 0, "dtype": "int8", "x_granularity": None, "w_granularity": None,
     },
     "weights.smoothquant": {"x": X, "w": X.T, "alpha": 0.5, "axis": 0, "power_of_two": False},
+    "weights.gptq": {
+        "w": X, "moments": MOMENTS, "granularity": qn.PerChannel(0), "dtype": "int4", "symmetric": True, "bias": None,
+        "centered": True, "damping": 0.1,
+    },
+    "weights.patches": {"x": IMAGE.astype(np.float32), "kernel": 2, "strides": 1, "padding": 0, "dilations": 1},
     "weights.cross_layer_equalize": {
         "w1": X, "w2": X.T, "bias": None, "axis1": -1, "axis2": 0, "power_of_two": False,
     },
@@ -118,9 +127,10 @@ WRONG = [
     [Broken()], qn.quantize(X), [qn.quantize(X)], qn.quantize(X, dtype="mxfp4"), PARAMS,
     qn.QParams([0.5, 0.5], 0, "int8", qn.PerChannel(0)), qn.PackedWeight(WEIGHT), qn.PerTensor(), qn.PerChannel(7),
     qn.PerChannel(-3), qn.PerGroup(2), qn.PerRow(), qn.MinMaxObserver(),
+    qn.MomentsObserver(), MOMENTS,
 ]  # fmt: skip
 
-FLAGS = ("symmetric", "include_zero", "per_channel", "power_of_two", "progress")
+FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress")
 
 
 def function(name):

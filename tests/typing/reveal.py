@@ -24,6 +24,10 @@ def objects(x: F32, params: qn.QParams) -> None:
     assert_type(qn.choose_qparams(x, granularity=qn.PerRow(), method="mse"), qn.QParams)
 
     assert_type(qn.quantize(x), qn.QuantizedArray)
+    moments = qn.MomentsObserver().observe(x)
+    assert_type(moments.covariance(centered=False), NDArray[np.float64])
+    assert_type(qn.quantize(x, dtype="int4", symmetric="full", method="gptq", moments=moments), qn.QuantizedArray)
+    assert_type(qn.weights.gptq(x, moments, qn.PerChannel(0)).after, NDArray[np.float64])
     assert_type(qn.quantize([1.0, 2.0], params), qn.QuantizedArray)
     assert_type(qn.quantize(x, dtype="int4", granularity=qn.PerGroup(32)), qn.QuantizedArray)
     assert_type(qn.quantize(x, dtype="mxfp4"), qn.MXArray)
@@ -76,12 +80,16 @@ def reports_and_files(x: F32, q: qn.QuantizedArray) -> None:
     assert_type(qn.float_report(x, "float16"), qn.reports.FloatReport)
     assert_type(qn.bits(0.1), qn.reports.Bits)
     assert_type(qn.save("w.safetensors", {"w": q}), None)
-    assert_type(qn.load("w.safetensors")["w"], Array | qn.QuantizedArray | qn.MXArray | qn.PackedWeight | qn.QParams)
+    assert_type(
+        qn.load("w.safetensors")["w"],
+        Array | qn.QuantizedArray | qn.MXArray | qn.PackedWeight | qn.MomentsObserver | qn.QParams,
+    )
     assert_type(qn.isa(), str)
 
 
 def choices_that_do_not_exist(x: F32) -> None:
     qn.quantize(x, method="best")  # type: ignore[call-overload]
+    qn.choose_qparams(x, symmetric="whole")  # type: ignore[arg-type]
     qn.quantize_linear(x, 0.5, convention="numpy")  # type: ignore[call-overload]
     qn.min_max(x, on_nonfinite="skip")  # type: ignore[arg-type]
     qn.cast(x, np.float16, rounding="up")  # type: ignore[call-overload]
