@@ -49,11 +49,11 @@ class Tables(NamedTuple):
     def changed(self, change: Change) -> "Tables":
         """Return the tables of an array of other axes or indices."""
         granularity, (places,) = change(self.granularity, self.places())
-        codebook = np.ascontiguousarray(self.codebook.reshape(-1, self.levels)[places])
+        codebook = np.asarray(self.codebook.reshape(-1, self.levels)[places], order="C")
         if self.scale is None or self.scale_granularity is None:
             return Tables(codebook, granularity, None, None)
         scale_granularity, (scale,) = change(self.scale_granularity, self.scale)
-        return Tables(codebook, granularity, np.ascontiguousarray(scale), scale_granularity)
+        return Tables(codebook, granularity, np.asarray(scale, order="C"), scale_granularity)
 
 
 class CodebookArray(CodedArray):

@@ -154,11 +154,11 @@ class OffsetArray(CodedArray):
 
     def _params_of_index(self, index: Index) -> Any:
         granularity, params = self.granularity.sliced("OffsetArray", index, self.scale, self.offset)
-        return *map(np.ascontiguousarray, params), granularity
+        return *(np.asarray(param, order="C") for param in params), granularity
 
     def _params_of_order(self, order: tuple[int, ...]) -> Any:
         granularity, params = self.granularity.transposed(order, self._shape, self.scale, self.offset)
-        return *map(np.ascontiguousarray, params), granularity
+        return *(np.asarray(param, order="C") for param in params), granularity
 
     def _params_of_shape(self, shape: tuple[int, ...]) -> Any:
         granularity = self.granularity.reshaped(self._shape, shape)
