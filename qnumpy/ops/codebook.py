@@ -17,7 +17,7 @@ from .. import _core
 from .._typing import Float32Array, Float64Array, Int16Array, Int64Array
 from .rounding import damped
 
-__all__ = ["NF4", "Chosen", "Levels", "choose_codes", "cluster_rows", "largest_scales", "refit_levels"]
+__all__ = ["NF4", "Chosen", "LevelTables", "choose_codes", "cluster_rows", "largest_scales", "refit_levels"]
 
 # The 16 levels of QLoRA, appendix E: quantiles of the normal distribution, with 0, scaled to [-1, 1].
 NF4 = np.array([
@@ -32,7 +32,7 @@ _ROUNDS = 3
 _TINY = np.finfo(np.float32).smallest_normal
 
 
-class Levels(NamedTuple):
+class LevelTables(NamedTuple):
     """Tables, and the scales of groups of columns: what codes stand for."""
 
     levels: Float32Array
@@ -40,7 +40,7 @@ class Levels(NamedTuple):
     group_size: int
 
     @classmethod
-    def plain(cls, levels: Float32Array, columns: int) -> "Levels":
+    def plain(cls, levels: Float32Array, columns: int) -> "LevelTables":
         """Return one table for each row, without scales."""
         return cls(levels, np.ones((len(levels), min(columns, 1)), np.float32), max(columns, 1))
 
@@ -54,7 +54,7 @@ class Levels(NamedTuple):
         _core.nearest_levels(*self._of(w), self.scale, codes)
         return codes
 
-    def searched(self, w: Float32Array, importance: Float32Array | None) -> "Levels":
+    def searched(self, w: Float32Array, importance: Float32Array | None) -> "LevelTables":
         """Return the same table with scales whose weighted square error is small."""
         scale = np.empty_like(self.scale)
         _core.search_level_scales(*self._of(w), importance, scale)
@@ -72,7 +72,7 @@ class Levels(NamedTuple):
         _core.descend_levels(*self._of(w), h, codes, self.scale, _SWEEPS, result)
         return result
 
-    def refitted(self, w: Float32Array, h: Float64Array, codes: Int16Array) -> "Levels":
+    def refitted(self, w: Float32Array, h: Float64Array, codes: Int16Array) -> "LevelTables":
         """Return the scales of least objective for the codes."""
         scale = np.empty_like(self.scale)
         _core.refit_level_scales(*self._of(w), h, codes, self.scale, scale)
@@ -112,7 +112,7 @@ class Chosen(NamedTuple):
     """Codes (N, K), what they stand for, and the objective of each row: of the nearest codes at first, and of these."""
 
     codes: Int16Array
-    levels: Levels
+    levels: LevelTables
     before: Float64Array
     after: Float64Array
 
@@ -125,7 +125,7 @@ def largest_scales(w: Float32Array, group_size: int) -> Float32Array:
 
 
 def choose_codes(
-    w: Float32Array, h: Float64Array, levels: Levels, *, damping: float, fits_levels: bool, rounds: int = _ROUNDS
+    w: Float32Array, h: Float64Array, levels: LevelTables, *, damping: float, fits_levels: bool, rounds: int = _ROUNDS
 ) -> Chosen:
     """Choose codes so that ``(level - w) h (level - w)^T`` of each row is small; and fit the levels, or the scales.
 

@@ -8,7 +8,7 @@ from .. import _args, _check
 from .._typing import Array, RealLike
 from ..arrays.codebook import CodebookArray
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
-from ..ops.codebook import NF4, Levels, choose_codes, cluster_rows, largest_scales
+from ..ops.codebook import NF4, LevelTables, choose_codes, cluster_rows, largest_scales
 from ..ops.moments import SecondMoment
 from ..ops.rounding import Rows, check_moments, importance_of, matrix_of
 
@@ -143,10 +143,10 @@ def codebook(
         raise ValueError(_check.must(owner, "w", "finite", str(matrix[~finite][0])))
     importance = None if known is None else importance_of(known)
     if method == "nf4":
-        levels = Levels(NF4, largest_scales(matrix, rows.group_size), rows.group_size)
+        levels = LevelTables(NF4, largest_scales(matrix, rows.group_size), rows.group_size)
         levels = levels if scale == "absmax" else levels.searched(matrix, importance)
     else:
-        levels = Levels.plain(cluster_rows(matrix, importance, count), rows.columns)
+        levels = LevelTables.plain(cluster_rows(matrix, importance, count), rows.columns)
     if known is None or method == "kmeans":
         codes = levels.nearest(matrix)
     else:
@@ -163,15 +163,15 @@ def _bits(owner: str, value: Any, method: str) -> int:
     return bits
 
 
-def _nothing(rows: Rows, method: str, count: int) -> Levels:
+def _nothing(rows: Rows, method: str, count: int) -> LevelTables:
     """Return the parameters of an empty array."""
     params = int(np.prod(rows.granularity.params_shape(rows.shape)))
     if method == "nf4":
-        return Levels(NF4, np.ones(params, np.float32), 1)
-    return Levels.plain(np.zeros((params, count), np.float32), 1)
+        return LevelTables(NF4, np.ones(params, np.float32), 1)
+    return LevelTables.plain(np.zeros((params, count), np.float32), 1)
 
 
-def _array(codes: Array, levels: Levels, rows: Rows, method: str) -> CodebookArray:
+def _array(codes: Array, levels: LevelTables, rows: Rows, method: str) -> CodebookArray:
     plain = codes.astype(np.uint8)
     shape = rows.granularity.params_shape(rows.shape)
     if method != "nf4":

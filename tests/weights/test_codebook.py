@@ -89,7 +89,7 @@ def test_nf4_with_moments_changes_outputs_less():
 
 def test_no_single_code_lowers_the_objective():
     h = MOMENTS.covariance(centered=False)
-    levels = ops.Levels.plain(ops.cluster_rows(W, None, 8), 96)
+    levels = ops.LevelTables.plain(ops.cluster_rows(W, None, 8), 96)
     chosen = ops.choose_codes(W, h, levels, damping=0.1, fits_levels=True)
     assert (chosen.after <= chosen.before).all()
     assert (np.diff(chosen.levels.levels, axis=1) >= 0).all()
@@ -108,7 +108,7 @@ def test_no_single_code_lowers_the_objective():
 def test_levels_are_those_of_least_squares():
     h = X.astype(float).T @ X / len(X)
     levels = ops.cluster_rows(W, None, 4)
-    codes = ops.Levels.plain(levels, 96).nearest(W)
+    codes = ops.LevelTables.plain(levels, 96).nearest(W)
     same, fitted = ops.refit_levels(W, h, codes, levels)
     root = np.linalg.cholesky(h).T
     for row in range(len(W)):

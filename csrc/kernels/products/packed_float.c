@@ -33,9 +33,13 @@ static int code_bits(qn_type element) {
     }
 }
 
+/* Levels from the table of one column to that of the next. */
+static int64_t table_step(const qn_float_weight *w) { return w->bits == 4 ? QN_PANEL : w->levels; }
+
 /* Of a panel. */
 static int64_t table_bytes(const qn_float_weight *w) {
-    return (int64_t)sizeof(float) * (w->shared ? most(w->levels, QN_PANEL) : w->levels * QN_PANEL) * (w->levels > 0);
+    return (int64_t)sizeof(float) * (w->shared ? most(w->levels, QN_PANEL) : table_step(w) * QN_PANEL) *
+           (w->levels > 0);
 }
 
 bool qn_float_weight_layout(qn_float_weight *w) {
@@ -158,11 +162,10 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
         uint8_t nan[QN_PANEL] = {0}, *from = c->packed + panel * w->width;
         memset(from + w->codes, 0, (size_t)(w->width - w->codes));
         for (int64_t g = 0; g < w->groups; g++) pack_group(c, panel, g, nan);
-        if (w->levels) {
-            const int64_t first = w->shared ? 0 : panel * QN_PANEL, tables = w->shared ? 1 : w->n - first;
-            memcpy(from + w->tables, c->levels + first * w->levels,
-                   (size_t)(least(tables, QN_PANEL) * w->levels) * sizeof *c->levels);
-        }
+        const int64_t first = w->shared ? 0 : panel * QN_PANEL, tables = w->shared ? 1 : least(w->n - first, QN_PANEL);
+        for (int64_t i = 0; w->levels && i < tables; i++)
+            memcpy(from + w->tables + i * table_step(w) * (int64_t)sizeof(float), c->levels + (first + i) * w->levels,
+                   (size_t)w->levels * sizeof *c->levels);
         memcpy(c->packed + panels(w) * w->width + panel * QN_PANEL, nan,
                (size_t)least(w->n - panel * QN_PANEL, QN_PANEL));
     }

@@ -9,7 +9,7 @@
  *   4 bits   2 rows: codes 4 r to 4 r + 3, from the high bits to the low ones
  * Codes of levels lie otherwise: 8 bits as above; of 4 bits code i of a column is the bits 4 i to 4 i + 3 of 32, and a
  * unit is one quartet of each column. Their tables follow the scales: one for all columns, of 16 levels at least, or
- * [16][levels].
+ * that of each column, of 16 levels where codes have 4 bits.
  * Columns past n and k past the end of a group have code 0; columns past n have scale 0.
  */
 #ifndef QN_PACKED_FLOAT_H

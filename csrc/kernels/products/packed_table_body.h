@@ -1,6 +1,7 @@
 /* Panels of codes with tables of levels; packed_float_body.h includes this file.
  *
- * A table of 16 levels that all columns share stays in registers. A column's own table is read from the L1 cache.
+ * A table of 16 levels that all columns share stays in registers. A column's own table is read from the L1 cache: that
+ * of 16 levels is permuted by the 8 codes of a unit, and the results of the columns are transposed.
  */
 
 /* Levels of code i of a unit for the columns of a panel. */
@@ -11,17 +12,24 @@ V_INLINE void t_widen(const int bits, const bool shared, const float *tables, in
         vi code = vi_load(quartets + v * V_LANES);
         const int down = bits == 8 ? i % 4 * 8 : i * 4;
         if (down) code = vi_shr(code, down);
-        if (bits == 4 && shared) {
-            x[v] = vf_lookup(tables, code);
-            continue;
+        if (bits == 4 && shared) x[v] = vf_lookup(tables, code);
+        else {
+            const int64_t step = shared ? 0 : bits == 4 ? QN_PANEL : levels;
+            x[v] = vf_gather(tables + v * V_LANES * step, vi_low_unsigned(code, bits), (int)step);
         }
-        code = vi_low_unsigned(code, bits);
-        int32_t at[V_LANES];
-        float level[V_LANES];
-        memcpy(at, &code, sizeof at);
-        F_EACH(j, V_LANES) level[j] = tables[(shared ? 0 : (v * V_LANES + j) * levels) + at[j]];
-        x[v] = vf_load(level);
     }
+}
+
+/* The same for all codes of a unit. */
+V_INLINE void t_unit(const int bits, const bool shared, const float *tables, int64_t levels, const uint8_t *unit,
+                     vf x[QN_UNIT][F_VECTORS]) {
+#ifdef V_TABLES
+    if (bits == 4 && !shared) {
+        vf_tables(tables, unit, x);
+        return;
+    }
+#endif
+    F_EACH(i, QN_UNIT) t_widen(bits, shared, tables, levels, unit, i, x[i]);
 }
 
 /* ---- a panel as float32 ---- */
@@ -37,13 +45,15 @@ V_INLINE void t_panel_of(const int bits, const bool shared, const qn_float_weigh
         vf s[F_VECTORS];
         f_scales(w, panel, at.group, s);
         k += n, depth -= n;
-        for (; n > 0; n -= QN_UNIT, unit += step) F_EACH(i, QN_UNIT) {
+        for (; n > 0; n -= QN_UNIT, unit += step) {
+            vf x[QN_UNIT][F_VECTORS];
+            t_unit(bits, shared, tables, w->levels, unit, x);
+            F_EACH(i, QN_UNIT) {
                 if (i >= n) continue;
-                vf x[F_VECTORS];
-                t_widen(bits, shared, tables, w->levels, unit, i, x);
-                F_EACH(v, F_VECTORS) vf_store(to + v * V_LANES, vf_mul(x[v], s[v]));
+                F_EACH(v, F_VECTORS) vf_store(to + v * V_LANES, vf_mul(x[i][v], s[v]));
                 to += QN_PANEL;
             }
+        }
     }
 }
 
@@ -70,22 +80,22 @@ V_INLINE void t_row(const int bits, const bool shared, const qn_float_weight *w,
     F_EACH(at, side * F_VECTORS) acc[at] = vf_set1(0.0f);
     for (int64_t g = 0; g < w->groups; g++) {
         const int64_t rest = w->k - g * w->group;
+        const float *from = x + g * w->group;
         F_EACH(p, side) f_scales(w, panel + p * width, g, s + p * F_VECTORS);
-        for (int64_t n = rest < w->group ? rest : w->group; n > 0; n -= QN_UNIT, unit += step) {
-            F_EACH(i, QN_UNIT) {
-                if (i >= n) continue;
-                const vf a = vf_set1(*x++);
-                F_EACH(p, side) {
-                    vf b[F_VECTORS];
-                    const float *own = (const float *)(const void *)(tables + (shared ? 0 : p * width));
-                    t_widen(bits, shared, own, w->levels, unit + p * width, i, b);
+        for (int64_t n = rest < w->group ? rest : w->group; n > 0; n -= QN_UNIT, unit += step, from += QN_UNIT)
+            F_EACH(p, side) {
+                vf b[QN_UNIT][F_VECTORS];
+                const float *own = (const float *)(const void *)(tables + (shared ? 0 : p * width));
+                t_unit(bits, shared, own, w->levels, unit + p * width, b);
+                F_EACH(i, QN_UNIT) {
+                    if (i >= n) continue;
+                    const vf a = vf_set1(from[i]);
                     F_EACH(v, F_VECTORS) {
                         const int at = p * F_VECTORS + v;
-                        acc[at] = vf_fma(a, vf_mul(b[v], s[at]), acc[at]);
+                        acc[at] = vf_fma(a, vf_mul(b[i][v], s[at]), acc[at]);
                     }
                 }
             }
-        }
     }
     F_EACH(at, side * F_VECTORS) vf_store(y + at * V_LANES, acc[at]);
 }

@@ -174,6 +174,12 @@ V_INLINE vf vf_lookup(const float *table, vi code) { /* bytes 4 c to 4 c + 3 of 
     const uint32x4_t at = vaddq_u32(vmulq_n_u32(low, 0x04040404), vdupq_n_u32(0x03020100));
     return vreinterpretq_f32_u8(vqtbl4q_u8(levels, vreinterpretq_u8_u32(at)));
 }
+V_INLINE vf vf_gather(const float *tables, vi code, int step) { /* lane i of table i */
+    vf x = vdupq_n_f32(tables[vgetq_lane_s32(code, 0)]);
+    x = vld1q_lane_f32(tables + step + vgetq_lane_s32(code, 1), x, 1);
+    x = vld1q_lane_f32(tables + 2 * step + vgetq_lane_s32(code, 2), x, 2);
+    return vld1q_lane_f32(tables + 3 * step + vgetq_lane_s32(code, 3), x, 3);
+}
 
 typedef struct {
     int16x8_t half[2];
