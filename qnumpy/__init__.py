@@ -17,8 +17,10 @@ from .ops.choose import choose_qparams
 
 # objects that hold codes
 from .arrays.quantized import QuantizedArray, dequantize, quantize
+from .arrays.codebook import CodebookArray
 from .arrays.mx import MXArray
 from .arrays.gguf import GGUFArray
+from .arrays.offset import OffsetArray
 from .arrays.concatenate import concatenate
 from .arrays.packed import PackedWeight, qmatmul
 
@@ -67,6 +69,7 @@ if _types.TYPE_CHECKING:
     from . import testing as testing
 
 __all__ = [
+    "CodebookArray",
     "Calibration",
     "CalibrationError",
     "FileFormatError",
@@ -76,6 +79,7 @@ __all__ = [
     "MinMaxObserver",
     "MomentsObserver",
     "MovingAverageMinMaxObserver",
+    "OffsetArray",
     "PackedWeight",
     "PerChannel",
     "PerGroup",

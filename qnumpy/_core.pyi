@@ -103,23 +103,23 @@ def matmul_grouped_codes(
     scales: _Array, zero_points: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array, /,
 ) -> None: ...
 def float_weight_room(
-    k: int, n: int, group: int, element: int, scale: int, tensor_scale: float, plain: bool, /
+    k: int, n: int, group: int, element: int, scale: int, tensor_scale: float, plain: bool, levels: int, shared: bool, /
 ) -> _Array: ...
 def float_weight_pack(
-    codes: _Array, scales: _Array, packed: _Array, k: int, n: int, group: int, element: int, scale: int,
-    tensor_scale: float, plain: bool, /,
+    codes: _Array, scales: _Array, tables: _Array | None, packed: _Array, k: int, n: int, group: int, element: int, scale: int,
+    tensor_scale: float, plain: bool, levels: int, shared: bool, /,
 ) -> None: ...
 def float_weight_codes(
     packed: _Array, codes: _Array, k: int, n: int, group: int, element: int, scale: int, tensor_scale: float,
-    plain: bool, /,
+    plain: bool, levels: int, shared: bool, /,
 ) -> None: ...
 def float_weight_scales(
     packed: _Array, scales: _Array, k: int, n: int, group: int, element: int, scale: int, tensor_scale: float,
-    plain: bool, /,
+    plain: bool, levels: int, shared: bool, /,
 ) -> None: ...
 def matmul_float(
     packed: _Array, x: _Array, m: int, bias: _Array | None, lowest: float, highest: float, y: _Array, k: int, n: int,
-    group: int, element: int, scale: int, tensor_scale: float, plain: bool, /,
+    group: int, element: int, scale: int, tensor_scale: float, plain: bool, levels: int, shared: bool, /,
 ) -> None: ...
 def saturate(
     a: _Array, b: _Array, sum: _Array, error: _Array, pairs: _Array, m: int, k: int, n: int, /

@@ -148,6 +148,7 @@ def guarded():
     ]  # fmt: skip
     yield from guarded_searches()
     yield from guarded_roundings()
+    yield from guarded_levels()
     yield "error_sums", [real, real], [wrong_vectors(np.float32, 24)] * 2
     yield "codes_seen", [nibbles, np.zeros(256, np.uint8)], [wide[:6], wrong_outputs(np.uint8, 256)]
     yield from guarded_products()
@@ -251,16 +252,17 @@ def guarded_products():
         read_only(unpacked),
     ]
     yield "grouped_codes", [packed, 4, 5, 16, 4, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
-    shape, good_shape = [longest, longest, [*NO_INTEGERS, -1, 0]], [4, 5, 3, T["float8_e5m2"], T["float32"], 1.0, 1]
+    shape, good_shape = [longest, longest, [*NO_INTEGERS, -1, 0]], [4, 5, 3, T["float8_e5m2"], T["float32"], 1.0, 1, 0, 0]
     floats = [*WRONG_TYPE, T["float32"], T["int8"], T["float16"], T["float8_e8m0fnu"]]
-    of_floats = [*shape, floats, [*WRONG_TYPE, T["float16"], T["int8"]], number, flag]
+    levels = [*NO_INTEGERS, *HUGE, -1, 1, 257]  # only of codes
+    of_floats = [*shape, floats, [*WRONG_TYPE, T["float16"], T["int8"]], number, flag, levels, flag]
     yield "float_weight_room", good_shape, of_floats
-    of_floats = [[*size, 2**40], [*size, 2**40], [*NO_INTEGERS, -1, 0, 1], floats, of_floats[4], number, flag]
+    of_floats = [[*size, 2**40], [*size, 2**40], [*NO_INTEGERS, -1, 0, 1], floats, of_floats[4], number, flag, levels, flag]
     nbytes = _core.float_weight_room(*good_shape).size
     packed, scales = np.zeros(nbytes, np.uint8), np.ones(10, np.float32)
     of_packed, to_packed = wrong_vectors(np.uint8, nbytes)[:-2], wrong_outputs(np.uint8, nbytes)
-    good = [byte, scales, packed, *good_shape]
-    yield "float_weight_pack", good, [bytes_of[2], wrong_vectors(np.float32, 10), to_packed, *of_floats]
+    good = [byte, scales, None, packed, *good_shape]
+    yield "float_weight_pack", good, [bytes_of[2], wrong_vectors(np.float32, 10), [], to_packed, *of_floats]
     good = [packed, byte.copy(), *good_shape]
     yield "float_weight_codes", good, [of_packed, wrong_outputs(np.uint8, 20), *of_floats]
     good = [packed, scales.copy(), *good_shape]
@@ -287,6 +289,33 @@ def guarded_products():
     wrong += [wrong_bias, wrong_vectors(np.int32, 5)[1:], number, number, code, code, code]
     wrong += [wrong_vectors(np.float64, 5)[1:]]
     yield "linear", [*good, -1.0, 1.0, 0, -128, 127, np.ones(5), 2, 1, factors], [*wrong, *transform]
+
+
+def guarded_levels():
+    h, order, codes = np.eye(4), np.arange(4), np.zeros(12, np.int16)
+    weights, scale, levels = np.ones(12, np.float32), np.ones(6, np.float32), np.arange(9, dtype=np.float32)
+    size, group = [*NO_INTEGERS, *HUGE, -1, 2, 5], [*NO_INTEGERS, *HUGE, -1, 0, 1]
+    counts, of_h = [*NO_INTEGERS, *HUGE, -1, 0, 257, 5], wrong_vectors(np.float64, 16)
+    real = wrong_vectors(np.float32, 12)
+    importance = wrong_vectors(np.float32, 4)[1:]
+    good = [weights, order.astype(np.float32), 3, 4, 3, levels.copy()]
+    yield "cluster_rows", good, [real, importance, size, size, counts, wrong_outputs(np.float32, 9)]
+    good = [weights, 3, 4, 2, levels, 3, 0]
+    wrong = [real, size, size, group, wrong_vectors(np.float32, 9), counts, [*NO_INTEGERS, -1, 2]]
+    of_scale, of_codes = wrong_vectors(np.float32, 6), [*wrong_vectors(np.int16, 12), codes + 3, codes - 1]
+    yield "nearest_levels", [*good, scale, codes], [*wrong, of_scale, wrong_outputs(np.int16, 12)]
+    tail = [importance, wrong_outputs(np.float32, 6)]
+    yield "search_level_scales", [*good, order.astype(np.float32), scale.copy()], [*wrong, *tail]
+    columns = [*wrong_vectors(np.int64, 4), np.array([0, 1, 2, 4]), np.array([-1, 1, 2, 3])]
+    tail = [of_h, columns, of_scale, wrong_outputs(np.int16, 12)]
+    yield "round_to_levels", [*good, h, order, scale, codes.copy()], [*wrong, *tail]
+    good, wrong = [*good, h, codes, scale], [*wrong, of_h, of_codes, of_scale]
+    yield "descend_levels", [*good, 3, codes.copy()], [*wrong, NO_INTEGERS, wrong_outputs(np.int16, 12)]
+    yield "refit_level_scales", [*good, scale.copy()], [*wrong, wrong_outputs(np.float32, 6)]
+    yield "levels_objective", [*good, np.zeros(3)], [*wrong, wrong_outputs(np.float64, 3)]
+    good = [weights, h, 3, 4, 3, levels.copy(), codes.copy()]
+    wrong = [real, of_h, size, size, counts, wrong_outputs(np.float32, 9)]
+    yield "refit_levels", good, [*wrong, [*wrong_outputs(np.int16, 12), codes + 3, codes - 1]]
 
 
 def guarded_roundings():

@@ -39,7 +39,7 @@ static int sizes_of(qn_args three, int64_t *rows, int64_t *columns, int64_t *gro
 }
 
 static PyObject *round_columns(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_column_loop loop;
+    qn_column_loop loop = {0};
     int64_t elements, parameters, factors;
     int qmin, qmax, low, high;
     const void *importance;
@@ -94,7 +94,7 @@ static int rounded_of(qn_args eight, qn_rounded *r, int64_t *elements, int64_t *
 }
 
 static PyObject *descend(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_rounded r;
+    qn_rounded r = {0};
     int64_t elements, parameters, sweeps;
     int qmin, qmax;
     (void)self;
@@ -112,7 +112,7 @@ static PyObject *descend(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 static PyObject *refit_scales(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_rounded r;
+    qn_rounded r = {0};
     int64_t elements, parameters;
     (void)self;
     if (qn_arg_count("refit_scales", count, 9) || rounded_of(a, &r, &elements, &parameters)) return NULL;
@@ -126,7 +126,7 @@ static PyObject *refit_scales(PyObject *self, qn_args a, Py_ssize_t count) {
 }
 
 static PyObject *rounding_objective(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_rounded r;
+    qn_rounded r = {0};
     int64_t elements, parameters;
     (void)self;
     if (qn_arg_count("rounding_objective", count, 9) || rounded_of(a, &r, &elements, &parameters)) return NULL;

@@ -6,6 +6,7 @@
     QN_BIND(accumulate)                                                                                                \
     QN_BIND(blocks)                                                                                                    \
     QN_BIND(cast)                                                                                                      \
+    QN_BIND(codebook)                                                                                                  \
     QN_BIND(conv)                                                                                                      \
     QN_BIND(float_error)                                                                                               \
     QN_BIND(gptq)                                                                                                      \

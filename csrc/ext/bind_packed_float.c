@@ -7,15 +7,15 @@
 #include "allocate.h"
 #include "packed_float.h"
 
-enum { LAYOUT = 7 }; /* arguments of a layout: k, n, group, element, scale, tensor_scale, plain */
+enum { LAYOUT = 9 }; /* arguments of a layout: k, n, group, element, scale, tensor_scale, plain, levels, shared */
 
 static int layout(qn_args a, qn_float_weight *w) {
-    int element, scale;
+    int element, scale, levels;
     if (qn_arg_i64(a[0], &w->k) || qn_arg_i64(a[1], &w->n) || qn_arg_i64(a[2], &w->group) ||
         qn_arg_int(a[3], 0, QN_TYPE_COUNT - 1, &element) || qn_arg_int(a[4], 0, QN_TYPE_COUNT - 1, &scale) ||
-        qn_arg_flag(a[6], &w->plain))
+        qn_arg_flag(a[6], &w->plain) || qn_arg_int(a[7], 0, 256, &levels) || qn_arg_flag(a[8], &w->shared))
         return -1;
-    w->element = (qn_type)element, w->scale = (qn_type)scale;
+    w->element = (qn_type)element, w->scale = (qn_type)scale, w->levels = levels;
     w->tensor_scale = (float)PyFloat_AsDouble(a[5]);
     if (PyErr_Occurred()) return -1;
     if (qn_float_weight_layout(w)) return 0;
@@ -24,7 +24,7 @@ static int layout(qn_args a, qn_float_weight *w) {
 }
 
 static PyObject *float_weight_room(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_float_weight w;
+    qn_float_weight w = {0};
     (void)self;
     if (qn_arg_count("float_weight_room", count, LAYOUT) || layout(a, &w)) return NULL;
     void *bytes = qn_allocate(qn_float_weight_bytes(&w), 1);
@@ -41,24 +41,32 @@ static int sizes(const qn_float_weight *w, int64_t *codes, int64_t *scales, int 
 }
 
 static PyObject *float_weight_pack(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_float_weight w;
-    int64_t codes, scales;
+    qn_float_weight w = {0};
+    int64_t codes, scales, levels;
     int type;
     (void)self;
-    if (qn_arg_count("float_weight_pack", count, 3 + LAYOUT) || layout(a + 3, &w) || sizes(&w, &codes, &scales, &type))
+    if (qn_arg_count("float_weight_pack", count, 4 + LAYOUT) || layout(a + 4, &w) ||
+        sizes(&w, &codes, &scales, &type) || qn_arg_product(w.shared ? 1 : w.n, w.levels, &levels))
         return NULL;
     const uint8_t *from = qn_arg_vector(a[0], codes, NPY_UINT8);
     const void *each = from ? qn_arg_vector(a[1], scales, type) : NULL;
-    uint8_t *packed = each ? qn_arg_output(a[2], qn_float_weight_bytes(&w), 1) : NULL;
+    const float *tables = each && w.levels ? qn_arg_vector(a[2], levels, NPY_FLOAT32) : NULL;
+    uint8_t *packed = each && (tables || !w.levels) ? qn_arg_output(a[3], qn_float_weight_bytes(&w), 1) : NULL;
     if (!packed) return NULL;
+    bool inside = true;
+    for (int64_t i = 0; w.levels && i < codes; i++) inside &= from[i] < w.levels;
+    if (!inside) {
+        PyErr_SetString(PyExc_ValueError, "qnumpy._core: a code is no index of a level.");
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS;
-    qn_float_weight_pack(&w, from, each, packed);
+    qn_float_weight_pack(&w, from, each, tables, packed);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
 
 static PyObject *float_weight_codes(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_float_weight w;
+    qn_float_weight w = {0};
     int64_t kn;
     (void)self;
     if (qn_arg_count("float_weight_codes", count, 2 + LAYOUT) || layout(a + 2, &w) || qn_arg_product(w.k, w.n, &kn))
@@ -73,7 +81,7 @@ static PyObject *float_weight_codes(PyObject *self, qn_args a, Py_ssize_t count)
 }
 
 static PyObject *float_weight_scales(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_float_weight w;
+    qn_float_weight w = {0};
     int64_t codes, scales;
     int type;
     (void)self;
@@ -88,7 +96,7 @@ static PyObject *float_weight_scales(PyObject *self, qn_args a, Py_ssize_t count
 }
 
 static PyObject *matmul_float(PyObject *self, qn_args a, Py_ssize_t count) {
-    qn_float_weight w;
+    qn_float_weight w = {0};
     qn_float_product p = {0};
     int64_t mk, mn;
     const void *bias;
@@ -115,12 +123,12 @@ static PyObject *matmul_float(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
-#define LAYOUT_TEXT "k, n, group, element, scale, tensor_scale, plain, /)\n--\n\n"
+#define LAYOUT_TEXT "k, n, group, element, scale, tensor_scale, plain, levels, shared, /)\n--\n\n"
 
 PyMethodDef qn_packed_float_methods[] = {
     QN_METHOD(float_weight_room,
               "float_weight_room(" LAYOUT_TEXT "An array for a packed weight of narrow floats, in huge pages."),
-    QN_METHOD(float_weight_pack, "float_weight_pack(codes, scales, packed, " LAYOUT_TEXT
+    QN_METHOD(float_weight_pack, "float_weight_pack(codes, scales, tables, packed, " LAYOUT_TEXT
                                  "Pack a weight [k][n] of narrow floats with a scale for each group of k."),
     QN_METHOD(float_weight_codes, "float_weight_codes(packed, codes, " LAYOUT_TEXT
                                   "Fill codes [k][n] from a packed weight, one code to a byte."),

@@ -25,6 +25,28 @@ static void fill_panels(const qn_float_weight *w, int64_t panels, uint8_t *p) {
         }
 }
 
+/* A panel of codes with tables. */
+static qn_float_weight random_tables(int bits, bool shared, int32_t levels, int64_t k, int64_t group) {
+    qn_float_weight w = random_weight(bits == 8 ? QN_U8 : QN_U4, bits, QN_F32, k, group);
+    const int64_t each = bits == 4 ? 16 : levels;
+    w.levels = levels, w.shared = shared, w.tables = w.codes + w.groups * 64;
+    w.width = (w.tables + 4 * (shared ? (levels < 16 ? 16 : levels) : 16 * each) + 63) / 64 * 64;
+    return w;
+}
+
+static void fill_tables(const qn_float_weight *w, int64_t panels, uint8_t *p) {
+    for (int64_t panel = 0; panel < panels; panel++, p += w->width) {
+        for (int64_t i = 0; i < w->codes; i++) {
+            int low = random_int(0, w->levels - 1), high = random_int(0, w->levels - 1);
+            p[i] = (uint8_t)(w->bits == 8 ? low : low | high << 4);
+        }
+        for (int64_t i = 0; i < (w->width - w->tables) / 4; i++) {
+            float level = (float)random_int(-1000, 1000) / 256;
+            memcpy(p + w->tables + 4 * i, &level, 4);
+        }
+    }
+}
+
 /* The greatest k of at most `k` at which a unit of 8 codes begins. */
 static int64_t unit_before(int64_t k, int64_t group) { return k - k % group % 8; }
 
@@ -35,6 +57,7 @@ static void test_weight(const char *row_name, const qn_table *row, const qn_floa
     float *x = array((size_t)(rows * k), sizeof *x), *left = array((size_t)(rows * k), sizeof *left);
     float *mine = array((size_t)(rows * k), sizeof *mine), *numbers = array((size_t)(PANELS * room), sizeof *numbers);
     fill_panels(w, PANELS, p);
+    if (w->levels) fill_tables(w, PANELS, p);
     for (int64_t i = 0; i < rows * k; i++) x[i] = (float)random_int(-4000, 4000) / 64;
     const int64_t n = k;
     guarded panel = guarded_make((size_t)room * sizeof(float), 4);
@@ -86,6 +109,14 @@ void test_packed_float(const char *row_name, const qn_table *row) {
         for (int64_t rows = 1; rows < 28; rows++) {
             const int64_t k = random_int(1, 100);
             const qn_float_weight w = random_weight(elements[e].element, elements[e].bits, scales[random_int(0, 2)], k,
+                                                    groups[random_int(0, 5)]);
+            test_weight(row_name, row, &w, rows);
+            test_weight(row_name, row, &w, 1);
+        }
+    for (int64_t rows = 1; rows < 28; rows++)
+        for (int kind = 0; kind < 4; kind++) {
+            const int bits = kind / 2 ? 8 : 4;
+            const qn_float_weight w = random_tables(bits, kind % 2, random_int(1, 1 << bits), random_int(1, 100),
                                                     groups[random_int(0, 5)]);
             test_weight(row_name, row, &w, rows);
             test_weight(row_name, row, &w, 1);

@@ -15,10 +15,11 @@ from ..ops.hadamard import Hadamard
 from ..ops.output import Output, output_of_codes
 from ..ops.quantize import codes_of
 from ..qparams import QParams
+from .codebook import CodebookArray
 from .mx import MXArray
 from .packed_input import PackedInput, RealInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
-from .storages import BlockWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
+from .storages import BlockWeight, BookWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
 
 __all__ = ["PackedWeight", "qmatmul"]
 
@@ -41,11 +42,13 @@ class PackedWeight:
 
     Parameters
     ----------
-    w : QuantizedArray, shape (K, N), or MXArray, shape (N, K)
+    w : QuantizedArray, shape (K, N), or MXArray, shape (N, K), or CodebookArray
         Integers of 2 to 8 bits: per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K.
         Float8 and float4: per tensor, per channel on the axis of N, or in groups of any size along K. An MXArray with
-        ``axis=1``, since its blocks lie along the last axis. A code is stored in as many bits as its type has, but one
-        of 3 bits in 4, and one of 5, 6 or 7 bits in 8.
+        ``axis=1``, since its blocks lie along the last axis. A CodebookArray of one table of levels, or of one for each
+        channel on the axis of N, with scales as those of floats, on either axis; it is a weight of floats. A code is
+        stored in as many bits as its type has, but one of 3 bits in 4, and one of 5, 6 or 7 bits in 8; that of a level
+        in 4 or 8.
     bias : array_like of floats, shape (N,), optional
         Added in float32, or in units of the sums before they become codes.
     axis : int, default 0
@@ -77,7 +80,7 @@ class PackedWeight:
     shape : tuple of int
         (K, N).
     qparams : QParams or None
-        Those of the weight as (K, N); None for an MXArray.
+        Those of the weight as (K, N); None for an MXArray or CodebookArray.
     bias : ndarray of float32 or None
     hadamard : Hadamard or None
     nbytes : int
@@ -86,7 +89,7 @@ class PackedWeight:
     Raises
     ------
     TypeError
-        w is no QuantizedArray or MXArray.
+        w is no QuantizedArray, MXArray or CodebookArray.
     ValueError
         w is not 2-D.
     TypeError
@@ -151,14 +154,14 @@ class PackedWeight:
     __slots__ = ("_codes_output", "_input", "_out_qparams", "_reals", "_weight", "bias")
 
     bias: Float32Array | None
-    _weight: Weight | BlockWeight
+    _weight: Weight | BlockWeight | BookWeight
     _input: PackedInput | RealInput
     _reals: Output  # the conversion of the sums to float32
     _codes_output: Output | None  # to codes, if the scale of x is known
 
     def __init__(
         self,
-        w: QuantizedArray | MXArray,
+        w: QuantizedArray | MXArray | CodebookArray,
         *,
         bias: RealLike | None = None,
         axis: int = 0,
@@ -205,8 +208,8 @@ class PackedWeight:
     def nbytes(self) -> int:
         return self._weight.storage.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def unpack(self) -> QuantizedArray | MXArray:
-        """Return the weight as it was packed: a QuantizedArray of shape (K, N), or an MXArray of shape (N, K)."""
+    def unpack(self) -> QuantizedArray | MXArray | CodebookArray:
+        """Return the weight as it was packed: a QuantizedArray as (K, N), an MXArray as (N, K), a CodebookArray as it was."""
         return self._weight.unpack()
 
     def __rmatmul__(self, x: RealLike | QuantizedArray) -> Float32Array | QuantizedArray:
@@ -445,7 +448,7 @@ def qmatmul(
     return packed._product_of_codes(owner, "a", a, None)
 
 
-def _unpickle(w: QuantizedArray | MXArray, options: dict[str, Any]) -> PackedWeight:
+def _unpickle(w: QuantizedArray | MXArray | CodebookArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
 
 

@@ -1,7 +1,7 @@
 """QuantizedArray: codes with their parameters; quantize and dequantize."""
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -18,12 +18,16 @@ from ..ops.quantize import dequantize_packed, quantize_array, quantize_packed, r
 from ..ops.rounding import Rounded, matrix_of, round_weight
 from ..qparams import QParams
 from .base import CodedArray
+from .codebook import CodebookArray
 from .mx import MX_FORMATS, MXArray, mx_format, quantize_blocks
+from .offset import OffsetArray
 
 if TYPE_CHECKING:
     from .gguf import GGUFArray  # made of this module
 
 __all__ = ["QuantizedArray", "dequantize", "quantize"]
+
+Coded: TypeAlias = "QuantizedArray | MXArray | CodebookArray | OffsetArray | GGUFArray"
 
 
 @overload
@@ -177,24 +181,20 @@ def rounded(
 
 @overload
 def dequantize(
-    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: Literal["float32"] = "float32", out: Float32Array | None = None
+    q: "Coded", *, dtype: Literal["float32"] = "float32", out: Float32Array | None = None
 ) -> Float32Array: ...
 @overload
 def dequantize(
-    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None
+    q: "Coded", *, dtype: DTypeOf[ScalarT], out: NDArray[ScalarT] | None = None
 ) -> NDArray[ScalarT]: ...
 @overload
-def dequantize(
-    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: DTypeLike = "float32", out: Array | None = None
-) -> Array: ...
-def dequantize(
-    q: "QuantizedArray | MXArray | GGUFArray", *, dtype: DTypeLike = "float32", out: Array | None = None
-) -> Array:
+def dequantize(q: "Coded", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array: ...
+def dequantize(q: "Coded", *, dtype: DTypeLike = "float32", out: Array | None = None) -> Array:
     """Turn codes back into reals: ``scale * (codes - zero_point)``.
 
     Parameters
     ----------
-    q : QuantizedArray, MXArray or GGUFArray
+    q : QuantizedArray, MXArray, CodebookArray, OffsetArray or GGUFArray
     dtype : str or dtype, default "float32"
         float32, float64, float16 or bfloat16.
     out : ndarray, optional
@@ -203,12 +203,13 @@ def dequantize(
     Returns
     -------
     ndarray
-        One float32 multiplication, rounded half to even; another dtype is converted from that value.
+        One float32 multiplication, rounded half to even; then the offset of an OffsetArray is added and rounded. Another
+        dtype is converted from that value.
 
     Raises
     ------
     TypeError
-        q is no QuantizedArray, MXArray or GGUFArray; dtype is no real type.
+        q is none of these; dtype is no real type.
     TypeError, ValueError
         out: as in quantize_linear.
 
@@ -220,7 +221,8 @@ def dequantize(
     owner = "dequantize"
     reals = getattr(q, "_reals", None)  # of a GGUFArray too, whose module needs this one
     if reals is None or not hasattr(type(q), "dequantize"):
-        raise TypeError(_check.must(owner, "q", "a QuantizedArray, MXArray or GGUFArray", _check.typed(q)))
+        requirement = "a QuantizedArray, MXArray, CodebookArray, OffsetArray or GGUFArray"
+        raise TypeError(_check.must(owner, "q", requirement, _check.typed(q)))
     return reals(owner, dtype, out)  # type: ignore[no-any-return]
 
 

@@ -14,11 +14,13 @@ from ..ops.packed_columns import Activations, PackedColumns
 from ..ops.packed_float import PackedFloat
 from ..ops.packed_groups import GROUP_SIZES, PackedGroups
 from ..qparams import QParams
+from .codebook import CodebookArray
 from .mx import MX_FORMATS, MXArray
 from .quantized import QuantizedArray
 
 __all__ = [
     "BlockWeight",
+    "BookWeight",
     "Storage",
     "Weight",
     "is_of_floats",
@@ -107,7 +109,7 @@ def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> W
     if not isinstance(w, QuantizedArray):
         raise TypeError(
             _check.must(
-                owner, name, "a QuantizedArray" if axis is None else "a QuantizedArray or MXArray", _check.typed(w)
+                owner, name, "a QuantizedArray" if axis is None else "a QuantizedArray, MXArray or CodebookArray", _check.typed(w)
             )
         )
     if w.ndim != 2:
@@ -219,19 +221,58 @@ class BlockWeight:
         return self.format
 
 
+@dataclass(frozen=True, slots=True)
+class BookWeight:
+    """A packed CodebookArray."""
+
+    storage: PackedFloat
+    shape: tuple[int, int]
+    axis: int  # that of K in the array that `unpack` returns
+    granularity: Granularity
+    scale_granularity: Granularity | None
+
+    scale_dtype: ClassVar[str] = "float32"
+    qparams: ClassVar[None] = None
+
+    def unpack(self) -> CodebookArray:
+        """Return the weight with the axes that it had."""
+        codes, scale, tables = self.storage.codes(), self.storage.scale(), self.storage.levels
+        assert tables is not None
+        if self.axis:
+            codes, scale = codes.T, scale.T
+        if self.scale_granularity is None:
+            return CodebookArray(np.ascontiguousarray(codes), tables, self.granularity)
+        return CodebookArray(
+            np.ascontiguousarray(codes), tables, self.granularity, scale=scale.copy(),
+            scale_granularity=self.scale_granularity,
+        )  # fmt: skip
+
+    def describe(self) -> str:
+        tables = self.storage.levels
+        assert tables is not None
+        scales = "" if self.scale_granularity is None else f", scale {self.scale_granularity.describe()}"
+        return f"{tables.shape[-1]} levels {self.granularity.describe()}{scales}"
+
+
 def is_of_floats(w: Any) -> bool:
-    """Return whether a weight has codes that are floats."""
-    return isinstance(w, MXArray) or (isinstance(w, QuantizedArray) and w.qparams.code.real is not None)
+    """Return whether a weight has codes that are floats or stand for them."""
+    return isinstance(w, MXArray | CodebookArray) or (isinstance(w, QuantizedArray) and w.qparams.code.real is not None)
 
 
 def pack_floats(
-    owner: str, name: str, w: QuantizedArray | MXArray, axis: Any, scale_dtype: Any
-) -> Weight | BlockWeight:
+    owner: str, name: str, w: QuantizedArray | MXArray | CodebookArray, axis: Any, scale_dtype: Any
+) -> Weight | BlockWeight | BookWeight:
     """Check a weight of floats and pack it. `axis` is the axis of K."""
     if w.ndim != 2:
         raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
     k_axis = normalize_axis(owner, _check.integer(owner, "axis", axis), 2)
-    weight = _pack_blocks(owner, w, k_axis) if isinstance(w, MXArray) else _pack_floats(owner, name, w, axis, k_axis)
+    weight: Weight | BlockWeight | BookWeight
+    if isinstance(w, CodebookArray):
+        weight = _pack_book(owner, name, w, axis, k_axis)
+    elif isinstance(w, MXArray):
+        weight = _pack_blocks(owner, w, k_axis)
+    else:
+        weight = _pack_floats(owner, name, w, axis, k_axis)
     if _scale_dtype(owner, scale_dtype, 1) != "float32":
         raise ValueError(_check.must(owner, "scale_dtype", "float32 for a weight of floats", "float16"))
     return weight
@@ -259,6 +300,29 @@ def _pack_blocks(owner: str, w: MXArray, k_axis: int) -> BlockWeight:
     tensor_scale = 1.0 if w.tensor_scale is None else float(w.tensor_scale)
     storage = PackedFloat(_bytes(w.codes.T), w.element, w.scales.T, w.group_size, tensor_scale)
     return BlockWeight(storage, (k, n), w.format, w.tensor_scale)
+
+
+def _pack_book(owner: str, name: str, w: CodebookArray, axis: Any, k_axis: int) -> BookWeight:
+    def each_column(granularity: Granularity) -> bool:
+        rows = isinstance(granularity, PerRow) and k_axis == 1
+        return rows or (isinstance(granularity, PerChannel) and granularity.axis % 2 != k_axis)
+
+    granularity, shared, scale = w.granularity, w.scale_granularity, w.scale
+    if not (isinstance(granularity, PerTensor) or each_column(granularity)):
+        requirement = "of one table of levels, or one for each channel on the axis of N"
+        raise ValueError(_check.must(owner, name, requirement, granularity.describe()) + other_axis(axis))
+    size = w.shape[k_axis]
+    if scale is None or shared is None:
+        scale = np.ones((), np.float32)
+    elif isinstance(shared, PerGroup) and shared.axis % 2 == k_axis:
+        size, scale = shared.group_size, scale.T if k_axis else scale
+    elif not (isinstance(shared, PerTensor) or each_column(shared)):
+        requirement = "of scales per tensor, per channel on the axis of N, or in groups along K"
+        raise ValueError(_check.must(owner, name, requirement, shared.describe()) + other_axis(axis))
+    codes = w.codes.T if k_axis else w.codes
+    element = CODE_TYPES["uint4" if w.levels <= 16 else "uint8"]
+    storage = PackedFloat(_bytes(codes), element, scale, size, levels=w.codebook)
+    return BookWeight(storage, codes.shape, k_axis, granularity, shared)
 
 
 def _bytes(codes: Array) -> Array:

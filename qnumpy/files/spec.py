@@ -15,8 +15,10 @@ import numpy as np
 from .._check import must, typed
 from .._packing import pack_rows, unpack_rows
 from .._typing import Array, DType, Path
+from ..arrays.codebook import CodebookArray, Tables, code_of_levels
 from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray, mx_format
+from ..arrays.offset import OffsetArray
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CodeType, code_type
@@ -31,7 +33,9 @@ __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
 FORMAT_VERSION = 3  # the newest
 
-Value: TypeAlias = Array | QuantizedArray | MXArray | GGUFArray | PackedWeight | MomentsObserver
+Value: TypeAlias = (
+    Array | QuantizedArray | MXArray | CodebookArray | OffsetArray | GGUFArray | PackedWeight | MomentsObserver
+)
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array
@@ -77,6 +81,12 @@ class TensorSpec:
         Of a MomentsObserver: its counts of rows and its configuration.
     unreadable : Unreadable, optional
         Of an array of a file that qnumpy does not read.
+    levels : int
+        Of a table of a CodebookArray, whose tables have `granularity`; 0 for other arrays.
+    scale_granularity : Granularity, optional
+        Of the scales of a CodebookArray that has some.
+    offset : bool
+        Whether the array is an OffsetArray.
     byte_codes : bool
         Whether each 6-bit code takes a byte, as in format version 1.
     named : CodeType, optional
@@ -103,6 +113,9 @@ class TensorSpec:
     byte_codes: bool = False
     named: CodeType | None = None
     layout: Layout | None = None
+    levels: int = 0
+    scale_granularity: Granularity | None = None
+    offset: bool = False
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -117,6 +130,11 @@ class TensorSpec:
             return cls.blocks(value.shape, value.format)
         if isinstance(value, GGUFArray):
             return cls.gguf(value.shape, value.type)
+        if isinstance(value, CodebookArray):
+            shared = value.scale_granularity
+            return cls(value.dtype, value.shape, value.granularity, levels=value.levels, scale_granularity=shared)
+        if isinstance(value, OffsetArray):
+            return cls(value.dtype, value.shape, value.granularity, offset=True)
         if not isinstance(value, QuantizedArray):
             return cls(plain(value.dtype), value.shape)
         p = value.qparams
@@ -179,10 +197,22 @@ class TensorSpec:
         if code is None:
             raise ValueError(f"dtype {dtype!r} is unknown.")
         granularity = Granularity.from_dict(values["granularity"])
+        if "codebook" in values:
+            return cls._of_codebook(code, shape, granularity, values["codebook"])
+        if values.get("offset") is True:
+            return cls(code.dtype, shape, granularity, offset=True)
         qmin, qmax = values["qmin"], values["qmax"]
         if type(qmin) is not int or type(qmax) is not int:
             raise ValueError(f"qmin and qmax {qmin!r}, {qmax!r} are no integers.")
         return cls._of_codes(code, shape, granularity, qmin, qmax, f"{name}.zero_point" in held)
+
+    @classmethod
+    def _of_codebook(cls, code: CodeType, shape: tuple[int, ...], granularity: Granularity, table: Any) -> Self:
+        levels, shared = table["levels"], table["scale_granularity"]
+        if type(levels) is not int or not 2 <= levels <= 256 or code is not code_of_levels(levels):
+            raise ValueError(f"codebook of {levels!r} levels does not fit codes of {code.name}.")
+        scale_granularity = None if shared is None else Granularity.from_dict(shared)
+        return cls(code.dtype, shape, granularity, levels=levels, scale_granularity=scale_granularity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the schema."""
@@ -195,7 +225,13 @@ class TensorSpec:
             values["moments"] = dict(self.moments)
         if self.granularity is None or self.format is not None:
             return {**values, "granularity": None}
-        return {**values, "granularity": self.granularity.to_dict(), "qmin": self.qmin, "qmax": self.qmax}
+        values["granularity"] = self.granularity.to_dict()
+        if self.levels:
+            shared = None if self.scale_granularity is None else self.scale_granularity.to_dict()
+            return {**values, "codebook": {"levels": self.levels, "scale_granularity": shared}}
+        if self.offset:
+            return {**values, "offset": True}
+        return {**values, "qmin": self.qmin, "qmax": self.qmax}
 
     @property
     def type_name(self) -> str:
@@ -207,6 +243,7 @@ class TensorSpec:
         """The code type of the array, None for one of another type."""
         return self.named or code_type(self.dtype)
 
+    @property
     def is_plain(self) -> bool:
         """Whether it is an array of NumPy that can be read."""
         return self.granularity is None and self.moments is None and self.unreadable is None
@@ -232,6 +269,13 @@ class TensorSpec:
             parts[f"{name}.scale"] = (mx.scale.dtype, mx.scales_shape(self.shape))
             if mx.has_tensor_scale:
                 parts[f"{name}.tensor_scale"] = (np.dtype("<f4"), ())
+        elif self.levels and self.granularity is not None:
+            parts[f"{name}.codebook"] = (np.dtype("<f4"), (*self.granularity.params_shape(self.shape), self.levels))
+            if self.scale_granularity is not None:
+                parts[f"{name}.scale"] = (np.dtype("<f4"), self.scale_granularity.params_shape(self.shape))
+        elif self.offset and self.granularity is not None:
+            shape = self.granularity.params_shape(self.shape)
+            parts |= {f"{name}.{part}": (np.dtype("<f4"), shape) for part in ("scale", "offset")}
         elif self.granularity is not None:
             shape = self.granularity.params_shape(self.shape)
             parts[f"{name}.scale"] = (np.dtype("<f4"), shape)
@@ -271,6 +315,15 @@ class TensorSpec:
                 yield f"{name}.tensor_scale", np.asarray(value.tensor_scale)
         elif isinstance(value, GGUFArray):
             yield name, value.data
+        elif isinstance(value, CodebookArray):
+            yield name, value._held
+            yield f"{name}.codebook", value.codebook
+            if value.scale is not None:
+                yield f"{name}.scale", value.scale
+        elif isinstance(value, OffsetArray):
+            yield name, value._held
+            yield f"{name}.scale", value.scale
+            yield f"{name}.offset", value.offset
         elif isinstance(value, QuantizedArray):
             yield name, value._held
             yield f"{name}.scale", value.scale
@@ -304,8 +357,16 @@ class TensorSpec:
             if mx.element.is_packed and not self.byte_codes:
                 return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
+        if self.levels:
+            scales = None if self.scale_granularity is None else read(f"{name}.scale")
+            tables = Tables(read(f"{name}.codebook"), self.granularity, scales, self.scale_granularity)
+            return CodebookArray._of_rows(stored, self.shape, tables)
         assert code is not None
         scale = read(f"{name}.scale")
+        if self.offset:
+            return OffsetArray._of_rows(
+                stored, self.shape, code, scale, read(f"{name}.offset"), self.granularity
+            )
         zero_point: Any = code.symmetric_zero_point
         if self.zero_point:
             zero_point = _unpack(read(f"{name}.zero_point"), code, scale.shape).astype(np.int32)
@@ -366,7 +427,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray, dict[str, Any]]:
+def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray | CodebookArray, dict[str, Any]]:
     """Return the weight and the options that make an equal PackedWeight: what a pickle of it holds."""
     _, (w, options) = packed.__reduce__()
     return w, options
@@ -465,7 +526,7 @@ def write_schema(specs: Mapping[str, TensorSpec], holds: Callable[[np.dtype[Any]
 
 def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
-    if spec.moments is not None:
+    if spec.moments is not None or spec.levels or spec.offset:
         return 3
     newer = spec.options is not None or spec.named is not None or _has_six_bits(spec)
     return 2 if newer or isinstance(types(spec.dtype), dict) else 1

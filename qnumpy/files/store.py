@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike
 from .._args import choice
 from .._check import array, integer, must, typed
 from .._typing import Array, Path
+from ..arrays.base import CodedArray
 from ..arrays.gguf import GGUFArray
-from ..arrays.mx import MXArray
 from ..arrays.packed import PackedWeight
-from ..arrays.quantized import QuantizedArray
 from ..errors import CalibrationError, FileFormatError
 from ..observers.base import Observer
 from ..observers.moments import MomentsObserver
@@ -544,8 +543,9 @@ def save(
     path : str or path
         Ends in .npz, .safetensors, .gguf or .json; an existing file is replaced. A folder gets a model.safetensors; one
         whose name ends in "/" is made.
-    arrays : mapping of str to QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver or array_like
-        For a .json file a mapping of str to QParams: a calibration, or any other. Of a calibration other files get its
+    arrays : mapping of str to arrays of codes, PackedWeight, MomentsObserver or array_like
+        Arrays of codes are QuantizedArray, MXArray, CodebookArray, OffsetArray and GGUFArray. For a .json file a
+        mapping of str to QParams: a calibration, or any other. Of a calibration other files get its
         MomentsObservers.
     max_shard_bytes : int, optional
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
@@ -621,7 +621,7 @@ def save(
     values: dict[str, Value] = {}
     for name, value in _moments_of(arrays).items():
         _check_value(f"arrays[{name!r}]", value)
-        if isinstance(value, (QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver)):
+        if isinstance(value, (CodedArray, GGUFArray, PackedWeight, MomentsObserver)):
             values[name] = value
         else:
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
@@ -673,7 +673,7 @@ def _check_value(name: str, value: Any) -> None:
             raise CalibrationError(must("save", name, "of observed data", "none"))
     if isinstance(value, (list, tuple)):
         for item in value:
-            if isinstance(item, (QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver)):
+            if isinstance(item, (CodedArray, GGUFArray, PackedWeight, MomentsObserver)):
                 raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
             _check_value(name, item)
 
@@ -695,7 +695,7 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
 
     Returns
     -------
-    dict of str to QuantizedArray, MXArray, GGUFArray, PackedWeight, MomentsObserver or numpy.ndarray
+    dict of str to arrays of codes, PackedWeight, MomentsObserver or numpy.ndarray
         In the order of the file; the arrays own their memory. Of a .json file a dict of str to QParams. Arrays of
         ml_dtypes have native byte order, also as fields of structures; others of a .npz file have that of the file.
 

@@ -1,10 +1,10 @@
-"""Weights of narrow floats, packed once for products with float32 rows."""
+"""Weights of narrow floats and of levels of tables, packed once for products with float32 rows."""
 
 import numpy as np
 
 from .. import _core
 from .._typing import Array, Float32Array, Int32Array
-from ..dtypes import FLOAT_TYPES, FloatType
+from ..dtypes import FLOAT_TYPES, CodeType, FloatType
 from .output import Output
 from .packed_columns import Activations
 
@@ -12,45 +12,56 @@ __all__ = ["PackedFloat"]
 
 
 class PackedFloat:
-    """A weight of floats of 8, 6 or 4 bits with one scale for each group of neighbours along K.
+    """A weight of floats of 8, 6 or 4 bits, or of levels of tables, with a scale for each group of neighbours along K.
 
-    An element of the weight is ``float32(code) * scale``, rounded once, as `dequantize` returns it. A product adds
+    An element of the weight is ``float32(code) * scale``, or ``levels[code] * scale``, rounded once, as `dequantize`
+    returns it. A product adds
     ``fma(x, w, acc)`` in float32 for rising k, from 0.
 
     Parameters
     ----------
     codes : ndarray of uint8, shape (K, N)
         The bytes of the codes, one to a byte.
-    element : FloatType
-        Of the codes.
+    element : FloatType or CodeType
+        Of the codes; uint8 or uint4 beside levels.
     scale : ndarray of float32, float8_e8m0fnu or float8_e4m3fn, shape (), (N,) or (groups, N)
+        float32 beside levels.
     group_size : int
         At least 1; K for a weight without groups.
     tensor_scale : float, default 1.0
         The factor of float8_e4m3fn scales; each product is rounded to float32.
+    levels : ndarray of float32, shape (L,) or (N, L), optional
+        One table for all columns, or one for each. Finite.
     """
 
-    __slots__ = ("_layout", "_one", "_packed", "_scale_shape", "_scale_type", "element", "shape")
+    __slots__ = ("_layout", "_one", "_packed", "_scale_shape", "_scale_type", "element", "levels", "shape")
 
     quantizes = False
     column_scale = None  # y is float32, and a second pass makes codes of it
 
     def __init__(
-        self, codes: Array, element: FloatType, scale: Array, group_size: int, tensor_scale: float = 1.0
+        self,
+        codes: Array,
+        element: FloatType | CodeType,
+        scale: Array,
+        group_size: int,
+        tensor_scale: float = 1.0,
+        levels: Float32Array | None = None,
     ) -> None:
         k, n = codes.shape
         group_size = max(min(group_size, k), 1)
         self.shape = k, n
-        self.element = element
+        self.element, self.levels = element, levels
         self._scale_type = FLOAT_TYPES[scale.dtype.name]
         self._scale_shape = scale.shape
         self._one = scale if scale.ndim == 0 or k == 0 else None  # a weight without columns or rows holds none
         scales = np.broadcast_to(scale, (-(-k // group_size), n)) if k else np.empty((0, n), scale.dtype)
-        plain = _is_plain(codes, element, scales, tensor_scale)
-        self._layout = k, n, group_size, element.core, self._scale_type.core, tensor_scale, plain
+        plain = not isinstance(element, FloatType) or _is_plain(codes, element, scales, tensor_scale)
+        count, shared = (0, False) if levels is None else (levels.shape[-1], levels.ndim == 1)
+        self._layout = k, n, group_size, element.core, self._scale_type.core, tensor_scale, plain, count, shared
         self._packed = _core.float_weight_room(*self._layout)
         stored = np.ascontiguousarray(scales).view(self._scale_type.storage)
-        _core.float_weight_pack(np.ascontiguousarray(codes), stored, self._packed, *self._layout)
+        _core.float_weight_pack(np.ascontiguousarray(codes), stored, levels, self._packed, *self._layout)
 
     @property
     def nbytes(self) -> int:

@@ -18,7 +18,7 @@ from .gptq import column_order, descend, inverse_factor, objective, refit, round
 from .grid_search import Levels, search_grid
 from .moments import SecondMoment
 
-__all__ = ["Rounded", "Rows", "check_moments", "check_width", "importance_of", "matrix_of", "round_weight"]
+__all__ = ["Rounded", "Rows", "check_moments", "check_width", "damped", "importance_of", "matrix_of", "round_weight"]
 
 _SWEEPS = 30  # of coordinate descent; six to ten suffice on layers of transformers
 _REFITS = 2
@@ -57,7 +57,7 @@ def round_weight(
     again, `refits` times. The objective never rises. With `target` the codes approximate it in place of w, and `before`
     is that of the codes nearest to w.
     """
-    ordered, factor, order, size = _damped(h, damping)
+    ordered, factor, order, size = damped(h, damping)
     alone = group_size >= w.shape[1]
     if alone:  # no group holds columns together: in this order, a permutation of the inputs permutes the codes
         w = np.ascontiguousarray(w[:, order])
@@ -123,7 +123,7 @@ class _Problem(NamedTuple):
         return state._replace(scale=refit(self.w, self.h, *state, self.group_size))
 
 
-def _damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Int64Array, float]:
+def damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Int64Array, float]:
     """Return h in units of its mean diagonal, with damping, its columns in order; its factor; the order; that mean."""
     order = np.argsort(-h.diagonal(), kind="stable")
     size = float(h.diagonal().mean())

@@ -91,6 +91,16 @@ CALLS = {
     "MXArray": {"codes": MX.codes, "scales": MX.scales, "format": "mxfp8_e4m3", "tensor_scale": None},
     "concatenate": {"arrays": [qn.quantize(X), qn.quantize(X)], "axis": 0},
     "tap": {"name": "x", "x": X},
+    "CodebookArray": {
+        "codes": np.zeros((2, 3), np.uint8), "codebook": [0.0, 1.0], "granularity": None, "scale": 0.5,
+        "scale_granularity": None,
+    },
+    "OffsetArray": {"codes": BYTES, "scale": 0.5, "offset": 1.0, "granularity": qn.PerTensor()},
+    "weights.codebook": {
+        "w": X, "method": "nf4", "bits": 4, "granularity": None, "moments": None, "scale": "search", "centered": False,
+        "damping": 0.1,
+    },
+    "weights.offsets": {"w": X, "bits": 4, "group_size": 2, "axis": -1, "moments": None},
     "weights.correct_bias": {"x": X, "w": X.T, "q": WEIGHT, "bias": None, "axis": 0},
     "weights.quantize_layers": {
         "layers": {"w": X}, "dtype": "int4", "granularity": None, "symmetric": False, "method": "mse", "damping": 0.1,

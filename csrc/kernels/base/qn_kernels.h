@@ -37,7 +37,8 @@
  * grouped_panels(w, panel, panels, x, first, last, y[panels][rows][16]): for each row i, each group g of [first, last)
  *   in this order, and each column j: y = y + (float)s * (x->scales[i][g] * scale[g][j]), each step rounded to float32,
  *   none fused; s is the exact sum over the group of (code_x - zero_point_x) * (code_w - zero_point_w).
- * float_panel(w, panel, k, depth, to[depth][16]): the numbers (float)code * scale of rows [k, k + depth), rounded once;
+ * float_panel(w, panel, k, depth, to[depth][16]): the numbers (float)code * scale of rows [k, k + depth), rounded once,
+ *   level * scale of codes with tables;
  *   k is a multiple of QN_UNIT from the start of its group. A NaN may become any number.
  * float_rows(x[rows][k], k, first, last, rows, packed[rows * k]): packs elements [first, last) of the rows for
  *   multiply_floats of the same ISA row, whose private layout it is.

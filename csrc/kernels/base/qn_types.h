@@ -179,18 +179,21 @@ typedef struct {
     void (*unpack_bits)(const uint8_t *bytes, uint8_t *codes, int64_t n); /* without signs, which kernels do not read */
 } qn_width;
 
-/* A packed weight of narrow floats [k][n]; packed_float.h describes the bytes. */
+/* A packed weight of narrow floats or of codes with tables of levels, [k][n]; packed_float.h describes the bytes. */
 typedef struct {
     int64_t k, n;
     int64_t group;   /* neighbours along k that share a scale; the last group may be short */
     int64_t groups;  /* ceil(k / group) */
-    qn_type element; /* a float of 8, 6 or 4 bits */
+    qn_type element; /* a float of 8, 6 or 4 bits; QN_U8 or QN_U4: codes of levels, scales are then float32 */
     int bits;        /* of a code */
+    int32_t levels;  /* of a table; 0: floats */
+    bool shared;     /* all columns have one table */
     qn_type scale;   /* QN_F32, QN_E8M0FNU, or QN_E4M3FN times tensor_scale */
     float tensor_scale;
     bool plain;    /* no code is infinite, and no scale too large for multiply_float_row */
-    int64_t codes; /* bytes of the codes of a panel */
-    int64_t width; /* bytes of a panel */
+    int64_t codes;  /* bytes of the codes of a panel */
+    int64_t tables; /* bytes before the tables of a panel */
+    int64_t width;  /* bytes of a panel */
 } qn_float_weight;
 
 enum { QN_UNIT = 8 }; /* neighbours along k whose codes lie together */

@@ -23,6 +23,8 @@ static int64_t units_before(const qn_float_weight *w, int64_t group) { return gr
 
 static int code_bits(qn_type element) {
     switch (element) {
+    case QN_U8: return 8;
+    case QN_U4: return 4;
 #define BITS(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                                 \
     case QN_##NAME: return (bits) == 8 && (kind) != QN_SCALE ? 1 + (exponent) + (mantissa) : 0;
         QN_NARROW_FLOATS(BITS, _)
@@ -31,9 +33,20 @@ static int code_bits(qn_type element) {
     }
 }
 
+/* Levels from the table of one column to that of the next. */
+static int64_t table_step(const qn_float_weight *w) { return w->bits == 4 ? QN_PANEL : w->levels; }
+
+/* Of a panel. */
+static int64_t table_bytes(const qn_float_weight *w) {
+    return (int64_t)sizeof(float) * (w->shared ? most(w->levels, QN_PANEL) : table_step(w) * QN_PANEL) *
+           (w->levels > 0);
+}
+
 bool qn_float_weight_layout(qn_float_weight *w) {
     int64_t units, scales;
     w->bits = code_bits(w->element);
+    const bool tables = w->element == QN_U8 || w->element == QN_U4;
+    if (tables ? w->levels < 1 || w->levels > 1 << w->bits || w->scale != QN_F32 : w->levels) return false;
     bool known = w->scale == QN_F32 || w->scale == QN_E8M0FNU || w->scale == QN_E4M3FN;
     if (!w->bits || !known || w->k < 0 || w->n < 0 || w->group < 1 || w->k > INT64_MAX / 4 || w->n > INT64_MAX / 4 ||
         w->group > INT64_MAX / 4)
@@ -44,7 +57,8 @@ bool qn_float_weight_layout(qn_float_weight *w) {
         __builtin_add_overflow(units, ceil_div(last, QN_UNIT), &units) ||
         __builtin_mul_overflow(units, QN_UNIT * 2 * w->bits, &w->codes) ||
         __builtin_mul_overflow(w->groups, QN_PANEL * scale_size(w), &scales) ||
-        __builtin_add_overflow(w->codes, scales + 63, &w->width))
+        __builtin_add_overflow(w->codes, scales, &w->tables) ||
+        __builtin_add_overflow(w->tables, table_bytes(w) + 63, &w->width))
         return false;
     w->width = w->width / 64 * 64;
     int64_t bytes;
@@ -60,7 +74,12 @@ static int word_of(int bits, int i) { return i / (16 / bits); }
 static int shift_of(int bits, int i) { return 16 - bits - i % (16 / bits) * bits; }
 
 /* Writes the 8 codes of one column of a unit. */
-static void join_codes(int bits, const uint8_t code[QN_UNIT], uint8_t *unit, int64_t column) {
+static void join_codes(const qn_float_weight *w, const uint8_t code[QN_UNIT], uint8_t *unit, int64_t column) {
+    const int bits = w->bits;
+    if (bits == 4 && w->levels) {
+        for (int i = 0; i < 4; i++) unit[4 * column + i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
+        return;
+    }
     if (bits == 8) {
         for (int i = 0; i < 2; i++) memcpy(unit + i * QN_QUARTET + 4 * column, code + 4 * i, 4);
         return;
@@ -77,7 +96,12 @@ static void join_codes(int bits, const uint8_t code[QN_UNIT], uint8_t *unit, int
     for (int r = 0; r < bits / 2; r++) memcpy(unit + r * 2 * QN_PANEL + 2 * column, &word[r], 2);
 }
 
-static void split_codes(int bits, const uint8_t *unit, int64_t column, uint8_t code[QN_UNIT]) {
+static void split_codes(const qn_float_weight *w, const uint8_t *unit, int64_t column, uint8_t code[QN_UNIT]) {
+    const int bits = w->bits;
+    if (bits == 4 && w->levels) {
+        for (int i = 0; i < QN_UNIT; i++) code[i] = unit[4 * column + i / 2] >> i % 2 * 4 & 15;
+        return;
+    }
     if (bits == 8) {
         for (int i = 0; i < 2; i++) memcpy(code + 4 * i, unit + i * QN_QUARTET + 4 * column, 4);
         return;
@@ -105,6 +129,7 @@ typedef struct {
     const qn_float_weight *w;
     const uint8_t *codes;
     const char *scales;
+    const float *levels;
     uint8_t *packed;
     bool nan_code[256], nan_scale[256];
 } packing;
@@ -122,7 +147,7 @@ static void pack_group(const packing *c, int64_t panel, int64_t g, uint8_t *nan)
                 code[i] = (uint8_t)(c->codes[(first + k + i) * w->n + column + j] & mask);
                 nan[j] |= c->nan_code[code[i]];
             }
-            join_codes(w->bits, code, to, j);
+            join_codes(w, code, to, j);
         }
     const char *scales = c->scales + (g * w->n + column) * size;
     memcpy(c->packed + panel * w->width + w->codes + g * QN_PANEL * size, scales, (size_t)(columns * size));
@@ -137,14 +162,19 @@ static void pack_panels(void *context, int64_t begin, int64_t end) {
         uint8_t nan[QN_PANEL] = {0}, *from = c->packed + panel * w->width;
         memset(from + w->codes, 0, (size_t)(w->width - w->codes));
         for (int64_t g = 0; g < w->groups; g++) pack_group(c, panel, g, nan);
+        const int64_t first = w->shared ? 0 : panel * QN_PANEL, tables = w->shared ? 1 : least(w->n - first, QN_PANEL);
+        for (int64_t i = 0; w->levels && i < tables; i++)
+            memcpy(from + w->tables + i * table_step(w) * (int64_t)sizeof(float), c->levels + (first + i) * w->levels,
+                   (size_t)w->levels * sizeof *c->levels);
         memcpy(c->packed + panels(w) * w->width + panel * QN_PANEL, nan,
                (size_t)least(w->n - panel * QN_PANEL, QN_PANEL));
     }
 }
 
-void qn_float_weight_pack(const qn_float_weight *w, const uint8_t *codes, const void *scales, uint8_t *packed) {
-    packing c = {.w = w, .codes = codes, .scales = scales, .packed = packed};
-    find_nans(w->element, c.nan_code);
+void qn_float_weight_pack(const qn_float_weight *w, const uint8_t *codes, const void *scales, const float *levels,
+                          uint8_t *packed) {
+    packing c = {.w = w, .codes = codes, .scales = scales, .levels = levels, .packed = packed};
+    if (!w->levels) find_nans(w->element, c.nan_code);
     if (w->scale != QN_F32) find_nans(w->scale, c.nan_scale);
     qn_parallel_for(panels(w), 1, w->k * w->n, pack_panels, &c);
 }
@@ -165,7 +195,7 @@ static void unpack_panels(void *context, int64_t begin, int64_t end) {
                 u->packed + panel * w->width + (units_before(w, g) + k % w->group / QN_UNIT) * QN_UNIT * 2 * w->bits;
             for (int64_t j = 0; j < QN_PANEL && panel * QN_PANEL + j < w->n; j++) {
                 uint8_t code[QN_UNIT];
-                split_codes(w->bits, from, j, code);
+                split_codes(w, from, j, code);
                 for (int64_t i = 0; i < count; i++) u->codes[(k + i) * w->n + panel * QN_PANEL + j] = code[i];
             }
         }

@@ -7,6 +7,9 @@
  *   6 bits   3 rows: codes 2 r and 2 r + 1 in the high 12 bits; code 6 in the low bits 3..0 of row 0 and 3..2 of row 1,
  *            code 7 in the low bits 1..0 of row 1 and 3..0 of row 2
  *   4 bits   2 rows: codes 4 r to 4 r + 3, from the high bits to the low ones
+ * Codes of levels lie otherwise: 8 bits as above; of 4 bits code i of a column is the bits 4 i to 4 i + 3 of 32, and a
+ * unit is one quartet of each column. Their tables follow the scales: one for all columns, of 16 levels at least, or
+ * that of each column, of 16 levels where codes have 4 bits.
  * Columns past n and k past the end of a group have code 0; columns past n have scale 0.
  */
 #ifndef QN_PACKED_FLOAT_H
@@ -14,12 +17,14 @@
 
 #include "qn_types.h"
 
-/* Fills in the rest of w from k, n, group, element and scale; false if they are not allowed or a size overflows. */
+/* Fills in the rest of w from k, n, group, element, scale, levels and shared; false if they are not allowed or a size
+ * overflows. */
 bool qn_float_weight_layout(qn_float_weight *w);
 int64_t qn_float_weight_bytes(const qn_float_weight *w);
 
-/* codes[k][n], one to a byte; scales[groups][n], float32 or bytes. */
-void qn_float_weight_pack(const qn_float_weight *w, const uint8_t *codes, const void *scales, uint8_t *packed);
+/* codes[k][n], one to a byte; scales[groups][n], float32 or bytes; levels[levels] or [n][levels], NULL for floats. */
+void qn_float_weight_pack(const qn_float_weight *w, const uint8_t *codes, const void *scales, const float *levels,
+                          uint8_t *packed);
 
 /* The codes and the scales that were packed. */
 void qn_float_weight_codes(const qn_float_weight *w, const uint8_t *packed, uint8_t *codes);

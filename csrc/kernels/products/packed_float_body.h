@@ -109,6 +109,8 @@ V_INLINE f_place f_place_of(const qn_float_weight *w, int64_t k) {
                      (rest < w->group ? rest : w->group) - at};
 }
 
+#include "packed_table_body.h"
+
 /* ---- a panel as float32 ---- */
 
 V_INLINE void f_unit(v_format f, const uint8_t *unit, const vf s[F_VECTORS], float *to) {
@@ -143,6 +145,8 @@ V_INLINE void f_panel(v_format f, const qn_float_weight *w, const uint8_t *panel
 
 static void float_panel(const qn_float_weight *w, const uint8_t *panel, int64_t k, int64_t depth, float *to) {
     switch (w->element) {
+    case QN_U4:
+    case QN_U8: t_panel(w, panel, k, depth, to); break;
 #define PANEL_CASE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                           \
     case QN_##NAME:                                                                                                    \
         if (F_IS_ELEMENT(bits, kind)) f_panel((v_format){exponent, mantissa, bias, kind}, w, panel, k, depth, to);     \
@@ -221,6 +225,8 @@ V_INLINE void f_row_panels(v_format f, const qn_float_weight *w, const uint8_t *
 static void multiply_float_row(const qn_float_weight *w, const uint8_t *panel, int64_t panels, const float *x,
                                float *y) {
     switch (w->element) {
+    case QN_U4:
+    case QN_U8: t_row_panels(w, panel, panels, x, y); break;
 #define ROW_CASE(_, tag, NAME, name, bits, exponent, mantissa, bias, kind)                                             \
     case QN_##NAME:                                                                                                    \
         if (F_IS_ELEMENT(bits, kind))                                                                                  \

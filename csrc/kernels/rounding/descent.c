@@ -34,10 +34,13 @@ typedef struct {
 static double *sliver_of(const job *j, const band *b, int64_t s) { return b->a + s * j->r->columns * SLIVER; }
 
 /* `at` is the place of a scale: that of a row and a group. */
-static float step_of(const job *j, int64_t at, int16_t code) { return (float)((int64_t)code - j->r->zero[at]); }
+static float step_of(const job *j, int64_t row, int64_t at, int16_t code) {
+    const qn_books *books = j->r->books;
+    return books ? books->levels[row * books->step + code] : (float)((int64_t)code - j->r->zero[at]);
+}
 
-static double level_of(const job *j, int64_t at, int16_t code) {
-    return (double)(j->r->scale[at] * step_of(j, at, code)); /* rounded once, to float32 */
+static double level_of(const job *j, int64_t row, int64_t at, int16_t code) {
+    return (double)(j->r->scale[at] * step_of(j, row, at, code)); /* rounded once, to float32 */
 }
 
 /* The slivers hold w - level, of which less products are those of level - w; or the steps. */
@@ -50,8 +53,8 @@ static void fill(const job *j, const band *b, const int16_t *codes, bool errors)
             double *a = sliver_of(j, b, k / SLIVER) + k % SLIVER;
             for (int64_t i = g * r->group; i < end; i++) {
                 int16_t code = codes[row * r->columns + i];
-                a[i * SLIVER] =
-                    errors ? (double)r->w[row * r->columns + i] - level_of(j, at, code) : (double)step_of(j, at, code);
+                a[i * SLIVER] = errors ? (double)r->w[row * r->columns + i] - level_of(j, row, at, code)
+                                       : (double)step_of(j, row, at, code);
             }
         }
 }
@@ -126,13 +129,17 @@ bool qn_rounding_objective(const qn_rounded *r, double *objective) {
 /* The best code of one column of `group`; `gradient` is (level - w) h of the row. Returns whether the code changed. */
 static bool improve(const job *j, int64_t row, int64_t column, int64_t group, double *gradient) {
     const double *h = j->r->h + column * j->r->columns;
+    const qn_books *books = j->r->books;
     int64_t at = row * j->groups + group;
     double cost = h[column] * (double)j->r->scale[at];
-    if (!(fabs(gradient[column]) > 0.5 * cost) || !(cost > 0)) return false;
-    int16_t *code = j->codes + row * j->r->columns + column;
+    if (!(cost > 0) || (!books && !(fabs(gradient[column]) > 0.5 * cost))) return false;
+    int16_t *code = j->codes + row * j->r->columns + column, best;
     double step = -gradient[column] / cost, low = j->qmin - *code, high = j->qmax - *code;
-    int16_t best = (int16_t)(*code + (int)rint(step < low ? low : step > high ? high : step));
-    double change = level_of(j, at, best) - level_of(j, at, *code), own = change * change * h[column];
+    if (books)
+        best = (int16_t)qn_nearest_level(books->levels + row * books->step, books->count,
+                                         (double)step_of(j, row, at, *code) + step);
+    else best = (int16_t)(*code + (int)rint(step < low ? low : step > high ? high : step));
+    double change = level_of(j, row, at, best) - level_of(j, row, at, *code), own = change * change * h[column];
     if (!(2 * change * gradient[column] + own < -0x1p-30 * own)) return false;
     for (int64_t i = 0; i < j->r->columns; i++) gradient[i] += change * h[i];
     *code = best;
@@ -218,9 +225,7 @@ static void add_strip(const job *j, const band *b, int64_t s, int64_t p) {
     }
 }
 
-/* Solves a x = right side for a positive matrix, whose upper triangle becomes its factor; x replaces the right side. An
- * unknown whose pivot is lost to rounding, of which its element of the diagonal tells, becomes zero. */
-static void solve_positive(double *a, double *x, const double *diagonal, int64_t n) {
+void qn_solve_positive(double *a, double *x, const double *diagonal, int64_t n) {
     for (int64_t k = 0; k < n; k++) {
         double *row = a + k * n, pivot = row[k];
         if (!(pivot > 0x1p-40 * diagonal[k])) {
@@ -261,7 +266,7 @@ static double rounding_noise(const job *j, int64_t row) {
     double levels = 0, errors = 0;
     for (int64_t i = 0; i < r->columns; i++) {
         int64_t at = row * r->columns + i;
-        double h = r->h[i * r->columns + i], level = level_of(j, row * j->groups + i / r->group, r->codes[at]);
+        double h = r->h[i * r->columns + i], level = level_of(j, row, row * j->groups + i / r->group, r->codes[at]);
         double e = level - (double)r->w[at];
         levels += level * level * h, errors += e * e * h;
     }
@@ -285,7 +290,7 @@ static void refit_row(const job *j, const band *b, int64_t k, double *scratch) {
             if (h > g) right[h] -= a[g * n + h] * (double)scale[g];
         }
     memcpy(step, right, (size_t)n * sizeof *step);
-    solve_positive(a, step, diagonal, n);
+    qn_solve_positive(a, step, diagonal, n);
     double part = allowed_part(scale, step, n), gain = 0;
     for (int64_t g = 0; g < n; g++) {
         result[g] = (float)((double)scale[g] + part * step[g]);

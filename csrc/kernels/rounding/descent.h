@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "codebook.h"
+
 typedef struct {
     const float *w;       /* [rows][columns] */
     const double *h;      /* [columns][columns], symmetric */
@@ -12,6 +14,7 @@ typedef struct {
     const float *scale;   /* [rows][groups] */
     const int32_t *zero;  /* alike; level = scale (code - zero), rounded once to float32 */
     int64_t rows, columns, group;
+    const qn_books *books; /* the levels in place of code - zero, or NULL */
 } qn_rounded;
 
 /* Every sum runs over the columns in their order, in float64. Every row is on its own. false: no memory. */
@@ -28,5 +31,9 @@ bool qn_descend(const qn_rounded *r, int32_t qmin, int32_t qmax, int64_t sweeps,
  * so that no scale changes by more than a factor 4 or leaves the normal numbers. A row keeps its scales if the step
  * gains no more than the rounding of levels to float32 may cost. */
 bool qn_refit_scales(const qn_rounded *r, float *scale);
+
+/* Solves a x = right side for a positive matrix [n][n], whose upper triangle becomes its factor; x replaces the right
+ * side. An unknown whose pivot is lost to rounding, of which its element of the diagonal tells, becomes zero. */
+void qn_solve_positive(double *a, double *x, const double *diagonal, int64_t n);
 
 #endif

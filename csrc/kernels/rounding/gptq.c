@@ -66,9 +66,27 @@ static void update(const column_loop *l, const band *b, int64_t j, int64_t begin
     memcpy(b->x + begin * LANES, c[begin - j], (size_t)(end - begin) * sizeof c[0]);
 }
 
+/* The same with tables of levels. */
+static void round_to_levels(const column_loop *l, const band *b, int64_t p) {
+    const qn_column_loop *loop = l->loop;
+    int64_t column = loop->order[p], group = column / loop->group;
+    for (int64_t r = 0; r < b->count; r++) {
+        int64_t row = b->row + r;
+        const float *levels = loop->books->levels + row * loop->books->step;
+        float *x = b->x + p * LANES + r, scale = loop->scale[row * l->groups + group];
+        int32_t code = qn_nearest_level(levels, loop->books->count, (double)*x / (double)scale);
+        *x -= scale * levels[code];
+        loop->codes[row * loop->columns + column] = (int16_t)code;
+    }
+}
+
 /* Codes of the column at place p; its weights become its errors. */
 static void round_column(const column_loop *l, const band *b, int64_t p) {
     const qn_column_loop *loop = l->loop;
+    if (loop->books) {
+        round_to_levels(l, b, p);
+        return;
+    }
     float scale[LANES], low[LANES], high[LANES], *x = b->x + p * LANES, step[LANES];
     int64_t column = loop->order[p], at = b->row * l->groups + column / loop->group;
     for (int64_t r = 0; r < LANES; r++) {

@@ -182,6 +182,48 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 
 V_INLINE vi vi_half(vf x) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 V_INLINE vf vf_half(vi code) { return _mm256_cvtph_ps(halves_u16(code)); }
+V_INLINE vf vf_lookup(const float *table, vi code) { /* a permutation reads 3 bits, a blend the sign */
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), code);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), code);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+}
+V_INLINE vf vf_gather(const float *tables, vi code, int step) { /* lane i of table i */
+    const __m256i first = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(step));
+    return _mm256_i32gather_ps(tables, _mm256_add_epi32(first, code), 4);
+}
+#define V_TABLES
+V_INLINE void transpose8(vf c[8]) {
+    vf a[8];
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm256_unpacklo_ps(c[2 * j], c[2 * j + 1]);
+        a[j + 4] = _mm256_unpackhi_ps(c[2 * j], c[2 * j + 1]);
+    }
+    for (int h = 0; h < 2; h++)
+        for (int j = 0; j < 2; j++) { /* columns 4 j to 4 j + 3 of rows 2 h and 2 h + 1, in 128 bits each */
+            c[4 * h + 2 * j] = _mm256_shuffle_ps(a[4 * h + 2 * j], a[4 * h + 2 * j + 1], 0x44);
+            c[4 * h + 2 * j + 1] = _mm256_shuffle_ps(a[4 * h + 2 * j], a[4 * h + 2 * j + 1], 0xEE);
+        }
+    for (int h = 0; h < 2; h++)
+        for (int r = 0; r < 2; r++) {
+            a[2 * h + r] = _mm256_permute2f128_ps(c[4 * h + r], c[4 * h + 2 + r], 0x20);
+            a[2 * h + r + 4] = _mm256_permute2f128_ps(c[4 * h + r], c[4 * h + 2 + r], 0x31);
+        }
+    for (int j = 0; j < 8; j++) c[j] = a[j];
+}
+/* Levels of 8 codes of 16 columns, each from a table of 16. */
+V_INLINE void vf_tables(const float *tables, const uint8_t *unit, vf x[8][2]) {
+    const __m256i down = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    for (int v = 0; v < 2; v++) {
+        vf c[8];
+        for (int j = 0; j < 8; j++) {
+            int32_t codes;
+            memcpy(&codes, unit + 4 * (8 * v + j), 4);
+            c[j] = vf_lookup(tables + 16 * (8 * v + j), _mm256_srlv_epi32(_mm256_set1_epi32(codes), down));
+        }
+        transpose8(c);
+        for (int k = 0; k < 8; k++) x[k][v] = c[k];
+    }
+}
 
 #include "words_avx2.h"
 

@@ -192,6 +192,44 @@ V_INLINE void vw_halves(vw v, vf *x) { x[0] = _mm512_cvtph_ps(v); } /* the float
 
 /* Nibble i of every word, from the high one on, as the float16 of a float4_e2m1fn with a wrong bias: the number times
  * 2^-14. A permutation reads only the low 4 bits of an index. */
+V_INLINE vf vf_lookup(const float *table, vi code) { return _mm512_permutexvar_ps(code, _mm512_loadu_ps(table)); }
+V_INLINE vf vf_gather(const float *tables, vi code, int step) { /* lane i of table i */
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i first = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(step));
+    return _mm512_i32gather_ps(_mm512_add_epi32(first, code), tables, 4);
+}
+#define V_TABLES
+/* Levels of 8 codes of 16 columns, each from a table of 16. Columns j and j + 8 lie in the halves of a vector, which
+ * two 8 x 8 transpositions turn into rows. */
+V_INLINE void vf_tables(const float *tables, const uint8_t *unit, vf x[8][1]) {
+    const __m512i down = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    const __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 8, 8);
+    const __m512i low = _mm512_set1_epi32(15), codes = _mm512_loadu_si512(unit);
+    vf a[8], c[8];
+    for (int j = 0; j < 8; j++) {
+        const __m512i own = _mm512_permutexvar_epi32(_mm512_add_epi32(half, _mm512_set1_epi32(j)), codes);
+        const __m512i at = _mm512_and_si512(_mm512_srlv_epi32(own, down), low);
+        c[j] =
+            _mm512_permutex2var_ps(_mm512_loadu_ps(tables + 16 * j), _mm512_add_epi32(at, _mm512_add_epi32(half, half)),
+                                   _mm512_loadu_ps(tables + 16 * (j + 8)));
+    }
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm512_unpacklo_ps(c[2 * j], c[2 * j + 1]);
+        a[j + 4] = _mm512_unpackhi_ps(c[2 * j], c[2 * j + 1]);
+    }
+    for (int h = 0; h < 2; h++)
+        for (int j = 0; j < 2; j++) { /* columns 4 j to 4 j + 3 of rows 2 h and 2 h + 1, in 128 bits each */
+            c[4 * h + 2 * j] = _mm512_shuffle_ps(a[4 * h + 2 * j], a[4 * h + 2 * j + 1], 0x44);
+            c[4 * h + 2 * j + 1] = _mm512_shuffle_ps(a[4 * h + 2 * j], a[4 * h + 2 * j + 1], 0xEE);
+        }
+    const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(4));
+    for (int h = 0; h < 2; h++)
+        for (int r = 0; r < 2; r++) {
+            x[2 * h + r][0] = _mm512_permutex2var_ps(c[4 * h + r], first, c[4 * h + 2 + r]);
+            x[2 * h + r + 4][0] = _mm512_permutex2var_ps(c[4 * h + r], second, c[4 * h + 2 + r]);
+        }
+}
 #define V_NIBBLES
 V_INLINE vf vf_nibble(vw v, const int i) {
     const float u = 0x1p-15f; /* the number 0.5 */

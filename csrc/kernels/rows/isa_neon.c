@@ -174,6 +174,19 @@ V_INLINE void vi_store4_u16(uint16_t *p, vi a, vi b, vi c, vi d, const v_narrow 
 
 V_INLINE vi vi_half(vf x) { return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_f16(vcvt_f16_f32(x)))); }
 V_INLINE vf vf_half(vi code) { return vcvt_f32_f16(vreinterpret_f16_s16(low16(code))); }
+V_INLINE vf vf_lookup(const float *table, vi code) { /* bytes 4 c to 4 c + 3 of the table */
+    const uint8_t *bytes = (const uint8_t *)table;
+    const uint8x16x4_t levels = {{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+    const uint32x4_t low = vandq_u32(vreinterpretq_u32_s32(code), vdupq_n_u32(15));
+    const uint32x4_t at = vaddq_u32(vmulq_n_u32(low, 0x04040404), vdupq_n_u32(0x03020100));
+    return vreinterpretq_f32_u8(vqtbl4q_u8(levels, vreinterpretq_u8_u32(at)));
+}
+V_INLINE vf vf_gather(const float *tables, vi code, int step) { /* lane i of table i */
+    vf x = vdupq_n_f32(tables[vgetq_lane_s32(code, 0)]);
+    x = vld1q_lane_f32(tables + step + vgetq_lane_s32(code, 1), x, 1);
+    x = vld1q_lane_f32(tables + 2 * step + vgetq_lane_s32(code, 2), x, 2);
+    return vld1q_lane_f32(tables + 3 * step + vgetq_lane_s32(code, 3), x, 3);
+}
 
 typedef struct {
     int16x8_t half[2];

@@ -112,6 +112,11 @@ V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
 }
 V_INLINE vi vi_half(vf x) { return vi_from_bits(x); } /* not called: V_HALF */
 V_INLINE vf vf_half(vi code) { return vf_from_bits(code); }
+V_INLINE vf vf_lookup(const float *table, vi code) { return table[code & 15]; }
+V_INLINE vf vf_gather(const float *tables, vi code, int step) {
+    (void)step;
+    return tables[code];
+}
 
 V_INLINE v_narrow v_narrow_set(int32_t z, int32_t lo, int32_t hi) { return (v_narrow){z, lo, hi}; }
 V_INLINE int32_t narrow1(vi c, const v_narrow *n) {
