@@ -252,12 +252,25 @@ def guarded_products():
         read_only(unpacked),
     ]
     yield "grouped_codes", [packed, 4, 5, 16, 4, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
-    shape, good_shape = [longest, longest, [*NO_INTEGERS, -1, 0]], [4, 5, 3, T["float8_e5m2"], T["float32"], 1.0, 1, 0, 0]
+    shape, good_shape = (
+        [longest, longest, [*NO_INTEGERS, -1, 0]],
+        [4, 5, 3, T["float8_e5m2"], T["float32"], 1.0, 1, 0, 0],
+    )
     floats = [*WRONG_TYPE, T["float32"], T["int8"], T["float16"], T["float8_e8m0fnu"]]
     levels = [*NO_INTEGERS, *HUGE, -1, 1, 257]  # only of codes
     of_floats = [*shape, floats, [*WRONG_TYPE, T["float16"], T["int8"]], number, flag, levels, flag]
     yield "float_weight_room", good_shape, of_floats
-    of_floats = [[*size, 2**40], [*size, 2**40], [*NO_INTEGERS, -1, 0, 1], floats, of_floats[4], number, flag, levels, flag]
+    of_floats = [
+        [*size, 2**40],
+        [*size, 2**40],
+        [*NO_INTEGERS, -1, 0, 1],
+        floats,
+        of_floats[4],
+        number,
+        flag,
+        levels,
+        flag,
+    ]
     nbytes = _core.float_weight_room(*good_shape).size
     packed, scales = np.zeros(nbytes, np.uint8), np.ones(10, np.float32)
     of_packed, to_packed = wrong_vectors(np.uint8, nbytes)[:-2], wrong_outputs(np.uint8, nbytes)

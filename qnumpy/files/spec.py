@@ -364,9 +364,7 @@ class TensorSpec:
         assert code is not None
         scale = read(f"{name}.scale")
         if self.offset:
-            return OffsetArray._of_rows(
-                stored, self.shape, code, scale, read(f"{name}.offset"), self.granularity
-            )
+            return OffsetArray._of_rows(stored, self.shape, code, scale, read(f"{name}.offset"), self.granularity)
         zero_point: Any = code.symmetric_zero_point
         if self.zero_point:
             zero_point = _unpack(read(f"{name}.zero_point"), code, scale.shape).astype(np.int32)
