@@ -69,7 +69,7 @@ class Hadamard:
     >>> h = Hadamard(384)
     >>> x = np.zeros(384, np.float32)
     >>> x[7] = 100.0
-    >>> float(np.abs(h.apply(x)).max().round(3)), bool(np.allclose(h.inverse(h.apply(x)), x, atol=1e-5))
+    >>> round(float(np.abs(h.apply(x)).max()), 3), bool(np.allclose(h.inverse(h.apply(x)), x, atol=1e-5))
     (5.103, True)
     """
 

@@ -15,7 +15,7 @@ def signs(size: int, seed: int | None) -> Float32Array:
     Examples
     --------
     >>> signs(6, 0)
-    array([-1.,  1.,  1., -1.,  1., -1.], dtype=float32)
+    array([-1.,  1.,  1., -1.,  1.,  1.], dtype=float32)
     """
     result, state = np.ones(size, np.float32), seed or 0
     for i in range(0 if seed is None else size):

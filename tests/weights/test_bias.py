@@ -57,6 +57,19 @@ def test_inputs_that_are_quantized_too():
     assert np.abs((xq @ np.asarray(q, float)).mean(0) - (x @ w).mean(0)).max() > 0.1
 
 
+def test_moments_of_the_inputs_and_other_arrays_of_codes():
+    x, w, bias = noise(100, 64) + 1, noise(8, 64), noise(8, seed=3)
+    moments, other = qn.MomentsObserver().observe(x), qn.MomentsObserver().observe(x / 2)
+    for q in (qn.quantize(w, dtype="int2"), qn.quantize(w, dtype="mxfp4")):
+        expected = qn.weights.correct_bias(x, w, np.asarray(q.dequantize()), bias, axis=1)
+        np.testing.assert_allclose(qn.weights.correct_bias(moments, w, q, bias, axis=1), expected, rtol=1e-12)
+        halved = qn.weights.correct_bias(x, w, q, bias, xq=x / 2, axis=1)
+        np.testing.assert_allclose(qn.weights.correct_bias(x, w, q, bias, xq=other, axis=1), halved, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"^correct_bias: x must be of shape \(\.\.\., 63\)"):
+        qn.weights.correct_bias(moments, w[:, :63], w[:, :63], axis=1)
+    assert np.array_equal(qn.weights.correct_bias(qn.MomentsObserver(), w, q, bias, axis=1), bias)
+
+
 def test_no_rows_correct_nothing():
     assert qn.weights.correct_bias(np.zeros((0, 3)), noise(3, 2), noise(3, 2, seed=1), np.ones(2)).tolist() == [1, 1]
 

@@ -12,6 +12,27 @@ U = 2.0**-53
 U32 = 2.0**-24
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_alpha_of_the_search(axis):
+    x, w = uneven(2, 40, 16, axis=2), noise(16, 8, seed=3)
+    weight = w if axis == 0 else np.ascontiguousarray(w.T)
+    kinds = {"axis": axis, "x_granularity": qn.PerRow(), "x_symmetric": False}
+    search = qn.weights.smoothquant_alpha(x, weight, **kinds)
+    found = qn.weights.smoothquant(x, weight, alpha="search", axis=axis)
+    assert np.array_equal(found.scale, qn.weights.smoothquant(x, weight, alpha=search.alpha, axis=axis).scale)
+    rows = x.reshape(-1, 16)
+    for alpha, error in zip(search.alphas, search.mse, strict=True):  # brute force by the public functions
+        smooth = qn.weights.smoothquant(rows, w, alpha=alpha)
+        xq = qn.quantize(rows / smooth.scale, granularity=qn.PerRow(), symmetric=False)
+        product = xq.dequantize("float64") @ qn.quantize(smooth.w, granularity=qn.PerChannel(1)).dequantize("float64")
+        assert error == pytest.approx(np.mean((product - rows @ w) ** 2), rel=1e-11)
+    assert search.alpha == search.alphas[search.mse.argmin()]
+    with pytest.raises(ValueError, match=r"^smoothquant: alpha must be in \[0, 1\]; got 'best'\.$"):
+        qn.weights.smoothquant(x, weight, alpha="best", axis=axis)
+    with pytest.raises(ValueError, match=r"^smoothquant: w must be a matrix; got shape \(2, 16, 8\)\.$"):
+        qn.weights.smoothquant(x, np.ones((2, 16, 8)), alpha="search", axis=1)
+
+
 @pytest.mark.parametrize("alpha", [0, 0.25, 0.5, 0.85, 1])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_formula(alpha, axis):
