@@ -206,7 +206,7 @@ def data_rows():
         yield (
             lambda v=value: qn.dequantize(v),
             TypeError,
-            f"dequantize: q must be a QuantizedArray or MXArray; got {got}",
+            f"dequantize: q must be a QuantizedArray, MXArray or GGUFArray; got {got}",
         )
     hot = np.array([[np.nan, np.inf], [1.0, 2.0]])
     only = "x must be finite somewhere; got only NaN and infinities"
