@@ -209,7 +209,7 @@ def data_rows():
         yield (
             lambda v=value: qn.dequantize(v),
             TypeError,
-            f"dequantize: q must be a QuantizedArray, MXArray, CodebookArray or OffsetArray; got {got}",
+            f"dequantize: q must be a QuantizedArray, MXArray, CodebookArray, OffsetArray or GGUFArray; got {got}",
         )
     hot = np.array([[np.nan, np.inf], [1.0, 2.0]])
     only = "x must be finite somewhere; got only NaN and infinities"

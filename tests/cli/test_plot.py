@@ -56,7 +56,7 @@ def test_plot_refuses(run, model, tmp_path):
     for argv, message in (
         (["nothing", "-o", out], f"TENSOR must be one of {model}; got 'nothing'."),
         (["steps", "-o", out], "TENSOR must be floating; got 'steps' of int64."),
-        (["fc.weight", "-o", "a.txt"], "-o must end in .png or .svg or .pdf; got 'a.txt'."),
+        (["fc.weight", "-o", "a.txt"], "-o must end in .png, .svg or .pdf; got 'a.txt'."),
         (
             ["fc.weight", "-o", out, "--kind", "channels", "--axis", "5"],
             "tensor 'fc.weight': channel_ranges: axis must be in [-2, 1]; got 5.",
