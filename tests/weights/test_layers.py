@@ -386,6 +386,8 @@ W = np.ones((4, 8), np.float32)
         (ValueError, {"method": "gptq", "run": None, "batches": None}, "method must be another one without run and "
          "batches; got 'gptq'."),
         (ValueError, {"damping": -1}, "damping must be a number of at least 0; got -1."),
+        (ValueError, {"hadamard": True, "layers": {"a": W[:, :5]}}, "hadamard must be False for an odd number of "
+         "inputs; got layers['a'] with 5 inputs."),
         (TypeError, {"hadamard": 1}, "hadamard must be True or False; got 1."),
         (ValueError, {"activations": "int4"}, "activations must be None or 'int8'; got 'int4'."),
         (TypeError, {"run": 3}, "run must be callable; got 3."),
