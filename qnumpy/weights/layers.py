@@ -349,7 +349,7 @@ def quantize_layers(
     TypeError
         hadamard or progress is neither True nor False.
     ValueError
-        activations is neither None nor "int8".
+        hadamard is True, and a layer has an odd number of inputs; activations is neither None nor "int8".
     TypeError
         run is not callable; batches is not iterable.
     ValueError
@@ -449,7 +449,12 @@ def _checked(
         raise ValueError(_check.must(_OWNER, "damping", "a number of at least 0", _check.typed(damping)))
     rotations = {}
     if _check.flag(_OWNER, "hadamard", hadamard):
-        rotations = {size: hadamard_of(size) for size in sorted({layer.inputs for layer in entries.values()})}
+        for name, layer in entries.items():
+            if layer.inputs % 2:
+                got = f"layers[{name!r}] with {layer.inputs} inputs"
+                raise ValueError(_check.must(_OWNER, "hadamard", "False for an odd number of inputs", got))
+            if layer.inputs not in rotations:
+                rotations[layer.inputs] = hadamard_of(layer.inputs)
     if activations is not None and (not isinstance(activations, str) or activations != "int8"):
         raise ValueError(_check.must(_OWNER, "activations", "None or 'int8'", _check.typed(activations)))
     _check_data(run, batches, method)
