@@ -42,7 +42,7 @@ def test_reals_follow_indices_and_shapes(levels, granularity, scales, tmp_path):
     out = np.empty(SHAPE, np.float16)
     assert q.dequantize("float16", out) is out
     assert_same_bits(out, x.astype(np.float16))
-    assert q.T.T == q or qn.PerRow() in (granularity, scales)  # whose parameters become those of groups
+    assert q == q.T.T or qn.PerRow() in (granularity, scales)  # whose parameters become those of groups
     assert q.copy() == pickle.loads(pickle.dumps(q)) == q
     assert pickle.loads(pickle.dumps(q.T)) == q.T
     for suffix in ("npz", "safetensors"):

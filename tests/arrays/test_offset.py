@@ -32,7 +32,7 @@ def test_reals_follow_indices_and_files(dtype, granularity, tmp_path):
     shape = (6, 7, 10) if granularity.kind == "channel" else (2, 3, 70)
     assert_same_bits(q.reshape(shape).dequantize(), x.reshape(shape))
     assert pickle.loads(pickle.dumps(q)) == q == q.copy()
-    assert q.T.T == q or granularity == qn.PerRow()  # whose parameters become those of groups
+    assert q == q.T.T or granularity == qn.PerRow()  # whose parameters become those of groups
     for suffix in ("npz", "safetensors"):
         qn.save(tmp_path / f"q.{suffix}", {"q": q})
         assert qn.load(tmp_path / f"q.{suffix}")["q"] == q

@@ -55,7 +55,7 @@ def test_k_means_of_a_long_row_is_settled():
     assert (
         np.square(w[0] - levels[nearest]).mean()
         < np.square(np.quantile(w[0], (np.arange(16) + 0.5) / 16)[nearest] - w[0]).mean()
-    )  # noqa: E501
+    )
 
 
 def test_fewer_values_than_levels_are_exact():
