@@ -2,6 +2,8 @@
 
 QNUMPY_WERROR=1    warnings are errors (CI)
 QNUMPY_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer (CI)
+QNUMPY_OBJECTS=DIR the objects of the kernels, which know no Python, are kept there, and used where they are there
+                   already: one compilation of the same sources for several interpreters (CI)
 """
 
 import os
@@ -20,11 +22,19 @@ class ParallelBuild(build_ext):
 
     def build_extensions(self) -> None:
         require_compiler(self.compiler.compiler_so[0])
-        compile_files = self.compiler.compile
+        compile_files, kept = self.compiler.compile, os.environ.get("QNUMPY_OBJECTS")
 
-        def compile_each(sources: list[str], *args, **options) -> list[str]:
+        def compile_one(source: str, **options) -> list[str]:
+            if kept and source.startswith("csrc/kernels/"):
+                options["output_dir"] = kept
+                names = self.compiler.object_filenames([source], output_dir=kept)
+                if all(map(os.path.exists, names)):
+                    return names
+            return compile_files([source], **options)
+
+        def compile_each(sources: list[str], **options) -> list[str]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                objects = pool.map(lambda source: compile_files([source], *args, **options), sources)
+                objects = pool.map(lambda source: compile_one(source, **options), sources)
                 return [name for names in objects for name in names]
 
         self.compiler.compile = compile_each

@@ -19,7 +19,7 @@ from .qparams import QParams
 
 __all__: list[str] = []
 
-_CODES = {code.dtype: code for code in CODE_TYPES.values()}  # a look-up by dtype is faster than one by name
+_CODES = {code.key: code for code in CODE_TYPES.values()}  # a look-up by dtype is faster than one by name
 _FLOATS = {real.dtype: real for real in FLOAT_TYPES.values()}
 _SCALARS, _INTEGERS = {float, np.float32}, {int, np.int8, np.uint8, np.int32}  # types of one scale, one zero point
 CONVENTIONS = {"onnx": 0, "guide": 1, "torch": 2, "tflite": 3}
@@ -45,16 +45,18 @@ def codes(owner: str, name: str, value: Any, types: dict[str, CodeType] = CODE_T
     source = value if type(value) is np.ndarray else array(owner, name, value, "Use q.codes first.")
     source_type = _CODES.get(source.dtype) or code_type(source.dtype)
     if source_type is None or source_type.name not in types:
-        raise TypeError(must(owner, name, f"an array of {alternatives(types)}", got(value, source)))
+        dtypes = [own.name for own in types.values() if not own.is_named]
+        raise TypeError(must(owner, name, f"an array of {alternatives(dtypes)}", got(value, source)))
     return source, source_type
 
 
 def plain(source: Array, code: CodeType) -> Array:
     """Return codes as plain integers: a view, or a copy where a byte holds more than its code.
 
-    Only the low bits of a 4- or 2-bit code count. Casts of ml_dtypes clear the others; here they repeat the sign.
+    Only the low bits of an int4, uint4, int2 or uint2 count. Casts of ml_dtypes clear the others; here they repeat the
+    sign.
     """
-    if code.bits >= 8 or code.real is not None:
+    if code.bits >= 8 or code.real is not None or code.is_named:
         return source
     integers = source.view(code.storage)
     if integers.size and not (code.qmin <= integers.min() and integers.max() <= code.qmax):

@@ -57,9 +57,9 @@ def pick(rows: Array, code: Packable, shape: tuple[int, ...], keys: tuple[Any, .
         return np.asarray(array[(*keys[:at], key, *keys[at + 1 :])], np.uint16)
 
     first = at_each(rows, bit // 8)
-    second = at_each(rows, np.minimum(bit // 8 + 1, rows.shape[-1] - 1))  # where a code of 6 bits may go on
-    shifts = np.broadcast_to(np.arange(4) * code.bits % 8, (*shape[:-1], 4))  # they repeat after at most 4 codes
-    codes = (first | second << 8) >> at_each(shifts, own % 4)
+    second = at_each(rows, np.minimum(bit // 8 + 1, rows.shape[-1] - 1))  # where a code may go on
+    shifts = np.broadcast_to(np.arange(8) * code.bits % 8, (*shape[:-1], 8))  # they repeat after at most 8 codes
+    codes = (first | second << 8) >> at_each(shifts, own % 8)
     return pack_rows(np.asarray(codes & 0xFF, np.uint8), code)
 
 

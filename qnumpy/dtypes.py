@@ -1,7 +1,8 @@
 """The quantized and floating types, each named once.
 
-A code type has a NumPy (or ml_dtypes) dtype, a number of bits and a range. ml_dtypes stores int4 and int2 one code
-to a byte; arrays of codes and files pack them.
+A code type has a NumPy (or ml_dtypes) dtype, a number of bits and a range. Arrays of ml_dtypes' int4 and int2 store one
+code to a byte; arrays of codes and files pack them. Codes of 3, 5, 6 and 7 bits have no dtype: they are arrays of int8
+or uint8, and only the name of the type tells it from others.
 """
 
 import math
@@ -65,7 +66,7 @@ class CodeType(_Packable):
     name : str
         ``"int8"``, ``"uint4"``, ...
     dtype : numpy.dtype
-        The dtype of an array of codes.
+        The dtype of an array of codes: int8 or uint8 for a type that only its name tells from others.
     storage : numpy.dtype
         The plain NumPy dtype of the same bytes.
     bits : int
@@ -86,6 +87,16 @@ class CodeType(_Packable):
     qmax: int
     core: int
     real: "FloatType | None" = None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether only the name tells the type from others, because no dtype does."""
+        return self.dtype.name != self.name
+
+    @property
+    def key(self) -> np.dtype[Any] | str:
+        """What tells the type from others: the dtype, or the name."""
+        return self.name if self.is_named else self.dtype
 
     @property
     def levels(self) -> int:
@@ -201,7 +212,8 @@ def _dtype(name: str) -> np.dtype[Any]:
 def _code(name: str, core: int, bits: int, signed: bool) -> CodeType:
     qmin = -(1 << (bits - 1)) if signed else 0
     storage = np.dtype(f"{'i' if signed else 'u'}{max(bits, 8) // 8}")
-    return CodeType(name, _dtype(name), storage, bits, qmin, qmin + (1 << bits) - 1, core)
+    dtype = storage if bits in (3, 5, 6, 7) else _dtype(name)
+    return CodeType(name, dtype, storage, bits, qmin, qmin + (1 << bits) - 1, core)
 
 
 def _float_code(real: FloatType) -> CodeType:
@@ -249,8 +261,8 @@ def code_type(dtype: object) -> CodeType | None:
 
     Examples
     --------
-    >>> code_type("int4").qmin, code_type(np.uint8).qmax
-    (-8, 255)
+    >>> code_type("int4").qmin, code_type(np.uint8).qmax, code_type("int3").dtype
+    (-8, 255, dtype('int8'))
     """
     try:
         return _look_up(dtype, "code")  # type: ignore[no-any-return]

@@ -385,7 +385,7 @@ def error_by_bits(
     for code in codes:
         for method in methods:
             low, high, _ = sketch.search(code, symmetric=symmetric, method=method)
-            params = QParams.from_range(low, high, dtype=code.dtype, symmetric=symmetric, granularity=granularity)
+            params = QParams.from_range(low, high, dtype=code.name, symmetric=symmetric, granularity=granularity)
             sqnr = compare(source, quantize(source, params)).sqnr_db
             sqnrs[method].append(np.nan if sqnr is None else sqnr)
     bits = np.array([code.bits for code in codes])

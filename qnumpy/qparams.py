@@ -34,8 +34,9 @@ class QParams:
     zero_point : int or array_like
         The codes of 0.0, inside the range of `dtype`, of shape () or that of `scale`. Stored as int32.
     dtype : str or dtype, default "int8"
-        int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz,
-        float8_e5m2fnuz or float4_e2m1fn.
+        int8, uint8, int16, uint16, int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, int2, uint2,
+        float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn. The attribute is a dtype; it is
+        the name of a type of 7, 6, 5 or 3 bits, which has no dtype.
     granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
     qmin, qmax : int, optional
         Where codes saturate; the full range of `dtype` by default.
@@ -69,7 +70,7 @@ class QParams:
 
     scale: Float32Array
     zero_point: Int32Array
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any] | str
     granularity: Granularity
     qmin: int
     qmax: int
@@ -118,7 +119,7 @@ class QParams:
             ("scale", scales),
             ("_zeros", held),
             ("symmetric", bool(symmetric)),
-            ("dtype", code.dtype),
+            ("dtype", code.key),
             ("granularity", granularity),
             ("qmin", lowest),
             ("qmax", highest),
@@ -218,7 +219,7 @@ class QParams:
         """Compute the parameters of checked ranges; `owner` is the function that the user called."""
         qmin = code.symmetric_qmin if symmetric else code.qmin
         scale, zero = grid_of_range(low, high, qmin, code.qmax, symmetric, owner)
-        return cls(scale, zero, code.dtype, granularity, qmin, code.qmax)
+        return cls(scale, zero, code.name, granularity, qmin, code.qmax)
 
     @property
     def code(self) -> CodeType:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from refusals import (
     ACC,
+    ARRAYS_OF_CODES,
+    ARRAYS_OF_INTEGERS,
     BYTES,
     CODES,
     FLOATS,
@@ -53,9 +55,9 @@ MEND = {
 }
 KIND = {
     "cast": FLOATS,
-    "dequantize_linear": CODES,
-    "pack": INTEGERS,
-    "QuantizedArray": CODES,
+    "dequantize_linear": ARRAYS_OF_CODES,
+    "pack": ARRAYS_OF_INTEGERS,
+    "QuantizedArray": ARRAYS_OF_CODES,
     "requantize": "int32",
     "unpack": "uint8",
 }
@@ -194,7 +196,8 @@ def data_rows():
             )
             yield lambda c=call, v=held: c(v), TypeError, plain
             yield lambda c=call, v=held: c([v]), TypeError, plain
-        hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if kind in (CODES, INTEGERS) else X))
+        of_codes = kind in (ARRAYS_OF_CODES, ARRAYS_OF_INTEGERS)
+        hidden = masked({"requantize": ACC, "unpack": BYTES}.get(owner, Q if of_codes else X))
         for value in (hidden, [hidden]):
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: {name} must be {MASK}"
     yield (
@@ -315,7 +318,7 @@ def dtype_rows():
     for owner, call in DTYPE.items():
         wanted = "a code type such as 'int8' or 'uint4'" if owner.startswith("QParams") else CODES
         wanted = INTEGERS if owner in ("requantize", "pack", "unpack") else wanted
-        for value in ("int3", "float32", np.int32, 3, [], "", bool):
+        for value in ("int9", "float32", np.int32, 3, [], "", bool):
             mend = ". qnumpy.cast converts to float32" if value == "float32" and not owner.startswith("QParams") else ""
             yield lambda c=call, v=value: c(v), TypeError, f"{owner}: dtype must be {wanted}; got {value!r}{mend}"
         if owner in ("pack", "unpack"):

@@ -10,16 +10,17 @@ What is left out, because there ONNX Runtime does something that neither ONNX no
 
 import numpy as np
 import pytest
-from strategies import CODES, GRIDS, SOURCES, assert_same_bits, case
+from strategies import GRIDS, SOURCES, assert_same_bits, case
 
 import qnumpy as qn
-from qnumpy.dtypes import code_type
+from qnumpy.dtypes import INTEGER_TYPES, code_type
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 
 SIZES = (1, 7, 33, 200)
 REALS = ("float32", "float16")
+CODES = [name for name, code in INTEGER_TYPES.items() if not code.is_named]  # those that ONNX has
 EIGHT_BITS_AND_MORE = [code for code in CODES if code_type(code).bits >= 8]
 QUANTIZED = [(real, code) for real in REALS for code in CODES if real == "float32" or code_type(code).bits >= 4]
 

@@ -371,8 +371,8 @@ def test_bits_of_what_cannot_be_measured(x, options, message):
 
 
 def test_bits_of_no_type():
-    with pytest.raises(TypeError, match=r"^error_by_bits: dtype must be int8, .*; got 'int3'\.$"):
-        plot.error_by_bits(X, dtypes=["int3"])
+    with pytest.raises(TypeError, match=r"^error_by_bits: dtype must be int8, .*; got 'int9'\.$"):
+        plot.error_by_bits(X, dtypes=["int9"])
 
 
 @pytest.mark.parametrize("draw", [plot.histogram, plot.channel_ranges, plot.error_by_threshold, plot.error_by_bits])

@@ -1,6 +1,7 @@
 """QParams: what it checks and keeps, and from_range against the formulas in exact fractions."""
 
 import copy
+import dataclasses
 import pickle
 import re
 from fractions import Fraction
@@ -40,11 +41,12 @@ def test_what_it_keeps(code):
     params = qn.QParams([0.1, 0.2], 1, code, qn.PerChannel(-1))
     assert_same_bits(params.scale, np.array([0.1, 0.2], np.float32))
     assert_same_bits(params.zero_point, np.array([1, 1], np.int32))
-    assert (params.dtype, params.granularity) == (info.dtype, qn.PerChannel(-1))
+    assert (params.dtype, params.granularity) == (info.key, qn.PerChannel(-1))
     assert (params.qmin, params.qmax) == (info.qmin, info.qmax)
     assert params.code is info
-    for form in (info.name, info.dtype, info.dtype.type):
-        assert qn.QParams(1, 0, form).dtype == info.dtype
+    for form in (info.name, params.dtype) if info.is_named else (info.name, info.dtype, info.dtype.type):
+        assert qn.QParams(1, 0, form).dtype == info.key
+    assert dataclasses.replace(params, scale=params.scale * 2).code is info
 
 
 def test_defaults():

@@ -228,7 +228,8 @@ class QuantizedArray(CodedArray):
     Parameters
     ----------
     codes : ndarray
-        Of the dtype of `qparams`, inside its [qmin, qmax]. An element holds one code, of 4 and 2 bits too.
+        Of the dtype of `qparams`, inside its [qmin, qmax]; int8 or uint8 for a type of 7, 6, 5 or 3 bits. An element
+        holds one code, narrower than a byte too.
     qparams : QParams
 
     Raises
@@ -244,8 +245,8 @@ class QuantizedArray(CodedArray):
 
     Notes
     -----
-    Codes of 4 and 2 bits are held packed along the last axis, in C order; `codes` unpacks them on each access into a
-    read-only array. Other codes are held as they are, and `codes` is that array. `dtype` is that of the codes.
+    Codes narrower than a byte are held packed along the last axis, in C order; `codes` unpacks them on each access into
+    a read-only array. Other codes are held as they are, and `codes` is that array. `dtype` is that of the codes.
 
     An index is one of NumPy's: integers, slices, None and arrays of integers or booleans; the parameters follow. Groups
     must stay whole, and rows keep their last axis.
@@ -274,8 +275,8 @@ class QuantizedArray(CodedArray):
         owner = "QuantizedArray"
         array, code = _args.codes(owner, "codes", codes)
         params = _args.qparams(owner, qparams, array.shape)
-        if code is not params.code:
-            raise TypeError(_check.must(owner, "codes", f"an array of {params.code.name}", f"dtype {array.dtype}"))
+        if code.dtype != params.code.dtype:
+            raise TypeError(_check.must(owner, "codes", f"an array of {params.code.dtype}", f"dtype {array.dtype}"))
         if not array.dtype.isnative:
             array = array.astype(code.dtype)  # files and pickles store the bytes
         _check_range(owner, array, params)
@@ -415,7 +416,8 @@ _BAND = 1 << 17  # codes
 def _check_range(owner: str, codes: Array, params: QParams) -> None:
     """Raise ValueError for a code outside [qmin, qmax] of the parameters."""
     code = params.code
-    if not codes.size or (params.qmin, params.qmax) == (code.qmin, code.qmax):
+    full = (params.qmin, params.qmax) == (code.qmin, code.qmax)
+    if not codes.size or (full and not code.is_named):  # then an element holds no other code
         return
     plain = _args.plain(codes, code)
     low, high = int(plain.min()), int(plain.max())

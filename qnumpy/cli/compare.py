@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                     failed.append(f"{name!r} ({report.sqnr_db:.2f} dB)")
             else:
                 note = "equal" if _is_same(x, q) else "CHANGED"
-                report = Report.kept(name, spec.shape, spec.format or spec.dtype, spec.nbytes, note)
+                report = Report.kept(name, spec.shape, spec.type_name, spec.nbytes, note)
                 if limit is not None and note == "CHANGED":
                     failed.append(f"{name!r} (kept, but changed)")
             reports.append(report)

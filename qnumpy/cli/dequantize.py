@@ -109,7 +109,7 @@ def _show(
         {
             "name": name,
             "shape": list(spec.shape),
-            "source": spec.format or spec.dtype.name,
+            "source": spec.type_name,
             "dtype": after[name][name].format or after[name][name].dtype.name,
             "granularity": None if spec.granularity is None else spec.granularity.describe(),
             "nbytes_before": spec.nbytes,

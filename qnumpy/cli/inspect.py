@@ -36,7 +36,7 @@ def _list_tensors(args: argparse.Namespace) -> int:
         records = [
             {
                 "name": name,
-                "dtype": spec.format or spec.dtype.name,
+                "dtype": spec.type_name,
                 "shape": list(spec.shape),
                 "granularity": None if spec.granularity is None else spec.granularity.describe(),
                 "moments": None if spec.moments is None else dict(spec.moments),
@@ -51,7 +51,7 @@ def _list_tensors(args: argparse.Namespace) -> int:
     rows += [
         [
             name,
-            spec.format or spec.dtype.name,
+            spec.type_name,
             str(spec.shape),
             _parameters(spec),
             f"{spec.nbytes:,}",

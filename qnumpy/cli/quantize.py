@@ -213,7 +213,7 @@ def _quantize(
     x = reader.read(name)
     spec, scheme = step.spec, step.scheme
     if scheme is None:
-        return x, Report.kept(name, spec.shape, spec.format or spec.dtype, spec.nbytes, step.reason)
+        return x, Report.kept(name, spec.shape, spec.type_name, spec.nbytes, step.reason)
     assert isinstance(x, np.ndarray)
     observer: Any = None
     if moments is not None and step.moments is not None:
@@ -229,12 +229,12 @@ def _quantize(
             value = quantize(x, dtype=spec.format)
         elif method == "gptq":
             value = quantize(
-                x, dtype=spec.dtype, granularity=spec.granularity, symmetric=scheme.symmetric, method="gptq",
+                x, dtype=spec.type_name, granularity=spec.granularity, symmetric=scheme.symmetric, method="gptq",
                 moments=observer,
             )  # fmt: skip
         else:
             params = choose(
-                "quantize", *real("quantize", "x", x), spec.dtype, spec.granularity, scheme.symmetric, method,
+                "quantize", *real("quantize", "x", x), spec.type_name, spec.granularity, scheme.symmetric, method,
                 args.percentile, observer,
             )  # fmt: skip
             value = quantize(x, params)

@@ -128,7 +128,7 @@ def quantize(x: da.Array, qparams: QParams) -> da.Array:
     owner = "quantize"
     source = _reals(owner, "x", x)
     params = _fitting(owner, "x", source, qparams)
-    return _blockwise(_codes_of_block, source, params, params.dtype)
+    return _blockwise(_codes_of_block, source, params, params.code.dtype)
 
 
 def dequantize(q: da.Array, qparams: QParams, *, dtype: DType = "float32") -> da.Array:
@@ -284,8 +284,8 @@ def _fitting(owner: str, name: str, x: da.Array, qparams: Any) -> QParams:
 
 
 def _same_type(owner: str, name: str, codes: da.Array | Array, params: QParams) -> None:
-    if codes.dtype != params.dtype:
-        raise TypeError(_check.must(owner, name, f"an array of {params.code.name}", f"dtype {codes.dtype}"))
+    if codes.dtype != params.code.dtype:
+        raise TypeError(_check.must(owner, name, f"an array of {params.code.dtype}", f"dtype {codes.dtype}"))
 
 
 def _cut(x: da.Array, granularity: Granularity) -> da.Array:

@@ -79,6 +79,8 @@ class TensorSpec:
         Whether the array is an OffsetArray.
     byte_codes : bool
         Whether each 6-bit code takes a byte, as in format version 1.
+    named : CodeType, optional
+        Of codes whose type has no dtype.
 
     Examples
     --------
@@ -100,6 +102,7 @@ class TensorSpec:
     levels: int = 0
     scale_granularity: Granularity | None = None
     offset: bool = False
+    named: CodeType | None = None
 
     @classmethod
     def of(cls, value: Value) -> Self:
@@ -113,14 +116,21 @@ class TensorSpec:
         if isinstance(value, MXArray):
             return cls.blocks(value.shape, value.format)
         if isinstance(value, CodebookArray):
-            shared = value.scale_granularity
-            return cls(value.dtype, value.shape, value.granularity, levels=value.levels, scale_granularity=shared)
+            spec = cls._of_codes(value._code, value.shape, value.granularity, 0, 0, False)
+            return replace(spec, levels=value.levels, scale_granularity=value.scale_granularity)
         if isinstance(value, OffsetArray):
-            return cls(value.dtype, value.shape, value.granularity, offset=True)
+            return replace(cls._of_codes(value._code, value.shape, value.granularity, 0, 0, False), offset=True)
         if not isinstance(value, QuantizedArray):
             return cls(plain(value.dtype), value.shape)
         p = value.qparams
-        return cls(p.code.dtype, value.shape, p.granularity, p.qmin, p.qmax, not p.symmetric)
+        return cls._of_codes(p.code, value.shape, p.granularity, p.qmin, p.qmax, not p.symmetric)
+
+    @classmethod
+    def _of_codes(
+        cls, code: CodeType, shape: tuple[int, ...], granularity: Granularity, qmin: int, qmax: int, zero_point: bool
+    ) -> Self:
+        named = code if code.is_named else None
+        return cls(code.dtype, shape, granularity, qmin, qmax, zero_point, named=named)
 
     @classmethod
     def blocks(cls, shape: tuple[int, ...], format: str) -> Self:
@@ -137,7 +147,7 @@ class TensorSpec:
         if code is None:
             raise TypeError(must("TensorSpec", "dtype", "a code type such as 'int8' or 'uint4'", repr(dtype)))
         qmin = code.symmetric_qmin if symmetric else code.qmin
-        return cls(code.dtype, tuple(shape), granularity, qmin, code.qmax, not symmetric)
+        return cls._of_codes(code, tuple(shape), granularity, qmin, code.qmax, not symmetric)
 
     @classmethod
     def from_dict(cls, name: str, values: Any, held: Held) -> Self:
@@ -156,7 +166,7 @@ class TensorSpec:
         if mx_format(dtype) is not None:
             return cls.blocks(shape, dtype)
         code = code_type(dtype)
-        if values["granularity"] is None and (code is not None or dtype in ML_DTYPES):
+        if values["granularity"] is None and (code is not None or dtype in ML_DTYPES) and not (code and code.is_named):
             return cls(code.dtype if code is not None else ML_DTYPES[dtype], shape)
         if code is None:
             raise ValueError(f"dtype {dtype!r} is unknown.")
@@ -164,11 +174,11 @@ class TensorSpec:
         if "codebook" in values:
             return cls._of_codebook(code, shape, granularity, values["codebook"])
         if values.get("offset") is True:
-            return cls(code.dtype, shape, granularity, offset=True)
+            return replace(cls._of_codes(code, shape, granularity, 0, 0, False), offset=True)
         qmin, qmax = values["qmin"], values["qmax"]
         if type(qmin) is not int or type(qmax) is not int:
             raise ValueError(f"qmin and qmax {qmin!r}, {qmax!r} are no integers.")
-        return cls(code.dtype, shape, granularity, qmin, qmax, f"{name}.zero_point" in held)
+        return cls._of_codes(code, shape, granularity, qmin, qmax, f"{name}.zero_point" in held)
 
     @classmethod
     def _of_codebook(cls, code: CodeType, shape: tuple[int, ...], granularity: Granularity, table: Any) -> Self:
@@ -176,11 +186,12 @@ class TensorSpec:
         if type(levels) is not int or not 2 <= levels <= 256 or code is not code_of_levels(levels):
             raise ValueError(f"codebook of {levels!r} levels does not fit codes of {code.name}.")
         scale_granularity = None if shared is None else Granularity.from_dict(shared)
-        return cls(code.dtype, shape, granularity, levels=levels, scale_granularity=scale_granularity)
+        spec = cls._of_codes(code, shape, granularity, 0, 0, False)
+        return replace(spec, levels=levels, scale_granularity=scale_granularity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the schema."""
-        values: dict[str, Any] = {"dtype": self.format or types(self.dtype) or self.dtype.name}
+        values: dict[str, Any] = {"dtype": self.format or types(self.dtype) or self.type_name}
         values["shape"] = list(self.shape)
         if self.options is not None:
             values["packed_weight"] = {key: value for key, value in self.options.items() if key != "bias"}
@@ -203,6 +214,16 @@ class TensorSpec:
         return self.granularity is None and self.moments is None and self.unreadable is None
 
     @property
+    def type_name(self) -> str:
+        """The name of the format or of the type, for messages and tables."""
+        return self.format or (self.dtype.name if self.named is None else self.named.name)
+
+    @property
+    def code(self) -> CodeType | None:
+        """The code type of the array, None for one of another type."""
+        return self.named or code_type(self.dtype)
+
+    @property
     def nbytes(self) -> int:
         """Bytes in a file, scales and zero points included."""
         if self.unreadable is not None:
@@ -212,7 +233,7 @@ class TensorSpec:
     def stored(self, name: str) -> Held:
         """Return the plain tensors that hold the array in a file."""
         mx = mx_format(self.format)
-        parts: Held = {name: (_stored_dtype(self.dtype), _stored_shape(self.dtype, self.shape))}
+        parts: Held = {name: (_stored_dtype(self.dtype, self.code), _stored_shape(self.code, self.shape))}
         if mx is not None:
             if mx.element.is_packed and not self.byte_codes:
                 parts = {name: (np.dtype(np.uint8), mx.element.packed_shape(self.shape))}
@@ -230,7 +251,7 @@ class TensorSpec:
             shape = self.granularity.params_shape(self.shape)
             parts[f"{name}.scale"] = (np.dtype("<f4"), shape)
             if self.zero_point:
-                parts[f"{name}.zero_point"] = (_stored_dtype(self.dtype), _stored_shape(self.dtype, shape))
+                parts[f"{name}.zero_point"] = (_stored_dtype(self.dtype, self.code), _stored_shape(self.code, shape))
         elif self.moments is not None:
             parts[f"{name}.mean"] = (np.dtype("<f8"), self.shape[:1])
         if self.options is not None and self.options["bias"] is not None:
@@ -270,9 +291,9 @@ class TensorSpec:
             yield name, value._held
             yield f"{name}.scale", value.scale
             if self.zero_point:
-                yield f"{name}.zero_point", _pack(value.zero_point.astype(self.dtype))
+                yield f"{name}.zero_point", _pack(value.zero_point.astype(self.dtype), self.code)
         else:
-            yield name, _pack(converted(value, self.dtype))
+            yield name, _pack(converted(value, self.dtype), self.code)
 
     def decode(self, name: str, read: Callable[[str], Array]) -> Value:
         """Return the array whose plain tensors `read` returns by name."""
@@ -283,10 +304,11 @@ class TensorSpec:
         stored = read(name)
         if self.moments is not None:
             return _moments(self.moments, stored, read(f"{name}.mean"))
-        if self.granularity is None and types(self.dtype) is not None and _bits(self.dtype) >= 8:
+        code = self.code
+        if self.granularity is None and types(self.dtype) is not None and not (code and code.is_packed):
             return stored.view(self.dtype).reshape(self.shape)  # a container without the dtype holds its bytes
         if self.granularity is None:
-            return _unpack(stored, self.dtype, self.shape)
+            return _unpack(stored, code, self.shape)
         mx = mx_format(self.format)
         if mx is not None:
             scales = read(f"{name}.scale").view(mx.scale.dtype)
@@ -294,19 +316,18 @@ class TensorSpec:
             if mx.element.is_packed and not self.byte_codes:
                 return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
+        assert code is not None
         if self.levels:
             scales = None if self.scale_granularity is None else read(f"{name}.scale")
             tables = Tables(read(f"{name}.codebook"), self.granularity, scales, self.scale_granularity)
             return CodebookArray._of_rows(stored, self.shape, tables)
+        scale = read(f"{name}.scale")
         if self.offset:
-            return OffsetArray._of_rows(
-                stored, self.shape, _code(self.dtype), read(f"{name}.scale"), read(f"{name}.offset"), self.granularity
-            )
-        code, scale = _code(self.dtype), read(f"{name}.scale")
+            return OffsetArray._of_rows(stored, self.shape, code, scale, read(f"{name}.offset"), self.granularity)
         zero_point: Any = code.symmetric_zero_point
         if self.zero_point:
-            zero_point = _unpack(read(f"{name}.zero_point"), code.dtype, scale.shape).astype(np.int32)
-        params = QParams(scale, zero_point, code.dtype, self.granularity, self.qmin, self.qmax)
+            zero_point = _unpack(read(f"{name}.zero_point"), code, scale.shape).astype(np.int32)
+        params = QParams(scale, zero_point, code.name, self.granularity, self.qmin, self.qmax)
         if code.is_packed:
             return QuantizedArray._of_rows(stored, self.shape, params)
         return QuantizedArray(stored.view(self.dtype), params)
@@ -328,39 +349,24 @@ def refuse_giant(path: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, 
 # Storage of codes
 
 
-def _code(dtype: np.dtype[Any]) -> CodeType:
-    code = code_type(dtype)
-    assert code is not None
-    return code
-
-
-def _bits(dtype: np.dtype[Any]) -> int:
-    code = code_type(dtype)
-    return code.bits if code else max(8 * dtype.itemsize, 8)
-
-
-def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    code = code_type(dtype)
+def _stored_dtype(dtype: np.dtype[Any], code: CodeType | None) -> np.dtype[Any]:
     if code is None:
         return dtype
-    if code.bits < 8:
+    if code.is_packed:
         return np.dtype(np.uint8)
     return code.storage if code.real is None else code.dtype
 
 
-def _stored_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, ...]:
-    code = code_type(dtype)
+def _stored_shape(code: CodeType | None, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if code is None else code.packed_shape(shape)
 
 
-def _pack(array: Array) -> Array:
+def _pack(array: Array, code: CodeType | None) -> Array:
     """Return the form of an array in a file: packed bytes for codes narrower than a byte, else the array."""
-    code = code_type(array.dtype)
     return array if code is None or not code.is_packed else pack_rows(array, code)
 
 
-def _unpack(stored: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    code = code_type(dtype)
+def _unpack(stored: Array, code: CodeType | None, shape: tuple[int, ...]) -> Array:
     return stored.reshape(shape) if code is None or not code.is_packed else unpack_rows(stored, code, shape)
 
 
@@ -378,7 +384,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray | CodebookArray, dict[str, Any]]:
+def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray | CodebookArray | OffsetArray, dict[str, Any]]:
     """Return the weight and the options that make an equal PackedWeight: what a pickle of it holds."""
     _, (w, options) = packed.__reduce__()
     return w, options
@@ -475,7 +481,8 @@ def _version(spec: TensorSpec) -> int:
     """Return the first version of the format that has such an array."""
     if spec.moments is not None or spec.levels or spec.offset:
         return 3
-    return 2 if spec.options is not None or _has_six_bits(spec) or isinstance(types(spec.dtype), dict) else 1
+    newer = spec.options is not None or spec.named is not None or _has_six_bits(spec)
+    return 2 if newer or isinstance(types(spec.dtype), dict) else 1
 
 
 def _has_six_bits(spec: TensorSpec) -> bool:

@@ -1,4 +1,4 @@
-"""Pack 4- and 2-bit codes into bytes, first code in the low bits, as ONNX lays them out."""
+"""Pack codes narrower than a byte into bytes, first code in the low bits, as ONNX lays them out."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ _PACKABLE = [code.name for code in INTEGER_TYPES.values() if code.bits < 8]
 
 
 def pack(codes: CodeLike, dtype: DType = "int4", axis: int = -1) -> UInt8Array:
-    """Pack 4- or 2-bit codes along an axis.
+    """Pack codes narrower than a byte along an axis.
 
     Parameters
     ----------
     codes : array_like of int4, uint4, int2, uint2, int8 or uint8, any shape but 0-d
         One code to an element, in the range of `dtype`.
     dtype : str or dtype, default "int4"
-        int4, uint4, int2 or uint2.
+        int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, int2 or uint2.
     axis : int, default -1
         The axis to pack; its length n becomes ceil(n * bits / 8).
 
@@ -70,13 +70,13 @@ def pack(codes: CodeLike, dtype: DType = "int4", axis: int = -1) -> UInt8Array:
 
 
 def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1) -> Array:
-    """Unpack bytes into 4- or 2-bit codes; the inverse of pack.
+    """Unpack bytes into codes narrower than a byte; the inverse of pack.
 
     Parameters
     ----------
     packed : array_like of uint8, any shape but 0-d
     dtype : str or dtype
-        int4, uint4, int2 or uint2.
+        int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, int2 or uint2.
     n : int, optional
         Length of the unpacked axis; by default that of all codes in the bytes.
     axis : int, default -1
@@ -84,7 +84,7 @@ def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1
     Returns
     -------
     ndarray of `dtype`
-        One code to an element.
+        One code to an element; int8 or uint8 for a type of 7, 6, 5 or 3 bits.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def unpack(packed: ArrayLike, dtype: DType, n: int | None = None, axis: int = -1
     full = length * 8 // code.bits
     count = full if n is None else _check.integer(owner, "n", n)
     if count < 0 or -(-count * code.bits // 8) != length:
-        least = full - 8 // code.bits + 1 if length else 0
+        least = (length - 1) * 8 // code.bits + 1 if length else 0
         raise ValueError(_check.must(owner, "n", f"in [{least}, {full}] for {length} bytes", str(count)))
     out = np.empty((*rows.shape[:-1], count), code.storage)
     _core.unpack(rows, out.view(np.uint8), code.core, rows.size // length if length else 0, count)

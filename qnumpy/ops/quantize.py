@@ -78,9 +78,10 @@ def quantize_linear(
     zero_point : array_like of integers, optional
         Shape () or that of `scale`; 0 by default.
     dtype : str or dtype, optional
-        int8, uint8, int16, uint16, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz,
-        float8_e5m2fnuz or float4_e2m1fn. The default is ONNX's: the dtype of `zero_point` if that is an array or NumPy
-        scalar of one of these types, else uint8.
+        int8, uint8, int16, uint16, int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, int2, uint2,
+        float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn. Codes of 7, 6, 5 and 3 bits,
+        which ONNX lacks, are int8 or uint8. The default is ONNX's: the dtype of `zero_point` if that is an array or
+        NumPy scalar of one of these types, else uint8.
     axis : int, optional
         The axis of the channels or blocks; None means per tensor.
     block_size : int, optional

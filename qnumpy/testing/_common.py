@@ -61,7 +61,7 @@ def integers(codes: ArrayLike) -> Array:
 
 
 def to_codes(codes: Array, code: CodeType) -> Array:
-    """Narrow codes that are in range; a 4- or 2-bit code fills its byte with its sign."""
+    """Narrow codes that are in range; a code narrower than a byte fills it with its sign."""
     return codes.astype(code.storage).view(code.dtype)
 
 

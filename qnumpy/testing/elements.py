@@ -252,13 +252,10 @@ def pack(codes: ArrayLike, dtype: DTypeLike = "int4", axis: int = -1) -> Array:
     >>> pack(np.array([1, -1, 7]))
     array([241,   7], dtype=uint8)
     """
-    bits = code_of(dtype).bits
-    rows = np.moveaxis(integers(codes), axis, -1) & (2**bits - 1)
-    a_byte = 8 // bits
-    missing = -rows.shape[-1] % a_byte
-    rows = np.concatenate([rows, np.zeros((*rows.shape[:-1], missing), np.int64)], -1)
-    rows = rows.reshape(*rows.shape[:-1], rows.shape[-1] // a_byte, a_byte)
-    return np.moveaxis((rows << np.arange(0, 8, bits)).sum(-1).astype(np.uint8), -1, axis)
+    width = code_of(dtype).bits
+    rows = np.moveaxis(integers(codes), axis, -1)
+    bits = (rows[..., None] >> np.arange(width) & 1).reshape(*rows.shape[:-1], rows.shape[-1] * width)
+    return np.moveaxis(np.packbits(bits.astype(np.uint8), -1, bitorder="little"), -1, axis)
 
 
 def unpack(packed: ArrayLike, dtype: DTypeLike, n: int | None = None, axis: int = -1) -> Array:
@@ -270,9 +267,10 @@ def unpack(packed: ArrayLike, dtype: DTypeLike, n: int | None = None, axis: int 
     array([1, -1, 7], dtype=int4)
     """
     code = code_of(dtype)
-    rows = np.moveaxis(np.asarray(packed).astype(np.int64), axis, -1)
-    fields = rows[..., None] >> np.arange(0, 8, code.bits) & (2**code.bits - 1)
-    fields = fields.reshape(*rows.shape[:-1], rows.shape[-1] * (8 // code.bits))[..., :n]
+    rows = np.moveaxis(np.asarray(packed, np.uint8), axis, -1)
+    count = rows.shape[-1] * 8 // code.bits if n is None else n
+    bits = np.unpackbits(rows, -1, count * code.bits, "little").reshape(*rows.shape[:-1], count, code.bits)
+    fields = bits.astype(np.int64) @ (1 << np.arange(code.bits))
     return np.moveaxis(to_codes(np.where(fields > code.qmax, fields - 2**code.bits, fields), code), -1, axis)
 
 

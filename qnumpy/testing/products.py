@@ -119,7 +119,7 @@ def qmatmul(a: Coded, b: Coded, *, bias: ArrayLike | None = None, out_qparams: Q
     unit = sa[0, 0] * sb[0] if m else sb[0]
     sums = (acc + np.rint(offset.astype(np.float64) / unit)).astype(np.float32)
     codes = np.rint(sums * (unit / out_qparams.scale)) + integers(out_qparams.zero_point)
-    narrowed: Array = np.clip(codes, out_qparams.qmin, out_qparams.qmax).astype(out_qparams.dtype)
+    narrowed: Array = np.clip(codes, out_qparams.qmin, out_qparams.qmax).astype(out_qparams.code.dtype)
     return narrowed
 
 

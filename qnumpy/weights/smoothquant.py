@@ -196,8 +196,8 @@ def smoothquant_alpha(
     exact = rows @ np.moveaxis(wide, along, 0)
 
     def error(scale: Array) -> float:
-        xq = quantize(rows / scale, dtype=code.dtype, granularity=per_x)
-        wq = quantize(wide * along_axis(scale, along, wide), dtype=code.dtype, granularity=per_w)
+        xq = quantize(rows / scale, dtype=code.name, granularity=per_x)
+        wq = quantize(wide * along_axis(scale, along, wide), dtype=code.name, granularity=per_w)
         product = xq.dequantize("float64") @ np.moveaxis(wq.dequantize("float64"), along, 0)
         return float(np.mean(np.square(product - exact))) if exact.size else 0.0
 

@@ -484,7 +484,7 @@ X = np.ones((2, 4), F32)
     ("call", "error", "message"),
     [
         (lambda: qn.PackedWeight(np.ones((4, 3))), TypeError,
-         "PackedWeight: w must be a QuantizedArray, MXArray or CodebookArray; got an array of float64 with shape (4, 3)."),
+         "PackedWeight: w must be a QuantizedArray, MXArray, CodebookArray or OffsetArray; got an array of float64 with shape (4, 3)."),
         (lambda: qn.PackedWeight(qn.quantize(np.ones(4))), ValueError, "PackedWeight: w must be 2-D; got shape (4,)."),
         (lambda: qn.PackedWeight(W8, axis=2), ValueError, "PackedWeight: axis must be in [-2, 1]; got 2."),
         (lambda: qn.PackedWeight(qn.quantize(X, granularity=qn.PerChannel(0))), ValueError,
@@ -494,8 +494,8 @@ X = np.ones((2, 4), F32)
          "PackedWeight: w must be quantized per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or "
          "128 along K; got per group 8 on axis 0."),
         (lambda: qn.PackedWeight(qn.quantize(X, dtype="int16")), TypeError,
-         "PackedWeight: w must be of int8, uint8, int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2, "
-         "float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn; got int16."),
+         "PackedWeight: w must be of int8, uint8, int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, "
+         "int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn; got int16."),
         (lambda: qn.PackedWeight(W8, bias=np.ones(4)), ValueError,
          "PackedWeight: bias must be of shape (3,); got shape (4,). Use axis=1 if w is of shape (N, K), as PyTorch "
          "stores weights."),

@@ -150,7 +150,8 @@ LEFT_OUT = "must be left out for a weight of floats, with which x stays float32;
          "PackedWeight.matmul: x must be an array of floats for a weight of floats; got a QuantizedArray. Use "
          "x.dequantize()."),
         (lambda: qn.qmatmul(qn.quantize(np.ones((2, 4), F32)), F8), TypeError,
-         "qmatmul: b must be of int8, uint8, int4, uint4, int2 or uint2; got float8_e4m3fn."),
+         "qmatmul: b must be of int8, uint8, int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, int2 or "
+         "uint2; got float8_e4m3fn."),
         (lambda: qn.qmatmul(qn.quantize(np.ones((2, 4), F32)), MX), TypeError,
          "qmatmul: b must be a QuantizedArray; got an MXArray."),
     ],

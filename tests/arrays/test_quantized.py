@@ -110,6 +110,32 @@ def test_codes_made_by_a_cast_of_ml_dtypes(code):
             qn.QuantizedArray(cast, qn.QParams(0.5, 0, code, qmin=info.qmin + 1))
 
 
+@pytest.mark.parametrize("code", [name for name, code in CODE_TYPES.items() if code.is_named])
+def test_types_without_a_dtype(code):
+    """Their codes are int8 or uint8; the parameters keep the name of the type, and only its codes are taken."""
+    info, x = code_type(code), np.linspace(-1, 3, 13)
+    q = qn.quantize(x, dtype=code, symmetric=False)
+    assert q.qparams.dtype == q.qparams.code.name == code
+    assert q.dtype == q.codes.dtype == info.storage == np.dtype("int8" if info.signed else "uint8")
+    assert (q.nbytes, q.levels) == (-(-q.size * info.bits // 8) + q.qparams.nbytes, 2**info.bits)
+    assert (
+        q
+        == qn.QuantizedArray(q.codes, q.qparams)
+        != qn.QuantizedArray(q.codes, qn.QParams(q.scale, q.zero_point, info.dtype))
+    )
+    for part in (q[1:], q[::-2], q.reshape(-1, 1), qn.concatenate([q, q]), copy.deepcopy(q), qn.quantize(x, q.qparams)):
+        assert part.qparams.dtype == code
+    every = np.arange(info.qmin, info.qmax + 1).astype(info.storage)
+    assert qn.QuantizedArray(every, qn.QParams(0.5, 0, code)).dequantize().tolist() == (every / 2).tolist()
+    beyond = info.qmax + 1
+    with message(ValueError, rf"QuantizedArray: codes must be in \[{info.qmin}, {info.qmax}\]; got {beyond}\."):
+        qn.QuantizedArray(np.array([0, beyond], info.storage), qn.QParams(0.5, 0, code))
+    with message(TypeError, rf"QuantizedArray: codes must be an array of {info.storage}; got dtype int16\."):
+        qn.QuantizedArray(np.zeros(2, np.int16), qn.QParams(0.5, 0, code))
+    with message(ValueError, rf"quantize: dtype must be left out or {code} like qparams; got '{info.storage}'\."):
+        qn.quantize(x, q.qparams, dtype=info.storage.name)
+
+
 def test_dequantize_into_out():
     q = quantized(qn.PerGroup(5))
     out = np.empty(SHAPE, np.float32)
@@ -502,7 +528,7 @@ def test_a_wrong_kind_beside_qparams():
     with pytest.raises(TypeError, match=r"^quantize: symmetric must be True or False; got 'False'\.$"):
         qn.quantize(x, INT4, symmetric="False")
     with pytest.raises(TypeError, match=r"^quantize: dtype must be int8, "):
-        qn.quantize(x, INT4, dtype="int3")
+        qn.quantize(x, INT4, dtype="int9")
     with pytest.raises(TypeError, match=r"^quantize: granularity must be PerTensor"):
         qn.quantize(x, INT4, granularity=1)
 
@@ -523,7 +549,7 @@ def test_arguments_that_agree_with_qparams(params, options):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "mend"), [("mxfp8", ""), ("float16", " qnumpy.cast converts to float16."), ("int3", "")]
+    ("dtype", "mend"), [("mxfp8", ""), ("float16", " qnumpy.cast converts to float16."), ("int9", "")]
 )
 def test_a_dtype_that_is_no_code_type_lists_all_of_them(dtype, mend):
     types = alternatives([*CODE_TYPES, *MX_FORMATS])

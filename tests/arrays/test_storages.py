@@ -47,6 +47,12 @@ STORED = {
     for dtype in ("int8", "uint8", "int4", "uint4", "int2", "uint2")
     for granularity in (qn.PerTensor(), qn.PerChannel(1), qn.PerGroup(16, 0), qn.PerGroup(128, 0))
 }
+# Codes that are stored in wider fields.
+STORED |= {
+    f"{dtype} {granularity.describe()}": (dtype, granularity)
+    for dtype in ("int7", "uint7", "uint6", "int5", "int3", "uint3")
+    for granularity in (qn.PerChannel(1), qn.PerGroup(32, 0))
+}
 
 
 def stored(name, shape=(200, 33), seed=5):
@@ -85,6 +91,17 @@ def test_products_are_those_of_the_twin(name, row):
                 np.testing.assert_array_equal(y.codes, twin.qmatmul(xq, q, bias=bias, out_qparams=out))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint7", "uint5", "uint4", "uint3", "uint2"])
+@pytest.mark.parametrize("granularity", [qn.PerChannel(1), qn.PerGroup(16, 0)], ids=str)
+def test_the_middle_of_unsigned_codes(dtype, granularity):
+    """The zero points of a symmetric scheme, which are not the middle of wider fields."""
+    q = qn.quantize(W, dtype=dtype, granularity=granularity)
+    packed = qn.PackedWeight(q)
+    assert packed.unpack() == q
+    xq = qn.quantize(W.T, granularity=qn.PerRow())
+    np.testing.assert_array_equal(xq @ packed, twin.qmatmul(xq, q))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["int8 per group 16 on axis 0", "int2 per group 128 on axis 0", "int2 per channel 1",
                                   "uint4 per tensor"])  # fmt: skip
@@ -99,12 +116,12 @@ def test_threads_do_not_change_it(name, threads):
 
 @pytest.mark.parametrize("name", STORED)
 def test_nbytes_counts_all_bytes(name):
-    """A code takes its bits: 1/8, 1/4 or 1/2 of a byte more or less; beside it only parameters and sums. NumPy reports
-    its own arrays to tracemalloc, so no array beside those of nbytes exists."""
+    """A code takes its bits, or the next of 4 and 8: 1/8, 1/4 or 1/2 of a byte more or less; beside it only parameters
+    and sums. NumPy reports its own arrays to tracemalloc, so no array beside those of nbytes exists."""
     dtype, granularity = STORED[name]
     k, n = 2048, 512
     q = stored(name, (k, n))
-    bits = code_type(dtype).bits
+    bits = next(field for field in (2, 4, 8) if field >= code_type(dtype).bits)
     tracemalloc.start()
     packed = qn.PackedWeight(q)
     traced = tracemalloc.get_traced_memory()[0]

@@ -17,7 +17,7 @@ from qnumpy.files.store import save
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["nothing"], ["quantize"], ["quantize", "a.npz", "--dtype", "int3"], ["quantize", "a.npz", "--group-size=x"]],
+    [[], ["nothing"], ["quantize"], ["quantize", "a.npz", "--dtype", "int9"], ["quantize", "a.npz", "--group-size=x"]],
 )
 def test_argparse_errors_are_usage(run, argv):
     code, out, err = run(*argv)

@@ -200,7 +200,7 @@ def test_json_is_json(run, model):
         (["--exclude", "nowhere"], "--exclude must match the name of a tensor; 'nowhere' matches none."),
         (["--set", "nowhere=int4"], "--set must match the name of a tensor; 'nowhere' matches none."),
         (["--set", "fc"], "--set must be RE=OPTION[,OPTION...] with a dtype, tensor, channel, group=N, axis=K"),
-        (["--set", "fc=int3"], "--set must be RE=OPTION[,OPTION...] with a dtype"),
+        (["--set", "fc=int9"], "--set must be RE=OPTION[,OPTION...] with a dtype"),
         (["--set", "fc=group=0"], "--set: group size must be at least 1; got 0."),
         (["--set", "fc=tensor,axis=1"], "--set: axis must be left out per tensor; got 1."),
         (["--group-size", "0"], "group size must be at least 1; got 0."),

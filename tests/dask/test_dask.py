@@ -539,7 +539,7 @@ def test_choices_are_those_of_an_array_in_memory():
         kind = {"granularity": granularity, "method": "percentile", "percentile": 90.0}
         assert qd.choose_qparams(blocks, **kind) == qn.choose_qparams(x, **kind)
     for granularity in (qn.PerTensor(), qn.PerGroup(8)):
-        for wrong in ({"method": "max"}, {"percentile": 0}, {"percentile": "90"}, {"dtype": "int7"}):
+        for wrong in ({"method": "max"}, {"percentile": 0}, {"percentile": "90"}, {"dtype": "int9"}):
             wrong = {"granularity": granularity, **wrong}
             with pytest.raises((TypeError, ValueError)) as here:
                 qn.choose_qparams(x, **wrong)

@@ -29,6 +29,7 @@ PACKED = {
 }  # fmt: skip
 CODES = {
     "w": qn.quantize(W, dtype="int4", granularity=qn.PerGroup(4)),
+    "v": qn.quantize(W, dtype="uint3", symmetric=False, granularity=qn.PerChannel(0)),
     "z": qn.quantize(W, dtype="uint2", symmetric=False, granularity=qn.PerChannel(0)),
     "r": qn.quantize(W, granularity=qn.PerRow()),
     "mx": qn.quantize(W, dtype="mxfp6_e2m3"),

@@ -107,7 +107,7 @@ def with_schema(path, change):
         (lambda s, w, t: s.pop("tensors"), "the qnumpy schema must have an object 'tensors'; got None."),
         (lambda s, w, t: s["tensors"].update(v=w), "tensor 'v' is in the qnumpy schema and not in the file."),
         (lambda s, w, t: t.pop("w.scale"), "tensor 'w.scale' is in the qnumpy schema and not in the file."),
-        (lambda s, w, t: w.update(dtype="int3"), "tensor 'w': the qnumpy schema is wrong: dtype 'int3' is unknown."),
+        (lambda s, w, t: w.update(dtype="int9"), "tensor 'w': the qnumpy schema is wrong: dtype 'int9' is unknown."),
         (lambda s, w, t: w.update(dtype="finfo", granularity=None), "dtype 'finfo' is unknown."),
         (lambda s, w, t: w.update(shape=[2, -6]), "shape [2, -6] is no list of sizes."),
         (lambda s, w, t: w.update(shape=[2, 7]), "tensor 'w' must be uint8 (2, 4) by the qnumpy schema"),
@@ -143,9 +143,9 @@ def test_an_entry_of_the_schema_round_trips(granularity):
 
 
 def test_specs_refuse():
-    want = "TensorSpec: dtype must be a code type such as 'int8' or 'uint4'; got 'int3'."
+    want = "TensorSpec: dtype must be a code type such as 'int8' or 'uint4'; got 'int9'."
     with pytest.raises(TypeError, match=f"^{re.escape(want)}$"):
-        TensorSpec.quantized((3,), "int3", qn.PerTensor(), symmetric=True)
+        TensorSpec.quantized((3,), "int9", qn.PerTensor(), symmetric=True)
     with pytest.raises(ValueError, match=r"^TensorSpec: format must be the name of an MX format; got 'mxfp3'\.$"):
         TensorSpec.blocks((3,), "mxfp3")
 

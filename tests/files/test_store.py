@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tensor_files import assert_same, reals
 
 import qnumpy as qn
+from qnumpy.dtypes import INTEGER_TYPES
 from qnumpy.files.spec import TensorSpec
 from qnumpy.files.store import Reader, Writer, load, save
 
@@ -24,7 +25,7 @@ golden = runpy.run_path(str(FIXTURES / "make_golden.py"))["arrays"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"])
+@pytest.mark.parametrize("dtype", INTEGER_TYPES)
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(
     "granularity", [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(-1), qn.PerGroup(4), qn.PerRow()], ids=str

@@ -11,11 +11,13 @@ ACC = np.arange(6, dtype=np.int32).reshape(2, 3)
 BYTES = np.arange(6, dtype=np.uint8).reshape(2, 3)
 PARAMS = qn.QParams(0.5, 0)
 
-INTEGERS = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2"
-CODES = (
-    f"{INTEGERS.replace(' or ', ', ')}, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn"
+INTEGERS = "int8, uint8, int16, uint16, int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, int2 or uint2"
+ARRAYS_OF_INTEGERS = "int8, uint8, int16, uint16, int4, uint4, int2 or uint2"  # the others have no dtype
+CODES, ARRAYS_OF_CODES = (
+    f"{types.replace(' or ', ', ')}, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn"
+    for types in (INTEGERS, ARRAYS_OF_INTEGERS)
 )
-NARROW = "int4, uint4, int2 or uint2"
+NARROW = "int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, int2 or uint2"
 REALS = "float32, float64, float16 or bfloat16"
 FLOATS = (
     "float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, "

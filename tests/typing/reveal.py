@@ -20,7 +20,7 @@ def objects(x: F32, params: qn.QParams) -> None:
     assert_type(qn.QParams.from_range(-1, [1.0]), qn.QParams)
     assert_type(params.scale, F32)
     assert_type(params.zero_point, NDArray[np.int32])
-    assert_type(params.dtype, np.dtype[Any])
+    assert_type(params.dtype, np.dtype[Any] | str)
     assert_type(qn.choose_qparams(x, granularity=qn.PerRow(), method="mse"), qn.QParams)
 
     assert_type(qn.quantize(x), qn.QuantizedArray)

@@ -123,8 +123,9 @@ def test_refusals(call, exception, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"dtype": "int3"}, TypeError, "dtype must be int8, uint8, int16, uint16, int4, uint4, int2, uint2, "
-         "float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn; got 'int3'."),
+        ({"dtype": "int9"}, TypeError,
+         "dtype must be int8, uint8, int16, uint16, int7, uint7, int6, uint6, int5, uint5, int4, uint4, int3, uint3, "
+         "int2, uint2, float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz or float4_e2m1fn; got 'int9'."),
         ({"x_granularity": 1}, TypeError,
          "x_granularity must be PerTensor(), PerChannel(axis), PerGroup(group_size) or PerRow(); got 1."),
         ({"w_granularity": "row"}, TypeError,

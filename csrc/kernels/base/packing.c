@@ -4,10 +4,10 @@
 
 #include "dispatch.h"
 
-enum { MOST = 4 }; /* codes of a unit, at most; its bytes are fewer */
+enum { MOST = 8 }; /* codes of a unit, at most; its bytes are fewer */
 
 /* The fewest codes that fill whole bytes. */
-static int64_t unit_of(const qn_width *p) { return p->bits == 4 ? 2 : 4; }
+static int64_t unit_of(const qn_width *p) { return p->bits == 4 ? 2 : p->bits % 2 ? 8 : 4; }
 
 qn_width qn_width_of(qn_type type) {
     const qn_table *k = qn_kernels();
@@ -18,7 +18,7 @@ qn_width qn_width_of(qn_type type) {
 #undef PACKING
     case QN_E2M1FN: return (qn_width){4, k->pack_4, k->unpack_u4, k->unpack_u4};
     case QN_E2M3FN:
-    case QN_E3M2FN: return (qn_width){6, k->pack_6, k->unpack_6, k->unpack_6};
+    case QN_E3M2FN: return (qn_width){6, k->pack_6, k->unpack_u6, k->unpack_u6};
     default: return (qn_width){0};
     }
 }
@@ -32,7 +32,7 @@ enum { WIDE = 8192 }; /* codes with padding: they stay in the L1 cache */
 
 /* The codes of a row and its padding; 0 if rows are not processed in this way. */
 static int64_t padded(const qn_width *p, int64_t columns) {
-    int64_t codes = p->bits == 6 ? 0 : qn_row_bytes(p->bits, columns) * (8 / p->bits);
+    int64_t codes = 8 % p->bits ? 0 : qn_row_bytes(p->bits, columns) * (8 / p->bits);
     return codes <= WIDE / 2 ? codes : 0;
 }
 

@@ -70,9 +70,8 @@
  *   exact except the relative errors, each of which is rounded to 2^-30.
  * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w): the exact value is rounded once, half to even, to T, and y
  *   stores it as float32. Overflow gives infinity; every NaN gets the same bits.
- * pack_4, pack_2, pack_6: 2 or 4 codes to a byte, or 4 to 3 bytes, first code in the low bits, the last byte padded
- *   with zero bits.
- * unpack_*: the inverse; i4 and i2 sign-extend into the byte. They read the bytes of n codes and no more.
+ * pack_<bits>: codes of so many bits side by side, first code in the low bits, the last byte padded with zero bits.
+ * unpack_<T>: the inverse; signed types sign-extend into the byte. They read the bytes of n codes and no more.
  * hamming_rows(rows[n][bytes], n, query[bytes], bytes, distances[n]): the bits that differ. bytes < 2^28.
  * first_below(distances[n], limit, n, index): the first index of a distance < limit, n if there is none.
  * score_sums(sums[n], scale[n], offset[n] or NULL, factor, scores[n], n): (double)sum * (factor * scale) + offset, each

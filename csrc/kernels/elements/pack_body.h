@@ -22,7 +22,72 @@ static void pack_2(const uint8_t *restrict codes, uint8_t *restrict bytes, int64
     for (int64_t i = n & ~(int64_t)3; i < n; i++) bytes[i / 4] |= (uint8_t)((codes[i] & 3) << 2 * (i & 3));
 }
 
-/* Four codes to three bytes: a little-endian number of 24 bits. */
+/* Other widths: eight codes are a little-endian number of 8 * bits bits. The codes of a pair, of two pairs, and of both
+ * halves are brought together, four, two and one place at a time; unpacking takes these steps back. */
+#define V_PAIRS UINT64_C(0x0001000100010001)
+#define V_QUADRUPLES UINT64_C(0x0000000100000001)
+
+V_INLINE uint64_t v_together(const uint8_t *codes, size_t n, const int bits) {
+    const int unused = 8 - bits;
+    uint64_t x = 0;
+    memcpy(&x, codes, n);
+    x &= V_PAIRS * 0x0101 * ((1u << bits) - 1);
+    x = (x & V_PAIRS * 0xFF) | (x & V_PAIRS * 0xFF00) >> unused;
+    x = (x & V_QUADRUPLES * 0xFFFF) | (x & V_QUADRUPLES * 0xFFFF0000) >> 2 * unused;
+    return (x & UINT32_MAX) | x >> 32 << 4 * bits;
+}
+
+V_INLINE uint64_t v_apart(uint64_t x, const int bits, const bool is_signed) {
+    const int unused = 8 - bits;
+    const uint64_t pair = ((UINT64_C(1) << 2 * bits) - 1) * V_QUADRUPLES, one = ((UINT64_C(1) << bits) - 1) * V_PAIRS;
+    const uint64_t low = (UINT64_C(1) << 4 * bits) - 1;
+    x = (x & low) | (x >> 4 * bits & low) << 32;
+    x = (x & pair) | (x << 2 * unused & pair << 16);
+    x = (x & one) | (x << unused & one << 8);
+    if (is_signed)
+        x |= (x >> (bits - 1) & V_PAIRS * 0x0101) * (0xFFu >> bits << bits); /* no byte carries into the next */
+    return x;
+}
+
+V_INLINE void v_pack_bits(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n, const int bits) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8, bytes += bits) {
+        const uint64_t x = v_together(codes + i, 8, bits);
+        memcpy(bytes, &x, (size_t)bits);
+    }
+    const uint64_t rest = v_together(codes + i, (size_t)(n - i), bits);
+    memcpy(bytes, &rest, (size_t)(((n - i) * bits + 7) / 8));
+}
+
+V_INLINE void v_unpack_bits(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, const int bits,
+                            const bool is_signed) {
+    int64_t i = 0;
+    for (; (n - i) * bits >= 64; i += 8, bytes += bits) { /* eight bytes in one load: parts of them would be slow */
+        uint64_t x;
+        memcpy(&x, bytes, sizeof x);
+        x = v_apart(x, bits, is_signed);
+        memcpy(codes + i, &x, sizeof x);
+    }
+    for (; i < n; i += 8, bytes += bits) {
+        const int64_t count = n - i < 8 ? n - i : 8;
+        uint64_t x = 0;
+        memcpy(&x, bytes, (size_t)((count * bits + 7) / 8));
+        x = v_apart(x, bits, is_signed);
+        memcpy(codes + i, &x, (size_t)count);
+    }
+}
+
+#define PACK_BITS(bits)                                                                                                \
+    static void pack_##bits(const uint8_t *codes, uint8_t *bytes, int64_t n) { v_pack_bits(codes, bytes, n, bits); }   \
+    V_INLINE void unpack_##bits(const uint8_t *bytes, uint8_t *codes, int64_t n, int sign) {                           \
+        v_unpack_bits(bytes, codes, n, bits, sign != 0);                                                               \
+    }
+PACK_BITS(3)
+PACK_BITS(5)
+PACK_BITS(7)
+#undef PACK_BITS
+
+/* Codes of 6 bits, four to three bytes: loops that compilers vectorize. */
 static void pack_6(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
     for (int64_t i = 0; i < n / 4; i++) {
         const uint8_t *c = codes + 4 * i;
@@ -35,7 +100,11 @@ static void pack_6(const uint8_t *restrict codes, uint8_t *restrict bytes, int64
     for (int64_t i = 0; i < (n & 3); i++) bytes[n / 4 * 3 + i] = (uint8_t)(rest >> 8 * i); /* k < 4 codes: k bytes */
 }
 
-static void unpack_6(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n) {
+V_INLINE void unpack_6(const uint8_t *restrict bytes, uint8_t *restrict codes, int64_t n, int sign) {
+    if (sign) {
+        v_unpack_bits(bytes, codes, n, 6, true);
+        return;
+    }
     for (int64_t i = 0; i < n / 4; i++) {
         const uint8_t *b = bytes + 3 * i;
         codes[4 * i] = b[0] & 63;

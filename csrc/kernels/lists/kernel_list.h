@@ -39,9 +39,10 @@
 #define QN_REQUANTIZE_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                               \
     QN_KERNEL_AFFINE(QN_KERNEL, requantize_i32_##tag, int32_t, type, RECTANGLES, QN_QMIN(bits, is_signed),             \
                      QN_QMAX(bits, is_signed))
-#define QN_PACK_KERNEL(QN_KERNEL, bits) QN_KERNEL_PLAIN(QN_KERNEL, pack_##bits, uint8_t, uint8_t, 1, 8 / bits)
+#define QN_PACK_KERNEL(QN_KERNEL, bits)                                                                                \
+    QN_KERNEL(OWN, pack_##bits, (const uint8_t *codes, uint8_t *bytes, int64_t n), pack)
 #define QN_UNPACK_KERNEL(QN_KERNEL, tag, NAME, name, type, bits, is_signed, storage)                                   \
-    QN_KERNEL_PLAIN(QN_KERNEL, unpack_##tag, uint8_t, uint8_t, 8 / bits, 1)
+    QN_KERNEL(OWN, unpack_##tag, (const uint8_t *bytes, uint8_t *codes, int64_t n), pack)
 #define QN_FLOAT_KERNELS(QN_KERNEL, tag, NAME, name, bits, exponent, mantissa, bias, kind)                             \
     QN_KERNEL_CAST(QN_KERNEL, widen_##tag##_f32, uint##bits##_t, float)                                                \
     QN_KERNEL_CAST(QN_KERNEL, narrow_f32_##tag, float, uint##bits##_t)
@@ -119,8 +120,6 @@
     QN_KERNEL(OWN, multiply_add_f32, (float a, const float *w, float *y, int64_t n), accumulate)                       \
     QN_SUB_BYTE_WIDTHS(QN_PACK_KERNEL, QN_KERNEL)                                                                      \
     QN_SUB_BYTE_CODES(QN_UNPACK_KERNEL, QN_KERNEL)                                                                     \
-    QN_KERNEL(OWN, pack_6, (const uint8_t *codes, uint8_t *bytes, int64_t n), pack)                                    \
-    QN_KERNEL(OWN, unpack_6, (const uint8_t *bytes, uint8_t *codes, int64_t n), pack)                                  \
     QN_KERNEL(PRODUCT, matmul_tiling, (qn_tiling * t))                                                                 \
     QN_KERNEL(PRODUCT, left_pairs, (const qn_left *l))                                                                 \
     QN_KERNEL(PRODUCT, left_bytes, (const qn_left *l))                                                                 \

@@ -17,7 +17,11 @@ enum {
                            : 2, /* panels side by side with one row of x */
 };
 
+#if V_LANES == 1 /* its registers hold no panel, and unrolled it would take long to compile */
+#define F_EACH(i, n) _Pragma("GCC unroll 1") for (int i = 0; i < (n); i++)
+#else
 #define F_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
+#endif
 
 /* ---- codes ---- */
 

@@ -62,11 +62,11 @@ V_INLINE void vp_panels(const qn_grouped *w, const int bits, const uint8_t *pane
     /* With one row the loop itself costs as much as the products, so a constant size lets the compiler unroll it. Sums
      * of codes need the registers that panels side by side would take. */
     const int side = affine ? 1 : VP_SIDE;
-    switch (w->group) {
+    switch (VP_COMPACT ? 0 : w->group) {
     case 16: vp_rows(w, bits, 16, panel, panels, side, x, row, 1, first, last, affine, y); break;
     case 32: vp_rows(w, bits, 32, panel, panels, side, x, row, 1, first, last, affine, y); break;
     case 64: vp_rows(w, bits, 64, panel, panels, side, x, row, 1, first, last, affine, y); break;
-    default: vp_rows(w, bits, 128, panel, panels, side, x, row, 1, first, last, affine, y);
+    default: vp_rows(w, bits, VP_COMPACT ? w->group : 128, panel, panels, side, x, row, 1, first, last, affine, y);
     }
 }
 

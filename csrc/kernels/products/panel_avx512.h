@@ -7,7 +7,8 @@ typedef __m512 vp_f32;
 enum { VP_ROWS = 8 };
 
 V_INLINE vp_codes vp_field(const uint8_t *p, const int bits, const int f) {
-    const __m512i down = _mm512_srli_epi16(_mm512_loadu_si512(p), (unsigned)(f * bits));
+    /* Compilers disagree on the type of the count of a 16-bit shift; in 32 bits a field is masked all the same. */
+    const __m512i down = _mm512_srli_epi32(_mm512_loadu_si512(p), (unsigned)(f * bits));
     return bits == 8 ? down : _mm512_and_si512(down, _mm512_set1_epi8((char)((1 << bits) - 1)));
 }
 V_INLINE vp_codes vp_plus(vp_codes a, vp_codes b) { return _mm512_add_epi8(a, b); }

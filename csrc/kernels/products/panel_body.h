@@ -8,13 +8,21 @@
  * of 4 bits, u = 16 h + l, in two parts.
  */
 
-enum { VP_AHEAD = 2304 }; /* bytes: prefetch distance */
-enum { VP_SIDE = 4 };     /* panels side by side with one row: their sums are independent chains of additions */
+#ifndef VP_COMPACT /* 1: loops stay loops, where unrolling them gains too little for the time it takes to compile */
+#define VP_COMPACT 0
+#endif
+
+enum { VP_AHEAD = 2304 };              /* bytes: prefetch distance */
+enum { VP_SIDE = VP_COMPACT ? 1 : 4 }; /* panels side by side with one row: independent chains of additions */
 enum { VP_MOST = (int)VP_ROWS > (int)QN_SLIVER ? (int)VP_ROWS : (int)QN_SLIVER };
 
 #define VP_EACH(r) _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
 #define VP_PANELS(p) _Pragma("GCC unroll 4") for (int p = 0; p < panels; p++)
+#if VP_COMPACT
+#define VP_FIELDS(f) _Pragma("GCC unroll 1") for (int f = 0; f < fields; f++)
+#else
 #define VP_FIELDS(f) _Pragma("GCC unroll 4") for (int f = 0; f < fields; f++)
+#endif
 
 /* Neighbours in k whose sums int16 holds. With sums in int32 fewer of them make shorter chains of additions. */
 V_INLINE int64_t vp_depth(const int bits) { return bits == 2 && !VP_WHOLE ? 128 : 32; }
@@ -87,7 +95,7 @@ V_INLINE void vp_sum_columns(const int bits, int64_t k, const uint8_t *right, in
             vp_products_in_place(k - at < part ? k - at : part, right + i * right_step + at * 2 * bits, a + at, k, rows,
                                  sum + i * rows);
 #endif
-    for (; k - at >= depth; at += depth) VP_PANELS(i) {
+    for (; !VP_COMPACT && k - at >= depth; at += depth) VP_PANELS(i) {
             const uint8_t *from = right + i * right_step + at * 2 * bits;
             vp_products(bits, depth, from, a + at, k, rows, false, sum + i * rows, &unused);
         }

@@ -11,6 +11,7 @@ typedef struct {
 } vp_f32;
 
 enum { VP_ROWS = 4, VP_WHOLE = true };
+#define VP_COMPACT 1
 
 V_INLINE vp_codes vp_field(const uint8_t *p, const int bits, const int f) {
     vp_codes u;
