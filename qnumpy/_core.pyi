@@ -96,11 +96,13 @@ def grouped_codes(
 def matmul_grouped(
     packed: _Array, k: int, n: int, group: int, bits: int, half: bool, zeros: bool, x: _Array, m: int, x_type: int,
     symmetric: bool, qmin: int, qmax: int, scale: float, zero_point: int, by_row: bool, block: int,
-    order: int, factors: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array, /,
+    order: int, factors: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array,
+    offsets: _Array | None, /,
 ) -> None: ...
 def matmul_grouped_codes(
     packed: _Array, k: int, n: int, group: int, bits: int, half: bool, zeros: bool, codes: _Array, m: int,
-    scales: _Array, zero_points: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array, /,
+    scales: _Array, zero_points: _Array | None, bias: _Array | None, lowest: float, highest: float, y: _Array,
+    offsets: _Array | None, /,
 ) -> None: ...
 def float_weight_room(
     k: int, n: int, group: int, element: int, scale: int, tensor_scale: float, plain: bool, levels: int, shared: bool, /

@@ -50,8 +50,13 @@ static PyObject *float_weight_pack(PyObject *self, qn_args a, Py_ssize_t count) 
         return NULL;
     const uint8_t *from = qn_arg_vector(a[0], codes, NPY_UINT8);
     const void *each = from ? qn_arg_vector(a[1], scales, type) : NULL;
-    const float *tables = each && w.levels ? qn_arg_vector(a[2], levels, NPY_FLOAT32) : NULL;
-    uint8_t *packed = each && (tables || !w.levels) ? qn_arg_output(a[3], qn_float_weight_bytes(&w), 1) : NULL;
+    const void *tables = NULL;
+    if (!each || qn_arg_optional(a[2], levels, NPY_FLOAT32, &tables)) return NULL;
+    if (!tables != !w.levels) {
+        PyErr_SetString(PyExc_ValueError, "qnumpy._core: tables are for codes of levels.");
+        return NULL;
+    }
+    uint8_t *packed = each ? qn_arg_output(a[3], qn_float_weight_bytes(&w), 1) : NULL;
     if (!packed) return NULL;
     bool inside = true;
     for (int64_t i = 0; w.levels && i < codes; i++) inside &= from[i] < w.levels;

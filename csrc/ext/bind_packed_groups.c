@@ -74,8 +74,12 @@ static PyObject *grouped_codes(PyObject *self, qn_args a, Py_ssize_t count) {
 /* x and its parameters stand in p; (bias, lowest, highest, y) follow. */
 static PyObject *multiply(const qn_grouped *w, PyObject *packed_argument, qn_grouped_product *p, qn_args rest) {
     int64_t mn;
-    const void *bias;
-    if (qn_arg_product(p->m, w->n, &mn)) return NULL;
+    const void *bias, *offsets;
+    int64_t gn;
+    if (qn_arg_product(p->m, w->n, &mn) || qn_arg_product(w->groups, w->n, &gn) ||
+        qn_arg_optional(rest[4], gn, NPY_FLOAT32, &offsets))
+        return NULL;
+    p->offsets = offsets;
     p->lowest = (float)PyFloat_AsDouble(rest[1]), p->highest = (float)PyFloat_AsDouble(rest[2]);
     if (PyErr_Occurred()) return NULL;
     const uint8_t *packed = qn_arg_vector(packed_argument, qn_grouped_bytes(w), NPY_UINT8);
@@ -102,7 +106,7 @@ static PyObject *matmul_grouped(PyObject *self, qn_args a, Py_ssize_t count) {
     int type;
     int64_t mk;
     (void)self;
-    if (qn_arg_count("matmul_grouped", count, 23) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
+    if (qn_arg_count("matmul_grouped", count, 24) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
         layout(a + 1, &w) || qn_arg_i64(a[8], &p.m) || qn_arg_int(a[9], QN_I8, QN_U8, &type) ||
         qn_arg_flag(a[10], &p.symmetric) || qn_arg_int(a[11], INT8_MIN, UINT8_MAX, &p.qmin) ||
         qn_arg_int(a[12], p.qmin + 1, UINT8_MAX, &p.qmax) || qn_arg_int(a[14], INT8_MIN, UINT8_MAX, &p.zero_point) ||
@@ -135,7 +139,7 @@ static PyObject *matmul_grouped_codes(PyObject *self, qn_args a, Py_ssize_t coun
     qn_grouped w;
     qn_grouped_product p = {0};
     (void)self;
-    if (qn_arg_count("matmul_grouped_codes", count, 15) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
+    if (qn_arg_count("matmul_grouped_codes", count, 16) || qn_arg_flag(a[5], &w.half) || qn_arg_flag(a[6], &w.zeros) ||
         layout(a + 1, &w) || qn_arg_i64(a[8], &p.m))
         return NULL;
     p.is_signed = PyArray_Check(a[7]) && PyArray_TYPE((PyArrayObject *)a[7]) == NPY_INT8;
@@ -154,11 +158,11 @@ PyMethodDef qn_packed_groups_methods[] = {
     QN_METHOD(matmul_grouped,
               "matmul_grouped(packed, k, n, group, bits, half, zeros, x, m, x_type, symmetric, qmin, qmax, scale, "
               "zero_point, by_row, block, order, factors, "
-              "bias, lowest, highest, y, /)\n--\n\nQuantize x and multiply it by a packed weight."),
+              "bias, lowest, highest, y, offsets, /)\n--\n\nQuantize x and multiply it by a packed weight."),
     QN_METHOD(
         matmul_grouped_codes,
         "matmul_grouped_codes(packed, k, n, group, bits, half, zeros, codes, m, scales, zero_points, bias, lowest, "
-        "highest, y, /)\n"
+        "highest, y, offsets, /)\n"
         "--\n\nMultiply codes, which have one scale, or one for each row or group, by a packed weight."),
     QN_END,
 };

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import _args, _check
 from .._index import Index
@@ -28,13 +29,15 @@ class OffsetArray(CodedArray):
     Parameters
     ----------
     codes : ndarray of int8, uint8, int4, uint4, int2 or uint2
-        An element holds one code.
+        An element holds one code, of a type without a dtype in int8 or uint8.
     scale : array_like of floats
         Positive, finite, normal in float32; of the shape that parameters of `granularity` have.
     offset : array_like of floats
         Of the same shape, finite in float32.
     granularity : Granularity
         Which elements share a scale and an offset.
+    dtype : str or dtype, optional
+        The type of the codes, that of their array by default: "uint3" for codes of 3 bits in uint8.
 
     Attributes
     ----------
@@ -44,7 +47,11 @@ class OffsetArray(CodedArray):
     Raises
     ------
     TypeError
-        codes are of no integer code type of at most 8 bits; granularity is none; scale or offset is not real.
+        codes are of no integer code type of at most 8 bits; dtype is none, or is not held in the dtype of codes.
+    ValueError
+        A code is outside the range of dtype.
+    TypeError
+        granularity is none; scale or offset is not real.
     ValueError
         granularity does not fit codes; scale or offset is of another shape, a scale is no scale, or an offset is not
         finite.
@@ -67,12 +74,26 @@ class OffsetArray(CodedArray):
     offset: Float32Array
     granularity: Granularity
 
-    def __init__(self, codes: Array, scale: RealLike, offset: RealLike, granularity: Granularity) -> None:
+    def __init__(
+        self,
+        codes: Array,
+        scale: RealLike,
+        offset: RealLike,
+        granularity: Granularity,
+        *,
+        dtype: DTypeLike | None = None,
+    ) -> None:
         owner = "OffsetArray"
         array, code = _args.codes(owner, "codes", codes, _CODES)
+        plain = _args.plain(array, code)
+        if dtype is not None:
+            held, code = code, _args.code(owner, dtype, _CODES)
+            if held.dtype != code.dtype:
+                raise TypeError(_check.must(owner, "dtype", f"a type held in {held.dtype}", code.name))
+            _check_range(owner, plain, code)
         self.scale, self.offset = _checked(owner, array.shape, scale, offset, granularity)
         self.granularity, self._code_type = granularity, code
-        self._hold(_args.plain(array, code).view(code.dtype))
+        self._hold(plain.view(code.dtype))
 
     @classmethod
     def _of_held(cls, held: Array, shape: tuple[int, ...], code: CodeType, *params: Any) -> "OffsetArray":
@@ -198,6 +219,12 @@ def _unpickle_held(
     held: Array, shape: tuple[int, ...], name: str, scale: Array, offset: Array, granularity: Granularity
 ) -> OffsetArray:
     return OffsetArray._of_rows(held, shape, CODE_TYPES[name], scale, offset, granularity)
+
+
+def _check_range(owner: str, codes: Array, code: CodeType) -> None:
+    if codes.size and not code.qmin <= codes.min() <= codes.max() <= code.qmax:
+        worst = codes.min() if codes.min() < code.qmin else codes.max()
+        raise ValueError(_check.must(owner, "codes", f"in [{code.qmin}, {code.qmax}]", str(worst)))
 
 
 def _checked(

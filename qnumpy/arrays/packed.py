@@ -17,9 +17,10 @@ from ..ops.quantize import codes_of
 from ..qparams import QParams
 from .codebook import CodebookArray
 from .mx import MXArray
+from .offset import OffsetArray
 from .packed_input import PackedInput, RealInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
-from .storages import BlockWeight, BookWeight, Weight, is_of_floats, other_axis, pack_floats, pack_weight
+from .storages import BlockWeight, BookWeight, OffsetWeight, Weight, is_of_floats, other_axis, pack_floats, pack_offsets, pack_weight
 
 __all__ = ["PackedWeight", "qmatmul"]
 
@@ -42,13 +43,13 @@ class PackedWeight:
 
     Parameters
     ----------
-    w : QuantizedArray, shape (K, N), or MXArray, shape (N, K), or CodebookArray
+    w : QuantizedArray, shape (K, N), or MXArray, shape (N, K), or CodebookArray, or OffsetArray
         Integers of 2 to 8 bits: per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K.
         Float8 and float4: per tensor, per channel on the axis of N, or in groups of any size along K. An MXArray with
         ``axis=1``, since its blocks lie along the last axis. A CodebookArray of one table of levels, or of one for each
-        channel on the axis of N, with scales as those of floats, on either axis; it is a weight of floats. A code is
-        stored in as many bits as its type has, but one of 3 bits in 4, and one of 5, 6 or 7 bits in 8; that of a level
-        in 4 or 8.
+        channel on the axis of N, with scales as those of floats, on either axis; it is a weight of floats. An
+        OffsetArray in groups of 16, 32, 64 or 128 along K, on either axis. A code is stored in as many bits as its type
+        has, but one of 3 bits in 4, and one of 5, 6 or 7 bits in 8; that of a level in 4 or 8.
     bias : array_like of floats, shape (N,), optional
         Added in float32, or in units of the sums before they become codes.
     axis : int, default 0
@@ -80,7 +81,7 @@ class PackedWeight:
     shape : tuple of int
         (K, N).
     qparams : QParams or None
-        Those of the weight as (K, N); None for an MXArray or CodebookArray.
+        Those of the weight as (K, N); None for another array.
     bias : ndarray of float32 or None
     hadamard : Hadamard or None
     nbytes : int
@@ -89,7 +90,7 @@ class PackedWeight:
     Raises
     ------
     TypeError
-        w is no QuantizedArray, MXArray or CodebookArray.
+        w is no QuantizedArray, MXArray, CodebookArray or OffsetArray.
     ValueError
         w is not 2-D.
     TypeError
@@ -127,6 +128,10 @@ class PackedWeight:
 
     Notes
     -----
+    With offsets ``y = clip(y_G + sum over groups of (float32(sum of (qx - Zx)) * Sx) * O + bias)``, one float32 operation
+    after the other, where O is the level of the middle code, ``offset + scale * 2**(b - 1)`` of b unsigned bits, rounded
+    once.
+
     x is converted to float32 and quantized as ``quantize(x, granularity=x_granularity)`` does, half to even. NaN
     becomes 0 and is left out of the range. Every float32 operation is rounded once, and none is fused but the fma of a
     weight of floats, so y has the same bits on every ISA and thread count, and a row does not depend on the others.
@@ -154,14 +159,14 @@ class PackedWeight:
     __slots__ = ("_codes_output", "_input", "_out_qparams", "_reals", "_weight", "bias")
 
     bias: Float32Array | None
-    _weight: Weight | BlockWeight | BookWeight
+    _weight: Weight | BlockWeight | BookWeight | OffsetWeight
     _input: PackedInput | RealInput
     _reals: Output  # the conversion of the sums to float32
     _codes_output: Output | None  # to codes, if the scale of x is known
 
     def __init__(
         self,
-        w: QuantizedArray | MXArray | CodebookArray,
+        w: QuantizedArray | MXArray | CodebookArray | OffsetArray,
         *,
         bias: RealLike | None = None,
         axis: int = 0,
@@ -175,11 +180,15 @@ class PackedWeight:
         hadamard: Hadamard | None = None,
     ) -> None:
         owner = "PackedWeight"
-        self._weight = (pack_floats if is_of_floats(w) else pack_weight)(owner, "w", w, axis, scale_dtype)
+        self._weight = (
+            pack_offsets(owner, "w", w, axis, scale_dtype)
+            if isinstance(w, OffsetArray)
+            else (pack_floats if is_of_floats(w) else pack_weight)(owner, "w", w, axis, scale_dtype)
+        )
         self._reals = _real_output(owner, bias, clip, self.shape, axis)
         self.bias = self._reals.bias
         options = x_granularity, symmetric, activation_bits, x_qparams
-        if isinstance(self._weight, Weight) and self._weight.storage.quantizes:
+        if isinstance(self._weight, Weight | OffsetWeight) and self._weight.storage.quantizes:
             self._input = PackedInput.of(owner, self._weight.granularity, *options)
         else:
             self._input = RealInput(owner, *options)
@@ -208,8 +217,8 @@ class PackedWeight:
     def nbytes(self) -> int:
         return self._weight.storage.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def unpack(self) -> QuantizedArray | MXArray | CodebookArray:
-        """Return the weight as it was packed: a QuantizedArray as (K, N), an MXArray as (N, K), a CodebookArray as it was."""
+    def unpack(self) -> QuantizedArray | MXArray | CodebookArray | OffsetArray:
+        """Return the weight as it was packed: a QuantizedArray as (K, N), an MXArray as (N, K), others as they were."""
         return self._weight.unpack()
 
     def __rmatmul__(self, x: RealLike | QuantizedArray) -> Float32Array | QuantizedArray:
@@ -448,7 +457,7 @@ def qmatmul(
     return packed._product_of_codes(owner, "a", a, None)
 
 
-def _unpickle(w: QuantizedArray | MXArray | CodebookArray, options: dict[str, Any]) -> PackedWeight:
+def _unpickle(w: QuantizedArray | MXArray | CodebookArray | OffsetArray, options: dict[str, Any]) -> PackedWeight:
     return PackedWeight(w, **options)
 
 

@@ -16,16 +16,19 @@ from ..ops.packed_groups import GROUP_SIZES, PackedGroups
 from ..qparams import QParams
 from .codebook import CodebookArray
 from .mx import MX_FORMATS, MXArray
+from .offset import OffsetArray
 from .quantized import QuantizedArray
 
 __all__ = [
     "BlockWeight",
     "BookWeight",
+    "OffsetWeight",
     "Storage",
     "Weight",
     "is_of_floats",
     "other_axis",
     "pack_floats",
+    "pack_offsets",
     "pack_weight",
 ]
 
@@ -111,7 +114,7 @@ def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> W
             _check.must(
                 owner,
                 name,
-                "a QuantizedArray" if axis is None else "a QuantizedArray, MXArray or CodebookArray",
+                "a QuantizedArray" if axis is None else "a QuantizedArray, MXArray, CodebookArray or OffsetArray",
                 _check.typed(w),
             )
         )
@@ -196,6 +199,58 @@ def _of_half_scales(owner: str, name: str, params: QParams) -> QParams:
         got = f"{params.scale.min():g} to {params.scale.max():g}"
         raise ValueError(_check.must(owner, name, "of scales that float16 holds", got))
     return replace(params, scale=scales.astype(np.float32))
+
+
+# ---- weights with offsets ----
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetWeight:
+    """A packed OffsetArray."""
+
+    storage: PackedGroups
+    shape: tuple[int, int]
+    granularity: Granularity  # of the weight as (K, N)
+    code: CodeType
+    scale: Float32Array  # these two have the axes of the array that `unpack` returns
+    offset: Float32Array
+    axis: int  # that of K in it
+
+    scale_dtype: ClassVar[str] = "float32"
+    qparams: ClassVar[None] = None
+
+    def unpack(self) -> OffsetArray:
+        """Return the weight with the axes that it had."""
+        codes, granularity = self.storage.codes(), self.granularity
+        if self.axis:
+            codes, granularity = codes.T, granularity.permuted((1, 0), self.shape)
+        plain = np.ascontiguousarray(codes).view(self.code.dtype)
+        return OffsetArray(plain, self.scale, self.offset, granularity, dtype=self.code.name)
+
+    def describe(self) -> str:
+        return f"{self.code.name} with offsets {self.granularity.describe()}"
+
+
+def pack_offsets(owner: str, name: str, w: OffsetArray, axis: Any, scale_dtype: Any) -> OffsetWeight:
+    """Check a weight with offsets and pack it. `axis` is the axis of K."""
+    if w.ndim != 2:
+        raise ValueError(_check.must(owner, name, "2-D", f"shape {w.shape}"))
+    k_axis = normalize_axis(owner, _check.integer(owner, "axis", axis), 2)
+    own, size = w.granularity, w.granularity.group_size
+    if not isinstance(own, PerGroup) or own.axis % 2 != k_axis or size not in GROUP_SIZES:
+        requirement = f"in groups of {_check.alternatives(map(str, GROUP_SIZES))} along K"
+        raise ValueError(_check.must(owner, name, requirement, own.describe()))
+    if _scale_dtype(owner, scale_dtype, size) != "float32":
+        raise ValueError(_check.must(owner, "scale_dtype", "float32 for a weight with offsets", "float16"))
+    code = w._code
+    codes, scale, offset, granularity = _args.plain(w.codes, code), w.scale, w.offset, w.granularity
+    if k_axis:
+        codes, scale, offset, granularity = codes.T, scale.T, offset.T, granularity.permuted((1, 0), w.shape)
+    bits, middle = next(width for width in _WIDTHS if width >= code.bits), code.symmetric_zero_point
+    zero = None if code.signed or bits == code.bits else np.full(scale.shape, middle, np.int32)
+    moved = np.ascontiguousarray((offset + scale.astype(np.float64) * middle).astype(np.float32))
+    storage = PackedGroups(np.ascontiguousarray(codes), bits, scale, zero, size, False, moved)
+    return OffsetWeight(storage, codes.shape, granularity, code, w.scale, w.offset, k_axis)
 
 
 # ---- weights of floats, with which x stays float32 ----

@@ -131,10 +131,10 @@ class TensorSpec:
         if isinstance(value, GGUFArray):
             return cls.gguf(value.shape, value.type)
         if isinstance(value, CodebookArray):
-            shared = value.scale_granularity
-            return cls(value.dtype, value.shape, value.granularity, levels=value.levels, scale_granularity=shared)
+            spec = cls._of_codes(value._code, value.shape, value.granularity, 0, 0, False)
+            return replace(spec, levels=value.levels, scale_granularity=value.scale_granularity)
         if isinstance(value, OffsetArray):
-            return cls(value.dtype, value.shape, value.granularity, offset=True)
+            return replace(cls._of_codes(value._code, value.shape, value.granularity, 0, 0, False), offset=True)
         if not isinstance(value, QuantizedArray):
             return cls(plain(value.dtype), value.shape)
         p = value.qparams
@@ -200,7 +200,7 @@ class TensorSpec:
         if "codebook" in values:
             return cls._of_codebook(code, shape, granularity, values["codebook"])
         if values.get("offset") is True:
-            return cls(code.dtype, shape, granularity, offset=True)
+            return replace(cls._of_codes(code, shape, granularity, 0, 0, False), offset=True)
         qmin, qmax = values["qmin"], values["qmax"]
         if type(qmin) is not int or type(qmax) is not int:
             raise ValueError(f"qmin and qmax {qmin!r}, {qmax!r} are no integers.")
@@ -212,7 +212,8 @@ class TensorSpec:
         if type(levels) is not int or not 2 <= levels <= 256 or code is not code_of_levels(levels):
             raise ValueError(f"codebook of {levels!r} levels does not fit codes of {code.name}.")
         scale_granularity = None if shared is None else Granularity.from_dict(shared)
-        return cls(code.dtype, shape, granularity, levels=levels, scale_granularity=scale_granularity)
+        spec = cls._of_codes(code, shape, granularity, 0, 0, False)
+        return replace(spec, levels=levels, scale_granularity=scale_granularity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the schema."""
@@ -357,11 +358,11 @@ class TensorSpec:
             if mx.element.is_packed and not self.byte_codes:
                 return MXArray._of_rows(stored, self.shape, scales, mx, tensor_scale)
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
+        assert code is not None
         if self.levels:
             scales = None if self.scale_granularity is None else read(f"{name}.scale")
             tables = Tables(read(f"{name}.codebook"), self.granularity, scales, self.scale_granularity)
             return CodebookArray._of_rows(stored, self.shape, tables)
-        assert code is not None
         scale = read(f"{name}.scale")
         if self.offset:
             return OffsetArray._of_rows(stored, self.shape, code, scale, read(f"{name}.offset"), self.granularity)
@@ -425,7 +426,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray | CodebookArray, dict[str, Any]]:
+def _parts(packed: PackedWeight) -> tuple[QuantizedArray | MXArray | CodebookArray | OffsetArray, dict[str, Any]]:
     """Return the weight and the options that make an equal PackedWeight: what a pickle of it holds."""
     _, (w, options) = packed.__reduce__()
     return w, options

@@ -28,19 +28,29 @@ class PackedGroups:
         One of GROUP_SIZES.
     half : bool
         Store the scales as float16, which must hold them exactly.
+    offset : ndarray of float32, shape (groups, N), optional
+        Added to the levels of each group. A product adds the offset times the sum of the codes of x, less their zero
+        point, times the scale of x.
     """
 
-    __slots__ = ("_layout", "_packed", "_signed", "shape")
+    __slots__ = ("_layout", "_offset", "_packed", "_signed", "shape")
 
     quantizes = True
     column_scale = None  # each group has a scale: sums of a column are float32, and a second pass makes codes of them
 
     def __init__(
-        self, codes: Array, bits: int, scale: Float32Array, zero_point: Int32Array | None, group_size: int, half: bool
+        self,
+        codes: Array,
+        bits: int,
+        scale: Float32Array,
+        zero_point: Int32Array | None,
+        group_size: int,
+        half: bool,
+        offset: Float32Array | None = None,
     ) -> None:
         k, n = codes.shape
         self.shape = k, n
-        self._signed = codes.dtype == np.int8
+        self._signed, self._offset = codes.dtype == np.int8, offset
         self._layout = k, n, group_size, bits, half, zero_point is not None
         self._packed = _core.grouped_room(*self._layout)
         scales = np.ascontiguousarray(scale.astype(np.float16).view(np.uint16) if half else scale)
@@ -51,8 +61,8 @@ class PackedGroups:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed codes, their scales and zero points."""
-        return int(self._packed.nbytes)
+        """Bytes of the packed codes, their scales, zero points and offsets."""
+        return int(self._packed.nbytes) + (0 if self._offset is None else self._offset.nbytes)
 
     def parameters(self) -> tuple[Float32Array, Int32Array]:
         """Return the scales and zero points as they were packed, (groups, N)."""
@@ -82,7 +92,7 @@ class PackedGroups:
         _core.matmul_grouped(
             self._packed, *self._layout, x, rows, activations.core, activations.symmetric, activations.qmin,
             activations.qmax, activations.scale, activations.zero_point, activations.by_row,
-            *arguments(activations.hadamard), output.bias, output.low, output.high, out,
+            *arguments(activations.hadamard), output.bias, output.low, output.high, out, self._offset,
         )  # fmt: skip
         return True
 
@@ -96,5 +106,6 @@ class PackedGroups:
         _core.matmul_grouped_codes(
             self._packed, *self._layout, np.ascontiguousarray(x), rows, scale.reshape(-1),
             zero_point.reshape(-1) if zero_point.any() else None, output.bias, output.low, output.high, out,
+            self._offset,
         )  # fmt: skip
         return True

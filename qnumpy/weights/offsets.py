@@ -25,7 +25,7 @@ def offsets(
     ----------
     w : array_like of float32, float64, float16 or bfloat16, at least 1-D
     bits : int, default 4
-        Bits of a code, 2 to 8: codes are 0 to ``2**bits - 1``, in the narrowest unsigned type that holds them.
+        Bits of a code, 2 to 8: codes are of the unsigned type of that width.
     group_size : int, default 32
         Neighbours along `axis` that share a scale and an offset.
     axis : int, default -1
@@ -78,7 +78,7 @@ def offsets(
     code = code_of_levels(top + 1)
     if not source.size:
         ones = np.ones(granularity.params_shape(source.shape), np.float32)
-        return OffsetArray(np.zeros(source.shape, code.storage).view(code.dtype), ones, 0 * ones, granularity)
+        return OffsetArray(np.zeros(source.shape, code.dtype), ones, 0 * ones, granularity, dtype=code.name)
     matrix = matrix_of(owner, source, rows, "w")
     finite = np.isfinite(matrix)
     if not finite.all():
@@ -87,4 +87,4 @@ def offsets(
     group = np.arange(rows.columns) // rows.group_size
     steps = np.rint((matrix - offset[:, group]) / scale[:, group])
     codes = rows.array(np.clip(steps, 0, top).astype(code.storage)).view(code.dtype)
-    return OffsetArray(codes, rows.params(scale), rows.params(offset), granularity)
+    return OffsetArray(codes, rows.params(scale), rows.params(offset), granularity, dtype=code.name)

@@ -33,6 +33,7 @@ typedef struct {
     float scale; /* one scale for all of x, with zero_point; 0: each group or row gets the parameters of its range */
     int32_t zero_point;
     bool by_row;           /* one scale for each row instead of each group */
+    const float *offsets;  /* [groups][n] or NULL: added to the levels of the weight */
     const float *bias;     /* [n] or NULL */
     float lowest, highest; /* y is clamped to these */
     float *y;              /* [m][n] */
