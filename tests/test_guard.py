@@ -241,8 +241,29 @@ def guarded_products():
     wrong = [*of_weight, real, size, type_, flag, [*code, 127], [*code, -127], number, code, flag, *transform]
     yield "matmul_grouped", good, [*wrong, *tail, wrong_bias]
     codes, pair = wrong_vectors(np.int8, 8)[:-2], wrong_vectors(np.float32, 2)
-    good = [packed, 4, 5, 16, 4, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y, scale.copy()]
-    yield "matmul_grouped_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail, wrong_bias]
+    good = [
+        packed,
+        4,
+        5,
+        16,
+        4,
+        0,
+        1,
+        x.astype(np.int8),
+        2,
+        scale[:2],
+        np.zeros(2, np.int32),
+        scale,
+        -1.0,
+        1.0,
+        y,
+        scale.copy(),
+    ]
+    yield (
+        "matmul_grouped_codes",
+        good,
+        [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail, wrong_bias],
+    )
     unpacked = np.zeros((4, 5), np.int8)
     wrong_codes = [
         *NO_ARRAYS,
@@ -275,7 +296,11 @@ def guarded_products():
     packed, scales = np.zeros(nbytes, np.uint8), np.ones(10, np.float32)
     of_packed, to_packed = wrong_vectors(np.uint8, nbytes)[:-2], wrong_outputs(np.uint8, nbytes)
     good = [byte, scales, None, packed, *good_shape]
-    yield "float_weight_pack", good, [bytes_of[2], wrong_vectors(np.float32, 10), wrong_vectors(np.float32, 10)[1:], to_packed, *of_floats]
+    yield (
+        "float_weight_pack",
+        good,
+        [bytes_of[2], wrong_vectors(np.float32, 10), wrong_vectors(np.float32, 10)[1:], to_packed, *of_floats],
+    )
     good = [packed, byte.copy(), *good_shape]
     yield "float_weight_codes", good, [of_packed, wrong_outputs(np.uint8, 20), *of_floats]
     good = [packed, scales.copy(), *good_shape]

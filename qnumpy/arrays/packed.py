@@ -20,7 +20,17 @@ from .mx import MXArray
 from .offset import OffsetArray
 from .packed_input import PackedInput, RealInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
-from .storages import BlockWeight, BookWeight, OffsetWeight, Weight, is_of_floats, other_axis, pack_floats, pack_offsets, pack_weight
+from .storages import (
+    BlockWeight,
+    BookWeight,
+    OffsetWeight,
+    Weight,
+    is_of_floats,
+    other_axis,
+    pack_floats,
+    pack_offsets,
+    pack_weight,
+)
 
 __all__ = ["PackedWeight", "qmatmul"]
 
@@ -128,9 +138,9 @@ class PackedWeight:
 
     Notes
     -----
-    With offsets ``y = clip(y_G + sum over groups of (float32(sum of (qx - Zx)) * Sx) * O + bias)``, one float32 operation
-    after the other, where O is the level of the middle code, ``offset + scale * 2**(b - 1)`` of b unsigned bits, rounded
-    once.
+    With offsets ``y = clip(y_G + sum over groups of (float32(sum of (qx - Zx)) * Sx) * O + bias)``, one float32
+    operation after the other, where O is the level of the middle code, ``offset + scale * 2**(b - 1)`` of b unsigned
+    bits, rounded once.
 
     x is converted to float32 and quantized as ``quantize(x, granularity=x_granularity)`` does, half to even. NaN
     becomes 0 and is left out of the range. Every float32 operation is rounded once, and none is fused but the fma of a

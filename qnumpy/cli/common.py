@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 from .._check import alternatives
 from .._tables import Table
 from .._typing import Array
+from ..arrays.codebook import CodebookArray
 from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray
+from ..arrays.offset import OffsetArray
 from ..arrays.packed import PackedWeight
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import CODE_TYPES
@@ -89,7 +91,7 @@ def open_reader(path: str) -> Reader:
         raise UsageError(str(error).removeprefix("load: ")) from error
 
 
-def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray:
+def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray | CodebookArray | OffsetArray:
     """Return an array of a file; of a PackedWeight its weight, of a GGUFArray its reals, of moments their scatter."""
     value = reader.read(name)
     if isinstance(value, GGUFArray):

@@ -14,9 +14,12 @@ from numpy.typing import ArrayLike
 from .._args import choice
 from .._check import array, integer, must, typed
 from .._typing import Array, Path
-from ..arrays.base import CodedArray
+from ..arrays.codebook import CodebookArray
 from ..arrays.gguf import GGUFArray
+from ..arrays.mx import MXArray
+from ..arrays.offset import OffsetArray
 from ..arrays.packed import PackedWeight
+from ..arrays.quantized import QuantizedArray
 from ..errors import CalibrationError, FileFormatError
 from ..observers.base import Observer
 from ..observers.moments import MomentsObserver
@@ -47,6 +50,8 @@ _FORMATS: dict[str, _Format] = {
     ".npz": (NpzReader, NpzWriter),
     ".gguf": (GGUFReader, GGUFWriter),
 }
+
+_HELD = (QuantizedArray, MXArray, CodebookArray, OffsetArray, GGUFArray, PackedWeight, MomentsObserver)
 
 
 class NamesCollideError(ValueError):
@@ -621,7 +626,7 @@ def save(
     values: dict[str, Value] = {}
     for name, value in _moments_of(arrays).items():
         _check_value(f"arrays[{name!r}]", value)
-        if isinstance(value, (CodedArray, GGUFArray, PackedWeight, MomentsObserver)):
+        if isinstance(value, _HELD):
             values[name] = value
         else:
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
@@ -673,7 +678,7 @@ def _check_value(name: str, value: Any) -> None:
             raise CalibrationError(must("save", name, "of observed data", "none"))
     if isinstance(value, (list, tuple)):
         for item in value:
-            if isinstance(item, (CodedArray, GGUFArray, PackedWeight, MomentsObserver)):
+            if isinstance(item, _HELD):
                 raise TypeError(must("save", name, "one quantized array or plain numbers", f"a list of {typed(item)}"))
             _check_value(name, item)
 

@@ -48,7 +48,8 @@ def test_reals_follow_indices_and_shapes(levels, granularity, scales, tmp_path):
     for suffix in ("npz", "safetensors"):
         qn.save(tmp_path / f"q.{suffix}", {"q": q, "t": q.T})
         back = qn.load(tmp_path / f"q.{suffix}")
-        assert back["q"] == q and back["t"] == q.T
+        assert back["q"] == q
+        assert back["t"] == q.T
 
 
 @pytest.mark.parametrize(("granularity", "shape"), [(qn.PerTensor(), (70, 6)), (qn.PerChannel(0), (2, 3, 70)),

@@ -71,7 +71,8 @@ def test_nf4_is_that_of_qlora():
     distance = np.abs((W.reshape(24, 3, 32) / largest[..., None])[..., None] - ops.NF4)
     codes = q.codes.astype(int).reshape(24, 3, 32)
     assert (np.take_along_axis(distance, codes[..., None], -1)[..., 0] <= distance.min(-1) + 1e-7).all()
-    assert q.codebook is not None and q.granularity == qn.PerTensor()
+    assert q.codebook is not None
+    assert q.granularity == qn.PerTensor()
     assert error(qn.weights.codebook(W, granularity=qn.PerGroup(32))) < error(q)
 
 

@@ -190,7 +190,7 @@ typedef struct {
     bool shared;     /* all columns have one table */
     qn_type scale;   /* QN_F32, QN_E8M0FNU, or QN_E4M3FN times tensor_scale */
     float tensor_scale;
-    bool plain;    /* no code is infinite, and no scale too large for multiply_float_row */
+    bool plain;     /* no code is infinite, and no scale too large for multiply_float_row */
     int64_t codes;  /* bytes of the codes of a panel */
     int64_t tables; /* bytes before the tables of a panel */
     int64_t width;  /* bytes of a panel */
