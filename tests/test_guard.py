@@ -233,8 +233,29 @@ def guarded_products():
     wrong = [*of_weight, real, size, type_, flag, [*code, 127], [*code, -127], number, code, flag, *tail, wrong_bias]
     yield "matmul_grouped", good, wrong
     codes, pair = wrong_vectors(np.int8, 8)[:-2], wrong_vectors(np.float32, 2)
-    good = [packed, 4, 5, 16, 4, 0, 1, x.astype(np.int8), 2, scale[:2], np.zeros(2, np.int32), scale, -1.0, 1.0, y, scale.copy()]
-    yield "matmul_grouped_codes", good, [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail, wrong_bias]
+    good = [
+        packed,
+        4,
+        5,
+        16,
+        4,
+        0,
+        1,
+        x.astype(np.int8),
+        2,
+        scale[:2],
+        np.zeros(2, np.int32),
+        scale,
+        -1.0,
+        1.0,
+        y,
+        scale.copy(),
+    ]
+    yield (
+        "matmul_grouped_codes",
+        good,
+        [*of_weight, codes, size, pair, wrong_vectors(np.int32, 2)[1:], *tail, wrong_bias],
+    )
     unpacked = np.zeros((4, 5), np.int8)
     wrong_codes = [
         *NO_ARRAYS,
@@ -244,17 +265,34 @@ def guarded_products():
         read_only(unpacked),
     ]
     yield "grouped_codes", [packed, 4, 5, 16, 4, 0, 1, 1, unpacked], [*of_weight, flag, wrong_codes]
-    shape, good_shape = [longest, longest, [*NO_INTEGERS, -1, 0]], [4, 5, 3, T["float8_e5m2"], T["float32"], 1.0, 1, 0, 0]
+    shape, good_shape = (
+        [longest, longest, [*NO_INTEGERS, -1, 0]],
+        [4, 5, 3, T["float8_e5m2"], T["float32"], 1.0, 1, 0, 0],
+    )
     floats = [*WRONG_TYPE, T["float32"], T["int8"], T["float16"], T["float8_e8m0fnu"]]
     levels = [*NO_INTEGERS, *HUGE, -1, 1, 257]  # only of codes
     of_floats = [*shape, floats, [*WRONG_TYPE, T["float16"], T["int8"]], number, flag, levels, flag]
     yield "float_weight_room", good_shape, of_floats
-    of_floats = [[*size, 2**40], [*size, 2**40], [*NO_INTEGERS, -1, 0, 1], floats, of_floats[4], number, flag, levels, flag]
+    of_floats = [
+        [*size, 2**40],
+        [*size, 2**40],
+        [*NO_INTEGERS, -1, 0, 1],
+        floats,
+        of_floats[4],
+        number,
+        flag,
+        levels,
+        flag,
+    ]
     nbytes = _core.float_weight_room(*good_shape).size
     packed, scales = np.zeros(nbytes, np.uint8), np.ones(10, np.float32)
     of_packed, to_packed = wrong_vectors(np.uint8, nbytes)[:-2], wrong_outputs(np.uint8, nbytes)
     good = [byte, scales, None, packed, *good_shape]
-    yield "float_weight_pack", good, [bytes_of[2], wrong_vectors(np.float32, 10), wrong_vectors(np.float32, 10)[1:], to_packed, *of_floats]
+    yield (
+        "float_weight_pack",
+        good,
+        [bytes_of[2], wrong_vectors(np.float32, 10), wrong_vectors(np.float32, 10)[1:], to_packed, *of_floats],
+    )
     good = [packed, byte.copy(), *good_shape]
     yield "float_weight_codes", good, [of_packed, wrong_outputs(np.uint8, 20), *of_floats]
     good = [packed, scales.copy(), *good_shape]

@@ -19,7 +19,17 @@ from .mx import MXArray
 from .offset import OffsetArray
 from .packed_input import PackedInput, RealInput, eight_bits, integer_bits
 from .quantized import QuantizedArray
-from .storages import BlockWeight, BookWeight, OffsetWeight, Weight, is_of_floats, other_axis, pack_floats, pack_offsets, pack_weight
+from .storages import (
+    BlockWeight,
+    BookWeight,
+    OffsetWeight,
+    Weight,
+    is_of_floats,
+    other_axis,
+    pack_floats,
+    pack_offsets,
+    pack_weight,
+)
 
 __all__ = ["PackedWeight", "qmatmul"]
 

@@ -112,7 +112,10 @@ def pack_weight(owner: str, name: str, w: Any, axis: Any, scale_dtype: Any) -> W
     if not isinstance(w, QuantizedArray):
         raise TypeError(
             _check.must(
-                owner, name, "a QuantizedArray" if axis is None else "a QuantizedArray, MXArray, CodebookArray or OffsetArray", _check.typed(w)
+                owner,
+                name,
+                "a QuantizedArray" if axis is None else "a QuantizedArray, MXArray, CodebookArray or OffsetArray",
+                _check.typed(w),
             )
         )
     if w.ndim != 2:

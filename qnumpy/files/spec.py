@@ -31,9 +31,7 @@ __all__ = ["FORMAT_VERSION", "TensorSpec"]
 
 FORMAT_VERSION = 3  # the newest
 
-Value: TypeAlias = (
-    Array | QuantizedArray | MXArray | CodebookArray | OffsetArray | PackedWeight | MomentsObserver
-)
+Value: TypeAlias = Array | QuantizedArray | MXArray | CodebookArray | OffsetArray | PackedWeight | MomentsObserver
 Held: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # the plain tensors of a file: dtype and shape
 
 MAX_ELEMENTS = 1 << 62  # of an axis, and bytes of an array

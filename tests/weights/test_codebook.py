@@ -52,7 +52,10 @@ def test_k_means_of_a_long_row_is_settled():
     nearest = np.abs(w[0][:, None] - levels).argmin(1)
     means = np.array([w[0][nearest == k].mean(dtype=float) for k in range(16)])
     np.testing.assert_allclose(levels, means, rtol=1e-4, atol=1e-5)
-    assert np.square(w[0] - levels[nearest]).mean() < np.square(np.quantile(w[0], (np.arange(16) + 0.5) / 16)[nearest] - w[0]).mean()  # noqa: E501
+    assert (
+        np.square(w[0] - levels[nearest]).mean()
+        < np.square(np.quantile(w[0], (np.arange(16) + 0.5) / 16)[nearest] - w[0]).mean()
+    )  # noqa: E501
 
 
 def test_fewer_values_than_levels_are_exact():
