@@ -68,9 +68,9 @@ if _types.TYPE_CHECKING:
     from . import testing as testing
 
 __all__ = [
-    "CodebookArray",
     "Calibration",
     "CalibrationError",
+    "CodebookArray",
     "FileFormatError",
     "HistogramObserver",
     "MXArray",

@@ -39,7 +39,7 @@ class Tables(NamedTuple):
 
     @property
     def levels(self) -> int:
-        return self.codebook.shape[-1]
+        return int(self.codebook.shape[-1])
 
     def places(self) -> Array:
         """Return the number of each table, in the shape of parameters."""
@@ -97,7 +97,7 @@ class CodebookArray(CodedArray):
 
     Notes
     -----
-    Codes are held in the narrowest type that has so many codes, packed along the last axis as those of a QuantizedArray.
+    Codes are held in the narrowest type that has so many codes, packed along the last axis as in a QuantizedArray.
 
     Examples
     --------
@@ -276,8 +276,10 @@ class CodebookArray(CodedArray):
         a, b = self._tables, other._tables
         if (a.granularity, a.scale_granularity) != (b.granularity, b.scale_granularity):
             return False
-        same = a.codebook.shape == b.codebook.shape and a.codebook.tobytes() == b.codebook.tobytes()
-        return same and (a.scale is None or np.array_equal(a.scale, b.scale)) and self._same_codes(other)
+        if a.codebook.shape != b.codebook.shape or a.codebook.tobytes() != b.codebook.tobytes():
+            return False
+        same = a.scale is None or b.scale is None or np.array_equal(a.scale, b.scale)
+        return same and self._same_codes(other)
 
     def __reduce__(self) -> Any:
         # plain integers: pickles of ml_dtypes arrays depend on the version of ml_dtypes
@@ -292,7 +294,7 @@ def _levels(tables: Tables, indices: Array, places: Array) -> Float32Array:
     """Return the levels of codes, whose tables have the numbers `places`."""
     if not places.ndim:
         return np.asarray(tables.codebook.reshape(-1)[indices])
-    return tables.codebook.reshape(-1)[indices + places * tables.levels]
+    return np.asarray(tables.codebook.reshape(-1)[indices + places * tables.levels])
 
 
 def bands(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:

@@ -56,9 +56,9 @@ class PackedWeight:
         Integers of 2 to 8 bits: per tensor, per channel on the axis of N, or in groups of 16, 32, 64 or 128 along K.
         Float8 and float4: per tensor, per channel on the axis of N, or in groups of any size along K. An MXArray with
         ``axis=1``, since its blocks lie along the last axis. A CodebookArray of one table of levels, or of one for each
-        channel on the axis of N, with scales as those of floats, on either axis; it is a weight of floats. An OffsetArray
-        in groups of 16, 32, 64 or 128 along K, on either axis. A code is
-        stored in as many bits as its type has, but one of 3 bits in 4, and one of 5, 6 or 7 bits in 8.
+        channel on the axis of N, with scales as those of floats, on either axis; it is a weight of floats. An
+        OffsetArray in groups of 16, 32, 64 or 128 along K, on either axis. A code is stored in as many bits as its type
+        has, but one of 3 bits in 4, and one of 5, 6 or 7 bits in 8.
     bias : array_like of floats, shape (N,), optional
         Added in float32, or in units of the sums before they become codes.
     axis : int, default 0
@@ -129,9 +129,9 @@ class PackedWeight:
 
     Notes
     -----
-    With offsets ``y = clip(y_G + sum over groups of (float32(sum of (qx - Zx)) * Sx) * O + bias)``, one float32 operation
-    after the other, where O is the level of the middle code, ``offset + scale * 2**(b - 1)`` of b unsigned bits, rounded
-    once.
+    With offsets ``y = clip(sum over groups of float32(acc) * (Sx * Sw) + sum over groups of (float32(sum of (qx - Zx))
+    * Sx) * O + bias)``, one float32 operation after the other, where O is the level of the middle code:
+    ``offset + scale * 2**(b - 1)`` of b unsigned bits, rounded once, the offset of signed ones.
 
     x is converted to float32 and quantized as ``quantize(x, granularity=x_granularity)`` does, half to even. NaN
     becomes 0 and is left out of the range. Every float32 operation is rounded once, and none is fused but the fma of a

@@ -198,8 +198,8 @@ def dequantize(q: "Coded", *, dtype: DTypeLike = "float32", out: Array | None = 
     Returns
     -------
     ndarray
-        One float32 multiplication, rounded half to even; then the offset of an OffsetArray is added and rounded. Another
-        dtype is converted from that value.
+        One float32 multiplication, rounded half to even; then the offset of an OffsetArray is added and rounded.
+        Another dtype is converted from that value.
 
     Raises
     ------

@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 
 from .._tables import Table
 from .._typing import Array
-from ..arrays.mx import MXArray
+from ..arrays.base import CodedArray
 from ..arrays.packed import PackedWeight
-from ..arrays.quantized import QuantizedArray
 from ..dtypes import CODE_TYPES
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec
@@ -85,7 +84,7 @@ def open_reader(path: str) -> Reader:
         raise UsageError(str(error).removeprefix("load: ")) from error
 
 
-def read_array(reader: Reader, name: str) -> Array | QuantizedArray | MXArray:
+def read_array(reader: Reader, name: str) -> Array | CodedArray:
     """Return an array of a file; of a PackedWeight its weight, of moments their scatter."""
     value = reader.read(name)
     if isinstance(value, MomentsObserver):

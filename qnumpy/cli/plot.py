@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import plot
 from .._typing import Array
-from ..arrays.mx import MXArray
+from ..arrays.base import CodedArray
 from ..arrays.quantized import QuantizedArray
 from ..dtypes import real_type
 from ..files.atomic import replacing
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     return complain(args, f"the font lacks characters of {args.tensor!r}; they are boxes.", FINE) if lacking else FINE
 
 
-def _draw(args: argparse.Namespace, stored: Array | QuantizedArray | MXArray, ax: Any) -> None:
-    if not isinstance(stored, QuantizedArray | MXArray) and real_type(stored.dtype) is None:
+def _draw(args: argparse.Namespace, stored: Array | CodedArray, ax: Any) -> None:
+    if not isinstance(stored, CodedArray) and real_type(stored.dtype) is None:
         raise UsageError(f"TENSOR must be floating; got {args.tensor!r} of {stored.dtype}.")
-    x = stored.dequantize() if isinstance(stored, QuantizedArray | MXArray) else stored
+    x = stored.dequantize() if isinstance(stored, CodedArray) else stored
     scheme: dict[str, Any] = {"dtype": args.dtype, "symmetric": args.symmetric}
     if args.kind == "histogram":
         observer = HistogramObserver(**scheme).observe(x)

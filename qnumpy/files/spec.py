@@ -316,8 +316,8 @@ class TensorSpec:
             return MXArray(stored.view(self.dtype), scales, mx.name, tensor_scale)
         assert code is not None
         if self.levels:
-            scales = None if self.scale_granularity is None else read(f"{name}.scale")
-            tables = Tables(read(f"{name}.codebook"), self.granularity, scales, self.scale_granularity)
+            own = None if self.scale_granularity is None else read(f"{name}.scale")
+            tables = Tables(read(f"{name}.codebook"), self.granularity, own, self.scale_granularity)
             return CodebookArray._of_rows(stored, self.shape, tables)
         scale = read(f"{name}.scale")
         if self.offset:

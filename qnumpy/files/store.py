@@ -484,8 +484,8 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
         Ends in .npz, .safetensors or .json; an existing file is replaced. A folder gets a model.safetensors; one whose
         name ends in "/" is made.
     arrays : mapping of str to arrays of codes, PackedWeight, MomentsObserver or array_like
-        Arrays of codes are QuantizedArray, MXArray, CodebookArray and OffsetArray. For a .json file a mapping of str to QParams: a calibration, or any other. Of a calibration other files get its
-        MomentsObservers.
+        Arrays of codes are QuantizedArray, MXArray, CodebookArray and OffsetArray. For a .json file a mapping of str to
+        QParams: a calibration, or any other. Of a calibration other files get its MomentsObservers.
     max_shard_bytes : int, optional
         Cut a larger .safetensors file into shards of at most so many bytes, ``model-00001-of-00003.safetensors``, with
         the index ``model.safetensors.index.json``. An array is never cut. All files appear together, the index last.
@@ -549,7 +549,7 @@ def save(path: Path, arrays: Mapping[str, Value | QParams | ArrayLike], *, max_s
     for name, value in _moments_of(arrays).items():
         _check_value(f"arrays[{name!r}]", value)
         if isinstance(value, (CodedArray, PackedWeight, MomentsObserver)):
-            values[name] = value
+            values[name] = value  # type: ignore[assignment]  # every class of codes is one of Value
         else:
             values[name] = np.asarray(array("save", f"arrays[{name!r}]", value))
     specs = {name: TensorSpec.of(value) for name, value in values.items()}

@@ -44,9 +44,9 @@ class LevelTables(NamedTuple):
         """Return one table for each row, without scales."""
         return cls(levels, np.ones((len(levels), min(columns, 1)), np.float32), max(columns, 1))
 
-    def _of(self, w: Float32Array) -> tuple[object, ...]:
-        levels = self.levels
-        return (w, *w.shape, self.group_size, levels, levels.shape[-1], int(levels.ndim == 1))
+    def _of(self, w: Float32Array) -> tuple[Float32Array, int, int, int, Float32Array, int, int]:
+        (rows, columns), levels = w.shape, self.levels
+        return w, rows, columns, self.group_size, levels, levels.shape[-1], int(levels.ndim == 1)
 
     def nearest(self, w: Float32Array) -> Int16Array:
         """Return the codes of the levels nearest to ``w / scale``; of two the lower one."""
@@ -92,7 +92,7 @@ def cluster_rows(w: Float32Array, importance: Float32Array | None, count: int) -
     4,096 runs of their sorted weights. A row of fewer different weights repeats its last level.
     """
     levels = np.empty((len(w), count), np.float32)
-    _core.cluster_rows(w, importance, *w.shape, count, levels)
+    _core.cluster_rows(w, importance, len(w), w.shape[1], count, levels)
     return levels
 
 
@@ -104,7 +104,7 @@ def refit_levels(
     The codes name the same weights; the order of the levels may have changed.
     """
     codes, levels = codes.copy(), levels.copy()
-    _core.refit_levels(w, h, *w.shape, levels.shape[-1], levels, codes)
+    _core.refit_levels(w, h, len(w), w.shape[1], levels.shape[-1], levels, codes)
     return codes, levels
 
 

@@ -49,7 +49,7 @@ def nearest(w: Float32Array, levels: Float32Array, scale: Float32Array, group_si
     t = w / _each(scale, w, group_size).astype(float)
     tables = np.broadcast_to(levels, (len(w), levels.shape[-1])).astype(float)
     middles = 0.5 * (tables[:, :-1] + tables[:, 1:])
-    return (t[:, :, None] > middles[:, None]).sum(-1).astype(np.int16)
+    return np.asarray((t[:, :, None] > middles[:, None]).sum(-1), np.int16)
 
 
 def searched(w: Float32Array, levels: Float32Array, importance: Float32Array | None, group_size: int) -> Float32Array:

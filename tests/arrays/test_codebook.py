@@ -42,13 +42,15 @@ def test_reals_follow_indices_and_shapes(levels, granularity, scales, tmp_path):
     out = np.empty(SHAPE, np.float16)
     assert q.dequantize("float16", out) is out
     assert_same_bits(out, x.astype(np.float16))
-    assert q.T.T == q or qn.PerRow() in (granularity, scales)  # whose parameters become those of groups
-    assert q.copy() == pickle.loads(pickle.dumps(q)) == q
+    assert q == q.T.T or qn.PerRow() in (granularity, scales)  # whose parameters become those of groups
+    assert q.copy() == q
+    assert pickle.loads(pickle.dumps(q)) == q
     assert pickle.loads(pickle.dumps(q.T)) == q.T
     for suffix in ("npz", "safetensors"):
         qn.save(tmp_path / f"q.{suffix}", {"q": q, "t": q.T})
         back = qn.load(tmp_path / f"q.{suffix}")
-        assert back["q"] == q and back["t"] == q.T
+        assert back["q"] == q
+        assert back["t"] == q.T
 
 
 @pytest.mark.parametrize(("granularity", "shape"), [(qn.PerTensor(), (70, 6)), (qn.PerChannel(0), (2, 3, 70)),

@@ -484,7 +484,8 @@ X = np.ones((2, 4), F32)
     ("call", "error", "message"),
     [
         (lambda: qn.PackedWeight(np.ones((4, 3))), TypeError,
-         "PackedWeight: w must be a QuantizedArray, MXArray, CodebookArray or OffsetArray; got an array of float64 with shape (4, 3)."),
+         "PackedWeight: w must be a QuantizedArray, MXArray, CodebookArray or OffsetArray; got an array of float64 "
+         "with shape (4, 3)."),
         (lambda: qn.PackedWeight(qn.quantize(np.ones(4))), ValueError, "PackedWeight: w must be 2-D; got shape (4,)."),
         (lambda: qn.PackedWeight(W8, axis=2), ValueError, "PackedWeight: axis must be in [-2, 1]; got 2."),
         (lambda: qn.PackedWeight(qn.quantize(X, granularity=qn.PerChannel(0))), ValueError,

@@ -60,7 +60,7 @@ def elements(x: F32, params: qn.QParams, codes: NDArray[np.int8], acc: NDArray[n
 
 def products(x: F32, codes: NDArray[np.int8], w: qn.PackedWeight) -> None:
     assert_type(x @ w, F32 | qn.QuantizedArray)  # codes where the weight was packed with out_qparams
-    assert_type(w.unpack(), qn.QuantizedArray | qn.MXArray)
+    assert_type(w.unpack(), qn.QuantizedArray | qn.MXArray | qn.CodebookArray | qn.OffsetArray)
     assert_type(qn.matmul_integer(codes, codes), NDArray[np.int32])
     assert_type(qn.conv2d_integer(codes, codes, padding=1), NDArray[np.int32])
 
@@ -82,7 +82,14 @@ def reports_and_files(x: F32, q: qn.QuantizedArray) -> None:
     assert_type(qn.save("w.safetensors", {"w": q}), None)
     assert_type(
         qn.load("w.safetensors")["w"],
-        Array | qn.QuantizedArray | qn.MXArray | qn.PackedWeight | qn.MomentsObserver | qn.QParams,
+        Array
+        | qn.QuantizedArray
+        | qn.MXArray
+        | qn.CodebookArray
+        | qn.OffsetArray
+        | qn.PackedWeight
+        | qn.MomentsObserver
+        | qn.QParams,
     )
     assert_type(qn.isa(), str)
 

@@ -17,7 +17,8 @@ def error(q):
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_error_is_below_that_of_the_range(bits):
     q = qn.weights.offsets(W, bits=bits)
-    assert q.shape == W.shape and q.scale.shape == q.offset.shape == (6, 4)
+    assert q.shape == W.shape
+    assert q.scale.shape == q.offset.shape == (6, 4)
     assert int(q.codes.astype(int).max()) <= 2**bits - 1
     total = 0.0
     for first in range(0, 100, 32):
@@ -55,6 +56,6 @@ def test_shapes(shape):
     ({"w": np.full((2, 2), np.inf, F32)}, "offsets: w must be finite; got inf."),
 ])  # fmt: skip
 def test_wrong_arguments(options, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="must be") as caught:
         qn.weights.offsets(**{"w": W, **options})
     assert str(caught.value) == message
