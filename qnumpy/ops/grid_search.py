@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from .. import _core
-from .._typing import DTypeOf, Float32Array, Int32Array, NDArray, ScalarT
+from .._typing import Float32Array, Int32Array
 from ..dtypes import CodeType
 
 __all__ = ["Levels", "Scheme", "assumed_importance", "hqq_grid", "hqq_offsets", "search_grid", "search_offsets"]
@@ -64,13 +64,16 @@ def search_offsets(
 def assumed_importance(w: Float32Array) -> Float32Array:
     """Return the importance (K,) of the inputs as if each contributed alike: the reciprocal of its mean square weight.
 
-    For where no data tell it: inputs that a trained layer gives small weights are large. The largest one is 1; an input
-    whose weights are zeros, or not finite, gets 0.
+    For where no data tell it: inputs that a trained layer gives small weights are often large, behind normalizations
+    above all. A guess: docs/tuning.md has what it brought. The largest one is 1; an input whose weights are zeros, or
+    not finite, gets 0.
     """
     square = np.einsum("nk,nk->k", w, w, dtype=np.float64) if w.size else np.zeros(w.shape[1])
     usable = (square > 0) & (square < np.inf)
     least = square.min(where=usable, initial=np.inf)
-    return np.divide(least, square, out=np.zeros_like(square), where=usable).astype(np.float32)
+    importance = np.zeros(w.shape[1], np.float32)
+    importance[usable] = least / square[usable]
+    return importance
 
 
 def hqq_grid(w: Float32Array, group_size: int, levels: Levels) -> tuple[Float32Array, Int32Array]:
@@ -93,18 +96,16 @@ def hqq_offsets(w: Float32Array, group_size: int, qmin: int, qmax: int) -> tuple
 def _grid(
     w: Float32Array, importance: Float32Array | None, group_size: int, levels: Levels, half_quadratic: bool
 ) -> tuple[Float32Array, Int32Array]:
-    scale, zero = _empty(w, group_size, np.float32), _empty(w, group_size, np.int32)
-    _core.search_grids(w, importance, half_quadratic, *w.shape, group_size, *levels, scale, zero)
+    rows, columns = w.shape
+    scale, zero = (np.empty((rows, -(-columns // group_size)), dtype) for dtype in (np.float32, np.int32))
+    _core.search_grids(w, importance, half_quadratic, rows, columns, group_size, *levels, scale, zero)
     return scale, zero
 
 
 def _line(
     w: Float32Array, importance: Float32Array | None, group_size: int, qmin: int, qmax: int, half_quadratic: bool
 ) -> tuple[Float32Array, Float32Array]:
-    scale, offset = _empty(w, group_size, np.float32), _empty(w, group_size, np.float32)
-    _core.search_offsets(w, importance, half_quadratic, *w.shape, group_size, qmin, qmax, scale, offset)
+    rows, columns = w.shape
+    scale, offset = np.empty((2, rows, -(-columns // group_size)), np.float32)
+    _core.search_offsets(w, importance, half_quadratic, rows, columns, group_size, qmin, qmax, scale, offset)
     return scale, offset
-
-
-def _empty(w: Float32Array, group_size: int, dtype: DTypeOf[ScalarT]) -> NDArray[ScalarT]:
-    return np.empty((w.shape[0], -(-w.shape[1] // group_size)), dtype)

@@ -156,6 +156,16 @@ def test_never_above_the_range_from_minimum_to_maximum(levels, n):
             assert (got <= error(w, importance, *min_max(w, levels), levels) * (1 + 1e-6) + 1e-12).all()
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_full_range_is_never_above_that_of_the_largest_magnitude(bits):
+    """Which has the longer side, and may clip the other end."""
+    rng, reach = np.random.default_rng(bits), 2 ** (bits - 1)
+    w, levels = weights(rng, 300, 6), Levels(-reach, reach - 1, -1, 0)
+    largest, zero = np.abs(w).max(1), np.where(-w.min(1) >= w.max(1), 0, -1).astype(np.int32)
+    base = error(w, np.ones_like(w), largest / np.float32(reach), zero, levels)
+    assert (error(w, np.ones_like(w), *search(w, None, levels), levels) <= base * (1 + 1e-6) + 1e-12).all()
+
+
 @pytest.mark.parametrize("n", [2, 5, 32, 384])
 def test_offsets_are_never_above_the_range_from_minimum_to_maximum(n):
     rng = np.random.default_rng(n)

@@ -211,6 +211,13 @@ static void min_max_grid(const samples *s, const qn_levels *l, double *scale, in
     *scale = (double)qn_scale_rounded(fmax(up, down));
 }
 
+/* Of a few zero points: the grid whose codes reach the end of largest magnitude alone, on its longer side. */
+static void offer_longer_side(trial *t, const samples *s, const qn_levels *l) {
+    const bool below = -s->low >= s->high;
+    const int32_t zero = below ? l->zero_high : l->zero_low, steps = below ? zero - l->qmin : l->qmax - zero;
+    if (l->zero_low < l->zero_high && steps > 0) offer_grid(t, l, fmax(-s->low, s->high) / steps, zero);
+}
+
 /* Replaces a grid by the one whose codes, with the best scale for them, have the least error, and that scale: for the
  * codes of a grid it is dot / energy, with an error of sum h w^2 - dot^2 / energy. */
 static void fit_grid(const samples *s, trial *t, double *scale, int32_t *zero) {
@@ -238,6 +245,7 @@ void qn_grid_search(const float *w, const float *importance, int64_t n, const qn
     t.count = kept.count = 0;
     offer_grid(&kept, l, step, center);
     if (l->zero_high - l->zero_low < FEW) {
+        offer_longer_side(&kept, &s, l);
         for (int32_t z = l->zero_low; z <= l->zero_high; z++)
             for (int i = 0; i < SCALES; i++) offer_grid(&t, l, step * part(i, SCALES), z);
     } else {
