@@ -14,7 +14,7 @@ from .._typing import Array, Float32Array, Float64Array, Int32Array, Int64Array
 from ..dtypes import CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow
-from .gptq import descend, inverse_factor, objective, refit, round_columns
+from .gptq import column_order, descend, inverse_factor, objective, refit, round_columns, round_groups
 from .grid_search import Levels, search_grid
 from .moments import SecondMoment
 
@@ -45,44 +45,82 @@ def round_weight(
     sweeps: int = _SWEEPS,
     refits: int = _REFITS,
     target: Float32Array | None = None,
+    second_start: bool = True,
 ) -> Rounded:
     """Round a weight (N, K) so that ``(q - w) h (q - w)^T`` of each row is small.
 
     ``h`` (K, K) is the second moment of the inputs; `damping` times the mean of its diagonal is added to the diagonal,
     more if the sum is not positive definite. The grids are searched first, weighted by the diagonal. Then GPTQ takes
     the columns in descending order of the diagonal; a row whose codes are no better than the nearest ones keeps these.
-    Coordinate descent follows, until no change of one code lowers the objective; then scales of least squares and
-    descent again, `refits` times. The objective never rises. With `target` the codes approximate it in place of w, and
-    `before` is that of the codes nearest to w.
+    Coordinate descent follows, until no change of one code lowers the objective. A second start has GPTQ search each
+    grid when it meets the group, and a row takes it where descent ends lower. Then scales of least squares and descent
+    again, `refits` times. The objective never rises. With `target` the codes approximate it in place of w, and `before`
+    is that of the codes nearest to w.
     """
-    wanted = w if target is None else target
-    spread, factor, order, size = damped(h, damping)
+    ordered, factor, order, size = damped(h, damping)
     alone = group_size >= w.shape[1]
     if alone:  # no group holds columns together: in this order, a permutation of the inputs permutes the codes
-        w, wanted = np.ascontiguousarray(w[:, order]), np.ascontiguousarray(wanted[:, order])
-        places, order = order, np.arange(len(order))
+        w = np.ascontiguousarray(w[:, order])
+        target = None if target is None else np.ascontiguousarray(target[:, order])
+        spread, places, order = ordered, order, np.arange(len(order))
     else:
         back = np.argsort(order)
-        spread = spread[np.ix_(back, back)]
+        spread = ordered[np.ix_(back, back)]
+    del ordered
+    problem = _Problem(w if target is None else target, spread, group_size, levels, sweeps)
     importance = spread.diagonal().astype(np.float32)
-    scale, zero = search_grid(wanted, importance, group_size, levels)
-    codes = _nearest(w, scale, zero, group_size, levels)
-    before = best = objective(wanted, spread, codes, scale, zero, group_size)
+    scale, zero = search_grid(problem.w, importance, group_size, levels)
+    start = _State(_nearest(w, scale, zero, group_size, levels), scale, zero)
+    before = problem.objective(start)
     if target is not None:
-        codes = _nearest(wanted, scale, zero, group_size, levels)
-        best = objective(wanted, spread, codes, scale, zero, group_size)
-    loop = round_columns(wanted, factor, order, scale, zero, group_size, levels)
-    better = objective(wanted, spread, loop, scale, zero, group_size) < best
-    codes = np.where(better[:, None], loop, codes)
-    codes = descend(wanted, spread, codes, scale, zero, group_size, levels, sweeps)
+        start = start._replace(codes=_nearest(target, scale, zero, group_size, levels))
+    loop = start._replace(codes=round_columns(problem.w, factor, order, scale, zero, group_size, levels))
+    state = problem.descended(problem.better(loop, start))
+    if second_start and not alone:
+        together = column_order(spread.diagonal(), group_size)
+        regrouped = inverse_factor(spread[np.ix_(together, together)])
+        if regrouped is not None:
+            loop = _State(*round_groups(problem.w, regrouped, together, importance, group_size, levels))
+            state = problem.better(problem.descended(loop), state)
     for _ in range(refits):
-        scale = refit(wanted, spread, codes, scale, zero, group_size)
-        codes = descend(wanted, spread, codes, scale, zero, group_size, levels, sweeps)
-    after = objective(wanted, spread, codes, scale, zero, group_size)
+        state = problem.descended(problem.refitted(state))
+    after = problem.objective(state)
     if alone:
-        sorted_codes, codes = codes, np.empty_like(codes)
-        codes[:, places] = sorted_codes
-    return Rounded(codes, scale, zero, before * size, after * size)
+        codes = np.empty_like(state.codes)
+        codes[:, places] = state.codes
+        state = state._replace(codes=codes)
+    return Rounded(*state, before * size, after * size)
+
+
+class _State(NamedTuple):
+    codes: Array
+    scale: Float32Array
+    zero: Int32Array
+
+
+class _Problem(NamedTuple):
+    """What the codes approximate, the second moment with damping, and the grids."""
+
+    w: Float32Array
+    h: Float64Array
+    group_size: int
+    levels: Levels
+    sweeps: int
+
+    def objective(self, state: _State) -> Float64Array:
+        return objective(self.w, self.h, *state, self.group_size)
+
+    def better(self, one: _State, other: _State) -> _State:
+        """Return the state of each row whose objective is lower, of equal ones the other."""
+        lower = (self.objective(one) < self.objective(other))[:, None]
+        return _State(*(np.where(lower, mine, yours) for mine, yours in zip(one, other, strict=True)))
+
+    def descended(self, state: _State) -> _State:
+        codes = descend(self.w, self.h, *state, self.group_size, self.levels, self.sweeps)
+        return state._replace(codes=codes)
+
+    def refitted(self, state: _State) -> _State:
+        return state._replace(scale=refit(self.w, self.h, *state, self.group_size))
 
 
 def damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array, Int64Array, float]:

@@ -102,9 +102,10 @@ def gptq(
     -----
     The grid of every group is searched, weighted by the mean squares of the inputs. GPTQ rounds column by column, in
     descending order of the mean square; an output whose codes are no better than the nearest ones keeps these. Then
-    coordinate descent changes single codes until none lowers the objective, scales are fitted by least squares, and
-    both are repeated. w is rounded to float32 first. The same w and moments give the same bits on every ISA and thread
-    count.
+    coordinate descent changes single codes until none lowers the objective. In groups this starts a second time with
+    grids that are searched when GPTQ meets the group, and the better of both goes on. Scales are fitted by least
+    squares, descent follows, and both are repeated. w is rounded to float32 first. The same w and moments give the same
+    bits on every ISA and thread count.
 
     References
     ----------

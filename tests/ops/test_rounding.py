@@ -105,6 +105,18 @@ def test_small_cases_against_all_roundings(bits, inputs):
     assert (ratios < 1 + 1e-6).mean() > 0.7
 
 
+@pytest.mark.parametrize("bits", ["int4", "int2"])
+def test_a_second_start_ends_no_higher_in_groups(bits):
+    w, h, _ = layer(32, 96)
+    levels = Levels.of(INTEGER_TYPES[bits], "affine")
+    one, two = (round_weight(w, h, levels, 16, second_start=second, refits=0) for second in (False, True))
+    assert (two.after <= one.after).all()
+    assert two.after.sum() < 0.99 * one.after.sum()
+    np.testing.assert_array_equal(two.before, one.before)
+    alone = [round_weight(w, h, levels, 96, second_start=second).after for second in (False, True)]
+    np.testing.assert_array_equal(*alone)
+
+
 def test_permuting_the_inputs_permutes_the_codes():
     w, h, _ = layer()
     order = np.random.default_rng(1).permutation(40)
