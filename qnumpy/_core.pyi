@@ -179,6 +179,36 @@ def search_offsets(
     w: _Array, importance: _Array | None, half_quadratic: int, rows: int, columns: int, group: int, qmin: int,
     qmax: int, scale: _Array, offset: _Array, /,
 ) -> None: ...
+def cluster_rows(
+    w: _Array, importance: _Array | None, rows: int, columns: int, count: int, levels: _Array, /
+) -> None: ...
+def nearest_levels(
+    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, scale: _Array,
+    codes: _Array, /,
+) -> None: ...
+def search_level_scales(
+    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int,
+    importance: _Array | None, scale: _Array, /,
+) -> None: ...
+def round_to_levels(
+    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, factor: _Array,
+    order: _Array, scale: _Array, codes: _Array, /,
+) -> None: ...
+def descend_levels(
+    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, h: _Array,
+    codes: _Array, scale: _Array, sweeps: int, out: _Array, /,
+) -> None: ...
+def refit_level_scales(
+    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, h: _Array,
+    codes: _Array, scale: _Array, out: _Array, /,
+) -> None: ...
+def levels_objective(
+    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, h: _Array,
+    codes: _Array, scale: _Array, out: _Array, /,
+) -> None: ...
+def refit_levels(
+    w: _Array, h: _Array, rows: int, columns: int, count: int, levels: _Array, codes: _Array, /
+) -> None: ...
 def float_features() -> dict[str, bool]: ...
 def matmul_integer(
     a: _Array, a_type: int, b: _Array, b_type: int, a_zero: _Array | None, b_zero: _Array | None, out: _Array, /

@@ -29,6 +29,7 @@ from .products import (
     conv2d_integer,
     matmul_floats,
     matmul_integer,
+    matmul_offsets,
     qmatmul,
     saturated_matmul,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "histogram",
     "matmul_floats",
     "matmul_integer",
+    "matmul_offsets",
     "min_max",
     "pack",
     "qmatmul",

@@ -20,6 +20,7 @@ __all__ = [
     "conv2d_integer",
     "matmul_floats",
     "matmul_integer",
+    "matmul_offsets",
     "qmatmul",
     "saturated_matmul",
 ]
@@ -121,6 +122,28 @@ def qmatmul(a: Coded, b: Coded, *, bias: ArrayLike | None = None, out_qparams: Q
     codes = np.rint(sums * (unit / out_qparams.scale)) + integers(out_qparams.zero_point)
     narrowed: Array = np.clip(codes, out_qparams.qmin, out_qparams.qmax).astype(out_qparams.code.dtype)
     return narrowed
+
+
+def matmul_offsets(a: Coded, b: Coded, offsets: Float32Array, bias: ArrayLike = 0) -> Float32Array:
+    """Multiply codes by a weight in groups whose levels have an offset, (groups, N), beside those of their QParams.
+
+    Examples
+    --------
+    >>> from qnumpy import PerGroup, quantize
+    >>> a, b = quantize([[1.0, 2.0]]), quantize([[0.5], [0.25]], granularity=PerGroup(2, 0))
+    >>> matmul_offsets(a, b, np.float32([[1]])).round(2)
+    array([[4.02]], dtype=float32)
+    """
+    y, size = qmatmul(a, b), b.qparams.granularity.group_size or 1
+    left, granularity = integers(a.codes), a.qparams.granularity
+    for g, offset in enumerate(offsets):
+        scale, zero = (
+            values if values.ndim == 0 else values[:, [g]] if granularity.group_size else values[:, None]
+            for values in (a.qparams.scale, integers(a.qparams.zero_point))
+        )
+        sums = (left[:, g * size : (g + 1) * size] - zero).sum(axis=1, keepdims=True)
+        y = y + (sums.astype(np.float32) * scale) * offset
+    return np.asarray(y + np.asarray(bias, np.float32))
 
 
 def conv2d_integer(

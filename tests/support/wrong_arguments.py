@@ -95,7 +95,7 @@ CALLS = {
         "codes": np.zeros((2, 3), np.uint8), "codebook": [0.0, 1.0], "granularity": None, "scale": 0.5,
         "scale_granularity": None,
     },
-    "OffsetArray": {"codes": BYTES, "scale": 0.5, "offset": 1.0, "granularity": qn.PerTensor()},
+    "OffsetArray": {"codes": BYTES, "scale": 0.5, "offset": 1.0, "granularity": qn.PerTensor(), "dtype": None},
     "weights.codebook": {
         "w": X, "method": "nf4", "bits": 4, "granularity": None, "moments": None, "scale": "search", "centered": False,
         "damping": 0.1,
