@@ -107,36 +107,6 @@ def matmul_grouped_codes(
 def float_weight_room(
     k: int, n: int, group: int, element: int, scale: int, tensor_scale: float, plain: bool, levels: int, shared: bool, /
 ) -> _Array: ...
-def cluster_rows(
-    w: _Array, importance: _Array | None, rows: int, columns: int, count: int, levels: _Array, /,
-) -> None: ...
-def nearest_levels(
-    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, scale: _Array,
-    codes: _Array, /,
-) -> None: ...
-def search_level_scales(
-    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int,
-    importance: _Array | None, scale: _Array, /,
-) -> None: ...
-def round_to_levels(
-    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, factor: _Array,
-    order: _Array, scale: _Array, codes: _Array, /,
-) -> None: ...
-def descend_levels(
-    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, h: _Array,
-    codes: _Array, scale: _Array, sweeps: int, out: _Array, /,
-) -> None: ...
-def refit_level_scales(
-    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, h: _Array,
-    codes: _Array, scale: _Array, out: _Array, /,
-) -> None: ...
-def levels_objective(
-    w: _Array, rows: int, columns: int, group: int, levels: _Array, count: int, shared: int, h: _Array,
-    codes: _Array, scale: _Array, out: _Array, /,
-) -> None: ...
-def refit_levels(
-    w: _Array, h: _Array, rows: int, columns: int, count: int, levels: _Array, codes: _Array, /,
-) -> None: ...
 def float_weight_pack(
     codes: _Array, scales: _Array, tables: _Array | None, packed: _Array, k: int, n: int, group: int, element: int,
     scale: int, tensor_scale: float, plain: bool, levels: int, shared: bool, /,

@@ -179,7 +179,7 @@ class GGUFArray:
         code = narrowest(kind.bits, signed=True)
         qmin = -(1 << (kind.bits - 1))
         zero_point = -negative.astype(np.int32).reshape(at)
-        params = QParams(scale.reshape(at), zero_point, code.dtype, PerGroup(kind.group), qmin, -1 - qmin)
+        params = QParams(scale.reshape(at), zero_point, code.key, PerGroup(kind.group), qmin, -1 - qmin)
         return QuantizedArray(groups.reshape(shape).astype(code.dtype), params)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:

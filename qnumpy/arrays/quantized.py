@@ -171,7 +171,7 @@ def rounded(
     if not np.isfinite(source).all():
         raise ValueError(_check.must(owner, name, "finite", "NaN or infinities"))
     if not source.size:
-        return quantize(source, dtype=plan.code.dtype, granularity=plan.granularity), None
+        return quantize(source, dtype=plan.code.name, granularity=plan.granularity), None
     w = matrix_of(owner, source, plan.rows, name)
     h = plan.moments.covariance(centered=centered)
     result = round_weight(w, h, plan.levels, plan.rows.group_size, damping=damping)

@@ -14,6 +14,7 @@ from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray
 from ..arrays.offset import OffsetArray
 from ..arrays.packed import PackedWeight
+from ..arrays.quantized import QuantizedArray
 from ..dtypes import CODE_TYPES
 from ..errors import FileFormatError
 from ..files.spec import TensorSpec

@@ -144,7 +144,7 @@ def _weight(
     offset = 1 << (bits - 1) if signed else 0
     shape = spec.granularity.params_shape(spec.shape)
     params = QParams(
-        scale.reshape(shape), (zero - offset).astype(np.int32).reshape(shape), code.dtype, spec.granularity,
+        scale.reshape(shape), (zero - offset).astype(np.int32).reshape(shape), code.key, spec.granularity,
         spec.qmin, spec.qmax,
     )  # fmt: skip
     return QuantizedArray((codes.astype(np.int16) - np.int16(offset)).astype(code.dtype), params)

@@ -81,7 +81,7 @@ class Hadamard:
     _arguments: tuple[int, int, Float32Array]
 
     def __init__(self, size: int, seed: int | None = 0) -> None:
-        self._set("hadamard", size, seed)
+        self._set(type(self).__name__, size, seed)
 
     def _set(self, owner: str, size: Any, seed: Any) -> None:
         size = _check.integer(owner, "size", size)

@@ -14,6 +14,7 @@ from .._typing import Array, Float32Array, Float64Array, Int32Array, Int64Array
 from ..dtypes import CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow
+from ..qparams import grid_of_range
 from .gptq import column_order, descend, inverse_factor, objective, refit, round_columns, round_groups
 from .grid_search import Levels, search_grid
 from .moments import SecondMoment
@@ -74,8 +75,10 @@ def round_weight(
     before = problem.objective(start)
     if target is not None:
         start = start._replace(codes=_nearest(target, scale, zero, group_size, levels))
+    covering = _range_grid(problem.w, group_size, levels)
+    covered = _State(_nearest(problem.w, *covering, group_size, levels), *covering)
     loop = start._replace(codes=round_columns(problem.w, factor, order, scale, zero, group_size, levels))
-    state = problem.descended(problem.better(loop, start))
+    state = problem.descended(problem.better(covered, problem.better(loop, start)))
     if second_start and not alone:
         together = column_order(spread.diagonal(), group_size)
         regrouped = inverse_factor(spread[np.ix_(together, together)])
@@ -139,6 +142,19 @@ def damped(h: Float64Array, damping: float) -> tuple[Float64Array, Float64Array,
         if factor is not None:
             return ordered, factor, order, size
         damping = max(10 * damping, _LEAST_DAMPING)
+
+
+def _range_grid(w: Float32Array, group_size: int, levels: Levels) -> tuple[Float32Array, Int32Array]:
+    """Return the scales and the zero points that cover the range of every group, from minimum to maximum."""
+    starts = np.arange(0, w.shape[1], group_size)
+    low = np.minimum(np.minimum.reduceat(w, starts, axis=1), 0).astype(np.float64)
+    high = np.maximum(np.maximum.reduceat(w, starts, axis=1), 0).astype(np.float64)
+    qmin, qmax, zero_low, zero_high = levels
+    if zero_high - zero_low != 1:
+        return grid_of_range(low, high, qmin, qmax, zero_low == zero_high)
+    extent = np.maximum(-low, high)  # the full range: the largest magnitude gets the code furthest from the zero point
+    scale, _ = grid_of_range(-extent, extent, 0, qmax - qmin + 1, True)
+    return scale, np.where(high > -low, zero_low, zero_high).astype(np.int32)
 
 
 def _nearest(w: Float32Array, scale: Float32Array, zero: Int32Array, group_size: int, levels: Levels) -> Array:

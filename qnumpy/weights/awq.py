@@ -166,7 +166,7 @@ def _error(w: Array, h: Float64Array, scale: Float64Array, plan: Plan, method: G
         return np.inf
     rows, symmetric = plan.rows, _SYMMETRIC[plan.scheme]
     array = rows.array(scaled)
-    q = quantize(array, dtype=plan.code.dtype, granularity=plan.granularity, symmetric=symmetric, method=method)
+    q = quantize(array, dtype=plan.code.name, granularity=plan.granularity, symmetric=symmetric, method=method)
     codes = np.ascontiguousarray(rows.matrix(q.codes), np.int16)
     grid, zero = (np.ascontiguousarray(rows.parameters(p)) for p in (q.qparams.scale, q.qparams.zero_point))
     errors = objective(scaled, h / scale / scale[:, None], codes, grid, zero, rows.group_size)

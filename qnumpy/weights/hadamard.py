@@ -50,7 +50,9 @@ def hadamard(size: int, *, seed: int | None = 0) -> Hadamard:
     >>> plain = PackedWeight(quantize(w, granularity=PerChannel(1)))
     >>> turned = PackedWeight(quantize(h.rotate(w), granularity=PerChannel(1)), hadamard=h)
     >>> errors = [np.square(x @ packed - x @ w).mean() for packed in (plain, turned)]
-    >>> round(float(errors[0] / errors[1]), 1)
-    4.1
+    >>> bool(errors[1] < errors[0] / 3)
+    True
     """
-    return Hadamard(size, seed)
+    result = Hadamard.__new__(Hadamard)
+    result._set("hadamard", size, seed)
+    return result

@@ -190,11 +190,11 @@ SIGNS = "++++-++++-++---+---+++++++++++--"
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: Hadamard(1.5), TypeError, "hadamard: size must be an integer; got 1.5."),
-        (lambda: Hadamard(7), ValueError, "hadamard: size must be even, in [2, 2**31); got 7."),
-        (lambda: Hadamard(0), ValueError, "hadamard: size must be even, in [2, 2**31); got 0."),
-        (lambda: Hadamard(8, "a"), TypeError, "hadamard: seed must be an integer; got 'a'."),
-        (lambda: Hadamard(8, -1), ValueError, "hadamard: seed must be in [0, 2**64), or None; got -1."),
+        (lambda: Hadamard(1.5), TypeError, "Hadamard: size must be an integer; got 1.5."),
+        (lambda: Hadamard(7), ValueError, "Hadamard: size must be even, in [2, 2**31); got 7."),
+        (lambda: Hadamard(0), ValueError, "Hadamard: size must be even, in [2, 2**31); got 0."),
+        (lambda: Hadamard(8, "a"), TypeError, "Hadamard: seed must be an integer; got 'a'."),
+        (lambda: Hadamard(8, -1), ValueError, "Hadamard: seed must be in [0, 2**64), or None; got -1."),
         (lambda: Hadamard(8).apply(np.ones((8, 3))), ValueError,
          "Hadamard.apply: x must be of shape (..., 8); got shape (8, 3)."),
         (lambda: Hadamard(8).apply(1.0), ValueError, "Hadamard.apply: x must be of shape (..., 8); got shape ()."),
