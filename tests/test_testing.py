@@ -22,6 +22,7 @@ RESULTS = [name for name in twin.__all__ if inspect.isclass(getattr(twin, name))
 # Twins without an original.
 ALONE = {
     "matmul_floats": "a method of PackedFloat, which holds the weight",
+    "matmul_offsets": "a method of PackedGroups, which holds the weight",
     "spread": "how parameters reach the elements; kernels read them through a grid",
     "histogram": "Sketch.of reads an array once for everything that a sketch holds",
     "entropy_bin": "a step of the search by entropy, inside the kernel",
@@ -103,7 +104,7 @@ def test_every_twin_is_used(name):
 
 def test_twins_import_the_vocabulary_alone():
     """The layers in pyproject.toml say what testing may not import; this says what it does."""
-    twins = {"_common", "elements", "floats", "products", "statistics"}
+    twins = {"_common", "elements", "floats", "grid_search", "products", "statistics"}
     allowed = {"_typing", "dtypes", "granularity", "qparams"}
     more = {"__init__": twins | {"assertions"}, "assertions": {"_check", "_common"}}
     for path in Path(twin.__file__).parent.glob("*.py"):

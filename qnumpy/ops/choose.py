@@ -198,7 +198,7 @@ class Plan(NamedTuple):
         """Return scales and zero points (N, G) as the parameters of the weight."""
         levels = self.levels
         scale, zero = self.rows.params(scale), self.rows.params(zero)
-        return QParams(scale, zero, self.code.dtype, self.granularity, levels.qmin, levels.qmax)
+        return QParams(scale, zero, self.code.name, self.granularity, levels.qmin, levels.qmax)
 
 
 def _scheme_of(owner: str, code: CodeType, symmetric: Any) -> Scheme:
@@ -221,7 +221,7 @@ def _full_range(owner: str, low: Array, high: Array, code: CodeType, granularity
     scale, _ = grid_of_range(-extent, extent, 0, code.levels, True, owner)  # extent over half the levels
     middle = code.symmetric_zero_point
     zero = np.where(high > -low, middle - 1, middle).astype(np.int32)
-    return QParams(scale, zero, code.dtype, granularity, code.qmin, code.qmax)
+    return QParams(scale, zero, code.name, granularity, code.qmin, code.qmax)
 
 
 def finite_extremes(owner: str, low: Array, high: Array, nan: Array, infinite: Array) -> tuple[Array, Array]:
