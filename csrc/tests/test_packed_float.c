@@ -44,6 +44,7 @@ static void fill_tables(const qn_float_weight *w, int64_t panels, uint8_t *p) {
             float level = (float)random_int(-1000, 1000) / 256;
             memcpy(p + w->tables + 4 * i, &level, 4);
         }
+        if (w->shared && panel) memcpy(p + w->tables, p - w->width + w->tables, (size_t)(w->width - w->tables));
     }
 }
 
@@ -116,8 +117,8 @@ void test_packed_float(const char *row_name, const qn_table *row) {
     for (int64_t rows = 1; rows < 28; rows++)
         for (int kind = 0; kind < 4; kind++) {
             const int bits = kind / 2 ? 8 : 4;
-            const qn_float_weight w = random_tables(bits, kind % 2, random_int(1, 1 << bits), random_int(1, 100),
-                                                    groups[random_int(0, 5)]);
+            const qn_float_weight w =
+                random_tables(bits, kind % 2, random_int(1, 1 << bits), random_int(1, 100), groups[random_int(0, 5)]);
             test_weight(row_name, row, &w, rows);
             test_weight(row_name, row, &w, 1);
         }
