@@ -63,10 +63,10 @@ static void solve(const problem *p, const guarded *out) {
     int16_t *codes = (int16_t *)out[CODES].data, *better = (int16_t *)out[BETTER].data;
     float *refitted = (float *)out[REFITTED].data;
     bool done = qn_inverse_factor(p->h, p->columns, factor) == QN_FACTORED;
-    qn_column_loop loop = {p->w,     factor, p->order, p->importance, p->rows, p->columns,
-                           p->group, levels, p->scale, p->zero,       codes,   false};
+    qn_column_loop loop = {p->w,   factor,   p->order, p->importance, p->rows, p->columns, p->group,
+                           levels, p->scale, p->zero,  codes,         false,   NULL};
     done &= qn_round_columns(&loop);
-    qn_rounded r = {p->w, p->h, codes, p->scale, p->zero, p->rows, p->columns, p->group};
+    qn_rounded r = {p->w, p->h, codes, p->scale, p->zero, p->rows, p->columns, p->group, NULL};
     done &= qn_descend(&r, levels.qmin, levels.qmax, 5, better);
     r.codes = better;
     done &= qn_refit_scales(&r, refitted);

@@ -44,6 +44,7 @@ static void fill_tables(const qn_float_weight *w, int64_t panels, uint8_t *p) {
             float level = (float)random_int(-1000, 1000) / 256;
             memcpy(p + w->tables + 4 * i, &level, 4);
         }
+        if (w->shared && panel) memcpy(p + w->tables, p - w->width + w->tables, (size_t)(w->width - w->tables));
     }
 }
 

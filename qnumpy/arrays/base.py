@@ -127,6 +127,11 @@ class CodedArray(NDArrayOperatorsMixin):
         return codes
 
     @property
+    def code_name(self) -> str:
+        """The name of the type of the codes: "int4", also of types that no dtype tells from others."""
+        return self._code.name
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the codes; `dequantize` and ``np.asarray`` return reals."""
         return self._code.dtype

@@ -21,8 +21,10 @@ from .._tables import (
     tensors,
 )
 from .._typing import Array, DType, RealLike
+from ..arrays.codebook import CodebookArray
 from ..arrays.gguf import GGUFArray
 from ..arrays.mx import MXArray
+from ..arrays.offset import OffsetArray
 from ..arrays.quantized import QuantizedArray
 from ..granularity import PerChannel, normalize_axis
 from ..ops.reduce import ranges
@@ -34,7 +36,7 @@ __all__ = ["Channels", "Report", "ReportTable", "compare"]
 
 def compare(
     x: RealLike,
-    q: Quantized | RealLike,
+    q: Quantized | CodebookArray | OffsetArray | RealLike,
     *,
     name: str | None = None,
     per_channel: bool = False,
@@ -46,8 +48,9 @@ def compare(
     ----------
     x : array_like of float32, float64, float16 or bfloat16, any shape
         The reference.
-    q : QuantizedArray, MXArray, GGUFArray, or array_like of one of those types
-        Of the shape of `x`: codes with parameters, or dequantized values.
+    q : QuantizedArray, MXArray, CodebookArray, OffsetArray, GGUFArray, or array_like of one of those types
+        Of the shape of `x`: codes with parameters, or dequantized values. Of a CodebookArray and an OffsetArray no
+        clipped share and no codes used are counted.
     name : str, optional
         The name in tables.
     per_channel : bool, default False
@@ -98,9 +101,12 @@ def compare(
     if not (name is None or isinstance(name, str)):
         raise TypeError(_check.must(owner, "name", "a string", _check.typed(name)))
     per_channel = _check.flag(owner, "per_channel", per_channel)
-    source, values = pair(owner, x, q)
+    held = q if isinstance(q, CodebookArray | OffsetArray) else None
+    reals: Any = q if held is None else held.dequantize()
+    source, values = pair(owner, x, reals)
     params = values.qparams if isinstance(values, QuantizedArray) else None
-    granularity = values.granularity if isinstance(values, Quantized) else None
+    coded = values if held is None else held
+    granularity = coded.granularity if isinstance(coded, Quantized) or held is not None else None
     default = granularity.axis if isinstance(granularity, PerChannel) else None
     axis = default if axis is None else _check.integer(owner, "axis", axis)
     along = None if axis is None else normalize_axis(owner, axis, source.ndim)
@@ -113,10 +119,10 @@ def compare(
         name=name,
         shape=source.shape,
         source=source.dtype.name,
-        dtype=_type_name(values),
+        dtype=_type_name(coded),
         granularity=None if granularity is None else granularity.describe(),
         nbytes_before=source.nbytes,
-        nbytes_after=values.nbytes,
+        nbytes_after=coded.nbytes,
         levels=values.levels if isinstance(values, Quantized) else None,
         sums=sums,
         channels=channels,
@@ -503,7 +509,9 @@ _HEAD = ["tensor", "shape", "type", "granularity", "bytes", "ratio",
 def _type_name(values: Any) -> str:
     if isinstance(values, MXArray):
         return values.format
-    return values.qparams.code.name if isinstance(values, QuantizedArray) else str(values.dtype.name)
+    if isinstance(values, QuantizedArray | CodebookArray | OffsetArray):
+        return values.code_name
+    return str(values.dtype.name)
 
 
 def _name(report: Report) -> str:

@@ -97,6 +97,15 @@ def test_files_of_packed_weights(tmp_path):
     assert repr(back) == "PackedWeight((64, 8), 16 levels per tensor, scale per group 64, x float32)"
 
 
+def test_compare():
+    w = RNG.normal(size=(8, 64)).astype(F32)
+    for q in (qn.weights.codebook(w), qn.weights.offsets(w, bits=3)):
+        report, plain = qn.compare(w, q, per_channel=True), qn.compare(w, q.dequantize(), axis=0)
+        assert report.sqnr_db == plain.sqnr_db
+        assert (report.dtype, report.nbytes_after, report.levels) == (q.code_name, q.nbytes, None)
+    assert "uint4 per tensor" in str(qn.compare(w, qn.weights.codebook(w)))
+
+
 CODES = np.zeros((2, 3), np.uint8)
 
 

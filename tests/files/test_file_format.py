@@ -72,6 +72,22 @@ def test_the_reader_reads_codes(tmp_path, read, suffix, dtype):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_reader_reads_tables_and_offsets(tmp_path, read, suffix, bits):
+    x = reals(3, 5, 70)
+    arrays = {
+        str(granularity): qn.weights.codebook(x, method="kmeans", bits=bits, granularity=granularity)
+        for granularity in (qn.PerTensor(), qn.PerChannel(1), qn.PerRow())
+    }
+    arrays["few"] = qn.CodebookArray(np.array([[0, 2, 1]], np.uint8), [-1.0, 0.5, 2.0])
+    arrays["nf4"] = qn.weights.codebook(x, granularity=qn.PerGroup(16, -1))
+    arrays["turned"] = arrays["nf4"].T
+    arrays["offsets"] = qn.weights.offsets(x, bits=bits)
+    arrays["layer"] = qn.PackedWeight(qn.weights.offsets(x[0], bits=bits), axis=1, bias=np.ones(5))
+    assert_reads(read, tmp_path / f"a.{suffix}", arrays)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", ["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "nvfp4"])
 def test_the_reader_reads_blocks(tmp_path, read, suffix, dtype):
     x = reals(3, 77)

@@ -114,24 +114,40 @@ typedef struct {
     qn_grouped_rows x;
 } product_pass;
 
+typedef float quad __attribute__((vector_size(16)));
+
+static float sum_of(const qn_grouped_rows *x, int64_t groups, int64_t r, int64_t g) {
+    return (float)-x->minus_sums[r * groups + g] * x->scales[r * x->scale_row + g * x->scale_step];
+}
+
 /* y = y + ((float)sum * scale of x) * offset for each group in order, each step rounded to float32; sum is that of the
  * codes of x, less their zero point. */
 static void add_offsets(const product_pass *c, int64_t column, int64_t n, float *y) {
     const qn_grouped_rows *x = &c->x;
-    for (int64_t r = 0; r < x->rows; r++, y += PANEL)
-        for (int64_t g = 0; g < c->w->groups; g++) {
-            const float *offsets = c->p->offsets + g * c->w->n + column;
-            const float sum =
-                (float)-x->minus_sums[r * c->w->groups + g] * x->scales[r * x->scale_row + g * x->scale_step];
-            for (int64_t i = 0; i < n; i++) y[i] += sum * offsets[i];
+    const int64_t groups = c->w->groups;
+    for (int64_t r = 0; r < x->rows; r++, y += PANEL) {
+        const float *offsets = c->p->offsets + column;
+        if (n < PANEL) {
+            for (int64_t g = 0; g < groups; g++, offsets += c->w->n)
+                for (int64_t i = 0; i < n; i++) y[i] += sum_of(x, groups, r, g) * offsets[i];
+            continue;
         }
+        quad v[4], o[4];
+        memcpy(v, y, sizeof v);
+        for (int64_t g = 0; g < groups; g++, offsets += c->w->n) {
+            const float s = sum_of(x, groups, r, g);
+            const quad sum = {s, s, s, s};
+            memcpy(o, offsets, sizeof o);
+            for (int i = 0; i < 4; i++) v[i] += sum * o[i];
+        }
+        memcpy(y, v, sizeof v);
+    }
 }
 
 static void put(const product_pass *c, int64_t panel, float *y) {
     const qn_grouped_product *p = c->p;
     int64_t j = panel * PANEL, n = c->w->n - j < PANEL ? c->w->n - j : PANEL;
-    if (p->offsets && n == PANEL) add_offsets(c, j, PANEL, y); /* of a constant number of columns */
-    else if (p->offsets) add_offsets(c, j, n, y);
+    if (p->offsets) add_offsets(c, j, n, y);
     for (int64_t r = 0; r < c->x.rows; r++, y += PANEL) {
         float *to = p->y + (c->row + r) * c->w->n + j;
         for (int64_t i = 0; i < n; i++) {
