@@ -67,6 +67,22 @@ static inline __m128i qn_cvtepi32_epi8(simde__m512i a) {
     for (int i = 0; i < 16; i++) out[i] = (int8_t)v.i32[i];
     return _mm_loadu_si128((const __m128i *)out);
 }
+static inline simde__m512 qn_permute_ps(simde__m512 a, int places) {
+    simde__m512_private v = simde__m512_to_private(a), r;
+    for (int i = 0; i < 16; i++) r.f32[i] = v.f32[(i & ~3) + (places >> 2 * (i & 3) & 3)];
+    return simde__m512_from_private(r);
+}
+static inline simde__m512 qn_permute_quarters(simde__m512 a, int places) { /* shuffle_f32x4 of one vector */
+    simde__m512_private v = simde__m512_to_private(a), r;
+    for (int i = 0; i < 16; i++) r.f32[i] = v.f32[4 * (places >> 2 * (i / 4) & 3) + i % 4];
+    return simde__m512_from_private(r);
+}
+static inline simde__m512 qn_gather_ps(simde__m512i places, const float *from) {
+    simde__m512i_private at = simde__m512i_to_private(places);
+    simde__m512_private r;
+    for (int i = 0; i < 16; i++) r.f32[i] = from[at.i32[i]];
+    return simde__m512_from_private(r);
+}
 
 #undef _mm512_madd_epi16 /* of four arguments in SIMDe 0.7 */
 #define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
@@ -82,6 +98,11 @@ static inline __m128i qn_cvtepi32_epi8(simde__m512i a) {
 #define _mm512_cvtps_ph(a, rounding) qn_cvtps_ph(a)
 #define _mm512_cvtepi32_epi16(a) qn_cvtepi32_epi16(a)
 #define _mm512_cvtepi32_epi8(a) qn_cvtepi32_epi8(a)
+#define _mm512_permute_ps(a, places) qn_permute_ps(a, places)
+#undef _mm512_i32gather_ps /* of floats, 4 bytes apart */
+#define _mm512_i32gather_ps(places, from, scale) qn_gather_ps(places, from)
+#undef _mm512_shuffle_f32x4
+#define _mm512_shuffle_f32x4(a, b, places) qn_permute_quarters(a, places)
 /* Plain stores write the same bytes as streaming ones. */
 #define _mm512_stream_ps(p, v) simde_mm512_storeu_ps(p, v)
 #define _mm512_stream_si512(p, v) simde_mm512_storeu_si512(p, v)
