@@ -642,8 +642,9 @@ def _round_stage(
     result = None
     if options.method == "gptq":
         result = round_weight(
-            target.v, target.h, plan.levels, plan.rows.group_size, damping=options.damping, target=target.w
-        )
+            target.v, target.h, plan.levels, plan.rows.group_size,
+            damping=options.damping, target=target.w, second_start=False,
+        )  # fmt: skip
     seconds = time.perf_counter() - start
     done = {}
     for name, part in parts.items():
@@ -673,7 +674,8 @@ def _target(
     """Sum the moments of all batches, whose walks wait at the stage."""
     w = np.concatenate([entries[name].matrix() for name in stage.names])
     rotation = options.rotations.get(w.shape[1])
-    moments = StageMoments(w, w if rotation is None else rotation.apply(w), options.prepare(w.shape[1]))
+    v = w if rotation is None else rotation.apply(w)
+    moments = StageMoments(w, v, options.prepare(w.shape[1]), lossy=options.activations is not None)
     for exact, walk in zip(floats, coded, strict=True):
         assert exact.x is not None
         assert walk.x is not None

@@ -147,9 +147,9 @@ def test_the_axis_of_the_inputs_follows_from_the_granularity(rng):
 def test_identical_inputs_and_one_layer_give_what_gptq_gives(rng):
     model = Mlp(rng, (32, 16))
     w, bias = model.layers["dense0"]
-    result = quantize_layers(model.layers, model, [model.x], granularity=qn.PerGroup(8))
+    result = quantize_layers(model.layers, model, [model.x], granularity=qn.PerChannel(0))
     moments = qn.MomentsObserver().observe(model.x)
-    alone = qn.weights.gptq(w, moments, qn.PerGroup(8), symmetric=False, bias=bias, damping=0.3)
+    alone = qn.weights.gptq(w, moments, qn.PerChannel(0), symmetric=False, bias=bias, damping=0.3)
     assert np.mean(result["dense0"].codes == alone.q.codes) > 0.98  # the moments differ by rounding
     np.testing.assert_allclose(result.biases["dense0"], alone.bias, atol=2e-3)
     assert result.report["dense0"].objective == pytest.approx(alone.after.sum(), rel=1e-2)
