@@ -52,6 +52,7 @@ ROWS = [
     weights("2 bits, groups of 32", "int2", qn.PerGroup(32)),
     Row("8 bits, x int8", {"dtype": "int8", "granularity": CHANNEL, "symmetric": True, "hadamard": True,
                            "activations": "int8"}),
+    Row("4 bits, groups of 32, offsets", {"dtype": "int4", "granularity": qn.PerGroup(32), "method": "offsets"}),
     Row("4 bits, groups of 32, x int8", {"dtype": "int4", "granularity": qn.PerGroup(32), "hadamard": True,
                                          "activations": "int8"}),
 ]  # fmt: skip

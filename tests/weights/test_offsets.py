@@ -41,6 +41,16 @@ def test_moments_weight_the_errors():
     assert weighted_error(weighted) < 0.9 * weighted_error(plain)
 
 
+def test_assumed_moments_are_those_of_inputs_that_contribute_alike():
+    size = np.sqrt(np.square(W, dtype=float).mean(0))
+    moments = qn.MomentsObserver().observe(np.diag(1 / size))
+    assumed, observed = (qn.weights.offsets(W, bits=3, moments=moments) for moments in ("assumed", moments))
+    np.testing.assert_allclose(assumed.scale, observed.scale, rtol=1e-4)
+    assert np.mean(assumed.codes == observed.codes) > 0.97  # ties of rounded offsets
+    with pytest.raises(TypeError, match="must be a MomentsObserver"):
+        qn.weights.offsets(W, moments="guessed")
+
+
 def test_axes():
     one, other = qn.weights.offsets(W), qn.weights.offsets(W.T, axis=0)
     np.testing.assert_array_equal(one.dequantize(), other.dequantize().T)
