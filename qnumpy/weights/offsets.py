@@ -47,7 +47,7 @@ def offsets(
     TypeError, ValueError, CalibrationError
         moments is no MomentsObserver, has another number of inputs than w, or has seen nothing.
     ValueError
-        w is not finite, or float32 does not hold it.
+        w is not finite, or float32 does not hold it or the range of a group.
 
     Notes
     -----
@@ -84,6 +84,9 @@ def offsets(
     if not finite.all():
         raise ValueError(_check.must(owner, "w", "finite", str(matrix[~finite][0])))
     scale, offset = search_offsets(matrix, importance, rows.group_size, 0, top)
+    widest = float(scale.max()) * top
+    if widest > float(np.finfo(np.float32).max):
+        raise ValueError(_check.must(owner, "w", "of ranges that float32 holds, in each group", f"{widest:g}"))
     group = np.arange(rows.columns) // rows.group_size
     steps = np.rint((matrix - offset[:, group]) / scale[:, group])
     codes = rows.array(np.clip(steps, 0, top).astype(code.storage)).view(code.dtype)
