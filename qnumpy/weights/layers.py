@@ -537,7 +537,7 @@ def _alone(entries: Mapping[str, _Layer], options: _Options) -> Generator[dict[s
 def _to_nearest(w: Float32Array, plan: Plan, method: RoundingMethod, h: Array | None) -> QuantizedArray | OffsetArray:
     """Round a weight (N, K) to nearest, on the grids of a method; `h` weights the search of "mse" and "offsets"."""
     if method == "offsets":  # large inputs have small weights where a normalization precedes, and offsets can meet them
-        return fit_offsets(w, assumed_importance(w) if h is None else _importance(h), plan.rows, plan.code.bits)
+        return fit_offsets(_OWNER, w, assumed_importance(w) if h is None else _importance(h), plan.rows, plan.code.bits)
     x = plan.rows.array(w)
     if method == "mse":
         importance = None if h is None else _importance(h)

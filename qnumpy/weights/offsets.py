@@ -55,7 +55,7 @@ def offsets(
     TypeError, ValueError, CalibrationError
         moments is neither "assumed" nor a MomentsObserver, has another number of inputs than w, or has seen nothing.
     ValueError
-        w is not finite, or float32 does not hold it.
+        w is not finite, or float32 does not hold it or the range of a group.
 
     Notes
     -----
@@ -92,13 +92,16 @@ def offsets(
     finite = np.isfinite(matrix)
     if not finite.all():
         raise ValueError(_check.must(owner, "w", "finite", str(matrix[~finite][0])))
-    return fit_offsets(matrix, assumed_importance(matrix) if assumed else importance, rows, width)
+    return fit_offsets(owner, matrix, assumed_importance(matrix) if assumed else importance, rows, width)
 
 
-def fit_offsets(w: Float32Array, importance: Float32Array | None, rows: Rows, bits: int) -> OffsetArray:
+def fit_offsets(owner: str, w: Float32Array, importance: Float32Array | None, rows: Rows, bits: int) -> OffsetArray:
     """Round a finite matrix (N, K), not empty, and return it in the shape that `rows` tells."""
     code, top = code_of_levels(1 << bits), (1 << bits) - 1
     scale, offset = search_offsets(w, importance, rows.group_size, 0, top)
+    widest = float(scale.max()) * top
+    if widest > float(np.finfo(np.float32).max):
+        raise ValueError(_check.must(owner, "w", "of ranges that float32 holds, in each group", f"{widest:g}"))
     group = np.arange(rows.columns) // rows.group_size
     steps = np.rint((w - offset[:, group]) / scale[:, group])
     codes = rows.array(np.clip(steps, 0, top).astype(code.storage)).view(code.dtype)
