@@ -1,88 +1,79 @@
-"""The errors of rounded weights beside those of other libraries' rounding, on the same grids of the same weight."""
+"""Rounding of a weight against that of other libraries: on one matrix, our error is never above theirs."""
 
 import numpy as np
 import pytest
 
 import qnumpy as qn
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
-N, K, GROUP = 24, 128, 32
-
-
-@pytest.fixture
-def layer():
-    """A weight with some large columns, and inputs that are correlated."""
-    rng = np.random.default_rng(7)
-    w = rng.normal(size=(N, K)).astype(np.float32)
-    w[:, rng.integers(K, size=6)] *= 4
-    x = (rng.normal(size=(1000, K)) @ rng.normal(size=(K, K)) * rng.gamma(1, 1, K)).astype(np.float32)
-    return w, x
+GROUP = 32
 
 
-def affine(bits):
-    return {"dtype": f"uint{bits}", "granularity": qn.PerGroup(GROUP), "symmetric": False}
+def layer(seed=0):
+    """Correlated inputs with a few large columns, and a weight of 64 outputs with heavy tails."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(1024, 32)) @ rng.normal(size=(32, 256)) + rng.normal(size=(1024, 256))
+    x[:, rng.integers(0, 256, 4)] *= 8
+    return x.astype(np.float32), rng.standard_t(5, size=(64, 256)).astype(np.float32)
 
 
-def output_error(x, w, levels):
-    return float(np.square(x.astype(np.float64) @ (w - levels).T.astype(np.float64)).mean())
+def squared(w, rounded):
+    return np.square(w - rounded.astype(np.float64)).sum()
 
 
-def weight_error(w, levels):
-    return float(np.square((w - levels).astype(np.float64)).mean())
+def of_onnxruntime():
+    return pytest.importorskip("onnxruntime.quantization.neural_compressor.weight_only", exc_type=ImportError)
 
 
-@pytest.fixture
-def weight_only():
-    """Of ONNX Runtime's MatMulNBits quantizer; its k-quant is Olive's too."""
-    pytest.importorskip("onnx_ir")
-    return pytest.importorskip("onnxruntime.quantization.neural_compressor.weight_only")
-
-
-@pytest.mark.parametrize("bits", [4, 3, 2])
-@pytest.mark.parametrize("options", [{}, {"actorder": False, "mse": True}], ids=["min-max", "mse"])
-def test_gptq_of_onnxruntime(layer, weight_only, bits, options):
-    w, x = layer
-    h = 2 * x.astype(np.float64).T @ x / len(x)
-    theirs = weight_only.gptq(w.T.copy(), h.copy(), bits, GROUP, "asym", percdamp=0.01, **options).T
+@pytest.mark.parametrize("actorder", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_gptq_of_onnxruntime(bits, actorder):
+    theirs = of_onnxruntime()
+    x, w = layer()
+    h = x.T.astype(np.float64) @ x
+    rounded = theirs.gptq(w.T.copy(), h.copy(), num_bits=bits, group_size=GROUP, actorder=actorder).T
     moments = qn.MomentsObserver().observe(x)
-    ours = qn.quantize(w, **affine(bits), method="gptq", moments=moments)
-    assert output_error(x, w, ours.dequantize()) <= output_error(x, w, theirs)
+    affine = {"dtype": f"uint{bits}", "granularity": qn.PerGroup(GROUP), "symmetric": False}
+    q = qn.quantize(w, method="gptq", moments=moments, **affine)
+    ours, peer = (np.square(x @ (w - one).T.astype(np.float64)).sum() for one in (q.dequantize(), rounded))
+    assert 0 < ours <= peer
 
 
-@pytest.mark.parametrize("bits", [4, 3, 2])
-def test_k_quant_of_onnxruntime(layer, weight_only, bits):
-    w, _ = layer
-    q, scale, zero = weight_only.quant_tensor_k_quant_cpu(w, bits, GROUP)  # a row for each group
-    theirs = ((q - zero) * scale).reshape(w.shape)
-    ours = qn.quantize(w, **affine(bits), method="mse")
-    assert weight_error(w, ours.dequantize()) <= weight_error(w, theirs)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_k_quant_of_onnxruntime(bits):
+    """Olive's k-quant is the same search."""
+    theirs = of_onnxruntime()
+    _, w = layer()
+    codes, scale, zero = theirs.quant_tensor_k_quant_cpu(w, bits, GROUP)
+    rounded = ((codes - zero) * scale).reshape(w.shape)
+    for q in (
+        qn.quantize(w, dtype=f"uint{bits}", granularity=qn.PerGroup(GROUP), symmetric=False, method="mse"),
+        qn.weights.offsets(w, bits=bits, group_size=GROUP),
+    ):
+        assert 0 < squared(w, q.dequantize()) <= squared(w, rounded)
 
 
-@pytest.mark.parametrize("bits", [4, 2])
-def test_hqq_of_onnxruntime(layer, bits):
-    """Their zero points are floats: float offsets are the same freedom."""
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_hqq_of_onnxruntime(bits):
     torch = pytest.importorskip("torch")
-    pytest.importorskip("onnx_ir")
-    module = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer")
-    w, _ = layer
-    quantizer = module.HQQWeightOnlyQuantizer(module.HQQWeightOnlyQuantConfig(block_size=GROUP, bits=bits))
-    q, scale, zero = quantizer.quantize_internal(torch.from_numpy(w), bits=bits, group_size=GROUP)
-    groups = np.arange(K) // GROUP
-    theirs = (q.numpy() - zero.numpy()[:, groups]) * scale.numpy()[:, groups]
-    ours = qn.weights.offsets(w, bits=bits, group_size=GROUP)
-    assert weight_error(w, ours.dequantize()) <= weight_error(w, theirs)
+    library = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer", exc_type=ImportError)
+    _, w = layer()
+    search = library.HQQWeightOnlyQuantizer(library.HQQWeightOnlyQuantConfig())
+    codes, scale, zero = search.quantize_internal(torch.from_numpy(w), bits=bits, group_size=GROUP)
+    rounded = (codes.reshape(-1, GROUP) - zero.reshape(-1, 1)) * scale.reshape(-1, 1)
+    q = qn.weights.offsets(w, bits=bits, group_size=GROUP)
+    assert 0 < squared(w, q.dequantize()) <= squared(w, rounded.numpy().reshape(w.shape))
 
 
-@pytest.mark.parametrize("bits", [4, 3, 2])
-def test_hqq(layer, bits):
-    """The package of HQQ's authors."""
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_hqq(bits):
     torch = pytest.importorskip("torch")
-    quantizer = pytest.importorskip("hqq.core.quantize").Quantizer
-    w, _ = layer
-    q, meta = quantizer.quantize(
-        torch.from_numpy(w), nbits=bits, group_size=GROUP, channel_wise=True, compute_dtype=torch.float32, device="cpu"
+    library = pytest.importorskip("hqq.core.quantize", exc_type=ImportError)
+    _, w = layer()
+    packed, meta = library.Quantizer.quantize(
+        torch.from_numpy(w), nbits=bits, group_size=GROUP, axis=1, device="cpu", compute_dtype=torch.float32
     )
-    theirs = quantizer.dequantize(q, meta).numpy()
-    ours = qn.weights.offsets(w, bits=bits, group_size=GROUP)
-    assert weight_error(w, ours.dequantize()) <= weight_error(w, theirs)
+    rounded = library.Quantizer.dequantize(packed, meta).numpy()
+    q = qn.weights.offsets(w, bits=bits, group_size=GROUP)
+    assert 0 < squared(w, q.dequantize()) <= squared(w, rounded)
