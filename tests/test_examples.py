@@ -72,7 +72,7 @@ def test_notebook_runs(path, tmp_path):
             pytest.skip(f"{package} is not installed")
     notebook = nbformat.read(path, as_version=4)
     kept = [(output.output_type, shown(output)) for output in outputs(notebook)]
-    client = nbclient.NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     made = outputs(client.execute())
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in made)
     assert [output.output_type for output in made] == [kind for kind, _ in kept]
