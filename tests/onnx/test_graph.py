@@ -15,7 +15,7 @@ def chain(nodes, initializers, outputs=("y",), inputs=(("x", ["n", 3]),)):
     graph = helper.make_graph(
         nodes, "g",
         [helper.make_tensor_value_info(name, F32, shape) for name, shape in inputs],
-        [helper.make_tensor_value_info(name, F32, None) for name in outputs],
+        [helper.make_tensor_value_info(name, F32, ["n", 4]) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in initializers.items()],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
