@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from .._typing import Array
 from ..ops.pack import pack
-from ._files import opset_of, raise_ir_version, without_weights
+from ._files import bits_of, opset_of, raise_ir_version, without_weights
 
 __all__: list[str] = []
 
@@ -53,7 +53,8 @@ def tensor_of(array: Array, name: str) -> TensorProto:
     kind = _TYPES.get(array.dtype.name)
     if kind is None:
         return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-    packed = pack(array.ravel()) if array.dtype.name[-1] in "24n" and "8" not in array.dtype.name else array
+    bits = bits_of(TensorProto.DataType.Value(kind))
+    packed = array if bits >= 8 else pack(array.ravel().view(np.uint8) & (2**bits - 1), f"uint{bits}")
     tensor = TensorProto(name=name, data_type=TensorProto.DataType.Value(kind), dims=array.shape)
     tensor.raw_data = np.ascontiguousarray(packed).tobytes()
     return tensor
