@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from .. import _args, _check
-from .._typing import Array, Float32Array, Symmetric
+from .._typing import Array, DType, Float32Array, Symmetric
 from ..arrays.quantized import quantize
 from ..dtypes import code_type
 from ..errors import CalibrationError
@@ -18,7 +18,7 @@ from ..weights.offsets import offsets
 from ..weights.patches import patches
 from ._files import at_opset, read_model, write_model
 from ._forms.blocked import dequantized
-from ._forms.codes import Codes
+from ._forms.weight_codes import Codes
 from ._forms.folded import fold, halved, least_group
 from ._forms.nbits import gather_block_quantized, matmul_nbits, takes
 from ._graph import Constant, Graph, node_name
@@ -40,6 +40,7 @@ _FORMS = {"folded": 0, "MatMulNBits": 1, "QDQ": 2}
 _METHODS = {"gptq": 0, "mse": 1, "hqq": 2, "minmax": 3}
 _PRODUCTS = ("MatMul", "Gemm", "Conv")  # whose inputs are rows of activations
 _RECURRENT = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
+_LOOKUP_BITS = 1  # more for rows that are looked up: data does not help to round them
 _LARGE = 8 << 20  # elements from which MatMulNBits of 4 bits beats float at one row: 32 MB of floats leave the caches
 
 
@@ -88,10 +89,15 @@ class _Unit(NamedTuple):
     def elements(self) -> int:
         return int(self.first.array.size)
 
+    @property
+    def is_lookup(self) -> bool:
+        """Whether its rows are looked up, by all nodes that read it."""
+        return all(slot.node.op_type == "Gather" for slot in self.slots)
+
 
 class _Options(NamedTuple):
     bits: int
-    code: str
+    lookup_bits: int
     group_size: int | None
     method: RoundingMethod
     form: Form | None
@@ -99,15 +105,19 @@ class _Options(NamedTuple):
     activations: str
     damping: float
 
-    def size(self, inputs: int) -> int:
-        return inputs if self.group_size is None else min(self.group_size, inputs) if self.bits == 8 else self.group_size
+    def bits_of(self, unit: _Unit) -> int:
+        return self.lookup_bits if unit.is_lookup else self.bits
+
+    def size_of(self, unit: _Unit) -> int:
+        return unit.first.inputs if self.group_size is None else self.group_size
 
 
 def quantize_weights(
     model: Any,
     output: str | os.PathLike[str] | None = None,
     *,
-    dtype: str = "int4",
+    dtype: DType = "int4",
+    lookup_dtype: DType | None = None,
     group_size: int | None = 32,
     method: RoundingMethod | None = None,
     data: Iterable[Any] | None = None,
@@ -122,7 +132,7 @@ def quantize_weights(
 ) -> "ModelProto":
     """Quantize the weights of a model and leave its activations in float.
     """
-    options = _options(dtype, group_size, method, data, form, symmetric, activations, damping)
+    options = _options(dtype, lookup_dtype, group_size, method, data, form, symmetric, activations, damping)
     proto = read_model(_OWNER, model)
     selection = Selection.of(_OWNER, include, exclude)
     if options.form == "QDQ":
@@ -143,14 +153,21 @@ def quantize_weights(
 
 
 def _options(
-    dtype: Any, group_size: Any, method: Any, data: Any, form: Any, symmetric: Any, activations: Any, damping: Any
+    dtype: Any,
+    lookup_dtype: Any,
+    group_size: Any,
+    method: Any,
+    data: Any,
+    form: Any,
+    symmetric: Any,
+    activations: Any,
+    damping: Any,
 ) -> _Options:
-    code = code_type(dtype)
-    if code is None or code.real is not None or code.bits > 8:
-        raise TypeError(_check.must(_OWNER, "dtype", "an integer type of at most 8 bits", _check.typed(dtype)))
+    bits = _bits("dtype", dtype)
+    lookup_bits = min(bits + _LOOKUP_BITS, 8) if lookup_dtype is None else _bits("lookup_dtype", lookup_dtype)
     if group_size is not None:
         group_size = _check.integer(_OWNER, "group_size", group_size)
-        unit = least_group(code.bits)
+        unit = math.lcm(*(least_group(width) for width in (bits, lookup_bits)))
         if group_size < 1 or group_size % unit:
             raise ValueError(_check.must(_OWNER, "group_size", f"a multiple of {unit}, or None", str(group_size)))
     if method is None:
@@ -171,7 +188,14 @@ def _options(
         raise ValueError(_check.must(_OWNER, "group_size", "a power of two of at least 16 for int8 activations", str(group_size)))
     if not (_check.is_number(damping) and 0 <= damping < np.inf):
         raise ValueError(_check.must(_OWNER, "damping", "a number of at least 0", _check.typed(damping)))
-    return _Options(code.bits, f"int{code.bits}", group_size, method, form, symmetric, activations, float(damping))
+    return _Options(bits, lookup_bits, group_size, method, form, symmetric, activations, float(damping))
+
+
+def _bits(name: str, dtype: Any) -> int:
+    code = code_type(dtype)
+    if code is None or code.real is not None or code.bits > 8:
+        raise TypeError(_check.must(_OWNER, name, "an integer type of at most 8 bits", _check.typed(dtype)))
+    return code.bits
 
 
 # ---- the weights of a model ----
@@ -316,14 +340,12 @@ def _alone(unit: _Unit, options: _Options) -> _Rounded:
     """Round a weight by itself."""
     w = np.asarray(unit.first.matrix(), np.float32)
     method: Any = "mse" if options.method == "gptq" else options.method
-    size = options.size(unit.first.inputs)
-    if method == "mse" and options.symmetric is False and _form(unit, options) == "folded" and options.bits > 1:
-        codes = _halved(Codes.of(offsets(w, bits=options.bits, group_size=size), options.bits, size), w)
+    bits, size = options.bits_of(unit), options.size_of(unit)
+    if method == "mse" and options.symmetric is False and _form(unit, options) == "folded" and bits > 1:
+        codes = _halved(Codes.of(offsets(w, bits=bits, group_size=size), bits, size), w)
     else:
-        q = quantize(
-            w, dtype=options.code, granularity=PerGroup(size), symmetric=options.symmetric, method=method
-        )
-        codes = Codes.of(q, options.bits, size)
+        q = quantize(w, dtype=f"int{bits}", granularity=PerGroup(size), symmetric=options.symmetric, method=method)
+        codes = Codes.of(q, bits, size)
     return _Rounded(codes, None, _sqnr(w, codes))
 
 
@@ -379,12 +401,14 @@ def _by_data(
                 others[slot.node.output[0] or node_name(slot.node), slot.index] = slot.array, levels
     run = StagedModel(graph, staged, weights, others)
     size = options.group_size
+    if size is None:
+        size = max(by_name[layer.name].first.inputs for layer in staged)
     result = quantize_layers(
         weights,
         run,
         batches,
-        dtype=options.code,
-        granularity=PerGroup(max(layer_inputs for layer_inputs in (by_name[s.name].first.inputs for s in staged)) if size is None else size),
+        dtype=f"int{options.bits}",
+        granularity=PerGroup(size),
         symmetric=options.symmetric,
         method=options.method,
         damping=options.damping,
@@ -394,7 +418,7 @@ def _by_data(
     rounded = {}
     for layer in staged:
         q = result[layer.name]
-        codes = Codes.of(q, options.bits, options.size(q.shape[1]))
+        codes = Codes.of(q, options.bits, options.size_of(by_name[layer.name]))
         bias = None if layer.bias is None else (*layer.bias[:2], layer.bias[2](result.biases[layer.name]))
         rounded[layer.name] = _Rounded(codes, bias, result.report[layer.name].sqnr_db)
     return rounded
@@ -530,7 +554,7 @@ def _applied(unit: _Unit, result: _Rounded, options: _Options) -> list[Change]:
         after = sum(_write_nbits(slot, codes, form, 4 if options.activations == "int8" else 0) for slot in unit.slots)
         after //= len(unit.slots)
     return [
-        Change(node_name(other.node), other.node.op_type, form, options.code, _reason(form, options), before * (not i), after * (not i), result.sqnr_db)
+        Change(node_name(other.node), other.node.op_type, form, f"int{codes.bits}", _reason(form, options), before * (not i), after * (not i), result.sqnr_db)
         for i, other in enumerate(unit.slots)
     ]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .codes import Codes
+from .weight_codes import Codes
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..._typing import Array
-from .codes import Codes
+from .weight_codes import Codes
 
 if TYPE_CHECKING:
     from onnx import NodeProto
