@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .. import _args, _check
+from .. import _check
 from .._typing import Array
 from ..dtypes import FloatType, float_type
+from ..errors import CalibrationError
 from ..ops.cast import cast
 from ..reports.float_report import LOST, FloatReport, float_report
 from ._files import read_model, write_model
@@ -55,17 +56,72 @@ def convert_float(
     measure: bool = False,
     progress: bool | None = None,
 ) -> "ModelProto":
-    """Convert the floats of a model to a narrower type, where they survive it."""
+    """Convert the floats of a model to a narrower type; what does not survive it stays float32.
+
+    With data every tensor is looked at by `float_report`, as it is in the float32 model: operators stay float32 whose
+    tensors overflow, or become zero where that matters, or must be exact. Without data those stay float32 that sum and
+    raise to powers. The report lists them with their reasons.
+
+    Parameters
+    ----------
+    model : path, bytes or ModelProto
+        It does not change.
+    output : path, optional
+        Where the result is written.
+    dtype : {"float16", "bfloat16"}
+    data : iterable of dict of str to array, or of arrays, optional
+        Inputs of the model.
+    keep_io : bool, default True
+        Keep inputs and outputs float32.
+    weights_only : bool, default False
+        Convert constants alone; onnxruntime casts them back once, when it loads the model, which then runs as in float32.
+    include, exclude : str or sequence of str, optional
+        Patterns of names of nodes or of operator types that may compute in the type.
+    measure : bool, default False
+        Time both models, one thread, interleaved; where the result is slower, only constants are converted. Needs data.
+    progress : bool, optional
+        Show a bar on stderr; by default where it is a terminal.
+
+    Returns
+    -------
+    ModelProto
+        `qnumpy.onnx.report` tells what was done.
+
+    Raises
+    ------
+    ValueError
+        dtype is none of these.
+    TypeError
+        keep_io, weights_only or measure is neither True nor False.
+    ValueError
+        measure is True without data.
+    TypeError, ValueError
+        model is no model; a pattern matches nothing.
+    CalibrationError
+        data is empty.
+    ValueError
+        data does not fit the model's inputs.
+
+    Notes
+    -----
+    Constants are rounded half to even, once, by `cast`. Inputs whose type the operator fixes, such as the scales of
+    Resize, stay as they are. Bodies of If, Loop and Scan compute in the type inside; what enters and leaves them stays
+    float32. An operator that onnxruntime does not run in the type on this machine stays float32: its CPU kernels have
+    almost no bfloat16, so that there only constants get smaller.
+    """
     target = float_type(dtype) if isinstance(dtype, str) else None
     if target is None or target.name not in ("float16", "bfloat16"):
         raise ValueError(_check.must(_OWNER, "dtype", "'float16' or 'bfloat16'", _check.typed(dtype)))
-    for name, flag in (("keep_io", keep_io), ("weights_only", weights_only), ("measure", measure)):
+    flags = {"keep_io": keep_io, "weights_only": weights_only, "measure": measure}
+    for name, flag in flags.items():
         _check.flag(_OWNER, name, flag)
     if measure and data is None:
         raise ValueError(_check.must(_OWNER, "measure", "False without data", "True"))
     proto = read_model(_OWNER, model)
     selection = Selection.of(_OWNER, include, exclude)
     batches = None if data is None else list(batches_of(data))
+    if batches is not None and not batches:
+        raise CalibrationError(_check.must(_OWNER, "data", "one batch or more", "none"))
     result, changes, facts = _steered(proto, target, selection, batches, keep_io, weights_only, progress)
     if measure and batches:
         facts["speed"] = _speed(proto, result, batches[0])

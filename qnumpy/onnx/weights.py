@@ -26,7 +26,8 @@ from ._layers import Layer, layers
 from ._report import Change, attach
 from ._selection import Selection
 from ._stages import Staged, StagedModel
-from .session import session
+from ._taps import batches_of, feed_of
+from .session import run_batches, session
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -131,6 +132,89 @@ def quantize_weights(
     resume: str | os.PathLike[str] | None = None,
 ) -> "ModelProto":
     """Quantize the weights of a model and leave its activations in float.
+
+    The weights of MatMul, Gemm, Conv, ConvTranspose, Gather, LSTM, GRU and RNN are rounded, in subgraphs too, from
+    initializers or Constant nodes. Nodes that share a weight share its codes.
+
+    Parameters
+    ----------
+    model : path, bytes or ModelProto
+        It does not change.
+    output : path, optional
+        Where the result is written.
+    dtype : str or dtype, default "int4"
+        An integer type of at most 8 bits.
+    lookup_dtype : str or dtype, optional
+        Of tables whose rows are looked up by Gather. By default a bit more than `dtype` where codes are folded.
+    group_size : int or None, default 32
+        Neighbours along the inputs that share a scale; None: all inputs of an output.
+    method : {"gptq", "mse", "hqq", "minmax"}, optional
+        As in qn.weights.quantize_layers: "gptq" with data, "mse" without. Weights that multiply no rows of
+        activations, such as those of lookups and of recurrent layers, are rounded without data.
+    data : iterable of dict of str to array, or of arrays, optional
+        Inputs of the model: layers are rounded for the activations that they get in the quantized model, one after the
+        other, and biases take the mean of the error.
+    form : {"folded", "MatMulNBits", "QDQ"}, optional
+        "folded": standard operators since opset 11, which onnxruntime computes once when it loads the model, so that it
+        runs as fast as in float and with its memory; codes have their own width in the file, and float offsets.
+        "MatMulNBits": MatMulNBits and GatherBlockQuantized of onnxruntime, whose weights stay small in memory; 2, 4 and
+        8 bits. "QDQ": DequantizeLinear in blocks, opset 21, 4 and 8 bits. By default "folded", and MatMulNBits where it
+        is as fast at one row: 4 bits of more than 8 million elements, or int8 activations.
+    symmetric : bool or "full", default False
+        As in choose_qparams.
+    activations : {"float", "int8"}
+        "int8": MatMulNBits quantizes rows of activations in blocks. It is the fastest form on CPUs with int8 products.
+    include, exclude : str or sequence of str, optional
+        Patterns of node names or operator types.
+    damping : float, default 0.3
+        As in quantize_layers.
+    progress : bool, optional
+        Show a bar on stderr; by default where it is a terminal.
+    resume : str or path, optional
+        A folder for the results of the layers that are done, with data.
+
+    Returns
+    -------
+    ModelProto
+        `qnumpy.onnx.report` tells what was done.
+
+    Raises
+    ------
+    TypeError
+        dtype or lookup_dtype is no integer type of at most 8 bits.
+    TypeError, ValueError
+        group_size is no positive integer whose codes fill bytes; method, form or activations is unknown, or does not go
+        with the others; symmetric is none of those above; damping is no number of at least 0.
+    TypeError, ValueError
+        model is no model; a pattern matches nothing.
+    CalibrationError
+        data is empty.
+    ValueError
+        data does not fit the model's inputs.
+
+    Notes
+    -----
+    Codes are rounded to nearest, half to even, or chosen by GPTQ. The reals of a code, ``scale * (code - zero)`` or
+    ``scale * code + offset``, are computed in the type of the weight; scales and offsets of the folded form are float16
+    in the file where they are normal there.
+
+    onnxruntime fuses QDQ of 4 bits into MatMulNBits with int8 activations, a relative error of about 5e-3, unless
+    ``session.qdq_matmulnbits_accuracy_level`` is 0; `qnumpy.onnx.session` sets it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onnx import parser
+    >>> from qnumpy.onnx import quantize_weights
+    >>> model = parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["" : 17]> g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }
+    ... ''')
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> from onnx import numpy_helper
+    >>> model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    >>> quantized = quantize_weights(model)
+    >>> model.ByteSize() // 1000, quantized.ByteSize() // 1000
+    (16, 3)
     """
     options = _options(dtype, lookup_dtype, group_size, method, data, form, symmetric, activations, damping)
     proto = read_model(_OWNER, model)
@@ -164,7 +248,8 @@ def _options(
     damping: Any,
 ) -> _Options:
     bits = _bits("dtype", dtype)
-    lookup_bits = min(bits + _LOOKUP_BITS, 8) if lookup_dtype is None else _bits("lookup_dtype", lookup_dtype)
+    more = _LOOKUP_BITS if form in (None, "folded") else 0
+    lookup_bits = min(bits + more, 8) if lookup_dtype is None else _bits("lookup_dtype", lookup_dtype)
     if group_size is not None:
         group_size = _check.integer(_OWNER, "group_size", group_size)
         unit = math.lcm(*(least_group(width) for width in (bits, lookup_bits)))
@@ -330,7 +415,7 @@ def _rounded(
     names = {layer.name for layer in staged}
     done = {unit.name: _alone(unit, options) for unit in units if unit.name not in names}
     if data is not None:
-        batches = _batches(graph, data)
+        batches = _batches(graph.model, data)
         if staged:
             done |= _by_data(graph, units, staged, done, options, batches, progress, resume)
     return [(unit, done[unit.name]) for unit in units]
@@ -367,13 +452,14 @@ def _sqnr(w: Array, codes: Codes) -> float | None:
     return 10 * math.log10(signal / noise) if signal and noise else None
 
 
-def _batches(graph: Graph, data: Any) -> list[dict[str, Array]]:
-    names = [value.name for value in graph.proto.input]
-    initialized = {init.name for init in graph.proto.initializer}
-    names = [name for name in names if name not in initialized]
-    batches = [dict(item) if isinstance(item, Mapping) else {names[0]: np.asarray(item)} for item in data]
+def _batches(model: "ModelProto", data: Any) -> list[dict[str, Array]]:
+    """Return the batches as the model takes them, after it has run on each."""
+    engine = session(model)
+    batches = [feed_of(engine, item) for item in batches_of(data)]
     if not batches:
         raise CalibrationError(_check.must(_OWNER, "data", "one batch or more", "none"))
+    for _ in run_batches(_OWNER, engine, batches):
+        pass
     return batches
 
 
@@ -545,6 +631,8 @@ def _applied(unit: _Unit, result: _Rounded, options: _Options) -> list[Change]:
     """Write the codes of a unit into the model."""
     form, codes, slot = _form(unit, options), result.codes, unit.first
     before, dtype = slot.array.nbytes, slot.array.dtype
+    if dtype == np.float16 and halved(codes.scale) is None:
+        return [_float(other.layer, "float16 does not hold its scales.") for other in unit.slots]
     if result.bias is not None:
         node, index, array = result.bias
         node.input[index] = unit.graph.add(f"{node_name(node)}_bias", array.astype(dtype))
