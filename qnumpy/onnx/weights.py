@@ -41,6 +41,7 @@ _FORMS = {"folded": 0, "MatMulNBits": 1, "QDQ": 2}
 _METHODS = {"gptq": 0, "mse": 1, "hqq": 2, "minmax": 3}
 _PRODUCTS = ("MatMul", "Gemm", "Conv")  # whose inputs are rows of activations
 _RECURRENT = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
+_DERIVING = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"}  # of a constant, another one
 _LOOKUP_BITS = 1  # more for rows that are looked up: data does not help to round them
 _LARGE = 8 << 20  # elements from which MatMulNBits of 4 bits beats float at one row: 32 MB of floats leave the caches
 
@@ -380,12 +381,29 @@ def _owner(graph: Graph, tensor: str) -> Graph:
 
 
 def _read_by(unit: _Unit, slot: _Slot) -> bool:
-    """Whether the nodes of a unit are all that read a tensor."""
-    mine = {node_name(other.node) for other in unit.slots}
-    owner = _owner(slot.layer.graph, slot.tensor)
-    return not owner.is_output(slot.tensor) and all(
-        node_name(node) in mine for node in owner.consumers(slot.tensor)
-    )
+    """Whether the nodes of a unit are all that read a tensor, directly or transposed or the like."""
+    tensors = {other.tensor for other in unit.slots}
+    mine = {_place(other.node) for other in unit.slots}
+
+    def is_read(owner: Graph, tensor: str) -> bool:
+        if owner.is_output(tensor):
+            return False
+        for node in owner.consumers(tensor):
+            derived = node.output[0] if len(node.output) == 1 else ""
+            if _place(node) in mine:
+                continue
+            if node.op_type not in _DERIVING or owner.producer(derived) is None:
+                return False
+            if not (derived in tensors or is_read(owner, derived)):
+                return False
+        return True
+
+    return is_read(_owner(slot.layer.graph, slot.tensor), slot.tensor)
+
+
+def _place(node: "NodeProto") -> str:
+    """Return what a node is known by: protobuf hands out copies."""
+    return next(name for name in node.output if name)
 
 
 def _float(layer: Layer, reason: str) -> Change:
@@ -484,7 +502,7 @@ def _by_data(
         for slot in unit.slots:
             if slot.layer.graph.parent is None:
                 levels = slot.restored(result.codes.levels(slot.array.dtype))
-                others[slot.node.output[0] or node_name(slot.node), slot.index] = slot.array, levels
+                others[_place(slot.node), slot.index] = slot.array, levels
     run = StagedModel(graph, staged, weights, others)
     size = options.group_size
     if size is None:
