@@ -102,7 +102,9 @@ class StagedModel:
         side = 1 if of_quantized_model.get() else 0
         env: dict[str, Any] = dict(batch)
         for i, (piece, stage) in enumerate(zip(self._pieces, self.stages, strict=True)):
-            feed = {name: self.others[self._fed[name]][side] if name in self._fed else env[name] for name in piece.inputs}
+            feed = {
+                name: self.others[self._fed[name]][side] if name in self._fed else env[name] for name in piece.inputs
+            }
             if piece.outputs:
                 env.update(zip(piece.outputs, piece.session.run(piece.outputs, feed), strict=True))
             del feed
@@ -164,11 +166,15 @@ class StagedModel:
         for i, stage in enumerate(self.stages):  # what depends on the stage is no residual of it
             known = [layer.residual if level.get(layer.residual or "", i + 1) <= i else None for layer in stage]
             stage[:] = [layer._replace(residual=residual) for layer, residual in zip(stage, known, strict=True)]
-        wanted: list[set[str]] = [set() for _ in self.stages]  # tensors of earlier pieces that the i-th reads, or its stage
+        wanted: list[set[str]] = [
+            set() for _ in self.stages
+        ]  # tensors of earlier pieces that the i-th reads, or its stage
         for node, at in zip(nodes, levels, strict=True):
             if 0 <= at < len(self.stages):
                 wanted[at].update(name for name in reads(node) if name in level)
-        taken = [{name for layer in stage for name in (layer.x, layer.residual) if name is not None} for stage in self.stages]
+        taken = [
+            {name for layer in stage for name in (layer.x, layer.residual) if name is not None} for stage in self.stages
+        ]
         types = self._types(graph)
         for i in range(len(self.stages)):
             after = set().union(*wanted[i + 1 :], *taken[i:])

@@ -18,9 +18,9 @@ from ..weights.offsets import offsets
 from ..weights.patches import patches
 from ._files import at_opset, read_model, write_model
 from ._forms.blocked import dequantized
-from ._forms.weight_codes import Codes
 from ._forms.folded import fold, halved, least_group
 from ._forms.nbits import gather_block_quantized, matmul_nbits, takes
+from ._forms.weight_codes import Codes
 from ._graph import Constant, Graph, node_name
 from ._layers import Layer, layers
 from ._report import Change, attach
@@ -41,8 +41,10 @@ _FORMS = {"folded": 0, "MatMulNBits": 1, "QDQ": 2}
 _METHODS = {"gptq": 0, "mse": 1, "hqq": 2, "minmax": 3}
 _PRODUCTS = ("MatMul", "Gemm", "Conv")  # whose inputs are rows of activations
 _RECURRENT = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
+_SMALL = 2048  # bytes; the nodes that unpack codes take up to a thousand
 _DERIVING = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"}  # of a constant, another one
-_LOOKUP_BITS = 1  # more for rows that are looked up: data does not help to round them
+# rows that are looked up: data does not help to round them; two bits more in groups four times as long are 1.6 bits
+_LOOKUP_BITS, _LOOKUP_GROUPS = 2, 4
 _LARGE = 8 << 20  # elements from which MatMulNBits of 4 bits beats float at one row: 32 MB of floats leave the caches
 
 
@@ -101,6 +103,7 @@ class _Options(NamedTuple):
     bits: int
     lookup_bits: int
     group_size: int | None
+    lookup_group_size: int | None
     method: RoundingMethod
     form: Form | None
     symmetric: Symmetric
@@ -111,7 +114,8 @@ class _Options(NamedTuple):
         return self.lookup_bits if unit.is_lookup else self.bits
 
     def size_of(self, unit: _Unit) -> int:
-        return unit.first.inputs if self.group_size is None else self.group_size
+        size = self.lookup_group_size if unit.is_lookup else self.group_size
+        return unit.first.inputs if size is None else size
 
 
 def quantize_weights(
@@ -146,7 +150,8 @@ def quantize_weights(
     dtype : str or dtype, default "int4"
         An integer type of at most 8 bits.
     lookup_dtype : str or dtype, optional
-        Of tables whose rows are looked up by Gather. By default a bit more than `dtype` where codes are folded.
+        Of tables whose rows are looked up by Gather. By default, where codes are folded, two bits more than `dtype`, in
+        groups four times as long.
     group_size : int or None, default 32
         Neighbours along the inputs that share a scale; None: all inputs of an output.
     method : {"gptq", "mse", "hqq", "minmax"}, optional
@@ -249,7 +254,8 @@ def _options(
     damping: Any,
 ) -> _Options:
     bits = _bits("dtype", dtype)
-    more = _LOOKUP_BITS if form in (None, "folded") else 0
+    larger = lookup_dtype is None and form in (None, "folded")
+    more, longer = (_LOOKUP_BITS, _LOOKUP_GROUPS) if larger else (0, 1)
     lookup_bits = min(bits + more, 8) if lookup_dtype is None else _bits("lookup_dtype", lookup_dtype)
     if group_size is not None:
         group_size = _check.integer(_OWNER, "group_size", group_size)
@@ -264,17 +270,22 @@ def _options(
     if form is not None:
         _args.choice(_OWNER, "form", form, _FORMS)
     if form == "MatMulNBits" and not takes(group_size):
-        raise ValueError(_check.must(_OWNER, "group_size", "a power of two of at least 16 for MatMulNBits", str(group_size)))
+        raise ValueError(
+            _check.must(_OWNER, "group_size", "a power of two of at least 16 for MatMulNBits", str(group_size))
+        )
     if not (isinstance(symmetric, bool | np.bool_) or (isinstance(symmetric, str) and symmetric == "full")):
         raise TypeError(_check.must(_OWNER, "symmetric", 'True, False or "full"', _check.typed(symmetric)))
     _args.choice(_OWNER, "activations", activations, {"float": 0, "int8": 1})
     if activations == "int8" and form not in (None, "MatMulNBits"):
         raise ValueError(_check.must(_OWNER, "activations", f"'float' beside the form {form!r}", "'int8'"))
     if activations == "int8" and not takes(group_size):
-        raise ValueError(_check.must(_OWNER, "group_size", "a power of two of at least 16 for int8 activations", str(group_size)))
+        raise ValueError(
+            _check.must(_OWNER, "group_size", "a power of two of at least 16 for int8 activations", str(group_size))
+        )
     if not (_check.is_number(damping) and 0 <= damping < np.inf):
         raise ValueError(_check.must(_OWNER, "damping", "a number of at least 0", _check.typed(damping)))
-    return _Options(bits, lookup_bits, group_size, method, form, symmetric, activations, float(damping))
+    lookup_size = None if group_size is None else group_size * longer
+    return _Options(bits, lookup_bits, group_size, lookup_size, method, form, symmetric, activations, float(damping))
 
 
 def _bits(name: str, dtype: Any) -> int:
@@ -339,7 +350,9 @@ def _slots(layer: Layer) -> Iterator[_Slot]:
         if op_type == "MatMul" and index == 1:
             order, inputs = (*last[:-2], last[-1], last[-2]), shape[-2]
         elif op_type == "Gemm":
-            order, inputs = ((0, 1), shape[1]) if bool(_attribute(node, "transB", 0)) == (index == 1) else ((1, 0), shape[0])
+            order, inputs = (
+                ((0, 1), shape[1]) if bool(_attribute(node, "transB", 0)) == (index == 1) else ((1, 0), shape[0])
+            )
         elif op_type == "Conv":
             order, inputs = last, math.prod(shape[1:])
         elif op_type == "ConvTranspose":
@@ -365,7 +378,7 @@ def _unfit(layer: Layer, slots: list[_Slot], selection: Selection) -> str:
             return f"Its weight is of {array.dtype}."
         if not np.isfinite(array).all():
             return "Its weight is not finite."
-        if array.size < 256:
+        if array.nbytes < _SMALL:
             return "Its weight is small."
     return ""
 
@@ -373,7 +386,9 @@ def _unfit(layer: Layer, slots: list[_Slot], selection: Selection) -> str:
 def _owner(graph: Graph, tensor: str) -> Graph:
     """Return the graph that makes a tensor, from a graph that reads it."""
     while graph.parent is not None:
-        own = {init.name for init in graph.proto.initializer} | {name for node in graph.proto.node for name in node.output}
+        own = {init.name for init in graph.proto.initializer} | {
+            name for node in graph.proto.node for name in node.output
+        }
         if tensor in own:
             break
         graph = graph.parent
@@ -606,7 +621,12 @@ def _bias_of(graph: Graph, place: Any) -> Array:
 def _residual(graph: Graph, y: str) -> str | None:
     """Return what is added to a tensor that nothing else reads."""
     readers = graph.consumers(y)
-    if len(readers) != 1 or readers[0].op_type not in ("Add", "Sum") or len(readers[0].input) != 2 or graph.is_output(y):
+    if (
+        len(readers) != 1
+        or readers[0].op_type not in ("Add", "Sum")
+        or len(readers[0].input) != 2
+        or graph.is_output(y)
+    ):
         return None
     other = [name for name in readers[0].input if name != y]
     return other[0] if len(other) == 1 and graph.constant(other[0]) is None else None
@@ -660,7 +680,16 @@ def _applied(unit: _Unit, result: _Rounded, options: _Options) -> list[Change]:
         after = sum(_write_nbits(slot, codes, form, 4 if options.activations == "int8" else 0) for slot in unit.slots)
         after //= len(unit.slots)
     return [
-        Change(node_name(other.node), other.node.op_type, form, f"int{codes.bits}", _reason(form, options), before * (not i), after * (not i), result.sqnr_db)
+        Change(
+            node_name(other.node),
+            other.node.op_type,
+            form,
+            f"int{codes.bits}",
+            _reason(form, options),
+            before * (not i),
+            after * (not i),
+            result.sqnr_db,
+        )
         for i, other in enumerate(unit.slots)
     ]
 
@@ -670,7 +699,9 @@ def _reason(form: str, options: _Options) -> str:
         "folded": "The runtime computes the floats once, when it loads the model.",
         "QDQ": "Plain sessions may multiply it with int8 activations; qnumpy.onnx.session does not.",
         "GatherBlockQuantized": "Rows are dequantized when they are looked up.",
-        "MatMulNBits": "Activations become int8 in blocks." if options.activations == "int8" else "Activations stay float.",
+        "MatMulNBits": "Activations become int8 in blocks."
+        if options.activations == "int8"
+        else "Activations stay float.",
     }[form]
 
 

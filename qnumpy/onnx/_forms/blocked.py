@@ -44,17 +44,27 @@ def dequantized(
         return values.reshape([*moved[:-1], last]).transpose(back)
 
     attributes = {"axis": int(order[-1]) if along else 1, "block_size": codes.group_size}
-    arrays = [placed(plain, inputs).astype(np.int8 if signed else np.uint8).astype(storage), placed(codes.scale, codes.groups).astype(dtype)]
+    arrays = [
+        placed(plain, inputs).astype(np.int8 if signed else np.uint8).astype(storage),
+        placed(codes.scale, codes.groups).astype(dtype),
+    ]
     if not signed:
         arrays.append(placed(zero, codes.groups).astype(np.uint8).astype(storage))
-    names = [graph.add(f"{stem}_{name}", array) for name, array in zip(("codes", "scale", "zero_point"), arrays, strict=False)]
+    names = [
+        graph.add(f"{stem}_{name}", array)
+        for name, array in zip(("codes", "scale", "zero_point"), arrays, strict=False)
+    ]
     size = sum(array.size * (bits if array.dtype == storage else 8 * array.itemsize) // 8 for array in arrays)
     real = graph.name(f"{stem}_dequantized")
     nodes = [helper.make_node("DequantizeLinear", names, [real], name=real, **attributes)]
     if not along:
         ordered = [shape[axis] for axis in order]
         output = graph.name(f"{stem}_reshaped")
-        nodes.append(helper.make_node("Reshape", [real, graph.add(f"{stem}_shape", np.array(ordered, np.int64))], [output], name=output))
+        nodes.append(
+            helper.make_node(
+                "Reshape", [real, graph.add(f"{stem}_shape", np.array(ordered, np.int64))], [output], name=output
+            )
+        )
         real = output
         if list(order) != sorted(order):
             output = graph.name(f"{stem}_transposed")

@@ -41,7 +41,7 @@ class _Writer(NamedTuple):
         from onnx import helper
 
         output = self.graph.name(f"{self.stem}_{op_type.lower()}")
-        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], **attributes))
         return output
 
 
@@ -83,7 +83,11 @@ def fold(
     if padded != inputs:
         real = writer.node("Reshape", real, writer.constant("shape", np.array([rows, padded], np.int64)))
         ends = (np.array([value], np.int64) for value in (0, inputs, 1))
-        real = writer.node("Slice", real, *(writer.constant(name, end) for name, end in zip(("starts", "ends", "axes"), ends, strict=True)))
+        real = writer.node(
+            "Slice",
+            real,
+            *(writer.constant(name, end) for name, end in zip(("starts", "ends", "axes"), ends, strict=True)),
+        )
     results = []
     for shape, order in places:
         moved = np.array([shape[axis] for axis in order], np.int64)
@@ -148,7 +152,7 @@ def _real(writer: _Writer, suffix: str, values: Array, elem_type: int) -> str:
 def halved(values: Array) -> Array | None:
     """Return numbers as float16, or None where one of them loses more than half a unit there."""
     size = np.abs(values[values != 0])
-    if size.size and not (2.0**-14 <= size.min() and size.max() <= 65504):
+    if size.size and not (size.min() >= 2.0**-14 and size.max() <= 65504):
         return None
     return values.astype(np.float16)
 

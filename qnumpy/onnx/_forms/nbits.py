@@ -85,7 +85,9 @@ def matmul_nbits(
     return node, sum(array.nbytes for array in arrays.values())
 
 
-def gather_block_quantized(graph: "Graph", stem: str, ids: str, y: str, codes: Codes, dtype: Any) -> "tuple[NodeProto, int]":
+def gather_block_quantized(
+    graph: "Graph", stem: str, ids: str, y: str, codes: Codes, dtype: Any
+) -> "tuple[NodeProto, int]":
     """Return the node that looks up rows of the matrix (N, K) of the codes, and the bytes of the codes."""
     from onnx import helper
 
