@@ -229,7 +229,7 @@ def test_files(tmp_path):
     [
         ({"dtype": "float16"}, TypeError, "quantize_weights: dtype must be an integer type of at most 8 bits; got 'float16'."),
         ({"dtype": "int16"}, TypeError, "quantize_weights: dtype must be an integer type of at most 8 bits; got 'int16'."),
-        ({"group_size": 0}, ValueError, "quantize_weights: group_size must be a multiple of 8, or None; got 0."),
+        ({"group_size": 0}, ValueError, "quantize_weights: group_size must be a multiple of 4, or None; got 0."),
         ({"method": "gptq"}, ValueError, "quantize_weights: method must be another one without data; got 'gptq'."),
         ({"form": "MatMulNBits", "group_size": 24}, ValueError,
          "quantize_weights: group_size must be a power of two of at least 16 for MatMulNBits; got 24."),
