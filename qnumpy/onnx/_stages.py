@@ -91,9 +91,9 @@ class StagedModel:
         for layer in staged:
             by_x.setdefault((layer.x, id(layer.rows)), []).append(layer)
         self.stages = list(by_x.values())
-        self._fed = {}  # tensor made here: the entry of `others`
+        self._fed: dict[str, tuple[str, int]] = {}  # tensor made here: the entry of `others`
         self._pieces = list(self._cut(graph))
-        self._last = {}
+        self._last: dict[str, int] = {}
         for i, piece in enumerate(self._pieces):
             for name in piece.inputs:
                 self._last[name] = i

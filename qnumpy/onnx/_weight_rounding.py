@@ -18,10 +18,10 @@ from ..weights.patches import patches
 from ._forms.folded import halved
 from ._forms.nbits import takes
 from ._forms.weight_codes import Codes
-from ._graph import Graph
+from ._graph import Graph, attribute
 from ._stages import Staged, StagedModel
 from ._taps import batches_of, feed_of, tapped
-from ._weights import Slot, Unit, attribute, place
+from ._weights import Slot, Unit, place
 from .session import run_batches, session
 
 if TYPE_CHECKING:

@@ -7,19 +7,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._typing import Array
-from ._graph import Constant, Graph, node_name
+from ._graph import Constant, Graph, attribute, node_name
 from ._layers import Layer, layers
 from ._report import Change
 from ._selection import Selection
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import ModelProto, NodeProto
 
-__all__ = ["Slot", "Unit", "attribute", "left_float", "place", "units"]
+__all__ = ["Slot", "Unit", "left_float", "place", "units", "with_constants"]
 
 _RECURRENT = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
 _SMALL = 2048  # bytes; the nodes that unpack codes take up to a thousand
 _DERIVING = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"}  # of a constant, another one
+
+
+def with_constants(model: "ModelProto") -> "ModelProto":
+    """Bring a model to IR 4, where initializers are constants; before, all of them were listed as inputs."""
+    if model.ir_version < 4:
+        constants = {init.name for init in model.graph.initializer}
+        for value in [value for value in model.graph.input if value.name in constants]:
+            model.graph.input.remove(value)
+        model.ir_version = 4
+    return model
 
 
 class Slot(NamedTuple):
@@ -139,12 +149,6 @@ def _slots(layer: Layer) -> Iterator[Slot]:
         else:  # MatMul with the weight on the left, Gather, and the matrices of LSTM and GRU
             order, inputs = last, shape[-1]
         yield Slot(layer, index, constant, order, int(inputs))
-
-
-def attribute(node: "NodeProto", name: str, default: Any) -> Any:
-    from onnx import helper
-
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def _unfit(layer: Layer, slots: list[Slot], selection: Selection) -> str:

@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from ._latency import interleaved
 from ._report import Change, attach
 from ._selection import Selection
 from ._taps import batches_of, feed_of, observe, tapped
+from ._weights import with_constants
 from .session import run_batches, session
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def convert_float(
         _check.flag(_OWNER, name, flag)
     if measure and data is None:
         raise ValueError(_check.must(_OWNER, "measure", "False without data", "True"))
-    proto = read_model(_OWNER, model)
+    proto = with_constants(read_model(_OWNER, model))
     selection = Selection.of(_OWNER, include, exclude)
     batches = None if data is None else list(batches_of(data))
     if batches is not None and not batches:
@@ -183,7 +184,8 @@ class _Seen:
         self.underflow += report.underflow
         self.nonzero += report.nonzero
         self.largest = max(self.largest, report.largest)
-        self.exact &= not (report.max_relative_error or report.overflow or report.underflow or report.inf or report.nan)
+        lost = report.overflow + report.underflow + report.inf + report.nan
+        self.exact &= not (lost or report.max_relative_error)
         return self
 
     def reason(self) -> str:
@@ -504,9 +506,9 @@ class _Conversion:
             if owner is not None and name in owner.constants and (why := self._misfit(owner.constants[name])):
                 return False, f"Of its constant {name}, {why}."
         is_known = self.inexact is not None and scope.parent is None
-        if node.op_type in _EXACT or (node.op_type == "Cast" and not made):
-            if not is_known or any(name in (self.inexact or ()) for name in mine):
-                return False, "It needs the exact numbers."
+        needs_exact = node.op_type in _EXACT or (node.op_type == "Cast" and not made)
+        if needs_exact and (not is_known or any(name in (self.inexact or ()) for name in mine)):
+            return False, "It needs the exact numbers."
         if not is_known and node.op_type in _GROWING:
             return False, "Without data nobody knows whether it overflows."
         if node.op_type in _MOVES or not made:
@@ -644,6 +646,6 @@ def _speed(proto: "ModelProto", result: "ModelProto", batch: Any) -> float:
     """Return how many times as fast as the model its conversion runs, one thread, interleaved."""
     engines = [session(model, threads=1) for model in (proto, result)]
     feeds = [_narrowed(engine, batch) for engine in engines]
-    runs: list[Callable[[], Any]] = [lambda e=e, f=f: e.run(None, f) for e, f in zip(engines, feeds, strict=True)]
+    runs = [partial(engine.run, None, feed) for engine, feed in zip(engines, feeds, strict=True)]
     before, after = interleaved(runs)
     return before / after

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .. import _args, _check
-from .._typing import DType, Symmetric
+from .._typing import Array, DType, Symmetric
 from ..dtypes import code_type
 from ..weights.layers import RoundingMethod
 from ._files import at_opset, read_model, write_model
@@ -20,10 +20,10 @@ from ._graph import Graph, node_name
 from ._report import Change, attach
 from ._selection import Selection
 from ._weight_rounding import Form, Options, Rounded, form_of, rounded
-from ._weights import Slot, Unit, left_float, units
+from ._weights import Slot, Unit, left_float, place, units, with_constants
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 __all__ = ["quantize_weights"]
 
@@ -139,7 +139,7 @@ def quantize_weights(
     (16, 3)
     """
     options = _options(dtype, lookup_dtype, group_size, method, data, form, symmetric, activations, damping)
-    proto = read_model(_OWNER, model)
+    proto = with_constants(read_model(_OWNER, model))
     selection = Selection.of(_OWNER, include, exclude)
     proto = at_opset(proto, 21 if options.form == "QDQ" else 11)
     graph = Graph.of(proto)
@@ -220,8 +220,7 @@ def _applied(unit: Unit, result: Rounded, options: Options) -> list[Change]:
     if dtype == np.float16 and halved(codes.scale) is None:
         return [left_float(other.layer, "float16 does not hold its scales.") for other in unit.slots]
     if result.bias is not None:
-        node, index, array = result.bias
-        node.input[index] = unit.graph.add(f"{node_name(node)}_bias", array.astype(dtype))
+        unit = _with_bias(unit, *result.bias)
     if form in ("folded", "QDQ"):
         after = _write_constant(unit, codes, form)
     else:
@@ -240,6 +239,20 @@ def _applied(unit: Unit, result: Rounded, options: Options) -> list[Change]:
         )
         for i, other in enumerate(unit.slots)
     ]
+
+
+def _with_bias(unit: Unit, node: "NodeProto", index: int, bias: Array) -> Unit:
+    """Write the bias of a unit, which one node reads, and return the unit with the node that reads it now."""
+    from onnx import NodeProto
+
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.input[index] = unit.graph.add(f"{node_name(node)}_bias", bias.astype(unit.first.array.dtype))
+    (new,) = unit.graph.replace(node, copy)
+    if place(new) != place(unit.first.node):
+        return unit
+    slot = unit.first
+    return unit._replace(slots=[slot._replace(layer=slot.layer._replace(node=new))])
 
 
 def _reason(form: str, options: Options) -> str:

@@ -224,11 +224,21 @@ def test_files(tmp_path):
     assert onnx.load(tmp_path / "q.onnx") == returned
 
 
+def test_a_constant_that_is_listed_as_an_input():
+    m = model([node("MatMul", "x,w", "y")], {"x": (F32, ["n", 64])}, {"y": (F32, ["n", 48])}, {"w": real(64, 48)})
+    m.graph.input.append(onnx.helper.make_tensor_value_info("w", F32, [64, 48]))
+    m.ir_version = 3
+    q = quantize_weights(m)
+    assert sqnr(outputs(m, {"x": ROWS})[0], check(q, {"x": ROWS})[0]) > LEAST["int4"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"dtype": "float16"}, TypeError, "quantize_weights: dtype must be an integer type of at most 8 bits; got 'float16'."),
-        ({"dtype": "int16"}, TypeError, "quantize_weights: dtype must be an integer type of at most 8 bits; got 'int16'."),
+        ({"dtype": "float16"}, TypeError,
+         "quantize_weights: dtype must be an integer type of at most 8 bits; got 'float16'."),
+        ({"dtype": "int16"}, TypeError,
+         "quantize_weights: dtype must be an integer type of at most 8 bits; got 'int16'."),
         ({"group_size": 0}, ValueError, "quantize_weights: group_size must be a multiple of 4, or None; got 0."),
         ({"method": "gptq"}, ValueError, "quantize_weights: method must be another one without data; got 'gptq'."),
         ({"form": "MatMulNBits", "group_size": 24}, ValueError,

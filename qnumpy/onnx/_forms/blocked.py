@@ -43,7 +43,7 @@ def dequantized(
     def placed(values: Any, last: int) -> Any:
         return values.reshape([*moved[:-1], last]).transpose(back)
 
-    attributes = {"axis": int(order[-1]) if along else 1, "block_size": codes.group_size}
+    attributes: dict[str, Any] = {"axis": int(order[-1]) if along else 1, "block_size": codes.group_size}
     arrays = [
         placed(plain, inputs).astype(np.int8 if signed else np.uint8).astype(storage),
         placed(codes.scale, codes.groups).astype(dtype),

@@ -130,8 +130,7 @@ def _zero_points(writer: _Writer, codes: Codes, elem_type: int) -> str:
     flat = codes.zero.reshape(-1)
     bits = 4 if codes.bits <= 4 else 8
     if bits == 8 or flat.size % 2:
-        real = writer.node("Cast", writer.constant("zero_point", flat.reshape(-1, 1)), to=elem_type)
-        return real
+        return writer.node("Cast", writer.constant("zero_point", flat.reshape(-1, 1)), to=elem_type)
     inner = writer._replace(stem=f"{writer.stem}_zero_point")
     real = _planes(inner, flat.reshape(1, -1), bits, elem_type)
     return writer.node("Reshape", real, writer.constant("shape", np.array([-1, 1], np.int64)))

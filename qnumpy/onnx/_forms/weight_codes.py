@@ -62,8 +62,7 @@ class Codes(NamedTuple):
 
     def levels(self, dtype: Any = np.float32) -> Array:
         """Return the reals that the codes stand for, as the operators of ONNX compute them: each operation rounds."""
-        rows, inputs = self.codes.shape
-        group = np.arange(inputs) // self.group_size
+        group = np.arange(self.codes.shape[1]) // self.group_size
         scale = self.scale.astype(dtype)[:, group]
         if self.zero is None:
             assert self.offset is not None
