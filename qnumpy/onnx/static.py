@@ -1,0 +1,732 @@
+"""Static quantization of ONNX models: ranges of activations from data, int8 where onnxruntime gains by it."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from .. import _args, _check
+from .._typing import Array
+from ..calibration.calibrate import Calibration
+from ..calibration.report import summarize
+from ..errors import CalibrationError
+from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MovingAverageMinMaxObserver, Observer
+from ..qparams import QParams
+from ._files import at_opset, read_model, write_model
+from ._folds import attributes_of, fold
+from ._forms.codes import LayerCodes, layer_codes, stored_codes
+from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
+from ._forms.qdq import dequantized_layer
+from ._forms.writer import Writer
+from ._graph import Graph, node_name
+from ._latency import interleaved
+from ._layers import layers
+from ._placement import Candidate, candidates, place
+from ._report import Change, attach
+from ._selection import Selection
+from ._taps import batches_of, feed_of, observe_calibration
+from .session import session
+
+__all__ = ["calibrate", "quantize_static"]
+
+Technique = Literal["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
+Form = Literal["QDQ", "integer"]
+TargetCPU = Literal["any", "vnni", "avx2", "arm"]
+
+_TECHNIQUES = {"mse": 0, "minmax": 1, "moving_average": 2, "percentile": 3, "entropy": 4, "best": 5}
+_FORMS = {"QDQ": 0, "integer": 1}
+_TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
+_MEAN = ":mean"  # ends the name of what a calibration keeps for bias correction
+_LEAST_OPSET = 13  # scales and zero points for each channel
+_STORED = 256  # elements from which a weight that stays float32 is stored as codes
+_PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
+
+
+class _Options(NamedTuple):
+    """What the user chose."""
+
+    observer: Technique
+    form: Form
+    selection: Selection
+    forced: bool
+    target_cpu: TargetCPU
+    float_weights: Literal["int8", "float32"]
+    correct_bias: bool
+
+
+def calibrate(
+    model: Any,
+    data: Iterable[Any],
+    *,
+    observer: Technique = "mse",
+    percentile: float = 99.99,
+    progress: bool | None = None,
+    resume: str | os.PathLike[str] | None = None,
+) -> Calibration:
+    """Run a model in onnxruntime over data and observe the tensors that quantize_static quantizes.
+
+    Parameters
+    ----------
+    model : path, bytes or ModelProto
+    data : iterable of dict of str to array, or of arrays
+        Inputs by name; arrays where the model has one input. A dask array gives its blocks, a dask bag its items.
+        Shapes may vary; no batch is kept.
+    observer : {"mse", "minmax", "moving_average", "percentile", "entropy", "best"}
+        Except with "minmax" and "moving_average" histograms are kept, of which quantize_static can take any technique.
+    percentile : float, default 99.99
+        Percent of the elements inside the range, where the observer is "percentile".
+    progress : bool, optional
+        Show a bar on stderr; by default where it is a terminal.
+    resume : str or path, optional
+        A file for the state after each batch. A call that was interrupted goes on from there with the same data.
+
+    Returns
+    -------
+    Calibration
+        By the names of the tensors in the model that quantize_static makes of this one before it quantizes; and, for
+        bias correction, means of channels, under names that end in ":mean". `to_json` saves it.
+
+    Raises
+    ------
+    ValueError
+        observer is unknown.
+    TypeError, ValueError
+        model is no model.
+    ValueError
+        A batch does not fit the model's inputs; resume is of another model.
+    CalibrationError
+        data is empty, or the model has nothing to quantize.
+    """
+    owner = "calibrate"
+    _args.choice(owner, "observer", observer, _TECHNIQUES)
+    prepared, _ = _prepared(owner, model)
+    return _calibrated(owner, prepared, candidates(Graph.of(prepared)), data, observer, percentile, progress, resume)
+
+
+def quantize_static(
+    model: Any,
+    data: Iterable[Any] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    observer: Technique = "mse",
+    form: Form = "QDQ",
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    calibration: Calibration | None = None,
+    percentile: float = 99.99,
+    correct_bias: bool = True,
+    float_weights: Literal["int8", "float32"] = "int8",
+    measure: bool = False,
+    target_cpu: TargetCPU = "any",
+    progress: bool | None = None,
+    resume: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Quantize a model to int8 with ranges of its activations from data.
+
+    Activations are uint8, affine per tensor, ``q = saturate(round_half_even(x / S) + Z)``. Weights are int8, symmetric
+    per output channel, biases int32. A layer runs in int8 where onnxruntime is faster in that form; the report says of
+    the others why not. The weights of layers that stay float32 are stored as int8 codes, which onnxruntime expands when
+    it loads the model.
+
+    Parameters
+    ----------
+    model : path, bytes or ModelProto
+        It does not change.
+    data : iterable of dict of str to array, or of arrays, optional
+        Inputs by name; arrays where the model has one input. A dask array gives its blocks, a dask bag its items.
+        Shapes may vary; no batch is kept but the first, where `measure` is True.
+    output : str or path, optional
+        Where to write the model.
+    observer : {"mse", "minmax", "moving_average", "percentile", "entropy", "best"}
+        How a range is chosen; "best" takes for each tensor the technique of the least estimated squared error of all
+        its elements.
+    form : {"QDQ", "integer"}
+        Float operators between QuantizeLinear and DequantizeLinear, or QLinearConv, ConvInteger, QLinearMatMul and
+        MatMulInteger.
+    include, exclude : iterable of str, optional
+        Names of nodes or operator types; patterns as the shell's. Included nodes run in int8 even where they are
+        slower; excluded ones keep their weights in float32 too.
+    calibration : Calibration, optional
+        What `calibrate` returned for this model; data are then not observed.
+    percentile : float, default 99.99
+        Percent of the elements inside the range, where the observer is "percentile".
+    correct_bias : bool, default True
+        Let the bias take up the mean of the error that rounding the weight causes.
+    float_weights : {"int8", "float32"}
+        How weights of layers that stay float32 are stored.
+    measure : bool, default False
+        Time variants in onnxruntime, interleaved with the float32 model, and return the fastest; that may have no
+        layer in int8.
+    target_cpu : {"any", "vnni", "avx2", "arm"}
+        For "any" and "avx2" no sum of two neighbouring weights exceeds 128, so that their products do not saturate.
+    progress : bool, optional
+        Show a bar on stderr; by default where it is a terminal.
+    resume : str or path, optional
+        As in calibrate.
+
+    Returns
+    -------
+    ModelProto
+
+    Raises
+    ------
+    ValueError
+        observer, form, float_weights or target_cpu is unknown.
+    TypeError
+        correct_bias or measure is neither True nor False; calibration is no Calibration.
+    ValueError
+        Neither data nor a calibration came; measure is True and there are no data.
+    TypeError, ValueError
+        model is no model.
+    ValueError
+        A pattern of include or exclude matches nothing.
+    ValueError
+        A batch does not fit the model's inputs.
+    CalibrationError
+        data is empty; calibration is of another model.
+    """
+    owner = "quantize_static"
+    _args.choice(owner, "observer", observer, _TECHNIQUES)
+    _args.choice(owner, "form", form, _FORMS)
+    _args.choice(owner, "float_weights", float_weights, {"int8": 0, "float32": 1})
+    _args.choice(owner, "target_cpu", target_cpu, _TARGETS)
+    correct_bias = _check.flag(owner, "correct_bias", correct_bias)
+    measure = _check.flag(owner, "measure", measure)
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise TypeError(_check.must(owner, "calibration", "a Calibration", _check.typed(calibration)))
+    if data is None and (calibration is None or measure):
+        wanted = "batches where measure is True" if calibration is not None else "batches, or calibration given"
+        raise ValueError(_check.must(owner, "data", wanted, "None"))
+    source = read_model(owner, model)
+    selection = Selection.of(owner, include, exclude)
+    prepared, folded = _prepared(owner, source)
+    graph = Graph.of(prepared)
+    found = candidates(graph)
+    first: list[Any] = []
+    if calibration is None:
+        assert data is not None
+        kept = _keeping_first(data, first) if measure else data
+        calibration = _calibrated(owner, prepared, found, kept, observer, percentile, progress, resume)
+    elif measure:
+        first.extend(item for item, _ in zip(batches_of(data), range(1), strict=False))
+    _check_calibration(owner, calibration, found)
+    options = _Options(observer, form, selection, include is not None, target_cpu, float_weights, correct_bias)
+    work = _Conversion(prepared, calibration, options)
+    quantized, changes, facts = _fastest(work, source, first[0]) if measure else work.convert(1.0)
+    attach(quantized, changes, form=form, observer=observer, target_cpu=target_cpu, rewrites=folded, **facts)
+    if output is not None:
+        write_model(owner, quantized, output)
+    return quantized
+
+
+def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
+    """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
+    prepared = at_opset(read_model(owner, model), _LEAST_OPSET)
+    counts = fold(Graph.of(prepared))
+    return prepared, counts
+
+
+def _keeping_first(data: Any, first: list[Any]) -> Iterable[Any]:
+    for item in batches_of(data):
+        if not first:
+            first.append(item)
+        yield item
+
+
+# ---- calibration ----
+
+
+def _calibrated(
+    owner: str,
+    prepared: Any,
+    found: list[Candidate],
+    data: Iterable[Any],
+    observer: Technique,
+    percentile: float,
+    progress: bool | None,
+    resume: str | os.PathLike[str] | None,
+) -> Calibration:
+    sources = _sources(found)
+    templates: dict[str, Observer | None] = {}
+    for name in sources:
+        axis = next((c.channels_axis for c in found if f"{c.inputs[0]}{_MEAN}" == name and c.computes), None)
+        templates[name] = _observer(observer, percentile) if axis is None else MeanObserver(axis)
+    calibration = Calibration(templates)
+    if not sources:  # a model without layers: its weights are stored, and that is all
+        return calibration
+    return observe_calibration(owner, prepared, data, calibration, sources, progress=progress, resume=resume)
+
+
+def _sources(found: list[Candidate]) -> dict[str, str]:
+    """Return the tensors to observe, by name in the calibration; activations follow none that they merge into."""
+    merged = {c.inputs[0] for c in found if c.kind == "activation"}
+    read = {name for c in found if c.kind != "activation" for name in c.inputs}
+    names = [name for c in found for name in (*c.inputs, *c.outputs) if name not in merged or name in read]
+    sources = {name: name for name in names}
+    sources.update({f"{c.inputs[0]}{_MEAN}": c.inputs[0] for c in found if c.computes})
+    return sources
+
+
+def _observer(technique: Technique, percentile: float) -> Observer:
+    config: Any = {"dtype": "uint8", "symmetric": False}
+    match technique:
+        case "minmax":
+            return MinMaxObserver(**config)
+        case "moving_average":
+            return MovingAverageMinMaxObserver(**config)
+        case "best":
+            return HistogramObserver("mse", percentile, **config)
+        case _:
+            return HistogramObserver(technique, percentile, **config)
+
+
+def _check_calibration(owner: str, calibration: Calibration, found: list[Candidate]) -> None:
+    missing = [c.inputs[0] for c in found if c.computes and c.inputs[0] not in calibration.observers]
+    if missing and len(missing) == sum(c.computes for c in found):
+        got = f"one without {missing[0]!r}"
+        raise CalibrationError(_check.must(owner, "calibration", "what calibrate returned for this model", got))
+
+
+def _chosen(observer: Observer, technique: Technique) -> QParams | None:
+    """Return the parameters of a tensor by a technique; None where it has masks, or nothing finite."""
+    if not observer.chooses_range or not hasattr(observer, "count_"):
+        return None
+    if int(observer.infinite_.sum()) or not int(observer.count_.sum()):
+        return None
+    try:
+        if not isinstance(observer, HistogramObserver) or technique == "moving_average":
+            return observer.qparams()
+        by_name = observer.techniques()
+        if technique != "best":
+            return by_name[technique]
+        best = summarize("", observer).best
+        return observer.qparams() if best is None else by_name[best.method]  # type: ignore[index]
+    except (CalibrationError, KeyError, ValueError):  # a range that no scale covers
+        return None
+
+
+# ---- conversion ----
+
+
+class _Conversion:
+    """One model to be converted with one calibration: in as many variants as are timed."""
+
+    def __init__(self, prepared: Any, calibration: Calibration, options: _Options) -> None:
+        self.prepared, self.calibration, self.options = prepared, calibration, options
+        self.batches = max(calibration.batches, 1)
+        names = [name for name in calibration.observers if not name.endswith(_MEAN)]
+        self.elements = {name: self._count(calibration.observers[name]) for name in names}
+        self.qparams = {name: _chosen(calibration.observers[name], options.observer) for name in names}
+
+    def _count(self, observer: Observer) -> float:
+        counts = (getattr(observer, name, 0) for name in ("count_", "nan_", "infinite_"))
+        return float(sum(np.sum(count) for count in counts)) / self.batches
+
+    def convert(self, pace: float, without: set[str] = frozenset()) -> tuple[Any, list[Change], dict[str, Any]]:  # type: ignore[assignment]
+        """Return a quantized model, what changed, and facts for the report.
+
+        Parameters
+        ----------
+        pace : float
+            As in place.
+        without : set of str
+            Keys of candidates that stay float32.
+        """
+        from onnx import ModelProto
+
+        model = ModelProto()
+        model.CopyFrom(self.prepared)
+        graph = Graph.of(model)
+        found = candidates(graph)
+        reasons: dict[str, str] = {}
+        chosen = place(graph, found, self.elements, lambda c: self._force(c, without, reasons), pace=pace)
+        ranges = self._shared(graph, found, chosen)
+        writing = _Writing(graph, found, chosen, ranges, self.calibration, self.options)
+        changes = writing.run()
+        for c in found:
+            if c.computes and c.key not in chosen:
+                reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
+        changes += _store_weights(model, self.options, reasons)
+        from onnx import helper  # noqa: F401
+
+        return model, _ordered(changes, self.prepared), {"pace": pace, "int8_nodes": sum(c.key in chosen for c in found)}
+
+    def _force(self, c: Candidate, without: set[str], reasons: dict[str, str]) -> bool | None:
+        names = [*c.inputs, *(() if c.keeps_float or c.kind == "activation" else c.outputs)]
+        if c.node in self.options.selection:
+            unusable = [name for name in names if self.qparams.get(name) is None and not self._merged(c, name)]
+            if unusable:
+                observer = self.calibration.observers.get(unusable[0])
+                masked = observer is not None and int(np.sum(getattr(observer, "infinite_", 0))) > 0
+                why = "has masks or infinities" if masked else "has no range"
+                reasons[c.key] = f"{unusable[0]!r} {why}"
+                return False
+            if c.key in without:
+                reasons[c.key] = "int8 was slower, measured here"
+                return False
+            return True if self.options.forced else None
+        reasons[c.key] = "excluded"
+        return False
+
+    def _merged(self, c: Candidate, name: str) -> bool:
+        """Whether an output has no observer because an activation takes it."""
+        return name not in self.calibration.observers and name in c.outputs
+
+    def _shared(self, graph: Graph, found: list[Candidate], chosen: set[str]) -> dict[str, QParams]:
+        """Return the parameters of tensors; codes that are only moved keep theirs, and Concat shares where it can."""
+        ranges = {name: params for name, params in self.qparams.items() if params is not None}
+        for c in found:
+            if c.key not in chosen or c.node.op_type != "Concat" or c.key not in ranges:
+                continue
+            whole = ranges[c.key]
+            makers = [next((b for b in found if name in b.outputs), None) for name in c.inputs]
+            alone = all(len(graph.consumers(name)) == 1 and not graph.is_output(name) for name in c.inputs)
+            same = all(b is not None and b.key in chosen and b.kind != "move" for b in makers)
+            close = all(name in ranges and 2 * ranges[name].scale >= whole.scale for name in c.inputs)
+            if alone and same and close:
+                ranges.update(dict.fromkeys(c.inputs, whole))
+        for c in found:
+            if c.key in chosen and c.kind == "move":
+                ranges.update(dict.fromkeys(c.outputs, ranges[c.inputs[0]]))
+        return ranges
+
+
+def _ordered(changes: list[Change], model: Any) -> list[Change]:
+    places = {node_name(node): i for i, node in enumerate(model.graph.node)}
+    return sorted(changes, key=lambda change: places.get(change.node, len(places)))
+
+
+class _Writing:
+    """Rewrites one graph: its chosen candidates run in int8."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        found: list[Candidate],
+        chosen: set[str],
+        ranges: Mapping[str, QParams],
+        calibration: Calibration,
+        options: _Options,
+    ) -> None:
+        self.graph, self.chosen, self.options, self.calibration = graph, chosen, options, calibration
+        self.by_output = {name: c for c in found for name in c.outputs}
+        self.writer = Writer(graph, ranges)
+        self.codes: dict[str, str] = {}  # of tensors that have codes so far
+        self.reals: dict[str, str] = {}  # what int8 nodes read of tensors that float nodes make
+        self.needed = self._needed(found)
+        self.merged = self._merged(found)
+
+    def _needed(self, found: list[Candidate]) -> set[str]:
+        """Return the tensors that need codes."""
+        inputs = {name for c in found if c.key in self.chosen and c.kind != "activation" for name in c.inputs}
+        outputs = {
+            name for c in found if c.key in self.chosen and not self._makes_reals(c) for name in c.outputs
+        }  # fmt: skip
+        return inputs | outputs
+
+    def _makes_reals(self, c: Candidate) -> bool:
+        if c.keeps_float:
+            return True
+        return self.options.form == "integer" and c.kind == "conv" and self._ends(c)
+
+    def _ends(self, c: Candidate) -> bool:
+        """Whether a graph output is all that a node makes."""
+        return self.graph.is_output(c.key) and not self.graph.consumers(c.key)
+
+    def _merged(self, found: list[Candidate]) -> dict[str, Candidate]:
+        """Return the activations that the quantization of their output replaces, by the key of the node before."""
+        merged = {}
+        for c in found:
+            if c.kind == "activation" and c.key in self.chosen:
+                merged[self.by_output[c.inputs[0]].key] = c
+        return merged
+
+    def run(self) -> list[Change]:
+        """Replace the nodes of the graph; return what changed."""
+        proto = self.graph.proto
+        changes: list[Change] = []
+        gone = {c.key for c in self.merged.values()}
+        for value in proto.input:
+            if value.name in self.needed:
+                self._quantize(value.name)
+        for node in list(proto.node):
+            key = node.output[0] if node.output else ""
+            c = self.by_output.get(key)
+            if key in gone:
+                continue
+            if c is not None and key in self.chosen:
+                change = self._int8(c)
+                if change is not None:
+                    changes.append(change)
+                continue
+            self.writer.nodes.append(self._float(node))
+            for name in node.output:
+                if name in self.needed:
+                    self._quantize(name)
+        del proto.node[:]
+        proto.node.extend(self.writer.nodes)
+        Graph.of(self.graph.model).remove_unused()
+        return changes
+
+    def _float(self, node: Any) -> Any:
+        """Return a float node. A bias after a product in int8 is added by Sum: onnxruntime would turn Add into Gemm."""
+        if node.op_type != "Add" or node.domain:
+            return node
+        before = [self.by_output.get(name) for name in node.input]
+        int8 = any(c is not None and c.kind == "matmul" and c.key in self.chosen for c in before)
+        if int8 and any(self.graph.constant(name) is not None for name in node.input):
+            node.op_type = "Sum"
+        return node
+
+    def _quantize(self, tensor: str) -> None:
+        """Give a tensor that exists in float32 its codes."""
+        self.codes[tensor] = self.writer.quantize(tensor)
+
+    def _read(self, tensor: str) -> str:
+        """Return the name of the reals that an int8 node reads."""
+        if tensor not in self.reals:
+            maker = self.by_output.get(tensor)
+            if maker is not None and maker.key in self.chosen and not self._makes_reals(maker):
+                self.reals[tensor] = tensor  # its DequantizeLinear has the name of the tensor
+            else:
+                self.reals[tensor] = self.writer.dequantize(tensor, self.codes[tensor])
+        return self.reals[tensor]
+
+    def _finish(self, tensor: str, raw: str) -> None:
+        """Quantize what a node made, and give the tensor's name to the reals that its codes stand for."""
+        self.codes[tensor] = self.writer.quantize(tensor, raw)
+        self.writer.dequantize(tensor, self.codes[tensor], tensor)
+
+    def _int8(self, c: Candidate) -> Change | None:
+        after = self.merged.get(c.key)
+        outputs = c.outputs if after is None else after.outputs
+        if c.computes:
+            return self._layer(c, outputs[0], after)
+        node = type(c.node)()
+        node.CopyFrom(c.node)
+        for i, name in enumerate(node.input):
+            if name in c.inputs:
+                node.input[i] = self._read(name)
+        raw = [self.writer.name(f"{name}_float") for name in outputs]
+        del node.output[:]
+        node.output.extend(raw)
+        self.writer.nodes.append(node)
+        self._activation(after, outputs[0], raw)
+        for name, real in zip(outputs, raw, strict=True):
+            self._finish(name, real)
+        return None
+
+    def _activation(self, after: Candidate | None, output: str, raw: list[str]) -> None:
+        """Append a merged activation, unless the range of the codes does what it does."""
+        if after is None:
+            return
+        low, high = self.writer.qparams[output].range()
+        least, most = after.attributes["bounds"]
+        slack = 1e-6 * float(high - low)
+        if (least is None or float(low) >= least - slack) and (most is None or float(high) <= most + slack):
+            return
+        node = type(after.node)()
+        node.CopyFrom(after.node)
+        node.input[0], node.output[0] = raw[0], self.writer.name(f"{output}_float")
+        self.writer.nodes.append(node)
+        raw[0] = node.output[0]
+
+    # ---- layers with weights ----
+
+    def _layer(self, c: Candidate, output: str, after: Candidate | None) -> Change:
+        assert c.weight is not None
+        x = c.inputs[0]
+        w, bias = self._arrays(c)
+        params = self.writer.qparams[x]
+        x_scale = float(params.scale)
+        orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
+        axis = c.outputs_axis
+        if self.options.correct_bias:
+            bias = self._corrected(c, w, bias, layer_codes(w, axis, bias, x_scale, orders=orders))
+        codes = layer_codes(w, axis, bias, x_scale, orders=orders)
+        stem = c.weight.name or node_name(c.node)
+        bias_stem = c.bias.name if c.bias is not None else f"{stem}_bias"
+        reals = self._makes_reals(c)
+        form = self._emit(c, output, after, codes, reals, stem, bias_stem)
+        before_bytes = w.nbytes + (0 if c.bias is None else c.bias.array.nbytes)
+        after_bytes = codes.codes.nbytes + codes.scale.nbytes + (0 if codes.bias is None else codes.bias.nbytes)
+        reason = "int8 is faster in onnxruntime" if not self.options.forced else "included"
+        if codes.widened:
+            reason += f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
+        return Change(
+            node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, _sqnr(w, codes, axis)
+        )
+
+    def _arrays(self, c: Candidate) -> tuple[Array, Array | None]:
+        """Return weight and bias in float32; alpha and beta are multiplied in."""
+        assert c.weight is not None
+        w, bias = c.weight.array, None if c.bias is None else c.bias.array.astype(np.float64)
+        if c.kind == "gemm":
+            w = (w * np.float32(c.attributes.get("alpha", 1.0))).astype(np.float32)
+            if bias is not None:
+                n = w.shape[c.outputs_axis or 0]
+                bias = np.broadcast_to(bias.reshape(-1) * c.attributes.get("beta", 1.0), (n,))
+        return w, bias
+
+    def _corrected(self, c: Candidate, w: Array, bias: Array | None, codes: LayerCodes) -> Array | None:
+        """Return the bias plus the mean of the error that the codes cause; of a product without a bias None."""
+        observer = self.calibration.observers.get(f"{c.inputs[0]}{_MEAN}")
+        if observer is None or not hasattr(observer, "mean_") or c.kind == "matmul":
+            return bias
+        mean = observer.mean_
+        shape = [-1 if d == c.outputs_axis else 1 for d in range(w.ndim)]
+        error = w.astype(np.float64) - codes.codes.astype(np.float64) * codes.scale.reshape(shape).astype(np.float64)
+        if c.kind == "gemm":
+            shift = error @ mean if c.outputs_axis == 0 else mean @ error
+        else:
+            group = c.attributes.get("group", 1)
+            sums = error.reshape(w.shape[0], w.shape[1], -1).sum(axis=2)
+            by_group = np.repeat(mean.reshape(group, -1), w.shape[0] // group, axis=0)
+            shift = (sums * by_group).sum(axis=1)
+        return shift if bias is None else np.asarray(bias) + shift
+
+    def _emit(
+        self, c: Candidate, output: str, after: Candidate | None, codes: LayerCodes, reals: bool, stem: str, bias_stem: str
+    ) -> str:
+        """Append the nodes of a layer; return the operator that the form is known by."""
+        writer, x = self.writer, c.inputs[0]
+        quantized = output in self.needed
+        if self.options.form == "QDQ":
+            raw = [output if reals else writer.name(f"{output}_float")]
+            dequantized_layer(writer, c.node, self._read(x), raw[0], codes, c.outputs_axis, stem, bias_stem)
+            if reals:
+                if after is not None:
+                    self._rename_last(raw, output)
+                    self._activation(after, output, raw)
+                if quantized:
+                    self._requantize(output, raw[0])
+            else:
+                self._activation(after, output, raw)
+                self._finish(output, raw[0])
+            return "QDQ"
+        if c.kind == "gemm" and c.attributes.get("transB", 0):
+            codes = codes._replace(codes=np.ascontiguousarray(codes.codes.T))
+        pair = (x, self.codes[x])
+        if c.kind == "conv" and not reals:
+            self.codes[output] = writer.name(f"{output}_quantized")
+            qlinear_conv(writer, c.node, pair, (output, self.codes[output]), codes, stem)
+            writer.dequantize(output, self.codes[output], output)
+            return "QLinearConv"
+        if c.kind == "conv":
+            conv_integer(writer, c.node, pair, output, codes, stem)
+            return "ConvInteger"
+        alone = quantized and codes.bias is None and not self._float_readers(output)
+        if alone and after is None:
+            self.codes[output] = writer.name(f"{output}_quantized")
+            qlinear_matmul(writer, pair, (output, self.codes[output]), codes, stem)
+            writer.dequantize(output, self.codes[output], output)
+            self.reals[output] = output
+            return "QLinearMatMul"
+        raw = [output if after is None else writer.name(f"{output}_float")]
+        matmul_integer(writer, pair, raw[0], codes, stem)
+        if after is not None:
+            self._activation(after, output, raw)
+        if quantized:
+            self._requantize(output, raw[0])
+        return "MatMulInteger"
+
+    def _rename_last(self, raw: list[str], output: str) -> None:
+        raw[0] = self.writer.name(f"{output}_float")
+        self.writer.nodes[-1].output[0] = raw[0]
+
+    def _requantize(self, output: str, raw: str) -> None:
+        """Quantize the reals of a product; others that read them read what the codes stand for if the name is free."""
+        if raw == output:
+            self._quantize(output)
+            return
+        self._finish(output, raw)
+        self.reals[output] = output
+
+    def _float_readers(self, tensor: str) -> bool:
+        readers = [self.by_output.get(node.output[0]) for node in self.graph.consumers(tensor)]
+        return self.graph.is_output(tensor) or any(c is None or c.key not in self.chosen for c in readers)
+
+
+def _orders(c: Candidate, w: Array) -> tuple[tuple[int, ...], ...]:
+    """Return the orders in which runtimes lay out the inputs of an output channel, as axes after that of the channel."""
+    if c.kind != "conv" or w.ndim < 3:
+        return (tuple(range(1, w.ndim + (c.outputs_axis is None))),)
+    spatial = tuple(range(2, w.ndim))
+    return (1, *spatial), (*spatial, 1)
+
+
+def _sqnr(w: Array, codes: LayerCodes, axis: int | None) -> float | None:
+    """Return the SQNR of a weight in dB; None where it has no error."""
+    shape = [-1 if d == axis else 1 for d in range(w.ndim)]
+    real = codes.codes.astype(np.float64) * codes.scale.reshape(shape if axis is not None else ()).astype(np.float64)
+    noise = float(np.square(w - real).sum())
+    signal = float(np.square(w.astype(np.float64)).sum())
+    return 10 * math.log10(signal / noise) if noise and signal else None
+
+
+# ---- weights of layers that stay float32 ----
+
+
+def _store_weights(model: Any, options: _Options, reasons: Mapping[str, str]) -> list[Change]:
+    """Store the weights of float layers as codes that the runtime expands once, when it loads the model."""
+    from onnx import TensorProto, helper
+
+    changes, stored = [], {}
+    graph = Graph.of(model)
+    done = {name for node in model.graph.node if node.op_type in ("DequantizeLinear",) for name in node.output}
+    for layer in layers(graph):
+        if layer.weight is None or any(name in done for name in layer.node.input[1:2]):
+            continue
+        reason = reasons.get(layer.node.output[0], "this operator has no int8 form here")
+        name, w = layer.node.input[1 if layer.op_type != "Gather" else 0], layer.weight.array
+        small = w.size < _STORED or w.dtype != np.float32
+        excluded = layer.node not in options.selection and not options.forced
+        if small or excluded or options.float_weights == "float32":
+            before = w.nbytes
+            why = f"{reason}; too small to store as codes" if small else reason
+            changes.append(Change(layer.name, layer.op_type, "float", "float32", why, before, before, None))
+            continue
+        axes = tuple(range(w.ndim - 1)) if layer.op_type in ("LSTM", "GRU", "RNN") else (layer.outputs_axis,)
+        axes = tuple(axis for axis in axes if axis is not None)
+        key = (id(layer.graph.proto), name)
+        if key not in stored:
+            codes, scale = stored_codes(w, axes)
+            scope = layer.graph
+            parts = [scope.name(f"{name}_{end}") for end in ("cast", "expanded")]
+            cast = helper.make_node("Cast", [scope.add(f"{name}_quantized", codes)], parts[:1], to=TensorProto.FLOAT)
+            cast.name = parts[0]
+            product = helper.make_node("Mul", [parts[0], scope.add(f"{name}_scale", scale)], parts[1:], name=parts[1])
+            stored[key] = parts[1], codes.nbytes + scale.nbytes, w, codes, scale
+            scope.insert_before(layer.node, cast, product)
+        expanded_name, size, *_ = stored[key]
+        layer.node.input[1 if layer.op_type != "Gather" else 0] = expanded_name
+        why = f"{reason}; the weight is stored as int8 and computes in float32"
+        changes.append(Change(layer.name, layer.op_type, "float", "int8", why, w.nbytes, size, None))
+    Graph.of(model).remove_unused()
+    return changes
+
+
+# ---- measurement ----
+
+
+def _fastest(work: _Conversion, source: Any, feed: Any) -> tuple[Any, list[Change], dict[str, Any]]:
+    """Time variants, interleaved with the float model, and return the fastest."""
+    keys = {c.key for c in candidates(Graph.of(work.prepared))}
+    variants = [work.convert(pace) for pace in _PACES]
+    variants.append(work.convert(1.0, keys))
+    unique: dict[bytes, int] = {}
+    for i, (model, _, _) in enumerate(variants):
+        unique.setdefault(model.SerializeToString(deterministic=True), i)
+    kept = [variants[i] for i in unique.values()]
+    engines = [session(source, threads=1), *(session(model, threads=1) for model, _, _ in kept)]
+    item = feed_of(engines[0], feed)
+    seconds = interleaved([_runner(engine, item) for engine in engines])
+    best = int(np.argmin(seconds[1:]))
+    model, changes, facts = kept[best]
+    return model, changes, {**facts, "milliseconds": 1e3 * seconds[1 + best], "float_milliseconds": 1e3 * seconds[0]}
+
+
+def _runner(engine: Any, item: dict[str, Array]) -> Callable[[], Any]:
+    return lambda: engine.run(None, item)
