@@ -33,10 +33,12 @@ __all__ = ["calibrate", "quantize_static"]
 
 Technique = Literal["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
 Form = Literal["QDQ", "integer"]
+FloatWeights = Literal["int16", "int8", "float32"]
 TargetCPU = Literal["any", "vnni", "avx2", "arm"]
 
 _TECHNIQUES = {"mse": 0, "minmax": 1, "moving_average": 2, "percentile": 3, "entropy": 4, "best": 5}
 _FORMS = {"QDQ": 0, "integer": 1}
+_FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
 _MEAN = ":mean"  # ends the name of what a calibration keeps for bias correction
 _LEAST_OPSET = 13  # scales and zero points for each channel
@@ -52,7 +54,7 @@ class _Options(NamedTuple):
     selection: Selection
     forced: bool
     target_cpu: TargetCPU
-    float_weights: Literal["int8", "float32"]
+    float_weights: FloatWeights
     correct_bias: bool
 
 
@@ -117,7 +119,7 @@ def quantize_static(
     calibration: Calibration | None = None,
     percentile: float = 99.99,
     correct_bias: bool = True,
-    float_weights: Literal["int8", "float32"] = "int8",
+    float_weights: FloatWeights = "int16",
     measure: bool = False,
     target_cpu: TargetCPU = "any",
     progress: bool | None = None,
@@ -127,8 +129,7 @@ def quantize_static(
 
     Activations are uint8, affine per tensor, ``q = saturate(round_half_even(x / S) + Z)``. Weights are int8, symmetric
     per output channel, biases int32. A layer runs in int8 where onnxruntime is faster in that form; the report says of
-    the others why not. The weights of layers that stay float32 are stored as int8 codes, which onnxruntime expands when
-    it loads the model.
+    the others why not. The weights of layers that stay float32 are stored as codes and compute in float32.
 
     Parameters
     ----------
@@ -154,8 +155,9 @@ def quantize_static(
         Percent of the elements inside the range, where the observer is "percentile".
     correct_bias : bool, default True
         Let the bias take up the mean of the error that rounding the weight causes.
-    float_weights : {"int8", "float32"}
-        How weights of layers that stay float32 are stored.
+    float_weights : {"int16", "int8", "float32"}
+        How weights of layers that stay float32 are stored: as codes with a scale for some 32 neighbours, which
+        onnxruntime expands when it loads the model, or as they are.
     measure : bool, default False
         Time variants in onnxruntime, interleaved with the float32 model, and return the fastest; that may have no
         layer in int8.
@@ -190,7 +192,7 @@ def quantize_static(
     owner = "quantize_static"
     _args.choice(owner, "observer", observer, _TECHNIQUES)
     _args.choice(owner, "form", form, _FORMS)
-    _args.choice(owner, "float_weights", float_weights, {"int8": 0, "float32": 1})
+    _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
     _args.choice(owner, "target_cpu", target_cpu, _TARGETS)
     correct_bias = _check.flag(owner, "correct_bias", correct_bias)
     measure = _check.flag(owner, "measure", measure)
@@ -671,8 +673,6 @@ def _sqnr(w: Array, codes: LayerCodes, axis: int | None) -> float | None:
 
 def _store_weights(model: Any, options: _Options, reasons: Mapping[str, str]) -> list[Change]:
     """Store the weights of float layers as codes that the runtime expands once, when it loads the model."""
-    from onnx import TensorProto, helper
-
     changes, stored = [], {}
     graph = Graph.of(model)
     done = {name for node in model.graph.node if node.op_type in ("DequantizeLinear",) for name in node.output}
@@ -688,24 +688,32 @@ def _store_weights(model: Any, options: _Options, reasons: Mapping[str, str]) ->
             why = f"{reason}; too small to store as codes" if small else reason
             changes.append(Change(layer.name, layer.op_type, "float", "float32", why, before, before, None))
             continue
-        axes = tuple(range(w.ndim - 1)) if layer.op_type in ("LSTM", "GRU", "RNN") else (layer.outputs_axis,)
-        axes = tuple(axis for axis in axes if axis is not None)
         key = (id(layer.graph.proto), name)
         if key not in stored:
-            codes, scale = stored_codes(w, axes)
-            scope = layer.graph
-            parts = [scope.name(f"{name}_{end}") for end in ("cast", "expanded")]
-            cast = helper.make_node("Cast", [scope.add(f"{name}_quantized", codes)], parts[:1], to=TensorProto.FLOAT)
-            cast.name = parts[0]
-            product = helper.make_node("Mul", [parts[0], scope.add(f"{name}_scale", scale)], parts[1:], name=parts[1])
-            stored[key] = parts[1], codes.nbytes + scale.nbytes, w, codes, scale
-            scope.insert_before(layer.node, cast, product)
-        expanded_name, size, *_ = stored[key]
+            stored[key] = _store(layer.graph, layer.node, name, w, options.float_weights)
+        expanded_name, size = stored[key]
         layer.node.input[1 if layer.op_type != "Gather" else 0] = expanded_name
-        why = f"{reason}; the weight is stored as int8 and computes in float32"
-        changes.append(Change(layer.name, layer.op_type, "float", "int8", why, w.nbytes, size, None))
-    Graph.of(model).remove_unused()
+        why = f"{reason}; the weight is stored as {options.float_weights} and computes in float32"
+        changes.append(Change(layer.name, layer.op_type, "float", options.float_weights, why, w.nbytes, size, None))
+    for scope in Graph.of(model).walk():
+        scope.remove_unused()
     return changes
+
+
+def _store(scope: Graph, node: Any, name: str, w: Array, dtype: str) -> tuple[str, int]:
+    """Insert codes of a weight and what expands them before a node; return the name of the reals, and the bytes."""
+    from onnx import TensorProto, helper
+
+    codes, scale = stored_codes(w, dtype)
+    cast, product, expanded = (scope.name(f"{name}_{end}") for end in ("cast", "scaled", "expanded"))
+    shape = scope.add(f"{name}_shape", np.array(w.shape, np.int64))
+    scope.insert_before(
+        node,
+        helper.make_node("Cast", [scope.add(f"{name}_quantized", codes)], [cast], name=cast, to=TensorProto.FLOAT),
+        helper.make_node("Mul", [cast, scope.add(f"{name}_scale", scale)], [product], name=product),
+        helper.make_node("Reshape", [product, shape], [expanded], name=expanded),
+    )
+    return expanded, codes.nbytes + scale.nbytes
 
 
 # ---- measurement ----

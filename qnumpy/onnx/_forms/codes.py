@@ -7,9 +7,10 @@ import numpy as np
 from ..._check import TINY
 from ..._typing import Array, Float32Array
 
-__all__ = ["LayerCodes", "expanded", "layer_codes", "stored_codes"]
+__all__ = ["LayerCodes", "layer_codes", "stored_codes"]
 
 _PAIR = 128  # the largest sum of two weights whose products with 255 fit in int16
+_FACTORS = (1.0, 0.64, 0.7, 0.76, 0.82, 0.88, 0.94, 1.03, 1.06, 1.1, 1.15, 1.2, 1.26, 1.33, 1.42, 1.55, 1.75, 2.0)  # factors of a scale that are tried
 _BIAS = 2.0**30  # the largest bias in steps: the sum of products adds less than that below 33,000 inputs
 _DEAD = 2.0**23  # steps of the bias of a channel without weights: float32 has no more
 
@@ -29,8 +30,9 @@ def layer_codes(
 ) -> LayerCodes:
     """Quantize a weight to int8, symmetric per output channel, and its bias to int32 in the scale of the products.
 
-    A scale is the largest magnitude over 127, or more: the bias must fit in int32, and where `orders` are given the sum
-    of two neighbours along the inputs must stay within 128, so that no product of a pair leaves int16.
+    A scale is the best of some around the largest magnitude over 127, by the squared error of the weight. The bias must
+    fit in int32, and where `orders` are given the sum of two neighbours along the inputs must stay within 128, so that
+    no product of a pair leaves int16.
 
     Parameters
     ----------
@@ -52,18 +54,12 @@ def layer_codes(
     flat = rows.reshape(channels, -1)
     largest = np.abs(flat).max(axis=1, initial=0.0)
     scale = np.maximum(largest / 127, TINY)
-    if bias is not None:
-        size = np.abs(bias.astype(np.float64)) / x_scale
-        least = np.where(largest > 0, size / _BIAS, size / _DEAD)
-        scale = np.where(largest > 0, np.maximum(scale, least), np.where(size > 0, np.maximum(least, TINY), 1.0))
-    else:
-        scale = np.where(largest > 0, scale, 1.0)
-    scale = np.maximum(scale, 1.0001 * TINY / min(x_scale, 1.0))  # the scale of the products is normal too
-    start = scale
-    if orders is not None:
-        scale = _paired(rows, scale, orders)
-    steps = scale.astype(np.float32)
-    codes = _codes(flat, steps)
+    size = np.zeros(channels) if bias is None else np.abs(np.asarray(bias, np.float64)) / x_scale
+    least = np.maximum(np.where(largest > 0, size / _BIAS, size / _DEAD), 1.0001 * TINY / min(x_scale, 1.0))
+    scale = np.where((largest > 0) | (size > 0), np.maximum(scale, least), 1.0)
+    index = np.arange(flat.shape[1]).reshape(rows.shape[1:])
+    views = [index.transpose([d - 1 for d in order]).reshape(-1) for order in orders or ()]
+    steps, codes = _searched(flat, scale.astype(np.float32), least.astype(np.float32), views)
     product = (np.float32(x_scale) * steps).astype(np.float32)
     whole = None
     if bias is not None:
@@ -71,49 +67,71 @@ def layer_codes(
         whole = np.clip(np.rint(bias.astype(np.float64) / product), -limit, limit).astype(np.int32)
     shaped = codes.reshape(rows.shape)
     result = shaped[0] if axis is None else np.moveaxis(shaped, 0, axis)
-    widened = int((scale > np.maximum(largest / 127, TINY) * (1 + 1e-6))[largest > 0].sum())
-    del start
+    widened = int((steps > np.maximum(largest / 127, TINY) * (1 + 1e-6))[largest > 0].sum())
     return LayerCodes(np.ascontiguousarray(result), steps, whole, product, widened)
 
 
-def _codes(flat: Array, scale: Float32Array) -> Array:
+def _codes(flat: Array, scale: Array) -> Array:
     return np.clip(np.rint(flat / scale.astype(np.float64)[:, None]), -127, 127).astype(np.int8)
 
 
-def _paired(rows: Array, scale: Array, orders: tuple[tuple[int, ...], ...]) -> Array:
-    """Return scales under which no two neighbours of a channel add up to more than 128, in any of the orders."""
-    views = [rows.transpose(0, *order).reshape(len(rows), -1) for order in orders]
-    for _ in range(32):
-        excess = np.ones(len(rows))
-        for flat in views:
-            if flat.shape[1] > 1:
-                codes = _codes(flat, scale.astype(np.float32)).astype(np.int16)
-                excess = np.maximum(excess, np.abs(codes[:, :-1] + codes[:, 1:]).max(axis=1) / _PAIR)
-        if (excess <= 1).all():
+def _searched(flat: Array, scale: Float32Array, least: Float32Array, orders: list[Array]) -> tuple[Float32Array, Array]:
+    """Return scales, not below the least, and codes of which no pair adds up to more than 128, in any of the orders.
+
+    A narrow scale clips the largest weights, a wide one has large steps, and taking steps off a pair changes two codes:
+    of the scales tried each channel takes the one of the least squared error.
+    """
+    best = np.full(len(flat), np.inf)
+    scales, codes = scale.copy(), np.zeros(flat.shape, np.int8)
+    for factor in _FACTORS:
+        wider = np.maximum(scale * np.float32(factor), least)
+        tried = _cut_pairs(_codes(flat, wider).astype(np.int16), orders)
+        error = np.square(flat - tried * wider.astype(np.float64)[:, None]).sum(axis=1)
+        better = error < best
+        best[better], scales[better], codes[better] = error[better], wider[better], tried[better]
+    return scales, codes
+
+
+def _cut_pairs(codes: Array, orders: list[Array]) -> Array:
+    """Take steps off the codes of pairs whose sum exceeds 128, half off each; sums in no order grow by that."""
+    for _ in range(8):
+        done = True
+        for order in orders:
+            left, right = order[0:-1:2], order[1::2]
+            a, b = codes[:, left], codes[:, right]
+            total = a + b
+            excess = np.abs(total) - _PAIR
+            if (excess > 0).any():
+                done = False
+                cut = np.sign(total) * np.maximum(excess, 0)
+                half = cut // 2
+                codes[:, left], codes[:, right] = a - half, b - (cut - half)
+        if done:
             break
-        scale = np.where(excess > 1, scale * np.maximum(excess, 1.0005), scale)
-    return scale
+    return codes
 
 
-def stored_codes(w: Array, axes: tuple[int, ...]) -> tuple[Array, Float32Array]:
-    """Quantize a weight that is read as reals: int8 codes and a scale for each index of `axes`, in a shape that fits.
+def stored_codes(w: Array, dtype: str = "int8") -> tuple[Array, Float32Array]:
+    """Quantize a weight that is read as reals: codes in rows of neighbours in memory, and a scale for each row.
 
     Parameters
     ----------
     w : ndarray of float32
-    axes : tuple of int
+    dtype : {"int8", "int16"}
 
     Returns
     -------
-    codes : ndarray of int8
-    scale : ndarray of float32
+    codes : ndarray of int8 or int16, shape (blocks, size)
+        The size is a divisor of the number of elements, near 32; rounded half to even.
+    scale : ndarray of float32, shape (blocks, 1)
     """
-    over = tuple(d for d in range(w.ndim) if d not in axes)
-    largest = np.abs(w.astype(np.float64)).max(axis=over, keepdims=True, initial=0.0)
-    scale = np.where(largest > 0, np.maximum(largest / 127, TINY), 1.0).astype(np.float32)
-    return np.rint(w / scale.astype(np.float64)).clip(-127, 127).astype(np.int8), scale
+    top = np.iinfo(dtype).max
+    blocks = w.reshape(-1, _block(w.size)).astype(np.float64)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    scale = np.where(largest > 0, np.maximum(largest / top, TINY), 1.0).astype(np.float32)
+    return np.rint(blocks / scale.astype(np.float64)).clip(-top, top).astype(dtype), scale
 
 
-def expanded(codes: Array, scale: Float32Array) -> Float32Array:
-    """Return the reals that stored codes stand for."""
-    return codes.astype(np.float32) * scale
+def _block(size: int) -> int:
+    """Return the divisor of a number that is nearest to 32, of those from 16 to 64; else the number itself."""
+    return min((n for n in range(16, 65) if size % n == 0), key=lambda n: abs(n - 32), default=size)
