@@ -25,6 +25,8 @@ FLOAT_DENSE, INT8_DENSE = 57.0, 215.0
 FLOAT_NARROW, INT8_NARROW = 26.0, 18.0
 FLOAT_DEPTHWISE, INT8_DEPTHWISE = 36.0, 45.0
 NARROW = 16  # channels of a group
+FLOAT_LINE, INT8_LINE = 11.0, 100.0  # convolutions over one axis have no blocks in float32
+FLOAT_LINE_DEPTHWISE, INT8_LINE_DEPTHWISE = 4.0, 13.0
 FLOAT_ONE_ROW, INT8_ONE_ROW = 11.0, 40.0  # a product of one row reads the weight once
 
 # Nanoseconds an element.
@@ -45,7 +47,9 @@ ELEMENTWISE: dict[str, Cost] = {
 NODE = 2_000.0  # of a node in int8, beside its work: small layers gain nothing
 
 
-def compute_cost(macs: float, outputs: float, channels: int, filters: int, rows: float, *, depthwise: bool) -> Cost:
+def compute_cost(
+    macs: float, outputs: float, channels: int, filters: int, rows: float, *, depthwise: bool, line: bool = False
+) -> Cost:
     """Return the cost of a convolution or a product with a constant weight.
 
     Parameters
@@ -57,11 +61,16 @@ def compute_cost(macs: float, outputs: float, channels: int, filters: int, rows:
     rows : float
         Positions, or rows of the left matrix.
     depthwise : bool
+    line : bool, default False
+        Whether a convolution runs over one axis.
 
     Returns
     -------
     Cost
     """
+    if line:
+        fast, slow = (INT8_LINE_DEPTHWISE, FLOAT_LINE_DEPTHWISE) if depthwise else (INT8_LINE, FLOAT_LINE)
+        return Cost(macs / slow, macs / fast + REQUANTIZE * outputs + NODE)
     if depthwise:
         return Cost(macs / FLOAT_DEPTHWISE, macs / INT8_DEPTHWISE + DEPTHWISE_INT8 * outputs + NODE)
     if channels < NARROW or filters < NARROW // 2:

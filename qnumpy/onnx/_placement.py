@@ -227,8 +227,8 @@ def _cost(c: Candidate, elements: Mapping[str, float]) -> Cost:
         inner, filters = math.prod(shape[1:]), shape[0] // group
         depthwise = group > 1 and shape[1] == 1 and filters == 1
         rows = outputs / max(shape[0], 1)
-        channels = shape[1] if math.prod(shape[2:]) > 1 or shape[1] >= 16 else shape[1]
-        return compute_cost(outputs * inner, outputs, channels, filters, rows, depthwise=depthwise)
+        line = len(shape) == 3
+        return compute_cost(outputs * inner, outputs, shape[1], filters, rows, depthwise=depthwise, line=line)
     inner = shape[1 - (c.outputs_axis or 0)] if len(shape) == 2 else shape[-2]
     columns = c.weight.array.size // max(inner, 1)
     return compute_cost(outputs * inner, outputs, inner, columns, outputs / max(columns, 1), depthwise=False)

@@ -10,6 +10,7 @@ import numpy as np
 from .. import _args, _check
 from .._typing import Array
 from ..calibration.calibrate import Calibration
+from ..calibration.estimate import estimate
 from ..calibration.report import summarize
 from ..errors import CalibrationError
 from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MovingAverageMinMaxObserver, Observer
@@ -43,7 +44,12 @@ _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
 _MEAN = ":mean"  # ends the name of what a calibration keeps for bias correction
 _LEAST_OPSET = 13  # scales and zero points for each channel
 _STORED = 256  # elements from which a weight that stays float32 is stored as codes
+_SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
+
+
+_INACCURATE = "with this layer in int8 the outputs would have less than min_sqnr"
+_SLOWER = "int8 was slower, measured here"
 
 
 class _Options(NamedTuple):
@@ -120,6 +126,7 @@ def quantize_static(
     percentile: float = 99.99,
     correct_bias: bool = True,
     float_weights: FloatWeights = "int16",
+    min_sqnr: float | None = 25.0,
     measure: bool = False,
     target_cpu: TargetCPU = "any",
     progress: bool | None = None,
@@ -137,7 +144,7 @@ def quantize_static(
         It does not change.
     data : iterable of dict of str to array, or of arrays, optional
         Inputs by name; arrays where the model has one input. A dask array gives its blocks, a dask bag its items.
-        Shapes may vary; no batch is kept but the first, where `measure` is True.
+        Shapes may vary; no batch is kept but the first ones, up to 64 MB, for `min_sqnr` and `measure`.
     output : str or path, optional
         Where to write the model.
     observer : {"mse", "minmax", "moving_average", "percentile", "entropy", "best"}
@@ -158,6 +165,9 @@ def quantize_static(
     float_weights : {"int16", "int8", "float32"}
         How weights of layers that stay float32 are stored: as codes with a scale for some 32 neighbours, which
         onnxruntime expands when it loads the model, or as they are.
+    min_sqnr : float or None, default 25.0
+        In dB, of every output on the first batches: layers whose own error is largest return to float32 until it is
+        reached. None, or a calibration without data, leaves that out.
     measure : bool, default False
         Time variants in onnxruntime, interleaved with the float32 model, and return the fastest; that may have no
         layer in int8.
@@ -206,17 +216,20 @@ def quantize_static(
     prepared, folded = _prepared(owner, source)
     graph = Graph.of(prepared)
     found = candidates(graph)
-    first: list[Any] = []
+    samples: list[Any] = []
     if calibration is None:
         assert data is not None
-        kept = _keeping_first(data, first) if measure else data
+        kept = _keeping_first(data, samples)
         calibration = _calibrated(owner, prepared, found, kept, observer, percentile, progress, resume)
-    elif measure:
-        first.extend(item for item, _ in zip(batches_of(data), range(1), strict=False))
+    elif data is not None:
+        for _ in zip(_keeping_first(data, samples), range(_SAMPLES), strict=False):
+            pass
     _check_calibration(owner, calibration, found)
     options = _Options(observer, form, selection, include is not None, target_cpu, float_weights, correct_bias)
     work = _Conversion(prepared, calibration, options)
-    quantized, changes, facts = _fastest(work, source, first[0]) if measure else work.convert(1.0)
+    floor = None if min_sqnr is None or not samples else _Floor(source, samples, float(min_sqnr))
+    result = _fastest(work, source, samples[0], floor) if measure else _accurate(work, 1.0, floor)
+    quantized, changes, facts = result
     attach(quantized, changes, form=form, observer=observer, target_cpu=target_cpu, rewrites=folded, **facts)
     if output is not None:
         write_model(owner, quantized, output)
@@ -230,10 +243,14 @@ def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     return prepared, counts
 
 
-def _keeping_first(data: Any, first: list[Any]) -> Iterable[Any]:
+def _keeping_first(data: Any, samples: list[Any]) -> Iterable[Any]:
+    """Yield the batches of data; the first ones stay in a list too."""
+    kept = 0
     for item in batches_of(data):
-        if not first:
-            first.append(item)
+        arrays = item.values() if isinstance(item, Mapping) else (item,)
+        kept += sum(np.asarray(array).nbytes for array in arrays)
+        if not samples or (len(samples) < _SAMPLES and kept <= _SAMPLE_BYTES):
+            samples.append(item)
         yield item
 
 
@@ -320,21 +337,22 @@ class _Conversion:
         self.batches = max(calibration.batches, 1)
         names = [name for name in calibration.observers if not name.endswith(_MEAN)]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
+        self._errors: dict[str, float] = {}
         self.qparams = {name: _chosen(calibration.observers[name], options.observer) for name in names}
 
     def _count(self, observer: Observer) -> float:
         counts = (getattr(observer, name, 0) for name in ("count_", "nan_", "infinite_"))
         return float(sum(np.sum(count) for count in counts)) / self.batches
 
-    def convert(self, pace: float, without: set[str] = frozenset()) -> tuple[Any, list[Change], dict[str, Any]]:  # type: ignore[assignment]
+    def convert(self, pace: float, without: Mapping[str, str] | None = None) -> tuple[Any, list[Change], dict[str, Any]]:
         """Return a quantized model, what changed, and facts for the report.
 
         Parameters
         ----------
         pace : float
             As in place.
-        without : set of str
-            Keys of candidates that stay float32.
+        without : mapping of str to str, optional
+            From the keys of candidates that stay float32 to the reason.
         """
         from onnx import ModelProto
 
@@ -343,7 +361,7 @@ class _Conversion:
         graph = Graph.of(model)
         found = candidates(graph)
         reasons: dict[str, str] = {}
-        chosen = place(graph, found, self.elements, lambda c: self._force(c, without, reasons), pace=pace)
+        chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
         ranges = self._shared(graph, found, chosen)
         writing = _Writing(graph, found, chosen, ranges, self.calibration, self.options)
         changes = writing.run()
@@ -351,11 +369,32 @@ class _Conversion:
             if c.computes and c.key not in chosen:
                 reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
         changes += _store_weights(model, self.options, reasons)
-        from onnx import helper  # noqa: F401
+        layers_in_int8 = [c.key for c in found if c.computes and c.key in chosen]
+        return model, _ordered(changes, self.prepared), {"layers": layers_in_int8}
 
-        return model, _ordered(changes, self.prepared), {"pace": pace, "int8_nodes": sum(c.key in chosen for c in found)}
+    def ranked(self, keys: Iterable[str]) -> list[str]:
+        """Return layers in the order of the error that they make, largest first: of their input and their output."""
+        found = {c.key: c for c in candidates(Graph.of(self.prepared))}
+        return sorted(keys, key=lambda key: -sum(map(self._error, (found[key].inputs[0], self._result(found, key)))))
 
-    def _force(self, c: Candidate, without: set[str], reasons: dict[str, str]) -> bool | None:
+    def _result(self, found: Mapping[str, Candidate], key: str) -> str:
+        """Return the tensor that holds a layer's codes: of the activation behind it, where there is one."""
+        if key in self.qparams:
+            return key
+        return next((c.key for c in found.values() if c.kind == "activation" and c.inputs[0] == key), key)
+
+    def _error(self, tensor: str) -> float:
+        """Return the squared error of a tensor's codes over the tensor's squares, as estimated."""
+        if tensor not in self._errors:
+            observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
+            if params is None or observer is None or observer.sketch is None:
+                self._errors[tensor] = 0.0
+            else:
+                whole, _ = estimate(observer.sketch, params, observer.symmetric)
+                self._errors[tensor] = whole.noise / whole.signal if whole.signal else 0.0
+        return self._errors[tensor]
+
+    def _force(self, c: Candidate, without: Mapping[str, str], reasons: dict[str, str]) -> bool | None:
         names = [*c.inputs, *(() if c.keeps_float or c.kind == "activation" else c.outputs)]
         if c.node in self.options.selection:
             unusable = [name for name in names if self.qparams.get(name) is None and not self._merged(c, name)]
@@ -366,7 +405,7 @@ class _Conversion:
                 reasons[c.key] = f"{unusable[0]!r} {why}"
                 return False
             if c.key in without:
-                reasons[c.key] = "int8 was slower, measured here"
+                reasons[c.key] = without[c.key]
                 return False
             return True if self.options.forced else None
         reasons[c.key] = "excluded"
@@ -716,14 +755,67 @@ def _store(scope: Graph, node: Any, name: str, w: Array, dtype: str) -> tuple[st
     return expanded, codes.nbytes + scale.nbytes
 
 
+# ---- accuracy ----
+
+
+class _Floor:
+    """The accuracy that a quantized model must keep on a few batches."""
+
+    def __init__(self, source: Any, samples: list[Any], least: float) -> None:
+        engine = session(source)
+        self.least, self.feeds = least, [feed_of(engine, item) for item in samples]
+        self.names = [value.name for value in engine.get_outputs() if value.type == "tensor(float)"]
+        self.wanted = [engine.run(self.names, feed) for feed in self.feeds] if self.names else []
+
+    def sqnr(self, model: Any) -> float:
+        """Return the SQNR in dB of the output that has the least, over all batches."""
+        if not self.wanted:
+            return math.inf
+        engine = session(model)
+        signal, noise = np.zeros(len(self.names)), np.zeros(len(self.names))
+        for feed, wanted in zip(self.feeds, self.wanted, strict=True):
+            for i, (exact, coarse) in enumerate(zip(wanted, engine.run(self.names, feed), strict=True)):
+                exact = np.where(np.isfinite(exact), exact, 0).astype(np.float64)
+                signal[i] += np.square(exact).sum()
+                noise[i] += np.square(exact - np.where(np.isfinite(coarse), coarse, 0)).sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.where(noise == 0, np.inf, 10 * np.log10(signal / noise))
+        return float(ratios.min())
+
+
+def _accurate(work: _Conversion, pace: float, floor: _Floor | None) -> tuple[Any, list[Change], dict[str, Any]]:
+    """Return the quantized model in which as many layers run in int8 as the accuracy allows: the number is bisected."""
+    result = work.convert(pace)
+    if floor is None:
+        return result
+    sqnr = floor.sqnr(result[0])
+    ranked = work.ranked(result[2]["layers"])
+    least, most = 0, len(ranked)  # so many layers are too few, and enough
+    if sqnr < floor.least and ranked:
+        while most - least > 1:
+            middle = (least + most) // 2
+            tried = work.convert(pace, dict.fromkeys(ranked[:middle], _INACCURATE))
+            reached = floor.sqnr(tried[0])
+            if reached >= floor.least:
+                most, result, sqnr = middle, tried, reached
+            else:
+                least = middle
+        if most == len(ranked):
+            result = work.convert(pace, dict.fromkeys(ranked, _INACCURATE))
+            sqnr = floor.sqnr(result[0])
+    return result[0], result[1], {**result[2], "sqnr_db": sqnr if math.isfinite(sqnr) else None}
+
+
 # ---- measurement ----
 
 
-def _fastest(work: _Conversion, source: Any, feed: Any) -> tuple[Any, list[Change], dict[str, Any]]:
+def _fastest(
+    work: _Conversion, source: Any, feed: Any, floor: _Floor | None
+) -> tuple[Any, list[Change], dict[str, Any]]:
     """Time variants, interleaved with the float model, and return the fastest."""
     keys = {c.key for c in candidates(Graph.of(work.prepared))}
-    variants = [work.convert(pace) for pace in _PACES]
-    variants.append(work.convert(1.0, keys))
+    variants = [_accurate(work, pace, floor) for pace in _PACES]
+    variants.append(work.convert(1.0, dict.fromkeys(keys, _SLOWER)))
     unique: dict[bytes, int] = {}
     for i, (model, _, _) in enumerate(variants):
         unique.setdefault(model.SerializeToString(deterministic=True), i)
