@@ -43,6 +43,7 @@ _FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
 _MEAN = ":mean"  # ends the name of what a calibration keeps for bias correction
 _LEAST_OPSET = 13  # scales and zero points for each channel
+_REFERENCE_OPSET, _REFERENCE_IR = 19, 9  # the first that onnx.reference computes QuantizeLinear of
 _STORED = 256  # elements from which a weight that stays float32 is stored as codes
 _SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
@@ -62,6 +63,7 @@ class _Options(NamedTuple):
     target_cpu: TargetCPU
     float_weights: FloatWeights
     correct_bias: bool
+    quantize_outputs: bool
 
 
 def calibrate(
@@ -126,6 +128,7 @@ def quantize_static(
     percentile: float = 99.99,
     correct_bias: bool = True,
     float_weights: FloatWeights = "int16",
+    quantize_outputs: bool = False,
     min_sqnr: float | None = 25.0,
     measure: bool = False,
     target_cpu: TargetCPU = "any",
@@ -165,6 +168,9 @@ def quantize_static(
     float_weights : {"int16", "int8", "float32"}
         How weights of layers that stay float32 are stored: as codes with a scale for some 32 neighbours, which
         onnxruntime expands when it loads the model, or as they are.
+    quantize_outputs : bool, default False
+        Let outputs of the model hold what codes stand for where an int8 layer makes them; by default products in int8
+        give them in float32.
     min_sqnr : float or None, default 25.0
         In dB, of every output on the first batches: layers whose own error is largest return to float32 until it is
         reached. None, or a calibration without data, leaves that out.
@@ -187,7 +193,8 @@ def quantize_static(
     ValueError
         observer, form, float_weights or target_cpu is unknown.
     TypeError
-        correct_bias or measure is neither True nor False; calibration is no Calibration.
+        correct_bias, quantize_outputs or measure is neither True nor False; min_sqnr is no number; calibration is no
+        Calibration.
     ValueError
         Neither data nor a calibration came; measure is True and there are no data.
     TypeError, ValueError
@@ -205,6 +212,9 @@ def quantize_static(
     _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
     _args.choice(owner, "target_cpu", target_cpu, _TARGETS)
     correct_bias = _check.flag(owner, "correct_bias", correct_bias)
+    quantize_outputs = _check.flag(owner, "quantize_outputs", quantize_outputs)
+    if min_sqnr is not None and not _check.is_number(min_sqnr):
+        raise TypeError(_check.must(owner, "min_sqnr", "a number or None", _check.typed(min_sqnr)))
     measure = _check.flag(owner, "measure", measure)
     if calibration is not None and not isinstance(calibration, Calibration):
         raise TypeError(_check.must(owner, "calibration", "a Calibration", _check.typed(calibration)))
@@ -225,7 +235,9 @@ def quantize_static(
         for _ in zip(_keeping_first(data, samples), range(_SAMPLES), strict=False):
             pass
     _check_calibration(owner, calibration, found)
-    options = _Options(observer, form, selection, include is not None, target_cpu, float_weights, correct_bias)
+    options = _Options(
+        observer, form, selection, include is not None, target_cpu, float_weights, correct_bias, quantize_outputs
+    )
     work = _Conversion(prepared, calibration, options)
     floor = None if min_sqnr is None or not samples else _Floor(source, samples, float(min_sqnr))
     result = _fastest(work, source, samples[0], floor) if measure else _accurate(work, 1.0, floor)
@@ -238,9 +250,24 @@ def quantize_static(
 
 def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
-    prepared = at_opset(read_model(owner, model), _LEAST_OPSET)
+    prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
     counts = fold(Graph.of(prepared))
     return prepared, counts
+
+
+def _raised(model: Any) -> Any:
+    """Return a model at an operator set that onnx.reference computes, or as it is where that cannot be.
+
+    onnx.version_converter leaves the graphs of If, Loop and Scan as they are.
+    """
+    if Graph.of(model).subgraphs():
+        return model
+    try:
+        raised = at_opset(model, _REFERENCE_OPSET)
+    except Exception:  # it knows not every operator
+        return model
+    raised.ir_version = max(raised.ir_version, _REFERENCE_IR)
+    return raised
 
 
 def _keeping_first(data: Any, samples: list[Any]) -> Iterable[Any]:
@@ -468,6 +495,8 @@ class _Writing:
         return inputs | outputs
 
     def _makes_reals(self, c: Candidate) -> bool:
+        if self.options.quantize_outputs and self.graph.is_output(c.key):
+            return False
         if c.keeps_float:
             return True
         return self.options.form == "integer" and c.kind == "conv" and self._ends(c)
@@ -561,12 +590,7 @@ class _Writing:
 
     def _activation(self, after: Candidate | None, output: str, raw: list[str]) -> None:
         """Append a merged activation, unless the range of the codes does what it does."""
-        if after is None:
-            return
-        low, high = self.writer.qparams[output].range()
-        least, most = after.attributes["bounds"]
-        slack = 1e-6 * float(high - low)
-        if (least is None or float(low) >= least - slack) and (most is None or float(high) <= most + slack):
+        if after is None or self._saturates(after, output):
             return
         node = type(after.node)()
         node.CopyFrom(after.node)
@@ -633,57 +657,57 @@ class _Writing:
     ) -> str:
         """Append the nodes of a layer; return the operator that the form is known by."""
         writer, x = self.writer, c.inputs[0]
-        quantized = output in self.needed
+        raw = [output if reals and after is None else writer.name(f"{output}_float")]
         if self.options.form == "QDQ":
-            raw = [output if reals else writer.name(f"{output}_float")]
             dequantized_layer(writer, c.node, self._read(x), raw[0], codes, c.outputs_axis, stem, bias_stem)
-            if reals:
-                if after is not None:
-                    self._rename_last(raw, output)
-                    self._activation(after, output, raw)
-                if quantized:
-                    self._requantize(output, raw[0])
-            else:
-                self._activation(after, output, raw)
-                self._finish(output, raw[0])
+            self._finish_layer(output, after, raw, reals)
             return "QDQ"
         if c.kind == "gemm" and c.attributes.get("transB", 0):
             codes = codes._replace(codes=np.ascontiguousarray(codes.codes.T))
-        pair = (x, self.codes[x])
-        if c.kind == "conv" and not reals:
-            self.codes[output] = writer.name(f"{output}_quantized")
+        pair, name = (x, self.codes[x]), f"{output}_quantized"
+        alone = output in self.needed and not self._float_readers(output)
+        if c.kind == "conv" and reals:
+            conv_integer(writer, c.node, pair, raw[0], codes, stem)
+            form = "ConvInteger"
+        elif c.kind == "conv" and self._saturates(after, output):
+            self.codes[output] = writer.name(name)
             qlinear_conv(writer, c.node, pair, (output, self.codes[output]), codes, stem)
             writer.dequantize(output, self.codes[output], output)
             return "QLinearConv"
-        if c.kind == "conv":
-            conv_integer(writer, c.node, pair, output, codes, stem)
-            return "ConvInteger"
-        alone = quantized and codes.bias is None and not self._float_readers(output)
-        if alone and after is None:
-            self.codes[output] = writer.name(f"{output}_quantized")
+        elif c.kind != "conv" and codes.bias is None and self._saturates(after, output) and (alone or not reals):
+            self.codes[output] = writer.name(name)
             qlinear_matmul(writer, pair, (output, self.codes[output]), codes, stem)
-            writer.dequantize(output, self.codes[output], output)
-            self.reals[output] = output
+            self.reals[output] = writer.dequantize(output, self.codes[output], output)
             return "QLinearMatMul"
-        raw = [output if after is None else writer.name(f"{output}_float")]
-        matmul_integer(writer, pair, raw[0], codes, stem)
-        if after is not None:
-            self._activation(after, output, raw)
-        if quantized:
-            self._requantize(output, raw[0])
-        return "MatMulInteger"
+        elif c.kind == "conv":
+            conv_integer(writer, c.node, pair, raw[0], codes, stem)
+            form = "ConvInteger"
+        else:
+            matmul_integer(writer, pair, raw[0], codes, stem)
+            form = "MatMulInteger"
+        self._finish_layer(output, after, raw, reals)
+        return form
 
-    def _rename_last(self, raw: list[str], output: str) -> None:
-        raw[0] = self.writer.name(f"{output}_float")
-        self.writer.nodes[-1].output[0] = raw[0]
+    def _saturates(self, after: Candidate | None, output: str) -> bool:
+        """Whether codes of an output saturate where the activation behind the layer clips."""
+        if after is None:
+            return True
+        low, high = self.writer.qparams[output].range()
+        least, most = after.attributes["bounds"]
+        slack = 1e-6 * float(high - low)
+        return (least is None or float(low) >= least - slack) and (most is None or float(high) <= most + slack)
 
-    def _requantize(self, output: str, raw: str) -> None:
-        """Quantize the reals of a product; others that read them read what the codes stand for if the name is free."""
-        if raw == output:
+    def _finish_layer(self, output: str, after: Candidate | None, raw: list[str], reals: bool) -> None:
+        """Append what follows the product of a layer: the activation, and the codes of the output where they are read.
+
+        Where reals are kept and nothing merges, the output keeps its name, and int8 nodes read its codes beside it.
+        """
+        self._activation(after, output, raw)
+        if not reals or after is not None:
+            self._finish(output, raw[0])
+            self.reals[output] = output
+        elif output in self.needed:
             self._quantize(output)
-            return
-        self._finish(output, raw)
-        self.reals[output] = output
 
     def _float_readers(self, tensor: str) -> bool:
         readers = [self.by_output.get(node.output[0]) for node in self.graph.consumers(tensor)]
