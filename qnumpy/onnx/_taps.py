@@ -106,6 +106,7 @@ def observe_calibration(
     data: Iterable[Any],
     calibration: Calibration,
     sources: Mapping[str, str],
+    views: Mapping[str, Callable[[Array], Array]],
     *,
     progress: bool | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -120,9 +121,11 @@ def observe_calibration(
     calibration : Calibration
     sources : mapping of str to str
         From a name of the calibration to the tensor that it observes.
+    views : mapping of str to callable
+        By name of the calibration: what is observed in place of the tensor itself.
     progress : bool, optional
     resume : str or path, optional
-        A file that holds the state of the batches so far; it is written after each batch, and removed in the end.
+        A file for the state of the batches so far. It is written in the end, also where an exception or Ctrl-C ends it.
 
     Returns
     -------
@@ -139,12 +142,14 @@ def observe_calibration(
     calibration = calibration if path is None else _resumed(owner, path, calibration, sources)
     done = calibration.batches
     rest = (item for i, item in enumerate(batches_of(data)) if i >= done)
-    for batch in _runs(owner, model, rest, list(dict.fromkeys(sources.values())), progress):
-        for name, tensor in sources.items():
-            if tensor in batch:
-                calibration.observe(name, batch[tensor])
-        calibration.batches += 1
-        if path is not None:
+    try:
+        for batch in _runs(owner, model, rest, list(dict.fromkeys(sources.values())), progress):
+            for name, tensor in sources.items():
+                if tensor in batch:
+                    calibration.observe(name, views[name](batch[tensor]) if name in views else batch[tensor])
+            calibration.batches += 1
+    finally:
+        if path is not None and calibration.batches > done:
             with replacing(path, "wb") as file:
                 file.write(calibration.to_json().encode())
     if not calibration.batches:

@@ -13,8 +13,10 @@ from ..calibration.calibrate import Calibration
 from ..calibration.estimate import estimate
 from ..calibration.report import summarize
 from ..errors import CalibrationError
-from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MovingAverageMinMaxObserver, Observer
+from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver, Observer
+from ..ops.moments import SecondMoment
 from ..qparams import QParams
+from ..weights.patches import patches
 from ._files import at_opset, read_model, write_model
 from ._folds import attributes_of, fold
 from ._forms.codes import LayerCodes, layer_codes, stored_codes
@@ -34,14 +36,18 @@ __all__ = ["calibrate", "quantize_static"]
 
 Technique = Literal["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
 Form = Literal["QDQ", "integer"]
+Rounding = Literal["gptq", "nearest"]
 FloatWeights = Literal["int16", "int8", "float32"]
 TargetCPU = Literal["any", "vnni", "avx2", "arm"]
 
 _TECHNIQUES = {"mse": 0, "minmax": 1, "moving_average": 2, "percentile": 3, "entropy": 4, "best": 5}
+_ROUNDINGS = {"gptq": 0, "nearest": 1}
 _FORMS = {"QDQ": 0, "integer": 1}
 _FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
-_MEAN = ":mean"  # ends the name of what a calibration keeps for bias correction
+_MEAN, _MOMENTS = ":mean", ":moments"  # end the names of what a calibration keeps to round weights
+_MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the square of that
+_MOST_ROWS = 2048  # of a batch that moments take
 _LEAST_OPSET = 13  # scales and zero points for each channel
 _REFERENCE_OPSET, _REFERENCE_IR = 19, 9  # the first that onnx.reference computes QuantizeLinear of
 _STORED = 256  # elements from which a weight that stays float32 is stored as codes
@@ -58,6 +64,7 @@ class _Options(NamedTuple):
 
     observer: Technique
     form: Form
+    rounding: Rounding
     selection: Selection
     forced: bool
     target_cpu: TargetCPU
@@ -72,6 +79,7 @@ def calibrate(
     *,
     observer: Technique = "mse",
     percentile: float = 99.99,
+    rounding: Rounding = "gptq",
     progress: bool | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> Calibration:
@@ -87,21 +95,23 @@ def calibrate(
         Except with "minmax" and "moving_average" histograms are kept, of which quantize_static can take any technique.
     percentile : float, default 99.99
         Percent of the elements inside the range, where the observer is "percentile".
+    rounding : {"gptq", "nearest"}
+        Whether second moments of the inputs of layers are kept, 8 K^2 bytes for K inputs, or only means of channels.
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
     resume : str or path, optional
-        A file for the state after each batch. A call that was interrupted goes on from there with the same data.
+        A file for the state in the end, also where Ctrl-C is the end. The next call goes on from there with the same data.
 
     Returns
     -------
     Calibration
-        By the names of the tensors in the model that quantize_static makes of this one before it quantizes; and, for
-        bias correction, means of channels, under names that end in ":mean". `to_json` saves it.
+        By the names of the tensors in the model that quantize_static makes of this one before it quantizes; and, to
+        round weights, means and moments of inputs, under names that end in ":mean" or ":moments". `to_json` saves it.
 
     Raises
     ------
     ValueError
-        observer is unknown.
+        observer or rounding is unknown.
     TypeError, ValueError
         model is no model.
     ValueError
@@ -111,8 +121,9 @@ def calibrate(
     """
     owner = "calibrate"
     _args.choice(owner, "observer", observer, _TECHNIQUES)
+    _args.choice(owner, "rounding", rounding, _ROUNDINGS)
     prepared, _ = _prepared(owner, model)
-    return _calibrated(owner, prepared, candidates(Graph.of(prepared)), data, observer, percentile, progress, resume)
+    return _calibrated(owner, prepared, candidates(Graph.of(prepared)), data, observer, percentile, rounding, progress, resume)
 
 
 def quantize_static(
@@ -126,6 +137,7 @@ def quantize_static(
     exclude: Iterable[str] | None = None,
     calibration: Calibration | None = None,
     percentile: float = 99.99,
+    rounding: Rounding = "gptq",
     correct_bias: bool = True,
     float_weights: FloatWeights = "int16",
     quantize_outputs: bool = False,
@@ -163,8 +175,11 @@ def quantize_static(
         What `calibrate` returned for this model; data are then not observed.
     percentile : float, default 99.99
         Percent of the elements inside the range, where the observer is "percentile".
+    rounding : {"gptq", "nearest"}
+        Whether codes of weights are those of the least squared error of the outputs, or the nearest ones. Layers of more
+        than 1,024 inputs and convolutions in groups take the nearest.
     correct_bias : bool, default True
-        Let the bias take up the mean of the error that rounding the weight causes.
+        Let the bias take up the mean of the error that rounding the weight causes; with "gptq" it does.
     float_weights : {"int16", "int8", "float32"}
         How weights of layers that stay float32 are stored: as codes with a scale for some 32 neighbours, which
         onnxruntime expands when it loads the model, or as they are.
@@ -191,7 +206,7 @@ def quantize_static(
     Raises
     ------
     ValueError
-        observer, form, float_weights or target_cpu is unknown.
+        observer, form, rounding, float_weights or target_cpu is unknown.
     TypeError
         correct_bias, quantize_outputs or measure is neither True nor False; min_sqnr is no number; calibration is no
         Calibration.
@@ -209,6 +224,7 @@ def quantize_static(
     owner = "quantize_static"
     _args.choice(owner, "observer", observer, _TECHNIQUES)
     _args.choice(owner, "form", form, _FORMS)
+    _args.choice(owner, "rounding", rounding, _ROUNDINGS)
     _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
     _args.choice(owner, "target_cpu", target_cpu, _TARGETS)
     correct_bias = _check.flag(owner, "correct_bias", correct_bias)
@@ -230,13 +246,13 @@ def quantize_static(
     if calibration is None:
         assert data is not None
         kept = _keeping_first(data, samples)
-        calibration = _calibrated(owner, prepared, found, kept, observer, percentile, progress, resume)
+        calibration = _calibrated(owner, prepared, found, kept, observer, percentile, rounding, progress, resume)
     elif data is not None:
         for _ in zip(_keeping_first(data, samples), range(_SAMPLES), strict=False):
             pass
     _check_calibration(owner, calibration, found)
     options = _Options(
-        observer, form, selection, include is not None, target_cpu, float_weights, correct_bias, quantize_outputs
+        observer, form, rounding, selection, include is not None, target_cpu, float_weights, correct_bias, quantize_outputs
     )
     work = _Conversion(prepared, calibration, options)
     floor = None if min_sqnr is None or not samples else _Floor(source, samples, float(min_sqnr))
@@ -291,18 +307,26 @@ def _calibrated(
     data: Iterable[Any],
     observer: Technique,
     percentile: float,
+    rounding: Rounding,
     progress: bool | None,
     resume: str | os.PathLike[str] | None,
 ) -> Calibration:
     sources = _sources(found)
-    templates: dict[str, Observer | None] = {}
-    for name in sources:
-        axis = next((c.channels_axis for c in found if f"{c.inputs[0]}{_MEAN}" == name and c.computes), None)
-        templates[name] = _observer(observer, percentile) if axis is None else MeanObserver(axis)
+    templates: dict[str, Observer | None] = {name: _observer(observer, percentile) for name in sources}
+    views: dict[str, Callable[[Array], Array]] = {}
+    for c in found:
+        if not c.computes:
+            continue
+        name = _rounding_name(c, rounding)
+        sources[name] = c.inputs[0]
+        if name.endswith(_MEAN):
+            templates[name] = MeanObserver(c.channels_axis)
+        else:
+            templates[name], views[name] = MomentsObserver(), _rows_of(c)
     calibration = Calibration(templates)
     if not sources:  # a model without layers: its weights are stored, and that is all
         return calibration
-    return observe_calibration(owner, prepared, data, calibration, sources, progress=progress, resume=resume)
+    return observe_calibration(owner, prepared, data, calibration, sources, views, progress=progress, resume=resume)
 
 
 def _sources(found: list[Candidate]) -> dict[str, str]:
@@ -310,9 +334,43 @@ def _sources(found: list[Candidate]) -> dict[str, str]:
     merged = {c.inputs[0] for c in found if c.kind == "activation"}
     read = {name for c in found if c.kind != "activation" for name in c.inputs}
     names = [name for c in found for name in (*c.inputs, *c.outputs) if name not in merged or name in read]
-    sources = {name: name for name in names}
-    sources.update({f"{c.inputs[0]}{_MEAN}": c.inputs[0] for c in found if c.computes})
-    return sources
+    return {name: name for name in names}
+
+
+def _rounding_name(c: Candidate, rounding: Rounding) -> str:
+    """Return the name of what a calibration keeps to round a layer; layers of one input and one shape share it."""
+    assert c.weight is not None
+    shape = c.weight.array.shape
+    inputs = math.prod(shape[1:]) if c.kind == "conv" else shape[1 - (c.outputs_axis or 0)]
+    plain = c.kind == "conv" and (c.attributes.get("group", 1) > 1 or len(shape) != 4)
+    auto = c.attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+    if rounding == "nearest" or inputs > _MOST_INPUTS or plain or auto or (c.kind == "matmul" and len(shape) != 2):
+        return f"{c.inputs[0]}{_MEAN}"
+    if c.kind != "conv":
+        return f"{c.inputs[0]}{_MOMENTS}"
+    steps = [c.attributes.get(name) for name in ("kernel_shape", "strides", "pads", "dilations")]
+    pointwise = shape[2:] == (1, 1) and all(not value or set(value) <= {own} for value, own in zip(steps, (1, 1, 0, 1), strict=True))
+    return f"{c.inputs[0]}{_MOMENTS}" if pointwise else f"{c.key}{_MOMENTS}"
+
+
+def _rows_of(c: Candidate) -> Callable[[Array], Array]:
+    """Return a function that turns the input of a layer into rows that its weight multiplies, at most some thousands."""
+
+    def rows(x: Array) -> Array:
+        flat = x.reshape(-1, x.shape[-1])
+        return flat[:: max(1, -(-len(flat) // _MOST_ROWS))]
+
+    if c.kind != "conv":
+        return rows
+    assert c.weight is not None
+    kernel = c.weight.array.shape[2:]
+    strides, gaps = (tuple(c.attributes.get(name) or (1, 1)) for name in ("strides", "dilations"))
+    top, left, bottom, right = c.attributes.get("pads") or (0, 0, 0, 0)
+
+    def patch_rows(x: Array) -> Array:
+        return rows(patches(x, kernel, strides=strides, padding=(top, left, bottom, right), dilations=gaps))
+
+    return patch_rows
 
 
 def _observer(technique: Technique, percentile: float) -> Observer:
@@ -362,7 +420,7 @@ class _Conversion:
     def __init__(self, prepared: Any, calibration: Calibration, options: _Options) -> None:
         self.prepared, self.calibration, self.options = prepared, calibration, options
         self.batches = max(calibration.batches, 1)
-        names = [name for name in calibration.observers if not name.endswith(_MEAN)]
+        names = [name for name in calibration.observers if not name.endswith((_MEAN, _MOMENTS))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
         self._errors: dict[str, float] = {}
         self.qparams = {name: _chosen(calibration.observers[name], options.observer) for name in names}
@@ -607,10 +665,10 @@ class _Writing:
         params = self.writer.qparams[x]
         x_scale = float(params.scale)
         orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
-        axis = c.outputs_axis
-        if self.options.correct_bias:
+        axis, moments = c.outputs_axis, self._moments(c)
+        if self.options.correct_bias and moments is None:
             bias = self._corrected(c, w, bias, layer_codes(w, axis, bias, x_scale, orders=orders))
-        codes = layer_codes(w, axis, bias, x_scale, orders=orders)
+        codes = layer_codes(w, axis, bias, x_scale, orders=orders, moments=moments)
         stem = c.weight.name or node_name(c.node)
         bias_stem = c.bias.name if c.bias is not None else f"{stem}_bias"
         reals = self._makes_reals(c)
@@ -623,6 +681,13 @@ class _Writing:
         return Change(
             node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, _sqnr(w, codes, axis)
         )
+
+    def _moments(self, c: Candidate) -> SecondMoment | None:
+        name = _rounding_name(c, "gptq")
+        observer = self.calibration.observers.get(name)
+        if self.options.rounding == "nearest" or not isinstance(observer, MomentsObserver):
+            return None
+        return observer if hasattr(observer, "mean_") and int(observer.count_) else None
 
     def _arrays(self, c: Candidate) -> tuple[Array, Array | None]:
         """Return weight and bias in float32; alpha and beta are multiplied in."""

@@ -6,12 +6,17 @@ import numpy as np
 
 from ..._check import TINY
 from ..._typing import Array, Float32Array
+from ...ops.gptq import descend, objective, refit, round_columns
+from ...ops.grid_search import Levels
+from ...ops.moments import SecondMoment
+from ...ops.rounding import damped
 
 __all__ = ["LayerCodes", "layer_codes", "stored_codes"]
 
 _PAIR = 128  # the largest sum of two weights whose products with 255 fit in int16
 _FACTORS = (1.0, 0.64, 0.7, 0.76, 0.82, 0.88, 0.94, 1.03, 1.06, 1.1, 1.15, 1.2, 1.26, 1.33, 1.42, 1.55, 1.75, 2.0)  # factors of a scale that are tried
 _BIAS = 2.0**30  # the largest bias in steps: the sum of products adds less than that below 33,000 inputs
+_DAMPING, _SWEEPS = 0.05, 8  # of GPTQ and of the descent behind it
 _DEAD = 2.0**23  # steps of the bias of a channel without weights: float32 has no more
 
 
@@ -26,7 +31,13 @@ class LayerCodes(NamedTuple):
 
 
 def layer_codes(
-    w: Array, axis: int | None, bias: Array | None, x_scale: float, *, orders: tuple[tuple[int, ...], ...] | None
+    w: Array,
+    axis: int | None,
+    bias: Array | None,
+    x_scale: float,
+    *,
+    orders: tuple[tuple[int, ...], ...] | None,
+    moments: SecondMoment | None = None,
 ) -> LayerCodes:
     """Quantize a weight to int8, symmetric per output channel, and its bias to int32 in the scale of the products.
 
@@ -43,11 +54,14 @@ def layer_codes(
     x_scale : float
     orders : tuple of orders of axes, optional
         Transpositions of (channel, ...) in which a runtime may lay out the inputs of a channel.
+    moments : MomentsObserver, optional
+        Of the inputs of each output, in the order of the weight. Then codes are those of the least squared error of the
+        outputs, and the bias takes the mean of the rest.
 
     Returns
     -------
     LayerCodes
-        Codes and bias are rounded half to even.
+        The bias, and without moments the codes, are rounded half to even.
     """
     channels = 1 if axis is None else w.shape[axis]
     rows = (w.reshape(1, *w.shape) if axis is None else np.moveaxis(w, axis, 0)).astype(np.float64)
@@ -60,6 +74,11 @@ def layer_codes(
     index = np.arange(flat.shape[1]).reshape(rows.shape[1:])
     views = [index.transpose([d - 1 for d in order]).reshape(-1) for order in orders or ()]
     steps, codes = _searched(flat, scale.astype(np.float32), least.astype(np.float32), views)
+    if moments is not None:
+        steps, codes = _compensated(flat, steps, codes, least.astype(np.float32), views, moments)
+        if bias is not None:
+            change = flat - codes * steps.astype(np.float64)[:, None]
+            bias = np.asarray(bias, np.float64) + change @ moments.mean_
     product = (np.float32(x_scale) * steps).astype(np.float32)
     whole = None
     if bias is not None:
@@ -90,6 +109,46 @@ def _searched(flat: Array, scale: Float32Array, least: Float32Array, orders: lis
         better = error < best
         best[better], scales[better], codes[better] = error[better], wider[better], tried[better]
     return scales, codes
+
+
+def _compensated(
+    flat: Array, scale: Float32Array, codes: Array, least: Float32Array, orders: list[Array], moments: SecondMoment
+) -> tuple[Float32Array, Array]:
+    """Return the scales and codes that change the outputs least, of those given and of GPTQ's on several grids.
+
+    GPTQ rounds column by column, and those that follow make up for the error of each. Where pairs are bounded, codes of
+    at most 64 need no cut, so that descent and a fit of the scales can follow.
+    """
+    n, k = flat.shape
+    w = np.ascontiguousarray(flat, np.float32)
+    h, factor, order, _ = damped(moments.covariance(), _DAMPING)
+    back = np.argsort(order)
+    spread = np.ascontiguousarray(h[np.ix_(back, back)])
+    zero = np.zeros((n, 1), np.int32)
+    best_scale, best_codes = scale.copy(), codes.astype(np.int16)
+    best = objective(w, spread, best_codes, scale[:, None], zero, k)
+
+    def offer(tried: Array, steps: Float32Array) -> None:
+        error = objective(w, spread, np.ascontiguousarray(tried, np.int16), steps[:, None], zero, k)
+        better = error < best
+        best[better], best_scale[better], best_codes[better] = error[better], steps[better], tried[better]
+
+    limits = (127,) if not orders else (127, _PAIR // 2)
+    for limit in limits:
+        levels = Levels(-limit, limit, 0, 0)
+        base = np.maximum(np.abs(w).max(axis=1), TINY) / np.float32(limit)
+        factors = (0.8, 0.9, 1.0) if limit < 127 or not orders else (1.0, 1.15, 1.33, 1.55, 1.8)
+        for by in factors:
+            steps = np.maximum(base * np.float32(by), least).astype(np.float32)
+            tried = round_columns(w, factor, order, steps[:, None], zero, k, levels)
+            if not orders or limit < 127:
+                tried = descend(w, spread, tried, steps[:, None], zero, k, levels, _SWEEPS)
+                fitted = refit(w, spread, tried, steps[:, None], zero, k)
+                fitted = np.maximum(fitted, least[:, None])
+                offer(descend(w, spread, tried, fitted, zero, k, levels, _SWEEPS), fitted[:, 0])
+            else:
+                offer(_cut_pairs(tried, orders), steps)
+    return best_scale, best_codes.astype(np.int8)
 
 
 def _cut_pairs(codes: Array, orders: list[Array]) -> Array:
