@@ -13,13 +13,13 @@ from ..calibration.calibrate import Calibration
 from ..calibration.estimate import estimate
 from ..calibration.report import summarize
 from ..errors import CalibrationError
+from ..granularity import PerChannel
 from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver, Observer
-from ..ops.moments import SecondMoment
 from ..qparams import QParams
 from ..weights.patches import patches
 from ._files import at_opset, read_model, write_model
 from ._folds import attributes_of, fold
-from ._forms.codes import LayerCodes, layer_codes, stored_codes
+from ._forms.codes import LayerCodes, Moments, layer_codes, stored_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
 from ._forms.writer import Writer
@@ -45,13 +45,15 @@ _ROUNDINGS = {"gptq": 0, "nearest": 1}
 _FORMS = {"QDQ": 0, "integer": 1}
 _FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
-_MEAN, _MOMENTS = ":mean", ":moments"  # end the names of what a calibration keeps to round weights
+_MEAN, _MOMENTS, _CHANNELS = ":mean", ":moments", ":channels"  # end the names of what a calibration keeps to round weights
 _MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the square of that
 _MOST_ROWS = 2048  # of a batch that moments take
 _LEAST_OPSET = 13  # scales and zero points for each channel
 _REFERENCE_OPSET, _REFERENCE_IR = 19, 9  # the first that onnx.reference computes QuantizeLinear of
 _STORED = 256  # elements from which a weight that stays float32 is stored as codes
 _SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
+_WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by moments leaves
+_SMOOTHING_GAIN = 0.98
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
 
 
@@ -323,6 +325,9 @@ def _calibrated(
             templates[name] = MeanObserver(c.channels_axis)
         else:
             templates[name], views[name] = MomentsObserver(), _rows_of(c)
+        if _smooths(c) and rounding == "gptq":
+            name = f"{c.inputs[0]}{_CHANNELS}"
+            sources[name], templates[name] = c.inputs[0], MinMaxObserver(granularity=PerChannel(-1))
     calibration = Calibration(templates)
     if not sources:  # a model without layers: its weights are stored, and that is all
         return calibration
@@ -353,6 +358,11 @@ def _rounding_name(c: Candidate, rounding: Rounding) -> str:
     return f"{c.inputs[0]}{_MOMENTS}" if pointwise else f"{c.key}{_MOMENTS}"
 
 
+def _smooths(c: Candidate) -> bool:
+    """Whether factors of the input's channels can move into the weight."""
+    return c.kind in ("matmul", "gemm") and c.weight is not None and c.weight.array.ndim == 2
+
+
 def _rows_of(c: Candidate) -> Callable[[Array], Array]:
     """Return a function that turns the input of a layer into rows that its weight multiplies, at most some thousands."""
 
@@ -379,7 +389,7 @@ def _observer(technique: Technique, percentile: float) -> Observer:
         case "minmax":
             return MinMaxObserver(**config)
         case "moving_average":
-            return MovingAverageMinMaxObserver(**config)
+            return MovingAverageMinMaxObserver(0.1, **config)
         case "best":
             return HistogramObserver("mse", percentile, **config)
         case _:
@@ -420,7 +430,7 @@ class _Conversion:
     def __init__(self, prepared: Any, calibration: Calibration, options: _Options) -> None:
         self.prepared, self.calibration, self.options = prepared, calibration, options
         self.batches = max(calibration.batches, 1)
-        names = [name for name in calibration.observers if not name.endswith((_MEAN, _MOMENTS))]
+        names = [name for name in calibration.observers if not name.endswith((_MEAN, _MOMENTS, _CHANNELS))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
         self._errors: dict[str, float] = {}
         self.qparams = {name: _chosen(calibration.observers[name], options.observer) for name in names}
@@ -448,7 +458,8 @@ class _Conversion:
         reasons: dict[str, str] = {}
         chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
         ranges = self._shared(graph, found, chosen)
-        writing = _Writing(graph, found, chosen, ranges, self.calibration, self.options)
+        smoothing = self._smoothing(graph, found, chosen, ranges)
+        writing = _Writing(graph, found, chosen, ranges, smoothing, self.calibration, self.options)
         changes = writing.run()
         for c in found:
             if c.computes and c.key not in chosen:
@@ -519,6 +530,88 @@ class _Conversion:
         return ranges
 
 
+    def _smoothing(
+        self, graph: Graph, found: list[Candidate], chosen: set[str], ranges: dict[str, QParams]
+    ) -> dict[str, Array]:
+        """Return factors of the channels of inputs, where they lower the error; the ranges become those of x / factor.
+
+        QuantizeLinear divides by them as it divides by the scale, and the weights are multiplied by them: both free.
+        """
+        by_output = {name: c for c in found for name in c.outputs}
+        readers: dict[str, list[Candidate]] = {}
+        for c in found:
+            if c.key in chosen and c.kind != "activation":
+                for name in c.inputs:
+                    readers.setdefault(name, []).append(c)
+        smoothing = {}
+        for tensor, layers_of in readers.items():
+            maker = by_output.get(tensor)
+            if maker is not None and maker.key in chosen and maker.kind == "activation":
+                maker = by_output.get(maker.inputs[0])
+            coded = maker is not None and maker.key in chosen and not maker.keeps_float
+            channels = self.calibration.observers.get(f"{tensor}{_CHANNELS}")
+            if coded or graph.is_output(tensor) or not all(map(_smooths, layers_of)):
+                continue
+            if not isinstance(channels, MinMaxObserver) or not hasattr(channels, "min_") or (channels.count_ == 0).any():
+                continue
+            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor))
+            if best is not None:
+                smoothing[tensor], ranges[tensor] = best
+        return smoothing
+
+    def _second_moments(self, c: Candidate) -> Array | None:
+        observer = self.calibration.observers.get(_rounding_name(c, "gptq"))
+        if not isinstance(observer, MomentsObserver) or not hasattr(observer, "mean_") or not int(observer.count_):
+            return None
+        return np.asarray(observer.covariance(centered=False).diagonal())
+
+    def _noise(self, tensor: str) -> float | None:
+        """Return the mean squared error of a tensor's codes without factors."""
+        observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
+        if params is None or observer is None:
+            return None
+        return float(params.scale) ** 2 / 12 if observer.sketch is None else estimate(observer.sketch, params, False)[0].mse
+
+
+def _inputs_first(c: Candidate) -> Array:
+    """Return the weight of a product with the axis of the inputs first."""
+    assert c.weight is not None
+    return c.weight.array if c.outputs_axis == 1 else c.weight.array.T
+
+
+def _factors(
+    channels: MinMaxObserver, weights: list[Array], squares: Array | None, noise: float | None
+) -> tuple[Array, QParams] | None:
+    """Return factors of channels and the range of x / factor; None where they do not lower the error of the outputs.
+
+    Between those that make all channels of x equally wide and those that do so for the rows of the weight the best is
+    taken, by the mean squared error of the outputs: ``sum_k (factor_k S)^2 / 12 |w_k|^2`` of the codes of x, and
+    ``sum_k x_k^2 / factor_k^2 Sw^2 / 12`` of those of w for each output.
+    """
+    if squares is None or noise is None:
+        return None
+    low, high = np.minimum(channels.min_, 0.0), np.maximum(channels.max_, 0.0)
+    reach = np.maximum(np.maximum(-low, high), 1e-12)
+    w = np.concatenate(weights, axis=1).astype(np.float64)
+    rows = np.maximum(np.abs(w).max(axis=1), 1e-12)
+    energy = np.square(w).sum(axis=1)
+
+    def weight_noise(factor: Array) -> float:
+        step = np.abs(w * factor[:, None]).max(axis=0) / 127
+        return _WEIGHT_SHARE * float((squares / np.square(factor)).sum() * np.square(step).sum() / 12)
+
+    least = noise * float(energy.sum()) + weight_noise(np.ones(len(rows)))
+    best = None
+    for alpha in (0.2, 0.35, 0.5, 0.65, 0.8):
+        factor = reach**alpha / rows ** (1 - alpha)
+        factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3).astype(np.float32).astype(np.float64)
+        params = QParams.from_range(float((low / factor).min()), float((high / factor).max()), dtype="uint8", symmetric=False)
+        error = float(np.square(factor * float(params.scale)) @ energy) / 12 + weight_noise(factor)
+        if error < _SMOOTHING_GAIN * least:
+            least, best = error, (factor.astype(np.float32), params)
+    return best
+
+
 def _ordered(changes: list[Change], model: Any) -> list[Change]:
     places = {node_name(node): i for i, node in enumerate(model.graph.node)}
     return sorted(changes, key=lambda change: places.get(change.node, len(places)))
@@ -533,12 +626,13 @@ class _Writing:
         found: list[Candidate],
         chosen: set[str],
         ranges: Mapping[str, QParams],
+        smoothing: Mapping[str, Array],
         calibration: Calibration,
         options: _Options,
     ) -> None:
         self.graph, self.chosen, self.options, self.calibration = graph, chosen, options, calibration
         self.by_output = {name: c for c in found for name in c.outputs}
-        self.writer = Writer(graph, ranges)
+        self.writer = Writer(graph, ranges, smoothing)
         self.codes: dict[str, str] = {}  # of tensors that have codes so far
         self.reals: dict[str, str] = {}  # what int8 nodes read of tensors that float nodes make
         self.needed = self._needed(found)
@@ -662,10 +756,13 @@ class _Writing:
         assert c.weight is not None
         x = c.inputs[0]
         w, bias = self._arrays(c)
+        factor = self.writer.smoothing.get(x)
+        if factor is not None:
+            w = (w * (factor[:, None] if c.outputs_axis == 1 else factor)).astype(np.float32)
         params = self.writer.qparams[x]
         x_scale = float(params.scale)
         orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
-        axis, moments = c.outputs_axis, self._moments(c)
+        axis, moments = c.outputs_axis, self._moments(c, factor)
         if self.options.correct_bias and moments is None:
             bias = self._corrected(c, w, bias, layer_codes(w, axis, bias, x_scale, orders=orders))
         codes = layer_codes(w, axis, bias, x_scale, orders=orders, moments=moments)
@@ -682,12 +779,16 @@ class _Writing:
             node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, _sqnr(w, codes, axis)
         )
 
-    def _moments(self, c: Candidate) -> SecondMoment | None:
+    def _moments(self, c: Candidate, factor: Array | None) -> Moments | None:
+        """Return the moments of a layer's inputs, of x / factor where there are factors."""
         name = _rounding_name(c, "gptq")
         observer = self.calibration.observers.get(name)
         if self.options.rounding == "nearest" or not isinstance(observer, MomentsObserver):
             return None
-        return observer if hasattr(observer, "mean_") and int(observer.count_) else None
+        if not hasattr(observer, "mean_") or not int(observer.count_):
+            return None
+        by = np.ones(observer.inputs) if factor is None else factor.astype(np.float64)
+        return Moments(observer.mean_ / by, observer.covariance() / (by[:, None] * by))
 
     def _arrays(self, c: Candidate) -> tuple[Array, Array | None]:
         """Return weight and bias in float32; alpha and beta are multiplied in."""
@@ -730,7 +831,7 @@ class _Writing:
         if c.kind == "gemm" and c.attributes.get("transB", 0):
             codes = codes._replace(codes=np.ascontiguousarray(codes.codes.T))
         pair, name = (x, self.codes[x]), f"{output}_quantized"
-        alone = output in self.needed and not self._float_readers(output)
+        alone = output in self.needed and output not in writer.smoothing and not self._float_readers(output)
         if c.kind == "conv" and reals:
             conv_integer(writer, c.node, pair, raw[0], codes, stem)
             form = "ConvInteger"
@@ -739,7 +840,7 @@ class _Writing:
             qlinear_conv(writer, c.node, pair, (output, self.codes[output]), codes, stem)
             writer.dequantize(output, self.codes[output], output)
             return "QLinearConv"
-        elif c.kind != "conv" and codes.bias is None and self._saturates(after, output) and (alone or not reals):
+        elif c.kind != "conv" and codes.bias is None and (alone or not reals) and self._saturates(after, output):
             self.codes[output] = writer.name(name)
             qlinear_matmul(writer, pair, (output, self.codes[output]), codes, stem)
             self.reals[output] = writer.dequantize(output, self.codes[output], output)
@@ -767,6 +868,14 @@ class _Writing:
 
         Where reals are kept and nothing merges, the output keeps its name, and int8 nodes read its codes beside it.
         """
+        if output in self.writer.smoothing:  # others read the reals themselves
+            if after is not None:
+                node = type(after.node)()
+                node.CopyFrom(after.node)
+                node.input[0] = raw[0]
+                self.writer.nodes.append(node)
+            self._quantize(output)
+            return
         self._activation(after, output, raw)
         if not reals or after is not None:
             self._finish(output, raw[0])

@@ -8,10 +8,9 @@ from ..._check import TINY
 from ..._typing import Array, Float32Array
 from ...ops.gptq import descend, objective, refit, round_columns
 from ...ops.grid_search import Levels
-from ...ops.moments import SecondMoment
 from ...ops.rounding import damped
 
-__all__ = ["LayerCodes", "layer_codes", "stored_codes"]
+__all__ = ["LayerCodes", "Moments", "layer_codes", "stored_codes"]
 
 _PAIR = 128  # the largest sum of two weights whose products with 255 fit in int16
 _FACTORS = (1.0, 0.64, 0.7, 0.76, 0.82, 0.88, 0.94, 1.03, 1.06, 1.1, 1.15, 1.2, 1.26, 1.33, 1.42, 1.55, 1.75, 2.0)  # factors of a scale that are tried
@@ -30,6 +29,13 @@ class LayerCodes(NamedTuple):
     widened: int  # channels whose scale grew, for the bias or for pairs
 
 
+class Moments(NamedTuple):
+    """Of the inputs of a layer: what they are on average, and their second moment about that."""
+
+    mean: Array
+    covariance: Array
+
+
 def layer_codes(
     w: Array,
     axis: int | None,
@@ -37,7 +43,7 @@ def layer_codes(
     x_scale: float,
     *,
     orders: tuple[tuple[int, ...], ...] | None,
-    moments: SecondMoment | None = None,
+    moments: Moments | None = None,
 ) -> LayerCodes:
     """Quantize a weight to int8, symmetric per output channel, and its bias to int32 in the scale of the products.
 
@@ -54,7 +60,7 @@ def layer_codes(
     x_scale : float
     orders : tuple of orders of axes, optional
         Transpositions of (channel, ...) in which a runtime may lay out the inputs of a channel.
-    moments : MomentsObserver, optional
+    moments : Moments, optional
         Of the inputs of each output, in the order of the weight. Then codes are those of the least squared error of the
         outputs, and the bias takes the mean of the rest.
 
@@ -78,7 +84,7 @@ def layer_codes(
         steps, codes = _compensated(flat, steps, codes, least.astype(np.float32), views, moments)
         if bias is not None:
             change = flat - codes * steps.astype(np.float64)[:, None]
-            bias = np.asarray(bias, np.float64) + change @ moments.mean_
+            bias = np.asarray(bias, np.float64) + change @ moments.mean
     product = (np.float32(x_scale) * steps).astype(np.float32)
     whole = None
     if bias is not None:
@@ -112,7 +118,7 @@ def _searched(flat: Array, scale: Float32Array, least: Float32Array, orders: lis
 
 
 def _compensated(
-    flat: Array, scale: Float32Array, codes: Array, least: Float32Array, orders: list[Array], moments: SecondMoment
+    flat: Array, scale: Float32Array, codes: Array, least: Float32Array, orders: list[Array], moments: Moments
 ) -> tuple[Float32Array, Array]:
     """Return the scales and codes that change the outputs least, of those given and of GPTQ's on several grids.
 
@@ -121,7 +127,7 @@ def _compensated(
     """
     n, k = flat.shape
     w = np.ascontiguousarray(flat, np.float32)
-    h, factor, order, _ = damped(moments.covariance(), _DAMPING)
+    h, factor, order, _ = damped(moments.covariance, _DAMPING)
     back = np.argsort(order)
     spread = np.ascontiguousarray(h[np.ix_(back, back)])
     zero = np.zeros((n, 1), np.int32)

@@ -20,12 +20,14 @@ class Writer:
     graph : Graph
     qparams : mapping of str to QParams
         Of each tensor that is quantized.
+    smoothing : mapping of str to ndarray of float32
+        Of tensors whose last axis is divided by factors as it is quantized: the weights that read the codes are
+        multiplied by them.
     """
 
-    def __init__(self, graph: Graph, qparams: Mapping[str, QParams]) -> None:
-        self.graph, self.qparams = graph, qparams
+    def __init__(self, graph: Graph, qparams: Mapping[str, QParams], smoothing: Mapping[str, Array]) -> None:
+        self.graph, self.qparams, self.smoothing = graph, qparams, smoothing
         self.nodes: list[Any] = []
-        self._scales: dict[tuple[str, float, int], tuple[str, str]] = {}
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
@@ -53,7 +55,14 @@ class Writer:
     def quantize(self, tensor: str, source: str | None = None) -> str:
         """Append the quantization of a tensor and return the name of its codes."""
         codes = self.name(f"{tensor}_quantized")
-        return self.add("QuantizeLinear", [source or tensor, *self.params(tensor)], codes)
+        scale, zero_point = self.params(tensor)
+        if tensor not in self.smoothing:
+            return self.add("QuantizeLinear", [source or tensor, scale, zero_point], codes)
+        params, factors = self.qparams[tensor], self.smoothing[tensor]
+        scales = self.constant(f"{tensor}_smoothed_scale", (factors * params.scale).astype(np.float32))
+        zeros = np.full(factors.shape, params.zero_point).astype(params.code.name)
+        inputs = [source or tensor, scales, self.constant(f"{tensor}_smoothed_zero_point", zeros)]
+        return self.add("QuantizeLinear", inputs, codes, axis=-1)
 
     def dequantize(self, tensor: str, codes: str, output: str | None = None) -> str:
         """Append the dequantization of a tensor's codes and return the name of its reals."""
