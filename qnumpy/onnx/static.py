@@ -24,7 +24,7 @@ from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_
 from ._forms.qdq import dequantized_layer
 from ._forms.writer import Writer
 from ._graph import Graph, node_name
-from ._latency import interleaved
+from ._latency import NARROW, interleaved
 from ._layers import layers
 from ._placement import Candidate, candidates, place
 from ._report import Change, attach
@@ -49,11 +49,11 @@ _MEAN, _MOMENTS, _CHANNELS = ":mean", ":moments", ":channels"  # end the names o
 _MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the square of that
 _MOST_ROWS = 2048  # of a batch that moments take
 _LEAST_OPSET = 13  # scales and zero points for each channel
-_REFERENCE_OPSET, _REFERENCE_IR = 19, 9  # the first that onnx.reference computes QuantizeLinear of
+_REFERENCE_OPSET = 19  # the first that onnx.reference computes QuantizeLinear of
 _STORED = 256  # elements from which a weight that stays float32 is stored as codes
 _SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
 _WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by moments leaves
-_SMOOTHING_GAIN = 0.98
+_SMOOTHING_GAIN = 0.75  # of the error, below which factors pay for the pass over memory
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
 
 
@@ -268,7 +268,10 @@ def quantize_static(
 
 def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
+    from onnx import helper
+
     prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
+    prepared.ir_version = max(prepared.ir_version, helper.find_min_ir_version_for(prepared.opset_import, ignore_unknown=True))
     counts = fold(Graph.of(prepared))
     return prepared, counts
 
@@ -281,11 +284,9 @@ def _raised(model: Any) -> Any:
     if Graph.of(model).subgraphs():
         return model
     try:
-        raised = at_opset(model, _REFERENCE_OPSET)
+        return at_opset(model, _REFERENCE_OPSET)
     except Exception:  # it knows not every operator
         return model
-    raised.ir_version = max(raised.ir_version, _REFERENCE_IR)
-    return raised
 
 
 def _keeping_first(data: Any, samples: list[Any]) -> Iterable[Any]:
@@ -347,7 +348,7 @@ def _rounding_name(c: Candidate, rounding: Rounding) -> str:
     assert c.weight is not None
     shape = c.weight.array.shape
     inputs = math.prod(shape[1:]) if c.kind == "conv" else shape[1 - (c.outputs_axis or 0)]
-    plain = c.kind == "conv" and (c.attributes.get("group", 1) > 1 or len(shape) != 4)
+    plain = c.kind == "conv" and (c.attributes.get("group", 1) > 1 or len(shape) != 4 or shape[1] < NARROW)
     auto = c.attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
     if rounding == "nearest" or inputs > _MOST_INPUTS or plain or auto or (c.kind == "matmul" and len(shape) != 2):
         return f"{c.inputs[0]}{_MEAN}"
@@ -378,7 +379,10 @@ def _rows_of(c: Candidate) -> Callable[[Array], Array]:
     top, left, bottom, right = c.attributes.get("pads") or (0, 0, 0, 0)
 
     def patch_rows(x: Array) -> Array:
-        return rows(patches(x, kernel, strides=strides, padding=(top, left, bottom, right), dilations=gaps))
+        over = x.shape[0] * x.shape[2] * x.shape[3] / (strides[0] * strides[1] * _MOST_ROWS)
+        skip = max(1, round(over**0.5))  # patches are as many times the image as a filter has elements
+        steps = strides[0] * skip, strides[1] * skip
+        return rows(patches(x, kernel, strides=steps, padding=(top, left, bottom, right), dilations=gaps))
 
     return patch_rows
 
@@ -429,6 +433,7 @@ class _Conversion:
 
     def __init__(self, prepared: Any, calibration: Calibration, options: _Options) -> None:
         self.prepared, self.calibration, self.options = prepared, calibration, options
+        self.keys = [c.key for c in candidates(Graph.of(prepared))]
         self.batches = max(calibration.batches, 1)
         names = [name for name in calibration.observers if not name.endswith((_MEAN, _MOMENTS, _CHANNELS))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
@@ -535,7 +540,7 @@ class _Conversion:
     ) -> dict[str, Array]:
         """Return factors of the channels of inputs, where they lower the error; the ranges become those of x / factor.
 
-        QuantizeLinear divides by them as it divides by the scale, and the weights are multiplied by them: both free.
+        A Mul divides by them, for the price of one pass; the weights are multiplied by them.
         """
         by_output = {name: c for c in found for name in c.outputs}
         readers: dict[str, list[Candidate]] = {}
@@ -925,9 +930,10 @@ def _store_weights(model: Any, options: _Options, reasons: Mapping[str, str]) ->
             why = f"{reason}; too small to store as codes" if small else reason
             changes.append(Change(layer.name, layer.op_type, "float", "float32", why, before, before, None))
             continue
-        key = (id(layer.graph.proto), name)
+        owner = _owner(layer.graph, name)
+        key = (id(owner.proto), name)
         if key not in stored:
-            stored[key] = _store(layer.graph, layer.node, name, w, options.float_weights)
+            stored[key] = _store(owner, name, w, options.float_weights)
         expanded_name, size = stored[key]
         layer.node.input[1 if layer.op_type != "Gather" else 0] = expanded_name
         why = f"{reason}; the weight is stored as {options.float_weights} and computes in float32"
@@ -937,15 +943,24 @@ def _store_weights(model: Any, options: _Options, reasons: Mapping[str, str]) ->
     return changes
 
 
-def _store(scope: Graph, node: Any, name: str, w: Array, dtype: str) -> tuple[str, int]:
-    """Insert codes of a weight and what expands them before a node; return the name of the reals, and the bytes."""
+def _owner(scope: Graph, tensor: str) -> Graph:
+    """Return the graph that holds a tensor: this one or one around it, so that branches of If share their weights."""
+    while scope.parent is not None and scope.producer(tensor) is None:
+        if any(value.name == tensor for value in scope.proto.initializer):
+            break
+        scope = scope.parent
+    return scope
+
+
+def _store(scope: Graph, name: str, w: Array, dtype: str) -> tuple[str, int]:
+    """Put codes of a weight and what expands them first in a graph; return the name of the reals, and the bytes."""
     from onnx import TensorProto, helper
 
     codes, scale = stored_codes(w, dtype)
     cast, product, expanded = (scope.name(f"{name}_{end}") for end in ("cast", "scaled", "expanded"))
     shape = scope.add(f"{name}_shape", np.array(w.shape, np.int64))
     scope.insert_before(
-        node,
+        scope.proto.node[0],
         helper.make_node("Cast", [scope.add(f"{name}_quantized", codes)], [cast], name=cast, to=TensorProto.FLOAT),
         helper.make_node("Mul", [cast, scope.add(f"{name}_scale", scale)], [product], name=product),
         helper.make_node("Reshape", [product, shape], [expanded], name=expanded),
@@ -999,7 +1014,7 @@ def _accurate(work: _Conversion, pace: float, floor: _Floor | None) -> tuple[Any
             else:
                 least = middle
         if most == len(ranked):
-            result = work.convert(pace, dict.fromkeys(ranked, _INACCURATE))
+            result = work.convert(pace, dict.fromkeys(work.keys, _INACCURATE))
             sqnr = floor.sqnr(result[0])
     return result[0], result[1], {**result[2], "sqnr_db": sqnr if math.isfinite(sqnr) else None}
 
@@ -1011,9 +1026,8 @@ def _fastest(
     work: _Conversion, source: Any, feed: Any, floor: _Floor | None
 ) -> tuple[Any, list[Change], dict[str, Any]]:
     """Time variants, interleaved with the float model, and return the fastest."""
-    keys = {c.key for c in candidates(Graph.of(work.prepared))}
     variants = [_accurate(work, pace, floor) for pace in _PACES]
-    variants.append(work.convert(1.0, dict.fromkeys(keys, _SLOWER)))
+    variants.append(work.convert(1.0, dict.fromkeys(work.keys, _SLOWER)))
     unique: dict[bytes, int] = {}
     for i, (model, _, _) in enumerate(variants):
         unique.setdefault(model.SerializeToString(deterministic=True), i)
