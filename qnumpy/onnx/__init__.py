@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from ._report import report as report
     from .session import custom_ops_library as custom_ops_library
     from .session import session as session
+    from .static import calibrate as calibrate
+    from .static import quantize_static as quantize_static
 
 # The module that holds a name.
 _HOMES = {
+    "calibrate": "static",
     "custom_ops_library": "session",
     "report": "_report",
     "session": "session",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto, ValueInfoProto, helper
 
 from .. import _check
 from .._typing import Array
@@ -37,8 +38,6 @@ def tapped(model: Any, names: Iterable[str]) -> tuple[Any, dict[str, str], list[
     ModelProto, dict of str to str, list of str
         Tensors inside a graph of If, Loop or Scan, and names of no tensor, are left out.
     """
-    from onnx import ModelProto, ValueInfoProto, helper
-
     copy = ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph

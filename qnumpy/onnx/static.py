@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from onnx import ModelProto
 
 from .. import _args, _check
 from .._typing import Array
@@ -17,15 +18,15 @@ from ..granularity import PerChannel
 from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver, Observer
 from ..qparams import QParams
 from ..weights.patches import patches
-from ._files import at_opset, read_model, write_model
+from ._files import at_opset, raise_ir_version, read_model, write_model
 from ._folds import attributes_of, fold
-from ._forms.codes import LayerCodes, Moments, layer_codes, stored_codes
+from ._forms.codes import LayerCodes, Moments, layer_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
+from ._forms.stored import FloatWeights, store_weights
 from ._forms.writer import Writer
 from ._graph import Graph, node_name
 from ._latency import NARROW, interleaved
-from ._layers import layers
 from ._placement import Candidate, candidates, place
 from ._report import Change, attach
 from ._selection import Selection
@@ -37,7 +38,6 @@ __all__ = ["calibrate", "quantize_static"]
 Technique = Literal["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
 Form = Literal["QDQ", "integer"]
 Rounding = Literal["gptq", "nearest"]
-FloatWeights = Literal["int16", "int8", "float32"]
 TargetCPU = Literal["any", "vnni", "avx2", "arm"]
 
 _TECHNIQUES = {"mse": 0, "minmax": 1, "moving_average": 2, "percentile": 3, "entropy": 4, "best": 5}
@@ -50,7 +50,6 @@ _MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the s
 _MOST_ROWS = 2048  # of a batch that moments take
 _LEAST_OPSET = 13  # scales and zero points for each channel
 _REFERENCE_OPSET = 19  # the first that onnx.reference computes QuantizeLinear of
-_STORED = 256  # elements from which a weight that stays float32 is stored as codes
 _SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
 _WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by moments leaves
 _SMOOTHING_GAIN = 0.75  # of the error, below which factors pay for the pass over memory
@@ -240,7 +239,7 @@ def quantize_static(
         wanted = "batches where measure is True" if calibration is not None else "batches, or calibration given"
         raise ValueError(_check.must(owner, "data", wanted, "None"))
     source = read_model(owner, model)
-    selection = Selection.of(owner, include, exclude)
+    selection = Selection.of(owner, include, exclude, Graph.of(source))
     prepared, folded = _prepared(owner, source)
     graph = Graph.of(prepared)
     found = candidates(graph)
@@ -268,10 +267,8 @@ def quantize_static(
 
 def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
-    from onnx import helper
-
     prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
-    prepared.ir_version = max(prepared.ir_version, helper.find_min_ir_version_for(prepared.opset_import, ignore_unknown=True))
+    raise_ir_version(prepared)
     counts = fold(Graph.of(prepared))
     return prepared, counts
 
@@ -454,8 +451,6 @@ class _Conversion:
         without : mapping of str to str, optional
             From the keys of candidates that stay float32 to the reason.
         """
-        from onnx import ModelProto
-
         model = ModelProto()
         model.CopyFrom(self.prepared)
         graph = Graph.of(model)
@@ -469,9 +464,13 @@ class _Conversion:
         for c in found:
             if c.computes and c.key not in chosen:
                 reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
-        changes += _store_weights(model, self.options, reasons)
+        changes += store_weights(model, self.options.float_weights, self._stays, reasons)
         layers_in_int8 = [c.key for c in found if c.computes and c.key in chosen]
         return model, _ordered(changes, self.prepared), {"layers": layers_in_int8}
+
+    def _stays(self, node: Any) -> bool:
+        """Whether the user excluded a node: its weights stay as they are."""
+        return node not in self.options.selection and not self.options.forced
 
     def ranked(self, keys: Iterable[str]) -> list[str]:
         """Return layers in the order of the error that they make, largest first: of their input and their output."""
@@ -908,64 +907,6 @@ def _sqnr(w: Array, codes: LayerCodes, axis: int | None) -> float | None:
     noise = float(np.square(w - real).sum())
     signal = float(np.square(w.astype(np.float64)).sum())
     return 10 * math.log10(signal / noise) if noise and signal else None
-
-
-# ---- weights of layers that stay float32 ----
-
-
-def _store_weights(model: Any, options: _Options, reasons: Mapping[str, str]) -> list[Change]:
-    """Store the weights of float layers as codes that the runtime expands once, when it loads the model."""
-    changes, stored = [], {}
-    graph = Graph.of(model)
-    done = {name for node in model.graph.node if node.op_type in ("DequantizeLinear",) for name in node.output}
-    for layer in layers(graph):
-        if layer.weight is None or any(name in done for name in layer.node.input[1:2]):
-            continue
-        reason = reasons.get(layer.node.output[0], "this operator has no int8 form here")
-        name, w = layer.node.input[1 if layer.op_type != "Gather" else 0], layer.weight.array
-        small = w.size < _STORED or w.dtype != np.float32
-        excluded = layer.node not in options.selection and not options.forced
-        if small or excluded or options.float_weights == "float32":
-            before = w.nbytes
-            why = f"{reason}; too small to store as codes" if small else reason
-            changes.append(Change(layer.name, layer.op_type, "float", "float32", why, before, before, None))
-            continue
-        owner = _owner(layer.graph, name)
-        key = (id(owner.proto), name)
-        if key not in stored:
-            stored[key] = _store(owner, name, w, options.float_weights)
-        expanded_name, size = stored[key]
-        layer.node.input[1 if layer.op_type != "Gather" else 0] = expanded_name
-        why = f"{reason}; the weight is stored as {options.float_weights} and computes in float32"
-        changes.append(Change(layer.name, layer.op_type, "float", options.float_weights, why, w.nbytes, size, None))
-    for scope in Graph.of(model).walk():
-        scope.remove_unused()
-    return changes
-
-
-def _owner(scope: Graph, tensor: str) -> Graph:
-    """Return the graph that holds a tensor: this one or one around it, so that branches of If share their weights."""
-    while scope.parent is not None and scope.producer(tensor) is None:
-        if any(value.name == tensor for value in scope.proto.initializer):
-            break
-        scope = scope.parent
-    return scope
-
-
-def _store(scope: Graph, name: str, w: Array, dtype: str) -> tuple[str, int]:
-    """Put codes of a weight and what expands them first in a graph; return the name of the reals, and the bytes."""
-    from onnx import TensorProto, helper
-
-    codes, scale = stored_codes(w, dtype)
-    cast, product, expanded = (scope.name(f"{name}_{end}") for end in ("cast", "scaled", "expanded"))
-    shape = scope.add(f"{name}_shape", np.array(w.shape, np.int64))
-    scope.insert_before(
-        scope.proto.node[0],
-        helper.make_node("Cast", [scope.add(f"{name}_quantized", codes)], [cast], name=cast, to=TensorProto.FLOAT),
-        helper.make_node("Mul", [cast, scope.add(f"{name}_scale", scale)], [product], name=product),
-        helper.make_node("Reshape", [product, shape], [expanded], name=expanded),
-    )
-    return expanded, codes.nbytes + scale.nbytes
 
 
 # ---- accuracy ----

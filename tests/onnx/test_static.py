@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from qnumpy.onnx.static import calibrate, quantize_static  # noqa: E402
+from qnumpy.onnx import calibrate, quantize_static  # noqa: E402
 
 TECHNIQUES = ["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
 ALL = {"include": ["*"], "min_sqnr": None, "progress": False}

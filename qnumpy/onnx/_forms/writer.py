@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from ..._typing import Array
 from ...qparams import QParams
@@ -31,8 +32,6 @@ class Writer:
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
-        from onnx import helper
-
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=self._node_name(output, op_type), **attributes))
         return output
 
