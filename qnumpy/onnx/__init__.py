@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "calibrate": "static",
     "custom_ops_library": "session",
+    "quantize_static": "static",
     "report": "_report",
     "session": "session",
 }
 
-__all__ = ["custom_ops_library", "report", "session"]
+__all__ = ["calibrate", "custom_ops_library", "quantize_static", "report", "session"]
 
 
 class _Package(ModuleType):
