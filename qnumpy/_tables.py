@@ -58,7 +58,9 @@ class Table(Generic[Item]):
     def __str__(self) -> str:
         rows = [self._head(), *map(self._row, self._items), *self._foot()]
         warnings = [f"warning: {printable(sentence)}" for sentence in self._warnings()]
-        return "\n".join([*aligned(rows, left=self._left, last_left=self._last_left), *([""] if warnings else []), *warnings])
+        return "\n".join(
+            [*aligned(rows, left=self._left, last_left=self._last_left), *([""] if warnings else []), *warnings]
+        )
 
     __repr__ = __str__
 
@@ -125,7 +127,9 @@ def aligned(rows: list[list[str]], *, left: int, last_left: bool = False) -> lis
     lines = []
     for row, spans in zip(rows, spanning, strict=True):
         padded = [
-            cell if spans and i == len(row) - 1 else f"{cell:{'<' if i < left or (last_left and i == columns - 1) else '>'}{widths[i]}}"
+            cell
+            if spans and i == len(row) - 1
+            else f"{cell:{'<' if i < left or (last_left and i == columns - 1) else '>'}{widths[i]}}"
             for i, cell in enumerate(row)
         ]
         lines.append("  ".join(padded).rstrip())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import GraphProto, ModelProto, TensorProto, helper, inliner, numpy_helper, version_converter
+from onnx import GraphProto, ModelProto, TensorProto, external_data_helper, helper, inliner, numpy_helper, version_converter
 
 from .. import _check
 from .._typing import Path
@@ -60,7 +60,7 @@ def _load_external_data(owner: str, proto: ModelProto, folder: str | None) -> No
         raise ValueError(_check.must(owner, "model", "a path where there is external data", got))
     try:
         for tensor in outside:
-            onnx.load_external_data_for_tensor(tensor, folder)
+            external_data_helper.load_external_data_for_tensor(tensor, folder)
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     except (OSError, ValueError, onnx.checker.ValidationError) as error:

@@ -432,7 +432,10 @@ def _advice(row: _Row, macs_share: float | None, share: float) -> tuple[str, str
     if (macs_share or 0.0) < _LITTLE and share < _LITTLE:
         return "float", f"under {100 * _LITTLE:g} % of the multiplications and of the bytes"
     if layer.op_type in RECURRENT:
-        return "int8 weights", "a step feeds the next one, so that errors add up; integer activations would not be faster"
+        return (
+            "int8 weights",
+            "a step feeds the next one, so that errors add up; integer activations would not be faster",
+        )
     if layer.op_type == "ConvTranspose":
         return "int8 weights", "onnxruntime has no integer kernel for it"
     if layer.op_type == "Conv":
@@ -485,7 +488,9 @@ def _warnings(model: ModelProto, graph: Graph, rows: list[_Row], open_lengths: b
         for weight in row.weights if row.form == "float" else []:
             wide = weight.array.astype(np.float32, copy=False)
             if not np.isfinite(wide).all():
-                sentences.append(f"{name}: {np.count_nonzero(~np.isfinite(wide))} values of {weight.name} are not finite.")
+                sentences.append(
+                    f"{name}: {np.count_nonzero(~np.isfinite(wide))} values of {weight.name} are not finite."
+                )
         layer = row.layer
         if row.form == "float" and layer is not None and layer.weight is not None and layer.outputs_axis is not None:
             dead = int(np.count_nonzero(_channels(layer, layer.weight.array) == 0))

@@ -213,5 +213,3 @@ def _value(owner: str, place: str, value: Any, item: Any) -> Any:
         text = f"({', '.join(str(n) for n in shape)}{',' if len(shape) == 1 else ''})"
         raise ValueError(_check.must(owner, place, f"of shape {text}", f"shape {array.shape}"))
     return array if kind == "string" else np.ascontiguousarray(array).reshape(array.shape)
-
-

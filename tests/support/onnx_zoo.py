@@ -19,7 +19,9 @@ class Writer:
     def node(self, op_type, inputs, output, domain="", **attributes):
         inputs = inputs.split(",") if isinstance(inputs, str) else inputs
         outputs = output.split(",")
-        self.nodes.append(helper.make_node(op_type, inputs, outputs, f"{op_type}_{output}", domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(op_type, inputs, outputs, f"{op_type}_{output}", domain=domain, **attributes)
+        )
         return outputs[0]
 
     def keep(self, name, array):
