@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import GraphProto, ModelProto, TensorProto, external_data_helper, helper, inliner, numpy_helper, version_converter
+from onnx import (
+    GraphProto,
+    ModelProto,
+    TensorProto,
+    external_data_helper,
+    helper,
+    inliner,
+    numpy_helper,
+    version_converter,
+)
 
 from .. import _check
 from .._typing import Path

@@ -60,7 +60,9 @@ def test_large_models_lie_in_two_files(tmp_path):
     with pytest.raises(ValueError, match=r"^f: model must be a path where there is external data; got a model whose "):
         read_model("f", outside)
     (tmp_path / "m.onnx.data").unlink()
-    with pytest.raises(FileFormatError, match=r"^f: model must be a model whose external data can be read; got 'words'"):
+    with pytest.raises(
+        FileFormatError, match=r"^f: model must be a model whose external data can be read; got 'words'"
+    ):
         read_model("f", path)
 
 

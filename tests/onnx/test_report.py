@@ -43,7 +43,9 @@ def test_a_second_report_keeps_the_other_nodes():
 
 
 def test_models_without_a_report():
-    with pytest.raises(ValueError, match=r"^report: model must be one that qnumpy wrote; got a model without a report\.$"):
+    with pytest.raises(
+        ValueError, match=r"^report: model must be one that qnumpy wrote; got a model without a report\.$"
+    ):
         report(mlp())
     model = mlp()
     model.metadata_props.add(key="qnumpy.report", value="{")

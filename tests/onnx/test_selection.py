@@ -28,5 +28,7 @@ def test_wrong_patterns():
     match = r"^f: exclude must be patterns that each match a node's name or operator type; got 'Konv'\. There are 'Conv', "
     with pytest.raises(ValueError, match=match):
         chosen(cnn(), exclude="Konv")
-    with pytest.raises(TypeError, match=r"^f: include must be names of nodes or operator types, with \* for any text; got 3"):
+    with pytest.raises(
+        TypeError, match=r"^f: include must be names of nodes or operator types, with \* for any text; got 3"
+    ):
         chosen(cnn(), include=3)
