@@ -182,7 +182,7 @@ def _by_data(
     for name, result in done.items():
         unit = by_name[name]
         for slot in unit.slots:
-            if slot.layer.graph.parent is None:
+            if slot.layer.graph.parent is None and slot.at >= 0:
                 levels = slot.restored(result.codes.levels(slot.array.dtype))
                 others[place(slot.node), slot.at] = slot.array, levels
     run = StagedModel(graph, staged, weights, others)

@@ -1,7 +1,7 @@
 """The weights of a model: which tensors they are, which nodes read them, how each becomes a matrix (N, K)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ __all__ = ["Slot", "Unit", "left_float", "place", "units", "with_constants"]
 _RECURRENT = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
 _SMALL = 2048  # bytes; the nodes that unpack codes take up to a thousand
 _DERIVING = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"}  # of a constant, another one
+
+_CUTTING = _DERIVING | {"Slice", "Concat", "Split"}
 
 
 def with_constants(model: "ModelProto") -> "ModelProto":
@@ -40,6 +42,7 @@ class Slot(NamedTuple):
     constant: Constant
     order: tuple[int, ...]
     inputs: int
+    source: str = ""  # where the node reads parts of the weight: the tensor that they are cut from; `at` is then -1
 
     @property
     def node(self) -> "NodeProto":
@@ -48,7 +51,7 @@ class Slot(NamedTuple):
 
     @property
     def tensor(self) -> str:
-        return str(self.node.input[self.at])
+        return self.source or str(self.node.input[self.at])
 
     @property
     def array(self) -> Array:
@@ -88,8 +91,11 @@ def units(graph: Graph, selection: Selection, kept: list[Change]) -> list[Unit]:
     """Return the weights that can be rounded, each with all nodes that read it; append the others to `kept`."""
     by_root: dict[Any, list[Unit]] = {}
     taken: dict[str, int] = {}
-    for layer in layers(graph):
+    found = layers(graph)
+    claimed: set[str] = set()
+    for layer in found:
         slots = list(_slots(layer))
+        claimed.update(slot.constant.name for slot in slots)
         if not slots:
             continue
         reason = _unfit(layer, slots, selection)
@@ -113,7 +119,57 @@ def units(graph: Graph, selection: Selection, kept: list[Change]) -> list[Unit]:
             result.append(unit)
         else:
             kept.extend(left_float(slot.layer, "Another operator reads the weight.") for slot in unit.slots)
-    return result
+    return [*result, *_cut_units(graph, found, claimed, selection)]
+
+
+def _cut_units(graph: Graph, found: list[Layer], claimed: set[str], selection: Selection) -> Iterator[Unit]:
+    """Yield the constants that weights are cut from or joined of, such as the gates of an LSTM in another order."""
+    by_place = {place(layer.node): layer for layer in found if layer.op_type != "Gather"}
+    for scope in graph.walk():
+        names = [init.name for init in scope.proto.initializer]
+        names += [node.output[0] for node in scope.proto.node if node.op_type == "Constant"]
+        for name in names:
+            constant = None if name in claimed else scope.constant(name)
+            if constant is None or constant.array.ndim < 2 or constant.array.nbytes < _SMALL:
+                continue
+            array = constant.array
+            if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
+                continue
+            ends = _ends(scope, name, by_place)
+            if ends and all(end.node in selection for end in ends):
+                order = tuple(range(array.ndim))
+                slot = Slot(ends[0], -1, constant, order, int(array.shape[-1]), name)
+                yield Unit(f"{node_name(ends[0].node)}:{name}", [slot], scope)
+
+
+def _ends(scope: Graph, tensor: str, by_place: Mapping[str, Layer]) -> list[Layer] | None:
+    """Return the layers that parts of a constant are weights of; None where anything else reads it."""
+    if scope.is_output(tensor):
+        return None
+    ends: list[Layer] = []
+    for inner in scope.walk():
+        for node in inner.proto.node:
+            if tensor not in node.input:
+                continue
+            if node.op_type in _CUTTING and all(_is_fixed(inner, name) for name in node.input):
+                parts = [_ends(inner, name, by_place) for name in node.output if name]
+                if None in parts:
+                    return None
+                ends += [end for part in parts if part for end in part]
+            elif place(node) in by_place and tensor != by_place[place(node)].x:
+                ends.append(by_place[place(node)])
+            else:
+                return None
+    return ends
+
+
+def _is_fixed(scope: Graph, tensor: str) -> bool:
+    """Whether a tensor is made of constants by operators that cut and join."""
+    if not tensor or scope.constant(tensor) is not None:
+        return True
+    owner = owner_of(scope, tensor)
+    node = owner.producer(tensor)
+    return node is not None and node.op_type in _CUTTING and all(_is_fixed(owner, name) for name in node.input)
 
 
 def _label(slot: Slot) -> str:

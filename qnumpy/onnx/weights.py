@@ -127,14 +127,13 @@ def quantize_weights(
     Examples
     --------
     >>> import numpy as np
-    >>> from onnx import parser
+    >>> from onnx import numpy_helper, parser
     >>> from qnumpy.onnx import quantize_weights
     >>> model = parser.parse_model('''
     ...     <ir_version: 8, opset_import: ["" : 17]> g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }
     ... ''')
     >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    >>> from onnx import numpy_helper
-    >>> model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    >>> model.graph.initializer.extend([numpy_helper.from_array(w, "w")])
     >>> quantized = quantize_weights(model)
     >>> model.ByteSize() // 1000, quantized.ByteSize() // 1000
     (16, 3)

@@ -66,6 +66,20 @@ def recurrent():
     return model(nodes, {"x": (F32, ["t", "n", 32])}, {"y": (F32, [None] * 4), "h": (F32, [None] * 3)}, arrays)
 
 
+def gates():
+    """An LSTM whose gates lie in another order in the file, as an exporter of PyTorch leaves them."""
+    arrays = {"w": real(96, 32) / 2, "r": real(96, 24) / 2, "axis": np.array([0])}
+    nodes = []
+    for name in "wr":
+        for i, first in enumerate((0, 72, 24, 48)):
+            arrays |= {f"s{i}": np.array([first]), f"e{i}": np.array([first + 24])}
+            nodes.append(node("Slice", f"{name},s{i},e{i},axis", f"{name}{i}"))
+        nodes.append(node("Concat", ",".join(f"{name}{i}" for i in range(4)), f"{name}_joined", axis=0))
+        nodes.append(node("Unsqueeze", f"{name}_joined,axis", f"{name}_all"))
+    nodes.append(node("LSTM", "x,w_all,r_all", "y,h", hidden_size=24))
+    return model(nodes, {"x": (F32, ["t", "n", 32])}, {"y": (F32, [None] * 4), "h": (F32, [None] * 3)}, arrays)
+
+
 def branches():
     """Weights in Constant nodes of both branches of an If, and one of the graph around it."""
 
@@ -87,6 +101,7 @@ MODELS = {
     "images": (images, {"x": RNG.normal(size=(2, 8, 18, 14)).astype(np.float32)}),
     "tied": (tied, {"ids": RNG.integers(0, 200, size=(4, 9))}),
     "recurrent": (recurrent, {"x": RNG.normal(size=(7, 3, 32)).astype(np.float32)}),
+    "gates": (gates, {"x": RNG.normal(size=(7, 3, 32)).astype(np.float32)}),
     "branches": (branches, {"x": ROWS, "flag": np.array(True)}),
 }
 
