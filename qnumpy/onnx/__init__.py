@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._report import report as report
+    from .dynamic import quantize_dynamic as quantize_dynamic
     from .session import custom_ops_library as custom_ops_library
     from .session import session as session
 
 # The module that holds a name.
 _HOMES = {
     "custom_ops_library": "session",
+    "quantize_dynamic": "dynamic",
     "report": "_report",
     "session": "session",
 }
 
-__all__ = ["custom_ops_library", "report", "session"]
+__all__ = ["custom_ops_library", "quantize_dynamic", "report", "session"]
 
 
 class _Package(ModuleType):

@@ -10,12 +10,11 @@ import numpy as np
 from .. import _args, _check
 from .._typing import Array, Float32Array
 from ._files import at_opset, read_model, write_model
-from ._folds import attributes_of
 from ._forms import stored
 from ._forms.codes import layer_codes
 from ._forms.standard import LinearWeight, Nodes, StandardForm
-from ._graph import Graph
-from ._layers import Layer, layers
+from ._graph import Graph, attribute
+from ._layers import RECURRENT, Layer, layers
 from ._report import Change, attach
 from ._rewrites import rewrite
 from ._selection import Selection
@@ -126,7 +125,7 @@ def quantize_dynamic(
     _args.choice(owner, "target_cpu", target_cpu, _CPUS)
     _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
     prepared = at_opset(read_model(owner, model), _LEAST_OPSET)
-    selection = Selection.of(owner, include, exclude)
+    selection = Selection.of(owner, include, exclude, Graph.of(prepared))
     options = _Options(target, per, selection, include is not None, target_cpu, float_weights)
     rewrites = rewrite(Graph.of(prepared))
     changes = _Conversion(prepared, options).convert()
@@ -147,8 +146,7 @@ class _Conversion:
     def convert(self) -> list[Change]:
         graph = Graph.of(self.model)
         changes = [self._change(layer) for layer in layers(graph) if layer.weight is not None]
-        for scope in list(graph.walk())[::-1]:
-            scope.remove_unused()
+        graph.remove_unused()
         return changes
 
     def _change(self, layer: Layer) -> Change:
@@ -190,9 +188,9 @@ class _Conversion:
             if beta != 1.0:
                 name = nodes.add("Mul", [name, nodes.constant(f"{layer.name}_beta", np.float32(beta))])
             nodes.add("Add", [output, name], product.output)
-        layer.graph.replace(layer.node, *nodes.made)
         if product.add is not None:
-            layer.graph.replace(product.add)
+            layer.graph.remove(product.add)
+        layer.graph.replace(layer.node, *nodes.made)
         before = layer.weight.array.nbytes
         after = rounded.codes.nbytes + rounded.scale.nbytes
         error = w - rounded.codes * rounded.scale
@@ -203,7 +201,7 @@ class _Conversion:
     def _embedding(self, layer: Layer) -> Change:
         """A table of codes with a scale for each row: what is looked up is cast and multiplied."""
         table, node, scope = layer.weight.array, layer.node, layer.graph
-        axis = attributes_of(node).get("axis", 0)
+        axis = attribute(node, "axis", 0)
         if table.ndim != 2 or axis not in (0, -2) or table.size < _LEAST_EMBEDDING:
             return self._float(layer, "too small to gain" if table.size < _LEAST_EMBEDDING else "not looked up by rows")
         if not np.isfinite(table).all():
@@ -227,7 +225,7 @@ class _Conversion:
     def _stored(self, layer: Layer, reason: str) -> Change:
         """A layer that stays float32, with its weights as codes in the file."""
         scope, node, dtype = layer.graph, layer.node, self.options.float_weights
-        positions = (1, 2) if layer.op_type in ("LSTM", "GRU") else (1,)
+        positions = [1, 2] if layer.op_type in RECURRENT else [list(node.input).index(layer.x) ^ 1]
         before = after = 0
         errors = []
         for i in positions:
@@ -274,9 +272,8 @@ def _product(layer: Layer) -> _Product | str:
         rank = None if shape is None else len(shape)
         product = _Product(layer, node.input[0], False, w, bias, None, add, output, rank)
     else:
-        attributes = attributes_of(node)
-        w = w.T if attributes.get("transB", 0) else w
-        alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+        w = w.T if attribute(node, "transB", 0) else w
+        alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
         w = np.ascontiguousarray(w * np.float32(alpha))
         k, n = w.shape
         bias, addend = None, None
@@ -287,7 +284,7 @@ def _product(layer: Layer) -> _Product | str:
                 addend = (node.input[2], beta)
             else:
                 bias = (bias * np.float32(beta)).astype(np.float32)
-        transposed = bool(attributes.get("transA", 0))
+        transposed = bool(attribute(node, "transA", 0))
         product = _Product(layer, node.input[0], transposed, w, bias, addend, None, node.output[0], 2)
     if k >= _MOST_INPUTS:
         return f"sums of {k} products may leave int32"
