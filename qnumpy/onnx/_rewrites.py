@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._graph import Graph
 
-__all__ = ["rewrite"]
+__all__ = ["Activation", "activation_behind", "rewrite"]
 
 
 def rewrite(graph: Graph) -> dict[str, int]:
@@ -115,3 +115,35 @@ def _scaled(graph: Graph, node: Any, factor: float) -> str | None:
             if _is_number(graph, node.input[i], factor):
                 return str(node.input[1 - i])
     return None
+
+
+class Activation(NamedTuple):
+    """An activation function behind a tensor: its kind, its nodes from the last to the first, and its output."""
+
+    kind: str
+    nodes: list[Any]
+    output: str
+
+
+def activation_behind(graph: Graph, tensor: str) -> Activation | None:
+    """Return the ReLU or the GELU that alone reads a tensor; a GELU also as `rewrite` leaves it, in five operators."""
+    users = graph.consumers(tensor)
+    if graph.is_output(tensor) or not users or any(graph.producer(user.output[0]) is None for user in users):
+        return None
+    if len(users) == 1:
+        node = users[0]
+        exact = not node.attribute or node.attribute[0].s == b"none"
+        kind = {"Relu": "relu", "Gelu": "gelu" if exact else ""}.get(node.op_type, "")
+        return Activation(kind, [node], node.output[0]) if kind and not node.domain else None
+    inner = next((node for node in users if _scaled(graph, node, math.sqrt(0.5)) == tensor), None)
+    erf = None if inner is None else _only_user(graph, inner.output[0], "Erf")
+    plus = None if erf is None else _only_user(graph, erf.output[0], "Add")
+    if plus is None or _other(graph, plus, erf.output[0], 1.0) is None:
+        return None
+    product = _only_user(graph, plus.output[0], "Mul")
+    last = None if product is None else _only_user(graph, product.output[0], "Mul")
+    if last is None or len(users) != 2 or sorted(product.input) != sorted([tensor, plus.output[0]]):
+        return None
+    if _other(graph, last, product.output[0], 0.5) is None:
+        return None
+    return Activation("gelu", [last, product, plus, erf, inner], last.output[0])
