@@ -1,0 +1,1 @@
+"""ONNX models: look, quantize, run, evaluate, tune. Needs the extra ``onnx``."""
