@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from qnumpy.onnx.static import quantize_static
+from qnumpy.onnx import quantize_static
 
 from ..harness import Array, cpu
 from ..page import render

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from .._typing import Array
 from ._graph import Graph, node_name
@@ -33,6 +34,8 @@ def fold(graph: Graph) -> dict[str, int]:
     for scope in graph.walk():
         for rewrite in (_fold_hard_sigmoid, _fold_affine):
             for node in list(scope.proto.node):
+                if node.output and scope.producer(node.output[0]) is not node:  # an earlier rewrite removed it
+                    continue
                 done = rewrite(scope, node)
                 if done:
                     counts[done] = counts.get(done, 0) + 1
@@ -88,8 +91,6 @@ def _fold_affine(graph: Graph, node: Any) -> str | None:
 
 def attributes_of(node: Any) -> dict[str, Any]:
     """Return the attributes of a node as Python values."""
-    from onnx import helper
-
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
@@ -160,8 +161,6 @@ def _by_channel(value: Array, channels: int, ndim: int) -> Array | None:
 
 def _fold_hard_sigmoid(graph: Graph, node: Any) -> str | None:
     """Replace ``clip(x + 3, 0, 6) / 6`` by HardSigmoid, also where the division comes after a product with x."""
-    from onnx import helper
-
     if node.op_type != "Clip" or node.domain:
         return None
     bounds = clip_bounds(graph, node)

@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from .._typing import Array
 from ..ops.pack import pack
-from ._files import opset_of, raise_ir_version, without_weights
+from ._files import bits_of, opset_of, raise_ir_version, without_weights
 
 __all__: list[str] = []
 
@@ -53,7 +53,8 @@ def tensor_of(array: Array, name: str) -> TensorProto:
     kind = _TYPES.get(array.dtype.name)
     if kind is None:
         return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-    packed = pack(array.ravel()) if array.dtype.name[-1] in "24n" and "8" not in array.dtype.name else array
+    bits = bits_of(TensorProto.DataType.Value(kind))
+    packed = array if bits >= 8 else pack(array.ravel().view(np.uint8) & (2**bits - 1), f"uint{bits}")
     tensor = TensorProto(name=name, data_type=TensorProto.DataType.Value(kind), dims=array.shape)
     tensor.raw_data = np.ascontiguousarray(packed).tobytes()
     return tensor
@@ -144,6 +145,10 @@ class Graph:
             self.model.opset_import.add(domain=domain, version=version)
         raise_ir_version(self.model)
 
+    def local_names(self) -> set[str]:
+        """Return the names of the tensors that this graph itself defines."""
+        return {*self._producers, *self._initializers, *(value.name for value in self.proto.input)}
+
     # ---- values ----
 
     def producer(self, tensor: str) -> NodeProto | None:
@@ -154,7 +159,7 @@ class Graph:
         """Return the nodes that read a tensor, also those of the graphs inside."""
         found = list(self._consumers.get(tensor, ()))
         for child in self.subgraphs():
-            if tensor not in child._defined():
+            if tensor not in child.local_names():
                 found += child.consumers(tensor)
         return found
 
@@ -162,7 +167,7 @@ class Graph:
         """Whether a tensor is an output of this graph, or passes through a graph inside to its output."""
         if any(value.name == tensor for value in self.proto.output):
             return True
-        return any(child.is_output(tensor) for child in self.subgraphs() if tensor not in child._defined())
+        return any(child.is_output(tensor) for child in self.subgraphs() if tensor not in child.local_names())
 
     def is_input(self, tensor: str) -> bool:
         """Whether a tensor is an input of this graph that no initializer fills."""

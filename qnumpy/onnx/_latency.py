@@ -30,7 +30,7 @@ FLOAT_LINE_DEPTHWISE, INT8_LINE_DEPTHWISE = 4.0, 13.0
 FLOAT_ONE_ROW, INT8_ONE_ROW = 11.0, 40.0  # a product of one row reads the weight once
 
 # Nanoseconds an element.
-REQUANTIZE = 0.2  # int32 sums to int8 codes
+REQUANTIZE = 0.1  # int32 sums to int8 codes
 DEPTHWISE_INT8 = 0.35  # gathering of patches, beside the products
 QUANTIZE = 0.24  # float32 to int8, with the change of layout of images
 DEQUANTIZE = 0.24

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto, ValueInfoProto, helper
 
 from .. import _check
 from .._typing import Array
@@ -19,7 +20,7 @@ from .session import run_batches, session
 
 __all__ = ["batches_of", "feed_of", "observe", "observe_calibration", "tapped", "unmasked"]
 
-_MASK = 1e4  # magnitudes from here on, a hundred times all others, are masks: -10000, the float16 minimum, the float32 one
+_MASK = 9e3  # -10000 with a score added is a mask; so are the minima of float16 and float32
 _GAP = 100.0
 
 
@@ -37,8 +38,6 @@ def tapped(model: Any, names: Iterable[str]) -> tuple[Any, dict[str, str], list[
     ModelProto, dict of str to str, list of str
         Tensors inside a graph of If, Loop or Scan, and names of no tensor, are left out.
     """
-    from onnx import ModelProto, ValueInfoProto, helper
-
     copy = ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
@@ -200,7 +199,7 @@ def feed_of(engine: Any, item: Any) -> dict[str, Array]:
 def unmasked(x: Array) -> Array:
     """Return an array with infinities in the place of masks, which observers count and leave out.
 
-    A mask is a magnitude from 10,000 on that is at least a hundred times as large as all that are no masks.
+    A mask is a magnitude from 9,000 on that is at least a hundred times as large as all that are no masks.
 
     Parameters
     ----------
@@ -216,6 +215,6 @@ def unmasked(x: Array) -> Array:
     size = np.abs(x)
     large = size >= _MASK
     rest = size[~large & np.isfinite(size)]
-    if rest.size == 0 or not size[large].min() >= _GAP * max(float(rest.max()), 1.0):
+    if rest.size == 0 or not large.any() or not size[large].min() >= _GAP * max(float(rest.max()), 1.0):
         return x
     return np.where(large, np.copysign(np.asarray(np.inf, x.dtype), x), x)

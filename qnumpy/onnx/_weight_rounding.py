@@ -68,7 +68,7 @@ def form_of(unit: Unit, options: Options) -> str:
     if options.form == "MatMulNBits":
         if blocks and products:
             return "MatMulNBits"
-        if blocks and lookups and unit.first.inputs % size == 0:
+        if blocks and lookups and size and unit.first.inputs % size == 0:
             return "GatherBlockQuantized"
         return "folded"
     if blocks and products and (options.activations == "int8" or (options.bits in (3, 4) and unit.elements >= _LARGE)):
@@ -228,7 +228,8 @@ def _staged(graph: Graph, unit: Unit) -> Staged | None:
     node, array = slot.node, slot.array
     if graph.constant(slot.layer.x) is not None:
         return None
-    rows, outputs_last = _identity, _identity
+    rows: Callable[[Array], Array] = _identity
+    outputs_last = rows
     if node.op_type == "MatMul" and array.ndim != 2:
         return None
     if node.op_type == "Gemm" and (attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0):
@@ -239,13 +240,13 @@ def _staged(graph: Graph, unit: Unit) -> Staged | None:
         if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b""):
             return None
         outputs_last = _channels_last
-        rows = _rows_of_conv(node, array.shape[2:])
+        rows = _rows_of_conv(node, (array.shape[2], array.shape[3]))
     bias = _biasplace(graph, slot)
     y = str((node if bias is None else bias[0]).output[0])
     return Staged(unit.name, node, 1, slot.layer.x, rows, outputs_last, slot.restored, bias, _residual(graph, y))
 
 
-def _rows_of_conv(node: "NodeProto", kernel: tuple[int, ...]) -> Callable[[Array], Array]:
+def _rows_of_conv(node: "NodeProto", kernel: tuple[int, int]) -> Callable[[Array], Array]:
     strides, dilations = (tuple(attribute(node, name, [1, 1])) for name in ("strides", "dilations"))
     padding = tuple(attribute(node, "pads", [0, 0, 0, 0]))
     if kernel == (1, 1) and strides == (1, 1) and not any(padding):

@@ -201,7 +201,7 @@ def _read_by(unit: Unit, slot: Slot) -> bool:
 
 def place(node: "NodeProto") -> str:
     """Return what a node is known by: protobuf hands out copies."""
-    return next(name for name in node.output if name)
+    return str(next(name for name in node.output if name))
 
 
 def left_float(layer: Layer, reason: str) -> Change:

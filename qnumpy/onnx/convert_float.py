@@ -75,7 +75,7 @@ def convert_float(
     keep_io : bool, default True
         Keep inputs and outputs float32.
     weights_only : bool, default False
-        Convert constants alone; onnxruntime casts them back once, when it loads the model, which then runs as in float32.
+        Convert constants alone. onnxruntime casts them back once, when it loads the model, and runs it as in float32.
     include, exclude : str or sequence of str, optional
         Patterns of names of nodes or of operator types that may compute in the type.
     measure : bool, default False
@@ -119,7 +119,7 @@ def convert_float(
     if measure and data is None:
         raise ValueError(_check.must(_OWNER, "measure", "False without data", "True"))
     proto = with_constants(read_model(_OWNER, model))
-    selection = Selection.of(_OWNER, include, exclude)
+    selection = Selection.of(_OWNER, include, exclude, Graph.of(proto))
     batches = None if data is None else list(batches_of(data))
     if batches is not None and not batches:
         raise CalibrationError(_check.must(_OWNER, "data", "one batch or more", "none"))
@@ -445,7 +445,7 @@ class _Conversion:
                 before += array.nbytes
                 assert owner is not None
                 after += array.nbytes // 2 if "narrow" in owner.names[name] else array.nbytes
-        if not narrow and not reason and before == after:
+        if not reason and before == after:
             return
         if not narrow and before != after:
             reason = f"{reason} Its constants are {self.target.name}.".strip()

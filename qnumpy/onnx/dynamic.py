@@ -17,11 +17,11 @@ from ..ops.hadamard import Hadamard
 from ..qparams import QParams
 from ..weights.layers import quantize_layers
 from ._files import at_opset, read_model, write_model
-from ._forms import stored
 from ._forms.codes import layer_codes
 from ._forms.standard import LinearWeight, Nodes, StandardForm
+from ._forms.stored import FloatWeights, store_weights
 from ._graph import Graph, attribute
-from ._layers import RECURRENT, Layer, layers
+from ._layers import Layer, layers, weights_of
 from ._report import Change, attach
 from ._rewrites import activation_behind, rewrite
 from ._selection import Selection
@@ -34,7 +34,6 @@ __all__ = ["quantize_dynamic"]
 Target = Literal["standard", "qnumpy"]
 Per = Literal["row", "tensor"]
 TargetCPU = Literal["any", "vnni", "avx2", "arm"]
-FloatWeights = Literal["int16", "int8", "float32"]
 
 _TARGETS = {"standard": 0, "qnumpy": 1}
 _PERS = {"row": 0, "tensor": 1}
@@ -174,7 +173,7 @@ class _Conversion:
     def __init__(self, model: Any, options: _Options) -> None:
         self.graph, self.options = Graph.of(model), options
         self.forms: dict[int, StandardForm] = {}
-        self.expanded: dict[tuple[int, str], tuple[str, int]] = {}
+        self.stored: dict[str, str] = {}  # why a layer computes in float32 with a stored weight, by its output
 
     def convert(self, owner: str, data: Iterable[Any] | None, progress: bool | None) -> list[Change]:
         plan = [(layer, self._plan(layer)) for layer in layers(self.graph) if layer.weight is not None]
@@ -184,11 +183,15 @@ class _Conversion:
         changes = []
         for layer, product in plan:
             if isinstance(product, str):
-                changes.append(self._other(layer, product))
+                changes += self._other(layer, product)
             elif product.output in groups:
                 changes += self._int8(groups[product.output], rounded)
         self.graph.remove_unused()
-        return changes
+        changes += store_weights(
+            self.graph.model, self.options.float_weights, lambda node: node.output[0] not in self.stored, self.stored
+        )
+        names = {layer.name for layer, _ in plan}
+        return [change for change in changes if change.node in names]
 
     def _plan(self, layer: Layer) -> _Product | str:
         """Return a layer that becomes int8 as a product, or why it does not."""
@@ -208,11 +211,16 @@ class _Conversion:
             return product
         return _loss(layer.graph, product, self.options.target) or product
 
-    def _other(self, layer: Layer, reason: str) -> Change:
+    def _other(self, layer: Layer, reason: str) -> list[Change]:
         assert layer.weight is not None
         if reason == _EXCLUDED or layer.weight.array.dtype != np.float32:
-            return self._float(layer, reason)
-        return self._embedding(layer) if layer.op_type == "Gather" else self._stored(layer, reason)
+            return [self._float(layer, reason)]
+        if layer.op_type == "Gather":
+            return [self._embedding(layer)]
+        if not all(np.isfinite(constant.array).all() for constant in weights_of(layer)):
+            return [self._float(layer, "its weight is not finite")]
+        self.stored[layer.node.output[0]] = reason
+        return []
 
     # ---- rounding ----
 
@@ -378,32 +386,6 @@ class _Conversion:
             layer.name, "Gather", self.options.target, "int8", "a scale for each row", table.nbytes,
             codes.nbytes + scale.nbytes, _sqnr(table, error),
         )  # fmt: skip
-
-    def _stored(self, layer: Layer, reason: str) -> Change:
-        """A layer that stays float32, with its weights as codes in the file."""
-        scope, node, dtype = layer.graph, layer.node, self.options.float_weights
-        positions = [1, 2] if layer.op_type in RECURRENT else [list(node.input).index(layer.x) ^ 1]
-        before = after = 0
-        errors = []
-        for i in positions:
-            constant = scope.constant(node.input[i])
-            if constant is None:
-                continue
-            w = constant.array
-            before, after = before + w.nbytes, after + w.nbytes
-            if dtype == "float32" or w.size < stored.LEAST or w.dtype != np.float32 or not np.isfinite(w).all():
-                continue
-            key = (id(scope.proto), node.input[i])
-            if key not in self.expanded:
-                self.expanded[key] = stored.store(scope, node, node.input[i], w, dtype)
-            name, size = self.expanded[key]
-            node.input[i] = name
-            after += size - w.nbytes
-            errors.append(i)
-        if not errors:
-            return Change(layer.name, layer.op_type, "float", "float32", reason, before, after, None)
-        reason = f"{reason}; the weight is stored as {dtype} and computes in float32"
-        return Change(layer.name, layer.op_type, "float", dtype, reason, before, after, None)
 
     def _float(self, layer: Layer, reason: str) -> Change:
         size, dtype = layer.weight.array.nbytes, str(layer.weight.array.dtype)

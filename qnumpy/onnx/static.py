@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from onnx import ModelProto
 
 from .. import _args, _check
 from .._typing import Array
@@ -17,15 +18,15 @@ from ..granularity import PerChannel
 from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver, Observer
 from ..qparams import QParams
 from ..weights.patches import patches
-from ._files import at_opset, read_model, write_model
+from ._files import at_opset, raise_ir_version, read_model, write_model
 from ._folds import attributes_of, fold
-from ._forms.codes import LayerCodes, Moments, layer_codes, stored_codes
+from ._forms.codes import LayerCodes, Moments, layer_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
+from ._forms.stored import FloatWeights, store_weights
 from ._forms.writer import Writer
 from ._graph import Graph, node_name
-from ._latency import interleaved
-from ._layers import layers
+from ._latency import NARROW, interleaved
 from ._placement import Candidate, candidates, place
 from ._report import Change, attach
 from ._selection import Selection
@@ -37,7 +38,6 @@ __all__ = ["calibrate", "quantize_static"]
 Technique = Literal["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
 Form = Literal["QDQ", "integer"]
 Rounding = Literal["gptq", "nearest"]
-FloatWeights = Literal["int16", "int8", "float32"]
 TargetCPU = Literal["any", "vnni", "avx2", "arm"]
 
 _TECHNIQUES = {"mse": 0, "minmax": 1, "moving_average": 2, "percentile": 3, "entropy": 4, "best": 5}
@@ -49,11 +49,10 @@ _MEAN, _MOMENTS, _CHANNELS = ":mean", ":moments", ":channels"  # end the names o
 _MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the square of that
 _MOST_ROWS = 2048  # of a batch that moments take
 _LEAST_OPSET = 13  # scales and zero points for each channel
-_REFERENCE_OPSET, _REFERENCE_IR = 19, 9  # the first that onnx.reference computes QuantizeLinear of
-_STORED = 256  # elements from which a weight that stays float32 is stored as codes
+_REFERENCE_OPSET = 19  # the first that onnx.reference computes QuantizeLinear of
 _SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
 _WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by moments leaves
-_SMOOTHING_GAIN = 0.98
+_SMOOTHING_GAIN = 0.75  # of the error, below which factors pay for the pass over memory
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
 
 
@@ -240,7 +239,7 @@ def quantize_static(
         wanted = "batches where measure is True" if calibration is not None else "batches, or calibration given"
         raise ValueError(_check.must(owner, "data", wanted, "None"))
     source = read_model(owner, model)
-    selection = Selection.of(owner, include, exclude)
+    selection = Selection.of(owner, include, exclude, Graph.of(source))
     prepared, folded = _prepared(owner, source)
     graph = Graph.of(prepared)
     found = candidates(graph)
@@ -269,6 +268,7 @@ def quantize_static(
 def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
     prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
+    raise_ir_version(prepared)
     counts = fold(Graph.of(prepared))
     return prepared, counts
 
@@ -281,11 +281,9 @@ def _raised(model: Any) -> Any:
     if Graph.of(model).subgraphs():
         return model
     try:
-        raised = at_opset(model, _REFERENCE_OPSET)
+        return at_opset(model, _REFERENCE_OPSET)
     except Exception:  # it knows not every operator
         return model
-    raised.ir_version = max(raised.ir_version, _REFERENCE_IR)
-    return raised
 
 
 def _keeping_first(data: Any, samples: list[Any]) -> Iterable[Any]:
@@ -347,7 +345,7 @@ def _rounding_name(c: Candidate, rounding: Rounding) -> str:
     assert c.weight is not None
     shape = c.weight.array.shape
     inputs = math.prod(shape[1:]) if c.kind == "conv" else shape[1 - (c.outputs_axis or 0)]
-    plain = c.kind == "conv" and (c.attributes.get("group", 1) > 1 or len(shape) != 4)
+    plain = c.kind == "conv" and (c.attributes.get("group", 1) > 1 or len(shape) != 4 or shape[1] < NARROW)
     auto = c.attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
     if rounding == "nearest" or inputs > _MOST_INPUTS or plain or auto or (c.kind == "matmul" and len(shape) != 2):
         return f"{c.inputs[0]}{_MEAN}"
@@ -378,7 +376,10 @@ def _rows_of(c: Candidate) -> Callable[[Array], Array]:
     top, left, bottom, right = c.attributes.get("pads") or (0, 0, 0, 0)
 
     def patch_rows(x: Array) -> Array:
-        return rows(patches(x, kernel, strides=strides, padding=(top, left, bottom, right), dilations=gaps))
+        over = x.shape[0] * x.shape[2] * x.shape[3] / (strides[0] * strides[1] * _MOST_ROWS)
+        skip = max(1, round(over**0.5))  # patches are as many times the image as a filter has elements
+        steps = strides[0] * skip, strides[1] * skip
+        return rows(patches(x, kernel, strides=steps, padding=(top, left, bottom, right), dilations=gaps))
 
     return patch_rows
 
@@ -429,6 +430,7 @@ class _Conversion:
 
     def __init__(self, prepared: Any, calibration: Calibration, options: _Options) -> None:
         self.prepared, self.calibration, self.options = prepared, calibration, options
+        self.keys = [c.key for c in candidates(Graph.of(prepared))]
         self.batches = max(calibration.batches, 1)
         names = [name for name in calibration.observers if not name.endswith((_MEAN, _MOMENTS, _CHANNELS))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
@@ -449,8 +451,6 @@ class _Conversion:
         without : mapping of str to str, optional
             From the keys of candidates that stay float32 to the reason.
         """
-        from onnx import ModelProto
-
         model = ModelProto()
         model.CopyFrom(self.prepared)
         graph = Graph.of(model)
@@ -464,9 +464,13 @@ class _Conversion:
         for c in found:
             if c.computes and c.key not in chosen:
                 reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
-        changes += _store_weights(model, self.options, reasons)
+        changes += store_weights(model, self.options.float_weights, self._stays, reasons)
         layers_in_int8 = [c.key for c in found if c.computes and c.key in chosen]
         return model, _ordered(changes, self.prepared), {"layers": layers_in_int8}
+
+    def _stays(self, node: Any) -> bool:
+        """Whether the user excluded a node: its weights stay as they are."""
+        return node not in self.options.selection and not self.options.forced
 
     def ranked(self, keys: Iterable[str]) -> list[str]:
         """Return layers in the order of the error that they make, largest first: of their input and their output."""
@@ -535,7 +539,7 @@ class _Conversion:
     ) -> dict[str, Array]:
         """Return factors of the channels of inputs, where they lower the error; the ranges become those of x / factor.
 
-        QuantizeLinear divides by them as it divides by the scale, and the weights are multiplied by them: both free.
+        A Mul divides by them, for the price of one pass; the weights are multiplied by them.
         """
         by_output = {name: c for c in found for name in c.outputs}
         readers: dict[str, list[Candidate]] = {}
@@ -905,54 +909,6 @@ def _sqnr(w: Array, codes: LayerCodes, axis: int | None) -> float | None:
     return 10 * math.log10(signal / noise) if noise and signal else None
 
 
-# ---- weights of layers that stay float32 ----
-
-
-def _store_weights(model: Any, options: _Options, reasons: Mapping[str, str]) -> list[Change]:
-    """Store the weights of float layers as codes that the runtime expands once, when it loads the model."""
-    changes, stored = [], {}
-    graph = Graph.of(model)
-    done = {name for node in model.graph.node if node.op_type in ("DequantizeLinear",) for name in node.output}
-    for layer in layers(graph):
-        if layer.weight is None or any(name in done for name in layer.node.input[1:2]):
-            continue
-        reason = reasons.get(layer.node.output[0], "this operator has no int8 form here")
-        name, w = layer.node.input[1 if layer.op_type != "Gather" else 0], layer.weight.array
-        small = w.size < _STORED or w.dtype != np.float32
-        excluded = layer.node not in options.selection and not options.forced
-        if small or excluded or options.float_weights == "float32":
-            before = w.nbytes
-            why = f"{reason}; too small to store as codes" if small else reason
-            changes.append(Change(layer.name, layer.op_type, "float", "float32", why, before, before, None))
-            continue
-        key = (id(layer.graph.proto), name)
-        if key not in stored:
-            stored[key] = _store(layer.graph, layer.node, name, w, options.float_weights)
-        expanded_name, size = stored[key]
-        layer.node.input[1 if layer.op_type != "Gather" else 0] = expanded_name
-        why = f"{reason}; the weight is stored as {options.float_weights} and computes in float32"
-        changes.append(Change(layer.name, layer.op_type, "float", options.float_weights, why, w.nbytes, size, None))
-    for scope in Graph.of(model).walk():
-        scope.remove_unused()
-    return changes
-
-
-def _store(scope: Graph, node: Any, name: str, w: Array, dtype: str) -> tuple[str, int]:
-    """Insert codes of a weight and what expands them before a node; return the name of the reals, and the bytes."""
-    from onnx import TensorProto, helper
-
-    codes, scale = stored_codes(w, dtype)
-    cast, product, expanded = (scope.name(f"{name}_{end}") for end in ("cast", "scaled", "expanded"))
-    shape = scope.add(f"{name}_shape", np.array(w.shape, np.int64))
-    scope.insert_before(
-        node,
-        helper.make_node("Cast", [scope.add(f"{name}_quantized", codes)], [cast], name=cast, to=TensorProto.FLOAT),
-        helper.make_node("Mul", [cast, scope.add(f"{name}_scale", scale)], [product], name=product),
-        helper.make_node("Reshape", [product, shape], [expanded], name=expanded),
-    )
-    return expanded, codes.nbytes + scale.nbytes
-
-
 # ---- accuracy ----
 
 
@@ -999,7 +955,7 @@ def _accurate(work: _Conversion, pace: float, floor: _Floor | None) -> tuple[Any
             else:
                 least = middle
         if most == len(ranked):
-            result = work.convert(pace, dict.fromkeys(ranked, _INACCURATE))
+            result = work.convert(pace, dict.fromkeys(work.keys, _INACCURATE))
             sqnr = floor.sqnr(result[0])
     return result[0], result[1], {**result[2], "sqnr_db": sqnr if math.isfinite(sqnr) else None}
 
@@ -1011,9 +967,8 @@ def _fastest(
     work: _Conversion, source: Any, feed: Any, floor: _Floor | None
 ) -> tuple[Any, list[Change], dict[str, Any]]:
     """Time variants, interleaved with the float model, and return the fastest."""
-    keys = {c.key for c in candidates(Graph.of(work.prepared))}
     variants = [_accurate(work, pace, floor) for pace in _PACES]
-    variants.append(work.convert(1.0, dict.fromkeys(keys, _SLOWER)))
+    variants.append(work.convert(1.0, dict.fromkeys(work.keys, _SLOWER)))
     unique: dict[bytes, int] = {}
     for i, (model, _, _) in enumerate(variants):
         unique.setdefault(model.SerializeToString(deterministic=True), i)

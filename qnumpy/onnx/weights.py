@@ -120,8 +120,9 @@ def quantize_weights(
     ``scale * code + offset``, are computed in the type of the weight; scales and offsets of the folded form are float16
     in the file where they are normal there.
 
-    onnxruntime fuses QDQ of 4 bits into MatMulNBits with int8 activations, a relative error of about 5e-3, unless
-    ``session.qdq_matmulnbits_accuracy_level`` is 0; `qnumpy.onnx.session` sets it.
+    onnxruntime fuses QDQ of a product into MatMulNBits with int8 activations, a relative error of about 5e-3, unless
+    ``session.qdq_matmulnbits_accuracy_level`` is 0, and computes other floats of DequantizeLinear in every run, unless
+    ``session.disable_quant_qdq`` is 1. `qnumpy.onnx.session` sets both.
 
     Examples
     --------
@@ -140,15 +141,17 @@ def quantize_weights(
     """
     options = _options(dtype, lookup_dtype, group_size, method, data, form, symmetric, activations, damping)
     proto = with_constants(read_model(_OWNER, model))
-    selection = Selection.of(_OWNER, include, exclude)
     proto = at_opset(proto, 21 if options.form == "QDQ" else 11)
     graph = Graph.of(proto)
+    selection = Selection.of(_OWNER, include, exclude, graph)
     kept: list[Change] = []
     found = units(graph, selection, kept)
     results = rounded(_OWNER, graph, found, options, data, progress, resume)
     changes = [change for unit, result in results for change in _applied(unit, result, options)]
     graph.remove_unused()
-    attach(proto, [*changes, *kept], function=_OWNER)
+    # the runtime then computes the floats of DequantizeLinear when it loads the model
+    entries = {"session": {"session.disable_quant_qdq": "1"}} if options.form == "QDQ" else {}
+    attach(proto, [*changes, *kept], function=_OWNER, **entries)
     if output is not None:
         write_model(_OWNER, proto, output)
     return proto
@@ -200,7 +203,8 @@ def _options(
     if not (_check.is_number(damping) and 0 <= damping < np.inf):
         raise ValueError(_check.must(_OWNER, "damping", "a number of at least 0", _check.typed(damping)))
     lookup_size = None if group_size is None else group_size * longer
-    return Options(bits, lookup_bits, group_size, lookup_size, method, form, symmetric, activations, float(damping))
+    scheme: Symmetric = "full" if isinstance(symmetric, str) else bool(symmetric)
+    return Options(bits, lookup_bits, group_size, lookup_size, method, form, scheme, activations, float(damping))
 
 
 def _bits(name: str, dtype: Any) -> int:
@@ -258,7 +262,7 @@ def _with_bias(unit: Unit, node: "NodeProto", index: int, bias: Array) -> Unit:
 def _reason(form: str, options: Options) -> str:
     return {
         "folded": "The runtime computes the floats once, when it loads the model.",
-        "QDQ": "Plain sessions may multiply it with int8 activations; qnumpy.onnx.session does not.",
+        "QDQ": "onnxruntime may multiply it with int8 activations; qnumpy.onnx.session does not let it.",
         "GatherBlockQuantized": "Rows are dequantized when they are looked up.",
         "MatMulNBits": "Activations become int8 in blocks."
         if options.activations == "int8"

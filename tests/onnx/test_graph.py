@@ -1,11 +1,13 @@
 """The view of a graph: where values come from, who reads them, edits."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qnumpy.onnx._graph import Graph
+from qnumpy.onnx._graph import Graph, tensor_of
 
 F32 = TensorProto.FLOAT
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -81,3 +83,12 @@ def test_equal_arrays_are_added_once_and_unused_things_go():
     graph.remove_unused()
     assert [tensor.name for tensor in model.graph.initializer] == [first]
     np.testing.assert_array_equal(run(model, x=np.eye(3, dtype=np.float32))[0], W * 2)
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4", "int2", "uint2", "float4_e2m1fn", "bfloat16", "float8_e4m3fn"])
+def test_types_that_numpy_lacks(name):
+    array = np.array([[0, 1, 1], [1, 0, 1]]).astype(getattr(ml_dtypes, name))
+    tensor = tensor_of(array, "t")
+    back = numpy_helper.to_array(tensor)
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(back.astype(np.float32), array.astype(np.float32))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from ..._typing import Array
 from ...qparams import QParams
@@ -21,7 +22,7 @@ class Writer:
     qparams : mapping of str to QParams
         Of each tensor that is quantized.
     smoothing : mapping of str to ndarray of float32
-        Of tensors whose last axis is divided by factors as it is quantized: the weights that read the codes are
+        Of tensors whose last axis is divided by factors before it is quantized: the weights that read the codes are
         multiplied by them.
     """
 
@@ -31,8 +32,6 @@ class Writer:
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
-        from onnx import helper
-
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=self._node_name(output, op_type), **attributes))
         return output
 
@@ -55,14 +54,10 @@ class Writer:
     def quantize(self, tensor: str, source: str | None = None) -> str:
         """Append the quantization of a tensor and return the name of its codes."""
         codes = self.name(f"{tensor}_quantized")
-        scale, zero_point = self.params(tensor)
-        if tensor not in self.smoothing:
-            return self.add("QuantizeLinear", [source or tensor, scale, zero_point], codes)
-        params, factors = self.qparams[tensor], self.smoothing[tensor]
-        scales = self.constant(f"{tensor}_smoothed_scale", (factors * params.scale).astype(np.float32))
-        zeros = np.full(factors.shape, params.zero_point).astype(params.code.name)
-        inputs = [source or tensor, scales, self.constant(f"{tensor}_smoothed_zero_point", zeros)]
-        return self.add("QuantizeLinear", inputs, codes, axis=-1)
+        if tensor in self.smoothing:  # QuantizeLinear with a scale for each element of the last axis is 60 times slower
+            inverse = self.constant(f"{tensor}_smoothing", (1 / self.smoothing[tensor]).astype(np.float32))
+            source = self.add("Mul", [source or tensor, inverse], self.name(f"{tensor}_smoothed"))
+        return self.add("QuantizeLinear", [source or tensor, *self.params(tensor)], codes)
 
     def dequantize(self, tensor: str, codes: str, output: str | None = None) -> str:
         """Append the dequantization of a tensor's codes and return the name of its reals."""
