@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._report import report as report
     from .convert_float import convert_float as convert_float
+    from .dynamic import quantize_dynamic as quantize_dynamic
     from .inspect import inspect as inspect
     from .session import custom_ops_library as custom_ops_library
     from .session import session as session
@@ -25,6 +26,7 @@ _HOMES = {
     "convert_float": "convert_float",
     "custom_ops_library": "session",
     "inspect": "inspect",
+    "quantize_dynamic": "dynamic",
     "quantize_static": "static",
     "quantize_weights": "weights",
     "report": "_report",
@@ -36,6 +38,7 @@ __all__ = [
     "convert_float",
     "custom_ops_library",
     "inspect",
+    "quantize_dynamic",
     "quantize_static",
     "quantize_weights",
     "report",
