@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from ._report import report as report
     from .session import custom_ops_library as custom_ops_library
     from .session import session as session
+    from .static import calibrate as calibrate
+    from .static import quantize_static as quantize_static
 
 # The module that holds a name.
 _HOMES = {
+    "calibrate": "static",
     "custom_ops_library": "session",
+    "quantize_static": "static",
     "report": "_report",
     "session": "session",
 }
 
-__all__ = ["custom_ops_library", "report", "session"]
+__all__ = ["calibrate", "custom_ops_library", "quantize_static", "report", "session"]
 
 
 class _Package(ModuleType):
