@@ -11,21 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._report import report as report
+    from .convert_float import convert_float as convert_float
+    from .inspect import inspect as inspect
     from .session import custom_ops_library as custom_ops_library
     from .session import session as session
     from .static import calibrate as calibrate
     from .static import quantize_static as quantize_static
+    from .weights import quantize_weights as quantize_weights
 
 # The module that holds a name.
 _HOMES = {
     "calibrate": "static",
+    "convert_float": "convert_float",
     "custom_ops_library": "session",
+    "inspect": "inspect",
     "quantize_static": "static",
+    "quantize_weights": "weights",
     "report": "_report",
     "session": "session",
 }
 
-__all__ = ["calibrate", "custom_ops_library", "quantize_static", "report", "session"]
+__all__ = [
+    "calibrate",
+    "convert_float",
+    "custom_ops_library",
+    "inspect",
+    "quantize_static",
+    "quantize_weights",
+    "report",
+    "session",
+]
 
 
 class _Package(ModuleType):

@@ -145,6 +145,10 @@ class Graph:
             self.model.opset_import.add(domain=domain, version=version)
         raise_ir_version(self.model)
 
+    def local_names(self) -> set[str]:
+        """Return the names of the tensors that this graph itself defines."""
+        return {*self._producers, *self._initializers, *(value.name for value in self.proto.input)}
+
     # ---- values ----
 
     def producer(self, tensor: str) -> NodeProto | None:
@@ -155,7 +159,7 @@ class Graph:
         """Return the nodes that read a tensor, also those of the graphs inside."""
         found = list(self._consumers.get(tensor, ()))
         for child in self.subgraphs():
-            if tensor not in child._defined():
+            if tensor not in child.local_names():
                 found += child.consumers(tensor)
         return found
 
@@ -163,7 +167,7 @@ class Graph:
         """Whether a tensor is an output of this graph, or passes through a graph inside to its output."""
         if any(value.name == tensor for value in self.proto.output):
             return True
-        return any(child.is_output(tensor) for child in self.subgraphs() if tensor not in child._defined())
+        return any(child.is_output(tensor) for child in self.subgraphs() if tensor not in child.local_names())
 
     def is_input(self, tensor: str) -> bool:
         """Whether a tensor is an input of this graph that no initializer fills."""

@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import numpy as np
 from onnx import NodeProto
 
 from ._graph import Constant, Graph, attribute, node_name
@@ -65,9 +64,11 @@ def _layer(graph: Graph, node: NodeProto) -> Layer | None:
         axis = 1 if attribute(node, "transB", 0) else 0
         return _made(graph, node, weight, axis, 1 - axis, 2, _gemm_macs(graph, node))
     if node.op_type == "Conv":
-        return _made(graph, node, _real(graph.constant(node.input[1])), 1, 0, 2, _conv_macs(graph, node, "output"))
+        macs = conv_macs(graph, node.output[0], node.input[1])
+        return _made(graph, node, _real(graph.constant(node.input[1])), 1, 0, 2, macs)
     if node.op_type == "ConvTranspose":
-        return _made(graph, node, _real(graph.constant(node.input[1])), 0, 1, 2, _conv_macs(graph, node, "input"))
+        macs = conv_macs(graph, node.input[0], node.input[1])
+        return _made(graph, node, _real(graph.constant(node.input[1])), 0, 1, 2, macs)
     if node.op_type in RECURRENT:
         return _made(graph, node, _real(graph.constant(node.input[1])), 2, 1, 3, _recurrent_macs(graph, node))
     if node.op_type == "Gather":
@@ -91,7 +92,7 @@ def _made(
 
 def _matmul(graph: Graph, node: NodeProto) -> Layer:
     left, right = (_real(graph.constant(name)) for name in node.input[:2])
-    name, macs = node_name(node), _matmul_macs(graph, node)
+    name, macs = node_name(node), matmul_macs(graph, node.input[0], node.input[1])
     if right is None and left is not None:
         ndim = left.array.ndim
         outputs = ndim - 2 if ndim > 1 else None
@@ -113,8 +114,9 @@ def _known(lengths: "tuple[int | None, ...]") -> int:
     return math.prod(1 if length is None else length for length in lengths)
 
 
-def _matmul_macs(graph: Graph, node: NodeProto) -> int | None:
-    a, b = graph.shape(node.input[0]), graph.shape(node.input[1])
+def matmul_macs(graph: Graph, left: str, right: str) -> int | None:
+    """Return the multiplications of a product of two tensors; lengths that are not known count as 1."""
+    a, b = graph.shape(left), graph.shape(right)
     if not a or not b:
         return None
     inner = a[-1] if a[-1] is not None else b[-2 if len(b) > 1 else 0]
@@ -136,10 +138,9 @@ def _gemm_macs(graph: Graph, node: NodeProto) -> int | None:
     return _known((rows, other if inner is None else inner, columns))
 
 
-def _conv_macs(graph: Graph, node: NodeProto, places: str) -> int | None:
+def conv_macs(graph: Graph, places: str, weight: str) -> int | None:
     """Each element of the output (of a ConvTranspose: of the input) meets one filter's slice of the weight."""
-    w, places_of = graph.shape(node.input[1]), node.output[0] if places == "output" else node.input[0]
-    shape = graph.shape(places_of)
+    w, shape = graph.shape(weight), graph.shape(places)
     if w is None or shape is None or len(shape) < 3:
         return None
     return _known((shape[0], w[0], *shape[2:], *w[1:]))
@@ -159,11 +160,3 @@ def weights_of(layer: Layer) -> list[Constant]:
         state = _real(layer.graph.constant(layer.node.input[2]))
         found += [] if state is None else [state]
     return found
-
-
-def extremes(array: np.ndarray) -> tuple[float, float]:  # type: ignore[type-arg]
-    """Return the least and the largest value of an array, NaN left out."""
-    wide = array if array.dtype.kind == "f" and array.dtype.itemsize > 2 else array.astype(np.float32)
-    if np.isnan(wide).all():
-        return math.nan, math.nan
-    return float(np.nanmin(wide)), float(np.nanmax(wide))
