@@ -8,6 +8,7 @@ QNUMPY_OBJECTS=DIR the objects of the kernels, which know no Python, are kept th
 
 import os
 import shutil
+import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
@@ -68,6 +69,9 @@ if is_set("QNUMPY_SANITIZE"):
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     flags += [*sanitize, "-fno-omit-frame-pointer", "-g", "-O1"]
     link += sanitize
+
+if sys.platform.startswith("linux"):
+    link += ["-Wl,-z,nodelete"]  # ONNX Runtime unloads the module, a library to it, while our threads run
 
 if os.name != "posix":
     raise SystemExit(f"qnumpy: the system must be Linux or macOS; got {os.name}.")

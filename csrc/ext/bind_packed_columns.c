@@ -92,7 +92,7 @@ static PyObject *linear(PyObject *self, qn_args a, Py_ssize_t count) {
     if (r.type != QN_F32) r.row_scale = &one, r.row_scales = 1;
     qn_outcome outcome;
     Py_BEGIN_ALLOW_THREADS;
-    outcome = qn_linear(&x, b, &r);
+    outcome = qn_linear(&x, &b, &r, 1);
     Py_END_ALLOW_THREADS;
     return outcome == QN_NO_MEMORY ? PyErr_NoMemory() : PyBool_FromLong(outcome == QN_DONE);
 }

@@ -76,6 +76,17 @@ typedef struct {
     bool inverse;         /* the factors multiply the result, else x */
 } qn_hadamard;
 
+#define QN_GELU_END 5.65685f /* beyond it erf(x / sqrt(2)) rounds to 1 or -1 */
+
+/* A row of LayerNormalization of x + residual. */
+typedef struct {
+    const float *x, *residual, *gamma, *beta; /* [n]; beta may be NULL */
+    float epsilon;
+    int64_t n;  /* at least 1 */
+    float *sum; /* [n] x + residual; may be y */
+    float *y;   /* [n] */
+} qn_norm;
+
 /* Running minimum, maximum and counts. Empty: +inf, -inf, 0, 0. */
 typedef struct {
     double min, max;

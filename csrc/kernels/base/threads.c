@@ -142,7 +142,47 @@ static void run_alone(int threads, int64_t n, qn_piece process, void *context) {
     atomic_store(&pool.ended, now());
 }
 
+/* ---- a pool of others ---- */
+
+static const qn_pool nobody = {.threads = 1}; /* within a piece */
+static _Thread_local const qn_pool *borrowed;
+
+void qn_borrow_pool(const qn_pool *pool) { borrowed = pool; }
+
+typedef struct {
+    qn_piece process;
+    void *context;
+    int64_t n, piece;
+} borrowed_job;
+
+static void take_piece(void *job, size_t i) {
+    const borrowed_job *j = job;
+    const qn_pool *before = borrowed;
+    int64_t begin = (int64_t)i * j->piece, end = begin + j->piece < j->n ? begin + j->piece : j->n;
+    borrowed = &nobody;
+    j->process(j->context, begin, end);
+    borrowed = before;
+}
+
+static int64_t piece_of(int threads, int64_t n, int64_t grain) {
+    int64_t pieces = (int64_t)threads * PIECES_A_THREAD, grains = (n + grain - 1) / grain;
+    return (grains + pieces - 1) / pieces * grain;
+}
+
+static void run_borrowed(const qn_pool *p, int64_t n, int64_t grain, int64_t bytes, qn_piece process, void *context) {
+    if (p->threads == 1 || n <= grain || bytes < QN_PARALLEL_BYTES_BORROWED) {
+        if (n > 0) process(context, 0, n);
+        return;
+    }
+    borrowed_job job = {process, context, n, piece_of(p->threads, n, grain)};
+    p->run(p, (n + job.piece - 1) / job.piece, take_piece, &job);
+}
+
 void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, void *context) {
+    if (borrowed) {
+        run_borrowed(borrowed, n, grain, bytes, process, context);
+        return;
+    }
     bool small = n <= grain || bytes < QN_PARALLEL_BYTES_AWAKE; /* read first: a short call need not look at the rest */
     int threads = small ? 1 : qn_num_threads();
     bool awake = pool.workers && atomic_load(&pool.asleep) == 0;
@@ -156,12 +196,11 @@ void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, 
         return;
     }
     grow_pool(threads - 1);
-    int64_t pieces = (int64_t)threads * PIECES_A_THREAD, grains = (n + grain - 1) / grain;
     pool.process = process;
     pool.context = context;
     pool.n = n;
     pool.helpers = threads - 1;
-    pool.piece = (grains + pieces - 1) / pieces * grain;
+    pool.piece = piece_of(threads, n, grain);
     atomic_store(&pool.next, 0);
     atomic_store(&pool.state, OPEN);
     wake_workers();
@@ -175,6 +214,7 @@ void qn_parallel_for(int64_t n, int64_t grain, int64_t bytes, qn_piece process, 
 }
 
 int qn_num_threads(void) {
+    if (borrowed) return borrowed->threads;
     return thread_limit ? thread_limit : atomic_load_explicit(&thread_count, memory_order_relaxed);
 }
 

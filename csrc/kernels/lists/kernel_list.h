@@ -109,6 +109,8 @@
     QN_KERNEL_AFFINE(QN_KERNEL, divide_f64, double, double, 0, INT8_MIN, INT8_MAX)                                     \
     QN_KERNEL_AFFINE(QN_KERNEL, multiply_f32, float, float, 0, INT8_MIN, INT8_MAX)                                     \
     QN_KERNEL(OWN, block_max_f32, (const float *x, float *most, int64_t n, int64_t block), blocks)                     \
+    QN_KERNEL(OWN, gelu_f32, (const float *x, float *y, int64_t n), layers)                                            \
+    QN_KERNEL(OWN, add_norm_f32, (const qn_norm *p), layers)                                                           \
     QN_KERNEL(OWN, hadamard_f32, (const float *x, float *y, const qn_hadamard *h), hadamard)                           \
     QN_KERNEL(OWN, float_error_f32,                                                                                    \
               (const float *x, const float *y, int64_t n, const qn_float_limits *limits, qn_float_error *e),           \

@@ -60,16 +60,26 @@ static void sum_row(const qn_activations *a, int64_t row, int64_t groups) {
     }
 }
 
+/* x times the factors, in `to`; x itself without factors. */
+static const float *smooth(const qn_activations *a, const float *x, float *to) {
+    if (!a->smooth) return x;
+    const qn_affine p = {.scale = a->smooth};
+    qn_kernels()->multiply_f32(x, to, a->k, &p);
+    return to;
+}
+
 static void quantize_rows(void *context, int64_t begin, int64_t end) {
     const qn_activations *a = context;
     int64_t groups = a->k ? (a->k + a->group - 1) / a->group : 1; /* without codes there is still a scale */
-    float *transformed = a->hadamard ? a->transformed + begin / ROWS_A_PIECE * a->k : NULL;
+    float *transformed = a->hadamard || a->smooth ? a->transformed + begin / ROWS_A_PIECE * a->k : NULL;
     uint64_t modes = qn_fp_begin();
     for (int64_t row = begin; row < end; row++) {
         const float *x = a->x ? a->x + row * a->k : NULL;
         if (x && transformed) {
             for (int64_t k = 0; k < a->k; k += LINE) __builtin_prefetch(x + a->k + k); /* the runs are many streams */
-            qn_kernels()->hadamard_f32(x, transformed, a->hadamard), x = transformed;
+            const float *smoothed = smooth(a, x, transformed);
+            if (a->hadamard) qn_kernels()->hadamard_f32(smoothed, transformed, a->hadamard);
+            x = transformed;
         }
         if (x) quantize_row(a, x, row, groups);
         else take_row(a, row, groups);

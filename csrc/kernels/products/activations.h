@@ -15,8 +15,9 @@ typedef struct {
 
 typedef struct {
     const float *x;              /* [rows][k]; NULL: take `input` over */
+    const float *smooth;         /* [k] factors of x before the transform; or NULL */
     const qn_hadamard *hadamard; /* transforms rows of x; or NULL */
-    float *transformed;          /* qn_transformed_rows(rows) rows of k, if there is a transform */
+    float *transformed;          /* qn_transformed_rows(rows) rows of k, if there are factors or a transform */
     qn_input_codes input;        /* if x is NULL */
     int64_t rows, k;
     int64_t group; /* neighbours along k that share a scale; the last group may be short */

@@ -284,6 +284,11 @@ static void finish(const multiplication *j, const int32_t *acc, int64_t acc_step
     if (o->wide_bias && o->type != QN_F32) finish_wide(o, &f, column);
 }
 
+static void activate(const multiplication *j, int64_t row, int64_t rows, int64_t column, int64_t count) {
+    float *y = (float *)j->out->data + row * j->out->row_stride + column;
+    for (int64_t r = 0; r < rows; r++, y += j->out->row_stride) j->kernels->gelu_f32(y, y, count);
+}
+
 /* Prefetches the output lines for finish(), so that their cache misses overlap the product. */
 static void fetch_lines(const qn_result *o, int64_t row, int64_t rows, int64_t column, int64_t count) {
     int64_t size = o->type == QN_I8 || o->type == QN_U8 ? 1 : 4;
@@ -401,6 +406,7 @@ static void multiply_panels(multiplication *j, scratch *s, const plan *g, const 
         if (j->wide)
             add_wide(j, &t, range, range->row + i, column, count, s->wide + i * g->columns + (column - range->left), g);
         if (!direct && !fused && done) finish(j, t.c, t.c_step, range->row + i, t.rows, column, count);
+        if (j->out->gelu && done) activate(j, range->row + i, t.rows, column, count);
     }
 }
 

@@ -1,4 +1,5 @@
 /* Packs right matrices; the head of matmul.c draws the result. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "dispatch.h"
@@ -157,7 +158,8 @@ int64_t qn_magnitude_of(qn_extremes e, qn_zeros z) {
 void qn_packed_free(qn_packed *b) {
     if (!b) return;
     qn_excess_free(b->excess);
-    free(b->panel), free(b->sum), free(b);
+    if (!b->borrowed) free(b->panel);
+    free(b->sum), free(b);
 }
 
 /* `strips`: without panels, for a product that packs strip by strip. */
@@ -177,6 +179,18 @@ static qn_packed *packed_make(int64_t rows, int64_t columns, int bits, bool stri
     return b;
 }
 
+/* The terms of zero points. */
+static void set_zeros(qn_packed *b, qn_zeros zb) {
+    b->pairs = b->sum + b->panels * QN_PANEL;
+    b->e = b->pairs + b->panels * QN_PANEL;
+    b->uniform = true;
+    for (int64_t j = 0; j < b->panels * QN_PANEL; j++) {
+        int32_t z = !zb.count ? 0 : zb.count == 1 ? zb.values[0] : zb.values[least(j, zb.count - 1)];
+        b->e[j] = z - b->base;
+        b->uniform = b->uniform && b->e[j] == b->e[0];
+    }
+}
+
 /* See qn_pack_right. */
 static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weights, qn_packing *strips,
                         qn_codes_maker gather, const void *context) {
@@ -188,14 +202,7 @@ static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weig
     else if (weights && !words && e.hi - e.lo < 128) b->form = QN_NARROW, b->base = e.lo;
     if (b->form == QN_FULL) b->base = m->type == QN_I8 ? -128 : 0, b->lowest = e.lo == b->base;
     if (b->form != QN_WORDS) b->pad = qn_middle_of(b);
-    b->pairs = b->sum + b->panels * QN_PANEL;
-    b->e = b->pairs + b->panels * QN_PANEL;
-    b->uniform = true;
-    for (int64_t j = 0; j < b->panels * QN_PANEL; j++) {
-        int32_t z = !zb.count ? 0 : zb.count == 1 ? zb.values[0] : zb.values[least(j, zb.count - 1)];
-        b->e[j] = z - b->base;
-        b->uniform = b->uniform && b->e[j] == b->e[0];
-    }
+    set_zeros(b, zb);
     qn_packing w = {.to = b, .from = m, .flip = !words && m->type == QN_I8 ? 0x80 : 0};
     w.gather = gather, w.context = context;
     if (b->form == QN_NARROW) w.less = (uint8_t)(b->base + (m->type == QN_I8 ? 128 : 0));
@@ -203,16 +210,70 @@ static void packed_fill(qn_packed *b, const qn_matrix *m, qn_zeros zb, bool weig
     else qn_parallel_for(b->panels, 2 * ((b->panels + 15) / 16), 2 * b->k * b->n, pack_panels, &w);
 }
 
+/* Takes out what exceeds the limits of quads, where the ISA row multiplies quads. */
+static bool find_excess(qn_packed *b) {
+    qn_tiling tiling;
+    qn_kernels()->matmul_tiling(&tiling);
+    return !tiling.quads || !b->panels ||
+           qn_excess_make(b->panel, b->panels, b->quartets, qn_middle_of(b), tiling.kblock, &b->excess);
+}
+
 qn_packed *qn_pack_right(const qn_matrix *m, qn_zeros zb, int bits, bool weights, qn_packing *strips) {
     qn_packed *b = packed_make(m->rows, m->columns, bits, strips);
     if (!b) return NULL;
     packed_fill(b, m, zb, weights, strips, NULL, NULL);
-    qn_tiling tiling;
-    qn_kernels()->matmul_tiling(&tiling);
-    if (weights && bits == 8 && tiling.quads && b->panels &&
-        !qn_excess_make(b->panel, b->panels, b->quartets, qn_middle_of(b), tiling.kblock, &b->excess))
-        return qn_packed_free(b), NULL;
-    return b;
+    return weights && bits == 8 && !find_excess(b) ? (qn_packed_free(b), NULL) : b;
+}
+
+/* ---- panels of others ---- */
+
+int64_t qn_packed_panel_bytes(int64_t rows, int bits) { return round_up(rows, bits == 2 ? 16 : 8) * 2 * bits; }
+
+typedef struct {
+    qn_packed *b;
+    atomic_bool padded, lowest; /* padding that differs; a stored byte that is 0 */
+} reading;
+
+/* Sums up whole panels, and looks at their padding. */
+static void read_panels(void *context, int64_t begin, int64_t end) {
+    reading *r = context;
+    qn_packed *b = r->b;
+    for (int64_t p = begin; p < end; p++) {
+        int32_t *const sum = b->sum + p * QN_PANEL, *const pairs = b->pairs + p * QN_PANEL;
+        memset(sum, 0, QN_PANEL * 4), memset(pairs, 0, QN_PANEL * 4);
+        uint8_t unpacked[QN_PACK_QUARTETS * QN_QUARTET] __attribute__((aligned(64)));
+        for (int64_t g = 0; g < b->quartets; g += QN_PACK_QUARTETS) {
+            const int64_t quartets = least(QN_PACK_QUARTETS, b->quartets - g);
+            const uint8_t *bytes = b->panel + p * qn_panel_bytes(b) + qn_quartets_bytes(b, g);
+            if (b->bits < 8) qn_kernels()->right_unpack(bytes, b->bits, quartets, unpacked), bytes = unpacked;
+            qn_sum_panel(b, bytes, quartets, sum, pairs);
+            const int64_t columns = least(QN_PANEL, b->n - p * QN_PANEL);
+            const bool whole = columns == QN_PANEL && (g + quartets) * 4 <= b->k;
+            int zero = 0, other = 0;
+            for (int64_t i = 0; i < quartets * QN_QUARTET; i++) zero |= bytes[i] == 0;
+            for (int64_t i = 0; !whole && i < quartets * QN_QUARTET; i++) {
+                const bool inside = i % QN_QUARTET / 4 < columns && (g + i / QN_QUARTET) * 4 + i % 4 < b->k;
+                other |= !inside && bytes[i] != b->pad;
+            }
+            if (zero) atomic_store(&r->lowest, true);
+            if (other) atomic_store(&r->padded, false);
+        }
+        for (int j = 0; j < QN_PANEL; j++) sum[j] -= (int32_t)(b->quartets * 4 - b->k) * b->pad;
+    }
+}
+
+qn_packed *qn_borrow_weights(const uint8_t *panels, int64_t rows, int64_t columns, int bits, bool is_signed,
+                             qn_zeros zb, bool *valid) {
+    qn_packed *b = packed_make(rows, columns, bits, true);
+    if (!b) return NULL;
+    b->borrowed = true, b->panel = (uint8_t *)panels; /* nothing writes to it */
+    b->type = is_signed ? QN_I8 : QN_U8, b->base = is_signed ? -qn_middle(bits) : 0, b->pad = qn_middle(bits);
+    b->magnitude = qn_magnitude_of((qn_extremes){b->base, b->base + (1 << bits) - 1}, zb);
+    set_zeros(b, zb);
+    reading r = {.b = b, .padded = true};
+    qn_parallel_for(b->panels, 2, 2 * b->k * b->n, read_panels, &r);
+    b->lowest = r.lowest, *valid = r.padded;
+    return bits == 8 && *valid && !find_excess(b) ? (qn_packed_free(b), NULL) : b;
 }
 
 qn_packed *qn_packed_make(int64_t rows, int64_t columns) { return packed_make(rows, columns, 8, false); }

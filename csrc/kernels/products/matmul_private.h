@@ -22,6 +22,7 @@ struct qn_packed {
     bool uniform;      /* all columns have the zero point e[0] + base */
     bool lowest;       /* a stored byte may be 0, 128 below the middle */
     qn_excess *excess; /* NULL: quads are slower here, or the ISA row has none */
+    bool borrowed;     /* panel is memory of others */
     uint8_t *panel;    /* [panels][quartets][64]; of fewer bits: see panel_body.h */
     int32_t *sum;      /* [panels * 16] sum of u over k */
     int32_t *pairs;    /* [panels * 16] -sum of (u0 - 128)(u1 - 128) over pairs of k */

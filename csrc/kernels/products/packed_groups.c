@@ -155,6 +155,7 @@ static void put(const product_pass *c, int64_t panel, float *y) {
             v = v < p->lowest ? p->lowest : v;
             to[i] = v > p->highest ? p->highest : v;
         }
+        if (p->gelu) qn_kernels()->gelu_f32(to, to, n);
     }
 }
 
@@ -201,8 +202,8 @@ void qn_grouped_multiply(const qn_grouped *w, const uint8_t *packed, const qn_gr
     a.sum_group = w->group, a.is_signed = p->is_signed, a.symmetric = p->symmetric, a.less = p->is_signed ? 0 : 128;
     a.qmin = p->qmin, a.qmax = p->qmax, a.scale = p->scale, a.zero_point = p->zero_point;
     a.scales = scratch, a.minus_sums = (int32_t *)(a.scales + params), a.zero_points = a.minus_sums + params;
-    a.hadamard = p->hadamard, a.transformed = (float *)(a.zero_points + params);
-    a.codes = (uint8_t *)(a.transformed + (p->hadamard ? qn_transformed_rows(most) * w->k : 0));
+    a.smooth = p->smooth, a.hadamard = p->hadamard, a.transformed = (float *)(a.zero_points + params);
+    a.codes = (uint8_t *)(a.transformed + (p->hadamard || p->smooth ? qn_transformed_rows(most) * w->k : 0));
     qn_grouped_rows x = {.codes = (int8_t *)a.codes, .scales = a.scales, .minus_sums = a.minus_sums, .stride = stride};
     x.groups = w->groups, x.scale_row = p->by_row ? 1 : w->groups, x.scale_step = !p->by_row;
     for (int64_t row = 0; row < p->m; row += most) {

@@ -29,6 +29,7 @@ typedef struct {
     int64_t m;
     bool is_signed, symmetric;   /* codes of x are int8, else uint8 */
     int32_t qmin, qmax;          /* of the codes of x */
+    const float *smooth;         /* [k] factors of the rows of x; or NULL */
     const qn_hadamard *hadamard; /* transforms the rows of x first; or NULL */
     float scale; /* one scale for all of x, with zero_point; 0: each group or row gets the parameters of its range */
     int32_t zero_point;
@@ -36,11 +37,12 @@ typedef struct {
     const float *offsets;  /* [groups][n] or NULL: added to the levels of the weight */
     const float *bias;     /* [n] or NULL */
     float lowest, highest; /* y is clamped to these */
+    bool gelu;             /* the clamped y goes through gelu_f32 */
     float *y;              /* [m][n] */
 } qn_grouped_product;
 
 /* Bytes, -1 if the size overflows. */
-int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m, bool transforms);
+int64_t qn_grouped_scratch(const qn_grouped *w, int64_t m, bool transforms); /* or factors */
 void qn_grouped_multiply(const qn_grouped *w, const uint8_t *packed, const qn_grouped_product *p, void *scratch);
 
 #endif

@@ -24,6 +24,7 @@
 #include "packed_float_body.h" /* after the formats of floats_body.h */
 
 #include "hadamard_body.h"
+#include "layers_body.h"
 
 #define QN_ENTRY(kind, name, arguments, ...) .name = name,
 const qn_table QN_ROW = {QN_KERNEL_LIST(QN_ENTRY)};
