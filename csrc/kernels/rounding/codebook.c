@@ -79,9 +79,13 @@ static void choose_starts(const clusters *c, int32_t level, int64_t low, int64_t
     choose_starts(c, level, j + 1, high, best, last);
 }
 
+/* Never outside of its cluster: behind an outlier, differences of the sums may hold nothing but rounding. */
 static double mean(const clusters *c, int64_t first, int64_t end) {
     const double *a = c->sums[first], *b = c->sums[end];
-    return c->middle + (b[1] - a[1]) / (b[0] - a[0]);
+    double x = c->middle + (b[1] - a[1]) / (b[0] - a[0]);
+    double low = (double)c->sorted[first].x, high = (double)c->sorted[end - 1].x;
+    x = x > low ? x : low; /* NaN, where weights underflow: low */
+    return x < high ? x : high;
 }
 
 /* The first sorted weight that is nearer to the level above a boundary. */
@@ -147,8 +151,7 @@ static void cluster(clusters *c, int32_t count, float *levels) {
     if (c->n > EXACT) settle(c, bounds, used);
     for (int32_t k = 0; k < count; k++) {
         int64_t at = least(k, used - 1);
-        bool equal = c->sorted[bounds[at]].x == c->sorted[bounds[at + 1] - 1].x;
-        levels[k] = equal ? c->sorted[bounds[at]].x : (float)mean(c, bounds[at], bounds[at + 1]);
+        levels[k] = (float)mean(c, bounds[at], bounds[at + 1]);
     }
 }
 
