@@ -82,6 +82,11 @@ def test_levels_ascend_beside_an_outlier(largest):
     assert (own <= rest[:, -1:]).all()
 
 
+def test_zeros_give_one_level_whatever_their_signs():
+    w = np.array([[-0.0, 0.0, 1.0], [0.0, -0.0, 1.0], [-0.0, -0.0, 1.0]], F32)
+    assert ops.cluster_rows(w, None, 2).tobytes() == np.array([[0.0, 1.0]] * 3, F32).tobytes()
+
+
 def test_levels_where_weights_underflow():
     w = np.random.default_rng(0).normal(size=(1, 12)).astype(F32)
     levels = ops.cluster_rows(w, np.array([1e-44] + [0] * 11, F32), 4)

@@ -168,7 +168,8 @@ static void cluster_piece(void *context, int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             for (int64_t i = 0; i < n; i++) {
                 double weight = j->importance ? (double)j->importance[i] : 1;
-                c.sorted[i] = (weighted){j->w[row * n + i], (float)(weight > j->least ? weight : j->least)};
+                float x = j->w[row * n + i] + 0.0f; /* no -0, which compares equal to 0 */
+                c.sorted[i] = (weighted){x, (float)(weight > j->least ? weight : j->least)};
             }
             qsort(c.sorted, (size_t)n, sizeof *c.sorted, by_value);
             cluster(&c, j->count, j->levels + row * j->count);
