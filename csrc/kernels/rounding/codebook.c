@@ -8,6 +8,7 @@
 
 #include "allocate.h"
 #include "descent.h"
+#include "qparams.h"
 #include "slivers.h"
 #include "threads.h"
 
@@ -255,9 +256,7 @@ static float search_scale(const float *w, const float *importance, int64_t n, co
     for (int64_t i = 0; i < n; i++) largest = fabs((double)w[i]) > largest ? fabs((double)w[i]) : largest;
     if (!(largest > 0)) return 1;
     for (int step = 0; step <= 40; step++) {
-        double share = largest * (1.2 - 0.02 * step);
-        float scale =
-            (float)(share<(double)FLT_MIN ? (double)FLT_MIN : share>(double) FLT_MAX ? (double)FLT_MAX : share);
+        float scale = qn_scale_rounded(largest * (1.2 - 0.02 * step));
         double error = scale_error(w, importance, n, books->levels, books->count, scale, &next);
         if (error < best) best = error, chosen = scale, kept = next;
     }
@@ -387,9 +386,14 @@ static void fit_piece(void *context, int64_t begin, int64_t end) {
     int64_t n = f->count, each = n * n + n, lists = f->columns + n;
     double *panel = qn_allocate(PANEL * f->columns + BAND * each + n * n, sizeof *panel);
     int32_t *columns = qn_allocate(BAND * lists, sizeof *columns);
+    if (!panel || !columns) {
+        atomic_store(&j->failed, true);
+        free(panel), free(columns);
+        return;
+    }
     double *normal = panel + PANEL * f->columns, *copy = normal + BAND * each;
     uint64_t modes = qn_fp_begin();
-    for (int64_t row = begin; panel && columns && row < end; row += BAND) {
+    for (int64_t row = begin; row < end; row += BAND) {
         equations e[BAND];
         int64_t rows = least(BAND, end - row);
         memset(normal, 0, (size_t)(BAND * each) * sizeof *normal);
@@ -405,7 +409,6 @@ static void fit_piece(void *context, int64_t begin, int64_t end) {
         for (int64_t r = 0; r < rows; r++) fit_row(f, &e[r], row + r, copy);
     }
     qn_fp_end(modes);
-    if (!panel || !columns) atomic_store(&j->failed, true);
     free(panel), free(columns);
 }
 
