@@ -70,6 +70,31 @@ def test_clusters(sizes, count, weighted):
     np.testing.assert_allclose(levels, twin.cluster_rows(w, importance, count), rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("largest", [1e4, 1e8, 1e20, -1e30, 3e38])
+def test_levels_ascend_beside_an_outlier(largest):
+    w = np.random.default_rng(0).normal(size=(4, 200)).astype(F32)
+    rest = np.sort(w[:, 1:])
+    w[:, 0] = largest
+    levels = ops.cluster_rows(w, None, 16)
+    assert (np.diff(levels, axis=1) >= 0).all()
+    own = levels[:, 1:] if largest < 0 else levels[:, :-1]
+    assert (own >= rest[:, :1]).all()
+    assert (own <= rest[:, -1:]).all()
+
+
+def test_zeros_give_one_level_whatever_their_signs():
+    w = np.array([[-0.0, 0.0, 1.0], [0.0, -0.0, 1.0], [-0.0, -0.0, 1.0]], F32)
+    assert ops.cluster_rows(w, None, 2).tobytes() == np.array([[0.0, 1.0]] * 3, F32).tobytes()
+
+
+def test_levels_where_weights_underflow():
+    w = np.random.default_rng(0).normal(size=(1, 12)).astype(F32)
+    levels = ops.cluster_rows(w, np.array([1e-44] + [0] * 11, F32), 4)
+    assert (np.diff(levels, axis=1) >= 0).all()
+    assert (levels >= w.min()).all()
+    assert (levels <= w.max()).all()
+
+
 @pytest.mark.parametrize("sizes", CASES, ids=str)
 def test_levels(sizes):
     w, h, tables = case(*sizes, 4, False)

@@ -8,6 +8,7 @@
 
 #include "allocate.h"
 #include "descent.h"
+#include "qparams.h"
 #include "slivers.h"
 #include "threads.h"
 
@@ -79,9 +80,13 @@ static void choose_starts(const clusters *c, int32_t level, int64_t low, int64_t
     choose_starts(c, level, j + 1, high, best, last);
 }
 
+/* Never outside of its cluster: behind an outlier, differences of the sums may hold nothing but rounding. */
 static double mean(const clusters *c, int64_t first, int64_t end) {
     const double *a = c->sums[first], *b = c->sums[end];
-    return c->middle + (b[1] - a[1]) / (b[0] - a[0]);
+    double x = c->middle + (b[1] - a[1]) / (b[0] - a[0]);
+    double low = (double)c->sorted[first].x, high = (double)c->sorted[end - 1].x;
+    x = x > low ? x : low; /* NaN, where weights underflow: low */
+    return x < high ? x : high;
 }
 
 /* The first sorted weight that is nearer to the level above a boundary. */
@@ -147,8 +152,7 @@ static void cluster(clusters *c, int32_t count, float *levels) {
     if (c->n > EXACT) settle(c, bounds, used);
     for (int32_t k = 0; k < count; k++) {
         int64_t at = least(k, used - 1);
-        bool equal = c->sorted[bounds[at]].x == c->sorted[bounds[at + 1] - 1].x;
-        levels[k] = equal ? c->sorted[bounds[at]].x : (float)mean(c, bounds[at], bounds[at + 1]);
+        levels[k] = (float)mean(c, bounds[at], bounds[at + 1]);
     }
 }
 
@@ -165,7 +169,8 @@ static void cluster_piece(void *context, int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             for (int64_t i = 0; i < n; i++) {
                 double weight = j->importance ? (double)j->importance[i] : 1;
-                c.sorted[i] = (weighted){j->w[row * n + i], (float)(weight > j->least ? weight : j->least)};
+                float x = j->w[row * n + i] + 0.0f; /* no -0, which compares equal to 0 */
+                c.sorted[i] = (weighted){x, (float)(weight > j->least ? weight : j->least)};
             }
             qsort(c.sorted, (size_t)n, sizeof *c.sorted, by_value);
             cluster(&c, j->count, j->levels + row * j->count);
@@ -251,9 +256,7 @@ static float search_scale(const float *w, const float *importance, int64_t n, co
     for (int64_t i = 0; i < n; i++) largest = fabs((double)w[i]) > largest ? fabs((double)w[i]) : largest;
     if (!(largest > 0)) return 1;
     for (int step = 0; step <= 40; step++) {
-        double share = largest * (1.2 - 0.02 * step);
-        float scale =
-            (float)(share<(double)FLT_MIN ? (double)FLT_MIN : share>(double) FLT_MAX ? (double)FLT_MAX : share);
+        float scale = qn_scale_rounded(largest * (1.2 - 0.02 * step));
         double error = scale_error(w, importance, n, books->levels, books->count, scale, &next);
         if (error < best) best = error, chosen = scale, kept = next;
     }
@@ -383,9 +386,14 @@ static void fit_piece(void *context, int64_t begin, int64_t end) {
     int64_t n = f->count, each = n * n + n, lists = f->columns + n;
     double *panel = qn_allocate(PANEL * f->columns + BAND * each + n * n, sizeof *panel);
     int32_t *columns = qn_allocate(BAND * lists, sizeof *columns);
+    if (!panel || !columns) {
+        atomic_store(&j->failed, true);
+        free(panel), free(columns);
+        return;
+    }
     double *normal = panel + PANEL * f->columns, *copy = normal + BAND * each;
     uint64_t modes = qn_fp_begin();
-    for (int64_t row = begin; panel && columns && row < end; row += BAND) {
+    for (int64_t row = begin; row < end; row += BAND) {
         equations e[BAND];
         int64_t rows = least(BAND, end - row);
         memset(normal, 0, (size_t)(BAND * each) * sizeof *normal);
@@ -401,7 +409,6 @@ static void fit_piece(void *context, int64_t begin, int64_t end) {
         for (int64_t r = 0; r < rows; r++) fit_row(f, &e[r], row + r, copy);
     }
     qn_fp_end(modes);
-    if (!panel || !columns) atomic_store(&j->failed, true);
     free(panel), free(columns);
 }
 

@@ -27,10 +27,10 @@ static inline int32_t qn_nearest_level(const float *levels, int32_t count, doubl
 /* Every sum is in float64, in a fixed order. false: no memory. */
 
 /* The `count` levels of each row of least sum importance (w - nearest level)^2, ascending: the exact minimum for rows
- * of at most 2^14 columns. Longer ones start from the minimum for the means of 2^12 runs of their sorted weights; then
- * levels and their weights alternate until nothing changes, 100 times at most. `importance` is finite and not negative,
- * [columns] or NULL: ones. An input counts at least 2^-20 of the mean. Fewer different weights than levels: the last
- * level is repeated. */
+ * of at most 2^14 columns, but for the rounding of float64 sums over the row. Longer ones start from the minimum for
+ * the means of 2^12 runs of their sorted weights; then levels and their weights alternate until nothing changes, 100
+ * times at most. `importance` is finite and not negative, [columns] or NULL: ones. An input counts at least 2^-20 of
+ * the mean. Fewer different weights than levels: the last level is repeated. */
 bool qn_cluster_rows(const float *w, const float *importance, int64_t rows, int64_t columns, int32_t count,
                      float *levels);
 

@@ -66,7 +66,7 @@ static void update(const column_loop *l, const band *b, int64_t j, int64_t begin
     memcpy(b->x + begin * LANES, c[begin - j], (size_t)(end - begin) * sizeof c[0]);
 }
 
-/* The same with tables of levels. */
+/* round_column with tables of levels. */
 static void round_to_levels(const column_loop *l, const band *b, int64_t p) {
     const qn_column_loop *loop = l->loop;
     int64_t column = loop->order[p], group = column / loop->group;
@@ -185,7 +185,8 @@ bool qn_round_columns(const qn_column_loop *loop) {
     if (!n) return true;
     column_loop l = {.loop = loop, .groups = (n - 1) / loop->group + 1};
     float *v = qn_allocate(strip_at(places), sizeof *v), *importance = qn_allocate(n, sizeof *importance);
-    if (v && importance) {
+    bool done = v && importance;
+    if (done) {
         uint64_t modes = qn_fp_begin();
         normalize(loop, v);
         qn_fp_end(modes);
@@ -195,5 +196,5 @@ bool qn_round_columns(const qn_column_loop *loop) {
         qn_parallel_for(loop->rows, BANDS * LANES, work_bytes(products), round_rows, &l);
     }
     free(v), free(importance);
-    return v && importance && !atomic_load(&l.failed);
+    return done && !atomic_load(&l.failed);
 }

@@ -19,7 +19,7 @@ typedef struct {
     int32_t *zero;  /* alike */
     int16_t *codes; /* [rows][columns] */
     bool search;    /* the grid of a group is searched when the loop meets it; `order` keeps its columns together */
-    const qn_books *books; /* the levels in place of those of the grid, or NULL; codes are then the nearest level's */
+    const qn_books *books; /* tables in place of the grid, or NULL; codes are then indices of levels */
 } qn_column_loop;
 
 /* For the places p in their order, with v[p][k] = factor[p][k] / factor[p][p] as float32, in float32:
