@@ -11,35 +11,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._report import report as report
+    from .compare import compare as compare
     from .convert_float import convert_float as convert_float
+    from .evaluate import evaluate as evaluate
+    from .exact import check_exact as check_exact
     from .inspect import inspect as inspect
     from .session import custom_ops_library as custom_ops_library
     from .session import session as session
     from .static import calibrate as calibrate
     from .static import quantize_static as quantize_static
+    from .tune import tune as tune
     from .weights import quantize_weights as quantize_weights
 
 # The module that holds a name.
 _HOMES = {
     "calibrate": "static",
+    "check_exact": "exact",
+    "compare": "compare",
     "convert_float": "convert_float",
     "custom_ops_library": "session",
+    "evaluate": "evaluate",
     "inspect": "inspect",
     "quantize_static": "static",
     "quantize_weights": "weights",
     "report": "_report",
     "session": "session",
+    "tune": "tune",
 }
 
 __all__ = [
     "calibrate",
+    "check_exact",
+    "compare",
     "convert_float",
     "custom_ops_library",
+    "evaluate",
     "inspect",
     "quantize_static",
     "quantize_weights",
     "report",
     "session",
+    "tune",
 ]
 
 
