@@ -91,3 +91,14 @@ def test_wrong_arguments(folder, capsys, argv, code, sentence):
     assert err.startswith(f"qnumpy onnx: {sentence}")
     assert err.count("\n") == 1
     assert not (folder / "q.onnx").exists()
+
+
+def test_evaluate_and_compare(folder, capsys):
+    data = ["--data", "inputs.npz"]
+    assert said(capsys, *QUANTIZE, *data)[0] == 0
+    code, out, _ = said(capsys, "evaluate", "q.onnx", *data, "--metric", "sqnr", "--option", "reference=m.onnx")
+    assert code == 0
+    assert float(out) > 25
+    code, out, _ = said(capsys, "compare", "m.onnx", "q.onnx", *data, "--json")
+    assert code == 0
+    assert any("Gemm_logits" in row.values() for row in json.loads(out)["tensors"])
