@@ -25,7 +25,7 @@ def test_patterns():
 
 
 def test_wrong_patterns():
-    match = r"^f: exclude must be patterns that each match a node's name or operator type; got 'Konv'\. There are 'Conv', "
+    match = r"^f: exclude must be patterns that each match a node's name or operator type; got 'Konv'\. There are "
     with pytest.raises(ValueError, match=match):
         chosen(cnn(), exclude="Konv")
     with pytest.raises(

@@ -43,9 +43,9 @@ def test_sources(tmp_path):
 
 def test_wrong_batches():
     engine, x = session(mlp()), mlp_inputs()["x"]
-    wanted = r"^f: data must be an iterable of batches: of \{input name: array\}, or of arrays for a model of one input; "
-    for data, got in (({"x": x}, r"got .* Put it into a list\.$"), (x, r"got .* Put it into a list\.$"), (3, r"got 3\.$")):
-        with pytest.raises(TypeError, match=wanted + got):
+    wanted = r"^f: data must be an iterable of batches: of \{input name: array\}, or of arrays for a model of one "
+    for data, got in (({"x": x}, r"input; got .* Put it into a list\.$"), (x, r" Put it into a list\.$"), (3, "got 3")):
+        with pytest.raises(TypeError, match=wanted + ".*" + got):
             list(run_batches("f", engine, data))
     with pytest.raises(
         ValueError, match=r"^f: data \(batch 0\) must be a mapping of the inputs 'x'; got the name 'y'\.$"
@@ -56,7 +56,8 @@ def test_wrong_batches():
     ):
         one(engine, {})
     with pytest.raises(
-        TypeError, match=r"^f: data \(batch 0\): 'x' must be of dtype float32; got dtype float64\. Use x\.astype\('float32'"
+        TypeError,
+        match=r"^f: data \(batch 0\): 'x' must be of dtype float32; got dtype float64\. Use x\.astype\('float32'",
     ):
         one(engine, x.astype(np.float64))
     with pytest.raises(
@@ -67,9 +68,7 @@ def test_wrong_batches():
         ValueError, match=r"^f: data \(batch 0\): 'x' must be of shape \(batch, 64\); got shape \(64,\)\.$"
     ):
         one(engine, x[0])
-    with pytest.raises(
-        TypeError, match=r"^f: data \(batch 0\) must be a mapping of the inputs 'x', 'choice'; got an array"
-    ):
+    with pytest.raises(TypeError, match=r"^f: data \(batch 0\) must be a mapping of the inputs 'x', 'choice'; got an"):
         one(session(branches()), np.ones((2, 48), np.float32))
     ids = {"ids": np.full((1, 4), 1000), "mask": np.ones((1, 4), np.int64)}
     with pytest.raises(
