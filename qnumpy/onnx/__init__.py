@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._report import report as report
+    from .dynamic import quantize_dynamic as quantize_dynamic
     from .session import custom_ops_library as custom_ops_library
     from .session import session as session
     from .static import calibrate as calibrate
@@ -21,11 +22,12 @@ _HOMES = {
     "calibrate": "static",
     "custom_ops_library": "session",
     "quantize_static": "static",
+    "quantize_dynamic": "dynamic",
     "report": "_report",
     "session": "session",
 }
 
-__all__ = ["calibrate", "custom_ops_library", "quantize_static", "report", "session"]
+__all__ = ["calibrate", "custom_ops_library", "quantize_dynamic", "quantize_static", "report", "session"]
 
 
 class _Package(ModuleType):

@@ -586,7 +586,10 @@ def _staged(
         raise CalibrationError(_check.must(_OWNER, "batches", "one or more", "none"))
     inputs = {name: layer.inputs for name, layer in entries.items()}
     stages = survey(_OWNER, layers, inputs, lambda name: entries[name].blank(), run, batches[0])
-    floats, coded = ([Walk(_OWNER, run, batch, stages, inputs) for batch in batches] for _ in range(2))
+    floats, coded = (
+        [Walk(_OWNER, run, batch, stages, inputs, quantized=quantized) for batch in batches]
+        for quantized in (False, True)
+    )
     try:
         with walking([*floats, *coded]):
             for pair in zip(floats, coded, strict=True):
