@@ -87,7 +87,11 @@ def other_cost(op_type: str, elements: float) -> Cost:
 
 
 def interleaved(
-    runs: Sequence[Callable[[], Any]], *, seconds: float = 1.0, least: int = 5, clock: Callable[[], float] = time.perf_counter
+    runs: Sequence[Callable[[], Any]],
+    *,
+    seconds: float = 1.0,
+    least: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """Return the shortest time of each function, called in turn so that all meet the same disturbances.
 

@@ -15,11 +15,18 @@ from ..calibration.estimate import estimate
 from ..calibration.report import summarize
 from ..errors import CalibrationError
 from ..granularity import PerChannel
-from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver, Observer
+from ..observers import (
+    HistogramObserver,
+    MeanObserver,
+    MinMaxObserver,
+    MomentsObserver,
+    MovingAverageMinMaxObserver,
+    Observer,
+)
 from ..qparams import QParams
 from ..weights.patches import patches
 from ._files import at_opset, raise_ir_version, read_model, write_model
-from ._folds import attributes_of, fold
+from ._folds import fold
 from ._forms.codes import LayerCodes, Moments, layer_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
@@ -46,7 +53,11 @@ _ROUNDINGS = {"gptq": 0, "nearest": 1}
 _FORMS = {"QDQ": 0, "integer": 1}
 _FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
-_MEAN, _MOMENTS, _CHANNELS = ":mean", ":moments", ":channels"  # end the names of what a calibration keeps to round weights
+_MEAN, _MOMENTS, _CHANNELS = (
+    ":mean",
+    ":moments",
+    ":channels",
+)  # end the names of what a calibration keeps to round weights
 _MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the square of that
 _MOST_ROWS = 2048  # of a batch that moments take
 _LEAST_OPSET = 13  # scales and zero points for each channel
@@ -125,7 +136,9 @@ def calibrate(
     _args.choice(owner, "observer", observer, _TECHNIQUES)
     _args.choice(owner, "rounding", rounding, _ROUNDINGS)
     prepared, _ = _prepared(owner, model)
-    return _calibrated(owner, prepared, candidates(Graph.of(prepared)), data, observer, percentile, rounding, progress, resume)
+    return _calibrated(
+        owner, prepared, candidates(Graph.of(prepared)), data, observer, percentile, rounding, progress, resume
+    )
 
 
 def quantize_static(
@@ -254,7 +267,15 @@ def quantize_static(
             pass
     _check_calibration(owner, calibration, found)
     options = _Options(
-        observer, form, rounding, selection, include is not None, target_cpu, float_weights, correct_bias, quantize_outputs
+        observer,
+        form,
+        rounding,
+        selection,
+        include is not None,
+        target_cpu,
+        float_weights,
+        correct_bias,
+        quantize_outputs,
     )
     work = _Conversion(prepared, calibration, options)
     floor = None if min_sqnr is None or not samples else _Floor(source, samples, float(min_sqnr))
@@ -354,7 +375,9 @@ def _rounding_name(c: Candidate, rounding: Rounding) -> str:
     if c.kind != "conv":
         return f"{c.inputs[0]}{_MOMENTS}"
     steps = [c.attributes.get(name) for name in ("kernel_shape", "strides", "pads", "dilations")]
-    pointwise = shape[2:] == (1, 1) and all(not value or set(value) <= {own} for value, own in zip(steps, (1, 1, 0, 1), strict=True))
+    pointwise = shape[2:] == (1, 1) and all(
+        not value or set(value) <= {own} for value, own in zip(steps, (1, 1, 0, 1), strict=True)
+    )
     return f"{c.inputs[0]}{_MOMENTS}" if pointwise else f"{c.key}{_MOMENTS}"
 
 
@@ -443,7 +466,9 @@ class _Conversion:
         counts = (getattr(observer, name, 0) for name in ("count_", "nan_", "infinite_"))
         return float(sum(np.sum(count) for count in counts)) / self.batches
 
-    def convert(self, pace: float, without: Mapping[str, str] | None = None) -> tuple[Any, list[Change], dict[str, Any]]:
+    def convert(
+        self, pace: float, without: Mapping[str, str] | None = None
+    ) -> tuple[Any, list[Change], dict[str, Any]]:
         """Return a quantized model, what changed, and facts for the report.
 
         Parameters
@@ -535,7 +560,6 @@ class _Conversion:
                 ranges.update(dict.fromkeys(c.outputs, ranges[c.inputs[0]]))
         return ranges
 
-
     def _smoothing(
         self, graph: Graph, found: list[Candidate], chosen: set[str], ranges: dict[str, QParams]
     ) -> dict[str, Array]:
@@ -558,9 +582,15 @@ class _Conversion:
             channels = self.calibration.observers.get(f"{tensor}{_CHANNELS}")
             if coded or graph.is_output(tensor) or not all(map(_smooths, layers_of)):
                 continue
-            if not isinstance(channels, MinMaxObserver) or not hasattr(channels, "min_") or (channels.count_ == 0).any():
+            if (
+                not isinstance(channels, MinMaxObserver)
+                or not hasattr(channels, "min_")
+                or (channels.count_ == 0).any()
+            ):
                 continue
-            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor))
+            best = _factors(
+                channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor)
+            )
             if best is not None:
                 smoothing[tensor], ranges[tensor] = best
         return smoothing
@@ -576,7 +606,11 @@ class _Conversion:
         observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
         if params is None or observer is None:
             return None
-        return float(params.scale) ** 2 / 12 if observer.sketch is None else estimate(observer.sketch, params, False)[0].mse
+        return (
+            float(params.scale) ** 2 / 12
+            if observer.sketch is None
+            else estimate(observer.sketch, params, False)[0].mse
+        )
 
 
 def _inputs_first(c: Candidate) -> Array:
@@ -611,7 +645,9 @@ def _factors(
     for alpha in (0.2, 0.35, 0.5, 0.65, 0.8):
         factor = reach**alpha / rows ** (1 - alpha)
         factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3).astype(np.float32).astype(np.float64)
-        params = QParams.from_range(float((low / factor).min()), float((high / factor).max()), dtype="uint8", symmetric=False)
+        params = QParams.from_range(
+            float((low / factor).min()), float((high / factor).max()), dtype="uint8", symmetric=False
+        )
         error = float(np.square(factor * float(params.scale)) @ energy) / 12 + weight_noise(factor)
         if error < _SMOOTHING_GAIN * least:
             least, best = error, (factor.astype(np.float32), params)
@@ -780,7 +816,9 @@ class _Writing:
         after_bytes = codes.codes.nbytes + codes.scale.nbytes + (0 if codes.bias is None else codes.bias.nbytes)
         reason = "int8 is faster in onnxruntime" if not self.options.forced else "included"
         if codes.widened:
-            reason += f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
+            reason += (
+                f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
+            )
         return Change(
             node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, _sqnr(w, codes, axis)
         )
@@ -825,7 +863,14 @@ class _Writing:
         return shift if bias is None else np.asarray(bias) + shift
 
     def _emit(
-        self, c: Candidate, output: str, after: Candidate | None, codes: LayerCodes, reals: bool, stem: str, bias_stem: str
+        self,
+        c: Candidate,
+        output: str,
+        after: Candidate | None,
+        codes: LayerCodes,
+        reals: bool,
+        stem: str,
+        bias_stem: str,
     ) -> str:
         """Append the nodes of a layer; return the operator that the form is known by."""
         writer, x = self.writer, c.inputs[0]
