@@ -14,7 +14,7 @@ from ..harness import Array
 
 __all__ = ["Case", "case_of"]
 
-WORDS = (
+WORDS = (  # noqa: SIM905  # a sentence reads better than a list
     "the quick brown fox jumps over a lazy dog while seven wizards quietly measure every pixel of this page and note "
     "that numbers such as 1024 or 3.14 and signs like % & + stay legible"
 ).split()

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ def _runs(
     """Yield the tensors of each batch that are real, by name, without masks."""
     with_outputs, outputs, _ = tapped(model, names)
     engine = session(with_outputs)
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for result in run_batches(owner, engine, items):
             found = {name: result[shown] for name, shown in outputs.items()}

@@ -113,7 +113,8 @@ def calibrate(
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
     resume : str or path, optional
-        A file for the state in the end, also where Ctrl-C is the end. The next call goes on from there with the same data.
+        A file for the state in the end, also where Ctrl-C is the end. The next call goes on from there with the same
+        data.
 
     Returns
     -------
@@ -191,8 +192,8 @@ def quantize_static(
     percentile : float, default 99.99
         Percent of the elements inside the range, where the observer is "percentile".
     rounding : {"gptq", "nearest"}
-        Whether codes of weights are those of the least squared error of the outputs, or the nearest ones. Layers of more
-        than 1,024 inputs and convolutions in groups take the nearest.
+        Whether codes of weights are those of the least squared error of the outputs, or the nearest ones. Layers of
+        more than 1,024 inputs and convolutions in groups take the nearest.
     correct_bias : bool, default True
         Let the bias take up the mean of the error that rounding the weight causes; with "gptq" it does.
     float_weights : {"int16", "int8", "float32"}
@@ -387,7 +388,7 @@ def _smooths(c: Candidate) -> bool:
 
 
 def _rows_of(c: Candidate) -> Callable[[Array], Array]:
-    """Return a function that turns the input of a layer into rows that its weight multiplies, at most some thousands."""
+    """Return a function that turns the input of a layer into rows that its weight multiplies, some thousands."""
 
     def rows(x: Array) -> Array:
         flat = x.reshape(-1, x.shape[-1])
@@ -442,7 +443,7 @@ def _chosen(observer: Observer, technique: Technique) -> QParams | None:
         if technique != "best":
             return by_name[technique]
         best = summarize("", observer).best
-        return observer.qparams() if best is None else by_name[best.method]  # type: ignore[index]
+        return observer.qparams() if best is None else by_name[best.method]
     except (CalibrationError, KeyError, ValueError):  # a range that no scale covers
         return None
 
@@ -860,7 +861,7 @@ class _Writing:
             sums = error.reshape(w.shape[0], w.shape[1], -1).sum(axis=2)
             by_group = np.repeat(mean.reshape(group, -1), w.shape[0] // group, axis=0)
             shift = (sums * by_group).sum(axis=1)
-        return shift if bias is None else np.asarray(bias) + shift
+        return np.asarray(shift if bias is None else np.asarray(bias) + shift)
 
     def _emit(
         self,
@@ -940,7 +941,7 @@ class _Writing:
 
 
 def _orders(c: Candidate, w: Array) -> tuple[tuple[int, ...], ...]:
-    """Return the orders in which runtimes lay out the inputs of an output channel, as axes after that of the channel."""
+    """Return the orders in which runtimes lay out the inputs of a channel, as axes after that of the channel."""
     if c.kind != "conv" or w.ndim < 3:
         return (tuple(range(1, w.ndim + (c.outputs_axis is None))),)
     spatial = tuple(range(2, w.ndim))
