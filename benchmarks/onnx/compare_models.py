@@ -123,13 +123,18 @@ def rows(source: Path, names: list[str], threads: int, seconds: float) -> Iterat
             continue
         engine, size = made[name]
         got = [engine.run(None, case.feed(seed)) for seed in TEST]
-        outputs = [[np.concatenate([np.ravel(run[i]) for run in runs]) for i in range(len(got[0]))] for runs in (wanted, got)]
-        worst = min(sqnr(a, b) for a, b in zip(*outputs, strict=True))
+        exact, coarse = map(joined, (wanted, got))
+        worst = min(map(sqnr, exact, coarse))
         same = np.mean([np.mean(case.answer(a) == case.answer(b)) for a, b in zip(wanted, got, strict=True)])
         yield [
             source.name, name, f"{size / 1e6:.2f}", f"{worst:.1f}", f"{100 * same:.2f} % of {case.question}",
             f"{best[name] * 1e3:.3g}", f"{best['float32'] / best[name]:.2f}",
         ]  # fmt: skip
+
+
+def joined(runs: list[list[Array]]) -> list[Array]:
+    """Return each output of all runs as one array."""
+    return [np.concatenate([np.ravel(y) for y in outputs]) for outputs in zip(*runs, strict=True)]
 
 
 def timed(engines: dict[str, Any], feed: dict[str, Array], seconds: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ QuantizeLinear with a scale for each element of the last axis.
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ class Chain:
     """A graph of layers one behind the other, in one form."""
 
     def __init__(self, form: str) -> None:
-        self.form, self.nodes, self.initializers = form, [], []  # type: ignore[var-annotated]
+        self.form = form
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
         self.rng = np.random.default_rng(0)
 
     def constant(self, array: Any) -> str:
@@ -142,18 +145,18 @@ def table(seconds: float) -> Iterator[list[str]]:
             outputs * inner, outputs, channels // group, channels // group, outputs / channels,
             depthwise=group > 1, line=len(size) == 1,
         )  # fmt: skip
-        times = per_layer(lambda form, n, case=case: convolutions(form, n, case), ["float32", "s8", "u8"], [1, channels, *size], seconds)  # type: ignore[misc]
+        times = per_layer(partial(convolutions, case=case), ["float32", "s8", "u8"], [1, channels, *size], seconds)
         name = f"{'depthwise' if group > 1 else 'Conv'} {channels} x {' x '.join(map(str, size))}, {kernel}"
         yield row(name, expected, times)
     for shape in PRODUCTS:
         rows, inputs, outputs = shape
         cost = compute_cost(rows * inputs * outputs, rows * outputs, inputs, outputs, rows, depthwise=False)
-        times = per_layer(lambda form, n, case=shape: products(form, n, case), ["float32", "s8", "u8"], [1, rows, inputs], seconds)  # type: ignore[misc]
+        times = per_layer(partial(products, case=shape), ["float32", "s8", "u8"], [1, rows, inputs], seconds)
         yield row(f"MatMul {rows} x {inputs} x {outputs}", cost, [value / 2 for value in times])
     case = (64, (40, 40), 1, 1)
     for op in BETWEEN:
         alone, both = (
-            per_layer(lambda form, n, op=name: convolutions(form, n, case, op), ["float32", "s8"], [1, 64, 40, 40], seconds)  # type: ignore[misc]
+            per_layer(partial(convolutions, case=case, between=name), ["float32", "s8"], [1, 64, 40, 40], seconds)
             for name in ("", op)
         )
         yield row(f"{op} 64 x 40 x 40", other_cost(op, 64 * 1600), [b - a for a, b in zip(alone, both, strict=True)])
@@ -166,8 +169,10 @@ def avoided(seconds: float) -> Iterator[list[str]]:
     models = []
     for kind in ("Add", "Sum"):
         chain = Chain("s8")
-        y = chain.op("MatMul", [chain.coded(chain.op("Neg", ["x"])), chain.weight(rng.normal(size=(384, 384)).astype(np.float32), 1)])
-        models.append(chain.model([1, 64, 384], chain.op("Neg", [chain.op(kind, [y, chain.constant(np.ones(384, np.float32))])])))
+        w = chain.weight(rng.normal(size=(384, 384)).astype(np.float32), 1)
+        y = chain.op("MatMul", [chain.coded(chain.op("Neg", ["x"])), w])
+        y = chain.op(kind, [y, chain.constant(np.ones(384, np.float32))])
+        models.append(chain.model([1, 64, 384], chain.op("Neg", [y])))
     times = microseconds(models, x, seconds)
     yield ["bias of a product by Add, by Sum", *(f"{t:.1f}" for t in times), "", f"{times[0] / times[1]:.2f}", ""]
     models = []

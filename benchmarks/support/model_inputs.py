@@ -14,7 +14,7 @@ from ..harness import Array
 
 __all__ = ["Case", "case_of"]
 
-WORDS = (
+WORDS = (  # noqa: SIM905  # a sentence reads better than a list
     "the quick brown fox jumps over a lazy dog while seven wizards quietly measure every pixel of this page and note "
     "that numbers such as 1024 or 3.14 and signs like % & + stay legible"
 ).split()
@@ -36,7 +36,9 @@ def case_of(path: Path, inputs: list[Any]) -> Case:
     if "ocr" in name and "rec" in name:
         return Case(lambda seed: {first: _line(seed, 48, 320)}, lambda y: y[0].argmax(-1), "characters")
     if "ocr" in name and "cls" in name:
-        return Case(lambda seed: {first: _line(seed, 48, 192, turned=seed % 2 == 1)}, lambda y: y[0].argmax(-1), "class")
+        return Case(
+            lambda seed: {first: _line(seed, 48, 192, turned=seed % 2 == 1)}, lambda y: y[0].argmax(-1), "class"
+        )
     if "orientation" in name:
         return Case(lambda seed: {first: _turned_page(seed)}, lambda y: y[0].argmax(-1), "class")
     if [i.name for i in inputs] == ["bytes"]:
@@ -101,9 +103,9 @@ def _file(seed: int) -> Array:
     words = rng.choice(WORDS, 400)
     kinds = [
         "import os\n\n\ndef {0}({1}):\n    return [{2} for {2} in {1} if {2}]\n\n",
-        "<html><body><p class=\"{0}\">{1} {2}</p></body></html>\n",
-        "#include <stdio.h>\nint {0}(int {1}) {{ printf(\"{2}\\n\"); return {1}; }}\n",
-        "{{\"{0}\": [1, 2, 3], \"{1}\": \"{2}\"}},\n",
+        '<html><body><p class="{0}">{1} {2}</p></body></html>\n',
+        '#include <stdio.h>\nint {0}(int {1}) {{ printf("{2}\\n"); return {1}; }}\n',
+        '{{"{0}": [1, 2, 3], "{1}": "{2}"}},\n',
         "{0},{1},{2}\n1,2,3\n",
         "# {0}\n\n* {1}\n* {2}\n\nSome `text` here.\n\n",
     ]

@@ -14,7 +14,7 @@ __all__ = ["MeanObserver"]
 
 
 class _Means(NamedTuple):
-    count: int
+    total: int
     mean: Float64Array
     each: Int64Array
     nan: Int64Array
@@ -136,11 +136,11 @@ class MeanObserver(Observer):
     def _learn(self, batch: _Means) -> None:
         if not self._seen:
             self.mean_, self.each_ = np.array(batch.mean), np.array(batch.each)
-            self.count_, self.nan_, self.infinite_ = map(np.array, (batch.count, batch.nan, batch.infinite))
+            self.count_, self.nan_, self.infinite_ = map(np.array, (batch.total, batch.nan, batch.infinite))
             return
         total = self.each_ + batch.each
         self.mean_ = self.mean_ + (batch.mean - self.mean_) * (batch.each / np.maximum(total, 1))
-        self.each_, self.count_ = total, np.asarray(self.count_ + batch.count)
+        self.each_, self.count_ = total, np.asarray(self.count_ + batch.total)
         self.nan_, self.infinite_ = np.asarray(self.nan_ + batch.nan), np.asarray(self.infinite_ + batch.infinite)
 
     def _sound(self) -> bool:

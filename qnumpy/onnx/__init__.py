@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .convert_float import convert_float as convert_float
     from .dynamic import quantize_dynamic as quantize_dynamic
     from .evaluate import evaluate as evaluate
+    from .evaluator import ReferenceEvaluator as ReferenceEvaluator
     from .exact import check_exact as check_exact
     from .inspect import inspect as inspect
     from .session import custom_ops_library as custom_ops_library
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # The module that holds a name.
 _HOMES = {
+    "ReferenceEvaluator": "evaluator",
     "calibrate": "static",
     "check_exact": "exact",
     "compare": "compare",
@@ -42,6 +44,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ReferenceEvaluator",
     "calibrate",
     "check_exact",
     "compare",

@@ -1,4 +1,4 @@
-"""The cheapest choice between two forms for each node of a graph, where a change of form has its price: a minimum cut."""
+"""The cheapest of two forms for each node of a graph, where a change of form has its price: a minimum cut."""
 
 from collections import deque
 from collections.abc import Hashable

@@ -178,6 +178,7 @@ def _fold_hard_sigmoid(graph: Graph, node: Any) -> str | None:
         return None
     last = users[0]
     factor = _factor(graph, last, node.output[0])
+    scaled: Any = None
     if factor is not None:  # the division stands on the clip
         scaled = last
     elif last.op_type == "Mul" and not graph.is_output(last.output[0]):  # on the product
@@ -188,8 +189,9 @@ def _fold_hard_sigmoid(graph: Graph, node: Any) -> str | None:
         return None
     if factor is None or not math.isclose(factor * top, 1.0, rel_tol=1e-6):
         return None
+    output, name = (graph.name(f"{stem}_hard_sigmoid") for stem in (node.output[0], node_name(node)))
     sigmoid = helper.make_node(
-        "HardSigmoid", [x], [graph.name(f"{node.output[0]}_hard_sigmoid")], name=graph.name(f"{node_name(node)}_hard_sigmoid"),
+        "HardSigmoid", [x], [output], name=name,
         alpha=1 / top, beta=offset / top,
     )  # fmt: skip
     if scaled is last:

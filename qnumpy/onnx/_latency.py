@@ -19,8 +19,8 @@ class Cost(NamedTuple):
     int8: float
 
 
-# Multiply-adds in a nanosecond. A convolution in float32 runs in blocks of channels (NCHWc) that int8 lacks: int8 gathers
-# patches, which dominates below 16 channels. Depthwise convolutions are slower in int8.
+# Multiply-adds in a nanosecond. A convolution in float32 runs in blocks of channels (NCHWc) that int8 lacks: int8
+# gathers patches, which dominates below 16 channels. Depthwise convolutions are slower in int8.
 FLOAT_DENSE, INT8_DENSE = 57.0, 215.0
 FLOAT_NARROW, INT8_NARROW = 26.0, 18.0
 FLOAT_DEPTHWISE, INT8_DEPTHWISE = 36.0, 45.0
@@ -87,7 +87,11 @@ def other_cost(op_type: str, elements: float) -> Cost:
 
 
 def interleaved(
-    runs: Sequence[Callable[[], Any]], *, seconds: float = 1.0, least: int = 5, clock: Callable[[], float] = time.perf_counter
+    runs: Sequence[Callable[[], Any]],
+    *,
+    seconds: float = 1.0,
+    least: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """Return the shortest time of each function, called in turn so that all meet the same disturbances.
 

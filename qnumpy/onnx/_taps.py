@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ def _runs(
     """Yield the tensors of each batch that are real, by name, without masks."""
     with_outputs, outputs, _ = tapped(model, names)
     engine = session(with_outputs)
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for result in run_batches(owner, engine, items):
             found = {name: result[shown] for name, shown in outputs.items()}
@@ -186,7 +186,7 @@ def batches_of(data: Any) -> Iterable[Any]:
     if type(data).__module__.partition(".")[0] != "dask":
         return data  # type: ignore[no-any-return]
     if hasattr(data, "numblocks"):
-        whole = data.rechunk({axis: -1 for axis in range(1, data.ndim)})
+        whole = data.rechunk(dict.fromkeys(range(1, data.ndim), -1))
         return (whole.blocks[i].compute() for i in range(whole.numblocks[0]))
     return (item for part in data.to_delayed() for item in part.compute())
 

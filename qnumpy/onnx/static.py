@@ -15,11 +15,18 @@ from ..calibration.estimate import estimate
 from ..calibration.report import summarize
 from ..errors import CalibrationError
 from ..granularity import PerChannel
-from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver, Observer
+from ..observers import (
+    HistogramObserver,
+    MeanObserver,
+    MinMaxObserver,
+    MomentsObserver,
+    MovingAverageMinMaxObserver,
+    Observer,
+)
 from ..qparams import QParams
 from ..weights.patches import patches
 from ._files import at_opset, raise_ir_version, read_model, write_model
-from ._folds import attributes_of, fold
+from ._folds import fold
 from ._forms.codes import LayerCodes, Moments, layer_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
@@ -29,6 +36,7 @@ from ._graph import Graph, node_name
 from ._latency import NARROW, interleaved
 from ._placement import Candidate, candidates, place
 from ._report import Change, attach
+from ._rewrites import rewrite
 from ._selection import Selection
 from ._taps import batches_of, feed_of, observe_calibration
 from .session import session
@@ -45,7 +53,11 @@ _ROUNDINGS = {"gptq": 0, "nearest": 1}
 _FORMS = {"QDQ": 0, "integer": 1}
 _FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
-_MEAN, _MOMENTS, _CHANNELS = ":mean", ":moments", ":channels"  # end the names of what a calibration keeps to round weights
+_MEAN, _MOMENTS, _CHANNELS = (
+    ":mean",
+    ":moments",
+    ":channels",
+)  # end the names of what a calibration keeps to round weights
 _MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the square of that
 _MOST_ROWS = 2048  # of a batch that moments take
 _LEAST_OPSET = 13  # scales and zero points for each channel
@@ -101,7 +113,8 @@ def calibrate(
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
     resume : str or path, optional
-        A file for the state in the end, also where Ctrl-C is the end. The next call goes on from there with the same data.
+        A file for the state in the end, also where Ctrl-C is the end. The next call goes on from there with the same
+        data.
 
     Returns
     -------
@@ -124,7 +137,9 @@ def calibrate(
     _args.choice(owner, "observer", observer, _TECHNIQUES)
     _args.choice(owner, "rounding", rounding, _ROUNDINGS)
     prepared, _ = _prepared(owner, model)
-    return _calibrated(owner, prepared, candidates(Graph.of(prepared)), data, observer, percentile, rounding, progress, resume)
+    return _calibrated(
+        owner, prepared, candidates(Graph.of(prepared)), data, observer, percentile, rounding, progress, resume
+    )
 
 
 def quantize_static(
@@ -177,8 +192,8 @@ def quantize_static(
     percentile : float, default 99.99
         Percent of the elements inside the range, where the observer is "percentile".
     rounding : {"gptq", "nearest"}
-        Whether codes of weights are those of the least squared error of the outputs, or the nearest ones. Layers of more
-        than 1,024 inputs and convolutions in groups take the nearest.
+        Whether codes of weights are those of the least squared error of the outputs, or the nearest ones. Layers of
+        more than 1,024 inputs and convolutions in groups take the nearest.
     correct_bias : bool, default True
         Let the bias take up the mean of the error that rounding the weight causes; with "gptq" it does.
     float_weights : {"int16", "int8", "float32"}
@@ -253,7 +268,15 @@ def quantize_static(
             pass
     _check_calibration(owner, calibration, found)
     options = _Options(
-        observer, form, rounding, selection, include is not None, target_cpu, float_weights, correct_bias, quantize_outputs
+        observer,
+        form,
+        rounding,
+        selection,
+        include is not None,
+        target_cpu,
+        float_weights,
+        correct_bias,
+        quantize_outputs,
     )
     work = _Conversion(prepared, calibration, options)
     floor = None if min_sqnr is None or not samples else _Floor(source, samples, float(min_sqnr))
@@ -269,8 +292,9 @@ def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
     prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
     raise_ir_version(prepared)
-    counts = fold(Graph.of(prepared))
-    return prepared, counts
+    graph = Graph.of(prepared)
+    counts = fold(graph)
+    return prepared, {**counts, **rewrite(graph)}
 
 
 def _raised(model: Any) -> Any:
@@ -352,7 +376,9 @@ def _rounding_name(c: Candidate, rounding: Rounding) -> str:
     if c.kind != "conv":
         return f"{c.inputs[0]}{_MOMENTS}"
     steps = [c.attributes.get(name) for name in ("kernel_shape", "strides", "pads", "dilations")]
-    pointwise = shape[2:] == (1, 1) and all(not value or set(value) <= {own} for value, own in zip(steps, (1, 1, 0, 1), strict=True))
+    pointwise = shape[2:] == (1, 1) and all(
+        not value or set(value) <= {own} for value, own in zip(steps, (1, 1, 0, 1), strict=True)
+    )
     return f"{c.inputs[0]}{_MOMENTS}" if pointwise else f"{c.key}{_MOMENTS}"
 
 
@@ -362,7 +388,7 @@ def _smooths(c: Candidate) -> bool:
 
 
 def _rows_of(c: Candidate) -> Callable[[Array], Array]:
-    """Return a function that turns the input of a layer into rows that its weight multiplies, at most some thousands."""
+    """Return a function that turns the input of a layer into rows that its weight multiplies, some thousands."""
 
     def rows(x: Array) -> Array:
         flat = x.reshape(-1, x.shape[-1])
@@ -417,7 +443,7 @@ def _chosen(observer: Observer, technique: Technique) -> QParams | None:
         if technique != "best":
             return by_name[technique]
         best = summarize("", observer).best
-        return observer.qparams() if best is None else by_name[best.method]  # type: ignore[index]
+        return observer.qparams() if best is None else by_name[best.method]
     except (CalibrationError, KeyError, ValueError):  # a range that no scale covers
         return None
 
@@ -441,7 +467,9 @@ class _Conversion:
         counts = (getattr(observer, name, 0) for name in ("count_", "nan_", "infinite_"))
         return float(sum(np.sum(count) for count in counts)) / self.batches
 
-    def convert(self, pace: float, without: Mapping[str, str] | None = None) -> tuple[Any, list[Change], dict[str, Any]]:
+    def convert(
+        self, pace: float, without: Mapping[str, str] | None = None
+    ) -> tuple[Any, list[Change], dict[str, Any]]:
         """Return a quantized model, what changed, and facts for the report.
 
         Parameters
@@ -533,7 +561,6 @@ class _Conversion:
                 ranges.update(dict.fromkeys(c.outputs, ranges[c.inputs[0]]))
         return ranges
 
-
     def _smoothing(
         self, graph: Graph, found: list[Candidate], chosen: set[str], ranges: dict[str, QParams]
     ) -> dict[str, Array]:
@@ -556,9 +583,15 @@ class _Conversion:
             channels = self.calibration.observers.get(f"{tensor}{_CHANNELS}")
             if coded or graph.is_output(tensor) or not all(map(_smooths, layers_of)):
                 continue
-            if not isinstance(channels, MinMaxObserver) or not hasattr(channels, "min_") or (channels.count_ == 0).any():
+            if (
+                not isinstance(channels, MinMaxObserver)
+                or not hasattr(channels, "min_")
+                or (channels.count_ == 0).any()
+            ):
                 continue
-            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor))
+            best = _factors(
+                channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor)
+            )
             if best is not None:
                 smoothing[tensor], ranges[tensor] = best
         return smoothing
@@ -574,7 +607,11 @@ class _Conversion:
         observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
         if params is None or observer is None:
             return None
-        return float(params.scale) ** 2 / 12 if observer.sketch is None else estimate(observer.sketch, params, False)[0].mse
+        return (
+            float(params.scale) ** 2 / 12
+            if observer.sketch is None
+            else estimate(observer.sketch, params, False)[0].mse
+        )
 
 
 def _inputs_first(c: Candidate) -> Array:
@@ -609,7 +646,9 @@ def _factors(
     for alpha in (0.2, 0.35, 0.5, 0.65, 0.8):
         factor = reach**alpha / rows ** (1 - alpha)
         factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3).astype(np.float32).astype(np.float64)
-        params = QParams.from_range(float((low / factor).min()), float((high / factor).max()), dtype="uint8", symmetric=False)
+        params = QParams.from_range(
+            float((low / factor).min()), float((high / factor).max()), dtype="uint8", symmetric=False
+        )
         error = float(np.square(factor * float(params.scale)) @ energy) / 12 + weight_noise(factor)
         if error < _SMOOTHING_GAIN * least:
             least, best = error, (factor.astype(np.float32), params)
@@ -778,7 +817,9 @@ class _Writing:
         after_bytes = codes.codes.nbytes + codes.scale.nbytes + (0 if codes.bias is None else codes.bias.nbytes)
         reason = "int8 is faster in onnxruntime" if not self.options.forced else "included"
         if codes.widened:
-            reason += f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
+            reason += (
+                f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
+            )
         return Change(
             node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, _sqnr(w, codes, axis)
         )
@@ -820,10 +861,17 @@ class _Writing:
             sums = error.reshape(w.shape[0], w.shape[1], -1).sum(axis=2)
             by_group = np.repeat(mean.reshape(group, -1), w.shape[0] // group, axis=0)
             shift = (sums * by_group).sum(axis=1)
-        return shift if bias is None else np.asarray(bias) + shift
+        return np.asarray(shift if bias is None else np.asarray(bias) + shift)
 
     def _emit(
-        self, c: Candidate, output: str, after: Candidate | None, codes: LayerCodes, reals: bool, stem: str, bias_stem: str
+        self,
+        c: Candidate,
+        output: str,
+        after: Candidate | None,
+        codes: LayerCodes,
+        reals: bool,
+        stem: str,
+        bias_stem: str,
     ) -> str:
         """Append the nodes of a layer; return the operator that the form is known by."""
         writer, x = self.writer, c.inputs[0]
@@ -893,7 +941,7 @@ class _Writing:
 
 
 def _orders(c: Candidate, w: Array) -> tuple[tuple[int, ...], ...]:
-    """Return the orders in which runtimes lay out the inputs of an output channel, as axes after that of the channel."""
+    """Return the orders in which runtimes lay out the inputs of a channel, as axes after that of the channel."""
     if c.kind != "conv" or w.ndim < 3:
         return (tuple(range(1, w.ndim + (c.outputs_axis is None))),)
     spatial = tuple(range(2, w.ndim))

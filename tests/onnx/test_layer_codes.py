@@ -42,7 +42,10 @@ def test_moments_lower_the_error_of_the_outputs() -> None:
     exact = x @ w.T
     for orders in (None, ((1,),)):
         plain, better = (layer_codes(w, 0, bias, 0.05, orders=orders, moments=m) for m in (None, known))
-        errors = [np.square(x @ reals(c.codes, c.scale).T + c.bias * c.bias_scale.astype(float) - exact).sum() for c in (plain, better)]
+        errors = [
+            np.square(x @ reals(c.codes, c.scale).T + c.bias * c.bias_scale.astype(float) - exact).sum()
+            for c in (plain, better)
+        ]
         assert errors[1] < 0.5 * errors[0]
 
 

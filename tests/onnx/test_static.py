@@ -90,7 +90,9 @@ def test_concat_shares_one_range() -> None:
 
 def test_names_are_the_ecosystem_s() -> None:
     quantized = quantize_static(digits_mlp(), [digits()[1]], **ALL)
-    assert {"w1_quantized", "w1_scale", "w1_zero_point", "x_scale", "x_zero_point", "b1_quantized"} <= set(arrays(quantized))
+    assert {"w1_quantized", "w1_scale", "w1_zero_point", "x_scale", "x_zero_point", "b1_quantized"} <= set(
+        arrays(quantized)
+    )
     assert arrays(quantized)["w1_quantized"].dtype == np.int8
     assert [v.name for v in quantized.graph.output] == ["logits"]
 
@@ -151,7 +153,9 @@ def test_a_bias_behind_a_product_is_added_by_sum() -> None:
     b = Builder()
     x = b.op("MatMul", ["x", b.normal("w", 32, 64)], "product")
     b.op("Add", [x, b.normal("bias", 64, spread=1.0)], "y")
-    quantized = quantize_static(b.model({"x": [1, 8, 32]}, ["y"]), [b.rng.normal(size=(1, 8, 32)).astype(np.float32)], **ALL)
+    quantized = quantize_static(
+        b.model({"x": [1, 8, 32]}, ["y"]), [b.rng.normal(size=(1, 8, 32)).astype(np.float32)], **ALL
+    )
     assert "Sum" in operators(quantized)  # onnxruntime turns Add into a Gemm in float32, six times slower
 
 

@@ -10,7 +10,7 @@ from qnumpy.errors import CalibrationError
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from qnumpy.onnx._taps import observe, tapped, unmasked  # noqa: E402
+from qnumpy.onnx._taps import observe, tapped, unmasked
 
 
 def test_observers_see_inputs_inner_tensors_and_outputs() -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-
 __all__ = ["Builder", "digits", "digits_mlp", "images", "residual_cnn", "sqnr"]
 
 Array = np.ndarray[Any, Any]
@@ -65,7 +64,9 @@ def digits_mlp(opset: int = 13) -> Any:
     b = Builder()
     x = "x"
     for i in (1, 2, 3):
-        w, bias = (b.constant(f"{kind}{i}", weights[f"layer{i}.{name}"]) for kind, name in (("w", "weight"), ("b", "bias")))
+        w, bias = (
+            b.constant(f"{kind}{i}", weights[f"layer{i}.{name}"]) for kind, name in (("w", "weight"), ("b", "bias"))
+        )
         x = b.op("Gemm", [x, w, bias], "logits" if i == 3 else f"sum{i}", transB=1)
         x = b.op("Relu", [x], f"hidden{i}") if i < 3 else x
     return b.model({"x": ["n", 64]}, ["logits"], opset=opset)
@@ -92,7 +93,10 @@ def residual_cnn(opset: int = 13, *, size: int = 16) -> Any:
 def images(count: int, size: int = 16, seed: int = 0) -> list[Array]:
     """Return batches of two smooth images."""
     rng = np.random.default_rng(seed)
-    return [np.repeat(np.repeat(rng.normal(size=(2, 3, size // 2, size // 2)), 2, 2), 2, 3).astype(np.float32) for _ in range(count)]
+    return [
+        np.repeat(np.repeat(rng.normal(size=(2, 3, size // 2, size // 2)), 2, 2), 2, 3).astype(np.float32)
+        for _ in range(count)
+    ]
 
 
 def sqnr(exact: Any, coarse: Any) -> float:

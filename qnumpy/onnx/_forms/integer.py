@@ -11,7 +11,9 @@ from .writer import Writer
 __all__ = ["conv_integer", "matmul_integer", "qlinear_conv", "qlinear_matmul"]
 
 
-def qlinear_conv(writer: Writer, node: Any, x: tuple[str, str], y: tuple[str, str], codes: LayerCodes, stem: str) -> None:
+def qlinear_conv(
+    writer: Writer, node: Any, x: tuple[str, str], y: tuple[str, str], codes: LayerCodes, stem: str
+) -> None:
     """Append a convolution of codes to codes; x and y are pairs of a tensor and the name of its codes."""
     inputs = [x[1], *writer.params(x[0]), *_weight(writer, stem, codes), *writer.params(y[0])]
     if codes.bias is not None:

@@ -32,7 +32,9 @@ class Writer:
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=self._node_name(output, op_type), **attributes))
+        self.nodes.append(
+            helper.make_node(op_type, inputs, [output], name=self._node_name(output, op_type), **attributes)
+        )
         return output
 
     def _node_name(self, output: str, op_type: str) -> str:
