@@ -15,6 +15,9 @@ RNG = np.random.default_rng(0)
 K, N = 96, 512
 W = RNG.normal(size=(K, N)).astype(np.float32)
 B = RNG.normal(size=N).astype(np.float32)
+# Steps of 5 sigma / 255 for rows of normal numbers and of about 7 sigma / 254 for weights without saturating pairs, each
+# over sqrt(12): 0.006 and 0.008, together 0.010
+ERROR = 0.013
 
 
 def node(op_type, inputs, outputs, **attributes):
@@ -29,7 +32,8 @@ def model_of(nodes, initializers, x, y=("y", F32, None), opset=17):
         [helper.make_tensor_value_info(*y)],
         [numpy_helper.from_array(array, name) for name, array in initializers.items()],
     )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)  # of the output
 
 
 def session(model):
@@ -90,10 +94,10 @@ def test_rows_are_quantized_alone_and_sums_are_exact(opset, shape):
     tolerance = 1e-5 * (np.abs(rows[rest]).max(1, keepdims=True) * np.abs(W).sum(0).max() + np.abs(B).max())
     assert (np.abs(y.reshape(-1, N)[rest] - wanted) <= tolerance).all()
     np.testing.assert_array_equal(y.reshape(-1, N)[1], B)
-    assert relative(y, x @ W + B) < 0.01
-    np.testing.assert_allclose(ReferenceEvaluator(q).run(None, {"x": x})[0], y, atol=float(tolerance.max())) if (
-        opset >= 21
-    ) else None
+    assert relative(y, x @ W + B) < ERROR
+    if opset >= 19:  # the first whose QuantizeLinear onnx.reference computes
+        reference = ReferenceEvaluator(q).run(None, {"x": x})[0]
+        np.testing.assert_allclose(reference, y, rtol=0, atol=float(tolerance.max()))
 
 
 def test_a_row_does_not_depend_on_others():
@@ -145,7 +149,7 @@ def test_gemm(trans_a, trans_b, c):
     q = quantize_dynamic(model, include=["Gemm"])
     assert "MatMulInteger" in operators(q)
     wanted = 0.5 * x @ W + (0 if addend is None else 2 * addend)
-    assert relative(run(q, feed), wanted) < 0.01
+    assert relative(run(q, feed), wanted) < ERROR
 
 
 def test_layers_of_one_input_share_its_codes():
@@ -156,7 +160,7 @@ def test_layers_of_one_input_share_its_codes():
     assert operators(q).count("MatMulInteger") == 3
     assert operators(q).count("ReduceMin") == 1
     x = RNG.normal(size=(2, 5, K)).astype(np.float32)
-    assert relative(run(q, x), sum(x @ w for w in weights.values())) < 0.01
+    assert relative(run(q, x), sum(x @ w for w in weights.values())) < ERROR
 
 
 def test_a_shared_weight_is_held_once():
@@ -189,7 +193,7 @@ def test_weights_in_constants_behind_operators_and_around_branches():
 
 def test_nodes_without_names_and_a_product_that_is_an_output():
     model = linear()
-    model.graph.output.append(helper.make_tensor_value_info("m", F32, None))
+    model.graph.output.append(helper.make_tensor_value_info("m", F32, ["batch", "length", N]))
     q = quantize_dynamic(model, include=["MatMul"])
     x = RNG.normal(size=(2, 5, K)).astype(np.float32)
     y, m = session(q).run(["y", "m"], {"x": x})
@@ -259,15 +263,13 @@ def test_gelu_becomes_one_kernel_with_the_same_bits():
     q = quantize_dynamic(model)
     x = RNG.normal(size=1000).astype(np.float32)
     np.testing.assert_array_equal(ReferenceEvaluator(q).run(None, {"x": x})[0], ReferenceEvaluator(model).run(None, {"x": x})[0])
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = ""
     assert report(q).facts["rewrites"] == {"GELU in the order that onnxruntime merges": 1}
     np.testing.assert_allclose(run(q, x), run(model, x), rtol=2e-6, atol=1e-7)  # the kernel's own erf
 
 
 def test_gelu_that_others_read_stays():
     model = model_of(gelu_nodes("half first"), NUMBERS, ("x", F32, ["n"]))
-    model.graph.output.append(helper.make_tensor_value_info("h", F32, None))
+    model.graph.output.append(helper.make_tensor_value_info("h", F32, ["n"]))
     assert operators(quantize_dynamic(model)) == operators(model)
 
 
@@ -300,7 +302,7 @@ def test_our_operator_holds_the_weight_bias_and_activation():
     (part,) = linear_parts(w, scale, None, attributes, 1)
     from qnumpy.weights import hadamard
 
-    assert relative(hadamard(K).rotate(W), part.dequantize()) < 0.01
+    assert relative(part.dequantize(), hadamard(K).rotate(W)) < 0.01
     np.testing.assert_array_equal(arrays[made.input[4]], B)
 
 
@@ -353,10 +355,10 @@ def test_data_lower_the_error(target):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"target": "x"}, "quantize_dynamic: target must be 'standard' or 'qnumpy'; got 'x'."),
-        ({"per": "x"}, "quantize_dynamic: per must be 'row' or 'tensor'; got 'x'."),
-        ({"target_cpu": "x"}, "quantize_dynamic: target_cpu must be 'any', 'vnni', 'avx2' or 'arm'; got 'x'."),
-        ({"float_weights": "x"}, "quantize_dynamic: float_weights must be 'int16', 'int8' or 'float32'; got 'x'."),
+        ({"target": "x"}, "quantize_dynamic: target must be one of 'standard', 'qnumpy'; got 'x'."),
+        ({"per": "x"}, "quantize_dynamic: per must be one of 'row', 'tensor'; got 'x'."),
+        ({"target_cpu": "x"}, "quantize_dynamic: target_cpu must be one of 'any', 'vnni', 'avx2', 'arm'; got 'x'."),
+        ({"float_weights": "x"}, "quantize_dynamic: float_weights must be one of 'int16', 'int8', 'float32'; got 'x'."),
     ],
 )
 def test_unknown_choices(options, sentence):
