@@ -163,9 +163,9 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--sentences", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=20.0, help="for each shape of a batch")
-    parser.add_argument("--only", nargs="*", metavar="ROW", help="parts of the names of rows")
+    parser.add_argument("--only", nargs="*", metavar="ROW", choices=list(ROWS), help="names of rows")
     arguments = parser.parse_args()
-    names = [name for name in ROWS if not arguments.only or any(part in name for part in arguments.only)]
+    names = arguments.only or list(ROWS)
     table = list(rows(Judge(arguments.sentences), names, arguments.seconds))
     print(f"{cpu()}, one thread, over float32 in the same run.\n")
     print(render(HEADS, table, markdown=arguments.markdown))

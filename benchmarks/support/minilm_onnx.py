@@ -175,7 +175,9 @@ def _pooling(g: Writer, x: str) -> str:
 
 def _length(g: Writer, x: str) -> str:
     """The Euclidean norm; ReduceL2 takes its axes as an attribute up to operator set 17 only."""
-    squares = g.node("ReduceSum", [g.node("Mul", [x, x], "/pooling/Mul_1_output_0"), "last"], "/pooling/ReduceSum_2_output_0")
+    squares = g.node(
+        "ReduceSum", [g.node("Mul", [x, x], "/pooling/Mul_1_output_0"), "last"], "/pooling/ReduceSum_2_output_0"
+    )
     return g.node("Sqrt", [squares], "/pooling/Sqrt_output_0")
 
 
