@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from qnumpy.onnx import quantize_dynamic, report
 from qnumpy.onnx._operators import linear_parts
 from qnumpy.weights import hadamard
+from tests.support import onnx_zoo
 
 F32, I64 = TensorProto.FLOAT, TensorProto.INT64
 RNG = np.random.default_rng(0)
@@ -251,6 +252,25 @@ def test_recurrent_weights_are_stored_as_codes(op_type):
         q = quantize_dynamic(model, float_weights=dtype)
         assert q.ByteSize() < {"int8": 0.45, "int16": 0.75}[dtype] * model.ByteSize()
         assert relative(run(q, x), run(model, x)) < error
+
+
+# ---- the zoo ----
+
+
+@pytest.mark.parametrize("opset", onnx_zoo.OPSETS)
+@pytest.mark.parametrize("name", onnx_zoo.MODELS)
+def test_every_small_model_keeps_its_outputs(name, opset):
+    build, inputs = onnx_zoo.MODELS[name]
+    model, feed = build(opset, in_nodes=opset in (13, 21)), inputs(3)
+    before = model.SerializeToString()
+    exact = session(model).run(None, feed)
+    for options in ({}, {"include": ["*"]}):
+        q = quantize_dynamic(model, **options)
+        onnx.checker.check_model(q, full_check=True)
+        for y, wanted in zip(session(q).run(None, feed), exact, strict=True):
+            if wanted.dtype == np.float32:
+                assert relative(y, wanted) < 0.05  # several layers of 0.01 each
+    assert model.SerializeToString() == before
 
 
 # ---- rewrites ----
