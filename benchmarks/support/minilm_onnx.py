@@ -1,7 +1,7 @@
 """The ONNX graph of all-MiniLM-L6-v2, as exporters of PyTorch write it, made by a script from the package's weights.
 
-Inputs are ``input_ids``, ``attention_mask`` and ``token_type_ids``, int64 of shape (batch, length); outputs are the token
-embeddings and the sentence embedding, their mean over the mask, of length 1.
+Inputs are ``input_ids``, ``attention_mask`` and ``token_type_ids``, int64 of shape (batch, length); outputs are the
+token embeddings and the sentence embedding, their mean over the mask, of length 1.
 
 Run: ``python -m benchmarks.support.minilm_onnx minilm.onnx``
 """
@@ -57,7 +57,7 @@ def build(folder: Path, *, opset: int = 17) -> onnx.ModelProto:
     arrays = {name: np.array(x) for name, x in qn.load(folder / "model.safetensors").items()}
     g = Writer()
     for name, x in arrays.items():
-        if name.endswith("embeddings.weight") or ".LayerNorm." in name or name.endswith(".bias"):
+        if name.endswith(("embeddings.weight", ".bias")) or ".LayerNorm." in name:
             g.constant(name, x)
     x = _embeddings(g)
     mask = _mask(g)
@@ -175,7 +175,9 @@ def _pooling(g: Writer, x: str) -> str:
 
 def _length(g: Writer, x: str) -> str:
     """The Euclidean norm; ReduceL2 takes its axes as an attribute up to operator set 17 only."""
-    squares = g.node("ReduceSum", [g.node("Mul", [x, x], "/pooling/Mul_1_output_0"), "last"], "/pooling/ReduceSum_2_output_0")
+    squares = g.node(
+        "ReduceSum", [g.node("Mul", [x, x], "/pooling/Mul_1_output_0"), "last"], "/pooling/ReduceSum_2_output_0"
+    )
     return g.node("Sqrt", [squares], "/pooling/Sqrt_output_0")
 
 

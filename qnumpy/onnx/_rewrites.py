@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from onnx import helper
 
 from ._graph import Graph
 
@@ -39,8 +40,6 @@ def _sum_before_norm(graph: Graph, node: Any) -> str | None:
 
     SkipLayerNormalization of onnxruntime 1.30 to 1.32 takes several times as long as the two operators.
     """
-    from onnx import helper
-
     if node.op_type != "Add" or node.domain or not _normalized(graph, node.output[0]):
         return None
     if any(graph.constant(name) is not None for name in node.input):  # a bias
@@ -60,8 +59,6 @@ def _normalized(graph: Graph, tensor: str) -> bool:
 
 def _gelu(graph: Graph, node: Any) -> str | None:
     """Order the factors of ``0.5 (1 + erf(x / sqrt(2))) x`` as onnxruntime knows them: the half comes last."""
-    from onnx import helper
-
     if node.op_type != "Erf" or node.domain:
         return None
     inner = graph.producer(node.input[0])
@@ -72,7 +69,7 @@ def _gelu(graph: Graph, node: Any) -> str | None:
     halved = _only_user(graph, plus.output[0], "Mul")
     half = None if halved is None else _other(graph, halved, plus.output[0], 0.5)
     last = None if halved is None or half is None else _only_user(graph, halved.output[0], "Mul")
-    if halved is None or last is None or sorted(last.input) != sorted([halved.output[0], x]):
+    if halved is None or half is None or last is None or sorted(last.input) != sorted([halved.output[0], x]):
         return None
     product = graph.name(f"{last.output[0]}_product")
     graph.replace(
@@ -138,7 +135,7 @@ def activation_behind(graph: Graph, tensor: str) -> Activation | None:
     inner = next((node for node in users if _scaled(graph, node, math.sqrt(0.5)) == tensor), None)
     erf = None if inner is None else _only_user(graph, inner.output[0], "Erf")
     plus = None if erf is None else _only_user(graph, erf.output[0], "Add")
-    if plus is None or _other(graph, plus, erf.output[0], 1.0) is None:
+    if inner is None or erf is None or plus is None or _other(graph, plus, erf.output[0], 1.0) is None:
         return None
     product = _only_user(graph, plus.output[0], "Mul")
     last = None if product is None else _only_user(graph, product.output[0], "Mul")

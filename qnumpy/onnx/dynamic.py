@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from onnx import TensorProto, version_converter
 
 from .. import _args, _check
 from .._typing import Array, Float32Array
@@ -16,8 +17,9 @@ from ..granularity import PerChannel
 from ..ops.hadamard import Hadamard
 from ..qparams import QParams
 from ..weights.layers import quantize_layers
-from ._files import at_opset, read_model, write_model
+from ._files import at_opset, opset_of, read_model, without_weights, write_model
 from ._forms.codes import layer_codes
+from ._forms.qnumpy import LinearLayer, embedding, linear
 from ._forms.standard import LinearWeight, Nodes, StandardForm
 from ._forms.stored import FloatWeights, store_weights
 from ._graph import Graph, attribute
@@ -40,8 +42,12 @@ _PERS = {"row": 0, "tensor": 1}
 _CPUS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
 _FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _EXCLUDED = "excluded"
-_REASONS = {"rows": "each row is quantized as it comes", "tensor": "an activation is quantized in one range as it comes"}
+_REASONS = {
+    "rows": "each row is quantized as it comes",
+    "tensor": "an activation is quantized in one range as it comes",
+}
 _LEAST_OPSET = 13  # QuantizeLinear along an axis
+_MOST_OPSET = 27  # the last whose QuantizeLinear and DequantizeLinear onnxruntime 1.32 computes
 _MOST_INPUTS = 1 << 16  # 255 * 127 * K stays in int32
 _LEAST_EMBEDDING = 1 << 14  # elements of a table that is looked up
 _PAIRS = ((1,),)  # products multiply neighbours along K, the second axis of (channel, K), together
@@ -115,8 +121,8 @@ def quantize_dynamic(
     per : {"row", "tensor"}
         "tensor": one range for a whole activation, as DynamicQuantizeLinear takes it.
     data : iterable of dict of str to array, or of arrays, optional
-        Inputs of the model, some hundred rows or more: weights are then rounded for the least error of what they give, one
-        layer after the other. Without data each weight is rounded to nearest.
+        Inputs of the model, some hundred rows or more: weights are then rounded for the least error of what they give,
+        one layer after the other. Without data each weight is rounded to nearest.
     include, exclude : iterable of str, optional
         Names of nodes or operator types; patterns as the shell's. Included nodes run in int8 even where they are
         slower; excluded ones keep their weights in float32 too.
@@ -146,7 +152,7 @@ def quantize_dynamic(
     _args.choice(owner, "per", per, _PERS)
     _args.choice(owner, "target_cpu", target_cpu, _CPUS)
     _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
-    prepared = at_opset(read_model(owner, model), _LEAST_OPSET)
+    prepared = _lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner))
     selection = Selection.of(owner, include, exclude, Graph.of(prepared))
     options = _Options(target, per, selection, include is not None, target_cpu, float_weights)
     rewrites = rewrite(Graph.of(prepared))
@@ -155,6 +161,25 @@ def quantize_dynamic(
     if output is not None:
         write_model(owner, prepared, output)
     return prepared
+
+
+def _lowered(model: Any) -> Any:
+    """Return a model of an operator set that onnxruntime computes in int8; as it is where onnx cannot convert it."""
+    if opset_of(model) <= _MOST_OPSET:
+        return model
+    light, large = without_weights(model)
+    try:
+        lowered = version_converter.convert_version(light, _MOST_OPSET)
+    except (RuntimeError, ValueError):  # an operator is newer
+        return model
+    result = type(model)()
+    result.CopyFrom(light)  # the converter keeps the graph alone
+    result.graph.CopyFrom(lowered.graph)
+    result.graph.initializer.extend(large)
+    for entry in result.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = _MOST_OPSET
+    return result
 
 
 class _Rounding(NamedTuple):
@@ -202,6 +227,8 @@ class _Conversion:
             return f"its weight is {layer.weight.array.dtype}"
         if layer.op_type not in ("MatMul", "Gemm"):
             return f"{layer.op_type} has no form in int8 that is faster"
+        if self.options.target == "standard" and self.graph.opset() > _MOST_OPSET:
+            return f"onnxruntime computes QuantizeLinear up to operator set {_MOST_OPSET}"
         product = _product(layer)
         if isinstance(product, str):
             return product
@@ -233,7 +260,9 @@ class _Conversion:
         if data is not None:
             uses = Counter(product.layer.weight.name for product in products if product.layer.weight is not None)
             known = [p for p in products if p.w.shape[0] % 2 == 0 or plain]
-            once = [p for p in known if p.layer.graph.parent is None and uses[_weight_name(p)] == 1 and p.addend is None]
+            once = [
+                p for p in known if p.layer.graph.parent is None and uses[_weight_name(p)] == 1 and p.addend is None
+            ]
             done |= self._by_data(owner, [p for p in once if not p.transposed], data, progress)
         rest = [product for product in products if product.output not in done]
         if plain:
@@ -340,60 +369,49 @@ class _Conversion:
     def _linear(
         self, nodes: Nodes, x: str, group: list[_Product], results: list[_Rounding], outputs: list[str]
     ) -> None:
-        from ._forms.qnumpy import LinearLayer, linear
-
-        weights = [
-            QuantizedArray(result.codes, QParams(result.scale, 0, "int8", PerChannel(1))) for result in results
-        ]
+        weights = [QuantizedArray(result.codes, QParams(result.scale, 0, "int8", PerChannel(1))) for result in results]
         biases = [result.bias for result in results]
         bias = None
         if any(b is not None for b in biases):
-            bias = np.concatenate([np.zeros(w.shape[1]) if b is None else b for w, b in zip(weights, biases, strict=True)])
+            bias = np.concatenate(
+                [np.zeros(w.shape[1]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+            )
         first = group[0]
         kind = first.activation or ""
         linear(nodes, x, LinearLayer(_weight_name(first), weights, bias, results[0].rotation, kind), outputs)
 
     def _embedding(self, layer: Layer) -> Change:
         """A table of codes with a scale for each row: what is looked up is cast and multiplied."""
-        table, node, scope = layer.weight.array, layer.node, layer.graph
+        assert layer.weight is not None
+        table, node, scope, stem = layer.weight.array, layer.node, layer.graph, layer.weight.name
         axis = attribute(node, "axis", 0)
         if table.ndim != 2 or axis not in (0, -2) or table.size < _LEAST_EMBEDDING:
             return self._float(layer, "too small to gain" if table.size < _LEAST_EMBEDDING else "not looked up by rows")
         if not np.isfinite(table).all():
             return self._float(layer, "its weight is not finite")
         codes, scale = _rows(table)
-        from onnx import TensorProto
-
         nodes = Nodes(scope, layer.name)
         ids = node.input[1]
         if self.options.target == "qnumpy":
-            from ._forms.qnumpy import embedding
-
-            embedding(nodes, ids, layer.weight.name, codes, scale, node.output[0])
-            scope.replace(node, *nodes.made)
-            error = table - codes * scale[:, None]
-            return Change(
-                layer.name, "Gather", "qnumpy", "int8", "a scale for each row", table.nbytes,
-                codes.nbytes + scale.nbytes, _sqnr(table, error),
-            )  # fmt: skip
-        looked_up = nodes.add("Gather", [nodes.constant(f"{layer.weight.name}_quantized", codes), ids], axis=0)
-        steps = nodes.add("Gather", [nodes.constant(f"{layer.weight.name}_scale", scale[:, None]), ids], axis=0)
-        real = nodes.add("Cast", [looked_up], to=TensorProto.FLOAT)
-        nodes.add("Mul", [real, steps], node.output[0])
+            embedding(nodes, ids, stem, codes, scale, node.output[0])
+        else:
+            looked_up = nodes.add("Gather", [nodes.constant(f"{stem}_quantized", codes), ids], axis=0)
+            steps = nodes.add("Gather", [nodes.constant(f"{stem}_scale", scale[:, None]), ids], axis=0)
+            nodes.add("Mul", [nodes.add("Cast", [looked_up], to=TensorProto.FLOAT), steps], node.output[0])
         scope.replace(node, *nodes.made)
-        error = table - codes * scale[:, None]
-        return Change(
-            layer.name, "Gather", self.options.target, "int8", "a scale for each row", table.nbytes,
-            codes.nbytes + scale.nbytes, _sqnr(table, error),
-        )  # fmt: skip
+        sqnr = _sqnr(table, table - codes * scale[:, None])
+        after, reason = codes.nbytes + scale.nbytes, "a scale for each row"
+        return Change(layer.name, "Gather", self.options.target, "int8", reason, table.nbytes, after, sqnr)
 
     def _float(self, layer: Layer, reason: str) -> Change:
+        assert layer.weight is not None
         size, dtype = layer.weight.array.nbytes, str(layer.weight.array.dtype)
         return Change(layer.name, layer.op_type, "float", dtype, reason, size, size, None)
 
 
 def _product(layer: Layer) -> _Product | str:
     """Return a MatMul or Gemm as a product and a sum, or why it is none."""
+    assert layer.weight is not None
     graph, node, w = layer.graph, layer.node, layer.weight.array
     if w.ndim != 2:
         return f"its weight has {w.ndim} axes"
@@ -409,7 +427,9 @@ def _product(layer: Layer) -> _Product | str:
         output = node.output[0] if add is None else add.output[0]
         shape = graph.shape(node.input[0])
         rank = None if shape is None else len(shape)
-        product = _Product(layer, node.input[0], False, w, bias, None, [] if add is None else [add], add, None, output, rank)
+        product = _Product(
+            layer, node.input[0], False, w, bias, None, [] if add is None else [add], add, None, output, rank
+        )
     else:
         w = w.T if attribute(node, "transB", 0) else w
         alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)

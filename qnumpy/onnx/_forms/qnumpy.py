@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from onnx import helper
 
 from ..._typing import Array, Float32Array
 from ...arrays.concatenate import concatenate
@@ -47,8 +48,6 @@ def linear(nodes: Nodes, x: str, layer: LinearLayer, outputs: list[str]) -> int:
     layer : LinearLayer
     outputs : list of str
     """
-    from onnx import helper
-
     nodes.graph.require(DOMAIN, VERSION)
     whole = layer.weights[0] if len(layer.weights) == 1 else concatenate(layer.weights, axis=1)
     weight = linear_weight(whole, outputs=len(outputs))

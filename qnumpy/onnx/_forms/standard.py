@@ -7,6 +7,7 @@ For a row x with range [low, high] around 0, ``s = (high - low) / 255`` and ``z 
 from typing import Any, NamedTuple
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from ..._check import TINY
 from ..._typing import Array, Float32Array
@@ -43,8 +44,6 @@ class Nodes:
 
     def add(self, op_type: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
-        from onnx import helper
-
         name = self.graph.name(f"{self.stem}_{op_type}")
         self.made.append(helper.make_node(op_type, inputs, [output or name], name=name, **attributes))
         return output or name
@@ -109,8 +108,6 @@ class StandardForm:
         return Rows(codes, scale, zero_point, shape, offsets)
 
     def _one_range(self, nodes: Nodes, matrix: str, shape: str) -> Rows:
-        from onnx import helper
-
         codes, scale, zero_point = (self.graph.name(f"{nodes.stem}_{end}") for end in ("codes", "scale", "zero_point"))
         name = self.graph.name(f"{nodes.stem}_DynamicQuantizeLinear")
         nodes.made.append(helper.make_node("DynamicQuantizeLinear", [matrix], [codes, scale, zero_point], name=name))
@@ -125,15 +122,15 @@ class StandardForm:
         return nodes.add("Gemm", [rows.offsets, nodes.constant(f"{weight.stem}_offsets", added), scaled], output)
 
     def _tensor_product(self, nodes: Nodes, rows: Rows, weight: LinearWeight, output: str) -> str:
-        from onnx import TensorProto
-
         codes = nodes.constant(f"{weight.stem}_quantized", weight.codes)
         acc = nodes.add("MatMulInteger", [rows.codes, codes, rows.zero_point])
         real = nodes.add("Cast", [acc], to=TensorProto.FLOAT)
         scale = nodes.add("Mul", [rows.scale, nodes.constant(f"{weight.stem}_scale", weight.scale)])
         biased = bool(weight.bias.any())
         scaled = nodes.add("Mul", [real, scale], "" if biased else output)
-        return nodes.add("Add", [scaled, nodes.constant(f"{weight.stem}_bias", weight.bias)], output) if biased else scaled
+        return (
+            nodes.add("Add", [scaled, nodes.constant(f"{weight.stem}_bias", weight.bias)], output) if biased else scaled
+        )
 
     def _leading_axes(self, nodes: Nodes, x: str) -> str:
         if self.graph.opset() >= 15:
