@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._report import report as report
     from .compare import compare as compare
     from .convert_float import convert_float as convert_float
+    from .dynamic import quantize_dynamic as quantize_dynamic
     from .evaluate import evaluate as evaluate
     from .exact import check_exact as check_exact
     from .inspect import inspect as inspect
@@ -32,6 +33,7 @@ _HOMES = {
     "custom_ops_library": "session",
     "evaluate": "evaluate",
     "inspect": "inspect",
+    "quantize_dynamic": "dynamic",
     "quantize_static": "static",
     "quantize_weights": "weights",
     "report": "_report",
@@ -47,6 +49,7 @@ __all__ = [
     "custom_ops_library",
     "evaluate",
     "inspect",
+    "quantize_dynamic",
     "quantize_static",
     "quantize_weights",
     "report",

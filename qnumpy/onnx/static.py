@@ -29,6 +29,7 @@ from ._graph import Graph, node_name
 from ._latency import NARROW, interleaved
 from ._placement import Candidate, candidates, place
 from ._report import Change, attach
+from ._rewrites import rewrite
 from ._selection import Selection
 from ._taps import batches_of, feed_of, observe_calibration
 from .session import session
@@ -269,8 +270,9 @@ def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
     prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
     raise_ir_version(prepared)
-    counts = fold(Graph.of(prepared))
-    return prepared, counts
+    graph = Graph.of(prepared)
+    counts = fold(graph)
+    return prepared, {**counts, **rewrite(graph)}
 
 
 def _raised(model: Any) -> Any:

@@ -12,11 +12,11 @@ from .._layers import RECURRENT, Layer, layers
 from .._report import Change
 from .codes import stored_codes
 
-__all__ = ["FloatWeights", "store_weights"]
+__all__ = ["LEAST", "FloatWeights", "store", "store_weights"]
 
 FloatWeights = Literal["int16", "int8", "float32"]
 
-_LEAST = 256  # elements: codes and the nodes that expand them take more than a smaller weight
+LEAST = 256  # elements: codes and the nodes that expand them take more than a smaller weight
 
 
 def store_weights(
@@ -50,15 +50,17 @@ def store_weights(
         for slot, w in slots.items():
             name = layer.node.input[slot]
             before += w.nbytes
-            if w.size < _LEAST or w.dtype != np.float32 or dtype == "float32" or stays(layer.node):
+            of = "int8" if layer.op_type == "Gather" and dtype == "int16" else dtype  # a look-up adds up no errors
+            fits = w.size >= LEAST and w.dtype == np.float32 and np.isfinite(w).all()
+            if dtype == "float32" or not fits or stays(layer.node):
                 after += w.nbytes
                 continue
             owner = _owner(layer.graph, name)
             key = (id(owner.proto), name)
             if key not in stored:
-                stored[key] = _store(owner, name, w, dtype)
+                stored[key] = store(owner, owner.proto.node[0], name, w, of)
             layer.node.input[slot], size = stored[key]
-            after, kind = after + size, dtype
+            after, kind = after + size, of
         why = f"{reason}; the weight is stored as {kind} and computes in float32" if kind != "float32" else reason
         changes.append(Change(layer.name, layer.op_type, "float", kind, why, before, after, None))
     Graph.of(model).remove_unused()
@@ -81,13 +83,27 @@ def _owner(scope: Graph, tensor: str) -> Graph:
     return scope
 
 
-def _store(scope: Graph, name: str, w: Array, dtype: str) -> tuple[str, int]:
-    """Put codes of a weight and what expands them first in a graph; return the name of the reals, and the bytes."""
+def store(scope: Graph, node: Any, name: str, w: Array, dtype: str) -> tuple[str, int]:
+    """Insert codes of a weight and what expands them before a node; return the name of the reals, and the bytes.
+
+    Parameters
+    ----------
+    scope : Graph
+    node : NodeProto
+    name : str
+        Of the weight.
+    w : ndarray of float32
+    dtype : {"int8", "int16"}
+
+    Notes
+    -----
+    Cast and Mul, because onnxruntime computes them at load; it keeps DequantizeLinear and runs it each time.
+    """
     codes, scale = stored_codes(w, dtype)
     cast, product, expanded = (scope.name(f"{name}_{end}") for end in ("cast", "scaled", "expanded"))
     shape = scope.add(f"{name}_shape", np.array(w.shape, np.int64))
     scope.insert_before(
-        scope.proto.node[0],
+        node,
         helper.make_node("Cast", [scope.add(f"{name}_quantized", codes)], [cast], name=cast, to=TensorProto.FLOAT),
         helper.make_node("Mul", [cast, scope.add(f"{name}_scale", scale)], [product], name=product),
         helper.make_node("Reshape", [product, shape], [expanded], name=expanded),

@@ -1,0 +1,75 @@
+"""Layers as operators of the domain "qnumpy", docs/onnx-operators.md."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..._typing import Array, Float32Array
+from ...arrays.concatenate import concatenate
+from ...arrays.quantized import QuantizedArray
+from ...ops.hadamard import Hadamard
+from .._operators import DOMAIN, VERSION, linear_weight, signs_of
+from .standard import Nodes
+
+__all__ = ["LinearLayer", "embedding", "linear"]
+
+
+class LinearLayer(NamedTuple):
+    """Layers of one input as one node.
+
+    Attributes
+    ----------
+    stem : str
+        Names of what belongs to the weight begin with it.
+    weights : list of QuantizedArray
+        Of shape (K, N), per channel on axis 1; one for each output, and all of one N.
+    bias : ndarray or None
+        Of all outputs, one after the other.
+    rotation : Hadamard or None
+    activation : {"", "relu", "gelu"}
+    """
+
+    stem: str
+    weights: list[QuantizedArray]
+    bias: Array | None
+    rotation: Hadamard | None
+    activation: str
+
+
+def linear(nodes: Nodes, x: str, layer: LinearLayer, outputs: list[str]) -> int:
+    """Append a node Linear and return the bytes of its codes and scales.
+
+    Parameters
+    ----------
+    nodes : Nodes
+    x : str
+        The activation, float32 of shape (..., K).
+    layer : LinearLayer
+    outputs : list of str
+    """
+    from onnx import helper
+
+    nodes.graph.require(DOMAIN, VERSION)
+    whole = layer.weights[0] if len(layer.weights) == 1 else concatenate(layer.weights, axis=1)
+    weight = linear_weight(whole, outputs=len(outputs))
+    inputs = [x, nodes.constant(f"{layer.stem}_quantized", weight.w)]
+    inputs.append("" if weight.scale is None else nodes.constant(f"{layer.stem}_scale", weight.scale))
+    zero = weight.zero_point
+    inputs.append("" if zero is None else nodes.constant(f"{layer.stem}_zero_point", zero))
+    inputs.append("" if layer.bias is None else nodes.constant(f"{layer.stem}_bias", layer.bias.astype(np.float32)))
+    attributes = {**weight.attributes, "activation": layer.activation}
+    if layer.rotation is not None:
+        inputs += ["", nodes.constant("qnumpy_signs", signs_of(layer.rotation))]
+        attributes["hadamard_block"] = layer.rotation.block
+    while not inputs[-1]:
+        del inputs[-1]
+    name = nodes.graph.name(f"{nodes.stem}_Linear")
+    nodes.made.append(helper.make_node("Linear", inputs, outputs, name=name, domain=DOMAIN, **attributes))
+    return sum(array.nbytes for array in weight[:3] if array is not None)
+
+
+def embedding(nodes: Nodes, ids: str, stem: str, codes: Array, scale: Float32Array, output: str) -> None:
+    """Append a node Embedding: rows of codes that are looked up, times their scales."""
+    nodes.graph.require(DOMAIN, VERSION)
+    table = [nodes.constant(f"{stem}_quantized", codes), nodes.constant(f"{stem}_scale", scale)]
+    nodes.add("Embedding", [ids, *table], output, domain=DOMAIN)

@@ -1,0 +1,148 @@
+"""Products with int8 weights by standard operators: rows quantized as they come, sums in integers, one scale a row.
+
+For a row x with range [low, high] around 0, ``s = (high - low) / 255`` and ``z = round(-low / s)``, so that
+``x w = s c (q w) - (s z) c sum(w) + b`` with codes q of the row, w of the weight and its scales c by column.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..._check import TINY
+from ..._typing import Array, Float32Array
+from .._graph import Graph
+
+__all__ = ["LinearWeight", "Nodes", "Rows", "StandardForm"]
+
+
+class LinearWeight(NamedTuple):
+    """The weight of a product as codes, and what is added to it."""
+
+    stem: str  # names of what belongs to the weight begin with it
+    codes: Array  # int8, of shape (K, N)
+    scale: Float32Array  # (N,)
+    bias: Float32Array  # (N,)
+
+
+class Rows(NamedTuple):
+    """The names of tensors that the rows of one activation became."""
+
+    codes: str
+    scale: str
+    zero_point: str
+    shape: str  # of the activation without its last axis; "" where it is a matrix
+    offsets: str  # [s z, 1] of each row; "" where there is one range
+
+
+class Nodes:
+    """Nodes that stand in place of one, in order."""
+
+    def __init__(self, graph: Graph, stem: str) -> None:
+        self.graph, self.stem = graph, stem
+        self.made: list[Any] = []
+
+    def add(self, op_type: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """Append a node of one output and return the output's name."""
+        from onnx import helper
+
+        name = self.graph.name(f"{self.stem}_{op_type}")
+        self.made.append(helper.make_node(op_type, inputs, [output or name], name=name, **attributes))
+        return output or name
+
+    def constant(self, stem: str, array: Any) -> str:
+        return self.graph.add(stem, np.asarray(array))
+
+
+class StandardForm:
+    """Writes products of one graph; layers that read one activation share its codes."""
+
+    def __init__(self, graph: Graph, per: str) -> None:
+        self.graph, self.per = graph, per
+        self.rows: dict[str, Rows] = {}
+
+    def linear(self, nodes: Nodes, x: str, rank: int | None, weight: LinearWeight, output: str) -> None:
+        """Append the product of an activation and a weight.
+
+        Parameters
+        ----------
+        nodes : Nodes
+        x : str
+            The activation, float32 of shape (..., K).
+        rank : int or None
+            Its axes, where they are known.
+        weight : LinearWeight
+        output : str
+        """
+        k, n = weight.codes.shape
+        if x not in self.rows:
+            self.rows[x] = self._quantize(nodes, x, rank, k)
+        rows = self.rows[x]
+        if self.per == "row":
+            y = self._row_product(nodes, rows, weight, output if not rows.shape else "")
+        else:
+            y = self._tensor_product(nodes, rows, weight, output if not rows.shape else "")
+        if rows.shape:
+            width = nodes.constant("qnumpy_width", np.array([n], np.int64))
+            shape = nodes.add("Concat", [rows.shape, width], axis=0)
+            nodes.add("Reshape", [y, shape], output)
+
+    def _quantize(self, nodes: Nodes, x: str, rank: int | None, k: int) -> Rows:
+        shape, matrix = "", x
+        if rank != 2:
+            shape = self._leading_axes(nodes, x)
+            matrix = nodes.add("Reshape", [x, nodes.constant("qnumpy_rows", np.array([-1, k], np.int64))])
+        if self.per == "tensor":
+            return self._one_range(nodes, matrix, shape)
+        zero = nodes.constant("qnumpy_zero", np.float32(0))
+        low = nodes.add("Min", [self._reduce(nodes, "ReduceMin", matrix), zero])
+        high = nodes.add("Max", [self._reduce(nodes, "ReduceMax", matrix), zero])
+        width = nodes.add("Sub", [high, low])
+        step = nodes.add("Mul", [width, nodes.constant("qnumpy_step", np.float32(1 / 255))])
+        scale = nodes.add("Max", [step, nodes.constant("qnumpy_least", np.float32(TINY))])
+        # QuantizeLinear by rows rounds -low / s in one operator
+        zero_point = nodes.add("QuantizeLinear", [nodes.add("Neg", [low]), scale], axis=0)
+        codes = nodes.add("QuantizeLinear", [matrix, scale, zero_point], axis=0)
+        shift = nodes.add("DequantizeLinear", [zero_point, scale], axis=0)
+        column = nodes.add("Unsqueeze", [shift, nodes.constant("qnumpy_last", np.array([1], np.int64))])
+        pads = nodes.constant("qnumpy_pads", np.array([0, 0, 0, 1], np.int64))
+        offsets = nodes.add("Pad", [column, pads, nodes.constant("qnumpy_one", np.float32(1))])
+        return Rows(codes, scale, zero_point, shape, offsets)
+
+    def _one_range(self, nodes: Nodes, matrix: str, shape: str) -> Rows:
+        from onnx import helper
+
+        codes, scale, zero_point = (self.graph.name(f"{nodes.stem}_{end}") for end in ("codes", "scale", "zero_point"))
+        name = self.graph.name(f"{nodes.stem}_DynamicQuantizeLinear")
+        nodes.made.append(helper.make_node("DynamicQuantizeLinear", [matrix], [codes, scale, zero_point], name=name))
+        return Rows(codes, scale, zero_point, shape, "")
+
+    def _row_product(self, nodes: Nodes, rows: Rows, weight: LinearWeight, output: str) -> str:
+        sums = weight.codes.astype(np.int64).sum(axis=0) * -weight.scale.astype(np.float64)
+        added = np.stack([sums, weight.bias.astype(np.float64)]).astype(np.float32)
+        acc = nodes.add("MatMulInteger", [rows.codes, nodes.constant(f"{weight.stem}_quantized", weight.codes)])
+        real = nodes.add("DequantizeLinear", [acc, rows.scale], axis=0)
+        scaled = nodes.add("Mul", [real, nodes.constant(f"{weight.stem}_scale", weight.scale)])
+        return nodes.add("Gemm", [rows.offsets, nodes.constant(f"{weight.stem}_offsets", added), scaled], output)
+
+    def _tensor_product(self, nodes: Nodes, rows: Rows, weight: LinearWeight, output: str) -> str:
+        from onnx import TensorProto
+
+        codes = nodes.constant(f"{weight.stem}_quantized", weight.codes)
+        acc = nodes.add("MatMulInteger", [rows.codes, codes, rows.zero_point])
+        real = nodes.add("Cast", [acc], to=TensorProto.FLOAT)
+        scale = nodes.add("Mul", [rows.scale, nodes.constant(f"{weight.stem}_scale", weight.scale)])
+        biased = bool(weight.bias.any())
+        scaled = nodes.add("Mul", [real, scale], "" if biased else output)
+        return nodes.add("Add", [scaled, nodes.constant(f"{weight.stem}_bias", weight.bias)], output) if biased else scaled
+
+    def _leading_axes(self, nodes: Nodes, x: str) -> str:
+        if self.graph.opset() >= 15:
+            return nodes.add("Shape", [x], start=0, end=-1)
+        ends = [nodes.constant("qnumpy_axis", np.array([value], np.int64)) for value in (0, -1)]
+        return nodes.add("Slice", [nodes.add("Shape", [x]), *ends])
+
+    def _reduce(self, nodes: Nodes, op_type: str, matrix: str) -> str:
+        if self.graph.opset() >= 18:
+            axes = nodes.constant("qnumpy_axes", np.array([1], np.int64))
+            return nodes.add(op_type, [matrix, axes], keepdims=0)
+        return nodes.add(op_type, [matrix], axes=[1], keepdims=0)

@@ -1,0 +1,149 @@
+"""Rewrites after which onnxruntime computes float parts faster; the results keep every bit of normal numbers."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._graph import Graph
+
+__all__ = ["Activation", "activation_behind", "rewrite"]
+
+
+def rewrite(graph: Graph) -> dict[str, int]:
+    """Rewrite a graph and those inside it; return how often each rewrite was done.
+
+    Parameters
+    ----------
+    graph : Graph
+        It changes.
+
+    Returns
+    -------
+    dict of str to int
+    """
+    counts: dict[str, int] = {}
+    rewrites: tuple[Callable[[Graph, Any], str | None], ...] = (_sum_before_norm, _gelu)
+    for scope in graph.walk():
+        for one in rewrites:
+            for node in list(scope.proto.node):
+                done = one(scope, node)
+                if done:
+                    counts[done] = counts.get(done, 0) + 1
+    return counts
+
+
+def _sum_before_norm(graph: Graph, node: Any) -> str | None:
+    """Replace the Add before a LayerNormalization by Sum: onnxruntime merges Add and the norm into a slower kernel.
+
+    SkipLayerNormalization of onnxruntime 1.30 to 1.32 takes several times as long as the two operators.
+    """
+    from onnx import helper
+
+    if node.op_type != "Add" or node.domain or not _normalized(graph, node.output[0]):
+        return None
+    if any(graph.constant(name) is not None for name in node.input):  # a bias
+        return None
+    graph.replace(node, helper.make_node("Sum", list(node.input), list(node.output), name=node.name))
+    return "Sum in place of Add before a LayerNormalization"
+
+
+def _normalized(graph: Graph, tensor: str) -> bool:
+    """Whether a LayerNormalization reads a tensor, also one that is written as mean, difference and so on."""
+    users = graph.consumers(tensor)
+    if any(user.op_type == "LayerNormalization" and user.input[0] == tensor for user in users):
+        return True
+    means = {user.output[0] for user in users if user.op_type == "ReduceMean"}
+    return any(user.op_type == "Sub" and user.input[0] == tensor and user.input[1] in means for user in users)
+
+
+def _gelu(graph: Graph, node: Any) -> str | None:
+    """Order the factors of ``0.5 (1 + erf(x / sqrt(2))) x`` as onnxruntime knows them: the half comes last."""
+    from onnx import helper
+
+    if node.op_type != "Erf" or node.domain:
+        return None
+    inner = graph.producer(node.input[0])
+    x = None if inner is None else _scaled(graph, inner, math.sqrt(0.5))
+    plus = _only_user(graph, node.output[0], "Add")
+    if x is None or plus is None or _other(graph, plus, node.output[0], 1.0) is None:
+        return None
+    halved = _only_user(graph, plus.output[0], "Mul")
+    half = None if halved is None else _other(graph, halved, plus.output[0], 0.5)
+    last = None if halved is None or half is None else _only_user(graph, halved.output[0], "Mul")
+    if halved is None or last is None or sorted(last.input) != sorted([halved.output[0], x]):
+        return None
+    product = graph.name(f"{last.output[0]}_product")
+    graph.replace(
+        last,
+        helper.make_node("Mul", [x, plus.output[0]], [product], name=product),
+        helper.make_node("Mul", [product, half], list(last.output), name=last.name),
+    )
+    graph.replace(halved)
+    return "GELU in the order that onnxruntime merges"
+
+
+def _only_user(graph: Graph, tensor: str, op_type: str) -> Any:
+    """Return the node of a type that alone reads a tensor; None where there is another reader."""
+    users = graph.consumers(tensor)
+    if len(users) != 1 or graph.is_output(tensor) or users[0].op_type != op_type or users[0].domain:
+        return None
+    # a reader inside a subgraph has its output there
+    return users[0] if graph.producer(users[0].output[0]) is not None else None
+
+
+def _other(graph: Graph, node: Any, tensor: str, value: float) -> str | None:
+    """Return the other input of a node if it is a number."""
+    name = node.input[1] if node.input[0] == tensor else node.input[0]
+    return name if _is_number(graph, name, value) else None
+
+
+def _is_number(graph: Graph, name: str, value: float) -> bool:
+    constant = graph.constant(name)
+    if constant is None or constant.array.size != 1 or constant.array.dtype != np.float32 or constant.array.ndim > 1:
+        return False
+    return math.isclose(float(constant.array.reshape(())), value, rel_tol=1e-5)
+
+
+def _scaled(graph: Graph, node: Any, factor: float) -> str | None:
+    """Return x where a node computes x times a factor."""
+    if node.op_type == "Div" and _is_number(graph, node.input[1], 1 / factor):
+        return str(node.input[0])
+    if node.op_type == "Mul":
+        for i in (0, 1):
+            if _is_number(graph, node.input[i], factor):
+                return str(node.input[1 - i])
+    return None
+
+
+class Activation(NamedTuple):
+    """An activation function behind a tensor: its kind, its nodes from the last to the first, and its output."""
+
+    kind: str
+    nodes: list[Any]
+    output: str
+
+
+def activation_behind(graph: Graph, tensor: str) -> Activation | None:
+    """Return the ReLU or the GELU that alone reads a tensor; a GELU also as `rewrite` leaves it, in five operators."""
+    users = graph.consumers(tensor)
+    if graph.is_output(tensor) or not users or any(graph.producer(user.output[0]) is None for user in users):
+        return None
+    if len(users) == 1:
+        node = users[0]
+        exact = not node.attribute or node.attribute[0].s == b"none"
+        kind = {"Relu": "relu", "Gelu": "gelu" if exact else ""}.get(node.op_type, "")
+        return Activation(kind, [node], node.output[0]) if kind and not node.domain else None
+    inner = next((node for node in users if _scaled(graph, node, math.sqrt(0.5)) == tensor), None)
+    erf = None if inner is None else _only_user(graph, inner.output[0], "Erf")
+    plus = None if erf is None else _only_user(graph, erf.output[0], "Add")
+    if plus is None or _other(graph, plus, erf.output[0], 1.0) is None:
+        return None
+    product = _only_user(graph, plus.output[0], "Mul")
+    last = None if product is None else _only_user(graph, product.output[0], "Mul")
+    if last is None or len(users) != 2 or sorted(product.input) != sorted([tensor, plus.output[0]]):
+        return None
+    if _other(graph, last, product.output[0], 0.5) is None:
+        return None
+    return Activation("gelu", [last, product, plus, erf, inner], last.output[0])
