@@ -36,6 +36,7 @@ _DROPS = {"absolute": 0, "relative": 1}
 _OBJECTIVES = {"latency": 0, "size": 1, "accuracy": 2}
 _FORMAT = "qnumpy tuning"
 _TRIALS = 100
+_NOISE = 0.03  # of a time, as a share
 
 
 class Budget(NamedTuple):
@@ -76,11 +77,12 @@ class Limits(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One model, measured: its score, the SQNR of its outputs in dB, and its bytes."""
+    """One model, measured: its score, the SQNR of its outputs in dB, its bytes, and what else is to be said of it."""
 
     score: float
     fidelity_db: float
     nbytes: int
+    note: str = ""
 
 
 class Problem(Protocol):
@@ -102,6 +104,12 @@ class Problem(Protocol):
 
     def changed(self, technique: str, dtype: str) -> tuple[str, ...]:
         """Return the layers that are not float32 when all may have a type."""
+
+    def canonical(self, technique: str, choice: Mapping[str, str]) -> str:
+        """Return one name for the techniques that give the same model."""
+
+    def estimated(self, technique: str, dtype: str) -> Mapping[str, float]:
+        """Return the SQNR in dB of each layer by itself at a type: a ranking where trials are too few to measure one."""
 
 
 class Trial(NamedTuple):
@@ -194,7 +202,8 @@ class Tuning(Table[Trial]):
         kept = "best" if item.number == self.best.number else "kept" if item.met else "no"
         name = f"{item.number}"
         figures = [f"{item.score:.6g}" if item.score is not None else "-", number(item.fidelity_db), number(item.latency)]
-        return [name, item.step, item.technique, *figures, nbytes, kept, item.note or item.summary]
+        words = "; ".join(text for text in (item.summary, item.note) if text)
+        return [name, item.step, item.technique, *figures, nbytes, kept, words]
 
     def _about(self) -> dict[str, Any]:
         return {"met": self.met, "best": self.best.to_dict(), "least": self.least, "reason": self.reason}
@@ -316,16 +325,20 @@ class _Search:
 
     # ---- trials ----
 
-    def trial(self, step: str, technique: str, choice: Mapping[str, str], *, timed: bool = False) -> Trial:
-        """Return the trial of a choice; one that was made before is not made again."""
+    def trial(
+        self, step: str, technique: str, choice: Mapping[str, str], *, timed: bool = False, always: bool = False
+    ) -> Trial:
+        """Return the trial of a choice; one that was made before is not made again.
+
+        It is timed where that matters, or always.
+        """
         choice = {name: choice[name] for name in self.problem.layers}
-        if all(dtype in _FLOATS for dtype in choice.values()):
-            technique = "float"  # one for all
+        technique = "float" if all(t in _FLOATS for t in choice.values()) else self.problem.canonical(technique, choice)
         key = json.dumps([technique, list(choice.values())])
         found = self.by_key.get(key)
         if found is None:
             found = self._made(key, step, technique, choice)
-        if timed and found.latency is None and found.score is not None and self._times(found):
+        if timed and found.latency is None and found.score is not None and self._times(found, always):
             found = self._timed(key, found)
         return found
 
@@ -342,7 +355,7 @@ class _Search:
         else:
             latency = 1.0 if technique == "float" else None
             try:
-                score, fidelity, nbytes = self.problem.measure(technique, choice)
+                score, fidelity, nbytes, note = self.problem.measure(technique, choice)
             except (ArithmeticError, CalibrationError, FileFormatError, RuntimeError, TypeError, ValueError) as error:
                 if not self.trials:
                     raise
@@ -361,10 +374,10 @@ class _Search:
         self.advance()
         return trial
 
-    def _times(self, trial: Trial) -> bool:
+    def _times(self, trial: Trial, always: bool) -> bool:
         """Whether the time of a model matters: to limits or objective, and it keeps the other limits."""
         needed = self.limits.objective == "latency" or self.limits.max_latency is not None
-        return needed and (trial.accurate or self.limits.objective == "accuracy")
+        return needed and (always or trial.accurate or self.limits.objective == "accuracy")
 
     def _timed(self, key: str, trial: Trial) -> Trial:
         trial = self._judged(trial._replace(latency=self.problem.latency(trial.technique, trial.dtypes)))
@@ -398,24 +411,30 @@ class _Search:
         uniform: list[tuple[str, int, Trial]] = []
         for technique in problem.techniques:
             for level, dtype in enumerate(problem.dtypes[:-1]):
-                trial = self.trial("technique", technique, dict.fromkeys(problem.layers, dtype), timed=True)
+                choice = dict.fromkeys(problem.layers, dtype)
+                trial = self.trial("technique", technique, choice, timed=True, always=True)
                 uniform.append((technique, level, trial))
         for technique, level in self._starts(uniform):
             self._refine(technique, level)
 
     def _starts(self, uniform: list[tuple[str, int, Trial]]) -> list[tuple[str, int]]:
-        """Return the techniques and types to refine: the cheapest type that breaks a limit, by the most accurate technique."""
-        levels: dict[int, list[tuple[str, Trial]]] = {}
+        """Return the techniques and types to refine, the most promising first.
+
+        They break a limit and would otherwise be better than all models that keep it: of each kind of technique the most
+        accurate one.
+        """
+        kept = [trial for trial in self.trials[1:] if trial.met]
+        bar = min((self._aim(trial) for trial in kept), default=None)
+        kinds: dict[tuple[int, str], tuple[str, Trial]] = {}
         for technique, level, trial in uniform:
-            if trial.score is not None:
-                levels.setdefault(level, []).append((technique, trial))
-        starts = []
-        for level, entries in sorted(levels.items()):
-            technique, best = max(entries, key=lambda entry: _rank(entry[1]))
-            if self.limits.objective == "accuracy" or not best.met:
-                starts.append((technique, level))
-        # between the last type that breaks a limit and the next one lies the boundary
-        return starts[::-1]
+            usable = trial.score is not None and (not trial.met or self.limits.objective == "accuracy")
+            if not usable or (bar is not None and self._aim(trial) >= bar and self.limits.objective != "accuracy"):
+                continue
+            key = level, technique.partition(" ")[0]
+            if key not in kinds or _rank(trial) > _rank(kinds[key][1]):
+                kinds[key] = technique, trial
+        order = sorted(kinds.items(), key=lambda entry: (-entry[0][0], [-x for x in _rank(entry[1][1])]))
+        return list(dict.fromkeys((technique, level) for (level, _), (technique, _) in order))
 
     def _refine(self, technique: str, level: int) -> None:
         """Find the layers that need the next type, and give the others the cheaper one."""
@@ -433,6 +452,10 @@ class _Search:
 
     def _ranked(self, technique: str, layers: list[str], low: str) -> list[str]:
         """Return layers by what each costs alone, the rest in float: the worst first."""
+        left = math.inf if self.budget.trials is None else self.budget.trials - len(self.trials)
+        if 2 * len(layers) > left:
+            estimated = self.problem.estimated(technique, low)
+            return sorted(layers, key=lambda name: estimated.get(name, math.inf))
         alone: dict[str, Trial] = {}
         for name in layers:
             alone[name] = self.trial("one layer", technique, {**dict.fromkeys(self.problem.layers, FLOAT), name: low})
@@ -507,15 +530,19 @@ class _Search:
         over = 0.0
         if limit is not None:
             over = math.inf if trial.latency is None else max(0.0, trial.latency / limit - 1)
-        size = math.inf if trial.nbytes is None else trial.nbytes
-        latency = math.inf if trial.latency is None else trial.latency
+        return (not trial.met, short + over if not trial.met else 0.0, *self._aim(trial), trial.number)
+
+    def _aim(self, trial: Trial) -> tuple[float, ...]:
+        """Return the objective and what decides between equals; less is better. Times nearer than noise are equal."""
+        size = math.inf if trial.nbytes is None else float(trial.nbytes)
+        latency = math.inf if trial.latency is None else float(round(trial.latency / _NOISE))
+        score = math.inf if trial.score is None else -trial.score
         fidelity = math.inf if trial.fidelity_db is None else -trial.fidelity_db
-        by_objective = {
-            "latency": (latency, size, -trial.score, fidelity),
-            "size": (size, -trial.score, fidelity),
-            "accuracy": (-trial.score, fidelity, size),
+        return {
+            "latency": (latency, size, score, fidelity),
+            "size": (size, score, fidelity),
+            "accuracy": (score, fidelity, size),
         }[self.limits.objective]
-        return (not trial.met, short + over if not trial.met else 0.0, *by_objective, trial.number)
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
@@ -758,6 +785,17 @@ class _Layers:
 
     def changed(self, technique: str, dtype: str) -> tuple[str, ...]:
         return self.layers
+
+    def canonical(self, technique: str, choice: Mapping[str, str]) -> str:
+        return technique
+
+    def estimated(self, technique: str, dtype: str) -> dict[str, float]:
+        tuned = self.model(technique, dict.fromkeys(self.layers, dtype)).entries()
+        found = {}
+        for name, entry in self.entries.items():
+            w, q = (value[0] if isinstance(value, tuple | list) else value for value in (entry, tuned[name]))
+            found[name] = decibels(*signal_and_noise(w, q))
+        return found
 
     def latency(self, technique: str, choice: Mapping[str, str]) -> float | None:
         return None  # the function computes with floats, whatever the codes

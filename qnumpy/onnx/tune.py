@@ -20,6 +20,7 @@ from ._latency import interleaved
 from ._layers import layers
 from ._report import find_report
 from ._selection import Selection
+from .compare import compare
 from .convert_float import convert_float
 from .dynamic import quantize_dynamic
 from .evaluate import labelled
@@ -33,6 +34,7 @@ _OBSERVERS = ("mse", "minmax", "percentile", "entropy", "best")
 _TECHNIQUES = {name: 0 for name in (*(f"static {o}" for o in _OBSERVERS), "dynamic", "dynamic smoothed", "weights")}
 _DEFAULT = ("static mse", "static minmax", "static percentile", "dynamic", "dynamic smoothed", "weights")
 _DTYPES = ("int4", "int8", "float16", FLOAT)  # the smallest first
+_SAMPLES = 4  # batches that layers are compared on
 _SECONDS = 0.15  # for each of two sessions that are timed
 
 
@@ -95,7 +97,8 @@ def tune(
     labels : optional
         As in evaluate.
     include, exclude : iterable of str, optional
-        Names of nodes or operator types; patterns as the shell's. The others stay float32.
+        Names of nodes or operator types; patterns as the shell's. The others stay float32. As in quantize_static,
+        included nodes run in int8 even where they are slower.
     target_cpu : {"any", "vnni", "avx2", "arm"}
         As in quantize_static.
     threads : int, default 1
@@ -145,7 +148,8 @@ def tune(
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
-    problem = _Model(owner, source, data, labels, score, chosen, named, selection, target_cpu, threads)
+    stored: Literal["int8", "int16"] = "int8" if objective == "size" else "int16"
+    problem = _Model(owner, source, data, labels, score, chosen, named, selection, target_cpu, threads, stored)
     found = search(owner, problem, limits, spent, resume=resume, progress=progress)
     if output is not None:
         write_model(owner, found.model, output)
@@ -167,7 +171,9 @@ class _Model:
         selection: Selection,
         target_cpu: Any,
         threads: int,
+        stored: Literal["int8", "int16"],
     ) -> None:
+        self.stored, self.selection = stored, selection
         self.owner, self.source, self.score = owner, source, score
         self.dtypes, self.techniques, self.target_cpu, self.threads = dtypes, techniques, target_cpu, threads
         found = [layer for layer in layers(Graph.of(source)) if layer.weight is not None and layer.node in selection]
@@ -212,7 +218,24 @@ class _Model:
                 if isinstance(y, np.ndarray) and y.dtype.kind == "f" and outputs[name].shape == y.shape:
                     s, n = signal_and_noise(y, outputs[name])
                     signal, noise = signal + s, noise + n
-        return Measured(score.value(), decibels(signal, noise), made.ByteSize())
+        return Measured(score.value(), decibels(signal, noise), made.ByteSize(), self._note(technique, choice, made))
+
+    def _note(self, technique: str, choice: Mapping[str, str], made: ModelProto) -> str:
+        """Say how many of the layers that may be int8 are: the others would be slower."""
+        allowed = {name for name, dtype in choice.items() if dtype == "int8"}
+        report = find_report(made)
+        if technique == "weights" or not allowed or report is None:
+            return ""
+        count = len({change.node for change in report if change.form != "float" and change.node in allowed})
+        return "" if count == len(allowed) else f"int8 is faster for {count} of {len(allowed)}, the others' weights are codes"
+
+    def canonical(self, technique: str, choice: Mapping[str, str]) -> str:
+        return technique if "int8" in choice.values() else "weights"
+
+    def estimated(self, technique: str, dtype: str) -> dict[str, float]:
+        made = self.model(technique, dict.fromkeys(self.layers, dtype))
+        rows = compare(self.source, made, self.feeds[:_SAMPLES], progress=False)
+        return {row.name: row.sqnr_db for row in rows}
 
     def latency(self, technique: str, choice: Mapping[str, str]) -> float | None:
         engine = session(self.model(technique, choice), threads=self.threads)
@@ -254,15 +277,16 @@ class _Model:
         if not int8:
             return made
         rest = [*(name for name in self.layers if choice[name] != "int8"), *self.unselected]
-        without: Any = rest or None
+        selected: dict[str, Any] = {"include": self.selection.include, "exclude": [*rest, *self.selection.exclude] or None}
         if technique == "weights":
             return quantize_weights(made, dtype="int8", group_size=None, include=int8, progress=False)
+        options = {**selected, "target_cpu": self.target_cpu, "float_weights": self.stored, "progress": False}
         if technique.startswith("dynamic"):
-            smoothed = {"data": self.feeds, "progress": False} if technique.endswith("smoothed") else {}
-            return quantize_dynamic(made, exclude=without, target_cpu=self.target_cpu, **smoothed)  # type: ignore[no-any-return]
+            data = self.feeds if technique.endswith("smoothed") else None
+            return quantize_dynamic(made, data=data, **options)  # type: ignore[no-any-return]
         if self._calibration is None:
             self._calibration = calibrate(self.source, self.feeds, observer="best", progress=False)
+        observer: Any = technique.partition(" ")[2]
         return quantize_static(  # type: ignore[no-any-return]
-            made, calibration=self._calibration, observer=technique.partition(" ")[2],  # type: ignore[arg-type]
-            exclude=without, min_sqnr=None, target_cpu=self.target_cpu, progress=False,
-        )  # fmt: skip
+            made, calibration=self._calibration, observer=observer, min_sqnr=None, **options
+        )
