@@ -50,6 +50,9 @@ from . import reports
 # what is done to weights before they are quantized: qn.weights
 from . import weights
 
+# the search of the best model within limits
+from .tune import tune
+
 # files
 from .files.store import load, save
 
@@ -125,6 +128,7 @@ __all__ = [
     "simulate_saturation",
     "tap",
     "threads",
+    "tune",
     "unpack",
     "weights",
 ]
