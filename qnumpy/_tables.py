@@ -33,6 +33,7 @@ class Table(Generic[Item]):
     _left: ClassVar[int] = (
         4  # so many columns hold words and are aligned left; the others hold numbers and are aligned right
     )
+    _last_left: ClassVar[bool] = False  # whether the last column holds sentences
 
     def __init__(self, items: Iterable[Item], item_type: type[Item], name: str) -> None:
         self._items = tuple(items)
@@ -57,7 +58,9 @@ class Table(Generic[Item]):
     def __str__(self) -> str:
         rows = [self._head(), *map(self._row, self._items), *self._foot()]
         warnings = [f"warning: {printable(sentence)}" for sentence in self._warnings()]
-        return "\n".join([*aligned(rows, left=self._left), *([""] if warnings else []), *warnings])
+        return "\n".join(
+            [*aligned(rows, left=self._left, last_left=self._last_left), *([""] if warnings else []), *warnings]
+        )
 
     __repr__ = __str__
 
@@ -112,7 +115,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def aligned(rows: list[list[str]], *, left: int) -> list[str]:
+def aligned(rows: list[list[str]], *, left: int, last_left: bool = False) -> list[str]:
     """Pad cells to columns. The last cell of a row shorter than the first row spans the rest."""
     rows = [[printable(cell) for cell in row] for row in rows]
     columns = len(rows[0])
@@ -124,7 +127,9 @@ def aligned(rows: list[list[str]], *, left: int) -> list[str]:
     lines = []
     for row, spans in zip(rows, spanning, strict=True):
         padded = [
-            cell if spans and i == len(row) - 1 else f"{cell:{'<' if i < left else '>'}{widths[i]}}"
+            cell
+            if spans and i == len(row) - 1
+            else f"{cell:{'<' if i < left or (last_left and i == columns - 1) else '>'}{widths[i]}}"
             for i, cell in enumerate(row)
         ]
         lines.append("  ".join(padded).rstrip())

@@ -22,7 +22,7 @@ from .ops.reduce import ranges
 from .qparams import QParams, check_scheme
 from .reports.compare import compare
 
-__all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "histogram"]
+__all__ = ["METHODS", "channel_ranges", "error_by_bits", "error_by_threshold", "histogram", "operator_errors"]
 
 METHODS: tuple[Method, ...] = ("minmax", *HistogramObserver.methods)
 
@@ -33,6 +33,7 @@ _FILL, _ALARM = "#9DB7D5", "#D55E00"
 _MARKERS = "osD^vP"
 _NAMED = 5  # outliers that are labelled
 _THIN = 0.01  # of the width of the picture: narrower data is one bar of this width
+_LONG = 32  # characters of the name of an operator
 _APART = 0.6  # bits between the places of types of the same width
 _LITERAL = {"parse_math": False, "usetex": False}  # of a text that holds names
 
@@ -408,6 +409,78 @@ def error_by_bits(
     _finish(ax, title, "type of the codes", "SQNR in dB (higher is better)")
     if sqnrs:
         _legend(ax, "best")
+    return ax
+
+
+def operator_errors(rows: Iterable[Any], *, most: int = 20, name: str = "", ax: Any = None) -> Any:
+    """Draw the error of the operators of a model, the worst at the top: alone, in the whole model, and at best.
+
+    Parameters
+    ----------
+    rows : Comparison
+        What `qnumpy.onnx.compare` returned.
+    most : int, default 20
+        Operators drawn.
+    name : str, optional
+        The name of the model in the title.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        most is no integer.
+    ValueError
+        most is below 1.
+    TypeError
+        rows is no comparison of operators.
+    ValueError
+        There is no row.
+
+    Notes
+    -----
+    A bar spans from the error of the operator alone to what the best ranges of its tensors would reach. An operator
+    without an error stands at the right end.
+    """
+    owner = "operator_errors"
+    if _check.integer(owner, "most", most) < 1:
+        raise ValueError(_check.must(owner, "most", "at least 1", str(most)))
+    listed = list(rows) if isinstance(rows, Iterable) else [rows]
+    if not all(hasattr(row, "sqnr_db") and hasattr(row, "cumulative_db") for row in listed):
+        raise TypeError(_check.must(owner, "rows", "what qnumpy.onnx.compare returned", _check.typed(rows)))
+    if not listed:
+        raise ValueError(_check.must(owner, "rows", "a comparison of one operator or more", "none"))
+    drawn = sorted(listed, key=lambda row: row.sqnr_db)[:most]
+    figures = [value for row in drawn for value in (row.sqnr_db, row.cumulative_db, row.best_db) if value is not None]
+    finite = [value for value in figures if np.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    pad = 0.05 * max(high - low, 1.0)
+
+    def place(value: float) -> float:
+        return float(np.clip(value, low - pad, high + pad))
+
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(figsize=(7, 1.2 + 0.28 * len(drawn)), layout="constrained")[1]
+    heights = np.arange(len(drawn))
+    local, cumulative = ([place(getattr(row, field)) for row in drawn] for field in ("sqnr_db", "cumulative_db"))
+    best = [place(row.sqnr_db if row.best_db is None else row.best_db) for row in drawn]
+    ax.hlines(heights, local, best, color=_FILL, linewidth=6, label="to gain by better ranges")
+    ax.plot(local, heights, "o", color=_MORE[0], markersize=6, label="the operator alone")
+    ax.plot(cumulative, heights, "D", color=_ALARM, markersize=5, label="in the whole model")
+    shown = [printable(row.name if len(row.name) <= _LONG else f"...{row.name[3 - _LONG :]}") for row in drawn]
+    ax.set_yticks(heights)
+    for label, text in zip(ax.set_yticklabels([""] * len(shown)), shown, strict=True):
+        label.set(text=text, **_LITERAL)
+    ax.yaxis.set_major_formatter(lambda _, i: shown[i] if i is not None and i < len(shown) else "")
+    ax.invert_yaxis()
+    rest = f", the worst {len(drawn)} of {len(listed)} operators" if len(listed) > len(drawn) else ""
+    _finish(ax, [f"{name or 'Errors of operators'}{rest}"], "SQNR in dB (higher is better)", "")
+    _legend(ax, "best")
     return ax
 
 

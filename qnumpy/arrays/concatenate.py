@@ -56,7 +56,7 @@ def concatenate(arrays: Sequence[CodedT], axis: int = 0) -> CodedT:
     """
     owner = "concatenate"
     parts = list(arrays) if isinstance(arrays, Sequence) else []
-    strange: list[Any] = [part for part in parts if not isinstance(part, CodedArray)]
+    strange: list[Any] = [part for part in parts if not isinstance(part, QuantizedArray | MXArray)]
     if strange or not isinstance(arrays, Sequence):
         got = strange[0] if strange else arrays
         raise TypeError(_check.must(owner, "arrays", "a sequence of QuantizedArray or MXArray", _check.typed(got)))

@@ -20,7 +20,7 @@ from ..observers.tap import listener, tap
 from ..qparams import QParams
 from .report import CalibrationReport, summarize
 
-__all__ = ["Calibration", "calibrate", "complete", "fresh", "observing", "tap"]
+__all__ = ["Calibration", "calibrate", "complete", "fresh", "observing", "progress_bar", "tap"]
 
 Observers = Observer | Mapping[str, Observer | None] | Callable[[str], Observer | None]
 
@@ -445,7 +445,7 @@ def calibrate(
     calibration = Calibration(_configuration(owner, observers))
     still = 0
     total = len(batches) if isinstance(batches, Sized) else None
-    with _progress_bar(source, total, progress) as items:
+    with progress_bar(source, total, progress) as items:
         for batch in items:
             before = None if patience is None else _ranges(calibration)
             calibration.run(run, batch)
@@ -558,7 +558,7 @@ def _close(
 
 
 @contextlib.contextmanager
-def _progress_bar(batches: Iterator[Any], total: int | None, progress: bool | None) -> Iterator[Iterable[Any]]:
+def progress_bar(batches: Iterator[Any], total: int | None, progress: bool | None) -> Iterator[Iterable[Any]]:
     """Yield the batches, with a progress bar on stderr on request."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield batches

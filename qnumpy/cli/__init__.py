@@ -1,4 +1,4 @@
-"""The command line: ``qnumpy quantize | dequantize | inspect | compare | plot | calibrate | info | demo``.
+"""The command line: ``qnumpy quantize | dequantize | inspect | compare | plot | calibrate | onnx | info | demo``.
 
 A command is a module of this folder with two functions: ``add(commands)`` adds its arguments and ``run(args)`` returns
 its exit code. Exit codes: 0 fine, 1 a quality gate failed, 2 usage, 3 a file that cannot be read or written,
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import FileFormatError, UnsupportedISAError
 from ..runtime import isa
-from . import calibrate, compare, demo, dequantize, info, inspect, plot, quantize
+from . import calibrate, compare, demo, dequantize, info, inspect, onnx, plot, quantize
 from .common import BAD_FILE, FINE, INTERRUPTED, USAGE, UsageError, complain
 from .signals import Stopped, unwinding
 from .streams import show, standard_streams, warn
 
 __all__ = ["main"]
 
-COMMANDS = (quantize, dequantize, inspect, compare, plot, calibrate, info, demo)  # in the order of the help
+COMMANDS = (quantize, dequantize, inspect, compare, plot, calibrate, onnx, info, demo)  # in the order of the help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qnumpy",
-        description="Quantize the arrays of .npz, .safetensors and .gguf files.",
+        description="Quantize the arrays of .npz, .safetensors and .gguf files, and ONNX models.",
         epilog="Exit codes: 0 fine, 1 quality gate failed, 2 usage, 3 bad file.",
         allow_abbrev=False,
     )

@@ -194,10 +194,14 @@ class _Adopter:
         if rows != packed[0] or columns < 0:
             raise fault(self._path, f"{base}_shape", f"must begin with {packed[0]}; got {rows}, {columns}.")
         widths = [bits for bits in range(1, 9) if words(bits, columns) == packed[1]]
-        if len(widths) > 1:  # of so few columns the words tell nothing
-            widths = [bits for bits in widths if bits in self._bits()] or widths
         if not widths:
             raise fault(self._path, name, f"must hold {columns} codes of 1 to 8 bits a row; got {packed[1]} words.")
+        if len(widths) > 1:  # the words of so few columns fit several widths: the configuration decides
+            listed_bits = self._bits(base.removesuffix(_WEIGHT))
+            if len(fits := [bits for bits in widths if bits in listed_bits]) != 1:
+                problem = f"{columns} codes a row of {packed[1]} words may have {widths[0]} to {widths[-1]} bits"
+                raise fault(self._path, name, f"{problem}; 'num_bits' of the {CONFIG_KEY} does not say which.")
+            widths = fits
         bits = widths[0]
         scale = (rows, 1) if scale == (rows,) else (1, 1) if scale in ((), (1,)) else scale
         if len(scale) != 2 or scale[0] not in (rows, 1) or (scale[0] == 1 and scale[1] != 1):
@@ -260,18 +264,22 @@ class _Adopter:
             return None
         raise fault(self._path, name, f"must divide {columns} columns into groups; got {groups} scales a row.")
 
-    def _schemes(self) -> Iterator[Mapping[str, Any]]:
+    def _schemes(self) -> Iterator[tuple[Mapping[str, Any], Any]]:
+        """Yield the scheme of weights and the targets of each group of the configuration."""
         groups = self._config.get("config_groups")
         for group in groups.values() if isinstance(groups, dict) else ():
             weights = group.get("weights") if isinstance(group, dict) else None
             if isinstance(weights, dict):
-                yield weights
+                yield weights, group.get("targets")
 
-    def _bits(self) -> set[Any]:
-        return {weights.get("num_bits") for weights in self._schemes()}
+    def _bits(self, module: str) -> list[Any]:
+        """Return the widths of the groups that name a module, of all groups if none does."""
+        schemes = list(self._schemes())
+        named = [weights for weights, targets in schemes if isinstance(targets, list) and module in targets]
+        return [weights.get("num_bits") for weights in named or [weights for weights, _ in schemes]]
 
     def _group_sizes(self) -> list[Any]:
-        return [weights.get("group_size") for weights in self._schemes()]
+        return [weights.get("group_size") for weights, _ in self._schemes()]
 
     def _keep(
         self, first: str, name: str, shape: tuple[int, int], granularity: Granularity | None, layout: Any,

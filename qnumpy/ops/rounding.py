@@ -55,8 +55,8 @@ def round_weight(
     the columns in descending order of the diagonal; a row whose codes are no better than the nearest ones keeps these.
     Coordinate descent follows, until no change of one code lowers the objective. A second start has GPTQ search each
     grid when it meets the group, and a row takes it where descent ends lower. Then scales of least squares and descent
-    again, `refits` times. The objective never rises. With `target` the codes approximate it in place of w, and `before`
-    is that of the codes nearest to w.
+    again, `refits` times. The objective never rises. With `target` the codes approximate it in place of w; the nearest
+    codes are those of w.
     """
     ordered, factor, order, size = damped(h, damping)
     alone = group_size >= w.shape[1]
@@ -71,20 +71,20 @@ def round_weight(
     problem = _Problem(w if target is None else target, spread, group_size, levels, sweeps)
     importance = spread.diagonal().astype(np.float32)
     scale, zero = search_grid(problem.w, importance, group_size, levels)
-    start = _State(_nearest(w, scale, zero, group_size, levels), scale, zero)
-    before = problem.objective(start)
-    if target is not None:
-        start = start._replace(codes=_nearest(target, scale, zero, group_size, levels))
+    state = _State(_nearest(w, scale, zero, group_size, levels), scale, zero)
+    before = cost = problem.objective(state)
+    loop = state._replace(codes=round_columns(problem.w, factor, order, scale, zero, group_size, levels))
+    state, cost = problem.better(loop, state, cost)
     covering = _range_grid(problem.w, group_size, levels)
     covered = _State(_nearest(problem.w, *covering, group_size, levels), *covering)
-    loop = start._replace(codes=round_columns(problem.w, factor, order, scale, zero, group_size, levels))
-    state = problem.descended(problem.better(covered, problem.better(loop, start)))
+    state, _ = problem.better(covered, state, cost)
+    state = problem.descended(state)
     if second_start and not alone:
         together = column_order(spread.diagonal(), group_size)
         regrouped = inverse_factor(spread[np.ix_(together, together)])
         if regrouped is not None:
             loop = _State(*round_groups(problem.w, regrouped, together, importance, group_size, levels))
-            state = problem.better(problem.descended(loop), state)
+            state, _ = problem.better(problem.descended(loop), state, problem.objective(state))
     for _ in range(refits):
         state = problem.descended(problem.refitted(state))
     after = problem.objective(state)
@@ -113,10 +113,15 @@ class _Problem(NamedTuple):
     def objective(self, state: _State) -> Float64Array:
         return objective(self.w, self.h, *state, self.group_size)
 
-    def better(self, one: _State, other: _State) -> _State:
-        """Return the state of each row whose objective is lower, of equal ones the other."""
-        lower = (self.objective(one) < self.objective(other))[:, None]
-        return _State(*(np.where(lower, mine, yours) for mine, yours in zip(one, other, strict=True)))
+    def better(self, one: _State, other: _State, cost: Float64Array) -> tuple[_State, Float64Array]:
+        """Return the state of each row whose objective is lower, of equal ones the other, and the objective.
+
+        `cost` is the objective of the other.
+        """
+        own = self.objective(one)
+        lower = (own < cost)[:, None]
+        state = _State(*(np.where(lower, mine, yours) for mine, yours in zip(one, other, strict=True)))
+        return state, np.minimum(own, cost)
 
     def descended(self, state: _State) -> _State:
         codes = descend(self.w, self.h, *state, self.group_size, self.levels, self.sweeps)

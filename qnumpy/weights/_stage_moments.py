@@ -24,13 +24,15 @@ class StageMoments:
         The same for the inputs that `prepare` returns: rotated or not.
     prepare : callable or None
         From the quantized model's inputs to what the quantized weights multiply.
+    lossy : bool
+        Whether `prepare` does more than rotate.
     """
 
     def __init__(
-        self, w: Float32Array, v: Float32Array, prepare: Callable[[Float32Array], Float32Array] | None
+        self, w: Float32Array, v: Float32Array, prepare: Callable[[Float32Array], Float32Array] | None, lossy: bool
     ) -> None:
         n, k = w.shape
-        self.w, self.v, self.prepare = w, v, prepare
+        self.w, self.v, self.prepare, self.lossy = w, v, prepare, lossy
         self.count = 0
         self.x_sum, self.e_sum = np.zeros(k), np.zeros(n)
         self.x_shift = np.zeros(k, np.float32)  # near the mean: products of centred rows keep their digits
@@ -53,9 +55,9 @@ class StageMoments:
             rows = np.asarray(x[band], np.float32)
             float_rows = rows if x_float is x else np.asarray(x_float[band], np.float32)
             prepared = rows if self.prepare is None else self.prepare(rows)
-            lost = float_rows - rows if self.prepare is None else float_rows
+            lost = float_rows if self.lossy else float_rows - rows  # a rotation keeps products
             e = np.asarray(lost @ self.w.T, np.float32)
-            if self.prepare is not None:
+            if self.lossy:
                 e -= prepared @ self.v.T
             for columns, r_float, r in residuals:
                 width = columns.stop - columns.start
@@ -130,8 +132,8 @@ class Target(NamedTuple):
 
     def sqnr(self, levels: Float32Array, rows: slice) -> float | None:
         """The SQNR in dB of the outputs, residual included, against the float model's; None without a signal."""
-        v, d, h = self.v[rows], self.d[:, rows].T, self.h.astype(np.float32)
+        v, d = self.v[rows], self.d[:, rows].T
         change = levels - v
-        noise = self.ee[rows].sum() - 2 * np.vdot(change, d) + np.vdot(change @ h, change.astype(np.float64))
-        signal = self.ee[rows].sum() + 2 * np.vdot(v, d) + np.vdot(v @ h, v.astype(np.float64))
+        noise = self.ee[rows].sum() - 2 * np.vdot(change, d) + np.vdot(self.h, change.T @ change)
+        signal = self.ee[rows].sum() + 2 * np.vdot(v, d) + np.vdot(self.h, v.T @ v)
         return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None

@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,13 @@ from .. import _args, _check
 from .._typing import Array
 from ..observers.tap import listener
 
-__all__ = ["RESIDUAL", "Stage", "Walk", "survey", "trim", "walking"]
+__all__ = ["RESIDUAL", "Stage", "Walk", "of_quantized_model", "survey", "trim", "walking"]
 
 RESIDUAL = ".residual"
 _SAMPLES = 64
+
+# what a `run` may ask that also has weights which were rounded before: whether this call is of the quantized model
+of_quantized_model: ContextVar[bool] = ContextVar("qnumpy.of_quantized_model", default=False)
 
 
 class Stage(NamedTuple):
@@ -136,7 +139,14 @@ class Walk:
     """
 
     def __init__(
-        self, owner: str, run: Callable[[Any], Any], batch: Any, stages: list[Stage], inputs: Mapping[str, int]
+        self,
+        owner: str,
+        run: Callable[[Any], Any],
+        batch: Any,
+        stages: list[Stage],
+        inputs: Mapping[str, int],
+        *,
+        quantized: bool,
     ) -> None:
         self._owner, self._stages, self._inputs = owner, stages, inputs
         self._at = 0  # stages whose first layer has been met
@@ -150,6 +160,7 @@ class Walk:
         self._started = self._done = self._stopping = False
         self._error: BaseException | None = None
         context = copy_context()
+        context.run(of_quantized_model.set, quantized)
         self._thread = threading.Thread(target=context.run, args=(self._walk, run, batch), daemon=True)
 
     # ---- in the thread of the caller ----

@@ -55,6 +55,9 @@ def rows():
     kinds = f"{want} a sequence of QuantizedArray or MXArray; got"
     yield lambda: qn.concatenate(q), TypeError, f"{kinds} a QuantizedArray"
     yield lambda: qn.concatenate([q, 1]), TypeError, f"{kinds} 1"
+    offsets, book = qn.weights.offsets(reals((2, 32))), qn.weights.codebook(reals((2, 32)))
+    yield lambda: qn.concatenate([offsets, offsets]), TypeError, f"{kinds} an OffsetArray"
+    yield lambda: qn.concatenate([book, book]), TypeError, f"{kinds} a CodebookArray"
     yield lambda: qn.concatenate([]), ValueError, f"{want} at least one array; got none"
     blocks = qn.quantize(reals(), dtype="mxfp4")
     yield lambda: qn.concatenate([q, blocks]), TypeError, f"{want} of one class; got QuantizedArray and MXArray"

@@ -5,6 +5,7 @@ installed. The bytes of one file of each layout are written out.
 """
 
 import json
+import re
 
 import ml_dtypes
 import numpy as np
@@ -197,6 +198,25 @@ def test_every_width_of_compressed_tensors_is_read(tmp_path, bits, dtype):
     expected = scale.astype(np.float32).repeat(32, 1) * (codes - zero.repeat(32, 1)).astype(np.float32)
     np.testing.assert_array_equal(q.dequantize(), expected)
     np.testing.assert_array_equal(q.codes.astype(int) + (1 << (bits - 1)), codes)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+def test_the_configuration_tells_the_widths_of_few_columns(tmp_path, columns):
+    arrays = {f"m{n}.weight": quantized(f"int{n}", qn.PerChannel(0), shape=(4, columns)) for n in range(2, 9)}
+    loaded = qn.load(save(tmp_path, arrays))
+    for name, q in arrays.items():
+        assert loaded[name].dtype == q.dtype
+        np.testing.assert_array_equal(loaded[name].dequantize(), q.dequantize())
+
+
+def test_few_columns_without_a_configuration(tmp_path):
+    path = save(tmp_path, {"weight": quantized("int4", qn.PerChannel(0), shape=(4, 8))})
+    tensors = plain(path)
+    (tmp_path / "config.json").unlink()
+    safetensors.numpy.save_file(tensors, path)
+    message = "8 codes a row of 1 words may have 1 to 4 bits; 'num_bits' of the quantization_config does not say which."
+    with pytest.raises(qn.FileFormatError, match=re.escape(message)):
+        qn.load(path)
 
 
 def test_compressed_columns_in_another_order(tmp_path):

@@ -147,9 +147,9 @@ def test_the_axis_of_the_inputs_follows_from_the_granularity(rng):
 def test_identical_inputs_and_one_layer_give_what_gptq_gives(rng):
     model = Mlp(rng, (32, 16))
     w, bias = model.layers["dense0"]
-    result = quantize_layers(model.layers, model, [model.x], granularity=qn.PerGroup(8))
+    result = quantize_layers(model.layers, model, [model.x], granularity=qn.PerChannel(0))
     moments = qn.MomentsObserver().observe(model.x)
-    alone = qn.weights.gptq(w, moments, qn.PerGroup(8), symmetric=False, bias=bias, damping=0.3)
+    alone = qn.weights.gptq(w, moments, qn.PerChannel(0), symmetric=False, bias=bias, damping=0.3)
     assert np.mean(result["dense0"].codes == alone.q.codes) > 0.98  # the moments differ by rounding
     np.testing.assert_allclose(result.biases["dense0"], alone.bias, atol=2e-3)
     assert result.report["dense0"].objective == pytest.approx(alone.after.sum(), rel=1e-2)
@@ -236,6 +236,86 @@ def test_without_data_each_weight_is_rounded_by_itself(rng):
         assert result.biases[name] is bias or np.array_equal(result.biases[name], bias)
     best = quantize_layers(model.layers, granularity=qn.PerGroup(16))
     assert all(best.report[name].sqnr_db >= result.report[name].sqnr_db for name in result)
+
+
+# ---- offsets ----
+
+
+def test_offsets_without_data_are_those_of_inputs_that_contribute_alike(rng):
+    model = Mlp(rng)
+    result = quantize_layers(model.layers, method="offsets")
+    for name, (w, bias) in model.layers.items():
+        assert result[name] == qn.weights.offsets(w, moments="assumed")
+        assert result[name] != qn.weights.offsets(w)
+        np.testing.assert_array_equal(result.dequantize(name), result[name].dequantize())
+        np.testing.assert_array_equal(result.biases[name], bias)
+        assert result.report[name].to_dict()["dtype"] == "uint4"
+        assert result.report[name].shape == w.shape
+    assert repr(result).startswith("QuantizedLayers(3 layers: dense0, dense1, dense2; uint4 per group 32, ")
+
+
+def test_offsets_lose_least_without_data_where_large_inputs_have_small_weights(rng):
+    """What a normalization with gains leaves: inputs whose products with their weights are alike."""
+    model = Mlp(rng, (64, 64, 8))
+    gains = np.exp(rng.normal(size=64)).astype(np.float32)
+    w, bias = model.layers["dense0"]
+    x = (rng.normal(size=(500, 64)) * gains).astype(np.float32)
+    model.layers["dense0"] = w / gains, bias
+    exact = model(x)
+    losses = {
+        method: error(model, quantize_layers(model.layers, dtype="int3", method=method), x, exact)
+        for method in ("offsets", "mse", "minmax", "hqq")
+    }
+    assert losses["offsets"] < 0.85 * min(losses[method] for method in ("mse", "minmax", "hqq"))
+
+
+def test_offsets_with_data_weight_the_inputs_and_resume(rng, tmp_path):
+    model = Mlp(rng)
+    arguments = {"dtype": "int3", "granularity": qn.PerGroup(16), "method": "offsets", "resume": tmp_path}
+    result = quantize_layers(model.layers, model, [model.x], **arguments)
+    exact = model(model.x)
+    losses = [
+        error(model, other, model.x, exact)
+        for other in (result, quantize_layers(model.layers, dtype="int3", granularity=qn.PerGroup(16), method="mse"))
+    ]
+    assert losses[0] < 0.7 * losses[1]
+    assert any(result.report[name].sqnr_db > 10 for name in result)
+    again = quantize_layers(model.layers, model, [model.x], **arguments)
+    for name in result:
+        assert isinstance(again[name], qn.OffsetArray)
+        assert again[name] == result[name]
+        assert again.report[name] == result.report[name]
+        np.testing.assert_array_equal(again.biases[name], result.biases[name])
+
+
+@pytest.mark.parametrize("options", [{}, {"hadamard": True}, {"activations": "int8"}], ids=str)
+@pytest.mark.parametrize("data", [True, False])
+def test_packed_offsets_multiply(rng, options, data):
+    model = Mlp(rng, (32, 64, 16))
+    exact = model(model.x)
+    arguments = (model.layers, model, [model.x]) if data else (model.layers,)
+    result = quantize_layers(*arguments, dtype="int8", method="offsets", **options)
+    x = model.x
+    for name in result:
+        x = np.maximum(x @ result.pack(name), 0)
+    assert np.square(x - exact).mean() < 1e-3 * np.square(exact).mean()
+    with pytest.raises(ValueError, match="in groups of"):
+        quantize_layers(model.layers, granularity=qn.PerChannel(0), method="offsets").pack("dense0")
+
+
+@pytest.mark.parametrize("granularity", [qn.PerGroup(16, 0), qn.PerGroup(20, 0), qn.PerChannel(1)], ids=str)
+def test_offsets_of_weights_with_outputs_last_and_of_any_values(rng, granularity):
+    w = rng.normal(size=(40, 6)).astype(np.float32)
+    w[3], w[:, 1], w[:, 2] = 0, 0, 2.5
+    layers = {"a": w, "zeros": np.zeros((40, 3)), "tiny": w * 1e-30, "huge": (w * 1e30, np.zeros(6)), "one": w[:1]}
+    result = quantize_layers(layers, dtype="int8", granularity=granularity, method="offsets")
+    for name, entry in layers.items():
+        wanted = entry[0] if isinstance(entry, tuple) else entry
+        np.testing.assert_allclose(
+            result.dequantize(name),
+            wanted,
+            atol=0.02 * np.abs(w).max() * 1e30 ** ({"tiny": -1, "huge": 1}.get(name, 0)),
+        )
 
 
 # ---- rotation and activations ----
@@ -383,9 +463,14 @@ W = np.ones((4, 8), np.float32)
         (TypeError, {"granularity": qn.PerTensor()}, "granularity must be PerChannel(axis) or PerGroup(group_size); "
          "got PerTensor()."),
         (TypeError, {"symmetric": "half"}, "symmetric must be True, False or 'full'; got 'half'."),
-        (ValueError, {"method": "entropy"}, "method must be one of 'gptq', 'mse', 'hqq', 'minmax'; got 'entropy'."),
+        (ValueError, {"method": "entropy"}, "method must be one of 'gptq', 'mse', 'hqq', 'minmax', 'offsets'; "
+         "got 'entropy'."),
         (ValueError, {"method": "gptq", "run": None, "batches": None}, "method must be another one without run and "
          "batches; got 'gptq'."),
+        (ValueError, {"method": "offsets", "symmetric": True}, "symmetric must be False for the method 'offsets'; "
+         "got True."),
+        (ValueError, {"method": "offsets", "symmetric": "full"}, "symmetric must be False for the method 'offsets'; "
+         "got 'full'."),
         (ValueError, {"damping": -1}, "damping must be a number of at least 0; got -1."),
         (ValueError, {"hadamard": True, "layers": {"a": W[:, :5]}}, "hadamard must be False for an odd number of "
          "inputs; got layers['a'] with 5 inputs."),
@@ -487,8 +572,12 @@ def test_an_interrupt_ends_all_threads(rng):
             x = np.maximum(x @ w.T + bias, 0)
 
     before = dict(model.layers)
-    with pytest.raises(KeyboardInterrupt):
-        quantize_layers(model.layers, run, np.split(model.x, 3))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            quantize_layers(model.layers, run, np.split(model.x, 3))
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert all(model.layers[name] is before[name] for name in before)
 
 

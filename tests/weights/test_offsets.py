@@ -41,6 +41,16 @@ def test_moments_weight_the_errors():
     assert weighted_error(weighted) < 0.9 * weighted_error(plain)
 
 
+def test_assumed_moments_are_those_of_inputs_that_contribute_alike():
+    size = np.sqrt(np.square(W, dtype=float).mean(0))
+    moments = qn.MomentsObserver().observe(np.diag(1 / size))
+    assumed, observed = (qn.weights.offsets(W, bits=3, moments=moments) for moments in ("assumed", moments))
+    np.testing.assert_allclose(assumed.scale, observed.scale, rtol=1e-4)
+    assert np.mean(assumed.codes == observed.codes) > 0.97  # ties of rounded offsets
+    with pytest.raises(TypeError, match="must be a MomentsObserver"):
+        qn.weights.offsets(W, moments="guessed")
+
+
 def test_axes():
     one, other = qn.weights.offsets(W), qn.weights.offsets(W.T, axis=0)
     np.testing.assert_array_equal(one.dequantize(), other.dequantize().T)
@@ -51,11 +61,20 @@ def test_shapes(shape):
     np.testing.assert_array_equal(qn.weights.offsets(np.full(shape, 2.5, F32)).dequantize(), np.full(shape, 2.5, F32))
 
 
+@pytest.mark.parametrize("largest", [1e-40, 1e-30, 1e30, 3e38])
+def test_small_and_large_weights(largest):
+    w = (np.linspace(0, 1, 64) * largest).astype(F32)
+    q = qn.weights.offsets(w)
+    bound = float(q.scale.max()) * 0.51
+    assert float(np.abs(q.dequantize("float64") - w.astype(float)).max()) <= bound
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"bits": 1}, "offsets: bits must be in [2, 8]; got 1."),
     ({"group_size": 0}, "offsets: group_size must be at least 1; got 0."),
     ({"axis": 2}, "offsets: axis must be in [-2, 1]; got 2."),
     ({"w": np.full((2, 2), np.inf, F32)}, "offsets: w must be finite; got inf."),
+    ({"w": [[-3e38, 3e38]]}, "offsets: w must be of ranges that float32 holds, in each group; got 6e+38."),
 ])  # fmt: skip
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):

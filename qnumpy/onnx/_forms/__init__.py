@@ -1,0 +1,1 @@
+"""The forms that a quantized layer takes in a model, one file a form."""
