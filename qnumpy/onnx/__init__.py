@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .compare import compare as compare
     from .convert_float import convert_float as convert_float
     from .evaluate import evaluate as evaluate
+    from .evaluator import ReferenceEvaluator as ReferenceEvaluator
     from .exact import check_exact as check_exact
     from .inspect import inspect as inspect
     from .session import custom_ops_library as custom_ops_library
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # The module that holds a name.
 _HOMES = {
+    "ReferenceEvaluator": "evaluator",
     "calibrate": "static",
     "check_exact": "exact",
     "compare": "compare",
@@ -40,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ReferenceEvaluator",
     "calibrate",
     "check_exact",
     "compare",
