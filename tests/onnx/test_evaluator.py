@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from test_onnx_conformance import CASES, array, before_1_23
 from strategies import assert_same_bits
 
-import qnumpy as qn
-
 onnx = pytest.importorskip("onnx")
+
+from onnx_cases import CASES, array, before_1_23  # noqa: E402
 
 from qnumpy.onnx.evaluator import ReferenceEvaluator  # noqa: E402
 
