@@ -1,7 +1,5 @@
 """The node tests that ONNX itself ships for its operators on quantized tensors and Cast, equal to the last bit."""
 
-from importlib import import_module
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,22 +9,8 @@ import qnumpy as qn
 from qnumpy.dtypes import FLOAT_TYPES, REAL_TYPES, code_type
 
 onnx = pytest.importorskip("onnx")
-node = import_module("onnx.backend.test.case.node")
+from onnx_cases import CASES, OPERATORS, array, before_1_23, node_tests, type_name  # noqa: E402
 
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-OPERATORS = (*QUANTIZERS, "MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv")
-
-
-def node_tests(*operators):
-    """Cases of one node of ours. Each module adds its cases to the list when it is imported."""
-    with np.errstate(all="ignore"):  # their modules compute what they expect
-        for operator in operators:
-            import_module(f"{node.__name__}.{operator.lower()}")
-    graphs = ((case, case.model.graph.node) for case in node._NodeTestCases)
-    return {case.name: case for case, nodes in graphs if len(nodes) == 1 and nodes[0].op_type in operators}
-
-
-CASES = node_tests(*OPERATORS)
 CASTS = node_tests("Cast")
 PRODUCTS = {
     "MatMulInteger": qn.matmul_integer,
@@ -36,28 +20,10 @@ PRODUCTS = {
 }
 
 
-def type_name(tensor):
-    """As NumPy and ml_dtypes have it."""
-    if isinstance(tensor, onnx.TensorProto):
-        return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
-    return np.asarray(tensor).dtype.name
-
-
 def foreign_types(case):
     """Names of the types in a case that qnumpy does not have."""
     names = {type_name(tensor) for inputs, outputs in case.data_sets for tensor in [*inputs, *outputs]}
     return {name for name in names if name != "int32" and code_type(name) is None and name not in REAL_TYPES}
-
-
-def array(tensor):
-    """A NumPy array; 4- and 2-bit codes fill their bytes with the sign, as qnumpy's results do."""
-    code = code_type(type_name(tensor))
-    values = onnx.numpy_helper.to_array(tensor) if isinstance(tensor, onnx.TensorProto) else np.asarray(tensor)
-    return (
-        values
-        if code is None or code.real is not None
-        else values.astype(np.int64).astype(code.storage).view(code.dtype)
-    )
 
 
 def output_type(attributes, parameter):
@@ -80,10 +46,6 @@ def run(operator, attributes, inputs, outputs):
     if operator == "QuantizeLinear":
         return (qn.quantize_linear(x, scale, zero_point, dtype=output_type(attributes, zero_point), **where),)
     return (qn.dequantize_linear(x, scale, zero_point, dtype=outputs[0].dtype, **where),)
-
-
-def before_1_23():
-    return tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 23)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not foreign_types(case)])

@@ -50,6 +50,7 @@ enum {
     X(attribute_ints, 163, ort_status *, (const ort_info *info, const char *name, int64_t *values, size_t *size))      \
     X(info_input_count, 230, ort_status *, (const ort_info *info, size_t *count))                                      \
     X(info_output_count, 231, ort_status *, (const ort_info *info, size_t *count))                                     \
+    X(input_name, 232, ort_status *, (const ort_info *info, size_t i, char *name, size_t *size))                       \
     X(has_config, 237, ort_status *, (const void *session_options, const char *key, int *has))                         \
     X(get_config, 238, ort_status *, (const void *session_options, const char *key, char *value, size_t *size))        \
     X(constant_input, 249, ort_status *, (const ort_info *info, size_t i, int *is_constant, const ort_value **value))  \

@@ -142,7 +142,7 @@ static ort_status *compute(void *kernel, const ort_call *c) {
     const int32_t none = 0;
     const int64_t each = out[0] * out[1];
     for (int64_t i = 0; i < images && !s && each * v->outputs > 0; i++, y += each * v->outputs) {
-        image one = {(const float *)x.data + i * n, codes, {0}};
+        image one = {.x = (const float *)x.data + i * n, .codes = codes};
         quantize_image(&one, n);
         qn_conv k = {.x = (const char *)codes, .x_step = {n, pixels, size[1], 1}, .x_bytes = n, .x_type = QN_U8};
         k.w_type = QN_I8, k.images = 1, k.channels = v->channels * v->groups, k.height = size[0], k.width = size[1];

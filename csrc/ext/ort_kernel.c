@@ -40,11 +40,9 @@ ort_status *ort_constant(const ort_node *n, size_t i, const char *input, int typ
     if (s || i >= inputs) return s;
     int is_constant = 0;
     const ort_value *value = NULL;
-    s = ORT(n->api, constant_input)(n->info, i, &is_constant, &value);
-    if (s) { /* the name is empty */
-        ORT(n->api, release_status)(s);
-        return NULL;
-    }
+    size_t size = 0; /* with the byte that ends it: an empty name is an input that is left out */
+    if ((s = ORT(n->api, input_name)(n->info, i, NULL, &size)) || size <= 1) return s;
+    if ((s = ORT(n->api, constant_input)(n->info, i, &is_constant, &value))) return s;
     if (!is_constant || !value)
         return ort_error(n->api, n->name, "%s must be a constant of the graph of the node; got one that is computed",
                          input);

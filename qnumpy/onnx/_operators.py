@@ -92,7 +92,11 @@ def linear_parts(
             part_zero, granularity = part_zero + (middle if signed else 0), PerChannel(1)
         shift = middle if signed else 0
         params = QParams(part_scale, (part_zero - shift).astype(np.int32), name, granularity)
-        parts.append(QuantizedArray((stored.astype(np.int16) - shift).astype(params.code.storage).view(params.code.dtype), params))
+        parts.append(
+            QuantizedArray(
+                (stored.astype(np.int16) - shift).astype(params.code.storage).view(params.code.dtype), params
+            )
+        )
     return parts
 
 

@@ -1,0 +1,285 @@
+"""The operators of the domain "qnumpy" in ONNX Runtime: the bits of PackedWeight, of Python's other operations, and
+sentences."""
+
+import gc
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import qnumpy as qn
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+from qnumpy import _core  # noqa: E402
+from qnumpy.onnx import _operators as operators  # noqa: E402
+from qnumpy.onnx.evaluator import ReferenceEvaluator  # noqa: E402
+from qnumpy.testing import layers  # noqa: E402
+
+make = onnx.helper
+ROWS = {name: supported for name, supported in _core.isas()}
+
+
+def model_of(op_type, x, constants, outputs=("y",), attributes=None, more=()):
+    """A model of one node; a constant None is left out. Inputs in `more` follow x."""
+    inputs = {"x": x, **dict(more)}
+    names = [*inputs, *(name if array is not None else "" for name, array in constants.items())]
+    while names[-1] == "":
+        names.pop()
+    node = make.make_node(op_type, names, list(outputs), domain=operators.DOMAIN, **(attributes or {}))
+
+    def info(name, array):
+        kind = make.np_dtype_to_tensor_dtype(array.dtype)
+        return make.make_tensor_value_info(name, kind, [None] * array.ndim)
+
+    graph = make.make_graph(
+        [node], "one", [info(k, v) for k, v in inputs.items()],
+        [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(v, k) for k, v in constants.items() if v is not None],
+    )  # fmt: skip
+    opsets = [make.make_opsetid("", 17), make.make_opsetid(operators.DOMAIN, operators.VERSION)]
+    return make.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def session_of(model, threads=1, said=True):
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if said:
+        options.add_session_config_entry("qnumpy.threads", str(threads))
+    options.register_custom_ops_library(_core.__file__)
+    return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def linear(w, x, *, outputs=1, bias=None, smooth=None, hadamard=None, scale_dtype="float32", **attributes):
+    packed = operators.linear_weight(w, outputs=outputs, scale_dtype=scale_dtype)
+    constants = {
+        "w": packed.w, "scale": packed.scale, "zero_point": packed.zero_point, "bias": bias, "smooth": smooth,
+        "signs": None if hadamard is None else operators.signs_of(hadamard),
+    }  # fmt: skip
+    if hadamard is not None:
+        attributes["hadamard_block"] = hadamard.block
+    names = [f"y{i}" for i in range(outputs)]
+    return model_of("Linear", x, constants, names, packed.attributes | attributes)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def same(got, want):
+    np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+@pytest.fixture(params=[name for name, supported in ROWS.items() if supported and name != "amx"])
+def isa(request):
+    before = qn.isa()
+    qn.set_isa(request.param)
+    yield request.param
+    qn.set_isa(before)
+
+
+SHAPES = ((1, 8, 16), (3, 33, 30), (5, 100, 48), (40, 96, 72), (130, 40, 200))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int4", "uint4", "int3", "int2", "uint2", "int6"])
+def test_linear_has_the_bits_of_packed_weight(isa, dtype):
+    for m, k, n in SHAPES:
+        for symmetric in (True, False):
+            w = qn.quantize(normal(k, n), dtype=dtype, granularity=qn.PerChannel(1), symmetric=symmetric)
+            x, bias = normal(m, k, seed=1) * 3, normal(n, seed=2)
+            session = session_of(linear(w, x, bias=bias, symmetric=int(symmetric)))
+            want = x @ qn.PackedWeight(w, bias=bias, symmetric=symmetric, x_granularity=qn.PerRow())
+            same(session.run(None, {"x": x})[0], want)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int4", "uint4", "int2"])
+@pytest.mark.parametrize("group_size", [16, 32, 128])
+def test_linear_in_groups_has_the_bits_of_packed_weight(isa, dtype, group_size):
+    for m, k, n in SHAPES:
+        for symmetric in (True, False):
+            w = qn.quantize(normal(k, n), dtype=dtype, granularity=qn.PerGroup(group_size, 0), symmetric=symmetric)
+            x, bias = normal(m, k, seed=1) * 3, normal(n, seed=2)
+            for name, granularity in (("row", qn.PerRow()), ("group", qn.PerGroup(group_size))):
+                session = session_of(linear(w, x, bias=bias, x_granularity=name))
+                want = x @ qn.PackedWeight(w, bias=bias, symmetric=False, x_granularity=granularity)
+                same(session.run(None, {"x": x})[0], want)
+
+
+def test_linear_with_scales_of_float16():
+    w = qn.quantize(normal(64, 40) + 1, dtype="int4", granularity=qn.PerGroup(32, 0), symmetric=False)
+    x = normal(7, 64, seed=1)
+    got = session_of(linear(w, x, scale_dtype="float16")).run(None, {"x": x})[0]
+    same(got, x @ qn.PackedWeight(w, symmetric=False, x_granularity=qn.PerRow(), scale_dtype="float16"))
+
+
+@pytest.mark.parametrize("size", [64, 96, 320])
+@pytest.mark.parametrize("granularity", [qn.PerChannel(1), qn.PerGroup(32, 0)])
+def test_linear_smooths_and_transforms(isa, size, granularity):
+    hadamard = qn.weights.hadamard(size)
+    w = qn.quantize(normal(size, 24), granularity=granularity)
+    x, smooth = normal(9, size, seed=1), np.exp(normal(size, seed=2))
+    for transform in (None, hadamard):
+        for factors in (None, smooth):
+            session = session_of(linear(w, x, smooth=factors, hadamard=transform))
+            packed = qn.PackedWeight(w, symmetric=False, x_granularity=qn.PerRow(), hadamard=transform)
+            same(session.run(None, {"x": x})[0], (x if factors is None else x * factors) @ packed)
+
+
+@pytest.mark.parametrize("granularity", [qn.PerChannel(1), qn.PerGroup(32, 0)])
+@pytest.mark.parametrize("activation", ["", "relu", "gelu"])
+def test_linear_of_several_outputs(isa, granularity, activation):
+    for n in (16, 20):
+        w = qn.quantize(normal(64, 3 * n), granularity=granularity)
+        x, bias = normal(2, 9, 64, seed=1), normal(3 * n, seed=2)
+        model = linear(w, x, bias=bias, outputs=3, activation=activation)
+        want = np.split(x @ qn.PackedWeight(w, bias=bias, symmetric=False, x_granularity=qn.PerRow()), 3, axis=-1)
+        for got, y in zip(session_of(model).run(None, {"x": x}), want, strict=True):
+            same(
+                got,
+                {"": lambda v: v, "relu": lambda v: np.where(v < 0, np.float32(0), v), "gelu": layers.gelu}[activation](
+                    y
+                ),
+            )
+        for got, y in zip(
+            ReferenceEvaluator(model).run(None, {"x": x}), session_of(model).run(None, {"x": x}), strict=True
+        ):
+            same(got, y)
+
+
+def both(model, feeds):
+    """The outputs in ONNX Runtime, which are those of the evaluator."""
+    got = session_of(model).run(None, feeds)
+    for a, b in zip(got, ReferenceEvaluator(model).run(None, feeds), strict=True):
+        same(a, b)
+    return got
+
+
+def test_gelu_is_close_to_the_closed_form():
+    x = np.linspace(-9, 9, 20001, dtype=np.float32)
+    want = [v / 2 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()]
+    assert np.all(np.abs(layers.gelu(x) - want) <= 4e-7 * np.maximum(1, np.abs(x)))  # as docs/onnx-operators.md says
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "attributes"),
+    [
+        ((2, 3, 9, 8), (6, 3, 3, 3), {}),
+        ((1, 8, 10, 11), (8, 1, 3, 3), {"group": 8, "pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        ((2, 4, 7, 7), (6, 2, 2, 3), {"group": 2, "pads": [0, 1, 2, 0], "dilations": [2, 1], "activation": "relu"}),
+        ((2, 3, 30), (5, 3, 4), {"strides": [2], "pads": [1, 2], "activation": "gelu"}),
+    ],
+)
+def test_conv(isa, shape, filters, attributes):
+    w = qn.quantize(normal(*filters), granularity=qn.PerChannel(0))
+    x, bias = normal(*shape, seed=1) + 0.5, normal(filters[0], seed=2)
+    model = model_of("Conv", x, {"w": w.codes, "scale": w.scale, "bias": bias}, attributes=attributes)
+    (y,) = both(model, {"x": x})
+    node = make.make_node("Conv", ["x", "w", "b"], ["y"], **{k: v for k, v in attributes.items() if k != "activation"})
+    real = onnx.reference.ReferenceEvaluator(node).run(None, {"x": x, "w": w.dequantize(), "b": bias})[0]
+    real = {"": real, "relu": np.maximum(real, 0), "gelu": layers.gelu(real)}[attributes.get("activation", "")]
+    reach = np.abs(w.dequantize()).sum(axis=tuple(range(1, len(filters)))).max()
+    assert (
+        np.abs(y - real).max() <= (x.max() - min(x.min(), 0)) / 255 * reach * 1.2
+    )  # half a step of each x, GELU's slope
+
+
+def test_embedding(isa):
+    codes = np.random.default_rng(0).integers(-128, 128, (50, 33)).astype(np.int8)
+    scale = np.abs(normal(50)) + np.float32(0.1)
+    for dtype in (np.int64, np.int32):
+        ids = np.random.default_rng(1).integers(-50, 50, (3, 7)).astype(dtype)
+        (y,) = both(model_of("Embedding", ids, {"codes": codes, "scale": scale}), {"x": ids})
+        same(y, codes[ids].astype(np.float32) * scale[ids][..., None])
+    session = session_of(model_of("Embedding", ids, {"codes": codes, "scale": scale}))
+    with pytest.raises(Exception, match=r"qnumpy\.Embedding: ids must be in \[-50, 50\); got another one\."):
+        session.run(None, {"x": np.full((1, 1), 50, np.int32)})
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 100, 384])
+def test_skip_layer_normalization(isa, n):
+    x, residual, gamma, beta = normal(4, 5, n), normal(4, 5, n, seed=1), normal(n, seed=2), normal(n, seed=3)
+    for bias in (beta, None):
+        for outputs in (("y",), ("y", "sum")):
+            model = model_of(
+                "SkipLayerNormalization", x, {"gamma": gamma, "beta": bias}, outputs, more={"residual": residual}
+            )
+            y, *total = both(model, {"x": x, "residual": residual})
+            assert not total or np.array_equal(total[0], x + residual)
+            s = (x + residual).astype(np.float64)
+            want = (s - s.mean(-1, keepdims=True)) / np.sqrt(s.var(-1, keepdims=True) + 1e-5) * gamma
+            np.testing.assert_allclose(y, want if bias is None else want + bias, rtol=1e-4, atol=1e-4)
+
+
+# ---- threads, sessions, faults ----
+
+
+def test_two_sessions_of_other_thread_counts_and_concurrent_runs():
+    w = qn.quantize(normal(384, 1536), granularity=qn.PerChannel(1))
+    x = normal(200, 384, seed=1)
+    want = x @ qn.PackedWeight(w, symmetric=False, x_granularity=qn.PerRow())
+    model = linear(w, x)
+    sessions = [session_of(model, threads) for threads in (1, 2, 3)] + [session_of(model, 2, said=False)]
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda i: sessions[i % 4].run(None, {"x": x})[0], range(32)):
+            same(got, want)
+
+
+def test_sessions_are_unloaded_and_loaded_again():
+    w = qn.quantize(normal(64, 32), granularity=qn.PerChannel(1))
+    x = normal(5, 64)
+    results = []
+    for _ in range(5):
+        session = session_of(linear(w, x))
+        results.append(session.run(None, {"x": x})[0])
+        del session
+        gc.collect()
+    for got in results[1:]:
+        same(got, results[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"attributes": {"K": 65}}, r"w must be of 2 panels of 1152 bytes; got shape \(2, 1024\)"),
+        ({"attributes": {"K": 0}}, r"K must be in \[1, 2147483647\]; got 0"),
+        ({"attributes": {"N": 33}}, r"w must be of 3 panels of 1024 bytes; got shape \(2, 1024\)"),
+        ({"attributes": {"bits": 3}}, "bits must be 8, 4 or 2; got 3"),
+        ({"attributes": {"group_size": 48}}, "group_size must be 0, 16, 32, 64 or 128; got 48"),
+        ({"attributes": {"activation": "tanh"}}, 'activation must be "" or another of its values; got "tanh"'),
+        ({"attributes": {"x_granularity": "group"}}, 'x_granularity must be "row" without groups'),
+        ({"scale": np.ones(31, np.float32)}, r"scale must be of shape \(32,\); got \(31,\)"),
+        ({"scale": None}, "scale must be given; got a node without it"),
+        ({"smooth": np.ones(3, np.float32)}, r"smooth must be of shape \(64,\); got \(3,\)"),
+        ({"signs": np.ones(64, np.int8)}, r"hadamard_block must be .* and divide K; got 0 and K = 64"),
+        ({"zero_point": np.full(32, 200, np.int32)}, r"zero_point must be in \[-128, 127\]; got 200"),
+    ],
+)  # fmt: skip
+def test_a_wrong_node_is_one_sentence(change, text):
+    packed = operators.linear_weight(qn.quantize(normal(64, 32), granularity=qn.PerChannel(1)))
+    constants = {"w": packed.w, "scale": packed.scale, "zero_point": None, "bias": None, "smooth": None, "signs": None}
+    constants |= {k: v for k, v in change.items() if k != "attributes"}
+    model = model_of("Linear", normal(2, 64), constants, attributes=packed.attributes | change.get("attributes", {}))
+    with pytest.raises(Exception, match=r"qnumpy\.Linear: " + text + r"\."):
+        session_of(model)
+
+
+def test_a_computed_weight_and_a_wrong_input_are_one_sentence():
+    packed = operators.linear_weight(qn.quantize(normal(64, 32), granularity=qn.PerChannel(1)))
+    x = normal(2, 64)
+    computed = model_of("Linear", x, {"scale": packed.scale}, attributes=packed.attributes, more={"w": packed.w})
+    with pytest.raises(Exception, match=r"qnumpy\.Linear: w must be a constant of the graph of the node"):
+        session_of(computed)
+    session = session_of(model_of("Linear", x, {"w": packed.w, "scale": packed.scale}, attributes=packed.attributes))
+    with pytest.raises(Exception, match=r"qnumpy\.Linear: x must be of shape \(\.\.\., 64\); got a last axis of 63\."):
+        session.run(None, {"x": x[:, :63]})
+    assert session.run(None, {"x": x[:0]})[0].shape == (0, 32)
+
+
+def test_threads_are_checked():
+    options = runtime.SessionOptions()
+    options.add_session_config_entry("qnumpy.threads", "many")
+    with pytest.raises(Exception, match='qnumpy.threads must be an integer from 1 to 256; got "many"'):
+        options.register_custom_ops_library(_core.__file__)
