@@ -1,6 +1,5 @@
 """The operators of the domain "qnumpy" as docs/onnx-operators.md defines them: names, and the panels of a weight."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
