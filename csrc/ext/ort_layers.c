@@ -99,7 +99,8 @@ static ort_status *create_norm(const ort_node *n, void **kernel) {
     ort_tensor gamma;
     const void *beta = NULL;
     ort_status *s = ort_constant(n, 2, "gamma", ORT_FLOAT, 1, &gamma);
-    if (!s && (!gamma.data || gamma.dims[0] < 1)) s = ort_error(n->api, n->name, "gamma must be given and not be empty");
+    if (!s && (!gamma.data || gamma.dims[0] < 1))
+        s = ort_error(n->api, n->name, "gamma must be given and not be empty");
     if (!s) s = ort_vector(n, 3, "beta", ORT_FLOAT, gamma.dims[0], false, &beta);
     if (s) return s;
     norm *k = malloc(sizeof *k);
@@ -120,7 +121,8 @@ static void normalize_rows(void *context, int64_t begin, int64_t end) {
     const int64_t n = r->k->n;
     uint64_t modes = qn_fp_begin();
     for (int64_t at = begin * n; at < end * n; at += n) {
-        const qn_norm p = {r->x + at, r->residual + at, r->k->gamma, r->k->beta, r->k->epsilon, n, r->sum + at, r->y + at};
+        const qn_norm p = {r->x + at, r->residual + at, r->k->gamma, r->k->beta, r->k->epsilon,
+                           n,         r->sum + at,      r->y + at};
         qn_kernels()->add_norm_f32(&p);
     }
     qn_fp_end(modes);

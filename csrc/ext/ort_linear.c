@@ -59,7 +59,8 @@ static ort_status *read_attributes(const ort_node *n, linear *l) {
     if (activation_bits != 8 && activation_bits != 7)
         return ort_error(api, n->name, "activation_bits must be 8 or 7; got %lld", (long long)activation_bits);
     if (granularity && !group) return ort_error(api, n->name, "x_granularity must be \"row\" without groups");
-    l->n = columns / l->outputs, l->bits = (int)bits, l->in_groups = group > 0, l->activation_bits = (int)activation_bits;
+    l->n = columns / l->outputs, l->bits = (int)bits, l->in_groups = group > 0,
+    l->activation_bits = (int)activation_bits;
     l->is_signed = ort_int(n, "signed", 1) != 0, l->symmetric = ort_int(n, "symmetric", 0) != 0;
     l->by_row = granularity == 0;
     l->grouped = (qn_grouped){.k = l->k, .n = l->n, .bits = l->bits, .group = group};
@@ -131,7 +132,8 @@ static ort_status *pack_columns(const ort_node *n, linear *l, const int32_t *zer
         l->packed[i] = qn_borrow_weights(l->panels + i * step, l->k, l->n, l->bits, l->is_signed, zeros, &valid);
         if (!l->packed[i]) return ort_no_memory(n->api, n->name);
         if (!valid)
-            return ort_error(n->api, n->name, "w must have the code %d as padding; got another one", 1 << (l->bits - 1));
+            return ort_error(n->api, n->name, "w must have the code %d as padding; got another one",
+                             1 << (l->bits - 1));
     }
     return NULL;
 }
@@ -146,7 +148,8 @@ static ort_status *create(const ort_node *n, void **kernel) {
     if (!s) s = ort_vector(n, SCALE, "scale", ORT_FLOAT, columns, !l->in_groups, &scale);
     if (!s) s = ort_vector(n, ZERO_POINT, "zero_point", ORT_INT32, columns, false, &zero_points);
     if (!s && l->in_groups && (scale || zero_points))
-        s = ort_error(n->api, n->name, "scale and zero_point must be left out for a weight in groups; got a node with one");
+        s = ort_error(n->api, n->name,
+                      "scale and zero_point must be left out for a weight in groups; got a node with one");
     if (!s) s = ort_vector(n, BIAS, "bias", ORT_FLOAT, columns, false, &bias);
     if (!s) s = ort_vector(n, SMOOTH, "smooth", ORT_FLOAT, l->k, false, &smooth);
     if (!s) s = read_hadamard(n, l);
@@ -213,7 +216,7 @@ static ort_status *compute(void *kernel, const ort_call *c) {
         s = ort_output(c, (size_t)i, x.dims, x.rank, (void **)&y[i]);
         whole = whole && y[i];
     }
-    if (!s && !whole) s = ort_error(c->api, c->name, "every output must have a name; got an empty one");
+    if (!s && rows > 0 && !whole) s = ort_error(c->api, c->name, "every output must have a name; got an empty one");
     if (!s && rows > 0) {
         qn_outcome outcome = (l->in_groups ? multiply_groups : multiply_columns)(l, x.data, rows, y);
         if (outcome == QN_NO_MEMORY) s = ort_no_memory(c->api, c->name);

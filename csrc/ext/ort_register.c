@@ -90,11 +90,25 @@ static int last_opset(const ort_op *op) { return (void)op, INT32_MAX; }
 
 static ort_op described(int version) {
     return (ort_op){
-        .version = (uint32_t)version, .name = name, .provider = provider, .input_type = input_type, .inputs = inputs,
-        .output_type = output_type, .outputs = outputs, .destroy = destroy_kernel, .input_kind = input_kind,
-        .output_kind = output_kind, .input_memory = input_memory, .variadic_inputs_least = one,
-        .variadic_inputs_same = one, .variadic_outputs_least = one, .variadic_outputs_same = one,
-        .create_kernel = create_kernel, .compute_kernel = compute_kernel, .first_opset = one, .last_opset = last_opset,
+        .version = (uint32_t)version,
+        .name = name,
+        .provider = provider,
+        .input_type = input_type,
+        .inputs = inputs,
+        .output_type = output_type,
+        .outputs = outputs,
+        .destroy = destroy_kernel,
+        .input_kind = input_kind,
+        .output_kind = output_kind,
+        .input_memory = input_memory,
+        .variadic_inputs_least = one,
+        .variadic_inputs_same = one,
+        .variadic_outputs_least = one,
+        .variadic_outputs_same = one,
+        .create_kernel = create_kernel,
+        .compute_kernel = compute_kernel,
+        .first_opset = one,
+        .last_opset = last_opset,
     };
 }
 

@@ -8,8 +8,8 @@ static float random_float(void) {
 }
 
 static void fill(float *x, int64_t n, bool finite) {
-    for (int64_t i = 0; i < n; i++)
-        do x[i] = random_float();
+    for (int64_t i = 0; i < n; i++) do
+            x[i] = random_float();
         while (finite && !(fabsf(x[i]) < 100));
 }
 

@@ -219,7 +219,7 @@ class Conv(_Operator):
     op_domain = DOMAIN
 
     def _run(self, x: Float32Array, w: Array, scale: Array, bias: Array | None = None, **attributes: Any) -> Any:
-        params = choose_qparams(x, "uint8", granularity=PerChannel(0), symmetric=False)
+        params = choose_qparams(x, dtype="uint8", granularity=PerChannel(0), symmetric=False)
         codes = codes_of("Conv", x, params)
         flat = x.ndim == 3
         images, filters = (codes[:, :, None], w[:, :, None]) if flat else (codes, w)

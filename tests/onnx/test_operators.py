@@ -19,7 +19,7 @@ from qnumpy.onnx.evaluator import ReferenceEvaluator  # noqa: E402
 from qnumpy.testing import layers  # noqa: E402
 
 make = onnx.helper
-ROWS = {name: supported for name, supported in _core.isas()}
+ROWS = dict(_core.isas())
 
 
 def model_of(op_type, x, constants, outputs=("y",), attributes=None, more=()):
@@ -281,5 +281,5 @@ def test_a_computed_weight_and_a_wrong_input_are_one_sentence():
 def test_threads_are_checked():
     options = runtime.SessionOptions()
     options.add_session_config_entry("qnumpy.threads", "many")
-    with pytest.raises(Exception, match='qnumpy.threads must be an integer from 1 to 256; got "many"'):
+    with pytest.raises(Exception, match=r'qnumpy\.threads must be an integer from 1 to 256; got "many"'):
         options.register_custom_ops_library(_core.__file__)

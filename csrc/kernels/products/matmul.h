@@ -53,12 +53,12 @@ typedef struct {
 typedef struct qn_packed qn_packed;
 qn_packed *qn_pack_weights(const qn_matrix *b, qn_zeros zb, int bits); /* of a code: 16, 8, 4 or 2 */
 
-/* The same without a copy: panels as qn_packed_panel_bytes describes, aligned to 64 bytes; they must outlive the result.
- * *valid: whether the padding holds the middle of the stored codes. */
+/* The same without a copy: panels as qn_packed_panel_bytes describes, aligned to 64 bytes; they must outlive the
+ * result. *valid: whether the padding holds the middle of the stored codes. */
 qn_packed *qn_borrow_weights(const uint8_t *panels, int64_t rows, int64_t columns, int bits, bool is_signed,
                              qn_zeros zb, bool *valid);
-/* Bytes of a panel of 16 columns: rows padded to 8, with 2 bits to 16, in quartets of stored codes, which are the codes,
- * plus 2^(bits - 1) if they are signed. panel_body.h draws those of fewer bits. */
+/* Bytes of a panel of 16 columns: rows padded to 8, with 2 bits to 16, in quartets of stored codes, which are the
+ * codes, plus 2^(bits - 1) if they are signed. panel_body.h draws those of fewer bits. */
 int64_t qn_packed_panel_bytes(int64_t rows, int bits);
 void qn_packed_free(qn_packed *packed);
 int64_t qn_packed_rows(const qn_packed *packed);
