@@ -65,8 +65,8 @@ class Pairing:
     def __init__(self, source: ModelProto, quantized: ModelProto) -> None:
         self.source, self.quantized = Graph.of(source), Graph.of(quantized)
         self.codes: dict[str, Codes] = {}
-        inputs = {value.name for value in source.graph.input}
-        self._inputs = {name for name in inputs if self.quantized.is_input(name)}
+        graphs = (self.source, self.quantized)
+        self._positions = [{n.output[0]: i for i, n in enumerate(graph.proto.node) if n.output} for graph in graphs]
         order = [name for node in source.graph.node for name in node.output if name]
         self._common = {name for name in order if self._is_common(name)}
         known = {_signature(node) for node in source.graph.node}
@@ -101,13 +101,13 @@ class Pairing:
         while waiting:
             current = waiting.pop()
             node = graph.producer(current)
-            if node is None or node.output[0] in found or graph.constant(current) is not None:
+            if node is None or not node.output or node.output[0] in found or graph.constant(current) is not None:
                 continue
             found[node.output[0]] = node
             for read in _names_read(node):
                 if coded.get(read, read) not in self._common or coded.get(read, read) == name:
                     waiting.append(read)
-        positions = {node.output[0]: i for i, node in enumerate(graph.proto.node)}
+        positions = self._positions[graph is self.quantized]
         return sorted(found.values(), key=lambda node: positions[node.output[0]])
 
     def _changed_constants(self) -> set[str]:

@@ -38,6 +38,9 @@ _DEAD = 1e-6  # of the median channel's largest weight
 _DEAD_SHARE = 0.5  # of the error in dead channels
 _UNEVEN = 16.0  # the widest channel by the median one, under one scale
 _MOVES = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity", "Split", "Gather")
+_FLOAT_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PRODUCTS = (*_FLOAT_PRODUCTS, "MatMulInteger", "ConvInteger", "GatherBlockQuantized", "Gather", "Linear", "Embedding", "If", "Loop")
+_AROUND = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Constant", "Reshape", "Transpose", "Mul", "Shape")
 _MOST = 1 << 16  # elements of a batch that histograms of inner tensors take
 
 
@@ -178,7 +181,8 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     pairing = Pairing(source, coarse)
     pairing.regions = _computing(pairing)
     runs = _Runs(source, coarse, pairing, outputs)
-    rows = [_Row(pairing, region, runs.sites[region.tensor]) for region in pairing.regions]
+    known = {layer.node.output[0]: layer for layer in layers(pairing.source)}
+    rows = [_Row(pairing, region, runs.sites[region.tensor], known) for region in pairing.regions]
     sums = {name: np.zeros(2) for name in outputs}
     first: Any = None
     total = len(data) if hasattr(data, "__len__") else None
@@ -347,15 +351,15 @@ def _params(scale: Constant | None, zero: Constant | None) -> QParams | None:
 class _Row:
     """Sums of one region over the batches."""
 
-    def __init__(self, pairing: Pairing, region: Region, sites: list[_Site]) -> None:
+    def __init__(self, pairing: Pairing, region: Region, sites: list[_Site], known: Mapping[str, Layer]) -> None:
         self.pairing, self.region = pairing, region
         self.local, self.cumulative = np.zeros(2), np.zeros(2)
         self.mean: Array | None = None
         self.squares: Array | None = None
         self.count = 0
         self.inputs: Array | None = None  # mean squares of the channels of the layer's input
-        outputs = {name for node in region.operators for name in node.output}
-        self.layer = next((layer for layer in layers(pairing.source) if layer.node.output[0] in outputs), None)
+        outputs = [name for node in region.operators for name in node.output]
+        self.layer = next((known[name] for name in outputs if name in known), None)
         self.axis = 1 if self.layer is not None and self.layer.op_type in ("Conv", "ConvTranspose") else -1
         self.sites = sites
         self.observers = [HistogramObserver("mse", dtype=s.params.dtype, symmetric=s.symmetric) for s in sites]
@@ -411,12 +415,12 @@ class _Row:
         )
 
     def _form(self) -> str:
-        plain = ("Identity", "Constant", "Reshape", "Transpose")
-        names = [n.op_type for n in self.region.nodes if n.op_type not in plain]
-        quantizing = [name for name in names if name in ("QuantizeLinear", "DequantizeLinear")]
-        rest = [name for name in names if name not in ("QuantizeLinear", "DequantizeLinear", "Cast", "Mul", "Add")]
-        shown = list(dict.fromkeys(rest or names))[:3]
-        return ("QDQ " if quantizing and rest else "") + "+".join(shown)
+        """Return the operators that compute the region: its products, or, without one, all but those that only move."""
+        names = list(dict.fromkeys(node.op_type for node in self.region.nodes))
+        products = [name for name in names if name in _PRODUCTS or name.startswith(("QLinear", "MatMulNBits"))]
+        rest = products or [name for name in names if name not in _AROUND]
+        quantizing = "DequantizeLinear" in names and any(name in _FLOAT_PRODUCTS for name in rest)
+        return ("QDQ " if quantizing else "") + "+".join((rest or names)[:3])
 
     # ---- causes ----
 

@@ -184,7 +184,8 @@ class Exactness(Table[ProductExactness]):
 def _remedy_text(remedy: Remedy) -> str:
     mend = "target_cpu='any' when the model is quantized gives weights that cannot saturate"
     if not remedy.works:
-        return f"onnxruntime's option {remedy.option}=1 fails on this model ({remedy.message}); {mend}."
+        cause = "it cannot load weights that share a zero point" if "replace the existing" in remedy.message else remedy.message
+        return f"onnxruntime's option {remedy.option}=1 fails on this model: {cause}; {mend}."
     left = f"{remedy.wrong:,} outputs are wrong here and {remedy.elsewhere:,} elsewhere" if remedy.wrong or remedy.elsewhere else "no output is wrong"
     return f"With onnxruntime's option {remedy.option}=1 {left}, and a run takes {remedy.slowdown:.2f} times as long here; {mend}."
 
@@ -346,8 +347,7 @@ def _remedy(owner: str, model: ModelProto, item: Any) -> Remedy:
     try:
         runner = Runner(owner, optimized(model, entries))
     except FileFormatError as error:
-        text = str(error).rpartition("ONNXRuntimeError]")[2].strip(" :.")
-        return Remedy(OPTION, False, 0, 0, 1.0, text[-160:] or "an error")
+        return Remedy(OPTION, False, 0, 0, 1.0, _message(error))
     counts: dict[str, Checked] = {}
     _add(counts, runner, item)
     engines = [session(model, threads=1, options=plain_options(e)) for e in ({}, entries)]
@@ -355,6 +355,12 @@ def _remedy(owner: str, model: ModelProto, item: Any) -> Remedy:
     before, after = interleaved([_run(engine, feed) for engine in engines], seconds=_SECONDS, least=3)
     wrong, elsewhere = (sum(getattr(found, field) for found in counts.values()) for field in ("wrong", "elsewhere"))
     return Remedy(OPTION, True, wrong, elsewhere, after / before, "")
+
+
+def _message(error: Exception) -> str:
+    """Return what onnxruntime says, without the place in its source."""
+    text = " ".join(str(error.__cause__ or error).split())
+    return text.rpartition("FAIL : ")[2].strip(" :.")[-160:]
 
 
 def _run(engine: Any, feed: Mapping[str, Array]) -> Any:

@@ -255,8 +255,8 @@ class _Model:
         key = technique, dtype
         if key not in self._changed:
             report = find_report(self.model(technique, dict.fromkeys(self.layers, dtype)))
-            names = {change.node for change in report or () if change.form != "float"}
-            self._changed[key] = tuple(name for name in self.layers if name in names) or self.layers
+            names = {change.node for change in report or () if change.dtype != FLOAT}
+            self._changed[key] = tuple(name for name in self.layers if name in names)
         return self._changed[key]
 
     def model(self, technique: str, choice: Mapping[str, str]) -> ModelProto:
