@@ -25,6 +25,7 @@ from ..files.atomic import AtomicFiles, naming_errors
 
 __all__: list[str] = []
 
+MOST_OPSET = 27  # the last whose QuantizeLinear and DequantizeLinear onnxruntime 1.32 computes
 LARGEST = 2**31 - 2**20  # bytes of a protobuf message, less what the nodes may take
 _ALIGNMENT = 4096  # of a tensor in a file of external data, which the runtime may map
 _SMALL = 1024  # bytes; shapes and axes that shape inference and the converter of versions read are smaller
@@ -225,4 +226,23 @@ def at_opset(model: ModelProto, least: int, owner: str = "at_opset") -> ModelPro
     if not opset_of(result):
         result.opset_import.add(domain="", version=least)
     raise_ir_version(result)
+    return result
+
+
+def lowered(model: ModelProto) -> ModelProto:
+    """Return a model of an operator set that onnxruntime computes in int8; as it is where onnx cannot convert it."""
+    if opset_of(model) <= MOST_OPSET:
+        return model
+    light, large = without_weights(model)
+    try:
+        converted = version_converter.convert_version(light, MOST_OPSET)
+    except (RuntimeError, ValueError):  # an operator is newer
+        return model
+    result = ModelProto()
+    result.CopyFrom(light)  # the converter keeps the graph alone
+    result.graph.CopyFrom(converted.graph)
+    result.graph.initializer.extend(large)
+    for entry in result.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = MOST_OPSET
     return result

@@ -27,7 +27,7 @@ from .session import run_batches, session
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["Form", "Options", "Rounded", "form_of", "rounded"]
+__all__ = ["Form", "Options", "Rounded", "fitting_batches", "form_of", "residual_of", "rounded"]
 
 Form = Literal["folded", "MatMulNBits", "QDQ"]
 
@@ -104,7 +104,7 @@ def rounded(
     batches: list[dict[str, Array]] = []
     if data is not None:
         staged = [layer for unit in units if (layer := _staged(graph, unit)) is not None]
-        batches, fit = _batches(owner, graph.model, staged, data)
+        batches, fit = fitting_batches(owner, graph.model, staged, data)
         staged = [layer for layer in staged if layer.name in fit]
     names = {layer.name for layer in staged}
     done = {unit.name: _alone(unit, options) for unit in units if unit.name not in names}
@@ -144,7 +144,7 @@ def _sqnr(w: Array, codes: Codes) -> float | None:
     return 10 * math.log10(signal / noise) if signal and noise else None
 
 
-def _batches(
+def fitting_batches(
     owner: str, model: "ModelProto", staged: list[Staged], data: Any
 ) -> tuple[list[dict[str, Array]], set[str]]:
     """Return the batches as the model takes them, and the names of layers whose inputs are rows of finite numbers."""
@@ -243,7 +243,7 @@ def _staged(graph: Graph, unit: Unit) -> Staged | None:
         rows = _rows_of_conv(node, (array.shape[2], array.shape[3]))
     bias = _biasplace(graph, slot)
     y = str((node if bias is None else bias[0]).output[0])
-    return Staged(unit.name, node, 1, slot.layer.x, rows, outputs_last, slot.restored, bias, _residual(graph, y))
+    return Staged(unit.name, node, 1, slot.layer.x, rows, outputs_last, slot.restored, bias, residual_of(graph, y))
 
 
 def _rows_of_conv(node: "NodeProto", kernel: tuple[int, int]) -> Callable[[Array], Array]:
@@ -290,7 +290,7 @@ def _bias_of(graph: Graph, place: Any) -> Array:
     return constant.array.reshape(-1)
 
 
-def _residual(graph: Graph, y: str) -> str | None:
+def residual_of(graph: Graph, y: str) -> str | None:
     """Return what is added to a tensor that nothing else reads."""
     readers = graph.consumers(y)
     if (

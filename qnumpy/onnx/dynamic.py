@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from onnx import TensorProto, version_converter
+from onnx import TensorProto
 
 from .. import _args, _check
 from .._typing import Array, Float32Array
@@ -17,7 +17,7 @@ from ..granularity import PerChannel
 from ..ops.hadamard import Hadamard
 from ..qparams import QParams
 from ..weights.layers import quantize_layers
-from ._files import at_opset, opset_of, read_model, without_weights, write_model
+from ._files import MOST_OPSET, at_opset, lowered, read_model, write_model
 from ._forms.codes import layer_codes
 from ._forms.qnumpy import LinearLayer, embedding, linear
 from ._forms.standard import LinearWeight, Nodes, StandardForm
@@ -28,8 +28,7 @@ from ._report import Change, attach
 from ._rewrites import activation_behind, rewrite
 from ._selection import Selection
 from ._stages import Staged, StagedModel
-from ._weight_rounding import _batches as batches_that_fit
-from ._weight_rounding import _residual as residual_of
+from ._weight_rounding import fitting_batches, residual_of
 
 __all__ = ["quantize_dynamic"]
 
@@ -47,7 +46,6 @@ _REASONS = {
     "tensor": "an activation is quantized in one range as it comes",
 }
 _LEAST_OPSET = 13  # QuantizeLinear along an axis
-_MOST_OPSET = 27  # the last whose QuantizeLinear and DequantizeLinear onnxruntime 1.32 computes
 _MOST_INPUTS = 1 << 16  # 255 * 127 * K stays in int32
 _LEAST_EMBEDDING = 1 << 14  # elements of a table that is looked up
 _PAIRS = ((1,),)  # products multiply neighbours along K, the second axis of (channel, K), together
@@ -152,7 +150,7 @@ def quantize_dynamic(
     _args.choice(owner, "per", per, _PERS)
     _args.choice(owner, "target_cpu", target_cpu, _CPUS)
     _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
-    prepared = _lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner))
+    prepared = lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner))
     selection = Selection.of(owner, include, exclude, Graph.of(prepared))
     options = _Options(target, per, selection, include is not None, target_cpu, float_weights)
     rewrites = rewrite(Graph.of(prepared))
@@ -161,25 +159,6 @@ def quantize_dynamic(
     if output is not None:
         write_model(owner, prepared, output)
     return prepared
-
-
-def _lowered(model: Any) -> Any:
-    """Return a model of an operator set that onnxruntime computes in int8; as it is where onnx cannot convert it."""
-    if opset_of(model) <= _MOST_OPSET:
-        return model
-    light, large = without_weights(model)
-    try:
-        lowered = version_converter.convert_version(light, _MOST_OPSET)
-    except (RuntimeError, ValueError):  # an operator is newer
-        return model
-    result = type(model)()
-    result.CopyFrom(light)  # the converter keeps the graph alone
-    result.graph.CopyFrom(lowered.graph)
-    result.graph.initializer.extend(large)
-    for entry in result.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = _MOST_OPSET
-    return result
 
 
 class _Rounding(NamedTuple):
@@ -227,8 +206,8 @@ class _Conversion:
             return f"its weight is {layer.weight.array.dtype}"
         if layer.op_type not in ("MatMul", "Gemm"):
             return f"{layer.op_type} has no form in int8 that is faster"
-        if self.options.target == "standard" and self.graph.opset() > _MOST_OPSET:
-            return f"onnxruntime computes QuantizeLinear up to operator set {_MOST_OPSET}"
+        if self.options.target == "standard" and self.graph.opset() > MOST_OPSET:
+            return f"onnxruntime computes QuantizeLinear up to operator set {MOST_OPSET}"
         product = _product(layer)
         if isinstance(product, str):
             return product
@@ -301,7 +280,7 @@ class _Conversion:
     ) -> dict[str, _Rounding]:
         """Round the weights for the activations that they meet in the quantized model, stage by stage."""
         staged = [_staged(product) for product in products]
-        batches, fit = batches_that_fit(owner, self.graph.model, staged, data)
+        batches, fit = fitting_batches(owner, self.graph.model, staged, data)
         staged = [layer for layer in staged if layer.name in fit]
         entries = {p.output: _entry(p) for p in products if p.output in fit}
         if not entries:

@@ -9,7 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+import qnumpy as qn
 from qnumpy.onnx import quantize_dynamic, report
+from qnumpy.onnx import session as session_of_ours
 from qnumpy.onnx._operators import linear_parts
 from qnumpy.weights import hadamard
 from tests.support import onnx_zoo
@@ -257,17 +259,18 @@ def test_recurrent_weights_are_stored_as_codes(op_type):
 # ---- the zoo ----
 
 
+@pytest.mark.parametrize("target", ["standard", "qnumpy"])
 @pytest.mark.parametrize("opset", onnx_zoo.OPSETS)
 @pytest.mark.parametrize("name", onnx_zoo.MODELS)
-def test_every_small_model_keeps_its_outputs(name, opset):
+def test_every_small_model_keeps_its_outputs(name, opset, target):
     build, inputs = onnx_zoo.MODELS[name]
     model, feed = build(opset, in_nodes=opset in (13, 21)), inputs(3)
     before = model.SerializeToString()
     exact = session(model).run(None, feed)
     for options in ({}, {"include": ["*"]}):
-        q = quantize_dynamic(model, **options)
-        onnx.checker.check_model(q, full_check=True)
-        for y, wanted in zip(session(q).run(None, feed), exact, strict=True):
+        q = quantize_dynamic(model, target=target, **options)
+        onnx.checker.check_model(q, full_check=target == "standard")
+        for y, wanted in zip(session_of_ours(q).run(None, feed), exact, strict=True):
             if wanted.dtype == np.float32:
                 assert relative(y, wanted) < 0.05  # several layers of 0.01 each
     assert model.SerializeToString() == before
@@ -334,13 +337,42 @@ def test_our_operator_holds_the_weight_bias_and_activation():
     np.testing.assert_array_equal(arrays[made.input[4]], B)
 
 
+def packed(model):
+    """The node Linear of a model as PackedWeight, one for each output."""
+    (made,) = (n for n in model.graph.node if n.op_type == "Linear")
+    attributes = {a.name: helper.get_attribute_value(a) for a in made.attribute}
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    w, scale, _, bias = (arrays.get(name) for name in [*made.input, ""][1:5])
+    count = len(made.output)
+    biases = [None] * count if bias is None else np.split(bias, count)
+    options = {"symmetric": False, "x_granularity": qn.PerRow(), "hadamard": hadamard(attributes["K"])}
+    parts = linear_parts(w, scale, None, attributes, count)
+    return [qn.PackedWeight(part, bias=b, **options) for part, b in zip(parts, biases, strict=True)]
+
+
+@pytest.mark.parametrize("shape", [(2, 7, K), (1, K), (3, 0, K)])
+def test_our_operator_in_onnxruntime_has_the_bits_of_packed_weight(shape):
+    model = linear([None] * (len(shape) - 1) + [K])
+    q = quantize_dynamic(model, target="qnumpy", include=["MatMul"])
+    x = RNG.normal(size=shape).astype(np.float32)
+    (y,) = session_of_ours(q).run(None, {"x": x})
+    (weight,) = packed(q)
+    np.testing.assert_array_equal(y, x @ weight)
+    if x.size:
+        assert relative(y, x @ W + B) < ERROR
+
+
 def test_gelu_goes_into_our_operator():
     for order in ("half first", "half last"):
         nodes = [node("MatMul", ["i", "w"], ["x"]), *gelu_nodes(order)]
         model = model_of(nodes, {"w": W, **NUMBERS}, ("i", F32, ["b", "l", K]))
-        (made,) = quantize_dynamic(model, target="qnumpy", include=["MatMul"]).graph.node
+        model_q = quantize_dynamic(model, target="qnumpy", include=["MatMul"])
+        (made,) = model_q.graph.node
         assert {a.name: helper.get_attribute_value(a) for a in made.attribute}["activation"] == b"gelu"
         assert list(made.output) == ["y"]
+        x = RNG.normal(size=(2, 5, K)).astype(np.float32) / 10
+        got, wanted = (session_of_ours(m).run(None, {"i": x})[0] for m in (model_q, model))
+        assert relative(got, wanted) < ERROR
 
 
 def test_layers_of_one_input_become_one_node():
@@ -350,6 +382,10 @@ def test_layers_of_one_input_become_one_node():
     q = quantize_dynamic(model_of(nodes, weights, ("x", F32, ["b", "l", K])), target="qnumpy", include=["MatMul"])
     assert operators(q) == ["Linear", "Sum"]
     assert list(q.graph.node[0].output) == names
+    x = RNG.normal(size=(2, 5, K)).astype(np.float32)
+    (y,) = session_of_ours(q).run(None, {"x": x})
+    np.testing.assert_allclose(y, sum(x @ weight for weight in packed(q)), rtol=1e-5, atol=1e-4)  # Sum in its own order
+    assert relative(y, sum(x @ w for w in weights.values())) < ERROR
 
 
 # ---- data ----
