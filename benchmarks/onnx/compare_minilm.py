@@ -1,6 +1,7 @@
 """all-MiniLM-L6-v2 in ONNX Runtime, one thread: accuracy, size and speed of quantized models over the float model.
 
-Run: ``python -m benchmarks.onnx.compare_minilm --markdown``
+Run: ``python -m benchmarks.onnx.compare_minilm --markdown``; a short run is
+``--only "quantize_dynamic, qnumpy" --shapes 16x43 --sentences 60 --seconds 3``.
 
 The graph is that of benchmarks/support/minilm_onnx.py, the sentences are those of benchmarks/support/sentences.py; 200
 calibrate, others of other content measure. Accuracy is 1 - the mean cosine between sentence embeddings and those of the
@@ -26,9 +27,9 @@ from ..page import render
 from ..support import minilm, minilm_onnx, sentences
 
 SHAPES = ((1, 32), (16, 43), (32, 64))
-HEADS = ["model", "1 - mean cos", "min cos", *(f"{b} x {n}" for b, n in SHAPES), "MB"]
 OUTPUT = ["sentence_embedding"]
 
+Shape = tuple[int, int]
 Data = list[dict[str, Array]]
 Quantizer = Callable[[Path, Data], Any]  # from the file of the float model to a model
 
@@ -119,7 +120,7 @@ class Judge:
         return float(1 - cosine.mean()), float(cosine.min())
 
 
-def speed_ups(engines: dict[str, Any], base: Any, shape: tuple[int, int], seconds: float) -> dict[str, float]:
+def speed_ups(engines: dict[str, Any], base: Any, shape: Shape, seconds: float) -> dict[str, float]:
     """Return the best time of the float model over that of each engine; they take turns."""
     ids = np.random.default_rng(0).integers(1000, 29000, shape)
     feed = dict(zip(minilm_onnx.INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
@@ -135,7 +136,16 @@ def speed_ups(engines: dict[str, Any], base: Any, shape: tuple[int, int], second
     return {name: best[""] / best[name] for name in engines}
 
 
-def rows(judge: Judge, names: list[str], seconds: float) -> Iterator[list[str]]:
+def heads(shapes: list[Shape]) -> list[str]:
+    return ["model", "1 - mean cos", "min cos", *(f"{b} x {n}" for b, n in shapes), "MB"]
+
+
+def shape_of(text: str) -> Shape:
+    batch, _, length = text.partition("x")
+    return int(batch), int(length)
+
+
+def rows(judge: Judge, names: list[str], shapes: list[Shape], seconds: float) -> Iterator[list[str]]:
     """Yield the table; a quantizer that fails says so in its row."""
     engines, facts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -150,12 +160,12 @@ def rows(judge: Judge, names: list[str], seconds: float) -> Iterator[list[str]]:
                 continue
             lost, least = judge.accuracy(engines[name])
             facts[name] = [f"{lost:.2e}", f"{least:.4f}", f"{model.ByteSize() / 1e6:.1f}"]
-    ratios = [speed_ups(engines, judge.float, shape, seconds) for shape in SHAPES]
+    ratios = [speed_ups(engines, judge.float, shape, seconds) for shape in shapes]
     for name in names:
         if name in engines:
             yield [name, *facts[name][:2], *(f"{ratio[name]:.2f}" for ratio in ratios), facts[name][2]]
         else:
-            yield [name, *facts[name], *[""] * (len(HEADS) - 2)]
+            yield [name, *facts[name], *[""] * (len(heads(shapes)) - 2)]
 
 
 def main() -> None:
@@ -164,11 +174,19 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=20.0, help="for each shape of a batch")
     parser.add_argument("--only", nargs="*", metavar="ROW", choices=list(ROWS), help="names of rows")
+    parser.add_argument(
+        "--shapes",
+        nargs="*",
+        type=shape_of,
+        default=list(SHAPES),
+        metavar="BxN",
+        help="batches of B sentences of N tokens",
+    )
     arguments = parser.parse_args()
     names = arguments.only or list(ROWS)
-    table = list(rows(Judge(arguments.sentences), names, arguments.seconds))
+    table = list(rows(Judge(arguments.sentences), names, arguments.shapes, arguments.seconds))
     print(f"{cpu()}, one thread, over float32 in the same run.\n")
-    print(render(HEADS, table, markdown=arguments.markdown))
+    print(render(heads(arguments.shapes), table, markdown=arguments.markdown))
 
 
 if __name__ == "__main__":

@@ -250,7 +250,17 @@ def _piece(
     proto.initializer.extend(constants[name] for name in initializers if name in constants)
     proto.sparse_initializer.extend(s for s in graph.proto.sparse_initializer if s.values.name in initializers)
     proto.output.extend(ValueInfoProto(name=name) for name in outputs)
-    return _Piece(session(model) if outputs else None, list(inputs), outputs)
+    return _Piece(session(model, options=_resting()) if outputs else None, list(inputs), outputs)
+
+
+def _resting() -> Any:
+    """Return options of a session whose threads sleep between runs: the sessions of many pieces take turns."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _header(graph: "Graph") -> Any:
