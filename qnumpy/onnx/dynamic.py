@@ -270,6 +270,7 @@ class _Conversion:
         )
         rounded = {}
         for name, q in result.items():
+            assert isinstance(q, QuantizedArray)
             codes, scale = np.ascontiguousarray(q.codes.astype(np.int8).T), np.asarray(q.qparams.scale, np.float32)
             sqnr = result.report[name].sqnr_db
             rounded[name] = _Rounding(codes, scale, result.biases.get(name), result.hadamards.get(name), sqnr)
