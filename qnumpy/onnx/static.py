@@ -65,6 +65,7 @@ _REFERENCE_OPSET = 19  # the first that onnx.reference computes QuantizeLinear o
 _SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
 _WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by moments leaves
 _SMOOTHING_GAIN = 0.75  # of the error, below which factors pay for the pass over memory
+_OUTPUT_MARGIN = 0.1  # of the range of an output that codes stand for, on each side
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
 
 
@@ -486,15 +487,17 @@ class _Conversion:
         reasons: dict[str, str] = {}
         chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
         ranges = self._shared(graph, found, chosen)
-        smoothing = self._smoothing(graph, found, chosen, ranges)
-        writing = _Writing(graph, found, chosen, ranges, smoothing, self.calibration, self.options)
+        self._widen_outputs(graph, ranges)
+        smoothing, equalized = self._factors(graph, found, chosen, ranges)
+        writer = Writer(graph, ranges, smoothing, equalized)
+        writing = _Writing(graph, found, chosen, writer, self.calibration, self.options)
         changes = writing.run()
         for c in found:
             if c.computes and c.key not in chosen:
                 reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
         changes += store_weights(model, self.options.float_weights, self._stays, reasons)
         layers_in_int8 = [c.key for c in found if c.computes and c.key in chosen]
-        return model, _ordered(changes, self.prepared), {"layers": layers_in_int8}
+        return model, _ordered(changes, self.prepared), {"layers": layers_in_int8, "equalized": len(equalized)}
 
     def _stays(self, node: Any) -> bool:
         """Whether the user excluded a node: its weights stay as they are."""
@@ -561,12 +564,30 @@ class _Conversion:
                 ranges.update(dict.fromkeys(c.outputs, ranges[c.inputs[0]]))
         return ranges
 
-    def _smoothing(
+    def _widen_outputs(self, graph: Graph, ranges: dict[str, QParams]) -> None:
+        """Widen the ranges of outputs that codes stand for: what lies outside is an error of the answer itself.
+
+        One element in as many as were seen lies outside of what was seen; a tenth of the range on each side that has
+        more than zero takes those in, for at most 1.6 dB.
+        """
+        if not self.options.quantize_outputs:
+            return
+        for value in graph.proto.output:
+            observer = self.calibration.observers.get(value.name)
+            if value.name in ranges and observer is not None:
+                low, high = float(observer.min_), float(observer.max_)
+                margin = _OUTPUT_MARGIN * (high - low)
+                ends = (low - margin if low < 0 else 0.0), (high + margin if high > 0 else 0.0)
+                ranges[value.name] = QParams.from_range(*ends, dtype="uint8", symmetric=False)
+
+    def _factors(
         self, graph: Graph, found: list[Candidate], chosen: set[str], ranges: dict[str, QParams]
-    ) -> dict[str, Array]:
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return factors of the channels of inputs, where they lower the error; the ranges become those of x / factor.
 
-        A Mul divides by them, for the price of one pass; the weights are multiplied by them.
+        The weights that read the input are multiplied by them. The first are of inputs that exist in float32: a Mul
+        divides by them, for the price of one pass. The second are of inputs that an int8 layer makes: its weight and
+        its bias are divided by them, which costs nothing.
         """
         by_output = {name: c for c in found for name in c.outputs}
         readers: dict[str, list[Candidate]] = {}
@@ -574,14 +595,14 @@ class _Conversion:
             if c.key in chosen and c.kind != "activation":
                 for name in c.inputs:
                     readers.setdefault(name, []).append(c)
-        smoothing = {}
+        smoothing, equalized = {}, {}
         for tensor, layers_of in readers.items():
-            maker = by_output.get(tensor)
+            maker, after = by_output.get(tensor), None
             if maker is not None and maker.key in chosen and maker.kind == "activation":
-                maker = by_output.get(maker.inputs[0])
+                maker, after = by_output.get(maker.inputs[0]), maker
             coded = maker is not None and maker.key in chosen and not maker.keeps_float
             channels = self.calibration.observers.get(f"{tensor}{_CHANNELS}")
-            if coded or graph.is_output(tensor) or not all(map(_smooths, layers_of)):
+            if graph.is_output(tensor) or not all(map(_smooths, layers_of)):
                 continue
             if (
                 not isinstance(channels, MinMaxObserver)
@@ -589,12 +610,18 @@ class _Conversion:
                 or (channels.count_ == 0).any()
             ):
                 continue
-            best = _factors(
-                channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor)
+            if coded and not (_divides(maker, after) and len(graph.consumers(tensor)) == len(layers_of)):
+                continue
+            best = _best_factors(
+                channels,
+                [_inputs_first(c) for c in layers_of],
+                self._second_moments(layers_of[0]),
+                self._noise(tensor),
+                1.0 if coded else _SMOOTHING_GAIN,
             )
             if best is not None:
-                smoothing[tensor], ranges[tensor] = best
-        return smoothing
+                (equalized if coded else smoothing)[tensor], ranges[tensor] = best
+        return smoothing, equalized
 
     def _second_moments(self, c: Candidate) -> Array | None:
         observer = self.calibration.observers.get(_rounding_name(c, "gptq"))
@@ -614,19 +641,26 @@ class _Conversion:
         )
 
 
+def _divides(maker: Candidate | None, after: Candidate | None) -> bool:
+    """Whether a layer and the activation behind it give x / factor where weight and bias are divided by factors."""
+    if maker is None or not _smooths(maker):
+        return False
+    return after is None or after.attributes["bounds"] in ((0, None), (0.0, None), (None, None))
+
+
 def _inputs_first(c: Candidate) -> Array:
     """Return the weight of a product with the axis of the inputs first."""
     assert c.weight is not None
     return c.weight.array if c.outputs_axis == 1 else c.weight.array.T
 
 
-def _factors(
-    channels: MinMaxObserver, weights: list[Array], squares: Array | None, noise: float | None
+def _best_factors(
+    channels: MinMaxObserver, weights: list[Array], squares: Array | None, noise: float | None, gain: float
 ) -> tuple[Array, QParams] | None:
     """Return factors of channels and the range of x / factor; None where they do not lower the error of the outputs.
 
     Between those that make all channels of x equally wide and those that do so for the rows of the weight the best is
-    taken, by the mean squared error of the outputs: ``sum_k (factor_k S)^2 / 12 |w_k|^2`` of the codes of x, and
+    taken, if its error is below `gain` times that without factors. The error is the mean squared one of the outputs: ``sum_k (factor_k S)^2 / 12 |w_k|^2`` of the codes of x, and
     ``sum_k x_k^2 / factor_k^2 Sw^2 / 12`` of those of w for each output.
     """
     if squares is None or noise is None:
@@ -643,14 +677,14 @@ def _factors(
 
     least = noise * float(energy.sum()) + weight_noise(np.ones(len(rows)))
     best = None
-    for alpha in (0.2, 0.35, 0.5, 0.65, 0.8):
+    for alpha in (0.2, 0.35, 0.5, 0.65, 0.8, 1.0):
         factor = reach**alpha / rows ** (1 - alpha)
         factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3).astype(np.float32).astype(np.float64)
         params = QParams.from_range(
             float((low / factor).min()), float((high / factor).max()), dtype="uint8", symmetric=False
         )
         error = float(np.square(factor * float(params.scale)) @ energy) / 12 + weight_noise(factor)
-        if error < _SMOOTHING_GAIN * least:
+        if error < (gain * least if best is None else least):
             least, best = error, (factor.astype(np.float32), params)
     return best
 
@@ -668,14 +702,13 @@ class _Writing:
         graph: Graph,
         found: list[Candidate],
         chosen: set[str],
-        ranges: Mapping[str, QParams],
-        smoothing: Mapping[str, Array],
+        writer: Writer,
         calibration: Calibration,
         options: _Options,
     ) -> None:
         self.graph, self.chosen, self.options, self.calibration = graph, chosen, options, calibration
         self.by_output = {name: c for c in found for name in c.outputs}
-        self.writer = Writer(graph, ranges, smoothing)
+        self.writer = writer
         self.codes: dict[str, str] = {}  # of tensors that have codes so far
         self.reals: dict[str, str] = {}  # what int8 nodes read of tensors that float nodes make
         self.needed = self._needed(found)
@@ -762,7 +795,7 @@ class _Writing:
     def _finish(self, tensor: str, raw: str) -> None:
         """Quantize what a node made, and give the tensor's name to the reals that its codes stand for."""
         self.codes[tensor] = self.writer.quantize(tensor, raw)
-        self.writer.dequantize(tensor, self.codes[tensor], tensor)
+        self.reals[tensor] = self.writer.dequantize(tensor, self.codes[tensor], self.writer.stem(tensor))
 
     def _int8(self, c: Candidate) -> Change | None:
         after = self.merged.get(c.key)
@@ -799,9 +832,13 @@ class _Writing:
         assert c.weight is not None
         x = c.inputs[0]
         w, bias = self._arrays(c)
-        factor = self.writer.smoothing.get(x)
+        factor = self.writer.smoothing.get(x, self.writer.equalized.get(x))
         if factor is not None:
             w = (w * (factor[:, None] if c.outputs_axis == 1 else factor)).astype(np.float32)
+        divisor = self.writer.equalized.get(output)
+        if divisor is not None:
+            w = (w / (divisor if c.outputs_axis == 1 else divisor[:, None])).astype(np.float32)
+            bias = None if bias is None else bias / divisor
         params = self.writer.qparams[x]
         x_scale = float(params.scale)
         orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
@@ -882,7 +919,7 @@ class _Writing:
             return "QDQ"
         if c.kind == "gemm" and c.attributes.get("transB", 0):
             codes = codes._replace(codes=np.ascontiguousarray(codes.codes.T))
-        pair, name = (x, self.codes[x]), f"{output}_quantized"
+        pair, name = (x, self.codes[x]), f"{writer.stem(output)}_quantized"
         alone = output in self.needed and output not in writer.smoothing and not self._float_readers(output)
         if c.kind == "conv" and reals:
             conv_integer(writer, c.node, pair, raw[0], codes, stem)
@@ -895,7 +932,7 @@ class _Writing:
         elif c.kind != "conv" and codes.bias is None and (alone or not reals) and self._saturates(after, output):
             self.codes[output] = writer.name(name)
             qlinear_matmul(writer, pair, (output, self.codes[output]), codes, stem)
-            self.reals[output] = writer.dequantize(output, self.codes[output], output)
+            self.reals[output] = writer.dequantize(output, self.codes[output], writer.stem(output))
             return "QLinearMatMul"
         elif c.kind == "conv":
             conv_integer(writer, c.node, pair, raw[0], codes, stem)
@@ -931,7 +968,6 @@ class _Writing:
         self._activation(after, output, raw)
         if not reals or after is not None:
             self._finish(output, raw[0])
-            self.reals[output] = output
         elif output in self.needed:
             self._quantize(output)
 
