@@ -65,7 +65,7 @@ _REFERENCE_OPSET = 19  # the first that onnx.reference computes QuantizeLinear o
 _SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
 _WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by moments leaves
 _SMOOTHING_GAIN = 0.75  # of the error, below which factors pay for the pass over memory
-_OUTPUT_MARGIN = 0.1  # of the range of an output that codes stand for, on each side
+_FEW, _ROOM = 1 << 17, 0.1  # elements, of which the range of a result is widened, and by which part at each end
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
 
 
@@ -169,6 +169,8 @@ def quantize_static(
     Activations are uint8, affine per tensor, ``q = saturate(round_half_even(x / S) + Z)``. Weights are int8, symmetric
     per output channel, biases int32. A layer runs in int8 where onnxruntime is faster in that form; the report says of
     the others why not. The weights of layers that stay float32 are stored as codes and compute in float32.
+    Where calibration showed few elements of a layer's result, at most 131,072, its range has room for a tenth more at each
+    end that is not zero; the inputs of the model have none.
 
     Parameters
     ----------
@@ -210,7 +212,9 @@ def quantize_static(
         Time variants in onnxruntime, interleaved with the float32 model, and return the fastest; that may have no
         layer in int8.
     target_cpu : {"any", "vnni", "avx2", "arm"}
-        For "any" and "avx2" no sum of two neighbouring weights exceeds 128, so that their products do not saturate.
+        Where the model runs. CPUs of x86 without VNNI add pairs of products in int16, which saturates: for "any" and
+        "avx2" no sum of two neighbouring weights exceeds 128, so that no pair does. VNNI, and on ARM the dot products
+        as well as the widening ones of older CPUs, add in int32: for "vnni" and "arm" the weights use all codes.
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
     resume : str or path, optional
@@ -463,10 +467,37 @@ class _Conversion:
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
         self._errors: dict[str, float] = {}
         self.qparams = {name: _chosen(calibration.observers[name], options.observer) for name in names}
+        for name, ends in self._open_ends().items():
+            self.qparams[name] = self._widened(name, ends)
 
     def _count(self, observer: Observer) -> float:
         counts = (getattr(observer, name, 0) for name in ("count_", "nan_", "infinite_"))
         return float(sum(np.sum(count) for count in counts)) / self.batches
+
+    def _open_ends(self) -> dict[str, tuple[float, float]]:
+        """Return the tensors whose range more data would widen, and what bounds it: results of layers."""
+        open_ends = {}
+        for c in candidates(Graph.of(self.prepared)):
+            least, most = c.attributes["bounds"] if c.kind == "activation" else (None, None)
+            if c.computes or c.kind == "activation":
+                open_ends[c.key] = (-math.inf if least is None else least, math.inf if most is None else most)
+        return {name: ends for name, ends in open_ends.items() if self.qparams.get(name) is not None}
+
+    def _widened(self, name: str, ends: tuple[float, float]) -> QParams | None:
+        """Return the parameters of a tensor with room for what few data did not show.
+
+        Of a few thousand elements the largest is soon exceeded, and what lies outside of a range is wrong by far more
+        than half a step; the room costs less than 1 dB at each end.
+        """
+        params = self.qparams[name]
+        if params is None or np.sum(getattr(self.calibration.observers[name], "count_", 0)) > _FEW:
+            return params
+        low, high = (float(end) for end in params.range())
+        if not params.code.name == "uint8" or not high > low:
+            return params
+        room = _ROOM * (high - low)
+        low, high = (max(low - room, ends[0]) if low < 0 else low), (min(high + room, ends[1]) if high > 0 else high)
+        return QParams.from_range(low, high, dtype="uint8", symmetric=False)
 
     def convert(
         self, pace: float, without: Mapping[str, str] | None = None
@@ -487,17 +518,15 @@ class _Conversion:
         reasons: dict[str, str] = {}
         chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
         ranges = self._shared(graph, found, chosen)
-        self._widen_outputs(graph, ranges)
-        smoothing, equalized = self._factors(graph, found, chosen, ranges)
-        writer = Writer(graph, ranges, smoothing, equalized)
-        writing = _Writing(graph, found, chosen, writer, self.calibration, self.options)
+        smoothing = self._smoothing(graph, found, chosen, ranges)
+        writing = _Writing(graph, found, chosen, ranges, smoothing, self.calibration, self.options)
         changes = writing.run()
         for c in found:
             if c.computes and c.key not in chosen:
                 reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
         changes += store_weights(model, self.options.float_weights, self._stays, reasons)
         layers_in_int8 = [c.key for c in found if c.computes and c.key in chosen]
-        return model, _ordered(changes, self.prepared), {"layers": layers_in_int8, "equalized": len(equalized)}
+        return model, _ordered(changes, self.prepared), {"layers": layers_in_int8}
 
     def _stays(self, node: Any) -> bool:
         """Whether the user excluded a node: its weights stay as they are."""
@@ -564,30 +593,12 @@ class _Conversion:
                 ranges.update(dict.fromkeys(c.outputs, ranges[c.inputs[0]]))
         return ranges
 
-    def _widen_outputs(self, graph: Graph, ranges: dict[str, QParams]) -> None:
-        """Widen the ranges of outputs that codes stand for: what lies outside is an error of the answer itself.
-
-        One element in as many as were seen lies outside of what was seen; a tenth of the range on each side that has
-        more than zero takes those in, for at most 1.6 dB.
-        """
-        if not self.options.quantize_outputs:
-            return
-        for value in graph.proto.output:
-            observer = self.calibration.observers.get(value.name)
-            if value.name in ranges and observer is not None:
-                low, high = float(observer.min_), float(observer.max_)
-                margin = _OUTPUT_MARGIN * (high - low)
-                ends = (low - margin if low < 0 else 0.0), (high + margin if high > 0 else 0.0)
-                ranges[value.name] = QParams.from_range(*ends, dtype="uint8", symmetric=False)
-
-    def _factors(
+    def _smoothing(
         self, graph: Graph, found: list[Candidate], chosen: set[str], ranges: dict[str, QParams]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
+    ) -> dict[str, Array]:
         """Return factors of the channels of inputs, where they lower the error; the ranges become those of x / factor.
 
-        The weights that read the input are multiplied by them. The first are of inputs that exist in float32: a Mul
-        divides by them, for the price of one pass. The second are of inputs that an int8 layer makes: its weight and
-        its bias are divided by them, which costs nothing.
+        A Mul divides by them, for the price of one pass; the weights are multiplied by them.
         """
         by_output = {name: c for c in found for name in c.outputs}
         readers: dict[str, list[Candidate]] = {}
@@ -595,14 +606,14 @@ class _Conversion:
             if c.key in chosen and c.kind != "activation":
                 for name in c.inputs:
                     readers.setdefault(name, []).append(c)
-        smoothing, equalized = {}, {}
+        smoothing = {}
         for tensor, layers_of in readers.items():
-            maker, after = by_output.get(tensor), None
+            maker = by_output.get(tensor)
             if maker is not None and maker.key in chosen and maker.kind == "activation":
-                maker, after = by_output.get(maker.inputs[0]), maker
+                maker = by_output.get(maker.inputs[0])
             coded = maker is not None and maker.key in chosen and not maker.keeps_float
             channels = self.calibration.observers.get(f"{tensor}{_CHANNELS}")
-            if graph.is_output(tensor) or not all(map(_smooths, layers_of)):
+            if coded or graph.is_output(tensor) or not all(map(_smooths, layers_of)):
                 continue
             if (
                 not isinstance(channels, MinMaxObserver)
@@ -610,18 +621,12 @@ class _Conversion:
                 or (channels.count_ == 0).any()
             ):
                 continue
-            if coded and not (_divides(maker, after) and len(graph.consumers(tensor)) == len(layers_of)):
-                continue
-            best = _best_factors(
-                channels,
-                [_inputs_first(c) for c in layers_of],
-                self._second_moments(layers_of[0]),
-                self._noise(tensor),
-                1.0 if coded else _SMOOTHING_GAIN,
+            best = _factors(
+                channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor)
             )
             if best is not None:
-                (equalized if coded else smoothing)[tensor], ranges[tensor] = best
-        return smoothing, equalized
+                smoothing[tensor], ranges[tensor] = best
+        return smoothing
 
     def _second_moments(self, c: Candidate) -> Array | None:
         observer = self.calibration.observers.get(_rounding_name(c, "gptq"))
@@ -641,26 +646,19 @@ class _Conversion:
         )
 
 
-def _divides(maker: Candidate | None, after: Candidate | None) -> bool:
-    """Whether a layer and the activation behind it give x / factor where weight and bias are divided by factors."""
-    if maker is None or not _smooths(maker):
-        return False
-    return after is None or after.attributes["bounds"] in ((0, None), (0.0, None), (None, None))
-
-
 def _inputs_first(c: Candidate) -> Array:
     """Return the weight of a product with the axis of the inputs first."""
     assert c.weight is not None
     return c.weight.array if c.outputs_axis == 1 else c.weight.array.T
 
 
-def _best_factors(
-    channels: MinMaxObserver, weights: list[Array], squares: Array | None, noise: float | None, gain: float
+def _factors(
+    channels: MinMaxObserver, weights: list[Array], squares: Array | None, noise: float | None
 ) -> tuple[Array, QParams] | None:
     """Return factors of channels and the range of x / factor; None where they do not lower the error of the outputs.
 
     Between those that make all channels of x equally wide and those that do so for the rows of the weight the best is
-    taken, if its error is below `gain` times that without factors. The error is the mean squared one of the outputs: ``sum_k (factor_k S)^2 / 12 |w_k|^2`` of the codes of x, and
+    taken, by the mean squared error of the outputs: ``sum_k (factor_k S)^2 / 12 |w_k|^2`` of the codes of x, and
     ``sum_k x_k^2 / factor_k^2 Sw^2 / 12`` of those of w for each output.
     """
     if squares is None or noise is None:
@@ -677,14 +675,14 @@ def _best_factors(
 
     least = noise * float(energy.sum()) + weight_noise(np.ones(len(rows)))
     best = None
-    for alpha in (0.2, 0.35, 0.5, 0.65, 0.8, 1.0):
+    for alpha in (0.2, 0.35, 0.5, 0.65, 0.8):
         factor = reach**alpha / rows ** (1 - alpha)
         factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3).astype(np.float32).astype(np.float64)
         params = QParams.from_range(
             float((low / factor).min()), float((high / factor).max()), dtype="uint8", symmetric=False
         )
         error = float(np.square(factor * float(params.scale)) @ energy) / 12 + weight_noise(factor)
-        if error < (gain * least if best is None else least):
+        if error < _SMOOTHING_GAIN * least:
             least, best = error, (factor.astype(np.float32), params)
     return best
 
@@ -702,13 +700,14 @@ class _Writing:
         graph: Graph,
         found: list[Candidate],
         chosen: set[str],
-        writer: Writer,
+        ranges: Mapping[str, QParams],
+        smoothing: Mapping[str, Array],
         calibration: Calibration,
         options: _Options,
     ) -> None:
         self.graph, self.chosen, self.options, self.calibration = graph, chosen, options, calibration
         self.by_output = {name: c for c in found for name in c.outputs}
-        self.writer = writer
+        self.writer = Writer(graph, ranges, smoothing)
         self.codes: dict[str, str] = {}  # of tensors that have codes so far
         self.reals: dict[str, str] = {}  # what int8 nodes read of tensors that float nodes make
         self.needed = self._needed(found)
@@ -795,7 +794,7 @@ class _Writing:
     def _finish(self, tensor: str, raw: str) -> None:
         """Quantize what a node made, and give the tensor's name to the reals that its codes stand for."""
         self.codes[tensor] = self.writer.quantize(tensor, raw)
-        self.reals[tensor] = self.writer.dequantize(tensor, self.codes[tensor], self.writer.stem(tensor))
+        self.writer.dequantize(tensor, self.codes[tensor], tensor)
 
     def _int8(self, c: Candidate) -> Change | None:
         after = self.merged.get(c.key)
@@ -832,13 +831,9 @@ class _Writing:
         assert c.weight is not None
         x = c.inputs[0]
         w, bias = self._arrays(c)
-        factor = self.writer.smoothing.get(x, self.writer.equalized.get(x))
+        factor = self.writer.smoothing.get(x)
         if factor is not None:
             w = (w * (factor[:, None] if c.outputs_axis == 1 else factor)).astype(np.float32)
-        divisor = self.writer.equalized.get(output)
-        if divisor is not None:
-            w = (w / (divisor if c.outputs_axis == 1 else divisor[:, None])).astype(np.float32)
-            bias = None if bias is None else bias / divisor
         params = self.writer.qparams[x]
         x_scale = float(params.scale)
         orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
@@ -919,7 +914,7 @@ class _Writing:
             return "QDQ"
         if c.kind == "gemm" and c.attributes.get("transB", 0):
             codes = codes._replace(codes=np.ascontiguousarray(codes.codes.T))
-        pair, name = (x, self.codes[x]), f"{writer.stem(output)}_quantized"
+        pair, name = (x, self.codes[x]), f"{output}_quantized"
         alone = output in self.needed and output not in writer.smoothing and not self._float_readers(output)
         if c.kind == "conv" and reals:
             conv_integer(writer, c.node, pair, raw[0], codes, stem)
@@ -932,7 +927,7 @@ class _Writing:
         elif c.kind != "conv" and codes.bias is None and (alone or not reals) and self._saturates(after, output):
             self.codes[output] = writer.name(name)
             qlinear_matmul(writer, pair, (output, self.codes[output]), codes, stem)
-            self.reals[output] = writer.dequantize(output, self.codes[output], writer.stem(output))
+            self.reals[output] = writer.dequantize(output, self.codes[output], output)
             return "QLinearMatMul"
         elif c.kind == "conv":
             conv_integer(writer, c.node, pair, raw[0], codes, stem)
@@ -968,6 +963,7 @@ class _Writing:
         self._activation(after, output, raw)
         if not reals or after is not None:
             self._finish(output, raw[0])
+            self.reals[output] = output
         elif output in self.needed:
             self._quantize(output)
 

@@ -24,18 +24,10 @@ class Writer:
     smoothing : mapping of str to ndarray of float32
         Of tensors whose last axis is divided by factors before it is quantized: the weights that read the codes are
         multiplied by them.
-    equalized : mapping of str to ndarray of float32
-        Of tensors that the layer before makes divided by factors; they have a name of their own.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        qparams: Mapping[str, QParams],
-        smoothing: Mapping[str, Array],
-        equalized: Mapping[str, Array],
-    ) -> None:
-        self.graph, self.qparams, self.smoothing, self.equalized = graph, qparams, smoothing, equalized
+    def __init__(self, graph: Graph, qparams: Mapping[str, QParams], smoothing: Mapping[str, Array]) -> None:
+        self.graph, self.qparams, self.smoothing = graph, qparams, smoothing
         self.nodes: list[Any] = []
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -51,10 +43,6 @@ class Writer:
     def name(self, stem: str) -> str:
         return self.graph.name(stem)
 
-    def stem(self, tensor: str) -> str:
-        """Return what the names of a tensor's codes and reals begin with: another name where it is divided."""
-        return f"{tensor}_equalized" if tensor in self.equalized else tensor
-
     def constant(self, stem: str, array: Array) -> str:
         return self.graph.add(stem, array)
 
@@ -67,7 +55,7 @@ class Writer:
 
     def quantize(self, tensor: str, source: str | None = None) -> str:
         """Append the quantization of a tensor and return the name of its codes."""
-        codes = self.name(f"{self.stem(tensor)}_quantized")
+        codes = self.name(f"{tensor}_quantized")
         if tensor in self.smoothing:  # QuantizeLinear with a scale for each element of the last axis is 60 times slower
             inverse = self.constant(f"{tensor}_smoothing", (1 / self.smoothing[tensor]).astype(np.float32))
             source = self.add("Mul", [source or tensor, inverse], self.name(f"{tensor}_smoothed"))
