@@ -49,12 +49,15 @@ def test_a_merge_is_as_if_one_had_seen_all():
     assert np.array_equal(right.mean_, before)
 
 
-def test_a_calibration_keeps_its_state():
-    calibration = qn.Calibration({"x": MeanObserver(1)})
-    calibration.observers["x"].observe(batches()[0])
+def test_a_saved_state_goes_on():
+    def model(x):
+        return qn.tap("x", x)
+
+    first, second = batches()[:2]
+    calibration = qn.calibrate(model, [first], MeanObserver(1))
     kept = qn.Calibration.from_json(calibration.to_json()).observers["x"]
     assert kept.get_config() == {"axis": 1, "on_nonfinite": "ignore"}
-    assert np.array_equal(kept.mean_, calibration.observers["x"].mean_)
+    assert np.array_equal(kept.observe(second).mean_, calibration.observers["x"].observe(second).mean_)
     assert np.array_equal(kept.each_, calibration.observers["x"].each_)
 
 
