@@ -116,8 +116,8 @@ def quantize_static(
     Activations are uint8, affine per tensor, ``q = saturate(round_half_even(x / S) + Z)``. Weights are int8, symmetric
     per output channel, biases int32. A layer runs in int8 where onnxruntime is faster in that form; the report says of
     the others why not. The weights of layers that stay float32 are stored as codes and compute in float32.
-    Where calibration showed few elements of a layer's result, at most 131,072, its range has room for a tenth more at each
-    end that is not zero; the inputs of the model have none.
+    Where calibration showed few elements of a layer's result, at most 131,072, its range has room for a tenth more at
+    each end that is not zero; the inputs of the model have none.
 
     Parameters
     ----------
