@@ -174,11 +174,16 @@ def _runs(
     """Yield the tensors of each batch that are real, by name, without masks."""
     with_outputs, outputs, _ = tapped(model, names)
     engine = session(with_outputs)
+    del with_outputs
     total = len(data) if isinstance(data, Sized) else None
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for result in run_batches(owner, engine, items):
             found = {name: result[shown] for name, shown in outputs.items()}
-            yield {name: unmasked(x) for name, x in found.items() if float_type(x.dtype) is not None}
+            result.clear()
+            batch = {name: unmasked(x) for name, x in found.items() if float_type(x.dtype) is not None}
+            found.clear()
+            yield batch
+            batch.clear()  # before the next run makes as many arrays
 
 
 def batches_of(data: Any) -> Iterable[Any]:

@@ -160,7 +160,10 @@ def run_batches(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array
             text = " ".join(str(error).split())[:300].rstrip(".")
             got = f"batch {index}, at which ONNX Runtime says: {text}"
             raise ValueError(_check.must(owner, "data", "batches that the model can run", got)) from error
-        yield dict(zip(names, results, strict=True))
+        outputs = dict(zip(names, results, strict=True))
+        del results  # what the caller drops is free before the next run
+        yield outputs
+        del outputs
 
 
 def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
