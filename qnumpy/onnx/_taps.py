@@ -15,6 +15,7 @@ from ..calibration.calibrate import Calibration, progress_bar
 from ..dtypes import float_type
 from ..errors import CalibrationError
 from ..files.atomic import replacing
+from ._files import LARGEST, nbytes, tensors
 from ._graph import Graph
 from .session import run_batches, session
 
@@ -173,8 +174,12 @@ def _runs(
 ) -> Iterator[dict[str, Array]]:
     """Yield the tensors of each batch that are real, by name, without masks."""
     with_outputs, outputs, _ = tapped(model, names)
-    engine = session(with_outputs)
-    del with_outputs
+    content: Any = with_outputs
+    if sum(nbytes(tensor) for tensor in tensors(with_outputs.graph)) <= LARGEST:
+        content = with_outputs.SerializeToString()
+    del with_outputs  # one copy less beside the runtime's own
+    engine = session(content)
+    del content
     total = len(data) if isinstance(data, Sized) else None
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for result in run_batches(owner, engine, items):

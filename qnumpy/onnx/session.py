@@ -98,6 +98,7 @@ def session(model: Any, *, threads: int | None = None, options: Any = None) -> A
         options.add_session_config_entry(key, value)
     if any(entry.domain == DOMAIN for entry in facts.opset_import):
         options.register_custom_ops_library(custom_ops_library())
+    del facts  # a copy of the model, where that is bytes or a file
     try:
         return _open(model, options)
     except OSError:

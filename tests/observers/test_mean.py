@@ -78,7 +78,7 @@ def test_nonfinite_refused_where_asked():
 def test_another_number_of_channels_changes_nothing():
     observer = MeanObserver(1).observe(batches()[0])
     before = observer.mean_.copy()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="as before"):
         observer.observe(np.zeros((2, 6, 3)))
     assert np.array_equal(observer.mean_, before)
 

@@ -123,6 +123,19 @@ def test_no_product_of_a_pair_saturates(target: str) -> None:
     assert saturating(fast, "channels first") > 0  # so that this test can fail
 
 
+def test_weights_for_vnni_and_arm_use_all_codes() -> None:
+    vnni, arm, any_cpu = (
+        quantize_static(digits_mlp(), [digits()[1]], target_cpu=target, **ALL) for target in ("vnni", "arm", "any")
+    )
+    assert vnni.graph == arm.graph
+    w = {
+        name: array.astype(int) for name, array in arrays(any_cpu).items() if array.dtype == np.int8 and array.ndim == 2
+    }
+    assert max(np.abs(array[:, 0::2] + array[:, 1::2]).max() for array in w.values()) <= 128
+    w = {name: array.astype(int) for name, array in arrays(arm).items() if array.dtype == np.int8 and array.ndim == 2}
+    assert max(np.abs(array[:, 0::2] + array[:, 1::2]).max() for array in w.values()) > 128
+
+
 def saturating(model: Any, order: str) -> int:
     """Return how many pairs of products of the weights with the largest codes leave int16."""
     count = 0
