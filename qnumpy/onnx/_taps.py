@@ -15,6 +15,7 @@ from ..calibration.calibrate import Calibration, progress_bar
 from ..dtypes import float_type
 from ..errors import CalibrationError
 from ..files.atomic import replacing
+from ._files import LARGEST, nbytes, tensors
 from ._graph import Graph
 from .session import run_batches, session
 
@@ -173,12 +174,21 @@ def _runs(
 ) -> Iterator[dict[str, Array]]:
     """Yield the tensors of each batch that are real, by name, without masks."""
     with_outputs, outputs, _ = tapped(model, names)
-    engine = session(with_outputs)
+    content: Any = with_outputs
+    if sum(nbytes(tensor) for tensor in tensors(with_outputs.graph)) <= LARGEST:
+        content = with_outputs.SerializeToString()
+    del with_outputs  # one copy less beside the runtime's own
+    engine = session(content)
+    del content
     total = len(data) if isinstance(data, Sized) else None
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for result in run_batches(owner, engine, items):
             found = {name: result[shown] for name, shown in outputs.items()}
-            yield {name: unmasked(x) for name, x in found.items() if float_type(x.dtype) is not None}
+            result.clear()
+            batch = {name: unmasked(x) for name, x in found.items() if float_type(x.dtype) is not None}
+            found.clear()
+            yield batch
+            batch.clear()  # before the next run makes as many arrays
 
 
 def batches_of(data: Any) -> Iterable[Any]:

@@ -98,6 +98,7 @@ def session(model: Any, *, threads: int | None = None, options: Any = None) -> A
         options.add_session_config_entry(key, value)
     if any(entry.domain == DOMAIN for entry in facts.opset_import):
         options.register_custom_ops_library(custom_ops_library())
+    del facts  # a copy of the model, where that is bytes or a file
     try:
         return _open(model, options)
     except OSError:
@@ -160,7 +161,10 @@ def run_batches(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array
             text = " ".join(str(error).split())[:300].rstrip(".")
             got = f"batch {index}, at which ONNX Runtime says: {text}"
             raise ValueError(_check.must(owner, "data", "batches that the model can run", got)) from error
-        yield dict(zip(names, results, strict=True))
+        outputs = dict(zip(names, results, strict=True))
+        del results  # what the caller drops is free before the next run
+        yield outputs
+        del outputs
 
 
 def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
