@@ -61,8 +61,8 @@ class Product(NamedTuple):
     def pairs(self, weight: Array) -> bool:
         """Whether CPUs without VNNI add products of this node in pairs that saturate.
 
-        Measured with onnxruntime 1.32 under an emulated Haswell: unsigned by signed bytes do, but for ConvInteger, which
-        takes the weight as its left operand, and depthwise convolutions, which have a kernel of their own.
+        Measured with onnxruntime 1.32 under an emulated Haswell: unsigned by signed bytes do, but for ConvInteger,
+        which takes the weight as its left operand, and depthwise convolutions, which have a kernel of their own.
         """
         if weight.dtype != np.int8 or self.node.op_type == "ConvInteger":
             return False

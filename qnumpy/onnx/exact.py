@@ -1,4 +1,4 @@
-"""Whether integer products of a model are exact: here, in onnxruntime, and on CPUs that multiply in saturating pairs."""
+"""Whether integer products of a model are exact: in onnxruntime here, and on CPUs that multiply in saturating pairs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -199,7 +199,8 @@ def _remedy_text(remedy: Remedy) -> str:
         if remedy.wrong or remedy.elsewhere
         else "no output is wrong"
     )
-    return f"With onnxruntime's option {remedy.option}=1 {left}, and a run takes {remedy.slowdown:.2f} times as long here; {mend}."
+    slower = f"a run takes {remedy.slowdown:.2f} times as long here"
+    return f"With onnxruntime's option {remedy.option}=1 {left}, and {slower}; {mend}."
 
 
 def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progress: bool | None = None) -> Exactness:
@@ -217,7 +218,8 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     data : iterable of dict of str to array, or of arrays
         No batch is kept but the first; the operands of all products are in memory for one batch.
     measure : bool, default True
-        Load the model with ``session.x64quantprecision=1`` where something is or could be wrong, check that, and time it.
+        Load the model with ``session.x64quantprecision=1`` where something is or could be wrong, check that, and time
+        it.
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
 
@@ -239,9 +241,9 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
 
     Notes
     -----
-    A float output behind an exact sum is right where it is within half a unit of the sum, a code where it is within half
-    a step. The order of pairs is that of onnxruntime, checked bit for bit under an emulated CPU: neighbours along K,
-    of a convolution the channels innermost. ConvInteger and depthwise convolutions do not saturate there.
+    A float output behind an exact sum is right where it is within half a unit of the sum, a code where it is within
+    half a step. The order of pairs is that of onnxruntime, checked bit for bit under an emulated CPU: neighbours along
+    K, of a convolution the channels innermost. ConvInteger and depthwise convolutions do not saturate there.
 
     Examples
     --------
