@@ -11,6 +11,7 @@ from ._graph import Graph, graphs_of
 __all__ = ["OUTPUT_SCALE", "Pairing", "Region", "as_type", "show", "typed"]
 
 _REALS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_CLIPPING = ("Relu", "Clip")  # which other programs leave to the range of the codes
 _ENDS = ("_quantized", "_QuantizeLinear_Output")  # of the names of codes
 # Where operators that return codes hold the scale of their output; the zero point follows.
 OUTPUT_SCALE = {
@@ -84,14 +85,28 @@ class Pairing:
             return False
         if self.quantized.producer(name) is not None:
             return self.quantized.elem_type(name) in (*_REALS, None) and self.quantized.constant(name) is None
+        held = self._clipped(name)
+        if held is None:
+            return False
         for end in _ENDS:
-            producer = self.quantized.producer(name + end)
+            producer = self.quantized.producer(held + end)
             at = OUTPUT_SCALE.get(producer.op_type) if producer is not None else None
             if producer is not None and at is not None and len(producer.input) > at:
                 zero = producer.input[at + 1] if len(producer.input) > at + 1 else ""
-                self.codes[name] = Codes(name + end, producer.input[at], zero)
+                self.codes[name] = Codes(held + end, producer.input[at], zero)
                 return True
         return False
+
+    def _clipped(self, name: str) -> str | None:
+        """Return the tensor whose codes stand for this one: itself, or what is clipped to it, whose codes end there.
+
+        None for a tensor whose codes stand for the clipped one.
+        """
+        readers = self.source.consumers(name)
+        if len(readers) == 1 and readers[0].op_type in _CLIPPING and self.quantized.producer(readers[0].output[0]) is None:
+            return None
+        producer = self.source.producer(name)
+        return str(producer.input[0]) if producer is not None and producer.op_type in _CLIPPING else name
 
     def _nodes(self, graph: Graph, tensor: str, name: str) -> list[NodeProto]:
         """Return the nodes that compute a tensor, back to other common tensors."""

@@ -39,7 +39,10 @@ _DEAD_SHARE = 0.5  # of the error in dead channels
 _UNEVEN = 16.0  # the widest channel by the median one, under one scale
 _MOVES = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity", "Split", "Gather")
 _FLOAT_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_PRODUCTS = (*_FLOAT_PRODUCTS, "MatMulInteger", "ConvInteger", "GatherBlockQuantized", "Gather", "Linear", "Embedding", "If", "Loop")
+_PRODUCTS = (
+    *_FLOAT_PRODUCTS, "MatMulInteger", "ConvInteger", "GatherBlockQuantized", "Gather", "Linear", "Embedding", "LSTM", "GRU", "RNN",
+    "If", "Loop",
+)
 _AROUND = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Constant", "Reshape", "Transpose", "Mul", "Shape")
 _MOST = 1 << 16  # elements of a batch that histograms of inner tensors take
 
@@ -454,7 +457,7 @@ class _Row:
         if shift >= _BIASED:
             return f"bias, the mean error of the channels is {shift:.0%} of it", "correct_bias=True, with more data"
         if worst is None:
-            return "rounding", "more bits, or smaller groups"
+            return "rounding" if self.layer is None else "rounding of the weight", "more bits, or smaller groups"
         if worst.kind == "weight":
             if worst.spread >= _UNEVEN and worst.shared:
                 text = f"one scale for a weight whose widest channel is {worst.spread:.0f} times the median one"
