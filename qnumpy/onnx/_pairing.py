@@ -83,7 +83,14 @@ class Pairing:
     def _is_common(self, name: str) -> bool:
         if self.source.elem_type(name) not in (*_REALS, None) or self.source.constant(name) is not None:
             return False
-        if self.quantized.producer(name) is not None:
+        maker, source_maker = self.quantized.producer(name), self.source.producer(name)
+        if maker is not None:
+            readers = self.quantized.consumers(name)
+            clipped = source_maker is not None and source_maker.op_type in _CLIPPING
+            if clipped and maker.op_type not in (*_CLIPPING, "DequantizeLinear") and len(readers) == 1:
+                reader = readers[0]
+                if reader.op_type == "QuantizeLinear" and len(reader.input) == 3:  # its codes do what the activation does
+                    self.codes[name] = Codes(str(reader.output[0]), str(reader.input[1]), str(reader.input[2]))
             return self.quantized.elem_type(name) in (*_REALS, None) and self.quantized.constant(name) is None
         held = self._clipped(name)
         if held is None:

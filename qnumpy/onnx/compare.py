@@ -36,6 +36,7 @@ _CLIPPED = 0.5  # of the error of a tensor, from which clipping is its cause
 _BIASED = 0.5  # of the error, from which its mean by channel is the cause
 _DEAD = 1e-6  # of the median channel's largest weight
 _DEAD_SHARE = 0.5  # of the error in dead channels
+_SHARED = 0.25  # scales that differ less than this times what the channels do are one
 _UNEVEN = 16.0  # the widest channel by the median one, under one scale
 _MOVES = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity", "Split", "Gather")
 _FLOAT_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -565,7 +566,8 @@ def _weight(graph: Graph, region: Region, layer: Layer, inputs: Array | None) ->
         best = quantize(w.astype(np.float32), dtype=signed, granularity=PerChannel(axis), method="mse").dequantize()
         least = float((importance * np.square(w - best)).sum())
         top, used = np.abs(rows).max(axis=1), scale[scale > 0]
-        shared = used.size > 1 and float(np.ptp(used)) <= 0.05 * float(used.mean())
+        ranges = top[top > 0]
+        shared = used.size > 1 and float(used.max() / used.min()) < _SHARED * float(ranges.max() / ranges.min())
         median = float(np.median(top))
         spread = float(top.max()) / median if median else 0.0
         now = decibels(signal, noise)
