@@ -25,7 +25,19 @@ from .granularity import Granularity, PerChannel, PerGroup
 from .reports.scores import Metric, Score, decibels, signal_and_noise
 from .weights.layers import QuantizedLayers, quantize_layers
 
-__all__ = ["Budget", "Limits", "Problem", "Score", "Trial", "TunedLayers", "Tuning", "budget_of", "limits_of", "search", "tune"]
+__all__ = [
+    "Budget",
+    "Limits",
+    "Problem",
+    "Score",
+    "Trial",
+    "TunedLayers",
+    "Tuning",
+    "budget_of",
+    "limits_of",
+    "search",
+    "tune",
+]
 
 Drop = Literal["absolute", "relative"]
 Objective = Literal["latency", "size", "accuracy"]
@@ -201,7 +213,11 @@ class Tuning(Table[Trial]):
         nbytes = "-" if item.nbytes is None else f"{item.nbytes:,}"
         kept = "best" if item.number == self.best.number else "kept" if item.met else "no"
         name = f"{item.number}"
-        figures = [f"{item.score:.6g}" if item.score is not None else "-", number(item.fidelity_db), number(item.latency)]
+        figures = [
+            f"{item.score:.6g}" if item.score is not None else "-",
+            number(item.fidelity_db),
+            number(item.latency),
+        ]
         words = "; ".join(text for text in (item.summary, item.note) if text)
         return [name, item.step, item.technique, *figures, nbytes, kept, words]
 
@@ -313,7 +329,13 @@ class _Search:
     """The trials of one search; `run` makes them."""
 
     def __init__(
-        self, owner: str, problem: Problem, limits: Limits, budget: Budget, path: Path | None, advance: Callable[[], Any]
+        self,
+        owner: str,
+        problem: Problem,
+        limits: Limits,
+        budget: Budget,
+        path: Path | None,
+        advance: Callable[[], Any],
     ) -> None:
         self.owner, self.problem, self.limits, self.budget = owner, problem, limits, budget
         self.path, self.advance = path, advance
@@ -367,7 +389,9 @@ class _Search:
             if score is None:
                 raise ValueError(_check.must(self.owner, "metric", "a number for the float model", "NaN"))
             self.least = self.limits.least(score)
-        trial = self._judged(Trial(len(self.trials), step, technique, choice, score, fidelity, latency, nbytes, False, False, note))
+        trial = self._judged(
+            Trial(len(self.trials), step, technique, choice, score, fidelity, latency, nbytes, False, False, note)
+        )
         self.trials.append(trial)
         self.by_key[key] = trial
         self._save(key, trial)
@@ -387,7 +411,9 @@ class _Search:
 
     def _judged(self, trial: Trial) -> Trial:
         accurate = trial.score is not None and trial.score >= self.least
-        fast = self.limits.max_latency is None or (trial.latency is not None and trial.latency <= self.limits.max_latency)
+        fast = self.limits.max_latency is None or (
+            trial.latency is not None and trial.latency <= self.limits.max_latency
+        )
         return trial._replace(accurate=accurate, met=accurate and fast)
 
     def _save(self, key: str, trial: Trial) -> None:
@@ -512,7 +538,11 @@ class _Search:
             said = f"No model with {limit} was found: this one comes nearest"
         elif best.number == 0 and self.problem.layers:
             others = any(trial.met for trial in self.trials[1:])
-            said = f"No model with {limit} was better than the float model" if others else f"Only the float model has {limit}"
+            said = (
+                f"No model with {limit} was better than the float model"
+                if others
+                else f"Only the float model has {limit}"
+            )
         elif not self.problem.layers:
             said = "There is no layer to quantize"
         else:
@@ -561,7 +591,9 @@ def _load(owner: str, path: Path, fingerprint: str) -> dict[str, Any]:
         known = {entry["key"]: tuple(entry["measured"]) for entry in content["trials"]}
         same = content["format"] == _FORMAT and content["fingerprint"] == fingerprint
     except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(_check.must(owner, "resume", "a file that an earlier search wrote", repr(str(path)))) from error
+        raise FileFormatError(
+            _check.must(owner, "resume", "a file that an earlier search wrote", repr(str(path)))
+        ) from error
     if not same:
         got = f"{str(path)!r}, of another model, metric or set of choices"
         raise ValueError(_check.must(owner, "resume", "a file of the same search", got))
@@ -740,7 +772,9 @@ def _listed(owner: str, name: str, value: Any) -> list[str]:
 
 def _pairs(owner: str, data: Any) -> list[tuple[Any, Any]]:
     if isinstance(data, str | bytes | Mapping | np.ndarray) or not isinstance(data, Iterable):
-        raise TypeError(_check.must(owner, "data", "an iterable of batches, or of pairs of batch and labels", _check.typed(data)))
+        raise TypeError(
+            _check.must(owner, "data", "an iterable of batches, or of pairs of batch and labels", _check.typed(data))
+        )
     pairs = [item if isinstance(item, tuple) and len(item) == 2 else (item, None) for item in data]
     if not pairs:
         raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
@@ -767,7 +801,9 @@ class _Layers:
         self.entries = dict(layers)
         self.exact = [_named(run(batch)) for batch, _ in batches]
         if score.needs == "labels" and any(labels is None for _, labels in batches):
-            raise ValueError(_check.must(owner, "data", f"pairs of batch and labels for the metric {score.name!r}", "no labels"))
+            raise ValueError(
+                _check.must(owner, "data", f"pairs of batch and labels for the metric {score.name!r}", "no labels")
+            )
         self._rounded: dict[tuple[str, str], QuantizedLayers] = {}
         self.fingerprint = self._fingerprint()
 
@@ -854,4 +890,3 @@ def _named(result: Any) -> dict[str, Any]:
     if isinstance(result, Mapping):
         return {str(name): np.asarray(value) for name, value in result.items()}
     return {"": np.asarray(result)}
-

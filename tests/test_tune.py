@@ -31,7 +31,11 @@ class Additive:
         if technique == "broken":
             raise ValueError("there is no such model")
         quantized = {name for name, dtype in choice.items() if dtype == "int8"}
-        loss = sum(COSTS[name] for name in quantized) + 4 * ({"a", "c"} <= quantized) + (technique == "worse") * len(quantized)
+        loss = (
+            sum(COSTS[name] for name in quantized)
+            + 4 * ({"a", "c"} <= quantized)
+            + (technique == "worse") * len(quantized)
+        )
         return Measured(100 - loss, 40 - loss, 24 - 3 * len(quantized))
 
     def latency(self, technique: str, choice: Mapping[str, str]) -> float:

@@ -89,7 +89,9 @@ class Pairing:
             clipped = source_maker is not None and source_maker.op_type in _CLIPPING
             if clipped and maker.op_type not in (*_CLIPPING, "DequantizeLinear") and len(readers) == 1:
                 reader = readers[0]
-                if reader.op_type == "QuantizeLinear" and len(reader.input) == 3:  # its codes do what the activation does
+                if (
+                    reader.op_type == "QuantizeLinear" and len(reader.input) == 3
+                ):  # its codes do what the activation does
                     self.codes[name] = Codes(str(reader.output[0]), str(reader.input[1]), str(reader.input[2]))
             return self.quantized.elem_type(name) in (*_REALS, None) and self.quantized.constant(name) is None
         held = self._clipped(name)
@@ -110,7 +112,11 @@ class Pairing:
         None for a tensor whose codes stand for the clipped one.
         """
         readers = self.source.consumers(name)
-        if len(readers) == 1 and readers[0].op_type in _CLIPPING and self.quantized.producer(readers[0].output[0]) is None:
+        if (
+            len(readers) == 1
+            and readers[0].op_type in _CLIPPING
+            and self.quantized.producer(readers[0].output[0]) is None
+        ):
             return None
         producer = self.source.producer(name)
         return str(producer.input[0]) if producer is not None and producer.op_type in _CLIPPING else name

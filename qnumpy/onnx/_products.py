@@ -354,7 +354,10 @@ def _convolved(
             unsafe += bad
         results.append(np.concatenate(per_group, axis=1))
         errors.append(np.concatenate(per_group_error, axis=1))
-    tall = tuple((n - gap * (k - 1) - 1) // step + 1 for n, k, step, gap in zip(padded.shape[2:], w.shape[2:], steps, gaps, strict=True))
+    tall = tuple(
+        (n - gap * (k - 1) - 1) // step + 1
+        for n, k, step, gap in zip(padded.shape[2:], w.shape[2:], steps, gaps, strict=True)
+    )
 
     def shaped(parts: list[Array]) -> Array:
         whole = np.stack(parts).reshape(len(x), *tall, len(w))
@@ -364,7 +367,9 @@ def _convolved(
     return shaped(results), shaped(errors), unsafe // max(len(padded), 1), len(w)
 
 
-def _window(node: NodeProto, size: Any, kernel: Any, one: bool) -> tuple[tuple[int, int], tuple[int, int], tuple[int, ...]]:
+def _window(
+    node: NodeProto, size: Any, kernel: Any, one: bool
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, ...]]:
     """Return strides, dilations and padding (top, left, bottom, right) of a convolution over two axes."""
     steps, gaps = (tuple(attribute(node, name) or (1,) * (1 if one else 2)) for name in ("strides", "dilations"))
     pads = tuple(attribute(node, "pads") or (0,) * (2 if one else 4))
@@ -374,7 +379,10 @@ def _window(node: NodeProto, size: Any, kernel: Any, one: bool) -> tuple[tuple[i
     if auto == "VALID":
         pads = (0, 0, 0, 0)
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
-        total = [max(0, (-(-n // s) - 1) * s + g * (k - 1) + 1 - n) for n, s, g, k in zip(size, steps, gaps, kernel, strict=True)]
+        total = [
+            max(0, (-(-n // s) - 1) * s + g * (k - 1) + 1 - n)
+            for n, s, g, k in zip(size, steps, gaps, kernel, strict=True)
+        ]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         first, second = (less, more) if auto == "SAME_UPPER" else (more, less)
         pads = (*first, *second)

@@ -82,7 +82,9 @@ def evaluate(
     for feed, wanted in labelled(owner, engine, data, labels):
         (outputs,) = run_batches(owner, engine, [feed])
         if score.needs == "labels" and wanted is None:
-            raise ValueError(_check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", "no labels"))
+            raise ValueError(
+                _check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", "no labels")
+            )
         if exact is not None and (score.needs == "reference" or wanted is None):
             (wanted,) = run_batches(owner, exact, [feed])
         score.add(outputs, wanted)
@@ -125,7 +127,9 @@ class _Labels:
 
     def __init__(self, owner: str, labels: Any, name: str) -> None:
         self.owner, self.name, self.taken = owner, name, 0
-        each = isinstance(labels, list | tuple) and bool(labels) and not np.isscalar(labels[0]) and np.ndim(labels[0]) > 0
+        each = (
+            isinstance(labels, list | tuple) and bool(labels) and not np.isscalar(labels[0]) and np.ndim(labels[0]) > 0
+        )
         self.batches = iter(labels) if each or not isinstance(labels, list | tuple | np.ndarray) else None
         self.whole: Array | None = None if self.batches is not None else np.asarray(labels)
 
@@ -134,7 +138,9 @@ class _Labels:
             assert self.batches is not None
             wanted = next(self.batches, None)
             if wanted is None:
-                raise ValueError(_check.must(self.owner, "labels", "one array for each batch", "fewer arrays than batches"))
+                raise ValueError(
+                    _check.must(self.owner, "labels", "one array for each batch", "fewer arrays than batches")
+                )
             return wanted
         x = item[self.name] if isinstance(item, Mapping) and self.name in item else item
         count = len(np.asarray(x))

@@ -190,7 +190,9 @@ class _Model:
             raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
         if score.needs == "labels" and any(wanted is None for wanted in self.labels):
             got = "no labels"
-            raise ValueError(_check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", got))
+            raise ValueError(
+                _check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", got)
+            )
         self.exact = list(run_batches(owner, self.engine, self.feeds))
         self._calibration: Calibration | None = None
         self._changed: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -203,7 +205,9 @@ class _Model:
         digest.update(self.source.SerializeToString(deterministic=True))
         for outputs in self.exact:
             for array in outputs.values():
-                digest.update(np.ascontiguousarray(array).tobytes() if isinstance(array, np.ndarray) else repr(array).encode())
+                digest.update(
+                    np.ascontiguousarray(array).tobytes() if isinstance(array, np.ndarray) else repr(array).encode()
+                )
         return digest.hexdigest()
 
     # ---- the problem ----
@@ -227,7 +231,11 @@ class _Model:
         if technique == "weights" or not allowed or report is None:
             return ""
         count = len({change.node for change in report if change.form != "float" and change.node in allowed})
-        return "" if count == len(allowed) else f"int8 is faster for {count} of {len(allowed)}, the others' weights are codes"
+        return (
+            ""
+            if count == len(allowed)
+            else f"int8 is faster for {count} of {len(allowed)}, the others' weights are codes"
+        )
 
     def canonical(self, technique: str, choice: Mapping[str, str]) -> str:
         return technique if "int8" in choice.values() else "weights"
@@ -276,11 +284,14 @@ class _Model:
         int8 = by_type.get("int8")
         if not int8:
             return made
-        rest = [*(name for name in self.layers if choice[name] != "int8"), *self.unselected]
-        selected: dict[str, Any] = {"include": self.selection.include, "exclude": [*rest, *self.selection.exclude] or None}
+        options: dict[str, Any] = {"target_cpu": self.target_cpu, "progress": False}
+        if self.selection.include is None:  # int8 where it is faster
+            rest = [*(name for name in self.layers if choice[name] != "int8"), *self.unselected]
+            options |= {"exclude": rest or None, "float_weights": self.stored}
+        else:
+            options |= {"include": int8, "float_weights": FLOAT}
         if technique == "weights":
             return quantize_weights(made, dtype="int8", group_size=None, include=int8, progress=False)
-        options = {**selected, "target_cpu": self.target_cpu, "float_weights": self.stored, "progress": False}
         if technique.startswith("dynamic"):
             data = self.feeds if technique.endswith("smoothed") else None
             return quantize_dynamic(made, data=data, **options)  # type: ignore[no-any-return]

@@ -34,7 +34,9 @@ def linear(w: Any, bias: Any = None) -> Any:
     return b.model({"x": ["n", len(w)]}, ["y"])
 
 
-def qdq(w: Any, x_scale: float, w_scale: Any, y_scale: float | None, *, bias: Any = None, axis: int | None = None) -> Any:
+def qdq(
+    w: Any, x_scale: float, w_scale: Any, y_scale: float | None, *, bias: Any = None, axis: int | None = None
+) -> Any:
     """Return a product between codes of int8 with the scales given."""
     b = Builder()
     one = b.constant("sx", np.float32(x_scale))
@@ -119,7 +121,12 @@ def test_the_cause_is_one_scale_for_uneven_channels() -> None:
 def test_the_cause_is_the_bias() -> None:
     w, x = np.eye(16, dtype=np.float32), RNG.uniform(-1, 1, size=(500, 16)).astype(np.float32)
     bias = np.zeros(16, np.float32)
-    (row,) = compare(linear(w, bias), qdq(w, 1 / 127, np.float32(1 / 127), 1.2 / 127, bias=bias + np.float32(0.1)), [x], progress=False)
+    (row,) = compare(
+        linear(w, bias),
+        qdq(w, 1 / 127, np.float32(1 / 127), 1.2 / 127, bias=bias + np.float32(0.1)),
+        [x],
+        progress=False,
+    )
     assert re.match("bias, the mean error of the channels is (9.|100)%", row.cause)
 
 
@@ -208,9 +215,13 @@ def test_picture() -> None:
     np.testing.assert_allclose(shown, [row.sqnr_db for row in table])
     ax = qn.plot.operator_errors(table, most=1, name="digits", ax=Figure().subplots())
     assert ax.get_title(loc="left") == "digits, the worst 1 of 3 operators"
-    with pytest.raises(ValueError, match=re.escape("operator_errors: rows must be a comparison of one operator or more; got none.")):
+    with pytest.raises(
+        ValueError, match=re.escape("operator_errors: rows must be a comparison of one operator or more; got none.")
+    ):
         qn.plot.operator_errors([])
-    with pytest.raises(TypeError, match=re.escape("operator_errors: rows must be what qnumpy.onnx.compare returned; got 3.")):
+    with pytest.raises(
+        TypeError, match=re.escape("operator_errors: rows must be what qnumpy.onnx.compare returned; got 3.")
+    ):
         qn.plot.operator_errors(3)  # type: ignore[arg-type]
 
 
@@ -224,5 +235,7 @@ def test_errors() -> None:
     sentence = "compare: quantized must be a model with an output of the float model; got z for logits."
     with pytest.raises(ValueError, match=re.escape(sentence)):
         compare(model, other, [x])
-    with pytest.raises(ValueError, match=re.escape("compare: data (batch 0): 'x' must be of shape (n, 64); got shape (3, 5).")):
+    with pytest.raises(
+        ValueError, match=re.escape("compare: data (batch 0): 'x' must be of shape (n, 64); got shape (3, 5).")
+    ):
         compare(model, model, [np.zeros((3, 5), np.float32)])

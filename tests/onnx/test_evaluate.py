@@ -69,7 +69,9 @@ def test_functions(models: tuple[Any, Any]) -> None:
     assert evaluate(model, parts, both) == (y.argmax(-1) == labels).mean()
     assert len(seen) == 1
     assert evaluate(model, [x], lambda outputs: outputs[0].max()) == y.max()
-    assert evaluate(model, [x], lambda outputs, expected: float((outputs[0] == expected[0]).all()), reference=model) == 1
+    assert (
+        evaluate(model, [x], lambda outputs, expected: float((outputs[0] == expected[0]).all()), reference=model) == 1
+    )
     assert evaluate(model, [x], lambda outputs, expected: float(expected == [None])) == 1
     build, inputs = MODELS["lstm"]
     names = [value.name for value in build().graph.output]

@@ -22,17 +22,17 @@ FEW: Any = {**ALL, "techniques": ["static mse"], "objective": "size", "dtypes": 
 
 @pytest.fixture(scope="module")
 def fragile() -> tuple[Any, list[Any]]:
-    """Three layers of 16 by 16; outliers in the input of the second one ruin it in int8."""
+    """Three layers of 64 by 64; outliers in the input of the second one ruin it in int8."""
     rng = np.random.default_rng(0)
     b = Builder()
-    w = [b.constant(f"w{i}", np.linalg.qr(rng.normal(size=(16, 16)))[0].astype(np.float32)) for i in range(3)]
+    w = [b.constant(f"w{i}", np.linalg.qr(rng.normal(size=(64, 64)))[0].astype(np.float32)) for i in range(3)]
     x = b.op("Tanh", [b.op("MatMul", ["x", w[0]], "first")], "bounded")
-    x = b.op("MatMul", [b.op("Mul", [x, b.constant("spread", np.float32([900] + [1] * 15))], "wide"), w[1]], "second")
+    x = b.op("MatMul", [b.op("Mul", [x, b.constant("spread", np.float32([900] + [1] * 63))], "wide"), w[1]], "second")
     x = b.op("MatMul", [b.op("Tanh", [b.op("Sub", [x, b.op("Mul", [b.op("Slice", [
         "wide", b.constant("from", np.array([0])), b.constant("to", np.array([1])), b.constant("axis", np.array([1]))
     ], "big"), b.constant("row", onnx.numpy_helper.to_array(b.initializers[1])[:1])], "part")], "rest")], "small"), w[2]], "y")  # fmt: skip
-    data = [rng.normal(size=(64, 16)).astype(np.float32) for _ in range(3)]
-    return b.model({"x": ["n", 16]}, ["y"]), data
+    data = [rng.normal(size=(32, 64)).astype(np.float32) for _ in range(3)]
+    return b.model({"x": ["n", 64]}, ["y"]), data
 
 
 def test_a_limit_that_is_met(tmp_path: Path) -> None:
@@ -64,7 +64,11 @@ def test_mixed_precision_returns_the_fragile_layer(fragile: tuple[Any, list[Any]
     steps = [trial.step for trial in found]
     assert steps.count("one layer") == 3
     assert "revert" in steps
-    alone = {next(n for n, t in trial.dtypes.items() if t == "int8"): trial.score for trial in found if trial.step == "one layer"}
+    alone = {
+        next(n for n, t in trial.dtypes.items() if t == "int8"): trial.score
+        for trial in found
+        if trial.step == "one layer"
+    }
     assert min(alone, key=alone.get) == "node_second"  # type: ignore[arg-type]
     assert evaluate(found.model, data, "sqnr", reference=model) == pytest.approx(found.best.score, abs=1e-6)
 
@@ -78,7 +82,7 @@ def test_a_budget_that_is_too_small_returns_the_best(fragile: tuple[Any, list[An
     late = tune(model, data, "sqnr", min_score=30, budget="0.000001s", **FEW)
     assert late.reason.endswith("the budget of 1e-06 seconds ended the search.")
     few = tune(model, data, "sqnr", min_score=30, budget=5, **FEW)  # ranked by local errors
-    assert [trial.step for trial in few][2:] == ["revert"] * len(few.history[2:])
+    assert "one layer" not in {trial.step for trial in few}
     assert few.met
 
 
@@ -92,7 +96,9 @@ def test_a_limit_that_no_model_keeps(fragile: tuple[Any, list[Any]]) -> None:
 
 def test_latency(fragile: tuple[Any, list[Any]]) -> None:
     model, data = fragile
-    found = tune(model, data, "sqnr", min_score=0, max_latency=1e-6, budget=3, progress=False, techniques=["static mse"])
+    found = tune(
+        model, data, "sqnr", min_score=0, max_latency=1e-6, budget=3, progress=False, techniques=["static mse"]
+    )
     assert not found.met
     assert found.best.latency is not None
     assert "1e-06 times the float model's time" in found.reason
