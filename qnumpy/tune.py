@@ -98,7 +98,7 @@ class Measured(NamedTuple):
 
 
 class Problem(Protocol):
-    """What is searched. A choice maps every layer to one of `dtypes`, cheapest first, of which "float32" is the last."""
+    """What is searched. A choice maps layers to `dtypes`, of which the first is the cheapest, the last "float32"."""
 
     layers: tuple[str, ...]
     dtypes: tuple[str, ...]
@@ -121,7 +121,7 @@ class Problem(Protocol):
         """Return one name for the techniques that give the same model."""
 
     def estimated(self, technique: str, dtype: str) -> Mapping[str, float]:
-        """Return the SQNR in dB of each layer by itself at a type: a ranking where trials are too few to measure one."""
+        """Return the SQNR in dB of each layer by itself at a type: it ranks where trials are too few."""
 
 
 class Trial(NamedTuple):
@@ -282,7 +282,7 @@ def budget_of(owner: str, budget: Any) -> Budget:
 # ---- the search ----
 
 
-class _Over(Exception):
+class _OverError(Exception):
     """The budget is used up."""
 
 
@@ -297,9 +297,9 @@ def search(
 ) -> Tuning:
     """Search a problem and return the best model found, whatever happens.
 
-    Every technique is tried with all layers at each type. Between the cheapest type at which the limits are kept and the
-    next cheaper one, layers are ranked by what each costs alone, measured; the worst return first, as many as a bisection
-    finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs now, until
+    Every technique is tried with all layers at each type. Between the cheapest type at which the limits are kept and
+    the next cheaper one, layers are ranked by what each costs alone, measured; the worst return first, as many as a
+    bisection finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs now, until
     none can go.
     """
     path = None if resume is None else Path(resume)
@@ -308,7 +308,7 @@ def search(
         reason = ""
         try:
             walk.run()
-        except _Over as over:
+        except _OverError as over:
             reason = str(over)
         return walk.result(reason)
 
@@ -367,9 +367,9 @@ class _Search:
     def _made(self, key: str, step: str, technique: str, choice: dict[str, str]) -> Trial:
         if self.trials:  # the float model is always measured
             if self.budget.trials is not None and len(self.trials) >= self.budget.trials:
-                raise _Over(f"the budget of {self.budget.trials} trials ended the search")
+                raise _OverError(f"the budget of {self.budget.trials} trials ended the search")
             if self.budget.seconds is not None and time.monotonic() - self.start > self.budget.seconds:
-                raise _Over(f"the budget of {self.budget.seconds:g} seconds ended the search")
+                raise _OverError(f"the budget of {self.budget.seconds:g} seconds ended the search")
         kept = self.known.get(key)
         note = ""
         if kept is not None:
@@ -446,8 +446,8 @@ class _Search:
     def _starts(self, uniform: list[tuple[str, int, Trial]]) -> list[tuple[str, int]]:
         """Return the techniques and types to refine, the most promising first.
 
-        They break a limit and would otherwise be better than all models that keep it: of each kind of technique the most
-        accurate one.
+        They break a limit and would otherwise be better than all models that keep it: of each kind of technique the
+        most accurate one.
         """
         kept = [trial for trial in self.trials[1:] if trial.met]
         bar = min((self._aim(trial) for trial in kept), default=None)
@@ -518,7 +518,7 @@ class _Search:
             able = [(trial, name) for trial, name in tried if trial.accurate]
             if not able:
                 return
-            best, name = max(able, key=lambda entry: _rank(entry[0]))
+            _, name = max(able, key=lambda entry: _rank(entry[0]))
             current[name] = low
             self.trial("restore", technique, current, timed=True)
             rest = [other for _, other in able if other != name]
@@ -714,7 +714,8 @@ def tune(
     ValueError
         layers is empty.
     TypeError, ValueError
-        metric is neither a function nor a name of one; a limit, the budget, a type or a technique is none of those above.
+        metric is neither a function nor a name of one; a limit, the budget, a type or a technique is none of those
+        above.
     CalibrationError
         data is empty.
     ValueError

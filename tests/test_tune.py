@@ -195,7 +195,8 @@ def test_a_technique_without_taps_is_noted(digits: Any) -> None:
         ({"layers": {}}, ValueError, "tune: layers must be a dict of one weight or more; got an empty one."),
         ({"data": []}, CalibrationError, "tune: data must be one batch or more; got none."),
         ({"data": np.ones(3)}, TypeError,
-         "tune: data must be an iterable of batches, or of pairs of batch and labels; got an array of float64 with shape (3,)."),
+         "tune: data must be an iterable of batches, or of pairs of batch and labels; "
+         "got an array of float64 with shape (3,)."),
         ({"metric": "accuracy"}, ValueError,
          "tune: data must be pairs of batch and labels for the metric 'accuracy'; got no labels."),
         ({"dtypes": "int8"}, TypeError, "tune: dtypes must be a sequence of names; got 'int8'."),

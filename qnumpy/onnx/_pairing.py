@@ -148,7 +148,7 @@ class Pairing:
         }
 
     def cut(self) -> tuple[ModelProto, dict[str, str]]:
-        """Return the quantized model in which every region reads the float model's tensors, and the names of these inputs.
+        """Return the quantized model whose regions read the float model's tensors, and the names of these inputs.
 
         A tensor that a region computes is an input too, under another name, for those that read it. Types of these
         inputs are left out: `typed` fills them in.
@@ -185,7 +185,7 @@ def _before(nodes: list[NodeProto], names: set[str]) -> list[NodeProto]:
 
 
 def show(model: ModelProto, pairing: Pairing, names: Iterable[str]) -> tuple[ModelProto, dict[str, str]]:
-    """Return a copy of a form of the quantized model whose outputs are tensors, those held as codes as reals, by name."""
+    """Return a copy of a quantized model whose outputs are tensors, those held as codes as reals, by name."""
     copy = ModelProto()
     copy.CopyFrom(model)
     naming = Graph.of(copy)

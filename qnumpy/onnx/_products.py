@@ -61,8 +61,8 @@ class Product(NamedTuple):
     def pairs(self, weight: Array) -> bool:
         """Whether CPUs without VNNI add products of this node in pairs that saturate.
 
-        Measured with onnxruntime 1.32 under an emulated Haswell: unsigned by signed bytes do, but for ConvInteger, which
-        takes the weight as its left operand, and depthwise convolutions, which have a kernel of their own.
+        Measured with onnxruntime 1.32 under an emulated Haswell: unsigned by signed bytes do, but for ConvInteger,
+        which takes the weight as its left operand, and depthwise convolutions, which have a kernel of their own.
         """
         if weight.dtype != np.int8 or self.node.op_type == "ConvInteger":
             return False
@@ -101,7 +101,8 @@ _FORMS: dict[tuple[str, str], dict[str, Any]] = {
     ("", "MatMulInteger"): {"a": 0, "b": 1, "a_zero": 2, "b_zero": 3},
     ("", "ConvInteger"): {"a": 0, "b": 1, "a_zero": 2, "b_zero": 3},
     ("", "QLinearMatMul"): {
-        "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7, "result": "codes",
+        "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7,
+        "result": "codes",
     },
     ("", "QLinearConv"): {
         "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7, "bias": 8,

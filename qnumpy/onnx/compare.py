@@ -1,7 +1,7 @@
 """Where a quantized model loses accuracy: operator by operator, with the cause and the remedy."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from ._files import read_model
 from ._graph import Constant, Graph
 from ._layers import Layer, layers
 from ._pairing import OUTPUT_SCALE, Pairing, Region, as_type, show, typed
-from ._products import products, saturating
+from ._products import saturating
 from ._taps import batches_of, tapped, unmasked
 from .session import run_batches, session
 
@@ -199,7 +199,7 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     rows = [_Row(pairing, region, runs.sites[region.tensor], known) for region in pairing.regions]
     sums = {name: np.zeros(2) for name in outputs}
     first: Any = None
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     batches = 0
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for item in items:

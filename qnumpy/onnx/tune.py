@@ -31,7 +31,7 @@ from .weights import quantize_weights
 __all__ = ["tune"]
 
 _OBSERVERS = ("mse", "minmax", "percentile", "entropy", "best")
-_TECHNIQUES = {name: 0 for name in (*(f"static {o}" for o in _OBSERVERS), "dynamic", "dynamic smoothed", "weights")}
+_TECHNIQUES = dict.fromkeys([*(f"static {name}" for name in _OBSERVERS), "dynamic", "dynamic smoothed", "weights"], 0)
 _DEFAULT = ("static mse", "static minmax", "static percentile", "dynamic", "dynamic smoothed", "weights")
 _DTYPES = ("int4", "int8", "float16", FLOAT)  # the smallest first
 _SAMPLES = 4  # batches that layers are compared on
@@ -60,10 +60,10 @@ def tune(
     resume: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Tuning:
-    """Search technique and types of a model's operators within limits of accuracy and time; always return the best found.
+    """Search technique and types of operators within limits of accuracy and time; always return the best found.
 
-    Every technique is tried on the whole model. Where that breaks a limit, operators are ranked by what each costs alone,
-    measured; the worst return to float, as many as a bisection finds necessary; then each of those is tried quantized
+    Every technique is tried on the whole model. Where that breaks a limit, operators are ranked by what each costs
+    alone, measured; the worst return to float, as many as a bisection finds necessary; then each of those is tried quantized
     again, in the order of what that costs now.
 
     Parameters
@@ -117,8 +117,8 @@ def tune(
     Raises
     ------
     TypeError, ValueError
-        metric is neither a function nor a name of one; a limit, the objective, the budget, a type or a technique is none
-        of those above.
+        metric is neither a function nor a name of one; a limit, the objective, the budget, a type or a technique is
+        none of those above.
     TypeError, FileFormatError
         model is no model.
     ValueError

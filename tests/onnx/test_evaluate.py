@@ -90,7 +90,8 @@ def test_functions(models: tuple[Any, Any]) -> None:
             {"metric": 3}, TypeError,
             "evaluate: metric must be a function, or 'accuracy', 'top5', 'agreement', 'cosine' or 'sqnr'; got 3.",
         ),
-        ({"metric": "sqnr"}, ValueError, "evaluate: reference must be the float model for the metric 'sqnr'; got None."),
+        ({"metric": "sqnr"}, ValueError,
+         "evaluate: reference must be the float model for the metric 'sqnr'; got None."),
         (
             {"metric": "accuracy"}, ValueError,
             "evaluate: data must be pairs of inputs and labels for the metric 'accuracy'; got no labels.",
@@ -114,7 +115,8 @@ def test_functions(models: tuple[Any, Any]) -> None:
         ),
         (
             {"metric": "top5", "data": {"x": 1}}, TypeError,
-            "evaluate: data must be an iterable of batches: of {input name: array}, or of arrays for a model of one input; "
+            "evaluate: data must be an iterable of batches: of {input name: array}, or of arrays for a model of one input;"
+            " "
             "got {'x': 1}. Put it into a list.",
         ),
     ],

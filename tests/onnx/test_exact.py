@@ -75,7 +75,7 @@ def test_types_of_bytes(x_type: Any, w_type: Any, safe: bool) -> None:
 
 @pytest.mark.parametrize("name", ["matmul", "dense", "grouped", "pointwise", "multiplied", "thin", "depthwise"])
 def test_simulation_is_what_onnxruntime_computes_without_vnni(name: str) -> None:
-    """Codes of an emulated Haswell: the saturated sums explain each one, the exact sums do not, but where none saturates."""
+    """Codes of an emulated Haswell: the saturated sums explain each one, the exact sums do not."""
     kept = dict(np.load(HASWELL))
     x, w, y = (kept[f"{name}_{part}"] for part in "xwy")
     if name == "matmul":

@@ -28,9 +28,10 @@ def fragile() -> tuple[Any, list[Any]]:
     w = [b.constant(f"w{i}", np.linalg.qr(rng.normal(size=(64, 64)))[0].astype(np.float32)) for i in range(3)]
     x = b.op("Tanh", [b.op("MatMul", ["x", w[0]], "first")], "bounded")
     x = b.op("MatMul", [b.op("Mul", [x, b.constant("spread", np.float32([900] + [1] * 63))], "wide"), w[1]], "second")
-    x = b.op("MatMul", [b.op("Tanh", [b.op("Sub", [x, b.op("Mul", [b.op("Slice", [
-        "wide", b.constant("from", np.array([0])), b.constant("to", np.array([1])), b.constant("axis", np.array([1]))
-    ], "big"), b.constant("row", onnx.numpy_helper.to_array(b.initializers[1])[:1])], "part")], "rest")], "small"), w[2]], "y")  # fmt: skip
+    row = b.constant("row", onnx.numpy_helper.to_array(b.initializers[1])[:1])
+    ends = [b.constant(name, np.array([i])) for name, i in (("from", 0), ("to", 1), ("axis", 1))]
+    large = b.op("Mul", [b.op("Slice", ["wide", *ends], "big"), row], "part")
+    x = b.op("MatMul", [b.op("Tanh", [b.op("Sub", [x, large], "rest")], "small"), w[2]], "y")
     data = [rng.normal(size=(32, 64)).astype(np.float32) for _ in range(3)]
     return b.model({"x": ["n", 64]}, ["y"]), data
 
@@ -150,14 +151,16 @@ def test_types_of_weights(fragile: tuple[Any, list[Any]]) -> None:
     ("arguments", "error", "sentence"),
     [
         ({}, ValueError, "tune: max_drop and min_score must be one number and one None; got neither."),
-        ({"max_drop": 1, "min_score": 1}, ValueError, "tune: max_drop and min_score must be one number and one None; got both."),
+        ({"max_drop": 1, "min_score": 1}, ValueError,
+         "tune: max_drop and min_score must be one number and one None; got both."),
         ({"max_drop": -1}, ValueError, "tune: max_drop must be at least 0; got -1."),
         ({"max_drop": "1"}, TypeError, "tune: max_drop must be a finite number or None; got '1'."),
         ({"max_drop": 1, "max_latency": 0}, ValueError, "tune: max_latency must be positive; got 0."),
         ({"max_drop": 1, "budget": 0}, ValueError, "tune: budget must be positive; got 0."),
         (
             {"max_drop": 1, "budget": "soon"}, ValueError,
-            "tune: budget must be a number of trials, seconds as '60s', or a mapping of 'trials' and 'seconds'; got 'soon'.",
+            "tune: budget must be a number of trials, seconds as '60s', or a mapping of 'trials' and 'seconds'; "
+            "got 'soon'.",
         ),
         ({"max_drop": 1, "data": []}, CalibrationError, "tune: data must be one batch or more; got none."),
         (
