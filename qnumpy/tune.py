@@ -299,8 +299,8 @@ def search(
 
     Every technique is tried with all layers at each type. Between the cheapest type at which the limits are kept and
     the next cheaper one, layers are ranked by what each costs alone, measured; the worst return first, as many as a
-    bisection finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs now, until
-    none can go.
+    bisection finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs
+    now, until none can go.
     """
     path = None if resume is None else Path(resume)
     with _bar(budget, progress) as advance:

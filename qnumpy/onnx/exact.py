@@ -242,8 +242,8 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     Notes
     -----
     A float output behind an exact sum is right where it is within half a unit of the sum, a code where it is within
-    half a step. The order of pairs is that of onnxruntime, checked bit for bit under an emulated CPU: neighbours along K,
-    of a convolution the channels innermost. ConvInteger and depthwise convolutions do not saturate there.
+    half a step. The order of pairs is that of onnxruntime, checked bit for bit under an emulated CPU: neighbours along
+    K, of a convolution the channels innermost. ConvInteger and depthwise convolutions do not saturate there.
 
     Examples
     --------

@@ -63,8 +63,8 @@ def tune(
     """Search technique and types of operators within limits of accuracy and time; always return the best found.
 
     Every technique is tried on the whole model. Where that breaks a limit, operators are ranked by what each costs
-    alone, measured; the worst return to float, as many as a bisection finds necessary; then each of those is tried quantized
-    again, in the order of what that costs now.
+    alone, measured; the worst return to float, as many as a bisection finds necessary; then each of those is tried
+    quantized again, in the order of what that costs now.
 
     Parameters
     ----------

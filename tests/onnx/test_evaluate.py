@@ -115,9 +115,8 @@ def test_functions(models: tuple[Any, Any]) -> None:
         ),
         (
             {"metric": "top5", "data": {"x": 1}}, TypeError,
-            "evaluate: data must be an iterable of batches: of {input name: array}, or of arrays for a model of one input;"
-            " "
-            "got {'x': 1}. Put it into a list.",
+            "evaluate: data must be an iterable of batches: of {input name: array}, or of arrays for a model of one "
+            "input; got {'x': 1}. Put it into a list.",
         ),
     ],
 )  # fmt: skip
