@@ -146,6 +146,7 @@ def tune(
     named = _DEFAULT if techniques is None else tuple([techniques] if isinstance(techniques, str) else techniques)
     for technique in named:
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
+    progress = None if progress is None else _check.flag(owner, "progress", progress)
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     stored: Literal["int8", "int16"] = "int8" if objective == "size" else "int16"
