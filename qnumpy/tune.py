@@ -764,9 +764,9 @@ def types_of(owner: str, dtypes: Any, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(owner: str, name: str, value: Any) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
+    if not all(isinstance(entry, str) for entry in listed):
         raise TypeError(_check.must(owner, name, "a sequence of names", _check.typed(value)))
-    listed = list(value)
     if not listed:
         raise ValueError(_check.must(owner, name, "one name or more", "none"))
     return listed
