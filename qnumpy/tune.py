@@ -98,7 +98,7 @@ class Measured(NamedTuple):
 
 
 class Problem(Protocol):
-    """What is searched. A choice maps every layer to one of `dtypes`, the cheapest first, "float32" last."""
+    """What is searched. A choice maps layers to `dtypes`, of which the first is the cheapest, the last "float32"."""
 
     layers: tuple[str, ...]
     dtypes: tuple[str, ...]
@@ -121,7 +121,7 @@ class Problem(Protocol):
         """Return one name for the techniques that give the same model."""
 
     def estimated(self, technique: str, dtype: str) -> Mapping[str, float]:
-        """Return the SQNR in dB of each layer by itself at a type: a ranking if trials are too few to measure one."""
+        """Return the SQNR in dB of each layer by itself at a type: it ranks where trials are too few."""
 
 
 class Trial(NamedTuple):
@@ -282,7 +282,7 @@ def budget_of(owner: str, budget: Any) -> Budget:
 # ---- the search ----
 
 
-class _OverBudgetError(Exception):
+class _OverError(Exception):
     """The budget is used up."""
 
 
@@ -308,7 +308,7 @@ def search(
         reason = ""
         try:
             walk.run()
-        except _OverBudgetError as over:
+        except _OverError as over:
             reason = str(over)
         return walk.result(reason)
 
@@ -367,9 +367,9 @@ class _Search:
     def _made(self, key: str, step: str, technique: str, choice: dict[str, str]) -> Trial:
         if self.trials:  # the float model is always measured
             if self.budget.trials is not None and len(self.trials) >= self.budget.trials:
-                raise _OverBudgetError(f"the budget of {self.budget.trials} trials ended the search")
+                raise _OverError(f"the budget of {self.budget.trials} trials ended the search")
             if self.budget.seconds is not None and time.monotonic() - self.start > self.budget.seconds:
-                raise _OverBudgetError(f"the budget of {self.budget.seconds:g} seconds ended the search")
+                raise _OverError(f"the budget of {self.budget.seconds:g} seconds ended the search")
         kept = self.known.get(key)
         note = ""
         if kept is not None:
@@ -749,6 +749,7 @@ def tune(
     chosen = types_of(owner, dtypes, _DTYPES)
     for technique in _listed(owner, "techniques", techniques):
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
+    progress = None if progress is None else _check.flag(owner, "progress", progress)
     batches = _pairs(owner, data)
     problem = _Layers(owner, run, layers, batches, score, chosen, tuple(techniques), granularity)
     return search(owner, problem, limits, budget_of(owner, budget), resume=resume, progress=progress)
@@ -763,9 +764,9 @@ def types_of(owner: str, dtypes: Any, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(owner: str, name: str, value: Any) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
+    if not all(isinstance(entry, str) for entry in listed):
         raise TypeError(_check.must(owner, name, "a sequence of names", _check.typed(value)))
-    listed = list(value)
     if not listed:
         raise ValueError(_check.must(owner, name, "one name or more", "none"))
     return listed

@@ -101,7 +101,8 @@ _FORMS: dict[tuple[str, str], dict[str, Any]] = {
     ("", "MatMulInteger"): {"a": 0, "b": 1, "a_zero": 2, "b_zero": 3},
     ("", "ConvInteger"): {"a": 0, "b": 1, "a_zero": 2, "b_zero": 3},
     ("", "QLinearMatMul"): {
-        "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7, "result": "codes",
+        "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7,
+        "result": "codes",
     },
     ("", "QLinearConv"): {
         "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7, "bias": 8,
@@ -228,15 +229,14 @@ def checked(product: Product, inputs: Mapping[int, Array], y: Array) -> Checked 
         shape = (-1,) if last else (1, -1, *[1] * (y.ndim - 2))
         scale = np.ones(()) if a_scale is None else a_scale.astype(np.float64)
         scale = (scale if scale.size == 1 else scale.reshape(-1, 1)) * _column(inputs.get(product.b_scale), shape)
+        scale = scale * attribute(product.node, "alpha", 1.0)  # of a QGemm
         if bias is not None and product.result == "codes":
             exact = exact + bias.astype(np.int64).reshape(shape)
         if product.result == "codes":
-            wrong, rounded = _codes_differ(
-                exact, scale / float(inputs[product.y_scale].reshape(())), inputs.get(product.y_zero), y
-            )
+            step = float(inputs[product.y_scale].reshape(()))
+            wrong, rounded = _codes_differ(exact, scale / step, inputs.get(product.y_zero), y)
         else:
-            alpha = attribute(product.node, "alpha", 1.0)
-            real = exact * scale * alpha
+            real = exact * scale
             extra = 0.0 if bias is None else bias.astype(np.float64) * (scale if bias.dtype.kind == "i" else 1.0)
             size = np.abs(real) + np.abs(extra) + np.abs(scale)
             wrong = int((np.abs(y - (real + extra)) > 0.5 * np.abs(scale) + _SLACK * size).sum())

@@ -1,7 +1,7 @@
 """Where a quantized model loses accuracy: operator by operator, with the cause and the remedy."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ _CLIPPED = 0.5  # of the error of a tensor, from which clipping is its cause
 _BIASED = 0.5  # of the error, from which its mean by channel is the cause
 _DEAD = 1e-6  # of the median channel's largest weight
 _DEAD_SHARE = 0.5  # of the error in dead channels
+_SHARED = 0.25  # scales that differ less than this times what the channels do are one
 _UNEVEN = 16.0  # the widest channel by the median one, under one scale
 _MOVES = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity", "Split", "Gather")
 _FLOAT_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -47,6 +48,9 @@ _PRODUCTS = (
     "Gather",
     "Linear",
     "Embedding",
+    "LSTM",
+    "GRU",
+    "RNN",
     "If",
     "Loop",
 )
@@ -195,7 +199,7 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     rows = [_Row(pairing, region, runs.sites[region.tensor], known) for region in pairing.regions]
     sums = {name: np.zeros(2) for name in outputs}
     first: Any = None
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     batches = 0
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for item in items:
@@ -479,7 +483,7 @@ class _Row:
         if shift >= _BIASED:
             return f"bias, the mean error of the channels is {shift:.0%} of it", "correct_bias=True, with more data"
         if worst is None:
-            return "rounding", "more bits, or smaller groups"
+            return "rounding" if self.layer is None else "rounding of the weight", "more bits, or smaller groups"
         if worst.kind == "weight":
             if worst.spread >= _UNEVEN and worst.shared:
                 text = f"one scale for a weight whose widest channel is {worst.spread:.0f} times the median one"
@@ -591,7 +595,8 @@ def _weight(graph: Graph, region: Region, layer: Layer, inputs: Array | None) ->
         best = quantize(w.astype(np.float32), dtype=signed, granularity=PerChannel(axis), method="mse").dequantize()
         least = float((importance * np.square(w - best)).sum())
         top, used = np.abs(rows).max(axis=1), scale[scale > 0]
-        shared = used.size > 1 and float(np.ptp(used)) <= 0.05 * float(used.mean())
+        ranges = top[top > 0]
+        shared = used.size > 1 and float(used.max() / used.min()) < _SHARED * float(ranges.max() / ranges.min())
         median = float(np.median(top))
         spread = float(top.max()) / median if median else 0.0
         now = decibels(signal, noise)

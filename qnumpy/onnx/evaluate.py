@@ -10,7 +10,7 @@ from .._typing import Array
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score
 from ._taps import batches_of
-from .session import run_batches, session
+from .session import feeds, run_batches, session
 
 __all__ = ["evaluate", "labelled"]
 
@@ -105,8 +105,7 @@ def labelled(owner: str, engine: Any, data: Any, labels: Any = None) -> Iterator
         Beside the data.
     """
     if isinstance(data, Mapping | np.ndarray | str | bytes) or not isinstance(data, Iterable):
-        yield from ((item, None) for item in [data])  # run_batches refuses it
-        return
+        next(feeds(owner, engine, data))  # raises
     inputs = {value.name for value in engine.get_inputs()}
     rest = None if labels is None else _Labels(owner, labels, next(iter(inputs), ""))
     for item in batches_of(data):

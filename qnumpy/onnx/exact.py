@@ -1,6 +1,6 @@
-"""Whether integer products of a model are exact: in onnxruntime here, and on CPUs that multiply in saturating pairs."""
+"""Whether integer products of a model are exact: here in onnxruntime, and on CPUs that add saturating pairs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +74,8 @@ class Remedy(NamedTuple):
     Attributes
     ----------
     option : str
-        "session.x64quantprecision", to be set to "1": constant int8 weights become uint8, whose products do not saturate.
+        "session.x64quantprecision", to be set to "1": constant int8 weights become uint8, whose products cannot
+        saturate.
     works : bool
         Whether onnxruntime loads the model with it.
     wrong, elsewhere : int
@@ -199,8 +200,8 @@ def _remedy_text(remedy: Remedy) -> str:
         if remedy.wrong or remedy.elsewhere
         else "no output is wrong"
     )
-    slower = f"a run takes {remedy.slowdown:.2f} times as long here"
-    return f"With onnxruntime's option {remedy.option}=1 {left}, and {slower}; {mend}."
+    times = f"a run takes {remedy.slowdown:.2f} times as long here"
+    return f"With onnxruntime's option {remedy.option}=1 {left}, and {times}; {mend}."
 
 
 def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progress: bool | None = None) -> Exactness:
@@ -218,8 +219,7 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     data : iterable of dict of str to array, or of arrays
         No batch is kept but the first; the operands of all products are in memory for one batch.
     measure : bool, default True
-        Load the model with ``session.x64quantprecision=1`` where something is or could be wrong, check that, and time
-        it.
+        Load the model with ``session.x64quantprecision=1`` where something is or could be wrong, check it, and time it.
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
 
@@ -258,7 +258,7 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     counts: dict[str, Checked] = {}
     first: Any = None
     batches = 0
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for item in items:
             first = item if not batches else first

@@ -75,7 +75,7 @@ def test_types_of_bytes(x_type: Any, w_type: Any, safe: bool) -> None:
 
 @pytest.mark.parametrize("name", ["matmul", "dense", "grouped", "pointwise", "multiplied", "thin", "depthwise"])
 def test_simulation_is_what_onnxruntime_computes_without_vnni(name: str) -> None:
-    """Codes of an emulated Haswell: saturated sums explain each one; exact sums do not, but where none saturates."""
+    """Codes of an emulated Haswell: the saturated sums explain each one, the exact sums do not."""
     kept = dict(np.load(HASWELL))
     x, w, y = (kept[f"{name}_{part}"] for part in "xwy")
     if name == "matmul":
@@ -187,13 +187,17 @@ def test_our_static_models_cannot_saturate_for_any_cpu(form: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_zoo(name: str) -> None:
     build, inputs = MODELS[name]
-    data = [inputs(seed) for seed in (0, 1)]
-    for quantized in (quantize_dynamic(build(), include=["*"]), quantize_static(build(), data, **ALL)):
-        before = quantized.SerializeToString()
-        report = check_exact(quantized, data, progress=False)
-        assert report.exact, str(report)
-        assert quantized.SerializeToString() == before
-        assert check_exact(before, data, **QUIET).to_json() == check_exact(quantized, data, **QUIET).to_json()
+    report = check_exact(quantize_dynamic(build(), include=["*"]), [inputs(0)], **QUIET)
+    assert report.proven, str(report)
+
+
+def test_paths_bytes_and_models(tmp_path: Path) -> None:
+    model, x = quantize_dynamic(digits_mlp(), include=["*"]), digits()[1]
+    before = model.SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(before)
+    reports = [check_exact(form, [x], **QUIET).to_json() for form in (model, before, tmp_path / "m.onnx")]
+    assert reports[0] == reports[1] == reports[2]
+    assert model.SerializeToString() == before
 
 
 def test_onnxruntimes_own_dynamic_form(tmp_path: Path) -> None:
