@@ -12,7 +12,8 @@ def test_means_of_batches_are_those_of_all():
     for batch in (x[:1], x[1:8], x[8:]):
         observer.observe(batch)
     np.testing.assert_allclose(observer.mean_, x.astype(np.float64).mean(axis=(0, 2)), rtol=1e-13, atol=1e-15)
-    assert observer.each_.tolist() == [36] * 5 and observer.count_ == x.size
+    assert observer.each_.tolist() == [36] * 5
+    assert observer.count_ == x.size
 
 
 def test_what_is_not_finite_is_left_out():
