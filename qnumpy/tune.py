@@ -25,7 +25,19 @@ from .granularity import Granularity, PerChannel, PerGroup
 from .reports.scores import Metric, Score, decibels, signal_and_noise
 from .weights.layers import QuantizedLayers, quantize_layers
 
-__all__ = ["Budget", "Limits", "Problem", "Score", "Trial", "TunedLayers", "Tuning", "budget_of", "limits_of", "search", "tune"]
+__all__ = [
+    "Budget",
+    "Limits",
+    "Problem",
+    "Score",
+    "Trial",
+    "TunedLayers",
+    "Tuning",
+    "budget_of",
+    "limits_of",
+    "search",
+    "tune",
+]
 
 Drop = Literal["absolute", "relative"]
 Objective = Literal["latency", "size", "accuracy"]
@@ -86,7 +98,7 @@ class Measured(NamedTuple):
 
 
 class Problem(Protocol):
-    """What is searched. A choice maps every layer to one of `dtypes`, cheapest first, of which "float32" is the last."""
+    """What is searched. A choice maps layers to `dtypes`, of which the first is the cheapest, the last "float32"."""
 
     layers: tuple[str, ...]
     dtypes: tuple[str, ...]
@@ -109,7 +121,7 @@ class Problem(Protocol):
         """Return one name for the techniques that give the same model."""
 
     def estimated(self, technique: str, dtype: str) -> Mapping[str, float]:
-        """Return the SQNR in dB of each layer by itself at a type: a ranking where trials are too few to measure one."""
+        """Return the SQNR in dB of each layer by itself at a type: it ranks where trials are too few."""
 
 
 class Trial(NamedTuple):
@@ -201,7 +213,11 @@ class Tuning(Table[Trial]):
         nbytes = "-" if item.nbytes is None else f"{item.nbytes:,}"
         kept = "best" if item.number == self.best.number else "kept" if item.met else "no"
         name = f"{item.number}"
-        figures = [f"{item.score:.6g}" if item.score is not None else "-", number(item.fidelity_db), number(item.latency)]
+        figures = [
+            f"{item.score:.6g}" if item.score is not None else "-",
+            number(item.fidelity_db),
+            number(item.latency),
+        ]
         words = "; ".join(text for text in (item.summary, item.note) if text)
         return [name, item.step, item.technique, *figures, nbytes, kept, words]
 
@@ -266,7 +282,7 @@ def budget_of(owner: str, budget: Any) -> Budget:
 # ---- the search ----
 
 
-class _Over(Exception):
+class _OverError(Exception):
     """The budget is used up."""
 
 
@@ -281,10 +297,10 @@ def search(
 ) -> Tuning:
     """Search a problem and return the best model found, whatever happens.
 
-    Every technique is tried with all layers at each type. Between the cheapest type at which the limits are kept and the
-    next cheaper one, layers are ranked by what each costs alone, measured; the worst return first, as many as a bisection
-    finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs now, until
-    none can go.
+    Every technique is tried with all layers at each type. Between the cheapest type at which the limits are kept and
+    the next cheaper one, layers are ranked by what each costs alone, measured; the worst return first, as many as a
+    bisection finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs
+    now, until none can go.
     """
     path = None if resume is None else Path(resume)
     with _bar(budget, progress) as advance:
@@ -292,7 +308,7 @@ def search(
         reason = ""
         try:
             walk.run()
-        except _Over as over:
+        except _OverError as over:
             reason = str(over)
         return walk.result(reason)
 
@@ -313,7 +329,13 @@ class _Search:
     """The trials of one search; `run` makes them."""
 
     def __init__(
-        self, owner: str, problem: Problem, limits: Limits, budget: Budget, path: Path | None, advance: Callable[[], Any]
+        self,
+        owner: str,
+        problem: Problem,
+        limits: Limits,
+        budget: Budget,
+        path: Path | None,
+        advance: Callable[[], Any],
     ) -> None:
         self.owner, self.problem, self.limits, self.budget = owner, problem, limits, budget
         self.path, self.advance = path, advance
@@ -345,9 +367,9 @@ class _Search:
     def _made(self, key: str, step: str, technique: str, choice: dict[str, str]) -> Trial:
         if self.trials:  # the float model is always measured
             if self.budget.trials is not None and len(self.trials) >= self.budget.trials:
-                raise _Over(f"the budget of {self.budget.trials} trials ended the search")
+                raise _OverError(f"the budget of {self.budget.trials} trials ended the search")
             if self.budget.seconds is not None and time.monotonic() - self.start > self.budget.seconds:
-                raise _Over(f"the budget of {self.budget.seconds:g} seconds ended the search")
+                raise _OverError(f"the budget of {self.budget.seconds:g} seconds ended the search")
         kept = self.known.get(key)
         note = ""
         if kept is not None:
@@ -367,7 +389,9 @@ class _Search:
             if score is None:
                 raise ValueError(_check.must(self.owner, "metric", "a number for the float model", "NaN"))
             self.least = self.limits.least(score)
-        trial = self._judged(Trial(len(self.trials), step, technique, choice, score, fidelity, latency, nbytes, False, False, note))
+        trial = self._judged(
+            Trial(len(self.trials), step, technique, choice, score, fidelity, latency, nbytes, False, False, note)
+        )
         self.trials.append(trial)
         self.by_key[key] = trial
         self._save(key, trial)
@@ -387,7 +411,9 @@ class _Search:
 
     def _judged(self, trial: Trial) -> Trial:
         accurate = trial.score is not None and trial.score >= self.least
-        fast = self.limits.max_latency is None or (trial.latency is not None and trial.latency <= self.limits.max_latency)
+        fast = self.limits.max_latency is None or (
+            trial.latency is not None and trial.latency <= self.limits.max_latency
+        )
         return trial._replace(accurate=accurate, met=accurate and fast)
 
     def _save(self, key: str, trial: Trial) -> None:
@@ -420,8 +446,8 @@ class _Search:
     def _starts(self, uniform: list[tuple[str, int, Trial]]) -> list[tuple[str, int]]:
         """Return the techniques and types to refine, the most promising first.
 
-        They break a limit and would otherwise be better than all models that keep it: of each kind of technique the most
-        accurate one.
+        They break a limit and would otherwise be better than all models that keep it: of each kind of technique the
+        most accurate one.
         """
         kept = [trial for trial in self.trials[1:] if trial.met]
         bar = min((self._aim(trial) for trial in kept), default=None)
@@ -492,7 +518,7 @@ class _Search:
             able = [(trial, name) for trial, name in tried if trial.accurate]
             if not able:
                 return
-            best, name = max(able, key=lambda entry: _rank(entry[0]))
+            _, name = max(able, key=lambda entry: _rank(entry[0]))
             current[name] = low
             self.trial("restore", technique, current, timed=True)
             rest = [other for _, other in able if other != name]
@@ -512,7 +538,11 @@ class _Search:
             said = f"No model with {limit} was found: this one comes nearest"
         elif best.number == 0 and self.problem.layers:
             others = any(trial.met for trial in self.trials[1:])
-            said = f"No model with {limit} was better than the float model" if others else f"Only the float model has {limit}"
+            said = (
+                f"No model with {limit} was better than the float model"
+                if others
+                else f"Only the float model has {limit}"
+            )
         elif not self.problem.layers:
             said = "There is no layer to quantize"
         else:
@@ -561,7 +591,9 @@ def _load(owner: str, path: Path, fingerprint: str) -> dict[str, Any]:
         known = {entry["key"]: tuple(entry["measured"]) for entry in content["trials"]}
         same = content["format"] == _FORMAT and content["fingerprint"] == fingerprint
     except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(_check.must(owner, "resume", "a file that an earlier search wrote", repr(str(path)))) from error
+        raise FileFormatError(
+            _check.must(owner, "resume", "a file that an earlier search wrote", repr(str(path)))
+        ) from error
     if not same:
         got = f"{str(path)!r}, of another model, metric or set of choices"
         raise ValueError(_check.must(owner, "resume", "a file of the same search", got))
@@ -682,7 +714,8 @@ def tune(
     ValueError
         layers is empty.
     TypeError, ValueError
-        metric is neither a function nor a name of one; a limit, the budget, a type or a technique is none of those above.
+        metric is neither a function nor a name of one; a limit, the budget, a type or a technique is none of those
+        above.
     CalibrationError
         data is empty.
     ValueError
@@ -716,6 +749,7 @@ def tune(
     chosen = types_of(owner, dtypes, _DTYPES)
     for technique in _listed(owner, "techniques", techniques):
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
+    progress = None if progress is None else _check.flag(owner, "progress", progress)
     batches = _pairs(owner, data)
     problem = _Layers(owner, run, layers, batches, score, chosen, tuple(techniques), granularity)
     return search(owner, problem, limits, budget_of(owner, budget), resume=resume, progress=progress)
@@ -730,9 +764,9 @@ def types_of(owner: str, dtypes: Any, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(owner: str, name: str, value: Any) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
+    if not all(isinstance(entry, str) for entry in listed):
         raise TypeError(_check.must(owner, name, "a sequence of names", _check.typed(value)))
-    listed = list(value)
     if not listed:
         raise ValueError(_check.must(owner, name, "one name or more", "none"))
     return listed
@@ -740,7 +774,9 @@ def _listed(owner: str, name: str, value: Any) -> list[str]:
 
 def _pairs(owner: str, data: Any) -> list[tuple[Any, Any]]:
     if isinstance(data, str | bytes | Mapping | np.ndarray) or not isinstance(data, Iterable):
-        raise TypeError(_check.must(owner, "data", "an iterable of batches, or of pairs of batch and labels", _check.typed(data)))
+        raise TypeError(
+            _check.must(owner, "data", "an iterable of batches, or of pairs of batch and labels", _check.typed(data))
+        )
     pairs = [item if isinstance(item, tuple) and len(item) == 2 else (item, None) for item in data]
     if not pairs:
         raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
@@ -767,7 +803,9 @@ class _Layers:
         self.entries = dict(layers)
         self.exact = [_named(run(batch)) for batch, _ in batches]
         if score.needs == "labels" and any(labels is None for _, labels in batches):
-            raise ValueError(_check.must(owner, "data", f"pairs of batch and labels for the metric {score.name!r}", "no labels"))
+            raise ValueError(
+                _check.must(owner, "data", f"pairs of batch and labels for the metric {score.name!r}", "no labels")
+            )
         self._rounded: dict[tuple[str, str], QuantizedLayers] = {}
         self.fingerprint = self._fingerprint()
 
@@ -854,4 +892,3 @@ def _named(result: Any) -> dict[str, Any]:
     if isinstance(result, Mapping):
         return {str(name): np.asarray(value) for name, value in result.items()}
     return {"": np.asarray(result)}
-

@@ -54,7 +54,8 @@ def outcome(name, arguments):
 @pytest.mark.parametrize("name", CALLS)
 def test_one_wrong_argument(name):
     assert outcome(name, CALLS[name]) is None
-    for parameter in CALLS[name]:
+    users = {"run", "metric", "data"} if name == "tune" else set()  # exceptions of the user's functions pass through
+    for parameter in set(CALLS[name]) - users:
         for value in WRONG:
             error = outcome(name, {**CALLS[name], parameter: value})
             if type(error) is TypeError and (name, parameter) not in CONFLICTS:

@@ -1,11 +1,11 @@
 /* Linear: rows of float32 times a weight of integers; docs/onnx-operators.md defines it. The kernels read the panels
  * where the runtime holds them. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "allocate.h"
 #include "dispatch.h"
+#include "hadamard.h"
 #include "ort_kernel.h"
 #include "packed_columns.h"
 #include "packed_groups.h"
@@ -81,8 +81,7 @@ static ort_status *read_hadamard(const ort_node *n, linear *l) {
                          (long long)block, (long long)l->k);
     l->factors = malloc((size_t)l->k * sizeof(float));
     if (!l->factors) return ort_no_memory(n->api, n->name);
-    const float factor = (float)(1 / sqrt((double)block));
-    for (int64_t i = 0; i < l->k; i++) l->factors[i] = ((const int8_t *)signs)[i] < 0 ? -factor : factor;
+    qn_hadamard_factors(signs, l->k, block, l->factors);
     l->hadamard = (qn_hadamard){.size = l->k, .block = block, .order = odd == 1 ? 1 : odd * 4, .factors = l->factors};
     return NULL;
 }

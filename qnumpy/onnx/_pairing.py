@@ -11,6 +11,7 @@ from ._graph import Graph, graphs_of
 __all__ = ["OUTPUT_SCALE", "Pairing", "Region", "as_type", "show", "typed"]
 
 _REALS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_CLIPPING = ("Relu", "Clip")  # which other programs leave to the range of the codes
 _ENDS = ("_quantized", "_QuantizeLinear_Output")  # of the names of codes
 # Where operators that return codes hold the scale of their output; the zero point follows.
 OUTPUT_SCALE = {
@@ -82,16 +83,43 @@ class Pairing:
     def _is_common(self, name: str) -> bool:
         if self.source.elem_type(name) not in (*_REALS, None) or self.source.constant(name) is not None:
             return False
-        if self.quantized.producer(name) is not None:
+        maker, source_maker = self.quantized.producer(name), self.source.producer(name)
+        if maker is not None:
+            readers = self.quantized.consumers(name)
+            clipped = source_maker is not None and source_maker.op_type in _CLIPPING
+            if clipped and maker.op_type not in (*_CLIPPING, "DequantizeLinear") and len(readers) == 1:
+                reader = readers[0]
+                if (
+                    reader.op_type == "QuantizeLinear" and len(reader.input) == 3
+                ):  # its codes do what the activation does
+                    self.codes[name] = Codes(str(reader.output[0]), str(reader.input[1]), str(reader.input[2]))
             return self.quantized.elem_type(name) in (*_REALS, None) and self.quantized.constant(name) is None
+        held = self._clipped(name)
+        if held is None:
+            return False
         for end in _ENDS:
-            producer = self.quantized.producer(name + end)
+            producer = self.quantized.producer(held + end)
             at = OUTPUT_SCALE.get(producer.op_type) if producer is not None else None
             if producer is not None and at is not None and len(producer.input) > at:
                 zero = producer.input[at + 1] if len(producer.input) > at + 1 else ""
-                self.codes[name] = Codes(name + end, producer.input[at], zero)
+                self.codes[name] = Codes(held + end, producer.input[at], zero)
                 return True
         return False
+
+    def _clipped(self, name: str) -> str | None:
+        """Return the tensor whose codes stand for this one: itself, or what is clipped to it, whose codes end there.
+
+        None for a tensor whose codes stand for the clipped one.
+        """
+        readers = self.source.consumers(name)
+        if (
+            len(readers) == 1
+            and readers[0].op_type in _CLIPPING
+            and self.quantized.producer(readers[0].output[0]) is None
+        ):
+            return None
+        producer = self.source.producer(name)
+        return str(producer.input[0]) if producer is not None and producer.op_type in _CLIPPING else name
 
     def _nodes(self, graph: Graph, tensor: str, name: str) -> list[NodeProto]:
         """Return the nodes that compute a tensor, back to other common tensors."""
@@ -120,7 +148,7 @@ class Pairing:
         }
 
     def cut(self) -> tuple[ModelProto, dict[str, str]]:
-        """Return the quantized model in which every region reads the float model's tensors, and the names of these inputs.
+        """Return the quantized model whose regions read the float model's tensors, and the names of these inputs.
 
         A tensor that a region computes is an input too, under another name, for those that read it. Types of these
         inputs are left out: `typed` fills them in.
@@ -157,7 +185,7 @@ def _before(nodes: list[NodeProto], names: set[str]) -> list[NodeProto]:
 
 
 def show(model: ModelProto, pairing: Pairing, names: Iterable[str]) -> tuple[ModelProto, dict[str, str]]:
-    """Return a copy of a form of the quantized model whose outputs are tensors, those held as codes as reals, by name."""
+    """Return a copy of a quantized model whose outputs are tensors, those held as codes as reals, by name."""
     copy = ModelProto()
     copy.CopyFrom(model)
     naming = Graph.of(copy)

@@ -61,8 +61,8 @@ class Product(NamedTuple):
     def pairs(self, weight: Array) -> bool:
         """Whether CPUs without VNNI add products of this node in pairs that saturate.
 
-        Measured with onnxruntime 1.32 under an emulated Haswell: unsigned by signed bytes do, but for ConvInteger, which
-        takes the weight as its left operand, and depthwise convolutions, which have a kernel of their own.
+        Measured with onnxruntime 1.32 under an emulated Haswell: unsigned by signed bytes do, but for ConvInteger,
+        which takes the weight as its left operand, and depthwise convolutions, which have a kernel of their own.
         """
         if weight.dtype != np.int8 or self.node.op_type == "ConvInteger":
             return False
@@ -101,7 +101,8 @@ _FORMS: dict[tuple[str, str], dict[str, Any]] = {
     ("", "MatMulInteger"): {"a": 0, "b": 1, "a_zero": 2, "b_zero": 3},
     ("", "ConvInteger"): {"a": 0, "b": 1, "a_zero": 2, "b_zero": 3},
     ("", "QLinearMatMul"): {
-        "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7, "result": "codes",
+        "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7,
+        "result": "codes",
     },
     ("", "QLinearConv"): {
         "a": 0, "a_scale": 1, "a_zero": 2, "b": 3, "b_scale": 4, "b_zero": 5, "y_scale": 6, "y_zero": 7, "bias": 8,
@@ -228,13 +229,14 @@ def checked(product: Product, inputs: Mapping[int, Array], y: Array) -> Checked 
         shape = (-1,) if last else (1, -1, *[1] * (y.ndim - 2))
         scale = np.ones(()) if a_scale is None else a_scale.astype(np.float64)
         scale = (scale if scale.size == 1 else scale.reshape(-1, 1)) * _column(inputs.get(product.b_scale), shape)
+        scale = scale * attribute(product.node, "alpha", 1.0)  # of a QGemm
         if bias is not None and product.result == "codes":
             exact = exact + bias.astype(np.int64).reshape(shape)
         if product.result == "codes":
-            wrong, rounded = _codes_differ(exact, scale / float(inputs[product.y_scale].reshape(())), inputs.get(product.y_zero), y)
+            step = float(inputs[product.y_scale].reshape(()))
+            wrong, rounded = _codes_differ(exact, scale / step, inputs.get(product.y_zero), y)
         else:
-            alpha = attribute(product.node, "alpha", 1.0)
-            real = exact * scale * alpha
+            real = exact * scale
             extra = 0.0 if bias is None else bias.astype(np.float64) * (scale if bias.dtype.kind == "i" else 1.0)
             size = np.abs(real) + np.abs(extra) + np.abs(scale)
             wrong = int((np.abs(y - (real + extra)) > 0.5 * np.abs(scale) + _SLACK * size).sum())
@@ -353,7 +355,10 @@ def _convolved(
             unsafe += bad
         results.append(np.concatenate(per_group, axis=1))
         errors.append(np.concatenate(per_group_error, axis=1))
-    tall = tuple((n - gap * (k - 1) - 1) // step + 1 for n, k, step, gap in zip(padded.shape[2:], w.shape[2:], steps, gaps, strict=True))
+    tall = tuple(
+        (n - gap * (k - 1) - 1) // step + 1
+        for n, k, step, gap in zip(padded.shape[2:], w.shape[2:], steps, gaps, strict=True)
+    )
 
     def shaped(parts: list[Array]) -> Array:
         whole = np.stack(parts).reshape(len(x), *tall, len(w))
@@ -363,7 +368,9 @@ def _convolved(
     return shaped(results), shaped(errors), unsafe // max(len(padded), 1), len(w)
 
 
-def _window(node: NodeProto, size: Any, kernel: Any, one: bool) -> tuple[tuple[int, int], tuple[int, int], tuple[int, ...]]:
+def _window(
+    node: NodeProto, size: Any, kernel: Any, one: bool
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, ...]]:
     """Return strides, dilations and padding (top, left, bottom, right) of a convolution over two axes."""
     steps, gaps = (tuple(attribute(node, name) or (1,) * (1 if one else 2)) for name in ("strides", "dilations"))
     pads = tuple(attribute(node, "pads") or (0,) * (2 if one else 4))
@@ -373,7 +380,10 @@ def _window(node: NodeProto, size: Any, kernel: Any, one: bool) -> tuple[tuple[i
     if auto == "VALID":
         pads = (0, 0, 0, 0)
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
-        total = [max(0, (-(-n // s) - 1) * s + g * (k - 1) + 1 - n) for n, s, g, k in zip(size, steps, gaps, kernel, strict=True)]
+        total = [
+            max(0, (-(-n // s) - 1) * s + g * (k - 1) + 1 - n)
+            for n, s, g, k in zip(size, steps, gaps, kernel, strict=True)
+        ]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         first, second = (less, more) if auto == "SAME_UPPER" else (more, less)
         pads = (*first, *second)

@@ -1,7 +1,7 @@
 """Where a quantized model loses accuracy: operator by operator, with the cause and the remedy."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +36,24 @@ _CLIPPED = 0.5  # of the error of a tensor, from which clipping is its cause
 _BIASED = 0.5  # of the error, from which its mean by channel is the cause
 _DEAD = 1e-6  # of the median channel's largest weight
 _DEAD_SHARE = 0.5  # of the error in dead channels
+_SHARED = 0.25  # scales that differ less than this times what the channels do are one
 _UNEVEN = 16.0  # the widest channel by the median one, under one scale
 _MOVES = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity", "Split", "Gather")
 _FLOAT_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_PRODUCTS = (*_FLOAT_PRODUCTS, "MatMulInteger", "ConvInteger", "GatherBlockQuantized", "Gather", "Linear", "Embedding", "If", "Loop")
+_PRODUCTS = (
+    *_FLOAT_PRODUCTS,
+    "MatMulInteger",
+    "ConvInteger",
+    "GatherBlockQuantized",
+    "Gather",
+    "Linear",
+    "Embedding",
+    "LSTM",
+    "GRU",
+    "RNN",
+    "If",
+    "Loop",
+)
 _AROUND = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Constant", "Reshape", "Transpose", "Mul", "Shape")
 _MOST = 1 << 16  # elements of a batch that histograms of inner tensors take
 
@@ -185,7 +199,7 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     rows = [_Row(pairing, region, runs.sites[region.tensor], known) for region in pairing.regions]
     sums = {name: np.zeros(2) for name in outputs}
     first: Any = None
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     batches = 0
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for item in items:
@@ -246,18 +260,22 @@ class _Runs:
         self.sites = {region.tensor: _sites(pairing, region) for region in pairing.regions}
         local, self.local_names = show(cut, pairing, [region.tensor for region in pairing.regions])
         known = set(self.local_names.values())
-        self.inner = [site.tensor for sites in self.sites.values() for site in sites if site.tensor not in self.local_names]
+        self.inner = [
+            site.tensor for sites in self.sites.values() for site in sites if site.tensor not in self.local_names
+        ]
         for name in dict.fromkeys(self.inner):
             if name not in known and pairing.quantized.producer(name) is not None:
                 local.graph.output.append(ValueInfoProto(name=name))
         codes = {value.name: value.type for value in self.cumulative.get_outputs()}
-        elem_types = {
-            given: _ELEM_TYPES[codes[self.cumulative_names[name]]] for name, given in self.cut_inputs.items()
-        }
+        elem_types = {given: _ELEM_TYPES[codes[self.cumulative_names[name]]] for name, given in self.cut_inputs.items()}
         typed(local, elem_types)
         self.local = session(local) if pairing.regions else None
         self.shown = [value.name for value in local.graph.output]
-        self.feeds = {value.name: _DTYPES[value.type] for value in (self.local.get_inputs() if self.local else ()) if value.type in _DTYPES}
+        self.feeds = {
+            value.name: _DTYPES[value.type]
+            for value in (self.local.get_inputs() if self.local else ())
+            if value.type in _DTYPES
+        }
         self.local_inputs = {value.name for value in (self.local.get_inputs() if self.local else ())}
 
     def run(self, owner: str, item: Any) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
@@ -324,7 +342,10 @@ def _codes_of(pairing: Pairing, region: Region) -> set[str]:
 def _computing(pairing: Pairing) -> list[Region]:
     """Return the regions with an error of their own: without those that move codes and keep their scale."""
     params = {
-        region.tensor: site.params for region in pairing.regions for site in _sites(pairing, region) if site.tensor == region.tensor
+        region.tensor: site.params
+        for region in pairing.regions
+        for site in _sites(pairing, region)
+        if site.tensor == region.tensor
     }
 
     def moves(region: Region) -> bool:
@@ -411,7 +432,15 @@ class _Row:
             best = max(-10 * math.log10(noise), local) if noise > 0 else math.inf
         cause, remedy = self._explain(local, parts, saturating)
         return OperatorError(
-            str(named.name or named.output[0]), joined, self.region.tensor, self._form(), local, cumulative, best, cause, remedy
+            str(named.name or named.output[0]),
+            joined,
+            self.region.tensor,
+            self._form(),
+            local,
+            cumulative,
+            best,
+            cause,
+            remedy,
         )
 
     def _form(self) -> str:
@@ -454,7 +483,7 @@ class _Row:
         if shift >= _BIASED:
             return f"bias, the mean error of the channels is {shift:.0%} of it", "correct_bias=True, with more data"
         if worst is None:
-            return "rounding", "more bits, or smaller groups"
+            return "rounding" if self.layer is None else "rounding of the weight", "more bits, or smaller groups"
         if worst.kind == "weight":
             if worst.spread >= _UNEVEN and worst.shared:
                 text = f"one scale for a weight whose widest channel is {worst.spread:.0f} times the median one"
@@ -512,7 +541,9 @@ class _Part(NamedTuple):
     best_db: float
     clipped: float  # share of the error
     outside: float  # share of the elements
-    spread: float  # of an activation: largest magnitude by root mean square; of a weight: widest channel by the median one
+    spread: (
+        float  # of an activation: largest magnitude by root mean square; of a weight: widest channel by the median one
+    )
     shared: bool  # whether one scale serves the whole weight
 
 
@@ -530,7 +561,9 @@ def _activation(site: _Site, observer: HistogramObserver) -> _Part | None:
     root = math.sqrt(whole.signal / whole.elements) if whole.elements else 0.0
     largest = max(abs(float(summary.min or 0)), abs(float(summary.max or 0)))
     clipped = min(1.0, noise / whole.noise) if whole.noise else 0.0
-    return _Part("activation", site.tensor, now, max(best, now), clipped, whole.clipped, largest / root if root else 0.0, True)
+    return _Part(
+        "activation", site.tensor, now, max(best, now), clipped, whole.clipped, largest / root if root else 0.0, True
+    )
 
 
 def _weight(graph: Graph, region: Region, layer: Layer, inputs: Array | None) -> _Part | None:
@@ -562,7 +595,8 @@ def _weight(graph: Graph, region: Region, layer: Layer, inputs: Array | None) ->
         best = quantize(w.astype(np.float32), dtype=signed, granularity=PerChannel(axis), method="mse").dequantize()
         least = float((importance * np.square(w - best)).sum())
         top, used = np.abs(rows).max(axis=1), scale[scale > 0]
-        shared = used.size > 1 and float(np.ptp(used)) <= 0.05 * float(used.mean())
+        ranges = top[top > 0]
+        shared = used.size > 1 and float(used.max() / used.min()) < _SHARED * float(ranges.max() / ranges.min())
         median = float(np.median(top))
         spread = float(top.max()) / median if median else 0.0
         now = decibels(signal, noise)

@@ -10,7 +10,7 @@ from .._typing import Array
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score
 from ._taps import batches_of
-from .session import run_batches, session
+from .session import feeds, run_batches, session
 
 __all__ = ["evaluate", "labelled"]
 
@@ -82,7 +82,9 @@ def evaluate(
     for feed, wanted in labelled(owner, engine, data, labels):
         (outputs,) = run_batches(owner, engine, [feed])
         if score.needs == "labels" and wanted is None:
-            raise ValueError(_check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", "no labels"))
+            raise ValueError(
+                _check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", "no labels")
+            )
         if exact is not None and (score.needs == "reference" or wanted is None):
             (wanted,) = run_batches(owner, exact, [feed])
         score.add(outputs, wanted)
@@ -103,8 +105,7 @@ def labelled(owner: str, engine: Any, data: Any, labels: Any = None) -> Iterator
         Beside the data.
     """
     if isinstance(data, Mapping | np.ndarray | str | bytes) or not isinstance(data, Iterable):
-        yield from ((item, None) for item in [data])  # run_batches refuses it
-        return
+        next(feeds(owner, engine, data))  # raises
     inputs = {value.name for value in engine.get_inputs()}
     rest = None if labels is None else _Labels(owner, labels, next(iter(inputs), ""))
     for item in batches_of(data):
@@ -126,7 +127,9 @@ class _Labels:
 
     def __init__(self, owner: str, labels: Any, name: str) -> None:
         self.owner, self.name, self.taken = owner, name, 0
-        each = isinstance(labels, list | tuple) and bool(labels) and not np.isscalar(labels[0]) and np.ndim(labels[0]) > 0
+        each = (
+            isinstance(labels, list | tuple) and bool(labels) and not np.isscalar(labels[0]) and np.ndim(labels[0]) > 0
+        )
         self.batches = iter(labels) if each or not isinstance(labels, list | tuple | np.ndarray) else None
         self.whole: Array | None = None if self.batches is not None else np.asarray(labels)
 
@@ -135,7 +138,9 @@ class _Labels:
             assert self.batches is not None
             wanted = next(self.batches, None)
             if wanted is None:
-                raise ValueError(_check.must(self.owner, "labels", "one array for each batch", "fewer arrays than batches"))
+                raise ValueError(
+                    _check.must(self.owner, "labels", "one array for each batch", "fewer arrays than batches")
+                )
             return wanted
         x = item[self.name] if isinstance(item, Mapping) and self.name in item else item
         count = len(np.asarray(x))

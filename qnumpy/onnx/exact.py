@@ -1,6 +1,6 @@
-"""Whether integer products of a model are exact: here, in onnxruntime, and on CPUs that multiply in saturating pairs."""
+"""Whether integer products of a model are exact: here in onnxruntime, and on CPUs that add saturating pairs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +74,8 @@ class Remedy(NamedTuple):
     Attributes
     ----------
     option : str
-        "session.x64quantprecision", to be set to "1": constant int8 weights become uint8, whose products do not saturate.
+        "session.x64quantprecision", to be set to "1": constant int8 weights become uint8, whose products cannot
+        saturate.
     works : bool
         Whether onnxruntime loads the model with it.
     wrong, elsewhere : int
@@ -171,11 +172,15 @@ class Exactness(Table[ProductExactness]):
         if self.elsewhere:
             said.append(f"{self.elsewhere:,} sums of products would be wrong on CPUs with AVX2 and without VNNI.")
         elif self.unsafe:
-            said.append(f"{self.unsafe:,} columns could saturate on CPUs with AVX2 and without VNNI; with these data none does.")
+            said.append(
+                f"{self.unsafe:,} columns could saturate on CPUs with AVX2 and without VNNI; with these data none does."
+            )
         if self.remedy is not None:
             said.append(_remedy_text(self.remedy))
         if self.rounded:
-            said.append(f"{self.rounded:,} codes are rounded to the other neighbour: onnxruntime multiplies by a float32 scale.")
+            said.append(
+                f"{self.rounded:,} codes are rounded to the other neighbour: onnxruntime multiplies by a float32 scale."
+            )
         if self.floats:
             said.append(f"{self.floats:,} products of dequantized codes run in float.")
         return said
@@ -184,10 +189,19 @@ class Exactness(Table[ProductExactness]):
 def _remedy_text(remedy: Remedy) -> str:
     mend = "target_cpu='any' when the model is quantized gives weights that cannot saturate"
     if not remedy.works:
-        cause = "it cannot load weights that share a zero point" if "replace the existing" in remedy.message else remedy.message
+        cause = (
+            "it cannot load weights that share a zero point"
+            if "replace the existing" in remedy.message
+            else remedy.message
+        )
         return f"onnxruntime's option {remedy.option}=1 fails on this model: {cause}; {mend}."
-    left = f"{remedy.wrong:,} outputs are wrong here and {remedy.elsewhere:,} elsewhere" if remedy.wrong or remedy.elsewhere else "no output is wrong"
-    return f"With onnxruntime's option {remedy.option}=1 {left}, and a run takes {remedy.slowdown:.2f} times as long here; {mend}."
+    left = (
+        f"{remedy.wrong:,} outputs are wrong here and {remedy.elsewhere:,} elsewhere"
+        if remedy.wrong or remedy.elsewhere
+        else "no output is wrong"
+    )
+    times = f"a run takes {remedy.slowdown:.2f} times as long here"
+    return f"With onnxruntime's option {remedy.option}=1 {left}, and {times}; {mend}."
 
 
 def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progress: bool | None = None) -> Exactness:
@@ -205,7 +219,7 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     data : iterable of dict of str to array, or of arrays
         No batch is kept but the first; the operands of all products are in memory for one batch.
     measure : bool, default True
-        Load the model with ``session.x64quantprecision=1`` where something is or could be wrong, check that, and time it.
+        Load the model with ``session.x64quantprecision=1`` where something is or could be wrong, check it, and time it.
     progress : bool, optional
         Show a bar on stderr; by default where it is a terminal.
 
@@ -227,9 +241,9 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
 
     Notes
     -----
-    A float output behind an exact sum is right where it is within half a unit of the sum, a code where it is within half
-    a step. The order of pairs is that of onnxruntime, checked bit for bit under an emulated CPU: neighbours along K,
-    of a convolution the channels innermost. ConvInteger and depthwise convolutions do not saturate there.
+    A float output behind an exact sum is right where it is within half a unit of the sum, a code where it is within
+    half a step. The order of pairs is that of onnxruntime, checked bit for bit under an emulated CPU: neighbours along
+    K, of a convolution the channels innermost. ConvInteger and depthwise convolutions do not saturate there.
 
     Examples
     --------
@@ -244,7 +258,7 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     counts: dict[str, Checked] = {}
     first: Any = None
     batches = 0
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     with progress_bar(iter(batches_of(data)), total, progress) as items:
         for item in items:
             first = item if not batches else first
@@ -255,7 +269,12 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     if runner.session is None:  # nothing has run: the batches are checked all the same
         next(run_batches(owner, session(proto), [first]))
     rows = [_row(product, counts[product.output]) for product in runner.products if product.output in counts]
-    rows += [row for scope in runner.graph.walk() for node in scope.proto.node if (row := _by_weight(scope, node)) is not None]
+    rows += [
+        row
+        for scope in runner.graph.walk()
+        for node in scope.proto.node
+        if (row := _by_weight(scope, node)) is not None
+    ]
     suspect = any(row.wrong or row.elsewhere or row.unsafe for row in rows)
     remedy = _remedy(owner, proto, first) if suspect and measure else None
     return Exactness(rows, _floats(runner.graph), remedy)
@@ -303,7 +322,9 @@ def _by_weight(scope: Graph, node: NodeProto) -> ProductExactness | None:
             for w in [] if constant is None else constant.array.reshape(-1, *constant.array.shape[-2:]):
                 bad, count = _unsafe(w)
                 unsafe, columns = unsafe + bad, columns + count
-        return ProductExactness(name, node.op_type, 0, 0, 0, 0, unsafe, columns, 0, "its codes are inside; by its weights")
+        return ProductExactness(
+            name, node.op_type, 0, 0, 0, 0, unsafe, columns, 0, "its codes are inside; by its weights"
+        )
     if scope.parent is None:
         return None
     found = [product for product in products(scope) if product.node is node or product.output in node.output]
@@ -365,4 +386,3 @@ def _message(error: Exception) -> str:
 
 def _run(engine: Any, feed: Mapping[str, Array]) -> Any:
     return lambda: engine.run(None, feed)
-

@@ -31,7 +31,7 @@ from .weights import quantize_weights
 __all__ = ["tune"]
 
 _OBSERVERS = ("mse", "minmax", "percentile", "entropy", "best")
-_TECHNIQUES = {name: 0 for name in (*(f"static {o}" for o in _OBSERVERS), "dynamic", "dynamic smoothed", "weights")}
+_TECHNIQUES = dict.fromkeys([*(f"static {name}" for name in _OBSERVERS), "dynamic", "dynamic smoothed", "weights"], 0)
 _DEFAULT = ("static mse", "static minmax", "static percentile", "dynamic", "dynamic smoothed", "weights")
 _DTYPES = ("int4", "int8", "float16", FLOAT)  # the smallest first
 _SAMPLES = 4  # batches that layers are compared on
@@ -60,11 +60,11 @@ def tune(
     resume: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Tuning:
-    """Search technique and types of a model's operators within limits of accuracy and time; always return the best found.
+    """Search technique and types of operators within limits of accuracy and time; always return the best found.
 
-    Every technique is tried on the whole model. Where that breaks a limit, operators are ranked by what each costs alone,
-    measured; the worst return to float, as many as a bisection finds necessary; then each of those is tried quantized
-    again, in the order of what that costs now.
+    Every technique is tried on the whole model. Where that breaks a limit, operators are ranked by what each costs
+    alone, measured; the worst return to float, as many as a bisection finds necessary; then each of those is tried
+    quantized again, in the order of what that costs now.
 
     Parameters
     ----------
@@ -117,8 +117,8 @@ def tune(
     Raises
     ------
     TypeError, ValueError
-        metric is neither a function nor a name of one; a limit, the objective, the budget, a type or a technique is none
-        of those above.
+        metric is neither a function nor a name of one; a limit, the objective, the budget, a type or a technique is
+        none of those above.
     TypeError, FileFormatError
         model is no model.
     ValueError
@@ -146,6 +146,7 @@ def tune(
     named = _DEFAULT if techniques is None else tuple([techniques] if isinstance(techniques, str) else techniques)
     for technique in named:
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
+    progress = None if progress is None else _check.flag(owner, "progress", progress)
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     stored: Literal["int8", "int16"] = "int8" if objective == "size" else "int16"
@@ -190,7 +191,9 @@ class _Model:
             raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
         if score.needs == "labels" and any(wanted is None for wanted in self.labels):
             got = "no labels"
-            raise ValueError(_check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", got))
+            raise ValueError(
+                _check.must(owner, "data", f"pairs of inputs and labels for the metric {score.name!r}", got)
+            )
         self.exact = list(run_batches(owner, self.engine, self.feeds))
         self._calibration: Calibration | None = None
         self._changed: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -203,7 +206,9 @@ class _Model:
         digest.update(self.source.SerializeToString(deterministic=True))
         for outputs in self.exact:
             for array in outputs.values():
-                digest.update(np.ascontiguousarray(array).tobytes() if isinstance(array, np.ndarray) else repr(array).encode())
+                digest.update(
+                    np.ascontiguousarray(array).tobytes() if isinstance(array, np.ndarray) else repr(array).encode()
+                )
         return digest.hexdigest()
 
     # ---- the problem ----
@@ -227,7 +232,11 @@ class _Model:
         if technique == "weights" or not allowed or report is None:
             return ""
         count = len({change.node for change in report if change.form != "float" and change.node in allowed})
-        return "" if count == len(allowed) else f"int8 is faster for {count} of {len(allowed)}, the others' weights are codes"
+        return (
+            ""
+            if count == len(allowed)
+            else f"int8 is faster for {count} of {len(allowed)}, the others' weights are codes"
+        )
 
     def canonical(self, technique: str, choice: Mapping[str, str]) -> str:
         return technique if "int8" in choice.values() else "weights"
@@ -276,11 +285,14 @@ class _Model:
         int8 = by_type.get("int8")
         if not int8:
             return made
-        rest = [*(name for name in self.layers if choice[name] != "int8"), *self.unselected]
-        selected: dict[str, Any] = {"include": self.selection.include, "exclude": [*rest, *self.selection.exclude] or None}
+        options: dict[str, Any] = {"target_cpu": self.target_cpu, "progress": False}
+        if self.selection.include is None:  # int8 where it is faster
+            rest = [*(name for name in self.layers if choice[name] != "int8"), *self.unselected]
+            options |= {"exclude": rest or None, "float_weights": self.stored}
+        else:
+            options |= {"include": int8, "float_weights": FLOAT}
         if technique == "weights":
             return quantize_weights(made, dtype="int8", group_size=None, include=int8, progress=False)
-        options = {**selected, "target_cpu": self.target_cpu, "float_weights": self.stored, "progress": False}
         if technique.startswith("dynamic"):
             data = self.feeds if technique.endswith("smoothed") else None
             return quantize_dynamic(made, data=data, **options)  # type: ignore[no-any-return]

@@ -60,7 +60,9 @@ class Score:
             self._outputs.append(_single(outputs))
             self._expected.append(_single(expected) if isinstance(expected, Mapping) else expected)
         elif self.needs == "labels":
-            self._total("", _hits(self.owner, next(iter(outputs.values())), expected, _FIVE if self.metric == "top5" else 1))
+            self._total(
+                "", _hits(self.owner, next(iter(outputs.values())), expected, _FIVE if self.metric == "top5" else 1)
+            )
         else:
             for name, pair in _pairs(self.owner, outputs, expected).items():
                 self._total(name if self.metric == "sqnr" else "", _REFERENCED[self.metric](*pair))
@@ -72,7 +74,9 @@ class Score:
             result = self.metric(self._outputs) if one else self.metric(self._outputs, self._expected)
             number = result.item() if isinstance(result, np.ndarray | np.generic) and result.size == 1 else result
             if not (_check.is_number(number) or isinstance(number, bool)):
-                raise TypeError(_check.must(self.owner, "metric", "a function that returns a number", _check.typed(result)))
+                raise TypeError(
+                    _check.must(self.owner, "metric", "a function that returns a number", _check.typed(result))
+                )
             return float(number)
         if self.metric == "sqnr":
             return min((decibels(*total) for total in self._sums.values()), default=math.inf)

@@ -106,6 +106,11 @@ CALLS = {
         "layers": {"w": X}, "dtype": "int4", "granularity": None, "symmetric": False, "method": "mse", "damping": 0.1,
         "hadamard": False, "activations": None, "progress": None,
     },
+    "tune": {
+        "run": np.tanh, "layers": {"w": X}, "data": [X], "metric": "cosine", "max_drop": 1.0, "drop": "absolute",
+        "min_score": None, "budget": 1, "objective": "size", "dtypes": ["int8"], "techniques": ["mse"],
+        "granularity": None, "progress": None,
+    },
     "weights.quantize_gguf": {"w": WIDE, "type": "Q4_0", "moments": None},
     "weights.reduce_range": {"qparams": PARAMS},
     "weights.safe_weights": {"w": Q, "axis": 0},

@@ -51,3 +51,8 @@ void qn_hadamard_rows(const qn_source *x, int64_t rows, const qn_hadamard *h, fl
     transform t = {x, h, y};
     qn_parallel_for(rows, GRAIN, rows * h->size * BYTES_AN_ELEMENT, transform_rows, &t);
 }
+
+void qn_hadamard_factors(const int8_t *signs, int64_t size, int64_t block, float *factors) {
+    const float factor = (float)(1 / sqrt((double)block));
+    for (int64_t i = 0; i < size; i++) factors[i] = signs[i] < 0 ? -factor : factor;
+}

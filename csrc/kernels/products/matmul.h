@@ -6,6 +6,8 @@
 #ifndef QN_MATMUL_H
 #define QN_MATMUL_H
 
+#include <math.h> /* INFINITY, of the bounds */
+
 #include "qn_types.h"
 
 typedef enum { QN_DONE, QN_NO_MEMORY, QN_OVERFLOW } qn_outcome;
