@@ -134,7 +134,7 @@ def _layer(graph: Graph, node: Any, attributes: dict[str, Any]) -> Candidate | N
         if attributes.get("transA", 0):
             return None
         n = w.array.shape[found.outputs_axis or 0]
-        return found if bias is None or (bias.array.size in (1, n) and bias.array.shape[-1:] in ((), (1,), (n,))) else None
+        return found if bias is None or bias.array.size in (1, n) and bias.array.shape[-1:] in ((), (1,), (n,)) else None
     return found
 
 

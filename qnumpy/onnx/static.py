@@ -15,18 +15,11 @@ from ..calibration.estimate import estimate
 from ..calibration.report import summarize
 from ..errors import CalibrationError
 from ..granularity import PerChannel
-from ..observers import (
-    HistogramObserver,
-    MeanObserver,
-    MinMaxObserver,
-    MomentsObserver,
-    MovingAverageMinMaxObserver,
-    Observer,
-)
+from ..observers import HistogramObserver, MeanObserver, MinMaxObserver, MomentsObserver, MovingAverageMinMaxObserver, Observer
 from ..qparams import QParams
 from ..weights.patches import patches
 from ._files import at_opset, raise_ir_version, read_model, write_model
-from ._folds import fold
+from ._folds import attributes_of, fold
 from ._forms.codes import LayerCodes, Moments, layer_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
