@@ -116,7 +116,8 @@ def _panels(stored: Array, bits: int) -> UInt8Array:
     padded[:k, :n] = stored
     quartets = padded.reshape(depth // 4, 4, panels, _PANEL).transpose(2, 0, 3, 1).reshape(panels, -1, 8 // bits, 64)
     fields = np.arange(8 // bits, dtype=np.uint8)[:, None] * np.uint8(bits)
-    return np.bitwise_or.reduce(quartets << fields, axis=2).reshape(panels, -1)
+    joined: UInt8Array = np.bitwise_or.reduce(quartets << fields, axis=2).reshape(panels, -1)
+    return joined
 
 
 def _codes(panels: Array, bits: int) -> UInt8Array:
@@ -124,7 +125,8 @@ def _codes(panels: Array, bits: int) -> UInt8Array:
     fields = np.arange(8 // bits, dtype=np.uint8)[:, None] * np.uint8(bits)
     rows = panels.reshape(*panels.shape[:-1], -1, 1, 64) >> fields & np.uint8(2**bits - 1)
     quartets = rows.reshape(*panels.shape[:-1], -1, _PANEL, 4)
-    return quartets.swapaxes(-1, -2).reshape(*panels.shape[:-1], -1, _PANEL)
+    codes: UInt8Array = quartets.swapaxes(-1, -2).reshape(*panels.shape[:-1], -1, _PANEL)
+    return codes
 
 
 def _group_parameters(rest: Array, columns: int, middle: int) -> tuple[Float32Array, Int32Array]:
