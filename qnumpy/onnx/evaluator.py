@@ -224,7 +224,9 @@ class Conv(_Operator):
         flat = x.ndim == 3
         images, filters = (codes[:, :, None], w[:, :, None]) if flat else (codes, w)
         names = {"strides": [1, 1], "dilations": [1, 1], "pads": [0, 0, 0, 0]}
-        geometry: dict[str, Any] = {name: list(self.value(attributes, name, missing)) for name, missing in names.items()}
+        geometry: dict[str, Any] = {
+            name: list(self.value(attributes, name, missing)) for name, missing in names.items()
+        }
         if flat and len(geometry["strides"]) == 1:
             geometry["strides"].insert(0, 1)
         if flat and len(geometry["dilations"]) == 1:
