@@ -1,12 +1,8 @@
 /* Conv: images of float32, quantized one by one, and filters of int8; docs/onnx-operators.md defines it. */
 #include <stdlib.h>
-#include <string.h>
 
-#include "conv.h"
-#include "dispatch.h"
+#include "conv_reals.h"
 #include "ort_kernel.h"
-#include "qparams.h"
-#include "threads.h"
 
 typedef struct {
     size_t axes; /* of an image: 1 or 2 */
@@ -62,57 +58,6 @@ static ort_status *create(const ort_node *n, void **kernel) {
     return s;
 }
 
-/* The codes of an image: pieces find its range, then quantize. */
-typedef struct {
-    const float *x;
-    uint8_t *codes;
-    qn_qparams params;
-} image;
-
-static void quantize_piece(void *context, int64_t begin, int64_t end) {
-    const image *i = context;
-    uint64_t modes = qn_fp_begin();
-    qn_affine p = {.scale = &i->params.scale, .zero_point = &i->params.zero_point, .run = end - begin + 1, .qmax = 255};
-    p.exact_inverse = i->params.scale >= 0x1p-90f && i->params.scale <= 0x1p90f;
-    qn_kernels()->quantize_f32_u8(i->x + begin, i->codes + begin, end - begin, &p);
-    qn_fp_end(modes);
-}
-
-static void quantize_image(image *i, int64_t n) {
-    qn_range r = {INFINITY, -INFINITY, 0, 0};
-    uint64_t modes = qn_fp_begin();
-    qn_kernels()->min_max_f32(i->x, n, &r);
-    i->params = qn_qparams_of_range(fmin(r.min, 0.0), fmax(r.max, 0.0), false, 0, 255);
-    qn_fp_end(modes);
-    qn_parallel_for(n, 4096, n * 5, quantize_piece, i);
-}
-
-/* Channels of int32 sums, which become float32 in place. */
-typedef struct {
-    const convolution *v;
-    float x_scale;
-    int64_t n; /* of a channel */
-    float *y;
-} finishing;
-
-static void finish_channels(void *context, int64_t begin, int64_t end) {
-    const finishing *f = context;
-    const convolution *v = f->v;
-    uint64_t modes = qn_fp_begin();
-    for (int64_t c = begin; c < end; c++) {
-        float *y = f->y + c * f->n;
-        const float scale = f->x_scale * v->scale[c], bias = v->bias ? v->bias[c] : 0;
-        for (int64_t i = 0; i < f->n; i++) {
-            int32_t sum;
-            memcpy(&sum, y + i, sizeof sum);
-            const float product = (float)sum * scale, value = v->bias ? product + bias : product;
-            y[i] = v->activation == ORT_RELU && value < 0 ? 0 : value;
-        }
-        if (v->activation == ORT_GELU) qn_kernels()->gelu_f32(y, y, f->n);
-    }
-    qn_fp_end(modes);
-}
-
 static ort_status *compute(void *kernel, const ort_call *c) {
     const convolution *v = kernel;
     ort_tensor x;
@@ -132,32 +77,21 @@ static ort_status *compute(void *kernel, const ort_call *c) {
         out[d] = (padded - reach) / v->stride[d] + 1;
     }
     float *y;
-    const int64_t images = x.dims[0], pixels = size[0] * size[1], n = v->channels * v->groups * pixels;
+    const int64_t images = x.dims[0];
+    static const int32_t none = 0;
     x.dims[1] = v->outputs, x.dims[x.rank - 1] = out[1];
     if (v->axes == 2) x.dims[2] = out[0];
     if ((s = ort_output(c, 0, x.dims, x.rank, (void **)&y))) return s;
-    uint8_t *codes = malloc((size_t)n + 64);
-    if (!codes) return ort_no_memory(c->api, c->name);
-    const int32_t none = 0;
-    const int64_t each = out[0] * out[1];
-    for (int64_t i = 0; i < images && !s && each * v->outputs > 0; i++, y += each * v->outputs) {
-        image one = {.x = (const float *)x.data + i * n, .codes = codes};
-        quantize_image(&one, n);
-        qn_conv k = {.x = (const char *)codes, .x_step = {n, pixels, size[1], 1}, .x_bytes = n, .x_type = QN_U8};
-        k.w_type = QN_I8, k.images = 1, k.channels = v->channels * v->groups, k.height = size[0], k.width = size[1];
-        k.w = v->w, k.outputs = v->outputs, k.channel_groups = v->groups, k.x_zero = one.params.zero_point;
-        for (int d = 0; d < 2; d++)
-            k.filter[d] = v->filter[d], k.stride[d] = v->stride[d], k.dilation[d] = v->dilation[d];
-        k.top = v->before[0], k.left = v->before[1], k.w_zero = (qn_zeros){&none, 1};
-        k.out_height = out[0], k.out_width = out[1], k.y = y, k.type = QN_I32;
-        const qn_outcome outcome = qn_convolve(&k);
-        if (outcome == QN_NO_MEMORY) s = ort_no_memory(c->api, c->name);
-        if (outcome == QN_OVERFLOW) s = ort_error(c->api, c->name, "every sum of codes must be in the range of int32");
-        finishing f = {v, one.params.scale, each, y};
-        if (!s) qn_parallel_for(v->outputs, 1, each * v->outputs * 8, finish_channels, &f);
-    }
-    free(codes);
-    return s;
+    qn_conv k = {
+        .w = v->w, .w_type = QN_I8, .w_zero = {&none, 1}, .images = images, .height = size[0], .width = size[1]};
+    k.channels = v->channels * v->groups, k.outputs = v->outputs, k.channel_groups = v->groups;
+    for (int d = 0; d < 2; d++) k.filter[d] = v->filter[d], k.stride[d] = v->stride[d], k.dilation[d] = v->dilation[d];
+    k.top = v->before[0], k.left = v->before[1], k.out_height = out[0], k.out_width = out[1];
+    const qn_real_images r = {v->scale, v->bias, v->activation == ORT_RELU, v->activation == ORT_GELU, y};
+    const qn_outcome outcome = qn_convolve_reals(x.data, &k, &r);
+    if (outcome == QN_NO_MEMORY) return ort_no_memory(c->api, c->name);
+    if (outcome == QN_OVERFLOW) return ort_error(c->api, c->name, "every sum of codes must be in the range of int32");
+    return NULL;
 }
 
 const ort_operator qn_ort_conv = {

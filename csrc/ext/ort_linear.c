@@ -9,7 +9,8 @@
 #include "ort_kernel.h"
 #include "packed_columns.h"
 #include "packed_groups.h"
-#include "threads.h"
+
+static const float unbounded = __builtin_inff();
 
 enum { X, W, SCALE, ZERO_POINT, BIAS, SMOOTH, SIGNS };
 
@@ -72,18 +73,13 @@ static ort_status *read_hadamard(const ort_node *n, linear *l) {
     const void *signs;
     ort_status *s = ort_vector(n, SIGNS, "signs", ORT_INT8, l->k, false, &signs);
     if (s || !signs) return s;
-    const int64_t block = ort_int(n, "hadamard_block", 0), power = block > 0 ? block & -block : 0,
-                  odd = power ? block / power : 0;
-    const bool known = odd == 1 || ((odd == 3 || odd == 5) && power >= 4);
-    if (!known || block < 2 || l->k % block)
-        return ort_error(n->api, n->name,
-                         "hadamard_block must be 2^k, 12 * 2^k or 20 * 2^k and divide K; got %lld and K = %lld",
-                         (long long)block, (long long)l->k);
+    const int64_t block = ort_int(n, "hadamard_block", 0);
     l->factors = malloc((size_t)l->k * sizeof(float));
     if (!l->factors) return ort_no_memory(n->api, n->name);
-    qn_hadamard_factors(signs, l->k, block, l->factors);
-    l->hadamard = (qn_hadamard){.size = l->k, .block = block, .order = odd == 1 ? 1 : odd * 4, .factors = l->factors};
-    return NULL;
+    if (qn_hadamard_make(signs, l->k, block, l->factors, &l->hadamard)) return NULL;
+    return ort_error(n->api, n->name,
+                     "hadamard_block must be 2^k, 12 * 2^k or 20 * 2^k and divide K; got %lld and K = %lld",
+                     (long long)block, (long long)l->k);
 }
 
 /* Points at the panels of the runtime; a copy of them if they are not aligned. */
@@ -173,7 +169,7 @@ static qn_outcome multiply_columns(const linear *l, const float *x, int64_t rows
     for (int64_t i = 0; i < l->outputs; i++) {
         qn_result r = {.type = QN_F32, .data = y[i], .row_stride = l->n, .column_scale = l->scale + i * l->n};
         r.bias = l->bias ? l->bias + i * l->n : NULL;
-        r.lo = l->activation == ORT_RELU ? 0 : -INFINITY, r.hi = INFINITY, r.gelu = l->activation == ORT_GELU;
+        r.lo = l->activation == ORT_RELU ? 0 : -unbounded, r.hi = unbounded, r.gelu = l->activation == ORT_GELU;
         results[i] = r;
     }
     qn_outcome outcome = qn_linear(&input, (const qn_packed *const *)l->packed, results, l->outputs);
@@ -189,7 +185,7 @@ static qn_outcome multiply_groups(const linear *l, const float *x, int64_t rows,
     qn_grouped_product p = {.x = x, .m = rows, .is_signed = l->symmetric, .symmetric = l->symmetric};
     limits(l, &p.qmin, &p.qmax);
     p.smooth = l->smooth, p.hadamard = l->factors ? &l->hadamard : NULL, p.by_row = l->by_row;
-    p.lowest = l->activation == ORT_RELU ? 0 : -INFINITY, p.highest = INFINITY, p.gelu = l->activation == ORT_GELU;
+    p.lowest = l->activation == ORT_RELU ? 0 : -unbounded, p.highest = unbounded, p.gelu = l->activation == ORT_GELU;
     for (int64_t i = 0; i < l->outputs; i++) {
         p.bias = l->bias ? l->bias + i * l->n : NULL, p.y = y[i];
         qn_grouped_multiply(w, l->panels + i * qn_grouped_bytes(w), &p, scratch);

@@ -144,19 +144,19 @@ def _geometry(operator: Any, attributes: dict[str, Any], x: Array, w: Array) -> 
     return {"strides": strides, "padding": pads, "dilations": dilations, "groups": found["group"] or 1}
 
 
-class ConvInteger(op_conv_integer.ConvInteger):  # type: ignore[misc]
+class ConvInteger(op_conv_integer.ConvInteger):
     """ONNX ConvInteger by conv2d_integer; onnx's own where the images are no planes."""
 
     op_domain = ""
 
-    def _run(self, x: Array, w: Array, *zeros: Any, **attributes: Any) -> Any:
+    def _run(self, x: Array, w: Array, *zeros: Any, **attributes: Any) -> Any:  # type: ignore[override]
         geometry = _geometry(self, attributes, x, w)
         if geometry is None:
-            return super()._run(x, w, *zeros, **attributes)
+            return super()._run(x, w, *zeros, **attributes)  # type: ignore[no-untyped-call]
         return (conv2d_integer(x, w, *zeros, **geometry),)
 
 
-class QLinearConv(op_qlinear_conv.QLinearConv):  # type: ignore[misc]
+class QLinearConv(op_qlinear_conv.QLinearConv):
     """ONNX QLinearConv by qlinear_conv2d; onnx's own where the images are no planes."""
 
     op_domain = ""
@@ -164,7 +164,7 @@ class QLinearConv(op_qlinear_conv.QLinearConv):  # type: ignore[misc]
     def _run(self, x: Array, *rest: Any, **attributes: Any) -> Any:
         geometry = _geometry(self, attributes, x, rest[2])
         if geometry is None:
-            return super()._run(x, *rest, **attributes)
+            return super()._run(x, *rest, **attributes)  # type: ignore[no-untyped-call]
         return (np.asarray(qlinear_conv2d(x, *rest, **geometry)),)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._typing import Array, Float32Array
+from .._typing import Float32Array
 
 __all__ = ["add_norm", "gelu"]
 
@@ -41,20 +41,20 @@ def add_norm(
     """Return LayerNormalization of ``x + residual`` on the last axis, and the sum, as the kernel add_norm_f32 does."""
     n = np.float32(x.shape[-1])
     with np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore"):
-        total = x + residual
+        total: Float32Array = x + residual
         d = total - (_sum(total) / n)[..., None]
         inverse = _ONE / np.sqrt(_sum(d * d) / n + np.float32(epsilon))
-        y = d * inverse[..., None] * gamma
+        y: Float32Array = d * inverse[..., None] * gamma
         y = y if beta is None else y + beta
     return y, total
 
 
-def _sum(x: Array) -> Array:
+def _sum(x: Float32Array) -> Float32Array:
     """Return sums over the last axis: 16 partial sums, added in halves."""
     rest = -x.shape[-1] % _SUMS
     padded = np.concatenate([x, np.zeros((*x.shape[:-1], rest), np.float32)], axis=-1)
     rows = padded.reshape(*x.shape[:-1], -1, _SUMS)
-    sums = np.zeros((*x.shape[:-1], _SUMS), np.float32)
+    sums: Float32Array = np.zeros((*x.shape[:-1], _SUMS), np.float32)
     for i in range(rows.shape[-2]):
         sums = sums + rows[..., i, :]
     half = _SUMS // 2

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+
 __all__ = ["Builder", "digits", "digits_mlp", "images", "residual_cnn", "sqnr"]
 
 Array = np.ndarray[Any, Any]

@@ -52,7 +52,12 @@ void qn_hadamard_rows(const qn_source *x, int64_t rows, const qn_hadamard *h, fl
     qn_parallel_for(rows, GRAIN, rows * h->size * BYTES_AN_ELEMENT, transform_rows, &t);
 }
 
-void qn_hadamard_factors(const int8_t *signs, int64_t size, int64_t block, float *factors) {
+bool qn_hadamard_make(const int8_t *signs, int64_t size, int64_t block, float *factors, qn_hadamard *h) {
+    const int64_t power = block > 0 ? block & -block : 0, odd = power ? block / power : 0;
+    const bool known = odd == 1 || ((odd == 3 || odd == 5) && power >= 4);
+    if (!known || block < 2 || size % block) return false;
     const float factor = (float)(1 / sqrt((double)block));
     for (int64_t i = 0; i < size; i++) factors[i] = signs[i] < 0 ? -factor : factor;
+    *h = (qn_hadamard){.size = size, .block = block, .order = odd == 1 ? 1 : odd * 4, .factors = factors};
+    return true;
 }
