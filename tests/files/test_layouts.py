@@ -421,6 +421,7 @@ def test_other_tensors_stay_as_they_are(tmp_path, tensors):
     assert set(loaded) == set(tensors)
 
 
+@pytest.mark.peers
 def test_the_library_reads_and_writes_the_same(tmp_path):
     """compressed-tensors needs PyTorch; its own compressor and decompressor."""
     torch = pytest.importorskip("torch")
