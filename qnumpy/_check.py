@@ -48,11 +48,6 @@ def _has_short_repr(cls: type) -> bool:
     return root in ("builtins", "numpy", "ml_dtypes", "qnumpy") and not _of_codes(cls) and cls is not object
 
 
-def holds_codes(value: Any) -> bool:
-    """Whether a value is an array of codes or a packed weight, classes that stand above this module."""
-    return _of_codes(type(value))
-
-
 def _of_codes(cls: type) -> bool:
     return hasattr(cls, "dequantize") or getattr(cls, "__array_ufunc__", 0) is None
 

@@ -154,6 +154,21 @@ int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const
     return argument != Py_None && !*data ? -1 : 0;
 }
 
+const int64_t *qn_arg_order(PyObject *argument, int64_t columns) {
+    const int64_t *order = qn_arg_vector(argument, columns, NPY_INT64);
+    bool inside = true;
+    for (int64_t p = 0; order && p < columns; p++) inside &= order[p] >= 0 && order[p] < columns;
+    return inside ? order : (refuse("the order has a column that does not exist"), NULL);
+}
+
+int qn_arg_groups(qn_args three, int64_t *rows, int64_t *columns, int64_t *group, int64_t *elements, int64_t *groups) {
+    if (qn_arg_i64(three[0], rows) || qn_arg_i64(three[1], columns) || qn_arg_i64(three[2], group) ||
+        qn_arg_product(*rows, *columns, elements))
+        return -1;
+    if (*group < 1) return refuse("groups are empty");
+    return qn_arg_product(*rows, *columns / *group + (*columns % *group > 0), groups);
+}
+
 static bool is_integer(qn_type type) { return type == QN_I8 || type == QN_U8 || type == QN_I16; }
 
 int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m) {
@@ -183,6 +198,11 @@ int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z) {
 }
 
 static void free_data(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, NULL)); }
+
+PyObject *qn_none_or_no_memory(bool done) {
+    if (!done) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
 
 PyObject *qn_array_owning(void **data, int64_t n, int type_number) {
     npy_intp length = (npy_intp)n;

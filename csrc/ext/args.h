@@ -53,6 +53,10 @@ int qn_arg_grid(qn_args four, int64_t elements, qn_grid *grid);
 void *qn_arg_output(PyObject *argument, int64_t elements, size_t itemsize);       /* NULL on error */
 const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number); /* C-contiguous, exactly this long */
 int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data); /* a vector or None */
+const int64_t *qn_arg_order(PyObject *argument, int64_t columns); /* as many numbers of columns; NULL on error */
+
+/* (rows, columns, group) of a matrix whose rows are cut into groups of columns. */
+int qn_arg_groups(qn_args three, int64_t *rows, int64_t *columns, int64_t *group, int64_t *elements, int64_t *groups);
 
 /* The last two axes of an array of 8-bit codes or words. */
 int qn_arg_matrix(PyObject *argument, PyObject *type, qn_matrix *m);
@@ -62,6 +66,9 @@ int qn_arg_hadamard(qn_args three, int64_t size, qn_hadamard *h);
 
 /* None, or an array of int32 whose last axis holds 1 or `count` zero points one after the other. */
 int qn_arg_zeros(PyObject *argument, int64_t count, qn_zeros *z);
+
+/* None, or NULL with a MemoryError. */
+PyObject *qn_none_or_no_memory(bool done);
 
 /* A new one-dimensional array that takes over *data, which malloc returned, and sets it to NULL. NULL on error; the
  * caller still owns *data unless it is NULL. */

@@ -6,11 +6,6 @@
 #include "descent.h"
 #include "gptq.h"
 
-static PyObject *none_or_no_memory(bool done) {
-    if (!done) return PyErr_NoMemory();
-    Py_RETURN_NONE;
-}
-
 /* A matrix of weights, its groups and its tables. */
 typedef struct {
     const float *w;
@@ -24,18 +19,13 @@ static int tables_of(qn_args a, tables *t) {
     int count;
     bool shared;
     int64_t levels;
-    if (qn_arg_i64(a[1], &t->rows) || qn_arg_i64(a[2], &t->columns) || qn_arg_i64(a[3], &t->group) ||
-        qn_arg_product(t->rows, t->columns, &t->elements) || qn_arg_int(a[5], 1, 256, &count) ||
-        qn_arg_flag(a[6], &shared) || qn_arg_product(shared ? 1 : t->rows, count, &levels))
+    if (qn_arg_groups(a + 1, &t->rows, &t->columns, &t->group, &t->elements, &t->parameters) ||
+        qn_arg_int(a[5], 1, 256, &count) || qn_arg_flag(a[6], &shared) ||
+        qn_arg_product(shared ? 1 : t->rows, count, &levels))
         return -1;
-    if (t->group < 1) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: groups are empty.");
-        return -1;
-    }
     t->w = qn_arg_vector(a[0], t->elements, NPY_FLOAT32);
     t->books = (qn_books){t->w ? qn_arg_vector(a[4], levels, NPY_FLOAT32) : NULL, shared ? 0 : count, count};
-    if (!t->books.levels) return -1;
-    return qn_arg_product(t->rows, t->columns / t->group + (t->columns % t->group > 0), &t->parameters);
+    return t->books.levels ? 0 : -1;
 }
 
 /* Codes that are indices of levels. */
@@ -64,7 +54,7 @@ static PyObject *cluster_rows(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     done = qn_cluster_rows(w, importance, rows, columns, each, out);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 static PyObject *nearest_levels(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -104,22 +94,16 @@ static PyObject *round_to_levels(PyObject *self, qn_args a, Py_ssize_t count) {
         return NULL;
     qn_column_loop loop = {.w = t.w, .rows = t.rows, .columns = t.columns, .group = t.group, .books = &t.books};
     loop.factor = qn_arg_vector(a[TABLES], factors, NPY_FLOAT64);
-    loop.order = loop.factor ? qn_arg_vector(a[TABLES + 1], t.columns, NPY_INT64) : NULL;
+    loop.order = loop.factor ? qn_arg_order(a[TABLES + 1], t.columns) : NULL;
     const float *scale = loop.order ? qn_arg_vector(a[TABLES + 2], t.parameters, NPY_FLOAT32) : NULL;
     loop.codes = scale ? qn_arg_output(a[TABLES + 3], t.elements, sizeof *loop.codes) : NULL;
     if (!loop.codes) return NULL;
     loop.scale = (float *)scale; /* without a search the loop reads it */
-    bool inside = true;
-    for (int64_t p = 0; p < t.columns; p++) inside &= loop.order[p] >= 0 && loop.order[p] < t.columns;
-    if (!inside) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: the order has a column that does not exist.");
-        return NULL;
-    }
     bool done;
     Py_BEGIN_ALLOW_THREADS;
     done = qn_round_columns(&loop);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 /* The tables, then h, codes, scale. */
@@ -147,7 +131,7 @@ static PyObject *descend_levels(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     done = qn_descend(&r, 0, t.books.count - 1, sweeps, out);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 static PyObject *refit_level_scales(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -161,7 +145,7 @@ static PyObject *refit_level_scales(PyObject *self, qn_args a, Py_ssize_t count)
     Py_BEGIN_ALLOW_THREADS;
     done = qn_refit_scales(&r, scale);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 static PyObject *levels_objective(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -175,7 +159,7 @@ static PyObject *levels_objective(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     done = qn_rounding_objective(&r, objective);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 static PyObject *refit_levels(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -197,7 +181,7 @@ static PyObject *refit_levels(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     done = qn_refit_levels(&fit);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 #define TABLES_TEXT "w, rows, columns, group, levels, count, shared, "

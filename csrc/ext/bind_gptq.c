@@ -5,11 +5,6 @@
 #include "descent.h"
 #include "gptq.h"
 
-static PyObject *none_or_no_memory(bool done) {
-    if (!done) return PyErr_NoMemory();
-    Py_RETURN_NONE;
-}
-
 static PyObject *inverse_factor(PyObject *self, qn_args a, Py_ssize_t count) {
     int64_t n, elements;
     (void)self;
@@ -25,19 +20,6 @@ static PyObject *inverse_factor(PyObject *self, qn_args a, Py_ssize_t count) {
     return outcome == QN_FACTOR_NO_MEMORY ? PyErr_NoMemory() : PyBool_FromLong(outcome == QN_FACTORED);
 }
 
-/* rows, columns, group: sets the number of elements and of parameters. */
-static int sizes_of(qn_args three, int64_t *rows, int64_t *columns, int64_t *group, int64_t *elements,
-                    int64_t *parameters) {
-    if (qn_arg_i64(three[0], rows) || qn_arg_i64(three[1], columns) || qn_arg_i64(three[2], group) ||
-        qn_arg_product(*rows, *columns, elements))
-        return -1;
-    if (*group < 1) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: groups are empty.");
-        return -1;
-    }
-    return qn_arg_product(*rows, *columns / *group + (*columns % *group > 0), parameters);
-}
-
 static PyObject *round_columns(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_column_loop loop = {0};
     int64_t elements, parameters, factors;
@@ -45,7 +27,7 @@ static PyObject *round_columns(PyObject *self, qn_args a, Py_ssize_t count) {
     const void *importance;
     (void)self;
     if (qn_arg_count("round_columns", count, 15) ||
-        sizes_of(a + 4, &loop.rows, &loop.columns, &loop.group, &elements, &parameters) ||
+        qn_arg_groups(a + 4, &loop.rows, &loop.columns, &loop.group, &elements, &parameters) ||
         qn_arg_product(loop.columns, loop.columns, &factors) || qn_arg_int(a[7], INT16_MIN, INT16_MAX - 1, &qmin) ||
         qn_arg_int(a[8], qmin + 1, INT16_MAX, &qmax) || qn_arg_int(a[9], qmin, qmax, &low) ||
         qn_arg_int(a[10], low, qmax, &high) || qn_arg_flag(a[11], &loop.search) ||
@@ -55,7 +37,7 @@ static PyObject *round_columns(PyObject *self, qn_args a, Py_ssize_t count) {
     loop.importance = importance;
     loop.w = qn_arg_vector(a[0], elements, NPY_FLOAT32);
     loop.factor = loop.w ? qn_arg_vector(a[1], factors, NPY_FLOAT64) : NULL;
-    loop.order = loop.factor ? qn_arg_vector(a[2], loop.columns, NPY_INT64) : NULL;
+    loop.order = loop.factor ? qn_arg_order(a[2], loop.columns) : NULL;
     loop.codes = loop.order ? qn_arg_output(a[14], elements, sizeof *loop.codes) : NULL;
     if (!loop.codes) return NULL;
     if (loop.search) { /* without it the loop only reads the grids */
@@ -66,23 +48,17 @@ static PyObject *round_columns(PyObject *self, qn_args a, Py_ssize_t count) {
         loop.zero = loop.scale ? (int32_t *)qn_arg_vector(a[13], parameters, NPY_INT32) : NULL;
     }
     if (!loop.zero) return NULL;
-    bool inside = true;
-    for (int64_t p = 0; p < loop.columns; p++) inside &= loop.order[p] >= 0 && loop.order[p] < loop.columns;
-    if (!inside) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: the order has a column that does not exist.");
-        return NULL;
-    }
     bool done;
     Py_BEGIN_ALLOW_THREADS;
     done = qn_round_columns(&loop);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 /* w, h, codes, scale, zero, rows, columns, group */
 static int rounded_of(qn_args eight, qn_rounded *r, int64_t *elements, int64_t *parameters) {
     int64_t moments;
-    if (sizes_of(eight + 5, &r->rows, &r->columns, &r->group, elements, parameters) ||
+    if (qn_arg_groups(eight + 5, &r->rows, &r->columns, &r->group, elements, parameters) ||
         qn_arg_product(r->columns, r->columns, &moments))
         return -1;
     r->w = qn_arg_vector(eight[0], *elements, NPY_FLOAT32);
@@ -108,7 +84,7 @@ static PyObject *descend(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     done = qn_descend(&r, qmin, qmax, sweeps, out);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 static PyObject *refit_scales(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -122,7 +98,7 @@ static PyObject *refit_scales(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_BEGIN_ALLOW_THREADS;
     done = qn_refit_scales(&r, scale);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 static PyObject *rounding_objective(PyObject *self, qn_args a, Py_ssize_t count) {
@@ -136,7 +112,7 @@ static PyObject *rounding_objective(PyObject *self, qn_args a, Py_ssize_t count)
     Py_BEGIN_ALLOW_THREADS;
     done = qn_rounding_objective(&r, objective);
     Py_END_ALLOW_THREADS;
-    return none_or_no_memory(done);
+    return qn_none_or_no_memory(done);
 }
 
 PyMethodDef qn_gptq_methods[] = {

@@ -8,14 +8,10 @@
 static int weights_of(qn_args a, qn_weights *m, int64_t *groups) {
     int64_t elements;
     int qmin, qmax;
-    if (qn_arg_flag(a[2], &m->half_quadratic) || qn_arg_i64(a[3], &m->rows) || qn_arg_i64(a[4], &m->columns) ||
-        qn_arg_i64(a[5], &m->group) || qn_arg_product(m->rows, m->columns, &elements) ||
-        qn_arg_int(a[6], INT16_MIN, INT16_MAX, &qmin) || qn_arg_int(a[7], INT16_MIN, INT16_MAX, &qmax))
+    if (qn_arg_flag(a[2], &m->half_quadratic) ||
+        qn_arg_groups(a + 3, &m->rows, &m->columns, &m->group, &elements, groups) ||
+        qn_arg_int(a[6], INT16_MIN, INT16_MAX - 1, &qmin) || qn_arg_int(a[7], qmin + 1, INT16_MAX, &qmax))
         return -1;
-    if (m->group < 1 || qmin >= qmax) {
-        PyErr_SetString(PyExc_ValueError, "qnumpy._core: groups or codes are empty.");
-        return -1;
-    }
     m->levels = (qn_levels){qmin, qmax, qmin, qmax};
     m->w = qn_arg_vector(a[0], elements, NPY_FLOAT32);
     if (!m->w) return -1;
@@ -23,7 +19,7 @@ static int weights_of(qn_args a, qn_weights *m, int64_t *groups) {
     const void *importance;
     if (qn_arg_optional(a[1], m->by_row ? elements : m->columns, NPY_FLOAT32, &importance)) return -1;
     m->importance = importance;
-    return qn_arg_product(m->rows, m->columns / m->group + (m->columns % m->group > 0), groups);
+    return 0;
 }
 
 static PyObject *search_grids(PyObject *self, qn_args a, Py_ssize_t count) {

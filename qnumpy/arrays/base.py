@@ -8,16 +8,20 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike
 
-from .. import _check
+from .. import _args, _check
 from .._index import Index
 from .._packing import pack_rows, pick, rows_are_even, unpack_rows
 from .._tables import html_facts
 from .._typing import Array
 from ..dtypes import REAL_TYPES, CodeType, FloatType, real_type
 from ..granularity import Mesh
+from ..ops.cast import cast
 
-__all__ = ["CodedArray"]
+__all__ = ["CodedArray", "Slices"]
 
+Slices = tuple[slice, ...]
+
+_BAND = 1 << 16  # reals that are computed at a time
 _WHOLE, _EDGE = 64, 3  # a repr shows so many reals, of a larger array three at either end of an axis
 
 _SHAPES: dict[Any, Callable[..., Any]] = {  # the functions of NumPy that need no elements
@@ -100,6 +104,18 @@ class CodedArray(NDArrayOperatorsMixin):
         """Keep codes, packed if they are narrower than a byte."""
         self._shape = codes.shape
         self._memory = (pack_rows(codes, self._code) if self._code.is_packed else codes), None
+
+    def _reals_in_bands(
+        self, owner: str, dtype: DTypeLike, out: Array | None, reals_of: Callable[[Array, Slices], Array]
+    ) -> Array:
+        """Return the reals, band by band: `reals_of` returns those of the codes at some slices, as float32."""
+        real = _args.floating(owner, dtype)
+        result = _args.output(owner, out, real.dtype, self._shape, self._memory[0])
+        codes = self._unpacked() if self._code.is_packed else self._held
+        for index in _bands(self._shape):
+            reals = reals_of(codes[index], index)
+            result[index] = reals if real.bits == 32 else cast(reals, real.name)
+        return result
 
     @property
     def _held(self) -> Array:
@@ -362,6 +378,16 @@ class CodedArray(NDArrayOperatorsMixin):
         rows = [("shape", str(self.shape)), (self._type_label, code_type), ("parameters", ", ".join(parameters))]
         rows.append(("bytes", f"{self.size * 4:,} as float32, {self.nbytes:,} here"))
         return html_facts(type(self).__name__, rows)
+
+
+def _bands(shape: tuple[int, ...]) -> list[Slices]:
+    """Return the slices of an array that are computed together."""
+    if not shape:
+        return [()]
+    inner = math.prod(shape[1:])
+    step = max(_BAND // max(inner, 1), 1)
+    rest = tuple(slice(0, length) for length in shape[1:])
+    return [(slice(first, min(first + step, shape[0])), *rest) for first in range(0, shape[0], step)]
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,13 +11,11 @@ from .._packing import clean_rows
 from .._typing import Array, DType, Float32Array, RealLike
 from ..dtypes import CODE_TYPES, CodeType
 from ..granularity import Granularity, Mesh, PerTensor
-from ..ops.cast import cast
-from .base import CodedArray
+from .base import CodedArray, Slices
 
-__all__ = ["CodebookArray", "Tables", "bands", "code_of_levels"]
+__all__ = ["CodebookArray", "Tables", "code_of_levels"]
 
 _LEVELS = 256  # the most
-_BAND = 1 << 16  # reals that are computed at a time
 _CODES = sorted((code for code in CODE_TYPES.values() if code.real is None and not code.signed and code.bits <= 8),
                 key=lambda code: code.bits)  # fmt: skip
 
@@ -216,18 +214,15 @@ class CodebookArray(CodedArray):
         return self._reals("CodebookArray.dequantize", dtype, out)
 
     def _reals(self, owner: str, dtype: DType, out: Array | None) -> Array:
-        real = _args.floating(owner, dtype)
-        result = _args.output(owner, out, real.dtype, self._shape, self._memory[0])
-        codes = self._unpacked() if self._code_type.is_packed else self._held
-        indices = codes.view(np.uint8)
-        for index in bands(self._shape):
-            t = self._tables
-            levels = _levels(t, indices[index], t.granularity.expand(t.places(), index))
-            if t.scale is not None and t.scale_granularity is not None:
-                with np.errstate(over="ignore", under="ignore"):
-                    levels = levels * t.scale_granularity.expand(t.scale, index)
-            result[index] = levels if real.bits == 32 else cast(levels, real.name)
-        return result
+        return self._reals_in_bands(owner, dtype, out, self._reals_of)
+
+    def _reals_of(self, codes: Array, index: Slices) -> Float32Array:
+        t = self._tables
+        levels = _levels(t, codes.view(np.uint8), t.granularity.expand(t.places(), index))
+        if t.scale is None or t.scale_granularity is None:
+            return levels
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(levels * t.scale_granularity.expand(t.scale, index))
 
     def _reals_at(self, codes: Array, mesh: Mesh) -> Array:
         t = self._tables
@@ -295,16 +290,6 @@ def _levels(tables: Tables, indices: Array, places: Array) -> Float32Array:
     if not places.ndim:
         return np.asarray(tables.codebook.reshape(-1)[indices])
     return np.asarray(tables.codebook.reshape(-1)[indices + places * tables.levels])
-
-
-def bands(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Return the slices of an array that are computed together."""
-    if not shape:
-        return [()]
-    inner = int(np.prod(shape[1:], dtype=np.int64))
-    step = max(_BAND // max(inner, 1), 1)
-    rest = tuple(slice(0, length) for length in shape[1:])
-    return [(slice(first, min(first + step, shape[0])), *rest) for first in range(0, shape[0], step)]
 
 
 def _checked(

@@ -11,9 +11,7 @@ from .._packing import clean_rows
 from .._typing import Array, DType, Float32Array, RealLike
 from ..dtypes import CODE_TYPES, CodeType
 from ..granularity import Granularity, Mesh
-from ..ops.cast import cast
-from .base import CodedArray
-from .codebook import bands
+from .base import CodedArray, Slices
 
 __all__ = ["OffsetArray"]
 
@@ -152,14 +150,11 @@ class OffsetArray(CodedArray):
         return self._reals("OffsetArray.dequantize", dtype, out)
 
     def _reals(self, owner: str, dtype: DType, out: Array | None) -> Array:
-        real = _args.floating(owner, dtype)
-        result = _args.output(owner, out, real.dtype, self._shape, self._memory[0])
-        codes = self._unpacked() if self._code_type.is_packed else self._held
-        plain = codes.view(self._code_type.storage)
-        for index in bands(self._shape):
-            levels = self._levels(plain[index], *(self.granularity.expand(p, index) for p in (self.scale, self.offset)))
-            result[index] = levels if real.bits == 32 else cast(levels, real.name)
-        return result
+        return self._reals_in_bands(owner, dtype, out, self._reals_of)
+
+    def _reals_of(self, codes: Array, index: Slices) -> Float32Array:
+        params = (self.granularity.expand(param, index) for param in (self.scale, self.offset))
+        return self._levels(codes.view(self._code_type.storage), *params)
 
     @staticmethod
     def _levels(codes: Array, scale: Array, offset: Array) -> Float32Array:

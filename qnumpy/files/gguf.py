@@ -20,7 +20,7 @@ from .._check import alternatives, must, typed
 from .._typing import Array, Path
 from ..ops.gguf import GGUF_TYPES
 from .fault import fault
-from .safetensors import SCHEMA_KEY
+from .safetensors import SCHEMA_KEY, read_tensor
 from .spec import MAX_ELEMENTS, Held, TensorSpec, Unreadable, refuse_giant
 
 __all__: list[str] = []
@@ -157,20 +157,7 @@ class GGUFReader:
 
     def read(self, name: str, copy: bool) -> Array:
         """Return a tensor: with `copy` one that owns its memory, else a read-only view of a memory map."""
-        dtype, shape = self.held[name]
-        offset, count = self._offsets[name], math.prod(shape)
-        if copy or not count:
-            array: Array = np.empty(shape, dtype)
-            if count:
-                self._file.seek(offset)
-                if self._file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
-                    raise fault(self.path, name, "is cut short: the file became smaller.")
-            return array
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        view = mmap.mmap(
-            self._file.fileno(), offset - start + count * dtype.itemsize, access=mmap.ACCESS_READ, offset=start
-        )
-        return np.frombuffer(view, dtype, count, offset - start).reshape(shape)
+        return read_tensor(self._file, self.path, name, *self.held[name], self._offsets[name], copy)
 
     def close(self) -> None:
         self._file.close()

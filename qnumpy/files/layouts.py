@@ -197,7 +197,7 @@ class _Adopter:
         if not widths:
             raise fault(self._path, name, f"must hold {columns} codes of 1 to 8 bits a row; got {packed[1]} words.")
         if len(widths) > 1:  # the words of so few columns fit several widths: the configuration decides
-            listed_bits = self._bits(base.removesuffix(_WEIGHT))
+            listed_bits = self._listed(base.removesuffix(_WEIGHT), "num_bits")
             if len(fits := [bits for bits in widths if bits in listed_bits]) != 1:
                 problem = f"{columns} codes a row of {packed[1]} words may have {widths[0]} to {widths[-1]} bits"
                 raise fault(self._path, name, f"{problem}; 'num_bits' of the {CONFIG_KEY} does not say which.")
@@ -215,7 +215,7 @@ class _Adopter:
             requirement = f"int32 {(words(bits, rows), scale[1])}"
             raise fault(self._path, zero_name, f"must be {requirement}; got {zero.dtype} {zero.shape}.")
         index = self._index(f"{base}_g_idx", columns, scale[1])
-        granularity = self._granularity(f"{base}_scale", (rows, columns), scale, index)
+        granularity = self._granularity(base.removesuffix(_WEIGHT), f"{base}_scale", (rows, columns), scale, index)
         held = self._held(f"{base}_{part}" for part in ("packed", "scale", "shape", "zero_point", "g_idx"))
         layout = PackQuantized(bits, index is not None and granularity is None, held)
         half = 1 << (bits - 1)
@@ -238,7 +238,7 @@ class _Adopter:
             raise fault(self._path, name, f"must hold codes of 2, 3, 4 or 8 bits; got {bits} by its zero points.")
         k = packed[0] if interleaved else packed[0] * 32 // bits
         index = self._index(f"{stem}.g_idx", k, groups)
-        granularity = self._granularity(f"{stem}.scales", (n, k), (n, groups), index)
+        granularity = self._granularity(stem, f"{stem}.scales", (n, k), (n, groups), index)
         second = "gptq_v2" in (self._config.get("checkpoint_format"), self._config.get("format"))
         above = 0 if interleaved or second else 1
         held = self._held(f"{stem}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx"))
@@ -246,20 +246,19 @@ class _Adopter:
         self._keep(name, stem + _WEIGHT, (n, k), granularity, layout, (0, (1 << bits) - 1), True)
 
     def _granularity(
-        self, name: str, shape: tuple[int, int], scale: tuple[int, ...], index: Array | None
+        self, module: str, name: str, shape: tuple[int, int], scale: tuple[int, ...], index: Array | None
     ) -> Granularity | None:
         """Return the granularity of a weight, None if the groups of its columns are in no order."""
         columns, groups = shape[1], scale[1]
         if groups == 1:
             return PerChannel(0) if scale[0] == shape[0] else PerTensor()
-        sizes = [self._config.get("group_size"), self._config.get("q_group_size"), *self._group_sizes()]
+        sizes = [self._config.get("group_size"), self._config.get("q_group_size"), *self._listed(module, "group_size")]
         sizes = [size for size in sizes if type(size) is int and size > 0]
-        exact = [columns // groups] if groups and columns % groups == 0 else []
-        for size in [*exact, *sizes]:
-            if -(-columns // size) == groups:
-                if index is None or np.array_equal(index, np.arange(columns) // size):
-                    return PerGroup(size)
-                return None
+        if groups and columns % groups == 0:
+            sizes.append(columns // groups)
+        for size in sizes:
+            if -(-columns // size) == groups and (index is None or np.array_equal(index, np.arange(columns) // size)):
+                return PerGroup(size)
         if index is not None:
             return None
         raise fault(self._path, name, f"must divide {columns} columns into groups; got {groups} scales a row.")
@@ -272,14 +271,11 @@ class _Adopter:
             if isinstance(weights, dict):
                 yield weights, group.get("targets")
 
-    def _bits(self, module: str) -> list[Any]:
-        """Return the widths of the groups that name a module, of all groups if none does."""
+    def _listed(self, module: str, key: str) -> list[Any]:
+        """Return the values in the schemes of the groups that name a module, of all groups if none does."""
         schemes = list(self._schemes())
         named = [weights for weights, targets in schemes if isinstance(targets, list) and module in targets]
-        return [weights.get("num_bits") for weights in named or [weights for weights, _ in schemes]]
-
-    def _group_sizes(self) -> list[Any]:
-        return [weights.get("group_size") for weights, _ in self._schemes()]
+        return [weights.get(key) for weights in named or [weights for weights, _ in schemes]]
 
     def _keep(
         self, first: str, name: str, shape: tuple[int, int], granularity: Granularity | None, layout: Any,

@@ -93,24 +93,30 @@ class SafetensorsReader:
 
     def read(self, name: str, copy: bool) -> Array:
         """Return a tensor: with `copy` one that owns its memory, else a read-only view of a memory map."""
-        dtype, shape = self.held[name]
-        offset, count = self._offsets[name], math.prod(shape)
-        if copy or not count:
-            array: Array = np.empty(shape, dtype)
-            if count:
-                self._file.seek(offset)
-                if self._file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
-                    raise fault(self.path, name, "is cut short: the file became smaller.")
-            return array
-        # Each tensor has its own map, which is released with the array, so that its pages do not stay in memory.
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        length = offset - start + count * dtype.itemsize
-        view = mmap.mmap(self._file.fileno(), length, flags, mmap.PROT_READ, offset=start)
-        return np.frombuffer(view, dtype, count, offset - start).reshape(shape)
+        return read_tensor(self._file, self.path, name, *self.held[name], self._offsets[name], copy)
 
     def close(self) -> None:
         self._file.close()
+
+
+def read_tensor(
+    file: IO[bytes], path: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, copy: bool
+) -> Array:
+    """Return the tensor at an offset of a file: with `copy` one that owns its memory, else a read-only memory map."""
+    count = math.prod(shape)
+    if copy or not count:
+        array: Array = np.empty(shape, dtype)
+        if count:
+            file.seek(offset)
+            if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
+                raise fault(path, name, "is cut short: the file became smaller.")
+        return array
+    # Each tensor has its own map, which is released with the array, so that its pages do not stay in memory.
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    length = offset - start + count * dtype.itemsize
+    view = mmap.mmap(file.fileno(), length, flags, mmap.PROT_READ, offset=start)
+    return np.frombuffer(view, dtype, count, offset - start).reshape(shape)
 
 
 def _read_entry(path: Path, name: str, values: Any) -> tuple[np.dtype[Any] | None, tuple[int, ...], int, int]:

@@ -88,8 +88,9 @@ class LevelTables(NamedTuple):
 def cluster_rows(w: Float32Array, importance: Float32Array | None, count: int) -> Float32Array:
     """Return the `count` levels (N, count) of least weighted square error of each row, ascending.
 
-    They are the exact minimum for rows of at most 16,384 columns; longer rows start from the minimum for the means of
-    4,096 runs of their sorted weights. A row of fewer different weights repeats its last level.
+    They are the minimum, to the rounding of float64 sums, for rows of at most 16,384 columns; longer rows start from
+    the minimum for the means of 4,096 runs of their sorted weights. A row of fewer different weights
+    repeats its last level.
     """
     levels = np.empty((len(w), count), np.float32)
     _core.cluster_rows(w, importance, w.shape[0], w.shape[1], count, levels)

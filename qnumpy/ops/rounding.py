@@ -5,7 +5,7 @@ weight of any shape into that matrix, by its granularity.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,21 @@ from .gptq import column_order, descend, inverse_factor, objective, refit, round
 from .grid_search import Levels, search_grid
 from .moments import SecondMoment
 
-__all__ = ["Rounded", "Rows", "check_moments", "check_width", "damped", "importance_of", "matrix_of", "round_weight"]
+__all__ = [
+    "Rounded",
+    "Rows",
+    "check_damping",
+    "check_moments",
+    "check_width",
+    "damped",
+    "importance_of",
+    "matrix_of",
+    "round_weight",
+]
 
 _SWEEPS = 30  # of coordinate descent; six to ten suffice on layers of transformers
 _REFITS = 2
+_MOST_DAMPING = 1_000_000  # rounds to nearest
 _LEAST_DAMPING = 0.01  # where a second moment is not positive definite with the damping asked for
 
 
@@ -241,6 +252,13 @@ def check_width(owner: str, code: CodeType, reason: str) -> None:
     """Refuse code types whose codes the rounding does not search."""
     if code.real is not None or code.bits > 8:
         raise TypeError(_check.must(owner, "dtype", f"an integer type of at most 8 bits {reason}", code.name))
+
+
+def check_damping(owner: str, damping: Any) -> float:
+    """Return what is added to the diagonal of a second moment, in units of its mean."""
+    if not (_check.is_number(damping) and 0 <= damping <= _MOST_DAMPING):
+        raise ValueError(_check.must(owner, "damping", f"in [0, {_MOST_DAMPING}]", _check.typed(damping)))
+    return float(damping)
 
 
 def check_moments(owner: str, moments: object, rows: Rows, name: str = "moments") -> SecondMoment:

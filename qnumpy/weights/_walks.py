@@ -33,10 +33,6 @@ class Stage(NamedTuple):
     names: list[str]
     residuals: set[str]
 
-    @property
-    def taps(self) -> set[str]:
-        return {*self.names, *(name + RESIDUAL for name in self.residuals)}
-
 
 class _Stop(BaseException):
     """Ends a walk that nobody waits for; `run` has no reason to catch it."""

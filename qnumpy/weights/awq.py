@@ -13,7 +13,7 @@ from ..ops.choose import Plan
 from ..ops.gptq import objective
 from ..ops.moments import SecondMoment
 from ..ops.rounding import check_moments, check_width, matrix_of
-from ._layers import factors, rounded
+from ._layers import check_inputs, factors, rounded
 from .smoothquant import AlphaSearch, alphas_of
 
 __all__ = ["ScaledWeight", "awq"]
@@ -140,9 +140,7 @@ def _moments(owner: str, x: Any, plan: Plan) -> SecondMoment:
     if isinstance(x, SecondMoment):
         return check_moments(owner, x, plan.rows, "x")
     source, _ = _args.real(owner, "x", x)
-    inputs = plan.rows.columns
-    if source.ndim == 0 or source.shape[-1] != inputs:
-        raise ValueError(_check.must(owner, "x", f"of shape (..., {inputs}), as w has inputs", f"shape {source.shape}"))
+    check_inputs(owner, "x", source, plan.rows.columns)
     return check_moments(owner, MomentsObserver().observe(source), plan.rows, "x")
 
 

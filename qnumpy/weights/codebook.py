@@ -10,7 +10,7 @@ from ..arrays.codebook import CodebookArray
 from ..granularity import Granularity, PerChannel, PerGroup, PerTensor
 from ..ops.codebook import NF4, LevelTables, choose_codes, cluster_rows, largest_scales
 from ..ops.moments import SecondMoment
-from ..ops.rounding import Rows, check_moments, importance_of, matrix_of
+from ..ops.rounding import Rows, check_damping, check_moments, importance_of, matrix_of
 
 __all__ = ["CodebookMethod", "codebook"]
 
@@ -84,17 +84,17 @@ def codebook(
     TypeError
         centered is no bool.
     ValueError
-        damping is no number of at least 0.
+        damping is no number in [0, 1000000].
     ValueError
         w is not finite, or float32 does not hold it.
 
     Notes
     -----
-    w is rounded to float32 first. The levels of "kmeans" are the exact minimum of the weighted squared error for
-    channels of at most 16,384 weights. "lnq" starts from them; then GPTQ, coordinate descent on the exact objective
-    ``(q - w) h (q - w)^T``, and least squares of all levels of a channel alternate. h is the second moment of the
-    inputs about zero, plus `damping` times the mean of its diagonal. The same w and moments give the same bits on every
-    ISA and thread count.
+    w is rounded to float32 first. The levels of "kmeans" are the minimum of the weighted squared error, to the rounding
+    of its sums in float64, for channels of at most 16,384 weights. "lnq" starts from them; then GPTQ, coordinate
+    descent on the exact objective ``(q - w) h (q - w)^T``, and least squares of all levels of a channel alternate. h is
+    the second moment of the inputs about zero, plus `damping` times the mean of its diagonal. The same w and moments
+    give the same bits on every ISA and thread count.
 
     References
     ----------
@@ -133,8 +133,7 @@ def codebook(
     if scale == "absmax" and (method != "nf4" or known is not None):
         raise ValueError(_check.must(owner, "scale", "'search' unless method is 'nf4' without moments", "'absmax'"))
     about_mean = _check.flag(owner, "centered", centered)
-    if not (_check.is_number(damping) and 0 <= damping < np.inf):
-        raise ValueError(_check.must(owner, "damping", "a number of at least 0", _check.typed(damping)))
+    damping = check_damping(owner, damping)
     if not source.size:
         return _array(np.zeros(source.shape, np.int16), _nothing(rows, method, count), rows, method)
     matrix = matrix_of(owner, source, rows, "w")
@@ -151,7 +150,7 @@ def codebook(
         codes = levels.nearest(matrix)
     else:
         h = known.covariance(centered=about_mean)
-        chosen = choose_codes(matrix, h, levels, damping=float(damping), fits_levels=method == "lnq")
+        chosen = choose_codes(matrix, h, levels, damping=damping, fits_levels=method == "lnq")
         codes, levels = chosen.codes, chosen.levels
     return _array(rows.array(codes).reshape(source.shape), levels, rows, method)
 

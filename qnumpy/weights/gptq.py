@@ -12,13 +12,11 @@ from ..arrays.quantized import QuantizedArray, rounded
 from ..granularity import Granularity
 from ..ops.choose import Plan
 from ..ops.moments import SecondMoment
+from ..ops.rounding import check_damping
 from ._layers import rounded as rounded_once
 from ._layers import vector
 
 __all__ = ["RoundedWeight", "gptq"]
-
-
-_MOST_DAMPING = 1_000_000
 
 
 class RoundedWeight(NamedTuple):
@@ -128,13 +126,12 @@ def gptq(
     source, _ = _args.real(owner, "w", w)
     _args.code(owner, dtype, more=MX_FORMATS)
     plan = Plan.of(owner, source.shape, dtype, granularity, symmetric, "gptq", moments)
-    if not (_check.is_number(damping) and 0 <= damping <= _MOST_DAMPING):
-        raise ValueError(_check.must(owner, "damping", f"in [0, {_MOST_DAMPING}]", _check.typed(damping)))
+    damping = check_damping(owner, damping)
     centered = _check.flag(owner, "centered", centered)
     outputs = plan.rows.moved[: plan.rows.leading]
     count = math.prod(outputs)
     offset = np.zeros(count, source.dtype) if bias is None else vector(owner, "bias", bias, count)
-    q, result = rounded(owner, "w", source, plan, centered=centered, damping=float(damping))
+    q, result = rounded(owner, "w", source, plan, centered=centered, damping=damping)
     if result is None:
         return RoundedWeight(q, offset, np.zeros(outputs), np.zeros(outputs))
     if centered:

@@ -23,7 +23,7 @@ from ..files.store import load, save
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow
 from ..ops.choose import Plan
 from ..ops.grid_search import assumed_importance, search_grid
-from ..ops.rounding import Rounded, check_width, matrix_of, round_weight
+from ..ops.rounding import Rounded, check_damping, check_width, matrix_of, round_weight
 from ._layers import rounded, vector
 from ._stage_moments import StageMoments, Target
 from ._walks import Stage, Walk, survey, trim, walking
@@ -349,7 +349,7 @@ def quantize_layers(
     TypeError, ValueError
         dtype, granularity, symmetric or method is none of those above, or "offsets" and symmetric are together.
     ValueError
-        damping is no number of at least 0.
+        damping is no number in [0, 1000000].
     TypeError
         hadamard or progress is neither True nor False.
     ValueError
@@ -452,8 +452,7 @@ def _checked(
         entries[name] = _layer(f"layers[{name!r}]", value, dtype, granularity, symmetric)
     if method == "offsets" and symmetric is not False:
         raise ValueError(_check.must(_OWNER, "symmetric", "False for the method 'offsets'", repr(symmetric)))
-    if not (_check.is_number(damping) and 0 <= damping < np.inf):
-        raise ValueError(_check.must(_OWNER, "damping", "a number of at least 0", _check.typed(damping)))
+    damping = check_damping(_OWNER, damping)
     rotations = {}
     if _check.flag(_OWNER, "hadamard", hadamard):
         for name, layer in entries.items():
@@ -465,7 +464,7 @@ def _checked(
     if activations is not None and (not isinstance(activations, str) or activations != "int8"):
         raise ValueError(_check.must(_OWNER, "activations", "None or 'int8'", _check.typed(activations)))
     _check_data(run, batches, method)
-    return entries, _Options(method, float(damping), rotations, activations)
+    return entries, _Options(method, damping, rotations, activations)
 
 
 def _layer(name: str, value: Any, dtype: Any, granularity: Granularity, symmetric: Any) -> _Layer:

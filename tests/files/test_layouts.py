@@ -304,6 +304,16 @@ def test_gptq_with_a_short_last_group(tmp_path):
     np.testing.assert_array_equal(q.dequantize(), w)
 
 
+def test_the_configuration_goes_before_equal_groups(tmp_path):
+    """96 columns in groups of 64 have two scales, as those in groups of 48 have."""
+    tensors, w = gptq(4, k=96, group=64)
+    q = qn.load(write(tmp_path, tensors, {"group_size": 64}))["m.weight"]
+    assert q.qparams.granularity == qn.PerGroup(64)
+    np.testing.assert_array_equal(q.dequantize(), w)
+    del tensors["m.g_idx"]
+    np.testing.assert_array_equal(qn.load(write(tmp_path, tensors))["m.weight"].dequantize(), w)
+
+
 def test_golden_bytes_of_gptq(tmp_path):
     """Eight rows of K of one column are the nibbles of a word, the first in the low bits; a zero point of 8 is 7."""
     tensors = {
@@ -421,6 +431,7 @@ def test_other_tensors_stay_as_they_are(tmp_path, tensors):
     assert set(loaded) == set(tensors)
 
 
+@pytest.mark.peers
 def test_the_library_reads_and_writes_the_same(tmp_path):
     """compressed-tensors needs PyTorch; its own compressor and decompressor."""
     torch = pytest.importorskip("torch")

@@ -189,7 +189,7 @@ def test_inputs_that_are_always_zero():
      "PerGroup(group_size=8, axis=-1)."),
     ({"method": "kmeans", "scale": "absmax"},
      "codebook: scale must be 'search' unless method is 'nf4' without moments; got 'absmax'."),
-    ({"damping": -1}, "codebook: damping must be a number of at least 0; got -1."),
+    ({"damping": -1}, "codebook: damping must be in [0, 1000000]; got -1."),
     ({"w": np.full((2, 2), np.nan, F32)}, "codebook: w must be finite; got nan."),
 ])  # fmt: skip
 def test_wrong_arguments(options, message):

@@ -471,7 +471,8 @@ W = np.ones((4, 8), np.float32)
          "got True."),
         (ValueError, {"method": "offsets", "symmetric": "full"}, "symmetric must be False for the method 'offsets'; "
          "got 'full'."),
-        (ValueError, {"damping": -1}, "damping must be a number of at least 0; got -1."),
+        (ValueError, {"damping": -1}, "damping must be in [0, 1000000]; got -1."),
+        (ValueError, {"damping": 1e200}, "damping must be in [0, 1000000]; got 1e+200."),
         (ValueError, {"hadamard": True, "layers": {"a": W[:, :5]}}, "hadamard must be False for an odd number of "
          "inputs; got layers['a'] with 5 inputs."),
         (TypeError, {"hadamard": 1}, "hadamard must be True or False; got 1."),
