@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "allocate.h"
-#include "dispatch.h"
 #include "hadamard.h"
 #include "ort_kernel.h"
 #include "packed_columns.h"

@@ -196,7 +196,7 @@ def batches_of(data: Any) -> Iterable[Any]:
     if type(data).__module__.partition(".")[0] != "dask":
         return data  # type: ignore[no-any-return]
     if hasattr(data, "numblocks"):
-        whole = data.rechunk({axis: -1 for axis in range(1, data.ndim)})
+        whole = data.rechunk(dict.fromkeys(range(1, data.ndim), -1))
         return (whole.blocks[i].compute() for i in range(whole.numblocks[0]))
     return (item for part in data.to_delayed() for item in part.compute())
 

@@ -24,7 +24,7 @@ from ._files import read_model
 from ._graph import Constant, Graph
 from ._layers import Layer, layers
 from ._pairing import OUTPUT_SCALE, Pairing, Region, as_type, show, typed
-from ._products import products, saturating
+from ._products import saturating
 from ._taps import batches_of, tapped, unmasked
 from .session import run_batches, session
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-
 __all__ = ["Builder", "digits", "digits_mlp", "images", "residual_cnn", "sqnr"]
 
 Array = np.ndarray[Any, Any]
