@@ -161,6 +161,27 @@ const int64_t *qn_arg_order(PyObject *argument, int64_t columns) {
     return inside ? order : (refuse("the order has a column that does not exist"), NULL);
 }
 
+int qn_arg_parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p, qn_number_params *one) {
+    int64_t n = qn_grid_params(grid);
+    if (n == 1 && PyFloat_CheckExact(scale)) one->scale = (float)PyFloat_AS_DOUBLE(scale), p->scale = &one->scale;
+    else p->scale = qn_arg_vector(scale, n, NPY_FLOAT32);
+    if (!p->scale) return -1;
+    if (n == 1 && PyLong_CheckExact(zero_point)) {
+        if (qn_arg_int(zero_point, INT16_MIN, UINT16_MAX, &one->zero_point)) return -1;
+        p->zero_point = &one->zero_point;
+    } else {
+        p->zero_point = qn_arg_vector(zero_point, n, NPY_INT32);
+    }
+    return p->zero_point ? 0 : -1;
+}
+
+int qn_arg_code_range(PyObject *qmin, PyObject *qmax, qn_affine *p) {
+    int low, high;
+    if (qn_arg_int(qmin, -UINT16_MAX, UINT16_MAX, &low) || qn_arg_int(qmax, low, UINT16_MAX, &high)) return -1;
+    p->qmin = low, p->qmax = high;
+    return 0;
+}
+
 int qn_arg_groups(qn_args three, int64_t *rows, int64_t *columns, int64_t *group, int64_t *elements, int64_t *groups) {
     if (qn_arg_i64(three[0], rows) || qn_arg_i64(three[1], columns) || qn_arg_i64(three[2], group) ||
         qn_arg_product(*rows, *columns, elements))

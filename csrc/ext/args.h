@@ -55,6 +55,16 @@ const void *qn_arg_vector(PyObject *argument, int64_t elements, int type_number)
 int qn_arg_optional(PyObject *argument, int64_t elements, int type_number, const void **data); /* a vector or None */
 const int64_t *qn_arg_order(PyObject *argument, int64_t columns); /* as many numbers of columns; NULL on error */
 
+/* Storage of parameters that are Python numbers. */
+typedef struct {
+    float scale;
+    int32_t zero_point;
+} qn_number_params;
+
+/* Arrays; or per tensor a float and an int, because making an array costs as much as a small call. */
+int qn_arg_parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p, qn_number_params *one);
+int qn_arg_code_range(PyObject *qmin, PyObject *qmax, qn_affine *p);
+
 /* (rows, columns, group) of a matrix whose rows are cut into groups of columns. */
 int qn_arg_groups(qn_args three, int64_t *rows, int64_t *columns, int64_t *group, int64_t *elements, int64_t *groups);
 

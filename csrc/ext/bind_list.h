@@ -10,6 +10,7 @@
     QN_BIND(conv)                                                                                                      \
     QN_BIND(float_error)                                                                                               \
     QN_BIND(gptq)                                                                                                      \
+    QN_BIND(gradients)                                                                                                 \
     QN_BIND(grid_search)                                                                                               \
     QN_BIND(hadamard)                                                                                                  \
     QN_BIND(histogram)                                                                                                 \

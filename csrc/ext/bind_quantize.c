@@ -4,33 +4,6 @@
 
 #include "quantize.h"
 
-typedef struct {
-    float scale;
-    int32_t zero_point;
-} number_params; /* storage of parameters given as Python numbers */
-
-/* Arrays; or per tensor a float and an int, because making an array costs as much as a small call. */
-static int parameters(PyObject *scale, PyObject *zero_point, const qn_grid *grid, qn_affine *p, number_params *one) {
-    int64_t n = qn_grid_params(grid);
-    if (n == 1 && PyFloat_CheckExact(scale)) one->scale = (float)PyFloat_AS_DOUBLE(scale), p->scale = &one->scale;
-    else p->scale = qn_arg_vector(scale, n, NPY_FLOAT32);
-    if (!p->scale) return -1;
-    if (n == 1 && PyLong_CheckExact(zero_point)) {
-        if (qn_arg_int(zero_point, INT16_MIN, UINT16_MAX, &one->zero_point)) return -1;
-        p->zero_point = &one->zero_point;
-    } else {
-        p->zero_point = qn_arg_vector(zero_point, n, NPY_INT32);
-    }
-    return p->zero_point ? 0 : -1;
-}
-
-static int code_range(PyObject *qmin, PyObject *qmax, qn_affine *p) {
-    int low, high;
-    if (qn_arg_int(qmin, -UINT16_MAX, UINT16_MAX, &low) || qn_arg_int(qmax, low, UINT16_MAX, &high)) return -1;
-    p->qmin = low, p->qmax = high;
-    return 0;
-}
-
 /* An output of type `first` or one after it in qn_type: floats for QN_F32, float or integer codes for QN_E4M3FN. */
 static int output(PyObject *array, PyObject *type, qn_type first, int64_t elements, void **data, qn_type *out_type) {
     int number, last = first == QN_F32 ? QN_I8 - 1 : QN_TYPE_COUNT - 1;
@@ -59,14 +32,14 @@ static PyObject *quantize_call(const char *name, operation operate, qn_type firs
     qn_source x;
     qn_grid grid;
     qn_affine p = {0};
-    number_params one;
+    qn_number_params one;
     void *out;
     qn_type type;
     int convention;
     if (qn_arg_count(name, count, 13) || qn_arg_source(a[0], a[1], &x)) return NULL;
     int64_t n = qn_elements(&x);
-    if (x.type >= QN_I8 || qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
-        output(a[4], a[5], first, n, &out, &type) || code_range(a[10], a[11], &p) ||
+    if (x.type >= QN_I8 || qn_arg_grid(a + 6, n, &grid) || qn_arg_parameters(a[2], a[3], &grid, &p, &one) ||
+        output(a[4], a[5], first, n, &out, &type) || qn_arg_code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_CONVENTION_COUNT - 1, &convention))
         return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input is not real.", name);
     p.convention = (qn_convention)convention;
@@ -89,7 +62,7 @@ static PyObject *quantize_packed(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source x;
     qn_grid grid;
     qn_affine p = {.convention = QN_ONNX};
-    number_params one;
+    qn_number_params one;
     int type;
     qn_byte_rows q;
     (void)self;
@@ -100,7 +73,8 @@ static PyObject *quantize_packed(PyObject *self, qn_args a, Py_ssize_t count) {
     int64_t n = qn_elements(&x), rows = q.columns > 0 ? n / q.columns : 0;
     if (x.type >= QN_I8 || !q.width.bits || q.columns < 0 || q.columns > QN_MAX_COLUMNS || rows * q.columns != n)
         return PyErr_Format(PyExc_ValueError, "qnumpy._core.quantize_packed: the types or the columns do not fit.");
-    if (qn_arg_grid(a + 7, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) || code_range(a[11], a[12], &p))
+    if (qn_arg_grid(a + 7, n, &grid) || qn_arg_parameters(a[2], a[3], &grid, &p, &one) ||
+        qn_arg_code_range(a[11], a[12], &p))
         return NULL;
     q.bytes = qn_arg_output(a[4], rows * qn_row_bytes(q.width.bits, q.columns), 1);
     if (!q.bytes) return NULL;
@@ -114,12 +88,12 @@ static PyObject *quantize_packed(PyObject *self, qn_args a, Py_ssize_t count) {
 static PyObject *dequantize_source(const char *name, const qn_source *q, qn_args a) {
     qn_grid grid;
     qn_affine p = {0};
-    number_params one;
+    qn_number_params one;
     void *out;
     qn_type type;
     if (q->type < QN_E4M3FN) return PyErr_Format(PyExc_TypeError, "qnumpy._core.%s: the input holds no codes.", name);
     int64_t n = qn_elements(q);
-    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
+    if (qn_arg_grid(a + 6, n, &grid) || qn_arg_parameters(a[2], a[3], &grid, &p, &one) ||
         output(a[4], a[5], QN_F32, n, &out, &type))
         return NULL;
     return perform(qn_dequantize, q, out, type, &grid, &p, n);
@@ -144,7 +118,7 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     qn_source acc;
     qn_grid grid;
     qn_affine p = {0};
-    number_params one;
+    qn_number_params one;
     void *out;
     qn_type type;
     int method;
@@ -152,8 +126,8 @@ static PyObject *requantize(PyObject *self, qn_args a, Py_ssize_t count) {
     if (qn_arg_count("requantize", count, 15) || qn_arg_source(a[0], a[1], &acc)) return NULL;
     int64_t n = qn_elements(&acc);
     if (acc.type != QN_I32) return PyErr_Format(PyExc_TypeError, "qnumpy._core.requantize: the input is not int32.");
-    if (qn_arg_grid(a + 6, n, &grid) || parameters(a[2], a[3], &grid, &p, &one) ||
-        output(a[4], a[5], QN_I8, n, &out, &type) || code_range(a[10], a[11], &p) ||
+    if (qn_arg_grid(a + 6, n, &grid) || qn_arg_parameters(a[2], a[3], &grid, &p, &one) ||
+        output(a[4], a[5], QN_I8, n, &out, &type) || qn_arg_code_range(a[10], a[11], &p) ||
         qn_arg_int(a[12], 0, QN_METHOD_COUNT - 1, &method))
         return NULL;
     p.method = (qn_method)method;

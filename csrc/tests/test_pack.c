@@ -1,4 +1,4 @@
-/* pack_<bits>, unpack_<T>. */
+/* pack_<bits>, unpack_<T>, unpack_u1. */
 #include "support.h"
 
 typedef void (*copier)(const uint8_t *from, uint8_t *to, int64_t n);
@@ -23,6 +23,7 @@ static void test_width(const char *row_name, const qn_table *row, int64_t n, int
 #define PACK(_, width)                                                                                                 \
     if (bits == width) test_copier(row_name, "pack_" #width, row->pack_##width, codes, n, packed, bytes, size);
     QN_SUB_BYTE_WIDTHS(PACK, _)
+    PACK(_, 1)
 #define UNPACK(_, tag, NAME, name, type, width, is_signed, storage)                                                    \
     if (bits == width) {                                                                                               \
         for (int64_t i = 0; i < n; i++) {                                                                              \
@@ -32,10 +33,11 @@ static void test_width(const char *row_name, const qn_table *row, int64_t n, int
         test_copier(row_name, "unpack_" #tag, row->unpack_##tag, packed, n, codes, n, size);                           \
     }
     QN_SUB_BYTE_CODES(UNPACK, _)
+    UNPACK(_, u1, , , , 1, false, )
     free(codes), free(packed);
 }
 
 void test_pack(const char *row_name, const qn_table *row) {
     for (int size = 0; size < SIZES; size++)
-        for (int bits = 2; bits < 8; bits++) test_width(row_name, row, size_at(size), bits, size);
+        for (int bits = 1; bits < 8; bits++) test_width(row_name, row, size_at(size), bits, size);
 }

@@ -19,6 +19,15 @@
  * dequantize_<T>_f32(q[n], x[n], p): (float)(q - Z) * S, one float32 rounding (two for |q - Z| > 2^24).
  *   i4, u4, i2, u2: one code to a byte; only the low 4 or 2 bits are read.
  * fake_quantize_f32: dequantize(quantize(x)), bit for bit.
+ * fake_quantize_inside_f32(x[n], y[n], inside[n], n, p): the same y; inside is 1 where the code lies in [qmin, qmax]
+ *   before it saturates, else 0, and 0 for NaN. One row.
+ * keep_f32(g[n], inside[n], y[n], n, stream): g where inside is 1, +0 where it is 0.
+ * gradient_f32(x[n], g[n], dx[n], n, p, sums): dx as keep_f32 of the above. Extends the sums: error by g * (step - v)
+ *   of what lies inside, where step is the code less Z, v is x / S, by TORCH x * (1 / S), their difference is rounded to
+ *   float32, and the product is exact in float64; below and above by g. Each has 16 partial sums (element i in sum
+ *   i % 16) that are added in halves. Reads the first parameter alone. The payload of a NaN is any.
+ * gradient_columns_f32(x[n], g[n], dx[n], n, p, error[n], below[n], above[n]): the same for one row whose elements have
+ *   their own parameters; adds to the sums of each element.
  * requantize_i32_<T>(acc[n], q[n], p): saturate(rne((float)acc * M) + Z), M = p->scale.
  * requantize_fixed_i32: M = m * 2^-s, m = p->multiplier in [2^30, 2^31), s = p->shift in 1..62; codes stay int32
  *     FIXED         saturate(((acc * m + 2^(s-1)) >> s) + Z) in 64 bits, one rounding, ties toward +infinity
@@ -78,6 +87,7 @@
  *   exact except the relative errors, each of which is rounded to 2^-30.
  * multiply_add_<T>(a, w[n], y[n], n): y = round(y + a w): the exact value is rounded once, half to even, to T, and y
  *   stores it as float32. Overflow gives infinity; every NaN gets the same bits.
+ * pack_1, unpack_u1: the same of bits.
  * pack_<bits>: codes of so many bits side by side, first code in the low bits, the last byte padded with zero bits.
  * unpack_<T>: the inverse; signed types sign-extend into the byte. They read the bytes of n codes and no more.
  * hamming_rows(rows[n][bytes], n, query[bytes], bytes, distances[n]): the bits that differ. bytes < 2^28.

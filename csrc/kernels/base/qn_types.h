@@ -98,6 +98,12 @@ typedef struct {
     double signal, energy, dot, noise, peak; /* x^2, y^2, x y, (x - y)^2; the largest |x - y| */
 } qn_error;
 
+/* Sums over elements with one parameter: g times (step - x / S) where the code lies inside [qmin, qmax], and g where it
+ * lies below or above. All 0 when empty. */
+typedef struct {
+    double error, below, above;
+} qn_gradient;
+
 /* Where a float type ends: the smallest magnitude that overflows it, and its smallest normal number. */
 typedef struct {
     double overflow;

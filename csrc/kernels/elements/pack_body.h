@@ -82,6 +82,7 @@ V_INLINE void v_unpack_bits(const uint8_t *restrict bytes, uint8_t *restrict cod
     V_INLINE void unpack_##bits(const uint8_t *bytes, uint8_t *codes, int64_t n, int sign) {                           \
         v_unpack_bits(bytes, codes, n, bits, sign != 0);                                                               \
     }
+PACK_BITS(1)
 PACK_BITS(3)
 PACK_BITS(5)
 PACK_BITS(7)
@@ -139,3 +140,5 @@ V_INLINE void unpack_2(const uint8_t *restrict bytes, uint8_t *restrict codes, i
     }
 QN_SUB_BYTE_CODES(UNPACK, _)
 #undef UNPACK
+
+static void unpack_u1(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_1(bytes, codes, n, 0); }

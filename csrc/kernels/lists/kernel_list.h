@@ -53,6 +53,16 @@
     QN_WHOLE_CODES(QN_NARROW_KERNEL, QN_KERNEL)                                                                        \
     QN_INTEGERS(QN_DEQUANTIZE_KERNEL, QN_KERNEL)                                                                       \
     QN_KERNEL_AFFINE(QN_KERNEL, fake_quantize_f32, float, float, CONVENTIONS | RECTANGLES, INT8_MIN, INT8_MAX)         \
+    QN_KERNEL(OWN, fake_quantize_inside_f32,                                                                           \
+              (const float *x, float *y, uint8_t *inside, int64_t n, const qn_affine *p), gradients)                   \
+    QN_KERNEL(OWN, keep_f32, (const float *g, const uint8_t *inside, float *y, int64_t n, bool stream), gradients)     \
+    QN_KERNEL(OWN, gradient_f32,                                                                                       \
+              (const float *x, const float *g, float *dx, int64_t n, const qn_affine *p, qn_gradient *sums),           \
+              gradients)                                                                                               \
+    QN_KERNEL(OWN, gradient_columns_f32,                                                                               \
+              (const float *x, const float *g, float *dx, int64_t n, const qn_affine *p, double *error, double *below, \
+               double *above),                                                                                         \
+              gradients)                                                                                               \
     QN_WHOLE_CODES(QN_REQUANTIZE_KERNEL, QN_KERNEL)                                                                    \
     QN_KERNEL_AFFINE(QN_KERNEL, requantize_fixed_i32, int32_t, int32_t, METHODS, INT16_MIN, INT16_MAX)                 \
     QN_KERNEL(OWN, min_max_f32, (const float *x, int64_t n, qn_range *r), reduce)                                      \
@@ -122,6 +132,8 @@
     QN_KERNEL(OWN, multiply_add_bf16, (float a, const float *w, float *y, int64_t n), accumulate)                      \
     QN_KERNEL(OWN, multiply_add_f32, (float a, const float *w, float *y, int64_t n), accumulate)                       \
     QN_SUB_BYTE_WIDTHS(QN_PACK_KERNEL, QN_KERNEL)                                                                      \
+    QN_KERNEL(OWN, pack_1, (const uint8_t *codes, uint8_t *bytes, int64_t n), pack)                                    \
+    QN_KERNEL(OWN, unpack_u1, (const uint8_t *bytes, uint8_t *codes, int64_t n), pack)                                 \
     QN_SUB_BYTE_CODES(QN_UNPACK_KERNEL, QN_KERNEL)                                                                     \
     QN_KERNEL(PRODUCT, matmul_tiling, (qn_tiling * t))                                                                 \
     QN_KERNEL(PRODUCT, left_pairs, (const qn_left *l))                                                                 \

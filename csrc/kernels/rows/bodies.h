@@ -17,6 +17,8 @@
 #include "saturation_body.h"
 #include "scale_body.h"
 
+#include "gradients_body.h" /* after the loops of quantize_body.h */
+
 #include "conv_body.h"   /* after the output stage of quantize_body.h */
 #include "floats_body.h" /* after the loads, stores and prefetches of quantize_body.h */
 #include "matmul_body.h" /* after quantize_body.h, whose clamp it shares */
