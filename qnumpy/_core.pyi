@@ -22,6 +22,16 @@ def fake_quantize(
     x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int, convention: int, /,
 ) -> None: ...
+def fake_quantize_inside(
+    x: _Array, x_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
+    inside: _Array, outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int, convention: int, /,
+) -> None: ...
+def keep_inside(g: _Array, g_type: int, inside: _Array, out: _Array, out_type: int, /) -> None: ...
+def gradients(
+    x: _Array, x_type: int, g: _Array, g_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array,
+    out_type: int, sums: _Array, outer: int, channels: int, inner: int, group: int, qmin: int, qmax: int,
+    convention: int, /,
+) -> None: ...
 def dequantize(
     q: _Array, q_type: int, scale: _Array | float, zero_point: _Array | int, out: _Array, out_type: int,
     outer: int, channels: int, inner: int, group: int, /,

@@ -72,6 +72,7 @@ CALLS = {
     "min_max": ([X, qn.PerRow()], {"on_nonfinite": "raise"}),
     "pack": ([CODES % 4, "uint2", 0], {}),
     "qmatmul": ([qn.quantize(X[0]), qn.quantize(X[0].T, granularity=qn.PerChannel(1))], {"bias": [1.0, 2.0, 3.0]}),
+    "quantization_gradients": ([X.astype(np.float32), X.astype(np.float16), PARAMS, "guide"], {}),
     "quantize_blocks": ([X, *map(float_type, ("float64", "float4_e2m1fn", "float8_e8m0fnu")), 3], {}),
     "quantize_linear": ([X, [0.5, 0.25, 1], np.array([1, 2, 3], np.int8)], {"axis": 1, "on_nan": "raise"}),
     "ranges": ([X, qn.PerRow()], {}),
@@ -104,7 +105,7 @@ def test_every_twin_is_used(name):
 
 def test_twins_import_the_vocabulary_alone():
     """The layers in pyproject.toml say what testing may not import; this says what it does."""
-    twins = {"_common", "elements", "floats", "grid_search", "products", "statistics"}
+    twins = {"_common", "elements", "floats", "gradients", "grid_search", "products", "statistics"}
     allowed = {"_typing", "dtypes", "granularity", "qparams"}
     more = {"__init__": twins | {"assertions"}, "assertions": {"_check", "_common"}}
     for path in Path(twin.__file__).parent.glob("*.py"):

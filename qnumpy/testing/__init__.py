@@ -23,6 +23,7 @@ from .elements import (
     unpack,
 )
 from .floats import FloatError, cast, float_error, quantize_blocks
+from .gradients import quantization_gradients
 from .products import (
     SaturatedProduct,
     accumulate_dot,
@@ -58,6 +59,7 @@ __all__ = [
     "min_max",
     "pack",
     "qmatmul",
+    "quantization_gradients",
     "quantize_blocks",
     "quantize_linear",
     "ranges",
