@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "dispatch.h"
+#include "quantize.h"
 #include "threads.h"
 #include "walk.h"
 
@@ -16,7 +17,7 @@ static void put(qn_type type, void *to, int64_t start, int64_t n, const float *x
 static void inside_tile(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
     qn_tile_buffer t;
     float wide[QN_TILE], narrow[QN_TILE];
-    _Alignas(64) uint8_t inside[QN_TILE];
+    _Alignas(64) uint8_t inside[QN_CODE_TILE];
     float *y = w->out_type == QN_F32 ? (float *)w->out + start : narrow;
     qn_kernels()->fake_quantize_inside_f32(qn_source_floats(w->source, start, n, &t, wide), y, inside, n, p);
     if (y == narrow) put(w->out_type, w->out, start, n, narrow);
@@ -24,7 +25,9 @@ static void inside_tile(const qn_walk *w, int64_t start, int64_t n, const qn_aff
 }
 
 static void inside_span(const qn_walk *w, int64_t start, int64_t n, const qn_affine *p) {
-    qn_by_tiles(w, start, n, p, inside_tile);
+    if (w->source->direct && w->source->type == QN_F32 && w->out_type == QN_F32)
+        qn_by_code_tiles(w, start, n, p, inside_tile); /* nothing but the marks is staged */
+    else qn_by_tiles(w, start, n, p, inside_tile);
 }
 
 void qn_fake_quantize_inside(const qn_source *x, void *y, qn_type type, uint8_t *inside, const qn_grid *grid,
@@ -32,6 +35,7 @@ void qn_fake_quantize_inside(const qn_source *x, void *y, qn_type type, uint8_t 
     const qn_table *k = qn_kernels();
     qn_walk w = qn_new_walk(x, grid, params, y, type, inside_span);
     w.packed = (qn_byte_rows){{1, k->pack_1, k->unpack_u1, k->unpack_u1}, qn_elements(x), inside};
+    w.params.exact_inverse = qn_exact_inverse(params, grid);
     qn_walk_all(&w);
 }
 

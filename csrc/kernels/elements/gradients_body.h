@@ -20,58 +20,82 @@ V_INLINE vf v_keep(vf g, vi mask) { return vf_from_bits(vi_and(vi_from_bits(g), 
 
 /* ---- the values and where they saturate ---- */
 
-V_INLINE vf inside_one(vf x, vi *inside, const v_params *v, int64_t i, bool per_element, const qn_affine *p,
-                       qn_convention convention) {
-    const vi steps = v_code(x, v, i, per_element, convention, false);
-    *inside = vi_and(v_sides_of(steps, x, v, i, per_element, p).inside, vi_set1(1));
-    return fake_value(steps, v, i, per_element, p);
+V_INLINE vi v_same(vi a, vi b, vf x) { /* 1 where a is b and x is no NaN */
+    const vi one = vi_set1(1);
+    return vi_zero_nan(vi_sub(one, vi_min_unsigned(vi_xor(a, b), one)), x);
+}
+
+#ifndef V_MARKS /* a row may have its own */
+V_INLINE void v_put4_same(uint8_t *p, const vi a[4], const vi b[4], const vf x[4]) {
+    vi same[4];
+    for (int k = 0; k < 4; k++) same[k] = v_same(a[k], b[k], x[k]);
+    vi_put4_u8(p, same[0], same[1], same[2], same[3], false);
+}
+#endif
+
+V_INLINE vi v_held(vi steps, const v_params *v, int64_t i, bool per_element, const qn_affine *p) {
+    const vi z = v_zero(v, i, per_element);
+    return vi_min(vi_max(steps, vi_sub(vi_set1(p->qmin), z)), vi_sub(vi_set1(p->qmax), z));
+}
+
+V_INLINE vf v_real(vi steps, const v_params *v, int64_t i, bool per_element) {
+    return vf_mul(vf_from_vi(steps), v_scale(v, i, per_element));
 }
 
 V_INLINE void inside_some(const float *x, float *y, uint8_t *inside, int64_t n, const qn_affine *p, const v_params *v,
-                          int64_t at, bool per_element, qn_convention convention) {
+                          int64_t at, bool per_element, qn_convention convention, bool fused) {
     float in[V_LANES] = {0}, out[V_LANES];
     int32_t marks[V_LANES];
-    vi mark;
     v_tail t;
     memcpy(in, x, (size_t)n * sizeof *in);
     v_params tail = per_element ? v_tail_set(&t, v, at, n) : *v;
-    vf_store(out, inside_one(vf_load(in), &mark, &tail, 0, per_element, p, convention));
-    vi_store(marks, mark);
+    const vi steps = v_code(vf_load(in), &tail, 0, per_element, convention, fused);
+    const vi held = v_held(steps, &tail, 0, per_element, p);
+    vf_store(out, v_real(held, &tail, 0, per_element));
+    vi_store(marks, v_same(steps, held, vf_load(in)));
     memcpy(y, out, (size_t)n * sizeof *out);
     for (int64_t k = 0; k < n; k++) inside[k] = (uint8_t)marks[k];
 }
 
 V_INLINE void inside_segment(const float *x, float *y, uint8_t *inside, int64_t n, const qn_affine *p,
-                             const v_params *v, bool per_element, qn_convention convention) {
+                             const v_params *v, bool per_element, qn_convention convention, bool fused) {
     const int64_t ahead = v->ahead;
     const bool stream = p->stream;
     V_SEGMENT(
-        y, n, stream, inside_some(x + i, y + i, inside + i, count, p, v, i, per_element, convention),
+        y, n, stream, inside_some(x + i, y + i, inside + i, count, p, v, i, per_element, convention, fused),
         {
+            vf in[4];
             vf out[4];
-            vi mark[4];
+            vi steps[4];
+            vi held[4];
             v_prefetch(x + i + ahead, 16 * V_LANES, per_element);
-            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) out[k] =
-                inside_one(vf_load(x + i + k * V_LANES), &mark[k], v, i + k * V_LANES, per_element, p, convention);
+            v_code4(steps, x, v, i, per_element, convention, fused);
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+                in[k] = vf_load(x + i + k * V_LANES);
+                held[k] = v_held(steps[k], v, i + k * V_LANES, per_element, p);
+                out[k] = v_real(held[k], v, i + k * V_LANES, per_element);
+            }
             put4_f32(y + i, out, stream);
-            vi_put4_u8(inside + i, mark[0], mark[1], mark[2], mark[3], false);
+            v_put4_same(inside + i, steps, held, in);
         },
-        inside_some(x + i, y + i, inside + i, V_LANES, p, v, i, per_element, convention))
+        inside_some(x + i, y + i, inside + i, V_LANES, p, v, i, per_element, convention, fused))
 }
 
 V_INLINE void inside_span(const float *x, float *y, uint8_t *inside, int64_t n, const qn_affine *p,
-                          qn_convention convention) {
+                          qn_convention convention, bool fused) {
     for (v_segment s = {0}; v_next(&s, n, p, v_head(y, sizeof *y, n, p));)
-        if (p->run == 0) inside_segment(x + s.at, y + s.at, inside + s.at, s.count, p, &s.v, true, convention);
-        else inside_segment(x + s.at, y + s.at, inside + s.at, s.count, p, &s.v, false, convention);
+        if (p->run == 0) inside_segment(x + s.at, y + s.at, inside + s.at, s.count, p, &s.v, true, convention, false);
+        else inside_segment(x + s.at, y + s.at, inside + s.at, s.count, p, &s.v, false, convention, fused);
 }
 
 static void fake_quantize_inside_f32(const float *x, float *y, uint8_t *inside, int64_t n, const qn_affine *p) {
     switch (p->convention) {
-    case QN_GUIDE: inside_span(x, y, inside, n, p, QN_GUIDE); break;
-    case QN_TORCH: inside_span(x, y, inside, n, p, QN_TORCH); break;
-    case QN_TFLITE: inside_span(x, y, inside, n, p, QN_TFLITE); break;
-    default: inside_span(x, y, inside, n, p, QN_ONNX);
+    case QN_GUIDE: inside_span(x, y, inside, n, p, QN_GUIDE, false); break;
+    case QN_TORCH: inside_span(x, y, inside, n, p, QN_TORCH, false); break;
+    case QN_TFLITE: inside_span(x, y, inside, n, p, QN_TFLITE, false); break;
+    default:
+        if (V_FUSED_INVERSE && p->exact_inverse) inside_span(x, y, inside, n, p, QN_ONNX, true);
+        else inside_span(x, y, inside, n, p, QN_ONNX, false);
     }
     if (p->stream) v_fence();
 }

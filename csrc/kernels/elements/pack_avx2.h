@@ -61,3 +61,26 @@ V_INLINE int64_t v_unpack_2(const uint8_t *bytes, uint8_t *codes, int64_t n) {
     }
     return i;
 }
+
+V_INLINE int64_t v_pack_1(const uint8_t *codes, uint8_t *bytes, int64_t n) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256i sign = _mm256_slli_epi16(_mm256_loadu_si256((const void *)(codes + i)), 7);
+        uint32_t bits = (uint32_t)_mm256_movemask_epi8(sign);
+        memcpy(bytes + i / 8, &bits, sizeof bits);
+    }
+    return i;
+}
+
+V_INLINE int64_t v_unpack_1(const uint8_t *bytes, uint8_t *codes, int64_t n) {
+    const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit_of = _mm256_set1_epi64x((int64_t)0x8040201008040201), one = _mm256_set1_epi8(1);
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        int32_t bits;
+        memcpy(&bits, bytes + i / 8, sizeof bits);
+        __m256i bit = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte_of), bit_of);
+        _mm256_storeu_si256((void *)(codes + i), _mm256_min_epu8(bit, one));
+    }
+    return i;
+}

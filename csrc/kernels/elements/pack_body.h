@@ -5,6 +5,8 @@
 #define v_unpack_4(bytes, codes, n) 0
 #define v_pack_2(codes, bytes, n) 0
 #define v_unpack_2(bytes, codes, n) 0
+#define v_pack_1(codes, bytes, n) 0
+#define v_unpack_1(bytes, codes, n) 0
 #endif
 
 static void pack_4(const uint8_t *restrict codes, uint8_t *restrict bytes, int64_t n) {
@@ -82,7 +84,6 @@ V_INLINE void v_unpack_bits(const uint8_t *restrict bytes, uint8_t *restrict cod
     V_INLINE void unpack_##bits(const uint8_t *bytes, uint8_t *codes, int64_t n, int sign) {                           \
         v_unpack_bits(bytes, codes, n, bits, sign != 0);                                                               \
     }
-PACK_BITS(1)
 PACK_BITS(3)
 PACK_BITS(5)
 PACK_BITS(7)
@@ -141,4 +142,12 @@ V_INLINE void unpack_2(const uint8_t *restrict bytes, uint8_t *restrict codes, i
 QN_SUB_BYTE_CODES(UNPACK, _)
 #undef UNPACK
 
-static void unpack_u1(const uint8_t *bytes, uint8_t *codes, int64_t n) { unpack_1(bytes, codes, n, 0); }
+static void pack_1(const uint8_t *codes, uint8_t *bytes, int64_t n) {
+    const int64_t done = v_pack_1(codes, bytes, n);
+    v_pack_bits(codes + done, bytes + done / 8, n - done, 1);
+}
+
+static void unpack_u1(const uint8_t *bytes, uint8_t *codes, int64_t n) {
+    const int64_t done = v_unpack_1(bytes, codes, n);
+    v_unpack_bits(bytes + done / 8, codes + done, n - done, 1, false);
+}

@@ -189,11 +189,15 @@ void qn_dequantize(const qn_source *q, void *x, qn_type type, const qn_grid *gri
     qn_walk_all(&w);
 }
 
+bool qn_exact_inverse(const qn_affine *params, const qn_grid *grid) {
+    return params->qmin >= INT8_MIN && params->qmax <= UINT8_MAX &&
+           scales_are_moderate(params->scale, qn_grid_params(grid));
+}
+
 void qn_fake_quantize(const qn_source *x, void *y, qn_type type, const qn_grid *grid, const qn_affine *params) {
     qn_walk w = qn_new_walk(x, grid, params, y, type, fake_quantize_span);
     w.in_place = x->direct && x->type == QN_F32 && type == QN_F32;
-    w.params.exact_inverse = params->qmin >= INT8_MIN && params->qmax <= UINT8_MAX &&
-                             scales_are_moderate(params->scale, qn_grid_params(grid));
+    w.params.exact_inverse = qn_exact_inverse(params, grid);
     qn_walk_all(&w);
 }
 

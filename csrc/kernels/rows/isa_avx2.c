@@ -151,6 +151,13 @@ V_INLINE void vi_store4_u8(uint8_t *p, vi a, vi b, vi c, vi d, const v_narrow *n
 V_INLINE void vi_put4_u8(uint8_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, in_order(_mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d))), stream);
 }
+#define V_MARKS 1
+V_INLINE void v_put4_same(uint8_t *p, const vi a[4], const vi b[4], const vf x[4]) {
+    __m256i same[4];
+    for (int k = 0; k < 4; k++) same[k] = vi_zero_nan(_mm256_cmpeq_epi32(a[k], b[k]), x[k]);
+    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(same[0], same[1]), _mm256_packs_epi32(same[2], same[3]));
+    _mm256_storeu_si256((__m256i *)p, _mm256_and_si256(in_order(bytes), _mm256_set1_epi8(1)));
+}
 V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8), stream);
     put(p + 16, _mm256_permute4x64_epi64(_mm256_packus_epi32(c, d), 0xD8), stream);

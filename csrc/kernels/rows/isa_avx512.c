@@ -173,6 +173,15 @@ V_INLINE void vi_put4_high(uint16_t *p, const vi c[4], bool stream) {
 V_INLINE void vi_put4_u8(uint8_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, in_order(_mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d))), stream);
 }
+#define V_MARKS 1
+V_INLINE void v_put4_same(uint8_t *p, const vi a[4], const vi b[4], const vf x[4]) {
+    __mmask64 same = 0;
+    for (int k = 0; k < 4; k++) {
+        __mmask16 equal = _mm512_mask_cmp_ps_mask(_mm512_cmpeq_epi32_mask(a[k], b[k]), x[k], x[k], _CMP_ORD_Q);
+        same |= (__mmask64)equal << 16 * k;
+    }
+    _mm512_storeu_si512(p, _mm512_maskz_set1_epi8(same, 1));
+}
 V_INLINE void vi_put4_u16(uint16_t *p, vi a, vi b, vi c, vi d, bool stream) {
     put(p, pair_u16(a, b), stream), put(p + 32, pair_u16(c, d), stream);
 }
