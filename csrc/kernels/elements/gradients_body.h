@@ -33,9 +33,9 @@ V_INLINE void v_put4_same(uint8_t *p, const vi a[4], const vi b[4], const vf x[4
 }
 #endif
 
-V_INLINE vi v_held(vi steps, const v_params *v, int64_t i, bool per_element, const qn_affine *p) {
+V_INLINE vi v_held(vi steps, const v_params *v, int64_t i, bool per_element, vi qmin, vi qmax) {
     const vi z = v_zero(v, i, per_element);
-    return vi_min(vi_max(steps, vi_sub(vi_set1(p->qmin), z)), vi_sub(vi_set1(p->qmax), z));
+    return vi_min(vi_max(steps, vi_sub(qmin, z)), vi_sub(qmax, z));
 }
 
 V_INLINE vf v_real(vi steps, const v_params *v, int64_t i, bool per_element) {
@@ -50,17 +50,18 @@ V_INLINE void inside_some(const float *x, float *y, uint8_t *inside, int64_t n, 
     memcpy(in, x, (size_t)n * sizeof *in);
     v_params tail = per_element ? v_tail_set(&t, v, at, n) : *v;
     const vi steps = v_code(vf_load(in), &tail, 0, per_element, convention, fused);
-    const vi held = v_held(steps, &tail, 0, per_element, p);
+    const vi held = v_held(steps, &tail, 0, per_element, vi_set1(p->qmin), vi_set1(p->qmax));
     vf_store(out, v_real(held, &tail, 0, per_element));
     vi_store(marks, v_same(steps, held, vf_load(in)));
     memcpy(y, out, (size_t)n * sizeof *out);
     for (int64_t k = 0; k < n; k++) inside[k] = (uint8_t)marks[k];
 }
 
-V_INLINE void inside_segment(const float *x, float *y, uint8_t *inside, int64_t n, const qn_affine *p,
+V_INLINE void inside_segment(const float *x, float *y, uint8_t *restrict inside, int64_t n, const qn_affine *p,
                              const v_params *v, bool per_element, qn_convention convention, bool fused) {
     const int64_t ahead = v->ahead;
     const bool stream = p->stream;
+    const vi qmin = vi_set1(p->qmin), qmax = vi_set1(p->qmax); /* a byte that is stored may lie in *p */
     V_SEGMENT(
         y, n, stream, inside_some(x + i, y + i, inside + i, count, p, v, i, per_element, convention, fused),
         {
@@ -72,7 +73,7 @@ V_INLINE void inside_segment(const float *x, float *y, uint8_t *inside, int64_t 
             v_code4(steps, x, v, i, per_element, convention, fused);
             _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
                 in[k] = vf_load(x + i + k * V_LANES);
-                held[k] = v_held(steps[k], v, i + k * V_LANES, per_element, p);
+                held[k] = v_held(steps[k], v, i + k * V_LANES, per_element, qmin, qmax);
                 out[k] = v_real(held[k], v, i + k * V_LANES, per_element);
             }
             put4_f32(y + i, out, stream);
