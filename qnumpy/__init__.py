@@ -69,6 +69,7 @@ if _types.TYPE_CHECKING:
     from . import dask as dask
     from . import onnx as onnx
     from . import plot as plot
+    from . import qat as qat
     from . import search as search
     from . import testing as testing
 
@@ -134,7 +135,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAZY = ("dask", "onnx", "plot", "search", "testing")
+_LAZY = ("dask", "onnx", "plot", "qat", "search", "testing")
 
 if not _types.TYPE_CHECKING:  # to a type checker any name would be an attribute
 

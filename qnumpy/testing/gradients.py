@@ -30,7 +30,7 @@ def quantization_gradients(
         error = np.where(side == 0, steps.astype(np.float32) - quotient, np.float32(0)).astype(np.float64)
     terms = (g.astype(np.float64) * error, np.where(side == -1, g, 0), np.where(side == 1, g, 0))
     sums = [np.bincount(number, term.ravel().astype(np.float64), qparams.scale.size) for term in terms]
-    return np.where(side == 0, g, 0).astype(g.dtype), np.array(sums).reshape(3, *qparams.scale.shape)
+    return np.where(side == 0, g, 0).astype(g.dtype), np.array(sums, np.float64).reshape(3, *qparams.scale.shape)
 
 
 def _saturated(x: ArrayLike, qparams: QParams, convention: Convention = "onnx") -> tuple[Array, Array]:

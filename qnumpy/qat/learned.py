@@ -1,0 +1,410 @@
+"""Scales, zero points and ranges that are trained like weights."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import _args, _check
+from .._typing import Array, Convention, DType, Float32Array, Float64Array
+from ..dtypes import INTEGER_TYPES, CodeType
+from ..granularity import Granularity, PerTensor
+from ..ops.gradients import TYPES, quantization_gradients
+from ..ops.quantize import fake_quantize
+from ..qparams import QParams
+
+__all__ = ["LearnedScale", "SavedInput", "lsq", "lsq_vjp", "pact", "pact_vjp"]
+
+Symmetric = bool | Literal["full"]
+
+LEAST = 2.0**-23  # a learned scale does not fall below it
+
+
+class SavedInput(NamedTuple):
+    """What the gradients of `lsq` and `pact` need of the forward pass: its input and its parameters."""
+
+    x: Array
+    qparams: QParams
+    convention: Convention
+
+
+def lsq(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DType = "int8",
+    granularity: Granularity | None = None,
+    symmetric: Symmetric = True,
+    convention: Convention = "onnx",
+) -> tuple[Array, SavedInput]:
+    """Fake-quantize with a scale, and perhaps a zero point, that are trained.
+
+    Parameters
+    ----------
+    x : array_like of float32, float16 or bfloat16
+    scale : array_like of float
+        Positive; its shape is that of the granularity.
+    zero_point : array_like of float, optional
+        Real: it is rounded half to even and held in the range of codes before use. By default the middle of the codes.
+    dtype : str or dtype, default "int8"
+        An integer type of at most 16 bits.
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
+    symmetric : bool or "full", default True
+        True: as many codes below zero as above, [-127, 127] for int8. "full": all codes, [-128, 127]. False: all codes
+        with the zero point, which must be given.
+    convention : {"onnx", "guide", "torch", "tflite"}
+
+    Returns
+    -------
+    y : ndarray
+        ``qnumpy.fake_quantize(x, saved.qparams)``.
+    saved : SavedInput
+        For `lsq_vjp`; it holds x.
+
+    Raises
+    ------
+    TypeError
+        x, scale or zero_point is not real; dtype is no integer type.
+    ValueError
+        symmetric is unknown; zero_point is missing for an affine type, or given for a symmetric one.
+    ValueError
+        A scale is not positive, finite and normal; the parameters do not fit the shape of x.
+
+    Notes
+    -----
+    S. K. Esser et al., "Learned Step Size Quantization", ICLR 2020; Y. Bhalgat et al., "LSQ+", 2020.
+
+    Examples
+    --------
+    >>> x = np.array([0.3, -1.2, 9.0], np.float32)
+    >>> y, saved = lsq(x, 0.5, dtype="int4")
+    >>> y
+    array([ 0.5, -1. ,  3.5], dtype=float32)
+    >>> dx, dscale, _ = lsq_vjp(np.ones(3, np.float32), saved, normalize=False)
+    >>> dx, dscale
+    (array([1., 1., 0.], dtype=float32), array(7.8, dtype=float32))
+    """
+    owner = "lsq"
+    source, _ = _args.real(owner, "x", x, TYPES)
+    code = _args.code(owner, dtype, INTEGER_TYPES)
+    params = _qparams(owner, scale, zero_point, code, granularity, symmetric)
+    return fake_quantize(source, params, convention=convention), SavedInput(source, params, convention)
+
+
+def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple[Array, Float32Array, Float32Array]:
+    """Return the gradients of x, of the scale and of the zero point.
+
+    Parameters
+    ----------
+    g : array_like of float32, float16 or bfloat16
+        The gradient of the result of `lsq`, of the shape of x.
+    saved : SavedInput
+    normalize : bool, default True
+        Multiply those of scale and zero point by ``1 / sqrt(n qmax)``, n the elements of a parameter: then a step of
+        the optimizer changes scales about as much as weights.
+
+    Returns
+    -------
+    dx : ndarray
+        g where the code does not saturate, else 0; of the dtype of g.
+    dscale : ndarray of float32
+        The sum of g times ``round(x / S) - x / S`` inside, ``qmin - Z`` below and ``qmax - Z`` above the range.
+    dzero_point : ndarray of float32
+        The sum of g times 0 inside and ``-S`` outside.
+
+    Raises
+    ------
+    TypeError
+        normalize is neither True nor False; g is not float32, float16 or bfloat16.
+    ValueError
+        g has not the shape of x.
+
+    Notes
+    -----
+    The sums are float64 and rounded once; their order depends on the shape and the granularity alone.
+
+    Examples
+    --------
+    >>> _, saved = lsq(np.array([-4.0, 0.1], np.float32), 1.0, 1.0, dtype="int2", symmetric=False)
+    >>> lsq_vjp(np.array([1.0, 1.0], np.float32), saved, normalize=False)
+    (array([0., 1.], dtype=float32), array(-3.1, dtype=float32), array(-1., dtype=float32))
+    """
+    owner = "lsq_vjp"
+    normalize = _check.flag(owner, "normalize", normalize)
+    dx, dscale, dzero = _gradients(owner, g, saved)
+    if normalize:
+        per = saved.x.size / max(saved.qparams.scale.size, 1)
+        factor = 1 / np.sqrt(max(per, 1) * max(saved.qparams.qmax, 1))
+        dscale, dzero = dscale * factor, dzero * factor
+    return dx, np.asarray(dscale, np.float32), np.asarray(dzero, np.float32)
+
+
+def pact(
+    x: ArrayLike, alpha: ArrayLike, *, dtype: DType = "uint8", granularity: Granularity | None = None
+) -> tuple[Array, SavedInput]:
+    """Clip x to [0, alpha] and fake-quantize it; alpha is trained.
+
+    Parameters
+    ----------
+    x : array_like of float32, float16 or bfloat16
+    alpha : array_like of float
+        Positive; its shape is that of the granularity.
+    dtype : str or dtype, default "uint8"
+        An unsigned integer type.
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
+
+    Returns
+    -------
+    y : ndarray
+        The scale is ``alpha / qmax``, rounded to float32.
+    saved : SavedInput
+        For `pact_vjp`.
+
+    Raises
+    ------
+    TypeError
+        x or alpha is not real; dtype is no unsigned integer type.
+    ValueError
+        alpha is not positive and finite; it does not fit the shape of x.
+
+    Notes
+    -----
+    J. Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018.
+
+    Examples
+    --------
+    >>> y, saved = pact(np.array([-1.0, 0.4, 5.0], np.float32), 3.0, dtype="uint2")
+    >>> y
+    array([0., 0., 3.], dtype=float32)
+    >>> pact_vjp(np.ones(3, np.float32), saved)
+    (array([0., 1., 0.], dtype=float32), array(1., dtype=float32))
+    """
+    owner = "pact"
+    source, _ = _args.real(owner, "x", x, TYPES)
+    code = _args.code(owner, dtype, {name: c for name, c in INTEGER_TYPES.items() if not c.signed})
+    ends = _check.reals(owner, "alpha", alpha).astype(np.float64)
+    if not ((ends > 0) & np.isfinite(ends)).all():
+        raise ValueError(_check.must(owner, "alpha", "positive and finite", str(ends.flat[np.argmin(ends)])))
+    params = QParams(np.asarray(ends / code.qmax, np.float32), 0, code.name, granularity or PerTensor())
+    return fake_quantize(source, params), SavedInput(source, params, "onnx")
+
+
+def pact_vjp(g: ArrayLike, saved: SavedInput) -> tuple[Array, Float32Array]:
+    """Return the gradients of x and of alpha.
+
+    Parameters
+    ----------
+    g : array_like of float32, float16 or bfloat16
+        The gradient of the result of `pact`, of the shape of x.
+    saved : SavedInput
+
+    Returns
+    -------
+    dx : ndarray
+        g where x lies in [0, alpha], else 0.
+    dalpha : ndarray of float32
+        The sum of g where x lies above. x above alpha by less than half a step rounds to alpha, and lies inside.
+
+    Raises
+    ------
+    TypeError
+        g is not float32, float16 or bfloat16.
+    ValueError
+        g has not the shape of x.
+
+    Examples
+    --------
+    >>> _, saved = pact(np.array([0.1, 7.0], np.float32), 1.0)
+    >>> pact_vjp(np.array([1.0, -2.0], np.float32), saved)
+    (array([1., 0.], dtype=float32), array(-2., dtype=float32))
+    """
+    dx, sums = quantization_gradients("pact_vjp", saved.x, g, saved.qparams)
+    return dx, np.asarray(sums[2], np.float32)
+
+
+class LearnedScale:
+    """A scale that is trained, with the forward and the backward pass of `lsq`.
+
+    The first array gives the first scale, ``2 mean|x| / sqrt(qmax)``. `scale` and `zero_point` are arrays of float32
+    that an optimizer changes in place by `dscale` and `dzero_point`; a scale below 2**-23 is raised to it.
+
+    Parameters
+    ----------
+    dtype : str or dtype, default "int8"
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, default PerTensor()
+    symmetric : bool or "full", default True
+        As in `lsq`. False: the zero point is trained too (LSQ+).
+    delay : int, default 0
+        As many calls return x itself.
+
+    Attributes
+    ----------
+    scale, zero_point : ndarray of float32, or None before the first array
+    dscale, dzero_point : ndarray of float32, or None before `backward`
+
+    Raises
+    ------
+    TypeError
+        dtype is no integer type; granularity is no granularity; delay is no integer.
+    ValueError
+        symmetric is unknown; delay is negative.
+
+    Examples
+    --------
+    >>> quantizer = LearnedScale("int4")
+    >>> y = quantizer(np.array([0.5, -1.0, 2.0], np.float32))
+    >>> quantizer.backward(np.ones(3, np.float32))
+    array([1., 1., 1.], dtype=float32)
+    >>> quantizer.qparams()
+    QParams(int4, per tensor, scale=0.88192, zero_point=0)
+    """
+
+    def __init__(
+        self,
+        dtype: DType = "int8",
+        granularity: Granularity | None = None,
+        *,
+        symmetric: Symmetric = True,
+        delay: int = 0,
+    ) -> None:
+        owner = "LearnedScale"
+        self._code = _args.code(owner, dtype, INTEGER_TYPES)
+        self.granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
+        _ends(owner, self._code, symmetric)
+        self.symmetric: Symmetric = symmetric
+        self.delay = _check.integer(owner, "delay", delay)
+        if self.delay < 0:
+            raise ValueError(_check.must(owner, "delay", "at least 0", str(delay)))
+        self.frozen = False
+        self.scale: Float32Array | None = None
+        self.zero_point: Float32Array | None = None
+        self.dscale: Float32Array | None = None
+        self.dzero_point: Float32Array | None = None
+        self._calls = 0
+        self._saved: SavedInput | None = None
+
+    @property
+    def dtype(self) -> str:
+        """The name of the code type; a new one keeps the range that the scale was right for."""
+        return self._code.name
+
+    @dtype.setter
+    def dtype(self, value: DType) -> None:
+        code = _args.code("LearnedScale", value, INTEGER_TYPES)
+        if self.scale is not None:
+            self.scale *= np.float32(np.sqrt(self._code.qmax / code.qmax))
+        if self.zero_point is not None:
+            self.zero_point += np.float32(code.qmin - self._code.qmin)
+        self._code = code
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Return x fake-quantized, or x itself during the delay."""
+        owner = "LearnedScale"
+        source, _ = _args.real(owner, "x", x, TYPES)
+        self._calls += 1
+        if self._calls <= self.delay:
+            self._saved = None
+            return source
+        if self.scale is None:
+            self._begin(owner, source)
+        params = self.qparams()
+        self._saved = SavedInput(source, params, "onnx")
+        return fake_quantize(source, params)
+
+    def backward(self, g: ArrayLike) -> Array:
+        """Return the gradient of the x of the last call, and store those of scale and zero point.
+
+        Raises
+        ------
+        TypeError
+            g is not float32, float16 or bfloat16.
+        ValueError
+            g has not the shape of x.
+        """
+        if self._saved is None:
+            return _args.real("LearnedScale.backward", "g", g, TYPES)[0]
+        dx, dscale, dzero_point = lsq_vjp(g, self._saved)
+        self.dscale = np.zeros_like(dscale) if self.frozen else dscale
+        self.dzero_point = np.zeros_like(dzero_point) if self.frozen else dzero_point
+        return dx
+
+    def freeze(self) -> None:
+        """Train scale and zero point no longer: their gradients become 0."""
+        self.frozen = True
+
+    def parameters(self) -> list[tuple[Array, Array]]:
+        """Return the arrays that an optimizer changes in place, each with its gradient."""
+        pairs = [(self.scale, self.dscale)]
+        if self.symmetric is False:
+            pairs.append((self.zero_point, self.dzero_point))
+        return [(value, gradient) for value, gradient in pairs if value is not None and gradient is not None]
+
+    def qparams(self) -> QParams:
+        """Return the parameters as they are now.
+
+        Raises
+        ------
+        ValueError
+            No array was seen.
+        """
+        owner = "LearnedScale.qparams"
+        if self.scale is None:
+            raise ValueError(f"{owner}: an array must be seen first; got none.")
+        np.maximum(self.scale, np.float32(LEAST), out=self.scale)
+        zero_point = self.zero_point if self.symmetric is False else None
+        return _qparams(owner, self.scale, zero_point, self._code, self.granularity, self.symmetric)
+
+    def _begin(self, owner: str, x: Array) -> None:
+        layout = _args.layout_of(owner, self.granularity, x.shape)
+        mean = _mean_magnitude(x, self.granularity)
+        first = np.maximum(2 * mean / np.sqrt(self._code.qmax), LEAST)
+        self.scale = np.asarray(first, np.float32).reshape(layout.shape)
+        middle = self._code.qmin if x.size and x.min() >= 0 else (self._code.qmin + self._code.qmax + 1) // 2
+        self.zero_point = np.full(layout.shape, middle, np.float32)
+
+
+def _mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
+    """Return the mean of |x| of each parameter, of the finite elements."""
+    parameters = granularity.params_shape(x.shape)
+    number = granularity.expand(np.arange(int(np.prod(parameters))).reshape(parameters), tuple(map(slice, x.shape)))
+    flat, index = np.abs(x.astype(np.float64)).ravel(), np.broadcast_to(number, x.shape).ravel()
+    finite = np.isfinite(flat)
+    count = np.bincount(index[finite], minlength=number.max(initial=0) + 1)
+    total = np.bincount(index[finite], flat[finite], minlength=len(count))
+    return (total / np.maximum(count, 1)).reshape(parameters)
+
+
+def _ends(owner: str, code: CodeType, symmetric: Symmetric) -> tuple[int, int]:
+    """Return the smallest and the largest code in use."""
+    if isinstance(symmetric, str):
+        _args.choice(owner, "symmetric", symmetric, {"full": 0})
+        return code.qmin, code.qmax
+    return (code.symmetric_qmin if _check.flag(owner, "symmetric", symmetric) else code.qmin), code.qmax
+
+
+def _qparams(
+    owner: str,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None,
+    code: CodeType,
+    granularity: Granularity | None,
+    symmetric: Symmetric,
+) -> QParams:
+    qmin, qmax = _ends(owner, code, symmetric)
+    if (zero_point is None) != (symmetric is not False):
+        wanted = "left out for a symmetric range" if symmetric is not False else "given when symmetric is False"
+        raise ValueError(_check.must(owner, "zero_point", wanted, _check.typed(zero_point)))
+    middle = code.symmetric_zero_point
+    whole = middle if zero_point is None else np.rint(_check.reals(owner, "zero_point", zero_point))
+    zero = np.clip(whole, code.qmin, code.qmax).astype(np.int32)
+    scales = _check.scale(owner, "scale", scale)
+    return QParams(scales, np.broadcast_to(zero, scales.shape), code.name, granularity or PerTensor(), qmin, qmax)
+
+
+def _gradients(owner: str, g: ArrayLike, saved: SavedInput) -> tuple[Array, Float64Array, Float64Array]:
+    params = saved.qparams
+    dx, (error, below, above) = quantization_gradients(owner, saved.x, g, params, saved.convention)
+    zero = params.zero_point.astype(np.float64)
+    dscale = error + (params.qmin - zero) * below + (params.qmax - zero) * above
+    return dx, np.asarray(dscale), np.asarray(-params.scale.astype(np.float64) * (below + above))

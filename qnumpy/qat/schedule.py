@@ -1,0 +1,74 @@
+"""What changes during training: the bits of the codes, and when the parameters freeze."""
+
+from collections.abc import Iterable, Mapping
+
+from .. import _args, _check
+from .._typing import DType
+from ..dtypes import INTEGER_TYPES
+from .fake_quantize import FakeQuantize
+from .learned import LearnedScale
+
+__all__ = ["Schedule"]
+
+
+class Schedule:
+    """Lower the bits of quantizers epoch by epoch, and freeze them.
+
+    Parameters
+    ----------
+    dtypes : mapping of int to str or dtype, optional
+        From which epoch on a LearnedScale has which type: ``{0: "int8", 5: "int4", 10: "int2"}``. Unsigned quantizers
+        get the unsigned type of as many bits. A FakeQuantize keeps the type of its observer.
+    freeze : int, optional
+        The epoch from which all parameters stay as they are.
+
+    Raises
+    ------
+    TypeError
+        An epoch is no integer; a type is no integer type.
+    ValueError
+        An epoch is negative.
+
+    Examples
+    --------
+    >>> quantizer = LearnedScale("int8")
+    >>> schedule = Schedule({0: "int8", 3: "int4"}, freeze=5)
+    >>> schedule.begin_epoch(4, [quantizer])
+    >>> quantizer.dtype, quantizer.frozen
+    ('int4', False)
+    """
+
+    def __init__(self, dtypes: Mapping[int, DType] | None = None, *, freeze: int | None = None) -> None:
+        owner = "Schedule"
+        self.bits = {
+            _epoch(owner, "dtypes", epoch): _args.code(owner, dtype, INTEGER_TYPES).bits
+            for epoch, dtype in (dtypes or {}).items()
+        }
+        self.freeze = None if freeze is None else _epoch(owner, "freeze", freeze)
+
+    def begin_epoch(self, epoch: int, quantizers: Iterable[LearnedScale | FakeQuantize]) -> None:
+        """Change the quantizers to what they are in this epoch.
+
+        Raises
+        ------
+        TypeError
+            epoch is no integer.
+        ValueError
+            epoch is negative.
+        """
+        epoch = _epoch("Schedule.begin_epoch", "epoch", epoch)
+        begun = [start for start in self.bits if start <= epoch]
+        for quantizer in quantizers:
+            if begun and isinstance(quantizer, LearnedScale):
+                name = f"{quantizer.dtype.rstrip('0123456789')}{self.bits[max(begun)]}"
+                if name != quantizer.dtype:
+                    quantizer.dtype = name
+            if self.freeze is not None and epoch >= self.freeze:
+                quantizer.freeze()
+
+
+def _epoch(owner: str, name: str, value: int) -> int:
+    epoch = _check.integer(owner, name, value)
+    if epoch < 0:
+        raise ValueError(_check.must(owner, name, "at least 0", str(epoch)))
+    return epoch
