@@ -89,7 +89,7 @@ def test_minmax_is_that_of_quantize():
 
 def test_the_runtime_folds(tmp_path):
     m = images()
-    q = quantize_weights(m, dtype="int3")
+    q = quantize_weights(m, dtype="int3", conv_dtype="int3")
     assert any(n.op_type == "BitShift" for n in q.graph.node)
     counts = []
     for which in (m, q):
@@ -160,8 +160,26 @@ def test_convolutions_with_data():
 
     data, test = [smooth() for _ in range(3)], {"x": smooth()}
     exact = outputs(m, test)[0]
-    alone = sqnr(exact, outputs(quantize_weights(m, dtype="int3"), test)[0])
-    assert sqnr(exact, check(quantize_weights(m, dtype="int3", data=data), test)[0]) > alone
+    alone = sqnr(exact, outputs(quantize_weights(m, dtype="int3", conv_dtype="int3"), test)[0])
+    rounded = quantize_weights(m, dtype="int3", conv_dtype="int3", data=data)
+    assert sqnr(exact, check(rounded, test)[0]) > alone
+
+
+def test_convolutions_keep_8_bits_by_default():
+    """Beside a matrix of 2 bits: a filter has few weights, and what is saved on it costs the whole model."""
+    w, filters = real(64, 32), real(32, 16, 3, 3)
+    nodes = [node("Conv", "x,f", "h"), node("GlobalAveragePool", "h", "p"), node("Flatten", "p", "r")]
+    m = model(
+        [*nodes, node("MatMul", "r,w", "y")],
+        {"x": (F32, ["n", 16, 8, 8])},
+        {"y": (F32, ["n", 64])},
+        {"f": filters, "w": np.ascontiguousarray(w.T)},
+    )
+    for data in (None, [real(2, 16, 8, 8)]):
+        q = quantize_weights(m, dtype="int2", data=data)
+        dtypes = {change.op_type: change.dtype for change in qn.onnx.report(q)}
+        assert dtypes["Conv"] == "int8"
+        assert dtypes["MatMul"] != "int8"
 
 
 @pytest.mark.parametrize("name", ["tied", "recurrent", "gates", "branches"])
