@@ -116,6 +116,7 @@ static ort_status *make_domain(const ort_api *api, int version, int threads, voi
     registered *ops = calloc(OPERATORS, sizeof *ops); /* as long as the process lives */
     if (!ops) return ort_no_memory(api, "RegisterCustomOps");
     ort_status *s = ORT(api, create_domain)("qnumpy", domain);
+    if (s) free(ops);
     for (int i = 0; i < OPERATORS && !s; i++) {
         ops[i] = (registered){described(version), operators[i], threads};
         s = ORT(api, domain_add)(*domain, &ops[i].op);
