@@ -329,9 +329,6 @@ class Graph:
 
     # ---- the index ----
 
-    def _defined(self) -> set[str]:
-        return {*self._producers, *self._initializers, *(value.name for value in self.proto.input)}
-
     def _register(self, node: NodeProto) -> None:
         for name in node.output:
             if name:
