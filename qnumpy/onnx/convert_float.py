@@ -1,6 +1,5 @@
 """Models in float16 or bfloat16: what the type does not hold stays float32."""
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
@@ -14,6 +13,7 @@ from ..dtypes import FloatType, float_type
 from ..errors import CalibrationError
 from ..ops.cast import cast
 from ..reports.float_report import LOST, FloatReport, float_report
+from ..reports.scores import finite_decibels, signal_and_noise
 from ._files import read_model, write_model
 from ._graph import Graph, node_name
 from ._latency import interleaved
@@ -623,8 +623,7 @@ def _narrowed(engine: Any, item: Any) -> dict[str, Array]:
 def _sqnr(proto: "ModelProto", result: "ModelProto", batches: list[Any]) -> dict[str, float | None]:
     """Return the SQNR of each float output in dB, None where nothing differs."""
     exact, engine = session(proto), session(result)
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
+    sums: dict[str, Array] = {}
     pairs = zip(
         run_batches(_OWNER, exact, batches),
         run_batches(_OWNER, engine, (_narrowed(engine, item) for item in batches)),
@@ -633,13 +632,8 @@ def _sqnr(proto: "ModelProto", result: "ModelProto", batches: list[Any]) -> dict
     for wanted, got in pairs:
         for name, y in wanted.items():
             if y.dtype.kind == "f":
-                finite = np.isfinite(y)
-                signal[name] = signal.get(name, 0.0) + float(np.square(y[finite], dtype=np.float64).sum())
-                lost = y[finite].astype(np.float64) - got[name][finite]
-                noise[name] = noise.get(name, 0.0) + float(np.square(lost).sum())
-    return {
-        name: 10 * math.log10(signal[name] / noise[name]) if signal[name] and noise[name] else None for name in signal
-    }
+                sums[name] = sums.get(name, np.zeros(2)) + signal_and_noise(y, got[name])
+    return {name: finite_decibels(*total) for name, total in sums.items()}
 
 
 def _speed(proto: "ModelProto", result: "ModelProto", batch: Any) -> float:
