@@ -430,6 +430,50 @@ def test_constants_at_any_address(tmp_path, offset):
     same(session.run(None, {"x": x})[0], want)
 
 
+def graph_of(nodes, x, constants):
+    graph = make.make_graph(
+        nodes, "several", [make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * x.ndim)],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )  # fmt: skip
+    opsets = [make.make_opsetid("", 17), make.make_opsetid(operators.DOMAIN, operators.VERSION)]
+    return make.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_operators_whose_inputs_are_all_constant():
+    """The runtime may compute them when it loads the model."""
+    packed = operators.linear_weight(qn.quantize(normal(8, 32), granularity=qn.PerChannel(1)))
+    nodes = [
+        make.make_node("Embedding", ["ids", "codes", "scales"], ["e"], domain=operators.DOMAIN),
+        make.make_node("Linear", ["e", "w", "scale"], ["l"], domain=operators.DOMAIN, **packed.attributes),
+        make.make_node("SkipLayerNormalization", ["l", "l", "gamma"], ["n"], domain=operators.DOMAIN),
+        make.make_node("Add", ["n", "x"], ["y"]),
+    ]
+    constants = {"ids": np.array([[0, 1, 3]]), "codes": np.arange(32, dtype=np.int8).reshape(4, 8), "w": packed.w,
+                 "scales": np.ones(4, np.float32), "scale": packed.scale, "gamma": np.ones(32, np.float32)}  # fmt: skip
+    both(graph_of(nodes, normal(1), constants), {"x": normal(1)})
+
+
+def test_nodes_side_by_side():
+    x, nodes, constants = normal(100, 256), [], {}
+    for i in range(4):
+        packed = operators.linear_weight(qn.quantize(normal(256, 512, seed=i), granularity=qn.PerChannel(1)))
+        constants |= {f"w{i}": packed.w, f"scale{i}": packed.scale}
+        names = ["x", f"w{i}", f"scale{i}"]
+        nodes.append(make.make_node("Linear", names, [f"y{i}"], domain=operators.DOMAIN, **packed.attributes))
+    nodes.append(make.make_node("Sum", [f"y{i}" for i in range(4)], ["y"]))
+    model = graph_of(nodes, x, constants)
+    options = runtime.SessionOptions()
+    options.execution_mode = runtime.ExecutionMode.ORT_PARALLEL
+    options.inter_op_num_threads, options.intra_op_num_threads = 3, 2
+    options.register_custom_ops_library(_core.__file__)
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (want,) = both(model, {"x": x})
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: session.run(None, {"x": x})[0], range(20)):
+            same(got, want)
+
+
 def test_errors_of_one_run_leave_the_others_alone():
     table = {"codes": np.arange(120, dtype=np.int8).reshape(40, 3), "scale": np.ones(40, np.float32)}
     ids = np.arange(40).repeat(500)
