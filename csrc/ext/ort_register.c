@@ -25,6 +25,7 @@ typedef struct {
     const registered *op;
     const ort_api *api;
     void *kernel;
+    ort_copy *copies;
 } instance;
 
 /* The pool of the session, for one call. */
@@ -53,15 +54,15 @@ static ort_status *compute_kernel(void *kernel, ort_context *context) {
 
 static ort_status *create_kernel(const ort_op *op, const ort_api *api, const ort_info *info, void **kernel) {
     const registered *r = (const registered *)op;
-    const ort_node node = {api, info, r->of->name};
     instance *i = calloc(1, sizeof *i);
     if (!i) return ort_no_memory(api, r->of->name);
-    *i = (instance){r, api, NULL};
+    *i = (instance){.op = r, .api = api};
+    const ort_node node = {api, info, r->of->name, &i->copies};
     static const qn_pool alone = {.threads = 1}; /* our own pool stays asleep */
     qn_borrow_pool(&alone);
     ort_status *s = r->of->create(&node, &i->kernel);
     qn_borrow_pool(NULL);
-    if (s) free(i);
+    if (s) ort_free_copies(i->copies), free(i);
     else *kernel = i;
     return s;
 }
@@ -70,7 +71,7 @@ static void destroy_kernel(void *kernel) {
     instance *i = kernel;
     if (!i) return;
     i->op->of->destroy(i->kernel);
-    free(i);
+    ort_free_copies(i->copies), free(i);
 }
 
 static const ort_operator *of(const ort_op *op) { return ((const registered *)op)->of; }
@@ -116,6 +117,7 @@ static ort_status *make_domain(const ort_api *api, int version, int threads, voi
     registered *ops = calloc(OPERATORS, sizeof *ops); /* as long as the process lives */
     if (!ops) return ort_no_memory(api, "RegisterCustomOps");
     ort_status *s = ORT(api, create_domain)("qnumpy", domain);
+    if (s) free(ops);
     for (int i = 0; i < OPERATORS && !s; i++) {
         ops[i] = (registered){described(version), operators[i], threads};
         s = ORT(api, domain_add)(*domain, &ops[i].op);

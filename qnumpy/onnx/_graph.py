@@ -155,6 +155,12 @@ class Graph:
         """Return the node of this graph whose output a tensor is."""
         return self._producers.get(tensor)
 
+    def scope_of(self, tensor: str) -> "Graph":
+        """Return the graph that makes a tensor or holds it: this one or one around it."""
+        if self.parent is None or tensor in self._producers or tensor in self._initializers:
+            return self
+        return self.parent.scope_of(tensor)
+
     def consumers(self, tensor: str) -> list[NodeProto]:
         """Return the nodes that read a tensor, also those of the graphs inside."""
         found = list(self._consumers.get(tensor, ()))
@@ -328,9 +334,6 @@ class Graph:
         self._constants = {}
 
     # ---- the index ----
-
-    def _defined(self) -> set[str]:
-        return {*self._producers, *self._initializers, *(value.name for value in self.proto.input)}
 
     def _register(self, node: NodeProto) -> None:
         for name in node.output:

@@ -1,6 +1,5 @@
 """Writes the nodes of a graph of which some candidates run in int8."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +11,7 @@ from ..observers import (
     MomentsObserver,
 )
 from ..qparams import QParams
+from ..reports.scores import finite_decibels, signal_and_noise
 from ._forms.codes import LayerCodes, Moments, layer_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
@@ -340,6 +340,4 @@ def _sqnr(w: Array, codes: LayerCodes, axis: int | None) -> float | None:
     """Return the SQNR of a weight in dB; None where it has no error."""
     shape = [-1 if d == axis else 1 for d in range(w.ndim)]
     real = codes.codes.astype(np.float64) * codes.scale.reshape(shape if axis is not None else ()).astype(np.float64)
-    noise = float(np.square(w - real).sum())
-    signal = float(np.square(w.astype(np.float64)).sum())
-    return 10 * math.log10(signal / noise) if noise and signal else None
+    return finite_decibels(*signal_and_noise(w, real))

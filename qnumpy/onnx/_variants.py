@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array
+from ..reports.scores import Score
 from ._conversion import Conversion
 from ._latency import interleaved
 from ._report import Change
@@ -27,22 +28,17 @@ class Floor:
         engine = session(source)
         self.least, self.feeds = least, [feed_of(engine, item) for item in samples]
         self.names = [value.name for value in engine.get_outputs() if value.type == "tensor(float)"]
-        self.wanted = [engine.run(self.names, feed) for feed in self.feeds] if self.names else []
+        runs = (engine.run(self.names, feed) for feed in self.feeds if self.names)
+        self.wanted = [dict(zip(self.names, outputs, strict=True)) for outputs in runs]
 
     def sqnr(self, model: Any) -> float:
         """Return the SQNR in dB of the output that has the least, over all batches."""
         if not self.wanted:
             return math.inf
-        engine = session(model)
-        signal, noise = np.zeros(len(self.names)), np.zeros(len(self.names))
+        engine, score = session(model), Score("quantize_static", "sqnr")
         for feed, wanted in zip(self.feeds, self.wanted, strict=True):
-            for i, (exact, coarse) in enumerate(zip(wanted, engine.run(self.names, feed), strict=True)):
-                exact = np.where(np.isfinite(exact), exact, 0).astype(np.float64)
-                signal[i] += np.square(exact).sum()
-                noise[i] += np.square(exact - np.where(np.isfinite(coarse), coarse, 0)).sum()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(noise == 0, np.inf, 10 * np.log10(signal / noise))
-        return float(ratios.min())
+            score.add(dict(zip(self.names, engine.run(self.names, feed), strict=True)), wanted)
+        return score.value()
 
 
 def accurate(work: Conversion, pace: float, floor: Floor | None) -> tuple[Any, list[Change], dict[str, Any]]:

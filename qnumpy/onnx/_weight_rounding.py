@@ -1,6 +1,5 @@
 """Rounding of the weights of a model: by data in stages, or each by itself; and the form that each is written in."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -12,6 +11,7 @@ from .._typing import Array, Float32Array, Symmetric
 from ..arrays.quantized import quantize
 from ..errors import CalibrationError
 from ..granularity import PerGroup
+from ..reports.scores import finite_decibels, signal_and_noise
 from ..weights.layers import RoundingMethod, quantize_layers
 from ..weights.offsets import offsets
 from ..weights.patches import patches
@@ -143,9 +143,7 @@ def _halved(codes: Codes, w: Float32Array) -> Codes:
 
 
 def _sqnr(w: Array, codes: Codes) -> float | None:
-    noise = float(np.square(codes.levels() - w, dtype=np.float64).sum())
-    signal = float(np.square(w, dtype=np.float64).sum())
-    return 10 * math.log10(signal / noise) if signal and noise else None
+    return finite_decibels(*signal_and_noise(w, codes.levels()))
 
 
 def fitting_batches(

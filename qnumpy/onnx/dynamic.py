@@ -16,6 +16,7 @@ from ..arrays.quantized import QuantizedArray
 from ..granularity import PerChannel
 from ..ops.hadamard import Hadamard
 from ..qparams import QParams
+from ..reports.scores import finite_decibels
 from ..weights.layers import quantize_layers
 from ._files import MOST_OPSET, at_opset, lowered, read_model, write_model
 from ._forms.codes import layer_codes
@@ -528,4 +529,4 @@ def _rows(table: Array) -> tuple[Array, Float32Array]:
 
 def _sqnr(w: Array, error: Array) -> float | None:
     signal, noise = (float(np.square(a, dtype=np.float64).sum()) for a in (w, error))
-    return 10 * math.log10(signal / noise) if signal and noise else None
+    return finite_decibels(signal, noise)

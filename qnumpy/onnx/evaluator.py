@@ -190,7 +190,8 @@ class Linear(_Operator):
         outputs = len(self.onnx_node.output)
         found = {a.name: helper.get_attribute_value(a) for a in self.onnx_node.attribute}
         parts = linear_parts(w, scale, zero_point, found, outputs)
-        x = x if smooth is None else x * smooth
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = x if smooth is None else x * smooth
         if signs is not None:
             block = found["hadamard_block"]
             blocks = (x * signs.astype(np.float32)).reshape(-1, block)
@@ -219,7 +220,10 @@ class Conv(_Operator):
     op_domain = DOMAIN
 
     def _run(self, x: Float32Array, w: Array, scale: Array, bias: Array | None = None, **attributes: Any) -> Any:
-        params = choose_qparams(x, dtype="uint8", granularity=PerChannel(0), symmetric=False)
+        somewhere = np.isfinite(x).any(axis=tuple(range(1, x.ndim)), keepdims=True)  # else the range is that of 0
+        params = choose_qparams(
+            np.where(somewhere, x, np.float32(0)), dtype="uint8", granularity=PerChannel(0), symmetric=False
+        )
         codes = codes_of("Conv", x, params)
         flat = x.ndim == 3
         images, filters = (codes[:, :, None], w[:, :, None]) if flat else (codes, w)
@@ -233,12 +237,11 @@ class Conv(_Operator):
             geometry["dilations"].insert(0, 1)
         if flat and len(geometry["pads"]) == 2:
             geometry["pads"] = [0, geometry["pads"][0], 0, geometry["pads"][1]]
-        results = []
+        geometry = {"strides": geometry["strides"], "padding": geometry["pads"], "dilations": geometry["dilations"],
+                    "groups": self.value(attributes, "group", 1)}  # fmt: skip
+        results = [conv2d_integer(images[:0], filters, **geometry).astype(np.float32)]  # of no image
         for image, s, z in zip(images, params.scale, params.zero_point, strict=True):
-            acc = conv2d_integer(
-                image[None], filters, z, strides=geometry["strides"], padding=geometry["pads"],
-                dilations=geometry["dilations"], groups=self.value(attributes, "group", 1),
-            )  # fmt: skip
+            acc = conv2d_integer(image[None], filters, z, **geometry)
             y = acc.astype(np.float32) * (s * scale)[:, None, None]
             results.append(y if bias is None else y + bias[:, None, None])
         y = np.concatenate(results)

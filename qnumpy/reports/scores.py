@@ -11,7 +11,7 @@ from .. import _check
 from .._typing import Array
 from ..dtypes import float_type
 
-__all__ = ["METRICS", "Metric", "Score", "signal_and_noise"]
+__all__ = ["METRICS", "Metric", "Score", "decibels", "finite_decibels", "signal_and_noise"]
 
 Metric = str | Callable[..., Any]
 
@@ -92,6 +92,12 @@ def decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
+
+
+def finite_decibels(signal: float, noise: float) -> float | None:
+    """Return a ratio in dB for a report; None where it is not finite: nothing was there, or nothing was lost."""
+    ratio = decibels(signal, noise)
+    return ratio if math.isfinite(ratio) else None
 
 
 def signal_and_noise(exact: Any, coarse: Any) -> tuple[float, float]:

@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from weight_models import F32, MODELS, RNG, ROWS, model, node, perceptron, real, sqnr  # noqa: E402
+from weight_models import F32, MODELS, ROWS, model, node, perceptron, real, sqnr  # noqa: E402
 
 import qnumpy as qn  # noqa: E402
 from qnumpy.onnx.convert_float import convert_float  # noqa: E402
@@ -151,7 +151,7 @@ def test_an_input_of_fixed_type():
              node("Conv", "b,w", "y", pads=[1, 1, 1, 1])]  # fmt: skip
     arrays = {"w": real(8, 8, 3, 3), "scales": np.array([1, 1, 2, 2], np.float32)}
     m = model(nodes, {"x": (F32, [1, 8, 6, 6])}, {"y": (F32, [1, 8, 12, 12])}, arrays)
-    feed = {"x": RNG.normal(size=(1, 8, 6, 6)).astype(np.float32)}
+    feed = {"x": real(1, 8, 6, 6)}
     converted = convert_float(m, data=[feed])
     assert types(converted)["scales"] == F32
     assert "Resize" in narrow_nodes(converted)

@@ -13,26 +13,10 @@ from ...ops.rounding import damped
 __all__ = ["LayerCodes", "Moments", "layer_codes", "stored_codes"]
 
 _PAIR = 128  # the largest sum of two weights whose products with 255 fit in int16
+# factors of a scale that are tried
 _FACTORS = (
-    1.0,
-    0.64,
-    0.7,
-    0.76,
-    0.82,
-    0.88,
-    0.94,
-    1.03,
-    1.06,
-    1.1,
-    1.15,
-    1.2,
-    1.26,
-    1.33,
-    1.42,
-    1.55,
-    1.75,
-    2.0,
-)  # factors of a scale that are tried
+    1.0, 0.64, 0.7, 0.76, 0.82, 0.88, 0.94, 1.03, 1.06, 1.1, 1.15, 1.2, 1.26, 1.33, 1.42, 1.55, 1.75, 2.0,
+)  # fmt: skip
 _BIAS = 2.0**30  # the largest bias in steps: the sum of products adds less than that below 33,000 inputs
 _DAMPING, _SWEEPS = 0.05, 8  # of GPTQ and of the descent behind it
 _DEAD = 2.0**23  # steps of the bias of a channel without weights: float32 has no more
