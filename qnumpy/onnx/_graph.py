@@ -247,19 +247,24 @@ class Graph:
         self._names.add(found)
         return found
 
-    def add(self, stem: str, array: Array) -> str:
-        """Add an initializer and return its name; an array that was added before is not added again."""
+    def add(self, stem: str, array: Array, *, shared: bool = True) -> str:
+        """Add an initializer and return its name; a shared array that was added before is not added again."""
         array = np.asarray(array)
+        if not shared:
+            return self._initializer(stem, array)
         key = (array.dtype.name, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
         scope: Graph | None = self
         while scope is not None:
             if key in scope._added and scope._added[key] in scope._initializers:
                 return scope._added[key]
             scope = scope.parent
+        self._added[key] = self._initializer(stem, array)
+        return self._added[key]
+
+    def _initializer(self, stem: str, array: Array) -> str:
         name = self.name(stem)
         self.proto.initializer.append(tensor_of(array, name))
         self._initializers[name] = self.proto.initializer[-1]
-        self._added[key] = name
         return name
 
     def insert_before(self, node: NodeProto, *nodes: NodeProto) -> list[NodeProto]:

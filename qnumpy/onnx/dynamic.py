@@ -17,7 +17,7 @@ from ..granularity import PerChannel
 from ..ops.hadamard import Hadamard
 from ..qparams import QParams
 from ..weights.layers import quantize_layers
-from ._files import MOST_OPSET, at_opset, lowered, read_model, write_model
+from ._files import MOST_OPSET, at_opset, lowered, opset_of, read_model, write_model
 from ._forms.codes import layer_codes
 from ._forms.qnumpy import LinearLayer, embedding, linear
 from ._forms.standard import LinearWeight, Nodes, StandardForm
@@ -45,7 +45,8 @@ _REASONS = {
     "rows": "each row is quantized as it comes",
     "tensor": "an activation is quantized in one range as it comes",
 }
-_LEAST_OPSET = 13  # QuantizeLinear along an axis
+_LEAST_OPSET = 11  # the operators of old models keep their form, which onnxruntime may know better than a newer one
+_ROWS_OPSET = 13  # QuantizeLinear along an axis
 _MOST_INPUTS = 1 << 16  # 255 * 127 * K stays in int32
 _LEAST_EMBEDDING = 1 << 14  # elements of a table that is looked up
 _PAIRS = ((1,),)  # products multiply neighbours along K, the second axis of (channel, K), together
@@ -153,6 +154,8 @@ def quantize_dynamic(
     prepared = lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner))
     selection = Selection.of(owner, include, exclude, Graph.of(prepared))
     options = _Options(target, per, selection, include is not None, target_cpu, float_weights)
+    if target == "standard" and opset_of(prepared) < _ROWS_OPSET and _Conversion(prepared, options).products():
+        prepared = at_opset(prepared, _ROWS_OPSET, owner)
     rewrites = rewrite(Graph.of(prepared))
     changes = _Conversion(prepared, options).convert(owner, data, progress)
     attach(prepared, changes, form=target, per=per, target_cpu=target_cpu, rewrites=rewrites)
@@ -180,7 +183,7 @@ class _Conversion:
         self.stored: dict[str, str] = {}  # why a layer computes in float32 with a stored weight, by its output
 
     def convert(self, owner: str, data: Iterable[Any] | None, progress: bool | None) -> list[Change]:
-        plan = [(layer, self._plan(layer)) for layer in layers(self.graph) if layer.weight is not None]
+        plan = self._plans()
         products = [product for _, product in plan if isinstance(product, _Product)]
         rounded = self._rounded(owner, products, data, progress)
         groups = self._groups(products)
@@ -196,6 +199,13 @@ class _Conversion:
         )
         names = {layer.name for layer, _ in plan}
         return [change for change in changes if change.node in names]
+
+    def products(self) -> list[_Product]:
+        """Return the layers that become int8."""
+        return [product for _, product in self._plans() if isinstance(product, _Product)]
+
+    def _plans(self) -> list[tuple[Layer, _Product | str]]:
+        return [(layer, self._plan(layer)) for layer in layers(self.graph) if layer.weight is not None]
 
     def _plan(self, layer: Layer) -> _Product | str:
         """Return a layer that becomes int8 as a product, or why it does not."""

@@ -190,7 +190,7 @@ def _remedy_text(remedy: Remedy) -> str:
     mend = "target_cpu='any' when the model is quantized gives weights that cannot saturate"
     if not remedy.works:
         cause = (
-            "it cannot load weights that share a zero point"
+            "it cannot load a weight or a zero point that two products read"
             if "replace the existing" in remedy.message
             else remedy.message
         )

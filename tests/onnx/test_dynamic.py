@@ -223,6 +223,34 @@ def test_the_model_stays_and_small_layers_stay_float():
     assert "not faster" in change.reason
 
 
+def test_what_stays_float_runs_as_before(tmp_path):
+    """onnxruntime makes the same operators of a model in which no layer gains, so that it is as fast."""
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Softmax", ["m"], ["y"], axis=2)]
+    old = model_of(nodes, {"w": W}, ("x", F32, [1, 1, K]), opset=11)
+    for target in ("standard", "qnumpy"):
+        quantized = quantize_dynamic(old, target=target, exclude=["MatMul"] if target == "qnumpy" else None)
+        assert next(iter(report(quantized))).form == "float"
+        assert quantized.opset_import[0].version == 11
+        found = []
+        for i, model in enumerate((old, quantized)):
+            options = ort.SessionOptions()
+            options.optimized_model_filepath = str(tmp_path / f"{i}.onnx")
+            ort.InferenceSession(model.SerializeToString(), options)
+            found.append(operators(onnx.load(tmp_path / f"{i}.onnx")))
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_softmax_of_an_old_operator_set(op_type, axis):
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node(op_type, ["m"], ["y"], axis=axis)]
+    old = model_of(nodes, {"w": W}, ("x", F32, [2, 64, K]), opset=11)
+    quantized = quantize_dynamic(old, include=["MatMul"])
+    assert ("Flatten" in operators(quantized)) == (axis == 1)  # which is the softmax of more than the last axis
+    x = RNG.normal(size=(2, 64, K)).astype(np.float32) * np.float32(0.1)
+    np.testing.assert_allclose(run(quantized, x), run(old, x), atol=0.05, rtol=0.2)
+
+
 def test_what_cannot_be_quantized_stays():
     for w, why in ((np.full((K, N), np.nan, np.float32), "finite"), (W.astype(np.float16), "float16")):
         kind = helper.np_dtype_to_tensor_dtype(w.dtype)

@@ -184,6 +184,20 @@ def test_our_static_models_cannot_saturate_for_any_cpu(form: str) -> None:
         assert fast.wrong == 0
 
 
+@pytest.mark.parametrize("form", ["QDQ", "integer"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer"])
+def test_the_runtimes_own_remedy_loads_our_models(name: str, form: Any) -> None:
+    """It replaces an int8 weight and its zero point, which no other weight may have."""
+    build, inputs = MODELS[name]
+    batches = [inputs(i) for i in range(3)]
+    quantized = quantize_static(build(), batches, form=form, target_cpu="vnni", **ALL)
+    report = check_exact(quantized, batches, progress=False)
+    assert report.unsafe
+    assert report.remedy is not None
+    assert report.remedy.works, report.remedy.message
+    assert report.remedy.elsewhere == 0
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_zoo(name: str) -> None:
     build, inputs = MODELS[name]
