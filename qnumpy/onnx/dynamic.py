@@ -27,8 +27,12 @@ from ._layers import Layer, layers, weights_of
 from ._report import Change, attach
 from ._rewrites import activation_behind, rewrite
 from ._selection import Selection
+from ._smoothing import Readers
+from ._smoothing import smooth as smooth_activations
 from ._stages import Staged, StagedModel
+from ._taps import batches_of, feed_of
 from ._weight_rounding import fitting_batches, residual_of
+from .session import session
 
 __all__ = ["quantize_dynamic"]
 
@@ -70,6 +74,7 @@ class _Options(NamedTuple):
     forced: bool
     target_cpu: TargetCPU
     float_weights: FloatWeights
+    smooth: bool
 
 
 class _Product(NamedTuple):
@@ -95,6 +100,7 @@ def quantize_dynamic(
     target: Target = "standard",
     per: Per = "row",
     data: Iterable[Any] | None = None,
+    smooth: bool = True,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     target_cpu: TargetCPU = "any",
@@ -122,6 +128,11 @@ def quantize_dynamic(
     data : iterable of dict of str to array, or of arrays, optional
         Inputs of the model, some hundred rows or more: weights are then rounded for the least error of what they give,
         one layer after the other. Without data each weight is rounded to nearest.
+    smooth : bool, default True
+        With data: search factors for the channels of each activation, powers of two that move its outliers into the
+        weights, and use them where they lower the estimated error by a tenth and cost no time. The division goes into
+        what makes the activation (the gain and the bias of a LayerNormalization, a Mul by a constant, the layer before,
+        v before the output of attention), and with the target "qnumpy" else into the operator's input `smooth`.
     include, exclude : iterable of str, optional
         Names of nodes or operator types; patterns as the shell's. Included nodes run in int8 even where they are
         slower; excluded ones keep their weights in float32 too.
@@ -141,6 +152,8 @@ def quantize_dynamic(
     ------
     ValueError
         target, per, target_cpu or float_weights is unknown.
+    TypeError
+        smooth is neither True nor False.
     TypeError, ValueError
         model is no model.
     ValueError
@@ -151,9 +164,10 @@ def quantize_dynamic(
     _args.choice(owner, "per", per, _PERS)
     _args.choice(owner, "target_cpu", target_cpu, _CPUS)
     _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
+    smooth = _check.flag(owner, "smooth", smooth)
     prepared = lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner))
     selection = Selection.of(owner, include, exclude, Graph.of(prepared))
-    options = _Options(target, per, selection, include is not None, target_cpu, float_weights)
+    options = _Options(target, per, selection, include is not None, target_cpu, float_weights, smooth)
     if target == "standard" and opset_of(prepared) < _ROWS_OPSET and _Conversion(prepared, options).products():
         prepared = at_opset(prepared, _ROWS_OPSET, owner)
     rewrites = rewrite(Graph.of(prepared))
@@ -180,9 +194,14 @@ class _Conversion:
     def __init__(self, model: Any, options: _Options) -> None:
         self.graph, self.options = Graph.of(model), options
         self.forms: dict[int, StandardForm] = {}
+        self.smoothed: dict[str, str] = {}  # what took the factors of a layer's input, by the layer's name
         self.stored: dict[str, str] = {}  # why a layer computes in float32 with a stored weight, by its output
 
     def convert(self, owner: str, data: Iterable[Any] | None, progress: bool | None) -> list[Change]:
+        if data is not None:
+            data = list(batches_of(data))
+            if self.options.smooth:
+                self._smooth(owner, data)
         plan = self._plans()
         products = [product for _, product in plan if isinstance(product, _Product)]
         rounded = self._rounded(owner, products, data, progress)
@@ -240,6 +259,36 @@ class _Conversion:
 
     # ---- rounding ----
 
+    def _smooth(self, owner: str, data: list[Any]) -> None:
+        """Move outliers of activations into weights; the graph is another one afterwards."""
+        readers: dict[str, Readers] = {}
+        for product in self._once(self.products()):
+            if max(len(self.graph.consumers(w)) for w in (_weight_name(product), product.layer.node.input[1])) > 1:
+                continue  # another layer reads the weight as it is
+            of = readers.setdefault(product.x, Readers([], []))
+            of.layers.append(product.layer)
+            of.weights.append(product.w)
+        if not readers or not data:
+            return
+        engine = session(self.graph.model)
+        self.smoothed = smooth_activations(
+            owner, self.graph, readers, [feed_of(engine, item) for item in data],
+            by_row=self.options.per == "row", most=63 if self._bounds_pairs else 127,
+            ours=self.options.target == "qnumpy",
+        )  # fmt: skip
+        if self.smoothed:
+            self.graph.remove_unused()
+            self.graph = Graph.of(self.graph.model)
+
+    def _once(self, products: list[_Product]) -> list[_Product]:
+        """Return the products of the main graph whose rows are x itself, and whose weight no other layer reads."""
+        uses = Counter(product.layer.weight.name for product in products if product.layer.weight is not None)
+        return [
+            product
+            for product in products
+            if product.layer.graph.parent is None and uses[_weight_name(product)] == 1 and not product.transposed
+        ]
+
     def _rounded(
         self, owner: str, products: list[_Product], data: Iterable[Any] | None, progress: bool | None
     ) -> dict[str, _Rounding]:
@@ -247,12 +296,8 @@ class _Conversion:
         plain = self.options.target == "standard"
         done: dict[str, _Rounding] = {}
         if data is not None:
-            uses = Counter(product.layer.weight.name for product in products if product.layer.weight is not None)
-            known = [p for p in products if p.w.shape[0] % 2 == 0 or plain]
-            once = [
-                p for p in known if p.layer.graph.parent is None and uses[_weight_name(p)] == 1 and p.addend is None
-            ]
-            done |= self._by_data(owner, [p for p in once if not p.transposed], data, progress)
+            known = [p for p in self._once(products) if p.w.shape[0] % 2 == 0 or plain]
+            done |= self._by_data(owner, [p for p in known if p.addend is None], data, progress)
         rest = [product for product in products if product.output not in done]
         if plain:
             done |= {product.output: self._nearest(product) for product in rest}
@@ -347,6 +392,8 @@ class _Conversion:
         reason = _REASONS[form]
         if product.activation is not None:
             reason = f"{reason}; with its {product.activation}"
+        if product.layer.name in self.smoothed:
+            reason = f"{reason}; {self.smoothed[product.layer.name]} smooths its input"
         kind = self.options.target
         return Change(product.layer.name, product.layer.op_type, kind, "int8", reason, before, after, result.sqnr_db)
 
@@ -367,8 +414,13 @@ class _Conversion:
                 [np.zeros(w.shape[1]) if b is None else b for w, b in zip(weights, biases, strict=True)]
             )
         first = group[0]
-        kind = first.activation or ""
-        linear(nodes, x, LinearLayer(_weight_name(first), weights, bias, results[0].rotation, kind), outputs)
+        kind, factors = first.activation or "", None
+        if self.smoothed.get(first.layer.name) == "Linear":
+            divided = first.layer.graph.producer(x)
+            constant = first.layer.graph.constant(divided.input[1])
+            x, factors = divided.input[0], constant.array
+        layer = LinearLayer(_weight_name(first), weights, bias, factors, results[0].rotation, kind)
+        linear(nodes, x, layer, outputs)
 
     def _embedding(self, layer: Layer) -> Change:
         """A table of codes with a scale for each row: what is looked up is cast and multiplied."""

@@ -26,6 +26,8 @@ class LinearLayer(NamedTuple):
         Of shape (K, N), per channel on axis 1; one for each output, and all of one N.
     bias : ndarray or None
         Of all outputs, one after the other.
+    smooth : ndarray or None
+        Factors of the activation, (K,).
     rotation : Hadamard or None
     activation : {"", "relu", "gelu"}
     """
@@ -33,6 +35,7 @@ class LinearLayer(NamedTuple):
     stem: str
     weights: list[QuantizedArray]
     bias: Array | None
+    smooth: Array | None
     rotation: Hadamard | None
     activation: str
 
@@ -56,9 +59,10 @@ def linear(nodes: Nodes, x: str, layer: LinearLayer, outputs: list[str]) -> int:
     zero = weight.zero_point
     inputs.append("" if zero is None else nodes.constant(f"{layer.stem}_zero_point", zero))
     inputs.append("" if layer.bias is None else nodes.constant(f"{layer.stem}_bias", layer.bias.astype(np.float32)))
+    inputs.append("" if layer.smooth is None else nodes.constant(f"{layer.stem}_smooth", layer.smooth))
     attributes = {**weight.attributes, "activation": layer.activation}
     if layer.rotation is not None:
-        inputs += ["", nodes.constant("qnumpy_signs", signs_of(layer.rotation))]
+        inputs.append(nodes.constant("qnumpy_signs", signs_of(layer.rotation)))
         attributes["hadamard_block"] = layer.rotation.block
     while not inputs[-1]:
         del inputs[-1]
