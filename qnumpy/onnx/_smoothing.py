@@ -23,7 +23,8 @@ __all__ = ["Readers", "fold", "smooth"]
 
 _ROWS = 256  # of each activation, by which factors are judged
 _ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)  # 0: equal channels of the weight, 1: of the activation
-_GAIN = 0.9  # of the error, below which factors are used: what it is estimated by are few rows
+_FREE_GAIN = 0.9  # of the error, below which factors are used: what it is estimated by are few rows
+_PASS_GAIN = 0.75  # the same where Linear multiplies its rows by them
 _WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by data leaves
 _MOST = 2.0**10  # a factor
 _DEFAULT = ("", "ai.onnx")
@@ -78,13 +79,15 @@ def smooth(
         Where the factors went, by name of a layer.
     """
     places: dict[str, str] = {}
-    found = {
-        x: of for x, of in readers.items() if ours or fold(graph, x, np.ones(len(of.weights[0])), of.layers, dry=True)
-    }
-    for x, (rows, reach) in _observed(owner, graph, found, batches).items():
-        layers, weights = found[x]
+    free = {x for x, of in readers.items() if fold(graph, x, np.ones(len(of.weights[0])), of.layers, dry=True)}
+    wanted = {x: of for x, of in readers.items() if ours or x in free}
+    if not wanted:
+        return {}
+    for x, (rows, reach) in _observed(owner, graph, wanted, batches).items():
+        layers, weights = wanted[x]
         w = np.concatenate(weights, axis=1)
-        factor = _best(rows, reach, w, _Form(by_row, ours and len(w) % 2 == 0, most))
+        form = _Form(by_row, ours and len(w) % 2 == 0, most)
+        factor = _best(rows, reach, w, form, _FREE_GAIN if x in free else _PASS_GAIN)
         if factor is None:
             continue
         place = fold(graph, x, factor, layers)
@@ -122,13 +125,13 @@ def _observed(
 # ---- the search ----
 
 
-def _best(x: Array, reach: Array, w: Array, form: _Form) -> Array | None:
+def _best(x: Array, reach: Array, w: Array, form: _Form, gain: float) -> Array | None:
     """Return the factors of least error; None where they gain little."""
     rows = np.abs(w).max(axis=1).astype(np.float64)
     live = (reach > 0) & (rows > 0)
     if not live.any():
         return None
-    least, best = _GAIN * _error(x, w, form), None
+    least, best = gain * _error(x, w, form), None
     for alpha in _ALPHAS:
         wanted = np.zeros(len(rows))
         wanted[live] = alpha * np.log2(reach[live]) - (1 - alpha) * np.log2(rows[live])
@@ -345,9 +348,12 @@ def _constant(graph: Graph, name: str) -> Array | None:
 
 
 def _over(c: Array, factor: Array) -> Array | None:
-    """Return a constant divided by factors; None where it would become larger than both."""
+    """Return a constant divided by factors; None where it would grow.
+
+    A number stays one: onnxruntime knows GELU and others by their numbers, and runs them in one pass.
+    """
     try:
         divided = c / factor
     except ValueError:  # of other lengths
         return None
-    return divided if divided.size <= max(c.size, factor.size) else None
+    return divided if divided.size <= c.size else None

@@ -130,9 +130,10 @@ def quantize_dynamic(
         one layer after the other. Without data each weight is rounded to nearest.
     smooth : bool, default True
         With data: search factors for the channels of each activation, powers of two that move its outliers into the
-        weights, and use them where they lower the estimated error by a tenth and cost no time. The division goes into
-        what makes the activation (the gain and the bias of a LayerNormalization, a Mul by a constant, the layer before,
-        v before the output of attention), and with the target "qnumpy" else into the operator's input `smooth`.
+        weights. They are used where they lower the estimated error by a tenth and the division costs no time, because
+        it goes into what makes the activation: the gain and the bias of a LayerNormalization, a Mul by a constant, the
+        layer before, v before the output of attention. With the target "qnumpy" other divisions become the operator's
+        input `smooth` where the error falls by a quarter.
     include, exclude : iterable of str, optional
         Names of nodes or operator types; patterns as the shell's. Included nodes run in int8 even where they are
         slower; excluded ones keep their weights in float32 too.
@@ -417,7 +418,9 @@ class _Conversion:
         kind, factors = first.activation or "", None
         if self.smoothed.get(first.layer.name) == "Linear":
             divided = first.layer.graph.producer(x)
+            assert divided is not None
             constant = first.layer.graph.constant(divided.input[1])
+            assert constant is not None
             x, factors = divided.input[0], constant.array
         layer = LinearLayer(_weight_name(first), weights, bias, factors, results[0].rotation, kind)
         linear(nodes, x, layer, outputs)

@@ -285,9 +285,8 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
 def _add(counts: dict[str, Checked], runner: Runner, item: Any) -> None:
     values = runner.read(item)
     for node, outputs, wrong in runner.differences(values):
-        before = counts.get(node.output[0], Checked(0, 0, 0, 0, 0, 0, 0))
-        columns = int(attribute(node, "N", 0))
-        counts[node.output[0]] = Checked(before.outputs + outputs, before.wrong + wrong, 0, 0, 0, 0, columns)
+        known = counts.get(node.output[0], Checked(0, 0, 0, 0, 0, 0, int(attribute(node, "N", 0))))
+        counts[node.output[0]] = known._replace(outputs=known.outputs + outputs, wrong=known.wrong + wrong)
     for product, inputs, y in runner.operands(values):
         result = checked(product, inputs, y)
         if result is None:

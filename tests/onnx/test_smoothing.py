@@ -52,7 +52,6 @@ ATTENTION = [
 CASES = {
     "norm": ("LayerNormalization", [("LayerNormalization", "x g b", "h", {"axis": -1}), MATMUL], NORMAL),
     "norm in parts": ("Mul", [("Mul", "x g", "m", {}), ("Add", "m b", "h", {}), MATMUL], NORMAL),
-    "number": ("Mul", [("Mul", "g x", "h", {}), MATMUL], {"g": np.float32(0.25)}),
     "quotient": ("Div", [("Div", "x g", "s", {}), ("Sub", "b s", "h", {}), MATMUL], {**NORMAL, "b": normal(1, K)}),
     "layer": (
         "MatMul", [("MatMul", "x v", "m", {}), ("Add", "b m", "a", {}), ("Relu", "a", "h", {}), MATMUL],
@@ -101,6 +100,7 @@ NOTHING = {
     ],
     "a function that is not linear": [("Mul", "x g", "m", {}), ("Tanh", "m", "h", {}), MATMUL],
     "two activations": [("Mul", "x g", "m", {}), ("Add", "m x", "h", {}), MATMUL],
+    "a number, as of a GELU": [("Mul", "x half", "h", {}), MATMUL],
     "another axis": [("LayerNormalization", "x g2 b2", "h", {"axis": 1}), MATMUL],
     "an output's other reader": [("Mul", "x g", "m", {}), ("Relu", "m", "h", {}), ("Tanh", "m", "t", {}),
                                  ("MatMul", "h w", "z", {}), ("MatMul", "t w2", "s", {}), ("Add", "z s", "y", {})],
@@ -109,7 +109,7 @@ NOTHING = {
 
 @pytest.mark.parametrize("case", NOTHING)
 def test_where_nothing_takes_factors(case):
-    more = {**NORMAL, "g2": normal(24, K), "b2": normal(24, K), "w2": normal(K, N)}
+    more = {**NORMAL, "g2": normal(24, K), "b2": normal(24, K), "w2": normal(K, N), "half": np.float32(0.5)}
     model = model_of(NOTHING[case], {**LAST, **more})
     before = model.SerializeToString()
     graph = Graph.of(model)
