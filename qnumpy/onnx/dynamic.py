@@ -19,7 +19,7 @@ from ..qparams import QParams
 from ..weights.layers import quantize_layers
 from ._files import MOST_OPSET, at_opset, lowered, opset_of, read_model, write_model
 from ._forms.codes import layer_codes
-from ._forms.qnumpy import LinearLayer, embedding, linear
+from ._forms.qnumpy import LinearLayer, embedding, linear, norms
 from ._forms.standard import LinearWeight, Nodes, StandardForm
 from ._forms.stored import FloatWeights, store_weights
 from ._graph import Graph, attribute
@@ -172,7 +172,10 @@ def quantize_dynamic(
     if target == "standard" and opset_of(prepared) < _ROWS_OPSET and _Conversion(prepared, options).products():
         prepared = at_opset(prepared, _ROWS_OPSET, owner)
     rewrites = rewrite(Graph.of(prepared))
-    changes = _Conversion(prepared, options).convert(owner, data, progress)
+    conversion = _Conversion(prepared, options)
+    changes = conversion.convert(owner, data, progress)
+    if conversion.norms:
+        rewrites["SkipLayerNormalization in place of a sum and a LayerNormalization"] = conversion.norms
     attach(prepared, changes, form=target, per=per, target_cpu=target_cpu, rewrites=rewrites)
     if output is not None:
         write_model(owner, prepared, output)
@@ -195,6 +198,7 @@ class _Conversion:
     def __init__(self, model: Any, options: _Options) -> None:
         self.graph, self.options = Graph.of(model), options
         self.forms: dict[int, StandardForm] = {}
+        self.norms = 0  # nodes SkipLayerNormalization
         self.smoothed: dict[str, str] = {}  # what took the factors of a layer's input, by the layer's name
         self.stored: dict[str, str] = {}  # why a layer computes in float32 with a stored weight, by its output
 
@@ -213,6 +217,8 @@ class _Conversion:
                 changes += self._other(layer, product)
             elif product.output in groups:
                 changes += self._int8(groups[product.output], rounded)
+        if self.options.target == "qnumpy":
+            self.norms = norms(self.graph)
         self.graph.remove_unused()
         changes += store_weights(
             self.graph.model, self.options.float_weights, lambda node: node.output[0] not in self.stored, self.stored

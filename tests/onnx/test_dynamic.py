@@ -416,6 +416,59 @@ def test_layers_of_one_input_become_one_node():
     assert relative(y, sum(x @ w for w in weights.values())) < ERROR
 
 
+def norm_of_sum(x, residual, more, *, shape=("b", "l", K), **attributes):
+    """Return a model of LayerNormalization(x + residual) and more nodes."""
+    first = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Mul", ["x", "two"], ["d"]),
+        node("ReduceMax", ["x"], ["top"], axes=[1]),
+    ]
+    nodes = [
+        *first,
+        node("Add", [x, residual], ["s"]),
+        node("LayerNormalization", ["s", "g", "b"], ["n"], **attributes),
+    ]
+    weights = {"w": RNG.normal(size=(K, K)).astype(np.float32), "g": W[0, :K], "b": B[:K], "two": np.float32(2)}
+    return model_of([*nodes, *more], weights, ("x", F32, list(shape)))
+
+
+@pytest.mark.parametrize("reads_sum", [False, True])
+def test_a_sum_and_a_norm_become_one_node(reads_sum):
+    more = [node("Add", ["n", "s" if reads_sum else "d"], ["y"])]
+    model = norm_of_sum("h", "d", more, epsilon=1e-3)
+    made = quantize_dynamic(model, target="qnumpy", exclude=["MatMul"])
+    (skip,) = (n for n in made.graph.node if n.domain == "qnumpy")
+    assert skip.op_type == "SkipLayerNormalization"
+    assert len(skip.output) == 1 + reads_sum
+    assert "LayerNormalization" not in operators(made)
+    x = RNG.normal(size=(2, 5, K)).astype(np.float32)
+    got, wanted = (session_of_ours(m).run(None, {"x": x})[0] for m in (made, model))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-5)
+    np.testing.assert_array_equal(got, qn.onnx.ReferenceEvaluator(made).run(None, {"x": x})[0])
+    assert report(made).facts["rewrites"]["SkipLayerNormalization in place of a sum and a LayerNormalization"] == 1
+    assert "SkipLayerNormalization" not in operators(quantize_dynamic(model, exclude=["MatMul"]))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (norm_of_sum("h", "top", [node("Identity", ["n"], ["y"])]), "a residual of another shape"),
+        (norm_of_sum("h", "d", [node("Identity", ["n"], ["y"])], axis=1, shape=(2, K, K)), "more than the last axis"),
+        (norm_of_sum("h", "two", [node("Identity", ["n"], ["y"])]), "a constant"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_sum_and_a_norm_stay(model, why):
+    if why.startswith("more"):
+        model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "g"))
+        model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "b"))
+        model.graph.initializer.extend(numpy_helper.from_array(np.ones((K, K), np.float32), name) for name in "gb")
+    made = quantize_dynamic(model, target="qnumpy", exclude=["MatMul"])
+    assert "LayerNormalization" in operators(made)
+    x = RNG.normal(size=(2, K, K)).astype(np.float32)
+    np.testing.assert_allclose(run(made, x), run(model, x), rtol=1e-5, atol=2e-5)
+
+
 # ---- data ----
 
 
