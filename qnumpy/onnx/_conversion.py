@@ -16,6 +16,7 @@ from ..observers import (
     Observer,
 )
 from ..qparams import QParams
+from ._files import MOST_OPSET, opset_of
 from ._forms.stored import store_weights
 from ._graph import Graph, node_name
 from ._int8_graph import Int8Graph, Options
@@ -43,6 +44,7 @@ class Conversion:
     def __init__(self, prepared: Any, calibration: Calibration, options: Options) -> None:
         self.prepared, self.calibration, self.options = prepared, calibration, options
         self.keys = [c.key for c in candidates(Graph.of(prepared))]
+        self.newer = opset_of(prepared) > MOST_OPSET
         self.batches = max(calibration.batches, 1)
         names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
@@ -138,6 +140,9 @@ class Conversion:
     def _force(self, c: Candidate, without: Mapping[str, str], reasons: dict[str, str]) -> bool | None:
         names = [*c.inputs, *(() if c.keeps_float or c.kind == "activation" else c.outputs)]
         if c.node in self.options.selection:
+            if self.newer:
+                reasons[c.key] = f"onnxruntime computes QuantizeLinear up to operator set {MOST_OPSET}"
+                return False
             unusable = [name for name in names if self.qparams.get(name) is None and not self._merged(c, name)]
             if unusable:
                 observer = self.calibration.observers.get(unusable[0])

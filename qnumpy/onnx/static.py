@@ -9,7 +9,7 @@ import numpy as np
 from .. import _args, _check
 from ..calibration.calibrate import Calibration
 from ._conversion import Conversion
-from ._files import at_opset, raise_ir_version, read_model, write_model
+from ._files import at_opset, lowered, raise_ir_version, read_model, write_model
 from ._folds import fold
 from ._forms.stored import FloatWeights
 from ._graph import Graph
@@ -242,7 +242,7 @@ def quantize_static(
 
 def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
-    prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
+    prepared = _raised(lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner)))
     raise_ir_version(prepared)
     graph = Graph.of(prepared)
     counts = fold(graph)
