@@ -11,8 +11,8 @@ from .._typing import Array
 from ..calibration.calibrate import Calibration
 from ..calibration.estimate import estimate
 from ..observers import (
+    MeanObserver,
     MinMaxObserver,
-    MomentsObserver,
     Observer,
 )
 from ..qparams import QParams
@@ -25,8 +25,8 @@ from ._ranges import (
     CHANNELS,
     MEAN,
     MOMENTS,
+    SQUARES,
     chosen_qparams,
-    rounding_name,
     smooths,
 )
 from ._report import Change
@@ -46,7 +46,7 @@ class Conversion:
         self.keys = [c.key for c in candidates(Graph.of(prepared))]
         self.newer = opset_of(prepared) > MOST_OPSET
         self.batches = max(calibration.batches, 1)
-        names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS))]
+        names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS, SQUARES))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
         self._errors: dict[str, float] = {}
         self.qparams = {name: chosen_qparams(calibration.observers[name], options.observer) for name in names}
@@ -207,18 +207,16 @@ class Conversion:
                 or (channels.count_ == 0).any()
             ):
                 continue
-            best = _factors(
-                channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor)
-            )
+            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._squares(tensor), self._noise(tensor))
             if best is not None:
                 smoothing[tensor], ranges[tensor] = best
         return smoothing
 
-    def _second_moments(self, c: Candidate) -> Array | None:
-        observer = self.calibration.observers.get(rounding_name(c, "gptq"))
-        if not isinstance(observer, MomentsObserver) or not hasattr(observer, "mean_") or not int(observer.count_):
+    def _squares(self, tensor: str) -> Array | None:
+        observer = self.calibration.observers.get(f"{tensor}{SQUARES}")
+        if not isinstance(observer, MeanObserver) or not hasattr(observer, "mean_"):
             return None
-        return np.asarray(observer.covariance(centered=False).diagonal())
+        return np.asarray(observer.mean_)
 
     def _noise(self, tensor: str) -> float | None:
         """Return the mean squared error of a tensor's codes without factors."""

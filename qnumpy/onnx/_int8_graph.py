@@ -213,7 +213,10 @@ class Int8Graph:
         )
 
     def _moments(self, c: Candidate, factor: Array | None) -> Moments | None:
-        """Return the moments of a layer's inputs, of x / factor where there are factors."""
+        """Return the moments of a layer's inputs, of x / factor where there are factors.
+
+        They are about zero where no bias takes up the mean of the error.
+        """
         name = rounding_name(c, "gptq")
         observer = self.calibration.observers.get(name)
         if self.options.rounding == "nearest" or not isinstance(observer, MomentsObserver):
@@ -221,7 +224,7 @@ class Int8Graph:
         if not hasattr(observer, "mean_") or not int(observer.count_):
             return None
         by = np.ones(observer.inputs) if factor is None else factor.astype(np.float64)
-        return Moments(observer.mean_ / by, observer.covariance() / (by[:, None] * by))
+        return Moments(observer.mean_ / by, observer.covariance(centered=c.bias is not None) / (by[:, None] * by))
 
     def _arrays(self, c: Candidate) -> tuple[Array, Array | None]:
         """Return weight and bias in float32; alpha and beta are multiplied in."""

@@ -68,7 +68,8 @@ def calibrate(
     -------
     Calibration
         By the names of the tensors in the model that quantize_static makes of this one before it quantizes; and, to
-        round weights, means and moments of inputs, under names that end in ":mean" or ":moments". `to_json` saves it.
+        round weights, statistics of the channels of inputs, under names that end in ":mean", ":moments", ":channels"
+        or ":squares". `to_json` saves it.
 
     Raises
     ------
@@ -208,17 +209,18 @@ def quantize_static(
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     prepared, folded = _prepared(owner, source)
-    graph = Graph.of(prepared)
-    found = candidates(graph)
+    del source  # two models stay in memory, the one given and the one that is quantized
     samples: list[Any] = []
     if calibration is None:
         assert data is not None
         kept = _keeping_first(data, samples)
-        calibration = calibrated(owner, prepared, found, kept, observer, percentile, rounding, progress, resume)
+        calibration = calibrated(
+            owner, prepared, candidates(Graph.of(prepared)), kept, observer, percentile, rounding, progress, resume
+        )
     elif data is not None:
         for _ in zip(_keeping_first(data, samples), range(_SAMPLES), strict=False):
             pass
-    check_calibration(owner, calibration, found)
+    check_calibration(owner, calibration, candidates(Graph.of(prepared)))
     options = Options(
         observer,
         form,
@@ -231,8 +233,8 @@ def quantize_static(
         quantize_outputs,
     )
     work = Conversion(prepared, calibration, options)
-    floor = None if min_sqnr is None or not samples else Floor(source, samples, float(min_sqnr))
-    result = fastest(work, source, samples[0], floor) if measure else accurate(work, 1.0, floor)
+    floor = None if min_sqnr is None or not samples else Floor(model, samples, float(min_sqnr))
+    result = fastest(work, model, samples[0], floor) if measure else accurate(work, 1.0, floor)
     quantized, changes, facts = result
     attach(quantized, changes, form=form, observer=observer, target_cpu=target_cpu, rewrites=folded, **facts)
     if output is not None:
