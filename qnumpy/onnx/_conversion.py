@@ -17,6 +17,7 @@ from ..observers import (
 )
 from ..qparams import QParams
 from ._files import MOST_OPSET, opset_of
+from ._forms.codes import LayerCodes
 from ._forms.stored import store_weights
 from ._graph import Graph, node_name
 from ._int8_graph import Int8Graph, Options
@@ -49,6 +50,7 @@ class Conversion:
         names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS, SQUARES))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
         self._errors: dict[str, float] = {}
+        self._codes: dict[Any, LayerCodes] = {}
         self.qparams = {name: chosen_qparams(calibration.observers[name], options.observer) for name in names}
         for name, ends in self._open_ends().items():
             self.qparams[name] = self._widened(name, ends)
@@ -102,7 +104,7 @@ class Conversion:
         chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
         ranges = self._shared(graph, found, chosen)
         smoothing = self._smoothing(graph, found, chosen, ranges)
-        writing = Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options)
+        writing = Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options, self._codes)
         changes = writing.run()
         for c in found:
             if c.computes and c.key not in chosen:
