@@ -11,11 +11,13 @@ from .._typing import Array
 from ..calibration.calibrate import Calibration
 from ..calibration.estimate import estimate
 from ..observers import (
+    MeanObserver,
     MinMaxObserver,
-    MomentsObserver,
     Observer,
 )
 from ..qparams import QParams
+from ._files import MOST_OPSET, opset_of
+from ._forms.codes import LayerCodes
 from ._forms.stored import store_weights
 from ._graph import Graph, node_name
 from ._int8_graph import Int8Graph, Options
@@ -24,8 +26,8 @@ from ._ranges import (
     CHANNELS,
     MEAN,
     MOMENTS,
+    SQUARES,
     chosen_qparams,
-    rounding_name,
     smooths,
 )
 from ._report import Change
@@ -43,10 +45,12 @@ class Conversion:
     def __init__(self, prepared: Any, calibration: Calibration, options: Options) -> None:
         self.prepared, self.calibration, self.options = prepared, calibration, options
         self.keys = [c.key for c in candidates(Graph.of(prepared))]
+        self.newer = opset_of(prepared) > MOST_OPSET
         self.batches = max(calibration.batches, 1)
-        names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS))]
+        names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS, SQUARES))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
         self._errors: dict[str, float] = {}
+        self._codes: dict[Any, LayerCodes] = {}
         self.qparams = {name: chosen_qparams(calibration.observers[name], options.observer) for name in names}
         for name, ends in self._open_ends().items():
             self.qparams[name] = self._widened(name, ends)
@@ -100,7 +104,7 @@ class Conversion:
         chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
         ranges = self._shared(graph, found, chosen)
         smoothing = self._smoothing(graph, found, chosen, ranges)
-        writing = Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options)
+        writing = Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options, self._codes)
         changes = writing.run()
         for c in found:
             if c.computes and c.key not in chosen:
@@ -138,6 +142,9 @@ class Conversion:
     def _force(self, c: Candidate, without: Mapping[str, str], reasons: dict[str, str]) -> bool | None:
         names = [*c.inputs, *(() if c.keeps_float or c.kind == "activation" else c.outputs)]
         if c.node in self.options.selection:
+            if self.newer:
+                reasons[c.key] = f"onnxruntime computes QuantizeLinear up to operator set {MOST_OPSET}"
+                return False
             unusable = [name for name in names if self.qparams.get(name) is None and not self._merged(c, name)]
             if unusable:
                 observer = self.calibration.observers.get(unusable[0])
@@ -202,18 +209,16 @@ class Conversion:
                 or (channels.count_ == 0).any()
             ):
                 continue
-            best = _factors(
-                channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor)
-            )
+            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._squares(tensor), self._noise(tensor))
             if best is not None:
                 smoothing[tensor], ranges[tensor] = best
         return smoothing
 
-    def _second_moments(self, c: Candidate) -> Array | None:
-        observer = self.calibration.observers.get(rounding_name(c, "gptq"))
-        if not isinstance(observer, MomentsObserver) or not hasattr(observer, "mean_") or not int(observer.count_):
+    def _squares(self, tensor: str) -> Array | None:
+        observer = self.calibration.observers.get(f"{tensor}{SQUARES}")
+        if not isinstance(observer, MeanObserver) or not hasattr(observer, "mean_"):
             return None
-        return np.asarray(observer.covariance(centered=False).diagonal())
+        return np.asarray(observer.mean_)
 
     def _noise(self, tensor: str) -> float | None:
         """Return the mean squared error of a tensor's codes without factors."""

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _args, _check
 from ..calibration.calibrate import Calibration
 from ._conversion import Conversion
-from ._files import at_opset, raise_ir_version, read_model, write_model
+from ._files import at_opset, lowered, raise_ir_version, read_model, write_model
 from ._folds import fold
 from ._forms.stored import FloatWeights
 from ._graph import Graph
@@ -68,7 +68,8 @@ def calibrate(
     -------
     Calibration
         By the names of the tensors in the model that quantize_static makes of this one before it quantizes; and, to
-        round weights, means and moments of inputs, under names that end in ":mean" or ":moments". `to_json` saves it.
+        round weights, statistics of the channels of inputs, under names that end in ":mean", ":moments", ":channels"
+        or ":squares". `to_json` saves it.
 
     Raises
     ------
@@ -208,17 +209,18 @@ def quantize_static(
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     prepared, folded = _prepared(owner, source)
-    graph = Graph.of(prepared)
-    found = candidates(graph)
+    del source  # two models stay in memory, the one given and the one that is quantized
     samples: list[Any] = []
     if calibration is None:
         assert data is not None
         kept = _keeping_first(data, samples)
-        calibration = calibrated(owner, prepared, found, kept, observer, percentile, rounding, progress, resume)
+        calibration = calibrated(
+            owner, prepared, candidates(Graph.of(prepared)), kept, observer, percentile, rounding, progress, resume
+        )
     elif data is not None:
         for _ in zip(_keeping_first(data, samples), range(_SAMPLES), strict=False):
             pass
-    check_calibration(owner, calibration, found)
+    check_calibration(owner, calibration, candidates(Graph.of(prepared)))
     options = Options(
         observer,
         form,
@@ -231,8 +233,8 @@ def quantize_static(
         quantize_outputs,
     )
     work = Conversion(prepared, calibration, options)
-    floor = None if min_sqnr is None or not samples else Floor(source, samples, float(min_sqnr))
-    result = fastest(work, source, samples[0], floor) if measure else accurate(work, 1.0, floor)
+    floor = None if min_sqnr is None or not samples else Floor(model, samples, float(min_sqnr))
+    result = fastest(work, model, samples[0], floor) if measure else accurate(work, 1.0, floor)
     quantized, changes, facts = result
     attach(quantized, changes, form=form, observer=observer, target_cpu=target_cpu, rewrites=folded, **facts)
     if output is not None:
@@ -242,7 +244,7 @@ def quantize_static(
 
 def _prepared(owner: str, model: Any) -> tuple[Any, dict[str, int]]:
     """Return the model that is calibrated and quantized: of a known operator set, rewritten; and the rewrites."""
-    prepared = _raised(at_opset(read_model(owner, model), _LEAST_OPSET))
+    prepared = _raised(lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner)))
     raise_ir_version(prepared)
     graph = Graph.of(prepared)
     counts = fold(graph)

@@ -11,7 +11,7 @@ from .. import _args, _check
 from .._typing import Array, DType, Symmetric
 from ..dtypes import code_type
 from ..weights.layers import RoundingMethod
-from ._files import at_opset, read_model, write_model
+from ._files import MOST_OPSET, at_opset, lowered, opset_of, read_model, write_model
 from ._forms.blocked import dequantized
 from ._forms.folded import fold, halved, least_group
 from ._forms.nbits import gather_block_quantized, matmul_nbits, takes
@@ -143,7 +143,7 @@ def quantize_weights(
     """
     options = _options(dtype, lookup_dtype, conv_dtype, group_size, method, data, form, symmetric, activations, damping)
     proto = with_constants(read_model(_OWNER, model))
-    proto = at_opset(proto, 21 if options.form == "QDQ" else 11)
+    proto = _in_reach(at_opset(proto, 21, _OWNER)) if options.form == "QDQ" else at_opset(proto, 11, _OWNER)
     graph = Graph.of(proto)
     selection = Selection.of(_OWNER, include, exclude, graph)
     kept: list[Change] = []
@@ -156,6 +156,15 @@ def quantize_weights(
     attach(proto, [*changes, *kept], function=_OWNER, **entries)
     if output is not None:
         write_model(_OWNER, proto, output)
+    return proto
+
+
+def _in_reach(proto: Any) -> Any:
+    """Return a model whose DequantizeLinear onnxruntime computes."""
+    proto = lowered(proto)
+    if opset_of(proto) > MOST_OPSET:
+        wanted = f"another one than 'QDQ' for a model that has operators newer than operator set {MOST_OPSET}"
+        raise ValueError(_check.must(_OWNER, "form", wanted, "'QDQ'"))
     return proto
 
 

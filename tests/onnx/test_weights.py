@@ -1,6 +1,7 @@
 """Weight-only quantization: every form, operator and place of a weight, against onnx.reference and NumPy."""
 
 import numpy as np
+import onnx_zoo
 import pytest
 
 onnx = pytest.importorskip("onnx")
@@ -220,6 +221,32 @@ def test_opsets(opset, form):
     m = perceptron(opset)
     q = quantize_weights(m, form=form)
     assert sqnr(outputs(m, {"x": ROWS})[0], check(q, {"x": ROWS})[0]) > LEAST["int4"]
+
+
+@pytest.mark.parametrize(
+    ("opset", "form"),
+    [*((opset, "QDQ") for opset in onnx_zoo.OPSETS), *((onnx_zoo.OPSETS[-1], form) for form in (None, "MatMulNBits"))],
+)
+@pytest.mark.parametrize("name", onnx_zoo.MODELS)
+def test_every_small_model_keeps_its_outputs(name, opset, form):
+    build, inputs = onnx_zoo.MODELS[name]
+    m, feed = build(opset, in_nodes=opset in (13, 21)), inputs(9)
+    q = quantize_weights(m, dtype="int8", form=form)
+    onnx.checker.check_model(q, full_check=is_standard(q))
+    for exact, y in zip(outputs(m, feed), outputs(q, feed), strict=True):
+        assert sqnr(exact, y) > LEAST["int7"]  # more layers than those of `perceptron`
+
+
+def test_dequantize_linear_of_operators_that_the_runtime_lacks():
+    m = model(
+        [node("Selu", "x", "h"), node("MatMul", "h,w", "y")],
+        {"x": (F32, ["n", 64])},
+        {"y": (F32, ["n", 64])},
+        {"w": real(64, 64)},
+    )
+    m.graph.node[0].op_type, m.opset_import[0].version, m.ir_version = "SwiGLU", 28, 13
+    with pytest.raises(ValueError, match="quantize_weights: form must be another one than 'QDQ' for a model that has"):
+        quantize_weights(m, form="QDQ")
 
 
 @pytest.mark.parametrize("form", [None, "QDQ"])
