@@ -735,7 +735,7 @@ def tune(
     >>> x = [rng.normal(size=(64, 32)).astype(np.float32)]
     >>> found = tune(model, layers, x, "sqnr", min_score=30, techniques=["mse"])
     >>> found.met, found.model
-    (True, TunedLayers(2 int8; 2,304 bytes))
+    (True, TunedLayers(2 int8; 2,368 bytes))
     """
     owner = "tune"
     if not callable(run):
@@ -764,9 +764,9 @@ def types_of(owner: str, dtypes: Any, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(owner: str, name: str, value: Any) -> list[str]:
-    listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
-    if not all(isinstance(entry, str) for entry in listed):
+    if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(entry, str) for entry in value):
         raise TypeError(_check.must(owner, name, "a sequence of names", _check.typed(value)))
+    listed = list(value)
     if not listed:
         raise ValueError(_check.must(owner, name, "one name or more", "none"))
     return listed

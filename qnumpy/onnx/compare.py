@@ -186,6 +186,7 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     Examples
     --------
     >>> import qnumpy as qn
+    >>> batches = [np.ones((8, 3, 224, 224), np.float32)]
     >>> table = qn.onnx.compare("model.onnx", "int8.onnx", batches)  # doctest: +SKIP
     >>> table.plot()  # doctest: +SKIP
     """

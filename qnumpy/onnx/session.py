@@ -78,7 +78,7 @@ def session(model: Any, *, threads: int | None = None, options: Any = None) -> A
     --------
     >>> import qnumpy as qn
     >>> engine = qn.onnx.session("model.onnx", threads=1)  # doctest: +SKIP
-    >>> engine.run(None, {"x": x})  # doctest: +SKIP
+    >>> engine.run(None, {"x": np.ones((8, 16), np.float32)})  # doctest: +SKIP
     """
     owner = "session"
     if threads is not None:

@@ -133,6 +133,8 @@ def tune(
     Examples
     --------
     >>> import qnumpy as qn
+    >>> images, classes = np.ones((8, 3, 224, 224), np.float32), np.zeros(8, np.int64)
+    >>> batches = [(images, classes)]
     >>> found = qn.onnx.tune("model.onnx", batches, "accuracy", "int8.onnx", max_drop=0.01)  # doctest: +SKIP
     >>> found.met, found.best.latency  # doctest: +SKIP
     (True, 0.41)
