@@ -563,9 +563,12 @@ class _Search:
         return (not trial.met, short + over if not trial.met else 0.0, *self._aim(trial), trial.number)
 
     def _aim(self, trial: Trial) -> tuple[float, ...]:
-        """Return the objective and what decides between equals; less is better. Times nearer than noise are equal."""
+        """Return the objective and what decides between equals; less is better. Times near the shortest are equal."""
         size = math.inf if trial.nbytes is None else float(trial.nbytes)
-        latency = math.inf if trial.latency is None else float(round(trial.latency / _NOISE))
+        latency = math.inf if trial.latency is None else trial.latency
+        if self.limits.objective == "latency":
+            fastest = min((t.latency for t in self.trials if t.met and t.latency is not None), default=0.0)
+            latency = max(latency, fastest * (1 + _NOISE))
         score = math.inf if trial.score is None else -trial.score
         fidelity = math.inf if trial.fidelity_db is None else -trial.fidelity_db
         return {
