@@ -55,7 +55,10 @@ def read_model(owner: str, model: Any) -> ModelProto:
     if not proto.graph.node and not proto.graph.output:
         raise FileFormatError(_check.must(owner, "model", _WANTED, f"{place} without a graph"))
     _load_external_data(owner, proto, folder)
-    fault = _fault(proto)
+    try:
+        fault = _fault(proto)
+    except UnicodeDecodeError:
+        fault = "names that are no UTF-8"
     if fault:
         raise FileFormatError(_check.must(owner, "model", "a valid ONNX model", fault))
     return _inlined(owner, proto) if proto.functions else proto
@@ -80,6 +83,8 @@ def _fault(model: ModelProto) -> str:
     """Return what makes a model no valid one, empty if nothing does."""
     opset = opset_of(model)
     for graph in _graphs(model.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            _ = value.name  # protobuf decodes a name when it is read
         for tensor in graph.initializer:
             if not _is_whole(tensor):
                 return f"the tensor {tensor.name!r}, whose type, shape and bytes do not fit"
@@ -99,6 +104,7 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def _node_fault(node: NodeProto, opset: int) -> str:
+    _ = node.name, *node.input, *node.output
     tensors = [tensor for a in node.attribute for tensor in [*([a.t] if a.HasField("t") else []), *a.tensors]]
     if not all(map(_is_whole, tensors)):
         return "with a tensor whose type, shape and bytes do not fit"
