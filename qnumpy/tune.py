@@ -563,9 +563,12 @@ class _Search:
         return (not trial.met, short + over if not trial.met else 0.0, *self._aim(trial), trial.number)
 
     def _aim(self, trial: Trial) -> tuple[float, ...]:
-        """Return the objective and what decides between equals; less is better. Times nearer than noise are equal."""
+        """Return the objective and what decides between equals; less is better. Times near the shortest are equal."""
         size = math.inf if trial.nbytes is None else float(trial.nbytes)
-        latency = math.inf if trial.latency is None else float(round(trial.latency / _NOISE))
+        latency = math.inf if trial.latency is None else trial.latency
+        if self.limits.objective == "latency":
+            fastest = min((t.latency for t in self.trials if t.met and t.latency is not None), default=0.0)
+            latency = max(latency, fastest * (1 + _NOISE))
         score = math.inf if trial.score is None else -trial.score
         fidelity = math.inf if trial.fidelity_db is None else -trial.fidelity_db
         return {
@@ -735,7 +738,7 @@ def tune(
     >>> x = [rng.normal(size=(64, 32)).astype(np.float32)]
     >>> found = tune(model, layers, x, "sqnr", min_score=30, techniques=["mse"])
     >>> found.met, found.model
-    (True, TunedLayers(2 int8; 2,304 bytes))
+    (True, TunedLayers(2 int8; 2,368 bytes))
     """
     owner = "tune"
     if not callable(run):
@@ -764,9 +767,9 @@ def types_of(owner: str, dtypes: Any, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _listed(owner: str, name: str, value: Any) -> list[str]:
-    listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
-    if not all(isinstance(entry, str) for entry in listed):
+    if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(entry, str) for entry in value):
         raise TypeError(_check.must(owner, name, "a sequence of names", _check.typed(value)))
+    listed = list(value)
     if not listed:
         raise ValueError(_check.must(owner, name, "one name or more", "none"))
     return listed

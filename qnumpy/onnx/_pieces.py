@@ -196,7 +196,7 @@ def _opened(model: ModelProto, options: Any) -> Any:
 def _resting() -> Any:
     """Return options of a session whose threads sleep between runs: the sessions of many pieces take turns."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

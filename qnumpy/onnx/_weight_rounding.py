@@ -89,8 +89,9 @@ def _is_plain_product(slot: Slot) -> bool:
 
 class Rounded(NamedTuple):
     codes: Codes
-    bias: "tuple[NodeProto, int, Array] | None" = None
-    sqnr_db: float | None = None
+    bias: "tuple[NodeProto, int, Array] | None"
+    sqnr_db: float | None
+    method: str
 
 
 def rounded(
@@ -127,7 +128,7 @@ def _alone(unit: Unit, options: Options) -> Rounded:
     else:
         q = quantize(w, dtype=f"int{bits}", granularity=PerGroup(size), symmetric=options.symmetric, method=method)
         codes = Codes.of(q, bits, size)
-    return Rounded(codes, None, _sqnr(w, codes))
+    return Rounded(codes, None, _sqnr(w, codes), method)
 
 
 def _halved(codes: Codes, w: Float32Array) -> Codes:
@@ -208,7 +209,7 @@ def _by_data(
         q = layers[layer.name]
         codes = Codes.of(q, options.bits, options.size_of(by_name[layer.name]))
         bias = None if layer.bias is None else (*layer.bias[:2], layer.bias[2](layers.biases[layer.name]))
-        rounded[layer.name] = Rounded(codes, bias, layers.report[layer.name].sqnr_db)
+        rounded[layer.name] = Rounded(codes, bias, layers.report[layer.name].sqnr_db, options.method)
     return rounded
 
 

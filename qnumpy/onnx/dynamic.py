@@ -191,6 +191,7 @@ class _Rounding(NamedTuple):
     bias: Array | None
     rotation: Hadamard | None
     sqnr_db: float | None
+    method: str
 
 
 class _Conversion:
@@ -321,7 +322,7 @@ class _Conversion:
     def _nearest(self, product: _Product) -> _Rounding:
         result = layer_codes(product.w, 1, None, 1.0, orders=_PAIRS if self._bounds_pairs else None)
         error = product.w - result.codes * result.scale
-        return _Rounding(result.codes, result.scale, product.bias, None, _sqnr(product.w, error))
+        return _Rounding(result.codes, result.scale, product.bias, None, _sqnr(product.w, error), "nearest")
 
     def _by_layers(self, weights: dict[str, Any], *, hadamard: bool, **options: Any) -> dict[str, _Rounding]:
         """Round by `qn.weights.quantize_layers`; 7 bits where neighbours must not add up to more than 128."""
@@ -331,12 +332,12 @@ class _Conversion:
         result = quantize_layers(
             weights, dtype=dtype, granularity=PerChannel(0), symmetric=True, hadamard=hadamard, **options
         )
-        rounded = {}
+        rounded, method = {}, "gptq" if "run" in options else "mse"
         for name, q in result.items():
             assert isinstance(q, QuantizedArray)
             codes, scale = np.ascontiguousarray(q.codes.astype(np.int8).T), np.asarray(q.qparams.scale, np.float32)
             sqnr = result.report[name].sqnr_db
-            rounded[name] = _Rounding(codes, scale, result.biases.get(name), result.hadamards.get(name), sqnr)
+            rounded[name] = _Rounding(codes, scale, result.biases.get(name), result.hadamards.get(name), sqnr, method)
         return rounded
 
     def _by_data(
@@ -402,8 +403,8 @@ class _Conversion:
             reason = f"{reason}; with its {product.activation}"
         if product.layer.name in self.smoothed:
             reason = f"{reason}; {self.smoothed[product.layer.name]} smooths its input"
-        kind = self.options.target
-        return Change(product.layer.name, product.layer.op_type, kind, "int8", reason, before, after, result.sqnr_db)
+        name, op_type, kind = product.layer.name, product.layer.op_type, self.options.target
+        return Change(name, op_type, kind, "int8", reason, before, after, result.sqnr_db, result.method)
 
     def _standard(self, nodes: Nodes, x: str, product: _Product, result: _Rounding, output: str) -> None:
         form = self.forms.setdefault(id(nodes.graph), StandardForm(nodes.graph, self.options.per))

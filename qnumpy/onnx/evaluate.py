@@ -68,9 +68,10 @@ def evaluate(
     Examples
     --------
     >>> import qnumpy as qn
+    >>> images, classes = np.ones((8, 3, 224, 224), np.float32), np.zeros(8, np.int64)
     >>> qn.onnx.evaluate("model.onnx", [(images, classes)], "accuracy")  # doctest: +SKIP
     0.9722
-    >>> qn.onnx.evaluate("int8.onnx", batches, "sqnr", reference="model.onnx")  # doctest: +SKIP
+    >>> qn.onnx.evaluate("int8.onnx", [images], "sqnr", reference="model.onnx")  # doctest: +SKIP
     38.6
     """
     owner = "evaluate"

@@ -249,6 +249,7 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     Examples
     --------
     >>> import qnumpy as qn
+    >>> batches = [np.ones((8, 3, 224, 224), np.float32)]
     >>> qn.onnx.check_exact("int8.onnx", batches).exact  # doctest: +SKIP
     True
     """

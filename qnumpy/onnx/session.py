@@ -79,7 +79,7 @@ def session(model: Any, *, threads: int | None = None, options: Any = None) -> A
     --------
     >>> import qnumpy as qn
     >>> engine = qn.onnx.session("model.onnx", threads=1)  # doctest: +SKIP
-    >>> engine.run(None, {"x": x})  # doctest: +SKIP
+    >>> engine.run(None, {"x": np.ones((8, 16), np.float32)})  # doctest: +SKIP
     """
     owner = "session"
     if threads is not None:
@@ -90,7 +90,7 @@ def session(model: Any, *, threads: int | None = None, options: Any = None) -> A
         raise TypeError(_check.must(owner, "options", "an onnxruntime.SessionOptions", _check.typed(options)))
     if options is None:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are exceptions
     facts = _outline(owner, model)
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -135,17 +135,17 @@ def _entries(model: ModelProto) -> dict[str, str]:
 
 
 def _open(model: Any, options: Any) -> Any:
-    providers = ["CPUExecutionProvider"]
+    plain: Any = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}  # which prints
     if isinstance(model, str | os.PathLike):
-        return ort.InferenceSession(os.fspath(model), options, providers=providers)
+        return ort.InferenceSession(os.fspath(model), options, **plain)
     if not isinstance(model, ModelProto):
-        return ort.InferenceSession(bytes(model), options, providers=providers)
+        return ort.InferenceSession(bytes(model), options, **plain)
     if sum(nbytes(tensor) for tensor in tensors(model.graph)) <= LARGEST:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return ort.InferenceSession(model.SerializeToString(), options, **plain)
     with tempfile.TemporaryDirectory() as folder:  # a protobuf message ends at 2 GB
         path = os.path.join(folder, "model.onnx")
         write_model("session", model, path)
-        return ort.InferenceSession(path, options, providers=providers)
+        return ort.InferenceSession(path, options, **plain)
 
 
 def run_batches(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:

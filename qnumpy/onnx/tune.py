@@ -133,6 +133,8 @@ def tune(
     Examples
     --------
     >>> import qnumpy as qn
+    >>> images, classes = np.ones((8, 3, 224, 224), np.float32), np.zeros(8, np.int64)
+    >>> batches = [(images, classes)]
     >>> found = qn.onnx.tune("model.onnx", batches, "accuracy", "int8.onnx", max_drop=0.01)  # doctest: +SKIP
     >>> found.met, found.best.latency  # doctest: +SKIP
     (True, 0.41)
@@ -197,6 +199,7 @@ class _Model:
         self.exact = list(run_batches(owner, self.engine, self.feeds))
         self._calibration: Calibration | None = None
         self._changed: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._int8: dict[str, set[str]] = {}
         self._last: tuple[Any, ModelProto] | None = None
         self.fingerprint = self._fingerprint()
 
@@ -239,7 +242,20 @@ class _Model:
         )
 
     def canonical(self, technique: str, choice: Mapping[str, str]) -> str:
-        return technique if "int8" in choice.values() else "weights"
+        int8 = {name for name, dtype in choice.items() if dtype == "int8"}
+        if not int8:
+            return "weights"
+        kind = technique.partition(" ")[0]
+        first = next(other for other in self.techniques if other.startswith(kind))
+        # where no layer of these runs in int8, the weights alone are codes, whatever the ranges of activations
+        return technique if technique == first or int8 & self._running(first) else first
+
+    def _running(self, technique: str) -> set[str]:
+        """Return the layers that run in int8 where all may."""
+        if technique not in self._int8:
+            report = find_report(self.model(technique, dict.fromkeys(self.layers, "int8")))
+            self._int8[technique] = {change.node for change in report or () if change.form != "float"}
+        return self._int8[technique]
 
     def estimated(self, technique: str, dtype: str) -> dict[str, float]:
         made = self.model(technique, dict.fromkeys(self.layers, dtype))

@@ -255,6 +255,7 @@ def _applied(unit: Unit, result: Rounded, options: Options) -> list[Change]:
             before * (not i),
             after * (not i),
             result.sqnr_db,
+            result.method,
         )
         for i, other in enumerate(unit.slots)
     ]
