@@ -210,10 +210,8 @@ class Int8Graph:
             reason += (
                 f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
             )
-        sqnr, rounding = _sqnr(w, codes, axis), "nearest" if moments is None else "gptq"
-        return Change(
-            node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, sqnr, rounding
-        )
+        name, op_type, sqnr = node_name(c.node), c.node.op_type, _sqnr(w, codes, axis)
+        return Change(name, op_type, form, "int8", reason, before_bytes, after_bytes, sqnr, codes.rounding)
 
     def _codes(self, c: Candidate, w: Array, bias: Array | None, x_scale: float, factor: Array | None) -> LayerCodes:
         orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
