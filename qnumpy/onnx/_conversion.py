@@ -203,6 +203,8 @@ class Conversion:
             channels = self.calibration.observers.get(f"{tensor}{CHANNELS}")
             if coded or graph.is_output(tensor) or not all(map(smooths, layers_of)):
                 continue
+            if _shared(layers_of, found):
+                continue
             if (
                 not isinstance(channels, MinMaxObserver)
                 or not hasattr(channels, "min_")
@@ -230,6 +232,13 @@ class Conversion:
             if observer.sketch is None
             else estimate(observer.sketch, params, False)[0].mse
         )
+
+
+def _shared(layers_of: list[Candidate], found: list[Candidate]) -> bool:
+    """Whether other layers have a weight of these: with factors it would be stored once more."""
+    ours = {c.weight.name for c in layers_of if c.weight is not None}
+    keys = {c.key for c in layers_of}
+    return any(c.weight is not None and c.weight.name in ours and c.key not in keys for c in found)
 
 
 def _inputs_first(c: Candidate) -> Array:
