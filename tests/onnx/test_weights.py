@@ -250,7 +250,7 @@ def test_every_small_model_keeps_its_outputs(name, opset, form):
 
 def test_dequantize_linear_of_operators_that_the_runtime_lacks():
     m = model(
-        [node("Selu", "x,x", "h"), node("MatMul", "h,w", "y")],
+        [node("Mul", "x,x", "h"), node("MatMul", "h,w", "y")],
         {"x": (F32, ["n", 64])},
         {"y": (F32, ["n", 64])},
         {"w": real(64, 64)},
