@@ -23,6 +23,7 @@ from .errors import CalibrationError, FileFormatError
 from .files.atomic import replacing
 from .granularity import Granularity, PerChannel, PerGroup
 from .reports.scores import Metric, Score, decibels, signal_and_noise
+from .weights._layers import NamedWeights
 from .weights.layers import QuantizedLayers, quantize_layers
 
 __all__ = [
@@ -603,7 +604,7 @@ def _load(owner: str, path: Path, fingerprint: str) -> dict[str, Any]:
 # ---- models of NumPy functions ----
 
 
-class TunedLayers(Mapping[str, Any]):
+class TunedLayers(NamedWeights[Any]):
     """The weights of the best model by name: QuantizedArray, or float arrays.
 
     Attributes
@@ -614,21 +615,8 @@ class TunedLayers(Mapping[str, Any]):
     """
 
     def __init__(self, weights: Mapping[str, Any], biases: Mapping[str, Array], dtypes: Mapping[str, str]) -> None:
-        self._weights, self.biases, self.dtypes = dict(weights), dict(biases), dict(dtypes)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._weights[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights and the biases."""
-        return sum(int(w.nbytes) for w in self._weights.values()) + sum(b.nbytes for b in self.biases.values())
+        super().__init__(weights, biases)
+        self.dtypes = dict(dtypes)
 
     def entries(self) -> dict[str, Any]:
         """Return arrays of floats in the form of `layers`, with which the model's function runs."""

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from .. import _check
-from .._tables import Table
+from .._tables import NamedTable
 from .._typing import Array
 from ..calibration.calibrate import progress_bar
 from ..errors import CalibrationError, FileFormatError
@@ -94,7 +94,7 @@ class Remedy(NamedTuple):
     message: str
 
 
-class Exactness(Table[ProductExactness]):
+class Exactness(NamedTable[ProductExactness]):
     """The integer products of a model; text, JSON and HTML.
 
     Attributes
@@ -117,12 +117,6 @@ class Exactness(Table[ProductExactness]):
     def __init__(self, rows: Iterable[ProductExactness], floats: int, remedy: Remedy | None) -> None:
         super().__init__(rows, ProductExactness, "rows")
         self.floats, self.remedy = floats, remedy
-
-    def __getitem__(self, name: str) -> ProductExactness:
-        for row in self:
-            if row.name == name:
-                return row
-        raise KeyError(name)
 
     @property
     def wrong(self) -> int:
