@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnx import helper
 
-from ._graph import Graph
+from ._graph import Graph, attribute
 
 __all__ = ["Activation", "activation_behind", "rewrite"]
 
@@ -25,7 +25,7 @@ def rewrite(graph: Graph) -> dict[str, int]:
     dict of str to int
     """
     counts: dict[str, int] = {}
-    rewrites: tuple[Callable[[Graph, Any], str | None], ...] = (_sum_before_norm, _gelu)
+    rewrites: tuple[Callable[[Graph, Any], str | None], ...] = (_softmax, _sum_before_norm, _gelu)
     for scope in graph.walk():
         for one in rewrites:
             for node in list(scope.proto.node):
@@ -33,6 +33,30 @@ def rewrite(graph: Graph) -> dict[str, int]:
                 if done:
                     counts[done] = counts.get(done, 0) + 1
     return counts
+
+
+def _softmax(graph: Graph, node: Any) -> str | None:
+    """Replace Flatten, Softmax and Reshape by Softmax where only the last axis is flattened away from the others.
+
+    onnx's converter of versions writes the three for each Softmax of an operator set before 13.
+    """
+    if node.op_type not in ("Softmax", "LogSoftmax") or node.domain or attribute(node, "axis", -1) != -1:
+        return None
+    flat, back = graph.producer(node.input[0]), _only_user(graph, node.output[0], "Reshape")
+    if flat is None or flat.op_type != "Flatten" or back is None or back.input[0] != node.output[0]:
+        return None
+    x, of = flat.input[0], graph.producer(back.input[1])
+    shape = graph.shape(x)
+    if of is None or of.op_type != "Shape" or of.attribute or of.input[0] != x or shape is None:
+        return None
+    if attribute(flat, "axis", 1) not in (len(shape) - 1, -1):
+        return None
+    graph.replace(back, helper.make_node(node.op_type, [x], list(back.output), name=node.name, axis=-1))
+    graph.remove(node)
+    for made in (flat, of):
+        if not graph.consumers(made.output[0]) and not graph.is_output(made.output[0]):
+            graph.remove(made)
+    return f"{node.op_type} without Flatten and Reshape"
 
 
 def _sum_before_norm(graph: Graph, node: Any) -> str | None:
