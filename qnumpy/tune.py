@@ -35,6 +35,7 @@ __all__ = [
     "Tuning",
     "budget_of",
     "limits_of",
+    "listed",
     "search",
     "tune",
 ]
@@ -302,6 +303,8 @@ def search(
     bisection finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs
     now, until none can go.
     """
+    if not (resume is None or isinstance(resume, str | os.PathLike)):
+        raise TypeError(_check.must(owner, "resume", "a path, or None", _check.typed(resume)))
     path = None if resume is None else Path(resume)
     with _bar(budget, progress) as advance:
         walk = _Search(owner, problem, limits, budget, path, advance)
@@ -750,7 +753,7 @@ def tune(
     score = Score(owner, metric)
     limits = limits_of(owner, max_drop, drop, min_score, None, objective, ("size", "accuracy"))
     chosen = types_of(owner, dtypes, _DTYPES)
-    for technique in _listed(owner, "techniques", techniques):
+    for technique in listed(owner, "techniques", techniques):
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
     progress = None if progress is None else _check.flag(owner, "progress", progress)
     batches = _pairs(owner, data)
@@ -760,19 +763,19 @@ def tune(
 
 def types_of(owner: str, dtypes: Any, known: Sequence[str]) -> tuple[str, ...]:
     """Return the types a layer may take, cheapest first; float32 is always one."""
-    names = _listed(owner, "dtypes", dtypes)
+    names = listed(owner, "dtypes", dtypes)
     for name in names:
         _args.choice(owner, "dtypes", name, dict.fromkeys(known, 0))
     return tuple(name for name in known if name in names or name == FLOAT)
 
 
-def _listed(owner: str, name: str, value: Any) -> list[str]:
+def listed(owner: str, name: str, value: Any) -> list[str]:
+    """Return a sequence of names that is not empty."""
     if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(entry, str) for entry in value):
         raise TypeError(_check.must(owner, name, "a sequence of names", _check.typed(value)))
-    listed = list(value)
-    if not listed:
+    if not value:
         raise ValueError(_check.must(owner, name, "one name or more", "none"))
-    return listed
+    return list(value)
 
 
 def _pairs(owner: str, data: Any) -> list[tuple[Any, Any]]:

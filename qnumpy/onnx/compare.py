@@ -203,7 +203,7 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     first: Any = None
     total = len(data) if isinstance(data, Sized) else None
     batches = 0
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(batches_of(owner, data)), total, progress) as items:
         for item in items:
             exact, cumulative, local = runs.run(owner, item)
             first = item if not batches else first
@@ -403,7 +403,7 @@ class _Row:
                 flat = unmasked(np.ascontiguousarray(values)).reshape(-1)
                 observer.observe(flat[:: max(1, flat.size // _MOST)])
         self._add_channels(x, y)
-        if self.layer is not None and self.layer.x in exact:
+        if self.layer is not None and self.layer.x in exact and x.size:
             read = np.nan_to_num(unmasked(exact[self.layer.x]).astype(np.float64), posinf=0.0, neginf=0.0)
             axis = (1 if self.axis == 1 else read.ndim - 1) if read.ndim > 1 else 0
             squares = np.square(read).mean(axis=tuple(d for d in range(read.ndim) if d != axis))

@@ -120,7 +120,7 @@ def convert_float(
         raise ValueError(_check.must(_OWNER, "measure", "False without data", "True"))
     proto = with_constants(read_model(_OWNER, model))
     selection = Selection.of(_OWNER, include, exclude, Graph.of(proto))
-    batches = None if data is None else list(batches_of(data))
+    batches = None if data is None else list(batches_of(_OWNER, data))
     if batches is not None and not batches:
         raise CalibrationError(_check.must(_OWNER, "data", "one batch or more", "none"))
     result, changes, facts = _steered(proto, target, selection, batches, keep_io, weights_only, progress)

@@ -260,7 +260,7 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     first: Any = None
     batches = 0
     total = len(data) if isinstance(data, Sized) else None
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(batches_of(owner, data)), total, progress) as items:
         for item in items:
             first = item if not batches else first
             batches += 1

@@ -225,6 +225,9 @@ def _set_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Non
         if not fits:
             text = f"of shape ({', '.join('?' if n is None else str(n) for n in declared)})"
             raise ValueError(_check.must("inspect", f"shapes[{name!r}]", text, str(tuple(lengths))))
+        if min(lengths, default=1) < 1:
+            wanted = "of lengths of at least 1"
+            raise ValueError(_check.must("inspect", f"shapes[{name!r}]", wanted, str(tuple(lengths))))
         for dim, length in zip(dims, lengths, strict=True):
             dim.dim_value = length
     del model.graph.value_info[:]  # they may hold lengths of another size

@@ -18,7 +18,7 @@ from ..errors import FileFormatError
 from ._files import LARGEST, nbytes, read_model, tensors, write_model
 from ._report import find_report
 
-__all__ = ["custom_ops_library", "run_batches", "session"]
+__all__ = ["custom_ops_library", "require_batches", "run_batches", "session"]
 
 DOMAIN = "qnumpy"
 _THREADS = "qnumpy.threads"  # our operators cannot ask the runtime for its number
@@ -167,12 +167,17 @@ def run_batches(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array
         del outputs
 
 
-def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
-    """Yield the items of the data as checked feeds of a session."""
-    wanted = "an iterable of batches: of {input name: array}, or of arrays for a model of one input"
+def require_batches(owner: str, data: Any) -> None:
+    """Refuse data that are no iterable of batches."""
     if isinstance(data, Mapping | str | bytes | np.ndarray | ModelProto) or not isinstance(data, Iterable):
+        wanted = "an iterable of batches: of {input name: array}, or of arrays for a model of one input"
         mend = " Put it into a list." if isinstance(data, Mapping | np.ndarray) else ""
         raise TypeError(_check.must(owner, "data", wanted, _check.typed(data)) + mend)
+
+
+def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
+    """Yield the items of the data as checked feeds of a session."""
+    require_batches(owner, data)
     inputs = {value.name: value for value in session.get_inputs()}
     optional = {value.name for value in session.get_overridable_initializers()}
     for index, item in enumerate(data):

@@ -13,7 +13,7 @@ from .._typing import Array
 from ..calibration.calibrate import Calibration
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score, decibels, signal_and_noise
-from ..tune import FLOAT, Drop, Measured, Objective, Tuning, budget_of, limits_of, search, types_of
+from ..tune import FLOAT, Drop, Measured, Objective, Tuning, budget_of, limits_of, listed, search, types_of
 from ._files import read_model, write_model
 from ._graph import Graph
 from ._latency import interleaved
@@ -145,7 +145,7 @@ def tune(
     spent = budget_of(owner, budget)
     wanted = (_DTYPES if objective == "size" else ("int8", FLOAT)) if dtypes is None else dtypes
     chosen = types_of(owner, wanted, _DTYPES)
-    named = _DEFAULT if techniques is None else tuple([techniques] if isinstance(techniques, str) else techniques)
+    named = _DEFAULT if techniques is None else tuple(listed(owner, "techniques", _alone(techniques)))
     for technique in named:
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
     progress = None if progress is None else _check.flag(owner, "progress", progress)
@@ -157,6 +157,10 @@ def tune(
     if output is not None:
         write_model(owner, found.model, output)
     return found
+
+
+def _alone(techniques: Any) -> Any:
+    return [techniques] if isinstance(techniques, str) else techniques
 
 
 class _Model:
