@@ -755,7 +755,7 @@ def tune(
     chosen = types_of(owner, dtypes, _DTYPES)
     for technique in listed(owner, "techniques", techniques):
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
-    progress = None if progress is None else _check.flag(owner, "progress", progress)
+    progress = _check.flag_or_none(owner, "progress", progress)
     batches = _pairs(owner, data)
     problem = _Layers(owner, run, layers, batches, score, chosen, tuple(techniques), granularity)
     return search(owner, problem, limits, budget_of(owner, budget), resume=resume, progress=progress)

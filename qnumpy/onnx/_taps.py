@@ -180,8 +180,9 @@ def _runs(
     del with_outputs  # one copy less beside the runtime's own
     engine = session(content)
     del content
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
-    with progress_bar(iter(batches_of(owner, data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for result in run_batches(owner, engine, items):
             found = {name: result[shown] for name, shown in outputs.items()}
             result.clear()

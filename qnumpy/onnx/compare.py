@@ -192,6 +192,7 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     >>> table.plot()  # doctest: +SKIP
     """
     owner = "compare"
+    progress = _check.flag_or_none(owner, "progress", progress)
     source, coarse = read_model(owner, model), read_model(owner, quantized)
     outputs = _common_outputs(owner, source, coarse)
     pairing = Pairing(source, coarse)
@@ -201,9 +202,10 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     rows = [_Row(pairing, region, runs.sites[region.tensor], known) for region in pairing.regions]
     sums = {name: np.zeros(2) for name in outputs}
     first: Any = None
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
     batches = 0
-    with progress_bar(iter(batches_of(owner, data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for item in items:
             exact, cumulative, local = runs.run(owner, item)
             first = item if not batches else first

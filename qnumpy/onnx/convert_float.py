@@ -116,6 +116,7 @@ def convert_float(
     flags = {"keep_io": keep_io, "weights_only": weights_only, "measure": measure}
     for name, flag in flags.items():
         _check.flag(_OWNER, name, flag)
+    progress = _check.flag_or_none(_OWNER, "progress", progress)
     if measure and data is None:
         raise ValueError(_check.must(_OWNER, "measure", "False without data", "True"))
     proto = with_constants(read_model(_OWNER, model))

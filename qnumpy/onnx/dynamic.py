@@ -154,6 +154,7 @@ def quantize_dynamic(
     selection = Selection.of(owner, include, exclude, Graph.of(prepared))
     options = _Options(target, per, selection, include is not None, target_cpu, float_weights)
     rewrites = rewrite(Graph.of(prepared))
+    progress = _check.flag_or_none(owner, "progress", progress)
     changes = _Conversion(prepared, options).convert(owner, data, progress)
     attach(prepared, changes, form=target, per=per, target_cpu=target_cpu, rewrites=rewrites)
     if output is not None:

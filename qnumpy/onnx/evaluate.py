@@ -10,7 +10,7 @@ from .._typing import Array
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score
 from ._taps import batches_of
-from .session import run_batches, session
+from .session import opened, run_batches
 
 __all__ = ["evaluate", "labelled"]
 
@@ -78,8 +78,8 @@ def evaluate(
     score = Score(owner, metric)
     if score.needs == "reference" and reference is None:
         raise ValueError(_check.must(owner, "reference", f"the float model for the metric {score.name!r}", "None"))
-    engine = session(model, threads=threads)
-    exact = None if reference is None else session(reference, threads=threads)
+    engine = opened(owner, model, threads)
+    exact = None if reference is None else opened(owner, reference, threads)
     for feed, wanted in labelled(owner, engine, data, labels):
         (outputs,) = run_batches(owner, engine, [feed])
         if score.needs == "labels" and wanted is None:
@@ -126,7 +126,11 @@ class _Labels:
 
     def __init__(self, owner: str, labels: Any, name: str) -> None:
         self.owner, self.name, self.taken = owner, name, 0
-        if isinstance(labels, str | bytes | Mapping) or not (isinstance(labels, Iterable) or np.ndim(labels)):
+        if (
+            isinstance(labels, str | bytes | Mapping)
+            or not isinstance(labels, Iterable)
+            or getattr(labels, "shape", None) == ()
+        ):
             wanted = "one array for all batches together, or one for each"
             raise TypeError(_check.must(owner, "labels", wanted, _check.typed(labels)))
         each = (

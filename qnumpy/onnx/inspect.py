@@ -211,6 +211,8 @@ def _percent(share: float | None) -> str:
 
 def _set_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write fixed lengths into the inputs of a model."""
+    if not isinstance(shapes, Mapping):
+        raise TypeError(_check.must("inspect", "shapes", "a mapping of names to shapes", _check.typed(shapes)))
     inputs = {value.name: value for value in model.graph.input}
     for name, shape in shapes.items():
         if name not in inputs:

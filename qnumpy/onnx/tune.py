@@ -24,7 +24,7 @@ from .compare import compare
 from .convert_float import convert_float
 from .dynamic import quantize_dynamic
 from .evaluate import labelled
-from .session import run_batches, session
+from .session import opened, run_batches, session
 from .static import calibrate, quantize_static
 from .weights import quantize_weights
 
@@ -148,7 +148,7 @@ def tune(
     named = _DEFAULT if techniques is None else tuple(listed(owner, "techniques", _alone(techniques)))
     for technique in named:
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
-    progress = None if progress is None else _check.flag(owner, "progress", progress)
+    progress = _check.flag_or_none(owner, "progress", progress)
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     stored: Literal["int8", "int16"] = "int8" if objective == "size" else "int16"
@@ -187,7 +187,7 @@ class _Model:
         self.layers = tuple(dict.fromkeys(layer.name for layer in found))
         every = [layer for layer in layers(Graph.of(source)) if layer.weight is not None]
         self.unselected = tuple(dict.fromkeys(layer.name for layer in every if layer.name not in self.layers))
-        self.engine = session(source, threads=threads)
+        self.engine = opened(owner, source, threads)
         self.feeds: list[Any] = []
         self.labels: list[Any] = []
         for feed, wanted in labelled(owner, self.engine, data, labels):
