@@ -36,6 +36,7 @@ __all__ = [
     "Tuning",
     "budget_of",
     "limits_of",
+    "listed",
     "search",
     "tune",
 ]
@@ -303,6 +304,8 @@ def search(
     bisection finds necessary. Then each of those is tried at the cheaper type again, in the order of what that costs
     now, until none can go.
     """
+    if not (resume is None or isinstance(resume, str | os.PathLike)):
+        raise TypeError(_check.must(owner, "resume", "a path, or None", _check.typed(resume)))
     path = None if resume is None else Path(resume)
     with _bar(budget, progress) as advance:
         walk = _Search(owner, problem, limits, budget, path, advance)
@@ -564,9 +567,12 @@ class _Search:
         return (not trial.met, short + over if not trial.met else 0.0, *self._aim(trial), trial.number)
 
     def _aim(self, trial: Trial) -> tuple[float, ...]:
-        """Return the objective and what decides between equals; less is better. Times nearer than noise are equal."""
+        """Return the objective and what decides between equals; less is better. Times near the shortest are equal."""
         size = math.inf if trial.nbytes is None else float(trial.nbytes)
-        latency = math.inf if trial.latency is None else float(round(trial.latency / _NOISE))
+        latency = math.inf if trial.latency is None else trial.latency
+        if self.limits.objective == "latency":
+            fastest = min((t.latency for t in self.trials if t.met and t.latency is not None), default=0.0)
+            latency = max(latency, fastest * (1 + _NOISE))
         score = math.inf if trial.score is None else -trial.score
         fidelity = math.inf if trial.fidelity_db is None else -trial.fidelity_db
         return {
@@ -723,7 +729,7 @@ def tune(
     >>> x = [rng.normal(size=(64, 32)).astype(np.float32)]
     >>> found = tune(model, layers, x, "sqnr", min_score=30, techniques=["mse"])
     >>> found.met, found.model
-    (True, TunedLayers(2 int8; 2,304 bytes))
+    (True, TunedLayers(2 int8; 2,368 bytes))
     """
     owner = "tune"
     if not callable(run):
@@ -735,9 +741,9 @@ def tune(
     score = Score(owner, metric)
     limits = limits_of(owner, max_drop, drop, min_score, None, objective, ("size", "accuracy"))
     chosen = types_of(owner, dtypes, _DTYPES)
-    for technique in _listed(owner, "techniques", techniques):
+    for technique in listed(owner, "techniques", techniques):
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
-    progress = None if progress is None else _check.flag(owner, "progress", progress)
+    progress = _check.flag_or_none(owner, "progress", progress)
     batches = _pairs(owner, data)
     problem = _Layers(owner, run, layers, batches, score, chosen, tuple(techniques), granularity)
     return search(owner, problem, limits, budget_of(owner, budget), resume=resume, progress=progress)
@@ -745,19 +751,19 @@ def tune(
 
 def types_of(owner: str, dtypes: Any, known: Sequence[str]) -> tuple[str, ...]:
     """Return the types a layer may take, cheapest first; float32 is always one."""
-    names = _listed(owner, "dtypes", dtypes)
+    names = listed(owner, "dtypes", dtypes)
     for name in names:
         _args.choice(owner, "dtypes", name, dict.fromkeys(known, 0))
     return tuple(name for name in known if name in names or name == FLOAT)
 
 
-def _listed(owner: str, name: str, value: Any) -> list[str]:
-    listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
-    if not all(isinstance(entry, str) for entry in listed):
+def listed(owner: str, name: str, value: Any) -> list[str]:
+    """Return a sequence of names that is not empty."""
+    if not isinstance(value, list | tuple | set | frozenset) or not all(isinstance(entry, str) for entry in value):
         raise TypeError(_check.must(owner, name, "a sequence of names", _check.typed(value)))
-    if not listed:
+    if not value:
         raise ValueError(_check.must(owner, name, "one name or more", "none"))
-    return listed
+    return list(value)
 
 
 def _pairs(owner: str, data: Any) -> list[tuple[Any, Any]]:

@@ -208,8 +208,9 @@ class Int8Graph:
             reason += (
                 f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
             )
+        sqnr, rounding = _sqnr(w, codes, axis), "nearest" if moments is None else "gptq"
         return Change(
-            node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, _sqnr(w, codes, axis)
+            node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, sqnr, rounding
         )
 
     def _moments(self, c: Candidate, factor: Array | None) -> Moments | None:

@@ -17,7 +17,7 @@ from ..errors import CalibrationError
 from ..files.atomic import replacing
 from ._files import LARGEST, nbytes, tensors
 from ._graph import Graph
-from .session import run_batches, session
+from .session import require_batches, run_batches, session
 
 __all__ = ["batches_of", "feed_of", "observe", "observe_calibration", "tapped", "unmasked"]
 
@@ -141,7 +141,7 @@ def observe_calibration(
     path = None if resume is None else Path(resume)
     calibration = calibration if path is None else _resumed(owner, path, calibration, sources)
     done = calibration.batches
-    rest = (item for i, item in enumerate(batches_of(data)) if i >= done)
+    rest = (item for i, item in enumerate(batches_of(owner, data)) if i >= done)
     try:
         for batch in _runs(owner, model, rest, list(dict.fromkeys(sources.values())), progress):
             for name, tensor in sources.items():
@@ -180,8 +180,9 @@ def _runs(
     del with_outputs  # one copy less beside the runtime's own
     engine = session(content)
     del content
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for result in run_batches(owner, engine, items):
             found = {name: result[shown] for name, shown in outputs.items()}
             result.clear()
@@ -191,9 +192,10 @@ def _runs(
             batch.clear()  # before the next run makes as many arrays
 
 
-def batches_of(data: Any) -> Iterable[Any]:
+def batches_of(owner: str, data: Any) -> Iterable[Any]:
     """Return data as an iterable of batches: dask arrays and bags give a block or an item at a time."""
     if type(data).__module__.partition(".")[0] != "dask":
+        require_batches(owner, data)
         return data  # type: ignore[no-any-return]
     if hasattr(data, "numblocks"):
         whole = data.rechunk(dict.fromkeys(range(1, data.ndim), -1))

@@ -86,8 +86,9 @@ def _is_plain_product(slot: Slot) -> bool:
 
 class Rounded(NamedTuple):
     codes: Codes
-    bias: "tuple[NodeProto, int, Array] | None" = None
-    sqnr_db: float | None = None
+    bias: "tuple[NodeProto, int, Array] | None"
+    sqnr_db: float | None
+    method: str
 
 
 def rounded(
@@ -123,7 +124,7 @@ def _alone(unit: Unit, options: Options) -> Rounded:
     else:
         q = quantize(w, dtype=f"int{bits}", granularity=PerGroup(size), symmetric=options.symmetric, method=method)
         codes = Codes.of(q, bits, size)
-    return Rounded(codes, None, _sqnr(w, codes))
+    return Rounded(codes, None, _sqnr(w, codes), method)
 
 
 def _halved(codes: Codes, w: Float32Array) -> Codes:
@@ -148,7 +149,7 @@ def fitting_batches(
     """Return the batches as the model takes them, and the names of layers whose inputs are rows of finite numbers."""
     shown, outputs, _ = tapped(model, {layer.x for layer in staged})
     engine = session(shown)
-    batches = [feed_of(engine, item) for item in batches_of(data)]
+    batches = [feed_of(engine, item) for item in batches_of(owner, data)]
     if not batches:
         raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
     bad, rows = set(), dict.fromkeys(outputs, 0)
@@ -204,7 +205,7 @@ def _by_data(
         q = layers[layer.name]
         codes = Codes.of(q, options.bits, options.size_of(by_name[layer.name]))
         bias = None if layer.bias is None else (*layer.bias[:2], layer.bias[2](layers.biases[layer.name]))
-        rounded[layer.name] = Rounded(codes, bias, layers.report[layer.name].sqnr_db)
+        rounded[layer.name] = Rounded(codes, bias, layers.report[layer.name].sqnr_db, options.method)
     return rounded
 
 

@@ -177,6 +177,7 @@ def quantize_dynamic(
     if target == "standard" and opset_of(prepared) < _ROWS_OPSET and _Conversion(prepared, options).products():
         prepared = at_opset(prepared, _ROWS_OPSET, owner)
     rewrites = rewrite(Graph.of(prepared))
+    progress = _check.flag_or_none(owner, "progress", progress)
     conversion = _Conversion(prepared, options)
     changes = conversion.convert(owner, data, progress)
     if conversion.norms:
@@ -195,6 +196,7 @@ class _Rounding(NamedTuple):
     bias: Array | None
     rotation: Hadamard | None
     sqnr_db: float | None
+    method: str
 
 
 class _Conversion:
@@ -209,7 +211,7 @@ class _Conversion:
 
     def convert(self, owner: str, data: Iterable[Any] | None, progress: bool | None) -> list[Change]:
         if data is not None:
-            data = list(batches_of(data))
+            data = list(batches_of(owner, data))
             if self.options.smooth:
                 self._smooth(owner, data)
         plan = self._plans()
@@ -328,7 +330,7 @@ class _Conversion:
     def _nearest(self, product: _Product) -> _Rounding:
         result = layer_codes(product.w, 1, None, 1.0, orders=_PAIRS if self._bounds_pairs else None)
         error = product.w - result.codes * result.scale
-        return _Rounding(result.codes, result.scale, product.bias, None, _sqnr(product.w, error))
+        return _Rounding(result.codes, result.scale, product.bias, None, _sqnr(product.w, error), "nearest")
 
     def _by_layers(self, weights: dict[str, Any], *, hadamard: bool, **options: Any) -> dict[str, _Rounding]:
         """Round by `qn.weights.quantize_layers`; 7 bits where neighbours must not add up to more than 128."""
@@ -338,12 +340,12 @@ class _Conversion:
         result = quantize_layers(
             weights, dtype=dtype, granularity=PerChannel(0), symmetric=True, hadamard=hadamard, **options
         )
-        rounded = {}
+        rounded, method = {}, "gptq" if "run" in options else "mse"
         for name, q in result.items():
             assert isinstance(q, QuantizedArray)
             codes, scale = np.ascontiguousarray(q.codes.astype(np.int8).T), np.asarray(q.qparams.scale, np.float32)
             sqnr = result.report[name].sqnr_db
-            rounded[name] = _Rounding(codes, scale, result.biases.get(name), result.hadamards.get(name), sqnr)
+            rounded[name] = _Rounding(codes, scale, result.biases.get(name), result.hadamards.get(name), sqnr, method)
         return rounded
 
     def _by_data(
@@ -410,8 +412,8 @@ class _Conversion:
             reason = f"{reason}; with its {product.activation}"
         if product.layer.name in self.smoothed:
             reason = f"{reason}; {self.smoothed[product.layer.name]} smooths its input"
-        kind = self.options.target
-        return Change(product.layer.name, product.layer.op_type, kind, "int8", reason, before, after, result.sqnr_db)
+        name, op_type, kind = product.layer.name, product.layer.op_type, self.options.target
+        return Change(name, op_type, kind, "int8", reason, before, after, result.sqnr_db, result.method)
 
     def _standard(self, nodes: Nodes, x: str, product: _Product, result: _Rounding, output: str) -> None:
         form = self.forms.setdefault(id(nodes.graph), StandardForm(nodes.graph, self.options.per))

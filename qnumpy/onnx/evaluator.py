@@ -8,6 +8,7 @@ from onnx.reference import ReferenceEvaluator as OnnxEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_integer, op_qlinear_conv
 
+from .. import _check
 from .._typing import Array, Float32Array
 from ..arrays import PackedWeight
 from ..dtypes import code_type
@@ -62,7 +63,13 @@ def ReferenceEvaluator(model: Any, **options: Any) -> OnnxEvaluator:  # noqa: N8
     [array([[23]], dtype=int32)]
     """
     own = [*(options.pop("new_ops", None) or ()), *_OPERATORS]
-    return OnnxEvaluator(read_model("ReferenceEvaluator", model), new_ops=own, **options)
+    proto = read_model("ReferenceEvaluator", model)
+    try:
+        return OnnxEvaluator(proto, new_ops=own, **options)
+    except (NotImplementedError, RuntimeError, KeyError) as error:
+        text = " ".join(str(error).split())[:200].rstrip(".")
+        wanted = "a model of operators that onnx.reference has"
+        raise ValueError(_check.must("ReferenceEvaluator", "model", wanted, text)) from error
 
 
 class _Operator(OpRun):

@@ -243,18 +243,21 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     Examples
     --------
     >>> import qnumpy as qn
+    >>> batches = [np.ones((8, 3, 224, 224), np.float32)]
     >>> qn.onnx.check_exact("int8.onnx", batches).exact  # doctest: +SKIP
     True
     """
     owner = "check_exact"
     measure = _check.flag(owner, "measure", measure)
+    progress = _check.flag_or_none(owner, "progress", progress)
     proto = read_model(owner, model)
     runner = Runner(owner, optimized(proto))
     counts: dict[str, Checked] = {}
     first: Any = None
     batches = 0
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for item in items:
             first = item if not batches else first
             batches += 1

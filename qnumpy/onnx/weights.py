@@ -138,6 +138,7 @@ def quantize_weights(
     >>> model.ByteSize() // 1000, quantized.ByteSize() // 1000
     (16, 3)
     """
+    progress = _check.flag_or_none(_OWNER, "progress", progress)
     options = _options(dtype, lookup_dtype, group_size, method, data, form, symmetric, activations, damping)
     proto = with_constants(read_model(_OWNER, model))
     proto = at_opset(proto, 21 if options.form == "QDQ" else 11)
@@ -171,6 +172,8 @@ def _options(
     damping: Any,
 ) -> Options:
     bits = _bits("dtype", dtype)
+    if form is not None:
+        _args.choice(_OWNER, "form", form, _FORMS)
     larger = lookup_dtype is None and form in (None, "folded")
     more, longer = (_LOOKUP_BITS, _LOOKUP_GROUPS) if larger else (0, 1)
     lookup_bits = min(bits + more, 8) if lookup_dtype is None else _bits("lookup_dtype", lookup_dtype)
@@ -184,8 +187,6 @@ def _options(
     _args.choice(_OWNER, "method", method, _METHODS)
     if method == "gptq" and data is None:
         raise ValueError(_check.must(_OWNER, "method", "another one without data", "'gptq'"))
-    if form is not None:
-        _args.choice(_OWNER, "form", form, _FORMS)
     if form == "MatMulNBits" and not takes(group_size):
         raise ValueError(
             _check.must(_OWNER, "group_size", "a power of two of at least 16 for MatMulNBits", str(group_size))
@@ -239,6 +240,7 @@ def _applied(unit: Unit, result: Rounded, options: Options) -> list[Change]:
             before * (not i),
             after * (not i),
             result.sqnr_db,
+            result.method,
         )
         for i, other in enumerate(unit.slots)
     ]

@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
-import onnx
 import pytest
-from onnx_zoo import mlp, mlp_inputs
 
 from qnumpy.cli import main
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from onnx_zoo import mlp, mlp_inputs  # noqa: E402
 
 QUANTIZE = ["quantize", "m.onnx", "-o", "q.onnx"]
 
