@@ -164,8 +164,9 @@ __attribute__((visibility("default"))) ort_status *RegisterCustomOps(void *optio
 ort_status *RegisterCustomOps(void *options, const ort_base *base) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     unsigned major = 0, minor = 0;
+    static const char there[] = "qnumpy.registered"; /* a second domain of one name is an error of every session */
     void *domain;
-    int threads;
+    int threads, has = 0;
     sscanf(base->version(), "%u.%u", &major, &minor);
     if (major < 1 || (major == 1 && minor < ORT_OLDEST))
         return ort_error(base->api(1), "RegisterCustomOps", "onnxruntime must be 1.%d or later; got %s", ORT_OLDEST,
@@ -173,7 +174,10 @@ ort_status *RegisterCustomOps(void *options, const ort_base *base) {
     const int version = major > 1 || minor > ORT_NEWEST ? ORT_NEWEST : (int)minor;
     const ort_api *api = base->api((uint32_t)version);
     pthread_once(&once, start);
-    ort_status *s = read_threads(api, options, &threads);
+    ort_status *s = ORT(api, has_config)(options, there, &has);
+    if (s || has) return s;
+    s = read_threads(api, options, &threads);
     if (!s) s = find_domain(api, version, threads, &domain);
-    return s ? s : ORT(api, add_domain)(options, domain);
+    if (!s) s = ORT(api, add_domain)(options, domain);
+    return s ? s : ORT(api, add_config)(options, there, "1");
 }

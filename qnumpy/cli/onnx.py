@@ -296,6 +296,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         name = name.replace("-", "_")
         if not equals or not name.isidentifier():
             raise UsageError(f"--option must be NAME=VALUE; got {text!r}.")
+        if name in ("model", "data", "output", "metric"):
+            raise UsageError(f"--option must be another argument than {name}; got {text!r}.")
         options[name] = _value(value)
     return options
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -35,6 +35,7 @@ LARGEST = 2**31 - 2**20  # bytes of a protobuf message, less what the nodes may 
 _ALIGNMENT = 4096  # of a tensor in a file of external data, which the runtime may map
 _SMALL = 1024  # bytes; shapes and axes that shape inference and the converter of versions read are smaller
 _FAULTS = (RuntimeError, ValueError, shape_inference.InferenceError)  # of the parts of onnx in C++
+_NO_TEXT = "names that are no UTF-8"
 _WANTED = "the path or the bytes of an ONNX model, or a ModelProto"
 
 
@@ -55,10 +56,7 @@ def read_model(owner: str, model: Any) -> ModelProto:
     if not proto.graph.node and not proto.graph.output:
         raise FileFormatError(_check.must(owner, "model", _WANTED, f"{place} without a graph"))
     _load_external_data(owner, proto, folder)
-    try:
-        fault = _fault(proto)
-    except UnicodeDecodeError:
-        fault = "names that are no UTF-8"
+    fault = _fault(proto)
     if fault:
         raise FileFormatError(_check.must(owner, "model", "a valid ONNX model", fault))
     return _inlined(owner, proto) if proto.functions else proto
@@ -83,16 +81,27 @@ def _fault(model: ModelProto) -> str:
     """Return what makes a model no valid one, empty if nothing does."""
     opset = opset_of(model)
     for graph in _graphs(model.graph):
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            _ = value.name  # protobuf decodes a name when it is read
+        values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+        if not _are_texts(value.name for value in values):
+            return _NO_TEXT
         for tensor in graph.initializer:
             if not _is_whole(tensor):
                 return f"the tensor {tensor.name!r}, whose type, shape and bytes do not fit"
         for node in graph.node:
             text = _node_fault(node, opset)
+            if text == _NO_TEXT:
+                return text
             if text:
                 return f"the node {node.name or ', '.join(node.output)!r} ({node.op_type}) {text}"
     return ""
+
+
+def _are_texts(names: Iterable[Any]) -> bool:
+    """Whether protobuf reads names as texts: of what is no UTF-8 it returns bytes, or raises."""
+    try:
+        return all(isinstance(name, str) for name in names)
+    except UnicodeDecodeError:
+        return False
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -104,7 +113,8 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def _node_fault(node: NodeProto, opset: int) -> str:
-    _ = node.name, *node.input, *node.output
+    if not _are_texts((node.name, *node.input, *node.output)):
+        return _NO_TEXT
     tensors = [tensor for a in node.attribute for tensor in [*([a.t] if a.HasField("t") else []), *a.tensors]]
     if not all(map(_is_whole, tensors)):
         return "with a tensor whose type, shape and bytes do not fit"

@@ -61,6 +61,9 @@ def calibrated(
     progress: bool | None,
     resume: str | os.PathLike[str] | None,
 ) -> Calibration:
+    progress = _check.flag_or_none(owner, "progress", progress)
+    if not (resume is None or isinstance(resume, str | os.PathLike)):
+        raise TypeError(_check.must(owner, "resume", "a path, or None", _check.typed(resume)))
     sources = _sources(found)
     templates: dict[str, Observer | None] = {name: _observer(observer, percentile) for name in sources}
     views: dict[str, Callable[[Array], Array]] = {}

@@ -1,7 +1,7 @@
 """Rewrites after which onnxruntime computes float parts faster; the results keep every bit of normal numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,21 @@ from onnx import helper
 
 from ._graph import Graph, attribute
 
-__all__ = ["Activation", "activation_behind", "rewrite"]
+__all__ = ["Activation", "activation_behind", "apply", "rewrite"]
+
+
+def apply(graph: Graph, rewrites: Sequence[Callable[[Graph, Any], str | None]]) -> dict[str, int]:
+    """Apply rewrites to each node of a graph and of those inside it; return how often each was done, by its name."""
+    counts: dict[str, int] = {}
+    for scope in graph.walk():
+        for one in rewrites:
+            for node in list(scope.proto.node):
+                if node.output and scope.producer(node.output[0]) is not node:  # an earlier rewrite removed it
+                    continue
+                done = one(scope, node)
+                if done:
+                    counts[done] = counts.get(done, 0) + 1
+    return counts
 
 
 def rewrite(graph: Graph) -> dict[str, int]:
@@ -24,15 +38,7 @@ def rewrite(graph: Graph) -> dict[str, int]:
     -------
     dict of str to int
     """
-    counts: dict[str, int] = {}
-    rewrites: tuple[Callable[[Graph, Any], str | None], ...] = (_softmax, _sum_before_norm, _gelu)
-    for scope in graph.walk():
-        for one in rewrites:
-            for node in list(scope.proto.node):
-                done = one(scope, node)
-                if done:
-                    counts[done] = counts.get(done, 0) + 1
-    return counts
+    return apply(graph, (_softmax, _sum_before_norm, _gelu))
 
 
 def _softmax(graph: Graph, node: Any) -> str | None:

@@ -35,6 +35,7 @@ class Readers(NamedTuple):
 
     layers: list[Layer]
     weights: list[Array]
+    rotates: bool  # whether a Hadamard matrix transforms the activation
 
 
 class _Form(NamedTuple):
@@ -70,8 +71,8 @@ def smooth(
     most : int
         The largest code of a weight.
     ours : bool
-        Whether the layers become Linear of the domain "qnumpy": then inputs are rotated, and a Mul in front of the
-        layers takes the factors that nothing else can, for Linear to take in.
+        Whether the layers become Linear of the domain "qnumpy": then a Mul in front of the layers takes the factors
+        that nothing else can, for Linear to take in.
 
     Returns
     -------
@@ -84,9 +85,9 @@ def smooth(
     if not wanted:
         return {}
     for x, (rows, reach) in _observed(owner, graph, wanted, batches).items():
-        layers, weights = wanted[x]
+        layers, weights, rotates = wanted[x]
         w = np.concatenate(weights, axis=1)
-        form = _Form(by_row, ours and len(w) % 2 == 0, most)
+        form = _Form(by_row, rotates, most)
         factor = _best(rows, reach, w, form, _FREE_GAIN if x in free else _PASS_GAIN)
         if factor is None:
             continue

@@ -18,7 +18,7 @@ from ..files.atomic import replacing
 from ._files import LARGEST, nbytes, tensors
 from ._graph import Graph
 from ._pieces import PieceModel, lean
-from .session import feeds, refusing, run_batches, session
+from .session import feeds, refusing, require_batches, run_batches, session
 
 __all__ = ["batches_of", "feed_of", "observe", "observe_calibration", "tapped", "unmasked"]
 
@@ -143,7 +143,7 @@ def observe_calibration(
     path = None if resume is None else Path(resume)
     calibration = calibration if path is None else _resumed(owner, path, calibration, sources)
     done = calibration.batches
-    rest = (item for i, item in enumerate(batches_of(data)) if i >= done)
+    rest = (item for i, item in enumerate(batches_of(owner, data)) if i >= done)
     try:
         names = list(dict.fromkeys(sources.values()))
         # a state that is saved has whole batches alone
@@ -183,7 +183,7 @@ def _runs(
     """
     total = len(data) if isinstance(data, Sized) else None
     runs = _whole_runs(owner, model, names) if whole else _part_runs(owner, model, names)
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(batches_of(owner, data)), total, progress) as items:
         for found, ends in runs(items):
             batch = {}
             for name in list(found):
@@ -230,9 +230,10 @@ def _whole_runs(owner: str, model: Any, names: list[str]) -> _Runs:
     return runs
 
 
-def batches_of(data: Any) -> Iterable[Any]:
+def batches_of(owner: str, data: Any) -> Iterable[Any]:
     """Return data as an iterable of batches: dask arrays and bags give a block or an item at a time."""
     if type(data).__module__.partition(".")[0] != "dask":
+        require_batches(owner, data)
         return data  # type: ignore[no-any-return]
     if hasattr(data, "numblocks"):
         whole = data.rechunk(dict.fromkeys(range(1, data.ndim), -1))

@@ -153,7 +153,7 @@ def fitting_batches(
     """Return the batches as the model takes them, and the names of layers whose inputs are rows of finite numbers."""
     shown, outputs, _ = tapped(model, {layer.x for layer in staged})
     engine = session(shown)
-    batches = [feed_of(engine, item) for item in batches_of(data)]
+    batches = [feed_of(engine, item) for item in batches_of(owner, data)]
     if not batches:
         raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
     bad, rows = set(), dict.fromkeys(outputs, 0)

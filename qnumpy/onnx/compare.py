@@ -192,6 +192,7 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     >>> table.plot()  # doctest: +SKIP
     """
     owner = "compare"
+    progress = _check.flag_or_none(owner, "progress", progress)
     source, coarse = read_model(owner, model), read_model(owner, quantized)
     outputs = _common_outputs(owner, source, coarse)
     pairing = Pairing(source, coarse)
@@ -201,9 +202,10 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     rows = [_Row(pairing, region, runs.sites[region.tensor], known) for region in pairing.regions]
     sums = {name: np.zeros(2) for name in outputs}
     first: Any = None
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
     batches = 0
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for item in items:
             exact, cumulative, local = runs.run(owner, item)
             first = item if not batches else first
@@ -403,7 +405,7 @@ class _Row:
                 flat = unmasked(np.ascontiguousarray(values)).reshape(-1)
                 observer.observe(flat[:: max(1, flat.size // _MOST)])
         self._add_channels(x, y)
-        if self.layer is not None and self.layer.x in exact:
+        if self.layer is not None and self.layer.x in exact and x.size:
             read = np.nan_to_num(unmasked(exact[self.layer.x]).astype(np.float64), posinf=0.0, neginf=0.0)
             axis = (1 if self.axis == 1 else read.ndim - 1) if read.ndim > 1 else 0
             squares = np.square(read).mean(axis=tuple(d for d in range(read.ndim) if d != axis))

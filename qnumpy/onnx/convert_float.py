@@ -124,11 +124,12 @@ def convert_float(
     flags = {"keep_io": keep_io, "weights_only": weights_only, "measure": measure}
     for name, flag in flags.items():
         _check.flag(_OWNER, name, flag)
+    progress = _check.flag_or_none(_OWNER, "progress", progress)
     if measure and data is None:
         raise ValueError(_check.must(_OWNER, "measure", "False without data", "True"))
     proto = with_constants(read_model(_OWNER, model))
     selection = Selection.of(_OWNER, include, exclude, Graph.of(proto))
-    batches = None if data is None else list(batches_of(data))
+    batches = None if data is None else list(batches_of(_OWNER, data))
     if batches is not None and not batches:
         raise CalibrationError(_check.must(_OWNER, "data", "one batch or more", "none"))
     result, changes, facts = _steered(proto, target, selection, batches, keep_io, weights_only, progress)

@@ -17,6 +17,7 @@ from ..granularity import PerChannel
 from ..ops.hadamard import Hadamard
 from ..qparams import QParams
 from ..reports.scores import finite_decibels
+from ..weights.hadamard import hadamard
 from ..weights.layers import quantize_layers
 from ._files import MOST_OPSET, at_opset, lowered, opset_of, read_model, write_model
 from ._forms.codes import layer_codes
@@ -62,7 +63,9 @@ _FLOAT_ONE_ROW, _INT8_ONE_ROW = 11.0, 40.0  # a product of one row reads the wei
 _QUANTIZE, _DEQUANTIZE = 0.45, 0.65  # of an input and of an output: all passes together
 _NODES = 22_000.0  # of the operators around a product
 _MARGIN = 0.8  # of the time in float32 that int8 may take, because runs differ
-_NODE = 2_000.0  # of a node of ours
+_OUR_NODE, _OUR_ROW, _OUR_QUANTIZE, _OUR_DEQUANTIZE = 2_000.0, 50.0, 0.2, 0.28  # of Linear
+_ROTATE, _ROTATE_NARROW = 0.25, 10.0  # of an input; the second by the neighbours that are added, where these are few
+_WIDE = 16  # neighbours that fill a register
 _ROWS = 32  # assumed where a model leaves lengths open
 
 
@@ -92,6 +95,7 @@ class _Product(NamedTuple):
     activation: str | None
     output: str
     rank: int | None
+    rotates: bool  # whether Linear transforms x by a Hadamard matrix
 
 
 def quantize_dynamic(
@@ -173,6 +177,7 @@ def quantize_dynamic(
     if target == "standard" and opset_of(prepared) < _ROWS_OPSET and _Conversion(prepared, options).products():
         prepared = at_opset(prepared, _ROWS_OPSET, owner)
     rewrites = rewrite(Graph.of(prepared))
+    progress = _check.flag_or_none(owner, "progress", progress)
     conversion = _Conversion(prepared, options)
     changes = conversion.convert(owner, data, progress)
     if conversion.norms:
@@ -206,7 +211,7 @@ class _Conversion:
 
     def convert(self, owner: str, data: Iterable[Any] | None, progress: bool | None) -> list[Change]:
         if data is not None:
-            data = list(batches_of(data))
+            data = list(batches_of(owner, data))
             if self.options.smooth:
                 self._smooth(owner, data)
         plan = self._plans()
@@ -249,11 +254,13 @@ class _Conversion:
         product = _product(layer)
         if isinstance(product, str):
             return product
+        times = _times(layer.graph, product)
         if self.options.target == "qnumpy":
-            product = _with_activation(product)
-        if self.options.forced:
+            product = _with_activation(product)._replace(rotates=times.rotates)
+        if self.options.forced or times.coded(self.options.target) < _MARGIN * times.real:
             return product
-        return _loss(layer.graph, product, self.options.target) or product
+        k, n = product.w.shape
+        return f"with {times.rows} {'row' if times.rows == 1 else 'rows'} of {k} x {n} int8 is not faster"
 
     def _other(self, layer: Layer, reason: str) -> list[Change]:
         assert layer.weight is not None
@@ -274,7 +281,7 @@ class _Conversion:
         for product in self._once(self.products()):
             if max(len(self.graph.consumers(w)) for w in (_weight_name(product), product.layer.node.input[1])) > 1:
                 continue  # another layer reads the weight as it is
-            of = readers.setdefault(product.x, Readers([], []))
+            of = readers.setdefault(product.x, Readers([], [], product.rotates))
             of.layers.append(product.layer)
             of.weights.append(product.w)
         if not readers or not data:
@@ -305,14 +312,15 @@ class _Conversion:
         plain = self.options.target == "standard"
         done: dict[str, _Rounding] = {}
         if data is not None:
-            known = [p for p in self._once(products) if p.w.shape[0] % 2 == 0 or plain]
-            done |= self._by_data(owner, [p for p in known if p.addend is None], data, progress)
+            known = [p for p in self._once(products) if p.addend is None]
+            for rotates in (True, False):
+                done |= self._by_data(owner, [p for p in known if p.rotates == rotates], data, progress)
         rest = [product for product in products if product.output not in done]
         if plain:
             done |= {product.output: self._nearest(product) for product in rest}
         else:
-            done |= self._by_layers({p.output: _entry(p) for p in rest if p.w.shape[0] % 2 == 0}, hadamard=True)
-            done |= self._by_layers({p.output: _entry(p) for p in rest if p.w.shape[0] % 2}, hadamard=False)
+            for rotates in (True, False):
+                done |= self._by_layers({p.output: _entry(p) for p in rest if p.rotates == rotates}, hadamard=rotates)
         return done
 
     @property
@@ -344,6 +352,8 @@ class _Conversion:
         self, owner: str, products: list[_Product], data: Iterable[Any], progress: bool | None
     ) -> dict[str, _Rounding]:
         """Round the weights for the activations that they meet in the quantized model, stage by stage."""
+        if not products:
+            return {}
         staged = [_staged(product) for product in products]
         batches, fit = fitting_batches(owner, self.graph.model, staged, data)
         staged = [layer for layer in staged if layer.name in fit]
@@ -351,9 +361,8 @@ class _Conversion:
         if not entries:
             return {}
         run = StagedModel(self.graph, staged, entries, {})
-        hadamard = self.options.target == "qnumpy"
         return self._by_layers(
-            entries, hadamard=hadamard, run=run, batches=batches, activations="int8", progress=progress
+            entries, hadamard=products[0].rotates, run=run, batches=batches, activations="int8", progress=progress
         )
 
     # ---- layers ----
@@ -481,7 +490,7 @@ def _product(layer: Layer) -> _Product | str:
         shape = graph.shape(node.input[0])
         rank = None if shape is None else len(shape)
         product = _Product(
-            layer, node.input[0], False, w, bias, None, [] if add is None else [add], add, None, output, rank
+            layer, node.input[0], False, w, bias, None, [] if add is None else [add], add, None, output, rank, False
         )
     else:
         w = w.T if attribute(node, "transB", 0) else w
@@ -497,7 +506,8 @@ def _product(layer: Layer) -> _Product | str:
             else:
                 bias = (bias * np.float32(beta)).astype(np.float32)
         transposed = bool(attribute(node, "transA", 0))
-        product = _Product(layer, node.input[0], transposed, w, bias, addend, [], None, None, node.output[0], 2)
+        output = node.output[0]
+        product = _Product(layer, node.input[0], transposed, w, bias, addend, [], None, None, output, 2, False)
     if k >= _MOST_INPUTS:
         return f"sums of {k} products may leave int32"
     return product
@@ -571,8 +581,22 @@ def _vector(array: Array, n: int, most_axes: int) -> Float32Array | None:
     return np.broadcast_to(array.reshape(-1), (n,)).astype(np.float32)
 
 
-def _loss(graph: Graph, product: _Product, target: Target) -> str:
-    """Return why int8 would not be faster; "" where it is."""
+class _Times(NamedTuple):
+    """Nanoseconds that a layer is estimated to take."""
+
+    rows: int  # assumed
+    real: float
+    standard: float
+    ours: float  # without the rotation of the rows
+    rotation: float
+    rotates: bool  # whether the rotation, which makes errors smaller, pays
+
+    def coded(self, target: Target) -> float:
+        """Return the time in int8."""
+        return self.standard if target == "standard" else self.ours + self.rotates * self.rotation
+
+
+def _times(graph: Graph, product: _Product) -> _Times:
     k, n = product.w.shape
     shape = graph.shape(product.x)
     if shape is None:
@@ -583,13 +607,16 @@ def _loss(graph: Graph, product: _Product, target: Target) -> str:
         rows = known if all(d for d in axes) else known * (_ROWS if len(shape) > 2 else 1)
     macs = rows * k * n
     one = rows < 4
-    real = macs / (_FLOAT_ONE_ROW if one else _FLOAT_MACS)
-    coded = macs / (_INT8_ONE_ROW if one else _INT8_MACS) + _QUANTIZE * rows * k + _DEQUANTIZE * rows * n + _NODES
-    if target == "qnumpy":
-        coded = macs / (_INT8_ONE_ROW if one else _INT8_MACS) + _QUANTIZE * rows * k + _NODE
-    if coded < _MARGIN * real:
-        return ""
-    return f"with {rows} {'row' if rows == 1 else 'rows'} of {k} x {n} int8 is not faster"
+    real, coded = macs / (_FLOAT_ONE_ROW if one else _FLOAT_MACS), macs / (_INT8_ONE_ROW if one else _INT8_MACS)
+    standard = coded + _QUANTIZE * rows * k + _DEQUANTIZE * rows * n + _NODES
+    ours = coded + rows * (_OUR_ROW + _OUR_QUANTIZE * k + _OUR_DEQUANTIZE * n) + _OUR_NODE
+    if k % 2:
+        return _Times(rows, real, standard, ours, 0.0, False)
+    block = hadamard(k).block
+    run = (block & -block) // 4 if block & (block - 1) else block  # of a block of 2^n, 12 * 2^n or 20 * 2^n
+    wide = run >= _WIDE
+    rotation = rows * k * (_ROTATE if wide else _ROTATE_NARROW / run)
+    return _Times(rows, real, standard, ours, rotation, wide or ours + rotation < _MARGIN * real)
 
 
 def _rows(table: Array) -> tuple[Array, Float32Array]:

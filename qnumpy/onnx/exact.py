@@ -7,7 +7,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from .. import _check
-from .._tables import Table
+from .._tables import NamedTable
 from .._typing import Array
 from ..calibration.calibrate import progress_bar
 from ..errors import CalibrationError, FileFormatError
@@ -94,7 +94,7 @@ class Remedy(NamedTuple):
     message: str
 
 
-class Exactness(Table[ProductExactness]):
+class Exactness(NamedTable[ProductExactness]):
     """The integer products of a model; text, JSON and HTML.
 
     Attributes
@@ -117,12 +117,6 @@ class Exactness(Table[ProductExactness]):
     def __init__(self, rows: Iterable[ProductExactness], floats: int, remedy: Remedy | None) -> None:
         super().__init__(rows, ProductExactness, "rows")
         self.floats, self.remedy = floats, remedy
-
-    def __getitem__(self, name: str) -> ProductExactness:
-        for row in self:
-            if row.name == name:
-                return row
-        raise KeyError(name)
 
     @property
     def wrong(self) -> int:
@@ -255,13 +249,15 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     """
     owner = "check_exact"
     measure = _check.flag(owner, "measure", measure)
+    progress = _check.flag_or_none(owner, "progress", progress)
     proto = read_model(owner, model)
     runner = Runner(owner, optimized(proto))
     counts: dict[str, Checked] = {}
     first: Any = None
     batches = 0
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for item in items:
             first = item if not batches else first
             batches += 1

@@ -19,10 +19,11 @@ from ..errors import FileFormatError
 from ._files import LARGEST, nbytes, read_model, tensors, write_model
 from ._report import find_report
 
-__all__ = ["custom_ops_library", "run_batches", "session"]
+__all__ = ["custom_ops_library", "opened", "require_batches", "run_batches", "session"]
 
 DOMAIN = "qnumpy"
 _THREADS = "qnumpy.threads"  # our operators cannot ask the runtime for its number
+_THREADS_END = 2**31
 _WEIGHT_ONLY = "session.qdq_matmulnbits_accuracy_level"
 _DTYPES: dict[str, Any] = {
     "float": np.float32, "double": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
@@ -81,11 +82,17 @@ def session(model: Any, *, threads: int | None = None, options: Any = None) -> A
     >>> engine = qn.onnx.session("model.onnx", threads=1)  # doctest: +SKIP
     >>> engine.run(None, {"x": np.ones((8, 16), np.float32)})  # doctest: +SKIP
     """
-    owner = "session"
+    return opened("session", model, threads, options)
+
+
+def opened(owner: str, model: Any, threads: int | None, options: Any = None) -> Any:
+    """Make a session for a function, whose name errors bear."""
     if threads is not None:
         threads = _check.integer(owner, "threads", threads)
         if threads < 1:
             raise ValueError(_check.must(owner, "threads", "at least 1", str(threads)))
+        if threads >= _THREADS_END:
+            raise ValueError(_check.must(owner, "threads", "less than 2**31", str(threads)))
     if options is not None and not isinstance(options, ort.SessionOptions):
         raise TypeError(_check.must(owner, "options", "an onnxruntime.SessionOptions", _check.typed(options)))
     if options is None:
@@ -175,12 +182,17 @@ def refusing(owner: str, index: int) -> Iterator[None]:
         raise ValueError(_check.must(owner, "data", "batches that the model can run", got)) from error
 
 
-def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
-    """Yield the items of the data as checked feeds of a session."""
-    wanted = "an iterable of batches: of {input name: array}, or of arrays for a model of one input"
+def require_batches(owner: str, data: Any) -> None:
+    """Refuse data that are no iterable of batches."""
     if isinstance(data, Mapping | str | bytes | np.ndarray | ModelProto) or not isinstance(data, Iterable):
+        wanted = "an iterable of batches: of {input name: array}, or of arrays for a model of one input"
         mend = " Put it into a list." if isinstance(data, Mapping | np.ndarray) else ""
         raise TypeError(_check.must(owner, "data", wanted, _check.typed(data)) + mend)
+
+
+def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
+    """Yield the items of the data as checked feeds of a session."""
+    require_batches(owner, data)
     inputs = {value.name: value for value in session.get_inputs()}
     optional = {value.name for value in session.get_overridable_initializers()}
     for index, item in enumerate(data):

@@ -213,12 +213,12 @@ def quantize_static(
     samples: list[Any] = []
     if calibration is None:
         assert data is not None
-        kept = _keeping_first(data, samples)
+        kept = _keeping_first(owner, data, samples)
         calibration = calibrated(
             owner, prepared, candidates(Graph.of(prepared)), kept, observer, percentile, rounding, progress, resume
         )
     elif data is not None:
-        for _ in zip(_keeping_first(data, samples), range(_SAMPLES), strict=False):
+        for _ in zip(_keeping_first(owner, data, samples), range(_SAMPLES), strict=False):
             pass
     check_calibration(owner, calibration, candidates(Graph.of(prepared)))
     options = Options(
@@ -264,10 +264,10 @@ def _raised(model: Any) -> Any:
         return model
 
 
-def _keeping_first(data: Any, samples: list[Any]) -> Iterable[Any]:
+def _keeping_first(owner: str, data: Any, samples: list[Any]) -> Iterable[Any]:
     """Yield the batches of data; the first ones stay in a list too."""
     kept = 0
-    for item in batches_of(data):
+    for item in batches_of(owner, data):
         arrays = item.values() if isinstance(item, Mapping) else (item,)
         kept += sum(np.asarray(array).nbytes for array in arrays)
         if not samples or (len(samples) < _SAMPLES and kept <= _SAMPLE_BYTES):

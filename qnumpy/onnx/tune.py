@@ -13,7 +13,7 @@ from .._typing import Array
 from ..calibration.calibrate import Calibration
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score, decibels, signal_and_noise
-from ..tune import FLOAT, Drop, Measured, Objective, Tuning, budget_of, limits_of, search, types_of
+from ..tune import FLOAT, Drop, Measured, Objective, Tuning, budget_of, limits_of, listed, search, types_of
 from ._files import read_model, write_model
 from ._graph import Graph
 from ._latency import interleaved
@@ -24,7 +24,7 @@ from .compare import compare
 from .convert_float import convert_float
 from .dynamic import quantize_dynamic
 from .evaluate import labelled
-from .session import run_batches, session
+from .session import opened, run_batches, session
 from .static import calibrate, quantize_static
 from .weights import quantize_weights
 
@@ -145,10 +145,10 @@ def tune(
     spent = budget_of(owner, budget)
     wanted = (_DTYPES if objective == "size" else ("int8", FLOAT)) if dtypes is None else dtypes
     chosen = types_of(owner, wanted, _DTYPES)
-    named = _DEFAULT if techniques is None else tuple([techniques] if isinstance(techniques, str) else techniques)
+    named = _DEFAULT if techniques is None else tuple(listed(owner, "techniques", _alone(techniques)))
     for technique in named:
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
-    progress = None if progress is None else _check.flag(owner, "progress", progress)
+    progress = _check.flag_or_none(owner, "progress", progress)
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     stored: Literal["int8", "int16"] = "int8" if objective == "size" else "int16"
@@ -157,6 +157,10 @@ def tune(
     if output is not None:
         write_model(owner, found.model, output)
     return found
+
+
+def _alone(techniques: Any) -> Any:
+    return [techniques] if isinstance(techniques, str) else techniques
 
 
 class _Model:
@@ -183,7 +187,7 @@ class _Model:
         self.layers = tuple(dict.fromkeys(layer.name for layer in found))
         every = [layer for layer in layers(Graph.of(source)) if layer.weight is not None]
         self.unselected = tuple(dict.fromkeys(layer.name for layer in every if layer.name not in self.layers))
-        self.engine = session(source, threads=threads)
+        self.engine = opened(owner, source, threads)
         self.feeds: list[Any] = []
         self.labels: list[Any] = []
         for feed, wanted in labelled(owner, self.engine, data, labels):

@@ -141,6 +141,7 @@ def quantize_weights(
     >>> model.ByteSize() // 1000, quantized.ByteSize() // 1000
     (16, 3)
     """
+    progress = _check.flag_or_none(_OWNER, "progress", progress)
     options = _options(dtype, lookup_dtype, conv_dtype, group_size, method, data, form, symmetric, activations, damping)
     proto = with_constants(read_model(_OWNER, model))
     proto = _in_reach(at_opset(proto, 21, _OWNER)) if options.form == "QDQ" else at_opset(proto, 11, _OWNER)
@@ -184,6 +185,8 @@ def _options(
     damping: Any,
 ) -> Options:
     bits = _bits("dtype", dtype)
+    if form is not None:
+        _args.choice(_OWNER, "form", form, _FORMS)
     larger = lookup_dtype is None and form in (None, "folded")
     more, longer = (_LOOKUP_BITS, _LOOKUP_GROUPS) if larger else (0, 1)
     lookup_bits = min(bits + more, 8) if lookup_dtype is None else _bits("lookup_dtype", lookup_dtype)
@@ -198,8 +201,6 @@ def _options(
     _args.choice(_OWNER, "method", method, _METHODS)
     if method == "gptq" and data is None:
         raise ValueError(_check.must(_OWNER, "method", "another one without data", "'gptq'"))
-    if form is not None:
-        _args.choice(_OWNER, "form", form, _FORMS)
     if form == "MatMulNBits" and not takes(group_size):
         raise ValueError(
             _check.must(_OWNER, "group_size", "a power of two of at least 16 for MatMulNBits", str(group_size))

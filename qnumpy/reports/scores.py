@@ -113,7 +113,8 @@ def signal_and_noise(exact: Any, coarse: Any) -> tuple[float, float]:
 
 def _cosine(exact: Any, coarse: Any) -> tuple[float, float]:
     x = np.asarray(exact, np.float64)
-    x, y = (np.asarray(a, np.float64).reshape(x.shape[0] if x.ndim else 1, -1) for a in (x, coarse))
+    rows = x.shape[0] if x.ndim else 1
+    x, y = (np.asarray(a, np.float64).reshape(rows, x.size // max(rows, 1)) for a in (x, coarse))
     norms = np.sqrt(np.square(x).sum(axis=1) * np.square(y).sum(axis=1))
     same = (x == y).all(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):

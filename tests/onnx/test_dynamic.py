@@ -251,6 +251,32 @@ def test_a_softmax_of_an_old_operator_set(op_type, axis):
     np.testing.assert_allclose(run(quantized, x), run(old, x), atol=0.05, rtol=0.2)
 
 
+@pytest.mark.parametrize(
+    ("k", "n", "rotates"),
+    [(256, 256, True), (384, 1536, True), (96, 1536, True), (120, 360, False), (100, 512, False), (121, 512, False)],
+)
+def test_rows_are_rotated_where_that_leaves_a_gain(k, n, rotates):
+    """Hadamard matrices with blocks of 12 or 20 and few neighbours are slow: 120 is 3 blocks of 20 x 2."""
+    weights = {"w": RNG.normal(size=(k, n)).astype(np.float32), "b": np.zeros(n, np.float32)}
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])]
+    model, x = model_of(nodes, weights, ("x", F32, [64, k])), RNG.normal(size=(64, k)).astype(np.float32)
+    data = [RNG.normal(size=(64, k)).astype(np.float32) for _ in range(2)]
+    for q in (quantize_dynamic(model, target="qnumpy"), quantize_dynamic(model, target="qnumpy", data=data)):
+        (made,) = q.graph.node
+        assert made.op_type == "Linear"
+        assert (len(made.input) == 7) == rotates
+        assert relative(session_of_ours(q).run(None, {"x": x})[0], x @ weights["w"]) < ERROR
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 512), (128, 128, 4), (120, 360, 1)])
+def test_layers_that_our_operator_slows_down_stay_float(shape):
+    k, n, rows = shape
+    model = model_of([node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((k, n), np.float32)}, ("x", F32, [rows, k]))
+    (row,) = report(quantize_dynamic(model, target="qnumpy"))
+    assert row.form == "float"
+    assert "is not faster" in row.reason
+
+
 def test_what_cannot_be_quantized_stays():
     for w, why in ((np.full((K, N), np.nan, np.float32), "finite"), (W.astype(np.float16), "float16")):
         kind = helper.np_dtype_to_tensor_dtype(w.dtype)

@@ -494,6 +494,16 @@ def test_errors_of_one_run_leave_the_others_alone():
                 same(got, table["codes"][ids].astype(np.float32))
 
 
+def test_options_of_several_sessions():
+    x = normal(3, 64)
+    model = linear(qn.quantize(normal(64, 32), granularity=qn.PerChannel(1)), x)
+    options = runtime.SessionOptions()
+    options.register_custom_ops_library(_core.__file__)
+    (want,) = session_of(model).run(None, {"x": x})
+    for threads in (1, 2):
+        same(qn.onnx.session(model, options=options, threads=threads).run(None, {"x": x})[0], want)
+
+
 def test_threads_are_checked():
     options = runtime.SessionOptions()
     options.add_session_config_entry("qnumpy.threads", "many")
