@@ -1,7 +1,8 @@
 """Static quantization of one model with one calibration: which layers, ranges and factors."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ._forms.codes import LayerCodes
 from ._forms.stored import store_weights
 from ._graph import Graph, node_name
 from ._int8_graph import Int8Graph, Options
-from ._placement import Candidate, candidates, place
+from ._placement import Candidate, candidates, cost_of, place
 from ._ranges import (
     CHANNELS,
     MEAN,
@@ -49,7 +50,6 @@ class Conversion:
         self.batches = max(calibration.batches, 1)
         names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS, SQUARES))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
-        self._errors: dict[str, float] = {}
         self._codes: dict[Any, LayerCodes] = {}
         self.qparams = {name: chosen_qparams(calibration.observers[name], options.observer) for name in names}
         for name, ends in self._open_ends().items():
@@ -102,10 +102,7 @@ class Conversion:
         found = candidates(graph)
         reasons: dict[str, str] = {}
         chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
-        ranges = self._shared(graph, found, chosen)
-        smoothing = self._smoothing(graph, found, chosen, ranges)
-        writing = Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options, self._codes)
-        changes = writing.run()
+        changes = self._write(graph, found, chosen)
         for c in found:
             if c.computes and c.key not in chosen:
                 reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
@@ -113,31 +110,46 @@ class Conversion:
         layers_in_int8 = [c.key for c in found if c.computes and c.key in chosen]
         return model, _ordered(changes, self.prepared), {"layers": layers_in_int8}
 
+    def _write(self, graph: Graph, found: list[Candidate], chosen: set[str]) -> list[Change]:
+        ranges = self._shared(graph, found, chosen)
+        smoothing = self._smoothing(graph, found, chosen, ranges)
+        self._latest = ranges, smoothing
+        return self._int8_graph(graph, found, chosen, ranges, smoothing).run()
+
+    def _int8_graph(
+        self,
+        graph: Graph,
+        found: list[Candidate],
+        chosen: set[str],
+        ranges: Mapping[str, QParams],
+        smoothing: Mapping[str, Array],
+    ) -> Int8Graph:
+        return Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options, self._codes)
+
     def _stays(self, node: Any) -> bool:
         """Whether the user excluded a node: its weights stay as they are."""
         return node not in self.options.selection and not self.options.forced
 
-    def ranked(self, keys: Iterable[str]) -> list[str]:
-        """Return layers in the order of the error that they make, largest first: of their input and their output."""
-        found = {c.key: c for c in candidates(Graph.of(self.prepared))}
-        return sorted(keys, key=lambda key: -sum(map(self._error, (found[key].inputs[0], self._result(found, key)))))
+    def alone(self, key: str) -> Any:
+        """Return the model with one layer in int8, with the codes that it has in the model of the last `convert`."""
+        model = ModelProto()
+        model.CopyFrom(self.prepared)
+        graph = Graph.of(model)
+        found = candidates(graph)
+        chosen = place(graph, found, self.elements, lambda c: self._alone(c, key))
+        ranges, smoothing = self._latest
+        self._int8_graph(graph, found, chosen, ranges, smoothing).run()
+        return model
 
-    def _result(self, found: Mapping[str, Candidate], key: str) -> str:
-        """Return the tensor that holds a layer's codes: of the activation behind it, where there is one."""
-        if key in self.qparams:
-            return key
-        return next((c.key for c in found.values() if c.kind == "activation" and c.inputs[0] == key), key)
+    def _alone(self, c: Candidate, key: str) -> bool | None:
+        """Whether a candidate runs in int8 where one layer alone does; an activation may be part of the layer."""
+        return None if c.kind == "activation" and c.inputs[0] == key else c.key == key
 
-    def _error(self, tensor: str) -> float:
-        """Return the squared error of a tensor's codes over the tensor's squares, as estimated."""
-        if tensor not in self._errors:
-            observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
-            if params is None or observer is None or observer.sketch is None:
-                self._errors[tensor] = 0.0
-            else:
-                whole, _ = estimate(observer.sketch, params, observer.symmetric)
-                self._errors[tensor] = whole.noise / whole.signal if whole.signal else 0.0
-        return self._errors[tensor]
+    def saving(self, key: str) -> float:
+        """Return the nanoseconds that a layer in int8 saves, as estimated."""
+        found = next(c for c in candidates(Graph.of(self.prepared)) if c.key == key)
+        cost = cost_of(found, self.elements)
+        return cost.float32 - cost.int8
 
     def _force(self, c: Candidate, without: Mapping[str, str], reasons: dict[str, str]) -> bool | None:
         names = [*c.inputs, *(() if c.keeps_float or c.kind == "activation" else c.outputs)]
@@ -163,85 +175,7 @@ class Conversion:
         """Whether an output has no observer because an activation takes it."""
         return name not in self.calibration.observers and name in c.outputs
 
-    def _shared(self, graph: Graph, found: list[Candidate], chosen: set[str]) -> dict[str, QParams]:
-        """Return the parameters of tensors; codes that are only moved keep theirs, and Concat shares where it can."""
-        ranges = {name: params for name, params in self.qparams.items() if params is not None}
-        for c in found:
-            if c.key not in chosen or c.node.op_type != "Concat" or c.key not in ranges:
-                continue
-            whole = ranges[c.key]
-            makers = [next((b for b in found if name in b.outputs), None) for name in c.inputs]
-            alone = all(len(graph.consumers(name)) == 1 and not graph.is_output(name) for name in c.inputs)
-            same = all(b is not None and b.key in chosen and b.kind != "move" for b in makers)
-            close = all(name in ranges and 2 * ranges[name].scale >= whole.scale for name in c.inputs)
-            if alone and same and close:
-                ranges.update(dict.fromkeys(c.inputs, whole))
-        for c in found:
-            if c.key in chosen and c.kind == "move":
-                ranges.update(dict.fromkeys(c.outputs, ranges[c.inputs[0]]))
-        return ranges
-
-    def _smoothing(
-        self, graph: Graph, found: list[Candidate], chosen: set[str], ranges: dict[str, QParams]
-    ) -> dict[str, Array]:
-        """Return factors of the channels of inputs, where they lower the error; the ranges become those of x / factor.
-
-        A Mul divides by them, for the price of one pass; the weights are multiplied by them.
-        """
-        by_output = {name: c for c in found for name in c.outputs}
-        readers: dict[str, list[Candidate]] = {}
-        for c in found:
-            if c.key in chosen and c.kind != "activation":
-                for name in c.inputs:
-                    readers.setdefault(name, []).append(c)
-        smoothing = {}
-        for tensor, layers_of in readers.items():
-            maker = by_output.get(tensor)
-            if maker is not None and maker.key in chosen and maker.kind == "activation":
-                maker = by_output.get(maker.inputs[0])
-            coded = maker is not None and maker.key in chosen and not maker.keeps_float
-            channels = self.calibration.observers.get(f"{tensor}{CHANNELS}")
-            if coded or graph.is_output(tensor) or not all(map(smooths, layers_of)):
-                continue
-            if _shared(layers_of, found):
-                continue
-            if (
-                not isinstance(channels, MinMaxObserver)
-                or not hasattr(channels, "min_")
-                or (channels.count_ == 0).any()
-            ):
-                continue
-            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._squares(tensor), self._noise(tensor))
-            if best is not None:
-                smoothing[tensor], ranges[tensor] = best
-        return smoothing
-
-    def _squares(self, tensor: str) -> Array | None:
-        observer = self.calibration.observers.get(f"{tensor}{SQUARES}")
-        if not isinstance(observer, MeanObserver) or not hasattr(observer, "mean_"):
-            return None
-        return np.asarray(observer.mean_)
-
-    def _noise(self, tensor: str) -> float | None:
-        """Return the mean squared error of a tensor's codes without factors."""
-        observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
-        if params is None or observer is None:
-            return None
-        return (
-            float(params.scale) ** 2 / 12
-            if observer.sketch is None
-            else estimate(observer.sketch, params, False)[0].mse
-        )
-
-
-def _shared(layers_of: list[Candidate], found: list[Candidate]) -> bool:
-    """Whether other layers have a weight of these: with factors it would be stored once more."""
-    ours = {c.weight.name for c in layers_of if c.weight is not None}
-    keys = {c.key for c in layers_of}
-    return any(c.weight is not None and c.weight.name in ours and c.key not in keys for c in found)
-
-
-def _inputs_first(c: Candidate) -> Array:
+    def _inputs_first(c: Candidate) -> Array:
     """Return the weight of a product with the axis of the inputs first."""
     assert c.weight is not None
     return c.weight.array if c.outputs_axis == 1 else c.weight.array.T

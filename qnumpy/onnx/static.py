@@ -31,7 +31,7 @@ _FLOAT_WEIGHTS = {"int16": 0, "int8": 1, "float32": 2}
 _TARGETS = {"any": 0, "vnni": 1, "avx2": 2, "arm": 3}
 _LEAST_OPSET = 13  # scales and zero points for each channel
 _REFERENCE_OPSET = 19  # the first that onnx.reference computes QuantizeLinear of
-_SAMPLES, _SAMPLE_BYTES = 4, 64 << 20  # batches that are kept, and their bytes
+_SAMPLES, _SAMPLE_BYTES = 32, 64 << 20  # batches that are kept, and their bytes
 
 
 def calibrate(
@@ -154,8 +154,11 @@ def quantize_static(
         Let outputs of the model hold what codes stand for where an int8 layer makes them; by default products in int8
         give them in float32.
     min_sqnr : float or None, default 25.0
-        In dB, of every output on the first batches: layers whose own error is largest return to float32 until it is
-        reached. None, or a calibration without data, leaves that out.
+        In dB, of every output on the first batches, with room for two standard errors of their noise: layers return
+        to float32 until it is reached, those first whose error, measured alone, is largest for the time that they save.
+        The report's facts say what was reached (`sqnr_db`), what all layers in int8 would reach (`whole_sqnr_db`), and
+        which share of the time that those would save is left (`saved`). None, or a calibration without data, leaves
+        that out.
     measure : bool, default False
         Time variants in onnxruntime, interleaved with the float32 model, and return the fastest; that may have no
         layer in int8.
