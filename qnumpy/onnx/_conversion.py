@@ -175,7 +175,79 @@ class Conversion:
         """Whether an output has no observer because an activation takes it."""
         return name not in self.calibration.observers and name in c.outputs
 
-    def _inputs_first(c: Candidate) -> Array:
+    def _shared(self, graph: Graph, found: list[Candidate], chosen: set[str]) -> dict[str, QParams]:
+        """Return the parameters of tensors; codes that are only moved keep theirs, and Concat shares where it can."""
+        ranges = {name: params for name, params in self.qparams.items() if params is not None}
+        for c in found:
+            if c.key not in chosen or c.node.op_type != "Concat" or c.key not in ranges:
+                continue
+            whole = ranges[c.key]
+            makers = [next((b for b in found if name in b.outputs), None) for name in c.inputs]
+            alone = all(len(graph.consumers(name)) == 1 and not graph.is_output(name) for name in c.inputs)
+            same = all(b is not None and b.key in chosen and b.kind != "move" for b in makers)
+            close = all(name in ranges and 2 * ranges[name].scale >= whole.scale for name in c.inputs)
+            if alone and same and close:
+                ranges.update(dict.fromkeys(c.inputs, whole))
+        for c in found:
+            if c.key in chosen and c.kind == "move":
+                ranges.update(dict.fromkeys(c.outputs, ranges[c.inputs[0]]))
+        return ranges
+
+    def _smoothing(
+        self, graph: Graph, found: list[Candidate], chosen: set[str], ranges: dict[str, QParams]
+    ) -> dict[str, Array]:
+        """Return factors of the channels of inputs, where they lower the error; the ranges become those of x / factor.
+
+        A Mul divides by them, for the price of one pass; the weights are multiplied by them.
+        """
+        by_output = {name: c for c in found for name in c.outputs}
+        readers: dict[str, list[Candidate]] = {}
+        for c in found:
+            if c.key in chosen and c.kind != "activation":
+                for name in c.inputs:
+                    readers.setdefault(name, []).append(c)
+        smoothing = {}
+        uses = Counter(c.weight.name for c in found if c.weight is not None)
+        for tensor, layers_of in readers.items():
+            maker = by_output.get(tensor)
+            if maker is not None and maker.key in chosen and maker.kind == "activation":
+                maker = by_output.get(maker.inputs[0])
+            coded = maker is not None and maker.key in chosen and not maker.keeps_float
+            channels = self.calibration.observers.get(f"{tensor}{CHANNELS}")
+            if coded or graph.is_output(tensor) or not all(map(smooths, layers_of)):
+                continue
+            if any(c.weight is not None and uses[c.weight.name] > 1 for c in layers_of):  # is stored once
+                continue
+            if (
+                not isinstance(channels, MinMaxObserver)
+                or not hasattr(channels, "min_")
+                or (channels.count_ == 0).any()
+            ):
+                continue
+            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._squares(tensor), self._noise(tensor))
+            if best is not None:
+                smoothing[tensor], ranges[tensor] = best
+        return smoothing
+
+    def _squares(self, tensor: str) -> Array | None:
+        observer = self.calibration.observers.get(f"{tensor}{SQUARES}")
+        if not isinstance(observer, MeanObserver) or not hasattr(observer, "mean_"):
+            return None
+        return np.asarray(observer.mean_)
+
+    def _noise(self, tensor: str) -> float | None:
+        """Return the mean squared error of a tensor's codes without factors."""
+        observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
+        if params is None or observer is None:
+            return None
+        return (
+            float(params.scale) ** 2 / 12
+            if observer.sketch is None
+            else estimate(observer.sketch, params, False)[0].mse
+        )
+
+
+def _inputs_first(c: Candidate) -> Array:
     """Return the weight of a product with the axis of the inputs first."""
     assert c.weight is not None
     return c.weight.array if c.outputs_axis == 1 else c.weight.array.T
