@@ -151,7 +151,7 @@ def onnx_calls():
         "onnx.ReferenceEvaluator": {"model": model},
         "onnx.quantize_dynamic": {
             "model": model, "output": None, "target": "standard", "per": "row", "data": [x], **names,
-            "target_cpu": "any", "float_weights": "int16", "progress": False,
+            "smooth": True, "target_cpu": "any", "float_weights": "int16", "progress": False,
         },
         "onnx.calibrate": {"model": model, "data": [x], **static},
         "onnx.quantize_static": {
@@ -162,7 +162,7 @@ def onnx_calls():
         "onnx.quantize_weights": {
             "model": model, "output": None, "dtype": "int8", "group_size": None, "method": "mse", "data": None,
             **names, "form": None, "symmetric": False, "progress": False, "resume": None, "lookup_dtype": None,
-            "activations": "float", "damping": 0.3,
+            "conv_dtype": None, "activations": "float", "damping": 0.3,
         },
         "onnx.convert_float": {"model": model, "output": None, "dtype": "float16", "data": None, **names,
                                "progress": False, "keep_io": True, "weights_only": False, "measure": False},
