@@ -151,7 +151,7 @@ def onnx_calls():
         "onnx.ReferenceEvaluator": {"model": model},
         "onnx.quantize_dynamic": {
             "model": model, "output": None, "target": "standard", "per": "row", "data": [x], **names,
-            "target_cpu": "any", "float_weights": "int16", "progress": False,
+            "target_cpu": "any", "float_weights": "int16", "smooth": True, "progress": False,
         },
         "onnx.calibrate": {"model": model, "data": [x], **static},
         "onnx.quantize_static": {
