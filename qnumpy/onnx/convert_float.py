@@ -276,7 +276,7 @@ class _Conversion:
         self.changes: list[Change] = []
         self.taken = set(_all_names(model.graph))
         self.narrowed: dict[str, str] = {}  # from tensors of the result, outside of subgraphs, to those of the model
-        self.counted: set[int] = set()
+        self.counted: dict[int, Array] = {}  # held, so that no other array gets the id
 
     def run(self) -> tuple[ModelProto, list[Change]]:
         result = ModelProto()
@@ -440,7 +440,7 @@ class _Conversion:
             owner = scope.owner(name) if name else None
             array = None if owner is None else owner.constants.get(name)
             if array is not None and id(array) not in self.counted:
-                self.counted.add(id(array))
+                self.counted[id(array)] = array
                 before += array.nbytes
                 assert owner is not None
                 after += array.nbytes // 2 if "narrow" in owner.names[name] else array.nbytes

@@ -59,7 +59,7 @@ _PAIRS = ((1,),)  # products multiply neighbours along K, the second axis of (ch
 
 # Nanoseconds on one thread of a CPU with VNNI; only ratios matter.
 _FLOAT_MACS, _INT8_MACS = 57.0, 200.0  # in a nanosecond
-_FLOAT_ONE_ROW, _INT8_ONE_ROW = 11.0, 40.0  # a product of one row reads the weight once
+_FLOAT_ONE_ROW, _INT8_ONE_ROW = 11.0, 40.0  # the same of few rows, for which reading the weight takes longest
 _QUANTIZE, _DEQUANTIZE = 0.45, 0.65  # of an input and of an output: all passes together
 _NODES = 22_000.0  # of the operators around a product
 _MARGIN = 0.8  # of the time in float32 that int8 may take, because runs differ
@@ -605,9 +605,10 @@ def _times(graph: Graph, product: _Product) -> _Times:
         axes = shape[1:] if product.transposed else shape[:-1]
         known = math.prod(d for d in axes if d)
         rows = known if all(d for d in axes) else known * (_ROWS if len(shape) > 2 else 1)
-    macs = rows * k * n
-    one = rows < 4
-    real, coded = macs / (_FLOAT_ONE_ROW if one else _FLOAT_MACS), macs / (_INT8_ONE_ROW if one else _INT8_MACS)
+    real, coded = (
+        max(rows * k * n / fast, k * n / read)
+        for fast, read in ((_FLOAT_MACS, _FLOAT_ONE_ROW), (_INT8_MACS, _INT8_ONE_ROW))
+    )
     standard = coded + _QUANTIZE * rows * k + _DEQUANTIZE * rows * n + _NODES
     ours = coded + rows * (_OUR_ROW + _OUR_QUANTIZE * k + _OUR_DEQUANTIZE * n) + _OUR_NODE
     if k % 2:

@@ -35,7 +35,7 @@ _TECHNIQUES = dict.fromkeys([*(f"static {name}" for name in _OBSERVERS), "dynami
 _DEFAULT = ("static mse", "static minmax", "static percentile", "dynamic", "dynamic smoothed", "weights")
 _DTYPES = ("int4", "int8", "float16", FLOAT)  # the smallest first
 _SAMPLES = 4  # batches that layers are compared on
-_SECONDS = 0.15  # for each of two sessions that are timed
+_SECONDS = 0.3  # for each of two sessions that are timed
 
 
 def tune(
@@ -270,7 +270,7 @@ class _Model:
         engine = session(self.model(technique, choice), threads=self.threads)
         feed = self._feed()
         mine, reference = interleaved(
-            [lambda: engine.run(None, feed), lambda: self.engine.run(None, feed)], seconds=_SECONDS, least=3
+            [lambda: engine.run(None, feed), lambda: self.engine.run(None, feed)], seconds=_SECONDS
         )
         return mine / reference
 
