@@ -82,6 +82,14 @@ def ort_dynamic(source: Path, case: Case, target: Path) -> None:
     quantize_dynamic(str(source), str(target), per_channel=True)
 
 
+def nncf_static(source: Path, case: Case, target: Path) -> None:
+    import nncf
+    import onnx
+
+    items = [case.feed(seed) for seed in CALIBRATION]
+    onnx.save(nncf.quantize(onnx.load(source), nncf.Dataset(items), subset_size=len(items)), target)
+
+
 QUANTIZERS: dict[str, Quantizer] = {
     "qnumpy static": ours_static,
     "qnumpy static, measured": ours_measured,
@@ -89,6 +97,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "qnumpy dynamic, qnumpy": ours_in_our_operators,
     "onnxruntime static": ort_static,
     "onnxruntime dynamic": ort_dynamic,
+    "NNCF static": nncf_static,
 }
 
 

@@ -38,6 +38,7 @@ _LARGE = 8 << 20  # elements from which MatMulNBits of 4 bits beats float at one
 class Options(NamedTuple):
     bits: int
     lookup_bits: int
+    conv_bits: int
     group_size: int | None
     lookup_group_size: int | None
     method: RoundingMethod
@@ -47,7 +48,9 @@ class Options(NamedTuple):
     damping: float
 
     def bits_of(self, unit: Unit) -> int:
-        return self.lookup_bits if unit.is_lookup else self.bits
+        if unit.is_lookup:
+            return self.lookup_bits
+        return self.conv_bits if unit.is_convolution else self.bits
 
     def size_of(self, unit: Unit) -> int:
         size = self.lookup_group_size if unit.is_lookup else self.group_size
@@ -100,11 +103,12 @@ def rounded(
     progress: bool | None,
     resume: Any,
 ) -> list[tuple[Unit, Rounded]]:
-    """Round each unit: those that multiply rows of activations by data, if there are some, the others by themselves."""
+    """Round each unit: by data where it multiplies rows of activations in the bits of all layers, else by itself."""
     staged: list[Staged] = []
     batches: list[dict[str, Array]] = []
     if data is not None:
-        staged = [layer for unit in units if (layer := _staged(graph, unit)) is not None]
+        wide = [unit for unit in units if options.bits_of(unit) == options.bits]
+        staged = [layer for unit in wide if (layer := _staged(graph, unit)) is not None]
         batches, fit = fitting_batches(owner, graph.model, staged, data)
         staged = [layer for layer in staged if layer.name in fit]
     names = {layer.name for layer in staged}

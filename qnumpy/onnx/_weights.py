@@ -84,6 +84,11 @@ class Unit(NamedTuple):
         """Whether its rows are looked up, by all nodes that read it."""
         return all(slot.node.op_type == "Gather" for slot in self.slots)
 
+    @property
+    def is_convolution(self) -> bool:
+        """Whether a node that reads it is a convolution."""
+        return any(slot.node.op_type in ("Conv", "ConvTranspose") for slot in self.slots)
+
 
 def units(graph: Graph, selection: Selection, kept: list[Change]) -> list[Unit]:
     """Return the weights that can be rounded, each with all nodes that read it; append the others to `kept`."""

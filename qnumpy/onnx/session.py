@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -162,16 +163,23 @@ def run_batches(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array
     """
     names = [value.name for value in session.get_outputs()]
     for index, feed in enumerate(feeds(owner, session, data)):
-        try:
+        with refusing(owner, index):
             results = session.run(names, feed)
-        except Exception as error:  # the runtime's exceptions have no common base
-            text = " ".join(str(error).split())[:300].rstrip(".")
-            got = f"batch {index}, at which ONNX Runtime says: {text}"
-            raise ValueError(_check.must(owner, "data", "batches that the model can run", got)) from error
         outputs = dict(zip(names, results, strict=True))
         del results  # what the caller drops is free before the next run
         yield outputs
         del outputs
+
+
+@contextmanager
+def refusing(owner: str, index: int) -> Iterator[None]:
+    """Turn what the runtime says of a batch into one sentence."""
+    try:
+        yield
+    except Exception as error:  # the runtime's exceptions have no common base
+        text = " ".join(str(error).split())[:300].rstrip(".")
+        got = f"batch {index}, at which ONNX Runtime says: {text}"
+        raise ValueError(_check.must(owner, "data", "batches that the model can run", got)) from error
 
 
 def require_batches(owner: str, data: Any) -> None:

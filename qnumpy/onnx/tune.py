@@ -299,7 +299,7 @@ class _Model:
         made = self.source
         by_type = {dtype: [name for name in self.layers if choice[name] == dtype] for dtype in self.dtypes}
         if by_type.get("int4"):
-            made = quantize_weights(made, dtype="int4", include=by_type["int4"], progress=False)
+            made = quantize_weights(made, dtype="int4", conv_dtype="int4", include=by_type["int4"], progress=False)
         if by_type.get("float16"):
             made = convert_float(made, include=by_type["float16"], weights_only=True)
         int8 = by_type.get("int8")

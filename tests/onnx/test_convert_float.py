@@ -1,6 +1,7 @@
 """Models in float16 and bfloat16: valid, near to float32, and float32 where the type does not hold the numbers."""
 
 import numpy as np
+import onnx_zoo
 import pytest
 
 onnx = pytest.importorskip("onnx")
@@ -203,6 +204,18 @@ def test_opsets():
         m = perceptron(opset)
         converted = convert_float(m, data=[{"x": ROWS}])
         assert sqnr(outputs(m, {"x": ROWS})[0], check(converted, {"x": ROWS})[0]) > 50
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+@pytest.mark.parametrize("opset", onnx_zoo.OPSETS)
+@pytest.mark.parametrize("name", onnx_zoo.MODELS)
+def test_every_small_model_keeps_its_outputs(name, opset, weights_only):
+    build, inputs = onnx_zoo.MODELS[name]
+    m, feed = build(opset, in_nodes=opset in (13, 21)), inputs(9)
+    converted = convert_float(m, weights_only=weights_only)
+    onnx.checker.check_model(converted, full_check=True)
+    for exact, y in zip(outputs(m, feed), outputs(converted, feed), strict=True):
+        assert sqnr(exact, y) > 50
 
 
 def test_file(tmp_path):

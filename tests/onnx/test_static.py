@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_zoo
 import pytest
 from static_models import Builder, digits, digits_mlp, images, residual_cnn, sqnr
 
@@ -329,6 +330,20 @@ def test_models_that_are_quantized_or_have_no_layers_pass() -> None:
     b.op("Exp", ["x"], "y")
     empty = b.model({"x": [2]}, ["y"])
     assert operators(checked(quantize_static(empty, [np.zeros(2, np.float32)], progress=False))) == ["Exp"]
+
+
+@pytest.mark.parametrize(
+    ("opset", "form"), [*((opset, "QDQ") for opset in onnx_zoo.OPSETS), (onnx_zoo.OPSETS[-1], "integer")]
+)
+@pytest.mark.parametrize("name", onnx_zoo.MODELS)
+def test_every_small_model_keeps_its_outputs(name: str, opset: int, form: Any) -> None:
+    build, inputs = onnx_zoo.MODELS[name]
+    model, feed = build(opset, in_nodes=opset in (13, 21)), inputs(9)
+    before, exact = model.SerializeToString(), run(model, feed)
+    quantized = checked(quantize_static(model, map(inputs, range(4)), form=form, **ALL))
+    for y, wanted in zip(run(quantized, feed), exact, strict=True):
+        assert sqnr(wanted, y) > 20  # a few layers of 26 dB or more
+    assert model.SerializeToString() == before
 
 
 @pytest.mark.parametrize(

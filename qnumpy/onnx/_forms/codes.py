@@ -30,6 +30,7 @@ class LayerCodes(NamedTuple):
     bias: Array | None  # int32, of each output channel
     bias_scale: Float32Array
     widened: int  # channels whose scale grew, for the bias or for pairs
+    rounding: str  # "gptq" by moments, else "nearest"
 
 
 class Moments(NamedTuple):
@@ -96,7 +97,8 @@ def layer_codes(
     shaped = codes.reshape(rows.shape)
     result = shaped[0] if axis is None else np.moveaxis(shaped, 0, axis)
     widened = int((steps > np.maximum(largest / 127, TINY) * (1 + 1e-6))[largest > 0].sum())
-    return LayerCodes(np.ascontiguousarray(result), steps, whole, product, widened)
+    rounding = "nearest" if moments is None else "gptq"
+    return LayerCodes(np.ascontiguousarray(result), steps, whole, product, widened, rounding)
 
 
 def _codes(flat: Array, scale: Array) -> Array:
