@@ -9,7 +9,7 @@ from onnx import helper
 
 from ._graph import Graph, attribute
 
-__all__ = ["Activation", "activation_behind", "apply", "rewrite"]
+__all__ = ["Activation", "Norm", "activation_behind", "apply", "norm_behind", "rewrite"]
 
 
 def apply(graph: Graph, rewrites: Sequence[Callable[[Graph, Any], str | None]]) -> dict[str, int]:
@@ -174,3 +174,73 @@ def activation_behind(graph: Graph, tensor: str) -> Activation | None:
     if _other(graph, last, product.output[0], 0.5) is None:
         return None
     return Activation("gelu", [last, product, plus, erf, inner], last.output[0])
+
+
+class Norm(NamedTuple):
+    """A LayerNormalization of the last axis: its nodes, the last one first, names of its constants, its output."""
+
+    nodes: list[Any]
+    gain: str
+    bias: str | None
+    epsilon: float
+    output: str
+
+
+def norm_behind(graph: Graph, tensor: str) -> Norm | None:
+    """Return the LayerNormalization that reads a tensor, also one in nine operators, as before operator set 17.
+
+    Nothing else reads what is between these.
+    """
+    shape, users = graph.shape(tensor), graph.consumers(tensor)
+    if shape is None or any(graph.producer(user.output[0]) is None for user in users):
+        return None
+    last = (-1, len(shape) - 1)
+    for node in users:
+        if node.op_type != "LayerNormalization" or node.domain or node.input[0] != tensor:
+            continue
+        if attribute(node, "axis", -1) not in last or any(node.output[1:]):
+            return None
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+        return Norm([node], node.input[1], bias, float(attribute(node, "epsilon", 1e-5)), node.output[0])
+    mean = next((user for user in users if _is_mean(graph, user, last)), None)
+    difference = None if mean is None else _only_user(graph, mean.output[0], "Sub")
+    if mean is None or difference is None or list(difference.input) != [tensor, mean.output[0]]:
+        return None
+    d = difference.output[0]
+    square = next((user for user in graph.consumers(d) if _squares(graph, user, d)), None)
+    steps = [mean, difference, square]
+    for op_type in ("ReduceMean", "Add", "Sqrt", "Div", "Mul", "Add"):
+        step = None if steps[-1] is None else _only_user(graph, steps[-1].output[0], op_type)
+        if step is None:
+            return None
+        steps.append(step)
+    _, _, square, variance, plus, root, quotient, scaled, shifted = steps
+    if not _is_mean(graph, variance, last) or list(quotient.input) != [d, root.output[0]]:
+        return None
+    if len(graph.consumers(d)) != 2 or graph.is_output(d):
+        return None
+    epsilon, gain, bias = (
+        node.input[1 - list(node.input).index(before.output[0])]
+        for node, before in ((plus, variance), (scaled, quotient), (shifted, scaled))
+    )
+    number = graph.constant(epsilon)
+    if number is None or number.array.size != 1:
+        return None
+    return Norm(steps[::-1], gain, bias, float(number.array.reshape(())), shifted.output[0])
+
+
+def _is_mean(graph: Graph, node: Any, last: tuple[int, int]) -> bool:
+    """Whether a node is the mean over the last axis, which it keeps."""
+    if node.op_type != "ReduceMean" or node.domain or not attribute(node, "keepdims", 1):
+        return False
+    axes = attribute(node, "axes")
+    if len(node.input) > 1:
+        constant = graph.constant(node.input[1])
+        axes = None if constant is None else constant.array.tolist()
+    return axes is not None and len(axes) == 1 and axes[0] in last
+
+
+def _squares(graph: Graph, node: Any, x: str) -> bool:
+    if node.op_type == "Mul":
+        return list(node.input) == [x, x]
+    return node.op_type == "Pow" and node.input[0] == x and _is_number(graph, node.input[1], 2.0)

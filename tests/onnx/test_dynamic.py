@@ -475,6 +475,42 @@ def test_a_sum_and_a_norm_become_one_node(reads_sum):
     assert "SkipLayerNormalization" not in operators(quantize_dynamic(model, exclude=["MatMul"]))
 
 
+def norm_in_parts(opset, square, more=()):
+    """Return a model of a sum and a LayerNormalization in nine operators."""
+    mean = {"axes": [-1]} if opset < 18 else {}
+    axes = [] if opset < 18 else ["axes"]
+    nodes = [
+        node("Mul", ["x", "two"], ["d"]), node("Add", ["x", "d"], ["s"]),
+        node("ReduceMean", ["s", *axes], ["mean"], **mean),
+        node("Sub", ["s", "mean"], ["c"]), node(square, ["c", "two" if square == "Pow" else "c"], ["c2"]),
+        node("ReduceMean", ["c2", *axes], ["var"], **mean), node("Add", ["var", "eps"], ["ve"]),
+        node("Sqrt", ["ve"], ["sd"]), node("Div", ["c", "sd"], ["q"]), node("Mul", ["g", "q"], ["qg"]),
+        node("Add", ["qg", "b"], ["n"]), *(more or [node("Add", ["n", "s"], ["y"])]),
+    ]  # fmt: skip
+    weights = {"g": W[0, :K], "b": B[:K], "two": np.float32(2), "eps": np.float32(1e-3), "axes": np.array([-1])}
+    return model_of(nodes, weights if axes else {k: v for k, v in weights.items() if k != "axes"},
+                    ("x", F32, ["b", "l", K]), opset=opset)  # fmt: skip
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+@pytest.mark.parametrize("opset", [11, 18])
+def test_a_norm_in_parts_becomes_one_node(opset, square):
+    model, x = norm_in_parts(opset, square), RNG.normal(size=(2, 5, K)).astype(np.float32)
+    made = quantize_dynamic(model, target="qnumpy")
+    assert operators(made) == ["Mul", "SkipLayerNormalization", "Add"]
+    got, wanted = (session_of_ours(m).run(None, {"x": x})[0] for m in (made, model))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("tensor", ["c", "mean", "var", "sd", "qg"])
+def test_a_norm_whose_parts_others_read_stays(tensor):
+    more = [node("Add", ["n", tensor], ["y"])]
+    model, x = norm_in_parts(17, "Pow", more), RNG.normal(size=(2, 5, K)).astype(np.float32)
+    made = quantize_dynamic(model, target="qnumpy")
+    assert "SkipLayerNormalization" not in operators(made)
+    np.testing.assert_array_equal(run(made, x), run(model, x))
+
+
 @pytest.mark.parametrize(
     ("model", "why"),
     [

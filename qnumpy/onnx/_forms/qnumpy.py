@@ -9,8 +9,9 @@ from ..._typing import Array, Float32Array
 from ...arrays.concatenate import concatenate
 from ...arrays.quantized import QuantizedArray
 from ...ops.hadamard import Hadamard
-from .._graph import Graph, attribute, node_name
+from .._graph import Graph
 from .._operators import DOMAIN, VERSION, linear_weight, signs_of
+from .._rewrites import norm_behind
 from .standard import Nodes
 
 __all__ = ["LinearLayer", "embedding", "linear", "norms"]
@@ -95,20 +96,29 @@ def norms(graph: Graph) -> int:
         How many there were.
     """
     count = 0
-    for node in list(graph.proto.node):
-        total = graph.producer(node.input[0]) if node.op_type == "LayerNormalization" and not node.domain else None
-        if total is None or not _norm_of_sum(graph, node, total):
+    for total in list(graph.proto.node):
+        norm = norm_behind(graph, total.output[0]) if _sums(graph, total) else None
+        if norm is None:
             continue
-        constants = [graph.constant(name) for name in node.input[1:] if name]
-        outputs = [node.output[0]]
-        if graph.is_output(total.output[0]) or len(graph.consumers(total.output[0])) > 1:
+        x, residual = total.input
+        constants = [graph.constant(name) for name in (norm.gain, norm.bias) if name is not None]
+        width = (graph.shape(x) or ())[-1:]
+        arrays = [
+            c.array for c in constants if c is not None and c.array.dtype == np.float32 and c.array.shape == width
+        ]
+        if len(arrays) != len(constants):
+            continue
+        gains = [graph.add(c.name, c.array) for c in constants if c is not None]
+        outputs = [norm.output]
+        others = [node for node in graph.consumers(total.output[0]) if not any(node is own for own in norm.nodes)]
+        if others or graph.is_output(total.output[0]):
             outputs.append(total.output[0])
-        gains = [graph.add(constant.name, constant.array) for constant in constants if constant is not None]
-        name, epsilon = graph.name(f"{node_name(node)}_skip"), attribute(node, "epsilon", 1e-5)
+        for node in norm.nodes:
+            graph.remove(node)
         made = helper.make_node(
-            "SkipLayerNormalization", [*total.input, *gains], outputs, name=name, domain=DOMAIN, epsilon=epsilon
-        )
-        graph.remove(node)
+            "SkipLayerNormalization", [x, residual, *gains], outputs, name=graph.name(f"{norm.output}_skip"),
+            domain=DOMAIN, epsilon=norm.epsilon,
+        )  # fmt: skip
         graph.replace(total, made)
         count += 1
     if count:
@@ -116,15 +126,10 @@ def norms(graph: Graph) -> int:
     return count
 
 
-def _norm_of_sum(graph: Graph, node: Any, total: Any) -> bool:
-    """Whether a LayerNormalization is one of the last axis, of the sum of two activations of one shape."""
-    if total.op_type not in ("Add", "Sum") or total.domain or len(total.input) != 2:
+def _sums(graph: Graph, node: Any) -> bool:
+    """Whether a node adds two activations of one shape."""
+    if node.op_type not in ("Add", "Sum") or node.domain or len(node.input) != 2:
         return False
-    if any(graph.constant(name) is not None or graph.elem_type(name) != TensorProto.FLOAT for name in total.input):
+    if any(graph.constant(name) is not None or graph.elem_type(name) != TensorProto.FLOAT for name in node.input):
         return False
-    shape = graph.shape(total.input[0])
-    if shape is None or not graph.same_shape(*total.input) or attribute(node, "axis", -1) not in (-1, len(shape) - 1):
-        return False
-    constants = [graph.constant(name) for name in node.input[1:] if name]
-    fits = all(c is not None and c.array.dtype == np.float32 and c.array.shape == shape[-1:] for c in constants)
-    return fits and bool(constants) and not any(node.output[1:])
+    return graph.same_shape(*node.input)
