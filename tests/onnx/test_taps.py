@@ -74,7 +74,7 @@ def test_a_model_in_pieces_shows_what_the_whole_one_does(batch: Any) -> None:
     shown = [list(tensors) for tensors in parts.run({"x": x[0]})]
     assert len(shown) > 5
     assert max(map(len, shown)) < len(names) / 4  # a few at a time
-    assert sorted(sum(shown, [])) == sorted(names)
+    assert sorted(name for tensors in shown for name in tensors) == sorted(names)
 
 
 def test_a_model_with_an_initializer_that_can_be_fed_stays_whole() -> None:
