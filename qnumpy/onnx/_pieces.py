@@ -123,7 +123,8 @@ def _type(value: ValueInfoProto) -> str:
 
 def _shape(value: ValueInfoProto) -> list[Any]:
     dims = value.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims]
+    known = (dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims)  # some writers put -1
+    return [dim.dim_value if fixed else dim.dim_param or None for dim, fixed in zip(dims, known, strict=True)]
 
 
 def _types(graph: Graph) -> Callable[[str], int]:

@@ -100,10 +100,10 @@ def _ranked(work: Conversion, layers: list[str], floor: Floor) -> list[str]:
     return sorted(layers, key=lambda key: -noise[key] / max(work.saving(key), 1.0))
 
 
-def _saved(work: Conversion, layers: list[str], most: list[str]) -> float:
-    """Return the share of the time that is saved, of what all layers in int8 would save, as estimated."""
+def _saved(work: Conversion, layers: list[str], most: list[str]) -> float | None:
+    """Return the share of the time that is saved, of what all layers in int8 would save, as estimated; None of none."""
     whole = sum(work.saving(key) for key in most)
-    return sum(work.saving(key) for key in layers if key in most) / whole if whole > 0 else 1.0
+    return sum(work.saving(key) for key in layers if key in most) / whole if whole > 0 else None
 
 
 def _finite(sqnr: float) -> float | None:
