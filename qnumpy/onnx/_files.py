@@ -220,16 +220,22 @@ def bits_of(elem_type: int) -> int:
     return int(helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8
 
 
-def write_model(owner: str, model: ModelProto, output: Path, *, largest: int = LARGEST) -> None:
-    """Write a model that appears whole or not at all.
-
-    Where its tensors take more than `largest` bytes, they lie in a file beside it, written one by one.
-    """
+def path_of(owner: str, output: Path) -> str:
+    """Return where a model is to be written; refuse at once what can hold none."""
     if not isinstance(output, str | os.PathLike):
         raise TypeError(_check.must(owner, "output", "a path", _check.typed(output)))
     path = os.fspath(output)
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(_check.must(owner, "output", "a regular file", repr(path)))
+    return path
+
+
+def write_model(owner: str, model: ModelProto, output: Path, *, largest: int = LARGEST) -> None:
+    """Write a model that appears whole or not at all.
+
+    Where its tensors take more than `largest` bytes, they lie in a file beside it, written one by one.
+    """
+    path = path_of(owner, output)
     if sum(nbytes(tensor) for tensor in tensors(model.graph)) <= largest:
         with AtomicFiles([path], "xb") as new, naming_errors(path):
             new.files[0].write(_serialized(owner, model))

@@ -14,7 +14,7 @@ from ..calibration.calibrate import Calibration
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score, decibels, signal_and_noise
 from ..tune import FLOAT, Drop, Measured, Objective, Tuning, budget_of, limits_of, listed, search, types_of
-from ._files import read_model, write_model
+from ._files import path_of, read_model, write_model
 from ._graph import Graph
 from ._latency import interleaved
 from ._layers import layers
@@ -149,6 +149,8 @@ def tune(
     for technique in named:
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
     progress = _check.flag_or_none(owner, "progress", progress)
+    if output is not None:
+        os.stat(os.path.dirname(path_of(owner, output)) or ".")  # a missing folder is an error before the search
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     stored: Literal["int8", "int16"] = "int8" if objective == "size" else "int16"

@@ -31,6 +31,7 @@ MODELS = {"mlp": (mlp(), [mlp_inputs()]), "branches": (branches(), [branches_inp
 def refuse(content, data):
     """Call every function; what it raises is one sentence."""
     for name, call in FUNCTIONS.items():
+        text = f"{name}: a model must load; got this one"
         try:
             call(content, data)
         except (TypeError, ValueError) as error:

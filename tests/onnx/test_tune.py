@@ -191,3 +191,14 @@ def test_times_near_the_shortest_are_equal(monkeypatch: pytest.MonkeyPatch) -> N
     found = tune(digits_mlp(), [digits()[1][:64]], "sqnr", min_score=20, progress=False)
     assert found.best.nbytes == min(trial.nbytes for trial in found if trial.met)  # type: ignore[type-var]
     assert found.best.number > 0
+
+
+def test_a_faster_model_that_breaks_the_limit_is_refined(
+    fragile: tuple[Any, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = fragile
+    monkeypatch.setattr(_Model, "latency", lambda self, technique, choice: 1 - 0.1 * [*choice.values()].count("int8"))
+    found = tune(model, data, "sqnr", min_score=30, techniques=["static mse"], **ALL)
+    assert found.met
+    assert {name for name, dtype in found.best.dtypes.items() if dtype == "float32"} == {"node_second"}
+    assert found.best.latency == pytest.approx(0.8)
