@@ -134,8 +134,8 @@ def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple
     Notes
     -----
     The sums are float64 and rounded once; their order depends on the shape and the granularity alone. NaN in x takes no
-    part. An infinity in x saturates. An infinity or a NaN of g makes the sums NaN or infinite that it takes part in.
-    Sums of no elements are 0.
+    part, infinities saturate. A g that is not finite makes the gradient of its scale NaN or infinite. Sums of no
+    elements are 0.
 
     Examples
     --------
@@ -407,8 +407,8 @@ class LearnedScale:
 
 def _mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
     """Return the mean of |x| of each parameter, of the finite elements."""
-    parameters = granularity.params_shape(x.shape)
-    number = granularity.expand(np.arange(int(np.prod(parameters))).reshape(parameters), tuple(map(slice, x.shape)))
+    parameters, whole = granularity.params_shape(x.shape), tuple(slice(0, length) for length in x.shape)
+    number = granularity.expand(np.arange(int(np.prod(parameters))).reshape(parameters), whole)
     flat, index = np.abs(x.astype(np.float64)).ravel(), np.broadcast_to(number, x.shape).ravel()
     finite = np.isfinite(flat)
     count = np.bincount(index[finite], minlength=number.max(initial=0) + 1)
