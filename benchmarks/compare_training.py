@@ -4,9 +4,9 @@ Run: ``python -m benchmarks.compare_training --markdown``; ``--model cnn`` takes
 training step of the perceptron, with and without quantizers. The digits are scikit-learn's.
 
 The perceptron has 64, 64, 32 and 10 units; the other classifier has two convolutions of 16 and 32 filters 3 x 3, each
-with a pooling 2 x 2, and a linear layer. Both are layers of `qnumpy.qat.layers`. Half of the images train and calibrate,
-the others measure; five seeds choose the halves and the first weights. Weights have a scale for each output, the input
-of each layer has one scale and zero point.
+with a pooling 2 x 2, and a linear layer. Both are layers of `qnumpy.qat.layers`. Half of the images train and
+calibrate, the others measure; five seeds choose the halves and the first weights. Weights have a scale for each output,
+the input of each layer has one scale and zero point.
 """
 
 import argparse
