@@ -183,6 +183,20 @@ def test_adam_is_its_formula():
     np.testing.assert_array_equal(other, 1)
 
 
+def test_adam_keeps_the_moments_of_arrays_that_stay():
+    """A quantizer joins after its delay; the steps of the other arrays do not change."""
+    rng = np.random.default_rng(0)
+    start, g = rng.normal(size=(2, 3)).astype(np.float32), rng.normal(size=(6, 2, 3)).astype(np.float32)
+    alone, joined, late = start.copy(), start.copy(), np.ones((), np.float32)
+    first, second = nn.Adam(0.1), nn.Adam(0.1)
+    for step in range(6):
+        first.step([(alone, g[step])])
+        more = [(late, np.float32(1)), (joined, g[step])]
+        second.step(more[1:] if step < 3 else more if step < 5 else more[::-1])
+        np.testing.assert_array_equal(alone, joined)
+    assert late < 1
+
+
 # ---- losses ----
 
 
