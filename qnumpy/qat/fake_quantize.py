@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _args, _check
-from .._typing import Array, Convention
+from .._typing import Array, Convention, Float32Array
 from ..observers import MovingAverageMinMaxObserver, Observer
 from ..ops.gradients import TYPES, Inside, fake_quantize_inside, keep_inside
 from ..qparams import QParams
@@ -239,6 +239,11 @@ class FakeQuantize:
         if self._qparams is None:
             self._qparams = self.observer.qparams()
         return self._qparams
+
+    @property
+    def scale(self) -> Float32Array:
+        """The scale as it is now."""
+        return self.qparams().scale
 
     def parameters(self) -> list[tuple[Array, Array]]:
         """Return no arrays: nothing of it is trained."""

@@ -1,15 +1,24 @@
 """Scales, zero points and ranges that are trained like weights."""
 
-from typing import Literal, NamedTuple
+import math
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _args, _check
-from .._typing import Array, Convention, DType, Float32Array, Float64Array
-from ..dtypes import INTEGER_TYPES, CodeType
+from .._typing import Array, Convention, DType, Float32Array, Float64Array, Int32Array
+from ..dtypes import INTEGER_TYPES, CodeType, FloatType
 from ..granularity import Granularity, PerTensor
-from ..ops.gradients import TYPES, quantization_gradients
+from ..ops.gradients import (
+    TYPES,
+    Affine,
+    affine_fake_quantize,
+    affine_gradients,
+    gradient_of,
+    quantization_gradients,
+)
 from ..ops.quantize import fake_quantize
 from ..qparams import QParams
 
@@ -148,8 +157,7 @@ def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple
     _check_saved(owner, saved, "lsq")
     dx, dscale, dzero = _gradients(owner, g, saved)
     if normalize:
-        per = saved.x.size / max(saved.qparams.scale.size, 1)
-        factor = 1 / np.sqrt(max(per, 1) * max(saved.qparams.qmax, 1))
+        factor = _size_factor(saved.x.size, saved.qparams.scale.size, saved.qparams.qmax)
         dscale, dzero = dscale * factor, dzero * factor
     return dx, np.asarray(dscale, np.float32), np.asarray(dzero, np.float32)
 
@@ -287,7 +295,7 @@ class LearnedScale:
     >>> quantizer.backward(np.ones(3, np.float32))
     array([1., 1., 1.], dtype=float32)
     >>> quantizer.qparams()
-    QParams(int4, per tensor, scale=0.88192, zero_point=0)
+    QParams(int4, per tensor, scale=0.8819, zero_point=0)
     """
 
     def __init__(
@@ -311,7 +319,7 @@ class LearnedScale:
         self.dscale: Float32Array | None = None
         self.dzero_point: Float32Array | None = None
         self._calls = 0
-        self._saved: SavedInput | None = None
+        self._saved: tuple[Array, FloatType, Affine] | None = None
 
     @property
     def dtype(self) -> str:
@@ -339,20 +347,20 @@ class LearnedScale:
             granularity does not fit the shape of x; x has another number of parameters than the first array.
         """
         owner = "LearnedScale"
-        source, _ = _args.real(owner, "x", x, TYPES)
+        source, float_type = _args.real(owner, "x", x, TYPES)
         layout = _layout(owner, self.granularity, source)
         if self.scale is not None and layout.shape != self.scale.shape:
             wanted = f"an array with parameters of shape {self.scale.shape}"
             raise ValueError(_check.must(owner, "x", wanted, f"an array of shape {source.shape}"))
         self._calls += 1
+        self._saved = None
         if self._calls <= self.delay or (self.scale is None and not source.size):
-            self._saved = None
             return source
         if self.scale is None:
             self._begin(source, layout.shape)
-        params = self.qparams()
-        self._saved = SavedInput(source, params, "onnx")
-        return fake_quantize(source, params)
+        affine = self._affine(owner, layout)
+        self._saved = source, float_type, affine
+        return affine_fake_quantize(source, float_type, affine)
 
     def backward(self, g: ArrayLike) -> Array:
         """Return the gradient of the x of the last call, and store those of scale and zero point.
@@ -364,11 +372,15 @@ class LearnedScale:
         ValueError
             g has not the shape of x.
         """
+        owner = "LearnedScale.backward"
         if self._saved is None:
-            return _args.real("LearnedScale.backward", "g", g, TYPES)[0]
-        dx, dscale, dzero_point = lsq_vjp(g, self._saved)
-        self.dscale = np.zeros_like(dscale) if self.frozen else dscale
-        self.dzero_point = np.zeros_like(dzero_point) if self.frozen else dzero_point
+            return _args.real(owner, "g", g, TYPES)[0]
+        source, float_type, affine = self._saved
+        dx, sums = affine_gradients(source, float_type, *gradient_of(owner, g, source.shape), affine)
+        factor = 0.0 if self.frozen else _size_factor(source.size, sums.size // 3, affine.qmax)
+        dscale, dzero_point = _of_sums(sums, affine, factor, self.symmetric is False)
+        self.dscale = np.asarray(dscale, np.float32)
+        self.dzero_point = np.asarray(dzero_point, np.float32)
         return dx
 
     def freeze(self) -> None:
@@ -397,6 +409,30 @@ class LearnedScale:
         zero_point = self.zero_point if self.symmetric is False else None
         return _qparams(owner, self.scale, zero_point, self._code, self.granularity, self.scale.shape, self.symmetric)
 
+    def _affine(self, owner: str, layout: _args.Layout) -> Affine:
+        """Return the parameters for an array of a layout: those of `qparams`, without an object of checked arrays."""
+        assert self.scale is not None
+        assert self.zero_point is not None
+        qmin, qmax = _ends(self._code, self.symmetric)
+        if self.symmetric is False:
+            _refuse_nan(owner, self.zero_point)
+        scale: Float32Array | float
+        zero: Int32Array | int
+        if not layout.shape:
+            scale, zero = float(self.scale), self._code.symmetric_zero_point
+            if not _check.TINY <= scale <= _check.HUGE or scale < LEAST:
+                scale = float(self.qparams().scale)  # raised to LEAST, or refused
+            if self.symmetric is False:
+                zero = min(max(round(float(self.zero_point)), qmin), qmax)
+        else:
+            scale = np.maximum(self.scale, np.float32(LEAST), out=self.scale).copy()
+            _check.scale(owner, "scale", scale)
+            if self.symmetric is False:
+                zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
+            else:
+                zero = _middle(self._code.symmetric_zero_point, layout.shape)
+        return Affine(layout, scale, zero, qmin, qmax)
+
     def _begin(self, x: Array, shape: tuple[int, ...]) -> None:
         mean = _mean_magnitude(x, self.granularity)
         first = np.maximum(2 * mean / np.sqrt(self._code.qmax), LEAST)
@@ -424,6 +460,11 @@ def _scheme(owner: str, symmetric: Symmetric) -> Symmetric:
     return _check.flag(owner, "symmetric", symmetric)
 
 
+def _ends(code: CodeType, symmetric: Symmetric) -> tuple[int, int]:
+    """Return the smallest and the largest code in use."""
+    return (code.symmetric_qmin if symmetric is True else code.qmin), code.qmax
+
+
 def _qparams(
     owner: str,
     scale: ArrayLike,
@@ -442,15 +483,18 @@ def _qparams(
         if values.shape != shape:
             raise ValueError(_check.must(owner, name, f"of shape {shape}", f"shape {values.shape}"))
     zero = np.clip(whole, code.qmin, code.qmax).astype(np.int32)
-    qmin = code.symmetric_qmin if symmetric is True else code.qmin
-    return QParams(scales, zero, code.name, granularity, qmin, code.qmax)
+    return QParams(scales, zero, code.name, granularity, *_ends(code, symmetric))
 
 
 def _whole(owner: str, zero_point: ArrayLike) -> Array:
     numbers = _check.reals(owner, "zero_point", zero_point)
-    if np.isnan(numbers).any():
-        raise ValueError(_check.must(owner, "zero_point", "a number", "NaN"))
+    _refuse_nan(owner, numbers)
     return np.asarray(np.rint(numbers))
+
+
+def _refuse_nan(owner: str, zero_point: Array) -> None:
+    if np.isnan(zero_point).any():
+        raise ValueError(_check.must(owner, "zero_point", "a number", "NaN"))
 
 
 def _layout(owner: str, granularity: Granularity | None, x: Array) -> _args.Layout:
@@ -465,7 +509,28 @@ def _check_saved(owner: str, saved: SavedInput, forward: str) -> None:
 
 def _gradients(owner: str, g: ArrayLike, saved: SavedInput) -> tuple[Array, Float64Array, Float64Array]:
     params = saved.qparams
-    dx, (error, below, above) = quantization_gradients(owner, saved.x, g, params, saved.convention)
-    zero = params.zero_point.astype(np.float64)
-    dscale = error + (params.qmin - zero) * below + (params.qmax - zero) * above
-    return dx, np.asarray(dscale), np.asarray(-params.scale.astype(np.float64) * (below + above))
+    dx, sums = quantization_gradients(owner, saved.x, g, params, saved.convention)
+    layout = _args.layout_of(owner, params.granularity, saved.x.shape)
+    affine = Affine(layout, params.scale, params.zero_point, params.qmin, params.qmax)
+    dscale, dzero = _of_sums(sums, affine, 1.0, True)
+    return dx, np.asarray(dscale), np.asarray(dzero)
+
+
+def _of_sums(sums: Float64Array, affine: Affine, factor: float, with_zero: bool) -> tuple[Any, Any]:
+    """Return factor times the gradients of scale and zero point, the latter 0 unless it is wanted."""
+    error, below, above = sums if affine.layout.shape else sums.tolist()  # Python's numbers are faster than NumPy's
+    dscale = error + (affine.qmin - affine.zero_point) * below + (affine.qmax - affine.zero_point) * above
+    return dscale * factor, affine.scale * (below + above) * -factor if with_zero else np.zeros(affine.layout.shape)
+
+
+def _size_factor(elements: int, parameters: int, qmax: int) -> float:
+    """Return ``1 / sqrt(n qmax)``, n the elements of a parameter."""
+    return 1 / math.sqrt(max(elements / max(parameters, 1), 1) * max(qmax, 1))
+
+
+@lru_cache(64)
+def _middle(zero_point: int, shape: tuple[int, ...]) -> Int32Array:
+    """Return equal zero points; read-only, since all calls share them."""
+    zeros = np.full(shape, zero_point, np.int32)
+    zeros.flags.writeable = False
+    return zeros

@@ -361,7 +361,10 @@ def test_the_object_is_the_function(granularity, symmetric):
         dx, dscale, dzero = qat.lsq_vjp(g, saved)
         assert_same_bits(quantizer.backward(g), dx)
         assert_same_bits(quantizer.dscale, dscale)
-        assert_same_bits(quantizer.dzero_point, dzero)
+        if symmetric is False:
+            assert_same_bits(quantizer.dzero_point, dzero)
+        else:
+            assert not quantizer.dzero_point.any()  # nothing trains it
         pairs = quantizer.parameters()
         assert [a is b for a, b in zip(pairs[0], (quantizer.scale, quantizer.dscale), strict=True)] == [True, True]
         assert len(pairs) == (2 if symmetric is False else 1)
@@ -394,6 +397,17 @@ def test_scales_never_fall_below_their_least():
         quantizer = qat.LearnedScale()
         quantizer(first)
         assert quantizer.scale == LEAST
+
+
+def test_parameters_that_diverged_are_refused():
+    for granularity in (qn.PerTensor(), qn.PerRow()):
+        x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+        for name in ("scale", "zero_point"):
+            quantizer = qat.LearnedScale(granularity=granularity, symmetric=False)
+            quantizer(x)
+            getattr(quantizer, name)[...] = np.nan
+            with pytest.raises(ValueError, match=rf"^LearnedScale(\.qparams)?: {name} must be .*; got (nan.*|NaN)\.$"):
+                quantizer(x)
 
 
 def test_delay():
@@ -535,7 +549,7 @@ def test_refusals():
             lambda: learned(np.ones((2, 4), np.float32)),
         ),
         (
-            ValueError, "lsq_vjp: g must be of shape (2, 3) like x; got shape (2,).",
+            ValueError, "LearnedScale.backward: g must be of shape (2, 3) like x; got shape (2,).",
             lambda: learned.backward(x[:, 0]),
         ),
         (
