@@ -6,11 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _args, _check, _core
-from .._typing import Array, Convention, Float64Array, UInt8Array
+from .._typing import Array, Convention, Float32Array, Float64Array, Int32Array, UInt8Array
 from ..dtypes import FLOAT_TYPES, FloatType
 from ..qparams import QParams
 
-__all__ = ["Inside", "fake_quantize_inside", "keep_inside", "quantization_gradients"]
+__all__ = [
+    "Affine",
+    "Inside",
+    "affine_fake_quantize",
+    "affine_gradients",
+    "fake_quantize_inside",
+    "gradient_of",
+    "keep_inside",
+    "quantization_gradients",
+]
 
 TYPES = {name: FLOAT_TYPES[name] for name in ("float32", "float16", "bfloat16")}
 
@@ -78,7 +87,7 @@ def keep_inside(owner: str, g: ArrayLike, inside: Inside) -> Array:
     ValueError
         g has not the shape of x.
     """
-    source, float_type = _gradient(owner, g, inside.shape)
+    source, float_type = gradient_of(owner, g, inside.shape)
     if inside.order is not None:
         source = source.transpose(inside.order)
     dx = np.empty(source.shape, float_type.dtype)
@@ -109,8 +118,38 @@ def quantization_gradients(
     source, x_type = _args.real(owner, "x", x, TYPES)
     layout = _args.qparams_layout(owner, integers(owner, qparams), source.shape)
     rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
-    gradient, g_type = _gradient(owner, g, source.shape)
-    scale, zero_point = qparams.scale, qparams.zero_point
+    gradient, g_type = gradient_of(owner, g, source.shape)
+    affine = Affine(layout, qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax)
+    return affine_gradients(source, x_type, gradient, g_type, affine, rounding)
+
+
+# ---- the same for arguments that are checked ----
+
+
+class Affine(NamedTuple):
+    """Parameters as kernels take them, for arrays of one shape."""
+
+    layout: _args.Layout
+    scale: Float32Array | float  # a number where there is one
+    zero_point: Int32Array | int
+    qmin: int
+    qmax: int
+
+
+def affine_fake_quantize(source: Array, float_type: FloatType, affine: Affine) -> Array:
+    """Return qnumpy.fake_quantize of a checked array by the convention of ONNX."""
+    layout, *parameters, qmin, qmax = affine
+    rounding = _args.CONVENTIONS["onnx"]
+    return _args.elementwise(
+        "", _core.fake_quantize, source, float_type, layout, *parameters, float_type, None, qmin, qmax, rounding
+    )
+
+
+def affine_gradients(
+    source: Array, x_type: FloatType, gradient: Array, g_type: FloatType, affine: Affine, rounding: int = 0
+) -> tuple[Array, Float64Array]:
+    """Return what quantization_gradients returns."""
+    layout, scale, zero_point, qmin, qmax = affine
     order = _args.memory_order(source)
     if order is not None:
         layout, scale, zero_point = _args.transposed(layout, order, source.shape, scale, zero_point)
@@ -127,13 +166,14 @@ def quantization_gradients(
         g_type.core,
         sums,
         *layout.grid,
-        qparams.qmin,
-        qparams.qmax,
+        qmin,
+        qmax,
         rounding,
     )
     if order is None:
         return dx, sums
-    return dx.transpose(np.argsort(order)), np.stack([qparams.granularity.unpermute(part, order) for part in sums])
+    granularity = affine.layout.granularity
+    return dx.transpose(np.argsort(order)), np.stack([granularity.unpermute(part, order) for part in sums])
 
 
 def integers(owner: str, qparams: QParams) -> QParams:
@@ -143,7 +183,8 @@ def integers(owner: str, qparams: QParams) -> QParams:
     return qparams
 
 
-def _gradient(owner: str, g: ArrayLike, shape: tuple[int, ...]) -> tuple[Array, FloatType]:
+def gradient_of(owner: str, g: ArrayLike, shape: tuple[int, ...]) -> tuple[Array, FloatType]:
+    """Return a gradient of the shape of x and its type."""
     source, float_type = _args.real(owner, "g", g, TYPES)
     if source.shape != shape:
         raise ValueError(_check.must(owner, "g", f"of shape {shape} like x", f"shape {source.shape}"))

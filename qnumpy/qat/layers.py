@@ -9,6 +9,8 @@ While ``K max|q_x - Z| max|q_w| < 2**24``, K the inputs of an output, float32 ho
 then the layer's result has the bits of `PackedWeight` on the codes, which `export` returns.
 """
 
+import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -64,14 +66,16 @@ class Linear:
     def forward(self, x: Array) -> Array:
         return self.multiply(*_levels(self.input, x))
 
-    def multiply(self, x: Array, x_params: QParams | None) -> Array:
+    def multiply(self, x: Array, x_scale: Array | None) -> Array:
         """Return the product with levels of x, in steps where both sides have them."""
-        self._x, (self._w, w_params) = x, _levels(self.weight, self.w)
-        if x_params is None or w_params is None:
-            return np.asarray(x @ self._w + self.bias)
-        w_scale = w_params.scale.ravel()
-        steps = np.rint(x / x_params.scale) @ np.rint(self._w / w_scale)
-        return np.asarray(steps * (x_params.scale * w_scale) + self.bias)
+        self._x, (self._w, w_scale) = x, _levels(self.weight, self.w)
+        if x_scale is None or w_scale is None:
+            y = x @ self._w
+        else:
+            y = _steps(x, x_scale) @ _steps(self._w, w_scale)
+            y *= x_scale * w_scale.ravel()
+        y += self.bias
+        return np.asarray(y)
 
     def backward(self, g: Array) -> Array:
         dx = self.backward_product(g)
@@ -103,9 +107,9 @@ class Conv2d:
         self.linear = Linear(w, bias, weight=weight)
 
     def forward(self, x: Array) -> Array:
-        levels, params = _levels(self.input, x)
+        levels, scale = _levels(self.input, x)
         rows, self._shape = patches(levels, self.kernel, padding=self.padding), x.shape
-        y = self.linear.multiply(rows.reshape(-1, rows.shape[-1]), params).reshape(*rows.shape[:3], -1)
+        y = self.linear.multiply(rows.reshape(-1, rows.shape[-1]), scale).reshape(*rows.shape[:3], -1)
         return np.ascontiguousarray(y.transpose(0, 3, 1, 2))
 
     def backward(self, g: Array) -> Array:
@@ -221,18 +225,28 @@ class Adam:
 
     def __init__(self, rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
         self.rate, self.beta1, self.beta2, self.epsilon = rate, beta1, beta2, epsilon
-        self._moments: dict[int, tuple[Array, Array]] = {}
-        self._steps = 0
+        self._steps, self._values, self._moments = 0, list[Array](), np.zeros((2, 0), np.float32)
 
     def step(self, pairs: Iterable[tuple[Array, Array]]) -> None:
         """Change each array in place by its gradient."""
+        values, gradients = zip(*pairs, strict=True)
+        g = np.concatenate([gradient.ravel() for gradient in gradients])  # one long array is faster than many short
+        if len(values) != len(self._values) or any(map(operator.is_not, values, self._values)):
+            self._moments, self._values = self._of(values), list(values)
+        m, v = self._moments
         self._steps += 1
-        rate = self.rate * np.sqrt(1 - self.beta2**self._steps) / (1 - self.beta1**self._steps)
-        for value, gradient in pairs:
-            m, v = self._moments.setdefault(id(value), (np.zeros_like(value), np.zeros_like(value)))
-            m += np.float32(1 - self.beta1) * (gradient - m)
-            v += np.float32(1 - self.beta2) * (gradient * gradient - v)
-            value -= np.float32(rate) * m / (np.sqrt(v) + np.float32(self.epsilon))
+        rate = self.rate * math.sqrt(1 - self.beta2**self._steps) / (1 - self.beta1**self._steps)
+        m += np.float32(1 - self.beta1) * (g - m)
+        v += np.float32(1 - self.beta2) * (g * g - v)
+        change, end = np.float32(rate) * m / (np.sqrt(v) + np.float32(self.epsilon)), 0
+        for value in values:
+            value -= change[end : (end := end + value.size)].reshape(value.shape)
+
+    def _of(self, values: Sequence[Array]) -> Array:
+        """Return the moments of arrays, 0 of those that join, as quantizers do after their delay."""
+        parts = np.split(self._moments, np.cumsum([value.size for value in self._values]), axis=1)
+        known = dict(zip(map(id, self._values), parts, strict=False))
+        return np.concatenate([known.get(id(value), np.zeros((2, value.size), np.float32)) for value in values], axis=1)
 
 
 def forward(layers: Sequence[Any], x: Array) -> Array:
@@ -289,10 +303,16 @@ def _cross_entropy(logits: Array, wanted: Array) -> tuple[float, Float32Array]:
     return float(loss), ((shares - wanted) / len(logits)).astype(np.float32)
 
 
-def _levels(quantizer: Quantizer | None, x: Array) -> tuple[Array, QParams | None]:
-    """Return x as the quantizer rounds it, and its parameters; None where it does not round."""
+def _levels(quantizer: Quantizer | None, x: Array) -> tuple[Array, Array | None]:
+    """Return x as the quantizer rounds it, and its scale; None where it does not round."""
     y = x if quantizer is None else quantizer(x)
-    return (y, None) if quantizer is None or y is x else (y, quantizer.qparams())
+    return (y, None) if quantizer is None or y is x else (y, quantizer.scale)
+
+
+def _steps(levels: Array, scale: Array) -> Array:
+    """Return the integers ``q - Z`` of levels ``S (q - Z)``, as floats."""
+    steps = levels / scale
+    return np.rint(steps, out=steps)
 
 
 def _export(layer: Linear, input: Quantizer | None) -> Integers:
