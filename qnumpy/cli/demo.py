@@ -24,7 +24,7 @@ SCHEMES: tuple[tuple[str, Granularity], ...] = (("int8", PerChannel(0)), ("int4"
 
 @dataclass(frozen=True)
 class Digits:
-    """A perceptron 64-64-32-10 with ReLU, and handwritten digits for its test.
+    """A perceptron 64-64-32-10 with ReLU, handwritten digits for its test, and those it was trained on.
 
     Attributes
     ----------
@@ -33,12 +33,16 @@ class Digits:
     images : ndarray of uint8, shape (360, 8, 8)
         Grey levels 0..16.
     labels : ndarray of uint8, shape (360,)
+    training_images : ndarray of uint8, shape (1437, 8, 8)
+    training_labels : ndarray of uint8, shape (1437,)
     """
 
     weights: dict[str, Array]
     biases: dict[str, Array]
     images: Array
     labels: Array
+    training_images: Array
+    training_labels: Array
 
     def correct(self, weights: Mapping[str, Array | QuantizedArray]) -> int:
         """Count the images that the model classifies correctly with these weights."""
@@ -66,7 +70,8 @@ def load() -> Digits:
         arrays = dict(stored)
     weights = {name: array for name, array in arrays.items() if name.endswith(".weight")}
     biases = {name: array for name, array in arrays.items() if name.endswith(".bias")}
-    return Digits(weights, biases, arrays["images"], arrays["labels"])
+    others = {name: array for name, array in arrays.items() if name.endswith(("images", "labels"))}
+    return Digits(weights, biases, **others)
 
 
 def quantized_weights(digits: Digits) -> str:
