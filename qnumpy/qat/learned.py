@@ -371,26 +371,22 @@ class LearnedScale:
         """Return the parameters for an array of `shape`: those of `qparams`, without an object of checked arrays."""
         assert self.scale is not None
         assert self.zero_point is not None
-        layout = _args.layout_of(owner, self.granularity, shape)
+        layout, qmin, qmax, middle = _grid(owner, self.granularity, shape, self._code.name, self.symmetric)
+        zero: Int32Array | int = middle
         if layout.shape != self.scale.shape:
             _args.qparams_layout(owner, self.qparams(), shape)  # raises
-        qmin, qmax = _ends(owner, self._code, self.symmetric)
-        scale: Float32Array | float
-        zero: Int32Array | int
         if not layout.shape:
-            scale, zero = float(self.scale), self._code.symmetric_zero_point
-            if not _check.TINY <= scale <= _check.HUGE or scale < LEAST:
+            scale = float(self.scale)
+            if not LEAST <= scale <= _check.HUGE:
                 scale = float(self.qparams().scale)  # raised to LEAST, or refused
             if self.symmetric is False:
                 zero = min(max(round(float(self.zero_point)), qmin), qmax)
-        else:
-            scale = np.maximum(self.scale, np.float32(LEAST), out=self.scale).copy()
-            _check.scale(owner, "scale", scale)
-            if self.symmetric is False:
-                zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
-            else:
-                zero = _middle(self._code.symmetric_zero_point, layout.shape)
-        return Affine(layout, scale, zero, qmin, qmax)
+            return Affine(layout, scale, zero, qmin, qmax)
+        scales = np.maximum(self.scale, LEAST)
+        self.scale[...] = _check.scale(owner, "scale", scales)
+        if self.symmetric is False:
+            zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
+        return Affine(layout, scales, zero, qmin, qmax)
 
     def _begin(self, owner: str, x: Array) -> None:
         layout = _args.layout_of(owner, self.granularity, x.shape)
@@ -461,8 +457,11 @@ def _size_factor(elements: int, parameters: int, qmax: int) -> float:
 
 
 @lru_cache(64)
-def _middle(zero_point: int, shape: tuple[int, ...]) -> Int32Array:
-    """Return equal zero points; read-only, since all calls share them."""
-    zeros = np.full(shape, zero_point, np.int32)
-    zeros.flags.writeable = False
-    return zeros
+def _grid(
+    owner: str, granularity: Granularity, shape: tuple[int, ...], dtype: str, symmetric: Symmetric
+) -> tuple[_args.Layout, int, int, Any]:
+    """Return the layout for arrays of one shape, the ends of the codes, and the zero points of a symmetric range."""
+    layout, code = _args.layout_of(owner, granularity, shape), INTEGER_TYPES[dtype]
+    middle = np.full(layout.shape, code.symmetric_zero_point, np.int32)
+    middle.flags.writeable = False
+    return layout, *_ends(owner, code, symmetric), middle if layout.shape else code.symmetric_zero_point
