@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qnumpy.onnx import quantize_dynamic, quantize_weights, session
+from qnumpy.onnx import quantize_dynamic, quantize_static, quantize_weights, session
 from qnumpy.onnx._rewrites import rewrite
 
 from ..harness import Array, cpu
@@ -78,6 +78,13 @@ def ours_weights(source: Path, data: Data) -> Any:
     return quantize_weights(source, dtype="int4", group_size=32, data=data, progress=False)
 
 
+def ours_static(**options: Any) -> Quantizer:
+    def quantized(source: Path, data: Data) -> Any:
+        return quantize_static(source, data, progress=False, **options)
+
+    return quantized
+
+
 ROWS: dict[str, Quantizer] = {
     "float32, rewritten": float_rewritten,
     "ONNX Runtime dynamic, int8": ort_dynamic("QInt8"),
@@ -90,6 +97,8 @@ ROWS: dict[str, Quantizer] = {
     "quantize_dynamic, data": ours(with_data=True),
     "quantize_dynamic, qnumpy": ours(target="qnumpy"),
     "quantize_dynamic, qnumpy, data": ours(target="qnumpy", with_data=True),
+    "quantize_static": ours_static(),
+    "quantize_static, all layers": ours_static(min_sqnr=None),
     "quantize_weights int4, groups of 32, data": ours_weights,
 }
 

@@ -16,6 +16,7 @@ from .session import session
 __all__ = ["Floor", "accurate", "fastest"]
 
 _ERRORS = 2.0  # standard errors of the noise of a batch that other batches are allowed
+_RANKING = 4  # batches on which each layer alone is measured
 _PACES = (1.0, 0.5, 2.0)  # factors of the cost of int8 that a measurement tries
 _INACCURATE = "with this layer in int8 the outputs would have less than min_sqnr"
 _SLOWER = "int8 was slower, measured here"
@@ -37,22 +38,23 @@ class Floor:
         self.names = [value.name for value in engine.get_outputs() if value.type == "tensor(float)"]
         self.wanted = [engine.run(self.names, feed) for feed in self.feeds] if self.names else []
 
-    def sqnr(self, model: Any) -> Sqnr:
-        """Return the SQNR in dB of the output that has the least, over all batches."""
+    def sqnr(self, model: Any, most: int | None = None) -> Sqnr:
+        """Return the SQNR in dB of the output that has the least, over all batches or some."""
         if not self.wanted:
             return Sqnr(math.inf, math.inf)
         engine = session(model)
-        signal, noise = np.zeros((2, len(self.feeds), len(self.names)))
-        for b, (feed, wanted) in enumerate(zip(self.feeds, self.wanted, strict=True)):
+        count = len(self.feeds[:most])
+        signal, noise = np.zeros((2, count, len(self.names)))
+        for b, (feed, wanted) in enumerate(zip(self.feeds[:most], self.wanted[:most], strict=True)):
             for i, (exact, coarse) in enumerate(zip(wanted, engine.run(self.names, feed), strict=True)):
                 exact = np.where(np.isfinite(exact), exact, 0).astype(np.float64)
                 signal[b, i] = np.square(exact).sum()
                 noise[b, i] = np.square(exact - np.where(np.isfinite(coarse), coarse, 0)).sum()
         error = np.zeros(len(self.names))
-        if len(self.feeds) > 1:  # of a ratio of sums: batches of many elements have more of both
+        if count > 1:  # of a ratio of sums: batches of many elements have more of both
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.nan_to_num(noise.sum(axis=0) / signal.sum(axis=0))
-            error = (noise - ratio * signal).std(axis=0, ddof=1) * len(self.feeds) ** 0.5
+            error = (noise - ratio * signal).std(axis=0, ddof=1) * count**0.5
         measured, sure = (_decibels(signal.sum(axis=0), noise.sum(axis=0) + by * error) for by in (0.0, _ERRORS))
         return Sqnr(measured, sure)
 
@@ -96,7 +98,7 @@ def _ranked(work: Conversion, layers: list[str], floor: Floor) -> list[str]:
 
     The noise of one layer is small, so that those of several nearly add up.
     """
-    noise = {key: 10 ** (-floor.sqnr(work.alone(key)).measured / 10) for key in layers}
+    noise = {key: 10 ** (-floor.sqnr(work.alone(key), _RANKING).measured / 10) for key in layers}
     return sorted(layers, key=lambda key: -noise[key] / max(work.saving(key), 1.0))
 
 
