@@ -102,14 +102,31 @@ def lsq(
     >>> dx, dscale
     (array([1., 1., 0.], dtype=float32), array(7.8, dtype=float32))
     """
-    owner = "lsq"
+    saved = saved_input(
+        "lsq", x, scale, zero_point, dtype=dtype, granularity=granularity, symmetric=symmetric, convention=convention
+    )
+    return fake_quantize(saved.x, saved.qparams, convention=convention), saved
+
+
+def saved_input(
+    owner: str,
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DType = "int8",
+    granularity: Granularity | None = None,
+    symmetric: Symmetric = True,
+    convention: Convention = "onnx",
+) -> SavedInput:
+    """Return what `lsq` saves of its arguments."""
     source, _ = _args.real(owner, "x", x, TYPES)
     code = _args.code(owner, dtype, INTEGER_TYPES)
     layout = _layout(owner, granularity, source)
     _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     symmetric = _scheme(owner, symmetric)
     params = _qparams(owner, scale, zero_point, code, layout.granularity, layout.shape, symmetric)
-    return fake_quantize(source, params, convention=convention), SavedInput(source, params, convention)
+    return SavedInput(source, params, convention)
 
 
 def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple[Array, Float32Array, Float32Array]:
