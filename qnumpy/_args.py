@@ -30,12 +30,13 @@ METHODS = {"float": 0, "fixed": 1, "fixed_double": 2}
 
 
 def real(owner: str, name: str, value: Any, types: dict[str, FloatType] = REAL_TYPES) -> tuple[Array, FloatType]:
-    """Return an array of one of `types` and the type; Python numbers become float64."""
+    """Return an array of one of `types` and the type; Python numbers become float64, or float32 where it is none."""
     source = value if type(value) is np.ndarray else array(owner, name, value)
     source_type = _FLOATS.get(source.dtype) or float_type(source.dtype)
     if source_type is None or source_type.name not in types:
         if is_python(value, source):
-            return real(owner, name, source.astype(np.float64))
+            with np.errstate(over="ignore"):  # to infinity
+                return real(owner, name, source.astype(np.float64 if "float64" in types else np.float32), types)
         raise TypeError(must(owner, name, f"an array of {alternatives(types)}", got(value, source)))
     return source, source_type
 

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,16 @@ _F32, _I32 = np.dtype(np.float32), np.dtype(np.int32)
 def must(owner: str, name: str, requirement: str, got: str) -> str:
     """Return the sentence of every error: the function, the parameter, the requirement, the value."""
     return f"{owner}: {name} must be {requirement}; got {got}."
+
+
+def extra(owner: str, module: str) -> Any:
+    """Return a module of an optional dependency; raise ImportError with the command that installs the extra."""
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ImportError as error:
+        sentence = f"{owner}: {package} must be installed: pip install 'qnumpy[{package}]'."
+        raise ImportError(sentence, name=package) from error
 
 
 def alternatives(names: Iterable[str]) -> str:

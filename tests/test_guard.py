@@ -87,6 +87,7 @@ def guarded():
     yield "quantize", *kernel(real, "float32", codes.copy(), "int8", [-128, 127, 0], [*ends, convention])
     yield "fake_quantize", *kernel(real, "float32", real.copy(), "float32", [-128, 127, 0], [*ends, convention])
     yield "dequantize", *kernel(codes, "int8", real.copy(), "float32", [], [])
+    yield from guarded_gradients(kernel, ends, convention)
     nibbles = np.ones(12, np.uint8)
     good, wrong = kernel(real, "float32", nibbles.copy(), "int4", [-8, 7], ends)
     wrong[4], wrong[5] = wrong_outputs(np.uint8, 12), [*wrong[5], T["int8"], T["float8_e5m2"]]
@@ -374,6 +375,22 @@ def guarded_roundings():
     yield "descend", [*good, -8, 7, 3, codes.copy()], [*wrong, *tail]
     yield "refit_scales", [*good, scale.copy()], [*wrong, wrong_outputs(np.float32, 6)]
     yield "rounding_objective", [*good, np.zeros(3)], [*wrong, wrong_outputs(np.float64, 3)]
+
+
+def guarded_gradients(kernel, ends, convention):
+    real, bits = np.ones(24, np.float32), np.full(3, 255, np.uint8)
+    good, wrong = kernel(real, "float32", real.copy(), "float32", [-128, 127, 0], [*ends, convention])
+    source, source_type, out, out_type = wrong[0], [*wrong[1], T["int8"]], wrong[4], [*wrong[5], T["int8"]]
+    yield "fake_quantize_inside", [*good[:6], bits.copy(), *good[6:]], [
+        source, source_type, *wrong[2:4], out, out_type, wrong_outputs(np.uint8, 3), *wrong[6:],
+    ]  # fmt: skip
+    f32 = T["float32"]
+    yield "keep_inside", [real, f32, bits, real.copy(), f32], [
+        source, source_type, [*wrong_vectors(np.uint8, 3)[:-2], np.ones(24, bool)], out, out_type,
+    ]  # fmt: skip
+    yield "gradients", [real, f32, real, f32, *good[2:6], np.zeros((3, 3)), *good[6:]], [
+        source, source_type, source, source_type, *wrong[2:4], out, out_type, wrong_outputs(np.float64, 9), *wrong[6:],
+    ]  # fmt: skip
 
 
 def guarded_searches():

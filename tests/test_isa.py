@@ -11,6 +11,7 @@ from strategies import CODES, CONVENTIONS, GRIDS, METHODS, ROWS, SOURCES, assert
 
 import qnumpy as qn
 from qnumpy.dtypes import code_type
+from qnumpy.ops.gradients import TYPES, fake_quantize_inside, keep_inside, quantization_gradients
 from qnumpy.ops.reduce import ranges
 
 LACKING = sorted({*qn.show_config()["isas"], "avx2", "neon"} - set(ROWS))  # here, or on any machine
@@ -206,6 +207,30 @@ def test_quantize_dequantize_fake_quantize(code, source, grid):
             other = qn.quantize_linear(x, scale, zero, dtype=code, convention=convention, **grid.where)
             real = qn.dequantize_linear(q, scale, zero, dtype=source, **grid.where)
             return q, other, real, qn.fake_quantize(x, params), qn.fake_quantize(x, params, convention=convention)
+
+        on_every_row(compute, f"{convention}, n = {n}")
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("source", TYPES)
+@pytest.mark.parametrize("code", ["int8", "uint4", "int2", "uint16"])
+def test_gradients_of_fake_quantization(code, source, grid):
+    """Sums in float64 too: their order depends on the shape and the granularity alone."""
+    grid = GRIDS[grid]
+    for k, n in enumerate(SIZES):
+        x, scale, zero = case(grid, n, code, SOURCES[source], seed=5)
+        params = qn.QParams(scale, zero, code, grid.granularity)
+        convention = CONVENTIONS[k % len(CONVENTIONS)]
+        g = np.random.default_rng(n).normal(size=x.shape).astype(x.dtype)
+
+        def compute(x=x, g=g, params=params, convention=convention):
+            y, inside = fake_quantize_inside("test", x, params, convention)
+            return (
+                y,
+                inside.bits,
+                keep_inside("test", g, inside),
+                *quantization_gradients("test", x, g, params, convention),
+            )
 
         on_every_row(compute, f"{convention}, n = {n}")
 

@@ -69,7 +69,7 @@ def test_import_loads_nothing_but_itself_and_the_standard_library():
     assert not added & {"qnumpy.cli", "qnumpy.cli.demo", "qnumpy.testing"}
 
 
-LAZY = {"dask", "onnx", "plot", "search", "testing"}
+LAZY = {"dask", "onnx", "plot", "qat", "search", "testing"}
 
 
 def test_dir_shows_the_public_names_alone():
@@ -141,7 +141,7 @@ def test_a_stem_names_the_same_thing_on_every_floor(stem):
 
 
 @pytest.mark.parametrize(
-    "folder", ["ops", "arrays", "observers", "reports", "weights", "calibration", "files", "onnx", "cli"]
+    "folder", ["ops", "arrays", "observers", "reports", "weights", "calibration", "files", "qat", "onnx", "cli"]
 )
 def test_tests_mirror_the_package(folder):
     for module in (PACKAGE / folder).glob("[!_]*.py"):
@@ -211,7 +211,7 @@ def test_c_floors(path):
 
 
 def test_public_names():
-    """Complete and unique; ruff keeps them sorted. Two modules hold specialists' names."""
+    """Complete and unique; ruff keeps them sorted. Three modules hold specialists' names."""
     public = [name for name, value in vars(qn).items() if not name.startswith("_") and not inspect.ismodule(value)]
     assert sorted(qn.__all__) == sorted([*public, "reports", "weights"])
     assert len(qn.__all__) <= 58
@@ -225,7 +225,9 @@ def test_every_module_has_a_docstring_and_public_names(name):
 
 
 PUBLIC = {
-    (module.__name__, name): getattr(module, name) for module in (qn, qn.reports, qn.weights) for name in module.__all__
+    (module.__name__, name): getattr(module, name)
+    for module in (qn, qn.reports, qn.weights, qn.qat)
+    for name in module.__all__
 }
 FUNCTIONS = {".".join(names): value for names, value in PUBLIC.items() if inspect.isfunction(value)}
 CLASSES = {".".join(names): value for names, value in PUBLIC.items() if inspect.isclass(value)}

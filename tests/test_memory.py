@@ -10,6 +10,7 @@ import pytest
 from strategies import GRIDS, LAYOUTS, SOURCES, case
 
 import qnumpy as qn
+from qnumpy.ops.gradients import fake_quantize_inside, keep_inside, quantization_gradients
 from qnumpy.ops.reduce import abs_max
 
 N = 1 << 22
@@ -41,6 +42,12 @@ def calls(grid, n, source):
         "pack": (qn.pack, q),
         "unpack": (lambda p: qn.unpack(p, "int2"), packed),
     }
+    if source != np.float64:
+        cases |= {
+            "fake_quantize_inside": (lambda x: fake_quantize_inside("test", x, params), x),
+            "keep_inside": (lambda g: keep_inside("test", g, fake_quantize_inside("test", x, params)[1]), x),
+            "gradients": (lambda x, g: quantization_gradients("test", x, g, params), x, x[::-1]),
+        }
     if grid.block_size is None:
         for method in ("float", "fixed"):
             cases[f"requantize {method}"] = (
@@ -98,6 +105,7 @@ def test_reals_are_not_copied(dtype, kind):
     assert x.size == N
     params = qn.QParams(0.5, 3)
     each = qn.QParams(np.full(x.shape[-1], 0.5), 3, "int8", qn.PerChannel(-1))
+    _, inside = fake_quantize_inside("test", x, params)
     for name, function in {
         "quantize_linear": lambda: qn.quantize_linear(x, 0.5, 3, dtype="int8"),
         "per channel": lambda: qn.quantize_linear(x, each.scale, each.zero_point, dtype="int8", axis=-1),
@@ -107,6 +115,10 @@ def test_reals_are_not_copied(dtype, kind):
         "abs_max": lambda: abs_max(x),
         "mse": lambda: qn.choose_qparams(x, method="mse").scale,
         "fake_quantize": lambda: qn.fake_quantize(x, params),
+        "fake_quantize_inside": lambda: fake_quantize_inside("test", x, params)[0],
+        "keep_inside": lambda: keep_inside("test", x, inside),
+        "gradients": lambda: quantization_gradients("test", x, x, params)[0],
+        "gradients per channel": lambda: quantization_gradients("test", x, x, each)[0],
         "dynamic": lambda: qn.dynamic_quantize_linear(x),
         "cast": lambda: qn.cast(x, "float8_e5m2", overflow="raise"),
         "stochastic": lambda: qn.cast(x, "bfloat16", rounding="stochastic", seed=0),
@@ -237,13 +249,18 @@ def test_no_references_are_kept():
     watched = [x, scale, zero, out, acc, m, shift, *dtypes]
     core, types = qn._core, qn._core.TYPES
     packed = np.empty(300, np.uint8)
-    real = np.empty(600, np.float32)
+    real, marks, sums = np.empty(600, np.float32), np.empty(75, np.uint8), np.empty(3)
     grid = (1, 1, 600, 0)
     lost = np.zeros(1, np.uint8)
 
     def once():
         core.quantize(x, types["float32"], scale, zero, out, types["int8"], *grid, -128, 127, 0)
         core.fake_quantize(x, types["float32"], scale, zero, real, types["float32"], *grid, -128, 127, 0)
+        core.fake_quantize_inside(x, types["float32"], scale, zero, real, types["float32"], marks, *grid, -128, 127, 0)
+        core.keep_inside(x, types["float32"], marks, real, types["float32"])
+        core.gradients(
+            x, types["float32"], x, types["float32"], scale, zero, real, types["float32"], sums, *grid, -128, 127, 0
+        )
         core.dequantize(out, types["int8"], scale, zero, real, types["float32"], *grid)
         core.requantize(acc, types["int32"], scale, zero, out, types["int8"], *grid, -128, 127, 1, m, shift)
         core.min_max(x, types["float32"], *grid)

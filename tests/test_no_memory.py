@@ -34,6 +34,8 @@ def calls():
     x = rng.integers(0, 256, (2, 32, 48, 48)).astype(np.uint8)
     kernel = rng.integers(-128, 128, (32, 32, 3, 3)).astype(np.int8)
     zero = np.uint8(3)
+    tall = rng.standard_normal((600, 20)).astype(np.float32)  # more rows than a band has
+    saved, saved_columns = qn.qat.lsq(real, 0.1)[1], qn.qat.lsq(tall, np.ones(20), granularity=qn.PerChannel(1))[1]
     seen = qn.HistogramObserver().observe(real)
     each = qn.HistogramObserver(granularity=qn.PerChannel(1)).observe(few)
 
@@ -68,6 +70,8 @@ def calls():
         "HistogramObserver of columns": lambda: qn.HistogramObserver.from_config(each.get_config())
         .merge(each).observe(few).qparams().scale,
         "dynamic_quantize_linear": lambda: qn.dynamic_quantize_linear(real)[0],
+        "lsq_vjp": lambda: qn.qat.lsq_vjp(real, saved)[1],
+        "lsq_vjp of columns": lambda: qn.qat.lsq_vjp(tall, saved_columns)[1],
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import pytest
 from strategies import GRIDS, assert_same_bits
 
 import qnumpy as qn
+from qnumpy.ops.gradients import fake_quantize_inside, keep_inside, quantization_gradients
 from qnumpy.ops.reduce import ranges
 
 N = 1 << 20  # elements; several pieces for each of eight threads
@@ -305,6 +306,14 @@ def operations(grid):
         "dequantize to float16": lambda: qn.dequantize_linear(q, scale, zero, dtype="float16", **where),
         "fake_quantize": lambda: qn.fake_quantize(x, qparams),
     }
+    _, inside = fake_quantize_inside("test", x, qparams)
+    operations |= {
+        "fake_quantize_inside": lambda: fake_quantize_inside("test", x, qparams)[0],
+        "its marks": lambda: fake_quantize_inside("test", x, qparams)[1].bits,
+        "keep_inside": lambda: keep_inside("test", x, inside),
+        "gradient of x": lambda: quantization_gradients("test", x, x, qparams)[0],
+        "sums of gradients": lambda: quantization_gradients("test", x, np.nan_to_num(x, posinf=1), qparams)[1],
+    }
     operations["min_max"] = lambda: np.stack(ranges("min_max", x, grid.granularity))
     if grid.block_size is None:
         acc = rng.integers(-(2**20), 2**20, shape).astype(np.int32)
@@ -444,6 +453,8 @@ def large_calls():
         "quantize_linear": lambda: qn.quantize_linear(real, 0.5),
         "dequantize_linear": lambda: qn.dequantize_linear(codes, 0.5),
         "fake_quantize": lambda: qn.fake_quantize(real, params),
+        "fake_quantize_vjp": lambda: qn.qat.fake_quantize_vjp(real, qn.qat.fake_quantize(real, params)[1]),
+        "lsq_vjp": lambda: qn.qat.lsq_vjp(real, qn.qat.lsq(real, 0.5)[1]),
         "cast": lambda: qn.cast(real, "float16"),
         "requantize": lambda: qn.requantize(np.broadcast_to(np.int32(1), (1 << 22,)), 0.5),
         "min_max": lambda: qn.min_max(real),

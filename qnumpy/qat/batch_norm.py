@@ -43,7 +43,7 @@ def fold_batch_norm(
     Raises
     ------
     TypeError
-        An argument is not real.
+        w is not float32, float64, float16 or bfloat16; axis is no integer; another argument is not real.
     ValueError
         axis is out of range; a vector is not as long as the outputs; variance + epsilon is not positive.
 
@@ -56,7 +56,7 @@ def fold_batch_norm(
     """
     owner = "fold_batch_norm"
     weight, _ = _args.real(owner, "w", w)
-    axis = normalize_axis(owner, axis, weight.ndim)
+    axis = normalize_axis(owner, _check.integer(owner, "axis", axis), weight.ndim)
     outputs = weight.shape[axis]
     given = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
     given["bias"] = np.zeros(outputs) if bias is None else bias
@@ -64,7 +64,9 @@ def fold_batch_norm(
     for name, vector in vectors.items():
         if vector.shape != (outputs,):
             raise ValueError(_check.must(owner, name, f"of shape ({outputs},)", f"shape {vector.shape}"))
-    spread = vectors["variance"] + epsilon
+    if not _check.is_number(epsilon):
+        raise TypeError(_check.must(owner, "epsilon", "a real number", _check.typed(epsilon)))
+    spread = vectors["variance"] + float(epsilon)
     if not (spread > 0).all():
         raise ValueError(_check.must(owner, "variance + epsilon", "positive", str(spread.min())))
     factor = vectors["gamma"] / np.sqrt(spread)

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _args, _check
@@ -85,6 +86,8 @@ def fake_quantize_vjp(g: ArrayLike, saved: Saved, *, grad: Literal["clipped", "i
 
     Raises
     ------
+    TypeError
+        saved is not what fake_quantize saved.
     ValueError
         grad is unknown.
     TypeError
@@ -94,6 +97,8 @@ def fake_quantize_vjp(g: ArrayLike, saved: Saved, *, grad: Literal["clipped", "i
 
     Notes
     -----
+    An infinity or a NaN of g stays where the element lies inside, and becomes 0 where it lies outside.
+
     Y. Bengio, N. Leonard, A. Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional
     Computation", 2013. A code at the end of the range saturates only if x rounds beyond it.
 
@@ -104,9 +109,11 @@ def fake_quantize_vjp(g: ArrayLike, saved: Saved, *, grad: Literal["clipped", "i
     array([2., 3.], dtype=float32)
     """
     owner = "fake_quantize_vjp"
+    if not isinstance(saved, Saved):
+        raise TypeError(_check.must(owner, "saved", "what fake_quantize saved", _check.typed(saved)))
     clipped = _args.choice(owner, "grad", grad, {"identity": 0, "clipped": 1})
     dx = keep_inside(owner, g, saved.inside)
-    return dx if clipped else _args.real(owner, "g", g)[0].copy()
+    return dx if clipped else np.array(_args.real(owner, "g", g, TYPES)[0], dx.dtype)
 
 
 class FakeQuantize:

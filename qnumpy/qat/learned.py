@@ -74,11 +74,19 @@ def lsq(
     Raises
     ------
     TypeError
-        x, scale or zero_point is not real; dtype is no integer type.
+        x is not float32, float16 or bfloat16; dtype is no integer type; granularity is no granularity.
     ValueError
-        symmetric is unknown; zero_point is missing for an affine type, or given for a symmetric one.
+        granularity does not fit the shape of x; convention is unknown.
+    TypeError
+        symmetric is no bool.
     ValueError
-        A scale is not positive, finite and normal; the parameters do not fit the shape of x.
+        symmetric is a text other than "full".
+    ValueError
+        zero_point is missing for an affine type, or given for a symmetric one.
+    TypeError
+        scale or zero_point is not real.
+    ValueError
+        A scale is not positive, finite and normal; a zero point is NaN; their shape is not that of the granularity.
 
     Notes
     -----
@@ -94,11 +102,31 @@ def lsq(
     >>> dx, dscale
     (array([1., 1., 0.], dtype=float32), array(7.8, dtype=float32))
     """
-    owner = "lsq"
+    saved = saved_input(
+        "lsq", x, scale, zero_point, dtype=dtype, granularity=granularity, symmetric=symmetric, convention=convention
+    )
+    return fake_quantize(saved.x, saved.qparams, convention=convention), saved
+
+
+def saved_input(
+    owner: str,
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    *,
+    dtype: DType = "int8",
+    granularity: Granularity | None = None,
+    symmetric: Symmetric = True,
+    convention: Convention = "onnx",
+) -> SavedInput:
+    """Return what `lsq` saves of its arguments."""
     source, _ = _args.real(owner, "x", x, TYPES)
     code = _args.code(owner, dtype, INTEGER_TYPES)
-    params = _qparams(owner, scale, zero_point, code, granularity, symmetric)
-    return fake_quantize(source, params, convention=convention), SavedInput(source, params, convention)
+    layout = _layout(owner, granularity, source)
+    _args.choice(owner, "convention", convention, _args.CONVENTIONS)
+    symmetric = _scheme(owner, symmetric)
+    params = _qparams(owner, scale, zero_point, code, layout.granularity, layout.shape, symmetric)
+    return SavedInput(source, params, convention)
 
 
 def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple[Array, Float32Array, Float32Array]:
@@ -110,8 +138,8 @@ def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple
         The gradient of the result of `lsq`, of the shape of x.
     saved : SavedInput
     normalize : bool, default True
-        Multiply those of scale and zero point by ``1 / sqrt(n qmax)``, n the elements of a parameter: then a step of
-        the optimizer changes scales about as much as weights.
+        Multiply those of scale and zero point by ``1 / sqrt(n qmax)``, n the elements of a parameter (their mean, where
+        groups differ): then a step of the optimizer changes scales about as much as weights.
 
     Returns
     -------
@@ -125,13 +153,15 @@ def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple
     Raises
     ------
     TypeError
-        normalize is neither True nor False; g is not float32, float16 or bfloat16.
+        normalize is neither True nor False; saved is not what lsq saved; g is not float32, float16 or bfloat16.
     ValueError
         g has not the shape of x.
 
     Notes
     -----
-    The sums are float64 and rounded once; their order depends on the shape and the granularity alone.
+    The sums are float64 and rounded once; their order depends on the shape and the granularity alone. NaN in x takes no
+    part, infinities saturate. A g that is not finite makes the gradient of its scale NaN or infinite. Sums of no
+    elements are 0.
 
     Examples
     --------
@@ -141,6 +171,7 @@ def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple
     """
     owner = "lsq_vjp"
     normalize = _check.flag(owner, "normalize", normalize)
+    _check_saved(owner, saved, "lsq")
     dx, dscale, dzero = _gradients(owner, g, saved)
     if normalize:
         factor = _size_factor(saved.x.size, saved.qparams.scale.size, saved.qparams.qmax)
@@ -172,9 +203,13 @@ def pact(
     Raises
     ------
     TypeError
-        x or alpha is not real; dtype is no unsigned integer type.
+        x is not float32, float16 or bfloat16; dtype is no unsigned integer type; granularity is no granularity.
     ValueError
-        alpha is not positive and finite; it does not fit the shape of x.
+        granularity does not fit the shape of x.
+    TypeError
+        alpha is not real.
+    ValueError
+        alpha is not positive and finite; alpha / qmax is no normal float32; its shape is not that of the granularity.
 
     Notes
     -----
@@ -191,10 +226,15 @@ def pact(
     owner = "pact"
     source, _ = _args.real(owner, "x", x, TYPES)
     code = _args.code(owner, dtype, {name: c for name, c in INTEGER_TYPES.items() if not c.signed})
+    layout = _layout(owner, granularity, source)
     ends = _check.reals(owner, "alpha", alpha).astype(np.float64)
-    if not ((ends > 0) & np.isfinite(ends)).all():
-        raise ValueError(_check.must(owner, "alpha", "positive and finite", str(ends.flat[np.argmin(ends)])))
-    params = QParams(np.asarray(ends / code.qmax, np.float32), 0, code.name, granularity or PerTensor())
+    if ends.shape != layout.shape:
+        raise ValueError(_check.must(owner, "alpha", f"of shape {layout.shape}", f"shape {ends.shape}"))
+    wrong = ~((ends > 0) & np.isfinite(ends))
+    if wrong.any():
+        raise ValueError(_check.must(owner, "alpha", "positive and finite", str(ends[wrong][0])))
+    scales = _check.scale(owner, "alpha / qmax", ends / code.qmax)
+    params = QParams(scales, 0, code.name, layout.granularity)
     return fake_quantize(source, params), SavedInput(source, params, "onnx")
 
 
@@ -217,7 +257,7 @@ def pact_vjp(g: ArrayLike, saved: SavedInput) -> tuple[Array, Float32Array]:
     Raises
     ------
     TypeError
-        g is not float32, float16 or bfloat16.
+        saved is not what pact saved; g is not float32, float16 or bfloat16.
     ValueError
         g has not the shape of x.
 
@@ -227,15 +267,18 @@ def pact_vjp(g: ArrayLike, saved: SavedInput) -> tuple[Array, Float32Array]:
     >>> pact_vjp(np.array([1.0, -2.0], np.float32), saved)
     (array([1., 0.], dtype=float32), array(-2., dtype=float32))
     """
-    dx, sums = quantization_gradients("pact_vjp", saved.x, g, saved.qparams)
+    owner = "pact_vjp"
+    _check_saved(owner, saved, "pact")
+    dx, sums = quantization_gradients(owner, saved.x, g, saved.qparams)
     return dx, np.asarray(sums[2], np.float32)
 
 
 class LearnedScale:
     """A scale that is trained, with the forward and the backward pass of `lsq`.
 
-    The first array gives the first scale, ``2 mean|x| / sqrt(qmax)``. `scale` and `zero_point` are arrays of float32
-    that an optimizer changes in place by `dscale` and `dzero_point`; a scale below 2**-23 is raised to it.
+    The first array that is not empty gives the first scale, ``2 mean|x| / sqrt(qmax)`` of its finite elements. `scale`
+    and `zero_point` are arrays of float32 that an optimizer changes in place by `dscale` and `dzero_point`; a scale
+    below 2**-23 is raised to it.
 
     Parameters
     ----------
@@ -254,9 +297,13 @@ class LearnedScale:
     Raises
     ------
     TypeError
-        dtype is no integer type; granularity is no granularity; delay is no integer.
+        dtype is no integer type; granularity is no granularity; symmetric is no bool.
     ValueError
-        symmetric is unknown; delay is negative.
+        symmetric is a text other than "full".
+    TypeError
+        delay is no integer.
+    ValueError
+        delay is negative.
 
     Examples
     --------
@@ -279,8 +326,7 @@ class LearnedScale:
         owner = "LearnedScale"
         self._code = _args.code(owner, dtype, INTEGER_TYPES)
         self.granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
-        _ends(owner, self._code, symmetric)
-        self.symmetric: Symmetric = symmetric
+        self.symmetric: Symmetric = _scheme(owner, symmetric)
         self.delay = _check.integer(owner, "delay", delay)
         if self.delay < 0:
             raise ValueError(_check.must(owner, "delay", "at least 0", str(delay)))
@@ -303,20 +349,33 @@ class LearnedScale:
         if self.scale is not None:
             self.scale *= np.float32(np.sqrt(self._code.qmax / code.qmax))
         if self.zero_point is not None:
-            self.zero_point += np.float32(code.qmin - self._code.qmin)
+            steps = (code.qmax - code.qmin) / (self._code.qmax - self._code.qmin)
+            self.zero_point[...] = code.qmin + (self.zero_point - self._code.qmin) * steps
         self._code = code
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return x fake-quantized, or x itself during the delay."""
+        """Return x fake-quantized; x itself during the delay, or where it is empty and no array was seen.
+
+        Raises
+        ------
+        TypeError
+            x is not float32, float16 or bfloat16.
+        ValueError
+            granularity does not fit the shape of x; x has another number of parameters than the first array.
+        """
         owner = "LearnedScale"
         source, float_type = _args.real(owner, "x", x, TYPES)
+        layout = _layout(owner, self.granularity, source)
+        if self.scale is not None and layout.shape != self.scale.shape:
+            wanted = f"an array with parameters of shape {self.scale.shape}"
+            raise ValueError(_check.must(owner, "x", wanted, f"an array of shape {source.shape}"))
         self._calls += 1
         self._saved = None
-        if self._calls <= self.delay:
+        if self._calls <= self.delay or (self.scale is None and not source.size):
             return source
         if self.scale is None:
-            self._begin(owner, source)
-        affine = self._affine(owner, source.shape)
+            self._begin(source, layout.shape)
+        affine = self._affine(owner, layout)
         self._saved = source, float_type, affine
         return affine_fake_quantize(source, float_type, affine)
 
@@ -365,42 +424,44 @@ class LearnedScale:
             raise ValueError(f"{owner}: an array must be seen first; got none.")
         np.maximum(self.scale, np.float32(LEAST), out=self.scale)
         zero_point = self.zero_point if self.symmetric is False else None
-        return _qparams(owner, self.scale, zero_point, self._code, self.granularity, self.symmetric)
+        return _qparams(owner, self.scale, zero_point, self._code, self.granularity, self.scale.shape, self.symmetric)
 
-    def _affine(self, owner: str, shape: tuple[int, ...]) -> Affine:
-        """Return the parameters for an array of `shape`: those of `qparams`, without an object of checked arrays."""
+    def _affine(self, owner: str, layout: _args.Layout) -> Affine:
+        """Return the parameters for an array of a layout: those of `qparams`, without an object of checked arrays."""
         assert self.scale is not None
         assert self.zero_point is not None
-        layout, qmin, qmax, middle = _grid(owner, self.granularity, shape, self._code.name, self.symmetric)
-        zero: Int32Array | int = middle
-        if layout.shape != self.scale.shape:
-            _args.qparams_layout(owner, self.qparams(), shape)  # raises
+        qmin, qmax = _ends(self._code, self.symmetric)
+        if self.symmetric is False:
+            _refuse_nan(owner, self.zero_point)
+        scale: Float32Array | float
+        zero: Int32Array | int
         if not layout.shape:
-            scale = float(self.scale)
-            if not LEAST <= scale <= _check.HUGE:
+            scale, zero = float(self.scale), self._code.symmetric_zero_point
+            if not _check.TINY <= scale <= _check.HUGE or scale < LEAST:
                 scale = float(self.qparams().scale)  # raised to LEAST, or refused
             if self.symmetric is False:
                 zero = min(max(round(float(self.zero_point)), qmin), qmax)
-            return Affine(layout, scale, zero, qmin, qmax)
-        scales = np.maximum(self.scale, LEAST)
-        self.scale[...] = _check.scale(owner, "scale", scales)
-        if self.symmetric is False:
-            zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
-        return Affine(layout, scales, zero, qmin, qmax)
+        else:
+            scale = np.maximum(self.scale, np.float32(LEAST), out=self.scale).copy()
+            _check.scale(owner, "scale", scale)
+            if self.symmetric is False:
+                zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
+            else:
+                zero = _middle(self._code.symmetric_zero_point, layout.shape)
+        return Affine(layout, scale, zero, qmin, qmax)
 
-    def _begin(self, owner: str, x: Array) -> None:
-        layout = _args.layout_of(owner, self.granularity, x.shape)
+    def _begin(self, x: Array, shape: tuple[int, ...]) -> None:
         mean = _mean_magnitude(x, self.granularity)
         first = np.maximum(2 * mean / np.sqrt(self._code.qmax), LEAST)
-        self.scale = np.asarray(first, np.float32).reshape(layout.shape)
+        self.scale = np.asarray(first, np.float32).reshape(shape)
         middle = self._code.qmin if x.size and x.min() >= 0 else (self._code.qmin + self._code.qmax + 1) // 2
-        self.zero_point = np.full(layout.shape, middle, np.float32)
+        self.zero_point = np.full(shape, middle, np.float32)
 
 
 def _mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
     """Return the mean of |x| of each parameter, of the finite elements."""
-    parameters = granularity.params_shape(x.shape)
-    number = granularity.expand(np.arange(int(np.prod(parameters))).reshape(parameters), tuple(map(slice, x.shape)))
+    parameters, whole = granularity.params_shape(x.shape), tuple(slice(0, length) for length in x.shape)
+    number = granularity.expand(np.arange(int(np.prod(parameters))).reshape(parameters), whole)
     flat, index = np.abs(x.astype(np.float64)).ravel(), np.broadcast_to(number, x.shape).ravel()
     finite = np.isfinite(flat)
     count = np.bincount(index[finite], minlength=number.max(initial=0) + 1)
@@ -408,12 +469,17 @@ def _mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
     return (total / np.maximum(count, 1)).reshape(parameters)
 
 
-def _ends(owner: str, code: CodeType, symmetric: Symmetric) -> tuple[int, int]:
-    """Return the smallest and the largest code in use."""
+def _scheme(owner: str, symmetric: Symmetric) -> Symmetric:
+    """Return `symmetric`; raise for what is neither a bool nor "full"."""
     if isinstance(symmetric, str):
         _args.choice(owner, "symmetric", symmetric, {"full": 0})
-        return code.qmin, code.qmax
-    return (code.symmetric_qmin if _check.flag(owner, "symmetric", symmetric) else code.qmin), code.qmax
+        return "full"
+    return _check.flag(owner, "symmetric", symmetric)
+
+
+def _ends(code: CodeType, symmetric: Symmetric) -> tuple[int, int]:
+    """Return the smallest and the largest code in use."""
+    return (code.symmetric_qmin if symmetric is True else code.qmin), code.qmax
 
 
 def _qparams(
@@ -421,18 +487,41 @@ def _qparams(
     scale: ArrayLike,
     zero_point: ArrayLike | None,
     code: CodeType,
-    granularity: Granularity | None,
+    granularity: Granularity,
+    shape: tuple[int, ...],
     symmetric: Symmetric,
 ) -> QParams:
-    qmin, qmax = _ends(owner, code, symmetric)
-    if (zero_point is None) != (symmetric is not False):
-        wanted = "left out for a symmetric range" if symmetric is not False else "given when symmetric is False"
+    if (zero_point is None) == (symmetric is False):
+        wanted = "given when symmetric is False" if symmetric is False else "left out for a symmetric range"
         raise ValueError(_check.must(owner, "zero_point", wanted, _check.typed(zero_point)))
-    middle = code.symmetric_zero_point
-    whole = middle if zero_point is None else np.rint(_check.reals(owner, "zero_point", zero_point))
-    zero = np.clip(whole, code.qmin, code.qmax).astype(np.int32)
     scales = _check.scale(owner, "scale", scale)
-    return QParams(scales, np.broadcast_to(zero, scales.shape), code.name, granularity or PerTensor(), qmin, qmax)
+    whole = np.full(shape, code.symmetric_zero_point) if zero_point is None else _whole(owner, zero_point)
+    for name, values in (("scale", scales), ("zero_point", whole)):
+        if values.shape != shape:
+            raise ValueError(_check.must(owner, name, f"of shape {shape}", f"shape {values.shape}"))
+    zero = np.clip(whole, code.qmin, code.qmax).astype(np.int32)
+    return QParams(scales, zero, code.name, granularity, *_ends(code, symmetric))
+
+
+def _whole(owner: str, zero_point: ArrayLike) -> Array:
+    numbers = _check.reals(owner, "zero_point", zero_point)
+    _refuse_nan(owner, numbers)
+    return np.asarray(np.rint(numbers))
+
+
+def _refuse_nan(owner: str, zero_point: Array) -> None:
+    if np.isnan(zero_point).any():
+        raise ValueError(_check.must(owner, "zero_point", "a number", "NaN"))
+
+
+def _layout(owner: str, granularity: Granularity | None, x: Array) -> _args.Layout:
+    wanted = PerTensor() if granularity is None else _args.granularity(owner, granularity)
+    return _args.layout_of(owner, wanted, x.shape)
+
+
+def _check_saved(owner: str, saved: SavedInput, forward: str) -> None:
+    if not isinstance(saved, SavedInput):
+        raise TypeError(_check.must(owner, "saved", f"what {forward} saved", _check.typed(saved)))
 
 
 def _gradients(owner: str, g: ArrayLike, saved: SavedInput) -> tuple[Array, Float64Array, Float64Array]:
@@ -457,11 +546,8 @@ def _size_factor(elements: int, parameters: int, qmax: int) -> float:
 
 
 @lru_cache(64)
-def _grid(
-    owner: str, granularity: Granularity, shape: tuple[int, ...], dtype: str, symmetric: Symmetric
-) -> tuple[_args.Layout, int, int, Any]:
-    """Return the layout for arrays of one shape, the ends of the codes, and the zero points of a symmetric range."""
-    layout, code = _args.layout_of(owner, granularity, shape), INTEGER_TYPES[dtype]
-    middle = np.full(layout.shape, code.symmetric_zero_point, np.int32)
-    middle.flags.writeable = False
-    return layout, *_ends(owner, code, symmetric), middle if layout.shape else code.symmetric_zero_point
+def _middle(zero_point: int, shape: tuple[int, ...]) -> Int32Array:
+    """Return equal zero points; read-only, since all calls share them."""
+    zeros = np.full(shape, zero_point, np.int32)
+    zeros.flags.writeable = False
+    return zeros

@@ -25,7 +25,7 @@ class Schedule:
     Raises
     ------
     TypeError
-        An epoch is no integer; a type is no integer type.
+        dtypes is no mapping; an epoch is no integer; a type is no integer type.
     ValueError
         An epoch is negative.
 
@@ -40,9 +40,11 @@ class Schedule:
 
     def __init__(self, dtypes: Mapping[int, DType] | None = None, *, freeze: int | None = None) -> None:
         owner = "Schedule"
+        if not isinstance(dtypes, Mapping | None):
+            raise TypeError(_check.must(owner, "dtypes", "a mapping of epochs to types", _check.typed(dtypes)))
         self.bits = {
             _epoch(owner, "dtypes", epoch): _args.code(owner, dtype, INTEGER_TYPES).bits
-            for epoch, dtype in (dtypes or {}).items()
+            for epoch, dtype in ({} if dtypes is None else dtypes).items()
         }
         self.freeze = None if freeze is None else _epoch(owner, "freeze", freeze)
 

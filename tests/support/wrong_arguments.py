@@ -16,6 +16,7 @@ PARAMS = qn.QParams(0.5, 0)
 MX = qn.quantize(X, dtype="mxfp8_e4m3")
 MOMENTS = qn.MomentsObserver().observe(X)
 WEIGHT = qn.quantize(X.T, granularity=qn.PerChannel(1))
+ONES = np.ones(3, np.float32)
 WIDE = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
 
 # function -> right arguments by name
@@ -133,6 +134,21 @@ CALLS = {
     "weights.cross_layer_equalize": {
         "w1": X, "w2": X.T, "bias": None, "axis1": -1, "axis2": 0, "power_of_two": False,
     },
+    "qat.fake_quantize": {"x": X, "qparams": PARAMS, "convention": "onnx"},
+    "qat.fake_quantize_vjp": {"g": X, "saved": qn.qat.fake_quantize(X, PARAMS)[1], "grad": "clipped"},
+    "qat.lsq": {
+        "x": X, "scale": 0.5, "zero_point": 1.0, "dtype": "int8", "granularity": qn.PerTensor(), "symmetric": False,
+        "convention": "onnx",
+    },
+    "qat.lsq_vjp": {"g": X, "saved": qn.qat.lsq(X, 0.5)[1], "normalize": True},
+    "qat.pact": {"x": X, "alpha": 1.0, "dtype": "uint8", "granularity": None},
+    "qat.pact_vjp": {"g": X, "saved": qn.qat.pact(X, 1.0)[1]},
+    "qat.FakeQuantize": {"observer": qn.MinMaxObserver(), "delay": 0, "convention": "onnx"},
+    "qat.LearnedScale": {"dtype": "int8", "granularity": None, "symmetric": True, "delay": 0},
+    "qat.Schedule": {"dtypes": {0: "int4"}, "freeze": 3},
+    "qat.fold_batch_norm": {
+        "w": X.T, "bias": None, "gamma": ONES, "beta": ONES, "mean": ONES, "variance": ONES, "epsilon": 1e-5, "axis": 0,
+    },
 }  # fmt: skip
 
 
@@ -160,7 +176,10 @@ WRONG = [
     qn.MomentsObserver(), MOMENTS,
 ]  # fmt: skip
 
-FLAGS = ("symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "x_symmetric", "hadamard")
+FLAGS = (
+    "symmetric", "centered", "include_zero", "per_channel", "power_of_two", "progress", "x_symmetric", "hadamard",
+    "normalize",
+)  # fmt: skip
 
 
 def function(name):
@@ -171,8 +190,12 @@ def function(name):
     return result
 
 
+def owner(name):
+    """The name that errors begin with: that of the function without its module."""
+    return name.removeprefix("weights.").removeprefix("qat.")
+
+
 def is_sentence(name, error):
     """Whether an error is the sentence of a function: its name, what must be, what came, how to mend it."""
-    owner = name.removeprefix("weights.")
-    pattern = rf"^{re.escape(owner)}: .*\b(must|no|every)\b.*; got .*\.( .+\.)?$"
+    pattern = rf"^{re.escape(owner(name))}: .*\b(must|no|every)\b.*; got .*\.( .+\.)?$"
     return "\n" not in str(error) and re.match(pattern, str(error)) is not None
