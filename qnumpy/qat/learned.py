@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _args, _check
-from .._typing import Array, Convention, DType, Float32Array, Float64Array
+from .._typing import Array, Convention, DType, Float32Array, Float64Array, Int32Array
 from ..dtypes import INTEGER_TYPES, CodeType, FloatType
 from ..granularity import Granularity, PerTensor
 from ..ops.gradients import (
@@ -430,22 +430,25 @@ class LearnedScale:
         """Return the parameters for an array of a layout: those of `qparams`, without an object of checked arrays."""
         assert self.scale is not None
         assert self.zero_point is not None
+        qmin, qmax = _ends(self._code, self.symmetric)
         if self.symmetric is False:
             _refuse_nan(owner, self.zero_point)
-        qmin, qmax = _ends(self._code, self.symmetric)
-        zero = _middle(self._code.symmetric_zero_point, layout.shape)
+        scale: Float32Array | float
+        zero: Int32Array | int
         if not layout.shape:
-            scale = float(self.scale)
-            if not LEAST <= scale <= _check.HUGE:
+            scale, zero = float(self.scale), self._code.symmetric_zero_point
+            if not _check.TINY <= scale <= _check.HUGE or scale < LEAST:
                 scale = float(self.qparams().scale)  # raised to LEAST, or refused
             if self.symmetric is False:
                 zero = min(max(round(float(self.zero_point)), qmin), qmax)
-            return Affine(layout, scale, zero, qmin, qmax)
-        scales = np.maximum(self.scale, LEAST)
-        self.scale[...] = _check.scale(owner, "scale", scales)
-        if self.symmetric is False:
-            zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
-        return Affine(layout, scales, zero, qmin, qmax)
+        else:
+            scale = np.maximum(self.scale, np.float32(LEAST), out=self.scale).copy()
+            _check.scale(owner, "scale", scale)
+            if self.symmetric is False:
+                zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
+            else:
+                zero = _middle(self._code.symmetric_zero_point, layout.shape)
+        return Affine(layout, scale, zero, qmin, qmax)
 
     def _begin(self, x: Array, shape: tuple[int, ...]) -> None:
         mean = _mean_magnitude(x, self.granularity)
@@ -543,10 +546,8 @@ def _size_factor(elements: int, parameters: int, qmax: int) -> float:
 
 
 @lru_cache(64)
-def _middle(zero_point: int, shape: tuple[int, ...]) -> Any:
-    """Return the zero points of a symmetric range: one number, or a read-only array, since all calls share it."""
-    if not shape:
-        return zero_point
+def _middle(zero_point: int, shape: tuple[int, ...]) -> Int32Array:
+    """Return equal zero points; read-only, since all calls share them."""
     zeros = np.full(shape, zero_point, np.int32)
     zeros.flags.writeable = False
     return zeros
