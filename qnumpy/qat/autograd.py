@@ -41,7 +41,8 @@ def lsq(x: Any, scale: Any, zero_point: Any = None, *, normalize: bool = True, *
     Examples
     --------
     >>> import autograd
-    >>> autograd.grad(lambda s: qn.qat.autograd.lsq(np.float32([0.3, 9.0]), s, dtype="int4").sum())(np.float32(0.5))
+    >>> x = np.array([0.3, 9.0], np.float32)
+    >>> autograd.grad(lambda s: qn.qat.autograd.lsq(x, s, dtype="int4").sum())(np.float32(0.5))
     array(1.9777331, dtype=float32)
     """
     return _primitives("lsq")[1](x, scale, zero_point, normalize, options)
