@@ -286,8 +286,9 @@ def main() -> None:
         for case, value in compared(options.model, seed):
             results.setdefault(case, []).append(value)
     print(accuracies(results, options.markdown), additions(results, options.markdown), sep="\n\n")
-    ratios = ", ".join(f"{way[5:]} {min(results[way, 8]):.1f}" for way, _ in results if way.startswith("SQNR"))
-    print(f"\nSQNR of the logits, W8A8 after training, least of the seeds, dB: {ratios}.")
+    ratios = [(way[5:], *spread(values)[:1], min(values)) for (way, _), values in results.items() if "SQNR" in way]
+    texts = ", ".join(f"{way} {mean:.1f} (least {least:.1f})" for way, mean, least in ratios)
+    print(f"\nSQNR of the logits in dB, W8A8 after training: {texts}.")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,10 @@ def flag(owner: str, name: str, value: Any) -> bool:
     raise TypeError(must(owner, name, "True or False", typed(value)))
 
 
+def flag_or_none(owner: str, name: str, value: Any) -> bool | None:
+    return None if value is None else flag(owner, name, value)
+
+
 def reals(owner: str, name: str, value: Any) -> Array:
     """Return an array of integers or floats."""
     numbers = array(owner, name, value)

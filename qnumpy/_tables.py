@@ -9,6 +9,7 @@ from ._check import must, typed
 
 __all__ = [
     "MAX_ROWS",
+    "NamedTable",
     "Table",
     "aligned",
     "as_json",
@@ -95,6 +96,16 @@ class Table(Generic[Item]):
     def _sentences(self) -> list[str]:
         """Return warnings of valid but surprising facts, one sentence each."""
         return []
+
+
+class NamedTable(Table[Item]):
+    """A table whose reports have names, by which it is indexed."""
+
+    def __getitem__(self, name: str) -> Item:
+        for item in self:
+            if item.name == name:  # type: ignore[attr-defined]
+                return item
+        raise KeyError(name)
 
 
 def more(count: int) -> list[str]:

@@ -218,7 +218,8 @@ class QParams:
     ) -> "QParams":
         """Compute the parameters of checked ranges; `owner` is the function that the user called."""
         qmin = code.symmetric_qmin if symmetric else code.qmin
-        scale, zero = grid_of_range(low, high, qmin, code.qmax, symmetric, owner)
+        ends: tuple[Any, Any] = (low, high) if np.ndim(low) else (float(low), float(high))
+        scale, zero = grid_of_range(*ends, qmin, code.qmax, symmetric, owner)
         return cls(scale, zero, code.name, granularity, qmin, code.qmax)
 
     @property
@@ -464,6 +465,8 @@ def grid_of_range(
     steps = (qmax - qmin) / 2  # all terms are halved, because high - low may overflow
     if type(low) is float:
         half = max(-low, high) if symmetric else high / 2 - low / 2
+        if owner is not None and half / steps > _check.HUGE:
+            return grid_of_range(np.asarray(low), np.asarray(high), qmin, qmax, symmetric, owner)  # raises
         step = float(np.float32(1.0 if low == high else min(max(half / steps, _check.TINY), _check.HUGE)))
         zero = (qmin + qmax) // 2 if symmetric else min(max(round(qmin - low / step), qmin), qmax)
         return step, zero

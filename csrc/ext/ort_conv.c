@@ -23,6 +23,7 @@ static ort_status *read_geometry(const ort_node *n, convolution *v) {
     for (size_t d = 0; d < axes; d++) v->before[skip + d] = pads[d], v->after[skip + d] = pads[axes + d];
     v->groups = ort_int(n, "group", 1);
     bool fits = v->groups >= 1 && v->groups <= INT32_MAX && v->outputs % v->groups == 0;
+    fits = fits && v->outputs >= 1 && v->channels >= 1;
     for (int d = 0; d < 2; d++) {
         fits = fits && v->filter[d] >= 1 && v->filter[d] <= INT32_MAX;
         fits = fits && v->stride[d] >= 1 && v->stride[d] <= INT32_MAX && v->dilation[d] >= 1 &&
@@ -30,7 +31,8 @@ static ort_status *read_geometry(const ort_node *n, convolution *v) {
                v->after[d] <= INT32_MAX;
     }
     if (fits) return NULL;
-    return ort_error(n->api, n->name, "strides, dilations, pads and group must be those of a convolution; got others");
+    return ort_error(n->api, n->name,
+                     "strides, dilations, pads, group and w must be those of a convolution; got others");
 }
 
 static ort_status *create(const ort_node *n, void **kernel) {
@@ -70,6 +72,9 @@ static ort_status *compute(void *kernel, const ort_call *c) {
     const int64_t size[2] = {v->axes == 2 ? x.dims[2] : 1, x.dims[x.rank - 1]};
     int64_t out[2];
     for (int d = 0; d < 2; d++) {
+        if (size[d] > INT32_MAX) /* so that no number of a pixel overflows */
+            return ort_error(c->api, c->name, "a side of x must be at most %d; got %lld", INT32_MAX,
+                             (long long)size[d]);
         const int64_t padded = size[d] + v->before[d] + v->after[d], reach = (v->filter[d] - 1) * v->dilation[d] + 1;
         if (padded < reach)
             return ort_error(c->api, c->name, "the filter must fit the padded image; got a side of %lld for %lld",
@@ -81,7 +86,7 @@ static ort_status *compute(void *kernel, const ort_call *c) {
     static const int32_t none = 0;
     x.dims[1] = v->outputs, x.dims[x.rank - 1] = out[1];
     if (v->axes == 2) x.dims[2] = out[0];
-    if ((s = ort_output(c, 0, x.dims, x.rank, (void **)&y))) return s;
+    if ((s = ort_output(c, 0, x.dims, x.rank, (void **)&y)) || images == 0) return s;
     qn_conv k = {
         .w = v->w, .w_type = QN_I8, .w_zero = {&none, 1}, .images = images, .height = size[0], .width = size[1]};
     k.channels = v->channels * v->groups, k.outputs = v->outputs, k.channel_groups = v->groups;

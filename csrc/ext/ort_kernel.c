@@ -2,7 +2,12 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "allocate.h"
+
+enum { HEAD = 64 }; /* bytes before a copy */
 
 ort_status *ort_error(const ort_api *api, const char *name, const char *format, ...) {
     char text[512];
@@ -33,6 +38,22 @@ static ort_status *read_tensor(const ort_api *api, const char *name, const ort_v
     return s ? s : ORT(api, tensor_data)((ort_value *)value, &t->data);
 }
 
+static size_t itemsize(int type) { return type == ORT_INT8 || type == ORT_UINT8 ? 1 : 4; } /* of constants */
+
+ort_status *ort_align(const ort_node *n, ort_tensor *t, size_t alignment) {
+    if ((uintptr_t)t->data % alignment == 0) return NULL;
+    const int64_t bytes = ort_elements(t->dims, t->rank) * (int64_t)itemsize(t->type);
+    ort_copy *copy = qn_allocate(1, HEAD + bytes);
+    if (!copy) return ort_no_memory(n->api, n->name);
+    t->data = memcpy((char *)copy + HEAD, t->data, (size_t)bytes);
+    copy->next = *n->copies, *n->copies = copy;
+    return NULL;
+}
+
+void ort_free_copies(ort_copy *copies) {
+    for (ort_copy *next; copies; copies = next) next = copies->next, free(copies);
+}
+
 ort_status *ort_constant(const ort_node *n, size_t i, const char *input, int type, size_t rank, ort_tensor *t) {
     size_t inputs;
     *t = (ort_tensor){0};
@@ -50,7 +71,7 @@ ort_status *ort_constant(const ort_node *n, size_t i, const char *input, int typ
     if (t->type != type)
         return ort_error(n->api, n->name, "%s must be of element type %d; got %d", input, type, t->type);
     if (t->rank != rank) return ort_error(n->api, n->name, "%s must have %zu axes; got %zu", input, rank, t->rank);
-    return NULL;
+    return ort_align(n, t, itemsize(type));
 }
 
 ort_status *ort_vector(const ort_node *n, size_t i, const char *input, int type, int64_t count, bool required,

@@ -11,11 +11,18 @@ enum { ORT_MOST_DIMS = 16 };
 
 typedef enum { ORT_LINEAR, ORT_RELU, ORT_GELU } ort_activation;
 
+/* Memory that is freed with the kernel. */
+typedef struct ort_copy ort_copy;
+struct ort_copy {
+    ort_copy *next;
+};
+
 /* A node, while its kernel is made. */
 typedef struct {
     const ort_api *api;
     const ort_info *info;
-    const char *name; /* of the operator */
+    const char *name;  /* of the operator */
+    ort_copy **copies; /* of constants */
 } ort_node;
 
 typedef struct {
@@ -36,11 +43,15 @@ __attribute__((format(printf, 3, 4))) ort_status *ort_error(const ort_api *api, 
                                                             ...);
 ort_status *ort_no_memory(const ort_api *api, const char *name);
 
-/* The constant input i; data is NULL if it is left out. `type` is checked, and the rank. */
+/* The constant input i; data is NULL if it is left out. `type` is checked, and the rank. The runtime may hold it in a
+ * mapped file, at any address: then it is copied. */
 ort_status *ort_constant(const ort_node *n, size_t i, const char *input, int type, size_t rank, ort_tensor *t);
 /* The same of a required vector of `count` elements, or of an optional one. */
 ort_status *ort_vector(const ort_node *n, size_t i, const char *input, int type, int64_t count, bool required,
                        const void **data);
+/* Copies a constant that does not lie at a multiple of `alignment`, 64 at most. */
+ort_status *ort_align(const ort_node *n, ort_tensor *t, size_t alignment);
+void ort_free_copies(ort_copy *copies);
 int64_t ort_int(const ort_node *n, const char *name, int64_t missing);
 float ort_float(const ort_node *n, const char *name, float missing);
 /* The index of the attribute's text among `count` choices; the first where it is missing. */

@@ -1,11 +1,9 @@
 /* Embedding and SkipLayerNormalization; docs/onnx-operators.md defines them. */
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "dispatch.h"
+#include "layers.h"
 #include "ort_kernel.h"
-#include "threads.h"
 
 /* ---- Embedding ---- */
 
@@ -29,48 +27,20 @@ static ort_status *create_embedding(const ort_node *n, void **kernel) {
     return NULL;
 }
 
-typedef struct {
-    const embedding *e;
-    const ort_tensor *ids;
-    float *y;
-    atomic_bool outside;
-} look_up;
-
-static int64_t id_at(const ort_tensor *ids, int64_t i) {
-    return ids->type == ORT_INT64 ? ((const int64_t *)ids->data)[i] : ((const int32_t *)ids->data)[i];
-}
-
-static void look_up_rows(void *context, int64_t begin, int64_t end) {
-    look_up *l = context;
-    const embedding *e = l->e;
-    const int32_t zero = 0;
-    uint64_t modes = qn_fp_begin();
-    for (int64_t i = begin; i < end; i++) {
-        int64_t id = id_at(l->ids, i);
-        if (id < 0) id += e->rows;
-        if (id < 0 || id >= e->rows) {
-            atomic_store(&l->outside, true);
-            break;
-        }
-        const qn_affine p = {.scale = e->scale + id, .zero_point = &zero, .run = e->n + 1};
-        qn_kernels()->dequantize_i8_f32(e->codes + id * e->n, l->y + i * e->n, e->n, &p);
-    }
-    qn_fp_end(modes);
-}
-
 static ort_status *compute_embedding(void *kernel, const ort_call *c) {
     const embedding *e = kernel;
     ort_tensor ids;
-    look_up l = {.e = e, .ids = &ids};
+    float *y;
     ort_status *s = ort_input(c, 0, &ids);
     if (s) return s;
-    if ((ids.type != ORT_INT64 && ids.type != ORT_INT32) || ids.rank == ORT_MOST_DIMS)
+    if (ids.type != ORT_INT64 && ids.type != ORT_INT32)
         return ort_error(c->api, c->name, "ids must be of int64 or int32; got element type %d", ids.type);
+    if (ids.rank == ORT_MOST_DIMS)
+        return ort_error(c->api, c->name, "ids must have at most %d axes; got %zu", ORT_MOST_DIMS - 1, ids.rank);
     ids.dims[ids.rank] = e->n;
-    const int64_t count = ort_elements(ids.dims, ids.rank);
-    if ((s = ort_output(c, 0, ids.dims, ids.rank + 1, (void **)&l.y))) return s;
-    qn_parallel_for(count, 16, count * e->n * 5, look_up_rows, &l);
-    if (!l.outside) return NULL;
+    if ((s = ort_output(c, 0, ids.dims, ids.rank + 1, (void **)&y))) return s;
+    const qn_look_up l = {e->codes, e->scale, e->rows, e->n, ids.data, ids.type == ORT_INT64, y};
+    if (qn_look_up_rows(&l, ort_elements(ids.dims, ids.rank))) return NULL;
     return ort_error(c->api, c->name, "ids must be in [-%lld, %lld); got another one", (long long)e->rows,
                      (long long)e->rows);
 }
@@ -110,24 +80,6 @@ static ort_status *create_norm(const ort_node *n, void **kernel) {
     return NULL;
 }
 
-typedef struct {
-    const norm *k;
-    const float *x, *residual;
-    float *sum, *y;
-} norm_rows;
-
-static void normalize_rows(void *context, int64_t begin, int64_t end) {
-    const norm_rows *r = context;
-    const int64_t n = r->k->n;
-    uint64_t modes = qn_fp_begin();
-    for (int64_t at = begin * n; at < end * n; at += n) {
-        const qn_norm p = {r->x + at, r->residual + at, r->k->gamma, r->k->beta, r->k->epsilon,
-                           n,         r->sum + at,      r->y + at};
-        qn_kernels()->add_norm_f32(&p);
-    }
-    qn_fp_end(modes);
-}
-
 static ort_status *compute_norm(void *kernel, const ort_call *c) {
     const norm *k = kernel;
     ort_tensor x, residual;
@@ -141,12 +93,12 @@ static ort_status *compute_norm(void *kernel, const ort_call *c) {
                          x.rank ? (long long)x.dims[x.rank - 1] : 0LL);
     if (residual.rank != x.rank || memcmp(x.dims, residual.dims, x.rank * sizeof *x.dims))
         return ort_error(c->api, c->name, "residual must be of the shape of x; got another one");
-    norm_rows r = {k, x.data, residual.data, NULL, NULL};
-    if ((s = ort_output(c, 0, x.dims, x.rank, (void **)&r.y))) return s;
-    if (outputs > 1 && (s = ort_output(c, 1, x.dims, x.rank, (void **)&r.sum))) return s;
-    if (!r.sum) r.sum = r.y;
-    const int64_t rows = ort_elements(x.dims, x.rank - 1);
-    qn_parallel_for(rows, 8, rows * k->n * 12, normalize_rows, &r);
+    qn_norm rows = {.x = x.data, .residual = residual.data, .gamma = k->gamma, .beta = k->beta};
+    rows.epsilon = k->epsilon, rows.n = k->n;
+    if ((s = ort_output(c, 0, x.dims, x.rank, (void **)&rows.y))) return s;
+    if (outputs > 1 && (s = ort_output(c, 1, x.dims, x.rank, (void **)&rows.sum))) return s;
+    if (!rows.sum) rows.sum = rows.y;
+    qn_add_norm_rows(&rows, ort_elements(x.dims, x.rank - 1));
     return NULL;
 }
 

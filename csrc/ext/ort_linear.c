@@ -1,9 +1,7 @@
 /* Linear: rows of float32 times a weight of integers; docs/onnx-operators.md defines it. The kernels read the panels
  * where the runtime holds them. */
 #include <stdlib.h>
-#include <string.h>
 
-#include "allocate.h"
 #include "hadamard.h"
 #include "ort_kernel.h"
 #include "packed_columns.h"
@@ -12,6 +10,7 @@
 static const float unbounded = __builtin_inff();
 
 enum { X, W, SCALE, ZERO_POINT, BIAS, SMOOTH, SIGNS };
+enum { PANELS_AT = 64 }; /* bytes: a cache line */
 
 typedef struct {
     int64_t k, n, outputs; /* n: columns of an output */
@@ -21,7 +20,6 @@ typedef struct {
     const float *scale, *bias, *smooth;
     qn_hadamard hadamard;
     float *factors; /* of it; NULL: no transform */
-    uint8_t *copy;  /* of the panels, if the runtime's are not aligned */
     const uint8_t *panels;
     qn_packed **packed; /* [outputs], without groups */
     qn_grouped grouped;
@@ -30,7 +28,7 @@ typedef struct {
 static void destroy(void *kernel) {
     linear *l = kernel;
     for (int64_t i = 0; l->packed && i < l->outputs; i++) qn_packed_free(l->packed[i]);
-    free(l->packed), free(l->factors), free(l->copy), free(l);
+    free(l->packed), free(l->factors), free(l);
 }
 
 static int64_t panels_of(const linear *l) { return (l->n + QN_PANEL - 1) / QN_PANEL; }
@@ -81,7 +79,6 @@ static ort_status *read_hadamard(const ort_node *n, linear *l) {
                      (long long)block, (long long)l->k);
 }
 
-/* Points at the panels of the runtime; a copy of them if they are not aligned. */
 static ort_status *read_panels(const ort_node *n, linear *l) {
     ort_tensor w;
     ort_status *s = ort_constant(n, W, "w", ORT_UINT8, 2, &w);
@@ -104,12 +101,9 @@ static ort_status *read_panels(const ort_node *n, linear *l) {
         return ort_error(n->api, n->name, "w must be of %lld panels of %lld bytes%s; got shape (%lld, %lld)",
                          (long long)rows, (long long)bytes, l->in_groups ? ", or with zero points or other scales" : "",
                          (long long)w.dims[0], (long long)w.dims[1]);
+    s = ort_align(n, &w, PANELS_AT);
     l->panels = w.data;
-    if ((uintptr_t)w.data % 64 == 0) return NULL;
-    l->copy = qn_allocate(w.dims[0], w.dims[1]);
-    if (!l->copy) return ort_no_memory(n->api, n->name);
-    l->panels = memcpy(l->copy, w.data, (size_t)(w.dims[0] * w.dims[1]));
-    return NULL;
+    return s;
 }
 
 static ort_status *pack_columns(const ort_node *n, linear *l, const int32_t *zero_points) {

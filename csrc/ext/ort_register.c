@@ -25,6 +25,7 @@ typedef struct {
     const registered *op;
     const ort_api *api;
     void *kernel;
+    ort_copy *copies;
 } instance;
 
 /* The pool of the session, for one call. */
@@ -53,15 +54,15 @@ static ort_status *compute_kernel(void *kernel, ort_context *context) {
 
 static ort_status *create_kernel(const ort_op *op, const ort_api *api, const ort_info *info, void **kernel) {
     const registered *r = (const registered *)op;
-    const ort_node node = {api, info, r->of->name};
     instance *i = calloc(1, sizeof *i);
     if (!i) return ort_no_memory(api, r->of->name);
-    *i = (instance){r, api, NULL};
+    *i = (instance){.op = r, .api = api};
+    const ort_node node = {api, info, r->of->name, &i->copies};
     static const qn_pool alone = {.threads = 1}; /* our own pool stays asleep */
     qn_borrow_pool(&alone);
     ort_status *s = r->of->create(&node, &i->kernel);
     qn_borrow_pool(NULL);
-    if (s) free(i);
+    if (s) ort_free_copies(i->copies), free(i);
     else *kernel = i;
     return s;
 }
@@ -70,7 +71,7 @@ static void destroy_kernel(void *kernel) {
     instance *i = kernel;
     if (!i) return;
     i->op->of->destroy(i->kernel);
-    free(i);
+    ort_free_copies(i->copies), free(i);
 }
 
 static const ort_operator *of(const ort_op *op) { return ((const registered *)op)->of; }
@@ -116,6 +117,7 @@ static ort_status *make_domain(const ort_api *api, int version, int threads, voi
     registered *ops = calloc(OPERATORS, sizeof *ops); /* as long as the process lives */
     if (!ops) return ort_no_memory(api, "RegisterCustomOps");
     ort_status *s = ORT(api, create_domain)("qnumpy", domain);
+    if (s) free(ops);
     for (int i = 0; i < OPERATORS && !s; i++) {
         ops[i] = (registered){described(version), operators[i], threads};
         s = ORT(api, domain_add)(*domain, &ops[i].op);
@@ -162,8 +164,9 @@ __attribute__((visibility("default"))) ort_status *RegisterCustomOps(void *optio
 ort_status *RegisterCustomOps(void *options, const ort_base *base) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     unsigned major = 0, minor = 0;
+    static const char there[] = "qnumpy.registered"; /* a second domain of one name is an error of every session */
     void *domain;
-    int threads;
+    int threads, has = 0;
     sscanf(base->version(), "%u.%u", &major, &minor);
     if (major < 1 || (major == 1 && minor < ORT_OLDEST))
         return ort_error(base->api(1), "RegisterCustomOps", "onnxruntime must be 1.%d or later; got %s", ORT_OLDEST,
@@ -171,7 +174,10 @@ ort_status *RegisterCustomOps(void *options, const ort_base *base) {
     const int version = major > 1 || minor > ORT_NEWEST ? ORT_NEWEST : (int)minor;
     const ort_api *api = base->api((uint32_t)version);
     pthread_once(&once, start);
-    ort_status *s = read_threads(api, options, &threads);
+    ort_status *s = ORT(api, has_config)(options, there, &has);
+    if (s || has) return s;
+    s = read_threads(api, options, &threads);
     if (!s) s = find_domain(api, version, threads, &domain);
-    return s ? s : ORT(api, add_domain)(options, domain);
+    if (!s) s = ORT(api, add_domain)(options, domain);
+    return s ? s : ORT(api, add_config)(options, there, "1");
 }

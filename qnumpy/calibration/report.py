@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._tables import Table, as_json, number
+from .._tables import NamedTable, as_json, number
 from ..dtypes import CODE_TYPES
 from ..errors import CalibrationError
 from ..observers import Observer
@@ -161,7 +161,7 @@ class CalibratedTensor:
         return sentences
 
 
-class CalibrationReport(Table[CalibratedTensor]):
+class CalibrationReport(NamedTable[CalibratedTensor]):
     """The tensors of a calibration as one table: ranges, clipped shares, SQNR of every technique.
 
     SQNR and the clipped share are estimates from the observer's histogram, with values spread evenly inside a bin; they
@@ -193,12 +193,6 @@ class CalibrationReport(Table[CalibratedTensor]):
     @property
     def tensors(self) -> tuple[CalibratedTensor, ...]:
         return self._items
-
-    def __getitem__(self, name: str) -> CalibratedTensor:
-        for tensor in self:
-            if tensor.name == name:
-                return tensor
-        raise KeyError(name)
 
     def _methods(self) -> list[str]:
         return list(dict.fromkeys(technique.method for tensor in self for technique in tensor.techniques))

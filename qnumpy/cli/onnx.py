@@ -1,11 +1,13 @@
 """``qnumpy onnx inspect | quantize | evaluate | compare | tune | convert-float``: ONNX models."""
 
 import argparse
+import contextlib
+import functools
 import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -223,16 +225,18 @@ def _add_tune(commands: Commands) -> None:
     _add_metric(parser)
     parser.add_argument("--max-drop", metavar="X", type=float, help="how much of the metric may be lost")
     parser.add_argument("--drop", choices=("absolute", "relative"), help="what --max-drop counts")
+    parser.add_argument("--min-score", metavar="X", type=float, help="the least metric, in place of --max-drop")
     parser.add_argument("--max-latency", metavar="X", type=float, help="the longest run, as a share of float's")
     parser.add_argument("--objective", help="what is made as small as the limits allow")
     parser.add_argument("--budget", help="trials as N, seconds as Ns")
+    parser.add_argument("--resume", metavar="FILE", help="keep the measurements here, and go on from those")
     _add_options(parser, "tune")
     add_json(parser, "the result")
 
 
 def _tune(args: argparse.Namespace) -> int:
     path = output_path(args, (".onnx",), [args.input])
-    named = ("max_drop", "drop", "max_latency", "objective")
+    named = ("max_drop", "drop", "min_score", "max_latency", "objective", "resume")
     options = {name: getattr(args, name) for name in named if getattr(args, name) is not None}
     if args.budget is not None:
         options["budget"] = _value(args.budget)
@@ -292,6 +296,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         name = name.replace("-", "_")
         if not equals or not name.isidentifier():
             raise UsageError(f"--option must be NAME=VALUE; got {text!r}.")
+        if name in ("model", "data", "output", "metric"):
+            raise UsageError(f"--option must be another argument than {name}; got {text!r}.")
         options[name] = _value(value)
     return options
 
@@ -308,7 +314,10 @@ def _metric(text: str) -> Any:
 
 
 def _function(option: str, text: str) -> Callable[..., Any]:
-    """Return the function that module:function names; modules of the current folder are found."""
+    """Return the function that module:function names; modules of the current folder are found.
+
+    What it raises becomes a usage error, unless it is one sentence of a file.
+    """
     module, _, name = text.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -320,7 +329,35 @@ def _function(option: str, text: str) -> Callable[..., Any]:
         raise UsageError(f"{option} must be module:function; got {text!r}: {error}.") from error
     if not callable(value):
         raise UsageError(f"{option} must be module:function; {text!r} is no function.")
-    return value  # type: ignore[no-any-return]
+    return _saying(option, text, value)
+
+
+def _saying(option: str, text: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        with _said(option, text):
+            return function(*args)
+
+    return call
+
+
+@contextlib.contextmanager
+def _said(option: str, text: str) -> Iterator[None]:
+    """Make one sentence of what a function of the user raises."""
+    try:
+        yield
+    except (OSError, UsageError):
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:300].rstrip(".")
+        raise UsageError(f"{option} {text} raised {type(error).__name__}: {words}.") from error
+
+
+def _loaded(path: str) -> Array:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise FileFormatError(f"--data must be .npy files without objects; got {path!r}: {error}.") from error
 
 
 class _Data:
@@ -346,12 +383,26 @@ class _Data:
             if isinstance(source, str):
                 yield from self._batches(source)
             else:
-                yield from source()
+                yield from self._called(source)
+
+    def _called(self, source: Callable[..., Any]) -> Iterator[Any]:
+        """Yield what a function returns; it may raise between two batches."""
+        text = f"{source.__module__}:{source.__qualname__}"
+        made = source()
+        if not isinstance(made, Iterable):
+            raise UsageError(f"--data {text} must return an iterable of batches; got {made!r}.")
+        batches = iter(made)
+        while True:
+            with _said("--data", text):
+                item = next(batches, self)
+            if item is self:
+                return
+            yield item
 
     def _batches(self, path: str) -> Iterator[Any]:
         """Yield the batches of a file."""
         if path.endswith(".npy"):
-            array = np.load(path, allow_pickle=False)
+            array = _loaded(path)
             for start in self._starts([array], path):
                 yield self._cut(array, start)
             return

@@ -1,11 +1,11 @@
-"""Make digits.npz: a small classifier and its test images. Needs scikit-learn; qnumpy itself does not.
+"""Make digits.npz: a small classifier and its images. Needs scikit-learn; qnumpy itself does not.
 
 Run: ``python qnumpy/data/make_digits.py``
 
 A perceptron 64-64-32-10 with ReLU, trained with plain NumPy on 1437 of scikit-learn's 1797 handwritten digits (from
 the UCI repository, Alpaydin and Kaynak 1998, CC BY 4.0). The file holds its float32 weights as (outputs, inputs), its
-biases, and the other 360 images as uint8 (0..16) with their labels. The seed fixes the result; another BLAS may
-change the last bits of the weights.
+biases, the other 360 images, and those it was trained on, as uint8 (0..16) with their labels. The seed fixes the
+result; another BLAS may change the last bits of the weights.
 """
 
 from pathlib import Path
@@ -75,8 +75,9 @@ def main() -> None:
     for layer, (w, b) in enumerate(zip(weights, biases, strict=True), 1):
         arrays[f"layer{layer}.weight"] = w.astype(np.float32)
         arrays[f"layer{layer}.bias"] = b.astype(np.float32)
-    arrays["images"] = digits.images[test].astype(np.uint8)
-    arrays["labels"] = digits.target[test].astype(np.uint8)
+    for prefix, chosen in (("", test), ("training_", training)):
+        arrays[f"{prefix}images"] = digits.images[chosen].astype(np.uint8)
+        arrays[f"{prefix}labels"] = digits.target[chosen].astype(np.uint8)
     path = Path(__file__).with_name("digits.npz")
     np.savez_compressed(path, **arrays)
     logits = forward(digits.data[test] / 16, weights, biases)[-1]

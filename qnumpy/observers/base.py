@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..ops.histogram import Sketch
 from ..ops.reduce import extremes
 from ..qparams import QParams, check_scheme
 
-__all__ = ["Observer", "observer_for", "observers_by_method"]
+__all__ = ["Observer", "Rangeless", "observer_for", "observers_by_method"]
 
 
 class Batch(NamedTuple):
@@ -463,6 +463,58 @@ class Observer:
         if self.nan_.any() or self.infinite_.any():
             lines.append(("not finite", f"{int(self.nan_.sum()):,} NaN, {int(self.infinite_.sum()):,} infinite"))
         return lines
+
+
+class Rangeless:
+    """What observers share that learn no range: a class has it before Observer."""
+
+    chooses_range: ClassVar[bool] = False
+    _what: ClassVar[str]  # they learn
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make a new observer with the configuration of another.
+
+        Parameters
+        ----------
+        config : dict
+            What `get_config` returned.
+
+        Returns
+        -------
+        Observer
+
+        Raises
+        ------
+        TypeError, ValueError
+            config is not what `get_config` returned.
+        """
+        return cls(**config)
+
+    def qparams(self) -> NoReturn:
+        """Raise TypeError: no parameters follow from what it learns.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(self._no_range("qparams"))
+
+    def range(self) -> NoReturn:
+        """Raise TypeError: what it learns has no range.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(self._no_range("range"))
+
+    @classmethod
+    def _no_range(cls, method: str) -> str:
+        name = f"{cls.__name__}.{method}"
+        return f"{name}: {cls._what} have no range, so that no scale follows from them. Use HistogramObserver."
 
 
 def observers_by_method() -> dict[str, type[Observer]]:

@@ -1,6 +1,6 @@
 """The observer of means: what bias correction needs of a layer's inputs."""
 
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from .. import _args
 from .._typing import Array, Float64Array, Int64Array, OnNonfinite
 from ..dtypes import FloatType
 from ..granularity import PerChannel
-from .base import Observer
+from .base import Observer, Rangeless
 
 __all__ = ["MeanObserver"]
 
@@ -21,7 +21,7 @@ class _Means(NamedTuple):
     infinite: Int64Array
 
 
-class MeanObserver(Observer):
+class MeanObserver(Rangeless, Observer):
     """Observe the mean of each channel, of the finite elements.
 
     Parameters
@@ -50,7 +50,7 @@ class MeanObserver(Observer):
     array([2., 2.])
     """
 
-    chooses_range: ClassVar[bool] = False
+    _what: ClassVar[str] = "means"
     _learned: ClassVar[tuple[str, ...]] = ("mean_", "each_", "count_", "nan_", "infinite_")
 
     mean_: Float64Array
@@ -70,46 +70,6 @@ class MeanObserver(Observer):
         dict
         """
         return {"axis": self.axis, "on_nonfinite": self.on_nonfinite}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make a new observer with the configuration of another.
-
-        Parameters
-        ----------
-        config : dict
-            What `get_config` returned.
-
-        Returns
-        -------
-        MeanObserver
-
-        Raises
-        ------
-        TypeError, ValueError
-            config is not what `get_config` returned.
-        """
-        return cls(**config)
-
-    def qparams(self) -> NoReturn:
-        """Raise TypeError: no parameters follow from means.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError("MeanObserver.qparams: means have no range, so that no scale follows from them.")
-
-    def range(self) -> NoReturn:
-        """Raise TypeError: means have no range.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError("MeanObserver.range: means have no range, so that no scale follows from them.")
 
     @property
     def _ends(self) -> tuple[Array, Array] | None:

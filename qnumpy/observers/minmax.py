@@ -1,5 +1,6 @@
 """Observers of the extremes: of all arrays, or averaged over the batches."""
 
+import math
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -117,6 +118,11 @@ class MovingAverageMinMaxObserver(Observer):
 
     def _averaged(self, old: Array, new: Array) -> Array:
         weight = self.averaging_constant
+        if weight == 1:
+            return np.where(np.isinf(new), old, new)
+        if np.ndim(new) == 0:  # one of many steps of a training: Python's numbers are faster
+            a, b = float(old), float(new)
+            return np.array(a if math.isinf(b) else b if math.isinf(a) else (1 - weight) * a + weight * b)
         with np.errstate(invalid="ignore"):
             mean = (1 - weight) * old + weight * new
         return np.where(np.isinf(new), old, np.where(np.isinf(old), new, mean))  # infinite: nothing finite yet

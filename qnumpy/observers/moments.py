@@ -1,6 +1,6 @@
 """The observer of moments: what rounding a weight with its inputs needs."""
 
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from .. import _args, _check
 from .._typing import Array, OnNonfinite, RealLike
 from ..granularity import PerChannel
 from ..ops.moments import LARGEST, SecondMoment, Sums, blocks
-from .base import Observer
+from .base import Observer, Rangeless
 
 __all__ = ["MomentsObserver"]
 
 
-class MomentsObserver(SecondMoment, Observer):
+class MomentsObserver(SecondMoment, Rangeless, Observer):
     """Observe the inputs of a layer: the number of rows, their mean, and their second moment.
 
     ``quantize(w, method="gptq", moments=...)`` rounds a weight so that the layer's outputs change least. A row is what
@@ -64,7 +64,7 @@ class MomentsObserver(SecondMoment, Observer):
            [4., 4.]])
     """
 
-    chooses_range: ClassVar[bool] = False
+    _what: ClassVar[str] = "moments"
     _learned: ClassVar[tuple[str, ...]] = ("mean_", "scatter_", "count_", "nan_", "infinite_")
 
     def __init__(self, *, on_nonfinite: OnNonfinite = "ignore") -> None:
@@ -140,26 +140,6 @@ class MomentsObserver(SecondMoment, Observer):
         """
         return super().merge(other)
 
-    def qparams(self) -> NoReturn:
-        """Raise TypeError: no parameters follow from moments.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError(self._no_range("qparams"))
-
-    def range(self) -> NoReturn:
-        """Raise TypeError: moments have no range.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError(self._no_range("range"))
-
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values that JSON holds; `from_config` takes them.
 
@@ -169,33 +149,8 @@ class MomentsObserver(SecondMoment, Observer):
         """
         return {"on_nonfinite": self.on_nonfinite}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make a new observer with the configuration of another.
-
-        Parameters
-        ----------
-        config : dict
-            What `get_config` returned.
-
-        Returns
-        -------
-        MomentsObserver
-
-        Raises
-        ------
-        TypeError, ValueError
-            config is not what `get_config` returned.
-        """
-        return cls(**config)
-
     def __copy__(self) -> Self:
         return type(self).from_config(self.get_config()).merge(self)  # the scatter changes in place
-
-    @classmethod
-    def _no_range(cls, method: str) -> str:
-        name = cls.__name__
-        return f"{name}.{method}: moments have no range, so that no scale follows from them. Use HistogramObserver."
 
     @property
     def _ends(self) -> tuple[Array, Array] | None:

@@ -1,7 +1,8 @@
 """Static quantization of one model with one calibration: which layers, ranges and factors."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,23 @@ from .._typing import Array
 from ..calibration.calibrate import Calibration
 from ..calibration.estimate import estimate
 from ..observers import (
+    MeanObserver,
     MinMaxObserver,
-    MomentsObserver,
     Observer,
 )
 from ..qparams import QParams
+from ._files import MOST_OPSET, opset_of
+from ._forms.codes import LayerCodes
 from ._forms.stored import store_weights
 from ._graph import Graph, node_name
 from ._int8_graph import Int8Graph, Options
-from ._placement import Candidate, candidates, place
+from ._placement import Candidate, candidates, cost_of, place
 from ._ranges import (
     CHANNELS,
     MEAN,
     MOMENTS,
+    SQUARES,
     chosen_qparams,
-    rounding_name,
     smooths,
 )
 from ._report import Change
@@ -43,10 +46,11 @@ class Conversion:
     def __init__(self, prepared: Any, calibration: Calibration, options: Options) -> None:
         self.prepared, self.calibration, self.options = prepared, calibration, options
         self.keys = [c.key for c in candidates(Graph.of(prepared))]
+        self.newer = opset_of(prepared) > MOST_OPSET
         self.batches = max(calibration.batches, 1)
-        names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS))]
+        names = [name for name in calibration.observers if not name.endswith((MEAN, MOMENTS, CHANNELS, SQUARES))]
         self.elements = {name: self._count(calibration.observers[name]) for name in names}
-        self._errors: dict[str, float] = {}
+        self._codes: dict[Any, LayerCodes] = {}
         self.qparams = {name: chosen_qparams(calibration.observers[name], options.observer) for name in names}
         for name, ends in self._open_ends().items():
             self.qparams[name] = self._widened(name, ends)
@@ -98,10 +102,7 @@ class Conversion:
         found = candidates(graph)
         reasons: dict[str, str] = {}
         chosen = place(graph, found, self.elements, lambda c: self._force(c, without or {}, reasons), pace=pace)
-        ranges = self._shared(graph, found, chosen)
-        smoothing = self._smoothing(graph, found, chosen, ranges)
-        writing = Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options)
-        changes = writing.run()
+        changes = self._write(graph, found, chosen)
         for c in found:
             if c.computes and c.key not in chosen:
                 reasons.setdefault(c.key, "int8 would not be faster in onnxruntime, with the changes of form around it")
@@ -109,35 +110,53 @@ class Conversion:
         layers_in_int8 = [c.key for c in found if c.computes and c.key in chosen]
         return model, _ordered(changes, self.prepared), {"layers": layers_in_int8}
 
+    def _write(self, graph: Graph, found: list[Candidate], chosen: set[str]) -> list[Change]:
+        ranges = self._shared(graph, found, chosen)
+        smoothing = self._smoothing(graph, found, chosen, ranges)
+        self._latest = ranges, smoothing
+        return self._int8_graph(graph, found, chosen, ranges, smoothing).run()
+
+    def _int8_graph(
+        self,
+        graph: Graph,
+        found: list[Candidate],
+        chosen: set[str],
+        ranges: Mapping[str, QParams],
+        smoothing: Mapping[str, Array],
+    ) -> Int8Graph:
+        return Int8Graph(graph, found, chosen, ranges, smoothing, self.calibration, self.options, self._codes)
+
     def _stays(self, node: Any) -> bool:
         """Whether the user excluded a node: its weights stay as they are."""
         return node not in self.options.selection and not self.options.forced
 
-    def ranked(self, keys: Iterable[str]) -> list[str]:
-        """Return layers in the order of the error that they make, largest first: of their input and their output."""
-        found = {c.key: c for c in candidates(Graph.of(self.prepared))}
-        return sorted(keys, key=lambda key: -sum(map(self._error, (found[key].inputs[0], self._result(found, key)))))
+    def alone(self, key: str) -> Any:
+        """Return the model with one layer in int8, with the codes that it has in the model of the last `convert`."""
+        model = ModelProto()
+        model.CopyFrom(self.prepared)
+        graph = Graph.of(model)
+        found = candidates(graph)
+        chosen = place(graph, found, self.elements, lambda c: self._alone(c, key))
+        ranges, smoothing = self._latest
+        self._int8_graph(graph, found, chosen, ranges, smoothing).run()
+        return model
 
-    def _result(self, found: Mapping[str, Candidate], key: str) -> str:
-        """Return the tensor that holds a layer's codes: of the activation behind it, where there is one."""
-        if key in self.qparams:
-            return key
-        return next((c.key for c in found.values() if c.kind == "activation" and c.inputs[0] == key), key)
+    def _alone(self, c: Candidate, key: str) -> bool | None:
+        """Whether a candidate runs in int8 where one layer alone does; an activation may be part of the layer."""
+        return None if c.kind == "activation" and c.inputs[0] == key else c.key == key
 
-    def _error(self, tensor: str) -> float:
-        """Return the squared error of a tensor's codes over the tensor's squares, as estimated."""
-        if tensor not in self._errors:
-            observer, params = self.calibration.observers.get(tensor), self.qparams.get(tensor)
-            if params is None or observer is None or observer.sketch is None:
-                self._errors[tensor] = 0.0
-            else:
-                whole, _ = estimate(observer.sketch, params, observer.symmetric)
-                self._errors[tensor] = whole.noise / whole.signal if whole.signal else 0.0
-        return self._errors[tensor]
+    def saving(self, key: str) -> float:
+        """Return the nanoseconds that a layer in int8 saves, as estimated."""
+        found = next(c for c in candidates(Graph.of(self.prepared)) if c.key == key)
+        cost = cost_of(found, self.elements)
+        return cost.float32 - cost.int8
 
     def _force(self, c: Candidate, without: Mapping[str, str], reasons: dict[str, str]) -> bool | None:
         names = [*c.inputs, *(() if c.keeps_float or c.kind == "activation" else c.outputs)]
         if c.node in self.options.selection:
+            if self.newer:
+                reasons[c.key] = f"onnxruntime computes QuantizeLinear up to operator set {MOST_OPSET}"
+                return False
             unusable = [name for name in names if self.qparams.get(name) is None and not self._merged(c, name)]
             if unusable:
                 observer = self.calibration.observers.get(unusable[0])
@@ -188,6 +207,7 @@ class Conversion:
                 for name in c.inputs:
                     readers.setdefault(name, []).append(c)
         smoothing = {}
+        uses = Counter(c.weight.name for c in found if c.weight is not None)
         for tensor, layers_of in readers.items():
             maker = by_output.get(tensor)
             if maker is not None and maker.key in chosen and maker.kind == "activation":
@@ -196,24 +216,24 @@ class Conversion:
             channels = self.calibration.observers.get(f"{tensor}{CHANNELS}")
             if coded or graph.is_output(tensor) or not all(map(smooths, layers_of)):
                 continue
+            if any(c.weight is not None and uses[c.weight.name] > 1 for c in layers_of):  # is stored once
+                continue
             if (
                 not isinstance(channels, MinMaxObserver)
                 or not hasattr(channels, "min_")
                 or (channels.count_ == 0).any()
             ):
                 continue
-            best = _factors(
-                channels, [_inputs_first(c) for c in layers_of], self._second_moments(layers_of[0]), self._noise(tensor)
-            )
+            best = _factors(channels, [_inputs_first(c) for c in layers_of], self._squares(tensor), self._noise(tensor))
             if best is not None:
                 smoothing[tensor], ranges[tensor] = best
         return smoothing
 
-    def _second_moments(self, c: Candidate) -> Array | None:
-        observer = self.calibration.observers.get(rounding_name(c, "gptq"))
-        if not isinstance(observer, MomentsObserver) or not hasattr(observer, "mean_") or not int(observer.count_):
+    def _squares(self, tensor: str) -> Array | None:
+        observer = self.calibration.observers.get(f"{tensor}{SQUARES}")
+        if not isinstance(observer, MeanObserver) or not hasattr(observer, "mean_"):
             return None
-        return np.asarray(observer.covariance(centered=False).diagonal())
+        return np.asarray(observer.mean_)
 
     def _noise(self, tensor: str) -> float | None:
         """Return the mean squared error of a tensor's codes without factors."""

@@ -1,7 +1,9 @@
 """Reading, writing and raising models."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,14 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import (
     GraphProto,
     ModelProto,
+    NodeProto,
     TensorProto,
+    defs,
     external_data_helper,
     helper,
     inliner,
     numpy_helper,
+    shape_inference,
     version_converter,
 )
 
@@ -29,6 +34,8 @@ MOST_OPSET = 27  # the last whose QuantizeLinear and DequantizeLinear onnxruntim
 LARGEST = 2**31 - 2**20  # bytes of a protobuf message, less what the nodes may take
 _ALIGNMENT = 4096  # of a tensor in a file of external data, which the runtime may map
 _SMALL = 1024  # bytes; shapes and axes that shape inference and the converter of versions read are smaller
+_FAULTS = (RuntimeError, ValueError, shape_inference.InferenceError)  # of the parts of onnx in C++
+_NO_TEXT = "names that are no UTF-8"
 _WANTED = "the path or the bytes of an ONNX model, or a ModelProto"
 
 
@@ -49,7 +56,104 @@ def read_model(owner: str, model: Any) -> ModelProto:
     if not proto.graph.node and not proto.graph.output:
         raise FileFormatError(_check.must(owner, "model", _WANTED, f"{place} without a graph"))
     _load_external_data(owner, proto, folder)
-    return inliner.inline_local_functions(proto) if proto.functions else proto
+    fault = _fault(proto)
+    if fault:
+        raise FileFormatError(_check.must(owner, "model", "a valid ONNX model", fault))
+    return _inlined(owner, proto) if proto.functions else proto
+
+
+def _inlined(owner: str, proto: ModelProto) -> ModelProto:
+    try:
+        return inliner.inline_local_functions(proto)
+    except (*_FAULTS, KeyError) as error:
+        got = f"one whose local functions onnx cannot inline: {_words(error)}"
+        raise FileFormatError(_check.must(owner, "model", "a valid ONNX model", got)) from error
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
+# ---- what ONNX Runtime refuses too, and what would be an error far from its cause ----
+
+
+def _fault(model: ModelProto) -> str:
+    """Return what makes a model no valid one, empty if nothing does."""
+    opset = opset_of(model)
+    for graph in _graphs(model.graph):
+        values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+        if not _are_texts(value.name for value in values):
+            return _NO_TEXT
+        for tensor in graph.initializer:
+            if not _is_whole(tensor):
+                return f"the tensor {tensor.name!r}, whose type, shape and bytes do not fit"
+        for node in graph.node:
+            text = _node_fault(node, opset)
+            if text == _NO_TEXT:
+                return text
+            if text:
+                return f"the node {node.name or ', '.join(node.output)!r} ({node.op_type}) {text}"
+    return ""
+
+
+def _are_texts(names: Iterable[Any]) -> bool:
+    """Whether protobuf reads names as texts: of what is no UTF-8 it returns bytes, or raises."""
+    try:
+        return all(isinstance(name, str) for name in names)
+    except UnicodeDecodeError:
+        return False
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _graphs(inner)
+
+
+def _node_fault(node: NodeProto, opset: int) -> str:
+    if not _are_texts((node.name, *node.input, *node.output)):
+        return _NO_TEXT
+    tensors = [tensor for a in node.attribute for tensor in [*([a.t] if a.HasField("t") else []), *a.tensors]]
+    if not all(map(_is_whole, tensors)):
+        return "with a tensor whose type, shape and bytes do not fit"
+    if node.domain not in ("", "ai.onnx"):
+        return ""
+    if not opset:
+        return "without an operator set"
+    inputs, outputs, attributes = _least(node.op_type, opset)
+    given = {attribute.name for attribute in node.attribute}
+    if len(node.input) < inputs or len(node.output) < outputs:
+        return f"with {len(node.input)} inputs and {len(node.output)} outputs"
+    return next((f"without its attribute {name!r}" for name in attributes if name not in given), "")
+
+
+@cache
+def _least(op_type: str, opset: int) -> tuple[int, int, tuple[str, ...]]:
+    """Return how many inputs and outputs an operator needs, and which attributes; none of one that onnx lacks."""
+    try:
+        schema = defs.get_schema(op_type, opset, "")
+    except defs.SchemaError:
+        return 0, 0, ()
+    needed = tuple(name for name, attribute in schema.attributes.items() if attribute.required)
+    return schema.min_input, schema.min_output, needed
+
+
+def _is_whole(tensor: TensorProto) -> bool:
+    """Whether a tensor has a type and as many values as its shape says."""
+    known = tensor.data_type in TensorProto.DataType.values() and tensor.data_type != TensorProto.UNDEFINED
+    if not known or any(length < 0 for length in tensor.dims):
+        return False
+    count: int = math.prod(tensor.dims)
+    if tensor.data_type == TensorProto.STRING:
+        return len(tensor.string_data) == count
+    size = -(-count * bits_of(tensor.data_type) // 8)
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data) == size
+    held = size if bits_of(tensor.data_type) < 8 else count
+    parts = 2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
+    return len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))) == held * parts
 
 
 def _parsed(owner: str, content: bytes, place: str) -> ModelProto:
@@ -74,9 +178,8 @@ def _load_external_data(owner: str, proto: ModelProto, folder: str | None) -> No
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        text = " ".join(str(error).split()).rstrip(".")
         raise FileFormatError(
-            _check.must(owner, "model", "a model whose external data can be read", f"{tensor.name!r}: {text}")
+            _check.must(owner, "model", "a model whose external data can be read", f"{tensor.name!r}: {_words(error)}")
         ) from error
 
 
@@ -117,16 +220,22 @@ def bits_of(elem_type: int) -> int:
     return int(helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8
 
 
-def write_model(owner: str, model: ModelProto, output: Path, *, largest: int = LARGEST) -> None:
-    """Write a model that appears whole or not at all.
-
-    Where its tensors take more than `largest` bytes, they lie in a file beside it, written one by one.
-    """
+def path_of(owner: str, output: Path) -> str:
+    """Return where a model is to be written; refuse at once what can hold none."""
     if not isinstance(output, str | os.PathLike):
         raise TypeError(_check.must(owner, "output", "a path", _check.typed(output)))
     path = os.fspath(output)
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(_check.must(owner, "output", "a regular file", repr(path)))
+    return path
+
+
+def write_model(owner: str, model: ModelProto, output: Path, *, largest: int = LARGEST) -> None:
+    """Write a model that appears whole or not at all.
+
+    Where its tensors take more than `largest` bytes, they lie in a file beside it, written one by one.
+    """
+    path = path_of(owner, output)
     if sum(nbytes(tensor) for tensor in tensors(model.graph)) <= largest:
         with AtomicFiles([path], "xb") as new, naming_errors(path):
             new.files[0].write(_serialized(owner, model))
@@ -211,8 +320,8 @@ def at_opset(model: ModelProto, least: int, owner: str = "at_opset") -> ModelPro
     light, large = without_weights(model)
     try:
         raised = version_converter.convert_version(light, least)
-    except (RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())[:200].rstrip(".")
+    except _FAULTS as error:
+        text = _words(error)
         wanted = f"a model that onnx's converter of versions can bring to operator set {least}"
         raise ValueError(_check.must(owner, "model", wanted, f"operator set {opset_of(model)}: {text}")) from error
     result = ModelProto()
@@ -236,7 +345,7 @@ def lowered(model: ModelProto) -> ModelProto:
     light, large = without_weights(model)
     try:
         converted = version_converter.convert_version(light, MOST_OPSET)
-    except (RuntimeError, ValueError):  # an operator is newer
+    except _FAULTS:  # an operator is newer
         return model
     result = ModelProto()
     result.CopyFrom(light)  # the converter keeps the graph alone

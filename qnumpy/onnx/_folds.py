@@ -12,6 +12,7 @@ from onnx import helper
 
 from .._typing import Array
 from ._graph import Graph, node_name
+from ._rewrites import apply
 
 __all__ = ["attributes_of", "clip_bounds", "fold"]
 
@@ -30,16 +31,8 @@ def fold(graph: Graph) -> dict[str, int]:
     -------
     dict of str to int
     """
-    counts: dict[str, int] = {}
-    for scope in graph.walk():
-        for rewrite in (_fold_hard_sigmoid, _fold_affine):
-            for node in list(scope.proto.node):
-                if node.output and scope.producer(node.output[0]) is not node:  # an earlier rewrite removed it
-                    continue
-                done = rewrite(scope, node)
-                if done:
-                    counts[done] = counts.get(done, 0) + 1
-        scope.remove_unused()
+    counts = apply(graph, (_fold_hard_sigmoid, _fold_affine))
+    graph.remove_unused()
     return counts
 
 

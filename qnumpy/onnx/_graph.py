@@ -155,6 +155,12 @@ class Graph:
         """Return the node of this graph whose output a tensor is."""
         return self._producers.get(tensor)
 
+    def scope_of(self, tensor: str) -> "Graph":
+        """Return the graph that makes a tensor or holds it: this one or one around it."""
+        if self.parent is None or tensor in self._producers or tensor in self._initializers:
+            return self
+        return self.parent.scope_of(tensor)
+
     def consumers(self, tensor: str) -> list[NodeProto]:
         """Return the nodes that read a tensor, also those of the graphs inside."""
         found = list(self._consumers.get(tensor, ()))
@@ -227,6 +233,19 @@ class Graph:
         known = (dim.HasField("dim_value") and dim.dim_value >= 0 for dim in kind.shape.dim)  # some writers put -1
         return tuple(dim.dim_value if fixed else None for dim, fixed in zip(kind.shape.dim, known, strict=True))
 
+    def same_shape(self, a: str, b: str) -> bool:
+        """Whether two tensors of this graph have one shape; lengths may have names in place of numbers."""
+        shapes = [self._lengths(name) for name in (a, b)]
+        return shapes[0] is not None and shapes[0] == shapes[1]
+
+    def _lengths(self, tensor: str) -> list[int | str] | None:
+        kind = self._types.get(tensor)
+        if kind is None or not kind.HasField("shape"):
+            return None
+        dims = kind.shape.dim
+        known = all(d.dim_value > 0 or d.dim_param.isidentifier() for d in dims)  # some writers put -1 and "?"
+        return [d.dim_param or d.dim_value for d in dims] if known else None
+
     def elem_type(self, tensor: str) -> int | None:
         """Return the type of a tensor's elements, a number of TensorProto; None where it is not known."""
         if tensor in self._initializers:
@@ -247,19 +266,24 @@ class Graph:
         self._names.add(found)
         return found
 
-    def add(self, stem: str, array: Array) -> str:
-        """Add an initializer and return its name; an array that was added before is not added again."""
+    def add(self, stem: str, array: Array, *, shared: bool = True) -> str:
+        """Add an initializer and return its name; a shared array that was added before is not added again."""
         array = np.asarray(array)
+        if not shared:
+            return self._initializer(stem, array)
         key = (array.dtype.name, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
         scope: Graph | None = self
         while scope is not None:
             if key in scope._added and scope._added[key] in scope._initializers:
                 return scope._added[key]
             scope = scope.parent
+        self._added[key] = self._initializer(stem, array)
+        return self._added[key]
+
+    def _initializer(self, stem: str, array: Array) -> str:
         name = self.name(stem)
         self.proto.initializer.append(tensor_of(array, name))
         self._initializers[name] = self.proto.initializer[-1]
-        self._added[key] = name
         return name
 
     def insert_before(self, node: NodeProto, *nodes: NodeProto) -> list[NodeProto]:
@@ -328,9 +352,6 @@ class Graph:
         self._constants = {}
 
     # ---- the index ----
-
-    def _defined(self) -> set[str]:
-        return {*self._producers, *self._initializers, *(value.name for value in self.proto.input)}
 
     def _register(self, node: NodeProto) -> None:
         for name in node.output:

@@ -1,6 +1,5 @@
 """Writes the nodes of a graph of which some candidates run in int8."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +11,7 @@ from ..observers import (
     MomentsObserver,
 )
 from ..qparams import QParams
+from ..reports.scores import finite_decibels, signal_and_noise
 from ._forms.codes import LayerCodes, Moments, layer_codes
 from ._forms.integer import conv_integer, matmul_integer, qlinear_conv, qlinear_matmul
 from ._forms.qdq import dequantized_layer
@@ -60,7 +60,9 @@ class Int8Graph:
         smoothing: Mapping[str, Array],
         calibration: Calibration,
         options: Options,
+        kept: dict[Any, LayerCodes],
     ) -> None:
+        self.kept = kept  # codes of layers, which variants of one model share
         self.graph, self.chosen, self.options, self.calibration = graph, chosen, options, calibration
         self.by_output = {name: c for c in found for name in c.outputs}
         self.writer = Writer(graph, ranges, smoothing)
@@ -192,11 +194,11 @@ class Int8Graph:
             w = (w * (factor[:, None] if c.outputs_axis == 1 else factor)).astype(np.float32)
         params = self.writer.qparams[x]
         x_scale = float(params.scale)
-        orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
-        axis, moments = c.outputs_axis, self._moments(c, factor)
-        if self.options.correct_bias and moments is None:
-            bias = self._corrected(c, w, bias, layer_codes(w, axis, bias, x_scale, orders=orders))
-        codes = layer_codes(w, axis, bias, x_scale, orders=orders, moments=moments)
+        axis = c.outputs_axis
+        key = c.key, x_scale, None if factor is None else factor.tobytes()
+        if key not in self.kept:
+            self.kept[key] = self._codes(c, w, bias, x_scale, factor)
+        codes = self.kept[key]
         stem = c.weight.name or node_name(c.node)
         bias_stem = c.bias.name if c.bias is not None else f"{stem}_bias"
         reals = self._makes_reals(c)
@@ -208,12 +210,21 @@ class Int8Graph:
             reason += (
                 f"; the scale of {codes.widened} channels is wider, for pairs of products within int16 or the bias"
             )
-        return Change(
-            node_name(c.node), c.node.op_type, form, "int8", reason, before_bytes, after_bytes, _sqnr(w, codes, axis)
-        )
+        name, op_type, sqnr = node_name(c.node), c.node.op_type, _sqnr(w, codes, axis)
+        return Change(name, op_type, form, "int8", reason, before_bytes, after_bytes, sqnr, codes.rounding)
+
+    def _codes(self, c: Candidate, w: Array, bias: Array | None, x_scale: float, factor: Array | None) -> LayerCodes:
+        orders = _orders(c, w) if self.options.target_cpu in ("any", "avx2") else None
+        axis, moments = c.outputs_axis, self._moments(c, factor)
+        if self.options.correct_bias and moments is None:
+            bias = self._corrected(c, w, bias, layer_codes(w, axis, bias, x_scale, orders=orders))
+        return layer_codes(w, axis, bias, x_scale, orders=orders, moments=moments)
 
     def _moments(self, c: Candidate, factor: Array | None) -> Moments | None:
-        """Return the moments of a layer's inputs, of x / factor where there are factors."""
+        """Return the moments of a layer's inputs, of x / factor where there are factors.
+
+        They are about zero where no bias takes up the mean of the error.
+        """
         name = rounding_name(c, "gptq")
         observer = self.calibration.observers.get(name)
         if self.options.rounding == "nearest" or not isinstance(observer, MomentsObserver):
@@ -221,7 +232,7 @@ class Int8Graph:
         if not hasattr(observer, "mean_") or not int(observer.count_):
             return None
         by = np.ones(observer.inputs) if factor is None else factor.astype(np.float64)
-        return Moments(observer.mean_ / by, observer.covariance() / (by[:, None] * by))
+        return Moments(observer.mean_ / by, observer.covariance(centered=c.bias is not None) / (by[:, None] * by))
 
     def _arrays(self, c: Candidate) -> tuple[Array, Array | None]:
         """Return weight and bias in float32; alpha and beta are multiplied in."""
@@ -340,6 +351,4 @@ def _sqnr(w: Array, codes: LayerCodes, axis: int | None) -> float | None:
     """Return the SQNR of a weight in dB; None where it has no error."""
     shape = [-1 if d == axis else 1 for d in range(w.ndim)]
     real = codes.codes.astype(np.float64) * codes.scale.reshape(shape if axis is not None else ()).astype(np.float64)
-    noise = float(np.square(w - real).sum())
-    signal = float(np.square(w.astype(np.float64)).sum())
-    return 10 * math.log10(signal / noise) if noise and signal else None
+    return finite_decibels(*signal_and_noise(w, real))

@@ -12,7 +12,7 @@ from ._folds import attributes_of, clip_bounds
 from ._graph import Constant, Graph
 from ._latency import DEQUANTIZE, NODE, QUANTIZE, Cost, compute_cost, other_cost
 
-__all__ = ["Candidate", "candidates", "place"]
+__all__ = ["Candidate", "candidates", "cost_of", "place"]
 
 _COMPUTE = ("conv", "matmul", "gemm")
 _MOVES = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Resize", "Split")
@@ -168,7 +168,7 @@ def place(
     cut = Cut()
     by_output = {name: c for c in found for name in c.outputs}
     for c in found:
-        cost = _cost(c, elements)
+        cost = cost_of(c, elements)
         want = force(c)
         cut.choose(c.key, math.inf if want is False else cost.int8 * pace, math.inf if want is True else cost.float32)
     for tensor, producer, readers, outside in _tensors(graph, found, by_output):
@@ -218,7 +218,8 @@ def _tensors(
         yield tensor, by_output.get(tensor), inside, outside
 
 
-def _cost(c: Candidate, elements: Mapping[str, float]) -> Cost:
+def cost_of(c: Candidate, elements: Mapping[str, float]) -> Cost:
+    """Return what a candidate costs in each form, for tensors of so many elements."""
     outputs = sum(elements.get(name, 0.0) for name in c.outputs)
     if not c.computes:
         return other_cost(c.node.op_type, outputs)

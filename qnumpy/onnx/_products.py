@@ -14,7 +14,8 @@ from .._typing import Array
 from ..ops.matmul import matmul_integer
 from ..reports.saturation import simulate_saturation
 from ._graph import Graph, attribute, node_name
-from .session import run_batches, session
+from .evaluator import ReferenceEvaluator
+from .session import DOMAIN, run_batches, session
 
 __all__ = ["Checked", "Product", "checked", "optimized", "plain_options", "products", "saturating", "shown"]
 
@@ -167,29 +168,47 @@ def shown(model: ModelProto, names: list[str]) -> Any:
 
 
 class Runner:
-    """An optimized model that shows what its products read and return."""
+    """An optimized model that shows what its products, and the operators of the domain "qnumpy", read and return."""
 
     def __init__(self, owner: str, model: ModelProto) -> None:
         self.owner, self.graph = owner, Graph.of(model)
         self.products = products(self.graph)
-        names = [name for p in self.products for name in (*p.node.input, p.output) if name]
+        self.own = [node for node in self.graph.proto.node if node.domain == DOMAIN]
+        shows = [*(p.node for p in self.products), *self.own]
+        names = [name for node in shows for name in (*node.input, *node.output) if name]
         self.names = [name for name in dict.fromkeys(names) if self.graph.constant(name) is None]
-        self.session = shown(model, self.names) if self.products else None
+        self.session = shown(model, self.names) if shows else None
         self._constants: dict[str, Array] = {}
 
-    def run(self, item: Any) -> Iterator[tuple[Product, dict[int, Array], Array]]:
-        """Yield each product with its inputs by position and its output."""
+    def read(self, item: Any) -> dict[str, Array]:
+        """Run the model and return its inputs and what it shows, by name."""
         if self.session is None:
-            return
+            return {}
         (values,) = run_batches(self.owner, self.session, [item])
         inputs = item if isinstance(item, Mapping) else {self.session.get_inputs()[0].name: np.asarray(item)}
-        values = {**{str(name): np.asarray(x) for name, x in inputs.items()}, **values}
-        for product in self.products:
-            found = {}
-            for i, name in enumerate(product.node.input):
-                if name:
-                    found[i] = values[name] if name in values else self._constant(name)
-            yield product, found, values[product.output]
+        return {**{str(name): np.asarray(x) for name, x in inputs.items()}, **values}
+
+    def operands(self, values: Mapping[str, Array]) -> Iterator[tuple[Product, dict[int, Array], Array]]:
+        """Yield each product with its inputs by position and its output."""
+        for product in self.products if values else []:
+            yield product, self._inputs(product.node, values), values[product.output]
+
+    def differences(self, values: Mapping[str, Array]) -> Iterator[tuple[NodeProto, int, int]]:
+        """Yield each operator of the domain "qnumpy" with its outputs, and how many have other bits than the reference.
+
+        That is `ReferenceEvaluator`, which runs the operator with the same inputs.
+        """
+        for node in self.own if values else []:
+            inputs = {node.input[i]: x for i, x in self._inputs(node, values).items()}
+            outputs = [name for name in node.output if name]
+            exact = ReferenceEvaluator(_alone(self.graph, node, inputs)).run(outputs, inputs)
+            got = [values[name] for name in outputs]
+            yield node, sum(y.size for y in got), sum(map(_other_bits, got, exact))
+
+    def _inputs(self, node: NodeProto, values: Mapping[str, Array]) -> dict[int, Array]:
+        return {
+            i: values[name] if name in values else self._constant(name) for i, name in enumerate(node.input) if name
+        }
 
     def _constant(self, name: str) -> Array:
         constant = self.graph.constant(name)
@@ -197,11 +216,29 @@ class Runner:
         return constant.array
 
 
+def _alone(graph: Graph, node: NodeProto, inputs: Mapping[str, Array]) -> ModelProto:
+    """Return a model of one node."""
+    kinds = {name: helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in inputs.items()}
+    body = helper.make_graph(
+        [node], "alone", [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
+        [ValueInfoProto(name=name) for name in node.output if name],
+    )  # fmt: skip
+    model = ModelProto(ir_version=graph.model.ir_version, graph=body)
+    model.opset_import.extend(graph.model.opset_import)
+    return model
+
+
+def _other_bits(y: Array, exact: Array) -> int:
+    """Return how many elements differ in a bit; one NaN is as good as another."""
+    same = np.ascontiguousarray(y).view(np.uint32) == np.ascontiguousarray(exact, np.float32).view(np.uint32)
+    return int((~same & ~(np.isnan(y) & np.isnan(exact))).sum())
+
+
 def saturating(owner: str, model: ModelProto, item: Any) -> dict[str, int]:
     """Return how many outputs of each product are wrong on this CPU, by the name of the output, for one batch."""
     runner = Runner(owner, optimized(model))
     found = {}
-    for product, inputs, y in runner.run(item):
+    for product, inputs, y in runner.operands(runner.read(item)):
         result = checked(product, inputs, y)
         if result is not None and result.wrong:
             found[product.output] = result.wrong

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import numpy as np
+
 from .. import _check
 from .._typing import Array
 from ..calibration.calibrate import Calibration
@@ -29,6 +31,7 @@ __all__ = [
     "CHANNELS",
     "MEAN",
     "MOMENTS",
+    "SQUARES",
     "Rounding",
     "Technique",
     "calibrated",
@@ -41,7 +44,8 @@ __all__ = [
 Technique = Literal["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
 Rounding = Literal["gptq", "nearest"]
 
-MEAN, MOMENTS, CHANNELS = ":mean", ":moments", ":channels"  # end the names of what a calibration keeps for weights
+# ends of the names of what a calibration keeps for weights
+MEAN, MOMENTS, CHANNELS, SQUARES = ":mean", ":moments", ":channels", ":squares"
 _MOST_INPUTS = 1024  # of a layer whose moments are kept: their matrix has the square of that
 _MOST_ROWS = 2048  # of a batch that moments take
 
@@ -57,6 +61,9 @@ def calibrated(
     progress: bool | None,
     resume: str | os.PathLike[str] | None,
 ) -> Calibration:
+    progress = _check.flag_or_none(owner, "progress", progress)
+    if not (resume is None or isinstance(resume, str | os.PathLike)):
+        raise TypeError(_check.must(owner, "resume", "a path, or None", _check.typed(resume)))
     sources = _sources(found)
     templates: dict[str, Observer | None] = {name: _observer(observer, percentile) for name in sources}
     views: dict[str, Callable[[Array], Array]] = {}
@@ -69,9 +76,12 @@ def calibrated(
             templates[name] = MeanObserver(c.channels_axis)
         else:
             templates[name], views[name] = MomentsObserver(), _rows_of(c)
-        if smooths(c) and rounding == "gptq":
+        if smooths(c):
             name = f"{c.inputs[0]}{CHANNELS}"
             sources[name], templates[name] = c.inputs[0], MinMaxObserver(granularity=PerChannel(-1))
+            name = f"{c.inputs[0]}{SQUARES}"
+            sources[name], templates[name], views[name] = c.inputs[0], MeanObserver(-1), np.square
+    found = []  # the weights, which calibration does not read
     calibration = Calibration(templates)
     if not sources:  # a model without layers: its weights are stored, and that is all
         return calibration

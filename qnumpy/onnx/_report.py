@@ -17,7 +17,11 @@ KEY = "qnumpy.report"  # of the model's metadata
 
 
 class Change(NamedTuple):
-    """What became of one node; `reason` says why, also for what stays float."""
+    """What became of one node; `reason` says why, also for what stays float.
+
+    `rounding` names what chose the codes of its weight, "nearest" or a method of `qnumpy.weights.quantize_layers`; it
+    is empty without codes.
+    """
 
     node: str
     op_type: str
@@ -27,6 +31,7 @@ class Change(NamedTuple):
     bytes_before: int
     bytes_after: int
     sqnr_db: float | None
+    rounding: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a flat dict, ready for a data frame."""

@@ -1,15 +1,29 @@
 """Rewrites after which onnxruntime computes float parts faster; the results keep every bit of normal numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import helper
 
-from ._graph import Graph
+from ._graph import Graph, attribute
 
-__all__ = ["Activation", "activation_behind", "rewrite"]
+__all__ = ["Activation", "Norm", "activation_behind", "apply", "norm_behind", "rewrite"]
+
+
+def apply(graph: Graph, rewrites: Sequence[Callable[[Graph, Any], str | None]]) -> dict[str, int]:
+    """Apply rewrites to each node of a graph and of those inside it; return how often each was done, by its name."""
+    counts: dict[str, int] = {}
+    for scope in graph.walk():
+        for one in rewrites:
+            for node in list(scope.proto.node):
+                if node.output and scope.producer(node.output[0]) is not node:  # an earlier rewrite removed it
+                    continue
+                done = one(scope, node)
+                if done:
+                    counts[done] = counts.get(done, 0) + 1
+    return counts
 
 
 def rewrite(graph: Graph) -> dict[str, int]:
@@ -24,15 +38,31 @@ def rewrite(graph: Graph) -> dict[str, int]:
     -------
     dict of str to int
     """
-    counts: dict[str, int] = {}
-    rewrites: tuple[Callable[[Graph, Any], str | None], ...] = (_sum_before_norm, _gelu)
-    for scope in graph.walk():
-        for one in rewrites:
-            for node in list(scope.proto.node):
-                done = one(scope, node)
-                if done:
-                    counts[done] = counts.get(done, 0) + 1
-    return counts
+    return apply(graph, (_softmax, _sum_before_norm, _gelu))
+
+
+def _softmax(graph: Graph, node: Any) -> str | None:
+    """Replace Flatten, Softmax and Reshape by Softmax where only the last axis is flattened away from the others.
+
+    onnx's converter of versions writes the three for each Softmax of an operator set before 13.
+    """
+    if node.op_type not in ("Softmax", "LogSoftmax") or node.domain or attribute(node, "axis", -1) != -1:
+        return None
+    flat, back = graph.producer(node.input[0]), _only_user(graph, node.output[0], "Reshape")
+    if flat is None or flat.op_type != "Flatten" or back is None or back.input[0] != node.output[0]:
+        return None
+    x, of = flat.input[0], graph.producer(back.input[1])
+    shape = graph.shape(x)
+    if of is None or of.op_type != "Shape" or of.attribute or of.input[0] != x or shape is None:
+        return None
+    if attribute(flat, "axis", 1) not in (len(shape) - 1, -1):
+        return None
+    graph.replace(back, helper.make_node(node.op_type, [x], list(back.output), name=node.name, axis=-1))
+    graph.remove(node)
+    for made in (flat, of):
+        if not graph.consumers(made.output[0]) and not graph.is_output(made.output[0]):
+            graph.remove(made)
+    return f"{node.op_type} without Flatten and Reshape"
 
 
 def _sum_before_norm(graph: Graph, node: Any) -> str | None:
@@ -144,3 +174,73 @@ def activation_behind(graph: Graph, tensor: str) -> Activation | None:
     if _other(graph, last, product.output[0], 0.5) is None:
         return None
     return Activation("gelu", [last, product, plus, erf, inner], last.output[0])
+
+
+class Norm(NamedTuple):
+    """A LayerNormalization of the last axis: its nodes, the last one first, names of its constants, its output."""
+
+    nodes: list[Any]
+    gain: str
+    bias: str | None
+    epsilon: float
+    output: str
+
+
+def norm_behind(graph: Graph, tensor: str) -> Norm | None:
+    """Return the LayerNormalization that reads a tensor, also one in nine operators, as before operator set 17.
+
+    Nothing else reads what is between these.
+    """
+    shape, users = graph.shape(tensor), graph.consumers(tensor)
+    if shape is None or any(graph.producer(user.output[0]) is None for user in users):
+        return None
+    last = (-1, len(shape) - 1)
+    for node in users:
+        if node.op_type != "LayerNormalization" or node.domain or node.input[0] != tensor:
+            continue
+        if attribute(node, "axis", -1) not in last or any(node.output[1:]):
+            return None
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+        return Norm([node], node.input[1], bias, float(attribute(node, "epsilon", 1e-5)), node.output[0])
+    mean = next((user for user in users if _is_mean(graph, user, last)), None)
+    difference = None if mean is None else _only_user(graph, mean.output[0], "Sub")
+    if mean is None or difference is None or list(difference.input) != [tensor, mean.output[0]]:
+        return None
+    d = difference.output[0]
+    square = next((user for user in graph.consumers(d) if _squares(graph, user, d)), None)
+    steps = [mean, difference, square]
+    for op_type in ("ReduceMean", "Add", "Sqrt", "Div", "Mul", "Add"):
+        step = None if steps[-1] is None else _only_user(graph, steps[-1].output[0], op_type)
+        if step is None:
+            return None
+        steps.append(step)
+    _, _, square, variance, plus, root, quotient, scaled, shifted = steps
+    if not _is_mean(graph, variance, last) or list(quotient.input) != [d, root.output[0]]:
+        return None
+    if len(graph.consumers(d)) != 2 or graph.is_output(d):
+        return None
+    epsilon, gain, bias = (
+        node.input[1 - list(node.input).index(before.output[0])]
+        for node, before in ((plus, variance), (scaled, quotient), (shifted, scaled))
+    )
+    number = graph.constant(epsilon)
+    if number is None or number.array.size != 1:
+        return None
+    return Norm(steps[::-1], gain, bias, float(number.array.reshape(())), shifted.output[0])
+
+
+def _is_mean(graph: Graph, node: Any, last: tuple[int, int]) -> bool:
+    """Whether a node is the mean over the last axis, which it keeps."""
+    if node.op_type != "ReduceMean" or node.domain or not attribute(node, "keepdims", 1):
+        return False
+    axes = attribute(node, "axes")
+    if len(node.input) > 1:
+        constant = graph.constant(node.input[1])
+        axes = None if constant is None else constant.array.tolist()
+    return axes is not None and len(axes) == 1 and axes[0] in last
+
+
+def _squares(graph: Graph, node: Any, x: str) -> bool:
+    if node.op_type == "Mul":
+        return list(node.input) == [x, x]
+    return node.op_type == "Pow" and node.input[0] == x and _is_number(graph, node.input[1], 2.0)

@@ -46,7 +46,9 @@ def _matches(node: NodeProto, pattern: str) -> bool:
 def _patterns(owner: str, name: str, value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
-    patterns = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if isinstance(value, str):
+        return (value,)
+    patterns = tuple(value) if isinstance(value, Iterable) and getattr(value, "shape", None) != () else (value,)
     if not all(isinstance(pattern, str) for pattern in patterns):
         wanted = "names of nodes or operator types, with * for any text"
         raise TypeError(_check.must(owner, name, wanted, _check.typed(value)))

@@ -13,14 +13,14 @@ import numpy as np
 from .._typing import Array
 from ..observers.tap import tap
 from ..weights._walks import RESIDUAL, of_quantized_model
-from .session import session
+from ._pieces import Piece, piece, reads
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
     from ._graph import Graph
 
-__all__ = ["Staged", "StagedModel", "reads"]
+__all__ = ["Staged", "StagedModel"]
 
 
 class Staged(NamedTuple):
@@ -58,12 +58,6 @@ class Staged(NamedTuple):
     residual: str | None
 
 
-class _Piece(NamedTuple):
-    session: Any
-    inputs: list[str]
-    outputs: list[str]
-
-
 class StagedModel:
     """The function `run` of quantize_layers.
 
@@ -94,19 +88,19 @@ class StagedModel:
         self._fed: dict[str, tuple[str, int]] = {}  # tensor made here: the entry of `others`
         self._pieces = list(self._cut(graph))
         self._last: dict[str, int] = {}
-        for i, piece in enumerate(self._pieces):
-            for name in piece.inputs:
+        for i, part in enumerate(self._pieces):
+            for name in part.inputs:
                 self._last[name] = i
 
     def __call__(self, batch: Mapping[str, Array]) -> None:
         side = 1 if of_quantized_model.get() else 0
         env: dict[str, Any] = dict(batch)
-        for i, (piece, stage) in enumerate(zip(self._pieces, self.stages, strict=True)):
+        for i, (part, stage) in enumerate(zip(self._pieces, self.stages, strict=True)):
             feed = {
-                name: self.others[self._fed[name]][side] if name in self._fed else env[name] for name in piece.inputs
+                name: self.others[self._fed[name]][side] if name in self._fed else env[name] for name in part.inputs
             }
-            if piece.outputs:
-                env.update(zip(piece.outputs, piece.session.run(piece.outputs, feed), strict=True))
+            if part.outputs:
+                env.update(zip(part.outputs, part.session.run(part.outputs, feed), strict=True))
             del feed
             rows = stage[0].rows(env[stage[0].x])
             for layer in stage:
@@ -141,7 +135,7 @@ class StagedModel:
 
     # ---- pieces ----
 
-    def _cut(self, graph: "Graph") -> Iterator[_Piece]:
+    def _cut(self, graph: "Graph") -> Iterator[Piece]:
         """Yield the pieces: the i-th ends where the i-th stage has its input."""
         nodes = _substituted(graph.proto, self.stages, self.others, self._fed)
         constants = {init.name: init for init in graph.proto.initializer}
@@ -181,7 +175,7 @@ class StagedModel:
             mine = [node for node, at in zip(nodes, levels, strict=True) if at == i]
             outputs = [name for node in mine for name in node.output if name in after]
             outputs += [name for name in sorted(taken[i]) if level.get(name, -1) < 0 and name in made]
-            yield _piece(graph, mine, outputs, made, level, constants, sparse, types)
+            yield piece(graph, mine, outputs, made, level, constants, sparse, types)
 
     def _types(self, graph: "Graph") -> Callable[[str], int]:
         fed = {name: self.others[key][0] for name, key in self._fed.items()}
@@ -201,77 +195,6 @@ class StagedModel:
             return int(graph.elem_type(name) or 0)
 
         return elem_type
-
-
-def _piece(
-    graph: "Graph",
-    nodes: "list[NodeProto]",
-    outputs: list[str],
-    made: "Mapping[str, NodeProto]",
-    level: Mapping[str, int],
-    constants: Mapping[str, Any],
-    sparse: set[str],
-    types: Callable[[str], int],
-) -> _Piece:
-    """Make the session of a piece; nodes that depend on constants alone are part of every piece that reads them."""
-    from onnx import ModelProto, ValueInfoProto, helper
-
-    here = {name for node in nodes for name in node.output if name}
-    inputs: dict[str, None] = {}
-    initializers: dict[str, None] = {}
-    constant_nodes: dict[int, Any] = {}
-
-    def visit(name: str) -> None:
-        if not name or name in here:
-            return
-        if name in level:
-            inputs[name] = None
-        elif name in constants or name in sparse:
-            initializers[name] = None
-        elif name in made and id(made[name]) not in constant_nodes:
-            node = made[name]
-            for inner in reads(node):
-                visit(inner)
-            constant_nodes[id(node)] = node
-
-    for node in nodes:
-        for name in reads(node):
-            visit(name)
-    for name in outputs:
-        visit(name)
-    model = ModelProto()
-    model.CopyFrom(_header(graph))
-    proto = model.graph
-    proto.name = "piece"
-    proto.node.extend([*constant_nodes.values(), *nodes])
-    for name in inputs:
-        value = helper.make_tensor_value_info(name, types(name), None)
-        proto.input.append(value)
-    proto.initializer.extend(constants[name] for name in initializers if name in constants)
-    proto.sparse_initializer.extend(s for s in graph.proto.sparse_initializer if s.values.name in initializers)
-    proto.output.extend(ValueInfoProto(name=name) for name in outputs)
-    return _Piece(session(model, options=_resting()) if outputs else None, list(inputs), outputs)
-
-
-def _resting() -> Any:
-    """Return options of a session whose threads sleep between runs: the sessions of many pieces take turns."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _header(graph: "Graph") -> Any:
-    """Return the model without its graph and its metadata."""
-    from onnx import ModelProto
-
-    whole = graph.model
-    model = ModelProto(ir_version=whole.ir_version)
-    model.opset_import.extend(whole.opset_import)
-    model.functions.extend(whole.functions)
-    return model
 
 
 def _substituted(
@@ -317,20 +240,3 @@ def _weight(layer: Staged) -> str:
 
 def _bias(layer: Staged) -> str:
     return f"qnumpy.bias.{layer.name}"
-
-
-def reads(node: "NodeProto") -> Iterator[str]:
-    """Yield the tensors of its scope that a node reads, in its subgraphs too."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from _captured(graph)
-
-
-def _captured(graph: "GraphProto") -> Iterator[str]:
-    own = {value.name for value in graph.input} | {init.name for init in graph.initializer}
-    own |= {init.values.name for init in graph.sparse_initializer}
-    own |= {name for node in graph.node for name in node.output}
-    for node in graph.node:
-        yield from (name for name in reads(node) if name not in own)
-    yield from (value.name for value in graph.output if value.name not in own)

@@ -13,11 +13,12 @@ from .. import _check
 from .._typing import Array
 from ..calibration.calibrate import Calibration, progress_bar
 from ..dtypes import float_type
-from ..errors import CalibrationError
+from ..errors import CalibrationError, FileFormatError
 from ..files.atomic import replacing
 from ._files import LARGEST, nbytes, tensors
 from ._graph import Graph
-from .session import run_batches, session
+from ._pieces import PieceModel, lean
+from .session import feeds, refusing, require_batches, run_batches, session
 
 __all__ = ["batches_of", "feed_of", "observe", "observe_calibration", "tapped", "unmasked"]
 
@@ -92,7 +93,7 @@ def observe(
         data is empty.
     """
     seen = False
-    for batch in _runs(owner, model, data, list(observers), progress):
+    for batch, _ in _runs(owner, model, data, list(observers), progress):
         seen = True
         for name, x in batch.items():
             observers[name].observe(x if transform is None else transform(name, x))
@@ -126,6 +127,7 @@ def observe_calibration(
     progress : bool, optional
     resume : str or path, optional
         A file for the state of the batches so far. It is written in the end, also where an exception or Ctrl-C ends it.
+        All tensors of a batch are then in memory at once.
 
     Returns
     -------
@@ -141,13 +143,15 @@ def observe_calibration(
     path = None if resume is None else Path(resume)
     calibration = calibration if path is None else _resumed(owner, path, calibration, sources)
     done = calibration.batches
-    rest = (item for i, item in enumerate(batches_of(data)) if i >= done)
+    rest = (item for i, item in enumerate(batches_of(owner, data)) if i >= done)
     try:
-        for batch in _runs(owner, model, rest, list(dict.fromkeys(sources.values())), progress):
+        names = list(dict.fromkeys(sources.values()))
+        # a state that is saved has whole batches alone
+        for batch, ends in _runs(owner, model, rest, names, progress, whole=path is not None):
             for name, tensor in sources.items():
                 if tensor in batch:
                     calibration.observe(name, views[name](batch[tensor]) if name in views else batch[tensor])
-            calibration.batches += 1
+            calibration.batches += ends
     finally:
         if path is not None and calibration.batches > done:
             with replacing(path, "wb") as file:
@@ -170,30 +174,66 @@ def _resumed(owner: str, path: Path, calibration: Calibration, sources: Mapping[
 
 
 def _runs(
-    owner: str, model: Any, data: Iterable[Any], names: list[str], progress: bool | None
-) -> Iterator[dict[str, Array]]:
-    """Yield the tensors of each batch that are real, by name, without masks."""
+    owner: str, model: Any, data: Iterable[Any], names: list[str], progress: bool | None, *, whole: bool = False
+) -> Iterator[tuple[dict[str, Array], bool]]:
+    """Yield the tensors of each batch that are real, by name, without masks, and whether the batch ends with them.
+
+    They come in parts, so that only a few tensors are in memory at once; the whole batch in one where the model cannot
+    be cut, or where it is asked for.
+    """
+    total = len(data) if isinstance(data, Sized) else None
+    runs = _whole_runs(owner, model, names) if whole else _part_runs(owner, model, names)
+    with progress_bar(iter(batches_of(owner, data)), total, progress) as items:
+        for found, ends in runs(items):
+            batch = {}
+            for name in list(found):
+                x = found.pop(name)
+                if float_type(x.dtype) is not None:
+                    batch[name] = unmasked(x)
+            yield batch, ends
+            batch.clear()  # before the next run makes as many arrays
+
+
+_Runs = Callable[[Iterable[Any]], Iterator[tuple[dict[str, Array], bool]]]
+
+
+def _part_runs(owner: str, model: Any, names: list[str]) -> _Runs:
+    try:
+        parts = PieceModel(model, names)
+    except FileFormatError:
+        return _whole_runs(owner, model, names)
+
+    def runs(items: Iterable[Any]) -> Iterator[tuple[dict[str, Array], bool]]:
+        for index, feed in enumerate(feeds(owner, parts, items)):
+            with refusing(owner, index):
+                for found in parts.run(feed):
+                    yield found, False
+            yield {}, True
+
+    return runs
+
+
+def _whole_runs(owner: str, model: Any, names: list[str]) -> _Runs:
     with_outputs, outputs, _ = tapped(model, names)
     content: Any = with_outputs
     if sum(nbytes(tensor) for tensor in tensors(with_outputs.graph)) <= LARGEST:
         content = with_outputs.SerializeToString()
     del with_outputs  # one copy less beside the runtime's own
-    engine = session(content)
-    del content
-    total = len(data) if isinstance(data, Sized) else None
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    engine = session(content, options=lean())
+
+    def runs(items: Iterable[Any]) -> Iterator[tuple[dict[str, Array], bool]]:
         for result in run_batches(owner, engine, items):
             found = {name: result[shown] for name, shown in outputs.items()}
             result.clear()
-            batch = {name: unmasked(x) for name, x in found.items() if float_type(x.dtype) is not None}
-            found.clear()
-            yield batch
-            batch.clear()  # before the next run makes as many arrays
+            yield found, True
+
+    return runs
 
 
-def batches_of(data: Any) -> Iterable[Any]:
+def batches_of(owner: str, data: Any) -> Iterable[Any]:
     """Return data as an iterable of batches: dask arrays and bags give a block or an item at a time."""
     if type(data).__module__.partition(".")[0] != "dask":
+        require_batches(owner, data)
         return data  # type: ignore[no-any-return]
     if hasattr(data, "numblocks"):
         whole = data.rechunk(dict.fromkeys(range(1, data.ndim), -1))

@@ -1,6 +1,5 @@
 """Rounding of the weights of a model: by data in stages, or each by itself; and the form that each is written in."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -12,6 +11,7 @@ from .._typing import Array, Float32Array, Symmetric
 from ..arrays.quantized import quantize
 from ..errors import CalibrationError
 from ..granularity import PerGroup
+from ..reports.scores import finite_decibels, signal_and_noise
 from ..weights.layers import RoundingMethod, quantize_layers
 from ..weights.offsets import offsets
 from ..weights.patches import patches
@@ -38,6 +38,7 @@ _LARGE = 8 << 20  # elements from which MatMulNBits of 4 bits beats float at one
 class Options(NamedTuple):
     bits: int
     lookup_bits: int
+    conv_bits: int
     group_size: int | None
     lookup_group_size: int | None
     method: RoundingMethod
@@ -47,7 +48,9 @@ class Options(NamedTuple):
     damping: float
 
     def bits_of(self, unit: Unit) -> int:
-        return self.lookup_bits if unit.is_lookup else self.bits
+        if unit.is_lookup:
+            return self.lookup_bits
+        return self.conv_bits if unit.is_convolution else self.bits
 
     def size_of(self, unit: Unit) -> int:
         size = self.lookup_group_size if unit.is_lookup else self.group_size
@@ -86,8 +89,9 @@ def _is_plain_product(slot: Slot) -> bool:
 
 class Rounded(NamedTuple):
     codes: Codes
-    bias: "tuple[NodeProto, int, Array] | None" = None
-    sqnr_db: float | None = None
+    bias: "tuple[NodeProto, int, Array] | None"
+    sqnr_db: float | None
+    method: str
 
 
 def rounded(
@@ -99,11 +103,12 @@ def rounded(
     progress: bool | None,
     resume: Any,
 ) -> list[tuple[Unit, Rounded]]:
-    """Round each unit: those that multiply rows of activations by data, if there are some, the others by themselves."""
+    """Round each unit: by data where it multiplies rows of activations in the bits of all layers, else by itself."""
     staged: list[Staged] = []
     batches: list[dict[str, Array]] = []
     if data is not None:
-        staged = [layer for unit in units if (layer := _staged(graph, unit)) is not None]
+        wide = [unit for unit in units if options.bits_of(unit) == options.bits]
+        staged = [layer for unit in wide if (layer := _staged(graph, unit)) is not None]
         batches, fit = fitting_batches(owner, graph.model, staged, data)
         staged = [layer for layer in staged if layer.name in fit]
     names = {layer.name for layer in staged}
@@ -123,7 +128,7 @@ def _alone(unit: Unit, options: Options) -> Rounded:
     else:
         q = quantize(w, dtype=f"int{bits}", granularity=PerGroup(size), symmetric=options.symmetric, method=method)
         codes = Codes.of(q, bits, size)
-    return Rounded(codes, None, _sqnr(w, codes))
+    return Rounded(codes, None, _sqnr(w, codes), method)
 
 
 def _halved(codes: Codes, w: Float32Array) -> Codes:
@@ -139,9 +144,7 @@ def _halved(codes: Codes, w: Float32Array) -> Codes:
 
 
 def _sqnr(w: Array, codes: Codes) -> float | None:
-    noise = float(np.square(codes.levels() - w, dtype=np.float64).sum())
-    signal = float(np.square(w, dtype=np.float64).sum())
-    return 10 * math.log10(signal / noise) if signal and noise else None
+    return finite_decibels(*signal_and_noise(w, codes.levels()))
 
 
 def fitting_batches(
@@ -150,7 +153,7 @@ def fitting_batches(
     """Return the batches as the model takes them, and the names of layers whose inputs are rows of finite numbers."""
     shown, outputs, _ = tapped(model, {layer.x for layer in staged})
     engine = session(shown)
-    batches = [feed_of(engine, item) for item in batches_of(data)]
+    batches = [feed_of(engine, item) for item in batches_of(owner, data)]
     if not batches:
         raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
     bad, rows = set(), dict.fromkeys(outputs, 0)
@@ -206,7 +209,7 @@ def _by_data(
         q = layers[layer.name]
         codes = Codes.of(q, options.bits, options.size_of(by_name[layer.name]))
         bias = None if layer.bias is None else (*layer.bias[:2], layer.bias[2](layers.biases[layer.name]))
-        rounded[layer.name] = Rounded(codes, bias, layers.report[layer.name].sqnr_db)
+        rounded[layer.name] = Rounded(codes, bias, layers.report[layer.name].sqnr_db, options.method)
     return rounded
 
 

@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from onnx import ModelProto, NodeProto
 
 from .._typing import Array
 from ._graph import Constant, Graph, attribute, node_name
 from ._layers import Layer, layers
 from ._report import Change
 from ._selection import Selection
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
 
 __all__ = ["Slot", "Unit", "left_float", "place", "units", "with_constants"]
 
@@ -24,7 +22,7 @@ _DERIVING = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"}
 _CUTTING = _DERIVING | {"Slice", "Concat", "Split"}
 
 
-def with_constants(model: "ModelProto") -> "ModelProto":
+def with_constants(model: ModelProto) -> ModelProto:
     """Bring a model to IR 4, where initializers are constants; before, all of them were listed as inputs."""
     if model.ir_version < 4:
         constants = {init.name for init in model.graph.initializer}
@@ -45,7 +43,7 @@ class Slot(NamedTuple):
     source: str = ""  # where the node reads parts of the weight: the tensor that they are cut from; `at` is then -1
 
     @property
-    def node(self) -> "NodeProto":
+    def node(self) -> NodeProto:
         node: NodeProto = self.layer.node
         return node
 
@@ -86,6 +84,11 @@ class Unit(NamedTuple):
         """Whether its rows are looked up, by all nodes that read it."""
         return all(slot.node.op_type == "Gather" for slot in self.slots)
 
+    @property
+    def is_convolution(self) -> bool:
+        """Whether a node that reads it is a convolution."""
+        return any(slot.node.op_type in ("Conv", "ConvTranspose") for slot in self.slots)
+
 
 def units(graph: Graph, selection: Selection, kept: list[Change]) -> list[Unit]:
     """Return the weights that can be rounded, each with all nodes that read it; append the others to `kept`."""
@@ -103,8 +106,8 @@ def units(graph: Graph, selection: Selection, kept: list[Change]) -> list[Unit]:
             kept.append(left_float(layer, reason))
             continue
         for slot in slots:
-            owner = owner_of(layer.graph, slot.tensor)
-            tied = by_root.setdefault((id(owner_of(layer.graph, slot.constant.name)), slot.constant.name), [])
+            owner = layer.graph.scope_of(slot.tensor)
+            tied = by_root.setdefault((id(layer.graph.scope_of(slot.constant.name)), slot.constant.name), [])
             for unit in tied:
                 if np.array_equal(unit.first.matrix(), slot.matrix()):
                     unit.slots.append(slot)
@@ -167,7 +170,7 @@ def _is_fixed(scope: Graph, tensor: str) -> bool:
     """Whether a tensor is made of constants by operators that cut and join."""
     if not tensor or scope.constant(tensor) is not None:
         return True
-    owner = owner_of(scope, tensor)
+    owner = scope.scope_of(tensor)
     node = owner.producer(tensor)
     return node is not None and node.op_type in _CUTTING and all(_is_fixed(owner, name) for name in node.input)
 
@@ -222,18 +225,6 @@ def _unfit(layer: Layer, slots: list[Slot], selection: Selection) -> str:
     return ""
 
 
-def owner_of(graph: Graph, tensor: str) -> Graph:
-    """Return the graph that makes a tensor, from a graph that reads it."""
-    while graph.parent is not None:
-        own = {init.name for init in graph.proto.initializer} | {
-            name for node in graph.proto.node for name in node.output
-        }
-        if tensor in own:
-            break
-        graph = graph.parent
-    return graph
-
-
 def _read_by(unit: Unit, slot: Slot) -> bool:
     """Whether the nodes of a unit are all that read a tensor, directly or transposed or the like."""
     tensors = {other.tensor for other in unit.slots}
@@ -252,10 +243,10 @@ def _read_by(unit: Unit, slot: Slot) -> bool:
                 return False
         return True
 
-    return is_read(owner_of(slot.layer.graph, slot.tensor), slot.tensor)
+    return is_read(slot.layer.graph.scope_of(slot.tensor), slot.tensor)
 
 
-def place(node: "NodeProto") -> str:
+def place(node: NodeProto) -> str:
     """Return what a node is known by: protobuf hands out copies."""
     return str(next(name for name in node.output if name))
 

@@ -21,10 +21,11 @@ from ..observers import HistogramObserver
 from ..qparams import QParams
 from ..reports.scores import decibels, signal_and_noise
 from ._files import read_model
-from ._graph import Constant, Graph
+from ._graph import Constant, Graph, node_name
 from ._layers import Layer, layers
 from ._pairing import OUTPUT_SCALE, Pairing, Region, as_type, show, typed
 from ._products import saturating
+from ._report import find_report
 from ._taps import batches_of, tapped, unmasked
 from .session import run_batches, session
 
@@ -186,10 +187,12 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     Examples
     --------
     >>> import qnumpy as qn
+    >>> batches = [np.ones((8, 3, 224, 224), np.float32)]
     >>> table = qn.onnx.compare("model.onnx", "int8.onnx", batches)  # doctest: +SKIP
     >>> table.plot()  # doctest: +SKIP
     """
     owner = "compare"
+    progress = _check.flag_or_none(owner, "progress", progress)
     source, coarse = read_model(owner, model), read_model(owner, quantized)
     outputs = _common_outputs(owner, source, coarse)
     pairing = Pairing(source, coarse)
@@ -199,9 +202,10 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
     rows = [_Row(pairing, region, runs.sites[region.tensor], known) for region in pairing.regions]
     sums = {name: np.zeros(2) for name in outputs}
     first: Any = None
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
     batches = 0
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for item in items:
             exact, cumulative, local = runs.run(owner, item)
             first = item if not batches else first
@@ -212,8 +216,8 @@ def compare(model: Any, quantized: Any, data: Iterable[Any], *, progress: bool |
                 sums[name] += signal_and_noise(exact[name], cumulative[name])
     if not batches:
         raise CalibrationError(_check.must(owner, "data", "one batch or more", "none"))
-    wrong = saturating(owner, coarse, first)
-    made = [row.finish(wrong) for row in rows]
+    wrong, roundings = saturating(owner, coarse, first), _roundings(coarse)
+    made = [row.finish(wrong, roundings) for row in rows]
     made.sort(key=lambda row: row.sqnr_db)
     return Comparison(made, {name: decibels(*pair) for name, pair in sums.items()}, _inside(pairing))
 
@@ -225,6 +229,11 @@ def _common_outputs(owner: str, source: Any, coarse: Any) -> list[str]:
         got = f"{', '.join(sorted(names))} for {', '.join(value.name for value in source.graph.output)}"
         raise ValueError(_check.must(owner, "quantized", "a model with an output of the float model", got))
     return found
+
+
+def _roundings(model: Any) -> dict[str, str]:
+    """Return what chose the codes of each weight, by the name of its node, as far as the model's report says it."""
+    return {change.node: change.rounding for change in find_report(model) or ()}
 
 
 def _inside(pairing: Pairing) -> list[str]:
@@ -396,7 +405,7 @@ class _Row:
                 flat = unmasked(np.ascontiguousarray(values)).reshape(-1)
                 observer.observe(flat[:: max(1, flat.size // _MOST)])
         self._add_channels(x, y)
-        if self.layer is not None and self.layer.x in exact:
+        if self.layer is not None and self.layer.x in exact and x.size:
             read = np.nan_to_num(unmasked(exact[self.layer.x]).astype(np.float64), posinf=0.0, neginf=0.0)
             axis = (1 if self.axis == 1 else read.ndim - 1) if read.ndim > 1 else 0
             squares = np.square(read).mean(axis=tuple(d for d in range(read.ndim) if d != axis))
@@ -419,7 +428,7 @@ class _Row:
         self.mean, self.squares = mean, squares
         self.count += x.size // max(x.shape[axis], 1)
 
-    def finish(self, saturating: Mapping[str, int]) -> OperatorError:
+    def finish(self, saturating: Mapping[str, int], roundings: Mapping[str, str]) -> OperatorError:
         operators = [node for node in self.region.operators if node.op_type not in ("Identity", "Constant")]
         producer = operators[-1] if operators else self.region.nodes[-1]
         named = self.layer.node if self.layer is not None else producer
@@ -430,9 +439,10 @@ class _Row:
         if parts:
             noise = sum(10 ** (-part.best_db / 10) for part in parts)
             best = max(-10 * math.log10(noise), local) if noise > 0 else math.inf
-        cause, remedy = self._explain(local, parts, saturating)
+        rounding = roundings.get(node_name(named), "")
+        cause, remedy = self._explain(local, parts, saturating, rounding)
         return OperatorError(
-            str(named.name or named.output[0]),
+            node_name(named),
             joined,
             self.region.tensor,
             self._form(),
@@ -463,7 +473,9 @@ class _Row:
         weight = None if self.layer is None else _weight(self.pairing.quantized, self.region, self.layer, self.inputs)
         return parts if weight is None else [*parts, weight]
 
-    def _explain(self, local: float, parts: list["_Part"], saturating: Mapping[str, int]) -> tuple[str, str]:
+    def _explain(
+        self, local: float, parts: list["_Part"], saturating: Mapping[str, int], rounding: str
+    ) -> tuple[str, str]:
         wrong = sum(saturating.get(name, 0) for node in self.region.nodes for name in node.output)
         if wrong:
             cause = f"saturating, {wrong:,} sums of products are wrong on this CPU"
@@ -488,7 +500,7 @@ class _Row:
             if worst.spread >= _UNEVEN and worst.shared:
                 text = f"one scale for a weight whose widest channel is {worst.spread:.0f} times the median one"
                 return text, "one scale for each output channel"
-            return "rounding of the weight", self._weight_remedy(worst, local)
+            return "rounding of the weight", self._weight_remedy(worst, local, rounding)
         if worst.spread >= _OUTLIER:
             text = f"outliers, the largest magnitude of {worst.name!r} is {worst.spread:.0f} times the root mean square"
             return text, _outlier_remedy(worst)
@@ -501,7 +513,9 @@ class _Row:
         types = {self.pairing.quantized.elem_type(name) for n in self.region.nodes for name in n.output}
         return bool(types & {10, 16})
 
-    def _weight_remedy(self, part: "_Part", local: float) -> str:
+    def _weight_remedy(self, part: "_Part", local: float, rounding: str) -> str:
+        if rounding == "gptq":
+            return "more bits, smaller groups, or keep it float32 (exclude)"
         gain = part.best_db - max(part.sqnr_db, local)
         if gain >= 1:
             return f"scales by squared error gain {gain:.1f} dB; rounding='gptq' or method='gptq' more"

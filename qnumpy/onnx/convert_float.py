@@ -1,12 +1,22 @@
 """Models in float16 or bfloat16: what the type does not hold stays float32."""
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    defs,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 from .. import _check
 from .._typing import Array
@@ -14,6 +24,7 @@ from ..dtypes import FloatType, float_type
 from ..errors import CalibrationError
 from ..ops.cast import cast
 from ..reports.float_report import LOST, FloatReport, float_report
+from ..reports.scores import finite_decibels, signal_and_noise
 from ._files import read_model, write_model
 from ._graph import Graph, node_name
 from ._latency import interleaved
@@ -22,9 +33,6 @@ from ._selection import Selection
 from ._taps import batches_of, feed_of, observe, tapped
 from ._weights import with_constants
 from .session import run_batches, session
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
 
 __all__ = ["convert_float"]
 
@@ -56,7 +64,7 @@ def convert_float(
     exclude: Any = None,
     measure: bool = False,
     progress: bool | None = None,
-) -> "ModelProto":
+) -> ModelProto:
     """Convert the floats of a model to a narrower type; what does not survive it stays float32.
 
     With data every tensor is looked at by `float_report`, as it is in the float32 model: operators stay float32 whose
@@ -116,11 +124,12 @@ def convert_float(
     flags = {"keep_io": keep_io, "weights_only": weights_only, "measure": measure}
     for name, flag in flags.items():
         _check.flag(_OWNER, name, flag)
+    progress = _check.flag_or_none(_OWNER, "progress", progress)
     if measure and data is None:
         raise ValueError(_check.must(_OWNER, "measure", "False without data", "True"))
     proto = with_constants(read_model(_OWNER, model))
     selection = Selection.of(_OWNER, include, exclude, Graph.of(proto))
-    batches = None if data is None else list(batches_of(data))
+    batches = None if data is None else list(batches_of(_OWNER, data))
     if batches is not None and not batches:
         raise CalibrationError(_check.must(_OWNER, "data", "one batch or more", "none"))
     result, changes, facts = _steered(proto, target, selection, batches, keep_io, weights_only, progress)
@@ -140,14 +149,14 @@ def convert_float(
 
 
 def _steered(
-    proto: "ModelProto",
+    proto: ModelProto,
     target: FloatType,
     selection: Selection,
     batches: "list[Any] | None",
     keep_io: bool,
     weights_only: bool,
     progress: bool | None,
-) -> "tuple[ModelProto, list[Change], dict[str, Any]]":
+) -> tuple[ModelProto, list[Change], dict[str, Any]]:
     """Convert, by what the tensors hold over the batches, until no tensor becomes infinite."""
     seen = {} if batches is None or weights_only else _reports(proto, batches, target, progress)
     blocked = {name: reason for name, tensor in seen.items() if (reason := tensor.reason())}
@@ -201,7 +210,7 @@ class _Seen:
         return ""
 
 
-def _reports(proto: "ModelProto", batches: list[Any], target: FloatType, progress: bool | None) -> dict[str, _Seen]:
+def _reports(proto: ModelProto, batches: list[Any], target: FloatType, progress: bool | None) -> dict[str, _Seen]:
     """Run the model and report on every float32 tensor outside of subgraphs."""
     graph = Graph.of(proto)
     names = {value.name for value in proto.graph.input} - {init.name for init in proto.graph.initializer}
@@ -221,7 +230,7 @@ def _reports(proto: "ModelProto", batches: list[Any], target: FloatType, progres
 class _Scope:
     """A graph that is converted, and the names that its float tensors have in both types."""
 
-    def __init__(self, old: "GraphProto", new: "GraphProto", parent: "_Scope | None", wanted: str) -> None:
+    def __init__(self, old: GraphProto, new: GraphProto, parent: "_Scope | None", wanted: str) -> None:
         self.old, self.new, self.parent, self.wanted = old, new, parent, wanted
         self.names: dict[str, dict[str, str]] = {}  # tensor to {"float32" or "narrow": name}
         self.constants: dict[str, Array] = {}
@@ -250,7 +259,7 @@ class _Conversion:
 
     def __init__(
         self,
-        model: "ModelProto",
+        model: ModelProto,
         target: FloatType,
         selection: Selection,
         blocked: Mapping[str, str],
@@ -258,8 +267,6 @@ class _Conversion:
         keep_io: bool,
         weights_only: bool,
     ) -> None:
-        from onnx import TensorProto, shape_inference
-
         self.model = shape_inference.infer_shapes(model)
         self.target, self.selection = target, selection
         self.blocked, self.inexact, self.keep_io, self.weights_only = blocked, inexact, keep_io, weights_only
@@ -269,11 +276,9 @@ class _Conversion:
         self.changes: list[Change] = []
         self.taken = set(_all_names(model.graph))
         self.narrowed: dict[str, str] = {}  # from tensors of the result, outside of subgraphs, to those of the model
-        self.counted: set[int] = set()
+        self.counted: dict[int, Array] = {}  # held, so that no other array gets the id
 
-    def run(self) -> "tuple[ModelProto, list[Change]]":
-        from onnx import ModelProto
-
+    def run(self) -> tuple[ModelProto, list[Change]]:
         result = ModelProto()
         result.CopyFrom(self.model)
         result.ClearField("graph")
@@ -282,10 +287,8 @@ class _Conversion:
 
     # ---- graphs ----
 
-    def _graph(self, old: "GraphProto", new: "GraphProto", parent: _Scope | None, wanted: str) -> None:
+    def _graph(self, old: GraphProto, new: GraphProto, parent: _Scope | None, wanted: str) -> None:
         """Convert a graph whose inputs and outputs are of a type that is wanted."""
-        from onnx import TensorProto, numpy_helper
-
         scope = _Scope(old, new, parent, wanted)
         new.CopyFrom(old)
         for field in ("node", "initializer", "value_info"):
@@ -344,8 +347,6 @@ class _Conversion:
 
     def _version(self, scope: _Scope, tensor: str, kind: str) -> str:
         """Return the name of a tensor in a type, which is made where the tensor is, if there is none yet."""
-        from onnx import TensorProto, helper, numpy_helper
-
         owner = scope.owner(tensor)
         if owner is None:
             return tensor
@@ -388,9 +389,7 @@ class _Conversion:
 
     # ---- nodes ----
 
-    def _node(self, scope: _Scope, node: "NodeProto") -> None:
-        from onnx import NodeProto, TensorProto, helper, numpy_helper
-
+    def _node(self, scope: _Scope, node: NodeProto) -> None:
         if node.op_type == "Constant" and node.domain == "" and scope.types.get(node.output[0]) == TensorProto.FLOAT:
             attribute = node.attribute[0]
             if attribute.name in ("value", "value_float", "value_floats"):
@@ -434,14 +433,14 @@ class _Conversion:
         scope.nodes.append(copy)
         self._list(scope, node, narrow, reason)
 
-    def _list(self, scope: _Scope, node: "NodeProto", narrow: bool, reason: str) -> None:
+    def _list(self, scope: _Scope, node: NodeProto, narrow: bool, reason: str) -> None:
         """Append the line of the report, for nodes that have floats."""
         before = after = 0
         for name in node.input:
             owner = scope.owner(name) if name else None
             array = None if owner is None else owner.constants.get(name)
             if array is not None and id(array) not in self.counted:
-                self.counted.add(id(array))
+                self.counted[id(array)] = array
                 before += array.nbytes
                 assert owner is not None
                 after += array.nbytes // 2 if "narrow" in owner.names[name] else array.nbytes
@@ -452,22 +451,20 @@ class _Conversion:
         form = self.target.name if narrow else "float32"
         self.changes.append(Change(node_name(node), node.op_type, form, form, reason, before, after, None))
 
-    def _schema(self, node: "NodeProto") -> Any:
-        from onnx import defs
-
+    def _schema(self, node: NodeProto) -> Any:
         domain = "" if node.domain == "ai.onnx" else node.domain
         try:
             return defs.get_schema(node.op_type, self.opsets.get(domain, self.opsets.get("ai.onnx", 1)), domain)
         except defs.SchemaError:
             return None
 
-    def _variables(self, node: "NodeProto") -> set[str]:
+    def _variables(self, node: NodeProto) -> set[str]:
         """Return the type variables of an operator that may be of the narrow type."""
         return {
             c.type_param_str for c in self._schema(node).type_constraints if self.narrow_type in c.allowed_type_strs
         }
 
-    def _makes_narrow(self, scope: _Scope, node: "NodeProto", i: int, variables: set[str]) -> bool:
+    def _makes_narrow(self, scope: _Scope, node: NodeProto, i: int, variables: set[str]) -> bool:
         """Whether an output is of the narrow type, where the inputs are."""
         if node.op_type in ("Cast", "ConstantOfShape"):
             return True
@@ -476,10 +473,8 @@ class _Conversion:
         inputs = {_variable(schema, j) for j, name in enumerate(node.input) if name and scope.owner(name) is not None}
         return variable in variables and variable in inputs
 
-    def _decide(self, scope: _Scope, node: "NodeProto") -> tuple[bool, str]:
+    def _decide(self, scope: _Scope, node: NodeProto) -> tuple[bool, str]:
         """Return whether a node computes in the narrow type, and why it does not where it could."""
-        from onnx import TensorProto
-
         floats = [name for name in node.input if name and scope.owner(name) is not None]
         made = [name for name in node.output if name and scope.types.get(name) == TensorProto.FLOAT]
         if self.weights_only or node.op_type in _BODIES or not (floats or made):
@@ -520,10 +515,8 @@ class _Conversion:
             return False, f"onnxruntime does not run it in {self.target.name}."
         return True, ""
 
-    def _probe(self, scope: _Scope, node: "NodeProto", variables: set[str]) -> bytes:
+    def _probe(self, scope: _Scope, node: NodeProto, variables: set[str]) -> bytes:
         """Return a model of the node alone, in the narrow type."""
-        from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-
         schema = self._schema(node)
         copy = NodeProto()
         copy.CopyFrom(node)
@@ -580,7 +573,7 @@ def _runs(model: bytes) -> bool:
     return True
 
 
-def _all_names(graph: "GraphProto") -> Iterator[str]:
+def _all_names(graph: GraphProto) -> Iterator[str]:
     yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info))
     yield from (init.name for init in graph.initializer)
     for node in graph.node:
@@ -594,7 +587,7 @@ def _all_names(graph: "GraphProto") -> Iterator[str]:
 # ---- both models side by side ----
 
 
-def _not_finite(conversion: _Conversion, result: "ModelProto", batches: list[Any]) -> dict[str, str]:
+def _not_finite(conversion: _Conversion, result: ModelProto, batches: list[Any]) -> dict[str, str]:
     """Return the first tensor that is not finite in the converted model, though its float32 was."""
     if conversion.target.name == "bfloat16":  # its range is that of float32
         return {}
@@ -620,11 +613,10 @@ def _narrowed(engine: Any, item: Any) -> dict[str, Array]:
     }
 
 
-def _sqnr(proto: "ModelProto", result: "ModelProto", batches: list[Any]) -> dict[str, float | None]:
+def _sqnr(proto: ModelProto, result: ModelProto, batches: list[Any]) -> dict[str, float | None]:
     """Return the SQNR of each float output in dB, None where nothing differs."""
     exact, engine = session(proto), session(result)
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
+    sums: dict[str, Array] = {}
     pairs = zip(
         run_batches(_OWNER, exact, batches),
         run_batches(_OWNER, engine, (_narrowed(engine, item) for item in batches)),
@@ -633,16 +625,11 @@ def _sqnr(proto: "ModelProto", result: "ModelProto", batches: list[Any]) -> dict
     for wanted, got in pairs:
         for name, y in wanted.items():
             if y.dtype.kind == "f":
-                finite = np.isfinite(y)
-                signal[name] = signal.get(name, 0.0) + float(np.square(y[finite], dtype=np.float64).sum())
-                lost = y[finite].astype(np.float64) - got[name][finite]
-                noise[name] = noise.get(name, 0.0) + float(np.square(lost).sum())
-    return {
-        name: 10 * math.log10(signal[name] / noise[name]) if signal[name] and noise[name] else None for name in signal
-    }
+                sums[name] = sums.get(name, np.zeros(2)) + signal_and_noise(y, got[name])
+    return {name: finite_decibels(*total) for name, total in sums.items()}
 
 
-def _speed(proto: "ModelProto", result: "ModelProto", batch: Any) -> float:
+def _speed(proto: ModelProto, result: ModelProto, batch: Any) -> float:
     """Return how many times as fast as the model its conversion runs, one thread, interleaved."""
     engines = [session(model, threads=1) for model in (proto, result)]
     feeds = [_narrowed(engine, batch) for engine in engines]

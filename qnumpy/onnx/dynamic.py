@@ -16,10 +16,12 @@ from ..arrays.quantized import QuantizedArray
 from ..granularity import PerChannel
 from ..ops.hadamard import Hadamard
 from ..qparams import QParams
+from ..reports.scores import finite_decibels
+from ..weights.hadamard import hadamard
 from ..weights.layers import quantize_layers
-from ._files import MOST_OPSET, at_opset, lowered, read_model, write_model
+from ._files import MOST_OPSET, at_opset, lowered, opset_of, read_model, write_model
 from ._forms.codes import layer_codes
-from ._forms.qnumpy import LinearLayer, embedding, linear
+from ._forms.qnumpy import LinearLayer, embedding, linear, norms
 from ._forms.standard import LinearWeight, Nodes, StandardForm
 from ._forms.stored import FloatWeights, store_weights
 from ._graph import Graph, attribute
@@ -27,8 +29,12 @@ from ._layers import Layer, layers, weights_of
 from ._report import Change, attach
 from ._rewrites import activation_behind, rewrite
 from ._selection import Selection
+from ._smoothing import Readers
+from ._smoothing import smooth as smooth_activations
 from ._stages import Staged, StagedModel
+from ._taps import batches_of, feed_of
 from ._weight_rounding import fitting_batches, residual_of
+from .session import session
 
 __all__ = ["quantize_dynamic"]
 
@@ -45,18 +51,21 @@ _REASONS = {
     "rows": "each row is quantized as it comes",
     "tensor": "an activation is quantized in one range as it comes",
 }
-_LEAST_OPSET = 13  # QuantizeLinear along an axis
+_LEAST_OPSET = 11  # the operators of old models keep their form, which onnxruntime may know better than a newer one
+_ROWS_OPSET = 13  # QuantizeLinear along an axis
 _MOST_INPUTS = 1 << 16  # 255 * 127 * K stays in int32
 _LEAST_EMBEDDING = 1 << 14  # elements of a table that is looked up
 _PAIRS = ((1,),)  # products multiply neighbours along K, the second axis of (channel, K), together
 
 # Nanoseconds on one thread of a CPU with VNNI; only ratios matter.
 _FLOAT_MACS, _INT8_MACS = 57.0, 200.0  # in a nanosecond
-_FLOAT_ONE_ROW, _INT8_ONE_ROW = 11.0, 40.0  # a product of one row reads the weight once
+_FLOAT_ONE_ROW, _INT8_ONE_ROW = 11.0, 40.0  # the same of few rows, for which reading the weight takes longest
 _QUANTIZE, _DEQUANTIZE = 0.45, 0.65  # of an input and of an output: all passes together
 _NODES = 22_000.0  # of the operators around a product
 _MARGIN = 0.8  # of the time in float32 that int8 may take, because runs differ
-_NODE = 2_000.0  # of a node of ours
+_OUR_NODE, _OUR_ROW, _OUR_QUANTIZE, _OUR_DEQUANTIZE = 2_000.0, 50.0, 0.2, 0.28  # of Linear
+_ROTATE, _ROTATE_NARROW = 0.25, 10.0  # of an input; the second by the neighbours that are added, where these are few
+_WIDE = 16  # neighbours that fill a register
 _ROWS = 32  # assumed where a model leaves lengths open
 
 
@@ -69,6 +78,7 @@ class _Options(NamedTuple):
     forced: bool
     target_cpu: TargetCPU
     float_weights: FloatWeights
+    smooth: bool
 
 
 class _Product(NamedTuple):
@@ -85,6 +95,7 @@ class _Product(NamedTuple):
     activation: str | None
     output: str
     rank: int | None
+    rotates: bool  # whether Linear transforms x by a Hadamard matrix
 
 
 def quantize_dynamic(
@@ -94,6 +105,7 @@ def quantize_dynamic(
     target: Target = "standard",
     per: Per = "row",
     data: Iterable[Any] | None = None,
+    smooth: bool = True,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     target_cpu: TargetCPU = "any",
@@ -121,6 +133,12 @@ def quantize_dynamic(
     data : iterable of dict of str to array, or of arrays, optional
         Inputs of the model, some hundred rows or more: weights are then rounded for the least error of what they give,
         one layer after the other. Without data each weight is rounded to nearest.
+    smooth : bool, default True
+        With data: search factors for the channels of each activation, powers of two that move its outliers into the
+        weights. They are used where they lower the estimated error by a tenth and the division costs no time, because
+        it goes into what makes the activation: the gain and the bias of a LayerNormalization, a Mul by a constant, the
+        layer before, v before the output of attention. With the target "qnumpy" other divisions become the operator's
+        input `smooth` where the error falls by a quarter.
     include, exclude : iterable of str, optional
         Names of nodes or operator types; patterns as the shell's. Included nodes run in int8 even where they are
         slower; excluded ones keep their weights in float32 too.
@@ -140,6 +158,8 @@ def quantize_dynamic(
     ------
     ValueError
         target, per, target_cpu or float_weights is unknown.
+    TypeError
+        smooth is neither True nor False.
     TypeError, ValueError
         model is no model.
     ValueError
@@ -150,11 +170,18 @@ def quantize_dynamic(
     _args.choice(owner, "per", per, _PERS)
     _args.choice(owner, "target_cpu", target_cpu, _CPUS)
     _args.choice(owner, "float_weights", float_weights, _FLOAT_WEIGHTS)
+    smooth = _check.flag(owner, "smooth", smooth)
     prepared = lowered(at_opset(read_model(owner, model), _LEAST_OPSET, owner))
     selection = Selection.of(owner, include, exclude, Graph.of(prepared))
-    options = _Options(target, per, selection, include is not None, target_cpu, float_weights)
+    options = _Options(target, per, selection, include is not None, target_cpu, float_weights, smooth)
+    if target == "standard" and opset_of(prepared) < _ROWS_OPSET and _Conversion(prepared, options).products():
+        prepared = at_opset(prepared, _ROWS_OPSET, owner)
     rewrites = rewrite(Graph.of(prepared))
-    changes = _Conversion(prepared, options).convert(owner, data, progress)
+    progress = _check.flag_or_none(owner, "progress", progress)
+    conversion = _Conversion(prepared, options)
+    changes = conversion.convert(owner, data, progress)
+    if conversion.norms:
+        rewrites["SkipLayerNormalization in place of a sum and a LayerNormalization"] = conversion.norms
     attach(prepared, changes, form=target, per=per, target_cpu=target_cpu, rewrites=rewrites)
     if output is not None:
         write_model(owner, prepared, output)
@@ -169,6 +196,7 @@ class _Rounding(NamedTuple):
     bias: Array | None
     rotation: Hadamard | None
     sqnr_db: float | None
+    method: str
 
 
 class _Conversion:
@@ -177,10 +205,16 @@ class _Conversion:
     def __init__(self, model: Any, options: _Options) -> None:
         self.graph, self.options = Graph.of(model), options
         self.forms: dict[int, StandardForm] = {}
+        self.norms = 0  # nodes SkipLayerNormalization
+        self.smoothed: dict[str, str] = {}  # what took the factors of a layer's input, by the layer's name
         self.stored: dict[str, str] = {}  # why a layer computes in float32 with a stored weight, by its output
 
     def convert(self, owner: str, data: Iterable[Any] | None, progress: bool | None) -> list[Change]:
-        plan = [(layer, self._plan(layer)) for layer in layers(self.graph) if layer.weight is not None]
+        if data is not None:
+            data = list(batches_of(owner, data))
+            if self.options.smooth:
+                self._smooth(owner, data)
+        plan = self._plans()
         products = [product for _, product in plan if isinstance(product, _Product)]
         rounded = self._rounded(owner, products, data, progress)
         groups = self._groups(products)
@@ -190,12 +224,21 @@ class _Conversion:
                 changes += self._other(layer, product)
             elif product.output in groups:
                 changes += self._int8(groups[product.output], rounded)
+        if self.options.target == "qnumpy":
+            self.norms = norms(self.graph)
         self.graph.remove_unused()
         changes += store_weights(
             self.graph.model, self.options.float_weights, lambda node: node.output[0] not in self.stored, self.stored
         )
         names = {layer.name for layer, _ in plan}
         return [change for change in changes if change.node in names]
+
+    def products(self) -> list[_Product]:
+        """Return the layers that become int8."""
+        return [product for _, product in self._plans() if isinstance(product, _Product)]
+
+    def _plans(self) -> list[tuple[Layer, _Product | str]]:
+        return [(layer, self._plan(layer)) for layer in layers(self.graph) if layer.weight is not None]
 
     def _plan(self, layer: Layer) -> _Product | str:
         """Return a layer that becomes int8 as a product, or why it does not."""
@@ -211,11 +254,13 @@ class _Conversion:
         product = _product(layer)
         if isinstance(product, str):
             return product
+        times = _times(layer.graph, product)
         if self.options.target == "qnumpy":
-            product = _with_activation(product)
-        if self.options.forced:
+            product = _with_activation(product)._replace(rotates=times.rotates)
+        if self.options.forced or times.coded(self.options.target) < _MARGIN * times.real:
             return product
-        return _loss(layer.graph, product, self.options.target) or product
+        k, n = product.w.shape
+        return f"with {times.rows} {'row' if times.rows == 1 else 'rows'} of {k} x {n} int8 is not faster"
 
     def _other(self, layer: Layer, reason: str) -> list[Change]:
         assert layer.weight is not None
@@ -230,6 +275,36 @@ class _Conversion:
 
     # ---- rounding ----
 
+    def _smooth(self, owner: str, data: list[Any]) -> None:
+        """Move outliers of activations into weights; the graph is another one afterwards."""
+        readers: dict[str, Readers] = {}
+        for product in self._once(self.products()):
+            if max(len(self.graph.consumers(w)) for w in (_weight_name(product), product.layer.node.input[1])) > 1:
+                continue  # another layer reads the weight as it is
+            of = readers.setdefault(product.x, Readers([], [], product.rotates))
+            of.layers.append(product.layer)
+            of.weights.append(product.w)
+        if not readers or not data:
+            return
+        engine = session(self.graph.model)
+        self.smoothed = smooth_activations(
+            owner, self.graph, readers, [feed_of(engine, item) for item in data],
+            by_row=self.options.per == "row", most=63 if self._bounds_pairs else 127,
+            ours=self.options.target == "qnumpy",
+        )  # fmt: skip
+        if self.smoothed:
+            self.graph.remove_unused()
+            self.graph = Graph.of(self.graph.model)
+
+    def _once(self, products: list[_Product]) -> list[_Product]:
+        """Return the products of the main graph whose rows are x itself, and whose weight no other layer reads."""
+        uses = Counter(product.layer.weight.name for product in products if product.layer.weight is not None)
+        return [
+            product
+            for product in products
+            if product.layer.graph.parent is None and uses[_weight_name(product)] == 1 and not product.transposed
+        ]
+
     def _rounded(
         self, owner: str, products: list[_Product], data: Iterable[Any] | None, progress: bool | None
     ) -> dict[str, _Rounding]:
@@ -237,18 +312,15 @@ class _Conversion:
         plain = self.options.target == "standard"
         done: dict[str, _Rounding] = {}
         if data is not None:
-            uses = Counter(product.layer.weight.name for product in products if product.layer.weight is not None)
-            known = [p for p in products if p.w.shape[0] % 2 == 0 or plain]
-            once = [
-                p for p in known if p.layer.graph.parent is None and uses[_weight_name(p)] == 1 and p.addend is None
-            ]
-            done |= self._by_data(owner, [p for p in once if not p.transposed], data, progress)
+            known = [p for p in self._once(products) if p.addend is None]
+            for rotates in (True, False):
+                done |= self._by_data(owner, [p for p in known if p.rotates == rotates], data, progress)
         rest = [product for product in products if product.output not in done]
         if plain:
             done |= {product.output: self._nearest(product) for product in rest}
         else:
-            done |= self._by_layers({p.output: _entry(p) for p in rest if p.w.shape[0] % 2 == 0}, hadamard=True)
-            done |= self._by_layers({p.output: _entry(p) for p in rest if p.w.shape[0] % 2}, hadamard=False)
+            for rotates in (True, False):
+                done |= self._by_layers({p.output: _entry(p) for p in rest if p.rotates == rotates}, hadamard=rotates)
         return done
 
     @property
@@ -258,7 +330,7 @@ class _Conversion:
     def _nearest(self, product: _Product) -> _Rounding:
         result = layer_codes(product.w, 1, None, 1.0, orders=_PAIRS if self._bounds_pairs else None)
         error = product.w - result.codes * result.scale
-        return _Rounding(result.codes, result.scale, product.bias, None, _sqnr(product.w, error))
+        return _Rounding(result.codes, result.scale, product.bias, None, _sqnr(product.w, error), "nearest")
 
     def _by_layers(self, weights: dict[str, Any], *, hadamard: bool, **options: Any) -> dict[str, _Rounding]:
         """Round by `qn.weights.quantize_layers`; 7 bits where neighbours must not add up to more than 128."""
@@ -268,18 +340,20 @@ class _Conversion:
         result = quantize_layers(
             weights, dtype=dtype, granularity=PerChannel(0), symmetric=True, hadamard=hadamard, **options
         )
-        rounded = {}
+        rounded, method = {}, "gptq" if "run" in options else "mse"
         for name, q in result.items():
             assert isinstance(q, QuantizedArray)
             codes, scale = np.ascontiguousarray(q.codes.astype(np.int8).T), np.asarray(q.qparams.scale, np.float32)
             sqnr = result.report[name].sqnr_db
-            rounded[name] = _Rounding(codes, scale, result.biases.get(name), result.hadamards.get(name), sqnr)
+            rounded[name] = _Rounding(codes, scale, result.biases.get(name), result.hadamards.get(name), sqnr, method)
         return rounded
 
     def _by_data(
         self, owner: str, products: list[_Product], data: Iterable[Any], progress: bool | None
     ) -> dict[str, _Rounding]:
         """Round the weights for the activations that they meet in the quantized model, stage by stage."""
+        if not products:
+            return {}
         staged = [_staged(product) for product in products]
         batches, fit = fitting_batches(owner, self.graph.model, staged, data)
         staged = [layer for layer in staged if layer.name in fit]
@@ -287,9 +361,8 @@ class _Conversion:
         if not entries:
             return {}
         run = StagedModel(self.graph, staged, entries, {})
-        hadamard = self.options.target == "qnumpy"
         return self._by_layers(
-            entries, hadamard=hadamard, run=run, batches=batches, activations="int8", progress=progress
+            entries, hadamard=products[0].rotates, run=run, batches=batches, activations="int8", progress=progress
         )
 
     # ---- layers ----
@@ -337,8 +410,10 @@ class _Conversion:
         reason = _REASONS[form]
         if product.activation is not None:
             reason = f"{reason}; with its {product.activation}"
-        kind = self.options.target
-        return Change(product.layer.name, product.layer.op_type, kind, "int8", reason, before, after, result.sqnr_db)
+        if product.layer.name in self.smoothed:
+            reason = f"{reason}; {self.smoothed[product.layer.name]} smooths its input"
+        name, op_type, kind = product.layer.name, product.layer.op_type, self.options.target
+        return Change(name, op_type, kind, "int8", reason, before, after, result.sqnr_db, result.method)
 
     def _standard(self, nodes: Nodes, x: str, product: _Product, result: _Rounding, output: str) -> None:
         form = self.forms.setdefault(id(nodes.graph), StandardForm(nodes.graph, self.options.per))
@@ -357,8 +432,15 @@ class _Conversion:
                 [np.zeros(w.shape[1]) if b is None else b for w, b in zip(weights, biases, strict=True)]
             )
         first = group[0]
-        kind = first.activation or ""
-        linear(nodes, x, LinearLayer(_weight_name(first), weights, bias, results[0].rotation, kind), outputs)
+        kind, factors = first.activation or "", None
+        if self.smoothed.get(first.layer.name) == "Linear":
+            divided = first.layer.graph.producer(x)
+            assert divided is not None
+            constant = first.layer.graph.constant(divided.input[1])
+            assert constant is not None
+            x, factors = divided.input[0], constant.array
+        layer = LinearLayer(_weight_name(first), weights, bias, factors, results[0].rotation, kind)
+        linear(nodes, x, layer, outputs)
 
     def _embedding(self, layer: Layer) -> Change:
         """A table of codes with a scale for each row: what is looked up is cast and multiplied."""
@@ -408,7 +490,7 @@ def _product(layer: Layer) -> _Product | str:
         shape = graph.shape(node.input[0])
         rank = None if shape is None else len(shape)
         product = _Product(
-            layer, node.input[0], False, w, bias, None, [] if add is None else [add], add, None, output, rank
+            layer, node.input[0], False, w, bias, None, [] if add is None else [add], add, None, output, rank, False
         )
     else:
         w = w.T if attribute(node, "transB", 0) else w
@@ -424,7 +506,8 @@ def _product(layer: Layer) -> _Product | str:
             else:
                 bias = (bias * np.float32(beta)).astype(np.float32)
         transposed = bool(attribute(node, "transA", 0))
-        product = _Product(layer, node.input[0], transposed, w, bias, addend, [], None, None, node.output[0], 2)
+        output = node.output[0]
+        product = _Product(layer, node.input[0], transposed, w, bias, addend, [], None, None, output, 2, False)
     if k >= _MOST_INPUTS:
         return f"sums of {k} products may leave int32"
     return product
@@ -498,8 +581,22 @@ def _vector(array: Array, n: int, most_axes: int) -> Float32Array | None:
     return np.broadcast_to(array.reshape(-1), (n,)).astype(np.float32)
 
 
-def _loss(graph: Graph, product: _Product, target: Target) -> str:
-    """Return why int8 would not be faster; "" where it is."""
+class _Times(NamedTuple):
+    """Nanoseconds that a layer is estimated to take."""
+
+    rows: int  # assumed
+    real: float
+    standard: float
+    ours: float  # without the rotation of the rows
+    rotation: float
+    rotates: bool  # whether the rotation, which makes errors smaller, pays
+
+    def coded(self, target: Target) -> float:
+        """Return the time in int8."""
+        return self.standard if target == "standard" else self.ours + self.rotates * self.rotation
+
+
+def _times(graph: Graph, product: _Product) -> _Times:
     k, n = product.w.shape
     shape = graph.shape(product.x)
     if shape is None:
@@ -508,15 +605,19 @@ def _loss(graph: Graph, product: _Product, target: Target) -> str:
         axes = shape[1:] if product.transposed else shape[:-1]
         known = math.prod(d for d in axes if d)
         rows = known if all(d for d in axes) else known * (_ROWS if len(shape) > 2 else 1)
-    macs = rows * k * n
-    one = rows < 4
-    real = macs / (_FLOAT_ONE_ROW if one else _FLOAT_MACS)
-    coded = macs / (_INT8_ONE_ROW if one else _INT8_MACS) + _QUANTIZE * rows * k + _DEQUANTIZE * rows * n + _NODES
-    if target == "qnumpy":
-        coded = macs / (_INT8_ONE_ROW if one else _INT8_MACS) + _QUANTIZE * rows * k + _NODE
-    if coded < _MARGIN * real:
-        return ""
-    return f"with {rows} {'row' if rows == 1 else 'rows'} of {k} x {n} int8 is not faster"
+    real, coded = (
+        max(rows * k * n / fast, k * n / read)
+        for fast, read in ((_FLOAT_MACS, _FLOAT_ONE_ROW), (_INT8_MACS, _INT8_ONE_ROW))
+    )
+    standard = coded + _QUANTIZE * rows * k + _DEQUANTIZE * rows * n + _NODES
+    ours = coded + rows * (_OUR_ROW + _OUR_QUANTIZE * k + _OUR_DEQUANTIZE * n) + _OUR_NODE
+    if k % 2:
+        return _Times(rows, real, standard, ours, 0.0, False)
+    block = hadamard(k).block
+    run = (block & -block) // 4 if block & (block - 1) else block  # of a block of 2^n, 12 * 2^n or 20 * 2^n
+    wide = run >= _WIDE
+    rotation = rows * k * (_ROTATE if wide else _ROTATE_NARROW / run)
+    return _Times(rows, real, standard, ours, rotation, wide or ours + rotation < _MARGIN * real)
 
 
 def _rows(table: Array) -> tuple[Array, Float32Array]:
@@ -528,4 +629,4 @@ def _rows(table: Array) -> tuple[Array, Float32Array]:
 
 def _sqnr(w: Array, error: Array) -> float | None:
     signal, noise = (float(np.square(a, dtype=np.float64).sum()) for a in (w, error))
-    return 10 * math.log10(signal / noise) if signal and noise else None
+    return finite_decibels(signal, noise)

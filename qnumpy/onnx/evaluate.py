@@ -10,7 +10,7 @@ from .._typing import Array
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score
 from ._taps import batches_of
-from .session import feeds, run_batches, session
+from .session import opened, run_batches
 
 __all__ = ["evaluate", "labelled"]
 
@@ -68,17 +68,18 @@ def evaluate(
     Examples
     --------
     >>> import qnumpy as qn
+    >>> images, classes = np.ones((8, 3, 224, 224), np.float32), np.zeros(8, np.int64)
     >>> qn.onnx.evaluate("model.onnx", [(images, classes)], "accuracy")  # doctest: +SKIP
     0.9722
-    >>> qn.onnx.evaluate("int8.onnx", batches, "sqnr", reference="model.onnx")  # doctest: +SKIP
+    >>> qn.onnx.evaluate("int8.onnx", [images], "sqnr", reference="model.onnx")  # doctest: +SKIP
     38.6
     """
     owner = "evaluate"
     score = Score(owner, metric)
     if score.needs == "reference" and reference is None:
         raise ValueError(_check.must(owner, "reference", f"the float model for the metric {score.name!r}", "None"))
-    engine = session(model, threads=threads)
-    exact = None if reference is None else session(reference, threads=threads)
+    engine = opened(owner, model, threads)
+    exact = None if reference is None else opened(owner, reference, threads)
     for feed, wanted in labelled(owner, engine, data, labels):
         (outputs,) = run_batches(owner, engine, [feed])
         if score.needs == "labels" and wanted is None:
@@ -104,11 +105,9 @@ def labelled(owner: str, engine: Any, data: Any, labels: Any = None) -> Iterator
     labels : array_like or iterable, optional
         Beside the data.
     """
-    if isinstance(data, Mapping | np.ndarray | str | bytes) or not isinstance(data, Iterable):
-        next(feeds(owner, engine, data))  # raises
     inputs = {value.name for value in engine.get_inputs()}
     rest = None if labels is None else _Labels(owner, labels, next(iter(inputs), ""))
-    for item in batches_of(data):
+    for item in batches_of(owner, data):
         wanted = None
         if isinstance(item, tuple) and len(item) == 2:
             item, wanted = item
@@ -127,6 +126,13 @@ class _Labels:
 
     def __init__(self, owner: str, labels: Any, name: str) -> None:
         self.owner, self.name, self.taken = owner, name, 0
+        if (
+            isinstance(labels, str | bytes | Mapping)
+            or not isinstance(labels, Iterable)
+            or getattr(labels, "shape", None) == ()
+        ):
+            wanted = "one array for all batches together, or one for each"
+            raise TypeError(_check.must(owner, "labels", wanted, _check.typed(labels)))
         each = (
             isinstance(labels, list | tuple) and bool(labels) and not np.isscalar(labels[0]) and np.ndim(labels[0]) > 0
         )

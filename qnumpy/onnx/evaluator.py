@@ -8,6 +8,7 @@ from onnx.reference import ReferenceEvaluator as OnnxEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_integer, op_qlinear_conv
 
+from .. import _check
 from .._typing import Array, Float32Array
 from ..arrays import PackedWeight
 from ..dtypes import code_type
@@ -62,7 +63,13 @@ def ReferenceEvaluator(model: Any, **options: Any) -> OnnxEvaluator:  # noqa: N8
     [array([[23]], dtype=int32)]
     """
     own = [*(options.pop("new_ops", None) or ()), *_OPERATORS]
-    return OnnxEvaluator(read_model("ReferenceEvaluator", model), new_ops=own, **options)
+    proto = read_model("ReferenceEvaluator", model)
+    try:
+        return OnnxEvaluator(proto, new_ops=own, **options)
+    except (NotImplementedError, RuntimeError, KeyError) as error:
+        text = " ".join(str(error).split())[:200].rstrip(".")
+        wanted = "a model of operators that onnx.reference has"
+        raise ValueError(_check.must("ReferenceEvaluator", "model", wanted, text)) from error
 
 
 class _Operator(OpRun):
@@ -190,7 +197,8 @@ class Linear(_Operator):
         outputs = len(self.onnx_node.output)
         found = {a.name: helper.get_attribute_value(a) for a in self.onnx_node.attribute}
         parts = linear_parts(w, scale, zero_point, found, outputs)
-        x = x if smooth is None else x * smooth
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = x if smooth is None else x * smooth
         if signs is not None:
             block = found["hadamard_block"]
             blocks = (x * signs.astype(np.float32)).reshape(-1, block)
@@ -219,7 +227,10 @@ class Conv(_Operator):
     op_domain = DOMAIN
 
     def _run(self, x: Float32Array, w: Array, scale: Array, bias: Array | None = None, **attributes: Any) -> Any:
-        params = choose_qparams(x, dtype="uint8", granularity=PerChannel(0), symmetric=False)
+        somewhere = np.isfinite(x).any(axis=tuple(range(1, x.ndim)), keepdims=True)  # else the range is that of 0
+        params = choose_qparams(
+            np.where(somewhere, x, np.float32(0)), dtype="uint8", granularity=PerChannel(0), symmetric=False
+        )
         codes = codes_of("Conv", x, params)
         flat = x.ndim == 3
         images, filters = (codes[:, :, None], w[:, :, None]) if flat else (codes, w)
@@ -233,12 +244,11 @@ class Conv(_Operator):
             geometry["dilations"].insert(0, 1)
         if flat and len(geometry["pads"]) == 2:
             geometry["pads"] = [0, geometry["pads"][0], 0, geometry["pads"][1]]
-        results = []
+        geometry = {"strides": geometry["strides"], "padding": geometry["pads"], "dilations": geometry["dilations"],
+                    "groups": self.value(attributes, "group", 1)}  # fmt: skip
+        results = [conv2d_integer(images[:0], filters, **geometry).astype(np.float32)]  # of no image
         for image, s, z in zip(images, params.scale, params.zero_point, strict=True):
-            acc = conv2d_integer(
-                image[None], filters, z, strides=geometry["strides"], padding=geometry["pads"],
-                dilations=geometry["dilations"], groups=self.value(attributes, "group", 1),
-            )  # fmt: skip
+            acc = conv2d_integer(image[None], filters, z, **geometry)
             y = acc.astype(np.float32) * (s * scale)[:, None, None]
             results.append(y if bias is None else y + bias[:, None, None])
         y = np.concatenate(results)

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from .. import _check
-from .._tables import Table
+from .._tables import NamedTable
 from .._typing import Array
 from ..calibration.calibrate import progress_bar
 from ..errors import CalibrationError, FileFormatError
@@ -17,7 +17,7 @@ from ._graph import Graph, attribute, node_name
 from ._latency import interleaved
 from ._products import MICROSOFT, Checked, Product, Runner, checked, optimized, plain_options, products
 from ._taps import batches_of, feed_of
-from .session import run_batches, session
+from .session import DOMAIN, run_batches, session
 
 __all__ = ["Exactness", "ProductExactness", "check_exact"]
 
@@ -94,7 +94,7 @@ class Remedy(NamedTuple):
     message: str
 
 
-class Exactness(Table[ProductExactness]):
+class Exactness(NamedTable[ProductExactness]):
     """The integer products of a model; text, JSON and HTML.
 
     Attributes
@@ -117,12 +117,6 @@ class Exactness(Table[ProductExactness]):
     def __init__(self, rows: Iterable[ProductExactness], floats: int, remedy: Remedy | None) -> None:
         super().__init__(rows, ProductExactness, "rows")
         self.floats, self.remedy = floats, remedy
-
-    def __getitem__(self, name: str) -> ProductExactness:
-        for row in self:
-            if row.name == name:
-                return row
-        raise KeyError(name)
 
     @property
     def wrong(self) -> int:
@@ -190,7 +184,7 @@ def _remedy_text(remedy: Remedy) -> str:
     mend = "target_cpu='any' when the model is quantized gives weights that cannot saturate"
     if not remedy.works:
         cause = (
-            "it cannot load weights that share a zero point"
+            "it cannot load a weight or a zero point that two products read"
             if "replace the existing" in remedy.message
             else remedy.message
         )
@@ -209,7 +203,8 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
 
     The model is optimized by onnxruntime first, so that its fusions are checked too. Every MatMulInteger, ConvInteger,
     QLinearMatMul, QLinearConv, QGemm, MatMulIntegerToFloat and DynamicQuantizeMatMul then shows its codes and its
-    outputs, which are compared with exact products of the same codes. The same codes go through `simulate_saturation`:
+    outputs, which are compared with exact products of the same codes; operators of the domain "qnumpy" are compared
+    with `ReferenceEvaluator`, bit for bit. The same codes go through `simulate_saturation`:
     CPUs with AVX2 and without VNNI add unsigned by signed products in pairs of int16.
 
     Parameters
@@ -248,18 +243,21 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     Examples
     --------
     >>> import qnumpy as qn
+    >>> batches = [np.ones((8, 3, 224, 224), np.float32)]
     >>> qn.onnx.check_exact("int8.onnx", batches).exact  # doctest: +SKIP
     True
     """
     owner = "check_exact"
     measure = _check.flag(owner, "measure", measure)
+    progress = _check.flag_or_none(owner, "progress", progress)
     proto = read_model(owner, model)
     runner = Runner(owner, optimized(proto))
     counts: dict[str, Checked] = {}
     first: Any = None
     batches = 0
+    given = batches_of(owner, data)
     total = len(data) if isinstance(data, Sized) else None
-    with progress_bar(iter(batches_of(data)), total, progress) as items:
+    with progress_bar(iter(given), total, progress) as items:
         for item in items:
             first = item if not batches else first
             batches += 1
@@ -269,6 +267,7 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
     if runner.session is None:  # nothing has run: the batches are checked all the same
         next(run_batches(owner, session(proto), [first]))
     rows = [_row(product, counts[product.output]) for product in runner.products if product.output in counts]
+    rows += [_own(node, counts[node.output[0]]) for node in runner.own if node.output[0] in counts]
     rows += [
         row
         for scope in runner.graph.walk()
@@ -281,7 +280,11 @@ def check_exact(model: Any, data: Iterable[Any], *, measure: bool = True, progre
 
 
 def _add(counts: dict[str, Checked], runner: Runner, item: Any) -> None:
-    for product, inputs, y in runner.run(item):
+    values = runner.read(item)
+    for node, outputs, wrong in runner.differences(values):
+        known = counts.get(node.output[0], Checked(0, 0, 0, 0, 0, 0, int(attribute(node, "N", 0))))
+        counts[node.output[0]] = known._replace(outputs=known.outputs + outputs, wrong=known.wrong + wrong)
+    for product, inputs, y in runner.operands(values):
         result = checked(product, inputs, y)
         if result is None:
             continue
@@ -303,6 +306,14 @@ def _row(product: Product, found: Checked) -> ProductExactness:
         product.name, product.node.op_type, found.outputs, found.wrong, found.elsewhere, found.rounded, found.unsafe,
         found.columns, found.largest, "; ".join(notes),
     )  # fmt: skip
+
+
+def _own(node: NodeProto, found: Checked) -> ProductExactness:
+    """Return the row of an operator of the domain "qnumpy", whose kernels have the same bits on every CPU."""
+    note = "differs from ReferenceEvaluator" if found.wrong else "the bits of ReferenceEvaluator"
+    return ProductExactness(
+        node_name(node), node.op_type, found.outputs, found.wrong, 0, 0, 0, found.columns, 0, f"{DOMAIN}: {note}"
+    )
 
 
 # ---- what can only be judged by its weights ----
@@ -327,6 +338,8 @@ def _by_weight(scope: Graph, node: NodeProto) -> ProductExactness | None:
         )
     if scope.parent is None:
         return None
+    if node.domain == DOMAIN:
+        return ProductExactness(name, node.op_type, 0, 0, 0, 0, 0, 0, 0, "inside a subgraph; not compared")
     found = [product for product in products(scope) if product.node is node or product.output in node.output]
     constant = scope.constant(found[0].input(found[0].b)) if found else None
     if not found:

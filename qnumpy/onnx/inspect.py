@@ -211,6 +211,8 @@ def _percent(share: float | None) -> str:
 
 def _set_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Write fixed lengths into the inputs of a model."""
+    if not isinstance(shapes, Mapping):
+        raise TypeError(_check.must("inspect", "shapes", "a mapping of names to shapes", _check.typed(shapes)))
     inputs = {value.name: value for value in model.graph.input}
     for name, shape in shapes.items():
         if name not in inputs:
@@ -225,6 +227,9 @@ def _set_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Non
         if not fits:
             text = f"of shape ({', '.join('?' if n is None else str(n) for n in declared)})"
             raise ValueError(_check.must("inspect", f"shapes[{name!r}]", text, str(tuple(lengths))))
+        if min(lengths, default=1) < 1:
+            wanted = "of lengths of at least 1"
+            raise ValueError(_check.must("inspect", f"shapes[{name!r}]", wanted, str(tuple(lengths))))
         for dim, length in zip(dims, lengths, strict=True):
             dim.dim_value = length
     del model.graph.value_info[:]  # they may hold lengths of another size

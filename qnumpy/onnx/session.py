@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,10 +19,11 @@ from ..errors import FileFormatError
 from ._files import LARGEST, nbytes, read_model, tensors, write_model
 from ._report import find_report
 
-__all__ = ["custom_ops_library", "run_batches", "session"]
+__all__ = ["custom_ops_library", "opened", "require_batches", "run_batches", "session"]
 
 DOMAIN = "qnumpy"
 _THREADS = "qnumpy.threads"  # our operators cannot ask the runtime for its number
+_THREADS_END = 2**31
 _WEIGHT_ONLY = "session.qdq_matmulnbits_accuracy_level"
 _DTYPES: dict[str, Any] = {
     "float": np.float32, "double": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
@@ -78,18 +80,24 @@ def session(model: Any, *, threads: int | None = None, options: Any = None) -> A
     --------
     >>> import qnumpy as qn
     >>> engine = qn.onnx.session("model.onnx", threads=1)  # doctest: +SKIP
-    >>> engine.run(None, {"x": x})  # doctest: +SKIP
+    >>> engine.run(None, {"x": np.ones((8, 16), np.float32)})  # doctest: +SKIP
     """
-    owner = "session"
+    return opened("session", model, threads, options)
+
+
+def opened(owner: str, model: Any, threads: int | None, options: Any = None) -> Any:
+    """Make a session for a function, whose name errors bear."""
     if threads is not None:
         threads = _check.integer(owner, "threads", threads)
         if threads < 1:
             raise ValueError(_check.must(owner, "threads", "at least 1", str(threads)))
+        if threads >= _THREADS_END:
+            raise ValueError(_check.must(owner, "threads", "less than 2**31", str(threads)))
     if options is not None and not isinstance(options, ort.SessionOptions):
         raise TypeError(_check.must(owner, "options", "an onnxruntime.SessionOptions", _check.typed(options)))
     if options is None:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are exceptions
     facts = _outline(owner, model)
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -134,17 +142,17 @@ def _entries(model: ModelProto) -> dict[str, str]:
 
 
 def _open(model: Any, options: Any) -> Any:
-    providers = ["CPUExecutionProvider"]
+    plain: Any = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}  # which prints
     if isinstance(model, str | os.PathLike):
-        return ort.InferenceSession(os.fspath(model), options, providers=providers)
+        return ort.InferenceSession(os.fspath(model), options, **plain)
     if not isinstance(model, ModelProto):
-        return ort.InferenceSession(bytes(model), options, providers=providers)
+        return ort.InferenceSession(bytes(model), options, **plain)
     if sum(nbytes(tensor) for tensor in tensors(model.graph)) <= LARGEST:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return ort.InferenceSession(model.SerializeToString(), options, **plain)
     with tempfile.TemporaryDirectory() as folder:  # a protobuf message ends at 2 GB
         path = os.path.join(folder, "model.onnx")
         write_model("session", model, path)
-        return ort.InferenceSession(path, options, providers=providers)
+        return ort.InferenceSession(path, options, **plain)
 
 
 def run_batches(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
@@ -155,24 +163,36 @@ def run_batches(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array
     """
     names = [value.name for value in session.get_outputs()]
     for index, feed in enumerate(feeds(owner, session, data)):
-        try:
+        with refusing(owner, index):
             results = session.run(names, feed)
-        except Exception as error:  # the runtime's exceptions have no common base
-            text = " ".join(str(error).split())[:300].rstrip(".")
-            got = f"batch {index}, at which ONNX Runtime says: {text}"
-            raise ValueError(_check.must(owner, "data", "batches that the model can run", got)) from error
         outputs = dict(zip(names, results, strict=True))
         del results  # what the caller drops is free before the next run
         yield outputs
         del outputs
 
 
-def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
-    """Yield the items of the data as checked feeds of a session."""
-    wanted = "an iterable of batches: of {input name: array}, or of arrays for a model of one input"
+@contextmanager
+def refusing(owner: str, index: int) -> Iterator[None]:
+    """Turn what the runtime says of a batch into one sentence."""
+    try:
+        yield
+    except Exception as error:  # the runtime's exceptions have no common base
+        text = " ".join(str(error).split())[:300].rstrip(".")
+        got = f"batch {index}, at which ONNX Runtime says: {text}"
+        raise ValueError(_check.must(owner, "data", "batches that the model can run", got)) from error
+
+
+def require_batches(owner: str, data: Any) -> None:
+    """Refuse data that are no iterable of batches."""
     if isinstance(data, Mapping | str | bytes | np.ndarray | ModelProto) or not isinstance(data, Iterable):
+        wanted = "an iterable of batches: of {input name: array}, or of arrays for a model of one input"
         mend = " Put it into a list." if isinstance(data, Mapping | np.ndarray) else ""
         raise TypeError(_check.must(owner, "data", wanted, _check.typed(data)) + mend)
+
+
+def feeds(owner: str, session: Any, data: Any) -> Iterator[dict[str, Array]]:
+    """Yield the items of the data as checked feeds of a session."""
+    require_batches(owner, data)
     inputs = {value.name: value for value in session.get_inputs()}
     optional = {value.name for value in session.get_overridable_initializers()}
     for index, item in enumerate(data):

@@ -13,8 +13,8 @@ from .._typing import Array
 from ..calibration.calibrate import Calibration
 from ..errors import CalibrationError
 from ..reports.scores import Metric, Score, decibels, signal_and_noise
-from ..tune import FLOAT, Drop, Measured, Objective, Tuning, budget_of, limits_of, search, types_of
-from ._files import read_model, write_model
+from ..tune import FLOAT, Drop, Measured, Objective, Tuning, budget_of, limits_of, listed, search, types_of
+from ._files import path_of, read_model, write_model
 from ._graph import Graph
 from ._latency import interleaved
 from ._layers import layers
@@ -24,7 +24,7 @@ from .compare import compare
 from .convert_float import convert_float
 from .dynamic import quantize_dynamic
 from .evaluate import labelled
-from .session import run_batches, session
+from .session import opened, run_batches, session
 from .static import calibrate, quantize_static
 from .weights import quantize_weights
 
@@ -35,7 +35,7 @@ _TECHNIQUES = dict.fromkeys([*(f"static {name}" for name in _OBSERVERS), "dynami
 _DEFAULT = ("static mse", "static minmax", "static percentile", "dynamic", "dynamic smoothed", "weights")
 _DTYPES = ("int4", "int8", "float16", FLOAT)  # the smallest first
 _SAMPLES = 4  # batches that layers are compared on
-_SECONDS = 0.15  # for each of two sessions that are timed
+_SECONDS = 0.3  # for each of two sessions that are timed
 
 
 def tune(
@@ -133,6 +133,8 @@ def tune(
     Examples
     --------
     >>> import qnumpy as qn
+    >>> images, classes = np.ones((8, 3, 224, 224), np.float32), np.zeros(8, np.int64)
+    >>> batches = [(images, classes)]
     >>> found = qn.onnx.tune("model.onnx", batches, "accuracy", "int8.onnx", max_drop=0.01)  # doctest: +SKIP
     >>> found.met, found.best.latency  # doctest: +SKIP
     (True, 0.41)
@@ -143,10 +145,12 @@ def tune(
     spent = budget_of(owner, budget)
     wanted = (_DTYPES if objective == "size" else ("int8", FLOAT)) if dtypes is None else dtypes
     chosen = types_of(owner, wanted, _DTYPES)
-    named = _DEFAULT if techniques is None else tuple([techniques] if isinstance(techniques, str) else techniques)
+    named = _DEFAULT if techniques is None else tuple(listed(owner, "techniques", _alone(techniques)))
     for technique in named:
         _args.choice(owner, "techniques", technique, _TECHNIQUES)
-    progress = None if progress is None else _check.flag(owner, "progress", progress)
+    progress = _check.flag_or_none(owner, "progress", progress)
+    if output is not None:
+        os.stat(os.path.dirname(path_of(owner, output)) or ".")  # a missing folder is an error before the search
     source = read_model(owner, model)
     selection = Selection.of(owner, include, exclude, Graph.of(source))
     stored: Literal["int8", "int16"] = "int8" if objective == "size" else "int16"
@@ -155,6 +159,10 @@ def tune(
     if output is not None:
         write_model(owner, found.model, output)
     return found
+
+
+def _alone(techniques: Any) -> Any:
+    return [techniques] if isinstance(techniques, str) else techniques
 
 
 class _Model:
@@ -181,7 +189,7 @@ class _Model:
         self.layers = tuple(dict.fromkeys(layer.name for layer in found))
         every = [layer for layer in layers(Graph.of(source)) if layer.weight is not None]
         self.unselected = tuple(dict.fromkeys(layer.name for layer in every if layer.name not in self.layers))
-        self.engine = session(source, threads=threads)
+        self.engine = opened(owner, source, threads)
         self.feeds: list[Any] = []
         self.labels: list[Any] = []
         for feed, wanted in labelled(owner, self.engine, data, labels):
@@ -197,6 +205,7 @@ class _Model:
         self.exact = list(run_batches(owner, self.engine, self.feeds))
         self._calibration: Calibration | None = None
         self._changed: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._int8: dict[str, set[str]] = {}
         self._last: tuple[Any, ModelProto] | None = None
         self.fingerprint = self._fingerprint()
 
@@ -239,7 +248,20 @@ class _Model:
         )
 
     def canonical(self, technique: str, choice: Mapping[str, str]) -> str:
-        return technique if "int8" in choice.values() else "weights"
+        int8 = {name for name, dtype in choice.items() if dtype == "int8"}
+        if not int8:
+            return "weights"
+        kind = technique.partition(" ")[0]
+        first = next(other for other in self.techniques if other.startswith(kind))
+        # where no layer of these runs in int8, the weights alone are codes, whatever the ranges of activations
+        return technique if technique == first or int8 & self._running(first) else first
+
+    def _running(self, technique: str) -> set[str]:
+        """Return the layers that run in int8 where all may."""
+        if technique not in self._int8:
+            report = find_report(self.model(technique, dict.fromkeys(self.layers, "int8")))
+            self._int8[technique] = {change.node for change in report or () if change.form != "float"}
+        return self._int8[technique]
 
     def estimated(self, technique: str, dtype: str) -> dict[str, float]:
         made = self.model(technique, dict.fromkeys(self.layers, dtype))
@@ -250,7 +272,7 @@ class _Model:
         engine = session(self.model(technique, choice), threads=self.threads)
         feed = self._feed()
         mine, reference = interleaved(
-            [lambda: engine.run(None, feed), lambda: self.engine.run(None, feed)], seconds=_SECONDS, least=3
+            [lambda: engine.run(None, feed), lambda: self.engine.run(None, feed)], seconds=_SECONDS
         )
         return mine / reference
 
@@ -279,7 +301,7 @@ class _Model:
         made = self.source
         by_type = {dtype: [name for name in self.layers if choice[name] == dtype] for dtype in self.dtypes}
         if by_type.get("int4"):
-            made = quantize_weights(made, dtype="int4", include=by_type["int4"], progress=False)
+            made = quantize_weights(made, dtype="int4", conv_dtype="int4", include=by_type["int4"], progress=False)
         if by_type.get("float16"):
             made = convert_float(made, include=by_type["float16"], weights_only=True)
         int8 = by_type.get("int8")

@@ -11,7 +11,7 @@ from .. import _args, _check
 from .._typing import Array, DType, Symmetric
 from ..dtypes import code_type
 from ..weights.layers import RoundingMethod
-from ._files import at_opset, read_model, write_model
+from ._files import MOST_OPSET, at_opset, lowered, opset_of, read_model, write_model
 from ._forms.blocked import dequantized
 from ._forms.folded import fold, halved, least_group
 from ._forms.nbits import gather_block_quantized, matmul_nbits, takes
@@ -40,6 +40,7 @@ def quantize_weights(
     *,
     dtype: DType = "int4",
     lookup_dtype: DType | None = None,
+    conv_dtype: DType | None = None,
     group_size: int | None = 32,
     method: RoundingMethod | None = None,
     data: Iterable[Any] | None = None,
@@ -68,6 +69,8 @@ def quantize_weights(
     lookup_dtype : str or dtype, optional
         Of tables whose rows are looked up by Gather. By default, where codes are folded, two bits more than `dtype`, in
         groups four times as long.
+    conv_dtype : str or dtype, optional
+        Of convolutions. By default at least 8 bits: a filter has few weights, and the errors of many layers add up.
     group_size : int or None, default 32
         Neighbours along the inputs that share a scale; None: all inputs of an output.
     method : {"gptq", "mse", "hqq", "minmax"}, optional
@@ -103,7 +106,7 @@ def quantize_weights(
     Raises
     ------
     TypeError
-        dtype or lookup_dtype is no integer type of at most 8 bits.
+        dtype, lookup_dtype or conv_dtype is no integer type of at most 8 bits.
     TypeError, ValueError
         group_size is no positive integer whose codes fill bytes; method, form or activations is unknown, or does not go
         with the others; symmetric is none of those above; damping is no number of at least 0.
@@ -138,9 +141,10 @@ def quantize_weights(
     >>> model.ByteSize() // 1000, quantized.ByteSize() // 1000
     (16, 3)
     """
-    options = _options(dtype, lookup_dtype, group_size, method, data, form, symmetric, activations, damping)
+    progress = _check.flag_or_none(_OWNER, "progress", progress)
+    options = _options(dtype, lookup_dtype, conv_dtype, group_size, method, data, form, symmetric, activations, damping)
     proto = with_constants(read_model(_OWNER, model))
-    proto = at_opset(proto, 21 if options.form == "QDQ" else 11)
+    proto = _in_reach(at_opset(proto, 21, _OWNER)) if options.form == "QDQ" else at_opset(proto, 11, _OWNER)
     graph = Graph.of(proto)
     selection = Selection.of(_OWNER, include, exclude, graph)
     kept: list[Change] = []
@@ -156,12 +160,22 @@ def quantize_weights(
     return proto
 
 
+def _in_reach(proto: Any) -> Any:
+    """Return a model whose DequantizeLinear onnxruntime computes."""
+    proto = lowered(proto)
+    if opset_of(proto) > MOST_OPSET:
+        wanted = f"another one than 'QDQ' for a model that has operators newer than operator set {MOST_OPSET}"
+        raise ValueError(_check.must(_OWNER, "form", wanted, "'QDQ'"))
+    return proto
+
+
 # ---- arguments ----
 
 
 def _options(
     dtype: Any,
     lookup_dtype: Any,
+    conv_dtype: Any,
     group_size: Any,
     method: Any,
     data: Any,
@@ -171,12 +185,15 @@ def _options(
     damping: Any,
 ) -> Options:
     bits = _bits("dtype", dtype)
+    if form is not None:
+        _args.choice(_OWNER, "form", form, _FORMS)
     larger = lookup_dtype is None and form in (None, "folded")
     more, longer = (_LOOKUP_BITS, _LOOKUP_GROUPS) if larger else (0, 1)
     lookup_bits = min(bits + more, 8) if lookup_dtype is None else _bits("lookup_dtype", lookup_dtype)
+    conv_bits = 8 if conv_dtype is None else _bits("conv_dtype", conv_dtype)
     if group_size is not None:
         group_size = _check.integer(_OWNER, "group_size", group_size)
-        unit = math.lcm(*(least_group(width) for width in (bits, lookup_bits)))
+        unit = math.lcm(*(least_group(width) for width in (bits, lookup_bits, conv_bits)))
         if group_size < 1 or group_size % unit:
             raise ValueError(_check.must(_OWNER, "group_size", f"a multiple of {unit}, or None", str(group_size)))
     if method is None:
@@ -184,8 +201,6 @@ def _options(
     _args.choice(_OWNER, "method", method, _METHODS)
     if method == "gptq" and data is None:
         raise ValueError(_check.must(_OWNER, "method", "another one without data", "'gptq'"))
-    if form is not None:
-        _args.choice(_OWNER, "form", form, _FORMS)
     if form == "MatMulNBits" and not takes(group_size):
         raise ValueError(
             _check.must(_OWNER, "group_size", "a power of two of at least 16 for MatMulNBits", str(group_size))
@@ -203,7 +218,9 @@ def _options(
         raise ValueError(_check.must(_OWNER, "damping", "a number of at least 0", _check.typed(damping)))
     lookup_size = None if group_size is None else group_size * longer
     scheme: Symmetric = "full" if isinstance(symmetric, str) else bool(symmetric)
-    return Options(bits, lookup_bits, group_size, lookup_size, method, form, scheme, activations, float(damping))
+    return Options(
+        bits, lookup_bits, conv_bits, group_size, lookup_size, method, form, scheme, activations, float(damping)
+    )
 
 
 def _bits(name: str, dtype: Any) -> int:
@@ -239,6 +256,7 @@ def _applied(unit: Unit, result: Rounded, options: Options) -> list[Change]:
             before * (not i),
             after * (not i),
             result.sqnr_db,
+            result.method,
         )
         for i, other in enumerate(unit.slots)
     ]

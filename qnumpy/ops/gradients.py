@@ -138,11 +138,16 @@ class Affine(NamedTuple):
 
 def affine_fake_quantize(source: Array, float_type: FloatType, affine: Affine) -> Array:
     """Return qnumpy.fake_quantize of a checked array by the convention of ONNX."""
-    layout, *parameters, qmin, qmax = affine
+    layout, scale, zero_point, qmin, qmax = affine
     rounding = _args.CONVENTIONS["onnx"]
-    return _args.elementwise(
-        "", _core.fake_quantize, source, float_type, layout, *parameters, float_type, None, qmin, qmax, rounding
-    )
+    if not source.flags.c_contiguous:
+        return _args.elementwise(
+            "", _core.fake_quantize, source, float_type, layout, scale, zero_point, float_type, None, qmin, qmax,
+            rounding,
+        )  # fmt: skip
+    y, number = np.empty(source.shape, float_type.dtype), float_type.core
+    _core.fake_quantize(source, number, scale, zero_point, y, number, *layout.grid, qmin, qmax, rounding)
+    return y
 
 
 def affine_gradients(

@@ -70,12 +70,10 @@ class Linear:
         """Return the product with levels of x, in steps where both sides have them."""
         self._x, (self._w, w_scale) = x, _levels(self.weight, self.w)
         if x_scale is None or w_scale is None:
-            y = x @ self._w
-        else:
-            y = _steps(x, x_scale) @ _steps(self._w, w_scale)
-            y *= x_scale * w_scale.ravel()
-        y += self.bias
-        return np.asarray(y)
+            return np.asarray(x @ self._w + self.bias)
+        y = _steps(x, x_scale) @ _steps(self._w, w_scale)
+        y *= x_scale * w_scale.ravel()
+        return np.asarray(y + self.bias)
 
     def backward(self, g: Array) -> Array:
         dx = self.backward_product(g)

@@ -11,7 +11,7 @@ from .. import _check
 from .._typing import Array
 from ..dtypes import float_type
 
-__all__ = ["METRICS", "Metric", "Score", "signal_and_noise"]
+__all__ = ["METRICS", "Metric", "Score", "decibels", "finite_decibels", "signal_and_noise"]
 
 Metric = str | Callable[..., Any]
 
@@ -94,6 +94,12 @@ def decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
 
 
+def finite_decibels(signal: float, noise: float) -> float | None:
+    """Return a ratio in dB for a report; None where it is not finite: nothing was there, or nothing was lost."""
+    ratio = decibels(signal, noise)
+    return ratio if math.isfinite(ratio) else None
+
+
 def signal_and_noise(exact: Any, coarse: Any) -> tuple[float, float]:
     """Return the sums of the squares of reals and of their errors, over elements that are finite in `exact`."""
     x, y = np.asarray(exact).astype(np.float64, copy=False), np.asarray(coarse).astype(np.float64, copy=False)
@@ -107,7 +113,8 @@ def signal_and_noise(exact: Any, coarse: Any) -> tuple[float, float]:
 
 def _cosine(exact: Any, coarse: Any) -> tuple[float, float]:
     x = np.asarray(exact, np.float64)
-    x, y = (np.asarray(a, np.float64).reshape(x.shape[0] if x.ndim else 1, -1) for a in (x, coarse))
+    rows = x.shape[0] if x.ndim else 1
+    x, y = (np.asarray(a, np.float64).reshape(rows, x.size // max(rows, 1)) for a in (x, coarse))
     norms = np.sqrt(np.square(x).sum(axis=1) * np.square(y).sum(axis=1))
     same = (x == y).all(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -53,7 +53,7 @@ def _sum(x: Float32Array) -> Float32Array:
     """Return sums over the last axis: 16 partial sums, added in halves."""
     rest = -x.shape[-1] % _SUMS
     padded = np.concatenate([x, np.zeros((*x.shape[:-1], rest), np.float32)], axis=-1)
-    rows = padded.reshape(*x.shape[:-1], -1, _SUMS)
+    rows = padded.reshape(*x.shape[:-1], padded.shape[-1] // _SUMS, _SUMS)
     sums: Float32Array = np.zeros((*x.shape[:-1], _SUMS), np.float32)
     for i in range(rows.shape[-2]):
         sums = sums + rows[..., i, :]

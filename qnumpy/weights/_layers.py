@@ -1,6 +1,7 @@
-"""Checks of a layer's arrays, factors of its channels, and the rounding of its results."""
+"""Checks of a layer's arrays, factors of its channels, the rounding of its results; weights by name."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -9,9 +10,43 @@ from .._typing import Array
 from ..granularity import PerChannel, normalize_axis
 from ..ops.reduce import abs_max
 
-__all__ = ["along_axis", "check_inputs", "factors", "largest_magnitudes", "matrix", "rounded", "vector", "weight_axis"]
+__all__ = [
+    "NamedWeights",
+    "along_axis",
+    "check_inputs",
+    "factors",
+    "largest_magnitudes",
+    "matrix",
+    "rounded",
+    "vector",
+    "weight_axis",
+]
 
 _LARGEST = 2.0**127  # factor; the smallest is 2**-126. Both are powers of two in float32's normal range
+
+Weight = TypeVar("Weight")
+
+
+class NamedWeights(Mapping[str, Weight], Generic[Weight]):
+    """The weights of layers, and the biases of those that have one."""
+
+    def __init__(self, weights: Mapping[str, Weight], biases: Mapping[str, Array]) -> None:
+        self._weights, self.biases = dict(weights), dict(biases)
+
+    def __getitem__(self, name: str) -> Weight:
+        return self._weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights and the biases."""
+        arrays: list[Any] = [*self._weights.values(), *self.biases.values()]
+        return sum(int(array.nbytes) for array in arrays)
 
 
 def matrix(owner: str, w: Any, axis: Any) -> tuple[Array, int]:

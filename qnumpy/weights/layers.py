@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .. import _args, _check
-from .._tables import Table, number
+from .._tables import NamedTable, number
 from .._typing import Array, DType, Float32Array, Symmetric
 from ..arrays.offset import OffsetArray
 from ..arrays.packed import PackedWeight
@@ -24,7 +24,7 @@ from ..granularity import Granularity, PerChannel, PerGroup, PerRow
 from ..ops.choose import Plan
 from ..ops.grid_search import assumed_importance, search_grid
 from ..ops.rounding import Rounded, check_damping, check_width, matrix_of, round_weight
-from ._layers import rounded, vector
+from ._layers import NamedWeights, rounded, vector
 from ._stage_moments import StageMoments, Target
 from ._walks import Stage, Walk, survey, trim, walking
 from .hadamard import Hadamard
@@ -82,17 +82,11 @@ class RoundedLayer:
         return f"RoundedLayer({self.name!r}, {self.dtype} {self.granularity}, SQNR {number(self.sqnr_db)} dB)"
 
 
-class LayersReport(Table[RoundedLayer]):
+class LayersReport(NamedTable[RoundedLayer]):
     """The layers in the order of their rounding; `to_records`, `to_json`, text and HTML as the other reports."""
 
     def __init__(self, layers: Iterable[RoundedLayer]) -> None:
         super().__init__(layers, RoundedLayer, "layers")
-
-    def __getitem__(self, name: str) -> RoundedLayer:
-        for layer in self:
-            if layer.name == name:
-                return layer
-        raise KeyError(name)
 
     def _head(self) -> list[str]:
         return ["layer", "type", "granularity", "shape", "nearest", "objective", "SQNR dB", "seconds"]
@@ -106,7 +100,7 @@ class LayersReport(Table[RoundedLayer]):
         return [[f"{len(self)} layers", "", "", "", "", "", "", number(sum(item.seconds for item in self))]]
 
 
-class QuantizedLayers(Mapping[str, QuantizedArray | OffsetArray]):
+class QuantizedLayers(NamedWeights[QuantizedArray | OffsetArray]):
     """Quantized weights by name, in the shapes of the float ones; `quantize_layers` returns it.
 
     Attributes
@@ -127,22 +121,9 @@ class QuantizedLayers(Mapping[str, QuantizedArray | OffsetArray]):
         axis: int,
         activations: str | None = None,
     ) -> None:
-        self._weights, self.biases, self.hadamards = dict(weights), dict(biases), dict(hadamards)
-        self.report, self._axis, self._activations = report, axis, activations
-
-    def __getitem__(self, name: str) -> QuantizedArray | OffsetArray:
-        return self._weights[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights and the biases."""
-        return sum(w.nbytes for w in self._weights.values()) + sum(b.nbytes for b in self.biases.values())
+        super().__init__(weights, biases)
+        self.hadamards, self.report = dict(hadamards), report
+        self._axis, self._activations = axis, activations
 
     def dequantize(self, name: str) -> Float32Array:
         """Return the weight of a layer as float32, for inputs that are not rotated.

@@ -15,7 +15,7 @@ DATA = files("qnumpy") / "data"
 
 def test_data_is_small_and_holds_no_pickle():
     stored = DATA / "digits.npz"
-    assert len(stored.read_bytes()) < 300_000
+    assert len(stored.read_bytes()) < 80_000
     digits = demo.load()  # np.load(allow_pickle=False) refuses object arrays
     assert [w.shape for w in digits.weights.values()] == [(64, 64), (32, 64), (10, 32)]
     assert [b.shape for b in digits.biases.values()] == [(64,), (32,), (10,)]
@@ -25,6 +25,16 @@ def test_data_is_small_and_holds_no_pickle():
     assert digits.images.max() == 16
     assert digits.labels.shape == (360,)
     assert set(digits.labels.tolist()) == set(range(10))
+    assert digits.training_images.shape == (1437, 8, 8)
+    assert digits.training_images.dtype == np.uint8
+    assert digits.training_labels.shape == (1437,)
+
+
+def test_no_image_is_in_both_sets():
+    digits = demo.load()
+    tested, trained = ({image.tobytes() for image in images} for images in (digits.images, digits.training_images))
+    assert len(tested) == 360
+    assert not tested & trained
 
 
 def test_the_script_that_made_the_data_ships_with_it():

@@ -3,13 +3,38 @@
 import json
 
 import numpy as np
-import onnx
 import pytest
-from onnx_zoo import mlp, mlp_inputs
 
 from qnumpy.cli import main
 
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from onnx_zoo import mlp, mlp_inputs  # noqa: E402
+
 QUANTIZE = ["quantize", "m.onnx", "-o", "q.onnx"]
+TUNE = ["tune", "m.onnx", "-o", "q.onnx", "--data", "inputs.npz", "--metric", "sqnr"]
+MODULE = """
+from onnx_zoo import mlp_inputs
+
+def batches():
+    return (mlp_inputs(seed) for seed in range(3))
+
+def nothing():
+    return []
+
+def number():
+    return 3
+
+def lost():
+    yield mlp_inputs()
+    raise KeyError("file 2")
+
+def wrong():
+    return [{"y": mlp_inputs()["x"]}]
+
+def fails(outputs):
+    return 1 / 0
+"""
 
 
 @pytest.fixture
@@ -19,9 +44,11 @@ def folder(tmp_path, monkeypatch):
     onnx.save(mlp(), "m.onnx")
     np.savez("inputs.npz", **mlp_inputs(batch=12))
     np.save("inputs.npy", mlp_inputs(batch=12)["x"])
-    (tmp_path / "zoo_batches.py").write_text(
-        "from onnx_zoo import mlp_inputs\ndef batches():\n    return (mlp_inputs(seed) for seed in range(3))\n"
-    )
+    (tmp_path / "zoo_batches.py").write_text(MODULE)
+    for name in ("text.npy", "text.npz", "text.onnx"):
+        (tmp_path / name).write_text("a text")
+    for name in ("empty.npy", "empty.onnx"):
+        (tmp_path / name).touch()
     return tmp_path
 
 
@@ -83,6 +110,22 @@ def test_convert_float(folder, capsys):
         ([*QUANTIZE, "--data", "inputs.npz", "--batch", "0"], 2, "--batch must be at least 1; "),
         ([*QUANTIZE, "--data", "inputs.npz", "--option", "a"], 2, "--option must be NAME=VALUE"),
         ([*QUANTIZE, "--data", "inputs.npz", "--option", "no=1"], 2, "quantize_static() got an"),
+        ([*QUANTIZE, "--option", "output=a.onnx"], 2, "--option must be another argument than output; "),
+        ([*QUANTIZE, "--data", "text.npy"], 3, "--data must be .npy files without objects; got 'text.npy': "),
+        ([*QUANTIZE, "--data", "empty.npy"], 3, "--data must be .npy files without objects; got 'empty.npy': "),
+        ([*QUANTIZE, "--data", "text.npz"], 3, "text.npz: this is no npz archive"),
+        ([*QUANTIZE, "--data", "zoo_batches:nothing"], 2, "quantize_static: data must be one batch or more; got none."),
+        ([*QUANTIZE, "--data", "zoo_batches:number"], 2, "--data zoo_batches:number must return an iterable"),
+        ([*QUANTIZE, "--data", "zoo_batches:lost"], 2, "--data zoo_batches:lost raised KeyError: "),
+        ([*QUANTIZE, "--data", "zoo_batches:wrong"], 2, "quantize_static: data (batch 0) must be a mapping"),
+        ([*TUNE], 2, "tune: max_drop and min_score must be one number and one None; got neither."),
+        ([*TUNE, "--min-score", "9", "--budget", "soon"], 2, "tune: budget must be a number of trials,"),
+        ([*TUNE, "--min-score", "9", "--resume", "m.onnx"], 3, "tune: resume must be a file that an earlier search"),
+        ([*TUNE[:-1], "zoo_batches:fails", "--max-drop", "1"], 2, "--metric zoo_batches:fails raised Zero"),
+        (["tune", "m.onnx", "-o", "no/q.onnx", *TUNE[4:], "--min-score", "9"], 3, "no: No such file or directory."),
+        (["evaluate", "text.onnx", *TUNE[4:], "--option", "reference=m.onnx"], 3, "evaluate: model must be"),
+        (["compare", "m.onnx", "empty.onnx", "--data", "inputs.npz"], 3, "compare: model must be the path"),
+        (["convert-float", "text.onnx", "-o", "q.onnx"], 3, "convert_float: model must be the path or the bytes of"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(folder, capsys, argv, code, sentence):
@@ -102,3 +145,36 @@ def test_evaluate_and_compare(folder, capsys):
     code, out, _ = said(capsys, "compare", "m.onnx", "q.onnx", *data, "--json")
     assert code == 0
     assert any("Gemm_logits" in row.values() for row in json.loads(out)["tensors"])
+
+
+def test_tune_goes_on_from_a_file(folder, capsys):
+    argv = [*TUNE, "--min-score", "20", "--objective", "size", "--resume", "r.json", "--json"]
+    assert said(capsys, *argv, "--budget", "2")[0] == 0
+    assert len(json.loads((folder / "r.json").read_text())["trials"]) == 2
+    code, out, _ = said(capsys, *argv, "--budget", "5", "--force")
+    found = json.loads(out)
+    assert (code, found["met"], len(found["tensors"])) == (0, True, 5)
+    assert (folder / "q.onnx").stat().st_size == found["best"]["nbytes"]
+
+
+WRITING = {
+    "quantize": QUANTIZE, "static": [*QUANTIZE, "--data", "inputs.npz"], "weights": [*QUANTIZE, "--mode", "weights"],
+    "tune": [*TUNE, "--min-score", "9", "--budget", "2"], "convert-float": ["convert-float", "m.onnx", "-o", "q.onnx"],
+    "inspect": ["inspect", "m.onnx", "--html", "q.html"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (OSError(28, "No space left on device"), 3)])
+def test_trouble_leaves_nothing(folder, capsys, monkeypatch, name, error, code):
+    def replace(*_, **__):
+        raise error
+
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr("os.fsync", replace)
+    monkeypatch.setattr("os.replace", replace)
+    monkeypatch.setattr("os.link", replace)
+    got, out, err = said(capsys, *WRITING[name])
+    assert (got, out) == (code, "")
+    assert err.count("\n") == 1
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before

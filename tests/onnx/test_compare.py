@@ -239,3 +239,25 @@ def test_errors() -> None:
         ValueError, match=re.escape("compare: data (batch 0): 'x' must be of shape (n, 64); got shape (3, 5).")
     ):
         compare(model, model, [np.zeros((3, 5), np.float32)])
+
+
+def test_a_weight_that_is_rounded_by_gptq_is_not_told_to_be() -> None:
+    model, x = digits_mlp(), digits()[1][:100]
+    advice = {}
+    for rounding in ("gptq", "nearest"):
+        made = quantize_static(model, [x], rounding=rounding, **ALL)  # type: ignore[arg-type]
+        assert {change.rounding for change in qn.onnx.report(made)} == {rounding}
+        rows = compare(model, made, [x], progress=False)
+        advice[rounding] = {row.remedy for row in rows if row.cause == "rounding of the weight"}
+    assert advice["gptq"] == {"more bits, smaller groups, or keep it float32 (exclude)"}
+    assert advice["nearest"] == {"rounding='gptq' or method='gptq', smaller groups, or more bits"}
+    codes = {
+        "gptq": quantize_weights(model, dtype="int4", group_size=32, data=[x], include=["*"], progress=False),
+        "mse": quantize_weights(model, dtype="int4", group_size=32, include=["*"], progress=False),
+    }
+    for method, made in codes.items():
+        assert {change.rounding for change in qn.onnx.report(made) if change.dtype == "int4"} == {method}
+    standard = {"nearest": None, "gptq": [x]}
+    for method, data in standard.items():
+        made = quantize_dynamic(model, data=data, include=["*"], progress=False)
+        assert {change.rounding for change in qn.onnx.report(made)} == {method}

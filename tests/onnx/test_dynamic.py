@@ -223,6 +223,60 @@ def test_the_model_stays_and_small_layers_stay_float():
     assert "not faster" in change.reason
 
 
+def test_what_stays_float_runs_as_before(tmp_path):
+    """onnxruntime makes the same operators of a model in which no layer gains, so that it is as fast."""
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Softmax", ["m"], ["y"], axis=2)]
+    old = model_of(nodes, {"w": W}, ("x", F32, [1, 1, K]), opset=11)
+    for target in ("standard", "qnumpy"):
+        quantized = quantize_dynamic(old, target=target, exclude=["MatMul"] if target == "qnumpy" else None)
+        assert next(iter(report(quantized))).form == "float"
+        assert quantized.opset_import[0].version == 11
+        found = []
+        for i, model in enumerate((old, quantized)):
+            options = ort.SessionOptions()
+            options.optimized_model_filepath = str(tmp_path / f"{i}.onnx")
+            ort.InferenceSession(model.SerializeToString(), options)
+            found.append(operators(onnx.load(tmp_path / f"{i}.onnx")))
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_softmax_of_an_old_operator_set(op_type, axis):
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node(op_type, ["m"], ["y"], axis=axis)]
+    old = model_of(nodes, {"w": W}, ("x", F32, [2, 64, K]), opset=11)
+    quantized = quantize_dynamic(old, include=["MatMul"])
+    assert ("Flatten" in operators(quantized)) == (axis == 1)  # which is the softmax of more than the last axis
+    x = RNG.normal(size=(2, 64, K)).astype(np.float32) * np.float32(0.1)
+    np.testing.assert_allclose(run(quantized, x), run(old, x), atol=0.05, rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "rotates"),
+    [(256, 256, True), (384, 1536, True), (96, 1536, True), (120, 360, False), (100, 512, False), (121, 512, False)],
+)
+def test_rows_are_rotated_where_that_leaves_a_gain(k, n, rotates):
+    """Hadamard matrices with blocks of 12 or 20 and few neighbours are slow: 120 is 3 blocks of 20 x 2."""
+    weights = {"w": RNG.normal(size=(k, n)).astype(np.float32), "b": np.zeros(n, np.float32)}
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])]
+    model, x = model_of(nodes, weights, ("x", F32, [64, k])), RNG.normal(size=(64, k)).astype(np.float32)
+    data = [RNG.normal(size=(64, k)).astype(np.float32) for _ in range(2)]
+    for q in (quantize_dynamic(model, target="qnumpy"), quantize_dynamic(model, target="qnumpy", data=data)):
+        (made,) = q.graph.node
+        assert made.op_type == "Linear"
+        assert (len(made.input) == 7) == rotates
+        assert relative(session_of_ours(q).run(None, {"x": x})[0], x @ weights["w"]) < ERROR
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 512), (128, 128, 4), (120, 360, 1)])
+def test_layers_that_our_operator_slows_down_stay_float(shape):
+    k, n, rows = shape
+    model = model_of([node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((k, n), np.float32)}, ("x", F32, [rows, k]))
+    (row,) = report(quantize_dynamic(model, target="qnumpy"))
+    assert row.form == "float"
+    assert "is not faster" in row.reason
+
+
 def test_what_cannot_be_quantized_stays():
     for w, why in ((np.full((K, N), np.nan, np.float32), "finite"), (W.astype(np.float16), "float16")):
         kind = helper.np_dtype_to_tensor_dtype(w.dtype)
@@ -386,6 +440,95 @@ def test_layers_of_one_input_become_one_node():
     (y,) = session_of_ours(q).run(None, {"x": x})
     np.testing.assert_allclose(y, sum(x @ weight for weight in packed(q)), rtol=1e-5, atol=1e-4)  # Sum in its own order
     assert relative(y, sum(x @ w for w in weights.values())) < ERROR
+
+
+def norm_of_sum(x, residual, more, *, shape=("b", "l", K), **attributes):
+    """Return a model of LayerNormalization(x + residual) and more nodes."""
+    first = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Mul", ["x", "two"], ["d"]),
+        node("ReduceMax", ["x"], ["top"], axes=[1]),
+    ]
+    nodes = [
+        *first,
+        node("Add", [x, residual], ["s"]),
+        node("LayerNormalization", ["s", "g", "b"], ["n"], **attributes),
+    ]
+    weights = {"w": RNG.normal(size=(K, K)).astype(np.float32), "g": W[0, :K], "b": B[:K], "two": np.float32(2)}
+    return model_of([*nodes, *more], weights, ("x", F32, list(shape)))
+
+
+@pytest.mark.parametrize("reads_sum", [False, True])
+def test_a_sum_and_a_norm_become_one_node(reads_sum):
+    more = [node("Add", ["n", "s" if reads_sum else "d"], ["y"])]
+    model = norm_of_sum("h", "d", more, epsilon=1e-3)
+    made = quantize_dynamic(model, target="qnumpy", exclude=["MatMul"])
+    (skip,) = (n for n in made.graph.node if n.domain == "qnumpy")
+    assert skip.op_type == "SkipLayerNormalization"
+    assert len(skip.output) == 1 + reads_sum
+    assert "LayerNormalization" not in operators(made)
+    x = RNG.normal(size=(2, 5, K)).astype(np.float32)
+    got, wanted = (session_of_ours(m).run(None, {"x": x})[0] for m in (made, model))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-5)
+    np.testing.assert_array_equal(got, qn.onnx.ReferenceEvaluator(made).run(None, {"x": x})[0])
+    assert report(made).facts["rewrites"]["SkipLayerNormalization in place of a sum and a LayerNormalization"] == 1
+    assert "SkipLayerNormalization" not in operators(quantize_dynamic(model, exclude=["MatMul"]))
+
+
+def norm_in_parts(opset, square, more=()):
+    """Return a model of a sum and a LayerNormalization in nine operators."""
+    mean = {"axes": [-1]} if opset < 18 else {}
+    axes = [] if opset < 18 else ["axes"]
+    nodes = [
+        node("Mul", ["x", "two"], ["d"]), node("Add", ["x", "d"], ["s"]),
+        node("ReduceMean", ["s", *axes], ["mean"], **mean),
+        node("Sub", ["s", "mean"], ["c"]), node(square, ["c", "two" if square == "Pow" else "c"], ["c2"]),
+        node("ReduceMean", ["c2", *axes], ["var"], **mean), node("Add", ["var", "eps"], ["ve"]),
+        node("Sqrt", ["ve"], ["sd"]), node("Div", ["c", "sd"], ["q"]), node("Mul", ["g", "q"], ["qg"]),
+        node("Add", ["qg", "b"], ["n"]), *(more or [node("Add", ["n", "s"], ["y"])]),
+    ]  # fmt: skip
+    weights = {"g": W[0, :K], "b": B[:K], "two": np.float32(2), "eps": np.float32(1e-3), "axes": np.array([-1])}
+    return model_of(nodes, weights if axes else {k: v for k, v in weights.items() if k != "axes"},
+                    ("x", F32, ["b", "l", K]), opset=opset)  # fmt: skip
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+@pytest.mark.parametrize("opset", [11, 18])
+def test_a_norm_in_parts_becomes_one_node(opset, square):
+    model, x = norm_in_parts(opset, square), RNG.normal(size=(2, 5, K)).astype(np.float32)
+    made = quantize_dynamic(model, target="qnumpy")
+    assert operators(made) == ["Mul", "SkipLayerNormalization", "Add"]
+    got, wanted = (session_of_ours(m).run(None, {"x": x})[0] for m in (made, model))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("tensor", ["c", "mean", "var", "sd", "qg"])
+def test_a_norm_whose_parts_others_read_stays(tensor):
+    more = [node("Add", ["n", tensor], ["y"])]
+    model, x = norm_in_parts(17, "Pow", more), RNG.normal(size=(2, 5, K)).astype(np.float32)
+    made = quantize_dynamic(model, target="qnumpy")
+    assert "SkipLayerNormalization" not in operators(made)
+    np.testing.assert_array_equal(run(made, x), run(model, x))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (norm_of_sum("h", "top", [node("Identity", ["n"], ["y"])]), "a residual of another shape"),
+        (norm_of_sum("h", "d", [node("Identity", ["n"], ["y"])], axis=1, shape=(2, K, K)), "more than the last axis"),
+        (norm_of_sum("h", "two", [node("Identity", ["n"], ["y"])]), "a constant"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_sum_and_a_norm_stay(model, why):
+    if why.startswith("more"):
+        model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "g"))
+        model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "b"))
+        model.graph.initializer.extend(numpy_helper.from_array(np.ones((K, K), np.float32), name) for name in "gb")
+    made = quantize_dynamic(model, target="qnumpy", exclude=["MatMul"])
+    assert "LayerNormalization" in operators(made)
+    x = RNG.normal(size=(2, K, K)).astype(np.float32)
+    np.testing.assert_allclose(run(made, x), run(model, x), rtol=1e-5, atol=2e-5)
 
 
 # ---- data ----

@@ -92,3 +92,21 @@ def test_types_that_numpy_lacks(name):
     back = numpy_helper.to_array(tensor)
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
     np.testing.assert_array_equal(back.astype(np.float32), array.astype(np.float32))
+
+
+def test_an_array_of_its_own_and_equal_shapes():
+    model = chain([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": W})
+    graph = Graph.of(model)
+    zeros = np.zeros(3, np.int8)
+    names = [graph.add("z", zeros, shared=False) for _ in range(2)]
+    assert len({*names, graph.add("z", zeros)}) == 3
+    kinds = {"a": ["n", 3], "b": ["n", 3], "c": ["m", 3], "d": ["?", 3], "e": ["?", 3], "f": [-1, 3], "g": [-1, 3],
+             "h": [None, 3], "i": [None, 3], "j": [2, 3], "k": [2, 3], "l": [3]}  # fmt: skip
+    inputs = [helper.make_tensor_value_info(name, 1, shape) for name, shape in kinds.items()]
+    body = helper.make_graph(
+        [helper.make_node("Sum", list(kinds), ["y"])], "g", inputs, [onnx.ValueInfoProto(name="y")]
+    )
+    graph = Graph.of(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)]))
+    same = [(a, b) for a in kinds for b in kinds if a < b and graph.same_shape(a, b)]
+    assert same == [("a", "b"), ("j", "k")]
+    assert not graph.same_shape("a", "missing")

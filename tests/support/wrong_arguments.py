@@ -152,6 +152,49 @@ CALLS = {
 }  # fmt: skip
 
 
+def onnx_calls():
+    """Return right arguments for every function of qn.onnx; made on demand, because onnx is an extra."""
+    from onnx_zoo import mlp, mlp_inputs
+
+    model, x = mlp(), mlp_inputs(batch=3)["x"]
+    quantized = qn.onnx.quantize_weights(model, include=["*"], progress=False)
+    names = {"include": ["*"], "exclude": None}
+    static = {"observer": "mse", "percentile": 99.99, "rounding": "gptq", "progress": False, "resume": None}
+    return {
+        "onnx.inspect": {"model": model, "shapes": None},
+        "onnx.report": {"model": quantized},
+        "onnx.session": {"model": model, "threads": 1, "options": None},
+        "onnx.ReferenceEvaluator": {"model": model},
+        "onnx.quantize_dynamic": {
+            "model": model, "output": None, "target": "standard", "per": "row", "data": [x], **names,
+            "smooth": True, "target_cpu": "any", "float_weights": "int16", "progress": False,
+        },
+        "onnx.calibrate": {"model": model, "data": [x], **static},
+        "onnx.quantize_static": {
+            "model": model, "data": [x], "output": None, **static, **names, "calibration": None, "form": "QDQ",
+            "target_cpu": "any", "correct_bias": True, "min_sqnr": 1.0, "measure": False,
+            "float_weights": "int16", "quantize_outputs": False,
+        },
+        "onnx.quantize_weights": {
+            "model": model, "output": None, "dtype": "int8", "group_size": None, "method": "mse", "data": None,
+            **names, "form": None, "symmetric": False, "progress": False, "resume": None, "lookup_dtype": None,
+            "conv_dtype": None, "activations": "float", "damping": 0.3,
+        },
+        "onnx.convert_float": {"model": model, "output": None, "dtype": "float16", "data": None, **names,
+                               "progress": False, "keep_io": True, "weights_only": False, "measure": False},
+        "onnx.evaluate": {"model": model, "data": [x], "metric": "sqnr", "reference": model, "labels": None,
+                          "threads": 1},
+        "onnx.compare": {"model": model, "quantized": quantized, "data": [x], "progress": False},
+        "onnx.check_exact": {"model": quantized, "data": [x], "measure": False, "progress": False},
+        "onnx.tune": {
+            "model": model, "data": [x], "metric": "sqnr", "output": None, "max_drop": None, "drop": "absolute",
+            "min_score": 10, "max_latency": None, "objective": "size", "budget": 2, "dtypes": ["int8"],
+            "techniques": ["weights"], "labels": None, **names, "target_cpu": "any", "threads": 1, "resume": None,
+            "progress": False,
+        },
+    }  # fmt: skip
+
+
 class Broken:
     """An array of another library that does not convert itself."""
 

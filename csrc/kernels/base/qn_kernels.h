@@ -78,8 +78,8 @@
  * hadamard_f32(x[size], y[size], h): each block of x times its factors, then H of the block; inverse: H, then the
  *   factors. H is the Kronecker product of the symmetric Hadamard matrices of orders h->order and block / order; the
  *   twin in qnumpy/testing has the order of the additions. y may be x. The payload of a NaN is any.
- * gelu_f32(x[n], y[n], n): y = (0.5 x) (1 + e), each step rounded, where e = c P(c c) / Q(c c) held in [-1, 1], with the
- *   coefficients of layers_body.h by Horner's rule, and c is x held in [-QN_GELU_END, QN_GELU_END]. y may be x.
+ * gelu_f32(x[n], y[n], n): y = (0.5 x) (1 + e), each step rounded, where e = c P(c c) / Q(c c) held in [-1, 1], with
+ *   the coefficients of layers_body.h by Horner's rule, and c is x held in [-QN_GELU_END, QN_GELU_END]. y may be x.
  * add_norm_f32(p): sum = x + residual; y = ((sum - mean) inverse) gamma + beta, mean = total(sum) / n, inverse =
  *   1 / sqrt(total((sum - mean)^2) / n + epsilon), each step rounded; a total has 16 partial sums (element i in sum
  *   i % 16) that are added in halves.

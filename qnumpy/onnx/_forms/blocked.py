@@ -1,30 +1,26 @@
 """DequantizeLinear in blocks, opset 21: codes of 4 or 8 bits that the runtime, or a compiler, dequantizes."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from onnx import NodeProto, helper
 
+from .._graph import Graph
 from .weight_codes import Codes
-
-if TYPE_CHECKING:
-    from onnx import NodeProto
-
-    from .._graph import Graph
 
 __all__ = ["dequantized"]
 
 
 def dequantized(
-    graph: "Graph", stem: str, codes: Codes, shape: Sequence[int], order: Sequence[int], dtype: Any
-) -> "tuple[list[NodeProto], str, int]":
+    graph: Graph, stem: str, codes: Codes, shape: Sequence[int], order: Sequence[int], dtype: Any
+) -> tuple[list[NodeProto], str, int]:
     """Return nodes that compute a weight from its codes, the name of the weight, and the bytes of the codes.
 
     ``weight.transpose(order).reshape(N, K)`` is the matrix of the codes. Where K is one axis of the weight, the blocks
     lie along it; otherwise the matrix is dequantized and reshaped.
     """
     from ml_dtypes import int4, uint4
-    from onnx import helper
 
     if codes.zero is None:
         raise AssertionError("DequantizeLinear has no offsets")

@@ -13,26 +13,10 @@ from ...ops.rounding import damped
 __all__ = ["LayerCodes", "Moments", "layer_codes", "stored_codes"]
 
 _PAIR = 128  # the largest sum of two weights whose products with 255 fit in int16
+# factors of a scale that are tried
 _FACTORS = (
-    1.0,
-    0.64,
-    0.7,
-    0.76,
-    0.82,
-    0.88,
-    0.94,
-    1.03,
-    1.06,
-    1.1,
-    1.15,
-    1.2,
-    1.26,
-    1.33,
-    1.42,
-    1.55,
-    1.75,
-    2.0,
-)  # factors of a scale that are tried
+    1.0, 0.64, 0.7, 0.76, 0.82, 0.88, 0.94, 1.03, 1.06, 1.1, 1.15, 1.2, 1.26, 1.33, 1.42, 1.55, 1.75, 2.0,
+)  # fmt: skip
 _BIAS = 2.0**30  # the largest bias in steps: the sum of products adds less than that below 33,000 inputs
 _DAMPING, _SWEEPS = 0.05, 8  # of GPTQ and of the descent behind it
 _DEAD = 2.0**23  # steps of the bias of a channel without weights: float32 has no more
@@ -46,6 +30,7 @@ class LayerCodes(NamedTuple):
     bias: Array | None  # int32, of each output channel
     bias_scale: Float32Array
     widened: int  # channels whose scale grew, for the bias or for pairs
+    rounding: str  # "gptq" by moments, else "nearest"
 
 
 class Moments(NamedTuple):
@@ -112,7 +97,8 @@ def layer_codes(
     shaped = codes.reshape(rows.shape)
     result = shaped[0] if axis is None else np.moveaxis(shaped, 0, axis)
     widened = int((steps > np.maximum(largest / 127, TINY) * (1 + 1e-6))[largest > 0].sum())
-    return LayerCodes(np.ascontiguousarray(result), steps, whole, product, widened)
+    rounding = "nearest" if moments is None else "gptq"
+    return LayerCodes(np.ascontiguousarray(result), steps, whole, product, widened, rounding)
 
 
 def _codes(flat: Array, scale: Array) -> Array:

@@ -7,17 +7,14 @@ them into one float tensor: the model then runs as the float one does. Dequantiz
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from onnx import NodeProto, TensorProto, helper
 
 from ..._typing import Array
+from .._graph import Graph
 from .weight_codes import Codes
-
-if TYPE_CHECKING:
-    from onnx import NodeProto
-
-    from .._graph import Graph
 
 __all__ = ["fold", "least_group"]
 
@@ -27,7 +24,7 @@ _PLANES = (4, 2, 1)
 class _Writer(NamedTuple):
     """Appends nodes whose names nobody uses yet, and counts the bytes of the constants."""
 
-    graph: "Graph"
+    graph: Graph
     stem: str
     nodes: list[Any]
     sizes: list[int]
@@ -38,8 +35,6 @@ class _Writer(NamedTuple):
         return self.graph.add(f"{self.stem}_{suffix}", values)
 
     def node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        from onnx import helper
-
         output = self.graph.name(f"{self.stem}_{op_type.lower()}")
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], **attributes))
         return output
@@ -51,8 +46,8 @@ def least_group(bits: int) -> int:
 
 
 def fold(
-    graph: "Graph", stem: str, codes: Codes, places: "Sequence[tuple[Sequence[int], Sequence[int]]]", elem_type: int
-) -> "tuple[list[NodeProto], list[str], int]":
+    graph: Graph, stem: str, codes: Codes, places: Sequence[tuple[Sequence[int], Sequence[int]]], elem_type: int
+) -> tuple[list[NodeProto], list[str], int]:
     """Return nodes that compute a weight from its codes, its name in each of its shapes, and the bytes of the codes.
 
     ``weight.transpose(order).reshape(N, K)`` is the matrix of the codes, for each (shape, order) of `places`;
@@ -138,8 +133,6 @@ def _zero_points(writer: _Writer, codes: Codes, elem_type: int) -> str:
 
 def _real(writer: _Writer, suffix: str, values: Array, elem_type: int) -> str:
     """Return the name of parameters, which the file holds in float16 where they are normal in it."""
-    from onnx import TensorProto
-
     kept = values.astype(_dtype(elem_type))
     if elem_type != TensorProto.FLOAT16:
         half = halved(values)
@@ -157,6 +150,4 @@ def halved(values: Array) -> Array | None:
 
 
 def _dtype(elem_type: int) -> Any:
-    from onnx import helper
-
     return helper.tensor_dtype_to_np_dtype(elem_type)

@@ -48,7 +48,7 @@ def _weight(writer: Writer, stem: str, codes: LayerCodes) -> list[str]:
     return [
         writer.constant(f"{stem}_quantized", codes.codes),
         writer.constant(f"{stem}_scale", scale),
-        writer.constant(f"{stem}_zero_point", np.zeros(scale.shape, np.int8)),
+        writer.weight_zero_point(stem, scale.shape, np.int8),
     ]
 
 

@@ -1,16 +1,13 @@
 """MatMulNBits and GatherBlockQuantized of ONNX Runtime: codes in blocks along K, packed along K, lowest bits first."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from onnx import NodeProto, helper
 
 from ..._typing import Array
+from .._graph import Graph
 from .weight_codes import Codes
-
-if TYPE_CHECKING:
-    from onnx import NodeProto
-
-    from .._graph import Graph
 
 __all__ = ["DOMAIN", "blocks_of", "gather_block_quantized", "matmul_nbits", "takes"]
 
@@ -61,11 +58,9 @@ def blocks_of(codes: Codes, dtype: Any) -> dict[str, Array]:
 
 
 def matmul_nbits(
-    graph: "Graph", stem: str, x: str, y: str, codes: Codes, dtype: Any, accuracy_level: int
-) -> "tuple[NodeProto, int]":
+    graph: Graph, stem: str, x: str, y: str, codes: Codes, dtype: Any, accuracy_level: int
+) -> tuple[NodeProto, int]:
     """Return the node that multiplies x by the matrix (N, K) of the codes, and the bytes of the codes."""
-    from onnx import helper
-
     arrays = blocks_of(codes, dtype)
     graph.require(DOMAIN)
     names = [graph.add(f"{stem}_{name}", array) for name, array in arrays.items()]
@@ -86,11 +81,9 @@ def matmul_nbits(
 
 
 def gather_block_quantized(
-    graph: "Graph", stem: str, ids: str, y: str, codes: Codes, dtype: Any
-) -> "tuple[NodeProto, int]":
+    graph: Graph, stem: str, ids: str, y: str, codes: Codes, dtype: Any
+) -> tuple[NodeProto, int]:
     """Return the node that looks up rows of the matrix (N, K) of the codes, and the bytes of the codes."""
-    from onnx import helper
-
     arrays = blocks_of(codes, dtype)
     graph.require(DOMAIN)
     rows = len(codes.codes)

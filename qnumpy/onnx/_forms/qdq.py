@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from ..._typing import Array
 from .codes import LayerCodes
 from .writer import Writer
@@ -49,7 +47,7 @@ def _dequantized(writer: Writer, stem: str, codes: Array, scale: Array, axis: in
     inputs = [
         writer.constant(f"{stem}_quantized", codes),
         writer.constant(f"{stem}_scale", scale.reshape(()) if one else scale),
-        writer.constant(f"{stem}_zero_point", np.zeros(() if one else scale.shape, codes.dtype)),
+        writer.weight_zero_point(stem, () if one else scale.shape, codes.dtype),
     ]
     attributes = {} if axis is None else {"axis": axis}
     return writer.add("DequantizeLinear", inputs, writer.name(f"{stem}_dequantized"), **attributes)

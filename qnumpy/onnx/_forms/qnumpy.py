@@ -1,18 +1,20 @@
 """Layers as operators of the domain "qnumpy", docs/onnx-operators.md."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from ..._typing import Array, Float32Array
 from ...arrays.concatenate import concatenate
 from ...arrays.quantized import QuantizedArray
 from ...ops.hadamard import Hadamard
+from .._graph import Graph
 from .._operators import DOMAIN, VERSION, linear_weight, signs_of
+from .._rewrites import norm_behind
 from .standard import Nodes
 
-__all__ = ["LinearLayer", "embedding", "linear"]
+__all__ = ["LinearLayer", "embedding", "linear", "norms"]
 
 
 class LinearLayer(NamedTuple):
@@ -26,6 +28,8 @@ class LinearLayer(NamedTuple):
         Of shape (K, N), per channel on axis 1; one for each output, and all of one N.
     bias : ndarray or None
         Of all outputs, one after the other.
+    smooth : ndarray or None
+        Factors of the activation, (K,).
     rotation : Hadamard or None
     activation : {"", "relu", "gelu"}
     """
@@ -33,6 +37,7 @@ class LinearLayer(NamedTuple):
     stem: str
     weights: list[QuantizedArray]
     bias: Array | None
+    smooth: Array | None
     rotation: Hadamard | None
     activation: str
 
@@ -56,9 +61,10 @@ def linear(nodes: Nodes, x: str, layer: LinearLayer, outputs: list[str]) -> int:
     zero = weight.zero_point
     inputs.append("" if zero is None else nodes.constant(f"{layer.stem}_zero_point", zero))
     inputs.append("" if layer.bias is None else nodes.constant(f"{layer.stem}_bias", layer.bias.astype(np.float32)))
+    inputs.append("" if layer.smooth is None else nodes.constant(f"{layer.stem}_smooth", layer.smooth))
     attributes = {**weight.attributes, "activation": layer.activation}
     if layer.rotation is not None:
-        inputs += ["", nodes.constant("qnumpy_signs", signs_of(layer.rotation))]
+        inputs.append(nodes.constant("qnumpy_signs", signs_of(layer.rotation)))
         attributes["hadamard_block"] = layer.rotation.block
     while not inputs[-1]:
         del inputs[-1]
@@ -72,3 +78,58 @@ def embedding(nodes: Nodes, ids: str, stem: str, codes: Array, scale: Float32Arr
     nodes.graph.require(DOMAIN, VERSION)
     table = [nodes.constant(f"{stem}_quantized", codes), nodes.constant(f"{stem}_scale", scale)]
     nodes.add("Embedding", [ids, *table], output, domain=DOMAIN)
+
+
+def norms(graph: Graph) -> int:
+    """Replace sums of two activations and the LayerNormalization behind them by SkipLayerNormalization.
+
+    It takes two thirds of the time of both in onnxruntime, docs/onnx-operators.md.
+
+    Parameters
+    ----------
+    graph : Graph
+        The main graph; it changes.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    count = 0
+    for total in list(graph.proto.node):
+        norm = norm_behind(graph, total.output[0]) if _sums(graph, total) else None
+        if norm is None:
+            continue
+        x, residual = total.input
+        constants = [graph.constant(name) for name in (norm.gain, norm.bias) if name is not None]
+        width = (graph.shape(x) or ())[-1:]
+        arrays = [
+            c.array for c in constants if c is not None and c.array.dtype == np.float32 and c.array.shape == width
+        ]
+        if len(arrays) != len(constants):
+            continue
+        gains = [graph.add(c.name, c.array) for c in constants if c is not None]
+        outputs = [norm.output]
+        others = [node for node in graph.consumers(total.output[0]) if not any(node is own for own in norm.nodes)]
+        if others or graph.is_output(total.output[0]):
+            outputs.append(total.output[0])
+        for node in norm.nodes:
+            graph.remove(node)
+        made = helper.make_node(
+            "SkipLayerNormalization", [x, residual, *gains], outputs, name=graph.name(f"{norm.output}_skip"),
+            domain=DOMAIN, epsilon=norm.epsilon,
+        )  # fmt: skip
+        graph.replace(total, made)
+        count += 1
+    if count:
+        graph.require(DOMAIN, VERSION)
+    return count
+
+
+def _sums(graph: Graph, node: Any) -> bool:
+    """Whether a node adds two activations of one shape."""
+    if node.op_type not in ("Add", "Sum") or node.domain or len(node.input) != 2:
+        return False
+    if any(graph.constant(name) is not None or graph.elem_type(name) != TensorProto.FLOAT for name in node.input):
+        return False
+    return graph.same_shape(*node.input)

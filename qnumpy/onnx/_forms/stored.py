@@ -55,7 +55,7 @@ def store_weights(
             if dtype == "float32" or not fits or stays(layer.node):
                 after += w.nbytes
                 continue
-            owner = _owner(layer.graph, name)
+            owner = layer.graph.scope_of(name)
             key = (id(owner.proto), name)
             if key not in stored:
                 stored[key] = store(owner, owner.proto.node[0], name, w, of)
@@ -72,15 +72,6 @@ def _slots(layer: Layer) -> dict[int, Array]:
     places = {"Gather": (0,), "MatMul": (0, 1), **dict.fromkeys(RECURRENT, (1, 2))}.get(layer.op_type, (1,))
     found = {i: layer.graph.constant(layer.node.input[i]) for i in places if i < len(layer.node.input)}
     return {i: constant.array for i, constant in found.items() if constant is not None and constant.array.ndim}
-
-
-def _owner(scope: Graph, tensor: str) -> Graph:
-    """Return the graph that holds a tensor: this one or one around it."""
-    while scope.parent is not None and scope.producer(tensor) is None:
-        if any(value.name == tensor for value in scope.proto.initializer):
-            break
-        scope = scope.parent
-    return scope
 
 
 def store(scope: Graph, node: Any, name: str, w: Array, dtype: str) -> tuple[str, int]:

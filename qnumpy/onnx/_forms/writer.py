@@ -46,6 +46,14 @@ class Writer:
     def constant(self, stem: str, array: Array) -> str:
         return self.graph.add(stem, array)
 
+    def weight_zero_point(self, stem: str, shape: tuple[int, ...], dtype: Any) -> str:
+        """Return the name of zeros that one weight alone reads.
+
+        With ``session.x64quantprecision=1`` onnxruntime replaces an int8 weight and its zero point by uint8, and fails
+        where another weight has the same zero point.
+        """
+        return self.graph.add(f"{stem}_zero_point", np.zeros(shape, dtype), shared=False)
+
     def params(self, tensor: str) -> tuple[str, str]:
         """Return the names of the scale and the zero point of a tensor."""
         params = self.qparams[tensor]
