@@ -220,7 +220,8 @@ class QParams:
         qmin = code.symmetric_qmin if symmetric else code.qmin
         ends: tuple[Any, Any] = (low, high) if np.ndim(low) else (float(low), float(high))
         scale, zero = grid_of_range(*ends, qmin, code.qmax, symmetric, owner)
-        return cls(scale, zero, code.name, granularity, qmin, code.qmax)
+        zeros = (qmin + code.qmax) // 2 if symmetric else zero  # one number is checked faster than equal ones
+        return cls(scale, zeros, code.name, granularity, qmin, code.qmax)
 
     @property
     def code(self) -> CodeType:

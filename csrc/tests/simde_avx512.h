@@ -85,6 +85,7 @@ static inline simde__m512 qn_gather_ps(simde__m512i places, const float *from) {
 }
 
 #undef _mm512_madd_epi16 /* of four arguments in SIMDe 0.7 */
+#define _mm512_mask_cmp_ps_mask(mask, a, b, relation) ((mask) & _mm512_cmp_ps_mask(a, b, relation))
 #define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
 #define _mm512_cvtepi32_ps(a) qn_cvtepi32_ps(a)
 #define _mm512_cvtps_epi32(a) qn_cvtps_epi32(a)

@@ -431,8 +431,6 @@ class LearnedScale:
         assert self.scale is not None
         assert self.zero_point is not None
         qmin, qmax = _ends(self._code, self.symmetric)
-        if self.symmetric is False:
-            _refuse_nan(owner, self.zero_point)
         scale: Float32Array | float
         zero: Int32Array | int
         if not layout.shape:
@@ -440,11 +438,15 @@ class LearnedScale:
             if not _check.TINY <= scale <= _check.HUGE or scale < LEAST:
                 scale = float(self.qparams().scale)  # raised to LEAST, or refused
             if self.symmetric is False:
-                zero = min(max(round(float(self.zero_point)), qmin), qmax)
+                real = float(self.zero_point)
+                if math.isnan(real):
+                    _refuse_nan(owner, self.zero_point)
+                zero = round(min(max(real, qmin), qmax))
         else:
             scale = np.maximum(self.scale, np.float32(LEAST), out=self.scale).copy()
             _check.scale(owner, "scale", scale)
             if self.symmetric is False:
+                _refuse_nan(owner, self.zero_point)
                 zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
             else:
                 zero = _middle(self._code.symmetric_zero_point, layout.shape)

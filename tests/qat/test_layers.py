@@ -310,6 +310,17 @@ def test_the_simulation_has_the_bits_of_the_integer_layer(maker, bits):
             assert np.ptp(y) > 1
 
 
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(1)])
+@pytest.mark.parametrize("zero", [-np.inf, -0.5, 0.5, 1.5, 14.6, 99, np.inf])
+def test_a_pass_takes_the_parameters_that_qparams_returns(granularity, zero):
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    quantizer = qat.LearnedScale("uint4", granularity, symmetric=False)
+    quantizer(x)
+    quantizer.zero_point[...] = zero
+    np.testing.assert_array_equal(quantizer(x), qn.fake_quantize(x, quantizer.qparams()))
+    assert (quantizer.qparams().zero_point == np.clip(np.rint(zero), 0, 15)).all()
+
+
 def test_padding_is_the_zero_point():
     """A zero around an image has the code Z: patches of the codes, with Z around the image, are the same rows."""
     rng = np.random.default_rng(0)
