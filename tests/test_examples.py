@@ -45,8 +45,8 @@ def words(text):
 def numbers(text, units, images):
     """Every number, and by how much it may differ where the BLAS of another machine rounds sums otherwise.
 
-    A share in percent by so many images of the 180 that are classified; what has decimals by so many units of the last one
-    shown; integers not at all.
+    A share in percent by so many images of the 180 that are classified; what has decimals by so many units of the last
+    one shown; integers not at all.
     """
     for match in NUMBER.finditer(text):
         number = match[0].replace(",", "")
