@@ -34,6 +34,7 @@ MAX_DROP = 0.01  # of the share of right images, below the float model
 SEEN_DROP = 0.002  # the same of images it was trained on, which it knows by heart: there the errors show less
 BATCH = 64
 EPOCHS = 30
+SEEDS = 3
 RATE = 1e-2
 
 TECHNIQUES: Mapping[str, Callable[[str], Observer]] = {
@@ -60,8 +61,8 @@ class Guide:
         The 360 images that judge.
     training_x, training_labels : ndarrays
         The 1437 images that calibrate and train.
-    scores : dict of str to dict of int to int
-        The number of right images of the test by method and bits.
+    scores : dict of str to dict of int to float
+        The number of right images of the test by method and bits; a mean where several models were trained.
     """
 
     layers: Layers
@@ -69,7 +70,7 @@ class Guide:
     labels: Array
     training_x: Array
     training_labels: Array
-    scores: dict[str, dict[int, int]] = field(default_factory=dict)
+    scores: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, digits: Digits) -> "Guide":
@@ -91,7 +92,7 @@ class Guide:
         """Count the images of the test that the logits name."""
         return int((logits.argmax(axis=1) == self.labels).sum())
 
-    def share(self, right: int) -> str:
+    def share(self, right: float) -> str:
         return f"{right / len(self.labels):.1%}"
 
     def calibrated(self, technique: str, dtype: str) -> Mapping[str, QParams]:
@@ -135,7 +136,7 @@ def float_accuracy(guide: Guide) -> str:
 def dynamic(guide: Guide) -> str:
     """Quantize weights in advance, and each row of the inputs when it comes: no data is needed."""
     exact = network(guide.layers, guide.x)
-    rows = [["weights", "inputs", "right", "", "SQNR of logits, dB"]]
+    rows = [["weights", "inputs", "right", "SQNR of logits, dB"]]
     scores = guide.scores["dynamic, inputs int8"] = {}
     for bits in BITS:
         x, layers = guide.x, quantized(guide.layers, f"int{bits}")
@@ -143,7 +144,7 @@ def dynamic(guide: Guide) -> str:
             last = i == len(layers) - 1
             x = cast(Array, PackedWeight(w, axis=1, bias=bias, clip=(None if last else 0, None)).matmul(x))
         scores[bits] = guide.right(x)
-        rows.append([f"int{bits}", "int8 per row", *_score(guide, scores[bits]), _sqnr(exact, x)])
+        rows.append([f"int{bits}", "int8 per row", guide.share(scores[bits]), _sqnr(exact, x)])
     return "\n".join(aligned(rows, left=2))
 
 
@@ -266,23 +267,30 @@ def _mixed(schemes: Schemes, bits: Mapping[str, int], x: Array) -> Array:
 def training(guide: Guide) -> str:
     """Train with fake-quantized weights and inputs, and export the result to integers."""
     nearest, gptq = guide.scores["static, mse"], guide.scores["static, mse, weights by gptq"]
-    rows = [["", "mse", "gptq", "trained", "its integers", "bits as simulated"]]
-    scores = guide.scores["trained"] = {}
+    rows = [["", "mse", "gptq", "trained", "lowest", "highest", "integers have the bits of the simulation"]]
+    scores = guide.scores[f"trained, mean of {SEEDS} seeds"] = {}
     for bits in BITS[1:]:
-        layers = train(guide, bits)
-        simulated = forward(layers, guide.x)
-        scores[bits] = guide.right(simulated)
-        x = guide.x
-        for layer in layers:
-            if isinstance(layer, Linear):
-                exported = layer.export()
-                x = cast(Array, exported.weight.matmul(quantize(x, exported.input)))
-            else:
-                x = layer.forward(x)
-        counts = nearest[bits], gptq[bits], scores[bits], guide.right(x)
-        same = str(np.array_equal(x.view(np.uint32), simulated.view(np.uint32)))
-        rows.append([_scheme(bits), *map(guide.share, counts), same])
+        counts, same = [], True
+        for seed in range(SEEDS):
+            layers = train(guide, bits, seed=seed)
+            logits = in_integers(layers, guide.x)
+            same &= np.array_equal(logits.view(np.uint32), forward(layers, guide.x).view(np.uint32))
+            counts.append(guide.right(logits))
+        scores[bits] = sum(counts) / SEEDS
+        shares = map(guide.share, (nearest[bits], gptq[bits], scores[bits], min(counts), max(counts)))
+        rows.append([_scheme(bits), *shares, str(same)])
     return "\n".join(aligned(rows, left=1))
+
+
+def in_integers(layers: Iterable[Linear | ReLU], x: Array) -> Array:
+    """Return the logits of trained layers, exported to integers."""
+    for layer in layers:
+        if isinstance(layer, Linear):
+            exported = layer.export()
+            x = cast(Array, exported.weight.matmul(quantize(x, exported.input)))
+        else:
+            x = layer.forward(x)
+    return x
 
 
 def train(guide: Guide, bits: int, *, epochs: int = EPOCHS, seed: int = 0) -> list[Linear | ReLU]:
@@ -348,10 +356,6 @@ def _least(guide: Guide) -> int:
 
 def _scheme(bits: int) -> str:
     return f"W{bits}A{bits}"
-
-
-def _score(guide: Guide, right: int) -> tuple[str, str]:
-    return str(right), guide.share(right)
 
 
 def _sqnr(exact: Array, logits: Array) -> str:

@@ -23,8 +23,8 @@
  *   before it saturates, else 0, and 0 for NaN. One row.
  * keep_f32(g[n], inside[n], y[n], n, stream): g where inside is 1, +0 where it is 0.
  * gradient_f32(x[n], g[n], dx[n], n, p, sums): dx as keep_f32 of the above. Extends the sums: error by g * (step - v)
- *   of what lies inside, where step is the code less Z, v is x / S, by TORCH x * (1 / S), their difference is rounded to
- *   float32, and the product is exact in float64; below and above by g. Each has 16 partial sums (element i in sum
+ *   of what lies inside, where step is the code less Z, v is x / S, by TORCH x * (1 / S), their difference is rounded
+ *   to float32, and the product is exact in float64; below and above by g. Each has 16 partial sums (element i in sum
  *   i % 16) that are added in halves. Reads the first parameter alone. The payload of a NaN is any.
  * gradient_columns_f32(x[n], g[n], dx[n], n, p, error[n], below[n], above[n]): the same for one row whose elements have
  *   their own parameters; adds to the sums of each element.
