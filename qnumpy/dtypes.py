@@ -249,11 +249,13 @@ def _look_up(dtype: Any, family: str) -> Any:
     table: dict[str, Any] = CODE_TYPES if family == "code" else FLOAT_TYPES
     if dtype is None:  # float64 in NumPy
         return None
+    if not isinstance(getattr(dtype, "dtype", np.dtype(bool)), np.dtype) and not isinstance(dtype, type):
+        return None  # an object whose `dtype` is none; NumPy 2.0 warns
     if isinstance(dtype, str) and dtype in table:
         return table[dtype]
     try:
         return table.get(np.dtype(dtype).name)
-    except (TypeError, ValueError):  # ValueError: an object whose `dtype` is none
+    except (TypeError, ValueError):
         return None
 
 

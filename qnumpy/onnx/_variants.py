@@ -11,7 +11,7 @@ from ._conversion import Conversion
 from ._latency import interleaved
 from ._report import Change
 from ._taps import feed_of
-from .session import session
+from .session import run_batches, session
 
 __all__ = ["Floor", "accurate", "fastest"]
 
@@ -36,7 +36,8 @@ class Floor:
         engine = session(source)
         self.least, self.feeds = least, [feed_of(engine, item) for item in samples]
         self.names = [value.name for value in engine.get_outputs() if value.type == "tensor(float)"]
-        self.wanted = [engine.run(self.names, feed) for feed in self.feeds] if self.names else []
+        runs = run_batches("quantize_static", engine, self.feeds) if self.names else []
+        self.wanted = [[outputs[name] for name in self.names] for outputs in runs]
 
     def sqnr(self, model: Any, most: int | None = None) -> Sqnr:
         """Return the SQNR in dB of the output that has the least, over all batches or some."""

@@ -21,16 +21,17 @@ def quantization_gradients(
     >>> quantization_gradients(x, np.ones(3, np.float32), QParams(0.5, 0, "int4"))
     (array([0., 1., 0.], dtype=float32), array([-0.25,  1.  ,  1.  ]))
     """
-    wide, g = np.asarray(x).astype(np.float32), np.asarray(g)
+    wide, dtype = np.asarray(x).astype(np.float32), np.asarray(g).dtype
+    slope = np.asarray(g).astype(np.float64)
     steps, side = _saturated(wide, qparams, convention)
     scale = expanded(qparams.scale, qparams.granularity, wide.shape)
     number = parameter_of(qparams.granularity, wide.shape).ravel()
     with np.errstate(all="ignore"):
         quotient = wide * (np.float32(1) / scale) if convention == "torch" else wide / scale
         error = np.where(side == 0, steps.astype(np.float32) - quotient, np.float32(0)).astype(np.float64)
-    terms = (g.astype(np.float64) * error, np.where(side == -1, g, 0), np.where(side == 1, g, 0))
-    sums = [np.bincount(number, term.ravel().astype(np.float64), qparams.scale.size) for term in terms]
-    return np.where(side == 0, g, 0).astype(g.dtype), np.array(sums, np.float64).reshape(3, *qparams.scale.shape)
+    terms = (slope * error, np.where(side == -1, slope, 0), np.where(side == 1, slope, 0))
+    sums = [np.bincount(number, term.ravel(), qparams.scale.size) for term in terms]
+    return np.where(side == 0, slope, 0).astype(dtype), np.array(sums, np.float64).reshape(3, *qparams.scale.shape)
 
 
 def _saturated(x: ArrayLike, qparams: QParams, convention: Convention = "onnx") -> tuple[Array, Array]:

@@ -203,7 +203,8 @@ def test_the_runtimes_own_remedy_loads_our_models(name: str, form: Any) -> None:
     assert report.unsafe
     assert report.remedy is not None
     assert report.remedy.works, report.remedy.message
-    assert report.remedy.elsewhere == 0
+    if RUNTIME >= (1, 32):  # older ones leave these products as they are
+        assert report.remedy.elsewhere == 0
 
 
 @pytest.mark.parametrize("name", MODELS)
