@@ -93,7 +93,7 @@ def test_a_gradient_of_float64_is_rounded_to_the_dtype_of_x(autograd):
 
 @pytest.mark.peers
 def test_the_examples(autograd):
-    assert doctest.testmod(qat.autograd, extraglobs={"np": np, "qn": qn}) == (0, 5)
+    assert doctest.testmod(qat.autograd, extraglobs={"np": np, "qn": qn}) == (0, 6)
 
 
 @pytest.mark.parametrize("package", ["autograd", "jax"])
