@@ -137,6 +137,14 @@ def integer(owner: str, name: str, value: Any) -> int:
         raise TypeError(must(owner, name, "an integer", typed(value))) from None
 
 
+def count(owner: str, name: str, value: Any) -> int:
+    """Return an integer of at least 0."""
+    number = integer(owner, name, value)
+    if number < 0:
+        raise ValueError(must(owner, name, "at least 0", str(number)))
+    return number
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is one real number; a bool is none."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

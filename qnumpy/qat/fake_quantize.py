@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from .. import _args, _check
 from .._typing import Array, Convention, Float32Array
 from ..observers import MovingAverageMinMaxObserver, Observer
-from ..ops.gradients import TYPES, Inside, fake_quantize_inside, keep_inside
+from ..ops.gradients import TYPES, Inside, fake_quantize_inside, gradient_of, keep_inside
 from ..qparams import QParams
 
 __all__ = ["FakeQuantize", "Saved", "fake_quantize", "fake_quantize_vjp"]
@@ -112,8 +112,10 @@ def fake_quantize_vjp(g: ArrayLike, saved: Saved, *, grad: Literal["clipped", "i
     if not isinstance(saved, Saved):
         raise TypeError(_check.must(owner, "saved", "what fake_quantize saved", _check.typed(saved)))
     clipped = _args.choice(owner, "grad", grad, {"identity": 0, "clipped": 1})
-    dx = keep_inside(owner, g, saved.inside)
-    return dx if clipped else np.array(_args.real(owner, "g", g, TYPES)[0], dx.dtype)
+    if clipped:
+        return keep_inside(owner, g, saved.inside)
+    source, float_type = gradient_of(owner, g, saved.inside.shape)
+    return np.array(source, float_type.dtype)
 
 
 class FakeQuantize:
@@ -157,9 +159,7 @@ class FakeQuantize:
         self.observer = MovingAverageMinMaxObserver(dtype="uint8", symmetric=False) if observer is None else observer
         if not isinstance(self.observer, Observer) or not self.observer.chooses_range:
             raise TypeError(_check.must(owner, "observer", "an Observer that learns a range", _check.typed(observer)))
-        self.delay = _check.integer(owner, "delay", delay)
-        if self.delay < 0:
-            raise ValueError(_check.must(owner, "delay", "at least 0", str(delay)))
+        self.delay = _check.count(owner, "delay", delay)
         _args.choice(owner, "convention", convention, _args.CONVENTIONS)
         self.convention: Convention = convention
         self.observes = self.quantizes = True

@@ -327,9 +327,7 @@ class LearnedScale:
         self._code = _args.code(owner, dtype, INTEGER_TYPES)
         self.granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
         self.symmetric: Symmetric = _scheme(owner, symmetric)
-        self.delay = _check.integer(owner, "delay", delay)
-        if self.delay < 0:
-            raise ValueError(_check.must(owner, "delay", "at least 0", str(delay)))
+        self.delay = _check.count(owner, "delay", delay)
         self.frozen = False
         self.scale: Float32Array | None = None
         self.zero_point: Float32Array | None = None

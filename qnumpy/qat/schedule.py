@@ -43,10 +43,10 @@ class Schedule:
         if not isinstance(dtypes, Mapping | None):
             raise TypeError(_check.must(owner, "dtypes", "a mapping of epochs to types", _check.typed(dtypes)))
         self.bits = {
-            _epoch(owner, "dtypes", epoch): _args.code(owner, dtype, INTEGER_TYPES).bits
+            _check.count(owner, "dtypes", epoch): _args.code(owner, dtype, INTEGER_TYPES).bits
             for epoch, dtype in ({} if dtypes is None else dtypes).items()
         }
-        self.freeze = None if freeze is None else _epoch(owner, "freeze", freeze)
+        self.freeze = None if freeze is None else _check.count(owner, "freeze", freeze)
 
     def begin_epoch(self, epoch: int, quantizers: Iterable[LearnedScale | FakeQuantize]) -> None:
         """Change the quantizers to what they are in this epoch.
@@ -58,7 +58,7 @@ class Schedule:
         ValueError
             epoch is negative.
         """
-        epoch = _epoch("Schedule.begin_epoch", "epoch", epoch)
+        epoch = _check.count("Schedule.begin_epoch", "epoch", epoch)
         begun = [start for start in self.bits if start <= epoch]
         for quantizer in quantizers:
             if begun and isinstance(quantizer, LearnedScale):
@@ -67,10 +67,3 @@ class Schedule:
                     quantizer.dtype = name
             if self.freeze is not None and epoch >= self.freeze:
                 quantizer.freeze()
-
-
-def _epoch(owner: str, name: str, value: int) -> int:
-    epoch = _check.integer(owner, name, value)
-    if epoch < 0:
-        raise ValueError(_check.must(owner, name, "at least 0", str(epoch)))
-    return epoch

@@ -5,25 +5,18 @@ import doctest
 import ml_dtypes
 import numpy as np
 import pytest
+from gradient_problems import GRANULARITIES, problem
 from strategies import CONVENTIONS, assert_same_bits
 
 import qnumpy as qn
 from qnumpy import qat
 
 pytestmark = pytest.mark.peers
-GRANULARITIES = [qn.PerTensor(), qn.PerChannel(0), qn.PerChannel(1), qn.PerGroup(3), qn.PerRow()]
 
 
 @pytest.fixture(scope="module")
 def jax():
     return pytest.importorskip("jax")
-
-
-def problem(granularity, dtype=np.float32):
-    rng = np.random.default_rng(0)
-    x, g = (rng.normal(size=(5, 7)).astype(dtype) for _ in range(2))
-    shape = granularity.params_shape(x.shape)
-    return x, g, rng.uniform(0.1, 0.5, shape).astype(np.float32), rng.uniform(-4, 4, shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
