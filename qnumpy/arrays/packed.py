@@ -299,7 +299,10 @@ class PackedWeight:
         return self._finish(owner, target, y)
 
     def rows_times(self, owner: str, x: Float32Array, out: Float32Array) -> None:
-        """Fill `out` with ``x @ self`` in float32. Both are C-contiguous and apart; only the last axis of x is checked."""
+        """Fill `out` with ``x @ self`` in float32.
+
+        Both are C-contiguous and apart; only the last axis of x is checked.
+        """
         self._fill(owner, x, self._rows(owner, "x", x.shape), self._reals, out)
 
     def _fill(self, owner: str, x: Float32Array, rows: int, output: Output, out: Array) -> None:

@@ -30,7 +30,8 @@ class Layout(NamedTuple):
 
 def describe(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     """Return the layout of some arrays, and their plain tensors by name."""
-    specs, tensors = {}, {}
+    specs: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in arrays.items():
         spec = TensorSpec.of(value)
         specs[name] = None if spec.is_plain else spec.to_dict()

@@ -146,8 +146,8 @@ class Linear(Quantized):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.smooth is None:
-            return linear(x, self.tensors(), self.layout)  # type: ignore[no-any-return]
-        return linear(x * self.smooth, self.tensors(), self.layout).to(x.dtype)  # type: ignore[no-any-return]
+            return linear(x, self.tensors(), self.layout)
+        return linear(x * self.smooth, self.tensors(), self.layout).to(x.dtype)
 
     def extra_repr(self) -> str:
         _, *product = self.packed()._describe()
