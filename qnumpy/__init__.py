@@ -135,7 +135,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAZY = ("dask", "onnx", "plot", "qat", "search", "testing")
+_LAZY = ("dask", "onnx", "plot", "qat", "search", "testing", "torch")
 
 if not _types.TYPE_CHECKING:  # to a type checker any name would be an attribute
 

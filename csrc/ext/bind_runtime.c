@@ -1,6 +1,8 @@
 /* The ISA, the threads, and errors of the environment. */
 #include "bindings.h"
 
+#include <stdint.h>
+
 #include "dispatch.h"
 #include "threads.h"
 
@@ -60,6 +62,44 @@ static PyObject *set_num_threads(PyObject *self, qn_args a, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+/* ---- the threads of OpenMP that another library has started ---- */
+
+typedef void (*gomp_parallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags); /* of libgomp */
+
+typedef struct {
+    qn_pool pool; /* first */
+    gomp_parallel parallel;
+} openmp_team;
+
+typedef struct {
+    void (*take)(void *job, size_t i);
+    void *job;
+    size_t pieces;
+    _Atomic size_t next;
+} team_job;
+
+static void take_pieces(void *data) {
+    team_job *j = data;
+    for (size_t i; (i = atomic_fetch_add(&j->next, 1)) < j->pieces;) j->take(j->job, i);
+}
+
+static void run_team(const qn_pool *pool, int64_t pieces, void (*take)(void *job, size_t i), void *job) {
+    team_job j = {take, job, (size_t)pieces, 0};
+    ((const openmp_team *)pool)->parallel(take_pieces, &j, (unsigned)pool->threads, 0);
+}
+
+static PyObject *borrow_team(PyObject *self, qn_args a, Py_ssize_t count) {
+    static _Thread_local openmp_team team;
+    int threads;
+    (void)self;
+    if (qn_arg_count("borrow_team", count, 2) || qn_arg_int(a[1], 0, QN_MAX_THREADS, &threads)) return NULL;
+    void *parallel = PyLong_AsVoidPtr(a[0]);
+    if (PyErr_Occurred()) return NULL;
+    team = (openmp_team){{parallel ? threads : 1, run_team}, (gomp_parallel)(uintptr_t)parallel};
+    qn_borrow_pool(threads ? &team.pool : NULL);
+    Py_RETURN_NONE;
+}
+
 static PyObject *watch_thread_blocks(PyObject *self, qn_args a, Py_ssize_t count) {
     (void)self;
     if (qn_arg_count_always("watch_thread_blocks", count, 1)) return NULL;
@@ -88,6 +128,8 @@ PyMethodDef qn_runtime_methods[] = {
     QN_METHOD(kernels, "kernels()\n--\n\nWhich ISA row serves which kernel."),
     QN_METHOD(num_threads, "num_threads()\n--\n\nThreads a large call may use."),
     QN_METHOD(set_num_threads, "set_num_threads(threads, /)\n--\n\nSet the threads a large call may use."),
+    QN_METHOD(borrow_team, "borrow_team(parallel, threads, /)\n--\n\nRun calls of this thread on threads of OpenMP, "
+                           "by the address of GOMP_parallel; 0 threads: on ours again."),
     QN_METHOD(watch_thread_blocks,
               "watch_thread_blocks(variable, /)\n--\n\nRead the threads of each call from the blocks of its context."),
     QN_METHOD(refuse_calls,

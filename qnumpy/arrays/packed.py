@@ -293,12 +293,22 @@ class PackedWeight:
         y = self._result(owner, out, source)
         with np.errstate(over="ignore"):
             x32 = np.require(source, np.float32, ["C", "A"])
-        x32, activations = self._input.prepare(x32)
         output = self._codes_output or self._reals
         target = self._target(output, y)
-        if not self._weight.storage.multiply(x32, rows, activations, output, target):
-            raise OverflowError(_check.must(owner, *_SUMS))
+        self._fill(owner, x32, rows, output, target)
         return self._finish(owner, target, y)
+
+    def rows_times(self, owner: str, x: Float32Array, out: Float32Array) -> None:
+        """Fill `out` with ``x @ self`` in float32.
+
+        Both are C-contiguous and apart; only the last axis of x is checked.
+        """
+        self._fill(owner, x, self._rows(owner, "x", x.shape), self._reals, out)
+
+    def _fill(self, owner: str, x: Float32Array, rows: int, output: Output, out: Array) -> None:
+        x, activations = self._input.prepare(x)
+        if not self._weight.storage.multiply(x, rows, activations, output, out):
+            raise OverflowError(_check.must(owner, *_SUMS))
 
     def _reals_of(self, owner: str, x: Any) -> Array:
         """Return x as an array of a real type."""

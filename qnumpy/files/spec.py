@@ -122,7 +122,7 @@ class TensorSpec:
         """Describe an existing array."""
         if isinstance(value, PackedWeight):
             w, options = _parts(value)
-            return replace(cls.of(w), options=_options_to_json(options))
+            return replace(cls.of(w), options=options_to_json(options))
         if isinstance(value, MomentsObserver):
             counts = {key: int(getattr(value, name)) for key, name in _COUNTS.items()}
             return cls(np.dtype(np.float64), value.scatter_.shape, moments={**counts, **value.get_config()})
@@ -340,7 +340,7 @@ class TensorSpec:
         if self.options is not None:
             w: Any = replace(self, options=None).decode(name, read)
             bias = None if self.options["bias"] is None else read(f"{name}.bias")
-            return PackedWeight(w, **{**_options_from_json(self.options), "bias": bias})
+            return PackedWeight(w, **{**options_from_json(self.options), "bias": bias})
         stored = read(name)
         if self.format in GGUF_TYPES:
             return GGUFArray(stored, self.format)
@@ -437,12 +437,10 @@ def is_same_layer(one: PackedWeight, other: PackedWeight) -> bool:
     (w, options), (w2, options2) = _parts(one), _parts(other)
     bias, bias2 = options["bias"], options2["bias"]
     same_bias = (bias is None) == (bias2 is None) and (bias is None or bias.tobytes() == bias2.tobytes())
-    return (
-        type(w) is type(w2) and bool(w == w2) and same_bias and _options_to_json(options) == _options_to_json(options2)
-    )
+    return type(w) is type(w2) and bool(w == w2) and same_bias and options_to_json(options) == options_to_json(options2)
 
 
-def _options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
+def options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as values of JSON, but the bias as its shape or None; other options that are None are left out."""
     values: dict[str, Any] = {}
     for name, value in options.items():
@@ -473,7 +471,7 @@ def _checked_options(name: str, w: TensorSpec, values: Any, held: Held) -> dict[
     return {**values, "bias": shape}
 
 
-def _options_from_json(values: Mapping[str, Any]) -> dict[str, Any]:
+def options_from_json(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as the constructor of PackedWeight takes them."""
     return {name: _READERS[name](value) if name in _READERS else value for name, value in values.items()}
 

@@ -5,9 +5,9 @@
 leaves it as it is, returns a new ModelProto, and writes it where `output` is named.
 """
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import serve
 
 if TYPE_CHECKING:
     from ._report import report as report
@@ -61,34 +61,5 @@ __all__ = [
 ]
 
 
-class _Package(ModuleType):
-    """Some functions have the name of their module; the import of the module must not hide the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
 if not TYPE_CHECKING:  # to a type checker any name would be an attribute
-    sys.modules[__name__].__class__ = _Package
-
-    def __getattr__(name):
-        if name not in _HOMES:
-            raise AttributeError(f"module 'qnumpy.onnx' has no attribute {name!r}")
-        from importlib import import_module
-
-        try:
-            value = getattr(import_module(f"qnumpy.onnx.{_HOMES[name]}"), name)
-        except ImportError as error:
-            package = str(error.name).partition(".")[0]
-            if package not in ("onnx", "onnxruntime"):
-                raise
-            raise ImportError(
-                f"qnumpy.onnx.{name}: {package} must be installed: pip install 'qnumpy[onnx]'.", name=package
-            ) from error
-        globals()[name] = value
-        return value
-
-    def __dir__():
-        return sorted(__all__)
+    serve(__name__, _HOMES, "onnx", ["onnx", "onnxruntime"])

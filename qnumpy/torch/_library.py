@@ -1,0 +1,166 @@
+"""The operators ``torch.ops.qnumpy``: how one is defined, and what all of them share: arrays, weights, threads."""
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import ref
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _check, _core
+from .._typing import Array
+
+__all__: list[str] = []
+
+_LIBRARY = torch.library.Library("qnumpy", "DEF")
+
+_Opened = TypeVar("_Opened")
+
+
+def define(
+    schema: str,
+    cpu: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., Any] | None = None,
+) -> Any:
+    """Register an operator and return its overload.
+
+    Parameters
+    ----------
+    schema : str
+        As ``torch.library.Library.define`` takes it.
+    cpu : callable
+        Takes and returns tensors. Its calls of qnumpy run on the threads of PyTorch.
+    fake : callable
+        Returns tensors of the right shape and dtype.
+    backward, setup_context : callable, optional
+        As ``torch.library.register_autograd`` takes them; without them a gradient is refused.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, _on_threads_of_torch(cpu), "CPU")
+    torch.library.register_fake(f"qnumpy::{name}", fake, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(
+            f"qnumpy::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+        )  # fmt: skip
+    return getattr(torch.ops.qnumpy, name).default
+
+
+# ---- tensors and arrays over the same memory ----
+
+# Types that NumPy or Tensor.numpy lacks, with an unsigned integer of the same bytes.
+_TYPES = {
+    np.dtype(ml_dtypes.bfloat16): (torch.bfloat16, torch.uint16, np.uint16),
+    np.dtype(ml_dtypes.float8_e4m3fn): (torch.float8_e4m3fn, torch.uint8, np.uint8),
+    np.dtype(ml_dtypes.float8_e5m2): (torch.float8_e5m2, torch.uint8, np.uint8),
+    np.dtype(ml_dtypes.float8_e4m3fnuz): (torch.float8_e4m3fnuz, torch.uint8, np.uint8),
+    np.dtype(ml_dtypes.float8_e5m2fnuz): (torch.float8_e5m2fnuz, torch.uint8, np.uint8),
+}
+_POWERS = np.dtype(ml_dtypes.float8_e8m0fnu)
+_CARRIERS = {own: (carrier, dtype) for dtype, (own, carrier, _) in _TYPES.items()}
+
+
+def array_of(x: Tensor) -> Array:
+    """Return the array over the memory of a tensor on the CPU."""
+    found = _CARRIERS.get(x.dtype)
+    if found is None:
+        array: Array = (x.detach() if x.requires_grad else x).numpy()
+        return array
+    carrier, dtype = found
+    return x.detach().view(carrier).numpy().view(dtype)
+
+
+def tensor_of(array: Array) -> Tensor:
+    """Return the tensor over the memory of an array; one that is read-only is copied.
+
+    float8_e8m0fnu becomes uint8: PyTorch has the type since 2.7 only.
+    """
+    array = array if array.flags.writeable else array.copy()
+    found = _TYPES.get(array.dtype)
+    if found is None:
+        return torch.from_numpy(array.view(np.uint8) if array.dtype == _POWERS else array)
+    own, _, carrier = found
+    return torch.from_numpy(array.view(carrier)).view(own)
+
+
+# ---- weights that are opened once ----
+
+# The first tensor of a weight -> all of its tensors, their versions, the layout, and what was made of them. An entry is
+# valid as long as these very tensors live and nothing has written to them.
+_opened: dict[int, tuple[list[ref[Tensor]], list[int], str, Any]] = {}
+
+
+def opened(tensors: Sequence[Tensor], layout: str, make: Callable[[Sequence[Tensor], str], _Opened]) -> _Opened:
+    """Return what `make` returns for the tensors, from an earlier call if they have not changed."""
+    key = id(tensors[0])
+    entry = _opened.get(key)
+    versions = [_version(x) for x in tensors]
+    if entry is not None:
+        owners, written, text, result = entry
+        if written == versions and text == layout and all(o() is x for o, x in zip(owners, tensors, strict=True)):
+            found: _Opened = result
+            return found
+    result = make(tensors, layout)
+
+    def forget(owner: Any) -> None:
+        entry = _opened.get(key)
+        if entry is not None and entry[0][0] is owner:
+            del _opened[key]
+
+    owners = [ref(tensors[0], forget), *map(ref, tensors[1:])]
+    _opened[key] = owners, versions, layout, result
+    return result
+
+
+def _version(x: Tensor) -> int:
+    return -1 if x.is_inference() else x._version
+
+
+# ---- threads ----
+
+
+def _address_of_parallel() -> int:
+    """Return the address of GOMP_parallel in the OpenMP library that PyTorch has loaded, 0 for another library."""
+    home = Path(torch.__file__).parent
+    for path in [*home.glob("lib/libgomp*"), *home.parent.glob("torch.libs/libgomp*"), "libgomp.so.1"]:
+        try:
+            library = ctypes.CDLL(str(path), mode=getattr(os, "RTLD_NOLOAD", 0))
+            return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+        except (OSError, AttributeError):
+            continue
+    return 0
+
+
+_PARALLEL = _address_of_parallel()
+
+
+def _on_threads_of_torch(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a kernel whose calls of qnumpy take as many threads as PyTorch has, out of its pool.
+
+    The threads of a second pool would wait for work while those of the first compute, and take their cores.
+    """
+
+    @wraps(kernel)
+    def run(*args: Any) -> Any:
+        _core.borrow_team(_PARALLEL, min(torch.get_num_threads(), _core.MAX_THREADS))
+        try:
+            return kernel(*args)
+        finally:
+            _core.borrow_team(0, 0)
+
+    return run
+
+
+def evaluated(name: str, training: bool) -> None:
+    """Refuse to train a converted module."""
+    if training:
+        text = _check.must(f"{name}.train", "mode", "False for a module of codes", "True")
+        raise RuntimeError(text + " Train a model of qnumpy.torch.prepare_qat, and convert it.")

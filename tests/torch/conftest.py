@@ -1,0 +1,16 @@
+"""Without the extra `torch` each module of this folder is one skipped test."""
+
+from importlib.util import find_spec
+
+import pytest
+
+LACKING = [package for package in ("torch",) if find_spec(package) is None]
+
+
+class SkippedModule(pytest.Module):
+    def collect(self):
+        pytest.skip(f"{LACKING[0]} is not installed")
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return SkippedModule.from_parent(parent, path=module_path) if LACKING else None
