@@ -11,14 +11,9 @@ from .. import _args, _check
 from .._typing import Array, Convention, DType, Float32Array, Float64Array, Int32Array
 from ..dtypes import INTEGER_TYPES, CodeType, FloatType
 from ..granularity import Granularity, PerTensor
-from ..ops.gradients import (
-    TYPES,
-    Affine,
-    affine_fake_quantize,
-    affine_gradients,
-    gradient_of,
-    quantization_gradients,
-)
+from ..ops import affine as checked
+from ..ops.affine import Affine
+from ..ops.gradients import TYPES, affine_gradients, gradient_of, quantization_gradients
 from ..ops.quantize import fake_quantize
 from ..qparams import QParams
 
@@ -375,7 +370,7 @@ class LearnedScale:
             self._begin(source, layout.shape)
         affine = self._affine(owner, layout)
         self._saved = source, float_type, affine
-        return affine_fake_quantize(source, float_type, affine)
+        return checked.fake_quantize(source, float_type, affine)
 
     def backward(self, g: ArrayLike) -> Array:
         """Return the gradient of the x of the last call, and store those of scale and zero point.
