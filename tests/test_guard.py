@@ -157,6 +157,8 @@ def guarded():
     yield "first_bad_scale", [scale], [scales]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
+    yield "find_team", ["libnone.so"], [[None, 1, b"x", "\udc80"]]
+    yield "borrow_team", [0], [[*NO_INTEGERS, *HUGE, -1, 257]]
     yield "watch_thread_blocks", [runtime._blocks], [[None, 1, (), "blocks", np.zeros(1)]]
     yield from guarded_matmul()
 

@@ -70,7 +70,7 @@ def test_import_loads_nothing_but_itself_and_the_standard_library():
     assert not added & {"qnumpy.cli", "qnumpy.cli.demo", "qnumpy.testing"}
 
 
-LAZY = {"dask", "onnx", "plot", "qat", "search", "testing"}
+LAZY = {"dask", "onnx", "plot", "qat", "search", "testing", "torch"}
 
 
 def test_dir_shows_the_public_names_alone():

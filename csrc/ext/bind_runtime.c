@@ -1,6 +1,7 @@
 /* The ISA, the threads, and errors of the environment. */
 #include "bindings.h"
 
+#include <dlfcn.h>
 #include <stdint.h>
 
 #include "dispatch.h"
@@ -88,14 +89,24 @@ static void run_team(const qn_pool *pool, int64_t pieces, void (*take)(void *job
     ((const openmp_team *)pool)->parallel(take_pieces, &j, (unsigned)pool->threads, 0);
 }
 
+static gomp_parallel team_parallel; /* NULL: that library is not there */
+
+static PyObject *find_team(PyObject *self, qn_args a, Py_ssize_t count) {
+    (void)self;
+    if (qn_arg_count("find_team", count, 1)) return NULL;
+    const char *path = PyUnicode_AsUTF8(a[0]);
+    if (!path) return NULL;
+    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD), *parallel = library ? dlsym(library, "GOMP_parallel") : NULL;
+    if (parallel) team_parallel = (gomp_parallel)(uintptr_t)parallel;
+    return PyBool_FromLong(parallel != NULL);
+}
+
 static PyObject *borrow_team(PyObject *self, qn_args a, Py_ssize_t count) {
     static _Thread_local openmp_team team;
     int threads;
     (void)self;
-    if (qn_arg_count("borrow_team", count, 2) || qn_arg_int(a[1], 0, QN_MAX_THREADS, &threads)) return NULL;
-    void *parallel = PyLong_AsVoidPtr(a[0]);
-    if (PyErr_Occurred()) return NULL;
-    team = (openmp_team){{parallel ? threads : 1, run_team}, (gomp_parallel)(uintptr_t)parallel};
+    if (qn_arg_count("borrow_team", count, 1) || qn_arg_int(a[0], 0, QN_MAX_THREADS, &threads)) return NULL;
+    team = (openmp_team){{team_parallel ? threads : 1, run_team}, team_parallel};
     qn_borrow_pool(threads ? &team.pool : NULL);
     Py_RETURN_NONE;
 }
@@ -128,8 +139,9 @@ PyMethodDef qn_runtime_methods[] = {
     QN_METHOD(kernels, "kernels()\n--\n\nWhich ISA row serves which kernel."),
     QN_METHOD(num_threads, "num_threads()\n--\n\nThreads a large call may use."),
     QN_METHOD(set_num_threads, "set_num_threads(threads, /)\n--\n\nSet the threads a large call may use."),
-    QN_METHOD(borrow_team, "borrow_team(parallel, threads, /)\n--\n\nRun calls of this thread on threads of OpenMP, "
-                           "by the address of GOMP_parallel; 0 threads: on ours again."),
+    QN_METHOD(find_team, "find_team(path, /)\n--\n\nFind the threads of a library of OpenMP that is loaded."),
+    QN_METHOD(borrow_team,
+              "borrow_team(threads, /)\n--\n\nRun calls of this thread on those threads; 0: on ours again."),
     QN_METHOD(watch_thread_blocks,
               "watch_thread_blocks(variable, /)\n--\n\nRead the threads of each call from the blocks of its context."),
     QN_METHOD(refuse_calls,

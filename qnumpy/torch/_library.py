@@ -1,7 +1,5 @@
 """The operators ``torch.ops.qnumpy``: how one is defined, and what all of them share: arrays, weights, threads."""
 
-import ctypes
-import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -182,19 +180,14 @@ def _version(x: Tensor) -> int:
 # ---- threads ----
 
 
-def _address_of_parallel() -> int:
-    """Return the address of GOMP_parallel in the OpenMP library that PyTorch has loaded, 0 for another library."""
+def _find_team() -> None:
+    """Find the threads of the OpenMP library that PyTorch has loaded; without it each call runs on its own thread."""
     home = Path(torch.__file__).parent
-    for path in [*home.glob("lib/libgomp*"), *home.parent.glob("torch.libs/libgomp*"), "libgomp.so.1"]:
-        try:
-            library = ctypes.CDLL(str(path), mode=getattr(os, "RTLD_NOLOAD", 0))
-            return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
-        except (OSError, AttributeError):
-            continue
-    return 0
+    paths = [*home.glob("lib/libgomp*"), *home.parent.glob("torch.libs/libgomp*"), "libgomp.so.1"]
+    any(_core.find_team(str(path)) for path in paths)
 
 
-_PARALLEL = _address_of_parallel()
+_find_team()
 
 
 def _on_threads_of_torch(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -205,11 +198,11 @@ def _on_threads_of_torch(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(kernel)
     def run(*args: Any) -> Any:
-        _core.borrow_team(_PARALLEL, min(torch.get_num_threads(), _core.MAX_THREADS))
+        _core.borrow_team(min(torch.get_num_threads(), _core.MAX_THREADS))
         try:
             return kernel(*args)
         finally:
-            _core.borrow_team(0, 0)
+            _core.borrow_team(0)
 
     return run
 

@@ -14,3 +14,8 @@ class SkippedModule(pytest.Module):
 
 def pytest_pycollect_makemodule(module_path, parent):
     return SkippedModule.from_parent(parent, path=module_path) if LACKING else None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:  # warnings of PyTorch about itself
+        item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"))
