@@ -211,7 +211,8 @@ class Config:
         for parameter in ("include", "exclude", "overrides"):
             for pattern in getattr(self, parameter) or ():
                 if not any(_matches(pattern, name, module) for name, module in modules.items()):
-                    names = [*dict.fromkeys(type(module).__name__ for module in modules.values()), *filter(None, modules)]
+                    classes = dict.fromkeys(type(module).__name__ for module in modules.values())
+                    names = [*classes, *filter(None, modules)]
                     close = [name for name in names if pattern.strip("*").lower() in name.lower()] or names
                     more = f" and {len(close) - _LISTED} more" if len(close) > _LISTED else ""
                     wanted = "patterns that each match a module's name or class"
