@@ -25,6 +25,7 @@ from ..dtypes import CodeType, code_type
 from ..granularity import Granularity, PerGroup
 from ..observers.moments import MomentsObserver
 from ..ops.gguf import GGUF_TYPES
+from ..ops.hadamard import Hadamard
 from ..qparams import QParams
 from .fault import fault, json_object
 from .fields import ML_DTYPES, converted, plain, restored, stand_in, types
@@ -423,6 +424,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "x_granularity": Granularity.from_dict,
     "x_qparams": QParams.from_dict,
     "out_qparams": QParams.from_dict,
+    "hadamard": Hadamard.from_dict,
 }
 
 
@@ -449,7 +451,7 @@ def options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "clip":
             low, high = value
             values[name] = [None if low == -math.inf else low, None if high == math.inf else high]
-        elif isinstance(value, (QParams, Granularity)):
+        elif isinstance(value, (QParams, Granularity, Hadamard)):
             values[name] = value.to_dict()
         elif value is not None and (name, value) != ("axis", 0):
             values[name] = value

@@ -6,15 +6,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _args, _check, _core
-from .._typing import Array, Convention, Float32Array, Float64Array, Int32Array, UInt8Array
+from .._typing import Array, Convention, Float64Array, UInt8Array
 from ..dtypes import FLOAT_TYPES, FloatType
 from ..qparams import QParams
+from . import affine
+from .affine import Affine
 
 __all__ = [
-    "Affine",
     "Inside",
-    "affine_fake_quantize",
     "affine_gradients",
+    "affine_keep_inside",
     "fake_quantize_inside",
     "gradient_of",
     "keep_inside",
@@ -55,25 +56,8 @@ def fake_quantize_inside(
     source, float_type = _args.real(owner, "x", x, TYPES)
     layout = _args.qparams_layout(owner, integers(owner, qparams), source.shape)
     rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
-    bits = np.empty(-(-source.size // 8), np.uint8)
-
-    def kernel(*arguments: object) -> None:
-        _core.fake_quantize_inside(*arguments[:6], bits, *arguments[6:])  # type: ignore[call-arg, arg-type]
-
-    y = _args.elementwise(
-        owner,
-        kernel,
-        source,
-        float_type,
-        layout,
-        qparams.scale,
-        qparams.zero_point,
-        float_type,
-        None,
-        qparams.qmin,
-        qparams.qmax,
-        rounding,
-    )
+    parameters = Affine(layout, qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax)
+    y, bits = affine.fake_quantize_inside(source, float_type, parameters, rounding)
     return y, Inside(bits, source.shape, _args.memory_order(source))
 
 
@@ -88,11 +72,7 @@ def keep_inside(owner: str, g: ArrayLike, inside: Inside) -> Array:
         g has not the shape of x.
     """
     source, float_type = gradient_of(owner, g, inside.shape)
-    if inside.order is not None:
-        source = source.transpose(inside.order)
-    dx = np.empty(source.shape, float_type.dtype)
-    _core.keep_inside(source, float_type.core, inside.bits, dx, float_type.core)
-    return dx if inside.order is None else dx.transpose(np.argsort(inside.order))
+    return affine_keep_inside(source, float_type, inside)
 
 
 def quantization_gradients(
@@ -119,66 +99,43 @@ def quantization_gradients(
     layout = _args.qparams_layout(owner, integers(owner, qparams), source.shape)
     rounding = _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     gradient, g_type = gradient_of(owner, g, source.shape)
-    affine = Affine(layout, qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax)
-    return affine_gradients(source, x_type, gradient, g_type, affine, rounding)
+    parameters = Affine(layout, qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax)
+    return affine_gradients(source, x_type, gradient, g_type, parameters, rounding)
 
 
 # ---- the same for arguments that are checked ----
 
 
-class Affine(NamedTuple):
-    """Parameters as kernels take them, for arrays of one shape."""
-
-    layout: _args.Layout
-    scale: Float32Array | float  # a number where there is one
-    zero_point: Int32Array | int
-    qmin: int
-    qmax: int
-
-
-def affine_fake_quantize(source: Array, float_type: FloatType, affine: Affine) -> Array:
-    """Return qnumpy.fake_quantize of a checked array by the convention of ONNX."""
-    layout, scale, zero_point, qmin, qmax = affine
-    rounding = _args.CONVENTIONS["onnx"]
-    if not source.flags.c_contiguous:
-        return _args.elementwise(
-            "", _core.fake_quantize, source, float_type, layout, scale, zero_point, float_type, None, qmin, qmax,
-            rounding,
-        )  # fmt: skip
-    y, number = np.empty(source.shape, float_type.dtype), float_type.core
-    _core.fake_quantize(source, number, scale, zero_point, y, number, *layout.grid, qmin, qmax, rounding)
-    return y
+def affine_keep_inside(source: Array, float_type: FloatType, inside: Inside, out: Array | None = None) -> Array:
+    """Return what keep_inside returns; `out` has the memory layout that x had."""
+    order = inside.order
+    source = source if order is None else source.transpose(order)
+    dx = np.empty(source.shape, float_type.dtype) if out is None else out if order is None else out.transpose(order)
+    _core.keep_inside(source, float_type.core, inside.bits, dx, float_type.core)
+    return dx if order is None else dx.transpose(np.argsort(order))
 
 
 def affine_gradients(
-    source: Array, x_type: FloatType, gradient: Array, g_type: FloatType, affine: Affine, rounding: int = 0
+    source: Array,
+    x_type: FloatType,
+    gradient: Array,
+    g_type: FloatType,
+    parameters: Affine,
+    rounding: int = 0,
+    out: Array | None = None,
 ) -> tuple[Array, Float64Array]:
     """Return what quantization_gradients returns."""
-    layout, scale, zero_point, qmin, qmax = affine
+    dx = affine.result_like(source, g_type.dtype) if out is None else out
     order = _args.memory_order(source)
-    if order is not None:
-        layout, scale, zero_point = _args.transposed(layout, order, source.shape, scale, zero_point)
-        source, gradient = source.transpose(order), gradient.transpose(order)
-    dx, sums = np.empty(source.shape, g_type.dtype), np.empty((3, *layout.shape))
+    x, target, (layout, scale, zero_point, qmin, qmax) = affine.in_memory_order(source, dx, parameters)
+    g, sums = gradient if order is None else gradient.transpose(order), np.empty((3, *layout.shape))
     _core.gradients(
-        source,
-        x_type.core,
-        gradient,
-        g_type.core,
-        scale,
-        zero_point,
-        dx,
-        g_type.core,
-        sums,
-        *layout.grid,
-        qmin,
-        qmax,
-        rounding,
+        x, x_type.core, g, g_type.core, scale, zero_point, target, g_type.core, sums, *layout.grid, qmin, qmax, rounding
     )
     if order is None:
         return dx, sums
-    granularity = affine.layout.granularity
-    return dx.transpose(np.argsort(order)), np.stack([granularity.unpermute(part, order) for part in sums])
+    granularity = parameters.layout.granularity
+    return dx, np.stack([granularity.unpermute(part, order) for part in sums])
 
 
 def integers(owner: str, qparams: QParams) -> QParams:

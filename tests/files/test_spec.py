@@ -192,6 +192,7 @@ LAYERS = {
         x_qparams=qn.QParams(0.03, 100, "uint8"), out_qparams=qn.QParams(0.25, -3),
     ),
     "groups": qn.PackedWeight(qn.quantize(W, dtype="int4", granularity=GROUPS), scale_dtype="float16"),
+    "rotated": qn.PackedWeight(qn.quantize(W), hadamard=qn.weights.Hadamard(len(W), seed=3)),
     "groups, zero points": qn.PackedWeight(
         qn.quantize(W, dtype="uint4", symmetric=False, granularity=GROUPS), bias=W[2], x_granularity=qn.PerRow()
     ),
@@ -215,7 +216,8 @@ def test_a_packed_weight_comes_back(tmp_path, suffix):
         assert back.unpack() == layer.unpack()
         assert packed_options(back) == packed_options(layer)
         assert (repr(back), back.nbytes) == (repr(layer), layer.nbytes)
-        for x in (X, X.astype(np.float16), qn.quantize(X, dtype="uint8")):
+        codes = [] if layer.hadamard else [qn.quantize(X, dtype="uint8")]
+        for x in (X, X.astype(np.float16), *codes):
             got, expected = x @ back, x @ layer
             assert type(got) is type(expected)
             assert np.asarray(got).tobytes() == np.asarray(expected).tobytes()

@@ -28,8 +28,8 @@ WEIGHTS = {
     "mxfp4": qn.quantize(W, dtype="mxfp4"),
     "nvfp4": qn.quantize(W, dtype="nvfp4"),
     "float8": qn.quantize(W, dtype="float8_e4m3fn", granularity=qn.PerChannel(0)),
-    "levels": qn.weights.codebook(W, "nf4", granularity=qn.PerGroup(32)),
-    "offsets": qn.weights.offsets(W, granularity=qn.PerGroup(32), dtype="uint4"),
+    "levels": qn.weights.codebook(W, granularity=qn.PerGroup(32)),
+    "offsets": qn.weights.offsets(W),
 }
 
 
@@ -69,14 +69,16 @@ def test_compiled_and_exported_models_have_the_same_bits(layer):
         assert torch.equal(model(x), expected)
 
 
-@pytest.mark.parametrize("name", [name for name in WEIGHTS if name != "float8"])  # opcheck multiplies float8 tensors
+# opcheck multiplies all tensors, which PyTorch does not do for float8
+@pytest.mark.parametrize("name", [name for name in WEIGHTS if name not in ("float8", "nvfp4")])
 def test_opcheck(name):
     layer = Linear(WEIGHTS[name], BIAS, clip=(0, None))
     torch.library.opcheck(operator, (x_of(3).requires_grad_(), layer.tensors(), layer.layout))
 
 
+@pytest.mark.filterwarnings("ignore:Input #0 requires gradient:UserWarning")
 @pytest.mark.parametrize(
-    "options", [{}, {"clip": (0, None)}, {"clip": (-1.0, 1.0)}, {"hadamard": qn.weights.Hadamard(64)}]
+    "options", [{}, {"clip": (0, None)}, {"clip": (-9.0, 4.0)}, {"hadamard": qn.weights.Hadamard(64)}]
 )
 def test_gradient_of_x(options):
     """A weight of floats rounds nothing else, so finite differences tell its gradient."""
@@ -101,7 +103,8 @@ def test_autocast(layer):
     x = x_of(3)
     with torch.autocast("cpu", torch.bfloat16):
         y = nn.Sequential(nn.Linear(64, 64), layer)(x)
-    assert y.dtype is torch.bfloat16 and y.shape == (3, 24)
+    assert y.dtype is torch.bfloat16
+    assert y.shape == (3, 24)
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0, 3), (), (1, 1, 1, 1)])
@@ -134,8 +137,8 @@ def type_alike(layer):
     """Return another weight of the same type and granularity."""
     name = next(name for name, w in WEIGHTS.items() if type(w) is type(layer.array()) and w == layer.array())
     w = (W * 2 + 1)[::-1].copy()
-    makers = {"levels": lambda: qn.weights.codebook(w, "nf4", granularity=qn.PerGroup(32)),
-              "offsets": lambda: qn.weights.offsets(w, granularity=qn.PerGroup(32), dtype="uint4")}  # fmt: skip
+    makers = {"levels": lambda: qn.weights.codebook(w, granularity=qn.PerGroup(32)),
+              "offsets": lambda: qn.weights.offsets(w)}  # fmt: skip
     if name in makers:
         return makers[name]()
     if name in ("mxfp4", "nvfp4"):
@@ -174,7 +177,8 @@ def test_training_is_refused(layer):
 def test_counts():
     layer = Linear(WEIGHTS["int4 groups"], BIAS)
     assert not list(layer.parameters())
-    assert layer.weight.dtype is torch.uint8 and layer.weight.shape == (24, 32)  # two codes a byte
+    assert layer.weight.dtype is torch.uint8
+    assert layer.weight.shape == (24, 32)  # two codes a byte
     assert repr(layer) == "Linear(in_features=64, out_features=24, int4 per group 32, x uint8 per group, bias)"
 
 
