@@ -1,11 +1,19 @@
-"""Layers between products: look-ups of embeddings."""
+"""Layers between products."""
 
 import numpy as np
 
 from .. import _check, _core
 from .._typing import Array, Float32Array
 
-__all__ = ["look_up"]
+__all__ = ["gelu", "look_up"]
+
+
+def gelu(x: Float32Array, out: Float32Array) -> None:
+    """Fill `out` with ``(x / 2) (1 + erf(x / sqrt(2)))``, within 4e-7 max(1, |x|).
+
+    Both are C-contiguous and of one size.
+    """
+    _core.gelu(x, out)
 
 
 def look_up(owner: str, ids: Array, codes: Array, scale: Float32Array, out: Float32Array) -> None:

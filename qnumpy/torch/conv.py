@@ -12,7 +12,6 @@ from .._typing import Array, Float32Array, Int32Array
 from ..arrays.packed import bounds
 from ..arrays.packed_input import eight_bits
 from ..arrays.quantized import QuantizedArray
-from ..granularity import PerTensor
 from ..ops.conv import Geometry, Images, convolve_reals, geometry
 from ..qparams import QParams
 from ._layout import Layout, array_in, layout_of
@@ -139,32 +138,176 @@ class _Conv(Quantized):
         w: QuantizedArray,
         bias: Any = None,
         *,
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] | str = 0,
-        dilation: int | tuple[int, ...] = 1,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         clip: tuple[Any, Any] = (None, None),
         x_qparams: QParams | None = None,
     ) -> None:
-        owner = type(self).__name__
-        _check_weight(owner, w, self.axes)
+        owner, axes = type(self).__name__, self.axes
+        _check_weight(owner, w, axes)
         numbers = None if bias is None else np.array(_check.reals(owner, "bias", bias), np.float32)
         if numbers is not None and numbers.shape != w.shape[:1]:
             raise ValueError(_check.must(owner, "bias", f"of shape {w.shape[:1]}", f"shape {numbers.shape}"))
-        self_stride = self._each(owner, "stride", stride, 1)
-        self_dilation = self._each(owner, "dilation", dilation, 1)
-        sides = self._sides(owner, padding, self_stride, self_dilation, w.shape[2:])
+        steps = _each(owner, "stride", stride, axes, 1)
+        gaps = _each(owner, "dilation", dilation, axes, 1)
+        reach = [gap * (side - 1) for gap, side in zip(gaps, w.shape[2:], strict=True)]
+        before, after = _sides(owner, padding, steps, reach)
         divided = _check.integer(owner, "groups", groups)
         if divided < 1 or w.shape[0] % divided:
-            raise ValueError(_check.must(owner, "groups", f"a divisor of {w.shape[0]} channels", str(groups)))
+            raise ValueError(_check.must(owner, "groups", f"a divisor of {w.shape[0]} output channels", str(divided)))
+        ends = bounds(owner, clip)
         if x_qparams is not None:
             eight_bits(owner, "x_qparams", x_qparams)
-        flat = (1,) * (2 - self.axes)  # an image of one axis has a height of 1
-        before, after = (0,) * (2 - self.axes) + sides[: self.axes], (0,) * (2 - self.axes) + sides[self.axes :]
+        one, none = [1] * (2 - axes), [0] * (2 - axes)  # an image of one axis has a height of 1
         options = {
-            "strides": [*flat, *self_stride], "padding": [*before, *after], "dilations": [*flat, *self_dilation],
-            "groups": divided, "clip": bounds(owner, clip), "x_qparams": x_qparams,
-        }  # fmt: skip
+            "strides": [*one, *steps],
+            "padding": [*none, *before, *none, *after],
+            "dilations": [*one, *gaps],
+            "groups": divided,
+            "clip": ends,
+            "x_qparams": x_qparams,
+        }
         super().__init__({"weight": w} if numbers is None else {"weight": w, "bias": numbers}, options)
-        self.stride, self.padding, self.dilation, self.groups = self_stride, sides, self_dilation, divided
-        self.out_channels, self.in_channels, self.kernel_size = w.shape[0], w.shape[1] * divided, w.shape[2:]
+        self.in_channels, self.out_channels = w.shape[1] * divided, w.shape[0]
+        self.kernel_size, self.stride, self.dilation, self.groups = w.shape[2:], steps, gaps, divided
+        self.padding = padding if isinstance(padding, str) else before
+        self._kind = kind(w)
+
+    def dequantize(self) -> Tensor:
+        """Return the weight as float32, (out_channels, in_channels / groups, *kernel_size)."""
+        return tensor_of(np.ascontiguousarray(self.array().dequantize()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == self.axes + 1:
+            y: Tensor = conv2d(x[None], self.tensors(), self.layout)[0]
+            return y
+        if x.ndim != self.axes + 2:
+            wanted = f"of {self.axes + 1} or {self.axes + 2} axes"
+            raise ValueError(_check.must(type(self).__name__, "x", wanted, f"shape {tuple(x.shape)}"))
+        return conv2d(x, self.tensors(), self.layout)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        options = layout_of(self.layout).options
+        shown = {"kernel_size": self.kernel_size, "stride": self.stride}
+        shown |= {"padding": self.padding} if any(options["padding"]) else {}
+        shown |= {"dilation": self.dilation} if max(self.dilation) > 1 else {}
+        shown |= {"groups": self.groups} if self.groups > 1 else {}
+        parts = [str(self.in_channels), str(self.out_channels), *(f"{name}={value}" for name, value in shown.items())]
+        parts += [] if "bias" in layout_of(self.layout).specs else ["bias=False"]
+        params = options.get("x_qparams")
+        x = "x uint8 per image" if params is None else f"x {params.code.name} as given"
+        return ", ".join([*parts, self._kind, x])
+
+
+def _check_weight(owner: str, w: Any, axes: int) -> None:
+    if not isinstance(w, QuantizedArray):
+        raise TypeError(_check.must(owner, "w", "a QuantizedArray", _check.typed(w)))
+    by_output = w.ndim == axes + 2 and w.scale.shape in ((), w.shape[:1]) and w.granularity.axis in (None, 0, -w.ndim)
+    if w.qparams.code.real is not None or w.qparams.code.bits > 8 or not by_output or 0 in w.shape:
+        wanted = f"{axes + 2}-D, not empty, of integers of at most 8 bits per tensor or per channel 0"
+        raise ValueError(_check.must(owner, "w", wanted, f"{kind(w)} of shape {w.shape}"))
+
+
+def _each(owner: str, name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """Return a number for each axis."""
+    values = list(value) if isinstance(value, (tuple, list)) else [value] * axes
+    numbers = tuple(_check.integer(owner, name, number) for number in values)
+    if len(numbers) != axes or min(numbers) < least:
+        counted = "an integer" if axes == 1 else "one or two integers"
+        raise ValueError(_check.must(owner, name, f"{counted} of at least {least}", _check.typed(value)))
+    return numbers
+
+
+def _sides(owner: str, padding: Any, stride: tuple[int, ...], reach: list[int]) -> list[tuple[int, ...]]:
+    """Return the padding before and after the image."""
+    if not isinstance(padding, str):
+        numbers = _each(owner, "padding", padding, len(reach), 0)
+        return [numbers, numbers]
+    if padding not in ("same", "valid"):
+        raise ValueError(_check.must(owner, "padding", "integers, 'same' or 'valid'", _check.typed(padding)))
+    if padding == "same" and max(stride) > 1:
+        raise ValueError(_check.must(owner, "stride", "1 beside padding='same'", str(tuple(stride))))
+    total = reach if padding == "same" else [0] * len(reach)
+    return [tuple(number // 2 for number in total), tuple(number - number // 2 for number in total)]
+
+
+class Conv2d(_Conv):
+    """Convolve images with filters of codes; the sums of codes are exact.
+
+    Each image is quantized to uint8 with a zero point, ``y = clip(float32(acc) * (Sx * Sw) + bias)``: the operator Conv
+    of docs/onnx-operators.md.
+
+    Parameters
+    ----------
+    w : QuantizedArray, shape (out_channels, in_channels / groups, kH, kW)
+        Integers of at most 8 bits, per tensor or per channel 0.
+    bias : array_like of floats, shape (out_channels,), optional
+    stride, dilation : int or (vertical, horizontal), default 1
+    padding : int, (vertical, horizontal), "same" or "valid", default 0
+        With zeros; "same" as in torch.nn.Conv2d, the odd row and column after the image.
+    groups : int, default 1
+    clip : (low, high), default (None, None)
+        Bounds of y, as in PackedWeight; ``(0, None)`` is ReLU.
+    x_qparams : QParams, optional
+        Of int8 or uint8 per tensor, for all images: static quantization.
+
+    Attributes
+    ----------
+    in_channels, out_channels, groups : int
+    kernel_size, stride, dilation : tuple of int
+    padding : tuple of int or str
+
+    Raises
+    ------
+    TypeError
+        w is no QuantizedArray.
+    ValueError
+        w has other axes, another granularity or other codes.
+    TypeError, ValueError
+        bias, stride, dilation, padding, groups, clip or x_qparams, in this order, is of another type or value.
+
+    Notes
+    -----
+    x has the shape (N, C, H, W) or (C, H, W), and is float32, float16, bfloat16 or float64; y has its dtype, rounded
+    once from float32. Codes of x round half to even; NaN becomes 0.0, infinities saturate.
+
+    Examples
+    --------
+    >>> import qnumpy as qn, torch
+    >>> w = np.ones((1, 1, 2, 2), np.float32)
+    >>> layer = Conv2d(qn.quantize(w, granularity=qn.PerChannel(0)), padding="same")
+    >>> layer
+    Conv2d(1, 1, kernel_size=(2, 2), stride=(1, 1), padding=same, bias=False, int8 per channel 0, x uint8 per image)
+    >>> layer(torch.tensor([[[0.0, 51.0], [102.0, 255.0]]]))
+    tensor([[[408., 306.],
+             [357., 255.]]])
+    """
+
+    axes = 2
+
+
+class Conv1d(_Conv):
+    """Convolve sequences with filters of codes, as Conv2d does with images of one row.
+
+    Parameters
+    ----------
+    w : QuantizedArray, shape (out_channels, in_channels / groups, k)
+    bias, stride, padding, dilation, groups, clip, x_qparams
+        As in Conv2d, a number where it takes one for each axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As Conv2d.
+
+    Examples
+    --------
+    >>> import qnumpy as qn, torch
+    >>> layer = Conv1d(qn.quantize(np.ones((1, 1, 2), np.float32)), [0.5], clip=(0, None))
+    >>> layer(torch.tensor([[[0.0, 51.0, 255.0]]]))
+    tensor([[[ 51.5000, 306.5000]]])
+    """
+
+    axes = 1
