@@ -181,9 +181,7 @@ def _like_x(x: Tensor, *_: Any) -> Tensor:
     return empty_like(x)
 
 
-def _fake_quantize_inside(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any
-) -> tuple[Tensor, Tensor]:
+def _fake_quantize_inside(x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
     owner, order = "fake_quantize", options[5]
     if memory_order(x) != order:  # a compiler has changed it
         x = empty(x, order).copy_(x)
@@ -366,7 +364,9 @@ def dequantize(
 ) -> Tensor:
     owner = "dequantize"
     if q.dtype not in _CODE_OF:
-        raise TypeError(_check.must(owner, "q", f"a tensor of {_check.alternatives(map(_name, _CODE_OF))}", _name(q.dtype)))
+        raise TypeError(
+            _check.must(owner, "q", f"a tensor of {_check.alternatives(map(_name, _CODE_OF))}", _name(q.dtype))
+        )
     if dtype not in _REAL_OF:
         raise TypeError(_check.must(owner, "dtype", _check.alternatives(map(_name, _REAL_OF)), _check.typed(dtype)))
     if isinstance(scale, QParams):
