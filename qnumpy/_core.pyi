@@ -95,6 +95,12 @@ def conv2d(
     stride_h: int, dilation_v: int, dilation_h: int, top: int, left: int, out: _Array, out_type: int,
     scale: _Array | None, bias: _Array | None, zero_point: int, qmin: int, qmax: int, /,
 ) -> bool: ...
+def conv2d_reals(
+    x: _Array, x_type: int, w: _Array, w_type: int, w_zero: _Array, channel_groups: int, stride_v: int, stride_h: int,
+    dilation_v: int, dilation_h: int, top: int, left: int, out: _Array, scale: _Array, bias: _Array | None, lo: float,
+    hi: float, x_scale: float, x_zero: int, qmin: int, qmax: int, /,
+) -> bool: ...
+def look_up(ids: _Array, wide: bool, codes: _Array, scale: _Array, rows: int, n: int, out: _Array, /) -> bool: ...
 def grouped_room(k: int, n: int, group: int, bits: int, half: bool, zeros: bool, /) -> _Array: ...
 def grouped_pack(
     codes: _Array, signed: bool, scales: _Array, zeros: _Array | None, packed: _Array, k: int, n: int, group: int,
@@ -144,6 +150,7 @@ def quantize_blocks(
     x: _Array, x_type: int, rows: int, columns: int, element_type: int, block: int, emax: int, largest: float,
     tensor_scale: float, codes: _Array, scales: _Array, /,
 ) -> None: ...
+def gelu(x: _Array, out: _Array, /) -> None: ...
 def hadamard(
     x: _Array, x_type: int, rows: int, size: int, block: int, order: int, factors: _Array | None, inverse: bool,
     y: _Array, /,
