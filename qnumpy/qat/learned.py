@@ -119,7 +119,7 @@ def saved_input(
     code = _args.code(owner, dtype, INTEGER_TYPES)
     layout = _layout(owner, granularity, source)
     _args.choice(owner, "convention", convention, _args.CONVENTIONS)
-    symmetric = _scheme(owner, symmetric)
+    symmetric = scheme_of(owner, symmetric)
     params = _qparams(owner, scale, zero_point, code, layout.granularity, layout.shape, symmetric)
     return SavedInput(source, params, convention)
 
@@ -169,7 +169,7 @@ def lsq_vjp(g: ArrayLike, saved: SavedInput, *, normalize: bool = True) -> tuple
     _check_saved(owner, saved, "lsq")
     dx, dscale, dzero = _gradients(owner, g, saved)
     if normalize:
-        factor = _size_factor(saved.x.size, saved.qparams.scale.size, saved.qparams.qmax)
+        factor = size_factor(saved.x.size, saved.qparams.scale.size, saved.qparams.qmax)
         dscale, dzero = dscale * factor, dzero * factor
     return dx, np.asarray(dscale, np.float32), np.asarray(dzero, np.float32)
 
@@ -321,7 +321,7 @@ class LearnedScale:
         owner = "LearnedScale"
         self._code = _args.code(owner, dtype, INTEGER_TYPES)
         self.granularity = _args.granularity(owner, PerTensor() if granularity is None else granularity)
-        self.symmetric: Symmetric = _scheme(owner, symmetric)
+        self.symmetric: Symmetric = scheme_of(owner, symmetric)
         self.delay = _check.count(owner, "delay", delay)
         self.frozen = False
         self.scale: Float32Array | None = None
@@ -387,8 +387,8 @@ class LearnedScale:
             return _args.real(owner, "g", g, TYPES)[0]
         source, float_type, affine = self._saved
         dx, sums = affine_gradients(source, float_type, *gradient_of(owner, g, source.shape), affine)
-        factor = 0.0 if self.frozen else _size_factor(source.size, sums.size // 3, affine.qmax)
-        dscale, dzero_point = _of_sums(sums, affine, factor, self.symmetric is False)
+        factor = 0.0 if self.frozen else size_factor(source.size, sums.size // 3, affine.qmax)
+        dscale, dzero_point = gradients_of_sums(sums, affine, factor, self.symmetric is False)
         self.dscale = np.asarray(dscale, np.float32)
         self.dzero_point = np.asarray(dzero_point, np.float32)
         return dx
@@ -423,7 +423,7 @@ class LearnedScale:
         """Return the parameters for an array of a layout: those of `qparams`, without an object of checked arrays."""
         assert self.scale is not None
         assert self.zero_point is not None
-        qmin, qmax = _ends(self._code, self.symmetric)
+        qmin, qmax = code_ends(self._code, self.symmetric)
         scale: Float32Array | float
         zero: Int32Array | int
         if not layout.shape:
@@ -433,16 +433,16 @@ class LearnedScale:
             if self.symmetric is False:
                 real = float(self.zero_point)
                 if math.isnan(real):
-                    _refuse_nan(owner, self.zero_point)
+                    refuse_nan(owner, self.zero_point)
                 zero = round(min(max(real, qmin), qmax))
         else:
             scale = np.maximum(self.scale, np.float32(LEAST), out=self.scale).copy()
             _check.scale(owner, "scale", scale)
             if self.symmetric is False:
-                _refuse_nan(owner, self.zero_point)
+                refuse_nan(owner, self.zero_point)
                 zero = np.clip(np.rint(self.zero_point), qmin, qmax).astype(np.int32)
             else:
-                zero = _middle(self._code.symmetric_zero_point, layout.shape)
+                zero = middles(self._code.symmetric_zero_point, layout.shape)
         return Affine(layout, scale, zero, qmin, qmax)
 
     def _begin(self, x: Array, shape: tuple[int, ...]) -> None:
@@ -464,7 +464,7 @@ def _mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
     return (total / np.maximum(count, 1)).reshape(parameters)
 
 
-def _scheme(owner: str, symmetric: Symmetric) -> Symmetric:
+def scheme_of(owner: str, symmetric: Symmetric) -> Symmetric:
     """Return `symmetric`; raise for what is neither a bool nor "full"."""
     if isinstance(symmetric, str):
         _args.choice(owner, "symmetric", symmetric, {"full": 0})
@@ -472,7 +472,7 @@ def _scheme(owner: str, symmetric: Symmetric) -> Symmetric:
     return _check.flag(owner, "symmetric", symmetric)
 
 
-def _ends(code: CodeType, symmetric: Symmetric) -> tuple[int, int]:
+def code_ends(code: CodeType, symmetric: Symmetric) -> tuple[int, int]:
     """Return the smallest and the largest code in use."""
     return (code.symmetric_qmin if symmetric is True else code.qmin), code.qmax
 
@@ -495,16 +495,16 @@ def _qparams(
         if values.shape != shape:
             raise ValueError(_check.must(owner, name, f"of shape {shape}", f"shape {values.shape}"))
     zero = np.clip(whole, code.qmin, code.qmax).astype(np.int32)
-    return QParams(scales, zero, code.name, granularity, *_ends(code, symmetric))
+    return QParams(scales, zero, code.name, granularity, *code_ends(code, symmetric))
 
 
 def _whole(owner: str, zero_point: ArrayLike) -> Array:
     numbers = _check.reals(owner, "zero_point", zero_point)
-    _refuse_nan(owner, numbers)
+    refuse_nan(owner, numbers)
     return np.asarray(np.rint(numbers))
 
 
-def _refuse_nan(owner: str, zero_point: Array) -> None:
+def refuse_nan(owner: str, zero_point: Array) -> None:
     if np.isnan(zero_point).any():
         raise ValueError(_check.must(owner, "zero_point", "a number", "NaN"))
 
@@ -524,24 +524,24 @@ def _gradients(owner: str, g: ArrayLike, saved: SavedInput) -> tuple[Array, Floa
     dx, sums = quantization_gradients(owner, saved.x, g, params, saved.convention)
     layout = _args.layout_of(owner, params.granularity, saved.x.shape)
     affine = Affine(layout, params.scale, params.zero_point, params.qmin, params.qmax)
-    dscale, dzero = _of_sums(sums, affine, 1.0, True)
+    dscale, dzero = gradients_of_sums(sums, affine, 1.0, True)
     return dx, np.asarray(dscale), np.asarray(dzero)
 
 
-def _of_sums(sums: Float64Array, affine: Affine, factor: float, with_zero: bool) -> tuple[Any, Any]:
+def gradients_of_sums(sums: Float64Array, affine: Affine, factor: float, with_zero: bool) -> tuple[Any, Any]:
     """Return factor times the gradients of scale and zero point, the latter 0 unless it is wanted."""
     error, below, above = sums if affine.layout.shape else sums.tolist()  # Python's numbers are faster than NumPy's
     dscale = error + (affine.qmin - affine.zero_point) * below + (affine.qmax - affine.zero_point) * above
     return dscale * factor, affine.scale * (below + above) * -factor if with_zero else np.zeros(affine.layout.shape)
 
 
-def _size_factor(elements: int, parameters: int, qmax: int) -> float:
+def size_factor(elements: int, parameters: int, qmax: int) -> float:
     """Return ``1 / sqrt(n qmax)``, n the elements of a parameter."""
     return 1 / math.sqrt(max(elements / max(parameters, 1), 1) * max(qmax, 1))
 
 
 @lru_cache(64)
-def _middle(zero_point: int, shape: tuple[int, ...]) -> Int32Array:
+def middles(zero_point: int, shape: tuple[int, ...]) -> Int32Array:
     """Return equal zero points; read-only, since all calls share them."""
     zeros = np.full(shape, zero_point, np.int32)
     zeros.flags.writeable = False

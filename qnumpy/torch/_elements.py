@@ -1,0 +1,415 @@
+"""The operators qnumpy::quantize, dequantize, fake_quantize and lsq, and the functions that call them."""
+
+import json
+import math
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _args, _check
+from .._typing import Convention, DType
+from ..dtypes import ACCUMULATOR_TYPE, CODE_TYPES, INTEGER_TYPES, REAL_TYPES, CodeType
+from ..granularity import Granularity, PerTensor
+from ..ops import affine as checked
+from ..ops.affine import Affine
+from ..ops.gradients import TYPES, Inside, affine_gradients, affine_keep_inside
+from ..qat.learned import Symmetric, code_ends, gradients_of_sums, middles, refuse_nan, scheme_of, size_factor
+from ..qparams import QParams
+from ._library import array_of, define, tensor_of
+
+__all__ = ["dequantize", "fake_quantize", "lsq", "quantize"]
+
+# ---- what the operators take beside tensors ----
+
+
+# A granularity is a text, its `to_dict` as JSON.
+_SCHEME = "str dtype, int qmin, int qmax, str granularity, str convention"
+
+
+@lru_cache(512)
+def _text(granularity: Granularity) -> str:
+    return json.dumps(granularity.to_dict())
+
+
+@lru_cache(512)
+def _granularity(text: str) -> Granularity:
+    return Granularity.from_dict(json.loads(text))
+
+
+_PER_TENSOR = _text(PerTensor())
+
+
+class Parameters(NamedTuple):
+    """What a scheme means for arrays of one shape."""
+
+    layout: _args.Layout
+    middle: Any  # the zero point of symmetric codes
+    code: CodeType
+    qmin: int
+    qmax: int
+    rounding: int
+
+
+@lru_cache(512)
+def _parameters(
+    owner: str, shape: tuple[int, ...], dtype: str, qmin: int, qmax: int, granularity: str, convention: str
+) -> Parameters:
+    layout, code = _args.layout_of(owner, _granularity(granularity), shape), CODE_TYPES.get(dtype, ACCUMULATOR_TYPE)
+    middle = code.symmetric_zero_point
+    zeros = middles(middle, layout.shape) if layout.shape else middle
+    return Parameters(layout, zeros, code, qmin, qmax, _args.CONVENTIONS[convention])
+
+
+def _affine(owner: str, parameters: Parameters, scale: Tensor, zero_point: Tensor | None) -> Affine:
+    """Return the parameters of kernels, checked."""
+    layout, zeros, _, low, high, _ = parameters
+    scales = _args.scales(owner, "scale", scale.item() if scale.ndim == 0 else array_of(scale), layout)
+    if zero_point is None:
+        return Affine(layout, scales, zeros, low, high)
+    if zero_point.is_floating_point():  # that of lsq, which is trained
+        zeros = _rounded(owner, zero_point, low, high)
+    else:
+        zeros = zero_point.item() if zero_point.ndim == 0 else array_of(zero_point)
+    return Affine(layout, scales, _args.zero_points(owner, zeros, layout, low, high), low, high)
+
+
+def _rounded(owner: str, zero_point: Tensor, low: int, high: int) -> Any:
+    """Return real zero points rounded half to even, in the range of codes."""
+    if zero_point.ndim == 0 and not math.isnan(real := zero_point.item()):
+        return round(min(max(real, low), high))
+    real = array_of(zero_point).astype(np.float32)
+    refuse_nan(owner, real)
+    return np.clip(np.rint(real), low, high).astype(np.int32)
+
+
+# ---- the memory order of results ----
+
+
+def memory_order(x: Tensor) -> list[int]:
+    """Return the axes in the order of memory; none where that is C order, or where x has gaps."""
+    if x.is_contiguous():
+        return []
+    order = sorted(range(x.ndim), key=lambda d: -x.stride(d))
+    return order if x.permute(order).is_contiguous() else []
+
+
+def empty(x: Tensor, order: list[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor of the shape of x whose axes have an order in memory."""
+    if not order:
+        return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    return torch.empty_permuted(x.shape, order, dtype=x.dtype if dtype is None else dtype, device=x.device)
+
+
+def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor for a kernel to fill, in the memory order of x."""
+    return empty(x, memory_order(x), dtype)
+
+
+# ---- quantize and dequantize ----
+
+
+def _dtype_of(dtype: Any) -> torch.dtype:
+    return tensor_of(np.empty(0, dtype)).dtype
+
+
+# Types with a dtype of PyTorch; codes narrower than a byte take one.
+_CODES = {name: code for name, code in CODE_TYPES.items() if name != "float4_e2m1fn"}
+_DTYPES = {name: _dtype_of(code.storage if code.real is None else code.dtype) for name, code in _CODES.items()}
+_CODE_OF = {dtype: CODE_TYPES[name] for name, dtype in _DTYPES.items() if not CODE_TYPES[name].is_packed}
+_CODE_OF |= {torch.int32: ACCUMULATOR_TYPE}
+_REAL_OF = {_dtype_of(real.dtype): real for real in REAL_TYPES.values()}
+
+
+def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, *scheme: Any) -> Tensor:
+    owner = "quantize"
+    source, float_type = _args.real(owner, "x", array_of(x))
+    parameters = _parameters(owner, source.shape, *scheme)
+    affine, code = _affine(owner, parameters, scale, zero_point), parameters.code
+    q = empty_like(x, _DTYPES[code.name])
+    checked.quantize(source, float_type, affine, code, parameters.rounding, array_of(q).view(code.dtype))
+    return q
+
+
+def _quantize_fake(x: Tensor, scale: Tensor, zero_point: Tensor | None, dtype: str, *scheme: Any) -> Tensor:
+    return empty_like(x, _DTYPES[dtype])
+
+
+def _dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | None, dtype: torch.dtype, granularity: str) -> Tensor:
+    owner, code, float_type = "dequantize", _CODE_OF[q.dtype], _REAL_OF[dtype]
+    ends = (0, 0) if code is ACCUMULATOR_TYPE else code.zero_points
+    parameters = _parameters(owner, q.shape, code.name, *ends, granularity, "onnx")
+    affine = _affine(owner, parameters._replace(middle=0), scale, zero_point)
+    x = empty_like(q, dtype)
+    checked.dequantize(array_of(q), code, affine, float_type, array_of(x))
+    return x
+
+
+def _dequantize_fake(q: Tensor, scale: Tensor, zero_point: Tensor | None, dtype: torch.dtype, *_: Any) -> Tensor:
+    return empty_like(q, dtype)
+
+
+_quantize_op = define(
+    f"quantize(Tensor x, Tensor scale, Tensor? zero_point, {_SCHEME}) -> Tensor", _quantize, _quantize_fake
+)
+_dequantize_op = define(
+    "dequantize(Tensor q, Tensor scale, Tensor? zero_point, ScalarType dtype, str granularity) -> Tensor",
+    _dequantize,
+    _dequantize_fake,
+)
+
+
+# ---- fake_quantize: the gradient needs a bit for each element, which a second operator returns too ----
+
+
+def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> Tensor:
+    return _through("fake_quantize", x, scale, zero_point, options[:5])
+
+
+def _through(owner: str, x: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: tuple[Any, ...]) -> Tensor:
+    source, float_type = _args.real(owner, "x", array_of(x), TYPES)
+    parameters = _parameters(owner, source.shape, *scheme)
+    affine = _affine(owner, parameters, scale, zero_point)
+    y = empty_like(x)
+    checked.fake_quantize(source, float_type, affine, parameters.rounding, array_of(y))
+    return y
+
+
+def _like_x(x: Tensor, *_: Any) -> Tensor:
+    return empty_like(x)
+
+
+def _fake_quantize_inside(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor]:
+    owner, order = "fake_quantize", options[5]
+    if memory_order(x) != order:  # a compiler has changed it
+        x = empty(x, order).copy_(x)
+    source, float_type = _args.real(owner, "x", array_of(x), TYPES)
+    parameters = _parameters(owner, source.shape, *options[:5])
+    affine = _affine(owner, parameters, scale, zero_point)
+    y, bits = _fake_quantize_inside_fake(x, scale, zero_point, *options)
+    checked.fake_quantize_inside(source, float_type, affine, parameters.rounding, array_of(y), array_of(bits))
+    return y, bits
+
+
+def _fake_quantize_inside_fake(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    return empty(x, options[-1]), torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
+
+
+def _keep_inside(g: Tensor, bits: Tensor, order: list[int]) -> Tensor:
+    dx = empty(g, order)
+    source, float_type = _args.real("fake_quantize", "g", array_of(g), TYPES)
+    inside = Inside(array_of(bits), source.shape, tuple(order) or None)
+    affine_keep_inside(source, float_type, inside, array_of(dx))
+    return dx
+
+
+def _keep_inside_fake(g: Tensor, bits: Tensor, order: list[int]) -> Tensor:
+    return empty(g, order)
+
+
+_inside_op = define(
+    f"fake_quantize_inside(Tensor x, Tensor scale, Tensor? zero_point, {_SCHEME}, int[] order) -> (Tensor, Tensor)",
+    _fake_quantize_inside,
+    _fake_quantize_inside_fake,
+)
+_keep_op = define("keep_inside(Tensor g, Tensor bits, int[] order) -> Tensor", _keep_inside, _keep_inside_fake)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> Tensor:
+        ctx.clipped = options[-1]
+        if not ctx.clipped:
+            return _fake_quantize_op(x, scale, zero_point, *options)  # type: ignore[no-any-return]
+        ctx.order = memory_order(x)
+        y, bits = _inside_op(x, scale, zero_point, *options[:-1], ctx.order)
+        ctx.save_for_backward(bits)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        dx = _keep_op(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
+        return (dx, *[None] * 8)
+
+
+_fake_quantize_op = define(
+    f"fake_quantize(Tensor x, Tensor scale, Tensor? zero_point, {_SCHEME}, bool clipped) -> Tensor",
+    _fake_quantize,
+    _like_x,
+    function=_StraightThrough,
+)
+
+
+# ---- lsq ----
+
+
+def _lsq(x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> Tensor:
+    return _through("lsq", x, scale, zero_point, options[:5])
+
+
+def _lsq_backward(
+    g: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    owner, normalize = "lsq", options[5]
+    source, x_type = _args.real(owner, "x", array_of(x), TYPES)
+    gradient, g_type = _args.real(owner, "g", array_of(g), TYPES)
+    parameters = _parameters(owner, source.shape, *options[:5])
+    affine = _affine(owner, parameters, scale, zero_point)
+    results = _lsq_backward_fake(g, x, scale)
+    dx, dscale, dzero = map(array_of, results)
+    _, sums = affine_gradients(source, x_type, gradient, g_type, affine, parameters.rounding, dx)
+    factor = size_factor(source.size, scale.numel(), affine.qmax) if normalize else 1.0
+    dscale[...], dzero[...] = gradients_of_sums(sums, affine, factor, zero_point is not None)
+    return results
+
+
+def _lsq_backward_fake(g: Tensor, x: Tensor, scale: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return empty(g, memory_order(x)), torch.empty_like(scale), torch.empty_like(scale)
+
+
+_lsq_backward_op = define(
+    f"lsq_backward(Tensor g, Tensor x, Tensor scale, Tensor? zero_point, {_SCHEME}, bool normalize)"
+    " -> (Tensor, Tensor, Tensor)",
+    _lsq_backward,
+    _lsq_backward_fake,
+)
+
+
+class _Learned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> Tensor:
+        ctx.options = options
+        ctx.save_for_backward(x, scale, zero_point)
+        return _lsq_op(x, scale, zero_point, *options)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        zero_point = ctx.saved_tensors[2]
+        dx, dscale, dzero = _lsq_backward_op(g, *ctx.saved_tensors, *ctx.options)
+        return (dx, dscale, None if zero_point is None else dzero, *[None] * 6)
+
+
+_lsq_op = define(
+    f"lsq(Tensor x, Tensor scale, Tensor? zero_point, {_SCHEME}, bool normalize) -> Tensor",
+    _lsq,
+    _like_x,
+    function=_Learned,
+)
+
+
+# ---- the functions ----
+
+
+def _arguments(
+    owner: str,
+    scale: Any,
+    zero_point: Any,
+    dtype: DType | None,
+    granularity: Granularity | None,
+    symmetric: Symmetric | None,
+    convention: Convention,
+    types: dict[str, CodeType],
+) -> tuple[Any, ...]:
+    """Return the arguments of an operator after x; a QParams gives all but the convention."""
+    _args.choice(owner, "convention", convention, _args.CONVENTIONS)
+    if isinstance(scale, QParams):
+        for name, value in {"zero_point": zero_point, "dtype": dtype, "granularity": granularity}.items():
+            if value is not None:
+                raise TypeError(_check.must(owner, name, "left out beside a QParams", _check.typed(value)))
+        code = _args.code(owner, scale.code.name, types)
+        return *_tensors(scale), code.name, scale.qmin, scale.qmax, _text(scale.granularity), convention
+    code = _args.code(owner, "int8" if dtype is None else dtype, types)
+    text = _PER_TENSOR if granularity is None else _text(_args.granularity(owner, granularity))
+    affine = zero_point is not None
+    symmetric = not affine if symmetric is None else scheme_of(owner, symmetric)
+    if affine != (symmetric is False):
+        wanted = "given when symmetric is False" if symmetric is False else "left out for a symmetric range"
+        raise ValueError(_check.must(owner, "zero_point", wanted, _check.typed(zero_point)))
+    for name, value in {"scale": scale, "zero_point": zero_point}.items():
+        if not isinstance(value, Tensor) and (value is not None or name == "scale"):
+            raise TypeError(_check.must(owner, name, "a tensor", _check.typed(value)))
+    low, high = code_ends(code, symmetric) if code.real is None else (code.qmin, code.qmax)
+    return scale, zero_point, code.name, low, high, text, convention
+
+
+def _tensors(params: QParams) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of a QParams."""
+    return tensor_of(params.scale), tensor_of(params.zero_point)
+
+
+def quantize(
+    x: Tensor,
+    scale: Tensor | QParams,
+    zero_point: Tensor | None = None,
+    *,
+    dtype: DType | None = None,
+    granularity: Granularity | None = None,
+    symmetric: Symmetric | None = None,
+    convention: Convention = "onnx",
+) -> Tensor:
+    return _quantize_op(  # type: ignore[no-any-return]
+        x, *_arguments("quantize", scale, zero_point, dtype, granularity, symmetric, convention, _CODES)
+    )
+
+
+def dequantize(
+    q: Tensor,
+    scale: Tensor | QParams,
+    zero_point: Tensor | None = None,
+    *,
+    granularity: Granularity | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    owner = "dequantize"
+    if q.dtype not in _CODE_OF:
+        raise TypeError(_check.must(owner, "q", f"a tensor of {_check.alternatives(map(_name, _CODE_OF))}", _name(q.dtype)))
+    if dtype not in _REAL_OF:
+        raise TypeError(_check.must(owner, "dtype", _check.alternatives(map(_name, _REAL_OF)), _check.typed(dtype)))
+    if isinstance(scale, QParams):
+        granularity = scale.granularity
+        scale, zero_point = _tensors(scale)
+    elif zero_point is None and not q.dtype.is_signed:
+        raise ValueError(_check.must(owner, "zero_point", "given for unsigned codes", "None"))
+    text = _PER_TENSOR if granularity is None else _text(_args.granularity(owner, granularity))
+    return _dequantize_op(q, scale, zero_point, dtype, text)  # type: ignore[no-any-return]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor | QParams,
+    zero_point: Tensor | None = None,
+    *,
+    dtype: DType | None = None,
+    granularity: Granularity | None = None,
+    symmetric: Symmetric | None = None,
+    convention: Convention = "onnx",
+    grad: Literal["clipped", "identity"] = "clipped",
+) -> Tensor:
+    owner = "fake_quantize"
+    clipped = bool(_args.choice(owner, "grad", grad, {"identity": 0, "clipped": 1}))
+    options = _arguments(owner, scale, zero_point, dtype, granularity, symmetric, convention, INTEGER_TYPES)
+    return _fake_quantize_op(x, *options, clipped)  # type: ignore[no-any-return]
+
+
+def lsq(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    dtype: DType = "int8",
+    granularity: Granularity | None = None,
+    symmetric: Symmetric | None = None,
+    convention: Convention = "onnx",
+    normalize: bool = True,
+) -> Tensor:
+    owner = "lsq"
+    options = _arguments(owner, scale, zero_point, dtype, granularity, symmetric, convention, INTEGER_TYPES)
+    return _lsq_op(x, *options, _check.flag(owner, "normalize", normalize))  # type: ignore[no-any-return]
