@@ -24,6 +24,10 @@ _blocks: ContextVar[tuple[list[int], ...]] = ContextVar(
 _faults: dict[str, Exception] = {}  # variable of the environment -> the error that calls raise
 
 
+# The threads of OpenMP that another library has started: find_team(path of the library), borrow_team(threads).
+find_team, borrow_team, MAX_THREADS = _core.find_team, _core.borrow_team, _core.MAX_THREADS
+
+
 class Config(TypedDict):
     """What show_config returns."""
 

@@ -155,6 +155,7 @@ def guarded():
     yield from guarded_products()
     scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
     yield "first_bad_scale", [scale], [scales]
+    yield "gelu", [np.ones(24, np.float32)] * 2, [wrong_vectors(np.float32, 24), wrong_outputs(np.float32, 24)]
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
     yield "find_team", ["libnone.so"], [[None, 1, b"x", "\udc80"]]

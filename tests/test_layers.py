@@ -113,7 +113,7 @@ def test_dask_needs_no_import_of_its_own():
     assert done.stdout == "qnumpy.dask.reduction\n"
 
 
-@pytest.mark.parametrize("module", ["qnumpy.cli", "qnumpy.onnx", "qnumpy.testing"])
+@pytest.mark.parametrize("module", ["qnumpy.cli", "qnumpy.onnx", "qnumpy.testing", "qnumpy.torch"])
 def test_other_modules_wait_for_their_dependencies(module):
     """The function that needs tqdm or an extra imports it."""
     top = {name.partition(".")[0] for name in loaded_by(f"import {module}")}
@@ -142,7 +142,8 @@ def test_a_stem_names_the_same_thing_on_every_floor(stem):
 
 
 @pytest.mark.parametrize(
-    "folder", ["ops", "arrays", "observers", "reports", "weights", "calibration", "files", "qat", "onnx", "cli"]
+    "folder",
+    ["ops", "arrays", "observers", "reports", "weights", "calibration", "files", "qat", "onnx", "torch", "cli"],
 )
 def test_tests_mirror_the_package(folder):
     for module in (PACKAGE / folder).glob("[!_]*.py"):
@@ -168,7 +169,7 @@ def folders_of(parent):
 
 def test_the_tree_in_contributing_is_short_and_true():
     lines, paths = tree()
-    assert len(lines) <= 66
+    assert len(lines) <= 70
     assert [path for path in paths if not (ROOT / path).exists()] == []
     assert len(paths) == len(set(paths))
     mirrored = {
@@ -220,6 +221,8 @@ def test_public_names():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_has_a_docstring_and_public_names(name):
+    if name.startswith("qnumpy.torch"):
+        pytest.importorskip("torch")
     module = importlib.import_module(name)
     assert module.__doc__
     assert all(hasattr(module, public) for public in module.__all__)

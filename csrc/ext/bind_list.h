@@ -14,6 +14,7 @@
     QN_BIND(grid_search)                                                                                               \
     QN_BIND(hadamard)                                                                                                  \
     QN_BIND(histogram)                                                                                                 \
+    QN_BIND(layers)                                                                                                    \
     QN_BIND(matmul)                                                                                                    \
     QN_BIND(metrics)                                                                                                   \
     QN_BIND(nearest)                                                                                                   \

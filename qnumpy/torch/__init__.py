@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._elements import fake_quantize as fake_quantize
     from ._elements import lsq as lsq
     from ._elements import quantize as quantize
+    from .activations import GELU as GELU
     from .attention import MultiheadAttention as MultiheadAttention
     from .config import Config as Config
     from .conv import Conv1d as Conv1d
@@ -37,6 +38,7 @@ _HOMES = {
     "Conv1d": "conv",
     "Conv2d": "conv",
     "Embedding": "embedding",
+    "GELU": "activations",
     "Int8Dynamic": "torchao",
     "IntxWeightOnly": "torchao",
     "LSTM": "recurrent",
@@ -56,6 +58,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "GELU",
     "LSTM",
     "Config",
     "Conv1d",

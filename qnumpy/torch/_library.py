@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _check, _core
+from .. import _check
 from .._typing import Array
+from ..runtime import MAX_THREADS, borrow_team, find_team
 
 __all__: list[str] = []
 
@@ -184,7 +185,7 @@ def _find_team() -> None:
     """Find the threads of the OpenMP library that PyTorch has loaded; without it each call runs on its own thread."""
     home = Path(torch.__file__).parent
     paths = [*home.glob("lib/libgomp*"), *home.parent.glob("torch.libs/libgomp*"), "libgomp.so.1"]
-    any(_core.find_team(str(path)) for path in paths)
+    any(find_team(str(path)) for path in paths)
 
 
 _find_team()
@@ -198,11 +199,11 @@ def _on_threads_of_torch(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(kernel)
     def run(*args: Any) -> Any:
-        _core.borrow_team(min(torch.get_num_threads(), _core.MAX_THREADS))
+        borrow_team(min(torch.get_num_threads(), MAX_THREADS))
         try:
             return kernel(*args)
         finally:
-            _core.borrow_team(0)
+            borrow_team(0)
 
     return run
 

@@ -1,5 +1,6 @@
 """Without the extra `torch` each module of this folder is one skipped test."""
 
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -19,3 +20,12 @@ def pytest_pycollect_makemodule(module_path, parent):
 def pytest_collection_modifyitems(items):
     for item in items:  # warnings of PyTorch about itself
         item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """Each test compiles anew: the limit of recompilations counts for all of a process."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
