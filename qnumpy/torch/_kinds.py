@@ -124,7 +124,7 @@ def _reason(layer: Layer) -> str:
     if not tensors or (layer.is_product and "weight" not in (*module._parameters, *_parametrized(module))):
         return "its weight is no parameter: hooks make it, such as those of weight_norm"
     for name, p in tensors.items():
-        if (fault := _fault(p)):
+        if fault := _fault(p):
             return f"its {name} is {fault}"
     return layer.kind.reason(module, layer.config) if layer.kind.reason is not None else ""
 
