@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..ops.layers import gelu as fill_gelu
 from ._library import array_of, define
 
-__all__ = ["GELU", "is_gelu"]
+__all__ = ["GELU"]
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -51,12 +51,3 @@ class GELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return gelu(x)
-
-
-def is_gelu(module: nn.Module) -> bool:
-    """Whether a module computes what `GELU` does."""
-    if type(module) is nn.GELU:
-        return module.approximate == "none" and not module.__dict__.get("_forward_hooks")
-    names = ("transformers.activations.GELUActivation",)
-    own = f"{type(module).__module__}.{type(module).__qualname__}"
-    return own in names and getattr(module, "act", None) is nn.functional.gelu
