@@ -214,7 +214,7 @@ _inside_op = define(
     _fake_quantize_inside,
     _fake_quantize_inside_fake,
 )
-_keep_op = define("keep_inside(Tensor g, Tensor bits, int[] order) -> Tensor", _keep_inside, _keep_inside_fake)
+keep_inside = define("keep_inside(Tensor g, Tensor bits, int[] order) -> Tensor", _keep_inside, _keep_inside_fake)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -230,7 +230,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        dx = _keep_op(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
+        dx = keep_inside(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
         return (dx, *[None] * 8)
 
 
