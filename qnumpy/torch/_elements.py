@@ -35,8 +35,13 @@ def _text(kind: str, axis: int | None = None, group_size: int | None = None) -> 
     return json.dumps({name: value for name, value in values.items() if value is not None})
 
 
+def text_of(granularity: Granularity) -> str:
+    """Return a granularity as an argument of an operator."""
+    return _text(granularity.kind, granularity.axis, granularity.group_size)
+
+
 @lru_cache(512)
-def _granularity(text: str) -> Granularity:
+def granularity_of(text: str) -> Granularity:
     return Granularity.from_dict(json.loads(text))
 
 
@@ -55,7 +60,7 @@ class Parameters(NamedTuple):
 def _parameters(
     owner: str, shape: tuple[int, ...], dtype: str, qmin: int, qmax: int, granularity: str, convention: str
 ) -> Parameters:
-    layout, code = _args.layout_of(owner, _granularity(granularity), shape), CODE_TYPES.get(dtype, ACCUMULATOR_TYPE)
+    layout, code = _args.layout_of(owner, granularity_of(granularity), shape), CODE_TYPES.get(dtype, ACCUMULATOR_TYPE)
     middle = code.symmetric_zero_point
     zeros = middles(middle, layout.shape) if layout.shape else middle
     return Parameters(layout, zeros, code, qmin, qmax, _args.CONVENTIONS[convention])
@@ -377,7 +382,7 @@ def _of_qparams(owner: str, params: QParams, convention: Convention, floats: boo
     _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     code, text = (
         _args.code(owner, params.code.name, _CODES if floats else INTEGER_TYPES),
-        _text(*_parts(owner, params.granularity)),
+        text_of(params.granularity),
     )
     return tensor_of(params.scale), tensor_of(params.zero_point), code.name, params.qmin, params.qmax, text, convention
 

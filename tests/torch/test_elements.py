@@ -287,9 +287,9 @@ def test_opcheck(name):
     params = params_of(name, "int4", symmetric=False)
     x, (scale, zero) = X.nan_to_num(posinf=1, neginf=1), tensors_of(params)
     leaf = x.clone().requires_grad_()
-    from qnumpy.torch._elements import _parts, _text
+    from qnumpy.torch._elements import text_of
 
-    scheme = ("int4", -8, 7, _text(*_parts("", GRANULARITIES[name])), "onnx")
+    scheme = ("int4", -8, 7, text_of(GRANULARITIES[name]), "onnx")
     torch.library.opcheck(ops.quantize.default, (x, scale, zero, *scheme))
     torch.library.opcheck(ops.dequantize.default, (quantize(x, params), scale, zero, torch.float16, scheme[3]))
     torch.library.opcheck(ops.fake_quantize.default, (leaf, scale, zero, *scheme, True))
@@ -302,9 +302,9 @@ def test_opcheck(name):
 
 
 def test_the_dispatcher_has_the_same_bits():
-    from qnumpy.torch._elements import _text
+    from qnumpy.torch._elements import text_of
 
-    scheme = ("int8", -127, 127, _text("tensor"), "onnx")
+    scheme = ("int8", -127, 127, text_of(qn.PerTensor()), "onnx")
     leaf, scale = X.clone().requires_grad_(), torch.tensor(0.05)
     y = ops.fake_quantize(leaf, scale, None, *scheme, True)
     y.backward(G)
