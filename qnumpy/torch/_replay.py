@@ -81,7 +81,9 @@ def round_by_data(
         w = w if layer.smooth is None else w / layer.smooth
         bias: Any = layer.module.bias
         weights[layer.name] = w if bias is None else (w, array_of(bias.detach().float()))
-    held = {layer.module: dict(layer.module._parameters) for layer in [*group, *(other for other, _ in others.values())]}
+    held = {
+        layer.module: dict(layer.module._parameters) for layer in [*group, *(other for other, _ in others.values())]
+    }
     hooks: dict[nn.Module, Callable[..., Any]] = {layer.module: _tapping(layer, weights) for layer in group}
     hooks |= {module: _alternating(layer, codes, held[module]) for module, (layer, codes) in others.items()}
 

@@ -13,8 +13,8 @@ from .._typing import Array, Float32Array
 from ..observers import Observer
 from ._copies import disable_fast_paths, sharing_copy
 from ._kinds import find_layers
-from ._library import array_of
 from ._layers import Layer
+from ._library import array_of
 from .config import Config
 
 __all__ = ["Record", "Rows", "Seen", "prepare", "record_of"]
