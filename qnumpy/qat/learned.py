@@ -446,14 +446,14 @@ class LearnedScale:
         return Affine(layout, scale, zero, qmin, qmax)
 
     def _begin(self, x: Array, shape: tuple[int, ...]) -> None:
-        mean = _mean_magnitude(x, self.granularity)
+        mean = mean_magnitude(x, self.granularity)
         first = np.maximum(2 * mean / np.sqrt(self._code.qmax), LEAST)
         self.scale = np.asarray(first, np.float32).reshape(shape)
         middle = self._code.qmin if x.size and x.min() >= 0 else (self._code.qmin + self._code.qmax + 1) // 2
         self.zero_point = np.full(shape, middle, np.float32)
 
 
-def _mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
+def mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
     """Return the mean of |x| of each parameter, of the finite elements."""
     parameters, whole = granularity.params_shape(x.shape), tuple(slice(0, length) for length in x.shape)
     number = granularity.expand(np.arange(int(np.prod(parameters))).reshape(parameters), whole)

@@ -30,16 +30,16 @@ _SCHEME = "str dtype, int qmin, int qmax, str granularity, str convention"
 
 
 @lru_cache(512)
-def _text(granularity: Granularity) -> str:
+def text_of(granularity: Granularity) -> str:
     return json.dumps(granularity.to_dict())
 
 
 @lru_cache(512)
-def _granularity(text: str) -> Granularity:
+def granularity_of(text: str) -> Granularity:
     return Granularity.from_dict(json.loads(text))
 
 
-_PER_TENSOR = _text(PerTensor())
+_PER_TENSOR = text_of(PerTensor())
 
 
 class Parameters(NamedTuple):
@@ -57,7 +57,7 @@ class Parameters(NamedTuple):
 def _parameters(
     owner: str, shape: tuple[int, ...], dtype: str, qmin: int, qmax: int, granularity: str, convention: str
 ) -> Parameters:
-    layout, code = _args.layout_of(owner, _granularity(granularity), shape), CODE_TYPES.get(dtype, ACCUMULATOR_TYPE)
+    layout, code = _args.layout_of(owner, granularity_of(granularity), shape), CODE_TYPES.get(dtype, ACCUMULATOR_TYPE)
     middle = code.symmetric_zero_point
     zeros = middles(middle, layout.shape) if layout.shape else middle
     return Parameters(layout, zeros, code, qmin, qmax, _args.CONVENTIONS[convention])
@@ -319,9 +319,9 @@ def _arguments(
             if value is not None:
                 raise TypeError(_check.must(owner, name, "left out beside a QParams", _check.typed(value)))
         code = _args.code(owner, scale.code.name, types)
-        return *_tensors(scale), code.name, scale.qmin, scale.qmax, _text(scale.granularity), convention
+        return *_tensors(scale), code.name, scale.qmin, scale.qmax, text_of(scale.granularity), convention
     code = _args.code(owner, "int8" if dtype is None else dtype, types)
-    text = _PER_TENSOR if granularity is None else _text(_args.granularity(owner, granularity))
+    text = _PER_TENSOR if granularity is None else text_of(_args.granularity(owner, granularity))
     affine = zero_point is not None
     symmetric = not affine if symmetric is None else scheme_of(owner, symmetric)
     if affine != (symmetric is False):
@@ -374,7 +374,7 @@ def dequantize(
         scale, zero_point = _tensors(scale)
     elif zero_point is None and not q.dtype.is_signed:
         raise ValueError(_check.must(owner, "zero_point", "given for unsigned codes", "None"))
-    text = _PER_TENSOR if granularity is None else _text(_args.granularity(owner, granularity))
+    text = _PER_TENSOR if granularity is None else text_of(_args.granularity(owner, granularity))
     return _dequantize_op(q, scale, zero_point, dtype, text)  # type: ignore[no-any-return]
 
 
