@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from ..granularity import PerChannel, PerTensor
 from ._layers import Kind, Layer, matrix_of, round_alone
+from ._split import owner_of
 from .activations import GELU
 from .config import Config
 from .conv import Conv1d, Conv2d
@@ -130,7 +131,7 @@ def find_layers(model: nn.Module, config: Config) -> list[Layer]:
     layers = []
     for module in _weighted(model, set()):
         name = names[module][0]
-        own, kind = config.of(name, module), _kind(module)
+        own, kind = config.of(name, module, *owner_of(model, name)), _kind(module)
         if own is config and kind is not None and kind.by_row:
             own = _by_row(config)
         layer = Layer(name, module, kind, config if own is None else own)
@@ -150,7 +151,7 @@ def _weighted(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
     known = any(kind_of(cls) for cls in type(module).__mro__)
     if known or any(p is not None and _is_matrix(p) for p in module._parameters.values()):
         yield module
-    if not known:
+    if not known and not isinstance(module, nn.MultiheadAttention):  # which reads the weight of its part
         for name, child in module._modules.items():
             if child is not None and name != "parametrizations":
                 yield from _weighted(child, seen)

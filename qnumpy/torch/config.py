@@ -1,6 +1,6 @@
 """How the layers of a model are quantized, and which of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -189,24 +189,28 @@ class Config:
 
     # ---- which layers ----
 
-    def of(self, name: str, module: nn.Module) -> "Config | None":
+    def of(self, name: str, module: nn.Module, *owners: tuple[str, nn.Module]) -> "Config | None":
         """Return the configuration of a layer; None for one that is left as it is.
 
         Parameters
         ----------
         name : str
         module : Module
+        *owners : tuple of str and Module
+            Names and modules whose part the layer is: patterns that match them match it.
 
         Returns
         -------
         Config or None
         """
-        for pattern, config in self.overrides.items():
-            if _matches(pattern, name, module):
-                return config
-        if self.include is not None and not any(_matches(pattern, name, module) for pattern in self.include):
+        places = ((name, module), *owners)
+        for place in places:
+            for pattern, config in self.overrides.items():
+                if _matches(pattern, *place):
+                    return config
+        if self.include is not None and not _any_matches(self.include, places):
             return None
-        return None if any(_matches(pattern, name, module) for pattern in self.exclude or ()) else self
+        return None if _any_matches(self.exclude or (), places) else self
 
     def check_patterns(self, owner: str, model: nn.Module) -> None:
         """Raise ValueError if a pattern matches no module of a model."""
@@ -284,6 +288,10 @@ def _overrides(value: Any) -> dict[str, Config | None]:
             wanted = "a Config without include, exclude and overrides"
             raise ValueError(_check.must("Config", f"overrides[{pattern!r}]", wanted, "one with them"))
     return dict(value)
+
+
+def _any_matches(patterns: Iterable[str], places: Sequence[tuple[str, nn.Module]]) -> bool:
+    return any(_matches(pattern, *place) for pattern in patterns for place in places)
 
 
 def _matches(pattern: str, name: str, module: nn.Module) -> bool:

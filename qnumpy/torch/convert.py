@@ -18,6 +18,7 @@ from ._kinds import FOLDING, find_layers, stand_ins
 from ._layers import Layer, matrix_of
 from ._library import tensor_of
 from ._replay import observe, round_by_data
+from ._split import split_modules
 from .config import Config
 from .modules import Quantized, kind
 from .prepare import Record, Rows, check_model, kept, record_of, remove_record
@@ -83,6 +84,7 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
         config = record.config
     work = sharing_copy(model)
     remove_record(work)
+    work = split_modules(work, config)
     layers = find_layers(work, config)
     _check_data(layers, record)
     folds = _folds(work, layers, record)
@@ -162,10 +164,7 @@ def _smooth(work: nn.Module, layers: Sequence[Layer], record: Record, folds: Fol
                 factors.update(dict.fromkeys(readers, factor))
     read = {norm: readers for norm, readers in folds.norms.items() if all(name in factors for name in readers)}
     folded = set(factors)
-    for norm in read:  # they change in place
-        own_parameters(work.get_submodule(norm))
     for name in folded:
-        own_parameters(named[name].module)
         named[name].notes.append("smoothed by the norm before")
     fold_smoothing(work, folds._replace(norms=read), {name: tensor_of(factor) for name, factor in factors.items()})
     for name, seen in rows.items():

@@ -15,6 +15,7 @@ from .._typing import Path
 from ..files.fault import fault, json_object
 from ..files.spec import TensorSpec, options_from_json, options_to_json
 from ..files.store import Reader, Writer
+from ._copies import disable_fast_paths
 from ._layout import layout_of
 from ._library import array_of, tensor_of
 from .modules import Quantized
@@ -145,6 +146,7 @@ def load(model: _Module, path: Path) -> _Module:
                 raise fault(reader.path, None, f"the module {name!r} is wrong: {text}.") from error
             result = _placed(reader, result, name, made[name])
         _fill(reader, result, description["shared"])
+    disable_fast_paths(result)
     result.eval()
     return result
 
