@@ -1,5 +1,6 @@
 """Converted models as ONNX models: the layers in the operators that `qnumpy.onnx` writes."""
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -143,8 +144,11 @@ def _exported(model: nn.Module, example: Any, dynamic_shapes: Any, inputs: Any, 
     if isinstance(dynamic_shapes, str):
         _args.choice(_OWNER, "dynamic_shapes", dynamic_shapes, {"auto": 0})
         dynamic_shapes = torch.utils._pytree.tree_map(_open_axes, kwargs or args)
+    talk = logging.getLogger("torch.onnx")
+    level = talk.level
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
+        talk.setLevel(logging.ERROR)
         try:
             program: Any = torch.onnx.export(
                 model, args, kwargs=kwargs, dynamo=True, verbose=False, dynamic_shapes=dynamic_shapes,
@@ -153,6 +157,8 @@ def _exported(model: nn.Module, example: Any, dynamic_shapes: Any, inputs: Any, 
         except Exception as error:  # of torch.export, of torch.onnx and of onnxscript
             got = f"one of which it says: {_cause(error)}"
             raise ValueError(_check.must(_OWNER, "model", "one that torch.onnx.export takes", got)) from error
+        finally:
+            talk.setLevel(level)
     proto = program.model_proto
     for part in (proto, proto.graph, *proto.graph.node, *_values(proto.graph)):  # source lines and their folders
         del part.metadata_props[:]
@@ -181,33 +187,30 @@ def _cause(error: BaseException) -> str:
 @cache
 def _translations() -> dict[Any, Callable[..., Any]]:
     """Return, for each operator of qnumpy that a layer calls, what writes a node of the same inputs."""
-    from onnx import defs
+    from onnx import TensorProto, defs
     from onnxscript.values import Op, Opset
 
-    from ._linear import linear
+    from . import _linear, conv, embedding  # noqa: F401 - they register the operators
 
     schema, parameter = defs.OpSchema, defs.OpSchema.FormalParameter
-    types = sorted(schema.all_tensor_types_ir4()) + [f"tensor({name})" for name in _NEWER]
+    types = [f"tensor({name.lower()})" for name in TensorProto.DataType.keys() if name != "UNDEFINED"]
     table = {}
-    for operator in (linear,):
-        kind = operator._schema.name.partition("::")[2]
+    for kind in ("linear", "conv2d", "embedding"):
+        # x is one of them: torch.onnx gives a variadic parameter all inputs, also those of parameters before it
         many = parameter("tensors", "T", param_option=schema.FormalParameterOption.Variadic, is_homogeneous=False)
         node = Op(
             Opset(_PLACES, 1),
             kind,
             schema(
                 kind, _PLACES, 1,
-                inputs=[parameter("x", "X"), many],
-                outputs=[parameter("y", "X")],
-                type_constraints=[("X", types, ""), ("T", types, "")],
+                inputs=[many],
+                outputs=[parameter("y", "Y")],
+                type_constraints=[("T", types, ""), ("Y", types, "")],
                 attributes=[schema.Attribute("layout", schema.AttrType.STRING, "")],
             ),
         )  # fmt: skip
-        table[operator] = _translation(node)
+        table[getattr(torch.ops.qnumpy, kind).default] = _translation(node)
     return table
-
-
-_NEWER = ("bfloat16", "float8e4m3fn", "float8e5m2", "float8e4m3fnuz", "float8e5m2fnuz")
 
 
 def _translation(node: Any) -> Callable[..., Any]:
