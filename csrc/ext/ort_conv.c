@@ -1,4 +1,5 @@
 /* Conv: images of float32, quantized one by one, and filters of int8; docs/onnx-operators.md defines it. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "conv_reals.h"
@@ -92,7 +93,12 @@ static ort_status *compute(void *kernel, const ort_call *c) {
     k.channels = v->channels * v->groups, k.outputs = v->outputs, k.channel_groups = v->groups;
     for (int d = 0; d < 2; d++) k.filter[d] = v->filter[d], k.stride[d] = v->stride[d], k.dilation[d] = v->dilation[d];
     k.top = v->before[0], k.left = v->before[1], k.out_height = out[0], k.out_width = out[1];
-    const qn_real_images r = {v->scale, v->bias, v->activation == ORT_RELU, v->activation == ORT_GELU, y};
+    const qn_real_images r = {.scale = v->scale,
+                              .bias = v->bias,
+                              .gelu = v->activation == ORT_GELU,
+                              .lo = v->activation == ORT_RELU ? 0 : -INFINITY,
+                              .hi = INFINITY,
+                              .y = y};
     const qn_outcome outcome = qn_convolve_reals(x.data, &k, &r);
     if (outcome == QN_NO_MEMORY) return ort_no_memory(c->api, c->name);
     if (outcome == QN_OVERFLOW) return ort_error(c->api, c->name, "every sum of codes must be in the range of int32");

@@ -491,7 +491,7 @@ def _hadamard(owner: str, value: Any, inputs: int) -> Hadamard:
 
 def _real_output(owner: str, bias: Any, clip: Any, shape: tuple[int, int], axis: int | None) -> Output:
     """Check the arguments of the output stage and return its conversion to float32."""
-    return Output(None if bias is None else _bias(owner, bias, shape, axis), *_bounds(owner, clip))
+    return Output(None if bias is None else _bias(owner, bias, shape, axis), *bounds(owner, clip))
 
 
 def _bias(owner: str, bias: Any, shape: tuple[int, int], axis: int | None) -> Float32Array:
@@ -505,14 +505,15 @@ def _bias(owner: str, bias: Any, shape: tuple[int, int], axis: int | None) -> Fl
     return vector
 
 
-def _bounds(owner: str, clip: Any) -> tuple[float, float]:
+def bounds(owner: str, clip: Any) -> tuple[float, float]:
+    """Return the bounds of a clip; None is infinite."""
     try:
         low, high = clip
         if np.ndim(low) or np.ndim(high):
             raise TypeError  # NumPy 2.0 makes a float of an array of one element
-        bounds = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+        ends = -math.inf if low is None else float(low), math.inf if high is None else float(high)
     except (TypeError, ValueError):
         raise TypeError(_check.must(owner, "clip", "two bounds, each a number or None", _check.typed(clip))) from None
-    if not bounds[0] <= bounds[1]:
+    if not ends[0] <= ends[1]:
         raise ValueError(_check.must(owner, "clip", "a low and a high bound, in this order", _check.typed(clip)))
-    return bounds
+    return ends

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import helper
 
 from .._typing import Array
-from ..weights.hadamard import hadamard
+from ..weights._factors import FREE_GAIN, PASS_GAIN, ROWS, Form, best_factors
 from ._graph import Graph, attribute
 from ._layers import Layer
 from ._taps import tapped
@@ -21,12 +21,6 @@ from .session import run_batches, session
 
 __all__ = ["Readers", "fold", "smooth"]
 
-_ROWS = 256  # of each activation, by which factors are judged
-_ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)  # 0: equal channels of the weight, 1: of the activation
-_FREE_GAIN = 0.9  # of the error, below which factors are used: what it is estimated by are few rows
-_PASS_GAIN = 0.75  # the same where Linear multiplies its rows by them
-_WEIGHT_SHARE = 0.3  # of the error of nearest codes, which rounding by data leaves
-_MOST = 2.0**10  # a factor
 _DEFAULT = ("", "ai.onnx")
 
 
@@ -36,14 +30,6 @@ class Readers(NamedTuple):
     layers: list[Layer]
     weights: list[Array]
     rotates: bool  # whether a Hadamard matrix transforms the activation
-
-
-class _Form(NamedTuple):
-    """How products are quantized: what an estimate of their error needs."""
-
-    by_row: bool
-    rotates: bool
-    most: int  # of the magnitudes of a weight's codes
 
 
 def smooth(
@@ -87,8 +73,8 @@ def smooth(
     for x, (rows, reach) in _observed(owner, graph, wanted, batches).items():
         layers, weights, rotates = wanted[x]
         w = np.concatenate(weights, axis=1)
-        form = _Form(by_row, rotates, most)
-        factor = _best(rows, reach, w, form, _FREE_GAIN if x in free else _PASS_GAIN)
+        form = Form(by_row, rotates, most)
+        factor = best_factors(rows, reach, w, form, FREE_GAIN if x in free else PASS_GAIN)
         if factor is None:
             continue
         place = fold(graph, x, factor, layers)
@@ -107,7 +93,7 @@ def _observed(
     engine = session(shown)
     kept: dict[str, list[Array]] = {name: [] for name in outputs}
     reach: dict[str, Array] = {}
-    each = max(1, -(-_ROWS // len(batches)))
+    each = max(1, -(-ROWS // len(batches)))
     for values in run_batches(owner, engine, batches):
         for name, output in outputs.items():
             x = values[output]
@@ -121,43 +107,6 @@ def _observed(
         for name, size in reach.items()
         if np.isfinite(size).all()
     }
-
-
-# ---- the search ----
-
-
-def _best(x: Array, reach: Array, w: Array, form: _Form, gain: float) -> Array | None:
-    """Return the factors of least error; None where they gain little."""
-    rows = np.abs(w).max(axis=1).astype(np.float64)
-    live = (reach > 0) & (rows > 0)
-    if not live.any():
-        return None
-    least, best = gain * _error(x, w, form), None
-    for alpha in _ALPHAS:
-        wanted = np.zeros(len(rows))
-        wanted[live] = alpha * np.log2(reach[live]) - (1 - alpha) * np.log2(rows[live])
-        wanted[live] -= np.median(wanted[live])
-        factor = np.exp2(np.rint(wanted)).clip(1 / _MOST, _MOST).astype(np.float32)
-        error = _error(x / factor, w * factor[:, None], form)
-        if error < least:
-            least, best = error, factor
-    return best
-
-
-def _error(x: Array, w: Array, form: _Form) -> float:
-    """Estimate the squared error of x w in int8."""
-    if form.rotates:
-        rotation = hadamard(len(w))
-        x, w = rotation.apply(x), np.asarray(rotation.rotate(w), np.float32)
-    axis = -1 if form.by_row else None
-    low, high = (np.minimum(x.min(axis, keepdims=True), 0), np.maximum(x.max(axis, keepdims=True), 0))
-    step = np.maximum((high - low) / np.float32(255), np.float32(1e-30))
-    zero = np.rint(-low / step)
-    lost = (np.clip(np.rint(x / step) + zero, 0, 255) - zero) * step - x
-    scale = np.maximum(np.abs(w).max(axis=0) / np.float32(form.most), np.float32(1e-30))
-    moved = np.rint(w / scale) * scale - w
-    squares = [float(np.square(part, dtype=np.float64).sum()) for part in (lost @ w, x @ moved)]
-    return squares[0] + _WEIGHT_SHARE * squares[1]
 
 
 # ---- the graph ----

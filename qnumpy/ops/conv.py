@@ -1,11 +1,12 @@
 """Exact integer convolutions."""
 
+import math
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .. import _args, _check, _core
-from .._typing import Array, CodeLike, Int32Array, IntegerLike
+from .._typing import Array, CodeLike, Float32Array, Int32Array, IntegerLike
 from ..dtypes import CODE_TYPES
 
 __all__ = ["conv2d_integer"]
@@ -118,16 +119,40 @@ def convolution(
 ) -> Convolution:
     """Check the arguments of a convolution, each once."""
     image, weight = _operand(owner, "x", x), _operand(owner, "w", w)
+    place = geometry(owner, image.shape, weight.shape, strides, padding, dilations, groups)
+    x_zero = _zero(owner, "x_zero_point", x_zero, image, 1)
+    w_zero = _zero(owner, "w_zero_point", w_zero, weight, weight.shape[0])
+    return Convolution(image, weight, int(x_zero[0]), w_zero, place.groups, place.window, place.shape)
+
+
+class Geometry(NamedTuple):
+    """Checked attributes of a convolution; `shape` is that of the result."""
+
+    groups: int
+    window: tuple[int, int, int, int, int, int]  # strides, dilations, padding at the top and to the left
+    shape: tuple[int, int, int, int]
+
+
+def geometry(
+    owner: str,
+    image: tuple[int, ...],
+    weight: tuple[int, ...],
+    strides: Any = 1,
+    padding: Any = 0,
+    dilations: Any = 1,
+    groups: Any = 1,
+) -> Geometry:
+    """Check how filters move over images, for images and a weight of four axes."""
     groups = _check.integer(owner, "groups", groups)
-    (n, c, *size), (m, depth, *kernel) = image.shape, weight.shape
+    (n, c, *size), (m, depth, *kernel) = image, weight
     if groups < 1 or c % groups or m % groups:
         got = f"{groups} for {c} and {m} channels"
         raise ValueError(_check.must(owner, "groups", "a divisor of the channels of x and of w", got))
     if depth * groups != c:
-        got = f"shapes {image.shape} and {weight.shape}"
+        got = f"shapes {tuple(image)} and {tuple(weight)}"
         raise ValueError(_check.must(owner, "x and w", f"of C and C / groups channels for groups={groups}", got))
     if 0 in kernel:
-        raise ValueError(_check.must(owner, "w", "of a kernel of at least one element", f"shape {weight.shape}"))
+        raise ValueError(_check.must(owner, "w", "of a kernel of at least one element", f"shape {tuple(weight)}"))
     steps, gaps = pair(owner, "strides", strides, 1), pair(owner, "dilations", dilations, 1)
     pads = sides(owner, padding)
     height, width = size[0] + pads[0] + pads[2], size[1] + pads[1] + pads[3]
@@ -135,10 +160,8 @@ def convolution(
     if tall > height or wide > width:
         got = f"{(tall, wide)} over {(height, width)}"
         raise ValueError(_check.must(owner, "w", "no larger than the padded image", got))
-    x_zero, w_zero = _zero(owner, "x_zero_point", x_zero, image, 1), _zero(owner, "w_zero_point", w_zero, weight, m)
     window = (steps[0], steps[1], gaps[0], gaps[1], pads[0], pads[1])
-    shape = (n, m, (height - tall) // steps[0] + 1, (width - wide) // steps[1] + 1)
-    return Convolution(image, weight, int(x_zero[0]), w_zero, groups, window, shape)
+    return Geometry(groups, window, (n, m, (height - tall) // steps[0] + 1, (width - wide) // steps[1] + 1))
 
 
 def convolve(
@@ -157,6 +180,63 @@ def convolve(
     if not _core.conv2d(
         x, _OPERANDS[x.dtype].core, w, _OPERANDS[w.dtype].core, operands.x_zero, operands.w_zero,
         operands.groups, *operands.window, out, out_type, scale, bias, zero_point, qmin, qmax,
+    ):  # fmt: skip
+        raise OverflowError(_check.must(owner, "every sum", "in the range of int32", "one that is not"))
+
+
+class Images(NamedTuple):
+    """How images of reals become uint8; a scale of 0: each image by its own range, to the codes 0 to 255."""
+
+    scale: float = 0.0
+    zero_point: int = 0
+    qmin: int = 0
+    qmax: int = 255
+
+
+def convolve_reals(
+    owner: str,
+    x: Float32Array,
+    w: Array,
+    w_zero: Int32Array,
+    place: Geometry,
+    scale: Float32Array,
+    bias: Float32Array | None,
+    out: Float32Array,
+    images: Images = Images(),  # noqa: B008 - immutable
+    clip: tuple[float, float] = (-math.inf, math.inf),
+) -> None:
+    """Fill `out` with ``clip(float32(acc) * (Sx * scale) + bias)`` of images that are quantized first.
+
+    Parameters
+    ----------
+    owner : str
+        The function that a message names.
+    x : ndarray of float32, shape (N, C, H, W)
+        C-contiguous.
+    w : ndarray of int8 or uint8, shape (M, C / groups, kH, kW)
+        C-contiguous.
+    w_zero : ndarray of int32, shape (1,) or (M,)
+    place : Geometry
+    scale, bias : ndarray of float32, shape (M,)
+        `scale` is that of the weight.
+    out : ndarray of float32
+        Of the shape of `place`.
+    images : Images
+    clip : (float, float)
+
+    Raises
+    ------
+    OverflowError
+        A sum does not fit int32.
+
+    Notes
+    -----
+    Codes round half to even; each of the three steps after the exact sum rounds once. It is the operator Conv of
+    docs/onnx-operators.md.
+    """
+    if not _core.conv2d_reals(
+        x, _core.TYPES["float32"], w, _OPERANDS[w.dtype].core, w_zero, place.groups, *place.window, out, scale,
+        bias, *clip, images.scale, images.zero_point, images.qmin, images.qmax,
     ):  # fmt: skip
         raise OverflowError(_check.must(owner, "every sum", "in the range of int32", "one that is not"))
 

@@ -431,7 +431,12 @@ class LearnedScale(Quantizer):
         if self.training:
             self.scale.detach().clamp_(min=LEAST)
         return lsq(
-            x, self.scale, self.zero_point, dtype=self.dtype_name, granularity=self.granularity, symmetric=self.symmetric
+            x,
+            self.scale,
+            self.zero_point,
+            dtype=self.dtype_name,
+            granularity=self.granularity,
+            symmetric=self.symmetric,
         )
 
     def qparams(self) -> QParams:

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "dispatch.h"
-#include "qparams.h"
 #include "threads.h"
 
 enum { CODES_A_PIECE = 4096, BYTES_A_CODE = 5, BYTES_A_SUM = 8 };
@@ -14,23 +13,30 @@ typedef struct {
     const float *x;
     uint8_t *codes;
     qn_qparams params;
+    int32_t qmin, qmax;
 } image;
 
 static void quantize_piece(void *context, int64_t begin, int64_t end) {
     const image *i = context;
     uint64_t modes = qn_fp_begin();
-    qn_affine p = {.scale = &i->params.scale, .zero_point = &i->params.zero_point, .run = end - begin + 1, .qmax = 255};
+    qn_affine p = {.scale = &i->params.scale, .zero_point = &i->params.zero_point, .run = end - begin + 1};
+    p.qmin = i->qmin, p.qmax = i->qmax;
     p.exact_inverse = i->params.scale >= 0x1p-90f && i->params.scale <= 0x1p90f;
     qn_kernels()->quantize_f32_u8(i->x + begin, i->codes + begin, end - begin, &p);
     qn_fp_end(modes);
 }
 
-static void quantize_image(image *i, int64_t n) {
-    qn_range r = {INFINITY, -INFINITY, 0, 0};
-    uint64_t modes = qn_fp_begin();
-    qn_kernels()->min_max_f32(i->x, n, &r);
-    i->params = qn_qparams_of_range(fmin(r.min, 0.0), fmax(r.max, 0.0), false, 0, 255);
-    qn_fp_end(modes);
+static void quantize_image(image *i, int64_t n, const qn_real_images *of) {
+    i->qmin = of->x ? of->qmin : 0, i->qmax = of->x ? of->qmax : 255;
+    if (of->x) {
+        i->params = *of->x;
+    } else {
+        qn_range r = {INFINITY, -INFINITY, 0, 0};
+        uint64_t modes = qn_fp_begin();
+        qn_kernels()->min_max_f32(i->x, n, &r);
+        i->params = qn_qparams_of_range(fmin(r.min, 0.0), fmax(r.max, 0.0), false, 0, 255);
+        qn_fp_end(modes);
+    }
     qn_parallel_for(n, CODES_A_PIECE, n * BYTES_A_CODE, quantize_piece, i);
 }
 
@@ -53,7 +59,7 @@ static void finish_channels(void *context, int64_t begin, int64_t end) {
             int32_t sum;
             memcpy(&sum, y + i, sizeof sum);
             const float product = (float)sum * scale, value = r->bias ? product + bias : product;
-            y[i] = r->relu && value < 0 ? 0 : value;
+            y[i] = value < r->lo ? r->lo : value > r->hi ? r->hi : value;
         }
         if (r->gelu) qn_kernels()->gelu_f32(y, y, f->n);
     }
@@ -68,7 +74,7 @@ qn_outcome qn_convolve_reals(const float *x, const qn_conv *c, const qn_real_ima
     if (!codes) return QN_NO_MEMORY;
     for (int64_t i = 0; i < c->images && outcome == QN_DONE; i++) {
         image one = {.x = x + i * n, .codes = codes};
-        quantize_image(&one, n);
+        quantize_image(&one, n, r);
         qn_conv k = *c;
         k.x = (const char *)codes, k.x_type = QN_U8, k.x_bytes = n, k.images = 1, k.x_zero = one.params.zero_point;
         k.x_step[0] = n, k.x_step[1] = pixels, k.x_step[2] = c->width, k.x_step[3] = 1;

@@ -1,5 +1,7 @@
 """Layers as operators of the domain "qnumpy", docs/onnx-operators.md."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,10 @@ class LinearLayer(NamedTuple):
         Factors of the activation, (K,).
     rotation : Hadamard or None
     activation : {"", "relu", "gelu"}
+    attributes : mapping, optional
+        How x is quantized, where it is not to uint8 by row: symmetric, activation_bits, x_granularity.
+    scale_dtype : {"float32", "float16"}
+        In which the scales of groups are stored.
     """
 
     stem: str
@@ -40,6 +46,8 @@ class LinearLayer(NamedTuple):
     smooth: Array | None
     rotation: Hadamard | None
     activation: str
+    attributes: Mapping[str, Any] = MappingProxyType({})
+    scale_dtype: str = "float32"
 
 
 def linear(nodes: Nodes, x: str, layer: LinearLayer, outputs: list[str]) -> int:
@@ -55,14 +63,14 @@ def linear(nodes: Nodes, x: str, layer: LinearLayer, outputs: list[str]) -> int:
     """
     nodes.graph.require(DOMAIN, VERSION)
     whole = layer.weights[0] if len(layer.weights) == 1 else concatenate(layer.weights, axis=1)
-    weight = linear_weight(whole, outputs=len(outputs))
+    weight = linear_weight(whole, outputs=len(outputs), scale_dtype=layer.scale_dtype)
     inputs = [x, nodes.constant(f"{layer.stem}_quantized", weight.w)]
     inputs.append("" if weight.scale is None else nodes.constant(f"{layer.stem}_scale", weight.scale))
     zero = weight.zero_point
     inputs.append("" if zero is None else nodes.constant(f"{layer.stem}_zero_point", zero))
     inputs.append("" if layer.bias is None else nodes.constant(f"{layer.stem}_bias", layer.bias.astype(np.float32)))
     inputs.append("" if layer.smooth is None else nodes.constant(f"{layer.stem}_smooth", layer.smooth))
-    attributes = {**weight.attributes, "activation": layer.activation}
+    attributes = {**weight.attributes, **layer.attributes, "activation": layer.activation}
     if layer.rotation is not None:
         inputs.append(nodes.constant("qnumpy_signs", signs_of(layer.rotation)))
         attributes["hadamard_block"] = layer.rotation.block

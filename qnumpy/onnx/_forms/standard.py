@@ -1,5 +1,7 @@
 """Products with int8 weights by standard operators: rows quantized as they come, sums in integers, one scale a row.
 
+Or all rows in one range, which is measured or known before.
+
 For a row x with range [low, high] around 0, ``s = (high - low) / 255`` and ``z = round(-low / s)``, so that
 ``x w = s c (q w) - (s z) c sum(w) + b`` with codes q of the row, w of the weight and its scales c by column.
 """
@@ -11,6 +13,7 @@ from onnx import TensorProto, helper
 
 from ..._check import TINY
 from ..._typing import Array, Float32Array
+from ...qparams import QParams
 from .._graph import Graph
 
 __all__ = ["LinearWeight", "Nodes", "Rows", "StandardForm"]
@@ -57,9 +60,17 @@ class StandardForm:
 
     def __init__(self, graph: Graph, per: str) -> None:
         self.graph, self.per = graph, per
-        self.rows: dict[str, Rows] = {}
+        self.rows: dict[Any, Rows] = {}
 
-    def linear(self, nodes: Nodes, x: str, rank: int | None, weight: LinearWeight, output: str) -> None:
+    def linear(
+        self,
+        nodes: Nodes,
+        x: str,
+        rank: int | None,
+        weight: LinearWeight,
+        output: str,
+        x_qparams: QParams | None = None,
+    ) -> None:
         """Append the product of an activation and a weight.
 
         Parameters
@@ -71,11 +82,14 @@ class StandardForm:
             Its axes, where they are known.
         weight : LinearWeight
         output : str
+        x_qparams : QParams, optional
+            Of x, per tensor of int8 or uint8, where they are known and there is one range.
         """
         k, n = weight.codes.shape
-        if x not in self.rows:
-            self.rows[x] = self._quantize(nodes, x, rank, k)
-        rows = self.rows[x]
+        key = x if x_qparams is None else (x, str(x_qparams.to_dict()))
+        if key not in self.rows:
+            self.rows[key] = self._quantize(nodes, x, rank, k, x_qparams)
+        rows = self.rows[key]
         if self.per == "row":
             y = self._row_product(nodes, rows, weight, output if not rows.shape else "")
         else:
@@ -85,11 +99,13 @@ class StandardForm:
             shape = nodes.add("Concat", [rows.shape, width], axis=0)
             nodes.add("Reshape", [y, shape], output)
 
-    def _quantize(self, nodes: Nodes, x: str, rank: int | None, k: int) -> Rows:
+    def _quantize(self, nodes: Nodes, x: str, rank: int | None, k: int, x_qparams: QParams | None) -> Rows:
         shape, matrix = "", x
         if rank != 2:
             shape = self._leading_axes(nodes, x)
             matrix = nodes.add("Reshape", [x, nodes.constant("qnumpy_rows", np.array([-1, k], np.int64))])
+        if x_qparams is not None:
+            return self._known_range(nodes, matrix, shape, x_qparams)
         if self.per == "tensor":
             return self._one_range(nodes, matrix, shape)
         zero = nodes.constant("qnumpy_zero", np.float32(0))
@@ -111,6 +127,16 @@ class StandardForm:
         codes, scale, zero_point = (self.graph.name(f"{nodes.stem}_{end}") for end in ("codes", "scale", "zero_point"))
         name = self.graph.name(f"{nodes.stem}_DynamicQuantizeLinear")
         nodes.made.append(helper.make_node("DynamicQuantizeLinear", [matrix], [codes, scale, zero_point], name=name))
+        return Rows(codes, scale, zero_point, shape, "")
+
+    def _known_range(self, nodes: Nodes, matrix: str, shape: str, params: QParams) -> Rows:
+        dtype = np.dtype(params.code.name)
+        scale = nodes.constant(f"{nodes.stem}_x_scale", np.float32(params.scale))
+        zero_point = nodes.constant(f"{nodes.stem}_x_zero_point", np.asarray(params.zero_point).astype(dtype))
+        codes = nodes.add("QuantizeLinear", [matrix, scale, zero_point])
+        if (params.qmin, params.qmax) != (params.code.qmin, params.code.qmax):
+            ends = [nodes.constant("qnumpy_end", np.asarray(end, dtype)) for end in (params.qmin, params.qmax)]
+            codes = nodes.add("Clip", [codes, *ends])
         return Rows(codes, scale, zero_point, shape, "")
 
     def _row_product(self, nodes: Nodes, rows: Rows, weight: LinearWeight, output: str) -> str:

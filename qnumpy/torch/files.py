@@ -1,0 +1,306 @@
+"""Models in .safetensors files: arrays as docs/file-format.md has them, and in the metadata what modules hold them."""
+
+import copy
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import _check
+from .. import torch as package
+from .._typing import Path
+from ..files.fault import fault, json_object
+from ..files.spec import TensorSpec, options_from_json, options_to_json
+from ..files.store import Reader, Writer
+from ._copies import disable_fast_paths
+from ._layout import layout_of
+from ._library import array_of, tensor_of
+from .modules import Quantized
+
+__all__ = ["load", "save"]
+
+_KEY = "qnumpy.torch"  # of the file's metadata
+_VERSION = 1
+_OWN = "qnumpy.torch."  # modules whose classes begin with it are made by load; those of a float model are replaced
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def save(model: nn.Module, path: Path, *, max_shard_bytes: int | None = None) -> None:
+    """Save a converted model to a .safetensors file, which appears whole or not at all.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its weights of codes become arrays of the file, ``encoder.0.weight`` and so on, which `qnumpy.load` reads too;
+        the other parameters and buffers are plain tensors. What modules share is written once.
+    path : str or path
+        Ends in .safetensors, or names a folder, which gets a model.safetensors.
+    max_shard_bytes : int, optional
+        As in `qnumpy.save`.
+
+    Raises
+    ------
+    TypeError
+        model is no module, or a module that is not qnumpy's has an extra state.
+    ValueError
+        A tensor is on the device "meta".
+    TypeError, ValueError
+        path is no path that a model can be written to.
+    OSError
+        The disk is full, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, qnumpy as qn, torch
+    >>> w = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    >>> model = torch.nn.Sequential(qn.torch.Linear(qn.quantize(w)), torch.nn.LayerNorm(3)).eval()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, f"{folder}/model.safetensors")
+    ...     arrays = qn.load(f"{folder}/model.safetensors")
+    ...     float_model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
+    ...     back = load(float_model, f"{folder}/model.safetensors")
+    >>> sorted(arrays)
+    ['0.weight', '1.bias', '1.weight']
+    >>> torch.equal(back(torch.ones(2, 4)), model(torch.ones(2, 4)))
+    True
+    """
+    owner = "save"
+    _check_module(owner, model)
+    if str(path).endswith((".npz", ".gguf", ".json")):
+        raise ValueError(_check.must(owner, "path", "of a .safetensors file or of a folder", repr(str(path))))
+    modules: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    shared: dict[str, str] = {}
+    firsts: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Quantized | nn.Identity) or _is_own(module):
+            entry = _described(owner, name, module)
+            if firsts.setdefault(id(module), name) == name:
+                values |= {_join(name, array): module.array(array) for array in entry.get("arrays", ())}
+            else:
+                entry = {"same": firsts[id(module)]}
+            modules[name] = entry
+        elif type(module).get_extra_state is not nn.Module.get_extra_state:
+            wanted = "of modules whose state is tensors, or of qnumpy's"
+            raise TypeError(_check.must(owner, "model", wanted, f"{name!r} of {type(module).__name__}"))
+        for key, tensor in _tensors(module):
+            key = _join(name, key)
+            first = firsts.setdefault(id(tensor), key)
+            if tensor.is_meta:
+                raise ValueError(_check.must(owner, "model", "of tensors with data", f"{key!r} on the device 'meta'"))
+            if first == key:
+                values[key] = array_of(tensor.detach().cpu())
+            else:
+                shared[key] = first
+    text = json.dumps({"version": _VERSION, "modules": modules, "shared": shared}, ensure_ascii=False)
+    specs = {name: TensorSpec.of(value) for name, value in values.items()}
+    with Writer(path, specs, {_KEY: text}, max_shard_bytes=max_shard_bytes) as writer:
+        for name, value in values.items():
+            writer.write(name, value)
+
+
+def load(model: _Module, path: Path) -> _Module:
+    """Return a model with the modules and the tensors of a file that `save` wrote.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The float model, whose parameters are not read: they may be on the device "meta". It does not change.
+    path : str or path
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode, on the CPU. Each tensor is read once into its memory; weights are packed when they are used.
+
+    Raises
+    ------
+    TypeError
+        model is no module.
+    TypeError, ValueError, OSError
+        path is no path, or of no file that can be read.
+    FileFormatError
+        The file is damaged, or `save` did not write it.
+    ValueError
+        The model lacks a module or a tensor of the file, has one more, or one of another shape.
+
+    Examples
+    --------
+    >>> with torch.device("meta"):  # doctest: +SKIP
+    ...     model = Model(config)
+    >>> model = load(model, "model.safetensors")  # doctest: +SKIP
+    """
+    _check_module("load", model)
+    with Reader(path) as reader:
+        description = _description(reader)
+        result: Any = _without_data(model)
+        made: dict[str, nn.Module] = {}
+        for name, entry in description["modules"].items():
+            try:
+                made[name] = made[entry["same"]] if "same" in entry else _made(reader, name, entry)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                text = str(error).rstrip(".")
+                raise fault(reader.path, None, f"the module {name!r} is wrong: {text}.") from error
+            result = _placed(reader, result, name, made[name])
+        _fill(reader, result, description["shared"])
+    disable_fast_paths(result)
+    result.eval()
+    return result
+
+
+def _check_module(owner: str, model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(_check.must(owner, "model", "a torch.nn.Module", _check.typed(model)))
+
+
+def _join(module: str, name: str) -> str:
+    return f"{module}.{name}" if module else name
+
+
+# ---- what the metadata say ----
+
+
+def _is_own(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(_OWN)
+
+
+def _described(owner: str, name: str, module: nn.Module) -> dict[str, Any]:
+    """Return what makes a module again, without its tensors."""
+    entry: dict[str, Any] = {"class": type(module).__name__}
+    if isinstance(module, nn.Identity):
+        return entry
+    if getattr(package, entry["class"], None) is not type(module):
+        wanted = "of modules that load can make"
+        raise TypeError(_check.must(owner, "model", wanted, f"{name!r} of {type(module).__name__}"))
+    held = vars(module)
+    entry["attributes"] = {key: held[key] for key in held if key[0] != "_" and key not in ("training", "layout")}
+    if isinstance(module, Quantized):
+        layout = layout_of(module.layout)
+        entry |= {"arrays": list(layout.specs), "options": options_to_json(layout.options)}
+    entry["buffers"] = {key: tensor is not None for key, tensor in module._buffers.items() if key not in _names(module)}
+    return entry
+
+
+def _names(module: nn.Module) -> list[str]:
+    """Return the buffers that hold arrays of qnumpy."""
+    return module._names if isinstance(module, Quantized) else []
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a module itself, but those that hold arrays of qnumpy."""
+    for held in (module._parameters, module._buffers):
+        for name, tensor in held.items():
+            if tensor is not None and name not in _names(module):
+                yield name, tensor
+
+
+def _description(reader: Reader) -> dict[str, Any]:
+    text = reader.metadata.get(_KEY)
+    if not isinstance(text, str):
+        raise fault(reader.path, None, "is not of a model that qnumpy.torch.save wrote.")
+    values = json_object(reader.path, text, "the description of the model")
+    if values.get("version") != _VERSION:
+        raise fault(reader.path, None, f"the model must be of version {_VERSION}; got {values.get('version')!r}.")
+    modules, shared = values.get("modules"), values.get("shared")
+    if not isinstance(modules, dict) or not isinstance(shared, dict):
+        raise fault(reader.path, None, "the description of the model must have objects 'modules' and 'shared'.")
+    return values
+
+
+# ---- modules and tensors of a file ----
+
+
+def _made(reader: Reader, name: str, entry: Mapping[str, Any]) -> nn.Module:
+    """Return a module as its constructor left it, without packing its weight again."""
+    kind = entry["class"]
+    if kind == "Identity":
+        return nn.Identity()
+    cls = getattr(package, kind) if kind in package.__all__ else None
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise ValueError(f"qnumpy.torch has no module {kind!r}.")
+    module: nn.Module = cls.__new__(cls)
+    if isinstance(module, Quantized):
+        arrays = {array: reader.read(_join(name, array), copy=True) for array in entry["arrays"]}
+        Quantized.__init__(module, arrays, options_from_json(entry["options"]))
+    else:
+        nn.Module.__init__(module)
+    for key, value in entry["attributes"].items():
+        if not key.isidentifier() or key[0] == "_" or hasattr(nn.Module, key):
+            raise ValueError(f"{key!r} is no attribute.")
+        setattr(module, key, _tuples(value))
+    for key, holds in entry["buffers"].items():
+        module.register_buffer(key, torch.empty(0, device="meta") if holds else None)
+    return module
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _without_data(model: _Module) -> _Module:
+    """Return a copy of a model whose parameters and buffers have no data."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def _placed(reader: Reader, model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put a module in the place of the one of that name, and return the model."""
+    if not name:
+        return module
+    parent, _, last = name.rpartition(".")
+    try:
+        above = model.get_submodule(parent)
+        old = None if _is_own(above) else model.get_submodule(name)
+    except AttributeError:
+        wanted = f"one with the modules of {os.fspath(reader.path)}"
+        raise ValueError(_check.must("load", "model", wanted, f"none named {name!r}")) from None
+    if isinstance(module, nn.Identity) and isinstance(old, nn.Identity):
+        return model
+    weight, spec = getattr(old, "weight", None), reader.specs.get(_join(name, "weight"))
+    # some libraries hold the weight transposed
+    if isinstance(weight, Tensor) and spec is not None and sorted(weight.shape) != sorted(spec.shape):
+        _refuse_shape(reader, _join(name, "weight"), tuple(weight.shape), spec.shape)
+    setattr(above, last, module)
+    return model
+
+
+def _fill(reader: Reader, model: nn.Module, shared: Mapping[str, str]) -> None:
+    """Read the tensors that are left."""
+    read: dict[str, Tensor] = {}
+    used = {
+        _join(name, array)
+        for name, module in model.named_modules()
+        if isinstance(module, Quantized)
+        for array in layout_of(module.layout).specs
+    }
+    for name, module in model.named_modules(remove_duplicate=False):
+        for key, old in _tensors(module):
+            asked = _join(name, key)
+            home = shared.get(asked, asked)
+            if home not in reader.specs or home in used:
+                wanted = f"one with the tensors of {os.fspath(reader.path)}"
+                raise ValueError(_check.must("load", "model", wanted, f"{asked!r} too"))
+            if home not in read:
+                spec = reader.specs[home]
+                if old.numel() and tuple(old.shape) != spec.shape and not isinstance(module, Quantized):
+                    _refuse_shape(reader, asked, tuple(old.shape), spec.shape)
+                tensor = tensor_of(reader.read(home, copy=True))  # type: ignore[arg-type]
+                read[home] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+            held = module._parameters if key in module._parameters else module._buffers
+            held[key] = read[home]  # type: ignore[assignment]
+    for name in reader.specs:
+        if name not in read and name not in used:
+            wanted = f"one with the tensors of {os.fspath(reader.path)}"
+            raise ValueError(_check.must("load", "model", wanted, f"none named {name!r}"))
+
+
+def _refuse_shape(reader: Reader, name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    text = f"one whose {name!r} has the shape {wanted} of {os.fspath(reader.path)}"
+    raise ValueError(_check.must("load", "model", text, str(got)))
