@@ -286,7 +286,12 @@ class _File:
         name = _join(name, "weight")
         weight, spec = getattr(old, "weight", None), self.reader.specs.get(self.shared.get(name, name))
         # some libraries hold the weight transposed; a shared module is in its place already
-        if isinstance(weight, Tensor) and not isinstance(old, Quantized) and spec is not None and sorted(weight.shape) != sorted(spec.shape):
+        if (
+            isinstance(weight, Tensor)
+            and not isinstance(old, Quantized)
+            and spec is not None
+            and sorted(weight.shape) != sorted(spec.shape)
+        ):
             raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
         setattr(above, last, module)
         return model
