@@ -224,14 +224,14 @@ class _Keeping(torch.autograd.Function):
     def forward(ctx: Any, g: Tensor, bits: Tensor, order: list[int]) -> Tensor:
         ctx.order = order
         ctx.save_for_backward(bits)
-        return _keep_op(g, bits, order)  # type: ignore[no-any-return]
+        return keep_inside(g, bits, order)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return _keep_op(g, *ctx.saved_tensors, ctx.order), None, None
+        return keep_inside(g, *ctx.saved_tensors, ctx.order), None, None
 
 
-_keep_op = define(
+keep_inside = define(
     "keep_inside(Tensor g, Tensor bits, int[] order) -> Tensor", _keep_inside, _keep_inside_fake, function=_Keeping
 )
 
@@ -249,7 +249,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        dx = _keep_op(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
+        dx = keep_inside(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
         return (dx, *[None] * 8)
 
 
