@@ -397,8 +397,8 @@ def fold_batch_norms(model: nn.Module, folds: Folds) -> None:
         bias = None if module.bias is None else array_of(module.bias)
         vectors = [array_of(v.detach().float()) for v in (gamma, beta, norm.running_mean, norm.running_var)]
         w, bias = fold_batch_norm(array_of(module.weight), bias, *vectors, epsilon=norm.eps)
-        module.weight = nn.Parameter(tensor_of(w), requires_grad=module.weight.requires_grad)
-        module.bias = nn.Parameter(tensor_of(bias), requires_grad=module.weight.requires_grad)
+        _replace(module, "weight", tensor_of(w))
+        _replace(module, "bias", tensor_of(bias))
         model.set_submodule(name, nn.Identity())
 
 
@@ -447,11 +447,18 @@ def fold_smoothing(model: nn.Module, folds: Folds, factors: Mapping[str, Tensor]
         if any(layer not in rest or not torch.equal(rest[layer], rest[readers[0]]) for layer in readers):
             continue
         factor = rest[readers[0]]
-        with torch.no_grad():
-            for parameter in model.get_submodule(name).parameters():
-                parameter.mul_(factor.to(parameter))
-            for layer in dict.fromkeys(readers):
-                weight: Any = model.get_submodule(layer).weight
-                weight.div_(factor.to(weight))
-                del rest[layer]
+        norm = model.get_submodule(name)
+        for own, p in list(norm.named_parameters()):
+            _replace(norm, own, p * factor.to(p))
+        for layer in dict.fromkeys(readers):
+            module: Any = model.get_submodule(layer)
+            _replace(module, "weight", module.weight / factor.to(module.weight))
+            del rest[layer]
     return rest
+
+
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+    """Give a module another parameter, which no copy of the module shares."""
+    before: Any = getattr(module, name)
+    wants = before is not None and before.requires_grad
+    setattr(module, name, nn.Parameter(value.detach(), requires_grad=wants))
