@@ -531,8 +531,10 @@ def _gradients(owner: str, g: ArrayLike, saved: SavedInput) -> tuple[Array, Floa
 def gradients_of_sums(sums: Float64Array, affine: Affine, factor: float, with_zero: bool) -> tuple[Any, Any]:
     """Return factor times the gradients of scale and zero point, the latter 0 unless it is wanted."""
     error, below, above = sums if affine.layout.shape else sums.tolist()  # Python's numbers are faster than NumPy's
+    # A float32 array of one number times one of Python's would be rounded to float32.
+    scale = affine.scale if affine.layout.shape else float(affine.scale)
     dscale = error + (affine.qmin - affine.zero_point) * below + (affine.qmax - affine.zero_point) * above
-    return dscale * factor, affine.scale * (below + above) * -factor if with_zero else np.zeros(affine.layout.shape)
+    return dscale * factor, scale * (below + above) * -factor if with_zero else np.zeros(affine.layout.shape)
 
 
 def size_factor(elements: int, parameters: int, qmax: int) -> float:

@@ -8,16 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import _args, _check
+from .. import _args, _check, _core
 from .._typing import Array, DType
-from ..dtypes import INTEGER_TYPES, CodeType, FloatType
+from ..dtypes import INTEGER_TYPES, CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor
-from ..observers.minmax import averaged
-from ..ops import affine as checked
-from ..ops.affine import Affine
 from ..ops.gradients import TYPES
-from ..ops.reduce import extremes
 from ..qat.learned import LEAST, Symmetric, code_ends, mean_magnitude
 from ..qparams import QParams, grid_of_range
 from ._elements import empty, fake_quantize, granularity_of, keep_inside, lsq, memory_order, text_of
@@ -36,63 +32,53 @@ def _observed(
     x: Tensor, low: Tensor, high: Tensor, scale: Tensor, zero_point: Tensor, weight: float, *scheme: Any
 ) -> tuple[Tensor, Tensor]:
     """Average the range of x into low and high, and fake-quantize x by the parameters of the average."""
-    x, source, float_type, layout = _source("FakeQuantize", x, scheme)
-    parameters = array_of(scale), array_of(zero_point)
-    if source.size:
-        lows, highs = array_of(low), array_of(high)
-        least, most, *_ = extremes(source, float_type, layout.granularity)
-        lows[...], highs[...] = averaged(lows, least, weight), averaged(highs, most, weight)
-        choose(lows, highs, *parameters, scheme[0], scheme[1])
-    return _by(x, source, float_type, layout, *parameters, *scheme)
+    return _by("FakeQuantize", x, weight, [array_of(v) for v in (low, high, scale, zero_point)], *scheme)
 
 
 def _own(x: Tensor, *scheme: Any) -> tuple[Tensor, Tensor]:
     """Fake-quantize x by its range."""
-    x, source, float_type, layout = _source("OwnRange", x, scheme)
-    parameters = np.ones(layout.shape, np.float32), np.zeros(layout.shape, np.int32)
-    if source.size:
-        choose(*extremes(source, float_type, layout.granularity)[:2], *parameters, scheme[0], scheme[1])
-    return _by(x, source, float_type, layout, *parameters, *scheme)
-
-
-def _source(owner: str, x: Tensor, scheme: tuple[Any, ...]) -> tuple[Tensor, Array, FloatType, _args.Layout]:
-    *_, granularity, order = scheme
-    if memory_order(x) != order:  # a compiler has changed it
-        x = empty(x, order).copy_(x)
-    source, float_type = _args.real(owner, "x", array_of(x), TYPES)
-    return x, source, float_type, layout_of_text(owner, granularity, source.shape)
+    return _by("OwnRange", x, 1.0, None, *scheme)
 
 
 def _by(
-    x: Tensor, source: Array, float_type: FloatType, layout: _args.Layout, scale: Array, zero_point: Array, *scheme: Any
-) -> tuple[Tensor, Tensor]:
-    dtype, symmetric, *_ = scheme
-    given: Any = (scale, zero_point) if layout.shape else (scale.item(), zero_point.item())
-    y, bits = results = _by_fake(x, *scheme)
-    affine = Affine(layout, *given, *code_ends(INTEGER_TYPES[dtype], symmetric))
-    checked.fake_quantize_inside(source, float_type, affine, 0, array_of(y), array_of(bits))
+    owner: str, x: Tensor, weight: float, held: list[Array] | None, dtype: str, symmetric: bool, granularity: str,
+    order: list[int],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if memory_order(x) != order:  # a compiler has changed it
+        x = empty(x, order).copy_(x)
+    source, float_type = _args.real(owner, "x", array_of(x), TYPES)
+    layout, qmin, qmax = _parameters(owner, granularity, tuple(source.shape), dtype, symmetric, tuple(order))
+    low, high, scale, zero_point = _unseen(layout.shape) if held is None else held
+    y, bits = results = empty(x, order), torch.empty((source.size + 7) // 8, dtype=torch.uint8)
+    source, out = (source.transpose(order), array_of(y).transpose(order)) if order else (source, array_of(y))
+    number, grid = float_type.core, layout.grid
+    if source.size:
+        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, low, high, scale, zero_point)
+    _core.fake_quantize_inside(
+        source, number, scale, zero_point, out, number, array_of(bits), *grid, qmin, qmax, 0
+    )  # fmt: skip
     return results
+
+
+@lru_cache(512)
+def _parameters(
+    owner: str, granularity: str, shape: tuple[int, ...], dtype: str, symmetric: bool, order: tuple[int, ...]
+) -> tuple[_args.Layout, int, int]:
+    """Return the layout of an array, transposed to the order of memory, and the ends of the codes."""
+    given = granularity_of(granularity)
+    layout = _args.layout_of(owner, given, shape)
+    if order:
+        moved = given.permuted(order, shape)
+        layout = _args.Layout(moved.grid(tuple(shape[d] for d in order)), layout.shape, given)
+    return layout, *code_ends(INTEGER_TYPES[dtype], symmetric)
+
+
+def _unseen(shape: tuple[int, ...]) -> list[Array]:
+    return [np.full(shape, np.inf), np.full(shape, -np.inf), np.ones(shape, np.float32), np.zeros(shape, np.int32)]
 
 
 def _by_fake(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     return empty(x, options[-1]), torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
-
-
-@lru_cache(512)
-def layout_of_text(owner: str, granularity: str, shape: tuple[int, ...]) -> _args.Layout:
-    return _args.layout_of(owner, granularity_of(granularity), shape)
-
-
-def choose(low: Any, high: Any, scale: Array, zero_point: Array, dtype: str, symmetric: bool) -> None:
-    """Write the parameters of a range; that of nothing finite is 0."""
-    ends: Any
-    if low.ndim:
-        ends = np.where(low > high, 0.0, np.minimum(low, 0.0)), np.where(low > high, 0.0, np.maximum(high, 0.0))
-    else:
-        least, most = low.item(), high.item()
-        ends = (min(least, 0.0), max(most, 0.0)) if least <= most else (0.0, 0.0)
-    codes = code_ends(INTEGER_TYPES[dtype], symmetric)
-    scale[...], zero_point[...] = grid_of_range(*ends, *codes, symmetric, "FakeQuantize")
 
 
 _observed_op = define(
@@ -264,8 +250,11 @@ class FakeQuantize(Quantizer):
     @dtype.setter
     def dtype(self, value: DType) -> None:
         self.dtype_name = _args.code("FakeQuantize", value, INTEGER_TYPES).name
-        tensors = self.low, self.high, self.scale, self.zero_point
-        choose(*map(array_of, tensors), self.dtype_name, self.symmetric is True)
+        if self.seen:
+            low, high = np.minimum(array_of(self.low), 0.0), np.maximum(array_of(self.high), 0.0)
+            ends = code_ends(self.code, self.symmetric)
+            scale, zero_point = grid_of_range(low, high, *ends, self.symmetric is True, "FakeQuantize")
+            array_of(self.scale)[...], array_of(self.zero_point)[...] = scale, zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         waits = bool(self.delay) and self._waits()
@@ -381,7 +370,12 @@ class LearnedScale(Quantizer):
         if self.training:
             self.scale.detach().clamp_(min=LEAST)
         return lsq(
-            x, self.scale, self.zero_point, dtype=self.dtype_name, granularity=self.granularity, symmetric=self.symmetric
+            x,
+            self.scale,
+            self.zero_point,
+            dtype=self.dtype_name,
+            granularity=self.granularity,
+            symmetric=self.symmetric,
         )
 
     def qparams(self) -> QParams:

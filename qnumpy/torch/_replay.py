@@ -97,7 +97,7 @@ def round_by_data(
             return quantize_layers(
                 weights, run, list(calls), dtype=config.dtype, granularity=config.granularity,
                 symmetric=config.symmetric or False, method="gptq", damping=config.damping,
-                hadamard=config.hadamard and group[0].rotation is not None,
+                hadamard=group[0].rotation is not None,
                 activations="int8" if config.mode == "dynamic" else None, progress=False,
             )  # fmt: skip
     finally:

@@ -28,6 +28,7 @@ _TECHNIQUES = {"minmax": 0, "moving_average": 1, "mse": 2, "entropy": 3, "percen
 _TYPES = {name: code for name, code in CODE_TYPES.items() if code.bits <= 8}
 _GROUP = 32
 _LISTED = 8  # names in a message
+_LEAST_BLOCK = 16  # inputs that fill a register; fewer take a pass over x of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,9 @@ class Config:
         Of x, as in PackedWeight; the mode "static" has 8.
     smooth : bool, default False
         Move outliers of channels of x into the weights, where data show that it lowers the error.
-    hadamard : bool, default False
-        Rotate x, and the weights with it.
+    hadamard : bool, optional
+        Rotate x, and the weights with it. By default in the mode "dynamic", where codes are integers and each
+        rotation mixes at least 16 inputs.
     damping : float, default 0.3
         Of the method "gptq", as in `qnumpy.weights.gptq`.
     include, exclude : str or iterable of str, optional
@@ -106,7 +108,7 @@ class Config:
     x_granularity: Granularity | None = None
     activation_bits: int = 8
     smooth: bool = False
-    hadamard: bool = False
+    hadamard: bool | None = None
     damping: float = 0.3
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
@@ -124,7 +126,8 @@ class Config:
         self._check_rounding(code)
         _args.choice("Config", "observer", self.observer, _TECHNIQUES)
         for name in ("x_symmetric", "smooth", "hadamard"):
-            self._set(name, _check.flag("Config", name, getattr(self, name)))
+            if getattr(self, name) is not None or name != "hadamard":
+                self._set(name, _check.flag("Config", name, getattr(self, name)))
         self._check_x()
         self._set("damping", check_damping("Config", self.damping))
         for name in ("include", "exclude"):
@@ -234,6 +237,12 @@ class Config:
     def quantizes_x(self) -> bool:
         """Whether the codes of the weights are integers, which multiply codes of x."""
         return self.code is not None and self.code.real is None
+
+    def rotates(self, block: int) -> bool:
+        """Whether x is rotated where a rotation mixes `block` inputs."""
+        if self.hadamard is None:
+            return self.mode == "dynamic" and self.quantizes_x and block >= _LEAST_BLOCK
+        return self.hadamard
 
     def observer_of_x(self) -> Observer:
         """Return an observer of x for the mode "static"."""

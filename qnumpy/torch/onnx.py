@@ -379,7 +379,9 @@ class _Writer:
 
     def _key(self, layer: _Linear) -> Any:
         """Return what layers have in common that one node computes."""
-        alone = self.target == "standard" or not self._fits(layer) or layer.activation or layer.clip != (-np.inf, np.inf)
+        alone = (
+            self.target == "standard" or not self._fits(layer) or layer.activation or layer.clip != (-np.inf, np.inf)
+        )
         if alone or isinstance(layer.weight.granularity, PerTensor):
             return layer.output
         w, smooth = layer.weight, None if layer.smooth is None else layer.smooth.tobytes()

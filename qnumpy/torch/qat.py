@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .. import _args, _check
+from .. import _check
 from ..arrays.quantized import quantize
 from ..dtypes import INTEGER_TYPES
 from ..granularity import PerChannel, PerRow
 from ..qparams import QParams
 from . import conv, embedding, modules
+from ._folds import find_folds
 from ._library import array_of
 from ._quantizers import FakeQuantize, LearnedScale, OwnRange, Quantizer, Resumable
-from ._folds import find_folds
 from .config import Config
 
 __all__ = ["CONVERSIONS", "prepare_qat", "quantizers"]
