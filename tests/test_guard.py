@@ -101,6 +101,11 @@ def guarded():
     tail, wrong_tail = [-128, 127, 1, *each], [*ends, [*NO_INTEGERS, -1, 3], *[wrong_vectors(np.int32, 3)] * 2]
     yield "requantize", *kernel(acc, "int32", codes.copy(), "int8", tail, wrong_tail)
     yield "min_max", [real, T["float32"], *GRID], [wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID]
+    means = [np.zeros(3), np.zeros(3), np.ones(3, np.float32), np.ones(3, np.int32)]
+    yield "observe", [real, T["float32"], *GRID, 0.5, 0, -128, 127, *means], [
+        wrong_sources(np.float32, 24), WRONG_TYPE, *WRONG_GRID, ["0", None, [1]], [*NO_INTEGERS, -1, 2], *ends,
+        *(wrong_outputs(mean.dtype, 3) for mean in means),
+    ]  # fmt: skip
     flag, seed, floats = [*NO_INTEGERS, -1, 2], [*NO_INTEGERS, -1, 2**64], [*WRONG_TYPE, T["float64"], T["int8"]]
     yield "cast", [real, T["float32"], np.ones(24, np.uint16), T["float16"], 0, 1, 7], [
         wrong_sources(np.float32, 24), floats, wrong_outputs(np.uint16, 24), floats, flag, flag, seed,

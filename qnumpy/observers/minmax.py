@@ -114,18 +114,20 @@ class MovingAverageMinMaxObserver(Observer):
         )
 
     def _extended(self, batch: Batch) -> tuple[Array, Array]:
-        return self._averaged(self.min_, batch.min), self._averaged(self.max_, batch.max)
-
-    def _averaged(self, old: Array, new: Array) -> Array:
         weight = self.averaging_constant
-        if weight == 1:
-            return np.where(np.isinf(new), old, new)
-        if np.ndim(new) == 0:  # one of many steps of a training: Python's numbers are faster
-            a, b = float(old), float(new)
-            return np.array(a if math.isinf(b) else b if math.isinf(a) else (1 - weight) * a + weight * b)
-        with np.errstate(invalid="ignore"):
-            mean = (1 - weight) * old + weight * new
-        return np.where(np.isinf(new), old, np.where(np.isinf(old), new, mean))  # infinite: nothing finite yet
+        return averaged(self.min_, batch.min, weight), averaged(self.max_, batch.max, weight)
 
     def _details(self) -> list[tuple[str, str]]:
         return [("averaging constant", f"averaging_constant={self.averaging_constant:g}")]
+
+
+def averaged(old: Array, new: Array, weight: float) -> Array:
+    """Return ``(1 - weight) old + weight new``, and the other one where one is infinite: nothing finite was seen."""
+    if np.ndim(new) == 0:  # one of many steps of a training: Python's numbers are faster
+        a, b = float(old), float(new)
+        return np.array(a if math.isinf(b) else b if math.isinf(a) or weight == 1 else (1 - weight) * a + weight * b)
+    if weight == 1:
+        return np.where(np.isinf(new), old, new)
+    with np.errstate(invalid="ignore"):
+        mean = (1 - weight) * old + weight * new
+    return np.where(np.isinf(new), old, np.where(np.isinf(old), new, mean))

@@ -236,7 +236,7 @@ def convolve_reals(
     """
     if not _core.conv2d_reals(
         x, _core.TYPES["float32"], w, _OPERANDS[w.dtype].core, w_zero, place.groups, *place.window, out, scale,
-        bias, *clip, *images,
+        bias, *clip, images.scale, images.zero_point, images.qmin, images.qmax,
     ):  # fmt: skip
         raise OverflowError(_check.must(owner, "every sum", "in the range of int32", "one that is not"))
 

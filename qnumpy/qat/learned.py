@@ -446,14 +446,14 @@ class LearnedScale:
         return Affine(layout, scale, zero, qmin, qmax)
 
     def _begin(self, x: Array, shape: tuple[int, ...]) -> None:
-        mean = _mean_magnitude(x, self.granularity)
+        mean = mean_magnitude(x, self.granularity)
         first = np.maximum(2 * mean / np.sqrt(self._code.qmax), LEAST)
         self.scale = np.asarray(first, np.float32).reshape(shape)
         middle = self._code.qmin if x.size and x.min() >= 0 else (self._code.qmin + self._code.qmax + 1) // 2
         self.zero_point = np.full(shape, middle, np.float32)
 
 
-def _mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
+def mean_magnitude(x: Array, granularity: Granularity) -> Float64Array:
     """Return the mean of |x| of each parameter, of the finite elements."""
     parameters, whole = granularity.params_shape(x.shape), tuple(slice(0, length) for length in x.shape)
     number = granularity.expand(np.arange(int(np.prod(parameters))).reshape(parameters), whole)
@@ -531,8 +531,10 @@ def _gradients(owner: str, g: ArrayLike, saved: SavedInput) -> tuple[Array, Floa
 def gradients_of_sums(sums: Float64Array, affine: Affine, factor: float, with_zero: bool) -> tuple[Any, Any]:
     """Return factor times the gradients of scale and zero point, the latter 0 unless it is wanted."""
     error, below, above = sums if affine.layout.shape else sums.tolist()  # Python's numbers are faster than NumPy's
+    # A float32 array of one number times one of Python's would be rounded to float32.
+    scale = affine.scale if affine.layout.shape else float(affine.scale)
     dscale = error + (affine.qmin - affine.zero_point) * below + (affine.qmax - affine.zero_point) * above
-    return dscale * factor, affine.scale * (below + above) * -factor if with_zero else np.zeros(affine.layout.shape)
+    return dscale * factor, scale * (below + above) * -factor if with_zero else np.zeros(affine.layout.shape)
 
 
 def size_factor(elements: int, parameters: int, qmax: int) -> float:

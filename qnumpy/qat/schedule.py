@@ -1,14 +1,19 @@
 """What changes during training: the bits of the codes, and when the parameters freeze."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from .. import _args, _check
 from .._typing import DType
 from ..dtypes import INTEGER_TYPES
-from .fake_quantize import FakeQuantize
-from .learned import LearnedScale
 
 __all__ = ["Schedule"]
+
+
+class Quantizer(Protocol):
+    """What a schedule changes; the type too, where the object has one that can be set."""
+
+    def freeze(self) -> None: ...
 
 
 class Schedule:
@@ -18,7 +23,8 @@ class Schedule:
     ----------
     dtypes : mapping of int to str or dtype, optional
         From which epoch on a LearnedScale has which type: ``{0: "int8", 5: "int4", 10: "int2"}``. Unsigned quantizers
-        get the unsigned type of as many bits. A FakeQuantize keeps the type of its observer.
+        get the unsigned type of as many bits. A FakeQuantize keeps the type of its observer. Those of PyTorch, from
+        `qnumpy.torch.qat.quantizers`, all have a type.
     freeze : int, optional
         The epoch from which all parameters stay as they are.
 
@@ -48,7 +54,7 @@ class Schedule:
         }
         self.freeze = None if freeze is None else _check.count(owner, "freeze", freeze)
 
-    def begin_epoch(self, epoch: int, quantizers: Iterable[LearnedScale | FakeQuantize]) -> None:
+    def begin_epoch(self, epoch: int, quantizers: Iterable[Quantizer]) -> None:
         """Change the quantizers to what they are in this epoch.
 
         Raises
@@ -61,9 +67,10 @@ class Schedule:
         epoch = _check.count("Schedule.begin_epoch", "epoch", epoch)
         begun = [start for start in self.bits if start <= epoch]
         for quantizer in quantizers:
-            if begun and isinstance(quantizer, LearnedScale):
-                name = f"{quantizer.dtype.rstrip('0123456789')}{self.bits[max(begun)]}"
-                if name != quantizer.dtype:
-                    quantizer.dtype = name
+            dtype: str | None = getattr(quantizer, "dtype", None)
+            if begun and dtype is not None:
+                name = f"{dtype.rstrip('0123456789')}{self.bits[max(begun)]}"
+                if name != dtype:
+                    setattr(quantizer, "dtype", name)  # noqa: B010  # the protocol leaves it open
             if self.freeze is not None and epoch >= self.freeze:
                 quantizer.freeze()

@@ -30,16 +30,19 @@ _SCHEME = "str dtype, int qmin, int qmax, str granularity, str convention"
 
 
 @lru_cache(512)
-def _text(granularity: Granularity) -> str:
-    return json.dumps(granularity.to_dict())
+def _text(kind: str, axis: int | None = None, group_size: int | None = None) -> str:
+    values = {"kind": kind, "axis": axis, "group_size": group_size}
+    return json.dumps({name: value for name, value in values.items() if value is not None})
+
+
+def text_of(granularity: Granularity) -> str:
+    """Return a granularity as an argument of an operator."""
+    return _text(granularity.kind, granularity.axis, granularity.group_size)
 
 
 @lru_cache(512)
-def _granularity(text: str) -> Granularity:
+def granularity_of(text: str) -> Granularity:
     return Granularity.from_dict(json.loads(text))
-
-
-_PER_TENSOR = _text(PerTensor())
 
 
 class Parameters(NamedTuple):
@@ -57,7 +60,7 @@ class Parameters(NamedTuple):
 def _parameters(
     owner: str, shape: tuple[int, ...], dtype: str, qmin: int, qmax: int, granularity: str, convention: str
 ) -> Parameters:
-    layout, code = _args.layout_of(owner, _granularity(granularity), shape), CODE_TYPES.get(dtype, ACCUMULATOR_TYPE)
+    layout, code = _args.layout_of(owner, granularity_of(granularity), shape), CODE_TYPES.get(dtype, ACCUMULATOR_TYPE)
     middle = code.symmetric_zero_point
     zeros = middles(middle, layout.shape) if layout.shape else middle
     return Parameters(layout, zeros, code, qmin, qmax, _args.CONVENTIONS[convention])
@@ -80,9 +83,9 @@ def _rounded(owner: str, zero_point: Tensor, low: int, high: int) -> Any:
     """Return real zero points rounded half to even, in the range of codes."""
     if zero_point.ndim == 0 and not math.isnan(real := zero_point.item()):
         return round(min(max(real, low), high))
-    real = array_of(zero_point).astype(np.float32)
-    refuse_nan(owner, real)
-    return np.clip(np.rint(real), low, high).astype(np.int32)
+    reals = array_of(zero_point).astype(np.float32)
+    refuse_nan(owner, reals)
+    return np.clip(np.rint(reals), low, high).astype(np.int32)
 
 
 # ---- the memory order of results ----
@@ -92,7 +95,7 @@ def memory_order(x: Tensor) -> list[int]:
     """Return the axes in the order of memory; none where that is C order, or where x has gaps."""
     if x.is_contiguous():
         return []
-    order = sorted(range(x.ndim), key=lambda d: -x.stride(d))
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
     return order if x.permute(order).is_contiguous() else []
 
 
@@ -141,7 +144,7 @@ def _dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | None, dtype: torc
     owner, code, float_type = "dequantize", _CODE_OF[q.dtype], _REAL_OF[dtype]
     ends = (0, 0) if code is ACCUMULATOR_TYPE else code.zero_points
     parameters = _parameters(owner, q.shape, code.name, *ends, granularity, "onnx")
-    affine = _affine(owner, parameters._replace(middle=0), scale, zero_point)
+    affine = _affine(owner, parameters, scale, zero_point)
     x = empty_like(q, dtype)
     checked.dequantize(array_of(q), code, affine, float_type, array_of(x))
     return x
@@ -214,7 +217,23 @@ _inside_op = define(
     _fake_quantize_inside,
     _fake_quantize_inside_fake,
 )
-_keep_op = define("keep_inside(Tensor g, Tensor bits, int[] order) -> Tensor", _keep_inside, _keep_inside_fake)
+
+
+class _Keeping(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, bits: Tensor, order: list[int]) -> Tensor:
+        ctx.order = order
+        ctx.save_for_backward(bits)
+        return keep_inside(g, bits, order)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return keep_inside(g, *ctx.saved_tensors, ctx.order), None, None
+
+
+keep_inside = define(
+    "keep_inside(Tensor g, Tensor bits, int[] order) -> Tensor", _keep_inside, _keep_inside_fake, function=_Keeping
+)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -230,7 +249,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        dx = _keep_op(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
+        dx = keep_inside(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
         return (dx, *[None] * 8)
 
 
@@ -246,6 +265,10 @@ _fake_quantize_op = define(
 
 
 def _lsq(x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> Tensor:
+    shape = _parameters("lsq", x.shape, *options[:5]).layout.shape
+    for name, value in {"scale": scale, "zero_point": zero_point}.items():  # each has a gradient of its own shape
+        if value is not None and value.shape != shape:
+            raise ValueError(_check.must("lsq", name, f"of shape {shape}", f"shape {tuple(value.shape)}"))
     return _through("lsq", x, scale, zero_point, options[:5])
 
 
@@ -310,33 +333,63 @@ def _arguments(
     granularity: Granularity | None,
     symmetric: Symmetric | None,
     convention: Convention,
-    types: dict[str, CodeType],
+    floats: bool = False,
 ) -> tuple[Any, ...]:
     """Return the arguments of an operator after x; a QParams gives all but the convention."""
-    _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     if isinstance(scale, QParams):
         for name, value in {"zero_point": zero_point, "dtype": dtype, "granularity": granularity}.items():
             if value is not None:
                 raise TypeError(_check.must(owner, name, "left out beside a QParams", _check.typed(value)))
-        code = _args.code(owner, scale.code.name, types)
-        return *_tensors(scale), code.name, scale.qmin, scale.qmax, _text(scale.granularity), convention
-    code = _args.code(owner, "int8" if dtype is None else dtype, types)
-    text = _PER_TENSOR if granularity is None else _text(_args.granularity(owner, granularity))
+        return _of_qparams(owner, scale, convention, floats)
     affine = zero_point is not None
-    symmetric = not affine if symmetric is None else scheme_of(owner, symmetric)
-    if affine != (symmetric is False):
-        wanted = "given when symmetric is False" if symmetric is False else "left out for a symmetric range"
-        raise ValueError(_check.must(owner, "zero_point", wanted, _check.typed(zero_point)))
+    scheme = _scheme(owner, dtype, _parts(owner, granularity), symmetric, affine, convention, floats)
     for name, value in {"scale": scale, "zero_point": zero_point}.items():
         if not isinstance(value, Tensor) and (value is not None or name == "scale"):
             raise TypeError(_check.must(owner, name, "a tensor", _check.typed(value)))
-    low, high = code_ends(code, symmetric) if code.real is None else (code.qmin, code.qmax)
-    return scale, zero_point, code.name, low, high, text, convention
+    return scale, zero_point, *scheme
 
 
-def _tensors(params: QParams) -> tuple[Tensor, Tensor]:
-    """Return scale and zero point of a QParams."""
-    return tensor_of(params.scale), tensor_of(params.zero_point)
+def _parts(owner: str, granularity: Granularity | None) -> tuple[Any, ...]:
+    """Return a granularity as constants of a compiler."""
+    if granularity is None:
+        return (PerTensor.kind,)
+    own = _args.granularity(owner, granularity)
+    return own.kind, own.axis, own.group_size
+
+
+@torch.compiler.assume_constant_result  # a compiler cannot read what these call
+def _scheme(
+    owner: str,
+    dtype: DType | None,
+    granularity: tuple[Any, ...],
+    symmetric: Symmetric | None,
+    affine: bool,
+    convention: Convention,
+    floats: bool,
+) -> tuple[str, int, int, str, str]:
+    _args.choice(owner, "convention", convention, _args.CONVENTIONS)
+    code = _args.code(owner, "int8" if dtype is None else dtype, _CODES if floats else INTEGER_TYPES)
+    symmetric = not affine if symmetric is None else scheme_of(owner, symmetric)
+    if affine != (symmetric is False):
+        wanted = "given when symmetric is False" if symmetric is False else "left out for a symmetric range"
+        raise ValueError(_check.must(owner, "zero_point", wanted, "a tensor" if affine else "None"))
+    low, high = (code.qmin, code.qmax) if code.real is not None else code_ends(code, symmetric)
+    return code.name, low, high, _text(*granularity), convention
+
+
+@torch.compiler.assume_constant_result
+def _of_qparams(owner: str, params: QParams, convention: Convention, floats: bool) -> tuple[Any, ...]:
+    _args.choice(owner, "convention", convention, _args.CONVENTIONS)
+    code, text = (
+        _args.code(owner, params.code.name, _CODES if floats else INTEGER_TYPES),
+        text_of(params.granularity),
+    )
+    return tensor_of(params.scale), tensor_of(params.zero_point), code.name, params.qmin, params.qmax, text, convention
+
+
+@torch.compiler.assume_constant_result
+def _granularity_text(granularity: tuple[Any, ...]) -> str:
+    return _text(*granularity)
 
 
 def quantize(
@@ -349,8 +402,58 @@ def quantize(
     symmetric: Symmetric | None = None,
     convention: Convention = "onnx",
 ) -> Tensor:
+    """Return the codes of a tensor: ``q = saturate(round_half_even(x / scale) + zero_point)``.
+
+    Parameters
+    ----------
+    x : Tensor of float32, float64, float16 or bfloat16, any shape
+    scale : Tensor or QParams
+        Positive; a QParams gives all but the convention.
+    zero_point : Tensor of integers, optional
+        By default the middle of the codes.
+    dtype : str or dtype, default "int8"
+        A code type but float4_e2m1fn. Codes narrower than a byte take one: the result is int8 or uint8.
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, optional
+        Which elements share a scale, PerTensor() by default; the shape of `scale` is that of its parameters.
+    symmetric : bool or "full", optional
+        True: as many codes below zero as above, [-127, 127] of int8; "full": all codes; False: all codes with the zero
+        point, which must be given. The default is whether `zero_point` is left out.
+    convention : {"onnx", "guide", "torch", "tflite"}
+        As in qnumpy.quantize_linear.
+
+    Returns
+    -------
+    Tensor
+        Of the shape and the memory order of x. It has no gradient.
+
+    Raises
+    ------
+    ValueError
+        convention is unknown.
+    TypeError
+        dtype is no code type; granularity is no granularity; symmetric is no bool.
+    ValueError
+        symmetric is a text other than "full"; zero_point is missing for an affine type, or given for a symmetric one.
+    TypeError
+        scale or zero_point is no tensor, or given beside a QParams.
+    TypeError
+        x is not real.
+    ValueError
+        granularity does not fit the shape of x; a scale is not positive, finite and normal; a zero point is outside the
+        codes; their shape is not that of the granularity.
+
+    Notes
+    -----
+    Bit for bit qnumpy.quantize_linear: it rounds half to even, NaN becomes the zero point, infinities saturate.
+
+    Examples
+    --------
+    >>> import torch
+    >>> quantize(torch.tensor([0.26, -1.0, 99.0]), torch.tensor(0.5), dtype="int4")
+    tensor([ 1, -2,  7], dtype=torch.int8)
+    """
     return _quantize_op(  # type: ignore[no-any-return]
-        x, *_arguments("quantize", scale, zero_point, dtype, granularity, symmetric, convention, _CODES)
+        x, *_arguments("quantize", scale, zero_point, dtype, granularity, symmetric, convention, floats=True)
     )
 
 
@@ -362,23 +465,63 @@ def dequantize(
     granularity: Granularity | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
+    """Return the real numbers that codes stand for: ``x = scale * (q - zero_point)``.
+
+    Parameters
+    ----------
+    q : Tensor of int8, uint8, int16, uint16, int32 or a float8 type, any shape
+    scale : Tensor or QParams
+        A QParams gives all parameters.
+    zero_point : Tensor of integers, optional
+        0 by default; unsigned codes need one.
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, optional
+        Which elements share a scale, PerTensor() by default; the shape of `scale` is that of its parameters.
+    dtype : torch.dtype, default torch.float32
+        float32, float64, float16 or bfloat16.
+
+    Returns
+    -------
+    Tensor
+        Of the shape and the memory order of q.
+
+    Raises
+    ------
+    TypeError
+        q holds no codes; dtype is no real type.
+    ValueError
+        zero_point is missing for unsigned codes.
+    TypeError
+        granularity is no granularity.
+    ValueError
+        granularity does not fit the shape of q; a scale is not positive, finite and normal; a zero point is outside the
+        codes; their shape is not that of the granularity.
+
+    Notes
+    -----
+    Bit for bit qnumpy.dequantize_linear: one float32 product, rounded half to even.
+
+    Examples
+    --------
+    >>> import torch
+    >>> dequantize(torch.tensor([1, -2, 7], dtype=torch.int8), torch.tensor(0.5))
+    tensor([ 0.5000, -1.0000,  3.5000])
+    """
     owner = "dequantize"
     if q.dtype not in _CODE_OF:
         raise TypeError(
             _check.must(owner, "q", f"a tensor of {_check.alternatives(map(_name, _CODE_OF))}", _name(q.dtype))
         )
     if dtype not in _REAL_OF:
-        raise TypeError(_check.must(owner, "dtype", _check.alternatives(map(_name, _REAL_OF)), _check.typed(dtype)))
+        raise TypeError(_check.must(owner, "dtype", _check.alternatives(map(_name, _REAL_OF)), _name(dtype)))
     if isinstance(scale, QParams):
-        granularity = scale.granularity
-        scale, zero_point = _tensors(scale)
-    elif zero_point is None and not q.dtype.is_signed:
+        scale, zero_point, *_, text, _ = _of_qparams(owner, scale, "onnx", True)
+        return _dequantize_op(q, scale, zero_point, dtype, text)  # type: ignore[no-any-return]
+    if zero_point is None and not q.dtype.is_signed:
         raise ValueError(_check.must(owner, "zero_point", "given for unsigned codes", "None"))
-    text = _PER_TENSOR if granularity is None else _text(_args.granularity(owner, granularity))
-    return _dequantize_op(q, scale, zero_point, dtype, text)  # type: ignore[no-any-return]
+    return _dequantize_op(q, scale, zero_point, dtype, _granularity_text(_parts(owner, granularity)))  # type: ignore[no-any-return]
 
 
-def _name(dtype: torch.dtype) -> str:
+def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
@@ -393,9 +536,65 @@ def fake_quantize(
     convention: Convention = "onnx",
     grad: Literal["clipped", "identity"] = "clipped",
 ) -> Tensor:
+    """Quantize and dequantize a tensor; the gradient passes as if nothing were rounded.
+
+    Parameters
+    ----------
+    x : Tensor of float32, float16 or bfloat16, any shape
+    scale : Tensor or QParams
+        Positive; a QParams gives all but `convention` and `grad`. It has no gradient; that of `lsq` has one.
+    zero_point : Tensor of integers, optional
+        By default the middle of the codes.
+    dtype : str or dtype, default "int8"
+        An integer type.
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, optional
+        Which elements share a scale, PerTensor() by default; the shape of `scale` is that of its parameters.
+    symmetric : bool or "full", optional
+        True: as many codes below zero as above, [-127, 127] of int8; "full": all codes; False: all codes with the zero
+        point, which must be given. The default is whether `zero_point` is left out.
+    convention : {"onnx", "guide", "torch", "tflite"}
+        As in qnumpy.quantize_linear.
+    grad : {"clipped", "identity"}
+        Whether elements whose codes saturate get no gradient, or all get that of y.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype, the shape and the memory order of x.
+
+    Raises
+    ------
+    ValueError
+        grad or convention is unknown.
+    TypeError
+        dtype is no code type, or of floats; granularity is no granularity; symmetric is no bool.
+    ValueError
+        symmetric is a text other than "full"; zero_point is missing for an affine type, or given for a symmetric one.
+    TypeError
+        scale or zero_point is no tensor, or given beside a QParams.
+    TypeError
+        x is not float32, float16 or bfloat16.
+    ValueError
+        granularity does not fit the shape of x; a scale is not positive, finite and normal; a zero point is outside the
+        codes; their shape is not that of the granularity.
+
+    Notes
+    -----
+    Bit for bit qnumpy.qat.fake_quantize and qnumpy.qat.fake_quantize_vjp, on whose kernels it runs. For the backward
+    pass it saves one bit of each element. It can be differentiated once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([0.12, -3.0, 99.0], requires_grad=True)
+    >>> y = fake_quantize(x, torch.tensor(0.1))
+    >>> y.sum().backward()
+    >>> y.detach(), x.grad
+    (tensor([ 0.1000, -3.0000, 12.7000]), tensor([1., 1., 0.]))
+    """
     owner = "fake_quantize"
     clipped = bool(_args.choice(owner, "grad", grad, {"identity": 0, "clipped": 1}))
-    options = _arguments(owner, scale, zero_point, dtype, granularity, symmetric, convention, INTEGER_TYPES)
+    options = _arguments(owner, scale, zero_point, dtype, granularity, symmetric, convention)
     return _fake_quantize_op(x, *options, clipped)  # type: ignore[no-any-return]
 
 
@@ -404,12 +603,73 @@ def lsq(
     scale: Tensor,
     zero_point: Tensor | None = None,
     *,
-    dtype: DType = "int8",
+    dtype: DType | None = None,
     granularity: Granularity | None = None,
     symmetric: Symmetric | None = None,
     convention: Convention = "onnx",
     normalize: bool = True,
 ) -> Tensor:
+    """Fake-quantize with a scale, and perhaps a zero point, that are trained.
+
+    Parameters
+    ----------
+    x : Tensor of float32, float16 or bfloat16, any shape
+    scale : Tensor of float
+        Positive.
+    zero_point : Tensor of float, optional
+        Real: it is rounded half to even and held in the range of codes before use. By default the middle of the codes.
+    dtype : str or dtype, default "int8"
+        An integer type.
+    granularity : PerTensor, PerChannel, PerGroup or PerRow, optional
+        Which elements share a scale, PerTensor() by default; the shape of `scale` is that of its parameters.
+    symmetric : bool or "full", optional
+        True: as many codes below zero as above, [-127, 127] of int8; "full": all codes; False: all codes with the zero
+        point, which must be given. The default is whether `zero_point` is left out.
+    convention : {"onnx", "guide", "torch", "tflite"}
+        As in qnumpy.quantize_linear.
+    normalize : bool, default True
+        Multiply the gradients of scale and zero point by ``1 / sqrt(n qmax)``, n the elements of a parameter.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype, the shape and the memory order of x.
+
+    Raises
+    ------
+    ValueError
+        convention is unknown.
+    TypeError
+        dtype is no code type, or of floats; granularity is no granularity; symmetric is no bool.
+    ValueError
+        symmetric is a text other than "full"; zero_point is missing for an affine type, or given for a symmetric one.
+    TypeError
+        scale or zero_point is no tensor of floats; normalize is neither True nor False.
+    TypeError
+        x is not float32, float16 or bfloat16.
+    ValueError
+        granularity does not fit the shape of x; a scale is not positive, finite and normal; a zero point is NaN; their
+        shape is not that of the granularity.
+
+    Notes
+    -----
+    The gradients of x, scale and zero point are those of qnumpy.qat.lsq_vjp, bit for bit.
+
+    S. K. Esser et al., "Learned Step Size Quantization", ICLR 2020; Y. Bhalgat et al., "LSQ+", 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scale = torch.tensor(0.5, requires_grad=True)
+    >>> y = lsq(torch.tensor([0.3, -1.2, 9.0]), scale, dtype="int4", normalize=False)
+    >>> y.sum().backward()
+    >>> y.detach(), scale.grad
+    (tensor([ 0.5000, -1.0000,  3.5000]), tensor(7.8000))
+    """
     owner = "lsq"
-    options = _arguments(owner, scale, zero_point, dtype, granularity, symmetric, convention, INTEGER_TYPES)
+    for name, value in {"scale": scale, "zero_point": zero_point}.items():
+        if not (isinstance(value, Tensor) and value.is_floating_point()) and (value is not None or name == "scale"):
+            got = f"a tensor of {_name(value.dtype)}" if isinstance(value, Tensor) else _check.typed(value)
+            raise TypeError(_check.must(owner, name, "a tensor of floats", got))
+    options = _arguments(owner, scale, zero_point, dtype, granularity, symmetric, convention)
     return _lsq_op(x, *options, _check.flag(owner, "normalize", normalize))  # type: ignore[no-any-return]

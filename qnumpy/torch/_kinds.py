@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..granularity import PerChannel
-from ._layers import Kind, Layer
+from ..granularity import PerChannel, PerTensor
+from ._layers import Kind, Layer, matrix_of, round_alone
+from ._split import owner_of
+from .activations import GELU
 from .config import Config
+from .conv import Conv1d, Conv2d
+from .embedding import Embedding
 from .modules import Linear, Quantized
 
 __all__ = ["KINDS", "find_layers"]
@@ -49,16 +53,71 @@ def _put_turned(module: nn.Module, w: Tensor) -> None:
     _put(module, w.t())
 
 
+# ---- tables ----
+
+
+def _embedding(layer: Layer) -> nn.Module:
+    module: Any = layer.module
+    codes = round_alone(matrix_of(module.weight), layer.config) if layer.codes is None else layer.codes
+    return Embedding(codes, padding_idx=module.padding_idx, dtype=module.weight.dtype)
+
+
+def _embedding_reason(module: Any, config: Config) -> str:
+    return "" if module.max_norm is None else "max_norm changes its weight in each call"
+
+
+# ---- convolutions ----
+
+
+def _conv(layer: Layer) -> nn.Module:
+    module: Any = layer.module
+    config, w = layer.config, matrix_of(module.weight)
+    if not isinstance(config.granularity, PerTensor | PerChannel):
+        config = replace(
+            config, granularity=PerChannel(0), method="mse" if config.method == "offsets" else config.method
+        )
+    codes = round_alone(w.reshape(len(w), -1), config).reshape(w.shape)
+    return (Conv1d if w.ndim == 3 else Conv2d)(
+        codes, layer.rounded_bias(), stride=module.stride, padding=module.padding, dilation=module.dilation,
+        groups=module.groups, clip=layer.clip, x_qparams=layer.x_qparams,
+    )  # fmt: skip
+
+
+def _conv_reason(module: Any, config: Config) -> str:
+    if not config.quantizes_x:
+        return f"convolutions have no kernel for {config.dtype}"
+    return "" if module.padding_mode == "zeros" else f"its padding_mode is {module.padding_mode!r}, not 'zeros'"
+
+
 # ---- the table ----
 
 KINDS: dict[type | str, Kind] = {  # a class by its name is one of a package that need not be installed
     nn.Linear: Kind(_linear, _linear_reason, _matrix, _put),
     "transformers.pytorch_utils.Conv1D": Kind(_linear, _linear_reason, _turned_matrix, _put_turned),
+    nn.Embedding: Kind(_embedding, _embedding_reason, observes=False, by_row=True),
+    nn.Conv1d: Kind(_conv, _conv_reason),
+    nn.Conv2d: Kind(_conv, _conv_reason),
 }
 
 
 def kind_of(cls: type) -> Kind | None:
     return KINDS.get(cls) or KINDS.get(f"{cls.__module__}.{cls.__qualname__}")
+
+
+# Modules that may fold into the layer before them.
+FOLDING = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Hardtanh)
+
+
+def stand_ins(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return faster modules for activations of a model whose layers hold codes."""
+    return {module: GELU() for module in model.modules() if _is_gelu(module)}
+
+
+def _is_gelu(module: Any) -> bool:
+    if type(module) is nn.GELU:
+        return bool(module.approximate == "none")
+    named = f"{type(module).__module__}.{type(module).__qualname__}" == "transformers.activations.GELUActivation"
+    return named and getattr(module, "act", None) is nn.functional.gelu
 
 
 # ---- the layers of a model ----
@@ -72,8 +131,10 @@ def find_layers(model: nn.Module, config: Config) -> list[Layer]:
     layers = []
     for module in _weighted(model, set()):
         name = names[module][0]
-        own = config.of(name, module)
-        layer = Layer(name, module, _kind(module), config if own is None else own)
+        own, kind = config.of(name, module, *owner_of(model, name)), _kind(module)
+        if own is config and kind is not None and kind.by_row:
+            own = _by_row(config)
+        layer = Layer(name, module, kind, config if own is None else own)
         layer.reason = "the configuration leaves it as it is" if own is None else _reason(layer)
         if len(names[module]) > 1:
             layer.notes.append(f"also {', '.join(names[module][1:])}")
@@ -90,7 +151,7 @@ def _weighted(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
     known = any(kind_of(cls) for cls in type(module).__mro__)
     if known or any(p is not None and _is_matrix(p) for p in module._parameters.values()):
         yield module
-    if not known:
+    if not known and not isinstance(module, nn.MultiheadAttention):  # which reads the weight of its part
         for name, child in module._modules.items():
             if child is not None and name != "parametrizations":
                 yield from _weighted(child, seen)
@@ -124,7 +185,7 @@ def _reason(layer: Layer) -> str:
     if not tensors or (layer.is_product and "weight" not in (*module._parameters, *_parametrized(module))):
         return "its weight is no parameter: hooks make it, such as those of weight_norm"
     for name, p in tensors.items():
-        if (fault := _fault(p)):
+        if fault := _fault(p):
             return f"its {name} is {fault}"
     return layer.kind.reason(module, layer.config) if layer.kind.reason is not None else ""
 
@@ -143,6 +204,12 @@ def _fault(p: Tensor) -> str:
     if not p.numel():
         return f"empty, {tuple(p.shape)}"
     return "" if bool(p.detach().isfinite().all()) else "not finite"
+
+
+def _by_row(config: Config) -> Config:
+    return replace(
+        config, dtype="int8", granularity=PerChannel(0), symmetric=True, method="minmax", smooth=False, hadamard=False
+    )  # fmt: skip
 
 
 # ---- weights of several modules ----
@@ -166,10 +233,7 @@ def _tie(layers: list[Layer], model: nn.Module) -> None:
             if shares:
                 layer.notes.append(f"codes of {others}")
                 layer.tied = tied[0].name
-                layer.config = replace(
-                    layer.config, dtype="int8", granularity=PerChannel(0), symmetric=True, method="minmax",
-                    smooth=False, hadamard=False,
-                )  # fmt: skip
+                layer.config = _by_row(layer.config)
             elif layer.converts:
                 layer.reason = f"its parameter is also {others}, which has no codes of the same rows"
 

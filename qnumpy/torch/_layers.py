@@ -116,6 +116,9 @@ class Kind(NamedTuple):
         ``put(module, w)`` gives a product another weight (N, K).
     observes : bool
         Whether the range of x serves it in the mode "static".
+    by_row : bool
+        Whether its weight is int8 with a scale for each row, unless an override says otherwise: a table of rows that
+        are looked up, for whose errors no sum makes up.
     """
 
     convert: Callable[[Layer], nn.Module]
@@ -123,6 +126,7 @@ class Kind(NamedTuple):
     matrix: Callable[[nn.Module], Tensor] | None = None
     put: Callable[[nn.Module, Tensor], None] | None = None
     observes: bool = True
+    by_row: bool = False
 
 
 def matrix_of(w: Tensor) -> Float32Array:

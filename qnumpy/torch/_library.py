@@ -55,9 +55,27 @@ def define(
             f"qnumpy::{name}", backward, setup_context=setup_context, lib=_LIBRARY
         )  # fmt: skip
     overload = getattr(torch.ops.qnumpy, name).default
+    if function is None and backward is None:
+        function = _refusal(name, overload)
     if function is not None:
         _LIBRARY.impl(name, _differentiated(overload, function), "Autograd")
     return _short(overload, kernel, overload if function is None else function.apply)
+
+
+def _refusal(name: str, overload: Any) -> type[torch.autograd.Function]:
+    """Return a function whose gradient is refused; PyTorch itself warns, and goes on without it."""
+
+    class Refusal(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload(*args)
+
+        @staticmethod
+        def backward(ctx: Any, *g: Any) -> Any:
+            raise RuntimeError(_check.must(f"qnumpy::{name}", "the result", "without a gradient", "one of it"))
+
+    return Refusal
 
 
 def _needs_gradient(args: tuple[Any, ...]) -> bool:

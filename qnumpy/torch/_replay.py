@@ -81,7 +81,9 @@ def round_by_data(
         w = w if layer.smooth is None else w / layer.smooth
         bias: Any = layer.module.bias
         weights[layer.name] = w if bias is None else (w, array_of(bias.detach().float()))
-    held = {layer.module: dict(layer.module._parameters) for layer in [*group, *(other for other, _ in others.values())]}
+    held = {
+        layer.module: dict(layer.module._parameters) for layer in [*group, *(other for other, _ in others.values())]
+    }
     hooks: dict[nn.Module, Callable[..., Any]] = {layer.module: _tapping(layer, weights) for layer in group}
     hooks |= {module: _alternating(layer, codes, held[module]) for module, (layer, codes) in others.items()}
 
@@ -95,7 +97,7 @@ def round_by_data(
             return quantize_layers(
                 weights, run, list(calls), dtype=config.dtype, granularity=config.granularity,
                 symmetric=config.symmetric or False, method="gptq", damping=config.damping,
-                hadamard=config.hadamard and group[0].rotation is not None,
+                hadamard=group[0].rotation is not None,
                 activations="int8" if config.mode == "dynamic" else None, progress=False,
             )  # fmt: skip
     finally:

@@ -1,6 +1,6 @@
 """How the layers of a model are quantized, and which of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -28,6 +28,7 @@ _TECHNIQUES = {"minmax": 0, "moving_average": 1, "mse": 2, "entropy": 3, "percen
 _TYPES = {name: code for name, code in CODE_TYPES.items() if code.bits <= 8}
 _GROUP = 32
 _LISTED = 8  # names in a message
+_LEAST_BLOCK = 16  # inputs that fill a register; fewer take a pass over x of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,9 @@ class Config:
         Of x, as in PackedWeight; the mode "static" has 8.
     smooth : bool, default False
         Move outliers of channels of x into the weights, where data show that it lowers the error.
-    hadamard : bool, default False
-        Rotate x, and the weights with it.
+    hadamard : bool, optional
+        Rotate x, and the weights with it. By default in the mode "dynamic", where codes are integers and each
+        rotation mixes at least 16 inputs.
     damping : float, default 0.3
         Of the method "gptq", as in `qnumpy.weights.gptq`.
     include, exclude : str or iterable of str, optional
@@ -106,7 +108,7 @@ class Config:
     x_granularity: Granularity | None = None
     activation_bits: int = 8
     smooth: bool = False
-    hadamard: bool = False
+    hadamard: bool | None = None
     damping: float = 0.3
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
@@ -124,7 +126,8 @@ class Config:
         self._check_rounding(code)
         _args.choice("Config", "observer", self.observer, _TECHNIQUES)
         for name in ("x_symmetric", "smooth", "hadamard"):
-            self._set(name, _check.flag("Config", name, getattr(self, name)))
+            if getattr(self, name) is not None or name != "hadamard":
+                self._set(name, _check.flag("Config", name, getattr(self, name)))
         self._check_x()
         self._set("damping", check_damping("Config", self.damping))
         for name in ("include", "exclude"):
@@ -186,24 +189,28 @@ class Config:
 
     # ---- which layers ----
 
-    def of(self, name: str, module: nn.Module) -> "Config | None":
+    def of(self, name: str, module: nn.Module, *owners: tuple[str, nn.Module]) -> "Config | None":
         """Return the configuration of a layer; None for one that is left as it is.
 
         Parameters
         ----------
         name : str
         module : Module
+        *owners : tuple of str and Module
+            Names and modules whose part the layer is: patterns that match them match it.
 
         Returns
         -------
         Config or None
         """
-        for pattern, config in self.overrides.items():
-            if _matches(pattern, name, module):
-                return config
-        if self.include is not None and not any(_matches(pattern, name, module) for pattern in self.include):
+        places = ((name, module), *owners)
+        for place in places:
+            for pattern, config in self.overrides.items():
+                if _matches(pattern, *place):
+                    return config
+        if self.include is not None and not _any_matches(self.include, places):
             return None
-        return None if any(_matches(pattern, name, module) for pattern in self.exclude or ()) else self
+        return None if _any_matches(self.exclude or (), places) else self
 
     def check_patterns(self, owner: str, model: nn.Module) -> None:
         """Raise ValueError if a pattern matches no module of a model."""
@@ -230,6 +237,12 @@ class Config:
     def quantizes_x(self) -> bool:
         """Whether the codes of the weights are integers, which multiply codes of x."""
         return self.code is not None and self.code.real is None
+
+    def rotates(self, block: int) -> bool:
+        """Whether x is rotated where a rotation mixes `block` inputs."""
+        if self.hadamard is None:
+            return self.mode == "dynamic" and self.quantizes_x and block >= _LEAST_BLOCK
+        return self.hadamard
 
     def observer_of_x(self) -> Observer:
         """Return an observer of x for the mode "static"."""
@@ -275,6 +288,10 @@ def _overrides(value: Any) -> dict[str, Config | None]:
             wanted = "a Config without include, exclude and overrides"
             raise ValueError(_check.must("Config", f"overrides[{pattern!r}]", wanted, "one with them"))
     return dict(value)
+
+
+def _any_matches(patterns: Iterable[str], places: Sequence[tuple[str, nn.Module]]) -> bool:
+    return any(_matches(pattern, *place) for pattern in patterns for place in places)
 
 
 def _matches(pattern: str, name: str, module: nn.Module) -> bool:

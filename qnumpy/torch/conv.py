@@ -189,7 +189,7 @@ class _Conv(Quantized):
 
     def extra_repr(self) -> str:
         options = layout_of(self.layout).options
-        shown = {"kernel_size": self.kernel_size, "stride": self.stride}
+        shown: dict[str, Any] = {"kernel_size": self.kernel_size, "stride": self.stride}
         shown |= {"padding": self.padding} if any(options["padding"]) else {}
         shown |= {"dilation": self.dilation} if max(self.dilation) > 1 else {}
         shown |= {"groups": self.groups} if self.groups > 1 else {}

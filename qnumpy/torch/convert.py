@@ -1,7 +1,7 @@
 """From a float model to one whose layers hold codes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import nn
@@ -10,15 +10,18 @@ from .. import _check
 from .._typing import Array
 from ..errors import CalibrationError
 from ..reports.scores import finite_decibels, signal_and_noise
-from ..weights._factors import PASS_GAIN, Form, best_factors
-from ..weights.hadamard import hadamard
+from ..weights._factors import FREE_GAIN, PASS_GAIN, Form, best_factors
+from ..weights.hadamard import Hadamard, hadamard
 from ._copies import disable_fast_paths, move_hooks, own_parameters, replace_modules, sharing_copy
-from ._kinds import find_layers
+from ._folds import Folds, find_folds, fold_activations, fold_batch_norms, fold_smoothing
+from ._kinds import FOLDING, find_layers, stand_ins
 from ._layers import Layer, matrix_of
+from ._library import tensor_of
 from ._replay import observe, round_by_data
+from ._split import split_modules
 from .config import Config
 from .modules import Quantized, kind
-from .prepare import Record, check_model, record_of, remove_record
+from .prepare import Record, Rows, check_model, kept, record_of, remove_record
 from .report import ConvertedLayer, attach
 
 __all__ = ["convert"]
@@ -55,7 +58,8 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     Notes
     -----
     A module that is used twice is converted once. Modules that share a weight share its codes, or stay as they are.
-    Hooks before and after the forward of a layer stay; hooks of gradients do not. In memory are the float model and
+    Hooks before and after the forward of a layer stay; hooks of gradients do not. Modules of GELU become
+    `qnumpy.torch.GELU`, which takes a sixth of the time of PyTorch's. In memory are the float model and
     the codes: weights that become codes are not copied.
 
     Examples
@@ -80,15 +84,18 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
         config = record.config
     work = sharing_copy(model)
     remove_record(work)
+    work = split_modules(work, config)
     layers = find_layers(work, config)
     _check_data(layers, record)
+    folds = _folds(work, layers, record)
+    fold_batch_norms(work, folds)
     if record is not None:
-        _smooth(work, layers, record)
+        _smooth(work, layers, record, folds)
     _rotate(layers)
     if record is not None:
         _round(work, layers, record)
         _choose_ranges(work, layers, record)
-    result, rows = _converted(work, layers)
+    result, rows = _converted(work, layers, folds)
     own_parameters(result)
     disable_fast_paths(result)
     attach(result, rows)
@@ -124,15 +131,51 @@ def _need(layer: Layer) -> str:
     return "smooth" if layer.is_product and own.smooth and own.quantizes_x else ""
 
 
+# ---- what folds ----
+
+
+def _folds(work: nn.Module, layers: Sequence[Layer], record: Record | None) -> Folds:
+    """Return what folds into layers that are converted, or into the norms before them."""
+    named = {layer.name: layer for layer in layers if layer.converts}
+    smooths = any(layer.config.smooth and layer.is_product for layer in named.values())
+    if not named or not (smooths or any(isinstance(module, FOLDING) for module in work.modules())):
+        return Folds({}, {}, {})
+    args, kwargs = kept(record.inputs[0]) if record is not None and record.inputs else ((), {})
+    folds = find_folds(work, args, kwargs).among(named)
+    for taken in (folds.batch_norms, folds.activations):
+        for name, other in taken.items():
+            named[name].notes.append(f"takes in {other}")
+    return folds
+
+
 # ---- what changes x ----
 
 
-def _smooth(work: nn.Module, layers: Sequence[Layer], record: Record) -> None:
-    """Choose factors of the channels of x."""
-    for layer in layers:
-        seen = record.seen.get(layer.name)
-        if layer.converts and seen is not None and seen.rows is not None and seen.rows.reach.size:
-            layer.smooth = _factors([layer], seen.rows.rows(), seen.rows.reach, PASS_GAIN)
+def _smooth(work: nn.Module, layers: Sequence[Layer], record: Record, folds: Folds) -> None:
+    """Choose factors of the channels of x: those that a norm takes cost no time, others a pass over x."""
+    named = {layer.name: layer for layer in layers if layer.converts}
+    rows = {name: seen.rows for name in named if (seen := record.seen.get(name)) is not None and _has_rows(seen.rows)}
+    factors: dict[str, Array] = {}
+    for readers in folds.norms.values():
+        if all(name in rows and named[name].config == named[readers[0]].config for name in readers):
+            group, first = [named[name] for name in readers], rows[readers[0]]
+            factor = _factors(group, first.rows(), first.reach, FREE_GAIN)
+            if factor is not None:
+                factors.update(dict.fromkeys(readers, factor))
+    read = {norm: readers for norm, readers in folds.norms.items() if all(name in factors for name in readers)}
+    folded = set(factors)
+    for name in folded:
+        named[name].notes.append("smoothed by the norm before")
+    fold_smoothing(work, folds._replace(norms=read), {name: tensor_of(factor) for name, factor in factors.items()})
+    for name, seen in rows.items():
+        if name not in folded:
+            named[name].smooth = _factors([named[name]], seen.rows(), seen.reach, PASS_GAIN)
+            if named[name].smooth is not None:
+                named[name].notes.append("smoothed")
+
+
+def _has_rows(rows: Rows | None) -> TypeGuard[Rows]:
+    return rows is not None and bool(rows.reach.size)
 
 
 def _factors(layers: Sequence[Layer], rows: Array, reach: Array, gain: float) -> Array | None:
@@ -143,7 +186,7 @@ def _factors(layers: Sequence[Layer], rows: Array, reach: Array, gain: float) ->
     code = own.code
     assert code is not None
     w = np.concatenate([layer.matrix() for layer in layers]).T
-    form = Form(own.mode != "static", own.hadamard and w.shape[0] % 2 == 0, code.qmax)
+    form = Form(own.mode != "static", _rotation(own, w.shape[0]) is not None, code.qmax)
     factors = best_factors(rows, reach, w, form, gain)
     return None if factors is None else 1 / factors
 
@@ -151,12 +194,19 @@ def _factors(layers: Sequence[Layer], rows: Array, reach: Array, gain: float) ->
 def _rotate(layers: Iterable[Layer]) -> None:
     """Give layers the rotation of their x."""
     for layer in layers:
-        if layer.converts and layer.config.hadamard and layer.is_product:
+        if layer.converts and layer.is_product:
             inputs = layer.matrix().shape[1]
-            if inputs % 2:
+            layer.rotation = _rotation(layer.config, inputs)
+            if layer.config.hadamard and layer.rotation is None:
                 layer.notes.append(f"not rotated: {inputs} inputs are odd")
-            else:
-                layer.rotation = hadamard(inputs)
+
+
+def _rotation(config: Config, inputs: int) -> Hadamard | None:
+    """Return the rotation of x by a configuration; none of an odd number of inputs."""
+    if inputs % 2 or not config.rotates(inputs):
+        return None
+    rotation = hadamard(inputs)
+    return rotation if config.rotates(rotation.block) else None
 
 
 # ---- what data choose ----
@@ -214,11 +264,14 @@ def _choose_ranges(work: nn.Module, layers: Sequence[Layer], record: Record) -> 
 # ---- the modules ----
 
 
-def _converted(work: nn.Module, layers: Sequence[Layer]) -> tuple[nn.Module, list[ConvertedLayer]]:
+def _converted(work: nn.Module, layers: Sequence[Layer], folds: Folds) -> tuple[nn.Module, list[ConvertedLayer]]:
     """Return the model with modules of codes, and the rows of its report."""
     new: dict[nn.Module, nn.Module] = {}
+    activations = {name: work.get_submodule(name) for name in folds.activations.values()}
+    clips = fold_activations(work, folds)
     rows, first = [], {layer.name: layer for layer in layers}
     for layer in layers:
+        layer.clip = clips.get(layer.name, (None, None))
         if layer.converts and layer.tied is not None and layer.tied != layer.name:
             layer.codes = first[layer.tied].codes
         module = _module(layer) if layer.converts else None
@@ -227,8 +280,11 @@ def _converted(work: nn.Module, layers: Sequence[Layer]) -> tuple[nn.Module, lis
             new[layer.module] = module
             if layer.tied is not None:
                 _share(layer, module, first[layer.tied], new)
+        elif layer.name in clips:
+            taken = folds.activations[layer.name]
+            work.set_submodule(taken, activations[taken])
         rows.append(_row(layer, module))
-    return replace_modules(work, new), rows
+    return replace_modules(work, new | stand_ins(work)), rows
 
 
 def _module(layer: Layer) -> nn.Module | None:
@@ -262,7 +318,9 @@ def _row(layer: Layer, module: nn.Module | None) -> ConvertedLayer:
     method = str(layer.config.method)
     if method == "gptq" and layer.bias is None and not layer.is_product:
         method = "mse"
-    return ConvertedLayer(name, cls, dtype, before, _bytes(module), _sqnr(layer, module), method, "; ".join(layer.notes))
+    return ConvertedLayer(
+        name, cls, dtype, before, _bytes(module), _sqnr(layer, module), method, "; ".join(layer.notes)
+    )
 
 
 def _bytes(module: nn.Module) -> int:

@@ -35,6 +35,9 @@ def _open(tensors: Sequence[Tensor], text: str) -> _Table:
 
 
 def _look_up(ids: Tensor, tensors: Sequence[Tensor], layout: str) -> Tensor:
+    if ids.dtype not in (torch.int64, torch.int32):
+        got = str(ids.dtype).removeprefix("torch.")
+        raise TypeError(_check.must("Embedding", "ids", "a tensor of int64 or int32", got))
     table, whole = opened(tensors, layout, _open), array_of(ids.contiguous())
     y = torch.empty((*ids.shape, table.array.shape[1]), dtype=torch.float32)
     if table.rows is not None:

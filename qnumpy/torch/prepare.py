@@ -13,8 +13,9 @@ from .._typing import Array, Float32Array
 from ..observers import Observer
 from ._copies import disable_fast_paths, sharing_copy
 from ._kinds import find_layers
-from ._library import array_of
 from ._layers import Layer
+from ._library import array_of
+from ._split import split_modules
 from .config import Config
 
 __all__ = ["Record", "Rows", "Seen", "prepare", "record_of"]
@@ -111,7 +112,8 @@ class _Look:
 def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     """Return a copy of a model that records what `convert` needs; run data through it, as through the model.
 
-    Hooks look at the inputs of the layers; modules, their names and the state_dict are those of the model.
+    Hooks look at the inputs of the layers; modules, their names and the state_dict are those of the model, but that
+    MultiheadAttention, LSTM and GRU have a layer for each product.
 
     Parameters
     ----------
@@ -150,7 +152,7 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     Linear(in_features=32, out_features=4, int8 per channel 0, x uint8 per tensor scale=0.00753, zero_point=0)
     """
     config = check_model("prepare", model, config)
-    prepared = sharing_copy(model)
+    prepared = split_modules(sharing_copy(model), config)
     record = Record(config)
     layers = [layer for layer in find_layers(prepared, config) if layer.converts]
     record.keeps_inputs = any(_runs_again(layer) for layer in layers)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "dispatch.h"
+#include "qparams.h"
 #include "walk.h"
 
 typedef struct {
@@ -108,4 +109,25 @@ bool qn_min_max(const qn_source *x, const qn_grid *grid, qn_range *ranges) {
     for (int64_t k = 0, n = qn_grid_params(grid); k < n; k++) ranges[k] = empty_range;
     qn_walk_all(&w);
     return !atomic_load(&no_memory);
+}
+
+static double averaged(double old, double new, double weight) {
+    if (isinf(new)) return old;
+    return isinf(old) || weight == 1 ? new : (1 - weight) * old + weight * new;
+}
+
+bool qn_observe(const qn_source *x, const qn_grid *grid, double weight, bool symmetric, int32_t qmin, int32_t qmax,
+                double *low, double *high, float *scale, int32_t *zero_point) {
+    const int64_t n = qn_grid_params(grid);
+    qn_range one, *ranges = n <= 1 ? &one : malloc((size_t)n * sizeof *ranges);
+    const bool done = ranges && qn_min_max(x, grid, ranges);
+    for (int64_t k = 0; done && k < n; k++) {
+        low[k] = averaged(low[k], ranges[k].min, weight), high[k] = averaged(high[k], ranges[k].max, weight);
+        const bool seen = low[k] <= high[k] && !isinf(low[k]) && !isinf(high[k]);
+        const double least = seen ? fmin(low[k], 0.0) : 0.0, most = seen ? fmax(high[k], 0.0) : 0.0;
+        const qn_qparams p = qn_qparams_of_range(least, most, symmetric, qmin, qmax);
+        scale[k] = p.scale, zero_point[k] = p.zero_point;
+    }
+    if (ranges != &one) free(ranges);
+    return done;
 }
