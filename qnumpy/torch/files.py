@@ -54,7 +54,7 @@ def save(model: nn.Module, path: Path, *, max_shard_bytes: int | None = None) ->
     Examples
     --------
     >>> import tempfile, qnumpy as qn, torch
-    >>> w = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    >>> w = torch.linspace(-1, 1, 12).reshape(3, 4).numpy()
     >>> model = torch.nn.Sequential(qn.torch.Linear(qn.quantize(w)), torch.nn.LayerNorm(3)).eval()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(model, f"{folder}/model.safetensors")

@@ -80,7 +80,7 @@ def to_onnx(
     Examples
     --------
     >>> import qnumpy as qn, torch
-    >>> w = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    >>> w = torch.linspace(-1, 1, 12).reshape(3, 4).numpy()
     >>> model = torch.nn.Sequential(qn.torch.Linear(qn.quantize(w, granularity=qn.PerChannel(0))), torch.nn.ReLU())
     >>> proto = to_onnx(model, torch.ones(2, 4))
     >>> [(node.domain, node.op_type) for node in proto.graph.node]
