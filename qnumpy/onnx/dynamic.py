@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from onnx import TensorProto
 
 from .. import _args, _check
 from .._typing import Array, Float32Array
@@ -22,7 +21,7 @@ from ..weights.layers import quantize_layers
 from ._files import MOST_OPSET, at_opset, lowered, opset_of, read_model, write_model
 from ._forms.codes import layer_codes
 from ._forms.qnumpy import LinearLayer, embedding, linear, norms
-from ._forms.standard import LinearWeight, Nodes, StandardForm
+from ._forms.standard import LinearWeight, Nodes, StandardForm, look_up
 from ._forms.stored import FloatWeights, store_weights
 from ._graph import Graph, attribute
 from ._layers import Layer, layers, weights_of
@@ -454,12 +453,8 @@ class _Conversion:
         codes, scale = _rows(table)
         nodes = Nodes(scope, layer.name)
         ids = node.input[1]
-        if self.options.target == "qnumpy":
-            embedding(nodes, ids, stem, codes, scale, node.output[0])
-        else:
-            looked_up = nodes.add("Gather", [nodes.constant(f"{stem}_quantized", codes), ids], axis=0)
-            steps = nodes.add("Gather", [nodes.constant(f"{stem}_scale", scale[:, None]), ids], axis=0)
-            nodes.add("Mul", [nodes.add("Cast", [looked_up], to=TensorProto.FLOAT), steps], node.output[0])
+        form = embedding if self.options.target == "qnumpy" else look_up
+        form(nodes, ids, stem, codes, scale, node.output[0])
         scope.replace(node, *nodes.made)
         sqnr = _sqnr(table, table - codes * scale[:, None])
         after, reason = codes.nbytes + scale.nbytes, "a scale for each row"

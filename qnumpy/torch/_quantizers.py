@@ -2,7 +2,7 @@
 
 import json
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ..granularity import Granularity, PerTensor
 from ..ops.gradients import TYPES
 from ..qat.learned import LEAST, Symmetric, code_ends, mean_magnitude
 from ..qparams import QParams, grid_of_range
-from ._elements import empty, fake_quantize, granularity_of, keep_inside, lsq, memory_order, text_of
+from ._elements import empty, fake_quantize, keep_inside, lsq, memory_order
 from ._library import array_of, define, tensor_of
 
 __all__ = ["FakeQuantize", "LearnedScale", "OwnRange", "Quantizer", "Resumable"]
@@ -24,34 +24,48 @@ __all__ = ["FakeQuantize", "LearnedScale", "OwnRange", "Quantizer", "Resumable"]
 
 # ---- operators that choose parameters, and fake-quantize by them ----
 
-# Each returns y, and a bit for each element: it is inside the range. `order` is the memory order of x.
-_SCHEME = "str dtype, bool symmetric, str granularity, int[] order"
+# They take the input and the weight of a layer at once: at small sizes an operator costs more than its arithmetic. For
+# each x there is a scheme, ``Scheme`` as JSON, and the order of its axes in memory, "" for C order; the results are y and
+# a bit for each element, whether it is inside the range, of each x.
 
 
-def _observed(
-    x: Tensor, low: Tensor, high: Tensor, scale: Tensor, zero_point: Tensor, weight: float, *scheme: Any
-) -> tuple[Tensor, Tensor]:
-    """Average the range of x into low and high, and fake-quantize x by the parameters of the average."""
-    return _by("FakeQuantize", x, weight, [array_of(v) for v in (low, high, scale, zero_point)], *scheme)
+class Scheme(NamedTuple):
+    """How a tensor is fake-quantized."""
+
+    owner: str
+    dtype: str
+    symmetric: bool
+    granularity: dict[str, Any]
+    weight: float  # of the average
 
 
-def _own(x: Tensor, *scheme: Any) -> tuple[Tensor, Tensor]:
-    """Fake-quantize x by its range."""
-    return _by("OwnRange", x, 1.0, None, *scheme)
+def _observed(xs: list[Tensor], held: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
+    """Average the range of each x into its low and high, and fake-quantize it by the parameters of the average."""
+    arrays = iter([array_of(v) for v in held])
+    groups = zip(arrays, arrays, arrays, arrays, strict=True)  # low, high, scale and zero_point of each
+    results: list[Tensor] = []
+    for x, state, scheme, order in zip(xs, groups, schemes, orders, strict=True):
+        results += _by(x, state, scheme, order)
+    return results
 
 
-def _by(
-    owner: str, x: Tensor, weight: float, held: list[Array] | None, dtype: str, symmetric: bool, granularity: str,
-    order: list[int],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    if memory_order(x) != order:  # a compiler has changed it
-        x = empty(x, order).copy_(x)
-    source, float_type = _args.real(owner, "x", array_of(x), TYPES)
-    layout, qmin, qmax = _parameters(owner, granularity, tuple(source.shape), dtype, symmetric, tuple(order))
-    low, high, scale, zero_point = _unseen(layout.shape) if held is None else held
-    y, bits = results = empty(x, order), torch.empty((source.size + 7) // 8, dtype=torch.uint8)
-    source, out = (source.transpose(order), array_of(y).transpose(order)) if order else (source, array_of(y))
-    number, grid = float_type.core, layout.grid
+def _own(xs: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
+    """Fake-quantize each x by its range."""
+    results: list[Tensor] = []
+    for x, scheme, order in zip(xs, schemes, orders, strict=True):
+        results += _by(x, None, scheme, order)
+    return results
+
+
+def _by(x: Tensor, held: tuple[Array, ...] | None, scheme: str, order: str) -> tuple[Tensor, Tensor]:
+    x, axes = _in_order(x, order)
+    source = array_of(x)
+    owner, number, shape, grid, symmetric, qmin, qmax, weight = _parameters(scheme, source.shape, order, x.dtype)
+    low, high, scale, zero_point = _unseen(shape) if held is None else held
+    y, bits = results = empty(x, axes), torch.empty((source.size + 7) // 8, dtype=torch.uint8)
+    out = array_of(y)
+    if order:
+        source, out = source.transpose(axes), out.transpose(axes)
     if source.size:
         _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, low, high, scale, zero_point)
     _core.fake_quantize_inside(
@@ -60,49 +74,80 @@ def _by(
     return results
 
 
+def _in_order(x: Tensor, order: str) -> tuple[Tensor, list[int]]:
+    """Return x with its axes in an order in memory, which a compiler may have changed, and the order."""
+    if not order and x.is_contiguous():
+        return x, []
+    axes = _axes(order)
+    return (x, axes) if memory_order(x) == axes else (empty(x, axes).copy_(x), axes)
+
+
 @lru_cache(512)
-def _parameters(
-    owner: str, granularity: str, shape: tuple[int, ...], dtype: str, symmetric: bool, order: tuple[int, ...]
-) -> tuple[_args.Layout, int, int]:
-    """Return the layout of an array, transposed to the order of memory, and the ends of the codes."""
-    given = granularity_of(granularity)
-    layout = _args.layout_of(owner, given, shape)
-    if order:
-        moved = given.permuted(order, shape)
-        layout = _args.Layout(moved.grid(tuple(shape[d] for d in order)), layout.shape, given)
-    return layout, *code_ends(INTEGER_TYPES[dtype], symmetric)
+def _axes(order: str) -> list[int]:
+    return [int(axis) for axis in order]
 
 
-def _unseen(shape: tuple[int, ...]) -> list[Array]:
-    return [np.full(shape, np.inf), np.full(shape, -np.inf), np.ones(shape, np.float32), np.zeros(shape, np.int32)]
+@lru_cache(512)
+def _parameters(text: str, shape: tuple[int, ...], order: str, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Return the arguments of kernels for a scheme and an array whose axes have an order."""
+    scheme = Scheme(*json.loads(text))
+    granularity = Granularity.from_dict(scheme.granularity)
+    _, float_type = _args.real(scheme.owner, "x", array_of(torch.empty(0, dtype=dtype)), TYPES)
+    layout = _args.layout_of(scheme.owner, granularity, shape)
+    moved = granularity.permuted(_axes(order), shape) if order else granularity
+    grid = moved.grid(tuple(shape[d] for d in _axes(order)) if order else shape)
+    ends = code_ends(INTEGER_TYPES[scheme.dtype], scheme.symmetric)
+    return scheme.owner, float_type.core, layout.shape, grid, scheme.symmetric, *ends, scheme.weight
 
 
-def _by_fake(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return empty(x, options[-1]), torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
+def _unseen(shape: tuple[int, ...]) -> tuple[Array, ...]:
+    return np.full(shape, np.inf), np.full(shape, -np.inf), np.ones(shape, np.float32), np.zeros(shape, np.int32)
+
+
+def _observed_fake(xs: list[Tensor], held: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
+    return _own_fake(xs, schemes, orders)
+
+
+def _own_fake(xs: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
+    results = []
+    for x, order in zip(xs, orders, strict=True):
+        results += [
+            empty(x, _axes(order)),
+            torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device),
+        ]
+    return results
 
 
 _observed_op = define(
-    "observed_fake_quantize(Tensor x, Tensor(a!) low, Tensor(b!) high, Tensor(c!) scale, Tensor(d!) zero_point,"
-    f" float weight, {_SCHEME}) -> (Tensor, Tensor)",
+    "observed_fake_quantize(Tensor[] x, Tensor(a!)[] held, str[] schemes, str[] orders) -> Tensor[]",
     _observed,
-    _by_fake,
+    _observed_fake,
 )
-_own_op = define(f"own_fake_quantize(Tensor x, {_SCHEME}) -> (Tensor, Tensor)", _own, _by_fake)
+_own_op = define("own_fake_quantize(Tensor[] x, str[] schemes, str[] orders) -> Tensor[]", _own, _own_fake)
 
 
 class _StraightThrough(torch.autograd.Function):
     """One of both operators, with the gradient of fake_quantize."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: Any, *options: Any) -> Tensor:
-        y, bits = operator(x, *options)
-        ctx.order = options[-1]
-        ctx.save_for_backward(bits)
-        return y  # type: ignore[no-any-return]
+    def forward(ctx: Any, operator: Any, held: list[Tensor] | None, schemes: list[str], *xs: Tensor) -> Any:
+        orders = ["" if x.is_contiguous() else "".join(map(str, memory_order(x))) for x in xs]
+        results = operator(xs, schemes, orders) if held is None else operator(xs, held, schemes, orders)
+        ctx.orders = orders
+        ctx.save_for_backward(*results[1::2])
+        return results[0] if len(xs) == 1 else tuple(results[::2])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return keep_inside(g, *ctx.saved_tensors, ctx.order), *[None] * (len(ctx.needs_input_grad) - 1)
+    def backward(ctx: Any, *gs: Tensor) -> Any:
+        needed = ctx.needs_input_grad[3:]
+        parts = zip(gs, ctx.saved_tensors, ctx.orders, needed, strict=True)
+        return None, None, None, *(keep_inside(g, bits, _axes(o)) if need else None for g, bits, o, need in parts)
+
+
+def straight_through(schemes: list[str], xs: tuple[Tensor, ...], held: list[Tensor] | None = None) -> Any:
+    """Return the fake-quantized tensors, by the ranges that are held, or by their own."""
+    operator = _own_op if held is None else _observed_op
+    return _StraightThrough.apply(operator, held, schemes, *xs)  # type: ignore[no-untyped-call]
 
 
 # ---- modules ----
@@ -240,7 +285,7 @@ class FakeQuantize(Quantizer):
         self.register_buffer("high", torch.full(shape, -np.inf, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(shape, dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32))
-        self._text = text_of(self.granularity)
+        self._set_scheme()
 
     @property
     def dtype(self) -> str:
@@ -250,6 +295,7 @@ class FakeQuantize(Quantizer):
     @dtype.setter
     def dtype(self, value: DType) -> None:
         self.dtype_name = _args.code("FakeQuantize", value, INTEGER_TYPES).name
+        self._set_scheme()
         if self.seen:
             low, high = np.minimum(array_of(self.low), 0.0), np.maximum(array_of(self.high), 0.0)
             ends = code_ends(self.code, self.symmetric)
@@ -257,20 +303,35 @@ class FakeQuantize(Quantizer):
             array_of(self.scale)[...], array_of(self.zero_point)[...] = scale, zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        waits = bool(self.delay) and self._waits()
-        if (self.training or self.always) and not (self.frozen and self.seen):
-            held = self._buffers  # faster than the attributes of a module
-            parameters = held["low"], held["high"], held["scale"], held["zero_point"]
-            scheme = self.dtype_name, self.symmetric, self._text, memory_order(x)
-            y: Tensor = _StraightThrough.apply(x, _observed_op, *parameters, self.averaging_constant, *scheme)  # type: ignore[no-untyped-call]
-            self.seen = self.seen or x.numel() > 0
-            return x if waits else y
-        if waits:
+        if self.joins(x):
+            return straight_through([self.scheme], (x,), self.held())  # type: ignore[no-any-return]
+        if self._observes(x):
+            straight_through([self.scheme], (x.detach(),), self.held())
+        if self._waits():
             return x
-        if not self.seen:
+        if not self.seen and x.numel():
             self._require_seen()
         zero_point = None if self.symmetric else self.zero_point
         return fake_quantize(x, self.scale, zero_point, dtype=self.dtype_name, granularity=self.granularity)
+
+    def joins(self, x: Tensor) -> bool:
+        """Return whether a call is one of `straight_through`: it observes x, and there is no delay."""
+        return not self.delay and self._observes(x)
+
+    def _observes(self, x: Tensor) -> bool:
+        if not (self.training or self.always) or (self.frozen and self.seen):
+            return False
+        if not self.seen:
+            self.seen = x.numel() > 0
+        return True
+
+    def held(self) -> list[Tensor]:
+        """Return low, high, scale and zero_point."""
+        held: Any = self._buffers  # faster than the attributes of a module
+        return [held["low"], held["high"], held["scale"], held["zero_point"]]
+
+    def _set_scheme(self) -> None:
+        self.scheme = scheme_of(self, self.averaging_constant)
 
     def qparams(self) -> QParams:
         """Return the parameters as they are now."""
@@ -403,10 +464,14 @@ class OwnRange(Quantizer):
         self, dtype: DType = "uint8", granularity: Granularity | None = None, *, symmetric: bool = False, delay: int = 0
     ) -> None:
         super().__init__(dtype, granularity, symmetric, delay)
-        self._text = text_of(self.granularity)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.delay and self._waits():
             return x
-        scheme = self.dtype_name, self.symmetric, self._text, memory_order(x)
-        return _StraightThrough.apply(x, _own_op, *scheme)  # type: ignore[no-any-return, no-untyped-call]
+        return straight_through([scheme_of(self, 1.0)], (x,))  # type: ignore[no-any-return]
+
+
+def scheme_of(quantizer: Quantizer, weight: float) -> str:
+    """Return the scheme of a quantizer for the operators."""
+    name, granularity = type(quantizer).__name__, quantizer.granularity.to_dict()
+    return json.dumps(Scheme(name, quantizer.dtype_name, quantizer.symmetric is True, granularity, weight))

@@ -173,7 +173,6 @@ class _Conv(Quantized):
         self.in_channels, self.out_channels = w.shape[1] * divided, w.shape[0]
         self.kernel_size, self.stride, self.dilation, self.groups = w.shape[2:], steps, gaps, divided
         self.padding = padding if isinstance(padding, str) else before
-        self._kind = kind(w)
 
     def dequantize(self) -> Tensor:
         """Return the weight as float32, (out_channels, in_channels / groups, *kernel_size)."""
@@ -198,7 +197,7 @@ class _Conv(Quantized):
         parts += [] if "bias" in layout_of(self.layout).specs else ["bias=False"]
         params = options.get("x_qparams")
         x = "x uint8 per image" if params is None else f"x {params.code.name} as given"
-        return ", ".join([*parts, self._kind, x])
+        return ", ".join([*parts, kind(self.array()), x])
 
 
 def _check_weight(owner: str, w: Any, axes: int) -> None:

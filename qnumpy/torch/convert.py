@@ -292,7 +292,7 @@ def _module(layer: Layer) -> nn.Module | None:
     assert layer.kind is not None
     try:
         if layer.tied is not None and layer.codes is None:
-            layer.codes = round_alone(matrix_of(layer.module.weight), layer.config)
+            layer.codes = round_alone(matrix_of(layer.module.weight), layer.config)  # type: ignore[arg-type]
         return layer.kind.convert(layer)
     except (TypeError, ValueError) as error:
         layer.reason = str(error)

@@ -114,7 +114,6 @@ class Embedding(Quantized):
         super().__init__({"weight": w}, {"dtype": str(dtype).removeprefix("torch.")})
         self.num_embeddings, self.embedding_dim = w.shape
         self.padding_idx = padding_idx
-        self._kind = kind(w)
 
     def dequantize(self) -> Tensor:
         """Return the weight as float32, (num_embeddings, embedding_dim)."""
@@ -125,7 +124,7 @@ class Embedding(Quantized):
 
     def extra_repr(self) -> str:
         padding = [] if self.padding_idx is None else [f"padding_idx={self.padding_idx}"]
-        return ", ".join([str(self.num_embeddings), str(self.embedding_dim), *padding, self._kind])
+        return ", ".join([str(self.num_embeddings), str(self.embedding_dim), *padding, kind(self.array())])
 
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

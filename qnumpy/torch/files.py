@@ -2,8 +2,8 @@
 
 import copy
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from .. import _check
 from .. import torch as package
-from .._typing import Path
+from .._typing import Array, Path
 from ..files.fault import fault, json_object
 from ..files.spec import TensorSpec, options_from_json, options_to_json
 from ..files.store import Reader, Writer
-from ._copies import disable_fast_paths
 from ._layout import layout_of
 from ._library import array_of, tensor_of
 from .modules import Quantized
@@ -55,7 +54,7 @@ def save(model: nn.Module, path: Path, *, max_shard_bytes: int | None = None) ->
     Examples
     --------
     >>> import tempfile, qnumpy as qn, torch
-    >>> w = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    >>> w = torch.linspace(-1, 1, 12).reshape(3, 4).numpy()
     >>> model = torch.nn.Sequential(qn.torch.Linear(qn.quantize(w)), torch.nn.LayerNorm(3)).eval()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(model, f"{folder}/model.safetensors")
@@ -74,27 +73,22 @@ def save(model: nn.Module, path: Path, *, max_shard_bytes: int | None = None) ->
     modules: dict[str, Any] = {}
     values: dict[str, Any] = {}
     shared: dict[str, str] = {}
-    firsts: dict[int, str] = {}
+    homes: dict[Any, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, Quantized | nn.Identity) or _is_own(module):
-            entry = _described(owner, name, module)
-            if firsts.setdefault(id(module), name) == name:
-                values |= {_join(name, array): module.array(array) for array in entry.get("arrays", ())}
-            else:
-                entry = {"same": firsts[id(module)]}
-            modules[name] = entry
+        if isinstance(module, nn.Identity) or _is_own(module):
+            first = homes.setdefault(id(module), name)
+            modules[name] = _described(owner, name, module) if first == name else {"same": first}
         elif type(module).get_extra_state is not nn.Module.get_extra_state:
             wanted = "of modules whose state is tensors, or of qnumpy's"
             raise TypeError(_check.must(owner, "model", wanted, f"{name!r} of {type(module).__name__}"))
-        for key, tensor in _tensors(module):
-            key = _join(name, key)
-            first = firsts.setdefault(id(tensor), key)
-            if tensor.is_meta:
-                raise ValueError(_check.must(owner, "model", "of tensors with data", f"{key!r} on the device 'meta'"))
-            if first == key:
-                values[key] = array_of(tensor.detach().cpu())
-            else:
-                shared[key] = first
+        for key, place, read in _values(module):
+            home = homes.setdefault(place, _join(name, key))
+            if home != _join(name, key):
+                shared[_join(name, key)] = home
+                continue
+            values[home] = read()
+            if values[home] is None:
+                raise ValueError(_check.must(owner, "model", "of tensors with data", f"{home!r} on the device 'meta'"))
     text = json.dumps({"version": _VERSION, "modules": modules, "shared": shared}, ensure_ascii=False)
     specs = {name: TensorSpec.of(value) for name, value in values.items()}
     with Writer(path, specs, {_KEY: text}, max_shard_bytes=max_shard_bytes) as writer:
@@ -135,20 +129,9 @@ def load(model: _Module, path: Path) -> _Module:
     """
     _check_module("load", model)
     with Reader(path) as reader:
-        description = _description(reader)
-        result: Any = _without_data(model)
-        made: dict[str, nn.Module] = {}
-        for name, entry in description["modules"].items():
-            try:
-                made[name] = made[entry["same"]] if "same" in entry else _made(reader, name, entry)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                text = str(error).rstrip(".")
-                raise fault(reader.path, None, f"the module {name!r} is wrong: {text}.") from error
-            result = _placed(reader, result, name, made[name])
-        _fill(reader, result, description["shared"])
-    disable_fast_paths(result)
+        result: Any = _File(reader).filled(_without_data(model))
     result.eval()
-    return result
+    return result  # type: ignore[no-any-return]
 
 
 def _check_module(owner: str, model: Any) -> None:
@@ -197,50 +180,139 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensor
 
 
-def _description(reader: Reader) -> dict[str, Any]:
-    text = reader.metadata.get(_KEY)
-    if not isinstance(text, str):
-        raise fault(reader.path, None, "is not of a model that qnumpy.torch.save wrote.")
-    values = json_object(reader.path, text, "the description of the model")
-    if values.get("version") != _VERSION:
-        raise fault(reader.path, None, f"the model must be of version {_VERSION}; got {values.get('version')!r}.")
-    modules, shared = values.get("modules"), values.get("shared")
-    if not isinstance(modules, dict) or not isinstance(shared, dict):
-        raise fault(reader.path, None, "the description of the model must have objects 'modules' and 'shared'.")
-    return values
+def _values(module: nn.Module) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
+    """Yield what a module itself holds: names, what is equal for shared ones, and how the array is read."""
+    if isinstance(module, Quantized):
+        layout = layout_of(module.layout)
+        for name, spec in layout.specs.items():
+            held = zip(layout.tensors, module.tensors(), strict=True)
+            places = [tensor.data_ptr() for part, tensor in held if part == name or part.startswith(f"{name}.")]
+            yield name, (*places, str(spec)), partial(module.array, name)
+    for name, tensor in _tensors(module):
+        yield name, id(tensor), partial(_array, tensor)
+
+
+def _array(tensor: Tensor) -> Array | None:
+    return None if tensor.is_meta else array_of(tensor.detach().cpu())
 
 
 # ---- modules and tensors of a file ----
 
 
-def _made(reader: Reader, name: str, entry: Mapping[str, Any]) -> nn.Module:
-    """Return a module as its constructor left it, without packing its weight again."""
-    kind = entry["class"]
-    if kind == "Identity":
-        return nn.Identity()
-    cls = getattr(package, kind) if kind in package.__all__ else None
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise ValueError(f"qnumpy.torch has no module {kind!r}.")
-    module: nn.Module = cls.__new__(cls)
-    if isinstance(module, Quantized):
-        arrays = {array: reader.read(_join(name, array), copy=True) for array in entry["arrays"]}
-        Quantized.__init__(module, arrays, options_from_json(entry["options"]))
-    else:
-        nn.Module.__init__(module)
-    for key, value in entry["attributes"].items():
-        if not key.isidentifier() or key[0] == "_" or hasattr(nn.Module, key):
-            raise ValueError(f"{key!r} is no attribute.")
-        setattr(module, key, _tuples(value))
-    for key, holds in entry["buffers"].items():
-        module.register_buffer(key, torch.empty(0, device="meta") if holds else None)
-    return module
+class _File:
+    """A file that `save` wrote."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        text = reader.metadata.get(_KEY)
+        if not isinstance(text, str):
+            raise fault(reader.path, None, "is not of a model that qnumpy.torch.save wrote.")
+        values = json_object(reader.path, text, "the description of the model")
+        if values.get("version") != _VERSION:
+            raise fault(reader.path, None, f"the model must be of version {_VERSION}; got {values.get('version')!r}.")
+        modules, shared = values.get("modules"), values.get("shared")
+        if not isinstance(modules, dict) or not isinstance(shared, dict):
+            raise fault(reader.path, None, "the description of the model must have objects 'modules' and 'shared'.")
+        self.modules, self.shared = modules, shared
+        self._arrays: dict[str, Any] = {}
+        self._tensors: dict[str, Tensor] = {}
+
+    def filled(self, model: nn.Module) -> nn.Module:
+        """Return a model without data with the modules and the tensors of the file."""
+        made: dict[str, nn.Module] = {}
+        for name, entry in self.modules.items():
+            try:
+                made[name] = made[entry["same"]] if "same" in entry else self._made(name, entry)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                text = str(error).rstrip(".")
+                raise fault(self.reader.path, None, f"the module {name!r} is wrong: {text}.") from error
+            model = self._placed(model, name, made[name])
+        for name, module in model.named_modules(remove_duplicate=False):
+            for key, old in _tensors(module):
+                held: Any = module._parameters if key in module._parameters else module._buffers
+                held[key] = self._tensor(_join(name, key), old)
+        for name in self.reader.specs:
+            if name not in self._arrays and name not in self._tensors:
+                raise self._unlike("tensors", f"none named {name!r}")
+        return model
+
+    def _unlike(self, what: str, got: str) -> ValueError:
+        return ValueError(_check.must("load", "model", f"one with the {what} of {self.reader.path}", got))
+
+    def _unlike_shape(self, name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> ValueError:
+        text = f"one whose {name!r} has the shape {wanted} of {self.reader.path}"
+        return ValueError(_check.must("load", "model", text, str(got)))
+
+    def _made(self, name: str, entry: Mapping[str, Any]) -> nn.Module:
+        """Return a module as its constructor left it, without packing its weight again."""
+        kind = entry["class"]
+        if kind == "Identity":
+            return nn.Identity()
+        cls = getattr(package, kind) if kind in package.__all__ else None
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise ValueError(f"qnumpy.torch has no module {kind!r}.")
+        module: nn.Module = cls.__new__(cls)
+        if isinstance(module, Quantized):
+            arrays = {array: self._array(_join(name, array)) for array in entry["arrays"]}
+            Quantized.__init__(module, arrays, options_from_json(entry["options"]))
+        else:
+            nn.Module.__init__(module)
+        for key, value in entry["attributes"].items():
+            if not key.isidentifier() or key[0] == "_" or hasattr(nn.Module, key):
+                raise ValueError(f"{key!r} is no attribute.")
+            setattr(module, key, _tuples(value))
+        for key, holds in entry["buffers"].items():
+            module.register_buffer(key, torch.empty(0, device="meta") if holds else None)
+        return module
+
+    def _array(self, name: str) -> Any:
+        home = self.shared.get(name, name)
+        if home not in self._arrays:
+            self._arrays[home] = self.reader.read(home, copy=True)
+        return self._arrays[home]
+
+    def _placed(self, model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+        """Put a module in the place of the one of that name, and return the model."""
+        if not name:
+            return module
+        parent, _, last = name.rpartition(".")
+        try:
+            above = model.get_submodule(parent)
+            old = None if _is_own(above) else model.get_submodule(name)
+        except AttributeError:
+            raise self._unlike("modules", f"none named {name!r}") from None
+        if isinstance(module, nn.Identity) and isinstance(old, nn.Identity):
+            return model
+        name = _join(name, "weight")
+        weight, spec = getattr(old, "weight", None), self.reader.specs.get(self.shared.get(name, name))
+        # some libraries hold the weight transposed; a shared module is in its place already
+        if isinstance(weight, Tensor) and not isinstance(old, Quantized) and spec is not None and sorted(weight.shape) != sorted(spec.shape):
+            raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
+        setattr(above, last, module)
+        return model
+
+    def _tensor(self, name: str, old: Tensor) -> Tensor:
+        """Return a plain tensor of the file, as a parameter in the place of one."""
+        home = self.shared.get(name, name)
+        if home not in self._tensors:
+            spec = self.reader.specs.get(home)
+            if spec is None or home in self._arrays or not spec.is_plain:
+                raise self._unlike("tensors", f"{name!r} too")
+            if tuple(old.shape) != spec.shape and old.numel():
+                raise self._unlike_shape(name, tuple(old.shape), spec.shape)
+            array: Any = self.reader.read(home, copy=True)
+            tensor = tensor_of(array)
+            if isinstance(old, nn.Parameter):
+                tensor = nn.Parameter(tensor, old.requires_grad and tensor.is_floating_point())
+            self._tensors[home] = tensor
+        return self._tensors[home]
 
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _without_data(model: _Module) -> _Module:
+def _without_data(model: nn.Module) -> nn.Module:
     """Return a copy of a model whose parameters and buffers have no data."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -248,59 +320,3 @@ def _without_data(model: _Module) -> _Module:
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(model, memo)
-
-
-def _placed(reader: Reader, model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put a module in the place of the one of that name, and return the model."""
-    if not name:
-        return module
-    parent, _, last = name.rpartition(".")
-    try:
-        above = model.get_submodule(parent)
-        old = None if _is_own(above) else model.get_submodule(name)
-    except AttributeError:
-        wanted = f"one with the modules of {os.fspath(reader.path)}"
-        raise ValueError(_check.must("load", "model", wanted, f"none named {name!r}")) from None
-    if isinstance(module, nn.Identity) and isinstance(old, nn.Identity):
-        return model
-    weight, spec = getattr(old, "weight", None), reader.specs.get(_join(name, "weight"))
-    # some libraries hold the weight transposed
-    if isinstance(weight, Tensor) and spec is not None and sorted(weight.shape) != sorted(spec.shape):
-        _refuse_shape(reader, _join(name, "weight"), tuple(weight.shape), spec.shape)
-    setattr(above, last, module)
-    return model
-
-
-def _fill(reader: Reader, model: nn.Module, shared: Mapping[str, str]) -> None:
-    """Read the tensors that are left."""
-    read: dict[str, Tensor] = {}
-    used = {
-        _join(name, array)
-        for name, module in model.named_modules()
-        if isinstance(module, Quantized)
-        for array in layout_of(module.layout).specs
-    }
-    for name, module in model.named_modules(remove_duplicate=False):
-        for key, old in _tensors(module):
-            asked = _join(name, key)
-            home = shared.get(asked, asked)
-            if home not in reader.specs or home in used:
-                wanted = f"one with the tensors of {os.fspath(reader.path)}"
-                raise ValueError(_check.must("load", "model", wanted, f"{asked!r} too"))
-            if home not in read:
-                spec = reader.specs[home]
-                if old.numel() and tuple(old.shape) != spec.shape and not isinstance(module, Quantized):
-                    _refuse_shape(reader, asked, tuple(old.shape), spec.shape)
-                tensor = tensor_of(reader.read(home, copy=True))  # type: ignore[arg-type]
-                read[home] = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
-            held = module._parameters if key in module._parameters else module._buffers
-            held[key] = read[home]  # type: ignore[assignment]
-    for name in reader.specs:
-        if name not in read and name not in used:
-            wanted = f"one with the tensors of {os.fspath(reader.path)}"
-            raise ValueError(_check.must("load", "model", wanted, f"none named {name!r}"))
-
-
-def _refuse_shape(reader: Reader, name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    text = f"one whose {name!r} has the shape {wanted} of {os.fspath(reader.path)}"
-    raise ValueError(_check.must("load", "model", text, str(got)))

@@ -16,7 +16,7 @@ from ..qparams import QParams
 from . import conv, embedding, modules
 from ._folds import find_folds
 from ._library import array_of
-from ._quantizers import FakeQuantize, LearnedScale, OwnRange, Quantizer, Resumable
+from ._quantizers import FakeQuantize, LearnedScale, OwnRange, Quantizer, Resumable, straight_through
 from .config import Config
 
 __all__ = ["CONVERSIONS", "prepare_qat", "quantizers"]
@@ -54,17 +54,22 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        held: Any = self._modules  # faster than the attributes of a module
-        quantizer = held["input_quantizer"]
-        x = x if quantizer is None else quantizer(x)
         if self._norm is None:
-            return self.compute(x, held["weight_quantizer"](self.weight), self.bias)
+            return self.compute(*self._rounded(x, self.weight), self.bias)
         # The normalisation that follows divides by the deviation of the batch, so the factor is taken out again.
         factor = self.norm.factor()
         factor = torch.where(factor == 0, 1, factor)
-        y = self.compute(x, held["weight_quantizer"](self.scaled_weight(factor)), None)
+        y = self.compute(*self._rounded(x, self.scaled_weight(factor)), None)
         y = y / self._beside_y(factor).to(y.dtype)
         return y if self.bias is None else y + self._beside_y(self.bias)
+
+    def _rounded(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input and the weight, fake-quantized; together where both are observed."""
+        held: Any = self._modules  # faster than the attributes of a module
+        of_x, of_w = held["input_quantizer"], held["weight_quantizer"]
+        if type(of_x) is FakeQuantize and type(of_w) is FakeQuantize and of_x.joins(x) and of_w.joins(w):
+            return straight_through([of_x.scheme, of_w.scheme], (x, w), of_x.held() + of_w.held())  # type: ignore[no-any-return]
+        return x if of_x is None else of_x(x), of_w(w)
 
     def scaled_weight(self, factor: Tensor) -> Tensor:
         return self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1)).to(self.weight.dtype)

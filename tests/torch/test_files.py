@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import qnumpy as qn
-from qnumpy.torch import Linear, load, save
+from qnumpy.torch import Config, Linear, convert, load, save
 
 pytestmark = pytest.mark.peers
 
@@ -123,6 +123,37 @@ def test_a_quantized_root_and_an_identity(tmp_path):
     save(folded, tmp_path / "b.safetensors")
     back = load(nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32)), tmp_path / "b.safetensors")
     assert torch.equal(back(x), layer(x))
+
+
+class Images(nn.Module):
+    """Convolutions, and a table of codes that a linear layer shares."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(12, 16)
+        self.row = nn.Conv1d(4, 4, 3, padding="same", groups=2)
+        self.image = nn.Conv2d(1, 3, (3, 2), stride=2, padding=(1, 0))
+        self.out = nn.Linear(16, 12)
+        self.out.weight = self.table.weight
+
+    def forward(self, ids):
+        x = self.row(self.table(ids))
+        return self.out(x), self.image(x[:, None])
+
+
+def test_convolutions_and_tied_tables(tmp_path):
+    torch.manual_seed(1)
+    model = convert(Images(), Config())
+    save(model, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        float_model = Images()
+    back = load(float_model, tmp_path / "model.safetensors")
+    ids = torch.tensor([[1, 2, 3, 11], [0, 5, 5, 7]])
+    for y, expected in zip(back(ids), model(ids), strict=True):
+        assert torch.equal(y, expected)
+    assert repr(back) == repr(model)
+    assert back.out.weight.data_ptr() == back.table.weight.data_ptr()
+    assert "out.weight" not in qn.load(tmp_path / "model.safetensors")
 
 
 def test_a_folder_of_shards(tmp_path):

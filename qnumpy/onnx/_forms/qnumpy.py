@@ -16,7 +16,7 @@ from .._operators import DOMAIN, VERSION, linear_weight, signs_of
 from .._rewrites import norm_behind
 from .standard import Nodes
 
-__all__ = ["LinearLayer", "embedding", "linear", "norms"]
+__all__ = ["LinearLayer", "conv", "embedding", "linear", "norms"]
 
 
 class LinearLayer(NamedTuple):
@@ -86,6 +86,21 @@ def embedding(nodes: Nodes, ids: str, stem: str, codes: Array, scale: Float32Arr
     nodes.graph.require(DOMAIN, VERSION)
     table = [nodes.constant(f"{stem}_quantized", codes), nodes.constant(f"{stem}_scale", scale)]
     nodes.add("Embedding", [ids, *table], output, domain=DOMAIN)
+
+
+def conv(
+    nodes: Nodes,
+    x: str,
+    stem: str,
+    filters: tuple[Array, Float32Array, Array | None],
+    output: str,
+    **attributes: Any,
+) -> None:
+    """Append a node Conv: images that are quantized as they come, times codes of int8 with scales and a bias."""
+    nodes.graph.require(DOMAIN, VERSION)
+    parts = zip(("quantized", "scale", "bias"), filters, strict=True)
+    constants = [nodes.constant(f"{stem}_{part}", array) for part, array in parts if array is not None]
+    nodes.add("Conv", [x, *constants], output, domain=DOMAIN, **attributes)
 
 
 def norms(graph: Graph) -> int:

@@ -16,7 +16,7 @@ from ..._typing import Array, Float32Array
 from ...qparams import QParams
 from .._graph import Graph
 
-__all__ = ["LinearWeight", "Nodes", "Rows", "StandardForm"]
+__all__ = ["LinearWeight", "Nodes", "Rows", "StandardForm", "look_up"]
 
 
 class LinearWeight(NamedTuple):
@@ -129,13 +129,29 @@ class StandardForm:
         nodes.made.append(helper.make_node("DynamicQuantizeLinear", [matrix], [codes, scale, zero_point], name=name))
         return Rows(codes, scale, zero_point, shape, "")
 
+    def conv(
+        self, nodes: Nodes, x: str, weight: LinearWeight, output: str, x_qparams: QParams, **attributes: Any
+    ) -> None:
+        """Append a convolution of images in a known range; the codes have the shape of the filters."""
+        rows = self._known_range(nodes, x, "", x_qparams)
+        codes = nodes.constant(f"{weight.stem}_quantized", weight.codes)
+        acc = nodes.add("ConvInteger", [rows.codes, codes, rows.zero_point], **attributes)
+        real = nodes.add("Cast", [acc], to=TensorProto.FLOAT)
+        each = (-1, *[1] * (weight.codes.ndim - 2))
+        product = (np.float32(x_qparams.scale) * weight.scale).reshape(each)
+        biased = bool(weight.bias.any())
+        y = nodes.add("Mul", [real, nodes.constant(f"{weight.stem}_scale", product)], "" if biased else output)
+        if biased:
+            nodes.add("Add", [y, nodes.constant(f"{weight.stem}_bias", weight.bias.reshape(each))], output)
+
     def _known_range(self, nodes: Nodes, matrix: str, shape: str, params: QParams) -> Rows:
-        dtype = np.dtype(params.code.name)
+        """Quantize to uint8: codes of int8 are moved by 128, and their zero point too."""
+        up = 128 if params.code.signed else 0
         scale = nodes.constant(f"{nodes.stem}_x_scale", np.float32(params.scale))
-        zero_point = nodes.constant(f"{nodes.stem}_x_zero_point", np.asarray(params.zero_point).astype(dtype))
+        zero_point = nodes.constant(f"{nodes.stem}_x_zero_point", np.uint8(int(params.zero_point) + up))
         codes = nodes.add("QuantizeLinear", [matrix, scale, zero_point])
         if (params.qmin, params.qmax) != (params.code.qmin, params.code.qmax):
-            ends = [nodes.constant("qnumpy_end", np.asarray(end, dtype)) for end in (params.qmin, params.qmax)]
+            ends = [nodes.constant("qnumpy_end", np.uint8(end + up)) for end in (params.qmin, params.qmax)]
             codes = nodes.add("Clip", [codes, *ends])
         return Rows(codes, scale, zero_point, shape, "")
 
@@ -169,3 +185,10 @@ class StandardForm:
             axes = nodes.constant("qnumpy_axes", np.array([1], np.int64))
             return nodes.add(op_type, [matrix, axes], keepdims=0)
         return nodes.add(op_type, [matrix], axes=[1], keepdims=0)
+
+
+def look_up(nodes: Nodes, ids: str, stem: str, codes: Array, scale: Float32Array, output: str) -> None:
+    """Append the look-up of rows of codes, times their scales."""
+    looked_up = nodes.add("Gather", [nodes.constant(f"{stem}_quantized", codes), ids], axis=0)
+    steps = nodes.add("Gather", [nodes.constant(f"{stem}_scale", scale[:, None]), ids], axis=0)
+    nodes.add("Mul", [nodes.add("Cast", [looked_up], to=TensorProto.FLOAT), steps], output)
