@@ -15,7 +15,7 @@ from ..weights.hadamard import Hadamard, hadamard
 from ._copies import disable_fast_paths, move_hooks, own_parameters, replace_modules, sharing_copy
 from ._folds import Folds, find_folds, fold_activations, fold_batch_norms, fold_smoothing
 from ._kinds import FOLDING, find_layers, stand_ins
-from ._layers import Layer, matrix_of
+from ._layers import Layer, matrix_of, round_alone
 from ._library import tensor_of
 from ._replay import observe, round_by_data
 from ._split import split_modules
@@ -292,7 +292,7 @@ def _module(layer: Layer) -> nn.Module | None:
     assert layer.kind is not None
     try:
         if layer.tied is not None and layer.codes is None:
-            layer.codes = layer.rounded()
+            layer.codes = round_alone(matrix_of(layer.module.weight), layer.config)  # type: ignore[arg-type]
         return layer.kind.convert(layer)
     except (TypeError, ValueError) as error:
         layer.reason = str(error)
