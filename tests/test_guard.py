@@ -161,6 +161,19 @@ def guarded():
     scales = [*NO_ARRAYS, scale.astype(np.float64), np.ones(6, np.float32)[::2], crooked(scale), scale.astype(">f4")]
     yield "first_bad_scale", [scale], [scales]
     yield "gelu", [np.ones(24, np.float32)] * 2, [wrong_vectors(np.float32, 24), wrong_outputs(np.float32, 24)]
+    table, rows = np.ones((3, 8), np.int8), np.ones((2, 8), np.float32)
+    good = [np.array([2, -3]), True, table, np.ones(3, np.float32), 3, 8, rows]
+    wrong = [
+        wrong_vectors(np.int64, 2),
+        [*NO_INTEGERS, False, 2],
+        wrong_vectors(np.int8, 24)[:-2],
+        wrong_vectors(np.float32, 3),
+    ]
+    yield (
+        "look_up",
+        good,
+        [*wrong, [*NO_INTEGERS, *HUGE, -1, 2, 4], [*NO_INTEGERS, *HUGE, -1, 7], wrong_outputs(np.float32, 16)],
+    )
     yield "overlap", [zero, scale], [NO_ARRAYS, NO_ARRAYS]
     yield "set_num_threads", [2], [[*NO_INTEGERS, *HUGE, 0, -1, 257]]
     yield "find_team", ["libnone.so"], [[None, 1, b"x", "\udc80"]]
@@ -328,6 +341,16 @@ def guarded_products():
     wrong += [[None, *wrong_vectors(np.float32, 4)], wrong_vectors(np.int32, 4)[1:], code, code, code]
     good = [image, T["int8"], kernel, T["uint8"], 0, np.zeros(4, np.int32), 2, 1, 1, 1, 1, 0, 0, out, T["uint8"]]
     yield "conv2d", [*good, np.ones(4, np.float32), np.zeros(4, np.int32), 0, 0, 255], wrong
+    photo, target = image.astype(np.float32), out.astype(np.float32)
+    wrong_photo = [*NO_ARRAYS, photo[0], image, photo[..., ::-1], np.ones((1, 3, 3, 4), np.float32), crooked(photo)]
+    wrong_out = [*NO_ARRAYS, target[0], np.ones((2, 4, 2, 3), np.float32), read_only(target), out, crooked(target)]
+    wrong_end = [*NO_INTEGERS, *HUGE, -1, 256]
+    wrong = [wrong_photo, [*WRONG_TYPE, T["int8"], T["float64"]], eight, codes_only, wrong_vectors(np.int32, 4)]
+    wrong += [[*NO_INTEGERS, *HUGE, 0, 1, 3, 4], *[far] * 4, pad, pad, wrong_out, [None, *wrong_vectors(np.float32, 4)]]
+    wrong += [wrong_vectors(np.float32, 4)[1:], *[[None, "1", [1]]] * 3, *[wrong_end] * 3]
+    good = [photo, T["float32"], kernel, T["uint8"], np.zeros(4, np.int32), 2, 1, 1, 1, 1, 0, 0, target]
+    good += [np.ones(4, np.float32), np.ones(4, np.float32), 0.0, 6.0, 0.1, 3, 0, 255]
+    yield "conv2d_reals", good, wrong
     weight = _core.pack_weights(signed.reshape(4, 5), T["int8"], None, 8)
     wrong_type = [*WRONG_TYPE, T["float32"], T["int16"]]
     good = [x, 2, T["int8"], 1, -127, 127, 0.0, 0, weight, y, T["float32"], scale, scale, np.ones(5, np.int32)]

@@ -1,5 +1,4 @@
 /* Conv: images of float32, quantized one by one, and filters of int8; docs/onnx-operators.md defines it. */
-#include <math.h>
 #include <stdlib.h>
 
 #include "conv_reals.h"

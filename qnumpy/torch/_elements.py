@@ -357,7 +357,10 @@ def _parts(owner: str, granularity: Granularity | None) -> tuple[Any, ...]:
     return own.kind, own.axis, own.group_size
 
 
-@torch.compiler.assume_constant_result  # a compiler cannot read what these call
+# A compiler cannot read what these call, but it can call them.
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _scheme(
     owner: str,
     dtype: DType | None,
@@ -377,7 +380,7 @@ def _scheme(
     return code.name, low, high, _text(*granularity), convention
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _of_qparams(owner: str, params: QParams, convention: Convention, floats: bool) -> tuple[Any, ...]:
     _args.choice(owner, "convention", convention, _args.CONVENTIONS)
     code, text = (
@@ -387,7 +390,7 @@ def _of_qparams(owner: str, params: QParams, convention: Convention, floats: boo
     return tensor_of(params.scale), tensor_of(params.zero_point), code.name, params.qmin, params.qmax, text, convention
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _granularity_text(granularity: tuple[Any, ...]) -> str:
     return _text(*granularity)
 

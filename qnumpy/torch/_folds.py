@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from ..qat.batch_norm import fold_batch_norm
 from ._library import array_of, tensor_of
+from .recurrent import GRU, LSTM
 
 __all__ = ["Folds", "find_folds", "fold_activations", "fold_batch_norms", "fold_smoothing"]
 
@@ -28,6 +29,7 @@ _NORMALISED = {  # the dimensions of what a layer returns, and the normalisation
 }
 _PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)  # in evaluation
 _CLIPPING = (nn.ReLU, nn.Hardtanh)  # ReLU6 is a Hardtanh
+_WHOLE = (nn.MultiheadAttention, nn.RNNBase, LSTM, GRU)  # nothing outside folds into their parts
 _KNOWN = (*_NORMALISED, *_PASSING, *_CLIPPING, nn.modules.batchnorm._BatchNorm)
 _FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "is_cuda")  # what is asked of a tensor but its values
 
@@ -85,21 +87,22 @@ def find_folds(model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, 
         warnings.simplefilter("ignore")
         copy = deepcopy(model, shared).eval()  # what tracing writes into it, such as a cache, stays there
         leaves = _leaves(copy)
-        has_example = bool(args or kwargs)
         try:
-            trace = _traced(copy, leaves, "", args, kwargs)
+            search = _Search(copy, _traced(copy, leaves, args=args, kwargs=kwargs), leaves)
         except Exception as error:  # of any kind: the code of the model runs
             reason = f"torch.fx cannot trace {type(model).__name__}: {_first_line(error)}."
         else:
-            search = _Search(copy, trace, leaves)
-            folds = search.folds(None)
-            return search.checked(folds, copy, args, kwargs) if has_example and folds.batch_norms else folds
-        if has_example:
+            return search.checked(search.folds(None), copy, args, kwargs)
+        if args or kwargs:
             try:
                 return _Search(copy, _exported(copy, leaves, args, kwargs), leaves).folds(None)
             except Exception as error:
                 reason += f" torch.export cannot either: {_first_line(error)}."
-        return _Search(copy, _traced_parts(copy, leaves), leaves).folds(reason)
+        try:
+            search = _Search(copy, _traced(copy, leaves, args=args, kwargs=kwargs, looks_inside=False), leaves)
+        except Exception:  # as before
+            return _Search(copy, _traced_parts(copy, leaves), leaves).folds(reason)
+        return search.checked(search.folds(reason), copy, args, kwargs)
 
 
 def _first_line(error: Exception) -> str:
@@ -125,12 +128,15 @@ class _Trace(NamedTuple):
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, leaves: Mapping[int, str]) -> None:
+    def __init__(self, leaves: Mapping[int, str], looks_inside: bool) -> None:
         super().__init__()
-        self.leaves = leaves
+        self.leaves, self.looks_inside = leaves, looks_inside
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return id(m) in self.leaves or super().is_leaf_module(m, module_qualified_name)
+        if id(m) in self.leaves or isinstance(m, _WHOLE):
+            return True
+        inside = self.looks_inside and any(id(part) in self.leaves for part in m.modules())
+        return not inside and super().is_leaf_module(m, module_qualified_name)
 
 
 def _leaves(model: nn.Module) -> dict[int, str]:
@@ -164,8 +170,10 @@ def _traced(
     model: nn.Module,
     leaves: Mapping[int, str],
     prefix: str = "",
+    *,
     args: Sequence[Any] = (),
-    kwargs: Any = MappingProxyType({}),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+    looks_inside: bool = True,
 ) -> _Trace:
     """Trace a module by torch.fx; arguments that the example lacks have their defaults."""
     fixed = {}
@@ -177,7 +185,7 @@ def _traced(
         value = given.get(name, parameter.default)
         if value is None or isinstance(value, bool | int | float | str):
             fixed[name] = value
-    graph = _Tracer(leaves).trace(model, concrete_args=fixed or None)
+    graph = _Tracer(leaves, looks_inside).trace(model, concrete_args=fixed or None)
     calls: dict[fx.Node, _Call] = {}
     touched: set[str] = set()
     for node in graph.nodes:
@@ -217,7 +225,7 @@ def _traced_parts(model: nn.Module, leaves: Mapping[int, str]) -> _Trace:
             try:
                 if isinstance(part, nn.Sequential | nn.ModuleList | nn.ModuleDict):
                     raise TypeError
-                trace = _traced(part, leaves, whole)
+                trace = _traced(part, leaves, whole, looks_inside=False)
             except Exception:  # of any kind: the code of the model runs
                 waiting.append((whole, part))
             else:
@@ -229,9 +237,9 @@ def _traced_parts(model: nn.Module, leaves: Mapping[int, str]) -> _Trace:
 def _exported(model: nn.Module, leaves: Mapping[int, str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Trace:
     """Trace a model by torch.export, and join the operators of each call of a module that can fold."""
     program = torch.export.export(model.eval(), tuple(args), dict(kwargs), strict=False)
-    owners = {
-        name: str(target).rpartition(".")[0] for name, target in program.graph_signature.inputs_to_parameters.items()
-    }
+    signature = program.graph_signature
+    tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    owners = {name: target.rpartition(".")[0] for name, target in tensors.items()}
     calls: dict[fx.Node, _Call] = {}
     joined: dict[str, _Call] = {}
     order: list[_Call] = []
@@ -359,6 +367,8 @@ class _Search:
 
         The second axis is that of the outputs of a Linear only where it returns a matrix.
         """
+        if not folds.batch_norms or not (args or kwargs):
+            return folds
         lost: set[str] = set()
 
         def look(module: nn.Module, args: Any, y: Tensor) -> None:

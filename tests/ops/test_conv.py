@@ -8,6 +8,7 @@ from strategies import LAYOUTS, assert_same_bits
 
 import qnumpy as qn
 from qnumpy import testing as twin
+from qnumpy.ops.conv import Images, convolve_reals, geometry
 
 KINDS = list(itertools.product(["uint8", "int8"], repeat=2))
 # x, w, options
@@ -224,3 +225,26 @@ def test_errors(arguments, options, error, message):
     with pytest.raises(error) as caught:
         qn.conv2d_integer(*arguments, **options)
     assert str(caught.value) == f"conv2d_integer: {message}"
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("images", [Images(), Images(0.02, 100, 0, 255), Images(0.01, 128, 1, 255)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_images_of_reals(case, images, threads):
+    """Three steps in float32 after the exact sums of the codes of each image."""
+    x_shape, w_shape, options = CASES[case]
+    rng = np.random.default_rng(4)
+    x, w = rng.normal(size=x_shape).astype(np.float32), codes(rng, w_shape, "int8")
+    x[..., :1] *= 3
+    zero_of_w, scale = codes(rng, w_shape[:1], "int8").astype(np.int32), rng.random(w_shape[:1], np.float32)
+    bias, place = rng.normal(size=w_shape[:1]).astype(np.float32), geometry("test", x_shape, w_shape, **options)
+    y = np.full(place.shape, np.nan, np.float32)
+    with qn.threads(threads):
+        convolve_reals("test", x, w, zero_of_w, place, scale, bias, y, images, (-1.0, 50.0))
+    for image, got in zip(x, y, strict=True):
+        params = qn.QParams(images.scale, images.zero_point, "uint8", qmin=images.qmin) if images.scale else None
+        params = params or qn.choose_qparams(image, dtype="uint8", symmetric=False)
+        q = qn.quantize(image, params)
+        sums = twin.conv2d_integer(q.codes[None], w, int(params.zero_point), zero_of_w, **options)[0]
+        want = sums.astype(np.float32) * (params.scale * scale)[:, None, None] + bias[:, None, None]
+        assert_same_bits(got, want.clip(-1, 50))
