@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 __all__ = ["disable_fast_paths", "move_hooks", "own_parameters", "replace_modules", "sharing_copy"]
@@ -20,6 +20,9 @@ def sharing_copy(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     for module in model.modules():
+        for value in vars(module).values():  # what hooks compute has a history, and deepcopy refuses it
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
         if parametrize.is_parametrized(module):
             memo[id(module)] = copy.deepcopy(_plain(module), memo)
     return copy.deepcopy(model, memo).eval()

@@ -37,8 +37,10 @@ def test_computes_what_the_model_computes_under_the_same_names():
         assert torch.equal(prepared(x), model(x))
     assert list(prepared.state_dict()) == list(model.state_dict())
     assert [type(m) for m in prepared.modules()] == [type(m) for m in model.modules()]
-    assert model.training and not prepared.training
-    assert not model[0]._forward_pre_hooks and record_of(model) is None
+    assert model.training
+    assert not prepared.training
+    assert not model[0]._forward_pre_hooks
+    assert record_of(model) is None
 
 
 def test_shares_the_parameters_of_the_model_and_copies_its_buffers():
@@ -89,7 +91,8 @@ def test_recorded_inputs_survive_what_is_done_to_the_batch():
     prepared(x)
     x.zero_()
     (args, kwargs), *_ = record_of(prepared).inputs
-    assert torch.equal(args[0], expected) and kwargs == {}
+    assert torch.equal(args[0], expected)
+    assert kwargs == {}
 
 
 def test_records_under_inference_mode_autocast_and_gradients():
