@@ -83,7 +83,7 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     if record is None:
         config = check_model(_OWNER, model, config)
     elif config is not None:
-        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", _check.typed(config)))
+        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", f"a {type(config).__name__}"))
     else:
         config = record.config
     work = sharing_copy(model)
@@ -271,7 +271,7 @@ def _choose_ranges(work: nn.Module, layers: Sequence[Layer], record: Record) -> 
 def _of_trained(model: nn.Module, config: Config | None) -> nn.Module:
     """Return what became of a model of `prepare_qat`, whose layers know their codes."""
     if config is not None:
-        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", _check.typed(config)))
+        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", f"a {type(config).__name__}"))
     work = sharing_copy(model)
     new, rows = {}, []
     for name, module in work.named_modules():
