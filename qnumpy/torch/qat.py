@@ -71,7 +71,7 @@ class TrainedLayer(nn.Module):
         held: Any = self._modules  # faster than the attributes of a module
         of_x, of_w = held["input_quantizer"], held["weight_quantizer"]
         if type(of_x) is FakeQuantize and type(of_w) is FakeQuantize and of_x.joins(x) and of_w.joins(w):
-            return straight_through([of_x.scheme, of_w.scheme], (x, w), of_x.held() + of_w.held())  # type: ignore[no-any-return]
+            return straight_through([of_x.scheme, of_w.scheme], (x, w), [of_x.held(), of_w.held()])  # type: ignore[no-any-return]
         return x if of_x is None else of_x(x), of_w(w)
 
     def scaled_weight(self, factor: Tensor) -> Tensor:
@@ -156,6 +156,8 @@ class Conv2d(_Convolution, nn.Conv2d):
 
 class Embedding(TrainedLayer, nn.Embedding):
     """torch.nn.Embedding with a fake-quantized table."""
+
+    bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.weight_quantizer(self.weight)
