@@ -1,4 +1,4 @@
-"""Modules that fake-quantize a tensor in training: by the range that they observe, by learned scales, by its own range."""
+"""Quantizers of tensors in training: by the range that they observe, by learned scales, by their own range."""
 
 import json
 from functools import lru_cache
@@ -25,8 +25,8 @@ __all__ = ["FakeQuantize", "LearnedScale", "OwnRange", "Quantizer", "Resumable"]
 # ---- operators that choose parameters, and fake-quantize by them ----
 
 # They take the input and the weight of a layer at once: at small sizes an operator costs more than its arithmetic. For
-# each x there is a scheme, ``Scheme`` as JSON, and the order of its axes in memory, "" for C order; the results are y and
-# a bit for each element, whether it is inside the range, of each x.
+# each x there is a scheme, ``Scheme`` as JSON, and the order of its axes in memory, "" for C order. The results are of
+# each x y, and a bit for each element: it is inside the range.
 
 
 class Scheme(NamedTuple):
@@ -60,7 +60,7 @@ def _own(xs: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor
 def _by(x: Tensor, held: tuple[Array, ...] | None, scheme: str, order: str) -> tuple[Tensor, Tensor]:
     x, axes = _in_order(x, order)
     source = array_of(x)
-    owner, number, shape, grid, symmetric, qmin, qmax, weight = _parameters(scheme, source.shape, order, x.dtype)
+    number, shape, grid, symmetric, qmin, qmax, weight = _parameters(scheme, source.shape, order, x.dtype)
     low, high, scale, zero_point = _unseen(shape) if held is None else held
     y, bits = results = empty(x, axes), torch.empty((source.size + 7) // 8, dtype=torch.uint8)
     out = array_of(y)
@@ -97,7 +97,7 @@ def _parameters(text: str, shape: tuple[int, ...], order: str, dtype: torch.dtyp
     moved = granularity.permuted(_axes(order), shape) if order else granularity
     grid = moved.grid(tuple(shape[d] for d in _axes(order)) if order else shape)
     ends = code_ends(INTEGER_TYPES[scheme.dtype], scheme.symmetric)
-    return scheme.owner, float_type.core, layout.shape, grid, scheme.symmetric, *ends, scheme.weight
+    return float_type.core, layout.shape, grid, scheme.symmetric, *ends, scheme.weight
 
 
 def _unseen(shape: tuple[int, ...]) -> tuple[Array, ...]:

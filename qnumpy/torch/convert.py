@@ -19,9 +19,10 @@ from ._layers import Layer, matrix_of, round_alone
 from ._library import tensor_of
 from ._replay import observe, round_by_data
 from ._split import split_modules
-from .config import Config
+from .config import Config, codes_in_bytes
 from .modules import Quantized, kind
 from .prepare import Record, Rows, check_model, kept, record_of, remove_record
+from .qat import CONVERSIONS, TrainedLayer, trains
 from .report import ConvertedLayer, attach
 
 __all__ = ["convert"]
@@ -35,7 +36,8 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     Parameters
     ----------
     model : Module
-        One that `prepare` returned, after data ran through it, or a float model where the configuration needs no data.
+        One that `prepare` returned, after data ran through it, or `prepare_qat`, after its training, or a float model
+        where the configuration needs no data.
         It does not change.
     config : Config, optional
         For a float model; a prepared one has its configuration.
@@ -76,6 +78,8 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     )
     """
     record = record_of(model) if isinstance(model, nn.Module) else None
+    if trains(model):
+        return _of_trained(model, config)
     if record is None:
         config = check_model(_OWNER, model, config)
     elif config is not None:
@@ -254,7 +258,7 @@ def _choose_ranges(work: nn.Module, layers: Sequence[Layer], record: Record) -> 
             again.append(layer)
             continue
         try:
-            layer.x_qparams = seen.observer.qparams()
+            layer.x_qparams = codes_in_bytes(seen.observer.qparams())
         except CalibrationError:  # nothing finite
             layer.reason = "its input holds only NaN and infinities"
     if again:
@@ -262,6 +266,27 @@ def _choose_ranges(work: nn.Module, layers: Sequence[Layer], record: Record) -> 
 
 
 # ---- the modules ----
+
+
+def _of_trained(model: nn.Module, config: Config | None) -> nn.Module:
+    """Return what became of a model of `prepare_qat`, whose layers know their codes."""
+    if config is not None:
+        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", _check.typed(config)))
+    work = sharing_copy(model)
+    new, rows = {}, []
+    for name, module in work.named_modules():
+        if type(module) in CONVERSIONS:
+            new[module] = CONVERSIONS[type(module)](module)
+            move_hooks(module, new[module])
+        if isinstance(module, TrainedLayer):
+            before, after = _bytes(module), _bytes(new[module])
+            dtype, sqnr = str(module.weight_quantizer.dtype), module.sqnr_db(new[module])
+            rows.append(ConvertedLayer(name, type(module).__name__, dtype, before, after, sqnr, "qat"))
+    result = replace_modules(work, new | stand_ins(work))
+    own_parameters(result)
+    disable_fast_paths(result)
+    attach(result, rows)
+    return result
 
 
 def _converted(work: nn.Module, layers: Sequence[Layer], folds: Folds) -> tuple[nn.Module, list[ConvertedLayer]]:

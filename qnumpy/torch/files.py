@@ -232,7 +232,7 @@ class _File:
         made: dict[str, nn.Module] = {}
         for name, entry in self.modules.items():
             try:
-                made[name] = made[entry["same"]] if "same" in entry else self._made(name, entry)
+                made[name] = made[entry["same"]] if "same" in entry else self._made(model, name, entry)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 text = str(error).rstrip(".")
                 raise fault(self.reader.path, None, f"the module {name!r} is wrong: {text}.") from error
@@ -253,8 +253,11 @@ class _File:
         text = f"one whose {name!r} has the shape {wanted} of {self.reader.path}"
         return ValueError(_check.must("load", "model", text, str(got)))
 
-    def _made(self, name: str, entry: Mapping[str, Any]) -> nn.Module:
-        """Return a module as its constructor left it, without packing its weight again."""
+    def _made(self, model: nn.Module, name: str, entry: Mapping[str, Any]) -> nn.Module:
+        """Return a module as its constructor left it, without packing its weight again.
+
+        One that is made of layers gets those of the module of the model, which others of the file may replace.
+        """
         kind = entry["class"]
         if kind == "Identity":
             return nn.Identity()
@@ -263,6 +266,8 @@ class _File:
         cls = getattr(package, kind) if kind in package.__all__ else None
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise ValueError(f"qnumpy.torch has no module {kind!r}.")
+        if hasattr(cls, "from_float"):
+            return cls.from_float(model.get_submodule(name))  # type: ignore[no-any-return]
         module: nn.Module = cls.__new__(cls)
         if isinstance(module, Quantized):
             arrays = {array: self._array(_join(name, array)) for array in entry["arrays"]}
@@ -290,15 +295,16 @@ class _File:
         parent, _, last = name.rpartition(".")
         try:
             above = model.get_submodule(parent)
-            old = None if _is_own(above) else model.get_submodule(name)
+            old = model.get_submodule(name)
         except AttributeError:
             raise self._unlike("modules", f"none named {name!r}") from None
         if isinstance(module, nn.Identity) and isinstance(old, nn.Identity):
             return model
         name = _join(name, "weight")
         weight, spec = getattr(old, "weight", None), self.reader.specs.get(self.shared.get(name, name))
+        wrong = isinstance(weight, Tensor) and spec is not None and sorted(weight.shape) != sorted(spec.shape)
         # some libraries hold the weight transposed; a shared module is in its place already
-        if isinstance(weight, Tensor) and not isinstance(old, Quantized) and spec is not None and sorted(weight.shape) != sorted(spec.shape):
+        if wrong and not isinstance(old, Quantized):
             raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
         setattr(above, last, module)
         return model

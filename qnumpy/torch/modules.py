@@ -110,7 +110,7 @@ class Linear(Quantized):
     >>> layer
     Linear(in_features=4, out_features=3, int8 per channel 0, x uint8 per row)
     >>> layer(torch.ones(1, 4))
-    tensor([[-2.9091, -0.0000,  2.9091]])
+    tensor([[-2.9134,  0.0000,  2.9134]])
     """
 
     smooth: Tensor | None

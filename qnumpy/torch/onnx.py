@@ -169,7 +169,9 @@ def _translations() -> dict[Any, Callable[..., Any]]:
     from onnx import TensorProto, defs
     from onnxscript.values import Op, Opset
 
-    from . import _linear, conv, embedding  # noqa: F401 - they register the operators
+    from onnxscript import opset20
+
+    from . import _linear, activations, conv, embedding  # noqa: F401 - they register the operators
     from ._onnx_layers import PLACES
 
     schema, parameter = defs.OpSchema, defs.OpSchema.FormalParameter
@@ -178,7 +180,7 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         for name in map(TensorProto.DataType.Name, TensorProto.DataType.values())
         if name != "UNDEFINED"
     ]
-    table = {}
+    table: dict[Any, Callable[..., Any]] = {torch.ops.qnumpy.gelu.default: opset20.Gelu}
     for kind in ("linear", "conv2d", "embedding"):
         # x is one of them: torch.onnx gives a variadic parameter all inputs, also those of parameters before it
         many = parameter("tensors", "T", param_option=schema.FormalParameterOption.Variadic, is_homogeneous=False)

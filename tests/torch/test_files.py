@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import qnumpy as qn
-from qnumpy.torch import Config, Linear, convert, load, save
+from qnumpy.torch import Config, Linear, MultiheadAttention, convert, load, save
 
 pytestmark = pytest.mark.peers
 
@@ -154,6 +154,32 @@ def test_convolutions_and_tied_tables(tmp_path):
     assert repr(back) == repr(model)
     assert back.out.weight.data_ptr() == back.table.weight.data_ptr()
     assert "out.weight" not in qn.load(tmp_path / "model.safetensors")
+
+
+class Sequences(nn.Module):
+    """Modules whose layers are apart once they are converted; one layer stays float."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.rnn = nn.LSTM(16, 8, num_layers=2, bidirectional=True, batch_first=True)
+        self.act = nn.GELU()
+
+    def forward(self, x):
+        return self.rnn(self.act(self.attention(x, x, x)[0]))[0]
+
+
+def test_attention_and_recurrent_networks(tmp_path):
+    torch.manual_seed(2)
+    model = convert(Sequences(), Config())
+    assert isinstance(model.attention, MultiheadAttention)
+    save(model, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        float_model = Sequences()
+    back = load(float_model, tmp_path / "model.safetensors")
+    x = torch.randn(2, 5, 16)
+    assert torch.equal(back(x), model(x))
+    assert repr(back) == repr(model)
 
 
 def test_a_folder_of_shards(tmp_path):
