@@ -178,14 +178,14 @@ class _Conv(Quantized):
         """Return the weight as float32, (out_channels, in_channels / groups, *kernel_size)."""
         return tensor_of(np.ascontiguousarray(self.array().dequantize()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == self.axes + 1:
-            y: Tensor = conv2d(x[None], self.tensors(), self.layout)[0]
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim == self.axes + 1:
+            y: Tensor = conv2d(input[None], self.tensors(), self.layout)[0]
             return y
-        if x.ndim != self.axes + 2:
+        if input.ndim != self.axes + 2:
             wanted = f"of {self.axes + 1} or {self.axes + 2} axes"
-            raise ValueError(_check.must(type(self).__name__, "x", wanted, f"shape {tuple(x.shape)}"))
-        return conv2d(x, self.tensors(), self.layout)  # type: ignore[no-any-return]
+            raise ValueError(_check.must(type(self).__name__, "input", wanted, f"shape {tuple(input.shape)}"))
+        return conv2d(input, self.tensors(), self.layout)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         options = layout_of(self.layout).options

@@ -144,10 +144,10 @@ class Linear(Quantized):
         w = w if hadamard is None else hadamard.inverse(w)
         return tensor_of(w) if self.smooth is None else tensor_of(w) * self.smooth
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.smooth is None:
-            return linear(x, self.tensors(), self.layout)
-        return linear(x * self.smooth, self.tensors(), self.layout).to(x.dtype)
+            return linear(input, self.tensors(), self.layout)
+        return linear(input * self.smooth, self.tensors(), self.layout).to(input.dtype)
 
     def extra_repr(self) -> str:
         _, *product = self.packed()._describe()

@@ -300,7 +300,7 @@ ERRORS = {
         lambda: Conv2d(W, clip=(1, 0)),
     ),
     "Conv2d: x_qparams must be a QParams; got 1.": (TypeError, lambda: Conv2d(W, x_qparams=1)),
-    "Conv2d: x must be of 3 or 4 axes; got shape (3, 3).": (ValueError, lambda: Conv2d(W)(torch.ones(3, 3))),
+    "Conv2d: input must be of 3 or 4 axes; got shape (3, 3).": (ValueError, lambda: Conv2d(W)(torch.ones(3, 3))),
     "conv2d: w must be no larger than the padded image; got (3, 3) over (2, 2).": (
         ValueError,
         lambda: Conv2d(W)(torch.ones(1, 2, 2, 2)),
