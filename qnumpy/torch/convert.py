@@ -171,9 +171,9 @@ def _smooth(work: nn.Module, layers: Sequence[Layer], record: Record, folds: Fol
     for name in folded:
         named[name].notes.append("smoothed by the norm before")
     fold_smoothing(work, folds._replace(norms=read), {name: tensor_of(factor) for name, factor in factors.items()})
-    for name, seen in rows.items():
+    for name, kept_rows in rows.items():
         if name not in folded:
-            named[name].smooth = _factors([named[name]], seen.rows(), seen.reach, PASS_GAIN)
+            named[name].smooth = _factors([named[name]], kept_rows.rows(), kept_rows.reach, PASS_GAIN)
             if named[name].smooth is not None:
                 named[name].notes.append("smoothed")
 
