@@ -216,9 +216,9 @@ class Config:
             return None
         return None if _any_matches(self.exclude or (), places) else self
 
-    def check_patterns(self, owner: str, model: nn.Module) -> None:
-        """Raise ValueError if a pattern matches no module of a model."""
-        modules = dict(model.named_modules(remove_duplicate=False))
+    def check_patterns(self, owner: str, model: nn.Module, parts: Mapping[str, nn.Module] | None = None) -> None:
+        """Raise ValueError if a pattern matches no module of a model, and none of the parts that it will have."""
+        modules = {**dict(model.named_modules(remove_duplicate=False)), **(parts or {})}
         for parameter in ("include", "exclude", "overrides"):
             for pattern in getattr(self, parameter) or ():
                 if not any(_matches(pattern, name, module) for name, module in modules.items()):

@@ -15,7 +15,7 @@ from ._copies import disable_fast_paths, sharing_copy
 from ._kinds import find_layers
 from ._layers import Layer
 from ._library import array_of
-from ._split import split_modules
+from ._split import parts_of, split_modules
 from .config import Config
 
 __all__ = ["Record", "Rows", "Seen", "prepare", "record_of"]
@@ -180,7 +180,7 @@ def check_model(owner: str, model: object, config: object) -> Config:
     if record_of(model) is not None:
         raise ValueError(_check.must(owner, "model", "a float model", "one that is prepared"))
     config = Config() if config is None else config
-    config.check_patterns(owner, model)
+    config.check_patterns(owner, model, parts_of(model))
     return config
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 import qnumpy as qn
 from qnumpy import qat
+from qnumpy.torch import _library as library
 from qnumpy.torch import dequantize, fake_quantize, lsq, quantize
 
 pytestmark = pytest.mark.peers
@@ -112,6 +113,17 @@ def test_conventions(convention):
     if convention == "torch":
         expected = torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127)
         assert torch.equal(fake_quantize(x, scale, convention=convention, symmetric="full"), expected)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64, torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("order", ORDERS)
+def test_arrays_share_the_memory_of_tensors(dtype, order):
+    x = ORDERS[order](X.nan_to_num(posinf=1, neginf=1).to(dtype))
+    array = library.array_of(x)
+    assert array.ctypes.data == x.data_ptr()
+    assert array.strides == tuple(step * x.element_size() for step in x.stride())
+    back = library.tensor_of(array)
+    assert (back.data_ptr(), back.dtype, back.stride()) == (x.data_ptr(), dtype, x.stride())
 
 
 # ---- gradients ----

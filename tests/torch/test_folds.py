@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from qnumpy.torch import _folds
+from qnumpy.torch import Config, _folds, convert, prepare, report
 from qnumpy.torch._folds import find_folds, fold_activations, fold_batch_norms, fold_smoothing
 
 pytestmark = pytest.mark.peers
@@ -320,3 +320,23 @@ def test_the_parts_that_are_exported_are_found_by_name():
     ]
     first, second = ([entry for entry in way if entry[0] in found] for way in named)
     assert first == second
+
+
+def test_convert_moves_factors_into_the_norm():
+    model = trained(Net(gate, **gated()))
+    x = random(64, 8)
+    x[:, 2] *= 100  # the norm gives this channel almost all of a row
+    with torch.no_grad():
+        model.n.weight[5] = 64
+        expected = model(x)
+        prepared = prepare(model, Config(smooth=True, hadamard=False))
+        prepared(x)
+        result, plain = convert(prepared), convert(model, Config(hadamard=False))
+        errors = [float((m(x) - expected).norm()) for m in (result, plain)]
+    factor = result.n.weight / model.n.weight
+    assert (factor != 1).any()
+    assert torch.equal(factor, torch.exp2(factor.log2().round()))  # powers of two
+    assert result.a.smooth is None
+    assert report(result)["a"].reason == report(result)["b"].reason == "smoothed by the norm before"
+    assert errors[0] < 0.7 * errors[1]
+    torch.testing.assert_close(result.a.dequantize() * factor, model.a.weight, rtol=0, atol=0.02)

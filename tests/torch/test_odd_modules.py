@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import qnumpy as qn
-from qnumpy.torch import Config, Conv1d, Conv2d, Embedding, Linear, convert, prepare, report
+from qnumpy.torch import Config, Conv1d, Conv2d, Embedding, Linear, convert, load, prepare, report, save
 from qnumpy.torch.modules import Quantized
 
 pytestmark = pytest.mark.peers
@@ -268,6 +268,13 @@ def test_a_class_that_adds_to_a_layer_is_skipped(mode):
 @modes
 def test_a_root_that_is_a_layer(mode):
     assert type(check(made(nn.Linear(32, 16)), mode, random(8, 32))) is Linear
+    rnn, x = made(nn.LSTM(32, 16)), random(4, 2, 32)
+    result = converted(rnn, mode, x)
+    assert [row.name for row in report(result)] == ["ih_l0", "hh_l0"]
+    assert type(result.hh_l0) is Linear
+    assert float((result(x)[0] - rnn(x)[0]).norm() / rnn(x)[0].norm()) < TOLERANCE[mode]
+    for config, float_part in ((Config(exclude="hh_*"), "hh_l0"), (Config(include="hh_*"), "ih_l0")):
+        assert list(report(convert(rnn, config)).skipped) == [float_part]
 
 
 # ---- attention and recurrent networks ----
@@ -308,6 +315,18 @@ def test_encoders_of_which_a_part_stays_float(nested):
     assert not any(isinstance(m, nn.MultiheadAttention) for m in convert(model).modules())
 
 
+@pytest.mark.parametrize("config", [
+    Config(include="Linear"), Config(include="layers.0.*"), Config(include="*.out_proj"), Config(exclude="*.q_proj")
+])  # fmt: skip
+def test_encoders_of_which_a_part_stays_float_in_a_file(config, tmp_path):
+    model, x = encoder(), random(4, 6, 32)
+    result = convert(model, config)
+    save(result, tmp_path / "model.safetensors")
+    loaded = load(model, tmp_path / "model.safetensors")
+    assert torch.equal(loaded(x), result(x))
+    assert loaded.state_dict().keys() == result.state_dict().keys()
+
+
 @modes
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_networks(mode, kind):
@@ -333,6 +352,19 @@ def test_patterns_of_the_whole_select_its_parts():
         result = convert(model, Config(overrides={cls.__name__: Config(dtype="int4")}))
         assert {row.dtype.split()[0] for row in report(result) if row.name.startswith(name)} == {"int4"}
         assert {row.dtype.split()[0] for row in report(result) if row.name.startswith(other)} == {"int8"}
+
+
+def test_patterns_select_single_parts():
+    model = encoder()
+    result = convert(model, Config(include=["*.q_proj", "layers.1.linear1"]))
+    chosen = [row.name for row in report(result) if row.method]
+    assert chosen == ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj", "layers.1.linear1"]
+    assert type(result.layers[0].self_attn.k_proj) is nn.Linear
+    wanted = re.escape(
+        "convert: config.include must be patterns that each match a module's name or class; got 'q_proj'"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        convert(model, Config(include="q_proj"))
 
 
 @modes
