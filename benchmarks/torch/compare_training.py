@@ -1,4 +1,4 @@
-"""The convolutions of benchmarks/compare_training.py in PyTorch: accuracy after training with rounding, time of an epoch.
+"""The convolutions of compare_training.py in PyTorch: accuracy after training with rounding, time of an epoch.
 
 Run: ``python -m benchmarks.torch.compare_training --markdown``; ``--time`` measures epochs instead, those of float, of
 prepare_qat and of PyTorch's own fake-quantization in turns, on one thread and on two. Accuracies are those of the
