@@ -339,7 +339,7 @@ def _row(layer: Layer, module: nn.Module | None) -> ConvertedLayer:
     if module is None:
         dtypes = dict.fromkeys(str(p.dtype).removeprefix("torch.") for p in layer.module.parameters())
         return ConvertedLayer(name, cls, ", ".join(dtypes), before, before, reason=layer.reason)
-    dtype = kind(module.array()) if isinstance(module, Quantized) and layer.is_product else str(layer.config.dtype)
+    dtype = kind(module.array()) if isinstance(module, Quantized) else str(layer.config.dtype)
     method = str(layer.config.method)
     if method == "gptq" and layer.bias is None and not layer.is_product:
         method = "mse"
