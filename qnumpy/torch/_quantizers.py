@@ -40,7 +40,7 @@ class Scheme(NamedTuple):
 
 def _observed(x: Tensor, held: list[Tensor], scheme: str, order: str) -> tuple[Tensor, Tensor]:
     """Average the range of x into low and high, and fake-quantize it by scale and zero_point of the average."""
-    return _by(x, [array_of(v) for v in held], scheme, order)
+    return _by(x, [v.numpy() for v in held], scheme, order)
 
 
 def _own(x: Tensor, scheme: str, order: str) -> tuple[Tensor, Tensor]:
@@ -58,10 +58,10 @@ def _by(x: Tensor, held: list[Array] | None, scheme: str, order: str) -> tuple[T
     if order:
         source, out = source.transpose(axes), out.transpose(axes)
     if source.size:
-        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, low, high, scale, zero_point)
-    _core.fake_quantize_inside(
+        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, low, high, scale, zero_point)  # type: ignore[call-arg]
+    _core.fake_quantize_inside(  # type: ignore[call-arg]
         source, number, scale, zero_point, out, number, array_of(bits), *grid, qmin, qmax, 0
-    )  # fmt: skip
+    )
     return results
 
 
@@ -85,7 +85,7 @@ def _parameters(text: str, shape: tuple[int, ...], order: str, dtype: torch.dtyp
     granularity = Granularity.from_dict(scheme.granularity)
     _, float_type = _args.real(scheme.owner, "x", array_of(torch.empty(0, dtype=dtype)), TYPES)
     layout = _args.layout_of(scheme.owner, granularity, shape)
-    moved = granularity.permuted(_axes(order), shape) if order else granularity
+    moved = granularity.permuted(tuple(_axes(order)), shape) if order else granularity
     grid = moved.grid(tuple(shape[d] for d in _axes(order)) if order else shape)
     ends = code_ends(INTEGER_TYPES[scheme.dtype], scheme.symmetric)
     return float_type.core, layout.shape, grid, scheme.symmetric, *ends, scheme.weight
@@ -119,10 +119,13 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, held: list[list[Tensor]] | None, schemes: list[str], *xs: Tensor) -> Any:
-        ctx.axes = [memory_order(x) for x in xs]
-        ys, bits = [], []
+        ctx.axes, ys, bits = [], [], []
         for i, x in enumerate(xs):
-            order = "".join([str(axis) for axis in ctx.axes[i]])
+            if held is not None and held[i][0].ndim > 1:
+                x = x.contiguous()  # as the parameters of its groups lie
+            axes = memory_order(x)
+            ctx.axes.append(axes)
+            order = "".join([str(axis) for axis in axes])
             y, inside = _own_op(x, schemes[i], order) if held is None else _observed_op(x, held[i], schemes[i], order)
             ys.append(y)
             bits.append(inside)
@@ -230,6 +233,10 @@ class Quantizer(Resumable):
     def freeze(self) -> None:
         """Keep the parameters as they are."""
         self.frozen = True
+
+    def qparams(self) -> QParams:
+        """Return the parameters as they are now."""
+        raise NotImplementedError
 
     def _waits(self) -> bool:
         """Count a call in training; return whether the delay lasts."""
@@ -383,7 +390,7 @@ class LearnedScale(Quantizer):
 
     def _keep_range(self, old: CodeType, new: CodeType) -> None:
         with torch.no_grad():
-            self.scale *= float(np.sqrt(old.qmax / new.qmax))
+            self.scale.mul_(float(np.sqrt(old.qmax / new.qmax)))
             if self.zero_point is not None:
                 steps = (new.qmax - new.qmin) / (old.qmax - old.qmin)
                 self.zero_point.copy_(new.qmin + (self.zero_point - old.qmin) * steps)

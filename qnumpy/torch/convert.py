@@ -78,7 +78,7 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     )
     """
     record = record_of(model) if isinstance(model, nn.Module) else None
-    if trains(model):
+    if isinstance(model, nn.Module) and trains(model):
         return _of_trained(model, config)
     if record is None:
         config = check_model(_OWNER, model, config)

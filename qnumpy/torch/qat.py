@@ -11,7 +11,7 @@ from torch.nn import functional
 from .. import _check
 from ..arrays.quantized import quantize
 from ..dtypes import INTEGER_TYPES
-from ..granularity import PerChannel, PerRow
+from ..granularity import PerChannel, PerGroup, PerRow
 from ..reports.scores import finite_decibels, signal_and_noise
 from . import conv, embedding, modules
 from ._copies import disable_fast_paths
@@ -41,8 +41,8 @@ class TrainedLayer(nn.Module):
         The batch normalisation after the layer, which scales the weight before it is quantized.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
     weight_quantizer: Quantizer
     input_quantizer: Quantizer | None
     config: Config
@@ -74,7 +74,7 @@ class TrainedLayer(nn.Module):
             return straight_through([of_x.scheme, of_w.scheme], (x, w), [of_x.held(), of_w.held()])  # type: ignore[no-any-return]
         return x if of_x is None else of_x(x), of_w(w)
 
-    def scaled_weight(self, factor: Tensor) -> Tensor:
+    def scaled_weight(self, factor: Tensor) -> Any:
         return self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1)).to(self.weight.dtype)
 
     def _beside_y(self, v: Tensor) -> Tensor:
@@ -322,16 +322,18 @@ def _simulate(module: Any, config: Config, delay: int) -> None:
     module.__class__ = _LAYERS[type(module)]
     module.config = config
     learned = config.qat == "lsq"
-    granularity = PerChannel(0) if module.weight.ndim > 2 else config.granularity
+    granularity: Any = config.granularity
+    if module.weight.ndim > 2 and isinstance(granularity, PerGroup):  # filters have no groups
+        granularity = PerChannel(0)
     shape = granularity.params_shape(tuple(module.weight.shape))
-    scheme = {"granularity": granularity, "shape": shape, "delay": delay}
+    scheme: Any = {"granularity": granularity, "shape": shape, "delay": delay}
     if learned:
-        symmetric = "full" if config.symmetric is True else config.symmetric
+        symmetric: Any = "full" if config.symmetric is True else config.symmetric
         module.weight_quantizer = LearnedScale(config.dtype, symmetric=symmetric, **scheme)
         module.weight_quantizer.begin(module.weight)
     else:
         module.weight_quantizer = FakeQuantize(
-            config.dtype, symmetric=config.symmetric, averaging_constant=1, always=True, **scheme
+            config.dtype, symmetric=config.symmetric is not False, averaging_constant=1, always=True, **scheme
         )
     images = isinstance(module, _Convolution)
     of_x = None if isinstance(module, Embedding) else _quantizer_of_x(config, images, learned, delay)

@@ -117,7 +117,7 @@ def test_layouts_in_memory_have_the_same_codes(layout):
         "transposed": x.transpose(1, 3).contiguous().transpose(1, 3),
         "sliced": torch.cat([x, x], 3)[..., :5],
     }[layout]
-    for granularity in (qn.PerTensor(), qn.PerChannel(1)):
+    for granularity in (qn.PerTensor(), qn.PerChannel(1), qn.PerGroup(2, 1)):
         results = []
         for source in (x, other):
             source = source.detach().requires_grad_()
