@@ -62,8 +62,9 @@ def define(
 
 def _applied(function: type[torch.autograd.Function], schema: str) -> Callable[..., Any]:
     """Return the call of a function with the arguments of an operator."""
-    apply, types = function.apply, schema.partition("(")[2].split(",")
-    tensors = next(n for n, text in enumerate(types) if not text.strip().startswith(("Tensor ", "Tensor? ", "Tensor(")))
+    apply, types = function.apply, schema[schema.index("(") + 1 : schema.rindex("->")].split(",")
+    others = [n for n, text in enumerate(types) if not text.strip().startswith(("Tensor ", "Tensor? ", "Tensor("))]
+    tensors = min(others, default=len(types))
     return lambda *args: apply(*args[:tensors], args[tensors:])
 
 
