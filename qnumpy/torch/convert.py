@@ -21,7 +21,7 @@ from ._replay import observe, round_by_data
 from ._split import split_modules
 from .config import Config, codes_in_bytes
 from .modules import Quantized, kind
-from .prepare import Record, Rows, check_model, kept, record_of, remove_record
+from .prepare import Record, Rows, check_model, kept, record_of, remove_record, runs_again
 from .qat import CONVERSIONS, TrainedLayer, trains
 from .report import ConvertedLayer, attach
 
@@ -117,6 +117,9 @@ def _check_data(layers: Iterable[Layer], record: Record | None) -> None:
         raise ValueError(_check.must(_OWNER, "model", wanted, "a float model"))
     if not record.inputs and not any(seen.calls for seen in record.seen.values()):
         raise CalibrationError(_check.must(_OWNER, "model", "one that data ran through after prepare", "no call"))
+    if not record.inputs and any(layer.name in needs and runs_again(layer) for layer in layers):
+        wanted = "one that data ran through as a whole after prepare"
+        raise CalibrationError(_check.must(_OWNER, "model", wanted, "calls of its parts alone"))
     for layer in layers:
         if layer.name in needs and not record.seen[layer.name].calls:
             if layer.config.mode == "static":

@@ -226,7 +226,7 @@ def test_has_parameters_of_its_own_and_no_hooks_of_ours():
     model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
     converted = convert(prepare(model))
     assert converted[1].weight is not model[1].weight
-    assert not any(m._forward_pre_hooks for m in converted.modules())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in converted.modules())
     with torch.no_grad():
         converted[1].weight.zero_()
     assert bool(model[1].weight.all())
@@ -387,6 +387,7 @@ def odd_modules():
     with torch.no_grad():
         nan.weight[0, 0] = np.nan
     return {
+        "long": (nn.Linear(1 << 16, 4), "sums of 65536 products may leave int32"),
         "subclass": (Scaled(8, 4), "no module of codes computes what Scaled does beyond Linear"),
         "another kind": (nn.Bilinear(8, 8, 4), "no module of codes computes what Bilinear does"),
         "transposed": (nn.ConvTranspose2d(3, 4, 3), "no module of codes computes what ConvTranspose2d does"),
@@ -576,6 +577,22 @@ def test_refuses_a_float_model_where_data_are_needed(config, need):
     sentence = "convert: model must be one that data ran through after prepare; got no call."
     with pytest.raises(qn.CalibrationError, match=exactly(sentence)):
         convert(prepare(mlp(), config))
+
+
+def test_refuses_calls_of_parts_where_the_model_runs_again():
+    ready = prepare(mlp(), Config(method="gptq"))
+    ready[:2](inputs(8))
+    sentence = (
+        "convert: model must be one that data ran through as a whole after prepare; got calls of its parts alone."
+    )
+    with pytest.raises(qn.CalibrationError, match=exactly(sentence)):
+        convert(ready)
+
+
+def test_ranges_come_from_calls_of_parts_too():
+    ready = prepare(mlp(), Config(mode="static", exclude="4"))
+    ready[:3](inputs(8))
+    assert type(convert(ready)[2]) is Linear
 
 
 def test_refuses_a_second_configuration():

@@ -95,6 +95,15 @@ def test_recorded_inputs_survive_what_is_done_to_the_batch():
     assert kwargs == {}
 
 
+def test_a_call_that_fails_is_none():
+    prepared = prepare(mlp(), Config(method="gptq"))
+    with pytest.raises(RuntimeError):
+        prepared(torch.ones(2, 15))
+    prepared(batches(1)[0])
+    assert len(record_of(prepared).inputs) == 1
+    convert(prepared)
+
+
 def test_records_under_inference_mode_autocast_and_gradients():
     expected = None
     for context in (torch.inference_mode(), torch.no_grad(), torch.enable_grad()):
