@@ -354,8 +354,10 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _sqnr(layer: Layer, module: Any) -> float | None:
+    """Return the SQNR of a weight, as x meets it: a rotation keeps squares; factors are taken back without one."""
     if not layer.is_product:
         return None
-    assert layer.kind is not None
-    assert layer.kind.matrix is not None
-    return finite_decibels(*signal_and_noise(matrix_of(layer.kind.matrix(layer.module)), module.dequantize().numpy()))
+    w, v = layer.matrix(), np.ascontiguousarray(module.array().dequantize())
+    if layer.smooth is not None and layer.rotation is None:
+        w, v = w * layer.smooth, v * layer.smooth
+    return finite_decibels(*signal_and_noise(w, v))

@@ -53,7 +53,9 @@ def test_tells_the_error_of_the_weights(converted):
     w = nn.Linear(64, 32).weight.detach().double()
     noise = (converted[1].dequantize().double() - w).square().sum()
     expected = 10 * torch.log10(w.square().sum() / noise)
-    assert report(converted)["1"].sqnr_db == pytest.approx(float(expected), rel=1e-6)  # sums of float64
+    assert report(converted)["1"].sqnr_db == pytest.approx(
+        float(expected), rel=1e-4
+    )  # the weight was rotated in float32
     assert report(converted)["3"].sqnr_db is None
 
 
