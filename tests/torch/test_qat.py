@@ -382,7 +382,22 @@ def test_an_encoder_in_evaluation_keeps_its_rounding():
 def test_bfloat16():
     model = prepare_qat(images().to(torch.bfloat16))
     train(model, [x.to(torch.bfloat16) for x in batches(2)])
-    assert model(batches()[0].to(torch.bfloat16)).dtype == torch.bfloat16
+    x = batches()[0].to(torch.bfloat16)
+    assert model(x).dtype == torch.bfloat16
+    with torch.no_grad():
+        y, wanted = convert(model)(x).float(), model.eval()(x).float()
+    # bfloat16 has 8 bits: the sums of the layers in float32 and their roundings differ by 2**-8 of the largest
+    assert (y - wanted).abs().max() <= 2**-5 * wanted.abs().max()
+
+
+def test_autocast_and_inference_mode():
+    model, x = prepare_qat(images()), batches()[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x).float().square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.inference_mode():
+        y = model.eval()(x)
+    assert torch.equal(model(x), y)
 
 
 def test_empty_batches_change_no_range():
