@@ -30,7 +30,7 @@ def sharing_copy(model: nn.Module) -> nn.Module:
 
 def _plain(module: Any) -> nn.Module:
     """Return a module of the class before its parametrization, with the values that parametrizations compute."""
-    cls = type(module).__bases__[0]
+    cls: Any = type(module).__bases__[0]
     plain: nn.Module = cls.__new__(cls)
     plain.__dict__ = {name: dict(own) if type(own) is dict else own for name, own in module.__dict__.items()}
     for name, parametrization in plain._modules.pop("parametrizations").items():  # type: ignore[union-attr, operator]

@@ -69,16 +69,16 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     >>> import torch
     >>> from torch import nn
     >>> _ = torch.manual_seed(0)
-    >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
-    >>> convert(model, Config(exclude="2"))
+    >>> model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
+    >>> convert(model, Config(exclude="2", hadamard=False))
     Sequential(
-      (0): Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row)
-      (1): ReLU()
+      (0): Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row, bias)
+      (1): Tanh()
       (2): Linear(in_features=32, out_features=4, bias=True)
     )
     """
     record = record_of(model) if isinstance(model, nn.Module) else None
-    if trains(model):
+    if isinstance(model, nn.Module) and trains(model):
         return _of_trained(model, config)
     if record is None:
         config = check_model(_OWNER, model, config)
@@ -171,9 +171,9 @@ def _smooth(work: nn.Module, layers: Sequence[Layer], record: Record, folds: Fol
     for name in folded:
         named[name].notes.append("smoothed by the norm before")
     fold_smoothing(work, folds._replace(norms=read), {name: tensor_of(factor) for name, factor in factors.items()})
-    for name, seen in rows.items():
+    for name, kept_rows in rows.items():
         if name not in folded:
-            named[name].smooth = _factors([named[name]], seen.rows(), seen.reach, PASS_GAIN)
+            named[name].smooth = _factors([named[name]], kept_rows.rows(), kept_rows.reach, PASS_GAIN)
             if named[name].smooth is not None:
                 named[name].notes.append("smoothed")
 
@@ -339,10 +339,8 @@ def _row(layer: Layer, module: nn.Module | None) -> ConvertedLayer:
     if module is None:
         dtypes = dict.fromkeys(str(p.dtype).removeprefix("torch.") for p in layer.module.parameters())
         return ConvertedLayer(name, cls, ", ".join(dtypes), before, before, reason=layer.reason)
-    dtype = kind(module.array()) if isinstance(module, Quantized) and layer.is_product else str(layer.config.dtype)
-    method = str(layer.config.method)
-    if method == "gptq" and layer.bias is None and not layer.is_product:
-        method = "mse"
+    dtype = kind(module.array()) if isinstance(module, Quantized) else str(layer.config.dtype)
+    method = "mse" if layer.config.method == "gptq" and layer.codes is None else str(layer.config.method)
     return ConvertedLayer(
         name, cls, dtype, before, _bytes(module), _sqnr(layer, module), method, "; ".join(layer.notes)
     )
