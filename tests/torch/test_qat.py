@@ -129,6 +129,20 @@ def test_layouts_in_memory_have_the_same_codes(layout):
         assert torch.equal(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0)])
+def test_the_operators_are_sound(granularity):
+    x = torch.randn(3, 4)
+    quantizer = FakeQuantize("int8", granularity, granularity.params_shape((3, 4)))
+    schemas = "test_schema", "test_faketensor", "test_aot_dispatch_dynamic"
+    operator = torch.ops.qnumpy.observed_fake_quantize.default
+    for layout, order in ((x, ""), (x.t().contiguous().t(), "10")):
+        torch.library.opcheck(operator, (layout, quantizer.held(), quantizer.scheme, order), test_utils=schemas)
+        own = OwnRange("uint8", granularity)
+        torch.library.opcheck(
+            torch.ops.qnumpy.own_fake_quantize.default, (layout, own.scheme, order), test_utils=schemas
+        )
+
+
 # ---- against PyTorch's own ----
 
 
