@@ -391,6 +391,10 @@ def test_an_encoder_in_evaluation_keeps_its_rounding():
         p.requires_grad_(False)
     assert torch.equal(model(x), fast)
     assert (fast - layer.eval()(x)).abs().max() > 1e-4
+    rows = report(convert(model))
+    assert [(row.name, row.reason) for row in rows] == [
+        ("self_attn", "it was not trained with rounding"), ("linear1", ""), ("linear2", "")
+    ]  # fmt: skip
 
 
 def test_bfloat16():
