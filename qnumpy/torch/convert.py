@@ -276,15 +276,21 @@ def _of_trained(model: nn.Module, config: Config | None) -> nn.Module:
     if config is not None:
         raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", f"a {type(config).__name__}"))
     work = sharing_copy(model)
-    new, rows = {}, []
-    for name, module in work.named_modules():
+    new: dict[nn.Module, nn.Module] = {}
+    for module in work.modules():
         if type(module) in CONVERSIONS:
             new[module] = CONVERSIONS[type(module)](module)
             move_hooks(module, new[module])
+    rows = []
+    for layer in find_layers(work, Config()):
+        module = layer.module
         if isinstance(module, TrainedLayer):
+            sqnr, dtype = module.sqnr_db(new[module]), str(module.weight_quantizer.dtype)
             before, after = _bytes(module), _bytes(new[module])
-            dtype, sqnr = str(module.weight_quantizer.dtype), module.sqnr_db(new[module])
-            rows.append(ConvertedLayer(name, type(module).__name__, dtype, before, after, sqnr, "qat"))
+            rows.append(ConvertedLayer(layer.name, type(module).__name__, dtype, before, after, sqnr, "qat"))
+        else:
+            layer.reason = "it was not trained with rounding"
+            rows.append(_row(layer, None))
     result = replace_modules(work, new | stand_ins(work))
     own_parameters(result)
     disable_fast_paths(result)

@@ -129,6 +129,20 @@ def test_layouts_in_memory_have_the_same_codes(layout):
         assert torch.equal(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize("granularity", [qn.PerTensor(), qn.PerChannel(0)])
+def test_the_operators_are_sound(granularity):
+    x = torch.randn(3, 4)
+    quantizer = FakeQuantize("int8", granularity, granularity.params_shape((3, 4)))
+    schemas = "test_schema", "test_faketensor", "test_aot_dispatch_dynamic"
+    operator = torch.ops.qnumpy.observed_fake_quantize.default
+    for layout, order in ((x, ""), (x.t().contiguous().t(), "10")):
+        torch.library.opcheck(operator, (layout, quantizer.held(), quantizer.scheme, order), test_utils=schemas)
+        own = OwnRange("uint8", granularity)
+        torch.library.opcheck(
+            torch.ops.qnumpy.own_fake_quantize.default, (layout, own.scheme, order), test_utils=schemas
+        )
+
+
 # ---- against PyTorch's own ----
 
 
@@ -377,12 +391,31 @@ def test_an_encoder_in_evaluation_keeps_its_rounding():
         p.requires_grad_(False)
     assert torch.equal(model(x), fast)
     assert (fast - layer.eval()(x)).abs().max() > 1e-4
+    rows = report(convert(model))
+    assert [(row.name, row.reason) for row in rows] == [
+        ("self_attn", "it was not trained with rounding"), ("linear1", ""), ("linear2", "")
+    ]  # fmt: skip
 
 
 def test_bfloat16():
     model = prepare_qat(images().to(torch.bfloat16))
     train(model, [x.to(torch.bfloat16) for x in batches(2)])
-    assert model(batches()[0].to(torch.bfloat16)).dtype == torch.bfloat16
+    x = batches()[0].to(torch.bfloat16)
+    assert model(x).dtype == torch.bfloat16
+    with torch.no_grad():
+        y, wanted = convert(model)(x).float(), model.eval()(x).float()
+    # bfloat16 has 8 bits: the sums of the layers in float32 and their roundings differ by 2**-8 of the largest
+    assert (y - wanted).abs().max() <= 2**-5 * wanted.abs().max()
+
+
+def test_autocast_and_inference_mode():
+    model, x = prepare_qat(images()), batches()[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x).float().square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.inference_mode():
+        y = model.eval()(x)
+    assert torch.equal(model(x), y)
 
 
 def test_empty_batches_change_no_range():
