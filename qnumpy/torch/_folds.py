@@ -245,7 +245,10 @@ def _exported(model: nn.Module, leaves: Mapping[int, str], args: Sequence[Any], 
     order: list[_Call] = []
     touched: set[str] = set()
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in owners:
+        if (node.op == "placeholder" and node.name in owners) or str(node.target).startswith("aten._assert"):
+            continue
+        if _changes_nothing(node):  # its result is the tensor that it got
+            calls[node] = calls[node.all_input_nodes[0]]
             continue
         place = _leaf_of(model, leaves, node)
         if place is None:
@@ -261,6 +264,15 @@ def _exported(model: nn.Module, leaves: Mapping[int, str], args: Sequence[Any], 
         read = [calls[read] for read in node.all_input_nodes if read in calls]
         _connect(call, [other for other in read if other is not call and not any(other is x for x in call.inputs)])
     return _Trace(order, touched)
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    """Return whether a node of torch.export casts a value of the model to its own type, or renames it."""
+    if not str(node.target).startswith(("aten.to.", "aten.alias.", "aten.detach.")):
+        return False
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    is_input = node.all_input_nodes[0].op == "placeholder"
+    return not is_input and before.dtype == after.dtype and before.device == after.device
 
 
 class _Tensors(nn.Module):
