@@ -297,6 +297,37 @@ def test_encoders_of_pytorch_are_searched_with_an_example():
     assert without.reason.startswith("torch.fx cannot trace Sequential: ")
 
 
+class Box:
+    """A result of a class that torch.export does not know, as the caches of language models are."""
+
+    def __init__(self, *values):
+        self.values = {"all": values}
+
+
+def test_a_result_of_another_class():
+    folded = trained(Net(branching(lambda m, x: Box(m.c(m.b(m.a(x))))), **linear_and_norm()))
+    assert find_folds(folded, (random(4, 6),))[:2] == ({"a": "b"}, {"a": "c"})
+    read = trained(Net(branching(lambda m, x: (lambda y: Box(m.c(m.b(y)), y))(m.a(x))), **linear_and_norm()))
+    assert find_folds(read, (random(4, 6),))[:2] == ({}, {})  # the result holds what lies between
+
+
+def test_a_decoder_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    folds = find_folds(model, (), {"input_ids": torch.arange(8)[None]})
+    assert folds.reason is None
+    expected = {"model.norm": ("lm_head",)}
+    for name in ("model.layers.0.", "model.layers.1."):
+        attention = [f"{name}self_attn.{part}_proj" for part in "qkv"]
+        expected[f"{name}input_layernorm"] = tuple(attention)
+        expected[f"{name}post_attention_layernorm"] = (f"{name}mlp.gate_proj", f"{name}mlp.up_proj")
+    assert folds.norms == expected
+
+
 def test_a_model_that_writes_into_itself_stays_as_it_is():
     def forward(m, x):
         m.cache = m.a(x)
