@@ -339,7 +339,7 @@ def _row(layer: Layer, module: nn.Module | None) -> ConvertedLayer:
     if module is None:
         dtypes = dict.fromkeys(str(p.dtype).removeprefix("torch.") for p in layer.module.parameters())
         return ConvertedLayer(name, cls, ", ".join(dtypes), before, before, reason=layer.reason)
-    dtype = kind(module.array()) if isinstance(module, Quantized) and layer.is_product else str(layer.config.dtype)
+    dtype = kind(module.array()) if isinstance(module, Quantized) else str(layer.config.dtype)
     method = "mse" if layer.config.method == "gptq" and layer.codes is None else str(layer.config.method)
     return ConvertedLayer(
         name, cls, dtype, before, _bytes(module), _sqnr(layer, module), method, "; ".join(layer.notes)
