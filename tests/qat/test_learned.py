@@ -1,5 +1,6 @@
 """Learned scales, zero points and ranges: closed forms, slopes with the rounding held fixed, PyTorch."""
 
+import math
 import re
 
 import numpy as np
@@ -599,3 +600,14 @@ def test_pytorch_learns_alike(axis, code, affine):
     bound = (2 + 8) * 2.0**-24 * info.levels * np.abs(g).sum() / 4
     assert np.abs(dscale * 0.25 - s.grad.numpy().reshape(scale.shape)).max() <= bound
     assert np.abs(dzero * 0.25 - z.grad.numpy().reshape(scale.shape)).max() <= bound
+
+
+def test_the_gradient_of_one_zero_point_is_rounded_once():
+    """Gradients are powers of two, whose sums are exact, so one rounding remains: that of the product to float32."""
+    x, scale = np.full(1001, 99.0, np.float32), np.float32(0.1)
+    g = np.repeat(np.float32([1, 2.0**-12]), [1000, 1])
+    for normalize in (False, True):
+        _, saved = qat.lsq(x, scale, 0.0, dtype="int4", symmetric=False)
+        dzero = qat.lsq_vjp(g, saved, normalize=normalize)[2]
+        factor = 1 / math.sqrt(1001 * 7) if normalize else 1.0
+        assert dzero == np.float32(float(scale) * (1000 + 2.0**-12) * -factor)
