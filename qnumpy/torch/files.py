@@ -290,9 +290,9 @@ class _File:
             return model
         name = _join(name, "weight")
         weight, spec = getattr(old, "weight", None), self.reader.specs.get(self.shared.get(name, name))
-        wrong = isinstance(weight, Tensor) and spec is not None and sorted(weight.shape) != sorted(spec.shape)
-        # some libraries hold the weight transposed; a shared module is in its place already
-        if wrong and not isinstance(old, Quantized):
+        compared = isinstance(weight, Tensor) and not isinstance(old, Quantized)  # a shared module is there already
+        # some libraries hold the weight transposed
+        if compared and weight is not None and spec is not None and sorted(weight.shape) != sorted(spec.shape):
             raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
         setattr(above, last, module)
         return model
