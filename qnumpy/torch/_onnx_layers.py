@@ -390,8 +390,7 @@ def _by_columns(w: QuantizedArray) -> QuantizedArray:
 def _codes(w: QuantizedArray | OffsetArray) -> Codes:
     """Return the codes of a weight with groups along its rows; without groups each row is one."""
     if isinstance(w, OffsetArray):
-        assert w.granularity.group_size is not None
-        return Codes.of(w, w._code.bits, w.granularity.group_size)
+        return Codes.of(w, w._code.bits, w.granularity.group_size or 0)
     code = w.qparams.code
     if isinstance(w.granularity, PerGroup):
         return Codes.of(w, code.bits, w.granularity.group_size)

@@ -15,7 +15,6 @@ from .._typing import Array, Path
 from ..files.fault import fault, json_object
 from ..files.spec import TensorSpec, options_from_json, options_to_json
 from ..files.store import Reader, Writer
-from ._copies import disable_fast_paths
 from ._layout import layout_of
 from ._library import array_of, tensor_of
 from .modules import Quantized
@@ -76,7 +75,7 @@ def save(model: nn.Module, path: Path, *, max_shard_bytes: int | None = None) ->
     shared: dict[str, str] = {}
     homes: dict[Any, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Identity) or _is_own(module) or _is_part(model, name):
+        if isinstance(module, nn.Identity) or _is_own(module):
             first = homes.setdefault(id(module), name)
             modules[name] = _described(owner, name, module) if first == name else {"same": first}
         elif type(module).get_extra_state is not nn.Module.get_extra_state:
@@ -131,7 +130,6 @@ def load(model: _Module, path: Path) -> _Module:
     _check_module("load", model)
     with Reader(path) as reader:
         result: Any = _File(reader).filled(_without_data(model))
-    disable_fast_paths(result)
     result.eval()
     return result  # type: ignore[no-any-return]
 
@@ -152,19 +150,11 @@ def _is_own(module: nn.Module) -> bool:
     return type(module).__module__.startswith(_OWN)
 
 
-def _is_part(model: nn.Module, name: str) -> bool:
-    """Return whether a module is the part of one of qnumpy's, which the float model does not have."""
-    return type(model.get_submodule(name)) is nn.Linear and _is_own(model.get_submodule(name.rpartition(".")[0]))
-
-
 def _described(owner: str, name: str, module: nn.Module) -> dict[str, Any]:
     """Return what makes a module again, without its tensors."""
     entry: dict[str, Any] = {"class": type(module).__name__}
     if isinstance(module, nn.Identity):
         return entry
-    if type(module) is nn.Linear:
-        sizes = {"in_features": module.in_features, "out_features": module.out_features}
-        return {"class": "torch.nn.Linear", **sizes, "bias": module.bias is not None}
     if getattr(package, entry["class"], None) is not type(module):
         wanted = "of modules that load can make"
         raise TypeError(_check.must(owner, "model", wanted, f"{name!r} of {type(module).__name__}"))
@@ -261,14 +251,12 @@ class _File:
         kind = entry["class"]
         if kind == "Identity":
             return nn.Identity()
-        if kind == "torch.nn.Linear":
-            return nn.Linear(entry["in_features"], entry["out_features"], bool(entry["bias"]), device="meta")
         cls = getattr(package, kind) if kind in package.__all__ else None
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise ValueError(f"qnumpy.torch has no module {kind!r}.")
         if hasattr(cls, "from_float"):
             return cls.from_float(model.get_submodule(name))  # type: ignore[no-any-return]
-        module: Any = object.__new__(cls)
+        module: nn.Module = cls.__new__(cls)
         if isinstance(module, Quantized):
             arrays = {array: self._array(_join(name, array)) for array in entry["arrays"]}
             Quantized.__init__(module, arrays, options_from_json(entry["options"]))
@@ -302,10 +290,10 @@ class _File:
             return model
         name = _join(name, "weight")
         weight, spec = getattr(old, "weight", None), self.reader.specs.get(self.shared.get(name, name))
-        # a shared module is in its place already
-        if isinstance(weight, Tensor) and spec is not None and not isinstance(old, Quantized):
-            if sorted(weight.shape) != sorted(spec.shape):  # some libraries hold the weight transposed
-                raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
+        compared = isinstance(weight, Tensor) and not isinstance(old, Quantized)  # a shared module is there already
+        # some libraries hold the weight transposed
+        if compared and weight is not None and spec is not None and sorted(weight.shape) != sorted(spec.shape):
+            raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
         setattr(above, last, module)
         return model
 
