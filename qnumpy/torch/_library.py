@@ -62,8 +62,9 @@ def define(
 
 def _applied(function: type[torch.autograd.Function], schema: str) -> Callable[..., Any]:
     """Return the call of a function with the arguments of an operator."""
-    apply, types = function.apply, schema.partition("(")[2].split(",")
-    tensors = next(n for n, text in enumerate(types) if not text.strip().startswith(("Tensor ", "Tensor? ", "Tensor(")))
+    apply, types = function.apply, schema[schema.index("(") + 1 : schema.rindex("->")].split(",")
+    others = [n for n, text in enumerate(types) if not text.strip().startswith(("Tensor ", "Tensor? ", "Tensor("))]
+    tensors = min(others, default=len(types))
     return lambda *args: apply(*args[:tensors], args[tensors:])
 
 
@@ -107,7 +108,7 @@ def _differentiated(overload: Any, differentiated: Callable[..., Any]) -> Callab
 
 
 def _short(overload: Any, kernel: Callable[..., Any], differentiated: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an operator as a function that goes around the dispatcher where nothing traces or transforms calls.
+    """Return an operator as a function that goes around the dispatcher where nothing records calls.
 
     The dispatcher takes as long as quantizing 10,000 elements.
     """
@@ -124,7 +125,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_plain(x: Tensor) -> bool:
-    """Return whether a kernel may read a tensor at once: it is on the CPU, and nothing traces or transforms calls."""
+    """Return whether a kernel may read a tensor at once: it is on the CPU, and nothing records calls."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in _PLAIN
@@ -132,6 +133,7 @@ def is_plain(x: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()
     )
 
 

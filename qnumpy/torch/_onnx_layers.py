@@ -316,7 +316,7 @@ class _Writer:
         if floats and w.qparams.code.bits == 8 and not isinstance(w.granularity, PerGroup):
             inputs = [nodes.constant(f"{layer.stem}_quantized", np.ascontiguousarray(w.codes.transpose(order)))]
             inputs.append(nodes.constant(f"{layer.stem}_scale", w.scale))
-            axis = {} if isinstance(w.granularity, PerTensor) else {"axis": order.index(0)}
+            axis: dict[str, Any] = {} if isinstance(w.granularity, PerTensor) else {"axis": order.index(0)}
             return nodes.add("DequantizeLinear", inputs, **axis)
         if layer.x_qparams is not None or floats or not isinstance(w, QuantizedArray | OffsetArray):
             known = "in a known range of x" if layer.x_qparams is not None else ""
@@ -390,6 +390,7 @@ def _by_columns(w: QuantizedArray) -> QuantizedArray:
 def _codes(w: QuantizedArray | OffsetArray) -> Codes:
     """Return the codes of a weight with groups along its rows; without groups each row is one."""
     if isinstance(w, OffsetArray):
+        assert w.granularity.group_size is not None
         return Codes.of(w, w._code.bits, w.granularity.group_size)
     code = w.qparams.code
     if isinstance(w.granularity, PerGroup):

@@ -69,11 +69,11 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     >>> import torch
     >>> from torch import nn
     >>> _ = torch.manual_seed(0)
-    >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
-    >>> convert(model, Config(exclude="2"))
+    >>> model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
+    >>> convert(model, Config(exclude="2", hadamard=False))
     Sequential(
-      (0): Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row)
-      (1): ReLU()
+      (0): Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row, bias)
+      (1): Tanh()
       (2): Linear(in_features=32, out_features=4, bias=True)
     )
     """
@@ -339,10 +339,8 @@ def _row(layer: Layer, module: nn.Module | None) -> ConvertedLayer:
     if module is None:
         dtypes = dict.fromkeys(str(p.dtype).removeprefix("torch.") for p in layer.module.parameters())
         return ConvertedLayer(name, cls, ", ".join(dtypes), before, before, reason=layer.reason)
-    dtype = kind(module.array()) if isinstance(module, Quantized) and layer.is_product else str(layer.config.dtype)
-    method = str(layer.config.method)
-    if method == "gptq" and layer.bias is None and not layer.is_product:
-        method = "mse"
+    dtype = kind(module.array()) if isinstance(module, Quantized) else str(layer.config.dtype)
+    method = "mse" if layer.config.method == "gptq" and layer.codes is None else str(layer.config.method)
     return ConvertedLayer(
         name, cls, dtype, before, _bytes(module), _sqnr(layer, module), method, "; ".join(layer.notes)
     )

@@ -268,7 +268,7 @@ class _File:
             raise ValueError(f"qnumpy.torch has no module {kind!r}.")
         if hasattr(cls, "from_float"):
             return cls.from_float(model.get_submodule(name))  # type: ignore[no-any-return]
-        module: nn.Module = cls.__new__(cls)
+        module: Any = object.__new__(cls)
         if isinstance(module, Quantized):
             arrays = {array: self._array(_join(name, array)) for array in entry["arrays"]}
             Quantized.__init__(module, arrays, options_from_json(entry["options"]))
@@ -302,10 +302,10 @@ class _File:
             return model
         name = _join(name, "weight")
         weight, spec = getattr(old, "weight", None), self.reader.specs.get(self.shared.get(name, name))
-        wrong = isinstance(weight, Tensor) and spec is not None and sorted(weight.shape) != sorted(spec.shape)
-        # some libraries hold the weight transposed; a shared module is in its place already
-        if wrong and not isinstance(old, Quantized):
-            raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
+        # a shared module is in its place already
+        if isinstance(weight, Tensor) and spec is not None and not isinstance(old, Quantized):
+            if sorted(weight.shape) != sorted(spec.shape):  # some libraries hold the weight transposed
+                raise self._unlike_shape(name, tuple(weight.shape), spec.shape)
         setattr(above, last, module)
         return model
 

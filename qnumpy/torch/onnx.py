@@ -167,9 +167,8 @@ def _cause(error: BaseException) -> str:
 def _translations() -> dict[Any, Callable[..., Any]]:
     """Return, for each operator of qnumpy that a layer calls, what writes a node of the same inputs."""
     from onnx import TensorProto, defs
-    from onnxscript.values import Op, Opset
-
     from onnxscript import opset20
+    from onnxscript.values import Op, Opset
 
     from . import _linear, activations, conv, embedding  # noqa: F401 - they register the operators
     from ._onnx_layers import PLACES

@@ -149,7 +149,7 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     >>> for _ in range(4):
     ...     _ = prepared(torch.randn(8, 16))
     >>> convert(prepared)[2]
-    Linear(in_features=32, out_features=4, int8 per channel 0, x uint8 per tensor scale=0.00753, zero_point=0)
+    Linear(in_features=32, out_features=4, int8 per channel 0, x uint8 as given, bias)
     """
     config = check_model("prepare", model, config)
     prepared = split_modules(sharing_copy(model), config)

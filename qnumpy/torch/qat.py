@@ -267,6 +267,11 @@ def prepare_qat(model: nn.Module, config: Config | None = None, *, delay: int = 
     >>> model(torch.ones(3, 4)).square().sum().backward()
     >>> adam.step()
     >>> model[0]
+    Linear(
+      in_features=4, out_features=8, bias=True
+      (weight_quantizer): FakeQuantize(int8, per channel 0, symmetric)
+      (input_quantizer): FakeQuantize(uint8, per tensor, affine)
+    )
     """
     owner = "prepare_qat"
     config = check_model(owner, model, Config(mode="static") if config is None else config)

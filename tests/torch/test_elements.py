@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.profiler import profile
+from torch.utils.checkpoint import checkpoint
 
 import qnumpy as qn
 from qnumpy import qat
@@ -325,6 +328,28 @@ def test_the_dispatcher_has_the_same_bits():
     z.backward(G)
     assert torch.equal(y, z)
     assert torch.equal(leaf.grad, other.grad)
+
+
+def add_one(x):
+    return fake_quantize(x, torch.tensor(0.1)) + 1
+
+
+def test_what_records_calls_sees_the_operator():
+    x = torch.linspace(-3, 3, 50)
+    for record in (torch.fx.symbolic_trace, lambda f: make_fx(f)(x)):
+        graph = record(add_one)
+        assert ops.fake_quantize.default in [node.target for node in graph.graph.nodes]
+        assert torch.equal(graph(x), add_one(x))
+    with profile() as seen:
+        add_one(x)
+    assert "qnumpy::fake_quantize" in [event.key for event in seen.key_averages()]
+    assert torch.equal(torch.func.vmap(add_one)(x.reshape(5, 10)), add_one(x).reshape(5, 10))
+
+
+def test_activations_that_are_computed_again():
+    x = torch.tensor([0.3, 99.0], requires_grad=True)
+    checkpoint(add_one, x, use_reentrant=False).sum().backward()
+    assert x.grad.tolist() == [1, 0]
 
 
 def test_autocast():

@@ -11,7 +11,7 @@ from torch import nn
 
 import qnumpy as qn
 from qnumpy import qat as numpy_qat
-from qnumpy.torch import Config, convert, prepare_qat, report
+from qnumpy.torch import Config, convert, prepare, prepare_qat, report
 from qnumpy.torch import qat as training
 from qnumpy.torch._quantizers import FakeQuantize, LearnedScale, OwnRange
 
@@ -337,6 +337,22 @@ def test_delay():
             torch.testing.assert_close(model(x), floats(x), rtol=1e-4, atol=1e-5)
         assert (model(x) - floats(x)).abs().max() > 1e-4
         assert model[0].input_quantizer.seen
+
+
+def test_x_of_few_bits_without_training():
+    data = batches()
+    model = prepare(images(), Config(mode="static", activation_bits=3))
+    for x in data:
+        model(x)
+    converted = convert(model)
+    params = converted[6].packed()._input.qparams
+    assert (params.dtype, params.qmin, params.qmax) == ("uint8", 0, 7)
+    seen = []
+    converted[6].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    y = converted(data[0])
+    x = seen[0].numpy()
+    exact = qn.fake_quantize(x, params).astype(np.float64) @ converted[6].dequantize().double().numpy().T
+    np.testing.assert_allclose(y.numpy() - converted[6].bias.numpy(), exact, atol=1e-5)  # float32 of 256 products
 
 
 def test_overrides_and_exclusions():

@@ -80,11 +80,12 @@ def test_goes_with_the_model(converted):
 
 def test_names_the_method_of_each_layer():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv1d(4, 64, 1), nn.Flatten(), nn.Linear(64, 8))
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(nn.Conv1d(4, 64, 1), nn.Flatten(), nn.Linear(64, 8), shared, shared)
     prepared = prepare(model, Config(method="gptq"))
     prepared(torch.randn(8, 4, 1))
     table = report(convert(prepared))
-    assert (table["0"].method, table["2"].method) == ("mse", "gptq")
+    assert [table[name].method for name in ("0", "2", "3")] == ["mse", "gptq", "mse"]
 
 
 def test_refuses():
