@@ -2,7 +2,6 @@
 
 import os
 import shutil
-
 from pathlib import Path
 
 import qnumpy
@@ -38,6 +37,7 @@ html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 
 # Pages of MyST run; the examples keep the outputs that they were saved with.
 nb_execution_mode = "auto"
+nb_execution_excludepatterns = ["examples/*"]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
