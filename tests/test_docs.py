@@ -74,7 +74,7 @@ PACKAGES = ("", "reports", "observers", "weights", "search", "qat", "plot", "tes
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_reference_has_every_public_name_with_an_example(name):
-    """An entry of autosummary becomes a page of the site; the example stands in the docstring, or in one of a method."""
+    """An entry of autosummary becomes a page; the example stands in the docstring, or in one of a method."""
     module = load(f"qnumpy.{name}".strip("."))
     reference = Path(__file__).parents[1] / "docs" / "reference" / f"{name or 'qnumpy'}.md"
     listed = re.findall(r"^   ([\w.]+)$", reference.read_text(encoding="utf-8"), re.MULTILINE)
