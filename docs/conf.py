@@ -10,9 +10,10 @@ os.environ.setdefault("QNUMPY_NUM_THREADS", "1")  # the pages are small; noteboo
 
 DOCS = Path(__file__).parent
 
-# The examples stand beside docs/, and Sphinx reads one folder.
-shutil.rmtree(DOCS / "examples", ignore_errors=True)
-shutil.copytree(DOCS.parent / "examples", DOCS / "examples", ignore=shutil.ignore_patterns(".*"))
+# The examples stand beside docs/, and Sphinx reads one folder. Pages of names that are gone would stay.
+shutil.rmtree(DOCS / "_examples", ignore_errors=True)
+shutil.copytree(DOCS.parent / "examples", DOCS / "_examples", ignore=shutil.ignore_patterns(".*"))
+shutil.rmtree(DOCS / "reference" / "generated", ignore_errors=True)
 
 project = "qnumpy"
 author = "the authors of qnumpy"
@@ -37,7 +38,7 @@ html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 
 # Pages of MyST run, and a cell that fails is a warning; the examples keep the outputs that they were saved with.
 nb_execution_mode = "auto"
-nb_execution_excludepatterns = ["examples/*"]
+nb_execution_excludepatterns = ["_examples/*"]
 nb_execution_timeout = 300
 nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -67,7 +68,7 @@ intersphinx_mapping = inventories()
 def link_examples(app, docname, source):
     """Lead links to examples/ to the copies."""
     up = "../" * docname.count("/")
-    source[0] = source[0].replace(f"]({up}../examples/", f"]({up}examples/")
+    source[0] = source[0].replace(f"]({up}../examples/", f"]({up}_examples/")
 
 
 def setup(app):
