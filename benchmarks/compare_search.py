@@ -90,7 +90,7 @@ def measured(q: Array, x: Array, threads: int) -> Iterator[list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--markdown", action="store_true", help="print tables for docs/search.md")
+    parser.add_argument("--markdown", action="store_true", help="print tables for docs/embeddings.md")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
     name, x, q = embeddings()

@@ -444,6 +444,10 @@ def operator_errors(rows: Iterable[Any], *, most: int = 20, name: str = "", ax: 
     -----
     A bar spans from the error of the operator alone to what the best ranges of its tensors would reach. An operator
     without an error stands at the right end.
+
+    Examples
+    --------
+    >>> axes = operator_errors(qn.onnx.compare("model.onnx", "int8.onnx", data))  # doctest: +SKIP
     """
     owner = "operator_errors"
     if _check.integer(owner, "most", most) < 1:

@@ -63,6 +63,14 @@ def set_isa(name: str) -> None:
         name is no str.
     UnsupportedISAError
         The name is unknown, or this CPU does not have it.
+
+    Examples
+    --------
+    >>> before = isa()
+    >>> set_isa("scalar")
+    >>> isa()
+    'scalar'
+    >>> set_isa(before)
     """
     if not isinstance(name, str):
         raise TypeError(must("set_isa", "name", "a text", typed(name)))
@@ -74,6 +82,12 @@ def num_threads() -> int:
     """Return how many threads a large call may use here: inside a block of `threads` its n, else the process's count.
 
     By default QNUMPY_NUM_THREADS; else the CPUs that this process may run on, capped by the quota of its cgroup.
+
+    Examples
+    --------
+    >>> with threads(2):
+    ...     num_threads()
+    2
     """
     return _core.num_threads()
 
@@ -94,6 +108,14 @@ def set_num_threads(n: int) -> None:
         n is no integer.
     ValueError
         n is not from 1 to 256.
+
+    Examples
+    --------
+    >>> before = num_threads()
+    >>> set_num_threads(1)
+    >>> num_threads()
+    1
+    >>> set_num_threads(before)
     """
     _core.set_num_threads(_count("set_num_threads", n))
     _note("QNUMPY_NUM_THREADS", None)
@@ -147,6 +169,12 @@ def show_config() -> Config:
     -------
     dict
         "isa", "isas" (name -> whether this CPU has it), "num_threads", "kernels" (kernel -> name of the ISA row).
+
+    Examples
+    --------
+    >>> config = show_config()
+    >>> config["isa"] == isa(), config["isas"]["scalar"]
+    (True, True)
     """
     return {"isa": isa(), "isas": dict(_core.isas()), "num_threads": num_threads(), "kernels": _core.kernels()}
 

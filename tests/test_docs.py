@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,3 +69,26 @@ NARROW = [name for name, code in INTEGER_TYPES.items() if code.bits < 8]
 ], ids=["quantize_linear", "QParams", "pack", "unpack", "cast"])  # fmt: skip
 def test_docstrings_list_every_type(function, types):
     assert f" {alternatives(types)}." in " ".join(inspect.getdoc(function).split())
+
+
+PACKAGES = ("", "reports", "observers", "weights", "search", "qat", "plot", "testing", "dask", "onnx")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_reference_has_every_public_name_with_an_example(name):
+    """An entry of autosummary becomes a page; the example stands in the docstring, or in one of a method."""
+    module = load(f"qnumpy.{name}".strip("."))
+    reference = Path(__file__).parents[1] / "docs" / "reference" / f"{name or 'qnumpy'}.md"
+    listed = re.findall(r"^   ([\w.]+)$", reference.read_text(encoding="utf-8"), re.MULTILINE)
+    public = {
+        public
+        for public in module.__all__
+        if not inspect.ismodule(getattr(module, public)) and not (name == "observers" and public in qn.__all__)
+    }
+    assert len(listed) == len(set(listed))
+    assert {entry for entry in listed if "." not in entry} == public
+    for public_name in public:
+        value = getattr(module, public_name)
+        if inspect.isroutine(value) or inspect.isclass(value):
+            members = list(vars(value).values()) if inspect.isclass(value) else []
+            assert any(">>> " in (inspect.getdoc(part) or "") for part in (value, *members)), public_name

@@ -1,4 +1,5 @@
-"""Every snippet of README runs, in order and in one folder, and prints the output below it; links and files exist.
+"""Every snippet of README and of docs/overview.md runs, in order and in one folder, and prints the output below it;
+links and files exist.
 
 .ci/run runs the first two ``sh`` blocks from a fresh copy in a fresh environment; the test compares their text (plain
 ``pytest`` tests the installed package; ``python -m pytest`` would put the checkout before it). The ``text`` block after
@@ -19,7 +20,7 @@ import qnumpy as qn
 from qnumpy import cli
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+README, OVERVIEW = ROOT / "README.md", ROOT / "docs" / "overview.md"
 PAGES = sorted(path for folder in (".", "csrc", "docs") for path in (ROOT / folder).glob("*.md"))
 COMMANDS = [
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qnumpy demo",
@@ -27,9 +28,9 @@ COMMANDS = [
 ]
 
 
-def blocks():
-    """Yield (language, body) of every fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def blocks(page=README):
+    """Return (language, body) of every fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def lines(text):
@@ -40,15 +41,19 @@ def test_the_first_two_commands():
     assert [body.strip() for language, body in blocks() if language == "sh"][:2] == COMMANDS
 
 
-def test_every_snippet(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "expected_languages"), [
+    (README, {"python"}),
+    (OVERVIEW, {"python", "console"}),
+], ids=["README", "overview"])  # fmt: skip
+def test_every_snippet(page, expected_languages, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fences = blocks()
+    fences = blocks(page)
     names = {"__name__": "__main__"}
     languages = set()
     for (language, body), (following, expected) in zip(fences, [*fences[1:], ("", "")], strict=True):
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as printed:
-                exec(compile(body, str(README), "exec"), names)
+                exec(compile(body, str(page), "exec"), names)
             assert lines(printed.getvalue()) == lines(expected if following == "text" else ""), body
             languages.add(language)
         elif language == "console":
@@ -59,7 +64,25 @@ def test_every_snippet(tmp_path, monkeypatch):
                     assert cli.main(arguments) == 0, command
                 assert lines(printed.getvalue()) == lines(output), command
                 languages.add(language)
-    assert {"python", "console"} <= languages
+    assert languages == expected_languages
+
+
+def test_the_length():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_figures_of_accuracy_are_those_of_the_page_of_onnx():
+    """README's columns are the error, the worst cosine, the speed of 1 x 32 tokens and the size."""
+    section = README.read_text(encoding="utf-8").partition("## Accuracy")[2].partition("## ")[0]
+    measured = set()
+    for line in (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 7:
+            measured.add((cells[1], cells[2], cells[3], cells[6]))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    assert len(rows) > 2
+    for row in rows[2:]:
+        assert tuple(row[1:]) in measured, row[0]
 
 
 def public(path):
@@ -72,8 +95,8 @@ def public(path):
 
 
 def test_the_feature_table_names_what_exists():
-    """Every `qn.name` and `qn.module.name` in README is public, and README has every public name of qn."""
-    text = README.read_text(encoding="utf-8")
+    """Every `qn.name` and `qn.module.name` in the overview is public, and it has every public name of qn."""
+    text = OVERVIEW.read_text(encoding="utf-8")
     modules = "|".join(name for name, value in vars(qn).items() if inspect.ismodule(value) and name[0] != "_")
     for path in set(re.findall(rf"\bqn\.((?:(?:{modules})\.)?\w+)", text)):
         assert public(path), path

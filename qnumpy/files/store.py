@@ -718,6 +718,14 @@ def load(path: Path, names: str | Iterable[str] | None = None) -> dict[str, Valu
         names is no text and no iterable of texts.
     ValueError
         The file has no array of a name.
+
+    Examples
+    --------
+    >>> import tempfile, qnumpy as qn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     qn.save(f"{folder}/a.npz", {"a": np.zeros(3, np.float32), "b": np.ones(2, np.float32)})
+    ...     print(load(f"{folder}/a.npz", "b"))
+    {'b': array([1., 1.], dtype=float32)}
     """
     if _holds_qparams(_text("load", path), "load"):
         qparams = load_qparams(path)

@@ -57,6 +57,14 @@ class Observer:
         granularity is no granularity.
     ValueError
         granularity is PerRow: batches have any number of rows, so no parameter belongs to one.
+
+    Examples
+    --------
+    >>> import qnumpy as qn
+    >>> observer = qn.MinMaxObserver(dtype="int8")
+    >>> _ = observer.observe(np.array([-1.0, 12.7], np.float32))
+    >>> observer.qparams()
+    QParams(int8, per tensor, scale=0.1, zero_point=0)
     """
 
     mergeable: ClassVar[bool] = True
@@ -518,7 +526,13 @@ class Rangeless:
 
 
 def observers_by_method() -> dict[str, type[Observer]]:
-    """Return the class of observers for each method, from every class that defines `methods`."""
+    """Return the class of observers for each method, from every class that defines `methods`.
+
+    Examples
+    --------
+    >>> sorted(observers_by_method())
+    ['entropy', 'minmax', 'mse', 'percentile']
+    """
     types = [cls for cls in Observer._kinds.values() if "methods" in vars(cls)]  # not those that inherit them
     return {method: cls for cls in sorted(types, key=lambda cls: len(cls.methods)) for method in cls.methods}
 
@@ -538,6 +552,11 @@ def observer_for(method: str, percentile: float = 99.99, **config: Any) -> Obser
     Returns
     -------
     Observer
+
+    Examples
+    --------
+    >>> type(observer_for("mse", dtype="int4")).__name__
+    'HistogramObserver'
     """
     return observers_by_method()[method]._by_method(method, percentile, **config)
 

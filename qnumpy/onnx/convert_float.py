@@ -117,6 +117,20 @@ def convert_float(
     Resize, stay as they are. Bodies of If, Loop and Scan compute in the type inside; what enters and leaves them stays
     float32. An operator that onnxruntime does not run in the type on this machine stays float32: its CPU kernels have
     almost no bfloat16, so that there only constants get smaller.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onnx import numpy_helper, parser
+    >>> from qnumpy.onnx import convert_float
+    >>> model = parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["" : 17]> g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }
+    ... ''')
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend([numpy_helper.from_array(w, "w")])
+    >>> narrow = convert_float(model, weights_only=True)
+    >>> model.ByteSize() // 1000, narrow.ByteSize() // 1000
+    (16, 8)
     """
     target = float_type(dtype) if isinstance(dtype, str) else None
     if target is None or target.name not in ("float16", "bfloat16"):

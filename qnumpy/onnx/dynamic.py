@@ -163,6 +163,20 @@ def quantize_dynamic(
         model is no model.
     ValueError
         A pattern of include or exclude matches nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onnx import numpy_helper, parser
+    >>> from qnumpy.onnx import quantize_dynamic
+    >>> model = parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["" : 17]> g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }
+    ... ''')
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend([numpy_helper.from_array(w, "w")])
+    >>> quantized = quantize_dynamic(model, include=["MatMul"])
+    >>> sorted({node.op_type for node in quantized.graph.node} & {"MatMul", "MatMulInteger"})
+    ['MatMulInteger']
     """
     owner = "quantize_dynamic"
     _args.choice(owner, "target", target, _TARGETS)

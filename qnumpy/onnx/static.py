@@ -81,6 +81,21 @@ def calibrate(
         A batch does not fit the model's inputs; resume is of another model.
     CalibrationError
         data is empty, or the model has nothing to quantize.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onnx import numpy_helper, parser
+    >>> from qnumpy.onnx import calibrate
+    >>> model = parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["" : 17]> g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }
+    ... ''')
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend([numpy_helper.from_array(w, "w")])
+    >>> batches = [{"x": np.random.default_rng(k).normal(size=(32, 64)).astype(np.float32)} for k in range(4)]
+    >>> calibration = calibrate(model, batches, progress=False)
+    >>> "x" in calibration
+    True
     """
     owner = "calibrate"
     _args.choice(owner, "observer", observer, _TECHNIQUES)
@@ -192,6 +207,21 @@ def quantize_static(
         A batch does not fit the model's inputs.
     CalibrationError
         data is empty; calibration is of another model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onnx import numpy_helper, parser
+    >>> from qnumpy.onnx import quantize_static
+    >>> model = parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["" : 17]> g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }
+    ... ''')
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend([numpy_helper.from_array(w, "w")])
+    >>> batches = [{"x": np.random.default_rng(k).normal(size=(32, 64)).astype(np.float32)} for k in range(4)]
+    >>> quantized = quantize_static(model, batches, include=["MatMul"], form="integer", progress=False)
+    >>> quantized.ByteSize() < model.ByteSize() / 2
+    True
     """
     owner = "quantize_static"
     _args.choice(owner, "observer", observer, _TECHNIQUES)

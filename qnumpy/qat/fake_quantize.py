@@ -21,6 +21,12 @@ class Saved(NamedTuple):
     ----------
     inside : Inside
         Which codes do not saturate; ``inside.to_bool()`` is an array of bool.
+
+    Examples
+    --------
+    >>> _, saved = fake_quantize(np.array([0.5, 99.0], np.float32), qn.QParams(0.1, 0))
+    >>> saved.inside.to_bool()
+    array([ True, False])
     """
 
     inside: Inside

@@ -125,6 +125,11 @@ class Bits:
     ----------
     x : ndarray
         The numbers, a copy.
+
+    Examples
+    --------
+    >>> bits(np.float16(-6.5)).x
+    array(-6.5, dtype=float16)
     """
 
     __slots__ = ("_fields", "_layout", "x")

@@ -114,6 +114,12 @@ class FloatReport:
         Over the numbers that neither overflow nor become zero; 0 without any.
     largest, smallest : float
         Magnitudes in x, of finite nonzero numbers; 0 without any.
+
+    Examples
+    --------
+    >>> report = float_report(np.array([0.1, 1e-12, 70000.0], np.float32), "float16")
+    >>> report.overflow, report.underflow, report.nonzero
+    (1, 1, 3)
     """
 
     name: str | None

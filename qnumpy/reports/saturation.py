@@ -30,6 +30,12 @@ class Saturation:
         Columns of b in which no pair can saturate, whatever a holds.
     depth : int
         K, the length of the sums.
+
+    Examples
+    --------
+    >>> found = simulate_saturation(np.array([[255, 255]], np.uint8), np.array([[127], [127]], np.int8))
+    >>> found.safe, found.depth
+    (array([False]), 2)
     """
 
     product: Int32Array

@@ -51,7 +51,13 @@ def cast(
 
 
 class FloatError(NamedTuple):
-    """The figures of qnumpy.ops.float_error.FloatError."""
+    """The figures of qnumpy.ops.float_error.FloatError.
+
+    Examples
+    --------
+    >>> float_error(np.array([0.1, 70000.0]), FLOAT_TYPES["float64"], FLOAT_TYPES["float16"]).kept
+    1
+    """
 
     nan: int
     infinite: int

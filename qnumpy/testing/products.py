@@ -182,7 +182,13 @@ def conv2d_integer(
 
 
 class SaturatedProduct(NamedTuple):
-    """The arrays of qnumpy.ops.saturation.SaturatedProduct."""
+    """The arrays of qnumpy.ops.saturation.SaturatedProduct.
+
+    Examples
+    --------
+    >>> saturated_matmul(np.array([[255, 255]], np.uint8), np.array([[127], [127]], np.int8)).product
+    array([[32767]], dtype=int32)
+    """
 
     product: Array  # int32 (M, N)
     error: Array  # int64 (M, N)

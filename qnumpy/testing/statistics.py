@@ -14,7 +14,13 @@ __all__ = ["Histogram", "entropy_bin", "histogram"]
 
 
 class Histogram(NamedTuple):
-    """The arrays of qnumpy.ops.histogram.Histogram."""
+    """The arrays of qnumpy.ops.histogram.Histogram.
+
+    Examples
+    --------
+    >>> Histogram(np.array([0, 1]), np.array([7], np.uint16), np.array([3])).counts
+    array([3])
+    """
 
     offsets: Array  # int64 (parameters + 1,)
     keys: Array  # uint16 (bins,)
