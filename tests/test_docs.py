@@ -12,7 +12,7 @@ import qnumpy as qn
 from qnumpy._check import alternatives
 from qnumpy.dtypes import CODE_TYPES, FLOAT_TYPES, INTEGER_TYPES
 
-OPTIONAL = {"onnx", "onnxruntime", "torch", "dask", "matplotlib"}
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torch", "torchao", "dask", "matplotlib"}
 
 
 def modules():
@@ -31,7 +31,9 @@ def load(name):
         raise
 
 
-@pytest.mark.parametrize("name", list(modules()))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.peers] * ("torch" in name)) for name in modules()]
+)
 def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write a file
     module = load(name)

@@ -1,1 +1,1 @@
-"""Benchmarks of ONNX models."""
+"""Benchmarks of models of PyTorch."""

@@ -123,7 +123,19 @@ def speed_ups(
 
 
 def bytes_of(model: nn.Module) -> int:
-    return sum(x.nbytes for x in model.state_dict().values() if isinstance(x, torch.Tensor))
+    return sum(x.nbytes for value in model.state_dict().values() for x in plain_tensors(value))
+
+
+def plain_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of an entry: torch.ao has tuples of weight and bias, torchao tensors made of others."""
+    if isinstance(value, tuple):
+        for each in value:
+            yield from plain_tensors(each)
+    elif isinstance(value, torch.Tensor) and hasattr(value, "__tensor_flatten__"):
+        for name in value.__tensor_flatten__()[0]:
+            yield from plain_tensors(getattr(value, name))
+    elif isinstance(value, torch.Tensor):
+        yield value
 
 
 def rows(judge: Judge, names: list[str], seconds: float) -> Iterator[list[str]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .onnx import to_onnx as to_onnx
     from .prepare import prepare as prepare
     from .qat import prepare_qat as prepare_qat
+    from .recurrent import GRU as GRU
     from .recurrent import LSTM as LSTM
     from .report import report as report
     from .torchao import Int8Dynamic as Int8Dynamic
@@ -39,6 +40,7 @@ _HOMES = {
     "Conv2d": "conv",
     "Embedding": "embedding",
     "GELU": "activations",
+    "GRU": "recurrent",
     "Int8Dynamic": "torchao",
     "IntxWeightOnly": "torchao",
     "LSTM": "recurrent",
@@ -59,6 +61,7 @@ _HOMES = {
 
 __all__ = [
     "GELU",
+    "GRU",
     "LSTM",
     "Config",
     "Conv1d",

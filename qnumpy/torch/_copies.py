@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 __all__ = ["disable_fast_paths", "move_hooks", "own_parameters", "replace_modules", "sharing_copy"]
@@ -20,12 +20,23 @@ def sharing_copy(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     for module in model.modules():
+        for value in vars(module).values():  # what hooks compute has a history, and deepcopy refuses it
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
         if parametrize.is_parametrized(module):
-            plain = copy.deepcopy(module)
-            for name in list(plain.parametrizations):  # type: ignore[call-overload]
-                parametrize.remove_parametrizations(plain, name)
-            memo[id(module)] = plain
+            memo[id(module)] = copy.deepcopy(_plain(module), memo)
     return copy.deepcopy(model, memo).eval()
+
+
+def _plain(module: Any) -> nn.Module:
+    """Return a module of the class before its parametrization, with the values that parametrizations compute."""
+    cls: Any = type(module).__bases__[0]
+    plain: nn.Module = cls.__new__(cls)
+    plain.__dict__ = {name: dict(own) if type(own) is dict else own for name, own in module.__dict__.items()}
+    for name, parametrization in plain._modules.pop("parametrizations").items():  # type: ignore[union-attr, operator]
+        value = copy.deepcopy(parametrization).eval()()  # in training it might write, as spectral_norm does
+        plain._parameters[name] = nn.Parameter(value.detach())
+    return plain
 
 
 def replace_modules(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:

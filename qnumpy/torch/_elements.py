@@ -197,7 +197,7 @@ def _fake_quantize_inside(x: Tensor, scale: Tensor, zero_point: Tensor | None, *
 
 
 def _fake_quantize_inside_fake(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return empty(x, options[-1]), torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
+    return empty(x, options[-1]), x.new_empty((x.numel() + 7) // 8, dtype=torch.uint8)
 
 
 def _keep_inside(g: Tensor, bits: Tensor, order: list[int]) -> Tensor:
@@ -221,10 +221,10 @@ _inside_op = define(
 
 class _Keeping(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, g: Tensor, bits: Tensor, order: list[int]) -> Tensor:
-        ctx.order = order
+    def forward(ctx: Any, g: Tensor, bits: Tensor, options: tuple[list[int]]) -> Tensor:
+        (ctx.order,) = options
         ctx.save_for_backward(bits)
-        return keep_inside(g, bits, order)  # type: ignore[no-any-return]
+        return keep_inside(g, bits, ctx.order)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -238,19 +238,19 @@ keep_inside = define(
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> Tensor:
-        ctx.clipped = options[-1]
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, options: tuple[Any, ...]) -> Tensor:
+        *scheme, ctx.clipped = options
         if not ctx.clipped:
-            return _fake_quantize_op(x, scale, zero_point, *options)  # type: ignore[no-any-return]
+            return _fake_quantize_op(x, scale, zero_point, *options)
         ctx.order = memory_order(x)
-        y, bits = _inside_op(x, scale, zero_point, *options[:-1], ctx.order)
+        y, bits = _inside_op(x, scale, zero_point, *scheme, ctx.order)
         ctx.save_for_backward(bits)
-        return y  # type: ignore[no-any-return]
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         dx = keep_inside(g, *ctx.saved_tensors, ctx.order) if ctx.clipped else g
-        return (dx, *[None] * 8)
+        return dx, None, None, None
 
 
 _fake_quantize_op = define(
@@ -302,16 +302,16 @@ _lsq_backward_op = define(
 
 class _Learned(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, *options: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, options: tuple[Any, ...]) -> Tensor:
         ctx.options = options
         ctx.save_for_backward(x, scale, zero_point)
-        return _lsq_op(x, scale, zero_point, *options)  # type: ignore[no-any-return]
+        return _lsq_op(x, scale, zero_point, *options)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         zero_point = ctx.saved_tensors[2]
         dx, dscale, dzero = _lsq_backward_op(g, *ctx.saved_tensors, *ctx.options)
-        return (dx, dscale, None if zero_point is None else dzero, *[None] * 6)
+        return dx, dscale, None if zero_point is None else dzero, None
 
 
 _lsq_op = define(

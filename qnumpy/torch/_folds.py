@@ -7,7 +7,7 @@ what lies between two modules. A module that is called more than once, has hooks
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -236,16 +236,19 @@ def _traced_parts(model: nn.Module, leaves: Mapping[int, str]) -> _Trace:
 
 def _exported(model: nn.Module, leaves: Mapping[int, str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Trace:
     """Trace a model by torch.export, and join the operators of each call of a module that can fold."""
-    program = torch.export.export(model.eval(), tuple(args), dict(kwargs), strict=False)
+    program = torch.export.export(_Tensors(model), tuple(args), dict(kwargs), strict=False)
     signature = program.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    owners = {name: target.rpartition(".")[0] for name, target in tensors.items()}
+    owners = {name: _inside(target).rpartition(".")[0] for name, target in tensors.items()}
     calls: dict[fx.Node, _Call] = {}
     joined: dict[str, _Call] = {}
     order: list[_Call] = []
     touched: set[str] = set()
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in owners:
+        if (node.op == "placeholder" and node.name in owners) or str(node.target).startswith("aten._assert"):
+            continue
+        if _changes_nothing(node):  # its result is the tensor that it got
+            calls[node] = calls[node.all_input_nodes[0]]
             continue
         place = _leaf_of(model, leaves, node)
         if place is None:
@@ -263,10 +266,53 @@ def _exported(model: nn.Module, leaves: Mapping[int, str], args: Sequence[Any], 
     return _Trace(order, touched)
 
 
+def _changes_nothing(node: fx.Node) -> bool:
+    """Return whether a node of torch.export casts a value of the model to its own type, or renames it."""
+    if not str(node.target).startswith(("aten.to.", "aten.alias.", "aten.detach.")):
+        return False
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    is_input = node.all_input_nodes[0].op == "placeholder"
+    return not is_input and before.dtype == after.dtype and before.device == after.device
+
+
+class _Tensors(nn.Module):
+    """A model that returns all tensors of its result, whatever objects hold them: torch.export knows few classes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        return list(_tensors_in(self.model(*args, **kwargs), set()))
+
+
+def _inside(path: str) -> str:
+    """Return the name that a module or a parameter of `_Tensors` has in its model."""
+    return "" if path == "model" else path.removeprefix("model.")
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in seen or isinstance(value, str | bytes | nn.Module | type):
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        parts: Iterable[Any] = value.values()
+    elif isinstance(value, list | tuple | set):
+        parts = value
+    else:
+        parts = vars(value).values() if hasattr(value, "__dict__") else ()
+    for part in parts:
+        yield from _tensors_in(part, seen)
+
+
 def _leaf_of(model: nn.Module, leaves: Mapping[int, str], node: fx.Node) -> tuple[str, str] | None:
     """Return the key of the call and the name of the outermost module that can fold and ran an operator."""
     for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
-        path = path.partition("@")[0]  # of another call of the module
+        path = _inside(path).partition("@")[0]  # of another call of the module
         if path and id(model.get_submodule(path)) in leaves:
             return key, path
     return None

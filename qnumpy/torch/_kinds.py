@@ -191,7 +191,7 @@ def _reason(layer: Layer) -> str:
 
 
 def _parametrized(module: nn.Module) -> list[str]:
-    return list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[call-overload]
+    return list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
 
 
 def _fault(p: Tensor) -> str:

@@ -93,7 +93,9 @@ class Layer:
 
     def product_options(self) -> dict[str, Any]:
         """Return the options of `modules.Linear` and of the other products."""
-        options = {"x_qparams": self.x_qparams} if self.x_qparams is not None else self.config.options_of_x()
+        options: dict[str, Any] = (
+            {"x_qparams": self.x_qparams} if self.x_qparams is not None else self.config.options_of_x()
+        )
         if self.rotation is not None:
             options["hadamard"] = self.rotation
         return options if self.clip == (None, None) else {**options, "clip": self.clip}

@@ -43,23 +43,29 @@ def define(
     backward, setup_context : callable, optional
         As ``torch.library.register_autograd`` takes them; without them a gradient is refused.
     function : class, optional
-        Of torch.autograd, in the place of `backward`: its calls take half as long. Its `forward` calls operators.
+        Of torch.autograd, in the place of `backward`: its calls take half as long. Its `forward` takes the tensors at
+        the head of the schema, and the other arguments as one tuple; it calls operators.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     kernel = _on_threads_of_torch(cpu)
     _LIBRARY.impl(name, kernel, "CPU")
     torch.library.register_fake(f"qnumpy::{name}", fake, lib=_LIBRARY)
-    if backward is not None:
-        torch.library.register_autograd(
-            f"qnumpy::{name}", backward, setup_context=setup_context, lib=_LIBRARY
-        )  # fmt: skip
     overload = getattr(torch.ops.qnumpy, name).default
-    if function is None and backward is None:
-        function = _refusal(name, overload)
-    if function is not None:
-        _LIBRARY.impl(name, _differentiated(overload, function), "Autograd")
-    return _short(overload, kernel, overload if function is None else function.apply)
+    if backward is not None:
+        torch.library.register_autograd(f"qnumpy::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
+        return _short(overload, kernel, overload)
+    differentiated = _applied(_refusal(name, overload) if function is None else function, schema)
+    _LIBRARY.impl(name, _differentiated(overload, differentiated), "Autograd")
+    return _short(overload, kernel, differentiated)
+
+
+def _applied(function: type[torch.autograd.Function], schema: str) -> Callable[..., Any]:
+    """Return the call of a function with the arguments of an operator."""
+    apply, types = function.apply, schema[schema.index("(") + 1 : schema.rindex("->")].split(",")
+    others = [n for n, text in enumerate(types) if not text.strip().startswith(("Tensor ", "Tensor? ", "Tensor("))]
+    tensors = min(others, default=len(types))
+    return lambda *args: apply(*args[:tensors], args[tensors:])
 
 
 def _refusal(name: str, overload: Any) -> type[torch.autograd.Function]:
@@ -69,7 +75,7 @@ def _refusal(name: str, overload: Any) -> type[torch.autograd.Function]:
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
-                return overload(*args)
+                return overload(*args[:-1], *args[-1])
 
         @staticmethod
         def backward(ctx: Any, *g: Any) -> Any:
@@ -78,28 +84,31 @@ def _refusal(name: str, overload: Any) -> type[torch.autograd.Function]:
     return Refusal
 
 
-def _needs_gradient(args: tuple[Any, ...]) -> bool:
-    if torch.is_grad_enabled():
-        for x in args:  # any() of a generator takes three times as long
-            if isinstance(x, Tensor) and x.requires_grad:
-                return True
+def _needs_gradient(x: Tensor, args: tuple[Any, ...]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    if x.requires_grad:
+        return True
+    for other in args:  # noqa: SIM110 - any() of a generator takes three times as long
+        if isinstance(other, Tensor) and other.requires_grad:
+            return True
     return False
 
 
-def _differentiated(overload: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def _differentiated(overload: Any, differentiated: Callable[..., Any]) -> Callable[..., Any]:
     """Return the kernel of an operator for the key Autograd."""
 
-    def call(*args: Any) -> Any:
-        if _needs_gradient(args):
-            return function.apply(*args)  # type: ignore[no-untyped-call]
+    def call(x: Tensor, *args: Any) -> Any:
+        if _needs_gradient(x, args):
+            return differentiated(x, *args)
         with torch._C._AutoDispatchBelowAutograd():
-            return overload(*args)
+            return overload(x, *args)
 
     return call
 
 
 def _short(overload: Any, kernel: Callable[..., Any], differentiated: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an operator as a function that goes around the dispatcher where nothing traces or transforms calls.
+    """Return an operator as a function that goes around the dispatcher where nothing records calls.
 
     The dispatcher takes as long as quantizing 10,000 elements.
     """
@@ -107,7 +116,7 @@ def _short(overload: Any, kernel: Callable[..., Any], differentiated: Callable[.
     def call(x: Tensor, *args: Any) -> Any:
         if not is_plain(x):
             return overload(x, *args)
-        return (differentiated if _needs_gradient((x, *args)) else kernel)(x, *args)
+        return (differentiated if _needs_gradient(x, args) else kernel)(x, *args)
 
     return call
 
@@ -116,7 +125,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_plain(x: Tensor) -> bool:
-    """Return whether a kernel may read a tensor at once: it is on the CPU, and nothing traces or transforms calls."""
+    """Return whether a kernel may read a tensor at once: it is on the CPU, and nothing records calls."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in _PLAIN
@@ -124,6 +133,7 @@ def is_plain(x: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None
+        and not torch._C._autograd._profiler_enabled()
     )
 
 

@@ -1,4 +1,4 @@
-"""Modules that fake-quantize a tensor in training: by the range that they observe, by learned scales, by its own range."""
+"""Quantizers of tensors in training: by the range that they observe, by learned scales, by their own range."""
 
 import json
 from functools import lru_cache
@@ -24,9 +24,8 @@ __all__ = ["FakeQuantize", "LearnedScale", "OwnRange", "Quantizer", "Resumable"]
 
 # ---- operators that choose parameters, and fake-quantize by them ----
 
-# They take the input and the weight of a layer at once: at small sizes an operator costs more than its arithmetic. For
-# each x there is a scheme, ``Scheme`` as JSON, and the order of its axes in memory, "" for C order; the results are y and
-# a bit for each element, whether it is inside the range, of each x.
+# A scheme is ``Scheme`` as JSON; `order` are the axes of x in memory, "" for C order. The results are y, and a bit for
+# each element: it is inside the range.
 
 
 class Scheme(NamedTuple):
@@ -39,38 +38,30 @@ class Scheme(NamedTuple):
     weight: float  # of the average
 
 
-def _observed(xs: list[Tensor], held: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
-    """Average the range of each x into its low and high, and fake-quantize it by the parameters of the average."""
-    arrays = iter([array_of(v) for v in held])
-    groups = zip(arrays, arrays, arrays, arrays, strict=True)  # low, high, scale and zero_point of each
-    results: list[Tensor] = []
-    for x, state, scheme, order in zip(xs, groups, schemes, orders, strict=True):
-        results += _by(x, state, scheme, order)
-    return results
+def _observed(x: Tensor, held: list[Tensor], scheme: str, order: str) -> tuple[Tensor, Tensor]:
+    """Average the range of x into low and high, and fake-quantize it by scale and zero_point of the average."""
+    return _by(x, [v.numpy() for v in held], scheme, order)
 
 
-def _own(xs: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
-    """Fake-quantize each x by its range."""
-    results: list[Tensor] = []
-    for x, scheme, order in zip(xs, schemes, orders, strict=True):
-        results += _by(x, None, scheme, order)
-    return results
+def _own(x: Tensor, scheme: str, order: str) -> tuple[Tensor, Tensor]:
+    """Fake-quantize x by its range."""
+    return _by(x, None, scheme, order)
 
 
-def _by(x: Tensor, held: tuple[Array, ...] | None, scheme: str, order: str) -> tuple[Tensor, Tensor]:
+def _by(x: Tensor, held: list[Array] | None, scheme: str, order: str) -> tuple[Tensor, Tensor]:
     x, axes = _in_order(x, order)
     source = array_of(x)
-    owner, number, shape, grid, symmetric, qmin, qmax, weight = _parameters(scheme, source.shape, order, x.dtype)
+    number, shape, grid, symmetric, qmin, qmax, weight = _parameters(scheme, source.shape, order, x.dtype)
     low, high, scale, zero_point = _unseen(shape) if held is None else held
     y, bits = results = empty(x, axes), torch.empty((source.size + 7) // 8, dtype=torch.uint8)
     out = array_of(y)
     if order:
         source, out = source.transpose(axes), out.transpose(axes)
     if source.size:
-        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, low, high, scale, zero_point)
-    _core.fake_quantize_inside(
+        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, low, high, scale, zero_point)  # type: ignore[call-arg]
+    _core.fake_quantize_inside(  # type: ignore[call-arg]
         source, number, scale, zero_point, out, number, array_of(bits), *grid, qmin, qmax, 0
-    )  # fmt: skip
+    )
     return results
 
 
@@ -94,60 +85,63 @@ def _parameters(text: str, shape: tuple[int, ...], order: str, dtype: torch.dtyp
     granularity = Granularity.from_dict(scheme.granularity)
     _, float_type = _args.real(scheme.owner, "x", array_of(torch.empty(0, dtype=dtype)), TYPES)
     layout = _args.layout_of(scheme.owner, granularity, shape)
-    moved = granularity.permuted(_axes(order), shape) if order else granularity
+    moved = granularity.permuted(tuple(_axes(order)), shape) if order else granularity
     grid = moved.grid(tuple(shape[d] for d in _axes(order)) if order else shape)
     ends = code_ends(INTEGER_TYPES[scheme.dtype], scheme.symmetric)
-    return scheme.owner, float_type.core, layout.shape, grid, scheme.symmetric, *ends, scheme.weight
+    return float_type.core, layout.shape, grid, scheme.symmetric, *ends, scheme.weight
 
 
-def _unseen(shape: tuple[int, ...]) -> tuple[Array, ...]:
-    return np.full(shape, np.inf), np.full(shape, -np.inf), np.ones(shape, np.float32), np.zeros(shape, np.int32)
+def _unseen(shape: tuple[int, ...]) -> list[Array]:
+    return [np.full(shape, np.inf), np.full(shape, -np.inf), np.ones(shape, np.float32), np.zeros(shape, np.int32)]
 
 
-def _observed_fake(xs: list[Tensor], held: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
-    return _own_fake(xs, schemes, orders)
+def _observed_fake(x: Tensor, held: list[Tensor], scheme: str, order: str) -> tuple[Tensor, Tensor]:
+    return _own_fake(x, scheme, order)
 
 
-def _own_fake(xs: list[Tensor], schemes: list[str], orders: list[str]) -> list[Tensor]:
-    results = []
-    for x, order in zip(xs, orders, strict=True):
-        results += [
-            empty(x, _axes(order)),
-            torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device),
-        ]
-    return results
+def _own_fake(x: Tensor, scheme: str, order: str) -> tuple[Tensor, Tensor]:
+    return empty(x, _axes(order)), torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
 
 
 _observed_op = define(
-    "observed_fake_quantize(Tensor[] x, Tensor(a!)[] held, str[] schemes, str[] orders) -> Tensor[]",
+    "observed_fake_quantize(Tensor x, Tensor(a!)[] held, str scheme, str order) -> (Tensor, Tensor)",
     _observed,
     _observed_fake,
 )
-_own_op = define("own_fake_quantize(Tensor[] x, str[] schemes, str[] orders) -> Tensor[]", _own, _own_fake)
+_own_op = define("own_fake_quantize(Tensor x, str scheme, str order) -> (Tensor, Tensor)", _own, _own_fake)
 
 
 class _StraightThrough(torch.autograd.Function):
-    """One of both operators, with the gradient of fake_quantize."""
+    """The operators with the gradient of fake_quantize, for the input and the weight of a layer at once.
+
+    At small sizes a node of the graph costs more than its arithmetic.
+    """
 
     @staticmethod
-    def forward(ctx: Any, operator: Any, held: list[Tensor] | None, schemes: list[str], *xs: Tensor) -> Any:
-        orders = ["" if x.is_contiguous() else "".join(map(str, memory_order(x))) for x in xs]
-        results = operator(xs, schemes, orders) if held is None else operator(xs, held, schemes, orders)
-        ctx.orders = orders
-        ctx.save_for_backward(*results[1::2])
-        return results[0] if len(xs) == 1 else tuple(results[::2])
+    def forward(ctx: Any, held: list[list[Tensor]] | None, schemes: list[str], *xs: Tensor) -> Any:
+        ctx.axes, ys, bits = [], [], []
+        for i, x in enumerate(xs):
+            if held is not None and held[i][0].ndim > 1:
+                x = x.contiguous()  # as the parameters of its groups lie
+            axes = memory_order(x)
+            ctx.axes.append(axes)
+            order = "".join([str(axis) for axis in axes])
+            y, inside = _own_op(x, schemes[i], order) if held is None else _observed_op(x, held[i], schemes[i], order)
+            ys.append(y)
+            bits.append(inside)
+        ctx.save_for_backward(*bits)
+        return ys[0] if len(xs) == 1 else tuple(ys)
 
     @staticmethod
     def backward(ctx: Any, *gs: Tensor) -> Any:
-        needed = ctx.needs_input_grad[3:]
-        parts = zip(gs, ctx.saved_tensors, ctx.orders, needed, strict=True)
-        return None, None, None, *(keep_inside(g, bits, _axes(o)) if need else None for g, bits, o, need in parts)
+        needed = ctx.needs_input_grad[2:]
+        parts = zip(gs, ctx.saved_tensors, ctx.axes, needed, strict=True)
+        return None, None, *[keep_inside(g, bits, axes) if need else None for g, bits, axes, need in parts]
 
 
-def straight_through(schemes: list[str], xs: tuple[Tensor, ...], held: list[Tensor] | None = None) -> Any:
+def straight_through(schemes: list[str], xs: tuple[Tensor, ...], held: list[list[Tensor]] | None = None) -> Any:
     """Return the fake-quantized tensors, by the ranges that are held, or by their own."""
-    operator = _own_op if held is None else _observed_op
-    return _StraightThrough.apply(operator, held, schemes, *xs)  # type: ignore[no-untyped-call]
+    return _StraightThrough.apply(held, schemes, *xs)  # type: ignore[no-untyped-call]
 
 
 # ---- modules ----
@@ -195,6 +189,7 @@ class Quantizer(Resumable):
     """
 
     _resumed = ("dtype_name", "frozen", "seen", "calls")
+    _weight = 1.0  # of a new range in the average
 
     def __init__(self, dtype: DType, granularity: Granularity | None, symmetric: Symmetric, delay: int) -> None:
         super().__init__()
@@ -208,8 +203,28 @@ class Quantizer(Resumable):
 
     @property
     def dtype(self) -> str:
-        """The name of the code type; a Schedule sets another one."""
+        """The name of the code type; another one keeps the range."""
         return self.dtype_name
+
+    @dtype.setter
+    def dtype(self, value: DType) -> None:
+        old, new = self.code, _args.code(type(self).__name__, value, INTEGER_TYPES)
+        self.dtype_name = new.name
+        self._set_scheme()
+        self._keep_range(old, new)
+
+    def _keep_range(self, old: CodeType, new: CodeType) -> None:
+        """Change the parameters to those of another type."""
+
+    def _set_scheme(self) -> None:
+        """Write the scheme for the operators."""
+        granularity = self.granularity.to_dict()
+        scheme = Scheme(type(self).__name__, self.dtype_name, self.symmetric is True, granularity, self._weight)
+        self.scheme = json.dumps(scheme)
+
+    def set_extra_state(self, state: Any) -> None:
+        super().set_extra_state(state)
+        self._set_scheme()
 
     @property
     def code(self) -> CodeType:
@@ -218,6 +233,10 @@ class Quantizer(Resumable):
     def freeze(self) -> None:
         """Keep the parameters as they are."""
         self.frozen = True
+
+    def qparams(self) -> QParams:
+        """Return the parameters as they are now."""
+        raise NotImplementedError
 
     def _waits(self) -> bool:
         """Count a call in training; return whether the delay lasts."""
@@ -280,33 +299,26 @@ class FakeQuantize(Quantizer):
         delay: int = 0,
     ) -> None:
         super().__init__(dtype, granularity, symmetric, delay)
-        self.averaging_constant, self.always = averaging_constant, always
+        self.averaging_constant = self._weight = averaging_constant
+        self.always = always
         self.register_buffer("low", torch.full(shape, np.inf, dtype=torch.float64))
         self.register_buffer("high", torch.full(shape, -np.inf, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(shape, dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32))
         self._set_scheme()
 
-    @property
-    def dtype(self) -> str:
-        """The name of the code type; a new one takes the range that was observed."""
-        return self.dtype_name
-
-    @dtype.setter
-    def dtype(self, value: DType) -> None:
-        self.dtype_name = _args.code("FakeQuantize", value, INTEGER_TYPES).name
-        self._set_scheme()
+    def _keep_range(self, old: CodeType, new: CodeType) -> None:
         if self.seen:
             low, high = np.minimum(array_of(self.low), 0.0), np.maximum(array_of(self.high), 0.0)
-            ends = code_ends(self.code, self.symmetric)
+            ends = code_ends(new, self.symmetric)
             scale, zero_point = grid_of_range(low, high, *ends, self.symmetric is True, "FakeQuantize")
             array_of(self.scale)[...], array_of(self.zero_point)[...] = scale, zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         if self.joins(x):
-            return straight_through([self.scheme], (x,), self.held())  # type: ignore[no-any-return]
+            return straight_through([self.scheme], (x,), [self.held()])  # type: ignore[no-any-return]
         if self._observes(x):
-            straight_through([self.scheme], (x.detach(),), self.held())
+            straight_through([self.scheme], (x.detach(),), [self.held()])
         if self._waits():
             return x
         if not self.seen and x.numel():
@@ -329,9 +341,6 @@ class FakeQuantize(Quantizer):
         """Return low, high, scale and zero_point."""
         held: Any = self._buffers  # faster than the attributes of a module
         return [held["low"], held["high"], held["scale"], held["zero_point"]]
-
-    def _set_scheme(self) -> None:
-        self.scheme = scheme_of(self, self.averaging_constant)
 
     def qparams(self) -> QParams:
         """Return the parameters as they are now."""
@@ -379,17 +388,9 @@ class LearnedScale(Quantizer):
         self.scale = nn.Parameter(torch.ones(shape))
         self.zero_point = nn.Parameter(torch.zeros(shape)) if symmetric is False else None
 
-    @property
-    def dtype(self) -> str:
-        """The name of the code type; a new one keeps the range that the scale was right for."""
-        return self.dtype_name
-
-    @dtype.setter
-    def dtype(self, value: DType) -> None:
-        old, new = self.code, _args.code("LearnedScale", value, INTEGER_TYPES)
-        self.dtype_name = new.name
+    def _keep_range(self, old: CodeType, new: CodeType) -> None:
         with torch.no_grad():
-            self.scale *= float(np.sqrt(old.qmax / new.qmax))
+            self.scale.mul_(float(np.sqrt(old.qmax / new.qmax)))
             if self.zero_point is not None:
                 steps = (new.qmax - new.qmin) / (old.qmax - old.qmin)
                 self.zero_point.copy_(new.qmin + (self.zero_point - old.qmin) * steps)
@@ -464,14 +465,9 @@ class OwnRange(Quantizer):
         self, dtype: DType = "uint8", granularity: Granularity | None = None, *, symmetric: bool = False, delay: int = 0
     ) -> None:
         super().__init__(dtype, granularity, symmetric, delay)
+        self._set_scheme()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.delay and self._waits():
             return x
-        return straight_through([scheme_of(self, 1.0)], (x,))  # type: ignore[no-any-return]
-
-
-def scheme_of(quantizer: Quantizer, weight: float) -> str:
-    """Return the scheme of a quantizer for the operators."""
-    name, granularity = type(quantizer).__name__, quantizer.granularity.to_dict()
-    return json.dumps(Scheme(name, quantizer.dtype_name, quantizer.symmetric is True, granularity, weight))
+        return straight_through([self.scheme], (x,))  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from ..weights._walks import of_quantized_model
 from ..weights.layers import QuantizedLayers, quantize_layers
 from ._layers import Layer, matrix_of
 from ._library import array_of, tensor_of
+from .config import codes_in_bytes
 from .prepare import first_input, kept
 
 __all__ = ["observe", "round_by_data"]
@@ -42,7 +43,7 @@ def observe(model: nn.Module, layers: Sequence[Layer], calls: _Calls) -> None:
             args, kwargs = kept(call)
             model(*args, **kwargs)
     for layer in layers:
-        layer.x_qparams = observers[layer.name].qparams()
+        layer.x_qparams = codes_in_bytes(observers[layer.name].qparams())
 
 
 def _observing(layer: Layer, observer: Any) -> Callable[..., None]:

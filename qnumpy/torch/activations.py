@@ -49,5 +49,5 @@ class GELU(nn.Module):
     tensor([-0.1587,  0.0000,  0.8413])
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return gelu(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return gelu(input)

@@ -14,9 +14,9 @@ from ..dtypes import CODE_TYPES, CodeType
 from ..granularity import Granularity, PerChannel, PerGroup, PerRow, PerTensor
 from ..observers import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver, Observer
 from ..ops.rounding import check_damping
-from ..qparams import check_scheme
+from ..qparams import QParams, check_scheme
 
-__all__ = ["Config"]
+__all__ = ["Config", "codes_in_bytes"]
 
 Mode = Literal["dynamic", "static", "weights"]
 Method = Literal["minmax", "mse", "hqq", "gptq", "offsets"]
@@ -56,8 +56,8 @@ class Config:
         Quantize x to int8 around 0, or to uint8 with a zero point.
     x_granularity : PerRow, PerTensor or PerGroup, optional
         Of x, as in PackedWeight; the mode "static" has PerTensor().
-    activation_bits : {8, 7}
-        Of x, as in PackedWeight; the mode "static" has 8.
+    activation_bits : int, default 8
+        Of x: 8 or 7 as in PackedWeight, in the mode "static" from 2 to 8.
     smooth : bool, default False
         Move outliers of channels of x into the weights, where data show that it lowers the error.
     hadamard : bool, optional
@@ -65,6 +65,8 @@ class Config:
         rotation mixes at least 16 inputs.
     damping : float, default 0.3
         Of the method "gptq", as in `qnumpy.weights.gptq`.
+    qat : {"fake_quantize", "lsq"}
+        What `prepare_qat` trains: weights and x in observed ranges, or also the scales.
     include, exclude : str or iterable of str, optional
         Patterns of names of modules or of their classes, as the shell's: ``"encoder.*"``, ``"Conv2d"``. Without
         include every layer of a known type is quantized.
@@ -86,7 +88,7 @@ class Config:
     TypeError, ValueError
         x_granularity or activation_bits is none of those, or another one than the mode "static" has.
     ValueError
-        damping is no number in [0, 1000000].
+        damping is no number in [0, 1000000]; qat is unknown.
     TypeError
         include or exclude are no patterns; overrides is no dict of patterns to Config or None.
     ValueError
@@ -110,6 +112,7 @@ class Config:
     smooth: bool = False
     hadamard: bool | None = None
     damping: float = 0.3
+    qat: Literal["fake_quantize", "lsq"] = "fake_quantize"
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     overrides: Mapping[str, "Config | None"] = field(default_factory=dict, hash=False)
@@ -130,6 +133,7 @@ class Config:
                 self._set(name, _check.flag("Config", name, getattr(self, name)))
         self._check_x()
         self._set("damping", check_damping("Config", self.damping))
+        _args.choice("Config", "qat", self.qat, {"fake_quantize": 0, "lsq": 1})
         for name in ("include", "exclude"):
             self._set(name, _patterns(name, getattr(self, name)))
         self._set("overrides", _overrides(self.overrides))
@@ -182,9 +186,9 @@ class Config:
             wanted = "PerTensor() or None for the mode 'static'"
             raise ValueError(_check.must("Config", "x_granularity", wanted, _check.typed(given)))
         bits = _check.integer("Config", "activation_bits", self.activation_bits)
-        allowed = (8,) if self.mode == "static" else (8, 7)
+        allowed = range(2, 9) if self.mode == "static" else (8, 7)
         if bits not in allowed:
-            wanted = "8 for the mode 'static'" if self.mode == "static" else "8 or 7"
+            wanted = "in [2, 8] for the mode 'static'" if self.mode == "static" else "8 or 7"
             raise ValueError(_check.must("Config", "activation_bits", wanted, str(bits)))
 
     # ---- which layers ----
@@ -212,9 +216,9 @@ class Config:
             return None
         return None if _any_matches(self.exclude or (), places) else self
 
-    def check_patterns(self, owner: str, model: nn.Module) -> None:
-        """Raise ValueError if a pattern matches no module of a model."""
-        modules = dict(model.named_modules(remove_duplicate=False))
+    def check_patterns(self, owner: str, model: nn.Module, parts: Mapping[str, nn.Module] | None = None) -> None:
+        """Raise ValueError if a pattern matches no module of a model, and none of the parts that it will have."""
+        modules = {**dict(model.named_modules(remove_duplicate=False)), **(parts or {})}
         for parameter in ("include", "exclude", "overrides"):
             for pattern in getattr(self, parameter) or ():
                 if not any(_matches(pattern, name, module) for name, module in modules.items()):
@@ -244,9 +248,14 @@ class Config:
             return self.mode == "dynamic" and self.quantizes_x and block >= _LEAST_BLOCK
         return self.hadamard
 
+    @property
+    def dtype_of_x(self) -> str:
+        """The type of codes of x, whose levels `codes_in_bytes` brings to int8 or uint8."""
+        return f"{'int' if self.x_symmetric else 'uint'}{self.activation_bits}"
+
     def observer_of_x(self) -> Observer:
         """Return an observer of x for the mode "static"."""
-        options: Any = {"dtype": "int8" if self.x_symmetric else "uint8", "symmetric": self.x_symmetric}
+        options: Any = {"dtype": self.dtype_of_x, "symmetric": self.x_symmetric}
         if self.observer == "minmax":
             return MinMaxObserver(**options)
         if self.observer == "moving_average":
@@ -259,6 +268,12 @@ class Config:
             return {}
         options: dict[str, Any] = {"symmetric": self.x_symmetric, "activation_bits": self.activation_bits}
         return options if self.x_granularity is None else {**options, "x_granularity": self.x_granularity}
+
+
+def codes_in_bytes(params: QParams) -> QParams:
+    """Return parameters with the same levels whose codes are int8 or uint8."""
+    name = "int8" if params.code.signed else "uint8"
+    return QParams(params.scale, params.zero_point, name, params.granularity, params.qmin, params.qmax)
 
 
 def _code(dtype: Any) -> CodeType:

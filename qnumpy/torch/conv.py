@@ -178,14 +178,14 @@ class _Conv(Quantized):
         """Return the weight as float32, (out_channels, in_channels / groups, *kernel_size)."""
         return tensor_of(np.ascontiguousarray(self.array().dequantize()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == self.axes + 1:
-            y: Tensor = conv2d(x[None], self.tensors(), self.layout)[0]
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim == self.axes + 1:
+            y: Tensor = conv2d(input[None], self.tensors(), self.layout)[0]
             return y
-        if x.ndim != self.axes + 2:
+        if input.ndim != self.axes + 2:
             wanted = f"of {self.axes + 1} or {self.axes + 2} axes"
-            raise ValueError(_check.must(type(self).__name__, "x", wanted, f"shape {tuple(x.shape)}"))
-        return conv2d(x, self.tensors(), self.layout)  # type: ignore[no-any-return]
+            raise ValueError(_check.must(type(self).__name__, "input", wanted, f"shape {tuple(input.shape)}"))
+        return conv2d(input, self.tensors(), self.layout)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         options = layout_of(self.layout).options
@@ -194,10 +194,11 @@ class _Conv(Quantized):
         shown |= {"dilation": self.dilation} if max(self.dilation) > 1 else {}
         shown |= {"groups": self.groups} if self.groups > 1 else {}
         parts = [str(self.in_channels), str(self.out_channels), *(f"{name}={value}" for name, value in shown.items())]
-        parts += [] if "bias" in layout_of(self.layout).specs else ["bias=False"]
         params = options.get("x_qparams")
-        x = "x uint8 per image" if params is None else f"x {params.code.name} as given"
-        return ", ".join([*parts, kind(self.array()), x])
+        parts += [kind(self.array()), "x uint8 per image" if params is None else f"x {params.code.name} as given"]
+        parts += ["bias"] if "bias" in layout_of(self.layout).specs else []
+        low, high = bounds(type(self).__name__, options["clip"])
+        return ", ".join(parts if (low, high) == (-np.inf, np.inf) else [*parts, f"clip ({low:g}, {high:g})"])
 
 
 def _check_weight(owner: str, w: Any, axes: int) -> None:
@@ -278,7 +279,7 @@ class Conv2d(_Conv):
     >>> w = np.ones((1, 1, 2, 2), np.float32)
     >>> layer = Conv2d(qn.quantize(w, granularity=qn.PerChannel(0)), padding="same")
     >>> layer
-    Conv2d(1, 1, kernel_size=(2, 2), stride=(1, 1), padding=same, bias=False, int8 per channel 0, x uint8 per image)
+    Conv2d(1, 1, kernel_size=(2, 2), stride=(1, 1), padding=same, int8 per channel 0, x uint8 per image)
     >>> layer(torch.tensor([[[0.0, 51.0], [102.0, 255.0]]]))
     tensor([[[408., 306.],
              [357., 255.]]])

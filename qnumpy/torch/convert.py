@@ -19,9 +19,10 @@ from ._layers import Layer, matrix_of, round_alone
 from ._library import tensor_of
 from ._replay import observe, round_by_data
 from ._split import split_modules
-from .config import Config
+from .config import Config, codes_in_bytes
 from .modules import Quantized, kind
-from .prepare import Record, Rows, check_model, kept, record_of, remove_record
+from .prepare import Record, Rows, check_model, kept, record_of, remove_record, runs_again
+from .qat import CONVERSIONS, TrainedLayer, trains
 from .report import ConvertedLayer, attach
 
 __all__ = ["convert"]
@@ -35,7 +36,8 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     Parameters
     ----------
     model : Module
-        One that `prepare` returned, after data ran through it, or a float model where the configuration needs no data.
+        One that `prepare` returned, after data ran through it, or `prepare_qat`, after its training, or a float model
+        where the configuration needs no data.
         It does not change.
     config : Config, optional
         For a float model; a prepared one has its configuration.
@@ -67,19 +69,21 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     >>> import torch
     >>> from torch import nn
     >>> _ = torch.manual_seed(0)
-    >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
-    >>> convert(model, Config(exclude="2"))
+    >>> model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
+    >>> convert(model, Config(exclude="2", hadamard=False))
     Sequential(
-      (0): Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row)
-      (1): ReLU()
+      (0): Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row, bias)
+      (1): Tanh()
       (2): Linear(in_features=32, out_features=4, bias=True)
     )
     """
     record = record_of(model) if isinstance(model, nn.Module) else None
+    if isinstance(model, nn.Module) and trains(model):
+        return _of_trained(model, config)
     if record is None:
         config = check_model(_OWNER, model, config)
     elif config is not None:
-        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", _check.typed(config)))
+        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", f"a {type(config).__name__}"))
     else:
         config = record.config
     work = sharing_copy(model)
@@ -113,6 +117,9 @@ def _check_data(layers: Iterable[Layer], record: Record | None) -> None:
         raise ValueError(_check.must(_OWNER, "model", wanted, "a float model"))
     if not record.inputs and not any(seen.calls for seen in record.seen.values()):
         raise CalibrationError(_check.must(_OWNER, "model", "one that data ran through after prepare", "no call"))
+    if not record.inputs and any(layer.name in needs and runs_again(layer) for layer in layers):
+        wanted = "one that data ran through as a whole after prepare"
+        raise CalibrationError(_check.must(_OWNER, "model", wanted, "calls of its parts alone"))
     for layer in layers:
         if layer.name in needs and not record.seen[layer.name].calls:
             if layer.config.mode == "static":
@@ -167,9 +174,9 @@ def _smooth(work: nn.Module, layers: Sequence[Layer], record: Record, folds: Fol
     for name in folded:
         named[name].notes.append("smoothed by the norm before")
     fold_smoothing(work, folds._replace(norms=read), {name: tensor_of(factor) for name, factor in factors.items()})
-    for name, seen in rows.items():
+    for name, kept_rows in rows.items():
         if name not in folded:
-            named[name].smooth = _factors([named[name]], seen.rows(), seen.reach, PASS_GAIN)
+            named[name].smooth = _factors([named[name]], kept_rows.rows(), kept_rows.reach, PASS_GAIN)
             if named[name].smooth is not None:
                 named[name].notes.append("smoothed")
 
@@ -254,7 +261,7 @@ def _choose_ranges(work: nn.Module, layers: Sequence[Layer], record: Record) -> 
             again.append(layer)
             continue
         try:
-            layer.x_qparams = seen.observer.qparams()
+            layer.x_qparams = codes_in_bytes(seen.observer.qparams())
         except CalibrationError:  # nothing finite
             layer.reason = "its input holds only NaN and infinities"
     if again:
@@ -262,6 +269,33 @@ def _choose_ranges(work: nn.Module, layers: Sequence[Layer], record: Record) -> 
 
 
 # ---- the modules ----
+
+
+def _of_trained(model: nn.Module, config: Config | None) -> nn.Module:
+    """Return what became of a model of `prepare_qat`, whose layers know their codes."""
+    if config is not None:
+        raise ValueError(_check.must(_OWNER, "config", "left out for a prepared model", f"a {type(config).__name__}"))
+    work = sharing_copy(model)
+    new: dict[nn.Module, nn.Module] = {}
+    for module in work.modules():
+        if type(module) in CONVERSIONS:
+            new[module] = CONVERSIONS[type(module)](module)
+            move_hooks(module, new[module])
+    rows = []
+    for layer in find_layers(work, Config()):
+        module = layer.module
+        if isinstance(module, TrainedLayer):
+            sqnr, dtype = module.sqnr_db(new[module]), str(module.weight_quantizer.dtype)
+            before, after = _bytes(module), _bytes(new[module])
+            rows.append(ConvertedLayer(layer.name, type(module).__name__, dtype, before, after, sqnr, "qat"))
+        else:
+            layer.reason = "it was not trained with rounding"
+            rows.append(_row(layer, None))
+    result = replace_modules(work, new | stand_ins(work))
+    own_parameters(result)
+    disable_fast_paths(result)
+    attach(result, rows)
+    return result
 
 
 def _converted(work: nn.Module, layers: Sequence[Layer], folds: Folds) -> tuple[nn.Module, list[ConvertedLayer]]:
@@ -314,10 +348,8 @@ def _row(layer: Layer, module: nn.Module | None) -> ConvertedLayer:
     if module is None:
         dtypes = dict.fromkeys(str(p.dtype).removeprefix("torch.") for p in layer.module.parameters())
         return ConvertedLayer(name, cls, ", ".join(dtypes), before, before, reason=layer.reason)
-    dtype = kind(module.array()) if isinstance(module, Quantized) and layer.is_product else str(layer.config.dtype)
-    method = str(layer.config.method)
-    if method == "gptq" and layer.bias is None and not layer.is_product:
-        method = "mse"
+    dtype = kind(module.array()) if isinstance(module, Quantized) else str(layer.config.dtype)
+    method = "mse" if layer.config.method == "gptq" and layer.codes is None else str(layer.config.method)
     return ConvertedLayer(
         name, cls, dtype, before, _bytes(module), _sqnr(layer, module), method, "; ".join(layer.notes)
     )
@@ -328,8 +360,10 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _sqnr(layer: Layer, module: Any) -> float | None:
+    """Return the SQNR of a weight, as x meets it: a rotation keeps squares; factors are taken back without one."""
     if not layer.is_product:
         return None
-    assert layer.kind is not None
-    assert layer.kind.matrix is not None
-    return finite_decibels(*signal_and_noise(matrix_of(layer.kind.matrix(layer.module)), module.dequantize().numpy()))
+    w, v = layer.matrix(), np.ascontiguousarray(module.array().dequantize())
+    if layer.smooth is not None and layer.rotation is None:
+        w, v = w * layer.smooth, v * layer.smooth
+    return finite_decibels(*signal_and_noise(w, v))

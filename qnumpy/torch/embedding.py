@@ -119,8 +119,8 @@ class Embedding(Quantized):
         """Return the weight as float32, (num_embeddings, embedding_dim)."""
         return tensor_of(np.ascontiguousarray(self.array().dequantize()))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return embedding(ids, self.tensors(), self.layout)  # type: ignore[no-any-return]
+    def forward(self, input: Tensor) -> Tensor:
+        return embedding(input, self.tensors(), self.layout)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         padding = [] if self.padding_idx is None else [f"padding_idx={self.padding_idx}"]

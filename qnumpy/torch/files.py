@@ -256,7 +256,7 @@ class _File:
             raise ValueError(f"qnumpy.torch has no module {kind!r}.")
         if hasattr(cls, "from_float"):
             return cls.from_float(model.get_submodule(name))  # type: ignore[no-any-return]
-        module: nn.Module = cls.__new__(cls)
+        module: Any = object.__new__(cls)
         if isinstance(module, Quantized):
             arrays = {array: self._array(_join(name, array)) for array in entry["arrays"]}
             Quantized.__init__(module, arrays, options_from_json(entry["options"]))

@@ -110,7 +110,7 @@ class Linear(Quantized):
     >>> layer
     Linear(in_features=4, out_features=3, int8 per channel 0, x uint8 per row)
     >>> layer(torch.ones(1, 4))
-    tensor([[-2.9091, -0.0000,  2.9091]])
+    tensor([[-2.9134,  0.0000,  2.9134]])
     """
 
     smooth: Tensor | None
@@ -144,10 +144,10 @@ class Linear(Quantized):
         w = w if hadamard is None else hadamard.inverse(w)
         return tensor_of(w) if self.smooth is None else tensor_of(w) * self.smooth
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.smooth is None:
-            return linear(x, self.tensors(), self.layout)
-        return linear(x * self.smooth, self.tensors(), self.layout).to(x.dtype)
+            return linear(input, self.tensors(), self.layout)
+        return linear(input * self.smooth, self.tensors(), self.layout).to(input.dtype)
 
     def extra_repr(self) -> str:
         _, *product = self.packed()._describe()

@@ -15,10 +15,10 @@ from ._copies import disable_fast_paths, sharing_copy
 from ._kinds import find_layers
 from ._layers import Layer
 from ._library import array_of
-from ._split import split_modules
+from ._split import parts_of, split_modules
 from .config import Config
 
-__all__ = ["Record", "Rows", "Seen", "prepare", "record_of"]
+__all__ = ["Record", "Rows", "Seen", "prepare", "record_of", "remove_record", "runs_again"]
 
 _ATTRIBUTE = "_qnumpy_record"
 _ROWS = 512  # of each activation that are kept to judge factors
@@ -74,6 +74,8 @@ class Record:
         The arguments of calls of the model: all of them if the model runs again, else those of the first call.
     orders : list of list of str
         The layers that each of these calls met, in order.
+    call : tuple of arguments and list of str, or None
+        The call that runs.
     """
 
     config: Config
@@ -81,18 +83,32 @@ class Record:
     keeps_inputs: bool = False
     inputs: list[tuple[Any, Any]] = field(default_factory=list)
     orders: list[list[str]] = field(default_factory=list)
+    call: tuple[tuple[Any, Any], list[str]] | None = None
 
 
-class _Call:
+class _Begin:
     """A hook before the forward of the whole model."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if not self.record.inputs or self.record.keeps_inputs:
-            self.record.inputs.append(kept((args, kwargs)))
-            self.record.orders.append([])
+        record = self.record
+        record.call = (kept((args, kwargs)), []) if not record.inputs or record.keeps_inputs else None
+
+
+class _End:
+    """A hook behind it: a call that raised an exception is none."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    def __call__(self, module: nn.Module, args: Any, result: Any) -> None:
+        if self.record.call is not None:
+            arguments, order = self.record.call
+            self.record.inputs.append(arguments)
+            self.record.orders.append(order)
+            self.record.call = None
 
 
 class _Look:
@@ -102,8 +118,8 @@ class _Look:
         self.name, self.record = name, record
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self.record.orders:
-            self.record.orders[-1].append(self.name)
+        if self.record.call is not None:
+            self.record.call[1].append(self.name)
         x = first_input(args, kwargs)
         if x is not None:
             self.record.seen[self.name].add(array_of(x.detach()))
@@ -149,18 +165,19 @@ def prepare(model: nn.Module, config: Config | None = None) -> nn.Module:
     >>> for _ in range(4):
     ...     _ = prepared(torch.randn(8, 16))
     >>> convert(prepared)[2]
-    Linear(in_features=32, out_features=4, int8 per channel 0, x uint8 per tensor scale=0.00753, zero_point=0)
+    Linear(in_features=32, out_features=4, int8 per channel 0, x uint8 as given, bias)
     """
     config = check_model("prepare", model, config)
     prepared = split_modules(sharing_copy(model), config)
     record = Record(config)
     layers = [layer for layer in find_layers(prepared, config) if layer.converts]
-    record.keeps_inputs = any(_runs_again(layer) for layer in layers)
-    prepared.register_forward_pre_hook(_Call(record), with_kwargs=True)
+    record.keeps_inputs = any(runs_again(layer) for layer in layers)
+    prepared.register_forward_pre_hook(_Begin(record), with_kwargs=True)
+    prepared.register_forward_hook(_End(record))
     for layer in layers:
         own = layer.config
         looks = own.quantizes_x and layer.kind is not None and layer.kind.observes
-        observes = looks and own.mode == "static" and not _runs_again(layer)
+        observes = looks and own.mode == "static" and not runs_again(layer)
         record.seen[layer.name] = Seen(
             observer=own.observer_of_x() if observes else None,
             rows=Rows() if looks and own.smooth and layer.is_product else None,
@@ -180,7 +197,7 @@ def check_model(owner: str, model: object, config: object) -> Config:
     if record_of(model) is not None:
         raise ValueError(_check.must(owner, "model", "a float model", "one that is prepared"))
     config = Config() if config is None else config
-    config.check_patterns(owner, model)
+    config.check_patterns(owner, model, parts_of(model))
     return config
 
 
@@ -194,13 +211,13 @@ def remove_record(model: nn.Module) -> None:
     """Turn a prepared model into a float one: no record, no hooks of ours."""
     model.__dict__.pop(_ATTRIBUTE, None)
     for module in model.modules():
-        hooks = module._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if isinstance(hook, _Call | _Look)]:
-            del hooks[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, _Begin | _End | _Look)]:
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
-def _runs_again(layer: Layer) -> bool:
+def runs_again(layer: Layer) -> bool:
     """Whether `convert` runs the model: what it needs is known once other layers are chosen, or x is transformed."""
     own = layer.config
     transforms = own.mode == "static" and own.quantizes_x and (own.smooth or own.hadamard) and layer.is_product

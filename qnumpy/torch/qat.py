@@ -11,13 +11,16 @@ from torch.nn import functional
 from .. import _check
 from ..arrays.quantized import quantize
 from ..dtypes import INTEGER_TYPES
-from ..granularity import PerChannel, PerRow
-from ..qparams import QParams
+from ..granularity import PerChannel, PerGroup, PerRow
+from ..reports.scores import finite_decibels, signal_and_noise
 from . import conv, embedding, modules
+from ._copies import disable_fast_paths
 from ._folds import find_folds
+from ._kinds import find_layers
 from ._library import array_of
 from ._quantizers import FakeQuantize, LearnedScale, OwnRange, Quantizer, Resumable, straight_through
-from .config import Config
+from .config import Config, codes_in_bytes
+from .prepare import check_model
 
 __all__ = ["CONVERSIONS", "prepare_qat", "quantizers"]
 
@@ -27,7 +30,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 # ---- layers ----
 
 
-class Layer(nn.Module):
+class TrainedLayer(nn.Module):
     """What layers with fake-quantization have beside those of PyTorch, whose parameters keep their names.
 
     Attributes
@@ -38,8 +41,8 @@ class Layer(nn.Module):
         The batch normalisation after the layer, which scales the weight before it is quantized.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
     weight_quantizer: Quantizer
     input_quantizer: Quantizer | None
     config: Config
@@ -68,10 +71,10 @@ class Layer(nn.Module):
         held: Any = self._modules  # faster than the attributes of a module
         of_x, of_w = held["input_quantizer"], held["weight_quantizer"]
         if type(of_x) is FakeQuantize and type(of_w) is FakeQuantize and of_x.joins(x) and of_w.joins(w):
-            return straight_through([of_x.scheme, of_w.scheme], (x, w), of_x.held() + of_w.held())  # type: ignore[no-any-return]
+            return straight_through([of_x.scheme, of_w.scheme], (x, w), [of_x.held(), of_w.held()])  # type: ignore[no-any-return]
         return x if of_x is None else of_x(x), of_w(w)
 
-    def scaled_weight(self, factor: Tensor) -> Tensor:
+    def scaled_weight(self, factor: Tensor) -> Any:
         return self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1)).to(self.weight.dtype)
 
     def _beside_y(self, v: Tensor) -> Tensor:
@@ -91,22 +94,22 @@ class Layer(nn.Module):
             quantizer(w)  # the range of the weight as it is now
         return quantize(array_of(w.detach()), quantizer.qparams()), bias
 
+    def sqnr_db(self, converted: Any) -> float | None:
+        """Return what rounding leaves of the weight in a layer of codes, with the normalisation in both."""
+        w = self.weight if self._norm is None else self.scaled_weight(self.norm.factor())
+        signal = array_of(w.detach().float())
+        return finite_decibels(*signal_and_noise(signal, array_of(converted.dequantize()).reshape(signal.shape)))
+
     def options_of_x(self) -> dict[str, Any]:
         """Return the options of PackedWeight for x."""
         quantizer = self.input_quantizer
         if isinstance(quantizer, OwnRange):
             bits = quantizer.code.bits
             return {"x_granularity": quantizer.granularity, "symmetric": quantizer.symmetric, "activation_bits": bits}
-        return self.config.options_of_x() if quantizer is None else {"x_qparams": _wide(quantizer.qparams())}
+        return self.config.options_of_x() if quantizer is None else {"x_qparams": codes_in_bytes(quantizer.qparams())}
 
 
-def _wide(params: QParams) -> QParams:
-    """Return the same levels as codes of a byte."""
-    name = "int8" if params.code.signed else "uint8"
-    return QParams(params.scale, params.zero_point, name, params.granularity, params.qmin, params.qmax)
-
-
-class Linear(Layer, nn.Linear):
+class Linear(TrainedLayer, nn.Linear):
     """torch.nn.Linear with fake-quantization."""
 
     def compute(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -118,30 +121,43 @@ class Linear(Layer, nn.Linear):
         return modules.Linear(w, None if bias is None else array_of(bias.detach()), **self.options_of_x())
 
 
-class Conv1d(Layer, nn.Conv1d):
+class _Convolution(TrainedLayer):
+    kind: type[conv.Conv1d] | type[conv.Conv2d]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < self.weight.ndim:  # one image, whose range is that of a batch of one
+            return super().forward(x.unsqueeze(0)).squeeze(0)
+        return super().forward(x)
+
+    def compute(self: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = self._conv_forward(x, w, bias)
+        return y
+
+    def converted(self: Any) -> nn.Module:
+        """Return the layer of codes."""
+        w, bias = self.folded()
+        return self.kind(  # type: ignore[no-any-return]
+            w, None if bias is None else array_of(bias.detach()), stride=self.stride, padding=self.padding,
+            dilation=self.dilation, groups=self.groups, x_qparams=self.options_of_x().get("x_qparams"),
+        )  # fmt: skip
+
+
+class Conv1d(_Convolution, nn.Conv1d):
     """torch.nn.Conv1d with fake-quantization."""
 
-    def compute(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, w, bias)
-
-    def converted(self) -> nn.Module:
-        """Return the layer of codes."""
-        return _convolution(self, conv.Conv1d)
+    kind = conv.Conv1d
 
 
-class Conv2d(Layer, nn.Conv2d):
+class Conv2d(_Convolution, nn.Conv2d):
     """torch.nn.Conv2d with fake-quantization."""
 
-    def compute(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, w, bias)
-
-    def converted(self) -> nn.Module:
-        """Return the layer of codes."""
-        return _convolution(self, conv.Conv2d)
+    kind = conv.Conv2d
 
 
-class Embedding(Layer, nn.Embedding):
+class Embedding(TrainedLayer, nn.Embedding):
     """torch.nn.Embedding with a fake-quantized table."""
+
+    bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.weight_quantizer(self.weight)
@@ -149,7 +165,7 @@ class Embedding(Layer, nn.Embedding):
 
     def converted(self) -> nn.Module:
         """Return the layer of codes."""
-        return embedding.Embedding(self.folded()[0], padding_idx=self.padding_idx)
+        return embedding.Embedding(self.folded()[0], padding_idx=self.padding_idx, dtype=self.weight.dtype)
 
 
 class _Norm(Resumable):
@@ -184,7 +200,7 @@ class BatchNorm2d(_Norm, nn.BatchNorm2d):
     """torch.nn.BatchNorm2d that is folded."""
 
 
-_LAYERS: dict[type[nn.Module], type[Layer]] = {
+_LAYERS: dict[type[nn.Module], type[TrainedLayer]] = {
     nn.Linear: Linear,
     nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
@@ -222,12 +238,17 @@ def prepare_qat(model: nn.Module, config: Config | None = None, *, delay: int = 
     Raises
     ------
     TypeError
-        model is no Module, or config no Config; delay is no integer.
+        model is no Module, or config no Config.
     ValueError
-        delay is negative; model is prepared or converted already; config does not suit training; a pattern of config
-        matches nothing; no layer is selected.
+        model is prepared; a pattern of config matches no module.
+    TypeError
+        delay is no integer.
+    ValueError
+        delay is negative; model has quantized layers; config selects no layer.
     TypeError
         The weight of a layer is not float32, float16 or bfloat16.
+    ValueError
+        config asks for what training does not have.
 
     Notes
     -----
@@ -246,45 +267,43 @@ def prepare_qat(model: nn.Module, config: Config | None = None, *, delay: int = 
     >>> model(torch.ones(3, 4)).square().sum().backward()
     >>> adam.step()
     >>> model[0]
+    Linear(
+      in_features=4, out_features=8, bias=True
+      (weight_quantizer): FakeQuantize(int8, per channel 0, symmetric)
+      (input_quantizer): FakeQuantize(uint8, per tensor, affine)
+    )
     """
     owner = "prepare_qat"
-    if not isinstance(model, nn.Module):
-        raise TypeError(_check.must(owner, "model", "a Module", _check.typed(model)))
-    config = Config(mode="static") if config is None else config
-    if not isinstance(config, Config):
-        raise TypeError(_check.must(owner, "config", "a Config", _check.typed(config)))
+    config = check_model(owner, model, Config(mode="static") if config is None else config)
     delay = _check.count(owner, "delay", delay)
     for name, module in model.named_modules():
-        if isinstance(module, Layer | modules.Quantized):
-            raise ValueError(_check.must(owner, "model", "a model of floats", f"{type(module).__name__} at {name!r}"))
-    config.check_patterns(owner, model)
+        if isinstance(module, TrainedLayer | modules.Quantized):
+            raise ValueError(_check.must(owner, "model", "a float model", f"{type(module).__name__} at {name!r}"))
     copy = deepcopy(model).train()
     chosen = {
-        name: (module, own)
-        for name, module in copy.named_modules()
-        if type(module) in _LAYERS and (own := config.of(name, module)) is not None and _fits(module)
+        layer.name: layer
+        for layer in find_layers(copy, config)
+        if layer.converts and type(layer.module) in _LAYERS and not getattr(layer.module, "max_norm", None)
     }
     if not chosen:
-        wanted = f"a model with layers that config selects: {_check.alternatives(kind.__name__ for kind in _LAYERS)}"
+        wanted = f"one with layers that config selects: {', '.join(kind.__name__ for kind in _LAYERS)}"
         raise ValueError(_check.must(owner, "model", wanted, type(model).__name__))
-    for name, (module, own) in chosen.items():
-        _check_layer(owner, name, module, own)
+    for name, layer in chosen.items():
+        _check_layer(owner, name, layer.module, layer.config)
     for name, norm in find_folds(copy).batch_norms.items():
         normed = copy.get_submodule(norm)
-        if name in chosen and type(normed) in _NORMS and normed.running_var is not None:
+        if name in chosen and type(normed) in _NORMS:
             normed.__class__ = _NORMS[type(normed)]
-            chosen[name][0]._norm = (normed,)
-    for module, own in chosen.values():
-        _simulate(module, own, delay)
-    for module in copy.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # its fast path in evaluation would take the weights of its layers
+            chosen[name].module._norm = (normed,)  # type: ignore[assignment]
+    for layer in chosen.values():
+        _simulate(layer.module, layer.config, delay)
+    disable_fast_paths(copy)
     return copy
 
 
-def _fits(module: nn.Module) -> bool:
-    """Return whether the layer is none of the few whose forward changes its weight."""
-    return not (isinstance(module, nn.Embedding) and (module.max_norm is not None or module.sparse))
+def trains(model: nn.Module) -> bool:
+    """Return whether a model is one of `prepare_qat`."""
+    return any(isinstance(module, TrainedLayer) for module in model.modules())
 
 
 def _check_layer(owner: str, name: str, module: Any, config: Config) -> None:
@@ -296,7 +315,7 @@ def _check_layer(owner: str, name: str, module: Any, config: Config) -> None:
         "method": (config.method in ("minmax", "mse"), "'minmax', the range that weights have in training"),
         "observer": (config.observer in ("minmax", "moving_average"), "'moving_average'"),
         "smooth": (not config.smooth, "False in training"),
-        "hadamard": (not config.hadamard, "False in training"),
+        "hadamard": (not config.hadamard, "left out in training"),
     }
     for field, (fits, wanted) in refused.items():
         if not fits:
@@ -308,25 +327,31 @@ def _simulate(module: Any, config: Config, delay: int) -> None:
     module.__class__ = _LAYERS[type(module)]
     module.config = config
     learned = config.qat == "lsq"
-    granularity = PerChannel(0) if module.weight.ndim > 2 else config.granularity
+    granularity: Any = config.granularity
+    if module.weight.ndim > 2 and isinstance(granularity, PerGroup):  # filters have no groups
+        granularity = PerChannel(0)
     shape = granularity.params_shape(tuple(module.weight.shape))
-    scheme = {"granularity": granularity, "shape": shape, "delay": delay}
+    scheme: Any = {"granularity": granularity, "shape": shape, "delay": delay}
     if learned:
-        symmetric = "full" if config.symmetric is True else config.symmetric
+        symmetric: Any = "full" if config.symmetric is True else config.symmetric
         module.weight_quantizer = LearnedScale(config.dtype, symmetric=symmetric, **scheme)
         module.weight_quantizer.begin(module.weight)
     else:
         module.weight_quantizer = FakeQuantize(
-            config.dtype, symmetric=config.symmetric, averaging_constant=1, always=True, **scheme
+            config.dtype, symmetric=config.symmetric is not False, averaging_constant=1, always=True, **scheme
         )
-    module.input_quantizer = None if isinstance(module, Embedding) else _quantizer_of_x(config, learned, delay)
+    images = isinstance(module, _Convolution)
+    of_x = None if isinstance(module, Embedding) else _quantizer_of_x(config, images, learned, delay)
+    module.register_module("input_quantizer", of_x)
 
 
-def _quantizer_of_x(config: Config, learned: bool, delay: int) -> Quantizer | None:
+def _quantizer_of_x(config: Config, images: bool, learned: bool, delay: int) -> Quantizer | None:
     if config.mode == "weights":
         return None
-    dtype = f"{'int' if config.x_symmetric else 'uint'}{config.activation_bits}"
+    dtype = config.dtype_of_x
     if config.mode == "dynamic":
+        if images:
+            return OwnRange("uint8", PerChannel(0), delay=delay)
         granularity = PerRow() if config.x_granularity is None else config.x_granularity
         return OwnRange(dtype, granularity, symmetric=config.x_symmetric, delay=delay)
     kind = LearnedScale if learned else FakeQuantize

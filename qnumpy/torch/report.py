@@ -109,7 +109,7 @@ def report(model: nn.Module) -> Report:
     >>> from torch import nn
     >>> from qnumpy.torch import convert
     >>> _ = torch.manual_seed(0)
-    >>> report(convert(nn.Sequential(nn.Linear(64, 64), nn.LSTM(64, 8))))["1"].reason
+    >>> report(convert(nn.ModuleList([nn.Linear(64, 64), nn.Bilinear(64, 8, 8)])))["1"].reason
     'no module of codes computes what Bilinear does'
     """
     if not isinstance(model, nn.Module):

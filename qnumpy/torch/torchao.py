@@ -41,7 +41,7 @@ class Int8Dynamic(AOBaseConfig):  # type: ignore[misc]
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU())
     >>> quantize_(model, Int8Dynamic())
     >>> model[0]
-    Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row, bias)
+    Linear(in_features=64, out_features=32, int8 per channel 0, x uint8 per row, Hadamard(64, seed=0), bias)
     """
 
     method: Method = "minmax"

@@ -1,5 +1,6 @@
 """Learned scales, zero points and ranges: closed forms, slopes with the rounding held fixed, PyTorch."""
 
+import math
 import re
 
 import numpy as np
@@ -599,3 +600,13 @@ def test_pytorch_learns_alike(axis, code, affine):
     bound = (2 + 8) * 2.0**-24 * info.levels * np.abs(g).sum() / 4
     assert np.abs(dscale * 0.25 - s.grad.numpy().reshape(scale.shape)).max() <= bound
     assert np.abs(dzero * 0.25 - z.grad.numpy().reshape(scale.shape)).max() <= bound
+
+
+def test_the_gradient_of_one_zero_point_is_rounded_once():
+    """Sums of ones are exact, and products in float64 err by far less than the one rounding to float32."""
+    scale = np.float32(0.1)
+    for n in range(1, 100):
+        x, g = np.full(n, 99.0, np.float32), np.ones(n, np.float32)
+        _, saved = qat.lsq(x, scale, 0.0, dtype="int4", symmetric=False)
+        want = float(scale) * n * -1 / math.sqrt(n * 7)
+        np.testing.assert_allclose(qat.lsq_vjp(g, saved)[2], want, rtol=2.0**-24)

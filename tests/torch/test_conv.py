@@ -261,10 +261,10 @@ def test_refuses_to_train():
 def test_repr():
     assert repr(converted(LAYERS["dilation"])) == (
         "Conv2d(6, 8, kernel_size=(3, 2), stride=(1, 1), padding=(2, 1), dilation=(2, 3), int8 per channel 0, "
-        "x uint8 per image)"
+        "x uint8 per image, bias)"
     )
     assert repr(converted(LAYERS["1 axis, same"], x_qparams=STATIC["int8"])) == (
-        "Conv1d(6, 8, kernel_size=(4,), stride=(1,), padding=same, bias=False, int8 per channel 0, x int8 as given)"
+        "Conv1d(6, 8, kernel_size=(4,), stride=(1,), padding=same, int8 per channel 0, x int8 as given)"
     )
 
 
@@ -300,7 +300,7 @@ ERRORS = {
         lambda: Conv2d(W, clip=(1, 0)),
     ),
     "Conv2d: x_qparams must be a QParams; got 1.": (TypeError, lambda: Conv2d(W, x_qparams=1)),
-    "Conv2d: x must be of 3 or 4 axes; got shape (3, 3).": (ValueError, lambda: Conv2d(W)(torch.ones(3, 3))),
+    "Conv2d: input must be of 3 or 4 axes; got shape (3, 3).": (ValueError, lambda: Conv2d(W)(torch.ones(3, 3))),
     "conv2d: w must be no larger than the padded image; got (3, 3) over (2, 2).": (
         ValueError,
         lambda: Conv2d(W)(torch.ones(1, 2, 2, 2)),

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.profiler import profile
+from torch.utils.checkpoint import checkpoint
 
 import qnumpy as qn
 from qnumpy import qat
+from qnumpy.torch import _library as library
 from qnumpy.torch import dequantize, fake_quantize, lsq, quantize
 
 pytestmark = pytest.mark.peers
@@ -112,6 +116,17 @@ def test_conventions(convention):
     if convention == "torch":
         expected = torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127)
         assert torch.equal(fake_quantize(x, scale, convention=convention, symmetric="full"), expected)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64, torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("order", ORDERS)
+def test_arrays_share_the_memory_of_tensors(dtype, order):
+    x = ORDERS[order](X.nan_to_num(posinf=1, neginf=1).to(dtype))
+    array = library.array_of(x)
+    assert array.ctypes.data == x.data_ptr()
+    assert array.strides == tuple(step * x.element_size() for step in x.stride())
+    back = library.tensor_of(array)
+    assert (back.data_ptr(), back.dtype, back.stride()) == (x.data_ptr(), dtype, x.stride())
 
 
 # ---- gradients ----
@@ -313,6 +328,28 @@ def test_the_dispatcher_has_the_same_bits():
     z.backward(G)
     assert torch.equal(y, z)
     assert torch.equal(leaf.grad, other.grad)
+
+
+def add_one(x):
+    return fake_quantize(x, torch.tensor(0.1)) + 1
+
+
+def test_what_records_calls_sees_the_operator():
+    x = torch.linspace(-3, 3, 50)
+    for record in (torch.fx.symbolic_trace, lambda f: make_fx(f)(x)):
+        graph = record(add_one)
+        assert ops.fake_quantize.default in [node.target for node in graph.graph.nodes]
+        assert torch.equal(graph(x), add_one(x))
+    with profile() as seen:
+        add_one(x)
+    assert "qnumpy::fake_quantize" in [event.key for event in seen.key_averages()]
+    assert torch.equal(torch.func.vmap(add_one)(x.reshape(5, 10)), add_one(x).reshape(5, 10))
+
+
+def test_activations_that_are_computed_again():
+    x = torch.tensor([0.3, 99.0], requires_grad=True)
+    checkpoint(add_one, x, use_reentrant=False).sum().backward()
+    assert x.grad.tolist() == [1, 0]
 
 
 def test_autocast():

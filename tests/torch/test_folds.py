@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from qnumpy.torch import _folds
+from qnumpy.torch import Config, _folds, convert, prepare, report
 from qnumpy.torch._folds import find_folds, fold_activations, fold_batch_norms, fold_smoothing
 
 pytestmark = pytest.mark.peers
@@ -297,6 +297,37 @@ def test_encoders_of_pytorch_are_searched_with_an_example():
     assert without.reason.startswith("torch.fx cannot trace Sequential: ")
 
 
+class Box:
+    """A result of a class that torch.export does not know, as the caches of language models are."""
+
+    def __init__(self, *values):
+        self.values = {"all": values}
+
+
+def test_a_result_of_another_class():
+    folded = trained(Net(branching(lambda m, x: Box(m.c(m.b(m.a(x))))), **linear_and_norm()))
+    assert find_folds(folded, (random(4, 6),))[:2] == ({"a": "b"}, {"a": "c"})
+    read = trained(Net(branching(lambda m, x: (lambda y: Box(m.c(m.b(y)), y))(m.a(x))), **linear_and_norm()))
+    assert find_folds(read, (random(4, 6),))[:2] == ({}, {})  # the result holds what lies between
+
+
+def test_a_decoder_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    folds = find_folds(model, (), {"input_ids": torch.arange(8)[None]})
+    assert folds.reason is None
+    expected = {"model.norm": ("lm_head",)}
+    for name in ("model.layers.0.", "model.layers.1."):
+        attention = [f"{name}self_attn.{part}_proj" for part in "qkv"]
+        expected[f"{name}input_layernorm"] = tuple(attention)
+        expected[f"{name}post_attention_layernorm"] = (f"{name}mlp.gate_proj", f"{name}mlp.up_proj")
+    assert folds.norms == expected
+
+
 def test_a_model_that_writes_into_itself_stays_as_it_is():
     def forward(m, x):
         m.cache = m.a(x)
@@ -313,8 +344,30 @@ def test_the_parts_that_are_exported_are_found_by_name():
     leaves = _folds._leaves(model)
     with torch.no_grad():
         ways = _folds._traced(model, leaves), _folds._exported(model, leaves, (x,), {})
+    found = set(leaves.values())
     named = [
-        [(call.module, [one.module for one in call.inputs]) for call in way.calls if call.module in leaves.values()]
+        [(call.module, [one.module for one in call.inputs if one.module in found]) for call in way.calls]
         for way in ways
     ]
-    assert named[0] == named[1]
+    first, second = ([entry for entry in way if entry[0] in found] for way in named)
+    assert first == second
+
+
+def test_convert_moves_factors_into_the_norm():
+    model = trained(Net(gate, **gated()))
+    x = random(64, 8)
+    x[:, 2] *= 100  # the norm gives this channel almost all of a row
+    with torch.no_grad():
+        model.n.weight[5] = 64
+        expected = model(x)
+        prepared = prepare(model, Config(smooth=True, hadamard=False))
+        prepared(x)
+        result, plain = convert(prepared), convert(model, Config(hadamard=False))
+        errors = [float((m(x) - expected).norm()) for m in (result, plain)]
+    factor = result.n.weight / model.n.weight
+    assert (factor != 1).any()
+    assert torch.equal(factor, torch.exp2(factor.log2().round()))  # powers of two
+    assert result.a.smooth is None
+    assert report(result)["a"].reason == report(result)["b"].reason == "smoothed by the norm before"
+    assert errors[0] < 0.7 * errors[1]
+    torch.testing.assert_close(result.a.dequantize() * factor, model.a.weight, rtol=0, atol=0.02)
