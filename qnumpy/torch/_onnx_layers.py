@@ -48,6 +48,7 @@ def write_layers(owner: str, proto: ModelProto, target: str) -> tuple[list[Chang
     target : {"qnumpy", "standard"}
     """
     layers = _taken(proto)
+    _fix_lengths(proto, layers)
     graph = Graph.of(proto)
     rewrites = rewrite(graph)
     changes = _Writer(owner, graph, target, layers).write()
@@ -93,6 +94,20 @@ def _taken(proto: ModelProto) -> dict[str, _Held]:
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     return held
+
+
+def _fix_lengths(proto: ModelProto, layers: dict[str, _Held]) -> None:
+    """Give an open axis that a linear layer multiplies the one length that it can have."""
+    values = [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]
+    dims = {value.name: value.type.tensor_type.shape.dim for value in values}
+    lengths: dict[str, int] = {}
+    for node in proto.graph.node:
+        if node.domain == PLACES and node.op_type == "linear":
+            last = [dim.dim_param for dim in dims.get(node.input[0], [])[-1:] if dim.dim_param]
+            lengths |= dict.fromkeys(last, layers[node.output[0]].weight.shape[1])
+    for dim in (dim for of in dims.values() for dim in of):
+        if dim.dim_param in lengths:
+            dim.dim_value = lengths[dim.dim_param]
 
 
 class _Layer(NamedTuple):

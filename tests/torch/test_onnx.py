@@ -294,7 +294,6 @@ def test_the_file_is_that_of_quantize_dynamic():
         for name, theirs_name in zip(mine.input, other.input, strict=True):
             if theirs_name in wanted:
                 np.testing.assert_array_equal(held[name], wanted[theirs_name])
-                assert name == theirs_name
     np.testing.assert_array_equal(run(ours, X)[0], run(theirs, X)[0])
 
 
