@@ -32,7 +32,12 @@ def documented():
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
     yield "README", "".join(blocks)
     for info in pkgutil.walk_packages(qn.__path__, "qnumpy."):
-        if "._" in info.name or info.name.endswith("__main__") or re.search(r"\.testing\.(?!assertions)", info.name):
+        if (
+            "._" in info.name
+            or info.name.startswith("qnumpy.torch")
+            or info.name.endswith("__main__")
+            or re.search(r"\.testing\.(?!assertions)", info.name)
+        ):
             continue
         module = importlib.import_module(info.name)
         names = [name for name in vars(module) if not name.startswith("_") and name != "Any"]

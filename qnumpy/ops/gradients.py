@@ -19,6 +19,7 @@ __all__ = [
     "fake_quantize_inside",
     "gradient_of",
     "keep_inside",
+    "observed_inside",
     "quantization_gradients",
 ]
 
@@ -104,6 +105,30 @@ def quantization_gradients(
 
 
 # ---- the same for arguments that are checked ----
+
+
+def observed_inside(
+    source: Array,
+    out: Array,
+    bits: UInt8Array,
+    number: int,
+    grid: tuple[int, ...],
+    held: tuple[Array, Array, Array, Array],
+    weight: float,
+    symmetric: bool,
+    qmin: int,
+    qmax: int,
+) -> None:
+    """Average the range of an array into low and high of `held`, and fake-quantize by the scale and zero point of it.
+
+    `held` is low, high, scale and zero point; all change. `number` is the kernels' one for the type of source and out,
+    `weight` that of this array in the average.
+    """
+    if source.size:
+        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, *held)  # type: ignore[call-arg]
+    _core.fake_quantize_inside(  # type: ignore[call-arg]
+        source, number, *held[2:], out, number, bits, *grid, qmin, qmax, 0
+    )
 
 
 def affine_keep_inside(source: Array, float_type: FloatType, inside: Inside, out: Array | None = None) -> Array:

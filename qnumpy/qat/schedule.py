@@ -37,7 +37,7 @@ class Schedule:
 
     Examples
     --------
-    >>> quantizer = LearnedScale("int8")
+    >>> quantizer = qn.qat.LearnedScale("int8")
     >>> schedule = Schedule({0: "int8", 3: "int4"}, freeze=5)
     >>> schedule.begin_epoch(4, [quantizer])
     >>> quantizer.dtype, quantizer.frozen

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import _args, _check, _core
+from .. import _args, _check
 from .._typing import Array, DType
 from ..dtypes import INTEGER_TYPES, CodeType
 from ..errors import CalibrationError
 from ..granularity import Granularity, PerTensor
-from ..ops.gradients import TYPES
+from ..ops.gradients import TYPES, observed_inside
 from ..qat.learned import LEAST, Symmetric, code_ends, mean_magnitude
 from ..qparams import QParams, grid_of_range
 from ._elements import empty, fake_quantize, keep_inside, lsq, memory_order
@@ -57,10 +57,8 @@ def _by(x: Tensor, held: list[Array] | None, scheme: str, order: str) -> tuple[T
     out = array_of(y)
     if order:
         source, out = source.transpose(axes), out.transpose(axes)
-    if source.size:
-        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, low, high, scale, zero_point)  # type: ignore[call-arg]
-    _core.fake_quantize_inside(  # type: ignore[call-arg]
-        source, number, scale, zero_point, out, number, array_of(bits), *grid, qmin, qmax, 0
+    observed_inside(
+        source, out, array_of(bits), number, grid, (low, high, scale, zero_point), weight, symmetric, qmin, qmax
     )
     return results
 

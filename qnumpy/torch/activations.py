@@ -40,7 +40,7 @@ gelu = define("gelu(Tensor x) -> Tensor", _gelu, _gelu_fake, _backward, _save)
 class GELU(nn.Module):
     """``(x / 2) (1 + erf(x / sqrt(2)))``, a stand-in of ``torch.nn.GELU()``.
 
-    The error is below 4e-7 max(1, |x|); NaN stays NaN. Computed in float32 and rounded once to the dtype of x.
+    The error is below ``4e-7 max(1, |x|)``; NaN stays NaN. Computed in float32 and rounded once to the dtype of x.
 
     Examples
     --------
