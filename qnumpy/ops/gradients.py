@@ -125,7 +125,7 @@ def observed_inside(
     `weight` that of this array in the average.
     """
     if source.size:
-        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, *held)  # type: ignore[call-arg]
+        _core.observe(source, number, *grid, weight, symmetric, qmin, qmax, *held)  # type: ignore[call-arg, arg-type]
     _core.fake_quantize_inside(  # type: ignore[call-arg]
         source, number, *held[2:], out, number, bits, *grid, qmin, qmax, 0
     )
