@@ -447,7 +447,8 @@ def operator_errors(rows: Iterable[Any], *, most: int = 20, name: str = "", ax: 
 
     Examples
     --------
-    >>> axes = operator_errors(qn.onnx.compare("model.onnx", "int8.onnx", [np.zeros((1, 64), np.float32)]))  # doctest: +SKIP
+    >>> data = [np.zeros((1, 64), np.float32)]
+    >>> axes = operator_errors(qn.onnx.compare("model.onnx", "int8.onnx", data))  # doctest: +SKIP
     """
     owner = "operator_errors"
     if _check.integer(owner, "most", most) < 1:
