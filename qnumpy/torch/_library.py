@@ -176,19 +176,19 @@ def tensor_of(array: Array) -> Tensor:
 
 # ---- weights that are opened once ----
 
-# The first tensor of a weight -> all of its tensors, their versions, the layout, and what was made of them. An entry is
-# valid as long as these very tensors live and nothing has written to them.
-_opened: dict[int, tuple[list[ref[Tensor]], list[int], str, Any]] = {}
+# The layout and the tensors of a weight, by their identity -> the tensors, their versions, and what was made of them. An
+# entry is valid as long as these very tensors live and nothing has written to them.
+_opened: dict[tuple[Any, ...], tuple[list[ref[Tensor]], list[int], Any]] = {}
 
 
 def opened(tensors: Sequence[Tensor], layout: str, make: Callable[[Sequence[Tensor], str], _Opened]) -> _Opened:
     """Return what `make` returns for the tensors, from an earlier call if they have not changed."""
-    key = id(tensors[0])
+    key = (layout, *map(id, tensors))
     entry = _opened.get(key)
     versions = [_version(x) for x in tensors]
     if entry is not None:
-        owners, written, text, result = entry
-        if written == versions and text == layout and all(o() is x for o, x in zip(owners, tensors, strict=True)):
+        owners, written, result = entry
+        if written == versions and all(o() is x for o, x in zip(owners, tensors, strict=True)):
             found: _Opened = result
             return found
     result = make(tensors, layout)
@@ -199,7 +199,7 @@ def opened(tensors: Sequence[Tensor], layout: str, make: Callable[[Sequence[Tens
             del _opened[key]
 
     owners = [ref(tensors[0], forget), *map(ref, tensors[1:])]
-    _opened[key] = owners, versions, layout, result
+    _opened[key] = owners, versions, result
     return result
 
 

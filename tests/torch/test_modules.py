@@ -166,6 +166,14 @@ def test_weights_do_not_outlive_their_layer():
     assert len(_library._opened) == count - 1
 
 
+def test_layers_that_share_a_weight_are_packed_once_each():
+    one, other = Linear(WEIGHTS["int8"]), Linear(WEIGHTS["int8"], BIAS)
+    other.weight, other.weight_scale = one.weight, one.weight_scale
+    packed = [one.packed(), other.packed()]
+    assert packed == [one.packed(), other.packed()]
+    assert torch.equal(other(x_of(2)), Linear(WEIGHTS["int8"], BIAS)(x_of(2)))
+
+
 def test_training_is_refused(layer):
     layer.eval()
     text = "Linear.train: mode must be False for a module of codes; got True. "
