@@ -154,7 +154,6 @@ def quantize_blocks(
     x: _Array, x_type: int, rows: int, columns: int, element_type: int, block: int, emax: int, largest: float,
     tensor_scale: float, codes: _Array, scales: _Array, /,
 ) -> None: ...
-def gelu(x: _Array, out: _Array, /) -> None: ...
 def hadamard(
     x: _Array, x_type: int, rows: int, size: int, block: int, order: int, factors: _Array | None, inverse: bool,
     y: _Array, /,

@@ -5,15 +5,7 @@ import numpy as np
 from .. import _check, _core
 from .._typing import Array, Float32Array
 
-__all__ = ["gelu", "look_up"]
-
-
-def gelu(x: Float32Array, out: Float32Array) -> None:
-    """Fill `out` with ``(x / 2) (1 + erf(x / sqrt(2)))``, within 4e-7 max(1, |x|).
-
-    Both are C-contiguous and of one size.
-    """
-    _core.gelu(x, out)
+__all__ = ["look_up"]
 
 
 def look_up(owner: str, ids: Array, codes: Array, scale: Float32Array, out: Float32Array) -> None:

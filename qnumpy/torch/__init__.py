@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ._elements import fake_quantize as fake_quantize
     from ._elements import lsq as lsq
     from ._elements import quantize as quantize
-    from .activations import GELU as GELU
     from .attention import MultiheadAttention as MultiheadAttention
     from .config import Config as Config
     from .conv import Conv1d as Conv1d
@@ -39,7 +38,6 @@ _HOMES = {
     "Conv1d": "conv",
     "Conv2d": "conv",
     "Embedding": "embedding",
-    "GELU": "activations",
     "GRU": "recurrent",
     "Int8Dynamic": "torchao",
     "IntxWeightOnly": "torchao",
@@ -60,7 +58,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "GELU",
     "GRU",
     "LSTM",
     "Config",

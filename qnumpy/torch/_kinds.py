@@ -11,7 +11,6 @@ from torch.nn.utils import parametrize
 from ..granularity import PerChannel, PerTensor
 from ._layers import Kind, Layer, matrix_of, round_alone
 from ._split import owner_of
-from .activations import GELU
 from .config import Config
 from .conv import Conv1d, Conv2d
 from .embedding import Embedding
@@ -106,18 +105,6 @@ def kind_of(cls: type) -> Kind | None:
 
 # Modules that may fold into the layer before them.
 FOLDING = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.Hardtanh)
-
-
-def stand_ins(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Return faster modules for activations of a model whose layers hold codes."""
-    return {module: GELU() for module in model.modules() if _is_gelu(module)}
-
-
-def _is_gelu(module: Any) -> bool:
-    if type(module) is nn.GELU:
-        return bool(module.approximate == "none")
-    named = f"{type(module).__module__}.{type(module).__qualname__}" == "transformers.activations.GELUActivation"
-    return named and getattr(module, "act", None) is nn.functional.gelu
 
 
 # ---- the layers of a model ----

@@ -176,7 +176,7 @@ def tensor_of(array: Array) -> Tensor:
 
 # ---- weights that are opened once ----
 
-# The layout and the tensors of a weight, by their identity -> the tensors, their versions, and what was made of them. An
+# The layout of a weight and the identity of its tensors -> these tensors, their versions, and what was made of them. An
 # entry is valid as long as these very tensors live and nothing has written to them.
 _opened: dict[tuple[Any, ...], tuple[list[ref[Tensor]], list[int], Any]] = {}
 

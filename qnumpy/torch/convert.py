@@ -14,7 +14,7 @@ from ..weights._factors import FREE_GAIN, PASS_GAIN, Form, best_factors
 from ..weights.hadamard import Hadamard, hadamard
 from ._copies import disable_fast_paths, move_hooks, own_parameters, replace_modules, sharing_copy
 from ._folds import Folds, find_folds, fold_activations, fold_batch_norms, fold_smoothing
-from ._kinds import FOLDING, find_layers, stand_ins
+from ._kinds import FOLDING, find_layers
 from ._layers import Layer, matrix_of, round_alone
 from ._library import tensor_of
 from ._replay import observe, round_by_data
@@ -60,8 +60,7 @@ def convert(model: nn.Module, config: Config | None = None) -> nn.Module:
     Notes
     -----
     A module that is used twice is converted once. Modules that share a weight share its codes, or stay as they are.
-    Hooks before and after the forward of a layer stay; hooks of gradients do not. Modules of GELU become
-    `qnumpy.torch.GELU`, which takes a sixth of the time of PyTorch's. In memory are the float model and
+    Hooks before and after the forward of a layer stay; hooks of gradients do not. In memory are the float model and
     the codes: weights that become codes are not copied.
 
     Examples
@@ -291,7 +290,7 @@ def _of_trained(model: nn.Module, config: Config | None) -> nn.Module:
         else:
             layer.reason = "it was not trained with rounding"
             rows.append(_row(layer, None))
-    result = replace_modules(work, new | stand_ins(work))
+    result = replace_modules(work, new)
     own_parameters(result)
     disable_fast_paths(result)
     attach(result, rows)
@@ -318,7 +317,7 @@ def _converted(work: nn.Module, layers: Sequence[Layer], folds: Folds) -> tuple[
             taken = folds.activations[layer.name]
             work.set_submodule(taken, activations[taken])
         rows.append(_row(layer, module))
-    return replace_modules(work, new | stand_ins(work)), rows
+    return replace_modules(work, new), rows
 
 
 def _module(layer: Layer) -> nn.Module | None:

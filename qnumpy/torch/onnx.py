@@ -167,10 +167,9 @@ def _cause(error: BaseException) -> str:
 def _translations() -> dict[Any, Callable[..., Any]]:
     """Return, for each operator of qnumpy that a layer calls, what writes a node of the same inputs."""
     from onnx import TensorProto, defs
-    from onnxscript import opset20
     from onnxscript.values import Op, Opset
 
-    from . import _linear, activations, conv, embedding  # noqa: F401 - they register the operators
+    from . import _linear, conv, embedding  # noqa: F401 - they register the operators
     from ._onnx_layers import PLACES
 
     schema, parameter = defs.OpSchema, defs.OpSchema.FormalParameter
@@ -179,7 +178,7 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         for name in map(TensorProto.DataType.Name, TensorProto.DataType.values())
         if name != "UNDEFINED"
     ]
-    table: dict[Any, Callable[..., Any]] = {torch.ops.qnumpy.gelu.default: opset20.Gelu}
+    table: dict[Any, Callable[..., Any]] = {}
     for kind in ("linear", "conv2d", "embedding"):
         # x is one of them: torch.onnx gives a variadic parameter all inputs, also those of parameters before it
         many = parameter("tensors", "T", param_option=schema.FormalParameterOption.Variadic, is_homogeneous=False)

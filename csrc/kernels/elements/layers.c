@@ -5,7 +5,7 @@
 #include "dispatch.h"
 #include "threads.h"
 
-enum { IDS_A_PIECE = 16, BYTES_A_CODE = 5, ROWS_A_PIECE = 8, BYTES_A_SUM = 12, GELU_PIECE = 4096 };
+enum { IDS_A_PIECE = 16, BYTES_A_CODE = 5, ROWS_A_PIECE = 8, BYTES_A_SUM = 12 };
 
 typedef struct {
     const qn_look_up *of;
@@ -49,21 +49,4 @@ static void normalize_piece(void *context, int64_t begin, int64_t end) {
 
 void qn_add_norm_rows(const qn_norm *first, int64_t rows) {
     qn_parallel_for(rows, ROWS_A_PIECE, rows * first->n * BYTES_A_SUM, normalize_piece, (qn_norm *)first);
-}
-
-typedef struct {
-    const float *x;
-    float *y;
-} gelu;
-
-static void gelu_piece(void *context, int64_t begin, int64_t end) {
-    const gelu *g = context;
-    uint64_t modes = qn_fp_begin();
-    qn_kernels()->gelu_f32(g->x + begin, g->y + begin, end - begin);
-    qn_fp_end(modes);
-}
-
-void qn_gelu(const float *x, float *y, int64_t n) {
-    gelu g = {x, y};
-    qn_parallel_for(n, GELU_PIECE, n * 2 * (int64_t)sizeof *x, gelu_piece, &g);
 }

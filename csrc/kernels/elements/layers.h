@@ -1,4 +1,4 @@
-/* Layers between products: embeddings, LayerNormalization of a sum, and GELU. */
+/* Layers between products: embeddings, and LayerNormalization of a sum. */
 #ifndef QN_LAYERS_H
 #define QN_LAYERS_H
 
@@ -18,8 +18,5 @@ bool qn_look_up_rows(const qn_look_up *l, int64_t ids);
 
 /* add_norm_f32 of `rows` rows, of which *first is the first. */
 void qn_add_norm_rows(const qn_norm *first, int64_t rows);
-
-/* y = gelu_f32(x). */
-void qn_gelu(const float *x, float *y, int64_t n);
 
 #endif
