@@ -27,7 +27,7 @@ def modules():
 def load(name):
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as missing:
+    except ImportError as missing:
         if missing.name is not None and missing.name.partition(".")[0] in OPTIONAL:
             pytest.skip(f"{missing.name} is not installed")
         raise
