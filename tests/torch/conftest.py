@@ -20,6 +20,8 @@ def pytest_pycollect_makemodule(module_path, parent):
 def pytest_collection_modifyitems(items):
     for item in items:  # warnings of PyTorch about itself
         item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"))
+        # of JAX, where another test has loaded it: workers of a DataLoader do not use it
+        item.add_marker(pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"))
 
 
 @pytest.fixture(autouse=True)

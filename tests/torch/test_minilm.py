@@ -1,5 +1,8 @@
 """A sentence encoder in each mode: the accuracy that docs and benchmarks promise, on some of their sentences."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -8,6 +11,8 @@ pytest.importorskip("tokenizers")
 import torch
 
 import qnumpy as qn
+
+sys.path.append(str(Path(__file__).parents[2]))  # of benchmarks; behind that of the installed package
 from benchmarks.support import minilm, sentences
 from qnumpy.torch import Config, convert, prepare, report
 
