@@ -6,7 +6,7 @@ which also says which plain tensors hold an array; it is null for a plain one. `
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -55,9 +55,3 @@ def array_in(layout: Layout, tensors: Sequence[Tensor], name: str) -> Array:
     spec = TensorSpec.from_dict(name, layout.specs[name], {part: (a.dtype, a.shape) for part, a in held.items()})
     value: Any = spec.decode(name, held.__getitem__)
     return value
-
-
-def buffers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the names that tensors have in a module."""
-    for name, tensor in tensors.items():
-        yield name.replace(".", "_"), tensor
